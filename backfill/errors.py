@@ -1,0 +1,202 @@
+"""What can go wrong: one SQLSTATE of class OB, one class, one exit code, one row in one table.
+
+An error says what happened and what to do next; `str(error)` is both, on two lines.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import ClassVar
+
+
+class ExitCode(IntEnum):
+    """How the command line ends."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    REFUSED = 3
+    DIFFERENCE = 4
+    UNREACHABLE = 5
+
+
+class BackfillError(Exception):
+    """Anything this library refuses or cannot do."""
+
+    code: ClassVar[str | None] = None
+    exit_code: ClassVar[ExitCode] = ExitCode.FAILED
+
+    def __init__(self, message: str, next_step: str = "") -> None:
+        """message: one sentence for a person. next_step: what to type or do now, or ''."""
+        super().__init__(message, next_step)
+        self.message = message
+        self.next_step = next_step
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  Next: {self.next_step}" if self.next_step else self.message
+
+    def as_dict(self) -> dict[str, object]:
+        """For machines: {error, code, message, next}."""
+        return {
+            "error": type(self).__name__,
+            "code": self.code,
+            "message": self.message,
+            "next": self.next_step,
+        }
+
+
+class UsageError(BackfillError):
+    """What was asked cannot be meant."""
+
+    exit_code = ExitCode.USAGE
+
+
+class UnknownRun(UsageError):
+    """There is no such run, or its prefix is ambiguous."""
+
+    code = "OB001"
+
+
+class BadRequest(UsageError):
+    """A parameter is not usable."""
+
+    code = "OB013"
+
+
+class UnknownSession(UsageError):
+    """An id or prefix names no session, or more than one."""
+
+    code = "OB014"
+
+
+class Refused(BackfillError):
+    """A gate of the database said no."""
+
+    exit_code = ExitCode.REFUSED
+
+
+class IllegalMove(Refused):
+    """The run cannot go there from where it is."""
+
+    code = "OB002"
+
+
+class ApprovalNeeded(Refused):
+    """The run is not approved."""
+
+    code = "OB003"
+
+
+class DigestMismatch(Refused):
+    """The digest named is not the plan's."""
+
+    code = "OB004"
+
+
+class NotAnApprover(Refused):
+    """The caller may not decide on this plan."""
+
+    code = "OB005"
+
+
+class ApprovalExpired(Refused):
+    """The approval ran out."""
+
+    code = "OB006"
+
+
+class PlanChanged(Refused):
+    """What was planned is no longer what stands there."""
+
+    code = "OB007"
+
+
+class WrongEnvironment(Refused):
+    """The plan is for another environment."""
+
+    code = "OB008"
+
+
+class WrongServer(Refused):
+    """The run belongs to another project than the one connected to."""
+
+    code = "OB009"
+
+
+class StaleFence(Refused):
+    """The attempt may no longer write."""
+
+    code = "OB011"
+
+
+class WriteRefused(Refused):
+    """The run is not allowed to write now."""
+
+    code = "OB012"
+
+
+class ThrottleTaken(Refused):
+    """Running runs leave no share of the project's throttle."""
+
+    code = "OB015"
+
+
+class ForeignWrite(Refused):
+    """A scoring call touched what its lease does not cover."""
+
+    code = "OB018"
+
+
+class UndoChanged(Refused):
+    """The digest is not that of the newest preview, or the rows have changed since."""
+
+    code = "OB019"
+
+
+class Paused(Refused):
+    """The run is paused; the message says why."""
+
+
+class MissingReceipt(BackfillError):
+    """A written row has no receipt. Recorded on the item, never raised."""
+
+    code = "OB016"
+
+
+class NoEffect(BackfillError):
+    """A scoring function answered and left no row. Recorded on the item, never raised."""
+
+    code = "OB017"
+
+
+class CannotConnect(BackfillError):
+    """The project cannot be reached."""
+
+    exit_code = ExitCode.UNREACHABLE
+
+
+class BadKey(CannotConnect):
+    """The key is missing, of the wrong kind, or not this project's."""
+
+
+class NotInstalled(CannotConnect):
+    """The project lacks our migrations, or the API has not seen them yet."""
+
+
+class NotAllowed(CannotConnect):
+    """The caller has not the right."""
+
+    code = "OB010"
+
+
+class OutcomeUnknown(CannotConnect):
+    """A call was sent and its answer never came: it may have happened."""
+
+
+def _family(base: type[BackfillError]) -> list[type[BackfillError]]:
+    return [base, *(c for child in base.__subclasses__() for c in _family(child))]
+
+
+BY_SQLSTATE: dict[str, type[BackfillError]] = {
+    c.code: c for c in _family(BackfillError) if c.code is not None
+}

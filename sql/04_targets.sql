@@ -1,0 +1,114 @@
+-- Targets: what a source is, what a component is, and the parameters a request may set.
+--
+-- The core reads these rows and knows no target by name. All identifiers in them are used through %I or regclass.
+
+create table backfill_private.sources (
+  target text primary key,
+  source_table text not null,
+  key_column text not null,
+  date_column text not null,
+  gaps_view text not null,
+  quality_function text not null,
+  defaults jsonb not null default '{}'
+);
+
+create table public.backfill_targets (
+  target text not null references backfill_private.sources (target),
+  component text not null check (component ~ '^[a-z][a-z0-9_]*$'),
+  position integer not null check (position > 0),
+  table_name text not null,
+  session_column text not null,
+  key_columns text[] not null,
+  version_column text not null,
+  version text not null,
+  version_parameter text not null,
+  any_version_counts boolean not null default false,
+  matches jsonb not null default '{}',
+  function_signature text not null,
+  arguments jsonb not null,
+  helpers text[] not null default '{}',
+  transport text not null default 'rpc' check (transport = 'rpc'),
+  primary key (target, component),
+  unique (target, position)
+);
+
+comment on table public.backfill_targets is
+  'What a component is: the table that holds its rows, the version that is wanted, the function that writes it.';
+comment on column public.backfill_targets.position is 'Order of the scoring steps of one session, from 1.';
+comment on column public.backfill_targets.version is 'The version wanted where the request names none.';
+comment on column public.backfill_targets.version_parameter is 'Name of the request''s parameter that names the version.';
+comment on column public.backfill_targets.any_version_counts is
+  'True: a row of any version counts as present. False: only a row of the wanted version does.';
+comment on column public.backfill_targets.matches is
+  'Further columns that make a row the component''s: column name to request parameter.';
+comment on column public.backfill_targets.arguments is 'Arguments of the scoring function: name to request parameter.';
+comment on column public.backfill_targets.helpers is
+  'Signatures of the functions that the scoring function calls; their definitions go into the digest.';
+
+-- A parameter: of the request being planned where there is one, else the target's default.
+create function backfill_private.parameter(p_target text, p_name text)
+returns text
+language sql
+stable
+security definer
+set search_path = ''
+as $$
+  select coalesce(
+    nullif(current_setting('backfill.request', true), '')::jsonb ->> p_name,
+    (select t.version from public.backfill_targets as t where t.target = p_target and t.version_parameter = p_name),
+    (select s.defaults ->> p_name from backfill_private.sources as s where s.target = p_target)
+  )
+$$;
+
+-- The SQL type of a column, for casts that let an index serve.
+create function backfill_private.column_type(p_table text, p_column text)
+returns text
+language sql
+stable
+set search_path = ''
+as $$
+  select format_type(a.atttypid, a.atttypmod)
+  from pg_attribute as a
+  where a.attrelid = to_regclass(p_table) and a.attname = p_column and not a.attisdropped
+$$;
+
+-- The condition under which a row t of a component's table belongs to the session item.session_id.
+--
+-- p_wanted  true: rows of the wanted version; false: whatever counts as present
+-- returns   SQL text over the aliases t and item, every name quoted, every value a literal
+create function backfill_private.row_condition(
+  p_target public.backfill_targets, p_request jsonb, p_wanted boolean
+)
+returns text
+language sql
+stable
+set search_path = ''
+as $$
+  select format('t.%I = item.session_id::%s', p_target.session_column,
+      backfill_private.column_type(p_target.table_name, p_target.session_column))
+    || case when p_wanted or not p_target.any_version_counts
+         then format(' and t.%I = %L', p_target.version_column, p_request ->> p_target.version_parameter)
+         else '' end
+    || coalesce((
+         select string_agg(format(' and t.%I = %L', m.key, p_request ->> m.value), '' order by m.key)
+         from jsonb_each_text(p_target.matches) as m), '')
+$$;
+
+alter table backfill_private.sources enable row level security;
+alter table public.backfill_targets enable row level security;
+revoke all on backfill_private.sources from public, anon, authenticated, service_role;
+revoke all on public.backfill_targets from public, anon, authenticated, service_role;
+grant select on public.backfill_targets to authenticated, service_role;
+create policy "everybody who may read runs reads the targets" on public.backfill_targets
+  for select to authenticated using ((select backfill_private.may('read')));
+create policy "the service reads the targets" on public.backfill_targets
+  for select to service_role using (true);
+create policy "the owner alone" on backfill_private.sources
+  for select to service_role using (false);
+
+revoke all on function
+  backfill_private.parameter(text, text),
+  backfill_private.column_type(text, text),
+  backfill_private.row_condition(public.backfill_targets, jsonb, boolean)
+from public;
+grant execute on function backfill_private.parameter(text, text) to service_role;

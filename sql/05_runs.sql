@@ -1,0 +1,128 @@
+-- Runs and items: one plan and all that happens to it, a row per planned session.
+
+create table public.backfill_runs (
+  run_id uuid primary key default gen_random_uuid(),
+  state text not null default 'planning',
+  reason text,
+  target text not null,
+  environment text,
+  request jsonb not null,
+  plan jsonb,
+  digest text check (digest ~ '^[0-9a-f]{64}$'),
+  requested_by uuid,
+  requested_via text not null,
+  approved_by text,
+  approved_via text,
+  approved_at timestamptz,
+  approved_until timestamptz,
+  created_at timestamptz not null default backfill_private.clock(),
+  sealed_at timestamptz,
+  started_at timestamptz,
+  resumed_at timestamptz,
+  finished_at timestamptz,
+  next_batch_at timestamptz,
+  batches_granted integer not null default 0,
+  canary text check (canary in ('passed', 'failed', 'overridden')),
+  fingerprint jsonb,
+  project_host text,
+  sealed_snapshot text,
+  collect_from timestamptz,
+  collect_until timestamptz,
+  collect_window interval,
+  audit_count bigint not null default 0,
+  audit_head text not null default '',
+  constraint backfill_runs_state_check check (state in (
+    'planning', 'awaiting_approval', 'approved', 'running', 'paused', 'completed',
+    'rejected', 'cancelled', 'expired', 'rolled_back'))
+);
+
+comment on table public.backfill_runs is 'One row a run: what was asked, what was planned, who approved it, where it stands.';
+comment on column public.backfill_runs.reason is 'Why the run is paused, rejected, cancelled or expired.';
+comment on column public.backfill_runs.request is 'Every parameter of the plan, normalised.';
+comment on column public.backfill_runs.plan is 'Figures and checks as measured when the plan was sealed; the sessions are in backfill_items.';
+comment on column public.backfill_runs.digest is 'SHA-256 over the canonical plan. An approval names it.';
+comment on column public.backfill_runs.fingerprint is 'Definitions of the scoring functions when the plan was sealed.';
+comment on column public.backfill_runs.audit_head is 'Hash of the newest audit event.';
+
+create table public.backfill_items (
+  run_id uuid not null references public.backfill_runs (run_id),
+  ordinal integer not null check (ordinal > 0),
+  source text not null,
+  session_id text not null,
+  session_at timestamptz not null,
+  components text[] not null check (cardinality(components) > 0),
+  category text not null,
+  phase text not null check (phase in ('priority', 'recent', 'historical')),
+  batch integer not null check (batch > 0),
+  state text not null default 'pending',
+  attempts integer not null default 0,
+  started_at timestamptz,
+  settled_at timestamptz,
+  failed_step text,
+  error_code text,
+  error_message text check (length(error_message) <= 500),
+  filled text[] not null default '{}',
+  worker text,
+  claim_id uuid,
+  lease_kind text check (lease_kind in ('score', 'undo')),
+  lease_until timestamptz,
+  fence_hash bytea,
+  primary key (run_id, ordinal),
+  unique (run_id, source, session_id),
+  constraint backfill_items_state_check check (state in (
+    'pending', 'leased', 'done', 'failed', 'skipped', 'rolled_back'))
+);
+
+-- The gate finds an item by its fence; a fence belongs to one item.
+create unique index backfill_items_fence on public.backfill_items (fence_hash) where fence_hash is not null;
+-- A session is leased once over all runs, whoever asks.
+create unique index backfill_items_one_lease on public.backfill_items (source, session_id) where state = 'leased';
+-- The next batch, and the leases that ran out.
+create index backfill_items_pending on public.backfill_items (run_id, ordinal) where state = 'pending';
+create index backfill_items_leases on public.backfill_items (lease_until) where state = 'leased';
+
+comment on table public.backfill_items is 'One row a planned session: its place in the plan and what became of it.';
+comment on column public.backfill_items.components is 'What the session lacked when the plan was sealed, in the order of the steps.';
+comment on column public.backfill_items.filled is 'Components that somebody else had filled by the time the session was leased.';
+comment on column public.backfill_items.fence_hash is 'SHA-256 of the fence of the live attempt; the fence itself is nowhere stored.';
+
+-- What planning found, before the plan is sealed; afterwards only the excluded sessions stay.
+create table backfill_private.findings (
+  run_id uuid not null references public.backfill_runs (run_id) on delete cascade,
+  session_id text not null,
+  session_at timestamptz,
+  components text[] not null,
+  excluded text,
+  primary key (run_id, session_id)
+);
+
+-- When how many sessions started: what the throttle counts.
+create table backfill_private.starts (
+  run_id uuid not null references public.backfill_runs (run_id),
+  started_at timestamptz not null,
+  sessions integer not null,
+  primary key (run_id, started_at)
+);
+
+alter table public.backfill_runs enable row level security;
+alter table public.backfill_items enable row level security;
+alter table backfill_private.findings enable row level security;
+alter table backfill_private.starts enable row level security;
+revoke all on public.backfill_runs, public.backfill_items, backfill_private.findings, backfill_private.starts
+  from public, anon, authenticated, service_role;
+grant select on public.backfill_runs to authenticated, service_role;
+-- Not the fence's hash: nobody but the gate needs it.
+grant select (run_id, ordinal, source, session_id, session_at, components, category, phase, batch, state, attempts,
+    started_at, settled_at, failed_step, error_code, error_message, filled, worker, claim_id, lease_until)
+  on public.backfill_items to authenticated, service_role;
+
+create policy "everybody with a backfill role reads runs" on public.backfill_runs
+  for select to authenticated using ((select backfill_private.may('read')));
+create policy "the service reads runs" on public.backfill_runs
+  for select to service_role using (true);
+create policy "everybody with a backfill role reads items" on public.backfill_items
+  for select to authenticated using ((select backfill_private.may('read')));
+create policy "the service reads items" on public.backfill_items
+  for select to service_role using (true);
+create policy "the owner alone" on backfill_private.findings for select to service_role using (false);
+create policy "the owner alone" on backfill_private.starts for select to service_role using (false);

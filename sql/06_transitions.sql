@@ -1,0 +1,113 @@
+-- Transitions: every legal move of a run, with its reason, and the trigger that refuses the others.
+
+create view public.backfill_transitions with (security_invoker = true) as
+select * from (values
+  ('planning',          'awaiting_approval', 'seal',     'the plan is complete and carries its digest'),
+  ('planning',          'cancelled',         'cancel',   'somebody gave the plan up'),
+  ('awaiting_approval', 'approved',          'approve',  'an approver accepted exactly this digest'),
+  ('awaiting_approval', 'rejected',          'reject',   'an approver refused it'),
+  ('awaiting_approval', 'cancelled',         'cancel',   'somebody withdrew it'),
+  ('approved',          'running',           'apply',    'the first worker started'),
+  ('approved',          'paused',            'pause',    'what was approved is no longer what stands there, or somebody asked'),
+  ('approved',          'cancelled',         'cancel',   'somebody withdrew it'),
+  ('approved',          'expired',           'expire',   'the approval ran out before the run started'),
+  ('running',           'paused',            'pause',    'somebody asked, or the database saw a reason'),
+  ('running',           'completed',         'complete', 'every session is settled'),
+  ('running',           'cancelled',         'cancel',   'somebody stopped it for good'),
+  ('running',           'expired',           'expire',   'the approval ran out'),
+  ('paused',            'running',           'resume',   'somebody looked and lifted the pause'),
+  ('paused',            'cancelled',         'cancel',   'somebody stopped it for good'),
+  ('paused',            'expired',           'expire',   'the approval ran out'),
+  ('completed',         'running',           'retry',    'the failed sessions again, under the same approval'),
+  ('completed',         'rolled_back',       'undo',     'no session is left done'),
+  ('cancelled',         'rolled_back',       'undo',     'no session is left done'),
+  ('expired',           'rolled_back',       'undo',     'no session is left done')
+) as move (from_state, to_state, event, reason);
+
+comment on view public.backfill_transitions is 'Every legal move of a run. What is not here is refused.';
+revoke all on public.backfill_transitions from public, anon, authenticated, service_role;
+grant select on public.backfill_transitions to authenticated, service_role;
+
+-- Guard a run's row: legal moves only, and a sealed plan does not change.
+--
+-- raises  OB002 the move is not in backfill_transitions
+--         OB007 the sealed plan would change
+create function backfill_private.guard_run()
+returns trigger
+language plpgsql
+set search_path = ''
+as $$
+begin
+  if new.state <> old.state and not exists (
+    select from public.backfill_transitions as m where m.from_state = old.state and m.to_state = new.state
+  ) then
+    perform backfill_private.refuse('OB002', format('run %s cannot go from %s to %s. Allowed from %s: %s',
+      old.run_id, old.state, new.state, old.state,
+      (select coalesce(string_agg(m.to_state, ', '), 'nothing')
+         from public.backfill_transitions as m where m.from_state = old.state)));
+  end if;
+  if old.sealed_at is not null and (
+    (new.run_id, new.target, new.environment, new.request, new.plan, new.digest, new.fingerprint, new.sealed_at)
+    is distinct from
+    (old.run_id, old.target, old.environment, old.request, old.plan, old.digest, old.fingerprint, old.sealed_at)
+  ) then
+    perform backfill_private.refuse('OB007', format('run %s is sealed, its plan does not change', old.run_id),
+      'make a new plan');
+  end if;
+  return new;
+end
+$$;
+
+create trigger backfill_runs_guard before update on public.backfill_runs
+  for each row execute function backfill_private.guard_run();
+
+-- Guard the items: planned columns stay as sealed, rows neither come nor go after sealing.
+--
+-- raises  OB007 the sealed plan would change
+create function backfill_private.guard_item()
+returns trigger
+language plpgsql
+set search_path = ''
+as $$
+begin
+  if tg_op = 'UPDATE' and
+    (new.run_id, new.ordinal, new.source, new.session_id, new.session_at, new.components, new.category, new.phase, new.batch)
+    is not distinct from
+    (old.run_id, old.ordinal, old.source, old.session_id, old.session_at, old.components, old.category, old.phase, old.batch)
+  then
+    return new;
+  end if;
+  if tg_op = 'INSERT' and exists (
+    select from public.backfill_runs as r where r.run_id = new.run_id and r.sealed_at is null
+  ) then
+    return new;
+  end if;
+  perform backfill_private.refuse('OB007',
+    format('run %s is sealed, its plan does not change', coalesce(new.run_id, old.run_id)), 'make a new plan');
+  return null;
+end
+$$;
+
+create trigger backfill_items_guard before insert or update or delete on public.backfill_items
+  for each row execute function backfill_private.guard_item();
+
+-- Refuse to empty a table of ours at once; no verb needs it.
+create function backfill_private.guard_truncate()
+returns trigger
+language plpgsql
+set search_path = ''
+as $$
+begin
+  perform backfill_private.refuse('OB007', format('%s is never truncated', tg_table_name));
+  return null;
+end
+$$;
+
+create trigger backfill_runs_no_truncate before truncate on public.backfill_runs
+  for each statement execute function backfill_private.guard_truncate();
+create trigger backfill_items_no_truncate before truncate on public.backfill_items
+  for each statement execute function backfill_private.guard_truncate();
+
+revoke all on function
+  backfill_private.guard_run(), backfill_private.guard_item(), backfill_private.guard_truncate()
+from public;

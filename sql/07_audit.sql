@@ -1,0 +1,124 @@
+-- Audit: one hash chain a run. Count and head stand in the run's row, so that a cut tail shows.
+--
+-- An event is appended with the run's row locked, and never inside a scoring transaction: that would make all
+-- workers wait for each other.
+
+create table public.backfill_events (
+  run_id uuid not null references public.backfill_runs (run_id),
+  seq bigint not null,
+  at timestamptz not null,
+  kind text not null,
+  actor text not null,
+  details jsonb not null,
+  prev_hash text not null,
+  hash text not null,
+  primary key (run_id, seq)
+);
+
+comment on table public.backfill_events is
+  'What happened to a run, a hash chain: every hash covers the event and the hash before it. Ids, counts, hashes, codes; never contents.';
+
+-- The hash of one event.
+create function backfill_private.event_hash(
+  p_prev_hash text, p_run_id uuid, p_seq bigint, p_at timestamptz, p_kind text, p_actor text, p_details jsonb
+)
+returns text
+language sql
+stable
+set search_path = ''
+set timezone = 'UTC'
+as $$
+  select backfill_private.sha256_hex(concat_ws(e'\n', p_prev_hash, p_run_id, p_seq, to_jsonb(p_at), p_kind, p_actor, p_details))
+$$;
+
+-- Append an event to a run's chain.
+create function backfill_private.record(p_run_id uuid, p_kind text, p_details jsonb default '{}')
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_run public.backfill_runs;
+  v_at timestamptz := backfill_private.clock();
+  v_actor text := (select label from backfill_private.caller());
+  v_hash text;
+begin
+  select * into strict v_run from public.backfill_runs where run_id = p_run_id for no key update;
+  v_hash := backfill_private.event_hash(
+    v_run.audit_head, p_run_id, v_run.audit_count + 1, v_at, p_kind, v_actor, p_details);
+  insert into public.backfill_events (run_id, seq, at, kind, actor, details, prev_hash, hash)
+  values (p_run_id, v_run.audit_count + 1, v_at, p_kind, v_actor, p_details, v_run.audit_head, v_hash);
+  update public.backfill_runs
+  set audit_count = v_run.audit_count + 1, audit_head = v_hash
+  where run_id = p_run_id;
+end
+$$;
+
+-- What is wrong with a run's chain; no row where it is whole.
+create function backfill_private.chain_faults(p_run_id uuid)
+returns table (seq bigint, fault text)
+language sql
+stable
+set search_path = ''
+as $$
+  with chain as (
+    select e.*,
+      lag(e.hash, 1, '') over (order by e.seq) as hash_before,
+      row_number() over (order by e.seq) as place
+    from public.backfill_events as e
+    where e.run_id = p_run_id
+  ), ends as (
+    select count(*) as events, coalesce((array_agg(c.hash order by c.seq desc))[1], '') as head from chain as c
+  )
+  select c.seq, 'the event was changed' from chain as c
+  where c.hash <> backfill_private.event_hash(c.prev_hash, c.run_id, c.seq, c.at, c.kind, c.actor, c.details)
+  union all
+  select c.seq, 'an event before it is gone or out of place' from chain as c
+  where c.prev_hash <> c.hash_before or c.seq <> c.place
+  union all
+  select r.audit_count, 'the newest event is not the one that the run remembers'
+  from public.backfill_runs as r, ends
+  where r.run_id = p_run_id and (r.audit_count, r.audit_head) <> (ends.events, ends.head)
+$$;
+
+-- Move a run to another state and say so in its chain.
+--
+-- raises  OB002 the move is not in backfill_transitions
+create function backfill_private.move(p_run_id uuid, p_to text, p_reason text default null, p_details jsonb default '{}')
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_from text := (select state from public.backfill_runs where run_id = p_run_id for no key update);
+  v_now timestamptz := backfill_private.clock();
+begin
+  update public.backfill_runs
+  set state = p_to,
+      reason = left(p_reason, 500),
+      started_at = case when p_to = 'running' then coalesce(started_at, v_now) else started_at end,
+      resumed_at = case when p_to = 'running' then v_now else resumed_at end,
+      finished_at = case when p_to in ('completed', 'rejected', 'cancelled', 'expired', 'rolled_back') then v_now end
+  where run_id = p_run_id;
+  perform backfill_private.record(p_run_id, p_to,
+    p_details || jsonb_strip_nulls(jsonb_build_object('from', v_from, 'reason', left(p_reason, 500))));
+end
+$$;
+
+alter table public.backfill_events enable row level security;
+revoke all on public.backfill_events from public, anon, authenticated, service_role;
+grant select on public.backfill_events to authenticated, service_role;
+create policy "everybody with a backfill role reads events" on public.backfill_events
+  for select to authenticated using ((select backfill_private.may('read')));
+create policy "the service reads events" on public.backfill_events
+  for select to service_role using (true);
+
+create trigger backfill_events_no_truncate before truncate on public.backfill_events
+  for each statement execute function backfill_private.guard_truncate();
+
+revoke all on function
+  backfill_private.event_hash(text, uuid, bigint, timestamptz, text, text, jsonb),
+  backfill_private.record(uuid, text, jsonb),
+  backfill_private.chain_faults(uuid),
+  backfill_private.move(uuid, text, text, jsonb)
+from public;

@@ -1,0 +1,236 @@
+-- Request: the parameters of a plan, checked and normalised before anything is collected.
+
+-- The first moment that a since includes. A date is the start of its UTC day.
+--
+-- raises  OB013 the text is no date and no timestamp
+create function backfill_private.since_bound(p_name text, p_text text)
+returns timestamptz
+language plpgsql
+stable
+set search_path = ''
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+as $$
+begin
+  return p_text::timestamptz;
+exception when invalid_datetime_format or datetime_field_overflow or invalid_parameter_value then
+  perform backfill_private.refuse('OB013', format('%s is no date: %s', p_name, left(p_text, 40)),
+    'give a day such as 2025-08-01, or a timestamp with an offset');
+end
+$$;
+
+-- The first moment after what an until includes: the next UTC day for a date, a microsecond later for a timestamp.
+create function backfill_private.until_bound(p_name text, p_text text)
+returns timestamptz
+language sql
+stable
+set search_path = ''
+as $$
+  select backfill_private.since_bound(p_name, p_text)
+    + case when p_text ~ '^\s*\d{4}-\d{2}-\d{2}\s*$' then interval '1 day' else interval '1 microsecond' end
+$$;
+
+-- A whole number out of a request, within bounds; null where absent.
+create function backfill_private.whole_number(p_request jsonb, p_name text, p_least integer)
+returns integer
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_text text := p_request ->> p_name;
+begin
+  if v_text is null then
+    return null;
+  end if;
+  if v_text !~ '^-?\d{1,9}$' or v_text::integer < p_least then
+    perform backfill_private.refuse('OB013',
+      format('%s is a whole number of at least %s, not %s', p_name, p_least, left(v_text, 40)));
+  end if;
+  return v_text::integer;
+end
+$$;
+
+-- The ids that a list of ids and prefixes of ids names, in the order given.
+--
+-- raises  OB014 one of them names no session, or more than one
+create function backfill_private.resolve_sessions(p_target text, p_given text[])
+returns text[]
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_source backfill_private.sources;
+  v_given text;
+  v_found text[];
+  v_ids text[] := '{}';
+begin
+  select * into strict v_source from backfill_private.sources where target = p_target;
+  foreach v_given in array p_given loop
+    execute format('select array_agg(id) from (select s.%1$I::text as id from %2$s as s
+        where starts_with(s.%1$I::text, $1) order by s.%1$I::text limit 3) as found',
+      v_source.key_column, v_source.source_table::regclass) into v_found using lower(btrim(v_given));
+    if v_found is null or btrim(v_given) = '' then
+      perform backfill_private.refuse('OB014', format('no session is named %s', left(v_given, 80)),
+        'backfill missing --since … lists the sessions that lack something');
+    elsif cardinality(v_found) > 1 and v_found[1] <> v_given then
+      perform backfill_private.refuse('OB014',
+        format('%s names more than one session: %s, …', left(v_given, 80), array_to_string(v_found[1:2], ', ')),
+        'give more of the id');
+    end if;
+    if v_found[1] <> all (v_ids) then
+      v_ids := v_ids || v_found[1];
+    end if;
+  end loop;
+  return v_ids;
+end
+$$;
+
+-- Refuse a throttle or a batch size that this project does not allow.
+--
+-- raises  OB013 a bound is broken; the message names it
+create function backfill_private.check_pace(p_throttle integer, p_batch_size integer)
+returns void
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_most integer := (select max_throttle_per_minute from public.backfill_settings);
+begin
+  if p_throttle is null and v_most is not null then
+    perform backfill_private.refuse('OB013', format('a throttle of none is not allowed here, at most %s a minute', v_most),
+      format('backfill plan … --throttle %s', v_most));
+  elsif p_throttle > v_most then
+    perform backfill_private.refuse('OB013',
+      format('throttle_per_minute %s is above the %s that this project allows', p_throttle, v_most),
+      format('backfill plan … --throttle %s', v_most));
+  elsif p_batch_size > p_throttle then
+    perform backfill_private.refuse('OB013',
+      format('batch_size %s is above throttle_per_minute %s: no batch could ever start', p_batch_size, p_throttle),
+      format('backfill plan … --batch-size %s', p_throttle));
+  end if;
+end
+$$;
+
+-- Refuse a plan for another environment than this one.
+--
+-- returns  the environment of the plan; null where neither the request nor the settings name one
+-- raises   OB008 the two differ
+create function backfill_private.check_environment(p_wanted text)
+returns text
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_here text := (select environment from public.backfill_settings);
+begin
+  if lower(p_wanted) <> lower(v_here) then
+    perform backfill_private.refuse('OB008', format('this project is %s, not %s', v_here, left(p_wanted, 80)),
+      format('backfill plan … --environment %s, or connect to the project that is meant', v_here));
+  end if;
+  return coalesce(v_here, lower(p_wanted));
+end
+$$;
+
+-- The target meant: the one named, or the only one there is.
+--
+-- raises  OB013 unknown, or several and none named
+create function backfill_private.check_target(p_name text)
+returns text
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_known text[] := (select array_agg(distinct target order by target) from public.backfill_targets);
+begin
+  if p_name = any (v_known) then
+    return p_name;
+  elsif p_name is null and cardinality(v_known) = 1 then
+    return v_known[1];
+  end if;
+  perform backfill_private.refuse('OB013',
+    case when p_name is null then 'several targets are installed' else format('no target is named %s', left(p_name, 80)) end,
+    format('backfill plan … --target one of: %s', coalesce(array_to_string(v_known, ', '), 'none is installed')));
+  return null;
+end
+$$;
+
+-- The wanted versions of a request: --want component=version and the named parameters, else the target's.
+create function backfill_private.wanted_versions(p_target text, p_request jsonb)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_unknown text;
+begin
+  select w.key into v_unknown from jsonb_each_text(coalesce(p_request -> 'want', '{}')) as w
+  where not exists (select from public.backfill_targets as t where t.target = p_target and t.component = w.key);
+  if found then
+    perform backfill_private.refuse('OB013', format('target %s has no component %s', p_target, left(v_unknown, 80)));
+  end if;
+  return (
+    select jsonb_object_agg(t.version_parameter,
+      coalesce(p_request -> 'want' ->> t.component, p_request ->> t.version_parameter, t.version))
+    from public.backfill_targets as t where t.target = p_target
+  );
+end
+$$;
+
+-- A request in its normal form: every parameter present, dates as given and as bounds, priority as full ids.
+--
+-- raises  OB013, OB014 a parameter is not usable
+create function backfill_private.normal_request(p_request jsonb)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+set timezone = 'UTC'
+as $$
+declare
+  v_target text := backfill_private.check_target(p_request ->> 'target');
+  v_since timestamptz := backfill_private.since_bound('since', p_request ->> 'since');
+  v_until timestamptz := backfill_private.until_bound('until', p_request ->> 'until');
+  v_recent timestamptz := backfill_private.since_bound('recent_since', p_request ->> 'recent_since');
+  v_throttle integer := backfill_private.whole_number(p_request, 'throttle_per_minute', 1);
+  v_batch integer := coalesce(backfill_private.whole_number(p_request, 'batch_size', 1), 5);
+  v_defaults jsonb := (select defaults from backfill_private.sources where target = v_target);
+begin
+  if v_since is null then
+    perform backfill_private.refuse('OB013', 'a plan needs a since', 'backfill plan --since 2025-08-01 …');
+  elsif v_until <= v_since then
+    perform backfill_private.refuse('OB013',
+      format('since %s is after until %s', p_request ->> 'since', p_request ->> 'until'));
+  end if;
+  perform backfill_private.check_pace(v_throttle, v_batch);
+  return v_defaults
+    || (select coalesce(jsonb_object_agg(g.key, g.value), '{}') from jsonb_each(p_request) as g
+        where v_defaults ? g.key and g.value <> 'null')
+    || jsonb_build_object(
+      'target', v_target,
+      'since', p_request ->> 'since', 'since_at', v_since,
+      'until', p_request ->> 'until', 'until_before', v_until,
+      'recent_since', v_recent,
+      'throttle_per_minute', v_throttle, 'batch_size', v_batch,
+      'priority', to_jsonb(backfill_private.resolve_sessions(v_target,
+        array(select jsonb_array_elements_text(coalesce(nullif(p_request -> 'priority', 'null'), '[]'))))))
+    || backfill_private.wanted_versions(v_target, p_request);
+end
+$$;
+
+revoke all on function
+  backfill_private.since_bound(text, text),
+  backfill_private.until_bound(text, text),
+  backfill_private.whole_number(jsonb, text, integer),
+  backfill_private.resolve_sessions(text, text[]),
+  backfill_private.check_pace(integer, integer),
+  backfill_private.check_environment(text),
+  backfill_private.check_target(text),
+  backfill_private.wanted_versions(text, jsonb),
+  backfill_private.normal_request(jsonb)
+from public;

@@ -1,0 +1,303 @@
+-- Planning: open a run, collect what is missing window by window, seal it with the digest.
+
+-- Open a run for a request.
+--
+-- p_request       parameters by name, see backfill_private.normal_request
+-- p_project_host  host of the project's URL, as the client sees it; the client compares it later
+-- returns         the new run's id
+-- raises          OB008 another environment, OB010 not allowed, OB013 or OB014 a parameter is not usable
+create function backfill_private.open_run(p_request jsonb, p_project_host text)
+returns uuid
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+  v_environment text;
+  v_request jsonb;
+  v_source backfill_private.sources;
+  v_newest timestamptz;
+  v_run_id uuid;
+begin
+  perform backfill_private.authorize('plan');
+  v_environment := backfill_private.check_environment(nullif(p_request ->> 'environment', ''));
+  v_request := backfill_private.normal_request(p_request) || jsonb_build_object('environment', v_environment);
+  select * into strict v_source from backfill_private.sources where target = v_request ->> 'target';
+  execute format('select max(s.%I) from %s as s', v_source.date_column, v_source.source_table::regclass) into v_newest;
+  insert into public.backfill_runs (
+    target, environment, request, requested_by, requested_via, project_host,
+    collect_from, collect_until, collect_window)
+  select v_request ->> 'target', v_environment, v_request, c.user_id, c.kind, p_project_host,
+    (v_request ->> 'since_at')::timestamptz,
+    least((v_request ->> 'until_before')::timestamptz, v_newest + interval '1 microsecond'),
+    interval '30 days'
+  from backfill_private.caller() as c
+  returning run_id into v_run_id;
+  return v_run_id;
+end
+$$;
+
+-- Collect the next window of a run in planning.
+--
+-- The window grows and shrinks so that one takes about two seconds; the cursor moves in the same transaction, so a
+-- call whose reply was lost is not collected twice.
+-- returns  true when all windows are collected
+create function backfill_private.collect_window(p_run_id uuid)
+returns boolean
+language plpgsql
+security definer
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_run public.backfill_runs;
+  v_end timestamptz;
+  v_began timestamptz := backfill_private.clock();
+  v_took interval;
+begin
+  perform backfill_private.authorize('plan');
+  v_run := backfill_private.locked_run(p_run_id, array['planning']);
+  if v_run.collect_until is null or v_run.collect_from >= v_run.collect_until then
+    return true;
+  end if;
+  v_end := least(v_run.collect_from + v_run.collect_window, v_run.collect_until);
+  perform set_config('backfill.request', v_run.request::text, true);
+  execute format('insert into backfill_private.findings (run_id, session_id, session_at, components, excluded)
+      select $1, g.session_id, g.session_at, g.components, g.excluded from %s as g
+      where g.session_at >= $2 and g.session_at < $3',
+    (select gaps_view from backfill_private.sources where target = v_run.target)::regclass)
+    using p_run_id, v_run.collect_from, v_end;
+  perform set_config('backfill.request', '', true);
+  v_took := backfill_private.clock() - v_began;
+  update public.backfill_runs
+  set collect_from = v_end,
+      collect_window = case
+        when v_took > interval '2 seconds' then greatest(collect_window / 2, interval '1 minute')
+        when v_took < interval '1 second' then least(collect_window * 2, interval '10 years')
+        else collect_window end
+  where run_id = p_run_id;
+  return v_end >= v_run.collect_until;
+end
+$$;
+
+-- A run, locked against other verbs for this transaction.
+--
+-- raises  OB001 no such run, OB002 its state is none of the given
+create function backfill_private.locked_run(p_run_id uuid, p_states text[] default null)
+returns public.backfill_runs
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_run public.backfill_runs;
+begin
+  select * into v_run from public.backfill_runs where run_id = p_run_id for no key update;
+  if not found then
+    perform backfill_private.refuse('OB001', format('there is no run %s', p_run_id), 'backfill runs');
+  elsif v_run.state <> all (p_states) then
+    perform backfill_private.refuse('OB002',
+      format('run %s is %s; this needs it to be %s', p_run_id, v_run.state, array_to_string(p_states, ' or ')),
+      format('backfill status %s', p_run_id));
+  end if;
+  return v_run;
+end
+$$;
+
+-- Seconds between the grants of two batches; 0 without a throttle. Rounded up, so that no window gets one too many.
+create function backfill_private.batch_spacing_s(p_request jsonb)
+returns numeric
+language sql
+immutable
+set search_path = ''
+as $$
+  select coalesce(ceil(60000000.0
+    / floor((p_request ->> 'throttle_per_minute')::numeric / (p_request ->> 'batch_size')::numeric)) / 1000000.0, 0)
+$$;
+
+-- The categories of a target: every set of missing components with its name, the last derived first.
+create function backfill_private.categories(p_target text)
+returns table (components text[], category text)
+language sql
+stable
+set search_path = ''
+as $$
+  select array_agg(t.component order by t.position), string_agg(t.component, '+' order by t.position desc)
+  from generate_series(1, (1 << (select count(*)::integer from public.backfill_targets where target = p_target)) - 1) as mask
+  join public.backfill_targets as t on t.target = p_target and mask & (1 << (t.position - 1)) <> 0
+  group by mask
+$$;
+
+-- Turn the findings of a run into its items: phases, order, batches.
+create function backfill_private.place_items(p_run public.backfill_runs, p_recent_since timestamptz)
+returns void
+language sql
+set search_path = ''
+as $$
+  insert into public.backfill_items (
+    run_id, ordinal, source, session_id, session_at, components, category, phase, batch)
+  select p_run.run_id, o.ordinal, p_run.target, o.session_id, o.session_at, o.components, o.category,
+    (array['priority', 'recent', 'historical'])[o.phase_rank],
+    dense_rank() over (order by o.phase_rank, (o.place - 1) / (p_run.request ->> 'batch_size')::integer)
+  from (
+    select f.*, c.category,
+      row_number() over (order by f.phase_rank, f.session_at desc, f.session_id) as ordinal,
+      row_number() over (partition by f.phase_rank order by f.session_at desc, f.session_id) as place
+    from (
+      select found.*, case
+          when p_run.request -> 'priority' ? found.session_id then 1
+          when found.session_at >= p_recent_since then 2
+          else 3 end as phase_rank
+      from backfill_private.findings as found
+      where found.run_id = p_run.run_id and found.excluded is null
+    ) as f
+    join backfill_private.categories(p_run.target) as c on c.components = f.components
+  ) as o
+$$;
+
+-- Seal a run: place its items, measure, compute the digest. A run with nothing to do is removed.
+--
+-- returns  true: it awaits approval; false: there was nothing to do and the run is gone
+-- raises   OB002 not in planning or windows left, OB013 too large or too long for this project
+create function backfill_private.seal(p_run_id uuid)
+returns boolean
+language plpgsql
+security definer
+set search_path = ''
+set timezone = 'UTC'
+set statement_timeout = '55s'
+as $$
+declare
+  v_run public.backfill_runs;
+  v_recent timestamptz;
+begin
+  perform backfill_private.authorize('plan');
+  v_run := backfill_private.locked_run(p_run_id, array['planning']);
+  if v_run.collect_from < v_run.collect_until then
+    perform backfill_private.refuse('OB002', format('run %s is not collected to its end', p_run_id));
+  end if;
+  select date_trunc('month', max(f.session_at)) into v_recent
+  from backfill_private.findings as f where f.run_id = p_run_id and f.excluded is null;
+  if v_recent is null then
+    delete from public.backfill_runs where run_id = p_run_id;
+    return false;
+  end if;
+  v_recent := coalesce((v_run.request ->> 'recent_since')::timestamptz, v_recent);
+  insert into backfill_private.findings (run_id, session_id, components, excluded)
+  select p_run_id, named.session_id, '{}', 'named as priority, but not completed, outside the dates, or nothing is missing'
+  from jsonb_array_elements_text(v_run.request -> 'priority') as named (session_id)
+  on conflict do nothing;
+  v_run.request := v_run.request || jsonb_build_object('recent_since', v_recent);
+  perform backfill_private.place_items(v_run, v_recent);
+  update public.backfill_runs
+  set request = v_run.request, fingerprint = backfill_private.definitions(target),
+      sealed_snapshot = pg_current_snapshot()::text
+  where run_id = p_run_id;
+  perform backfill_private.check_size(p_run_id);
+  update public.backfill_runs
+  set plan = backfill_private.measure_plan(p_run_id),
+      digest = backfill_private.compute_digest(p_run_id),
+      sealed_at = backfill_private.clock()
+  where run_id = p_run_id;
+  delete from backfill_private.findings as f where f.run_id = p_run_id and f.excluded is null;
+  perform backfill_private.move(p_run_id, 'awaiting_approval', null,
+    (select jsonb_build_object('digest', r.digest, 'sessions', r.plan -> 'candidates' -> 'total')
+       from public.backfill_runs as r where r.run_id = p_run_id));
+  return true;
+end
+$$;
+
+-- Refuse a plan that is larger than this project allows, outlives any approval, or names a function that is not there.
+create function backfill_private.check_size(p_run_id uuid)
+returns void
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_run public.backfill_runs;
+  v_sessions integer;
+  v_batches integer;
+  v_settings public.backfill_settings;
+  v_gone text;
+begin
+  select * into strict v_settings from public.backfill_settings;
+  select * into strict v_run from public.backfill_runs where run_id = p_run_id;
+  select count(*), max(batch) into v_sessions, v_batches from public.backfill_items where run_id = p_run_id;
+  select f.key into v_gone from jsonb_each_text(v_run.fingerprint) as f where f.value is null;
+  if found then
+    perform backfill_private.refuse('OB013', format('there is no function %s', v_gone), 'backfill check');
+  elsif v_sessions > v_settings.max_sessions then
+    perform backfill_private.refuse('OB013',
+      format('the plan has %s sessions, this project allows %s', v_sessions, v_settings.max_sessions),
+      'narrow --since and --until');
+  elsif (v_batches - 1) * backfill_private.batch_spacing_s(v_run.request)
+      > extract(epoch from v_settings.approval_ttl) then
+    perform backfill_private.refuse('OB013',
+      format('at this throttle the run would outlive its approval of %s', v_settings.approval_ttl),
+      'narrow --since and --until, or raise --throttle');
+  end if;
+end
+$$;
+
+revoke all on function
+  backfill_private.open_run(jsonb, text),
+  backfill_private.collect_window(uuid),
+  backfill_private.locked_run(uuid, text[]),
+  backfill_private.batch_spacing_s(jsonb),
+  backfill_private.place_items(public.backfill_runs, timestamptz),
+  backfill_private.categories(text),
+  backfill_private.seal(uuid),
+  backfill_private.check_size(uuid)
+from public;
+grant execute on function backfill_private.batch_spacing_s(jsonb) to authenticated, service_role;
+grant execute on function
+  backfill_private.open_run(jsonb, text), backfill_private.collect_window(uuid), backfill_private.seal(uuid)
+to authenticated, service_role;
+
+-- The doors of planning.
+create function public.backfill_open(p_request jsonb, p_project_host text default null)
+returns uuid
+language sql
+set search_path = ''
+as $$
+  select backfill_private.open_run(p_request, p_project_host)
+$$;
+
+create function public.backfill_collect(p_run_id uuid)
+returns boolean
+language sql
+set search_path = ''
+as $$
+  select backfill_private.collect_window(p_run_id)
+$$;
+
+create function public.backfill_seal(p_run_id uuid)
+returns boolean
+language sql
+set search_path = ''
+set statement_timeout = '55s'
+as $$
+  select backfill_private.seal(p_run_id)
+$$;
+
+-- Runs whose id begins with a prefix, at most two: enough to tell unique from ambiguous.
+create function public.backfill_find_runs(p_prefix text)
+returns setof uuid
+language sql
+stable
+set search_path = ''
+as $$
+  select r.run_id from public.backfill_runs as r
+  where starts_with(r.run_id::text, lower(btrim(p_prefix))) and btrim(p_prefix) <> ''
+  order by r.run_id
+  limit 2
+$$;
+
+revoke all on function
+  public.backfill_open(jsonb, text), public.backfill_collect(uuid), public.backfill_seal(uuid),
+  public.backfill_find_runs(text)
+from public, anon, authenticated, service_role;
+grant execute on function
+  public.backfill_open(jsonb, text), public.backfill_collect(uuid), public.backfill_seal(uuid),
+  public.backfill_find_runs(text)
+to authenticated, service_role;

@@ -1,0 +1,203 @@
+-- Measures: the figures and the marks of a plan, every one from a query when the plan is sealed.
+
+-- One mark of a plan: ok, warn or fail.
+create function backfill_private.mark(p_name text, p_status text, p_detail text)
+returns jsonb
+language sql
+immutable
+set search_path = ''
+as $$
+  select jsonb_build_object('name', p_name, 'status', p_status, 'detail', p_detail)
+$$;
+
+-- The last part of a qualified name, unquoted.
+create function backfill_private.bare_name(p_name text)
+returns text
+language sql
+immutable
+set search_path = ''
+as $$
+  select (parse_ident(p_name))[cardinality(parse_ident(p_name))]
+$$;
+
+-- The figures: candidates, categories, expected calls and writes.
+create function backfill_private.plan_figures(p_run_id uuid)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  with items as (
+    select i.* from public.backfill_items as i where i.run_id = p_run_id
+  ), components as (
+    select t.*, (select count(*) from items as i where t.component = any (i.components)) as missing
+    from public.backfill_targets as t
+    join public.backfill_runs as r on r.target = t.target
+    where r.run_id = p_run_id
+  ), names as (
+    select c.position, c.missing, split_part(c.function_signature, '(', 1)::regproc::text as function_name,
+      to_regclass(c.table_name)::text as table_name, c.component
+    from components as c
+  )
+  select jsonb_build_object(
+    'candidates', jsonb_build_object(
+      'total', (select count(*) from items),
+      'missing', (select jsonb_object_agg(n.component, n.missing) from names as n),
+      'missing_all', (select count(*) from items as i
+                      where cardinality(i.components) = (select count(*) from components))),
+    'categories', (select jsonb_object_agg(c.category, (select count(*) from items as i where i.category = c.category))
+                   from backfill_private.categories((select target from public.backfill_runs where run_id = p_run_id)) as c),
+    'phases', (select jsonb_object_agg(p.phase, (select count(*) from items as i where i.phase = p.phase))
+               from unnest(array['priority', 'recent', 'historical']) as p (phase)),
+    'expected_calls', (select jsonb_object_agg(backfill_private.bare_name(n.function_name), n.missing) from names as n)
+      || jsonb_build_object('total', (select sum(n.missing) from names as n)),
+    'expected_writes', (select jsonb_object_agg(backfill_private.bare_name(n.table_name), n.missing) from names as n)
+      || jsonb_build_object('total', (select sum(n.missing) from names as n)),
+    'batches', (select max(i.batch) from items as i),
+    'oldest', (select min(i.session_at) from items as i),
+    'newest', (select max(i.session_at) from items as i))
+$$;
+
+-- Marks on the functions: signature, argument names, right of service_role to call.
+create function backfill_private.function_marks(p_target text)
+returns setof jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select backfill_private.mark('function ' || backfill_private.bare_name(split_part(t.function_signature, '(', 1)),
+    case when p.oid is null or not named.fits or not callable.by_service then 'fail' else 'ok' end,
+    case
+      when p.oid is null then format('%s does not exist', t.function_signature)
+      when not named.fits then format('the arguments are %s, the calls name %s', p.proargnames, named.wanted)
+      when not callable.by_service then 'service_role may not execute it'
+      else format('%s exists, service_role may execute it', p.oid::regprocedure) end)
+  from public.backfill_targets as t
+  left join pg_proc as p on p.oid = to_regprocedure(t.function_signature)
+  cross join lateral (
+    select coalesce(array_agg(a.key order by a.key) <@ p.proargnames, false) as fits,
+      array_agg(a.key order by a.key) as wanted
+    from jsonb_object_keys(t.arguments) as a (key)
+  ) as named
+  cross join lateral (
+    select coalesce(has_function_privilege('service_role', p.oid, 'execute'), false) as by_service
+  ) as callable
+  where t.target = p_target
+  order by t.position
+$$;
+
+-- Are the receipt triggers of a target table in place and enabled ALWAYS?
+create function backfill_private.triggers_stand(p_table regclass)
+returns boolean
+language sql
+stable
+set search_path = ''
+as $$
+  select count(*) = 2 from pg_trigger as g
+  where g.tgrelid = p_table and g.tgenabled = 'A'
+    and g.tgname in ('backfill_receipt', 'backfill_no_truncate')
+$$;
+
+-- Marks on the tables: rights of service_role, row level security, our triggers.
+create function backfill_private.table_marks(p_target text)
+returns setof jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  with tables as (
+    select t.position, to_regclass(t.table_name) as oid, t.table_name as name
+    from public.backfill_targets as t where t.target = p_target
+  )
+  select m.mark from tables as t
+  cross join lateral (values
+    (1, backfill_private.mark('service_role writes ' || t.name,
+      case when has_table_privilege('service_role', t.oid, 'insert')
+        and has_table_privilege('service_role', t.oid, 'update') then 'ok' else 'fail' end,
+      format('insert %s, update %s',
+        case when has_table_privilege('service_role', t.oid, 'insert') then 'granted' else 'not granted' end,
+        case when has_table_privilege('service_role', t.oid, 'update') then 'granted' else 'not granted' end))),
+    (2, (select backfill_private.mark('row level security of ' || t.name,
+        case when not c.relrowsecurity then 'warn' when r.rolbypassrls then 'ok' else 'fail' end,
+        format('%s, service_role %s',
+          case when c.relrowsecurity then 'on' else 'off' end,
+          case when r.rolbypassrls then 'passes it by' else 'is subject to it' end))
+      from pg_class as c, pg_roles as r where c.oid = t.oid and r.rolname = 'service_role')),
+    (3, backfill_private.mark('receipts of ' || t.name,
+      case when backfill_private.triggers_stand(t.oid) then 'ok' else 'fail' end,
+      case when backfill_private.triggers_stand(t.oid) then 'triggers in place, always enabled'
+        else 'triggers are missing or not always enabled' end))
+  ) as m (place, mark)
+  order by t.position, m.place
+$$;
+
+-- Marks on the project: environment, throttle, approval policy.
+create function backfill_private.setting_marks(p_run_id uuid)
+returns setof jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select backfill_private.mark('environment', case when s.environment is null then 'warn' else 'ok' end,
+    coalesce('this project is ' || s.environment,
+      'not set; in the SQL editor: update public.backfill_settings set environment = ''staging'' where only_row;'))
+  from public.backfill_settings as s
+  union all
+  select backfill_private.mark('throttle', case when r.request ->> 'throttle_per_minute' is null then 'warn' else 'ok' end,
+    case when r.request ->> 'throttle_per_minute' is null then 'none: the run goes as fast as the database answers'
+      else format('at most %s session starts in any 60 s, batches of at most %s start %s s apart',
+        r.request ->> 'throttle_per_minute', r.request ->> 'batch_size',
+        trim_scale(backfill_private.batch_spacing_s(r.request))) end)
+  from public.backfill_runs as r where r.run_id = p_run_id
+  union all
+  select backfill_private.mark('approval policy', case when s.approval_policy = 'any' then 'warn' else 'ok' end,
+    s.approval_policy || case when s.approval_policy = 'any' then ': the service key may approve its own plan' else '' end)
+  from public.backfill_settings as s
+$$;
+
+-- The sealed plan of a run: figures, pace, excluded sessions, marks.
+create function backfill_private.measure_plan(p_run_id uuid)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_run public.backfill_runs;
+  v_figures jsonb := backfill_private.plan_figures(p_run_id);
+  v_spacing numeric;
+  v_quality text;
+  v_marks jsonb;
+begin
+  select * into strict v_run from public.backfill_runs where run_id = p_run_id;
+  v_spacing := backfill_private.batch_spacing_s(v_run.request);
+  select s.quality_function into strict v_quality from backfill_private.sources as s where s.target = v_run.target;
+  execute format('select coalesce(jsonb_agg(m), ''[]'') from %s($1) as m', v_quality::regproc) into v_marks using p_run_id;
+  return v_figures || jsonb_build_object(
+    'batch_spacing_s', trim_scale(v_spacing),
+    'expected_runtime_s', case when v_run.request ->> 'throttle_per_minute' is not null
+      then trim_scale(((v_figures ->> 'batches')::integer - 1) * v_spacing) end,
+    'excluded_total', (select count(*) from backfill_private.findings where run_id = p_run_id and excluded is not null),
+    'excluded', (
+      select coalesce(jsonb_agg(jsonb_build_object('session_id', e.session_id, 'reason', e.excluded)
+        order by e.session_at desc nulls first, e.session_id), '[]')
+      from (select f.* from backfill_private.findings as f
+            where f.run_id = p_run_id and f.excluded is not null
+            order by f.session_at desc nulls first, f.session_id limit 1000) as e),
+    'checks', v_marks
+      || (select coalesce(jsonb_agg(m), '[]') from backfill_private.table_marks(v_run.target) as m)
+      || (select coalesce(jsonb_agg(m), '[]') from backfill_private.function_marks(v_run.target) as m)
+      || (select coalesce(jsonb_agg(m), '[]') from backfill_private.setting_marks(p_run_id) as m));
+end
+$$;
+
+revoke all on function
+  backfill_private.mark(text, text, text),
+  backfill_private.plan_figures(uuid),
+  backfill_private.bare_name(text),
+  backfill_private.function_marks(text),
+  backfill_private.table_marks(text),
+  backfill_private.triggers_stand(regclass),
+  backfill_private.setting_marks(uuid),
+  backfill_private.measure_plan(uuid)
+from public;

@@ -1,0 +1,62 @@
+-- Effects: what stands in the target tables for an item, and what its receipts say.
+
+-- For each planned component of some items: does what counts as present stand there, does a row of the wanted
+-- version, and did this run write one that nothing took back?
+--
+-- p_ordinals  the items; null for all of the run
+create function backfill_private.effects(p_run_id uuid, p_ordinals integer[] default null)
+returns table (ordinal integer, component text, is_present boolean, is_wanted boolean, has_receipt boolean)
+language plpgsql
+stable
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_run public.backfill_runs;
+  v_target public.backfill_targets;
+begin
+  select * into strict v_run from public.backfill_runs as r where r.run_id = p_run_id;
+  for v_target in
+    select * from public.backfill_targets as t where t.target = v_run.target order by t.position
+  loop
+    return query execute format(
+      'select item.ordinal, %1$L::text,
+         exists (select from %2$s as t where %3$s),
+         exists (select from %2$s as t where %4$s),
+         exists (select from public.backfill_receipts as r
+                 where r.run_id = item.run_id and r.ordinal = item.ordinal and r.component = %1$L
+                   and r.kind = ''score'' and r.operation <> ''delete'' and r.undone_at is null)
+       from public.backfill_items as item
+       where item.run_id = $1 and ($2 is null or item.ordinal = any ($2)) and %1$L = any (item.components)',
+      v_target.component, v_target.table_name::regclass,
+      backfill_private.row_condition(v_target, v_run.request, false),
+      backfill_private.row_condition(v_target, v_run.request, true))
+    using p_run_id, p_ordinals;
+  end loop;
+end
+$$;
+
+-- The scoring calls of an item: for each component still missing, in order, the function and its arguments.
+create function backfill_private.steps(p_run public.backfill_runs, p_item public.backfill_items)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select coalesce(jsonb_agg(jsonb_build_object(
+      'component', t.component,
+      'function', backfill_private.bare_name(split_part(t.function_signature, '(', 1)),
+      'arguments', (
+        select jsonb_object_agg(a.key, (p_run.request || jsonb_build_object('session_id', p_item.session_id)) -> a.value)
+        from jsonb_each_text(t.arguments) as a))
+    order by t.position), '[]')
+  from public.backfill_targets as t
+  where t.target = p_run.target
+    and t.component = any (p_item.components)
+    and t.component <> all (p_item.filled)
+$$;
+
+revoke all on function
+  backfill_private.effects(uuid, integer[]),
+  backfill_private.steps(public.backfill_runs, public.backfill_items)
+from public;

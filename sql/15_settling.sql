@@ -1,0 +1,218 @@
+-- Settling: what became of leased items. The item first, the fence second, the receipts third: an outcome is decided
+-- only when the attempt can no longer commit.
+
+-- Decide the outcomes of leased items and say what is critical.
+--
+-- p_outcomes  [{ordinal, outcome: answered | failed | unknown | released, answered: [component], step, code, message}]
+--             answered names the calls that came back well, whatever came after them
+-- returns     the settled items: [{ordinal, session_id, state, error_code, critical}]
+create function backfill_private.decide_outcomes(p_run_id uuid, p_outcomes jsonb)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_ordinals integer[];
+  v_settled jsonb;
+begin
+  select array_agg(l.ordinal) into v_ordinals from (
+    select i.ordinal from public.backfill_items as i
+    join jsonb_to_recordset(p_outcomes) as o (ordinal integer) using (ordinal)
+    where i.run_id = p_run_id and i.state = 'leased'
+    order by i.ordinal for update of i) as l;
+  update public.backfill_items as i
+  set fence_hash = null
+  where i.run_id = p_run_id and i.ordinal = any (v_ordinals);
+  with told as (
+    select * from jsonb_to_recordset(p_outcomes)
+      as o (ordinal integer, outcome text, answered text[], step text, code text, message text)
+  ), seen as (
+    select e.ordinal,
+      bool_and(e.is_wanted and e.has_receipt or e.component = any (i.filled) and e.is_present) as is_complete,
+      bool_or(e.is_wanted and not e.has_receipt and e.component = any (t.answered)) as lacks_receipt,
+      min(e.component) filter (where not e.is_wanted and e.component <> all (i.filled)) as without_row
+    from backfill_private.effects(p_run_id, v_ordinals) as e
+    join told as t using (ordinal)
+    join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = e.ordinal
+    group by e.ordinal
+  ), decided as (
+    select t.ordinal, s.lacks_receipt, o.*
+    from told as t
+    join seen as s using (ordinal)
+    join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = t.ordinal
+    cross join lateral backfill_private.outcome(s.is_complete, coalesce(s.lacks_receipt, false), s.without_row,
+      t.outcome, t.step, t.code, t.message, i.attempts) as o
+  ), written as (
+    update public.backfill_items as i
+    set state = d.state, failed_step = d.step, error_code = d.code, error_message = d.message,
+        settled_at = case when d.state <> 'pending' then backfill_private.clock() end,
+        lease_until = null, lease_kind = null, claim_id = null, worker = null
+    from decided as d
+    where i.run_id = p_run_id and i.ordinal = d.ordinal
+    returning i.ordinal, i.session_id, i.state, i.failed_step, i.error_code, d.is_critical
+  )
+  select coalesce(jsonb_agg(to_jsonb(w) order by w.ordinal), '[]') into v_settled from written as w;
+  return v_settled;
+end
+$$;
+
+-- The rule: what an item becomes, from what stands there and what the worker saw.
+create function backfill_private.outcome(
+  p_is_complete boolean, p_lacks_receipt boolean, p_without_row text,
+  p_outcome text, p_step text, p_code text, p_message text, p_attempts integer,
+  out state text, out step text, out code text, out message text, out is_critical boolean
+)
+language plpgsql
+immutable
+set search_path = ''
+as $$
+begin
+  is_critical := p_lacks_receipt or coalesce(p_code = 'OB018', false);
+  if p_is_complete then
+    state := 'done';
+  elsif p_lacks_receipt then
+    state := 'failed'; step := p_step; code := 'OB016';
+    message := 'the row is there and has no receipt: the triggers were off, or somebody else wrote it during the call';
+  elsif p_outcome = 'released' or p_code in ('OB011', 'OB012') then
+    state := 'pending';
+  elsif p_outcome = 'failed' then
+    state := 'failed'; step := p_step; code := left(p_code, 20); message := left(p_message, 500);
+  elsif p_outcome = 'answered' then
+    state := 'failed'; step := p_without_row; code := 'OB017';
+    message := 'no effect: the function answered and left no row of the wanted version';
+  elsif p_attempts >= 5 then
+    state := 'failed'; step := p_step; code := left(p_code, 20);
+    message := left('the outcome stayed unknown five times: ' || coalesce(p_message, ''), 500);
+  else
+    state := 'pending';
+  end if;
+end
+$$;
+
+-- Record a settled batch in the chain, with a hash over its receipts; pause the run where something is critical.
+create function backfill_private.record_batch(p_run_id uuid, p_claim_id uuid, p_settled jsonb)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_bad jsonb;
+begin
+  perform backfill_private.record(p_run_id, 'batch_settled', jsonb_build_object(
+    'claim', p_claim_id,
+    'states', (select jsonb_object_agg(s.state, s.n) from (
+        select x ->> 'state' as state, count(*) as n from jsonb_array_elements(p_settled) as x group by 1) as s),
+    'failed', (select jsonb_agg(jsonb_build_array(x ->> 'session_id', x ->> 'failed_step', x ->> 'error_code'))
+        from jsonb_array_elements(p_settled) as x where x ->> 'state' = 'failed'),
+    'receipts', backfill_private.receipts_hash(p_run_id,
+        array(select (x ->> 'ordinal')::integer from jsonb_array_elements(p_settled) as x))));
+  select jsonb_agg(jsonb_build_array(x ->> 'session_id', x ->> 'error_code')) into v_bad
+  from jsonb_array_elements(p_settled) as x where (x ->> 'is_critical')::boolean;
+  if v_bad is not null then
+    perform backfill_private.record(p_run_id, 'critical', jsonb_build_object('claim', p_claim_id, 'sessions', v_bad));
+    if (select state from public.backfill_runs where run_id = p_run_id) = 'running' then
+      perform backfill_private.move(p_run_id, 'paused', format('critical: session %s, %s', v_bad -> 0 ->> 0,
+        case v_bad -> 0 ->> 1 when 'OB016' then 'a written row has no receipt' else 'a write was refused at the gate' end));
+    end if;
+  end if;
+end
+$$;
+
+-- A hash over the receipts of some items.
+create function backfill_private.receipts_hash(p_run_id uuid, p_ordinals integer[])
+returns text
+language sql
+stable
+set search_path = ''
+as $$
+  select backfill_private.sha256_hex(coalesce(string_agg(
+    jsonb_build_array(r.receipt_id, r.ordinal, r.kind, r.operation, r.table_name, r.row_key,
+      encode(r.before_hash, 'hex'), encode(r.after_hash, 'hex'))::text, e'\n' order by r.receipt_id), ''))
+  from public.backfill_receipts as r
+  where r.run_id = p_run_id and r.ordinal = any (p_ordinals)
+$$;
+
+-- Settle the outcomes of a claimed batch. Safe to call again: what is settled stays as it was.
+--
+-- p_outcomes  see backfill_private.decide_outcomes; only items still leased under this claim are settled
+-- returns     {state, reason, settled: […]}
+-- raises      OB001 no such run, OB010 not allowed
+create function backfill_private.settle(p_run_id uuid, p_claim_id uuid, p_outcomes jsonb)
+returns jsonb
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+  v_mine jsonb;
+  v_settled jsonb := '[]';
+begin
+  perform backfill_private.authorize('apply');
+  perform backfill_private.locked_run(p_run_id);
+  select jsonb_agg(o) into v_mine
+  from jsonb_array_elements(p_outcomes) as o
+  join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = (o ->> 'ordinal')::integer
+  where i.claim_id = p_claim_id and i.state = 'leased';
+  if v_mine is not null then
+    v_settled := backfill_private.decide_outcomes(p_run_id, v_mine);
+    perform backfill_private.record_batch(p_run_id, p_claim_id, v_settled);
+  end if;
+  return (select jsonb_build_object('state', r.state, 'reason', r.reason, 'settled', (
+      select coalesce(jsonb_agg(jsonb_build_object('ordinal', i.ordinal, 'session_id', i.session_id, 'state', i.state,
+        'failed_step', i.failed_step, 'error_code', i.error_code, 'error_message', i.error_message) order by i.ordinal), '[]')
+      from public.backfill_items as i
+      join jsonb_to_recordset(p_outcomes) as o (ordinal integer) using (ordinal)
+      where i.run_id = p_run_id))
+    from public.backfill_runs as r where r.run_id = p_run_id);
+end
+$$;
+
+-- Settle the leases that ran out, of every run whose row is free: their workers are gone, the receipts decide.
+create function backfill_private.release_expired()
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_run_id uuid;
+  v_outcomes jsonb;
+begin
+  for v_run_id in
+    select r.run_id from public.backfill_runs as r
+    where r.run_id in (select i.run_id from public.backfill_items as i
+                       where i.state = 'leased' and i.lease_until <= backfill_private.clock())
+    order by r.run_id
+    for no key update skip locked
+  loop
+    select jsonb_agg(jsonb_build_object('ordinal', e.ordinal, 'outcome', 'unknown', 'message', 'the lease ran out'))
+    into v_outcomes
+    from (select i.ordinal from public.backfill_items as i
+          where i.run_id = v_run_id and i.state = 'leased' and i.lease_until <= backfill_private.clock()
+          for update skip locked) as e;
+    if v_outcomes is not null then
+      perform backfill_private.record_batch(v_run_id, null, backfill_private.decide_outcomes(v_run_id, v_outcomes));
+    end if;
+  end loop;
+end
+$$;
+
+revoke all on function
+  backfill_private.decide_outcomes(uuid, jsonb),
+  backfill_private.outcome(boolean, boolean, text, text, text, text, text, integer),
+  backfill_private.record_batch(uuid, uuid, jsonb),
+  backfill_private.receipts_hash(uuid, integer[]),
+  backfill_private.settle(uuid, uuid, jsonb),
+  backfill_private.release_expired()
+from public;
+grant execute on function backfill_private.settle(uuid, uuid, jsonb) to service_role;
+
+create function public.backfill_settle(p_run_id uuid, p_claim_id uuid, p_outcomes jsonb)
+returns jsonb
+language sql
+set search_path = ''
+as $$
+  select backfill_private.settle(p_run_id, p_claim_id, p_outcomes)
+$$;
+
+revoke all on function public.backfill_settle(uuid, uuid, jsonb) from public, anon, authenticated, service_role;
+grant execute on function public.backfill_settle(uuid, uuid, jsonb) to service_role;

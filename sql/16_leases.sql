@@ -1,0 +1,393 @@
+-- Leases: the database grants batches, one at a time, never more than approved.
+
+-- How long a lease lives without being renewed.
+create function backfill_private.lease_ttl()
+returns interval
+language sql
+immutable
+set search_path = ''
+as $$
+  select interval '60 seconds'
+$$;
+
+-- A new fence: 244 random bits, hex.
+create function backfill_private.new_fence()
+returns text
+language sql
+volatile
+set search_path = ''
+as $$
+  select replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', '')
+$$;
+
+-- Seconds until the next batch may start, and how many sessions it may hold.
+--
+-- Exact over every half-open window of 60 s: batches keep their distance, and the starts of the last 60 s are counted.
+create function backfill_private.allowance(
+  p_run public.backfill_runs, out wait_s numeric, out sessions integer
+)
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_now timestamptz := backfill_private.clock();
+  v_batch integer := (p_run.request ->> 'batch_size')::integer;
+  v_throttle integer := (p_run.request ->> 'throttle_per_minute')::integer;
+  v_started integer;
+  v_oldest timestamptz;
+begin
+  wait_s := greatest(extract(epoch from p_run.next_batch_at - v_now), 0);
+  sessions := v_batch;
+  if v_throttle is null or wait_s > 0 then
+    return;
+  end if;
+  select coalesce(sum(s.sessions), 0), min(s.started_at) into v_started, v_oldest
+  from backfill_private.starts as s
+  where s.run_id = p_run.run_id and s.started_at > v_now - interval '60 seconds';
+  if v_started + v_batch > v_throttle then
+    wait_s := greatest(extract(epoch from v_oldest + interval '60 seconds' - v_now), 0.001);
+  end if;
+end
+$$;
+
+-- Look at the canary: the priority batch is verified before the next phase starts.
+--
+-- returns  passed; failed (the run is paused with the reason); waiting, while priority sessions are under way
+create function backfill_private.judge_canary(p_run public.backfill_runs)
+returns text
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_bad text;
+begin
+  if p_run.canary in ('passed', 'overridden') then
+    return 'passed';
+  elsif exists (select from public.backfill_items as i
+      where i.run_id = p_run.run_id and i.phase = 'priority' and i.state in ('pending', 'leased')) then
+    return 'waiting';
+  end if;
+  select string_agg(format('%s %s', bad.session_id, bad.why), '; ' order by bad.ordinal) into v_bad from (
+    select i.ordinal, i.session_id, coalesce(i.error_message, 'lacks its ' || e.component) as why
+    from public.backfill_items as i
+    left join backfill_private.effects(p_run.run_id,
+      array(select c.ordinal from public.backfill_items as c where c.run_id = p_run.run_id and c.phase = 'priority')) as e
+      on e.ordinal = i.ordinal and not e.is_wanted and e.component <> all (i.filled)
+    where i.run_id = p_run.run_id and i.phase = 'priority' and (i.state = 'failed' or e.ordinal is not null)
+    limit 5) as bad;
+  update public.backfill_runs set canary = case when v_bad is null then 'passed' else 'failed' end
+  where run_id = p_run.run_id;
+  perform backfill_private.record(p_run.run_id, 'canary',
+    jsonb_build_object('result', case when v_bad is null then 'passed' else 'failed' end));
+  if v_bad is not null then
+    perform backfill_private.move(p_run.run_id, 'paused', 'the canary failed: ' || v_bad);
+    return 'failed';
+  end if;
+  return 'passed';
+end
+$$;
+
+-- Skip the pending items among these that somebody else has filled; note which components are filled in the others.
+create function backfill_private.skip_filled(p_run_id uuid, p_ordinals integer[])
+returns integer
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_skipped integer;
+begin
+  with found as (
+    select e.ordinal, array_agg(e.component order by e.component) filter (where e.is_present and not e.has_receipt) as filled
+    from backfill_private.effects(p_run_id, p_ordinals) as e
+    group by e.ordinal
+  ), noted as (
+    update public.backfill_items as i
+    set filled = coalesce(f.filled, '{}'),
+        state = case when f.filled @> i.components then 'skipped' else i.state end,
+        settled_at = case when f.filled @> i.components then backfill_private.clock() end
+    from found as f
+    where i.run_id = p_run_id and i.ordinal = f.ordinal and (f.filled is not null or i.filled <> '{}')
+    returning i.state
+  )
+  select count(*) filter (where n.state = 'skipped') into v_skipped from noted as n;
+  return v_skipped;
+end
+$$;
+
+-- Lease the next items of one phase.
+--
+-- p_limit  at most so many
+-- returns  the leased items' grants: [{ordinal, session_id, phase, batch, fence, steps}]
+create function backfill_private.lease_items(
+  p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer
+)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_ordinals integer[];
+  v_skipped integer;
+begin
+  loop
+    v_ordinals := backfill_private.next_items(p_run.run_id, p_limit);
+    exit when v_ordinals is null;
+    v_skipped := backfill_private.skip_filled(p_run.run_id, v_ordinals);
+    exit when v_skipped = 0;
+  end loop;
+  return backfill_private.grant_fences(p_run, v_ordinals, p_claim_id, p_worker);
+end
+$$;
+
+-- The next pending items of the first phase that has any, locked; those leased by another run are passed over.
+create function backfill_private.next_items(p_run_id uuid, p_limit integer)
+returns integer[]
+language sql
+set search_path = ''
+as $$
+  select array_agg(n.ordinal order by n.ordinal) from (
+    select i.ordinal from public.backfill_items as i
+    where i.run_id = p_run_id and i.state = 'pending'
+      and i.phase = (select f.phase from public.backfill_items as f
+                     where f.run_id = p_run_id and f.state = 'pending' order by f.ordinal limit 1)
+      and not exists (select from public.backfill_items as other
+                      where other.source = i.source and other.session_id = i.session_id and other.state = 'leased')
+    order by i.ordinal
+    limit p_limit
+    for update of i skip locked
+  ) as n
+$$;
+
+-- Lease these items under new fences. The fences leave the database here and nowhere else.
+create function backfill_private.grant_fences(
+  p_run public.backfill_runs, p_ordinals integer[], p_claim_id uuid, p_worker text
+)
+returns jsonb
+language sql
+set search_path = ''
+as $$
+  with fences as materialized (
+    select o as ordinal, backfill_private.new_fence() as fence from unnest(p_ordinals) as o
+  ), leased as (
+    update public.backfill_items as i
+    set state = 'leased', lease_kind = 'score', attempts = i.attempts + (i.claim_id is distinct from p_claim_id)::integer,
+        fence_hash = sha256(convert_to(f.fence, 'UTF8')),
+        lease_until = backfill_private.clock() + backfill_private.lease_ttl(),
+        started_at = backfill_private.clock(), worker = left(p_worker, 200), claim_id = p_claim_id
+    from fences as f
+    where i.run_id = p_run.run_id and i.ordinal = f.ordinal
+    returning i, f.fence
+  )
+  select coalesce(jsonb_agg(jsonb_build_object(
+      'ordinal', (l.i).ordinal, 'session_id', (l.i).session_id, 'phase', (l.i).phase, 'batch', (l.i).batch,
+      'attempt', (l.i).attempts, 'fence', l.fence, 'steps', backfill_private.steps(p_run, l.i))
+    order by (l.i).ordinal), '[]')
+  from leased as l
+$$;
+
+-- Grant a batch: count its starts, set when the next may start, say so in the chain.
+create function backfill_private.grant_batch(p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_now timestamptz;
+  v_grants jsonb := backfill_private.lease_items(p_run, p_claim_id, p_worker, p_limit);
+begin
+  if jsonb_array_length(v_grants) = 0 then
+    return v_grants;
+  end if;
+  v_now := backfill_private.clock();
+  insert into backfill_private.starts (run_id, started_at, sessions)
+  values (p_run.run_id, v_now, jsonb_array_length(v_grants))
+  on conflict (run_id, started_at) do update set sessions = backfill_private.starts.sessions + excluded.sessions;
+  delete from backfill_private.starts where run_id = p_run.run_id and started_at < v_now - interval '10 minutes';
+  update public.backfill_runs
+  set next_batch_at = v_now + backfill_private.batch_spacing_s(request) * interval '1 second',
+      batches_granted = batches_granted + 1
+  where run_id = p_run.run_id;
+  perform backfill_private.record(p_run.run_id, 'batch_granted', jsonb_build_object(
+    'number', p_run.batches_granted + 1, 'claim', p_claim_id, 'worker', left(p_worker, 200),
+    'phase', v_grants -> 0 ->> 'phase', 'sessions', jsonb_array_length(v_grants),
+    'ordinals', (select jsonb_agg(g -> 'ordinal') from jsonb_array_elements(v_grants) as g)));
+  return v_grants;
+end
+$$;
+
+-- What must hold whenever a run takes a lease; where it does not, the run is paused or expired with the reason.
+create function backfill_private.hold_if_changed(p_run public.backfill_runs)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_missing text;
+begin
+  select t.table_name into v_missing from public.backfill_targets as t
+  where t.target = p_run.target and not backfill_private.triggers_stand(to_regclass(t.table_name)) limit 1;
+  if p_run.approved_until <= backfill_private.clock() then
+    perform backfill_private.move(p_run.run_id, 'expired', 'the approval ran out');
+  elsif p_run.fingerprint is distinct from backfill_private.definitions(p_run.target) then
+    perform backfill_private.move(p_run.run_id, 'paused',
+      'a scoring function is not the one that was approved: ' || backfill_private.what_changed(p_run));
+  elsif v_missing is not null then
+    perform backfill_private.move(p_run.run_id, 'paused',
+      format('the receipt triggers of %s are missing or not always enabled', v_missing));
+  elsif lower((select environment from public.backfill_settings)) <> lower(p_run.environment) then
+    perform backfill_private.move(p_run.run_id, 'paused', 'this project''s environment is no longer the plan''s');
+  end if;
+end
+$$;
+
+-- Claim the next batch.
+--
+-- p_claim_id  made by the worker; a claim whose reply was lost is asked again under the same id and gets the same
+--             items under new fences, not new starts
+-- returns     {state, reason, granted: […], batch, wait_s, wait_for: throttle | canary | leases, lease_s}
+-- raises      OB001 no such run, OB003 not approved, OB010 not allowed
+create function backfill_private.claim(p_run_id uuid, p_claim_id uuid, p_worker text)
+returns jsonb
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+  v_run public.backfill_runs;
+  v_again integer[];
+  v_phase text;
+  v_answer jsonb := '{"granted": []}';
+  v_pace record;
+begin
+  perform backfill_private.authorize('apply');
+  v_run := backfill_private.locked_run(p_run_id);
+  perform backfill_private.release_expired();
+  if v_run.state = 'running' then
+    perform backfill_private.hold_if_changed(v_run);
+  end if;
+  select * into v_run from public.backfill_runs where run_id = p_run_id;
+  select array_agg(i.ordinal order by i.ordinal) into v_again from public.backfill_items as i
+  where i.run_id = p_run_id and i.claim_id = p_claim_id and i.state = 'leased';
+  select i.phase into v_phase from public.backfill_items as i
+  where i.run_id = p_run_id and i.state = 'pending' order by i.ordinal limit 1;
+  if v_run.state <> 'running' then
+    null;
+  elsif v_again is not null then
+    v_answer := jsonb_build_object('granted', backfill_private.grant_fences(v_run, v_again, p_claim_id, p_worker));
+  elsif v_phase is null then
+    v_answer := backfill_private.finish_or_wait(v_run);
+  elsif v_phase <> 'priority' and backfill_private.judge_canary(v_run) <> 'passed' then
+    v_answer := '{"granted": [], "wait_s": 1, "wait_for": "canary"}';
+  else
+    v_pace := backfill_private.allowance(v_run);
+    v_answer := case when v_pace.wait_s > 0
+      then jsonb_build_object('granted', '[]'::jsonb, 'wait_s', v_pace.wait_s, 'wait_for', 'throttle')
+      else backfill_private.grant_or_wait(v_run, p_claim_id, p_worker, v_pace.sessions) end;
+  end if;
+  return v_answer || (select jsonb_build_object('state', r.state, 'reason', r.reason, 'batch', r.batches_granted,
+      'lease_s', extract(epoch from backfill_private.lease_ttl()))
+    from public.backfill_runs as r where r.run_id = p_run_id);
+end
+$$;
+
+-- Grant a batch; where all pending sessions are leased by other runs, wait for them.
+create function backfill_private.grant_or_wait(p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_grants jsonb := backfill_private.grant_batch(p_run, p_claim_id, p_worker, p_limit);
+begin
+  if jsonb_array_length(v_grants) > 0 then
+    return jsonb_build_object('granted', v_grants);
+  elsif exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.state = 'pending') then
+    return '{"granted": [], "wait_s": 1, "wait_for": "leases"}';
+  end if;
+  return backfill_private.finish_or_wait(p_run);
+end
+$$;
+
+-- Nothing is pending: complete the run, or wait for the sessions that are under way.
+create function backfill_private.finish_or_wait(p_run public.backfill_runs)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+begin
+  if exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.state = 'leased') then
+    return '{"granted": [], "wait_s": 1, "wait_for": "leases"}';
+  end if;
+  if exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.phase = 'priority')
+    and backfill_private.judge_canary(p_run) = 'failed' then
+    return '{"granted": []}';
+  end if;
+  perform backfill_private.move(p_run.run_id, 'completed', null, (
+    select jsonb_object_agg(s.state, s.n)
+    from (select i.state, count(*) as n from public.backfill_items as i where i.run_id = p_run.run_id group by 1) as s));
+  return '{"granted": []}';
+end
+$$;
+
+-- Renew the leases of a claim that is still under way.
+--
+-- returns  how many are still ours; fewer than expected: stop calling for the others at once
+create function backfill_private.renew(p_run_id uuid, p_claim_id uuid)
+returns integer
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+  v_renewed integer;
+begin
+  perform backfill_private.authorize('apply');
+  with mine as (
+    update public.backfill_items as i
+    set lease_until = backfill_private.clock() + backfill_private.lease_ttl()
+    where i.run_id = p_run_id and i.claim_id = p_claim_id and i.state = 'leased'
+      and i.lease_until > backfill_private.clock()
+    returning 1
+  )
+  select count(*) into v_renewed from mine;
+  return v_renewed;
+end
+$$;
+
+revoke all on function
+  backfill_private.lease_ttl(),
+  backfill_private.new_fence(),
+  backfill_private.allowance(public.backfill_runs),
+  backfill_private.judge_canary(public.backfill_runs),
+  backfill_private.skip_filled(uuid, integer[]),
+  backfill_private.lease_items(public.backfill_runs, uuid, text, integer),
+  backfill_private.next_items(uuid, integer),
+  backfill_private.grant_fences(public.backfill_runs, integer[], uuid, text),
+  backfill_private.grant_batch(public.backfill_runs, uuid, text, integer),
+  backfill_private.hold_if_changed(public.backfill_runs),
+  backfill_private.claim(uuid, uuid, text),
+  backfill_private.grant_or_wait(public.backfill_runs, uuid, text, integer),
+  backfill_private.finish_or_wait(public.backfill_runs),
+  backfill_private.renew(uuid, uuid)
+from public;
+grant execute on function backfill_private.claim(uuid, uuid, text), backfill_private.renew(uuid, uuid) to service_role;
+
+create function public.backfill_claim(p_run_id uuid, p_claim_id uuid, p_worker text)
+returns jsonb
+language sql
+set search_path = ''
+as $$
+  select backfill_private.claim(p_run_id, p_claim_id, p_worker)
+$$;
+
+create function public.backfill_renew(p_run_id uuid, p_claim_id uuid)
+returns integer
+language sql
+set search_path = ''
+as $$
+  select backfill_private.renew(p_run_id, p_claim_id)
+$$;
+
+revoke all on function public.backfill_claim(uuid, uuid, text), public.backfill_renew(uuid, uuid)
+  from public, anon, authenticated, service_role;
+grant execute on function public.backfill_claim(uuid, uuid, text), public.backfill_renew(uuid, uuid) to service_role;

@@ -1,0 +1,100 @@
+-- Views about runs: what people look at while a run runs and after it.
+
+create view public.backfill_run_progress with (security_invoker = true) as
+select
+  r.run_id,
+  r.state,
+  r.reason,
+  r.environment,
+  coalesce(c.total, 0) as total,
+  coalesce(c.pending, 0) as pending,
+  coalesce(c.leased, 0) as leased,
+  coalesce(c.done, 0) as done,
+  coalesce(c.failed, 0) as failed,
+  coalesce(c.skipped, 0) as skipped,
+  coalesce(c.rolled_back, 0) as rolled_back,
+  coalesce(c.lately, 0) as rate_per_minute,
+  case when r.state in ('approved', 'running') and c.total > 0 then round(greatest(
+    backfill_private.batch_spacing_s(r.request)
+      * greatest(ceil(c.pending / (r.request ->> 'batch_size')::numeric) - 1, 0)
+      + coalesce(greatest(extract(epoch from r.next_batch_at - backfill_private.clock()), 0), 0),
+    case when c.lately > 0 then (c.pending + c.leased) * 60.0 / c.lately else 0 end))::integer end as eta_s,
+  case
+    when r.state = 'paused' then 'paused: ' || coalesce(r.reason, 'no reason given')
+    when r.state = 'awaiting_approval' then 'waits for an approval of digest ' || r.digest
+    when r.state = 'approved' then 'waits for backfill apply ' || r.run_id
+    when r.state = 'running' and c.pending = 0 and c.leased > 0 then 'the last sessions are being scored'
+    when r.state = 'running' and r.canary is null and c.canary_open > 0 and c.pending_priority = 0
+      then 'canary: the priority sessions are being scored'
+    when r.state = 'running' and r.next_batch_at > backfill_private.clock()
+      then 'throttle: the next batch starts at ' || to_char(r.next_batch_at at time zone 'UTC', 'HH24:MI:SS') || ' UTC'
+    when r.state = 'running' and c.leased = 0 then 'no worker holds a lease; backfill apply ' || r.run_id
+  end as waits_for,
+  r.next_batch_at,
+  r.approved_by,
+  r.approved_until,
+  r.created_at,
+  r.started_at,
+  r.finished_at,
+  r.audit_count,
+  r.audit_head
+from public.backfill_runs as r
+left join (
+  select i.run_id,
+    count(*) as total,
+    count(*) filter (where i.state = 'pending') as pending,
+    count(*) filter (where i.state = 'leased') as leased,
+    count(*) filter (where i.state = 'done') as done,
+    count(*) filter (where i.state = 'failed') as failed,
+    count(*) filter (where i.state = 'skipped') as skipped,
+    count(*) filter (where i.state = 'rolled_back') as rolled_back,
+    count(*) filter (where i.settled_at > backfill_private.clock() - interval '60 seconds'
+      and i.state in ('done', 'failed')) as lately,
+    count(*) filter (where i.phase = 'priority' and i.state in ('pending', 'leased')) as canary_open,
+    count(*) filter (where i.phase = 'priority' and i.state = 'pending') as pending_priority
+  from public.backfill_items as i
+  group by i.run_id
+) as c using (run_id);
+
+comment on view public.backfill_run_progress is 'Where each run stands: counts, rate, time left, and why it waits.';
+comment on column public.backfill_run_progress.rate_per_minute is 'Sessions settled in the last 60 seconds.';
+comment on column public.backfill_run_progress.eta_s is 'Seconds until the last batch starts, from the throttle and the rate.';
+comment on column public.backfill_run_progress.waits_for is 'Why nothing happens right now; null while sessions are being scored.';
+
+create view public.backfill_run_failures with (security_invoker = true) as
+select
+  i.run_id,
+  i.session_id,
+  i.phase,
+  i.batch,
+  i.failed_step,
+  i.error_code,
+  i.error_message,
+  i.attempts,
+  i.settled_at
+from public.backfill_items as i
+where i.state = 'failed'
+order by i.run_id, i.ordinal;
+
+comment on view public.backfill_run_failures is 'The sessions that failed, and why.';
+
+revoke all on public.backfill_run_progress, public.backfill_run_failures from public, anon, authenticated, service_role;
+grant select on public.backfill_run_progress, public.backfill_run_failures to authenticated, service_role;
+
+-- The excluded sessions of a plan, beyond the first thousand that its row carries.
+create function backfill_private.excluded(p_run_id uuid, p_after text, p_limit integer)
+returns table (session_id text, reason text)
+language plpgsql
+stable
+security definer
+set search_path = ''
+as $$
+begin
+  perform backfill_private.authorize('read');
+  return query select f.session_id, f.excluded from backfill_private.findings as f
+  where f.run_id = p_run_id and f.excluded is not null and f.session_id > p_after
+  order by f.session_id limit p_limit;
+end
+$$;
+
+revoke all on function backfill_private.excluded(uuid, text, integer) from public;

@@ -1,0 +1,166 @@
+-- PRISM: what is missing. Two LEFT JOINs; two NOT EXISTS joined by OR would be eight times slower.
+
+-- Completed sessions and what they have, by the versions that are wanted.
+create view backfill_private.prism_standing with (security_invoker = true) as
+select
+  s.id,
+  s.created_at,
+  p.session_id is null as missing_profile,
+  f.session_id is null as missing_fc_scores
+from public.assessment_sessions as s
+left join public.profiles as p
+  on p.session_id = s.id
+left join public.fc_scores as f
+  on f.session_id = s.id
+  and f.version = (select backfill_private.parameter('prism', 'fc_version'))
+  and f.fc_kind = (select backfill_private.parameter('prism', 'basis'))
+where s.status = 'completed';
+
+-- Completed sessions that lack something, with the reason where they cannot be scored.
+create view backfill_private.prism_gaps with (security_invoker = true) as
+select
+  g.id::text as session_id,
+  g.created_at as session_at,
+  array_remove(array[
+    case when g.missing_fc_scores then 'fc_scores' end,
+    case when g.missing_profile then 'profile' end], null) as components,
+  case
+    when responses.n < responses.least
+      then format('%s responses, at least %s needed', responses.n, responses.least)
+    when g.missing_fc_scores and fc_responses.n < fc_responses.least
+      then format('%s forced-choice responses, at least %s needed', fc_responses.n, fc_responses.least)
+  end as excluded,
+  g.missing_profile,
+  g.missing_fc_scores
+from backfill_private.prism_standing as g
+cross join lateral (
+  select count(*) as n, (select backfill_private.parameter('prism', 'min_responses')::bigint) as least
+  from (
+    select from public.assessment_responses as r where r.session_id = g.id
+    limit (select backfill_private.parameter('prism', 'min_responses')::bigint)
+  ) as enough
+) as responses
+cross join lateral (
+  select count(*) as n, (select backfill_private.parameter('prism', 'min_fc_responses')::bigint) as least
+  from (
+    select from public.fc_responses as r where r.session_id = g.id and g.missing_fc_scores
+    limit (select backfill_private.parameter('prism', 'min_fc_responses')::bigint)
+  ) as enough
+) as fc_responses
+where g.missing_profile or g.missing_fc_scores;
+
+create view public.backfill_candidates with (security_invoker = true) as
+select
+  g.session_id,
+  case
+    when g.missing_profile and g.missing_fc_scores then 'profile+fc_scores'
+    when g.missing_fc_scores then 'fc_scores'
+    else 'profile'
+  end as category,
+  g.session_at as created_at,
+  g.missing_profile,
+  g.missing_fc_scores
+from backfill_private.prism_gaps as g
+where g.excluded is null;
+
+create view public.backfill_missing_profiles with (security_invoker = true) as
+select c.session_id, c.created_at, c.missing_fc_scores as fc_scores_missing_too
+from public.backfill_candidates as c
+where c.missing_profile;
+
+create view public.backfill_missing_fc_scores with (security_invoker = true) as
+select
+  c.session_id,
+  c.created_at,
+  (select backfill_private.parameter('prism', 'fc_version')) as wanted_version,
+  c.missing_profile as profile_missing_too
+from public.backfill_candidates as c
+where c.missing_fc_scores;
+
+create view public.backfill_daily_coverage with (security_invoker = true) as
+select
+  d.day,
+  d.completed,
+  d.complete,
+  d.missing_profile,
+  d.missing_fc_scores,
+  d.missing_both,
+  round(d.complete::numeric / d.completed, 4) as coverage
+from (
+  select
+    (s.created_at at time zone 'UTC')::date as day,
+    count(*) as completed,
+    count(*) filter (where not s.missing_profile and not s.missing_fc_scores) as complete,
+    count(*) filter (where s.missing_profile) as missing_profile,
+    count(*) filter (where s.missing_fc_scores) as missing_fc_scores,
+    count(*) filter (where s.missing_profile and s.missing_fc_scores) as missing_both
+  from backfill_private.prism_standing as s
+  group by 1
+) as d
+order by d.day;
+
+comment on view public.backfill_candidates is
+  'Completed sessions that lack a profile or FC scores of the wanted version and have enough responses to be scored.';
+comment on view public.backfill_missing_profiles is 'Candidates without any profile.';
+comment on view public.backfill_missing_fc_scores is 'Candidates without FC scores of the wanted version.';
+comment on view public.backfill_daily_coverage is
+  'Completed sessions by UTC day, and what share of them has both a profile and FC scores of the wanted version.';
+
+-- What every completed session has, with enough responses or not; for service_role and the SQL editor only: under
+-- row level security an ordinary user would see present rows as missing.
+revoke all on
+  backfill_private.prism_standing, backfill_private.prism_gaps,
+  public.backfill_candidates, public.backfill_missing_profiles, public.backfill_missing_fc_scores,
+  public.backfill_daily_coverage
+from public, anon, authenticated, service_role;
+grant select on
+  backfill_private.prism_standing, backfill_private.prism_gaps,
+  public.backfill_candidates, public.backfill_missing_profiles, public.backfill_missing_fc_scores,
+  public.backfill_daily_coverage
+to service_role;
+
+-- Marks on the data of a plan: status, responses, FC responses.
+create function backfill_private.prism_quality(p_run_id uuid)
+returns setof jsonb
+language sql
+stable
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+  with planned as (
+    select s.id, s.status, i.phase, 'fc_scores' = any (i.components) as lacks_fc
+    from public.backfill_items as i
+    join public.assessment_sessions as s on s.id = i.session_id::uuid
+    where i.run_id = p_run_id
+  ), counted as (
+    select p.*,
+      (select count(*) from public.assessment_responses as r where r.session_id = p.id) as responses,
+      (select count(*) from public.fc_responses as r where r.session_id = p.id) as fc_responses
+    from planned as p
+  ), needed as (
+    select (r.request ->> 'min_responses')::bigint as least, (r.request ->> 'min_fc_responses')::bigint as fc_least
+    from public.backfill_runs as r where r.run_id = p_run_id
+  ), facts as (
+    select count(*) as sessions, count(*) filter (where c.status = 'completed') as completed,
+      count(*) filter (where c.responses >= n.least) as enough,
+      min(c.responses) as least, max(c.responses) as most,
+      count(*) filter (where c.lacks_fc) as lacking,
+      count(*) filter (where c.lacks_fc and c.fc_responses >= n.fc_least) as fc_enough,
+      min(c.fc_responses) filter (where c.lacks_fc) as fc_least,
+      max(c.fc_responses) filter (where c.lacks_fc) as fc_most,
+      string_agg(format('%s has %s', left(c.id::text, 8), c.fc_responses), ', ' order by c.id)
+        filter (where c.phase = 'priority') as named
+    from counted as c, needed as n
+  )
+  select backfill_private.mark('sessions completed', case when completed = sessions then 'ok' else 'fail' end,
+    format('%s of %s have status completed', completed, sessions)) from facts
+  union all
+  select backfill_private.mark('responses', case when enough = sessions then 'ok' else 'fail' end,
+    format('%s of %s sessions have enough, %s to %s each', enough, sessions, least, most)) from facts
+  union all
+  select backfill_private.mark('forced-choice responses', case when fc_enough = lacking then 'ok' else 'fail' end,
+    format('%s of %s sessions that lack FC scores have enough, %s to %s each', fc_enough, lacking, fc_least, fc_most)
+      || coalesce('; priority: ' || named, '')) from facts
+$$;
+
+revoke all on function backfill_private.prism_quality(uuid) from public;

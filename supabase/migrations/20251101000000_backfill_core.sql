@@ -1,0 +1,3706 @@
+-- from sql/01_foundation.sql
+-- Foundation: the private schema, the one clock, how we refuse.
+--
+-- public holds what people see; backfill_private is not exposed through the API and holds the rest.
+-- Every function that needs the owner's rights lives there and asks who calls before it does anything.
+
+create schema backfill_private;
+revoke all on schema backfill_private from public;
+grant usage on schema backfill_private to authenticated, service_role;
+
+-- The only source of time. Tests replace this function in a database of their own.
+create function backfill_private.clock()
+returns timestamptz
+language sql
+volatile
+set search_path = ''
+as $$
+  select pg_catalog.clock_timestamp()
+$$;
+
+-- Refuse: one SQLSTATE of class OB, one sentence, the next thing to do.
+create function backfill_private.refuse(p_code text, p_message text, p_hint text default null)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+begin
+  raise exception using
+    errcode = p_code,
+    message = p_message,
+    hint = coalesce(p_hint, '');
+end
+$$;
+
+-- Hex SHA-256 of a text, UTF-8.
+create function backfill_private.sha256_hex(p_text text)
+returns text
+language sql
+immutable
+strict
+set search_path = ''
+as $$
+  select encode(sha256(convert_to(p_text, 'UTF8')), 'hex')
+$$;
+
+revoke all on function
+  backfill_private.clock(),
+  backfill_private.refuse(text, text, text),
+  backfill_private.sha256_hex(text)
+from public;
+-- Views with the reader's rights read the clock.
+grant execute on function backfill_private.clock() to authenticated, service_role;
+
+-- from sql/02_settings.sql
+-- Settings: one row, written by postgres alone (SQL editor), read by everybody who may read runs.
+
+create table public.backfill_settings (
+  only_row boolean primary key default true check (only_row),
+  environment text check (environment <> ''),
+  approval_policy text not null default 'second_person'
+    check (approval_policy in ('second_person', 'postgres_only', 'any')),
+  max_throttle_per_minute integer check (max_throttle_per_minute > 0),
+  max_sessions integer check (max_sessions > 0),
+  approval_ttl interval not null default interval '7 days' check (approval_ttl > interval '0')
+);
+
+insert into public.backfill_settings default values;
+
+comment on table public.backfill_settings is
+  'What this project allows backfill runs to do. One row; change it in the SQL editor.';
+comment on column public.backfill_settings.environment is
+  'Name of this project''s environment. A plan for another one is refused. Null: not set, plans warn.';
+comment on column public.backfill_settings.approval_policy is
+  'second_person: an approver who is not the requester. postgres_only: the SQL editor alone. any: the service key too.';
+comment on column public.backfill_settings.max_throttle_per_minute is
+  'Most session starts a minute, summed over running runs. Null: no bound.';
+comment on column public.backfill_settings.max_sessions is
+  'Most sessions in one plan. Null: no bound.';
+comment on column public.backfill_settings.approval_ttl is
+  'How long an approval is valid.';
+
+alter table public.backfill_settings enable row level security;
+revoke all on public.backfill_settings from public, anon, authenticated, service_role;
+grant select on public.backfill_settings to authenticated, service_role;
+
+-- from sql/03_identity.sql
+-- Identity: who calls, and what that caller may do.
+--
+-- Never current_user: inside SECURITY DEFINER it is the owner for everybody. The login (session_user), the role that
+-- PostgREST set (the setting "role") and the JWT claims it left are what a caller cannot change by calling us.
+
+-- The JWT claims of this request; null where there are none.
+create function backfill_private.claims()
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select nullif(current_setting('request.jwt.claims', true), '')::jsonb
+$$;
+
+-- The backfill role of an Auth user, read live: a token that was minted before the role was taken away does not help.
+create function backfill_private.role_of(p_user_id uuid)
+returns text
+language sql
+stable
+security definer
+set search_path = ''
+as $$
+  select u.raw_app_meta_data ->> 'backfill_role'
+  from auth.users as u
+  where u.id = p_user_id
+    and u.deleted_at is null
+    and (u.banned_until is null or u.banned_until <= backfill_private.clock())
+$$;
+
+-- Who calls.
+--
+-- kind  postgres: a login that is a member of postgres and carries no claims (SQL editor, direct connection)
+--       service_role: the API with the secret key
+--       user: the API with an Auth user's token; user_id and backfill_role are his
+--       nobody: everything else
+create function backfill_private.caller(
+  out kind text, out user_id uuid, out backfill_role text, out label text
+)
+language plpgsql
+stable
+security definer
+set search_path = ''
+as $$
+declare
+  v_claims jsonb := backfill_private.claims();
+  v_role text := current_setting('role');
+begin
+  kind := 'nobody';
+  if v_claims is null
+    and nullif(current_setting('request.jwt.claim.role', true), '') is null
+    and pg_has_role(session_user, 'postgres', 'member') then
+    kind := 'postgres';
+  elsif v_role = 'service_role' then
+    kind := 'service_role';
+  elsif v_role = 'authenticated' and v_claims ->> 'role' = 'authenticated' then
+    kind := 'user';
+    user_id := (v_claims ->> 'sub')::uuid;
+    backfill_role := backfill_private.role_of(user_id);
+  end if;
+  label := case kind
+    when 'postgres' then 'postgres:' || session_user
+    when 'user' then 'user:' || user_id
+    else kind
+  end;
+end
+$$;
+
+-- What each kind of caller may do. A right includes those of the roles before it: viewer, operator, approver.
+create view backfill_private.rights with (security_invoker = true) as
+select * from (values
+  ('read',    1,    true),
+  ('plan',    2,    true),
+  ('pause',   2,    true),
+  ('resume',  2,    true),
+  ('cancel',  2,    true),
+  ('decide',  3,    true),   -- service_role only where the policy is any: the approval's trigger says so
+  ('apply',   null, true),
+  ('undo',    null, true),
+  ('prune',   null, true)
+) as allowed (verb, least_rank, service_role);
+
+create function backfill_private.rank(p_backfill_role text)
+returns integer
+language sql
+immutable
+set search_path = ''
+as $$
+  select case p_backfill_role when 'viewer' then 1 when 'operator' then 2 when 'approver' then 3 else 0 end
+$$;
+
+-- May the caller do this?
+create function backfill_private.may(p_verb text)
+returns boolean
+language sql
+stable
+security definer
+set search_path = ''
+as $$
+  select coalesce(bool_or(
+    c.kind = 'postgres'
+    or c.kind = 'service_role' and r.service_role
+    or c.kind = 'user' and backfill_private.rank(c.backfill_role) >= r.least_rank
+  ), false)
+  from backfill_private.caller() as c
+  cross join backfill_private.rights as r
+  where r.verb = p_verb
+$$;
+
+-- Refuse the caller who may not.
+--
+-- raises  OB010 the caller has not the right; the message names the right that is missing
+create function backfill_private.authorize(p_verb text)
+returns void
+language plpgsql
+security definer
+set search_path = ''
+as $$
+begin
+  if not backfill_private.may(p_verb) then
+    perform backfill_private.refuse('OB010',
+      format('%s may not %s backfill runs', (select label from backfill_private.caller()), p_verb),
+      'ask somebody with the role, or have app_metadata.backfill_role set to viewer, operator or approver');
+  end if;
+end
+$$;
+
+revoke all on backfill_private.rights from public, anon, authenticated, service_role;
+revoke all on function
+  backfill_private.claims(),
+  backfill_private.role_of(uuid),
+  backfill_private.caller(),
+  backfill_private.rank(text),
+  backfill_private.may(text),
+  backfill_private.authorize(text)
+from public;
+grant execute on function backfill_private.may(text) to authenticated, service_role;
+
+create policy "everybody who may read runs reads the settings" on public.backfill_settings
+  for select to authenticated using ((select backfill_private.may('read')));
+create policy "the service reads the settings" on public.backfill_settings
+  for select to service_role using (true);
+
+-- from sql/04_targets.sql
+-- Targets: what a source is, what a component is, and the parameters a request may set.
+--
+-- The core reads these rows and knows no target by name. All identifiers in them are used through %I or regclass.
+
+create table backfill_private.sources (
+  target text primary key,
+  source_table text not null,
+  key_column text not null,
+  date_column text not null,
+  gaps_view text not null,
+  quality_function text not null,
+  defaults jsonb not null default '{}'
+);
+
+create table public.backfill_targets (
+  target text not null references backfill_private.sources (target),
+  component text not null check (component ~ '^[a-z][a-z0-9_]*$'),
+  position integer not null check (position > 0),
+  table_name text not null,
+  session_column text not null,
+  key_columns text[] not null,
+  version_column text not null,
+  version text not null,
+  version_parameter text not null,
+  any_version_counts boolean not null default false,
+  matches jsonb not null default '{}',
+  function_signature text not null,
+  arguments jsonb not null,
+  helpers text[] not null default '{}',
+  transport text not null default 'rpc' check (transport = 'rpc'),
+  primary key (target, component),
+  unique (target, position)
+);
+
+comment on table public.backfill_targets is
+  'What a component is: the table that holds its rows, the version that is wanted, the function that writes it.';
+comment on column public.backfill_targets.position is 'Order of the scoring steps of one session, from 1.';
+comment on column public.backfill_targets.version is 'The version wanted where the request names none.';
+comment on column public.backfill_targets.version_parameter is 'Name of the request''s parameter that names the version.';
+comment on column public.backfill_targets.any_version_counts is
+  'True: a row of any version counts as present. False: only a row of the wanted version does.';
+comment on column public.backfill_targets.matches is
+  'Further columns that make a row the component''s: column name to request parameter.';
+comment on column public.backfill_targets.arguments is 'Arguments of the scoring function: name to request parameter.';
+comment on column public.backfill_targets.helpers is
+  'Signatures of the functions that the scoring function calls; their definitions go into the digest.';
+
+-- A parameter: of the request being planned where there is one, else the target's default.
+create function backfill_private.parameter(p_target text, p_name text)
+returns text
+language sql
+stable
+security definer
+set search_path = ''
+as $$
+  select coalesce(
+    nullif(current_setting('backfill.request', true), '')::jsonb ->> p_name,
+    (select t.version from public.backfill_targets as t where t.target = p_target and t.version_parameter = p_name),
+    (select s.defaults ->> p_name from backfill_private.sources as s where s.target = p_target)
+  )
+$$;
+
+-- The SQL type of a column, for casts that let an index serve.
+create function backfill_private.column_type(p_table text, p_column text)
+returns text
+language sql
+stable
+set search_path = ''
+as $$
+  select format_type(a.atttypid, a.atttypmod)
+  from pg_attribute as a
+  where a.attrelid = to_regclass(p_table) and a.attname = p_column and not a.attisdropped
+$$;
+
+-- The condition under which a row t of a component's table belongs to the session item.session_id.
+--
+-- p_wanted  true: rows of the wanted version; false: whatever counts as present
+-- returns   SQL text over the aliases t and item, every name quoted, every value a literal
+create function backfill_private.row_condition(
+  p_target public.backfill_targets, p_request jsonb, p_wanted boolean
+)
+returns text
+language sql
+stable
+set search_path = ''
+as $$
+  select format('t.%I = item.session_id::%s', p_target.session_column,
+      backfill_private.column_type(p_target.table_name, p_target.session_column))
+    || case when p_wanted or not p_target.any_version_counts
+         then format(' and t.%I = %L', p_target.version_column, p_request ->> p_target.version_parameter)
+         else '' end
+    || coalesce((
+         select string_agg(format(' and t.%I = %L', m.key, p_request ->> m.value), '' order by m.key)
+         from jsonb_each_text(p_target.matches) as m), '')
+$$;
+
+alter table backfill_private.sources enable row level security;
+alter table public.backfill_targets enable row level security;
+revoke all on backfill_private.sources from public, anon, authenticated, service_role;
+revoke all on public.backfill_targets from public, anon, authenticated, service_role;
+grant select on public.backfill_targets to authenticated, service_role;
+create policy "everybody who may read runs reads the targets" on public.backfill_targets
+  for select to authenticated using ((select backfill_private.may('read')));
+create policy "the service reads the targets" on public.backfill_targets
+  for select to service_role using (true);
+create policy "the owner alone" on backfill_private.sources
+  for select to service_role using (false);
+
+revoke all on function
+  backfill_private.parameter(text, text),
+  backfill_private.column_type(text, text),
+  backfill_private.row_condition(public.backfill_targets, jsonb, boolean)
+from public;
+grant execute on function backfill_private.parameter(text, text) to service_role;
+
+-- from sql/05_runs.sql
+-- Runs and items: one plan and all that happens to it, a row per planned session.
+
+create table public.backfill_runs (
+  run_id uuid primary key default gen_random_uuid(),
+  state text not null default 'planning',
+  reason text,
+  target text not null,
+  environment text,
+  request jsonb not null,
+  plan jsonb,
+  digest text check (digest ~ '^[0-9a-f]{64}$'),
+  requested_by uuid,
+  requested_via text not null,
+  approved_by text,
+  approved_via text,
+  approved_at timestamptz,
+  approved_until timestamptz,
+  created_at timestamptz not null default backfill_private.clock(),
+  sealed_at timestamptz,
+  started_at timestamptz,
+  resumed_at timestamptz,
+  finished_at timestamptz,
+  next_batch_at timestamptz,
+  batches_granted integer not null default 0,
+  canary text check (canary in ('passed', 'failed', 'overridden')),
+  fingerprint jsonb,
+  project_host text,
+  sealed_snapshot text,
+  collect_from timestamptz,
+  collect_until timestamptz,
+  collect_window interval,
+  audit_count bigint not null default 0,
+  audit_head text not null default '',
+  constraint backfill_runs_state_check check (state in (
+    'planning', 'awaiting_approval', 'approved', 'running', 'paused', 'completed',
+    'rejected', 'cancelled', 'expired', 'rolled_back'))
+);
+
+comment on table public.backfill_runs is 'One row a run: what was asked, what was planned, who approved it, where it stands.';
+comment on column public.backfill_runs.reason is 'Why the run is paused, rejected, cancelled or expired.';
+comment on column public.backfill_runs.request is 'Every parameter of the plan, normalised.';
+comment on column public.backfill_runs.plan is 'Figures and checks as measured when the plan was sealed; the sessions are in backfill_items.';
+comment on column public.backfill_runs.digest is 'SHA-256 over the canonical plan. An approval names it.';
+comment on column public.backfill_runs.fingerprint is 'Definitions of the scoring functions when the plan was sealed.';
+comment on column public.backfill_runs.audit_head is 'Hash of the newest audit event.';
+
+create table public.backfill_items (
+  run_id uuid not null references public.backfill_runs (run_id),
+  ordinal integer not null check (ordinal > 0),
+  source text not null,
+  session_id text not null,
+  session_at timestamptz not null,
+  components text[] not null check (cardinality(components) > 0),
+  category text not null,
+  phase text not null check (phase in ('priority', 'recent', 'historical')),
+  batch integer not null check (batch > 0),
+  state text not null default 'pending',
+  attempts integer not null default 0,
+  started_at timestamptz,
+  settled_at timestamptz,
+  failed_step text,
+  error_code text,
+  error_message text check (length(error_message) <= 500),
+  filled text[] not null default '{}',
+  worker text,
+  claim_id uuid,
+  lease_kind text check (lease_kind in ('score', 'undo')),
+  lease_until timestamptz,
+  fence_hash bytea,
+  primary key (run_id, ordinal),
+  unique (run_id, source, session_id),
+  constraint backfill_items_state_check check (state in (
+    'pending', 'leased', 'done', 'failed', 'skipped', 'rolled_back'))
+);
+
+-- The gate finds an item by its fence; a fence belongs to one item.
+create unique index backfill_items_fence on public.backfill_items (fence_hash) where fence_hash is not null;
+-- A session is leased once over all runs, whoever asks.
+create unique index backfill_items_one_lease on public.backfill_items (source, session_id) where state = 'leased';
+-- The next batch, and the leases that ran out.
+create index backfill_items_pending on public.backfill_items (run_id, ordinal) where state = 'pending';
+create index backfill_items_leases on public.backfill_items (lease_until) where state = 'leased';
+
+comment on table public.backfill_items is 'One row a planned session: its place in the plan and what became of it.';
+comment on column public.backfill_items.components is 'What the session lacked when the plan was sealed, in the order of the steps.';
+comment on column public.backfill_items.filled is 'Components that somebody else had filled by the time the session was leased.';
+comment on column public.backfill_items.fence_hash is 'SHA-256 of the fence of the live attempt; the fence itself is nowhere stored.';
+
+-- What planning found, before the plan is sealed; afterwards only the excluded sessions stay.
+create table backfill_private.findings (
+  run_id uuid not null references public.backfill_runs (run_id) on delete cascade,
+  session_id text not null,
+  session_at timestamptz,
+  components text[] not null,
+  excluded text,
+  primary key (run_id, session_id)
+);
+
+-- When how many sessions started: what the throttle counts.
+create table backfill_private.starts (
+  run_id uuid not null references public.backfill_runs (run_id),
+  started_at timestamptz not null,
+  sessions integer not null,
+  primary key (run_id, started_at)
+);
+
+alter table public.backfill_runs enable row level security;
+alter table public.backfill_items enable row level security;
+alter table backfill_private.findings enable row level security;
+alter table backfill_private.starts enable row level security;
+revoke all on public.backfill_runs, public.backfill_items, backfill_private.findings, backfill_private.starts
+  from public, anon, authenticated, service_role;
+grant select on public.backfill_runs to authenticated, service_role;
+-- Not the fence's hash: nobody but the gate needs it.
+grant select (run_id, ordinal, source, session_id, session_at, components, category, phase, batch, state, attempts,
+    started_at, settled_at, failed_step, error_code, error_message, filled, worker, claim_id, lease_until)
+  on public.backfill_items to authenticated, service_role;
+
+create policy "everybody with a backfill role reads runs" on public.backfill_runs
+  for select to authenticated using ((select backfill_private.may('read')));
+create policy "the service reads runs" on public.backfill_runs
+  for select to service_role using (true);
+create policy "everybody with a backfill role reads items" on public.backfill_items
+  for select to authenticated using ((select backfill_private.may('read')));
+create policy "the service reads items" on public.backfill_items
+  for select to service_role using (true);
+create policy "the owner alone" on backfill_private.findings for select to service_role using (false);
+create policy "the owner alone" on backfill_private.starts for select to service_role using (false);
+
+-- from sql/06_transitions.sql
+-- Transitions: every legal move of a run, with its reason, and the trigger that refuses the others.
+
+create view public.backfill_transitions with (security_invoker = true) as
+select * from (values
+  ('planning',          'awaiting_approval', 'seal',     'the plan is complete and carries its digest'),
+  ('planning',          'cancelled',         'cancel',   'somebody gave the plan up'),
+  ('awaiting_approval', 'approved',          'approve',  'an approver accepted exactly this digest'),
+  ('awaiting_approval', 'rejected',          'reject',   'an approver refused it'),
+  ('awaiting_approval', 'cancelled',         'cancel',   'somebody withdrew it'),
+  ('approved',          'running',           'apply',    'the first worker started'),
+  ('approved',          'paused',            'pause',    'what was approved is no longer what stands there, or somebody asked'),
+  ('approved',          'cancelled',         'cancel',   'somebody withdrew it'),
+  ('approved',          'expired',           'expire',   'the approval ran out before the run started'),
+  ('running',           'paused',            'pause',    'somebody asked, or the database saw a reason'),
+  ('running',           'completed',         'complete', 'every session is settled'),
+  ('running',           'cancelled',         'cancel',   'somebody stopped it for good'),
+  ('running',           'expired',           'expire',   'the approval ran out'),
+  ('paused',            'running',           'resume',   'somebody looked and lifted the pause'),
+  ('paused',            'cancelled',         'cancel',   'somebody stopped it for good'),
+  ('paused',            'expired',           'expire',   'the approval ran out'),
+  ('completed',         'running',           'retry',    'the failed sessions again, under the same approval'),
+  ('completed',         'rolled_back',       'undo',     'no session is left done'),
+  ('cancelled',         'rolled_back',       'undo',     'no session is left done'),
+  ('expired',           'rolled_back',       'undo',     'no session is left done')
+) as move (from_state, to_state, event, reason);
+
+comment on view public.backfill_transitions is 'Every legal move of a run. What is not here is refused.';
+revoke all on public.backfill_transitions from public, anon, authenticated, service_role;
+grant select on public.backfill_transitions to authenticated, service_role;
+
+-- Guard a run's row: legal moves only, and a sealed plan does not change.
+--
+-- raises  OB002 the move is not in backfill_transitions
+--         OB007 the sealed plan would change
+create function backfill_private.guard_run()
+returns trigger
+language plpgsql
+set search_path = ''
+as $$
+begin
+  if new.state <> old.state and not exists (
+    select from public.backfill_transitions as m where m.from_state = old.state and m.to_state = new.state
+  ) then
+    perform backfill_private.refuse('OB002', format('run %s cannot go from %s to %s. Allowed from %s: %s',
+      old.run_id, old.state, new.state, old.state,
+      (select coalesce(string_agg(m.to_state, ', '), 'nothing')
+         from public.backfill_transitions as m where m.from_state = old.state)));
+  end if;
+  if old.sealed_at is not null and (
+    (new.run_id, new.target, new.environment, new.request, new.plan, new.digest, new.fingerprint, new.sealed_at)
+    is distinct from
+    (old.run_id, old.target, old.environment, old.request, old.plan, old.digest, old.fingerprint, old.sealed_at)
+  ) then
+    perform backfill_private.refuse('OB007', format('run %s is sealed, its plan does not change', old.run_id),
+      'make a new plan');
+  end if;
+  return new;
+end
+$$;
+
+create trigger backfill_runs_guard before update on public.backfill_runs
+  for each row execute function backfill_private.guard_run();
+
+-- Guard the items: planned columns stay as sealed, rows neither come nor go after sealing.
+--
+-- raises  OB007 the sealed plan would change
+create function backfill_private.guard_item()
+returns trigger
+language plpgsql
+set search_path = ''
+as $$
+begin
+  if tg_op = 'UPDATE' and
+    (new.run_id, new.ordinal, new.source, new.session_id, new.session_at, new.components, new.category, new.phase, new.batch)
+    is not distinct from
+    (old.run_id, old.ordinal, old.source, old.session_id, old.session_at, old.components, old.category, old.phase, old.batch)
+  then
+    return new;
+  end if;
+  if tg_op = 'INSERT' and exists (
+    select from public.backfill_runs as r where r.run_id = new.run_id and r.sealed_at is null
+  ) then
+    return new;
+  end if;
+  perform backfill_private.refuse('OB007',
+    format('run %s is sealed, its plan does not change', coalesce(new.run_id, old.run_id)), 'make a new plan');
+  return null;
+end
+$$;
+
+create trigger backfill_items_guard before insert or update or delete on public.backfill_items
+  for each row execute function backfill_private.guard_item();
+
+-- Refuse to empty a table of ours at once; no verb needs it.
+create function backfill_private.guard_truncate()
+returns trigger
+language plpgsql
+set search_path = ''
+as $$
+begin
+  perform backfill_private.refuse('OB007', format('%s is never truncated', tg_table_name));
+  return null;
+end
+$$;
+
+create trigger backfill_runs_no_truncate before truncate on public.backfill_runs
+  for each statement execute function backfill_private.guard_truncate();
+create trigger backfill_items_no_truncate before truncate on public.backfill_items
+  for each statement execute function backfill_private.guard_truncate();
+
+revoke all on function
+  backfill_private.guard_run(), backfill_private.guard_item(), backfill_private.guard_truncate()
+from public;
+
+-- from sql/07_audit.sql
+-- Audit: one hash chain a run. Count and head stand in the run's row, so that a cut tail shows.
+--
+-- An event is appended with the run's row locked, and never inside a scoring transaction: that would make all
+-- workers wait for each other.
+
+create table public.backfill_events (
+  run_id uuid not null references public.backfill_runs (run_id),
+  seq bigint not null,
+  at timestamptz not null,
+  kind text not null,
+  actor text not null,
+  details jsonb not null,
+  prev_hash text not null,
+  hash text not null,
+  primary key (run_id, seq)
+);
+
+comment on table public.backfill_events is
+  'What happened to a run, a hash chain: every hash covers the event and the hash before it. Ids, counts, hashes, codes; never contents.';
+
+-- The hash of one event.
+create function backfill_private.event_hash(
+  p_prev_hash text, p_run_id uuid, p_seq bigint, p_at timestamptz, p_kind text, p_actor text, p_details jsonb
+)
+returns text
+language sql
+stable
+set search_path = ''
+set timezone = 'UTC'
+as $$
+  select backfill_private.sha256_hex(concat_ws(e'\n', p_prev_hash, p_run_id, p_seq, to_jsonb(p_at), p_kind, p_actor, p_details))
+$$;
+
+-- Append an event to a run's chain.
+create function backfill_private.record(p_run_id uuid, p_kind text, p_details jsonb default '{}')
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_run public.backfill_runs;
+  v_at timestamptz := backfill_private.clock();
+  v_actor text := (select label from backfill_private.caller());
+  v_hash text;
+begin
+  select * into strict v_run from public.backfill_runs where run_id = p_run_id for no key update;
+  v_hash := backfill_private.event_hash(
+    v_run.audit_head, p_run_id, v_run.audit_count + 1, v_at, p_kind, v_actor, p_details);
+  insert into public.backfill_events (run_id, seq, at, kind, actor, details, prev_hash, hash)
+  values (p_run_id, v_run.audit_count + 1, v_at, p_kind, v_actor, p_details, v_run.audit_head, v_hash);
+  update public.backfill_runs
+  set audit_count = v_run.audit_count + 1, audit_head = v_hash
+  where run_id = p_run_id;
+end
+$$;
+
+-- What is wrong with a run's chain; no row where it is whole.
+create function backfill_private.chain_faults(p_run_id uuid)
+returns table (seq bigint, fault text)
+language sql
+stable
+set search_path = ''
+as $$
+  with chain as (
+    select e.*,
+      lag(e.hash, 1, '') over (order by e.seq) as hash_before,
+      row_number() over (order by e.seq) as place
+    from public.backfill_events as e
+    where e.run_id = p_run_id
+  ), ends as (
+    select count(*) as events, coalesce((array_agg(c.hash order by c.seq desc))[1], '') as head from chain as c
+  )
+  select c.seq, 'the event was changed' from chain as c
+  where c.hash <> backfill_private.event_hash(c.prev_hash, c.run_id, c.seq, c.at, c.kind, c.actor, c.details)
+  union all
+  select c.seq, 'an event before it is gone or out of place' from chain as c
+  where c.prev_hash <> c.hash_before or c.seq <> c.place
+  union all
+  select r.audit_count, 'the newest event is not the one that the run remembers'
+  from public.backfill_runs as r, ends
+  where r.run_id = p_run_id and (r.audit_count, r.audit_head) <> (ends.events, ends.head)
+$$;
+
+-- Move a run to another state and say so in its chain.
+--
+-- raises  OB002 the move is not in backfill_transitions
+create function backfill_private.move(p_run_id uuid, p_to text, p_reason text default null, p_details jsonb default '{}')
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_from text := (select state from public.backfill_runs where run_id = p_run_id for no key update);
+  v_now timestamptz := backfill_private.clock();
+begin
+  update public.backfill_runs
+  set state = p_to,
+      reason = left(p_reason, 500),
+      started_at = case when p_to = 'running' then coalesce(started_at, v_now) else started_at end,
+      resumed_at = case when p_to = 'running' then v_now else resumed_at end,
+      finished_at = case when p_to in ('completed', 'rejected', 'cancelled', 'expired', 'rolled_back') then v_now end
+  where run_id = p_run_id;
+  perform backfill_private.record(p_run_id, p_to,
+    p_details || jsonb_strip_nulls(jsonb_build_object('from', v_from, 'reason', left(p_reason, 500))));
+end
+$$;
+
+alter table public.backfill_events enable row level security;
+revoke all on public.backfill_events from public, anon, authenticated, service_role;
+grant select on public.backfill_events to authenticated, service_role;
+create policy "everybody with a backfill role reads events" on public.backfill_events
+  for select to authenticated using ((select backfill_private.may('read')));
+create policy "the service reads events" on public.backfill_events
+  for select to service_role using (true);
+
+create trigger backfill_events_no_truncate before truncate on public.backfill_events
+  for each statement execute function backfill_private.guard_truncate();
+
+revoke all on function
+  backfill_private.event_hash(text, uuid, bigint, timestamptz, text, text, jsonb),
+  backfill_private.record(uuid, text, jsonb),
+  backfill_private.chain_faults(uuid),
+  backfill_private.move(uuid, text, text, jsonb)
+from public;
+
+-- from sql/08_digest.sql
+-- Digest: what an approval binds. The same request on the same state gives the same digest: no time, no run id,
+-- no measurement goes in.
+
+-- One function's fingerprint: definition, owner and rights. Null where the function does not exist.
+create function backfill_private.function_fingerprint(p_signature text)
+returns text
+language sql
+stable
+set search_path = ''
+as $$
+  select backfill_private.sha256_hex(concat_ws(e'\n', pg_get_functiondef(p.oid), p.proowner::regrole,
+    (select string_agg(acl::text, ',' order by acl::text) from unnest(p.proacl) as acl)))
+  from pg_proc as p
+  where p.oid = to_regprocedure(p_signature)
+$$;
+
+-- Fingerprints of what a target runs on: its scoring functions, their helpers, and its rows of backfill_targets.
+-- {name: SHA-256}, null where a function is gone.
+create function backfill_private.definitions(p_target text)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select jsonb_build_object('backfill_targets',
+      (select backfill_private.sha256_hex(jsonb_agg(to_jsonb(t) order by t.position)::text)
+       from public.backfill_targets as t where t.target = p_target))
+    || coalesce(jsonb_object_agg(f.signature, backfill_private.function_fingerprint(f.signature)), '{}')
+  from (
+    select t.function_signature as signature from public.backfill_targets as t where t.target = p_target
+    union
+    select unnest(t.helpers) from public.backfill_targets as t where t.target = p_target
+  ) as f
+$$;
+
+-- The database this is: a plan made here cannot run there.
+create function backfill_private.server_identity()
+returns text
+language sql
+stable
+set search_path = ''
+as $$
+  select concat_ws('/', s.system_identifier, c.timeline_id, current_database())
+  from pg_control_system() as s, pg_control_checkpoint() as c
+$$;
+
+-- The digest of a run's plan, computed from the rows as they stand.
+create function backfill_private.compute_digest(p_run_id uuid)
+returns text
+language sql
+stable
+set search_path = ''
+as $$
+  select backfill_private.sha256_hex(concat_ws(e'\n',
+    'backfill plan, form 1',
+    backfill_private.server_identity(),
+    coalesce(r.environment, ''),
+    r.request,
+    (select to_jsonb(s) from backfill_private.sources as s where s.target = r.target),
+    backfill_private.definitions(r.target),
+    (select string_agg(
+        jsonb_build_array(i.ordinal, i.phase, i.batch, i.category, i.components, i.source, i.session_id)::text,
+        e'\n' order by i.ordinal)
+      from public.backfill_items as i where i.run_id = r.run_id)))
+  from public.backfill_runs as r
+  where r.run_id = p_run_id
+$$;
+
+revoke all on function
+  backfill_private.function_fingerprint(text),
+  backfill_private.definitions(text),
+  backfill_private.server_identity(),
+  backfill_private.compute_digest(uuid)
+from public;
+
+-- from sql/09_request.sql
+-- Request: the parameters of a plan, checked and normalised before anything is collected.
+
+-- The first moment that a since includes. A date is the start of its UTC day.
+--
+-- raises  OB013 the text is no date and no timestamp
+create function backfill_private.since_bound(p_name text, p_text text)
+returns timestamptz
+language plpgsql
+stable
+set search_path = ''
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+as $$
+begin
+  return p_text::timestamptz;
+exception when invalid_datetime_format or datetime_field_overflow or invalid_parameter_value then
+  perform backfill_private.refuse('OB013', format('%s is no date: %s', p_name, left(p_text, 40)),
+    'give a day such as 2025-08-01, or a timestamp with an offset');
+end
+$$;
+
+-- The first moment after what an until includes: the next UTC day for a date, a microsecond later for a timestamp.
+create function backfill_private.until_bound(p_name text, p_text text)
+returns timestamptz
+language sql
+stable
+set search_path = ''
+as $$
+  select backfill_private.since_bound(p_name, p_text)
+    + case when p_text ~ '^\s*\d{4}-\d{2}-\d{2}\s*$' then interval '1 day' else interval '1 microsecond' end
+$$;
+
+-- A whole number out of a request, within bounds; null where absent.
+create function backfill_private.whole_number(p_request jsonb, p_name text, p_least integer)
+returns integer
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_text text := p_request ->> p_name;
+begin
+  if v_text is null then
+    return null;
+  end if;
+  if v_text !~ '^-?\d{1,9}$' or v_text::integer < p_least then
+    perform backfill_private.refuse('OB013',
+      format('%s is a whole number of at least %s, not %s', p_name, p_least, left(v_text, 40)));
+  end if;
+  return v_text::integer;
+end
+$$;
+
+-- The ids that a list of ids and prefixes of ids names, in the order given.
+--
+-- raises  OB014 one of them names no session, or more than one
+create function backfill_private.resolve_sessions(p_target text, p_given text[])
+returns text[]
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_source backfill_private.sources;
+  v_given text;
+  v_found text[];
+  v_ids text[] := '{}';
+begin
+  select * into strict v_source from backfill_private.sources where target = p_target;
+  foreach v_given in array p_given loop
+    execute format('select array_agg(id) from (select s.%1$I::text as id from %2$s as s
+        where starts_with(s.%1$I::text, $1) order by s.%1$I::text limit 3) as found',
+      v_source.key_column, v_source.source_table::regclass) into v_found using lower(btrim(v_given));
+    if v_found is null or btrim(v_given) = '' then
+      perform backfill_private.refuse('OB014', format('no session is named %s', left(v_given, 80)),
+        'backfill missing --since … lists the sessions that lack something');
+    elsif cardinality(v_found) > 1 and v_found[1] <> v_given then
+      perform backfill_private.refuse('OB014',
+        format('%s names more than one session: %s, …', left(v_given, 80), array_to_string(v_found[1:2], ', ')),
+        'give more of the id');
+    end if;
+    if v_found[1] <> all (v_ids) then
+      v_ids := v_ids || v_found[1];
+    end if;
+  end loop;
+  return v_ids;
+end
+$$;
+
+-- Refuse a throttle or a batch size that this project does not allow.
+--
+-- raises  OB013 a bound is broken; the message names it
+create function backfill_private.check_pace(p_throttle integer, p_batch_size integer)
+returns void
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_most integer := (select max_throttle_per_minute from public.backfill_settings);
+begin
+  if p_throttle is null and v_most is not null then
+    perform backfill_private.refuse('OB013', format('a throttle of none is not allowed here, at most %s a minute', v_most),
+      format('backfill plan … --throttle %s', v_most));
+  elsif p_throttle > v_most then
+    perform backfill_private.refuse('OB013',
+      format('throttle_per_minute %s is above the %s that this project allows', p_throttle, v_most),
+      format('backfill plan … --throttle %s', v_most));
+  elsif p_batch_size > p_throttle then
+    perform backfill_private.refuse('OB013',
+      format('batch_size %s is above throttle_per_minute %s: no batch could ever start', p_batch_size, p_throttle),
+      format('backfill plan … --batch-size %s', p_throttle));
+  end if;
+end
+$$;
+
+-- Refuse a plan for another environment than this one.
+--
+-- returns  the environment of the plan; null where neither the request nor the settings name one
+-- raises   OB008 the two differ
+create function backfill_private.check_environment(p_wanted text)
+returns text
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_here text := (select environment from public.backfill_settings);
+begin
+  if lower(p_wanted) <> lower(v_here) then
+    perform backfill_private.refuse('OB008', format('this project is %s, not %s', v_here, left(p_wanted, 80)),
+      format('backfill plan … --environment %s, or connect to the project that is meant', v_here));
+  end if;
+  return coalesce(v_here, lower(p_wanted));
+end
+$$;
+
+-- The target meant: the one named, or the only one there is.
+--
+-- raises  OB013 unknown, or several and none named
+create function backfill_private.check_target(p_name text)
+returns text
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_known text[] := (select array_agg(distinct target order by target) from public.backfill_targets);
+begin
+  if p_name = any (v_known) then
+    return p_name;
+  elsif p_name is null and cardinality(v_known) = 1 then
+    return v_known[1];
+  end if;
+  perform backfill_private.refuse('OB013',
+    case when p_name is null then 'several targets are installed' else format('no target is named %s', left(p_name, 80)) end,
+    format('backfill plan … --target one of: %s', coalesce(array_to_string(v_known, ', '), 'none is installed')));
+  return null;
+end
+$$;
+
+-- The wanted versions of a request: --want component=version and the named parameters, else the target's.
+create function backfill_private.wanted_versions(p_target text, p_request jsonb)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_unknown text;
+begin
+  select w.key into v_unknown from jsonb_each_text(coalesce(p_request -> 'want', '{}')) as w
+  where not exists (select from public.backfill_targets as t where t.target = p_target and t.component = w.key);
+  if found then
+    perform backfill_private.refuse('OB013', format('target %s has no component %s', p_target, left(v_unknown, 80)));
+  end if;
+  return (
+    select jsonb_object_agg(t.version_parameter,
+      coalesce(p_request -> 'want' ->> t.component, p_request ->> t.version_parameter, t.version))
+    from public.backfill_targets as t where t.target = p_target
+  );
+end
+$$;
+
+-- A request in its normal form: every parameter present, dates as given and as bounds, priority as full ids.
+--
+-- raises  OB013, OB014 a parameter is not usable
+create function backfill_private.normal_request(p_request jsonb)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+set timezone = 'UTC'
+as $$
+declare
+  v_target text := backfill_private.check_target(p_request ->> 'target');
+  v_since timestamptz := backfill_private.since_bound('since', p_request ->> 'since');
+  v_until timestamptz := backfill_private.until_bound('until', p_request ->> 'until');
+  v_recent timestamptz := backfill_private.since_bound('recent_since', p_request ->> 'recent_since');
+  v_throttle integer := backfill_private.whole_number(p_request, 'throttle_per_minute', 1);
+  v_batch integer := coalesce(backfill_private.whole_number(p_request, 'batch_size', 1), 5);
+  v_defaults jsonb := (select defaults from backfill_private.sources where target = v_target);
+begin
+  if v_since is null then
+    perform backfill_private.refuse('OB013', 'a plan needs a since', 'backfill plan --since 2025-08-01 …');
+  elsif v_until <= v_since then
+    perform backfill_private.refuse('OB013',
+      format('since %s is after until %s', p_request ->> 'since', p_request ->> 'until'));
+  end if;
+  perform backfill_private.check_pace(v_throttle, v_batch);
+  return v_defaults
+    || (select coalesce(jsonb_object_agg(g.key, g.value), '{}') from jsonb_each(p_request) as g
+        where v_defaults ? g.key and g.value <> 'null')
+    || jsonb_build_object(
+      'target', v_target,
+      'since', p_request ->> 'since', 'since_at', v_since,
+      'until', p_request ->> 'until', 'until_before', v_until,
+      'recent_since', v_recent,
+      'throttle_per_minute', v_throttle, 'batch_size', v_batch,
+      'priority', to_jsonb(backfill_private.resolve_sessions(v_target,
+        array(select jsonb_array_elements_text(coalesce(nullif(p_request -> 'priority', 'null'), '[]'))))))
+    || backfill_private.wanted_versions(v_target, p_request);
+end
+$$;
+
+revoke all on function
+  backfill_private.since_bound(text, text),
+  backfill_private.until_bound(text, text),
+  backfill_private.whole_number(jsonb, text, integer),
+  backfill_private.resolve_sessions(text, text[]),
+  backfill_private.check_pace(integer, integer),
+  backfill_private.check_environment(text),
+  backfill_private.check_target(text),
+  backfill_private.wanted_versions(text, jsonb),
+  backfill_private.normal_request(jsonb)
+from public;
+
+-- from sql/10_planning.sql
+-- Planning: open a run, collect what is missing window by window, seal it with the digest.
+
+-- Open a run for a request.
+--
+-- p_request       parameters by name, see backfill_private.normal_request
+-- p_project_host  host of the project's URL, as the client sees it; the client compares it later
+-- returns         the new run's id
+-- raises          OB008 another environment, OB010 not allowed, OB013 or OB014 a parameter is not usable
+create function backfill_private.open_run(p_request jsonb, p_project_host text)
+returns uuid
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+  v_environment text;
+  v_request jsonb;
+  v_source backfill_private.sources;
+  v_newest timestamptz;
+  v_run_id uuid;
+begin
+  perform backfill_private.authorize('plan');
+  v_environment := backfill_private.check_environment(nullif(p_request ->> 'environment', ''));
+  v_request := backfill_private.normal_request(p_request) || jsonb_build_object('environment', v_environment);
+  select * into strict v_source from backfill_private.sources where target = v_request ->> 'target';
+  execute format('select max(s.%I) from %s as s', v_source.date_column, v_source.source_table::regclass) into v_newest;
+  insert into public.backfill_runs (
+    target, environment, request, requested_by, requested_via, project_host,
+    collect_from, collect_until, collect_window)
+  select v_request ->> 'target', v_environment, v_request, c.user_id, c.kind, p_project_host,
+    (v_request ->> 'since_at')::timestamptz,
+    least((v_request ->> 'until_before')::timestamptz, v_newest + interval '1 microsecond'),
+    interval '30 days'
+  from backfill_private.caller() as c
+  returning run_id into v_run_id;
+  return v_run_id;
+end
+$$;
+
+-- Collect the next window of a run in planning.
+--
+-- The window grows and shrinks so that one takes about two seconds; the cursor moves in the same transaction, so a
+-- call whose reply was lost is not collected twice.
+-- returns  true when all windows are collected
+create function backfill_private.collect_window(p_run_id uuid)
+returns boolean
+language plpgsql
+security definer
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_run public.backfill_runs;
+  v_end timestamptz;
+  v_began timestamptz := backfill_private.clock();
+  v_took interval;
+begin
+  perform backfill_private.authorize('plan');
+  v_run := backfill_private.locked_run(p_run_id, array['planning']);
+  if v_run.collect_until is null or v_run.collect_from >= v_run.collect_until then
+    return true;
+  end if;
+  v_end := least(v_run.collect_from + v_run.collect_window, v_run.collect_until);
+  perform set_config('backfill.request', v_run.request::text, true);
+  execute format('insert into backfill_private.findings (run_id, session_id, session_at, components, excluded)
+      select $1, g.session_id, g.session_at, g.components, g.excluded from %s as g
+      where g.session_at >= $2 and g.session_at < $3',
+    (select gaps_view from backfill_private.sources where target = v_run.target)::regclass)
+    using p_run_id, v_run.collect_from, v_end;
+  perform set_config('backfill.request', '', true);
+  v_took := backfill_private.clock() - v_began;
+  update public.backfill_runs
+  set collect_from = v_end,
+      collect_window = case
+        when v_took > interval '2 seconds' then greatest(collect_window / 2, interval '1 minute')
+        when v_took < interval '1 second' then least(collect_window * 2, interval '10 years')
+        else collect_window end
+  where run_id = p_run_id;
+  return v_end >= v_run.collect_until;
+end
+$$;
+
+-- A run, locked against other verbs for this transaction.
+--
+-- raises  OB001 no such run, OB002 its state is none of the given
+create function backfill_private.locked_run(p_run_id uuid, p_states text[] default null)
+returns public.backfill_runs
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_run public.backfill_runs;
+begin
+  select * into v_run from public.backfill_runs where run_id = p_run_id for no key update;
+  if not found then
+    perform backfill_private.refuse('OB001', format('there is no run %s', p_run_id), 'backfill runs');
+  elsif v_run.state <> all (p_states) then
+    perform backfill_private.refuse('OB002',
+      format('run %s is %s; this needs it to be %s', p_run_id, v_run.state, array_to_string(p_states, ' or ')),
+      format('backfill status %s', p_run_id));
+  end if;
+  return v_run;
+end
+$$;
+
+-- Seconds between the grants of two batches; 0 without a throttle. Rounded up, so that no window gets one too many.
+create function backfill_private.batch_spacing_s(p_request jsonb)
+returns numeric
+language sql
+immutable
+set search_path = ''
+as $$
+  select coalesce(ceil(60000000.0
+    / floor((p_request ->> 'throttle_per_minute')::numeric / (p_request ->> 'batch_size')::numeric)) / 1000000.0, 0)
+$$;
+
+-- The categories of a target: every set of missing components with its name, the last derived first.
+create function backfill_private.categories(p_target text)
+returns table (components text[], category text)
+language sql
+stable
+set search_path = ''
+as $$
+  select array_agg(t.component order by t.position), string_agg(t.component, '+' order by t.position desc)
+  from generate_series(1, (1 << (select count(*)::integer from public.backfill_targets where target = p_target)) - 1) as mask
+  join public.backfill_targets as t on t.target = p_target and mask & (1 << (t.position - 1)) <> 0
+  group by mask
+$$;
+
+-- Turn the findings of a run into its items: phases, order, batches.
+create function backfill_private.place_items(p_run public.backfill_runs, p_recent_since timestamptz)
+returns void
+language sql
+set search_path = ''
+as $$
+  insert into public.backfill_items (
+    run_id, ordinal, source, session_id, session_at, components, category, phase, batch)
+  select p_run.run_id, o.ordinal, p_run.target, o.session_id, o.session_at, o.components, o.category,
+    (array['priority', 'recent', 'historical'])[o.phase_rank],
+    dense_rank() over (order by o.phase_rank, (o.place - 1) / (p_run.request ->> 'batch_size')::integer)
+  from (
+    select f.*, c.category,
+      row_number() over (order by f.phase_rank, f.session_at desc, f.session_id) as ordinal,
+      row_number() over (partition by f.phase_rank order by f.session_at desc, f.session_id) as place
+    from (
+      select found.*, case
+          when p_run.request -> 'priority' ? found.session_id then 1
+          when found.session_at >= p_recent_since then 2
+          else 3 end as phase_rank
+      from backfill_private.findings as found
+      where found.run_id = p_run.run_id and found.excluded is null
+    ) as f
+    join backfill_private.categories(p_run.target) as c on c.components = f.components
+  ) as o
+$$;
+
+-- Seal a run: place its items, measure, compute the digest. A run with nothing to do is removed.
+--
+-- returns  true: it awaits approval; false: there was nothing to do and the run is gone
+-- raises   OB002 not in planning or windows left, OB013 too large or too long for this project
+create function backfill_private.seal(p_run_id uuid)
+returns boolean
+language plpgsql
+security definer
+set search_path = ''
+set timezone = 'UTC'
+set statement_timeout = '55s'
+as $$
+declare
+  v_run public.backfill_runs;
+  v_recent timestamptz;
+begin
+  perform backfill_private.authorize('plan');
+  v_run := backfill_private.locked_run(p_run_id, array['planning']);
+  if v_run.collect_from < v_run.collect_until then
+    perform backfill_private.refuse('OB002', format('run %s is not collected to its end', p_run_id));
+  end if;
+  select date_trunc('month', max(f.session_at)) into v_recent
+  from backfill_private.findings as f where f.run_id = p_run_id and f.excluded is null;
+  if v_recent is null then
+    delete from public.backfill_runs where run_id = p_run_id;
+    return false;
+  end if;
+  v_recent := coalesce((v_run.request ->> 'recent_since')::timestamptz, v_recent);
+  insert into backfill_private.findings (run_id, session_id, components, excluded)
+  select p_run_id, named.session_id, '{}', 'named as priority, but not completed, outside the dates, or nothing is missing'
+  from jsonb_array_elements_text(v_run.request -> 'priority') as named (session_id)
+  on conflict do nothing;
+  v_run.request := v_run.request || jsonb_build_object('recent_since', v_recent);
+  perform backfill_private.place_items(v_run, v_recent);
+  update public.backfill_runs
+  set request = v_run.request, fingerprint = backfill_private.definitions(target),
+      sealed_snapshot = pg_current_snapshot()::text
+  where run_id = p_run_id;
+  perform backfill_private.check_size(p_run_id);
+  update public.backfill_runs
+  set plan = backfill_private.measure_plan(p_run_id),
+      digest = backfill_private.compute_digest(p_run_id),
+      sealed_at = backfill_private.clock()
+  where run_id = p_run_id;
+  delete from backfill_private.findings as f where f.run_id = p_run_id and f.excluded is null;
+  perform backfill_private.move(p_run_id, 'awaiting_approval', null,
+    (select jsonb_build_object('digest', r.digest, 'sessions', r.plan -> 'candidates' -> 'total')
+       from public.backfill_runs as r where r.run_id = p_run_id));
+  return true;
+end
+$$;
+
+-- Refuse a plan that is larger than this project allows, outlives any approval, or names a function that is not there.
+create function backfill_private.check_size(p_run_id uuid)
+returns void
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_run public.backfill_runs;
+  v_sessions integer;
+  v_batches integer;
+  v_settings public.backfill_settings;
+  v_gone text;
+begin
+  select * into strict v_settings from public.backfill_settings;
+  select * into strict v_run from public.backfill_runs where run_id = p_run_id;
+  select count(*), max(batch) into v_sessions, v_batches from public.backfill_items where run_id = p_run_id;
+  select f.key into v_gone from jsonb_each_text(v_run.fingerprint) as f where f.value is null;
+  if found then
+    perform backfill_private.refuse('OB013', format('there is no function %s', v_gone), 'backfill check');
+  elsif v_sessions > v_settings.max_sessions then
+    perform backfill_private.refuse('OB013',
+      format('the plan has %s sessions, this project allows %s', v_sessions, v_settings.max_sessions),
+      'narrow --since and --until');
+  elsif (v_batches - 1) * backfill_private.batch_spacing_s(v_run.request)
+      > extract(epoch from v_settings.approval_ttl) then
+    perform backfill_private.refuse('OB013',
+      format('at this throttle the run would outlive its approval of %s', v_settings.approval_ttl),
+      'narrow --since and --until, or raise --throttle');
+  end if;
+end
+$$;
+
+revoke all on function
+  backfill_private.open_run(jsonb, text),
+  backfill_private.collect_window(uuid),
+  backfill_private.locked_run(uuid, text[]),
+  backfill_private.batch_spacing_s(jsonb),
+  backfill_private.place_items(public.backfill_runs, timestamptz),
+  backfill_private.categories(text),
+  backfill_private.seal(uuid),
+  backfill_private.check_size(uuid)
+from public;
+grant execute on function backfill_private.batch_spacing_s(jsonb) to authenticated, service_role;
+grant execute on function
+  backfill_private.open_run(jsonb, text), backfill_private.collect_window(uuid), backfill_private.seal(uuid)
+to authenticated, service_role;
+
+-- The doors of planning.
+create function public.backfill_open(p_request jsonb, p_project_host text default null)
+returns uuid
+language sql
+set search_path = ''
+as $$
+  select backfill_private.open_run(p_request, p_project_host)
+$$;
+
+create function public.backfill_collect(p_run_id uuid)
+returns boolean
+language sql
+set search_path = ''
+as $$
+  select backfill_private.collect_window(p_run_id)
+$$;
+
+create function public.backfill_seal(p_run_id uuid)
+returns boolean
+language sql
+set search_path = ''
+set statement_timeout = '55s'
+as $$
+  select backfill_private.seal(p_run_id)
+$$;
+
+-- Runs whose id begins with a prefix, at most two: enough to tell unique from ambiguous.
+create function public.backfill_find_runs(p_prefix text)
+returns setof uuid
+language sql
+stable
+set search_path = ''
+as $$
+  select r.run_id from public.backfill_runs as r
+  where starts_with(r.run_id::text, lower(btrim(p_prefix))) and btrim(p_prefix) <> ''
+  order by r.run_id
+  limit 2
+$$;
+
+revoke all on function
+  public.backfill_open(jsonb, text), public.backfill_collect(uuid), public.backfill_seal(uuid),
+  public.backfill_find_runs(text)
+from public, anon, authenticated, service_role;
+grant execute on function
+  public.backfill_open(jsonb, text), public.backfill_collect(uuid), public.backfill_seal(uuid),
+  public.backfill_find_runs(text)
+to authenticated, service_role;
+
+-- from sql/11_measures.sql
+-- Measures: the figures and the marks of a plan, every one from a query when the plan is sealed.
+
+-- One mark of a plan: ok, warn or fail.
+create function backfill_private.mark(p_name text, p_status text, p_detail text)
+returns jsonb
+language sql
+immutable
+set search_path = ''
+as $$
+  select jsonb_build_object('name', p_name, 'status', p_status, 'detail', p_detail)
+$$;
+
+-- The last part of a qualified name, unquoted.
+create function backfill_private.bare_name(p_name text)
+returns text
+language sql
+immutable
+set search_path = ''
+as $$
+  select (parse_ident(p_name))[cardinality(parse_ident(p_name))]
+$$;
+
+-- The figures: candidates, categories, expected calls and writes.
+create function backfill_private.plan_figures(p_run_id uuid)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  with items as (
+    select i.* from public.backfill_items as i where i.run_id = p_run_id
+  ), components as (
+    select t.*, (select count(*) from items as i where t.component = any (i.components)) as missing
+    from public.backfill_targets as t
+    join public.backfill_runs as r on r.target = t.target
+    where r.run_id = p_run_id
+  ), names as (
+    select c.position, c.missing, split_part(c.function_signature, '(', 1)::regproc::text as function_name,
+      to_regclass(c.table_name)::text as table_name, c.component
+    from components as c
+  )
+  select jsonb_build_object(
+    'candidates', jsonb_build_object(
+      'total', (select count(*) from items),
+      'missing', (select jsonb_object_agg(n.component, n.missing) from names as n),
+      'missing_all', (select count(*) from items as i
+                      where cardinality(i.components) = (select count(*) from components))),
+    'categories', (select jsonb_object_agg(c.category, (select count(*) from items as i where i.category = c.category))
+                   from backfill_private.categories((select target from public.backfill_runs where run_id = p_run_id)) as c),
+    'phases', (select jsonb_object_agg(p.phase, (select count(*) from items as i where i.phase = p.phase))
+               from unnest(array['priority', 'recent', 'historical']) as p (phase)),
+    'expected_calls', (select jsonb_object_agg(backfill_private.bare_name(n.function_name), n.missing) from names as n)
+      || jsonb_build_object('total', (select sum(n.missing) from names as n)),
+    'expected_writes', (select jsonb_object_agg(backfill_private.bare_name(n.table_name), n.missing) from names as n)
+      || jsonb_build_object('total', (select sum(n.missing) from names as n)),
+    'batches', (select max(i.batch) from items as i),
+    'oldest', (select min(i.session_at) from items as i),
+    'newest', (select max(i.session_at) from items as i))
+$$;
+
+-- Marks on the functions: signature, argument names, right of service_role to call.
+create function backfill_private.function_marks(p_target text)
+returns setof jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select backfill_private.mark('function ' || backfill_private.bare_name(split_part(t.function_signature, '(', 1)),
+    case when p.oid is null or not named.fits or not callable.by_service then 'fail' else 'ok' end,
+    case
+      when p.oid is null then format('%s does not exist', t.function_signature)
+      when not named.fits then format('the arguments are %s, the calls name %s', p.proargnames, named.wanted)
+      when not callable.by_service then 'service_role may not execute it'
+      else format('%s exists, service_role may execute it', p.oid::regprocedure) end)
+  from public.backfill_targets as t
+  left join pg_proc as p on p.oid = to_regprocedure(t.function_signature)
+  cross join lateral (
+    select coalesce(array_agg(a.key order by a.key) <@ p.proargnames, false) as fits,
+      array_agg(a.key order by a.key) as wanted
+    from jsonb_object_keys(t.arguments) as a (key)
+  ) as named
+  cross join lateral (
+    select coalesce(has_function_privilege('service_role', p.oid, 'execute'), false) as by_service
+  ) as callable
+  where t.target = p_target
+  order by t.position
+$$;
+
+-- Are the receipt triggers of a target table in place and enabled ALWAYS?
+create function backfill_private.triggers_stand(p_table regclass)
+returns boolean
+language sql
+stable
+set search_path = ''
+as $$
+  select count(*) = 2 from pg_trigger as g
+  where g.tgrelid = p_table and g.tgenabled = 'A'
+    and g.tgname in ('backfill_receipt', 'backfill_no_truncate')
+$$;
+
+-- Marks on the tables: rights of service_role, row level security, our triggers.
+create function backfill_private.table_marks(p_target text)
+returns setof jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  with tables as (
+    select t.position, to_regclass(t.table_name) as oid, t.table_name as name
+    from public.backfill_targets as t where t.target = p_target
+  )
+  select m.mark from tables as t
+  cross join lateral (values
+    (1, backfill_private.mark('service_role writes ' || t.name,
+      case when has_table_privilege('service_role', t.oid, 'insert')
+        and has_table_privilege('service_role', t.oid, 'update') then 'ok' else 'fail' end,
+      format('insert %s, update %s',
+        case when has_table_privilege('service_role', t.oid, 'insert') then 'granted' else 'not granted' end,
+        case when has_table_privilege('service_role', t.oid, 'update') then 'granted' else 'not granted' end))),
+    (2, (select backfill_private.mark('row level security of ' || t.name,
+        case when not c.relrowsecurity then 'warn' when r.rolbypassrls then 'ok' else 'fail' end,
+        format('%s, service_role %s',
+          case when c.relrowsecurity then 'on' else 'off' end,
+          case when r.rolbypassrls then 'passes it by' else 'is subject to it' end))
+      from pg_class as c, pg_roles as r where c.oid = t.oid and r.rolname = 'service_role')),
+    (3, backfill_private.mark('receipts of ' || t.name,
+      case when backfill_private.triggers_stand(t.oid) then 'ok' else 'fail' end,
+      case when backfill_private.triggers_stand(t.oid) then 'triggers in place, always enabled'
+        else 'triggers are missing or not always enabled' end))
+  ) as m (place, mark)
+  order by t.position, m.place
+$$;
+
+-- Marks on the project: environment, throttle, approval policy.
+create function backfill_private.setting_marks(p_run_id uuid)
+returns setof jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select backfill_private.mark('environment', case when s.environment is null then 'warn' else 'ok' end,
+    coalesce('this project is ' || s.environment,
+      'not set; in the SQL editor: update public.backfill_settings set environment = ''staging'' where only_row;'))
+  from public.backfill_settings as s
+  union all
+  select backfill_private.mark('throttle', case when r.request ->> 'throttle_per_minute' is null then 'warn' else 'ok' end,
+    case when r.request ->> 'throttle_per_minute' is null then 'none: the run goes as fast as the database answers'
+      else format('at most %s session starts in any 60 s, batches of at most %s start %s s apart',
+        r.request ->> 'throttle_per_minute', r.request ->> 'batch_size',
+        trim_scale(backfill_private.batch_spacing_s(r.request))) end)
+  from public.backfill_runs as r where r.run_id = p_run_id
+  union all
+  select backfill_private.mark('approval policy', case when s.approval_policy = 'any' then 'warn' else 'ok' end,
+    s.approval_policy || case when s.approval_policy = 'any' then ': the service key may approve its own plan' else '' end)
+  from public.backfill_settings as s
+$$;
+
+-- The sealed plan of a run: figures, pace, excluded sessions, marks.
+create function backfill_private.measure_plan(p_run_id uuid)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_run public.backfill_runs;
+  v_figures jsonb := backfill_private.plan_figures(p_run_id);
+  v_spacing numeric;
+  v_quality text;
+  v_marks jsonb;
+begin
+  select * into strict v_run from public.backfill_runs where run_id = p_run_id;
+  v_spacing := backfill_private.batch_spacing_s(v_run.request);
+  select s.quality_function into strict v_quality from backfill_private.sources as s where s.target = v_run.target;
+  execute format('select coalesce(jsonb_agg(m), ''[]'') from %s($1) as m', v_quality::regproc) into v_marks using p_run_id;
+  return v_figures || jsonb_build_object(
+    'batch_spacing_s', trim_scale(v_spacing),
+    'expected_runtime_s', case when v_run.request ->> 'throttle_per_minute' is not null
+      then trim_scale(((v_figures ->> 'batches')::integer - 1) * v_spacing) end,
+    'excluded_total', (select count(*) from backfill_private.findings where run_id = p_run_id and excluded is not null),
+    'excluded', (
+      select coalesce(jsonb_agg(jsonb_build_object('session_id', e.session_id, 'reason', e.excluded)
+        order by e.session_at desc nulls first, e.session_id), '[]')
+      from (select f.* from backfill_private.findings as f
+            where f.run_id = p_run_id and f.excluded is not null
+            order by f.session_at desc nulls first, f.session_id limit 1000) as e),
+    'checks', v_marks
+      || (select coalesce(jsonb_agg(m), '[]') from backfill_private.table_marks(v_run.target) as m)
+      || (select coalesce(jsonb_agg(m), '[]') from backfill_private.function_marks(v_run.target) as m)
+      || (select coalesce(jsonb_agg(m), '[]') from backfill_private.setting_marks(p_run_id) as m));
+end
+$$;
+
+revoke all on function
+  backfill_private.mark(text, text, text),
+  backfill_private.plan_figures(uuid),
+  backfill_private.bare_name(text),
+  backfill_private.function_marks(text),
+  backfill_private.table_marks(text),
+  backfill_private.triggers_stand(regclass),
+  backfill_private.setting_marks(uuid),
+  backfill_private.measure_plan(uuid)
+from public;
+
+-- from sql/12_approval.sql
+-- Approval: a decision is a row; its trigger decides whether it counts and moves the run.
+
+create table public.backfill_approvals (
+  approval_id bigint generated always as identity primary key,
+  run_id uuid not null references public.backfill_runs (run_id),
+  digest text not null,
+  decision text not null check (decision in ('approved', 'rejected')),
+  approver text not null default '' check (length(approver) <= 200),
+  approver_id uuid,
+  via text not null default '',
+  note text check (length(note) <= 500),
+  decided_at timestamptz not null default backfill_private.clock(),
+  valid_until timestamptz
+);
+
+-- An approval serves one run, a run has one decision.
+create unique index backfill_approvals_one_decision on public.backfill_approvals (run_id);
+
+comment on table public.backfill_approvals is 'Decisions on plans: who, when, how, on which digest, valid until when.';
+comment on column public.backfill_approvals.via is 'sql: the SQL editor. auth: an Auth user''s token. service_key: the secret key, where the policy is any.';
+
+-- May the caller decide on this run?
+--
+-- raises  OB005 no, and why
+create function backfill_private.check_approver(p_run public.backfill_runs)
+returns void
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_caller record;
+  v_policy text := (select approval_policy from public.backfill_settings);
+  v_sql text := format('in the SQL editor: select public.backfill_approve(''%s'', ''%s'', ''your name'');',
+    p_run.run_id, p_run.digest);
+begin
+  select * into v_caller from backfill_private.caller();
+  if v_caller.kind = 'postgres' then
+    return;
+  elsif v_policy = 'postgres_only' then
+    perform backfill_private.refuse('OB005', 'the policy of this project is postgres_only: only the SQL editor decides', v_sql);
+  elsif v_caller.kind = 'service_role' and v_policy <> 'any' then
+    perform backfill_private.refuse('OB005', 'the service key does not decide on plans', v_sql);
+  elsif v_caller.kind = 'user' and coalesce(v_caller.backfill_role, '') <> 'approver' then
+    perform backfill_private.refuse('OB005', 'this user has not the role approver', v_sql);
+  elsif v_caller.kind = 'user' and v_policy = 'second_person' and v_caller.user_id = p_run.requested_by then
+    perform backfill_private.refuse('OB005', 'who asked for a plan does not approve it: a second person does', v_sql);
+  elsif v_caller.kind = 'nobody' then
+    perform backfill_private.refuse('OB005', 'this caller may not decide on plans', v_sql);
+  end if;
+end
+$$;
+
+-- Refuse to approve another plan than the one that stands there now.
+--
+-- raises  OB004 the digest named is not the plan's, OB007 the plan or its surroundings changed, OB009 other server
+create function backfill_private.check_digest(p_run public.backfill_runs, p_digest text)
+returns void
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  if p_digest is distinct from p_run.digest then
+    perform backfill_private.refuse('OB004',
+      format('digest %s… is not that of run %s, which is %s…', left(p_digest, 12), p_run.run_id, left(p_run.digest, 12)),
+      format('backfill show %s', p_run.run_id));
+  elsif backfill_private.compute_digest(p_run.run_id) <> p_run.digest then
+    perform backfill_private.refuse('OB007', format('what run %s planned is no longer what stands there: %s',
+      p_run.run_id, backfill_private.what_changed(p_run)), format('backfill plan --like %s', p_run.run_id));
+  end if;
+end
+$$;
+
+-- What changed since a plan was sealed, by name, with the fingerprints then and now.
+create function backfill_private.what_changed(p_run public.backfill_runs)
+returns text
+language sql
+stable
+set search_path = ''
+as $$
+  select coalesce(
+    string_agg(format('%s was %s, is %s', n.key, coalesce(left(p_run.fingerprint ->> n.key, 12) || '…', 'not there'),
+      coalesce(left(n.value, 12) || '…', 'gone')), '; ' order by n.key),
+    'the plan''s rows, the environment or the server')
+  from jsonb_each_text(backfill_private.definitions(p_run.target)) as n
+  where n.value is distinct from p_run.fingerprint ->> n.key
+$$;
+
+-- Decide: fills in what the caller cannot choose, refuses what he may not, moves the run.
+--
+-- raises  OB001 no such run, OB002 nothing to decide, OB004 OB005 OB007 as above
+create function backfill_private.decide()
+returns trigger
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+  v_run public.backfill_runs;
+  v_caller record;
+begin
+  v_run := backfill_private.locked_run(new.run_id, array['awaiting_approval']);
+  perform backfill_private.check_approver(v_run);
+  if new.decision = 'approved' then
+    perform backfill_private.check_environment(v_run.environment);
+    perform backfill_private.check_digest(v_run, new.digest);
+  end if;
+  select * into v_caller from backfill_private.caller();
+  new.digest := v_run.digest;
+  new.approver_id := v_caller.user_id;
+  new.via := case v_caller.kind when 'postgres' then 'sql' when 'user' then 'auth' else 'service_key' end;
+  new.approver := coalesce(
+    (select u.email from auth.users as u where u.id = v_caller.user_id),
+    nullif(btrim(new.approver), ''), v_caller.label);
+  new.decided_at := backfill_private.clock();
+  new.valid_until := case when new.decision = 'approved'
+    then new.decided_at + (select approval_ttl from public.backfill_settings) end;
+  update public.backfill_runs
+  set approved_by = case when new.decision = 'approved' then new.approver end,
+      approved_via = case when new.decision = 'approved' then new.via end,
+      approved_at = case when new.decision = 'approved' then new.decided_at end,
+      approved_until = new.valid_until
+  where run_id = new.run_id;
+  perform backfill_private.move(new.run_id, new.decision, new.note,
+    jsonb_build_object('digest', new.digest, 'approver', new.approver, 'via', new.via));
+  return new;
+end
+$$;
+
+create trigger backfill_approvals_decide before insert on public.backfill_approvals
+  for each row execute function backfill_private.decide();
+create trigger backfill_approvals_no_truncate before truncate on public.backfill_approvals
+  for each statement execute function backfill_private.guard_truncate();
+
+alter table public.backfill_approvals enable row level security;
+revoke all on public.backfill_approvals from public, anon, authenticated, service_role;
+grant select on public.backfill_approvals to authenticated, service_role;
+grant insert (run_id, digest, decision, approver, note) on public.backfill_approvals to authenticated, service_role;
+create policy "everybody with a backfill role reads decisions" on public.backfill_approvals
+  for select to authenticated using ((select backfill_private.may('read')));
+create policy "who may decide inserts decisions" on public.backfill_approvals
+  for insert to authenticated with check ((select backfill_private.may('decide')));
+create policy "the service reads decisions" on public.backfill_approvals
+  for select to service_role using (true);
+create policy "the trigger decides for the service" on public.backfill_approvals
+  for insert to service_role with check (true);
+
+-- Approve a plan.
+--
+-- run       the run's id
+-- digest    the plan's digest, as the plan shows it
+-- approver  your name; for an Auth user his email is taken
+-- returns   the run's state and until when the approval is valid
+create function public.backfill_approve(run uuid, digest text, approver text default null)
+returns jsonb
+language sql
+set search_path = ''
+as $$
+  insert into public.backfill_approvals (run_id, digest, decision, approver)
+  values ($1, $2, 'approved', coalesce($3, ''))
+  returning jsonb_build_object('run_id', run_id, 'state', 'approved', 'digest', digest,
+    'approver', approver, 'via', via, 'valid_until', valid_until)
+$$;
+
+-- Reject a plan; the reason is kept.
+create function public.backfill_reject(run uuid, reason text, approver text default null)
+returns jsonb
+language sql
+set search_path = ''
+as $$
+  insert into public.backfill_approvals (run_id, digest, decision, approver, note)
+  values ($1, '', 'rejected', coalesce($3, ''), left($2, 500))
+  returning jsonb_build_object('run_id', run_id, 'state', 'rejected', 'approver', approver, 'via', via, 'reason', note)
+$$;
+
+revoke all on function
+  backfill_private.check_approver(public.backfill_runs),
+  backfill_private.check_digest(public.backfill_runs, text),
+  backfill_private.what_changed(public.backfill_runs),
+  backfill_private.decide()
+from public;
+revoke all on function
+  public.backfill_approve(uuid, text, text), public.backfill_reject(uuid, text, text)
+from public, anon, authenticated, service_role;
+grant execute on function
+  public.backfill_approve(uuid, text, text), public.backfill_reject(uuid, text, text)
+to authenticated, service_role;
+
+-- from sql/13_receipts.sql
+-- Receipts and the gate: one trigger function on every target table.
+--
+-- A write under a run's header is allowed only under a live fence, and leaves a receipt in the same transaction. A
+-- write without the header is ordinary: the triggers' WHEN does not even call us.
+
+create table public.backfill_receipts (
+  receipt_id bigint generated always as identity primary key,
+  run_id uuid not null,
+  ordinal integer not null,
+  session_id text not null,
+  component text not null,
+  kind text not null check (kind in ('score', 'undo')),
+  operation text not null check (operation in ('insert', 'update', 'delete')),
+  table_name text not null,
+  row_key jsonb not null,
+  before jsonb,
+  before_hash bytea,
+  after_hash bytea,
+  attempt integer not null,
+  at timestamptz not null,
+  undone_at timestamptz
+);
+
+create index backfill_receipts_items on public.backfill_receipts (run_id, ordinal);
+-- Verify asks for every row that came since sealing whether any run wrote it.
+create index backfill_receipts_sessions on public.backfill_receipts (session_id);
+
+comment on table public.backfill_receipts is 'One row a row written by a run, committed with it: key, operation, hashes. No foreign key, so that scoring locks nothing of ours but its item.';
+comment on column public.backfill_receipts.before is 'The row before, for undo. No API role reads it; backfill_prune empties it.';
+comment on column public.backfill_receipts.undone_at is 'When an undo took this write back.';
+
+alter table public.backfill_receipts enable row level security;
+revoke all on public.backfill_receipts from public, anon, authenticated, service_role;
+grant select (receipt_id, run_id, ordinal, session_id, component, kind, operation, table_name, row_key,
+    before_hash, after_hash, attempt, at, undone_at)
+  on public.backfill_receipts to authenticated, service_role;
+create policy "everybody with a backfill role reads receipts" on public.backfill_receipts
+  for select to authenticated using ((select backfill_private.may('read')));
+create policy "the service reads receipts" on public.backfill_receipts
+  for select to service_role using (true);
+create trigger backfill_receipts_no_truncate before truncate on public.backfill_receipts
+  for each statement execute function backfill_private.guard_truncate();
+
+-- The hash of a row: over its columns by name, rendered alike whatever the session's settings.
+-- p_row comes from to_jsonb() under the same settings, so call this only from functions that pin them too.
+create function backfill_private.row_hash(p_row jsonb)
+returns bytea
+language sql
+immutable
+strict
+set search_path = ''
+as $$
+  select sha256(convert_to(p_row::text, 'UTF8'))
+$$;
+
+-- The columns of a row that are its key.
+create function backfill_private.row_key(p_row jsonb, p_columns text[])
+returns jsonb
+language sql
+immutable
+set search_path = ''
+as $$
+  select jsonb_object_agg(c, p_row -> c) from unnest(p_columns) as c
+$$;
+
+-- The item whose live attempt carries this fence, locked to the end of the transaction.
+--
+-- The share lock makes settle, retry and undo wait for a write in flight; nowait, because whoever holds the item
+-- for update is about to change the fence.
+-- raises  OB011 the fence is stale: someone took the lease over, or it ran out
+--         OB012 the run is not allowed to write now
+create function backfill_private.check_fence(p_headers jsonb)
+returns public.backfill_items
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_item public.backfill_items;
+  v_run record;
+begin
+  select * into v_item from public.backfill_items as i
+  where i.fence_hash = sha256(convert_to(p_headers ->> 'x-backfill-fence', 'UTF8'))
+    and i.run_id::text = p_headers ->> 'x-backfill-run'
+  for share nowait;
+  if not found or v_item.state <> 'leased' and v_item.lease_kind is distinct from 'undo' then
+    perform backfill_private.refuse('OB011', 'the fence is stale: this attempt may no longer write', 'stop; claim again');
+  elsif v_item.lease_until <= backfill_private.clock() then
+    perform backfill_private.refuse('OB011', 'the lease ran out: this attempt may no longer write', 'stop; claim again');
+  end if;
+  select r.state, r.approved_until into strict v_run from public.backfill_runs as r where r.run_id = v_item.run_id;
+  if v_item.lease_kind = 'score' and v_run.state <> 'running' then
+    perform backfill_private.refuse('OB012', format('run %s is %s: it does not write', v_item.run_id, v_run.state),
+      format('backfill status %s', v_item.run_id));
+  elsif v_item.lease_kind = 'score' and v_run.approved_until <= backfill_private.clock() then
+    perform backfill_private.refuse('OB012', format('the approval of run %s ran out', v_item.run_id),
+      format('backfill plan --like %s', v_item.run_id));
+  end if;
+  return v_item;
+end
+$$;
+
+-- Check the fence and write the receipt of one row.
+--
+-- tg_argv  target, component
+-- raises   OB011 OB012 as above; OB018 the row is another session's than the leased one
+create function backfill_private.keep_receipt()
+returns trigger
+language plpgsql
+security definer
+set search_path = ''
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'iso_8601'
+set extra_float_digits = 1
+set bytea_output = 'hex'
+as $$
+declare
+  v_headers jsonb := current_setting('request.headers', true)::jsonb;
+  v_item public.backfill_items;
+  v_target public.backfill_targets;
+  v_before jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) end;
+  v_after jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) end;
+begin
+  if not v_headers ? 'x-backfill-run' then
+    return null;
+  end if;
+  v_item := backfill_private.check_fence(v_headers);
+  select * into strict v_target from public.backfill_targets where target = tg_argv[0] and component = tg_argv[1];
+  if v_item.source <> v_target.target
+    or coalesce(v_before, v_after) ->> v_target.session_column <> v_item.session_id
+    or coalesce(v_after, v_before) ->> v_target.session_column <> v_item.session_id then
+    perform backfill_private.refuse('OB018',
+      format('this attempt holds session %s and writes a row of another', v_item.session_id));
+  end if;
+  insert into public.backfill_receipts (
+    run_id, ordinal, session_id, component, kind, operation, table_name,
+    row_key, before, before_hash, after_hash, attempt, at)
+  values (
+    v_item.run_id, v_item.ordinal, v_item.session_id, v_target.component, v_item.lease_kind, lower(tg_op),
+    v_target.table_name, backfill_private.row_key(coalesce(v_after, v_before), v_target.key_columns),
+    v_before, backfill_private.row_hash(v_before), backfill_private.row_hash(v_after), v_item.attempts,
+    backfill_private.clock());
+  return null;
+end
+$$;
+
+-- Refuse to truncate a target table under a run's header: no receipt could say what went.
+create function backfill_private.refuse_truncate()
+returns trigger
+language plpgsql
+set search_path = ''
+as $$
+begin
+  if current_setting('request.headers', true)::jsonb ? 'x-backfill-run' then
+    perform backfill_private.refuse('OB018', format('a run does not truncate %s', tg_table_name));
+  end if;
+  return null;
+end
+$$;
+
+revoke all on function
+  backfill_private.row_hash(jsonb),
+  backfill_private.row_key(jsonb, text[]),
+  backfill_private.check_fence(jsonb),
+  backfill_private.keep_receipt(),
+  backfill_private.refuse_truncate()
+from public;
+
+-- from sql/14_effects.sql
+-- Effects: what stands in the target tables for an item, and what its receipts say.
+
+-- For each planned component of some items: does what counts as present stand there, does a row of the wanted
+-- version, and did this run write one that nothing took back?
+--
+-- p_ordinals  the items; null for all of the run
+create function backfill_private.effects(p_run_id uuid, p_ordinals integer[] default null)
+returns table (ordinal integer, component text, is_present boolean, is_wanted boolean, has_receipt boolean)
+language plpgsql
+stable
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_run public.backfill_runs;
+  v_target public.backfill_targets;
+begin
+  select * into strict v_run from public.backfill_runs as r where r.run_id = p_run_id;
+  for v_target in
+    select * from public.backfill_targets as t where t.target = v_run.target order by t.position
+  loop
+    return query execute format(
+      'select item.ordinal, %1$L::text,
+         exists (select from %2$s as t where %3$s),
+         exists (select from %2$s as t where %4$s),
+         exists (select from public.backfill_receipts as r
+                 where r.run_id = item.run_id and r.ordinal = item.ordinal and r.component = %1$L
+                   and r.kind = ''score'' and r.operation <> ''delete'' and r.undone_at is null)
+       from public.backfill_items as item
+       where item.run_id = $1 and ($2 is null or item.ordinal = any ($2)) and %1$L = any (item.components)',
+      v_target.component, v_target.table_name::regclass,
+      backfill_private.row_condition(v_target, v_run.request, false),
+      backfill_private.row_condition(v_target, v_run.request, true))
+    using p_run_id, p_ordinals;
+  end loop;
+end
+$$;
+
+-- The scoring calls of an item: for each component still missing, in order, the function and its arguments.
+create function backfill_private.steps(p_run public.backfill_runs, p_item public.backfill_items)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select coalesce(jsonb_agg(jsonb_build_object(
+      'component', t.component,
+      'function', backfill_private.bare_name(split_part(t.function_signature, '(', 1)),
+      'arguments', (
+        select jsonb_object_agg(a.key, (p_run.request || jsonb_build_object('session_id', p_item.session_id)) -> a.value)
+        from jsonb_each_text(t.arguments) as a))
+    order by t.position), '[]')
+  from public.backfill_targets as t
+  where t.target = p_run.target
+    and t.component = any (p_item.components)
+    and t.component <> all (p_item.filled)
+$$;
+
+revoke all on function
+  backfill_private.effects(uuid, integer[]),
+  backfill_private.steps(public.backfill_runs, public.backfill_items)
+from public;
+
+-- from sql/15_settling.sql
+-- Settling: what became of leased items. The item first, the fence second, the receipts third: an outcome is decided
+-- only when the attempt can no longer commit.
+
+-- Decide the outcomes of leased items and say what is critical.
+--
+-- p_outcomes  [{ordinal, outcome: answered | failed | unknown | released, answered: [component], step, code, message}]
+--             answered names the calls that came back well, whatever came after them
+-- returns     the settled items: [{ordinal, session_id, state, error_code, critical}]
+create function backfill_private.decide_outcomes(p_run_id uuid, p_outcomes jsonb)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_ordinals integer[];
+  v_settled jsonb;
+begin
+  select array_agg(l.ordinal) into v_ordinals from (
+    select i.ordinal from public.backfill_items as i
+    join jsonb_to_recordset(p_outcomes) as o (ordinal integer) using (ordinal)
+    where i.run_id = p_run_id and i.state = 'leased'
+    order by i.ordinal for update of i) as l;
+  update public.backfill_items as i
+  set fence_hash = null
+  where i.run_id = p_run_id and i.ordinal = any (v_ordinals);
+  with told as (
+    select * from jsonb_to_recordset(p_outcomes)
+      as o (ordinal integer, outcome text, answered text[], step text, code text, message text)
+  ), seen as (
+    select e.ordinal,
+      bool_and(e.is_wanted and e.has_receipt or e.component = any (i.filled) and e.is_present) as is_complete,
+      bool_or(e.is_wanted and not e.has_receipt and e.component = any (t.answered)) as lacks_receipt,
+      min(e.component) filter (where not e.is_wanted and e.component <> all (i.filled)) as without_row
+    from backfill_private.effects(p_run_id, v_ordinals) as e
+    join told as t using (ordinal)
+    join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = e.ordinal
+    group by e.ordinal
+  ), decided as (
+    select t.ordinal, s.lacks_receipt, o.*
+    from told as t
+    join seen as s using (ordinal)
+    join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = t.ordinal
+    cross join lateral backfill_private.outcome(s.is_complete, coalesce(s.lacks_receipt, false), s.without_row,
+      t.outcome, t.step, t.code, t.message, i.attempts) as o
+  ), written as (
+    update public.backfill_items as i
+    set state = d.state, failed_step = d.step, error_code = d.code, error_message = d.message,
+        settled_at = case when d.state <> 'pending' then backfill_private.clock() end,
+        lease_until = null, lease_kind = null, claim_id = null, worker = null
+    from decided as d
+    where i.run_id = p_run_id and i.ordinal = d.ordinal
+    returning i.ordinal, i.session_id, i.state, i.failed_step, i.error_code, d.is_critical
+  )
+  select coalesce(jsonb_agg(to_jsonb(w) order by w.ordinal), '[]') into v_settled from written as w;
+  return v_settled;
+end
+$$;
+
+-- The rule: what an item becomes, from what stands there and what the worker saw.
+create function backfill_private.outcome(
+  p_is_complete boolean, p_lacks_receipt boolean, p_without_row text,
+  p_outcome text, p_step text, p_code text, p_message text, p_attempts integer,
+  out state text, out step text, out code text, out message text, out is_critical boolean
+)
+language plpgsql
+immutable
+set search_path = ''
+as $$
+begin
+  is_critical := p_lacks_receipt or coalesce(p_code = 'OB018', false);
+  if p_is_complete then
+    state := 'done';
+  elsif p_lacks_receipt then
+    state := 'failed'; step := p_step; code := 'OB016';
+    message := 'the row is there and has no receipt: the triggers were off, or somebody else wrote it during the call';
+  elsif p_outcome = 'released' or p_code in ('OB011', 'OB012') then
+    state := 'pending';
+  elsif p_outcome = 'failed' then
+    state := 'failed'; step := p_step; code := left(p_code, 20); message := left(p_message, 500);
+  elsif p_outcome = 'answered' then
+    state := 'failed'; step := p_without_row; code := 'OB017';
+    message := 'no effect: the function answered and left no row of the wanted version';
+  elsif p_attempts >= 5 then
+    state := 'failed'; step := p_step; code := left(p_code, 20);
+    message := left('the outcome stayed unknown five times: ' || coalesce(p_message, ''), 500);
+  else
+    state := 'pending';
+  end if;
+end
+$$;
+
+-- Record a settled batch in the chain, with a hash over its receipts; pause the run where something is critical.
+create function backfill_private.record_batch(p_run_id uuid, p_claim_id uuid, p_settled jsonb)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_bad jsonb;
+begin
+  perform backfill_private.record(p_run_id, 'batch_settled', jsonb_build_object(
+    'claim', p_claim_id,
+    'states', (select jsonb_object_agg(s.state, s.n) from (
+        select x ->> 'state' as state, count(*) as n from jsonb_array_elements(p_settled) as x group by 1) as s),
+    'failed', (select jsonb_agg(jsonb_build_array(x ->> 'session_id', x ->> 'failed_step', x ->> 'error_code'))
+        from jsonb_array_elements(p_settled) as x where x ->> 'state' = 'failed'),
+    'receipts', backfill_private.receipts_hash(p_run_id,
+        array(select (x ->> 'ordinal')::integer from jsonb_array_elements(p_settled) as x))));
+  select jsonb_agg(jsonb_build_array(x ->> 'session_id', x ->> 'error_code')) into v_bad
+  from jsonb_array_elements(p_settled) as x where (x ->> 'is_critical')::boolean;
+  if v_bad is not null then
+    perform backfill_private.record(p_run_id, 'critical', jsonb_build_object('claim', p_claim_id, 'sessions', v_bad));
+    if (select state from public.backfill_runs where run_id = p_run_id) = 'running' then
+      perform backfill_private.move(p_run_id, 'paused', format('critical: session %s, %s', v_bad -> 0 ->> 0,
+        case v_bad -> 0 ->> 1 when 'OB016' then 'a written row has no receipt' else 'a write was refused at the gate' end));
+    end if;
+  end if;
+end
+$$;
+
+-- A hash over the receipts of some items.
+create function backfill_private.receipts_hash(p_run_id uuid, p_ordinals integer[])
+returns text
+language sql
+stable
+set search_path = ''
+as $$
+  select backfill_private.sha256_hex(coalesce(string_agg(
+    jsonb_build_array(r.receipt_id, r.ordinal, r.kind, r.operation, r.table_name, r.row_key,
+      encode(r.before_hash, 'hex'), encode(r.after_hash, 'hex'))::text, e'\n' order by r.receipt_id), ''))
+  from public.backfill_receipts as r
+  where r.run_id = p_run_id and r.ordinal = any (p_ordinals)
+$$;
+
+-- Settle the outcomes of a claimed batch. Safe to call again: what is settled stays as it was.
+--
+-- p_outcomes  see backfill_private.decide_outcomes; only items still leased under this claim are settled
+-- returns     {state, reason, settled: […]}
+-- raises      OB001 no such run, OB010 not allowed
+create function backfill_private.settle(p_run_id uuid, p_claim_id uuid, p_outcomes jsonb)
+returns jsonb
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+  v_mine jsonb;
+  v_settled jsonb := '[]';
+begin
+  perform backfill_private.authorize('apply');
+  perform backfill_private.locked_run(p_run_id);
+  select jsonb_agg(o) into v_mine
+  from jsonb_array_elements(p_outcomes) as o
+  join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = (o ->> 'ordinal')::integer
+  where i.claim_id = p_claim_id and i.state = 'leased';
+  if v_mine is not null then
+    v_settled := backfill_private.decide_outcomes(p_run_id, v_mine);
+    perform backfill_private.record_batch(p_run_id, p_claim_id, v_settled);
+  end if;
+  return (select jsonb_build_object('state', r.state, 'reason', r.reason, 'settled', (
+      select coalesce(jsonb_agg(jsonb_build_object('ordinal', i.ordinal, 'session_id', i.session_id, 'state', i.state,
+        'failed_step', i.failed_step, 'error_code', i.error_code, 'error_message', i.error_message) order by i.ordinal), '[]')
+      from public.backfill_items as i
+      join jsonb_to_recordset(p_outcomes) as o (ordinal integer) using (ordinal)
+      where i.run_id = p_run_id))
+    from public.backfill_runs as r where r.run_id = p_run_id);
+end
+$$;
+
+-- Settle the leases that ran out, of every run whose row is free: their workers are gone, the receipts decide.
+create function backfill_private.release_expired()
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_run_id uuid;
+  v_outcomes jsonb;
+begin
+  for v_run_id in
+    select r.run_id from public.backfill_runs as r
+    where r.run_id in (select i.run_id from public.backfill_items as i
+                       where i.state = 'leased' and i.lease_until <= backfill_private.clock())
+    order by r.run_id
+    for no key update skip locked
+  loop
+    select jsonb_agg(jsonb_build_object('ordinal', e.ordinal, 'outcome', 'unknown', 'message', 'the lease ran out'))
+    into v_outcomes
+    from (select i.ordinal from public.backfill_items as i
+          where i.run_id = v_run_id and i.state = 'leased' and i.lease_until <= backfill_private.clock()
+          for update skip locked) as e;
+    if v_outcomes is not null then
+      perform backfill_private.record_batch(v_run_id, null, backfill_private.decide_outcomes(v_run_id, v_outcomes));
+    end if;
+  end loop;
+end
+$$;
+
+revoke all on function
+  backfill_private.decide_outcomes(uuid, jsonb),
+  backfill_private.outcome(boolean, boolean, text, text, text, text, text, integer),
+  backfill_private.record_batch(uuid, uuid, jsonb),
+  backfill_private.receipts_hash(uuid, integer[]),
+  backfill_private.settle(uuid, uuid, jsonb),
+  backfill_private.release_expired()
+from public;
+grant execute on function backfill_private.settle(uuid, uuid, jsonb) to service_role;
+
+create function public.backfill_settle(p_run_id uuid, p_claim_id uuid, p_outcomes jsonb)
+returns jsonb
+language sql
+set search_path = ''
+as $$
+  select backfill_private.settle(p_run_id, p_claim_id, p_outcomes)
+$$;
+
+revoke all on function public.backfill_settle(uuid, uuid, jsonb) from public, anon, authenticated, service_role;
+grant execute on function public.backfill_settle(uuid, uuid, jsonb) to service_role;
+
+-- from sql/16_leases.sql
+-- Leases: the database grants batches, one at a time, never more than approved.
+
+-- How long a lease lives without being renewed.
+create function backfill_private.lease_ttl()
+returns interval
+language sql
+immutable
+set search_path = ''
+as $$
+  select interval '60 seconds'
+$$;
+
+-- A new fence: 244 random bits, hex.
+create function backfill_private.new_fence()
+returns text
+language sql
+volatile
+set search_path = ''
+as $$
+  select replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', '')
+$$;
+
+-- Seconds until the next batch may start, and how many sessions it may hold.
+--
+-- Exact over every half-open window of 60 s: batches keep their distance, and the starts of the last 60 s are counted.
+create function backfill_private.allowance(
+  p_run public.backfill_runs, out wait_s numeric, out sessions integer
+)
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_now timestamptz := backfill_private.clock();
+  v_batch integer := (p_run.request ->> 'batch_size')::integer;
+  v_throttle integer := (p_run.request ->> 'throttle_per_minute')::integer;
+  v_started integer;
+  v_oldest timestamptz;
+begin
+  wait_s := greatest(extract(epoch from p_run.next_batch_at - v_now), 0);
+  sessions := v_batch;
+  if v_throttle is null or wait_s > 0 then
+    return;
+  end if;
+  select coalesce(sum(s.sessions), 0), min(s.started_at) into v_started, v_oldest
+  from backfill_private.starts as s
+  where s.run_id = p_run.run_id and s.started_at > v_now - interval '60 seconds';
+  if v_started + v_batch > v_throttle then
+    wait_s := greatest(extract(epoch from v_oldest + interval '60 seconds' - v_now), 0.001);
+  end if;
+end
+$$;
+
+-- Look at the canary: the priority batch is verified before the next phase starts.
+--
+-- returns  passed; failed (the run is paused with the reason); waiting, while priority sessions are under way
+create function backfill_private.judge_canary(p_run public.backfill_runs)
+returns text
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_bad text;
+begin
+  if p_run.canary in ('passed', 'overridden') then
+    return 'passed';
+  elsif exists (select from public.backfill_items as i
+      where i.run_id = p_run.run_id and i.phase = 'priority' and i.state in ('pending', 'leased')) then
+    return 'waiting';
+  end if;
+  select string_agg(format('%s %s', bad.session_id, bad.why), '; ' order by bad.ordinal) into v_bad from (
+    select i.ordinal, i.session_id, coalesce(i.error_message, 'lacks its ' || e.component) as why
+    from public.backfill_items as i
+    left join backfill_private.effects(p_run.run_id,
+      array(select c.ordinal from public.backfill_items as c where c.run_id = p_run.run_id and c.phase = 'priority')) as e
+      on e.ordinal = i.ordinal and not e.is_wanted and e.component <> all (i.filled)
+    where i.run_id = p_run.run_id and i.phase = 'priority' and (i.state = 'failed' or e.ordinal is not null)
+    limit 5) as bad;
+  update public.backfill_runs set canary = case when v_bad is null then 'passed' else 'failed' end
+  where run_id = p_run.run_id;
+  perform backfill_private.record(p_run.run_id, 'canary',
+    jsonb_build_object('result', case when v_bad is null then 'passed' else 'failed' end));
+  if v_bad is not null then
+    perform backfill_private.move(p_run.run_id, 'paused', 'the canary failed: ' || v_bad);
+    return 'failed';
+  end if;
+  return 'passed';
+end
+$$;
+
+-- Skip the pending items among these that somebody else has filled; note which components are filled in the others.
+create function backfill_private.skip_filled(p_run_id uuid, p_ordinals integer[])
+returns integer
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_skipped integer;
+begin
+  with found as (
+    select e.ordinal, array_agg(e.component order by e.component) filter (where e.is_present and not e.has_receipt) as filled
+    from backfill_private.effects(p_run_id, p_ordinals) as e
+    group by e.ordinal
+  ), noted as (
+    update public.backfill_items as i
+    set filled = coalesce(f.filled, '{}'),
+        state = case when f.filled @> i.components then 'skipped' else i.state end,
+        settled_at = case when f.filled @> i.components then backfill_private.clock() end
+    from found as f
+    where i.run_id = p_run_id and i.ordinal = f.ordinal and (f.filled is not null or i.filled <> '{}')
+    returning i.state
+  )
+  select count(*) filter (where n.state = 'skipped') into v_skipped from noted as n;
+  return v_skipped;
+end
+$$;
+
+-- Lease the next items of one phase.
+--
+-- p_limit  at most so many
+-- returns  the leased items' grants: [{ordinal, session_id, phase, batch, fence, steps}]
+create function backfill_private.lease_items(
+  p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer
+)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_ordinals integer[];
+  v_skipped integer;
+begin
+  loop
+    v_ordinals := backfill_private.next_items(p_run.run_id, p_limit);
+    exit when v_ordinals is null;
+    v_skipped := backfill_private.skip_filled(p_run.run_id, v_ordinals);
+    exit when v_skipped = 0;
+  end loop;
+  return backfill_private.grant_fences(p_run, v_ordinals, p_claim_id, p_worker);
+end
+$$;
+
+-- The next pending items of the first phase that has any, locked; those leased by another run are passed over.
+create function backfill_private.next_items(p_run_id uuid, p_limit integer)
+returns integer[]
+language sql
+set search_path = ''
+as $$
+  select array_agg(n.ordinal order by n.ordinal) from (
+    select i.ordinal from public.backfill_items as i
+    where i.run_id = p_run_id and i.state = 'pending'
+      and i.phase = (select f.phase from public.backfill_items as f
+                     where f.run_id = p_run_id and f.state = 'pending' order by f.ordinal limit 1)
+      and not exists (select from public.backfill_items as other
+                      where other.source = i.source and other.session_id = i.session_id and other.state = 'leased')
+    order by i.ordinal
+    limit p_limit
+    for update of i skip locked
+  ) as n
+$$;
+
+-- Lease these items under new fences. The fences leave the database here and nowhere else.
+create function backfill_private.grant_fences(
+  p_run public.backfill_runs, p_ordinals integer[], p_claim_id uuid, p_worker text
+)
+returns jsonb
+language sql
+set search_path = ''
+as $$
+  with fences as materialized (
+    select o as ordinal, backfill_private.new_fence() as fence from unnest(p_ordinals) as o
+  ), leased as (
+    update public.backfill_items as i
+    set state = 'leased', lease_kind = 'score', attempts = i.attempts + (i.claim_id is distinct from p_claim_id)::integer,
+        fence_hash = sha256(convert_to(f.fence, 'UTF8')),
+        lease_until = backfill_private.clock() + backfill_private.lease_ttl(),
+        started_at = backfill_private.clock(), worker = left(p_worker, 200), claim_id = p_claim_id
+    from fences as f
+    where i.run_id = p_run.run_id and i.ordinal = f.ordinal
+    returning i, f.fence
+  )
+  select coalesce(jsonb_agg(jsonb_build_object(
+      'ordinal', (l.i).ordinal, 'session_id', (l.i).session_id, 'phase', (l.i).phase, 'batch', (l.i).batch,
+      'attempt', (l.i).attempts, 'fence', l.fence, 'steps', backfill_private.steps(p_run, l.i))
+    order by (l.i).ordinal), '[]')
+  from leased as l
+$$;
+
+-- Grant a batch: count its starts, set when the next may start, say so in the chain.
+create function backfill_private.grant_batch(p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_now timestamptz;
+  v_grants jsonb := backfill_private.lease_items(p_run, p_claim_id, p_worker, p_limit);
+begin
+  if jsonb_array_length(v_grants) = 0 then
+    return v_grants;
+  end if;
+  v_now := backfill_private.clock();
+  insert into backfill_private.starts (run_id, started_at, sessions)
+  values (p_run.run_id, v_now, jsonb_array_length(v_grants))
+  on conflict (run_id, started_at) do update set sessions = backfill_private.starts.sessions + excluded.sessions;
+  delete from backfill_private.starts where run_id = p_run.run_id and started_at < v_now - interval '10 minutes';
+  update public.backfill_runs
+  set next_batch_at = v_now + backfill_private.batch_spacing_s(request) * interval '1 second',
+      batches_granted = batches_granted + 1
+  where run_id = p_run.run_id;
+  perform backfill_private.record(p_run.run_id, 'batch_granted', jsonb_build_object(
+    'number', p_run.batches_granted + 1, 'claim', p_claim_id, 'worker', left(p_worker, 200),
+    'phase', v_grants -> 0 ->> 'phase', 'sessions', jsonb_array_length(v_grants),
+    'ordinals', (select jsonb_agg(g -> 'ordinal') from jsonb_array_elements(v_grants) as g)));
+  return v_grants;
+end
+$$;
+
+-- What must hold whenever a run takes a lease; where it does not, the run is paused or expired with the reason.
+create function backfill_private.hold_if_changed(p_run public.backfill_runs)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_missing text;
+begin
+  select t.table_name into v_missing from public.backfill_targets as t
+  where t.target = p_run.target and not backfill_private.triggers_stand(to_regclass(t.table_name)) limit 1;
+  if p_run.approved_until <= backfill_private.clock() then
+    perform backfill_private.move(p_run.run_id, 'expired', 'the approval ran out');
+  elsif p_run.fingerprint is distinct from backfill_private.definitions(p_run.target) then
+    perform backfill_private.move(p_run.run_id, 'paused',
+      'a scoring function is not the one that was approved: ' || backfill_private.what_changed(p_run));
+  elsif v_missing is not null then
+    perform backfill_private.move(p_run.run_id, 'paused',
+      format('the receipt triggers of %s are missing or not always enabled', v_missing));
+  elsif lower((select environment from public.backfill_settings)) <> lower(p_run.environment) then
+    perform backfill_private.move(p_run.run_id, 'paused', 'this project''s environment is no longer the plan''s');
+  end if;
+end
+$$;
+
+-- Claim the next batch.
+--
+-- p_claim_id  made by the worker; a claim whose reply was lost is asked again under the same id and gets the same
+--             items under new fences, not new starts
+-- returns     {state, reason, granted: […], batch, wait_s, wait_for: throttle | canary | leases, lease_s}
+-- raises      OB001 no such run, OB003 not approved, OB010 not allowed
+create function backfill_private.claim(p_run_id uuid, p_claim_id uuid, p_worker text)
+returns jsonb
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+  v_run public.backfill_runs;
+  v_again integer[];
+  v_phase text;
+  v_answer jsonb := '{"granted": []}';
+  v_pace record;
+begin
+  perform backfill_private.authorize('apply');
+  v_run := backfill_private.locked_run(p_run_id);
+  perform backfill_private.release_expired();
+  if v_run.state = 'running' then
+    perform backfill_private.hold_if_changed(v_run);
+  end if;
+  select * into v_run from public.backfill_runs where run_id = p_run_id;
+  select array_agg(i.ordinal order by i.ordinal) into v_again from public.backfill_items as i
+  where i.run_id = p_run_id and i.claim_id = p_claim_id and i.state = 'leased';
+  select i.phase into v_phase from public.backfill_items as i
+  where i.run_id = p_run_id and i.state = 'pending' order by i.ordinal limit 1;
+  if v_run.state <> 'running' then
+    null;
+  elsif v_again is not null then
+    v_answer := jsonb_build_object('granted', backfill_private.grant_fences(v_run, v_again, p_claim_id, p_worker));
+  elsif v_phase is null then
+    v_answer := backfill_private.finish_or_wait(v_run);
+  elsif v_phase <> 'priority' and backfill_private.judge_canary(v_run) <> 'passed' then
+    v_answer := '{"granted": [], "wait_s": 1, "wait_for": "canary"}';
+  else
+    v_pace := backfill_private.allowance(v_run);
+    v_answer := case when v_pace.wait_s > 0
+      then jsonb_build_object('granted', '[]'::jsonb, 'wait_s', v_pace.wait_s, 'wait_for', 'throttle')
+      else backfill_private.grant_or_wait(v_run, p_claim_id, p_worker, v_pace.sessions) end;
+  end if;
+  return v_answer || (select jsonb_build_object('state', r.state, 'reason', r.reason, 'batch', r.batches_granted,
+      'lease_s', extract(epoch from backfill_private.lease_ttl()))
+    from public.backfill_runs as r where r.run_id = p_run_id);
+end
+$$;
+
+-- Grant a batch; where all pending sessions are leased by other runs, wait for them.
+create function backfill_private.grant_or_wait(p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_grants jsonb := backfill_private.grant_batch(p_run, p_claim_id, p_worker, p_limit);
+begin
+  if jsonb_array_length(v_grants) > 0 then
+    return jsonb_build_object('granted', v_grants);
+  elsif exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.state = 'pending') then
+    return '{"granted": [], "wait_s": 1, "wait_for": "leases"}';
+  end if;
+  return backfill_private.finish_or_wait(p_run);
+end
+$$;
+
+-- Nothing is pending: complete the run, or wait for the sessions that are under way.
+create function backfill_private.finish_or_wait(p_run public.backfill_runs)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+begin
+  if exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.state = 'leased') then
+    return '{"granted": [], "wait_s": 1, "wait_for": "leases"}';
+  end if;
+  if exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.phase = 'priority')
+    and backfill_private.judge_canary(p_run) = 'failed' then
+    return '{"granted": []}';
+  end if;
+  perform backfill_private.move(p_run.run_id, 'completed', null, (
+    select jsonb_object_agg(s.state, s.n)
+    from (select i.state, count(*) as n from public.backfill_items as i where i.run_id = p_run.run_id group by 1) as s));
+  return '{"granted": []}';
+end
+$$;
+
+-- Renew the leases of a claim that is still under way.
+--
+-- returns  how many are still ours; fewer than expected: stop calling for the others at once
+create function backfill_private.renew(p_run_id uuid, p_claim_id uuid)
+returns integer
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+  v_renewed integer;
+begin
+  perform backfill_private.authorize('apply');
+  with mine as (
+    update public.backfill_items as i
+    set lease_until = backfill_private.clock() + backfill_private.lease_ttl()
+    where i.run_id = p_run_id and i.claim_id = p_claim_id and i.state = 'leased'
+      and i.lease_until > backfill_private.clock()
+    returning 1
+  )
+  select count(*) into v_renewed from mine;
+  return v_renewed;
+end
+$$;
+
+revoke all on function
+  backfill_private.lease_ttl(),
+  backfill_private.new_fence(),
+  backfill_private.allowance(public.backfill_runs),
+  backfill_private.judge_canary(public.backfill_runs),
+  backfill_private.skip_filled(uuid, integer[]),
+  backfill_private.lease_items(public.backfill_runs, uuid, text, integer),
+  backfill_private.next_items(uuid, integer),
+  backfill_private.grant_fences(public.backfill_runs, integer[], uuid, text),
+  backfill_private.grant_batch(public.backfill_runs, uuid, text, integer),
+  backfill_private.hold_if_changed(public.backfill_runs),
+  backfill_private.claim(uuid, uuid, text),
+  backfill_private.grant_or_wait(public.backfill_runs, uuid, text, integer),
+  backfill_private.finish_or_wait(public.backfill_runs),
+  backfill_private.renew(uuid, uuid)
+from public;
+grant execute on function backfill_private.claim(uuid, uuid, text), backfill_private.renew(uuid, uuid) to service_role;
+
+create function public.backfill_claim(p_run_id uuid, p_claim_id uuid, p_worker text)
+returns jsonb
+language sql
+set search_path = ''
+as $$
+  select backfill_private.claim(p_run_id, p_claim_id, p_worker)
+$$;
+
+create function public.backfill_renew(p_run_id uuid, p_claim_id uuid)
+returns integer
+language sql
+set search_path = ''
+as $$
+  select backfill_private.renew(p_run_id, p_claim_id)
+$$;
+
+revoke all on function public.backfill_claim(uuid, uuid, text), public.backfill_renew(uuid, uuid)
+  from public, anon, authenticated, service_role;
+grant execute on function public.backfill_claim(uuid, uuid, text), public.backfill_renew(uuid, uuid) to service_role;
+
+-- from sql/17_lifecycle.sql
+-- Lifecycle: start, pause, resume, cancel, retry, prune.
+
+-- The throttles of all running runs together stay under the project's bound.
+--
+-- raises  OB015 they would not
+create function backfill_private.check_share(p_run public.backfill_runs)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_most integer := (select max_throttle_per_minute from public.backfill_settings for no key update);
+  v_taken integer;
+begin
+  select coalesce(sum((r.request ->> 'throttle_per_minute')::integer), 0) into v_taken
+  from public.backfill_runs as r where r.state = 'running' and r.run_id <> p_run.run_id;
+  if v_taken + coalesce((p_run.request ->> 'throttle_per_minute')::integer, v_most + 1) > v_most then
+    perform backfill_private.refuse('OB015',
+      format('running runs take %s of the %s starts a minute that this project allows', v_taken, v_most),
+      'wait for them, or pause one: backfill runs --state running');
+  end if;
+end
+$$;
+
+-- What an approval binds, looked at again before a run goes on.
+--
+-- returns  null where all is as approved, else why not
+create function backfill_private.reason_to_hold(p_run public.backfill_runs)
+returns text
+language plpgsql
+set search_path = ''
+as $$
+begin
+  if lower((select environment from public.backfill_settings)) <> lower(p_run.environment) then
+    return 'this project''s environment is no longer the plan''s';
+  elsif backfill_private.compute_digest(p_run.run_id) <> p_run.digest then
+    return 'what was approved is no longer what stands there: ' || backfill_private.what_changed(p_run);
+  end if;
+  return null;
+end
+$$;
+
+-- Start or go on with a run: every apply calls this first.
+--
+-- returns  {state, reason}; a run that holds comes back paused or expired with the reason
+-- raises   OB001 no such run, OB002 its state has no way to running, OB003 not approved, OB015 no share left
+create function backfill_private.start(p_run_id uuid, p_worker text)
+returns jsonb
+language plpgsql
+security definer
+set search_path = ''
+set statement_timeout = '55s'
+as $$
+declare
+  v_run public.backfill_runs;
+  v_why text;
+begin
+  perform backfill_private.authorize('apply');
+  v_run := backfill_private.locked_run(p_run_id);
+  if v_run.state in ('planning', 'awaiting_approval') then
+    perform backfill_private.refuse('OB003',
+      format('run %s is %s (digest %s)', p_run_id, replace(v_run.state, '_', ' '), coalesce(v_run.digest, 'not yet made')),
+      format('backfill approve %s --digest %s', p_run_id, v_run.digest));
+  elsif v_run.state not in ('approved', 'running', 'paused', 'completed') then
+    perform backfill_private.refuse('OB002', format('run %s is %s: it does not run again', p_run_id, v_run.state),
+      format('backfill plan --like %s', p_run_id));
+  elsif v_run.state in ('approved', 'running') then
+    v_why := backfill_private.reason_to_hold(v_run);
+    if v_run.approved_until <= backfill_private.clock() then
+      perform backfill_private.move(p_run_id, 'expired', 'the approval ran out');
+    elsif v_why is not null then
+      perform backfill_private.move(p_run_id, 'paused', v_why);
+    elsif v_run.state = 'approved' then
+      perform backfill_private.check_share(v_run);
+      perform backfill_private.move(p_run_id, 'running', null, jsonb_build_object('worker', left(p_worker, 200)));
+    end if;
+  end if;
+  return (select jsonb_build_object('run_id', r.run_id, 'state', r.state, 'reason', r.reason)
+          from public.backfill_runs as r where r.run_id = p_run_id);
+end
+$$;
+
+-- Pause, cancel: what an operator may ask for, with a reason.
+create function backfill_private.halt(p_verb text, p_run_id uuid, p_reason text)
+returns jsonb
+language plpgsql
+security definer
+set search_path = ''
+as $$
+begin
+  perform backfill_private.authorize(p_verb);
+  if nullif(btrim(p_reason), '') is null then
+    perform backfill_private.refuse('OB013', format('%s needs a reason', p_verb),
+      format('backfill %s %s --reason "…"', p_verb, p_run_id));
+  end if;
+  perform backfill_private.locked_run(p_run_id);
+  perform backfill_private.move(p_run_id, case p_verb when 'pause' then 'paused' else 'cancelled' end, p_reason,
+    jsonb_build_object('by', (select label from backfill_private.caller())));
+  return (select jsonb_build_object('run_id', r.run_id, 'state', r.state, 'reason', r.reason)
+          from public.backfill_runs as r where r.run_id = p_run_id);
+end
+$$;
+
+-- Lift a pause. What was approved must still be what stands there.
+--
+-- raises  OB002 not paused, OB006 the approval ran out, OB007 the plan or its surroundings changed, OB015 no share left
+create function backfill_private.resume(p_run_id uuid)
+returns jsonb
+language plpgsql
+security definer
+set search_path = ''
+set statement_timeout = '55s'
+as $$
+declare
+  v_run public.backfill_runs;
+  v_why text;
+begin
+  perform backfill_private.authorize('resume');
+  v_run := backfill_private.locked_run(p_run_id, array['paused']);
+  v_why := backfill_private.reason_to_hold(v_run);
+  if v_run.approved_until <= backfill_private.clock() then
+    perform backfill_private.refuse('OB006', format('the approval of run %s ran out', p_run_id),
+      format('backfill plan --like %s', p_run_id));
+  elsif v_why is not null then
+    perform backfill_private.refuse('OB007', v_why, format('backfill plan --like %s', p_run_id));
+  end if;
+  perform backfill_private.check_share(v_run);
+  update public.backfill_runs set canary = 'overridden' where run_id = p_run_id and canary = 'failed';
+  perform backfill_private.move(p_run_id, 'running');
+  return (select jsonb_build_object('run_id', r.run_id, 'state', r.state, 'was', v_run.reason)
+          from public.backfill_runs as r where r.run_id = p_run_id);
+end
+$$;
+
+-- Score the failed sessions again, under the same approval.
+--
+-- returns  {run_id, state, sessions}: how many are pending again
+-- raises   OB002 not completed or paused, OB006 the approval ran out, OB007 the plan or its surroundings changed
+create function backfill_private.retry(p_run_id uuid)
+returns jsonb
+language plpgsql
+security definer
+set search_path = ''
+set statement_timeout = '55s'
+as $$
+declare
+  v_run public.backfill_runs;
+  v_why text;
+  v_sessions integer;
+begin
+  perform backfill_private.authorize('apply');
+  v_run := backfill_private.locked_run(p_run_id, array['completed', 'paused', 'running']);
+  v_why := backfill_private.reason_to_hold(v_run);
+  if v_run.approved_until <= backfill_private.clock() then
+    perform backfill_private.refuse('OB006', format('the approval of run %s ran out', p_run_id),
+      format('backfill plan --like %s', p_run_id));
+  elsif v_why is not null then
+    perform backfill_private.refuse('OB007', v_why, format('backfill plan --like %s', p_run_id));
+  end if;
+  update public.backfill_items
+  set state = 'pending', settled_at = null, failed_step = null, error_code = null, error_message = null
+  where run_id = p_run_id and state = 'failed';
+  get diagnostics v_sessions = row_count;
+  if v_sessions > 0 and v_run.state = 'completed' then
+    perform backfill_private.check_share(v_run);
+    perform backfill_private.move(p_run_id, 'running', null, jsonb_build_object('retried', v_sessions));
+  end if;
+  return (select jsonb_build_object('run_id', r.run_id, 'state', r.state, 'sessions', v_sessions)
+          from public.backfill_runs as r where r.run_id = p_run_id);
+end
+$$;
+
+-- Empty the before-images of a run that is over. What was updated can then no longer be restored.
+create function backfill_private.prune(p_run_id uuid)
+returns jsonb
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+  v_emptied integer;
+begin
+  perform backfill_private.authorize('prune');
+  perform backfill_private.locked_run(p_run_id, array['completed', 'rejected', 'cancelled', 'expired', 'rolled_back']);
+  update public.backfill_receipts set before = null where run_id = p_run_id and before is not null;
+  get diagnostics v_emptied = row_count;
+  perform backfill_private.record(p_run_id, 'pruned', jsonb_build_object('receipts', v_emptied));
+  return jsonb_build_object('run_id', p_run_id, 'emptied', v_emptied);
+end
+$$;
+
+revoke all on function
+  backfill_private.check_share(public.backfill_runs),
+  backfill_private.reason_to_hold(public.backfill_runs),
+  backfill_private.start(uuid, text),
+  backfill_private.halt(text, uuid, text),
+  backfill_private.resume(uuid),
+  backfill_private.retry(uuid),
+  backfill_private.prune(uuid)
+from public;
+grant execute on function
+  backfill_private.start(uuid, text), backfill_private.retry(uuid), backfill_private.prune(uuid)
+to service_role;
+grant execute on function backfill_private.halt(text, uuid, text), backfill_private.resume(uuid)
+to authenticated, service_role;
+
+create function public.backfill_start(p_run_id uuid, p_worker text)
+returns jsonb
+language sql
+set search_path = ''
+set statement_timeout = '55s'
+as $$
+  select backfill_private.start(p_run_id, p_worker)
+$$;
+
+-- Pause a run; no session starts until it is resumed.
+create function public.backfill_pause(run uuid, reason text)
+returns jsonb
+language sql
+set search_path = ''
+as $$
+  select backfill_private.halt('pause', $1, $2)
+$$;
+
+-- Lift a run's pause; a worker that is still alive goes on, else: backfill apply RUN.
+create function public.backfill_resume(run uuid)
+returns jsonb
+language sql
+set search_path = ''
+set statement_timeout = '55s'
+as $$
+  select backfill_private.resume($1)
+$$;
+
+-- Stop a run for good. What it wrote stays; backfill rollback takes it back.
+create function public.backfill_cancel(run uuid, reason text)
+returns jsonb
+language sql
+set search_path = ''
+as $$
+  select backfill_private.halt('cancel', $1, $2)
+$$;
+
+create function public.backfill_retry(p_run_id uuid)
+returns jsonb
+language sql
+set search_path = ''
+set statement_timeout = '55s'
+as $$
+  select backfill_private.retry(p_run_id)
+$$;
+
+-- Empty what the receipts of a finished run keep of people's rows.
+create function public.backfill_prune(run uuid)
+returns jsonb
+language sql
+set search_path = ''
+as $$
+  select backfill_private.prune($1)
+$$;
+
+revoke all on function
+  public.backfill_start(uuid, text), public.backfill_pause(uuid, text), public.backfill_resume(uuid),
+  public.backfill_cancel(uuid, text), public.backfill_retry(uuid), public.backfill_prune(uuid)
+from public, anon, authenticated, service_role;
+grant execute on function
+  public.backfill_start(uuid, text), public.backfill_retry(uuid), public.backfill_prune(uuid)
+to service_role;
+grant execute on function
+  public.backfill_pause(uuid, text), public.backfill_resume(uuid), public.backfill_cancel(uuid, text)
+to authenticated, service_role;
+
+-- from sql/18_verification.sql
+-- Verification: planned against present, every figure counted from the tables.
+
+-- Where each planned row stands, for one component.
+--
+-- returns  one row a planned session: bucket as_planned, missing, filled_elsewhere or changed_since; is_wanted: a row of
+--          the wanted version is there; is_lost: we wrote it and it is gone; operation: how we wrote it
+create function backfill_private.standing(p_run_id uuid, p_component text)
+returns table (ordinal integer, session_id text, item_state text, phase text, bucket text,
+  is_wanted boolean, is_lost boolean, operation text)
+language plpgsql
+stable
+set search_path = ''
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'iso_8601'
+set extra_float_digits = 1
+set bytea_output = 'hex'
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_run public.backfill_runs;
+  v_target public.backfill_targets;
+begin
+  select * into strict v_run from public.backfill_runs as r where r.run_id = p_run_id;
+  select * into strict v_target from public.backfill_targets as t
+  where t.target = v_run.target and t.component = p_component;
+  return query execute format(
+    'with written as (
+       select r.ordinal, (array_agg(r.operation order by r.receipt_id))[1] as operation,
+         (array_agg(r.after_hash order by r.receipt_id desc))[1] as after_hash
+       from public.backfill_receipts as r
+       where r.run_id = $1 and r.component = %1$L and r.kind = ''score'' and r.undone_at is null
+       group by r.ordinal
+     )
+     select item.ordinal, item.session_id, item.state, item.phase,
+       case
+         when w.ordinal is not null and wanted.hash = w.after_hash then ''as_planned''
+         when w.ordinal is not null and present.is_there then ''changed_since''
+         when w.ordinal is null and (wanted.hash is not null or %1$L = any (item.filled) and present.is_there)
+           then ''filled_elsewhere''
+         else ''missing'' end,
+       wanted.hash is not null or %1$L = any (item.filled) and present.is_there,
+       w.after_hash is not null and not present.is_there,
+       w.operation
+     from public.backfill_items as item
+     left join written as w using (ordinal)
+     left join lateral (select backfill_private.row_hash(to_jsonb(t)) as hash from %2$s as t where %4$s limit 1)
+       as wanted on true
+     cross join lateral (select exists (select from %2$s as t where %3$s) as is_there) as present
+     where item.run_id = $1 and item.state <> ''rolled_back'' and %1$L = any (item.components)',
+    p_component, v_target.table_name::regclass,
+    backfill_private.row_condition(v_target, v_run.request, false),
+    backfill_private.row_condition(v_target, v_run.request, true))
+  using p_run_id;
+end
+$$;
+
+-- Rows that came since the plan was sealed and that nobody planned: of planned sessions, or of sessions that have not
+-- changed themselves since. (A session that did change is live traffic.) Told by the rows' transaction ids against
+-- the snapshot kept at sealing; rows that any run has a receipt for are not strangers.
+create function backfill_private.strangers(p_run_id uuid, p_component text)
+returns table (session_id text, row_key jsonb, of_other_version boolean)
+language plpgsql
+stable
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_run public.backfill_runs;
+  v_source backfill_private.sources;
+  v_target public.backfill_targets;
+begin
+  select * into strict v_run from public.backfill_runs as r where r.run_id = p_run_id;
+  select * into strict v_source from backfill_private.sources as s where s.target = v_run.target;
+  select * into strict v_target from public.backfill_targets as t
+  where t.target = v_run.target and t.component = p_component;
+  return query execute format(
+    'select t.%2$I::text, backfill_private.row_key(to_jsonb(t), %3$L), t.%4$I is distinct from %5$L
+     from %1$s as t
+     join %6$s as s on s.%7$I = t.%2$I
+     left join public.backfill_items as item
+       on item.run_id = $1 and item.session_id = t.%2$I::text and item.state <> ''rolled_back''
+     cross join lateral (
+       select count(*) filter (where r.run_id = $1 and r.kind = ''score'' and r.undone_at is null) as ours, count(*) as all
+       from public.backfill_receipts as r
+       where r.session_id = t.%2$I::text and r.table_name = %9$L
+         and r.row_key = backfill_private.row_key(to_jsonb(t), %3$L)) as receipts
+     where backfill_private.came_after(t.xmin, $2)
+       and case
+         when receipts.ours > 0 then item.ordinal is not null and %8$L <> all (item.components)
+         when receipts.all > 0 then false
+         when item.ordinal is null then not backfill_private.came_after(s.xmin, $2)
+         else %8$L <> all (item.components) or not %10$L and t.%4$I is distinct from %5$L end',
+    v_target.table_name::regclass, v_target.session_column, v_target.key_columns, v_target.version_column,
+    v_run.request ->> v_target.version_parameter, v_source.source_table::regclass, v_source.key_column,
+    p_component, v_target.table_name, v_target.any_version_counts)
+  using p_run_id, v_run.sealed_snapshot::pg_snapshot;
+end
+$$;
+
+-- Was a row written by a transaction that this snapshot did not see? p_xmin is the row's, 32 bits; the snapshot
+-- gives the epoch.
+create function backfill_private.came_after(p_xmin xid, p_snapshot pg_snapshot)
+returns boolean
+language sql
+immutable
+set search_path = ''
+as $$
+  select case
+    when x.delta >= 2147483648 then false
+    else not pg_visible_in_snapshot((x.least + x.delta)::text::xid8, p_snapshot) end
+  from (
+    select l.least, mod(p_xmin::text::bigint - mod(l.least, 4294967296) + 4294967296, 4294967296) as delta
+    from (select pg_snapshot_xmin(p_snapshot)::text::bigint as least) as l
+  ) as x
+$$;
+
+-- One criterion: expected against actual.
+create function backfill_private.criterion(p_name text, p_expected bigint, p_actual bigint, p_more jsonb default '{}')
+returns jsonb
+language sql
+immutable
+set search_path = ''
+as $$
+  select jsonb_build_object('name', p_name, 'expected', p_expected, 'actual', p_actual,
+    'status', case when p_expected = p_actual then 'pass' else 'fail' end) || p_more
+$$;
+
+-- The criteria, buckets and figures of one component.
+create function backfill_private.verify_component(p_run_id uuid, p_target public.backfill_targets)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  with stands as (
+    select * from backfill_private.standing(p_run_id, p_target.component)
+  ), foreigners as (
+    select * from backfill_private.strangers(p_run_id, p_target.component)
+  ), named as (
+    select backfill_private.bare_name(p_target.table_name) as tab
+  )
+  select jsonb_build_object(
+    'criteria', jsonb_build_array(
+      backfill_private.criterion(n.tab || '_rows',
+        (select count(*) from stands), (select count(*) from stands as s where s.is_wanted),
+        jsonb_build_object(
+          'inserted', (select count(*) from stands as s where s.is_wanted and s.operation = 'insert'),
+          'updated', (select count(*) from stands as s where s.is_wanted and s.operation = 'update'))),
+      backfill_private.criterion(n.tab || '_version',
+        (select count(*) from stands as s where s.operation is not null),
+        (select count(*) from stands as s where s.operation is not null and s.is_wanted)))
+      || case when p_target.version_column = any (p_target.key_columns) then jsonb_build_array(
+        backfill_private.criterion(n.tab || '_no_legacy_versions', 0,
+          (select count(*) from foreigners as f where f.of_other_version))) else '[]' end,
+    'buckets', (
+      select jsonb_object_agg(b.bucket, (
+        select coalesce(jsonb_agg(jsonb_build_object('session_id', s.session_id, 'component', p_target.component)
+          order by s.ordinal), '[]')
+        from stands as s where s.bucket = b.bucket))
+      from unnest(array['as_planned', 'missing', 'filled_elsewhere', 'changed_since']) as b (bucket))
+      || jsonb_build_object('extra', (
+        select coalesce(jsonb_agg(jsonb_build_object('session_id', f.session_id, 'component', p_target.component,
+          'row', f.row_key) order by f.session_id, f.row_key::text), '[]') from foreigners as f)),
+    'lost', (select coalesce(jsonb_agg(s.session_id), '[]') from stands as s where s.is_lost),
+    'unexplained', (select count(*) from stands as s where not s.is_wanted and s.item_state <> 'failed'),
+    'missing', (select count(*) from stands as s where not s.is_wanted),
+    'priority_incomplete', (select coalesce(jsonb_agg(s.session_id), '[]')
+      from stands as s where s.phase = 'priority' and not s.is_wanted))
+  from named as n
+$$;
+
+-- What is critical about a run, by name.
+create function backfill_private.critical_errors(p_run_id uuid, p_components jsonb)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select coalesce(jsonb_agg(c.what), '[]') from (
+    select format('%s: a written row is gone', lost.id) as what
+    from jsonb_array_elements(p_components) as x cross join jsonb_array_elements_text(x -> 'lost') as lost (id)
+    union all
+    select format('%s: %s', f ->> 0, f ->> 1)
+    from public.backfill_events as e cross join jsonb_array_elements(e.details -> 'sessions') as f
+    where e.run_id = p_run_id and e.kind = 'critical'
+    union all
+    select format('audit event %s: %s', f.seq, f.fault) from backfill_private.chain_faults(p_run_id) as f
+  ) as c
+$$;
+
+-- Verify a run against the tables.
+--
+-- returns  {run_id, verdict, criteria, buckets, critical, audit}
+--          pass: every planned row is there; partial: each missing one belongs to a session recorded as failed and
+--          nothing is critical; fail: everything else
+-- raises   OB001 no such run, OB010 not allowed
+create function backfill_private.verify(p_run_id uuid)
+returns jsonb
+language plpgsql
+security definer
+set search_path = ''
+set statement_timeout = '55s'
+as $$
+declare
+  v_run public.backfill_runs;
+  v_components jsonb;
+  v_critical jsonb;
+  v_criteria jsonb;
+  v_buckets jsonb;
+begin
+  perform backfill_private.authorize('read');
+  select * into v_run from public.backfill_runs where run_id = p_run_id;
+  if v_run.sealed_at is null then
+    perform backfill_private.refuse('OB001', format('there is no sealed run %s', p_run_id), 'backfill runs');
+  end if;
+  select jsonb_agg(backfill_private.verify_component(p_run_id, t) order by t.position) into v_components
+  from public.backfill_targets as t where t.target = v_run.target;
+  v_critical := backfill_private.critical_errors(p_run_id, v_components);
+  select jsonb_agg(c.criterion) into v_criteria
+  from jsonb_array_elements(v_components) as x cross join jsonb_array_elements(x -> 'criteria') as c (criterion);
+  v_criteria := v_criteria || backfill_private.run_criteria(p_run_id, v_components, v_critical);
+  select jsonb_object_agg(b.name, b.rows) into v_buckets from (
+    select k.key as name, jsonb_agg(r.r) filter (where r.r is not null) as rows
+    from jsonb_array_elements(v_components) as x
+    cross join jsonb_each(x -> 'buckets') as k
+    left join lateral jsonb_array_elements(k.value) as r (r) on true
+    group by k.key) as b;
+  return jsonb_build_object('run_id', p_run_id, 'state', v_run.state,
+    'verdict', backfill_private.verdict(v_components, v_criteria, v_critical, v_buckets),
+    'criteria', v_criteria, 'critical', v_critical,
+    'buckets', (select jsonb_object_agg(key, coalesce(nullif(value, 'null'), '[]')) from jsonb_each(v_buckets)),
+    'audit', jsonb_build_object('count', v_run.audit_count, 'head', v_run.audit_head));
+end
+$$;
+
+-- The criteria that look at the whole run.
+create function backfill_private.run_criteria(p_run_id uuid, p_components jsonb, p_critical jsonb)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select jsonb_build_array(
+    backfill_private.criterion('priority_complete', count(*) filter (where i.phase = 'priority' and i.state <> 'rolled_back'),
+      count(*) filter (where i.phase = 'priority' and i.state <> 'rolled_back' and not exists (
+        select from jsonb_array_elements(p_components) as x where x -> 'priority_incomplete' ? i.session_id))),
+    backfill_private.criterion('critical_errors', 0, jsonb_array_length(p_critical)),
+    backfill_private.criterion('failed_sessions', 0, count(*) filter (where i.state = 'failed')),
+    backfill_private.criterion('audit_complete',
+      (select r.audit_count from public.backfill_runs as r where r.run_id = p_run_id),
+      (select count(*) from public.backfill_events as e where e.run_id = p_run_id)
+        - (select count(*) from backfill_private.chain_faults(p_run_id))))
+  from public.backfill_items as i
+  where i.run_id = p_run_id
+$$;
+
+-- pass, partial or fail.
+create function backfill_private.verdict(p_components jsonb, p_criteria jsonb, p_critical jsonb, p_buckets jsonb)
+returns text
+language sql
+immutable
+set search_path = ''
+as $$
+  select case
+    when jsonb_array_length(p_critical) > 0
+      or coalesce(jsonb_array_length(nullif(p_buckets -> 'extra', 'null')), 0) > 0
+      or (select sum((x ->> 'unexplained')::integer) from jsonb_array_elements(p_components) as x) > 0 then 'fail'
+    when exists (select from jsonb_array_elements(p_criteria) as c where c ->> 'status' <> 'pass') then 'partial'
+    else 'pass' end
+$$;
+
+revoke all on function
+  backfill_private.standing(uuid, text),
+  backfill_private.strangers(uuid, text),
+  backfill_private.came_after(xid, pg_snapshot),
+  backfill_private.criterion(text, bigint, bigint, jsonb),
+  backfill_private.verify_component(uuid, public.backfill_targets),
+  backfill_private.critical_errors(uuid, jsonb),
+  backfill_private.verify(uuid),
+  backfill_private.run_criteria(uuid, jsonb, jsonb),
+  backfill_private.verdict(jsonb, jsonb, jsonb, jsonb)
+from public;
+grant execute on function backfill_private.verify(uuid) to authenticated, service_role;
+
+create function public.backfill_verify(p_run_id uuid)
+returns jsonb
+language sql
+set search_path = ''
+set statement_timeout = '55s'
+as $$
+  select backfill_private.verify(p_run_id)
+$$;
+
+revoke all on function public.backfill_verify(uuid) from public, anon, authenticated, service_role;
+grant execute on function public.backfill_verify(uuid) to authenticated, service_role;
+
+-- from sql/19_undo.sql
+-- Undo: only rows with a receipt that are still what the run wrote. Preview, then confirm exactly that preview.
+
+create table backfill_private.undos (
+  undo_id bigint generated always as identity primary key,
+  run_id uuid not null references public.backfill_runs (run_id),
+  digest text not null,
+  scope jsonb not null,
+  state text not null default 'previewed' check (state in ('previewed', 'confirmed', 'finished')),
+  previewed_at timestamptz not null default backfill_private.clock(),
+  reason text,
+  confirmed_by text,
+  confirmed_at timestamptz,
+  finished_at timestamptz,
+  last_ordinal integer not null default 0,
+  conflicts jsonb not null default '[]'
+);
+
+create index backfill_undos_runs on backfill_private.undos (run_id, undo_id);
+alter table backfill_private.undos enable row level security;
+revoke all on backfill_private.undos from public, anon, authenticated, service_role;
+create policy "the owner alone" on backfill_private.undos for select to service_role using (false);
+
+-- The scope of an undo in its normal form: sessions as full ids of the run, dates as bounds.
+--
+-- raises  OB013 a date is none, OB014 a session is not of this run or its prefix is ambiguous
+create function backfill_private.undo_scope(p_run_id uuid, p_sessions text[], p_since text, p_until text)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+set timezone = 'UTC'
+as $$
+declare
+  v_since timestamptz := backfill_private.since_bound('since', p_since);
+  v_until timestamptz := backfill_private.until_bound('until', p_until);
+  v_given text;
+  v_found text[];
+  v_ids text[];
+begin
+  if v_until <= v_since then
+    perform backfill_private.refuse('OB013', format('since %s is after until %s', p_since, p_until));
+  end if;
+  foreach v_given in array coalesce(p_sessions, '{}') loop
+    select array_agg(i.session_id) into v_found from (
+      select i.session_id from public.backfill_items as i
+      where i.run_id = p_run_id and starts_with(i.session_id, lower(btrim(v_given))) order by 1 limit 2) as i;
+    if v_found is null or btrim(v_given) = '' or cardinality(v_found) > 1 and v_found[1] <> v_given then
+      perform backfill_private.refuse('OB014', format('%s names %s session of run %s', left(v_given, 80),
+        case when v_found is null then 'no' else 'more than one' end, p_run_id), format('backfill show %s', p_run_id));
+    end if;
+    v_ids := v_ids || v_found[1];
+  end loop;
+  return jsonb_build_object('sessions', v_ids, 'since_at', v_since, 'until_before', v_until);
+end
+$$;
+
+-- The written rows in a scope, folded: a row that was written several times goes back to before the first write.
+--
+-- row_key, table_name  the row; first_operation, first_before: what it was before; last_hash: what we left
+create function backfill_private.undo_rows(p_run_id uuid, p_scope jsonb, p_ordinals integer[] default null)
+returns table (ordinal integer, session_id text, component text, table_name text, row_key jsonb,
+  first_operation text, first_before jsonb, has_before boolean, last_hash bytea, last_receipt bigint)
+language sql
+stable
+set search_path = ''
+as $$
+  select r.ordinal, r.session_id, r.component, r.table_name, r.row_key,
+    (array_agg(r.operation order by r.receipt_id))[1],
+    (array_agg(r.before order by r.receipt_id))[1],
+    (array_agg(r.before_hash order by r.receipt_id))[1] is not null,
+    (array_agg(r.after_hash order by r.receipt_id desc))[1],
+    max(r.receipt_id)
+  from public.backfill_receipts as r
+  join public.backfill_items as i on i.run_id = r.run_id and i.ordinal = r.ordinal
+  where r.run_id = p_run_id and r.kind = 'score' and r.undone_at is null
+    and (p_ordinals is null or r.ordinal = any (p_ordinals))
+    and (p_scope ->> 'sessions' is null or p_scope -> 'sessions' ? r.session_id)
+    and (p_scope ->> 'since_at' is null or i.session_at >= (p_scope ->> 'since_at')::timestamptz)
+    and (p_scope ->> 'until_before' is null or i.session_at < (p_scope ->> 'until_before')::timestamptz)
+  group by r.ordinal, r.session_id, r.component, r.table_name, r.row_key
+$$;
+
+-- A condition that picks the row t with this key: SQL text, names quoted, values literals.
+create function backfill_private.key_condition(p_table regclass, p_key jsonb)
+returns text
+language sql
+stable
+set search_path = ''
+as $$
+  select string_agg(format('t.%I = %L::%s', k.key, k.value, format_type(a.atttypid, a.atttypmod)), ' and ' order by k.key)
+  from jsonb_each_text(p_key) as k
+  join pg_attribute as a on a.attrelid = p_table and a.attname = k.key
+$$;
+
+-- Why a written row cannot be taken back; null where it can. Locks the row where p_lock.
+create function backfill_private.undo_conflict(
+  p_table regclass, p_key jsonb, p_last_hash bytea, p_deletes boolean, p_lock boolean
+)
+returns text
+language plpgsql
+set search_path = ''
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'iso_8601'
+set extra_float_digits = 1
+set bytea_output = 'hex'
+as $$
+declare
+  v_row jsonb;
+begin
+  execute format('select to_jsonb(t) from %s as t where %s %s', p_table,
+    backfill_private.key_condition(p_table, p_key), case when p_lock then 'for update of t' else '' end) into v_row;
+  if v_row is null and p_last_hash is not null then
+    return 'the row is gone';
+  elsif v_row is not null and p_last_hash is null then
+    return 'a row has come where the run had deleted one';
+  elsif backfill_private.row_hash(v_row) is distinct from p_last_hash then
+    return 'the row was changed since';
+  end if;
+  return case when p_deletes then backfill_private.referencing(p_table, v_row) end;
+end
+$$;
+
+-- The first foreign key under which another row refers to this one, in words; null where none does.
+create function backfill_private.referencing(p_table regclass, p_row jsonb)
+returns text
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_key record;
+  v_found boolean;
+begin
+  for v_key in
+    select c.conname, c.conrelid::regclass as child,
+      (select string_agg(format('child.%I = %L', a.attname, p_row ->> p.attname), ' and ')
+       from unnest(c.conkey, c.confkey) as k (child_column, parent_column)
+       join pg_attribute as a on a.attrelid = c.conrelid and a.attnum = k.child_column
+       join pg_attribute as p on p.attrelid = c.confrelid and p.attnum = k.parent_column) as condition
+    from pg_constraint as c
+    where c.contype = 'f' and c.confrelid = p_table and c.conparentid = 0
+  loop
+    execute format('select exists (select from %s as child where %s)', v_key.child, v_key.condition) into v_found;
+    if v_found then
+      return format('a row of %s refers to it (%s)', v_key.child, v_key.conname);
+    end if;
+  end loop;
+  return null;
+end
+$$;
+
+-- What an undo of this scope would do now: counts by table, conflicts by row, and the digest that confirms it.
+create function backfill_private.undo_effect(p_run_id uuid, p_scope jsonb)
+returns jsonb
+language sql
+set search_path = ''
+as $$
+  with looked_at as (
+    select u.*, not u.has_before as deletes,
+      case when u.has_before and u.first_before is null then 'its before-image was pruned'
+        else backfill_private.undo_conflict(u.table_name::regclass, u.row_key, u.last_hash, not u.has_before, false) end as conflict
+    from backfill_private.undo_rows(p_run_id, p_scope) as u
+  ), counted as (
+    select backfill_private.bare_name(l.table_name) as tab,
+      count(*) filter (where l.deletes and l.conflict is null) as deletes,
+      count(*) filter (where not l.deletes and l.conflict is null) as restores
+    from looked_at as l group by 1
+  )
+  select jsonb_build_object(
+    'run_id', p_run_id, 'scope', p_scope,
+    'sessions', (select count(distinct l.ordinal) from looked_at as l where l.conflict is null),
+    'deletes', (select coalesce(jsonb_object_agg(c.tab, c.deletes), '{}') from counted as c),
+    'restores', (select coalesce(jsonb_object_agg(c.tab, c.restores), '{}') from counted as c),
+    'conflicts', (select coalesce(jsonb_agg(jsonb_build_object('session_id', l.session_id, 'table', l.table_name,
+        'row', l.row_key, 'reason', l.conflict) order by l.ordinal, l.table_name), '[]')
+      from looked_at as l where l.conflict is not null),
+    'digest', (select backfill_private.sha256_hex(concat_ws(e'\n', 'backfill undo, form 1', p_run_id, p_scope,
+        string_agg(jsonb_build_array(l.last_receipt, l.deletes, l.conflict)::text, e'\n' order by l.last_receipt)))
+      from looked_at as l))
+$$;
+
+-- Preview an undo. Nothing of the user's is touched; the preview is kept, and only the newest can be confirmed.
+--
+-- returns  see backfill_private.undo_effect
+-- raises   OB001 no such run, OB002 the run is running or never ran, OB013 OB014 the scope is not usable
+create function backfill_private.preview_undo(p_run_id uuid, p_sessions text[], p_since text, p_until text)
+returns jsonb
+language plpgsql
+security definer
+set search_path = ''
+set statement_timeout = '55s'
+as $$
+declare
+  v_effect jsonb;
+begin
+  perform backfill_private.authorize('undo');
+  perform backfill_private.locked_run(p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']);
+  v_effect := backfill_private.undo_effect(p_run_id,
+    backfill_private.undo_scope(p_run_id, p_sessions, p_since, p_until));
+  insert into backfill_private.undos (run_id, digest, scope)
+  values (p_run_id, v_effect ->> 'digest', v_effect -> 'scope');
+  return v_effect;
+end
+$$;
+
+-- The preview that this digest confirms: the newest one of the run, still true, or already being carried out.
+--
+-- raises  OB019 another digest, or what the preview saw has changed
+create function backfill_private.confirmed_undo(p_run_id uuid, p_digest text, p_reason text)
+returns backfill_private.undos
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_undo backfill_private.undos;
+begin
+  select * into v_undo from backfill_private.undos where run_id = p_run_id order by undo_id desc limit 1 for update;
+  if v_undo.digest is distinct from p_digest then
+    perform backfill_private.refuse('OB019', format('%s… is not the digest of the newest preview', left(p_digest, 12)),
+      format('backfill rollback %s', p_run_id));
+  elsif v_undo.state = 'previewed' then
+    if backfill_private.undo_effect(p_run_id, v_undo.scope) ->> 'digest' <> p_digest then
+      perform backfill_private.refuse('OB019', 'the rows have changed since the preview',
+        format('backfill rollback %s', p_run_id));
+    end if;
+    update backfill_private.undos
+    set state = 'confirmed', reason = left(p_reason, 500), confirmed_at = backfill_private.clock(),
+        confirmed_by = (select label from backfill_private.caller())
+    where undo_id = v_undo.undo_id;
+    perform backfill_private.record(p_run_id, 'undo_confirmed',
+      jsonb_build_object('digest', p_digest, 'reason', left(p_reason, 500), 'scope', v_undo.scope));
+  end if;
+  return v_undo;
+end
+$$;
+
+-- Take one written row back: delete what was inserted, put back what was updated or deleted.
+create function backfill_private.undo_row(p_table regclass, p_key jsonb, p_before jsonb)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_condition text := backfill_private.key_condition(p_table, p_key);
+  v_all text;
+  v_settable text;
+  v_rows integer;
+begin
+  if p_before is null then
+    execute format('delete from %s as t where %s', p_table, v_condition);
+    return;
+  end if;
+  select string_agg(quote_ident(a.attname), ', ' order by a.attnum),
+    string_agg(quote_ident(a.attname), ', ' order by a.attnum) filter (where a.attidentity <> 'a')
+  into v_all, v_settable
+  from pg_attribute as a
+  where a.attrelid = p_table and a.attnum > 0 and not a.attisdropped and a.attgenerated = '' and p_before ? a.attname;
+  execute format('update %1$s as t set (%2$s) = (select %2$s from jsonb_populate_record(null::%1$s, $1)) where %3$s',
+    p_table, v_settable, v_condition) using p_before;
+  get diagnostics v_rows = row_count;
+  if v_rows = 0 then
+    execute format('insert into %1$s (%2$s) overriding system value
+      select %2$s from jsonb_populate_record(null::%1$s, $1)', p_table, v_all) using p_before;
+  end if;
+end
+$$;
+
+-- Take one session's rows back, the newest first, through the gate: under a fence of the undo's own that never
+-- leaves this function, so that every row leaves a receipt. A row in conflict is left as it is.
+--
+-- returns  the conflicts: [{session_id, table, row, reason}]
+create function backfill_private.undo_item(p_run_id uuid, p_ordinal integer, p_scope jsonb)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_fence text := backfill_private.new_fence();
+  v_headers text := current_setting('request.headers', true);
+  v_row record;
+  v_why text;
+  v_conflicts jsonb := '[]';
+begin
+  perform from public.backfill_items where run_id = p_run_id and ordinal = p_ordinal for update;
+  update public.backfill_items
+  set fence_hash = sha256(convert_to(v_fence, 'UTF8')), lease_kind = 'undo',
+      lease_until = backfill_private.clock() + backfill_private.lease_ttl()
+  where run_id = p_run_id and ordinal = p_ordinal;
+  perform set_config('request.headers',
+    jsonb_build_object('x-backfill-run', p_run_id, 'x-backfill-fence', v_fence)::text, true);
+  for v_row in
+    select * from backfill_private.undo_rows(p_run_id, p_scope, array[p_ordinal]) as u order by u.last_receipt desc
+  loop
+    v_why := case when v_row.has_before and v_row.first_before is null then 'its before-image was pruned'
+      else backfill_private.undo_conflict(
+        v_row.table_name::regclass, v_row.row_key, v_row.last_hash, not v_row.has_before, true) end;
+    if v_why is not null then
+      v_conflicts := v_conflicts || jsonb_build_object('session_id', v_row.session_id, 'table', v_row.table_name,
+        'row', v_row.row_key, 'reason', v_why);
+    else
+      perform backfill_private.undo_row(v_row.table_name::regclass, v_row.row_key, v_row.first_before);
+      update public.backfill_receipts set undone_at = backfill_private.clock()
+      where run_id = p_run_id and ordinal = p_ordinal and table_name = v_row.table_name and row_key = v_row.row_key
+        and kind = 'score' and undone_at is null;
+    end if;
+  end loop;
+  perform set_config('request.headers', coalesce(v_headers, ''), true);
+  update public.backfill_items
+  set fence_hash = null, lease_kind = null, lease_until = null, claim_id = null, worker = null,
+      state = case when v_conflicts = '[]' then 'rolled_back' when state = 'leased' then 'pending' else state end
+  where run_id = p_run_id and ordinal = p_ordinal;
+  return v_conflicts;
+end
+$$;
+
+-- Carry a confirmed undo on by some sessions.
+--
+-- p_digest    of the newest preview; a killed undo is confirmed again with the same
+-- p_sessions  at most so many now; call again until remaining is 0
+-- returns     {remaining, deletes, restores, conflicts, state}
+-- raises      OB013 no reason, OB019 another digest, or what the preview saw has changed
+create function backfill_private.confirm_undo(p_run_id uuid, p_digest text, p_reason text, p_sessions integer)
+returns jsonb
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+  v_undo backfill_private.undos;
+  v_ordinals integer[];
+  v_ordinal integer;
+begin
+  perform backfill_private.authorize('undo');
+  if nullif(btrim(p_reason), '') is null then
+    perform backfill_private.refuse('OB013', 'an undo needs a reason',
+      format('backfill rollback %s --confirm %s --reason "…"', p_run_id, p_digest));
+  end if;
+  perform backfill_private.locked_run(p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']);
+  v_undo := backfill_private.confirmed_undo(p_run_id, p_digest, p_reason);
+  select array_agg(n.ordinal order by n.ordinal) into v_ordinals from (
+    select distinct u.ordinal from backfill_private.undo_rows(p_run_id, v_undo.scope) as u
+    where u.ordinal > v_undo.last_ordinal order by 1 limit p_sessions) as n;
+  foreach v_ordinal in array coalesce(v_ordinals, '{}') loop
+    v_undo.conflicts := v_undo.conflicts || backfill_private.undo_item(p_run_id, v_ordinal, v_undo.scope);
+    v_undo.last_ordinal := v_ordinal;
+  end loop;
+  update backfill_private.undos set last_ordinal = v_undo.last_ordinal, conflicts = v_undo.conflicts
+  where undo_id = v_undo.undo_id;
+  return backfill_private.undo_progress(p_run_id, v_undo.undo_id);
+end
+$$;
+
+-- How far an undo is; when nothing is left, it is finished and said so in the chain.
+create function backfill_private.undo_progress(p_run_id uuid, p_undo_id bigint)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_undo backfill_private.undos;
+  v_remaining bigint;
+  v_done jsonb;
+begin
+  select * into strict v_undo from backfill_private.undos where undo_id = p_undo_id;
+  select count(distinct u.ordinal) into v_remaining
+  from backfill_private.undo_rows(p_run_id, v_undo.scope) as u where u.ordinal > v_undo.last_ordinal;
+  select jsonb_build_object(
+    'deletes', coalesce(jsonb_object_agg(c.tab, c.deletes), '{}'),
+    'restores', coalesce(jsonb_object_agg(c.tab, c.restores), '{}')) into v_done
+  from (
+    select backfill_private.bare_name(r.table_name) as tab,
+      count(*) filter (where r.operation = 'delete') as deletes,
+      count(*) filter (where r.operation <> 'delete') as restores
+    from public.backfill_receipts as r
+    where r.run_id = p_run_id and r.kind = 'undo' and r.at >= v_undo.confirmed_at
+    group by 1) as c;
+  if v_remaining = 0 and v_undo.state = 'confirmed' then
+    update backfill_private.undos set state = 'finished', finished_at = backfill_private.clock() where undo_id = p_undo_id;
+    perform backfill_private.record(p_run_id, 'undo_finished',
+      v_done || jsonb_build_object('digest', v_undo.digest, 'conflicts', jsonb_array_length(v_undo.conflicts)));
+    perform backfill_private.close_if_empty(p_run_id);
+  end if;
+  return v_done || jsonb_build_object('remaining', v_remaining, 'conflicts', v_undo.conflicts,
+    'state', (select r.state from public.backfill_runs as r where r.run_id = p_run_id));
+end
+$$;
+
+-- A run of which no session is left done is rolled back.
+create function backfill_private.close_if_empty(p_run_id uuid)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+begin
+  if (select r.state from public.backfill_runs as r where r.run_id = p_run_id) in ('completed', 'cancelled', 'expired')
+    and exists (select from public.backfill_items as i where i.run_id = p_run_id and i.state = 'rolled_back')
+    and not exists (select from public.backfill_items as i where i.run_id = p_run_id and i.state = 'done') then
+    perform backfill_private.move(p_run_id, 'rolled_back', 'no session is left done');
+  end if;
+end
+$$;
+
+revoke all on function
+  backfill_private.undo_scope(uuid, text[], text, text),
+  backfill_private.undo_rows(uuid, jsonb, integer[]),
+  backfill_private.key_condition(regclass, jsonb),
+  backfill_private.undo_conflict(regclass, jsonb, bytea, boolean, boolean),
+  backfill_private.referencing(regclass, jsonb),
+  backfill_private.undo_effect(uuid, jsonb),
+  backfill_private.preview_undo(uuid, text[], text, text),
+  backfill_private.confirmed_undo(uuid, text, text),
+  backfill_private.undo_row(regclass, jsonb, jsonb),
+  backfill_private.undo_item(uuid, integer, jsonb),
+  backfill_private.confirm_undo(uuid, text, text, integer),
+  backfill_private.undo_progress(uuid, bigint),
+  backfill_private.close_if_empty(uuid)
+from public;
+grant execute on function
+  backfill_private.preview_undo(uuid, text[], text, text),
+  backfill_private.confirm_undo(uuid, text, text, integer)
+to service_role;
+
+create function public.backfill_preview_undo(
+  p_run_id uuid, p_sessions text[] default null, p_since text default null, p_until text default null
+)
+returns jsonb
+language sql
+set search_path = ''
+set statement_timeout = '55s'
+as $$
+  select backfill_private.preview_undo(p_run_id, p_sessions, p_since, p_until)
+$$;
+
+create function public.backfill_confirm_undo(
+  p_run_id uuid, p_digest text, p_reason text, p_sessions integer default 200
+)
+returns jsonb
+language sql
+set search_path = ''
+as $$
+  select backfill_private.confirm_undo(p_run_id, p_digest, p_reason, p_sessions)
+$$;
+
+revoke all on function
+  public.backfill_preview_undo(uuid, text[], text, text),
+  public.backfill_confirm_undo(uuid, text, text, integer)
+from public, anon, authenticated, service_role;
+grant execute on function
+  public.backfill_preview_undo(uuid, text[], text, text),
+  public.backfill_confirm_undo(uuid, text, text, integer)
+to service_role;
+
+-- from sql/20_run_views.sql
+-- Views about runs: what people look at while a run runs and after it.
+
+create view public.backfill_run_progress with (security_invoker = true) as
+select
+  r.run_id,
+  r.state,
+  r.reason,
+  r.environment,
+  coalesce(c.total, 0) as total,
+  coalesce(c.pending, 0) as pending,
+  coalesce(c.leased, 0) as leased,
+  coalesce(c.done, 0) as done,
+  coalesce(c.failed, 0) as failed,
+  coalesce(c.skipped, 0) as skipped,
+  coalesce(c.rolled_back, 0) as rolled_back,
+  coalesce(c.lately, 0) as rate_per_minute,
+  case when r.state in ('approved', 'running') and c.total > 0 then round(greatest(
+    backfill_private.batch_spacing_s(r.request)
+      * greatest(ceil(c.pending / (r.request ->> 'batch_size')::numeric) - 1, 0)
+      + coalesce(greatest(extract(epoch from r.next_batch_at - backfill_private.clock()), 0), 0),
+    case when c.lately > 0 then (c.pending + c.leased) * 60.0 / c.lately else 0 end))::integer end as eta_s,
+  case
+    when r.state = 'paused' then 'paused: ' || coalesce(r.reason, 'no reason given')
+    when r.state = 'awaiting_approval' then 'waits for an approval of digest ' || r.digest
+    when r.state = 'approved' then 'waits for backfill apply ' || r.run_id
+    when r.state = 'running' and c.pending = 0 and c.leased > 0 then 'the last sessions are being scored'
+    when r.state = 'running' and r.canary is null and c.canary_open > 0 and c.pending_priority = 0
+      then 'canary: the priority sessions are being scored'
+    when r.state = 'running' and r.next_batch_at > backfill_private.clock()
+      then 'throttle: the next batch starts at ' || to_char(r.next_batch_at at time zone 'UTC', 'HH24:MI:SS') || ' UTC'
+    when r.state = 'running' and c.leased = 0 then 'no worker holds a lease; backfill apply ' || r.run_id
+  end as waits_for,
+  r.next_batch_at,
+  r.approved_by,
+  r.approved_until,
+  r.created_at,
+  r.started_at,
+  r.finished_at,
+  r.audit_count,
+  r.audit_head
+from public.backfill_runs as r
+left join (
+  select i.run_id,
+    count(*) as total,
+    count(*) filter (where i.state = 'pending') as pending,
+    count(*) filter (where i.state = 'leased') as leased,
+    count(*) filter (where i.state = 'done') as done,
+    count(*) filter (where i.state = 'failed') as failed,
+    count(*) filter (where i.state = 'skipped') as skipped,
+    count(*) filter (where i.state = 'rolled_back') as rolled_back,
+    count(*) filter (where i.settled_at > backfill_private.clock() - interval '60 seconds'
+      and i.state in ('done', 'failed')) as lately,
+    count(*) filter (where i.phase = 'priority' and i.state in ('pending', 'leased')) as canary_open,
+    count(*) filter (where i.phase = 'priority' and i.state = 'pending') as pending_priority
+  from public.backfill_items as i
+  group by i.run_id
+) as c using (run_id);
+
+comment on view public.backfill_run_progress is 'Where each run stands: counts, rate, time left, and why it waits.';
+comment on column public.backfill_run_progress.rate_per_minute is 'Sessions settled in the last 60 seconds.';
+comment on column public.backfill_run_progress.eta_s is 'Seconds until the last batch starts, from the throttle and the rate.';
+comment on column public.backfill_run_progress.waits_for is 'Why nothing happens right now; null while sessions are being scored.';
+
+create view public.backfill_run_failures with (security_invoker = true) as
+select
+  i.run_id,
+  i.session_id,
+  i.phase,
+  i.batch,
+  i.failed_step,
+  i.error_code,
+  i.error_message,
+  i.attempts,
+  i.settled_at
+from public.backfill_items as i
+where i.state = 'failed'
+order by i.run_id, i.ordinal;
+
+comment on view public.backfill_run_failures is 'The sessions that failed, and why.';
+
+revoke all on public.backfill_run_progress, public.backfill_run_failures from public, anon, authenticated, service_role;
+grant select on public.backfill_run_progress, public.backfill_run_failures to authenticated, service_role;
+
+-- The excluded sessions of a plan, beyond the first thousand that its row carries.
+create function backfill_private.excluded(p_run_id uuid, p_after text, p_limit integer)
+returns table (session_id text, reason text)
+language plpgsql
+stable
+security definer
+set search_path = ''
+as $$
+begin
+  perform backfill_private.authorize('read');
+  return query select f.session_id, f.excluded from backfill_private.findings as f
+  where f.run_id = p_run_id and f.excluded is not null and f.session_id > p_after
+  order by f.session_id limit p_limit;
+end
+$$;
+
+revoke all on function backfill_private.excluded(uuid, text, integer) from public;
+
+notify pgrst, 'reload schema';

@@ -1,0 +1,6 @@
+-- from sql/40_prism_index_sessions.sql
+-- The completed sessions by date: what detection reads. Everything works without it, slower.
+create index concurrently if not exists backfill_completed_sessions
+  on public.assessment_sessions (created_at) where status = 'completed';
+
+notify pgrst, 'reload schema';
