@@ -147,6 +147,12 @@ class ForeignWrite(Refused):
     code = "OB018"
 
 
+class OutOfOrder(Refused):
+    """A later step wrote although an earlier one had left no row."""
+
+    code = "OB020"
+
+
 class UndoChanged(Refused):
     """The digest is not that of the newest preview, or the rows have changed since."""
 

@@ -17,7 +17,9 @@ SEED_CANDIDATES = 39
 
 _COMMENT_LINE = re.compile(r"^\s*--.*$", re.MULTILINE)
 _STATEMENT_END = re.compile(r";\s*$", re.MULTILINE)
-_INDEX_BESIDE_WRITERS = re.compile(r"\bcreate\s+(unique\s+)?index\s+concurrently\b", re.IGNORECASE)
+_INDEX_BESIDE_WRITERS = re.compile(
+    r"^create\s+(unique\s+)?index\s+concurrently\b", re.IGNORECASE | re.MULTILINE
+)
 
 
 def load(dsn: str, sample: str | int) -> None:

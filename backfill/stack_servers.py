@@ -41,10 +41,10 @@ LOG_TAIL_BYTES = 2000
 
 Server = TypeVar("Server", bound="PostgresServer | RestServer")
 
-# What a crash may lose does not matter in a throw-away stack; what a test waits for does.
+# A throw-away stack has to survive a killed server, not a power cut. So nothing waits for the
+# disk, while every commit still leaves the server's memory (synchronous_commit stays on).
 FAST_SETTINGS = {
     "fsync": "off",
-    "synchronous_commit": "off",
     "full_page_writes": "off",
     "wal_level": "minimal",
     "max_wal_senders": "0",
@@ -74,7 +74,7 @@ REST_LIMITS = {
 }
 
 
-class ServerFailed(RuntimeError):
+class ServerError(RuntimeError):
     """A server of the stack did not start; the end of its log is in the message."""
 
 
@@ -113,7 +113,7 @@ class PostgresServer:
 
         secrets: needed again to restart on a `data_dir` that was made before.
         old_privileges: open new tables to the API roles, as projects before 2026-10-30 do.
-        Raises PartMissing, ServerFailed; ValueError for existing data without its secrets.
+        Raises PartMissing, ServerError; ValueError for existing data without its secrets.
         """
         bin_dir = postgres_bin or find_postgres()
         is_new = not (data_dir / "PG_VERSION").exists()
@@ -222,7 +222,7 @@ class RestServer:
         """Start on the database, logging in as `authenticator`, and wait until it is ready.
 
         jwt_secret: at least 32 characters. extra_env: PGRST_… settings that win over the limits.
-        Raises PartMissing, ServerFailed.
+        Raises PartMissing, ServerError.
         """
         program = postgrest or find_postgrest()
         settings = REST_LIMITS | {"PGRST_DB_URI": db_uri, "PGRST_JWT_SECRET": jwt_secret}
@@ -271,7 +271,7 @@ def free_port(preferred: int | None = None) -> int:
             except OSError:
                 continue
             return int(probe.getsockname()[1])
-    raise ServerFailed(f"no TCP port is free on {HOST}")
+    raise ServerError(f"no TCP port is free on {HOST}")
 
 
 def end_process(process: subprocess.Popen[bytes], *signals: signal.Signals) -> None:
@@ -324,7 +324,7 @@ def _spawn(
         user=account.user_id if account else None,
         group=account.group_id if account else None,
         extra_groups=[] if account else None,
-        preexec_fn=dies_with_parent(death_signal),  # noqa: PLW1509 - one system call, no lock
+        preexec_fn=dies_with_parent(death_signal),
     )
 
 
@@ -339,11 +339,11 @@ def _start_answering(
             with _stopped_on_error(server):
                 if _answers_in_time(server):
                     return server
-        raise ServerFailed(f"{server.process.args!r} ended at once:\n{_tail(server_log)}")
+        raise ServerError(f"{server.process.args!r} ended at once:\n{_tail(server_log)}")
 
 
 def _answers_in_time(server: Server) -> bool:
-    """Wait until the server answers; False when it ended instead. Raises ServerFailed when late."""
+    """Wait until the server answers; False when it ended instead. Raises ServerError when late."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         if server.process.poll() is not None:
@@ -351,7 +351,7 @@ def _answers_in_time(server: Server) -> bool:
         if server.answers():
             return True
         time.sleep(POLL_S)
-    raise ServerFailed(f"{server.process.args!r} did not answer within {START_TIMEOUT_S:.0f} s")
+    raise ServerError(f"{server.process.args!r} did not answer within {START_TIMEOUT_S:.0f} s")
 
 
 @contextlib.contextmanager
@@ -390,7 +390,7 @@ def _initdb(bin_dir: Path, data_dir: Path, password_file: Path) -> None:
             if process.wait() == 0:
                 return
             failure = _tail(log)
-    raise ServerFailed(f"initdb failed:\n{failure}")
+    raise ServerError(f"initdb failed:\n{failure}")
 
 
 def _server_environment(bin_dir: Path) -> dict[str, str]:

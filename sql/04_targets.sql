@@ -9,6 +9,7 @@ create table backfill_private.sources (
   date_column text not null,
   gaps_view text not null,
   quality_function text not null,
+  check_function text,
   defaults jsonb not null default '{}'
 );
 

@@ -4,6 +4,7 @@ create table public.backfill_runs (
   run_id uuid primary key default gen_random_uuid(),
   state text not null default 'planning',
   reason text,
+  held_by text,
   target text not null,
   environment text,
   request jsonb not null,
@@ -38,6 +39,7 @@ create table public.backfill_runs (
 
 comment on table public.backfill_runs is 'One row a run: what was asked, what was planned, who approved it, where it stands.';
 comment on column public.backfill_runs.reason is 'Why the run is paused, rejected, cancelled or expired.';
+comment on column public.backfill_runs.held_by is 'Who asked for the pause; null where the database saw the reason itself.';
 comment on column public.backfill_runs.request is 'Every parameter of the plan, normalised.';
 comment on column public.backfill_runs.plan is 'Figures and checks as measured when the plan was sealed; the sessions are in backfill_items.';
 comment on column public.backfill_runs.digest is 'SHA-256 over the canonical plan. An approval names it.';

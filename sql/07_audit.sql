@@ -96,6 +96,7 @@ begin
   update public.backfill_runs
   set state = p_to,
       reason = left(p_reason, 500),
+      held_by = case when p_to = 'paused' then p_details ->> 'by' end,
       started_at = case when p_to = 'running' then coalesce(started_at, v_now) else started_at end,
       resumed_at = case when p_to = 'running' then v_now else resumed_at end,
       finished_at = case when p_to in ('completed', 'rejected', 'cancelled', 'expired', 'rolled_back') then v_now end

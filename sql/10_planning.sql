@@ -4,9 +4,10 @@
 --
 -- p_request       parameters by name, see backfill_private.normal_request
 -- p_project_host  host of the project's URL, as the client sees it; the client compares it later
+-- p_run_id        made by the client, so that a call whose reply was lost can be made again; null: made here
 -- returns         the new run's id
 -- raises          OB008 another environment, OB010 not allowed, OB013 or OB014 a parameter is not usable
-create function backfill_private.open_run(p_request jsonb, p_project_host text)
+create function backfill_private.open_run(p_request jsonb, p_project_host text, p_run_id uuid)
 returns uuid
 language plpgsql
 security definer
@@ -17,7 +18,7 @@ declare
   v_request jsonb;
   v_source backfill_private.sources;
   v_newest timestamptz;
-  v_run_id uuid;
+  v_run_id uuid := coalesce(p_run_id, gen_random_uuid());
 begin
   perform backfill_private.authorize('plan');
   v_environment := backfill_private.check_environment(nullif(p_request ->> 'environment', ''));
@@ -25,14 +26,14 @@ begin
   select * into strict v_source from backfill_private.sources where target = v_request ->> 'target';
   execute format('select max(s.%I) from %s as s', v_source.date_column, v_source.source_table::regclass) into v_newest;
   insert into public.backfill_runs (
-    target, environment, request, requested_by, requested_via, project_host,
+    run_id, target, environment, request, requested_by, requested_via, project_host,
     collect_from, collect_until, collect_window)
-  select v_request ->> 'target', v_environment, v_request, c.user_id, c.kind, p_project_host,
+  select v_run_id, v_request ->> 'target', v_environment, v_request, c.user_id, c.kind, p_project_host,
     (v_request ->> 'since_at')::timestamptz,
     least((v_request ->> 'until_before')::timestamptz, v_newest + interval '1 microsecond'),
     interval '30 days'
   from backfill_private.caller() as c
-  returning run_id into v_run_id;
+  on conflict (run_id) do nothing;
   return v_run_id;
 end
 $$;
@@ -171,8 +172,10 @@ declare
   v_recent timestamptz;
 begin
   perform backfill_private.authorize('plan');
-  v_run := backfill_private.locked_run(p_run_id, array['planning']);
-  if v_run.collect_from < v_run.collect_until then
+  v_run := backfill_private.locked_run(p_run_id, array['planning', 'awaiting_approval']);
+  if v_run.state = 'awaiting_approval' then
+    return true;  -- sealed by a call whose reply was lost
+  elsif v_run.collect_from < v_run.collect_until then
     perform backfill_private.refuse('OB002', format('run %s is not collected to its end', p_run_id));
   end if;
   select date_trunc('month', max(f.session_at)) into v_recent
@@ -240,7 +243,7 @@ end
 $$;
 
 revoke all on function
-  backfill_private.open_run(jsonb, text),
+  backfill_private.open_run(jsonb, text, uuid),
   backfill_private.collect_window(uuid),
   backfill_private.locked_run(uuid, text[]),
   backfill_private.batch_spacing_s(jsonb),
@@ -251,16 +254,18 @@ revoke all on function
 from public;
 grant execute on function backfill_private.batch_spacing_s(jsonb) to authenticated, service_role;
 grant execute on function
-  backfill_private.open_run(jsonb, text), backfill_private.collect_window(uuid), backfill_private.seal(uuid)
+  backfill_private.open_run(jsonb, text, uuid), backfill_private.collect_window(uuid), backfill_private.seal(uuid)
 to authenticated, service_role;
 
 -- The doors of planning.
-create function public.backfill_open(p_request jsonb, p_project_host text default null)
+create function public.backfill_open(
+  p_request jsonb, p_project_host text default null, p_run_id uuid default null
+)
 returns uuid
 language sql
 set search_path = ''
 as $$
-  select backfill_private.open_run(p_request, p_project_host)
+  select backfill_private.open_run(p_request, p_project_host, p_run_id)
 $$;
 
 create function public.backfill_collect(p_run_id uuid)
@@ -294,10 +299,10 @@ as $$
 $$;
 
 revoke all on function
-  public.backfill_open(jsonb, text), public.backfill_collect(uuid), public.backfill_seal(uuid),
+  public.backfill_open(jsonb, text, uuid), public.backfill_collect(uuid), public.backfill_seal(uuid),
   public.backfill_find_runs(text)
 from public, anon, authenticated, service_role;
 grant execute on function
-  public.backfill_open(jsonb, text), public.backfill_collect(uuid), public.backfill_seal(uuid),
+  public.backfill_open(jsonb, text, uuid), public.backfill_collect(uuid), public.backfill_seal(uuid),
   public.backfill_find_runs(text)
 to authenticated, service_role;

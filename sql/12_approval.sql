@@ -151,14 +151,17 @@ create policy "the trigger decides for the service" on public.backfill_approvals
 -- run       the run's id
 -- digest    the plan's digest, as the plan shows it
 -- approver  your name; for an Auth user his email is taken
+-- note      anything worth keeping with the decision
 -- returns   the run's state and until when the approval is valid
-create function public.backfill_approve(run uuid, digest text, approver text default null)
+create function public.backfill_approve(
+  run uuid, digest text, approver text default null, note text default null
+)
 returns jsonb
 language sql
 set search_path = ''
 as $$
-  insert into public.backfill_approvals (run_id, digest, decision, approver)
-  values ($1, $2, 'approved', coalesce($3, ''))
+  insert into public.backfill_approvals (run_id, digest, decision, approver, note)
+  values ($1, $2, 'approved', coalesce($3, ''), left($4, 500))
   returning jsonb_build_object('run_id', run_id, 'state', 'approved', 'digest', digest,
     'approver', approver, 'via', via, 'valid_until', valid_until)
 $$;
@@ -181,8 +184,8 @@ revoke all on function
   backfill_private.decide()
 from public;
 revoke all on function
-  public.backfill_approve(uuid, text, text), public.backfill_reject(uuid, text, text)
+  public.backfill_approve(uuid, text, text, text), public.backfill_reject(uuid, text, text)
 from public, anon, authenticated, service_role;
 grant execute on function
-  public.backfill_approve(uuid, text, text), public.backfill_reject(uuid, text, text)
+  public.backfill_approve(uuid, text, text, text), public.backfill_reject(uuid, text, text)
 to authenticated, service_role;

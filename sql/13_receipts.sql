@@ -99,10 +99,35 @@ begin
 end
 $$;
 
+-- Refuse a later step's row while an earlier step of the session has left none: a failed step ends the session.
+--
+-- raises  OB020 an earlier component has no receipt of this run
+create function backfill_private.check_order(p_item public.backfill_items, p_target public.backfill_targets)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_before text;
+begin
+  select t.component into v_before from public.backfill_targets as t
+  where t.target = p_target.target and t.position < p_target.position
+    and t.component = any (p_item.components) and t.component <> all (p_item.filled)
+    and not exists (select from public.backfill_receipts as r
+      where r.run_id = p_item.run_id and r.ordinal = p_item.ordinal and r.component = t.component
+        and r.kind = 'score' and r.undone_at is null)
+  limit 1;
+  if found then
+    perform backfill_private.refuse('OB020',
+      format('%s of session %s is not there, so %s is not written', v_before, p_item.session_id, p_target.component));
+  end if;
+end
+$$;
+
 -- Check the fence and write the receipt of one row.
 --
 -- tg_argv  target, component
--- raises   OB011 OB012 as above; OB018 the row is another session's than the leased one
+-- raises   OB011 OB012 OB020 as above; OB018 the row is another session's than the leased one
 create function backfill_private.keep_receipt()
 returns trigger
 language plpgsql
@@ -131,6 +156,9 @@ begin
     or coalesce(v_after, v_before) ->> v_target.session_column <> v_item.session_id then
     perform backfill_private.refuse('OB018',
       format('this attempt holds session %s and writes a row of another', v_item.session_id));
+  end if;
+  if v_item.lease_kind = 'score' and v_target.position > 1 then
+    perform backfill_private.check_order(v_item, v_target);
   end if;
   insert into public.backfill_receipts (
     run_id, ordinal, session_id, component, kind, operation, table_name,
@@ -162,6 +190,7 @@ revoke all on function
   backfill_private.row_hash(jsonb),
   backfill_private.row_key(jsonb, text[]),
   backfill_private.check_fence(jsonb),
+  backfill_private.check_order(public.backfill_items, public.backfill_targets),
   backfill_private.keep_receipt(),
   backfill_private.refuse_truncate()
 from public;

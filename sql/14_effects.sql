@@ -36,27 +36,29 @@ begin
 end
 $$;
 
--- The scoring calls of an item: for each component still missing, in order, the function and its arguments.
-create function backfill_private.steps(p_run public.backfill_runs, p_item public.backfill_items)
-returns jsonb
+-- The scoring calls that some items still need: for each component that is neither filled nor written by this run,
+-- in order, the function and its arguments.
+create function backfill_private.steps(p_run public.backfill_runs, p_ordinals integer[])
+returns table (ordinal integer, steps jsonb)
 language sql
 stable
 set search_path = ''
 as $$
-  select coalesce(jsonb_agg(jsonb_build_object(
+  select i.ordinal, jsonb_agg(jsonb_build_object(
       'component', t.component,
       'function', backfill_private.bare_name(split_part(t.function_signature, '(', 1)),
       'arguments', (
-        select jsonb_object_agg(a.key, (p_run.request || jsonb_build_object('session_id', p_item.session_id)) -> a.value)
+        select jsonb_object_agg(a.key, (p_run.request || jsonb_build_object('session_id', i.session_id)) -> a.value)
         from jsonb_each_text(t.arguments) as a))
-    order by t.position), '[]')
-  from public.backfill_targets as t
-  where t.target = p_run.target
-    and t.component = any (p_item.components)
-    and t.component <> all (p_item.filled)
+    order by t.position)
+  from backfill_private.effects(p_run.run_id, p_ordinals) as e
+  join public.backfill_items as i on i.run_id = p_run.run_id and i.ordinal = e.ordinal
+  join public.backfill_targets as t on t.target = p_run.target and t.component = e.component
+  where e.component <> all (i.filled) and not (e.is_wanted and e.has_receipt)
+  group by i.ordinal
 $$;
 
 revoke all on function
   backfill_private.effects(uuid, integer[]),
-  backfill_private.steps(public.backfill_runs, public.backfill_items)
+  backfill_private.steps(public.backfill_runs, integer[])
 from public;

@@ -30,7 +30,8 @@ begin
     select e.ordinal,
       bool_and(e.is_wanted and e.has_receipt or e.component = any (i.filled) and e.is_present) as is_complete,
       bool_or(e.is_wanted and not e.has_receipt and e.component = any (t.answered)) as lacks_receipt,
-      min(e.component) filter (where not e.is_wanted and e.component <> all (i.filled)) as without_row
+      (array_agg(e.component order by array_position(i.components, e.component))
+        filter (where not e.is_wanted and e.component <> all (i.filled)))[1] as without_row
     from backfill_private.effects(p_run_id, v_ordinals) as e
     join told as t using (ordinal)
     join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = e.ordinal
@@ -73,13 +74,13 @@ begin
   elsif p_lacks_receipt then
     state := 'failed'; step := p_step; code := 'OB016';
     message := 'the row is there and has no receipt: the triggers were off, or somebody else wrote it during the call';
+  elsif p_outcome = 'answered' or p_code = 'OB020' then
+    state := 'failed'; step := p_without_row; code := 'OB017';
+    message := 'no effect: the function answered and left no row of the wanted version';
   elsif p_outcome = 'released' or p_code in ('OB011', 'OB012') then
     state := 'pending';
   elsif p_outcome = 'failed' then
     state := 'failed'; step := p_step; code := left(p_code, 20); message := left(p_message, 500);
-  elsif p_outcome = 'answered' then
-    state := 'failed'; step := p_without_row; code := 'OB017';
-    message := 'no effect: the function answered and left no row of the wanted version';
   elsif p_attempts >= 5 then
     state := 'failed'; step := p_step; code := left(p_code, 20);
     message := left('the outcome stayed unknown five times: ' || coalesce(p_message, ''), 500);

@@ -180,9 +180,10 @@ as $$
   )
   select coalesce(jsonb_agg(jsonb_build_object(
       'ordinal', (l.i).ordinal, 'session_id', (l.i).session_id, 'phase', (l.i).phase, 'batch', (l.i).batch,
-      'attempt', (l.i).attempts, 'fence', l.fence, 'steps', backfill_private.steps(p_run, l.i))
+      'attempt', (l.i).attempts, 'fence', l.fence, 'steps', coalesce(s.steps, '[]'))
     order by (l.i).ordinal), '[]')
   from leased as l
+  left join backfill_private.steps(p_run, p_ordinals) as s on s.ordinal = (l.i).ordinal
 $$;
 
 -- Grant a batch: count its starts, set when the next may start, say so in the chain.
@@ -284,7 +285,8 @@ begin
       then jsonb_build_object('granted', '[]'::jsonb, 'wait_s', v_pace.wait_s, 'wait_for', 'throttle')
       else backfill_private.grant_or_wait(v_run, p_claim_id, p_worker, v_pace.sessions) end;
   end if;
-  return v_answer || (select jsonb_build_object('state', r.state, 'reason', r.reason, 'batch', r.batches_granted,
+  return v_answer || (select jsonb_build_object('state', r.state, 'reason', r.reason, 'held_by', r.held_by,
+      'batch', r.batches_granted,
       'lease_s', extract(epoch from backfill_private.lease_ttl()))
     from public.backfill_runs as r where r.run_id = p_run_id);
 end

@@ -1,10 +1,10 @@
 -- PRISM: what the sessions of this project may lack, and which functions write it.
 
 insert into backfill_private.sources
-  (target, source_table, key_column, date_column, gaps_view, quality_function, defaults)
+  (target, source_table, key_column, date_column, gaps_view, quality_function, check_function, defaults)
 values (
   'prism', 'public.assessment_sessions', 'id', 'created_at',
-  'backfill_private.prism_gaps', 'backfill_private.prism_quality',
+  'backfill_private.prism_gaps', 'backfill_private.prism_quality', 'backfill_private.prism_check',
   '{"basis": "functions", "min_responses": 1, "min_fc_responses": 1}');
 
 insert into public.backfill_targets (

@@ -239,6 +239,7 @@ create table backfill_private.sources (
   date_column text not null,
   gaps_view text not null,
   quality_function text not null,
+  check_function text,
   defaults jsonb not null default '{}'
 );
 
@@ -350,6 +351,7 @@ create table public.backfill_runs (
   run_id uuid primary key default gen_random_uuid(),
   state text not null default 'planning',
   reason text,
+  held_by text,
   target text not null,
   environment text,
   request jsonb not null,
@@ -384,6 +386,7 @@ create table public.backfill_runs (
 
 comment on table public.backfill_runs is 'One row a run: what was asked, what was planned, who approved it, where it stands.';
 comment on column public.backfill_runs.reason is 'Why the run is paused, rejected, cancelled or expired.';
+comment on column public.backfill_runs.held_by is 'Who asked for the pause; null where the database saw the reason itself.';
 comment on column public.backfill_runs.request is 'Every parameter of the plan, normalised.';
 comment on column public.backfill_runs.plan is 'Figures and checks as measured when the plan was sealed; the sessions are in backfill_items.';
 comment on column public.backfill_runs.digest is 'SHA-256 over the canonical plan. An approval names it.';
@@ -687,6 +690,7 @@ begin
   update public.backfill_runs
   set state = p_to,
       reason = left(p_reason, 500),
+      held_by = case when p_to = 'paused' then p_details ->> 'by' end,
       started_at = case when p_to = 'running' then coalesce(started_at, v_now) else started_at end,
       resumed_at = case when p_to = 'running' then v_now else resumed_at end,
       finished_at = case when p_to in ('completed', 'rejected', 'cancelled', 'expired', 'rolled_back') then v_now end
@@ -1035,9 +1039,10 @@ from public;
 --
 -- p_request       parameters by name, see backfill_private.normal_request
 -- p_project_host  host of the project's URL, as the client sees it; the client compares it later
+-- p_run_id        made by the client, so that a call whose reply was lost can be made again; null: made here
 -- returns         the new run's id
 -- raises          OB008 another environment, OB010 not allowed, OB013 or OB014 a parameter is not usable
-create function backfill_private.open_run(p_request jsonb, p_project_host text)
+create function backfill_private.open_run(p_request jsonb, p_project_host text, p_run_id uuid)
 returns uuid
 language plpgsql
 security definer
@@ -1048,7 +1053,7 @@ declare
   v_request jsonb;
   v_source backfill_private.sources;
   v_newest timestamptz;
-  v_run_id uuid;
+  v_run_id uuid := coalesce(p_run_id, gen_random_uuid());
 begin
   perform backfill_private.authorize('plan');
   v_environment := backfill_private.check_environment(nullif(p_request ->> 'environment', ''));
@@ -1056,14 +1061,14 @@ begin
   select * into strict v_source from backfill_private.sources where target = v_request ->> 'target';
   execute format('select max(s.%I) from %s as s', v_source.date_column, v_source.source_table::regclass) into v_newest;
   insert into public.backfill_runs (
-    target, environment, request, requested_by, requested_via, project_host,
+    run_id, target, environment, request, requested_by, requested_via, project_host,
     collect_from, collect_until, collect_window)
-  select v_request ->> 'target', v_environment, v_request, c.user_id, c.kind, p_project_host,
+  select v_run_id, v_request ->> 'target', v_environment, v_request, c.user_id, c.kind, p_project_host,
     (v_request ->> 'since_at')::timestamptz,
     least((v_request ->> 'until_before')::timestamptz, v_newest + interval '1 microsecond'),
     interval '30 days'
   from backfill_private.caller() as c
-  returning run_id into v_run_id;
+  on conflict (run_id) do nothing;
   return v_run_id;
 end
 $$;
@@ -1202,8 +1207,10 @@ declare
   v_recent timestamptz;
 begin
   perform backfill_private.authorize('plan');
-  v_run := backfill_private.locked_run(p_run_id, array['planning']);
-  if v_run.collect_from < v_run.collect_until then
+  v_run := backfill_private.locked_run(p_run_id, array['planning', 'awaiting_approval']);
+  if v_run.state = 'awaiting_approval' then
+    return true;  -- sealed by a call whose reply was lost
+  elsif v_run.collect_from < v_run.collect_until then
     perform backfill_private.refuse('OB002', format('run %s is not collected to its end', p_run_id));
   end if;
   select date_trunc('month', max(f.session_at)) into v_recent
@@ -1271,7 +1278,7 @@ end
 $$;
 
 revoke all on function
-  backfill_private.open_run(jsonb, text),
+  backfill_private.open_run(jsonb, text, uuid),
   backfill_private.collect_window(uuid),
   backfill_private.locked_run(uuid, text[]),
   backfill_private.batch_spacing_s(jsonb),
@@ -1282,16 +1289,18 @@ revoke all on function
 from public;
 grant execute on function backfill_private.batch_spacing_s(jsonb) to authenticated, service_role;
 grant execute on function
-  backfill_private.open_run(jsonb, text), backfill_private.collect_window(uuid), backfill_private.seal(uuid)
+  backfill_private.open_run(jsonb, text, uuid), backfill_private.collect_window(uuid), backfill_private.seal(uuid)
 to authenticated, service_role;
 
 -- The doors of planning.
-create function public.backfill_open(p_request jsonb, p_project_host text default null)
+create function public.backfill_open(
+  p_request jsonb, p_project_host text default null, p_run_id uuid default null
+)
 returns uuid
 language sql
 set search_path = ''
 as $$
-  select backfill_private.open_run(p_request, p_project_host)
+  select backfill_private.open_run(p_request, p_project_host, p_run_id)
 $$;
 
 create function public.backfill_collect(p_run_id uuid)
@@ -1325,11 +1334,11 @@ as $$
 $$;
 
 revoke all on function
-  public.backfill_open(jsonb, text), public.backfill_collect(uuid), public.backfill_seal(uuid),
+  public.backfill_open(jsonb, text, uuid), public.backfill_collect(uuid), public.backfill_seal(uuid),
   public.backfill_find_runs(text)
 from public, anon, authenticated, service_role;
 grant execute on function
-  public.backfill_open(jsonb, text), public.backfill_collect(uuid), public.backfill_seal(uuid),
+  public.backfill_open(jsonb, text, uuid), public.backfill_collect(uuid), public.backfill_seal(uuid),
   public.backfill_find_runs(text)
 to authenticated, service_role;
 
@@ -1692,14 +1701,17 @@ create policy "the trigger decides for the service" on public.backfill_approvals
 -- run       the run's id
 -- digest    the plan's digest, as the plan shows it
 -- approver  your name; for an Auth user his email is taken
+-- note      anything worth keeping with the decision
 -- returns   the run's state and until when the approval is valid
-create function public.backfill_approve(run uuid, digest text, approver text default null)
+create function public.backfill_approve(
+  run uuid, digest text, approver text default null, note text default null
+)
 returns jsonb
 language sql
 set search_path = ''
 as $$
-  insert into public.backfill_approvals (run_id, digest, decision, approver)
-  values ($1, $2, 'approved', coalesce($3, ''))
+  insert into public.backfill_approvals (run_id, digest, decision, approver, note)
+  values ($1, $2, 'approved', coalesce($3, ''), left($4, 500))
   returning jsonb_build_object('run_id', run_id, 'state', 'approved', 'digest', digest,
     'approver', approver, 'via', via, 'valid_until', valid_until)
 $$;
@@ -1722,10 +1734,10 @@ revoke all on function
   backfill_private.decide()
 from public;
 revoke all on function
-  public.backfill_approve(uuid, text, text), public.backfill_reject(uuid, text, text)
+  public.backfill_approve(uuid, text, text, text), public.backfill_reject(uuid, text, text)
 from public, anon, authenticated, service_role;
 grant execute on function
-  public.backfill_approve(uuid, text, text), public.backfill_reject(uuid, text, text)
+  public.backfill_approve(uuid, text, text, text), public.backfill_reject(uuid, text, text)
 to authenticated, service_role;
 
 -- from sql/13_receipts.sql
@@ -1830,10 +1842,35 @@ begin
 end
 $$;
 
+-- Refuse a later step's row while an earlier step of the session has left none: a failed step ends the session.
+--
+-- raises  OB020 an earlier component has no receipt of this run
+create function backfill_private.check_order(p_item public.backfill_items, p_target public.backfill_targets)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_before text;
+begin
+  select t.component into v_before from public.backfill_targets as t
+  where t.target = p_target.target and t.position < p_target.position
+    and t.component = any (p_item.components) and t.component <> all (p_item.filled)
+    and not exists (select from public.backfill_receipts as r
+      where r.run_id = p_item.run_id and r.ordinal = p_item.ordinal and r.component = t.component
+        and r.kind = 'score' and r.undone_at is null)
+  limit 1;
+  if found then
+    perform backfill_private.refuse('OB020',
+      format('%s of session %s is not there, so %s is not written', v_before, p_item.session_id, p_target.component));
+  end if;
+end
+$$;
+
 -- Check the fence and write the receipt of one row.
 --
 -- tg_argv  target, component
--- raises   OB011 OB012 as above; OB018 the row is another session's than the leased one
+-- raises   OB011 OB012 OB020 as above; OB018 the row is another session's than the leased one
 create function backfill_private.keep_receipt()
 returns trigger
 language plpgsql
@@ -1862,6 +1899,9 @@ begin
     or coalesce(v_after, v_before) ->> v_target.session_column <> v_item.session_id then
     perform backfill_private.refuse('OB018',
       format('this attempt holds session %s and writes a row of another', v_item.session_id));
+  end if;
+  if v_item.lease_kind = 'score' and v_target.position > 1 then
+    perform backfill_private.check_order(v_item, v_target);
   end if;
   insert into public.backfill_receipts (
     run_id, ordinal, session_id, component, kind, operation, table_name,
@@ -1893,6 +1933,7 @@ revoke all on function
   backfill_private.row_hash(jsonb),
   backfill_private.row_key(jsonb, text[]),
   backfill_private.check_fence(jsonb),
+  backfill_private.check_order(public.backfill_items, public.backfill_targets),
   backfill_private.keep_receipt(),
   backfill_private.refuse_truncate()
 from public;
@@ -1936,29 +1977,31 @@ begin
 end
 $$;
 
--- The scoring calls of an item: for each component still missing, in order, the function and its arguments.
-create function backfill_private.steps(p_run public.backfill_runs, p_item public.backfill_items)
-returns jsonb
+-- The scoring calls that some items still need: for each component that is neither filled nor written by this run,
+-- in order, the function and its arguments.
+create function backfill_private.steps(p_run public.backfill_runs, p_ordinals integer[])
+returns table (ordinal integer, steps jsonb)
 language sql
 stable
 set search_path = ''
 as $$
-  select coalesce(jsonb_agg(jsonb_build_object(
+  select i.ordinal, jsonb_agg(jsonb_build_object(
       'component', t.component,
       'function', backfill_private.bare_name(split_part(t.function_signature, '(', 1)),
       'arguments', (
-        select jsonb_object_agg(a.key, (p_run.request || jsonb_build_object('session_id', p_item.session_id)) -> a.value)
+        select jsonb_object_agg(a.key, (p_run.request || jsonb_build_object('session_id', i.session_id)) -> a.value)
         from jsonb_each_text(t.arguments) as a))
-    order by t.position), '[]')
-  from public.backfill_targets as t
-  where t.target = p_run.target
-    and t.component = any (p_item.components)
-    and t.component <> all (p_item.filled)
+    order by t.position)
+  from backfill_private.effects(p_run.run_id, p_ordinals) as e
+  join public.backfill_items as i on i.run_id = p_run.run_id and i.ordinal = e.ordinal
+  join public.backfill_targets as t on t.target = p_run.target and t.component = e.component
+  where e.component <> all (i.filled) and not (e.is_wanted and e.has_receipt)
+  group by i.ordinal
 $$;
 
 revoke all on function
   backfill_private.effects(uuid, integer[]),
-  backfill_private.steps(public.backfill_runs, public.backfill_items)
+  backfill_private.steps(public.backfill_runs, integer[])
 from public;
 
 -- from sql/15_settling.sql
@@ -1994,7 +2037,8 @@ begin
     select e.ordinal,
       bool_and(e.is_wanted and e.has_receipt or e.component = any (i.filled) and e.is_present) as is_complete,
       bool_or(e.is_wanted and not e.has_receipt and e.component = any (t.answered)) as lacks_receipt,
-      min(e.component) filter (where not e.is_wanted and e.component <> all (i.filled)) as without_row
+      (array_agg(e.component order by array_position(i.components, e.component))
+        filter (where not e.is_wanted and e.component <> all (i.filled)))[1] as without_row
     from backfill_private.effects(p_run_id, v_ordinals) as e
     join told as t using (ordinal)
     join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = e.ordinal
@@ -2037,13 +2081,13 @@ begin
   elsif p_lacks_receipt then
     state := 'failed'; step := p_step; code := 'OB016';
     message := 'the row is there and has no receipt: the triggers were off, or somebody else wrote it during the call';
+  elsif p_outcome = 'answered' or p_code = 'OB020' then
+    state := 'failed'; step := p_without_row; code := 'OB017';
+    message := 'no effect: the function answered and left no row of the wanted version';
   elsif p_outcome = 'released' or p_code in ('OB011', 'OB012') then
     state := 'pending';
   elsif p_outcome = 'failed' then
     state := 'failed'; step := p_step; code := left(p_code, 20); message := left(p_message, 500);
-  elsif p_outcome = 'answered' then
-    state := 'failed'; step := p_without_row; code := 'OB017';
-    message := 'no effect: the function answered and left no row of the wanted version';
   elsif p_attempts >= 5 then
     state := 'failed'; step := p_step; code := left(p_code, 20);
     message := left('the outcome stayed unknown five times: ' || coalesce(p_message, ''), 500);
@@ -2364,9 +2408,10 @@ as $$
   )
   select coalesce(jsonb_agg(jsonb_build_object(
       'ordinal', (l.i).ordinal, 'session_id', (l.i).session_id, 'phase', (l.i).phase, 'batch', (l.i).batch,
-      'attempt', (l.i).attempts, 'fence', l.fence, 'steps', backfill_private.steps(p_run, l.i))
+      'attempt', (l.i).attempts, 'fence', l.fence, 'steps', coalesce(s.steps, '[]'))
     order by (l.i).ordinal), '[]')
   from leased as l
+  left join backfill_private.steps(p_run, p_ordinals) as s on s.ordinal = (l.i).ordinal
 $$;
 
 -- Grant a batch: count its starts, set when the next may start, say so in the chain.
@@ -2468,7 +2513,8 @@ begin
       then jsonb_build_object('granted', '[]'::jsonb, 'wait_s', v_pace.wait_s, 'wait_for', 'throttle')
       else backfill_private.grant_or_wait(v_run, p_claim_id, p_worker, v_pace.sessions) end;
   end if;
-  return v_answer || (select jsonb_build_object('state', r.state, 'reason', r.reason, 'batch', r.batches_granted,
+  return v_answer || (select jsonb_build_object('state', r.state, 'reason', r.reason, 'held_by', r.held_by,
+      'batch', r.batches_granted,
       'lease_s', extract(epoch from backfill_private.lease_ttl()))
     from public.backfill_runs as r where r.run_id = p_run_id);
 end
@@ -3702,5 +3748,563 @@ end
 $$;
 
 revoke all on function backfill_private.excluded(uuid, text, integer) from public;
+
+-- from sql/21_check.sql
+-- Check: is this project ready. A line a thing: what was looked at, how it stands, what a person does about it.
+--
+-- Nothing here fails over what is missing: names are looked up in the catalog, never used.
+
+-- One line: a mark, and what to do next where it is not ok.
+create function backfill_private.line(p_name text, p_status text, p_detail text, p_next text)
+returns jsonb
+language sql
+immutable
+set search_path = ''
+as $$
+  select backfill_private.mark(p_name, p_status, p_detail)
+    || jsonb_build_object('next', case when p_status = 'ok' then '' else coalesce(p_next, '') end)
+$$;
+
+-- Every column that a target's rows name, with the statement that corrects the name. Place 0 is the source.
+create function backfill_private.wanted_columns(p_target text)
+returns table (place integer, table_name text, column_name text, correct text)
+language sql
+stable
+set search_path = ''
+as $$
+  select 0, s.source_table, c.name,
+    format('update backfill_private.sources set %I = ''…'' where target = %L;', c.field, s.target)
+  from backfill_private.sources as s
+  cross join lateral (values (s.key_column, 'key_column'), (s.date_column, 'date_column')) as c (name, field)
+  where s.target = p_target
+  union all
+  select t.position, t.table_name, c.name,
+    format('update public.backfill_targets set %I = ''…'' where target = %L and component = %L;',
+      c.field, t.target, t.component)
+  from public.backfill_targets as t
+  cross join lateral (
+    select t.session_column, 'session_column'
+    union all select t.version_column, 'version_column'
+    union all select k, 'key_columns' from unnest(t.key_columns) as k
+    union all select m, 'matches' from jsonb_object_keys(t.matches) as m
+  ) as c (name, field)
+  where t.target = p_target
+$$;
+
+-- Lines on the tables: is each there, with the columns that the target's rows name?
+create function backfill_private.table_lines(p_target text)
+returns setof jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select backfill_private.line('table ' || w.table_name,
+    case when to_regclass(w.table_name) is null or w.gone is not null then 'fail' else 'ok' end,
+    case when to_regclass(w.table_name) is null then w.table_name || ' does not exist'
+      else coalesce('has no column ' || w.gone, w.present) end,
+    case
+      when to_regclass(w.table_name) is not null then w.correct
+      when w.place = 0 then
+        format('update backfill_private.sources set source_table = ''…'' where target = %L;', p_target)
+      else format('update public.backfill_targets set table_name = ''…'' where target = %L and position = %s;',
+        p_target, w.place) end)
+  from (
+    select n.place, n.table_name,
+      string_agg(distinct n.column_name, ', ') filter (where n.type is null) as gone,
+      string_agg(distinct n.column_name || ' ' || n.type, ', ') as present,
+      string_agg(distinct n.correct, ' ') filter (where n.type is null) as correct
+    from (
+      select c.*, backfill_private.column_type(c.table_name, c.column_name) as type
+      from backfill_private.wanted_columns(p_target) as c
+    ) as n
+    group by n.place, n.table_name
+  ) as w
+  order by w.place
+$$;
+
+-- Does a unique index say that no two rows share these columns? A partial one or one over expressions does not.
+create function backfill_private.is_unique(p_table regclass, p_columns text[])
+returns boolean
+language sql
+stable
+set search_path = ''
+as $$
+  select exists (
+    select from pg_index as x
+    where x.indrelid = p_table and x.indisunique and x.indisvalid and x.indpred is null and x.indexprs is null
+      and (
+        select array_agg(a.attname::text) from pg_attribute as a
+        where a.attrelid = x.indrelid and a.attnum = any ((x.indkey::smallint[])[0:x.indnkeyatts - 1])
+      ) <@ p_columns)
+$$;
+
+-- Does a whole, valid index begin with this column?
+create function backfill_private.leads_an_index(p_table regclass, p_column text)
+returns boolean
+language sql
+stable
+set search_path = ''
+as $$
+  select exists (
+    select from pg_index as x
+    join pg_attribute as a on a.attrelid = x.indrelid and a.attnum = x.indkey[0]
+    where x.indrelid = p_table and a.attname = p_column and x.indisvalid and x.indpred is null)
+$$;
+
+-- The line on an index that begins with a column; without it all works, slower. No line where the column is missing.
+create function backfill_private.index_line(p_table text, p_column text)
+returns setof jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select backfill_private.line(format('index on %s (%s)', p_table, p_column),
+    case when i.leads then 'ok' else 'warn' end,
+    case when i.leads then 'there' else format('no index begins with %s: all works, slower', p_column) end,
+    format('create index concurrently on %s (%I);', to_regclass(p_table), p_column))
+  from (select backfill_private.leads_an_index(to_regclass(p_table), p_column) as leads) as i
+  where backfill_private.column_type(p_table, p_column) is not null
+$$;
+
+-- Lines on the keys of the tables that are there: unique, of one type, indexed by session.
+create function backfill_private.key_lines(p_target text)
+returns setof jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  with keys as (
+    select 0 as place, s.source_table as name, array[s.key_column] as columns, s.key_column as session_column
+    from backfill_private.sources as s where s.target = p_target
+    union all
+    select t.position, t.table_name, t.key_columns, t.session_column
+    from public.backfill_targets as t where t.target = p_target
+  ), typed as (
+    select k.*, to_regclass(k.name) as oid, backfill_private.column_type(k.name, k.session_column) as type,
+      first_value(k.name || '.' || k.session_column) over (order by k.place) as source_key,
+      first_value(backfill_private.column_type(k.name, k.session_column)) over (order by k.place) as source_type
+    from keys as k
+  )
+  select l.line from (
+    select k.place, 1 as rank, backfill_private.line('key of ' || k.name,
+      case when backfill_private.is_unique(k.oid, k.columns) then 'ok' else 'fail' end,
+      array_to_string(k.columns, ', ')
+        || case when backfill_private.is_unique(k.oid, k.columns) then ' is unique' else ': no unique index covers it' end,
+      format('create unique index concurrently on %s (%s);', k.oid,
+        (select string_agg(quote_ident(c), ', ') from unnest(k.columns) as c))) as line
+    from typed as k where k.oid is not null
+    union all
+    select k.place, 2, backfill_private.line('session of ' || k.name,
+      case when k.type = k.source_type then 'ok' else 'fail' end,
+      format('%s is %s, %s is %s', k.session_column, k.type, k.source_key, k.source_type),
+      format('alter table %s alter column %I type %s using %2$I::%3$s;', k.oid, k.session_column, k.source_type))
+    from typed as k where k.place > 0 and k.type is not null and k.source_type is not null
+    union all
+    select k.place, 3, i.line
+    from typed as k cross join lateral backfill_private.index_line(k.name, k.session_column) as i (line)
+    where k.place > 0
+  ) as l
+  order by l.place, l.rank
+$$;
+
+-- Lines on the source beyond its columns: what kind of time its dates are, and the objects that detect.
+create function backfill_private.source_lines(p_target text)
+returns setof jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select backfill_private.line('dates of ' || s.source_table,
+    case when d.type = 'timestamp with time zone' then 'ok' when d.type ~ '^(date|timestamp)' then 'warn' else 'fail' end,
+    format('%s is %s', s.date_column, d.type)
+      || case when d.type = 'timestamp with time zone' then ''
+           when d.type ~ '^(date|timestamp)' then ': read in the time zone of the session, UTC unless somebody changed it'
+           else ': no time' end,
+    format('alter table %s alter column %I type timestamptz using %2$I at time zone ''UTC'';',
+      to_regclass(s.source_table), s.date_column))
+  from backfill_private.sources as s
+  cross join lateral (select backfill_private.column_type(s.source_table, s.date_column) as type) as d
+  where s.target = p_target and d.type is not null
+  union all
+  select backfill_private.line('detection of ' || s.target,
+    case when o.gone is null then 'ok' else 'fail' end,
+    coalesce(o.gone || ' does not exist', o.present),
+    format('create it again as the migration of target %s has it: %s', s.target, o.gone))
+  from backfill_private.sources as s
+  cross join lateral (
+    select string_agg(n.name, ', ') filter (where not n.is_there) as gone, string_agg(n.name, ', ') as present
+    from (values
+      (s.gaps_view, to_regclass(s.gaps_view) is not null),
+      (s.quality_function || '(uuid)', to_regprocedure(s.quality_function || '(uuid)') is not null),
+      (s.check_function || '()', to_regprocedure(s.check_function || '()') is not null)
+    ) as n (name, is_there)
+    where n.name is not null
+  ) as o
+  where s.target = p_target
+$$;
+
+-- What puts the receipt triggers of a component's table in place, or enables them for good.
+create function backfill_private.trigger_cure(p_target public.backfill_targets)
+returns text
+language sql
+stable
+set search_path = ''
+as $$
+  select case when count(*) filter (where g.tgname in ('backfill_receipt', 'backfill_no_truncate')) = 2 then ''
+    else format($sql$create or replace trigger backfill_receipt after insert or update or delete on %1$s for each row
+  when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-run%%')
+  execute function backfill_private.keep_receipt(%2$L, %3$L);
+create or replace trigger backfill_no_truncate before truncate on %1$s for each statement
+  when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-run%%')
+  execute function backfill_private.refuse_truncate();
+$sql$, to_regclass(p_target.table_name), p_target.target, p_target.component) end
+    || format('alter table %s enable always trigger backfill_receipt, enable always trigger backfill_no_truncate;',
+      to_regclass(p_target.table_name))
+  from pg_trigger as g
+  where g.tgrelid = to_regclass(p_target.table_name)
+$$;
+
+-- The marks on the tables that are there, each with what to do about it.
+create function backfill_private.table_mark_lines(p_target text)
+returns setof jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select m.mark || jsonb_build_object('next', case when m.mark ->> 'status' = 'ok' then '' else cure.next end)
+  from backfill_private.table_marks(p_target) with ordinality as m (mark, place)
+  cross join lateral (
+    select n.next
+    from public.backfill_targets as t
+    cross join lateral (values
+      ('service_role writes ' || t.table_name,
+        format('grant select, insert, update, delete on %s to service_role;', to_regclass(t.table_name))),
+      ('row level security of ' || t.table_name, case when m.mark ->> 'status' = 'warn'
+        then format('alter table %s enable row level security;', to_regclass(t.table_name))
+        else 'alter role service_role bypassrls;' end),
+      ('receipts of ' || t.table_name, backfill_private.trigger_cure(t))
+    ) as n (name, next)
+    where t.target = p_target and to_regclass(t.table_name) is not null and n.name = m.mark ->> 'name'
+    limit 1
+  ) as cure
+  order by m.place
+$$;
+
+-- Lines on what the marks leave out: who reads, and whether an undo could write.
+create function backfill_private.rights_lines(p_target text)
+returns setof jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select backfill_private.line('rights on ' || n.name,
+    case when r.missing is null then 'ok' else 'fail' end,
+    coalesce(r.missing, format('service_role reads, %s %s', current_user, n.verbs)),
+    r.cure)
+  from (
+    select 0 as place, s.source_table as name, 'reads' as verbs, array['select'] as privileges
+    from backfill_private.sources as s where s.target = p_target
+    union all
+    select t.position, t.table_name, 'undoes', array['select', 'insert', 'update', 'delete']
+    from public.backfill_targets as t where t.target = p_target
+  ) as n
+  cross join lateral (
+    select string_agg(format('%s has not %s', w.role, w.privilege), '; ') as missing,
+      string_agg(format('grant %s on %s to %I;', w.privilege, to_regclass(n.name), w.role), ' ') as cure
+    from (
+      select 'service_role' as role, 'select' as privilege
+      union all select current_user, unnest(n.privileges)
+    ) as w
+    where not has_table_privilege(w.role, to_regclass(n.name), w.privilege)
+  ) as r
+  where to_regclass(n.name) is not null
+  order by n.place
+$$;
+
+-- The marks on the scoring functions, each with what to do about it, and a line on the helpers where there are any.
+create function backfill_private.function_lines(p_target text)
+returns setof jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select m.mark || jsonb_build_object('next', case when m.mark ->> 'status' = 'ok' then '' else (
+    select case
+        when p.signature is null then format('create it, or: update public.backfill_targets set function_signature = ''…'''
+          ' where target = %L and component = %L;', t.target, t.component)
+        when has_function_privilege('service_role', p.signature, 'execute') then
+          format('name its arguments: update public.backfill_targets set arguments = ''{"argument": "parameter", …}'''
+          ' where target = %L and component = %L;', t.target, t.component)
+        else format('grant execute on function %s to service_role;', p.signature) end
+    from public.backfill_targets as t, to_regprocedure(t.function_signature) as p (signature)
+    where t.target = p_target
+      and 'function ' || backfill_private.bare_name(split_part(t.function_signature, '(', 1)) = m.mark ->> 'name'
+    limit 1) end)
+  from backfill_private.function_marks(p_target) as m (mark)
+  union all
+  select backfill_private.line('helpers of ' || t.component,
+    case when h.gone is null then 'ok' else 'fail' end,
+    coalesce(h.gone || ' does not exist', h.present),
+    format('create it, or: update public.backfill_targets set helpers = ''{…}'' where target = %L and component = %L;',
+      t.target, t.component))
+  from public.backfill_targets as t
+  cross join lateral (
+    select string_agg(n, ', ') filter (where to_regprocedure(n) is null) as gone, string_agg(n, ', ') as present
+    from unnest(t.helpers) as n
+  ) as h
+  where t.target = p_target and cardinality(t.helpers) > 0
+$$;
+
+-- The lines of a target's own check function; none where it has none.
+create function backfill_private.own_lines(p_target text)
+returns setof jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_check regprocedure := (
+    select to_regprocedure(s.check_function || '()') from backfill_private.sources as s where s.target = p_target);
+begin
+  if v_check is not null then
+    return query execute format('select l from %s() as l', v_check::regproc);
+  end if;
+end
+$$;
+
+-- Everything of ours that is a table or a view.
+create function backfill_private.our_relations()
+returns table (oid regclass, kind "char", is_public boolean, has_rls boolean)
+language sql
+stable
+set search_path = ''
+as $$
+  select c.oid::regclass, c.relkind, n.nspname = 'public', c.relrowsecurity
+  from pg_class as c
+  join pg_namespace as n on n.oid = c.relnamespace
+  where c.relkind in ('r', 'v')
+    and (n.nspname = 'backfill_private' or n.nspname = 'public' and c.relname like 'backfill\_%')
+$$;
+
+-- What an API role may do with a table of ours and should not, or should and may not.
+create function backfill_private.relation_faults()
+returns table (fault text, cure text)
+language sql
+stable
+set search_path = ''
+as $$
+  with reach as (
+    select o.*, r.role, has_any_column_privilege(r.role, o.oid, 'select') as reads,
+      has_table_privilege(r.role, o.oid, 'insert, update, delete, truncate, trigger')
+        or has_any_column_privilege(r.role, o.oid, 'update')
+        or has_any_column_privilege(r.role, o.oid, 'insert') and o.oid <> to_regclass('public.backfill_approvals') as writes
+    from backfill_private.our_relations() as o
+    cross join unnest(array['anon', 'authenticated', 'service_role']) as r (role)
+  )
+  select format('%s may %s %s', r.role, case when r.writes then 'write' else 'read' end, r.oid),
+    format('revoke %s on %s from public, %I;',
+      case when r.role = 'anon' then 'all' else 'insert, update, delete, truncate, trigger' end, r.oid, r.role)
+  from reach as r
+  where r.writes or r.reads and r.role = 'anon'
+  union all
+  select format('%s may not read %s', r.role, r.oid), format('grant select%s on %s to %I;',
+    (select ' (' || string_agg(quote_ident(a.attname), ', ' order by a.attnum) || ')' from pg_attribute as a
+     where a.attrelid = r.oid and a.attnum > 0 and not a.attisdropped and a.attname not in ('before', 'fence_hash')),
+    r.oid, r.role)
+  from reach as r
+  where not r.reads and r.is_public and (r.role = 'service_role' or r.role = 'authenticated' and r.kind = 'r')
+  union all
+  select format('%s may read %s.%s', r.role, r.oid, a.attname),
+    format('revoke select on %s from public, %I;', r.oid, r.role)
+  from reach as r
+  join pg_attribute as a on a.attrelid = r.oid and a.attname in ('before', 'fence_hash')
+  where has_column_privilege(r.role, r.oid, a.attname, 'select')
+  union all
+  select format('%s may not hand in decisions', r.role),
+    format('grant insert (run_id, digest, decision, approver, note) on public.backfill_approvals to %I;', r.role)
+  from reach as r
+  where r.oid = to_regclass('public.backfill_approvals') and r.role <> 'anon'
+    and not has_column_privilege(r.role, r.oid, 'decision', 'insert')
+$$;
+
+-- What an API role may call of ours and should not, or should and may not. A door is a function in public; who may
+-- call a door has to be able to call what it names.
+create function backfill_private.function_faults()
+returns table (fault text, cure text)
+language sql
+stable
+set search_path = ''
+as $$
+  with ours as (
+    select p.oid::regprocedure as signature, p.proname, p.prosrc, p.pronamespace = 'public'::regnamespace as is_door
+    from pg_proc as p
+    where p.pronamespace = 'backfill_private'::regnamespace
+      or p.pronamespace = 'public'::regnamespace and p.proname like 'backfill\_%'
+  )
+  select format('anon may call %s', o.signature),
+    format('revoke all on function %s from public, anon;', o.signature)
+  from ours as o
+  where has_function_privilege('anon', o.signature, 'execute')
+  union all
+  select format('service_role may not call %s', o.signature),
+    format('grant execute on function %s to service_role;', o.signature)
+  from ours as o
+  where o.is_door and not has_function_privilege('service_role', o.signature, 'execute')
+  union all
+  select distinct format('%s may not call %s', r.role, o.signature),
+    format('grant execute on function %s to %I;', o.signature, r.role)
+  from ours as door
+  join ours as o on door.is_door and not o.is_door
+    and strpos(door.prosrc, format('backfill_private.%I(', o.proname)) > 0
+  cross join unnest(array['authenticated', 'service_role']) as r (role)
+  where has_function_privilege(r.role, door.signature, 'execute')
+    and not has_function_privilege(r.role, o.signature, 'execute')
+  union all
+  select format('anon may use the schema %s', n.nspname), format('revoke all on schema %I from public, anon;', n.nspname)
+  from pg_namespace as n
+  where n.nspname = 'backfill_private' and has_schema_privilege('anon', n.oid, 'usage')
+  union all
+  select format('%s may not use the schema %s', r.role, n.nspname), format('grant usage on schema %I to %I;', n.nspname, r.role)
+  from pg_namespace as n
+  cross join unnest(array['authenticated', 'service_role']) as r (role)
+  where n.nspname = 'backfill_private' and not has_schema_privilege(r.role, n.oid, 'usage')
+$$;
+
+-- Lines on our own tables and functions: row level security, guards, rights.
+create function backfill_private.our_lines()
+returns setof jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select backfill_private.line(f.name, case when count(f.fault) = 0 then 'ok' else 'fail' end,
+    coalesce(string_agg(f.fault, '; ' order by f.fault), f.well), string_agg(f.cure, ' ' order by f.fault))
+  from (
+    select 1 as place, 'row level security of our tables' as name, 'on for every table' as well, o.fault, o.cure
+    from (values (true)) as always
+    left join lateral (
+      select format('off for %s', t.oid) as fault, format('alter table %s enable row level security;', t.oid) as cure
+      from backfill_private.our_relations() as t where t.kind = 'r' and not t.has_rls
+    ) as o on true
+    union all
+    select 2, 'guards of our tables', 'every trigger is enabled', o.fault, o.cure
+    from (values (true)) as always
+    left join lateral (
+      select format('%s of %s is disabled', g.tgname, t.oid) as fault,
+        format('alter table %s enable trigger %I;', t.oid, g.tgname) as cure
+      from backfill_private.our_relations() as t
+      join pg_trigger as g on g.tgrelid = t.oid
+      where not g.tgisinternal and g.tgenabled not in ('O', 'A')
+    ) as o on true
+    union all
+    select 3, 'rights on our tables', 'as the migrations grant them', o.fault, o.cure
+    from (values (true)) as always left join backfill_private.relation_faults() as o on true
+    union all
+    select 4, 'rights on our functions', 'as the migrations grant them', o.fault, o.cure
+    from (values (true)) as always left join backfill_private.function_faults() as o on true
+  ) as f
+  group by f.place, f.name, f.well
+  order by f.place
+$$;
+
+-- Lines on the settings, whether their one row is there or not.
+create function backfill_private.setting_lines()
+returns setof jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select l.line
+  from (values (true)) as always
+  left join public.backfill_settings as s on true
+  cross join lateral (values
+    (1, backfill_private.line('environment', case when s.environment is null then 'warn' else 'ok' end,
+      coalesce('this project is ' || s.environment, 'not set: a plan for another environment is not noticed'),
+      'update public.backfill_settings set environment = ''staging'' where only_row;')),
+    (2, backfill_private.line('approval policy', case when s.approval_policy = 'any' then 'warn' else 'ok' end,
+      s.approval_policy || case when s.approval_policy = 'any' then ': the service key may approve its own plan' else '' end,
+      'update public.backfill_settings set approval_policy = ''second_person'' where only_row;')),
+    (3, backfill_private.line('limits', 'ok', format('%s session starts a minute, %s sessions a plan, approvals valid %s',
+      coalesce('at most ' || s.max_throttle_per_minute, 'any number of'),
+      coalesce('at most ' || s.max_sessions, 'any number of'), s.approval_ttl), ''))
+  ) as l (place, line)
+  where s.only_row
+  union all
+  select backfill_private.line('settings', 'fail', 'their row is gone', 'insert into public.backfill_settings default values;')
+  where not exists (select from public.backfill_settings)
+$$;
+
+-- Everything, in the order in which a person puts it right.
+--
+-- returns  [{name, status: ok | warn | fail, detail, next}]
+-- raises   OB010 the caller may not read
+create function backfill_private.check_project()
+returns jsonb
+language plpgsql
+stable
+security definer
+set search_path = ''
+as $$
+declare
+  v_target text;
+  v_known text := (select string_agg(distinct target, ', ' order by target) from public.backfill_targets);
+  v_lines jsonb;
+begin
+  perform backfill_private.authorize('read');
+  v_lines := jsonb_build_array(backfill_private.line('targets', case when v_known is null then 'fail' else 'ok' end,
+    coalesce(v_known, 'no target is installed'), 'backfill install, apply the migrations, then backfill check'));
+  for v_target in select distinct t.target from public.backfill_targets as t order by t.target loop
+    v_lines := v_lines || (
+      select coalesce(jsonb_agg(l.line order by l.part, l.place), '[]') from (
+        select 1 as part, row_number() over () as place, line from backfill_private.table_lines(v_target) as line
+        union all select 2, row_number() over (), line from backfill_private.source_lines(v_target) as line
+        union all select 3, row_number() over (), line from backfill_private.key_lines(v_target) as line
+        union all select 4, row_number() over (), line from backfill_private.table_mark_lines(v_target) as line
+        union all select 5, row_number() over (), line from backfill_private.rights_lines(v_target) as line
+        union all select 6, row_number() over (), line from backfill_private.function_lines(v_target) as line
+        union all select 7, row_number() over (), line from backfill_private.own_lines(v_target) as line
+      ) as l);
+  end loop;
+  return v_lines
+    || (select jsonb_agg(line) from backfill_private.our_lines() as line)
+    || (select jsonb_agg(line) from backfill_private.setting_lines() as line);
+end
+$$;
+
+revoke all on function
+  backfill_private.line(text, text, text, text),
+  backfill_private.wanted_columns(text),
+  backfill_private.table_lines(text),
+  backfill_private.is_unique(regclass, text[]),
+  backfill_private.leads_an_index(regclass, text),
+  backfill_private.index_line(text, text),
+  backfill_private.key_lines(text),
+  backfill_private.source_lines(text),
+  backfill_private.trigger_cure(public.backfill_targets),
+  backfill_private.table_mark_lines(text),
+  backfill_private.rights_lines(text),
+  backfill_private.function_lines(text),
+  backfill_private.own_lines(text),
+  backfill_private.our_relations(),
+  backfill_private.relation_faults(),
+  backfill_private.function_faults(),
+  backfill_private.our_lines(),
+  backfill_private.setting_lines(),
+  backfill_private.check_project()
+from public;
+grant execute on function backfill_private.check_project() to authenticated, service_role;
+
+-- Is this project ready? A line a thing, each with what to do about it.
+create function public.backfill_check()
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select backfill_private.check_project()
+$$;
+
+revoke all on function public.backfill_check() from public, anon, authenticated, service_role;
+grant execute on function public.backfill_check() to authenticated, service_role;
 
 notify pgrst, 'reload schema';

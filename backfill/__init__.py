@@ -1,0 +1,162 @@
+"""Find, plan, approve, apply, verify and undo backfills of derived rows in a Supabase project.
+
+    bf = backfill.connect()
+    plan = bf.plan(since="2025-08-01")
+    print(plan.markdown())          # the run halts here until somebody approves it
+    bf.apply(plan.run_id)
+    bf.verify(plan.run_id).verdict  # "pass" | "partial" | "fail"
+"""
+
+from __future__ import annotations
+
+import logging
+
+from backfill import keys
+from backfill.blocking import Backfill, Undo
+from backfill.client import AsyncBackfill, AsyncUndo
+from backfill.clock import Clock
+from backfill.errors import (
+    ApprovalExpired,
+    ApprovalNeeded,
+    BackfillError,
+    BadKey,
+    BadRequest,
+    CannotConnect,
+    DigestMismatch,
+    ExitCode,
+    ForeignWrite,
+    IllegalMove,
+    MissingReceipt,
+    NoEffect,
+    NotAllowed,
+    NotAnApprover,
+    NotInstalled,
+    OutcomeUnknown,
+    OutOfOrder,
+    Paused,
+    PlanChanged,
+    Refused,
+    StaleFence,
+    ThrottleTaken,
+    UndoChanged,
+    UnknownRun,
+    UnknownSession,
+    UsageError,
+    WriteRefused,
+    WrongEnvironment,
+    WrongServer,
+)
+from backfill.gateway import Gateway, SupabaseClient, address_of
+from backfill.models import (
+    Approval,
+    Batch,
+    Check,
+    Criterion,
+    DayCoverage,
+    Event,
+    FailedSession,
+    Missing,
+    Outcome,
+    Plan,
+    PlannedSession,
+    RunSummary,
+    Status,
+    UndoEffect,
+    Verification,
+)
+
+logging.getLogger("backfill").addHandler(logging.NullHandler())
+
+
+def connect(
+    url: str | None = None,
+    key: str | None = None,
+    *,
+    client: SupabaseClient | None = None,
+    clock: Clock | None = None,
+) -> Backfill:
+    """Connect to a project, for blocking code.
+
+    url, key: else SUPABASE_URL, and SUPABASE_SECRET_KEY or SUPABASE_SERVICE_ROLE_KEY. client:
+    a Supabase client whose url and key are taken; it is not changed or used.
+    Raises BadKey, CannotConnect where these are not usable. Nothing is sent yet.
+    """
+    address = _address(url, key, client)
+    return Backfill(lambda: AsyncBackfill(Gateway(*address), clock=clock))
+
+
+def connect_async(
+    url: str | None = None,
+    key: str | None = None,
+    *,
+    client: SupabaseClient | None = None,
+    clock: Clock | None = None,
+) -> AsyncBackfill:
+    """Connect to a project, with the same verbs to await. See connect."""
+    return AsyncBackfill(Gateway(*_address(url, key, client)), clock=clock)
+
+
+def _address(
+    url: str | None, key: str | None, client: SupabaseClient | None
+) -> tuple[str, str]:
+    if client is not None:
+        return address_of(client)
+    if url is not None and key is not None:
+        return url, key
+    found_url, found_key = keys.from_environment()
+    return url or found_url, key or found_key
+
+
+__all__ = [
+    "ApprovalExpired",
+    "Approval",
+    "ApprovalNeeded",
+    "AsyncBackfill",
+    "AsyncUndo",
+    "Backfill",
+    "BackfillError",
+    "BadKey",
+    "BadRequest",
+    "Batch",
+    "CannotConnect",
+    "Check",
+    "Clock",
+    "Criterion",
+    "DayCoverage",
+    "DigestMismatch",
+    "Event",
+    "ExitCode",
+    "FailedSession",
+    "ForeignWrite",
+    "IllegalMove",
+    "Missing",
+    "MissingReceipt",
+    "NoEffect",
+    "NotAllowed",
+    "NotAnApprover",
+    "NotInstalled",
+    "OutOfOrder",
+    "Outcome",
+    "OutcomeUnknown",
+    "Paused",
+    "Plan",
+    "PlanChanged",
+    "PlannedSession",
+    "Refused",
+    "RunSummary",
+    "StaleFence",
+    "Status",
+    "ThrottleTaken",
+    "Undo",
+    "UndoChanged",
+    "UndoEffect",
+    "UnknownRun",
+    "UnknownSession",
+    "UsageError",
+    "Verification",
+    "WriteRefused",
+    "WrongEnvironment",
+    "WrongServer",
+    "connect",
+    "connect_async",
+]

@@ -1,0 +1,303 @@
+"""The verbs for blocking code: the same core on an event loop of its own, in a thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import anyio
+from anyio.from_thread import BlockingPortal
+
+from backfill.applying import OnEvent
+from backfill.client import (
+    DEFAULT_CONCURRENCY,
+    UNSET,
+    AsyncBackfill,
+    AsyncUndo,
+    _ignore,
+    _never,
+)
+from backfill.dates import Day
+from backfill.models import (
+    Check,
+    Json,
+    Missing,
+    Outcome,
+    Plan,
+    RunSummary,
+    Status,
+    UndoEffect,
+    Verification,
+)
+
+T = TypeVar("T")
+
+
+def _open_portal() -> BlockingPortal:
+    """A portal into an event loop in a daemon thread: a forgotten close() must not hang the exit."""
+    opened: Future[BlockingPortal] = Future()
+
+    async def serve() -> None:
+        async with BlockingPortal() as portal:
+            opened.set_result(portal)
+            await portal.sleep_until_stopped()
+
+    threading.Thread(target=anyio.run, args=(serve,), name="backfill", daemon=True).start()
+    return opened.result()
+
+
+class Undo:
+    """A previewed undo; `confirm` carries out exactly what the preview showed."""
+
+    def __init__(self, undo: AsyncUndo, run: Callable[..., Any]) -> None:
+        self._undo = undo
+        self._run = run
+        self.effect = undo.effect
+
+    def confirm(self, *, reason: str) -> UndoEffect:
+        """Take the rows back; safe to call again after a crash. Raises UndoChanged."""
+        effect: UndoEffect = self._run(self._undo.confirm, reason=reason)
+        return effect
+
+    def as_dict(self) -> dict[str, Json]:
+        """The shape of `backfill rollback --json`."""
+        return self.effect.as_dict()
+
+
+class Backfill:
+    """A project's backfills, blocking. Each verb is that of AsyncBackfill."""
+
+    def __init__(self, make: Callable[[], AsyncBackfill]) -> None:
+        """make: called once, inside the event loop that will serve it."""
+        self._portal = _open_portal()
+        try:
+            self._core: AsyncBackfill = self._portal.call(make)
+        except BaseException:
+            self._stop()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections and the event loop."""
+        self._run(self._core.close)
+        self._stop()
+
+    def _stop(self) -> None:
+        self._portal.call(self._portal.stop)
+
+    def _run(self, verb: Callable[..., Any], *args: Any, **named: Any) -> Any:
+        return self._portal.call(partial(verb, *args, **named))
+
+    def check(self) -> tuple[Check, ...]:
+        """Whether this project is ready, a line a thing, each with what to do."""
+        checks: tuple[Check, ...] = self._run(self._core.check)
+        return checks
+
+    def missing(self, *, since: Day | None = None) -> Missing:
+        """What is missing, by UTC day."""
+        missing: Missing = self._run(self._core.missing, since=since)
+        return missing
+
+    def plan(
+        self,
+        *,
+        since: Day | None = None,
+        until: Day | None = None,
+        recent_since: Day | None = None,
+        engine_version: str | None = None,
+        fc_version: str | None = None,
+        basis: str | None = None,
+        throttle_per_minute: int | None = UNSET,
+        batch_size: int | None = None,
+        priority: Sequence[str] | None = None,
+        environment: str | None = None,
+        target: str | None = None,
+        want: dict[str, str] | None = None,
+        min_responses: int | None = None,
+        min_fc_responses: int | None = None,
+        like: str | None = None,
+    ) -> Plan:
+        """Plan what is missing; the run then halts for approval. See AsyncBackfill.plan."""
+        plan: Plan = self._run(
+            self._core.plan,
+            since=since,
+            until=until,
+            recent_since=recent_since,
+            engine_version=engine_version,
+            fc_version=fc_version,
+            basis=basis,
+            throttle_per_minute=throttle_per_minute,
+            batch_size=batch_size,
+            priority=priority,
+            environment=environment,
+            target=target,
+            want=want,
+            min_responses=min_responses,
+            min_fc_responses=min_fc_responses,
+            like=like,
+        )
+        return plan
+
+    def run_id(self, run: str) -> str:
+        """The full id that an id or a unique prefix names. Raises UnknownRun."""
+        return str(self._run(self._core.run_id, run))
+
+    def get(self, run: str) -> Plan:
+        """A run's plan, and what became of its sessions. Raises UnknownRun."""
+        plan: Plan = self._run(self._core.get, run)
+        return plan
+
+    def runs(self, *, state: str | None = None, limit: int = 50) -> tuple[RunSummary, ...]:
+        """The newest runs first."""
+        runs: tuple[RunSummary, ...] = self._run(self._core.runs, state=state, limit=limit)
+        return runs
+
+    def approve(
+        self,
+        run: str,
+        *,
+        digest: str,
+        access_token: str | None = None,
+        approver: str | None = None,
+        note: str | None = None,
+    ) -> Status:
+        """Approve exactly the plan with this digest. See AsyncBackfill.approve."""
+        status: Status = self._run(
+            self._core.approve,
+            run,
+            digest=digest,
+            access_token=access_token,
+            approver=approver,
+            note=note,
+        )
+        return status
+
+    def reject(
+        self,
+        run: str,
+        *,
+        reason: str,
+        access_token: str | None = None,
+        approver: str | None = None,
+    ) -> Status:
+        """Reject a plan for good."""
+        status: Status = self._run(
+            self._core.reject, run, reason=reason, access_token=access_token, approver=approver
+        )
+        return status
+
+    def apply(
+        self,
+        run: str,
+        *,
+        concurrency: int = DEFAULT_CONCURRENCY,
+        wait: bool = True,
+        on_event: OnEvent = _ignore,
+        logs_dir: str | Path | None = None,
+        should_stop: Callable[[], bool] = _never,
+    ) -> Outcome:
+        """Score the approved sessions until none is left. See AsyncBackfill.apply.
+
+        on_event is called from the thread that does the work.
+        """
+        outcome: Outcome = self._run(
+            self._core.apply,
+            run,
+            concurrency=concurrency,
+            wait=wait,
+            on_event=on_event,
+            logs_dir=logs_dir,
+            should_stop=should_stop,
+        )
+        return outcome
+
+    def retry(
+        self,
+        run: str,
+        *,
+        concurrency: int = DEFAULT_CONCURRENCY,
+        wait: bool = True,
+        on_event: OnEvent = _ignore,
+        logs_dir: str | Path | None = None,
+        should_stop: Callable[[], bool] = _never,
+    ) -> Outcome:
+        """Score the failed sessions again, under the same approval."""
+        outcome: Outcome = self._run(
+            self._core.retry,
+            run,
+            concurrency=concurrency,
+            wait=wait,
+            on_event=on_event,
+            logs_dir=logs_dir,
+            should_stop=should_stop,
+        )
+        return outcome
+
+    def outcome(self, run: str) -> Outcome:
+        """Where a run stands, with its failed sessions."""
+        outcome: Outcome = self._run(self._core.outcome, run)
+        return outcome
+
+    def pause(self, run: str, *, reason: str) -> Status:
+        """Pause a run: no session starts until it is resumed."""
+        status: Status = self._run(self._core.pause, run, reason=reason)
+        return status
+
+    def resume(self, run: str) -> Status:
+        """Lift a pause; an apply that is still alive goes on."""
+        status: Status = self._run(self._core.resume, run)
+        return status
+
+    def cancel(self, run: str, *, reason: str) -> Status:
+        """Stop a run for good. What it wrote stays."""
+        status: Status = self._run(self._core.cancel, run, reason=reason)
+        return status
+
+    def status(self, run: str) -> Status:
+        """Where a run stands, and why it waits. Raises UnknownRun."""
+        status: Status = self._run(self._core.status, run)
+        return status
+
+    def verify(self, run: str) -> Verification:
+        """What stands in the tables against what was planned."""
+        verification: Verification = self._run(self._core.verify, run)
+        return verification
+
+    def rollback(
+        self,
+        run: str,
+        *,
+        sessions: Sequence[str] | None = None,
+        since: Day | None = None,
+        until: Day | None = None,
+    ) -> Undo:
+        """Preview taking back what a run wrote. See AsyncBackfill.rollback."""
+        undo = self._run(self._core.rollback, run, sessions=sessions, since=since, until=until)
+        return Undo(undo, self._run)
+
+    def confirm_rollback(self, run: str, *, digest: str, reason: str) -> UndoEffect:
+        """Confirm the newest preview by its digest."""
+        effect: UndoEffect = self._run(
+            self._core.confirm_rollback, run, digest=digest, reason=reason
+        )
+        return effect
+
+    def write_logs(self, run: str, logs_dir: str | Path) -> Path:
+        """Write a run's files anew from the database. Returns their folder."""
+        folder: Path = self._run(self._core.write_logs, run, logs_dir)
+        return folder

@@ -1,0 +1,384 @@
+"""The command line: thin; every verb is one of the library's.
+
+stdout is the answer, stderr is progress; every refusal ends with the next command.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import backfill
+from backfill import checking, cli_local, terminal
+from backfill.errors import BackfillError, BadRequest, ExitCode
+from backfill.models import Outcome, Plan
+
+app = typer.Typer(
+    name="backfill",
+    help="Find, plan, approve, apply, verify and undo backfills of a Supabase project.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+cli_local.add_to(app)
+
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or a unique prefix of it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; kept with the run.")]
+Approver = Annotated[str | None, typer.Option("--approver", metavar="NAME", help="Who decides.")]
+Since = Annotated[str | None, typer.Option("--since", metavar="D", help="First UTC day.")]
+Until = Annotated[str | None, typer.Option("--until", metavar="D", help="Last UTC day.")]
+Concurrency = Annotated[int, typer.Option(min=1, max=64, help="Sessions scored at a time.")]
+NoWait = Annotated[bool, typer.Option("--no-wait", help="End instead of waiting.")]
+LogsDir = Annotated[Path, typer.Option(help="Where the run's folder of files goes.")]
+DEFAULT_LOGS = Path("backfill_logs")
+
+
+@contextmanager
+def connected() -> Iterator[backfill.Backfill]:
+    """The project that the environment names."""
+    with backfill.connect() as bf:
+        yield bf
+
+
+def _end(code: ExitCode) -> None:
+    if code is not ExitCode.DONE:
+        raise typer.Exit(code)
+
+
+def _access_token() -> str | None:
+    """An Auth user's token, from the environment: never from argv, where others could read it."""
+    return os.environ.get("BACKFILL_ACCESS_TOKEN") or None
+
+
+@app.command()
+def check(as_json: AsJson = False) -> None:
+    """Is this project ready? A line a thing, each with what to do."""
+    with connected() as bf:
+        checks = bf.check()
+    if as_json:
+        terminal.print_json([c.as_dict() for c in checks])
+    else:
+        terminal.print_checks(checks)
+    _end(ExitCode.DONE if checking.ready(checks) else ExitCode.DIFFERENCE)
+
+
+@app.command()
+def missing(
+    since: Since = None,
+    min_coverage: Annotated[
+        float | None, typer.Option(min=0, max=1, help="End with 4 below this share.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What is missing, by UTC day."""
+    with connected() as bf:
+        found = bf.missing(since=since)
+    if as_json:
+        terminal.print_json(found.as_dict())
+    else:
+        terminal.print_missing(found)
+    _end(ExitCode.DIFFERENCE if found.coverage < (min_coverage or 0) else ExitCode.DONE)
+
+
+@app.command()
+def plan(
+    since: Since = None,
+    until: Until = None,
+    recent_since: Annotated[
+        str | None, typer.Option(metavar="D", help="First UTC day of the recent phase.")
+    ] = None,
+    engine_version: Annotated[str | None, typer.Option(metavar="V")] = None,
+    fc_version: Annotated[str | None, typer.Option(metavar="V")] = None,
+    basis: Annotated[str | None, typer.Option(help="Kind of FC scores.")] = None,
+    throttle: Annotated[
+        str | None, typer.Option(metavar="N", help="Session starts in any 60 s, or none. [20]")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(metavar="N", help="Sessions a batch. [5]")] = None,
+    priority: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="Goes first; an id or a prefix.")
+    ] = None,
+    environment: Annotated[str | None, typer.Option(metavar="E")] = None,
+    target: Annotated[str | None, typer.Option(help="Where several are installed.")] = None,
+    want: Annotated[
+        list[str] | None, typer.Option(metavar="COMPONENT=V", help="A version by component.")
+    ] = None,
+    like: Annotated[str | None, typer.Option(metavar="RUN", help="A request to start from.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Plan what is missing, and halt for approval."""
+    paces = {} if throttle is None else {"throttle_per_minute": _throttle(throttle)}
+    with connected() as bf:
+        made = bf.plan(
+            since=since,
+            until=until,
+            recent_since=recent_since,
+            engine_version=engine_version,
+            fc_version=fc_version,
+            basis=basis,
+            batch_size=batch_size,
+            priority=priority,
+            environment=environment,
+            target=target,
+            want=_wanted(want or []),
+            like=like,
+            **paces,
+        )
+    _show(made, as_json)
+
+
+def _throttle(text: str) -> int | None:
+    if text.lower() == "none":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise BadRequest(
+            f"--throttle is a whole number or none, not {text[:40]}", "backfill plan … --throttle 20"
+        ) from None
+
+
+def _wanted(given: list[str]) -> dict[str, str] | None:
+    pairs = [item.partition("=") for item in given]
+    for name, equals, version in pairs:
+        if not (name and equals and version):
+            raise BadRequest(f"--want is COMPONENT=VERSION, not {name}{equals}{version}", "")
+    return {name: version for name, _, version in pairs} or None
+
+
+def _show(shown: Plan, as_json: bool) -> None:
+    if as_json:
+        terminal.print_json(shown.as_dict())
+    else:
+        terminal.print_markdown(shown.markdown())
+
+
+@app.command()
+def runs(
+    state: Annotated[str | None, typer.Option(help="Only runs in this state.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The runs, the newest first."""
+    with connected() as bf:
+        found = bf.runs(state=state)
+    if as_json:
+        terminal.print_json([r.as_dict() for r in found])
+    else:
+        terminal.print_runs(found)
+
+
+@app.command()
+def show(run: Run, as_json: AsJson = False) -> None:
+    """The plan, or what became of it."""
+    with connected() as bf:
+        shown = bf.get(run)
+    _show(shown, as_json)
+
+
+@app.command()
+def approve(
+    run: Run,
+    digest: Annotated[str, typer.Option(metavar="D", help="The plan's digest.")],
+    approver: Approver = None,
+    note: Annotated[str | None, typer.Option(metavar="T", help="Kept with the decision.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Approve exactly this plan; an Auth user's token comes from BACKFILL_ACCESS_TOKEN."""
+    with connected() as bf:
+        status = bf.approve(
+            run, digest=digest, access_token=_access_token(), approver=approver, note=note
+        )
+    _print_status(status, as_json, f"backfill apply {status.run_id}")
+
+
+@app.command()
+def reject(run: Run, reason: Reason, approver: Approver = None, as_json: AsJson = False) -> None:
+    """Reject a plan for good."""
+    with connected() as bf:
+        status = bf.reject(run, reason=reason, access_token=_access_token(), approver=approver)
+    _print_status(status, as_json)
+
+
+def _print_status(status: backfill.Status, as_json: bool, next_step: str = "") -> None:
+    if as_json:
+        terminal.print_json(status.as_dict())
+        return
+    terminal.print_status(status)
+    if next_step:
+        terminal.print_next(next_step)
+
+
+@app.command()
+def apply(
+    run: Run,
+    concurrency: Concurrency = 4,
+    no_wait: NoWait = False,
+    logs_dir: LogsDir = DEFAULT_LOGS,
+    as_json: AsJson = False,
+) -> None:
+    """Score the approved sessions; safe to run again after any crash."""
+    with connected() as bf:
+        _work(bf, bf.apply, run, concurrency, no_wait, logs_dir, as_json)
+
+
+@app.command()
+def retry(
+    run: Run,
+    concurrency: Concurrency = 4,
+    no_wait: NoWait = False,
+    logs_dir: LogsDir = DEFAULT_LOGS,
+    as_json: AsJson = False,
+) -> None:
+    """Score the failed sessions again, under the same approval."""
+    with connected() as bf:
+        _work(bf, bf.retry, run, concurrency, no_wait, logs_dir, as_json)
+
+
+def _work(
+    bf: backfill.Backfill,
+    verb: Callable[..., Outcome],
+    run: str,
+    concurrency: int,
+    no_wait: bool,
+    logs_dir: Path,
+    as_json: bool,
+) -> None:
+    with terminal.ApplyProgress(bf.status(run)) as progress:
+        outcome = verb(
+            run,
+            concurrency=concurrency,
+            wait=not no_wait,
+            on_event=progress.hear,
+            logs_dir=logs_dir,
+            should_stop=_stop_on_signals(),
+        )
+    if as_json:
+        terminal.print_json(outcome.as_dict())
+    else:
+        terminal.print_outcome(outcome)
+        if outcome.state == "completed":
+            terminal.print_next(f"backfill verify {outcome.status.run_id}")
+    _end(_outcome_code(outcome))
+
+
+def _outcome_code(outcome: Outcome) -> ExitCode:
+    if outcome.state == "running":
+        return ExitCode.DONE
+    return ExitCode.DONE if outcome.is_complete else ExitCode.FAILED
+
+
+def _stop_on_signals() -> Callable[[], bool]:
+    """Ctrl-C or SIGTERM: finish what is in flight, give the rest back. A second one ends at once."""
+    asked: list[int] = []
+
+    def ask(number: int, _: object) -> None:
+        asked.append(number)
+        terminal.err.print("finishing what is in flight; once more to end at once")
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, ask)
+    return lambda: bool(asked)
+
+
+@app.command()
+def pause(run: Run, reason: Reason, as_json: AsJson = False) -> None:
+    """Pause a run: no session starts until it is resumed."""
+    with connected() as bf:
+        status = bf.pause(run, reason=reason)
+    _print_status(status, as_json, f"backfill resume {status.run_id}")
+
+
+@app.command()
+def resume(run: Run, as_json: AsJson = False) -> None:
+    """Lift a pause; an apply that is still alive goes on."""
+    with connected() as bf:
+        status = bf.resume(run)
+    _print_status(status, as_json, f"backfill apply {status.run_id}, unless one is still alive")
+
+
+@app.command()
+def cancel(run: Run, reason: Reason, as_json: AsJson = False) -> None:
+    """Stop a run for good. What it wrote stays."""
+    with connected() as bf:
+        status = bf.cancel(run, reason=reason)
+    _print_status(status, as_json)
+
+
+@app.command()
+def status(run: Run, as_json: AsJson = False) -> None:
+    """Where a run stands, and why it waits."""
+    with connected() as bf:
+        _print_status(bf.status(run), as_json)
+
+
+@app.command()
+def verify(run: Run, as_json: AsJson = False) -> None:
+    """What stands in the tables against what was planned."""
+    with connected() as bf:
+        verification = bf.verify(run)
+    if as_json:
+        terminal.print_json(verification.as_dict())
+    else:
+        terminal.print_verification(verification)
+    _end(ExitCode.DONE if verification.verdict == "pass" else ExitCode.DIFFERENCE)
+
+
+@app.command()
+def rollback(
+    run: Run,
+    session: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="Only this session; an id or a prefix.")
+    ] = None,
+    since: Since = None,
+    until: Until = None,
+    confirm: Annotated[
+        str | None, typer.Option(metavar="DIGEST", help="Carry out the preview of this digest.")
+    ] = None,
+    reason: Annotated[str | None, typer.Option(metavar="T", help="Why; with --confirm.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Preview taking back what a run wrote, or confirm the preview."""
+    with connected() as bf:
+        if confirm is None:
+            effect = bf.rollback(run, sessions=session, since=since, until=until).effect
+        else:
+            effect = bf.confirm_rollback(run, digest=confirm, reason=reason or "")
+    if as_json:
+        terminal.print_json(effect.as_dict())
+    else:
+        terminal.print_undo(effect, is_preview=confirm is None)
+        if confirm is None:
+            terminal.print_next(
+                f'backfill rollback {effect.run_id} --confirm {effect.digest} --reason "…"'
+            )
+    _end(ExitCode.DIFFERENCE if confirm is not None and effect.conflicts else ExitCode.DONE)
+
+
+@app.command()
+def logs(run: Run, logs_dir: LogsDir = DEFAULT_LOGS, as_json: AsJson = False) -> None:
+    """Write a run's files anew from the database."""
+    with connected() as bf:
+        folder = bf.write_logs(run, logs_dir)
+    if as_json:
+        terminal.print_json({"folder": str(folder)})
+    else:
+        terminal.out.print(str(folder), markup=False)
+
+
+def main() -> None:
+    """Run the command line; a BackfillError becomes its sentence and its exit code."""
+    try:
+        app()
+    except BackfillError as error:
+        prefix = "Refused: " if error.exit_code is ExitCode.REFUSED else ""
+        terminal.err.print(f"{prefix}{error}", markup=False)
+        sys.exit(error.exit_code)

@@ -1,0 +1,99 @@
+"""The command line's verbs that need no project: install, demo, and the embedded stack."""
+
+from __future__ import annotations
+
+import shlex
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from backfill import demo as demonstration
+from backfill import installing, stack, terminal
+
+local = typer.Typer(help="A Supabase-like project on this machine.", no_args_is_help=True)
+
+Dir = Annotated[Path, typer.Option("--dir", help="Where the stack keeps its files.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these verbs to the command line."""
+    app.command()(install)
+    app.command()(demo)
+    app.add_typer(local, name="local")
+
+
+def _announce(message: str) -> None:
+    terminal.err.print(message, markup=False)
+
+
+def install(
+    supabase_path: Annotated[
+        Path, typer.Option(help="The project's folder that holds config.toml.")
+    ] = Path("supabase"),
+    yes: Annotated[bool, typer.Option("--yes", help="Copy without asking.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Copy our migrations into a Supabase project: shows, asks, skips what is there."""
+    planned = installing.plan_install(supabase_path, datetime.now(UTC))
+    if not as_json:
+        terminal.out.print(installing.installation_text(planned), markup=False)
+    if planned.missing and not yes and not typer.confirm("Copy?", err=True):
+        raise typer.Exit(1)
+    installing.carry_out(planned)
+    if as_json:
+        terminal.print_json(planned.as_dict())
+    elif planned.missing:
+        terminal.out.print("copied")
+
+
+def demo(
+    throttle: Annotated[int, typer.Option(min=1, help="Session starts in any 60 s.")] = 600,
+    as_json: AsJson = False,
+) -> None:
+    """Start a project, plan, halt, approve, apply, verify, undo a date range, stop."""
+    tell = _announce if as_json else demonstration.print_line
+    shown = demonstration.demonstrate(throttle, tell=tell, announce=_announce)
+    if as_json:
+        terminal.print_json(shown)
+
+
+@local.command()
+def start(
+    directory: Dir = stack.DEFAULT_DIR,
+    sample: Annotated[
+        str, typer.Option(metavar="seed|N|none", help="The sample project with its data.")
+    ] = "seed",
+    as_json: AsJson = False,
+) -> None:
+    """Start PostgreSQL, PostgREST and the gateway."""
+    running = stack.start(directory, sample=sample, announce=_announce)
+    if as_json:
+        terminal.print_json({"url": running.url, "dir": str(directory)})
+        return
+    terminal.out.print(f"running at {running.url}", markup=False)
+    named = "" if directory == stack.DEFAULT_DIR else f" --dir {shlex.quote(str(directory))}"
+    terminal.print_next(f'eval "$(backfill local env{named})"')
+
+
+@local.command()
+def stop(directory: Dir = stack.DEFAULT_DIR, as_json: AsJson = False) -> None:
+    """Stop it; the data stay for the next start."""
+    was_running = stack.stop(directory)
+    if as_json:
+        terminal.print_json({"stopped": was_running})
+    else:
+        terminal.out.print("stopped" if was_running else "nothing was running")
+
+
+@local.command()
+def env(directory: Dir = stack.DEFAULT_DIR, as_json: AsJson = False) -> None:
+    """Print export lines for a shell."""
+    variables = stack.env(directory)
+    if as_json:
+        terminal.print_json(variables)
+        return
+    for name, value in variables.items():
+        print(f"export {name}={shlex.quote(value)}")

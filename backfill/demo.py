@@ -1,0 +1,107 @@
+"""The demonstration: the whole way on a real database, in a folder that goes afterwards."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from backfill import stack
+from backfill.blocking import Backfill
+from backfill.client import AsyncBackfill
+from backfill.gateway import Gateway
+from backfill.models import Event, Json, Plan
+
+Tell = Callable[[str], None]
+
+SINCE = "2025-08-01"
+UNDO_UNTIL = "2025-08-10"
+PRIORITY = ("618c5ea6", "070d9bf2")
+
+
+def print_line(line: str) -> None:
+    """A line on stdout, at once."""
+    print(line, flush=True)
+
+
+def demonstrate(throttle_per_minute: int, *, tell: Tell, announce: Tell) -> dict[str, Json]:
+    """Go the whole way and say what happens. Returns what each step found."""
+    with tempfile.TemporaryDirectory(prefix="backfill-demo-") as folder:
+        tell("== A Supabase-like project on this machine: PostgreSQL, PostgREST, the sample's data")
+        with stack.running(Path(folder) / "stack", sample="seed", announce=announce) as project:
+            with Backfill(
+                lambda: AsyncBackfill(Gateway(project.url, project.service_role_key))
+            ) as bf:
+                return _whole_way(bf, throttle_per_minute, Path(folder), tell)
+
+
+def _whole_way(bf: Backfill, throttle: int, folder: Path, tell: Tell) -> dict[str, Json]:
+    plan = bf.plan(
+        since=SINCE,
+        engine_version="v1.2.1",
+        fc_version="v1.2",
+        throttle_per_minute=throttle,
+        batch_size=5,
+        priority=PRIORITY,
+        environment="staging",
+    )
+    _tell_plan(plan, tell)
+    tell("\n== Approve exactly this digest (the policy here is `any`: a stack of one person)")
+    bf.approve(plan.run_id, digest=plan.digest, approver="demo")
+    tell("\n== Apply")
+    outcome = bf.apply(
+        plan.run_id, on_event=lambda e: _tell_event(e, tell), logs_dir=folder / "logs"
+    )
+    tell(f"   {outcome.status.counts['done']} sessions done, {len(outcome.failures)} failed")
+    verdict = _tell_verification(bf, plan, tell)
+    undone = _undo(bf, plan, tell)
+    return {"plan": plan.as_dict(), "verdict": verdict, **undone}
+
+
+def _tell_plan(plan: Plan, tell: Tell) -> None:
+    shown = plan.as_dict()
+    candidates, categories = shown["candidates"], shown["categories"]
+    writes, phases = shown["expected_writes"], shown["phases"]
+    tell("\n== Plan, measured from the database")
+    tell(plan.markdown())
+    tell("\n== In short")
+    tell(
+        f"   candidates {candidates['total']}, without a profile {candidates['missing_profile']}, "
+        f"without FC scores {candidates['missing_fc_scores']}, without both {candidates['missing_both']}"
+    )
+    tell(
+        f"   categories: profile+fc_scores {categories['profile+fc_scores']}, "
+        f"fc_scores {categories['fc_scores']}"
+    )
+    tell(
+        f"   writes: {writes['fc_scores']} + {writes['profiles']} = {writes['total']}; "
+        f"phases: {phases['priority']} / {phases['recent']} / {phases['historical']}"
+    )
+    tell(f"   run {plan.run_id} halts here: {plan.state.replace('_', ' ')}")
+
+
+def _tell_event(event: Event, tell: Tell) -> None:
+    if event.kind == "batch_settled":
+        done = sum(s["state"] == "done" for s in event.details["settled"])
+        tell(f"   batch {event.details['batch']}: {done} done")
+
+
+def _tell_verification(bf: Backfill, plan: Plan, tell: Tell) -> str:
+    verification = bf.verify(plan.run_id)
+    tell("\n== Verify: planned against the tables")
+    for c in verification.criteria:
+        tell(f"   {c.status}  {c.name}: expected {c.expected}, found {c.actual}")
+    tell(f"   verdict: {verification.verdict}")
+    return verification.verdict
+
+
+def _undo(bf: Backfill, plan: Plan, tell: Tell) -> dict[str, Json]:
+    tell(f"\n== Undo the sessions up to {UNDO_UNTIL}: preview, then confirm exactly that")
+    undo = bf.rollback(plan.run_id, until=UNDO_UNTIL)
+    tell(f"   would delete {dict(undo.effect.deletes)}, conflicts {len(undo.effect.conflicts)}")
+    done = undo.confirm(reason="demonstration")
+    tell(f"   deleted {dict(done.deletes)}")
+    missing = [d for d in bf.missing(since=SINCE).days if d.day <= UNDO_UNTIL]
+    again = sum(d.missing_fc_scores for d in missing)
+    tell(f"   missing again up to {UNDO_UNTIL}: {again} sessions without FC scores")
+    return {"undo": done.as_dict(), "missing_again": again}

@@ -1,0 +1,134 @@
+"""A run's files: plan, calls, batches, summary, rollback. What cannot be written stops nothing."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from backfill.models import Json, Plan
+from backfill.rendering import plan_markdown
+
+logger = logging.getLogger("backfill")
+
+MESSAGE_CHARS = 500  # as the database cuts error messages
+FILE_MODE = 0o600  # the files hold session ids and error messages
+FOLDER_MODE = 0o700
+
+
+class RunLog:
+    """The folder of one run. Every method does nothing once its kind of file could not be written.
+
+    folder: None writes nothing at all. failed: what could not be written first, or None.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.failed: str | None = None
+        self._off: set[str] = set()
+
+    @classmethod
+    def open(cls, logs_dir: Path | None, run_id: str) -> RunLog:
+        """The log of a run, its folder made where it is missing. Never raises OSError."""
+        if logs_dir is None:
+            return cls(None)
+        folder = logs_dir / re.sub(r"[^0-9A-Za-z-]", "_", run_id)
+        log = cls(folder)
+        if not log._write("folder", folder, lambda: _make_private(folder)):
+            log.folder = None
+        return log
+
+    def plan(self, plan: Plan) -> None:
+        """Write plan.md and plan.json."""
+        self._replace("plan", "plan.md", lambda: plan_markdown(plan))
+        self._replace("plan", "plan.json", lambda: _json(plan.as_dict(), indent=2) + "\n")
+
+    def call(self, record: Mapping[str, Json]) -> None:
+        """Append one line to calls.jsonl; on disk when this returns, as far as the system knows."""
+        if self.folder is not None:
+            path = self.folder / "calls.jsonl"
+            self._write("calls", path, lambda: _append(path, _json(_cut(record))))
+
+    def batch(self, number: int, record: Mapping[str, Json]) -> None:
+        """Write batch-0001.json, whole or not at all."""
+        name = f"batch-{number:04}.json"
+        self._replace("batch", name, lambda: _json(_cut(record), indent=2) + "\n")
+
+    def summary(self, text: str) -> None:
+        """Write summary.md."""
+        self._replace("summary", "summary.md", lambda: text)
+
+    def rollback(self, sql_text: str) -> None:
+        """Write rollback.sql."""
+        self._replace("rollback", "rollback.sql", lambda: sql_text)
+
+    def _replace(self, kind: str, name: str, text: Callable[[], str]) -> None:
+        if self.folder is not None:
+            path = self.folder / name
+            self._write(kind, path, lambda: _replace(path, text()))
+
+    def _write(self, kind: str, path: Path, writing: Callable[[], None]) -> bool:
+        """Did it work? The first failure of a kind is told, later files of it are not tried."""
+        if kind in self._off:
+            return False
+        try:
+            writing()
+        except OSError as error:
+            self._off.add(kind)
+            self._tell(path, error)
+            return False
+        return True
+
+    def _tell(self, path: Path, error: OSError) -> None:
+        if self.failed is None:
+            self.failed = f"{path} could not be written: {error.strerror or type(error).__name__}"
+        logger.warning("backfill.logs_failed", extra={"path": str(path), "errno": error.errno})
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder and those above it. Raises OSError, also where a file is in the way."""
+    if not folder.parent.is_dir():
+        folder.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+    folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, FILE_MODE)
+
+
+def _append(path: Path, line: str) -> None:
+    """Append a line in one write, so that the lines of two processes never mix."""
+    with open(path, "ab+", buffering=0, opener=_private) as file:
+        # A full disk may have left half a line: it must not swallow this one.
+        size = file.seek(0, os.SEEK_END)
+        torn = size > 0 and file.seek(size - 1) >= 0 and file.read(1) != b"\n"
+        file.write(("\n" * torn + line + "\n").encode())
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all: beside it first, with mode 0600, then in its place."""
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(handle, "wb") as file:
+            file.write(text.encode(errors="backslashreplace"))
+        os.replace(beside, path)
+    except OSError:
+        Path(beside).unlink(missing_ok=True)
+        raise
+
+
+def _json(value: Json, indent: int | None = None) -> str:
+    return json.dumps(value, indent=indent, default=str)
+
+
+def _cut(value: Json) -> Json:
+    """The same record with every text cut: no row's contents can ride along in a message."""
+    if isinstance(value, str):
+        return value[:MESSAGE_CHARS]
+    if isinstance(value, Mapping):
+        return {name: _cut(inner) for name, inner in value.items()}
+    return [_cut(inner) for inner in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,378 @@
+"""What the verbs return: frozen, typed, each with `as_dict()` in the shape that `--json` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from itertools import groupby
+from typing import Any, Literal
+
+Json = Any
+Phase = Literal["priority", "recent", "historical"]
+MarkStatus = Literal["ok", "warn", "fail"]
+Verdict = Literal["pass", "partial", "fail"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One mark: what was looked at, how it stands, what was seen, what to do about it."""
+
+    name: str
+    status: MarkStatus
+    detail: str
+    next_step: str = ""
+
+    def as_dict(self) -> dict[str, Json]:
+        """{name, status, detail} and next where there is something to do."""
+        shown = {"name": self.name, "status": self.status, "detail": self.detail}
+        return {**shown, "next": self.next_step} if self.next_step else shown
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedSession:
+    """One session's place in a plan, and what became of it."""
+
+    ordinal: int
+    session_id: str
+    session_at: datetime
+    category: str
+    components: tuple[str, ...]
+    phase: Phase
+    batch: int
+    state: str = "pending"
+    attempts: int = 0
+    failed_step: str | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """At most `batch_size` sessions of one phase; starts_at_s counts from the first batch."""
+
+    number: int
+    phase: Phase
+    sessions: tuple[str, ...]
+    starts_at_s: float
+
+    def as_dict(self) -> dict[str, Json]:
+        """{number, phase, sessions: [id], starts_at_s}."""
+        return {**asdict(self), "sessions": list(self.sessions)}
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """Who approved, how, when, and until when it counts."""
+
+    approver: str
+    via: str
+    at: datetime
+    until: datetime
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sealed plan, or an empty one (state "empty", no run) where nothing is missing.
+
+    figures: candidates, categories, phases, expected calls and writes, excluded sessions, as the
+    database measured them when it sealed the plan.
+    """
+
+    run_id: str
+    state: str
+    digest: str
+    environment: str | None
+    created_at: datetime | None
+    request: Mapping[str, Json]
+    figures: Mapping[str, Json] = field(default_factory=dict)
+    sessions: tuple[PlannedSession, ...] = ()
+    checks: tuple[Check, ...] = ()
+    approval: Approval | None = None
+    reason: str | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing was missing: there is no run."""
+        return self.state == "empty"
+
+    @property
+    def batch_spacing_s(self) -> float:
+        """Seconds between the starts of two batches; 0 without a throttle."""
+        return float(self.figures.get("batch_spacing_s") or 0)
+
+    @property
+    def batches(self) -> tuple[Batch, ...]:
+        """The batches in the order in which they start."""
+        return tuple(
+            Batch(
+                number=number,
+                phase=phase,
+                sessions=tuple(s.session_id for s in members),
+                starts_at_s=(number - 1) * self.batch_spacing_s,
+            )
+            for (number, phase), members in groupby(self.sessions, lambda s: (s.batch, s.phase))
+        )
+
+    @property
+    def approval_sql(self) -> str:
+        """The line that approves this plan in the SQL editor."""
+        return f"select public.backfill_approve('{self.run_id}', '{self.digest}', 'your name');"
+
+    def markdown(self) -> str:
+        """The plan for people; ends with the SQL line to approve."""
+        from backfill.rendering import plan_markdown
+
+        return plan_markdown(self)
+
+    def as_dict(self) -> dict[str, Json]:
+        """The shape of `backfill plan --json`."""
+        if self.is_empty:
+            return {"state": "empty", "run_id": None, "request": dict(self.request)}
+        figures = dict(self.figures)
+        candidates = dict(figures["candidates"])
+        missing = candidates["missing"]
+        return {
+            "run_id": self.run_id,
+            "state": self.state,
+            "digest": self.digest,
+            "environment": self.environment,
+            "created_at": self.created_at.isoformat() if self.created_at else None,
+            "request": dict(self.request),
+            "candidates": {
+                "total": candidates["total"],
+                "missing": missing,
+                **{f"missing_{name}": count for name, count in missing.items()},
+                "missing_both": candidates["missing_all"],
+            },
+            "categories": figures["categories"],
+            "phases": figures["phases"],
+            "expected_calls": figures["expected_calls"],
+            "expected_writes": figures["expected_writes"],
+            "batches": [b.as_dict() for b in self.batches],
+            "batch_spacing_s": self.batch_spacing_s,
+            "expected_runtime_s": figures["expected_runtime_s"],
+            "excluded": figures["excluded"],
+            "excluded_total": figures["excluded_total"],
+            "checks": [c.as_dict() for c in self.checks],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """A run in a list."""
+
+    run_id: str
+    state: str
+    environment: str | None
+    created_at: datetime
+    total: int
+    done: int
+    failed: int
+    reason: str | None = None
+    approved_by: str | None = None
+
+    def as_dict(self) -> dict[str, Json]:
+        """All fields; times in ISO 8601."""
+        return {**asdict(self), "created_at": self.created_at.isoformat()}
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where a run stands. counts by item state; rate in sessions a minute; eta in seconds."""
+
+    run_id: str
+    state: str
+    reason: str | None
+    counts: Mapping[str, int]
+    rate_per_minute: float
+    eta_s: float | None
+    audit_count: int
+    audit_head: str
+    waits_for: str | None = None
+    approved_by: str | None = None
+    approved_until: datetime | None = None
+
+    @property
+    def total(self) -> int:
+        """All planned sessions."""
+        return sum(self.counts.values())
+
+    def as_dict(self) -> dict[str, Json]:
+        """The shape of `backfill status --json`."""
+        return {
+            "run_id": self.run_id,
+            "state": self.state,
+            "reason": self.reason,
+            "counts": dict(self.counts),
+            "rate_per_minute": self.rate_per_minute,
+            "eta_s": self.eta_s,
+            "waits_for": self.waits_for,
+            "approved_by": self.approved_by,
+            "approved_until": self.approved_until.isoformat() if self.approved_until else None,
+            "audit": {"count": self.audit_count, "head": self.audit_head},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class FailedSession:
+    """A session that failed, and why."""
+
+    session_id: str
+    failed_step: str | None
+    error_code: str | None
+    error_message: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an apply ended: the run's status then, and its failed sessions."""
+
+    status: Status
+    failures: tuple[FailedSession, ...]
+
+    @property
+    def state(self) -> str:
+        """The run's state."""
+        return self.status.state
+
+    @property
+    def is_complete(self) -> bool:
+        """Completed, and no session failed."""
+        return self.state == "completed" and not self.failures
+
+    def as_dict(self) -> dict[str, Json]:
+        """The status, and failures: [{session_id, failed_step, error_code, error_message}]."""
+        return {**self.status.as_dict(), "failures": [asdict(f) for f in self.failures]}
+
+
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """Expected against counted."""
+
+    name: str
+    expected: int
+    actual: int
+    status: Literal["pass", "fail"]
+    inserted: int | None = None
+    updated: int | None = None
+
+    def as_dict(self) -> dict[str, Json]:
+        """{name, expected, actual, status}, and inserted and updated where rows are counted."""
+        return {k: v for k, v in asdict(self).items() if v is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What stands in the tables against what was planned.
+
+    buckets: as_planned, missing, extra, filled_elsewhere, changed_since; each a list of
+    {session_id, component}.
+    """
+
+    run_id: str
+    state: str
+    verdict: Verdict
+    criteria: tuple[Criterion, ...]
+    buckets: Mapping[str, list[Mapping[str, Json]]]
+    critical: tuple[str, ...]
+    audit_count: int
+    audit_head: str
+
+    def as_dict(self) -> dict[str, Json]:
+        """The shape of `backfill verify --json`."""
+        return {
+            "run_id": self.run_id,
+            "state": self.state,
+            "verdict": self.verdict,
+            "criteria": [c.as_dict() for c in self.criteria],
+            "buckets": {name: list(rows) for name, rows in self.buckets.items()},
+            "critical": list(self.critical),
+            "audit": {"count": self.audit_count, "head": self.audit_head},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class UndoEffect:
+    """What an undo would do, or did: rows by table, and the rows in conflict that are left."""
+
+    run_id: str
+    digest: str
+    deletes: Mapping[str, int]
+    restores: Mapping[str, int]
+    conflicts: tuple[Mapping[str, Json], ...]
+    sessions: int = 0
+    remaining: int = 0
+    state: str = "previewed"
+
+    def as_dict(self) -> dict[str, Json]:
+        """The shape of `backfill rollback --json`."""
+        return {
+            "run_id": self.run_id,
+            "state": self.state,
+            "digest": self.digest,
+            "sessions": self.sessions,
+            "deletes": dict(self.deletes),
+            "restores": dict(self.restores),
+            "conflicts": [dict(c) for c in self.conflicts],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class DayCoverage:
+    """One UTC day: completed sessions, and how many of them lack something."""
+
+    day: str
+    completed: int
+    complete: int
+    missing_profile: int
+    missing_fc_scores: int
+    missing_both: int
+    coverage: float
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What is missing, by day."""
+
+    days: tuple[DayCoverage, ...]
+
+    @property
+    def completed(self) -> int:
+        """Completed sessions of all days."""
+        return sum(d.completed for d in self.days)
+
+    @property
+    def coverage(self) -> float:
+        """Share of completed sessions that lack nothing, 0 to 1; 1 where there are none."""
+        return sum(d.complete for d in self.days) / self.completed if self.completed else 1.0
+
+    def as_dict(self) -> dict[str, Json]:
+        """{coverage, completed, missing_profile, missing_fc_scores, missing_both, days}."""
+        return {
+            "coverage": round(self.coverage, 4),
+            "completed": self.completed,
+            "missing_profile": sum(d.missing_profile for d in self.days),
+            "missing_fc_scores": sum(d.missing_fc_scores for d in self.days),
+            "missing_both": sum(d.missing_both for d in self.days),
+            "days": [asdict(d) for d in self.days],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened while a run ran; `kind` is stable, `details` are ids and counts."""
+
+    kind: str
+    run_id: str
+    at: datetime
+    details: Mapping[str, Json]
+
+    def as_dict(self) -> dict[str, Json]:
+        """{kind, run_id, at, …details}."""
+        return {
+            "kind": self.kind,
+            "run_id": self.run_id,
+            "at": self.at.isoformat(),
+            **self.details,
+        }

@@ -1,0 +1,160 @@
+"""Rows and answers of the database, read into models. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from backfill.models import (
+    Approval,
+    Check,
+    Criterion,
+    DayCoverage,
+    FailedSession,
+    Json,
+    Plan,
+    PlannedSession,
+    RunSummary,
+    Status,
+    UndoEffect,
+    Verification,
+)
+
+ITEM_STATES = ("pending", "leased", "done", "failed", "skipped", "rolled_back")
+
+RUN_COLUMNS = (
+    "run_id,state,reason,environment,created_at,request,plan,digest,project_host,"
+    "approved_by,approved_via,approved_at,approved_until"
+)
+ITEM_COLUMNS = (
+    "ordinal,session_id,session_at,category,components,phase,batch,state,attempts,"
+    "failed_step,error_code,error_message"
+)
+PROGRESS_COLUMNS = (
+    "run_id,state,reason,environment,total,pending,leased,done,failed,skipped,rolled_back,"
+    "rate_per_minute,eta_s,waits_for,approved_by,approved_until,created_at,audit_count,audit_head"
+)
+FAILURE_COLUMNS = "session_id,failed_step,error_code,error_message"
+
+
+def moment(text: str | None) -> datetime | None:
+    """A timestamp as the API writes it."""
+    return datetime.fromisoformat(text) if text else None
+
+
+def _certain(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def plan_of(run: Mapping[str, Json], items: Sequence[Mapping[str, Json]]) -> Plan:
+    """A run's row and its items, by ordinal."""
+    figures = dict(run["plan"] or {})
+    checks = figures.pop("checks", [])
+    return Plan(
+        run_id=run["run_id"],
+        state=run["state"],
+        digest=run["digest"] or "",
+        environment=run["environment"],
+        created_at=moment(run["created_at"]),
+        request=run["request"],
+        figures=figures,
+        sessions=tuple(session_of(i) for i in items),
+        checks=tuple(check_of(c) for c in checks),
+        approval=_approval_of(run),
+        reason=run["reason"],
+    )
+
+
+def session_of(item: Mapping[str, Json]) -> PlannedSession:
+    """An item."""
+    return PlannedSession(
+        **{
+            **item,
+            "session_at": _certain(item["session_at"]),
+            "components": tuple(item["components"]),
+        }
+    )
+
+
+def check_of(mark: Mapping[str, Json]) -> Check:
+    """A mark."""
+    return Check(mark["name"], mark["status"], mark["detail"], mark.get("next") or "")
+
+
+def _approval_of(run: Mapping[str, Json]) -> Approval | None:
+    if not run["approved_by"]:
+        return None
+    return Approval(
+        approver=run["approved_by"],
+        via=run["approved_via"],
+        at=_certain(run["approved_at"]),
+        until=_certain(run["approved_until"]),
+    )
+
+
+def status_of(row: Mapping[str, Json]) -> Status:
+    """A row of backfill_run_progress."""
+    return Status(
+        run_id=row["run_id"],
+        state=row["state"],
+        reason=row["reason"],
+        counts={name: row[name] for name in ITEM_STATES},
+        rate_per_minute=row["rate_per_minute"],
+        eta_s=row["eta_s"],
+        audit_count=row["audit_count"],
+        audit_head=row["audit_head"],
+        waits_for=row["waits_for"],
+        approved_by=row["approved_by"],
+        approved_until=moment(row["approved_until"]),
+    )
+
+
+def summary_of(row: Mapping[str, Json]) -> RunSummary:
+    """A row of backfill_run_progress, for a list."""
+    return RunSummary(
+        run_id=row["run_id"],
+        state=row["state"],
+        environment=row["environment"],
+        created_at=_certain(row["created_at"]),
+        total=row["total"],
+        done=row["done"],
+        failed=row["failed"],
+        reason=row["reason"],
+        approved_by=row["approved_by"],
+    )
+
+
+def failure_of(row: Mapping[str, Json]) -> FailedSession:
+    """A row of backfill_run_failures."""
+    return FailedSession(**{name: row[name] for name in FAILURE_COLUMNS.split(",")})
+
+
+def verification_of(answer: Mapping[str, Json]) -> Verification:
+    """The answer of backfill_verify."""
+    return Verification(
+        run_id=answer["run_id"],
+        state=answer["state"],
+        verdict=answer["verdict"],
+        criteria=tuple(Criterion(**c) for c in answer["criteria"]),
+        buckets=answer["buckets"],
+        critical=tuple(answer["critical"]),
+        audit_count=answer["audit"]["count"],
+        audit_head=answer["audit"]["head"],
+    )
+
+
+def undo_of(answer: Mapping[str, Json]) -> UndoEffect:
+    """The answer of backfill_preview_undo."""
+    return UndoEffect(
+        run_id=answer["run_id"],
+        digest=answer["digest"],
+        deletes=answer["deletes"],
+        restores=answer["restores"],
+        conflicts=tuple(answer["conflicts"]),
+        sessions=answer["sessions"],
+    )
+
+
+def day_of(row: Mapping[str, Json]) -> DayCoverage:
+    """A row of backfill_daily_coverage."""
+    return DayCoverage(**{**row, "coverage": float(row["coverage"])})

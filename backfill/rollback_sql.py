@@ -1,0 +1,191 @@
+"""The reviewable undo of a run as SQL text, built from its receipts. Pure: rows in, text out.
+
+`backfill rollback` is the right way: it goes through the gate and leaves receipts. This file is
+for review, and for the SQL editor where nothing else is left.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from uuid import UUID
+
+from sqlglot import exp
+from sqlglot.optimizer.normalize_identifiers import normalize_identifiers
+
+from backfill.models import Json
+
+Receipt = Mapping[str, Json]
+Receipts = Sequence[Receipt]
+
+DIALECT = "postgres"
+ROW = "t"
+KEPT = "r"
+UNCHANGED = "unchanged"
+
+# A row's hash depends on these; the receipts were hashed under exactly them.
+PINS: Mapping[str, str | int] = {
+    "timezone": "UTC",
+    "datestyle": "ISO, YMD",
+    "intervalstyle": "iso_8601",
+    "extra_float_digits": 1,
+    "bytea_output": "hex",
+}
+
+HEADER = """\
+-- Undo of run {run}: {rows}, the newest first.
+--
+-- The right way is: backfill rollback {run}
+-- It previews, locks, compares, goes through the gate and leaves receipts of its own.
+--
+-- This file is for review, and for the SQL editor in an emergency. Each statement touches its row
+-- only while that is still what the run wrote and, before a delete, while no other row refers to
+-- it; otherwise it does nothing. Old contents come from public.backfill_receipts; none stand here.
+-- Pause the run first. The run itself does not learn of an undo made this way: verify then counts
+-- the rows as lost or changed since.
+"""
+
+
+def rollback_sql(run_id: str, receipts: Sequence[Receipt]) -> str:
+    """One transaction that takes back what a run wrote, row by row, the newest first.
+
+    receipts: those of kind score that are not undone, any order: {receipt_id, table_name, row_key:
+    {column: value}, operation, before_hash, after_hash: hex with or without backslash x, or None}.
+    Several of one row are folded: back to before the first, if it is still what the last left.
+    Raises ValueError where run_id is no UUID.
+    """
+    run = str(UUID(run_id))
+    rows = _folded(receipts)
+    undoing = [s for history in rows if (s := _undo(run, history)) is not None]
+    statements = [exp.Transaction(), *map(_pin, PINS.items()), *undoing, exp.Commit()]
+    counted = f"{len(undoing)} row{'' if len(undoing) == 1 else 's'}"
+    body = "\n".join(f"{s.sql(dialect=DIALECT)};" for s in statements)
+    return f"{HEADER.format(run=run, rows=counted)}\n{body}\n"
+
+
+def _folded(receipts: Sequence[Receipt]) -> Iterator[Receipts]:
+    """The receipts of each row, oldest first; the row written last comes first."""
+    by_row = sorted(receipts, key=lambda r: (_row(r), r["receipt_id"]))
+    histories = [list(history) for _, history in groupby(by_row, key=_row)]
+    return iter(sorted(histories, key=lambda h: h[-1]["receipt_id"], reverse=True))
+
+
+def _row(receipt: Receipt) -> tuple[str, str]:
+    return receipt["table_name"], json.dumps(receipt["row_key"], sort_keys=True)
+
+
+def _undo(run: str, history: Receipts) -> exp.Expr | None:
+    """The statement that undoes a row's history; None where the run left nothing behind."""
+    first, last = history[0], history[-1]
+    if first["operation"] == "insert":
+        return _delete(last) if last["after_hash"] else None
+    return _put_back(run, first, last)
+
+
+def _pin(setting: tuple[str, str | int]) -> exp.Expr:
+    name, value = setting
+    assigned = exp.EQ(this=exp.column(name), expression=exp.convert(value))
+    return exp.Set(expressions=[exp.SetItem(this=assigned, kind="LOCAL")])
+
+
+def _delete(last: Receipt) -> exp.Expr:
+    """Delete an inserted row, while it is unchanged and nothing refers to it."""
+    table = _table(last["table_name"])
+    referring = _ours("referencing", exp.Literal.string(table.sql(dialect=DIALECT)), _content())
+    condition = exp.and_(_is_still(last), referring.is_(exp.null()))
+    return exp.delete(_aliased(table), where=condition, dialect=DIALECT)
+
+
+def _put_back(run: str, first: Receipt, last: Receipt) -> exp.Expr:
+    """Put the first before-image back: over the row the run left, or where it left none.
+
+    The row is locked and compared in a part of its own, because undo_row changes it.
+    """
+    table = _table(last["table_name"])
+    put = _ours(
+        "undo_row",
+        exp.Literal.string(table.sql(dialect=DIALECT)),
+        _of(KEPT, "row_key"),
+        _of(KEPT, "before"),
+    )
+    receipt = exp.alias_(
+        exp.table_("backfill_receipts", "public", quoted=True), KEPT, table=True, quoted=True
+    )
+    query = exp.select(put).from_(receipt).where(_names_receipt(run, first))
+    row = exp.select("1").from_(_aliased(table))
+    if last["after_hash"] is None:
+        return query.where(exp.Not(this=exp.Exists(this=row.where(_has_key(last["row_key"])))))
+    return query.join(exp.to_identifier(UNCHANGED, quoted=True), join_type="cross").with_(
+        exp.to_identifier(UNCHANGED, quoted=True),
+        as_=row.where(_is_still(last)).lock(),
+        materialized=True,
+    )
+
+
+def _names_receipt(run: str, receipt: Receipt) -> exp.Expr:
+    """Picks one receipt, if its before-image was not pruned: without, undo_row would delete."""
+    return exp.and_(
+        _of(KEPT, "receipt_id").eq(exp.convert(int(receipt["receipt_id"]))),
+        _of(KEPT, "run_id").eq(exp.Literal.string(run)),
+        _of(KEPT, "before").is_(exp.null()).not_(),
+    )
+
+
+def _is_still(last: Receipt) -> exp.Expr:
+    """The row has its key and the content that the run left."""
+    return exp.and_(
+        _has_key(last["row_key"]),
+        _ours("row_hash", _content()).eq(exp.cast(_bytes(last["after_hash"]), "bytea")),
+    )
+
+
+def _has_key(row_key: Mapping[str, Json]) -> exp.Expr:
+    return exp.and_(*(_has_value(name, value) for name, value in sorted(row_key.items())))
+
+
+def _has_value(name: str, value: Json) -> exp.Expr:
+    """An untyped literal takes the column's type, so that the key's index is used."""
+    column = _of(ROW, name)
+    if value is None:
+        return column.is_(exp.null())
+    if isinstance(value, (dict, list)):
+        wanted = exp.cast(exp.Literal.string(json.dumps(value)), "jsonb")
+        return exp.func("to_jsonb", column, dialect=DIALECT).eq(wanted)
+    return column.eq(exp.Literal.string(value if isinstance(value, str) else json.dumps(value)))
+
+
+def _bytes(hexed: str) -> exp.Literal:
+    digits = str(hexed).removeprefix("\\x")
+    if not re.fullmatch(r"(?:[0-9a-fA-F]{2})+", digits):
+        raise ValueError(f"{digits[:80]!r} is no hash in hex")
+    return exp.Literal.string(f"\\x{digits.lower()}")
+
+
+def _table(name: str) -> exp.Table:
+    """A table as backfill_targets names it, every part quoted as PostgreSQL would read it."""
+    table = normalize_identifiers(exp.to_table(name, dialect=DIALECT), dialect=DIALECT)
+    for part in table.find_all(exp.Identifier):
+        part.set("quoted", True)
+    return table
+
+
+def _aliased(table: exp.Table) -> exp.Expr:
+    return exp.alias_(table.copy(), ROW, table=True, quoted=True)
+
+
+def _of(relation: str, column: str) -> exp.Column:
+    return exp.column(column, table=relation, quoted=True)
+
+
+def _content() -> exp.Expr:
+    """The whole row as JSON, as its receipt hashed it. With a star: a column may be named t."""
+    whole = exp.column(exp.Star(), table=exp.to_identifier(ROW, quoted=True))
+    return exp.func("to_jsonb", whole, dialect=DIALECT)
+
+
+def _ours(function: str, *arguments: exp.Expr) -> exp.Expr:
+    """A call of a function of the private schema."""
+    call = exp.Anonymous(this=function, expressions=list(arguments))
+    return exp.Dot(this=exp.to_identifier("backfill_private", quoted=True), expression=call)

@@ -1,0 +1,243 @@
+"""Real PostgreSQL, real PostgREST, the real client: a database of its own for every test.
+
+One server a session; pytest-postgresql makes a template once and a copy of it for each test.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+from pytest_postgresql import factories
+
+import backfill
+from backfill import migrations, sample
+from backfill.stack_gateway import ApiKeys, gateway_in_thread, mint_user_token
+from backfill.stack_servers import PostgresServer, RestServer
+from tests.clocks import DatabaseClock
+
+SERVER: dict[str, PostgresServer] = {}
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """One PostgreSQL for the whole session; BACKFILL_POSTGRES_BIN chooses another major."""
+    server = PostgresServer.start(_reachable(tmp_path_factory) / "data")
+    SERVER["it"] = server
+    yield server
+    server.stop()
+
+
+def _reachable(factory: pytest.TempPathFactory) -> Path:
+    """A folder that the server's account may enter when the tests run as root."""
+    if os.geteuid() != 0:
+        return factory.mktemp("postgres")
+    from backfill.stack_parts import open_temp_root
+
+    folder = open_temp_root() / f"backfill-tests-{secrets.token_hex(8)}"
+    folder.mkdir(mode=0o755)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cluster(postgres_server: PostgresServer) -> SimpleNamespace:
+    """The server as pytest-postgresql wants to see one."""
+    return SimpleNamespace(
+        host=postgres_server.host,
+        port=postgres_server.port,
+        user="supabase_admin",
+        password=postgres_server.secrets.supabase_admin,
+        options="",
+        maintenance_dbname="postgres",
+        template_dbname=None,
+    )
+
+
+def _load_platform(*, dbname: str, **_: Any) -> None:
+    server = SERVER["it"]
+    server.install_platform(dbname)
+    with psycopg.connect(server.superuser_dsn("postgres"), autocommit=True) as connection:
+        connection.execute(f'alter database "{dbname}" owner to postgres'.encode())
+
+
+def _load_sample_only(*, dbname: str, **_: Any) -> None:
+    _load_platform(dbname=dbname)
+    with psycopg.connect(SERVER["it"].dsn(dbname), autocommit=True) as connection:
+        connection.execute(migrations.all_files()[0].read_text().encode())
+        connection.execute(migrations.seed_file().read_text().encode())
+
+
+def _load_project(*, dbname: str, **_: Any) -> None:
+    _load_platform(dbname=dbname)
+    sample.load(SERVER["it"].dsn(dbname), "seed")
+
+
+bare_template = factories.postgresql_noproc(
+    depends_on="cluster", dbname="bare", load=[_load_platform]
+)
+sample_template = factories.postgresql_noproc(
+    depends_on="cluster", dbname="sample", load=[_load_sample_only]
+)
+project_template = factories.postgresql_noproc(
+    depends_on="cluster", dbname="project", load=[_load_project]
+)
+bare_admin = factories.postgresql("bare_template")
+sample_admin = factories.postgresql("sample_template")
+project_admin = factories.postgresql("project_template")
+
+
+def _as_postgres(server: PostgresServer, admin: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
+    """The copy as its owner sees it: role postgres, autocommit, rows as dicts."""
+    admin.autocommit = True
+    name = admin.info.dbname
+    admin.execute(f'alter database "{name}" owner to postgres'.encode())
+    return psycopg.connect(server.dsn(name), autocommit=True, row_factory=dict_row)
+
+
+@pytest.fixture
+def bare_db(
+    postgres_server: PostgresServer, bare_admin: psycopg.Connection[Any]
+) -> Iterator[psycopg.Connection[Any]]:
+    """A platform without tables, as role postgres."""
+    with _as_postgres(postgres_server, bare_admin) as connection:
+        yield connection
+
+
+@pytest.fixture
+def sample_db(
+    postgres_server: PostgresServer, sample_admin: psycopg.Connection[Any]
+) -> Iterator[psycopg.Connection[Any]]:
+    """The sample project without ours, as role postgres."""
+    with _as_postgres(postgres_server, sample_admin) as connection:
+        connection.row_factory = psycopg.rows.tuple_row
+        yield connection
+
+
+@pytest.fixture
+def project_db(
+    postgres_server: PostgresServer, project_admin: psycopg.Connection[Any]
+) -> Iterator[psycopg.Connection[Any]]:
+    """The sample project with ours, as role postgres."""
+    with _as_postgres(postgres_server, project_admin) as connection:
+        yield connection
+
+
+@dataclass
+class Project:
+    """A sample project that answers over HTTP, and its owner's connection."""
+
+    url: str
+    rest_url: str
+    keys: ApiKeys = field(repr=False)
+    jwt_secret: str = field(repr=False)
+    db: psycopg.Connection[Any] = field(repr=False)
+    admin: psycopg.Connection[Any] = field(repr=False)
+
+    def connect(self, **options: Any) -> backfill.Backfill:
+        """The blocking face, with the service key."""
+        return backfill.connect(self.url, self.keys.service_role, **options)
+
+    def rows(self, query: str, *values: object) -> list[dict[str, Any]]:
+        """What the owner sees."""
+        return self.db.execute(query.encode(), values).fetchall()
+
+    def value(self, query: str, *values: object) -> Any:
+        """The one value of a query."""
+        row = self.db.execute(query.encode(), values).fetchone()
+        return next(iter(row.values())) if row else None
+
+    def reload(self) -> None:
+        """Tell PostgREST that the schema changed, and wait until it knows."""
+        marker = f"reloaded_{uuid4().hex}"
+        self.db.execute(
+            f"create function public.{marker}() returns int language sql as 'select 1';"
+            "notify pgrst, 'reload schema'".encode()
+        )
+        self.wait_for_function(marker)
+
+    def wait_for_function(self, name: str) -> None:
+        """Wait until PostgREST offers a function."""
+        import httpx
+
+        headers = {"apikey": self.keys.service_role, "Authorization": f"Bearer {self.keys.service_role}"}
+        for _ in range(400):
+            answer = httpx.post(f"{self.rest_url}/rpc/{name}", headers=headers, json={})
+            if answer.status_code != 404:
+                return
+        raise AssertionError(f"PostgREST never saw {name}")
+
+    def user(self, role: str | None, email: str = "") -> str:
+        """A new Auth user with a backfill role; returns his access token."""
+        user_id = str(uuid4())
+        meta: dict[str, Any] = {"backfill_role": role} if role else {}
+        address = email or f"{role or 'nobody'}-{user_id[:8]}@example.org"
+        self.db.execute(
+            "insert into auth.users (id, email, raw_app_meta_data) values (%s, %s, %s)",
+            (user_id, address, psycopg.types.json.Jsonb(meta)),
+        )
+        return mint_user_token(self.jwt_secret, user_id, address, meta)
+
+    def approve(self, plan: backfill.Plan) -> None:
+        """Approve as somebody in the SQL editor does."""
+        self.db.execute(
+            "select public.backfill_approve(%s, %s, 'Ada')", (plan.run_id, plan.digest)
+        )
+
+
+@pytest.fixture
+def project(
+    postgres_server: PostgresServer,
+    project_db: psycopg.Connection[Any],
+    project_admin: psycopg.Connection[Any],
+) -> Iterator[Project]:
+    """A sample project of the test's own, behind PostgREST and the gateway."""
+    with _served(postgres_server, project_db, project_admin) as served:
+        yield served
+
+
+def _served(
+    server: PostgresServer, db: psycopg.Connection[Any], admin: psycopg.Connection[Any]
+) -> Any:
+    from contextlib import contextmanager
+
+    @contextmanager
+    def serve() -> Iterator[Project]:
+        jwt_secret = secrets.token_urlsafe(48)
+        keys = ApiKeys.new(jwt_secret)
+        rest = RestServer.start(server.authenticator_dsn(db.info.dbname), jwt_secret)
+        try:
+            with gateway_in_thread(rest.url, keys) as gateway:
+                yield Project(gateway.url, rest.url, keys, jwt_secret, db, admin)
+        finally:
+            rest.stop()
+
+    return serve()
+
+
+@pytest.fixture
+def bf(project: Project) -> Iterator[backfill.Backfill]:
+    """The project's backfills, with the service key."""
+    with project.connect() as connected:
+        yield connected
+
+
+@pytest.fixture
+def clock(project: Project) -> DatabaseClock:
+    """A clock that client and database share and that moves only when somebody sleeps."""
+    return DatabaseClock(project.db)
+
+
+@pytest.fixture
+def timed(project: Project, clock: DatabaseClock) -> Iterator[backfill.Backfill]:
+    """The project's backfills on the shared clock: waiting takes no time."""
+    with project.connect(clock=clock) as connected:
+        yield connected
