@@ -29,6 +29,7 @@ from backfill.models import (
 )
 from backfill.planning import full_run_id, load_plan, load_run, make_plan, request_like
 from backfill.reading import (
+    DAY_COLUMNS,
     FAILURE_COLUMNS,
     PROGRESS_COLUMNS,
     day_of,
@@ -121,19 +122,17 @@ class AsyncBackfill:
     async def missing(self, *, since: Day | None = None) -> Missing:
         """What is missing, by UTC day."""
         first = as_text("since", since)
-        return Missing(
-            tuple(
-                day_of(row)
-                async for page in self._gateway.rows(
-                    "backfill_daily_coverage",
-                    columns="day,completed,complete,missing_profile,missing_fc_scores,"
-                    "missing_both,coverage",
-                    key="day",
-                    at_least={"day": first[:10]} if first else {},
-                )
-                for row in page
+        days = [
+            day_of(row)
+            async for page in self._gateway.rows(
+                "backfill_daily_coverage",
+                columns=DAY_COLUMNS,
+                key="day",
+                at_least={"day": first[:10]} if first else {},
             )
-        )
+            for row in page
+        ]
+        return Missing(tuple(days))
 
     async def plan(
         self,

@@ -57,7 +57,7 @@ class Installation:
     is_carried_out: bool = False
 
     @property
-    def to_copy(self) -> tuple[Migration, ...]:
+    def missing(self) -> tuple[Migration, ...]:
         """What is not there yet, in order."""
         return tuple(m for m in self.migrations if not m.is_there)
 
@@ -103,7 +103,7 @@ def carry_out(installation: Installation) -> Installation:
         )
     try:
         installation.folder.mkdir(exist_ok=True)
-        for migration in installation.to_copy:
+        for migration in installation.missing:
             _write(installation.folder / migration.name, migration.text)
     except OSError as error:
         raise UsageError(
@@ -115,7 +115,7 @@ def carry_out(installation: Installation) -> Installation:
 def installation_text(installation: Installation) -> str:
     """What will be copied where and what is skipped; once carried out, also how to apply it."""
     lines = [f"{installation.folder}:", *(_line(m, installation) for m in installation.migrations)]
-    if not installation.to_copy and not installation.changed:
+    if not installation.missing and not installation.changed:
         lines.append("Everything is there already.")
     if installation.is_carried_out:
         lines += _how_to_apply(installation)

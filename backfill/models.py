@@ -320,7 +320,10 @@ class UndoEffect:
 
 @dataclass(frozen=True, slots=True)
 class DayCoverage:
-    """One UTC day: completed sessions, and how many of them lack something."""
+    """One UTC day: completed sessions, how many lack something, how many cannot be scored.
+
+    coverage: share of those that can be scored, 0 to 1.
+    """
 
     day: str
     completed: int
@@ -328,6 +331,7 @@ class DayCoverage:
     missing_profile: int
     missing_fc_scores: int
     missing_both: int
+    excluded: int
     coverage: float
 
 
@@ -338,23 +342,24 @@ class Missing:
     days: tuple[DayCoverage, ...]
 
     @property
-    def completed(self) -> int:
-        """Completed sessions of all days."""
-        return sum(d.completed for d in self.days)
+    def scorable(self) -> int:
+        """Completed sessions of all days that have what scoring needs."""
+        return sum(d.completed - d.excluded for d in self.days)
 
     @property
     def coverage(self) -> float:
-        """Share of completed sessions that lack nothing, 0 to 1; 1 where there are none."""
-        return sum(d.complete for d in self.days) / self.completed if self.completed else 1.0
+        """Share of scorable sessions that lack nothing, 0 to 1; 1 where there are none."""
+        return sum(d.complete for d in self.days) / self.scorable if self.scorable else 1.0
 
     def as_dict(self) -> dict[str, Json]:
-        """{coverage, completed, missing_profile, missing_fc_scores, missing_both, days}."""
+        """{coverage, completed, missing_profile, missing_fc_scores, missing_both, excluded, days}."""
         return {
             "coverage": round(self.coverage, 4),
-            "completed": self.completed,
+            "completed": sum(d.completed for d in self.days),
             "missing_profile": sum(d.missing_profile for d in self.days),
             "missing_fc_scores": sum(d.missing_fc_scores for d in self.days),
             "missing_both": sum(d.missing_both for d in self.days),
+            "excluded": sum(d.excluded for d in self.days),
             "days": [asdict(d) for d in self.days],
         }
 

@@ -34,6 +34,9 @@ PROGRESS_COLUMNS = (
     "run_id,state,reason,environment,total,pending,leased,done,failed,skipped,rolled_back,"
     "rate_per_minute,eta_s,waits_for,approved_by,approved_until,created_at,audit_count,audit_head"
 )
+DAY_COLUMNS = (
+    "day,completed,complete,missing_profile,missing_fc_scores,missing_both,excluded,coverage"
+)
 FAILURE_COLUMNS = "session_id,failed_step,error_code,error_message"
 
 

@@ -240,7 +240,7 @@ def _calls_and_writes(plan: Plan) -> str:
         ),
         order,
         table(
-            ("Table", "Rows", "With"),
+            ("Table", "Rows", "Version"),
             [
                 *((code(n), f"+{c}", versions.get(n, NONE)) for n, c in _tables(plan)),
                 ("**total**", f"+{writes['total']}", ""),
@@ -525,7 +525,7 @@ def summary_markdown(
     status: Status, verification: Verification | None, failures: Sequence[FailedSession]
 ) -> str:
     """How a run ended: its counts, its failed sessions, and the verdict where it was verified."""
-    verified = _verified(verification, "##") if verification else "Not verified."
+    verified = _verified(verification) if verification else "Not verified."
     return _joined(
         f"# Backfill run {code(status.run_id)}",
         f"**{status.state.upper().replace('_', ' ')}**",
@@ -562,12 +562,12 @@ def verification_markdown(verification: Verification) -> str:
     """What stands in the tables against what was planned."""
     return _joined(
         f"# Verification of run {code(verification.run_id)}",
-        _verified(verification, "##"),
+        _verified(verification),
         _section("Audit", _audit(verification.audit_count, verification.audit_head)),
     )
 
 
-def _verified(verification: Verification, level: str) -> str:
+def _verified(verification: Verification) -> str:
     verdict = verification.verdict
     rows = (
         (MARKS[c.status], code(c.name), c.expected, c.actual, _shares(c.inserted, c.updated))
@@ -577,7 +577,7 @@ def _verified(verification: Verification, level: str) -> str:
     return "\n\n".join(
         part
         for part in (
-            f"{level} Verdict: {MARKS[verdict]} {verdict.upper()}",
+            f"## Verdict: {MARKS[verdict]} {verdict.upper()}",
             table(("", "Criterion", "Expected", "Counted", "Of these"), rows),
             f"**Critical**\n\n{critical}" if critical else "",
             _buckets(verification.buckets),

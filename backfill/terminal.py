@@ -70,15 +70,16 @@ def print_missing(missing: Missing) -> None:
     """What is missing by day, and in all."""
     out.print(
         _table(
-            "day", "completed", "complete", "no profile", "no FC scores", "neither", "coverage",
+            "day", "completed", "complete", "no profile", "no FC scores", "neither",
+            "unscorable", "coverage",
             rows=(
                 (d.day, d.completed, d.complete, d.missing_profile, d.missing_fc_scores,
-                 d.missing_both, f"{d.coverage:.1%}")
+                 d.missing_both, d.excluded, f"{d.coverage:.1%}")
                 for d in missing.days
             ),
         )
     )  # fmt: skip
-    out.print(f"coverage {missing.coverage:.2%} of {missing.completed} completed sessions")
+    out.print(f"coverage {missing.coverage:.2%} of {missing.scorable} sessions that can be scored")
 
 
 def print_runs(runs: Sequence[RunSummary]) -> None:

@@ -20,6 +20,32 @@ as $$
   select (parse_ident(p_name))[cardinality(parse_ident(p_name))]
 $$;
 
+-- The calls of a plan in their order: {component, function, arguments: [[name, value; null: the session's id]], table,
+-- version_column, version, keeps_versions}.
+create function backfill_private.plan_steps(p_run_id uuid)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select jsonb_agg(jsonb_build_object(
+      'component', t.component,
+      'function', backfill_private.bare_name(split_part(t.function_signature, '(', 1)),
+      'arguments', (
+        select jsonb_agg(jsonb_build_array(a.key, case when a.value <> 'session_id' then r.request -> a.value end)
+          order by array_position(p.proargnames, a.key))
+        from jsonb_each_text(t.arguments) as a),
+      'table', backfill_private.bare_name(t.table_name),
+      'version_column', t.version_column,
+      'version', r.request ->> t.version_parameter,
+      'keeps_versions', t.version_column = any (t.key_columns))
+    order by t.position)
+  from public.backfill_runs as r
+  join public.backfill_targets as t on t.target = r.target
+  left join pg_proc as p on p.oid = to_regprocedure(t.function_signature)
+  where r.run_id = p_run_id
+$$;
+
 -- The figures: candidates, categories, expected calls and writes.
 create function backfill_private.plan_figures(p_run_id uuid)
 returns jsonb
@@ -53,6 +79,7 @@ as $$
       || jsonb_build_object('total', (select sum(n.missing) from names as n)),
     'expected_writes', (select jsonb_object_agg(backfill_private.bare_name(n.table_name), n.missing) from names as n)
       || jsonb_build_object('total', (select sum(n.missing) from names as n)),
+    'steps', backfill_private.plan_steps(p_run_id),
     'batches', (select max(i.batch) from items as i),
     'oldest', (select min(i.session_at) from items as i),
     'newest', (select max(i.session_at) from items as i))
@@ -194,6 +221,7 @@ $$;
 revoke all on function
   backfill_private.mark(text, text, text),
   backfill_private.plan_figures(uuid),
+  backfill_private.plan_steps(uuid),
   backfill_private.bare_name(text),
   backfill_private.function_marks(text),
   backfill_private.table_marks(text),

@@ -55,9 +55,10 @@ begin
 end
 $$;
 
--- Rows that came since the plan was sealed and that nobody planned: of planned sessions, or of sessions that have not
--- changed themselves since. (A session that did change is live traffic.) Told by the rows' transaction ids against
--- the snapshot kept at sealing; rows that any run has a receipt for are not strangers.
+-- Rows that came since the plan was sealed and that nobody planned: of planned sessions, rows that are not what counts
+-- as present (another version, another kind); of other sessions any row, unless the session has changed itself since:
+-- that is live traffic. Told by the rows' transaction ids against the snapshot kept at sealing;
+-- rows that any run has a receipt for are not strangers.
 create function backfill_private.strangers(p_run_id uuid, p_component text)
 returns table (session_id text, row_key jsonb, of_other_version boolean)
 language plpgsql
@@ -83,17 +84,17 @@ begin
      cross join lateral (
        select count(*) filter (where r.run_id = $1 and r.kind = ''score'' and r.undone_at is null) as ours, count(*) as all
        from public.backfill_receipts as r
-       where r.session_id = t.%2$I::text and r.table_name = %9$L
+       where r.session_id = t.%2$I::text and r.table_name = %8$L
          and r.row_key = backfill_private.row_key(to_jsonb(t), %3$L)) as receipts
      where backfill_private.came_after(t.xmin, $2)
        and case
-         when receipts.ours > 0 then item.ordinal is not null and %8$L <> all (item.components)
+         when receipts.ours > 0 then item.ordinal is not null and %9$L <> all (item.components)
          when receipts.all > 0 then false
-         when item.ordinal is null then not backfill_private.came_after(s.xmin, $2)
-         else %8$L <> all (item.components) or not %10$L and t.%4$I is distinct from %5$L end',
+         when item.ordinal is not null then not (%10$s)
+         else not backfill_private.came_after(s.xmin, $2) end',
     v_target.table_name::regclass, v_target.session_column, v_target.key_columns, v_target.version_column,
     v_run.request ->> v_target.version_parameter, v_source.source_table::regclass, v_source.key_column,
-    p_component, v_target.table_name, v_target.any_version_counts)
+    v_target.table_name, p_component, backfill_private.row_condition(v_target, v_run.request, false))
   using p_run_id, v_run.sealed_snapshot::pg_snapshot;
 end
 $$;

@@ -13,6 +13,17 @@ as $$
     || jsonb_build_object('next', case when p_status = 'ok' then '' else coalesce(p_next, '') end)
 $$;
 
+-- A statement about an index that lets writers go on. Put together here, so that no tool takes a file that only
+-- speaks of such a statement for one that cannot run in a transaction.
+create function backfill_private.beside_writers(p_command text, p_rest text)
+returns text
+language sql
+immutable
+set search_path = ''
+as $$
+  select concat_ws(' ', p_command, 'concurrently', p_rest) || ';'
+$$;
+
 -- Every column that a target's rows name, with the statement that corrects the name. Place 0 is the source.
 create function backfill_private.wanted_columns(p_target text)
 returns table (place integer, table_name text, column_name text, correct text)
@@ -109,7 +120,7 @@ as $$
   select backfill_private.line(format('index on %s (%s)', p_table, p_column),
     case when i.leads then 'ok' else 'warn' end,
     case when i.leads then 'there' else format('no index begins with %s: all works, slower', p_column) end,
-    format('create index concurrently on %s (%I);', to_regclass(p_table), p_column))
+    backfill_private.beside_writers('create index', format('on %s (%I)', to_regclass(p_table), p_column)))
   from (select backfill_private.leads_an_index(to_regclass(p_table), p_column) as leads) as i
   where backfill_private.column_type(p_table, p_column) is not null
 $$;
@@ -138,8 +149,8 @@ as $$
       case when backfill_private.is_unique(k.oid, k.columns) then 'ok' else 'fail' end,
       array_to_string(k.columns, ', ')
         || case when backfill_private.is_unique(k.oid, k.columns) then ' is unique' else ': no unique index covers it' end,
-      format('create unique index concurrently on %s (%s);', k.oid,
-        (select string_agg(quote_ident(c), ', ') from unnest(k.columns) as c))) as line
+      backfill_private.beside_writers('create unique index', format('on %s (%s)', k.oid,
+        (select string_agg(quote_ident(c), ', ') from unnest(k.columns) as c)))) as line
     from typed as k where k.oid is not null
     union all
     select k.place, 2, backfill_private.line('session of ' || k.name,
@@ -366,13 +377,14 @@ as $$
     format('revoke select on %s from public, %I;', r.oid, r.role)
   from reach as r
   join pg_attribute as a on a.attrelid = r.oid and a.attname in ('before', 'fence_hash')
-  where has_column_privilege(r.role, r.oid, a.attname, 'select')
+  where has_column_privilege(r.role, r.oid, a.attnum, 'select')
   union all
   select format('%s may not hand in decisions', r.role),
     format('grant insert (run_id, digest, decision, approver, note) on public.backfill_approvals to %I;', r.role)
   from reach as r
+  join pg_attribute as a on a.attrelid = r.oid and a.attname = 'decision'
   where r.oid = to_regclass('public.backfill_approvals') and r.role <> 'anon'
-    and not has_column_privilege(r.role, r.oid, 'decision', 'insert')
+    and not has_column_privilege(r.role, r.oid, a.attnum, 'insert')
 $$;
 
 -- What an API role may call of ours and should not, or should and may not. A door is a function in public; who may
@@ -521,6 +533,7 @@ $$;
 
 revoke all on function
   backfill_private.line(text, text, text, text),
+  backfill_private.beside_writers(text, text),
   backfill_private.wanted_columns(text),
   backfill_private.table_lines(text),
   backfill_private.is_unique(regclass, text[]),

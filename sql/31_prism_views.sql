@@ -1,12 +1,32 @@
 -- PRISM: what is missing. Two LEFT JOINs; two NOT EXISTS joined by OR would be eight times slower.
 
--- Completed sessions and what they have, by the versions that are wanted.
+-- Completed sessions, what they lack of the wanted versions, and why those that lack something cannot be scored.
+-- The CASE keeps the counting of responses to the sessions that lack something.
 create view backfill_private.prism_standing with (security_invoker = true) as
 select
   s.id,
   s.created_at,
   p.session_id is null as missing_profile,
-  f.session_id is null as missing_fc_scores
+  f.session_id is null as missing_fc_scores,
+  case
+    when p.session_id is not null and f.session_id is not null then null
+    when (
+      select count(*) from (
+        select from public.assessment_responses as r where r.session_id = s.id
+        limit (select backfill_private.parameter('prism', 'min_responses')::bigint)) as enough
+    ) < (select backfill_private.parameter('prism', 'min_responses')::bigint)
+      then format('%s responses, at least %s needed',
+        (select count(*) from public.assessment_responses as r where r.session_id = s.id),
+        (select backfill_private.parameter('prism', 'min_responses')))
+    when f.session_id is null and (
+      select count(*) from (
+        select from public.fc_responses as r where r.session_id = s.id
+        limit (select backfill_private.parameter('prism', 'min_fc_responses')::bigint)) as enough
+    ) < (select backfill_private.parameter('prism', 'min_fc_responses')::bigint)
+      then format('%s forced-choice responses, at least %s needed',
+        (select count(*) from public.fc_responses as r where r.session_id = s.id),
+        (select backfill_private.parameter('prism', 'min_fc_responses')))
+  end as excluded
 from public.assessment_sessions as s
 left join public.profiles as p
   on p.session_id = s.id
@@ -16,7 +36,7 @@ left join public.fc_scores as f
   and f.fc_kind = (select backfill_private.parameter('prism', 'basis'))
 where s.status = 'completed';
 
--- Completed sessions that lack something, with the reason where they cannot be scored.
+-- Those that lack something, as planning reads them.
 create view backfill_private.prism_gaps with (security_invoker = true) as
 select
   g.id::text as session_id,
@@ -24,29 +44,10 @@ select
   array_remove(array[
     case when g.missing_fc_scores then 'fc_scores' end,
     case when g.missing_profile then 'profile' end], null) as components,
-  case
-    when responses.n < responses.least
-      then format('%s responses, at least %s needed', responses.n, responses.least)
-    when g.missing_fc_scores and fc_responses.n < fc_responses.least
-      then format('%s forced-choice responses, at least %s needed', fc_responses.n, fc_responses.least)
-  end as excluded,
+  g.excluded,
   g.missing_profile,
   g.missing_fc_scores
 from backfill_private.prism_standing as g
-cross join lateral (
-  select count(*) as n, (select backfill_private.parameter('prism', 'min_responses')::bigint) as least
-  from (
-    select from public.assessment_responses as r where r.session_id = g.id
-    limit (select backfill_private.parameter('prism', 'min_responses')::bigint)
-  ) as enough
-) as responses
-cross join lateral (
-  select count(*) as n, (select backfill_private.parameter('prism', 'min_fc_responses')::bigint) as least
-  from (
-    select from public.fc_responses as r where r.session_id = g.id and g.missing_fc_scores
-    limit (select backfill_private.parameter('prism', 'min_fc_responses')::bigint)
-  ) as enough
-) as fc_responses
 where g.missing_profile or g.missing_fc_scores;
 
 create view public.backfill_candidates with (security_invoker = true) as
@@ -85,15 +86,17 @@ select
   d.missing_profile,
   d.missing_fc_scores,
   d.missing_both,
-  round(d.complete::numeric / d.completed, 4) as coverage
+  d.excluded,
+  coalesce(round(d.complete::numeric / nullif(d.completed - d.excluded, 0), 4), 1) as coverage
 from (
   select
     (s.created_at at time zone 'UTC')::date as day,
     count(*) as completed,
     count(*) filter (where not s.missing_profile and not s.missing_fc_scores) as complete,
-    count(*) filter (where s.missing_profile) as missing_profile,
-    count(*) filter (where s.missing_fc_scores) as missing_fc_scores,
-    count(*) filter (where s.missing_profile and s.missing_fc_scores) as missing_both
+    count(*) filter (where s.missing_profile and s.excluded is null) as missing_profile,
+    count(*) filter (where s.missing_fc_scores and s.excluded is null) as missing_fc_scores,
+    count(*) filter (where s.missing_profile and s.missing_fc_scores and s.excluded is null) as missing_both,
+    count(*) filter (where s.excluded is not null) as excluded
   from backfill_private.prism_standing as s
   group by 1
 ) as d
@@ -104,7 +107,8 @@ comment on view public.backfill_candidates is
 comment on view public.backfill_missing_profiles is 'Candidates without any profile.';
 comment on view public.backfill_missing_fc_scores is 'Candidates without FC scores of the wanted version.';
 comment on view public.backfill_daily_coverage is
-  'Completed sessions by UTC day, and what share of them has both a profile and FC scores of the wanted version.';
+  'Completed sessions by UTC day, and what share of those that can be scored has both a profile and FC scores of the wanted version.';
+comment on column public.backfill_daily_coverage.excluded is 'Sessions that lack something and have too few responses to be scored.';
 
 -- What every completed session has, with enough responses or not; for service_role and the SQL editor only: under
 -- row level security an ordinary user would see present rows as missing.

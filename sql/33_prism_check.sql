@@ -10,9 +10,10 @@ as $$
   select backfill_private.line('index backfill_completed_sessions',
     case when i.fault is null then 'ok' else 'warn' end,
     coalesce(i.fault || ': detection works, slower', 'there and valid'),
-    case when i.is_there then 'drop index concurrently public.backfill_completed_sessions; ' else '' end
-      || 'create index concurrently backfill_completed_sessions'
-      || ' on public.assessment_sessions (created_at) where status = ''completed'';')
+    case when i.is_there
+        then backfill_private.beside_writers('drop index', 'public.backfill_completed_sessions') || ' ' else '' end
+      || backfill_private.beside_writers('create index', 'backfill_completed_sessions '
+        'on public.assessment_sessions (created_at) where status = ''completed'''))
   from (
     select x.indexrelid is not null as is_there,
       case

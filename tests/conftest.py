@@ -16,12 +16,14 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from psycopg.rows import dict_row
+from psycopg.rows import dict_row, tuple_row
+from psycopg.types.json import Jsonb
 from pytest_postgresql import factories
 
 import backfill
 from backfill import migrations, sample
-from backfill.stack_gateway import ApiKeys, gateway_in_thread, mint_user_token
+from backfill.stack_gateway import gateway_in_thread
+from backfill.stack_gateway import ApiKeys, mint_user_token
 from backfill.stack_servers import PostgresServer, RestServer
 from tests.clocks import DatabaseClock
 
@@ -118,7 +120,7 @@ def sample_db(
 ) -> Iterator[psycopg.Connection[Any]]:
     """The sample project without ours, as role postgres."""
     with _as_postgres(postgres_server, sample_admin) as connection:
-        connection.row_factory = psycopg.rows.tuple_row
+        connection.row_factory = tuple_row
         yield connection
 
 
@@ -182,7 +184,7 @@ class Project:
         address = email or f"{role or 'nobody'}-{user_id[:8]}@example.org"
         self.db.execute(
             "insert into auth.users (id, email, raw_app_meta_data) values (%s, %s, %s)",
-            (user_id, address, psycopg.types.json.Jsonb(meta)),
+            (user_id, address, Jsonb(meta)),
         )
         return mint_user_token(self.jwt_secret, user_id, address, meta)
 

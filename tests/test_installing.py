@@ -38,7 +38,7 @@ def test_planning_an_install_writes_nothing(supabase_path: Path) -> None:
     """It only says what would be copied."""
     before = contents(supabase_path)
     planned = plan_install(supabase_path, NOW)
-    assert [m.original_name for m in planned.to_copy] == ORIGINALS
+    assert [m.original_name for m in planned.missing] == ORIGINALS
     assert contents(supabase_path) == before
 
 
@@ -86,7 +86,7 @@ def test_installing_again_does_nothing(supabase_path: Path) -> None:
     install(supabase_path)
     before = contents(supabase_path)
     again = install(supabase_path, NOW + timedelta(days=1))
-    assert again.to_copy == ()
+    assert again.missing == ()
     assert contents(supabase_path) == before
     assert "Everything is there already." in installation_text(again)
 
@@ -125,7 +125,7 @@ def test_windows_line_ends_are_no_change(supabase_path: Path) -> None:
 
 def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
     """It is no Supabase project: supabase init makes one."""
-    with pytest.raises(UsageError, match="config.toml") as refusal:
+    with pytest.raises(UsageError, match="no Supabase project folder") as refusal:
         plan_install(tmp_path, NOW)
     assert refusal.value.next_step == "supabase init"
     assert contents(tmp_path) == {}
@@ -174,4 +174,4 @@ def test_the_text_shows_what_will_be_copied_and_then_how_to_apply_it(supabase_pa
 def test_our_own_project_has_everything_already() -> None:
     """The checkout's own supabase folder holds the originals."""
     ours = Path(__file__).parent.parent / "supabase"
-    assert plan_install(ours, NOW).to_copy == ()
+    assert plan_install(ours, NOW).missing == ()

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import backfill
 import pytest
+
+import backfill
 from tests.clocks import DatabaseClock
 from tests.conftest import Project
-
-SEED = {
-    "since": "2025-08-01",
-    "engine_version": "v1.2.1",
-    "fc_version": "v1.2",
-    "throttle_per_minute": 20,
-    "batch_size": 5,
-    "priority": ["618c5ea6", "070d9bf2"],
-    "environment": "staging",
-}
-
+from tests.seed import SEED
 
 def test_the_seed_plan_is_measured_from_the_database(bf: backfill.Backfill) -> None:
     """39 / 13 / 39 / 13, categories 13 and 26, 52 writes, nine batches 15 s apart."""

@@ -1365,6 +1365,32 @@ as $$
   select (parse_ident(p_name))[cardinality(parse_ident(p_name))]
 $$;
 
+-- The calls of a plan in their order: {component, function, arguments: [[name, value; null: the session's id]], table,
+-- version_column, version, keeps_versions}.
+create function backfill_private.plan_steps(p_run_id uuid)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select jsonb_agg(jsonb_build_object(
+      'component', t.component,
+      'function', backfill_private.bare_name(split_part(t.function_signature, '(', 1)),
+      'arguments', (
+        select jsonb_agg(jsonb_build_array(a.key, case when a.value <> 'session_id' then r.request -> a.value end)
+          order by array_position(p.proargnames, a.key))
+        from jsonb_each_text(t.arguments) as a),
+      'table', backfill_private.bare_name(t.table_name),
+      'version_column', t.version_column,
+      'version', r.request ->> t.version_parameter,
+      'keeps_versions', t.version_column = any (t.key_columns))
+    order by t.position)
+  from public.backfill_runs as r
+  join public.backfill_targets as t on t.target = r.target
+  left join pg_proc as p on p.oid = to_regprocedure(t.function_signature)
+  where r.run_id = p_run_id
+$$;
+
 -- The figures: candidates, categories, expected calls and writes.
 create function backfill_private.plan_figures(p_run_id uuid)
 returns jsonb
@@ -1398,6 +1424,7 @@ as $$
       || jsonb_build_object('total', (select sum(n.missing) from names as n)),
     'expected_writes', (select jsonb_object_agg(backfill_private.bare_name(n.table_name), n.missing) from names as n)
       || jsonb_build_object('total', (select sum(n.missing) from names as n)),
+    'steps', backfill_private.plan_steps(p_run_id),
     'batches', (select max(i.batch) from items as i),
     'oldest', (select min(i.session_at) from items as i),
     'newest', (select max(i.session_at) from items as i))
@@ -1539,6 +1566,7 @@ $$;
 revoke all on function
   backfill_private.mark(text, text, text),
   backfill_private.plan_figures(uuid),
+  backfill_private.plan_steps(uuid),
   backfill_private.bare_name(text),
   backfill_private.function_marks(text),
   backfill_private.table_marks(text),
@@ -2953,9 +2981,10 @@ begin
 end
 $$;
 
--- Rows that came since the plan was sealed and that nobody planned: of planned sessions, or of sessions that have not
--- changed themselves since. (A session that did change is live traffic.) Told by the rows' transaction ids against
--- the snapshot kept at sealing; rows that any run has a receipt for are not strangers.
+-- Rows that came since the plan was sealed and that nobody planned: of planned sessions, rows that are not what counts
+-- as present (another version, another kind); of other sessions any row, unless the session has changed itself since:
+-- that is live traffic. Told by the rows' transaction ids against the snapshot kept at sealing;
+-- rows that any run has a receipt for are not strangers.
 create function backfill_private.strangers(p_run_id uuid, p_component text)
 returns table (session_id text, row_key jsonb, of_other_version boolean)
 language plpgsql
@@ -2981,17 +3010,17 @@ begin
      cross join lateral (
        select count(*) filter (where r.run_id = $1 and r.kind = ''score'' and r.undone_at is null) as ours, count(*) as all
        from public.backfill_receipts as r
-       where r.session_id = t.%2$I::text and r.table_name = %9$L
+       where r.session_id = t.%2$I::text and r.table_name = %8$L
          and r.row_key = backfill_private.row_key(to_jsonb(t), %3$L)) as receipts
      where backfill_private.came_after(t.xmin, $2)
        and case
-         when receipts.ours > 0 then item.ordinal is not null and %8$L <> all (item.components)
+         when receipts.ours > 0 then item.ordinal is not null and %9$L <> all (item.components)
          when receipts.all > 0 then false
-         when item.ordinal is null then not backfill_private.came_after(s.xmin, $2)
-         else %8$L <> all (item.components) or not %10$L and t.%4$I is distinct from %5$L end',
+         when item.ordinal is not null then not (%10$s)
+         else not backfill_private.came_after(s.xmin, $2) end',
     v_target.table_name::regclass, v_target.session_column, v_target.key_columns, v_target.version_column,
     v_run.request ->> v_target.version_parameter, v_source.source_table::regclass, v_source.key_column,
-    p_component, v_target.table_name, v_target.any_version_counts)
+    v_target.table_name, p_component, backfill_private.row_condition(v_target, v_run.request, false))
   using p_run_id, v_run.sealed_snapshot::pg_snapshot;
 end
 $$;
@@ -3765,6 +3794,17 @@ as $$
     || jsonb_build_object('next', case when p_status = 'ok' then '' else coalesce(p_next, '') end)
 $$;
 
+-- A statement about an index that lets writers go on. Put together here, so that no tool takes a file that only
+-- speaks of such a statement for one that cannot run in a transaction.
+create function backfill_private.beside_writers(p_command text, p_rest text)
+returns text
+language sql
+immutable
+set search_path = ''
+as $$
+  select concat_ws(' ', p_command, 'concurrently', p_rest) || ';'
+$$;
+
 -- Every column that a target's rows name, with the statement that corrects the name. Place 0 is the source.
 create function backfill_private.wanted_columns(p_target text)
 returns table (place integer, table_name text, column_name text, correct text)
@@ -3861,7 +3901,7 @@ as $$
   select backfill_private.line(format('index on %s (%s)', p_table, p_column),
     case when i.leads then 'ok' else 'warn' end,
     case when i.leads then 'there' else format('no index begins with %s: all works, slower', p_column) end,
-    format('create index concurrently on %s (%I);', to_regclass(p_table), p_column))
+    backfill_private.beside_writers('create index', format('on %s (%I)', to_regclass(p_table), p_column)))
   from (select backfill_private.leads_an_index(to_regclass(p_table), p_column) as leads) as i
   where backfill_private.column_type(p_table, p_column) is not null
 $$;
@@ -3890,8 +3930,8 @@ as $$
       case when backfill_private.is_unique(k.oid, k.columns) then 'ok' else 'fail' end,
       array_to_string(k.columns, ', ')
         || case when backfill_private.is_unique(k.oid, k.columns) then ' is unique' else ': no unique index covers it' end,
-      format('create unique index concurrently on %s (%s);', k.oid,
-        (select string_agg(quote_ident(c), ', ') from unnest(k.columns) as c))) as line
+      backfill_private.beside_writers('create unique index', format('on %s (%s)', k.oid,
+        (select string_agg(quote_ident(c), ', ') from unnest(k.columns) as c)))) as line
     from typed as k where k.oid is not null
     union all
     select k.place, 2, backfill_private.line('session of ' || k.name,
@@ -4118,13 +4158,14 @@ as $$
     format('revoke select on %s from public, %I;', r.oid, r.role)
   from reach as r
   join pg_attribute as a on a.attrelid = r.oid and a.attname in ('before', 'fence_hash')
-  where has_column_privilege(r.role, r.oid, a.attname, 'select')
+  where has_column_privilege(r.role, r.oid, a.attnum, 'select')
   union all
   select format('%s may not hand in decisions', r.role),
     format('grant insert (run_id, digest, decision, approver, note) on public.backfill_approvals to %I;', r.role)
   from reach as r
+  join pg_attribute as a on a.attrelid = r.oid and a.attname = 'decision'
   where r.oid = to_regclass('public.backfill_approvals') and r.role <> 'anon'
-    and not has_column_privilege(r.role, r.oid, 'decision', 'insert')
+    and not has_column_privilege(r.role, r.oid, a.attnum, 'insert')
 $$;
 
 -- What an API role may call of ours and should not, or should and may not. A door is a function in public; who may
@@ -4273,6 +4314,7 @@ $$;
 
 revoke all on function
   backfill_private.line(text, text, text, text),
+  backfill_private.beside_writers(text, text),
   backfill_private.wanted_columns(text),
   backfill_private.table_lines(text),
   backfill_private.is_unique(regclass, text[]),

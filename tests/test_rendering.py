@@ -1,0 +1,477 @@
+"""What people read: every figure is there, no text can break a table, the end fits the state."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from markdown_it import MarkdownIt
+
+from backfill.models import (
+    Approval,
+    Check,
+    Criterion,
+    FailedSession,
+    Plan,
+    PlannedSession,
+    Status,
+    UndoEffect,
+    Verification,
+)
+from backfill.rendering import (
+    code,
+    duration,
+    escaped,
+    mm_ss,
+    plan_markdown,
+    summary_markdown,
+    undo_markdown,
+    verification_markdown,
+)
+
+RUN = "22dc9d26-0e85-4a2c-9bdc-1b92db031930"
+DIGEST = "a261f1ecc13668a0c44fa538787b47741ec50f7705721dd416c7124a87532fe8"
+MOMENT = datetime(2025, 9, 16, 23, 59, 59, tzinfo=UTC)
+HOSTILE = "a|b\n| --- |\n`x` <script> **bold** [link](https://example.org) \x1b[31mred"
+
+REQUEST = {
+    "basis": "functions",
+    "since": "2025-08-01",
+    "until": None,
+    "target": "prism",
+    "priority": ["session-01", "session-02"],
+    "since_at": "2025-08-01T00:00:00+00:00",
+    "batch_size": 5,
+    "fc_version": "v1.2",
+    "environment": "staging",
+    "recent_since": "2025-09-01T00:00:00+00:00",
+    "until_before": None,
+    "min_responses": 1,
+    "engine_version": "v1.2.1",
+    "min_fc_responses": 1,
+    "throttle_per_minute": 20,
+}
+FIGURES = {
+    "newest": "2025-09-16T23:59:59.9+00:00",
+    "oldest": "2025-08-01T00:00:00+00:00",
+    "phases": {"recent": 5, "priority": 2, "historical": 32},
+    "batches": 9,
+    "excluded": [{"reason": "0 responses, at least 1 needed", "session_id": "session-99"}],
+    "candidates": {"total": 39, "missing": {"profile": 13, "fc_scores": 39}, "missing_all": 13},
+    "categories": {"profile": 0, "fc_scores": 26, "profile+fc_scores": 13},
+    "excluded_total": 1,
+    "expected_calls": {"total": 52, "score_prism": 13, "score_fc_session": 39},
+    "batch_spacing_s": 15,
+    "expected_writes": {"total": 52, "profiles": 13, "fc_scores": 39},
+    "expected_runtime_s": 120,
+}
+STEPS = [
+    {
+        "component": "fc_scores",
+        "function": "score_fc_session",
+        "arguments": [["session_id", None], ["version", "v1.2"], ["basis", "functions"]],
+        "table": "fc_scores",
+        "version_column": "version",
+        "version": "v1.2",
+        "keeps_versions": True,
+    },
+    {
+        "component": "profile",
+        "function": "score_prism",
+        "arguments": [["session_id", None], ["engine_version", "v1.2.1"]],
+        "table": "profiles",
+        "version_column": "results_version",
+        "version": "v1.2.1",
+        "keeps_versions": False,
+    },
+]
+CHECKS = (
+    Check("responses", "ok", "39 of 39 sessions have enough, 248 to 248 each"),
+    Check("approval policy", "warn", "any: the service key may approve its own plan"),
+)
+
+
+def _session(ordinal: int) -> PlannedSession:
+    phase = "priority" if ordinal <= 2 else "recent" if ordinal <= 7 else "historical"
+    lacks = ("fc_scores", "profile") if ordinal % 3 == 2 else ("fc_scores",)
+    return PlannedSession(
+        ordinal=ordinal,
+        session_id=f"session-{ordinal:02}",
+        session_at=MOMENT - timedelta(hours=28 * ordinal),
+        category="+".join(reversed(lacks)),
+        components=lacks,
+        phase=phase,  # type: ignore[arg-type]  # one of the three
+        batch=1 if ordinal <= 2 else 2 + (ordinal - 3) // 5,
+    )
+
+
+def seed_plan(**changes: Any) -> Plan:
+    """The seed's plan as the database seals it: 2, 5 and 32 sessions in nine batches."""
+    plan = Plan(
+        run_id=RUN,
+        state="awaiting_approval",
+        digest=DIGEST,
+        environment="staging",
+        created_at=datetime(2025, 9, 17, 8, tzinfo=UTC),
+        request=REQUEST,
+        figures=FIGURES,
+        sessions=tuple(_session(ordinal) for ordinal in range(1, 40)),
+        checks=CHECKS,
+    )
+    return replace(plan, **changes)
+
+
+def tables_of(markdown: str) -> list[list[list[str]]]:
+    """Every table as a Markdown reader sees it: rows of cells."""
+    tables: list[list[list[str]]] = []
+    for token in MarkdownIt("commonmark").enable("table").parse(markdown):
+        if token.type == "table_open":
+            tables.append([])
+        elif token.type == "tr_open":
+            tables[-1].append([])
+        elif token.type == "inline" and tables and token.level > 3:
+            tables[-1][-1].append(token.content)
+    return tables
+
+
+def text_of(markdown: str) -> str:
+    """What a reader sees of inline Markdown."""
+    inline = MarkdownIt("commonmark").parseInline(markdown)[0].children or []
+    return "".join(child.content for child in inline)
+
+
+def section_of(markdown: str, title: str) -> str:
+    """One section's text."""
+    return markdown.split(f"## {title}\n")[1].split("\n## ")[0]
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        "**Created**: 2025-09-17T08:00:00Z",
+        "**Environment**: staging",
+        "**Since**: 2025-08-01",
+        "**`engine_version`**: `v1.2.1`",
+        "**`fc_version`**: `v1.2`",
+        "**`basis`**: `functions`",
+        "**Throttle**: 20/min",
+        "**Batch size**: 5",
+        f"**Digest**: `{DIGEST}`",
+        "**Total candidates**: 39 sessions",
+        "**Missing `profile`**: 13 sessions",
+        "**Missing `fc_scores`**: 39 sessions",
+        "**Missing both**: 13 sessions",
+        "| `profile+fc_scores` | 13 | `fc_scores` then `profile` |",
+        "| `fc_scores` | 26 | `fc_scores` |",
+        "| `score_fc_session(…)` | 39 |",
+        "| `score_prism(…)` | 13 |",
+        "| **total** | 52 |",
+        "| `fc_scores` | +39 |",
+        "| `profiles` | +13 |",
+        "| **total** | +52 |",
+        "| `session-99` | 0 responses, at least 1 needed |",
+        "| 9 | historical | 02:00 | 2 |",
+        "2 min from the first batch",
+        "1. **priority** (2 sessions)",
+        "2. **recent** (5 sessions): sessions created on or after 2025-09-01",
+        "3. **historical** (32 sessions)",
+        "not rehearsed",
+    ],
+)
+def test_the_plan_shows_every_figure_of_the_seed(figure: str) -> None:
+    assert figure in plan_markdown(seed_plan())
+
+
+def test_the_calls_show_their_arguments_in_order_where_the_plan_carries_them() -> None:
+    shown = plan_markdown(seed_plan(figures={**FIGURES, "steps": STEPS}))
+    calls = section_of(shown, "Expected calls and writes")
+    first = calls.index(
+        "| `score_fc_session(session_id, version='v1.2', basis='functions')` | 39 |"
+    )
+    second = calls.index("| `score_prism(session_id, engine_version='v1.2.1')` | 13 |")
+    assert first < second
+    assert "| `profiles` | +13 | `results_version` = `v1.2.1` |" in calls
+
+
+def test_the_success_criteria_bear_the_names_that_verify_uses() -> None:
+    shown = plan_markdown(seed_plan(figures={**FIGURES, "steps": STEPS}))
+    rows = tables_of(section_of(shown, "Success criteria"))[0][1:]
+    assert {name.strip("`"): expected for name, expected, _ in rows} == {
+        "fc_scores_rows": "39",
+        "fc_scores_version": "39",
+        "fc_scores_no_legacy_versions": "0",
+        "profiles_rows": "13",
+        "profiles_version": "13",
+        "priority_complete": "2",
+        "critical_errors": "0",
+        "failed_sessions": "0",
+        "audit_complete": "all",
+    }
+
+
+def test_every_session_is_named_once_in_its_batch() -> None:
+    tables = tables_of(section_of(plan_markdown(seed_plan()), "Sessions"))
+    named = [row[1].strip("`") for table in tables for row in table[1:]]
+    assert [len(table) - 1 for table in tables] == [2, 5, 5, 5, 5, 5, 5, 5, 2]
+    assert named == [f"session-{n:02}" for n in range(1, 40)]
+
+
+def test_a_mark_is_what_was_measured() -> None:
+    checks = (*CHECKS, Check("function score_prism", "fail", "it does not exist", "make it"))
+    rows = tables_of(section_of(plan_markdown(seed_plan(checks=checks)), "Data quality"))[0][1:]
+    assert [row[0] for row in rows] == ["✅", "⚠️", "❌"]
+    assert rows[2][2] == "it does not exist Next: make it"
+
+
+def test_the_pace_says_why_a_faster_one_would_break_the_throttle() -> None:
+    pace = section_of(plan_markdown(seed_plan()), "Batching strategy")
+    assert "batches start 15 s apart" in pace
+    assert "A batch every 12 s would be 25/min: the throttle wins" in pace
+
+
+def test_without_a_throttle_no_runtime_is_predicted() -> None:
+    shown = plan_markdown(
+        seed_plan(
+            request={**REQUEST, "throttle_per_minute": None},
+            figures={**FIGURES, "batch_spacing_s": 0, "expected_runtime_s": None},
+        )
+    )
+    assert "**Throttle**: none" in shown
+    assert "not predicted without a throttle" in shown
+
+
+def test_a_risk_is_named_for_every_check_that_is_not_ok_the_worst_first() -> None:
+    checks = (*CHECKS, Check("receipts of public.profiles", "fail", "triggers are missing"))
+    risks = section_of(plan_markdown(seed_plan(checks=checks)), "Risks").splitlines()
+    assert risks[1].startswith("- ❌ **receipts of public.profiles**: triggers are missing")
+    assert risks[2].startswith("- ⚠️ **approval policy**")
+    assert not any("248" in line for line in risks)
+
+
+def test_a_plan_that_awaits_approval_halts_and_ends_with_the_sql_line() -> None:
+    plan = seed_plan()
+    shown = plan_markdown(plan)
+    assert "**HALTED FOR APPROVAL**" in shown
+    assert f"backfill approve {RUN} --digest {DIGEST}\n" in shown
+    assert shown.endswith(f"```sql\n{plan.approval_sql}\n```\n")
+
+
+def test_a_plan_with_failed_checks_says_so_where_it_halts() -> None:
+    plan = seed_plan(checks=(Check("responses", "fail", "38 of 39"),))
+    assert "❌ 1 check failed" in section_of(plan_markdown(plan), "Status")
+
+
+def test_a_run_shows_what_became_of_every_session() -> None:
+    done, failed, *others = seed_plan().sessions
+    plan = seed_plan(
+        state="paused",
+        reason="the canary failed",
+        sessions=(
+            replace(done, state="done", attempts=1),
+            replace(
+                failed,
+                state="failed",
+                attempts=2,
+                failed_step="profile",
+                error_code="23514",
+                error_message="no | way",
+            ),
+            *others,
+        ),
+        approval=Approval("Ada", "sql", MOMENT, MOMENT + timedelta(days=7)),
+    )
+    shown = plan_markdown(plan)
+    first_batch = tables_of(section_of(shown, "Sessions"))[0]
+    assert first_batch[1][4:] == ["done", ""]
+    assert first_batch[2][4:] == ["failed, attempt 2", "profile: 23514: no | way"]
+    status = section_of(shown, "Status")
+    assert "**PAUSED**" in status
+    assert "Reason: the canary failed" in status
+    assert tables_of(status)[0][1:] == [["done", "1"], ["failed", "1"], ["pending", "37"]]
+    assert "Approved by Ada (via sql) at 2025-09-16T23:59:59Z" in status
+    assert "valid until 2025-09-23T23:59:59Z" in status
+    assert "HALTED" not in shown
+    assert "backfill_approve" not in shown
+
+
+@pytest.mark.parametrize(
+    ("state", "command"),
+    [
+        ("approved", "backfill apply"),
+        ("running", "backfill status"),
+        ("paused", "backfill resume"),
+        ("completed", "backfill verify"),
+        ("rejected", "backfill plan --like"),
+        ("cancelled", "backfill plan --like"),
+        ("expired", "backfill plan --like"),
+    ],
+)
+def test_every_state_ends_with_the_next_command(state: str, command: str) -> None:
+    assert section_of(plan_markdown(seed_plan(state=state)), "Status").endswith(
+        f"```sh\n{command} {RUN}\n```\n"
+    )
+
+
+def test_an_empty_plan_is_one_short_paragraph() -> None:
+    plan = Plan("", "empty", "", "staging", None, {"since": "2025-08-01", "until": "2025-08-31"})
+    shown = plan_markdown(plan)
+    assert shown.startswith("**Nothing to do**: no session since 2025-08-01 until 2025-08-31")
+    assert shown.count("\n") == 1
+
+
+def test_a_plan_that_is_not_sealed_has_no_figures_and_says_so() -> None:
+    assert "not sealed" in plan_markdown(seed_plan(state="planning", figures={}, sessions=()))
+
+
+def test_no_text_from_outside_breaks_a_table() -> None:
+    first, *others = seed_plan().sessions
+    plan = seed_plan(
+        checks=(Check(HOSTILE, "warn", HOSTILE, HOSTILE),),
+        figures={
+            **FIGURES,
+            "excluded": [{"session_id": HOSTILE, "reason": HOSTILE}],
+        },
+        sessions=(
+            replace(first, session_id=HOSTILE, state="failed", error_message=HOSTILE),
+            *others,
+        ),
+    )
+    for table in tables_of(plan_markdown(plan)):
+        assert {len(row) for row in table} == {len(table[0])}
+        assert not any(cell == "---" for row in table for cell in row)
+
+
+def test_text_from_outside_is_neither_markup_nor_a_terminal_command() -> None:
+    shown = escaped(HOSTILE)
+    assert text_of(shown) == " ".join(HOSTILE.replace("\x1b", " ").split())
+    assert "\n" not in shown
+    assert "\x1b" not in shown
+
+
+def test_names_with_underscores_stay_readable() -> None:
+    assert escaped("service_role writes public.fc_scores") == "service_role writes public.fc_scores"
+    assert escaped("_x_") == r"\_x\_"
+
+
+@pytest.mark.parametrize("value", ["a`b", "a|b", " a", "a\nb", ""])
+def test_what_a_code_span_cannot_hold_becomes_plain_text(value: str) -> None:
+    assert code(value) == escaped(value)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0, "00:00"), (75, "01:15"), (8.571429, "00:09"), (3725, "1:02:05")]
+)
+def test_start_times_are_minutes_and_seconds(seconds: float, shown: str) -> None:
+    assert mm_ss(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0, "0 s"),
+        (15, "15 s"),
+        (8.571429, "8.571 s"),
+        (59.9999, "60 s"),
+        (120, "2 min"),
+        (3725, "1 h 2 min 5 s"),
+    ],
+)
+def test_durations_name_their_units(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown
+
+
+VERIFICATION = Verification(
+    run_id=RUN,
+    state="completed",
+    verdict="partial",
+    criteria=(
+        Criterion("fc_scores_rows", 39, 38, "fail", inserted=37, updated=1),
+        Criterion("failed_sessions", 0, 1, "fail"),
+        Criterion("critical_errors", 0, 0, "pass"),
+    ),
+    buckets={
+        "as_planned": [{"session_id": "session-01", "component": "fc_scores"}],
+        "missing": [{"session_id": "session-02", "component": "fc_scores"}],
+        "extra": [],
+    },
+    critical=(),
+    audit_count=17,
+    audit_head="56dfa76a",
+)
+STATUS = Status(
+    run_id=RUN,
+    state="completed",
+    reason=None,
+    counts={"pending": 0, "leased": 0, "done": 38, "failed": 1, "skipped": 0, "rolled_back": 0},
+    rate_per_minute=0,
+    eta_s=None,
+    audit_count=17,
+    audit_head="56dfa76a",
+    approved_by="Ada",
+    approved_until=MOMENT,
+)
+
+
+def test_a_verification_tells_new_and_updated_rows_apart() -> None:
+    rows = tables_of(verification_markdown(VERIFICATION))[0]
+    assert rows[1] == ["❌", "`fc_scores_rows`", "39", "38", "37 new, 1 updated"]
+    assert rows[3] == ["✅", "`critical_errors`", "0", "0", ""]
+
+
+def test_a_verification_lists_the_rows_that_are_not_as_planned() -> None:
+    shown = verification_markdown(VERIFICATION)
+    assert "## Verdict: ⚠️ PARTIAL" in shown
+    assert tables_of(shown)[-1][1:] == [["missing", "`session-02`", "`fc_scores`"]]
+
+
+def test_a_verification_names_what_is_critical() -> None:
+    shown = verification_markdown(replace(VERIFICATION, critical=("x: a written row is gone",)))
+    assert "- ❌ x: a written row is gone" in shown
+
+
+def test_the_summary_has_counts_failures_verdict_and_head() -> None:
+    failure = FailedSession("session-02", "fc_scores", "P0001", "broken\npipe | here")
+    shown = summary_markdown(STATUS, VERIFICATION, [failure])
+    counts, failures, *_ = tables_of(shown)
+    assert counts[1:] == [["done", "38"], ["failed", "1"], ["total", "39"]]
+    assert failures[1] == ["`session-02`", "fc_scores: P0001: broken pipe | here"]
+    assert "Verdict: ⚠️ PARTIAL" in shown
+    assert "17 events, head `56dfa76a`" in shown
+    assert f"backfill retry {RUN}" in shown
+
+
+def test_the_summary_of_a_run_that_was_not_verified_says_so() -> None:
+    assert "Not verified." in summary_markdown(STATUS, None, [])
+
+
+EFFECT = UndoEffect(
+    run_id=RUN,
+    digest=DIGEST,
+    deletes={"fc_scores": 32, "profiles": 10},
+    restores={"profiles": 1},
+    conflicts=(
+        {
+            "session_id": "session-03",
+            "table": "public.fc_scores",
+            "row": {"session_id": "session-03", "version": "v1.2"},
+            "reason": "the row was changed since",
+        },
+    ),
+    sessions=32,
+)
+
+
+def test_an_undo_preview_counts_by_table_and_ends_with_how_to_confirm() -> None:
+    shown = undo_markdown(EFFECT)
+    rows, conflicts = tables_of(shown)
+    assert rows[1:] == [["`fc_scores`", "32", "0"], ["`profiles`", "10", "1"]]
+    assert conflicts[1][3] == "the row was changed since"
+    assert shown.endswith(f'backfill rollback {RUN} --confirm {DIGEST} --reason "…"\n```\n')
+
+
+def test_an_undo_that_was_carried_out_does_not_ask_to_be_confirmed() -> None:
+    shown = undo_markdown(replace(EFFECT, state="rolled_back"))
+    assert "the run is rolled back" in shown
+    assert "--confirm" not in shown
