@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import logging
+import os
 
 from backfill import keys
 from backfill.blocking import Backfill, Undo
@@ -103,8 +104,8 @@ def _address(
         return address_of(client)
     if url is not None and key is not None:
         return url, key
-    found_url, found_key = keys.from_environment()
-    return url or found_url, key or found_key
+    given = {keys.URL_VARIABLE: url, keys.KEY_VARIABLES[0]: key}
+    return keys.from_environment({**os.environ, **{k: v for k, v in given.items() if v}})
 
 
 __all__ = [

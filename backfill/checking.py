@@ -37,7 +37,7 @@ def _reachable(host: str) -> Check:
 
 
 def _key(gateway: Gateway) -> Check:
-    if not keys.is_legacy(gateway._key):
+    if not gateway.uses_legacy_key:
         return Check("key", "ok", "a secret key")
     return Check(
         "key", "warn", "a legacy JWT of service_role, retired by the end of 2026", keys.WHERE

@@ -42,11 +42,11 @@ def install(
         terminal.out.print(installing.installation_text(planned), markup=False)
     if planned.missing and not yes and not typer.confirm("Copy?", err=True):
         raise typer.Exit(1)
-    installing.carry_out(planned)
+    carried = installing.carry_out(planned)
     if as_json:
-        terminal.print_json(planned.as_dict())
+        terminal.print_json(carried.as_dict())
     elif planned.missing:
-        terminal.out.print("copied")
+        terminal.out.print(installing.installation_text(carried), markup=False)
 
 
 def demo(

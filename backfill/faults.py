@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 MESSAGE_CHARACTERS = 500
 
@@ -38,14 +38,13 @@ STOPPING = frozenset(
 )  # fmt: skip
 
 
-def fault_of_api(code: str | None, message: str | None, details: Any) -> Fault:
+def fault_of_api(code: str | None, message: str | None, status: int | None) -> Fault:
     """What an error of the API means.
 
-    code: None where a gateway answered in JSON of its own. details are never kept: they may hold
-    a whole page, or values of the row.
+    code: None where a gateway answered in JSON of its own; then the HTTP status tells. An error's
+    details are never kept: they may hold a whole page, or values of the row.
     """
-    del details
-    known = code or "no code"
+    known = code or str(status or "no code")
     return Fault(_kind(known), known[:20], (message or "no message")[:MESSAGE_CHARACTERS])
 
 

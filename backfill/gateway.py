@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -46,6 +47,15 @@ class SupabaseClient(Protocol):
     def supabase_key(self) -> str: ...  # noqa: D102
 
 
+# The HTTP status of this task's last answer: APIError does not carry it, and a gateway's own JSON
+# has no code.
+_status: ContextVar[int | None] = ContextVar("status", default=None)
+
+
+async def _note_status(response: httpx.Response) -> None:
+    _status.set(response.status_code)
+
+
 class CallFailed(Exception):
     """A scoring call that did not come back well; `fault` says what that means."""
 
@@ -68,6 +78,7 @@ class Gateway:
             http2=False,
             timeout=TIMEOUT,
             follow_redirects=False,
+            event_hooks={"response": [_note_status]},
             limits=httpx.Limits(
                 max_connections=connections, max_keepalive_connections=connections
             ),
@@ -82,6 +93,11 @@ class Gateway:
 
     def __repr__(self) -> str:
         return f"Gateway({self.host})"
+
+    @property
+    def uses_legacy_key(self) -> bool:
+        """Whether the key is a legacy JWT, which Supabase retires by the end of 2026."""
+        return keys.is_legacy(self._key)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -115,7 +131,7 @@ class Gateway:
         try:
             answer = await self._execute(function, arguments, headers)
         except APIError as error:
-            raise CallFailed(fault_of_api(error.code, error.message, error.details)) from error
+            raise CallFailed(fault_of_api(error.code, error.message, _status.get())) from error
         except httpx.HTTPError as error:
             raise CallFailed(fault_of_transport(type(error).__name__)) from error
         if isinstance(answer, str) and answer.lstrip().startswith("<"):
@@ -227,7 +243,7 @@ class Gateway:
 
     def _named(self, error: APIError) -> BackfillError:
         """The BackfillError that an API error is."""
-        fault = fault_of_api(error.code, error.message, error.details)
+        fault = fault_of_api(error.code, error.message, _status.get())
         kind = BY_SQLSTATE.get(fault.code)
         if kind is not None:
             return kind(error.message or "", error.hint or "")

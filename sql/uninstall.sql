@@ -1,10 +1,13 @@
 -- Uninstall: removes all of ours and leaves the user's tables as they were. Run it as postgres, in the SQL editor or:
 --   psql "$DATABASE_URL" -1 -f sql/uninstall.sql
 -- Plans, receipts and audit go with it; export what you need first (backfill logs RUN).
+--
+-- Ours is what is named here, and the schema backfill_private: whatever else is called backfill_… stays. Nothing
+-- cascades: where something of the user's stands on ours, PostgreSQL names it, and the whole script changes nothing.
 
 set local lock_timeout = '3s';
 
--- Everything that hangs on user tables: our triggers, found by their function, and the index of detection.
+-- What hangs on the user's tables: our triggers, found by their functions, and the index of detection.
 do $$
 declare
   v_trigger record;
@@ -15,7 +18,6 @@ begin
     join pg_proc as p on p.oid = g.tgfoid
     where p.pronamespace = to_regnamespace('backfill_private')
       and g.tgparentid = 0
-      and not exists (select from pg_class as c where c.oid = g.tgrelid and c.relname like 'backfill\_%')
   loop
     execute format('drop trigger %I on %s', v_trigger.tgname, v_trigger.on_table);
   end loop;
@@ -23,28 +25,53 @@ end
 $$;
 drop index if exists public.backfill_completed_sessions;
 
+drop function if exists
+  public.backfill_approve(uuid, text, text, text),
+  public.backfill_cancel(uuid, text),
+  public.backfill_check(),
+  public.backfill_claim(uuid, uuid, text),
+  public.backfill_collect(uuid),
+  public.backfill_confirm_undo(uuid, text, text, integer),
+  public.backfill_find_runs(text),
+  public.backfill_open(jsonb, text, uuid),
+  public.backfill_pause(uuid, text),
+  public.backfill_preview_undo(uuid, text[], text, text),
+  public.backfill_prune(uuid),
+  public.backfill_reject(uuid, text, text),
+  public.backfill_renew(uuid, uuid),
+  public.backfill_resume(uuid),
+  public.backfill_retry(uuid),
+  public.backfill_seal(uuid),
+  public.backfill_settle(uuid, uuid, jsonb),
+  public.backfill_start(uuid, text),
+  public.backfill_verify(uuid);
+
 drop view if exists
   public.backfill_missing_profiles, public.backfill_missing_fc_scores, public.backfill_candidates,
   public.backfill_daily_coverage, public.backfill_run_progress, public.backfill_run_failures,
-  public.backfill_transitions;
+  public.backfill_transitions,
+  backfill_private.prism_gaps, backfill_private.prism_standing, backfill_private.rights;
 
+-- Functions before the tables whose rows they take, but those two that policies and defaults of the tables call.
 do $$
 declare
   v_function regprocedure;
 begin
   for v_function in
     select p.oid from pg_proc as p
-    where p.pronamespace = 'public'::regnamespace and p.proname like 'backfill\_%'
-      and not exists (select from pg_depend as d where d.objid = p.oid and d.deptype = 'e')
+    where p.pronamespace = to_regnamespace('backfill_private') and p.proname not in ('may', 'clock')
   loop
     execute format('drop function %s', v_function);
   end loop;
 end
 $$;
 
-drop schema if exists backfill_private cascade;
 drop table if exists
   public.backfill_approvals, public.backfill_events, public.backfill_receipts, public.backfill_items,
-  public.backfill_runs, public.backfill_targets, public.backfill_settings;
+  public.backfill_runs, public.backfill_targets, public.backfill_settings,
+  backfill_private.findings, backfill_private.starts, backfill_private.undos, backfill_private.sources;
+
+drop function if exists backfill_private.may(text), backfill_private.clock();
+drop schema if exists backfill_private;
 
 notify pgrst, 'reload schema';

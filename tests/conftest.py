@@ -26,6 +26,7 @@ from backfill.stack_gateway import gateway_in_thread
 from backfill.stack_gateway import ApiKeys, mint_user_token
 from backfill.stack_servers import PostgresServer, RestServer
 from tests.clocks import DatabaseClock
+from tests.commands import Shell
 
 SERVER: dict[str, PostgresServer] = {}
 
@@ -243,3 +244,16 @@ def timed(project: Project, clock: DatabaseClock) -> Iterator[backfill.Backfill]
     """The project's backfills on the shared clock: waiting takes no time."""
     with project.connect(clock=clock) as connected:
         yield connected
+
+
+@pytest.fixture
+def shell(
+    project: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> Shell:
+    """The command line on the project, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    environment = {"SUPABASE_URL": project.url, "SUPABASE_SERVICE_ROLE_KEY": project.keys.service_role}
+    return Shell(monkeypatch, capsys, environment)

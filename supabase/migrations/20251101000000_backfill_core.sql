@@ -1458,7 +1458,7 @@ as $$
   order by t.position
 $$;
 
--- Are the receipt triggers of a target table in place and enabled ALWAYS?
+-- Are the receipt triggers of a target table in place, calling our functions, and enabled ALWAYS?
 create function backfill_private.triggers_stand(p_table regclass)
 returns boolean
 language sql
@@ -1467,7 +1467,9 @@ set search_path = ''
 as $$
   select count(*) = 2 from pg_trigger as g
   where g.tgrelid = p_table and g.tgenabled = 'A'
-    and g.tgname in ('backfill_receipt', 'backfill_no_truncate')
+    and (g.tgname, g.tgfoid) in (
+      ('backfill_receipt', to_regprocedure('backfill_private.keep_receipt()')),
+      ('backfill_no_truncate', to_regprocedure('backfill_private.refuse_truncate()')))
 $$;
 
 -- Marks on the tables: rights of service_role, row level security, our triggers.

@@ -1,0 +1,221 @@
+"""Bad input gets one clear sentence, the next command and the right exit code; nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.commands import Shell
+from tests.conftest import Project
+from tests.seed import SEED
+
+PLAN = ("plan", "--since", "2025-08-01", "--environment", "staging")
+TABLES = (
+    "backfill_runs", "backfill_items", "backfill_events", "backfill_receipts",
+    "backfill_approvals", "fc_scores", "profiles",
+)  # fmt: skip
+
+
+def counts(project: Project) -> list[object]:
+    """How many rows each table has that a verb might write."""
+    return [project.value(f"select count(*) from public.{table}") for table in TABLES]
+
+
+def refused(ran: object, code: int, *said: str) -> None:
+    """It ended with this code, said these things on stderr, and nothing that a person must not see."""
+    assert ran.code == code, ran  # type: ignore[attr-defined]
+    for words in said:
+        assert words in ran.err, ran.err  # type: ignore[attr-defined]
+    assert "Traceback" not in ran.err  # type: ignore[attr-defined]
+    assert ran.out == ""  # type: ignore[attr-defined]
+
+
+BAD_PLANS: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
+    "since after until": (
+        (*PLAN, "--until", "2025-07-01"), 2, ("since 2025-08-01 is after until 2025-07-01",)),
+    "a date that is none": (("plan", "--since", "2025-13-45"), 2, ("since is no date", "Next:")),
+    "no since": (("plan",), 2, ("needs a since", "Next:")),
+    "throttle 0": ((*PLAN, "--throttle", "0"), 2, ("throttle_per_minute", "at least 1")),
+    "negative throttle": ((*PLAN, "--throttle", "-5"), 2, ("throttle_per_minute",)),
+    "throttle no number": ((*PLAN, "--throttle", "fast"), 2, ("--throttle", "Next:")),
+    "batch above the throttle": (
+        (*PLAN, "--throttle", "3", "--batch-size", "5"), 2, ("batch_size 5", "Next:")),
+    "unknown priority": ((*PLAN, "--priority", "ffffffff-0000"), 2, ("no session", "Next:")),
+    "ambiguous priority": ((*PLAN, "--priority", ""), 2, ("no session", "Next:")),
+    "wrong environment": (
+        ("plan", "--since", "2025-08-01", "--environment", "production"), 3,
+        ("this project is staging, not production", "Next:")),
+    "unknown target": ((*PLAN, "--target", "nope"), 2, ("no target is named nope", "Next:")),
+    "unknown component": ((*PLAN, "--want", "nope=v1"), 2, ("no component nope",)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_PLANS)
+def test_a_plan_that_cannot_be_meant_is_refused(project: Project, shell: Shell, case: str) -> None:
+    """One sentence, one exit code, no run."""
+    words, code, said = BAD_PLANS[case]
+    before = counts(project)
+    refused(shell(*words), code, *said)
+    assert counts(project) == before
+
+
+def test_an_ambiguous_priority_id_is_refused_with_the_ids(project: Project, shell: Shell) -> None:
+    """A prefix of several sessions names two of them."""
+    digit = project.value(
+        "select left(id::text, 1) from public.assessment_sessions group by 1 having count(*) > 1 limit 1"
+    )
+    refused(shell(*PLAN, "--priority", digit), 2, "more than one session", "Next:")
+
+
+def test_a_throttle_above_the_allowed_is_refused(project: Project, shell: Shell) -> None:
+    """max_throttle_per_minute bounds it, and none as well."""
+    project.db.execute("update public.backfill_settings set max_throttle_per_minute = 60")
+    refused(shell(*PLAN, "--throttle", "61"), 2, "above the 60", "--throttle 60")
+    refused(shell(*PLAN, "--throttle", "none"), 2, "none is not allowed")
+
+
+def test_nothing_to_do_is_no_error_and_no_run(project: Project, shell: Shell) -> None:
+    """Exit 0, state empty, and no row."""
+    ran = shell("plan", "--since", "2026-01-01", "--json")
+    assert ran.code == 0
+    assert ran.json["state"] == "empty"
+    assert project.value("select count(*) from public.backfill_runs") == 0
+
+
+def test_a_priority_id_that_needs_nothing_is_listed_as_excluded(
+    project: Project, shell: Shell
+) -> None:
+    """It is known, so it is no error; it lacks nothing, so it is not planned."""
+    complete = project.value(
+        "select s.id::text from public.assessment_sessions as s"
+        " join public.fc_scores as f on f.session_id = s.id limit 1"
+    )
+    shown = shell(*PLAN, "--priority", complete, "--json").json
+    assert complete in [e["session_id"] for e in shown["excluded"]]
+    assert shown["candidates"]["total"] == 39
+
+
+@pytest.mark.parametrize(
+    "verb", ["show", "status", "apply", "verify", "rollback", "resume", "logs", "retry"]
+)
+def test_an_unknown_run_is_refused(shell: Shell, verb: str) -> None:
+    """Whatever the verb: there is no such run, and how to list them."""
+    refused(shell(verb, "12345678"), 2, "there is no run 12345678", "Next: backfill runs")
+
+
+def test_a_prefix_of_two_runs_is_refused(project: Project, shell: Shell) -> None:
+    """Ids that begin alike need more letters."""
+    for end in ("1", "2"):
+        project.db.execute(
+            "select public.backfill_open(%s, null, %s::uuid)",
+            ('{"since": "2025-08-01"}', f"aaaaaaaa-0000-4000-8000-00000000000{end}"),
+        )
+    refused(shell("status", "aaaaaaaa"), 2, "more than one run", "Next:")
+
+
+def _unset(project: Project) -> dict[str, str]:
+    return {"SUPABASE_SERVICE_ROLE_KEY": ""}
+
+
+CONNECTIONS: dict[str, tuple[Callable[[Project], dict[str, str]], tuple[str, ...]]] = {
+    "no key": (_unset, ("no key", "Next:")),
+    "no url": (lambda p: {"SUPABASE_URL": ""}, ("SUPABASE_URL is not set", "Next:")),
+    "no url at all": (lambda p: {"SUPABASE_URL": "nonsense"}, ("no project URL", "Next:")),
+    "unreachable": (
+        lambda p: {"SUPABASE_URL": "http://127.0.0.1:9"}, ("cannot reach", "Next:")),
+    "publishable key": (
+        lambda p: {"SUPABASE_SECRET_KEY": p.keys.publishable}, ("publishable key", "Next:")),
+    "anon key": (
+        lambda p: {"SUPABASE_SERVICE_ROLE_KEY": p.keys.anon}, ("role anon", "Next:")),
+    "no such thing as a key": (
+        lambda p: {"SUPABASE_SERVICE_ROLE_KEY": "hunter2"}, ("no Supabase key", "Next:")),
+    "another project's key": (
+        lambda p: {"SUPABASE_SECRET_KEY": "sb_secret_of_somebody_else"},
+        ("does not accept this key", "Next:")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CONNECTIONS)
+@pytest.mark.parametrize("words", [PLAN, ("runs",), ("check",)])
+def test_a_project_that_lets_nobody_in_ends_with_5(
+    project: Project, shell: Shell, case: str, words: tuple[str, ...]
+) -> None:
+    """It cannot be reached or does not take the key; the key is in no output."""
+    environment, said = CONNECTIONS[case]
+    changed = environment(project)
+    ran = shell(*words, **changed)
+    refused(ran, 5, *said)
+    for name, value in {**shell.environment, **changed}.items():
+        if "KEY" in name and value:
+            assert value not in ran.err
+
+
+def test_the_secret_key_of_the_new_kind_is_accepted(project: Project, shell: Shell) -> None:
+    """sb_secret_… wins over the legacy key."""
+    ran = shell("runs", SUPABASE_SECRET_KEY=project.keys.secret, SUPABASE_SERVICE_ROLE_KEY="x")
+    assert ran.code == 0, ran.err
+
+
+@contextmanager
+def _without_migrations(project: Project) -> Iterator[None]:
+    from backfill import migrations
+
+    project.db.execute(b"begin;" + migrations.uninstall_file().read_bytes() + b"commit;")
+    project.reload()
+    yield
+
+
+def test_a_project_without_migrations_says_how_to_install(project: Project, shell: Shell) -> None:
+    """plan refuses with the next command; check has a line that fails."""
+    with _without_migrations(project):
+        refused(shell(*PLAN), 5, "migrations are not installed", "Next: backfill install")
+        checked = shell("check")
+        assert checked.code != 0
+        assert "backfill install" in checked.out
+
+
+def test_apply_before_approval_ends_with_3_and_writes_nothing(
+    project: Project, shell: Shell
+) -> None:
+    """The refusal ends with the command that approves; the tables are counted."""
+    made = shell(*PLAN, "--json").json
+    before = counts(project)
+    refused(
+        shell("apply", made["run_id"]), 3, "is awaiting approval",
+        f"Next: backfill approve {made['run_id']} --digest {made['digest']}",
+    )  # fmt: skip
+    assert counts(project) == before
+
+
+def test_a_wrong_digest_is_refused(shell: Shell) -> None:
+    """An approval names exactly one plan."""
+    made = shell(*PLAN, "--json").json
+    refused(shell("approve", made["run_id"], "--digest", "0" * 64), 3, "is not that of run")
+
+
+def test_pause_and_cancel_need_a_reason(shell: Shell) -> None:
+    """Without one nobody would know why."""
+    made = shell(*PLAN, "--json").json
+    refused(shell("cancel", made["run_id"], "--reason", " "), 2, "needs a reason", "Next:")
+    assert shell("cancel", made["run_id"]).code == 2
+
+
+def test_the_command_line_goes_the_whole_way(project: Project, shell: Shell) -> None:
+    """plan, approve, apply, status, verify, rollback, each as JSON, with their exit codes."""
+    words = ("--throttle", "60000", "--batch-size", "10", "--priority", SEED["priority"][0])
+    made = shell(*PLAN, *words, "--json").json
+    run = made["run_id"][:8]
+    assert shell("approve", run, "--digest", made["digest"], "--json").json["state"] == "approved"
+    applied = shell("apply", run, "--json")
+    assert (applied.code, applied.json["counts"]["done"]) == (0, 39)
+    status = shell("status", run, "--json").json
+    assert status["audit"]["head"] == applied.json["audit"]["head"]
+    verified = shell("verify", run, "--json")
+    assert (verified.code, verified.json["verdict"]) == (0, "pass")
+    preview = shell("rollback", run, "--until", "2025-08-10", "--json").json
+    undone = shell("rollback", run, "--confirm", preview["digest"], "--reason", "t", "--json")
+    assert (undone.code, undone.json["deletes"]) == (0, preview["deletes"])
+    missing = shell("missing", "--since", "2025-08-01", "--min-coverage", "0.95", "--json")
+    assert (missing.code, missing.json["missing_fc_scores"]) == (4, 11)
