@@ -34,6 +34,7 @@ PROGRESS_COLUMNS = (
     "run_id,state,reason,environment,total,pending,leased,done,failed,skipped,rolled_back,"
     "rate_per_minute,eta_s,waits_for,approved_by,approved_until,created_at,audit_count,audit_head"
 )
+BUCKETS = ("as_planned", "missing", "extra", "filled_elsewhere", "changed_since")
 DAY_COLUMNS = (
     "day,completed,complete,missing_profile,missing_fc_scores,missing_both,excluded,coverage"
 )
@@ -139,7 +140,7 @@ def verification_of(answer: Mapping[str, Json]) -> Verification:
         state=answer["state"],
         verdict=answer["verdict"],
         criteria=tuple(Criterion(**c) for c in answer["criteria"]),
-        buckets=answer["buckets"],
+        buckets={name: answer["buckets"][name] for name in BUCKETS},
         critical=tuple(answer["critical"]),
         audit_count=answer["audit"]["count"],
         audit_head=answer["audit"]["head"],

@@ -27,9 +27,20 @@ from backfill.models import (
 MARKS = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
 MARKS |= {"pass": "[green]pass[/]", "partial": "[yellow]partial[/]"}
 NAMED_SESSIONS = 20
+NEVER_CUT = frozenset({"run", "failed session", "day"})
 
-out = Console(soft_wrap=True, highlight=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+PIPE_COLUMNS = 250  # a pipe has no width; nothing may be cut there
+
+
+def _console(*, stderr: bool) -> Console:
+    shown = Console(stderr=stderr, soft_wrap=True, highlight=False)
+    if not shown.is_terminal:
+        shown.width = PIPE_COLUMNS
+    return shown
+
+
+out = _console(stderr=False)
+err = _console(stderr=True)
 
 
 def print_json(answer: Json) -> None:
@@ -51,7 +62,9 @@ def print_next(step: str) -> None:
 
 
 def _table(*headers: str, rows: Iterable[Sequence[object]]) -> Table:
-    table = Table(*headers, box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for header in headers:
+        table.add_column(header, no_wrap=header in NEVER_CUT)
     for row in rows:
         table.add_row(*("" if cell is None else str(cell) for cell in row))
     return table
