@@ -1,10 +1,10 @@
 """Find, plan, approve, apply, verify and undo backfills of derived rows in a Supabase project.
 
-    bf = backfill.connect()
-    plan = bf.plan(since="2025-08-01")
-    print(plan.markdown())          # the run halts here until somebody approves it
-    bf.apply(plan.run_id)
-    bf.verify(plan.run_id).verdict  # "pass" | "partial" | "fail"
+bf = backfill.connect()
+plan = bf.plan(since="2025-08-01")
+print(plan.markdown())          # the run halts here until somebody approves it
+bf.apply(plan.run_id)
+bf.verify(plan.run_id).verdict  # "pass" | "partial" | "fail"
 """
 
 from __future__ import annotations
@@ -97,9 +97,7 @@ def connect_async(
     return AsyncBackfill(Gateway(*_address(url, key, client)), clock=clock)
 
 
-def _address(
-    url: str | None, key: str | None, client: SupabaseClient | None
-) -> tuple[str, str]:
+def _address(url: str | None, key: str | None, client: SupabaseClient | None) -> tuple[str, str]:
     if client is not None:
         return address_of(client)
     if url is not None and key is not None:
@@ -109,8 +107,8 @@ def _address(
 
 
 __all__ = [
-    "ApprovalExpired",
     "Approval",
+    "ApprovalExpired",
     "ApprovalNeeded",
     "AsyncBackfill",
     "AsyncUndo",

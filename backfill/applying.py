@@ -183,7 +183,11 @@ def _failed(
 
 
 def _tell_call(
-    worker: Worker, grant: Mapping[str, Json], step: Mapping[str, Json], fault: Fault | None, began: Any
+    worker: Worker,
+    grant: Mapping[str, Json],
+    step: Mapping[str, Json],
+    fault: Fault | None,
+    began: Any,
 ) -> None:
     worker.tell(
         "call",
@@ -207,10 +211,14 @@ async def _keep_leases(worker: Worker, claim_id: str, lease_s: float) -> None:
                 "backfill_renew", {"p_run_id": worker.run_id, "p_claim_id": claim_id}, expect=int
             )
         except BackfillError as error:
-            logger.warning("backfill.renew_failed", extra={"run": worker.run_id, "code": error.code})
+            logger.warning(
+                "backfill.renew_failed", extra={"run": worker.run_id, "code": error.code}
+            )
 
 
-async def _settle(worker: Worker, claim_id: str, outcomes: list[dict[str, Json]]) -> dict[str, Json]:
+async def _settle(
+    worker: Worker, claim_id: str, outcomes: list[dict[str, Json]]
+) -> dict[str, Json]:
     answer: dict[str, Json] = await worker.gateway.call(
         "backfill_settle",
         {"p_run_id": worker.run_id, "p_claim_id": claim_id, "p_outcomes": outcomes},
@@ -227,4 +235,6 @@ async def _pause_for(worker: Worker, fault: Fault) -> None:
 
 
 def _paused(run_id: str, reason: str | None) -> Paused:
-    return Paused(f"run {run_id} is paused: {reason or 'no reason given'}", f"backfill resume {run_id}")
+    return Paused(
+        f"run {run_id} is paused: {reason or 'no reason given'}", f"backfill resume {run_id}"
+    )

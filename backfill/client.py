@@ -1,4 +1,4 @@
-"""The verbs, to await. `backfill.connect_async()` gives this; the blocking face runs the same code."""
+"""The verbs, to await. `backfill.connect_async()` gives this; the blocking face runs it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from backfill.reading import (
     undo_of,
     verification_of,
 )
-from backfill.rendering import summary_markdown
+from backfill.reporting import summary_markdown
 from backfill.rollback_sql import rollback_sql
 
 DEFAULT_THROTTLE_PER_MINUTE = 20

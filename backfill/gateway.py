@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 import httpx
 import stamina
 from postgrest import APIError
-from supabase import AsyncClient, AsyncClientOptions
 
 from backfill import keys
 from backfill.errors import (
@@ -29,6 +28,7 @@ from backfill.errors import (
 )
 from backfill.faults import Fault, fault_of_api, fault_of_transport
 from backfill.models import Json
+from supabase import AsyncClient, AsyncClientOptions
 
 PAGE_ROWS = 1000  # db-max-rows of hosted projects: a longer answer would be cut silently
 TIMEOUT = httpx.Timeout(70.0, connect=10.0, pool=70.0)  # the API ends a call after 60 s
@@ -79,9 +79,7 @@ class Gateway:
             timeout=TIMEOUT,
             follow_redirects=False,
             event_hooks={"response": [_note_status]},
-            limits=httpx.Limits(
-                max_connections=connections, max_keepalive_connections=connections
-            ),
+            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
         )
         self._client = AsyncClient(
             self.url,
@@ -270,16 +268,15 @@ class Gateway:
 
 
 def _no_answer(host: str) -> OutcomeUnknown:
-    return OutcomeUnknown(
-        f"{host} does not answer like a Supabase project", "check SUPABASE_URL"
-    )
+    return OutcomeUnknown(f"{host} does not answer like a Supabase project", "check SUPABASE_URL")
 
 
 def _checked_url(url: str) -> str:
     parts = urlsplit(url.strip())
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise CannotConnect(
-            f"this is no project URL: {url[:80]}", "export SUPABASE_URL=https://<project>.supabase.co"
+            f"this is no project URL: {url[:80]}",
+            "export SUPABASE_URL=https://<project>.supabase.co",
         )
     return url.strip().rstrip("/")
 

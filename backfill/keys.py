@@ -21,13 +21,17 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> tuple[str, str]
     Raises BadKey where one is missing.
     """
     url = environ.get(URL_VARIABLE, "").strip()
-    key = next((environ[name].strip() for name in KEY_VARIABLES if environ.get(name, "").strip()), "")
+    key = next(
+        (environ[name].strip() for name in KEY_VARIABLES if environ.get(name, "").strip()), ""
+    )
     if not url:
         raise BadKey(
             f"{URL_VARIABLE} is not set", f"export {URL_VARIABLE}=https://<project>.supabase.co"
         )
     if not key:
-        raise BadKey("no key: neither SUPABASE_SECRET_KEY nor SUPABASE_SERVICE_ROLE_KEY is set", WHERE)
+        raise BadKey(
+            "no key: neither SUPABASE_SECRET_KEY nor SUPABASE_SERVICE_ROLE_KEY is set", WHERE
+        )
     return url, key
 
 

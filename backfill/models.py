@@ -352,7 +352,7 @@ class Missing:
         return sum(d.complete for d in self.days) / self.scorable if self.scorable else 1.0
 
     def as_dict(self) -> dict[str, Json]:
-        """{coverage, completed, missing_profile, missing_fc_scores, missing_both, excluded, days}."""
+        """{coverage, completed, excluded, days, missing_profile, …_fc_scores, …_both}."""
         return {
             "coverage": round(self.coverage, 4),
             "completed": sum(d.completed for d in self.days),

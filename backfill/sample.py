@@ -8,6 +8,7 @@ from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING
 
 from backfill import migrations
+from backfill.errors import BadRequest
 
 if TYPE_CHECKING:
     import psycopg
@@ -18,7 +19,7 @@ SEED_CANDIDATES = 39
 _COMMENT_LINE = re.compile(r"^\s*--.*$", re.MULTILINE)
 _STATEMENT_END = re.compile(r";\s*$", re.MULTILINE)
 _INDEX_BESIDE_WRITERS = re.compile(
-    r"^create\s+(unique\s+)?index\s+concurrently\b", re.IGNORECASE | re.MULTILINE
+    r"^\s*create\s+(unique\s+)?index\s+concurrently\b", re.IGNORECASE | re.MULTILINE
 )
 
 
@@ -27,7 +28,7 @@ def load(dsn: str, sample: str | int) -> None:
 
     dsn: logs in as postgres, the role that owns what migrations make.
     sample: "seed", or the wanted number of sessions that need a backfill.
-    Raises ValueError before anything is touched, psycopg.Error with the file's name in a note.
+    Raises BadRequest before anything is touched, psycopg.Error with the file's name in a note.
     A file that fails leaves nothing of itself; the files before it stay.
     """
     candidates = candidates_of(sample)
@@ -47,7 +48,8 @@ def candidates_of(sample: str | int) -> int:
     if wanted == SEED:
         return SEED_CANDIDATES
     if not (wanted.isascii() and wanted.isdigit()) or int(wanted) == 0:
-        raise ValueError(f"A sample is 'seed' or a number of sessions above 0, not {sample!r}.")
+        sentence = f"A sample is 'seed' or a number of sessions above 0, not {sample!r}."
+        raise BadRequest(sentence, "backfill local start --sample seed")
     return int(wanted)
 
 

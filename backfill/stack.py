@@ -6,38 +6,48 @@ and holds `stack.lock` for as long as it lives; its log is `stack.log` in the sa
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
-import importlib
 import json
 import os
-import secrets
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
 
-from backfill.stack_gateway import ApiKeys, Gateway, mint_user_token
+from backfill.stack_keys import mint_user_token
 from backfill.stack_parts import (
     POSTGRES_BIN_VARIABLE,
     POSTGREST_VARIABLE,
     Announce,
     Parts,
     find_parts,
-    is_reachable,
     open_temp_root,
     silent,
 )
-from backfill.stack_servers import DatabaseSecrets, PostgresServer, RestServer, free_port
+from backfill.stack_processes import (
+    ProcessName,
+    StackError,
+    is_alive,
+    process_of,
+    wait_until_gone,
+)
+from backfill.stack_supervisor import (
+    LOG_TAIL_CHARS,
+    NO_SAMPLE,
+    STATE_FILE,
+    Kept,
+    open_private,
+    read_state,
+    remove_data,
+    write_state,
+)
 
 __all__ = [
     "DEFAULT_DIR",
@@ -52,20 +62,11 @@ __all__ = [
 ]
 
 DEFAULT_DIR = Path(".backfill-local")
-NO_SAMPLE = "none"
-STATE_FILE = "stack.json"
 LOCK_FILE = "stack.lock"
 LOG_FILE = "stack.log"
 BUSY_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 45.0
-KILL_TIMEOUT_S = 5.0
 POLL_S = 0.02
-WATCH_S = 0.5
-LOG_TAIL_CHARS = 3000
-
-
-class StackError(RuntimeError):
-    """The embedded stack did not start, or none is running where one is needed."""
 
 
 @dataclass(frozen=True)
@@ -82,35 +83,6 @@ class Stack:
     jwt_secret: str = field(repr=False)
     database_url: str = field(repr=False)
     superuser_url: str = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What a stack keeps from one start to the next.
-
-    is_prepared: the platform and the sample stand; without it the data are made anew.
-    """
-
-    data_dir: str
-    gateway_port: int
-    sample: str
-    is_prepared: bool
-    jwt_secret: str
-    keys: ApiKeys
-    passwords: DatabaseSecrets
-
-    @classmethod
-    def new(cls, home: Path, sample: str) -> Kept:
-        """Fresh secrets, and a place for the data that the server account gets to."""
-        jwt_secret = secrets.token_urlsafe(48)
-        data_dir, keys = str(_place_for_data(home)), ApiKeys.new(jwt_secret)
-        return cls(data_dir, free_port(), sample, False, jwt_secret, keys, DatabaseSecrets())
-
-    @classmethod
-    def of(cls, stored: Mapping[str, Any]) -> Kept:
-        """The same out of `stack.json`."""
-        keys, passwords = ApiKeys(**stored["keys"]), DatabaseSecrets(**stored["passwords"])
-        return cls(**{**stored, "keys": keys, "passwords": passwords})
 
 
 def start(
@@ -166,9 +138,9 @@ def discard(dir: Path) -> None:  # noqa: A002
     """Stop the stack of a folder and remove all it has made, wherever that lies."""
     home = dir.resolve()
     stop(home)
-    kept = _read_state(home).get("kept")
+    kept = read_state(home).get("kept")
     if kept is not None:
-        _remove_data(home, Path(kept["data_dir"]))
+        remove_data(home, Path(kept["data_dir"]))
     for name in (STATE_FILE, LOCK_FILE, LOG_FILE):
         (home / name).unlink(missing_ok=True)
 
@@ -213,10 +185,10 @@ def _launch(home: Path, sample: str, parts: Parts, lock: int, tie_to_parent: boo
     """Start the supervisor, which inherits the lock, and wait for its word. Raises StackError."""
     read_end, write_end = os.pipe()
     handles = (str(lock), str(write_end), "tied" if tie_to_parent else "free")
-    with open(read_end) as word, _open_private(home / LOG_FILE, "wb") as log:
+    with open(read_end) as word, open_private(home / LOG_FILE, "wb") as log:
         supervisor = subprocess.Popen(
             # -P: nothing in the current folder may stand for a module.
-            [sys.executable, "-P", "-m", "backfill.stack", str(home), sample, *handles],
+            [sys.executable, "-P", "-m", "backfill.stack_supervisor", str(home), sample, *handles],
             env=_supervisor_environment(parts),
             cwd="/",
             stdin=subprocess.PIPE if tie_to_parent else subprocess.DEVNULL,
@@ -229,15 +201,23 @@ def _launch(home: Path, sample: str, parts: Parts, lock: int, tie_to_parent: boo
         # Kept: with the object its end of the pipe would be closed, and the stack would end.
         _supervisors[home] = supervisor
         try:
-            failure = word.read()
+            report = word.read()
         except BaseException:
             supervisor.terminate()
             _reap(home)
             raise
-    if "running" not in _read_state(home):
+    if "running" not in read_state(home):
         _reap(home)
-        log_tail = (home / LOG_FILE).read_text(errors="replace")[-LOG_TAIL_CHARS:]
-        raise StackError(f"The stack did not start: {failure or 'killed'}\n{log_tail}".rstrip())
+        raise _not_started(report, home / LOG_FILE)
+
+
+def _not_started(report: str, log: Path) -> StackError:
+    """The supervisor's report as an error; the end of its log when it was killed before one."""
+    if not report:
+        log_tail = log.read_text(errors="replace")[-LOG_TAIL_CHARS:]
+        return StackError(f"The stack did not start: it was killed.\n{log_tail}".rstrip())
+    told = json.loads(report)
+    return StackError(f"The stack did not start: {told['message']}", told["next_step"])
 
 
 def _supervisor_environment(parts: Parts) -> dict[str, str]:
@@ -272,13 +252,14 @@ def _lock_unless_running(home: Path) -> int | None:
     lock = _open_lock(home)
     deadline = time.monotonic() + BUSY_TIMEOUT_S
     while not _takes(lock):
-        is_up = _living_supervisor(home) is not None
-        if is_up or time.monotonic() > deadline:
+        is_up, is_late = _living_supervisor(home) is not None, time.monotonic() > deadline
+        if is_up or is_late:
             os.close(lock)
         if is_up:
             return None
-        if time.monotonic() > deadline:
-            raise StackError(f"Another start in {home} is still going on; see {home / LOG_FILE}.")
+        if is_late:
+            wait = f"wait until it is done; its log is {home / LOG_FILE}"
+            raise StackError(f"Another start in {home} is still going on.", wait)
         time.sleep(POLL_S)
     return lock
 
@@ -294,8 +275,9 @@ def _end_supervisor(home: Path, lock: int) -> bool:
             os.kill(supervisor[0], signal.SIGTERM)
         if time.monotonic() > deadline:
             if asked is None:
-                raise StackError(f"A start in {home} is going on; stop it when it is done.")
-            _wait_until_gone([asked], patience_s=0)
+                again = _command("stop", home)
+                raise StackError(f"A start in {home} is going on.", f"when it is done: {again}")
+            wait_until_gone([asked], patience_s=0)
         time.sleep(POLL_S)
     return asked is not None
 
@@ -314,15 +296,15 @@ def _takes(lock: int) -> bool:
 
 
 def _living_supervisor(home: Path) -> ProcessName | None:
-    running = _read_state(home).get("running")
-    supervisor = _process_of(running["supervisor"]) if running else None
-    return supervisor if supervisor and _is_alive(supervisor) else None
+    running = read_state(home).get("running")
+    supervisor = process_of(running["supervisor"]) if running else None
+    return supervisor if supervisor and is_alive(supervisor) else None
 
 
 def _running_stack(home: Path) -> Stack:
     if _living_supervisor(home) is None:
-        raise StackError(f"No stack is running in {home}.\n  Next: backfill local start")
-    state = _read_state(home)
+        raise StackError(f"No stack is running in {home}.", _command("start", home))
+    state = read_state(home)
     running = state["running"]
     kept = Kept.of(state["kept"])
     return Stack(
@@ -339,183 +321,16 @@ def _running_stack(home: Path) -> Stack:
     )
 
 
-def _read_state(home: Path) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = json.loads((home / STATE_FILE).read_text())
-    except FileNotFoundError:
-        return {}
-    return state
-
-
-def _write_state(home: Path, kept: Kept, running: Mapping[str, Any] | None = None) -> None:
-    """Replace the file at one stroke; a reader sees the old state or the new one."""
-    state = {"kept": asdict(kept)} | ({"running": running} if running else {})
-    written = home / f"{STATE_FILE}.new"
-    with _open_private(written, "wb") as file:
-        file.write(json.dumps(state, indent=2).encode())
-    written.replace(home / STATE_FILE)
-
-
-def _open_private(path: Path, mode: str) -> IO[bytes]:
-    """Open a file for writing that nobody else may read."""
-    path.unlink(missing_ok=True)
-    return open(path, mode, opener=lambda name, flags: os.open(name, flags, 0o600))
-
-
-def _place_for_data(home: Path) -> Path:
-    """Below the stack's folder, or where the server account gets to when that one is closed."""
-    if is_reachable(home):
-        return home / "data"
-    outside = Path(tempfile.mkdtemp(prefix="backfill-data-", dir=open_temp_root()))
-    outside.chmod(0o711)
-    return outside / "data"
-
-
-def _remove_data(home: Path, data_dir: Path) -> None:
-    shutil.rmtree(data_dir, ignore_errors=True)
-    if data_dir.parent != home:
-        shutil.rmtree(data_dir.parent, ignore_errors=True)
-
-
-# A process is named by its number and the moment it started: numbers come back.
-ProcessName = tuple[int, str]
-
-
-def _process_of(stored: Sequence[Any]) -> ProcessName:
-    """The same out of `stack.json`."""
-    return int(stored[0]), str(stored[1])
-
-
-def _name_of(pid: int) -> ProcessName:
-    return pid, _started_at(pid) or ""
-
-
-def _is_alive(process: ProcessName) -> bool:
-    """Whether exactly this process still runs; a zombie does not."""
-    pid, started_at = process
-    return _started_at(pid) == started_at
-
-
-def _started_at(pid: int) -> str | None:
-    """When a process started, in a form that compares; None without one, and for a zombie."""
-    if Path("/proc/self/stat").exists():
-        try:
-            # The program's name stands in brackets and may hold anything, brackets too.
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return None
-        return None if fields[0] in "ZX" else fields[19]
-    asked = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
-    answer = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
-    status, _, started = answer.partition(" ")
-    return None if status.startswith("Z") else started.strip() or None
-
-
-def _wait_until_gone(processes: Sequence[ProcessName], *, patience_s: float) -> None:
-    """Wait, then kill what is left of them. Raises StackError when even that does not help."""
-    for wait_s in (patience_s, KILL_TIMEOUT_S):
-        deadline = time.monotonic() + wait_s
-        while time.monotonic() < deadline:
-            if not any(_is_alive(process) for process in processes):
-                return
-            time.sleep(POLL_S)
-        for pid, _ in filter(_is_alive, processes):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-    raise StackError(f"Processes of the stack do not end: {[pid for pid, _ in processes]}")
+def _command(verb: str, home: Path) -> str:
+    """What to type for a stack's folder, from where we are."""
+    named = "" if home == DEFAULT_DIR.resolve() else f" --dir {shlex.quote(str(home))}"
+    return f"backfill local {verb}{named}"
 
 
 def _end_leftovers(home: Path) -> None:
     """After a supervisor that was killed: its servers end by themselves, its entry does not."""
-    state = _read_state(home)
+    state = read_state(home)
     if "running" in state:
-        servers = [_process_of(stored) for stored in state["running"]["servers"]]
-        _wait_until_gone(servers, patience_s=STOP_TIMEOUT_S)
-        _write_state(home, Kept.of(state["kept"]))
-
-
-def _supervise(home: Path, sample: str, ready: int) -> None:
-    """Bring everything up, say so, stay until SIGTERM, take everything down."""
-    with contextlib.ExitStack() as owned:
-        kept = _kept_for(home, sample)
-        postgres = PostgresServer.start(Path(kept.data_dir), secrets=kept.passwords)
-        owned.callback(postgres.stop)
-        if not kept.is_prepared:
-            if sample != NO_SAMPLE:
-                importlib.import_module("backfill.sample").load(postgres.dsn(), sample)
-            kept = replace(kept, is_prepared=True)
-            _write_state(home, kept)
-        rest = RestServer.start(postgres.authenticator_dsn(), kept.jwt_secret)
-        owned.callback(rest.stop)
-        asyncio.run(_keep_open(home, kept, postgres, rest, ready))
-
-
-def _kept_for(home: Path, sample: str) -> Kept:
-    """What the last start left; without a prepared database a new identity and no data."""
-    stored = _read_state(home).get("kept")
-    kept = Kept.of(stored) if stored else None
-    if kept and kept.is_prepared and (Path(kept.data_dir) / "PG_VERSION").exists():
-        return kept
-    if kept:
-        _remove_data(home, Path(kept.data_dir))
-    new = Kept.new(home, sample)
-    _write_state(home, new)
-    return new
-
-
-async def _keep_open(
-    home: Path, kept: Kept, postgres: PostgresServer, rest: RestServer, ready: int
-) -> None:
-    """Run the gateway until SIGTERM, or until one of the servers ends by itself."""
-    gateway = Gateway(rest.url, kept.keys, port=free_port(kept.gateway_port))
-    await gateway.start()
-    ended = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
-    running = {
-        "supervisor": _name_of(os.getpid()),
-        "servers": [_name_of(server.process.pid) for server in (postgres, rest)],
-        "url": gateway.url,
-        "rest_url": rest.url,
-        "database_url": postgres.dsn(),
-        "superuser_url": postgres.superuser_dsn(),
-    }
-    kept = replace(kept, gateway_port=gateway.port)
-    _write_state(home, kept, running)
-    os.close(ready)
-    while not ended.is_set() and postgres.process.poll() is None and rest.process.poll() is None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(ended.wait(), WATCH_S)
-    # First of all: from here on a start waits for us instead of taking us for running.
-    _write_state(home, kept)
-    await gateway.stop()
-
-
-def _stop_when_stdin_closes() -> None:
-    """The parent holds the other end and never writes: an end of file means that it is gone."""
-    sys.stdin.read()
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _leave(signal_number: int, frame: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise SystemExit(0)
-
-
-def _main(home: str, sample: str, lock: str, ready: str, tie: str) -> None:
-    """The supervisor. The lock is held by being open; `ready` takes a failure's message."""
-    signal.signal(signal.SIGTERM, _leave)
-    for inherited in (int(lock), int(ready)):
-        os.set_inheritable(inherited, False)
-    if tie == "tied":
-        threading.Thread(target=_stop_when_stdin_closes, daemon=True).start()
-    try:
-        _supervise(Path(home), sample, int(ready))
-    except Exception as failure:
-        traceback.print_exc()
-        with contextlib.suppress(OSError):
-            os.write(int(ready), f"{type(failure).__name__}: {failure}".encode())
-        raise SystemExit(1) from failure
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])
+        servers = [process_of(stored) for stored in state["running"]["servers"]]
+        wait_until_gone(servers, patience_s=STOP_TIMEOUT_S)
+        write_state(home, Kept.of(state["kept"]))

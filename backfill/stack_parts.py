@@ -22,6 +22,8 @@ from pathlib import Path
 
 import platformdirs
 
+from backfill.errors import BackfillError
+
 POSTGREST_VERSION = "12.0.2-2"
 POSTGRES_BIN_VARIABLE = "BACKFILL_POSTGRES_BIN"
 POSTGREST_VARIABLE = "BACKFILL_POSTGREST"
@@ -35,11 +37,11 @@ FETCH_TIMEOUT_S = 300.0
 Announce = Callable[[str], None]
 
 
-class PartMissing(RuntimeError):  # noqa: N818 - the name says what is wrong
+class PartMissing(BackfillError):
     """A part of the embedded stack cannot be had on this machine."""
 
     def __init__(self, part: str, reason: str, way_out: str) -> None:
-        super().__init__(f"{part} is missing: {reason}.\n  Next: {way_out}")
+        super().__init__(f"{part} is missing: {reason}.", next_step=way_out)
         self.part = part
         self.reason = reason
         self.way_out = way_out

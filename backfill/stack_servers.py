@@ -7,7 +7,6 @@ child to the thread that started it, so start them from a thread that lives as l
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import http.client
 import importlib.resources
 import os
@@ -16,27 +15,26 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, ClassVar, TypeVar
 
 import psycopg
 from psycopg import sql
 
+from backfill.errors import BackfillError
 from backfill.stack_parts import find_postgres, find_postgrest, open_temp_root, server_account
+from backfill.stack_processes import end_process, spawn
 
 HOST = "127.0.0.1"
 SUPERUSER = "supabase_admin"
 START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 15.0
 POLL_S = 0.02
 # A free port can be taken between our look and the server's bind.
 PORT_ATTEMPTS = 3
-PR_SET_PDEATHSIG = 1
 LOG_TAIL_BYTES = 2000
 
 Server = TypeVar("Server", bound="PostgresServer | RestServer")
@@ -74,7 +72,7 @@ REST_LIMITS = {
 }
 
 
-class ServerError(RuntimeError):
+class ServerError(BackfillError):
     """A server of the stack did not start; the end of its log is in the message."""
 
 
@@ -91,6 +89,7 @@ class DatabaseSecrets:
 class PostgresServer:
     """A running PostgreSQL with the platform of a hosted project in database `postgres`."""
 
+    program: ClassVar[str] = "PostgreSQL"
     process: subprocess.Popen[bytes] = field(repr=False)
     data_dir: Path
     port: int
@@ -129,7 +128,7 @@ class PostgresServer:
             arguments = [f"--{name}={value}" for name, value in options.items()]
             command = [str(bin_dir / "postgres"), "-D", str(data_dir), *arguments]
             environment = _server_environment(bin_dir)
-            process = _spawn(command, environment, server_log, death_signal=signal.SIGQUIT)
+            process = spawn(command, environment, server_log, death_signal=signal.SIGQUIT)
             return cls(process, data_dir, chosen_port, passwords)
 
         server = _start_answering(launch, port, log)
@@ -203,6 +202,7 @@ class PostgresServer:
 class RestServer:
     """A running PostgREST under the limits of a hosted project."""
 
+    program: ClassVar[str] = "PostgREST"
     process: subprocess.Popen[bytes] = field(repr=False)
     port: int
     admin_port: int
@@ -234,7 +234,7 @@ class RestServer:
                 "PGRST_ADMIN_SERVER_PORT": str(admin_port),
             }
             environment = {**settings, **ports, **(extra_env or {})}
-            process = _spawn([str(program)], environment, server_log, death_signal=signal.SIGKILL)
+            process = spawn([str(program)], environment, server_log, death_signal=signal.SIGKILL)
             return cls(process, chosen_port, admin_port)
 
         return _start_answering(launch, port, log)
@@ -271,61 +271,7 @@ def free_port(preferred: int | None = None) -> int:
             except OSError:
                 continue
             return int(probe.getsockname()[1])
-    raise ServerError(f"no TCP port is free on {HOST}")
-
-
-def end_process(process: subprocess.Popen[bytes], *signals: signal.Signals) -> None:
-    """Send one signal after the other until the process is gone, and reap it."""
-    for each in signals:
-        if process.poll() is not None:
-            return
-        process.send_signal(each)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_TIMEOUT_S)
-
-
-def dies_with_parent(death_signal: signal.Signals) -> Callable[[], None] | None:
-    """What a child runs before its program, so that the kernel ends it when its parent ends.
-
-    None where the kernel cannot: there the supervisor's closed stdin has to do.
-    """
-    if sys.platform != "linux":
-        return None
-    # Loaded before the fork: a lock that another thread holds would never be released after it.
-    libc = ctypes.CDLL(None)
-    parent = os.getpid()
-
-    def tie() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
-        if os.getppid() != parent:
-            # It ended between the fork and the call above, too early for the kernel to tell us.
-            os._exit(1)
-
-    return tie
-
-
-def _spawn(
-    command: Sequence[str],
-    environment: Mapping[str, str],
-    log: IO[bytes],
-    *,
-    death_signal: signal.Signals,
-) -> subprocess.Popen[bytes]:
-    """Start a program as the server account, in a process group that Ctrl-C does not reach."""
-    account = server_account()
-    return subprocess.Popen(
-        command,
-        env=dict(environment),
-        cwd="/",
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        process_group=0,
-        user=account.user_id if account else None,
-        group=account.group_id if account else None,
-        extra_groups=[] if account else None,
-        preexec_fn=dies_with_parent(death_signal),
-    )
+    raise ServerError(f"No TCP port is free on {HOST}.", "end what holds the ports, then try again")
 
 
 def _start_answering(
@@ -339,7 +285,7 @@ def _start_answering(
             with _stopped_on_error(server):
                 if _answers_in_time(server):
                     return server
-        raise ServerError(f"{server.process.args!r} ended at once:\n{_tail(server_log)}")
+        raise ServerError(f"{server.program} ended at once:\n{_tail(server_log)}")
 
 
 def _answers_in_time(server: Server) -> bool:
@@ -351,7 +297,9 @@ def _answers_in_time(server: Server) -> bool:
         if server.answers():
             return True
         time.sleep(POLL_S)
-    raise ServerError(f"{server.process.args!r} did not answer within {START_TIMEOUT_S:.0f} s")
+    raise ServerError(
+        f"{server.program} did not answer within {START_TIMEOUT_S:.0f} s.", "try again"
+    )
 
 
 @contextlib.contextmanager
@@ -386,11 +334,11 @@ def _initdb(bin_dir: Path, data_dir: Path, password_file: Path) -> None:
         with tempfile.TemporaryFile() as log:
             full_command = [*command, f"--locale={locale}"]
             environment = _server_environment(bin_dir)
-            process = _spawn(full_command, environment, log, death_signal=signal.SIGKILL)
+            process = spawn(full_command, environment, log, death_signal=signal.SIGKILL)
             if process.wait() == 0:
                 return
             failure = _tail(log)
-    raise ServerError(f"initdb failed:\n{failure}")
+    raise ServerError(f"The program initdb failed:\n{failure}")
 
 
 def _server_environment(bin_dir: Path) -> dict[str, str]:

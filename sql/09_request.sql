@@ -16,6 +16,7 @@ begin
 exception when invalid_datetime_format or datetime_field_overflow or invalid_parameter_value then
   perform backfill_private.refuse('OB013', format('%s is no date: %s', p_name, left(p_text, 40)),
     'give a day such as 2025-08-01, or a timestamp with an offset');
+  return null;
 end
 $$;
 
@@ -64,7 +65,7 @@ declare
   v_source backfill_private.sources;
   v_given text;
   v_found text[];
-  v_ids text[] := '{}';
+  v_ids text[] := array[]::text[];
 begin
   select * into strict v_source from backfill_private.sources where target = p_target;
   foreach v_given in array p_given loop

@@ -218,7 +218,7 @@ set search_path = ''
 as $$
 declare
   v_run public.backfill_runs;
-  v_sessions integer;
+  v_sessions bigint;
   v_batches integer;
   v_settings public.backfill_settings;
   v_gone text;

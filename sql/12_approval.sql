@@ -135,6 +135,8 @@ create trigger backfill_approvals_no_truncate before truncate on public.backfill
 
 alter table public.backfill_approvals enable row level security;
 revoke all on public.backfill_approvals from public, anon, authenticated, service_role;
+-- Older projects open new sequences too, and an identity's number needs no right on its sequence.
+revoke all on sequence public.backfill_approvals_approval_id_seq from public, anon, authenticated, service_role;
 grant select on public.backfill_approvals to authenticated, service_role;
 grant insert (run_id, digest, decision, approver, note) on public.backfill_approvals to authenticated, service_role;
 create policy "everybody with a backfill role reads decisions" on public.backfill_approvals

@@ -31,6 +31,8 @@ comment on column public.backfill_receipts.undone_at is 'When an undo took this 
 
 alter table public.backfill_receipts enable row level security;
 revoke all on public.backfill_receipts from public, anon, authenticated, service_role;
+-- Older projects open new sequences too, and an identity's number needs no right on its sequence.
+revoke all on sequence public.backfill_receipts_receipt_id_seq from public, anon, authenticated, service_role;
 grant select (receipt_id, run_id, ordinal, session_id, component, kind, operation, table_name, row_key,
     before_hash, after_hash, attempt, at, undone_at)
   on public.backfill_receipts to authenticated, service_role;

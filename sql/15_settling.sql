@@ -146,7 +146,7 @@ set search_path = ''
 as $$
 declare
   v_mine jsonb;
-  v_settled jsonb := '[]';
+  v_settled jsonb := '[]'::jsonb;
 begin
   perform backfill_private.authorize('apply');
   perform backfill_private.locked_run(p_run_id);

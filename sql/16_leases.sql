@@ -33,7 +33,7 @@ declare
   v_now timestamptz := backfill_private.clock();
   v_batch integer := (p_run.request ->> 'batch_size')::integer;
   v_throttle integer := (p_run.request ->> 'throttle_per_minute')::integer;
-  v_started integer;
+  v_started bigint;
   v_oldest timestamptz;
 begin
   wait_s := greatest(extract(epoch from p_run.next_batch_at - v_now), 0);
@@ -109,7 +109,7 @@ begin
     where i.run_id = p_run_id and i.ordinal = f.ordinal and (f.filled is not null or i.filled <> '{}')
     returning i.state
   )
-  select count(*) filter (where n.state = 'skipped') into v_skipped from noted as n;
+  select count(*) filter (where n.state = 'skipped')::integer into v_skipped from noted as n;
   return v_skipped;
 end
 $$;
@@ -257,7 +257,7 @@ declare
   v_run public.backfill_runs;
   v_again integer[];
   v_phase text;
-  v_answer jsonb := '{"granted": []}';
+  v_answer jsonb := '{"granted": []}'::jsonb;
   v_pace record;
 begin
   perform backfill_private.authorize('apply');
@@ -278,7 +278,7 @@ begin
   elsif v_phase is null then
     v_answer := backfill_private.finish_or_wait(v_run);
   elsif v_phase <> 'priority' and backfill_private.judge_canary(v_run) <> 'passed' then
-    v_answer := '{"granted": [], "wait_s": 1, "wait_for": "canary"}';
+    v_answer := '{"granted": [], "wait_s": 1, "wait_for": "canary"}'::jsonb;
   else
     v_pace := backfill_private.allowance(v_run);
     v_answer := case when v_pace.wait_s > 0
@@ -304,7 +304,7 @@ begin
   if jsonb_array_length(v_grants) > 0 then
     return jsonb_build_object('granted', v_grants);
   elsif exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.state = 'pending') then
-    return '{"granted": [], "wait_s": 1, "wait_for": "leases"}';
+    return '{"granted": [], "wait_s": 1, "wait_for": "leases"}'::jsonb;
   end if;
   return backfill_private.finish_or_wait(p_run);
 end
@@ -318,16 +318,16 @@ set search_path = ''
 as $$
 begin
   if exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.state = 'leased') then
-    return '{"granted": [], "wait_s": 1, "wait_for": "leases"}';
+    return '{"granted": [], "wait_s": 1, "wait_for": "leases"}'::jsonb;
   end if;
   if exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.phase = 'priority')
     and backfill_private.judge_canary(p_run) = 'failed' then
-    return '{"granted": []}';
+    return '{"granted": []}'::jsonb;
   end if;
   perform backfill_private.move(p_run.run_id, 'completed', null, (
     select jsonb_object_agg(s.state, s.n)
     from (select i.state, count(*) as n from public.backfill_items as i where i.run_id = p_run.run_id group by 1) as s));
-  return '{"granted": []}';
+  return '{"granted": []}'::jsonb;
 end
 $$;
 
@@ -351,7 +351,7 @@ begin
       and i.lease_until > backfill_private.clock()
     returning 1
   )
-  select count(*) into v_renewed from mine;
+  select count(*)::integer into v_renewed from mine;
   return v_renewed;
 end
 $$;

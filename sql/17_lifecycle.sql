@@ -10,7 +10,7 @@ set search_path = ''
 as $$
 declare
   v_most integer := (select max_throttle_per_minute from public.backfill_settings for no key update);
-  v_taken integer;
+  v_taken bigint;
 begin
   select coalesce(sum((r.request ->> 'throttle_per_minute')::integer), 0) into v_taken
   from public.backfill_runs as r where r.state = 'running' and r.run_id <> p_run.run_id;
@@ -28,6 +28,7 @@ $$;
 create function backfill_private.reason_to_hold(p_run public.backfill_runs)
 returns text
 language plpgsql
+stable
 set search_path = ''
 as $$
 begin

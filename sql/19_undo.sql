@@ -280,7 +280,7 @@ declare
   v_headers text := current_setting('request.headers', true);
   v_row record;
   v_why text;
-  v_conflicts jsonb := '[]';
+  v_conflicts jsonb := '[]'::jsonb;
 begin
   perform from public.backfill_items where run_id = p_run_id and ordinal = p_ordinal for update;
   update public.backfill_items

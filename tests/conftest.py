@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from pytest_postgresql import factories
 import backfill
 from backfill import migrations, sample
 from backfill.stack_gateway import gateway_in_thread
-from backfill.stack_gateway import ApiKeys, mint_user_token
+from backfill.stack_keys import ApiKeys, mint_user_token
 from backfill.stack_servers import PostgresServer, RestServer
 from tests.clocks import DatabaseClock
 from tests.commands import Shell
@@ -34,10 +35,12 @@ SERVER: dict[str, PostgresServer] = {}
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """One PostgreSQL for the whole session; BACKFILL_POSTGRES_BIN chooses another major."""
-    server = PostgresServer.start(_reachable(tmp_path_factory) / "data")
+    folder = _reachable(tmp_path_factory)
+    server = PostgresServer.start(folder / "data")
     SERVER["it"] = server
     yield server
     server.stop()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _reachable(factory: pytest.TempPathFactory) -> Path:
@@ -171,7 +174,10 @@ class Project:
         """Wait until PostgREST offers a function."""
         import httpx
 
-        headers = {"apikey": self.keys.service_role, "Authorization": f"Bearer {self.keys.service_role}"}
+        headers = {
+            "apikey": self.keys.service_role,
+            "Authorization": f"Bearer {self.keys.service_role}",
+        }
         for _ in range(400):
             answer = httpx.post(f"{self.rest_url}/rpc/{name}", headers=headers, json={})
             if answer.status_code != 404:
@@ -191,9 +197,7 @@ class Project:
 
     def approve(self, plan: backfill.Plan) -> None:
         """Approve as somebody in the SQL editor does."""
-        self.db.execute(
-            "select public.backfill_approve(%s, %s, 'Ada')", (plan.run_id, plan.digest)
-        )
+        self.db.execute("select public.backfill_approve(%s, %s, 'Ada')", (plan.run_id, plan.digest))
 
 
 @pytest.fixture
@@ -255,5 +259,8 @@ def shell(
 ) -> Shell:
     """The command line on the project, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    environment = {"SUPABASE_URL": project.url, "SUPABASE_SERVICE_ROLE_KEY": project.keys.service_role}
+    environment = {
+        "SUPABASE_URL": project.url,
+        "SUPABASE_SERVICE_ROLE_KEY": project.keys.service_role,
+    }
     return Shell(monkeypatch, capsys, environment)

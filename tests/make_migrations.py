@@ -24,7 +24,11 @@ def built() -> dict[str, str]:
     """Name -> text of every migration, as `sql/` says now."""
     return {
         name: "\n".join(
-            [f"-- from sql/{f.name}\n{f.read_text()}" for f in numbered_files() if int(f.name[:2]) in numbers]
+            [
+                f"-- from sql/{f.name}\n{f.read_text()}"
+                for f in numbered_files()
+                if int(f.name[:2]) in numbers
+            ]
             + [RELOAD]
         )
         for name, numbers in PARTS.items()

@@ -9,9 +9,9 @@ from typing import Any
 
 import anyio
 import pytest
-from supabase import create_client
 
 import backfill
+from supabase import create_client
 from tests.conftest import Project
 from tests.seed import SEED
 

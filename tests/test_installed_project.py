@@ -14,7 +14,8 @@ import pytest
 import backfill
 from backfill import installing, migrations
 from backfill.sample import builds_index_concurrently, statements
-from backfill.stack_gateway import ApiKeys, gateway_in_thread
+from backfill.stack_gateway import gateway_in_thread
+from backfill.stack_keys import ApiKeys
 from backfill.stack_servers import PostgresServer, RestServer
 from tests.catalog import snapshot
 from tests.seed import SEED
@@ -27,9 +28,7 @@ def user_project(
     """Somebody's project without ours: URL and service key."""
     jwt_secret = secrets.token_urlsafe(48)
     keys = ApiKeys.new(jwt_secret)
-    rest = RestServer.start(
-        postgres_server.authenticator_dsn(sample_db.info.dbname), jwt_secret
-    )
+    rest = RestServer.start(postgres_server.authenticator_dsn(sample_db.info.dbname), jwt_secret)
     try:
         with gateway_in_thread(rest.url, keys) as gateway:
             yield gateway.url, keys.service_role

@@ -9,6 +9,7 @@ from tests.clocks import DatabaseClock
 from tests.conftest import Project
 from tests.seed import SEED
 
+
 def test_the_seed_plan_is_measured_from_the_database(bf: backfill.Backfill) -> None:
     """39 / 13 / 39 / 13, categories 13 and 26, 52 writes, nine batches 15 s apart."""
     shown = bf.plan(**SEED).as_dict()

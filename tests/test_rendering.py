@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 
+from backfill.markdown import code, duration, escaped, mm_ss
 from backfill.models import (
     Approval,
     Check,
@@ -20,16 +21,8 @@ from backfill.models import (
     UndoEffect,
     Verification,
 )
-from backfill.rendering import (
-    code,
-    duration,
-    escaped,
-    mm_ss,
-    plan_markdown,
-    summary_markdown,
-    undo_markdown,
-    verification_markdown,
-)
+from backfill.rendering import plan_markdown
+from backfill.reporting import summary_markdown, undo_markdown, verification_markdown
 
 RUN = "22dc9d26-0e85-4a2c-9bdc-1b92db031930"
 DIGEST = "a261f1ecc13668a0c44fa538787b47741ec50f7705721dd416c7124a87532fe8"
@@ -153,9 +146,10 @@ def section_of(markdown: str, title: str) -> str:
         "**Created**: 2025-09-17T08:00:00Z",
         "**Environment**: staging",
         "**Since**: 2025-08-01",
-        "**`engine_version`**: `v1.2.1`",
-        "**`fc_version`**: `v1.2`",
-        "**`basis`**: `functions`",
+        "**Engine version**: `v1.2.1`",
+        "**FC version**: `v1.2`",
+        "**Basis**: `functions`",
+        "**Target**: `prism`",
         "**Throttle**: 20/min",
         "**Batch size**: 5",
         f"**Digest**: `{DIGEST}`",
@@ -229,6 +223,40 @@ def test_the_pace_says_why_a_faster_one_would_break_the_throttle() -> None:
     pace = section_of(plan_markdown(seed_plan()), "Batching strategy")
     assert "batches start 15 s apart" in pace
     assert "A batch every 12 s would be 25/min: the throttle wins" in pace
+
+
+@pytest.mark.parametrize(
+    ("throttle", "size", "spacing_s", "said"),
+    [
+        (600, 5, 0.5, "batches start 0.5 s apart\n"),
+        (60, 1, 1, "batches start 1 s apart\n"),
+        (20, 3, 10, "A batch every 8 s would be 22.5/min: the throttle wins\n"),
+        (5, 5, 60, "A batch every 30 s would be 10/min: the throttle wins\n"),
+    ],
+)
+def test_a_faster_pace_is_named_only_where_it_is_whole_seconds(
+    throttle: int, size: int, spacing_s: float, said: str
+) -> None:
+    plan = seed_plan(
+        request={**REQUEST, "throttle_per_minute": throttle, "batch_size": size},
+        figures={**FIGURES, "batch_spacing_s": spacing_s},
+    )
+    assert said in section_of(plan_markdown(plan), "Batching strategy")
+
+
+def test_a_parameter_without_a_name_for_people_is_listed_by_its_own_after_the_others() -> None:
+    shown = plan_markdown(seed_plan(request={"model_version": "m1", **REQUEST, "unused": None}))
+    facts = [line for line in shown.split("\n## ")[0].splitlines() if line.startswith("- ")]
+    names = [line.split("**")[1] for line in facts]
+    assert names[names.index("Engine version") : names.index("Throttle")] == [
+        "Engine version",
+        "FC version",
+        "Basis",
+        "Target",
+        "Minimum responses",
+        "Minimum FC responses",
+        "`model_version`",
+    ]
 
 
 def test_without_a_throttle_no_runtime_is_predicted() -> None:

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from backfill import sample
+from backfill.errors import BadRequest
 
 SEED_SQL = Path(__file__).parents[1] / "supabase" / "seed.sql"
 NAMED = "618c5ea6-3f0d-4b8e-9a41-5d2c7e90b1f4"  # lacks profile and FC scores
@@ -431,7 +432,7 @@ def test_a_sample_is_the_seed_or_a_number(asked: str | int, candidates: int) -> 
 @pytest.mark.parametrize("asked", ["", "0", 0, -3, "-3", "1.5", "many", "1_000", True, "²"])
 def test_another_sample_is_refused_before_anything_is_touched(asked: str | int) -> None:
     """One sentence that says what is allowed; the database in the DSN is never asked for."""
-    with pytest.raises(ValueError, match="'seed' or a number"):
+    with pytest.raises(BadRequest, match="'seed' or a number"):
         sample.load("host=/nowhere", asked)
 
 

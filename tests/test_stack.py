@@ -20,18 +20,19 @@ import psycopg
 import pytest
 from multidict import CIMultiDict
 
-from backfill import stack, stack_parts
+from backfill import stack, stack_parts, stack_supervisor
+from backfill.errors import BackfillError, ExitCode
 from backfill.stack_gateway import (
     NO_KEY,
     UPSTREAM_DOWN,
     WRONG_KEY,
-    ApiKeys,
     Refusal,
     Route,
     gateway_in_thread,
     route,
 )
-from backfill.stack_servers import PostgresServer, free_port
+from backfill.stack_keys import ApiKeys
+from backfill.stack_servers import PostgresServer, ServerError, free_port
 
 PATIENCE_S = 20.0
 PROBES = b"""
@@ -111,7 +112,9 @@ def _alive(pid: int) -> bool:
 
 
 def _supervisor(home: Path) -> int:
-    return int(json.loads((home / stack.STATE_FILE).read_text())["running"]["supervisor"][0])
+    return int(
+        json.loads((home / stack_supervisor.STATE_FILE).read_text())["running"]["supervisor"][0]
+    )
 
 
 def _family(pid: int) -> set[int]:
@@ -214,7 +217,7 @@ def test_the_environment_is_what_a_client_needs(local: stack.Stack) -> None:
 
 
 def test_the_secrets_on_disk_are_ours_alone(local: stack.Stack) -> None:
-    for name in (stack.STATE_FILE, stack.LOG_FILE, stack.LOCK_FILE):
+    for name in (stack_supervisor.STATE_FILE, stack.LOG_FILE, stack.LOCK_FILE):
         assert (local.dir / name).stat().st_mode & 0o077 == 0, name
 
 
@@ -238,8 +241,9 @@ def test_a_stop_leaves_no_process_and_a_restart_keeps_data_and_keys(home: Path) 
     assert stack.stop(home)
     assert not any(_alive(pid) for pid in family)
     assert not stack.stop(home)
-    with pytest.raises(stack.StackError, match="No stack is running"):
+    with pytest.raises(stack.StackError, match="No stack is running") as refused:
         stack.env(home)
+    assert refused.value.next_step == f"backfill local start --dir {home}"
 
     second = stack.start(home, sample="none", tie_to_parent=True)
     assert second.secret_key == first.secret_key
@@ -271,9 +275,34 @@ def test_a_killed_supervisor_leaves_no_process_and_the_next_start_works(home: Pa
 
 
 def test_a_sample_that_does_not_load_is_an_error_with_its_reason(home: Path) -> None:
-    with pytest.raises(stack.StackError, match="a wrong sample"):
+    with pytest.raises(stack.StackError, match="not 'a wrong sample'") as refused:
         stack.start(home, sample="a wrong sample", tie_to_parent=True)
+    assert "\n" not in refused.value.message
+    assert refused.value.next_step == "backfill local start --sample seed"
     assert not stack.stop(home)
+
+
+def test_a_start_in_the_usual_folder_needs_no_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(stack.StackError) as refused:
+        stack.env(stack.DEFAULT_DIR)
+    assert refused.value.next_step == "backfill local start"
+
+
+def test_a_surprise_in_the_supervisor_comes_with_its_trace(home: Path) -> None:
+    stored = {"kept": {"data_dir": str(home / "data"), "keys": {}}}
+    (home / stack_supervisor.STATE_FILE).write_text(json.dumps(stored))
+    with pytest.raises(stack.StackError, match="did not start: TypeError") as failed:
+        stack.start(home, sample="none", tie_to_parent=True)
+    assert "Traceback" in failed.value.message
+
+
+@pytest.mark.parametrize("error", [stack.StackError, ServerError, stack_parts.PartMissing])
+def test_every_failure_of_the_stack_is_one_of_the_librarys(error: type[BackfillError]) -> None:
+    assert issubclass(error, BackfillError)
+    assert error.exit_code is ExitCode.FAILED
 
 
 def test_a_missing_part_is_named_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,6 +310,7 @@ def test_a_missing_part_is_named_with_the_way_out(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(stack_parts.PartMissing) as missing:
         stack_parts.find_postgres()
     assert missing.value.part == "PostgreSQL"
+    assert missing.value.next_step == missing.value.way_out
     assert stack_parts.INSTALL_EXTRA in str(missing.value)
 
     monkeypatch.setenv(stack_parts.POSTGREST_VARIABLE, "/nowhere/postgrest")

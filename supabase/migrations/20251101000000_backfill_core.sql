@@ -813,6 +813,7 @@ begin
 exception when invalid_datetime_format or datetime_field_overflow or invalid_parameter_value then
   perform backfill_private.refuse('OB013', format('%s is no date: %s', p_name, left(p_text, 40)),
     'give a day such as 2025-08-01, or a timestamp with an offset');
+  return null;
 end
 $$;
 
@@ -861,7 +862,7 @@ declare
   v_source backfill_private.sources;
   v_given text;
   v_found text[];
-  v_ids text[] := '{}';
+  v_ids text[] := array[]::text[];
 begin
   select * into strict v_source from backfill_private.sources where target = p_target;
   foreach v_given in array p_given loop
@@ -1253,7 +1254,7 @@ set search_path = ''
 as $$
 declare
   v_run public.backfill_runs;
-  v_sessions integer;
+  v_sessions bigint;
   v_batches integer;
   v_settings public.backfill_settings;
   v_gone text;
@@ -1715,6 +1716,8 @@ create trigger backfill_approvals_no_truncate before truncate on public.backfill
 
 alter table public.backfill_approvals enable row level security;
 revoke all on public.backfill_approvals from public, anon, authenticated, service_role;
+-- Older projects open new sequences too, and an identity's number needs no right on its sequence.
+revoke all on sequence public.backfill_approvals_approval_id_seq from public, anon, authenticated, service_role;
 grant select on public.backfill_approvals to authenticated, service_role;
 grant insert (run_id, digest, decision, approver, note) on public.backfill_approvals to authenticated, service_role;
 create policy "everybody with a backfill role reads decisions" on public.backfill_approvals
@@ -1804,6 +1807,8 @@ comment on column public.backfill_receipts.undone_at is 'When an undo took this 
 
 alter table public.backfill_receipts enable row level security;
 revoke all on public.backfill_receipts from public, anon, authenticated, service_role;
+-- Older projects open new sequences too, and an identity's number needs no right on its sequence.
+revoke all on sequence public.backfill_receipts_receipt_id_seq from public, anon, authenticated, service_role;
 grant select (receipt_id, run_id, ordinal, session_id, component, kind, operation, table_name, row_key,
     before_hash, after_hash, attempt, at, undone_at)
   on public.backfill_receipts to authenticated, service_role;
@@ -2183,7 +2188,7 @@ set search_path = ''
 as $$
 declare
   v_mine jsonb;
-  v_settled jsonb := '[]';
+  v_settled jsonb := '[]'::jsonb;
 begin
   perform backfill_private.authorize('apply');
   perform backfill_private.locked_run(p_run_id);
@@ -2291,7 +2296,7 @@ declare
   v_now timestamptz := backfill_private.clock();
   v_batch integer := (p_run.request ->> 'batch_size')::integer;
   v_throttle integer := (p_run.request ->> 'throttle_per_minute')::integer;
-  v_started integer;
+  v_started bigint;
   v_oldest timestamptz;
 begin
   wait_s := greatest(extract(epoch from p_run.next_batch_at - v_now), 0);
@@ -2367,7 +2372,7 @@ begin
     where i.run_id = p_run_id and i.ordinal = f.ordinal and (f.filled is not null or i.filled <> '{}')
     returning i.state
   )
-  select count(*) filter (where n.state = 'skipped') into v_skipped from noted as n;
+  select count(*) filter (where n.state = 'skipped')::integer into v_skipped from noted as n;
   return v_skipped;
 end
 $$;
@@ -2515,7 +2520,7 @@ declare
   v_run public.backfill_runs;
   v_again integer[];
   v_phase text;
-  v_answer jsonb := '{"granted": []}';
+  v_answer jsonb := '{"granted": []}'::jsonb;
   v_pace record;
 begin
   perform backfill_private.authorize('apply');
@@ -2536,7 +2541,7 @@ begin
   elsif v_phase is null then
     v_answer := backfill_private.finish_or_wait(v_run);
   elsif v_phase <> 'priority' and backfill_private.judge_canary(v_run) <> 'passed' then
-    v_answer := '{"granted": [], "wait_s": 1, "wait_for": "canary"}';
+    v_answer := '{"granted": [], "wait_s": 1, "wait_for": "canary"}'::jsonb;
   else
     v_pace := backfill_private.allowance(v_run);
     v_answer := case when v_pace.wait_s > 0
@@ -2562,7 +2567,7 @@ begin
   if jsonb_array_length(v_grants) > 0 then
     return jsonb_build_object('granted', v_grants);
   elsif exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.state = 'pending') then
-    return '{"granted": [], "wait_s": 1, "wait_for": "leases"}';
+    return '{"granted": [], "wait_s": 1, "wait_for": "leases"}'::jsonb;
   end if;
   return backfill_private.finish_or_wait(p_run);
 end
@@ -2576,16 +2581,16 @@ set search_path = ''
 as $$
 begin
   if exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.state = 'leased') then
-    return '{"granted": [], "wait_s": 1, "wait_for": "leases"}';
+    return '{"granted": [], "wait_s": 1, "wait_for": "leases"}'::jsonb;
   end if;
   if exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.phase = 'priority')
     and backfill_private.judge_canary(p_run) = 'failed' then
-    return '{"granted": []}';
+    return '{"granted": []}'::jsonb;
   end if;
   perform backfill_private.move(p_run.run_id, 'completed', null, (
     select jsonb_object_agg(s.state, s.n)
     from (select i.state, count(*) as n from public.backfill_items as i where i.run_id = p_run.run_id group by 1) as s));
-  return '{"granted": []}';
+  return '{"granted": []}'::jsonb;
 end
 $$;
 
@@ -2609,7 +2614,7 @@ begin
       and i.lease_until > backfill_private.clock()
     returning 1
   )
-  select count(*) into v_renewed from mine;
+  select count(*)::integer into v_renewed from mine;
   return v_renewed;
 end
 $$;
@@ -2665,7 +2670,7 @@ set search_path = ''
 as $$
 declare
   v_most integer := (select max_throttle_per_minute from public.backfill_settings for no key update);
-  v_taken integer;
+  v_taken bigint;
 begin
   select coalesce(sum((r.request ->> 'throttle_per_minute')::integer), 0) into v_taken
   from public.backfill_runs as r where r.state = 'running' and r.run_id <> p_run.run_id;
@@ -2683,6 +2688,7 @@ $$;
 create function backfill_private.reason_to_hold(p_run public.backfill_runs)
 returns text
 language plpgsql
+stable
 set search_path = ''
 as $$
 begin
@@ -3507,7 +3513,7 @@ declare
   v_headers text := current_setting('request.headers', true);
   v_row record;
   v_why text;
-  v_conflicts jsonb := '[]';
+  v_conflicts jsonb := '[]'::jsonb;
 begin
   perform from public.backfill_items where run_id = p_run_id and ordinal = p_ordinal for update;
   update public.backfill_items

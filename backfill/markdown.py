@@ -1,0 +1,92 @@
+"""Pieces of Markdown: escaped text, code, tables, times, counts. Pure: data in, text out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+MARKS = {"ok": "✅", "warn": "⚠️", "fail": "❌", "pass": "✅", "partial": "⚠️"}
+NONE = "-"
+
+_MINUTE_S = 60
+_SPECIAL = re.compile(r"[\\`*<\[\]|~]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)")
+
+
+def escaped(value: object) -> str:
+    """One line of plain text that no Markdown, HTML or terminal takes for anything else."""
+    line = "".join(c if c.isprintable() else " " for c in str(value))
+    return _SPECIAL.sub(r"\\\g<0>", " ".join(line.split()))
+
+
+def code(value: object) -> str:
+    """A code span; plain text where a code span in a table could not hold the value."""
+    text = str(value)
+    fits = text.isprintable() and re.fullmatch(r"[^`|\s]([^`|]*[^`|\s])?", text)
+    return f"`{text}`" if fits else escaped(text)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table; the cells are Markdown already. Numbers stand to the right."""
+    body = [list(row) for row in rows]
+    rules = [_rule([row[place] for row in body]) for place in range(len(header))]
+    lines = [header, rules, *body]
+    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
+
+
+def _rule(column: Sequence[object]) -> str:
+    return "---:" if column and all(isinstance(cell, int) for cell in column) else "---"
+
+
+def bullets(lines: Iterable[str]) -> str:
+    """A list, one line each."""
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def section(title: str, *parts: str) -> str:
+    """A section of the second level; empty parts are left out."""
+    return "\n\n".join([f"## {title}", *filter(None, parts)])
+
+
+def joined(*parts: str) -> str:
+    """A document of these parts; empty ones are left out."""
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def fenced(language: str, text: str) -> str:
+    """A block of code."""
+    return f"```{language}\n{text}\n```"
+
+
+def mm_ss(seconds: float) -> str:
+    """75 as 01:15; from an hour on 3725 as 1:02:05. Rounded to whole seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, left = divmod(minutes, 60)
+    return f"{hours}:{left:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
+
+
+def duration(seconds: float) -> str:
+    """15 as "15 s", 8.571429 as "8.571 s", 120 as "2 min", 3725 as "1 h 2 min 5 s"."""
+    if seconds < _MINUTE_S:
+        return f"{seconds:.3f}".rstrip("0").rstrip(".") + " s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, left = divmod(minutes, 60)
+    named = ((hours, "h"), (left, "min"), (rest, "s"))
+    return " ".join(f"{count} {unit}" for count, unit in named if count)
+
+
+def counted(count: int, noun: str) -> str:
+    """1 session, 1,200 sessions, 2 batches."""
+    plural = noun + ("es" if noun.endswith("ch") else "s")
+    return f"{count:,} {noun if count == 1 else plural}"
+
+
+def utc(moment: datetime | None) -> str:
+    """A moment in UTC, to the second."""
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}" if moment else NONE
+
+
+def day(text: Any) -> str:
+    """The text of a moment, without its time where that is the start of a UTC day."""
+    return str(text).removesuffix("T00:00:00+00:00") if text else NONE

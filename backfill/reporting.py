@@ -1,0 +1,150 @@
+"""What is said after a run: its summary, its verification, its undo, as Markdown for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from backfill.markdown import (
+    MARKS,
+    NONE,
+    bullets,
+    code,
+    counted,
+    escaped,
+    fenced,
+    joined,
+    section,
+    table,
+    utc,
+)
+from backfill.rendering_state import (
+    counts_by_state,
+    error_text,
+    next_commands,
+    reason_line,
+    state_title,
+)
+
+if TYPE_CHECKING:
+    from backfill.models import FailedSession, Json, Status, UndoEffect, Verification
+
+
+def summary_markdown(
+    status: Status, verification: Verification | None, failures: Sequence[FailedSession]
+) -> str:
+    """How a run ended: its counts, its failed sessions, and the verdict where it was verified."""
+    verified = _verified(verification) if verification else "Not verified."
+    return joined(
+        f"# Backfill run {code(status.run_id)}",
+        state_title(status.state),
+        reason_line(status.reason),
+        f"Waits for: {escaped(status.waits_for)}" if status.waits_for else "",
+        counts_by_state({**status.counts, "total": status.total}),
+        _approved(status),
+        section("Failed sessions", _failures(failures)),
+        verified,
+        section("Audit", _audit(status.audit_count, status.audit_head)),
+        next_commands(status.run_id, status.state, len(failures)),
+    )
+
+
+def _approved(status: Status) -> str:
+    if not status.approved_by:
+        return ""
+    return f"Approved by {escaped(status.approved_by)}, valid until {utc(status.approved_until)}."
+
+
+def _failures(failures: Sequence[FailedSession]) -> str:
+    rows = ((code(f.session_id), error_text(f)) for f in failures)
+    return table(("Session", "Error"), rows) if failures else "None."
+
+
+def _audit(count: int, head: str) -> str:
+    return (
+        f"{counted(count, 'event')}, head {code(head or NONE)}. "
+        "Keep the head outside the database: a chain computed anew shows against it."
+    )
+
+
+def verification_markdown(verification: Verification) -> str:
+    """What stands in the tables against what was planned."""
+    return joined(
+        f"# Verification of run {code(verification.run_id)}",
+        _verified(verification),
+        section("Audit", _audit(verification.audit_count, verification.audit_head)),
+    )
+
+
+def _verified(verification: Verification) -> str:
+    verdict = verification.verdict
+    rows = (
+        (MARKS[c.status], code(c.name), c.expected, c.actual, _shares(c.inserted, c.updated))
+        for c in verification.criteria
+    )
+    critical = bullets(f"{MARKS['fail']} {escaped(what)}" for what in verification.critical)
+    return "\n\n".join(
+        part
+        for part in (
+            f"## Verdict: {MARKS[verdict]} {verdict.upper()}",
+            table(("", "Criterion", "Expected", "Counted", "Of these"), rows),
+            f"**Critical**\n\n{critical}" if critical else "",
+            _buckets(verification.buckets),
+        )
+        if part
+    )
+
+
+def _shares(inserted: int | None, updated: int | None) -> str:
+    return "" if inserted is None else f"{inserted:,} new, {updated or 0:,} updated"
+
+
+def _buckets(buckets: Mapping[str, Sequence[Mapping[str, Json]]]) -> str:
+    """The counts of all, and the rows of those that are not as planned."""
+    counts = table(
+        ("Rows", "Count"), ((n.replace("_", " "), len(rows)) for n, rows in buckets.items())
+    )
+    odd = [
+        (name.replace("_", " "), code(row["session_id"]), code(row["component"]))
+        for name, rows in buckets.items()
+        if name != "as_planned"
+        for row in rows
+    ]
+    listed = table(("Rows", "Session", "Component"), odd) if odd else ""
+    return "\n\n".join(filter(None, (counts, listed)))
+
+
+def undo_markdown(effect: UndoEffect) -> str:
+    """What an undo would take back, or took back, and the rows in conflict that it leaves."""
+    previewed = effect.state == "previewed"
+    tables = sorted({*effect.deletes, *effect.restores})
+    rows = ((code(t), effect.deletes.get(t, 0), effect.restores.get(t, 0)) for t in tables)
+    return joined(
+        f"# Undo of run {code(effect.run_id)}",
+        "A preview: nothing has been changed."
+        if previewed
+        else f"Carried out; the run is {effect.state.replace('_', ' ')}.",
+        f"{counted(effect.sessions, 'session')}, digest {code(effect.digest)}" if previewed else "",
+        table(("Table", "Rows deleted", "Rows restored"), rows) if tables else "No row to undo.",
+        section("Conflicts", _conflicts(effect.conflicts)),
+        _confirm(effect) if previewed and effect.sessions else "",
+    )
+
+
+def _conflicts(conflicts: Sequence[Mapping[str, Json]]) -> str:
+    if not conflicts:
+        return "None."
+    rows = (
+        (code(c["session_id"]), code(c["table"]), _key(c["row"]), escaped(c["reason"]))
+        for c in conflicts
+    )
+    return "Left as they are:\n\n" + table(("Session", "Table", "Row", "Why"), rows)
+
+
+def _key(row: Mapping[str, Json]) -> str:
+    return ", ".join(f"{code(name)} {code(value)}" for name, value in row.items())
+
+
+def _confirm(effect: UndoEffect) -> str:
+    confirm = f'backfill rollback {effect.run_id} --confirm {effect.digest} --reason "…"'
+    return "Next:\n\n" + fenced("sh", confirm)

@@ -1,0 +1,236 @@
+"""Finding what is missing stays cheap in a large project: an index, two joins, few counts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+from pytest_postgresql import factories
+
+from backfill.stack_servers import PostgresServer
+from tests.conftest import SERVER, _as_postgres, _load_project
+
+Db = psycopg.Connection[Any]
+Node = dict[str, Any]
+
+# 100,000 sessions, one every ten minutes; of 500 in a row 50 are under way, 10 lack both, 10 FC
+# scores, 10 a profile. One of the first ten and one of the second have too few answers.
+CROWD = """
+truncate public.assessment_sessions cascade;
+create temporary table crowd as
+select n, md5('crowd ' || n)::uuid as id,
+  '2024-01-01T00:00:00Z'::timestamptz + n * interval '10 minutes' as at,
+  n % 10 <> 0 as is_completed,
+  n % 50 in (1, 3) as lacks_profile, n % 50 in (1, 2) as lacks_fc,
+  n % 500 <> 1 as has_response, n % 500 <> 2 as has_fc_response
+from generate_series(1, 100000) as n;
+insert into public.assessment_sessions (id, status, created_at)
+select id, case when is_completed then 'completed' else 'in_progress' end, at from crowd;
+insert into public.assessment_responses (session_id, question_id, answer_value)
+select id, 1, 3 from crowd where has_response;
+insert into public.fc_responses (session_id, block_id, option_id)
+select id, 1, 1 from crowd where has_fc_response;
+insert into public.profiles (session_id, results_version, type_code)
+select id, 'v1.2.1', 'INTP' from crowd where is_completed and not lacks_profile;
+insert into public.fc_scores (session_id, version, scores_json, blocks_answered)
+select id, 'v1.2', '{}', 1 from crowd where is_completed and not lacks_fc;
+drop table crowd;
+analyze;
+"""
+EXPECTED = {
+    "backfill_candidates": 5600,
+    "backfill_missing_profiles": 3800,
+    "backfill_missing_fc_scores": 3600,
+}
+REQUEST = {
+    "since": "2024-01-01",
+    "throttle_per_minute": 6000,
+    "batch_size": 100,
+    "environment": "staging",
+}
+WINDOW = ("2024-06-03T00:00:00Z", "2024-06-10T00:00:00Z")
+GAPS_IN_WINDOW = 60
+
+
+def _load_crowd(*, dbname: str, **_: Any) -> None:
+    with psycopg.connect(SERVER["it"].superuser_dsn(dbname), autocommit=True) as connection:
+        connection.execute(CROWD.encode())
+
+
+crowded_template = factories.postgresql_noproc(
+    depends_on="cluster", dbname="crowded", load=[_load_project, _load_crowd]
+)
+crowded_admin = factories.postgresql("crowded_template")
+
+
+@pytest.fixture
+def crowded_db(postgres_server: PostgresServer, crowded_admin: Db) -> Iterator[Db]:
+    """A project of 100,000 sessions with ours, as role postgres."""
+    with _as_postgres(postgres_server, crowded_admin) as connection:
+        yield connection
+
+
+def open_run(db: Db) -> Any:
+    row = db.execute("select public.backfill_open(%s) as id", (json.dumps(REQUEST),)).fetchone()
+    assert row is not None
+    return row["id"]
+
+
+def plan_of_a_window(db: Db) -> list[Node]:
+    """Every node of the plan that a window is collected with, as it went."""
+    run = open_run(db)
+    with db.transaction():
+        db.execute(
+            "select set_config('backfill.request', request::text, true)"
+            " from public.backfill_runs where run_id = %s",
+            (run,),
+        )
+        query = f"explain (analyze, timing off, format json) {collecting(db, run)}"
+        row = db.execute(query.encode()).fetchone()
+    assert row is not None
+    return list(nodes(row["QUERY PLAN"][0]["Plan"]))
+
+
+def collecting(db: Db, run: object) -> str:
+    """The statement that collects a window, out of the function that runs it, with its values."""
+    row = db.execute(
+        "select substring(prosrc from $$execute format\\('(.*?)',$$) as query"
+        " from pg_proc where oid = 'backfill_private.collect_window(uuid)'::regprocedure"
+    ).fetchone()
+    assert row is not None
+    query: str = row["query"].replace("%s", "backfill_private.prism_gaps")
+    for place, value in enumerate((run, *WINDOW), start=1):
+        query = query.replace(f"${place}", f"'{value}'")
+    return query
+
+
+def nodes(node: Node) -> Iterator[Node]:
+    """The node and everything below it, each with how it hangs on what stands above."""
+    yield node
+    for child in node.get("Plans", []):
+        part = "SubPlan" if node.get("part") == "SubPlan" else child["Parent Relationship"]
+        yield from nodes(child | {"part": part})
+
+
+def scans_of(plan: list[Node], table: str) -> list[Node]:
+    return [node for node in plan if node.get("Relation Name") == table]
+
+
+def counts(db: Db) -> dict[str, int]:
+    """The rows of each view, as the service key sees them, without any argument."""
+    with db.transaction():
+        db.execute("set local role service_role")
+        return {
+            view: db.execute(f"select count(*) as n from public.{view}".encode()).fetchall()[0]["n"]
+            for view in EXPECTED
+        }
+
+
+def found(db: Db) -> list[tuple[Any, ...]]:
+    """What planning finds in the whole project: every session with what it lacks."""
+    run = open_run(db)
+    collect = "select public.backfill_collect(%s) as is_done"
+    while not db.execute(collect, (run,)).fetchall()[0]["is_done"]:
+        pass
+    rows = db.execute(
+        "select session_id, components, excluded from backfill_private.findings"
+        " where run_id = %s order by 1",
+        (run,),
+    )
+    return [tuple(row.values()) for row in rows]
+
+
+# -- the plan
+
+
+def test_a_window_is_read_through_the_partial_index(crowded_db: Db) -> None:
+    """The dates of the window bound the index; the other sessions are not looked at."""
+    plan = plan_of_a_window(crowded_db)
+    used = [n for n in plan if n.get("Index Name") == "backfill_completed_sessions"]
+    assert len(used) == 1
+    assert used[0]["Index Cond"].count("created_at") == 2
+    assert {n["Node Type"] for n in scans_of(plan, "assessment_sessions")} <= {
+        "Index Scan",
+        "Index Only Scan",
+        "Bitmap Heap Scan",
+    }
+
+
+def test_what_is_missing_is_found_by_two_outer_joins(crowded_db: Db) -> None:
+    """An OR of two NOT EXISTS would ask both tables anew for every session."""
+    plan = plan_of_a_window(crowded_db)
+    joins = [node["Join Type"] for node in plan if "Join Type" in node]
+    assert len(joins) == 2
+    assert set(joins) <= {"Left", "Right"}
+
+
+@pytest.mark.parametrize("table", ["profiles", "fc_scores"])
+def test_a_derived_table_is_scanned_once_and_in_no_subplan(crowded_db: Db, table: str) -> None:
+    """A subplan runs once a session, hidden from the planner's choice of a join."""
+    scans = scans_of(plan_of_a_window(crowded_db), table)
+    assert [scan["part"] == "SubPlan" for scan in scans] == [False]
+
+
+@pytest.mark.parametrize("table", ["assessment_responses", "fc_responses"])
+def test_the_answers_are_never_read_as_a_whole(crowded_db: Db, table: str) -> None:
+    """They are the largest tables of the project."""
+    scans = scans_of(plan_of_a_window(crowded_db), table)
+    assert scans
+    assert [scan for scan in scans if scan["Node Type"] == "Seq Scan"] == []
+
+
+def test_answers_are_counted_for_what_lacks_something_alone(crowded_db: Db) -> None:
+    """Of the window's 907 completed sessions 60 lack something: no more than 60 counts."""
+    plan = plan_of_a_window(crowded_db)
+    assert plan[1]["Actual Rows"] == GAPS_IN_WINDOW
+    looked = [scan["Actual Loops"] for scan in scans_of(plan, "assessment_responses")]
+    assert 0 < max(looked) <= GAPS_IN_WINDOW
+
+
+# -- the answers
+
+
+def test_the_views_answer_without_arguments(crowded_db: Db) -> None:
+    """Pasted in an editor they show all of the project, by the versions of backfill_targets."""
+    assert counts(crowded_db) == EXPECTED
+
+
+def test_coverage_adds_up_over_all_days(crowded_db: Db) -> None:
+    """Each completed session stands in one day, and once: complete, lacking, or excluded."""
+    with crowded_db.transaction(), crowded_db.cursor(row_factory=dict_row) as cursor:
+        cursor.execute("set local role service_role")
+        cursor.execute(
+            "select count(*)::int as days, sum(completed)::int as completed,"
+            " sum(complete)::int as complete, sum(missing_profile)::int as missing_profile,"
+            " sum(missing_fc_scores)::int as missing_fc_scores,"
+            " sum(missing_both)::int as missing_both, sum(excluded)::int as excluded"
+            " from public.backfill_daily_coverage"
+        )
+        assert cursor.fetchone() == {
+            "days": 695,
+            "completed": 90000,
+            "complete": 84000,
+            "missing_profile": 3800,
+            "missing_fc_scores": 3600,
+            "missing_both": 1800,
+            "excluded": 400,
+        }
+
+
+def test_planning_finds_what_the_views_show(crowded_db: Db) -> None:
+    """Collected window by window: 5,600 candidates, 400 excluded."""
+    findings = found(crowded_db)
+    assert len(findings) == 6000
+    assert sum(excluded is None for *_, excluded in findings) == EXPECTED["backfill_candidates"]
+
+
+def test_without_the_index_the_same_is_found(crowded_db: Db) -> None:
+    """The index is a matter of speed alone."""
+    before = found(crowded_db)
+    crowded_db.execute("drop index public.backfill_completed_sessions")
+    assert found(crowded_db) == before
+    assert counts(crowded_db) == EXPECTED
