@@ -11,7 +11,7 @@ from uuid import uuid4
 import anyio
 
 from backfill.clock import Clock
-from backfill.errors import BackfillError, Paused
+from backfill.errors import ApprovalExpired, BackfillError, Paused
 from backfill.faults import Fault
 from backfill.gateway import CallFailed, Gateway
 from backfill.models import Event, Json
@@ -54,6 +54,10 @@ async def work(worker: Worker) -> None:
     )
     if started["state"] == "paused":
         raise _paused(worker.run_id, started["reason"])
+    if started["state"] == "expired":
+        raise ApprovalExpired(
+            f"the approval of run {worker.run_id} ran out", f"backfill plan --like {worker.run_id}"
+        )
     worker.tell("run_started", state=started["state"])
     while not worker.should_stop() and await _one_turn(worker):
         pass

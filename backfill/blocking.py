@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -63,6 +63,26 @@ class Undo:
         """Take the rows back; safe to call again after a crash. Raises UndoChanged."""
         effect: UndoEffect = self._run(self._undo.confirm, reason=reason)
         return effect
+
+    @property
+    def digest(self) -> str:
+        """What confirms this preview."""
+        return self.effect.digest
+
+    @property
+    def deletes(self) -> Mapping[str, int]:
+        """Rows that would be deleted, by table."""
+        return self.effect.deletes
+
+    @property
+    def restores(self) -> Mapping[str, int]:
+        """Rows that would get their former contents back, by table."""
+        return self.effect.restores
+
+    @property
+    def conflicts(self) -> tuple[Mapping[str, Json], ...]:
+        """Rows that are no longer what the run wrote: {session_id, table, row, reason}."""
+        return self.effect.conflicts
 
     def as_dict(self) -> dict[str, Json]:
         """The shape of `backfill rollback --json`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -69,6 +69,26 @@ class AsyncUndo:
         Raises UndoChanged where the rows are no longer as previewed.
         """
         return await confirm_undo(self._gateway, self.effect.run_id, self.effect.digest, reason)
+
+    @property
+    def digest(self) -> str:
+        """What confirms this preview."""
+        return self.effect.digest
+
+    @property
+    def deletes(self) -> Mapping[str, int]:
+        """Rows that would be deleted, by table."""
+        return self.effect.deletes
+
+    @property
+    def restores(self) -> Mapping[str, int]:
+        """Rows that would get their former contents back, by table."""
+        return self.effect.restores
+
+    @property
+    def conflicts(self) -> tuple[Mapping[str, Json], ...]:
+        """Rows that are no longer what the run wrote: {session_id, table, row, reason}."""
+        return self.effect.conflicts
 
     def as_dict(self) -> dict[str, Json]:
         """The shape of `backfill rollback --json`."""

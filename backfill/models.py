@@ -97,6 +97,44 @@ class Plan:
         return self.state == "empty"
 
     @property
+    def candidates(self) -> Mapping[str, Json]:
+        """{total, missing: {component: n}, missing_<component>, missing_both}."""
+        found = self.figures["candidates"]
+        missing = found["missing"]
+        return {
+            "total": found["total"],
+            "missing": missing,
+            **{f"missing_{name}": count for name, count in missing.items()},
+            "missing_both": found["missing_all"],
+        }
+
+    @property
+    def categories(self) -> Mapping[str, int]:
+        """Sessions by what they lack."""
+        return dict(self.figures["categories"])
+
+    @property
+    def expected_calls(self) -> Mapping[str, int]:
+        """Scoring calls by function, and in total."""
+        return dict(self.figures["expected_calls"])
+
+    @property
+    def expected_writes(self) -> Mapping[str, int]:
+        """Rows by table, and in total."""
+        return dict(self.figures["expected_writes"])
+
+    @property
+    def expected_runtime_s(self) -> float | None:
+        """Seconds from the first batch to the last one's start; None without a throttle."""
+        runtime = self.figures["expected_runtime_s"]
+        return None if runtime is None else float(runtime)
+
+    @property
+    def excluded(self) -> tuple[Mapping[str, str], ...]:
+        """Sessions that lack something and are left out: {session_id, reason}, 1,000 at most."""
+        return tuple(self.figures["excluded"])
+
+    @property
     def batch_spacing_s(self) -> float:
         """Seconds between the starts of two batches; 0 without a throttle."""
         return float(self.figures.get("batch_spacing_s") or 0)
@@ -129,9 +167,6 @@ class Plan:
         """The shape of `backfill plan --json`."""
         if self.is_empty:
             return {"state": "empty", "run_id": None, "request": dict(self.request)}
-        figures = dict(self.figures)
-        candidates = dict(figures["candidates"])
-        missing = candidates["missing"]
         return {
             "run_id": self.run_id,
             "state": self.state,
@@ -139,21 +174,16 @@ class Plan:
             "environment": self.environment,
             "created_at": self.created_at.isoformat() if self.created_at else None,
             "request": dict(self.request),
-            "candidates": {
-                "total": candidates["total"],
-                "missing": missing,
-                **{f"missing_{name}": count for name, count in missing.items()},
-                "missing_both": candidates["missing_all"],
-            },
-            "categories": figures["categories"],
-            "phases": figures["phases"],
-            "expected_calls": figures["expected_calls"],
-            "expected_writes": figures["expected_writes"],
+            "candidates": dict(self.candidates),
+            "categories": self.categories,
+            "phases": dict(self.figures["phases"]),
+            "expected_calls": self.expected_calls,
+            "expected_writes": self.expected_writes,
             "batches": [b.as_dict() for b in self.batches],
             "batch_spacing_s": self.batch_spacing_s,
-            "expected_runtime_s": figures["expected_runtime_s"],
-            "excluded": figures["excluded"],
-            "excluded_total": figures["excluded_total"],
+            "expected_runtime_s": self.expected_runtime_s,
+            "excluded": list(self.excluded),
+            "excluded_total": self.figures["excluded_total"],
             "checks": [c.as_dict() for c in self.checks],
         }
 
@@ -198,6 +228,11 @@ class Status:
         """All planned sessions."""
         return sum(self.counts.values())
 
+    @property
+    def audit(self) -> Mapping[str, Json]:
+        """{count, head} of the audit chain."""
+        return {"count": self.audit_count, "head": self.audit_head}
+
     def as_dict(self) -> dict[str, Json]:
         """The shape of `backfill status --json`."""
         return {
@@ -210,7 +245,7 @@ class Status:
             "waits_for": self.waits_for,
             "approved_by": self.approved_by,
             "approved_until": self.approved_until.isoformat() if self.approved_until else None,
-            "audit": {"count": self.audit_count, "head": self.audit_head},
+            "audit": self.audit,
         }
 
 

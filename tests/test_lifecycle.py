@@ -56,3 +56,16 @@ def test_apply_before_approval_writes_nothing(project: Project, bf: backfill.Bac
         bf.apply(plan.run_id)
     assert project.value("select count(*) from public.fc_scores") == before
     assert project.value("select count(*) from public.backfill_receipts") == 0
+
+
+def test_an_approval_that_ran_out_is_not_used(
+    project: Project, timed: backfill.Backfill, clock: DatabaseClock
+) -> None:
+    """A plan approved long ago may no longer be wanted: the run expires."""
+    plan = timed.plan(**SEED)
+    project.approve(plan)
+    clock.advance(7 * 24 * 3600)
+    with pytest.raises(backfill.ApprovalExpired):
+        timed.apply(plan.run_id)
+    assert timed.status(plan.run_id).state == "expired"
+    assert project.value("select count(*) from public.backfill_receipts") == 0
