@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Self
 
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from backfill.models import (
@@ -180,13 +188,18 @@ class ApplyProgress:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[rate]}"),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
             console=err,
             transient=True,
         )
         settled = status.total - status.counts["pending"] - status.counts["leased"]
-        self._task = self._bar.add_task("apply", total=status.total, completed=settled, note="")
+        self._task = self._bar.add_task("apply", total=status.total, completed=settled, note="", rate="")
         self._last = ""
+        self._scored = 0
+        self._began: datetime | None = None
 
     def __enter__(self) -> Self:
         if err.is_terminal:
@@ -198,6 +211,7 @@ class ApplyProgress:
 
     def hear(self, event: Event) -> None:
         """Show an event."""
+        self._began = self._began or event.at
         if event.kind == "batch_settled":
             self._settled(event)
         elif event.kind == "waiting":
@@ -208,12 +222,16 @@ class ApplyProgress:
         over = sum(state not in ("pending", "leased") for state in states)
         failed = states.count("failed")
         self._bar.advance(self._task, over)
+        self._scored += over
+        minutes = max((event.at - (self._began or event.at)).total_seconds(), 1) / 60
+        self._bar.update(self._task, rate=f"{self._scored / minutes:.0f}/min")
         line = f"batch {event.details['batch']}: {over - failed} done, {failed} failed"
         self._note(line)
 
     def _waiting(self, event: Event) -> None:
-        note = f"waits for {event.details['wait_for']}"
-        if event.details["wait_for"] == "throttle":
+        reason = str(event.details["wait_for"])
+        note = reason if reason.startswith("paused") else f"waits for the {reason}"
+        if reason == "throttle":
             note += f", {event.details['wait_s']:.0f} s"
         self._bar.update(self._task, note=note)
         if not err.is_terminal and note.split(",")[0] != self._last:

@@ -77,11 +77,10 @@ create table public.backfill_items (
 
 -- The gate finds an item by its fence; a fence belongs to one item.
 create unique index backfill_items_fence on public.backfill_items (fence_hash) where fence_hash is not null;
--- A session is leased once over all runs, whoever asks.
+-- A session is leased once over all runs, whoever asks; the few live leases are found here too, to see which ran out.
 create unique index backfill_items_one_lease on public.backfill_items (source, session_id) where state = 'leased';
--- The next batch, and the leases that ran out.
+-- The next batch.
 create index backfill_items_pending on public.backfill_items (run_id, ordinal) where state = 'pending';
-create index backfill_items_leases on public.backfill_items (lease_until) where state = 'leased';
 
 comment on table public.backfill_items is 'One row a planned session: its place in the plan and what became of it.';
 comment on column public.backfill_items.components is 'What the session lacked when the plan was sealed, in the order of the steps.';
@@ -115,7 +114,7 @@ revoke all on public.backfill_runs, public.backfill_items, backfill_private.find
 grant select on public.backfill_runs to authenticated, service_role;
 -- Not the fence's hash: nobody but the gate needs it.
 grant select (run_id, ordinal, source, session_id, session_at, components, category, phase, batch, state, attempts,
-    started_at, settled_at, failed_step, error_code, error_message, filled, worker, claim_id, lease_until)
+    started_at, settled_at, failed_step, error_code, error_message, filled, worker, claim_id, lease_kind, lease_until)
   on public.backfill_items to authenticated, service_role;
 
 create policy "everybody with a backfill role reads runs" on public.backfill_runs

@@ -4,9 +4,11 @@
 --
 -- p_request       parameters by name, see backfill_private.normal_request
 -- p_project_host  host of the project's URL, as the client sees it; the client compares it later
--- p_run_id        made by the client, so that a call whose reply was lost can be made again; null: made here
+-- p_run_id        made by the client, so that a call whose reply was lost can be made again: the same caller's same
+--                 request gets the same run; null: made here
 -- returns         the new run's id
--- raises          OB008 another environment, OB010 not allowed, OB013 or OB014 a parameter is not usable
+-- raises          OB008 another environment, OB010 not allowed, OB013 or OB014 a parameter is not usable or the run id
+--                 is taken
 create function backfill_private.open_run(p_request jsonb, p_project_host text, p_run_id uuid)
 returns uuid
 language plpgsql
@@ -34,6 +36,13 @@ begin
     interval '30 days'
   from backfill_private.caller() as c
   on conflict (run_id) do nothing;
+  if not found and not exists (
+    select from public.backfill_runs as r cross join backfill_private.caller() as c
+    where r.run_id = v_run_id and r.requested_via = c.kind and r.requested_by is not distinct from c.user_id
+      and r.request - 'recent_since' = v_request - 'recent_since'
+  ) then
+    perform backfill_private.refuse('OB013', format('run %s is another plan', v_run_id), 'backfill plan … without a run id');
+  end if;
   return v_run_id;
 end
 $$;

@@ -113,18 +113,30 @@ as $$
   order by t.position
 $$;
 
--- Are the receipt triggers of a target table in place, calling our functions, and enabled ALWAYS?
+-- Are the receipt triggers of a target table in place: ours, always enabled, for every row of every partition?
 create function backfill_private.triggers_stand(p_table regclass)
 returns boolean
 language sql
 stable
 set search_path = ''
 as $$
-  select count(*) = 2 from pg_trigger as g
-  where g.tgrelid = p_table and g.tgenabled = 'A'
-    and (g.tgname, g.tgfoid) in (
-      ('backfill_receipt', to_regprocedure('backfill_private.keep_receipt()')),
-      ('backfill_no_truncate', to_regprocedure('backfill_private.refuse_truncate()')))
+  with standing as (
+    select g.tgrelid, g.tgname, g.tgtype
+    from pg_trigger as g
+    where g.tgenabled = 'A' and g.tgattr::text = ''
+      and (g.tgname, g.tgfoid) in (
+        ('backfill_receipt', to_regprocedure('backfill_private.keep_receipt()')),
+        ('backfill_no_truncate', to_regprocedure('backfill_private.refuse_truncate()')))
+      and strpos(pg_get_triggerdef(g.oid),
+        $when$ WHEN ((NULLIF(current_setting('request.headers'::text, true), ''::text) ~~ '%x-backfill-run%'::text)) $when$) > 0
+  )
+  -- 29: after insert, update or delete, for each row; 34: before truncate. A partition has the first alone.
+  select (select count(*) = 2 from standing as s
+          where s.tgrelid = p_table and (s.tgname, s.tgtype) in (('backfill_receipt', 29), ('backfill_no_truncate', 34)))
+    and not exists (
+      select from pg_partition_tree(p_table) as part
+      where not exists (select from standing as s
+        where s.tgrelid = part.relid and s.tgname = 'backfill_receipt' and s.tgtype = 29))
 $$;
 
 -- Marks on the tables: rights of service_role, row level security, our triggers.

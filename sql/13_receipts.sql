@@ -65,10 +65,28 @@ as $$
   select jsonb_object_agg(c, p_row -> c) from unnest(p_columns) as c
 $$;
 
+-- The headers of this request where ours is among them; null for anything else that the setting may hold.
+create function backfill_private.run_headers()
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_headers jsonb;
+begin
+  v_headers := nullif(current_setting('request.headers', true), '')::jsonb;
+  return case when jsonb_typeof(v_headers) = 'object' and v_headers ? 'x-backfill-run' then v_headers end;
+exception when data_exception or program_limit_exceeded then
+  return null;  -- no JSON, so nothing that the API has set: an ordinary write
+end
+$$;
+
 -- The item whose live attempt carries this fence, locked to the end of the transaction.
 --
--- The share lock makes settle, retry and undo wait for a write in flight; nowait, because whoever holds the item
--- for update is about to change the fence.
+-- The share lock makes claim, settle, retry and undo wait for a write in flight, since they take the item for update;
+-- of key share strength, because renewing a lease changes no fence and need not wait. nowait, because whoever holds the
+-- item for update is about to change the fence.
 -- raises  OB011 the fence is stale: someone took the lease over, or it ran out
 --         OB012 the run is not allowed to write now
 create function backfill_private.check_fence(p_headers jsonb)
@@ -83,7 +101,7 @@ begin
   select * into v_item from public.backfill_items as i
   where i.fence_hash = sha256(convert_to(p_headers ->> 'x-backfill-fence', 'UTF8'))
     and i.run_id::text = p_headers ->> 'x-backfill-run'
-  for share nowait;
+  for key share nowait;
   if not found or v_item.state <> 'leased' and v_item.lease_kind is distinct from 'undo' then
     perform backfill_private.refuse('OB011', 'the fence is stale: this attempt may no longer write', 'stop; claim again');
   elsif v_item.lease_until <= backfill_private.clock() then
@@ -142,20 +160,20 @@ set extra_float_digits = 1
 set bytea_output = 'hex'
 as $$
 declare
-  v_headers jsonb := current_setting('request.headers', true)::jsonb;
+  v_headers jsonb := backfill_private.run_headers();
   v_item public.backfill_items;
   v_target public.backfill_targets;
   v_before jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) end;
   v_after jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) end;
 begin
-  if not v_headers ? 'x-backfill-run' then
+  if v_headers is null then
     return null;
   end if;
   v_item := backfill_private.check_fence(v_headers);
   select * into strict v_target from public.backfill_targets where target = tg_argv[0] and component = tg_argv[1];
   if v_item.source <> v_target.target
-    or coalesce(v_before, v_after) ->> v_target.session_column <> v_item.session_id
-    or coalesce(v_after, v_before) ->> v_target.session_column <> v_item.session_id then
+    or coalesce(v_before, v_after) ->> v_target.session_column is distinct from v_item.session_id
+    or coalesce(v_after, v_before) ->> v_target.session_column is distinct from v_item.session_id then
     perform backfill_private.refuse('OB018',
       format('this attempt holds session %s and writes a row of another', v_item.session_id));
   end if;
@@ -181,7 +199,7 @@ language plpgsql
 set search_path = ''
 as $$
 begin
-  if current_setting('request.headers', true)::jsonb ? 'x-backfill-run' then
+  if backfill_private.run_headers() is not null then
     perform backfill_private.refuse('OB018', format('a run does not truncate %s', tg_table_name));
   end if;
   return null;
@@ -191,6 +209,7 @@ $$;
 revoke all on function
   backfill_private.row_hash(jsonb),
   backfill_private.row_key(jsonb, text[]),
+  backfill_private.run_headers(),
   backfill_private.check_fence(jsonb),
   backfill_private.check_order(public.backfill_items, public.backfill_targets),
   backfill_private.keep_receipt(),

