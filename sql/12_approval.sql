@@ -53,7 +53,8 @@ $$;
 
 -- Refuse to approve another plan than the one that stands there now.
 --
--- raises  OB004 the digest named is not the plan's, OB007 the plan or its surroundings changed, OB009 other server
+-- raises  OB004 the digest named is not the plan's, OB007 the plan or its surroundings, the
+--         server among them, changed
 create function backfill_private.check_digest(p_run public.backfill_runs, p_digest text)
 returns void
 language plpgsql

@@ -1654,7 +1654,8 @@ $$;
 
 -- Refuse to approve another plan than the one that stands there now.
 --
--- raises  OB004 the digest named is not the plan's, OB007 the plan or its surroundings changed, OB009 other server
+-- raises  OB004 the digest named is not the plan's, OB007 the plan or its surroundings, the
+--         server among them, changed
 create function backfill_private.check_digest(p_run public.backfill_runs, p_digest text)
 returns void
 language plpgsql
@@ -3863,24 +3864,6 @@ comment on view public.backfill_run_failures is 'The sessions that failed, and w
 
 revoke all on public.backfill_run_progress, public.backfill_run_failures from public, anon, authenticated, service_role;
 grant select on public.backfill_run_progress, public.backfill_run_failures to authenticated, service_role;
-
--- The excluded sessions of a plan, beyond the first thousand that its row carries.
-create function backfill_private.excluded(p_run_id uuid, p_after text, p_limit integer)
-returns table (session_id text, reason text)
-language plpgsql
-stable
-security definer
-set search_path = ''
-as $$
-begin
-  perform backfill_private.authorize('read');
-  return query select f.session_id, f.excluded from backfill_private.findings as f
-  where f.run_id = p_run_id and f.excluded is not null and f.session_id > p_after
-  order by f.session_id limit p_limit;
-end
-$$;
-
-revoke all on function backfill_private.excluded(uuid, text, integer) from public;
 
 -- from sql/21_check.sql
 -- Check: is this project ready. A line a thing: what was looked at, how it stands, what a person does about it.
