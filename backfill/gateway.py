@@ -129,7 +129,8 @@ class Gateway:
         try:
             answer = await self._execute(function, arguments, headers)
         except APIError as error:
-            raise CallFailed(fault_of_api(error.code, error.message, _status.get())) from error
+            fault = fault_of_api(error.code, error.message, _status.get())
+            raise CallFailed(fault) from _without_contents(error, fault)
         except httpx.HTTPError as error:
             raise CallFailed(fault_of_transport(type(error).__name__)) from error
         if isinstance(answer, str) and answer.lstrip().startswith("<"):
@@ -200,7 +201,8 @@ class Gateway:
                 try:
                     answer = (await request.execute()).data
                 except APIError as error:
-                    raise self._named(error) from error
+                    fault = fault_of_api(error.code, error.message, _status.get())
+                    raise self._named(error, fault) from _without_contents(error, fault)
                 except httpx.HTTPError as error:
                     raise self._unreachable(error) from error
                 if not isinstance(answer, list):
@@ -219,7 +221,8 @@ class Gateway:
         try:
             answer = await self._execute(function, arguments, headers)
         except APIError as error:
-            raise self._named(error) from error
+            fault = fault_of_api(error.code, error.message, _status.get())
+            raise self._named(error, fault) from _without_contents(error, fault)
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
         if not isinstance(answer, expect):
@@ -239,9 +242,8 @@ class Gateway:
         # A project that never answered has a wrong URL; one that did is in trouble.
         return self._was_reached and isinstance(error, OutcomeUnknown)
 
-    def _named(self, error: APIError) -> BackfillError:
+    def _named(self, error: APIError, fault: Fault) -> BackfillError:
         """The BackfillError that an API error is."""
-        fault = fault_of_api(error.code, error.message, _status.get())
         kind = BY_SQLSTATE.get(fault.code)
         if kind is not None:
             return kind(error.message or "", error.hint or "")
@@ -265,6 +267,17 @@ class Gateway:
         return OutcomeUnknown(
             f"no answer from {self.host} ({type(error).__name__})", "try again; nothing is lost"
         )
+
+
+def _without_contents(error: APIError, fault: Fault) -> APIError:
+    """The same error as a cause to be printed: its details, a row perhaps, stay out of it."""
+    bare: dict[str, Any] = {
+        "code": error.code,
+        "message": fault.message,
+        "hint": None,
+        "details": None,
+    }
+    return APIError(bare).with_traceback(error.__traceback__)
 
 
 def _no_answer(host: str) -> OutcomeUnknown:

@@ -32,7 +32,8 @@ $$;
 --
 -- kind  postgres: a login that is a member of postgres and carries no claims (SQL editor, direct connection)
 --       service_role: the API with the secret key
---       user: the API with an Auth user's token; user_id and backfill_role are his
+--       user: the API with an Auth user's token; user_id and backfill_role are his. A third party's token, whose
+--       subject may be anything, is nobody's
 --       nobody: everything else
 create function backfill_private.caller(
   out kind text, out user_id uuid, out backfill_role text, out label text
@@ -53,7 +54,8 @@ begin
     kind := 'postgres';
   elsif v_role = 'service_role' then
     kind := 'service_role';
-  elsif v_role = 'authenticated' and v_claims ->> 'role' = 'authenticated' then
+  elsif v_role = 'authenticated' and v_claims ->> 'role' = 'authenticated'
+    and v_claims ->> 'sub' ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then
     kind := 'user';
     user_id := (v_claims ->> 'sub')::uuid;
     backfill_role := backfill_private.role_of(user_id);

@@ -90,7 +90,8 @@ $$;
 
 -- Decide: fills in what the caller cannot choose, refuses what he may not, moves the run.
 --
--- raises  OB001 no such run, OB002 nothing to decide, OB004 OB005 OB007 as above
+-- raises  OB001 no such run, OB002 nothing to decide, OB004 OB005 OB007 as above, OB008 another environment,
+--         OB013 a rejection without a reason
 create function backfill_private.decide()
 returns trigger
 language plpgsql
@@ -106,6 +107,9 @@ begin
   if new.decision = 'approved' then
     perform backfill_private.check_environment(v_run.environment);
     perform backfill_private.check_digest(v_run, new.digest);
+  elsif nullif(btrim(new.note), '') is null then
+    perform backfill_private.refuse('OB013', 'a rejection needs a reason',
+      format('backfill reject %s --reason "…"', new.run_id));
   end if;
   select * into v_caller from backfill_private.caller();
   new.digest := v_run.digest;

@@ -42,7 +42,7 @@ begin
     join seen as s using (ordinal)
     join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = t.ordinal
     cross join lateral backfill_private.outcome(s.is_complete, coalesce(s.lacks_receipt, false), s.without_row,
-      t.outcome, t.step, t.code, t.message, i.attempts) as o
+      t.outcome, case when t.step = any (i.components) then t.step end, t.code, t.message, i.attempts) as o
   ), written as (
     update public.backfill_items as i
     set state = d.state, failed_step = d.step, error_code = d.code, error_message = d.message,
@@ -55,6 +55,32 @@ begin
   select coalesce(jsonb_agg(to_jsonb(w) order by w.ordinal), '[]') into v_settled from written as w;
   return v_settled;
 end
+$$;
+
+-- What may be kept of an error's message: 500 characters, and nothing of a row.
+--
+-- Of PostgreSQL's own messages those of the classes named here hold values or pieces of the failing SQL, so the class
+-- stands for them. The others name objects and constraints alone (the values are in DETAIL, which nobody keeps), and
+-- what a scoring function raises by itself (P0001, a code of its own) is its author's sentence. backfill/faults.py has
+-- the same table, for logs and files.
+create function backfill_private.kept_message(p_code text, p_message text)
+returns text
+language sql
+immutable
+set search_path = ''
+as $$
+  select coalesce((
+    select c.meaning || '; the message stays in the database''s log, it may hold contents'
+    from (values
+      ('0A', 'feature not supported'), ('20', 'case not found'), ('22', 'data exception'),
+      ('26', 'invalid SQL statement name'), ('2F', 'SQL routine exception'), ('34', 'invalid cursor name'),
+      ('38', 'external routine exception'), ('39', 'external routine invocation exception'),
+      ('3D', 'invalid catalog name'), ('3F', 'invalid schema name'),
+      ('42', 'syntax error or unknown name'), ('54', 'program limit exceeded'), ('58', 'system error'),
+      ('F0', 'configuration file error'), ('HV', 'foreign data wrapper error'), ('XX', 'internal error')
+    ) as c (class, meaning)
+    where length(p_code) = 5 and left(p_code, 2) = c.class and p_code <> '42501'
+  ), left(p_message, 500))
 $$;
 
 -- The rule: what an item becomes, from what stands there and what the worker saw.
@@ -80,33 +106,40 @@ begin
   elsif p_outcome = 'released' or p_code in ('OB011', 'OB012') then
     state := 'pending';
   elsif p_outcome = 'failed' then
-    state := 'failed'; step := p_step; code := left(p_code, 20); message := left(p_message, 500);
+    state := 'failed'; step := p_step; code := left(p_code, 20);
+    message := backfill_private.kept_message(p_code, p_message);
   elsif p_attempts >= 5 then
     state := 'failed'; step := p_step; code := left(p_code, 20);
-    message := left('the outcome stayed unknown five times: ' || coalesce(p_message, ''), 500);
+    message := left('the outcome stayed unknown five times: '
+      || coalesce(backfill_private.kept_message(p_code, p_message), ''), 500);
   else
     state := 'pending';
   end if;
 end
 $$;
 
--- Record a settled batch in the chain, with a hash over its receipts; pause the run where something is critical.
+-- Record a settled batch in the chain, with a hash over the receipts that its sessions have by now, told by the newest
+-- of them; pause the run where something is critical.
 create function backfill_private.record_batch(p_run_id uuid, p_claim_id uuid, p_settled jsonb)
 returns void
 language plpgsql
 set search_path = ''
 as $$
 declare
+  v_ordinals integer[] := array(select (x ->> 'ordinal')::integer from jsonb_array_elements(p_settled) as x);
+  v_newest bigint := (select max(r.receipt_id) from public.backfill_receipts as r
+                      where r.run_id = p_run_id and r.ordinal = any (v_ordinals));
   v_bad jsonb;
 begin
   perform backfill_private.record(p_run_id, 'batch_settled', jsonb_build_object(
     'claim', p_claim_id,
+    'ordinals', to_jsonb(v_ordinals),
     'states', (select jsonb_object_agg(s.state, s.n) from (
         select x ->> 'state' as state, count(*) as n from jsonb_array_elements(p_settled) as x group by 1) as s),
     'failed', (select jsonb_agg(jsonb_build_array(x ->> 'session_id', x ->> 'failed_step', x ->> 'error_code'))
         from jsonb_array_elements(p_settled) as x where x ->> 'state' = 'failed'),
-    'receipts', backfill_private.receipts_hash(p_run_id,
-        array(select (x ->> 'ordinal')::integer from jsonb_array_elements(p_settled) as x))));
+    'newest_receipt', v_newest,
+    'receipts', backfill_private.receipts_hash(p_run_id, v_ordinals, v_newest)));
   select jsonb_agg(jsonb_build_array(x ->> 'session_id', x ->> 'error_code')) into v_bad
   from jsonb_array_elements(p_settled) as x where (x ->> 'is_critical')::boolean;
   if v_bad is not null then
@@ -119,8 +152,8 @@ begin
 end
 $$;
 
--- A hash over the receipts of some items.
-create function backfill_private.receipts_hash(p_run_id uuid, p_ordinals integer[])
+-- A hash over the receipts of some items, up to the given one.
+create function backfill_private.receipts_hash(p_run_id uuid, p_ordinals integer[], p_newest bigint)
 returns text
 language sql
 stable
@@ -130,7 +163,22 @@ as $$
     jsonb_build_array(r.receipt_id, r.ordinal, r.kind, r.operation, r.table_name, r.row_key,
       encode(r.before_hash, 'hex'), encode(r.after_hash, 'hex'))::text, e'\n' order by r.receipt_id), ''))
   from public.backfill_receipts as r
-  where r.run_id = p_run_id and r.ordinal = any (p_ordinals)
+  where r.run_id = p_run_id and r.ordinal = any (p_ordinals) and r.receipt_id <= p_newest
+$$;
+
+-- The settled batches of a run whose receipts are no longer those that the chain tells; no row where all are.
+create function backfill_private.receipt_faults(p_run_id uuid)
+returns table (seq bigint, fault text)
+language sql
+stable
+set search_path = ''
+as $$
+  select e.seq, 'the receipts of this batch are not those that were settled'
+  from public.backfill_events as e
+  where e.run_id = p_run_id and e.kind = 'batch_settled'
+    and e.details ->> 'receipts' <> backfill_private.receipts_hash(p_run_id,
+      array(select o::integer from jsonb_array_elements_text(e.details -> 'ordinals') as o),
+      (e.details ->> 'newest_receipt')::bigint)
 $$;
 
 -- Settle the outcomes of a claimed batch. Safe to call again: what is settled stays as it was.
@@ -222,9 +270,11 @@ $$;
 
 revoke all on function
   backfill_private.decide_outcomes(uuid, jsonb),
+  backfill_private.kept_message(text, text),
   backfill_private.outcome(boolean, boolean, text, text, text, text, text, integer),
   backfill_private.record_batch(uuid, uuid, jsonb),
-  backfill_private.receipts_hash(uuid, integer[]),
+  backfill_private.receipts_hash(uuid, integer[], bigint),
+  backfill_private.receipt_faults(uuid),
   backfill_private.settle(uuid, uuid, jsonb),
   backfill_private.settle_untold(uuid, integer[], text),
   backfill_private.release_all(uuid),

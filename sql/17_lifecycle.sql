@@ -82,22 +82,28 @@ begin
 end
 $$;
 
--- Pause, cancel: what an operator may ask for, with a reason.
+-- Pause, cancel: what an operator may ask for, with a reason. Where it is so already, it stays so, and with its reason:
+-- what stopped a run first is what somebody has to look at.
 create function backfill_private.halt(p_verb text, p_run_id uuid, p_reason text)
 returns jsonb
 language plpgsql
 security definer
 set search_path = ''
 as $$
+declare
+  v_wanted text := case p_verb when 'pause' then 'paused' else 'cancelled' end;
+  v_run public.backfill_runs;
 begin
   perform backfill_private.authorize(p_verb);
   if nullif(btrim(p_reason), '') is null then
     perform backfill_private.refuse('OB013', format('%s needs a reason', p_verb),
       format('backfill %s %s --reason "…"', p_verb, p_run_id));
   end if;
-  perform backfill_private.locked_run(p_run_id);
-  perform backfill_private.move(p_run_id, case p_verb when 'pause' then 'paused' else 'cancelled' end, p_reason,
-    jsonb_build_object('by', (select label from backfill_private.caller())));
+  v_run := backfill_private.locked_run(p_run_id);
+  if v_run.state <> v_wanted then
+    perform backfill_private.move(p_run_id, v_wanted, p_reason,
+      jsonb_build_object('by', (select label from backfill_private.caller())));
+  end if;
   return (select jsonb_build_object('run_id', r.run_id, 'state', r.state, 'reason', r.reason)
           from public.backfill_runs as r where r.run_id = p_run_id);
 end

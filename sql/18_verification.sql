@@ -187,6 +187,8 @@ as $$
     where e.run_id = p_run_id and e.kind = 'critical'
     union all
     select format('audit event %s: %s', f.seq, f.fault) from backfill_private.chain_faults(p_run_id) as f
+    union all
+    select format('audit event %s: %s', f.seq, f.fault) from backfill_private.receipt_faults(p_run_id) as f
   ) as c
 $$;
 
@@ -250,8 +252,9 @@ as $$
     backfill_private.criterion('failed_sessions', 0, count(*) filter (where i.state = 'failed')),
     backfill_private.criterion('audit_complete',
       (select r.audit_count from public.backfill_runs as r where r.run_id = p_run_id),
-      (select count(*) from public.backfill_events as e where e.run_id = p_run_id)
-        - (select count(*) from backfill_private.chain_faults(p_run_id))))
+      -- whole up to the first fault; without one, as many as there are
+      (select coalesce(min(f.seq) - 1, (select count(*) from public.backfill_events as e where e.run_id = p_run_id))
+       from backfill_private.chain_faults(p_run_id) as f)))
   from public.backfill_items as i
   where i.run_id = p_run_id
 $$;

@@ -267,7 +267,8 @@ end
 $$;
 
 -- Take one session's rows back, the newest first, through the gate: under a fence of the undo's own that never
--- leaves this function, so that every row leaves a receipt. A row in conflict is left as it is.
+-- leaves this function, so that every row leaves a receipt. A row in conflict is left as it is; a session that
+-- lost a row is no longer done, whatever stays.
 --
 -- returns  the conflicts: [{session_id, table, row, reason}]
 create function backfill_private.undo_item(p_run_id uuid, p_ordinal integer, p_scope jsonb)
@@ -281,6 +282,7 @@ declare
   v_row record;
   v_why text;
   v_conflicts jsonb := '[]'::jsonb;
+  v_taken_back integer := 0;
 begin
   perform from public.backfill_items where run_id = p_run_id and ordinal = p_ordinal for update;
   update public.backfill_items
@@ -300,6 +302,7 @@ begin
         'row', v_row.row_key, 'reason', v_why);
     else
       perform backfill_private.undo_row(v_row.table_name::regclass, v_row.row_key, v_row.first_before);
+      v_taken_back := v_taken_back + 1;
       update public.backfill_receipts set undone_at = backfill_private.clock()
       where run_id = p_run_id and ordinal = p_ordinal and table_name = v_row.table_name and row_key = v_row.row_key
         and kind = 'score' and undone_at is null;
@@ -308,7 +311,7 @@ begin
   perform set_config('request.headers', coalesce(v_headers, ''), true);
   update public.backfill_items
   set fence_hash = null, lease_kind = null, lease_until = null, claim_id = null, worker = null,
-      state = case when v_conflicts = '[]' then 'rolled_back' else state end
+      state = case when v_conflicts = '[]' or v_taken_back > 0 then 'rolled_back' else state end
   where run_id = p_run_id and ordinal = p_ordinal;
   return v_conflicts;
 end

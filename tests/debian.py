@@ -37,7 +37,7 @@ def absent(what: str, way_out: str) -> NoReturn:
 
 @contextmanager
 def running_project() -> Iterator[PostgresServer]:
-    """A server whose database postgres holds the platform, our migrations, the seed, plpgsql_check."""
+    """A server with the sample project, ours and plpgsql_check in its database postgres."""
     packages = [package for place, package in NEEDED.items() if not place.exists()]
     if packages:
         absent("Debian's PostgreSQL 15 is not whole here", f"apt-get install {' '.join(packages)}")

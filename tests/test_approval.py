@@ -8,10 +8,14 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+import jwt
 import psycopg
 import pytest
+from psycopg.rows import scalar_row
+from psycopg.types.json import Jsonb
 
 import backfill
+from backfill.stack_servers import PostgresServer
 from tests.clocks import DatabaseClock
 from tests.conftest import Project
 from tests.outsider import UNHURRIED, Outsider, code_of, running
@@ -170,7 +174,7 @@ def test_who_may_not_approve_may_not_reject(project: Project, policy: str) -> No
             break
 
 
-# Live roles -----------------------------------------------------------------------------------------
+# Live roles ---------------------------------------------------------------------------------------
 
 AFTERWARDS = {
     "the role was taken away": ("update auth.users set raw_app_meta_data = '{}'", REFUSED),
@@ -220,8 +224,6 @@ def test_a_role_given_after_the_token_was_made_counts(project: Project) -> None:
 
 def test_a_token_of_another_kind_of_id_is_nobody(project: Project) -> None:
     """A third party's token names no user of this project: it reads nothing and decides nothing."""
-    import jwt
-
     run, digest = planned_by(Outsider(project))
     claims = {"role": "authenticated", "sub": "user_2abc", "exp": 4_000_000_000}
     foreigner = Outsider(project, jwt.encode(claims, project.jwt_secret))
@@ -229,7 +231,7 @@ def test_a_token_of_another_kind_of_id_is_nobody(project: Project) -> None:
     assert code_of(approve(foreigner, run, digest)) == REFUSED
 
 
-# What is recorded -----------------------------------------------------------------------------------
+# What is recorded ---------------------------------------------------------------------------------
 
 
 def test_an_auth_users_approval_records_who_when_and_how(
@@ -245,7 +247,8 @@ def test_an_auth_users_approval_records_who_when_and_how(
     assert (status.state, status.approved_by) == ("approved", APPROVER)
     [decision] = project.rows("select * from public.backfill_approvals")
     user = project.value("select id from auth.users where email = %s", APPROVER)
-    assert {k: decision[k] for k in ("decision", "digest", "approver", "approver_id", "via", "note")} == {
+    named = ("decision", "digest", "approver", "approver_id", "via", "note")
+    assert {name: decision[name] for name in named} == {
         "decision": "approved", "digest": plan.digest, "approver": APPROVER, "approver_id": user,
         "via": "auth", "note": "go",
     }  # fmt: skip
@@ -318,7 +321,7 @@ def test_a_rejection_needs_a_reason(
     assert bf.status(plan.run_id).state == "awaiting_approval"
 
 
-# What an approval is good for -----------------------------------------------------------------------
+# What an approval is good for ---------------------------------------------------------------------
 
 
 def test_an_approval_serves_one_run_even_where_another_has_the_same_digest(
@@ -484,7 +487,7 @@ def test_what_changed_since_the_approval_is_not_started(
     assert project.value("select count(*) from public.backfill_receipts") == 0
 
 
-# Environment and server -----------------------------------------------------------------------------
+# Environment and server ---------------------------------------------------------------------------
 
 
 def test_a_run_of_another_environment_takes_no_lease(
@@ -524,31 +527,32 @@ def test_a_plan_for_another_environment_is_refused(project: Project, bf: backfil
 
 
 def test_a_copy_of_the_database_does_not_run_what_was_approved_in_the_original(
-    project: Project, bf: backfill.Backfill, postgres_server: Any
+    postgres_server: PostgresServer,
+    project_db: psycopg.Connection[Any],
+    project_admin: psycopg.Connection[Any],
 ) -> None:
     """Approved on one server, applied on another: the digest names the database."""
-    plan = bf.plan(**SEED)
-    project.approve(plan)
-    digest = "select backfill_private.compute_digest(%s) = digest as same from public.backfill_runs"
-    assert project.value(digest, plan.run_id)
-    copy = f"copy_{uuid4().hex}"
-    original = project.db.info.dbname
-    project.admin.execute(
-        "select pg_terminate_backend(pid) from pg_stat_activity"
-        " where datname = %s and pid <> pg_backend_pid()",
-        (original,),
+    project_db.row_factory = scalar_row
+    run = project_db.execute("select public.backfill_open(%s)", (Jsonb(UNHURRIED),)).fetchone()
+    while not project_db.execute("select public.backfill_collect(%s)", (run,)).fetchone():
+        pass
+    project_db.execute("select public.backfill_seal(%s)", (run,))
+    project_db.execute(
+        "select public.backfill_approve(run_id, digest, 'Ada') from public.backfill_runs"
     )
-    with psycopg.connect(postgres_server.superuser_dsn(), autocommit=True) as connection:
-        project.admin.close()
-        connection.execute(f'create database "{copy}" template "{original}"'.encode())
+    original, copy = project_db.info.dbname, f"copy_{uuid4().hex}"
+    project_db.close()
+    project_admin.close()
+    postgres_server.create_database(copy, template=original)
+    states = []
     try:
-        with psycopg.connect(postgres_server.dsn(copy), autocommit=True) as elsewhere:
-            row = elsewhere.execute(digest.encode(), (plan.run_id,)).fetchone()
-            started = elsewhere.execute(
-                "select public.backfill_start(%s, 'x')", (plan.run_id,)
-            ).fetchone()
+        for name in (copy, original):
+            with psycopg.connect(postgres_server.dsn(name), row_factory=scalar_row) as there:
+                states.append(
+                    there.execute(
+                        "select public.backfill_start(%s, 'x') ->> 'state'", (run,)
+                    ).fetchone()
+                )
     finally:
         postgres_server.drop_database(copy)
-    assert row == (False,)
-    assert started is not None
-    assert started[0]["state"] == "paused"
+    assert states == ["paused", "running"]

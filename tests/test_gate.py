@@ -446,7 +446,7 @@ def parted(
     sample_admin: psycopg.Connection[Any],
 ) -> Iterator[Project]:
     """A project whose scores are partitioned by version, with ours on top."""
-    sample_db.row_factory = dict_row  # type: ignore[assignment]
+    sample_db.row_factory = dict_row
     sample_db.execute(PARTITIONED)
     for migration in migrations.our_files():
         if not builds_index_concurrently(migration.read_text()):

@@ -17,7 +17,8 @@ FINDINGS = """
 select p.proname, c.level, c.sqlstate, c.message, c.lineno
 from pg_proc as p
 join pg_language as l on l.oid = p.prolang and l.lanname = 'plpgsql'
-left join lateral (select distinct g.tgrelid from pg_trigger as g where g.tgfoid = p.oid) as hung on true
+left join lateral (
+  select distinct g.tgrelid from pg_trigger as g where g.tgfoid = p.oid) as hung on true
 cross join lateral extensions.plpgsql_check_function_tb(
   p.oid, coalesce(hung.tgrelid, 0),
   fatal_errors => false, extra_warnings => true, other_warnings => true,
@@ -33,8 +34,9 @@ where p.pronamespace = 'backfill_private'::regnamespace and p.prorettype = 'trig
 """
 
 NAMES_COME_QUOTED = (
-    "names come from backfill_targets and backfill_private.sources, which no API role can write, and enter the text "
-    "through %I, regclass or regproc, values through %L or using; the checker cannot see that far"
+    "names come from backfill_targets and backfill_private.sources, which no API role can write,"
+    " and enter the text through %I, regclass or regproc, values through %L or using;"
+    " the checker cannot see that far"
 )
 OUT_BY_QUERY = "the columns are filled by return query execute, which the checker does not follow"
 # (function, what is found) -> why it is meant to be so.
@@ -78,7 +80,7 @@ def _findings(connection: psycopg.Connection[Any]) -> set[tuple[str, str]]:
 def test_plpgsql_check_finds_nothing_that_is_not_by_design(
     checked_db: psycopg.Connection[Any],
 ) -> None:
-    """No error and no warning, with those on performance and security; the list has no dead entry."""
+    """No error, no warning, on performance and security neither; the list has no dead entry."""
     assert _findings(checked_db) == set(BY_DESIGN)
 
 

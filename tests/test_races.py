@@ -259,12 +259,12 @@ def test_a_renewal_and_a_write_do_not_disturb_each_other(
 ) -> None:
     """Neither waits for the other, whichever came first; renewing changes no fence."""
     attempt, other = racers.api.claim(running(racers.project, timed))[:2]
-    claim = {"p_run_id": attempt.run_id, "p_claim_id": attempt.claim_id}
+    run, claim = attempt.run_id, attempt.claim_id
     with racers.in_flight(attempt) as scorer:
-        assert racers.api.rpc("backfill_renew", **claim) == 5
+        assert racers.api.rpc("backfill_renew", p_run_id=run, p_claim_id=claim) == 5
         scorer.commit()
     with racers.connection() as renewer:
-        renewer.execute("select public.backfill_renew(%(p_run_id)s, %(p_claim_id)s)", claim)
+        renewer.execute("select public.backfill_renew(%s, %s)", (run, claim))
         assert racers.api.score(other)["status"] == "ok"
         renewer.commit()
 
@@ -292,7 +292,7 @@ def standing(racers: Racers, attempt: Attempt) -> int:
 def test_an_undo_waits_for_the_write_in_flight_and_does_not_miss_its_row(
     racers: Racers, timed: backfill.Backfill
 ) -> None:
-    """The preview did not see the row, so its digest no longer holds; the next one takes it back."""
+    """The preview did not see the row, so its digest no longer holds; the next takes it back."""
     _, leased = undoable(racers, timed)
     with racers.in_flight(leased) as scorer:
         timed.cancel(leased.run_id, reason="race")

@@ -11,6 +11,8 @@ from uuid import uuid4
 import psycopg
 from psycopg.types.json import Jsonb
 
+from tests.clocks import DatabaseClock
+
 CLAIMS = json.dumps({"role": "service_role"})
 REQUEST: dict[str, Any] = {
     "since": "2025-08-01",
@@ -128,6 +130,20 @@ def score_all(db: psycopg.Connection[Any], run_id: str, grant: Mapping[str, Any]
         "outcome": "answered",
         "answered": [step["component"] for step in grant["steps"]],
     }
+
+
+def work(db: psycopg.Connection[Any], run_id: str, clock: DatabaseClock) -> None:
+    """One worker does a run to its end, waiting as told."""
+    while True:
+        claim_id = str(uuid4())
+        answer = claim(db, run_id, claim_id)
+        if answer["granted"]:
+            outcomes = [score_all(db, run_id, grant) for grant in answer["granted"]]
+            settle(db, run_id, claim_id, outcomes)
+        elif answer["state"] == "running":
+            clock.advance(answer["wait_s"])
+        else:
+            return
 
 
 class Slate:

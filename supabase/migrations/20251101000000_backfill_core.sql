@@ -118,7 +118,8 @@ $$;
 --
 -- kind  postgres: a login that is a member of postgres and carries no claims (SQL editor, direct connection)
 --       service_role: the API with the secret key
---       user: the API with an Auth user's token; user_id and backfill_role are his
+--       user: the API with an Auth user's token; user_id and backfill_role are his. A third party's token, whose
+--       subject may be anything, is nobody's
 --       nobody: everything else
 create function backfill_private.caller(
   out kind text, out user_id uuid, out backfill_role text, out label text
@@ -139,7 +140,8 @@ begin
     kind := 'postgres';
   elsif v_role = 'service_role' then
     kind := 'service_role';
-  elsif v_role = 'authenticated' and v_claims ->> 'role' = 'authenticated' then
+  elsif v_role = 'authenticated' and v_claims ->> 'role' = 'authenticated'
+    and v_claims ->> 'sub' ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then
     kind := 'user';
     user_id := (v_claims ->> 'sub')::uuid;
     backfill_role := backfill_private.role_of(user_id);
@@ -1691,7 +1693,8 @@ $$;
 
 -- Decide: fills in what the caller cannot choose, refuses what he may not, moves the run.
 --
--- raises  OB001 no such run, OB002 nothing to decide, OB004 OB005 OB007 as above
+-- raises  OB001 no such run, OB002 nothing to decide, OB004 OB005 OB007 as above, OB008 another environment,
+--         OB013 a rejection without a reason
 create function backfill_private.decide()
 returns trigger
 language plpgsql
@@ -1707,6 +1710,9 @@ begin
   if new.decision = 'approved' then
     perform backfill_private.check_environment(v_run.environment);
     perform backfill_private.check_digest(v_run, new.digest);
+  elsif nullif(btrim(new.note), '') is null then
+    perform backfill_private.refuse('OB013', 'a rejection needs a reason',
+      format('backfill reject %s --reason "…"', new.run_id));
   end if;
   select * into v_caller from backfill_private.caller();
   new.digest := v_run.digest;
@@ -2124,7 +2130,7 @@ begin
     join seen as s using (ordinal)
     join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = t.ordinal
     cross join lateral backfill_private.outcome(s.is_complete, coalesce(s.lacks_receipt, false), s.without_row,
-      t.outcome, t.step, t.code, t.message, i.attempts) as o
+      t.outcome, case when t.step = any (i.components) then t.step end, t.code, t.message, i.attempts) as o
   ), written as (
     update public.backfill_items as i
     set state = d.state, failed_step = d.step, error_code = d.code, error_message = d.message,
@@ -2137,6 +2143,32 @@ begin
   select coalesce(jsonb_agg(to_jsonb(w) order by w.ordinal), '[]') into v_settled from written as w;
   return v_settled;
 end
+$$;
+
+-- What may be kept of an error's message: 500 characters, and nothing of a row.
+--
+-- Of PostgreSQL's own messages those of the classes named here hold values or pieces of the failing SQL, so the class
+-- stands for them. The others name objects and constraints alone (the values are in DETAIL, which nobody keeps), and
+-- what a scoring function raises by itself (P0001, a code of its own) is its author's sentence. backfill/faults.py has
+-- the same table, for logs and files.
+create function backfill_private.kept_message(p_code text, p_message text)
+returns text
+language sql
+immutable
+set search_path = ''
+as $$
+  select coalesce((
+    select c.meaning || '; the message stays in the database''s log, it may hold contents'
+    from (values
+      ('0A', 'feature not supported'), ('20', 'case not found'), ('22', 'data exception'),
+      ('26', 'invalid SQL statement name'), ('2F', 'SQL routine exception'), ('34', 'invalid cursor name'),
+      ('38', 'external routine exception'), ('39', 'external routine invocation exception'),
+      ('3D', 'invalid catalog name'), ('3F', 'invalid schema name'),
+      ('42', 'syntax error or unknown name'), ('54', 'program limit exceeded'), ('58', 'system error'),
+      ('F0', 'configuration file error'), ('HV', 'foreign data wrapper error'), ('XX', 'internal error')
+    ) as c (class, meaning)
+    where length(p_code) = 5 and left(p_code, 2) = c.class and p_code <> '42501'
+  ), left(p_message, 500))
 $$;
 
 -- The rule: what an item becomes, from what stands there and what the worker saw.
@@ -2162,33 +2194,40 @@ begin
   elsif p_outcome = 'released' or p_code in ('OB011', 'OB012') then
     state := 'pending';
   elsif p_outcome = 'failed' then
-    state := 'failed'; step := p_step; code := left(p_code, 20); message := left(p_message, 500);
+    state := 'failed'; step := p_step; code := left(p_code, 20);
+    message := backfill_private.kept_message(p_code, p_message);
   elsif p_attempts >= 5 then
     state := 'failed'; step := p_step; code := left(p_code, 20);
-    message := left('the outcome stayed unknown five times: ' || coalesce(p_message, ''), 500);
+    message := left('the outcome stayed unknown five times: '
+      || coalesce(backfill_private.kept_message(p_code, p_message), ''), 500);
   else
     state := 'pending';
   end if;
 end
 $$;
 
--- Record a settled batch in the chain, with a hash over its receipts; pause the run where something is critical.
+-- Record a settled batch in the chain, with a hash over the receipts that its sessions have by now, told by the newest
+-- of them; pause the run where something is critical.
 create function backfill_private.record_batch(p_run_id uuid, p_claim_id uuid, p_settled jsonb)
 returns void
 language plpgsql
 set search_path = ''
 as $$
 declare
+  v_ordinals integer[] := array(select (x ->> 'ordinal')::integer from jsonb_array_elements(p_settled) as x);
+  v_newest bigint := (select max(r.receipt_id) from public.backfill_receipts as r
+                      where r.run_id = p_run_id and r.ordinal = any (v_ordinals));
   v_bad jsonb;
 begin
   perform backfill_private.record(p_run_id, 'batch_settled', jsonb_build_object(
     'claim', p_claim_id,
+    'ordinals', to_jsonb(v_ordinals),
     'states', (select jsonb_object_agg(s.state, s.n) from (
         select x ->> 'state' as state, count(*) as n from jsonb_array_elements(p_settled) as x group by 1) as s),
     'failed', (select jsonb_agg(jsonb_build_array(x ->> 'session_id', x ->> 'failed_step', x ->> 'error_code'))
         from jsonb_array_elements(p_settled) as x where x ->> 'state' = 'failed'),
-    'receipts', backfill_private.receipts_hash(p_run_id,
-        array(select (x ->> 'ordinal')::integer from jsonb_array_elements(p_settled) as x))));
+    'newest_receipt', v_newest,
+    'receipts', backfill_private.receipts_hash(p_run_id, v_ordinals, v_newest)));
   select jsonb_agg(jsonb_build_array(x ->> 'session_id', x ->> 'error_code')) into v_bad
   from jsonb_array_elements(p_settled) as x where (x ->> 'is_critical')::boolean;
   if v_bad is not null then
@@ -2201,8 +2240,8 @@ begin
 end
 $$;
 
--- A hash over the receipts of some items.
-create function backfill_private.receipts_hash(p_run_id uuid, p_ordinals integer[])
+-- A hash over the receipts of some items, up to the given one.
+create function backfill_private.receipts_hash(p_run_id uuid, p_ordinals integer[], p_newest bigint)
 returns text
 language sql
 stable
@@ -2212,7 +2251,22 @@ as $$
     jsonb_build_array(r.receipt_id, r.ordinal, r.kind, r.operation, r.table_name, r.row_key,
       encode(r.before_hash, 'hex'), encode(r.after_hash, 'hex'))::text, e'\n' order by r.receipt_id), ''))
   from public.backfill_receipts as r
-  where r.run_id = p_run_id and r.ordinal = any (p_ordinals)
+  where r.run_id = p_run_id and r.ordinal = any (p_ordinals) and r.receipt_id <= p_newest
+$$;
+
+-- The settled batches of a run whose receipts are no longer those that the chain tells; no row where all are.
+create function backfill_private.receipt_faults(p_run_id uuid)
+returns table (seq bigint, fault text)
+language sql
+stable
+set search_path = ''
+as $$
+  select e.seq, 'the receipts of this batch are not those that were settled'
+  from public.backfill_events as e
+  where e.run_id = p_run_id and e.kind = 'batch_settled'
+    and e.details ->> 'receipts' <> backfill_private.receipts_hash(p_run_id,
+      array(select o::integer from jsonb_array_elements_text(e.details -> 'ordinals') as o),
+      (e.details ->> 'newest_receipt')::bigint)
 $$;
 
 -- Settle the outcomes of a claimed batch. Safe to call again: what is settled stays as it was.
@@ -2304,9 +2358,11 @@ $$;
 
 revoke all on function
   backfill_private.decide_outcomes(uuid, jsonb),
+  backfill_private.kept_message(text, text),
   backfill_private.outcome(boolean, boolean, text, text, text, text, text, integer),
   backfill_private.record_batch(uuid, uuid, jsonb),
-  backfill_private.receipts_hash(uuid, integer[]),
+  backfill_private.receipts_hash(uuid, integer[], bigint),
+  backfill_private.receipt_faults(uuid),
   backfill_private.settle(uuid, uuid, jsonb),
   backfill_private.settle_untold(uuid, integer[], text),
   backfill_private.release_all(uuid),
@@ -2827,22 +2883,28 @@ begin
 end
 $$;
 
--- Pause, cancel: what an operator may ask for, with a reason.
+-- Pause, cancel: what an operator may ask for, with a reason. Where it is so already, it stays so, and with its reason:
+-- what stopped a run first is what somebody has to look at.
 create function backfill_private.halt(p_verb text, p_run_id uuid, p_reason text)
 returns jsonb
 language plpgsql
 security definer
 set search_path = ''
 as $$
+declare
+  v_wanted text := case p_verb when 'pause' then 'paused' else 'cancelled' end;
+  v_run public.backfill_runs;
 begin
   perform backfill_private.authorize(p_verb);
   if nullif(btrim(p_reason), '') is null then
     perform backfill_private.refuse('OB013', format('%s needs a reason', p_verb),
       format('backfill %s %s --reason "…"', p_verb, p_run_id));
   end if;
-  perform backfill_private.locked_run(p_run_id);
-  perform backfill_private.move(p_run_id, case p_verb when 'pause' then 'paused' else 'cancelled' end, p_reason,
-    jsonb_build_object('by', (select label from backfill_private.caller())));
+  v_run := backfill_private.locked_run(p_run_id);
+  if v_run.state <> v_wanted then
+    perform backfill_private.move(p_run_id, v_wanted, p_reason,
+      jsonb_build_object('by', (select label from backfill_private.caller())));
+  end if;
   return (select jsonb_build_object('run_id', r.run_id, 'state', r.state, 'reason', r.reason)
           from public.backfill_runs as r where r.run_id = p_run_id);
 end
@@ -3207,6 +3269,8 @@ as $$
     where e.run_id = p_run_id and e.kind = 'critical'
     union all
     select format('audit event %s: %s', f.seq, f.fault) from backfill_private.chain_faults(p_run_id) as f
+    union all
+    select format('audit event %s: %s', f.seq, f.fault) from backfill_private.receipt_faults(p_run_id) as f
   ) as c
 $$;
 
@@ -3270,8 +3334,9 @@ as $$
     backfill_private.criterion('failed_sessions', 0, count(*) filter (where i.state = 'failed')),
     backfill_private.criterion('audit_complete',
       (select r.audit_count from public.backfill_runs as r where r.run_id = p_run_id),
-      (select count(*) from public.backfill_events as e where e.run_id = p_run_id)
-        - (select count(*) from backfill_private.chain_faults(p_run_id))))
+      -- whole up to the first fault; without one, as many as there are
+      (select coalesce(min(f.seq) - 1, (select count(*) from public.backfill_events as e where e.run_id = p_run_id))
+       from backfill_private.chain_faults(p_run_id) as f)))
   from public.backfill_items as i
   where i.run_id = p_run_id
 $$;
@@ -3586,7 +3651,8 @@ end
 $$;
 
 -- Take one session's rows back, the newest first, through the gate: under a fence of the undo's own that never
--- leaves this function, so that every row leaves a receipt. A row in conflict is left as it is.
+-- leaves this function, so that every row leaves a receipt. A row in conflict is left as it is; a session that
+-- lost a row is no longer done, whatever stays.
 --
 -- returns  the conflicts: [{session_id, table, row, reason}]
 create function backfill_private.undo_item(p_run_id uuid, p_ordinal integer, p_scope jsonb)
@@ -3600,6 +3666,7 @@ declare
   v_row record;
   v_why text;
   v_conflicts jsonb := '[]'::jsonb;
+  v_taken_back integer := 0;
 begin
   perform from public.backfill_items where run_id = p_run_id and ordinal = p_ordinal for update;
   update public.backfill_items
@@ -3619,6 +3686,7 @@ begin
         'row', v_row.row_key, 'reason', v_why);
     else
       perform backfill_private.undo_row(v_row.table_name::regclass, v_row.row_key, v_row.first_before);
+      v_taken_back := v_taken_back + 1;
       update public.backfill_receipts set undone_at = backfill_private.clock()
       where run_id = p_run_id and ordinal = p_ordinal and table_name = v_row.table_name and row_key = v_row.row_key
         and kind = 'score' and undone_at is null;
@@ -3627,7 +3695,7 @@ begin
   perform set_config('request.headers', coalesce(v_headers, ''), true);
   update public.backfill_items
   set fence_hash = null, lease_kind = null, lease_until = null, claim_id = null, worker = null,
-      state = case when v_conflicts = '[]' then 'rolled_back' else state end
+      state = case when v_conflicts = '[]' or v_taken_back > 0 then 'rolled_back' else state end
   where run_id = p_run_id and ordinal = p_ordinal;
   return v_conflicts;
 end

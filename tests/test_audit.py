@@ -1,0 +1,221 @@
+"""The audit chain: whole after a run, and whatever a superuser does to it shows in verify."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+
+import backfill
+from tests.conftest import Project
+from tests.outsider import Outsider, code_of
+from tests.seed import SEED
+
+
+@pytest.fixture
+def over(project: Project, timed: backfill.Backfill) -> backfill.Plan:
+    """The seed's run: paused once, completed, one session undone."""
+    plan = timed.plan(**SEED)
+    project.approve(plan)
+    timed.pause(plan.run_id, reason="lunch")
+    timed.resume(plan.run_id)
+    assert timed.apply(plan.run_id).is_complete
+    timed.rollback(plan.run_id, sessions=[plan.sessions[-1].session_id]).confirm(reason="a test")
+    return plan
+
+
+def audit_of(bf: backfill.Backfill, run: str) -> tuple[str, str, int, int, tuple[str, ...]]:
+    """The verdict, and of audit_complete the status, what was expected and what was found."""
+    verification = bf.verify(run)
+    [criterion] = [c for c in verification.criteria if c.name == "audit_complete"]
+    return (
+        verification.verdict,
+        criterion.status,
+        criterion.expected,
+        criterion.actual,
+        verification.critical,
+    )
+
+
+def test_the_chain_of_a_run_is_whole_and_tells_every_move_claim_and_batch(
+    project: Project, timed: backfill.Backfill, over: backfill.Plan
+) -> None:
+    """An event per move, per batch granted and settled, in order, without a gap."""
+    verdict, status, expected, actual, critical = audit_of(timed, over.run_id)
+    events = project.rows("select seq, kind from public.backfill_events order by seq")
+    assert (verdict, status, critical) == ("pass", "pass", ())
+    assert expected == actual == len(events) == timed.status(over.run_id).audit_count
+    kinds = [e["kind"] for e in events]
+    assert kinds[:5] == ["awaiting_approval", "approved", "paused", "running", "batch_granted"]
+    assert kinds[-3:] == ["completed", "undo_confirmed", "undo_finished"]
+    assert kinds.count("batch_granted") == kinds.count("batch_settled") == 9
+
+
+def test_the_head_is_told_wherever_a_run_is_told(
+    project: Project, timed: backfill.Backfill, over: backfill.Plan
+) -> None:
+    """Status, verify and the run's row name the same count and head."""
+    status, verification = timed.status(over.run_id), timed.verify(over.run_id)
+    told = {
+        (status.audit_count, status.audit_head),
+        (verification.audit_count, verification.audit_head),
+    }
+    row = project.rows("select audit_count, audit_head from public.backfill_runs")[0]
+    assert told == {(row["audit_count"], row["audit_head"])}
+    assert row["audit_head"] == project.value(
+        "select hash from public.backfill_events order by seq desc limit 1"
+    )
+
+
+# An event that is well formed and follows on the newest.
+FORGE = """
+insert into public.backfill_events
+select e.run_id, e.seq + 1, e.at, 'approved', 'user:x', '{}', e.hash,
+  backfill_private.event_hash(e.hash, e.run_id, e.seq + 1, e.at, 'approved', 'user:x', '{}')
+from public.backfill_events as e order by e.seq desc limit 1
+"""
+SWAP = """
+update public.backfill_events set seq = -seq where seq in (6, 7);
+update public.backfill_events set seq = 13 + seq where seq < 0
+"""
+TAMPERED = {
+    "its details": (
+        "update public.backfill_events set details = '{\"sessions\": 1}' where seq = 5"
+    ),
+    "who did it": "update public.backfill_events set actor = 'user:x' where seq = 2",
+    "what was done": "update public.backfill_events set kind = 'running' where seq = 3",
+    "when": "update public.backfill_events set at = at + interval '1 us' where seq = 3",
+    "its hash": "update public.backfill_events set hash = repeat('0', 64) where seq = 4",
+    "the hash before": (
+        "update public.backfill_events set prev_hash = repeat('0', 64) where seq = 4"
+    ),
+    "an event gone": "delete from public.backfill_events where seq = 6",
+    "the first gone": "delete from public.backfill_events where seq = 1",
+    "the newest gone": "delete from public.backfill_events where kind = 'undo_finished'",
+    "the tail gone": "delete from public.backfill_events where seq > 10",
+    "all gone": "delete from public.backfill_events",
+    "two swapped": SWAP,
+    "one more at the end": FORGE,
+    "one more and one less": FORGE + "; delete from public.backfill_events where seq = 3",
+    "one before the first": (
+        "insert into public.backfill_events select run_id, 0, at, kind, actor, details, '', hash"
+        " from public.backfill_events where seq = 1"
+    ),
+    "the count remembered": "update public.backfill_runs set audit_count = audit_count - 1",
+    "the head remembered": "update public.backfill_runs set audit_head = repeat('0', 64)",
+    "the tail gone and the count with it": (
+        "delete from public.backfill_events where seq > 10;"
+        "update public.backfill_runs set audit_count = 10"
+    ),
+}
+
+
+@pytest.mark.parametrize("what", TAMPERED)
+def test_what_a_superuser_does_to_the_chain_shows(
+    project: Project, timed: backfill.Backfill, over: backfill.Plan, what: str
+) -> None:
+    """audit_complete fails, it is critical, and the verdict is fail."""
+    project.admin.execute(TAMPERED[what].encode())
+    verdict, status, expected, actual, critical = audit_of(timed, over.run_id)
+    assert (verdict, status) == ("fail", "fail")
+    assert expected != actual
+    assert any("audit event" in c for c in critical)
+
+
+RECEIPTS = {
+    "gone": "delete from public.backfill_receipts where receipt_id = 3",
+    "another hash": (
+        "update public.backfill_receipts set after_hash = '\\x00' where receipt_id = 3"
+    ),
+    "another key": "update public.backfill_receipts set row_key = '{}' where receipt_id = 3",
+    "another kind": "update public.backfill_receipts set kind = 'undo' where receipt_id = 3",
+    "moved to another session": (
+        "update public.backfill_receipts set ordinal = 30 where receipt_id = 3"
+    ),
+}
+
+
+@pytest.mark.parametrize("what", RECEIPTS)
+def test_what_a_superuser_does_to_the_receipts_shows(
+    project: Project, timed: backfill.Backfill, over: backfill.Plan, what: str
+) -> None:
+    """Each batch's event holds a hash over its receipts, which verify computes again."""
+    project.admin.execute(RECEIPTS[what].encode())
+    verification = timed.verify(over.run_id)
+    assert verification.verdict == "fail"
+    assert any("receipts" in c for c in verification.critical)
+
+
+RECHAIN = """
+do $$
+declare
+  v_event public.backfill_events;
+  v_head text := '';
+begin
+  for v_event in select * from public.backfill_events order by seq loop
+    update public.backfill_events
+    set prev_hash = v_head, hash = backfill_private.event_hash(
+      v_head, run_id, seq, at, kind, actor, details)
+    where run_id = v_event.run_id and seq = v_event.seq
+    returning hash into v_head;
+  end loop;
+  update public.backfill_runs set audit_head = v_head;
+end
+$$
+"""
+
+
+def test_a_chain_computed_anew_shows_against_a_head_kept_outside(
+    project: Project, timed: backfill.Backfill, over: backfill.Plan
+) -> None:
+    """Who rewrites everything passes verify, and cannot rewrite what was printed and filed."""
+    kept = timed.status(over.run_id)
+    project.admin.execute(b"update public.backfill_events set actor = 'user:x' where seq = 2")
+    project.admin.execute(RECHAIN.encode())
+    assert audit_of(timed, over.run_id)[:2] == ("pass", "pass")
+    now = timed.status(over.run_id)
+    assert (now.audit_count, now.audit_head != kept.audit_head) == (kept.audit_count, True)
+
+
+EVENTS = "/backfill_events?seq=gt.0"
+WAYS: dict[str, tuple[str, str, Any, dict[str, str]]] = {
+    "update": ("PATCH", EVENTS, {"actor": "x"}, {}),
+    "delete": ("DELETE", EVENTS, None, {}),
+    "insert": ("POST", "/backfill_events", {"seq": 99, "kind": "approved"}, {}),
+    "upsert": (
+        "POST",
+        "/backfill_events?on_conflict=run_id,seq",
+        {"seq": 1, "kind": "approved"},
+        {"Prefer": "resolution=merge-duplicates"},
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_api_role_writes_events(project: Project, over: backfill.Plan, way: str) -> None:
+    """Not anon, not a user of any role, not the service key."""
+    roles = {role: Outsider(project, project.user(role)) for role in ("operator", "approver", None)}
+    callers = {
+        **roles,
+        "anon": Outsider(project, project.keys.anon),
+        "service": Outsider(project),
+    }
+    before = project.rows("select * from public.backfill_events order by seq")
+    answers = {who: code_of(api.send(*WAYS[way])) for who, api in callers.items()}
+    assert answers == dict.fromkeys(callers, "42501")
+    assert project.rows("select * from public.backfill_events order by seq") == before
+
+
+@pytest.mark.parametrize("role", ["anon", "authenticated", "service_role", "postgres"])
+@pytest.mark.parametrize(
+    "table", ["backfill_events", "backfill_receipts", "backfill_runs", "backfill_approvals"]
+)
+def test_nobody_truncates_what_the_audit_stands_on(
+    project_db: psycopg.Connection[Any], role: str, table: str
+) -> None:
+    """The API roles lack the right; the owner is refused by a trigger."""
+    project_db.execute(f"set role {role}".encode())
+    with pytest.raises(psycopg.Error) as refused:
+        project_db.execute(f"truncate public.{table} cascade".encode())
+    assert refused.value.sqlstate == ("OB007" if role == "postgres" else "42501")

@@ -1,0 +1,59 @@
+"""An undo takes back what it can and the run says what became of each session."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+
+from tests import verbs
+from tests.clocks import DatabaseClock
+from tests.seed import CANARY
+
+Db = psycopg.Connection[Any]
+SEVEN = {"since": "2025-09-01", "throttle_per_minute": 20, "batch_size": 7}
+
+
+def completed(db: Db, clock: DatabaseClock) -> str:
+    """A run over seven sessions that is done."""
+    run_id = verbs.started(db, **SEVEN)
+    verbs.work(db, run_id, clock)
+    return run_id
+
+
+def undo(db: Db, run_id: str, *sessions: str) -> Any:
+    """Preview and confirm, of all or of some sessions."""
+    preview = verbs.call(
+        db, "backfill_preview_undo", p_run_id=run_id, p_sessions=list(sessions) or None
+    )
+    return verbs.call(
+        db, "backfill_confirm_undo", p_run_id=run_id, p_digest=preview["digest"], p_reason="a test"
+    )
+
+
+def item_states(db: Db, run_id: str) -> dict[str, str]:
+    """Session -> state."""
+    rows = db.execute(
+        "select session_id, state from public.backfill_items where run_id = %s", (run_id,)
+    )
+    return {row["session_id"]: row["state"] for row in rows}
+
+
+def test_a_session_of_which_a_row_was_taken_back_is_not_done(project_db: Db) -> None:
+    """Its profile was changed by others and stays; its score is gone, so it is rolled back."""
+    run_id = completed(project_db, DatabaseClock(project_db))
+    project_db.execute("update public.profiles set payload = '{}' where session_id = %s", (CANARY,))
+    answer = undo(project_db, run_id, CANARY)
+    assert [c["reason"] for c in answer["conflicts"]] == ["the row was changed since"]
+    assert answer["deletes"]["fc_scores"] == 1
+    assert item_states(project_db, run_id)[CANARY] == "rolled_back"
+
+
+def test_a_session_whose_rows_are_all_in_conflict_stays_done(project_db: Db) -> None:
+    """Nothing of it was taken back."""
+    run_id = completed(project_db, DatabaseClock(project_db))
+    project_db.execute("update public.profiles set payload = '{}'")
+    project_db.execute("update public.fc_scores set blocks_answered = 5")
+    answer = undo(project_db, run_id, CANARY)
+    assert len(answer["conflicts"]) == 2
+    assert item_states(project_db, run_id)[CANARY] == "done"
