@@ -1,4 +1,4 @@
-"""Apply: claim a batch, score it, settle it, until nothing is left. The database grants and decides."""
+"""Apply: claim a batch, score it, settle it, until nothing is left. The database decides."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def _tell_call(
 
 
 async def _keep_leases(worker: Worker, claim_id: str, lease_s: float) -> None:
-    """Renew while a batch is under way. A lease that could not be renewed is refused at the gate."""
+    """Renew while a batch is under way; the gate refuses a lease that could not be renewed."""
     while True:
         await anyio.sleep(lease_s / 3)
         try:

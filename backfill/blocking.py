@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 def _open_portal() -> BlockingPortal:
-    """A portal into an event loop in a daemon thread: a forgotten close() must not hang the exit."""
+    """A portal into an event loop in a daemon thread: a forgotten close() must not hang."""
     opened: Future[BlockingPortal] = Future()
 
     async def serve() -> None:

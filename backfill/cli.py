@@ -40,6 +40,10 @@ Concurrency = Annotated[int, typer.Option(min=1, max=64, help="Sessions scored a
 NoWait = Annotated[bool, typer.Option("--no-wait", help="End instead of waiting.")]
 LogsDir = Annotated[Path, typer.Option(help="Where the run's folder of files goes.")]
 DEFAULT_LOGS = Path("backfill_logs")
+STATES = (
+    "planning", "awaiting_approval", "approved", "running", "paused", "completed", "rejected",
+    "cancelled", "expired", "rolled_back",
+)  # fmt: skip
 
 
 @contextmanager
@@ -178,6 +182,8 @@ def runs(
     as_json: AsJson = False,
 ) -> None:
     """The runs, the newest first."""
+    if state is not None and state not in STATES:
+        raise BadRequest(f"no run is ever {state[:40]}", f"one of: {', '.join(STATES)}")
     with connected() as bf:
         found = bf.runs(state=state)
     if as_json:
@@ -275,19 +281,17 @@ def _work(
         terminal.print_json(outcome.as_dict())
     else:
         terminal.print_outcome(outcome)
-        if outcome.state == "completed":
-            terminal.print_next(f"backfill verify {outcome.status.run_id}")
+        verb_next = {"completed": "verify", "running": "apply"}.get(outcome.state, "show")
+        terminal.print_next(f"backfill {verb_next} {outcome.status.run_id}")
     _end(_outcome_code(outcome))
 
 
 def _outcome_code(outcome: Outcome) -> ExitCode:
-    if outcome.state == "running":
-        return ExitCode.DONE
     return ExitCode.DONE if outcome.is_complete else ExitCode.FAILED
 
 
 def _stop_on_signals() -> Callable[[], bool]:
-    """Ctrl-C or SIGTERM: finish what is in flight, give the rest back. A second one ends at once."""
+    """Ctrl-C or SIGTERM: finish what is in flight, give the rest back; a second ends at once."""
     asked: list[int] = []
 
     def ask(number: int, _: object) -> None:
@@ -376,7 +380,7 @@ def rollback(
 
 @app.command()
 def logs(run: Run, logs_dir: LogsDir = DEFAULT_LOGS, as_json: AsJson = False) -> None:
-    """Write a run's files anew from the database."""
+    """Write plan, summary and rollback.sql of a run from the database."""
     with connected() as bf:
         folder = bf.write_logs(run, logs_dir)
     if as_json:

@@ -13,7 +13,7 @@ from backfill import checking, logs
 from backfill.applying import OnEvent, Worker, work
 from backfill.clock import Clock, SystemClock
 from backfill.dates import Day, as_text
-from backfill.errors import ApprovalNeeded, NotAnApprover, WrongServer
+from backfill.errors import ApprovalNeeded, BackfillError, BadRequest, NotAnApprover, WrongServer
 from backfill.gateway import Gateway
 from backfill.models import (
     Check,
@@ -189,7 +189,7 @@ class AsyncBackfill:
             "fc_version": fc_version,
             "basis": basis,
             "batch_size": batch_size,
-            "priority": list(priority) if priority is not None else None,
+            "priority": _listed(priority),
             "environment": environment,
             "want": want,
             "min_responses": min_responses,
@@ -202,6 +202,7 @@ class AsyncBackfill:
         if like is not None:
             request |= await request_like(self._gateway, await self.run_id(like))
         request |= {name: value for name, value in given.items() if value is not None}
+        _refuse_empty(given)
         if throttle_per_minute is not UNSET:
             request["throttle_per_minute"] = throttle_per_minute
         return await make_plan(self._gateway, request)
@@ -373,7 +374,7 @@ class AsyncBackfill:
         """
         scope = {
             "p_run_id": await self.run_id(run),
-            "p_sessions": list(sessions) if sessions is not None else None,
+            "p_sessions": _listed(sessions),
             "p_since": as_text("since", since),
             "p_until": as_text("until", until),
         }
@@ -386,11 +387,15 @@ class AsyncBackfill:
         return await confirm_undo(self._gateway, await self.run_id(run), digest, reason)
 
     async def write_logs(self, run: str, logs_dir: str | Path) -> Path:
-        """Write a run's files anew from the database. Returns their folder."""
+        """Write plan, summary and rollback.sql of a run from the database. Returns their folder."""
         run_id = await self.run_id(run)
         log = logs.RunLog.open(Path(logs_dir), run_id)
         log.plan(await load_plan(self._gateway, run_id))
         await self.write_ending(log, run_id)
+        if log.failed:
+            raise BackfillError(
+                f"the files could not be written: {log.failed}", "another --logs-dir"
+            )
         return Path(logs_dir) / run_id
 
     async def write_ending(self, log: logs.RunLog, run_id: str) -> None:
@@ -424,6 +429,18 @@ class AsyncBackfill:
                 f"run {run_id} was planned on {planned}, this is {self._gateway.host}",
                 "connect to the project that was planned, or plan here",
             )
+
+
+def _listed(ids: Sequence[str] | None) -> list[str] | None:
+    """Ids as a list; one id alone is not a list of letters."""
+    return [ids] if isinstance(ids, str) else list(ids) if ids is not None else None
+
+
+def _refuse_empty(given: Mapping[str, Json]) -> None:
+    """An unset shell variable must not turn a guard off."""
+    for name, value in given.items():
+        if isinstance(value, str) and not value.strip():
+            raise BadRequest(f"{name} is empty", "leave it out, or give a value")
 
 
 def _write_down(log: logs.RunLog, event: Event) -> None:

@@ -1,12 +1,16 @@
-"""Dates as people give them, to text that the database reads: whole UTC days, or timestamps as they are."""
+"""Dates as people give them, as text for the database: UTC days, or timestamps as they are."""
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime
 
 from backfill.errors import BadRequest
 
 Day = str | date | datetime
+# Other forms of ISO 8601 (20250831, 2025-W35) would be read as a moment, and the last day be lost.
+DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+TIMESTAMP = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}")
 
 
 def as_text(name: str, value: Day | None) -> str | None:
@@ -20,14 +24,15 @@ def as_text(name: str, value: Day | None) -> str | None:
         return _aware(value).isoformat()
     if isinstance(value, date):
         return value.isoformat()
-    return _parsed(name, value.strip())
+    return _parsed(name, str(value).strip())
 
 
 def _parsed(name: str, text: str) -> str:
     try:
-        if len(text) == len("2025-08-01"):
+        if DAY.fullmatch(text):
             return date.fromisoformat(text).isoformat()
-        return _aware(datetime.fromisoformat(text)).isoformat()
+        moment = datetime.fromisoformat(text if TIMESTAMP.match(text) else "")
+        return _aware(moment).isoformat()
     except ValueError:
         raise BadRequest(
             f"{name} is no date: {text[:40]}",

@@ -26,13 +26,13 @@ def print_line(line: str) -> None:
 
 def demonstrate(throttle_per_minute: int, *, tell: Tell, announce: Tell) -> dict[str, Json]:
     """Go the whole way and say what happens. Returns what each step found."""
-    with tempfile.TemporaryDirectory(prefix="backfill-demo-") as folder:
-        tell("== A Supabase-like project on this machine: PostgreSQL, PostgREST, the sample's data")
-        with stack.running(Path(folder) / "stack", sample="seed", announce=announce) as project:
-            with Backfill(
-                lambda: AsyncBackfill(Gateway(project.url, project.service_role_key))
-            ) as bf:
-                return _whole_way(bf, throttle_per_minute, Path(folder), tell)
+    tell("== A Supabase-like project on this machine: PostgreSQL, PostgREST, the sample's data")
+    with (
+        tempfile.TemporaryDirectory(prefix="backfill-demo-") as folder,
+        stack.running(Path(folder) / "stack", sample="seed", announce=announce) as project,
+        Backfill(lambda: AsyncBackfill(Gateway(project.url, project.service_role_key))) as bf,
+    ):
+        return _whole_way(bf, throttle_per_minute, Path(folder), tell)
 
 
 def _whole_way(bf: Backfill, throttle: int, folder: Path, tell: Tell) -> dict[str, Json]:
@@ -67,7 +67,8 @@ def _tell_plan(plan: Plan, tell: Tell) -> None:
     tell("\n== In short")
     tell(
         f"   candidates {candidates['total']}, without a profile {candidates['missing_profile']}, "
-        f"without FC scores {candidates['missing_fc_scores']}, without both {candidates['missing_both']}"
+        f"without FC scores {candidates['missing_fc_scores']}, "
+        f"without both {candidates['missing_both']}"
     )
     tell(
         f"   categories: profile+fc_scores {categories['profile+fc_scores']}, "

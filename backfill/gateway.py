@@ -114,12 +114,17 @@ class Gateway:
         access_token: an Auth user's, instead of the key. expect: the type of the answer.
         Raises the BackfillError that the SQLSTATE names.
         """
-        headers = {"Authorization": f"Bearer {access_token}"} if access_token else {}
+        headers = {"Authorization": f"Bearer {access_token.strip()}"} if access_token else {}
         async for attempt in stamina.retry_context(
             on=self._is_worth_another_try, attempts=ATTEMPTS, timeout=120.0, wait_max=8.0
         ):
             with attempt:
-                return await self._answer_of(function, arguments, headers, expect)
+                try:
+                    return await self._answer_of(function, arguments, headers, expect)
+                except BadKey as refused:
+                    if not access_token:
+                        raise
+                    raise _refused_token(self.host) from refused
         raise AssertionError("the retry loop returns or raises")
 
     async def score(
@@ -278,6 +283,10 @@ def _without_contents(error: APIError, fault: Fault) -> APIError:
         "details": None,
     }
     return APIError(bare).with_traceback(error.__traceback__)
+
+
+def _refused_token(host: str) -> NotAllowed:
+    return NotAllowed(f"{host} does not accept this access token", "sign in again for a new one")
 
 
 def _no_answer(host: str) -> OutcomeUnknown:

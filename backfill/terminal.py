@@ -138,7 +138,10 @@ def print_failures(failures: Sequence[FailedSession]) -> None:
         out.print(
             _table(
                 "failed session", "step", "code", "cause",
-                rows=((f.session_id, f.failed_step, f.error_code, f.error_message) for f in failures),
+                rows=(
+                    (f.session_id, f.failed_step, f.error_code, f.error_message)
+                    for f in failures
+                ),
             )
         )  # fmt: skip
 
@@ -196,7 +199,9 @@ class ApplyProgress:
             transient=True,
         )
         settled = status.total - status.counts["pending"] - status.counts["leased"]
-        self._task = self._bar.add_task("apply", total=status.total, completed=settled, note="", rate="")
+        self._task = self._bar.add_task(
+            "apply", total=status.total, completed=settled, note="", rate=""
+        )
         self._last = ""
         self._scored = 0
         self._began: datetime | None = None

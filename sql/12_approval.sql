@@ -102,8 +102,9 @@ declare
   v_run public.backfill_runs;
   v_caller record;
 begin
-  v_run := backfill_private.locked_run(new.run_id, array['awaiting_approval']);
+  v_run := backfill_private.locked_run(new.run_id);
   perform backfill_private.check_approver(v_run);
+  perform backfill_private.locked_run(new.run_id, array['awaiting_approval']);
   if new.decision = 'approved' then
     perform backfill_private.check_environment(v_run.environment);
     perform backfill_private.check_digest(v_run, new.digest);

@@ -204,7 +204,8 @@ begin
 end
 $$;
 
--- The preview that this digest confirms: the newest one of the run, still true, or already being carried out.
+-- The preview that this digest confirms: the newest one of the run, still true, or already being carried out by a run
+-- that has written nothing since.
 --
 -- raises  OB019 another digest, or what the preview saw has changed
 create function backfill_private.confirmed_undo(p_run_id uuid, p_digest text, p_reason text)
@@ -230,6 +231,12 @@ begin
     where undo_id = v_undo.undo_id;
     perform backfill_private.record(p_run_id, 'undo_confirmed',
       jsonb_build_object('digest', p_digest, 'reason', left(p_reason, 500), 'scope', v_undo.scope));
+  elsif exists (select from public.backfill_events as ran
+      where ran.run_id = p_run_id and ran.kind = 'running' and ran.seq > (
+        select max(said.seq) from public.backfill_events as said
+        where said.run_id = p_run_id and said.kind = 'undo_confirmed')) then
+    perform backfill_private.refuse('OB019', 'the run has gone on since this undo was confirmed',
+      format('backfill rollback %s', p_run_id));
   end if;
   return v_undo;
 end

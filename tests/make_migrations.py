@@ -6,7 +6,8 @@ from pathlib import Path
 
 TOP = Path(__file__).parent.parent
 MIGRATIONS = TOP / "supabase" / "migrations"
-# Which numbered files of sql/ make which migration. An index is a migration of its own: it cannot share a transaction.
+# Which numbered files of sql/ make which migration. An index is one of its own: it cannot share
+# a transaction.
 PARTS = {
     "20251101000000_backfill_core.sql": range(1, 30),
     "20251101000100_backfill_prism.sql": range(30, 40),

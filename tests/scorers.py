@@ -10,7 +10,8 @@ import psycopg
 MISBEHAVING = b"""
 create table public.misbehaviour (session_id uuid primary key, how text not null);
 grant select on public.misbehaviour to service_role;
-create or replace function public.score_fc_session(session_id uuid, version text, basis text) returns jsonb
+create or replace function public.score_fc_session(session_id uuid, version text, basis text)
+returns jsonb
 language plpgsql set search_path = '' as $$
 declare
   v_how text := (select m.how from public.misbehaviour as m where m.session_id = $1);

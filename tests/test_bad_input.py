@@ -1,4 +1,4 @@
-"""Bad input gets one clear sentence, the next command and the right exit code; nothing is written."""
+"""Bad input gets one sentence, the next command and the right exit code; nothing is written."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def counts(project: Project) -> list[object]:
 
 
 def refused(ran: object, code: int, *said: str) -> None:
-    """It ended with this code, said these things on stderr, and nothing that a person must not see."""
+    """It ended with this code and said these things on stderr, without a traceback."""
     assert ran.code == code, ran  # type: ignore[attr-defined]
     for words in said:
         assert words in ran.err, ran.err  # type: ignore[attr-defined]
@@ -64,7 +64,8 @@ def test_a_plan_that_cannot_be_meant_is_refused(project: Project, shell: Shell, 
 def test_an_ambiguous_priority_id_is_refused_with_the_ids(project: Project, shell: Shell) -> None:
     """A prefix of several sessions names two of them."""
     digit = project.value(
-        "select left(id::text, 1) from public.assessment_sessions group by 1 having count(*) > 1 limit 1"
+        "select left(id::text, 1) from public.assessment_sessions"
+        " group by 1 having count(*) > 1 limit 1"
     )
     refused(shell(*PLAN, "--priority", digit), 2, "more than one session", "Next:")
 
@@ -219,3 +220,42 @@ def test_the_command_line_goes_the_whole_way(project: Project, shell: Shell) -> 
     assert (undone.code, undone.json["deletes"]) == (0, preview["deletes"])
     missing = shell("missing", "--since", "2025-08-01", "--min-coverage", "0.95", "--json")
     assert (missing.code, missing.json["missing_fc_scores"]) == (4, 11)
+
+
+@pytest.mark.parametrize("day", ["20250831", "2025-W35", "2025-08", "yesterday"])
+def test_other_forms_of_dates_are_refused_rather_than_read_as_moments(
+    shell: Shell, day: str
+) -> None:
+    """Read as a moment, the last day would be lost in silence."""
+    refused(shell(*PLAN, "--until", day), 2, "until is no date", "Next:")
+
+
+@pytest.mark.parametrize("option", ["--engine-version", "--fc-version", "--basis"])
+def test_an_empty_value_is_refused(project: Project, shell: Shell, option: str) -> None:
+    """An unset shell variable must not plan for the version of no name."""
+    refused(shell(*PLAN, option, ""), 2, "is empty", "Next:")
+    refused(shell("plan", "--since", "2025-08-01", "--environment", ""), 2, "is empty")
+    assert project.value("select count(*) from public.backfill_runs") == 0
+
+
+def test_an_apply_that_ends_before_the_run_does_not_end_with_0(
+    project: Project, shell: Shell
+) -> None:
+    """`apply && verify` must not take a run for finished."""
+    made = shell(*PLAN, "--throttle", "5", "--json").json
+    project.db.execute("select public.backfill_approve(%s, %s)", (made["run_id"], made["digest"]))
+    ran = shell("apply", made["run_id"], "--no-wait")
+    assert ran.code == 1
+    assert f"Next: backfill apply {made['run_id']}" in ran.out
+
+
+def test_a_state_that_no_run_is_ever_in_is_refused(shell: Shell) -> None:
+    """An empty list would hide the typing error."""
+    refused(shell("runs", "--state", "foo"), 2, "no run is ever foo", "awaiting_approval")
+
+
+def test_a_bad_access_token_is_not_taken_for_a_bad_key(shell: Shell) -> None:
+    """The sentence names what is wrong."""
+    made = shell(*PLAN, "--json").json
+    words = ("approve", made["run_id"], "--digest", made["digest"])
+    refused(shell(*words, BACKFILL_ACCESS_TOKEN="a.b.c"), 5, "access token", "sign in again")

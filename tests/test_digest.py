@@ -15,7 +15,8 @@ CHANGES = {
     "a row of backfill_targets":
         "update public.backfill_targets set version = 'v9' where component = 'profile'",
     "a helper that backfill_targets names":
-        "update public.backfill_targets set helpers = '{public.fc_type(jsonb)}' where component = 'profile'",
+        "update public.backfill_targets set helpers = '{public.fc_type(jsonb)}'"
+        " where component = 'profile'",
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""A run goes on past failed sessions, names each with its cause, and never takes one for a success."""
+"""A run goes on past failed sessions, names each, and never takes one for a success."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_failed_sessions_are_named_with_their_cause_and_the_rest_is_done(
     timed: backfill.Backfill,
     partly_failed: tuple[backfill.Plan, backfill.Outcome, dict[str, list[str]]],
 ) -> None:
-    """34 done; three with the scorer's message, two as having had no effect; verify says partial."""
+    """34 done; three with the scorer's message, two without effect; verify says partial."""
     plan, outcome, how = partly_failed
     assert outcome.status.counts["done"] == 34
     causes = {f.session_id: (f.error_code, f.error_message) for f in outcome.failures}

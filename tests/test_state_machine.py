@@ -264,14 +264,16 @@ class Verbs(RuleBasedStateMachine):
 
     # The run's life
 
-    @initialize(pace=paces, with_canary=st.booleans())
-    def begin(self, pace: tuple[int, int], with_canary: bool) -> None:
+    @initialize(first=paces, second=paces, with_canary=st.booleans())
+    def begin(self, first: tuple[int, int], second: tuple[int, int], with_canary: bool) -> None:
+        """Two runs over the same sessions, both running."""
         self.slate.wipe()
         self.db.execute("delete from public.witnessed")
-        self.open(pace, with_canary)
-        verbs.call(self.db, "backfill_seal", p_run_id=self.runs[0])
-        verbs.approve(self.db, self.runs[0])
-        verbs.start(self.db, self.runs[0])
+        for pace in (first, second):
+            self.open(pace, with_canary)
+            self.seal(self.runs[-1])
+            verbs.approve(self.db, self.runs[-1])
+            verbs.start(self.db, self.runs[-1])
 
     @precondition(lambda self: self.has_room())
     @rule(pace=paces, with_canary=st.booleans(), how_far=st.integers(0, 5))
@@ -311,38 +313,50 @@ class Verbs(RuleBasedStateMachine):
     # The workers
 
     @precondition(lambda self: self.runs)
-    @rule(pick=picks, turns=st.integers(1, 8), told=outcomes)
-    def an_eager_worker(self, pick: int, turns: int, told: str) -> None:
-        """Claims, scores, settles and waits as told, so that runs come to their end."""
+    @rule(pick=picks, turns=st.sampled_from([0, 0, 0, 1, 2, 4, 8, 8]), told=outcomes)
+    def claim(self, pick: int, turns: int, told: str) -> None:
+        """A worker claims and does as much as pleases, or works on so that runs end."""
         run_id = self.run_of(pick, "running")
+        if turns == 0:
+            claim_id = str(uuid4())
+            self.take(run_id, claim_id)
+            for attempt in [a for a in self.attempts if a.claim_id == claim_id]:
+                self.score_under(attempt, pick % 3)
         for _ in range(turns):
             claim_id = str(uuid4())
             wait_s = self.take(run_id, claim_id)
             granted = [a for a in self.attempts if a.claim_id == claim_id]
             for attempt in granted:
-                self.score_under(attempt, 2)
+                self.score_under(attempt, 2 if told == "true" else pick % 3)
             if granted:
                 self.settle_claim(claim_id, ["true", told])
             elif wait_s:
                 self.clock.advance(wait_s)
 
-    @precondition(lambda self: self.runs)
-    @rule(pick=picks)
-    def claim(self, pick: int) -> None:
-        """A worker claims, and may never be heard of again."""
-        self.take(self.run_of(pick, "running"), str(uuid4()))
-
     @precondition(lambda self: self.attempts)
-    @rule(pick=picks, verb=st.sampled_from(["claim again", "renew", "score", "score", "score"]))
+    @rule(
+        pick=picks, verb=st.sampled_from(["score", "score", "score late", "claim again", "renew"])
+    )
     def hold(self, pick: int, verb: str) -> None:
-        """A worker uses what it was granted, be it stale or run out."""
-        attempt = self.attempts[-1 - pick % len(self.attempts)]
+        """A worker uses what it was granted: in time, after its lease, or stale long since."""
+        attempt = self.attempt_of(pick)
         if verb == "claim again":
             self.take(attempt.run_id, attempt.claim_id)
         elif verb == "renew":
             self.renew(attempt)
+        elif verb == "score late":
+            late_s = (attempt.lease_until - self.clock.now()).total_seconds()
+            self.clock.advance(max(late_s, 0))
+            self.score_under(attempt, 2)
         else:
-            self.score_under(attempt, 1 + pick % 2)
+            for _ in range(1 + pick % 2):
+                self.score_under(attempt, 2)
+
+    def attempt_of(self, pick: int) -> Attempt:
+        """One of the last attempts; mostly one that nobody has settled, where there is any."""
+        held = [a for a in self.latest.values() if not a.is_over] if pick < UNLIKELY else []
+        among = held or self.attempts
+        return among[-1 - pick % len(among)]
 
     def renew(self, attempt: Attempt) -> None:
         """Renew a claim; leases that ran out stay so."""
@@ -375,7 +389,7 @@ class Verbs(RuleBasedStateMachine):
     @rule(pick=picks, told=st.lists(outcomes, min_size=1, max_size=3))
     def settle(self, pick: int, told: list[str]) -> None:
         """Tell the truth or anything else of a claim, of all its sessions or of some."""
-        self.settle_claim(self.attempts[-1 - pick % len(self.attempts)].claim_id, told)
+        self.settle_claim(self.attempt_of(pick).claim_id, told)
 
     def settle_claim(self, claim_id: str, told: list[str]) -> None:
         """Settle the claim's items with these outcomes in turn."""
@@ -394,8 +408,9 @@ class Verbs(RuleBasedStateMachine):
     # Undo
 
     @precondition(lambda self: self.runs)
-    @rule(pick=picks, some=st.booleans())
-    def preview_undo(self, pick: int, some: bool) -> None:
+    @rule(pick=picks, some=st.booleans(), at_once=st.integers(0, 7))
+    def preview_undo(self, pick: int, some: bool, at_once: int) -> None:
+        """Of all or of every second session; mostly confirmed soon, sometimes in part."""
         run_id = self.run_of(pick, "completed", "cancelled", "expired", "paused")
         sessions = [
             row["session_id"]
@@ -414,11 +429,16 @@ class Verbs(RuleBasedStateMachine):
         )
         if effect is not None:
             self.previews[run_id] = effect["digest"]
+            if at_once > 1:
+                self.confirm(run_id, at_once)
 
     @precondition(lambda self: self.previews)
     @rule(pick=picks, at_once=st.integers(1, 4))
     def confirm_undo(self, pick: int, at_once: int) -> None:
-        run_id = list(self.previews)[pick % len(self.previews)]
+        self.confirm(list(self.previews)[pick % len(self.previews)], at_once)
+
+    def confirm(self, run_id: str, at_once: int) -> None:
+        """Carry the newest preview on by some sessions; no lease of the run outlives it."""
         progress = self.try_(
             verbs.call,
             "backfill_confirm_undo",
@@ -527,7 +547,7 @@ def test_the_promises_hold_after_any_sequence_of_verbs(ground: Ground) -> None:
     run_state_machine_as_test(
         lambda: Verbs(ground),  # type: ignore[arg-type] # any factory will do
         settings=settings(
-            max_examples=160,
+            max_examples=130,
             stateful_step_count=50,
             deadline=None,
             database=None,

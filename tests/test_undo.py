@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import uuid4
 
 import psycopg
+import pytest
 
 from tests import verbs
 from tests.clocks import DatabaseClock
 from tests.seed import CANARY
 
 Db = psycopg.Connection[Any]
-SEVEN = {"since": "2025-09-01", "throttle_per_minute": 20, "batch_size": 7}
+SEVEN: dict[str, Any] = {"since": "2025-09-01", "throttle_per_minute": 20, "batch_size": 7}
 
 
 def completed(db: Db, clock: DatabaseClock) -> str:
@@ -57,3 +59,33 @@ def test_a_session_whose_rows_are_all_in_conflict_stays_done(project_db: Db) -> 
     answer = undo(project_db, run_id, CANARY)
     assert len(answer["conflicts"]) == 2
     assert item_states(project_db, run_id)[CANARY] == "done"
+
+
+def with_two_failed(db: Db) -> tuple[str, list[str]]:
+    """A completed run of which two sessions failed; its id, these two and two that are done."""
+    run_id = verbs.started(db, **SEVEN)
+    claim_id = str(uuid4())
+    granted = verbs.claim(db, run_id, claim_id)["granted"]
+    done = [verbs.score_all(db, run_id, grant) for grant in granted[:-2]]
+    failed = [{"ordinal": grant["ordinal"], "outcome": "failed"} for grant in granted[-2:]]
+    verbs.settle(db, run_id, claim_id, [*done, *failed])
+    assert verbs.claim(db, run_id)["state"] == "completed"
+    return run_id, [grant["session_id"] for grant in granted[-4:]]
+
+
+@pytest.mark.parametrize("at_once", [1, 200], ids=["begun", "ended"])
+def test_an_undo_does_not_go_on_to_rows_that_its_preview_never_showed(
+    project_db: Db, at_once: int
+) -> None:
+    """Once the run has run again, the same digest confirms nothing more."""
+    clock = DatabaseClock(project_db)
+    run_id, sessions = with_two_failed(project_db)
+    preview = verbs.call(project_db, "backfill_preview_undo", p_run_id=run_id, p_sessions=sessions)
+    confirm = {"p_run_id": run_id, "p_digest": preview["digest"], "p_reason": "a test"}
+    verbs.call(project_db, "backfill_confirm_undo", **confirm, p_sessions=at_once)
+    verbs.call(project_db, "backfill_retry", p_run_id=run_id)
+    clock.advance(60)
+    verbs.work(project_db, run_id, clock)
+    with pytest.raises(psycopg.Error) as refused:
+        verbs.call(project_db, "backfill_confirm_undo", **confirm)
+    assert refused.value.sqlstate == "OB019"
