@@ -183,7 +183,7 @@ RULES = [
         " where has_function_privilege('anon', oid, 'execute')"
         " union all select 'backfill_private'"
         " where has_schema_privilege('anon', 'backfill_private', 'usage, create')",
-        "grant authenticated to anon with inherit true",
+        "alter role anon inherit; grant authenticated to anon",
     ),
     Rule(
         "an API role uses the private schema and makes nothing in it",
