@@ -71,7 +71,7 @@ with moves as (
 ), lacking as (
   select i.run_id, i.ordinal, w.component
   from public.backfill_items as i, unnest(i.components) as w (component)
-  where i.state = 'done' and not case w.component
+  where i.state = 'done' and w.component <> all (i.filled) and not case w.component
     when 'fc_scores' then exists (select from public.fc_scores as t
       where t.session_id = i.session_id::uuid and t.version = 'v1.2' and t.fc_kind = 'functions')
     else exists (select from public.profiles as t where t.session_id = i.session_id::uuid) end
@@ -160,7 +160,7 @@ UNLIKELY = 10
 picks = st.integers(0, 11)
 paces = st.integers(2, 6).flatmap(lambda t: st.tuples(st.just(t), st.integers(1, min(t, 3))))
 outcomes = st.sampled_from(["true", "true", "true", "answered", "failed", "unknown", "released"])
-seconds = st.sampled_from([0.000001, 1, 10, 15, 30, 59.999999, 60, 61, 300, EIGHT_DAYS_S])
+seconds = st.sampled_from([0.000001, 1, 10, 15, 20, 30, 30, 59.999999, 60, 61, EIGHT_DAYS_S])
 # Verb: how often, its argument for the run, further ones, the states in which it mostly comes.
 OPERATING: dict[str, tuple[int, str, dict[str, str], *tuple[str, ...]]] = {
     "start": (2, "p_run_id", {"p_worker": "test"}, "approved", "running"),
@@ -332,6 +332,16 @@ class Verbs(RuleBasedStateMachine):
                 self.settle_claim(claim_id, ["true", told])
             elif wait_s:
                 self.clock.advance(wait_s)
+
+    @precondition(lambda self: self.runs)
+    @rule(steps=st.integers(0, 2))
+    def every_run_claims(self, steps: int) -> None:
+        """Workers of all runs want the same sessions at the same moment."""
+        claims = {str(uuid4()): run_id for run_id in self.runs}
+        for claim_id, run_id in claims.items():
+            self.take(run_id, claim_id)
+        for attempt in [a for a in self.attempts if a.claim_id in claims]:
+            self.score_under(attempt, steps)
 
     @precondition(lambda self: self.attempts)
     @rule(
