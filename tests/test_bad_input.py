@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.commands import Shell
+from tests.commands import Ran, Shell
 from tests.conftest import Project
 from tests.seed import SEED
 
@@ -23,13 +23,13 @@ def counts(project: Project) -> list[object]:
     return [project.value(f"select count(*) from public.{table}") for table in TABLES]
 
 
-def refused(ran: object, code: int, *said: str) -> None:
+def refused(ran: Ran, code: int, *said: str) -> None:
     """It ended with this code and said these things on stderr, without a traceback."""
-    assert ran.code == code, ran  # type: ignore[attr-defined]
+    assert ran.code == code, ran
     for words in said:
-        assert words in ran.err, ran.err  # type: ignore[attr-defined]
-    assert "Traceback" not in ran.err  # type: ignore[attr-defined]
-    assert ran.out == ""  # type: ignore[attr-defined]
+        assert words in ran.err, ran.err
+    assert "Traceback" not in ran.err
+    assert ran.out == ""
 
 
 BAD_PLANS: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
