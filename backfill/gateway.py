@@ -42,9 +42,14 @@ class SupabaseClient(Protocol):
     """What `connect(client=…)` reads of a client: sync or async, it stays as it is."""
 
     @property
-    def supabase_url(self) -> object: ...  # noqa: D102
+    def supabase_url(self) -> object:
+        """The project's URL; a str, or what prints as one."""
+        ...
+
     @property
-    def supabase_key(self) -> str: ...  # noqa: D102
+    def supabase_key(self) -> str:
+        """The project's key."""
+        ...
 
 
 # The HTTP status of this task's last answer: APIError does not carry it, and a gateway's own JSON

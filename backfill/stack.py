@@ -115,7 +115,7 @@ def start(
         os.close(lock)
 
 
-def stop(dir: Path) -> bool:  # noqa: A002
+def stop(dir: Path) -> bool:  # noqa: A002 - as in start
     """Stop the stack of a folder and wait until its processes are gone; the data stay.
 
     Returns whether one was running. One that is just starting is stopped when it is up.
@@ -134,7 +134,7 @@ def stop(dir: Path) -> bool:  # noqa: A002
     return was_running
 
 
-def discard(dir: Path) -> None:  # noqa: A002
+def discard(dir: Path) -> None:  # noqa: A002 - as in start
     """Stop the stack of a folder and remove all it has made, wherever that lies."""
     home = dir.resolve()
     stop(home)
@@ -145,7 +145,7 @@ def discard(dir: Path) -> None:  # noqa: A002
         (home / name).unlink(missing_ok=True)
 
 
-def env(dir: Path) -> dict[str, str]:  # noqa: A002
+def env(dir: Path) -> dict[str, str]:  # noqa: A002 - as in start
     """The variables that point a client at the running stack. Raises StackError without one."""
     stack = _running_stack(dir.resolve())
     return {
@@ -159,7 +159,7 @@ def env(dir: Path) -> dict[str, str]:  # noqa: A002
 
 @contextlib.contextmanager
 def running(
-    dir: Path | None = None,  # noqa: A002
+    dir: Path | None = None,  # noqa: A002 - as in start
     *,
     sample: str | int | None = "seed",
     announce: Announce = silent,
