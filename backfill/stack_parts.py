@@ -30,7 +30,6 @@ POSTGREST_VARIABLE = "BACKFILL_POSTGREST"
 # In this order: an account that is made for a database server, then the one every system has.
 SERVER_ACCOUNTS = ("postgres", "nobody")
 # Tried after TMPDIR, which may lie in root's own folder; what is run from there is checked first.
-# Looked at, never written to by a fixed name: the copy's owner and modes are checked before use.
 SHARED_TEMP = ("/tmp", "/var/tmp")  # noqa: S108
 INSTALL_EXTRA = 'pip install "supabase-backfill[local]"'
 FETCH_TIMEOUT_S = 300.0
