@@ -85,6 +85,8 @@ def find_postgres() -> Path:
             raise _postgres_missing(f"there is no {program} in {bin_dir}")
     members = (bin_dir.name, "lib", "share")
     tree = _reachable_tree(bin_dir.parent, f"postgres-{_version(bin_dir)}", members)
+    if tree != bin_dir.parent:
+        _refuse_a_lame_copy(tree / bin_dir.name, bin_dir)
     return tree / bin_dir.name
 
 
@@ -290,6 +292,14 @@ def _scratch(parent: Path) -> Iterator[Path]:
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _refuse_a_lame_copy(copied_bin: Path, bin_dir: Path) -> None:
+    """Some builds look for libraries beside their own tree, where a copy has none."""
+    asked = [str(copied_bin / "initdb"), "--version"]
+    if subprocess.run(asked, capture_output=True, check=False, timeout=30).returncode != 0:
+        reason = f"it does not run from a copy, and the servers' account cannot enter {bin_dir}"
+        raise PartMissing("PostgreSQL", reason, f"open the way to {bin_dir} (chmod o+x)")
 
 
 def _version(bin_dir: Path) -> str:

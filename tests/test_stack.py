@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -339,6 +340,31 @@ def test_a_closed_part_is_copied_to_where_the_server_account_gets(
     finally:
         found.unlink()
         found.parent.rmdir()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the servers as somebody else")
+def test_a_server_that_does_not_run_from_a_copy_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bin_dir = tmp_path / "closed" / "bin"
+    bin_dir.mkdir(parents=True)
+    bin_dir.parent.chmod(0o700)
+    beside = bin_dir.parent / "needed"
+    beside.touch()
+    for program in ("postgres", "initdb"):
+        (bin_dir / program).write_text(
+            '#!/bin/sh\n[ -e "$(dirname "$0")/../needed" ] || exit 127\n'
+            f"echo {program} '(PostgreSQL) 0.0'\n"
+        )
+        (bin_dir / program).chmod(0o755)
+    monkeypatch.setenv(stack_parts.POSTGRES_BIN_VARIABLE, str(bin_dir))
+    try:
+        with pytest.raises(stack_parts.PartMissing, match="does not run from a copy") as missing:
+            stack_parts.find_postgres()
+        assert str(bin_dir) in missing.value.next_step
+    finally:
+        for copy in stack_parts.open_temp_root().glob("backfill-postgres-0.0-*"):
+            shutil.rmtree(copy)
 
 
 def test_a_database_made_the_old_way_opens_new_tables() -> None:
