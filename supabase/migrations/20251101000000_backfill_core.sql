@@ -2382,7 +2382,10 @@ $$;
 revoke all on function public.backfill_settle(uuid, uuid, jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.backfill_settle(uuid, uuid, jsonb) to service_role;
 
--- from sql/16_leases.sql
+-- from sql/16_trouble.sql
+-- Trouble: what the database does where calls go wrong in numbers. Back-off, and the circuit breaker.
+
+-- from sql/17_leases.sql
 -- Leases: the database grants batches, one at a time, never more than approved.
 
 -- How long a lease lives without being renewed.
@@ -2799,7 +2802,7 @@ revoke all on function public.backfill_claim(uuid, uuid, text), public.backfill_
   from public, anon, authenticated, service_role;
 grant execute on function public.backfill_claim(uuid, uuid, text), public.backfill_renew(uuid, uuid) to service_role;
 
--- from sql/17_lifecycle.sql
+-- from sql/18_lifecycle.sql
 -- Lifecycle: start, pause, resume, cancel, retry, prune.
 
 -- The throttles of all running runs together stay under the project's bound.
@@ -3080,7 +3083,7 @@ grant execute on function
   public.backfill_pause(uuid, text), public.backfill_resume(uuid), public.backfill_cancel(uuid, text)
 to authenticated, service_role;
 
--- from sql/18_verification.sql
+-- from sql/19_verification.sql
 -- Verification: planned against present, every figure counted from the tables.
 
 -- Where each planned row stands, for one component.
@@ -3382,7 +3385,7 @@ $$;
 revoke all on function public.backfill_verify(uuid) from public, anon, authenticated, service_role;
 grant execute on function public.backfill_verify(uuid) to authenticated, service_role;
 
--- from sql/19_undo.sql
+-- from sql/20_undo.sql
 -- Undo: only rows with a receipt that are still what the run wrote. Preview, then confirm exactly that preview.
 
 create table backfill_private.undos (
@@ -3847,7 +3850,7 @@ grant execute on function
   public.backfill_confirm_undo(uuid, text, text, integer)
 to service_role;
 
--- from sql/20_run_views.sql
+-- from sql/21_run_views.sql
 -- Views about runs: what people look at while a run runs and after it.
 
 create view public.backfill_run_progress with (security_invoker = true) as
@@ -3941,7 +3944,7 @@ comment on view public.backfill_run_failures is 'The sessions that failed, and w
 revoke all on public.backfill_run_progress, public.backfill_run_failures from public, anon, authenticated, service_role;
 grant select on public.backfill_run_progress, public.backfill_run_failures to authenticated, service_role;
 
--- from sql/21_check.sql
+-- from sql/22_check.sql
 -- Check: is this project ready. A line a thing: what was looked at, how it stands, what a person does about it.
 --
 -- Nothing here fails over what is missing: names are looked up in the catalog, never used.

@@ -1,0 +1,1 @@
+-- Trouble: what the database does where calls go wrong in numbers. Back-off, and the circuit breaker.
