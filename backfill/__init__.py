@@ -47,7 +47,7 @@ from backfill.errors import (
     WrongEnvironment,
     WrongServer,
 )
-from backfill.gateway import Gateway, SupabaseClient, address_of
+from backfill.gateway import CALL_TIMEOUT_S, Gateway, SupabaseClient, address_of
 from backfill.models import (
     Approval,
     Batch,
@@ -75,15 +75,19 @@ def connect(
     *,
     client: SupabaseClient | None = None,
     clock: Clock | None = None,
+    call_timeout_s: float = CALL_TIMEOUT_S,
 ) -> Backfill:
     """Connect to a project, for blocking code.
 
     url, key: else SUPABASE_URL, and SUPABASE_SECRET_KEY or SUPABASE_SERVICE_ROLE_KEY. client:
-    a Supabase client whose url and key are taken; it is not changed or used.
+    a Supabase client whose url and key are taken; it is not changed or used. call_timeout_s: how
+    long a call may take; shorter than your slowest scorer, and its outcome is looked up.
     Raises BadKey, CannotConnect where these are not usable. Nothing is sent yet.
     """
     address = _address(url, key, client)
-    return Backfill(lambda: AsyncBackfill(Gateway(*address), clock=clock))
+    return Backfill(
+        lambda: AsyncBackfill(Gateway(*address, call_timeout_s=call_timeout_s), clock=clock)
+    )
 
 
 def connect_async(
@@ -92,9 +96,11 @@ def connect_async(
     *,
     client: SupabaseClient | None = None,
     clock: Clock | None = None,
+    call_timeout_s: float = CALL_TIMEOUT_S,
 ) -> AsyncBackfill:
     """Connect to a project, with the same verbs to await. See connect."""
-    return AsyncBackfill(Gateway(*_address(url, key, client)), clock=clock)
+    gateway = Gateway(*_address(url, key, client), call_timeout_s=call_timeout_s)
+    return AsyncBackfill(gateway, clock=clock)
 
 
 def _address(url: str | None, key: str | None, client: SupabaseClient | None) -> tuple[str, str]:

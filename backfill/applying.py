@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import datetime
 from uuid import uuid4
 
 import anyio
@@ -15,6 +15,7 @@ from backfill.errors import ApprovalExpired, BackfillError, Paused
 from backfill.faults import Fault
 from backfill.gateway import CallFailed, Gateway
 from backfill.models import Event, Json
+from backfill.patience import LASTING_S, LASTING_WAIT_S, Patience
 
 logger = logging.getLogger("backfill")
 
@@ -22,6 +23,17 @@ RUN_HEADER = "x-backfill-run"
 FENCE_HEADER = "x-backfill-fence"
 LONGEST_WAIT_S = 5.0  # a pause, a resume and a Ctrl-C are noticed within this
 OnEvent = Callable[[Event], None]
+# What a fault of a scoring call is called when the batch is settled: sql/15_settling.sql.
+OUTCOMES = {
+    "session": "failed",
+    "again": "again",
+    "unknown": "unknown",
+    "slow": "slow",
+    "refused": "released",
+    "stop": "stop",
+}
+# After these no other call of the batch has a chance: the run holds, or the API wants fewer calls.
+ENDS_THE_BATCH = frozenset({"stop", "slow"})
 
 
 @dataclass(slots=True)
@@ -36,7 +48,20 @@ class Worker:
     waits: bool
     on_event: OnEvent
     should_stop: Callable[[], bool]
-    stopping_fault: Fault | None = field(default=None)
+    patience: Patience = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.patience = Patience(LASTING_S, LASTING_WAIT_S, self._tell_trouble, self.should_stop)
+
+    async def ask(self, function: str, arguments: Mapping[str, Json]) -> dict[str, Json]:
+        """Call one of our functions; again for as long as a project takes to restart."""
+        answer: dict[str, Json] = await self.gateway.call(
+            function, {"p_run_id": self.run_id, **arguments}, patience=self.patience
+        )
+        return answer
+
+    def _tell_trouble(self, error: BackfillError, wait_s: float) -> None:
+        self.tell("waiting", wait_s=round(wait_s, 3), wait_for="connection", why=error.message)
 
     def tell(self, kind: str, **details: Json) -> None:
         """Log an event and hand it to the callback."""
@@ -49,15 +74,11 @@ async def work(worker: Worker) -> None:
 
     Raises Paused where it holds, ApprovalNeeded where nobody approved it.
     """
-    started = await worker.gateway.call(
-        "backfill_start", {"p_run_id": worker.run_id, "p_worker": worker.name}
-    )
+    started = await worker.ask("backfill_start", {"p_worker": worker.name})
     if started["state"] == "paused":
         raise _paused(worker.run_id, started["reason"])
     if started["state"] == "expired":
-        raise ApprovalExpired(
-            f"the approval of run {worker.run_id} ran out", f"backfill plan --like {worker.run_id}"
-        )
+        raise _expired(worker.run_id)
     worker.tell("run_started", state=started["state"])
     while not worker.should_stop() and await _one_turn(worker):
         pass
@@ -66,124 +87,142 @@ async def work(worker: Worker) -> None:
 async def _one_turn(worker: Worker) -> bool:
     """Claim and do a batch, or wait for one. False where there is nothing more to do."""
     claim_id = str(uuid4())
-    claim = await worker.gateway.call(
-        "backfill_claim",
-        {"p_run_id": worker.run_id, "p_claim_id": claim_id, "p_worker": worker.name},
-    )
+    claim = await worker.ask("backfill_claim", {"p_claim_id": claim_id, "p_worker": worker.name})
     if claim["granted"]:
-        await _do_batch(worker, claim_id, claim)
+        await _Batch(worker, claim_id, claim).do()
         return True
     if claim["state"] == "paused":
         return await _hold(worker, claim)
+    if claim["state"] == "expired":
+        raise _expired(worker.run_id)
     if claim["state"] != "running":
         worker.tell(f"run_{claim['state']}", reason=claim["reason"])
         return False
-    return await _wait(worker, float(claim["wait_s"]), claim["wait_for"])
+    return await _wait(worker, float(claim["wait_s"]), claim["wait_for"], claim["why"])
 
 
 async def _hold(worker: Worker, claim: Mapping[str, Json]) -> bool:
     """A pause that the database made ends the work; one that a person made is waited out."""
     if not worker.waits or not claim["held_by"]:
         raise _paused(worker.run_id, claim["reason"])
-    return await _wait(worker, LONGEST_WAIT_S, f"paused: {claim['reason']}")
+    why = f"{claim['held_by']} paused the run: {claim['reason']}"
+    return await _wait(worker, LONGEST_WAIT_S, "pause", why)
 
 
-async def _wait(worker: Worker, seconds: float, reason: str) -> bool:
-    worker.tell("waiting", wait_s=round(seconds, 3), wait_for=reason)
+async def _wait(worker: Worker, seconds: float, wait_for: str, why: str | None) -> bool:
+    worker.tell("waiting", wait_s=round(seconds, 3), wait_for=wait_for, why=why)
     if not worker.waits:
         return False
     await worker.clock.sleep(min(seconds, LONGEST_WAIT_S))
     return True
 
 
-async def _do_batch(worker: Worker, claim_id: str, claim: Mapping[str, Json]) -> None:
-    """Score a granted batch and settle it, even when this work is cancelled in the middle."""
-    granted: list[dict[str, Json]] = claim["granted"]
-    worker.tell(
-        "batch_started",
-        batch=claim["batch"],
-        phase=granted[0]["phase"],
-        sessions=[g["session_id"] for g in granted],
-    )
-    outcomes: dict[int, dict[str, Json]] = {
-        g["ordinal"]: {"ordinal": g["ordinal"], "outcome": "released"} for g in granted
-    }
-    began = worker.clock.now()
-    try:
-        await _score_batch(worker, claim_id, float(claim["lease_s"]), granted, outcomes)
-    finally:
-        with anyio.CancelScope(shield=True):
-            settled = await _settle(worker, claim_id, list(outcomes.values()))
-    worker.tell(
-        "batch_settled",
-        batch=claim["batch"],
-        claim=claim_id,
-        settled=settled["settled"],
-        took_ms=round((worker.clock.now() - began).total_seconds() * 1000),
-    )
-    if worker.stopping_fault is not None:
-        await _pause_for(worker, worker.stopping_fault)
+@dataclass(slots=True)
+class _Batch:
+    """A granted batch: score its sessions, settle it, even when this work is cancelled midway."""
 
+    worker: Worker
+    claim_id: str
+    claim: Mapping[str, Json]
+    outcomes: dict[int, dict[str, Json]] = field(init=False)
+    is_over: bool = False
 
-async def _score_batch(
-    worker: Worker,
-    claim_id: str,
-    lease_s: float,
-    granted: list[dict[str, Json]],
-    outcomes: dict[int, dict[str, Json]],
-) -> None:
-    limiter = anyio.CapacityLimiter(worker.concurrency)
+    def __post_init__(self) -> None:
+        self.outcomes = {g["ordinal"]: _outcome(g, "released") for g in self.claim["granted"]}
 
-    async def score_one(grant: dict[str, Json]) -> None:
-        async with limiter:
-            if not worker.should_stop() and worker.stopping_fault is None:
-                outcomes[grant["ordinal"]] = {"ordinal": grant["ordinal"], "outcome": "unknown"}
-                outcomes[grant["ordinal"]] = await _score_session(worker, grant)
-
-    async with anyio.create_task_group() as renewing:
-        renewing.start_soon(_keep_leases, worker, claim_id, lease_s)
-        async with anyio.create_task_group() as scoring:
-            for grant in granted:
-                scoring.start_soon(score_one, grant)
-        renewing.cancel_scope.cancel()
-
-
-async def _score_session(worker: Worker, grant: Mapping[str, Json]) -> dict[str, Json]:
-    """Make a session's scoring calls in order; the first that fails ends it."""
-    headers = {RUN_HEADER: worker.run_id, FENCE_HEADER: grant["fence"]}
-    answered: list[str] = []
-    for step in grant["steps"]:
+    async def do(self) -> None:
+        """Score and settle."""
+        worker, granted = self.worker, self.claim["granted"]
+        worker.tell(
+            "batch_started",
+            batch=self.claim["batch"],
+            phase=granted[0]["phase"],
+            sessions=[g["session_id"] for g in granted],
+        )
         began = worker.clock.now()
-        fault: Fault | None = None
         try:
-            await worker.gateway.score(step["function"], step["arguments"], headers)
+            await self._score()
+        finally:
+            with anyio.CancelScope(shield=True):
+                settled = await worker.ask(
+                    "backfill_settle",
+                    {"p_claim_id": self.claim_id, "p_outcomes": list(self.outcomes.values())},
+                )
+        worker.tell(
+            "batch_settled",
+            batch=self.claim["batch"],
+            claim=self.claim_id,
+            settled=settled["settled"],
+            took_ms=_since_ms(worker, began),
+        )
+
+    async def _score(self) -> None:
+        limiter = anyio.CapacityLimiter(self.worker.concurrency)
+
+        async def score_one(grant: dict[str, Json]) -> None:
+            async with limiter:
+                if not self.worker.should_stop() and not self.is_over:
+                    self.outcomes[grant["ordinal"]] = _outcome(grant, "unknown")
+                    self.outcomes[grant["ordinal"]] = await self._score_session(grant)
+
+        async with anyio.create_task_group() as renewing:
+            renewing.start_soon(self._keep_leases)
+            async with anyio.create_task_group() as scoring:
+                for grant in self.claim["granted"]:
+                    scoring.start_soon(score_one, grant)
+            renewing.cancel_scope.cancel()
+
+    async def _score_session(self, grant: Mapping[str, Json]) -> dict[str, Json]:
+        """Make a session's scoring calls in order; the first that fails ends it."""
+        answered: list[str] = []
+        for step in grant["steps"]:
+            began = self.worker.clock.now()
+            fault = await self._call(grant, step)
+            _tell_call(self.worker, grant, step, fault, began)
+            if fault is not None:
+                self.is_over = self.is_over or fault.kind in ENDS_THE_BATCH or fault.code == "OB012"
+                return _outcome(
+                    grant,
+                    OUTCOMES[fault.kind],
+                    answered=answered,
+                    step=step["component"],
+                    code=fault.code,
+                    message=fault.message,
+                    retry_after_s=fault.retry_after_s,
+                )
+            answered.append(step["component"])
+        return _outcome(grant, "answered", answered=answered)
+
+    async def _call(self, grant: Mapping[str, Json], step: Mapping[str, Json]) -> Fault | None:
+        """Make one scoring call, once; what was wrong with it."""
+        headers = {RUN_HEADER: self.worker.run_id, FENCE_HEADER: grant["fence"]}
+        try:
+            await self.worker.gateway.score(step["function"], step["arguments"], headers)
         except CallFailed as failed:
-            fault = failed.fault
-        _tell_call(worker, grant, step, fault, began)
-        if fault is not None:
-            return _failed(worker, grant, step, fault, answered)
-        answered.append(step["component"])
-    return {"ordinal": grant["ordinal"], "outcome": "answered", "answered": answered}
+            return failed.fault
+        return None
+
+    async def _keep_leases(self) -> None:
+        """Renew while the batch is under way; the gate refuses a lease that ran out."""
+        while True:
+            await anyio.sleep(float(self.claim["lease_s"]) / 3)
+            try:
+                await self.worker.gateway.call(
+                    "backfill_renew",
+                    {"p_run_id": self.worker.run_id, "p_claim_id": self.claim_id},
+                    expect=int,
+                )
+            except BackfillError as error:
+                details = {"run": self.worker.run_id, "code": error.code}
+                logger.warning("backfill.renew_failed", extra=details)
 
 
-def _failed(
-    worker: Worker,
-    grant: Mapping[str, Json],
-    step: Mapping[str, Json],
-    fault: Fault,
-    answered: list[str],
-) -> dict[str, Json]:
-    if fault.kind == "stop":
-        worker.stopping_fault = fault
-    outcome = {"session": "failed", "unknown": "unknown", "stop": "released"}[fault.kind]
-    return {
-        "ordinal": grant["ordinal"],
-        "outcome": outcome,
-        "answered": answered,
-        "step": step["component"],
-        "code": fault.code,
-        "message": fault.message,
-    }
+def _outcome(grant: Mapping[str, Json], outcome: str, **details: Json) -> dict[str, Json]:
+    return {"ordinal": grant["ordinal"], "outcome": outcome, **details}
+
+
+def _since_ms(worker: Worker, began: datetime) -> float:
+    return round((worker.clock.now() - began).total_seconds() * 1000, 1)
 
 
 def _tell_call(
@@ -191,7 +230,7 @@ def _tell_call(
     grant: Mapping[str, Json],
     step: Mapping[str, Json],
     fault: Fault | None,
-    began: Any,
+    began: datetime,
 ) -> None:
     worker.tell(
         "call",
@@ -202,43 +241,17 @@ def _tell_call(
         outcome=fault.kind if fault else "answered",
         code=fault.code if fault else None,
         error=fault.message if fault else None,
-        took_ms=round((worker.clock.now() - began).total_seconds() * 1000, 1),
+        took_ms=_since_ms(worker, began),
     )
-
-
-async def _keep_leases(worker: Worker, claim_id: str, lease_s: float) -> None:
-    """Renew while a batch is under way; the gate refuses a lease that could not be renewed."""
-    while True:
-        await anyio.sleep(lease_s / 3)
-        try:
-            await worker.gateway.call(
-                "backfill_renew", {"p_run_id": worker.run_id, "p_claim_id": claim_id}, expect=int
-            )
-        except BackfillError as error:
-            logger.warning(
-                "backfill.renew_failed", extra={"run": worker.run_id, "code": error.code}
-            )
-
-
-async def _settle(
-    worker: Worker, claim_id: str, outcomes: list[dict[str, Json]]
-) -> dict[str, Json]:
-    answer: dict[str, Json] = await worker.gateway.call(
-        "backfill_settle",
-        {"p_run_id": worker.run_id, "p_claim_id": claim_id, "p_outcomes": outcomes},
-    )
-    return answer
-
-
-async def _pause_for(worker: Worker, fault: Fault) -> None:
-    """Pause the run for a fault that would hit every session."""
-    reason = f"every call would fail: {fault.code} {fault.message}"
-    with anyio.CancelScope(shield=True):
-        await worker.gateway.call("backfill_pause", {"run": worker.run_id, "reason": reason[:500]})
-    raise _paused(worker.run_id, reason)
 
 
 def _paused(run_id: str, reason: str | None) -> Paused:
     return Paused(
         f"run {run_id} is paused: {reason or 'no reason given'}", f"backfill resume {run_id}"
+    )
+
+
+def _expired(run_id: str) -> ApprovalExpired:
+    return ApprovalExpired(
+        f"the approval of run {run_id} ran out", f"backfill plan --like {run_id}"
     )

@@ -198,6 +198,9 @@ class NotAllowed(CannotConnect):
 class OutcomeUnknown(CannotConnect):
     """A call was sent and its answer never came: it may have happened."""
 
+    # What the API asked to wait before the next try, seconds; None where it did not say.
+    retry_after_s: float | None = None
+
 
 def _family(base: type[BackfillError]) -> list[type[BackfillError]]:
     return [base, *(c for child in base.__subclasses__() for c in _family(child))]

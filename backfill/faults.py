@@ -10,31 +10,40 @@ SQLSTATE_CHARACTERS = 5
 
 FaultKind = Literal[
     "session",  # this one session's failure
+    "again",  # rolled back by what others did at the same time: the same call may succeed
     "unknown",  # it may have happened: look before trying again
+    "slow",  # the API asks for fewer calls: no failure
+    "refused",  # this attempt or its run may no longer write: give the session back
     "stop",  # it will hit every session: pause the run
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A failure's kind, its code (SQLSTATE, PGRST code or HTTP status) and a message cut short."""
+    """A failure's kind, its code (SQLSTATE, PGRST code or HTTP status) and a message cut short.
+
+    retry_after_s: what the API asked to wait, where it did.
+    """
 
     kind: FaultKind
     code: str
     message: str
+    retry_after_s: float | None = None
 
 
-# Codes whose prefix means: not this session's fault, look and try again later.
-PASSING = (
-    "PGRST000", "PGRST001", "PGRST002", "PGRST003",
-    "08", "53", "40001", "40P01", "55P03", "57P",
-    "408", "425", "429", "500", "502", "503", "504", "520", "521", "522", "523", "524", "544",
-    "546",
-)  # fmt: skip
+# Rolled back for sure, by a neighbour: serialization, deadlock, a lock that could not be had.
+CROWDED = frozenset({"40001", "40P01", "55P03"})
+# SQLSTATEs and codes of PostgREST whose prefix means: not this session's fault, and who knows.
+PASSING = ("PGRST000", "PGRST001", "PGRST002", "PGRST003", "08", "53", "57P")
+# The same as an HTTP status, where no better code came with it.
+PASSING_STATUSES = frozenset({408, 425, 500, 502, 503, 504, 520, 521, 522, 523, 524, 544, 546})
+TOO_MANY = 429
+MOVED, BAD_REQUEST = 300, 400
+STALE = frozenset({"OB011", "OB012"})
 # Codes that will hit every session alike.
 STOPPING = frozenset(
     {
-        "401", "403", "PGRST301", "PGRST302", "PGRST303", "42501", "PGRST106",
+        "401", "403", "540", "PGRST301", "PGRST302", "PGRST303", "42501", "PGRST106",
         "PGRST202", "PGRST203", "PGRST205", "42883", "42P01", "25006",
     }
 )  # fmt: skip
@@ -61,14 +70,20 @@ WITHHELD = {
 }
 
 
-def fault_of_api(code: str | None, message: str | None, status: int | None) -> Fault:
+def fault_of_api(
+    code: str | None,
+    message: str | None,
+    status: int | None,
+    retry_after_s: float | None = None,
+) -> Fault:
     """What an error of the API means.
 
     code: None where a gateway answered in JSON of its own; then the HTTP status tells. An error's
     details are never kept, nor every message: they may hold a whole page, or values of the row.
     """
     known = code or str(status or "no code")
-    return Fault(_kind(known), known[:20], _kept_message(known, message or "no message"))
+    kept = _kept_message(known, message or "no message")
+    return Fault(_kind(known, status), known[:20], kept, retry_after_s)
 
 
 def fault_of_transport(name: str) -> Fault:
@@ -84,9 +99,24 @@ def _kept_message(code: str, message: str) -> str:
     return f"{meaning}; the message stays in the database's log, it may hold contents"
 
 
-def _kind(code: str) -> FaultKind:
-    if code in STOPPING:
+def _kind(code: str, status: int | None) -> FaultKind:
+    if status == TOO_MANY:
+        return "slow"
+    if code in CROWDED:
+        return "again"
+    if code in STALE:
+        return "refused"
+    if code in STOPPING or (status is not None and MOVED <= status < BAD_REQUEST):
         return "stop"
-    if code == "no code" or code.startswith(PASSING):
+    if code.startswith(PASSING) or (not _is_sqlstate(code) and _is_passing(status)):
         return "unknown"
     return "session"
+
+
+def _is_sqlstate(code: str) -> bool:
+    """Whether PostgreSQL itself spoke: then the transaction is over, whatever the HTTP status."""
+    return len(code) == SQLSTATE_CHARACTERS
+
+
+def _is_passing(status: int | None) -> bool:
+    return status is None or status in PASSING_STATUSES

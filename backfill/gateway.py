@@ -6,14 +6,15 @@ the database recognises it; a scoring call cannot, so its outcome is looked up i
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import httpx
-import stamina
 from postgrest import APIError
 
 from backfill import keys
@@ -28,14 +29,12 @@ from backfill.errors import (
 )
 from backfill.faults import Fault, fault_of_api, fault_of_transport
 from backfill.models import Json
+from backfill.patience import BRIEF, Patience, ask_patiently
 from supabase import AsyncClient, AsyncClientOptions
 
 PAGE_ROWS = 1000  # db-max-rows of hosted projects: a longer answer would be cut silently
-TIMEOUT = httpx.Timeout(70.0, connect=10.0, pool=70.0)  # the API ends a call after 60 s
-ATTEMPTS = 6
-
-# Without a handler the retries' warnings would go to stderr in programs that set up no logging.
-logging.getLogger("stamina").addHandler(logging.NullHandler())
+CALL_TIMEOUT_S = 70.0  # the API ends a call after 60 s
+CONNECT_TIMEOUT_S = 10.0
 
 
 class SupabaseClient(Protocol):
@@ -52,13 +51,48 @@ class SupabaseClient(Protocol):
         ...
 
 
-# The HTTP status of this task's last answer: APIError does not carry it, and a gateway's own JSON
-# has no code.
-_status: ContextVar[int | None] = ContextVar("status", default=None)
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What came with an answer: the client's errors do not carry it."""
+
+    status: int | None = None
+    is_json: bool = True
+    retry_after_s: float | None = None
 
 
-async def _note_status(response: httpx.Response) -> None:
-    _status.set(response.status_code)
+NO_ENVELOPE = Envelope()
+# Of this task's last answer.
+_envelope: ContextVar[Envelope] = ContextVar("envelope", default=NO_ENVELOPE)
+
+
+async def _note_envelope(response: httpx.Response) -> None:
+    says_json = "json" in response.headers.get("content-type", "")
+    _envelope.set(
+        Envelope(
+            status=response.status_code,
+            is_json=says_json or response.status_code == httpx.codes.NO_CONTENT,
+            retry_after_s=_retry_after_s(response.headers),
+        )
+    )
+
+
+def _retry_after_s(headers: httpx.Headers) -> float | None:
+    """Seconds, from a number or a date; the date is told from by the answer's own clock."""
+    wanted = headers.get("retry-after", "")
+    if wanted.isdigit():
+        return float(wanted)
+    try:
+        until = parsedate_to_datetime(wanted)
+        now = parsedate_to_datetime(headers["date"]) if "date" in headers else datetime.now(UTC)
+        return max((until - now).total_seconds(), 0.0)
+    except (TypeError, ValueError):
+        return None
+
+
+def _fault(error: APIError) -> Fault:
+    envelope = _envelope.get()
+    code = str(error.code) if error.code else None
+    return fault_of_api(code, error.message, envelope.status, envelope.retry_after_s)
 
 
 class CallFailed(Exception):
@@ -72,7 +106,9 @@ class CallFailed(Exception):
 class Gateway:
     """A project's API under its secret key."""
 
-    def __init__(self, url: str, key: str, *, connections: int = 16) -> None:
+    def __init__(
+        self, url: str, key: str, *, connections: int = 16, call_timeout_s: float = CALL_TIMEOUT_S
+    ) -> None:
         """Connect lazily: nothing is sent yet. Raises BadKey, CannotConnect for unusable values."""
         self.url = _checked_url(url)
         self.host = urlsplit(self.url).hostname or ""
@@ -81,9 +117,9 @@ class Gateway:
         self._http = httpx.AsyncClient(
             http1=True,
             http2=False,
-            timeout=TIMEOUT,
+            timeout=httpx.Timeout(call_timeout_s, connect=min(CONNECT_TIMEOUT_S, call_timeout_s)),
             follow_redirects=False,
-            event_hooks={"response": [_note_status]},
+            event_hooks={"response": [_note_envelope]},
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
         )
         self._client = AsyncClient(
@@ -113,6 +149,7 @@ class Gateway:
         *,
         expect: type | tuple[type, ...] = (dict, list),
         access_token: str | None = None,
+        patience: Patience = BRIEF,
     ) -> Any:
         """Call one of our functions; again after transport trouble, since each can be repeated.
 
@@ -120,17 +157,16 @@ class Gateway:
         Raises the BackfillError that the SQLSTATE names.
         """
         headers = {"Authorization": f"Bearer {access_token.strip()}"} if access_token else {}
-        async for attempt in stamina.retry_context(
-            on=self._is_worth_another_try, attempts=ATTEMPTS, timeout=120.0, wait_max=8.0
-        ):
-            with attempt:
-                try:
-                    return await self._answer_of(function, arguments, headers, expect)
-                except BadKey as refused:
-                    if not access_token:
-                        raise
-                    raise _refused_token(self.host) from refused
-        raise AssertionError("the retry loop returns or raises")
+        try:
+            return await ask_patiently(
+                lambda: self._answer_of(function, arguments, headers, expect),
+                patience,
+                self._was_never_reached,
+            )
+        except BadKey as refused:
+            if not access_token:
+                raise
+            raise _refused_token(self.host) from refused
 
     async def score(
         self, function: str, arguments: Mapping[str, Json], headers: Mapping[str, str]
@@ -139,12 +175,12 @@ class Gateway:
         try:
             answer = await self._execute(function, arguments, headers)
         except APIError as error:
-            fault = fault_of_api(error.code, error.message, _status.get())
+            fault = _fault(error)
             raise CallFailed(fault) from _without_contents(error, fault)
         except httpx.HTTPError as error:
             raise CallFailed(fault_of_transport(type(error).__name__)) from error
-        if isinstance(answer, str) and answer.lstrip().startswith("<"):
-            raise CallFailed(fault_of_transport("an HTML page instead of an answer"))
+        if not _envelope.get().is_json:
+            raise CallFailed(fault_of_transport("a page instead of an answer"))
         return answer
 
     async def rows(
@@ -204,22 +240,11 @@ class Gateway:
         return await self._read(request.order(key).limit(PAGE_ROWS))
 
     async def _read(self, request: Any) -> list[dict[str, Json]]:
-        async for attempt in stamina.retry_context(
-            on=self._is_worth_another_try, attempts=ATTEMPTS, timeout=120.0, wait_max=8.0
-        ):
-            with attempt:
-                try:
-                    answer = (await request.execute()).data
-                except APIError as error:
-                    fault = fault_of_api(error.code, error.message, _status.get())
-                    raise self._named(error, fault) from _without_contents(error, fault)
-                except httpx.HTTPError as error:
-                    raise self._unreachable(error) from error
-                if not isinstance(answer, list):
-                    raise _no_answer(self.host)
-                self._was_reached = True
-                return answer
-        raise AssertionError("the retry loop returns or raises")
+        async def ask() -> Any:
+            return self._checked((await self._named_errors(request.execute())).data, list)
+
+        rows: list[dict[str, Json]] = await ask_patiently(ask, BRIEF, self._was_never_reached)
+        return rows
 
     async def _answer_of(
         self,
@@ -228,13 +253,21 @@ class Gateway:
         headers: Mapping[str, str],
         expect: type | tuple[type, ...],
     ) -> Any:
+        answer = await self._named_errors(self._execute(function, arguments, headers))
+        return self._checked(answer, expect)
+
+    async def _named_errors(self, asking: Awaitable[Any]) -> Any:
+        """What comes back, or the BackfillError that its failure is."""
         try:
-            answer = await self._execute(function, arguments, headers)
+            return await asking
         except APIError as error:
-            fault = fault_of_api(error.code, error.message, _status.get())
+            fault = _fault(error)
             raise self._named(error, fault) from _without_contents(error, fault)
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
+
+    def _checked(self, answer: Any, expect: type | tuple[type, ...]) -> Any:
+        """The answer, where it has the type that a project would send."""
         if not isinstance(answer, expect):
             raise _no_answer(self.host)
         self._was_reached = True
@@ -248,9 +281,9 @@ class Gateway:
             request.request.headers[name] = value
         return (await request.execute()).data
 
-    def _is_worth_another_try(self, error: Exception) -> bool:
+    def _was_never_reached(self) -> bool:
         # A project that never answered has a wrong URL; one that did is in trouble.
-        return self._was_reached and isinstance(error, OutcomeUnknown)
+        return not self._was_reached
 
     def _named(self, error: APIError, fault: Fault) -> BackfillError:
         """The BackfillError that an API error is."""
@@ -266,8 +299,14 @@ class Gateway:
             )
         if fault.code == "42501":
             return NotAllowed(f"not allowed: {fault.message}", "backfill check")
-        if fault.kind == "unknown":
-            return OutcomeUnknown(f"{self.host} is in trouble: {fault.code} {fault.message}", "")
+        if fault.code == "540":
+            return CannotConnect(
+                f"the project {self.host} is paused", "restore it in the dashboard"
+            )
+        if fault.kind in {"unknown", "again", "slow"}:
+            trouble = OutcomeUnknown(f"{self.host} is in trouble: {fault.code} {fault.message}", "")
+            trouble.retry_after_s = fault.retry_after_s
+            return trouble
         return BackfillError(f"{fault.code}: {fault.message}")
 
     def _unreachable(self, error: httpx.HTTPError) -> CannotConnect:

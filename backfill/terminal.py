@@ -234,14 +234,11 @@ class ApplyProgress:
         self._note(line)
 
     def _waiting(self, event: Event) -> None:
-        reason = str(event.details["wait_for"])
-        note = reason if reason.startswith("paused") else f"waits for the {reason}"
-        if reason == "throttle":
-            note += f", {event.details['wait_s']:.0f} s"
-        self._bar.update(self._task, note=note)
-        if not err.is_terminal and note.split(",")[0] != self._last:
-            err.print(note, markup=False)
-            self._last = note.split(",")[0]
+        reason = f"waits for {event.details['wait_for']}: {event.details['why']}"
+        self._bar.update(self._task, note=f"{reason}, {event.details['wait_s']:.0f} s")
+        if not err.is_terminal and reason != self._last:
+            err.print(reason, markup=False)
+            self._last = reason
 
     def _note(self, line: str) -> None:
         self._bar.update(self._task, note=line)

@@ -23,6 +23,12 @@ create table public.backfill_runs (
   finished_at timestamptz,
   next_batch_at timestamptz,
   batches_granted integer not null default 0,
+  settled_since integer not null default 0,
+  failed_since integer not null default 0,
+  failed_in_row integer not null default 0,
+  troubled_batches integer not null default 0,
+  back_off_until timestamptz,
+  back_off_reason text,
   canary text check (canary in ('passed', 'failed', 'overridden')),
   fingerprint jsonb,
   project_host text,
@@ -40,6 +46,11 @@ create table public.backfill_runs (
 comment on table public.backfill_runs is 'One row a run: what was asked, what was planned, who approved it, where it stands.';
 comment on column public.backfill_runs.reason is 'Why the run is paused, rejected, cancelled or expired.';
 comment on column public.backfill_runs.held_by is 'Who asked for the pause; null where the database saw the reason itself.';
+comment on column public.backfill_runs.settled_since is 'Sessions done or failed since the run was started or resumed: what the circuit breaker counts.';
+comment on column public.backfill_runs.failed_since is 'Of these, how many failed.';
+comment on column public.backfill_runs.failed_in_row is 'The newest of these that failed without one done among them.';
+comment on column public.backfill_runs.troubled_batches is 'The newest batches that brought no known outcome, since one that did.';
+comment on column public.backfill_runs.back_off_until is 'No batch starts before; back_off_reason says after what.';
 comment on column public.backfill_runs.request is 'Every parameter of the plan, normalised.';
 comment on column public.backfill_runs.plan is 'Figures and checks as measured when the plan was sealed; the sessions are in backfill_items.';
 comment on column public.backfill_runs.digest is 'SHA-256 over the canonical plan. An approval names it.';
@@ -58,6 +69,9 @@ create table public.backfill_items (
   batch integer not null check (batch > 0),
   state text not null default 'pending',
   attempts integer not null default 0,
+  crowded_out integer not null default 0,
+  unknown_outcomes integer not null default 0,
+  not_before timestamptz,
   started_at timestamptz,
   settled_at timestamptz,
   failed_step text,
@@ -84,6 +98,11 @@ create index backfill_items_pending on public.backfill_items (run_id, ordinal) w
 
 comment on table public.backfill_items is 'One row a planned session: its place in the plan and what became of it.';
 comment on column public.backfill_items.components is 'What the session lacked when the plan was sealed, in the order of the steps.';
+comment on column public.backfill_items.attempts is 'How often the session was leased for scoring.';
+comment on column public.backfill_items.crowded_out is 'Attempts that were rolled back for what others did at the same time; the fifth is a failure.';
+comment on column public.backfill_items.unknown_outcomes is 'Attempts of which nobody knows how they ended, and that left no row; a budget of its own, of eight.';
+comment on column public.backfill_items.not_before is 'When a session that ran into trouble may be tried again.';
+comment on column public.backfill_items.error_code is 'Why it failed; of a pending session, the trouble of its newest attempt.';
 comment on column public.backfill_items.filled is 'Components that somebody else had filled by the time the session was leased.';
 comment on column public.backfill_items.fence_hash is 'SHA-256 of the fence of the live attempt; the fence itself is nowhere stored.';
 
@@ -113,7 +132,7 @@ revoke all on public.backfill_runs, public.backfill_items, backfill_private.find
   from public, anon, authenticated, service_role;
 grant select on public.backfill_runs to authenticated, service_role;
 -- Not the fence's hash: nobody but the gate needs it.
-grant select (run_id, ordinal, source, session_id, session_at, components, category, phase, batch, state, attempts,
+grant select (run_id, ordinal, source, session_id, session_at, components, category, phase, batch, state, attempts, crowded_out, unknown_outcomes, not_before,
     started_at, settled_at, failed_step, error_code, error_message, filled, worker, claim_id, lease_kind, lease_until)
   on public.backfill_items to authenticated, service_role;
 

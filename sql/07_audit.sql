@@ -99,6 +99,11 @@ begin
       held_by = case when p_to = 'paused' then p_details ->> 'by' end,
       started_at = case when p_to = 'running' then coalesce(started_at, v_now) else started_at end,
       resumed_at = case when p_to = 'running' then v_now else resumed_at end,
+      settled_since = case when p_to = 'running' then 0 else settled_since end,
+      failed_since = case when p_to = 'running' then 0 else failed_since end,
+      failed_in_row = case when p_to = 'running' then 0 else failed_in_row end,
+      troubled_batches = case when p_to = 'running' then 0 else troubled_batches end,
+      back_off_until = case when p_to = 'running' then null else back_off_until end,
       finished_at = case when p_to in ('completed', 'rejected', 'cancelled', 'expired', 'rolled_back') then v_now end
   where run_id = p_run_id;
   perform backfill_private.record(p_run_id, p_to,

@@ -106,7 +106,8 @@ begin
   perform backfill_private.check_approver(v_run);
   perform backfill_private.locked_run(new.run_id, array['awaiting_approval']);
   if new.decision = 'approved' then
-    perform backfill_private.check_environment(v_run.environment);
+    -- A plan made before the project got its name was made for another one, for all we know.
+    perform backfill_private.check_environment(coalesce(v_run.environment, 'unnamed'));
     perform backfill_private.check_digest(v_run, new.digest);
   elsif nullif(btrim(new.note), '') is null then
     perform backfill_private.refuse('OB013', 'a rejection needs a reason',

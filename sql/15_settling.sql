@@ -3,9 +3,13 @@
 
 -- Decide the outcomes of leased items and say what is critical.
 --
--- p_outcomes  [{ordinal, outcome: answered | failed | unknown | released, answered: [component], step, code, message}]
---             answered names the calls that came back well, whatever came after them
--- returns     the settled items: [{ordinal, session_id, state, error_code, critical}]
+-- p_outcomes  [{ordinal, outcome, answered: [component], step, code, message, retry_after_s}]
+--             answered names the calls that came back well, whatever came after them. outcome:
+--             answered  every call came back well       failed    a call failed, and would again
+--             again     a call was rolled back, and may well succeed          slow  too many requests
+--             unknown   nobody knows whether a call happened                  lost  nor does the worker: it is gone
+--             stop      a call failed in a way that all others would          released  not called
+-- returns     the settled items: [{ordinal, session_id, state, failed_step, error_code, error_message, is_critical}]
 create function backfill_private.decide_outcomes(p_run_id uuid, p_outcomes jsonb)
 returns jsonb
 language plpgsql
@@ -14,6 +18,7 @@ as $$
 declare
   v_ordinals integer[];
   v_settled jsonb;
+  v_is_alive boolean;
 begin
   select array_agg(l.ordinal) into v_ordinals from (
     select i.ordinal from public.backfill_items as i
@@ -23,8 +28,11 @@ begin
   update public.backfill_items as i
   set fence_hash = null
   where i.run_id = p_run_id and i.ordinal = any (v_ordinals);
+  v_is_alive := backfill_private.has_known_outcome(p_outcomes) or not exists (
+    select from public.backfill_items as i where i.run_id = p_run_id and i.state = 'pending');
   with told as (
-    select * from jsonb_to_recordset(p_outcomes)
+    select o.ordinal, coalesce(o.outcome, 'unknown') as outcome, o.answered, o.step, o.code, o.message
+    from jsonb_to_recordset(p_outcomes)
       as o (ordinal integer, outcome text, answered text[], step text, code text, message text)
   ), seen as (
     select e.ordinal,
@@ -37,20 +45,26 @@ begin
     join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = e.ordinal
     group by e.ordinal
   ), decided as (
-    select t.ordinal, s.lacks_receipt, o.*
+    select t.ordinal, t.outcome, o.*, i.crowded_out + (t.outcome = 'again')::integer as crowded_out,
+      i.unknown_outcomes + (not s.is_complete and t.outcome in ('unknown', 'lost'))::integer as unknowns
     from told as t
     join seen as s using (ordinal)
     join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = t.ordinal
     cross join lateral backfill_private.outcome(s.is_complete, coalesce(s.lacks_receipt, false), s.without_row,
-      t.outcome, case when t.step = any (i.components) then t.step end, t.code, t.message, i.attempts) as o
+      t.outcome, case when t.step = any (i.components) then t.step end, t.code, t.message,
+      i.crowded_out + 1, case when v_is_alive then i.unknown_outcomes + 1 else 0 end) as o
   ), written as (
     update public.backfill_items as i
     set state = d.state, failed_step = d.step, error_code = d.code, error_message = d.message,
+        crowded_out = d.crowded_out, unknown_outcomes = d.unknowns,
+        not_before = case when d.state <> 'pending' then null
+          when d.outcome = 'unknown' then backfill_private.clock() + backfill_private.back_off(d.unknowns)
+          when d.outcome = 'again' then backfill_private.clock() + backfill_private.back_off(d.crowded_out) end,
         settled_at = case when d.state <> 'pending' then backfill_private.clock() end,
         lease_until = null, lease_kind = null, claim_id = null, worker = null
     from decided as d
     where i.run_id = p_run_id and i.ordinal = d.ordinal
-    returning i.ordinal, i.session_id, i.state, i.failed_step, i.error_code, d.is_critical
+    returning i.ordinal, i.session_id, i.state, i.failed_step, i.error_code, i.error_message, d.is_critical
   )
   select coalesce(jsonb_agg(to_jsonb(w) order by w.ordinal), '[]') into v_settled from written as w;
   return v_settled;
@@ -83,10 +97,24 @@ as $$
   ), left(p_message, 500))
 $$;
 
+-- Did any of these calls come to an end that is known? Then the API is alive, and what stays unknown is a session's.
+create function backfill_private.has_known_outcome(p_outcomes jsonb)
+returns boolean
+language sql
+immutable
+set search_path = ''
+as $$
+  select exists (select from jsonb_array_elements(p_outcomes) as o where o ->> 'outcome' in ('answered', 'failed', 'again'))
+$$;
+
 -- The rule: what an item becomes, from what stands there and what the worker saw.
+--
+-- p_crowded_out  with this one; a call that was rolled back for what others did is made five times
+-- p_unknowns     with this one; an outcome may stay unknown eight times. 0 while nobody knows whether the API is alive:
+--                its trouble is not a session's
 create function backfill_private.outcome(
   p_is_complete boolean, p_lacks_receipt boolean, p_without_row text,
-  p_outcome text, p_step text, p_code text, p_message text, p_attempts integer,
+  p_outcome text, p_step text, p_code text, p_message text, p_crowded_out integer, p_unknowns integer,
   out state text, out step text, out code text, out message text, out is_critical boolean
 )
 language plpgsql
@@ -103,17 +131,30 @@ begin
   elsif p_outcome = 'answered' or p_code = 'OB020' then
     state := 'failed'; step := p_without_row; code := 'OB017';
     message := 'no effect: the function answered and left no row of the wanted version';
-  elsif p_outcome = 'released' or p_code in ('OB011', 'OB012') then
+  elsif p_outcome in ('released', 'stop', 'slow') or p_code in ('OB011', 'OB012') then
     state := 'pending';
-  elsif p_outcome = 'failed' then
-    state := 'failed'; step := p_step; code := left(p_code, 20);
-    message := backfill_private.kept_message(p_code, p_message);
-  elsif p_attempts >= 5 then
-    state := 'failed'; step := p_step; code := left(p_code, 20);
-    message := left('the outcome stayed unknown five times: '
-      || coalesce(backfill_private.kept_message(p_code, p_message), ''), 500);
   else
-    state := 'pending';
+    step := p_step; code := left(p_code, 20);
+    message := backfill_private.kept_message(p_code, p_message);
+    state := case
+      when p_outcome = 'failed' or p_outcome = 'again' and p_crowded_out >= 5 or p_unknowns >= 8 then 'failed'
+      else 'pending' end;
+    if state = 'failed' and p_outcome in ('unknown', 'lost') then
+      message := left(format('the outcome stayed unknown %s times: %s', p_unknowns, message), 500);
+    end if;
+  end if;
+end
+$$;
+
+-- Pause a run that runs, for a reason that the database saw.
+create function backfill_private.hold(p_run_id uuid, p_reason text)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+begin
+  if (select r.state from public.backfill_runs as r where r.run_id = p_run_id) = 'running' then
+    perform backfill_private.move(p_run_id, 'paused', p_reason);
   end if;
 end
 $$;
@@ -144,10 +185,8 @@ begin
   from jsonb_array_elements(p_settled) as x where (x ->> 'is_critical')::boolean;
   if v_bad is not null then
     perform backfill_private.record(p_run_id, 'critical', jsonb_build_object('claim', p_claim_id, 'sessions', v_bad));
-    if (select state from public.backfill_runs where run_id = p_run_id) = 'running' then
-      perform backfill_private.move(p_run_id, 'paused', format('critical: session %s, %s', v_bad -> 0 ->> 0,
-        case v_bad -> 0 ->> 1 when 'OB016' then 'a written row has no receipt' else 'a write was refused at the gate' end));
-    end if;
+    perform backfill_private.hold(p_run_id, format('critical: session %s, %s', v_bad -> 0 ->> 0,
+      case v_bad -> 0 ->> 1 when 'OB016' then 'a written row has no receipt' else 'a write was refused at the gate' end));
   end if;
 end
 $$;
@@ -205,6 +244,8 @@ begin
   if v_mine is not null then
     v_settled := backfill_private.decide_outcomes(p_run_id, v_mine);
     perform backfill_private.record_batch(p_run_id, p_claim_id, v_settled);
+    perform backfill_private.note_trouble(p_run_id, v_mine, v_settled);
+    perform backfill_private.break_circuit(p_run_id, v_settled);
   end if;
   return (select jsonb_build_object('state', r.state, 'reason', r.reason, 'settled', (
       select coalesce(jsonb_agg(jsonb_build_object('ordinal', i.ordinal, 'session_id', i.session_id, 'state', i.state,
@@ -225,7 +266,7 @@ as $$
 begin
   if p_ordinals is not null then
     perform backfill_private.record_batch(p_run_id, null, backfill_private.decide_outcomes(p_run_id, (
-      select jsonb_agg(jsonb_build_object('ordinal', o, 'outcome', 'unknown', 'message', p_why))
+      select jsonb_agg(jsonb_build_object('ordinal', o, 'outcome', 'lost', 'message', p_why))
       from unnest(p_ordinals) as o)));
   end if;
 end
@@ -271,7 +312,9 @@ $$;
 revoke all on function
   backfill_private.decide_outcomes(uuid, jsonb),
   backfill_private.kept_message(text, text),
-  backfill_private.outcome(boolean, boolean, text, text, text, text, text, integer),
+  backfill_private.has_known_outcome(jsonb),
+  backfill_private.outcome(boolean, boolean, text, text, text, text, text, integer, integer),
+  backfill_private.hold(uuid, text),
   backfill_private.record_batch(uuid, uuid, jsonb),
   backfill_private.receipts_hash(uuid, integer[], bigint),
   backfill_private.receipt_faults(uuid),

@@ -142,18 +142,27 @@ begin
 end
 $$;
 
--- The first phase that has pending sessions; null where none is pending.
+-- The phase of the next batch; null where no session is pending. The canary comes first whatever it waits for; after it
+-- a session that backs off holds nobody up.
 create function backfill_private.pending_phase(p_run_id uuid)
 returns text
 language sql
 stable
 set search_path = ''
 as $$
-  select i.phase from public.backfill_items as i
-  where i.run_id = p_run_id and i.state = 'pending' order by i.ordinal limit 1
+  with first as (
+    select i.phase from public.backfill_items as i
+    where i.run_id = p_run_id and i.state = 'pending' order by i.ordinal limit 1
+  ), ready as (
+    select i.phase from public.backfill_items as i
+    where i.run_id = p_run_id and i.state = 'pending' and (i.not_before is null or i.not_before <= backfill_private.clock())
+    order by i.ordinal limit 1
+  )
+  select case when f.phase = 'priority' then f.phase else coalesce((select r.phase from ready as r), f.phase) end
+  from first as f
 $$;
 
--- The next pending items of a phase, locked; those leased by another run are passed over.
+-- The next pending items of a phase, locked; those leased by another run, and those that back off, are passed over.
 create function backfill_private.next_items(p_run_id uuid, p_phase text, p_limit integer)
 returns integer[]
 language sql
@@ -162,6 +171,7 @@ as $$
   select array_agg(n.ordinal order by n.ordinal) from (
     select i.ordinal from public.backfill_items as i
     where i.run_id = p_run_id and i.state = 'pending' and i.phase = p_phase
+      and (i.not_before is null or i.not_before <= backfill_private.clock())
       and not exists (select from public.backfill_items as other
                       where other.source = i.source and other.session_id = i.session_id and other.state = 'leased')
     order by i.ordinal
@@ -228,7 +238,32 @@ begin
 end
 $$;
 
--- What must hold whenever a run takes a lease; where it does not, the run is paused or expired with the reason.
+-- Is this project another one than the run was planned for? Where the project has no name, nobody can tell.
+create function backfill_private.is_elsewhere(p_run public.backfill_runs)
+returns boolean
+language sql
+stable
+set search_path = ''
+as $$
+  select coalesce((select lower(s.environment) is distinct from lower(p_run.environment)
+    from public.backfill_settings as s where s.environment is not null), false)
+$$;
+
+-- How many starts a minute the running runs take together, but for the one named. A run without a throttle, older than
+-- the project's bound, takes all of it.
+create function backfill_private.share_taken(p_but uuid)
+returns bigint
+language sql
+stable
+set search_path = ''
+as $$
+  select coalesce(sum(coalesce((r.request ->> 'throttle_per_minute')::integer, s.max_throttle_per_minute)), 0)
+  from public.backfill_runs as r cross join public.backfill_settings as s
+  where r.state = 'running' and r.run_id is distinct from p_but
+$$;
+
+-- What must hold whenever a run takes a lease; where it does not, the run is paused or expired with the reason. A run
+-- whose approval ran out while it was paused is over too.
 create function backfill_private.hold_if_changed(p_run public.backfill_runs)
 returns void
 language plpgsql
@@ -241,14 +276,19 @@ begin
   where t.target = p_run.target and not backfill_private.triggers_stand(to_regclass(t.table_name)) limit 1;
   if p_run.approved_until <= backfill_private.clock() then
     perform backfill_private.move(p_run.run_id, 'expired', 'the approval ran out');
+  elsif p_run.state <> 'running' then
+    return;
   elsif p_run.fingerprint is distinct from backfill_private.definitions(p_run.target) then
     perform backfill_private.move(p_run.run_id, 'paused',
       'a scoring function is not the one that was approved: ' || backfill_private.what_changed(p_run));
   elsif v_missing is not null then
     perform backfill_private.move(p_run.run_id, 'paused',
       format('the receipt triggers of %s are missing or not always enabled', v_missing));
-  elsif lower((select environment from public.backfill_settings)) <> lower(p_run.environment) then
+  elsif backfill_private.is_elsewhere(p_run) then
     perform backfill_private.move(p_run.run_id, 'paused', 'this project''s environment is no longer the plan''s');
+  elsif backfill_private.share_taken(null) > (select max_throttle_per_minute from public.backfill_settings) then
+    perform backfill_private.move(p_run.run_id, 'paused', format('running runs take %s of the %s starts a minute that this project allows',
+      backfill_private.share_taken(null), (select max_throttle_per_minute from public.backfill_settings)));
   end if;
 end
 $$;
@@ -257,7 +297,8 @@ $$;
 --
 -- p_claim_id  made by the worker; a claim whose reply was lost is asked again under the same id and gets the same
 --             items under new fences, not new starts
--- returns     {state, reason, granted: […], batch, wait_s, wait_for: throttle | canary | leases, lease_s}
+-- returns     {state, reason, held_by, granted: […], batch, wait_s, wait_for, why, lease_s}
+--             wait_for: throttle | back-off | canary | leases, and in words why
 --             a run that is not running grants nothing
 -- raises      OB001 no such run, OB010 not allowed, OB013 no claim id
 create function backfill_private.claim(p_run_id uuid, p_claim_id uuid, p_worker text)
@@ -279,7 +320,7 @@ begin
   end if;
   v_run := backfill_private.locked_run(p_run_id);
   perform backfill_private.release_expired();
-  if v_run.state = 'running' then
+  if v_run.state in ('running', 'paused') then
     perform backfill_private.hold_if_changed(v_run);
   end if;
   select * into v_run from public.backfill_runs where run_id = p_run_id;
@@ -294,12 +335,14 @@ begin
     v_answer := jsonb_build_object('granted', backfill_private.grant_fences(v_run, v_again, p_claim_id, p_worker));
   elsif v_phase is null then
     v_answer := backfill_private.finish_or_wait(v_run);
+  elsif v_run.back_off_until > backfill_private.clock() then
+    v_answer := backfill_private.wait_until(v_run.back_off_until, 'back-off', v_run.back_off_reason);
   elsif v_phase <> 'priority' and backfill_private.judge_canary(v_run) <> 'passed' then
-    v_answer := '{"granted": [], "wait_s": 1, "wait_for": "canary"}'::jsonb;
+    v_answer := backfill_private.wait_for('canary', 1, 'the priority sessions are being scored');
   else
     v_pace := backfill_private.allowance(v_run);
     v_answer := case when v_pace.wait_s > 0
-      then jsonb_build_object('granted', '[]'::jsonb, 'wait_s', v_pace.wait_s, 'wait_for', 'throttle')
+      then backfill_private.wait_for('throttle', v_pace.wait_s, format('%s starts a minute', v_run.request ->> 'throttle_per_minute'))
       else backfill_private.grant_or_wait(v_run, p_claim_id, p_worker, v_pace.sessions) end;
   end if;
   return v_answer || (select jsonb_build_object('state', r.state, 'reason', r.reason, 'held_by', r.held_by,
@@ -309,8 +352,46 @@ begin
 end
 $$;
 
--- Grant a batch; where all pending sessions of the phase are leased by other runs, wait for them; where all turned
--- out to be filled, look again: the next phase has a gate of its own.
+-- The answer to a claim that grants nothing: for what to wait, for how many seconds, and why.
+create function backfill_private.wait_for(p_what text, p_seconds numeric, p_why text)
+returns jsonb
+language sql
+immutable
+set search_path = ''
+as $$
+  select jsonb_build_object('granted', '[]'::jsonb, 'wait_s', p_seconds, 'wait_for', p_what, 'why', p_why)
+$$;
+
+-- The same, until a moment.
+create function backfill_private.wait_until(p_until timestamptz, p_what text, p_why text)
+returns jsonb
+language sql
+set search_path = ''
+as $$
+  select backfill_private.wait_for(p_what, greatest(extract(epoch from p_until - backfill_private.clock()), 0.001), p_why)
+$$;
+
+-- Who else holds the sessions that this run waits for: its own leases, and those of others on its pending sessions.
+create function backfill_private.lease_holders(p_run_id uuid)
+returns text
+language sql
+stable
+set search_path = ''
+as $$
+  select format('%s sessions are leased by %s until %s UTC', count(*),
+    string_agg(distinct coalesce(held.worker, 'an undo')
+      || case when held.run_id <> p_run_id then ' for run ' || held.run_id else '' end, ', '),
+    to_char(max(held.lease_until) at time zone 'UTC', 'HH24:MI:SS'))
+  from public.backfill_items as held
+  where held.state = 'leased' and (held.run_id = p_run_id or exists (
+    select from public.backfill_items as mine
+    where mine.run_id = p_run_id and mine.state = 'pending'
+      and mine.source = held.source and mine.session_id = held.session_id))
+  having count(*) > 0
+$$;
+
+-- Grant a batch; where all pending sessions of the phase back off, or are leased by other runs, wait for them; where
+-- all turned out to be filled, look again: the next phase has a gate of its own.
 create function backfill_private.grant_or_wait(p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer)
 returns jsonb
 language plpgsql
@@ -319,13 +400,21 @@ as $$
 declare
   v_phase text := backfill_private.pending_phase(p_run.run_id);
   v_grants jsonb := backfill_private.grant_batch(p_run, p_claim_id, p_worker, p_limit);
+  v_tired record;
 begin
   if jsonb_array_length(v_grants) > 0 then
     return jsonb_build_object('granted', v_grants);
-  elsif backfill_private.pending_phase(p_run.run_id) = v_phase then
-    return '{"granted": [], "wait_s": 1, "wait_for": "leases"}'::jsonb;
+  elsif backfill_private.pending_phase(p_run.run_id) is distinct from v_phase then
+    return backfill_private.claim(p_run.run_id, p_claim_id, p_worker);
   end if;
-  return backfill_private.claim(p_run.run_id, p_claim_id, p_worker);
+  select i.not_before, i.session_id, i.error_code, i.error_message into v_tired from public.backfill_items as i
+  where i.run_id = p_run.run_id and i.state = 'pending' and i.phase = v_phase
+  order by i.not_before nulls first limit 1;
+  if v_tired.not_before > backfill_private.clock() then
+    return backfill_private.wait_until(v_tired.not_before, 'back-off',
+      concat_ws(' ', 'session', v_tired.session_id, 'met', v_tired.error_code, v_tired.error_message));
+  end if;
+  return backfill_private.wait_for('leases', 1, backfill_private.lease_holders(p_run.run_id));
 end
 $$;
 
@@ -337,7 +426,7 @@ set search_path = ''
 as $$
 begin
   if exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.state = 'leased') then
-    return '{"granted": [], "wait_s": 1, "wait_for": "leases"}'::jsonb;
+    return backfill_private.wait_for('leases', 1, backfill_private.lease_holders(p_run.run_id));
   end if;
   if exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.phase = 'priority')
     and backfill_private.judge_canary(p_run) = 'failed' then
@@ -386,7 +475,12 @@ revoke all on function
   backfill_private.next_items(uuid, text, integer),
   backfill_private.grant_fences(public.backfill_runs, integer[], uuid, text),
   backfill_private.grant_batch(public.backfill_runs, uuid, text, integer),
+  backfill_private.is_elsewhere(public.backfill_runs),
+  backfill_private.share_taken(uuid),
   backfill_private.hold_if_changed(public.backfill_runs),
+  backfill_private.wait_for(text, numeric, text),
+  backfill_private.wait_until(timestamptz, text, text),
+  backfill_private.lease_holders(uuid),
   backfill_private.claim(uuid, uuid, text),
   backfill_private.grant_or_wait(public.backfill_runs, uuid, text, integer),
   backfill_private.finish_or_wait(public.backfill_runs),

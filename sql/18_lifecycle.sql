@@ -10,11 +10,8 @@ set search_path = ''
 as $$
 declare
   v_most integer := (select max_throttle_per_minute from public.backfill_settings for no key update);
-  v_taken bigint;
+  v_taken bigint := backfill_private.share_taken(p_run.run_id);
 begin
-  -- A run without a throttle, older than the bound, takes all of it.
-  select coalesce(sum(coalesce((r.request ->> 'throttle_per_minute')::integer, v_most)), 0) into v_taken
-  from public.backfill_runs as r where r.state = 'running' and r.run_id <> p_run.run_id;
   if v_taken + coalesce((p_run.request ->> 'throttle_per_minute')::integer, v_most + 1) > v_most then
     perform backfill_private.refuse('OB015',
       format('running runs take %s of the %s starts a minute that this project allows', v_taken, v_most),
@@ -33,7 +30,7 @@ stable
 set search_path = ''
 as $$
 begin
-  if lower((select environment from public.backfill_settings)) <> lower(p_run.environment) then
+  if backfill_private.is_elsewhere(p_run) then
     return 'this project''s environment is no longer the plan''s';
   elsif backfill_private.compute_digest(p_run.run_id) <> p_run.digest then
     return 'what was approved is no longer what stands there: ' || backfill_private.what_changed(p_run);
@@ -66,11 +63,11 @@ begin
   elsif v_run.state not in ('approved', 'running', 'paused', 'completed') then
     perform backfill_private.refuse('OB002', format('run %s is %s: it does not run again', p_run_id, v_run.state),
       format('backfill plan --like %s', p_run_id));
+  elsif v_run.state in ('approved', 'running', 'paused') and v_run.approved_until <= backfill_private.clock() then
+    perform backfill_private.move(p_run_id, 'expired', 'the approval ran out');
   elsif v_run.state in ('approved', 'running') then
     v_why := backfill_private.reason_to_hold(v_run);
-    if v_run.approved_until <= backfill_private.clock() then
-      perform backfill_private.move(p_run_id, 'expired', 'the approval ran out');
-    elsif v_why is not null then
+    if v_why is not null then
       perform backfill_private.move(p_run_id, 'paused', v_why);
     elsif v_run.state = 'approved' then
       perform backfill_private.check_share(v_run);
@@ -142,7 +139,7 @@ $$;
 
 -- Score the failed sessions again, under the same approval.
 --
--- returns  {run_id, state, sessions}: how many are pending again
+-- returns  {run_id, state, sessions}: how many are pending again, each with its budgets of trouble before it
 -- raises   OB002 not completed or paused, OB006 the approval ran out, OB007 the plan or its surroundings changed
 create function backfill_private.retry(p_run_id uuid)
 returns jsonb
@@ -166,7 +163,8 @@ begin
     perform backfill_private.refuse('OB007', v_why, format('backfill plan --like %s', p_run_id));
   end if;
   update public.backfill_items
-  set state = 'pending', settled_at = null, failed_step = null, error_code = null, error_message = null
+  set state = 'pending', settled_at = null, failed_step = null, error_code = null, error_message = null,
+      crowded_out = 0, unknown_outcomes = 0, not_before = null
   where run_id = p_run_id and state = 'failed';
   get diagnostics v_sessions = row_count;
   if v_sessions > 0 and v_run.state = 'completed' then

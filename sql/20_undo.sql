@@ -273,6 +273,23 @@ begin
 end
 $$;
 
+-- Take one written row back where the database lets us.
+--
+-- returns  null, or why not: a constraint, deferred or not, or a trigger of the user's refused it
+create function backfill_private.refusal_to_undo(p_table regclass, p_key jsonb, p_before jsonb)
+returns text
+language plpgsql
+set search_path = ''
+as $$
+begin
+  perform backfill_private.undo_row(p_table, p_key, p_before);
+  set constraints all immediate;
+  return null;
+exception when integrity_constraint_violation or data_exception or insufficient_privilege or raise_exception then
+  return format('the database refuses it: %s %s', sqlstate, backfill_private.kept_message(sqlstate, sqlerrm));
+end
+$$;
+
 -- Take one session's rows back, the newest first, through the gate: under a fence of the undo's own that never
 -- leaves this function, so that every row leaves a receipt. A row in conflict is left as it is; a session that
 -- lost a row is no longer done, whatever stays.
@@ -304,11 +321,11 @@ begin
     v_why := case when v_row.has_before and v_row.first_before is null then 'its before-image was pruned'
       else backfill_private.undo_conflict(
         v_row.table_name::regclass, v_row.row_key, v_row.last_hash, not v_row.has_before, true) end;
+    v_why := coalesce(v_why, backfill_private.refusal_to_undo(v_row.table_name::regclass, v_row.row_key, v_row.first_before));
     if v_why is not null then
       v_conflicts := v_conflicts || jsonb_build_object('session_id', v_row.session_id, 'table', v_row.table_name,
         'row', v_row.row_key, 'reason', v_why);
     else
-      perform backfill_private.undo_row(v_row.table_name::regclass, v_row.row_key, v_row.first_before);
       v_taken_back := v_taken_back + 1;
       update public.backfill_receipts set undone_at = backfill_private.clock()
       where run_id = p_run_id and ordinal = p_ordinal and table_name = v_row.table_name and row_key = v_row.row_key
@@ -422,6 +439,7 @@ revoke all on function
   backfill_private.preview_undo(uuid, text[], text, text),
   backfill_private.confirmed_undo(uuid, text, text),
   backfill_private.undo_row(regclass, jsonb, jsonb),
+  backfill_private.refusal_to_undo(regclass, jsonb, jsonb),
   backfill_private.undo_item(uuid, integer, jsonb),
   backfill_private.confirm_undo(uuid, text, text, integer),
   backfill_private.undo_progress(uuid, bigint),

@@ -18,15 +18,22 @@ select
     p.batches_left * p.spacing_s + coalesce(greatest(extract(epoch from r.next_batch_at - backfill_private.clock()), 0), 0),
     case when p.lags and c.lately > 0 then (c.pending + c.leased) * w.watched_s / c.lately else 0 end))::integer end as eta_s,
   case
-    when r.state = 'paused' then 'paused: ' || coalesce(r.reason, 'no reason given')
+    when r.state = 'paused' then format('paused by %s: %s', coalesce(r.held_by, 'the database'), coalesce(r.reason, 'no reason given'))
     when r.state = 'awaiting_approval' then 'waits for an approval of digest ' || r.digest
     when r.state = 'approved' then 'waits for backfill apply ' || r.run_id
-    when r.state = 'running' and c.pending = 0 and c.leased > 0 then 'the last sessions are being scored'
-    when r.state = 'running' and r.canary is null and c.canary_open > 0 and c.pending_priority = 0
-      then 'canary: the priority sessions are being scored'
-    when r.state = 'running' and r.next_batch_at > backfill_private.clock()
+    when r.state <> 'running' then null
+    when c.pending = 0 and c.leased > 0 then 'the last sessions: ' || backfill_private.lease_holders(r.run_id)
+    when r.back_off_until > backfill_private.clock() then
+      format('back-off until %s UTC after %s', to_char(r.back_off_until at time zone 'UTC', 'HH24:MI:SS'), r.back_off_reason)
+    when r.canary is null and c.canary_open > 0 and c.pending_priority = 0
+      then 'canary: ' || coalesce(backfill_private.lease_holders(r.run_id), 'its sessions are about to be judged')
+    when r.next_batch_at > backfill_private.clock()
       then 'throttle: the next batch starts at ' || to_char(r.next_batch_at at time zone 'UTC', 'HH24:MI:SS') || ' UTC'
-    when r.state = 'running' and c.leased = 0 then 'no worker holds a lease; backfill apply ' || r.run_id
+    when c.pending > 0 and c.next_try > backfill_private.clock()
+      then format('back-off: the next session is tried again at %s UTC after %s', to_char(c.next_try at time zone 'UTC', 'HH24:MI:SS'),
+        c.tried_after)
+    when c.leased = 0 then coalesce('lease: ' || backfill_private.lease_holders(r.run_id),
+      'for a worker to ask for the next batch; where none is alive: backfill apply ' || r.run_id)
   end as waits_for,
   r.next_batch_at,
   r.approved_by,
@@ -49,7 +56,11 @@ left join (
     count(*) filter (where i.settled_at > backfill_private.clock() - interval '60 seconds'
       and i.settled_at >= started.resumed_at and i.state in ('done', 'failed')) as lately,
     count(*) filter (where i.phase = 'priority' and i.state in ('pending', 'leased')) as canary_open,
-    count(*) filter (where i.phase = 'priority' and i.state = 'pending') as pending_priority
+    count(*) filter (where i.phase = 'priority' and i.state = 'pending') as pending_priority,
+    -- When the first pending session may be tried; one that never met trouble at once.
+    min(coalesce(i.not_before, '-infinity')) filter (where i.state = 'pending') as next_try,
+    (array_agg(concat_ws(' ', i.error_code, i.error_message) order by i.not_before)
+      filter (where i.state = 'pending' and i.not_before is not null))[1] as tried_after
   from public.backfill_items as i
   join public.backfill_runs as started using (run_id)
   group by i.run_id
@@ -88,5 +99,6 @@ order by i.run_id, i.ordinal;
 
 comment on view public.backfill_run_failures is 'The sessions that failed, and why.';
 
+grant execute on function backfill_private.lease_holders(uuid) to authenticated, service_role;
 revoke all on public.backfill_run_progress, public.backfill_run_failures from public, anon, authenticated, service_role;
 grant select on public.backfill_run_progress, public.backfill_run_failures to authenticated, service_role;

@@ -23,6 +23,7 @@ Connection = psycopg.Connection[Any]
 # What API roles may call of the private schema: what their doors, policies and views call.
 CALLED_BY_USERS = (
     "batch_spacing_s(jsonb)",
+    "lease_holders(uuid)",
     "check_project()",
     "clock()",
     "collect_window(uuid)",

@@ -372,6 +372,12 @@ create table public.backfill_runs (
   finished_at timestamptz,
   next_batch_at timestamptz,
   batches_granted integer not null default 0,
+  settled_since integer not null default 0,
+  failed_since integer not null default 0,
+  failed_in_row integer not null default 0,
+  troubled_batches integer not null default 0,
+  back_off_until timestamptz,
+  back_off_reason text,
   canary text check (canary in ('passed', 'failed', 'overridden')),
   fingerprint jsonb,
   project_host text,
@@ -389,6 +395,11 @@ create table public.backfill_runs (
 comment on table public.backfill_runs is 'One row a run: what was asked, what was planned, who approved it, where it stands.';
 comment on column public.backfill_runs.reason is 'Why the run is paused, rejected, cancelled or expired.';
 comment on column public.backfill_runs.held_by is 'Who asked for the pause; null where the database saw the reason itself.';
+comment on column public.backfill_runs.settled_since is 'Sessions done or failed since the run was started or resumed: what the circuit breaker counts.';
+comment on column public.backfill_runs.failed_since is 'Of these, how many failed.';
+comment on column public.backfill_runs.failed_in_row is 'The newest of these that failed without one done among them.';
+comment on column public.backfill_runs.troubled_batches is 'The newest batches that brought no known outcome, since one that did.';
+comment on column public.backfill_runs.back_off_until is 'No batch starts before; back_off_reason says after what.';
 comment on column public.backfill_runs.request is 'Every parameter of the plan, normalised.';
 comment on column public.backfill_runs.plan is 'Figures and checks as measured when the plan was sealed; the sessions are in backfill_items.';
 comment on column public.backfill_runs.digest is 'SHA-256 over the canonical plan. An approval names it.';
@@ -407,6 +418,9 @@ create table public.backfill_items (
   batch integer not null check (batch > 0),
   state text not null default 'pending',
   attempts integer not null default 0,
+  crowded_out integer not null default 0,
+  unknown_outcomes integer not null default 0,
+  not_before timestamptz,
   started_at timestamptz,
   settled_at timestamptz,
   failed_step text,
@@ -433,6 +447,11 @@ create index backfill_items_pending on public.backfill_items (run_id, ordinal) w
 
 comment on table public.backfill_items is 'One row a planned session: its place in the plan and what became of it.';
 comment on column public.backfill_items.components is 'What the session lacked when the plan was sealed, in the order of the steps.';
+comment on column public.backfill_items.attempts is 'How often the session was leased for scoring.';
+comment on column public.backfill_items.crowded_out is 'Attempts that were rolled back for what others did at the same time; the fifth is a failure.';
+comment on column public.backfill_items.unknown_outcomes is 'Attempts of which nobody knows how they ended, and that left no row; a budget of its own, of eight.';
+comment on column public.backfill_items.not_before is 'When a session that ran into trouble may be tried again.';
+comment on column public.backfill_items.error_code is 'Why it failed; of a pending session, the trouble of its newest attempt.';
 comment on column public.backfill_items.filled is 'Components that somebody else had filled by the time the session was leased.';
 comment on column public.backfill_items.fence_hash is 'SHA-256 of the fence of the live attempt; the fence itself is nowhere stored.';
 
@@ -462,7 +481,7 @@ revoke all on public.backfill_runs, public.backfill_items, backfill_private.find
   from public, anon, authenticated, service_role;
 grant select on public.backfill_runs to authenticated, service_role;
 -- Not the fence's hash: nobody but the gate needs it.
-grant select (run_id, ordinal, source, session_id, session_at, components, category, phase, batch, state, attempts,
+grant select (run_id, ordinal, source, session_id, session_at, components, category, phase, batch, state, attempts, crowded_out, unknown_outcomes, not_before,
     started_at, settled_at, failed_step, error_code, error_message, filled, worker, claim_id, lease_kind, lease_until)
   on public.backfill_items to authenticated, service_role;
 
@@ -694,6 +713,11 @@ begin
       held_by = case when p_to = 'paused' then p_details ->> 'by' end,
       started_at = case when p_to = 'running' then coalesce(started_at, v_now) else started_at end,
       resumed_at = case when p_to = 'running' then v_now else resumed_at end,
+      settled_since = case when p_to = 'running' then 0 else settled_since end,
+      failed_since = case when p_to = 'running' then 0 else failed_since end,
+      failed_in_row = case when p_to = 'running' then 0 else failed_in_row end,
+      troubled_batches = case when p_to = 'running' then 0 else troubled_batches end,
+      back_off_until = case when p_to = 'running' then null else back_off_until end,
       finished_at = case when p_to in ('completed', 'rejected', 'cancelled', 'expired', 'rolled_back') then v_now end
   where run_id = p_run_id;
   perform backfill_private.record(p_run_id, p_to,
@@ -1709,7 +1733,8 @@ begin
   perform backfill_private.check_approver(v_run);
   perform backfill_private.locked_run(new.run_id, array['awaiting_approval']);
   if new.decision = 'approved' then
-    perform backfill_private.check_environment(v_run.environment);
+    -- A plan made before the project got its name was made for another one, for all we know.
+    perform backfill_private.check_environment(coalesce(v_run.environment, 'unnamed'));
     perform backfill_private.check_digest(v_run, new.digest);
   elsif nullif(btrim(new.note), '') is null then
     perform backfill_private.refuse('OB013', 'a rejection needs a reason',
@@ -2092,9 +2117,13 @@ from public;
 
 -- Decide the outcomes of leased items and say what is critical.
 --
--- p_outcomes  [{ordinal, outcome: answered | failed | unknown | released, answered: [component], step, code, message}]
---             answered names the calls that came back well, whatever came after them
--- returns     the settled items: [{ordinal, session_id, state, error_code, critical}]
+-- p_outcomes  [{ordinal, outcome, answered: [component], step, code, message, retry_after_s}]
+--             answered names the calls that came back well, whatever came after them. outcome:
+--             answered  every call came back well       failed    a call failed, and would again
+--             again     a call was rolled back, and may well succeed          slow  too many requests
+--             unknown   nobody knows whether a call happened                  lost  nor does the worker: it is gone
+--             stop      a call failed in a way that all others would          released  not called
+-- returns     the settled items: [{ordinal, session_id, state, failed_step, error_code, error_message, is_critical}]
 create function backfill_private.decide_outcomes(p_run_id uuid, p_outcomes jsonb)
 returns jsonb
 language plpgsql
@@ -2103,6 +2132,7 @@ as $$
 declare
   v_ordinals integer[];
   v_settled jsonb;
+  v_is_alive boolean;
 begin
   select array_agg(l.ordinal) into v_ordinals from (
     select i.ordinal from public.backfill_items as i
@@ -2112,8 +2142,11 @@ begin
   update public.backfill_items as i
   set fence_hash = null
   where i.run_id = p_run_id and i.ordinal = any (v_ordinals);
+  v_is_alive := backfill_private.has_known_outcome(p_outcomes) or not exists (
+    select from public.backfill_items as i where i.run_id = p_run_id and i.state = 'pending');
   with told as (
-    select * from jsonb_to_recordset(p_outcomes)
+    select o.ordinal, coalesce(o.outcome, 'unknown') as outcome, o.answered, o.step, o.code, o.message
+    from jsonb_to_recordset(p_outcomes)
       as o (ordinal integer, outcome text, answered text[], step text, code text, message text)
   ), seen as (
     select e.ordinal,
@@ -2126,20 +2159,26 @@ begin
     join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = e.ordinal
     group by e.ordinal
   ), decided as (
-    select t.ordinal, s.lacks_receipt, o.*
+    select t.ordinal, t.outcome, o.*, i.crowded_out + (t.outcome = 'again')::integer as crowded_out,
+      i.unknown_outcomes + (not s.is_complete and t.outcome in ('unknown', 'lost'))::integer as unknowns
     from told as t
     join seen as s using (ordinal)
     join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = t.ordinal
     cross join lateral backfill_private.outcome(s.is_complete, coalesce(s.lacks_receipt, false), s.without_row,
-      t.outcome, case when t.step = any (i.components) then t.step end, t.code, t.message, i.attempts) as o
+      t.outcome, case when t.step = any (i.components) then t.step end, t.code, t.message,
+      i.crowded_out + 1, case when v_is_alive then i.unknown_outcomes + 1 else 0 end) as o
   ), written as (
     update public.backfill_items as i
     set state = d.state, failed_step = d.step, error_code = d.code, error_message = d.message,
+        crowded_out = d.crowded_out, unknown_outcomes = d.unknowns,
+        not_before = case when d.state <> 'pending' then null
+          when d.outcome = 'unknown' then backfill_private.clock() + backfill_private.back_off(d.unknowns)
+          when d.outcome = 'again' then backfill_private.clock() + backfill_private.back_off(d.crowded_out) end,
         settled_at = case when d.state <> 'pending' then backfill_private.clock() end,
         lease_until = null, lease_kind = null, claim_id = null, worker = null
     from decided as d
     where i.run_id = p_run_id and i.ordinal = d.ordinal
-    returning i.ordinal, i.session_id, i.state, i.failed_step, i.error_code, d.is_critical
+    returning i.ordinal, i.session_id, i.state, i.failed_step, i.error_code, i.error_message, d.is_critical
   )
   select coalesce(jsonb_agg(to_jsonb(w) order by w.ordinal), '[]') into v_settled from written as w;
   return v_settled;
@@ -2172,10 +2211,24 @@ as $$
   ), left(p_message, 500))
 $$;
 
+-- Did any of these calls come to an end that is known? Then the API is alive, and what stays unknown is a session's.
+create function backfill_private.has_known_outcome(p_outcomes jsonb)
+returns boolean
+language sql
+immutable
+set search_path = ''
+as $$
+  select exists (select from jsonb_array_elements(p_outcomes) as o where o ->> 'outcome' in ('answered', 'failed', 'again'))
+$$;
+
 -- The rule: what an item becomes, from what stands there and what the worker saw.
+--
+-- p_crowded_out  with this one; a call that was rolled back for what others did is made five times
+-- p_unknowns     with this one; an outcome may stay unknown eight times. 0 while nobody knows whether the API is alive:
+--                its trouble is not a session's
 create function backfill_private.outcome(
   p_is_complete boolean, p_lacks_receipt boolean, p_without_row text,
-  p_outcome text, p_step text, p_code text, p_message text, p_attempts integer,
+  p_outcome text, p_step text, p_code text, p_message text, p_crowded_out integer, p_unknowns integer,
   out state text, out step text, out code text, out message text, out is_critical boolean
 )
 language plpgsql
@@ -2192,17 +2245,30 @@ begin
   elsif p_outcome = 'answered' or p_code = 'OB020' then
     state := 'failed'; step := p_without_row; code := 'OB017';
     message := 'no effect: the function answered and left no row of the wanted version';
-  elsif p_outcome = 'released' or p_code in ('OB011', 'OB012') then
+  elsif p_outcome in ('released', 'stop', 'slow') or p_code in ('OB011', 'OB012') then
     state := 'pending';
-  elsif p_outcome = 'failed' then
-    state := 'failed'; step := p_step; code := left(p_code, 20);
-    message := backfill_private.kept_message(p_code, p_message);
-  elsif p_attempts >= 5 then
-    state := 'failed'; step := p_step; code := left(p_code, 20);
-    message := left('the outcome stayed unknown five times: '
-      || coalesce(backfill_private.kept_message(p_code, p_message), ''), 500);
   else
-    state := 'pending';
+    step := p_step; code := left(p_code, 20);
+    message := backfill_private.kept_message(p_code, p_message);
+    state := case
+      when p_outcome = 'failed' or p_outcome = 'again' and p_crowded_out >= 5 or p_unknowns >= 8 then 'failed'
+      else 'pending' end;
+    if state = 'failed' and p_outcome in ('unknown', 'lost') then
+      message := left(format('the outcome stayed unknown %s times: %s', p_unknowns, message), 500);
+    end if;
+  end if;
+end
+$$;
+
+-- Pause a run that runs, for a reason that the database saw.
+create function backfill_private.hold(p_run_id uuid, p_reason text)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+begin
+  if (select r.state from public.backfill_runs as r where r.run_id = p_run_id) = 'running' then
+    perform backfill_private.move(p_run_id, 'paused', p_reason);
   end if;
 end
 $$;
@@ -2233,10 +2299,8 @@ begin
   from jsonb_array_elements(p_settled) as x where (x ->> 'is_critical')::boolean;
   if v_bad is not null then
     perform backfill_private.record(p_run_id, 'critical', jsonb_build_object('claim', p_claim_id, 'sessions', v_bad));
-    if (select state from public.backfill_runs where run_id = p_run_id) = 'running' then
-      perform backfill_private.move(p_run_id, 'paused', format('critical: session %s, %s', v_bad -> 0 ->> 0,
-        case v_bad -> 0 ->> 1 when 'OB016' then 'a written row has no receipt' else 'a write was refused at the gate' end));
-    end if;
+    perform backfill_private.hold(p_run_id, format('critical: session %s, %s', v_bad -> 0 ->> 0,
+      case v_bad -> 0 ->> 1 when 'OB016' then 'a written row has no receipt' else 'a write was refused at the gate' end));
   end if;
 end
 $$;
@@ -2294,6 +2358,8 @@ begin
   if v_mine is not null then
     v_settled := backfill_private.decide_outcomes(p_run_id, v_mine);
     perform backfill_private.record_batch(p_run_id, p_claim_id, v_settled);
+    perform backfill_private.note_trouble(p_run_id, v_mine, v_settled);
+    perform backfill_private.break_circuit(p_run_id, v_settled);
   end if;
   return (select jsonb_build_object('state', r.state, 'reason', r.reason, 'settled', (
       select coalesce(jsonb_agg(jsonb_build_object('ordinal', i.ordinal, 'session_id', i.session_id, 'state', i.state,
@@ -2314,7 +2380,7 @@ as $$
 begin
   if p_ordinals is not null then
     perform backfill_private.record_batch(p_run_id, null, backfill_private.decide_outcomes(p_run_id, (
-      select jsonb_agg(jsonb_build_object('ordinal', o, 'outcome', 'unknown', 'message', p_why))
+      select jsonb_agg(jsonb_build_object('ordinal', o, 'outcome', 'lost', 'message', p_why))
       from unnest(p_ordinals) as o)));
   end if;
 end
@@ -2360,7 +2426,9 @@ $$;
 revoke all on function
   backfill_private.decide_outcomes(uuid, jsonb),
   backfill_private.kept_message(text, text),
-  backfill_private.outcome(boolean, boolean, text, text, text, text, text, integer),
+  backfill_private.has_known_outcome(jsonb),
+  backfill_private.outcome(boolean, boolean, text, text, text, text, text, integer, integer),
+  backfill_private.hold(uuid, text),
   backfill_private.record_batch(uuid, uuid, jsonb),
   backfill_private.receipts_hash(uuid, integer[], bigint),
   backfill_private.receipt_faults(uuid),
@@ -2384,6 +2452,119 @@ grant execute on function public.backfill_settle(uuid, uuid, jsonb) to service_r
 
 -- from sql/16_trouble.sql
 -- Trouble: what the database does where calls go wrong in numbers. Back-off, and the circuit breaker.
+--
+-- A call that came to no known end is looked up, not guessed: settling takes the fence away, then asks the receipts.
+-- Here is only how long to wait before another try, and when to stop trying.
+
+-- How long to wait after so many troubles in a row: 1 s, 2 s, 4 s … 60 s, of which up to a half is left to chance, so
+-- that sessions and workers that ran into the same trouble do not come back together.
+create function backfill_private.back_off(p_troubles integer)
+returns interval
+language sql
+volatile
+set search_path = ''
+as $$
+  select least(60, power(2, least(p_troubles, 10) - 1)) * (0.5 + random() / 2) * interval '1 second'
+$$;
+
+-- Note what a batch ran into: a run that gets no answer backs off and, after eight batches without one, is paused; one
+-- that is told to slow down waits as long as it was told; what would hit every session pauses it at once.
+--
+-- p_outcomes  as told by the worker, p_settled: as decided; see backfill_private.decide_outcomes
+create function backfill_private.note_trouble(p_run_id uuid, p_outcomes jsonb, p_settled jsonb)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_trouble record;
+  v_is_known boolean := backfill_private.has_known_outcome(p_outcomes)
+    or exists (select from jsonb_array_elements(p_settled) as s where s ->> 'state' = 'done');
+  v_batches integer;
+  v_what text;
+begin
+  select o ->> 'outcome' as kind, (o ->> 'retry_after_s')::numeric as retry_after_s,
+    concat_ws(' ', left(o ->> 'code', 20), backfill_private.kept_message(o ->> 'code', o ->> 'message')) as what
+  into v_trouble
+  from jsonb_array_elements(p_outcomes) as o
+  where o ->> 'outcome' in ('stop', 'slow', 'unknown')
+  order by o ->> 'outcome' = 'stop' desc, o ->> 'outcome' = 'slow' desc, (o ->> 'retry_after_s')::numeric desc nulls last
+  limit 1;
+  if v_trouble.kind is distinct from 'slow' and v_is_known then
+    update public.backfill_runs set troubled_batches = 0, back_off_until = null
+    where run_id = p_run_id and (troubled_batches, back_off_until) is distinct from (0, null);
+  elsif v_trouble.kind in ('slow', 'unknown') then
+    v_what := left(v_trouble.what, 300);
+    update public.backfill_runs
+    set troubled_batches = troubled_batches + 1, back_off_reason = v_what,
+        back_off_until = backfill_private.clock() + greatest(backfill_private.back_off(troubled_batches + 1),
+          least(coalesce(v_trouble.retry_after_s, 0), 3600) * interval '1 second')
+    where run_id = p_run_id returning troubled_batches into v_batches;
+  end if;
+  if v_trouble.kind = 'stop' then
+    perform backfill_private.hold(p_run_id, 'every call would fail: ' || v_trouble.what);
+  elsif v_trouble.kind = 'unknown' and v_batches >= 8 and exists (
+    select from public.backfill_items as i where i.run_id = p_run_id and i.state = 'pending'
+      and i.ordinal not in (select (o ->> 'ordinal')::integer from jsonb_array_elements(p_outcomes) as o)
+  ) then
+    perform backfill_private.hold(p_run_id,
+      format('no known outcome in %s batches in a row, the last: %s', v_batches, v_what));
+  end if;
+end
+$$;
+
+-- The circuit breaker: more than half failed after twenty sessions, or five in a row in the canary, pauses the run.
+-- Counted since the run was started or resumed, so that a repaired run can finish.
+--
+-- p_settled  see backfill_private.decide_outcomes
+create function backfill_private.break_circuit(p_run_id uuid, p_settled jsonb)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_run public.backfill_runs;
+  v_is_canary boolean;
+  v_settled integer;
+  v_failed integer;
+  v_newest_done integer;
+  v_failed_after integer;
+  v_most text;
+begin
+  select count(*)::integer, count(*) filter (where s.state = 'failed')::integer, max(s.ordinal) filter (where s.state = 'done')
+  into v_settled, v_failed, v_newest_done
+  from jsonb_to_recordset(p_settled) as s (ordinal integer, state text) where s.state in ('done', 'failed');
+  select count(*)::integer into v_failed_after
+  from jsonb_to_recordset(p_settled) as s (ordinal integer, state text)
+  where s.state = 'failed' and s.ordinal > coalesce(v_newest_done, 0);
+  update public.backfill_runs
+  set settled_since = settled_since + v_settled, failed_since = failed_since + v_failed,
+      failed_in_row = case when v_newest_done is null then failed_in_row else 0 end + v_failed_after
+  where run_id = p_run_id returning * into v_run;
+  if v_failed = 0 then
+    return;
+  end if;
+  select count(*) filter (where i.phase = 'priority') > 0,
+    coalesce(mode() within group (order by i.error_code), 'no code')
+  into v_is_canary, v_most
+  from public.backfill_items as i
+  join jsonb_to_recordset(p_settled) as s (ordinal integer, state text) using (ordinal)
+  where i.run_id = p_run_id and i.state = 'failed';
+  if v_is_canary and v_run.failed_in_row >= 5 then
+    perform backfill_private.hold(p_run_id,
+      format('circuit breaker: %s canary sessions failed in a row, most with %s', v_run.failed_in_row, v_most));
+  elsif v_run.settled_since >= 20 and v_run.failed_since * 2 > v_run.settled_since then
+    perform backfill_private.hold(p_run_id, format('circuit breaker: %s of %s sessions failed since %s UTC, most with %s',
+      v_run.failed_since, v_run.settled_since, to_char(v_run.resumed_at at time zone 'UTC', 'HH24:MI:SS'), v_most));
+  end if;
+end
+$$;
+
+revoke all on function
+  backfill_private.back_off(integer),
+  backfill_private.note_trouble(uuid, jsonb, jsonb),
+  backfill_private.break_circuit(uuid, jsonb)
+from public;
 
 -- from sql/17_leases.sql
 -- Leases: the database grants batches, one at a time, never more than approved.
@@ -2530,18 +2711,27 @@ begin
 end
 $$;
 
--- The first phase that has pending sessions; null where none is pending.
+-- The phase of the next batch; null where no session is pending. The canary comes first whatever it waits for; after it
+-- a session that backs off holds nobody up.
 create function backfill_private.pending_phase(p_run_id uuid)
 returns text
 language sql
 stable
 set search_path = ''
 as $$
-  select i.phase from public.backfill_items as i
-  where i.run_id = p_run_id and i.state = 'pending' order by i.ordinal limit 1
+  with first as (
+    select i.phase from public.backfill_items as i
+    where i.run_id = p_run_id and i.state = 'pending' order by i.ordinal limit 1
+  ), ready as (
+    select i.phase from public.backfill_items as i
+    where i.run_id = p_run_id and i.state = 'pending' and (i.not_before is null or i.not_before <= backfill_private.clock())
+    order by i.ordinal limit 1
+  )
+  select case when f.phase = 'priority' then f.phase else coalesce((select r.phase from ready as r), f.phase) end
+  from first as f
 $$;
 
--- The next pending items of a phase, locked; those leased by another run are passed over.
+-- The next pending items of a phase, locked; those leased by another run, and those that back off, are passed over.
 create function backfill_private.next_items(p_run_id uuid, p_phase text, p_limit integer)
 returns integer[]
 language sql
@@ -2550,6 +2740,7 @@ as $$
   select array_agg(n.ordinal order by n.ordinal) from (
     select i.ordinal from public.backfill_items as i
     where i.run_id = p_run_id and i.state = 'pending' and i.phase = p_phase
+      and (i.not_before is null or i.not_before <= backfill_private.clock())
       and not exists (select from public.backfill_items as other
                       where other.source = i.source and other.session_id = i.session_id and other.state = 'leased')
     order by i.ordinal
@@ -2616,7 +2807,32 @@ begin
 end
 $$;
 
--- What must hold whenever a run takes a lease; where it does not, the run is paused or expired with the reason.
+-- Is this project another one than the run was planned for? Where the project has no name, nobody can tell.
+create function backfill_private.is_elsewhere(p_run public.backfill_runs)
+returns boolean
+language sql
+stable
+set search_path = ''
+as $$
+  select coalesce((select lower(s.environment) is distinct from lower(p_run.environment)
+    from public.backfill_settings as s where s.environment is not null), false)
+$$;
+
+-- How many starts a minute the running runs take together, but for the one named. A run without a throttle, older than
+-- the project's bound, takes all of it.
+create function backfill_private.share_taken(p_but uuid)
+returns bigint
+language sql
+stable
+set search_path = ''
+as $$
+  select coalesce(sum(coalesce((r.request ->> 'throttle_per_minute')::integer, s.max_throttle_per_minute)), 0)
+  from public.backfill_runs as r cross join public.backfill_settings as s
+  where r.state = 'running' and r.run_id is distinct from p_but
+$$;
+
+-- What must hold whenever a run takes a lease; where it does not, the run is paused or expired with the reason. A run
+-- whose approval ran out while it was paused is over too.
 create function backfill_private.hold_if_changed(p_run public.backfill_runs)
 returns void
 language plpgsql
@@ -2629,14 +2845,19 @@ begin
   where t.target = p_run.target and not backfill_private.triggers_stand(to_regclass(t.table_name)) limit 1;
   if p_run.approved_until <= backfill_private.clock() then
     perform backfill_private.move(p_run.run_id, 'expired', 'the approval ran out');
+  elsif p_run.state <> 'running' then
+    return;
   elsif p_run.fingerprint is distinct from backfill_private.definitions(p_run.target) then
     perform backfill_private.move(p_run.run_id, 'paused',
       'a scoring function is not the one that was approved: ' || backfill_private.what_changed(p_run));
   elsif v_missing is not null then
     perform backfill_private.move(p_run.run_id, 'paused',
       format('the receipt triggers of %s are missing or not always enabled', v_missing));
-  elsif lower((select environment from public.backfill_settings)) <> lower(p_run.environment) then
+  elsif backfill_private.is_elsewhere(p_run) then
     perform backfill_private.move(p_run.run_id, 'paused', 'this project''s environment is no longer the plan''s');
+  elsif backfill_private.share_taken(null) > (select max_throttle_per_minute from public.backfill_settings) then
+    perform backfill_private.move(p_run.run_id, 'paused', format('running runs take %s of the %s starts a minute that this project allows',
+      backfill_private.share_taken(null), (select max_throttle_per_minute from public.backfill_settings)));
   end if;
 end
 $$;
@@ -2645,7 +2866,8 @@ $$;
 --
 -- p_claim_id  made by the worker; a claim whose reply was lost is asked again under the same id and gets the same
 --             items under new fences, not new starts
--- returns     {state, reason, granted: […], batch, wait_s, wait_for: throttle | canary | leases, lease_s}
+-- returns     {state, reason, held_by, granted: […], batch, wait_s, wait_for, why, lease_s}
+--             wait_for: throttle | back-off | canary | leases, and in words why
 --             a run that is not running grants nothing
 -- raises      OB001 no such run, OB010 not allowed, OB013 no claim id
 create function backfill_private.claim(p_run_id uuid, p_claim_id uuid, p_worker text)
@@ -2667,7 +2889,7 @@ begin
   end if;
   v_run := backfill_private.locked_run(p_run_id);
   perform backfill_private.release_expired();
-  if v_run.state = 'running' then
+  if v_run.state in ('running', 'paused') then
     perform backfill_private.hold_if_changed(v_run);
   end if;
   select * into v_run from public.backfill_runs where run_id = p_run_id;
@@ -2682,12 +2904,14 @@ begin
     v_answer := jsonb_build_object('granted', backfill_private.grant_fences(v_run, v_again, p_claim_id, p_worker));
   elsif v_phase is null then
     v_answer := backfill_private.finish_or_wait(v_run);
+  elsif v_run.back_off_until > backfill_private.clock() then
+    v_answer := backfill_private.wait_until(v_run.back_off_until, 'back-off', v_run.back_off_reason);
   elsif v_phase <> 'priority' and backfill_private.judge_canary(v_run) <> 'passed' then
-    v_answer := '{"granted": [], "wait_s": 1, "wait_for": "canary"}'::jsonb;
+    v_answer := backfill_private.wait_for('canary', 1, 'the priority sessions are being scored');
   else
     v_pace := backfill_private.allowance(v_run);
     v_answer := case when v_pace.wait_s > 0
-      then jsonb_build_object('granted', '[]'::jsonb, 'wait_s', v_pace.wait_s, 'wait_for', 'throttle')
+      then backfill_private.wait_for('throttle', v_pace.wait_s, format('%s starts a minute', v_run.request ->> 'throttle_per_minute'))
       else backfill_private.grant_or_wait(v_run, p_claim_id, p_worker, v_pace.sessions) end;
   end if;
   return v_answer || (select jsonb_build_object('state', r.state, 'reason', r.reason, 'held_by', r.held_by,
@@ -2697,8 +2921,46 @@ begin
 end
 $$;
 
--- Grant a batch; where all pending sessions of the phase are leased by other runs, wait for them; where all turned
--- out to be filled, look again: the next phase has a gate of its own.
+-- The answer to a claim that grants nothing: for what to wait, for how many seconds, and why.
+create function backfill_private.wait_for(p_what text, p_seconds numeric, p_why text)
+returns jsonb
+language sql
+immutable
+set search_path = ''
+as $$
+  select jsonb_build_object('granted', '[]'::jsonb, 'wait_s', p_seconds, 'wait_for', p_what, 'why', p_why)
+$$;
+
+-- The same, until a moment.
+create function backfill_private.wait_until(p_until timestamptz, p_what text, p_why text)
+returns jsonb
+language sql
+set search_path = ''
+as $$
+  select backfill_private.wait_for(p_what, greatest(extract(epoch from p_until - backfill_private.clock()), 0.001), p_why)
+$$;
+
+-- Who else holds the sessions that this run waits for: its own leases, and those of others on its pending sessions.
+create function backfill_private.lease_holders(p_run_id uuid)
+returns text
+language sql
+stable
+set search_path = ''
+as $$
+  select format('%s sessions are leased by %s until %s UTC', count(*),
+    string_agg(distinct coalesce(held.worker, 'an undo')
+      || case when held.run_id <> p_run_id then ' for run ' || held.run_id else '' end, ', '),
+    to_char(max(held.lease_until) at time zone 'UTC', 'HH24:MI:SS'))
+  from public.backfill_items as held
+  where held.state = 'leased' and (held.run_id = p_run_id or exists (
+    select from public.backfill_items as mine
+    where mine.run_id = p_run_id and mine.state = 'pending'
+      and mine.source = held.source and mine.session_id = held.session_id))
+  having count(*) > 0
+$$;
+
+-- Grant a batch; where all pending sessions of the phase back off, or are leased by other runs, wait for them; where
+-- all turned out to be filled, look again: the next phase has a gate of its own.
 create function backfill_private.grant_or_wait(p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer)
 returns jsonb
 language plpgsql
@@ -2707,13 +2969,21 @@ as $$
 declare
   v_phase text := backfill_private.pending_phase(p_run.run_id);
   v_grants jsonb := backfill_private.grant_batch(p_run, p_claim_id, p_worker, p_limit);
+  v_tired record;
 begin
   if jsonb_array_length(v_grants) > 0 then
     return jsonb_build_object('granted', v_grants);
-  elsif backfill_private.pending_phase(p_run.run_id) = v_phase then
-    return '{"granted": [], "wait_s": 1, "wait_for": "leases"}'::jsonb;
+  elsif backfill_private.pending_phase(p_run.run_id) is distinct from v_phase then
+    return backfill_private.claim(p_run.run_id, p_claim_id, p_worker);
   end if;
-  return backfill_private.claim(p_run.run_id, p_claim_id, p_worker);
+  select i.not_before, i.session_id, i.error_code, i.error_message into v_tired from public.backfill_items as i
+  where i.run_id = p_run.run_id and i.state = 'pending' and i.phase = v_phase
+  order by i.not_before nulls first limit 1;
+  if v_tired.not_before > backfill_private.clock() then
+    return backfill_private.wait_until(v_tired.not_before, 'back-off',
+      concat_ws(' ', 'session', v_tired.session_id, 'met', v_tired.error_code, v_tired.error_message));
+  end if;
+  return backfill_private.wait_for('leases', 1, backfill_private.lease_holders(p_run.run_id));
 end
 $$;
 
@@ -2725,7 +2995,7 @@ set search_path = ''
 as $$
 begin
   if exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.state = 'leased') then
-    return '{"granted": [], "wait_s": 1, "wait_for": "leases"}'::jsonb;
+    return backfill_private.wait_for('leases', 1, backfill_private.lease_holders(p_run.run_id));
   end if;
   if exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.phase = 'priority')
     and backfill_private.judge_canary(p_run) = 'failed' then
@@ -2774,7 +3044,12 @@ revoke all on function
   backfill_private.next_items(uuid, text, integer),
   backfill_private.grant_fences(public.backfill_runs, integer[], uuid, text),
   backfill_private.grant_batch(public.backfill_runs, uuid, text, integer),
+  backfill_private.is_elsewhere(public.backfill_runs),
+  backfill_private.share_taken(uuid),
   backfill_private.hold_if_changed(public.backfill_runs),
+  backfill_private.wait_for(text, numeric, text),
+  backfill_private.wait_until(timestamptz, text, text),
+  backfill_private.lease_holders(uuid),
   backfill_private.claim(uuid, uuid, text),
   backfill_private.grant_or_wait(public.backfill_runs, uuid, text, integer),
   backfill_private.finish_or_wait(public.backfill_runs),
@@ -2815,11 +3090,8 @@ set search_path = ''
 as $$
 declare
   v_most integer := (select max_throttle_per_minute from public.backfill_settings for no key update);
-  v_taken bigint;
+  v_taken bigint := backfill_private.share_taken(p_run.run_id);
 begin
-  -- A run without a throttle, older than the bound, takes all of it.
-  select coalesce(sum(coalesce((r.request ->> 'throttle_per_minute')::integer, v_most)), 0) into v_taken
-  from public.backfill_runs as r where r.state = 'running' and r.run_id <> p_run.run_id;
   if v_taken + coalesce((p_run.request ->> 'throttle_per_minute')::integer, v_most + 1) > v_most then
     perform backfill_private.refuse('OB015',
       format('running runs take %s of the %s starts a minute that this project allows', v_taken, v_most),
@@ -2838,7 +3110,7 @@ stable
 set search_path = ''
 as $$
 begin
-  if lower((select environment from public.backfill_settings)) <> lower(p_run.environment) then
+  if backfill_private.is_elsewhere(p_run) then
     return 'this project''s environment is no longer the plan''s';
   elsif backfill_private.compute_digest(p_run.run_id) <> p_run.digest then
     return 'what was approved is no longer what stands there: ' || backfill_private.what_changed(p_run);
@@ -2871,11 +3143,11 @@ begin
   elsif v_run.state not in ('approved', 'running', 'paused', 'completed') then
     perform backfill_private.refuse('OB002', format('run %s is %s: it does not run again', p_run_id, v_run.state),
       format('backfill plan --like %s', p_run_id));
+  elsif v_run.state in ('approved', 'running', 'paused') and v_run.approved_until <= backfill_private.clock() then
+    perform backfill_private.move(p_run_id, 'expired', 'the approval ran out');
   elsif v_run.state in ('approved', 'running') then
     v_why := backfill_private.reason_to_hold(v_run);
-    if v_run.approved_until <= backfill_private.clock() then
-      perform backfill_private.move(p_run_id, 'expired', 'the approval ran out');
-    elsif v_why is not null then
+    if v_why is not null then
       perform backfill_private.move(p_run_id, 'paused', v_why);
     elsif v_run.state = 'approved' then
       perform backfill_private.check_share(v_run);
@@ -2947,7 +3219,7 @@ $$;
 
 -- Score the failed sessions again, under the same approval.
 --
--- returns  {run_id, state, sessions}: how many are pending again
+-- returns  {run_id, state, sessions}: how many are pending again, each with its budgets of trouble before it
 -- raises   OB002 not completed or paused, OB006 the approval ran out, OB007 the plan or its surroundings changed
 create function backfill_private.retry(p_run_id uuid)
 returns jsonb
@@ -2971,7 +3243,8 @@ begin
     perform backfill_private.refuse('OB007', v_why, format('backfill plan --like %s', p_run_id));
   end if;
   update public.backfill_items
-  set state = 'pending', settled_at = null, failed_step = null, error_code = null, error_message = null
+  set state = 'pending', settled_at = null, failed_step = null, error_code = null, error_message = null,
+      crowded_out = 0, unknown_outcomes = 0, not_before = null
   where run_id = p_run_id and state = 'failed';
   get diagnostics v_sessions = row_count;
   if v_sessions > 0 and v_run.state = 'completed' then
@@ -3661,6 +3934,23 @@ begin
 end
 $$;
 
+-- Take one written row back where the database lets us.
+--
+-- returns  null, or why not: a constraint, deferred or not, or a trigger of the user's refused it
+create function backfill_private.refusal_to_undo(p_table regclass, p_key jsonb, p_before jsonb)
+returns text
+language plpgsql
+set search_path = ''
+as $$
+begin
+  perform backfill_private.undo_row(p_table, p_key, p_before);
+  set constraints all immediate;
+  return null;
+exception when integrity_constraint_violation or data_exception or insufficient_privilege or raise_exception then
+  return format('the database refuses it: %s %s', sqlstate, backfill_private.kept_message(sqlstate, sqlerrm));
+end
+$$;
+
 -- Take one session's rows back, the newest first, through the gate: under a fence of the undo's own that never
 -- leaves this function, so that every row leaves a receipt. A row in conflict is left as it is; a session that
 -- lost a row is no longer done, whatever stays.
@@ -3692,11 +3982,11 @@ begin
     v_why := case when v_row.has_before and v_row.first_before is null then 'its before-image was pruned'
       else backfill_private.undo_conflict(
         v_row.table_name::regclass, v_row.row_key, v_row.last_hash, not v_row.has_before, true) end;
+    v_why := coalesce(v_why, backfill_private.refusal_to_undo(v_row.table_name::regclass, v_row.row_key, v_row.first_before));
     if v_why is not null then
       v_conflicts := v_conflicts || jsonb_build_object('session_id', v_row.session_id, 'table', v_row.table_name,
         'row', v_row.row_key, 'reason', v_why);
     else
-      perform backfill_private.undo_row(v_row.table_name::regclass, v_row.row_key, v_row.first_before);
       v_taken_back := v_taken_back + 1;
       update public.backfill_receipts set undone_at = backfill_private.clock()
       where run_id = p_run_id and ordinal = p_ordinal and table_name = v_row.table_name and row_key = v_row.row_key
@@ -3810,6 +4100,7 @@ revoke all on function
   backfill_private.preview_undo(uuid, text[], text, text),
   backfill_private.confirmed_undo(uuid, text, text),
   backfill_private.undo_row(regclass, jsonb, jsonb),
+  backfill_private.refusal_to_undo(regclass, jsonb, jsonb),
   backfill_private.undo_item(uuid, integer, jsonb),
   backfill_private.confirm_undo(uuid, text, text, integer),
   backfill_private.undo_progress(uuid, bigint),
@@ -3871,15 +4162,22 @@ select
     p.batches_left * p.spacing_s + coalesce(greatest(extract(epoch from r.next_batch_at - backfill_private.clock()), 0), 0),
     case when p.lags and c.lately > 0 then (c.pending + c.leased) * w.watched_s / c.lately else 0 end))::integer end as eta_s,
   case
-    when r.state = 'paused' then 'paused: ' || coalesce(r.reason, 'no reason given')
+    when r.state = 'paused' then format('paused by %s: %s', coalesce(r.held_by, 'the database'), coalesce(r.reason, 'no reason given'))
     when r.state = 'awaiting_approval' then 'waits for an approval of digest ' || r.digest
     when r.state = 'approved' then 'waits for backfill apply ' || r.run_id
-    when r.state = 'running' and c.pending = 0 and c.leased > 0 then 'the last sessions are being scored'
-    when r.state = 'running' and r.canary is null and c.canary_open > 0 and c.pending_priority = 0
-      then 'canary: the priority sessions are being scored'
-    when r.state = 'running' and r.next_batch_at > backfill_private.clock()
+    when r.state <> 'running' then null
+    when c.pending = 0 and c.leased > 0 then 'the last sessions: ' || backfill_private.lease_holders(r.run_id)
+    when r.back_off_until > backfill_private.clock() then
+      format('back-off until %s UTC after %s', to_char(r.back_off_until at time zone 'UTC', 'HH24:MI:SS'), r.back_off_reason)
+    when r.canary is null and c.canary_open > 0 and c.pending_priority = 0
+      then 'canary: ' || coalesce(backfill_private.lease_holders(r.run_id), 'its sessions are about to be judged')
+    when r.next_batch_at > backfill_private.clock()
       then 'throttle: the next batch starts at ' || to_char(r.next_batch_at at time zone 'UTC', 'HH24:MI:SS') || ' UTC'
-    when r.state = 'running' and c.leased = 0 then 'no worker holds a lease; backfill apply ' || r.run_id
+    when c.pending > 0 and c.next_try > backfill_private.clock()
+      then format('back-off: the next session is tried again at %s UTC after %s', to_char(c.next_try at time zone 'UTC', 'HH24:MI:SS'),
+        c.tried_after)
+    when c.leased = 0 then coalesce('lease: ' || backfill_private.lease_holders(r.run_id),
+      'for a worker to ask for the next batch; where none is alive: backfill apply ' || r.run_id)
   end as waits_for,
   r.next_batch_at,
   r.approved_by,
@@ -3902,7 +4200,11 @@ left join (
     count(*) filter (where i.settled_at > backfill_private.clock() - interval '60 seconds'
       and i.settled_at >= started.resumed_at and i.state in ('done', 'failed')) as lately,
     count(*) filter (where i.phase = 'priority' and i.state in ('pending', 'leased')) as canary_open,
-    count(*) filter (where i.phase = 'priority' and i.state = 'pending') as pending_priority
+    count(*) filter (where i.phase = 'priority' and i.state = 'pending') as pending_priority,
+    -- When the first pending session may be tried; one that never met trouble at once.
+    min(coalesce(i.not_before, '-infinity')) filter (where i.state = 'pending') as next_try,
+    (array_agg(concat_ws(' ', i.error_code, i.error_message) order by i.not_before)
+      filter (where i.state = 'pending' and i.not_before is not null))[1] as tried_after
   from public.backfill_items as i
   join public.backfill_runs as started using (run_id)
   group by i.run_id
@@ -3941,6 +4243,7 @@ order by i.run_id, i.ordinal;
 
 comment on view public.backfill_run_failures is 'The sessions that failed, and why.';
 
+grant execute on function backfill_private.lease_holders(uuid) to authenticated, service_role;
 revoke all on public.backfill_run_progress, public.backfill_run_failures from public, anon, authenticated, service_role;
 grant select on public.backfill_run_progress, public.backfill_run_failures to authenticated, service_role;
 
