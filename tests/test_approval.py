@@ -402,7 +402,7 @@ def test_an_approval_that_ran_out_starts_nothing(
 def test_an_approval_that_ran_out_in_a_pause_resumes_nothing(
     project: Project, timed: backfill.Backfill, clock: DatabaseClock
 ) -> None:
-    """Neither resume nor retry brings it back."""
+    """Neither resume nor retry brings it back, and the next claim or apply ends it."""
     api = Outsider(project)
     run = running(project, timed)
     api.settle(*api.claim(run), outcome="failed", code="P0001")
@@ -411,6 +411,7 @@ def test_an_approval_that_ran_out_in_a_pause_resumes_nothing(
     assert api.rpc("backfill_resume", run=run)["code"] == "OB006"
     assert api.rpc("backfill_retry", p_run_id=run)["code"] == "OB006"
     assert api.claim(run) == []
+    assert timed.status(run).state == "expired"
 
 
 def test_the_time_that_an_approval_is_valid_is_the_projects(
@@ -514,6 +515,22 @@ def test_an_environment_that_is_not_set_is_a_warning_with_the_sql_to_set_it(
     project.db.execute(statement.encode())
     [mark] = [c for c in bf.plan(**SEED).checks if c.name == "environment"]
     assert mark.status == "ok"
+
+
+def test_a_plan_from_before_the_project_had_a_name_is_not_carried_out(
+    project: Project, bf: backfill.Backfill
+) -> None:
+    """For all we know it was made for another project: neither approved nor, if it was, started."""
+    name = "update public.backfill_settings set environment = %s where only_row"
+    project.db.execute(name, (None,))
+    unnamed = {k: v for k, v in SEED.items() if k != "environment"}
+    early, late = bf.plan(**unnamed), bf.plan(**{**unnamed, "priority": []})
+    project.approve(early)
+    project.db.execute(name, ("production",))
+    with pytest.raises(psycopg.Error, match="this project is production, not unnamed"):
+        project.approve(late)
+    with pytest.raises(backfill.Paused, match="environment"):
+        bf.apply(early.run_id)
 
 
 def test_a_plan_for_another_environment_is_refused(project: Project, bf: backfill.Backfill) -> None:

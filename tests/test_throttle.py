@@ -425,3 +425,18 @@ def test_a_run_without_a_throttle_leaves_no_share_of_a_later_bound(
     verbs.approve(db, later)
     bound(db, 20)
     assert sqlstate(verbs.start, db, later) == "OB015"
+
+
+def test_a_bound_that_was_lowered_holds_what_runs(
+    db: psycopg.Connection[Any], still: DatabaseClock
+) -> None:
+    """The next claim pauses it and says what the project allows now; raised again, it goes on."""
+    run_id = verbs.started(db, throttle_per_minute=20, batch_size=5)
+    bound(db, 10)
+    answer = verbs.claim(db, run_id)
+    assert (answer["state"], answer["granted"]) == ("paused", [])
+    assert "20 of the 10 starts a minute" in answer["reason"]
+    assert sqlstate(verbs.call, db, "backfill_resume", run=run_id) == "OB015"
+    bound(db, 20)
+    assert sqlstate(verbs.call, db, "backfill_resume", run=run_id) is None
+    assert verbs.claim(db, run_id)["granted"]

@@ -89,3 +89,39 @@ def test_an_undo_does_not_go_on_to_rows_that_its_preview_never_showed(
     with pytest.raises(psycopg.Error) as refused:
         verbs.call(project_db, "backfill_confirm_undo", **confirm)
     assert refused.value.sqlstate == "OB019"
+
+
+REFUSALS = {
+    "a trigger of the user's": """
+create function public.keep() returns trigger language plpgsql as
+$$ begin raise exception 'a score is never deleted'; end $$;
+create trigger keep before delete on public.fc_scores for each row execute function public.keep()
+""",
+    "a deferred constraint": """
+create function public.keep() returns trigger language plpgsql as
+$$ begin raise exception 'a score is never deleted' using errcode = '23000'; end $$;
+create constraint trigger keep after delete on public.fc_scores deferrable initially deferred
+for each row execute function public.keep()
+""",
+}
+
+
+@pytest.mark.parametrize("what", REFUSALS)
+def test_a_row_that_the_database_does_not_let_go_is_a_conflict(project_db: Db, what: str) -> None:
+    """It is named with the reason and left; the other rows of the run are taken back."""
+    run_id = completed(project_db, DatabaseClock(project_db))
+    project_db.execute(REFUSALS[what].encode())
+    answer = undo(project_db, run_id)
+    assert len(answer["conflicts"]) == 7
+    assert {c["table"] for c in answer["conflicts"]} == {"public.fc_scores"}
+    reasons = {c["reason"] for c in answer["conflicts"]}
+    assert all("a score is never deleted" in reason for reason in reasons)
+    assert answer["deletes"]["profiles"] > 0
+    row = project_db.execute(
+        "select count(*) as n from public.fc_scores as f"
+        " join public.backfill_items as i on i.session_id = f.session_id::text"
+        " where i.run_id = %s and f.version = 'v1.2'",
+        (run_id,),
+    ).fetchone()
+    assert row is not None
+    assert row["n"] == 7
