@@ -8,17 +8,17 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import backfill
-from backfill import checking, cli_local, terminal
+from backfill import checking, cli_local, cli_plan, terminal
+from backfill.cli_options import AsJson, Reason, Run, Since, Until, connected, end
 from backfill.errors import BackfillError, BadRequest, ExitCode
-from backfill.models import Outcome, Plan
+from backfill.models import Outcome
 
 app = typer.Typer(
     name="backfill",
@@ -28,14 +28,8 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-cli_local.add_to(app)
 
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or a unique prefix of it.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
-Reason = Annotated[str, typer.Option("--reason", help="Why; kept with the run.")]
 Approver = Annotated[str | None, typer.Option("--approver", metavar="NAME", help="Who decides.")]
-Since = Annotated[str | None, typer.Option("--since", metavar="D", help="First UTC day.")]
-Until = Annotated[str | None, typer.Option("--until", metavar="D", help="Last UTC day.")]
 Concurrency = Annotated[int, typer.Option(min=1, max=64, help="Sessions scored at a time.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="End instead of waiting.")]
 LogsDir = Annotated[Path, typer.Option(help="Where the run's folder of files goes.")]
@@ -44,18 +38,6 @@ STATES = (
     "planning", "awaiting_approval", "approved", "running", "paused", "completed", "rejected",
     "cancelled", "expired", "rolled_back",
 )  # fmt: skip
-
-
-@contextmanager
-def connected() -> Iterator[backfill.Backfill]:
-    """The project that the environment names."""
-    with backfill.connect() as bf:
-        yield bf
-
-
-def _end(code: ExitCode) -> None:
-    if code is not ExitCode.DONE:
-        raise typer.Exit(code)
 
 
 def _access_token() -> str | None:
@@ -72,7 +54,7 @@ def check(as_json: AsJson = False) -> None:
         terminal.print_json([c.as_dict() for c in checks])
     else:
         terminal.print_checks(checks)
-    _end(_check_code(checks))
+    end(_check_code(checks))
 
 
 def _check_code(checks: Sequence[backfill.Check]) -> ExitCode:
@@ -81,99 +63,7 @@ def _check_code(checks: Sequence[backfill.Check]) -> ExitCode:
     return ExitCode.DONE if checking.ready(checks) else ExitCode.DIFFERENCE
 
 
-@app.command()
-def missing(
-    since: Since = None,
-    min_coverage: Annotated[
-        float | None, typer.Option(min=0, max=1, help="End with 4 below this share.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """What is missing, by UTC day."""
-    with connected() as bf:
-        found = bf.missing(since=since)
-    if as_json:
-        terminal.print_json(found.as_dict())
-    else:
-        terminal.print_missing(found)
-    _end(ExitCode.DIFFERENCE if found.coverage < (min_coverage or 0) else ExitCode.DONE)
-
-
-@app.command()
-def plan(
-    since: Since = None,
-    until: Until = None,
-    recent_since: Annotated[
-        str | None, typer.Option(metavar="D", help="First UTC day of the recent phase.")
-    ] = None,
-    engine_version: Annotated[str | None, typer.Option(metavar="V")] = None,
-    fc_version: Annotated[str | None, typer.Option(metavar="V")] = None,
-    basis: Annotated[str | None, typer.Option(help="Kind of FC scores.")] = None,
-    throttle: Annotated[
-        str | None, typer.Option(metavar="N", help="Session starts in any 60 s, or none. [20]")
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(metavar="N", help="Sessions a batch. [5]")
-    ] = None,
-    priority: Annotated[
-        list[str] | None, typer.Option(metavar="ID", help="Goes first; an id or a prefix.")
-    ] = None,
-    environment: Annotated[str | None, typer.Option(metavar="E")] = None,
-    target: Annotated[str | None, typer.Option(help="Where several are installed.")] = None,
-    want: Annotated[
-        list[str] | None, typer.Option(metavar="COMPONENT=V", help="A version by component.")
-    ] = None,
-    like: Annotated[
-        str | None, typer.Option(metavar="RUN", help="A request to start from.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Plan what is missing, and halt for approval."""
-    paces = {} if throttle is None else {"throttle_per_minute": _throttle(throttle)}
-    with connected() as bf:
-        made = bf.plan(
-            since=since,
-            until=until,
-            recent_since=recent_since,
-            engine_version=engine_version,
-            fc_version=fc_version,
-            basis=basis,
-            batch_size=batch_size,
-            priority=priority,
-            environment=environment,
-            target=target,
-            want=_wanted(want or []),
-            like=like,
-            **paces,
-        )
-    _show(made, as_json)
-
-
-def _throttle(text: str) -> int | None:
-    if text.lower() == "none":
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        raise BadRequest(
-            f"--throttle is a whole number or none, not {text[:40]}",
-            "backfill plan … --throttle 20",
-        ) from None
-
-
-def _wanted(given: list[str]) -> dict[str, str] | None:
-    pairs = [item.partition("=") for item in given]
-    for name, equals, version in pairs:
-        if not (name and equals and version):
-            raise BadRequest(f"--want is COMPONENT=VERSION, not {name}{equals}{version}", "")
-    return {name: version for name, _, version in pairs} or None
-
-
-def _show(shown: Plan, as_json: bool) -> None:
-    if as_json:
-        terminal.print_json(shown.as_dict())
-    else:
-        terminal.print_markdown(shown.markdown())
+cli_plan.add_to(app)
 
 
 @app.command()
@@ -197,7 +87,7 @@ def show(run: Run, as_json: AsJson = False) -> None:
     """The plan, or what became of it."""
     with connected() as bf:
         shown = bf.get(run)
-    _show(shown, as_json)
+    cli_plan.show_plan(shown, as_json)
 
 
 @app.command()
@@ -283,7 +173,7 @@ def _work(
         terminal.print_outcome(outcome)
         verb_next = {"completed": "verify", "running": "apply"}.get(outcome.state, "show")
         terminal.print_next(f"backfill {verb_next} {outcome.status.run_id}")
-    _end(_outcome_code(outcome))
+    end(_outcome_code(outcome))
 
 
 def _outcome_code(outcome: Outcome) -> ExitCode:
@@ -344,7 +234,7 @@ def verify(run: Run, as_json: AsJson = False) -> None:
         terminal.print_json(verification.as_dict())
     else:
         terminal.print_verification(verification)
-    _end(ExitCode.DONE if verification.verdict == "pass" else ExitCode.DIFFERENCE)
+    end(ExitCode.DONE if verification.verdict == "pass" else ExitCode.DIFFERENCE)
 
 
 @app.command()
@@ -375,7 +265,7 @@ def rollback(
             terminal.print_next(
                 f'backfill rollback {effect.run_id} --confirm {effect.digest} --reason "…"'
             )
-    _end(ExitCode.DIFFERENCE if confirm is not None and effect.conflicts else ExitCode.DONE)
+    end(ExitCode.DIFFERENCE if confirm is not None and effect.conflicts else ExitCode.DONE)
 
 
 @app.command()
@@ -387,6 +277,9 @@ def logs(run: Run, logs_dir: LogsDir = DEFAULT_LOGS, as_json: AsJson = False) ->
         terminal.print_json({"folder": str(folder)})
     else:
         terminal.out.print(str(folder), markup=False)
+
+
+cli_local.add_to(app)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from backfill import installing, terminal
+from backfill.cli_options import AsJson
 from backfill.errors import BackfillError
 
 DEFAULT_DIR = Path(".backfill-local")
@@ -19,7 +20,6 @@ DEFAULT_DIR = Path(".backfill-local")
 local = typer.Typer(help="A Supabase-like project on this machine.", no_args_is_help=True)
 
 Dir = Annotated[Path, typer.Option("--dir", help="Where the stack keeps its files.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 
 
 def add_to(app: typer.Typer) -> None:

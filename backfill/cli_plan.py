@@ -1,0 +1,112 @@
+"""The command line's verbs that look for what is missing and plan it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from backfill import terminal
+from backfill.cli_options import AsJson, Since, Until, connected, end
+from backfill.errors import BadRequest, ExitCode
+from backfill.models import Plan
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these verbs to the command line."""
+    app.command()(missing)
+    app.command()(plan)
+
+
+def missing(
+    since: Since = None,
+    min_coverage: Annotated[
+        float | None, typer.Option(min=0, max=1, help="End with 4 below this share.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What is missing, by UTC day."""
+    with connected() as bf:
+        found = bf.missing(since=since)
+    if as_json:
+        terminal.print_json(found.as_dict())
+    else:
+        terminal.print_missing(found)
+    end(ExitCode.DIFFERENCE if found.coverage < (min_coverage or 0) else ExitCode.DONE)
+
+
+def plan(
+    since: Since = None,
+    until: Until = None,
+    recent_since: Annotated[
+        str | None, typer.Option(metavar="D", help="First UTC day of the recent phase.")
+    ] = None,
+    engine_version: Annotated[str | None, typer.Option(metavar="V")] = None,
+    fc_version: Annotated[str | None, typer.Option(metavar="V")] = None,
+    basis: Annotated[str | None, typer.Option(help="Kind of FC scores.")] = None,
+    throttle: Annotated[
+        str | None, typer.Option(metavar="N", help="Session starts in any 60 s, or none. [20]")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", help="Sessions a batch. [5]")
+    ] = None,
+    priority: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="Goes first; an id or a prefix.")
+    ] = None,
+    environment: Annotated[str | None, typer.Option(metavar="E")] = None,
+    target: Annotated[str | None, typer.Option(help="Where several are installed.")] = None,
+    want: Annotated[
+        list[str] | None, typer.Option(metavar="COMPONENT=V", help="A version by component.")
+    ] = None,
+    like: Annotated[
+        str | None, typer.Option(metavar="RUN", help="A request to start from.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Plan what is missing, and halt for approval."""
+    paces = {} if throttle is None else {"throttle_per_minute": _throttle(throttle)}
+    with connected() as bf:
+        made = bf.plan(
+            since=since,
+            until=until,
+            recent_since=recent_since,
+            engine_version=engine_version,
+            fc_version=fc_version,
+            basis=basis,
+            batch_size=batch_size,
+            priority=priority,
+            environment=environment,
+            target=target,
+            want=_wanted(want or []),
+            like=like,
+            **paces,
+        )
+    show_plan(made, as_json)
+
+
+def _throttle(text: str) -> int | None:
+    if text.lower() == "none":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise BadRequest(
+            f"--throttle is a whole number or none, not {text[:40]}",
+            "backfill plan … --throttle 20",
+        ) from None
+
+
+def _wanted(given: list[str]) -> dict[str, str] | None:
+    pairs = [item.partition("=") for item in given]
+    for name, equals, version in pairs:
+        if not (name and equals and version):
+            raise BadRequest(f"--want is COMPONENT=VERSION, not {name}{equals}{version}", "")
+    return {name: version for name, _, version in pairs} or None
+
+
+def show_plan(shown: Plan, as_json: bool) -> None:
+    """Print a plan."""
+    if as_json:
+        terminal.print_json(shown.as_dict())
+    else:
+        terminal.print_markdown(shown.markdown())
