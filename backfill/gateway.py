@@ -18,6 +18,7 @@ import httpx
 from postgrest import APIError
 
 from backfill import keys
+from backfill.addresses import project_url
 from backfill.errors import (
     BY_SQLSTATE,
     BackfillError,
@@ -110,7 +111,7 @@ class Gateway:
         self, url: str, key: str, *, connections: int = 16, call_timeout_s: float = CALL_TIMEOUT_S
     ) -> None:
         """Connect lazily: nothing is sent yet. Raises BadKey, CannotConnect for unusable values."""
-        self.url = _checked_url(url)
+        self.url = project_url(url)
         self.host = urlsplit(self.url).hostname or ""
         self._key = keys.checked(key.strip())
         self._was_reached = False
@@ -335,16 +336,6 @@ def _refused_token(host: str) -> NotAllowed:
 
 def _no_answer(host: str) -> OutcomeUnknown:
     return OutcomeUnknown(f"{host} does not answer like a Supabase project", "check SUPABASE_URL")
-
-
-def _checked_url(url: str) -> str:
-    parts = urlsplit(url.strip())
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise CannotConnect(
-            f"this is no project URL: {url[:80]}",
-            "export SUPABASE_URL=https://<project>.supabase.co",
-        )
-    return url.strip().rstrip("/")
 
 
 def address_of(client: SupabaseClient) -> tuple[str, str]:

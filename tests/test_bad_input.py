@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
+import backfill
 from tests.commands import Ran, Shell
 from tests.conftest import Project
 from tests.seed import SEED
@@ -124,6 +125,9 @@ CONNECTIONS: dict[str, tuple[Callable[[Project], dict[str, str]], tuple[str, ...
     "no key": (_unset, ("no key", "Next:")),
     "no url": (lambda p: {"SUPABASE_URL": ""}, ("SUPABASE_URL is not set", "Next:")),
     "no url at all": (lambda p: {"SUPABASE_URL": "nonsense"}, ("no project URL", "Next:")),
+    "an API's url": (
+        lambda p: {"SUPABASE_URL": f"{p.url}/rest/v1/"},
+        ("not of the project", "Next: export SUPABASE_URL=http://127.0.0.1:")),
     "unreachable": (
         lambda p: {"SUPABASE_URL": "http://127.0.0.1:9"}, ("cannot reach", "Next:")),
     "publishable key": (
@@ -151,6 +155,35 @@ def test_a_project_that_lets_nobody_in_ends_with_5(
     for name, value in {**shell.environment, **changed}.items():
         if "KEY" in name and value:
             assert value not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("url", "right"),
+    [
+        ("https://abc.supabase.co/rest/v1", "https://abc.supabase.co"),
+        ("https://abc.supabase.co/auth/v1/", "https://abc.supabase.co"),
+        ("https://abc.supabase.co/storage/v1/object", "https://abc.supabase.co"),
+        ("https://abc.supabase.co?x=1", "https://abc.supabase.co"),
+        ("https://example.org:8443/db/functions/v1", "https://example.org:8443/db"),
+        ("http://[::1]:8000/rest/v1", "http://[::1]:8000"),
+        ("https://supabase.com/dashboard/project/abc", "https://abc.supabase.co"),
+        ("https://supabase.com/dashboard/project/abc/settings", "https://abc.supabase.co"),
+        ("https://me:secret@abc.supabase.co/rest/v1", "https://abc.supabase.co"),
+        ("https://abc.supabase.co:port", "https://<project>.supabase.co"),
+        ("https://[abc", "https://<project>.supabase.co"),
+    ],
+)
+def test_an_address_that_is_not_the_projects_comes_with_the_right_one(url: str, right: str) -> None:
+    """Copied from the wrong place, it is refused before anything is sent; no password is shown."""
+    with pytest.raises(backfill.CannotConnect) as refused:
+        backfill.connect(url, "sb_secret_x")
+    assert refused.value.next_step == f"export SUPABASE_URL={right}"
+    assert "secret@" not in str(refused.value)
+
+
+def test_a_project_below_a_path_is_one() -> None:
+    """Whoever hosts it himself may put it anywhere."""
+    backfill.connect("https://example.org/supabase/", "sb_secret_x").close()
 
 
 def test_the_secret_key_of_the_new_kind_is_accepted(project: Project, shell: Shell) -> None:
