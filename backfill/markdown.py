@@ -60,10 +60,12 @@ def fenced(language: str, text: str) -> str:
 
 
 def mm_ss(seconds: float) -> str:
-    """75 as 01:15; from an hour on 3725 as 1:02:05. Rounded to whole seconds."""
-    minutes, rest = divmod(round(seconds), 60)
+    """75 as 01:15; from an hour on 3725 as 1:02:05. Tenths only where there are some: 00:08.6."""
+    whole, tenths = divmod(round(seconds * 10), 10)
+    minutes, rest = divmod(whole, 60)
     hours, left = divmod(minutes, 60)
-    return f"{hours}:{left:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
+    shown = f"{hours}:{left:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
+    return f"{shown}.{tenths}" if tenths else shown
 
 
 def duration(seconds: float) -> str:

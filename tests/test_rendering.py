@@ -389,9 +389,20 @@ def test_what_a_code_span_cannot_hold_becomes_plain_text(value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "shown"), [(0, "00:00"), (75, "01:15"), (8.571429, "00:09"), (3725, "1:02:05")]
+    ("seconds", "shown"),
+    [
+        (0, "00:00"),
+        (75, "01:15"),
+        (8.571429, "00:08.6"),
+        (0.06, "00:00.1"),
+        (59.96, "01:00"),
+        (3725, "1:02:05"),
+        (3725.5, "1:02:05.5"),
+    ],
 )
-def test_start_times_are_minutes_and_seconds(seconds: float, shown: str) -> None:
+def test_start_times_are_minutes_and_seconds_with_tenths_where_there_are_some(
+    seconds: float, shown: str
+) -> None:
     assert mm_ss(seconds) == shown
 
 
