@@ -32,7 +32,8 @@ def missing(
         terminal.print_json(found.as_dict())
     else:
         terminal.print_missing(found)
-    end(ExitCode.DIFFERENCE if found.coverage < (min_coverage or 0) else ExitCode.DONE)
+    is_below = found.coverage is not None and found.coverage < (min_coverage or 0)
+    end(ExitCode.DIFFERENCE if is_below else ExitCode.DONE)
 
 
 def plan(

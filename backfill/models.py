@@ -357,7 +357,7 @@ class UndoEffect:
 class DayCoverage:
     """One UTC day: completed sessions, how many lack something, how many cannot be scored.
 
-    coverage: share of those that can be scored, 0 to 1.
+    coverage: share of those that can be scored, 0 to 1; None where none can.
     """
 
     day: str
@@ -367,7 +367,7 @@ class DayCoverage:
     missing_fc_scores: int
     missing_both: int
     excluded: int
-    coverage: float
+    coverage: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,14 +382,14 @@ class Missing:
         return sum(d.completed - d.excluded for d in self.days)
 
     @property
-    def coverage(self) -> float:
-        """Share of scorable sessions that lack nothing, 0 to 1; 1 where there are none."""
-        return sum(d.complete for d in self.days) / self.scorable if self.scorable else 1.0
+    def coverage(self) -> float | None:
+        """Share of scorable sessions that lack nothing, 0 to 1; None where there are none."""
+        return sum(d.complete for d in self.days) / self.scorable if self.scorable else None
 
     def as_dict(self) -> dict[str, Json]:
         """{coverage, completed, excluded, days, missing_profile, …_fc_scores, …_both}."""
         return {
-            "coverage": round(self.coverage, 4),
+            "coverage": None if self.coverage is None else round(self.coverage, 4),
             "completed": sum(d.completed for d in self.days),
             "missing_profile": sum(d.missing_profile for d in self.days),
             "missing_fc_scores": sum(d.missing_fc_scores for d in self.days),

@@ -161,4 +161,5 @@ def undo_of(answer: Mapping[str, Json]) -> UndoEffect:
 
 def day_of(row: Mapping[str, Json]) -> DayCoverage:
     """A row of backfill_daily_coverage."""
-    return DayCoverage(**{**row, "coverage": float(row["coverage"])})
+    share = row["coverage"]
+    return DayCoverage(**{**row, "coverage": None if share is None else float(share)})

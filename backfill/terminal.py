@@ -95,12 +95,17 @@ def print_missing(missing: Missing) -> None:
             "unscorable", "coverage",
             rows=(
                 (d.day, d.completed, d.complete, d.missing_profile, d.missing_fc_scores,
-                 d.missing_both, d.excluded, f"{d.coverage:.1%}")
+                 d.missing_both, d.excluded, "n/a" if d.coverage is None else f"{d.coverage:.1%}")
                 for d in missing.days
             ),
         )
     )  # fmt: skip
-    out.print(f"coverage {missing.coverage:.2%} of {missing.scorable} sessions that can be scored")
+    if missing.coverage is None:
+        out.print("no session that can be scored")
+    else:
+        out.print(
+            f"coverage {missing.coverage:.2%} of {missing.scorable} sessions that can be scored"
+        )
 
 
 def print_runs(runs: Sequence[RunSummary]) -> None:

@@ -111,7 +111,7 @@ select
   d.missing_fc_scores,
   d.missing_both,
   d.excluded,
-  coalesce(round(d.complete::numeric / nullif(d.completed - d.excluded, 0), 4), 1) as coverage
+  round(d.complete::numeric / nullif(d.completed - d.excluded, 0), 4) as coverage
 from (
   select
     (s.created_at at time zone 'UTC')::date as day,
@@ -132,6 +132,7 @@ comment on view public.backfill_missing_profiles is 'Candidates without any prof
 comment on view public.backfill_missing_fc_scores is 'Candidates without FC scores of the wanted version.';
 comment on view public.backfill_daily_coverage is
   'Completed sessions by UTC day, and what share of those that can be scored has both a profile and FC scores of the wanted version.';
+comment on column public.backfill_daily_coverage.coverage is 'Share of the sessions that can be scored, 0 to 1; null on a day that has none.';
 comment on column public.backfill_daily_coverage.excluded is 'Sessions that lack something and have too few responses to be scored.';
 
 -- What every completed session has, with enough responses or not; for service_role and the SQL editor only: under

@@ -1,0 +1,46 @@
+"""What is missing: days, shares, and the days of which there is no share."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.commands import Shell
+from tests.conftest import Project
+
+ALONE = "2027-03-01"
+
+
+@pytest.fixture
+def unscorable(project: Project) -> None:
+    """A session without any response, on a day of its own."""
+    project.db.execute(
+        "with alone as (update public.assessment_sessions set created_at = %s"
+        " where id = (select session_id::uuid from public.backfill_candidates limit 1)"
+        " returning id) delete from public.assessment_responses"
+        " where session_id = (select id from alone)",
+        (f"{ALONE} 12:00+00",),
+    )
+
+
+@pytest.mark.usefixtures("unscorable")
+def test_a_day_of_sessions_that_cannot_be_scored_has_no_coverage(shell: Shell) -> None:
+    """Neither 100 % nor 0 %: there is nothing to be a share of."""
+    found = shell("missing", "--since", ALONE, "--json").json
+    assert [(d["day"], d["excluded"], d["coverage"]) for d in found["days"]] == [(ALONE, 1, None)]
+    assert (found["coverage"], found["excluded"]) == (None, 1)
+    shown = shell("missing", "--since", ALONE).out
+    assert "n/a" in shown
+    assert "no session that can be scored" in shown
+
+
+@pytest.mark.usefixtures("unscorable")
+def test_what_cannot_be_scored_is_not_below_any_coverage(shell: Shell) -> None:
+    """Nobody could do anything about it; the days that can be scored count as ever."""
+    assert shell("missing", "--since", ALONE, "--min-coverage", "1").code == 0
+    assert shell("missing", "--since", "2025-08-01", "--min-coverage", "1").code == 4
+
+
+def test_a_time_without_sessions_is_not_below_any_coverage(shell: Shell) -> None:
+    """No day, no share."""
+    ran = shell("missing", "--since", "2030-01-01", "--min-coverage", "1", "--json")
+    assert (ran.code, ran.json["days"], ran.json["coverage"]) == (0, [], None)
