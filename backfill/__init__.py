@@ -14,8 +14,9 @@ import os
 
 from backfill import keys
 from backfill.blocking import Backfill, Undo
-from backfill.client import AsyncBackfill, AsyncUndo
+from backfill.client import AsyncBackfill
 from backfill.clock import Clock
+from backfill.coverage import DayCoverage, Missing
 from backfill.errors import (
     ApprovalExpired,
     ApprovalNeeded,
@@ -53,10 +54,8 @@ from backfill.models import (
     Batch,
     Check,
     Criterion,
-    DayCoverage,
     Event,
     FailedSession,
-    Missing,
     Outcome,
     Plan,
     PlannedSession,
@@ -65,6 +64,7 @@ from backfill.models import (
     UndoEffect,
     Verification,
 )
+from backfill.undoing import AsyncUndo
 
 logging.getLogger("backfill").addHandler(logging.NullHandler())
 

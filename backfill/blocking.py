@@ -18,15 +18,14 @@ from backfill.client import (
     DEFAULT_CONCURRENCY,
     UNSET,
     AsyncBackfill,
-    AsyncUndo,
     _ignore,
     _never,
 )
+from backfill.coverage import Missing
 from backfill.dates import Day
 from backfill.models import (
     Check,
     Json,
-    Missing,
     Outcome,
     Plan,
     RunSummary,
@@ -34,6 +33,7 @@ from backfill.models import (
     UndoEffect,
     Verification,
 )
+from backfill.undoing import AsyncUndo
 
 T = TypeVar("T")
 
@@ -310,10 +310,25 @@ class Backfill:
         undo = self._run(self._core.rollback, run, sessions=sessions, since=since, until=until)
         return Undo(undo, self._run)
 
-    def confirm_rollback(self, run: str, *, digest: str, reason: str) -> UndoEffect:
-        """Confirm the newest preview by its digest."""
+    def confirm_rollback(
+        self,
+        run: str,
+        *,
+        digest: str,
+        reason: str,
+        sessions: Sequence[str] | None = None,
+        since: Day | None = None,
+        until: Day | None = None,
+    ) -> UndoEffect:
+        """Confirm the newest preview by its digest. See AsyncBackfill.confirm_rollback."""
         effect: UndoEffect = self._run(
-            self._core.confirm_rollback, run, digest=digest, reason=reason
+            self._core.confirm_rollback,
+            run,
+            digest=digest,
+            reason=reason,
+            sessions=sessions,
+            since=since,
+            until=until,
         )
         return effect
 

@@ -170,6 +170,8 @@ def _work(
     if as_json:
         terminal.print_json(outcome.as_dict())
     else:
+        if outcome.retried == 0:
+            terminal.out.print("no session of this run has failed: nothing to retry")
         terminal.print_outcome(outcome)
         verb_next = {"completed": "verify", "running": "apply"}.get(outcome.state, "show")
         terminal.print_next(f"backfill {verb_next} {outcome.status.run_id}")
@@ -256,15 +258,18 @@ def rollback(
         if confirm is None:
             effect = bf.rollback(run, sessions=session, since=since, until=until).effect
         else:
-            effect = bf.confirm_rollback(run, digest=confirm, reason=reason or "")
+            effect = bf.confirm_rollback(
+                run,
+                digest=confirm,
+                reason=reason or "",
+                sessions=session,
+                since=since,
+                until=until,
+            )
     if as_json:
         terminal.print_json(effect.as_dict())
     else:
-        terminal.print_undo(effect, is_preview=confirm is None)
-        if confirm is None:
-            terminal.print_next(
-                f'backfill rollback {effect.run_id} --confirm {effect.digest} --reason "…"'
-            )
+        terminal.print_undo(effect)
     end(ExitCode.DIFFERENCE if confirm is not None and effect.conflicts else ExitCode.DONE)
 
 

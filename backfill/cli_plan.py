@@ -98,11 +98,16 @@ def _throttle(text: str) -> int | None:
 
 
 def _wanted(given: list[str]) -> dict[str, str] | None:
-    pairs = [item.partition("=") for item in given]
-    for name, equals, version in pairs:
-        if not (name and equals and version):
-            raise BadRequest(f"--want is COMPONENT=VERSION, not {name}{equals}{version}", "")
-    return {name: version for name, _, version in pairs} or None
+    wanted: dict[str, str] = {}
+    for item in given:
+        name, _, version = item.partition("=")
+        if not (name and version) or wanted.get(name, version) != version:
+            raise BadRequest(
+                f"--want is COMPONENT=VERSION, once for each, not {item[:40]}",
+                "backfill plan … --want fc_scores=v1.2",
+            )
+        wanted[name] = version
+    return wanted or None
 
 
 def show_plan(shown: Plan, as_json: bool) -> None:

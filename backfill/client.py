@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -12,14 +13,14 @@ from typing import Self
 from backfill import checking, logs
 from backfill.applying import OnEvent, Worker, work
 from backfill.clock import Clock, SystemClock
+from backfill.coverage import Missing
 from backfill.dates import Day, as_text
-from backfill.errors import ApprovalNeeded, BackfillError, BadRequest, NotAnApprover, WrongServer
+from backfill.errors import ApprovalNeeded, BackfillError, NotAnApprover, WrongServer
 from backfill.gateway import Gateway
 from backfill.models import (
     Check,
     Event,
     Json,
-    Missing,
     Outcome,
     Plan,
     RunSummary,
@@ -36,11 +37,12 @@ from backfill.reading import (
     failure_of,
     status_of,
     summary_of,
-    undo_of,
     verification_of,
 )
 from backfill.reporting import summary_markdown
+from backfill.requesting import checked_number, checked_request
 from backfill.rollback_sql import rollback_sql
+from backfill.undoing import AsyncUndo, confirm_undo, preview_undo, undo_scope
 
 DEFAULT_THROTTLE_PER_MINUTE = 20
 DEFAULT_BATCH_SESSIONS = 5
@@ -54,63 +56,6 @@ def _ignore(event: Event) -> None:
 
 def _never() -> bool:
     return False
-
-
-class AsyncUndo:
-    """A previewed undo; `confirm` carries out exactly what the preview showed."""
-
-    def __init__(self, gateway: Gateway, effect: UndoEffect) -> None:
-        self._gateway = gateway
-        self.effect = effect
-
-    async def confirm(self, *, reason: str) -> UndoEffect:
-        """Take the rows back, in pieces; safe to call again after a crash.
-
-        Raises UndoChanged where the rows are no longer as previewed.
-        """
-        return await confirm_undo(self._gateway, self.effect.run_id, self.effect.digest, reason)
-
-    @property
-    def digest(self) -> str:
-        """What confirms this preview."""
-        return self.effect.digest
-
-    @property
-    def deletes(self) -> Mapping[str, int]:
-        """Rows that would be deleted, by table."""
-        return self.effect.deletes
-
-    @property
-    def restores(self) -> Mapping[str, int]:
-        """Rows that would get their former contents back, by table."""
-        return self.effect.restores
-
-    @property
-    def conflicts(self) -> tuple[Mapping[str, Json], ...]:
-        """Rows that are no longer what the run wrote: {session_id, table, row, reason}."""
-        return self.effect.conflicts
-
-    def as_dict(self) -> dict[str, Json]:
-        """The shape of `backfill rollback --json`."""
-        return self.effect.as_dict()
-
-
-async def confirm_undo(gateway: Gateway, run_id: str, digest: str, reason: str) -> UndoEffect:
-    """Carry an undo out until nothing remains."""
-    while True:
-        answer = await gateway.call(
-            "backfill_confirm_undo",
-            {"p_run_id": run_id, "p_digest": digest, "p_reason": reason},
-        )
-        if answer["remaining"] == 0:
-            return UndoEffect(
-                run_id=run_id,
-                digest=digest,
-                deletes=answer["deletes"],
-                restores=answer["restores"],
-                conflicts=tuple(answer["conflicts"]),
-                state=answer["state"],
-            )
 
 
 class AsyncBackfill:
@@ -175,37 +120,38 @@ class AsyncBackfill:
     ) -> Plan:
         """Plan what is missing; the run then halts for approval.
 
-        since, until: whole UTC days, both included, or timestamps. throttle_per_minute: session
-        starts in any 60 s, 20 unless given, None for none. want: versions by component. like: a
-        run whose request fills in what is not given. Omitted versions come from backfill_targets.
+        since, until: whole UTC days, both included, or moments, UTC where they have no offset.
+        throttle_per_minute: starts in any 60 s, 20 unless given, None for none. want: versions by
+        component. like: a run that fills in what is not given, and backfill_targets what is left.
         Raises BadRequest, UnknownSession, WrongEnvironment.
         """
         given: dict[str, Json] = {
             "target": target,
-            "since": as_text("since", since),
-            "until": as_text("until", until),
-            "recent_since": as_text("recent_since", recent_since),
+            "since": since,
+            "until": until,
+            "recent_since": recent_since,
             "engine_version": engine_version,
             "fc_version": fc_version,
             "basis": basis,
             "batch_size": batch_size,
-            "priority": _listed(priority),
+            "priority": priority,
             "environment": environment,
             "want": want,
             "min_responses": min_responses,
             "min_fc_responses": min_fc_responses,
+            "throttle_per_minute": None if throttle_per_minute is UNSET else throttle_per_minute,
+            "like": like,
         }
+        asked = checked_request(given)
         request: dict[str, Json] = {
             "throttle_per_minute": DEFAULT_THROTTLE_PER_MINUTE,
             "batch_size": DEFAULT_BATCH_SESSIONS,
         }
-        if like is not None:
-            request |= await request_like(self._gateway, await self.run_id(like))
-        request |= {name: value for name, value in given.items() if value is not None}
-        _refuse_empty(given)
-        if throttle_per_minute is not UNSET:
-            request["throttle_per_minute"] = throttle_per_minute
-        return await make_plan(self._gateway, request)
+        if run := asked.pop("like", None):
+            request |= await request_like(self._gateway, await self.run_id(run), want or {})
+        if throttle_per_minute is None:
+            request["throttle_per_minute"] = None
+        return await make_plan(self._gateway, request | asked)
 
     async def run_id(self, run: str) -> str:
         """The full id that an id or a unique prefix names. Raises UnknownRun."""
@@ -286,6 +232,7 @@ class AsyncBackfill:
         is in flight is finished and the rest given back.
         Raises ApprovalNeeded, Paused, ApprovalExpired, WrongServer.
         """
+        checked_number("concurrency", concurrency, least=1)
         run_id = await self.run_id(run)
         await self._refuse_other_host(run_id)
         log = logs.RunLog.open(Path(logs_dir) if logs_dir is not None else None, run_id)
@@ -314,11 +261,17 @@ class AsyncBackfill:
         return await self.outcome(run_id)
 
     async def retry(self, run: str, **applying: Json) -> Outcome:
-        """Score the failed sessions again, under the same approval. Takes what apply takes."""
+        """Score the failed sessions again, under the same approval. Takes what apply takes.
+
+        The outcome's `retried` says how many there were; with none nothing is applied.
+        """
         run_id = await self.run_id(run)
         await self._refuse_other_host(run_id)
-        await self._gateway.call("backfill_retry", {"p_run_id": run_id})
-        return await self.apply(run_id, **applying)
+        before = await self.outcome(run_id)
+        if before.state == "completed" and not before.failures:
+            return replace(before, retried=0)
+        answer = await self._gateway.call("backfill_retry", {"p_run_id": run_id})
+        return replace(await self.apply(run_id, **applying), retried=answer["sessions"])
 
     async def outcome(self, run: str) -> Outcome:
         """Where a run stands, with its failed sessions."""
@@ -372,19 +325,25 @@ class AsyncBackfill:
 
         Raises IllegalMove while the run runs, UnknownSession.
         """
-        scope = {
-            "p_run_id": await self.run_id(run),
-            "p_sessions": _listed(sessions),
-            "p_since": as_text("since", since),
-            "p_until": as_text("until", until),
-        }
-        return AsyncUndo(
-            self._gateway, undo_of(await self._gateway.call("backfill_preview_undo", scope))
-        )
+        scope = undo_scope(sessions, since, until)
+        return await preview_undo(self._gateway, await self.run_id(run), scope)
 
-    async def confirm_rollback(self, run: str, *, digest: str, reason: str) -> UndoEffect:
-        """Confirm the newest preview by its digest, from another process than the preview's."""
-        return await confirm_undo(self._gateway, await self.run_id(run), digest, reason)
+    async def confirm_rollback(
+        self,
+        run: str,
+        *,
+        digest: str,
+        reason: str,
+        sessions: Sequence[str] | None = None,
+        since: Day | None = None,
+        until: Day | None = None,
+    ) -> UndoEffect:
+        """Confirm the newest preview by its digest, from another process than the preview's.
+
+        sessions, since, until: where given they must be the preview's, else BadRequest.
+        """
+        scope = undo_scope(sessions, since, until)
+        return await confirm_undo(self._gateway, await self.run_id(run), digest, reason, scope)
 
     async def write_logs(self, run: str, logs_dir: str | Path) -> Path:
         """Write plan, summary and rollback.sql of a run from the database. Returns their folder."""
@@ -429,18 +388,6 @@ class AsyncBackfill:
                 f"run {run_id} was planned on {planned}, this is {self._gateway.host}",
                 "connect to the project that was planned, or plan here",
             )
-
-
-def _listed(ids: Sequence[str] | None) -> list[str] | None:
-    """Ids as a list; one id alone is not a list of letters."""
-    return [ids] if isinstance(ids, str) else list(ids) if ids is not None else None
-
-
-def _refuse_empty(given: Mapping[str, Json]) -> None:
-    """An unset shell variable must not turn a guard off."""
-    for name, value in given.items():
-        if isinstance(value, str) and not value.strip():
-            raise BadRequest(f"{name} is empty", "leave it out, or give a value")
 
 
 def _write_down(log: logs.RunLog, event: Event) -> None:

@@ -10,13 +10,15 @@ from backfill.errors import BadRequest
 Day = str | date | datetime
 # Other forms of ISO 8601 (20250831, 2025-W35) would be read as a moment, and the last day be lost.
 DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+FORMS = "give a day such as 2025-08-01, or a timestamp with an offset"
 TIMESTAMP = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}")
 
 
 def as_text(name: str, value: Day | None) -> str | None:
-    """A day as `2025-08-01`, a timestamp with its offset (UTC where it has none); None stays None.
+    """A day as `2025-08-01`, a moment with its offset; None stays None.
 
-    Raises BadRequest where the text is no date.
+    A moment without an offset is in UTC, as the days are, whatever zone this machine is in.
+    Raises BadRequest where it is no date.
     """
     if value is None:
         return None
@@ -24,7 +26,9 @@ def as_text(name: str, value: Day | None) -> str | None:
         return _aware(value).isoformat()
     if isinstance(value, date):
         return value.isoformat()
-    return _parsed(name, str(value).strip())
+    if isinstance(value, str):
+        return _parsed(name, value.strip())
+    raise BadRequest(f"{name} is a date, not the {type(value).__name__} {str(value)[:40]!r}", FORMS)
 
 
 def _parsed(name: str, text: str) -> str:
@@ -36,7 +40,7 @@ def _parsed(name: str, text: str) -> str:
     except ValueError:
         raise BadRequest(
             f"{name} is no date: {text[:40]}",
-            "give a day such as 2025-08-01, or a timestamp with an offset",
+            FORMS,
         ) from None
 
 

@@ -261,10 +261,14 @@ class FailedSession:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an apply ended: the run's status then, and its failed sessions."""
+    """How an apply ended: the run's status then, and its failed sessions.
+
+    retried: how many sessions a retry scored again; None after an apply.
+    """
 
     status: Status
     failures: tuple[FailedSession, ...]
+    retried: int | None = None
 
     @property
     def state(self) -> str:
@@ -277,8 +281,13 @@ class Outcome:
         return self.state == "completed" and not self.failures
 
     def as_dict(self) -> dict[str, Json]:
-        """The status, and failures: [{session_id, failed_step, error_code, error_message}]."""
-        return {**self.status.as_dict(), "failures": [asdict(f) for f in self.failures]}
+        """The status, failures: [{session_id, failed_step, error_code, error_message}], retried."""
+        retried = {} if self.retried is None else {"retried": self.retried}
+        return {
+            **self.status.as_dict(),
+            "failures": [asdict(f) for f in self.failures],
+            **retried,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +338,11 @@ class Verification:
 
 @dataclass(frozen=True, slots=True)
 class UndoEffect:
-    """What an undo would do, or did: rows by table, and the rows in conflict that are left."""
+    """What an undo would do, or did: rows by table, and the rows in conflict that are left.
+
+    sessions: those that lose a row. was_finished: it had been carried out before it was confirmed
+    this time, by whom and when `confirmed_by` and `finished_at` say.
+    """
 
     run_id: str
     digest: str
@@ -337,11 +350,35 @@ class UndoEffect:
     restores: Mapping[str, int]
     conflicts: tuple[Mapping[str, Json], ...]
     sessions: int = 0
-    remaining: int = 0
     state: str = "previewed"
+    confirmed_by: str | None = None
+    finished_at: datetime | None = None
+    was_finished: bool = False
+
+    @property
+    def is_preview(self) -> bool:
+        """Nothing has been done."""
+        return self.state == "previewed"
+
+    @property
+    def is_empty(self) -> bool:
+        """No row that could be taken back."""
+        return not any((*self.deletes.values(), *self.restores.values()))
+
+    @property
+    def confirming(self) -> str | None:
+        """The command that carries this preview out; None where there is nothing to undo."""
+        if not self.is_preview or self.is_empty:
+            return None
+        return f'backfill rollback {self.run_id} --confirm {self.digest} --reason "…"'
 
     def as_dict(self) -> dict[str, Json]:
-        """The shape of `backfill rollback --json`."""
+        """The shape of `backfill rollback --json`: a preview's `next` confirms it, if anything."""
+        carried_out = {
+            "was_finished": self.was_finished,
+            "confirmed_by": self.confirmed_by,
+            "finished_at": self.finished_at.isoformat() if self.finished_at else None,
+        }
         return {
             "run_id": self.run_id,
             "state": self.state,
@@ -350,52 +387,7 @@ class UndoEffect:
             "deletes": dict(self.deletes),
             "restores": dict(self.restores),
             "conflicts": [dict(c) for c in self.conflicts],
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class DayCoverage:
-    """One UTC day: completed sessions, how many lack something, how many cannot be scored.
-
-    coverage: share of those that can be scored, 0 to 1; None where none can.
-    """
-
-    day: str
-    completed: int
-    complete: int
-    missing_profile: int
-    missing_fc_scores: int
-    missing_both: int
-    excluded: int
-    coverage: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """What is missing, by day."""
-
-    days: tuple[DayCoverage, ...]
-
-    @property
-    def scorable(self) -> int:
-        """Completed sessions of all days that have what scoring needs."""
-        return sum(d.completed - d.excluded for d in self.days)
-
-    @property
-    def coverage(self) -> float | None:
-        """Share of scorable sessions that lack nothing, 0 to 1; None where there are none."""
-        return sum(d.complete for d in self.days) / self.scorable if self.scorable else None
-
-    def as_dict(self) -> dict[str, Json]:
-        """{coverage, completed, excluded, days, missing_profile, …_fc_scores, …_both}."""
-        return {
-            "coverage": None if self.coverage is None else round(self.coverage, 4),
-            "completed": sum(d.completed for d in self.days),
-            "missing_profile": sum(d.missing_profile for d in self.days),
-            "missing_fc_scores": sum(d.missing_fc_scores for d in self.days),
-            "missing_both": sum(d.missing_both for d in self.days),
-            "excluded": sum(d.excluded for d in self.days),
-            "days": [asdict(d) for d in self.days],
+            **({"next": self.confirming} if self.is_preview else carried_out),
         }
 
 

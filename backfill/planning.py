@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from uuid import uuid4
 
 from backfill.errors import UnknownRun
@@ -62,7 +62,25 @@ async def full_run_id(gateway: Gateway, given: str) -> str:
     raise UnknownRun(f"{given} is the prefix of more than one run", "give more of the id")
 
 
-async def request_like(gateway: Gateway, run_id: str) -> dict[str, Json]:
-    """The request of a run, for another plan like it."""
+async def request_like(gateway: Gateway, run_id: str, want: Mapping[str, str]) -> dict[str, Json]:
+    """The request of a run, for another plan like it.
+
+    want: versions by component, which take the place of the run's.
+    """
     request = (await load_run(gateway, run_id))["request"]
-    return {name: value for name, value in request.items() if name in KEPT_BY_LIKE}
+    replaced = await _version_parameters(gateway, request["target"], want) if want else set()
+    return {n: value for n, value in request.items() if n in KEPT_BY_LIKE - replaced}
+
+
+async def _version_parameters(
+    gateway: Gateway, target: str, components: Collection[str]
+) -> set[str]:
+    """The parameters that name the versions of these components."""
+    pages = gateway.rows(
+        "backfill_targets",
+        columns="component,version_parameter",
+        key="component",
+        equal={"target": target},
+    )
+    rows = [row async for page in pages for row in page]
+    return {row["version_parameter"] for row in rows if row["component"] in components}

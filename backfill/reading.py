@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+from backfill.coverage import DayCoverage
 from backfill.models import (
     Approval,
     Check,
     Criterion,
-    DayCoverage,
     FailedSession,
     Json,
     Plan,
@@ -156,6 +156,22 @@ def undo_of(answer: Mapping[str, Json]) -> UndoEffect:
         restores=answer["restores"],
         conflicts=tuple(answer["conflicts"]),
         sessions=answer["sessions"],
+    )
+
+
+def undone_of(run_id: str, digest: str, answer: Mapping[str, Json]) -> UndoEffect:
+    """The last answer of backfill_confirm_undo."""
+    return UndoEffect(
+        run_id=run_id,
+        digest=digest,
+        deletes=answer["deletes"],
+        restores=answer["restores"],
+        conflicts=tuple(answer["conflicts"]),
+        sessions=answer["sessions"],
+        state=answer["state"],
+        confirmed_by=answer["confirmed_by"],
+        finished_at=moment(answer["finished_at"]),
+        was_finished=answer["was_finished"],
     )
 
 

@@ -127,7 +127,7 @@ def undo_markdown(effect: UndoEffect) -> str:
         f"{counted(effect.sessions, 'session')}, digest {code(effect.digest)}" if previewed else "",
         table(("Table", "Rows deleted", "Rows restored"), rows) if tables else "No row to undo.",
         section("Conflicts", _conflicts(effect.conflicts)),
-        _confirm(effect) if previewed and effect.sessions else "",
+        "Next:\n\n" + fenced("sh", effect.confirming) if effect.confirming else "",
     )
 
 
@@ -143,8 +143,3 @@ def _conflicts(conflicts: Sequence[Mapping[str, Json]]) -> str:
 
 def _key(row: Mapping[str, Json]) -> str:
     return ", ".join(f"{code(name)} {code(value)}" for name, value in row.items())
-
-
-def _confirm(effect: UndoEffect) -> str:
-    confirm = f'backfill rollback {effect.run_id} --confirm {effect.digest} --reason "…"'
-    return "Next:\n\n" + fenced("sh", confirm)

@@ -19,12 +19,12 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from backfill.coverage import Missing
 from backfill.models import (
     Check,
     Event,
     FailedSession,
     Json,
-    Missing,
     Outcome,
     RunSummary,
     Status,
@@ -174,17 +174,30 @@ def print_verification(verification: Verification) -> None:
     out.print(f"verdict: {MARKS[verification.verdict]}")
 
 
-def print_undo(effect: UndoEffect, *, is_preview: bool) -> None:
-    """What an undo would do, or did."""
-    verbs = ("would delete", "would restore") if is_preview else ("deleted", "restored")
-    for verb, counts in zip(verbs, (effect.deletes, effect.restores), strict=True):
-        shown = ", ".join(f"{n} of {table}" for table, n in counts.items() if n)
-        out.print(f"{verb}: {shown or 'nothing'}", markup=False)
+def print_undo(effect: UndoEffect) -> None:
+    """What an undo would do, or did, and when where that was before."""
+    if effect.was_finished:
+        at = f"{effect.finished_at:%Y-%m-%d %H:%M:%S} UTC" if effect.finished_at else "before"
+        out.print(f"already carried out at {at} by {effect.confirmed_by}", markup=False)
+    if effect.is_empty:
+        out.print("nothing to undo" if effect.is_preview else "nothing was undone")
+    else:
+        _print_rows(effect)
     for conflict in effect.conflicts:
         out.print(
             f"  left as it is: {conflict['session_id']} {conflict['table']}: {conflict['reason']}",
             markup=False,
         )
+    if effect.confirming:
+        print_next(effect.confirming)
+
+
+def _print_rows(effect: UndoEffect) -> None:
+    verbs = ("would delete", "would restore") if effect.is_preview else ("deleted", "restored")
+    for verb, counts in zip(verbs, (effect.deletes, effect.restores), strict=True):
+        shown = ", ".join(f"{n} of {table}" for table, n in counts.items() if n)
+        out.print(f"{verb}: {shown or 'nothing'}", markup=False)
+    out.print(f"sessions: {effect.sessions}")
 
 
 class ApplyProgress:

@@ -44,7 +44,8 @@ begin
     perform backfill_private.refuse('OB002', format('run %s cannot go from %s to %s. Allowed from %s: %s',
       old.run_id, old.state, new.state, old.state,
       (select coalesce(string_agg(m.to_state, ', '), 'nothing')
-         from public.backfill_transitions as m where m.from_state = old.state)));
+         from public.backfill_transitions as m where m.from_state = old.state)),
+      format('backfill status %s', old.run_id));
   end if;
   if old.sealed_at is not null and (
     (new.run_id, new.target, new.environment, new.request, new.plan, new.digest, new.fingerprint, new.sealed_at)

@@ -66,9 +66,23 @@ as $$
   where r.run_id = p_run_id
 $$;
 
+-- A digest in a message that names another too: its beginning, or all of it where the beginnings are the same.
+create function backfill_private.told_apart(p_digest text, p_other text)
+returns text
+language sql
+immutable
+set search_path = ''
+as $$
+  select case
+    when left(p_digest, 12) is distinct from left(p_other, 12) then left(p_digest, 12) || '…'
+    when length(p_digest) > 65 then left(p_digest, 65) || '…'
+    else p_digest end
+$$;
+
 revoke all on function
   backfill_private.function_fingerprint(text),
   backfill_private.definitions(text),
   backfill_private.server_identity(),
-  backfill_private.compute_digest(uuid)
+  backfill_private.compute_digest(uuid),
+  backfill_private.told_apart(text, text)
 from public;

@@ -32,6 +32,8 @@ as $$
 $$;
 
 -- A whole number out of a request, within bounds; null where absent.
+--
+-- raises  OB013 no whole number, or out of bounds
 create function backfill_private.whole_number(p_request jsonb, p_name text, p_least integer)
 returns integer
 language plpgsql
@@ -46,7 +48,10 @@ begin
   end if;
   if v_text !~ '^-?\d{1,9}$' or v_text::integer < p_least then
     perform backfill_private.refuse('OB013',
-      format('%s is a whole number of at least %s, not %s', p_name, p_least, left(v_text, 40)));
+      format('%s is a whole number from %s to 999999999, not %s', p_name, p_least,
+        case when length(v_text) > 40 then left(v_text, 20) || '…' else v_text end),
+      format('backfill plan … %s', case p_name when 'throttle_per_minute' then '--throttle 20'
+        when 'batch_size' then '--batch-size 5' else format('with a %s of 1', p_name) end));
   end if;
   return v_text::integer;
 end
@@ -160,7 +165,9 @@ begin
 end
 $$;
 
--- The wanted versions of a request: --want component=version and the named parameters, else the target's.
+-- The wanted versions of a request: --want component=version or the named parameters, else the target's.
+--
+-- raises  OB013 an unknown component, or two versions of one
 create function backfill_private.wanted_versions(p_target text, p_request jsonb)
 returns jsonb
 language plpgsql
@@ -169,17 +176,67 @@ set search_path = ''
 as $$
 declare
   v_unknown text;
+  v_twice record;
 begin
   select w.key into v_unknown from jsonb_each_text(coalesce(p_request -> 'want', '{}')) as w
   where not exists (select from public.backfill_targets as t where t.target = p_target and t.component = w.key);
   if found then
-    perform backfill_private.refuse('OB013', format('target %s has no component %s', p_target, left(v_unknown, 80)));
+    perform backfill_private.refuse('OB013', format('target %s has no component %s', p_target, left(v_unknown, 80)),
+      format('backfill plan … --want COMPONENT=V with one of: %s',
+        (select string_agg(t.component, ', ' order by t.position) from public.backfill_targets as t where t.target = p_target)));
+  end if;
+  select t.component, t.version_parameter, p_request -> 'want' ->> t.component as wanted,
+    p_request ->> t.version_parameter as named into v_twice
+  from public.backfill_targets as t
+  where t.target = p_target and p_request -> 'want' ->> t.component <> p_request ->> t.version_parameter limit 1;
+  if found then
+    perform backfill_private.refuse('OB013', format('two versions of %s are wanted: want says %s, %s says %s',
+        v_twice.component, left(v_twice.wanted, 40), v_twice.version_parameter, left(v_twice.named, 40)),
+      format('backfill plan … --want %s=V, or --%s V, not both', v_twice.component,
+        replace(v_twice.version_parameter, '_', '-')));
   end if;
   return (
     select jsonb_object_agg(t.version_parameter,
       coalesce(p_request -> 'want' ->> t.component, p_request ->> t.version_parameter, t.version))
     from public.backfill_targets as t where t.target = p_target
   );
+end
+$$;
+
+-- What a request sets instead of its target's defaults: numbers where the default is one, else names.
+--
+-- raises  OB013 of another kind
+create function backfill_private.given_defaults(p_defaults jsonb, p_request jsonb)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select coalesce(jsonb_object_agg(d.key, case
+      when jsonb_typeof(d.value) = 'number' then to_jsonb(backfill_private.whole_number(p_request, d.key, 0))
+      else p_request -> d.key end), '{}')
+  from jsonb_each(p_defaults) as d where p_request ->> d.key is not null
+$$;
+
+-- Refuse names that name nothing: versions and kinds that are empty or longer than any of a row's.
+--
+-- raises  OB013 the first of them
+create function backfill_private.check_names(p_names jsonb)
+returns void
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_name record;
+begin
+  select n.key, n.value, btrim(n.value) = '' as is_empty into v_name
+  from jsonb_each_text(p_names) as n where btrim(n.value) = '' or length(n.value) > 200 limit 1;
+  if found then
+    perform backfill_private.refuse('OB013', case when v_name.is_empty then format('%s is empty', v_name.key)
+      else format('%s is longer than 200 characters: %s…', v_name.key, left(v_name.value, 40)) end,
+      'leave it out, or give a value');
+  end if;
 end
 $$;
 
@@ -201,17 +258,20 @@ declare
   v_throttle integer := backfill_private.whole_number(p_request, 'throttle_per_minute', 1);
   v_batch integer := coalesce(backfill_private.whole_number(p_request, 'batch_size', 1), 5);
   v_defaults jsonb := (select defaults from backfill_private.sources where target = v_target);
+  v_names jsonb;
 begin
   if v_since is null then
     perform backfill_private.refuse('OB013', 'a plan needs a since', 'backfill plan --since 2025-08-01 …');
   elsif v_until <= v_since then
     perform backfill_private.refuse('OB013',
-      format('since %s is after until %s', p_request ->> 'since', p_request ->> 'until'));
+      format('since %s is after until %s', p_request ->> 'since', p_request ->> 'until'),
+      format('backfill plan … --until with a day from %s on', left(p_request ->> 'since', 10)));
   end if;
   perform backfill_private.check_pace(v_throttle, v_batch);
-  return v_defaults
-    || (select coalesce(jsonb_object_agg(g.key, g.value), '{}') from jsonb_each(p_request) as g
-        where v_defaults ? g.key and g.value <> 'null')
+  v_names := v_defaults || backfill_private.given_defaults(v_defaults, p_request)
+    || backfill_private.wanted_versions(v_target, p_request);
+  perform backfill_private.check_names(v_names);
+  return v_names
     || jsonb_build_object(
       'target', v_target,
       'since', p_request ->> 'since', 'since_at', v_since,
@@ -219,8 +279,7 @@ begin
       'recent_since', v_recent,
       'throttle_per_minute', v_throttle, 'batch_size', v_batch,
       'priority', to_jsonb(backfill_private.resolve_sessions(v_target,
-        array(select jsonb_array_elements_text(coalesce(nullif(p_request -> 'priority', 'null'), '[]'))))))
-    || backfill_private.wanted_versions(v_target, p_request);
+        array(select jsonb_array_elements_text(coalesce(nullif(p_request -> 'priority', 'null'), '[]'))))));
 end
 $$;
 
@@ -233,5 +292,7 @@ revoke all on function
   backfill_private.check_environment(text),
   backfill_private.check_target(text),
   backfill_private.wanted_versions(text, jsonb),
+  backfill_private.given_defaults(jsonb, jsonb),
+  backfill_private.check_names(jsonb),
   backfill_private.normal_request(jsonb)
 from public;

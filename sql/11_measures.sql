@@ -172,6 +172,38 @@ as $$
   order by t.position, m.place
 $$;
 
+-- Marks on the kinds of rows that a request names beside the versions: a kind that no row has may be a typing error.
+-- A target's default needs no row: it is what its scoring functions write.
+create function backfill_private.kind_marks(p_run_id uuid)
+returns setof jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_kind record;
+  v_found boolean;
+begin
+  for v_kind in
+    select t.table_name::regclass as tab, backfill_private.bare_name(t.table_name) as name, m.key as matched,
+      m.value as parameter, r.request ->> m.value as given, s.defaults ->> m.value as usual
+    from public.backfill_runs as r
+    join backfill_private.sources as s on s.target = r.target
+    join public.backfill_targets as t on t.target = r.target
+    cross join lateral jsonb_each_text(t.matches) as m
+    where r.run_id = p_run_id and r.request ->> m.value is distinct from s.defaults ->> m.value
+    order by t.position, m.key
+  loop
+    execute format('select exists (select from %s as t where t.%I::text = $1)', v_kind.tab, v_kind.matched)
+      into v_found using v_kind.given;
+    return next backfill_private.mark(v_kind.parameter, case when v_found then 'ok' else 'warn' end,
+      case when v_found then format('%s has rows of %s %s', v_kind.name, v_kind.matched, v_kind.given)
+        else format('no row of %s has %s %s, so it may be misspelt; the usual one is %s',
+          v_kind.name, v_kind.matched, v_kind.given, v_kind.usual) end);
+  end loop;
+end
+$$;
+
 -- Marks on the project: environment, throttle, approval policy.
 create function backfill_private.setting_marks(p_run_id uuid)
 returns setof jsonb
@@ -226,6 +258,7 @@ begin
             where f.run_id = p_run_id and f.excluded is not null
             order by f.session_at desc nulls first, f.session_id limit 1000) as e),
     'checks', v_marks
+      || (select coalesce(jsonb_agg(m), '[]') from backfill_private.kind_marks(p_run_id) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.table_marks(v_run.target) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.function_marks(v_run.target) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.setting_marks(p_run_id) as m));
@@ -240,6 +273,7 @@ revoke all on function
   backfill_private.function_marks(text),
   backfill_private.table_marks(text),
   backfill_private.triggers_stand(regclass),
+  backfill_private.kind_marks(uuid),
   backfill_private.setting_marks(uuid),
   backfill_private.measure_plan(uuid)
 from public;

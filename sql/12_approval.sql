@@ -64,7 +64,8 @@ as $$
 begin
   if p_digest is distinct from p_run.digest then
     perform backfill_private.refuse('OB004',
-      format('digest %s… is not that of run %s, which is %s…', left(p_digest, 12), p_run.run_id, left(p_run.digest, 12)),
+      format('digest %s is not that of run %s, which is %s', backfill_private.told_apart(p_digest, p_run.digest),
+        p_run.run_id, backfill_private.told_apart(p_run.digest, p_digest)),
       format('backfill show %s', p_run.run_id));
   elsif backfill_private.compute_digest(p_run.run_id) <> p_run.digest then
     perform backfill_private.refuse('OB007', format('what run %s planned is no longer what stands there: %s',

@@ -38,7 +38,8 @@ declare
   v_ids text[];
 begin
   if v_until <= v_since then
-    perform backfill_private.refuse('OB013', format('since %s is after until %s', p_since, p_until));
+    perform backfill_private.refuse('OB013', format('since %s is after until %s', p_since, p_until),
+      format('backfill rollback %s … --until with a day from %s on', p_run_id, left(p_since, 10)));
   end if;
   foreach v_given in array coalesce(p_sessions, '{}') loop
     select array_agg(i.session_id) into v_found from (
@@ -50,6 +51,7 @@ begin
     end if;
     v_ids := v_ids || v_found[1];
   end loop;
+  v_ids := (select array_agg(distinct i.id order by i.id) from unnest(v_ids) as i (id));
   return jsonb_build_object('sessions', v_ids, 'since_at', v_since, 'until_before', v_until);
 end
 $$;
@@ -207,8 +209,9 @@ $$;
 -- The preview that this digest confirms: the newest one of the run, still true, or already being carried out by a run
 -- that has written nothing since.
 --
--- raises  OB019 another digest, or what the preview saw has changed
-create function backfill_private.confirmed_undo(p_run_id uuid, p_digest text, p_reason text)
+-- p_scope  what the caller takes its scope to be, {sessions, since, until}; null: whatever it is
+-- raises   OB013 another scope, OB019 another digest, or what the preview saw has changed
+create function backfill_private.confirmed_undo(p_run_id uuid, p_digest text, p_reason text, p_scope jsonb)
 returns backfill_private.undos
 language plpgsql
 set search_path = ''
@@ -218,8 +221,14 @@ declare
 begin
   select * into v_undo from backfill_private.undos where run_id = p_run_id order by undo_id desc limit 1 for update;
   if v_undo.digest is distinct from p_digest then
-    perform backfill_private.refuse('OB019', format('%s… is not the digest of the newest preview', left(p_digest, 12)),
+    perform backfill_private.refuse('OB019', format('%s is not the digest of the newest preview%s',
+        backfill_private.told_apart(p_digest, v_undo.digest),
+        coalesce(', which is ' || backfill_private.told_apart(v_undo.digest, p_digest), '')),
       format('backfill rollback %s', p_run_id));
+  elsif p_scope is not null and v_undo.scope <> backfill_private.undo_scope(p_run_id,
+      array(select jsonb_array_elements_text(p_scope -> 'sessions')), p_scope ->> 'since', p_scope ->> 'until') then
+    perform backfill_private.refuse('OB013', 'the preview of this digest has another scope than the one given now',
+      format('the same command without its scope, or a preview of the other: backfill rollback %s …', p_run_id));
   elsif v_undo.state = 'previewed' then
     if backfill_private.undo_effect(p_run_id, v_undo.scope) ->> 'digest' <> p_digest then
       perform backfill_private.refuse('OB019', 'the rows have changed since the preview',
@@ -345,9 +354,13 @@ $$;
 --
 -- p_digest    of the newest preview; a killed undo is confirmed again with the same
 -- p_sessions  at most so many now; call again until remaining is 0
--- returns     {remaining, deletes, restores, conflicts, state}
--- raises      OB013 no reason, OB019 another digest, or what the preview saw has changed
-create function backfill_private.confirm_undo(p_run_id uuid, p_digest text, p_reason text, p_sessions integer)
+-- p_scope     what the caller takes the preview's scope to be; null: whatever it is
+-- returns     {remaining, sessions, deletes, restores, conflicts, state, confirmed_by, finished_at, was_finished: it was
+--             carried out before this call}
+-- raises      OB013 no reason or another scope, OB019 another digest, or what the preview saw has changed
+create function backfill_private.confirm_undo(
+  p_run_id uuid, p_digest text, p_reason text, p_sessions integer, p_scope jsonb
+)
 returns jsonb
 language plpgsql
 security definer
@@ -365,7 +378,7 @@ begin
   end if;
   perform backfill_private.locked_run(p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']);
   perform backfill_private.release_all(p_run_id);
-  v_undo := backfill_private.confirmed_undo(p_run_id, p_digest, p_reason);
+  v_undo := backfill_private.confirmed_undo(p_run_id, p_digest, p_reason, p_scope);
   select array_agg(n.ordinal order by n.ordinal) into v_ordinals from (
     select distinct u.ordinal from backfill_private.undo_rows(p_run_id, v_undo.scope) as u
     where u.ordinal > v_undo.last_ordinal order by 1 limit p_sessions) as n;
@@ -375,7 +388,8 @@ begin
   end loop;
   update backfill_private.undos set last_ordinal = v_undo.last_ordinal, conflicts = v_undo.conflicts
   where undo_id = v_undo.undo_id;
-  return backfill_private.undo_progress(p_run_id, v_undo.undo_id);
+  return backfill_private.undo_progress(p_run_id, v_undo.undo_id)
+    || jsonb_build_object('was_finished', v_undo.state = 'finished');
 end
 $$;
 
@@ -403,13 +417,18 @@ begin
     from public.backfill_receipts as r
     where r.run_id = p_run_id and r.kind = 'undo' and r.at >= v_undo.confirmed_at
     group by 1) as c;
+  v_done := v_done || jsonb_build_object('sessions', (
+    select count(distinct r.ordinal) from public.backfill_receipts as r
+    where r.run_id = p_run_id and r.kind = 'undo' and r.at >= v_undo.confirmed_at));
   if v_remaining = 0 and v_undo.state = 'confirmed' then
-    update backfill_private.undos set state = 'finished', finished_at = backfill_private.clock() where undo_id = p_undo_id;
+    update backfill_private.undos set state = 'finished', finished_at = backfill_private.clock() where undo_id = p_undo_id
+    returning * into v_undo;
     perform backfill_private.record(p_run_id, 'undo_finished',
       v_done || jsonb_build_object('digest', v_undo.digest, 'conflicts', jsonb_array_length(v_undo.conflicts)));
     perform backfill_private.close_if_empty(p_run_id);
   end if;
   return v_done || jsonb_build_object('remaining', v_remaining, 'conflicts', v_undo.conflicts,
+    'confirmed_by', v_undo.confirmed_by, 'finished_at', v_undo.finished_at,
     'state', (select r.state from public.backfill_runs as r where r.run_id = p_run_id));
 end
 $$;
@@ -437,17 +456,17 @@ revoke all on function
   backfill_private.referencing(regclass, jsonb),
   backfill_private.undo_effect(uuid, jsonb),
   backfill_private.preview_undo(uuid, text[], text, text),
-  backfill_private.confirmed_undo(uuid, text, text),
+  backfill_private.confirmed_undo(uuid, text, text, jsonb),
   backfill_private.undo_row(regclass, jsonb, jsonb),
   backfill_private.refusal_to_undo(regclass, jsonb, jsonb),
   backfill_private.undo_item(uuid, integer, jsonb),
-  backfill_private.confirm_undo(uuid, text, text, integer),
+  backfill_private.confirm_undo(uuid, text, text, integer, jsonb),
   backfill_private.undo_progress(uuid, bigint),
   backfill_private.close_if_empty(uuid)
 from public;
 grant execute on function
   backfill_private.preview_undo(uuid, text[], text, text),
-  backfill_private.confirm_undo(uuid, text, text, integer)
+  backfill_private.confirm_undo(uuid, text, text, integer, jsonb)
 to service_role;
 
 create function public.backfill_preview_undo(
@@ -462,20 +481,20 @@ as $$
 $$;
 
 create function public.backfill_confirm_undo(
-  p_run_id uuid, p_digest text, p_reason text, p_sessions integer default 200
+  p_run_id uuid, p_digest text, p_reason text, p_sessions integer default 200, p_scope jsonb default null
 )
 returns jsonb
 language sql
 set search_path = ''
 as $$
-  select backfill_private.confirm_undo(p_run_id, p_digest, p_reason, p_sessions)
+  select backfill_private.confirm_undo(p_run_id, p_digest, p_reason, p_sessions, p_scope)
 $$;
 
 revoke all on function
   public.backfill_preview_undo(uuid, text[], text, text),
-  public.backfill_confirm_undo(uuid, text, text, integer)
+  public.backfill_confirm_undo(uuid, text, text, integer, jsonb)
 from public, anon, authenticated, service_role;
 grant execute on function
   public.backfill_preview_undo(uuid, text[], text, text),
-  public.backfill_confirm_undo(uuid, text, text, integer)
+  public.backfill_confirm_undo(uuid, text, text, integer, jsonb)
 to service_role;

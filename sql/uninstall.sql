@@ -31,7 +31,7 @@ drop function if exists
   public.backfill_check(),
   public.backfill_claim(uuid, uuid, text),
   public.backfill_collect(uuid),
-  public.backfill_confirm_undo(uuid, text, text, integer),
+  public.backfill_confirm_undo(uuid, text, text, integer, jsonb),
   public.backfill_find_runs(text),
   public.backfill_open(jsonb, text, uuid),
   public.backfill_pause(uuid, text),

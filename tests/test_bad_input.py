@@ -35,11 +35,20 @@ def refused(ran: Ran, code: int, *said: str) -> None:
 
 BAD_PLANS: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "since after until": (
-        (*PLAN, "--until", "2025-07-01"), 2, ("since 2025-08-01 is after until 2025-07-01",)),
+        (*PLAN, "--until", "2025-07-01"), 2,
+        ("since 2025-08-01 is after until 2025-07-01", "Next: backfill plan … --until")),
     "a date that is none": (("plan", "--since", "2025-13-45"), 2, ("since is no date", "Next:")),
     "no since": (("plan",), 2, ("needs a since", "Next:")),
-    "throttle 0": ((*PLAN, "--throttle", "0"), 2, ("throttle_per_minute", "at least 1")),
-    "negative throttle": ((*PLAN, "--throttle", "-5"), 2, ("throttle_per_minute",)),
+    "throttle 0": (
+        (*PLAN, "--throttle", "0"), 2,
+        ("throttle_per_minute", "from 1 to", "Next: backfill plan … --throttle 20")),
+    "negative throttle": ((*PLAN, "--throttle", "-5"), 2, ("throttle_per_minute", "Next:")),
+    "huge throttle": (
+        (*PLAN, "--throttle", "9" * 400), 2,
+        ("from 1 to 999999999, not 99999999999999999999…\n", "Next:")),
+    "batch size 0": (
+        (*PLAN, "--batch-size", "0"), 2,
+        ("batch_size is", "Next: backfill plan … --batch-size 5")),
     "throttle no number": ((*PLAN, "--throttle", "fast"), 2, ("--throttle", "Next:")),
     "batch above the throttle": (
         (*PLAN, "--throttle", "3", "--batch-size", "5"), 2, ("batch_size 5", "Next:")),
@@ -49,7 +58,20 @@ BAD_PLANS: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
         ("plan", "--since", "2025-08-01", "--environment", "production"), 3,
         ("this project is staging, not production", "Next:")),
     "unknown target": ((*PLAN, "--target", "nope"), 2, ("no target is named nope", "Next:")),
-    "unknown component": ((*PLAN, "--want", "nope=v1"), 2, ("no component nope",)),
+    "unknown component": (
+        (*PLAN, "--want", "nope=v1"), 2,
+        ("no component nope", "Next: backfill plan … --want", "fc_scores, profile")),
+    "two versions of one": (
+        (*PLAN, "--want", "fc_scores=v1", "--fc-version", "v2"), 2,
+        ("two versions of fc_scores are wanted: want says v1, fc_version says v2",
+         "Next: backfill plan … --want fc_scores=V, or --fc-version V, not both")),
+    "one twice": (
+        (*PLAN, "--want", "fc_scores=v1", "--want", "fc_scores=v2"), 2, ("once for each", "Next:")),
+    "no version": ((*PLAN, "--want", "fc_scores="), 2, ("COMPONENT=VERSION", "Next:")),
+    "oversized kind": (
+        (*PLAN, "--basis", "f" * 201), 2, ("basis is longer than 200 characters", "Next:")),
+    "oversized version": (
+        (*PLAN, "--fc-version", "v" * 201), 2, ("fc_version is longer than 200", "Next:")),
 }  # fmt: skip
 
 
@@ -227,6 +249,33 @@ def test_a_wrong_digest_is_refused(shell: Shell) -> None:
     """An approval names exactly one plan."""
     made = shell(*PLAN, "--json").json
     refused(shell("approve", made["run_id"], "--digest", "0" * 64), 3, "is not that of run")
+
+
+def test_a_digest_that_is_nearly_right_is_shown_in_full(shell: Shell) -> None:
+    """The first characters would not tell them apart."""
+    made = shell(*PLAN, "--json").json
+    digest = made["digest"]
+    for like in (digest[:-1], digest + "0", digest[:40]):
+        words = ("approve", made["run_id"], "--digest", like)
+        refused(shell(*words), 3, f"digest {like} is not", f"which is {digest}", "Next:")
+
+
+def test_the_same_version_said_twice_is_no_conflict(shell: Shell) -> None:
+    """Both name the same."""
+    words = ("--want", "fc_scores=v1.3", "--fc-version", "v1.3", "--json")
+    assert shell(*PLAN, *words).json["request"]["fc_version"] == "v1.3"
+
+
+@pytest.mark.parametrize("verb", ["pause", "cancel"])
+def test_a_move_that_is_not_legal_ends_with_the_next_command(
+    project: Project, shell: Shell, verb: str
+) -> None:
+    """Which moves are legal, and where to look."""
+    run = shell(*PLAN, "--json").json["run_id"]
+    project.db.execute("select public.backfill_reject(%s, 'no')", (run,))
+    refused(
+        shell(verb, run, "--reason", "why"), 3, "cannot go from rejected", f"backfill status {run}"
+    )
 
 
 def test_pause_and_cancel_need_a_reason(shell: Shell) -> None:

@@ -37,7 +37,7 @@ CALLED_BY_USERS = (
 CALLED_BY_THE_SERVICE = (
     *CALLED_BY_USERS,
     "claim(uuid,uuid,text)",
-    "confirm_undo(uuid,text,text,integer)",
+    "confirm_undo(uuid,text,text,integer,jsonb)",
     "parameter(text,text)",
     "preview_undo(uuid,text[],text,text)",
     "prune(uuid)",

@@ -543,7 +543,8 @@ begin
     perform backfill_private.refuse('OB002', format('run %s cannot go from %s to %s. Allowed from %s: %s',
       old.run_id, old.state, new.state, old.state,
       (select coalesce(string_agg(m.to_state, ', '), 'nothing')
-         from public.backfill_transitions as m where m.from_state = old.state)));
+         from public.backfill_transitions as m where m.from_state = old.state)),
+      format('backfill status %s', old.run_id));
   end if;
   if old.sealed_at is not null and (
     (new.run_id, new.target, new.environment, new.request, new.plan, new.digest, new.fingerprint, new.sealed_at)
@@ -812,11 +813,25 @@ as $$
   where r.run_id = p_run_id
 $$;
 
+-- A digest in a message that names another too: its beginning, or all of it where the beginnings are the same.
+create function backfill_private.told_apart(p_digest text, p_other text)
+returns text
+language sql
+immutable
+set search_path = ''
+as $$
+  select case
+    when left(p_digest, 12) is distinct from left(p_other, 12) then left(p_digest, 12) || '…'
+    when length(p_digest) > 65 then left(p_digest, 65) || '…'
+    else p_digest end
+$$;
+
 revoke all on function
   backfill_private.function_fingerprint(text),
   backfill_private.definitions(text),
   backfill_private.server_identity(),
-  backfill_private.compute_digest(uuid)
+  backfill_private.compute_digest(uuid),
+  backfill_private.told_apart(text, text)
 from public;
 
 -- from sql/09_request.sql
@@ -854,6 +869,8 @@ as $$
 $$;
 
 -- A whole number out of a request, within bounds; null where absent.
+--
+-- raises  OB013 no whole number, or out of bounds
 create function backfill_private.whole_number(p_request jsonb, p_name text, p_least integer)
 returns integer
 language plpgsql
@@ -868,7 +885,10 @@ begin
   end if;
   if v_text !~ '^-?\d{1,9}$' or v_text::integer < p_least then
     perform backfill_private.refuse('OB013',
-      format('%s is a whole number of at least %s, not %s', p_name, p_least, left(v_text, 40)));
+      format('%s is a whole number from %s to 999999999, not %s', p_name, p_least,
+        case when length(v_text) > 40 then left(v_text, 20) || '…' else v_text end),
+      format('backfill plan … %s', case p_name when 'throttle_per_minute' then '--throttle 20'
+        when 'batch_size' then '--batch-size 5' else format('with a %s of 1', p_name) end));
   end if;
   return v_text::integer;
 end
@@ -982,7 +1002,9 @@ begin
 end
 $$;
 
--- The wanted versions of a request: --want component=version and the named parameters, else the target's.
+-- The wanted versions of a request: --want component=version or the named parameters, else the target's.
+--
+-- raises  OB013 an unknown component, or two versions of one
 create function backfill_private.wanted_versions(p_target text, p_request jsonb)
 returns jsonb
 language plpgsql
@@ -991,17 +1013,67 @@ set search_path = ''
 as $$
 declare
   v_unknown text;
+  v_twice record;
 begin
   select w.key into v_unknown from jsonb_each_text(coalesce(p_request -> 'want', '{}')) as w
   where not exists (select from public.backfill_targets as t where t.target = p_target and t.component = w.key);
   if found then
-    perform backfill_private.refuse('OB013', format('target %s has no component %s', p_target, left(v_unknown, 80)));
+    perform backfill_private.refuse('OB013', format('target %s has no component %s', p_target, left(v_unknown, 80)),
+      format('backfill plan … --want COMPONENT=V with one of: %s',
+        (select string_agg(t.component, ', ' order by t.position) from public.backfill_targets as t where t.target = p_target)));
+  end if;
+  select t.component, t.version_parameter, p_request -> 'want' ->> t.component as wanted,
+    p_request ->> t.version_parameter as named into v_twice
+  from public.backfill_targets as t
+  where t.target = p_target and p_request -> 'want' ->> t.component <> p_request ->> t.version_parameter limit 1;
+  if found then
+    perform backfill_private.refuse('OB013', format('two versions of %s are wanted: want says %s, %s says %s',
+        v_twice.component, left(v_twice.wanted, 40), v_twice.version_parameter, left(v_twice.named, 40)),
+      format('backfill plan … --want %s=V, or --%s V, not both', v_twice.component,
+        replace(v_twice.version_parameter, '_', '-')));
   end if;
   return (
     select jsonb_object_agg(t.version_parameter,
       coalesce(p_request -> 'want' ->> t.component, p_request ->> t.version_parameter, t.version))
     from public.backfill_targets as t where t.target = p_target
   );
+end
+$$;
+
+-- What a request sets instead of its target's defaults: numbers where the default is one, else names.
+--
+-- raises  OB013 of another kind
+create function backfill_private.given_defaults(p_defaults jsonb, p_request jsonb)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select coalesce(jsonb_object_agg(d.key, case
+      when jsonb_typeof(d.value) = 'number' then to_jsonb(backfill_private.whole_number(p_request, d.key, 0))
+      else p_request -> d.key end), '{}')
+  from jsonb_each(p_defaults) as d where p_request ->> d.key is not null
+$$;
+
+-- Refuse names that name nothing: versions and kinds that are empty or longer than any of a row's.
+--
+-- raises  OB013 the first of them
+create function backfill_private.check_names(p_names jsonb)
+returns void
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_name record;
+begin
+  select n.key, n.value, btrim(n.value) = '' as is_empty into v_name
+  from jsonb_each_text(p_names) as n where btrim(n.value) = '' or length(n.value) > 200 limit 1;
+  if found then
+    perform backfill_private.refuse('OB013', case when v_name.is_empty then format('%s is empty', v_name.key)
+      else format('%s is longer than 200 characters: %s…', v_name.key, left(v_name.value, 40)) end,
+      'leave it out, or give a value');
+  end if;
 end
 $$;
 
@@ -1023,17 +1095,20 @@ declare
   v_throttle integer := backfill_private.whole_number(p_request, 'throttle_per_minute', 1);
   v_batch integer := coalesce(backfill_private.whole_number(p_request, 'batch_size', 1), 5);
   v_defaults jsonb := (select defaults from backfill_private.sources where target = v_target);
+  v_names jsonb;
 begin
   if v_since is null then
     perform backfill_private.refuse('OB013', 'a plan needs a since', 'backfill plan --since 2025-08-01 …');
   elsif v_until <= v_since then
     perform backfill_private.refuse('OB013',
-      format('since %s is after until %s', p_request ->> 'since', p_request ->> 'until'));
+      format('since %s is after until %s', p_request ->> 'since', p_request ->> 'until'),
+      format('backfill plan … --until with a day from %s on', left(p_request ->> 'since', 10)));
   end if;
   perform backfill_private.check_pace(v_throttle, v_batch);
-  return v_defaults
-    || (select coalesce(jsonb_object_agg(g.key, g.value), '{}') from jsonb_each(p_request) as g
-        where v_defaults ? g.key and g.value <> 'null')
+  v_names := v_defaults || backfill_private.given_defaults(v_defaults, p_request)
+    || backfill_private.wanted_versions(v_target, p_request);
+  perform backfill_private.check_names(v_names);
+  return v_names
     || jsonb_build_object(
       'target', v_target,
       'since', p_request ->> 'since', 'since_at', v_since,
@@ -1041,8 +1116,7 @@ begin
       'recent_since', v_recent,
       'throttle_per_minute', v_throttle, 'batch_size', v_batch,
       'priority', to_jsonb(backfill_private.resolve_sessions(v_target,
-        array(select jsonb_array_elements_text(coalesce(nullif(p_request -> 'priority', 'null'), '[]'))))))
-    || backfill_private.wanted_versions(v_target, p_request);
+        array(select jsonb_array_elements_text(coalesce(nullif(p_request -> 'priority', 'null'), '[]'))))));
 end
 $$;
 
@@ -1055,6 +1129,8 @@ revoke all on function
   backfill_private.check_environment(text),
   backfill_private.check_target(text),
   backfill_private.wanted_versions(text, jsonb),
+  backfill_private.given_defaults(jsonb, jsonb),
+  backfill_private.check_names(jsonb),
   backfill_private.normal_request(jsonb)
 from public;
 
@@ -1552,6 +1628,38 @@ as $$
   order by t.position, m.place
 $$;
 
+-- Marks on the kinds of rows that a request names beside the versions: a kind that no row has may be a typing error.
+-- A target's default needs no row: it is what its scoring functions write.
+create function backfill_private.kind_marks(p_run_id uuid)
+returns setof jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_kind record;
+  v_found boolean;
+begin
+  for v_kind in
+    select t.table_name::regclass as tab, backfill_private.bare_name(t.table_name) as name, m.key as matched,
+      m.value as parameter, r.request ->> m.value as given, s.defaults ->> m.value as usual
+    from public.backfill_runs as r
+    join backfill_private.sources as s on s.target = r.target
+    join public.backfill_targets as t on t.target = r.target
+    cross join lateral jsonb_each_text(t.matches) as m
+    where r.run_id = p_run_id and r.request ->> m.value is distinct from s.defaults ->> m.value
+    order by t.position, m.key
+  loop
+    execute format('select exists (select from %s as t where t.%I::text = $1)', v_kind.tab, v_kind.matched)
+      into v_found using v_kind.given;
+    return next backfill_private.mark(v_kind.parameter, case when v_found then 'ok' else 'warn' end,
+      case when v_found then format('%s has rows of %s %s', v_kind.name, v_kind.matched, v_kind.given)
+        else format('no row of %s has %s %s, so it may be misspelt; the usual one is %s',
+          v_kind.name, v_kind.matched, v_kind.given, v_kind.usual) end);
+  end loop;
+end
+$$;
+
 -- Marks on the project: environment, throttle, approval policy.
 create function backfill_private.setting_marks(p_run_id uuid)
 returns setof jsonb
@@ -1606,6 +1714,7 @@ begin
             where f.run_id = p_run_id and f.excluded is not null
             order by f.session_at desc nulls first, f.session_id limit 1000) as e),
     'checks', v_marks
+      || (select coalesce(jsonb_agg(m), '[]') from backfill_private.kind_marks(p_run_id) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.table_marks(v_run.target) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.function_marks(v_run.target) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.setting_marks(p_run_id) as m));
@@ -1620,6 +1729,7 @@ revoke all on function
   backfill_private.function_marks(text),
   backfill_private.table_marks(text),
   backfill_private.triggers_stand(regclass),
+  backfill_private.kind_marks(uuid),
   backfill_private.setting_marks(uuid),
   backfill_private.measure_plan(uuid)
 from public;
@@ -1691,7 +1801,8 @@ as $$
 begin
   if p_digest is distinct from p_run.digest then
     perform backfill_private.refuse('OB004',
-      format('digest %s… is not that of run %s, which is %s…', left(p_digest, 12), p_run.run_id, left(p_run.digest, 12)),
+      format('digest %s is not that of run %s, which is %s', backfill_private.told_apart(p_digest, p_run.digest),
+        p_run.run_id, backfill_private.told_apart(p_run.digest, p_digest)),
       format('backfill show %s', p_run.run_id));
   elsif backfill_private.compute_digest(p_run.run_id) <> p_run.digest then
     perform backfill_private.refuse('OB007', format('what run %s planned is no longer what stands there: %s',
@@ -3699,7 +3810,8 @@ declare
   v_ids text[];
 begin
   if v_until <= v_since then
-    perform backfill_private.refuse('OB013', format('since %s is after until %s', p_since, p_until));
+    perform backfill_private.refuse('OB013', format('since %s is after until %s', p_since, p_until),
+      format('backfill rollback %s … --until with a day from %s on', p_run_id, left(p_since, 10)));
   end if;
   foreach v_given in array coalesce(p_sessions, '{}') loop
     select array_agg(i.session_id) into v_found from (
@@ -3711,6 +3823,7 @@ begin
     end if;
     v_ids := v_ids || v_found[1];
   end loop;
+  v_ids := (select array_agg(distinct i.id order by i.id) from unnest(v_ids) as i (id));
   return jsonb_build_object('sessions', v_ids, 'since_at', v_since, 'until_before', v_until);
 end
 $$;
@@ -3868,8 +3981,9 @@ $$;
 -- The preview that this digest confirms: the newest one of the run, still true, or already being carried out by a run
 -- that has written nothing since.
 --
--- raises  OB019 another digest, or what the preview saw has changed
-create function backfill_private.confirmed_undo(p_run_id uuid, p_digest text, p_reason text)
+-- p_scope  what the caller takes its scope to be, {sessions, since, until}; null: whatever it is
+-- raises   OB013 another scope, OB019 another digest, or what the preview saw has changed
+create function backfill_private.confirmed_undo(p_run_id uuid, p_digest text, p_reason text, p_scope jsonb)
 returns backfill_private.undos
 language plpgsql
 set search_path = ''
@@ -3879,8 +3993,14 @@ declare
 begin
   select * into v_undo from backfill_private.undos where run_id = p_run_id order by undo_id desc limit 1 for update;
   if v_undo.digest is distinct from p_digest then
-    perform backfill_private.refuse('OB019', format('%s… is not the digest of the newest preview', left(p_digest, 12)),
+    perform backfill_private.refuse('OB019', format('%s is not the digest of the newest preview%s',
+        backfill_private.told_apart(p_digest, v_undo.digest),
+        coalesce(', which is ' || backfill_private.told_apart(v_undo.digest, p_digest), '')),
       format('backfill rollback %s', p_run_id));
+  elsif p_scope is not null and v_undo.scope <> backfill_private.undo_scope(p_run_id,
+      array(select jsonb_array_elements_text(p_scope -> 'sessions')), p_scope ->> 'since', p_scope ->> 'until') then
+    perform backfill_private.refuse('OB013', 'the preview of this digest has another scope than the one given now',
+      format('the same command without its scope, or a preview of the other: backfill rollback %s …', p_run_id));
   elsif v_undo.state = 'previewed' then
     if backfill_private.undo_effect(p_run_id, v_undo.scope) ->> 'digest' <> p_digest then
       perform backfill_private.refuse('OB019', 'the rows have changed since the preview',
@@ -4006,9 +4126,13 @@ $$;
 --
 -- p_digest    of the newest preview; a killed undo is confirmed again with the same
 -- p_sessions  at most so many now; call again until remaining is 0
--- returns     {remaining, deletes, restores, conflicts, state}
--- raises      OB013 no reason, OB019 another digest, or what the preview saw has changed
-create function backfill_private.confirm_undo(p_run_id uuid, p_digest text, p_reason text, p_sessions integer)
+-- p_scope     what the caller takes the preview's scope to be; null: whatever it is
+-- returns     {remaining, sessions, deletes, restores, conflicts, state, confirmed_by, finished_at, was_finished: it was
+--             carried out before this call}
+-- raises      OB013 no reason or another scope, OB019 another digest, or what the preview saw has changed
+create function backfill_private.confirm_undo(
+  p_run_id uuid, p_digest text, p_reason text, p_sessions integer, p_scope jsonb
+)
 returns jsonb
 language plpgsql
 security definer
@@ -4026,7 +4150,7 @@ begin
   end if;
   perform backfill_private.locked_run(p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']);
   perform backfill_private.release_all(p_run_id);
-  v_undo := backfill_private.confirmed_undo(p_run_id, p_digest, p_reason);
+  v_undo := backfill_private.confirmed_undo(p_run_id, p_digest, p_reason, p_scope);
   select array_agg(n.ordinal order by n.ordinal) into v_ordinals from (
     select distinct u.ordinal from backfill_private.undo_rows(p_run_id, v_undo.scope) as u
     where u.ordinal > v_undo.last_ordinal order by 1 limit p_sessions) as n;
@@ -4036,7 +4160,8 @@ begin
   end loop;
   update backfill_private.undos set last_ordinal = v_undo.last_ordinal, conflicts = v_undo.conflicts
   where undo_id = v_undo.undo_id;
-  return backfill_private.undo_progress(p_run_id, v_undo.undo_id);
+  return backfill_private.undo_progress(p_run_id, v_undo.undo_id)
+    || jsonb_build_object('was_finished', v_undo.state = 'finished');
 end
 $$;
 
@@ -4064,13 +4189,18 @@ begin
     from public.backfill_receipts as r
     where r.run_id = p_run_id and r.kind = 'undo' and r.at >= v_undo.confirmed_at
     group by 1) as c;
+  v_done := v_done || jsonb_build_object('sessions', (
+    select count(distinct r.ordinal) from public.backfill_receipts as r
+    where r.run_id = p_run_id and r.kind = 'undo' and r.at >= v_undo.confirmed_at));
   if v_remaining = 0 and v_undo.state = 'confirmed' then
-    update backfill_private.undos set state = 'finished', finished_at = backfill_private.clock() where undo_id = p_undo_id;
+    update backfill_private.undos set state = 'finished', finished_at = backfill_private.clock() where undo_id = p_undo_id
+    returning * into v_undo;
     perform backfill_private.record(p_run_id, 'undo_finished',
       v_done || jsonb_build_object('digest', v_undo.digest, 'conflicts', jsonb_array_length(v_undo.conflicts)));
     perform backfill_private.close_if_empty(p_run_id);
   end if;
   return v_done || jsonb_build_object('remaining', v_remaining, 'conflicts', v_undo.conflicts,
+    'confirmed_by', v_undo.confirmed_by, 'finished_at', v_undo.finished_at,
     'state', (select r.state from public.backfill_runs as r where r.run_id = p_run_id));
 end
 $$;
@@ -4098,17 +4228,17 @@ revoke all on function
   backfill_private.referencing(regclass, jsonb),
   backfill_private.undo_effect(uuid, jsonb),
   backfill_private.preview_undo(uuid, text[], text, text),
-  backfill_private.confirmed_undo(uuid, text, text),
+  backfill_private.confirmed_undo(uuid, text, text, jsonb),
   backfill_private.undo_row(regclass, jsonb, jsonb),
   backfill_private.refusal_to_undo(regclass, jsonb, jsonb),
   backfill_private.undo_item(uuid, integer, jsonb),
-  backfill_private.confirm_undo(uuid, text, text, integer),
+  backfill_private.confirm_undo(uuid, text, text, integer, jsonb),
   backfill_private.undo_progress(uuid, bigint),
   backfill_private.close_if_empty(uuid)
 from public;
 grant execute on function
   backfill_private.preview_undo(uuid, text[], text, text),
-  backfill_private.confirm_undo(uuid, text, text, integer)
+  backfill_private.confirm_undo(uuid, text, text, integer, jsonb)
 to service_role;
 
 create function public.backfill_preview_undo(
@@ -4123,22 +4253,22 @@ as $$
 $$;
 
 create function public.backfill_confirm_undo(
-  p_run_id uuid, p_digest text, p_reason text, p_sessions integer default 200
+  p_run_id uuid, p_digest text, p_reason text, p_sessions integer default 200, p_scope jsonb default null
 )
 returns jsonb
 language sql
 set search_path = ''
 as $$
-  select backfill_private.confirm_undo(p_run_id, p_digest, p_reason, p_sessions)
+  select backfill_private.confirm_undo(p_run_id, p_digest, p_reason, p_sessions, p_scope)
 $$;
 
 revoke all on function
   public.backfill_preview_undo(uuid, text[], text, text),
-  public.backfill_confirm_undo(uuid, text, text, integer)
+  public.backfill_confirm_undo(uuid, text, text, integer, jsonb)
 from public, anon, authenticated, service_role;
 grant execute on function
   public.backfill_preview_undo(uuid, text[], text, text),
-  public.backfill_confirm_undo(uuid, text, text, integer)
+  public.backfill_confirm_undo(uuid, text, text, integer, jsonb)
 to service_role;
 
 -- from sql/21_run_views.sql
