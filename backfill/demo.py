@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from backfill import stack
 from backfill.blocking import Backfill
@@ -27,15 +30,61 @@ def print_line(line: str) -> None:
 def demonstrate(throttle_per_minute: int, *, tell: Tell, announce: Tell) -> dict[str, Json]:
     """Go the whole way and say what happens. Returns what each step found."""
     tell("== A Supabase-like project on this machine: PostgreSQL, PostgREST, the sample's data")
-    with (
-        tempfile.TemporaryDirectory(prefix="backfill-demo-") as folder,
-        stack.running(Path(folder) / "stack", sample="seed", announce=announce) as project,
-        Backfill(lambda: AsyncBackfill(Gateway(project.url, project.service_role_key))) as bf,
-    ):
-        return _whole_way(bf, throttle_per_minute, Path(folder), tell)
+    with _ending() as ending, tempfile.TemporaryDirectory(prefix="backfill-demo-") as folder:
+        ending.release()
+        home = Path(folder)
+        with (
+            stack.running(home / "stack", sample="seed", announce=announce) as project,
+            Backfill(lambda: AsyncBackfill(Gateway(project.url, project.service_role_key))) as bf,
+        ):
+            try:
+                return _whole_way(bf, throttle_per_minute, home, tell, ending)
+            finally:
+                ending.hold()
 
 
-def _whole_way(bf: Backfill, throttle: int, folder: Path, tell: Tell) -> dict[str, Json]:
+class _Ending:
+    """Ctrl-C or SIGTERM ends the demonstration and leaves nothing: what has begun is taken down.
+
+    Held while it would cut something off half-way: the making and the removing of files, and the
+    scoring, which looks at `asked` itself.
+    """
+
+    def __init__(self) -> None:
+        self.asked: int | None = None
+        self._is_held = True
+
+    def hear(self, number: int, _: FrameType | None) -> None:
+        """A signal: end here, or when released."""
+        self.asked = number
+        if not self._is_held:
+            self.release()
+
+    def hold(self) -> None:
+        """From here on a signal is only noted."""
+        self._is_held = True
+
+    def release(self) -> None:
+        """From here on a signal raises SystemExit with its exit code; at once where one came."""
+        self._is_held = self.asked is not None
+        if self.asked is not None:
+            raise SystemExit(128 + self.asked)
+
+
+@contextmanager
+def _ending() -> Iterator[_Ending]:
+    ending = _Ending()
+    former = {n: signal.signal(n, ending.hear) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield ending
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _whole_way(
+    bf: Backfill, throttle: int, folder: Path, tell: Tell, ending: _Ending
+) -> dict[str, Json]:
     plan = bf.plan(
         since=SINCE,
         engine_version="v1.2.1",
@@ -49,9 +98,14 @@ def _whole_way(bf: Backfill, throttle: int, folder: Path, tell: Tell) -> dict[st
     tell("\n== Approve exactly this digest (the policy here is `any`: a stack of one person)")
     bf.approve(plan.run_id, digest=plan.digest, approver="demo")
     tell("\n== Apply")
+    ending.hold()
     outcome = bf.apply(
-        plan.run_id, on_event=lambda e: _tell_event(e, tell), logs_dir=folder / "logs"
+        plan.run_id,
+        on_event=lambda e: _tell_event(e, tell),
+        logs_dir=folder / "logs",
+        should_stop=lambda: ending.asked is not None,
     )
+    ending.release()
     tell(f"   {outcome.status.counts['done']} sessions done, {len(outcome.failures)} failed")
     verdict = _tell_verification(bf, plan, tell)
     undone = _undo(bf, plan, tell)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -32,3 +36,40 @@ def demonstration() -> str:
 def test_the_demo_shows(demonstration: str, line: str) -> None:
     """Each figure of the plan it was made for, and each step's result."""
     assert line in demonstration
+
+
+def _data_of(state: Path) -> Path:
+    """Where a stack keeps its data, perhaps outside its folder."""
+    return Path(json.loads(state.read_text())["kept"]["data_dir"])
+
+
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [
+        (signal.SIGTERM, "== A Supabase-like"),
+        (signal.SIGTERM, "== Plan"),
+        (signal.SIGTERM, "   batch 1"),
+        (signal.SIGINT, "   batch 1"),
+    ],
+)
+def test_a_demo_that_is_asked_to_end_leaves_nothing(
+    tmp_path: Path, moment: str, number: signal.Signals
+) -> None:
+    """Whether it starts, plans or scores: no folder, no process, and the signal's exit code."""
+    demo = subprocess.Popen(
+        [sys.executable, "-m", "backfill", "demo", "--throttle", "20"],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with demo:
+        assert demo.stdout is not None
+        assert any(line.startswith(moment) for line in demo.stdout)
+        data = [_data_of(state) for state in tmp_path.glob("*/stack/stack.json")]
+        demo.send_signal(number)
+        _, said = demo.communicate(timeout=40)
+    assert demo.returncode == 128 + number
+    assert "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
+    assert not any(folder.exists() for folder in data)
