@@ -80,8 +80,9 @@ def demo(
 def start(
     directory: Dir = DEFAULT_DIR,
     sample: Annotated[
-        str, typer.Option(metavar="seed|N|none", help="The sample project with its data.")
-    ] = "seed",
+        str | None,
+        typer.Option(metavar="seed|N|none", help="The sample project with its data. [seed]"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Start PostgreSQL, PostgREST and the gateway."""

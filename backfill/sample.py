@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 SEED = "seed"
 SEED_CANDIDATES = 39
+MOST_DIGITS = 7
 
 _COMMENT_LINE = re.compile(r"^\s*--.*$", re.MULTILINE)
 _STATEMENT_END = re.compile(r";\s*$", re.MULTILINE)
@@ -47,8 +48,9 @@ def candidates_of(sample: str | int) -> int:
     wanted = str(sample).strip()
     if wanted == SEED:
         return SEED_CANDIDATES
-    if not (wanted.isascii() and wanted.isdigit()) or int(wanted) == 0:
-        sentence = f"A sample is 'seed' or a number of sessions above 0, not {sample!r}."
+    is_number = wanted.isascii() and wanted.isdigit() and len(wanted) <= MOST_DIGITS
+    if not is_number or int(wanted) == 0:
+        sentence = f"A sample is 'seed' or a number of sessions above 0, not {str(sample)[:40]!r}."
         raise BadRequest(sentence, "backfill local start --sample seed")
     return int(wanted)
 

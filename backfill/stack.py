@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from backfill.errors import BadRequest
+from backfill.sample import SEED, SEED_CANDIDATES, candidates_of
 from backfill.stack_keys import mint_user_token
 from backfill.stack_parts import (
     POSTGRES_BIN_VARIABLE,
@@ -43,9 +45,11 @@ from backfill.stack_supervisor import (
     NO_SAMPLE,
     STATE_FILE,
     Kept,
+    hide_from_git,
     open_private,
     read_state,
     remove_data,
+    show_to_git,
     write_state,
 )
 
@@ -88,28 +92,32 @@ class Stack:
 def start(
     dir: Path,  # noqa: A002 - the word that the command line uses
     *,
-    sample: str | int | None = "seed",
+    sample: str | int | None = None,
     announce: Announce = silent,
     tie_to_parent: bool = False,
 ) -> Stack:
     """Start a stack in a folder and return when it is ready, or return the one that runs there.
 
-    sample: "seed", a number of candidates, or "none"; looked at on the first start alone.
+    sample: "seed", a number of candidates, or "none"; None: what the folder has, at first "seed".
     tie_to_parent: end the stack when this process ends, however it ends.
-    Raises PartMissing, StackError.
+    Raises BadRequest where the sample is none or the folder has another, PartMissing, StackError.
     """
     home = dir.resolve()
+    wanted = None if sample is None else _checked_sample(sample)
     home.mkdir(parents=True, exist_ok=True)
+    hide_from_git(home)
     lock = _lock_unless_running(home)
     if lock is None:
+        _refuse_other_sample(home, wanted)
         announce(f"A stack is already running in {dir}.")
         return _running_stack(home)
     try:
         _reap(home)
         _end_leftovers(home)
+        _refuse_other_sample(home, wanted)
         parts = find_parts(announce)
         announce(f"Starting PostgreSQL, PostgREST and the gateway in {dir}.")
-        _launch(home, NO_SAMPLE if sample is None else str(sample), parts, lock, tie_to_parent)
+        _launch(home, wanted or SEED, parts, lock, tie_to_parent)
         return _running_stack(home)
     finally:
         os.close(lock)
@@ -143,6 +151,7 @@ def discard(dir: Path) -> None:  # noqa: A002 - as in start
         remove_data(home, Path(kept["data_dir"]))
     for name in (STATE_FILE, LOCK_FILE, LOG_FILE):
         (home / name).unlink(missing_ok=True)
+    show_to_git(home)
 
 
 def env(dir: Path) -> dict[str, str]:  # noqa: A002 - as in start
@@ -161,7 +170,7 @@ def env(dir: Path) -> dict[str, str]:  # noqa: A002 - as in start
 def running(
     dir: Path | None = None,  # noqa: A002 - as in start
     *,
-    sample: str | int | None = "seed",
+    sample: str | int | None = None,
     announce: Announce = silent,
     keep: bool = False,
 ) -> Iterator[Stack]:
@@ -179,6 +188,31 @@ def running(
         stop(home) if keep else discard(home)
         if dir is None:
             shutil.rmtree(home, ignore_errors=True)
+
+
+def _checked_sample(sample: str | int) -> str:
+    """A sample as the stack keeps its name. Raises BadRequest."""
+    named = str(sample).strip()
+    if named == NO_SAMPLE:
+        return NO_SAMPLE
+    candidates = candidates_of(named)
+    return SEED if candidates == SEED_CANDIDATES else str(candidates)
+
+
+def _refuse_other_sample(home: Path, wanted: str | None) -> None:
+    """A folder keeps the data of its first start: another sample would be ignored."""
+    kept = read_state(home).get("kept")
+    if wanted is None or not kept or not kept.get("is_prepared"):
+        return
+    has = _checked_sample(kept["sample"])
+    if wanted == has:
+        return
+    shown = "no sample" if has == NO_SAMPLE else f"the sample {has}"
+    instead = "no sample" if wanted == NO_SAMPLE else f"the sample {wanted}"
+    raise BadRequest(
+        f"The stack in {home} has {shown}, not {instead}.",
+        f"{_command('stop', home)} and remove the folder, or another --dir",
+    )
 
 
 def _launch(home: Path, sample: str, parts: Parts, lock: int, tie_to_parent: bool) -> None:

@@ -32,6 +32,8 @@ from backfill.stack_servers import DatabaseSecrets, PostgresServer, RestServer, 
 
 NO_SAMPLE = "none"
 STATE_FILE = "stack.json"
+GIT_IGNORE = ".gitignore"
+IGNORE_ALL = "*\n"
 WATCH_S = 0.5
 LOG_TAIL_CHARS = 3000
 
@@ -87,6 +89,20 @@ def open_private(path: Path, mode: str) -> IO[bytes]:
     """Open a file for writing that nobody else may read."""
     path.unlink(missing_ok=True)
     return open(path, mode, opener=lambda name, flags: os.open(name, flags, 0o600))
+
+
+def hide_from_git(home: Path) -> None:
+    """Keep the secrets of a stack's folder out of git; not in a folder that holds other things."""
+    others = [p.name for p in home.iterdir() if not p.name.startswith("stack.")]
+    if not set(others) - {"data"}:
+        (home / GIT_IGNORE).write_text(IGNORE_ALL)
+
+
+def show_to_git(home: Path) -> None:
+    """Remove what hide_from_git has written."""
+    with contextlib.suppress(FileNotFoundError):
+        if (home / GIT_IGNORE).read_text() == IGNORE_ALL:
+            (home / GIT_IGNORE).unlink()
 
 
 def _place_for_data(home: Path) -> Path:

@@ -22,7 +22,7 @@ import pytest
 from multidict import CIMultiDict
 
 from backfill import stack, stack_parts, stack_supervisor
-from backfill.errors import BackfillError, ExitCode
+from backfill.errors import BackfillError, BadRequest, ExitCode
 from backfill.stack_gateway import (
     NO_KEY,
     UPSTREAM_DOWN,
@@ -34,6 +34,7 @@ from backfill.stack_gateway import (
 )
 from backfill.stack_keys import ApiKeys
 from backfill.stack_servers import PostgresServer, ServerError, free_port
+from tests.commands import Shell
 
 PATIENCE_S = 20.0
 PROBES = b"""
@@ -275,12 +276,61 @@ def test_a_killed_supervisor_leaves_no_process_and_the_next_start_works(home: Pa
     assert _ask(again, "/", again.secret_key)[0] == 200
 
 
-def test_a_sample_that_does_not_load_is_an_error_with_its_reason(home: Path) -> None:
-    with pytest.raises(stack.StackError, match="not 'a wrong sample'") as refused:
-        stack.start(home, sample="a wrong sample", tie_to_parent=True)
-    assert "\n" not in refused.value.message
+@pytest.mark.parametrize("sample", ["a wrong sample", "0", "-3", "1.5", "", "9" * 30])
+def test_a_sample_that_is_none_is_refused_before_a_folder_is_made(
+    tmp_path: Path, sample: str
+) -> None:
+    home = tmp_path / "stack"
+    with pytest.raises(BadRequest, match="A sample is") as refused:
+        stack.start(home, sample=sample, tie_to_parent=True)
     assert refused.value.next_step == "backfill local start --sample seed"
-    assert not stack.stop(home)
+    assert not home.exists()
+
+
+def test_another_sample_than_the_running_stacks_is_refused(local: stack.Stack) -> None:
+    with pytest.raises(BadRequest, match="has no sample, not the sample 50") as refused:
+        stack.start(local.dir, sample=50)
+    assert refused.value.next_step == (
+        f"backfill local stop --dir {local.dir} and remove the folder, or another --dir"
+    )
+    assert stack.start(local.dir, sample="none") == stack.start(local.dir) == local
+
+
+def test_another_sample_than_the_stopped_stacks_is_refused(home: Path) -> None:
+    first = stack.start(home, sample="7")
+    stack.stop(home)
+    with pytest.raises(BadRequest, match="has the sample 7, not the sample seed"):
+        stack.start(home, sample="seed", tie_to_parent=True)
+    with pytest.raises(stack.StackError, match="No stack is running"):
+        stack.env(home)
+    again = stack.start(home, tie_to_parent=True)
+    assert again.secret_key == first.secret_key
+
+
+def test_a_bad_sample_is_usage_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = Shell(monkeypatch, capsys, {})("local", "start", "--sample", "many")
+    assert (ran.code, ran.out) == (2, "")
+    assert "Next: backfill local start --sample seed" in ran.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_git_does_not_see_the_secrets(local: stack.Stack) -> None:
+    assert (local.dir / ".gitignore").read_text() == "*\n"
+
+
+def test_a_folder_with_other_things_in_it_keeps_them_in_git(home: Path) -> None:
+    (home / "mine").touch()
+    stack.start(home, sample="none", tie_to_parent=True)
+    assert not (home / ".gitignore").exists()
+
+
+def test_a_discarded_stack_leaves_an_empty_folder(tmp_path: Path) -> None:
+    stack.start(tmp_path, sample="none", tie_to_parent=True)
+    stack.discard(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_start_in_the_usual_folder_needs_no_name(
