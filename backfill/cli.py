@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from backfill import checking, cli_local, cli_plan, terminal
 from backfill.cli_options import AsJson, Reason, Run, Since, Until, connected, end
 from backfill.errors import BackfillError, BadRequest, ExitCode
 from backfill.models import Outcome
+from backfill.progress import ApplyProgress
 
 app = typer.Typer(
     name="backfill",
@@ -33,6 +35,7 @@ Approver = Annotated[str | None, typer.Option("--approver", metavar="NAME", help
 Concurrency = Annotated[int, typer.Option(min=1, max=64, help="Sessions scored at a time.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="End instead of waiting.")]
 LogsDir = Annotated[Path, typer.Option(help="Where the run's folder of files goes.")]
+PACKAGE = "supabase-backfill"
 DEFAULT_LOGS = Path("backfill_logs")
 STATES = (
     "planning", "awaiting_approval", "approved", "running", "paused", "completed", "rejected",
@@ -43,6 +46,24 @@ STATES = (
 def _access_token() -> str | None:
     """An Auth user's token, from the environment: never from argv, where others could read it."""
     return os.environ.get("BACKFILL_ACCESS_TOKEN") or None
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"{PACKAGE} {version(PACKAGE)}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version and end."
+        ),
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -158,7 +179,8 @@ def _work(
     logs_dir: Path,
     as_json: bool,
 ) -> None:
-    with terminal.ApplyProgress(bf.status(run)) as progress:
+    before = bf.status(run)
+    with ApplyProgress(before, lambda: bf.status(before.run_id)) as progress:
         outcome = verb(
             run,
             concurrency=concurrency,

@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from datetime import datetime
-from typing import Self
 
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from backfill.coverage import Missing
 from backfill.models import (
     Check,
-    Event,
     FailedSession,
     Json,
     Outcome,
@@ -38,6 +27,8 @@ NAMED_SESSIONS = 20
 NEVER_CUT = frozenset({"run", "failed session", "day"})
 
 PIPE_COLUMNS = 250  # a pipe has no width; nothing may be cut there
+RUNS_COLUMNS = 130  # below these the list of runs is cut
+LEAST_PREFIX_CHARS = 8
 
 
 def _console(*, stderr: bool) -> Console:
@@ -112,17 +103,46 @@ def print_runs(runs: Sequence[RunSummary]) -> None:
     """The runs, the newest first."""
     if not runs:
         out.print("no runs yet")
-        return
-    out.print(
-        _table(
-            "run", "state", "environment", "created", "sessions", "done", "failed", "approved by",
-            rows=(
-                (r.run_id, r.state, r.environment, f"{r.created_at:%Y-%m-%d %H:%M}", r.total,
-                 r.done, r.failed, r.approved_by)
-                for r in runs
-            ),
-        )
-    )  # fmt: skip
+    elif out.width < RUNS_COLUMNS:
+        _print_runs_narrow(runs)
+    else:
+        out.print(
+            _table(
+                "run", "state", "environment", "created", "sessions", "done", "failed",
+                "approved by",
+                rows=(
+                    (r.run_id, _words(r.state), r.environment, f"{r.created_at:%Y-%m-%d %H:%M}",
+                     r.total, r.done, r.failed, r.approved_by)
+                    for r in runs
+                ),
+            )
+        )  # fmt: skip
+
+
+def _print_runs_narrow(runs: Sequence[RunSummary]) -> None:
+    """A line a run in 80 columns: ids as prefixes, days without hours, names cut."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for name, widest in (("run", None), ("state", None), ("env", 10), ("created", None)):
+        table.add_column(name, no_wrap=True, max_width=widest)
+    for name in ("done", "failed"):
+        table.add_column(name, no_wrap=True, justify="right")
+    table.add_column("approved by", no_wrap=True, max_width=12)
+    chars = _prefix_chars([r.run_id for r in runs])
+    for r in runs:
+        done, created = f"{r.done}/{r.total}", f"{r.created_at:%Y-%m-%d}"
+        named = (r.run_id[:chars], _words(r.state), r.environment or "", created)
+        table.add_row(*named, done, str(r.failed), r.approved_by or "")
+    out.print(table, soft_wrap=False)
+
+
+def _words(state: str) -> str:
+    return state.replace("_", " ")
+
+
+def _prefix_chars(ids: Sequence[str]) -> int:
+    """How many characters tell these ids apart, at least eight."""
+    lengths = range(LEAST_PREFIX_CHARS, max(map(len, ids)))
+    return next((n for n in lengths if len({i[:n] for i in ids}) == len(ids)), max(map(len, ids)))
 
 
 def print_status(status: Status) -> None:
@@ -198,68 +218,3 @@ def _print_rows(effect: UndoEffect) -> None:
         shown = ", ".join(f"{n} of {table}" for table, n in counts.items() if n)
         out.print(f"{verb}: {shown or 'nothing'}", markup=False)
     out.print(f"sessions: {effect.sessions}")
-
-
-class ApplyProgress:
-    """A bar with rate, time left and what the run waits for; plain lines where nobody looks."""
-
-    def __init__(self, status: Status) -> None:
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            console=err,
-            transient=True,
-        )
-        settled = status.total - status.counts["pending"] - status.counts["leased"]
-        self._task = self._bar.add_task(
-            "apply", total=status.total, completed=settled, note="", rate=""
-        )
-        self._last = ""
-        self._scored = 0
-        self._began: datetime | None = None
-
-    def __enter__(self) -> Self:
-        if err.is_terminal:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def hear(self, event: Event) -> None:
-        """Show an event."""
-        self._began = self._began or event.at
-        if event.kind == "batch_settled":
-            self._settled(event)
-        elif event.kind == "waiting":
-            self._waiting(event)
-
-    def _settled(self, event: Event) -> None:
-        states = [s["state"] for s in event.details["settled"]]
-        over = sum(state not in ("pending", "leased") for state in states)
-        failed = states.count("failed")
-        self._bar.advance(self._task, over)
-        self._scored += over
-        minutes = max((event.at - (self._began or event.at)).total_seconds(), 1) / 60
-        self._bar.update(self._task, rate=f"{self._scored / minutes:.0f}/min")
-        line = f"batch {event.details['batch']}: {over - failed} done, {failed} failed"
-        self._note(line)
-
-    def _waiting(self, event: Event) -> None:
-        reason = f"waits for {event.details['wait_for']}: {event.details['why']}"
-        self._bar.update(self._task, note=f"{reason}, {event.details['wait_s']:.0f} s")
-        if not err.is_terminal and reason != self._last:
-            err.print(reason, markup=False)
-            self._last = reason
-
-    def _note(self, line: str) -> None:
-        self._bar.update(self._task, note=line)
-        self._last = ""
-        if not err.is_terminal:
-            err.print(line, markup=False)

@@ -1,0 +1,149 @@
+"""How an apply goes on: a bar on a terminal, plain lines where nobody looks."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any, Self
+
+from rich.console import RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.text import Text
+
+from backfill import terminal
+from backfill.errors import BackfillError
+from backfill.models import Event, Status
+
+LOOK_EVERY_S = 3.0
+LONGEST_LOOK_S = 5.0
+
+Look = Callable[[], Status]
+
+
+def time_left(eta_s: float | None, *, seconds_ago: float) -> str:
+    """What is left of an estimate that was made so many seconds ago: 0:01:15."""
+    if eta_s is None:
+        return "-:--:--"
+    return str(timedelta(seconds=round(max(eta_s - seconds_ago, 0))))
+
+
+def rate_per_minute(batches: Sequence[Event]) -> float | None:
+    """Sessions a minute from the first settled batch to the last; None after one alone.
+
+    Without the first, since nobody knows how long before it the counting would have to begin.
+    """
+    if len(batches) < 2:
+        return None
+    minutes = (batches[-1].at - batches[0].at).total_seconds() / 60
+    sessions = sum(len(settled_states(batch)) for batch in batches[1:])
+    return sessions / minutes if minutes > 0 else None
+
+
+def settled_states(batch: Event) -> list[str]:
+    """The states of the sessions that are over with a settled batch."""
+    states = [s["state"] for s in batch.details["settled"]]
+    return [state for state in states if state not in ("pending", "leased")]
+
+
+class _TimeLeft(ProgressColumn):
+    """The database's estimate, which knows throttle and rate; between two looks it runs down."""
+
+    def render(self, task: Task) -> Text:
+        ago_s = time.monotonic() - task.fields["estimated_at"]
+        return Text(time_left(task.fields["eta_s"], seconds_ago=ago_s), style="progress.remaining")
+
+
+class ApplyProgress:
+    """A bar with rate, time left and what the run waits for; plain lines where nobody looks."""
+
+    def __init__(self, status: Status, look: Look | None = None) -> None:
+        """look: asks how the run stands; called every few seconds, from another thread."""
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TextColumn("left"),
+            _TimeLeft(),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=terminal.err,
+            transient=True,
+        )
+        over = status.total - status.counts["pending"] - status.counts["leased"]
+        fields: dict[str, Any] = {
+            "note": "",
+            "rate": "",
+            "eta_s": status.eta_s,
+            "estimated_at": time.monotonic(),
+        }
+        self._task = self._bar.add_task("apply", total=status.total, completed=over, **fields)
+        self._look = look
+        self._ended = threading.Event()
+        self._looking: threading.Thread | None = None
+        self._batches: list[Event] = []
+        self._last = ""
+
+    def __enter__(self) -> Self:
+        if terminal.err.is_terminal:
+            self._bar.start()
+            self._looking = threading.Thread(target=self._look_on, daemon=True)
+            self._looking.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if self._looking:
+            self._looking.join(LONGEST_LOOK_S)
+        self._bar.stop()
+
+    def renderable(self) -> RenderableType:
+        """The bar as it stands."""
+        return self._bar.get_renderable()
+
+    def hear(self, event: Event) -> None:
+        """Show an event."""
+        if event.kind == "batch_settled":
+            self._settled(event)
+        elif event.kind == "waiting":
+            self._waiting(event)
+
+    def _look_on(self) -> None:
+        while self._look and not self._ended.wait(LOOK_EVERY_S):
+            try:
+                eta_s = self._look().eta_s
+            except BackfillError:
+                continue  # the apply itself says what is wrong
+            self._bar.update(self._task, eta_s=eta_s, estimated_at=time.monotonic())
+
+    def _settled(self, event: Event) -> None:
+        states = settled_states(event)
+        failed = states.count("failed")
+        self._batches.append(event)
+        rate = rate_per_minute(self._batches)
+        self._bar.advance(self._task, len(states))
+        self._bar.update(self._task, rate="" if rate is None else f"{rate:.0f}/min")
+        self._note(f"batch {event.details['batch']}: {len(states) - failed} done, {failed} failed")
+
+    def _waiting(self, event: Event) -> None:
+        reason = f"waits for {event.details['wait_for']}: {event.details['why']}"
+        self._bar.update(self._task, note=f"{reason}, {event.details['wait_s']:.0f} s")
+        if not terminal.err.is_terminal and reason != self._last:
+            terminal.err.print(reason, markup=False)
+            self._last = reason
+
+    def _note(self, line: str) -> None:
+        self._bar.update(self._task, note=line)
+        self._last = ""
+        if not terminal.err.is_terminal:
+            terminal.err.print(line, markup=False)

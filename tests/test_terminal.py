@@ -1,0 +1,131 @@
+"""What a person sees at 80 columns, and while a run runs."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from rich.console import Console
+
+from backfill import progress, terminal
+from backfill.errors import BackfillError
+from backfill.models import Event, RunSummary, Status
+from tests.commands import Shell
+
+RUNS = [
+    RunSummary(
+        run_id="6fdb277e-dcd2-4ad6-a4b1-3cb23afa55a8",
+        state="awaiting_approval",
+        environment="production",
+        created_at=datetime(2025, 9, 16, 12, 30, tzinfo=UTC),
+        total=1234,
+        done=1230,
+        failed=5,
+        approved_by="somebody.with.a.long.address@example.org",
+    ),
+    RunSummary(
+        run_id="6fdb277e-0000-4ad6-a4b1-3cb23afa55a8",
+        state="completed",
+        environment=None,
+        created_at=datetime(2025, 9, 15, tzinfo=UTC),
+        total=39,
+        done=39,
+        failed=0,
+    ),
+]
+BEGAN = datetime(2025, 9, 16, tzinfo=UTC)
+
+
+def screen(columns: int) -> tuple[Console, io.StringIO]:
+    """A terminal of this width, and what it shows."""
+    shown = io.StringIO()
+    console = Console(
+        file=shown, width=columns, force_terminal=True, color_system=None, soft_wrap=True
+    )
+    return console, shown
+
+
+def status(eta_s: float | None, state: str = "running") -> Status:
+    counts = {"pending": 30, "leased": 0, "done": 9, "failed": 0, "skipped": 0, "rolled_back": 0}
+    return Status("r", state, None, counts, 20.0, eta_s, 1, "head")
+
+
+def test_the_runs_fit_into_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line a run, nothing broken; the id is cut to what still names one of those shown."""
+    console, shown = screen(80)
+    monkeypatch.setattr(terminal, "out", console)
+    terminal.print_runs(RUNS)
+    header, first, second = shown.getvalue().splitlines()
+    assert all(len(line.rstrip()) <= 80 for line in (header, first, second))
+    assert header.split() == ["run", "state", "env", "created", "done", "failed", "approved", "by"]
+    assert first.split()[:6] == [
+        "6fdb277e-d", "awaiting", "approval", "production", "2025-09-16", "1230/1234",
+    ]  # fmt: skip
+    assert second.split() == ["6fdb277e-0", "completed", "2025-09-15", "39/39", "0"]
+
+
+def test_the_runs_are_whole_where_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a wide terminal, and in a pipe."""
+    console, shown = screen(160)
+    monkeypatch.setattr(terminal, "out", console)
+    terminal.print_runs(RUNS)
+    assert RUNS[0].run_id in shown.getvalue()
+    assert RUNS[0].approved_by is not None
+    assert RUNS[0].approved_by in shown.getvalue()
+
+
+def test_the_time_left_is_the_databases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It knows the throttle; between two looks at it the time runs on."""
+    console, shown = screen(120)
+    monkeypatch.setattr(terminal, "err", console)
+    bar = progress.ApplyProgress(status(75))
+    console.print(bar.renderable())
+    assert "left 0:01:15" in shown.getvalue()
+    assert progress.time_left(75, seconds_ago=10) == "0:01:05"
+    assert progress.time_left(75, seconds_ago=100) == "0:00:00"
+    assert progress.time_left(None, seconds_ago=0) == "-:--:--"
+
+
+def test_it_looks_again_while_somebody_looks_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look that fails changes nothing."""
+    console, shown = screen(120)
+    monkeypatch.setattr(terminal, "err", console)
+    monkeypatch.setattr(progress, "LOOK_EVERY_S", 0.01)
+    answers: Iterator[Status | BackfillError] = iter([status(3600), BackfillError("no answer")])
+    looked: list[object] = []
+
+    def look() -> Status:
+        answer = next(answers, status(7200))
+        looked.append(answer)
+        if isinstance(answer, BackfillError):
+            raise answer
+        return answer
+
+    with progress.ApplyProgress(status(75), look) as bar:
+        while len(looked) < 4:
+            time.sleep(0.01)
+        console.print(bar.renderable())
+    assert "left 2:00:00" in shown.getvalue() or "left 1:59:59" in shown.getvalue()
+
+
+def settled(seconds: float, sessions: int) -> Event:
+    """A batch that was settled so long after the beginning."""
+    rows = [{"state": "done"}] * sessions
+    at = BEGAN + timedelta(seconds=seconds)
+    return Event("batch_settled", "r", at, {"batch": 1, "settled": rows})
+
+
+def test_the_rate_is_that_between_batches() -> None:
+    """One batch alone, settled within a second, would be 300 a minute; the throttle allows 20."""
+    assert progress.rate_per_minute([settled(0.5, 5)]) is None
+    assert progress.rate_per_minute([settled(0.5, 5), settled(15.5, 5)]) == 20
+    assert progress.rate_per_minute([settled(0, 5), settled(15, 5), settled(30, 2)]) == 14
+
+
+def test_the_version_is_the_packages(shell: Shell) -> None:
+    """With its name, and without a project."""
+    ran = shell("--version", SUPABASE_URL="")
+    assert (ran.code, ran.out) == (0, "supabase-backfill 0.1.0\n")
