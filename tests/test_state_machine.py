@@ -280,11 +280,14 @@ class Verbs(RuleBasedStateMachine):
             verbs.start(self.db, self.runs[-1])
 
     @precondition(lambda self: self.has_room())
-    @rule(pace=paces, with_canary=st.booleans(), how_far=st.integers(0, 5))
+    @rule(pace=paces, with_canary=st.booleans(), how_far=st.integers(0, 6))
     def plan(self, pace: tuple[int, int], with_canary: bool, how_far: int) -> None:
-        """A new run, mostly taken further at once."""
+        """A new run, mostly taken further at once, now and then rejected."""
         self.open(pace, with_canary)
-        if how_far > 0 and self.seal(self.runs[-1]) and how_far > 2:
+        sealed = how_far > 0 and self.seal(self.runs[-1])
+        if sealed and how_far == 6:
+            self.try_(verbs.reject, self.runs[-1])
+        elif sealed and how_far > 2:
             self.try_(verbs.approve, self.runs[-1])
             self.try_(verbs.start, self.runs[-1])
 
