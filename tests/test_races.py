@@ -23,7 +23,7 @@ from tests.clocks import DatabaseClock
 from tests.conftest import Project
 from tests.outsider import Attempt, Outsider, running
 
-LOCK = "for key share nowait"
+LOCK = "for key share of i nowait"
 
 
 class Racers:
@@ -66,7 +66,7 @@ class Racers:
     def without_the_lock(self) -> None:
         """The gate as it would be if it looked at the item without locking it."""
         definition = self.project.value(
-            "select pg_get_functiondef('backfill_private.check_fence(jsonb)'::regprocedure)"
+            "select pg_get_functiondef('backfill_private.keep_receipt()'::regprocedure)"
         )
         assert LOCK in definition
         self.project.db.execute(definition.replace(LOCK, "").encode())

@@ -2022,72 +2022,48 @@ exception when data_exception or program_limit_exceeded then
 end
 $$;
 
--- The item whose live attempt carries this fence, locked to the end of the transaction.
---
--- The share lock makes claim, settle, retry and undo wait for a write in flight, since they take the item for update;
--- of key share strength, because renewing a lease changes no fence and need not wait. nowait, because whoever holds the
--- item for update is about to change the fence.
--- raises  OB011 the fence is stale: someone took the lease over, or it ran out
---         OB012 the run is not allowed to write now
-create function backfill_private.check_fence(p_headers jsonb)
-returns public.backfill_items
-language plpgsql
-set search_path = ''
-as $$
-declare
-  v_item public.backfill_items;
-  v_run record;
-begin
-  select * into v_item from public.backfill_items as i
-  where i.fence_hash = sha256(convert_to(p_headers ->> 'x-backfill-fence', 'UTF8'))
-    and i.run_id::text = p_headers ->> 'x-backfill-run'
-  for key share nowait;
-  if not found or v_item.state <> 'leased' and v_item.lease_kind is distinct from 'undo' then
-    perform backfill_private.refuse('OB011', 'the fence is stale: this attempt may no longer write', 'stop; claim again');
-  elsif v_item.lease_until <= backfill_private.clock() then
-    perform backfill_private.refuse('OB011', 'the lease ran out: this attempt may no longer write', 'stop; claim again');
-  end if;
-  select r.state, r.approved_until into strict v_run from public.backfill_runs as r where r.run_id = v_item.run_id;
-  if v_item.lease_kind = 'score' and v_run.state <> 'running' then
-    perform backfill_private.refuse('OB012', format('run %s is %s: it does not write', v_item.run_id, v_run.state),
-      format('backfill status %s', v_item.run_id));
-  elsif v_item.lease_kind = 'score' and v_run.approved_until <= backfill_private.clock() then
-    perform backfill_private.refuse('OB012', format('the approval of run %s ran out', v_item.run_id),
-      format('backfill plan --like %s', v_item.run_id));
-  end if;
-  return v_item;
-end
-$$;
-
 -- Refuse a later step's row while an earlier step of the session has left none: a failed step ends the session.
 --
 -- raises  OB020 an earlier component has no receipt of this run
-create function backfill_private.check_order(p_item public.backfill_items, p_target public.backfill_targets)
+create function backfill_private.check_order(p_run_id uuid, p_ordinal integer, p_target text, p_component text)
 returns void
 language plpgsql
 set search_path = ''
 as $$
 declare
-  v_before text;
+  v_lacks record;
 begin
-  select t.component into v_before from public.backfill_targets as t
-  where t.target = p_target.target and t.position < p_target.position
-    and t.component = any (p_item.components) and t.component <> all (p_item.filled)
+  select t.component, i.session_id into v_lacks
+  from public.backfill_items as i
+  join public.backfill_targets as mine on mine.target = p_target and mine.component = p_component
+  join public.backfill_targets as t on t.target = mine.target and t.position < mine.position
+    and t.component = any (i.components) and t.component <> all (i.filled)
+  where i.run_id = p_run_id and i.ordinal = p_ordinal
     and not exists (select from public.backfill_receipts as r
-      where r.run_id = p_item.run_id and r.ordinal = p_item.ordinal and r.component = t.component
+      where r.run_id = i.run_id and r.ordinal = i.ordinal and r.component = t.component
         and r.kind = 'score' and r.undone_at is null)
   limit 1;
   if found then
     perform backfill_private.refuse('OB020',
-      format('%s of session %s is not there, so %s is not written', v_before, p_item.session_id, p_target.component));
+      format('%s of session %s is not there, so %s is not written', v_lacks.component, v_lacks.session_id, p_component));
   end if;
 end
 $$;
 
 -- Check the fence and write the receipt of one row.
 --
+-- The share lock makes claim, settle, retry and undo wait for a write in flight, since they take the item for update;
+-- of key share strength, because renewing a lease changes no fence and need not wait. nowait, because whoever holds the
+-- item for update is about to change the fence.
+-- Nothing is remembered from row to row: between two rows of one transaction, even of one statement, the headers may
+-- be set anew, the lease may run out and the run may be paused.
+-- This runs for every row, hence one look for item, run and target, no calls where an expression does (row_key() and
+-- row_hash() say the same), and no sequential scan: a pooled connection may hold a plan from when the tables were small.
+--
 -- tg_argv  target, component
--- raises   OB011 OB012 OB020 as above; OB018 the row is another session's than the leased one
+-- raises   OB011 the fence is stale: someone took the lease over, or it ran out
+--          OB012 the run is not allowed to write now
+--          OB018 the row is another session's than the leased one; OB020 as above
 create function backfill_private.keep_receipt()
 returns trigger
 language plpgsql
@@ -2098,36 +2074,54 @@ set datestyle = 'ISO, YMD'
 set intervalstyle = 'iso_8601'
 set extra_float_digits = 1
 set bytea_output = 'hex'
+set enable_seqscan = off
 as $$
 declare
   v_headers jsonb := backfill_private.run_headers();
-  v_item public.backfill_items;
-  v_target public.backfill_targets;
+  v_fence bytea := sha256(convert_to(v_headers ->> 'x-backfill-fence', 'UTF8'));
   v_before jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) end;
   v_after jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) end;
+  v_now timestamptz;
+  v_held record;
 begin
   if v_headers is null then
     return null;
   end if;
-  v_item := backfill_private.check_fence(v_headers);
-  select * into strict v_target from public.backfill_targets where target = tg_argv[0] and component = tg_argv[1];
-  if v_item.source <> v_target.target
-    or coalesce(v_before, v_after) ->> v_target.session_column is distinct from v_item.session_id
-    or coalesce(v_after, v_before) ->> v_target.session_column is distinct from v_item.session_id then
+  select i.run_id, i.ordinal, i.source, i.session_id, i.state, i.attempts, i.lease_kind, i.lease_until,
+    r.state as run_state, r.approved_until,
+    t.target, t.component, t.position, t.table_name, t.session_column, t.key_columns
+  into v_held
+  from public.backfill_items as i
+  join public.backfill_runs as r on r.run_id = i.run_id
+  left join public.backfill_targets as t on t.target = tg_argv[0] and t.component = tg_argv[1]
+  where i.fence_hash = v_fence and i.run_id::text = v_headers ->> 'x-backfill-run'
+  for key share of i nowait;
+  v_now := backfill_private.clock();
+  if not found or v_held.state <> 'leased' and v_held.lease_kind is distinct from 'undo' then
+    perform backfill_private.refuse('OB011', 'the fence is stale: this attempt may no longer write', 'stop; claim again');
+  elsif v_held.lease_until <= v_now then
+    perform backfill_private.refuse('OB011', 'the lease ran out: this attempt may no longer write', 'stop; claim again');
+  elsif v_held.lease_kind = 'score' and v_held.run_state <> 'running' then
+    perform backfill_private.refuse('OB012', format('run %s is %s: it does not write', v_held.run_id, v_held.run_state),
+      format('backfill status %s', v_held.run_id));
+  elsif v_held.lease_kind = 'score' and v_held.approved_until <= v_now then
+    perform backfill_private.refuse('OB012', format('the approval of run %s ran out', v_held.run_id),
+      format('backfill plan --like %s', v_held.run_id));
+  elsif v_held.source is distinct from v_held.target
+    or coalesce(v_before, v_after) ->> v_held.session_column is distinct from v_held.session_id
+    or coalesce(v_after, v_before) ->> v_held.session_column is distinct from v_held.session_id then
     perform backfill_private.refuse('OB018',
-      format('this attempt holds session %s and writes a row of another', v_item.session_id));
-  end if;
-  if v_item.lease_kind = 'score' and v_target.position > 1 then
-    perform backfill_private.check_order(v_item, v_target);
+      format('this attempt holds session %s and writes a row of another', v_held.session_id));
+  elsif v_held.lease_kind = 'score' and v_held.position > 1 then
+    perform backfill_private.check_order(v_held.run_id, v_held.ordinal, v_held.target, v_held.component);
   end if;
   insert into public.backfill_receipts (
     run_id, ordinal, session_id, component, kind, operation, table_name,
     row_key, before, before_hash, after_hash, attempt, at)
   values (
-    v_item.run_id, v_item.ordinal, v_item.session_id, v_target.component, v_item.lease_kind, lower(tg_op),
-    v_target.table_name, backfill_private.row_key(coalesce(v_after, v_before), v_target.key_columns),
-    v_before, backfill_private.row_hash(v_before), backfill_private.row_hash(v_after), v_item.attempts,
-    backfill_private.clock());
+    v_held.run_id, v_held.ordinal, v_held.session_id, v_held.component, v_held.lease_kind, lower(tg_op), v_held.table_name,
+    (select jsonb_object_agg(c, coalesce(v_after, v_before) -> c) from unnest(v_held.key_columns) as c),
+    v_before, sha256(convert_to(v_before::text, 'UTF8')), sha256(convert_to(v_after::text, 'UTF8')), v_held.attempts, v_now);
   return null;
 end
 $$;
@@ -2150,8 +2144,7 @@ revoke all on function
   backfill_private.row_hash(jsonb),
   backfill_private.row_key(jsonb, text[]),
   backfill_private.run_headers(),
-  backfill_private.check_fence(jsonb),
-  backfill_private.check_order(public.backfill_items, public.backfill_targets),
+  backfill_private.check_order(uuid, integer, text, text),
   backfill_private.keep_receipt(),
   backfill_private.refuse_truncate()
 from public;

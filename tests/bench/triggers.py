@@ -46,6 +46,11 @@ insert into public.fc_scores (session_id, version, fc_kind, scores_json, blocks_
 select %(session)s::uuid, 'v1.2', 'bench ' || n, '{"Te": 100.0, "Ti": 41.7}', 6
 from generate_series(1, %(rows)s) as n
 """
+UPSERT = b"""
+insert into public.fc_scores (session_id, version, fc_kind, scores_json, blocks_answered)
+values (%(session)s::uuid, 'v0', 'bench', '{"Te": 100.0, "Ti": 41.7}', %(place)s)
+on conflict (session_id, version, fc_kind) do update set blocks_answered = excluded.blocks_answered
+"""
 PGBENCH = f"""
 \\set n random(1, 1000)
 begin;
@@ -161,20 +166,47 @@ def insert_rows(db: psycopg.Connection[Any], headers: str, session_id: str) -> f
         return (time.perf_counter() - began) / ROWS
 
 
+def upsert_rows(db: psycopg.Connection[Any], headers: str, session_id: str) -> float:
+    """Seconds a transaction of one upsert each, the headers set in it as the API does."""
+    began = time.perf_counter()
+    for place in range(REQUESTS):
+        with db.transaction(), db.pipeline():
+            db.execute("select set_config('request.headers', %s, true)", (headers,))
+            db.execute(UPSERT, {"session": session_id, "place": place})
+    return (time.perf_counter() - began) / REQUESTS
+
+
+def one_by_one(side: Side) -> float:
+    """Seconds a transaction of one row, under other headers."""
+    return upsert_rows(side.db, HEADERS, side.sessions[0])
+
+
+def one_by_one_under_a_lease(side: Side) -> float:
+    """The same, each with its receipt."""
+    with lease(side) as (headers, session_id):
+        return upsert_rows(side.db, headers, session_id)
+
+
 def bulk_under_a_lease(side: Side) -> float:
-    """The same rows, each with its receipt: a run writes them for the session that it leased."""
+    """The rows of `bulk`, each with its receipt: a run writes them for the session it leased."""
+    with lease(side) as (headers, session_id):
+        return insert_rows(side.db, headers, session_id)
+
+
+@contextmanager
+def lease(side: Side) -> Iterator[tuple[str, str]]:
+    """The headers under which a run writes, and the session that it leased."""
     run_id = verbs.planned(side.db, throttle_per_minute=None, batch_size=1)
     verbs.approve(side.db, run_id)
     verbs.start(side.db, run_id)
     (grant,) = verbs.claim(side.db, run_id)["granted"]
-    headers = json.dumps({"x-backfill-run": run_id, "x-backfill-fence": grant["fence"]})
-    took_s = insert_rows(side.db, headers, grant["session_id"])
+    ours = {"x-backfill-run": run_id, "x-backfill-fence": grant["fence"]}
+    yield json.dumps({**json.loads(HEADERS), **ours}), grant["session_id"]
     verbs.call(side.db, "backfill_cancel", run=run_id, reason="measured")
     side.db.execute(
         "update public.backfill_items set state = 'failed', fence_hash = null"
         " where state = 'leased'"
     )
-    return took_s
 
 
 @contextmanager
@@ -237,10 +269,17 @@ def main() -> None:
         found = [
             compare("upsert of a row through PostgREST", sides, upserts_through_the_api),
             compare("pgbench, upsert under 1 kB of headers", sides, pgbench),
-            compare(f"{ROWS:,} rows in one statement, no headers", sides, bulk("")),
-            compare(f"{ROWS:,} rows, 1 kB of other headers", sides, bulk(HEADERS)),
+            compare("a row a transaction, 1 kB of headers", sides, one_by_one),
             compare(
-                f"{ROWS:,} rows under a lease, a receipt each", sides, bulk(""), bulk_under_a_lease
+                "the same under a lease, a receipt each",
+                sides,
+                one_by_one,
+                one_by_one_under_a_lease,
+            ),
+            compare(f"{ROWS:,} rows in one statement, no headers", sides, bulk("")),
+            compare(f"{ROWS:,} rows, 1 kB of headers", sides, bulk(HEADERS)),
+            compare(
+                "the same under a lease, a receipt each", sides, bulk(HEADERS), bulk_under_a_lease
             ),
         ]
     print(f"Microseconds a row, medians of {ROUNDS}, {os.cpu_count()} processors.\n{shown(found)}")
