@@ -270,10 +270,10 @@ language plpgsql
 set search_path = ''
 as $$
 declare
-  v_missing text;
+  v_bare text := (
+    select u.name from public.backfill_targets as t, backfill_private.unguarded(t.table_name) as u (name)
+    where t.target = p_run.target limit 1);
 begin
-  select t.table_name into v_missing from public.backfill_targets as t
-  where t.target = p_run.target and not backfill_private.triggers_stand(to_regclass(t.table_name)) limit 1;
   if p_run.approved_until <= backfill_private.clock() then
     perform backfill_private.move(p_run.run_id, 'expired', 'the approval ran out');
   elsif p_run.state <> 'running' then
@@ -281,9 +281,9 @@ begin
   elsif p_run.fingerprint is distinct from backfill_private.definitions(p_run.target) then
     perform backfill_private.move(p_run.run_id, 'paused',
       'a scoring function is not the one that was approved: ' || backfill_private.what_changed(p_run));
-  elsif v_missing is not null then
+  elsif v_bare is not null then
     perform backfill_private.move(p_run.run_id, 'paused',
-      format('the receipt triggers of %s are missing or not always enabled', v_missing));
+      format('the receipt triggers of %s are missing or not always enabled; backfill check says the SQL', v_bare));
   elsif backfill_private.is_elsewhere(p_run) then
     perform backfill_private.move(p_run.run_id, 'paused', 'this project''s environment is no longer the plan''s');
   elsif backfill_private.share_taken(null) > (select max_throttle_per_minute from public.backfill_settings) then

@@ -202,25 +202,25 @@ as $$
   where s.target = p_target
 $$;
 
--- What puts the receipt triggers of a component's table in place, or enables them for good.
+-- What puts the receipt triggers of a component's table and its partitions in place, enabled for good. A partition
+-- needs the guard against truncate alone: its trigger of rows hangs on that of the table.
 create function backfill_private.trigger_cure(p_target public.backfill_targets)
 returns text
 language sql
 stable
 set search_path = ''
 as $$
-  select case when count(*) filter (where g.tgname in ('backfill_receipt', 'backfill_no_truncate')) = 2 then ''
-    else format($sql$create or replace trigger backfill_receipt after insert or update or delete on %1$s for each row
+  select string_agg(case when to_regclass(u.name) = to_regclass(p_target.table_name) then format(
+$sql$create or replace trigger backfill_receipt after insert or update or delete on %1$s for each row
   when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-run%%')
   execute function backfill_private.keep_receipt(%2$L, %3$L);
-create or replace trigger backfill_no_truncate before truncate on %1$s for each statement
+$sql$, to_regclass(u.name), p_target.target, p_target.component) else '' end || format(
+$sql$create or replace trigger backfill_no_truncate before truncate on %1$s for each statement
   when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-run%%')
   execute function backfill_private.refuse_truncate();
-$sql$, to_regclass(p_target.table_name), p_target.target, p_target.component) end
-    || format('alter table %s enable always trigger backfill_receipt, enable always trigger backfill_no_truncate;',
-      to_regclass(p_target.table_name))
-  from pg_trigger as g
-  where g.tgrelid = to_regclass(p_target.table_name)
+alter table %1$s enable always trigger backfill_receipt, enable always trigger backfill_no_truncate;
+$sql$, to_regclass(u.name)), '' order by u.place)
+  from backfill_private.unguarded(p_target.table_name) with ordinality as u (name, place)
 $$;
 
 -- The marks on the tables that are there, each with what to do about it.

@@ -502,6 +502,77 @@ def test_a_partition_whose_receipts_are_off_pauses_the_run_at_its_next_claim(
         assert "receipt triggers of public.fc_scores" in (bf.status(run).reason or "")
 
 
+def truncate_under(project: Project, headers: dict[str, str], table: str) -> None:
+    """As a scoring function could: in a transaction with a run's headers."""
+    with project.db.transaction():
+        project.value("select set_config('request.headers', %s, true)", json.dumps(headers))
+        project.db.execute(f"truncate public.{table}".encode())
+
+
+def test_a_run_truncates_no_partition(parted: Project) -> None:
+    """A truncate of one partition runs none of the parent's triggers: it has a guard of its own."""
+    with parted.connect() as bf:
+        attempt = Outsider(parted).claim(running(parted, bf))[0]
+    before = parted.value("select count(*) from public.fc_scores")
+    for table in ("fc_scores_wanted", "fc_scores_others", "fc_scores"):
+        with pytest.raises(psycopg.errors.DatabaseError, match="does not truncate") as refused:
+            truncate_under(parted, attempt.headers, table)
+        assert refused.value.sqlstate == "OB018"
+    assert parted.value("select count(*) from public.fc_scores") == before > 0
+
+
+def test_rows_truncated_in_a_partition_without_its_guard_fail_the_verification(
+    parted: Project,
+) -> None:
+    """Between the making of a partition and the next claim only verify can tell."""
+    api = Outsider(parted)
+    with parted.connect() as bf:
+        run = running(parted, bf)
+        attempt = api.claim(run)[0]
+        assert api.score(attempt)["status"] == "ok"
+        parted.db.execute("drop trigger backfill_no_truncate on public.fc_scores_wanted")
+        truncate_under(parted, attempt.headers, "fc_scores_wanted")
+        verification = bf.verify(run)
+        assert verification.verdict == "fail"
+        assert f"{attempt.session_id}: a written row is gone" in str(verification.as_dict())
+
+
+NEW_PARTITIONS = {
+    "made later": (
+        "create table public.fc_scores_later partition of public.fc_scores for values in ('v3')"
+    ),
+    "attached later": (
+        "create table public.fc_scores_later (like public.fc_scores);"
+        "alter table public.fc_scores attach partition public.fc_scores_later for values in ('v3')"
+    ),
+    "made later, with partitions of its own": (
+        "create table public.fc_scores_later partition of public.fc_scores for values in ('v3')"
+        " partition by list (fc_kind);"
+        "create table public.fc_scores_deep partition of public.fc_scores_later default"
+    ),
+}
+
+
+@pytest.mark.parametrize("what", NEW_PARTITIONS)
+def test_a_partition_without_its_guard_holds_the_run_until_check_has_cured_it(
+    parted: Project, what: str
+) -> None:
+    """PostgreSQL gives it the receipts, not the guard against truncate; check says the SQL."""
+    api = Outsider(parted)
+    with parted.connect() as bf:
+        run = running(parted, bf)
+        parted.db.execute(NEW_PARTITIONS[what].encode())
+        assert api.claim(run) == []
+        assert "the receipt triggers of public.fc_scores_later" in (bf.status(run).reason or "")
+        (line,) = (c for c in bf.check() if c.name == "receipts of public.fc_scores")
+        assert line.status == "fail"
+        assert "public.fc_scores_later" in line.detail
+        parted.db.execute(line.next_step.encode())
+        bf.resume(run)
+        assert api.claim(run) != []
+        assert all(c.status == "ok" for c in bf.check() if c.name == line.name)
+
+
 def test_session_replication_role_does_not_get_around_the_receipts(
     project: Project, bf: backfill.Backfill
 ) -> None:

@@ -1569,30 +1569,36 @@ as $$
   order by t.position
 $$;
 
--- Are the receipt triggers of a target table in place: ours, always enabled, for every row of every partition?
-create function backfill_private.triggers_stand(p_table regclass)
-returns boolean
+-- The relations of a target table on which a receipt trigger is missing, is not ours or is not always enabled: the
+-- table itself, and its partitions. PostgreSQL clones the triggers of rows to a new partition, but not the guard
+-- against truncate, and a truncate of one partition runs no trigger of its parents.
+--
+-- returns  the names, the table first; empty where all stand
+create function backfill_private.unguarded(p_table text)
+returns setof text
 language sql
 stable
 set search_path = ''
 as $$
   with standing as (
-    select g.tgrelid, g.tgname, g.tgtype
+    select g.tgrelid
     from pg_trigger as g
     where g.tgenabled = 'A' and g.tgattr::text = ''
-      and (g.tgname, g.tgfoid) in (
-        ('backfill_receipt', to_regprocedure('backfill_private.keep_receipt()')),
-        ('backfill_no_truncate', to_regprocedure('backfill_private.refuse_truncate()')))
+      -- 29: after insert, update or delete, for each row; 34: before truncate.
+      and (g.tgname, g.tgtype, g.tgfoid) in (
+        ('backfill_receipt', 29, to_regprocedure('backfill_private.keep_receipt()')),
+        ('backfill_no_truncate', 34, to_regprocedure('backfill_private.refuse_truncate()')))
       and strpos(pg_get_triggerdef(g.oid),
         $when$ WHEN ((NULLIF(current_setting('request.headers'::text, true), ''::text) ~~ '%x-backfill-run%'::text)) $when$) > 0
+  ), relations as (
+    select p_table as name, to_regclass(p_table) as oid, 0 as level
+    union all
+    select part.relid::text, part.relid, part.level
+    from pg_partition_tree(to_regclass(p_table)) as part where part.level > 0
   )
-  -- 29: after insert, update or delete, for each row; 34: before truncate. A partition has the first alone.
-  select (select count(*) = 2 from standing as s
-          where s.tgrelid = p_table and (s.tgname, s.tgtype) in (('backfill_receipt', 29), ('backfill_no_truncate', 34)))
-    and not exists (
-      select from pg_partition_tree(p_table) as part
-      where not exists (select from standing as s
-        where s.tgrelid = part.relid and s.tgname = 'backfill_receipt' and s.tgtype = 29))
+  select r.name from relations as r
+  where (select count(*) from standing as s where s.tgrelid = r.oid) < 2
+  order by r.level, r.name
 $$;
 
 -- Marks on the tables: rights of service_role, row level security, our triggers.
@@ -1607,6 +1613,8 @@ as $$
     from public.backfill_targets as t where t.target = p_target
   )
   select m.mark from tables as t
+  cross join lateral (
+    select string_agg(u.name, ', ') as names from backfill_private.unguarded(t.name) as u (name)) as bare
   cross join lateral (values
     (1, backfill_private.mark('service_role writes ' || t.name,
       case when has_table_privilege('service_role', t.oid, 'insert')
@@ -1621,9 +1629,8 @@ as $$
           case when r.rolbypassrls then 'passes it by' else 'is subject to it' end))
       from pg_class as c, pg_roles as r where c.oid = t.oid and r.rolname = 'service_role')),
     (3, backfill_private.mark('receipts of ' || t.name,
-      case when backfill_private.triggers_stand(t.oid) then 'ok' else 'fail' end,
-      case when backfill_private.triggers_stand(t.oid) then 'triggers in place, always enabled'
-        else 'triggers are missing or not always enabled' end))
+      case when bare.names is null then 'ok' else 'fail' end,
+      coalesce('triggers are missing or not always enabled on ' || bare.names, 'triggers in place, always enabled')))
   ) as m (place, mark)
   order by t.position, m.place
 $$;
@@ -1728,7 +1735,7 @@ revoke all on function
   backfill_private.bare_name(text),
   backfill_private.function_marks(text),
   backfill_private.table_marks(text),
-  backfill_private.triggers_stand(regclass),
+  backfill_private.unguarded(text),
   backfill_private.kind_marks(uuid),
   backfill_private.setting_marks(uuid),
   backfill_private.measure_plan(uuid)
@@ -2943,10 +2950,10 @@ language plpgsql
 set search_path = ''
 as $$
 declare
-  v_missing text;
+  v_bare text := (
+    select u.name from public.backfill_targets as t, backfill_private.unguarded(t.table_name) as u (name)
+    where t.target = p_run.target limit 1);
 begin
-  select t.table_name into v_missing from public.backfill_targets as t
-  where t.target = p_run.target and not backfill_private.triggers_stand(to_regclass(t.table_name)) limit 1;
   if p_run.approved_until <= backfill_private.clock() then
     perform backfill_private.move(p_run.run_id, 'expired', 'the approval ran out');
   elsif p_run.state <> 'running' then
@@ -2954,9 +2961,9 @@ begin
   elsif p_run.fingerprint is distinct from backfill_private.definitions(p_run.target) then
     perform backfill_private.move(p_run.run_id, 'paused',
       'a scoring function is not the one that was approved: ' || backfill_private.what_changed(p_run));
-  elsif v_missing is not null then
+  elsif v_bare is not null then
     perform backfill_private.move(p_run.run_id, 'paused',
-      format('the receipt triggers of %s are missing or not always enabled', v_missing));
+      format('the receipt triggers of %s are missing or not always enabled; backfill check says the SQL', v_bare));
   elsif backfill_private.is_elsewhere(p_run) then
     perform backfill_private.move(p_run.run_id, 'paused', 'this project''s environment is no longer the plan''s');
   elsif backfill_private.share_taken(null) > (select max_throttle_per_minute from public.backfill_settings) then
@@ -4575,25 +4582,25 @@ as $$
   where s.target = p_target
 $$;
 
--- What puts the receipt triggers of a component's table in place, or enables them for good.
+-- What puts the receipt triggers of a component's table and its partitions in place, enabled for good. A partition
+-- needs the guard against truncate alone: its trigger of rows hangs on that of the table.
 create function backfill_private.trigger_cure(p_target public.backfill_targets)
 returns text
 language sql
 stable
 set search_path = ''
 as $$
-  select case when count(*) filter (where g.tgname in ('backfill_receipt', 'backfill_no_truncate')) = 2 then ''
-    else format($sql$create or replace trigger backfill_receipt after insert or update or delete on %1$s for each row
+  select string_agg(case when to_regclass(u.name) = to_regclass(p_target.table_name) then format(
+$sql$create or replace trigger backfill_receipt after insert or update or delete on %1$s for each row
   when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-run%%')
   execute function backfill_private.keep_receipt(%2$L, %3$L);
-create or replace trigger backfill_no_truncate before truncate on %1$s for each statement
+$sql$, to_regclass(u.name), p_target.target, p_target.component) else '' end || format(
+$sql$create or replace trigger backfill_no_truncate before truncate on %1$s for each statement
   when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-run%%')
   execute function backfill_private.refuse_truncate();
-$sql$, to_regclass(p_target.table_name), p_target.target, p_target.component) end
-    || format('alter table %s enable always trigger backfill_receipt, enable always trigger backfill_no_truncate;',
-      to_regclass(p_target.table_name))
-  from pg_trigger as g
-  where g.tgrelid = to_regclass(p_target.table_name)
+alter table %1$s enable always trigger backfill_receipt, enable always trigger backfill_no_truncate;
+$sql$, to_regclass(u.name)), '' order by u.place)
+  from backfill_private.unguarded(p_target.table_name) with ordinality as u (name, place)
 $$;
 
 -- The marks on the tables that are there, each with what to do about it.
