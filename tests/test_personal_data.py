@@ -263,6 +263,7 @@ def test_prune_empties_before_and_undo_then_leaves_what_was_updated(
     ]
     done = undo.confirm(reason="a test")
     assert (done.deletes["fc_scores"], len(done.conflicts)) == (1, 1)
+    assert project.value(before) == 0
     left = "select count(*) from public.fc_scores where version = 'v1.2' and session_id = %s"
     assert [project.value(left, session) for session in (filled, fresh)] == [1, 0]
 

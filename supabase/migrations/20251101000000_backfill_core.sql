@@ -1976,7 +1976,7 @@ create index backfill_receipts_items on public.backfill_receipts (run_id, ordina
 create index backfill_receipts_sessions on public.backfill_receipts (session_id);
 
 comment on table public.backfill_receipts is 'One row a row written by a run, committed with it: key, operation, hashes. No foreign key, so that scoring locks nothing of ours but its item.';
-comment on column public.backfill_receipts.before is 'The row before, for undo. No API role reads it; backfill_prune empties it.';
+comment on column public.backfill_receipts.before is 'The row before, for undo. No API role reads it; backfill_prune empties it. An undo itself keeps none.';
 comment on column public.backfill_receipts.undone_at is 'When an undo took this write back.';
 
 alter table public.backfill_receipts enable row level security;
@@ -2131,7 +2131,8 @@ begin
   values (
     v_held.run_id, v_held.ordinal, v_held.session_id, v_held.component, v_held.lease_kind, lower(tg_op), v_held.table_name,
     (select jsonb_object_agg(c, coalesce(v_after, v_before) -> c) from unnest(v_held.key_columns) as c),
-    v_before, sha256(convert_to(v_before::text, 'UTF8')), sha256(convert_to(v_after::text, 'UTF8')), v_held.attempts, v_now);
+    case v_held.lease_kind when 'score' then v_before end,
+    sha256(convert_to(v_before::text, 'UTF8')), sha256(convert_to(v_after::text, 'UTF8')), v_held.attempts, v_now);
   return null;
 end
 $$;
