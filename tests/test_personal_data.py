@@ -193,7 +193,7 @@ def test_a_run_that_overwrites_rows_keeps_their_content_in_before_alone(
     held = project.value(
         "select count(*) from public.backfill_receipts where before::text like %s", f"%{SECRET}%"
     )
-    assert held > 39, "the content is in the receipts, or this test looks for nothing"
+    assert held >= 39, "the content is in the receipts, or this test looks for nothing"
     assert (in_tables(project), in_files(tmp_path)) == ([], [])
     assert SECRET not in str(answers) + heard.getvalue()
 
