@@ -17,6 +17,14 @@ from backfill.coverage import Missing
 from backfill.dates import Day, as_text
 from backfill.errors import ApprovalNeeded, BackfillError, NotAnApprover, WrongServer
 from backfill.gateway import Gateway
+from backfill.loading import (
+    full_run_id,
+    load_outcome,
+    load_plan,
+    load_run,
+    load_status,
+    load_verification,
+)
 from backfill.models import (
     Check,
     Event,
@@ -28,16 +36,12 @@ from backfill.models import (
     UndoEffect,
     Verification,
 )
-from backfill.planning import full_run_id, load_plan, load_run, make_plan, request_like
+from backfill.planning import make_plan, request_like
 from backfill.reading import (
     DAY_COLUMNS,
-    FAILURE_COLUMNS,
     PROGRESS_COLUMNS,
     day_of,
-    failure_of,
-    status_of,
     summary_of,
-    verification_of,
 )
 from backfill.reporting import summary_markdown
 from backfill.requesting import checked_number, checked_request
@@ -275,18 +279,7 @@ class AsyncBackfill:
 
     async def outcome(self, run: str) -> Outcome:
         """Where a run stands, with its failed sessions."""
-        run_id = await self.run_id(run)
-        failures = [
-            failure_of(row)
-            async for page in self._gateway.rows(
-                "backfill_run_failures",
-                columns=FAILURE_COLUMNS,
-                key="session_id",
-                equal={"run_id": run_id},
-            )
-            for row in page
-        ]
-        return Outcome(await self.status(run_id), tuple(failures))
+        return await load_outcome(self._gateway, await self.run_id(run))
 
     async def pause(self, run: str, *, reason: str) -> Status:
         """Pause a run: no session starts until it is resumed."""
@@ -302,16 +295,11 @@ class AsyncBackfill:
 
     async def status(self, run: str) -> Status:
         """Where a run stands, and why it waits. Raises UnknownRun."""
-        run_id = await self.run_id(run)
-        row = await self._gateway.first(
-            "backfill_run_progress", columns=PROGRESS_COLUMNS, equal={"run_id": run_id}
-        )
-        return status_of(row or {})
+        return await load_status(self._gateway, await self.run_id(run))
 
     async def verify(self, run: str) -> Verification:
         """What stands in the tables against what was planned."""
-        run_id = await self.run_id(run)
-        return verification_of(await self._gateway.call("backfill_verify", {"p_run_id": run_id}))
+        return await load_verification(self._gateway, await self.run_id(run))
 
     async def rollback(
         self,
@@ -397,4 +385,4 @@ def _write_down(log: logs.RunLog, event: Event) -> None:
         log.batch(int(event.details["batch"]), event.as_dict())
 
 
-__all__ = ["AsyncBackfill", "AsyncUndo"]
+__all__ = ["AsyncBackfill"]

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from uuid import uuid4
 
-from backfill.errors import UnknownRun
 from backfill.gateway import Gateway
+from backfill.loading import load_plan, load_run
 from backfill.models import Json, Plan
-from backfill.reading import ITEM_COLUMNS, RUN_COLUMNS, plan_of
 
 # What a request carries that a plan like it takes over; the rest is derived anew.
 KEPT_BY_LIKE = frozenset(
@@ -29,37 +28,6 @@ async def make_plan(gateway: Gateway, request: Mapping[str, Json]) -> Plan:
     if not await gateway.call("backfill_seal", {"p_run_id": run_id}, expect=bool):
         return Plan("", "empty", "", request.get("environment"), None, dict(request))
     return await load_plan(gateway, run_id)
-
-
-async def load_plan(gateway: Gateway, run_id: str) -> Plan:
-    """A run with all its sessions. Raises UnknownRun."""
-    run = await load_run(gateway, run_id)
-    items = [
-        item
-        async for page in gateway.rows(
-            "backfill_items", columns=ITEM_COLUMNS, key="ordinal", equal={"run_id": run_id}
-        )
-        for item in page
-    ]
-    return plan_of(run, items)
-
-
-async def load_run(gateway: Gateway, run_id: str) -> dict[str, Json]:
-    """A run's row. Raises UnknownRun."""
-    run = await gateway.first("backfill_runs", columns=RUN_COLUMNS, equal={"run_id": run_id})
-    if run is None:
-        raise UnknownRun(f"there is no run {run_id}", "backfill runs")
-    return run
-
-
-async def full_run_id(gateway: Gateway, given: str) -> str:
-    """The run that an id or a unique prefix names. Raises UnknownRun."""
-    found = await gateway.call("backfill_find_runs", {"p_prefix": given}, expect=list)
-    if len(found) == 1:
-        return str(found[0])
-    if not found:
-        raise UnknownRun(f"there is no run {given}", "backfill runs")
-    raise UnknownRun(f"{given} is the prefix of more than one run", "give more of the id")
 
 
 async def request_like(gateway: Gateway, run_id: str, want: Mapping[str, str]) -> dict[str, Json]:

@@ -1,0 +1,76 @@
+"""What the database holds about a run, read whole: page by page, so that no limit hides a row."""
+
+from __future__ import annotations
+
+from backfill.errors import UnknownRun
+from backfill.gateway import Gateway
+from backfill.models import Json, Outcome, Plan, Status, Verification
+from backfill.reading import (
+    FAILURE_COLUMNS,
+    ITEM_COLUMNS,
+    PROGRESS_COLUMNS,
+    RUN_COLUMNS,
+    failure_of,
+    plan_of,
+    status_of,
+    verification_of,
+)
+
+
+async def load_plan(gateway: Gateway, run_id: str) -> Plan:
+    """A run with all its sessions. Raises UnknownRun."""
+    run = await load_run(gateway, run_id)
+    items = [
+        item
+        async for page in gateway.rows(
+            "backfill_items", columns=ITEM_COLUMNS, key="ordinal", equal={"run_id": run_id}
+        )
+        for item in page
+    ]
+    return plan_of(run, items)
+
+
+async def load_run(gateway: Gateway, run_id: str) -> dict[str, Json]:
+    """A run's row. Raises UnknownRun."""
+    run = await gateway.first("backfill_runs", columns=RUN_COLUMNS, equal={"run_id": run_id})
+    if run is None:
+        raise UnknownRun(f"there is no run {run_id}", "backfill runs")
+    return run
+
+
+async def full_run_id(gateway: Gateway, given: str) -> str:
+    """The run that an id or a unique prefix names. Raises UnknownRun."""
+    found = await gateway.call("backfill_find_runs", {"p_prefix": given}, expect=list)
+    if len(found) == 1:
+        return str(found[0])
+    if not found:
+        raise UnknownRun(f"there is no run {given}", "backfill runs")
+    raise UnknownRun(f"{given} is the prefix of more than one run", "give more of the id")
+
+
+async def load_status(gateway: Gateway, run_id: str) -> Status:
+    """Where a run stands, and why it waits."""
+    row = await gateway.first(
+        "backfill_run_progress", columns=PROGRESS_COLUMNS, equal={"run_id": run_id}
+    )
+    return status_of(row or {})
+
+
+async def load_outcome(gateway: Gateway, run_id: str) -> Outcome:
+    """Where a run stands, with its failed sessions."""
+    failures = [
+        failure_of(row)
+        async for page in gateway.rows(
+            "backfill_run_failures",
+            columns=FAILURE_COLUMNS,
+            key="session_id",
+            equal={"run_id": run_id},
+        )
+        for row in page
+    ]
+    return Outcome(await load_status(gateway, run_id), tuple(failures))
+
+
+async def load_verification(gateway: Gateway, run_id: str) -> Verification:
+    """What stands in the tables against what was planned."""
+    return verification_of(await gateway.call("backfill_verify", {"p_run_id": run_id}))
