@@ -333,6 +333,6 @@ class Backfill:
         return effect
 
     def write_logs(self, run: str, logs_dir: str | Path) -> Path:
-        """Write a run's files anew from the database. Returns their folder."""
+        """Write all files of a run from the database. See AsyncBackfill.write_logs."""
         folder: Path = self._run(self._core.write_logs, run, logs_dir)
         return folder

@@ -297,7 +297,7 @@ def rollback(
 
 @app.command()
 def logs(run: Run, logs_dir: LogsDir = DEFAULT_LOGS, as_json: AsJson = False) -> None:
-    """Write plan, summary and rollback.sql of a run from the database."""
+    """Write all files of a run from the database; what an apply wrote stays."""
     with connected() as bf:
         folder = bf.write_logs(run, logs_dir)
     if as_json:

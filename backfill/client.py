@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from backfill import checking, logs
+from backfill import checking, filing, logs
 from backfill.applying import OnEvent, Worker, work
 from backfill.clock import Clock, SystemClock
 from backfill.coverage import Missing
@@ -43,9 +43,7 @@ from backfill.reading import (
     day_of,
     summary_of,
 )
-from backfill.reporting import summary_markdown
 from backfill.requesting import checked_number, checked_request
-from backfill.rollback_sql import rollback_sql
 from backfill.undoing import AsyncUndo, confirm_undo, preview_undo, undo_scope
 
 DEFAULT_THROTTLE_PER_MINUTE = 20
@@ -244,7 +242,7 @@ class AsyncBackfill:
             log.plan(await load_plan(self._gateway, run_id))
 
         def hear(event: Event) -> None:
-            _write_down(log, event)
+            filing.write_down(log, event)
             on_event(event)
 
         worker = Worker(
@@ -261,7 +259,7 @@ class AsyncBackfill:
             await work(worker)
         finally:
             if logs_dir is not None:
-                await self.write_ending(log, run_id)
+                await filing.write_ending(log, self._gateway, run_id)
         return await self.outcome(run_id)
 
     async def retry(self, run: str, **applying: Json) -> Outcome:
@@ -334,35 +332,18 @@ class AsyncBackfill:
         return await confirm_undo(self._gateway, await self.run_id(run), digest, reason, scope)
 
     async def write_logs(self, run: str, logs_dir: str | Path) -> Path:
-        """Write plan, summary and rollback.sql of a run from the database. Returns their folder."""
+        """Write all files of a run from the database. Returns their folder.
+
+        What an apply wrote into them stays. Raises BackfillError where one cannot be written.
+        """
         run_id = await self.run_id(run)
         log = logs.RunLog.open(Path(logs_dir), run_id)
-        log.plan(await load_plan(self._gateway, run_id))
-        await self.write_ending(log, run_id)
+        await filing.rebuild(log, self._gateway, run_id)
         if log.failed:
             raise BackfillError(
                 f"the files could not be written: {log.failed}", "another --logs-dir"
             )
         return Path(logs_dir) / run_id
-
-    async def write_ending(self, log: logs.RunLog, run_id: str) -> None:
-        """Write summary.md and rollback.sql as the database has it now."""
-        ended = await self.outcome(run_id)
-        verification = await self.verify(run_id)
-        receipts = [
-            row
-            async for page in self._gateway.rows(
-                "backfill_receipts",
-                columns="receipt_id,ordinal,session_id,kind,operation,table_name,row_key,"
-                "before_hash,after_hash,undone_at",
-                key="receipt_id",
-                equal={"run_id": run_id, "kind": "score"},
-            )
-            for row in page
-            if row["undone_at"] is None
-        ]
-        log.summary(summary_markdown(ended.status, verification, ended.failures))
-        log.rollback(rollback_sql(run_id, receipts))
 
     async def _move(self, function: str, run: str, **arguments: Json) -> Status:
         run_id = await self.run_id(run)
@@ -376,13 +357,6 @@ class AsyncBackfill:
                 f"run {run_id} was planned on {planned}, this is {self._gateway.host}",
                 "connect to the project that was planned, or plan here",
             )
-
-
-def _write_down(log: logs.RunLog, event: Event) -> None:
-    if event.kind == "call":
-        log.call(event.as_dict())
-    elif event.kind == "batch_settled":
-        log.batch(int(event.details["batch"]), event.as_dict())
 
 
 __all__ = ["AsyncBackfill"]

@@ -6,9 +6,11 @@ from backfill.errors import UnknownRun
 from backfill.gateway import Gateway
 from backfill.models import Json, Outcome, Plan, Status, Verification
 from backfill.reading import (
+    EVENT_COLUMNS,
     FAILURE_COLUMNS,
     ITEM_COLUMNS,
     PROGRESS_COLUMNS,
+    RECEIPT_COLUMNS,
     RUN_COLUMNS,
     failure_of,
     plan_of,
@@ -74,3 +76,22 @@ async def load_outcome(gateway: Gateway, run_id: str) -> Outcome:
 async def load_verification(gateway: Gateway, run_id: str) -> Verification:
     """What stands in the tables against what was planned."""
     return verification_of(await gateway.call("backfill_verify", {"p_run_id": run_id}))
+
+
+async def load_receipts(gateway: Gateway, run_id: str) -> list[dict[str, Json]]:
+    """What a run's scoring wrote, by receipt_id; undone_at tells what was taken back."""
+    pages = gateway.rows(
+        "backfill_receipts",
+        columns=RECEIPT_COLUMNS,
+        key="receipt_id",
+        equal={"run_id": run_id, "kind": "score"},
+    )
+    return [row async for page in pages for row in page]
+
+
+async def load_chain(gateway: Gateway, run_id: str) -> list[dict[str, Json]]:
+    """The events of a run, by seq."""
+    pages = gateway.rows(
+        "backfill_events", columns=EVENT_COLUMNS, key="seq", equal={"run_id": run_id}
+    )
+    return [row async for page in pages for row in page]

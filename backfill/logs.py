@@ -7,10 +7,11 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from backfill.models import Json, Plan
+from backfill.records import call_key
 from backfill.rendering import plan_markdown
 
 logger = logging.getLogger("backfill")
@@ -51,12 +52,23 @@ class RunLog:
         """Append one line to calls.jsonl; on disk when this returns, as far as the system knows."""
         if self.folder is not None:
             path = self.folder / "calls.jsonl"
-            self._write("calls", path, lambda: _append(path, _json(_cut(record))))
+            self._write("calls", path, lambda: _append(path, [record]))
+
+    def rebuilt_calls(self, records: Sequence[Mapping[str, Json]]) -> None:
+        """Append to calls.jsonl the calls that it lacks; no line that is there is touched."""
+        if self.folder is not None and records:
+            path = self.folder / "calls.jsonl"
+            self._write("calls", path, lambda: _append(path, _lacking(path, records)))
 
     def batch(self, number: int, record: Mapping[str, Json]) -> None:
         """Write batch-0001.json, whole or not at all."""
-        name = f"batch-{number:04}.json"
+        name = _batch_name(number)
         self._replace("batch", name, lambda: _json(_cut(record), indent=2) + "\n")
+
+    def rebuilt_batch(self, number: int, record: Mapping[str, Json]) -> None:
+        """Write a batch's file, unless the worker that settled it has written it."""
+        if self.folder is None or not _is_a_workers(self.folder / _batch_name(number)):
+            self.batch(number, record)
 
     def summary(self, text: str) -> None:
         """Write summary.md."""
@@ -100,13 +112,45 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, FILE_MODE)
 
 
-def _append(path: Path, line: str) -> None:
-    """Append a line in one write, so that the lines of two processes never mix."""
+def _batch_name(number: int) -> str:
+    return f"batch-{number:04}.json"
+
+
+def _append(path: Path, records: Sequence[Mapping[str, Json]]) -> None:
+    """Append lines in one write, so that those of two processes never mix."""
+    lines = "".join(_json(_cut(record)) + "\n" for record in records)
     with open(path, "ab+", buffering=0, opener=_private) as file:
         # A full disk may have left half a line: it must not swallow this one.
         size = file.seek(0, os.SEEK_END)
         torn = size > 0 and file.seek(size - 1) >= 0 and file.read(1) != b"\n"
-        file.write(("\n" * torn + line + "\n").encode())
+        rest = ("\n" * torn + lines).encode()
+        while rest:  # a disk takes what it still can, and says only then that it is full
+            rest = rest[file.write(rest) :]
+
+
+def _lacking(path: Path, records: Sequence[Mapping[str, Json]]) -> list[Mapping[str, Json]]:
+    """The calls of which no line tells. Raises OSError where the file cannot be read."""
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    told = {call_key(call) for call in map(_parsed, lines)}
+    return [record for record in records if call_key(record) not in told]
+
+
+def _is_a_workers(path: Path) -> bool:
+    """Whether a file is whole and was not rebuilt."""
+    try:
+        held = _parsed(path.read_text(errors="replace"))
+    except OSError:
+        return False
+    return bool(held) and not held.get("rebuilt")
+
+
+def _parsed(text: str) -> dict[str, Json]:
+    """What a text holds; nothing where it is no JSON object: half a line, say."""
+    try:
+        held = json.loads(text)
+    except ValueError:
+        return {}
+    return held if isinstance(held, dict) else {}
 
 
 def _replace(path: Path, text: str) -> None:

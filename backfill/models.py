@@ -13,6 +13,18 @@ Phase = Literal["priority", "recent", "historical"]
 MarkStatus = Literal["ok", "warn", "fail"]
 Verdict = Literal["pass", "partial", "fail"]
 
+# What a plan holds while the database has measured nothing.
+UNMEASURED: Mapping[str, Json] = {
+    "candidates": {"total": 0, "missing": {}, "missing_all": 0},
+    "categories": {},
+    "phases": {},
+    "expected_calls": {"total": 0},
+    "expected_writes": {"total": 0},
+    "expected_runtime_s": None,
+    "excluded": [],
+    "excluded_total": 0,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -96,10 +108,13 @@ class Plan:
         """Nothing was missing: there is no run."""
         return self.state == "empty"
 
+    def _figure(self, name: str) -> Json:
+        return self.figures.get(name, UNMEASURED[name])
+
     @property
     def candidates(self) -> Mapping[str, Json]:
         """{total, missing: {component: n}, missing_<component>, missing_both}."""
-        found = self.figures["candidates"]
+        found = self._figure("candidates")
         missing = found["missing"]
         return {
             "total": found["total"],
@@ -111,28 +126,28 @@ class Plan:
     @property
     def categories(self) -> Mapping[str, int]:
         """Sessions by what they lack."""
-        return dict(self.figures["categories"])
+        return dict(self._figure("categories"))
 
     @property
     def expected_calls(self) -> Mapping[str, int]:
         """Scoring calls by function, and in total."""
-        return dict(self.figures["expected_calls"])
+        return dict(self._figure("expected_calls"))
 
     @property
     def expected_writes(self) -> Mapping[str, int]:
         """Rows by table, and in total."""
-        return dict(self.figures["expected_writes"])
+        return dict(self._figure("expected_writes"))
 
     @property
     def expected_runtime_s(self) -> float | None:
         """Seconds from the first batch to the last one's start; None without a throttle."""
-        runtime = self.figures["expected_runtime_s"]
+        runtime = self._figure("expected_runtime_s")
         return None if runtime is None else float(runtime)
 
     @property
     def excluded(self) -> tuple[Mapping[str, str], ...]:
         """Sessions that lack something and are left out: {session_id, reason}, 1,000 at most."""
-        return tuple(self.figures["excluded"])
+        return tuple(self._figure("excluded"))
 
     @property
     def batch_spacing_s(self) -> float:
@@ -176,14 +191,14 @@ class Plan:
             "request": dict(self.request),
             "candidates": dict(self.candidates),
             "categories": self.categories,
-            "phases": dict(self.figures["phases"]),
+            "phases": dict(self._figure("phases")),
             "expected_calls": self.expected_calls,
             "expected_writes": self.expected_writes,
             "batches": [b.as_dict() for b in self.batches],
             "batch_spacing_s": self.batch_spacing_s,
             "expected_runtime_s": self.expected_runtime_s,
             "excluded": list(self.excluded),
-            "excluded_total": self.figures["excluded_total"],
+            "excluded_total": self._figure("excluded_total"),
             "checks": [c.as_dict() for c in self.checks],
         }
 

@@ -38,6 +38,11 @@ BUCKETS = ("as_planned", "missing", "extra", "filled_elsewhere", "changed_since"
 DAY_COLUMNS = (
     "day,completed,complete,missing_profile,missing_fc_scores,missing_both,excluded,coverage"
 )
+EVENT_COLUMNS = "seq,at,kind,details"
+RECEIPT_COLUMNS = (
+    "receipt_id,ordinal,session_id,component,kind,operation,table_name,row_key,"
+    "before_hash,after_hash,attempt,at,undone_at"
+)
 FAILURE_COLUMNS = "session_id,failed_step,error_code,error_message"
 
 

@@ -1,0 +1,68 @@
+"""A run's folder: written while the run is applied, and rebuilt from the database afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from backfill.gateway import Gateway
+from backfill.loading import (
+    load_chain,
+    load_outcome,
+    load_plan,
+    load_receipts,
+    load_verification,
+)
+from backfill.logs import RunLog
+from backfill.models import Event, Json, Plan
+from backfill.records import Evidence, rebuilt_batches, rebuilt_calls, record_of
+from backfill.reporting import summary_markdown
+from backfill.rollback_sql import rollback_sql
+
+
+def write_down(log: RunLog, event: Event) -> None:
+    """Keep an event of a run that is being applied, where its kind is one that is kept."""
+    if event.kind == "call":
+        log.call(record_of(event))
+    elif event.kind == "batch_settled":
+        log.batch(int(event.details["batch"]), record_of(event))
+
+
+async def write_ending(log: RunLog, gateway: Gateway, run_id: str) -> None:
+    """Write summary.md and rollback.sql as the database has it now."""
+    await _write_summary(log, gateway, run_id)
+    _write_rollback(log, run_id, await load_receipts(gateway, run_id))
+
+
+async def rebuild(log: RunLog, gateway: Gateway, run_id: str) -> None:
+    """Write every file of a run from the database.
+
+    What a worker wrote stays, since it knows more, durations for one: a batch file of its own is
+    not replaced, and calls.jsonl is only added to. A call that is under way in this moment may be
+    rebuilt here and told by its worker too.
+    """
+    plan = await load_plan(gateway, run_id)
+    log.plan(plan)
+    if plan.digest:  # an unsealed plan has nothing to verify
+        await _write_summary(log, gateway, run_id)
+    receipts = await load_receipts(gateway, run_id)
+    _write_rollback(log, run_id, receipts)
+    chain = await load_chain(gateway, run_id)
+    known = Evidence(run_id, _functions(plan), plan.sessions, chain, receipts)
+    for event in rebuilt_batches(known):
+        log.rebuilt_batch(event.details["batch"], record_of(event))
+    log.rebuilt_calls([record_of(event) for event in rebuilt_calls(known)])
+
+
+async def _write_summary(log: RunLog, gateway: Gateway, run_id: str) -> None:
+    ended = await load_outcome(gateway, run_id)
+    verification = await load_verification(gateway, run_id)
+    log.summary(summary_markdown(ended.status, verification, ended.failures))
+
+
+def _write_rollback(log: RunLog, run_id: str, receipts: Sequence[Mapping[str, Json]]) -> None:
+    standing = [receipt for receipt in receipts if receipt["undone_at"] is None]
+    log.rollback(rollback_sql(run_id, standing))
+
+
+def _functions(plan: Plan) -> dict[str, str]:
+    return {step["component"]: step["function"] for step in plan.figures.get("steps") or ()}
