@@ -197,6 +197,7 @@ def _work(
         terminal.print_outcome(outcome)
         verb_next = {"completed": "verify", "running": "apply"}.get(outcome.state, "show")
         terminal.print_next(f"backfill {verb_next} {outcome.status.run_id}")
+    terminal.print_missing_files(outcome)
     end(_outcome_code(outcome))
 
 
@@ -315,5 +316,7 @@ def main() -> None:
         app()
     except BackfillError as error:
         prefix = "Refused: " if error.exit_code is ExitCode.REFUSED else ""
-        terminal.err.print(f"{prefix}{error}", markup=False)
+        terminal.err.print(
+            f"{prefix}{error}", *getattr(error, "__notes__", ()), sep="\n", markup=False
+        )
         sys.exit(error.exit_code)

@@ -231,36 +231,33 @@ class AsyncBackfill:
 
         concurrency: sessions scored at a time. wait: False ends instead of waiting for the
         throttle, another worker or a pause. should_stop: asked between sessions; when true, what
-        is in flight is finished and the rest given back.
+        is in flight is finished and the rest given back. logs_dir: where the run's folder of files
+        goes; what could not be written is the outcome's logs_failed, and stops nothing.
         Raises ApprovalNeeded, Paused, ApprovalExpired, WrongServer.
         """
         checked_number("concurrency", concurrency, least=1)
         run_id = await self.run_id(run)
         await self._refuse_other_host(run_id)
-        log = logs.RunLog.open(Path(logs_dir) if logs_dir is not None else None, run_id)
-        if logs_dir is not None:
-            log.plan(await load_plan(self._gateway, run_id))
+        folder = None if logs_dir is None else Path(logs_dir)
+        async with filing.kept(folder, self._gateway, run_id) as log:
 
-        def hear(event: Event) -> None:
-            filing.write_down(log, event)
-            on_event(event)
+            def hear(event: Event) -> None:
+                filing.write_down(log, event)
+                on_event(event)
 
-        worker = Worker(
-            gateway=self._gateway,
-            run_id=run_id,
-            name=f"{socket.gethostname()}:{os.getpid()}",
-            clock=self._clock,
-            concurrency=concurrency,
-            waits=wait,
-            on_event=hear,
-            should_stop=should_stop,
-        )
-        try:
-            await work(worker)
-        finally:
-            if logs_dir is not None:
-                await filing.write_ending(log, self._gateway, run_id)
-        return await self.outcome(run_id)
+            await work(
+                Worker(
+                    gateway=self._gateway,
+                    run_id=run_id,
+                    name=f"{socket.gethostname()}:{os.getpid()}",
+                    clock=self._clock,
+                    concurrency=concurrency,
+                    waits=wait,
+                    on_event=hear,
+                    should_stop=should_stop,
+                )
+            )
+        return replace(await self.outcome(run_id), logs_failed=log.failed)
 
     async def retry(self, run: str, **applying: Json) -> Outcome:
         """Score the failed sessions again, under the same approval. Takes what apply takes.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
 
+from backfill.errors import BackfillError
 from backfill.gateway import Gateway
 from backfill.loading import (
     load_chain,
@@ -12,11 +15,32 @@ from backfill.loading import (
     load_receipts,
     load_verification,
 )
-from backfill.logs import RunLog
+from backfill.logs import RunLog, files_are_missing
 from backfill.models import Event, Json, Plan
 from backfill.records import Evidence, rebuilt_batches, rebuilt_calls, record_of
 from backfill.reporting import summary_markdown
 from backfill.rollback_sql import rollback_sql
+
+
+@asynccontextmanager
+async def kept(logs_dir: Path | None, gateway: Gateway, run_id: str) -> AsyncIterator[RunLog]:
+    """A run's folder while it is applied: the plan first, the ending last, however it ends.
+
+    Where a file could not be written, an error of ours carries that in a note.
+    """
+    log = RunLog.open(logs_dir, run_id)
+    if log.folder is not None:
+        log.plan(await load_plan(gateway, run_id))
+    try:
+        try:
+            yield log
+        finally:
+            if log.folder is not None:
+                await write_ending(log, gateway, run_id)
+    except BackfillError as error:
+        if log.failed:
+            error.add_note(files_are_missing(run_id, log.failed))
+        raise
 
 
 def write_down(log: RunLog, event: Event) -> None:

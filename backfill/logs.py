@@ -101,6 +101,11 @@ class RunLog:
         logger.warning("backfill.logs_failed", extra={"path": str(path), "errno": error.errno})
 
 
+def files_are_missing(run_id: str, failed: str) -> str:
+    """What to say, and what to type, where a run's files could not all be written."""
+    return f"not all files were written: {failed}\n  Next: backfill logs {run_id} --logs-dir …"
+
+
 def _make_private(folder: Path) -> None:
     """Make a folder and those above it. Raises OSError, also where a file is in the way."""
     if not folder.parent.is_dir():

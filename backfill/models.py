@@ -279,11 +279,13 @@ class Outcome:
     """How an apply ended: the run's status then, and its failed sessions.
 
     retried: how many sessions a retry scored again; None after an apply.
+    logs_failed: the first file that could not be written, and why; None where all were.
     """
 
     status: Status
     failures: tuple[FailedSession, ...]
     retried: int | None = None
+    logs_failed: str | None = None
 
     @property
     def state(self) -> str:
@@ -296,11 +298,12 @@ class Outcome:
         return self.state == "completed" and not self.failures
 
     def as_dict(self) -> dict[str, Json]:
-        """The status, failures: [{session_id, failed_step, error_code, error_message}], retried."""
+        """The status, failures: [{session_id, failed_step, …}], logs_failed, retried."""
         retried = {} if self.retried is None else {"retried": self.retried}
         return {
             **self.status.as_dict(),
             "failures": [asdict(f) for f in self.failures],
+            "logs_failed": self.logs_failed,
             **retried,
         }
 

@@ -10,6 +10,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from backfill.coverage import Missing
+from backfill.logs import files_are_missing
 from backfill.models import (
     Check,
     FailedSession,
@@ -175,6 +176,13 @@ def print_outcome(outcome: Outcome) -> None:
     """How an apply ended."""
     print_status(outcome.status)
     print_failures(outcome.failures)
+
+
+def print_missing_files(outcome: Outcome) -> None:
+    """That files of the run are missing, on stderr: the answer is another."""
+    if outcome.logs_failed:
+        said = files_are_missing(outcome.status.run_id, outcome.logs_failed)
+        err.print(said, markup=False)
 
 
 def print_verification(verification: Verification) -> None:
