@@ -50,20 +50,17 @@ from backfill.errors import (
 )
 from backfill.gateway import CALL_TIMEOUT_S, Gateway, SupabaseClient, address_of
 from backfill.models import (
-    Approval,
-    Batch,
     Check,
     Criterion,
     Event,
     FailedSession,
     Outcome,
-    Plan,
-    PlannedSession,
     RunSummary,
     Status,
     UndoEffect,
     Verification,
 )
+from backfill.plans import Approval, Batch, Plan, PlannedSession
 from backfill.undoing import AsyncUndo
 
 logging.getLogger("backfill").addHandler(logging.NullHandler())

@@ -27,12 +27,12 @@ from backfill.models import (
     Check,
     Json,
     Outcome,
-    Plan,
     RunSummary,
     Status,
     UndoEffect,
     Verification,
 )
+from backfill.plans import Plan
 from backfill.undoing import AsyncUndo
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ import typer
 from backfill import terminal
 from backfill.cli_options import AsJson, Since, Until, connected, end
 from backfill.errors import BadRequest, ExitCode
-from backfill.models import Plan
+from backfill.plans import Plan
 
 
 def add_to(app: typer.Typer) -> None:

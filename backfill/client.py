@@ -30,13 +30,13 @@ from backfill.models import (
     Event,
     Json,
     Outcome,
-    Plan,
     RunSummary,
     Status,
     UndoEffect,
     Verification,
 )
 from backfill.planning import make_plan, request_like
+from backfill.plans import Plan
 from backfill.reading import (
     DAY_COLUMNS,
     PROGRESS_COLUMNS,

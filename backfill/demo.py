@@ -13,7 +13,8 @@ from backfill import stack
 from backfill.blocking import Backfill
 from backfill.client import AsyncBackfill
 from backfill.gateway import Gateway
-from backfill.models import Event, Json, Plan
+from backfill.models import Event, Json
+from backfill.plans import Plan
 
 Tell = Callable[[str], None]
 

@@ -16,7 +16,8 @@ from backfill.loading import (
     load_verification,
 )
 from backfill.logs import RunLog, files_are_missing
-from backfill.models import Event, Json, Plan
+from backfill.models import Event, Json
+from backfill.plans import Plan
 from backfill.records import Evidence, rebuilt_batches, rebuilt_calls, record_of
 from backfill.reporting import summary_markdown
 from backfill.rollback_sql import rollback_sql

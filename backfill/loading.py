@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from backfill.errors import UnknownRun
 from backfill.gateway import Gateway
-from backfill.models import Json, Outcome, Plan, Status, Verification
+from backfill.models import Json, Outcome, Status, Verification
+from backfill.plans import Plan
 from backfill.reading import (
     EVENT_COLUMNS,
     FAILURE_COLUMNS,

@@ -10,7 +10,8 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from backfill.models import Json, Plan
+from backfill.models import Json
+from backfill.plans import Plan
 from backfill.records import call_key
 from backfill.rendering import plan_markdown
 

@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from itertools import groupby
 from typing import Any, Literal
 
 Json = Any
-Phase = Literal["priority", "recent", "historical"]
 MarkStatus = Literal["ok", "warn", "fail"]
 Verdict = Literal["pass", "partial", "fail"]
 
-# What a plan holds while the database has measured nothing.
-UNMEASURED: Mapping[str, Json] = {
-    "candidates": {"total": 0, "missing": {}, "missing_all": 0},
-    "categories": {},
-    "phases": {},
-    "expected_calls": {"total": 0},
-    "expected_writes": {"total": 0},
-    "expected_runtime_s": None,
-    "excluded": [],
-    "excluded_total": 0,
-}
+ITEM_STATES = ("pending", "leased", "done", "failed", "skipped", "rolled_back")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,168 +27,6 @@ class Check:
         """{name, status, detail} and next where there is something to do."""
         shown = {"name": self.name, "status": self.status, "detail": self.detail}
         return {**shown, "next": self.next_step} if self.next_step else shown
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedSession:
-    """One session's place in a plan, and what became of it."""
-
-    ordinal: int
-    session_id: str
-    session_at: datetime
-    category: str
-    components: tuple[str, ...]
-    phase: Phase
-    batch: int
-    state: str = "pending"
-    attempts: int = 0
-    failed_step: str | None = None
-    error_code: str | None = None
-    error_message: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """At most `batch_size` sessions of one phase; starts_at_s counts from the first batch."""
-
-    number: int
-    phase: Phase
-    sessions: tuple[str, ...]
-    starts_at_s: float
-
-    def as_dict(self) -> dict[str, Json]:
-        """{number, phase, sessions: [id], starts_at_s}."""
-        return {**asdict(self), "sessions": list(self.sessions)}
-
-
-@dataclass(frozen=True, slots=True)
-class Approval:
-    """Who approved, how, when, and until when it counts."""
-
-    approver: str
-    via: str
-    at: datetime
-    until: datetime
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A sealed plan, or an empty one (state "empty", no run) where nothing is missing.
-
-    figures: candidates, categories, phases, expected calls and writes, excluded sessions, as the
-    database measured them when it sealed the plan.
-    """
-
-    run_id: str
-    state: str
-    digest: str
-    environment: str | None
-    created_at: datetime | None
-    request: Mapping[str, Json]
-    figures: Mapping[str, Json] = field(default_factory=dict)
-    sessions: tuple[PlannedSession, ...] = ()
-    checks: tuple[Check, ...] = ()
-    approval: Approval | None = None
-    reason: str | None = None
-
-    @property
-    def is_empty(self) -> bool:
-        """Nothing was missing: there is no run."""
-        return self.state == "empty"
-
-    def _figure(self, name: str) -> Json:
-        return self.figures.get(name, UNMEASURED[name])
-
-    @property
-    def candidates(self) -> Mapping[str, Json]:
-        """{total, missing: {component: n}, missing_<component>, missing_both}."""
-        found = self._figure("candidates")
-        missing = found["missing"]
-        return {
-            "total": found["total"],
-            "missing": missing,
-            **{f"missing_{name}": count for name, count in missing.items()},
-            "missing_both": found["missing_all"],
-        }
-
-    @property
-    def categories(self) -> Mapping[str, int]:
-        """Sessions by what they lack."""
-        return dict(self._figure("categories"))
-
-    @property
-    def expected_calls(self) -> Mapping[str, int]:
-        """Scoring calls by function, and in total."""
-        return dict(self._figure("expected_calls"))
-
-    @property
-    def expected_writes(self) -> Mapping[str, int]:
-        """Rows by table, and in total."""
-        return dict(self._figure("expected_writes"))
-
-    @property
-    def expected_runtime_s(self) -> float | None:
-        """Seconds from the first batch to the last one's start; None without a throttle."""
-        runtime = self._figure("expected_runtime_s")
-        return None if runtime is None else float(runtime)
-
-    @property
-    def excluded(self) -> tuple[Mapping[str, str], ...]:
-        """Sessions that lack something and are left out: {session_id, reason}, 1,000 at most."""
-        return tuple(self._figure("excluded"))
-
-    @property
-    def batch_spacing_s(self) -> float:
-        """Seconds between the starts of two batches; 0 without a throttle."""
-        return float(self.figures.get("batch_spacing_s") or 0)
-
-    @property
-    def batches(self) -> tuple[Batch, ...]:
-        """The batches in the order in which they start."""
-        return tuple(
-            Batch(
-                number=number,
-                phase=phase,
-                sessions=tuple(s.session_id for s in members),
-                starts_at_s=(number - 1) * self.batch_spacing_s,
-            )
-            for (number, phase), members in groupby(self.sessions, lambda s: (s.batch, s.phase))
-        )
-
-    @property
-    def approval_sql(self) -> str:
-        """The line that approves this plan in the SQL editor."""
-        return f"select public.backfill_approve('{self.run_id}', '{self.digest}', 'your name');"
-
-    def markdown(self) -> str:
-        """The plan for people; ends with the SQL line to approve."""
-        from backfill.rendering import plan_markdown
-
-        return plan_markdown(self)
-
-    def as_dict(self) -> dict[str, Json]:
-        """The shape of `backfill plan --json`."""
-        if self.is_empty:
-            return {"state": "empty", "run_id": None, "request": dict(self.request)}
-        return {
-            "run_id": self.run_id,
-            "state": self.state,
-            "digest": self.digest,
-            "environment": self.environment,
-            "created_at": self.created_at.isoformat() if self.created_at else None,
-            "request": dict(self.request),
-            "candidates": dict(self.candidates),
-            "categories": self.categories,
-            "phases": dict(self._figure("phases")),
-            "expected_calls": self.expected_calls,
-            "expected_writes": self.expected_writes,
-            "batches": [b.as_dict() for b in self.batches],
-            "batch_spacing_s": self.batch_spacing_s,
-            "expected_runtime_s": self.expected_runtime_s,
-            "excluded": list(self.excluded),
-            "excluded_total": self._figure("excluded_total"),
-            "checks": [c.as_dict() for c in self.checks],
-        }
 
 
 @dataclass(frozen=True, slots=True)

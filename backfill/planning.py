@@ -7,7 +7,9 @@ from uuid import uuid4
 
 from backfill.gateway import Gateway
 from backfill.loading import load_plan, load_run
-from backfill.models import Json, Plan
+from backfill.models import Json
+from backfill.plans import Plan
+from backfill.reading import empty_plan_of
 
 # What a request carries that a plan like it takes over; the rest is derived anew.
 KEPT_BY_LIKE = frozenset(
@@ -25,8 +27,9 @@ async def make_plan(gateway: Gateway, request: Mapping[str, Json]) -> Plan:
     await gateway.call("backfill_open", opening, expect=str)
     while not await gateway.call("backfill_collect", {"p_run_id": run_id}, expect=bool):
         pass
-    if not await gateway.call("backfill_seal", {"p_run_id": run_id}, expect=bool):
-        return Plan("", "empty", "", request.get("environment"), None, dict(request))
+    sealed = await gateway.call("backfill_seal", {"p_run_id": run_id}, expect=dict)
+    if sealed["state"] == "empty":
+        return empty_plan_of(sealed)
     return await load_plan(gateway, run_id)
 
 

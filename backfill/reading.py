@@ -7,24 +7,21 @@ from datetime import datetime
 
 from backfill.coverage import DayCoverage
 from backfill.models import (
-    Approval,
+    ITEM_STATES,
     Check,
     Criterion,
     FailedSession,
     Json,
-    Plan,
-    PlannedSession,
     RunSummary,
     Status,
     UndoEffect,
     Verification,
 )
-
-ITEM_STATES = ("pending", "leased", "done", "failed", "skipped", "rolled_back")
+from backfill.plans import Approval, Plan, PlannedSession
 
 RUN_COLUMNS = (
     "run_id,state,reason,environment,created_at,request,plan,digest,project_host,"
-    "approved_by,approved_via,approved_at,approved_until"
+    "approved_by,approved_via,approved_at,approved_until,started_at"
 )
 ITEM_COLUMNS = (
     "ordinal,session_id,session_at,category,components,phase,batch,state,attempts,"
@@ -71,6 +68,22 @@ def plan_of(run: Mapping[str, Json], items: Sequence[Mapping[str, Json]]) -> Pla
         checks=tuple(check_of(c) for c in checks),
         approval=_approval_of(run),
         reason=run["reason"],
+        started_at=moment(run["started_at"]),
+    )
+
+
+def empty_plan_of(answer: Mapping[str, Json]) -> Plan:
+    """What backfill_seal says where there is nothing to do: there is no run."""
+    figures = dict(answer["plan"])
+    return Plan(
+        run_id="",
+        state="empty",
+        digest="",
+        environment=answer["environment"],
+        created_at=None,
+        request=answer["request"],
+        checks=tuple(check_of(c) for c in figures.pop("checks")),
+        figures=figures,
     )
 
 

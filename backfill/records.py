@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from backfill.faults import fault_of_api, fault_of_transport
-from backfill.models import Event, Json, PlannedSession
+from backfill.models import Event, Json
+from backfill.plans import PlannedSession
 
 # What a record of a kind always holds. Null: nobody knows; the database keeps no durations.
 FIELDS: Mapping[str, tuple[str, ...]] = {

@@ -25,7 +25,8 @@ from backfill.rendering_batches import batching, order, sessions
 from backfill.rendering_state import counts_by_state, next_commands, reason_line, state_line
 
 if TYPE_CHECKING:
-    from backfill.models import Check, Json, Plan
+    from backfill.models import Check, Json
+    from backfill.plans import Plan
 
 # Parameters that the plan shows in a place of their own; all others are listed.
 _PLACED = frozenset(
@@ -71,9 +72,10 @@ def plan_markdown(plan: Plan) -> str:
 def _nothing_to_do(plan: Plan) -> str:
     asked = plan.request
     until = f" until {escaped(asked['until'])}" if asked.get("until") else ""
-    return (
+    return joined(
         f"**Nothing to do**: no session since {escaped(asked.get('since', NONE))}{until} "
-        "lacks anything that can be scored. No run was made.\n"
+        "lacks anything that can be scored. No run was made.",
+        _excluded(plan) if plan.excluded else "",
     )
 
 

@@ -21,7 +21,7 @@ from backfill.markdown import (
 from backfill.rendering_state import error_text
 
 if TYPE_CHECKING:
-    from backfill.models import Batch, Plan, PlannedSession
+    from backfill.plans import Batch, Plan, PlannedSession
 
 WINDOW_S = 60  # the throttle counts the starts of any 60 seconds
 

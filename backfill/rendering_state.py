@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from backfill.markdown import NONE, escaped, fenced, table
 
 if TYPE_CHECKING:
-    from backfill.models import FailedSession, PlannedSession
+    from backfill.models import FailedSession
+    from backfill.plans import PlannedSession
 
 _MEANINGS = {
     "approved": "The plan is approved; no session has started.",

@@ -161,10 +161,12 @@ as $$
     format('%s of %s have status completed', completed, sessions)) from facts
   union all
   select backfill_private.mark('responses', case when enough = sessions then 'ok' else 'fail' end,
-    format('%s of %s sessions have enough, %s to %s each', enough, sessions, least, most)) from facts
+    format('%s of %s sessions have enough', enough, sessions)
+      || coalesce(', ' || least || ' to ' || most || ' each', '')) from facts
   union all
   select backfill_private.mark('forced-choice responses', case when fc_enough = lacking then 'ok' else 'fail' end,
-    format('%s of %s sessions that lack FC scores have enough, %s to %s each', fc_enough, lacking, fc_least, fc_most)
+    format('%s of %s sessions that lack FC scores have enough', fc_enough, lacking)
+      || coalesce(', ' || fc_least || ' to ' || fc_most || ' each', '')
       || coalesce('; priority: ' || named, '')) from facts
 $$;
 

@@ -10,17 +10,8 @@ import pytest
 from markdown_it import MarkdownIt
 
 from backfill.markdown import code, duration, escaped, mm_ss
-from backfill.models import (
-    Approval,
-    Check,
-    Criterion,
-    FailedSession,
-    Plan,
-    PlannedSession,
-    Status,
-    UndoEffect,
-    Verification,
-)
+from backfill.models import Check, Criterion, FailedSession, Status, UndoEffect, Verification
+from backfill.plans import Approval, Plan, PlannedSession
 from backfill.rendering import plan_markdown
 from backfill.reporting import summary_markdown, undo_markdown, verification_markdown
 

@@ -231,7 +231,7 @@ def _collected(project: Project, **dates: Any) -> str:
 
 def _sealed(project: Project, **dates: Any) -> str:
     run = _collected(project, **dates)
-    assert project.value("select public.backfill_seal(%s)", run) is True
+    assert project.value("select public.backfill_seal(%s)", run)["state"] == "awaiting_approval"
     return run
 
 

@@ -294,8 +294,9 @@ class Verbs(RuleBasedStateMachine):
     def seal(self, run_id: str) -> bool:
         """Seal a plan; one with nothing to do is gone."""
         sealed = self.try_(verbs.call, "backfill_seal", p_run_id=run_id)
-        if sealed is False:
+        if sealed and sealed["state"] == "empty":
             self.runs.remove(run_id)
+            return False
         return bool(sealed)
 
     @precondition(lambda self: self.runs)

@@ -68,7 +68,7 @@ def live(db: Db) -> int:
     run = one(db, "select public.backfill_open(%s::jsonb)", json.dumps(REQUEST))
     while not one(db, "select public.backfill_collect(%s)", run):
         pass
-    assert one(db, "select public.backfill_seal(%s)", run)
+    assert one(db, "select public.backfill_seal(%s)", run)["state"] == "awaiting_approval"
     digest = one(db, "select digest from public.backfill_runs where run_id = %s", run)
     db.execute("select public.backfill_approve(%s, %s, 'Ada')", (run, digest))
     db.execute("select public.backfill_start(%s, 'worker')", (run,))

@@ -58,7 +58,7 @@ def collected(db: psycopg.Connection[Any], **request: Any) -> str:
 def planned(db: psycopg.Connection[Any], **request: Any) -> str:
     """A sealed plan over the sample; its run's id."""
     run_id = collected(db, **request)
-    assert call(db, "backfill_seal", p_run_id=run_id)
+    assert call(db, "backfill_seal", p_run_id=run_id)["state"] == "awaiting_approval"
     return run_id
 
 

@@ -1306,10 +1306,11 @@ $$;
 
 -- Seal a run: place its items, measure, compute the digest. A run with nothing to do is removed.
 --
--- returns  true: it awaits approval; false: there was nothing to do and the run is gone
+-- returns  {state: awaiting_approval}; or {state: empty, environment, request, plan} where there was nothing to do and
+--          the run is gone
 -- raises   OB002 not in planning or windows left, OB013 too large or too long for this project
 create function backfill_private.seal(p_run_id uuid)
-returns boolean
+returns jsonb
 language plpgsql
 security definer
 set search_path = ''
@@ -1323,21 +1324,23 @@ begin
   perform backfill_private.authorize('plan');
   v_run := backfill_private.locked_run(p_run_id, array['planning', 'awaiting_approval']);
   if v_run.state = 'awaiting_approval' then
-    return true;  -- sealed by a call whose reply was lost
+    return jsonb_build_object('state', v_run.state);  -- sealed by a call whose reply was lost
   elsif v_run.collect_from < v_run.collect_until then
     perform backfill_private.refuse('OB002', format('run %s is not collected to its end', p_run_id));
   end if;
   select date_trunc('month', max(f.session_at)) into v_recent
   from backfill_private.findings as f where f.run_id = p_run_id and f.excluded is null;
-  if v_recent is null then
-    delete from public.backfill_runs where run_id = p_run_id;
-    return false;
-  end if;
-  v_recent := coalesce((v_run.request ->> 'recent_since')::timestamptz, v_recent);
   insert into backfill_private.findings (run_id, session_id, components, excluded)
   select p_run_id, named.session_id, '{}', 'named as priority, but not completed, outside the dates, or nothing is missing'
   from jsonb_array_elements_text(v_run.request -> 'priority') as named (session_id)
   on conflict do nothing;
+  if v_recent is null then
+    v_run.plan := backfill_private.measure_plan(p_run_id);
+    delete from public.backfill_runs where run_id = p_run_id;
+    return jsonb_build_object('state', 'empty', 'environment', v_run.environment, 'request', v_run.request,
+      'plan', v_run.plan);
+  end if;
+  v_recent := coalesce((v_run.request ->> 'recent_since')::timestamptz, v_recent);
   v_run.request := v_run.request || jsonb_build_object('recent_since', v_recent);
   perform backfill_private.place_items(v_run, v_recent);
   update public.backfill_runs
@@ -1354,7 +1357,7 @@ begin
   perform backfill_private.move(p_run_id, 'awaiting_approval', null,
     (select jsonb_build_object('digest', r.digest, 'sessions', r.plan -> 'candidates' -> 'total')
        from public.backfill_runs as r where r.run_id = p_run_id));
-  return true;
+  return '{"state": "awaiting_approval"}'::jsonb;
 end
 $$;
 
@@ -1426,7 +1429,7 @@ as $$
 $$;
 
 create function public.backfill_seal(p_run_id uuid)
-returns boolean
+returns jsonb
 language sql
 set search_path = ''
 set statement_timeout = '55s'
