@@ -155,7 +155,8 @@ class Verification:
     """What stands in the tables against what was planned.
 
     buckets: as_planned, missing, extra, filled_elsewhere, changed_since; each a list of
-    {session_id, component}.
+    {session_id, component}. new_candidates: sessions in the plan's range that lack something now
+    and are not in the plan, the newest first, 1,000 at most; they do not touch the verdict.
     """
 
     run_id: str
@@ -166,6 +167,8 @@ class Verification:
     critical: tuple[str, ...]
     audit_count: int
     audit_head: str
+    new_candidates: tuple[str, ...] = ()
+    new_candidates_total: int = 0
 
     def as_dict(self) -> dict[str, Json]:
         """The shape of `backfill verify --json`."""
@@ -177,6 +180,8 @@ class Verification:
             "buckets": {name: list(rows) for name, rows in self.buckets.items()},
             "critical": list(self.critical),
             "audit": {"count": self.audit_count, "head": self.audit_head},
+            "new_candidates": list(self.new_candidates),
+            "new_candidates_total": self.new_candidates_total,
         }
 
 

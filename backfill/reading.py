@@ -162,6 +162,8 @@ def verification_of(answer: Mapping[str, Json]) -> Verification:
         critical=tuple(answer["critical"]),
         audit_count=answer["audit"]["count"],
         audit_head=answer["audit"]["head"],
+        new_candidates=tuple(answer["new_candidates"]),
+        new_candidates_total=answer["new_candidates_total"],
     )
 
 

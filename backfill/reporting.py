@@ -29,6 +29,8 @@ from backfill.rendering_state import (
 if TYPE_CHECKING:
     from backfill.models import FailedSession, Json, Status, UndoEffect, Verification
 
+NAMED_SESSIONS = 20  # of the new candidates; --json has more
+
 
 def summary_markdown(
     status: Status, verification: Verification | None, failures: Sequence[FailedSession]
@@ -44,6 +46,7 @@ def summary_markdown(
         _approved(status),
         section("Failed sessions", _failures(failures)),
         verified,
+        _new_candidates(verification) if verification else "",
         section("Audit", _audit(status.audit_count, status.audit_head)),
         next_commands(status.run_id, status.state, len(failures)),
     )
@@ -72,6 +75,7 @@ def verification_markdown(verification: Verification) -> str:
     return joined(
         f"# Verification of run {code(verification.run_id)}",
         _verified(verification),
+        _new_candidates(verification),
         section("Audit", _audit(verification.audit_count, verification.audit_head)),
     )
 
@@ -92,6 +96,22 @@ def _verified(verification: Verification) -> str:
             _buckets(verification.buckets),
         )
         if part
+    )
+
+
+def _new_candidates(verification: Verification) -> str:
+    """Who lacks something and is in no plan of this run; empty where there is nobody."""
+    total, named = verification.new_candidates_total, verification.new_candidates[:NAMED_SESSIONS]
+    if not total:
+        return ""
+    more = total - len(named)
+    return section(
+        "New candidates",
+        f"{counted(total, 'session')} in the plan's range lack something now and are not in the "
+        "plan. This run does not score them.",
+        bullets([*map(code, named), *([f"{more:,} more"] if more else [])]),
+        "Next:",
+        fenced("sh", f"backfill plan --like {verification.run_id}"),
     )
 
 

@@ -197,9 +197,21 @@ def print_verification(verification: Verification) -> None:
                 out.print(f"        {row['session_id']} {row['component']}", markup=False)
             if len(rows) > NAMED_SESSIONS:
                 out.print(f"        … and {len(rows) - NAMED_SESSIONS} more: --json names them")
+    if verification.new_candidates_total:
+        _print_new_candidates(verification)
     for line in verification.critical:
         out.print(f"[red]critical[/]  {line}")
     out.print(f"verdict: {MARKS[verification.verdict]}")
+
+
+def _print_new_candidates(verification: Verification) -> None:
+    total, named = verification.new_candidates_total, verification.new_candidates[:NAMED_SESSIONS]
+    out.print(f"      new candidates, not in the plan: {total}")
+    for session_id in named:
+        out.print(f"        {session_id}", markup=False)
+    if total > len(named):
+        out.print(f"        … and {total - len(named)} more: --json names up to 1,000")
+    out.print(f"        Next: backfill plan --like {verification.run_id}")
 
 
 def print_undo(effect: UndoEffect) -> None:

@@ -192,9 +192,48 @@ as $$
   ) as c
 $$;
 
+-- Sessions that a plan like this would name now and this one does not: candidates by the run's own request, in its range.
+-- Named for whoever plans again; no run is ever widened by them.
+--
+-- returns  {new_candidates: [session id], the newest first, at most 1,000; new_candidates_total}
+create function backfill_private.new_candidates(p_run public.backfill_runs)
+returns jsonb
+language plpgsql
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_found jsonb;
+begin
+  perform set_config('backfill.request', p_run.request::text, true);
+  -- Materialized, so that answers are counted for what is left after the join, not for every planned session.
+  execute format(
+    'with unplanned as materialized (
+       select g.session_id, g.session_at, g.excluded
+       from %s as g
+       left join public.backfill_items as item
+         on item.run_id = $1 and item.source = $2 and item.session_id = g.session_id
+       where item.run_id is null and g.session_at >= $3 and g.session_at < $4
+     ), found as (
+       select u.session_id, row_number() over (order by u.session_at desc, u.session_id) as place
+       from unplanned as u where u.excluded is null
+     )
+     select jsonb_build_object(
+       ''new_candidates'', coalesce(jsonb_agg(f.session_id order by f.place) filter (where f.place <= 1000), ''[]''),
+       ''new_candidates_total'', count(*))
+     from found as f',
+    (select s.gaps_view from backfill_private.sources as s where s.target = p_run.target)::regclass)
+  into v_found
+  using p_run.run_id, p_run.target, (p_run.request ->> 'since_at')::timestamptz,
+    coalesce((p_run.request ->> 'until_before')::timestamptz, 'infinity');
+  perform set_config('backfill.request', '', true);
+  return v_found;
+end
+$$;
+
 -- Verify a run against the tables.
 --
--- returns  {run_id, verdict, criteria, buckets, critical, audit}
+-- returns  {run_id, verdict, criteria, buckets, critical, audit, new_candidates, new_candidates_total}
 --          pass: every planned row is there; partial: each missing one belongs to a session recorded as failed and
 --          nothing is critical; fail: everything else
 -- raises   OB001 no such run, OB010 not allowed
@@ -233,7 +272,8 @@ begin
     'verdict', backfill_private.verdict(v_components, v_criteria, v_critical, v_buckets),
     'criteria', v_criteria, 'critical', v_critical,
     'buckets', (select jsonb_object_agg(key, coalesce(nullif(value, 'null'), '[]')) from jsonb_each(v_buckets)),
-    'audit', jsonb_build_object('count', v_run.audit_count, 'head', v_run.audit_head));
+    'audit', jsonb_build_object('count', v_run.audit_count, 'head', v_run.audit_head))
+    || backfill_private.new_candidates(v_run);
 end
 $$;
 
@@ -281,6 +321,7 @@ revoke all on function
   backfill_private.criterion(text, bigint, bigint, jsonb),
   backfill_private.verify_component(uuid, public.backfill_targets),
   backfill_private.critical_errors(uuid, jsonb),
+  backfill_private.new_candidates(public.backfill_runs),
   backfill_private.verify(uuid),
   backfill_private.run_criteria(uuid, jsonb, jsonb),
   backfill_private.verdict(jsonb, jsonb, jsonb, jsonb)

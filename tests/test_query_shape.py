@@ -54,6 +54,7 @@ REQUEST = {
 }
 WINDOW = ("2024-06-03T00:00:00Z", "2024-06-10T00:00:00Z")
 GAPS_IN_WINDOW = 60
+SINCE_EVER = ("2024-01-01T00:00:00Z", "infinity")
 
 
 def _load_crowd(*, dbname: str, **_: Any) -> None:
@@ -199,6 +200,43 @@ def test_coverage_counts_answers_for_what_lacks_something_alone(crowded_db: Db) 
     plan = explained(crowded_db, "select * from public.backfill_daily_coverage")
     looked = [scan["Actual Loops"] for scan in scans_of(plan, "assessment_responses")]
     assert 0 < max(looked) <= 6000
+
+
+def plan_of_new_candidates(db: Db) -> list[Node]:
+    """Every node of the plan that verify looks for new candidates with, 100 of them, as it went."""
+    run = open_run(db)
+    while not db.execute("select public.backfill_collect(%s) as it", (run,)).fetchall()[0]["it"]:
+        pass
+    db.execute("select public.backfill_seal(%s)", (run,))
+    db.execute(
+        "with gone as (delete from public.fc_scores where session_id in (select id"
+        " from public.assessment_sessions where status = 'completed'"
+        " order by created_at desc limit 200) returning session_id)"
+        " select count(*) from gone"
+    )
+    row = db.execute(
+        "select substring(prosrc from $$execute format\\(\\s*'(.*?)',\\s*\\(select$$) as query"
+        " from pg_proc where oid ="
+        " 'backfill_private.new_candidates(public.backfill_runs)'::regprocedure"
+    ).fetchone()
+    assert row is not None
+    query: str = row["query"].replace("''", "'").replace("%s", "backfill_private.prism_gaps")
+    for place, value in enumerate((run, "prism", *SINCE_EVER), start=1):
+        query = query.replace(f"${place}", f"'{value}'")
+    with db.transaction():
+        db.execute("select set_config('backfill.request', %s, true)", (json.dumps(REQUEST),))
+        return explained(db, query)
+
+
+def test_new_candidates_are_found_by_one_anti_join(crowded_db: Db) -> None:
+    """The plan's sessions are read once or by key; answers are counted for what is left alone."""
+    plan = plan_of_new_candidates(crowded_db)
+    joins = [node["Join Type"] for node in plan if "Join Type" in node]
+    assert joins.count("Anti") + joins.count("Right Anti") == 1
+    [items] = scans_of(plan, "backfill_items")
+    assert items["Actual Loops"] == 1 or "Index" in items["Node Type"]
+    looked = [scan["Actual Loops"] for scan in scans_of(plan, "assessment_responses")]
+    assert max(looked) <= 1000
 
 
 # -- the answers

@@ -461,6 +461,25 @@ def test_a_verification_names_what_is_critical() -> None:
     assert "- ❌ x: a written row is gone" in shown
 
 
+def test_a_verification_names_twenty_new_candidates_and_counts_the_rest() -> None:
+    came = tuple(f"new-{n:04}" for n in range(1000))
+    shown = verification_markdown(
+        replace(VERIFICATION, new_candidates=came, new_candidates_total=1234)
+    )
+    section = section_of(shown, "New candidates")
+    assert "1,234 sessions in the plan's range" in section
+    assert [line for line in section.splitlines() if line.startswith("- ")] == [
+        *(f"- `{session}`" for session in came[:20]),
+        "- 1,214 more",
+    ]
+    assert section.rstrip().endswith(f"backfill plan --like {RUN}\n```")
+
+
+def test_without_a_new_candidate_there_is_no_section_about_them() -> None:
+    assert "New candidates" not in verification_markdown(VERIFICATION)
+    assert "New candidates" not in summary_markdown(STATUS, VERIFICATION, [])
+
+
 def test_the_summary_has_counts_failures_verdict_and_head() -> None:
     failure = FailedSession("session-02", "fc_scores", "P0001", "broken\npipe | here")
     shown = summary_markdown(STATUS, VERIFICATION, [failure])
