@@ -1,0 +1,154 @@
+"""What a disturbed run left, counted inside the database and compared with an undisturbed one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from tests.faults.clock import COMMON_CLOCK
+
+Db = psycopg.Connection[Any]
+Content = dict[str, frozenset[str]]
+TABLES = ("fc_scores", "profiles")
+
+CALLS = b"""
+create table public.test_scorings (
+  session_id uuid not null, function text not null, run_id uuid not null,
+  at double precision not null default extract(epoch from clock_timestamp()),
+  clock_at timestamptz not null default backfill_private.clock());
+grant insert on public.test_scorings to service_role;
+"""
+
+# The real scorer stands beside; this one notes the call in the same transaction, so that exactly
+# the committed calls of a run are counted, however often their row was there already.
+COUNTING = """
+create or replace function public.{name}({arguments}) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  v_run text := nullif(current_setting('request.headers', true), '')::json ->> 'x-backfill-run';
+begin
+  if v_run is not null then
+    insert into public.test_scorings (session_id, function, run_id)
+    values ($1, '{name}', v_run::uuid);
+  end if;
+  return public.{name}_real({values});
+end
+$$;
+"""
+SCORERS = {
+    "score_fc_session": ("session_id uuid, version text, basis text", "$1, $2, $3"),
+    "score_prism": ("session_id uuid, engine_version text", "$1, $2"),
+}
+
+
+def prepare(db: Db) -> None:
+    """Put the common clock and the counting scorers into a sample project, before any plan."""
+    db.execute(COMMON_CLOCK)
+    db.execute(CALLS)
+    for name, (arguments, values) in SCORERS.items():
+        row = db.execute(
+            "select pg_get_functiondef(%s::regproc) as text", (f"public.{name}",)
+        ).fetchone()
+        assert row is not None
+        db.execute(row["text"].replace(name, f"{name}_real").encode())
+        counting = COUNTING.format(name=name, arguments=arguments, values=values)
+        db.execute(counting.encode())
+
+
+def content(db: Db) -> Content:
+    """Every row of the target tables, but for its timestamps."""
+    return {
+        table: frozenset(
+            row["text"]
+            for row in db.execute(
+                f"select (to_jsonb(t) - '{{created_at,updated_at}}'::text[])::text as text"
+                f" from public.{table} as t".encode()
+            )
+        )
+        for table in TABLES
+    }
+
+
+def missing_from(wanted: Content, found: Content) -> list[str]:
+    """The rows that should be there and are not."""
+    return sorted(row for table in TABLES for row in wanted[table] - found[table])
+
+
+def scored_twice(db: Db) -> list[tuple[str, str]]:
+    """(session, function) of which more than one call was committed."""
+    rows = db.execute(
+        "select session_id::text, function from public.test_scorings"
+        " group by 1, 2 having count(*) > 1 order by 1, 2"
+    )
+    return [(row["session_id"], row["function"]) for row in rows]
+
+
+def receipts_without_row(db: Db, run_ids: Sequence[str]) -> list[dict[str, Any]]:
+    """The receipts of live writes whose row is not exactly what was written."""
+    return db.execute(
+        "with written as ("
+        "  select 'public.fc_scores' as table_name, to_jsonb(t) as content"
+        "  from public.fc_scores as t"
+        "  union all select 'public.profiles', to_jsonb(t) from public.profiles as t)"
+        " select r.receipt_id, r.session_id from public.backfill_receipts as r"
+        " left join written as w on w.table_name = r.table_name"
+        "   and w.content ->> 'session_id' = r.session_id and w.content @> r.row_key"
+        " where r.run_id = any (%s::uuid[]) and r.kind = 'score' and r.undone_at is null"
+        "   and backfill_private.row_hash(w.content) is distinct from r.after_hash",
+        (list(run_ids),),
+    ).fetchall()
+
+
+def receipted_rows(db: Db, run_ids: Sequence[str]) -> list[tuple[str, str]]:
+    """(table, key) of every receipt of a live write, one entry a receipt."""
+    rows = db.execute(
+        "select table_name, row_key::text as key from public.backfill_receipts"
+        " where run_id = any (%s::uuid[]) and kind = 'score' and undone_at is null",
+        (list(run_ids),),
+    )
+    return [(row["table_name"], row["key"]) for row in rows]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """A committed call: when by the machine's clock, and when by the project's, in seconds."""
+
+    at: float
+    clock_s: float
+
+
+def scorings(db: Db) -> list[Scoring]:
+    """Every committed call, in order."""
+    rows = db.execute(
+        "select at, extract(epoch from clock_at)::float as clock_s"
+        " from public.test_scorings order by at"
+    )
+    return [Scoring(row["at"], row["clock_s"]) for row in rows]
+
+
+def seconds_to_go_on(fault_at: float, calls: Sequence[Scoring]) -> float:
+    """From a fault to the next committed call: what passed, and what was waited on the clock.
+
+    fault_at: by the machine's clock. calls: in order. Zero where no call came after.
+    """
+    later = [call for call in calls if call.at > fault_at]
+    earlier = [call for call in calls if call.at <= fault_at]
+    if not later:
+        return 0.0
+    waited_s = later[0].clock_s - earlier[-1].clock_s if earlier else 0.0
+    return later[0].at - fault_at + waited_s
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One line of the table."""
+
+    case: str
+    sessions: int
+    faults: int
+    lost: int
+    twice: int
+    go_on_s: float

@@ -1,0 +1,205 @@
+"""A project under faults: plan, disturb, go on, and compare with a run that nobody disturbed.
+
+Every scenario passes through the same end: the run as undisturbed, then all taken back, then a
+second start that completes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import backfill
+from tests.conftest import Project
+from tests.faults import measures
+from tests.faults.clock import CommonClock
+from tests.faults.measures import Content, Measured
+from tests.faults.proxy import Hit, Proxy
+from tests.seed import SEED
+from tests.throttling import Start, closest_batches, most_in_a_minute
+
+SESSIONS = 200
+THROTTLE = 120
+BATCH_SESSIONS = 20
+CONCURRENCY = 8
+REQUEST: dict[str, Any] = {
+    **SEED,
+    "throttle_per_minute": THROTTLE,
+    "batch_size": BATCH_SESSIONS,
+}
+FUNCTION_OF = {"fc_scores": "score_fc_session", "profile": "score_prism"}
+REPORT_VARIABLE = "BACKFILL_FAULTS_REPORT"
+MOST_STARTS = 12  # of one run's workers, one after the other: more means that it gets nowhere
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """The target tables of a twin before a run, and after one that nobody disturbed."""
+
+    before: Content
+    after: Content
+
+
+@dataclass
+class Scene:
+    """One test's project, the proxy in front of it, and what happened so far.
+
+    owed: the calls that the plan needs, each exactly once. struck_at: when something went wrong
+    beside what the proxy did.
+    """
+
+    project: Project
+    proxy: Proxy
+    dsn: str
+    before: Content
+    after: Content
+    owed: set[tuple[str, str]] = field(default_factory=set)
+    events: list[backfill.Event] = field(default_factory=list)
+    struck_at: list[float] = field(default_factory=list)
+
+    def planned(self, **request: Any) -> str:
+        """A run over every candidate, approved; its id."""
+        with self.project.connect() as bf:
+            plan = bf.plan(**{**REQUEST, **request})
+        self.project.approve(plan)
+        assert len(plan.sessions) >= SESSIONS
+        self.owed |= {(s.session_id, FUNCTION_OF[c]) for s in plan.sessions for c in s.components}
+        return plan.run_id
+
+    def apply(
+        self,
+        run_id: str,
+        *,
+        url: str | None = None,
+        worker: str = "worker",
+        wrong_by_s: float = 0.0,
+        **options: Any,
+    ) -> backfill.Outcome:
+        """One worker's apply, through the proxy unless another url is given."""
+        key = self.project.keys.service_role
+        with (
+            CommonClock(self.dsn, worker, wrong_by_s=wrong_by_s) as clock,
+            backfill.connect(url or self.proxy.url, key, clock=clock) as bf,
+        ):
+            given = {"concurrency": CONCURRENCY, "on_event": self.events.append, **options}
+            return bf.apply(run_id, **given)
+
+    def go_on(self, run_id: str, **options: Any) -> backfill.Outcome:
+        """Apply as an operator does: again after a crash, resumed after a pause, to its end."""
+        for _ in range(MOST_STARTS):
+            try:
+                outcome = self.apply(run_id, **options)
+            except backfill.Paused:
+                with self.project.connect() as bf:
+                    bf.resume(run_id)
+            except backfill.CannotConnect:
+                continue
+            else:
+                if outcome.state == "completed":
+                    return outcome
+        raise AssertionError(f"run {run_id} did not end in {MOST_STARTS} starts")
+
+    def struck(self) -> None:
+        """Something went wrong now."""
+        self.struck_at.append(time.time())
+
+    def outcomes(self) -> Counter[str]:
+        """The `call` events so far, by outcome."""
+        return Counter(e.details["outcome"] for e in self.events if e.kind == "call")
+
+    def codes(self) -> Counter[str]:
+        """The codes of the calls that failed."""
+        calls = [e.details for e in self.events if e.kind == "call"]
+        return Counter(call["code"] for call in calls if call["code"])
+
+    def wait_until(self, holds: Callable[[], object]) -> None:
+        """Look until something is so; for what another process does in its own time."""
+        while not holds():
+            time.sleep(0.01)
+
+    # The end of every scenario ------------------------------------------------------------------
+
+    def measured(self, case: str) -> Measured:
+        """What the faults did, counted in the tables; goes into the table where one is asked for."""
+        calls = measures.scorings(self.project.db)
+        faults = [*(hit.at for hit in self.proxy.hits), *self.struck_at]
+        found = Measured(
+            case,
+            len({session for session, _ in self.owed}),
+            len(faults),
+            len(measures.missing_from(self.after, measures.content(self.project.db))),
+            len(measures.scored_twice(self.project.db)),
+            round(max((measures.seconds_to_go_on(f, calls) for f in faults), default=0.0), 1),
+        )
+        report = os.environ.get(REPORT_VARIABLE)
+        if report:
+            with Path(report).open("a") as file:
+                file.write(json.dumps(asdict(found)) + "\n")
+        return found
+
+    def ends_as_undisturbed(self, case: str, *run_ids: str) -> None:
+        """The whole proof: rows, calls, receipts, throttle, chain; then undone and done again."""
+        found = self.measured(case)
+        assert found.faults > 0
+        assert (found.lost, found.twice) == (0, 0)
+        assert measures.content(self.project.db) == self.after
+        assert self._committed() == sorted(self.owed)
+        self._receipts_equal_writes(run_ids)
+        for run_id in run_ids:
+            self._throttle_was_kept(run_id)
+            self._verifies(run_id)
+        self._undone_and_done_again(run_ids)
+
+    def _committed(self) -> list[tuple[str, str]]:
+        rows = self.project.rows(
+            "select session_id::text, function from public.test_scorings order by 1, 2"
+        )
+        return [(row["session_id"], row["function"]) for row in rows]
+
+    def _receipts_equal_writes(self, run_ids: tuple[str, ...]) -> None:
+        receipts = measures.receipted_rows(self.project.db, run_ids)
+        assert len(receipts) == len(set(receipts)) == len(self.owed)
+        assert measures.receipts_without_row(self.project.db, run_ids) == []
+
+    def _throttle_was_kept(self, run_id: str) -> None:
+        granted = self.project.rows(
+            "select at, (details ->> 'sessions')::int as sessions from public.backfill_events"
+            " where run_id = %s and kind = 'batch_granted' order by seq",
+            run_id,
+        )
+        starts = [Start(row["at"], row["sessions"]) for row in granted]
+        assert most_in_a_minute(starts) <= THROTTLE
+        spacing_s = 60 / (THROTTLE // BATCH_SESSIONS)
+        assert closest_batches(starts).total_seconds() >= spacing_s
+
+    def _verifies(self, run_id: str) -> None:
+        with self.project.connect() as bf:
+            verification = bf.verify(run_id)
+        assert {c.name: c.status for c in verification.criteria}["audit_complete"] == "pass"
+        assert (verification.verdict, verification.critical) == ("pass", ())
+
+    def _undone_and_done_again(self, run_ids: tuple[str, ...]) -> None:
+        with self.project.connect() as bf:
+            for run_id in run_ids:
+                assert bf.rollback(run_id).confirm(reason="a test").conflicts == ()
+        assert measures.content(self.project.db) == self.before
+        self.completes_undisturbed()
+
+    def completes_undisturbed(self) -> None:
+        """A run of its own that nobody disturbs ends as one does on an untouched project."""
+        run_id = self.planned(throttle_per_minute=None)
+        outcome = self.apply(run_id, url=self.project.url, on_event=print)
+        assert outcome.is_complete
+        assert measures.content(self.project.db) == self.after
+        self._verifies(run_id)
+
+
+def hits_of(hits: list[Hit], *functions: str) -> int:
+    """How often a fault happened to these functions' calls."""
+    return sum(hit.call.function in functions for hit in hits)
