@@ -5,11 +5,14 @@ A worker that scores holds time still, so that nobody's lease runs out because t
 
 from __future__ import annotations
 
+import contextlib
 from datetime import datetime, timedelta
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import psycopg
 from psycopg.rows import tuple_row
@@ -40,21 +43,25 @@ $$;
 )
 
 
+NOW = "select now_at from public.test_clock"
+REST = "select public.test_rest(%s)"
+LIE_DOWN = (
+    "insert into public.test_sleepers (worker, wakes_at) values (%s, %s)"
+    " on conflict (worker) do update set wakes_at = excluded.wakes_at returning worker"
+)
+
+
 class CommonClock:
     """A worker's way to the clock: counted among those that are awake until it is closed."""
 
     def __init__(self, dsn: str, worker: str, *, wrong_by_s: float = 0.0) -> None:
         """wrong_by_s: what this worker's own clock adds to the time, as a machine's may."""
-        self._db: psycopg.Connection[Any] = psycopg.connect(
-            dsn, autocommit=True, row_factory=tuple_row
-        )
+        self._connect = partial(psycopg.connect, dsn, autocommit=True, row_factory=tuple_row)
+        self._db: psycopg.Connection[Any] = self._connect()
         self._worker = worker
         self._wrong_by = timedelta(seconds=wrong_by_s)
-        self._db.execute(
-            "insert into public.test_sleepers (worker) values (%s)"
-            " on conflict (worker) do update set wakes_at = null",
-            (worker,),
-        )
+        self._ask(LIE_DOWN, worker, None)
+        self._now: datetime = self._ask(NOW)
 
     def __enter__(self) -> Self:
         return self
@@ -69,34 +76,28 @@ class CommonClock:
         self._db.close()
 
     def now(self) -> datetime:
-        """The moment, by this worker's clock."""
-        moment: datetime = self._one("select now_at from public.test_clock")
-        return moment + self._wrong_by
-
-    def advance(self, seconds: float) -> None:
-        """Let time pass, whoever is awake."""
-        self._db.execute(
-            "update public.test_clock set now_at = now_at + make_interval(secs => %s)", (seconds,)
-        )
+        """The moment, by this worker's clock; the last that was seen while the server is down."""
+        with contextlib.suppress(psycopg.OperationalError):
+            self._now = self._ask(NOW)
+        return self._now + self._wrong_by
 
     async def sleep(self, seconds: float) -> None:
         """Wait until everybody waits and this worker's moment is the next."""
-        await anyio.to_thread.run_sync(self._lie_down, seconds)
-        while not await anyio.to_thread.run_sync(self._has_slept):
+        wakes_at = self.now() - self._wrong_by + timedelta(seconds=seconds)
+        await self._patiently(LIE_DOWN, self._worker, wakes_at)
+        while not await self._patiently(REST, self._worker):
+            await anyio.lowlevel.checkpoint()
+
+    async def _patiently(self, query: str, *values: object) -> Any:
+        """Ask until the server answers."""
+        while True:
             await anyio.sleep(POLL_S)
+            with contextlib.suppress(psycopg.OperationalError):
+                return await anyio.to_thread.run_sync(self._ask, query, *values)
 
-    def _lie_down(self, seconds: float) -> None:
-        self._db.execute(
-            "update public.test_sleepers set wakes_at ="
-            " (select now_at from public.test_clock) + make_interval(secs => %s)"
-            " where worker = %s",
-            (seconds, self._worker),
-        )
-
-    def _has_slept(self) -> bool:
-        return bool(self._one("select public.test_rest(%s)", self._worker))
-
-    def _one(self, query: str, *values: object) -> Any:
+    def _ask(self, query: str, *values: object) -> Any:
+        if self._db.closed:
+            self._db = self._connect()
         row = self._db.execute(query.encode(), values).fetchone()
         assert row is not None
         return row[0]

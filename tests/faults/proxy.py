@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import aiohttp
 from aiohttp import web
@@ -21,6 +22,7 @@ from anyio.from_thread import start_blocking_portal
 from backfill.stack_gateway import HOST, forwarded_headers
 
 SCORING = ("score_fc_session", "score_prism")
+OWN = ("backfill_start", "backfill_claim", "backfill_settle")
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,15 @@ class Hit:
 
 @dataclass(frozen=True)
 class Exchange:
-    """A request under way. reply: the project's, where the call has reached it."""
+    """A request under way. reply: the project's, where the call has reached it.
+
+    healed: set once the network works again. pass_on: send the call on, late.
+    """
 
     request: web.BaseRequest
     reply: web.Response | None
     healed: asyncio.Event
+    pass_on: Callable[[], Awaitable[web.Response]]
 
     def cut(self) -> web.Response:
         """Close the connection without a word."""
@@ -90,6 +96,16 @@ def deaf() -> Fault:
         return exchange.cut()
 
     return Fault("deaf", False, answer)
+
+
+def held() -> Fault:
+    """The network is cut: what was sent lies on the way, and arrives when it is whole again."""
+
+    async def answer(exchange: Exchange) -> web.StreamResponse:
+        await exchange.healed.wait()
+        return await exchange.pass_on()
+
+    return Fault("held", False, answer)
 
 
 def half_a_body() -> Fault:
@@ -152,15 +168,16 @@ def numbered(function: str, *numbers: int) -> Callable[[Call], bool]:
     return lambda call: call.function == function and call.nth in numbers
 
 
-class Scorings:
-    """Scoring calls by their number over all sessions: from `first` to `last`, both included."""
+class Nth:
+    """Calls of some functions by their number over all of them, from `first` to `last`."""
 
-    def __init__(self, first: int, last: int | None = None) -> None:
+    def __init__(self, functions: Sequence[str], first: int, last: int | None = None) -> None:
+        self._functions = functions
         self._numbers = range(first, (last or first) + 1)
         self._seen = 0
 
     def __call__(self, call: Call) -> bool:
-        if call.function not in SCORING:
+        if call.function not in self._functions:
             return False
         self._seen += 1
         return self._seen in self._numbers
@@ -175,15 +192,14 @@ class Proxy:
     hits: list[Hit] = field(default_factory=list)
     calls: Counter[tuple[str, str]] = field(default_factory=Counter)
     url: str = ""
+    heal: Callable[[], None] = field(default=lambda: None, repr=False)
     healed: asyncio.Event = field(default_factory=asyncio.Event)
     _client: aiohttp.ClientSession | None = field(default=None, repr=False)
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[Proxy]:
         """Listen on a free port until the block ends."""
-        runner = web.ServerRunner(
-            web.Server(self._answer, access_log=None), shutdown_timeout=0.1
-        )
+        runner = web.ServerRunner(web.Server(self._answer, access_log=None), shutdown_timeout=0.1)
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as client:
             self._client = client
@@ -203,8 +219,9 @@ class Proxy:
         if fault is None:
             return await self._pass_on(request, body)
         self.hits.append(Hit(time.time(), call, fault.name))
-        reply = await self._pass_on(request, body) if fault.forwards else None
-        return await fault.answers(Exchange(request, reply, self.healed))
+        pass_on = partial(self._pass_on, request, body)
+        reply = await pass_on() if fault.forwards else None
+        return await fault.answers(Exchange(request, reply, self.healed, pass_on))
 
     def _seen(self, path: str, body: bytes) -> Call:
         function = path.rpartition("/")[2]
@@ -231,5 +248,6 @@ def proxy_in_thread(upstream: str) -> Iterator[Proxy]:
     """A proxy on an event loop of its own."""
     with start_blocking_portal() as portal:
         proxy = Proxy(upstream)
+        proxy.heal = lambda: portal.call(proxy.healed.set)
         with portal.wrap_async_context_manager(proxy.serving()):
             yield proxy

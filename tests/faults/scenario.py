@@ -10,7 +10,9 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,9 @@ REQUEST: dict[str, Any] = {
 FUNCTION_OF = {"fc_scores": "score_fc_session", "profile": "score_prism"}
 REPORT_VARIABLE = "BACKFILL_FAULTS_REPORT"
 MOST_STARTS = 12  # of one run's workers, one after the other: more means that it gets nowhere
+
+PATIENCE_S = 30.0
+LOOK_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -118,15 +123,19 @@ class Scene:
         calls = [e.details for e in self.events if e.kind == "call"]
         return Counter(call["code"] for call in calls if call["code"])
 
-    def wait_until(self, holds: Callable[[], object]) -> None:
-        """Look until something is so; for what another process does in its own time."""
-        while not holds():
-            time.sleep(0.01)
+    @contextmanager
+    def beside(self, run_id: str, **options: Any) -> Iterator[Future[backfill.Outcome]]:
+        """An apply in a thread of its own; the network is whole again when the block ends."""
+        with ThreadPoolExecutor(1) as pool:
+            try:
+                yield pool.submit(self.apply, run_id, **options)
+            finally:
+                self.proxy.heal()
 
     # The end of every scenario ------------------------------------------------------------------
 
     def measured(self, case: str) -> Measured:
-        """What the faults did, counted in the tables; goes into the table where one is asked for."""
+        """What the faults did, counted in the tables; told to the table where one is made."""
         calls = measures.scorings(self.project.db)
         faults = [*(hit.at for hit in self.proxy.hits), *self.struck_at]
         found = Measured(
@@ -198,6 +207,14 @@ class Scene:
         assert outcome.is_complete
         assert measures.content(self.project.db) == self.after
         self._verifies(run_id)
+
+
+def wait_until(holds: Callable[[], object]) -> None:
+    """Look until something is so, which others do in their own time."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(LOOK_S)
 
 
 def hits_of(hits: list[Hit], *functions: str) -> int:

@@ -5,28 +5,31 @@ from __future__ import annotations
 import httpx
 import pytest
 
+from tests import verbs
+from tests.faults.clock import forget
 from tests.faults.proxy import (
+    OWN,
     SCORING,
     Call,
     Fault,
+    Nth,
     Proxy,
-    Scorings,
     Strike,
     cut,
     deaf,
     first_call_of_every,
     half_a_body,
+    held,
     numbered,
     says,
 )
-from tests.faults.scenario import Scene, hits_of
+from tests.faults.scenario import CONCURRENCY, SESSIONS, Scene, hits_of, wait_until
 
 pytestmark = pytest.mark.usefixtures("at_once")
 
 PAGE = "<html><head><title>Bad gateway</title></head><body>It will be back.</body></html>"
 SOME = first_call_of_every(3)
 OTHERS = first_call_of_every(3, beginning_with=1)
-OWN = ("backfill_start", "backfill_claim", "backfill_settle")
 
 
 def on_own_calls(call: Call) -> bool:
@@ -56,10 +59,111 @@ def strike(proxy: Proxy, faults: list[Fault]) -> None:
 
 @pytest.mark.parametrize("case", UNKNOWN)
 def test_an_unknown_outcome_is_looked_up_and_not_guessed(scene: Scene, case: str) -> None:
-    """Two thirds of the sessions and some calls of ours lose their answer; the run ends the same."""
+    """Two thirds of the sessions and five calls of ours lose their answer; nothing else changes."""
     strike(scene.proxy, UNKNOWN[case])
     run_id = scene.planned()
     assert scene.apply(run_id).is_complete
     assert scene.outcomes()["unknown"] >= hits_of(scene.proxy.hits, *SCORING) > 100
     assert hits_of(scene.proxy.hits, *OWN) == 5
     scene.ends_as_undisturbed(case, run_id)
+
+
+# What a gateway and newer releases of PostgREST say -----------------------------------------------
+
+LOST = "Lost connection to the database"
+NEWER: list[Fault] = [
+    says(503, {"code": "PGRST000", "message": LOST, "details": "no route", "hint": None}),
+    says(503, {"code": "PGRST001", "message": LOST, "details": None, "hint": None}),
+    says(503, {"code": "PGRST002", "message": "Could not query the schema", "details": None}),
+    says(504, {"code": "PGRST003", "message": "Timed out acquiring connection from the pool"}),
+    says(503, {"code": "53300", "message": "too many connections", "details": None, "hint": None}),
+    says(503, {"code": "57P01", "message": "terminating connection", "details": None}),
+    says(409, {"code": "40001", "message": "could not serialize access", "details": None}),
+    says(503, {"message": "name resolution failed"}),
+    says(500, {"error": "internal", "request_id": "00000000"}, forwards=True),
+    says(524, {"code": None, "message": "A timeout occurred"}, forwards=True),
+    says(544, [], forwards=True),
+    says(546, "null", forwards=True),
+]
+AFTER_COMMIT_ONLY: list[Fault] = [
+    says(406, {"code": "PGRST116", "message": "Cannot coerce", "details": "0 rows"}, forwards=True),
+    says(500, {"code": "PGRSTX00", "message": "Internal error"}, forwards=True),
+]
+
+
+def share(faults: list[Fault]) -> list[Strike]:
+    """Each fault on a share of the sessions of its own, half of them in all."""
+    return [
+        Strike(fault, first_call_of_every(2 * len(faults), beginning_with=nth))
+        for nth, fault in enumerate(faults)
+    ]
+
+
+def test_whatever_an_error_is_called_the_receipts_decide(scene: Scene) -> None:
+    """Codes of newer releases and gateways without one: nothing is taken from what they say."""
+    scene.proxy.strikes = share(NEWER)
+    run_id = scene.planned()
+    assert scene.go_on(run_id).is_complete
+    assert {hit.fault for hit in scene.proxy.hits} == {fault.name for fault in NEWER}
+    assert scene.outcomes()["unknown"] > SESSIONS // 3
+    scene.ends_as_undisturbed("newer error codes, JSON without a code", run_id)
+
+
+def test_an_error_about_a_committed_call_is_no_second_call(scene: Scene) -> None:
+    """Such an error is that session's failure; a retry scores what its receipts do not show."""
+    scene.proxy.strikes = share(AFTER_COMMIT_ONLY * 2)
+    run_id = scene.planned()
+    failed = scene.go_on(run_id).status.counts["failed"]
+    assert scene.outcomes()["session"] == len(scene.proxy.hits) > failed > 0
+    scene.proxy.strikes = []
+    verbs.call(scene.project.db, "backfill_retry", p_run_id=run_id)
+    assert scene.go_on(run_id).is_complete
+    scene.ends_as_undisturbed("an error after the call committed", run_id)
+
+
+# Silence and haste --------------------------------------------------------------------------------
+
+
+def test_a_project_that_goes_deaf_for_a_while_is_waited_for(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It accepts connections and answers nothing, to scoring calls and to ours; then it does."""
+    monkeypatch.setattr("backfill.gateway.TIMEOUT", httpx.Timeout(1.0))
+    scene.proxy.strikes = [Strike(deaf(), Nth(SCORING, 41, 60)), Strike(deaf(), Nth(OWN, 5, 6))]
+    run_id = scene.planned()
+    assert scene.go_on(run_id).is_complete
+    assert scene.outcomes()["unknown"] >= hits_of(scene.proxy.hits, *SCORING) == 20
+    assert hits_of(scene.proxy.hits, *OWN) == 2
+    scene.ends_as_undisturbed("deaf for 20 scoring calls and 2 of ours", run_id)
+
+
+def test_too_many_requests_is_no_session_s_failure(scene: Scene) -> None:
+    """429 with Retry-After: nothing fails, nothing is lost, and the run goes on by itself."""
+    slow = says(429, {"message": "Too many requests"}, Retry_After="3")
+    strike(scene.proxy, [slow])
+    run_id = scene.planned()
+    assert scene.go_on(run_id).is_complete
+    assert hits_of(scene.proxy.hits, *SCORING) > SESSIONS // 2
+    assert scene.outcomes()["session"] == 0
+    scene.ends_as_undisturbed("429 with Retry-After", run_id)
+
+
+def test_a_network_cut_for_longer_than_a_lease_lets_nobody_write_twice(scene: Scene) -> None:
+    """A second worker takes over and ends the run; what the first had sent arrives, and is refused.
+
+    Its calls are held on the way for longer than its leases live, then they reach the project.
+    """
+    proxy = scene.proxy
+    proxy.strikes = [
+        Strike(held(), Nth(SCORING, 40)),
+        Strike(held(), lambda call: bool(proxy.hits) and not proxy.healed.is_set()),
+    ]
+    run_id = scene.planned()
+    with scene.beside(run_id, worker="cut off") as cut_off:
+        wait_until(lambda: hits_of(proxy.hits, *SCORING) >= CONCURRENCY)
+        forget(scene.project.db, "cut off")
+        assert scene.apply(run_id, url=scene.project.url, worker="second").is_complete
+        proxy.heal()
+        assert cut_off.result().is_complete
+    assert scene.codes()["OB011"] + scene.codes()["OB012"] >= CONCURRENCY
+    scene.ends_as_undisturbed("network cut for longer than a lease", run_id)
