@@ -82,8 +82,13 @@ def fault_of_api(
     details are never kept, nor every message: they may hold a whole page, or values of the row.
     """
     known = code or str(status or "no code")
+    kind = _kind(known, status)
+    if not code and kind == "session":
+        # Neither a function nor PostgreSQL said it: PostgREST answers 400 with empty code and
+        # message where its connection broke under a call, which may have committed.
+        kind = "unknown"
     kept = _kept_message(known, message or "no message")
-    return Fault(_kind(known, status), known[:20], kept, retry_after_s)
+    return Fault(kind, known[:20], kept, retry_after_s)
 
 
 def fault_of_transport(name: str) -> Fault:

@@ -82,6 +82,8 @@ NEWER: list[Fault] = [
     says(503, {"message": "name resolution failed"}),
     says(500, {"error": "internal", "request_id": "00000000"}, forwards=True),
     says(524, {"code": None, "message": "A timeout occurred"}, forwards=True),
+    # PostgREST, where its connection to the database breaks under a call.
+    says(400, {"code": "", "message": "", "details": None, "hint": None}, forwards=True),
     says(544, [], forwards=True),
     says(546, "null", forwards=True),
 ]
