@@ -97,6 +97,7 @@ class CommonClock:
 
     def _ask(self, query: str, *values: object) -> Any:
         if self._db.closed:
+            self._db.close()
             self._db = self._connect()
         row = self._db.execute(query.encode(), values).fetchone()
         assert row is not None

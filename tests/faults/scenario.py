@@ -45,9 +45,8 @@ LOOK_S = 0.01
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """The target tables of a twin before a run, and after one that nobody disturbed."""
+    """The target tables of a twin after a run that nobody disturbed."""
 
-    before: Content
     after: Content
 
 
@@ -124,11 +123,17 @@ class Scene:
         return Counter(call["code"] for call in calls if call["code"])
 
     @contextmanager
-    def beside(self, run_id: str, **options: Any) -> Iterator[Future[backfill.Outcome]]:
-        """An apply in a thread of its own; the network is whole again when the block ends."""
+    def beside(
+        self, run_id: str, *, keeps_at_it: bool = False, **options: Any
+    ) -> Iterator[Future[backfill.Outcome]]:
+        """An apply in a thread of its own; the network is whole again when the block ends.
+
+        keeps_at_it: started again where it gives up.
+        """
+        work: Callable[..., backfill.Outcome] = self.go_on if keeps_at_it else self.apply
         with ThreadPoolExecutor(1) as pool:
             try:
-                yield pool.submit(self.apply, run_id, **options)
+                yield pool.submit(work, run_id, **options)
             finally:
                 self.proxy.heal()
 

@@ -1,0 +1,112 @@
+"""The servers under a scene, each of which can die and come back on the same port."""
+
+from __future__ import annotations
+
+import secrets
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+from psycopg.rows import dict_row
+
+from backfill import sample
+from backfill.stack_gateway import gateway_in_thread
+from backfill.stack_keys import ApiKeys
+from backfill.stack_processes import end_process
+from backfill.stack_servers import PostgresServer, RestServer
+from tests.conftest import Project
+from tests.faults import measures
+from tests.faults.proxy import proxy_in_thread
+from tests.faults.scenario import Scene, Undisturbed
+
+
+@dataclass
+class Stack:
+    """PostgreSQL, one database of it, and the PostgREST in front of that database."""
+
+    server: PostgresServer
+    database: str
+    rest: RestServer
+    jwt_secret: str = field(repr=False)
+
+    @property
+    def dsn(self) -> str:
+        """Where the owner of the database logs in."""
+        return self.server.dsn(self.database)
+
+    def connected(self) -> psycopg.Connection[Any]:
+        """The owner's connection."""
+        return psycopg.connect(self.dsn, autocommit=True, row_factory=dict_row)
+
+    def kill_rest(self) -> None:
+        """PostgREST is gone, with whatever it had not yet answered."""
+        end_process(self.rest.process, signal.SIGKILL)
+
+    def start_rest(self) -> None:
+        """PostgREST is back."""
+        uri = self.server.authenticator_dsn(self.database)
+        self.rest = RestServer.start(uri, self.jwt_secret, port=self.rest.port)
+
+    def kill_postgres(self) -> None:
+        """PostgreSQL stops at once, as after a crash: it will have to recover."""
+        end_process(self.server.process, signal.SIGQUIT)
+
+    def start_postgres(self) -> None:
+        """PostgreSQL is back, recovered."""
+        old = self.server
+        self.server = PostgresServer.start(old.data_dir, port=old.port, secrets=old.secrets)
+
+
+def make_template(server: PostgresServer, sessions: int) -> str:
+    """A database to copy: the sample, the common clock, the counting scorers. Its name."""
+    name = f"faults_of_{sessions}"
+    server.create_database(name)
+    sample.load(server.dsn(name), sessions)
+    with psycopg.connect(server.dsn(name), autocommit=True, row_factory=dict_row) as db:
+        measures.prepare(db)
+    return name
+
+
+@contextmanager
+def copied(server: PostgresServer, template: str) -> Iterator[Stack]:
+    """A copy of the template, behind a PostgREST of its own."""
+    name, jwt_secret = f"faults_{uuid4().hex}", secrets.token_urlsafe(48)
+    server.create_database(name, template)
+    rest = RestServer.start(server.authenticator_dsn(name), jwt_secret)
+    stack = Stack(server, name, rest, jwt_secret)
+    try:
+        yield stack
+    finally:
+        stack.rest.stop()
+        stack.server.drop_database(name)
+
+
+@contextmanager
+def scene_on(
+    server: PostgresServer, template: str, undisturbed: Undisturbed | None = None
+) -> Iterator[tuple[Scene, Stack]]:
+    """A scene on a copy of the template. undisturbed: None where that is not yet known."""
+    with copied(server, template) as stack:
+        keys = ApiKeys.new(stack.jwt_secret)
+        with (
+            gateway_in_thread(stack.rest.url, keys) as gateway,
+            proxy_in_thread(gateway.url) as proxy,
+            stack.connected() as db,
+            psycopg.connect(server.superuser_dsn(stack.database), autocommit=True) as admin,
+        ):
+            project = Project(gateway.url, stack.rest.url, keys, stack.jwt_secret, db, admin)
+            before = measures.content(db)
+            after = undisturbed.after if undisturbed else before
+            yield Scene(project, proxy, stack.dsn, before, after), stack
+
+
+def disturb_nothing(server: PostgresServer, template: str) -> Undisturbed:
+    """What a run leaves that nobody disturbs, from a twin database."""
+    with scene_on(server, template) as (twin, _):
+        run_id = twin.planned()
+        assert twin.apply(run_id, url=twin.project.url).is_complete
+        return Undisturbed(measures.content(twin.project.db))
