@@ -54,8 +54,8 @@ class Undisturbed:
 class Scene:
     """One test's project, the proxy in front of it, and what happened so far.
 
-    owed: the calls that the plan needs, each exactly once. struck_at: when something went wrong
-    beside what the proxy did.
+    sessions: in the largest plan so far. owed: the calls that the plan needs, each exactly once.
+    struck_at: when something went wrong beside what the proxy did.
     """
 
     project: Project
@@ -63,6 +63,7 @@ class Scene:
     dsn: str
     before: Content
     after: Content
+    sessions: int = 0
     owed: set[tuple[str, str]] = field(default_factory=set)
     events: list[backfill.Event] = field(default_factory=list)
     struck_at: list[float] = field(default_factory=list)
@@ -72,7 +73,7 @@ class Scene:
         with self.project.connect() as bf:
             plan = bf.plan(**{**REQUEST, **request})
         self.project.approve(plan)
-        assert len(plan.sessions) >= SESSIONS
+        self.sessions = max(self.sessions, len(plan.sessions))
         self.owed |= {(s.session_id, FUNCTION_OF[c]) for s in plan.sessions for c in s.components}
         return plan.run_id
 
@@ -145,7 +146,7 @@ class Scene:
         faults = [*(hit.at for hit in self.proxy.hits), *self.struck_at]
         found = Measured(
             case,
-            len({session for session, _ in self.owed}),
+            self.sessions,
             len(faults),
             len(measures.missing_from(self.after, measures.content(self.project.db))),
             len(measures.scored_twice(self.project.db)),
@@ -160,6 +161,7 @@ class Scene:
     def ends_as_undisturbed(self, case: str, *run_ids: str) -> None:
         """The whole proof: rows, calls, receipts, throttle, chain; then undone and done again."""
         found = self.measured(case)
+        assert found.sessions >= SESSIONS
         assert found.faults > 0
         assert (found.lost, found.twice) == (0, 0)
         assert measures.content(self.project.db) == self.after
