@@ -37,6 +37,7 @@ REQUEST: dict[str, Any] = {
 }
 FUNCTION_OF = {"fc_scores": "score_fc_session", "profile": "score_prism"}
 REPORT_VARIABLE = "BACKFILL_FAULTS_REPORT"
+CALL_TIMEOUT_S = 30.0
 MOST_STARTS = 12  # of one run's workers, one after the other: more means that it gets nowhere
 
 PATIENCE_S = 30.0
@@ -84,13 +85,16 @@ class Scene:
         url: str | None = None,
         worker: str = "worker",
         wrong_by_s: float = 0.0,
+        call_timeout_s: float = CALL_TIMEOUT_S,
         **options: Any,
     ) -> backfill.Outcome:
         """One worker's apply, through the proxy unless another url is given."""
         key = self.project.keys.service_role
         with (
             CommonClock(self.dsn, worker, wrong_by_s=wrong_by_s) as clock,
-            backfill.connect(url or self.proxy.url, key, clock=clock) as bf,
+            backfill.connect(
+                url or self.proxy.url, key, clock=clock, call_timeout_s=call_timeout_s
+            ) as bf,
         ):
             given = {"concurrency": CONCURRENCY, "on_event": self.events.append, **options}
             return bf.apply(run_id, **given)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import httpx
 import pytest
 
 from tests import verbs
@@ -126,14 +125,11 @@ def test_an_error_about_a_committed_call_is_no_second_call(scene: Scene) -> None
 # Silence and haste --------------------------------------------------------------------------------
 
 
-def test_a_project_that_goes_deaf_for_a_while_is_waited_for(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_project_that_goes_deaf_for_a_while_is_waited_for(scene: Scene) -> None:
     """It accepts connections and answers nothing, to scoring calls and to ours; then it does."""
-    monkeypatch.setattr("backfill.gateway.TIMEOUT", httpx.Timeout(1.0))
     scene.proxy.strikes = [Strike(deaf(), Nth(SCORING, 41, 60)), Strike(deaf(), Nth(OWN, 5, 6))]
     run_id = scene.planned()
-    assert scene.go_on(run_id).is_complete
+    assert scene.go_on(run_id, call_timeout_s=1.0).is_complete
     assert scene.outcomes()["unknown"] >= hits_of(scene.proxy.hits, *SCORING) == 20
     assert hits_of(scene.proxy.hits, *OWN) == 2
     scene.ends_as_undisturbed("deaf for 20 scoring calls and 2 of ours", run_id)
