@@ -101,7 +101,7 @@ def test_a_pause_reaches_every_worker_within_a_batch(scene: Scene) -> None:
     run_id = scene.planned()
     pause = Halt(scene, run_id, "pause")
     with workers(scene, run_id, run_id) as started:
-        wait_until(lambda: all("paused: a test" in worker.said() for worker in started))
+        wait_until(lambda: all("a test" in worker.said() for worker in started))
         assert (pause.written_since(), granted_after(scene, run_id, "paused")) == (0, 0)
         with scene.project.connect() as bf:
             assert bf.status(run_id).counts["leased"] == 0

@@ -1,0 +1,119 @@
+"""An undo that is killed in the middle is confirmed again and ends as one that nobody disturbed."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from backfill.stack_servers import PostgresServer
+from tests.faults import measures
+from tests.faults.processes import kill_at, worker
+from tests.faults.proxy import Nth
+from tests.faults.scenario import Scene, Undisturbed
+from tests.faults.stack import disturb_nothing, make_template, scene_on
+
+SESSIONS = 450  # three pieces of an undo
+CONFIRM = ("backfill_confirm_undo",)
+
+
+@pytest.fixture(scope="module")
+def large(postgres_server: PostgresServer) -> tuple[str, Undisturbed]:
+    """A template with several hundred sessions, and what an undisturbed run makes of it."""
+    name = make_template(postgres_server, SESSIONS)
+    return name, disturb_nothing(postgres_server, name)
+
+
+@pytest.fixture
+def completed(
+    postgres_server: PostgresServer, large: tuple[str, Undisturbed]
+) -> Iterator[tuple[Scene, str]]:
+    """A completed run over several hundred sessions."""
+    with scene_on(postgres_server, *large) as (scene, _):
+        run_id = scene.planned(throttle_per_minute=None, batch_size=50)
+        assert scene.apply(run_id).is_complete
+        yield scene, run_id
+
+
+def undone(scene: Scene, run_id: str) -> int:
+    """Sessions that were taken back."""
+    count: int = scene.project.value(
+        "select count(*) from public.backfill_items where run_id = %s and state = 'rolled_back'",
+        run_id,
+    )
+    return count
+
+
+def killed_twice(scene: Scene, run_id: str, digest: str) -> None:
+    """Two processes confirm, killed after their first piece and before their second."""
+    words = ("rollback", run_id, "--confirm", digest, "--reason", "a test")
+    for name, number, forwards in (("first", 1, True), ("second", 2, False)):
+        with worker(scene, *words, name=name) as confirming:
+            picks = Nth(CONFIRM, number)
+            scene.proxy.strikes = [kill_at(confirming, picks, forwards=forwards)]
+            assert confirming.ended() == -signal.SIGKILL
+    assert len(scene.proxy.hits) == 2
+    assert 0 < undone(scene, run_id) < SESSIONS
+    scene.proxy.strikes = []
+
+
+def undo_receipts(scene: Scene, run_id: str) -> int:
+    """Rows that the undo wrote, by its own receipts."""
+    count: int = scene.project.value(
+        "select count(*) from public.backfill_receipts where run_id = %s and kind = 'undo'", run_id
+    )
+    return count
+
+
+def test_a_killed_undo_is_confirmed_again_with_the_same_digest(
+    completed: tuple[Scene, str],
+) -> None:
+    """The rows are as before the run, each taken back once; then a new run completes."""
+    scene, run_id = completed
+    with scene.project.connect() as bf:
+        digest = bf.rollback(run_id).digest
+        killed_twice(scene, run_id, digest)
+        effect = bf.confirm_rollback(run_id, digest=digest, reason="a test")
+        assert (effect.conflicts, effect.state) == ((), "rolled_back")
+        assert sum(effect.deletes.values()) == len(scene.owed) == undo_receipts(scene, run_id)
+        assert measures.content(scene.project.db) == scene.before
+        assert bf.verify(run_id).verdict == "pass"
+    scene.recorded("undo killed twice")
+    scene.completes_undisturbed()
+
+
+def test_a_killed_undo_names_its_conflicts_and_leaves_these_rows(
+    completed: tuple[Scene, str],
+) -> None:
+    """A row that was changed and one that others refer to stay, whichever piece they are in."""
+    scene, run_id = completed
+    changed, referenced = scene.project.rows(
+        "select session_id::text from public.backfill_items where run_id = %s"
+        " and ordinal in (1, %s) order by ordinal",
+        run_id,
+        SESSIONS,
+    )
+    scene.project.db.execute(
+        "update public.fc_scores set blocks_answered = 5 where version = 'v1.2'"
+        " and session_id = %s",
+        (changed["session_id"],),
+    )
+    scene.project.db.execute(
+        "create table public.reports (session_id uuid, version text, fc_kind text,"
+        " foreign key (session_id, version, fc_kind) references public.fc_scores)"
+    )
+    scene.project.db.execute(
+        "insert into public.reports values (%s, 'v1.2', 'functions')", (referenced["session_id"],)
+    )
+    with scene.project.connect() as bf:
+        digest = bf.rollback(run_id).digest
+        killed_twice(scene, run_id, digest)
+        conflicts = bf.confirm_rollback(run_id, digest=digest, reason="a test").conflicts
+    named = {row["session_id"]: row["reason"] for row in conflicts}
+    assert "was changed" in named.pop(changed["session_id"])
+    assert "refers to it" in named.pop(referenced["session_id"])
+    assert named == {}
+    left = measures.content(scene.project.db)
+    assert len(left["fc_scores"] - scene.before["fc_scores"]) == 2
+    assert left["profiles"] == scene.before["profiles"]
