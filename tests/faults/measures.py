@@ -129,22 +129,27 @@ def scorings(db: Db) -> list[Scoring]:
     return [Scoring(row["at"], row["clock_s"]) for row in rows]
 
 
-def seconds_to_go_on(fault_at: float, calls: Sequence[Scoring]) -> float | None:
-    """From a fault to the next committed call: what passed, and what was waited on the clock.
+def seconds_to_go_on(
+    fault_at: float, calls: Sequence[Scoring], *, spacing_s: float
+) -> float | None:
+    """From a fault to the next committed call, beyond what the throttle waits between batches.
 
-    fault_at: by the machine's clock. calls: in order. None where no call came after.
+    fault_at: by the machine's clock. calls: in order. What was waited on the project's clock
+    counts as if it had passed. None where no call came after.
     """
     later = [call for call in calls if call.at > fault_at]
     earlier = [call for call in calls if call.at <= fault_at]
     if not later:
         return None
     waited_s = later[0].clock_s - earlier[-1].clock_s if earlier else 0.0
-    return later[0].at - fault_at + waited_s
+    return later[0].at - fault_at + max(waited_s - spacing_s, 0.0)
 
 
-def longest_to_go_on(faults: Sequence[float], calls: Sequence[Scoring]) -> float | None:
+def longest_to_go_on(
+    faults: Sequence[float], calls: Sequence[Scoring], *, spacing_s: float
+) -> float | None:
     """After the worst of the faults; None where none was followed by a call."""
-    took = [seconds_to_go_on(fault_at, calls) for fault_at in faults]
+    took = [seconds_to_go_on(fault_at, calls, spacing_s=spacing_s) for fault_at in faults]
     return max((round(seconds, 1) for seconds in took if seconds is not None), default=None)
 
 

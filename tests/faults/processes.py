@@ -7,14 +7,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from backfill.stack_processes import dies_with_parent
 from tests.faults.clock import forget
-from tests.faults.proxy import Strike, does
+from tests.faults.proxy import Call, Strike, does
 from tests.faults.scenario import CONCURRENCY, PATIENCE_S, Scene
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +41,7 @@ class WorkerProcess:
     def killed(self) -> None:
         """SIGKILL: nothing is finished and nothing given back."""
         self.process.send_signal(signal.SIGKILL)
+        self.scene.struck()
 
     def ended(self) -> int:
         """Its exit code, once it has ended; nobody's clock waits for it any more."""
@@ -75,7 +76,7 @@ def worker(scene: Scene, *words: str, name: str, **environment: str) -> Iterator
         try:
             yield started
         finally:
-            started.killed()
+            process.kill()
             started.ended()
 
 
@@ -90,7 +91,6 @@ def applying(scene: Scene, run_id: str, name: str, **environment: str) -> Iterat
         yield owned.enter_context(worker(scene, *words, name=name, **environment))
 
 
-def kill_at(started: WorkerProcess, picks: object, *, forwards: bool) -> Strike:
+def kill_at(started: WorkerProcess, picks: Callable[[Call], bool], *, forwards: bool) -> Strike:
     """The process is killed while this call is under way: before it is sent on, or committed."""
-    assert callable(picks)
     return Strike(does(started.killed, forwards=forwards), picks)

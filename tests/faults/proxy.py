@@ -22,6 +22,7 @@ from anyio.from_thread import start_blocking_portal
 from backfill.stack_gateway import HOST, forwarded_headers
 
 SCORING = ("score_fc_session", "score_prism")
+ELSEWHERE = "elsewhere"
 OWN = ("backfill_start", "backfill_claim", "backfill_settle")
 
 
@@ -144,13 +145,16 @@ def says(
 
 
 def does(callback: Callable[[], object], *, forwards: bool) -> Fault:
-    """Something happens elsewhere while the call is on its way, and its reply is lost."""
+    """Something happens elsewhere while the call is on its way, and its reply is lost.
+
+    The callback says by itself when it has happened: see Scene.struck.
+    """
 
     async def answer(exchange: Exchange) -> web.StreamResponse:
         await asyncio.to_thread(callback)
         return exchange.cut()
 
-    return Fault("elsewhere", forwards, answer)
+    return Fault(ELSEWHERE, forwards, answer)
 
 
 def first_call_of_every(nth: int, *, beginning_with: int = 0) -> Callable[[Call], bool]:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults.processes import applying, kill_at
 from tests.faults.proxy import OWN, SCORING, Nth, Strike, deaf, held
-from tests.faults.scenario import CONCURRENCY, SESSIONS, Scene, wait_until
+from tests.faults.scenario import CONCURRENCY, MIDWAY, SESSIONS, Scene, wait_until
 
 START, CLAIM, SETTLE = ((name,) for name in OWN)
 KILLS = {
@@ -48,7 +48,7 @@ def test_a_signal_finishes_what_is_in_flight_and_gives_the_rest_back(
 ) -> None:
     """The worker ends by itself, no session stays leased, and nothing has to run out."""
     run_id = scene.planned()
-    scene.proxy.strikes = [Strike(held(), Nth(SCORING, 41, SESSIONS))]
+    scene.proxy.strikes = [Strike(held(), Nth(SCORING, MIDWAY, SESSIONS))]
     with applying(scene, run_id, "told") as worker:
         wait_until(lambda: len(scene.proxy.hits) == CONCURRENCY)
         worker.sent(number)
@@ -59,13 +59,13 @@ def test_a_signal_finishes_what_is_in_flight_and_gives_the_rest_back(
     assert leased(scene) == 0
     assert 0 < scene.project.value("select count(*) from public.test_scorings") < SESSIONS
     assert scene.apply(run_id).is_complete
-    scene.ends_as_undisturbed(f"{number.name}", run_id)
+    scene.ends_as_undisturbed(f"{number.name}, finishing what is in flight", run_id)
 
 
 def test_ctrl_c_twice_ends_at_once(scene: Scene) -> None:
     """The second does not wait for calls without an answer; their leases run out instead."""
     run_id = scene.planned()
-    scene.proxy.strikes = [Strike(deaf(), Nth(SCORING, 41, SESSIONS))]
+    scene.proxy.strikes = [Strike(deaf(), Nth(SCORING, MIDWAY, SESSIONS))]
     with applying(scene, run_id, "told twice") as worker:
         wait_until(lambda: len(scene.proxy.hits) == CONCURRENCY)
         worker.sent(signal.SIGINT)
@@ -75,4 +75,4 @@ def test_ctrl_c_twice_ends_at_once(scene: Scene) -> None:
     assert leased(scene) >= CONCURRENCY
     scene.proxy.strikes = []
     assert scene.apply(run_id).is_complete
-    scene.ends_as_undisturbed("SIGINT twice", run_id)
+    scene.ends_as_undisturbed("SIGINT twice, at once", run_id)

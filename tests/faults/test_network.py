@@ -22,7 +22,7 @@ from tests.faults.proxy import (
     numbered,
     says,
 )
-from tests.faults.scenario import CONCURRENCY, SESSIONS, Scene, hits_of, wait_until
+from tests.faults.scenario import CONCURRENCY, MIDWAY, SESSIONS, Scene, hits_of, wait_until
 
 pytestmark = pytest.mark.usefixtures("at_once")
 
@@ -156,7 +156,7 @@ def test_a_network_cut_for_longer_than_a_lease_lets_nobody_write_twice(scene: Sc
     """
     proxy = scene.proxy
     proxy.strikes = [
-        Strike(held(), Nth(SCORING, 40)),
+        Strike(held(), Nth(SCORING, MIDWAY)),
         Strike(held(), lambda call: bool(proxy.hits) and not proxy.healed.is_set()),
     ]
     run_id = scene.planned()

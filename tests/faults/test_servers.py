@@ -11,16 +11,21 @@ import pytest
 from backfill.stack_servers import PostgresServer
 from tests.conftest import _reachable
 from tests.faults.proxy import SCORING, Nth, Strike, does
-from tests.faults.scenario import SESSIONS, Scene, Undisturbed, wait_until
+from tests.faults.scenario import MIDWAY, SESSIONS, Scene, Undisturbed, wait_until
 from tests.faults.stack import Stack, make_template, scene_on
 
 
 def dies_and_comes_back(scene: Scene, kill: Callable[[], None], start: Callable[[], None]) -> str:
-    """A run under which a server dies at the 41st scoring call; the run's id."""
+    """A run under which a server dies in the middle of a batch; the run's id."""
     run_id = scene.planned()
-    scene.proxy.strikes = [Strike(does(kill, forwards=False), Nth(SCORING, 41))]
+
+    def die() -> None:
+        kill()
+        scene.struck()
+
+    scene.proxy.strikes = [Strike(does(die, forwards=False), Nth(SCORING, MIDWAY))]
     with scene.beside(run_id, keeps_at_it=True) as applied:
-        wait_until(lambda: len(scene.proxy.hits) == 1)
+        wait_until(lambda: scene.struck_at)
         start()
         assert applied.result().is_complete
     assert scene.outcomes()["unknown"] > 0

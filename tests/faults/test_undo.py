@@ -79,7 +79,7 @@ def test_a_killed_undo_is_confirmed_again_with_the_same_digest(
         assert sum(effect.deletes.values()) == len(scene.owed) == undo_receipts(scene, run_id)
         assert measures.content(scene.project.db) == scene.before
         assert bf.verify(run_id).verdict == "pass"
-    scene.recorded("undo killed twice")
+    assert scene.recorded("undo, SIGKILL twice", scene.before).lost == 0
     scene.completes_undisturbed()
 
 

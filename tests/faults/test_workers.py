@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -79,21 +78,22 @@ def granted_after(scene: Scene, run_id: str, kind: str) -> int:
 
 
 class Halt:
-    """Pauses or cancels a run in the middle of a call. at: when it was acknowledged."""
+    """Pauses or cancels a run in the middle of a call."""
 
     def __init__(self, scene: Scene, run_id: str, verb: str) -> None:
         self._scene, self._run_id, self._verb = scene, run_id, verb
-        self.at = 0.0
         scene.proxy.strikes = [Strike(does(self._halt, forwards=False), Nth(SCORING, 81))]
 
     def _halt(self) -> None:
         with self._scene.project.connect() as bf:
             getattr(bf, self._verb)(self._run_id, reason="a test")
-        self.at = time.time()
+        self._scene.struck()
 
     def written_since(self) -> int:
-        """Calls that wrote after it."""
-        return sum(call.at > self.at for call in measures.scorings(self._scene.project.db))
+        """Calls that wrote after it was acknowledged."""
+        return sum(
+            call.at > self._scene.struck_at[0] for call in measures.scorings(self._scene.project.db)
+        )
 
 
 def test_a_pause_reaches_every_worker_within_a_batch(scene: Scene) -> None:
