@@ -219,10 +219,12 @@ class Scene:
 
     def completes_undisturbed(self) -> None:
         """A run of its own that nobody disturbs ends as one does on an untouched project."""
+        self.project.db.execute("delete from public.test_scorings")
         run_id = self.planned(throttle_per_minute=None)
-        outcome = self.apply(run_id, url=self.project.url, on_event=print)
+        outcome = self.apply(run_id, url=self.project.url)
         assert outcome.is_complete
         assert measures.content(self.project.db) == self.after
+        assert self._committed() == sorted(self.owed)
         self._verifies(run_id)
 
 
