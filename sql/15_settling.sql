@@ -38,6 +38,7 @@ begin
     select e.ordinal,
       bool_and(e.is_wanted and e.has_receipt or e.component = any (i.filled) and e.is_present) as is_complete,
       bool_or(e.is_wanted and not e.has_receipt and e.component = any (t.answered)) as lacks_receipt,
+      bool_or(e.is_wanted and e.has_receipt and e.component = t.step) as step_is_done,
       (array_agg(e.component order by array_position(i.components, e.component))
         filter (where not e.is_wanted and e.component <> all (i.filled)))[1] as without_row
     from backfill_private.effects(p_run_id, v_ordinals) as e
@@ -51,7 +52,9 @@ begin
     join seen as s using (ordinal)
     join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = t.ordinal
     cross join lateral backfill_private.outcome(s.is_complete, coalesce(s.lacks_receipt, false), s.without_row,
-      t.outcome, case when t.step = any (i.components) then t.step end, t.code, t.message,
+      -- An error about a call that committed all the same is no failure: what is left is the next step.
+      case when t.outcome = 'failed' and s.step_is_done then 'released' else t.outcome end,
+      case when t.step = any (i.components) then t.step end, t.code, t.message,
       i.crowded_out + 1, case when v_is_alive then i.unknown_outcomes + 1 else 0 end) as o
   ), written as (
     update public.backfill_items as i

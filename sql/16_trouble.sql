@@ -43,9 +43,10 @@ begin
   elsif v_trouble.kind in ('slow', 'unknown') then
     v_what := left(v_trouble.what, 300);
     update public.backfill_runs
-    set troubled_batches = troubled_batches + 1, back_off_reason = v_what,
-        back_off_until = backfill_private.clock() + greatest(backfill_private.back_off(troubled_batches + 1),
-          least(coalesce(v_trouble.retry_after_s, 0), 3600) * interval '1 second')
+    set troubled_batches = troubled_batches + (not v_is_known)::integer, back_off_reason = v_what,
+        back_off_until = backfill_private.clock() + coalesce(
+          case when v_trouble.retry_after_s > 0 then least(v_trouble.retry_after_s, 3600) end * interval '1 second',
+          backfill_private.back_off(troubled_batches + 1))
     where run_id = p_run_id returning troubled_batches into v_batches;
   end if;
   if v_trouble.kind = 'stop' then
