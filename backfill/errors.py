@@ -195,6 +195,10 @@ class NotAllowed(CannotConnect):
     code = "OB010"
 
 
+class TookTooLong(BackfillError):
+    """The database ended a call of ours at its statement timeout: nothing of it stays."""
+
+
 class OutcomeUnknown(CannotConnect):
     """A call was sent and its answer never came: it may have happened."""
 

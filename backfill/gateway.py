@@ -27,6 +27,7 @@ from backfill.errors import (
     NotAllowed,
     NotInstalled,
     OutcomeUnknown,
+    TookTooLong,
 )
 from backfill.faults import Fault, fault_of_api, fault_of_transport
 from backfill.models import Json
@@ -308,6 +309,8 @@ class Gateway:
             trouble = OutcomeUnknown(f"{self.host} is in trouble: {fault.code} {fault.message}", "")
             trouble.retry_after_s = fault.retry_after_s
             return trouble
+        if fault.code == "57014":
+            return TookTooLong(f"{self.host} ended a call at its time limit", "try again")
         return BackfillError(f"{fault.code}: {fault.message}")
 
     def _unreachable(self, error: httpx.HTTPError) -> CannotConnect:

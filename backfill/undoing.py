@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from backfill.dates import Day, as_text
+from backfill.errors import TookTooLong
 from backfill.gateway import Gateway
 from backfill.models import Json, UndoEffect
 from backfill.reading import undo_of, undone_of
 from backfill.requesting import checked_ids
+
+PIECE_SESSIONS = 200
 
 
 class AsyncUndo:
@@ -77,12 +80,23 @@ async def confirm_undo(
 ) -> UndoEffect:
     """Carry an undo out until nothing remains; one that was carried out before says so.
 
+    In pieces of sessions, each a transaction; a piece that takes longer than the project's
+    statement timeout is halved.
+
     scope: what the caller takes the preview's scope to be; refused where it is another.
     """
     arguments: dict[str, Json] = {"p_run_id": run_id, "p_digest": digest, "p_reason": reason}
     if scope:
         arguments["p_scope"] = dict(scope)
-    first = answer = await gateway.call("backfill_confirm_undo", arguments)
-    while answer["remaining"]:
-        answer = await gateway.call("backfill_confirm_undo", arguments)
-    return undone_of(run_id, digest, {**answer, "was_finished": first["was_finished"]})
+    sessions, first, answer = PIECE_SESSIONS, None, None
+    while answer is None or answer["remaining"]:
+        try:
+            answer = await gateway.call(
+                "backfill_confirm_undo", {**arguments, "p_sessions": sessions}
+            )
+        except TookTooLong:
+            if sessions == 1:
+                raise
+            sessions //= 2
+        first = first or answer
+    return undone_of(run_id, digest, {**answer, "was_finished": first and first["was_finished"]})

@@ -8,8 +8,10 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+import backfill
 from tests import verbs
 from tests.clocks import DatabaseClock
+from tests.conftest import Project
 from tests.seed import CANARY
 
 Db = psycopg.Connection[Any]
@@ -89,6 +91,34 @@ def test_an_undo_does_not_go_on_to_rows_that_its_preview_never_showed(
     with pytest.raises(psycopg.Error) as refused:
         verbs.call(project_db, "backfill_confirm_undo", **confirm)
     assert refused.value.sqlstate == "OB019"
+
+
+# Ends a transaction that deletes more than ten scores, as the statement timeout ends a long one.
+TIRING = b"""
+create function public.tire() returns trigger language plpgsql as $$
+declare
+  v_before text := nullif(current_setting('test.deleted', true), '');
+  v_deleted integer := coalesce(v_before, '0')::integer + 1;
+begin
+  perform set_config('test.deleted', v_deleted::text, true);
+  if v_deleted > 10 then
+    raise exception 'canceling statement due to statement timeout' using errcode = '57014';
+  end if;
+  return old;
+end $$;
+create trigger tire before delete on public.fc_scores for each row execute function public.tire()
+"""
+
+
+def test_a_piece_that_takes_too_long_is_halved_until_it_fits(
+    project: Project, timed: backfill.Backfill
+) -> None:
+    """All 39 sessions are taken back, ten or fewer in a transaction."""
+    run_id = verbs.started(project.db, throttle_per_minute=None, batch_size=50)
+    timed.apply(run_id)
+    project.db.execute(TIRING)
+    done = timed.rollback(run_id).confirm(reason="a test")
+    assert (done.deletes["fc_scores"], done.conflicts, done.state) == (39, (), "rolled_back")
 
 
 REFUSALS = {
