@@ -30,9 +30,10 @@ def print_line(line: str) -> None:
 
 def demonstrate(throttle_per_minute: int, *, tell: Tell, announce: Tell) -> dict[str, Json]:
     """Go the whole way and say what happens. Returns what each step found."""
-    tell("== A Supabase-like project on this machine: PostgreSQL, PostgREST, the sample's data")
     with _ending() as ending, tempfile.TemporaryDirectory(prefix="backfill-demo-") as folder:
         ending.release()
+        # Only now: who reads this line may ask us to end.
+        tell("== A Supabase-like project on this machine: PostgreSQL, PostgREST, the sample's data")
         home = Path(folder)
         with (
             stack.running(home / "stack", sample="seed", announce=announce) as project,
