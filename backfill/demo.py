@@ -31,8 +31,6 @@ def print_line(line: str) -> None:
 def demonstrate(throttle_per_minute: int, *, tell: Tell, announce: Tell) -> dict[str, Json]:
     """Go the whole way and say what happens. Returns what each step found."""
     with _ending() as ending, tempfile.TemporaryDirectory(prefix="backfill-demo-") as folder:
-        ending.release()
-        # Only now: who reads this line may ask us to end.
         tell("== A Supabase-like project on this machine: PostgreSQL, PostgREST, the sample's data")
         home = Path(folder)
         with (
@@ -40,6 +38,7 @@ def demonstrate(throttle_per_minute: int, *, tell: Tell, announce: Tell) -> dict
             Backfill(lambda: AsyncBackfill(Gateway(project.url, project.service_role_key))) as bf,
         ):
             try:
+                ending.release()
                 return _whole_way(bf, throttle_per_minute, home, tell, ending)
             finally:
                 ending.hold()
@@ -48,7 +47,7 @@ def demonstrate(throttle_per_minute: int, *, tell: Tell, announce: Tell) -> dict
 class _Ending:
     """Ctrl-C or SIGTERM ends the demonstration and leaves nothing: what has begun is taken down.
 
-    Held while it would cut something off half-way: the making and the removing of files, and the
+    Held while it would cut something off half-way: the start and the removal of the stack, and the
     scoring, which looks at `asked` itself.
     """
 

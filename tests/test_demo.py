@@ -68,8 +68,35 @@ def test_a_demo_that_is_asked_to_end_leaves_nothing(
         assert any(line.startswith(moment) for line in demo.stdout)
         data = [_data_of(state) for state in tmp_path.glob("*/stack/stack.json")]
         demo.send_signal(number)
-        _, said = demo.communicate(timeout=40)
+        _, said = demo.communicate(timeout=90)
     assert demo.returncode == 128 + number
     assert "Traceback" not in said
     assert list(tmp_path.iterdir()) == []
     assert not any(folder.exists() for folder in data)
+
+
+# The start has just taken its lock: cut off here, it would stay taken by nobody who knows of it.
+ASKED_TO_END_IN_THE_START = """
+import os, signal
+from backfill import demo, stack
+took = stack._takes
+def take(lock):
+    taken = took(lock)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return taken
+stack._takes = take
+demo.demonstrate(60, tell=print, announce=print)
+"""
+
+
+def test_a_signal_cannot_cut_the_start_in_two(tmp_path: Path) -> None:
+    """It is noted, the stack comes up and goes again, and the exit code is the signal's."""
+    ended = subprocess.run(
+        [sys.executable, "-c", ASKED_TO_END_IN_THE_START],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert ended.returncode == 128 + signal.SIGTERM, ended.stderr
+    assert [p for p in tmp_path.iterdir() if p.name.startswith("backfill-")] == []
