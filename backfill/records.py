@@ -92,7 +92,7 @@ class GrantedBatch:
 
 
 def granted_batches(known: Evidence) -> list[GrantedBatch]:
-    """Every batch that the chain tells of. What a broken chain says of no batch is passed over."""
+    """Every batch that the chain tells of; what a forged one says of no session is passed over."""
     by_ordinal = {session.ordinal: session for session in known.sessions}
     by_id = {session.session_id: session.ordinal for session in known.sessions}
     numbers: Counter[int] = Counter()
@@ -101,19 +101,20 @@ def granted_batches(known: Evidence) -> list[GrantedBatch]:
     for event in known.chain:
         told = event["details"]
         if event["kind"] == "batch_granted":
-            for ordinal in told["ordinals"]:
+            ordinals = [ordinal for ordinal in told["ordinals"] if ordinal in by_ordinal]
+            for ordinal in ordinals:
                 if ordinal in newest:
                     newest[ordinal].is_last = False
                 numbers[ordinal] += 1
                 newest[ordinal] = Attempt(by_ordinal[ordinal], numbers[ordinal])
-            granted = tuple(newest[ordinal] for ordinal in told["ordinals"])
+            granted = tuple(newest[ordinal] for ordinal in ordinals)
             batches.append(GrantedBatch(told["number"], told["claim"], granted))
         elif event["kind"] == "batch_settled":
             for attempt in (newest.get(ordinal) for ordinal in told["ordinals"]):
                 if attempt is not None:
                     attempt.settled_at = event["at"]
             for session_id, step, code in told["failed"] or ():
-                attempt = newest.get(by_id[session_id])
+                attempt = newest.get(by_id.get(session_id, 0))  # ordinals begin at 1
                 if attempt is not None:
                     attempt.has_failed, attempt.step, attempt.code = True, step, code
     return batches

@@ -200,6 +200,24 @@ def test_a_paused_run_has_the_files_of_what_it_did(
     assert "PAUSED" in (folder / "summary.md").read_text()
 
 
+def test_a_forged_chain_that_names_no_session_of_the_run_stops_no_file(
+    project: Project, timed: backfill.Backfill, tmp_path: Path
+) -> None:
+    """The files come, and the summary says that the chain is broken."""
+    plan = approved(project, timed)
+    timed.apply(plan.run_id)
+    for change in (
+        """update public.backfill_events set details = details || '{"ordinals": [1, 1000]}'
+           where kind = 'batch_granted'""",
+        """update public.backfill_events set details = details || '{"failed": [["who", "x", "y"]]}'
+           where kind = 'batch_settled'""",
+    ):
+        assert project.admin.execute(change).rowcount > 0
+    folder = timed.write_logs(plan.run_id, tmp_path)
+    assert len(calls_in(folder)) == len(plan.sessions) + 13
+    assert "FAIL" in (folder / "summary.md").read_text()
+
+
 def test_a_run_that_never_started_has_no_batch_and_no_call(
     project: Project, timed: backfill.Backfill, tmp_path: Path
 ) -> None:
