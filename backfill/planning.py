@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from uuid import uuid4
 
+from backfill.errors import UnknownRun
 from backfill.gateway import Gateway
 from backfill.loading import load_plan, load_run
 from backfill.models import Json
@@ -27,7 +28,11 @@ async def make_plan(gateway: Gateway, request: Mapping[str, Json]) -> Plan:
     await gateway.call("backfill_open", opening, expect=str)
     while not await gateway.call("backfill_collect", {"p_run_id": run_id}, expect=bool):
         pass
-    sealed = await gateway.call("backfill_seal", {"p_run_id": run_id}, expect=dict)
+    try:
+        sealed = await gateway.call("backfill_seal", {"p_run_id": run_id}, expect=dict)
+    except UnknownRun:
+        # Sealed by a call whose reply was lost, and removed, since there was nothing to do.
+        return await make_plan(gateway, request)
     if sealed["state"] == "empty":
         return empty_plan_of(sealed)
     return await load_plan(gateway, run_id)

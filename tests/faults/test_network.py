@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import backfill
 from tests.faults.clock import forget
 from tests.faults.proxy import (
     OWN,
@@ -164,3 +165,24 @@ def test_a_network_cut_for_longer_than_a_lease_lets_nobody_write_twice(scene: Sc
         assert cut_off.result().is_complete
     assert scene.codes()["OB011"] + scene.codes()["OB012"] >= CONCURRENCY
     scene.ends_as_undisturbed("network cut for longer than a lease", run_id)
+
+
+# Planning ---------------------------------------------------------------------------------------
+
+PLANNING = ("backfill_open", "backfill_collect", "backfill_seal")
+
+
+@pytest.mark.parametrize(("since", "sessions"), [("2025-08-01", SESSIONS), ("2031-01-01", 0)])
+@pytest.mark.parametrize("forwards", [True, False], ids=["reply dropped", "cut"])
+@pytest.mark.parametrize("function", PLANNING)
+def test_a_plan_is_made_once_whatever_answer_is_lost(
+    scene: Scene, function: str, since: str, sessions: int, *, forwards: bool
+) -> None:
+    """Opening, collecting and sealing are asked again; nothing to do stays nothing to do."""
+    scene.proxy.strikes = [Strike(cut(forwards=forwards), numbered(function, 1))]
+    key = scene.project.keys.service_role
+    with backfill.connect(scene.proxy.url, key) as bf:
+        assert bf.runs() == ()  # a project that was never reached is not asked again
+        plan = bf.plan(since=since)
+        assert (len(plan.sessions), len(scene.proxy.hits)) == (sessions, 1)
+        assert [r.run_id for r in bf.runs()] == ([plan.run_id] if sessions else [])
