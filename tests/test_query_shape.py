@@ -90,7 +90,7 @@ def plan_of_a_window(db: Db) -> list[Node]:
             " from public.backfill_runs where run_id = %s",
             (run,),
         )
-        return explained(db, collecting(db, run))
+        return explained(db, collecting(db))
 
 
 def explained(db: Db, query: str) -> list[Node]:
@@ -100,15 +100,15 @@ def explained(db: Db, query: str) -> list[Node]:
     return list(nodes(row["QUERY PLAN"][0]["Plan"]))
 
 
-def collecting(db: Db, run: object) -> str:
-    """The statement that collects a window, out of the function that runs it, with its values."""
+def collecting(db: Db) -> str:
+    """The statement that detects in a window, out of the function that runs it, with its values."""
     row = db.execute(
         "select substring(prosrc from $$execute format\\('(.*?)',$$) as query"
-        " from pg_proc where oid = 'backfill_private.collect_window(uuid)'::regprocedure"
+        " from pg_proc where proname = 'detected'"
     ).fetchone()
     assert row is not None
     query: str = row["query"].replace("%s", "backfill_private.prism_gaps")
-    for place, value in enumerate((run, *WINDOW), start=1):
+    for place, value in enumerate(WINDOW, start=1):
         query = query.replace(f"${place}", f"'{value}'")
     return query
 

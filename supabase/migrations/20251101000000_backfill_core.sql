@@ -1187,6 +1187,37 @@ begin
 end
 $$;
 
+-- What a target's view finds in a window of session dates, read in a subtransaction that PostgreSQL keeps from writing.
+--
+-- Its end gives writing back: only there, since nothing inside a read-only transaction can. So what was found is carried
+-- out of it as a value.
+-- raises  25006 where the view, or a function that it calls, tries to write
+create function backfill_private.detected(p_target text, p_from timestamptz, p_until timestamptz)
+returns backfill_private.findings[]
+language plpgsql
+security definer
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_view regclass;
+  v_found backfill_private.findings[];
+begin
+  select s.gaps_view::regclass into strict v_view from backfill_private.sources as s where s.target = p_target;
+  begin
+    set local transaction_read_only = on;
+    execute format('select array_agg(row(null, g.session_id, g.session_at, g.components, g.excluded)::backfill_private.findings)
+        from %s as g where g.session_at >= $1 and g.session_at < $2', v_view)
+      into v_found using p_from, p_until;
+  exception when read_only_sql_transaction then
+    raise exception using errcode = 'read_only_sql_transaction',
+      message = format('%s writes while it detects what is missing (%s); take the write out of the view and of what it calls',
+        v_view, sqlerrm);
+  end;
+  return v_found;
+end
+$$;
+
 -- Collect the next window of a run in planning.
 --
 -- The window grows and shrinks so that one takes about two seconds; the cursor moves in the same transaction, so a
@@ -1212,11 +1243,9 @@ begin
   end if;
   v_end := least(v_run.collect_from + v_run.collect_window, v_run.collect_until);
   perform set_config('backfill.request', v_run.request::text, true);
-  execute format('insert into backfill_private.findings (run_id, session_id, session_at, components, excluded)
-      select $1, g.session_id, g.session_at, g.components, g.excluded from %s as g
-      where g.session_at >= $2 and g.session_at < $3',
-    (select gaps_view from backfill_private.sources where target = v_run.target)::regclass)
-    using p_run_id, v_run.collect_from, v_end;
+  insert into backfill_private.findings (run_id, session_id, session_at, components, excluded)
+  select p_run_id, d.session_id, d.session_at, d.components, d.excluded
+  from unnest(backfill_private.detected(v_run.target, v_run.collect_from, v_end)) as d;
   perform set_config('backfill.request', '', true);
   v_took := backfill_private.clock() - v_began;
   update public.backfill_runs
@@ -1396,6 +1425,7 @@ $$;
 
 revoke all on function
   backfill_private.open_run(jsonb, text, uuid),
+  backfill_private.detected(text, timestamptz, timestamptz),
   backfill_private.collect_window(uuid),
   backfill_private.locked_run(uuid, text[]),
   backfill_private.batch_spacing_s(jsonb),
