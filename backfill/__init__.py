@@ -54,6 +54,7 @@ from backfill.models import (
     Check,
     Criterion,
     Event,
+    EventKind,
     FailedSession,
     Outcome,
     RunSummary,
@@ -62,6 +63,7 @@ from backfill.models import (
     Verification,
 )
 from backfill.plans import Approval, Batch, Plan, PlannedSession
+from backfill.telling import OnEvent, ignore
 from backfill.undoing import AsyncUndo
 
 logging.getLogger("backfill").addHandler(logging.NullHandler())
@@ -74,17 +76,21 @@ def connect(
     client: SupabaseClient | None = None,
     clock: Clock | None = None,
     call_timeout_s: float = CALL_TIMEOUT_S,
+    on_event: OnEvent = ignore,
 ) -> Backfill:
     """Connect to a project, for blocking code.
 
     url, key: else SUPABASE_URL, and SUPABASE_SECRET_KEY or SUPABASE_SERVICE_ROLE_KEY. client:
     a Supabase client whose url and key are taken; it is not changed or used. call_timeout_s: how
-    long a call may take; shorter than your slowest scorer, and its outcome is looked up.
+    long a call may take; shorter than your slowest scorer, and its outcome is looked up. on_event:
+    hears every Event of this connection's work, called from the thread that does it.
     Raises BadKey, CannotConnect where these are not usable. Nothing is sent yet.
     """
     address = _address(url, key, client)
     return Backfill(
-        lambda: AsyncBackfill(Gateway(*address, call_timeout_s=call_timeout_s), clock=clock)
+        lambda: AsyncBackfill(
+            Gateway(*address, call_timeout_s=call_timeout_s), clock=clock, on_event=on_event
+        )
     )
 
 
@@ -95,10 +101,11 @@ def connect_async(
     client: SupabaseClient | None = None,
     clock: Clock | None = None,
     call_timeout_s: float = CALL_TIMEOUT_S,
+    on_event: OnEvent = ignore,
 ) -> AsyncBackfill:
     """Connect to a project, with the same verbs to await. See connect."""
     gateway = Gateway(*_address(url, key, client), call_timeout_s=call_timeout_s)
-    return AsyncBackfill(gateway, clock=clock)
+    return AsyncBackfill(gateway, clock=clock, on_event=on_event)
 
 
 def _address(url: str | None, key: str | None, client: SupabaseClient | None) -> tuple[str, str]:
@@ -128,6 +135,7 @@ __all__ = [
     "DayCoverage",
     "DigestMismatch",
     "Event",
+    "EventKind",
     "ExitCode",
     "FailedSession",
     "ForeignWrite",
@@ -138,6 +146,7 @@ __all__ = [
     "NotAllowed",
     "NotAnApprover",
     "NotInstalled",
+    "OnEvent",
     "OutOfOrder",
     "Outcome",
     "OutcomeUnknown",

@@ -14,15 +14,15 @@ from backfill.clock import Clock
 from backfill.errors import ApprovalExpired, BackfillError, Paused
 from backfill.faults import Fault
 from backfill.gateway import CallFailed, Gateway
-from backfill.models import Event, Json
+from backfill.models import Event, EventKind, Json
 from backfill.patience import LASTING_S, LASTING_WAIT_S, Patience
+from backfill.telling import Listeners
 
 logger = logging.getLogger("backfill")
 
 RUN_HEADER = "x-backfill-run"
 FENCE_HEADER = "x-backfill-fence"
 LONGEST_WAIT_S = 5.0  # a pause, a resume and a Ctrl-C are noticed within this
-OnEvent = Callable[[Event], None]
 # What a fault of a scoring call is called when the batch is settled: sql/15_settling.sql.
 OUTCOMES = {
     "session": "failed",
@@ -32,6 +32,7 @@ OUTCOMES = {
     "refused": "released",
     "stop": "stop",
 }
+ENDINGS: Mapping[str, EventKind] = {"completed": "run_completed", "cancelled": "run_cancelled"}
 # After these no other call of the batch has a chance: the run holds, or the API wants fewer calls.
 ENDS_THE_BATCH = frozenset({"stop", "slow"})
 
@@ -46,7 +47,7 @@ class Worker:
     clock: Clock
     concurrency: int
     waits: bool
-    on_event: OnEvent
+    listeners: Listeners
     should_stop: Callable[[], bool]
     patience: Patience = field(init=False)
 
@@ -63,25 +64,30 @@ class Worker:
     def _tell_trouble(self, error: BackfillError, wait_s: float) -> None:
         self.tell("waiting", wait_s=round(wait_s, 3), wait_for="connection", why=error.message)
 
-    def tell(self, kind: str, **details: Json) -> None:
-        """Log an event and hand it to the callback."""
-        logger.info("backfill.%s", kind, extra={"run": self.run_id, **details})
-        self.on_event(Event(kind, self.run_id, self.clock.now(), details))
+    def is_ending(self) -> bool:
+        """Somebody asked to stop, or a listener raised: no session is started any more."""
+        return self.listeners.raised is not None or self.should_stop()
+
+    def tell(self, kind: EventKind, **details: Json) -> None:
+        """Log an event and hand it to the listeners."""
+        self.listeners.tell(Event(kind, self.run_id, self.clock.now(), details))
 
 
 async def work(worker: Worker) -> None:
     """Work on a run until it needs nothing more from this worker.
 
-    Raises Paused where it holds, ApprovalNeeded where nobody approved it.
+    Raises Paused where it holds, ApprovalNeeded where nobody approved it, and what a listener
+    raised, once what was in flight is settled.
     """
     started = await worker.ask("backfill_start", {"p_worker": worker.name})
     if started["state"] == "paused":
-        raise _paused(worker.run_id, started["reason"])
+        raise _paused(worker, started["reason"])
     if started["state"] == "expired":
-        raise _expired(worker.run_id)
+        raise _expired(worker, started["reason"])
     worker.tell("run_started", state=started["state"])
-    while not worker.should_stop() and await _one_turn(worker):
+    while not worker.is_ending() and await _one_turn(worker):
         pass
+    worker.listeners.raise_what_they_raised(f"run {worker.run_id} is settled so far; apply again")
 
 
 async def _one_turn(worker: Worker) -> bool:
@@ -94,9 +100,10 @@ async def _one_turn(worker: Worker) -> bool:
     if claim["state"] == "paused":
         return await _hold(worker, claim)
     if claim["state"] == "expired":
-        raise _expired(worker.run_id)
+        raise _expired(worker, claim["reason"])
     if claim["state"] != "running":
-        worker.tell(f"run_{claim['state']}", reason=claim["reason"])
+        if claim["state"] in ENDINGS:
+            worker.tell(ENDINGS[claim["state"]], reason=claim["reason"])
         return False
     return await _wait(worker, float(claim["wait_s"]), claim["wait_for"], claim["why"])
 
@@ -104,7 +111,7 @@ async def _one_turn(worker: Worker) -> bool:
 async def _hold(worker: Worker, claim: Mapping[str, Json]) -> bool:
     """A pause that the database made ends the work; one that a person made is waited out."""
     if not worker.waits or not claim["held_by"]:
-        raise _paused(worker.run_id, claim["reason"])
+        raise _paused(worker, claim["reason"])
     why = f"{claim['held_by']} paused the run: {claim['reason']}"
     return await _wait(worker, LONGEST_WAIT_S, "pause", why)
 
@@ -133,14 +140,14 @@ class _Batch:
     async def do(self) -> None:
         """Score and settle."""
         worker, granted = self.worker, self.claim["granted"]
-        worker.tell(
-            "batch_started",
-            batch=self.claim["batch"],
-            phase=granted[0]["phase"],
-            sessions=[g["session_id"] for g in granted],
-        )
         began = worker.clock.now()
         try:
+            worker.tell(
+                "batch_started",
+                batch=self.claim["batch"],
+                phase=granted[0]["phase"],
+                sessions=[g["session_id"] for g in granted],
+            )
             await self._score()
         finally:
             with anyio.CancelScope(shield=True):
@@ -161,7 +168,7 @@ class _Batch:
 
         async def score_one(grant: dict[str, Json]) -> None:
             async with limiter:
-                if not self.worker.should_stop() and not self.is_over:
+                if not self.worker.is_ending() and not self.is_over:
                     self.outcomes[grant["ordinal"]] = _outcome(grant, "unknown")
                     self.outcomes[grant["ordinal"]] = await self._score_session(grant)
 
@@ -245,13 +252,17 @@ def _tell_call(
     )
 
 
-def _paused(run_id: str, reason: str | None) -> Paused:
+def _paused(worker: Worker, reason: str | None) -> Paused:
+    worker.tell("run_paused", reason=reason)
+    run_id = worker.run_id
     return Paused(
         f"run {run_id} is paused: {reason or 'no reason given'}", f"backfill resume {run_id}"
     )
 
 
-def _expired(run_id: str) -> ApprovalExpired:
+def _expired(worker: Worker, reason: str | None) -> ApprovalExpired:
+    worker.tell("run_expired", reason=reason)
+    run_id = worker.run_id
     return ApprovalExpired(
         f"the approval of run {run_id} ran out", f"backfill plan --like {run_id}"
     )

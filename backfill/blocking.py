@@ -13,12 +13,10 @@ from typing import Any, Self, TypeVar
 import anyio
 from anyio.from_thread import BlockingPortal
 
-from backfill.applying import OnEvent
 from backfill.client import (
     DEFAULT_CONCURRENCY,
     UNSET,
     AsyncBackfill,
-    _ignore,
     _never,
 )
 from backfill.coverage import Missing
@@ -33,6 +31,7 @@ from backfill.models import (
     Verification,
 )
 from backfill.plans import Plan
+from backfill.telling import OnEvent, ignore
 from backfill.undoing import AsyncUndo
 
 T = TypeVar("T")
@@ -227,7 +226,7 @@ class Backfill:
         *,
         concurrency: int = DEFAULT_CONCURRENCY,
         wait: bool = True,
-        on_event: OnEvent = _ignore,
+        on_event: OnEvent = ignore,
         logs_dir: str | Path | None = None,
         should_stop: Callable[[], bool] = _never,
     ) -> Outcome:
@@ -252,7 +251,7 @@ class Backfill:
         *,
         concurrency: int = DEFAULT_CONCURRENCY,
         wait: bool = True,
-        on_event: OnEvent = _ignore,
+        on_event: OnEvent = ignore,
         logs_dir: str | Path | None = None,
         should_stop: Callable[[], bool] = _never,
     ) -> Outcome:

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from backfill import checking, filing, logs
-from backfill.applying import OnEvent, Worker, work
+from backfill.applying import Worker, work
 from backfill.clock import Clock, SystemClock
 from backfill.coverage import Missing
 from backfill.dates import Day, as_text
@@ -44,16 +44,13 @@ from backfill.reading import (
     summary_of,
 )
 from backfill.requesting import checked_number, checked_request
+from backfill.telling import Listeners, OnEvent, ignore
 from backfill.undoing import AsyncUndo, confirm_undo, preview_undo, undo_scope
 
 DEFAULT_THROTTLE_PER_MINUTE = 20
 DEFAULT_BATCH_SESSIONS = 5
 DEFAULT_CONCURRENCY = 4  # a quarter of a small project's pool is less; more only when told
 UNSET: Json = object()
-
-
-def _ignore(event: Event) -> None:
-    """Hear nothing."""
 
 
 def _never() -> bool:
@@ -63,9 +60,12 @@ def _never() -> bool:
 class AsyncBackfill:
     """A project's backfills. Close it, or use it as an async context manager."""
 
-    def __init__(self, gateway: Gateway, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self, gateway: Gateway, *, clock: Clock | None = None, on_event: OnEvent = ignore
+    ) -> None:
         self._gateway = gateway
         self._clock = clock or SystemClock()
+        self._on_event = on_event
 
     async def __aenter__(self) -> Self:
         return self
@@ -125,6 +125,8 @@ class AsyncBackfill:
         since, until: whole UTC days, both included, or moments, UTC where they have no offset.
         throttle_per_minute: starts in any 60 s, 20 unless given, None for none. want: versions by
         component. like: a run that fills in what is not given, and backfill_targets what is left.
+        The connection's on_event hears awaiting_approval; what it raises is raised when the plan
+        is sealed, with a note that names the run.
         Raises BadRequest, UnknownSession, WrongEnvironment.
         """
         given: dict[str, Json] = {
@@ -153,7 +155,22 @@ class AsyncBackfill:
             request |= await request_like(self._gateway, await self.run_id(run), want or {})
         if throttle_per_minute is None:
             request["throttle_per_minute"] = None
-        return await make_plan(self._gateway, request | asked)
+        plan = await make_plan(self._gateway, request | asked)
+        if not plan.is_empty:
+            self._tell_sealed(plan)
+        return plan
+
+    def _tell_sealed(self, plan: Plan) -> None:
+        listeners = Listeners([self._on_event])
+        details: dict[str, Json] = {
+            "digest": plan.digest,
+            "environment": plan.environment,
+            "sessions_total": len(plan.sessions),
+            "expected_runtime_s": plan.expected_runtime_s,
+            "approval_sql": plan.approval_sql,
+        }
+        listeners.tell(Event("awaiting_approval", plan.run_id, self._clock.now(), details))
+        listeners.raise_what_they_raised(f"run {plan.run_id} is sealed and awaits approval")
 
     async def run_id(self, run: str) -> str:
         """The full id that an id or a unique prefix names. Raises UnknownRun."""
@@ -223,7 +240,7 @@ class AsyncBackfill:
         *,
         concurrency: int = DEFAULT_CONCURRENCY,
         wait: bool = True,
-        on_event: OnEvent = _ignore,
+        on_event: OnEvent = ignore,
         logs_dir: str | Path | None = None,
         should_stop: Callable[[], bool] = _never,
     ) -> Outcome:
@@ -233,6 +250,9 @@ class AsyncBackfill:
         throttle, another worker or a pause. should_stop: asked between sessions; when true, what
         is in flight is finished and the rest given back. logs_dir: where the run's folder of files
         goes; what could not be written is the outcome's logs_failed, and stops nothing.
+        on_event: hears what Event names, as the connection's does, in the event loop and one event
+        after the other: be brief. Where it raises it hears no more, no session starts, what is in
+        flight is finished and settled, then its exception is raised; apply again goes on.
         Raises ApprovalNeeded, Paused, ApprovalExpired, WrongServer.
         """
         checked_number("concurrency", concurrency, least=1)
@@ -241,9 +261,8 @@ class AsyncBackfill:
         folder = None if logs_dir is None else Path(logs_dir)
         async with filing.kept(folder, self._gateway, run_id) as log:
 
-            def hear(event: Event) -> None:
+            def keep(event: Event) -> None:
                 filing.write_down(log, event)
-                on_event(event)
 
             await work(
                 Worker(
@@ -253,13 +272,22 @@ class AsyncBackfill:
                     clock=self._clock,
                     concurrency=concurrency,
                     waits=wait,
-                    on_event=hear,
+                    listeners=Listeners([keep, self._on_event, on_event]),
                     should_stop=should_stop,
                 )
             )
         return replace(await self.outcome(run_id), logs_failed=log.failed)
 
-    async def retry(self, run: str, **applying: Json) -> Outcome:
+    async def retry(
+        self,
+        run: str,
+        *,
+        concurrency: int = DEFAULT_CONCURRENCY,
+        wait: bool = True,
+        on_event: OnEvent = ignore,
+        logs_dir: str | Path | None = None,
+        should_stop: Callable[[], bool] = _never,
+    ) -> Outcome:
         """Score the failed sessions again, under the same approval. Takes what apply takes.
 
         The outcome's `retried` says how many there were; with none nothing is applied.
@@ -270,7 +298,15 @@ class AsyncBackfill:
         if before.state == "completed" and not before.failures:
             return replace(before, retried=0)
         answer = await self._gateway.call("backfill_retry", {"p_run_id": run_id})
-        return replace(await self.apply(run_id, **applying), retried=answer["sessions"])
+        outcome = await self.apply(
+            run_id,
+            concurrency=concurrency,
+            wait=wait,
+            on_event=on_event,
+            logs_dir=logs_dir,
+            should_stop=should_stop,
+        )
+        return replace(outcome, retried=answer["sessions"])
 
     async def outcome(self, run: str) -> Outcome:
         """Where a run stands, with its failed sessions."""

@@ -10,6 +10,18 @@ from typing import Any, Literal
 Json = Any
 MarkStatus = Literal["ok", "warn", "fail"]
 Verdict = Literal["pass", "partial", "fail"]
+EventKind = Literal[
+    "awaiting_approval",
+    "run_started",
+    "batch_started",
+    "call",
+    "batch_settled",
+    "waiting",
+    "run_completed",
+    "run_paused",
+    "run_cancelled",
+    "run_expired",
+]
 
 ITEM_STATES = ("pending", "leased", "done", "failed", "skipped", "rolled_back")
 
@@ -242,9 +254,28 @@ class UndoEffect:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened while a run ran; `kind` is stable, `details` are ids and counts."""
+    """Something that happened to a run: what `on_event` hears and the logger writes.
 
-    kind: str
+    Kinds and the keys of their details are stable; a key may be added. Ids, counts and reasons,
+    never a row's contents. `backfill.<kind>` is the name in the log, under the logger `backfill`.
+
+    awaiting_approval: digest, environment, sessions_total, expected_runtime_s, approval_sql
+    run_started: state
+    batch_started: batch, phase, sessions
+    call: session_id, component, function, attempt, outcome, code, error, took_ms
+    batch_settled: batch, claim, settled, took_ms
+    waiting: wait_s, wait_for, why
+    run_completed: reason
+    run_paused: reason
+    run_cancelled: reason
+    run_expired: reason
+
+    sessions and settled are lists: of ids, and of {ordinal, session_id, state, failed_step,
+    error_code, error_message}. outcome: `answered`, or the kind of the fault. run_paused comes
+    where `apply` ends with Paused; a pause that is waited out is `waiting`.
+    """
+
+    kind: EventKind
     run_id: str
     at: datetime
     details: Mapping[str, Json]

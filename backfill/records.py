@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from backfill.faults import fault_of_api, fault_of_transport
-from backfill.models import Event, Json
+from backfill.models import Event, EventKind, Json
 from backfill.plans import PlannedSession
 
 # What a record of a kind always holds. Null: nobody knows; the database keeps no durations.
@@ -50,7 +50,7 @@ class Evidence:
     chain: Sequence[Row]
     receipts: Sequence[Row]
 
-    def event(self, kind: str, at: str, **details: Json) -> Event:
+    def event(self, kind: EventKind, at: str, **details: Json) -> Event:
         """What a worker would have told, as far as the database knows it."""
         return Event(kind, self.run_id, datetime.fromisoformat(at), {**details, "rebuilt": True})
 
