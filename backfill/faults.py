@@ -81,19 +81,24 @@ def fault_of_api(
     code: None where a gateway answered in JSON of its own; then the HTTP status tells. An error's
     details are never kept, nor every message: they may hold a whole page, or values of the row.
     """
-    known = code or str(status or "no code")
+    known = _storable(code or str(status or "no code"))
     kind = _kind(known, status)
     if not code and kind == "session":
         # Neither a function nor PostgreSQL said it: PostgREST answers 400 with empty code and
         # message where its connection broke under a call, which may have committed.
         kind = "unknown"
-    kept = _kept_message(known, message or "no message")
+    kept = _kept_message(known, _storable(message or "no message"))
     return Fault(kind, known[:20], kept, retry_after_s)
 
 
 def fault_of_transport(name: str) -> Fault:
     """What a broken connection means: nothing that can be told from its name."""
     return Fault("unknown", "transport", name[:MESSAGE_CHARACTERS])
+
+
+def _storable(text: str) -> str:
+    """A text without NUL, which JSON can carry, and for which PostgreSQL refuses the batch."""
+    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}")
 
 
 def _kept_message(code: str, message: str) -> str:

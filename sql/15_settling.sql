@@ -31,7 +31,8 @@ begin
   v_is_alive := backfill_private.has_known_outcome(p_outcomes) or not exists (
     select from public.backfill_items as i where i.run_id = p_run_id and i.state = 'pending');
   with told as (
-    select o.ordinal, coalesce(o.outcome, 'unknown') as outcome, o.answered, o.step, o.code, o.message
+    select o.ordinal, o.answered, o.step, o.code, o.message, case when o.outcome in
+      ('answered', 'failed', 'again', 'unknown', 'lost', 'slow', 'stop', 'released') then o.outcome else 'unknown' end as outcome
     from jsonb_to_recordset(p_outcomes)
       as o (ordinal integer, outcome text, answered text[], step text, code text, message text)
   ), seen as (

@@ -129,6 +129,15 @@ def test_an_unknown_outcome_backs_its_session_off_and_no_other(crew: Crew) -> No
     assert {g["phase"] for g in granted} == {"historical"}
 
 
+@pytest.mark.parametrize("word", ["well done", "", None])
+def test_an_outcome_in_a_word_that_nobody_knows_is_unknown(crew: Crew, word: str | None) -> None:
+    """Whoever holds the key may tell anything: it backs off like any other, and is counted."""
+    crew.batch(only(1, {**TIMEOUT, "outcome": word}))
+    first = crew.item(1)
+    assert (first["state"], first["unknown_outcomes"]) == ("pending", 1)
+    assert first["not_before"] > crew.clock.now()
+
+
 def test_a_session_whose_outcome_stays_unknown_fails_while_the_others_are_done(
     crew: Crew,
 ) -> None:

@@ -85,6 +85,10 @@ NEWER: list[Fault] = [
     says(400, {"code": "", "message": "", "details": None, "hint": None}, forwards=True),
     says(544, [], forwards=True),
     says(546, "null", forwards=True),
+    # What no database can keep, what no request can carry, and what is no text at all.
+    says(503, {"code": "PGRST000", "message": "a \x00 in it", "details": None}, forwards=True),
+    says(503, {"code": "PGRST\x00", "message": "half a character: \ud800"}),
+    says(503, {"code": ["x"], "message": {"detail": 1}}),
 ]
 AFTER_COMMIT_ONLY: list[Fault] = [
     says(406, {"code": "PGRST116", "message": "Cannot coerce", "details": "0 rows"}, forwards=True),
