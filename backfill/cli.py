@@ -66,7 +66,7 @@ def _options(
     pass
 
 
-@app.command()
+@app.command(epilog="Example: backfill check --json")
 def check(as_json: AsJson = False) -> None:
     """Is this project ready? A line a thing, each with what to do."""
     with connected() as bf:
@@ -87,7 +87,7 @@ def _check_code(checks: Sequence[backfill.Check]) -> ExitCode:
 cli_plan.add_to(app)
 
 
-@app.command()
+@app.command(epilog="Example: backfill runs --state running")
 def runs(
     state: Annotated[str | None, typer.Option(help="Only runs in this state.")] = None,
     as_json: AsJson = False,
@@ -103,7 +103,7 @@ def runs(
         terminal.print_runs(found)
 
 
-@app.command()
+@app.command(epilog="Example: backfill show 4f2c")
 def show(run: Run, as_json: AsJson = False) -> None:
     """The plan, or what became of it."""
     with connected() as bf:
@@ -111,7 +111,7 @@ def show(run: Run, as_json: AsJson = False) -> None:
     cli_plan.show_plan(shown, as_json)
 
 
-@app.command()
+@app.command(epilog="Example: backfill approve 4f2c --digest D")
 def approve(
     run: Run,
     digest: Annotated[str, typer.Option(metavar="D", help="The plan's digest.")],
@@ -127,7 +127,7 @@ def approve(
     _print_status(status, as_json, f"backfill apply {status.run_id}")
 
 
-@app.command()
+@app.command(epilog='Example: backfill reject 4f2c --reason "the wrong range"')
 def reject(run: Run, reason: Reason, approver: Approver = None, as_json: AsJson = False) -> None:
     """Reject a plan for good."""
     with connected() as bf:
@@ -144,7 +144,7 @@ def _print_status(status: backfill.Status, as_json: bool, next_step: str = "") -
         terminal.print_next(next_step)
 
 
-@app.command()
+@app.command(epilog="Example: backfill apply 4f2c")
 def apply(
     run: Run,
     concurrency: Concurrency = 4,
@@ -157,7 +157,7 @@ def apply(
         _work(bf, bf.apply, run, concurrency, no_wait, logs_dir, as_json)
 
 
-@app.command()
+@app.command(epilog="Example: backfill retry 4f2c")
 def retry(
     run: Run,
     concurrency: Concurrency = 4,
@@ -219,7 +219,7 @@ def _stop_on_signals() -> Callable[[], bool]:
     return lambda: bool(asked)
 
 
-@app.command()
+@app.command(epilog='Example: backfill pause 4f2c --reason "peak hours"')
 def pause(run: Run, reason: Reason, as_json: AsJson = False) -> None:
     """Pause a run: no session starts until it is resumed."""
     with connected() as bf:
@@ -227,7 +227,7 @@ def pause(run: Run, reason: Reason, as_json: AsJson = False) -> None:
     _print_status(status, as_json, f"backfill resume {status.run_id}")
 
 
-@app.command()
+@app.command(epilog="Example: backfill resume 4f2c")
 def resume(run: Run, as_json: AsJson = False) -> None:
     """Lift a pause; an apply that is still alive goes on."""
     with connected() as bf:
@@ -235,7 +235,7 @@ def resume(run: Run, as_json: AsJson = False) -> None:
     _print_status(status, as_json, f"backfill apply {status.run_id}, unless one is still alive")
 
 
-@app.command()
+@app.command(epilog='Example: backfill cancel 4f2c --reason "the wrong version"')
 def cancel(run: Run, reason: Reason, as_json: AsJson = False) -> None:
     """Stop a run for good. What it wrote stays."""
     with connected() as bf:
@@ -243,14 +243,14 @@ def cancel(run: Run, reason: Reason, as_json: AsJson = False) -> None:
     _print_status(status, as_json)
 
 
-@app.command()
+@app.command(epilog="Example: backfill status 4f2c")
 def status(run: Run, as_json: AsJson = False) -> None:
     """Where a run stands, and why it waits."""
     with connected() as bf:
         _print_status(bf.status(run), as_json)
 
 
-@app.command()
+@app.command(epilog="Example: backfill verify 4f2c")
 def verify(run: Run, as_json: AsJson = False) -> None:
     """What stands in the tables against what was planned."""
     with connected() as bf:
@@ -262,7 +262,7 @@ def verify(run: Run, as_json: AsJson = False) -> None:
     end(ExitCode.DONE if verification.verdict == "pass" else ExitCode.DIFFERENCE)
 
 
-@app.command()
+@app.command(epilog="Example: backfill rollback 4f2c --until 2025-08-10")
 def rollback(
     run: Run,
     session: Annotated[
@@ -296,7 +296,7 @@ def rollback(
     end(ExitCode.DIFFERENCE if confirm is not None and effect.conflicts else ExitCode.DONE)
 
 
-@app.command()
+@app.command(epilog="Example: backfill logs 4f2c --logs-dir backfill_logs")
 def logs(run: Run, logs_dir: LogsDir = DEFAULT_LOGS, as_json: AsJson = False) -> None:
     """Write all files of a run from the database; what an apply wrote stays."""
     with connected() as bf:

@@ -24,8 +24,8 @@ Dir = Annotated[Path, typer.Option("--dir", help="Where the stack keeps its file
 
 def add_to(app: typer.Typer) -> None:
     """Add these verbs to the command line."""
-    app.command()(install)
-    app.command()(demo)
+    app.command(epilog="Example: backfill install --supabase-path supabase")(install)
+    app.command(epilog="Example: backfill demo --throttle 20")(demo)
     app.add_typer(local, name="local")
 
 
@@ -76,7 +76,7 @@ def demo(
         terminal.print_json(shown)
 
 
-@local.command()
+@local.command(epilog="Example: backfill local start --sample none")
 def start(
     directory: Dir = DEFAULT_DIR,
     sample: Annotated[
@@ -95,7 +95,7 @@ def start(
     terminal.print_next(f'eval "$(backfill local env{named})"')
 
 
-@local.command()
+@local.command(epilog="Example: backfill local stop")
 def stop(directory: Dir = DEFAULT_DIR, as_json: AsJson = False) -> None:
     """Stop it; the data stay for the next start."""
     was_running = _extra("stack").stop(directory)
@@ -105,7 +105,7 @@ def stop(directory: Dir = DEFAULT_DIR, as_json: AsJson = False) -> None:
         terminal.out.print("stopped" if was_running else "nothing was running")
 
 
-@local.command()
+@local.command(epilog="Example: backfill local env --json")
 def env(directory: Dir = DEFAULT_DIR, as_json: AsJson = False) -> None:
     """Print export lines for a shell."""
     variables = _extra("stack").env(directory)

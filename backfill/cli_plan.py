@@ -14,8 +14,8 @@ from backfill.plans import Plan
 
 def add_to(app: typer.Typer) -> None:
     """Add these verbs to the command line."""
-    app.command()(missing)
-    app.command()(plan)
+    app.command(epilog="Example: backfill missing --since 2025-08-01 --min-coverage 0.95")(missing)
+    app.command(epilog="Example: backfill plan --since 2025-08-01 --throttle 20")(plan)
 
 
 def missing(
@@ -42,8 +42,12 @@ def plan(
     recent_since: Annotated[
         str | None, typer.Option(metavar="D", help="First UTC day of the recent phase.")
     ] = None,
-    engine_version: Annotated[str | None, typer.Option(metavar="V")] = None,
-    fc_version: Annotated[str | None, typer.Option(metavar="V")] = None,
+    engine_version: Annotated[
+        str | None, typer.Option(metavar="V", help="Wanted version of the profiles.")
+    ] = None,
+    fc_version: Annotated[
+        str | None, typer.Option(metavar="V", help="Wanted version of the FC scores.")
+    ] = None,
     basis: Annotated[str | None, typer.Option(help="Kind of FC scores.")] = None,
     throttle: Annotated[
         str | None, typer.Option(metavar="N", help="Session starts in any 60 s, or none. [20]")
@@ -54,7 +58,9 @@ def plan(
     priority: Annotated[
         list[str] | None, typer.Option(metavar="ID", help="Goes first; an id or a prefix.")
     ] = None,
-    environment: Annotated[str | None, typer.Option(metavar="E")] = None,
+    environment: Annotated[
+        str | None, typer.Option(metavar="E", help="The project's name; refused in another.")
+    ] = None,
     target: Annotated[str | None, typer.Option(help="Where several are installed.")] = None,
     want: Annotated[
         list[str] | None, typer.Option(metavar="COMPONENT=V", help="A version by component.")

@@ -1,0 +1,51 @@
+"""The command line explains itself: every verb, every option, an example each."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import typer
+
+from backfill import cli
+
+ROOT: Any = typer.main.get_command(cli.app)  # Typer carries its own Click
+
+
+def verbs(command: Any = ROOT, words: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Every verb of the command line, by the words that call it."""
+    if not hasattr(command, "commands"):
+        yield " ".join(words), command
+        return
+    for name, child in command.commands.items():
+        yield from verbs(child, (*words, name))
+
+
+VERBS = dict(verbs())
+
+
+def options(verb: str) -> set[str]:
+    """The options that a verb takes."""
+    return {option for parameter in VERBS[verb].params for option in parameter.opts}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_and_option_has_a_help_text(verb: str) -> None:
+    """`--help` leaves nothing to guess."""
+    command = VERBS[verb]
+    assert command.help
+    assert [p.name for p in command.params if not p.help] == []
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_ends_its_help_with_an_example_that_parses(verb: str) -> None:
+    """The example names the verb itself, and its words are taken."""
+    found = re.fullmatch(r"Example: backfill (.+)", VERBS[verb].epilog or "")
+    assert found is not None
+    words = shlex.split(found.group(1))
+    own = verb.split()
+    assert words[: len(own)] == own
+    VERBS[verb].make_context(verb, words[len(own) :]).close()
