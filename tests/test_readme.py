@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +11,10 @@ from postgrest import APIError
 import backfill
 from supabase import Client, create_client
 from tests.conftest import Project
+from tests.readme import claim
 from tests.seed import SEED
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-
+READS = claim("The views", "items, receipts =", "executed")
 
 # The client's own warning about how it sets up its transport.
 pytestmark = pytest.mark.filterwarnings("ignore:The '(timeout|verify)' parameter is deprecated")
@@ -33,9 +31,7 @@ def client(project: Project) -> Iterator[Client]:
 def test_the_lines_that_read_items_and_receipts_work(client: Client, bf: backfill.Backfill) -> None:
     """They name their columns, as they must."""
     plan = bf.plan(since=SEED["since"])
-    block = re.search(r"^items, receipts = .*?(?=^```)", README, re.MULTILINE | re.DOTALL)
-    assert block is not None
-    first, *reads = block.group().splitlines()
+    first, *reads = READS.splitlines()
     names: dict[str, Any] = {"client": client, "run_id": plan.run_id}
     exec(first, names)  # noqa: S102 - our own README
     answers: list[Any] = [eval(line, names) for line in reads]  # noqa: S307 - our own README

@@ -1,0 +1,182 @@
+"""The README's commands, snippets and tables do what they say."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+import backfill
+from backfill.errors import ExitCode
+from tests import readme
+from tests.commands import Shell
+from tests.conftest import Project
+from tests.readme import README, ROOT, claim
+from tests.test_help import VERBS, options
+
+Db = psycopg.Connection[Any]
+
+HOUR = "The first hour with a real project"
+PLANS = claim("In a program", "import backfill", "executed")
+APPLIES = claim("In a program", "outcome = bf.apply", "executed")
+ARROWS = claim("How a run goes", "stateDiagram-v2", "held to backfill_transitions")
+INSTALL = claim(HOUR, "backfill install", "executed; `supabase db push` needs the CLI")
+CHECK = claim(HOUR, "export SUPABASE_URL", "executed with the test project's URL and key")
+SETTINGS = claim(HOUR, "update public.backfill_settings", "executed")
+PLAN = claim(HOUR, "backfill plan --since", "executed")
+APPLY = claim(HOUR, "backfill apply RUN", "executed")
+UNDO = claim(HOUR, "backfill rollback RUN", "executed")
+VIEWS = claim("The views", "postgres=> select * from backfill_candidates", "executed")
+RUN_VIEWS = claim("The views", "postgres=> select session_id, failed_step", "executed")
+claim("Try it", "pip install -e '.[local,test]' && backfill demo", "tests/test_demo.py")
+claim("Try it", "pip install -e '.[local,test]' && pytest", "this very suite")
+STACK = claim("The embedded stack", "backfill local start", "words parsed; run by test_stack.py")
+ROWS = re.search(r"(?ms)^## The verbs.*?^(?=Exit codes)", README)
+
+
+def words_of(block: str) -> list[list[str]]:
+    """The words of each `backfill` command of a block."""
+    joined = block.replace("\\\n", " ").splitlines()
+    lines = [shlex.split(line, comments=True) for line in joined]
+    return [line[1:] for line in lines if line[:1] == ["backfill"]]
+
+
+def test_every_block_is_claimed_by_a_test() -> None:
+    """A block that nobody runs would rot."""
+    for module in readme.CLAIMING:
+        import_module(module)
+    assert readme.unclaimed() == []
+
+
+def test_a_block_that_nobody_claims_is_seen() -> None:
+    """The walk finds nested blocks too, with their heading."""
+    added = README + "\n### New\n\n1. a\n\n   ```sh\n   backfill nonsense\n   ```\n"
+    assert readme.unclaimed(added)[-1] == ("New", "backfill nonsense")
+
+
+def test_the_program_goes_the_whole_way(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both blocks, in order, with an approval in between, on a clock of their own pace."""
+    monkeypatch.setenv("SUPABASE_URL", project.url)
+    monkeypatch.setenv("SUPABASE_SERVICE_ROLE_KEY", project.keys.service_role)
+    monkeypatch.delenv("SUPABASE_SECRET_KEY", raising=False)
+    names: dict[str, Any] = {}
+    # The throttle of the text would take two minutes.
+    exec(PLANS.replace("throttle_per_minute=20", "throttle_per_minute=None"), names)  # noqa: S102
+    with names["bf"]:
+        project.approve(names["plan"])
+        exec(APPLIES, names)  # noqa: S102 - our own README
+        assert names["outcome"].is_complete
+        assert names["bf"].status(names["plan"].run_id).counts["rolled_back"] > 0
+
+
+def test_the_first_hour_goes_as_written(project: Project, shell: Shell) -> None:
+    """Every command of the numbered steps; the throttle is let go, since nobody waits here."""
+    Path("supabase").mkdir()
+    Path("supabase/config.toml").write_text("")
+    [install] = words_of(INSTALL)
+    assert shell(*install, "--yes").code == ExitCode.DONE
+    [check] = words_of(CHECK)
+    assert shell(*check).code in (ExitCode.DONE, ExitCode.DIFFERENCE)
+    project.db.execute(SETTINGS.encode())
+    assert project.value("select environment from backfill_settings") == "staging"
+    project.db.execute("update public.backfill_settings set max_throttle_per_minute = null")
+    [plan] = words_of(PLAN)
+    plan[plan.index("--throttle") + 1] = "none"
+    made = shell(*plan, "--json").json
+    run_id = made["run_id"]
+    project.db.execute("select public.backfill_approve(%s, %s, 'Ada')", (run_id, made["digest"]))
+    for command in words_of(APPLY):
+        ran = shell(*[run_id if word == "RUN" else word for word in command])
+        assert ran.code == ExitCode.DONE, (command, ran)
+    preview, confirm = [[run_id if w == "RUN" else w for w in c] for c in words_of(UNDO)]
+    digest = shell(*preview, "--json").json["digest"]
+    ran = shell(*[digest if word == "DIGEST" else word for word in confirm])
+    assert ran.code == ExitCode.DONE, ran
+
+
+def test_the_embedded_stacks_commands_are_verbs() -> None:
+    """test_stack.py runs them; here they are held to the command line."""
+    named = [*words_of(STACK), shlex.split("local env")]
+    for words in named:
+        verb = " ".join(words[:2]) if words[0] == "local" else words[0]
+        VERBS[verb].make_context(verb, words[len(verb.split()) :]).close()
+
+
+@pytest.mark.parametrize("query", re.findall(r"postgres=> (.+)", VIEWS + RUN_VIEWS))
+def test_a_query_of_the_readme_runs(project_db: Db, query: str) -> None:
+    """And its columns and rows are those that the text shows."""
+    asked = query.replace("'…'", "gen_random_uuid()")
+    answer = project_db.execute(asked.encode())
+    assert answer.description is not None
+    shown = re.search(re.escape(query) + r"\n( .+)\n-.+\n((?: .+\n)+)", VIEWS)
+    if shown is None:
+        return
+    header, *rows = [
+        [cell.strip() for cell in line.split("|")]
+        for line in (shown.group(1), *shown.group(2).splitlines())
+    ]
+    assert [column.name for column in answer.description] == header
+    assert answer.pgresult is not None
+    values = [
+        [answer.pgresult.get_value(r, c) for c in range(len(header))] for r in range(len(rows))
+    ]
+    assert [[(value or b"").decode() for value in row] for row in values] == rows
+
+
+def test_every_arrow_of_the_picture_is_legal(project_db: Db) -> None:
+    """The picture leaves some out; it draws none that is not there."""
+    drawn = set(re.findall(r"^\s*(\w+) --> (\w+):", ARROWS, re.MULTILINE))
+    legal = project_db.execute("select from_state, to_state from backfill_transitions").fetchall()
+    assert drawn
+    assert drawn <= {(row["from_state"], row["to_state"]) for row in legal}
+
+
+def test_the_table_names_every_verb_and_no_option_that_is_none() -> None:
+    """A verb and its options stand in the first column."""
+    assert ROWS is not None
+    named: set[str] = set()
+    for cell in re.findall(r"^\| (`.+?`) \|", ROWS.group().replace(r"\|", "/"), re.MULTILINE):
+        for usage in re.findall(r"`([^`]+)`", cell):
+            verb, *rest = usage.split(" ", 1)
+            if verb == "local":
+                named |= {f"local {part}" for part in rest[0].split("/")}
+                continue
+            named.add(verb)
+            assert set(re.findall(r"--[\w-]+", usage)) <= options(verb), usage
+    assert named == set(VERBS)
+
+
+def test_the_exit_codes_are_those_of_the_library() -> None:
+    """The sentence names each number once."""
+    sentence = re.search(r"Exit codes: .+?\.\n\n", README, re.DOTALL)
+    assert sentence is not None
+    assert [int(n) for n in re.findall(r"\b\d\b", sentence.group())] == sorted(ExitCode)
+
+
+@pytest.mark.parametrize("document", ["README.md", "sql/README.md"])
+def test_every_file_that_is_named_exists(document: str) -> None:
+    """Paths are from the repository's root, or beside the document."""
+    text = (ROOT / document).read_text()
+    named = set(re.findall(r"`((?:[\w.-]+/)*[\w-]+\.(?:py|sql|toml))`", text))
+    beside = (ROOT / document).parent
+    # One is a run's own file, the other the end of a name.
+    named -= {"rollback.sql", "_index_sessions.sql"}
+    missing = [n for n in named if not ((ROOT / n).exists() or (beside / n).exists())]
+    assert missing == []
+
+
+def test_every_sql_file_is_named() -> None:
+    """In sql/README.md, by name or as one of the `30_` to `33_prism_*.sql`."""
+    text = (ROOT / "sql/README.md").read_text()
+    files = [p.name for p in (ROOT / "sql").glob("*.sql") if not re.match(r"3[0-3]_prism", p.name)]
+    assert [name for name in files if f"`{name}`" not in text] == []
+
+
+def test_the_package_is_the_one_that_is_imported() -> None:
+    """The library's names in the README's prose are the library's."""
+    assert all(hasattr(backfill, n) for n in re.findall(r"`backfill\.([A-Za-z]+_?\w*)\(", README))
