@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import textwrap
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -25,22 +23,18 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 import backfill
 from tests.conftest import Project
+from tests.readme import ROOT, claim
 from tests.seed import SEED
 from tests.services.notifier import Notifier
 from tests.services.web import make_app
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+HEADING = "In a service"
+SLACK = claim(HEADING, "def tell_slack", "executed")
+TRACES = claim(HEADING, "def trace_it", "executed")
+FASTAPI = claim(HEADING, "@asynccontextmanager", "executed")
+NOTEBOOK = claim(HEADING, "bf = backfill.connect()", "executed")
+WATCHING = claim(HEADING, "while (status", "executed")
 FAST: dict[str, Any] = {**SEED, "throttle_per_minute": 60_000, "batch_size": 10}
-
-
-def example(beginning: str) -> str:
-    """The README's python block, after `### In a service`, that begins so."""
-    section = README.split("### In a service\n")[1].split("\n## ")[0]
-    (found,) = re.findall(
-        rf"^```python\n({re.escape(beginning)}.*?)^```$", section, re.MULTILINE | re.DOTALL
-    )
-    return str(found)
 
 
 def run(code: str, **names: Any) -> dict[str, Any]:
@@ -90,7 +84,7 @@ def slack(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 @pytest.mark.usefixtures("environment")
 def test_slack_hears_of_a_plan_and_of_its_end(project: Project, slack: list[str]) -> None:
     """A message when the plan awaits approval, with the line that approves, and one at the end."""
-    bf: backfill.Backfill = run(example("def tell_slack"), httpx=httpx, os=os)["bf"]
+    bf: backfill.Backfill = run(SLACK, httpx=httpx, os=os)["bf"]
     with bf:
         plan = bf.plan(**FAST)
         assert slack == [f"awaiting_approval {plan.run_id}\n{plan.approval_sql}"]
@@ -105,7 +99,7 @@ def test_calls_and_batches_are_spans(project: Project) -> None:
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(spans))
     tracer = provider.get_tracer("test")
-    trace_it = run(example("def trace_it"), tracer=tracer)["trace_it"]
+    trace_it = run(TRACES, tracer=tracer)["trace_it"]
     with project.connect(on_event=trace_it) as bf:
         plan = bf.plan(**FAST)
         project.approve(plan)
@@ -127,7 +121,7 @@ def test_fastapi_serves_the_async_face_in_its_own_loop(project: Project) -> None
         from datetime import date
         from fastapi import BackgroundTasks, FastAPI, Request
     """
-    app = run(textwrap.dedent(imports) + example("@asynccontextmanager"))["app"]
+    app = run(textwrap.dedent(imports) + FASTAPI)["app"]
 
     async def use() -> dict[str, Any]:
         async with app.router.lifespan_context(app), http_to(app) as http:
@@ -147,7 +141,7 @@ def test_the_blocking_face_works_in_a_notebook(project: Project) -> None:
     first = "import asyncio, backfill\nfrom IPython.display import Markdown, display\n"
     cells = [
         first + "asyncio.get_running_loop()",
-        example("bf = backfill.connect()\nplan"),
+        NOTEBOOK,
         "bf.status(plan.run_id).state",
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])  # type: ignore[no-untyped-call]
@@ -178,7 +172,7 @@ def test_another_process_watches_a_run(project: Project) -> None:
     watching = (
         "import sys, time, backfill\n"
         "time.sleep = lambda _: sys.stdin.readline()\n"  # the test says when to look again
-        f"bf, run = backfill.connect(), sys.argv[1]\n{example('while (status')}"
+        f"bf, run = backfill.connect(), sys.argv[1]\n{WATCHING}"
     )
     env = {
         **os.environ,
