@@ -11,8 +11,15 @@ set search_path = ''
 set timezone = 'UTC'
 set datestyle = 'ISO, YMD'
 as $$
+declare
+  v_moment timestamptz;
 begin
-  return p_text::timestamptz;
+  v_moment := p_text::timestamptz;
+  -- Planning walks from one to the other, window by window: it would never leave an infinity.
+  if v_moment not between '0001-01-01' and '9999-12-31' then
+    raise datetime_field_overflow;
+  end if;
+  return v_moment;
 exception when invalid_datetime_format or datetime_field_overflow or invalid_parameter_value then
   perform backfill_private.refuse('OB013', format('%s is no date: %s', p_name, left(p_text, 40)),
     'give a day such as 2025-08-01, or a timestamp with an offset');

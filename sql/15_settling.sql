@@ -31,8 +31,7 @@ begin
   v_is_alive := backfill_private.has_known_outcome(p_outcomes) or not exists (
     select from public.backfill_items as i where i.run_id = p_run_id and i.state = 'pending');
   with told as (
-    select o.ordinal, o.answered, o.step, o.code, o.message, case when o.outcome in
-      ('answered', 'failed', 'again', 'unknown', 'lost', 'slow', 'stop', 'released') then o.outcome else 'unknown' end as outcome
+    select o.ordinal, o.outcome, o.answered, o.step, o.code, o.message
     from jsonb_to_recordset(p_outcomes)
       as o (ordinal integer, outcome text, answered text[], step text, code text, message text)
   ), seen as (
@@ -241,7 +240,9 @@ declare
 begin
   perform backfill_private.authorize('apply');
   perform backfill_private.locked_run(p_run_id);
-  select jsonb_agg(o) into v_mine
+  select jsonb_agg(o || jsonb_build_object('outcome', case
+      when o ->> 'outcome' in ('answered', 'failed', 'again', 'slow', 'stop', 'released') then o ->> 'outcome'
+      else 'unknown' end)) into v_mine
   from jsonb_array_elements(p_outcomes) as o
   join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = (o ->> 'ordinal')::integer
   where i.claim_id = p_claim_id and i.state = 'leased';

@@ -220,7 +220,7 @@ declare
   v_undo backfill_private.undos;
 begin
   select * into v_undo from backfill_private.undos where run_id = p_run_id order by undo_id desc limit 1 for update;
-  if v_undo.digest is distinct from p_digest then
+  if v_undo.undo_id is null or v_undo.digest is distinct from p_digest then
     perform backfill_private.refuse('OB019', format('%s is not the digest of the newest preview%s',
         backfill_private.told_apart(p_digest, v_undo.digest),
         coalesce(', which is ' || backfill_private.told_apart(v_undo.digest, p_digest), '')),
@@ -375,6 +375,8 @@ begin
   if nullif(btrim(p_reason), '') is null then
     perform backfill_private.refuse('OB013', 'an undo needs a reason',
       format('backfill rollback %s --confirm %s --reason "…"', p_run_id, p_digest));
+  elsif p_sessions < 1 then
+    perform backfill_private.refuse('OB013', format('an undo takes one session or more at a time, not %s', p_sessions));
   end if;
   perform backfill_private.locked_run(p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']);
   perform backfill_private.release_all(p_run_id);

@@ -851,8 +851,15 @@ set search_path = ''
 set timezone = 'UTC'
 set datestyle = 'ISO, YMD'
 as $$
+declare
+  v_moment timestamptz;
 begin
-  return p_text::timestamptz;
+  v_moment := p_text::timestamptz;
+  -- Planning walks from one to the other, window by window: it would never leave an infinity.
+  if v_moment not between '0001-01-01' and '9999-12-31' then
+    raise datetime_field_overflow;
+  end if;
+  return v_moment;
 exception when invalid_datetime_format or datetime_field_overflow or invalid_parameter_value then
   perform backfill_private.refuse('OB013', format('%s is no date: %s', p_name, left(p_text, 40)),
     'give a day such as 2025-08-01, or a timestamp with an offset');
@@ -2293,8 +2300,7 @@ begin
   v_is_alive := backfill_private.has_known_outcome(p_outcomes) or not exists (
     select from public.backfill_items as i where i.run_id = p_run_id and i.state = 'pending');
   with told as (
-    select o.ordinal, o.answered, o.step, o.code, o.message, case when o.outcome in
-      ('answered', 'failed', 'again', 'unknown', 'lost', 'slow', 'stop', 'released') then o.outcome else 'unknown' end as outcome
+    select o.ordinal, o.outcome, o.answered, o.step, o.code, o.message
     from jsonb_to_recordset(p_outcomes)
       as o (ordinal integer, outcome text, answered text[], step text, code text, message text)
   ), seen as (
@@ -2503,7 +2509,9 @@ declare
 begin
   perform backfill_private.authorize('apply');
   perform backfill_private.locked_run(p_run_id);
-  select jsonb_agg(o) into v_mine
+  select jsonb_agg(o || jsonb_build_object('outcome', case
+      when o ->> 'outcome' in ('answered', 'failed', 'again', 'slow', 'stop', 'released') then o ->> 'outcome'
+      else 'unknown' end)) into v_mine
   from jsonb_array_elements(p_outcomes) as o
   join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = (o ->> 'ordinal')::integer
   where i.claim_id = p_claim_id and i.state = 'leased';
@@ -4075,7 +4083,7 @@ declare
   v_undo backfill_private.undos;
 begin
   select * into v_undo from backfill_private.undos where run_id = p_run_id order by undo_id desc limit 1 for update;
-  if v_undo.digest is distinct from p_digest then
+  if v_undo.undo_id is null or v_undo.digest is distinct from p_digest then
     perform backfill_private.refuse('OB019', format('%s is not the digest of the newest preview%s',
         backfill_private.told_apart(p_digest, v_undo.digest),
         coalesce(', which is ' || backfill_private.told_apart(v_undo.digest, p_digest), '')),
@@ -4230,6 +4238,8 @@ begin
   if nullif(btrim(p_reason), '') is null then
     perform backfill_private.refuse('OB013', 'an undo needs a reason',
       format('backfill rollback %s --confirm %s --reason "…"', p_run_id, p_digest));
+  elsif p_sessions < 1 then
+    perform backfill_private.refuse('OB013', format('an undo takes one session or more at a time, not %s', p_sessions));
   end if;
   perform backfill_private.locked_run(p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']);
   perform backfill_private.release_all(p_run_id);
