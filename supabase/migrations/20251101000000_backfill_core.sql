@@ -1202,7 +1202,6 @@ $$;
 create function backfill_private.detected(p_target text, p_from timestamptz, p_until timestamptz)
 returns backfill_private.findings[]
 language plpgsql
-security definer
 set search_path = ''
 set plan_cache_mode = force_custom_plan
 as $$
@@ -1235,7 +1234,6 @@ returns boolean
 language plpgsql
 security definer
 set search_path = ''
-set plan_cache_mode = force_custom_plan
 as $$
 declare
   v_run public.backfill_runs;
