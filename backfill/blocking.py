@@ -150,6 +150,7 @@ class Backfill:
         min_responses: int | None = None,
         min_fc_responses: int | None = None,
         like: str | None = None,
+        rehearse: int | None = None,
     ) -> Plan:
         """Plan what is missing; the run then halts for approval. See AsyncBackfill.plan."""
         plan: Plan = self._run(
@@ -169,6 +170,7 @@ class Backfill:
             min_responses=min_responses,
             min_fc_responses=min_fc_responses,
             like=like,
+            rehearse=rehearse,
         )
         return plan
 

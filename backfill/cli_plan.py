@@ -68,6 +68,13 @@ def plan(
     like: Annotated[
         str | None, typer.Option(metavar="RUN", help="A request to start from.")
     ] = None,
+    rehearse: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Sessions to score and roll back, 0 for none. [5; in production 0]",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Plan what is missing, and halt for approval."""
@@ -86,6 +93,7 @@ def plan(
             target=target,
             want=_wanted(want or []),
             like=like,
+            rehearse=rehearse,
             **paces,
         )
     show_plan(made, as_json)

@@ -119,12 +119,15 @@ class AsyncBackfill:
         min_responses: int | None = None,
         min_fc_responses: int | None = None,
         like: str | None = None,
+        rehearse: int | None = None,
     ) -> Plan:
         """Plan what is missing; the run then halts for approval.
 
         since, until: whole UTC days, both included, or moments, UTC where they have no offset.
         throttle_per_minute: starts in any 60 s, 20 unless given, None for none. want: versions by
         component. like: a run that fills in what is not given, and backfill_targets what is left.
+        rehearse: sessions, at most, that are scored twice and rolled back, 0 for none; 5 unless
+        given, and none where the environment is production.
         The connection's on_event hears awaiting_approval; what it raises is raised when the plan
         is sealed, with a note that names the run.
         Raises BadRequest, UnknownSession, WrongEnvironment.
@@ -145,6 +148,7 @@ class AsyncBackfill:
             "min_fc_responses": min_fc_responses,
             "throttle_per_minute": None if throttle_per_minute is UNSET else throttle_per_minute,
             "like": like,
+            "rehearse": rehearse,
         }
         asked = checked_request(given)
         request: dict[str, Json] = {
@@ -155,7 +159,7 @@ class AsyncBackfill:
             request |= await request_like(self._gateway, await self.run_id(run), want or {})
         if throttle_per_minute is None:
             request["throttle_per_minute"] = None
-        plan = await make_plan(self._gateway, request | asked)
+        plan = await make_plan(self._gateway, self._clock, request | asked)
         if not plan.is_empty:
             self._tell_sealed(plan)
         return plan

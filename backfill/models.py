@@ -113,6 +113,39 @@ class FailedSession:
 
 
 @dataclass(frozen=True, slots=True)
+class RehearsedSession:
+    """A session that was scored and rolled back while planning; took_ms of its calls."""
+
+    session_id: str
+    category: str
+    phase: str
+    took_ms: float | None
+    failure: FailedSession | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What was seen when a few sessions were scored and rolled back.
+
+    rows: {table: {before, after, inserted, updated, deleted}}, over these sessions. p50_ms, p95_ms:
+    of a session's calls in the database, the first session left out; None where all failed.
+    round_trip_ms: what a call takes beside the database. runtime_s: what the run will take to its
+    last row, from all these and the throttle, four sessions at a time.
+    """
+
+    sessions: tuple[RehearsedSession, ...]
+    rows: Mapping[str, Mapping[str, int]]
+    p50_ms: float | None
+    p95_ms: float | None
+    round_trip_ms: float | None
+    runtime_s: float | None
+
+    def as_dict(self) -> dict[str, Json]:
+        """The fields by name; a session's failure is {session_id, failed_step, …} or None."""
+        return {**asdict(self), "sessions": [asdict(s) for s in self.sessions]}
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How an apply ended: the run's status then, and its failed sessions.
 

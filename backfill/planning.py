@@ -1,10 +1,12 @@
-"""Plan: open a run, collect window by window, seal. The database decides; this asks."""
+"""Plan: open a run, collect window by window, rehearse, seal. The database decides; this asks."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from statistics import median
 from uuid import uuid4
 
+from backfill.clock import Clock
 from backfill.errors import UnknownRun
 from backfill.gateway import Gateway
 from backfill.loading import load_plan, load_run
@@ -21,21 +23,39 @@ KEPT_BY_LIKE = frozenset(
 )  # fmt: skip
 
 
-async def make_plan(gateway: Gateway, request: Mapping[str, Json]) -> Plan:
+async def make_plan(gateway: Gateway, clock: Clock, request: Mapping[str, Json]) -> Plan:
     """Plan a request; the run then awaits approval. An empty plan where nothing is missing."""
     run_id = str(uuid4())
     opening = {"p_request": dict(request), "p_project_host": gateway.host, "p_run_id": run_id}
     await gateway.call("backfill_open", opening, expect=str)
     while not await gateway.call("backfill_collect", {"p_run_id": run_id}, expect=bool):
         pass
+    sealing: dict[str, Json] = {"p_run_id": run_id}
     try:
-        sealed = await gateway.call("backfill_seal", {"p_run_id": run_id}, expect=dict)
+        sealing["p_round_trip_ms"] = await _rehearse(gateway, clock, run_id)
+        sealed = await gateway.call("backfill_seal", sealing, expect=dict)
     except UnknownRun:
         # Sealed by a call whose reply was lost, and removed, since there was nothing to do.
-        return await make_plan(gateway, request)
+        return await make_plan(gateway, clock, request)
     if sealed["state"] == "empty":
         return empty_plan_of(sealed)
     return await load_plan(gateway, run_id)
+
+
+async def _rehearse(gateway: Gateway, clock: Clock, run_id: str) -> float | None:
+    """Rehearse the run's sample, one session after the other.
+
+    Returns what a call takes beside the database, ms; None where nothing was rehearsed.
+    """
+    sample = await gateway.call("backfill_rehearsal", {"p_run_id": run_id}, expect=list)
+    round_trips_ms = []
+    for session_id in sample:
+        began = clock.now()
+        rehearsing = {"p_run_id": run_id, "p_session_id": session_id}
+        seen = await gateway.call("backfill_rehearse", rehearsing, expect=dict)
+        took_ms = (clock.now() - began).total_seconds() * 1000
+        round_trips_ms.append(max(took_ms - seen["took_ms"], 0))
+    return round(median(round_trips_ms), 3) if round_trips_ms else None
 
 
 async def request_like(gateway: Gateway, run_id: str, want: Mapping[str, str]) -> dict[str, Json]:

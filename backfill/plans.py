@@ -9,7 +9,14 @@ from datetime import datetime
 from itertools import groupby
 from typing import Literal
 
-from backfill.models import ITEM_STATES, Check, FailedSession, Json
+from backfill.models import (
+    ITEM_STATES,
+    Check,
+    FailedSession,
+    Json,
+    Rehearsal,
+    RehearsedSession,
+)
 
 Phase = Literal["priority", "recent", "historical"]
 
@@ -131,6 +138,12 @@ class Plan:
         return None if runtime is None else float(runtime)
 
     @property
+    def rehearsal(self) -> Rehearsal | None:
+        """What was seen when a few sessions were scored and rolled back; None: not rehearsed."""
+        seen = self.figures.get("rehearsal")
+        return None if seen is None else _rehearsal(seen)
+
+    @property
     def excluded(self) -> tuple[Mapping[str, str], ...]:
         """Sessions that lack something and are left out: {session_id, reason}, 1,000 at most."""
         return tuple(self._figure("excluded"))
@@ -198,6 +211,7 @@ class Plan:
             "expected_runtime_s": self.expected_runtime_s,
             "excluded": list(self.excluded),
             "excluded_total": self._figure("excluded_total"),
+            "rehearsal": self.rehearsal.as_dict() if self.rehearsal else None,
             "checks": [c.as_dict() for c in self.checks],
         }
         return planned if self.started_at is None else planned | self._became_of_it()
@@ -213,3 +227,27 @@ class Plan:
                 for s in self.sessions
             ],
         }
+
+
+def _rehearsal(seen: Mapping[str, Json]) -> Rehearsal:
+    """What the database kept of a rehearsal: sql/26_rehearsal_marks.sql."""
+    took_ms = seen["took_ms"] or {}
+    return Rehearsal(
+        sessions=tuple(_rehearsed(s) for s in seen["sessions"]),
+        rows=seen["rows"] or {},
+        p50_ms=took_ms.get("p50"),
+        p95_ms=took_ms.get("p95"),
+        round_trip_ms=seen["round_trip_ms"],
+        runtime_s=seen["runtime_s"],
+    )
+
+
+def _rehearsed(seen: Mapping[str, Json]) -> RehearsedSession:
+    session_id, error = seen["session_id"], seen["error"]
+    return RehearsedSession(
+        session_id=session_id,
+        category=seen["category"],
+        phase=seen["phase"],
+        took_ms=seen["took_ms"],
+        failure=error and FailedSession(session_id, error["step"], error["code"], error["message"]),
+    )

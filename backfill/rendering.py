@@ -22,6 +22,7 @@ from backfill.markdown import (
     utc,
 )
 from backfill.rendering_batches import batching, order, sessions
+from backfill.rendering_rehearsal import MARKED, NOT_REHEARSED, rehearsal
 from backfill.rendering_state import counts_by_state, next_commands, reason_line, state_line
 
 if TYPE_CHECKING:
@@ -63,8 +64,8 @@ def plan_markdown(plan: Plan) -> str:
         unsealed = "The plan is not sealed: it has no figures."
         return joined(title, _facts(plan), unsealed, reason_line(plan.reason))
     parts = (
-        _candidates, _calls_and_writes, _data_quality, _excluded, batching, order, sessions,
-        _risks, _rollback, _criteria, _ending,
+        _candidates, _calls_and_writes, _data_quality, rehearsal, _excluded, batching, order,
+        sessions, _risks, _rollback, _criteria, _ending,
     )  # fmt: skip
     return joined(title, _facts(plan), *(part(plan) for part in parts))
 
@@ -151,7 +152,8 @@ def _calls_and_writes(plan: Plan) -> str:
     )
     return section(
         "Expected calls and writes",
-        "Counted from what is missing. No call was made for this plan.",
+        "Counted from what is missing."
+        + ("" if plan.rehearsal else " No call was made for this plan."),
         table(
             ("Function call", "Calls"),
             [*((code(c), n) for c, n in _calls(plan)), ("**total**", calls["total"])],
@@ -191,7 +193,8 @@ def _versions(plan: Plan) -> dict[str, str]:
 
 
 def _data_quality(plan: Plan) -> str:
-    rows = ((MARKS[c.status], escaped(c.name), _detail(c)) for c in plan.checks)
+    standing = (c for c in plan.checks if not c.name.startswith(MARKED))
+    rows = ((MARKS[c.status], escaped(c.name), _detail(c)) for c in standing)
     return section("Data quality", table(("", "Looked at", "Seen"), rows))
 
 
@@ -217,7 +220,7 @@ def _excluded(plan: Plan) -> str:
 
 def _risks(plan: Plan) -> str:
     worst_first = sorted(plan.checks, key=lambda c: c.status != "fail")
-    seen = [_risk(c) for c in worst_first if c.status != "ok"]
+    seen = [_risk(c) for c in worst_first if c.status != "ok" and c.detail != NOT_REHEARSED]
     return section("Risks", bullets([*seen, *_standing_risks(plan)]))
 
 
@@ -231,8 +234,7 @@ def _standing_risks(plan: Plan) -> list[str]:
     excluded = plan.figures["excluded_total"]
     left = f"**Left as they are**: {counted(excluded, 'excluded session')}" if excluded else ""
     return [
-        "**Idempotence**: not rehearsed; no scoring call was made for this plan. "
-        "A call is made only where its row is still missing",
+        "**Idempotence**: a call is made only where its row is still missing",
         "**Overwriting**: every planned row was missing when the plan was sealed. What somebody "
         "else has filled by then is skipped; of a row that a call does change, the receipt keeps "
         "what it was before",

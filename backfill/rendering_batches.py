@@ -18,6 +18,7 @@ from backfill.markdown import (
     table,
     utc,
 )
+from backfill.rendering_rehearsal import estimate
 from backfill.rendering_state import error_text
 
 if TYPE_CHECKING:
@@ -71,12 +72,13 @@ def _too_fast(throttle: int, size: int) -> str:
 
 def _runtime(plan: Plan) -> str:
     runtime_s = plan.figures.get("expected_runtime_s")
+    rehearsed = estimate(plan)
     if runtime_s is None:
-        return "not predicted without a throttle"
+        return f"{rehearsed}, as rehearsed" if rehearsed else "not predicted without a throttle"
     return (
         f"{duration(runtime_s)} from the first batch to the start of the last, at the earliest, "
         f"for {counted(plan.figures['candidates']['total'], 'session')}; "
-        "how long the calls take was not measured"
+        + (f"as rehearsed {rehearsed}" if rehearsed else "how long the calls take was not measured")
     )
 
 

@@ -13,7 +13,7 @@ from backfill.errors import BadRequest
 from backfill.models import Json
 
 DATES = ("since", "until", "recent_since")
-NUMBERS = ("throttle_per_minute", "batch_size", "min_responses", "min_fc_responses")
+NUMBERS = ("throttle_per_minute", "batch_size", "min_responses", "min_fc_responses", "rehearse")
 TEXTS = ("engine_version", "fc_version", "basis", "environment", "target", "like")
 
 

@@ -36,6 +36,7 @@ create table public.backfill_runs (
   collect_from timestamptz,
   collect_until timestamptz,
   collect_window interval,
+  rehearse integer,
   audit_count bigint not null default 0,
   audit_head text not null default '',
   constraint backfill_runs_state_check check (state in (
@@ -55,6 +56,7 @@ comment on column public.backfill_runs.request is 'Every parameter of the plan, 
 comment on column public.backfill_runs.plan is 'Figures and checks as measured when the plan was sealed; the sessions are in backfill_items.';
 comment on column public.backfill_runs.digest is 'SHA-256 over the canonical plan. An approval names it.';
 comment on column public.backfill_runs.fingerprint is 'Definitions of the scoring functions when the plan was sealed.';
+comment on column public.backfill_runs.rehearse is 'How many sessions to score and roll back while planning, as asked; null: 5, and none in production.';
 comment on column public.backfill_runs.audit_head is 'Hash of the newest audit event.';
 
 create table public.backfill_items (

@@ -29,11 +29,12 @@ begin
   execute format('select max(s.%I) from %s as s', v_source.date_column, v_source.source_table::regclass) into v_newest;
   insert into public.backfill_runs (
     run_id, target, environment, request, requested_by, requested_via, project_host,
-    collect_from, collect_until, collect_window)
+    collect_from, collect_until, collect_window, rehearse)
   select v_run_id, v_request ->> 'target', v_environment, v_request, c.user_id, c.kind, p_project_host,
     (v_request ->> 'since_at')::timestamptz,
     least((v_request ->> 'until_before')::timestamptz, v_newest + interval '1 microsecond'),
-    interval '30 days'
+    interval '30 days',
+    backfill_private.whole_number(p_request, 'rehearse', 0)
   from backfill_private.caller() as c
   on conflict (run_id) do nothing;
   if not found and not exists (
@@ -164,15 +165,27 @@ as $$
   group by mask
 $$;
 
--- Turn the findings of a run into its items: phases, order, batches.
-create function backfill_private.place_items(p_run public.backfill_runs, p_recent_since timestamptz)
-returns void
+-- The first moment of the recent phase: as asked, else the first day of the month of the newest candidate.
+create function backfill_private.recent_from(p_run public.backfill_runs)
+returns timestamptz
 language sql
+stable
+set search_path = ''
+set timezone = 'UTC'
+as $$
+  select coalesce((p_run.request ->> 'recent_since')::timestamptz, (
+    select date_trunc('month', max(f.session_at))
+    from backfill_private.findings as f where f.run_id = p_run.run_id and f.excluded is null))
+$$;
+
+-- The candidates that a run has found, each in its place: phase, order, batch.
+create function backfill_private.placed(p_run public.backfill_runs)
+returns table (ordinal bigint, session_id text, session_at timestamptz, components text[], category text, phase text, batch bigint)
+language sql
+stable
 set search_path = ''
 as $$
-  insert into public.backfill_items (
-    run_id, ordinal, source, session_id, session_at, components, category, phase, batch)
-  select p_run.run_id, o.ordinal, p_run.target, o.session_id, o.session_at, o.components, o.category,
+  select o.ordinal, o.session_id, o.session_at, o.components, o.category,
     (array['priority', 'recent', 'historical'])[o.phase_rank],
     dense_rank() over (order by o.phase_rank, (o.place - 1) / (p_run.request ->> 'batch_size')::integer)
   from (
@@ -182,21 +195,35 @@ as $$
     from (
       select found.*, case
           when p_run.request -> 'priority' ? found.session_id then 1
-          when found.session_at >= p_recent_since then 2
+          when found.session_at >= recent.since then 2
           else 3 end as phase_rank
       from backfill_private.findings as found
+      cross join (select backfill_private.recent_from(p_run) as since) as recent
       where found.run_id = p_run.run_id and found.excluded is null
     ) as f
     join backfill_private.categories(p_run.target) as c on c.components = f.components
   ) as o
 $$;
 
+-- Turn the findings of a run into its items.
+create function backfill_private.place_items(p_run public.backfill_runs)
+returns void
+language sql
+set search_path = ''
+as $$
+  insert into public.backfill_items (
+    run_id, ordinal, source, session_id, session_at, components, category, phase, batch)
+  select p_run.run_id, p.ordinal, p_run.target, p.session_id, p.session_at, p.components, p.category, p.phase, p.batch
+  from backfill_private.placed(p_run) as p
+$$;
+
 -- Seal a run: place its items, measure, compute the digest. A run with nothing to do is removed.
 --
+-- p_round_trip_ms  what a call takes beside the database, as the client measured it; it goes into the estimate alone
 -- returns  {state: awaiting_approval}; or {state: empty, environment, request, plan} where there was nothing to do and
 --          the run is gone
 -- raises   OB002 not in planning or windows left, OB013 too large or too long for this project
-create function backfill_private.seal(p_run_id uuid)
+create function backfill_private.seal(p_run_id uuid, p_round_trip_ms numeric)
 returns jsonb
 language plpgsql
 security definer
@@ -206,7 +233,6 @@ set statement_timeout = '55s'
 as $$
 declare
   v_run public.backfill_runs;
-  v_recent timestamptz;
 begin
   perform backfill_private.authorize('plan');
   v_run := backfill_private.locked_run(p_run_id, array['planning', 'awaiting_approval']);
@@ -215,28 +241,25 @@ begin
   elsif v_run.collect_from < v_run.collect_until then
     perform backfill_private.refuse('OB002', format('run %s is not collected to its end', p_run_id));
   end if;
-  select date_trunc('month', max(f.session_at)) into v_recent
-  from backfill_private.findings as f where f.run_id = p_run_id and f.excluded is null;
   insert into backfill_private.findings (run_id, session_id, components, excluded)
   select p_run_id, named.session_id, '{}', 'named as priority, but not completed, outside the dates, or nothing is missing'
   from jsonb_array_elements_text(v_run.request -> 'priority') as named (session_id)
   on conflict do nothing;
-  if v_recent is null then
-    v_run.plan := backfill_private.measure_plan(p_run_id);
+  if not exists (select from backfill_private.findings as f where f.run_id = p_run_id and f.excluded is null) then
+    v_run.plan := backfill_private.measure_plan(p_run_id, p_round_trip_ms);
     delete from public.backfill_runs where run_id = p_run_id;
     return jsonb_build_object('state', 'empty', 'environment', v_run.environment, 'request', v_run.request,
       'plan', v_run.plan);
   end if;
-  v_recent := coalesce((v_run.request ->> 'recent_since')::timestamptz, v_recent);
-  v_run.request := v_run.request || jsonb_build_object('recent_since', v_recent);
-  perform backfill_private.place_items(v_run, v_recent);
+  v_run.request := v_run.request || jsonb_build_object('recent_since', backfill_private.recent_from(v_run));
+  perform backfill_private.place_items(v_run);
   update public.backfill_runs
   set request = v_run.request, fingerprint = backfill_private.definitions(target),
       sealed_snapshot = pg_current_snapshot()::text
   where run_id = p_run_id;
   perform backfill_private.check_size(p_run_id);
   update public.backfill_runs
-  set plan = backfill_private.measure_plan(p_run_id),
+  set plan = backfill_private.measure_plan(p_run_id, p_round_trip_ms),
       digest = backfill_private.compute_digest(p_run_id),
       sealed_at = backfill_private.clock()
   where run_id = p_run_id;
@@ -287,14 +310,16 @@ revoke all on function
   backfill_private.collect_window(uuid),
   backfill_private.locked_run(uuid, text[]),
   backfill_private.batch_spacing_s(jsonb),
-  backfill_private.place_items(public.backfill_runs, timestamptz),
+  backfill_private.recent_from(public.backfill_runs),
+  backfill_private.placed(public.backfill_runs),
+  backfill_private.place_items(public.backfill_runs),
   backfill_private.categories(text),
-  backfill_private.seal(uuid),
+  backfill_private.seal(uuid, numeric),
   backfill_private.check_size(uuid)
 from public;
 grant execute on function backfill_private.batch_spacing_s(jsonb) to authenticated, service_role;
 grant execute on function
-  backfill_private.open_run(jsonb, text, uuid), backfill_private.collect_window(uuid), backfill_private.seal(uuid)
+  backfill_private.open_run(jsonb, text, uuid), backfill_private.collect_window(uuid), backfill_private.seal(uuid, numeric)
 to authenticated, service_role;
 
 -- The doors of planning.
@@ -316,13 +341,13 @@ as $$
   select backfill_private.collect_window(p_run_id)
 $$;
 
-create function public.backfill_seal(p_run_id uuid)
+create function public.backfill_seal(p_run_id uuid, p_round_trip_ms numeric default null)
 returns jsonb
 language sql
 set search_path = ''
 set statement_timeout = '55s'
 as $$
-  select backfill_private.seal(p_run_id)
+  select backfill_private.seal(p_run_id, p_round_trip_ms)
 $$;
 
 -- Runs whose id begins with a prefix, at most two: enough to tell unique from ambiguous.
@@ -339,10 +364,10 @@ as $$
 $$;
 
 revoke all on function
-  public.backfill_open(jsonb, text, uuid), public.backfill_collect(uuid), public.backfill_seal(uuid),
+  public.backfill_open(jsonb, text, uuid), public.backfill_collect(uuid), public.backfill_seal(uuid, numeric),
   public.backfill_find_runs(text)
 from public, anon, authenticated, service_role;
 grant execute on function
-  public.backfill_open(jsonb, text, uuid), public.backfill_collect(uuid), public.backfill_seal(uuid),
+  public.backfill_open(jsonb, text, uuid), public.backfill_collect(uuid), public.backfill_seal(uuid, numeric),
   public.backfill_find_runs(text)
 to authenticated, service_role;

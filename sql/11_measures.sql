@@ -236,7 +236,7 @@ as $$
 $$;
 
 -- The sealed plan of a run: figures, pace, excluded sessions, marks.
-create function backfill_private.measure_plan(p_run_id uuid)
+create function backfill_private.measure_plan(p_run_id uuid, p_round_trip_ms numeric)
 returns jsonb
 language plpgsql
 stable
@@ -248,6 +248,7 @@ declare
   v_spacing numeric;
   v_quality text;
   v_marks jsonb;
+  v_rehearsal jsonb := backfill_private.rehearsal_figures(p_run_id, p_round_trip_ms);
 begin
   select * into strict v_run from public.backfill_runs where run_id = p_run_id;
   v_spacing := backfill_private.batch_spacing_s(v_run.request);
@@ -264,11 +265,13 @@ begin
       from (select f.* from backfill_private.findings as f
             where f.run_id = p_run_id and f.excluded is not null
             order by f.session_at desc nulls first, f.session_id limit 1000) as e),
+    'rehearsal', v_rehearsal,
     'checks', v_marks
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.kind_marks(p_run_id) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.table_marks(v_run.target) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.function_marks(v_run.target) as m)
-      || (select coalesce(jsonb_agg(m), '[]') from backfill_private.setting_marks(p_run_id) as m));
+      || (select coalesce(jsonb_agg(m), '[]') from backfill_private.setting_marks(p_run_id) as m)
+      || (select coalesce(jsonb_agg(m), '[]') from backfill_private.rehearsal_marks(p_run_id, v_rehearsal) as m));
 end
 $$;
 
@@ -282,5 +285,5 @@ revoke all on function
   backfill_private.unguarded(text),
   backfill_private.kind_marks(uuid),
   backfill_private.setting_marks(uuid),
-  backfill_private.measure_plan(uuid)
+  backfill_private.measure_plan(uuid, numeric)
 from public;

@@ -41,7 +41,9 @@ drop function if exists
   public.backfill_renew(uuid, uuid),
   public.backfill_resume(uuid),
   public.backfill_retry(uuid),
-  public.backfill_seal(uuid),
+  public.backfill_rehearsal(uuid),
+  public.backfill_rehearse(uuid, text, text),
+  public.backfill_seal(uuid, numeric),
   public.backfill_settle(uuid, uuid, jsonb),
   public.backfill_start(uuid, text),
   public.backfill_verify(uuid);
@@ -69,7 +71,7 @@ $$;
 drop table if exists
   public.backfill_approvals, public.backfill_events, public.backfill_receipts, public.backfill_items,
   public.backfill_runs, public.backfill_targets, public.backfill_settings,
-  backfill_private.findings, backfill_private.starts, backfill_private.undos, backfill_private.sources;
+  backfill_private.findings, backfill_private.rehearsals, backfill_private.rehearsal_rows, backfill_private.starts, backfill_private.undos, backfill_private.sources;
 
 drop function if exists backfill_private.may(text), backfill_private.clock();
 drop schema if exists backfill_private;

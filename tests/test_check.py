@@ -142,7 +142,7 @@ DEFECTS = {
         ("rights on our tables", "fail", "authenticated may not hand in", "grant insert (run_id"),
     ),
     "everybody may call a function of ours": (
-        "grant execute on function backfill_private.seal(uuid) to public",
+        "grant execute on function backfill_private.seal(uuid, numeric) to public",
         ("rights on our functions", "fail", "anon may call backfill_private.seal", "revoke all on"),
     ),
     "the service may not call a door": (

@@ -44,6 +44,7 @@ BY_DESIGN = {
     ("resolve_sessions", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("open_run", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("effects", "text type variable is not sanitized"): NAMES_COME_QUOTED,
+    ("keep_rows", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("standing", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("strangers", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("referencing", "text type variable is not sanitized"): NAMES_COME_QUOTED,

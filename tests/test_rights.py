@@ -45,6 +45,8 @@ CALLS = {
     "backfill_verify": (DENIED, "OB010", "ok", "ok", "ok", "ok"),
     "backfill_check": (DENIED, "OB010", "ok", "ok", "ok", "ok"),
     "backfill_find_runs": (DENIED, "none", "ok", "ok", "ok", "ok"),
+    "backfill_rehearsal": (DENIED, DENIED, DENIED, DENIED, DENIED, "ok"),
+    "backfill_rehearse": (DENIED, DENIED, DENIED, DENIED, DENIED, "ok"),
     "backfill_start": (DENIED, DENIED, DENIED, DENIED, DENIED, "ok"),
     "backfill_claim": (DENIED, DENIED, DENIED, DENIED, DENIED, "ok"),
     "backfill_renew": (DENIED, DENIED, DENIED, DENIED, DENIED, "ok"),
@@ -288,12 +290,15 @@ def _score(project: Project, run: str, fence: str, step: Json) -> None:
 def _arguments(project: Project, runs: dict[str, str], claim_id: str) -> dict[str, Json]:
     """Arguments under which each function does its work, if it is let."""
     preview = project.value("select public.backfill_preview_undo(%s)", runs["completed"])
+    sampled = project.value("select public.backfill_rehearsal(%s)", runs["collected"])[0]
     running, completed = {"p_run_id": runs["running"]}, {"p_run_id": runs["completed"]}
     awaiting = {"run": runs["awaiting"]}
     return {
         "backfill_open": {"p_request": _request()},
         "backfill_collect": {"p_run_id": runs["planning"]},
         "backfill_seal": {"p_run_id": runs["collected"]},
+        "backfill_rehearsal": {"p_run_id": runs["collected"]},
+        "backfill_rehearse": {"p_run_id": runs["collected"], "p_session_id": sampled},
         "backfill_pause": {"run": runs["running"], "reason": "to look"},
         "backfill_resume": {"run": runs["paused"]},
         "backfill_cancel": {"run": runs["running"], "reason": "no more"},

@@ -388,6 +388,7 @@ create table public.backfill_runs (
   collect_from timestamptz,
   collect_until timestamptz,
   collect_window interval,
+  rehearse integer,
   audit_count bigint not null default 0,
   audit_head text not null default '',
   constraint backfill_runs_state_check check (state in (
@@ -407,6 +408,7 @@ comment on column public.backfill_runs.request is 'Every parameter of the plan, 
 comment on column public.backfill_runs.plan is 'Figures and checks as measured when the plan was sealed; the sessions are in backfill_items.';
 comment on column public.backfill_runs.digest is 'SHA-256 over the canonical plan. An approval names it.';
 comment on column public.backfill_runs.fingerprint is 'Definitions of the scoring functions when the plan was sealed.';
+comment on column public.backfill_runs.rehearse is 'How many sessions to score and roll back while planning, as asked; null: 5, and none in production.';
 comment on column public.backfill_runs.audit_head is 'Hash of the newest audit event.';
 
 create table public.backfill_items (
@@ -1176,11 +1178,12 @@ begin
   execute format('select max(s.%I) from %s as s', v_source.date_column, v_source.source_table::regclass) into v_newest;
   insert into public.backfill_runs (
     run_id, target, environment, request, requested_by, requested_via, project_host,
-    collect_from, collect_until, collect_window)
+    collect_from, collect_until, collect_window, rehearse)
   select v_run_id, v_request ->> 'target', v_environment, v_request, c.user_id, c.kind, p_project_host,
     (v_request ->> 'since_at')::timestamptz,
     least((v_request ->> 'until_before')::timestamptz, v_newest + interval '1 microsecond'),
-    interval '30 days'
+    interval '30 days',
+    backfill_private.whole_number(p_request, 'rehearse', 0)
   from backfill_private.caller() as c
   on conflict (run_id) do nothing;
   if not found and not exists (
@@ -1311,15 +1314,27 @@ as $$
   group by mask
 $$;
 
--- Turn the findings of a run into its items: phases, order, batches.
-create function backfill_private.place_items(p_run public.backfill_runs, p_recent_since timestamptz)
-returns void
+-- The first moment of the recent phase: as asked, else the first day of the month of the newest candidate.
+create function backfill_private.recent_from(p_run public.backfill_runs)
+returns timestamptz
 language sql
+stable
+set search_path = ''
+set timezone = 'UTC'
+as $$
+  select coalesce((p_run.request ->> 'recent_since')::timestamptz, (
+    select date_trunc('month', max(f.session_at))
+    from backfill_private.findings as f where f.run_id = p_run.run_id and f.excluded is null))
+$$;
+
+-- The candidates that a run has found, each in its place: phase, order, batch.
+create function backfill_private.placed(p_run public.backfill_runs)
+returns table (ordinal bigint, session_id text, session_at timestamptz, components text[], category text, phase text, batch bigint)
+language sql
+stable
 set search_path = ''
 as $$
-  insert into public.backfill_items (
-    run_id, ordinal, source, session_id, session_at, components, category, phase, batch)
-  select p_run.run_id, o.ordinal, p_run.target, o.session_id, o.session_at, o.components, o.category,
+  select o.ordinal, o.session_id, o.session_at, o.components, o.category,
     (array['priority', 'recent', 'historical'])[o.phase_rank],
     dense_rank() over (order by o.phase_rank, (o.place - 1) / (p_run.request ->> 'batch_size')::integer)
   from (
@@ -1329,21 +1344,35 @@ as $$
     from (
       select found.*, case
           when p_run.request -> 'priority' ? found.session_id then 1
-          when found.session_at >= p_recent_since then 2
+          when found.session_at >= recent.since then 2
           else 3 end as phase_rank
       from backfill_private.findings as found
+      cross join (select backfill_private.recent_from(p_run) as since) as recent
       where found.run_id = p_run.run_id and found.excluded is null
     ) as f
     join backfill_private.categories(p_run.target) as c on c.components = f.components
   ) as o
 $$;
 
+-- Turn the findings of a run into its items.
+create function backfill_private.place_items(p_run public.backfill_runs)
+returns void
+language sql
+set search_path = ''
+as $$
+  insert into public.backfill_items (
+    run_id, ordinal, source, session_id, session_at, components, category, phase, batch)
+  select p_run.run_id, p.ordinal, p_run.target, p.session_id, p.session_at, p.components, p.category, p.phase, p.batch
+  from backfill_private.placed(p_run) as p
+$$;
+
 -- Seal a run: place its items, measure, compute the digest. A run with nothing to do is removed.
 --
+-- p_round_trip_ms  what a call takes beside the database, as the client measured it; it goes into the estimate alone
 -- returns  {state: awaiting_approval}; or {state: empty, environment, request, plan} where there was nothing to do and
 --          the run is gone
 -- raises   OB002 not in planning or windows left, OB013 too large or too long for this project
-create function backfill_private.seal(p_run_id uuid)
+create function backfill_private.seal(p_run_id uuid, p_round_trip_ms numeric)
 returns jsonb
 language plpgsql
 security definer
@@ -1353,7 +1382,6 @@ set statement_timeout = '55s'
 as $$
 declare
   v_run public.backfill_runs;
-  v_recent timestamptz;
 begin
   perform backfill_private.authorize('plan');
   v_run := backfill_private.locked_run(p_run_id, array['planning', 'awaiting_approval']);
@@ -1362,28 +1390,25 @@ begin
   elsif v_run.collect_from < v_run.collect_until then
     perform backfill_private.refuse('OB002', format('run %s is not collected to its end', p_run_id));
   end if;
-  select date_trunc('month', max(f.session_at)) into v_recent
-  from backfill_private.findings as f where f.run_id = p_run_id and f.excluded is null;
   insert into backfill_private.findings (run_id, session_id, components, excluded)
   select p_run_id, named.session_id, '{}', 'named as priority, but not completed, outside the dates, or nothing is missing'
   from jsonb_array_elements_text(v_run.request -> 'priority') as named (session_id)
   on conflict do nothing;
-  if v_recent is null then
-    v_run.plan := backfill_private.measure_plan(p_run_id);
+  if not exists (select from backfill_private.findings as f where f.run_id = p_run_id and f.excluded is null) then
+    v_run.plan := backfill_private.measure_plan(p_run_id, p_round_trip_ms);
     delete from public.backfill_runs where run_id = p_run_id;
     return jsonb_build_object('state', 'empty', 'environment', v_run.environment, 'request', v_run.request,
       'plan', v_run.plan);
   end if;
-  v_recent := coalesce((v_run.request ->> 'recent_since')::timestamptz, v_recent);
-  v_run.request := v_run.request || jsonb_build_object('recent_since', v_recent);
-  perform backfill_private.place_items(v_run, v_recent);
+  v_run.request := v_run.request || jsonb_build_object('recent_since', backfill_private.recent_from(v_run));
+  perform backfill_private.place_items(v_run);
   update public.backfill_runs
   set request = v_run.request, fingerprint = backfill_private.definitions(target),
       sealed_snapshot = pg_current_snapshot()::text
   where run_id = p_run_id;
   perform backfill_private.check_size(p_run_id);
   update public.backfill_runs
-  set plan = backfill_private.measure_plan(p_run_id),
+  set plan = backfill_private.measure_plan(p_run_id, p_round_trip_ms),
       digest = backfill_private.compute_digest(p_run_id),
       sealed_at = backfill_private.clock()
   where run_id = p_run_id;
@@ -1434,14 +1459,16 @@ revoke all on function
   backfill_private.collect_window(uuid),
   backfill_private.locked_run(uuid, text[]),
   backfill_private.batch_spacing_s(jsonb),
-  backfill_private.place_items(public.backfill_runs, timestamptz),
+  backfill_private.recent_from(public.backfill_runs),
+  backfill_private.placed(public.backfill_runs),
+  backfill_private.place_items(public.backfill_runs),
   backfill_private.categories(text),
-  backfill_private.seal(uuid),
+  backfill_private.seal(uuid, numeric),
   backfill_private.check_size(uuid)
 from public;
 grant execute on function backfill_private.batch_spacing_s(jsonb) to authenticated, service_role;
 grant execute on function
-  backfill_private.open_run(jsonb, text, uuid), backfill_private.collect_window(uuid), backfill_private.seal(uuid)
+  backfill_private.open_run(jsonb, text, uuid), backfill_private.collect_window(uuid), backfill_private.seal(uuid, numeric)
 to authenticated, service_role;
 
 -- The doors of planning.
@@ -1463,13 +1490,13 @@ as $$
   select backfill_private.collect_window(p_run_id)
 $$;
 
-create function public.backfill_seal(p_run_id uuid)
+create function public.backfill_seal(p_run_id uuid, p_round_trip_ms numeric default null)
 returns jsonb
 language sql
 set search_path = ''
 set statement_timeout = '55s'
 as $$
-  select backfill_private.seal(p_run_id)
+  select backfill_private.seal(p_run_id, p_round_trip_ms)
 $$;
 
 -- Runs whose id begins with a prefix, at most two: enough to tell unique from ambiguous.
@@ -1486,11 +1513,11 @@ as $$
 $$;
 
 revoke all on function
-  public.backfill_open(jsonb, text, uuid), public.backfill_collect(uuid), public.backfill_seal(uuid),
+  public.backfill_open(jsonb, text, uuid), public.backfill_collect(uuid), public.backfill_seal(uuid, numeric),
   public.backfill_find_runs(text)
 from public, anon, authenticated, service_role;
 grant execute on function
-  public.backfill_open(jsonb, text, uuid), public.backfill_collect(uuid), public.backfill_seal(uuid),
+  public.backfill_open(jsonb, text, uuid), public.backfill_collect(uuid), public.backfill_seal(uuid, numeric),
   public.backfill_find_runs(text)
 to authenticated, service_role;
 
@@ -1733,7 +1760,7 @@ as $$
 $$;
 
 -- The sealed plan of a run: figures, pace, excluded sessions, marks.
-create function backfill_private.measure_plan(p_run_id uuid)
+create function backfill_private.measure_plan(p_run_id uuid, p_round_trip_ms numeric)
 returns jsonb
 language plpgsql
 stable
@@ -1745,6 +1772,7 @@ declare
   v_spacing numeric;
   v_quality text;
   v_marks jsonb;
+  v_rehearsal jsonb := backfill_private.rehearsal_figures(p_run_id, p_round_trip_ms);
 begin
   select * into strict v_run from public.backfill_runs where run_id = p_run_id;
   v_spacing := backfill_private.batch_spacing_s(v_run.request);
@@ -1761,11 +1789,13 @@ begin
       from (select f.* from backfill_private.findings as f
             where f.run_id = p_run_id and f.excluded is not null
             order by f.session_at desc nulls first, f.session_id limit 1000) as e),
+    'rehearsal', v_rehearsal,
     'checks', v_marks
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.kind_marks(p_run_id) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.table_marks(v_run.target) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.function_marks(v_run.target) as m)
-      || (select coalesce(jsonb_agg(m), '[]') from backfill_private.setting_marks(p_run_id) as m));
+      || (select coalesce(jsonb_agg(m), '[]') from backfill_private.setting_marks(p_run_id) as m)
+      || (select coalesce(jsonb_agg(m), '[]') from backfill_private.rehearsal_marks(p_run_id, v_rehearsal) as m));
 end
 $$;
 
@@ -1779,7 +1809,7 @@ revoke all on function
   backfill_private.unguarded(text),
   backfill_private.kind_marks(uuid),
   backfill_private.setting_marks(uuid),
-  backfill_private.measure_plan(uuid)
+  backfill_private.measure_plan(uuid, numeric)
 from public;
 
 -- from sql/12_approval.sql
@@ -5038,5 +5068,796 @@ $$;
 
 revoke all on function public.backfill_check() from public, anon, authenticated, service_role;
 grant execute on function public.backfill_check() to authenticated, service_role;
+
+-- from sql/23_rehearsal.sql
+-- Rehearsal: the real scoring calls of a few sessions, made while planning and rolled back.
+--
+-- Each is one call of the API, with the caller's rights, in a subtransaction that never stays: a scratch run leases the
+-- session there, so that gate, receipts and undo are the real ones. What was seen is carried out of it in a variable.
+-- What no transaction takes back stays: numbers drawn from sequences, and calls out of the database.
+
+create table backfill_private.rehearsals (
+  run_id uuid not null references public.backfill_runs (run_id) on delete cascade,
+  ordinal bigint not null,
+  session_id text not null,
+  session_at timestamptz not null,
+  components text[] not null,
+  category text not null,
+  phase text not null,
+  seen jsonb,
+  primary key (run_id, session_id)
+);
+
+-- The rows of a rehearsed session as they stood at its moments. Written and read in the subtransaction that is rolled
+-- back: empty to everybody else.
+create table backfill_private.rehearsal_rows (
+  scratch uuid not null,
+  moment text not null check (moment in ('before', 'first', 'second', 'undone')),
+  table_name text not null,
+  row_key jsonb not null,
+  contents jsonb not null,
+  primary key (scratch, moment, table_name, row_key)
+);
+
+alter table backfill_private.rehearsals enable row level security;
+alter table backfill_private.rehearsal_rows enable row level security;
+revoke all on backfill_private.rehearsals, backfill_private.rehearsal_rows from public, anon, authenticated, service_role;
+create policy "the owner alone" on backfill_private.rehearsals for select to service_role using (false);
+create policy "the owner alone" on backfill_private.rehearsal_rows for select to service_role using (false);
+
+-- How many sessions may be rehearsed: each is scored twice, within one minute's share of the throttle, and 100 at most.
+-- As asked, else 5, and none where the environment is production.
+create function backfill_private.rehearsal_room(p_run public.backfill_runs)
+returns integer
+language sql
+stable
+set search_path = ''
+as $$
+  select least(
+    coalesce(p_run.rehearse, case when lower(p_run.environment) = 'production' then 0 else 5 end),
+    (p_run.request ->> 'throttle_per_minute')::integer / 2,
+    case when s.max_throttle_per_minute is not null
+      then greatest(s.max_throttle_per_minute - backfill_private.share_taken(null), 0) / 2 end,
+    100)
+  from public.backfill_settings as s
+$$;
+
+-- Choose what to rehearse: one candidate of each category first, then the priority sessions, then one of each category
+-- and phase. Asked again, the same.
+--
+-- returns  the sessions' ids, in order
+-- raises   OB002 not in planning or windows left, OB010 not allowed
+create function backfill_private.rehearsal_sample(p_run_id uuid)
+returns text[]
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+  v_run public.backfill_runs;
+begin
+  perform backfill_private.authorize('plan');
+  v_run := backfill_private.locked_run(p_run_id, array['planning']);
+  if v_run.collect_from < v_run.collect_until then
+    perform backfill_private.refuse('OB002', format('run %s is not collected to its end', p_run_id));
+  end if;
+  insert into backfill_private.rehearsals (run_id, ordinal, session_id, session_at, components, category, phase)
+  select p_run_id, row_number() over (order by c.rank, c.ordinal), c.session_id, c.session_at, c.components, c.category, c.phase
+  from (
+    select p.*, case
+        when row_number() over (partition by p.category order by p.ordinal) = 1 then 1
+        when p.phase = 'priority' then 2
+        when row_number() over (partition by p.category, p.phase order by p.ordinal) = 1 then 3 end as rank
+    from backfill_private.placed(v_run) as p
+  ) as c
+  where c.rank is not null
+  order by c.rank, c.ordinal
+  limit backfill_private.rehearsal_room(v_run)
+  on conflict do nothing;
+  return (select coalesce(array_agg(s.session_id order by s.ordinal), '{}')
+    from backfill_private.rehearsals as s where s.run_id = p_run_id);
+end
+$$;
+
+-- The SQL of a scoring call as the API would make it: by name, each argument of the type that the function declares.
+create function backfill_private.call_sql(p_signature text, p_arguments jsonb)
+returns text
+language sql
+stable
+set search_path = ''
+as $$
+  select format('select %I.%I(%s)', n.nspname, p.proname, (
+    select string_agg(format('%I => %L::%s', a.key, a.value,
+      format_type(p.proargtypes[array_position(p.proargnames, a.key) - 1], null)), ', ')
+    from jsonb_each_text(p_arguments) as a))
+  from pg_proc as p
+  join pg_namespace as n on n.oid = p.pronamespace
+  where p.oid = to_regprocedure(p_signature)
+$$;
+
+-- Lease a session to a scratch run, and look at its rows. To be called in a subtransaction that is rolled back.
+--
+-- returns  {scratch, headers, steps: [{component, function, call}], writes}; {why} where it cannot be rehearsed
+-- raises   OB002 not in planning, OB010 not allowed, OB014 the session is not in the sample
+create function backfill_private.rehearsal_lease(p_run_id uuid, p_session_id text)
+returns jsonb
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+  v_run public.backfill_runs;
+  v_grant jsonb;
+begin
+  perform backfill_private.authorize('plan');
+  select * into v_run from public.backfill_runs where run_id = p_run_id and state = 'planning';
+  if not exists (select from backfill_private.rehearsals as s where s.run_id = v_run.run_id and s.session_id = p_session_id) then
+    perform backfill_private.refuse('OB014', format('session %s is not to be rehearsed for run %s', left(p_session_id, 80), p_run_id),
+      'backfill plan … --rehearse 5');
+  elsif exists (select from backfill_private.rehearsals as s
+      where s.run_id = p_run_id and s.session_id = p_session_id and s.seen is not null) then
+    return jsonb_build_object('why', 'it is rehearsed already');  -- by a call whose reply was lost
+  elsif exists (select from public.backfill_items as i
+      where i.source = v_run.target and i.session_id = p_session_id and i.state = 'leased') then
+    return jsonb_build_object('why', 'another run is scoring it');
+  elsif exists (select from backfill_private.rehearsals as s where s.run_id = p_run_id and s.seen #>> '{error,code}' = '57014') then
+    return jsonb_build_object('why', 'another session was slower than the limit');
+  end if;
+  v_run := jsonb_populate_record(v_run, jsonb_build_object('run_id', gen_random_uuid(), 'state', 'running',
+    'requested_via', 'rehearsal', 'approved_until', backfill_private.clock() + backfill_private.lease_ttl()));
+  insert into public.backfill_runs select v_run.*;
+  insert into public.backfill_items (
+    run_id, ordinal, source, session_id, session_at, components, category, phase, batch)
+  select v_run.run_id, 1, v_run.target, s.session_id, s.session_at, s.components, s.category, s.phase, 1
+  from backfill_private.rehearsals as s where s.run_id = p_run_id and s.session_id = p_session_id;
+  v_grant := backfill_private.grant_fences(v_run, array[1], gen_random_uuid(), 'rehearsal') -> 0;
+  perform backfill_private.keep_rows(v_run.run_id, 'before');
+  return jsonb_build_object(
+    'scratch', v_run.run_id,
+    'headers', jsonb_build_object('x-backfill-run', v_run.run_id, 'x-backfill-fence', v_grant ->> 'fence'),
+    'steps', (select jsonb_agg(jsonb_build_object('component', s.step -> 'component', 'function', s.step -> 'function',
+        'call', backfill_private.call_sql(t.function_signature, s.step -> 'arguments')) order by t.position)
+      from jsonb_array_elements(v_grant -> 'steps') as s (step)
+      join public.backfill_targets as t on t.target = v_run.target and t.component = s.step ->> 'component'),
+    'writes', backfill_private.writes_elsewhere(v_run.target));
+end
+$$;
+
+-- Keep the rows that a scratch run's session has in the target tables, as they stand at this moment.
+create function backfill_private.keep_rows(p_scratch uuid, p_moment text)
+returns void
+language plpgsql
+set search_path = ''
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'iso_8601'
+set extra_float_digits = 1
+set bytea_output = 'hex'
+as $$
+declare
+  v_target public.backfill_targets;
+begin
+  for v_target in
+    select t.* from public.backfill_targets as t
+    join public.backfill_runs as r on r.target = t.target
+    where r.run_id = p_scratch order by t.position
+  loop
+    execute format(
+      'insert into backfill_private.rehearsal_rows (scratch, moment, table_name, row_key, contents)
+       select $1, $2, %L, backfill_private.row_key(to_jsonb(t), $3), to_jsonb(t)
+       from %s as t
+       join public.backfill_items as item on item.run_id = $1 and t.%I = item.session_id::%s
+       on conflict do nothing',
+      backfill_private.bare_name(v_target.table_name), v_target.table_name::regclass, v_target.session_column,
+      backfill_private.column_type(v_target.table_name, v_target.session_column))
+    using p_scratch, p_moment, v_target.key_columns;
+  end loop;
+end
+$$;
+
+-- What this transaction has written so far to tables that are neither the target's nor ours.
+--
+-- returns  {table: {inserted, updated, deleted}}, as PostgreSQL counts them; rows written and taken back count too
+create function backfill_private.writes_elsewhere(p_target text)
+returns jsonb
+language sql
+volatile
+set search_path = ''
+as $$
+  select coalesce(jsonb_object_agg(w.relid::regclass::text, jsonb_build_object(
+      'inserted', w.n_tup_ins, 'updated', w.n_tup_upd, 'deleted', w.n_tup_del)), '{}')
+  from pg_stat_xact_user_tables as w
+  where w.n_tup_ins + w.n_tup_upd + w.n_tup_del > 0
+    and w.schemaname <> 'backfill_private' and not (w.schemaname = 'public' and starts_with(w.relname, 'backfill_'))
+    and not exists (
+      select from public.backfill_targets as t
+      where t.target = p_target
+        and (w.relid = to_regclass(t.table_name)
+          or w.relid in (select p.relid from pg_partition_tree(to_regclass(t.table_name)) as p)))
+$$;
+
+-- How a session's rows differ between two moments, table by table.
+--
+-- returns  {table: {before, after, inserted, updated, deleted, columns: those that an updated row has otherwise}}
+create function backfill_private.rows_between(p_scratch uuid, p_from text, p_to text)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  with pairs as (
+    select coalesce(a.table_name, b.table_name) as table_name, b.contents as was, a.contents as becomes
+    from (select * from backfill_private.rehearsal_rows as r where r.scratch = p_scratch and r.moment = p_from) as b
+    full join (select * from backfill_private.rehearsal_rows as r where r.scratch = p_scratch and r.moment = p_to) as a
+      on a.table_name = b.table_name and a.row_key = b.row_key
+  ), columns as (
+    select p.table_name, jsonb_agg(distinct c.key order by c.key) as names
+    from pairs as p
+    cross join lateral jsonb_each(p.becomes) as c
+    where p.was is not null and p.was -> c.key is distinct from c.value
+    group by p.table_name
+  ), counted as (
+    select p.table_name,
+      count(p.was) as before, count(p.becomes) as after,
+      count(*) filter (where p.was is null) as inserted,
+      count(*) filter (where p.was <> p.becomes) as updated,
+      count(*) filter (where p.becomes is null) as deleted
+    from pairs as p group by p.table_name
+  )
+  select coalesce(jsonb_object_agg(c.table_name, to_jsonb(c) - 'table_name'
+    || jsonb_build_object('columns', coalesce(n.names, '[]'))), '{}')
+  from counted as c left join columns as n using (table_name)
+$$;
+
+-- The columns of the rows that a pass wrote which hold the time of its transaction: {table: [column]}. Whether a call
+-- sets such a column again cannot be told within one transaction.
+create function backfill_private.columns_of_now(p_scratch uuid)
+returns jsonb
+language sql
+stable
+set search_path = ''
+set timezone = 'UTC'
+as $$
+  select coalesce(jsonb_object_agg(n.table_name, n.columns), '{}') from (
+    select r.table_name, jsonb_agg(distinct c.key order by c.key) as columns
+    from backfill_private.rehearsal_rows as r
+    cross join lateral jsonb_each(r.contents) as c
+    where r.scratch = p_scratch and r.moment = 'first' and c.value in (to_jsonb(now()), to_jsonb(localtimestamp))
+    group by r.table_name) as n
+$$;
+
+-- The target of a scratch run. Only such a run's rows may be kept: they never outlive its transaction.
+--
+-- raises  OB001 it is none
+create function backfill_private.scratch_target(p_scratch uuid)
+returns text
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_target text;
+begin
+  select r.target into v_target from public.backfill_runs as r
+  where r.run_id = p_scratch and r.requested_via = 'rehearsal';
+  if not found then
+    perform backfill_private.refuse('OB001', format('there is no rehearsal %s', p_scratch));
+  end if;
+  return v_target;
+end
+$$;
+
+-- What the first pass left: rows, writes elsewhere, columns that hold the transaction's time, a component without its row.
+create function backfill_private.seen_first(p_scratch uuid, p_writes_before jsonb)
+returns jsonb
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+  v_target text := backfill_private.scratch_target(p_scratch);
+begin
+  perform backfill_private.keep_rows(p_scratch, 'first');
+  return jsonb_build_object(
+    'tables', backfill_private.rows_between(p_scratch, 'before', 'first'),
+    'undecidable', backfill_private.columns_of_now(p_scratch),
+    'without_effect', (
+      select e.component from backfill_private.effects(p_scratch) as e where not e.is_wanted limit 1),
+    'elsewhere', (
+      select coalesce(jsonb_object_agg(w.key, backfill_private.counts_since(p_writes_before -> w.key, w.value)), '{}')
+      from jsonb_each(backfill_private.writes_elsewhere(v_target)) as w
+      where w.value is distinct from p_writes_before -> w.key));
+end
+$$;
+
+-- Counts less those of before.
+create function backfill_private.counts_since(p_before jsonb, p_now jsonb)
+returns jsonb
+language sql
+immutable
+set search_path = ''
+as $$
+  select jsonb_object_agg(n.key, n.value::bigint - coalesce((p_before ->> n.key)::bigint, 0)) from jsonb_each_text(p_now) as n
+$$;
+
+-- What the second pass changed of what the first one left.
+create function backfill_private.seen_second(p_scratch uuid)
+returns jsonb
+language plpgsql
+security definer
+set search_path = ''
+as $$
+begin
+  perform backfill_private.scratch_target(p_scratch);
+  perform backfill_private.keep_rows(p_scratch, 'second');
+  return jsonb_build_object('tables', backfill_private.rows_between(p_scratch, 'first', 'second'));
+end
+$$;
+
+-- Take the scratch run's rows back as an undo does, and look what differs from before.
+--
+-- returns  {conflicts: [reason], tables: see backfill_private.rows_between}
+create function backfill_private.seen_undone(p_scratch uuid)
+returns jsonb
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+  v_conflicts jsonb;
+begin
+  perform backfill_private.scratch_target(p_scratch);
+  select coalesce(jsonb_agg(distinct c.value ->> 'reason'), '[]') into v_conflicts
+  from jsonb_array_elements(backfill_private.undo_item(p_scratch, 1, '{}')) as c;
+  perform backfill_private.keep_rows(p_scratch, 'undone');
+  return jsonb_build_object('conflicts', v_conflicts, 'tables', backfill_private.rows_between(p_scratch, 'before', 'undone'));
+end
+$$;
+
+-- Make a session's calls one after the other, and then let deferred constraints speak. A call that fails ends them, and
+-- takes back what it did itself.
+--
+-- p_steps        [{component, function, call: SQL}]
+-- p_search_path  that of a call through the API: the scoring functions must meet it
+-- returns        {calls: [{component, function, took_ms}], error: null or {step, code, message}}
+create function backfill_private.rehearse_pass(p_steps jsonb, p_search_path text)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_step jsonb;
+  v_began timestamptz;
+  v_calls jsonb := '[]'::jsonb;
+begin
+  perform set_config('search_path', p_search_path, true);
+  for v_step in
+    select s from jsonb_array_elements(p_steps || '{"function": "a deferred constraint"}'::jsonb) as s
+  loop
+    v_began := backfill_private.clock();
+    begin
+      if v_step ? 'call' then
+        execute v_step ->> 'call';
+      else
+        set constraints all immediate;
+        raise sqlstate 'RB001';  -- or a second pass would find no constraint deferred
+      end if;
+    exception
+      when sqlstate 'RB001' then exit;
+      when query_canceled or assert_failure or others then
+        return jsonb_build_object('calls', v_calls, 'error', jsonb_build_object('code', sqlstate,
+          'step', v_step ->> 'function', 'message', backfill_private.kept_message(sqlstate, sqlerrm)));
+    end;
+    v_calls := v_calls || jsonb_build_object('component', v_step -> 'component', 'function', v_step -> 'function',
+      'took_ms', round(extract(epoch from backfill_private.clock() - v_began) * 1000, 1));
+  end loop;
+  return jsonb_build_object('calls', v_calls, 'error', null);
+end
+$$;
+
+-- Keep what was seen of a session: what was seen first.
+create function backfill_private.keep_rehearsal(p_run_id uuid, p_session_id text, p_seen jsonb)
+returns void
+language plpgsql
+security definer
+set search_path = ''
+as $$
+begin
+  perform backfill_private.authorize('plan');
+  perform backfill_private.locked_run(p_run_id, array['planning']);
+  update backfill_private.rehearsals set seen = p_seen
+  where run_id = p_run_id and session_id = p_session_id and seen is null;
+end
+$$;
+
+revoke all on function
+  backfill_private.rehearsal_room(public.backfill_runs),
+  backfill_private.rehearsal_sample(uuid),
+  backfill_private.call_sql(text, jsonb),
+  backfill_private.rehearsal_lease(uuid, text),
+  backfill_private.keep_rows(uuid, text),
+  backfill_private.writes_elsewhere(text),
+  backfill_private.rows_between(uuid, text, text),
+  backfill_private.columns_of_now(uuid),
+  backfill_private.scratch_target(uuid),
+  backfill_private.seen_first(uuid, jsonb),
+  backfill_private.counts_since(jsonb, jsonb),
+  backfill_private.seen_second(uuid),
+  backfill_private.seen_undone(uuid),
+  backfill_private.rehearse_pass(jsonb, text),
+  backfill_private.keep_rehearsal(uuid, text, jsonb)
+from public;
+grant execute on function
+  backfill_private.rehearsal_sample(uuid),
+  backfill_private.rehearsal_lease(uuid, text),
+  backfill_private.seen_first(uuid, jsonb),
+  backfill_private.seen_second(uuid),
+  backfill_private.seen_undone(uuid),
+  backfill_private.rehearse_pass(jsonb, text),
+  backfill_private.kept_message(text, text),
+  backfill_private.keep_rehearsal(uuid, text, jsonb)
+to service_role;
+
+-- The doors of the rehearsal.
+create function public.backfill_rehearsal(p_run_id uuid)
+returns text[]
+language sql
+set search_path = ''
+as $$
+  select backfill_private.rehearsal_sample(p_run_id)
+$$;
+
+-- Rehearse one session of the sample: score it, score it again, undo it, and roll everything back.
+--
+-- p_search_path  left out, it is the caller's: a default is evaluated before this function's own path is set
+-- returns        {took_ms: of this call in the database, calls, error, tables, …}, or {why} where it was not rehearsed
+-- raises         OB002 not in planning, OB010 not allowed, OB014 the session is not in the sample
+create function public.backfill_rehearse(
+  p_run_id uuid, p_session_id text, p_search_path text default current_setting('search_path')
+)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_began timestamptz := backfill_private.clock();
+  v_lease jsonb;
+  v_leased_ms numeric;
+  v_seen jsonb;
+begin
+  begin
+    v_lease := backfill_private.rehearsal_lease(p_run_id, p_session_id);
+    v_leased_ms := extract(epoch from backfill_private.clock() - v_began) * 1000;
+    v_seen := v_lease - array['scratch', 'headers', 'steps', 'writes'];
+    if v_lease ? 'steps' then
+      perform set_config('lock_timeout', '1s', true);
+      perform set_config('request.headers', (
+        coalesce(nullif(current_setting('request.headers', true), ''), '{}')::jsonb || (v_lease -> 'headers'))::text, true);
+      v_seen := backfill_private.rehearse_pass(v_lease -> 'steps', p_search_path);
+      v_seen := v_seen || backfill_private.seen_first((v_lease ->> 'scratch')::uuid, v_lease -> 'writes');
+      if v_seen ->> 'error' is null then
+        v_seen := v_seen || jsonb_build_object('second',
+          backfill_private.rehearse_pass(v_lease -> 'steps', p_search_path) || backfill_private.seen_second((v_lease ->> 'scratch')::uuid));
+        v_seen := v_seen || jsonb_build_object('undone', backfill_private.seen_undone((v_lease ->> 'scratch')::uuid));
+      end if;
+    end if;
+    raise sqlstate 'RB001';
+  exception
+    when sqlstate 'RB001' then null;  -- the end that was meant: nothing stays
+    when query_canceled then
+      if v_seen is null then
+        raise;
+      end if;
+  end;
+  v_seen := v_seen || jsonb_build_object('leased_ms', round(v_leased_ms, 1),
+    'took_ms', round(extract(epoch from backfill_private.clock() - v_began) * 1000, 1));
+  perform backfill_private.keep_rehearsal(p_run_id, p_session_id, v_seen);
+  return v_seen;
+end
+$$;
+
+revoke all on function public.backfill_rehearsal(uuid), public.backfill_rehearse(uuid, text, text)
+from public, anon, authenticated, service_role;
+grant execute on function public.backfill_rehearsal(uuid), public.backfill_rehearse(uuid, text, text) to service_role;
+
+-- from sql/26_rehearsal_marks.sql
+-- What a rehearsal says: figures and marks of the plan, out of what was seen of the sessions of its sample.
+
+-- The rehearsed sessions of a run, one row each, flat.
+create function backfill_private.rehearsed(p_run_id uuid)
+returns table (ordinal bigint, session_id text, category text, phase text, took_ms numeric, leased_ms numeric, calls jsonb,
+  error jsonb, seen jsonb)
+language sql
+stable
+set search_path = ''
+as $$
+  select s.ordinal, s.session_id, s.category, s.phase,
+    (select sum((c ->> 'took_ms')::numeric) from jsonb_array_elements(s.seen -> 'calls') as c),
+    (s.seen ->> 'leased_ms')::numeric, s.seen -> 'calls',
+    coalesce(nullif(s.seen -> 'error', 'null'), case when s.seen ->> 'without_effect' is not null
+      then jsonb_build_object('step', s.seen ->> 'without_effect', 'code', 'OB017',
+        'message', 'no effect: the function answered and left no row of the wanted version') end),
+    s.seen
+  from backfill_private.rehearsals as s
+  where s.run_id = p_run_id and s.seen ? 'calls'
+$$;
+
+-- Seconds that a run will take: its throttle's pace, or the calls where they take longer. The calls of four sessions
+-- are made at a time, the batches one after the other.
+--
+-- p_round_trip_ms  what a call takes beside the database, as the client measured it; null: unknown, not counted
+-- returns          null where nothing was measured
+create function backfill_private.estimate_s(p_run_id uuid, p_round_trip_ms numeric)
+returns numeric
+language sql
+stable
+set search_path = ''
+as $$
+  with measured as (
+    select percentile_cont(0.5) within group (order by r.took_ms) as session_ms,
+      percentile_cont(0.5) within group (order by r.leased_ms) as leased_ms
+    from backfill_private.rehearsed(p_run_id) as r
+    where r.error is null and (r.ordinal > 1 or not exists (
+      select from backfill_private.rehearsed(p_run_id) as other where other.error is null and other.ordinal > 1))
+  ), batches as (
+    select i.batch, ceil(count(*) / 4.0) as waves, avg(cardinality(i.components)) as calls
+    from public.backfill_items as i where i.run_id = p_run_id group by i.batch
+  ), timed as (
+    select b.batch, (b.waves * (m.session_ms + b.calls * coalesce(p_round_trip_ms, 0))
+      + 2 * (m.leased_ms + coalesce(p_round_trip_ms, 0))) / 1000 as batch_s
+    from batches as b cross join measured as m
+  )
+  select round((sum(case when t.batch < (select max(b.batch) from batches as b)
+      then greatest(t.batch_s, backfill_private.batch_spacing_s(r.request)::double precision) else t.batch_s end))::numeric, 1)
+  from timed as t, public.backfill_runs as r where r.run_id = p_run_id
+$$;
+
+-- The figures of a rehearsal; null where there was none.
+--
+-- returns  {sessions: [{session_id, category, phase, took_ms, calls, error}], rows: {table: {before, after, inserted,
+--          updated, deleted}}, took_ms: {p50, p95} of a session's calls, the first session left out, round_trip_ms,
+--          runtime_s}
+create function backfill_private.rehearsal_figures(p_run_id uuid, p_round_trip_ms numeric)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  with seen as (
+    select * from backfill_private.rehearsed(p_run_id)
+  ), timed as (
+    select s.took_ms from seen as s
+    where s.error is null and (s.ordinal > 1 or not exists (
+      select from seen as other where other.error is null and other.ordinal > 1))
+  ), counted as (
+    select t.key as table_name, c.key as what, sum((c.value #>> '{}')::bigint) as total
+    from seen as s
+    cross join lateral jsonb_each(s.seen -> 'tables') as t
+    cross join lateral jsonb_each(t.value - 'columns') as c
+    group by t.key, c.key
+  )
+  select jsonb_build_object(
+    'sessions', (select jsonb_agg(to_jsonb(s) - array['ordinal', 'seen', 'leased_ms'] order by s.ordinal) from seen as s),
+    'rows', (select jsonb_object_agg(n.table_name, n.counts) from (
+      select c.table_name, jsonb_object_agg(c.what, c.total) as counts from counted as c group by c.table_name) as n),
+    'took_ms', (select jsonb_build_object(
+        'p50', round(percentile_cont(0.5) within group (order by t.took_ms)::numeric, 1),
+        'p95', round(percentile_cont(0.95) within group (order by t.took_ms)::numeric, 1))
+      from timed as t having count(*) > 0),
+    'round_trip_ms', round(p_round_trip_ms, 1),
+    'runtime_s', backfill_private.estimate_s(p_run_id, p_round_trip_ms))
+  where exists (select from seen)
+$$;
+
+-- Columns by table in words: fc_scores.created_at, profiles.payload. Null where there are none.
+create function backfill_private.named_columns(p_columns jsonb)
+returns text
+language sql
+immutable
+set search_path = ''
+as $$
+  select string_agg(t.key || '.' || c.name, ', ' order by t.key, c.name)
+  from jsonb_each(p_columns) as t cross join lateral jsonb_array_elements_text(t.value) as c (name)
+$$;
+
+-- Over all rehearsed sessions, the columns that changed between two moments, by table: {table: [column]}.
+--
+-- p_path  where in what was seen the tables stand: {tables}, {second,tables} or {undone,tables}
+create function backfill_private.columns_changed(p_run_id uuid, p_path text[])
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select coalesce(jsonb_object_agg(n.table_name, n.columns), '{}') from (
+    select t.key as table_name, jsonb_agg(distinct c.name order by c.name) as columns
+    from backfill_private.rehearsed(p_run_id) as r
+    cross join lateral jsonb_each(r.seen #> p_path) as t
+    cross join lateral jsonb_array_elements_text(t.value -> 'columns') as c (name)
+    group by t.key) as n
+$$;
+
+-- Over all rehearsed sessions, how many rows of a kind came between two moments, in words: 2 of profiles. Null: none.
+--
+-- p_what  inserted, updated or deleted
+create function backfill_private.rows_changed(p_run_id uuid, p_path text[], p_what text)
+returns text
+language sql
+stable
+set search_path = ''
+as $$
+  select string_agg(format('%s of %s', n.total, n.table_name), ', ' order by n.table_name) from (
+    select t.key as table_name, sum((t.value ->> p_what)::bigint) as total
+    from backfill_private.rehearsed(p_run_id) as r
+    cross join lateral jsonb_each(r.seen #> p_path) as t
+    group by t.key) as n
+  where n.total > 0
+$$;
+
+-- The errors of the rehearsed calls by call and code, each with one of its messages, in words; null where none failed.
+create function backfill_private.rehearsed_errors(p_run_id uuid)
+returns text
+language sql
+stable
+set search_path = ''
+as $$
+  select string_agg(format('%s: %s, %s (%s)', e.step,
+      case when e.code = '57014' then 'slower than the limit of a statement' else concat_ws(' ', e.code, e.message) end,
+      e.sessions, e.categories), '; ' order by e.step, e.code)
+  from (
+    select r.error ->> 'step' as step, r.error ->> 'code' as code, min(r.error ->> 'message') as message,
+      count(*) || case count(*) when 1 then ' session' else ' sessions' end as sessions,
+      string_agg(distinct r.category, ', ' order by r.category) as categories
+    from backfill_private.rehearsed(p_run_id) as r
+    where r.error is not null
+    group by 1, 2) as e
+$$;
+
+-- Marks on what was rehearsed: calls, time, a second call, rows overwritten, writes elsewhere, undo.
+create function backfill_private.rehearsal_marks(p_run_id uuid, p_figures jsonb)
+returns setof jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_name text;
+begin
+  return next backfill_private.scoring_calls_mark(p_run_id);
+  if p_figures -> 'took_ms' is null or p_figures -> 'took_ms' = 'null' then
+    foreach v_name in array array['scoring time', 'second call', 'existing rows', 'other tables', 'undo'] loop
+      return next backfill_private.mark('rehearsal: ' || v_name, 'warn', 'not rehearsed');
+    end loop;
+    return;
+  end if;
+  return next backfill_private.mark('rehearsal: scoring time', 'ok',
+    format('p50 %s ms, p95 %s ms for the calls of a session, the first one left out',
+      p_figures #>> '{took_ms,p50}', p_figures #>> '{took_ms,p95}'));
+  return next backfill_private.second_call_mark(p_run_id);
+  return next backfill_private.existing_rows_mark(p_run_id);
+  return next backfill_private.other_tables_mark(p_run_id);
+  return next backfill_private.undo_mark(p_run_id);
+end
+$$;
+
+-- Did the calls succeed?
+create function backfill_private.scoring_calls_mark(p_run_id uuid)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select backfill_private.mark('rehearsal: scoring calls',
+    case when told.sample = 0 then 'warn' when told.errors is not null then 'fail' else 'ok' end,
+    case when told.sample = 0 then 'not rehearsed' || coalesce(': ' || told.why, '')
+      when told.errors is not null then format('%s of %s sessions failed. %s', told.sample - told.good, told.sample, told.errors)
+      else format('%s of %s sessions were scored and rolled back; none failed', told.sample,
+        (select count(*) from public.backfill_items as i where i.run_id = p_run_id)) end)
+  from (
+    select count(*) as sample, count(*) filter (where r.error is null) as good,
+      backfill_private.rehearsed_errors(p_run_id) as errors,
+      (select string_agg(distinct s.seen ->> 'why', ', ') from backfill_private.rehearsals as s where s.run_id = p_run_id) as why
+    from backfill_private.rehearsed(p_run_id) as r
+  ) as told
+$$;
+
+-- Does a second call change anything?
+create function backfill_private.second_call_mark(p_run_id uuid)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select case when s.differences is null
+    then backfill_private.mark('rehearsal: second call', 'ok', 'changes nothing' || coalesce(
+      '; not decidable, since they hold the time of the transaction: ' || s.undecidable, ''))
+    else backfill_private.mark('rehearsal: second call', 'warn', 'it is not idempotent: ' || s.differences) end
+  from (
+    select concat_ws('; ',
+      'a second call changes ' || backfill_private.named_columns(backfill_private.columns_changed(p_run_id, '{second,tables}')),
+      'adds rows: ' || backfill_private.rows_changed(p_run_id, '{second,tables}', 'inserted'),
+      'removes rows: ' || backfill_private.rows_changed(p_run_id, '{second,tables}', 'deleted'),
+      'fails: ' || (select string_agg(distinct concat_ws(' ', r.seen #>> '{second,error,code}', r.seen #>> '{second,error,message}'), ', ')
+        from backfill_private.rehearsed(p_run_id) as r where r.seen #>> '{second,error,code}' is not null)) as text,
+      (select backfill_private.named_columns(jsonb_object_agg(u.key, u.value))
+       from (select distinct t.key, t.value from backfill_private.rehearsed(p_run_id) as r
+             cross join lateral jsonb_each(r.seen -> 'undecidable') as t) as u) as undecidable
+  ) as told
+  cross join lateral (select nullif(told.text, '') as differences, told.undecidable) as s
+$$;
+
+-- Would rows that are there already be overwritten or deleted?
+create function backfill_private.existing_rows_mark(p_run_id uuid)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select case when told.text = '' then backfill_private.mark('rehearsal: existing rows', 'ok', 'none is changed')
+    else backfill_private.mark('rehearsal: existing rows', 'warn', told.text || '; the receipts keep what they were') end
+  from (select concat_ws('; ',
+    'it overwrites ' || backfill_private.rows_changed(p_run_id, '{tables}', 'updated')
+      || coalesce(' (' || backfill_private.named_columns(backfill_private.columns_changed(p_run_id, '{tables}')) || ')', ''),
+    'it deletes ' || backfill_private.rows_changed(p_run_id, '{tables}', 'deleted')) as text) as told
+$$;
+
+-- Does scoring write to tables that are not the target's?
+create function backfill_private.other_tables_mark(p_run_id uuid)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select case when w.names is null then backfill_private.mark('rehearsal: other tables', 'ok', 'none is written')
+    else backfill_private.mark('rehearsal: other tables', 'warn',
+      format('it also writes to %s: without a receipt, so an undo leaves that', w.names)) end
+  from (
+    select string_agg(format('%s (%s)', t.name, t.counts), ', ' order by t.name) as names from (
+      select n.name, string_agg(format('%s %s', n.total, n.what), ', ' order by n.what) as counts from (
+        select e.key as name, c.key as what, sum(c.value::bigint) as total
+        from backfill_private.rehearsed(p_run_id) as r
+        cross join lateral jsonb_each(r.seen -> 'elsewhere') as e
+        cross join lateral jsonb_each_text(e.value) as c
+        group by e.key, c.key) as n
+      where n.total > 0 group by n.name) as t
+  ) as w
+$$;
+
+-- Does an undo give back what was there before?
+create function backfill_private.undo_mark(p_run_id uuid)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select case
+    when told.text <> '' then backfill_private.mark('rehearsal: undo', 'warn', told.text)
+    when told.looked_at = 0 then backfill_private.mark('rehearsal: undo', 'warn', 'not rehearsed: the time limit came first')
+    else backfill_private.mark('rehearsal: undo', 'ok', 'gives back every row as it was') end
+  from (select
+    (select count(*) from backfill_private.rehearsed(p_run_id) as r where r.seen ? 'undone') as looked_at,
+    concat_ws('; ',
+      'it leaves a row where ' || (select string_agg(distinct c.reason, ', ') from backfill_private.rehearsed(p_run_id) as r
+        cross join lateral jsonb_array_elements_text(r.seen #> '{undone,conflicts}') as c (reason)),
+      'a trigger of the table sets again ' || backfill_private.named_columns(backfill_private.columns_changed(p_run_id, '{undone,tables}')),
+      'it leaves behind ' || backfill_private.rows_changed(p_run_id, '{undone,tables}', 'inserted'),
+      'it does not bring back ' || backfill_private.rows_changed(p_run_id, '{undone,tables}', 'deleted')) as text) as told
+$$;
+
+revoke all on function
+  backfill_private.rehearsed(uuid),
+  backfill_private.estimate_s(uuid, numeric),
+  backfill_private.rehearsal_figures(uuid, numeric),
+  backfill_private.named_columns(jsonb),
+  backfill_private.columns_changed(uuid, text[]),
+  backfill_private.rows_changed(uuid, text[], text),
+  backfill_private.rehearsed_errors(uuid),
+  backfill_private.rehearsal_marks(uuid, jsonb),
+  backfill_private.scoring_calls_mark(uuid),
+  backfill_private.second_call_mark(uuid),
+  backfill_private.existing_rows_mark(uuid),
+  backfill_private.other_tables_mark(uuid),
+  backfill_private.undo_mark(uuid)
+from public;
 
 notify pgrst, 'reload schema';

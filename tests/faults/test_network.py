@@ -173,7 +173,7 @@ def test_a_network_cut_for_longer_than_a_lease_lets_nobody_write_twice(scene: Sc
 
 # Planning ---------------------------------------------------------------------------------------
 
-PLANNING = ("backfill_open", "backfill_collect", "backfill_seal")
+PLANNING = ("backfill_open", "backfill_collect", "backfill_rehearsal", "backfill_seal")
 
 
 @pytest.mark.parametrize(("since", "sessions"), [("2025-08-01", SESSIONS), ("2031-01-01", 0)])
@@ -182,7 +182,7 @@ PLANNING = ("backfill_open", "backfill_collect", "backfill_seal")
 def test_a_plan_is_made_once_whatever_answer_is_lost(
     scene: Scene, function: str, since: str, sessions: int, *, forwards: bool
 ) -> None:
-    """Opening, collecting and sealing are asked again; nothing to do stays nothing to do."""
+    """Every call of planning is asked again; nothing to do stays nothing to do."""
     scene.proxy.strikes = [Strike(cut(forwards=forwards), numbered(function, 1))]
     key = scene.project.keys.service_role
     with backfill.connect(scene.proxy.url, key) as bf:
@@ -190,3 +190,14 @@ def test_a_plan_is_made_once_whatever_answer_is_lost(
         plan = bf.plan(since=since)
         assert (len(plan.sessions), len(scene.proxy.hits)) == (sessions, 1)
         assert [r.run_id for r in bf.runs()] == ([plan.run_id] if sessions else [])
+
+
+@pytest.mark.parametrize("forwards", [True, False], ids=["reply dropped", "cut"])
+def test_a_rehearsal_counts_once_whatever_answer_is_lost(scene: Scene, *, forwards: bool) -> None:
+    """A session whose rehearsal was kept is not scored again."""
+    scene.proxy.strikes = [Strike(cut(forwards=forwards), numbered("backfill_rehearse", 2))]
+    key = scene.project.keys.service_role
+    with backfill.connect(scene.proxy.url, key) as bf:
+        rehearsal = bf.plan(since="2025-08-01").rehearsal
+    assert rehearsal is not None
+    assert len(rehearsal.sessions) == len({(s.category, s.phase) for s in rehearsal.sessions}) > 1
