@@ -24,6 +24,7 @@ comment on column public.backfill_settings.max_sessions is
   'Most sessions in one plan. Null: no bound.';
 comment on column public.backfill_settings.approval_ttl is
   'How long an approval is valid.';
+comment on column public.backfill_settings.only_row is 'Always true: there is one row.';
 
 alter table public.backfill_settings enable row level security;
 revoke all on public.backfill_settings from public, anon, authenticated, service_role;

@@ -43,6 +43,14 @@ comment on column public.backfill_targets.any_version_counts is
 comment on column public.backfill_targets.matches is
   'Further columns that make a row the component''s: column name to request parameter.';
 comment on column public.backfill_targets.arguments is 'Arguments of the scoring function: name to request parameter.';
+comment on column public.backfill_targets.target is 'Name of the target, such as prism.';
+comment on column public.backfill_targets.component is 'Name of the derived thing that a session may lack.';
+comment on column public.backfill_targets.table_name is 'The table that holds the component''s rows.';
+comment on column public.backfill_targets.session_column is 'Its column that names the session.';
+comment on column public.backfill_targets.key_columns is 'The columns of the key that a scoring call writes by.';
+comment on column public.backfill_targets.version_column is 'Its column that holds the version.';
+comment on column public.backfill_targets.function_signature is 'The scoring function, with the types of its arguments.';
+comment on column public.backfill_targets.transport is 'How the function is called: rpc, through the API.';
 comment on column public.backfill_targets.helpers is
   'Signatures of the functions that the scoring function calls; their definitions go into the digest.';
 

@@ -58,6 +58,31 @@ comment on column public.backfill_runs.digest is 'SHA-256 over the canonical pla
 comment on column public.backfill_runs.fingerprint is 'Definitions of the scoring functions when the plan was sealed.';
 comment on column public.backfill_runs.rehearse is 'How many sessions to score and roll back while planning, as asked; null: 5, and none in production.';
 comment on column public.backfill_runs.audit_head is 'Hash of the newest audit event.';
+comment on column public.backfill_runs.run_id is 'Id of the run. A unique prefix is enough on the command line.';
+comment on column public.backfill_runs.state is 'Where the run stands; backfill_transitions has every legal move.';
+comment on column public.backfill_runs.target is 'What is backfilled: a target of backfill_targets.';
+comment on column public.backfill_runs.environment is 'The environment that the plan is for, as backfill_settings had it.';
+comment on column public.backfill_runs.requested_by is 'Auth user who planned it; null for the service key and the SQL editor.';
+comment on column public.backfill_runs.requested_via is 'How it was asked for: service_key, auth or sql.';
+comment on column public.backfill_runs.approved_by is 'Who approved it, by the name given or the e-mail address; null until then.';
+comment on column public.backfill_runs.approved_via is 'How it was approved: sql, auth or service_key.';
+comment on column public.backfill_runs.approved_at is 'When it was approved.';
+comment on column public.backfill_runs.approved_until is 'When the approval runs out. No session starts after that.';
+comment on column public.backfill_runs.created_at is 'When planning began.';
+comment on column public.backfill_runs.sealed_at is 'When the plan was complete and got its digest; null while it is being made.';
+comment on column public.backfill_runs.started_at is 'When the first worker started it.';
+comment on column public.backfill_runs.resumed_at is 'When it was last started or resumed; rates count from here.';
+comment on column public.backfill_runs.finished_at is 'When it came to an end.';
+comment on column public.backfill_runs.next_batch_at is 'No batch starts before, so that the throttle is kept.';
+comment on column public.backfill_runs.batches_granted is 'How many batches were granted so far.';
+comment on column public.backfill_runs.back_off_reason is 'The trouble after which the run waits until back_off_until.';
+comment on column public.backfill_runs.canary is 'What the look at the priority sessions said; overridden: somebody resumed after it had failed. Null: not looked yet.';
+comment on column public.backfill_runs.project_host is 'Host of the project as the planning client saw it.';
+comment on column public.backfill_runs.sealed_snapshot is 'PostgreSQL''s snapshot at sealing: tells later rows from earlier ones.';
+comment on column public.backfill_runs.collect_from is 'While planning: how far the search has come.';
+comment on column public.backfill_runs.collect_until is 'While planning: where the search ends.';
+comment on column public.backfill_runs.collect_window is 'While planning: how long a span of dates the next look takes.';
+comment on column public.backfill_runs.audit_count is 'How many audit events the run has.';
 
 create table public.backfill_items (
   run_id uuid not null references public.backfill_runs (run_id),
@@ -106,6 +131,23 @@ comment on column public.backfill_items.unknown_outcomes is 'Attempts of which n
 comment on column public.backfill_items.not_before is 'When a session that ran into trouble may be tried again.';
 comment on column public.backfill_items.error_code is 'Why it failed; of a pending session, the trouble of its newest attempt.';
 comment on column public.backfill_items.filled is 'Components that somebody else had filled by the time the session was leased.';
+comment on column public.backfill_items.run_id is 'The run.';
+comment on column public.backfill_items.ordinal is 'Place in the plan, from 1.';
+comment on column public.backfill_items.source is 'The target whose session it is.';
+comment on column public.backfill_items.session_id is 'The session, its key as text.';
+comment on column public.backfill_items.session_at is 'The session''s date, by which it is planned, undone and counted.';
+comment on column public.backfill_items.category is 'What it lacked, in one word: profile+fc_scores, fc_scores or profile.';
+comment on column public.backfill_items.phase is 'priority, recent or historical.';
+comment on column public.backfill_items.batch is 'Number of its batch in the plan.';
+comment on column public.backfill_items.state is 'pending, leased, done, failed, skipped (somebody else filled it) or rolled_back.';
+comment on column public.backfill_items.started_at is 'When its newest attempt was leased.';
+comment on column public.backfill_items.settled_at is 'When it came to an end; null before.';
+comment on column public.backfill_items.failed_step is 'The component whose scoring call failed.';
+comment on column public.backfill_items.error_message is 'What the error said, 500 characters at most; never a row''s contents.';
+comment on column public.backfill_items.worker is 'Who holds it now.';
+comment on column public.backfill_items.claim_id is 'The claim under which it is held.';
+comment on column public.backfill_items.lease_kind is 'What it is held for: score or undo.';
+comment on column public.backfill_items.lease_until is 'When the lease runs out if nobody renews it.';
 comment on column public.backfill_items.fence_hash is 'SHA-256 of the fence of the live attempt; the fence itself is nowhere stored.';
 
 -- What planning found, before the plan is sealed; afterwards only the excluded sessions stay.

@@ -25,6 +25,10 @@ select * from (values
 ) as move (from_state, to_state, event, reason);
 
 comment on view public.backfill_transitions is 'Every legal move of a run. What is not here is refused.';
+comment on column public.backfill_transitions.from_state is 'The state before.';
+comment on column public.backfill_transitions.to_state is 'The state after.';
+comment on column public.backfill_transitions.event is 'What makes the move.';
+comment on column public.backfill_transitions.reason is 'Why this move is legal.';
 revoke all on public.backfill_transitions from public, anon, authenticated, service_role;
 grant select on public.backfill_transitions to authenticated, service_role;
 

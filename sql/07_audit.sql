@@ -17,6 +17,14 @@ create table public.backfill_events (
 
 comment on table public.backfill_events is
   'What happened to a run, a hash chain: every hash covers the event and the hash before it. Ids, counts, hashes, codes; never contents.';
+comment on column public.backfill_events.run_id is 'The run.';
+comment on column public.backfill_events.seq is 'Place in the run''s chain, from 1 without gaps.';
+comment on column public.backfill_events.at is 'When it happened.';
+comment on column public.backfill_events.kind is 'What happened: a state''s name, or batch_granted, batch_settled, canary, undo_confirmed, …';
+comment on column public.backfill_events.actor is 'Who did it.';
+comment on column public.backfill_events.details is 'Ids, counts, hashes and codes; never contents.';
+comment on column public.backfill_events.prev_hash is 'Hash of the event before; empty for the first.';
+comment on column public.backfill_events.hash is 'SHA-256 over this event and prev_hash.';
 
 -- The hash of one event.
 create function backfill_private.event_hash(

@@ -371,3 +371,12 @@ grant execute on function
   public.backfill_open(jsonb, text, uuid), public.backfill_collect(uuid), public.backfill_seal(uuid, numeric),
   public.backfill_find_runs(text)
 to authenticated, service_role;
+
+comment on function public.backfill_open(jsonb, text, uuid) is
+  'Open a run for a request; the first step of planning. For the client.';
+comment on function public.backfill_collect(uuid) is
+  'Look for what is missing in the next span of dates; true when all were looked at. For the client.';
+comment on function public.backfill_seal(uuid, numeric) is
+  'Complete a plan and compute its digest; the run then awaits approval. For the client.';
+comment on function public.backfill_find_runs(text) is
+  'The runs whose id begins so, two at most. For the client.';

@@ -18,6 +18,15 @@ create unique index backfill_approvals_one_decision on public.backfill_approvals
 
 comment on table public.backfill_approvals is 'Decisions on plans: who, when, how, on which digest, valid until when.';
 comment on column public.backfill_approvals.via is 'sql: the SQL editor. auth: an Auth user''s token. service_key: the secret key, where the policy is any.';
+comment on column public.backfill_approvals.approval_id is 'Id of the decision.';
+comment on column public.backfill_approvals.run_id is 'The run that was decided on.';
+comment on column public.backfill_approvals.digest is 'The digest that the approver named: exactly this plan.';
+comment on column public.backfill_approvals.decision is 'approved or rejected.';
+comment on column public.backfill_approvals.approver is 'Who decided: the name given, or the e-mail address of the Auth user.';
+comment on column public.backfill_approvals.approver_id is 'The Auth user who decided; null in the SQL editor.';
+comment on column public.backfill_approvals.note is 'What the approver added; for a rejection the reason.';
+comment on column public.backfill_approvals.decided_at is 'When it was decided.';
+comment on column public.backfill_approvals.valid_until is 'When the approval runs out; null for a rejection.';
 
 -- May the caller decide on this run?
 --
@@ -199,3 +208,8 @@ from public, anon, authenticated, service_role;
 grant execute on function
   public.backfill_approve(uuid, text, text, text), public.backfill_reject(uuid, text, text)
 to authenticated, service_role;
+
+comment on function public.backfill_approve(uuid, text, text, text) is
+  'Approve a plan: the run, its digest, your name. For the SQL editor, or an Auth user with the role approver.';
+comment on function public.backfill_reject(uuid, text, text) is
+  'Refuse a plan for good: the run, the reason, your name.';

@@ -28,6 +28,19 @@ create index backfill_receipts_sessions on public.backfill_receipts (session_id)
 comment on table public.backfill_receipts is 'One row a row written by a run, committed with it: key, operation, hashes. No foreign key, so that scoring locks nothing of ours but its item.';
 comment on column public.backfill_receipts.before is 'The row before, for undo. No API role reads it; backfill_prune empties it. An undo itself keeps none.';
 comment on column public.backfill_receipts.undone_at is 'When an undo took this write back.';
+comment on column public.backfill_receipts.receipt_id is 'Grows with every receipt; gaps mean nothing.';
+comment on column public.backfill_receipts.run_id is 'The run that wrote the row.';
+comment on column public.backfill_receipts.ordinal is 'The session''s place in the run''s plan.';
+comment on column public.backfill_receipts.session_id is 'The session.';
+comment on column public.backfill_receipts.component is 'The component that the row is.';
+comment on column public.backfill_receipts.kind is 'score: the run wrote it. undo: an undo did.';
+comment on column public.backfill_receipts.operation is 'insert, update or delete.';
+comment on column public.backfill_receipts.table_name is 'The table.';
+comment on column public.backfill_receipts.row_key is 'The key of the row.';
+comment on column public.backfill_receipts.before_hash is 'SHA-256 of the row before; null where there was none.';
+comment on column public.backfill_receipts.after_hash is 'SHA-256 of the row as it was left; null where it was deleted.';
+comment on column public.backfill_receipts.attempt is 'The number of the session''s attempt.';
+comment on column public.backfill_receipts.at is 'When the row was written.';
 
 alter table public.backfill_receipts enable row level security;
 revoke all on public.backfill_receipts from public, anon, authenticated, service_role;

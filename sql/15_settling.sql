@@ -340,3 +340,6 @@ $$;
 
 revoke all on function public.backfill_settle(uuid, uuid, jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.backfill_settle(uuid, uuid, jsonb) to service_role;
+
+comment on function public.backfill_settle(uuid, uuid, jsonb) is
+  'Settle a claimed batch: what became of each session is decided by its receipts. For the client.';

@@ -507,3 +507,8 @@ $$;
 revoke all on function public.backfill_claim(uuid, uuid, text), public.backfill_renew(uuid, uuid)
   from public, anon, authenticated, service_role;
 grant execute on function public.backfill_claim(uuid, uuid, text), public.backfill_renew(uuid, uuid) to service_role;
+
+comment on function public.backfill_claim(uuid, uuid, text) is
+  'Claim the next batch of a run, with a fence for each session. For the client.';
+comment on function public.backfill_renew(uuid, uuid) is
+  'Renew the leases of a claim. For the client.';

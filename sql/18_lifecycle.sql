@@ -275,3 +275,16 @@ to service_role;
 grant execute on function
   public.backfill_pause(uuid, text), public.backfill_resume(uuid), public.backfill_cancel(uuid, text)
 to authenticated, service_role;
+
+comment on function public.backfill_pause(uuid, text) is
+  'Start no further session of a run until it is resumed: the run, the reason.';
+comment on function public.backfill_resume(uuid) is
+  'Lift the pause of a run.';
+comment on function public.backfill_cancel(uuid, text) is
+  'Stop a run for good: the run, the reason. What it wrote stays.';
+comment on function public.backfill_prune(uuid) is
+  'Empty the before-images that a finished run keeps for undo. What it overwrote cannot be restored afterwards.';
+comment on function public.backfill_start(uuid, text) is
+  'Start an approved run, or go on with it: everything that was approved is compared anew. For the client.';
+comment on function public.backfill_retry(uuid) is
+  'Make the failed sessions of a completed run pending again, under the same approval. For the client.';

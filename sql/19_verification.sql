@@ -339,3 +339,6 @@ $$;
 
 revoke all on function public.backfill_verify(uuid) from public, anon, authenticated, service_role;
 grant execute on function public.backfill_verify(uuid) to authenticated, service_role;
+
+comment on function public.backfill_verify(uuid) is
+  'What stands in the tables against what a run had planned.';

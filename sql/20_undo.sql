@@ -500,3 +500,8 @@ grant execute on function
   public.backfill_preview_undo(uuid, text[], text, text),
   public.backfill_confirm_undo(uuid, text, text, integer, jsonb)
 to service_role;
+
+comment on function public.backfill_preview_undo(uuid, text[], text, text) is
+  'What an undo of a run would take back: counts, conflicts and the digest that confirms it. For the client.';
+comment on function public.backfill_confirm_undo(uuid, text, text, integer, jsonb) is
+  'Carry out exactly the undo that was previewed, a part at a time. For the client.';

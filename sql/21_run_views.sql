@@ -4,13 +4,11 @@ create view public.backfill_run_progress with (security_invoker = true) as
 select
   r.run_id,
   r.state,
-  r.reason,
-  r.environment,
   coalesce(c.total, 0) as total,
-  coalesce(c.pending, 0) as pending,
-  coalesce(c.leased, 0) as leased,
   coalesce(c.done, 0) as done,
   coalesce(c.failed, 0) as failed,
+  coalesce(c.pending, 0) as pending,
+  coalesce(c.leased, 0) as leased,
   coalesce(c.skipped, 0) as skipped,
   coalesce(c.rolled_back, 0) as rolled_back,
   round(coalesce(c.lately * 60.0 / w.watched_s, 0), 1) as rate_per_minute,
@@ -35,12 +33,14 @@ select
     when c.leased = 0 then coalesce('lease: ' || backfill_private.lease_holders(r.run_id),
       'for a worker to ask for the next batch; where none is alive: backfill apply ' || r.run_id)
   end as waits_for,
-  r.next_batch_at,
+  r.reason,
+  r.environment,
   r.approved_by,
   r.approved_until,
   r.created_at,
   r.started_at,
   r.finished_at,
+  case when r.state in ('running', 'paused') and c.pending > 0 then r.next_batch_at end as next_batch_at,
   r.audit_count,
   r.audit_head
 from public.backfill_runs as r
@@ -80,24 +80,52 @@ cross join lateral (
 comment on view public.backfill_run_progress is 'Where each run stands: counts, rate, time left, and why it waits.';
 comment on column public.backfill_run_progress.rate_per_minute is 'Sessions settled a minute, over the last 60 seconds or since the run was started or resumed.';
 comment on column public.backfill_run_progress.eta_s is 'Seconds until the last batch starts: from the throttle, or from the rate where the run lags behind it.';
+comment on column public.backfill_run_progress.run_id is 'The run.';
+comment on column public.backfill_run_progress.state is 'Where it stands.';
+comment on column public.backfill_run_progress.reason is 'Why it is paused, rejected, cancelled or expired.';
+comment on column public.backfill_run_progress.environment is 'The environment that the plan is for.';
+comment on column public.backfill_run_progress.total is 'Sessions in the plan.';
+comment on column public.backfill_run_progress.pending is 'Sessions that wait.';
+comment on column public.backfill_run_progress.leased is 'Sessions that a worker holds.';
+comment on column public.backfill_run_progress.done is 'Sessions with every planned row.';
+comment on column public.backfill_run_progress.failed is 'Sessions that failed; backfill_run_failures says why.';
+comment on column public.backfill_run_progress.skipped is 'Sessions that somebody else had filled first.';
+comment on column public.backfill_run_progress.rolled_back is 'Sessions whose rows an undo took back.';
+comment on column public.backfill_run_progress.next_batch_at is 'When the next batch may start; null where none is to come.';
+comment on column public.backfill_run_progress.approved_by is 'Who approved it.';
+comment on column public.backfill_run_progress.approved_until is 'When the approval runs out.';
+comment on column public.backfill_run_progress.created_at is 'When planning began.';
+comment on column public.backfill_run_progress.started_at is 'When the first worker started it.';
+comment on column public.backfill_run_progress.finished_at is 'When it came to an end.';
+comment on column public.backfill_run_progress.audit_count is 'How many audit events it has.';
+comment on column public.backfill_run_progress.audit_head is 'Hash of the newest audit event. Keep it elsewhere: a changed history shows against it.';
 comment on column public.backfill_run_progress.waits_for is 'Why nothing happens right now; null while sessions are being scored.';
 
 create view public.backfill_run_failures with (security_invoker = true) as
 select
   i.run_id,
   i.session_id,
-  i.phase,
-  i.batch,
   i.failed_step,
   i.error_code,
   i.error_message,
   i.attempts,
-  i.settled_at
+  i.settled_at,
+  i.phase,
+  i.batch
 from public.backfill_items as i
 where i.state = 'failed'
 order by i.run_id, i.ordinal;
 
 comment on view public.backfill_run_failures is 'The sessions that failed, and why.';
+comment on column public.backfill_run_failures.run_id is 'The run.';
+comment on column public.backfill_run_failures.session_id is 'The session that failed.';
+comment on column public.backfill_run_failures.phase is 'priority, recent or historical.';
+comment on column public.backfill_run_failures.batch is 'Number of its batch in the plan.';
+comment on column public.backfill_run_failures.failed_step is 'The component whose scoring call failed.';
+comment on column public.backfill_run_failures.error_code is 'SQLSTATE, code of the API or HTTP status.';
+comment on column public.backfill_run_failures.error_message is 'What the error said, 500 characters at most.';
+comment on column public.backfill_run_failures.attempts is 'How often it was tried.';
+comment on column public.backfill_run_failures.settled_at is 'When it failed for good.';
 
 grant execute on function backfill_private.lease_holders(uuid) to authenticated, service_role;
 revoke all on public.backfill_run_progress, public.backfill_run_failures from public, anon, authenticated, service_role;

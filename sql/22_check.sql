@@ -567,3 +567,6 @@ $$;
 
 revoke all on function public.backfill_check() from public, anon, authenticated, service_role;
 grant execute on function public.backfill_check() to authenticated, service_role;
+
+comment on function public.backfill_check() is
+  'Is this project ready: a line a thing, each with what to do.';

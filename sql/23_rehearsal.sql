@@ -487,3 +487,8 @@ $$;
 revoke all on function public.backfill_rehearsal(uuid), public.backfill_rehearse(uuid, text, text)
 from public, anon, authenticated, service_role;
 grant execute on function public.backfill_rehearsal(uuid), public.backfill_rehearse(uuid, text, text) to service_role;
+
+comment on function public.backfill_rehearsal(uuid) is
+  'Choose the sessions that are rehearsed while planning. For the client.';
+comment on function public.backfill_rehearse(uuid, text, text) is
+  'Score one session twice, undo it and roll everything back, to see what it would do. For the client.';

@@ -14,7 +14,12 @@ from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-CLAIMING = ["tests.test_readme", "tests.test_readme_commands", "tests.test_in_a_service"]
+CLAIMING = [
+    "tests.test_readme",
+    "tests.test_readme_views",
+    "tests.test_readme_commands",
+    "tests.test_in_a_service",
+]
 CLAIMED: dict[tuple[str, str], str] = {}
 
 

@@ -122,6 +122,19 @@ STRAY_FUNCTION = "create function {}.{}() returns integer language sql {} as 'se
 
 RULES = [
     Rule(
+        "what people see has a comment",
+        "select r.name || coalesce('.' || a.attname, '') from relations as r"
+        " left join lateral (select null as attname, 0 as attnum union all"
+        "  select c.attname, c.attnum from pg_attribute as c"
+        "  where c.attrelid = r.oid and c.attnum > 0 and not c.attisdropped) as a on true"
+        " where r.is_public and r.relkind in ('r', 'p', 'v', 'm')"
+        " and col_description(r.oid, a.attnum) is null and"
+        " (a.attnum > 0 or obj_description(r.oid, 'pg_class') is null)"
+        " union all select f.name from functions as f"
+        " where f.is_public and obj_description(f.oid, 'pg_proc') is null",
+        "comment on column public.backfill_items.ordinal is null",
+    ),
+    Rule(
         "a table has row level security",
         "select name from relations where relkind in ('r', 'p') and not relrowsecurity",
         "create table backfill_private.stray ()",
@@ -151,8 +164,8 @@ RULES = [
         "  select o.option_value::boolean from pg_options_to_table(reloptions) as o"
         "  where o.option_name = 'security_invoker'), false)",
         "create or replace view public.backfill_run_failures as"
-        " select i.run_id, i.session_id, i.phase, i.batch, i.failed_step, i.error_code,"
-        " i.error_message, i.attempts, i.settled_at from public.backfill_items as i",
+        " select i.run_id, i.session_id, i.failed_step, i.error_code, i.error_message, i.attempts,"
+        " i.settled_at, i.phase, i.batch from public.backfill_items as i",
     ),
     Rule(
         "a function has an empty search_path",

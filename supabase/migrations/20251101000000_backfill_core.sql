@@ -81,6 +81,7 @@ comment on column public.backfill_settings.max_sessions is
   'Most sessions in one plan. Null: no bound.';
 comment on column public.backfill_settings.approval_ttl is
   'How long an approval is valid.';
+comment on column public.backfill_settings.only_row is 'Always true: there is one row.';
 
 alter table public.backfill_settings enable row level security;
 revoke all on public.backfill_settings from public, anon, authenticated, service_role;
@@ -278,6 +279,14 @@ comment on column public.backfill_targets.any_version_counts is
 comment on column public.backfill_targets.matches is
   'Further columns that make a row the component''s: column name to request parameter.';
 comment on column public.backfill_targets.arguments is 'Arguments of the scoring function: name to request parameter.';
+comment on column public.backfill_targets.target is 'Name of the target, such as prism.';
+comment on column public.backfill_targets.component is 'Name of the derived thing that a session may lack.';
+comment on column public.backfill_targets.table_name is 'The table that holds the component''s rows.';
+comment on column public.backfill_targets.session_column is 'Its column that names the session.';
+comment on column public.backfill_targets.key_columns is 'The columns of the key that a scoring call writes by.';
+comment on column public.backfill_targets.version_column is 'Its column that holds the version.';
+comment on column public.backfill_targets.function_signature is 'The scoring function, with the types of its arguments.';
+comment on column public.backfill_targets.transport is 'How the function is called: rpc, through the API.';
 comment on column public.backfill_targets.helpers is
   'Signatures of the functions that the scoring function calls; their definitions go into the digest.';
 
@@ -410,6 +419,31 @@ comment on column public.backfill_runs.digest is 'SHA-256 over the canonical pla
 comment on column public.backfill_runs.fingerprint is 'Definitions of the scoring functions when the plan was sealed.';
 comment on column public.backfill_runs.rehearse is 'How many sessions to score and roll back while planning, as asked; null: 5, and none in production.';
 comment on column public.backfill_runs.audit_head is 'Hash of the newest audit event.';
+comment on column public.backfill_runs.run_id is 'Id of the run. A unique prefix is enough on the command line.';
+comment on column public.backfill_runs.state is 'Where the run stands; backfill_transitions has every legal move.';
+comment on column public.backfill_runs.target is 'What is backfilled: a target of backfill_targets.';
+comment on column public.backfill_runs.environment is 'The environment that the plan is for, as backfill_settings had it.';
+comment on column public.backfill_runs.requested_by is 'Auth user who planned it; null for the service key and the SQL editor.';
+comment on column public.backfill_runs.requested_via is 'How it was asked for: service_key, auth or sql.';
+comment on column public.backfill_runs.approved_by is 'Who approved it, by the name given or the e-mail address; null until then.';
+comment on column public.backfill_runs.approved_via is 'How it was approved: sql, auth or service_key.';
+comment on column public.backfill_runs.approved_at is 'When it was approved.';
+comment on column public.backfill_runs.approved_until is 'When the approval runs out. No session starts after that.';
+comment on column public.backfill_runs.created_at is 'When planning began.';
+comment on column public.backfill_runs.sealed_at is 'When the plan was complete and got its digest; null while it is being made.';
+comment on column public.backfill_runs.started_at is 'When the first worker started it.';
+comment on column public.backfill_runs.resumed_at is 'When it was last started or resumed; rates count from here.';
+comment on column public.backfill_runs.finished_at is 'When it came to an end.';
+comment on column public.backfill_runs.next_batch_at is 'No batch starts before, so that the throttle is kept.';
+comment on column public.backfill_runs.batches_granted is 'How many batches were granted so far.';
+comment on column public.backfill_runs.back_off_reason is 'The trouble after which the run waits until back_off_until.';
+comment on column public.backfill_runs.canary is 'What the look at the priority sessions said; overridden: somebody resumed after it had failed. Null: not looked yet.';
+comment on column public.backfill_runs.project_host is 'Host of the project as the planning client saw it.';
+comment on column public.backfill_runs.sealed_snapshot is 'PostgreSQL''s snapshot at sealing: tells later rows from earlier ones.';
+comment on column public.backfill_runs.collect_from is 'While planning: how far the search has come.';
+comment on column public.backfill_runs.collect_until is 'While planning: where the search ends.';
+comment on column public.backfill_runs.collect_window is 'While planning: how long a span of dates the next look takes.';
+comment on column public.backfill_runs.audit_count is 'How many audit events the run has.';
 
 create table public.backfill_items (
   run_id uuid not null references public.backfill_runs (run_id),
@@ -458,6 +492,23 @@ comment on column public.backfill_items.unknown_outcomes is 'Attempts of which n
 comment on column public.backfill_items.not_before is 'When a session that ran into trouble may be tried again.';
 comment on column public.backfill_items.error_code is 'Why it failed; of a pending session, the trouble of its newest attempt.';
 comment on column public.backfill_items.filled is 'Components that somebody else had filled by the time the session was leased.';
+comment on column public.backfill_items.run_id is 'The run.';
+comment on column public.backfill_items.ordinal is 'Place in the plan, from 1.';
+comment on column public.backfill_items.source is 'The target whose session it is.';
+comment on column public.backfill_items.session_id is 'The session, its key as text.';
+comment on column public.backfill_items.session_at is 'The session''s date, by which it is planned, undone and counted.';
+comment on column public.backfill_items.category is 'What it lacked, in one word: profile+fc_scores, fc_scores or profile.';
+comment on column public.backfill_items.phase is 'priority, recent or historical.';
+comment on column public.backfill_items.batch is 'Number of its batch in the plan.';
+comment on column public.backfill_items.state is 'pending, leased, done, failed, skipped (somebody else filled it) or rolled_back.';
+comment on column public.backfill_items.started_at is 'When its newest attempt was leased.';
+comment on column public.backfill_items.settled_at is 'When it came to an end; null before.';
+comment on column public.backfill_items.failed_step is 'The component whose scoring call failed.';
+comment on column public.backfill_items.error_message is 'What the error said, 500 characters at most; never a row''s contents.';
+comment on column public.backfill_items.worker is 'Who holds it now.';
+comment on column public.backfill_items.claim_id is 'The claim under which it is held.';
+comment on column public.backfill_items.lease_kind is 'What it is held for: score or undo.';
+comment on column public.backfill_items.lease_until is 'When the lease runs out if nobody renews it.';
 comment on column public.backfill_items.fence_hash is 'SHA-256 of the fence of the live attempt; the fence itself is nowhere stored.';
 
 -- What planning found, before the plan is sealed; afterwards only the excluded sessions stay.
@@ -529,6 +580,10 @@ select * from (values
 ) as move (from_state, to_state, event, reason);
 
 comment on view public.backfill_transitions is 'Every legal move of a run. What is not here is refused.';
+comment on column public.backfill_transitions.from_state is 'The state before.';
+comment on column public.backfill_transitions.to_state is 'The state after.';
+comment on column public.backfill_transitions.event is 'What makes the move.';
+comment on column public.backfill_transitions.reason is 'Why this move is legal.';
 revoke all on public.backfill_transitions from public, anon, authenticated, service_role;
 grant select on public.backfill_transitions to authenticated, service_role;
 
@@ -637,6 +692,14 @@ create table public.backfill_events (
 
 comment on table public.backfill_events is
   'What happened to a run, a hash chain: every hash covers the event and the hash before it. Ids, counts, hashes, codes; never contents.';
+comment on column public.backfill_events.run_id is 'The run.';
+comment on column public.backfill_events.seq is 'Place in the run''s chain, from 1 without gaps.';
+comment on column public.backfill_events.at is 'When it happened.';
+comment on column public.backfill_events.kind is 'What happened: a state''s name, or batch_granted, batch_settled, canary, undo_confirmed, …';
+comment on column public.backfill_events.actor is 'Who did it.';
+comment on column public.backfill_events.details is 'Ids, counts, hashes and codes; never contents.';
+comment on column public.backfill_events.prev_hash is 'Hash of the event before; empty for the first.';
+comment on column public.backfill_events.hash is 'SHA-256 over this event and prev_hash.';
 
 -- The hash of one event.
 create function backfill_private.event_hash(
@@ -1521,6 +1584,15 @@ grant execute on function
   public.backfill_find_runs(text)
 to authenticated, service_role;
 
+comment on function public.backfill_open(jsonb, text, uuid) is
+  'Open a run for a request; the first step of planning. For the client.';
+comment on function public.backfill_collect(uuid) is
+  'Look for what is missing in the next span of dates; true when all were looked at. For the client.';
+comment on function public.backfill_seal(uuid, numeric) is
+  'Complete a plan and compute its digest; the run then awaits approval. For the client.';
+comment on function public.backfill_find_runs(text) is
+  'The runs whose id begins so, two at most. For the client.';
+
 -- from sql/11_measures.sql
 -- Measures: the figures and the marks of a plan, every one from a query when the plan is sealed.
 
@@ -1833,6 +1905,15 @@ create unique index backfill_approvals_one_decision on public.backfill_approvals
 
 comment on table public.backfill_approvals is 'Decisions on plans: who, when, how, on which digest, valid until when.';
 comment on column public.backfill_approvals.via is 'sql: the SQL editor. auth: an Auth user''s token. service_key: the secret key, where the policy is any.';
+comment on column public.backfill_approvals.approval_id is 'Id of the decision.';
+comment on column public.backfill_approvals.run_id is 'The run that was decided on.';
+comment on column public.backfill_approvals.digest is 'The digest that the approver named: exactly this plan.';
+comment on column public.backfill_approvals.decision is 'approved or rejected.';
+comment on column public.backfill_approvals.approver is 'Who decided: the name given, or the e-mail address of the Auth user.';
+comment on column public.backfill_approvals.approver_id is 'The Auth user who decided; null in the SQL editor.';
+comment on column public.backfill_approvals.note is 'What the approver added; for a rejection the reason.';
+comment on column public.backfill_approvals.decided_at is 'When it was decided.';
+comment on column public.backfill_approvals.valid_until is 'When the approval runs out; null for a rejection.';
 
 -- May the caller decide on this run?
 --
@@ -2015,6 +2096,11 @@ grant execute on function
   public.backfill_approve(uuid, text, text, text), public.backfill_reject(uuid, text, text)
 to authenticated, service_role;
 
+comment on function public.backfill_approve(uuid, text, text, text) is
+  'Approve a plan: the run, its digest, your name. For the SQL editor, or an Auth user with the role approver.';
+comment on function public.backfill_reject(uuid, text, text) is
+  'Refuse a plan for good: the run, the reason, your name.';
+
 -- from sql/13_receipts.sql
 -- Receipts and the gate: one trigger function on every target table.
 --
@@ -2046,6 +2132,19 @@ create index backfill_receipts_sessions on public.backfill_receipts (session_id)
 comment on table public.backfill_receipts is 'One row a row written by a run, committed with it: key, operation, hashes. No foreign key, so that scoring locks nothing of ours but its item.';
 comment on column public.backfill_receipts.before is 'The row before, for undo. No API role reads it; backfill_prune empties it. An undo itself keeps none.';
 comment on column public.backfill_receipts.undone_at is 'When an undo took this write back.';
+comment on column public.backfill_receipts.receipt_id is 'Grows with every receipt; gaps mean nothing.';
+comment on column public.backfill_receipts.run_id is 'The run that wrote the row.';
+comment on column public.backfill_receipts.ordinal is 'The session''s place in the run''s plan.';
+comment on column public.backfill_receipts.session_id is 'The session.';
+comment on column public.backfill_receipts.component is 'The component that the row is.';
+comment on column public.backfill_receipts.kind is 'score: the run wrote it. undo: an undo did.';
+comment on column public.backfill_receipts.operation is 'insert, update or delete.';
+comment on column public.backfill_receipts.table_name is 'The table.';
+comment on column public.backfill_receipts.row_key is 'The key of the row.';
+comment on column public.backfill_receipts.before_hash is 'SHA-256 of the row before; null where there was none.';
+comment on column public.backfill_receipts.after_hash is 'SHA-256 of the row as it was left; null where it was deleted.';
+comment on column public.backfill_receipts.attempt is 'The number of the session''s attempt.';
+comment on column public.backfill_receipts.at is 'When the row was written.';
 
 alter table public.backfill_receipts enable row level security;
 revoke all on public.backfill_receipts from public, anon, authenticated, service_role;
@@ -2637,6 +2736,9 @@ $$;
 
 revoke all on function public.backfill_settle(uuid, uuid, jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.backfill_settle(uuid, uuid, jsonb) to service_role;
+
+comment on function public.backfill_settle(uuid, uuid, jsonb) is
+  'Settle a claimed batch: what became of each session is decided by its receipts. For the client.';
 
 -- from sql/16_trouble.sql
 -- Trouble: what the database does where calls go wrong in numbers. Back-off, and the circuit breaker.
@@ -3266,6 +3368,11 @@ revoke all on function public.backfill_claim(uuid, uuid, text), public.backfill_
   from public, anon, authenticated, service_role;
 grant execute on function public.backfill_claim(uuid, uuid, text), public.backfill_renew(uuid, uuid) to service_role;
 
+comment on function public.backfill_claim(uuid, uuid, text) is
+  'Claim the next batch of a run, with a fence for each session. For the client.';
+comment on function public.backfill_renew(uuid, uuid) is
+  'Renew the leases of a claim. For the client.';
+
 -- from sql/18_lifecycle.sql
 -- Lifecycle: start, pause, resume, cancel, retry, prune.
 
@@ -3544,6 +3651,19 @@ to service_role;
 grant execute on function
   public.backfill_pause(uuid, text), public.backfill_resume(uuid), public.backfill_cancel(uuid, text)
 to authenticated, service_role;
+
+comment on function public.backfill_pause(uuid, text) is
+  'Start no further session of a run until it is resumed: the run, the reason.';
+comment on function public.backfill_resume(uuid) is
+  'Lift the pause of a run.';
+comment on function public.backfill_cancel(uuid, text) is
+  'Stop a run for good: the run, the reason. What it wrote stays.';
+comment on function public.backfill_prune(uuid) is
+  'Empty the before-images that a finished run keeps for undo. What it overwrote cannot be restored afterwards.';
+comment on function public.backfill_start(uuid, text) is
+  'Start an approved run, or go on with it: everything that was approved is compared anew. For the client.';
+comment on function public.backfill_retry(uuid) is
+  'Make the failed sessions of a completed run pending again, under the same approval. For the client.';
 
 -- from sql/19_verification.sql
 -- Verification: planned against present, every figure counted from the tables.
@@ -3887,6 +4007,9 @@ $$;
 
 revoke all on function public.backfill_verify(uuid) from public, anon, authenticated, service_role;
 grant execute on function public.backfill_verify(uuid) to authenticated, service_role;
+
+comment on function public.backfill_verify(uuid) is
+  'What stands in the tables against what a run had planned.';
 
 -- from sql/20_undo.sql
 -- Undo: only rows with a receipt that are still what the run wrote. Preview, then confirm exactly that preview.
@@ -4392,6 +4515,11 @@ grant execute on function
   public.backfill_confirm_undo(uuid, text, text, integer, jsonb)
 to service_role;
 
+comment on function public.backfill_preview_undo(uuid, text[], text, text) is
+  'What an undo of a run would take back: counts, conflicts and the digest that confirms it. For the client.';
+comment on function public.backfill_confirm_undo(uuid, text, text, integer, jsonb) is
+  'Carry out exactly the undo that was previewed, a part at a time. For the client.';
+
 -- from sql/21_run_views.sql
 -- Views about runs: what people look at while a run runs and after it.
 
@@ -4399,13 +4527,11 @@ create view public.backfill_run_progress with (security_invoker = true) as
 select
   r.run_id,
   r.state,
-  r.reason,
-  r.environment,
   coalesce(c.total, 0) as total,
-  coalesce(c.pending, 0) as pending,
-  coalesce(c.leased, 0) as leased,
   coalesce(c.done, 0) as done,
   coalesce(c.failed, 0) as failed,
+  coalesce(c.pending, 0) as pending,
+  coalesce(c.leased, 0) as leased,
   coalesce(c.skipped, 0) as skipped,
   coalesce(c.rolled_back, 0) as rolled_back,
   round(coalesce(c.lately * 60.0 / w.watched_s, 0), 1) as rate_per_minute,
@@ -4430,12 +4556,14 @@ select
     when c.leased = 0 then coalesce('lease: ' || backfill_private.lease_holders(r.run_id),
       'for a worker to ask for the next batch; where none is alive: backfill apply ' || r.run_id)
   end as waits_for,
-  r.next_batch_at,
+  r.reason,
+  r.environment,
   r.approved_by,
   r.approved_until,
   r.created_at,
   r.started_at,
   r.finished_at,
+  case when r.state in ('running', 'paused') and c.pending > 0 then r.next_batch_at end as next_batch_at,
   r.audit_count,
   r.audit_head
 from public.backfill_runs as r
@@ -4475,24 +4603,52 @@ cross join lateral (
 comment on view public.backfill_run_progress is 'Where each run stands: counts, rate, time left, and why it waits.';
 comment on column public.backfill_run_progress.rate_per_minute is 'Sessions settled a minute, over the last 60 seconds or since the run was started or resumed.';
 comment on column public.backfill_run_progress.eta_s is 'Seconds until the last batch starts: from the throttle, or from the rate where the run lags behind it.';
+comment on column public.backfill_run_progress.run_id is 'The run.';
+comment on column public.backfill_run_progress.state is 'Where it stands.';
+comment on column public.backfill_run_progress.reason is 'Why it is paused, rejected, cancelled or expired.';
+comment on column public.backfill_run_progress.environment is 'The environment that the plan is for.';
+comment on column public.backfill_run_progress.total is 'Sessions in the plan.';
+comment on column public.backfill_run_progress.pending is 'Sessions that wait.';
+comment on column public.backfill_run_progress.leased is 'Sessions that a worker holds.';
+comment on column public.backfill_run_progress.done is 'Sessions with every planned row.';
+comment on column public.backfill_run_progress.failed is 'Sessions that failed; backfill_run_failures says why.';
+comment on column public.backfill_run_progress.skipped is 'Sessions that somebody else had filled first.';
+comment on column public.backfill_run_progress.rolled_back is 'Sessions whose rows an undo took back.';
+comment on column public.backfill_run_progress.next_batch_at is 'When the next batch may start; null where none is to come.';
+comment on column public.backfill_run_progress.approved_by is 'Who approved it.';
+comment on column public.backfill_run_progress.approved_until is 'When the approval runs out.';
+comment on column public.backfill_run_progress.created_at is 'When planning began.';
+comment on column public.backfill_run_progress.started_at is 'When the first worker started it.';
+comment on column public.backfill_run_progress.finished_at is 'When it came to an end.';
+comment on column public.backfill_run_progress.audit_count is 'How many audit events it has.';
+comment on column public.backfill_run_progress.audit_head is 'Hash of the newest audit event. Keep it elsewhere: a changed history shows against it.';
 comment on column public.backfill_run_progress.waits_for is 'Why nothing happens right now; null while sessions are being scored.';
 
 create view public.backfill_run_failures with (security_invoker = true) as
 select
   i.run_id,
   i.session_id,
-  i.phase,
-  i.batch,
   i.failed_step,
   i.error_code,
   i.error_message,
   i.attempts,
-  i.settled_at
+  i.settled_at,
+  i.phase,
+  i.batch
 from public.backfill_items as i
 where i.state = 'failed'
 order by i.run_id, i.ordinal;
 
 comment on view public.backfill_run_failures is 'The sessions that failed, and why.';
+comment on column public.backfill_run_failures.run_id is 'The run.';
+comment on column public.backfill_run_failures.session_id is 'The session that failed.';
+comment on column public.backfill_run_failures.phase is 'priority, recent or historical.';
+comment on column public.backfill_run_failures.batch is 'Number of its batch in the plan.';
+comment on column public.backfill_run_failures.failed_step is 'The component whose scoring call failed.';
+comment on column public.backfill_run_failures.error_code is 'SQLSTATE, code of the API or HTTP status.';
+comment on column public.backfill_run_failures.error_message is 'What the error said, 500 characters at most.';
+comment on column public.backfill_run_failures.attempts is 'How often it was tried.';
+comment on column public.backfill_run_failures.settled_at is 'When it failed for good.';
 
 grant execute on function backfill_private.lease_holders(uuid) to authenticated, service_role;
 revoke all on public.backfill_run_progress, public.backfill_run_failures from public, anon, authenticated, service_role;
@@ -5069,6 +5225,9 @@ $$;
 revoke all on function public.backfill_check() from public, anon, authenticated, service_role;
 grant execute on function public.backfill_check() to authenticated, service_role;
 
+comment on function public.backfill_check() is
+  'Is this project ready: a line a thing, each with what to do.';
+
 -- from sql/23_rehearsal.sql
 -- Rehearsal: the real scoring calls of a few sessions, made while planning and rolled back.
 --
@@ -5559,6 +5718,11 @@ $$;
 revoke all on function public.backfill_rehearsal(uuid), public.backfill_rehearse(uuid, text, text)
 from public, anon, authenticated, service_role;
 grant execute on function public.backfill_rehearsal(uuid), public.backfill_rehearse(uuid, text, text) to service_role;
+
+comment on function public.backfill_rehearsal(uuid) is
+  'Choose the sessions that are rehearsed while planning. For the client.';
+comment on function public.backfill_rehearse(uuid, text, text) is
+  'Score one session twice, undo it and roll everything back, to see what it would do. For the client.';
 
 -- from sql/26_rehearsal_marks.sql
 -- What a rehearsal says: figures and marks of the plan, out of what was seen of the sessions of its sample.

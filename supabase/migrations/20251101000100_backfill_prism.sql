@@ -128,12 +128,30 @@ order by d.day;
 
 comment on view public.backfill_candidates is
   'Completed sessions that lack a profile or FC scores of the wanted version and have enough responses to be scored.';
+comment on column public.backfill_candidates.session_id is 'The session.';
+comment on column public.backfill_candidates.category is 'What it lacks: profile+fc_scores, fc_scores or profile.';
+comment on column public.backfill_candidates.created_at is 'When the session was created: the date that decides everywhere.';
+comment on column public.backfill_candidates.missing_profile is 'It has no profile of any version.';
+comment on column public.backfill_candidates.missing_fc_scores is 'It has no FC scores of the wanted version.';
 comment on view public.backfill_missing_profiles is 'Candidates without any profile.';
+comment on column public.backfill_missing_profiles.session_id is 'The session.';
+comment on column public.backfill_missing_profiles.created_at is 'When the session was created.';
+comment on column public.backfill_missing_profiles.fc_scores_missing_too is 'It lacks FC scores of the wanted version as well.';
 comment on view public.backfill_missing_fc_scores is 'Candidates without FC scores of the wanted version.';
+comment on column public.backfill_missing_fc_scores.session_id is 'The session.';
+comment on column public.backfill_missing_fc_scores.created_at is 'When the session was created.';
+comment on column public.backfill_missing_fc_scores.wanted_version is 'The version that is wanted, from backfill_targets.';
+comment on column public.backfill_missing_fc_scores.profile_missing_too is 'It lacks a profile as well.';
 comment on view public.backfill_daily_coverage is
   'Completed sessions by UTC day, and what share of those that can be scored has both a profile and FC scores of the wanted version.';
 comment on column public.backfill_daily_coverage.coverage is 'Share of the sessions that can be scored, 0 to 1; null on a day that has none.';
 comment on column public.backfill_daily_coverage.excluded is 'Sessions that lack something and have too few responses to be scored.';
+comment on column public.backfill_daily_coverage.day is 'UTC day on which the sessions were created.';
+comment on column public.backfill_daily_coverage.completed is 'Completed sessions of that day.';
+comment on column public.backfill_daily_coverage.complete is 'Of these, those that have both.';
+comment on column public.backfill_daily_coverage.missing_profile is 'Of these, those without a profile that can be scored.';
+comment on column public.backfill_daily_coverage.missing_fc_scores is 'Of these, those without FC scores of the wanted version that can be scored.';
+comment on column public.backfill_daily_coverage.missing_both is 'Of these, those that lack both and can be scored.';
 
 -- What every completed session has, with enough responses or not; for service_role and the SQL editor only: under
 -- row level security an ordinary user would see present rows as missing.
