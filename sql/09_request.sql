@@ -20,7 +20,8 @@ begin
     raise datetime_field_overflow;
   end if;
   return v_moment;
-exception when invalid_datetime_format or datetime_field_overflow or invalid_parameter_value then
+exception
+  when invalid_datetime_format or datetime_field_overflow or invalid_parameter_value or invalid_time_zone_displacement_value then
   perform backfill_private.refuse('OB013', format('%s is no date: %s', p_name, left(p_text, 40)),
     'give a day such as 2025-08-01, or a timestamp with an offset');
   return null;
@@ -247,6 +248,39 @@ begin
 end
 $$;
 
+-- Refuse a request that has not the form of one: an object; priority a list of at most 100 texts, want versions by
+-- component, all else single values.
+--
+-- raises  OB013 the first that has another
+create function backfill_private.check_form(p_request jsonb)
+returns void
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_name text;
+begin
+  if jsonb_typeof(p_request) is distinct from 'object' then
+    perform backfill_private.refuse('OB013', 'a request is an object of parameters by name', 'backfill plan --since 2025-08-01 …');
+  end if;
+  select r.key into v_name
+  from jsonb_each(p_request) as r
+  cross join lateral (select jsonb_typeof(r.value) as kind) as t
+  where t.kind <> 'null' and case r.key
+    when 'priority' then t.kind <> 'array' or jsonb_path_exists(r.value, 'strict $[*] ? (@.type() != "string")')
+      or jsonb_array_length(r.value) > 100
+    when 'want' then t.kind <> 'object' or jsonb_path_exists(r.value, 'strict $.* ? (@.type() == "object" || @.type() == "array")')
+    else t.kind in ('object', 'array') end
+  limit 1;
+  if found then
+    perform backfill_private.refuse('OB013', format('%s is %s', left(v_name, 80), case v_name
+        when 'priority' then 'a list of at most 100 ids or prefixes' when 'want' then 'versions by component'
+        else 'a single value' end), 'backfill plan --help');
+  end if;
+end
+$$;
+
 -- A request in its normal form: every parameter present, dates as given and as bounds, priority as full ids.
 --
 -- raises  OB013, OB014 a parameter is not usable
@@ -301,5 +335,6 @@ revoke all on function
   backfill_private.wanted_versions(text, jsonb),
   backfill_private.given_defaults(jsonb, jsonb),
   backfill_private.check_names(jsonb),
+  backfill_private.check_form(jsonb),
   backfill_private.normal_request(jsonb)
 from public;

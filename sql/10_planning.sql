@@ -23,6 +23,7 @@ declare
   v_run_id uuid := coalesce(p_run_id, gen_random_uuid());
 begin
   perform backfill_private.authorize('plan');
+  perform backfill_private.check_form(p_request);
   v_environment := backfill_private.check_environment(nullif(p_request ->> 'environment', ''));
   v_request := backfill_private.normal_request(p_request) || jsonb_build_object('environment', v_environment);
   select * into strict v_source from backfill_private.sources where target = v_request ->> 'target';

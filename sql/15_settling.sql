@@ -223,6 +223,33 @@ as $$
       (e.details ->> 'newest_receipt')::bigint)
 $$;
 
+-- Refuse outcomes that have not the form of any: a list of objects, one an ordinal.
+--
+-- raises  OB013 another form
+create function backfill_private.check_outcomes(p_outcomes jsonb)
+returns void
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  if jsonb_typeof(p_outcomes) is distinct from 'array'
+    or jsonb_path_exists(p_outcomes, 'strict $[*] ? (@.type() != "object")')
+    or exists (
+      select from jsonb_array_elements(p_outcomes) as o
+      where o ->> 'ordinal' is null or jsonb_typeof(o -> 'ordinal') <> 'number' or o ->> 'ordinal' !~ '^\d{1,9}$'
+        or coalesce(jsonb_typeof(o -> 'answered'), 'null') not in ('null', 'array')
+        or jsonb_path_exists(o, 'lax $.answered[*] ? (@.type() == "object" || @.type() == "array")')
+        or coalesce(jsonb_typeof(o -> 'retry_after_s'), 'null') not in ('null', 'number')
+        or abs((case when jsonb_typeof(o -> 'retry_after_s') = 'number' then o -> 'retry_after_s' end)::numeric) > 1e9)
+    or (select count(*) <> count(distinct o ->> 'ordinal') from jsonb_array_elements(p_outcomes) as o)
+  then
+    perform backfill_private.refuse('OB013',
+      'outcomes are a list of {ordinal, outcome, answered, step, code, message, retry_after_s}, one for each session');
+  end if;
+end
+$$;
+
 -- Settle the outcomes of a claimed batch. Safe to call again: what is settled stays as it was.
 --
 -- p_outcomes  see backfill_private.decide_outcomes; only items still leased under this claim are settled
@@ -239,6 +266,7 @@ declare
   v_settled jsonb := '[]'::jsonb;
 begin
   perform backfill_private.authorize('apply');
+  perform backfill_private.check_outcomes(p_outcomes);
   perform backfill_private.locked_run(p_run_id);
   select jsonb_agg(o || jsonb_build_object('outcome', case
       when o ->> 'outcome' in ('answered', 'failed', 'again', 'slow', 'stop', 'released') then o ->> 'outcome'

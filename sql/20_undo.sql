@@ -41,6 +41,10 @@ begin
     perform backfill_private.refuse('OB013', format('since %s is after until %s', p_since, p_until),
       format('backfill rollback %s … --until with a day from %s on', p_run_id, left(p_since, 10)));
   end if;
+  if cardinality(p_sessions) > 1000 then
+    perform backfill_private.refuse('OB013', format('an undo names at most 1000 sessions, not %s', cardinality(p_sessions)),
+      format('backfill rollback %s --since D --until D', p_run_id));
+  end if;
   foreach v_given in array coalesce(p_sessions, '{}') loop
     select array_agg(i.session_id) into v_found from (
       select i.session_id from public.backfill_items as i

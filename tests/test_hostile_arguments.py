@@ -8,7 +8,7 @@ import pytest
 
 import backfill
 from tests.conftest import Project
-from tests.outsider import Outsider
+from tests.outsider import Outsider, running
 from tests.seed import SEED
 
 
@@ -41,3 +41,65 @@ def test_an_undo_that_was_never_previewed_is_not_confirmed(
     timed.apply(plan.run_id)
     answer = Outsider(project).rpc("backfill_confirm_undo", p_run_id=plan.run_id, **arguments)
     assert answer["code"] == sqlstate
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"priority": "618c5ea6"}, "priority is a list of at most 100 ids or prefixes"),
+        ({"priority": [None]}, "priority is a list of at most 100 ids or prefixes"),
+        ({"priority": ["618c5ea6"] * 101}, "priority is a list of at most 100 ids or prefixes"),
+        ({"want": 5}, "want is versions by component"),
+        ({"want": {"fc_scores": []}}, "want is versions by component"),
+        ({"batch_size": [5]}, "batch_size is a single value"),
+        ({"basis": {"a": 1}}, "basis is a single value"),
+        ({"since": "2025-08-01T00:00:00-2147483648"}, "since is no date"),
+        (None, "a request is an object of parameters by name"),
+        ([], "a request is an object of parameters by name"),
+    ],
+)
+def test_a_request_of_another_form_is_refused_with_a_sentence(
+    project: Project, given: Any, says: str
+) -> None:
+    """Not with PostgreSQL's own words about JSON; and no run is left."""
+    request = {**SEED, **given} if isinstance(given, dict) else given
+    answer = Outsider(project).rpc("backfill_open", p_request=request)
+    assert (answer["code"], says in answer["message"]) == ("OB013", True), answer
+    assert project.value("select count(*) from public.backfill_runs") == 0
+
+
+@pytest.mark.parametrize(
+    "outcomes",
+    [
+        None, {}, 5, [5], [{}], [{"ordinal": "1"}], [{"ordinal": 1.5}],
+        [{"ordinal": 1, "answered": 5}], [{"ordinal": 1, "answered": [{}]}],
+        [{"ordinal": 1, "retry_after_s": "soon"}], [{"ordinal": 1, "retry_after_s": 1e300}],
+        [{"ordinal": 1, "outcome": "answered"}, {"ordinal": 1, "outcome": "failed"}],
+    ],
+)  # fmt: skip
+def test_outcomes_of_another_form_settle_nothing(project: Project, outcomes: Any) -> None:
+    """Nor do two that contradict each other; the batch stays leased and can be settled right."""
+    with project.connect() as bf:
+        run_id = running(project, bf)
+    outsider = Outsider(project)
+    attempts = outsider.claim(run_id)
+    answer = outsider.rpc(
+        "backfill_settle",
+        p_run_id=run_id,
+        p_claim_id=attempts[0].claim_id,
+        p_outcomes=outcomes,
+    )
+    assert answer["code"] == "OB013", answer
+    settled = outsider.settle(*attempts, outcome="released")["settled"]
+    assert [s["state"] for s in settled] == ["pending"] * len(attempts)
+
+
+def test_an_undo_names_so_many_sessions_at_most(project: Project, timed: backfill.Backfill) -> None:
+    """Each is looked up; more of them are a range of dates."""
+    plan = timed.plan(since="2025-06-01", until="2025-07-31")
+    project.approve(plan)
+    timed.apply(plan.run_id)
+    answer = Outsider(project).rpc(
+        "backfill_preview_undo", p_run_id=plan.run_id, p_sessions=["x"] * 1001
+    )
+    assert answer["code"] == "OB013"

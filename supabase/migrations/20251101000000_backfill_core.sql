@@ -925,7 +925,8 @@ begin
     raise datetime_field_overflow;
   end if;
   return v_moment;
-exception when invalid_datetime_format or datetime_field_overflow or invalid_parameter_value then
+exception
+  when invalid_datetime_format or datetime_field_overflow or invalid_parameter_value or invalid_time_zone_displacement_value then
   perform backfill_private.refuse('OB013', format('%s is no date: %s', p_name, left(p_text, 40)),
     'give a day such as 2025-08-01, or a timestamp with an offset');
   return null;
@@ -1152,6 +1153,39 @@ begin
 end
 $$;
 
+-- Refuse a request that has not the form of one: an object; priority a list of at most 100 texts, want versions by
+-- component, all else single values.
+--
+-- raises  OB013 the first that has another
+create function backfill_private.check_form(p_request jsonb)
+returns void
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_name text;
+begin
+  if jsonb_typeof(p_request) is distinct from 'object' then
+    perform backfill_private.refuse('OB013', 'a request is an object of parameters by name', 'backfill plan --since 2025-08-01 …');
+  end if;
+  select r.key into v_name
+  from jsonb_each(p_request) as r
+  cross join lateral (select jsonb_typeof(r.value) as kind) as t
+  where t.kind <> 'null' and case r.key
+    when 'priority' then t.kind <> 'array' or jsonb_path_exists(r.value, 'strict $[*] ? (@.type() != "string")')
+      or jsonb_array_length(r.value) > 100
+    when 'want' then t.kind <> 'object' or jsonb_path_exists(r.value, 'strict $.* ? (@.type() == "object" || @.type() == "array")')
+    else t.kind in ('object', 'array') end
+  limit 1;
+  if found then
+    perform backfill_private.refuse('OB013', format('%s is %s', left(v_name, 80), case v_name
+        when 'priority' then 'a list of at most 100 ids or prefixes' when 'want' then 'versions by component'
+        else 'a single value' end), 'backfill plan --help');
+  end if;
+end
+$$;
+
 -- A request in its normal form: every parameter present, dates as given and as bounds, priority as full ids.
 --
 -- raises  OB013, OB014 a parameter is not usable
@@ -1206,6 +1240,7 @@ revoke all on function
   backfill_private.wanted_versions(text, jsonb),
   backfill_private.given_defaults(jsonb, jsonb),
   backfill_private.check_names(jsonb),
+  backfill_private.check_form(jsonb),
   backfill_private.normal_request(jsonb)
 from public;
 
@@ -1235,6 +1270,7 @@ declare
   v_run_id uuid := coalesce(p_run_id, gen_random_uuid());
 begin
   perform backfill_private.authorize('plan');
+  perform backfill_private.check_form(p_request);
   v_environment := backfill_private.check_environment(nullif(p_request ->> 'environment', ''));
   v_request := backfill_private.normal_request(p_request) || jsonb_build_object('environment', v_environment);
   select * into strict v_source from backfill_private.sources where target = v_request ->> 'target';
@@ -2619,6 +2655,33 @@ as $$
       (e.details ->> 'newest_receipt')::bigint)
 $$;
 
+-- Refuse outcomes that have not the form of any: a list of objects, one an ordinal.
+--
+-- raises  OB013 another form
+create function backfill_private.check_outcomes(p_outcomes jsonb)
+returns void
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  if jsonb_typeof(p_outcomes) is distinct from 'array'
+    or jsonb_path_exists(p_outcomes, 'strict $[*] ? (@.type() != "object")')
+    or exists (
+      select from jsonb_array_elements(p_outcomes) as o
+      where o ->> 'ordinal' is null or jsonb_typeof(o -> 'ordinal') <> 'number' or o ->> 'ordinal' !~ '^\d{1,9}$'
+        or coalesce(jsonb_typeof(o -> 'answered'), 'null') not in ('null', 'array')
+        or jsonb_path_exists(o, 'lax $.answered[*] ? (@.type() == "object" || @.type() == "array")')
+        or coalesce(jsonb_typeof(o -> 'retry_after_s'), 'null') not in ('null', 'number')
+        or abs((case when jsonb_typeof(o -> 'retry_after_s') = 'number' then o -> 'retry_after_s' end)::numeric) > 1e9)
+    or (select count(*) <> count(distinct o ->> 'ordinal') from jsonb_array_elements(p_outcomes) as o)
+  then
+    perform backfill_private.refuse('OB013',
+      'outcomes are a list of {ordinal, outcome, answered, step, code, message, retry_after_s}, one for each session');
+  end if;
+end
+$$;
+
 -- Settle the outcomes of a claimed batch. Safe to call again: what is settled stays as it was.
 --
 -- p_outcomes  see backfill_private.decide_outcomes; only items still leased under this claim are settled
@@ -2635,6 +2698,7 @@ declare
   v_settled jsonb := '[]'::jsonb;
 begin
   perform backfill_private.authorize('apply');
+  perform backfill_private.check_outcomes(p_outcomes);
   perform backfill_private.locked_run(p_run_id);
   select jsonb_agg(o || jsonb_build_object('outcome', case
       when o ->> 'outcome' in ('answered', 'failed', 'again', 'slow', 'stop', 'released') then o ->> 'outcome'
@@ -4054,6 +4118,10 @@ begin
   if v_until <= v_since then
     perform backfill_private.refuse('OB013', format('since %s is after until %s', p_since, p_until),
       format('backfill rollback %s … --until with a day from %s on', p_run_id, left(p_since, 10)));
+  end if;
+  if cardinality(p_sessions) > 1000 then
+    perform backfill_private.refuse('OB013', format('an undo names at most 1000 sessions, not %s', cardinality(p_sessions)),
+      format('backfill rollback %s --since D --until D', p_run_id));
   end if;
   foreach v_given in array coalesce(p_sessions, '{}') loop
     select array_agg(i.session_id) into v_found from (
