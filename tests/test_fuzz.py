@@ -47,10 +47,15 @@ ANY_JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
     max_leaves=6,
 )
+PARAMETERS = (
+    "until", "recent_since", "throttle_per_minute", "batch_size", "priority", "target",
+    "environment", "want", "fc_version", "engine_version", "basis", "min_responses",
+    "min_fc_responses", "rehearse",
+)  # fmt: skip
 REQUEST = st.fixed_dictionaries(
     {"since": st.just("2025-08-01") | ANY_JSON},
-    optional=dict.fromkeys(("until", "recent_since", "throttle_per_minute", "batch_size", "priority", "target", "environment", "want", "fc_version", "engine_version", "basis", "min_responses", "min_fc_responses", "rehearse"), ANY_JSON),
-)  # fmt: skip
+    optional=dict.fromkeys(PARAMETERS, ANY_JSON),
+)
 OUTCOME = st.fixed_dictionaries(
     {"ordinal": st.integers(1, 5) | ANY_JSON, "outcome": st.just("answered") | ANY_JSON},
     optional=dict.fromkeys(("answered", "step", "code", "message", "retry_after_s"), ANY_JSON),
