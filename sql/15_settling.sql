@@ -343,6 +343,7 @@ end
 $$;
 
 revoke all on function
+  backfill_private.check_outcomes(jsonb),
   backfill_private.decide_outcomes(uuid, jsonb),
   backfill_private.kept_message(text, text),
   backfill_private.has_known_outcome(jsonb),

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 CLAIMING = [
     "tests.test_readme",
+    "tests.test_ci_workflow",
     "tests.test_readme_views",
     "tests.test_readme_commands",
     "tests.test_in_a_service",
@@ -53,9 +54,14 @@ def blocks(text: str = README) -> Iterator[Block]:
             yield Block(heading, token.info.strip(), token.content)
 
 
-def claim(heading: str, first_line: str, by: str) -> str:
+def claim(heading: str, first_line: str, by: str, *, whole_line: bool = False) -> str:
     """The text of the block that begins so; from now on the named test answers for it."""
-    found = [b for b in blocks() if b.heading == heading and b.first_line.startswith(first_line)]
+    found = [
+        b
+        for b in blocks()
+        if b.heading == heading
+        and (b.first_line == first_line or (not whole_line and b.first_line.startswith(first_line)))
+    ]
     if len(found) != 1:
         raise LookupError(f"{len(found)} blocks under {heading!r} begin with {first_line!r}")
     CLAIMED[found[0].key] = by
