@@ -230,7 +230,7 @@ class Plan:
 
 
 def _rehearsal(seen: Mapping[str, Json]) -> Rehearsal:
-    """What the database kept of a rehearsal: sql/26_rehearsal_marks.sql."""
+    """What the database kept of a rehearsal: sql/24_rehearsal_marks.sql."""
     took_ms = seen["took_ms"] or {}
     return Rehearsal(
         sessions=tuple(_rehearsed(s) for s in seen["sessions"]),

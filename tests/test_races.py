@@ -366,3 +366,23 @@ def test_two_runs_over_the_same_sessions_both_end_and_score_each_session_once(
     counts = [o.status.counts for o in outcomes]
     assert [c["failed"] for c in counts] == [0, 0]
     assert sum(c["done"] for c in counts) == sum(c["skipped"] for c in counts) == 39
+
+
+def test_renewing_locks_items_in_the_order_in_which_settling_does(racers: Racers) -> None:
+    """Or the two would wait for each other, wherever the rows lie."""
+    with racers.project.connect() as bf:
+        run_id = running(racers.project, bf)
+    attempts = racers.api.claim(run_id)
+    # Its new version lies behind the others'.
+    racers.project.db.execute(
+        "update public.backfill_items set worker = worker where run_id = %s and ordinal = %s",
+        (run_id, attempts[0].ordinal),
+    )
+    lock = "select from public.backfill_items where run_id = %s and ordinal = %s for update nowait"
+    with racers.connection() as settling:
+        settling.execute(lock, (run_id, attempts[0].ordinal))
+        renewing = "select public.backfill_renew(%s, %s)"
+        with racers.meanwhile(renewing, run_id, attempts[0].claim_id) as renewed:
+            settling.execute(lock, (run_id, attempts[1].ordinal))
+            settling.commit()
+            assert renewed.result() == len(attempts)

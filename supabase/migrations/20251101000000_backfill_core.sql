@@ -3378,13 +3378,16 @@ declare
 begin
   perform backfill_private.authorize('apply');
   with mine as (
-    update public.backfill_items as i
-    set lease_until = backfill_private.clock() + backfill_private.lease_ttl()
+    -- In the order in which settling locks them, or the two would wait for each other.
+    select i.ordinal from public.backfill_items as i
     where i.run_id = p_run_id and i.claim_id = p_claim_id and i.state = 'leased'
       and i.lease_until > backfill_private.clock()
-    returning 1
+    order by i.ordinal for no key update
   )
-  select count(*)::integer into v_renewed from mine;
+  update public.backfill_items as i
+  set lease_until = backfill_private.clock() + backfill_private.lease_ttl()
+  from mine where i.run_id = p_run_id and i.ordinal = mine.ordinal;
+  get diagnostics v_renewed = row_count;
   return v_renewed;
 end
 $$;
@@ -5793,7 +5796,7 @@ comment on function public.backfill_rehearsal(uuid) is
 comment on function public.backfill_rehearse(uuid, text, text) is
   'Score one session twice, undo it and roll everything back, to see what it would do. For the client.';
 
--- from sql/26_rehearsal_marks.sql
+-- from sql/24_rehearsal_marks.sql
 -- What a rehearsal says: figures and marks of the plan, out of what was seen of the sessions of its sample.
 
 -- The rehearsed sessions of a run, one row each, flat.
