@@ -43,7 +43,7 @@ comment on column public.backfill_targets.any_version_counts is
 comment on column public.backfill_targets.matches is
   'Further columns that make a row the component''s: column name to request parameter.';
 comment on column public.backfill_targets.arguments is 'Arguments of the scoring function: name to request parameter.';
-comment on column public.backfill_targets.target is 'Name of the target, such as prism.';
+comment on column public.backfill_targets.target is 'Name of the target.';
 comment on column public.backfill_targets.component is 'Name of the derived thing that a session may lack.';
 comment on column public.backfill_targets.table_name is 'The table that holds the component''s rows.';
 comment on column public.backfill_targets.session_column is 'Its column that names the session.';

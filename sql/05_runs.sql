@@ -136,7 +136,7 @@ comment on column public.backfill_items.ordinal is 'Place in the plan, from 1.';
 comment on column public.backfill_items.source is 'The target whose session it is.';
 comment on column public.backfill_items.session_id is 'The session, its key as text.';
 comment on column public.backfill_items.session_at is 'The session''s date, by which it is planned, undone and counted.';
-comment on column public.backfill_items.category is 'What it lacked, in one word: profile+fc_scores, fc_scores or profile.';
+comment on column public.backfill_items.category is 'The components that it lacked, the last derived first, joined by +.';
 comment on column public.backfill_items.phase is 'priority, recent or historical.';
 comment on column public.backfill_items.batch is 'Number of its batch in the plan.';
 comment on column public.backfill_items.state is 'pending, leased, done, failed, skipped (somebody else filled it) or rolled_back.';

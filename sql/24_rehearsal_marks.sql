@@ -86,7 +86,7 @@ as $$
   where exists (select from seen)
 $$;
 
--- Columns by table in words: fc_scores.created_at, profiles.payload. Null where there are none.
+-- Columns by table in words: table.column, table.column. Null where there are none.
 create function backfill_private.named_columns(p_columns jsonb)
 returns text
 language sql
@@ -114,7 +114,7 @@ as $$
     group by t.key) as n
 $$;
 
--- Over all rehearsed sessions, how many rows of a kind came between two moments, in words: 2 of profiles. Null: none.
+-- Over all rehearsed sessions, how many rows of a kind came between two moments, in words: 2 of the table. Null: none.
 --
 -- p_what  inserted, updated or deleted
 create function backfill_private.rows_changed(p_run_id uuid, p_path text[], p_what text)

@@ -135,3 +135,11 @@ def test_one_change_makes_the_catalogs_differ(
     lines = differences(before, snapshot(project_db))
     assert lines
     assert all(line[2:].startswith(shown) for line in lines), lines
+
+
+def test_the_core_names_no_target() -> None:
+    """What PRISM needs is apart, so that another target needs no change of the core."""
+    core = [path for path in numbered_files() if path.name < "30"]
+    named = [path.name for path in core if re.search("prism|fc_scores|profile", path.read_text())]
+    assert len(core) > 20
+    assert named == []

@@ -10,6 +10,8 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
+from backfill import cli
+
 Db = psycopg.Connection[Any]
 
 STATES = (
@@ -117,7 +119,7 @@ def test_the_view_and_the_check_name_the_same_states(project_db: Db) -> None:
     ).fetchone()
     assert row is not None
     checked = set(re.findall(r"'(\w+)'", row["check"]))
-    assert checked == set(STATES)
+    assert checked == set(STATES) == set(cli.STATES)
     assert {state for arrow in arrows(project_db) for state in arrow} == checked
 
 

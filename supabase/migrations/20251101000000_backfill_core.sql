@@ -279,7 +279,7 @@ comment on column public.backfill_targets.any_version_counts is
 comment on column public.backfill_targets.matches is
   'Further columns that make a row the component''s: column name to request parameter.';
 comment on column public.backfill_targets.arguments is 'Arguments of the scoring function: name to request parameter.';
-comment on column public.backfill_targets.target is 'Name of the target, such as prism.';
+comment on column public.backfill_targets.target is 'Name of the target.';
 comment on column public.backfill_targets.component is 'Name of the derived thing that a session may lack.';
 comment on column public.backfill_targets.table_name is 'The table that holds the component''s rows.';
 comment on column public.backfill_targets.session_column is 'Its column that names the session.';
@@ -497,7 +497,7 @@ comment on column public.backfill_items.ordinal is 'Place in the plan, from 1.';
 comment on column public.backfill_items.source is 'The target whose session it is.';
 comment on column public.backfill_items.session_id is 'The session, its key as text.';
 comment on column public.backfill_items.session_at is 'The session''s date, by which it is planned, undone and counted.';
-comment on column public.backfill_items.category is 'What it lacked, in one word: profile+fc_scores, fc_scores or profile.';
+comment on column public.backfill_items.category is 'The components that it lacked, the last derived first, joined by +.';
 comment on column public.backfill_items.phase is 'priority, recent or historical.';
 comment on column public.backfill_items.batch is 'Number of its batch in the plan.';
 comment on column public.backfill_items.state is 'pending, leased, done, failed, skipped (somebody else filled it) or rolled_back.';
@@ -5885,7 +5885,7 @@ as $$
   where exists (select from seen)
 $$;
 
--- Columns by table in words: fc_scores.created_at, profiles.payload. Null where there are none.
+-- Columns by table in words: table.column, table.column. Null where there are none.
 create function backfill_private.named_columns(p_columns jsonb)
 returns text
 language sql
@@ -5913,7 +5913,7 @@ as $$
     group by t.key) as n
 $$;
 
--- Over all rehearsed sessions, how many rows of a kind came between two moments, in words: 2 of profiles. Null: none.
+-- Over all rehearsed sessions, how many rows of a kind came between two moments, in words: 2 of the table. Null: none.
 --
 -- p_what  inserted, updated or deleted
 create function backfill_private.rows_changed(p_run_id uuid, p_path text[], p_what text)
