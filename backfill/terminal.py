@@ -152,7 +152,7 @@ def print_status(status: Status) -> None:
     out.print(f"run {status.run_id} is {status.state}: {counts or 'nothing'}", markup=False)
     if status.waits_for or status.reason:
         out.print(f"  {status.waits_for or status.reason}", markup=False)
-    if status.state in ("approved", "running"):
+    if status.state == "running":
         eta = "unknown" if status.eta_s is None else f"{status.eta_s:.0f} s"
         out.print(f"  {status.rate_per_minute:g} sessions/min, about {eta} left")
     out.print(f"  audit: {status.audit_count} events, head {status.audit_head}")

@@ -115,3 +115,14 @@ def test_an_empty_plan_says_which_sessions_it_left_out(project: Project, shell: 
     text = shell(*EMPTY).out
     assert "Nothing to do" in text
     assert lacking in text
+
+
+def test_a_run_that_has_not_started_has_no_rate(
+    project: Project, bf: backfill.Backfill, shell: Shell
+) -> None:
+    """Nothing was measured: no rate of 0 and no time left; once it runs there is one."""
+    plan = bf.plan(**SEED)
+    project.approve(plan)
+    assert "sessions/min" not in shell("status", plan.run_id).out
+    project.value("select public.backfill_start(%s, 'w')", plan.run_id)
+    assert "sessions/min" in shell("status", plan.run_id).out
