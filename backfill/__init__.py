@@ -53,6 +53,7 @@ from backfill.gateway import CALL_TIMEOUT_S, Gateway, SupabaseClient, address_of
 from backfill.models import (
     Check,
     Criterion,
+    Effect,
     Event,
     EventKind,
     FailedSession,
@@ -136,6 +137,7 @@ __all__ = [
     "Criterion",
     "DayCoverage",
     "DigestMismatch",
+    "Effect",
     "Event",
     "EventKind",
     "ExitCode",

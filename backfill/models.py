@@ -113,6 +113,21 @@ class FailedSession:
 
 
 @dataclass(frozen=True, slots=True)
+class Effect:
+    """Something else that a plan's writes set off, or that refers to the rows.
+
+    kind: trigger, webhook, publication, foreign key, materialized view, generated column, sequence,
+    policy, cron job or function. events: how often this plan causes it; None: cannot be told.
+    """
+
+    kind: str
+    name: str
+    table: str | None
+    detail: str
+    events: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class RehearsedSession:
     """A session that was scored and rolled back while planning; took_ms of its calls."""
 

@@ -12,6 +12,7 @@ from typing import Literal
 from backfill.models import (
     ITEM_STATES,
     Check,
+    Effect,
     FailedSession,
     Json,
     Rehearsal,
@@ -144,6 +145,11 @@ class Plan:
         return None if seen is None else _rehearsal(seen)
 
     @property
+    def effects(self) -> tuple[Effect, ...]:
+        """What else the writes set off: triggers, listeners, functions that no digest covers."""
+        return tuple(Effect(**effect) for effect in self.figures.get("blast_radius") or ())
+
+    @property
     def excluded(self) -> tuple[Mapping[str, str], ...]:
         """Sessions that lack something and are left out: {session_id, reason}, 1,000 at most."""
         return tuple(self._figure("excluded"))
@@ -212,6 +218,7 @@ class Plan:
             "excluded": list(self.excluded),
             "excluded_total": self._figure("excluded_total"),
             "rehearsal": self.rehearsal.as_dict() if self.rehearsal else None,
+            "blast_radius": [asdict(e) for e in self.effects],
             "checks": [c.as_dict() for c in self.checks],
         }
         return planned if self.started_at is None else planned | self._became_of_it()

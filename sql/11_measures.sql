@@ -266,6 +266,7 @@ begin
             where f.run_id = p_run_id and f.excluded is not null
             order by f.session_at desc nulls first, f.session_id limit 1000) as e),
     'rehearsal', v_rehearsal,
+    'blast_radius', backfill_private.blast_radius(p_run_id),
     'checks', v_marks
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.kind_marks(p_run_id) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.table_marks(v_run.target) as m)

@@ -52,6 +52,9 @@ BY_DESIGN = {
     ("effects", 'OUT variable "…" is maybe unmodified'): OUT_BY_QUERY,
     ("standing", 'OUT variable "…" is maybe unmodified'): OUT_BY_QUERY,
     ("strangers", 'OUT variable "…" is maybe unmodified'): OUT_BY_QUERY,
+    ("cron_effects", 'relation "cron.job" does not exist'): (
+        "pg_cron may be absent, and is asked only where it is there"
+    ),
     ("refuse", "routine is marked as VOLATILE, should be IMMUTABLE"): (
         "it always raises: called for its effect, never to be computed ahead of time"
     ),

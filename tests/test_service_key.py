@@ -488,10 +488,12 @@ def test_outcomes_of_sessions_that_are_not_of_the_claim_are_passed_over(thief: T
     assert thief.api.score(theirs[0])["status"] == "ok"
 
 
-def test_a_session_told_twice_in_one_settling_is_settled_once(thief: Thief) -> None:
-    """The batch's event counts sessions, not what was told about them."""
+def test_a_session_told_twice_in_one_settling_is_not_settled(thief: Thief) -> None:
+    """Two could contradict each other; told once, the batch's event counts it once."""
     attempt = unwritten(thief)[0]
-    thief.api.settle(attempt, attempt, attempt, outcome="failed", code="P0001", step="fc_scores")
+    told_of = {"outcome": "failed", "code": "P0001", "step": "fc_scores"}
+    assert thief.api.settle(attempt, attempt, **told_of)["code"] == "OB013"
+    thief.api.settle(attempt, **told_of)
     told = thief.project.value(
         "select details -> 'states' from public.backfill_events"
         " where run_id = %s and kind = 'batch_settled'",

@@ -14,7 +14,8 @@ from tests.seed import CANDIDATES, SEED
 PLANNED = {
     "run_id", "state", "digest", "environment", "created_at", "request", "candidates", "categories",
     "phases", "expected_calls", "expected_writes", "batches", "batch_spacing_s",
-    "expected_runtime_s", "excluded", "excluded_total", "rehearsal", "checks",
+    "expected_runtime_s", "excluded", "excluded_total", "rehearsal",
+    "blast_radius", "checks",
 }  # fmt: skip
 BECAME = {"started_at", "counts", "failures", "sessions"}
 COUNTS = dict.fromkeys(["pending", "leased", "done", "failed", "skipped", "rolled_back"], 0)
