@@ -51,12 +51,14 @@ from backfill.errors import (
 )
 from backfill.gateway import CALL_TIMEOUT_S, Gateway, SupabaseClient, address_of
 from backfill.models import (
+    Change,
     Check,
     Criterion,
     Effect,
     Event,
     EventKind,
     FailedSession,
+    Freshness,
     Outcome,
     Rehearsal,
     RehearsedSession,
@@ -132,6 +134,7 @@ __all__ = [
     "BadRequest",
     "Batch",
     "CannotConnect",
+    "Change",
     "Check",
     "Clock",
     "Criterion",
@@ -143,6 +146,7 @@ __all__ = [
     "ExitCode",
     "FailedSession",
     "ForeignWrite",
+    "Freshness",
     "IllegalMove",
     "Missing",
     "MissingReceipt",

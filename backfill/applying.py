@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from uuid import uuid4
 
 import anyio
 
 from backfill.clock import Clock
-from backfill.errors import ApprovalExpired, BackfillError, Paused
+from backfill.errors import ApprovalExpired, BackfillError, CannotConnect, Paused
 from backfill.faults import Fault
 from backfill.gateway import CallFailed, Gateway
+from backfill.loading import load_freshness
 from backfill.models import Event, EventKind, Json
-from backfill.patience import LASTING_S, LASTING_WAIT_S, Patience
+from backfill.patience import BRIEF, LASTING_S, LASTING_WAIT_S, Patience
 from backfill.telling import Listeners
 
 logger = logging.getLogger("backfill")
@@ -32,6 +33,9 @@ OUTCOMES = {
     "refused": "released",
     "stop": "stop",
 }
+FRESHNESS_TOLD = (
+    "filled_total", "new_candidates_total", "changes", "digest_matches", "approval_left_s",
+)  # fmt: skip
 ENDINGS: Mapping[str, EventKind] = {"completed": "run_completed", "cancelled": "run_cancelled"}
 # After these no other call of the batch has a chance: the run holds, or the API wants fewer calls.
 ENDS_THE_BATCH = frozenset({"stop", "slow"})
@@ -85,9 +89,26 @@ async def work(worker: Worker) -> None:
     if started["state"] == "expired":
         raise _expired(worker, started["reason"])
     worker.tell("run_started", state=started["state"])
+    if started["state"] == "running":
+        await _tell_freshness(worker)
     while not worker.is_ending() and await _one_turn(worker):
         pass
     worker.listeners.raise_what_they_raised(f"run {worker.run_id} is settled so far; apply again")
+
+
+async def _tell_freshness(worker: Worker) -> None:
+    """What changed since the plan was sealed; where it cannot be told the run goes on without."""
+    patience = replace(BRIEF, gives_up=worker.is_ending)
+    try:
+        seen = await load_freshness(worker.gateway, worker.run_id, patience)
+    except CannotConnect as error:
+        logger.warning(
+            "backfill.freshness_unknown", extra={"run": worker.run_id, "why": error.message}
+        )
+        return
+    if seen is not None:
+        told = seen.as_dict()
+        worker.tell("freshness", **{name: told[name] for name in FRESHNESS_TOLD})
 
 
 async def _one_turn(worker: Worker) -> bool:

@@ -23,6 +23,7 @@ from backfill.coverage import Missing
 from backfill.dates import Day
 from backfill.models import (
     Check,
+    Freshness,
     Json,
     Outcome,
     RunSummary,
@@ -179,9 +180,18 @@ class Backfill:
         return str(self._run(self._core.run_id, run))
 
     def get(self, run: str) -> Plan:
-        """A run's plan, and what became of its sessions. Raises UnknownRun."""
+        """A run's plan, what became of its sessions, what changed since. Raises UnknownRun."""
         plan: Plan = self._run(self._core.get, run)
         return plan
+
+    def page(self, run: str) -> str:
+        """A run's plan as one HTML file, with charts. See AsyncBackfill.page."""
+        return str(self._run(self._core.page, run))
+
+    def freshness(self, run: str) -> Freshness | None:
+        """What changed since a plan was sealed; None where nothing is to come of it any more."""
+        seen: Freshness | None = self._run(self._core.freshness, run)
+        return seen
 
     def runs(self, *, state: str | None = None, limit: int = 50) -> tuple[RunSummary, ...]:
         """The newest runs first."""

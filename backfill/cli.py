@@ -104,11 +104,20 @@ def runs(
 
 
 @app.command(epilog="Example: backfill show 4f2c")
-def show(run: Run, as_json: AsJson = False) -> None:
+def show(
+    run: Run,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write it as a page with charts, whole or not at all."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """The plan, or what became of it."""
     with connected() as bf:
-        shown = bf.get(run)
-    cli_plan.show_plan(shown, as_json)
+        if html is not None:
+            cli_plan.write_page(bf.page(run), html, as_json)
+        else:
+            cli_plan.show_plan(bf.get(run), as_json)
 
 
 @app.command(epilog="Example: backfill approve 4f2c --digest D")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from backfill import terminal
 from backfill.cli_options import AsJson, Since, Until, connected, end
 from backfill.errors import BadRequest, ExitCode
+from backfill.logs import replace_file
 from backfill.plans import Plan
 
 
@@ -122,6 +124,20 @@ def _wanted(given: list[str]) -> dict[str, str] | None:
             )
         wanted[name] = version
     return wanted or None
+
+
+def write_page(page: str, file: Path, as_json: bool) -> None:
+    """Write a page, and say where it is."""
+    try:
+        replace_file(file, page)
+    except OSError as failed:
+        raise BadRequest(
+            f"{file} could not be written: {failed.strerror}", "backfill show … --html FILE"
+        ) from failed
+    if as_json:
+        terminal.print_json({"file": str(file)})
+    else:
+        terminal.out.print(str(file), markup=False)
 
 
 def show_plan(shown: Plan, as_json: bool) -> None:

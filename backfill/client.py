@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from backfill import checking, filing, logs
+from backfill import checking, filing, logs, pages
 from backfill.applying import Worker, work
 from backfill.clock import Clock, SystemClock
 from backfill.coverage import Missing
@@ -19,8 +19,9 @@ from backfill.errors import ApprovalNeeded, BackfillError, NotAnApprover, WrongS
 from backfill.gateway import Gateway
 from backfill.loading import (
     full_run_id,
+    load_fresh_plan,
+    load_freshness,
     load_outcome,
-    load_plan,
     load_run,
     load_status,
     load_verification,
@@ -28,6 +29,7 @@ from backfill.loading import (
 from backfill.models import (
     Check,
     Event,
+    Freshness,
     Json,
     Outcome,
     RunSummary,
@@ -181,8 +183,20 @@ class AsyncBackfill:
         return await full_run_id(self._gateway, run)
 
     async def get(self, run: str) -> Plan:
-        """A run's plan, and what became of its sessions. Raises UnknownRun."""
-        return await load_plan(self._gateway, await self.run_id(run))
+        """A run's plan, what became of its sessions, what changed since. Raises UnknownRun."""
+        return await load_fresh_plan(self._gateway, await self.run_id(run))
+
+    async def page(self, run: str) -> str:
+        """A run's plan as one HTML file, with charts; once it has started also what happened.
+
+        Needs the extra `page`: raises BadRequest with the command that installs it.
+        """
+        run_id = await self.run_id(run)
+        return await pages.page_of(self._gateway, run_id)
+
+    async def freshness(self, run: str) -> Freshness | None:
+        """What changed since a plan was sealed; None where nothing is to come of it any more."""
+        return await load_freshness(self._gateway, await self.run_id(run))
 
     async def runs(self, *, state: str | None = None, limit: int = 50) -> tuple[RunSummary, ...]:
         """The newest runs first."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from backfill.errors import UnknownRun
 from backfill.gateway import Gateway
-from backfill.models import Json, Outcome, Status, Verification
+from backfill.models import Freshness, Json, Outcome, Status, Verification
+from backfill.patience import BRIEF, Patience
 from backfill.plans import Plan
 from backfill.reading import (
     EVENT_COLUMNS,
@@ -14,6 +17,7 @@ from backfill.reading import (
     RECEIPT_COLUMNS,
     RUN_COLUMNS,
     failure_of,
+    freshness_of,
     plan_of,
     status_of,
     verification_of,
@@ -31,6 +35,12 @@ async def load_plan(gateway: Gateway, run_id: str) -> Plan:
         for item in page
     ]
     return plan_of(run, items)
+
+
+async def load_fresh_plan(gateway: Gateway, run_id: str) -> Plan:
+    """The same, with what changed since it was sealed. Raises UnknownRun."""
+    plan = await load_plan(gateway, run_id)
+    return replace(plan, freshness=await load_freshness(gateway, run_id))
 
 
 async def load_run(gateway: Gateway, run_id: str) -> dict[str, Json]:
@@ -77,6 +87,19 @@ async def load_outcome(gateway: Gateway, run_id: str) -> Outcome:
 async def load_verification(gateway: Gateway, run_id: str) -> Verification:
     """What stands in the tables against what was planned."""
     return verification_of(await gateway.call("backfill_verify", {"p_run_id": run_id}))
+
+
+async def load_freshness(
+    gateway: Gateway, run_id: str, patience: Patience = BRIEF
+) -> Freshness | None:
+    """What changed since a plan was sealed; None where nothing is to come of it any more."""
+    answer = await gateway.call(
+        "backfill_freshness",
+        {"p_run_id": run_id},
+        expect=(dict, type(None)),
+        patience=patience,
+    )
+    return None if answer is None else freshness_of(answer)
 
 
 async def load_receipts(gateway: Gateway, run_id: str) -> list[dict[str, Json]]:

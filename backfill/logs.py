@@ -82,7 +82,7 @@ class RunLog:
     def _replace(self, kind: str, name: str, text: Callable[[], str]) -> None:
         if self.folder is not None:
             path = self.folder / name
-            self._write(kind, path, lambda: _replace(path, text()))
+            self._write(kind, path, lambda: replace_file(path, text()))
 
     def _write(self, kind: str, path: Path, writing: Callable[[], None]) -> bool:
         """Did it work? The first failure of a kind is told, later files of it are not tried."""
@@ -159,7 +159,7 @@ def _parsed(text: str) -> dict[str, Json]:
     return held if isinstance(held, dict) else {}
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str) -> None:
     """Write a file whole or not at all: beside it first, with mode 0600, then in its place."""
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -13,6 +13,7 @@ Verdict = Literal["pass", "partial", "fail"]
 EventKind = Literal[
     "awaiting_approval",
     "run_started",
+    "freshness",
     "batch_started",
     "call",
     "batch_settled",
@@ -158,6 +159,52 @@ class Rehearsal:
     def as_dict(self) -> dict[str, Json]:
         """The fields by name; a session's failure is {session_id, failed_step, …} or None."""
         return {**asdict(self), "sessions": [asdict(s) for s in self.sessions]}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A definition or a setting that is not what it was when the plan was sealed.
+
+    kind: definition or setting. was, now: a definition's fingerprint, a setting's value; None where
+    there was or is none.
+    """
+
+    kind: str
+    name: str
+    was: str | None
+    now: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """What changed since a plan was sealed.
+
+    filled: pending sessions that somebody else has filled; they will be skipped. new_candidates:
+    sessions in the plan's range that lack something now and are in no plan of this run. Of both
+    1,000 at most are named. approval_left_s: until the approval runs out; None without one.
+    """
+
+    run_id: str
+    state: str
+    filled: tuple[str, ...]
+    filled_total: int
+    new_candidates: tuple[str, ...]
+    new_candidates_total: int
+    changes: tuple[Change, ...]
+    digest_matches: bool
+    approved_until: datetime | None
+    approval_left_s: float | None
+
+    @property
+    def is_fresh(self) -> bool:
+        """Nothing changed, and the approval, where there is one, has not run out."""
+        changed = self.filled_total or self.new_candidates_total or self.changes
+        return not changed and self.digest_matches and self.approval_left_s != 0
+
+    def as_dict(self) -> dict[str, Json]:
+        """The fields by name; times in ISO 8601."""
+        until = self.approved_until
+        return {**asdict(self), "approved_until": until.isoformat() if until else None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +356,7 @@ class Event:
 
     awaiting_approval: digest, environment, sessions_total, expected_runtime_s, approval_sql
     run_started: state
+    freshness: filled_total, new_candidates_total, changes, digest_matches, approval_left_s
     batch_started: batch, phase, sessions
     call: session_id, component, function, attempt, outcome, code, error, took_ms
     batch_settled: batch, claim, settled, took_ms
@@ -320,7 +368,8 @@ class Event:
 
     sessions and settled are lists: of ids, and of {ordinal, session_id, state, failed_step,
     error_code, error_message}. outcome: `answered`, or the kind of the fault. run_paused comes
-    where `apply` ends with Paused; a pause that is waited out is `waiting`.
+    where `apply` ends with Paused; a pause that is waited out is `waiting`. freshness comes once,
+    before the first batch: what Freshness says; changes is a list of {kind, name, was, now}.
     """
 
     kind: EventKind

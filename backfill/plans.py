@@ -14,6 +14,7 @@ from backfill.models import (
     Check,
     Effect,
     FailedSession,
+    Freshness,
     Json,
     Rehearsal,
     RehearsedSession,
@@ -36,7 +37,10 @@ UNMEASURED: Mapping[str, Json] = {
 
 @dataclass(frozen=True, slots=True)
 class PlannedSession:
-    """One session's place in a plan, and what became of it."""
+    """One session's place in a plan, and what became of it.
+
+    started_at: when its last attempt was leased; settled_at: when it was done, failed or skipped.
+    """
 
     ordinal: int
     session_id: str
@@ -50,6 +54,8 @@ class PlannedSession:
     failed_step: str | None = None
     error_code: str | None = None
     error_message: str | None = None
+    started_at: datetime | None = None
+    settled_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +87,8 @@ class Plan:
     """A sealed plan, or an empty one (state "empty", no run) where nothing is missing.
 
     figures: candidates, categories, phases, expected calls and writes, excluded sessions, as the
-    database measured them when it sealed the plan.
+    database measured them when it sealed the plan. freshness: what changed since, where the plan
+    was read again and something is still to come of it.
     """
 
     run_id: str
@@ -96,6 +103,7 @@ class Plan:
     approval: Approval | None = None
     reason: str | None = None
     started_at: datetime | None = None
+    freshness: Freshness | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -220,6 +228,7 @@ class Plan:
             "rehearsal": self.rehearsal.as_dict() if self.rehearsal else None,
             "blast_radius": [asdict(e) for e in self.effects],
             "checks": [c.as_dict() for c in self.checks],
+            "freshness": self.freshness.as_dict() if self.freshness else None,
         }
         return planned if self.started_at is None else planned | self._became_of_it()
 

@@ -23,6 +23,7 @@ from rich.text import Text
 from backfill import terminal
 from backfill.errors import BackfillError
 from backfill.models import Event, Status
+from backfill.rendering_freshness import changes_in_words
 
 LOOK_EVERY_S = 3.0
 LONGEST_LOOK_S = 5.0
@@ -115,6 +116,9 @@ class ApplyProgress:
         """Show an event."""
         if event.kind == "batch_settled":
             self._settled(event)
+        elif event.kind == "freshness":
+            for line in changes_in_words(event.details) or ["nothing"]:
+                terminal.err.print(f"changed since the plan was sealed: {line}", markup=False)
         elif event.kind == "waiting":
             self._waiting(event)
 

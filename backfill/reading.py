@@ -8,9 +8,11 @@ from datetime import datetime
 from backfill.coverage import DayCoverage
 from backfill.models import (
     ITEM_STATES,
+    Change,
     Check,
     Criterion,
     FailedSession,
+    Freshness,
     Json,
     RunSummary,
     Status,
@@ -25,7 +27,7 @@ RUN_COLUMNS = (
 )
 ITEM_COLUMNS = (
     "ordinal,session_id,session_at,category,components,phase,batch,state,attempts,"
-    "failed_step,error_code,error_message"
+    "failed_step,error_code,error_message,started_at,settled_at"
 )
 PROGRESS_COLUMNS = (
     "run_id,state,reason,environment,total,pending,leased,done,failed,skipped,rolled_back,"
@@ -93,6 +95,8 @@ def session_of(item: Mapping[str, Json]) -> PlannedSession:
         **{
             **item,
             "session_at": _certain(item["session_at"]),
+            "started_at": moment(item["started_at"]),
+            "settled_at": moment(item["settled_at"]),
             "components": tuple(item["components"]),
         }
     )
@@ -164,6 +168,23 @@ def verification_of(answer: Mapping[str, Json]) -> Verification:
         audit_head=answer["audit"]["head"],
         new_candidates=tuple(answer["new_candidates"]),
         new_candidates_total=answer["new_candidates_total"],
+    )
+
+
+def freshness_of(answer: Mapping[str, Json]) -> Freshness:
+    """The answer of backfill_freshness."""
+    left_s = answer["approval_left_s"]
+    return Freshness(
+        run_id=answer["run_id"],
+        state=answer["state"],
+        filled=tuple(answer["filled"]),
+        filled_total=answer["filled_total"],
+        new_candidates=tuple(answer["new_candidates"]),
+        new_candidates_total=answer["new_candidates_total"],
+        changes=tuple(Change(**c) for c in answer["changes"]),
+        digest_matches=answer["digest_matches"],
+        approved_until=moment(answer["approved_until"]),
+        approval_left_s=None if left_s is None else float(left_s),
     )
 
 

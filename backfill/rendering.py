@@ -23,6 +23,7 @@ from backfill.markdown import (
 )
 from backfill.rendering_batches import batching, order, sessions
 from backfill.rendering_effects import blast_radius
+from backfill.rendering_freshness import freshness
 from backfill.rendering_rehearsal import MARKED, NOT_REHEARSED, rehearsal
 from backfill.rendering_state import counts_by_state, next_commands, reason_line, state_line
 
@@ -65,8 +66,8 @@ def plan_markdown(plan: Plan) -> str:
         unsealed = "The plan is not sealed: it has no figures."
         return joined(title, _facts(plan), unsealed, reason_line(plan.reason))
     parts = (
-        _candidates, _calls_and_writes, _data_quality, rehearsal, blast_radius, _excluded,
-        batching, order, sessions, _risks, _rollback, _criteria, _ending,
+        freshness, _candidates, _calls_and_writes, _data_quality, rehearsal, blast_radius,
+        _excluded, batching, order, sessions, _risks, _rollback, _criteria, _ending,
     )  # fmt: skip
     return joined(title, _facts(plan), *(part(plan) for part in parts))
 

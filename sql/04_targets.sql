@@ -28,6 +28,10 @@ create table public.backfill_targets (
   function_signature text not null,
   arguments jsonb not null,
   helpers text[] not null default '{}',
+  score_ranges jsonb not null default '{}' check (
+    -- {column: [lowest, highest]}, two numbers each, in their order
+    jsonb_typeof(score_ranges) = 'object' and not jsonb_path_exists(score_ranges, 'strict $.* ? (!(@.type() == "array"
+      && @.size() == 2 && @[0].type() == "number" && @[1].type() == "number" && @[0] <= @[1]))')),
   transport text not null default 'rpc' check (transport = 'rpc'),
   primary key (target, component),
   unique (target, position)
@@ -53,6 +57,9 @@ comment on column public.backfill_targets.function_signature is 'The scoring fun
 comment on column public.backfill_targets.transport is 'How the function is called: rpc, through the API.';
 comment on column public.backfill_targets.helpers is
   'Signatures of the functions that the scoring function calls; their definitions go into the digest.';
+
+comment on column public.backfill_targets.score_ranges is
+  'Columns that hold scores, with the lowest and highest value: {column: [lowest, highest]}. A number, or all numbers in an array or JSON.';
 
 -- A parameter: of the request being planned where there is one, else the target's default.
 create function backfill_private.parameter(p_target text, p_name text)

@@ -235,6 +235,16 @@ as $$
   from public.backfill_settings as s
 $$;
 
+-- The settings of this project, as a plan keeps them to tell later what changed. {name: value}
+create function backfill_private.settings_now()
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select to_jsonb(s) - 'only_row' from public.backfill_settings as s
+$$;
+
 -- The sealed plan of a run: figures, pace, excluded sessions, marks.
 create function backfill_private.measure_plan(p_run_id uuid, p_round_trip_ms numeric)
 returns jsonb
@@ -265,6 +275,7 @@ begin
       from (select f.* from backfill_private.findings as f
             where f.run_id = p_run_id and f.excluded is not null
             order by f.session_at desc nulls first, f.session_id limit 1000) as e),
+    'settings', backfill_private.settings_now(),
     'rehearsal', v_rehearsal,
     'blast_radius', backfill_private.blast_radius(p_run_id),
     'checks', v_marks
@@ -286,5 +297,6 @@ revoke all on function
   backfill_private.unguarded(text),
   backfill_private.kind_marks(uuid),
   backfill_private.setting_marks(uuid),
+  backfill_private.settings_now(),
   backfill_private.measure_plan(uuid, numeric)
 from public;

@@ -50,43 +50,6 @@ begin
 end
 $$;
 
--- Look at the canary: the priority batch is verified before the next phase starts.
---
--- returns  passed; failed (the run is paused with the reason); waiting, while priority sessions are under way
-create function backfill_private.judge_canary(p_run public.backfill_runs)
-returns text
-language plpgsql
-set search_path = ''
-as $$
-declare
-  v_bad text;
-begin
-  if p_run.canary in ('passed', 'overridden') then
-    return 'passed';
-  elsif exists (select from public.backfill_items as i
-      where i.run_id = p_run.run_id and i.phase = 'priority' and i.state in ('pending', 'leased')) then
-    return 'waiting';
-  end if;
-  select string_agg(format('%s %s', bad.session_id, bad.why), '; ' order by bad.ordinal) into v_bad from (
-    select i.ordinal, i.session_id, coalesce(i.error_message, 'lacks its ' || e.component) as why
-    from public.backfill_items as i
-    left join backfill_private.effects(p_run.run_id,
-      array(select c.ordinal from public.backfill_items as c where c.run_id = p_run.run_id and c.phase = 'priority')) as e
-      on e.ordinal = i.ordinal and not e.is_wanted and e.component <> all (i.filled)
-    where i.run_id = p_run.run_id and i.phase = 'priority' and (i.state = 'failed' or e.ordinal is not null)
-    limit 5) as bad;
-  update public.backfill_runs set canary = case when v_bad is null then 'passed' else 'failed' end
-  where run_id = p_run.run_id;
-  perform backfill_private.record(p_run.run_id, 'canary',
-    jsonb_build_object('result', case when v_bad is null then 'passed' else 'failed' end));
-  if v_bad is not null then
-    perform backfill_private.move(p_run.run_id, 'paused', 'the canary failed: ' || v_bad);
-    return 'failed';
-  end if;
-  return 'passed';
-end
-$$;
-
 -- Skip the pending items among these that somebody else has filled; note which components are filled in the others.
 create function backfill_private.skip_filled(p_run_id uuid, p_ordinals integer[])
 returns integer
@@ -471,7 +434,6 @@ revoke all on function
   backfill_private.lease_ttl(),
   backfill_private.new_fence(),
   backfill_private.allowance(public.backfill_runs),
-  backfill_private.judge_canary(public.backfill_runs),
   backfill_private.skip_filled(uuid, integer[]),
   backfill_private.lease_items(public.backfill_runs, uuid, text, integer),
   backfill_private.pending_phase(uuid),

@@ -46,6 +46,7 @@ as $$
     union all select t.version_column, 'version_column'
     union all select k, 'key_columns' from unnest(t.key_columns) as k
     union all select m, 'matches' from jsonb_object_keys(t.matches) as m
+    union all select r, 'score_ranges' from jsonb_object_keys(t.score_ranges) as r
   ) as c (name, field)
   where t.target = p_target
 $$;

@@ -41,6 +41,7 @@ drop function if exists
   public.backfill_renew(uuid, uuid),
   public.backfill_resume(uuid),
   public.backfill_retry(uuid),
+  public.backfill_freshness(uuid),
   public.backfill_rehearsal(uuid),
   public.backfill_rehearse(uuid, text, text),
   public.backfill_seal(uuid, numeric),

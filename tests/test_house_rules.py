@@ -27,6 +27,7 @@ CALLED_BY_USERS = (
     "check_project()",
     "clock()",
     "collect_window(uuid)",
+    "freshness(uuid)",
     "halt(text,uuid,text)",
     "may(text)",
     "open_run(jsonb,text,uuid)",

@@ -15,7 +15,7 @@ PLANNED = {
     "run_id", "state", "digest", "environment", "created_at", "request", "candidates", "categories",
     "phases", "expected_calls", "expected_writes", "batches", "batch_spacing_s",
     "expected_runtime_s", "excluded", "excluded_total", "rehearsal",
-    "blast_radius", "checks",
+    "blast_radius", "checks", "freshness",
 }  # fmt: skip
 BECAME = {"started_at", "counts", "failures", "sessions"}
 COUNTS = dict.fromkeys(["pending", "leased", "done", "failed", "skipped", "rolled_back"], 0)
@@ -32,7 +32,9 @@ def test_a_run_that_has_not_started_shows_its_plan_alone(
 ) -> None:
     """Approved or not: no session can have become anything."""
     plan = bf.plan(**SEED)
-    assert shown(shell, plan.run_id) == plan.as_dict()
+    answer = shown(shell, plan.run_id)
+    assert answer == {**plan.as_dict(), "freshness": answer["freshness"]}
+    assert answer["freshness"]["digest_matches"]
     project.approve(plan)
     assert set(shown(shell, plan.run_id)) == PLANNED
 

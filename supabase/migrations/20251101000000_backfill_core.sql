@@ -264,6 +264,10 @@ create table public.backfill_targets (
   function_signature text not null,
   arguments jsonb not null,
   helpers text[] not null default '{}',
+  score_ranges jsonb not null default '{}' check (
+    -- {column: [lowest, highest]}, two numbers each, in their order
+    jsonb_typeof(score_ranges) = 'object' and not jsonb_path_exists(score_ranges, 'strict $.* ? (!(@.type() == "array"
+      && @.size() == 2 && @[0].type() == "number" && @[1].type() == "number" && @[0] <= @[1]))')),
   transport text not null default 'rpc' check (transport = 'rpc'),
   primary key (target, component),
   unique (target, position)
@@ -289,6 +293,9 @@ comment on column public.backfill_targets.function_signature is 'The scoring fun
 comment on column public.backfill_targets.transport is 'How the function is called: rpc, through the API.';
 comment on column public.backfill_targets.helpers is
   'Signatures of the functions that the scoring function calls; their definitions go into the digest.';
+
+comment on column public.backfill_targets.score_ranges is
+  'Columns that hold scores, with the lowest and highest value: {column: [lowest, highest]}. A number, or all numbers in an array or JSON.';
 
 -- A parameter: of the request being planned where there is one, else the target's default.
 create function backfill_private.parameter(p_target text, p_name text)
@@ -1867,6 +1874,16 @@ as $$
   from public.backfill_settings as s
 $$;
 
+-- The settings of this project, as a plan keeps them to tell later what changed. {name: value}
+create function backfill_private.settings_now()
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select to_jsonb(s) - 'only_row' from public.backfill_settings as s
+$$;
+
 -- The sealed plan of a run: figures, pace, excluded sessions, marks.
 create function backfill_private.measure_plan(p_run_id uuid, p_round_trip_ms numeric)
 returns jsonb
@@ -1897,6 +1914,7 @@ begin
       from (select f.* from backfill_private.findings as f
             where f.run_id = p_run_id and f.excluded is not null
             order by f.session_at desc nulls first, f.session_id limit 1000) as e),
+    'settings', backfill_private.settings_now(),
     'rehearsal', v_rehearsal,
     'blast_radius', backfill_private.blast_radius(p_run_id),
     'checks', v_marks
@@ -1918,6 +1936,7 @@ revoke all on function
   backfill_private.unguarded(text),
   backfill_private.kind_marks(uuid),
   backfill_private.setting_marks(uuid),
+  backfill_private.settings_now(),
   backfill_private.measure_plan(uuid, numeric)
 from public;
 
@@ -2976,43 +2995,6 @@ begin
 end
 $$;
 
--- Look at the canary: the priority batch is verified before the next phase starts.
---
--- returns  passed; failed (the run is paused with the reason); waiting, while priority sessions are under way
-create function backfill_private.judge_canary(p_run public.backfill_runs)
-returns text
-language plpgsql
-set search_path = ''
-as $$
-declare
-  v_bad text;
-begin
-  if p_run.canary in ('passed', 'overridden') then
-    return 'passed';
-  elsif exists (select from public.backfill_items as i
-      where i.run_id = p_run.run_id and i.phase = 'priority' and i.state in ('pending', 'leased')) then
-    return 'waiting';
-  end if;
-  select string_agg(format('%s %s', bad.session_id, bad.why), '; ' order by bad.ordinal) into v_bad from (
-    select i.ordinal, i.session_id, coalesce(i.error_message, 'lacks its ' || e.component) as why
-    from public.backfill_items as i
-    left join backfill_private.effects(p_run.run_id,
-      array(select c.ordinal from public.backfill_items as c where c.run_id = p_run.run_id and c.phase = 'priority')) as e
-      on e.ordinal = i.ordinal and not e.is_wanted and e.component <> all (i.filled)
-    where i.run_id = p_run.run_id and i.phase = 'priority' and (i.state = 'failed' or e.ordinal is not null)
-    limit 5) as bad;
-  update public.backfill_runs set canary = case when v_bad is null then 'passed' else 'failed' end
-  where run_id = p_run.run_id;
-  perform backfill_private.record(p_run.run_id, 'canary',
-    jsonb_build_object('result', case when v_bad is null then 'passed' else 'failed' end));
-  if v_bad is not null then
-    perform backfill_private.move(p_run.run_id, 'paused', 'the canary failed: ' || v_bad);
-    return 'failed';
-  end if;
-  return 'passed';
-end
-$$;
-
 -- Skip the pending items among these that somebody else has filled; note which components are filled in the others.
 create function backfill_private.skip_filled(p_run_id uuid, p_ordinals integer[])
 returns integer
@@ -3397,7 +3379,6 @@ revoke all on function
   backfill_private.lease_ttl(),
   backfill_private.new_fence(),
   backfill_private.allowance(public.backfill_runs),
-  backfill_private.judge_canary(public.backfill_runs),
   backfill_private.skip_filled(uuid, integer[]),
   backfill_private.lease_items(public.backfill_runs, uuid, text, integer),
   backfill_private.pending_phase(uuid),
@@ -4776,6 +4757,7 @@ as $$
     union all select t.version_column, 'version_column'
     union all select k, 'key_columns' from unnest(t.key_columns) as k
     union all select m, 'matches' from jsonb_object_keys(t.matches) as m
+    union all select r, 'score_ranges' from jsonb_object_keys(t.score_ranges) as r
   ) as c (name, field)
   where t.target = p_target
 $$;
@@ -6307,6 +6289,216 @@ revoke all on function
   backfill_private.called_functions(oid),
   backfill_private.function_effects(uuid),
   backfill_private.blast_radius(uuid)
+from public;
+
+-- from sql/26_freshness.sql
+-- Freshness: what changed since a plan was sealed, for whoever approves or applies it later.
+
+-- The pending sessions of a run that somebody else has filled since: a claim will skip them.
+--
+-- returns  {filled: [session id], in the plan's order, at most 1,000; filled_total}
+create function backfill_private.filled_meanwhile(p_run_id uuid)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select jsonb_build_object(
+    'filled', coalesce(jsonb_agg(f.session_id order by f.place) filter (where f.place <= 1000), '[]'),
+    'filled_total', count(*))
+  from (
+    select i.session_id, row_number() over (order by i.ordinal) as place
+    from backfill_private.effects(p_run_id) as e
+    join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = e.ordinal and i.state = 'pending'
+    group by i.ordinal, i.session_id
+    having bool_and(e.is_present and not e.has_receipt)
+  ) as f
+$$;
+
+-- Definitions and settings that are not what they were at the sealing.
+--
+-- returns  [{kind: definition | setting, name, was, now}]; of a definition the fingerprint, null where it was or is gone
+create function backfill_private.changes_since_sealing(p_run public.backfill_runs)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  with looked_at (kind, was, now) as (
+    values ('definition', p_run.fingerprint, backfill_private.definitions(p_run.target)),
+      ('setting', p_run.plan -> 'settings', backfill_private.settings_now())
+  )
+  select coalesce(jsonb_agg(jsonb_build_object('kind', l.kind, 'name', n.name, 'was', l.was ->> n.name, 'now', l.now ->> n.name)
+    order by l.kind, n.name), '[]')
+  from looked_at as l
+  cross join lateral (select jsonb_object_keys(l.was) union select jsonb_object_keys(l.now)) as n (name)
+  where l.was ->> n.name is distinct from l.now ->> n.name
+$$;
+
+-- What changed since a plan was sealed.
+--
+-- returns  {run_id, state, filled, filled_total, new_candidates, new_candidates_total, changes, digest_matches,
+--          approved_until, approval_left_s}; null where nothing is to come of the plan any more
+-- raises   OB001 no such run, OB010 not allowed
+create function backfill_private.freshness(p_run_id uuid)
+returns jsonb
+language plpgsql
+security definer
+set search_path = ''
+set statement_timeout = '55s'
+as $$
+declare
+  v_run public.backfill_runs;
+begin
+  perform backfill_private.authorize('read');
+  select * into v_run from public.backfill_runs where run_id = p_run_id;
+  if v_run.run_id is null then
+    perform backfill_private.refuse('OB001', format('there is no run %s', p_run_id), 'backfill runs');
+  elsif v_run.state not in ('awaiting_approval', 'approved', 'running', 'paused') then
+    return null;
+  end if;
+  return jsonb_build_object('run_id', p_run_id, 'state', v_run.state,
+      'changes', backfill_private.changes_since_sealing(v_run),
+      'digest_matches', backfill_private.compute_digest(p_run_id) = v_run.digest,
+      'approved_until', v_run.approved_until,
+      'approval_left_s', case when v_run.approved_until is not null
+        then greatest(extract(epoch from v_run.approved_until - backfill_private.clock()), 0) end)
+    || backfill_private.filled_meanwhile(p_run_id)
+    || backfill_private.new_candidates(v_run);
+end
+$$;
+
+revoke all on function
+  backfill_private.filled_meanwhile(uuid),
+  backfill_private.changes_since_sealing(public.backfill_runs),
+  backfill_private.freshness(uuid)
+from public;
+grant execute on function backfill_private.freshness(uuid) to authenticated, service_role;
+
+create function public.backfill_freshness(p_run_id uuid)
+returns jsonb
+language sql
+set search_path = ''
+set statement_timeout = '55s'
+as $$
+  select backfill_private.freshness(p_run_id)
+$$;
+
+revoke all on function public.backfill_freshness(uuid) from public, anon, authenticated, service_role;
+grant execute on function public.backfill_freshness(uuid) to authenticated, service_role;
+
+comment on function public.backfill_freshness(uuid) is
+  'What changed since a plan was sealed: sessions filled meanwhile, new candidates, definitions, settings, the approval''s remaining life.';
+
+-- from sql/27_canary.sql
+-- The canary: the priority sessions are looked at before the next phase starts, and their scores are in range.
+
+-- What is wrong with a value of a score column; null where nothing is. Never the value itself: it is somebody's score.
+create function backfill_private.score_fault(p_value jsonb, p_range jsonb)
+returns text
+language sql
+immutable
+set search_path = ''
+as $$
+  select case when p_value is null or p_value = 'null' then 'is null' else (
+    select case
+        when bool_or(jsonb_typeof(v) = 'null') then 'holds a null'
+        when bool_or(jsonb_typeof(v) = 'string' and v #>> '{}' in ('NaN', 'Infinity', '-Infinity')) then 'holds NaN or infinity'
+        when bool_or(jsonb_typeof(v) = 'number' and not v between p_range -> 0 and p_range -> 1)
+          then format('holds a number outside %s to %s', p_range -> 0, p_range -> 1) end
+    from jsonb_path_query(p_value, 'strict $.**') as v) end
+$$;
+
+-- Scores that the priority sessions of a run got and that are null, no number or out of the range that the target declares.
+create function backfill_private.canary_scores(p_run public.backfill_runs)
+returns table (ordinal integer, why text)
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_score record;
+begin
+  for v_score in
+    select t as target, c.key as name, c.value as range
+    from public.backfill_targets as t cross join jsonb_each(t.score_ranges) as c
+    where t.target = p_run.target order by t.position, c.key
+  loop
+    return query execute format(
+      'select item.ordinal, %1$L || f.fault
+       from public.backfill_items as item
+       join %2$s as t on %3$s
+       cross join lateral backfill_private.score_fault(to_jsonb(t.%4$I), $2) as f (fault)
+       where item.run_id = $1 and item.phase = ''priority'' and item.state = ''done''
+         and %5$L = any (item.components) and %5$L <> all (item.filled) and f.fault is not null',
+      format('%s.%s ', backfill_private.bare_name((v_score.target).table_name), v_score.name),
+      (v_score.target).table_name::regclass, backfill_private.row_condition(v_score.target, p_run.request, true),
+      v_score.name, (v_score.target).component)
+    using p_run.run_id, v_score.range;
+  end loop;
+end
+$$;
+
+-- What is wrong with the priority sessions of a run, a row a fault.
+create function backfill_private.canary_faults(p_run public.backfill_runs)
+returns table (ordinal integer, session_id text, why text)
+language sql
+stable
+set search_path = ''
+as $$
+  with canary as (
+    select i.* from public.backfill_items as i where i.run_id = p_run.run_id and i.phase = 'priority'
+  )
+  select c.ordinal, c.session_id, f.why
+  from canary as c
+  join (
+    select i.ordinal, i.error_message as why from canary as i where i.state = 'failed'
+    union all
+    select e.ordinal, 'lacks its ' || e.component
+    from backfill_private.effects(p_run.run_id, array(select i.ordinal from canary as i)) as e
+    join canary as i using (ordinal)
+    where i.state <> 'failed' and not e.is_wanted and e.component <> all (i.filled)
+    union all
+    select s.ordinal, s.why from backfill_private.canary_scores(p_run) as s
+  ) as f using (ordinal)
+$$;
+
+-- Look at the canary: the priority batch is verified before the next phase starts.
+--
+-- returns  passed; failed (the run is paused with the reason); waiting, while priority sessions are under way
+create function backfill_private.judge_canary(p_run public.backfill_runs)
+returns text
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_bad text;
+begin
+  if p_run.canary in ('passed', 'overridden') then
+    return 'passed';
+  elsif exists (select from public.backfill_items as i
+      where i.run_id = p_run.run_id and i.phase = 'priority' and i.state in ('pending', 'leased')) then
+    return 'waiting';
+  end if;
+  select string_agg(format('%s %s', bad.session_id, bad.why), '; ' order by bad.ordinal) into v_bad
+  from (select c.* from backfill_private.canary_faults(p_run) as c order by c.ordinal limit 5) as bad;
+  update public.backfill_runs set canary = case when v_bad is null then 'passed' else 'failed' end
+  where run_id = p_run.run_id;
+  perform backfill_private.record(p_run.run_id, 'canary',
+    jsonb_build_object('result', case when v_bad is null then 'passed' else 'failed' end));
+  if v_bad is not null then
+    perform backfill_private.move(p_run.run_id, 'paused', 'the canary failed: ' || v_bad);
+    return 'failed';
+  end if;
+  return 'passed';
+end
+$$;
+
+revoke all on function
+  backfill_private.score_fault(jsonb, jsonb),
+  backfill_private.canary_scores(public.backfill_runs),
+  backfill_private.canary_faults(public.backfill_runs),
+  backfill_private.judge_canary(public.backfill_runs)
 from public;
 
 notify pgrst, 'reload schema';

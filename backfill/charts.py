@@ -1,0 +1,133 @@
+"""Numbers as SVG for a page: colours are the page's own, so that light, dark and paper all fit.
+
+The one module that draws. Pure: the same numbers give the same text. Needs the extra `page`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+from xml.etree.ElementTree import Element
+
+import pygal
+from pygal.style import Style
+
+# pygal leaves a finder for its plugins behind, of a kind that Python 3.12 no longer asks; before,
+# every later import in the program would warn of it.
+sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != "PluginImportFixer"]
+
+Points = Sequence[tuple[float, float]]
+
+HEIGHT, WIDTH = 300, 820
+MOST_LABELS = 16
+UPRIGHT_LABELS = 8
+_STYLE = Style(
+    background="transparent",
+    plot_background="transparent",
+    foreground="var(--ink)",
+    foreground_strong="var(--ink)",
+    foreground_subtle="var(--soft)",
+    guide_stroke_color="var(--rule)",
+    major_guide_stroke_color="var(--rule)",
+    colors=tuple(f"var(--series-{number})" for number in range(1, 8)),
+    opacity="1",
+    opacity_hover=".8",
+    transition="0s",
+    stroke_width="2.5",
+    title_font_size=13,
+    font_family="inherit",
+    label_font_size=12,
+    major_label_font_size=12,
+    legend_font_size=13,
+)
+
+
+def stacked_bars(
+    name: str, said: str, labels: Sequence[str], series: Mapping[str, Sequence[int]]
+) -> str:
+    """A bar a label, the series on top of each other.
+
+    name: the id that the chart has on its page. said: what somebody hears who does not see it.
+    """
+    chart = pygal.StackedBar(**_options(labels), show_minor_x_labels=False)
+    return _bars(chart, name, said, labels, series)
+
+
+def grouped_bars(
+    name: str, said: str, labels: Sequence[str], series: Mapping[str, Sequence[int]]
+) -> str:
+    """A bar a label and series, side by side."""
+    chart = pygal.Bar(**_options(labels), print_values=True, print_values_position="top")
+    return _bars(chart, name, said, labels, series)
+
+
+def _bars(
+    chart: Any, name: str, said: str, labels: Sequence[str], series: Mapping[str, Sequence[int]]
+) -> str:
+    chart.x_labels = list(labels)
+    chart.show_legend = len(series) > 1
+    chart.x_labels_major_every = max(1, -(-len(labels) // MOST_LABELS))
+    for title, values in series.items():
+        chart.add(title, list(values))
+    return _drawn(chart, name, said)
+
+
+def lines(name: str, said: str, x_title: str, series: Mapping[str, Points]) -> str:
+    """A line a series through its points, from zero up."""
+    chart = pygal.XY(**_options(()), x_title=x_title, show_dots=False, include_x_axis=True)
+    for title, points in series.items():
+        chart.add(title, list(points))
+    return _drawn(chart, name, said)
+
+
+def steps(points: Points) -> list[tuple[float, float]]:
+    """The corners of a line that holds each value until the next: for `lines`."""
+    corners: list[tuple[float, float]] = []
+    for x, y in points:
+        if corners:
+            corners.append((x, corners[-1][1]))
+        corners.append((x, y))
+    return corners
+
+
+def _options(labels: Sequence[str]) -> dict[str, Any]:
+    return {
+        "style": _STYLE,
+        "js": (),
+        "explicit_size": False,
+        "height": HEIGHT,
+        "width": WIDTH,
+        "margin": 8,
+        "margin_bottom": 36,  # pygal draws the legend below what it counts as the chart
+        "legend_at_bottom": True,
+        "legend_at_bottom_columns": 3,
+        "truncate_legend": -1,
+        "truncate_label": -1,
+        "x_label_rotation": 35 if len(labels) > UPRIGHT_LABELS else 0,
+        "order_min": 0,
+        "min_scale": 2,
+        "max_scale": 8,
+        "value_formatter": lambda value: f"{value:,.0f}",
+        "x_value_formatter": lambda value: f"{value:,.0f}",
+    }
+
+
+def _drawn(chart: Any, name: str, said: str) -> str:
+    chart.uuid = name
+    chart.add_xml_filter(lambda root: _plain(root, said))
+    text: str = chart.render(is_unicode=True, disable_xml_declaration=True)
+    return text
+
+
+def _plain(root: Element, said: str) -> Element:
+    """Without scripts and comments; with what a screen reader says."""
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if not isinstance(child.tag, str) or child.tag.endswith("script"):
+                parent.remove(child)
+            else:
+                child.attrib.pop("id", None)  # every chart uses the same ones
+    root.set("role", "img")
+    root.set("aria-label", said)
+    return root

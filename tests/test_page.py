@@ -1,0 +1,269 @@
+"""`show --html`: one file, read in a real browser: light, dark, on a phone, on paper."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+import backfill
+from backfill import page_figures
+from backfill.page import plan_page
+from tests.browser import running_browser
+from tests.commands import Shell
+from tests.conftest import Project
+from tests.scorers import misbehave
+from tests.seed import CANDIDATES, SEED
+
+FAST: dict[str, Any] = {**SEED, "throttle_per_minute": 600, "batch_size": 5}
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> \"'&lt; `</code><b>bold</b>`"
+PHONE = {"width": 375, "height": 800}
+DESK = {"width": 1100, "height": 900}
+CHARTS = ("candidates", "timeline", "rehearsal-rows")
+AFTERWARDS = ("progress", "latencies", "buckets")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with running_browser() as running:
+        yield running
+
+
+def opened(browser: Browser, file: Path, **context: Any) -> Page:
+    """The page in a tab of its own. Fails on any request for something else, and on any error."""
+    tab = browser.new_context(**{"viewport": DESK, **context}).new_page()
+    asked: list[str] = []
+    said: list[str] = []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.on("console", lambda message: said.append(message.text))
+    tab.on("pageerror", lambda error: said.append(str(error)))
+    tab.goto(file.as_uri())
+    assert (asked, said) == ([file.as_uri()], [])
+    return tab
+
+
+def colour(tab: Page, selector: str, name: str) -> str:
+    value = tab.eval_on_selector(selector, f"e => getComputedStyle(e)['{name}']")
+    return str(value)
+
+
+def drawn(tab: Page, name: str, shape: str) -> int:
+    """How many marks of a chart have a size."""
+    return int(
+        tab.eval_on_selector_all(
+            f"#chart-{name} .plot .series {shape}",
+            "all => all.map(e => e.getBBox()).filter(b => b.width * b.height > 0).length",
+        )
+    )
+
+
+def is_wider_than_the_screen(tab: Page) -> bool:
+    return bool(tab.evaluate("document.documentElement.scrollWidth > window.innerWidth"))
+
+
+@pytest.fixture
+def waiting(project: Project, shell: Shell, tmp_path: Path) -> tuple[Path, backfill.Plan]:
+    """The page of a plan that waits for approval, as the command line writes it."""
+    with project.connect() as bf:
+        plan = bf.plan(**SEED)
+    file = tmp_path / "plan.html"
+    assert shell("show", plan.run_id, "--html", str(file)).out.strip() == str(file)
+    return file, plan
+
+
+def test_a_waiting_plan_is_one_page_that_says_what_to_approve(
+    browser: Browser, waiting: tuple[Path, backfill.Plan]
+) -> None:
+    """Figures, charts, every session, the digest and both ways to approve; nothing from outside."""
+    file, plan = waiting
+    tab = opened(browser, file)
+    assert plan.run_id in tab.inner_text("h1")
+    assert tab.inner_text(".figures").split("\n")[:2] == ["sessions", "39"]
+    text = tab.inner_text("body")
+    assert all(s.session_id in text for s in plan.sessions)
+    assert f"backfill approve {plan.run_id} --digest {plan.digest}" in text
+    assert plan.approval_sql in text
+    assert [tab.locator(f"#chart-{name}").is_visible() for name in CHARTS] == [True] * 3
+    assert [tab.locator(f"#chart-{name}").count() for name in AFTERWARDS] == [0] * 3
+    days = {(s.category, s.session_at.date()) for s in plan.sessions}
+    assert drawn(tab, "candidates", "rect") == len(days)
+    for section in ("rehearsal", "risks", "success-criteria", "since-the-plan-was-sealed"):
+        assert tab.locator(f"section#{section}").is_visible()
+
+
+def test_it_is_light_and_dark_as_the_reader_has_it(
+    browser: Browser, waiting: tuple[Path, backfill.Plan]
+) -> None:
+    """The charts' text too; on paper always dark on white."""
+    light = opened(browser, waiting[0], color_scheme="light")
+    dark = opened(browser, waiting[0], color_scheme="dark")
+    axis = "#chart-candidates .axis.y text"
+    assert colour(light, "body", "background-color") == "rgb(255, 255, 255)"
+    assert colour(light, axis, "fill") == colour(light, "body", "color")
+    assert colour(dark, "body", "background-color") == "rgb(21, 24, 27)"
+    assert colour(dark, axis, "fill") == colour(dark, "body", "color") == "rgb(230, 233, 236)"
+    dark.emulate_media(media="print")
+    assert colour(dark, "body", "background-color") == "rgb(255, 255, 255)"
+    assert colour(dark, axis, "fill") == "rgb(28, 32, 36)"
+    assert dark.pdf(format="A4").startswith(b"%PDF")
+    assert not is_wider_than_the_screen(dark)
+
+
+def test_it_fits_a_phone(browser: Browser, waiting: tuple[Path, backfill.Plan]) -> None:
+    """The page does not scroll sideways; a wide table and a chart scroll in their own place."""
+    tab = opened(browser, waiting[0], viewport=PHONE, is_mobile=True, device_scale_factor=2)
+    assert not is_wider_than_the_screen(tab)
+    assert tab.locator("#chart-candidates").bounding_box()["width"] > 600  # type: ignore[index]
+
+
+def test_afterwards_it_shows_what_happened(
+    browser: Browser, project: Project, timed: backfill.Backfill, tmp_path: Path
+) -> None:
+    """Progress, latencies, failures by cause, the five buckets."""
+    victims = [row["session_id"] for row in project.rows(CANDIDATES)[:3]]
+    misbehave(project.db, {"fail": victims[:2], "nothing": victims[2:]})
+    project.reload()
+    plan = timed.plan(**{**FAST, "rehearse": 0})
+    project.approve(plan)
+    timed.apply(plan.run_id)
+    file = tmp_path / "run.html"
+    file.write_text(timed.page(plan.run_id), encoding="utf-8")
+    tab = opened(browser, file)
+    assert [tab.locator(f"#chart-{name}").is_visible() for name in AFTERWARDS] == [True] * 3
+    assert drawn(tab, "progress", "path") == 2
+    happened = tab.inner_text("#what-happened")
+    assert "fc_scores: P0001: no score for this one\t2" in happened
+    assert "PARTIAL" in happened
+    for bucket in ("as planned", "missing", "extra", "filled elsewhere", "changed since"):
+        assert bucket in happened
+    assert "as it happened" in tab.inner_text("#batching-strategy")
+    assert "not rehearsed" in tab.inner_text("#rehearsal").lower()
+
+
+def test_nobody_gets_markup_into_the_page(
+    browser: Browser, project: Project, tmp_path: Path
+) -> None:
+    """Names, reasons, errors and versions are text, in the charts too."""
+    with project.connect() as bf:
+        plan = bf.plan(**SEED)
+        full = bf.get(plan.run_id)
+    rows = {"before": 1, "after": 2, "inserted": 1, "updated": 0, "deleted": 0}
+    spoiled = replace(
+        full,
+        environment=HOSTILE,
+        reason=HOSTILE,
+        state="paused",
+        started_at=datetime(2026, 1, 1, tzinfo=UTC),
+        request={**full.request, "engine_version": HOSTILE, HOSTILE: HOSTILE},
+        checks=tuple(replace(c, detail=HOSTILE, name=f"{c.name}{HOSTILE}") for c in full.checks),
+        sessions=tuple(
+            replace(s, category=f"{s.category}{HOSTILE}", state="failed", error_message=HOSTILE)
+            for s in full.sessions
+        ),
+        figures={
+            **full.figures,
+            "rehearsal": {
+                **full.figures["rehearsal"],
+                "rows": {HOSTILE: rows},
+            },
+        },
+    )
+    file = tmp_path / "hostile.html"
+    file.write_text(plan_page(spoiled), encoding="utf-8")
+    tab = opened(browser, file)
+    assert tab.locator("script, img, iframe, object, link, b, [onerror]").count() == 0
+    assert tab.inner_text("body").count("<script>alert(1)</script>") > 10
+    assert "<script>alert(1)" in (
+        tab.locator("#chart-candidates .legends").first.text_content() or ""
+    )
+
+
+def test_a_file_that_cannot_be_written_says_so(
+    project: Project, shell: Shell, tmp_path: Path
+) -> None:
+    """Whole or not at all; the sentence names the file."""
+    with project.connect() as bf:
+        plan = bf.plan(**{**SEED, "rehearse": 0})
+    refused = shell("show", plan.run_id, "--html", str(tmp_path / "none" / "plan.html"))
+    assert refused.code == 2
+    assert "plan.html could not be written: No such file" in refused.err
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "folder").mkdir()
+    refused = shell("show", plan.run_id, "--html", str(tmp_path / "folder"))
+    assert refused.code == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_without_the_extra_it_says_how_to_get_it(
+    bf: backfill.Backfill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything else works without the drawing library."""
+    plan = bf.plan(**{**SEED, "rehearse": 0})
+    for name in ("backfill.page", "backfill.charts", "pygal"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.delattr(backfill, "charts")
+    monkeypatch.setitem(sys.modules, "pygal", None)
+    with pytest.raises(backfill.BadRequest, match="pip install 'supabase-backfill"):
+        bf.page(plan.run_id)
+
+
+def sessions_on(*days: str) -> tuple[backfill.PlannedSession, ...]:
+    noons = [datetime.fromisoformat(f"{day}T12:00:00Z") for day in days]
+    return tuple(
+        backfill.PlannedSession(number, str(number), noon, "c", ("c",), "recent", 1)
+        for number, noon in enumerate(noons, start=1)
+    )
+
+
+@pytest.mark.parametrize(
+    ("days", "unit", "labels", "counts"),
+    [
+        (("2025-08-03",), "day", ["2025-08-03"], [1]),
+        (("2025-08-01", "2025-08-03", "2025-08-03"), "day", None, [1, 0, 2]),
+        (("2025-01-01", "2025-03-10"), "week", None, [1, *[0] * 9, 1]),
+        (("2023-11-30", "2025-01-31"), "week", None, None),
+        (("2023-11-30", "2025-02-28"), "month", None, [1, *[0] * 14, 1]),
+    ],
+)
+def test_a_bar_is_a_day_a_week_or_a_month(
+    days: tuple[str, ...], unit: str, labels: list[str] | None, counts: list[int] | None
+) -> None:
+    """As many as can be read, without a gap, and none is lost."""
+    plan = backfill.Plan("r", "approved", "d", None, None, {}, sessions=sessions_on(*days))
+    found, names, series = page_figures.candidates_by_day(plan)
+    (values,) = series.values()
+    assert found == unit
+    assert labels in (None, names)
+    assert counts in (None, values)
+    assert (len(values), sum(values)) == (len(names), len(days))
+    assert len(names) <= page_figures.MOST_BARS + 1
+
+
+def test_the_window_holds_what_started_in_the_last_minute() -> None:
+    """A start leaves the window 60 s later."""
+    starts = [(0.0, 5), (15.0, 5), (60.0, 5)]
+    assert page_figures.in_the_window(starts) == [
+        (0.0, 5.0), (15.0, 10.0), (60.0, 10.0), (75.0, 5.0), (120.0, 0.0),
+    ]  # fmt: skip
+
+
+def test_latencies_are_of_the_last_attempt() -> None:
+    """From the lease to the last row; a receipt of an earlier attempt is passed over."""
+    leased = datetime(2026, 1, 1, tzinfo=UTC)
+    session = replace(sessions_on("2025-08-01")[0], started_at=leased, attempts=2)
+    plan = backfill.Plan("r", "running", "d", None, None, {}, sessions=(session,))
+    receipts = [
+        {"ordinal": 1, "attempt": attempt, "at": (leased + timedelta(seconds=s)).isoformat()}
+        for attempt, s in ((1, -30), (2, 0.25), (2, 1.5))
+    ]
+    assert page_figures.latencies_s(plan, receipts) == [1.5]
+    assert page_figures.latency_bars([0.004, 0.3, 1.5]) == (
+        ["≤ 10 ms", "≤ 20 ms", "≤ 50 ms", "≤ 100 ms", "≤ 200 ms", "≤ 500 ms", "≤ 1 s", "≤ 2 s"],
+        [1, 0, 0, 0, 0, 1, 0, 1],
+    )
