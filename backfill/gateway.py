@@ -32,6 +32,7 @@ from backfill.errors import (
 from backfill.faults import Fault, fault_of_api, fault_of_transport
 from backfill.models import Json
 from backfill.patience import BRIEF, Patience, ask_patiently
+from backfill.transport import transport_for
 from supabase import AsyncClient, AsyncClientOptions
 
 PAGE_ROWS = 1000  # db-max-rows of hosted projects: a longer answer would be cut silently
@@ -117,8 +118,7 @@ class Gateway:
         self._key = keys.checked(key.strip())
         self._was_reached = False
         self._http = httpx.AsyncClient(
-            http1=True,
-            http2=False,
+            transport=transport_for(self.url, connections),
             timeout=httpx.Timeout(call_timeout_s, connect=min(CONNECT_TIMEOUT_S, call_timeout_s)),
             follow_redirects=False,
             event_hooks={"response": [_note_envelope]},

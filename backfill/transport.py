@@ -1,0 +1,130 @@
+"""The connections to a project: which HTTP stack carries the calls.
+
+httpx's own pool looks at every connection at each request, so it slows down as they become more.
+With the extra `fast` aiohttp carries the calls; without it each connection is a pool of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Self, cast
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import anyio
+import httpx
+
+try:
+    import aiohttp
+    from httpx_aiohttp import AiohttpTransport
+except ModuleNotFoundError:
+    IS_FAST = False
+else:
+    IS_FAST = True
+
+
+def transport_for(url: str, connections: int) -> httpx.AsyncBaseTransport | None:
+    """A transport that keeps at most so many connections, HTTP/1.1.
+
+    None where the environment names a proxy for this address: only httpx itself heeds that.
+    """
+    address = urlsplit(url)
+    if {address.scheme, "all"} & getproxies().keys() and not proxy_bypass(address.hostname or ""):
+        return None
+    if IS_FAST:
+        return FastTransport(limits=httpx.Limits(max_connections=connections))
+    return SplitTransport(connections)
+
+
+class SplitTransport(httpx.AsyncBaseTransport):
+    """Connections that share no pool: a request takes the one that was used last and is free."""
+
+    def __init__(self, connections: int) -> None:
+        self._free: list[httpx.AsyncHTTPTransport] = []
+        self._all: list[httpx.AsyncHTTPTransport] = []
+        self._room = anyio.Semaphore(connections)
+        self._verify = httpx.create_ssl_context()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request; the connection is free again once its answer is read or closed."""
+        await self._room.acquire()
+        connection = self._free.pop() if self._free else self._new()
+        try:
+            answer = await connection.handle_async_request(request)
+        except BaseException:
+            self._give_back(connection)
+            raise
+        answer.stream = _Lent(cast(httpx.AsyncByteStream, answer.stream), self, connection)
+        return answer
+
+    def _new(self) -> httpx.AsyncHTTPTransport:
+        one = httpx.Limits(max_connections=1, max_keepalive_connections=1)
+        connection = httpx.AsyncHTTPTransport(verify=self._verify, limits=one)
+        self._all.append(connection)
+        return connection
+
+    def _give_back(self, connection: httpx.AsyncHTTPTransport) -> None:
+        self._free.append(connection)
+        self._room.release()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        for connection in self._all:
+            await connection.aclose()
+
+
+class _Lent(httpx.AsyncByteStream):
+    """An answer's bytes; closing it gives the connection back."""
+
+    def __init__(
+        self,
+        stream: httpx.AsyncByteStream,
+        owner: SplitTransport,
+        connection: httpx.AsyncHTTPTransport,
+    ) -> None:
+        self._stream = stream
+        self._owner = owner
+        self._connection = connection
+        self._is_back = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for part in self._stream:
+            yield part
+
+    async def aclose(self) -> None:
+        try:
+            await self._stream.aclose()
+        finally:
+            if not self._is_back:
+                self._is_back = True
+                self._owner._give_back(self._connection)
+
+
+if IS_FAST:
+
+    class FastTransport(AiohttpTransport):
+        """aiohttp's connections; whatever goes wrong is an httpx error, as the gateway expects."""
+
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            """Send a request."""
+            try:
+                return await super().handle_async_request(request)
+            except httpx.ConnectTimeout as error:
+                # What the package takes every lost connection for.
+                if isinstance(error.__cause__, aiohttp.ClientConnectorError):
+                    raise httpx.ConnectError(str(error)) from error
+                raise httpx.RemoteProtocolError(str(error)) from error
+            except aiohttp.ClientError as error:
+                raise httpx.RemoteProtocolError(type(error).__name__) from error
