@@ -11,7 +11,7 @@ from uuid import uuid4
 import anyio
 
 from backfill.clock import Clock
-from backfill.errors import ApprovalExpired, BackfillError, CannotConnect, Paused
+from backfill.errors import ApprovalExpired, BackfillError, Paused
 from backfill.faults import Fault
 from backfill.gateway import CallFailed, Gateway
 from backfill.loading import load_freshness
@@ -101,7 +101,7 @@ async def _tell_freshness(worker: Worker) -> None:
     patience = replace(BRIEF, gives_up=worker.is_ending)
     try:
         seen = await load_freshness(worker.gateway, worker.run_id, patience)
-    except CannotConnect as error:
+    except BackfillError as error:
         logger.warning(
             "backfill.freshness_unknown", extra={"run": worker.run_id, "why": error.message}
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from backfill.errors import UnknownRun
+from backfill.errors import BackfillError, UnknownRun
 from backfill.gateway import Gateway
 from backfill.models import Freshness, Json, Outcome, Status, Verification
 from backfill.patience import BRIEF, Patience
@@ -38,9 +38,16 @@ async def load_plan(gateway: Gateway, run_id: str) -> Plan:
 
 
 async def load_fresh_plan(gateway: Gateway, run_id: str) -> Plan:
-    """The same, with what changed since it was sealed. Raises UnknownRun."""
+    """The same, with what changed since it was sealed, or why that cannot be told.
+
+    Telling it takes as long as detection does, and needs views of the user's; the plan does not.
+    Raises UnknownRun.
+    """
     plan = await load_plan(gateway, run_id)
-    return replace(plan, freshness=await load_freshness(gateway, run_id))
+    try:
+        return replace(plan, freshness=await load_freshness(gateway, run_id))
+    except BackfillError as error:
+        return replace(plan, freshness_unknown=error.message)
 
 
 async def load_run(gateway: Gateway, run_id: str) -> dict[str, Json]:

@@ -88,7 +88,7 @@ class Plan:
 
     figures: candidates, categories, phases, expected calls and writes, excluded sessions, as the
     database measured them when it sealed the plan. freshness: what changed since, where the plan
-    was read again and something is still to come of it.
+    was read again and something is still to come of it; freshness_unknown: why it cannot be told.
     """
 
     run_id: str
@@ -104,6 +104,7 @@ class Plan:
     reason: str | None = None
     started_at: datetime | None = None
     freshness: Freshness | None = None
+    freshness_unknown: str | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -229,6 +230,7 @@ class Plan:
             "blast_radius": [asdict(e) for e in self.effects],
             "checks": [c.as_dict() for c in self.checks],
             "freshness": self.freshness.as_dict() if self.freshness else None,
+            "freshness_unknown": self.freshness_unknown,
         }
         return planned if self.started_at is None else planned | self._became_of_it()
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 FINGERPRINT_CHARS = 12
 NAMED_SESSIONS = 20
+TITLE = "Since the plan was sealed"
 
 
 def changes_in_words(told: Mapping[str, Any]) -> list[str]:
@@ -40,6 +41,8 @@ def _shown(kind: str | None, value: str | None) -> str:
 
 def freshness(plan: Plan) -> str:
     """The section about it; empty where nothing is to come of the plan any more."""
+    if plan.freshness_unknown:
+        return section(TITLE, f"This could not be told: {escaped(plan.freshness_unknown)}")
     seen = plan.freshness
     if seen is None:
         return ""
@@ -51,7 +54,7 @@ def freshness(plan: Plan) -> str:
         over = "ran out at" if not seen.approval_left_s else "is valid until"
         lines.append(f"The approval {over} {utc(seen.approved_until)}")
     return section(
-        "Since the plan was sealed",
+        TITLE,
         bullets(lines),
         _named("Filled", seen.filled, seen.filled_total),
         _named("New", seen.new_candidates, seen.new_candidates_total),

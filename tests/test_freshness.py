@@ -22,6 +22,14 @@ where s.status <> 'completed' and s.created_at >= '2025-08-01'
   and exists (select from public.fc_responses as r where r.session_id = s.id)
 order by s.id limit 1
 """
+UNTELLABLE = """
+create or replace function backfill_private.new_candidates(p_run public.backfill_runs)
+returns jsonb language plpgsql set search_path = '' as $$
+begin
+  raise exception 'no' using errcode = 'CODE';
+end
+$$
+"""
 FAST = {**SEED, "throttle_per_minute": 60_000, "batch_size": 20}
 
 
@@ -155,3 +163,19 @@ def test_apply_says_it_before_the_first_batch(
     said = shell("apply", plan.run_id)
     line = "changed since the plan was sealed: 3 sessions filled meanwhile: they will be skipped"
     assert said.err.index(line) < said.err.index("batch 1")
+
+
+@pytest.mark.parametrize("code", ["57014", "42703"], ids=["too slow", "a view that broke"])
+def test_where_it_cannot_be_told_nothing_else_is_held_up(
+    project: Project, bf: backfill.Backfill, caplog: pytest.LogCaptureFixture, code: str
+) -> None:
+    """It takes as long as detection does; the plan is shown, and applied, without it."""
+    plan = bf.plan(**FAST)
+    project.approve(plan)
+    project.db.execute(UNTELLABLE.replace("CODE", code).encode())
+    with pytest.raises(backfill.BackfillError):
+        bf.freshness(plan.run_id)
+    text = bf.get(plan.run_id).markdown()
+    assert "## Since the plan was sealed\n\nThis could not be told: " in text
+    assert bf.apply(plan.run_id).is_complete
+    assert "backfill.freshness_unknown" in [record.getMessage() for record in caplog.records]

@@ -119,7 +119,9 @@ def test_it_fits_a_phone(browser: Browser, waiting: tuple[Path, backfill.Plan]) 
     """The page does not scroll sideways; a wide table and a chart scroll in their own place."""
     tab = opened(browser, waiting[0], viewport=PHONE, is_mobile=True, device_scale_factor=2)
     assert not is_wider_than_the_screen(tab)
-    assert tab.locator("#chart-candidates").bounding_box()["width"] > 600  # type: ignore[index]
+    box = tab.locator("#chart-candidates").bounding_box()
+    assert box is not None
+    assert box["width"] > 600
 
 
 def test_afterwards_it_shows_what_happened(

@@ -16,6 +16,7 @@ PLANNED = {
     "phases", "expected_calls", "expected_writes", "batches", "batch_spacing_s",
     "expected_runtime_s", "excluded", "excluded_total", "rehearsal",
     "blast_radius", "checks", "freshness",
+    "freshness_unknown",
 }  # fmt: skip
 BECAME = {"started_at", "counts", "failures", "sessions"}
 COUNTS = dict.fromkeys(["pending", "leased", "done", "failed", "skipped", "rolled_back"], 0)
