@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from backfill import checking, filing, logs, pages
+from backfill import checking, filing, logs, page
 from backfill.applying import Worker, work
 from backfill.clock import Clock, SystemClock
 from backfill.coverage import Missing
@@ -192,7 +192,7 @@ class AsyncBackfill:
         Needs the extra `page`: raises BadRequest with the command that installs it.
         """
         run_id = await self.run_id(run)
-        return await pages.page_of(self._gateway, run_id)
+        return await page.page_of(self._gateway, run_id)
 
     async def freshness(self, run: str) -> Freshness | None:
         """What changed since a plan was sealed; None where nothing is to come of it any more."""

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page
 
 import backfill
 from backfill import page_figures
-from backfill.page import plan_page
+from backfill.rendering_page import plan_page
 from tests.browser import running_browser
 from tests.commands import Shell
 from tests.conftest import Project
@@ -207,7 +207,7 @@ def test_without_the_extra_it_says_how_to_get_it(
 ) -> None:
     """Everything else works without the drawing library."""
     plan = bf.plan(**{**SEED, "rehearse": 0})
-    for name in ("backfill.page", "backfill.charts", "pygal"):
+    for name in ("backfill.rendering_page", "backfill.charts", "pygal"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.delattr(backfill, "charts")
     monkeypatch.setitem(sys.modules, "pygal", None)
