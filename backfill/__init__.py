@@ -49,7 +49,7 @@ from backfill.errors import (
     WrongEnvironment,
     WrongServer,
 )
-from backfill.gateway import CALL_TIMEOUT_S, Gateway, SupabaseClient, address_of
+from backfill.gateway import Gateway, SupabaseClient, address_of
 from backfill.models import (
     Change,
     Check,
@@ -80,15 +80,16 @@ def connect(
     *,
     client: SupabaseClient | None = None,
     clock: Clock | None = None,
-    call_timeout_s: float = CALL_TIMEOUT_S,
+    call_timeout_s: float | None = None,
     on_event: OnEvent = ignore,
 ) -> Backfill:
     """Connect to a project, for blocking code.
 
     url, key: else SUPABASE_URL, and SUPABASE_SECRET_KEY or SUPABASE_SERVICE_ROLE_KEY. client:
     a Supabase client whose url and key are taken; it is not changed or used. call_timeout_s: how
-    long a call may take; shorter than your slowest scorer, and its outcome is looked up. on_event:
-    hears every Event of this connection's work, called from the thread that does it.
+    long a call may take, 70 s unless given, and 410 s one of an Edge Function; shorter than your
+    slowest scorer, and its outcome is looked up. on_event: hears every Event of this connection's
+    work, called from the thread that does it.
     Raises BadKey, CannotConnect where these are not usable. Nothing is sent yet.
     """
     address = _address(url, key, client)
@@ -105,7 +106,7 @@ def connect_async(
     *,
     client: SupabaseClient | None = None,
     clock: Clock | None = None,
-    call_timeout_s: float = CALL_TIMEOUT_S,
+    call_timeout_s: float | None = None,
     on_event: OnEvent = ignore,
 ) -> AsyncBackfill:
     """Connect to a project, with the same verbs to await. See connect."""

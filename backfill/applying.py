@@ -224,8 +224,10 @@ class _Batch:
     async def _call(self, grant: Mapping[str, Json], step: Mapping[str, Json]) -> Fault | None:
         """Make one scoring call, once; what was wrong with it."""
         headers = {RUN_HEADER: self.worker.run_id, FENCE_HEADER: grant["fence"]}
+        gateway = self.worker.gateway
+        call = gateway.invoke if step["transport"] == "edge" else gateway.score
         try:
-            await self.worker.gateway.score(step["function"], step["arguments"], headers)
+            await call(step["function"], step["arguments"], headers)
         except CallFailed as failed:
             return failed.fault
         return None

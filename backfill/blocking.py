@@ -128,9 +128,9 @@ class Backfill:
         checks: tuple[Check, ...] = self._run(self._core.check)
         return checks
 
-    def missing(self, *, since: Day | None = None) -> Missing:
-        """What is missing, by UTC day."""
-        missing: Missing = self._run(self._core.missing, since=since)
+    def missing(self, *, since: Day | None = None, target: str | None = None) -> Missing:
+        """What is missing, by UTC day. target: where several are installed."""
+        missing: Missing = self._run(self._core.missing, since=since, target=target)
         return missing
 
     def plan(
@@ -148,6 +148,8 @@ class Backfill:
         environment: str | None = None,
         target: str | None = None,
         want: dict[str, str] | None = None,
+        parameters: Mapping[str, str | int] | None = None,
+        inferred: str | None = None,
         min_responses: int | None = None,
         min_fc_responses: int | None = None,
         like: str | None = None,
@@ -168,6 +170,8 @@ class Backfill:
             environment=environment,
             target=target,
             want=want,
+            parameters=parameters,
+            inferred=inferred,
             min_responses=min_responses,
             min_fc_responses=min_fc_responses,
             like=like,

@@ -11,9 +11,9 @@ from typing import Annotated
 
 import typer
 
-from backfill import installing, terminal
+from backfill import declaring, installing, terminal
 from backfill.cli_options import AsJson
-from backfill.errors import BackfillError
+from backfill.errors import BackfillError, BadRequest
 
 DEFAULT_DIR = Path(".backfill-local")
 
@@ -48,11 +48,16 @@ def install(
     supabase_path: Annotated[
         Path, typer.Option(help="The project's folder that holds config.toml.")
     ] = Path("supabase"),
+    target: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="A declared target, a TOML file, or prism. [prism]"),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Copy without asking.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Copy our migrations into a Supabase project: shows, asks, skips what is there."""
-    planned = installing.plan_install(supabase_path, datetime.now(UTC))
+    declared = [declaring.declared(given) for given in target or []]
+    planned = installing.plan_install(supabase_path, datetime.now(UTC), declared)
     if not as_json:
         terminal.out.print(installing.installation_text(planned), markup=False)
     if planned.missing and not yes and not typer.confirm("Copy?", err=True):
@@ -66,12 +71,19 @@ def install(
 
 def demo(
     throttle: Annotated[int, typer.Option(min=1, help="Session starts in any 60 s.")] = 600,
+    transport: Annotated[
+        str, typer.Option(metavar="rpc|edge", help="Score in SQL, or by Edge Functions.")
+    ] = "rpc",
     as_json: AsJson = False,
 ) -> None:
     """Start a project, plan, halt, approve, apply, verify, undo a date range, stop."""
+    if transport not in ("rpc", "edge"):
+        raise BadRequest(f"a transport is rpc or edge, not {transport[:40]}", "backfill demo")
     demonstration = _extra("demo")
     tell = _announce if as_json else demonstration.print_line
-    shown = demonstration.demonstrate(throttle, tell=tell, announce=_announce)
+    shown = demonstration.demonstrate(
+        throttle, over_edge=transport == "edge", tell=tell, announce=_announce
+    )
     if as_json:
         terminal.print_json(shown)
 
@@ -83,10 +95,18 @@ def start(
         str | None,
         typer.Option(metavar="seed|N|none", help="The sample project with its data. [seed]"),
     ] = None,
+    functions: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Serve the Edge Functions of this folder."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Start PostgreSQL, PostgREST and the gateway."""
-    running = _extra("stack").start(directory, sample=sample, announce=_announce)
+    if functions is not None and not functions.is_dir():
+        raise BadRequest(f"{functions} is no folder", "backfill local start --functions DIR")
+    running = _extra("stack").start(
+        directory, sample=sample, functions=functions, announce=_announce
+    )
     if as_json:
         terminal.print_json({"url": running.url, "dir": str(directory)})
         return

@@ -25,11 +25,12 @@ def missing(
     min_coverage: Annotated[
         float | None, typer.Option(min=0, max=1, help="End with 4 below this share.")
     ] = None,
+    target: Annotated[str | None, typer.Option(help="Where several are installed.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """What is missing, by UTC day."""
     with connected() as bf:
-        found = bf.missing(since=since)
+        found = bf.missing(since=since, target=target)
     if as_json:
         terminal.print_json(found.as_dict())
     else:
@@ -70,6 +71,14 @@ def plan(
     like: Annotated[
         str | None, typer.Option(metavar="RUN", help="A request to start from.")
     ] = None,
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the target."),
+    ] = None,
+    inferred: Annotated[
+        str | None,
+        typer.Option(metavar="TARGET", help="Accept inferred receipts of this target."),
+    ] = None,
     rehearse: Annotated[
         int | None,
         typer.Option(
@@ -93,7 +102,9 @@ def plan(
             priority=priority,
             environment=environment,
             target=target,
-            want=_wanted(want or []),
+            want=_pairs(want, "--want is COMPONENT=VERSION", "--want fc_scores=v1.2"),
+            parameters=_pairs(parameters, "--set is NAME=VALUE", "--set basis=functions"),
+            inferred=inferred,
             like=like,
             rehearse=rehearse,
             **paces,
@@ -113,17 +124,16 @@ def _throttle(text: str) -> int | None:
         ) from None
 
 
-def _wanted(given: list[str]) -> dict[str, str] | None:
-    wanted: dict[str, str] = {}
-    for item in given:
-        name, _, version = item.partition("=")
-        if not (name and version) or wanted.get(name, version) != version:
+def _pairs(given: list[str] | None, form: str, example: str) -> dict[str, str] | None:
+    pairs: dict[str, str] = {}
+    for item in given or []:
+        name, _, value = item.partition("=")
+        if not (name and value) or pairs.get(name, value) != value:
             raise BadRequest(
-                f"--want is COMPONENT=VERSION, once for each, not {item[:40]}",
-                "backfill plan … --want fc_scores=v1.2",
+                f"{form}, once for each, not {item[:40]}", f"backfill plan … {example}"
             )
-        wanted[name] = version
-    return wanted or None
+        pairs[name] = value
+    return pairs or None
 
 
 def write_page(page: str, file: Path, as_json: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -39,12 +39,7 @@ from backfill.models import (
 )
 from backfill.planning import make_plan, request_like
 from backfill.plans import Plan
-from backfill.reading import (
-    DAY_COLUMNS,
-    PROGRESS_COLUMNS,
-    day_of,
-    summary_of,
-)
+from backfill.reading import PROGRESS_COLUMNS, missing_of, summary_of
 from backfill.requesting import checked_number, checked_request
 from backfill.telling import Listeners, OnEvent, ignore
 from backfill.undoing import AsyncUndo, confirm_undo, preview_undo, undo_scope
@@ -88,20 +83,11 @@ class AsyncBackfill:
         """Whether this project is ready, a line a thing, each with what to do."""
         return await checking.check(self._gateway)
 
-    async def missing(self, *, since: Day | None = None) -> Missing:
-        """What is missing, by UTC day."""
+    async def missing(self, *, since: Day | None = None, target: str | None = None) -> Missing:
+        """What is missing, by UTC day. target: where several are installed."""
         first = as_text("since", since)
-        days = [
-            day_of(row)
-            async for page in self._gateway.rows(
-                "backfill_daily_coverage",
-                columns=DAY_COLUMNS,
-                key="day",
-                at_least={"day": first[:10]} if first else {},
-            )
-            for row in page
-        ]
-        return Missing(tuple(days))
+        asked = {"p_target": target, "p_since": first[:10] if first else None}
+        return missing_of(await self._gateway.call("backfill_coverage", asked, expect=dict))
 
     async def plan(
         self,
@@ -118,6 +104,8 @@ class AsyncBackfill:
         environment: str | None = None,
         target: str | None = None,
         want: dict[str, str] | None = None,
+        parameters: Mapping[str, str | int] | None = None,
+        inferred: str | None = None,
         min_responses: int | None = None,
         min_fc_responses: int | None = None,
         like: str | None = None,
@@ -127,7 +115,9 @@ class AsyncBackfill:
 
         since, until: whole UTC days, both included, or moments, UTC where they have no offset.
         throttle_per_minute: starts in any 60 s, 20 unless given, None for none. want: versions by
-        component. like: a run that fills in what is not given, and backfill_targets what is left.
+        component. parameters: of the target, by name. inferred: the target's name, to accept that
+        receipts of an Edge Function that does not hand our headers on are inferred.
+        like: a run that fills in what is not given, and backfill_targets what is left.
         rehearse: sessions, at most, that are scored twice and rolled back, 0 for none; 5 unless
         given, and none where the environment is production.
         The connection's on_event hears awaiting_approval; what it raises is raised when the plan
@@ -146,6 +136,8 @@ class AsyncBackfill:
             "priority": priority,
             "environment": environment,
             "want": want,
+            "parameters": parameters,
+            "inferred": inferred,
             "min_responses": min_responses,
             "min_fc_responses": min_fc_responses,
             "throttle_per_minute": None if throttle_per_minute is UNSET else throttle_per_minute,
@@ -159,6 +151,7 @@ class AsyncBackfill:
         }
         if run := asked.pop("like", None):
             request |= await request_like(self._gateway, await self.run_id(run), want or {})
+            asked["parameters"] = request["parameters"] | dict(asked.get("parameters", {}))
         if throttle_per_minute is None:
             request["throttle_per_minute"] = None
         plan = await make_plan(self._gateway, self._clock, request | asked)

@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
 class DayCoverage:
-    """One UTC day: completed sessions, how many lack something, how many cannot be scored.
+    """One UTC day: selected sessions, how many lack something, how many cannot be scored.
 
-    coverage: share of those that can be scored, 0 to 1; None where none can.
+    missing: sessions that can be scored, by the component that they lack; missing_all: those that
+    lack every one. coverage: share of those that can be scored, 0 to 1; None where none can.
     """
 
     day: str
     completed: int
     complete: int
-    missing_profile: int
-    missing_fc_scores: int
-    missing_both: int
+    missing: Mapping[str, int]
+    missing_all: int
     excluded: int
     coverage: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """{day, completed, complete, missing_<component>…, missing_both, excluded, coverage}."""
+        return {
+            "day": self.day,
+            "completed": self.completed,
+            "complete": self.complete,
+            **_flat(self.missing, self.missing_all),
+            "excluded": self.excluded,
+            "coverage": self.coverage,
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What is missing, by day."""
+    """What is missing, by day. components: of the target, in the order in which they are scored."""
 
     days: tuple[DayCoverage, ...]
+    components: tuple[str, ...] = ()
 
     @property
     def scorable(self) -> int:
-        """Completed sessions of all days that have what scoring needs."""
+        """Selected sessions of all days that have what scoring needs."""
         return sum(d.completed - d.excluded for d in self.days)
 
     @property
@@ -39,14 +52,32 @@ class Missing:
         """Share of scorable sessions that lack nothing, 0 to 1; None where there are none."""
         return sum(d.complete for d in self.days) / self.scorable if self.scorable else None
 
+    @property
+    def missing(self) -> dict[str, int]:
+        """Sessions that can be scored, by the component that they lack."""
+        return {name: sum(d.missing[name] for d in self.days) for name in self.components}
+
+    @property
+    def missing_all(self) -> int:
+        """Those that lack every component."""
+        return sum(d.missing_all for d in self.days)
+
     def as_dict(self) -> dict[str, Any]:
-        """{coverage, completed, excluded, days, missing_profile, …_fc_scores, …_both}."""
+        """{coverage, completed, missing_<component>…, missing_both, excluded, days}."""
         return {
             "coverage": None if self.coverage is None else round(self.coverage, 4),
             "completed": sum(d.completed for d in self.days),
-            "missing_profile": sum(d.missing_profile for d in self.days),
-            "missing_fc_scores": sum(d.missing_fc_scores for d in self.days),
-            "missing_both": sum(d.missing_both for d in self.days),
+            **_flat(self.missing, self.missing_all),
             "excluded": sum(d.excluded for d in self.days),
-            "days": [asdict(d) for d in self.days],
+            "days": [d.as_dict() for d in self.days],
         }
+
+
+def all_missing_name(components: int) -> str:
+    """What the sessions that lack every component are called, of so many."""
+    return "missing_both" if components == 2 else "missing_all"
+
+
+def _flat(missing: Mapping[str, int], missing_all: int) -> dict[str, int]:
+    by_component = {f"missing_{name}": n for name, n in missing.items()}
+    return by_component | {all_missing_name(len(missing)): missing_all}

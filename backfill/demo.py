@@ -12,9 +12,12 @@ from types import FrameType
 from backfill import stack
 from backfill.blocking import Backfill
 from backfill.client import AsyncBackfill
+from backfill.declaring import PRISM, declared, over_edge_functions
 from backfill.gateway import Gateway
+from backfill.migrations import functions_folder
 from backfill.models import Event, Json
 from backfill.plans import Plan
+from backfill.sample import declare
 
 Tell = Callable[[str], None]
 
@@ -28,17 +31,29 @@ def print_line(line: str) -> None:
     print(line, flush=True)
 
 
-def demonstrate(throttle_per_minute: int, *, tell: Tell, announce: Tell) -> dict[str, Json]:
-    """Go the whole way and say what happens. Returns what each step found."""
+def demonstrate(
+    throttle_per_minute: int, *, over_edge: bool = False, tell: Tell, announce: Tell
+) -> dict[str, Json]:
+    """Go the whole way and say what happens. Returns what each step found.
+
+    over_edge: score by Edge Functions instead of SQL functions.
+    """
     with _ending() as ending, tempfile.TemporaryDirectory(prefix="backfill-demo-") as folder:
         tell("== A Supabase-like project on this machine: PostgreSQL, PostgREST, the sample's data")
         home = Path(folder)
         with (
-            stack.running(home / "stack", sample="seed", announce=announce) as project,
+            stack.running(
+                home / "stack",
+                sample="seed",
+                functions=functions_folder() if over_edge else None,
+                announce=announce,
+            ) as project,
             Backfill(lambda: AsyncBackfill(Gateway(project.url, project.service_role_key))) as bf,
         ):
             try:
                 ending.release()
+                if over_edge:
+                    declare(project.database_url, over_edge_functions(declared(PRISM), "demo"))
                 return _whole_way(bf, throttle_per_minute, home, tell, ending)
             finally:
                 ending.hold()
@@ -158,6 +173,6 @@ def _undo(bf: Backfill, plan: Plan, tell: Tell) -> dict[str, Json]:
     done = undo.confirm(reason="demonstration")
     tell(f"   deleted {dict(done.deletes)}")
     missing = [d for d in bf.missing(since=SINCE).days if d.day <= UNDO_UNTIL]
-    again = sum(d.missing_fc_scores for d in missing)
+    again = sum(d.missing["fc_scores"] for d in missing)
     tell(f"   missing again up to {UNDO_UNTIL}: {again} sessions without FC scores")
     return {"undo": done.as_dict(), "missing_again": again}

@@ -38,6 +38,7 @@ PASSING = ("PGRST000", "PGRST001", "PGRST002", "PGRST003", "08", "53", "57P")
 # The same as an HTTP status, where no better code came with it.
 PASSING_STATUSES = frozenset({408, 425, 500, 502, 503, 504, 520, 521, 522, 523, 524, 544, 546})
 TOO_MANY = 429
+ABSENT, FAILED = 404, 500
 MOVED, BAD_REQUEST = 300, 400
 STALE = frozenset({"OB011", "OB012"})
 # Codes that will hit every session alike.
@@ -89,6 +90,25 @@ def fault_of_api(
         kind = "unknown"
     kept = _kept_message(known, _storable(message or "no message"))
     return Fault(kind, known[:20], kept, retry_after_s)
+
+
+def fault_of_edge(
+    code: object, message: object, status: int, retry_after_s: float | None = None
+) -> Fault:
+    """What an error of an Edge Function means.
+
+    code, message: of its JSON, where it is JSON. One that answers with the database's error as it
+    got it is told as exactly as the API. 500 is a function's own way to fail; what else the
+    platform says about its worker (502 to 504, 546) leaves open whether it wrote.
+    """
+    known = _storable(code) if isinstance(code, str) and code else str(status)
+    kind = _kind(known, status)
+    if status == ABSENT:
+        kind = "stop" if known == "NOT_FOUND" else "session"
+    elif status == FAILED and kind == "unknown" and not known.startswith(PASSING):
+        kind = "session"
+    said = _storable(message) if isinstance(message, str) and message else f"HTTP {status}"
+    return Fault(kind, known[:20], _kept_message(known, said), retry_after_s)
 
 
 def fault_of_transport(name: str) -> Fault:

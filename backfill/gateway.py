@@ -29,15 +29,17 @@ from backfill.errors import (
     OutcomeUnknown,
     TookTooLong,
 )
-from backfill.faults import Fault, fault_of_api, fault_of_transport
+from backfill.faults import Fault, fault_of_api, fault_of_edge, fault_of_transport
 from backfill.models import Json
 from backfill.patience import BRIEF, Patience, ask_patiently
 from backfill.transport import transport_for
-from supabase import AsyncClient, AsyncClientOptions
+from supabase import AsyncClient, AsyncClientOptions, FunctionsError
 
 PAGE_ROWS = 1000  # db-max-rows of hosted projects: a longer answer would be cut silently
 CALL_TIMEOUT_S = 70.0  # the API ends a call after 60 s
+EDGE_TIMEOUT_S = 410.0  # an Edge Function is ended after 150 s, on paid plans after 400 s
 CONNECT_TIMEOUT_S = 10.0
+PAGE = "a page instead of an answer"
 
 
 class SupabaseClient(Protocol):
@@ -98,6 +100,30 @@ def _fault(error: APIError) -> Fault:
     return fault_of_api(code, error.message, envelope.status, envelope.retry_after_s)
 
 
+def _edge_fault(error: FunctionsError) -> Fault:
+    """What an Edge Function's error means: its body's code where it has one, else its status."""
+    code: object = None
+    message: object = error.message
+    if isinstance(error.__cause__, httpx.HTTPStatusError):
+        try:
+            body = error.__cause__.response.json()
+        except ValueError:
+            body, message = None, f"HTTP {error.status}"
+        if isinstance(body, dict):
+            code, message = body.get("code"), body.get("message") or body.get("error")
+    return fault_of_edge(code, message, error.status, _envelope.get().retry_after_s)
+
+
+def _http(url: str, connections: int, timeout_s: float) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        transport=transport_for(url, connections),
+        timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
+        follow_redirects=False,
+        event_hooks={"response": [_note_envelope]},
+        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+    )
+
+
 class CallFailed(Exception):
     """A scoring call that did not come back well; `fault` says what that means."""
 
@@ -110,27 +136,29 @@ class Gateway:
     """A project's API under its secret key."""
 
     def __init__(
-        self, url: str, key: str, *, connections: int = 16, call_timeout_s: float = CALL_TIMEOUT_S
+        self,
+        url: str,
+        key: str,
+        *,
+        connections: int = 16,
+        call_timeout_s: float | None = None,
     ) -> None:
         """Connect lazily: nothing is sent yet. Raises BadKey, CannotConnect for unusable values."""
         self.url = project_url(url)
         self.host = urlsplit(self.url).hostname or ""
         self._key = keys.checked(key.strip())
         self._was_reached = False
-        self._http = httpx.AsyncClient(
-            transport=transport_for(self.url, connections),
-            timeout=httpx.Timeout(call_timeout_s, connect=min(CONNECT_TIMEOUT_S, call_timeout_s)),
-            follow_redirects=False,
-            event_hooks={"response": [_note_envelope]},
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+        self._http = _http(self.url, connections, call_timeout_s or CALL_TIMEOUT_S)
+        self._client = self._client_over(self._http)
+        # Functions may take longer than the API, and their client knows no timeout of one call.
+        self._edge_http = _http(self.url, connections, call_timeout_s or EDGE_TIMEOUT_S)
+        self._edge = self._client_over(self._edge_http).functions
+
+    def _client_over(self, http: httpx.AsyncClient) -> AsyncClient:
+        options = AsyncClientOptions(
+            httpx_client=http, auto_refresh_token=False, persist_session=False
         )
-        self._client = AsyncClient(
-            self.url,
-            self._key,
-            AsyncClientOptions(
-                httpx_client=self._http, auto_refresh_token=False, persist_session=False
-            ),
-        )
+        return AsyncClient(self.url, self._key, options)
 
     def __repr__(self) -> str:
         return f"Gateway({self.host})"
@@ -143,6 +171,7 @@ class Gateway:
     async def close(self) -> None:
         """Close the connections."""
         await self._http.aclose()
+        await self._edge_http.aclose()
 
     async def call(
         self,
@@ -182,8 +211,23 @@ class Gateway:
         except httpx.HTTPError as error:
             raise CallFailed(fault_of_transport(type(error).__name__)) from error
         if not _envelope.get().is_json:
-            raise CallFailed(fault_of_transport("a page instead of an answer"))
+            raise CallFailed(fault_of_transport(PAGE))
         return answer
+
+    async def invoke(
+        self, function: str, body: Mapping[str, Json], headers: Mapping[str, str]
+    ) -> Json:
+        """Make one scoring call of an Edge Function, once. Raises CallFailed."""
+        options = {"body": dict(body), "headers": dict(headers), "responseType": "json"}
+        try:
+            return await self._edge.invoke(function, options)
+        except FunctionsError as error:
+            fault = _edge_fault(error)
+            raise CallFailed(fault) from None  # its text may hold contents of a row
+        except httpx.HTTPError as error:
+            raise CallFailed(fault_of_transport(type(error).__name__)) from error
+        except ValueError as error:
+            raise CallFailed(fault_of_transport(PAGE)) from error
 
     async def rows(
         self,

@@ -6,12 +6,14 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from importlib.resources.abc import Traversable
 from os import getpid
 from pathlib import Path
 
+from backfill.declaring import PRISM, Declaration
+from backfill.declaring import declared as declared_of
 from backfill.errors import UsageError
-from backfill.migrations import our_files
+from backfill.generating import index_sql, target_sql
+from backfill.migrations import RELOAD, core_files
 from backfill.models import Json
 
 STAMP = "%Y%m%d%H%M%S"
@@ -75,18 +77,27 @@ class Installation:
         }
 
 
-def plan_install(supabase_path: Path, now: datetime) -> Installation:
+def plan_install(
+    supabase_path: Path, now: datetime, targets: Sequence[Declaration] = ()
+) -> Installation:
     """What an install into this Supabase folder would copy; writes nothing.
 
     supabase_path: the folder with `config.toml`. now: aware; the new names begin with it, in UTC,
-    or right after the newest migration that is there.
+    or right after the newest migration that is there. targets: PRISM unless given; each becomes a
+    migration of its own, and one for its index; declared otherwise than before, a new one.
     Raises UsageError where it is no Supabase project.
     """
     _check_project(supabase_path)
     folder = supabase_path / "migrations"
     present = sorted(f.name for f in folder.glob("*.sql"))
     stamps = _stamps(present, now)
-    return Installation(folder, tuple(_placed(f, folder, present, stamps) for f in our_files()))
+    core = [_placed(f.name, f.read_text("utf-8"), folder, present, stamps) for f in core_files()]
+    declared = [
+        _declared(name, text, folder, present, stamps)
+        for target in targets or [declared_of(PRISM)]
+        for name, text in _texts_of(target)
+    ]
+    return Installation(folder, (*core, *declared))
 
 
 def carry_out(installation: Installation) -> Installation:
@@ -133,15 +144,35 @@ def _check_project(path: Path) -> None:
     )
 
 
+def _texts_of(target: Declaration) -> list[tuple[str, str]]:
+    """Name and text of a target's migrations. A later one of the same name replaces it."""
+    return [
+        (f"backfill_{target.target}.sql", target_sql(target) + RELOAD),
+        (f"backfill_{target.target}_index_sessions.sql", index_sql(target) + RELOAD),
+    ]
+
+
 def _placed(
-    source: Traversable, folder: Path, present: Sequence[str], stamps: Iterator[str]
+    name: str, text: str, folder: Path, present: Sequence[str], stamps: Iterator[str]
 ) -> Migration:
-    text = source.read_text(encoding="utf-8")
-    found = [n for n in present if n == source.name or n.endswith(f"_{source.name}")]
+    found = [n for n in present if n == name or n.endswith(f"_{name}")]
     if not found:
-        return Migration(source.name, f"{next(stamps)}_{source.name}", text, False, True)
-    there = (folder / found[0]).read_text(encoding="utf-8", errors="replace")
-    return Migration(source.name, found[0], text, True, there == text)
+        return Migration(name, f"{next(stamps)}_{name}", text, False, True)
+    return Migration(name, found[0], text, True, _read(folder / found[0]) == text)
+
+
+def _declared(
+    name: str, text: str, folder: Path, present: Sequence[str], stamps: Iterator[str]
+) -> Migration:
+    """The newest migration of this name, where it says the same; else a new one."""
+    found = [n for n in present if STAMPED.fullmatch(n) and n[15:] == name]
+    if found and _read(folder / found[-1]) == text:
+        return Migration(name, found[-1], text, True, True)
+    return Migration(name, f"{next(stamps)}_{name}", text, False, True)
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def _stamps(present: Sequence[str], now: datetime) -> Iterator[str]:

@@ -7,6 +7,8 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 OURS = "_backfill_"
+CORE = "_backfill_core"
+RELOAD = "notify pgrst, 'reload schema';\n"  # how every migration of ours ends
 
 
 def project_folder() -> Traversable:
@@ -22,8 +24,18 @@ def all_files() -> list[Traversable]:
 
 
 def our_files() -> list[Traversable]:
-    """The migrations that a user's project needs, without the sample's own, in order."""
+    """The migrations of ours in the sample project, its target's among them, in order."""
     return [f for f in all_files() if OURS in f.name]
+
+
+def core_files() -> list[Traversable]:
+    """Those that every project needs, whatever its targets, in order."""
+    return [f for f in our_files() if CORE in f.name]
+
+
+def functions_folder() -> Path:
+    """The sample's scorers as Edge Functions. A wheel is installed as files, so this is a path."""
+    return Path(str(project_folder() / "functions"))
 
 
 def seed_file() -> Traversable:

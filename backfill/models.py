@@ -264,6 +264,7 @@ class Verification:
     buckets: as_planned, missing, extra, filled_elsewhere, changed_since; each a list of
     {session_id, component}. new_candidates: sessions in the plan's range that lack something now
     and are not in the plan, the newest first, 1,000 at most; they do not touch the verdict.
+    inferred: rows whose receipts nobody saw written: they differed when the session was settled.
     """
 
     run_id: str
@@ -276,6 +277,7 @@ class Verification:
     audit_head: str
     new_candidates: tuple[str, ...] = ()
     new_candidates_total: int = 0
+    inferred: int = 0
 
     def as_dict(self) -> dict[str, Json]:
         """The shape of `backfill verify --json`."""
@@ -289,6 +291,7 @@ class Verification:
             "audit": {"count": self.audit_count, "head": self.audit_head},
             "new_candidates": list(self.new_candidates),
             "new_candidates_total": self.new_candidates_total,
+            "inferred": self.inferred,
         }
 
 
@@ -296,8 +299,9 @@ class Verification:
 class UndoEffect:
     """What an undo would do, or did: rows by table, and the rows in conflict that are left.
 
-    sessions: those that lose a row. was_finished: it had been carried out before it was confirmed
-    this time, by whom and when `confirmed_by` and `finished_at` say.
+    sessions: those that lose a row. inferred: rows, in a preview, whose receipts are inferred.
+    was_finished: it had been carried out before it was confirmed this time, by whom and when
+    `confirmed_by` and `finished_at` say.
     """
 
     run_id: str
@@ -310,6 +314,7 @@ class UndoEffect:
     confirmed_by: str | None = None
     finished_at: datetime | None = None
     was_finished: bool = False
+    inferred: int = 0
 
     @property
     def is_preview(self) -> bool:
@@ -342,6 +347,7 @@ class UndoEffect:
             "sessions": self.sessions,
             "deletes": dict(self.deletes),
             "restores": dict(self.restores),
+            "inferred": self.inferred,
             "conflicts": [dict(c) for c in self.conflicts],
             **({"next": self.confirming} if self.is_preview else carried_out),
         }

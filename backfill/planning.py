@@ -14,13 +14,15 @@ from backfill.models import Json
 from backfill.plans import Plan
 from backfill.reading import empty_plan_of
 
-# What a request carries that a plan like it takes over; the rest is derived anew.
+# What a request carries that a plan like it takes over, and what is derived anew; whatever else it
+# carries are parameters of its target.
 KEPT_BY_LIKE = frozenset(
     {
         "target", "since", "until", "throttle_per_minute", "batch_size", "priority", "environment",
-        "basis", "min_responses", "min_fc_responses", "fc_version", "engine_version",
+        "inferred",
     }
 )  # fmt: skip
+DERIVED = frozenset({"since_at", "until_before", "recent_since"})
 
 
 async def make_plan(gateway: Gateway, clock: Clock, request: Mapping[str, Json]) -> Plan:
@@ -65,7 +67,9 @@ async def request_like(gateway: Gateway, run_id: str, want: Mapping[str, str]) -
     """
     request = (await load_run(gateway, run_id))["request"]
     replaced = await _version_parameters(gateway, request["target"], want) if want else set()
-    return {n: value for n, value in request.items() if n in KEPT_BY_LIKE - replaced}
+    own = KEPT_BY_LIKE | DERIVED | replaced
+    kept: dict[str, Json] = {n: value for n, value in request.items() if n in KEPT_BY_LIKE}
+    return kept | {"parameters": {n: value for n, value in request.items() if n not in own}}
 
 
 async def _version_parameters(

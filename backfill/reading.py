@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from backfill.coverage import DayCoverage
+from backfill.coverage import DayCoverage, Missing, all_missing_name
 from backfill.models import (
     ITEM_STATES,
     Change,
@@ -34,13 +34,10 @@ PROGRESS_COLUMNS = (
     "rate_per_minute,eta_s,waits_for,approved_by,approved_until,created_at,audit_count,audit_head"
 )
 BUCKETS = ("as_planned", "missing", "extra", "filled_elsewhere", "changed_since")
-DAY_COLUMNS = (
-    "day,completed,complete,missing_profile,missing_fc_scores,missing_both,excluded,coverage"
-)
 EVENT_COLUMNS = "seq,at,kind,details"
 RECEIPT_COLUMNS = (
     "receipt_id,ordinal,session_id,component,kind,operation,table_name,row_key,"
-    "before_hash,after_hash,attempt,at,undone_at"
+    "before_hash,after_hash,attempt,is_inferred,at,undone_at"
 )
 FAILURE_COLUMNS = "session_id,failed_step,error_code,error_message"
 
@@ -168,6 +165,7 @@ def verification_of(answer: Mapping[str, Json]) -> Verification:
         audit_head=answer["audit"]["head"],
         new_candidates=tuple(answer["new_candidates"]),
         new_candidates_total=answer["new_candidates_total"],
+        inferred=answer["inferred"],
     )
 
 
@@ -197,6 +195,7 @@ def undo_of(answer: Mapping[str, Json]) -> UndoEffect:
         restores=answer["restores"],
         conflicts=tuple(answer["conflicts"]),
         sessions=answer["sessions"],
+        inferred=answer["inferred"],
     )
 
 
@@ -216,7 +215,22 @@ def undone_of(run_id: str, digest: str, answer: Mapping[str, Json]) -> UndoEffec
     )
 
 
-def day_of(row: Mapping[str, Json]) -> DayCoverage:
-    """A row of backfill_daily_coverage."""
+def missing_of(answer: Mapping[str, Json]) -> Missing:
+    """The answer of backfill_coverage."""
+    components = tuple(answer["components"])
+    return Missing(tuple(_day_of(row, components) for row in answer["days"]), components)
+
+
+def _day_of(row: Mapping[str, Json], components: Sequence[str]) -> DayCoverage:
     share = row["coverage"]
-    return DayCoverage(**{**row, "coverage": None if share is None else float(share)})
+    missing = {name: row[f"missing_{name}"] for name in components}
+    return DayCoverage(
+        day=row["day"],
+        completed=row["completed"],
+        complete=row["complete"],
+        missing=missing,
+        # With one component those that lack all are those that lack it.
+        missing_all=row.get(all_missing_name(len(components)), sum(missing.values())),
+        excluded=row["excluded"],
+        coverage=None if share is None else float(share),
+    )

@@ -46,6 +46,7 @@ _NAMED = {
     "target": "Target",
     "min_responses": "Minimum responses",
     "min_fc_responses": "Minimum FC responses",
+    "inferred": "Accepted with inferred receipts",
 }
 _CONSEQUENCES = {
     "environment": "nothing keeps this plan from being applied to the wrong project",
@@ -137,8 +138,8 @@ def _moment(text: str | None) -> str:
 def _steps(plan: Plan) -> Sequence[Mapping[str, Json]]:
     """The calls in their order where the plan carries them.
 
-    [{component, function, arguments: [[name, value or null for the session's id]], table,
-    version_column, version, keeps_versions}]
+    [{component, transport, function, arguments: [[name, value or null for the session's id]],
+    table, version_column, version, keeps_versions}]
     """
     return plan.figures.get("steps") or ()
 
@@ -179,7 +180,8 @@ def _calls(plan: Plan) -> list[tuple[str, int]]:
 
 def _pattern(step: Mapping[str, Json]) -> str:
     shown = (name if value is None else f"{name}='{value}'" for name, value in step["arguments"])
-    return f"{step['function']}({', '.join(shown)})"
+    kind = "Edge Function " if step.get("transport") == "edge" else ""
+    return f"{kind}{step['function']}({', '.join(shown)})"
 
 
 def _tables(plan: Plan) -> list[tuple[str, int]]:
@@ -248,7 +250,7 @@ def _rollback(plan: Plan) -> str:
     run = plan.run_id
     return section(
         "Rollback and audit",
-        "Every row that the run writes has a receipt, committed with the row. An undo previews "
+        f"{_receipts(plan)} An undo previews "
         "first, touches only rows that are still what the run wrote, and reports the others. "
         "It takes the whole run, single sessions or a range of dates:",
         fenced(
@@ -261,6 +263,16 @@ def _rollback(plan: Plan) -> str:
         f"chain; `backfill apply` also writes plan, calls, batches and summary to a folder, by "
         f"default {code(f'backfill_logs/{run}')}.",
     )
+
+
+def _receipts(plan: Plan) -> str:
+    if plan.request.get("inferred"):
+        return (
+            "Receipts of an Edge Function that does not hand our headers on are inferred from the "
+            "rows before and after its call: what somebody else writes meanwhile counts as the "
+            "run's, and what arrives after the call was given up has none."
+        )
+    return "Every row that the run writes has a receipt, committed with the row."
 
 
 def _criteria(plan: Plan) -> str:

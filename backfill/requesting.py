@@ -14,7 +14,7 @@ from backfill.models import Json
 
 DATES = ("since", "until", "recent_since")
 NUMBERS = ("throttle_per_minute", "batch_size", "min_responses", "min_fc_responses", "rehearse")
-TEXTS = ("engine_version", "fc_version", "basis", "environment", "target", "like")
+TEXTS = ("engine_version", "fc_version", "basis", "environment", "target", "inferred", "like")
 
 
 def checked_request(given: Mapping[str, Json]) -> dict[str, Json]:
@@ -33,6 +33,8 @@ def checked_request(given: Mapping[str, Json]) -> dict[str, Json]:
         request["priority"] = checked_ids("priority", request["priority"])
     if "want" in request:
         _check_want(request["want"])
+    if "parameters" in request:
+        _check_parameters(request["parameters"])
     return request
 
 
@@ -67,6 +69,17 @@ def _check_want(want: Json) -> None:
         )
     for component, version in want.items():
         _check_text(f"the wanted version of {component}", version)
+
+
+def _check_parameters(parameters: Json) -> None:
+    if not isinstance(parameters, Mapping):
+        raise BadRequest(
+            f"parameters are values by name, not {_shown(parameters)}",
+            'parameters={"min_words": 5}',
+        )
+    for name, value in parameters.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            _check_text(name, value)
 
 
 def _check_text(name: str, value: Json) -> None:

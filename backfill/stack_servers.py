@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, ClassVar, TypeVar
+from typing import IO, ClassVar, Protocol, TypeVar
 
 import psycopg
 from psycopg import sql
@@ -37,7 +37,19 @@ POLL_S = 0.02
 PORT_ATTEMPTS = 3
 LOG_TAIL_BYTES = 2000
 
-Server = TypeVar("Server", bound="PostgresServer | RestServer")
+
+class _Answering(Protocol):
+    """A server that says whether it answers."""
+
+    @property
+    def program(self) -> str: ...
+    @property
+    def process(self) -> subprocess.Popen[bytes]: ...
+    def answers(self) -> bool: ...
+    def stop(self) -> None: ...
+
+
+Server = TypeVar("Server", bound=_Answering)
 
 # A throw-away stack has to survive a killed server, not a power cut. So nothing waits for the
 # disk, while every commit still leaves the server's memory (synchronous_commit stays on).
@@ -131,7 +143,7 @@ class PostgresServer:
             process = spawn(command, environment, server_log, death_signal=signal.SIGQUIT)
             return cls(process, data_dir, chosen_port, passwords)
 
-        server = _start_answering(launch, port, log)
+        server = start_answering(launch, port, log)
         if is_new:
             with _stopped_on_error(server):
                 server._set_up_cluster()
@@ -237,7 +249,7 @@ class RestServer:
             process = spawn([str(program)], environment, server_log, death_signal=signal.SIGKILL)
             return cls(process, chosen_port, admin_port)
 
-        return _start_answering(launch, port, log)
+        return start_answering(launch, port, log)
 
     @property
     def url(self) -> str:
@@ -274,10 +286,13 @@ def free_port(preferred: int | None = None) -> int:
     raise ServerError(f"No TCP port is free on {HOST}.", "end what holds the ports, then try again")
 
 
-def _start_answering(
+def start_answering(
     launch: Callable[[int, IO[bytes]], Server], port: int | None, log: IO[bytes] | None
 ) -> Server:
-    """Launch until the server answers; a port that we chose and lost is chosen anew."""
+    """Launch until the server answers; a port that we chose and lost is chosen anew.
+
+    Raises ServerError with the end of its log.
+    """
     with contextlib.ExitStack() as owned:
         server_log = log or owned.enter_context(tempfile.TemporaryFile())
         for _ in range(1 if port else PORT_ATTEMPTS):

@@ -1,7 +1,7 @@
-"""The process that owns the three servers of an embedded stack, and the file that it keeps.
+"""The process that owns the servers of an embedded stack, and the file that it keeps.
 
-Started as `python -m backfill.stack_supervisor HOME SAMPLE LOCK READY tied|free`; the two in the
-middle are open files that it inherits.
+Started as `python -m backfill.stack_supervisor HOME SAMPLE FUNCTIONS LOCK READY tied|free`; LOCK
+and READY are open files that it inherits, FUNCTIONS is a folder of Edge Functions or empty.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 from backfill.errors import BackfillError
 from backfill.sample import load as load_sample
-from backfill.stack_gateway import Gateway
+from backfill.stack_functions import FunctionsServer
+from backfill.stack_gateway import Functions, Gateway
 from backfill.stack_keys import ApiKeys
 from backfill.stack_parts import is_reachable, open_temp_root
 from backfill.stack_processes import name_of
@@ -121,7 +122,7 @@ def remove_data(home: Path, data_dir: Path) -> None:
         shutil.rmtree(data_dir.parent, ignore_errors=True)
 
 
-def _supervise(home: Path, sample: str, ready: int) -> None:
+def _supervise(home: Path, sample: str, functions: Path | None, ready: int) -> None:
     """Bring everything up, say so, stay until SIGTERM, take everything down."""
     with contextlib.ExitStack() as owned:
         kept = _kept_for(home, sample)
@@ -134,7 +135,7 @@ def _supervise(home: Path, sample: str, ready: int) -> None:
             write_state(home, kept)
         rest = RestServer.start(postgres.authenticator_dsn(), kept.jwt_secret)
         owned.callback(rest.stop)
-        asyncio.run(_keep_open(home, kept, postgres, rest, ready))
+        asyncio.run(_keep_open(home, kept, postgres, rest, functions, ready))
 
 
 def _kept_for(home: Path, sample: str) -> Kept:
@@ -151,16 +152,55 @@ def _kept_for(home: Path, sample: str) -> Kept:
 
 
 async def _keep_open(
-    home: Path, kept: Kept, postgres: PostgresServer, rest: RestServer, ready: int
+    home: Path,
+    kept: Kept,
+    postgres: PostgresServer,
+    rest: RestServer,
+    functions: Path | None,
+    ready: int,
 ) -> None:
     """Run the gateway until SIGTERM, or until one of the servers ends by itself."""
     gateway = Gateway(rest.url, kept.keys, port=free_port(kept.gateway_port))
     await gateway.start()
+    servers: list[PostgresServer | RestServer | FunctionsServer] = [postgres, rest]
+    if functions is not None:
+        servers.append(_serve_functions(functions, gateway, kept, postgres))
+    try:
+        await _until_one_ends(home, kept, postgres, rest, servers, gateway, ready)
+    finally:
+        for server in servers[2:]:
+            server.stop()
+
+
+def _serve_functions(
+    folder: Path, gateway: Gateway, kept: Kept, postgres: PostgresServer
+) -> FunctionsServer:
+    """Start the functions with what a project gives them, and open the gateway's way to them."""
+    variables = {
+        "SUPABASE_URL": gateway.url,
+        "SUPABASE_ANON_KEY": kept.keys.anon,
+        "SUPABASE_SERVICE_ROLE_KEY": kept.keys.service_role,
+        "SUPABASE_DB_URL": postgres.dsn(),
+    }
+    server = FunctionsServer.start(folder, variables)
+    gateway.functions = Functions(server.url, kept.jwt_secret)
+    return server
+
+
+async def _until_one_ends(
+    home: Path,
+    kept: Kept,
+    postgres: PostgresServer,
+    rest: RestServer,
+    servers: Sequence[PostgresServer | RestServer | FunctionsServer],
+    gateway: Gateway,
+    ready: int,
+) -> None:
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     running = {
         "supervisor": name_of(os.getpid()),
-        "servers": [name_of(server.process.pid) for server in (postgres, rest)],
+        "servers": [name_of(server.process.pid) for server in servers],
         "url": gateway.url,
         "rest_url": rest.url,
         "database_url": postgres.dsn(),
@@ -169,7 +209,7 @@ async def _keep_open(
     kept = replace(kept, gateway_port=gateway.port)
     write_state(home, kept, running)
     os.close(ready)
-    while not ended.is_set() and postgres.process.poll() is None and rest.process.poll() is None:
+    while not ended.is_set() and all(server.process.poll() is None for server in servers):
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(ended.wait(), WATCH_S)
     # First of all: from here on a start waits for us instead of taking us for running.
@@ -196,7 +236,7 @@ def _leave(signal_number: int, frame: object) -> None:
     raise SystemExit(0)
 
 
-def _main(home: str, sample: str, lock: str, ready: str, tie: str) -> None:
+def _main(home: str, sample: str, functions: str, lock: str, ready: str, tie: str) -> None:
     """The supervisor. The lock is held by being open; `ready` takes a failure's report."""
     signal.signal(signal.SIGTERM, _leave)
     for inherited in (int(lock), int(ready)):
@@ -204,7 +244,7 @@ def _main(home: str, sample: str, lock: str, ready: str, tie: str) -> None:
     if tie == "tied":
         threading.Thread(target=_stop_when_stdin_closes, daemon=True).start()
     try:
-        _supervise(Path(home), sample, int(ready))
+        _supervise(Path(home), sample, Path(functions) if functions else None, int(ready))
     except Exception as failure:
         traceback.print_exc()
         with contextlib.suppress(OSError):

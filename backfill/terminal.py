@@ -83,11 +83,11 @@ def print_missing(missing: Missing) -> None:
     """What is missing by day, and in all."""
     out.print(
         _table(
-            "day", "completed", "complete", "no profile", "no FC scores", "neither",
-            "unscorable", "coverage",
+            "day", "completed", "complete", *(f"no {name}" for name in missing.components),
+            "neither" if len(missing.components) == 2 else "none", "unscorable", "coverage",
             rows=(
-                (d.day, d.completed, d.complete, d.missing_profile, d.missing_fc_scores,
-                 d.missing_both, d.excluded, "n/a" if d.coverage is None else f"{d.coverage:.1%}")
+                (d.day, d.completed, d.complete, *d.missing.values(), d.missing_all, d.excluded,
+                 "n/a" if d.coverage is None else f"{d.coverage:.1%}")
                 for d in missing.days
             ),
         )
@@ -197,6 +197,10 @@ def print_verification(verification: Verification) -> None:
                 out.print(f"        {row['session_id']} {row['component']}", markup=False)
             if len(rows) > NAMED_SESSIONS:
                 out.print(f"        … and {len(rows) - NAMED_SESSIONS} more: --json names them")
+    if verification.inferred:
+        out.print(
+            f"      receipts inferred from the rows before and after: {verification.inferred}"
+        )
     if verification.new_candidates_total:
         _print_new_candidates(verification)
     for line in verification.critical:
@@ -238,3 +242,8 @@ def _print_rows(effect: UndoEffect) -> None:
         shown = ", ".join(f"{n} of {table}" for table, n in counts.items() if n)
         out.print(f"{verb}: {shown or 'nothing'}", markup=False)
     out.print(f"sessions: {effect.sessions}")
+    if effect.inferred:
+        out.print(
+            f"of these rows {effect.inferred} have receipts inferred from before and after the"
+            " call: what somebody else wrote meanwhile goes with them"
+        )

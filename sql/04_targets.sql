@@ -3,19 +3,22 @@
 -- The core reads these rows and knows no target by name. All identifiers in them are used through %I or regclass.
 
 create table backfill_private.sources (
-  target text primary key,
+  target text primary key check (target ~ '^[a-z][a-z0-9_]{0,30}$'),
   source_table text not null,
   key_column text not null,
   date_column text not null,
-  gaps_view text not null,
-  quality_function text not null,
-  check_function text,
+  -- [{column, values: [text]}] or, of nulls, [{column, is_null: boolean}]
+  filters jsonb not null default '[]',
+  -- [{name, table, column, parameter, component: null for all}]: rows that scoring reads, and how many it takes
+  needs jsonb not null default '[]',
+  views text[] not null,
+  index_name text,
   defaults jsonb not null default '{}'
 );
 
 create table public.backfill_targets (
   target text not null references backfill_private.sources (target),
-  component text not null check (component ~ '^[a-z][a-z0-9_]*$'),
+  component text not null check (component ~ '^[a-z][a-z0-9_]{0,30}$'),
   position integer not null check (position > 0),
   table_name text not null,
   session_column text not null,
@@ -28,11 +31,16 @@ create table public.backfill_targets (
   function_signature text not null,
   arguments jsonb not null,
   helpers text[] not null default '{}',
+  needs_first text[] not null default '{}',
   score_ranges jsonb not null default '{}' check (
     -- {column: [lowest, highest]}, two numbers each, in their order
     jsonb_typeof(score_ranges) = 'object' and not jsonb_path_exists(score_ranges, 'strict $.* ? (!(@.type() == "array"
       && @.size() == 2 && @[0].type() == "number" && @[1].type() == "number" && @[0] <= @[1]))')),
-  transport text not null default 'rpc' check (transport = 'rpc'),
+  transport text not null default 'rpc' check (transport in ('rpc', 'edge')),
+  function_version text check (function_version <> ''),
+  receipts text not null default 'exact' check (receipts in ('exact', 'inferred')),
+  check (transport = 'edge' or receipts = 'exact'),
+  check ((transport = 'edge') = (function_version is not null)),
   primary key (target, component),
   unique (target, position)
 );
@@ -53,8 +61,15 @@ comment on column public.backfill_targets.table_name is 'The table that holds th
 comment on column public.backfill_targets.session_column is 'Its column that names the session.';
 comment on column public.backfill_targets.key_columns is 'The columns of the key that a scoring call writes by.';
 comment on column public.backfill_targets.version_column is 'Its column that holds the version.';
-comment on column public.backfill_targets.function_signature is 'The scoring function, with the types of its arguments.';
-comment on column public.backfill_targets.transport is 'How the function is called: rpc, through the API.';
+comment on column public.backfill_targets.function_signature is
+  'The scoring function, with the types of its arguments; of an Edge Function its name.';
+comment on column public.backfill_targets.transport is 'How the function is called: rpc, or edge for an Edge Function.';
+comment on column public.backfill_targets.function_version is
+  'Which version of an Edge Function is deployed, as declared: its definition is not in the database. Goes into the digest.';
+comment on column public.backfill_targets.receipts is
+  'exact: the function hands our headers on, so each row leaves a receipt as it is written. inferred: told from the rows before and after.';
+comment on column public.backfill_targets.needs_first is
+  'Components whose rows of the same plan must be there before this one''s is written.';
 comment on column public.backfill_targets.helpers is
   'Signatures of the functions that the scoring function calls; their definitions go into the digest.';
 
@@ -74,6 +89,31 @@ as $$
     (select t.version from public.backfill_targets as t where t.target = p_target and t.version_parameter = p_name),
     (select s.defaults ->> p_name from backfill_private.sources as s where s.target = p_target)
   )
+$$;
+
+-- The view of a target that planning reads: a row a source row that lacks something.
+create function backfill_private.gaps_view(p_target text)
+returns text
+language sql
+immutable
+set search_path = ''
+as $$
+  select format('backfill_private.%I', p_target || '_gaps')
+$$;
+
+-- The scoring functions of a target: as people name them, and where the database has them.
+create function backfill_private.scoring_functions(p_target text)
+returns table (component text, "position" integer, transport text, signature text, name text, oid oid)
+language sql
+stable
+set search_path = ''
+as $$
+  select t.component, t.position, t.transport, t.function_signature,
+    coalesce(p.proname, case t.transport when 'rpc' then regexp_replace(split_part(t.function_signature, '(', 1), '^.*\.', '')
+      else t.function_signature end), p.oid
+  from public.backfill_targets as t
+  left join pg_proc as p on t.transport = 'rpc' and p.oid = to_regprocedure(t.function_signature)
+  where t.target = p_target
 $$;
 
 -- The SQL type of a column, for casts that let an index serve.
@@ -123,6 +163,8 @@ create policy "the owner alone" on backfill_private.sources
   for select to service_role using (false);
 
 revoke all on function
+  backfill_private.gaps_view(text),
+  backfill_private.scoring_functions(text),
   backfill_private.parameter(text, text),
   backfill_private.column_type(text, text),
   backfill_private.row_condition(public.backfill_targets, jsonb, boolean)

@@ -14,7 +14,8 @@ as $$
   where p.oid = to_regprocedure(p_signature)
 $$;
 
--- Fingerprints of what a target runs on: its scoring functions, their helpers, and its rows of backfill_targets.
+-- Fingerprints of what a target runs on: its scoring functions, their helpers, and its rows of backfill_targets. An
+-- Edge Function's is that of the version that is declared: the database holds no definition.
 -- {name: SHA-256}, null where a function is gone.
 create function backfill_private.definitions(p_target text)
 returns jsonb
@@ -25,11 +26,13 @@ as $$
   select jsonb_build_object('backfill_targets',
       (select backfill_private.sha256_hex(jsonb_agg(to_jsonb(t) order by t.position)::text)
        from public.backfill_targets as t where t.target = p_target))
-    || coalesce(jsonb_object_agg(f.signature, backfill_private.function_fingerprint(f.signature)), '{}')
+    || coalesce(jsonb_object_agg(f.name, case when f.version is null then backfill_private.function_fingerprint(f.name)
+      else backfill_private.sha256_hex(f.version) end), '{}')
   from (
-    select t.function_signature as signature from public.backfill_targets as t where t.target = p_target
+    select t.function_signature as name, t.function_version as version
+    from public.backfill_targets as t where t.target = p_target
     union
-    select unnest(t.helpers) from public.backfill_targets as t where t.target = p_target
+    select unnest(t.helpers), null from public.backfill_targets as t where t.target = p_target
   ) as f
 $$;
 

@@ -84,7 +84,9 @@ begin
   foreach v_given in array p_given loop
     execute format('select array_agg(id) from (select s.%1$I::text as id from %2$s as s
         where starts_with(s.%1$I::text, $1) order by s.%1$I::text limit 3) as found',
-      v_source.key_column, v_source.source_table::regclass) into v_found using lower(btrim(v_given));
+      v_source.key_column, v_source.source_table::regclass) into v_found
+    using case when backfill_private.column_type(v_source.source_table, v_source.key_column) = 'uuid' then lower(btrim(v_given))
+      else btrim(v_given) end;
     if v_found is null or btrim(v_given) = '' then
       perform backfill_private.refuse('OB014', format('no session is named %s', left(v_given, 80)),
         'backfill missing --since … lists the sessions that lack something');
@@ -226,6 +228,30 @@ as $$
   from jsonb_each(p_defaults) as d where p_request ->> d.key is not null
 $$;
 
+-- A request with the parameters of its target that stand under `parameters`; what it names itself comes before those.
+--
+-- raises  OB013 the target has no such parameter
+create function backfill_private.named_parameters(p_target text, p_request jsonb)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_known text[] := array(
+    select jsonb_object_keys(s.defaults) from backfill_private.sources as s where s.target = p_target
+    union select t.version_parameter from public.backfill_targets as t where t.target = p_target);
+  v_unknown text := (
+    select n from jsonb_object_keys(coalesce(nullif(p_request -> 'parameters', 'null'), '{}')) as n where n <> all (v_known) limit 1);
+begin
+  if v_unknown is not null then
+    perform backfill_private.refuse('OB013', format('target %s has no parameter %s', p_target, left(v_unknown, 80)),
+      format('backfill plan … --set NAME=VALUE with one of: %s', array_to_string(v_known, ', ')));
+  end if;
+  return coalesce(nullif(p_request -> 'parameters', 'null'), '{}') || jsonb_strip_nulls(p_request);
+end
+$$;
+
 -- Refuse names that name nothing: versions and kinds that are empty or longer than any of a row's.
 --
 -- raises  OB013 the first of them
@@ -249,7 +275,7 @@ end
 $$;
 
 -- Refuse a request that has not the form of one: an object; priority a list of at most 100 texts, want versions by
--- component, all else single values.
+-- component, parameters values by name, all else single values.
 --
 -- raises  OB013 the first that has another
 create function backfill_private.check_form(p_request jsonb)
@@ -270,12 +296,14 @@ begin
   where t.kind <> 'null' and case r.key
     when 'priority' then t.kind <> 'array' or jsonb_path_exists(r.value, 'strict $[*] ? (@.type() != "string")')
       or jsonb_array_length(r.value) > 100
+    when 'parameters' then t.kind <> 'object' or jsonb_path_exists(r.value, 'strict $.* ? (@.type() == "object" || @.type() == "array")')
     when 'want' then t.kind <> 'object' or jsonb_path_exists(r.value, 'strict $.* ? (@.type() == "object" || @.type() == "array")')
     else t.kind in ('object', 'array') end
   limit 1;
   if found then
     perform backfill_private.refuse('OB013', format('%s is %s', left(v_name, 80), case v_name
         when 'priority' then 'a list of at most 100 ids or prefixes' when 'want' then 'versions by component'
+        when 'parameters' then 'values by name'
         else 'a single value' end), 'backfill plan --help');
   end if;
 end
@@ -299,6 +327,7 @@ declare
   v_throttle integer := backfill_private.whole_number(p_request, 'throttle_per_minute', 1);
   v_batch integer := coalesce(backfill_private.whole_number(p_request, 'batch_size', 1), 5);
   v_defaults jsonb := (select defaults from backfill_private.sources where target = v_target);
+  v_given jsonb := backfill_private.named_parameters(v_target, p_request);
   v_names jsonb;
 begin
   if v_since is null then
@@ -309,12 +338,13 @@ begin
       format('backfill plan … --until with a day from %s on', left(p_request ->> 'since', 10)));
   end if;
   perform backfill_private.check_pace(v_throttle, v_batch);
-  v_names := v_defaults || backfill_private.given_defaults(v_defaults, p_request)
-    || backfill_private.wanted_versions(v_target, p_request);
+  perform backfill_private.check_inferred(v_target, p_request ->> 'inferred');
+  v_names := v_defaults || backfill_private.given_defaults(v_defaults, v_given)
+    || backfill_private.wanted_versions(v_target, v_given);
   perform backfill_private.check_names(v_names);
   return v_names
     || jsonb_build_object(
-      'target', v_target,
+      'target', v_target, 'inferred', p_request ->> 'inferred',
       'since', p_request ->> 'since', 'since_at', v_since,
       'until', p_request ->> 'until', 'until_before', v_until,
       'recent_since', v_recent,
@@ -334,6 +364,7 @@ revoke all on function
   backfill_private.check_target(text),
   backfill_private.wanted_versions(text, jsonb),
   backfill_private.given_defaults(jsonb, jsonb),
+  backfill_private.named_parameters(text, jsonb),
   backfill_private.check_names(jsonb),
   backfill_private.check_form(jsonb),
   backfill_private.normal_request(jsonb)

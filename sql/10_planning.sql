@@ -61,10 +61,9 @@ set search_path = ''
 set plan_cache_mode = force_custom_plan
 as $$
 declare
-  v_view regclass;
+  v_view regclass := backfill_private.gaps_view(p_target)::regclass;
   v_found backfill_private.findings[];
 begin
-  select s.gaps_view::regclass into strict v_view from backfill_private.sources as s where s.target = p_target;
   begin
     set local transaction_read_only = on;
     execute format('select array_agg(row(null, g.session_id, g.session_at, g.components, g.excluded)::backfill_private.findings)

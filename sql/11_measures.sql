@@ -30,10 +30,11 @@ set search_path = ''
 as $$
   select jsonb_agg(jsonb_build_object(
       'component', t.component,
-      'function', backfill_private.bare_name(split_part(t.function_signature, '(', 1)),
+      'function', f.name,
+      'transport', t.transport,
       'arguments', (
         select jsonb_agg(jsonb_build_array(a.key, case when a.value <> 'session_id' then r.request -> a.value end)
-          order by array_position(p.proargnames, a.key))
+          order by array_position(p.proargnames, a.key), a.key)
         from jsonb_each_text(t.arguments) as a),
       'table', backfill_private.bare_name(t.table_name),
       'version_column', t.version_column,
@@ -42,7 +43,8 @@ as $$
     order by t.position)
   from public.backfill_runs as r
   join public.backfill_targets as t on t.target = r.target
-  left join pg_proc as p on p.oid = to_regprocedure(t.function_signature)
+  join backfill_private.scoring_functions(r.target) as f on f.component = t.component
+  left join pg_proc as p on p.oid = f.oid
   where r.run_id = p_run_id
 $$;
 
@@ -61,9 +63,9 @@ as $$
     join public.backfill_runs as r on r.target = t.target
     where r.run_id = p_run_id
   ), names as (
-    select c.position, c.missing, split_part(c.function_signature, '(', 1)::regproc::text as function_name,
-      to_regclass(c.table_name)::text as table_name, c.component
+    select c.position, c.missing, f.name as function_name, backfill_private.bare_name(c.table_name) as table_name, c.component
     from components as c
+    join backfill_private.scoring_functions(c.target) as f on f.component = c.component
   )
   select jsonb_build_object(
     'candidates', jsonb_build_object(
@@ -75,9 +77,9 @@ as $$
                    from backfill_private.categories((select target from public.backfill_runs where run_id = p_run_id)) as c),
     'phases', (select jsonb_object_agg(p.phase, (select count(*) from items as i where i.phase = p.phase))
                from unnest(array['priority', 'recent', 'historical']) as p (phase)),
-    'expected_calls', (select jsonb_object_agg(backfill_private.bare_name(n.function_name), n.missing) from names as n)
+    'expected_calls', (select jsonb_object_agg(n.function_name, n.missing) from names as n)
       || jsonb_build_object('total', (select sum(n.missing) from names as n)),
-    'expected_writes', (select jsonb_object_agg(backfill_private.bare_name(n.table_name), n.missing) from names as n)
+    'expected_writes', (select jsonb_object_agg(n.table_name, n.missing) from names as n)
       || jsonb_build_object('total', (select sum(n.missing) from names as n)),
     'steps', backfill_private.plan_steps(p_run_id),
     'batches', (select max(i.batch) from items as i),
@@ -85,22 +87,26 @@ as $$
     'newest', (select max(i.session_at) from items as i))
 $$;
 
--- Marks on the functions: signature, argument names, right of service_role to call.
+-- Marks on the functions: signature, argument names, right of service_role to call. Of an Edge Function nothing is here
+-- to be measured, and the mark says so.
 create function backfill_private.function_marks(p_target text)
 returns setof jsonb
 language sql
 stable
 set search_path = ''
 as $$
-  select backfill_private.mark('function ' || backfill_private.bare_name(split_part(t.function_signature, '(', 1)),
-    case when p.oid is null or not named.fits or not callable.by_service then 'fail' else 'ok' end,
+  select backfill_private.mark(case t.transport when 'edge' then 'Edge Function ' else 'function ' end || f.name,
+    case when t.transport = 'edge' then 'warn'
+      when p.oid is null or not named.fits or not callable.by_service then 'fail' else 'ok' end,
     case
+      when t.transport = 'edge' then format('version %s, as declared: not measured, the database does not hold it', t.function_version)
       when p.oid is null then format('%s does not exist', t.function_signature)
       when not named.fits then format('the arguments are %s, the calls name %s', p.proargnames, named.wanted)
       when not callable.by_service then 'service_role may not execute it'
       else format('%s exists, service_role may execute it', p.oid::regprocedure) end)
   from public.backfill_targets as t
-  left join pg_proc as p on p.oid = to_regprocedure(t.function_signature)
+  join backfill_private.scoring_functions(t.target) as f on f.component = t.component
+  left join pg_proc as p on p.oid = f.oid
   cross join lateral (
     select coalesce(array_agg(a.key order by a.key) <@ p.proargnames, false) as fits,
       array_agg(a.key order by a.key) as wanted
@@ -153,7 +159,7 @@ stable
 set search_path = ''
 as $$
   with tables as (
-    select t.position, to_regclass(t.table_name) as oid, t.table_name as name
+    select t.position, to_regclass(t.table_name) as oid, t.table_name as name, t.receipts = 'inferred' as infers
     from public.backfill_targets as t where t.target = p_target
   )
   select m.mark from tables as t
@@ -173,8 +179,10 @@ as $$
           case when r.rolbypassrls then 'passes it by' else 'is subject to it' end))
       from pg_class as c, pg_roles as r where c.oid = t.oid and r.rolname = 'service_role')),
     (3, backfill_private.mark('receipts of ' || t.name,
-      case when bare.names is null then 'ok' else 'fail' end,
-      coalesce('triggers are missing or not always enabled on ' || bare.names, 'triggers in place, always enabled')))
+      case when bare.names is not null then 'fail' when t.infers then 'warn' else 'ok' end,
+      coalesce('triggers are missing or not always enabled on ' || bare.names, case when t.infers
+        then 'inferred from the rows before and after: gate, leases and receipts hold at claim and settle, not at the write'
+        else 'triggers in place, always enabled' end)))
   ) as m (place, mark)
   order by t.position, m.place
 $$;
@@ -256,14 +264,10 @@ declare
   v_run public.backfill_runs;
   v_figures jsonb := backfill_private.plan_figures(p_run_id);
   v_spacing numeric;
-  v_quality text;
-  v_marks jsonb;
   v_rehearsal jsonb := backfill_private.rehearsal_figures(p_run_id, p_round_trip_ms);
 begin
   select * into strict v_run from public.backfill_runs where run_id = p_run_id;
   v_spacing := backfill_private.batch_spacing_s(v_run.request);
-  select s.quality_function into strict v_quality from backfill_private.sources as s where s.target = v_run.target;
-  execute format('select coalesce(jsonb_agg(m), ''[]'') from %s($1) as m', v_quality::regproc) into v_marks using p_run_id;
   return v_figures || jsonb_build_object(
     'batch_spacing_s', trim_scale(v_spacing),
     'expected_runtime_s', case when v_run.request ->> 'throttle_per_minute' is not null
@@ -278,7 +282,7 @@ begin
     'settings', backfill_private.settings_now(),
     'rehearsal', v_rehearsal,
     'blast_radius', backfill_private.blast_radius(p_run_id),
-    'checks', v_marks
+    'checks', (select coalesce(jsonb_agg(m), '[]') from backfill_private.data_marks(p_run_id) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.kind_marks(p_run_id) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.table_marks(v_run.target) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.function_marks(v_run.target) as m)

@@ -17,6 +17,7 @@ create table public.backfill_receipts (
   before_hash bytea,
   after_hash bytea,
   attempt integer not null,
+  is_inferred boolean not null default false,
   at timestamptz not null,
   undone_at timestamptz
 );
@@ -40,6 +41,8 @@ comment on column public.backfill_receipts.row_key is 'The key of the row.';
 comment on column public.backfill_receipts.before_hash is 'SHA-256 of the row before; null where there was none.';
 comment on column public.backfill_receipts.after_hash is 'SHA-256 of the row as it was left; null where it was deleted.';
 comment on column public.backfill_receipts.attempt is 'The number of the session''s attempt.';
+comment on column public.backfill_receipts.is_inferred is
+  'True: nobody saw the write; the row differed when the session was settled. See backfill_targets.receipts.';
 comment on column public.backfill_receipts.at is 'When the row was written.';
 
 alter table public.backfill_receipts enable row level security;
@@ -47,7 +50,7 @@ revoke all on public.backfill_receipts from public, anon, authenticated, service
 -- Older projects open new sequences too, and an identity's number needs no right on its sequence.
 revoke all on sequence public.backfill_receipts_receipt_id_seq from public, anon, authenticated, service_role;
 grant select (receipt_id, run_id, ordinal, session_id, component, kind, operation, table_name, row_key,
-    before_hash, after_hash, attempt, at, undone_at)
+    before_hash, after_hash, attempt, is_inferred, at, undone_at)
   on public.backfill_receipts to authenticated, service_role;
 create policy "everybody with a backfill role reads receipts" on public.backfill_receipts
   for select to authenticated using ((select backfill_private.may('read')));
@@ -95,9 +98,9 @@ exception when data_exception or program_limit_exceeded then
 end
 $$;
 
--- Refuse a later step's row while an earlier step of the session has left none: a failed step ends the session.
+-- Refuse a row while one that it needs first is not there: a failed step ends the session.
 --
--- raises  OB020 an earlier component has no receipt of this run
+-- raises  OB020 a component that this one needs first has no receipt of this run
 create function backfill_private.check_order(p_run_id uuid, p_ordinal integer, p_target text, p_component text)
 returns void
 language plpgsql
@@ -109,7 +112,7 @@ begin
   select t.component, i.session_id into v_lacks
   from public.backfill_items as i
   join public.backfill_targets as mine on mine.target = p_target and mine.component = p_component
-  join public.backfill_targets as t on t.target = mine.target and t.position < mine.position
+  join public.backfill_targets as t on t.target = mine.target and t.component = any (mine.needs_first)
     and t.component = any (i.components) and t.component <> all (i.filled)
   where i.run_id = p_run_id and i.ordinal = p_ordinal
     and not exists (select from public.backfill_receipts as r
@@ -162,7 +165,7 @@ begin
   end if;
   select i.run_id, i.ordinal, i.source, i.session_id, i.state, i.attempts, i.lease_kind, i.lease_until,
     r.state as run_state, r.approved_until,
-    t.target, t.component, t.position, t.table_name, t.session_column, t.key_columns
+    t.target, t.component, t.needs_first, t.table_name, t.session_column, t.key_columns
   into v_held
   from public.backfill_items as i
   join public.backfill_runs as r on r.run_id = i.run_id
@@ -185,7 +188,7 @@ begin
     or coalesce(v_after, v_before) ->> v_held.session_column is distinct from v_held.session_id then
     perform backfill_private.refuse('OB018',
       format('this attempt holds session %s and writes a row of another', v_held.session_id));
-  elsif v_held.lease_kind = 'score' and v_held.position > 1 then
+  elsif v_held.lease_kind = 'score' and v_held.needs_first <> '{}' then
     perform backfill_private.check_order(v_held.run_id, v_held.ordinal, v_held.target, v_held.component);
   end if;
   insert into public.backfill_receipts (
@@ -214,7 +217,29 @@ begin
 end
 $$;
 
+-- The statements that put our triggers on a relation of a component's, enabled for good.
+--
+-- p_is_partition  of the component's table: its trigger of rows hangs on that of the table, so it needs the guard alone
+create function backfill_private.guard_sql(p_relation regclass, p_target text, p_component text, p_is_partition boolean)
+returns text
+language sql
+stable
+set search_path = ''
+as $$
+  select case when p_is_partition then '' else format(
+$sql$create or replace trigger backfill_receipt after insert or update or delete on %1$s for each row
+  when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-run%%')
+  execute function backfill_private.keep_receipt(%2$L, %3$L);
+$sql$, p_relation, p_target, p_component) end || format(
+$sql$create or replace trigger backfill_no_truncate before truncate on %1$s for each statement
+  when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-run%%')
+  execute function backfill_private.refuse_truncate();
+alter table %1$s enable always trigger backfill_receipt, enable always trigger backfill_no_truncate;
+$sql$, p_relation)
+$$;
+
 revoke all on function
+  backfill_private.guard_sql(regclass, text, text, boolean),
   backfill_private.row_hash(jsonb),
   backfill_private.row_key(jsonb, text[]),
   backfill_private.run_headers(),

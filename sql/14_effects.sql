@@ -45,8 +45,7 @@ stable
 set search_path = ''
 as $$
   select i.ordinal, jsonb_agg(jsonb_build_object(
-      'component', t.component,
-      'function', backfill_private.bare_name(split_part(t.function_signature, '(', 1)),
+      'component', t.component, 'transport', t.transport, 'function', f.name,
       'arguments', (
         select jsonb_object_agg(a.key, (p_run.request || jsonb_build_object('session_id', i.session_id)) -> a.value)
         from jsonb_each_text(t.arguments) as a))
@@ -54,6 +53,7 @@ as $$
   from backfill_private.effects(p_run.run_id, p_ordinals) as e
   join public.backfill_items as i on i.run_id = p_run.run_id and i.ordinal = e.ordinal
   join public.backfill_targets as t on t.target = p_run.target and t.component = e.component
+  join backfill_private.scoring_functions(p_run.target) as f on f.component = e.component
   where e.component <> all (i.filled) and not (e.is_wanted and e.has_receipt)
   group by i.ordinal
 $$;

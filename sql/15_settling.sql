@@ -28,6 +28,9 @@ begin
   update public.backfill_items as i
   set fence_hash = null
   where i.run_id = p_run_id and i.ordinal = any (v_ordinals);
+  perform backfill_private.infer_receipts(p_run_id, v_ordinals, array(
+    select o.ordinal from jsonb_to_recordset(p_outcomes) as o (ordinal integer, outcome text)
+    where o.ordinal = any (v_ordinals) and o.outcome <> 'released'));
   v_is_alive := backfill_private.has_known_outcome(p_outcomes) or not exists (
     select from public.backfill_items as i where i.run_id = p_run_id and i.state = 'pending');
   with told as (
@@ -130,7 +133,8 @@ begin
     state := 'done';
   elsif p_lacks_receipt then
     state := 'failed'; step := p_step; code := 'OB016';
-    message := 'the row is there and has no receipt: the triggers were off, or somebody else wrote it during the call';
+    message := 'the row is there and has no receipt: the triggers were off, the Edge Function does not hand our headers on, '
+      'or somebody else wrote it during the call';
   elsif p_outcome = 'answered' or p_code = 'OB020' then
     state := 'failed'; step := p_without_row; code := 'OB017';
     message := 'no effect: the function answered and left no row of the wanted version';

@@ -101,6 +101,7 @@ begin
     v_skipped := backfill_private.skip_filled(p_run.run_id, v_ordinals);
     exit when v_skipped = 0;
   end loop;
+  perform backfill_private.look_before(p_run, v_ordinals);
   return backfill_private.grant_fences(p_run, v_ordinals, p_claim_id, p_worker);
 end
 $$;

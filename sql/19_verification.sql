@@ -222,7 +222,7 @@ begin
        ''new_candidates'', coalesce(jsonb_agg(f.session_id order by f.place) filter (where f.place <= 1000), ''[]''),
        ''new_candidates_total'', count(*))
      from found as f',
-    (select s.gaps_view from backfill_private.sources as s where s.target = p_run.target)::regclass)
+    backfill_private.gaps_view(p_run.target)::regclass)
   into v_found
   using p_run.run_id, p_run.target, (p_run.request ->> 'since_at')::timestamptz,
     coalesce((p_run.request ->> 'until_before')::timestamptz, 'infinity');
@@ -272,6 +272,8 @@ begin
     'verdict', backfill_private.verdict(v_components, v_criteria, v_critical, v_buckets),
     'criteria', v_criteria, 'critical', v_critical,
     'buckets', (select jsonb_object_agg(key, coalesce(nullif(value, 'null'), '[]')) from jsonb_each(v_buckets)),
+    'inferred', (select count(*) from public.backfill_receipts as r
+      where r.run_id = p_run_id and r.is_inferred and r.undone_at is null),
     'audit', jsonb_build_object('count', v_run.audit_count, 'head', v_run.audit_head))
     || backfill_private.new_candidates(v_run);
 end

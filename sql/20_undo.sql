@@ -48,7 +48,8 @@ begin
   foreach v_given in array coalesce(p_sessions, '{}') loop
     select array_agg(i.session_id) into v_found from (
       select i.session_id from public.backfill_items as i
-      where i.run_id = p_run_id and starts_with(i.session_id, lower(btrim(v_given))) order by 1 limit 2) as i;
+      where i.run_id = p_run_id and (starts_with(i.session_id, btrim(v_given)) or starts_with(i.session_id, lower(btrim(v_given))))
+      order by 1 limit 2) as i;
     if v_found is null or btrim(v_given) = '' or cardinality(v_found) > 1 and v_found[1] <> v_given then
       perform backfill_private.refuse('OB014', format('%s names %s session of run %s', left(v_given, 80),
         case when v_found is null then 'no' else 'more than one' end, p_run_id), format('backfill show %s', p_run_id));
@@ -65,7 +66,7 @@ $$;
 -- row_key, table_name  the row; first_operation, first_before: what it was before; last_hash: what we left
 create function backfill_private.undo_rows(p_run_id uuid, p_scope jsonb, p_ordinals integer[] default null)
 returns table (ordinal integer, session_id text, component text, table_name text, row_key jsonb,
-  first_operation text, first_before jsonb, has_before boolean, last_hash bytea, last_receipt bigint)
+  first_operation text, first_before jsonb, has_before boolean, last_hash bytea, last_receipt bigint, is_inferred boolean)
 language sql
 stable
 set search_path = ''
@@ -75,7 +76,7 @@ as $$
     (array_agg(r.before order by r.receipt_id))[1],
     (array_agg(r.before_hash order by r.receipt_id))[1] is not null,
     (array_agg(r.after_hash order by r.receipt_id desc))[1],
-    max(r.receipt_id)
+    max(r.receipt_id), bool_or(r.is_inferred)
   from public.backfill_receipts as r
   join public.backfill_items as i on i.run_id = r.run_id and i.ordinal = r.ordinal
   where r.run_id = p_run_id and r.kind = 'score' and r.undone_at is null
@@ -176,6 +177,7 @@ as $$
   select jsonb_build_object(
     'run_id', p_run_id, 'scope', p_scope,
     'sessions', (select count(distinct l.ordinal) from looked_at as l where l.conflict is null),
+    'inferred', (select count(*) from looked_at as l where l.conflict is null and l.is_inferred),
     'deletes', (select coalesce(jsonb_object_agg(c.tab, c.deletes), '{}') from counted as c),
     'restores', (select coalesce(jsonb_object_agg(c.tab, c.restores), '{}') from counted as c),
     'conflicts', (select coalesce(jsonb_agg(jsonb_build_object('session_id', l.session_id, 'table', l.table_name,

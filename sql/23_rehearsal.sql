@@ -50,7 +50,7 @@ as $$
   from public.backfill_settings as s
 $$;
 
--- Choose what to rehearse: one candidate of each category first, then the priority sessions, then one of each category
+-- Choose what to rehearse, of what no Edge Function scores: one candidate of each category first, then the priority sessions, then one of each category
 -- and phase. Asked again, the same.
 --
 -- returns  the sessions' ids, in order
@@ -77,6 +77,9 @@ begin
         when p.phase = 'priority' then 2
         when row_number() over (partition by p.category, p.phase order by p.ordinal) = 1 then 3 end as rank
     from backfill_private.placed(v_run) as p
+    -- No transaction takes back what an Edge Function does.
+    where not exists (select from public.backfill_targets as t
+      where t.target = v_run.target and t.transport = 'edge' and t.component = any (p.components))
   ) as c
   where c.rank is not null
   order by c.rank, c.ordinal

@@ -186,14 +186,18 @@ set search_path = ''
 as $$
   select backfill_private.mark('rehearsal: scoring calls',
     case when told.sample = 0 then 'warn' when told.errors is not null then 'fail' else 'ok' end,
-    case when told.sample = 0 then 'not rehearsed' || coalesce(': ' || told.why, '')
+    case when told.sample = 0 then coalesce('not measured: ' || told.edge, 'not rehearsed' || coalesce(': ' || told.why, ''))
       when told.errors is not null then format('%s of %s sessions failed. %s', told.sample - told.good, told.sample, told.errors)
       else format('%s of %s sessions were scored and rolled back; none failed', told.sample,
-        (select count(*) from public.backfill_items as i where i.run_id = p_run_id)) end)
+        (select count(*) from public.backfill_items as i where i.run_id = p_run_id))
+        || coalesce('; not measured: ' || told.edge, '') end)
   from (
     select count(*) as sample, count(*) filter (where r.error is null) as good,
       backfill_private.rehearsed_errors(p_run_id) as errors,
-      (select string_agg(distinct s.seen ->> 'why', ', ') from backfill_private.rehearsals as s where s.run_id = p_run_id) as why
+      (select string_agg(distinct s.seen ->> 'why', ', ') from backfill_private.rehearsals as s where s.run_id = p_run_id) as why,
+      (select string_agg(f.name, ', ' order by f.position) || ', which no transaction takes back' from public.backfill_runs as run
+        cross join lateral backfill_private.scoring_functions(run.target) as f
+        where run.run_id = p_run_id and f.transport = 'edge') as edge
     from backfill_private.rehearsed(p_run_id) as r
   ) as told
 $$;

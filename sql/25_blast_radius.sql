@@ -160,11 +160,16 @@ stable
 set search_path = ''
 as $$
   with recursive covered as (
-    select distinct to_regprocedure(f.signature)::oid as oid
+    select f.oid
+    from public.backfill_runs as r
+    cross join lateral backfill_private.scoring_functions(r.target) as f
+    where r.run_id = p_run_id and f.oid is not null
+    union
+    select to_regprocedure(h)::oid
     from public.backfill_runs as r
     join public.backfill_targets as t on t.target = r.target
-    cross join lateral unnest(array_append(t.helpers, t.function_signature)) as f (signature)
-    where r.run_id = p_run_id and to_regprocedure(f.signature) is not null
+    cross join lateral unnest(t.helpers) as h
+    where r.run_id = p_run_id and to_regprocedure(h) is not null
   ), reached as (
     select c.oid from covered as c
     union

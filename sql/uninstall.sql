@@ -7,10 +7,13 @@
 
 set local lock_timeout = '3s';
 
--- What hangs on the user's tables: our triggers, found by their functions, and the index of detection.
+-- What hangs on the user's tables: our triggers, found by their functions; then the views of the targets and the indexes
+-- of detection, as their declarations name them.
 do $$
 declare
   v_trigger record;
+  v_target record;
+  v_view text;
 begin
   for v_trigger in
     select g.tgname, g.tgrelid::regclass as on_table
@@ -21,9 +24,24 @@ begin
   loop
     execute format('drop trigger %I on %s', v_trigger.tgname, v_trigger.on_table);
   end loop;
+  if to_regclass('backfill_private.sources') is null then
+    return;
+  end if;
+  for v_target in
+    select s.views, s.index_name, n.nspname
+    from backfill_private.sources as s
+    left join pg_class as c on c.oid = to_regclass(s.source_table)
+    left join pg_namespace as n on n.oid = c.relnamespace
+  loop
+    for v_view in select v from unnest(v_target.views) with ordinality as named (v, place) order by place desc loop
+      execute format('drop view if exists %s', v_view);
+    end loop;
+    if v_target.index_name is not null and v_target.nspname is not null then
+      execute format('drop index if exists %I.%I', v_target.nspname, v_target.index_name);
+    end if;
+  end loop;
 end
 $$;
-drop index if exists public.backfill_completed_sessions;
 
 drop function if exists
   public.backfill_approve(uuid, text, text, text),
@@ -32,6 +50,7 @@ drop function if exists
   public.backfill_claim(uuid, uuid, text),
   public.backfill_collect(uuid),
   public.backfill_confirm_undo(uuid, text, text, integer, jsonb),
+  public.backfill_coverage(text, date),
   public.backfill_find_runs(text),
   public.backfill_open(jsonb, text, uuid),
   public.backfill_pause(uuid, text),
@@ -50,10 +69,8 @@ drop function if exists
   public.backfill_verify(uuid);
 
 drop view if exists
-  public.backfill_missing_profiles, public.backfill_missing_fc_scores, public.backfill_candidates,
-  public.backfill_daily_coverage, public.backfill_run_progress, public.backfill_run_failures,
-  public.backfill_transitions,
-  backfill_private.prism_gaps, backfill_private.prism_standing, backfill_private.rights;
+  public.backfill_run_progress, public.backfill_run_failures,
+  public.backfill_transitions, backfill_private.rights;
 
 -- Functions before the tables whose rows they take, but those two that policies and defaults of the tables call.
 do $$
@@ -72,7 +89,7 @@ $$;
 drop table if exists
   public.backfill_approvals, public.backfill_events, public.backfill_receipts, public.backfill_items,
   public.backfill_runs, public.backfill_targets, public.backfill_settings,
-  backfill_private.findings, backfill_private.rehearsals, backfill_private.rehearsal_rows, backfill_private.starts, backfill_private.undos, backfill_private.sources;
+  backfill_private.findings, backfill_private.looks, backfill_private.rehearsals, backfill_private.rehearsal_rows, backfill_private.starts, backfill_private.undos, backfill_private.sources;
 
 drop function if exists backfill_private.may(text), backfill_private.clock();
 drop schema if exists backfill_private;

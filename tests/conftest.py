@@ -23,7 +23,7 @@ from pytest_postgresql import factories
 
 import backfill
 from backfill import migrations, sample
-from backfill.stack_gateway import gateway_in_thread
+from backfill.stack_gateway import Gateway, gateway_in_thread
 from backfill.stack_keys import ApiKeys, mint_user_token
 from backfill.stack_servers import PostgresServer, RestServer
 from tests.clocks import DatabaseClock
@@ -150,6 +150,7 @@ class Project:
     jwt_secret: str = field(repr=False)
     db: psycopg.Connection[Any] = field(repr=False)
     admin: psycopg.Connection[Any] = field(repr=False)
+    gateway: Gateway = field(repr=False)
 
     def connect(self, **options: Any) -> backfill.Backfill:
         """The blocking face, with the service key."""
@@ -226,7 +227,7 @@ def _served(
         rest = RestServer.start(server.authenticator_dsn(db.info.dbname), jwt_secret)
         try:
             with gateway_in_thread(rest.url, keys) as gateway:
-                yield Project(gateway.url, rest.url, keys, jwt_secret, db, admin)
+                yield Project(gateway.url, rest.url, keys, jwt_secret, db, admin, gateway)
         finally:
             rest.stop()
 

@@ -20,7 +20,6 @@ $$;
 alter view backfill_private.prism_gaps rename to prism_gaps_only_read;
 create view backfill_private.prism_gaps with (security_invoker = true) as
 select * from backfill_private.prism_gaps_only_read where public.note(session_id);
-update backfill_private.sources set gaps_view = 'backfill_private.prism_gaps';
 """
 WRITES = {
     "a row": "insert into public.looked_at values (note.session_id);",

@@ -38,6 +38,7 @@ CALLED_BY_USERS = (
 CALLED_BY_THE_SERVICE = (
     *CALLED_BY_USERS,
     "claim(uuid,uuid,text)",
+    "coverage_of(text)",
     "keep_rehearsal(uuid,text,jsonb)",
     "kept_message(text,text)",
     "rehearsal_lease(uuid,text)",

@@ -215,7 +215,8 @@ def plan_of_new_candidates(db: Db) -> list[Node]:
         " select count(*) from gone"
     )
     row = db.execute(
-        "select substring(prosrc from $$execute format\\(\\s*'(.*?)',\\s*\\(select$$) as query"
+        "select substring(prosrc from"
+        " $$execute format\\(\\s*'(.*?)',\\s*backfill_private.gaps_view$$) as query"
         " from pg_proc where oid ="
         " 'backfill_private.new_candidates(public.backfill_runs)'::regprocedure"
     ).fetchone()

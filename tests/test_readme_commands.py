@@ -190,9 +190,9 @@ def test_every_file_that_is_named_exists(document: str) -> None:
 
 
 def test_every_sql_file_is_named() -> None:
-    """In sql/README.md, by name or as one of the `30_` to `33_prism_*.sql`."""
+    """In sql/README.md."""
     text = (ROOT / "sql/README.md").read_text()
-    files = [p.name for p in (ROOT / "sql").glob("*.sql") if not re.match(r"3[0-3]_prism", p.name)]
+    files = [p.name for p in (ROOT / "sql").glob("*.sql")]
     assert [name for name in files if f"`{name}`" not in text] == []
 
 

@@ -44,6 +44,7 @@ CALLS = {
     "backfill_reject": (DENIED, "OB005", "OB005", "OB005", "ok", "OB005"),
     "backfill_verify": (DENIED, "OB010", "ok", "ok", "ok", "ok"),
     "backfill_check": (DENIED, "OB010", "ok", "ok", "ok", "ok"),
+    "backfill_coverage": (DENIED, DENIED, DENIED, DENIED, DENIED, "ok"),
     "backfill_freshness": (DENIED, "OB010", "ok", "ok", "ok", "ok"),
     "backfill_find_runs": (DENIED, "none", "ok", "ok", "ok", "ok"),
     "backfill_rehearsal": (DENIED, DENIED, DENIED, DENIED, DENIED, "ok"),
@@ -180,7 +181,8 @@ def world(postgres_server: PostgresServer, request: pytest.FixtureRequest) -> It
                 gateway_in_thread(rest.url, keys) as gateway,
                 httpx.Client(base_url=rest.url, timeout=30) as http,
             ):
-                yield _populated(Project(gateway.url, rest.url, keys, jwt_secret, db, admin), http)
+                project = Project(gateway.url, rest.url, keys, jwt_secret, db, admin, gateway)
+                yield _populated(project, http)
         finally:
             rest.stop()
     postgres_server.drop_database(name)
@@ -307,6 +309,7 @@ def _arguments(project: Project, runs: dict[str, str], claim_id: str) -> dict[st
         "backfill_reject": {**awaiting, "reason": "too many"},
         "backfill_verify": completed,
         "backfill_check": {},
+        "backfill_coverage": {},
         "backfill_freshness": {"p_run_id": runs["awaiting"]},
         "backfill_find_runs": {"p_prefix": runs["running"][:8]},
         "backfill_start": {"p_run_id": runs["approved"], "p_worker": "w"},

@@ -239,19 +239,22 @@ create policy "the service reads the settings" on public.backfill_settings
 -- The core reads these rows and knows no target by name. All identifiers in them are used through %I or regclass.
 
 create table backfill_private.sources (
-  target text primary key,
+  target text primary key check (target ~ '^[a-z][a-z0-9_]{0,30}$'),
   source_table text not null,
   key_column text not null,
   date_column text not null,
-  gaps_view text not null,
-  quality_function text not null,
-  check_function text,
+  -- [{column, values: [text]}] or, of nulls, [{column, is_null: boolean}]
+  filters jsonb not null default '[]',
+  -- [{name, table, column, parameter, component: null for all}]: rows that scoring reads, and how many it takes
+  needs jsonb not null default '[]',
+  views text[] not null,
+  index_name text,
   defaults jsonb not null default '{}'
 );
 
 create table public.backfill_targets (
   target text not null references backfill_private.sources (target),
-  component text not null check (component ~ '^[a-z][a-z0-9_]*$'),
+  component text not null check (component ~ '^[a-z][a-z0-9_]{0,30}$'),
   position integer not null check (position > 0),
   table_name text not null,
   session_column text not null,
@@ -264,11 +267,16 @@ create table public.backfill_targets (
   function_signature text not null,
   arguments jsonb not null,
   helpers text[] not null default '{}',
+  needs_first text[] not null default '{}',
   score_ranges jsonb not null default '{}' check (
     -- {column: [lowest, highest]}, two numbers each, in their order
     jsonb_typeof(score_ranges) = 'object' and not jsonb_path_exists(score_ranges, 'strict $.* ? (!(@.type() == "array"
       && @.size() == 2 && @[0].type() == "number" && @[1].type() == "number" && @[0] <= @[1]))')),
-  transport text not null default 'rpc' check (transport = 'rpc'),
+  transport text not null default 'rpc' check (transport in ('rpc', 'edge')),
+  function_version text check (function_version <> ''),
+  receipts text not null default 'exact' check (receipts in ('exact', 'inferred')),
+  check (transport = 'edge' or receipts = 'exact'),
+  check ((transport = 'edge') = (function_version is not null)),
   primary key (target, component),
   unique (target, position)
 );
@@ -289,8 +297,15 @@ comment on column public.backfill_targets.table_name is 'The table that holds th
 comment on column public.backfill_targets.session_column is 'Its column that names the session.';
 comment on column public.backfill_targets.key_columns is 'The columns of the key that a scoring call writes by.';
 comment on column public.backfill_targets.version_column is 'Its column that holds the version.';
-comment on column public.backfill_targets.function_signature is 'The scoring function, with the types of its arguments.';
-comment on column public.backfill_targets.transport is 'How the function is called: rpc, through the API.';
+comment on column public.backfill_targets.function_signature is
+  'The scoring function, with the types of its arguments; of an Edge Function its name.';
+comment on column public.backfill_targets.transport is 'How the function is called: rpc, or edge for an Edge Function.';
+comment on column public.backfill_targets.function_version is
+  'Which version of an Edge Function is deployed, as declared: its definition is not in the database. Goes into the digest.';
+comment on column public.backfill_targets.receipts is
+  'exact: the function hands our headers on, so each row leaves a receipt as it is written. inferred: told from the rows before and after.';
+comment on column public.backfill_targets.needs_first is
+  'Components whose rows of the same plan must be there before this one''s is written.';
 comment on column public.backfill_targets.helpers is
   'Signatures of the functions that the scoring function calls; their definitions go into the digest.';
 
@@ -310,6 +325,31 @@ as $$
     (select t.version from public.backfill_targets as t where t.target = p_target and t.version_parameter = p_name),
     (select s.defaults ->> p_name from backfill_private.sources as s where s.target = p_target)
   )
+$$;
+
+-- The view of a target that planning reads: a row a source row that lacks something.
+create function backfill_private.gaps_view(p_target text)
+returns text
+language sql
+immutable
+set search_path = ''
+as $$
+  select format('backfill_private.%I', p_target || '_gaps')
+$$;
+
+-- The scoring functions of a target: as people name them, and where the database has them.
+create function backfill_private.scoring_functions(p_target text)
+returns table (component text, "position" integer, transport text, signature text, name text, oid oid)
+language sql
+stable
+set search_path = ''
+as $$
+  select t.component, t.position, t.transport, t.function_signature,
+    coalesce(p.proname, case t.transport when 'rpc' then regexp_replace(split_part(t.function_signature, '(', 1), '^.*\.', '')
+      else t.function_signature end), p.oid
+  from public.backfill_targets as t
+  left join pg_proc as p on t.transport = 'rpc' and p.oid = to_regprocedure(t.function_signature)
+  where t.target = p_target
 $$;
 
 -- The SQL type of a column, for casts that let an index serve.
@@ -359,6 +399,8 @@ create policy "the owner alone" on backfill_private.sources
   for select to service_role using (false);
 
 revoke all on function
+  backfill_private.gaps_view(text),
+  backfill_private.scoring_functions(text),
   backfill_private.parameter(text, text),
   backfill_private.column_type(text, text),
   backfill_private.row_condition(public.backfill_targets, jsonb, boolean)
@@ -836,7 +878,8 @@ as $$
   where p.oid = to_regprocedure(p_signature)
 $$;
 
--- Fingerprints of what a target runs on: its scoring functions, their helpers, and its rows of backfill_targets.
+-- Fingerprints of what a target runs on: its scoring functions, their helpers, and its rows of backfill_targets. An
+-- Edge Function's is that of the version that is declared: the database holds no definition.
 -- {name: SHA-256}, null where a function is gone.
 create function backfill_private.definitions(p_target text)
 returns jsonb
@@ -847,11 +890,13 @@ as $$
   select jsonb_build_object('backfill_targets',
       (select backfill_private.sha256_hex(jsonb_agg(to_jsonb(t) order by t.position)::text)
        from public.backfill_targets as t where t.target = p_target))
-    || coalesce(jsonb_object_agg(f.signature, backfill_private.function_fingerprint(f.signature)), '{}')
+    || coalesce(jsonb_object_agg(f.name, case when f.version is null then backfill_private.function_fingerprint(f.name)
+      else backfill_private.sha256_hex(f.version) end), '{}')
   from (
-    select t.function_signature as signature from public.backfill_targets as t where t.target = p_target
+    select t.function_signature as name, t.function_version as version
+    from public.backfill_targets as t where t.target = p_target
     union
-    select unnest(t.helpers) from public.backfill_targets as t where t.target = p_target
+    select unnest(t.helpers), null from public.backfill_targets as t where t.target = p_target
   ) as f
 $$;
 
@@ -996,7 +1041,9 @@ begin
   foreach v_given in array p_given loop
     execute format('select array_agg(id) from (select s.%1$I::text as id from %2$s as s
         where starts_with(s.%1$I::text, $1) order by s.%1$I::text limit 3) as found',
-      v_source.key_column, v_source.source_table::regclass) into v_found using lower(btrim(v_given));
+      v_source.key_column, v_source.source_table::regclass) into v_found
+    using case when backfill_private.column_type(v_source.source_table, v_source.key_column) = 'uuid' then lower(btrim(v_given))
+      else btrim(v_given) end;
     if v_found is null or btrim(v_given) = '' then
       perform backfill_private.refuse('OB014', format('no session is named %s', left(v_given, 80)),
         'backfill missing --since … lists the sessions that lack something');
@@ -1138,6 +1185,30 @@ as $$
   from jsonb_each(p_defaults) as d where p_request ->> d.key is not null
 $$;
 
+-- A request with the parameters of its target that stand under `parameters`; what it names itself comes before those.
+--
+-- raises  OB013 the target has no such parameter
+create function backfill_private.named_parameters(p_target text, p_request jsonb)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_known text[] := array(
+    select jsonb_object_keys(s.defaults) from backfill_private.sources as s where s.target = p_target
+    union select t.version_parameter from public.backfill_targets as t where t.target = p_target);
+  v_unknown text := (
+    select n from jsonb_object_keys(coalesce(nullif(p_request -> 'parameters', 'null'), '{}')) as n where n <> all (v_known) limit 1);
+begin
+  if v_unknown is not null then
+    perform backfill_private.refuse('OB013', format('target %s has no parameter %s', p_target, left(v_unknown, 80)),
+      format('backfill plan … --set NAME=VALUE with one of: %s', array_to_string(v_known, ', ')));
+  end if;
+  return coalesce(nullif(p_request -> 'parameters', 'null'), '{}') || jsonb_strip_nulls(p_request);
+end
+$$;
+
 -- Refuse names that name nothing: versions and kinds that are empty or longer than any of a row's.
 --
 -- raises  OB013 the first of them
@@ -1161,7 +1232,7 @@ end
 $$;
 
 -- Refuse a request that has not the form of one: an object; priority a list of at most 100 texts, want versions by
--- component, all else single values.
+-- component, parameters values by name, all else single values.
 --
 -- raises  OB013 the first that has another
 create function backfill_private.check_form(p_request jsonb)
@@ -1182,12 +1253,14 @@ begin
   where t.kind <> 'null' and case r.key
     when 'priority' then t.kind <> 'array' or jsonb_path_exists(r.value, 'strict $[*] ? (@.type() != "string")')
       or jsonb_array_length(r.value) > 100
+    when 'parameters' then t.kind <> 'object' or jsonb_path_exists(r.value, 'strict $.* ? (@.type() == "object" || @.type() == "array")')
     when 'want' then t.kind <> 'object' or jsonb_path_exists(r.value, 'strict $.* ? (@.type() == "object" || @.type() == "array")')
     else t.kind in ('object', 'array') end
   limit 1;
   if found then
     perform backfill_private.refuse('OB013', format('%s is %s', left(v_name, 80), case v_name
         when 'priority' then 'a list of at most 100 ids or prefixes' when 'want' then 'versions by component'
+        when 'parameters' then 'values by name'
         else 'a single value' end), 'backfill plan --help');
   end if;
 end
@@ -1211,6 +1284,7 @@ declare
   v_throttle integer := backfill_private.whole_number(p_request, 'throttle_per_minute', 1);
   v_batch integer := coalesce(backfill_private.whole_number(p_request, 'batch_size', 1), 5);
   v_defaults jsonb := (select defaults from backfill_private.sources where target = v_target);
+  v_given jsonb := backfill_private.named_parameters(v_target, p_request);
   v_names jsonb;
 begin
   if v_since is null then
@@ -1221,12 +1295,13 @@ begin
       format('backfill plan … --until with a day from %s on', left(p_request ->> 'since', 10)));
   end if;
   perform backfill_private.check_pace(v_throttle, v_batch);
-  v_names := v_defaults || backfill_private.given_defaults(v_defaults, p_request)
-    || backfill_private.wanted_versions(v_target, p_request);
+  perform backfill_private.check_inferred(v_target, p_request ->> 'inferred');
+  v_names := v_defaults || backfill_private.given_defaults(v_defaults, v_given)
+    || backfill_private.wanted_versions(v_target, v_given);
   perform backfill_private.check_names(v_names);
   return v_names
     || jsonb_build_object(
-      'target', v_target,
+      'target', v_target, 'inferred', p_request ->> 'inferred',
       'since', p_request ->> 'since', 'since_at', v_since,
       'until', p_request ->> 'until', 'until_before', v_until,
       'recent_since', v_recent,
@@ -1246,6 +1321,7 @@ revoke all on function
   backfill_private.check_target(text),
   backfill_private.wanted_versions(text, jsonb),
   backfill_private.given_defaults(jsonb, jsonb),
+  backfill_private.named_parameters(text, jsonb),
   backfill_private.check_names(jsonb),
   backfill_private.check_form(jsonb),
   backfill_private.normal_request(jsonb)
@@ -1315,10 +1391,9 @@ set search_path = ''
 set plan_cache_mode = force_custom_plan
 as $$
 declare
-  v_view regclass;
+  v_view regclass := backfill_private.gaps_view(p_target)::regclass;
   v_found backfill_private.findings[];
 begin
-  select s.gaps_view::regclass into strict v_view from backfill_private.sources as s where s.target = p_target;
   begin
     set local transaction_read_only = on;
     execute format('select array_agg(row(null, g.session_id, g.session_at, g.components, g.excluded)::backfill_private.findings)
@@ -1669,10 +1744,11 @@ set search_path = ''
 as $$
   select jsonb_agg(jsonb_build_object(
       'component', t.component,
-      'function', backfill_private.bare_name(split_part(t.function_signature, '(', 1)),
+      'function', f.name,
+      'transport', t.transport,
       'arguments', (
         select jsonb_agg(jsonb_build_array(a.key, case when a.value <> 'session_id' then r.request -> a.value end)
-          order by array_position(p.proargnames, a.key))
+          order by array_position(p.proargnames, a.key), a.key)
         from jsonb_each_text(t.arguments) as a),
       'table', backfill_private.bare_name(t.table_name),
       'version_column', t.version_column,
@@ -1681,7 +1757,8 @@ as $$
     order by t.position)
   from public.backfill_runs as r
   join public.backfill_targets as t on t.target = r.target
-  left join pg_proc as p on p.oid = to_regprocedure(t.function_signature)
+  join backfill_private.scoring_functions(r.target) as f on f.component = t.component
+  left join pg_proc as p on p.oid = f.oid
   where r.run_id = p_run_id
 $$;
 
@@ -1700,9 +1777,9 @@ as $$
     join public.backfill_runs as r on r.target = t.target
     where r.run_id = p_run_id
   ), names as (
-    select c.position, c.missing, split_part(c.function_signature, '(', 1)::regproc::text as function_name,
-      to_regclass(c.table_name)::text as table_name, c.component
+    select c.position, c.missing, f.name as function_name, backfill_private.bare_name(c.table_name) as table_name, c.component
     from components as c
+    join backfill_private.scoring_functions(c.target) as f on f.component = c.component
   )
   select jsonb_build_object(
     'candidates', jsonb_build_object(
@@ -1714,9 +1791,9 @@ as $$
                    from backfill_private.categories((select target from public.backfill_runs where run_id = p_run_id)) as c),
     'phases', (select jsonb_object_agg(p.phase, (select count(*) from items as i where i.phase = p.phase))
                from unnest(array['priority', 'recent', 'historical']) as p (phase)),
-    'expected_calls', (select jsonb_object_agg(backfill_private.bare_name(n.function_name), n.missing) from names as n)
+    'expected_calls', (select jsonb_object_agg(n.function_name, n.missing) from names as n)
       || jsonb_build_object('total', (select sum(n.missing) from names as n)),
-    'expected_writes', (select jsonb_object_agg(backfill_private.bare_name(n.table_name), n.missing) from names as n)
+    'expected_writes', (select jsonb_object_agg(n.table_name, n.missing) from names as n)
       || jsonb_build_object('total', (select sum(n.missing) from names as n)),
     'steps', backfill_private.plan_steps(p_run_id),
     'batches', (select max(i.batch) from items as i),
@@ -1724,22 +1801,26 @@ as $$
     'newest', (select max(i.session_at) from items as i))
 $$;
 
--- Marks on the functions: signature, argument names, right of service_role to call.
+-- Marks on the functions: signature, argument names, right of service_role to call. Of an Edge Function nothing is here
+-- to be measured, and the mark says so.
 create function backfill_private.function_marks(p_target text)
 returns setof jsonb
 language sql
 stable
 set search_path = ''
 as $$
-  select backfill_private.mark('function ' || backfill_private.bare_name(split_part(t.function_signature, '(', 1)),
-    case when p.oid is null or not named.fits or not callable.by_service then 'fail' else 'ok' end,
+  select backfill_private.mark(case t.transport when 'edge' then 'Edge Function ' else 'function ' end || f.name,
+    case when t.transport = 'edge' then 'warn'
+      when p.oid is null or not named.fits or not callable.by_service then 'fail' else 'ok' end,
     case
+      when t.transport = 'edge' then format('version %s, as declared: not measured, the database does not hold it', t.function_version)
       when p.oid is null then format('%s does not exist', t.function_signature)
       when not named.fits then format('the arguments are %s, the calls name %s', p.proargnames, named.wanted)
       when not callable.by_service then 'service_role may not execute it'
       else format('%s exists, service_role may execute it', p.oid::regprocedure) end)
   from public.backfill_targets as t
-  left join pg_proc as p on p.oid = to_regprocedure(t.function_signature)
+  join backfill_private.scoring_functions(t.target) as f on f.component = t.component
+  left join pg_proc as p on p.oid = f.oid
   cross join lateral (
     select coalesce(array_agg(a.key order by a.key) <@ p.proargnames, false) as fits,
       array_agg(a.key order by a.key) as wanted
@@ -1792,7 +1873,7 @@ stable
 set search_path = ''
 as $$
   with tables as (
-    select t.position, to_regclass(t.table_name) as oid, t.table_name as name
+    select t.position, to_regclass(t.table_name) as oid, t.table_name as name, t.receipts = 'inferred' as infers
     from public.backfill_targets as t where t.target = p_target
   )
   select m.mark from tables as t
@@ -1812,8 +1893,10 @@ as $$
           case when r.rolbypassrls then 'passes it by' else 'is subject to it' end))
       from pg_class as c, pg_roles as r where c.oid = t.oid and r.rolname = 'service_role')),
     (3, backfill_private.mark('receipts of ' || t.name,
-      case when bare.names is null then 'ok' else 'fail' end,
-      coalesce('triggers are missing or not always enabled on ' || bare.names, 'triggers in place, always enabled')))
+      case when bare.names is not null then 'fail' when t.infers then 'warn' else 'ok' end,
+      coalesce('triggers are missing or not always enabled on ' || bare.names, case when t.infers
+        then 'inferred from the rows before and after: gate, leases and receipts hold at claim and settle, not at the write'
+        else 'triggers in place, always enabled' end)))
   ) as m (place, mark)
   order by t.position, m.place
 $$;
@@ -1895,14 +1978,10 @@ declare
   v_run public.backfill_runs;
   v_figures jsonb := backfill_private.plan_figures(p_run_id);
   v_spacing numeric;
-  v_quality text;
-  v_marks jsonb;
   v_rehearsal jsonb := backfill_private.rehearsal_figures(p_run_id, p_round_trip_ms);
 begin
   select * into strict v_run from public.backfill_runs where run_id = p_run_id;
   v_spacing := backfill_private.batch_spacing_s(v_run.request);
-  select s.quality_function into strict v_quality from backfill_private.sources as s where s.target = v_run.target;
-  execute format('select coalesce(jsonb_agg(m), ''[]'') from %s($1) as m', v_quality::regproc) into v_marks using p_run_id;
   return v_figures || jsonb_build_object(
     'batch_spacing_s', trim_scale(v_spacing),
     'expected_runtime_s', case when v_run.request ->> 'throttle_per_minute' is not null
@@ -1917,7 +1996,7 @@ begin
     'settings', backfill_private.settings_now(),
     'rehearsal', v_rehearsal,
     'blast_radius', backfill_private.blast_radius(p_run_id),
-    'checks', v_marks
+    'checks', (select coalesce(jsonb_agg(m), '[]') from backfill_private.data_marks(p_run_id) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.kind_marks(p_run_id) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.table_marks(v_run.target) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.function_marks(v_run.target) as m)
@@ -2177,6 +2256,7 @@ create table public.backfill_receipts (
   before_hash bytea,
   after_hash bytea,
   attempt integer not null,
+  is_inferred boolean not null default false,
   at timestamptz not null,
   undone_at timestamptz
 );
@@ -2200,6 +2280,8 @@ comment on column public.backfill_receipts.row_key is 'The key of the row.';
 comment on column public.backfill_receipts.before_hash is 'SHA-256 of the row before; null where there was none.';
 comment on column public.backfill_receipts.after_hash is 'SHA-256 of the row as it was left; null where it was deleted.';
 comment on column public.backfill_receipts.attempt is 'The number of the session''s attempt.';
+comment on column public.backfill_receipts.is_inferred is
+  'True: nobody saw the write; the row differed when the session was settled. See backfill_targets.receipts.';
 comment on column public.backfill_receipts.at is 'When the row was written.';
 
 alter table public.backfill_receipts enable row level security;
@@ -2207,7 +2289,7 @@ revoke all on public.backfill_receipts from public, anon, authenticated, service
 -- Older projects open new sequences too, and an identity's number needs no right on its sequence.
 revoke all on sequence public.backfill_receipts_receipt_id_seq from public, anon, authenticated, service_role;
 grant select (receipt_id, run_id, ordinal, session_id, component, kind, operation, table_name, row_key,
-    before_hash, after_hash, attempt, at, undone_at)
+    before_hash, after_hash, attempt, is_inferred, at, undone_at)
   on public.backfill_receipts to authenticated, service_role;
 create policy "everybody with a backfill role reads receipts" on public.backfill_receipts
   for select to authenticated using ((select backfill_private.may('read')));
@@ -2255,9 +2337,9 @@ exception when data_exception or program_limit_exceeded then
 end
 $$;
 
--- Refuse a later step's row while an earlier step of the session has left none: a failed step ends the session.
+-- Refuse a row while one that it needs first is not there: a failed step ends the session.
 --
--- raises  OB020 an earlier component has no receipt of this run
+-- raises  OB020 a component that this one needs first has no receipt of this run
 create function backfill_private.check_order(p_run_id uuid, p_ordinal integer, p_target text, p_component text)
 returns void
 language plpgsql
@@ -2269,7 +2351,7 @@ begin
   select t.component, i.session_id into v_lacks
   from public.backfill_items as i
   join public.backfill_targets as mine on mine.target = p_target and mine.component = p_component
-  join public.backfill_targets as t on t.target = mine.target and t.position < mine.position
+  join public.backfill_targets as t on t.target = mine.target and t.component = any (mine.needs_first)
     and t.component = any (i.components) and t.component <> all (i.filled)
   where i.run_id = p_run_id and i.ordinal = p_ordinal
     and not exists (select from public.backfill_receipts as r
@@ -2322,7 +2404,7 @@ begin
   end if;
   select i.run_id, i.ordinal, i.source, i.session_id, i.state, i.attempts, i.lease_kind, i.lease_until,
     r.state as run_state, r.approved_until,
-    t.target, t.component, t.position, t.table_name, t.session_column, t.key_columns
+    t.target, t.component, t.needs_first, t.table_name, t.session_column, t.key_columns
   into v_held
   from public.backfill_items as i
   join public.backfill_runs as r on r.run_id = i.run_id
@@ -2345,7 +2427,7 @@ begin
     or coalesce(v_after, v_before) ->> v_held.session_column is distinct from v_held.session_id then
     perform backfill_private.refuse('OB018',
       format('this attempt holds session %s and writes a row of another', v_held.session_id));
-  elsif v_held.lease_kind = 'score' and v_held.position > 1 then
+  elsif v_held.lease_kind = 'score' and v_held.needs_first <> '{}' then
     perform backfill_private.check_order(v_held.run_id, v_held.ordinal, v_held.target, v_held.component);
   end if;
   insert into public.backfill_receipts (
@@ -2374,7 +2456,29 @@ begin
 end
 $$;
 
+-- The statements that put our triggers on a relation of a component's, enabled for good.
+--
+-- p_is_partition  of the component's table: its trigger of rows hangs on that of the table, so it needs the guard alone
+create function backfill_private.guard_sql(p_relation regclass, p_target text, p_component text, p_is_partition boolean)
+returns text
+language sql
+stable
+set search_path = ''
+as $$
+  select case when p_is_partition then '' else format(
+$sql$create or replace trigger backfill_receipt after insert or update or delete on %1$s for each row
+  when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-run%%')
+  execute function backfill_private.keep_receipt(%2$L, %3$L);
+$sql$, p_relation, p_target, p_component) end || format(
+$sql$create or replace trigger backfill_no_truncate before truncate on %1$s for each statement
+  when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-run%%')
+  execute function backfill_private.refuse_truncate();
+alter table %1$s enable always trigger backfill_receipt, enable always trigger backfill_no_truncate;
+$sql$, p_relation)
+$$;
+
 revoke all on function
+  backfill_private.guard_sql(regclass, text, text, boolean),
   backfill_private.row_hash(jsonb),
   backfill_private.row_key(jsonb, text[]),
   backfill_private.run_headers(),
@@ -2431,8 +2535,7 @@ stable
 set search_path = ''
 as $$
   select i.ordinal, jsonb_agg(jsonb_build_object(
-      'component', t.component,
-      'function', backfill_private.bare_name(split_part(t.function_signature, '(', 1)),
+      'component', t.component, 'transport', t.transport, 'function', f.name,
       'arguments', (
         select jsonb_object_agg(a.key, (p_run.request || jsonb_build_object('session_id', i.session_id)) -> a.value)
         from jsonb_each_text(t.arguments) as a))
@@ -2440,6 +2543,7 @@ as $$
   from backfill_private.effects(p_run.run_id, p_ordinals) as e
   join public.backfill_items as i on i.run_id = p_run.run_id and i.ordinal = e.ordinal
   join public.backfill_targets as t on t.target = p_run.target and t.component = e.component
+  join backfill_private.scoring_functions(p_run.target) as f on f.component = e.component
   where e.component <> all (i.filled) and not (e.is_wanted and e.has_receipt)
   group by i.ordinal
 $$;
@@ -2480,6 +2584,9 @@ begin
   update public.backfill_items as i
   set fence_hash = null
   where i.run_id = p_run_id and i.ordinal = any (v_ordinals);
+  perform backfill_private.infer_receipts(p_run_id, v_ordinals, array(
+    select o.ordinal from jsonb_to_recordset(p_outcomes) as o (ordinal integer, outcome text)
+    where o.ordinal = any (v_ordinals) and o.outcome <> 'released'));
   v_is_alive := backfill_private.has_known_outcome(p_outcomes) or not exists (
     select from public.backfill_items as i where i.run_id = p_run_id and i.state = 'pending');
   with told as (
@@ -2582,7 +2689,8 @@ begin
     state := 'done';
   elsif p_lacks_receipt then
     state := 'failed'; step := p_step; code := 'OB016';
-    message := 'the row is there and has no receipt: the triggers were off, or somebody else wrote it during the call';
+    message := 'the row is there and has no receipt: the triggers were off, the Edge Function does not hand our headers on, '
+      'or somebody else wrote it during the call';
   elsif p_outcome = 'answered' or p_code = 'OB020' then
     state := 'failed'; step := p_without_row; code := 'OB017';
     message := 'no effect: the function answered and left no row of the wanted version';
@@ -3046,6 +3154,7 @@ begin
     v_skipped := backfill_private.skip_filled(p_run.run_id, v_ordinals);
     exit when v_skipped = 0;
   end loop;
+  perform backfill_private.look_before(p_run, v_ordinals);
   return backfill_private.grant_fences(p_run, v_ordinals, p_claim_id, p_worker);
 end
 $$;
@@ -3940,7 +4049,7 @@ begin
        ''new_candidates'', coalesce(jsonb_agg(f.session_id order by f.place) filter (where f.place <= 1000), ''[]''),
        ''new_candidates_total'', count(*))
      from found as f',
-    (select s.gaps_view from backfill_private.sources as s where s.target = p_run.target)::regclass)
+    backfill_private.gaps_view(p_run.target)::regclass)
   into v_found
   using p_run.run_id, p_run.target, (p_run.request ->> 'since_at')::timestamptz,
     coalesce((p_run.request ->> 'until_before')::timestamptz, 'infinity');
@@ -3990,6 +4099,8 @@ begin
     'verdict', backfill_private.verdict(v_components, v_criteria, v_critical, v_buckets),
     'criteria', v_criteria, 'critical', v_critical,
     'buckets', (select jsonb_object_agg(key, coalesce(nullif(value, 'null'), '[]')) from jsonb_each(v_buckets)),
+    'inferred', (select count(*) from public.backfill_receipts as r
+      where r.run_id = p_run_id and r.is_inferred and r.undone_at is null),
     'audit', jsonb_build_object('count', v_run.audit_count, 'head', v_run.audit_head))
     || backfill_private.new_candidates(v_run);
 end
@@ -4112,7 +4223,8 @@ begin
   foreach v_given in array coalesce(p_sessions, '{}') loop
     select array_agg(i.session_id) into v_found from (
       select i.session_id from public.backfill_items as i
-      where i.run_id = p_run_id and starts_with(i.session_id, lower(btrim(v_given))) order by 1 limit 2) as i;
+      where i.run_id = p_run_id and (starts_with(i.session_id, btrim(v_given)) or starts_with(i.session_id, lower(btrim(v_given))))
+      order by 1 limit 2) as i;
     if v_found is null or btrim(v_given) = '' or cardinality(v_found) > 1 and v_found[1] <> v_given then
       perform backfill_private.refuse('OB014', format('%s names %s session of run %s', left(v_given, 80),
         case when v_found is null then 'no' else 'more than one' end, p_run_id), format('backfill show %s', p_run_id));
@@ -4129,7 +4241,7 @@ $$;
 -- row_key, table_name  the row; first_operation, first_before: what it was before; last_hash: what we left
 create function backfill_private.undo_rows(p_run_id uuid, p_scope jsonb, p_ordinals integer[] default null)
 returns table (ordinal integer, session_id text, component text, table_name text, row_key jsonb,
-  first_operation text, first_before jsonb, has_before boolean, last_hash bytea, last_receipt bigint)
+  first_operation text, first_before jsonb, has_before boolean, last_hash bytea, last_receipt bigint, is_inferred boolean)
 language sql
 stable
 set search_path = ''
@@ -4139,7 +4251,7 @@ as $$
     (array_agg(r.before order by r.receipt_id))[1],
     (array_agg(r.before_hash order by r.receipt_id))[1] is not null,
     (array_agg(r.after_hash order by r.receipt_id desc))[1],
-    max(r.receipt_id)
+    max(r.receipt_id), bool_or(r.is_inferred)
   from public.backfill_receipts as r
   join public.backfill_items as i on i.run_id = r.run_id and i.ordinal = r.ordinal
   where r.run_id = p_run_id and r.kind = 'score' and r.undone_at is null
@@ -4240,6 +4352,7 @@ as $$
   select jsonb_build_object(
     'run_id', p_run_id, 'scope', p_scope,
     'sessions', (select count(distinct l.ordinal) from looked_at as l where l.conflict is null),
+    'inferred', (select count(*) from looked_at as l where l.conflict is null and l.is_inferred),
     'deletes', (select coalesce(jsonb_object_agg(c.tab, c.deletes), '{}') from counted as c),
     'restores', (select coalesce(jsonb_object_agg(c.tab, c.restores), '{}') from counted as c),
     'conflicts', (select coalesce(jsonb_agg(jsonb_build_object('session_id', l.session_id, 'table', l.table_name,
@@ -4735,314 +4848,6 @@ as $$
   select concat_ws(' ', p_command, 'concurrently', p_rest) || ';'
 $$;
 
--- Every column that a target's rows name, with the statement that corrects the name. Place 0 is the source.
-create function backfill_private.wanted_columns(p_target text)
-returns table (place integer, table_name text, column_name text, correct text)
-language sql
-stable
-set search_path = ''
-as $$
-  select 0, s.source_table, c.name,
-    format('update backfill_private.sources set %I = ''…'' where target = %L;', c.field, s.target)
-  from backfill_private.sources as s
-  cross join lateral (values (s.key_column, 'key_column'), (s.date_column, 'date_column')) as c (name, field)
-  where s.target = p_target
-  union all
-  select t.position, t.table_name, c.name,
-    format('update public.backfill_targets set %I = ''…'' where target = %L and component = %L;',
-      c.field, t.target, t.component)
-  from public.backfill_targets as t
-  cross join lateral (
-    select t.session_column, 'session_column'
-    union all select t.version_column, 'version_column'
-    union all select k, 'key_columns' from unnest(t.key_columns) as k
-    union all select m, 'matches' from jsonb_object_keys(t.matches) as m
-    union all select r, 'score_ranges' from jsonb_object_keys(t.score_ranges) as r
-  ) as c (name, field)
-  where t.target = p_target
-$$;
-
--- Lines on the tables: is each there, with the columns that the target's rows name?
-create function backfill_private.table_lines(p_target text)
-returns setof jsonb
-language sql
-stable
-set search_path = ''
-as $$
-  select backfill_private.line('table ' || w.table_name,
-    case when to_regclass(w.table_name) is null or w.gone is not null then 'fail' else 'ok' end,
-    case when to_regclass(w.table_name) is null then w.table_name || ' does not exist'
-      else coalesce('has no column ' || w.gone, w.present) end,
-    case
-      when to_regclass(w.table_name) is not null then w.correct
-      when w.place = 0 then
-        format('update backfill_private.sources set source_table = ''…'' where target = %L;', p_target)
-      else format('update public.backfill_targets set table_name = ''…'' where target = %L and position = %s;',
-        p_target, w.place) end)
-  from (
-    select n.place, n.table_name,
-      string_agg(distinct n.column_name, ', ') filter (where n.type is null) as gone,
-      string_agg(distinct n.column_name || ' ' || n.type, ', ') as present,
-      string_agg(distinct n.correct, ' ') filter (where n.type is null) as correct
-    from (
-      select c.*, backfill_private.column_type(c.table_name, c.column_name) as type
-      from backfill_private.wanted_columns(p_target) as c
-    ) as n
-    group by n.place, n.table_name
-  ) as w
-  order by w.place
-$$;
-
--- Does a unique index say that no two rows share these columns? A partial one or one over expressions does not.
-create function backfill_private.is_unique(p_table regclass, p_columns text[])
-returns boolean
-language sql
-stable
-set search_path = ''
-as $$
-  select exists (
-    select from pg_index as x
-    where x.indrelid = p_table and x.indisunique and x.indisvalid and x.indpred is null and x.indexprs is null
-      and (
-        select array_agg(a.attname::text) from pg_attribute as a
-        where a.attrelid = x.indrelid and a.attnum = any ((x.indkey::smallint[])[0:x.indnkeyatts - 1])
-      ) <@ p_columns)
-$$;
-
--- Does a whole, valid index begin with this column?
-create function backfill_private.leads_an_index(p_table regclass, p_column text)
-returns boolean
-language sql
-stable
-set search_path = ''
-as $$
-  select exists (
-    select from pg_index as x
-    join pg_attribute as a on a.attrelid = x.indrelid and a.attnum = x.indkey[0]
-    where x.indrelid = p_table and a.attname = p_column and x.indisvalid and x.indpred is null)
-$$;
-
--- The line on an index that begins with a column; without it all works, slower. No line where the column is missing.
-create function backfill_private.index_line(p_table text, p_column text)
-returns setof jsonb
-language sql
-stable
-set search_path = ''
-as $$
-  select backfill_private.line(format('index on %s (%s)', p_table, p_column),
-    case when i.leads then 'ok' else 'warn' end,
-    case when i.leads then 'there' else format('no index begins with %s: all works, slower', p_column) end,
-    backfill_private.beside_writers('create index', format('on %s (%I)', to_regclass(p_table), p_column)))
-  from (select backfill_private.leads_an_index(to_regclass(p_table), p_column) as leads) as i
-  where backfill_private.column_type(p_table, p_column) is not null
-$$;
-
--- Lines on the keys of the tables that are there: unique, of one type, indexed by session.
-create function backfill_private.key_lines(p_target text)
-returns setof jsonb
-language sql
-stable
-set search_path = ''
-as $$
-  with keys as (
-    select 0 as place, s.source_table as name, array[s.key_column] as columns, s.key_column as session_column
-    from backfill_private.sources as s where s.target = p_target
-    union all
-    select t.position, t.table_name, t.key_columns, t.session_column
-    from public.backfill_targets as t where t.target = p_target
-  ), typed as (
-    select k.*, to_regclass(k.name) as oid, backfill_private.column_type(k.name, k.session_column) as type,
-      first_value(k.name || '.' || k.session_column) over (order by k.place) as source_key,
-      first_value(backfill_private.column_type(k.name, k.session_column)) over (order by k.place) as source_type
-    from keys as k
-  )
-  select l.line from (
-    select k.place, 1 as rank, backfill_private.line('key of ' || k.name,
-      case when backfill_private.is_unique(k.oid, k.columns) then 'ok' else 'fail' end,
-      array_to_string(k.columns, ', ')
-        || case when backfill_private.is_unique(k.oid, k.columns) then ' is unique' else ': no unique index covers it' end,
-      backfill_private.beside_writers('create unique index', format('on %s (%s)', k.oid,
-        (select string_agg(quote_ident(c), ', ') from unnest(k.columns) as c)))) as line
-    from typed as k where k.oid is not null
-    union all
-    select k.place, 2, backfill_private.line('session of ' || k.name,
-      case when k.type = k.source_type then 'ok' else 'fail' end,
-      format('%s is %s, %s is %s', k.session_column, k.type, k.source_key, k.source_type),
-      format('alter table %s alter column %I type %s using %2$I::%3$s;', k.oid, k.session_column, k.source_type))
-    from typed as k where k.place > 0 and k.type is not null and k.source_type is not null
-    union all
-    select k.place, 3, i.line
-    from typed as k cross join lateral backfill_private.index_line(k.name, k.session_column) as i (line)
-    where k.place > 0
-  ) as l
-  order by l.place, l.rank
-$$;
-
--- Lines on the source beyond its columns: what kind of time its dates are, and the objects that detect.
-create function backfill_private.source_lines(p_target text)
-returns setof jsonb
-language sql
-stable
-set search_path = ''
-as $$
-  select backfill_private.line('dates of ' || s.source_table,
-    case when d.type = 'timestamp with time zone' then 'ok' when d.type ~ '^(date|timestamp)' then 'warn' else 'fail' end,
-    format('%s is %s', s.date_column, d.type)
-      || case when d.type = 'timestamp with time zone' then ''
-           when d.type ~ '^(date|timestamp)' then ': read in the time zone of the session, UTC unless somebody changed it'
-           else ': no time' end,
-    format('alter table %s alter column %I type timestamptz using %2$I at time zone ''UTC'';',
-      to_regclass(s.source_table), s.date_column))
-  from backfill_private.sources as s
-  cross join lateral (select backfill_private.column_type(s.source_table, s.date_column) as type) as d
-  where s.target = p_target and d.type is not null
-  union all
-  select backfill_private.line('detection of ' || s.target,
-    case when o.gone is null then 'ok' else 'fail' end,
-    coalesce(o.gone || ' does not exist', o.present),
-    format('create it again as the migration of target %s has it: %s', s.target, o.gone))
-  from backfill_private.sources as s
-  cross join lateral (
-    select string_agg(n.name, ', ') filter (where not n.is_there) as gone, string_agg(n.name, ', ') as present
-    from (values
-      (s.gaps_view, to_regclass(s.gaps_view) is not null),
-      (s.quality_function || '(uuid)', to_regprocedure(s.quality_function || '(uuid)') is not null),
-      (s.check_function || '()', to_regprocedure(s.check_function || '()') is not null)
-    ) as n (name, is_there)
-    where n.name is not null
-  ) as o
-  where s.target = p_target
-$$;
-
--- What puts the receipt triggers of a component's table and its partitions in place, enabled for good. A partition
--- needs the guard against truncate alone: its trigger of rows hangs on that of the table.
-create function backfill_private.trigger_cure(p_target public.backfill_targets)
-returns text
-language sql
-stable
-set search_path = ''
-as $$
-  select string_agg(case when to_regclass(u.name) = to_regclass(p_target.table_name) then format(
-$sql$create or replace trigger backfill_receipt after insert or update or delete on %1$s for each row
-  when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-run%%')
-  execute function backfill_private.keep_receipt(%2$L, %3$L);
-$sql$, to_regclass(u.name), p_target.target, p_target.component) else '' end || format(
-$sql$create or replace trigger backfill_no_truncate before truncate on %1$s for each statement
-  when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-run%%')
-  execute function backfill_private.refuse_truncate();
-alter table %1$s enable always trigger backfill_receipt, enable always trigger backfill_no_truncate;
-$sql$, to_regclass(u.name)), '' order by u.place)
-  from backfill_private.unguarded(p_target.table_name) with ordinality as u (name, place)
-$$;
-
--- The marks on the tables that are there, each with what to do about it.
-create function backfill_private.table_mark_lines(p_target text)
-returns setof jsonb
-language sql
-stable
-set search_path = ''
-as $$
-  select m.mark || jsonb_build_object('next', case when m.mark ->> 'status' = 'ok' then '' else cure.next end)
-  from backfill_private.table_marks(p_target) with ordinality as m (mark, place)
-  cross join lateral (
-    select n.next
-    from public.backfill_targets as t
-    cross join lateral (values
-      ('service_role writes ' || t.table_name,
-        format('grant select, insert, update, delete on %s to service_role;', to_regclass(t.table_name))),
-      ('row level security of ' || t.table_name, case when m.mark ->> 'status' = 'warn'
-        then format('alter table %s enable row level security;', to_regclass(t.table_name))
-        else 'alter role service_role bypassrls;' end),
-      ('receipts of ' || t.table_name, backfill_private.trigger_cure(t))
-    ) as n (name, next)
-    where t.target = p_target and to_regclass(t.table_name) is not null and n.name = m.mark ->> 'name'
-    limit 1
-  ) as cure
-  order by m.place
-$$;
-
--- Lines on what the marks leave out: who reads, and whether an undo could write.
-create function backfill_private.rights_lines(p_target text)
-returns setof jsonb
-language sql
-stable
-set search_path = ''
-as $$
-  select backfill_private.line('rights on ' || n.name,
-    case when r.missing is null then 'ok' else 'fail' end,
-    coalesce(r.missing, format('service_role reads, %s %s', current_user, n.verbs)),
-    r.cure)
-  from (
-    select 0 as place, s.source_table as name, 'reads' as verbs, array['select'] as privileges
-    from backfill_private.sources as s where s.target = p_target
-    union all
-    select t.position, t.table_name, 'undoes', array['select', 'insert', 'update', 'delete']
-    from public.backfill_targets as t where t.target = p_target
-  ) as n
-  cross join lateral (
-    select string_agg(format('%s has not %s', w.role, w.privilege), '; ') as missing,
-      string_agg(format('grant %s on %s to %I;', w.privilege, to_regclass(n.name), w.role), ' ') as cure
-    from (
-      select 'service_role' as role, 'select' as privilege
-      union all select current_user, unnest(n.privileges)
-    ) as w
-    where not has_table_privilege(w.role, to_regclass(n.name), w.privilege)
-  ) as r
-  where to_regclass(n.name) is not null
-  order by n.place
-$$;
-
--- The marks on the scoring functions, each with what to do about it, and a line on the helpers where there are any.
-create function backfill_private.function_lines(p_target text)
-returns setof jsonb
-language sql
-stable
-set search_path = ''
-as $$
-  select m.mark || jsonb_build_object('next', case when m.mark ->> 'status' = 'ok' then '' else (
-    select case
-        when p.signature is null then format('create it, or: update public.backfill_targets set function_signature = ''…'''
-          ' where target = %L and component = %L;', t.target, t.component)
-        when has_function_privilege('service_role', p.signature, 'execute') then
-          format('name its arguments: update public.backfill_targets set arguments = ''{"argument": "parameter", …}'''
-          ' where target = %L and component = %L;', t.target, t.component)
-        else format('grant execute on function %s to service_role;', p.signature) end
-    from public.backfill_targets as t, to_regprocedure(t.function_signature) as p (signature)
-    where t.target = p_target
-      and 'function ' || backfill_private.bare_name(split_part(t.function_signature, '(', 1)) = m.mark ->> 'name'
-    limit 1) end)
-  from backfill_private.function_marks(p_target) as m (mark)
-  union all
-  select backfill_private.line('helpers of ' || t.component,
-    case when h.gone is null then 'ok' else 'fail' end,
-    coalesce(h.gone || ' does not exist', h.present),
-    format('create it, or: update public.backfill_targets set helpers = ''{…}'' where target = %L and component = %L;',
-      t.target, t.component))
-  from public.backfill_targets as t
-  cross join lateral (
-    select string_agg(n, ', ') filter (where to_regprocedure(n) is null) as gone, string_agg(n, ', ') as present
-    from unnest(t.helpers) as n
-  ) as h
-  where t.target = p_target and cardinality(t.helpers) > 0
-$$;
-
--- The lines of a target's own check function; none where it has none.
-create function backfill_private.own_lines(p_target text)
-returns setof jsonb
-language plpgsql
-stable
-set search_path = ''
-as $$
-declare
-  v_check regprocedure := (
-    select to_regprocedure(s.check_function || '()') from backfill_private.sources as s where s.target = p_target);
-begin
-  if v_check is not null then
-    return query execute format('select l from %s() as l', v_check::regproc);
-  end if;
-end
-$$;
-
 -- Everything of ours that is a table or a view.
 create function backfill_private.our_relations()
 returns table (oid regclass, kind "char", is_public boolean, has_rls boolean)
@@ -5234,7 +5039,8 @@ begin
         union all select 4, row_number() over (), line from backfill_private.table_mark_lines(v_target) as line
         union all select 5, row_number() over (), line from backfill_private.rights_lines(v_target) as line
         union all select 6, row_number() over (), line from backfill_private.function_lines(v_target) as line
-        union all select 7, row_number() over (), line from backfill_private.own_lines(v_target) as line
+        union all select 7, row_number() over (), line from backfill_private.need_lines(v_target) as line
+        union all select 8, row_number() over (), line from backfill_private.detection_index_line(v_target) as line
       ) as l);
   end loop;
   return v_lines
@@ -5246,18 +5052,6 @@ $$;
 revoke all on function
   backfill_private.line(text, text, text, text),
   backfill_private.beside_writers(text, text),
-  backfill_private.wanted_columns(text),
-  backfill_private.table_lines(text),
-  backfill_private.is_unique(regclass, text[]),
-  backfill_private.leads_an_index(regclass, text),
-  backfill_private.index_line(text, text),
-  backfill_private.key_lines(text),
-  backfill_private.source_lines(text),
-  backfill_private.trigger_cure(public.backfill_targets),
-  backfill_private.table_mark_lines(text),
-  backfill_private.rights_lines(text),
-  backfill_private.function_lines(text),
-  backfill_private.own_lines(text),
   backfill_private.our_relations(),
   backfill_private.relation_faults(),
   backfill_private.function_faults(),
@@ -5336,7 +5130,7 @@ as $$
   from public.backfill_settings as s
 $$;
 
--- Choose what to rehearse: one candidate of each category first, then the priority sessions, then one of each category
+-- Choose what to rehearse, of what no Edge Function scores: one candidate of each category first, then the priority sessions, then one of each category
 -- and phase. Asked again, the same.
 --
 -- returns  the sessions' ids, in order
@@ -5363,6 +5157,9 @@ begin
         when p.phase = 'priority' then 2
         when row_number() over (partition by p.category, p.phase order by p.ordinal) = 1 then 3 end as rank
     from backfill_private.placed(v_run) as p
+    -- No transaction takes back what an Edge Function does.
+    where not exists (select from public.backfill_targets as t
+      where t.target = v_run.target and t.transport = 'edge' and t.component = any (p.components))
   ) as c
   where c.rank is not null
   order by c.rank, c.ordinal
@@ -5968,14 +5765,18 @@ set search_path = ''
 as $$
   select backfill_private.mark('rehearsal: scoring calls',
     case when told.sample = 0 then 'warn' when told.errors is not null then 'fail' else 'ok' end,
-    case when told.sample = 0 then 'not rehearsed' || coalesce(': ' || told.why, '')
+    case when told.sample = 0 then coalesce('not measured: ' || told.edge, 'not rehearsed' || coalesce(': ' || told.why, ''))
       when told.errors is not null then format('%s of %s sessions failed. %s', told.sample - told.good, told.sample, told.errors)
       else format('%s of %s sessions were scored and rolled back; none failed', told.sample,
-        (select count(*) from public.backfill_items as i where i.run_id = p_run_id)) end)
+        (select count(*) from public.backfill_items as i where i.run_id = p_run_id))
+        || coalesce('; not measured: ' || told.edge, '') end)
   from (
     select count(*) as sample, count(*) filter (where r.error is null) as good,
       backfill_private.rehearsed_errors(p_run_id) as errors,
-      (select string_agg(distinct s.seen ->> 'why', ', ') from backfill_private.rehearsals as s where s.run_id = p_run_id) as why
+      (select string_agg(distinct s.seen ->> 'why', ', ') from backfill_private.rehearsals as s where s.run_id = p_run_id) as why,
+      (select string_agg(f.name, ', ' order by f.position) || ', which no transaction takes back' from public.backfill_runs as run
+        cross join lateral backfill_private.scoring_functions(run.target) as f
+        where run.run_id = p_run_id and f.transport = 'edge') as edge
     from backfill_private.rehearsed(p_run_id) as r
   ) as told
 $$;
@@ -6242,11 +6043,16 @@ stable
 set search_path = ''
 as $$
   with recursive covered as (
-    select distinct to_regprocedure(f.signature)::oid as oid
+    select f.oid
+    from public.backfill_runs as r
+    cross join lateral backfill_private.scoring_functions(r.target) as f
+    where r.run_id = p_run_id and f.oid is not null
+    union
+    select to_regprocedure(h)::oid
     from public.backfill_runs as r
     join public.backfill_targets as t on t.target = r.target
-    cross join lateral unnest(array_append(t.helpers, t.function_signature)) as f (signature)
-    where r.run_id = p_run_id and to_regprocedure(f.signature) is not null
+    cross join lateral unnest(t.helpers) as h
+    where r.run_id = p_run_id and to_regprocedure(h) is not null
   ), reached as (
     select c.oid from covered as c
     union
@@ -6500,5 +6306,944 @@ revoke all on function
   backfill_private.canary_faults(public.backfill_runs),
   backfill_private.judge_canary(public.backfill_runs)
 from public;
+
+-- from sql/28_declaring.sql
+-- Declaring: what a target is, held against the catalog before it is kept. The migration of a target calls this first;
+-- what it names and the database does not have is refused with the nearest name that there is.
+
+-- How many letters have to be put in, taken out or changed to get from one text to the other.
+create function backfill_private.distance(p_from text, p_to text)
+returns integer
+language plpgsql
+immutable
+set search_path = ''
+as $$
+declare
+  v_above integer[] := array(select generate_series(0, length(p_to)));
+  v_row integer[];
+begin
+  for i in 1 .. length(p_from) loop
+    v_row := array[i];
+    for j in 1 .. length(p_to) loop
+      v_row[j + 1] := least(v_row[j] + 1, v_above[j + 1] + 1,
+        v_above[j] + (substr(p_from, i, 1) <> substr(p_to, j, 1))::integer);
+    end loop;
+    v_above := v_row;
+  end loop;
+  return v_above[length(p_to) + 1];
+end
+$$;
+
+-- Refuse a name that is not there, and say which comes nearest.
+--
+-- raises  OB013 always
+create function backfill_private.refuse_name(p_sentence text, p_wanted text, p_known text[])
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_nearest text := (
+    select k from unnest(p_known) as k
+    order by backfill_private.distance(lower(left(p_wanted, 200)), lower(left(k, 200))), k limit 1);
+begin
+  perform backfill_private.refuse('OB013', p_sentence || coalesce('; the nearest is ' || v_nearest, ''),
+    'correct the declaration, then: backfill install --target FILE');
+end
+$$;
+
+-- A table that a declaration names.
+--
+-- p_part  {schema, table}
+-- returns its name as SQL writes it
+-- raises  OB013 there is no such table
+create function backfill_private.declared_table(p_part jsonb)
+returns text
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_name text := format('%I.%I', p_part ->> 'schema', p_part ->> 'table');
+begin
+  if not exists (select from pg_class as c where c.oid = to_regclass(v_name) and c.relkind in ('r', 'p')) then
+    perform backfill_private.refuse_name(format('there is no table %s', v_name), v_name, array(
+      select format('%I.%I', n.nspname, c.relname) from pg_class as c
+      join pg_namespace as n on n.oid = c.relnamespace
+      where c.relkind in ('r', 'p') and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'backfill_private')
+        and not (n.nspname = 'public' and starts_with(c.relname, 'backfill_'))));
+  end if;
+  return v_name;
+end
+$$;
+
+-- Refuse columns that a table does not have.
+--
+-- raises  OB013 the first of them
+create function backfill_private.check_columns(p_table text, p_columns text[])
+returns void
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_gone text := (
+    select c from unnest(p_columns) with ordinality as named (c, place)
+    where backfill_private.column_type(p_table, c) is null order by place limit 1);
+begin
+  if v_gone is not null then
+    perform backfill_private.refuse_name(format('%s has no column %s', p_table, quote_ident(v_gone)), v_gone, array(
+      select a.attname::text from pg_attribute as a
+      where a.attrelid = p_table::regclass and a.attnum > 0 and not a.attisdropped));
+  end if;
+end
+$$;
+
+-- Refuse a scoring function, or a helper, that is not there or has no such arguments.
+--
+-- p_arguments  names of arguments; null: do not look
+-- raises       OB013
+create function backfill_private.check_function(p_signature text, p_arguments text[])
+returns void
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_function regprocedure;
+  v_names text[];
+  v_gone text;
+begin
+  begin
+    v_function := to_regprocedure(p_signature);
+  exception when syntax_error or invalid_text_representation or undefined_object then
+    null;  -- what is no signature names nothing
+  end;
+  if v_function is null then
+    perform backfill_private.refuse_name(format('there is no function %s', p_signature), p_signature, array(
+      select format('%I.%I(%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid)) from pg_proc as p
+      join pg_namespace as n on n.oid = p.pronamespace
+      where n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'backfill_private')
+        and not starts_with(p.proname, 'backfill_') and p.prokind = 'f'));
+  end if;
+  select p.proargnames into v_names from pg_proc as p where p.oid = v_function;
+  v_gone := (select a from unnest(p_arguments) as a where a <> all (coalesce(v_names, '{}')) limit 1);
+  if v_gone is not null then
+    perform backfill_private.refuse_name(format('%s has no argument %s', v_function, quote_ident(v_gone)), v_gone, v_names);
+  elsif p_arguments is not null and not exists (
+      select from pg_proc as p where p.oid = v_function and p.pronamespace = 'public'::regnamespace) then
+    perform backfill_private.refuse('OB013', format('%s is not in the schema public, where the API calls functions', v_function),
+      'a function in public that calls it');
+  end if;
+end
+$$;
+
+-- Refuse a source whose names are not there, or whose key no text form can stand for.
+create function backfill_private.check_source(p_source jsonb)
+returns void
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_table text := backfill_private.declared_table(p_source);
+  v_need jsonb;
+  v_type text;
+begin
+  perform backfill_private.check_columns(v_table, array[p_source ->> 'key', p_source ->> 'date']
+    || array(select f ->> 'column' from jsonb_array_elements(p_source -> 'filters') as f));
+  v_type := backfill_private.column_type(v_table, p_source ->> 'key');
+  if v_type !~ '^(uuid|bigint|integer|smallint|text|character varying.*)$' then
+    perform backfill_private.refuse('OB013', format('the key %s of %s is %s; a key is uuid, a whole number or text',
+      quote_ident(p_source ->> 'key'), v_table, v_type), 'declare another column that is unique');
+  end if;
+  for v_need in select n from jsonb_array_elements(p_source -> 'needs') as n loop
+    perform backfill_private.check_columns(backfill_private.declared_table(v_need), array[v_need ->> 'column']);
+  end loop;
+end
+$$;
+
+-- Refuse a component whose names are not there, or whose rows could be several a session.
+create function backfill_private.check_component(p_target text, p_component jsonb)
+returns void
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_table text := backfill_private.declared_table(p_component);
+  v_told text[] := array[p_component ->> 'session', p_component ->> 'version_column']
+    || array(select jsonb_object_keys(p_component -> 'matches'));
+  v_key text[] := array(select jsonb_array_elements_text(p_component -> 'key'));
+  v_other record;
+begin
+  perform backfill_private.check_columns(v_table, v_told || v_key || array(select jsonb_object_keys(p_component -> 'score_ranges')));
+  if not v_key <@ v_told then
+    perform backfill_private.refuse('OB013', format('the key of %s has columns that are neither session, version nor matched: %s',
+      v_table, (select string_agg(k, ', ') from unnest(v_key) as k where k <> all (v_told))),
+      'a component has one row a session; match the column to a parameter, or leave it out of the key');
+  end if;
+  if p_component ->> 'transport' = 'rpc' then
+    perform backfill_private.check_function(p_component ->> 'function', array(select jsonb_object_keys(p_component -> 'arguments')));
+  end if;
+  perform backfill_private.check_function(h, null) from jsonb_array_elements_text(p_component -> 'helpers') as h;
+  select t.target, t.component into v_other from public.backfill_targets as t
+  where to_regclass(t.table_name) = v_table::regclass and t.target <> p_target limit 1;
+  if found then
+    perform backfill_private.refuse('OB013', format('%s holds the rows of %s of target %s already', v_table, v_other.component, v_other.target),
+      'one component a table');
+  end if;
+end
+$$;
+
+-- Keep a declaration: its rows, and our triggers on its tables. Said again it replaces what was there.
+--
+-- p_declaration  {target, defaults, views, source: {schema, table, key, date, filters, needs, index}, components: [{component,
+--                schema, table, session, key, version_column, version, version_parameter, any_version_counts, matches, transport,
+--                function, function_version, receipts, arguments, helpers, needs_first, score_ranges}]}, in their order
+-- raises         OB013 it names what the database does not have, or drops a component that a run has planned
+create function backfill_private.declare_target(p_declaration jsonb)
+returns void
+language plpgsql
+set search_path = ''
+set lock_timeout = '3s'
+as $$
+declare
+  v_target text := p_declaration ->> 'target';
+  v_source jsonb := p_declaration -> 'source';
+  v_dropped text;
+begin
+  perform backfill_private.check_source(v_source);
+  perform backfill_private.check_component(v_target, c) from jsonb_array_elements(p_declaration -> 'components') as c;
+  select t.component into v_dropped from public.backfill_targets as t
+  where t.target = v_target and t.component <> all (array(select c ->> 'component' from jsonb_array_elements(p_declaration -> 'components') as c))
+    and exists (select from public.backfill_items as i where i.source = v_target and t.component = any (i.components));
+  if found then
+    perform backfill_private.refuse('OB013', format('runs of target %s have planned %s, which this declaration drops', v_target, v_dropped),
+      'keep it, or declare a target of another name');
+  end if;
+  perform backfill_private.unguard(v_target);
+  insert into backfill_private.sources (target, source_table, key_column, date_column, filters, needs, views, index_name, defaults)
+  values (v_target, backfill_private.declared_table(v_source), v_source ->> 'key', v_source ->> 'date', v_source -> 'filters',
+    (select coalesce(jsonb_agg(n - 'schema' || jsonb_build_object('table', backfill_private.declared_table(n))), '[]')
+     from jsonb_array_elements(v_source -> 'needs') as n),
+    array(select jsonb_array_elements_text(p_declaration -> 'views')), v_source ->> 'index', p_declaration -> 'defaults')
+  on conflict (target) do update set (source_table, key_column, date_column, filters, needs, views, index_name, defaults)
+    = (excluded.source_table, excluded.key_column, excluded.date_column, excluded.filters, excluded.needs, excluded.views,
+       excluded.index_name, excluded.defaults);
+  delete from public.backfill_targets where target = v_target;
+  insert into public.backfill_targets (target, component, position, table_name, session_column, key_columns, version_column,
+    version, version_parameter, any_version_counts, matches, function_signature, arguments, helpers, needs_first, score_ranges,
+    transport, function_version, receipts)
+  select v_target, c.d ->> 'component', c.place, backfill_private.declared_table(c.d), c.d ->> 'session',
+    array(select jsonb_array_elements_text(c.d -> 'key')), c.d ->> 'version_column', c.d ->> 'version', c.d ->> 'version_parameter',
+    (c.d ->> 'any_version_counts')::boolean, c.d -> 'matches', c.d ->> 'function', c.d -> 'arguments',
+    array(select jsonb_array_elements_text(c.d -> 'helpers')), array(select jsonb_array_elements_text(c.d -> 'needs_first')),
+    c.d -> 'score_ranges', c.d ->> 'transport', c.d ->> 'function_version', c.d ->> 'receipts'
+  from jsonb_array_elements(p_declaration -> 'components') with ordinality as c (d, place);
+  perform backfill_private.guard(v_target);
+end
+$$;
+
+-- Put our triggers on the tables of a target, and the guard against truncate on their partitions: a truncate of one
+-- partition runs no trigger of its parents. A partition made later lacks it; then a run holds at its next claim, and
+-- check says the SQL.
+create function backfill_private.guard(p_target text)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_relation record;
+begin
+  for v_relation in
+    select t.component, coalesce(part.relid, to_regclass(t.table_name)) as oid, coalesce(part.level, 0) > 0 as is_partition
+    from public.backfill_targets as t
+    left join lateral pg_partition_tree(to_regclass(t.table_name)) as part on true
+    where t.target = p_target
+    order by t.position, part.level nulls first
+  loop
+    execute backfill_private.guard_sql(v_relation.oid, p_target, v_relation.component, v_relation.is_partition);
+  end loop;
+end
+$$;
+
+-- Take our triggers off the tables of a target.
+create function backfill_private.unguard(p_target text)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_trigger record;
+begin
+  for v_trigger in
+    select g.tgname, g.tgrelid::regclass as relation
+    from public.backfill_targets as t
+    left join lateral pg_partition_tree(to_regclass(t.table_name)) as part on true
+    join pg_trigger as g on g.tgrelid = coalesce(part.relid, to_regclass(t.table_name)) and g.tgparentid = 0
+    join pg_proc as p on p.oid = g.tgfoid and p.pronamespace = 'backfill_private'::regnamespace
+    where t.target = p_target
+  loop
+    execute format('drop trigger %I on %s', v_trigger.tgname, v_trigger.relation);
+  end loop;
+end
+$$;
+
+revoke all on function
+  backfill_private.distance(text, text),
+  backfill_private.refuse_name(text, text, text[]),
+  backfill_private.declared_table(jsonb),
+  backfill_private.check_columns(text, text[]),
+  backfill_private.check_function(text, text[]),
+  backfill_private.check_source(jsonb),
+  backfill_private.check_component(text, jsonb),
+  backfill_private.declare_target(jsonb),
+  backfill_private.guard(text),
+  backfill_private.unguard(text)
+from public;
+
+-- from sql/29_data_marks.sql
+-- Data marks: is what a plan names still what its target selects, and has it what scoring reads.
+
+-- The conditions under which a row of a target's source is one of its sessions, in words and as SQL.
+--
+-- p_prefix  of the columns: an alias with its dot, or nothing
+create function backfill_private.filter_conditions(p_target text, p_prefix text)
+returns table (words text, condition text)
+language sql
+stable
+set search_path = ''
+as $$
+  select
+    case when f ? 'is_null' then format('%s %s', f ->> 'column', case when (f ->> 'is_null')::boolean then 'null' else 'not null' end)
+      else format('%s %s', f ->> 'column', (select string_agg(v, ' or ') from jsonb_array_elements_text(f -> 'values') as v)) end,
+    p_prefix || quote_ident(f ->> 'column') || case
+      when f ? 'is_null' then case when (f ->> 'is_null')::boolean then ' is null' else ' is not null' end
+      when jsonb_array_length(f -> 'values') = 1 then format(' = %L', f -> 'values' ->> 0)
+      else (select format(' in (%s)', string_agg(quote_literal(v), ', ')) from jsonb_array_elements_text(f -> 'values') as v) end
+  from backfill_private.sources as o
+  cross join lateral jsonb_array_elements(o.filters) as f
+  where o.target = p_target
+$$;
+
+-- Marks on the data of a plan: what selects its sessions, and each need of theirs.
+create function backfill_private.data_marks(p_run_id uuid)
+returns setof jsonb
+language plpgsql
+stable
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_source backfill_private.sources;
+  v_need jsonb;
+  v_mark jsonb;
+  v_words text;
+  v_condition text;
+begin
+  select s.* into strict v_source from backfill_private.sources as s
+  join public.backfill_runs as r on r.target = s.target where r.run_id = p_run_id;
+  select string_agg(f.words, ', '), string_agg(f.condition, ' and ') into v_words, v_condition
+  from backfill_private.filter_conditions(v_source.target, 's.') as f;
+  if v_words is not null then
+    execute format('select backfill_private.mark(%L, case when count(*) = count(*) filter (where %s) then ''ok'' else ''fail'' end,
+        format(''%%s of %%s have %%s'', count(*) filter (where %2$s), count(*), %L))
+      from public.backfill_items as item left join %s as s on s.%I = item.session_id::%s where item.run_id = $1',
+      'rows of ' || backfill_private.bare_name(v_source.source_table), v_condition, v_words, v_source.source_table::regclass,
+      v_source.key_column, backfill_private.column_type(v_source.source_table, v_source.key_column))
+    into v_mark using p_run_id;
+    return next v_mark;
+  end if;
+  for v_need in select n from jsonb_array_elements(v_source.needs) as n loop
+    return next backfill_private.need_mark(p_run_id, v_need);
+  end loop;
+end
+$$;
+
+-- The mark on one need: how many of the sessions that it concerns have enough rows of it.
+create function backfill_private.need_mark(p_run_id uuid, p_need jsonb)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_component text := p_need ->> 'component';
+  v_sessions bigint;
+  v_enough bigint;
+  v_least bigint;
+  v_most bigint;
+  v_named text;
+begin
+  execute format('
+    with counted as (
+      select item.session_id, item.phase, (select count(*) from %s as n where n.%I = item.session_id::%s) as has
+      from public.backfill_items as item
+      where item.run_id = $1 and ($2 is null or $2 = any (item.components))
+    )
+    select count(*) as sessions, count(*) filter (where c.has >= $3) as enough, min(c.has) as least, max(c.has) as most,
+      string_agg(format(''%%s has %%s'', left(c.session_id, 8), c.has), '', '' order by c.session_id)
+        filter (where c.phase = ''priority'' and $2 is not null) as named
+    from counted as c', (p_need ->> 'table')::regclass, p_need ->> 'column',
+    backfill_private.column_type(p_need ->> 'table', p_need ->> 'column'))
+  into v_sessions, v_enough, v_least, v_most, v_named using p_run_id, v_component,
+    (select (r.request ->> (p_need ->> 'parameter'))::bigint from public.backfill_runs as r where r.run_id = p_run_id);
+  return backfill_private.mark(p_need ->> 'name', case when v_enough = v_sessions then 'ok' else 'fail' end,
+    format('%s of %s sessions%s have enough', v_enough, v_sessions, coalesce(' that lack ' || v_component, ''))
+      || coalesce(', ' || v_least || ' to ' || v_most || ' each', '') || coalesce('; priority: ' || v_named, ''));
+end
+$$;
+
+revoke all on function
+  backfill_private.filter_conditions(text, text),
+  backfill_private.data_marks(uuid),
+  backfill_private.need_mark(uuid, jsonb)
+from public;
+
+-- from sql/30_check_targets.sql
+-- Check of a target: what its declaration names against what the database has. A line a difference, and what a person
+-- does about it.
+
+-- Every column that a target's rows name, with the statement that corrects the name. Place 0 is the source.
+create function backfill_private.wanted_columns(p_target text)
+returns table (place integer, table_name text, column_name text, correct text)
+language sql
+stable
+set search_path = ''
+as $$
+  select 0, s.source_table, c.name,
+    format('update backfill_private.sources set %I = ''…'' where target = %L;', c.field, s.target)
+  from backfill_private.sources as s
+  cross join lateral (values (s.key_column, 'key_column'), (s.date_column, 'date_column')) as c (name, field)
+  where s.target = p_target
+  union all
+  select t.position, t.table_name, c.name,
+    format('update public.backfill_targets set %I = ''…'' where target = %L and component = %L;',
+      c.field, t.target, t.component)
+  from public.backfill_targets as t
+  cross join lateral (
+    select t.session_column, 'session_column'
+    union all select t.version_column, 'version_column'
+    union all select k, 'key_columns' from unnest(t.key_columns) as k
+    union all select m, 'matches' from jsonb_object_keys(t.matches) as m
+    union all select r, 'score_ranges' from jsonb_object_keys(t.score_ranges) as r
+  ) as c (name, field)
+  where t.target = p_target
+$$;
+
+-- Lines on the tables: is each there, with the columns that the target's rows name?
+create function backfill_private.table_lines(p_target text)
+returns setof jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select backfill_private.line('table ' || w.table_name,
+    case when to_regclass(w.table_name) is null or w.gone is not null then 'fail' else 'ok' end,
+    case when to_regclass(w.table_name) is null then w.table_name || ' does not exist'
+      else coalesce('has no column ' || w.gone, w.present) end,
+    case
+      when to_regclass(w.table_name) is not null then w.correct
+      when w.place = 0 then
+        format('update backfill_private.sources set source_table = ''…'' where target = %L;', p_target)
+      else format('update public.backfill_targets set table_name = ''…'' where target = %L and position = %s;',
+        p_target, w.place) end)
+  from (
+    select n.place, n.table_name,
+      string_agg(distinct n.column_name, ', ') filter (where n.type is null) as gone,
+      string_agg(distinct n.column_name || ' ' || n.type, ', ') as present,
+      string_agg(distinct n.correct, ' ') filter (where n.type is null) as correct
+    from (
+      select c.*, backfill_private.column_type(c.table_name, c.column_name) as type
+      from backfill_private.wanted_columns(p_target) as c
+    ) as n
+    group by n.place, n.table_name
+  ) as w
+  order by w.place
+$$;
+
+-- Does a unique index say that no two rows share these columns? A partial one or one over expressions does not.
+create function backfill_private.is_unique(p_table regclass, p_columns text[])
+returns boolean
+language sql
+stable
+set search_path = ''
+as $$
+  select exists (
+    select from pg_index as x
+    where x.indrelid = p_table and x.indisunique and x.indisvalid and x.indpred is null and x.indexprs is null
+      and (
+        select array_agg(a.attname::text) from pg_attribute as a
+        where a.attrelid = x.indrelid and a.attnum = any ((x.indkey::smallint[])[0:x.indnkeyatts - 1])
+      ) <@ p_columns)
+$$;
+
+-- Does a whole, valid index begin with this column?
+create function backfill_private.leads_an_index(p_table regclass, p_column text)
+returns boolean
+language sql
+stable
+set search_path = ''
+as $$
+  select exists (
+    select from pg_index as x
+    join pg_attribute as a on a.attrelid = x.indrelid and a.attnum = x.indkey[0]
+    where x.indrelid = p_table and a.attname = p_column and x.indisvalid and x.indpred is null)
+$$;
+
+-- The line on an index that begins with a column; without it all works, slower. No line where the column is missing.
+create function backfill_private.index_line(p_table text, p_column text)
+returns setof jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select backfill_private.line(format('index on %s (%s)', p_table, p_column),
+    case when i.leads then 'ok' else 'warn' end,
+    case when i.leads then 'there' else format('no index begins with %s: all works, slower', p_column) end,
+    backfill_private.beside_writers('create index', format('on %s (%I)', to_regclass(p_table), p_column)))
+  from (select backfill_private.leads_an_index(to_regclass(p_table), p_column) as leads) as i
+  where backfill_private.column_type(p_table, p_column) is not null
+$$;
+
+-- Lines on the keys of the tables that are there: unique, of one type, indexed by session.
+create function backfill_private.key_lines(p_target text)
+returns setof jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  with keys as (
+    select 0 as place, s.source_table as name, array[s.key_column] as columns, s.key_column as session_column
+    from backfill_private.sources as s where s.target = p_target
+    union all
+    select t.position, t.table_name, t.key_columns, t.session_column
+    from public.backfill_targets as t where t.target = p_target
+  ), typed as (
+    select k.*, to_regclass(k.name) as oid, backfill_private.column_type(k.name, k.session_column) as type,
+      first_value(k.name || '.' || k.session_column) over (order by k.place) as source_key,
+      first_value(backfill_private.column_type(k.name, k.session_column)) over (order by k.place) as source_type
+    from keys as k
+  )
+  select l.line from (
+    select k.place, 1 as rank, backfill_private.line('key of ' || k.name,
+      case when backfill_private.is_unique(k.oid, k.columns) then 'ok' else 'fail' end,
+      array_to_string(k.columns, ', ')
+        || case when backfill_private.is_unique(k.oid, k.columns) then ' is unique' else ': no unique index covers it' end,
+      backfill_private.beside_writers('create unique index', format('on %s (%s)', k.oid,
+        (select string_agg(quote_ident(c), ', ') from unnest(k.columns) as c)))) as line
+    from typed as k where k.oid is not null
+    union all
+    select k.place, 2, backfill_private.line('session of ' || k.name,
+      case when k.type = k.source_type then 'ok' else 'fail' end,
+      format('%s is %s, %s is %s', k.session_column, k.type, k.source_key, k.source_type),
+      format('alter table %s alter column %I type %s using %2$I::%3$s;', k.oid, k.session_column, k.source_type))
+    from typed as k where k.place > 0 and k.type is not null and k.source_type is not null
+    union all
+    select k.place, 3, i.line
+    from typed as k cross join lateral backfill_private.index_line(k.name, k.session_column) as i (line)
+    where k.place > 0
+  ) as l
+  order by l.place, l.rank
+$$;
+
+-- Lines on the source beyond its columns: what kind of time its dates are, and the objects that detect.
+create function backfill_private.source_lines(p_target text)
+returns setof jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select backfill_private.line('dates of ' || s.source_table,
+    case when d.type = 'timestamp with time zone' then 'ok' when d.type ~ '^(date|timestamp)' then 'warn' else 'fail' end,
+    format('%s is %s', s.date_column, d.type)
+      || case when d.type = 'timestamp with time zone' then ''
+           when d.type ~ '^(date|timestamp)' then ': read in the time zone of the session, UTC unless somebody changed it'
+           else ': no time' end,
+    format('alter table %s alter column %I type timestamptz using %2$I at time zone ''UTC'';',
+      to_regclass(s.source_table), s.date_column))
+  from backfill_private.sources as s
+  cross join lateral (select backfill_private.column_type(s.source_table, s.date_column) as type) as d
+  where s.target = p_target and d.type is not null
+  union all
+  select backfill_private.line('detection of ' || s.target,
+    case when o.gone is null then 'ok' else 'fail' end,
+    coalesce(o.gone || ' does not exist', o.present),
+    format('create it again as the migration of target %s has it: %s', s.target, o.gone))
+  from backfill_private.sources as s
+  cross join lateral (
+    select string_agg(n.name, ', ') filter (where not n.is_there) as gone, string_agg(n.name, ', ') as present
+    from (select v, to_regclass(v) is not null from unnest(s.views) as v) as n (name, is_there)
+  ) as o
+  where s.target = p_target
+$$;
+
+-- What puts the receipt triggers of a component's table and its partitions in place.
+create function backfill_private.trigger_cure(p_target public.backfill_targets)
+returns text
+language sql
+stable
+set search_path = ''
+as $$
+  select string_agg(backfill_private.guard_sql(to_regclass(u.name), p_target.target, p_target.component,
+    to_regclass(u.name) <> to_regclass(p_target.table_name)), '' order by u.place)
+  from backfill_private.unguarded(p_target.table_name) with ordinality as u (name, place)
+$$;
+
+-- The marks on the tables that are there, each with what to do about it.
+create function backfill_private.table_mark_lines(p_target text)
+returns setof jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select m.mark || jsonb_build_object('next', case when m.mark ->> 'status' = 'ok' then '' else cure.next end)
+  from backfill_private.table_marks(p_target) with ordinality as m (mark, place)
+  cross join lateral (
+    select n.next
+    from public.backfill_targets as t
+    cross join lateral (values
+      ('service_role writes ' || t.table_name,
+        format('grant select, insert, update, delete on %s to service_role;', to_regclass(t.table_name))),
+      ('row level security of ' || t.table_name, case when m.mark ->> 'status' = 'warn'
+        then format('alter table %s enable row level security;', to_regclass(t.table_name))
+        else 'alter role service_role bypassrls;' end),
+      ('receipts of ' || t.table_name, backfill_private.trigger_cure(t))
+    ) as n (name, next)
+    where t.target = p_target and to_regclass(t.table_name) is not null and n.name = m.mark ->> 'name'
+    limit 1
+  ) as cure
+  order by m.place
+$$;
+
+-- Lines on what the marks leave out: who reads, and whether an undo could write.
+create function backfill_private.rights_lines(p_target text)
+returns setof jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select backfill_private.line('rights on ' || n.name,
+    case when r.missing is null then 'ok' else 'fail' end,
+    coalesce(r.missing, format('service_role reads, %s %s', current_user, n.verbs)),
+    r.cure)
+  from (
+    select 0 as place, s.source_table as name, 'reads' as verbs, array['select'] as privileges
+    from backfill_private.sources as s where s.target = p_target
+    union all
+    select t.position, t.table_name, 'undoes', array['select', 'insert', 'update', 'delete']
+    from public.backfill_targets as t where t.target = p_target
+  ) as n
+  cross join lateral (
+    select string_agg(format('%s has not %s', w.role, w.privilege), '; ') as missing,
+      string_agg(format('grant %s on %s to %I;', w.privilege, to_regclass(n.name), w.role), ' ') as cure
+    from (
+      select 'service_role' as role, 'select' as privilege
+      union all select current_user, unnest(n.privileges)
+    ) as w
+    where not has_table_privilege(w.role, to_regclass(n.name), w.privilege)
+  ) as r
+  where to_regclass(n.name) is not null
+  order by n.place
+$$;
+
+-- The marks on the scoring functions, each with what to do about it, and a line on the helpers where there are any.
+create function backfill_private.function_lines(p_target text)
+returns setof jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select m.mark || jsonb_build_object('next', case when m.mark ->> 'status' = 'ok' then '' else (
+    select case
+        when t.transport = 'edge' then 'declare the version anew whenever you deploy it: backfill install --target FILE'
+        when p.signature is null then format('create it, or: update public.backfill_targets set function_signature = ''…'''
+          ' where target = %L and component = %L;', t.target, t.component)
+        when has_function_privilege('service_role', p.signature, 'execute') then
+          format('name its arguments: update public.backfill_targets set arguments = ''{"argument": "parameter", …}'''
+          ' where target = %L and component = %L;', t.target, t.component)
+        else format('grant execute on function %s to service_role;', p.signature) end
+    from public.backfill_targets as t
+    join backfill_private.scoring_functions(p_target) as f on f.component = t.component
+    cross join lateral (select f.oid::regprocedure) as p (signature)
+    where t.target = p_target and m.mark ->> 'name' in ('function ' || f.name, 'Edge Function ' || f.name)
+    limit 1) end)
+  from backfill_private.function_marks(p_target) as m (mark)
+  union all
+  select backfill_private.line('helpers of ' || t.component,
+    case when h.gone is null then 'ok' else 'fail' end,
+    coalesce(h.gone || ' does not exist', h.present),
+    format('create it, or: update public.backfill_targets set helpers = ''{…}'' where target = %L and component = %L;',
+      t.target, t.component))
+  from public.backfill_targets as t
+  cross join lateral (
+    select string_agg(n, ', ') filter (where to_regprocedure(n) is null) as gone, string_agg(n, ', ') as present
+    from unnest(t.helpers) as n
+  ) as h
+  where t.target = p_target and cardinality(t.helpers) > 0
+$$;
+
+-- Lines on what a target's filters and needs read: is each column there, of a type that can name a session, and indexed?
+create function backfill_private.need_lines(p_target text)
+returns setof jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  with source as (
+    select s.*, backfill_private.column_type(s.source_table, s.key_column) as key_type
+    from backfill_private.sources as s where s.target = p_target
+  ), read as (
+    select 1 as rank, f.place, s.source_table as name, f.f ->> 'column' as attribute, null as wanted
+    from source as s cross join lateral jsonb_array_elements(s.filters) with ordinality as f (f, place)
+    union all
+    select 2, n.place, n.n ->> 'table', n.n ->> 'column', s.key_type
+    from source as s cross join lateral jsonb_array_elements(s.needs) with ordinality as n (n, place)
+  ), typed as (
+    select r.*, backfill_private.column_type(r.name, r.attribute) as type from read as r
+  )
+  select l.line from (
+    select t.rank, t.place, 1 as kind, backfill_private.line(format('column %s.%s', t.name, t.attribute),
+      case when t.type is null or t.type <> t.wanted then 'fail' else 'ok' end,
+      case when to_regclass(t.name) is null then t.name || ' does not exist'
+        when t.type is null then format('%s has no column %s', t.name, t.attribute)
+        when t.type <> t.wanted then format('%s is %s, the key of a session is %s', t.attribute, t.type, t.wanted)
+        else t.type end,
+      format('give %s back its name, or correct the declaration, then: backfill install --target FILE', t.name)) as line
+    from typed as t
+    union all
+    select t.rank, t.place, 2, i.line
+    from typed as t cross join lateral backfill_private.index_line(t.name, t.attribute) as i (line)
+    where t.rank = 2
+  ) as l
+  order by l.kind, l.rank, l.place
+$$;
+
+-- The line on the index that makes detection fast, by the name that the declaration gives it: there, valid, and over the
+-- selected sessions by date?
+create function backfill_private.detection_index_line(p_target text)
+returns setof jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select backfill_private.line('index ' || i.index_name,
+    case when i.fault is null then 'ok' else 'warn' end,
+    coalesce(i.fault || ': detection works, slower', 'there and valid'),
+    case when i.is_there then backfill_private.beside_writers('drop index', i.qualified) || ' ' else '' end
+      || backfill_private.beside_writers('create index', format('%I on %s (%I)%s', i.index_name, i.source, i.date_column,
+        (select ' where ' || string_agg(f.condition, ' and ') from backfill_private.filter_conditions(p_target, '') as f))))
+  from (
+    select s.index_name, s.date_column, to_regclass(s.source_table) as source, x.indexrelid is not null as is_there,
+      format('%I.%I', n.nspname, s.index_name) as qualified,
+      case
+        when x.indexrelid is null then 'not there'
+        when not x.indisvalid then 'not valid, its creation was cut off'
+        when x.indrelid is distinct from to_regclass(s.source_table) or a.attname is distinct from s.date_column
+          or (x.indpred is null) <> (s.filters = '[]')
+          or exists (select from jsonb_array_elements(s.filters) as f
+            where strpos(coalesce(pg_get_expr(x.indpred, x.indrelid), ''), f ->> 'column') = 0)
+          then 'not the one that is meant' end as fault
+    from backfill_private.sources as s
+    left join pg_class as c on c.oid = to_regclass(s.source_table)
+    left join pg_namespace as n on n.oid = c.relnamespace
+    left join pg_index as x on x.indexrelid = to_regclass(format('%I.%I', n.nspname, s.index_name))
+    left join pg_attribute as a on a.attrelid = x.indrelid and a.attnum = x.indkey[0]
+    where s.target = p_target and s.index_name is not null
+  ) as i
+  where i.source is not null
+$$;
+
+revoke all on function
+  backfill_private.wanted_columns(text),
+  backfill_private.table_lines(text),
+  backfill_private.is_unique(regclass, text[]),
+  backfill_private.leads_an_index(regclass, text),
+  backfill_private.index_line(text, text),
+  backfill_private.key_lines(text),
+  backfill_private.source_lines(text),
+  backfill_private.trigger_cure(public.backfill_targets),
+  backfill_private.table_mark_lines(text),
+  backfill_private.rights_lines(text),
+  backfill_private.function_lines(text),
+  backfill_private.need_lines(text),
+  backfill_private.detection_index_line(text)
+from public;
+
+-- from sql/31_inferred.sql
+-- Inferred receipts: what an Edge Function wrote that does not hand our headers on, told from the rows before and after.
+--
+-- Nobody sees such a write, so the gate, the fence and the receipt hold when a session is claimed and when it is settled,
+-- not in between: a row that somebody else writes meanwhile counts as ours, and one that arrives late is nobody's.
+
+-- The rows of a leased session as they stood when it was leased; gone when it is settled.
+create table backfill_private.looks (
+  run_id uuid not null references public.backfill_runs (run_id) on delete cascade,
+  ordinal integer not null,
+  component text not null,
+  row_key jsonb not null,
+  contents jsonb not null,
+  primary key (run_id, ordinal, component, row_key)
+);
+
+alter table backfill_private.looks enable row level security;
+revoke all on backfill_private.looks from public, anon, authenticated, service_role;
+create policy "the owner alone" on backfill_private.looks for select to service_role using (false);
+
+-- The rows of some sessions in the table of a component.
+create function backfill_private.rows_of(p_run_id uuid, p_target public.backfill_targets, p_ordinals integer[])
+returns table (ordinal integer, row_key jsonb, contents jsonb)
+language plpgsql
+stable
+set search_path = ''
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'iso_8601'
+set extra_float_digits = 1
+set bytea_output = 'hex'
+as $$
+begin
+  return query execute format(
+    'select item.ordinal, backfill_private.row_key(to_jsonb(t), $3), to_jsonb(t)
+     from public.backfill_items as item
+     join %s as t on t.%I = item.session_id::%s
+     where item.run_id = $1 and item.ordinal = any ($2)',
+    p_target.table_name::regclass, p_target.session_column,
+    backfill_private.column_type(p_target.table_name, p_target.session_column))
+  using p_run_id, p_ordinals, p_target.key_columns;
+end
+$$;
+
+-- Remember the rows of leased sessions, where receipts will have to be inferred from them.
+create function backfill_private.look_before(p_run public.backfill_runs, p_ordinals integer[])
+returns void
+language sql
+set search_path = ''
+as $$
+  insert into backfill_private.looks (run_id, ordinal, component, row_key, contents)
+  select p_run.run_id, r.ordinal, t.component, r.row_key, r.contents
+  from public.backfill_targets as t
+  cross join lateral backfill_private.rows_of(p_run.run_id, t, p_ordinals) as r
+  where t.target = p_run.target and t.receipts = 'inferred'
+  on conflict do nothing
+$$;
+
+-- Write the receipts that the rows tell of: what differs from when the session was leased. To be called with the items
+-- locked and their fences gone.
+--
+-- p_called  of these sessions, those of which a call may have been made
+create function backfill_private.infer_receipts(p_run_id uuid, p_ordinals integer[], p_called integer[])
+returns void
+language sql
+set search_path = ''
+as $$
+  with gone as (
+    delete from backfill_private.looks as l where l.run_id = p_run_id and l.ordinal = any (p_ordinals) returning l.*
+  ), here as (
+    select t.component, r.*
+    from public.backfill_runs as run
+    join public.backfill_targets as t on t.target = run.target and t.receipts = 'inferred'
+    cross join lateral backfill_private.rows_of(p_run_id, t, p_called) as r
+    where run.run_id = p_run_id
+  ), differing as (
+    select coalesce(h.ordinal, g.ordinal) as ordinal, coalesce(h.component, g.component) as component,
+      coalesce(h.row_key, g.row_key) as row_key, g.contents as before, h.contents as after
+    from here as h
+    full join (select * from gone where gone.ordinal = any (p_called)) as g
+      on g.ordinal = h.ordinal and g.component = h.component and g.row_key = h.row_key
+    where g.contents is distinct from h.contents
+  )
+  insert into public.backfill_receipts (run_id, ordinal, session_id, component, kind, operation, table_name, row_key,
+    before, before_hash, after_hash, attempt, is_inferred, at)
+  select i.run_id, i.ordinal, i.session_id, d.component, 'score',
+    case when d.before is null then 'insert' when d.after is null then 'delete' else 'update' end, t.table_name, d.row_key,
+    d.before, backfill_private.row_hash(d.before), backfill_private.row_hash(d.after), i.attempts, true, backfill_private.clock()
+  from differing as d
+  join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = d.ordinal
+  join public.backfill_targets as t on t.target = i.source and t.component = d.component
+  order by i.ordinal, t.position, d.row_key::text
+$$;
+
+-- Refuse a plan for a target whose receipts would be inferred, unless it is accepted by name.
+--
+-- raises  OB013
+create function backfill_private.check_inferred(p_target text, p_accepted text)
+returns void
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_inferred text := (
+    select string_agg(t.component, ', ' order by t.position) from public.backfill_targets as t
+    where t.target = p_target and t.receipts = 'inferred');
+begin
+  if v_inferred is not null and p_accepted is distinct from p_target then
+    perform backfill_private.refuse('OB013',
+      format('target %s has components whose receipts are only inferred: %s', p_target, v_inferred),
+      format('hand our headers on in the Edge Function, or accept it by name: backfill plan … --inferred %s', p_target));
+  end if;
+end
+$$;
+
+revoke all on function
+  backfill_private.rows_of(uuid, public.backfill_targets, integer[]),
+  backfill_private.look_before(public.backfill_runs, integer[]),
+  backfill_private.infer_receipts(uuid, integer[], integer[]),
+  backfill_private.check_inferred(text, text)
+from public;
+
+-- from sql/32_coverage.sql
+-- Coverage: what is missing by day, of any target.
+
+-- The view of a target that tells its coverage, and its components in order.
+--
+-- raises  OB013 no such target, OB010 not allowed
+create function backfill_private.coverage_of(p_target text, out view_name text, out components text[])
+language plpgsql
+stable
+security definer
+set search_path = ''
+as $$
+begin
+  perform backfill_private.authorize('read');
+  select s.views[cardinality(s.views)], array(
+      select t.component from public.backfill_targets as t where t.target = s.target order by t.position)
+  into view_name, components
+  from backfill_private.sources as s where s.target = backfill_private.check_target(p_target);
+end
+$$;
+
+-- What is missing of a target, by UTC day.
+--
+-- p_target  null: the only one
+-- returns   {components, days: [a row of the target's view of daily coverage]}
+create function public.backfill_coverage(p_target text default null, p_since date default null)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_view text;
+  v_components text[];
+  v_days jsonb;
+begin
+  select c.view_name, c.components into v_view, v_components from backfill_private.coverage_of(p_target) as c;
+  execute format('select coalesce(jsonb_agg(to_jsonb(d) order by d.day), ''[]'') from %s as d where $1 is null or d.day >= $1',
+    v_view::regclass) into v_days using p_since;
+  return jsonb_build_object('components', v_components, 'days', v_days);
+end
+$$;
+
+revoke all on function backfill_private.coverage_of(text) from public;
+grant execute on function backfill_private.coverage_of(text) to service_role;
+revoke all on function public.backfill_coverage(text, date) from public, anon, authenticated, service_role;
+grant execute on function public.backfill_coverage(text, date) to service_role;
+
+comment on function public.backfill_coverage(text, date) is
+  'What is missing of a target, by UTC day: the target, the first day. For the client.';
 
 notify pgrst, 'reload schema';

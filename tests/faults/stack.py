@@ -98,7 +98,9 @@ def scene_on(
             stack.connected() as db,
             psycopg.connect(server.superuser_dsn(stack.database), autocommit=True) as admin,
         ):
-            project = Project(gateway.url, stack.rest.url, keys, stack.jwt_secret, db, admin)
+            project = Project(
+                gateway.url, stack.rest.url, keys, stack.jwt_secret, db, admin, gateway
+            )
             before = measures.content(db)
             after = undisturbed.after if undisturbed else before
             yield Scene(project, proxy, stack.dsn, before, after), stack

@@ -1,0 +1,51 @@
+"""Edge Functions of a test's project: served by Deno, called through its gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from backfill import sample
+from backfill.declaring import PRISM, Declaration, Receipts, declared, over_edge_functions
+from backfill.migrations import functions_folder
+from backfill.stack_functions import WALL_CLOCK_S, FunctionsServer
+from backfill.stack_gateway import Functions
+from tests.conftest import Project
+
+OF_TESTS = Path(__file__).parent / "functions"
+SILENT = OF_TESTS / "silent"  # they do their work and hand no header on
+
+
+@contextmanager
+def served(
+    project: Project, folder: Path | None = None, *, wall_clock_s: float = WALL_CLOCK_S
+) -> Iterator[FunctionsServer]:
+    """A folder of Edge Functions, the sample's unless said, behind the project's gateway."""
+    variables = {
+        "SUPABASE_URL": project.url,
+        "SUPABASE_SERVICE_ROLE_KEY": project.keys.service_role,
+    }
+    server = FunctionsServer.start(
+        folder or functions_folder(), variables, wall_clock_s=wall_clock_s
+    )
+    project.gateway.functions = Functions(server.url, project.jwt_secret)
+    try:
+        yield server
+    finally:
+        project.gateway.functions = None
+        server.stop()
+
+
+def prism_over_edge(receipts: Receipts = "exact", version: str = "1") -> Declaration:
+    """PRISM, scored by Edge Functions of the same names."""
+    return over_edge_functions(declared(PRISM), version, receipts)
+
+
+def declare(project: Project, target: Declaration) -> None:
+    """Declare a target in a test's project, and wait until the API knows."""
+    info = project.db.info
+    sample.declare(
+        f"postgresql://{info.user}:{info.password}@{info.host}:{info.port}/{info.dbname}", target
+    )
+    project.reload()
