@@ -117,8 +117,11 @@ def fault_of_transport(name: str) -> Fault:
 
 
 def _storable(text: str) -> str:
-    """A text without NUL, which JSON can carry, and for which PostgreSQL refuses the batch."""
-    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}")
+    """A text without NUL, which no database keeps, and half characters, which no request carries.
+
+    JSON can hold both, and the whole batch would be refused for them.
+    """
+    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
 
 
 def _kept_message(code: str, message: str) -> str:

@@ -15,16 +15,25 @@ from tests.conftest import Project
 
 OF_TESTS = Path(__file__).parent / "functions"
 SILENT = OF_TESTS / "silent"  # they do their work and hand no header on
+TROUBLED = OF_TESTS / "troubled"
 
 
 @contextmanager
 def served(
-    project: Project, folder: Path | None = None, *, wall_clock_s: float = WALL_CLOCK_S
+    project: Project,
+    folder: Path | None = None,
+    *,
+    wall_clock_s: float = WALL_CLOCK_S,
+    **more: str,
 ) -> Iterator[FunctionsServer]:
-    """A folder of Edge Functions, the sample's unless said, behind the project's gateway."""
+    """A folder of Edge Functions, the sample's unless said, behind the project's gateway.
+
+    more: variables that they find in their environment.
+    """
     variables = {
         "SUPABASE_URL": project.url,
         "SUPABASE_SERVICE_ROLE_KEY": project.keys.service_role,
+        **more,
     }
     server = FunctionsServer.start(
         folder or functions_folder(), variables, wall_clock_s=wall_clock_s

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 
 import backfill
 from backfill.declaring import Receipts
+from tests.clocks import DatabaseClock
 from tests.conftest import Project
-from tests.edge import SILENT, declare, prism_over_edge, served
+from tests.edge import SILENT, TROUBLED, declare, prism_over_edge, served
 from tests.seed import SEED
 
 
@@ -61,3 +63,193 @@ def test_the_whole_way(
     again = timed.plan(like=plan.run_id)
     over_edge.approve(again)
     assert timed.apply(again.run_id).status.counts["done"] == 32
+
+
+# What a plan says -------------------------------------------------------------------------------
+
+
+def test_a_plan_says_what_nobody_could_measure(
+    over_edge: Project, bf: backfill.Backfill, receipts: Receipts, asked: dict[str, Any]
+) -> None:
+    """A function outside the database has no definition in it, and no rehearsal."""
+    plan = bf.plan(**SEED, **asked)
+    seen = marks(plan)
+    assert seen["Edge Function score_prism"] == (
+        "warn", "version 1, as declared: not measured, the database does not hold it",
+    )  # fmt: skip
+    assert seen["rehearsal: scoring calls"] == (
+        "warn", "not measured: score_fc_session, score_prism, which no transaction takes back",
+    )  # fmt: skip
+    kind, detail = seen["receipts of public.profiles"]
+    assert kind == ("warn" if receipts == "inferred" else "ok")
+    assert ("inferred from the rows" in detail) == (receipts == "inferred")
+    shown = plan.markdown()
+    assert "Edge Function score_prism(engine_version='v1.2.1', session_id)" in shown
+    assert ("Receipts of an Edge Function" in shown) == (receipts == "inferred")
+
+
+@pytest.mark.parametrize("receipts", ["inferred"], indirect=True)
+def test_inferred_receipts_have_to_be_accepted_by_name(
+    over_edge: Project, bf: backfill.Backfill
+) -> None:
+    """Else there is no plan; another name is no acceptance."""
+    for given in (None, "documents"):
+        with pytest.raises(
+            backfill.BadRequest, match="only inferred: fc_scores, profile"
+        ) as refused:
+            bf.plan(**SEED, inferred=given)
+        assert refused.value.next_step.endswith("backfill plan … --inferred prism")
+    accepted = bf.plan(**SEED, inferred="prism")
+    assert bf.plan(like=accepted.run_id).digest == accepted.digest
+
+
+@pytest.mark.parametrize("receipts", ["exact"], indirect=True)
+def test_a_version_that_is_declared_anew_is_another_plan(
+    over_edge: Project, bf: backfill.Backfill
+) -> None:
+    """Whoever deploys a function says so; what was approved before then holds."""
+    plan = bf.plan(**SEED)
+    over_edge.approve(plan)
+    declare(over_edge, prism_over_edge(version="2"))
+    with pytest.raises(backfill.Paused, match="no longer what stands there"):
+        bf.apply(plan.run_id)
+    assert bf.plan(**SEED).digest != plan.digest
+
+
+# Trouble ----------------------------------------------------------------------------------------
+
+FEW: dict[str, Any] = {"since": "2025-09-01", "throttle_per_minute": None, "batch_size": 5}
+
+
+def troubled_run(
+    project: Project, bf: backfill.Backfill, trouble: str, wall_clock_s: float = 30.0
+) -> tuple[str, backfill.Outcome]:
+    """A run of seven sessions over functions that misbehave at first; what became of it."""
+    receipts: Receipts = "inferred" if trouble.startswith("silent") else "exact"
+    declare(project, prism_over_edge(receipts))
+    plan = bf.plan(**FEW, inferred="prism" if receipts == "inferred" else None)
+    assert len(plan.sessions) == 7
+    project.approve(plan)
+    with served(project, TROUBLED, wall_clock_s=wall_clock_s, TROUBLE=trouble):
+        return plan.run_id, bf.apply(plan.run_id)
+
+
+def calls_committed(project: Project, run_id: str) -> int:
+    """The rows that a run wrote, by their receipts."""
+    found: int = project.value(
+        "select count(*) from public.backfill_receipts where run_id = %s", run_id
+    )
+    return found
+
+
+@pytest.mark.parametrize("trouble", ["546", "504", "a page", "slow"])
+def test_what_the_platform_says_is_looked_up(
+    project: Project, timed: backfill.Backfill, trouble: str
+) -> None:
+    """Ended by the platform, late, or no JSON: the receipts say which calls were made."""
+    run_id, outcome = troubled_run(project, timed, trouble, 0.35 if trouble == "slow" else 30.0)
+    assert outcome.is_complete
+    assert calls_committed(project, run_id) == timed.get(run_id).expected_calls["total"]
+    # A row that is there is not written again: its session needed one attempt.
+    attempts = {s.attempts for s in timed.get(run_id).sessions if len(s.components) == 1}
+    if trouble != "slow":  # a machine may be slow as well, before the write
+        assert attempts == ({1} if trouble == "a page" else {2})
+    assert timed.verify(run_id).verdict == "pass"
+
+
+def test_a_write_after_the_wall_clock_is_refused(
+    project: Project, timed: backfill.Backfill
+) -> None:
+    """The platform gave the call up; when it comes to write, its fence is stale."""
+    run_id, outcome = troubled_run(project, timed, "late", 0.3)
+    assert outcome.is_complete
+    assert calls_committed(project, run_id) == timed.get(run_id).expected_calls["total"]
+    assert timed.verify(run_id).verdict == "pass"
+
+
+def test_without_headers_a_late_write_is_somebody_else_s(
+    project: Project, timed: backfill.Backfill, clock: DatabaseClock
+) -> None:
+    """Nothing can refuse it: it has no receipt, an undo leaves it, and verify says so."""
+    run_id, outcome = troubled_run(project, timed, "silent late", 0.3)
+    assert outcome.status.counts["failed"] == 0
+    seen = timed.verify(run_id)
+    assert seen.verdict == "pass"
+    written = len(seen.buckets["as_planned"]) + len(seen.buckets["filled_elsewhere"])
+    assert written == timed.get(run_id).expected_calls["total"]
+    assert seen.inferred == len(seen.buckets["as_planned"])
+
+
+def test_an_answer_without_a_row_is_no_effect(project: Project, timed: backfill.Backfill) -> None:
+    """200 and nothing written: each session fails, and says at which step."""
+    run_id, outcome = troubled_run(project, timed, "writes nothing")
+    assert outcome.status.counts["failed"] == 7
+    assert {f.error_code for f in outcome.failures} == {"OB017"}
+    assert timed.verify(run_id).verdict == "partial"
+
+
+@pytest.mark.parametrize(("trouble", "said"), [("throws", "HTTP 500"), ("refuses", "not now")])
+def test_what_a_function_itself_refuses_is_that_session_s_failure(
+    project: Project, timed: backfill.Backfill, trouble: str, said: str
+) -> None:
+    """Its own words are kept, a crash's are not; retry makes the calls again."""
+    run_id, outcome = troubled_run(project, timed, trouble)
+    assert {(f.error_code, f.error_message) for f in outcome.failures} == {
+        ("500" if trouble == "throws" else "422", said)
+    }
+    with served(project):
+        assert timed.retry(run_id).is_complete
+    assert timed.verify(run_id).verdict == "pass"
+
+
+def test_a_function_that_is_not_deployed_stops_the_run(
+    project: Project, timed: backfill.Backfill
+) -> None:
+    """Every call would fail alike: nobody is marked failed for it."""
+    declare(project, prism_over_edge())
+    plan = timed.plan(**FEW)
+    project.approve(plan)
+    with (
+        served(project, TROUBLED / "score_prism", TROUBLE="none"),
+        pytest.raises(backfill.Paused, match="NOT_FOUND Requested function was not found"),
+    ):
+        timed.apply(plan.run_id)
+    assert timed.status(plan.run_id).counts["failed"] == 0
+
+
+def test_exact_receipts_that_do_not_come_are_critical(
+    project: Project, timed: backfill.Backfill
+) -> None:
+    """Declared to hand the headers on, and it does not: the first batch pauses the run."""
+    declare(project, prism_over_edge())
+    plan = timed.plan(**FEW)
+    project.approve(plan)
+    with (
+        served(project, SILENT),
+        pytest.raises(backfill.Paused, match="a written row has no receipt"),
+    ):
+        timed.apply(plan.run_id)
+    failures = timed.outcome(plan.run_id).failures
+    assert {f.error_code for f in failures} == {"OB016"}
+    assert "does not hand our headers on" in str(failures[0].error_message)
+
+
+# The gateway ------------------------------------------------------------------------------------
+
+
+def test_a_function_is_called_with_a_jwt_of_the_project(project: Project) -> None:
+    """The secret key of the new style stands for one; no key and a foreign token are refused."""
+    address = f"{project.url}/functions/v1/score_prism"
+    body = {"session_id": "00000000-0000-0000-0000-000000000000", "engine_version": "v"}
+    with served(project):
+        for authorization, status in (
+            (f"Bearer {project.keys.secret}", 200),
+            (f"Bearer {project.keys.service_role}", 200),
+            ("Bearer eyJhbGciOiJIUzI1NiJ9.e30.AAAA", 401),
+            ("nothing", 401),
+        ):
+            headers = {"apikey": project.keys.secret, "Authorization": authorization}
+            assert httpx.post(address, headers=headers, json=body).status_code == status
+        missing = f"{project.url}/functions/v1/none"
+        headers = {"apikey": project.keys.secret, "Authorization": f"Bearer {project.keys.secret}"}
+        assert httpx.post(missing, headers=headers, json=body).json()["code"] == "NOT_FOUND"

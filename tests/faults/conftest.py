@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 
 import pytest
 import stamina
 
 from backfill.stack_servers import PostgresServer
-from tests.faults.scenario import SESSIONS, Scene, Undisturbed
+from tests.faults.scenario import SESSIONS, Scene, Scoring, Undisturbed
 from tests.faults.stack import Stack, disturb_nothing, make_template, scene_on
 
 
 @pytest.fixture(scope="session")
-def template(postgres_server: PostgresServer) -> str:
-    """The database that every test of a worker copies."""
-    return make_template(postgres_server, SESSIONS)
+def templates(postgres_server: PostgresServer) -> Callable[[Scoring], str]:
+    """The database that every test of a worker copies, made when it is asked for first."""
+    return cache(lambda scoring: make_template(postgres_server, SESSIONS, scoring))
 
 
 @pytest.fixture(scope="session")
-def undisturbed(postgres_server: PostgresServer, template: str) -> Undisturbed:
-    """Run once a session."""
-    return disturb_nothing(postgres_server, template)
+def undisturbed(
+    postgres_server: PostgresServer, templates: Callable[[Scoring], str]
+) -> Undisturbed:
+    """Run once a session. Whoever scores, the rows are the same."""
+    return disturb_nothing(postgres_server, templates("rpc"))
+
+
+@pytest.fixture(params=["rpc", "edge", "silent"])
+def scoring(request: pytest.FixtureRequest) -> Scoring:
+    """Who scores. Where nothing is said at the write, a test says which of these it is for."""
+    kind: Scoring = request.param
+    return kind
 
 
 @pytest.fixture
 def scene_and_stack(
-    postgres_server: PostgresServer, template: str, undisturbed: Undisturbed
+    postgres_server: PostgresServer,
+    templates: Callable[[Scoring], str],
+    undisturbed: Undisturbed,
+    scoring: Scoring,
 ) -> Iterator[tuple[Scene, Stack]]:
     """A project of the test's own, and the servers under it."""
-    with scene_on(postgres_server, template, undisturbed) as made:
+    with scene_on(postgres_server, templates(scoring), undisturbed, scoring) as made:
         yield made
 
 

@@ -16,7 +16,7 @@ TABLES = ("fc_scores", "profiles")
 
 CALLS = b"""
 create table public.test_scorings (
-  session_id uuid not null, function text not null, run_id uuid not null,
+  session_id uuid not null, function text not null, run_id uuid,
   at double precision not null default extract(epoch from clock_timestamp()),
   clock_at timestamptz not null default backfill_private.clock());
 grant insert on public.test_scorings to service_role;
@@ -30,7 +30,7 @@ language plpgsql set search_path = '' as $$
 declare
   v_run text := nullif(current_setting('request.headers', true), '')::json ->> 'x-backfill-run';
 begin
-  if v_run is not null then
+  if {counts} then
     insert into public.test_scorings (session_id, function, run_id)
     values ($1, '{name}', v_run::uuid);
   end if;
@@ -44,8 +44,12 @@ SCORERS = {
 }
 
 
-def prepare(db: Db) -> None:
-    """Put the common clock and the counting scorers into a sample project, before any plan."""
+def prepare(db: Db, *, counts_all: bool = False) -> None:
+    """Put the common clock and the counting scorers into a sample project, before any plan.
+
+    counts_all: calls without a run's header too, where functions hand none on.
+    """
+    counts = "true" if counts_all else "v_run is not null"
     db.execute(COMMON_CLOCK)
     db.execute(CALLS)
     for name, (arguments, values) in SCORERS.items():
@@ -54,7 +58,7 @@ def prepare(db: Db) -> None:
         ).fetchone()
         assert row is not None
         db.execute(row["text"].replace(name, f"{name}_real").encode())
-        counting = COUNTING.format(name=name, arguments=arguments, values=values)
+        counting = COUNTING.format(name=name, arguments=arguments, values=values, counts=counts)
         db.execute(counting.encode())
 
 

@@ -15,7 +15,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import pytest
 
 import backfill
 from tests.conftest import Project
@@ -42,6 +44,12 @@ REPORT_VARIABLE = "BACKFILL_FAULTS_REPORT"
 CALL_TIMEOUT_S = 30.0
 MOST_STARTS = 12  # of one run's workers, one after the other: more means that it gets nowhere
 
+# Who scores: SQL functions; Edge Functions; Edge Functions that hand our headers not on.
+Scoring = Literal["rpc", "edge", "silent"]
+# Marks of tests that are not for all: the fence has to stand at the write; nobody scores.
+AT_THE_WRITE = pytest.mark.parametrize("scoring", ["rpc", "edge"], indirect=True)
+IN_SQL = pytest.mark.parametrize("scoring", ["rpc"], indirect=True)
+
 PATIENCE_S = 30.0
 LOOK_S = 0.01
 
@@ -66,6 +74,7 @@ class Scene:
     dsn: str
     before: Content
     after: Content
+    scoring: Scoring = "rpc"
     sessions: int = 0
     owed: set[tuple[str, str]] = field(default_factory=set)
     events: list[backfill.Event] = field(default_factory=list)
@@ -74,7 +83,8 @@ class Scene:
     def planned(self, **request: Any) -> str:
         """A run over every candidate, approved; its id."""
         with self.project.connect() as bf:
-            plan = bf.plan(**{**REQUEST, **request})
+            accepted = {"inferred": "prism"} if self.scoring == "silent" else {}
+            plan = bf.plan(**{**REQUEST, **accepted, **request})
         self.project.approve(plan)
         self.sessions = max(self.sessions, len(plan.sessions))
         self.owed |= {(s.session_id, FUNCTION_OF[c]) for s in plan.sessions for c in s.components}
@@ -162,7 +172,8 @@ class Scene:
 
     def recorded(self, case: str, wanted: Content | None = None) -> Measured:
         """The same, told to the table where one is being made."""
-        found = self.measured(case, wanted)
+        named = case if self.scoring == "rpc" else f"{case} ({self.scoring})"
+        found = self.measured(named, wanted)
         report = os.environ.get(REPORT_VARIABLE)
         if report:
             with Path(report).open("a") as file:

@@ -14,14 +14,16 @@ import psycopg
 from psycopg.rows import dict_row
 
 from backfill import sample
+from backfill.declaring import Receipts
 from backfill.stack_gateway import gateway_in_thread
 from backfill.stack_keys import ApiKeys
 from backfill.stack_processes import end_process
 from backfill.stack_servers import PostgresServer, RestServer
 from tests.conftest import Project
+from tests.edge import SILENT, prism_over_edge, served
 from tests.faults import measures
 from tests.faults.proxy import proxy_in_thread
-from tests.faults.scenario import Scene, Undisturbed
+from tests.faults.scenario import Scene, Scoring, Undisturbed
 
 
 @dataclass
@@ -61,13 +63,16 @@ class Stack:
         self.server = PostgresServer.start(old.data_dir, port=old.port, secrets=old.secrets)
 
 
-def make_template(server: PostgresServer, sessions: int) -> str:
+def make_template(server: PostgresServer, sessions: int, scoring: Scoring = "rpc") -> str:
     """A database to copy: the sample, the common clock, the counting scorers. Its name."""
-    name = f"faults_of_{sessions}"
+    name = f"faults_of_{sessions}_{scoring}"
     server.create_database(name)
     sample.load(server.dsn(name), sessions)
+    if scoring != "rpc":
+        receipts: Receipts = "exact" if scoring == "edge" else "inferred"
+        sample.declare(server.dsn(name), prism_over_edge(receipts))
     with psycopg.connect(server.dsn(name), autocommit=True, row_factory=dict_row) as db:
-        measures.prepare(db)
+        measures.prepare(db, counts_all=scoring == "silent")
     return name
 
 
@@ -87,7 +92,10 @@ def copied(server: PostgresServer, template: str) -> Iterator[Stack]:
 
 @contextmanager
 def scene_on(
-    server: PostgresServer, template: str, undisturbed: Undisturbed | None = None
+    server: PostgresServer,
+    template: str,
+    undisturbed: Undisturbed | None = None,
+    scoring: Scoring = "rpc",
 ) -> Iterator[tuple[Scene, Stack]]:
     """A scene on a copy of the template. undisturbed: None where that is not yet known."""
     with copied(server, template) as stack:
@@ -103,7 +111,18 @@ def scene_on(
             )
             before = measures.content(db)
             after = undisturbed.after if undisturbed else before
-            yield Scene(project, proxy, stack.dsn, before, after), stack
+            with served_as(project, scoring):
+                yield Scene(project, proxy, stack.dsn, before, after, scoring), stack
+
+
+@contextmanager
+def served_as(project: Project, scoring: Scoring) -> Iterator[None]:
+    """The functions that score, where they are not the database's own."""
+    if scoring == "rpc":
+        yield
+        return
+    with served(project, SILENT if scoring == "silent" else None):
+        yield
 
 
 def disturb_nothing(server: PostgresServer, template: str) -> Undisturbed:

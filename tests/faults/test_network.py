@@ -22,7 +22,16 @@ from tests.faults.proxy import (
     numbered,
     says,
 )
-from tests.faults.scenario import CONCURRENCY, MIDWAY, SESSIONS, Scene, hits_of, wait_until
+from tests.faults.scenario import (
+    AT_THE_WRITE,
+    CONCURRENCY,
+    IN_SQL,
+    MIDWAY,
+    SESSIONS,
+    Scene,
+    hits_of,
+    wait_until,
+)
 
 pytestmark = pytest.mark.usefixtures("at_once")
 
@@ -150,6 +159,7 @@ def test_too_many_requests_is_no_session_s_failure(scene: Scene) -> None:
     scene.ends_as_undisturbed("429 with Retry-After", run_id)
 
 
+@AT_THE_WRITE
 def test_a_network_cut_for_longer_than_a_lease_lets_nobody_write_twice(scene: Scene) -> None:
     """A second worker takes over and ends the run; what the first had sent arrives, and is refused.
 
@@ -176,6 +186,7 @@ def test_a_network_cut_for_longer_than_a_lease_lets_nobody_write_twice(scene: Sc
 PLANNING = ("backfill_open", "backfill_collect", "backfill_rehearsal", "backfill_seal")
 
 
+@IN_SQL
 @pytest.mark.parametrize(("since", "sessions"), [("2025-08-01", SESSIONS), ("2031-01-01", 0)])
 @pytest.mark.parametrize("forwards", [True, False], ids=["reply dropped", "cut"])
 @pytest.mark.parametrize("function", PLANNING)
@@ -192,6 +203,7 @@ def test_a_plan_is_made_once_whatever_answer_is_lost(
         assert [r.run_id for r in bf.runs()] == ([plan.run_id] if sessions else [])
 
 
+@IN_SQL
 @pytest.mark.parametrize("forwards", [True, False], ids=["reply dropped", "cut"])
 def test_a_rehearsal_counts_once_whatever_answer_is_lost(scene: Scene, *, forwards: bool) -> None:
     """A session whose rehearsal was kept is not scored again."""

@@ -10,7 +10,7 @@ import backfill
 from tests.faults import measures
 from tests.faults.processes import WorkerProcess, applying
 from tests.faults.proxy import SCORING, Nth, Strike, cut, does, first_call_of_every
-from tests.faults.scenario import FUNCTION_OF, SESSIONS, Scene, wait_until
+from tests.faults.scenario import AT_THE_WRITE, FUNCTION_OF, SESSIONS, Scene, wait_until
 
 HOUR_S = 3600.0
 
@@ -173,6 +173,7 @@ def fill(scene: Scene, plan: backfill.Plan) -> int:
     return len(filled)
 
 
+@AT_THE_WRITE  # counted by the header
 def test_what_others_filled_since_the_plan_is_skipped_and_counted(scene: Scene) -> None:
     """A third of the sessions, filled after sealing: nobody scores or takes them back."""
     run_id = scene.planned()

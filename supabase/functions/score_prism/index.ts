@@ -6,7 +6,7 @@ Deno.serve(async (request) => {
     // Hands the headers of backfill on, so that the row that is written has its receipt.
     global: { headers: Object.fromEntries([...request.headers].filter(([name]) => name.startsWith("x-backfill-"))) },
   });
-  const { data, error } = await db.rpc("score_prism", await request.json());
-  // The database's error as it came: backfill then knows what it means.
-  return error ? Response.json(error, { status: 400 }) : Response.json(data);
+  const { data, error, status } = await db.rpc("score_prism", await request.json());
+  // The database's error as it came: backfill then knows what it means. 0: there was no answer.
+  return error ? Response.json(error, { status: status || 503 }) : Response.json(data);
 });

@@ -1,0 +1,3 @@
+import { troubled } from "../_shared/trouble.ts";
+
+troubled("score_prism");
