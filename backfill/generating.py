@@ -44,7 +44,6 @@ def target_sql(declared: Declaration) -> str:
         f"-- Target {declared.target}, made from its declaration: backfill install --target FILE.",
         "set local lock_timeout = '3s';",
         f"select {PRIVATE}.declare_target({declaration}::jsonb);",
-        *(f"drop view if exists {as_sql(named(n))};" for n in reversed(names)),
         *_views(declared),
         _rights(names),
     ]

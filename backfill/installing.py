@@ -147,8 +147,8 @@ def _check_project(path: Path) -> None:
 def _texts_of(target: Declaration) -> list[tuple[str, str]]:
     """Name and text of a target's migrations. A later one of the same name replaces it."""
     return [
-        (f"backfill_{target.target}.sql", target_sql(target) + RELOAD),
-        (f"backfill_{target.target}_index_sessions.sql", index_sql(target) + RELOAD),
+        (f"backfill_{target.target}.sql", f"{target_sql(target)}\n{RELOAD}"),
+        (f"backfill_{target.target}_index_sessions.sql", f"{index_sql(target)}\n{RELOAD}"),
     ]
 
 

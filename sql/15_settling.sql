@@ -56,7 +56,9 @@ begin
     join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = t.ordinal
     cross join lateral backfill_private.outcome(s.is_complete, coalesce(s.lacks_receipt, false), s.without_row,
       -- An error about a call that committed all the same is no failure: what is left is the next step.
-      case when t.outcome = 'failed' and s.step_is_done then 'released' else t.outcome end,
+      -- Nor is it the failure of its step where one before it had answered and left no row.
+      case when t.outcome <> 'failed' then t.outcome when s.step_is_done then 'released'
+        when s.without_row = any (t.answered) then 'answered' else t.outcome end,
       case when t.step = any (i.components) then t.step end, t.code, t.message,
       i.crowded_out + 1, case when v_is_alive then i.unknown_outcomes + 1 else 0 end) as o
   ), written as (

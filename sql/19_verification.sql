@@ -44,7 +44,7 @@ begin
        w.operation
      from public.backfill_items as item
      left join written as w using (ordinal)
-     left join lateral (select backfill_private.row_hash(to_jsonb(t)) as hash from %2$s as t where %4$s limit 1)
+     left join lateral (select backfill_private.row_hash(to_jsonb(t.*)) as hash from %2$s as t where %4$s limit 1)
        as wanted on true
      cross join lateral (select exists (select from %2$s as t where %3$s) as is_there) as present
      where item.run_id = $1 and item.state <> ''rolled_back'' and %1$L = any (item.components)',
@@ -76,7 +76,7 @@ begin
   select * into strict v_target from public.backfill_targets as t
   where t.target = v_run.target and t.component = p_component;
   return query execute format(
-    'select t.%2$I::text, backfill_private.row_key(to_jsonb(t), %3$L), t.%4$I is distinct from %5$L
+    'select t.%2$I::text, backfill_private.row_key(to_jsonb(t.*), %3$L), t.%4$I is distinct from %5$L
      from %1$s as t
      join %6$s as s on s.%7$I = t.%2$I
      left join public.backfill_items as item
@@ -85,7 +85,7 @@ begin
        select count(*) filter (where r.run_id = $1 and r.kind = ''score'' and r.undone_at is null) as ours, count(*) as all
        from public.backfill_receipts as r
        where r.session_id = t.%2$I::text and r.table_name = %8$L
-         and r.row_key = backfill_private.row_key(to_jsonb(t), %3$L)) as receipts
+         and r.row_key = backfill_private.row_key(to_jsonb(t.*), %3$L)) as receipts
      where backfill_private.came_after(t.xmin, $2)
        and case
          when receipts.ours > 0 then item.ordinal is not null and %9$L <> all (item.components)

@@ -115,7 +115,7 @@ as $$
 declare
   v_row jsonb;
 begin
-  execute format('select to_jsonb(t) from %s as t where %s %s', p_table,
+  execute format('select to_jsonb(t.*) from %s as t where %s %s', p_table,
     backfill_private.key_condition(p_table, p_key), case when p_lock then 'for update of t' else '' end) into v_row;
   if v_row is null and p_last_hash is not null then
     return 'the row is gone';

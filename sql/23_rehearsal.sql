@@ -175,7 +175,7 @@ begin
   loop
     execute format(
       'insert into backfill_private.rehearsal_rows (scratch, moment, table_name, row_key, contents)
-       select $1, $2, %L, backfill_private.row_key(to_jsonb(t), $3), to_jsonb(t)
+       select $1, $2, %L, backfill_private.row_key(to_jsonb(t.*), $3), to_jsonb(t.*)
        from %s as t
        join public.backfill_items as item on item.run_id = $1 and t.%I = item.session_id::%s
        on conflict do nothing',

@@ -24,7 +24,18 @@ begin
 end
 $$;
 
--- Refuse a name that is not there, and say which comes nearest.
+-- The same as a share of the longer one, 0 to 1: a name that was cut short is nearer than another of its length.
+create function backfill_private.farness(p_from text, p_to text)
+returns numeric
+language sql
+immutable
+set search_path = ''
+as $$
+  select backfill_private.distance(lower(left(p_from, 200)), lower(left(p_to, 200)))::numeric
+    / greatest(length(left(p_from, 200)), length(left(p_to, 200)), 1)
+$$;
+
+-- Refuse a name that is not there, and say which comes nearest: of functions by their names, then by their arguments.
 --
 -- raises  OB013 always
 create function backfill_private.refuse_name(p_sentence text, p_wanted text, p_known text[])
@@ -35,7 +46,8 @@ as $$
 declare
   v_nearest text := (
     select k from unnest(p_known) as k
-    order by backfill_private.distance(lower(left(p_wanted, 200)), lower(left(k, 200))), k limit 1);
+    order by backfill_private.farness(split_part(p_wanted, '(', 1), split_part(k, '(', 1)),
+      backfill_private.farness(p_wanted, k), k limit 1);
 begin
   perform backfill_private.refuse('OB013', p_sentence || coalesce('; the nearest is ' || v_nearest, ''),
     'correct the declaration, then: backfill install --target FILE');
@@ -111,7 +123,7 @@ begin
   end;
   if v_function is null then
     perform backfill_private.refuse_name(format('there is no function %s', p_signature), p_signature, array(
-      select format('%I.%I(%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid)) from pg_proc as p
+      select p.oid::regprocedure::text from pg_proc as p
       join pg_namespace as n on n.oid = p.pronamespace
       where n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'backfill_private')
         and not starts_with(p.proname, 'backfill_') and p.prokind = 'f'));
@@ -186,7 +198,8 @@ begin
 end
 $$;
 
--- Keep a declaration: its rows, and our triggers on its tables. Said again it replaces what was there.
+-- Keep a declaration: its rows, and our triggers on its tables. Said again it replaces what was there, and takes the
+-- former views away: the migration makes them anew.
 --
 -- p_declaration  {target, defaults, views, source: {schema, table, key, date, filters, needs, index}, components: [{component,
 --                schema, table, session, key, version_column, version, version_parameter, any_version_counts, matches, transport,
@@ -212,7 +225,7 @@ begin
     perform backfill_private.refuse('OB013', format('runs of target %s have planned %s, which this declaration drops', v_target, v_dropped),
       'keep it, or declare a target of another name');
   end if;
-  perform backfill_private.unguard(v_target);
+  perform backfill_private.withdraw(v_target);
   insert into backfill_private.sources (target, source_table, key_column, date_column, filters, needs, views, index_name, defaults)
   values (v_target, backfill_private.declared_table(v_source), v_source ->> 'key', v_source ->> 'date', v_source -> 'filters',
     (select coalesce(jsonb_agg(n - 'schema' || jsonb_build_object('table', backfill_private.declared_table(n))), '[]')
@@ -258,15 +271,22 @@ begin
 end
 $$;
 
--- Take our triggers off the tables of a target.
-create function backfill_private.unguard(p_target text)
+-- Take away what a former declaration of a target put there: our triggers on its tables, its views.
+create function backfill_private.withdraw(p_target text)
 returns void
 language plpgsql
 set search_path = ''
 as $$
 declare
   v_trigger record;
+  v_view text;
 begin
+  for v_view in
+    select v from backfill_private.sources as s cross join unnest(s.views) with ordinality as named (v, place)
+    where s.target = p_target order by place desc
+  loop
+    execute format('drop view if exists %s', v_view);
+  end loop;
   for v_trigger in
     select g.tgname, g.tgrelid::regclass as relation
     from public.backfill_targets as t
@@ -282,6 +302,7 @@ $$;
 
 revoke all on function
   backfill_private.distance(text, text),
+  backfill_private.farness(text, text),
   backfill_private.refuse_name(text, text, text[]),
   backfill_private.declared_table(jsonb),
   backfill_private.check_columns(text, text[]),
@@ -290,5 +311,5 @@ revoke all on function
   backfill_private.check_component(text, jsonb),
   backfill_private.declare_target(jsonb),
   backfill_private.guard(text),
-  backfill_private.unguard(text)
+  backfill_private.withdraw(text)
 from public;

@@ -31,7 +31,7 @@ set bytea_output = 'hex'
 as $$
 begin
   return query execute format(
-    'select item.ordinal, backfill_private.row_key(to_jsonb(t), $3), to_jsonb(t)
+    'select item.ordinal, backfill_private.row_key(to_jsonb(t.*), $3), to_jsonb(t.*)
      from public.backfill_items as item
      join %s as t on t.%I = item.session_id::%s
      where item.run_id = $1 and item.ordinal = any ($2)',

@@ -116,18 +116,6 @@ select backfill_private.declare_target('{
   ]
 }'::jsonb);
 
-drop view if exists "public"."backfill_daily_coverage";
-
-drop view if exists "public"."backfill_missing_profiles";
-
-drop view if exists "public"."backfill_missing_fc_scores";
-
-drop view if exists "public"."backfill_candidates";
-
-drop view if exists "backfill_private"."prism_gaps";
-
-drop view if exists "backfill_private"."prism_standing";
-
 create view "backfill_private"."prism_standing" with (security_invoker = true) as
 SELECT
   "s"."id" AS "id",

@@ -45,7 +45,7 @@ BY_DESIGN = {
     ("open_run", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("effects", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("data_marks", "text type variable is not sanitized"): NAMES_COME_QUOTED,
-    ("need_mark", "text type variable is not sanitized"): NAMES_COME_QUOTED,
+    ("withdraw", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("guard", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("rows_of", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("rows_of", 'OUT variable "…" is maybe unmodified'): OUT_BY_QUERY,

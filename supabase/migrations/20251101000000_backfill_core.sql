@@ -2612,7 +2612,9 @@ begin
     join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = t.ordinal
     cross join lateral backfill_private.outcome(s.is_complete, coalesce(s.lacks_receipt, false), s.without_row,
       -- An error about a call that committed all the same is no failure: what is left is the next step.
-      case when t.outcome = 'failed' and s.step_is_done then 'released' else t.outcome end,
+      -- Nor is it the failure of its step where one before it had answered and left no row.
+      case when t.outcome <> 'failed' then t.outcome when s.step_is_done then 'released'
+        when s.without_row = any (t.answered) then 'answered' else t.outcome end,
       case when t.step = any (i.components) then t.step end, t.code, t.message,
       i.crowded_out + 1, case when v_is_alive then i.unknown_outcomes + 1 else 0 end) as o
   ), written as (
@@ -3871,7 +3873,7 @@ begin
        w.operation
      from public.backfill_items as item
      left join written as w using (ordinal)
-     left join lateral (select backfill_private.row_hash(to_jsonb(t)) as hash from %2$s as t where %4$s limit 1)
+     left join lateral (select backfill_private.row_hash(to_jsonb(t.*)) as hash from %2$s as t where %4$s limit 1)
        as wanted on true
      cross join lateral (select exists (select from %2$s as t where %3$s) as is_there) as present
      where item.run_id = $1 and item.state <> ''rolled_back'' and %1$L = any (item.components)',
@@ -3903,7 +3905,7 @@ begin
   select * into strict v_target from public.backfill_targets as t
   where t.target = v_run.target and t.component = p_component;
   return query execute format(
-    'select t.%2$I::text, backfill_private.row_key(to_jsonb(t), %3$L), t.%4$I is distinct from %5$L
+    'select t.%2$I::text, backfill_private.row_key(to_jsonb(t.*), %3$L), t.%4$I is distinct from %5$L
      from %1$s as t
      join %6$s as s on s.%7$I = t.%2$I
      left join public.backfill_items as item
@@ -3912,7 +3914,7 @@ begin
        select count(*) filter (where r.run_id = $1 and r.kind = ''score'' and r.undone_at is null) as ours, count(*) as all
        from public.backfill_receipts as r
        where r.session_id = t.%2$I::text and r.table_name = %8$L
-         and r.row_key = backfill_private.row_key(to_jsonb(t), %3$L)) as receipts
+         and r.row_key = backfill_private.row_key(to_jsonb(t.*), %3$L)) as receipts
      where backfill_private.came_after(t.xmin, $2)
        and case
          when receipts.ours > 0 then item.ordinal is not null and %9$L <> all (item.components)
@@ -4290,7 +4292,7 @@ as $$
 declare
   v_row jsonb;
 begin
-  execute format('select to_jsonb(t) from %s as t where %s %s', p_table,
+  execute format('select to_jsonb(t.*) from %s as t where %s %s', p_table,
     backfill_private.key_condition(p_table, p_key), case when p_lock then 'for update of t' else '' end) into v_row;
   if v_row is null and p_last_hash is not null then
     return 'the row is gone';
@@ -5255,7 +5257,7 @@ begin
   loop
     execute format(
       'insert into backfill_private.rehearsal_rows (scratch, moment, table_name, row_key, contents)
-       select $1, $2, %L, backfill_private.row_key(to_jsonb(t), $3), to_jsonb(t)
+       select $1, $2, %L, backfill_private.row_key(to_jsonb(t.*), $3), to_jsonb(t.*)
        from %s as t
        join public.backfill_items as item on item.run_id = $1 and t.%I = item.session_id::%s
        on conflict do nothing',
@@ -6334,7 +6336,18 @@ begin
 end
 $$;
 
--- Refuse a name that is not there, and say which comes nearest.
+-- The same as a share of the longer one, 0 to 1: a name that was cut short is nearer than another of its length.
+create function backfill_private.farness(p_from text, p_to text)
+returns numeric
+language sql
+immutable
+set search_path = ''
+as $$
+  select backfill_private.distance(lower(left(p_from, 200)), lower(left(p_to, 200)))::numeric
+    / greatest(length(left(p_from, 200)), length(left(p_to, 200)), 1)
+$$;
+
+-- Refuse a name that is not there, and say which comes nearest: of functions by their names, then by their arguments.
 --
 -- raises  OB013 always
 create function backfill_private.refuse_name(p_sentence text, p_wanted text, p_known text[])
@@ -6345,7 +6358,8 @@ as $$
 declare
   v_nearest text := (
     select k from unnest(p_known) as k
-    order by backfill_private.distance(lower(left(p_wanted, 200)), lower(left(k, 200))), k limit 1);
+    order by backfill_private.farness(split_part(p_wanted, '(', 1), split_part(k, '(', 1)),
+      backfill_private.farness(p_wanted, k), k limit 1);
 begin
   perform backfill_private.refuse('OB013', p_sentence || coalesce('; the nearest is ' || v_nearest, ''),
     'correct the declaration, then: backfill install --target FILE');
@@ -6421,7 +6435,7 @@ begin
   end;
   if v_function is null then
     perform backfill_private.refuse_name(format('there is no function %s', p_signature), p_signature, array(
-      select format('%I.%I(%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid)) from pg_proc as p
+      select p.oid::regprocedure::text from pg_proc as p
       join pg_namespace as n on n.oid = p.pronamespace
       where n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'backfill_private')
         and not starts_with(p.proname, 'backfill_') and p.prokind = 'f'));
@@ -6496,7 +6510,8 @@ begin
 end
 $$;
 
--- Keep a declaration: its rows, and our triggers on its tables. Said again it replaces what was there.
+-- Keep a declaration: its rows, and our triggers on its tables. Said again it replaces what was there, and takes the
+-- former views away: the migration makes them anew.
 --
 -- p_declaration  {target, defaults, views, source: {schema, table, key, date, filters, needs, index}, components: [{component,
 --                schema, table, session, key, version_column, version, version_parameter, any_version_counts, matches, transport,
@@ -6522,7 +6537,7 @@ begin
     perform backfill_private.refuse('OB013', format('runs of target %s have planned %s, which this declaration drops', v_target, v_dropped),
       'keep it, or declare a target of another name');
   end if;
-  perform backfill_private.unguard(v_target);
+  perform backfill_private.withdraw(v_target);
   insert into backfill_private.sources (target, source_table, key_column, date_column, filters, needs, views, index_name, defaults)
   values (v_target, backfill_private.declared_table(v_source), v_source ->> 'key', v_source ->> 'date', v_source -> 'filters',
     (select coalesce(jsonb_agg(n - 'schema' || jsonb_build_object('table', backfill_private.declared_table(n))), '[]')
@@ -6568,15 +6583,22 @@ begin
 end
 $$;
 
--- Take our triggers off the tables of a target.
-create function backfill_private.unguard(p_target text)
+-- Take away what a former declaration of a target put there: our triggers on its tables, its views.
+create function backfill_private.withdraw(p_target text)
 returns void
 language plpgsql
 set search_path = ''
 as $$
 declare
   v_trigger record;
+  v_view text;
 begin
+  for v_view in
+    select v from backfill_private.sources as s cross join unnest(s.views) with ordinality as named (v, place)
+    where s.target = p_target order by place desc
+  loop
+    execute format('drop view if exists %s', v_view);
+  end loop;
   for v_trigger in
     select g.tgname, g.tgrelid::regclass as relation
     from public.backfill_targets as t
@@ -6592,6 +6614,7 @@ $$;
 
 revoke all on function
   backfill_private.distance(text, text),
+  backfill_private.farness(text, text),
   backfill_private.refuse_name(text, text, text[]),
   backfill_private.declared_table(jsonb),
   backfill_private.check_columns(text, text[]),
@@ -6600,7 +6623,7 @@ revoke all on function
   backfill_private.check_component(text, jsonb),
   backfill_private.declare_target(jsonb),
   backfill_private.guard(text),
-  backfill_private.unguard(text)
+  backfill_private.withdraw(text)
 from public;
 
 -- from sql/29_data_marks.sql
@@ -7106,7 +7129,7 @@ set bytea_output = 'hex'
 as $$
 begin
   return query execute format(
-    'select item.ordinal, backfill_private.row_key(to_jsonb(t), $3), to_jsonb(t)
+    'select item.ordinal, backfill_private.row_key(to_jsonb(t.*), $3), to_jsonb(t.*)
      from public.backfill_items as item
      join %s as t on t.%I = item.session_id::%s
      where item.run_id = $1 and item.ordinal = any ($2)',

@@ -1,4 +1,3 @@
--- from sql/50_prism.sql
 -- Target prism, made from its declaration: backfill install --target FILE.
 
 set local lock_timeout = '3s';
@@ -116,18 +115,6 @@ select backfill_private.declare_target('{
     "public.backfill_daily_coverage"
   ]
 }'::jsonb);
-
-drop view if exists "public"."backfill_daily_coverage";
-
-drop view if exists "public"."backfill_missing_profiles";
-
-drop view if exists "public"."backfill_missing_fc_scores";
-
-drop view if exists "public"."backfill_candidates";
-
-drop view if exists "backfill_private"."prism_gaps";
-
-drop view if exists "backfill_private"."prism_standing";
 
 create view "backfill_private"."prism_standing" with (security_invoker = true) as
 SELECT

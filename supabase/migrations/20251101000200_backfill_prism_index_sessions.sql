@@ -1,4 +1,3 @@
--- from sql/60_prism_index_sessions.sql
 -- The sessions of target prism by date: what detection reads. Everything works without it, slower.
 CREATE INDEX CONCURRENTLY IF NOT EXISTS "backfill_completed_sessions" ON "public"."assessment_sessions"("created_at")
 WHERE
