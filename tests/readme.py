@@ -18,6 +18,7 @@ CLAIMING = [
     "tests.test_readme",
     "tests.test_ci_workflow",
     "tests.test_readme_views",
+    "tests.test_readme_targets",
     "tests.test_readme_commands",
     "tests.test_in_a_service",
 ]

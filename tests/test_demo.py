@@ -22,11 +22,14 @@ SHOWN = (
 )
 
 
-@pytest.fixture(scope="module")
-def demonstration() -> str:
-    """What `backfill demo` prints."""
+@pytest.fixture(scope="module", params=["rpc", "edge"])
+def demonstration(request: pytest.FixtureRequest) -> str:
+    """What `backfill demo` prints, in SQL and by Edge Functions."""
     ran = subprocess.run(
-        [sys.executable, "-m", "backfill", "demo"], capture_output=True, text=True, timeout=100
+        [sys.executable, "-m", "backfill", "demo", "--transport", request.param],
+        capture_output=True,
+        text=True,
+        timeout=100,
     )
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
