@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from uuid import uuid4
 
 import anyio
 
-from backfill.clock import Clock
+from backfill.bulk import Bulk
 from backfill.errors import ApprovalExpired, BackfillError, Paused
 from backfill.faults import Fault
-from backfill.gateway import CallFailed, Gateway
+from backfill.gateway import CallFailed
 from backfill.loading import load_freshness
-from backfill.models import Event, EventKind, Json
-from backfill.patience import BRIEF, LASTING_S, LASTING_WAIT_S, Patience
-from backfill.telling import Listeners
+from backfill.models import EventKind, Json
+from backfill.patience import BRIEF
+from backfill.working import Worker
 
 logger = logging.getLogger("backfill")
 
@@ -41,42 +41,6 @@ ENDINGS: Mapping[str, EventKind] = {"completed": "run_completed", "cancelled": "
 ENDS_THE_BATCH = frozenset({"stop", "slow"})
 
 
-@dataclass(slots=True)
-class Worker:
-    """One process's part in a run."""
-
-    gateway: Gateway
-    run_id: str
-    name: str
-    clock: Clock
-    concurrency: int
-    waits: bool
-    listeners: Listeners
-    should_stop: Callable[[], bool]
-    patience: Patience = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.patience = Patience(LASTING_S, LASTING_WAIT_S, self._tell_trouble, self.should_stop)
-
-    async def ask(self, function: str, arguments: Mapping[str, Json]) -> dict[str, Json]:
-        """Call one of our functions; again for as long as a project takes to restart."""
-        answer: dict[str, Json] = await self.gateway.call(
-            function, {"p_run_id": self.run_id, **arguments}, patience=self.patience
-        )
-        return answer
-
-    def _tell_trouble(self, error: BackfillError, wait_s: float) -> None:
-        self.tell("waiting", wait_s=round(wait_s, 3), wait_for="connection", why=error.message)
-
-    def is_ending(self) -> bool:
-        """Somebody asked to stop, or a listener raised: no session is started any more."""
-        return self.listeners.raised is not None or self.should_stop()
-
-    def tell(self, kind: EventKind, **details: Json) -> None:
-        """Log an event and hand it to the listeners."""
-        self.listeners.tell(Event(kind, self.run_id, self.clock.now(), details))
-
-
 async def work(worker: Worker) -> None:
     """Work on a run until it needs nothing more from this worker.
 
@@ -91,7 +55,8 @@ async def work(worker: Worker) -> None:
     worker.tell("run_started", state=started["state"])
     if started["state"] == "running":
         await _tell_freshness(worker)
-    while not worker.is_ending() and await _one_turn(worker):
+    bulk = Bulk()
+    while not worker.is_ending() and await _one_turn(worker, bulk):
         pass
     worker.listeners.raise_what_they_raised(f"run {worker.run_id} is settled so far; apply again")
 
@@ -111,12 +76,17 @@ async def _tell_freshness(worker: Worker) -> None:
         worker.tell("freshness", **{name: told[name] for name in FRESHNESS_TOLD})
 
 
-async def _one_turn(worker: Worker) -> bool:
+async def _one_turn(worker: Worker, bulk: Bulk) -> bool:
     """Claim and do a batch, or wait for one. False where there is nothing more to do."""
     claim_id = str(uuid4())
-    claim = await worker.ask("backfill_claim", {"p_claim_id": claim_id, "p_worker": worker.name})
+    door = "backfill_claim_apart" if bulk.is_tired else "backfill_claim"
+    claim = await worker.ask(door, {"p_claim_id": claim_id, "p_worker": worker.name})
     if claim["granted"]:
+        bulk.is_tired = False
         await _Batch(worker, claim_id, claim).do()
+        return True
+    if claim.get("bulk"):
+        await bulk.score(worker)
         return True
     if claim["state"] == "paused":
         return await _hold(worker, claim)

@@ -79,6 +79,10 @@ def plan(
         str | None,
         typer.Option(metavar="TARGET", help="Accept inferred receipts of this target."),
     ] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(metavar="direct|bulk", help="A call a step, or a call a batch. [direct]"),
+    ] = None,
     rehearse: Annotated[
         int | None,
         typer.Option(
@@ -105,6 +109,7 @@ def plan(
             want=_pairs(want, "--want is COMPONENT=VERSION", "--want fc_scores=v1.2"),
             parameters=_pairs(parameters, "--set is NAME=VALUE", "--set basis=functions"),
             inferred=inferred,
+            mode=mode,
             like=like,
             rehearse=rehearse,
             **paces,

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from backfill import checking, filing, logs, page
-from backfill.applying import Worker, work
+from backfill.applying import work
 from backfill.clock import Clock, SystemClock
 from backfill.coverage import Missing
 from backfill.dates import Day, as_text
@@ -43,6 +43,7 @@ from backfill.reading import PROGRESS_COLUMNS, missing_of, summary_of
 from backfill.requesting import checked_number, checked_request
 from backfill.telling import Listeners, OnEvent, ignore
 from backfill.undoing import AsyncUndo, confirm_undo, preview_undo, undo_scope
+from backfill.working import Worker
 
 DEFAULT_THROTTLE_PER_MINUTE = 20
 DEFAULT_BATCH_SESSIONS = 5
@@ -106,6 +107,7 @@ class AsyncBackfill:
         want: dict[str, str] | None = None,
         parameters: Mapping[str, str | int] | None = None,
         inferred: str | None = None,
+        mode: str | None = None,
         min_responses: int | None = None,
         min_fc_responses: int | None = None,
         like: str | None = None,
@@ -117,6 +119,7 @@ class AsyncBackfill:
         throttle_per_minute: starts in any 60 s, 20 unless given, None for none. want: versions by
         component. parameters: of the target, by name. inferred: the target's name, to accept that
         receipts of an Edge Function that does not hand our headers on are inferred.
+        mode: direct, a call a step, or bulk, a call a batch, scored inside the database.
         like: a run that fills in what is not given, and backfill_targets what is left.
         rehearse: sessions, at most, that are scored twice and rolled back, 0 for none; 5 unless
         given, and none where the environment is production.
@@ -138,6 +141,7 @@ class AsyncBackfill:
             "want": want,
             "parameters": parameters,
             "inferred": inferred,
+            "mode": mode,
             "min_responses": min_responses,
             "min_fc_responses": min_fc_responses,
             "throttle_per_minute": None if throttle_per_minute is UNSET else throttle_per_minute,

@@ -17,6 +17,7 @@ EventKind = Literal[
     "batch_started",
     "call",
     "batch_settled",
+    "bulk_settled",
     "waiting",
     "run_completed",
     "run_paused",
@@ -366,6 +367,7 @@ class Event:
     batch_started: batch, phase, sessions
     call: session_id, component, function, attempt, outcome, code, error, took_ms
     batch_settled: batch, claim, settled, took_ms
+    bulk_settled: sessions, done, failed, pending, skipped, took_ms
     waiting: wait_s, wait_for, why
     run_completed: reason
     run_paused: reason

@@ -19,7 +19,7 @@ from backfill.reading import empty_plan_of
 KEPT_BY_LIKE = frozenset(
     {
         "target", "since", "until", "throttle_per_minute", "batch_size", "priority", "environment",
-        "inferred",
+        "inferred", "mode",
     }
 )  # fmt: skip
 DERIVED = frozenset({"since_at", "until_before", "recent_since"})

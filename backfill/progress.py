@@ -94,6 +94,7 @@ class ApplyProgress:
         self._looking: threading.Thread | None = None
         self._batches: list[Event] = []
         self._last = ""
+        self._bulk_done = 0
 
     def __enter__(self) -> Self:
         if terminal.err.is_terminal:
@@ -116,6 +117,8 @@ class ApplyProgress:
         """Show an event."""
         if event.kind == "batch_settled":
             self._settled(event)
+        elif event.kind == "bulk_settled":
+            self._settled_in_bulk(event)
         elif event.kind == "freshness":
             for line in changes_in_words(event.details) or ["nothing"]:
                 terminal.err.print(f"changed since the plan was sealed: {line}", markup=False)
@@ -138,6 +141,12 @@ class ApplyProgress:
         self._bar.advance(self._task, len(states))
         self._bar.update(self._task, rate="" if rate is None else f"{rate:.0f}/min")
         self._note(f"batch {event.details['batch']}: {len(states) - failed} done, {failed} failed")
+
+    def _settled_in_bulk(self, event: Event) -> None:
+        told = event.details
+        self._bar.advance(self._task, told["done"] + told["failed"] + told["skipped"])
+        self._bulk_done += told["done"]
+        self._bar.update(self._task, note=f"in bulk: {self._bulk_done} done")
 
     def _waiting(self, event: Event) -> None:
         reason = f"waits for {event.details['wait_for']}: {event.details['why']}"

@@ -14,7 +14,16 @@ from backfill.models import Json
 
 DATES = ("since", "until", "recent_since")
 NUMBERS = ("throttle_per_minute", "batch_size", "min_responses", "min_fc_responses", "rehearse")
-TEXTS = ("engine_version", "fc_version", "basis", "environment", "target", "inferred", "like")
+TEXTS = (
+    "engine_version",
+    "fc_version",
+    "basis",
+    "environment",
+    "target",
+    "inferred",
+    "mode",
+    "like",
+)
 
 
 def checked_request(given: Mapping[str, Json]) -> dict[str, Json]:

@@ -309,6 +309,29 @@ begin
 end
 $$;
 
+-- How a run is scored: direct, a call a step, or bulk, a call a batch inside the database.
+--
+-- raises  OB013 neither, or an Edge Function is among the scorers
+create function backfill_private.check_mode(p_target text, p_mode text)
+returns text
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_edge text := (select string_agg(t.function_signature, ', ') from public.backfill_targets as t
+    where t.target = p_target and t.transport = 'edge');
+begin
+  if coalesce(p_mode, 'direct') not in ('direct', 'bulk') then
+    perform backfill_private.refuse('OB013', format('mode is direct or bulk, not %s', left(p_mode, 40)), 'backfill plan … --mode bulk');
+  elsif p_mode = 'bulk' and v_edge is not null then
+    perform backfill_private.refuse('OB013', format('bulk calls SQL functions alone; target %s has %s', p_target, v_edge),
+      'backfill plan … without --mode');
+  end if;
+  return coalesce(p_mode, 'direct');
+end
+$$;
+
 -- A request in its normal form: every parameter present, dates as given and as bounds, priority as full ids.
 --
 -- raises  OB013, OB014 a parameter is not usable
@@ -344,7 +367,7 @@ begin
   perform backfill_private.check_names(v_names);
   return v_names
     || jsonb_build_object(
-      'target', v_target, 'inferred', p_request ->> 'inferred',
+      'target', v_target, 'mode', backfill_private.check_mode(v_target, p_request ->> 'mode'), 'inferred', p_request ->> 'inferred',
       'since', p_request ->> 'since', 'since_at', v_since,
       'until', p_request ->> 'until', 'until_before', v_until,
       'recent_since', v_recent,
@@ -366,6 +389,7 @@ revoke all on function
   backfill_private.given_defaults(jsonb, jsonb),
   backfill_private.named_parameters(text, jsonb),
   backfill_private.check_names(jsonb),
+  backfill_private.check_mode(text, text),
   backfill_private.check_form(jsonb),
   backfill_private.normal_request(jsonb)
 from public;

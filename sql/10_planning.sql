@@ -118,7 +118,18 @@ begin
 end
 $$;
 
--- A run, locked against other verbs for this transaction.
+-- What is locked of a run beside its row: verbs take it alone, calls in bulk share it. It is fair, as the lock of a row is
+-- not: whoever waits for it alone is not passed by those who share it.
+create function backfill_private.run_lock(p_run_id uuid)
+returns bigint
+language sql
+immutable
+set search_path = ''
+as $$
+  select hashtextextended(p_run_id::text, 20251101)
+$$;
+
+-- A run, locked against other verbs for this transaction; what calls in bulk have settled stands in its chain.
 --
 -- raises  OB001 no such run, OB002 its state is none of the given
 create function backfill_private.locked_run(p_run_id uuid, p_states text[] default null)
@@ -129,6 +140,8 @@ as $$
 declare
   v_run public.backfill_runs;
 begin
+  perform pg_advisory_xact_lock(backfill_private.run_lock(p_run_id));
+  perform backfill_private.note_bulk(p_run_id);
   select * into v_run from public.backfill_runs where run_id = p_run_id for no key update;
   if not found then
     perform backfill_private.refuse('OB001', format('there is no run %s', p_run_id), 'backfill runs');
@@ -308,6 +321,7 @@ revoke all on function
   backfill_private.open_run(jsonb, text, uuid),
   backfill_private.detected(text, timestamptz, timestamptz),
   backfill_private.collect_window(uuid),
+  backfill_private.run_lock(uuid),
   backfill_private.locked_run(uuid, text[]),
   backfill_private.batch_spacing_s(jsonb),
   backfill_private.recent_from(public.backfill_runs),

@@ -168,20 +168,20 @@ begin
 end
 $$;
 
--- Record a settled batch in the chain, with a hash over the receipts that its sessions have by now, told by the newest
--- of them; pause the run where something is critical.
-create function backfill_private.record_batch(p_run_id uuid, p_claim_id uuid, p_settled jsonb)
-returns void
+-- What the chain says of a settled batch, with a hash over the receipts that its sessions have by now, told by the newest
+-- of them.
+create function backfill_private.settled_details(p_run_id uuid, p_claim_id uuid, p_settled jsonb)
+returns jsonb
 language plpgsql
+stable
 set search_path = ''
 as $$
 declare
   v_ordinals integer[] := array(select (x ->> 'ordinal')::integer from jsonb_array_elements(p_settled) as x);
   v_newest bigint := (select max(r.receipt_id) from public.backfill_receipts as r
                       where r.run_id = p_run_id and r.ordinal = any (v_ordinals));
-  v_bad jsonb;
 begin
-  perform backfill_private.record(p_run_id, 'batch_settled', jsonb_build_object(
+  return jsonb_build_object(
     'claim', p_claim_id,
     'ordinals', to_jsonb(v_ordinals),
     'states', (select jsonb_object_agg(s.state, s.n) from (
@@ -189,7 +189,19 @@ begin
     'failed', (select jsonb_agg(jsonb_build_array(x ->> 'session_id', x ->> 'failed_step', x ->> 'error_code'))
         from jsonb_array_elements(p_settled) as x where x ->> 'state' = 'failed'),
     'newest_receipt', v_newest,
-    'receipts', backfill_private.receipts_hash(p_run_id, v_ordinals, v_newest)));
+    'receipts', backfill_private.receipts_hash(p_run_id, v_ordinals, v_newest));
+end
+$$;
+
+-- Pause the run where something of a settled batch is critical, and say so in the chain.
+create function backfill_private.record_critical(p_run_id uuid, p_claim_id uuid, p_settled jsonb)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_bad jsonb;
+begin
   select jsonb_agg(jsonb_build_array(x ->> 'session_id', x ->> 'error_code')) into v_bad
   from jsonb_array_elements(p_settled) as x where (x ->> 'is_critical')::boolean;
   if v_bad is not null then
@@ -197,6 +209,18 @@ begin
     perform backfill_private.hold(p_run_id, format('critical: session %s, %s', v_bad -> 0 ->> 0,
       case v_bad -> 0 ->> 1 when 'OB016' then 'a written row has no receipt' else 'a write was refused at the gate' end));
   end if;
+end
+$$;
+
+-- Record a settled batch in the chain; pause the run where something of it is critical.
+create function backfill_private.record_batch(p_run_id uuid, p_claim_id uuid, p_settled jsonb)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+begin
+  perform backfill_private.record(p_run_id, 'batch_settled', backfill_private.settled_details(p_run_id, p_claim_id, p_settled));
+  perform backfill_private.record_critical(p_run_id, p_claim_id, p_settled);
 end
 $$;
 
@@ -355,6 +379,8 @@ revoke all on function
   backfill_private.has_known_outcome(jsonb),
   backfill_private.outcome(boolean, boolean, text, text, text, text, text, integer, integer),
   backfill_private.hold(uuid, text),
+  backfill_private.settled_details(uuid, uuid, jsonb),
+  backfill_private.record_critical(uuid, uuid, jsonb),
   backfill_private.record_batch(uuid, uuid, jsonb),
   backfill_private.receipts_hash(uuid, integer[], bigint),
   backfill_private.receipt_faults(uuid),

@@ -77,6 +77,16 @@ begin
 end
 $$;
 
+-- What is locked of a target while sessions of it are leased: a claim takes it alone, calls in bulk share it.
+create function backfill_private.target_lock(p_target text)
+returns bigint
+language sql
+immutable
+set search_path = ''
+as $$
+  select hashtextextended(p_target, 20251102)
+$$;
+
 -- Lease the next items of one phase.
 --
 -- p_limit  at most so many
@@ -93,8 +103,9 @@ declare
   v_ordinals integer[];
   v_skipped integer;
 begin
-  -- Claims of two runs may want the same session: one at a time, so that the later sees what the earlier leased.
-  perform from backfill_private.sources where target = p_run.target for no key update;
+  -- Claims of two runs may want the same session: one at a time, so that the later sees what the earlier leased, and none
+  -- beside calls in bulk, whose leases nobody sees.
+  perform pg_advisory_xact_lock(backfill_private.target_lock(p_run.target));
   loop
     v_ordinals := backfill_private.next_items(p_run.run_id, v_phase, p_limit);
     exit when v_ordinals is null;
@@ -172,6 +183,25 @@ as $$
   left join backfill_private.steps(p_run, p_ordinals) as s on s.ordinal = (l.i).ordinal
 $$;
 
+-- Count starts, and set when the next batch may start.
+create function backfill_private.count_starts(p_run public.backfill_runs, p_sessions integer)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_now timestamptz := backfill_private.clock();
+begin
+  insert into backfill_private.starts (run_id, started_at, sessions)
+  values (p_run.run_id, v_now, p_sessions)
+  on conflict (run_id, started_at) do update set sessions = backfill_private.starts.sessions + excluded.sessions;
+  delete from backfill_private.starts where run_id = p_run.run_id and started_at < v_now - interval '10 minutes';
+  update public.backfill_runs
+  set next_batch_at = v_now + backfill_private.batch_spacing_s(request) * interval '1 second'
+  where run_id = p_run.run_id;
+end
+$$;
+
 -- Grant a batch: count its starts, set when the next may start, say so in the chain.
 create function backfill_private.grant_batch(p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer)
 returns jsonb
@@ -179,21 +209,13 @@ language plpgsql
 set search_path = ''
 as $$
 declare
-  v_now timestamptz;
   v_grants jsonb := backfill_private.lease_items(p_run, p_claim_id, p_worker, p_limit);
 begin
   if jsonb_array_length(v_grants) = 0 then
     return v_grants;
   end if;
-  v_now := backfill_private.clock();
-  insert into backfill_private.starts (run_id, started_at, sessions)
-  values (p_run.run_id, v_now, jsonb_array_length(v_grants))
-  on conflict (run_id, started_at) do update set sessions = backfill_private.starts.sessions + excluded.sessions;
-  delete from backfill_private.starts where run_id = p_run.run_id and started_at < v_now - interval '10 minutes';
-  update public.backfill_runs
-  set next_batch_at = v_now + backfill_private.batch_spacing_s(request) * interval '1 second',
-      batches_granted = batches_granted + 1
-  where run_id = p_run.run_id;
+  perform backfill_private.count_starts(p_run, jsonb_array_length(v_grants));
+  update public.backfill_runs set batches_granted = batches_granted + 1 where run_id = p_run.run_id;
   perform backfill_private.record(p_run.run_id, 'batch_granted', jsonb_build_object(
     'number', p_run.batches_granted + 1, 'claim', p_claim_id, 'worker', left(p_worker, 200),
     'phase', v_grants -> 0 ->> 'phase', 'sessions', jsonb_array_length(v_grants),
@@ -259,16 +281,16 @@ $$;
 
 -- Claim the next batch.
 --
+-- p_apart     also of a run in bulk; else its answer says to call backfill_bulk
 -- p_claim_id  made by the worker; a claim whose reply was lost is asked again under the same id and gets the same
 --             items under new fences, not new starts
--- returns     {state, reason, held_by, granted: […], batch, wait_s, wait_for, why, lease_s}
+-- returns     {state, reason, held_by, granted: […], bulk, batch, wait_s, wait_for, why, lease_s}
 --             wait_for: throttle | back-off | canary | leases, and in words why
 --             a run that is not running grants nothing
 -- raises      OB001 no such run, OB010 not allowed, OB013 no claim id
-create function backfill_private.claim(p_run_id uuid, p_claim_id uuid, p_worker text)
+create function backfill_private.claim_batch(p_run_id uuid, p_claim_id uuid, p_worker text, p_apart boolean)
 returns jsonb
 language plpgsql
-security definer
 set search_path = ''
 as $$
 declare
@@ -305,8 +327,10 @@ begin
     v_answer := backfill_private.wait_for('canary', 1, 'the priority sessions are being scored');
   else
     v_pace := backfill_private.allowance(v_run);
-    v_answer := case when v_pace.wait_s > 0
-      then backfill_private.wait_for('throttle', v_pace.wait_s, format('%s starts a minute', v_run.request ->> 'throttle_per_minute'))
+    v_answer := case
+      when not p_apart and v_phase <> 'priority' and v_pace.wait_s = 0 and v_run.request ->> 'mode' = 'bulk'
+        and backfill_private.next_items(p_run_id, v_phase, 1) is not null then '{"granted": [], "bulk": true}'
+      when v_pace.wait_s > 0 then backfill_private.wait_for('throttle', v_pace.wait_s, format('%s starts a minute', v_run.request ->> 'throttle_per_minute'))
       else backfill_private.grant_or_wait(v_run, p_claim_id, p_worker, v_pace.sessions) end;
   end if;
   return v_answer || (select jsonb_build_object('state', r.state, 'reason', r.reason, 'held_by', r.held_by,
@@ -314,6 +338,27 @@ begin
       'lease_s', extract(epoch from backfill_private.lease_ttl()))
     from public.backfill_runs as r where r.run_id = p_run_id);
 end
+$$;
+
+-- Claim the next batch.
+create function backfill_private.claim(p_run_id uuid, p_claim_id uuid, p_worker text)
+returns jsonb
+language sql
+security definer
+set search_path = ''
+as $$
+  select backfill_private.claim_batch(p_run_id, p_claim_id, p_worker, false)
+$$;
+
+-- Claim the next batch of a run in bulk for calls that are made one by one: where a call in bulk has failed, each session
+-- then counts its own attempts.
+create function backfill_private.claim_apart(p_run_id uuid, p_claim_id uuid, p_worker text)
+returns jsonb
+language sql
+security definer
+set search_path = ''
+as $$
+  select backfill_private.claim_batch(p_run_id, p_claim_id, p_worker, true)
 $$;
 
 -- The answer to a claim that grants nothing: for what to wait, for how many seconds, and why.
@@ -369,7 +414,7 @@ begin
   if jsonb_array_length(v_grants) > 0 then
     return jsonb_build_object('granted', v_grants);
   elsif backfill_private.pending_phase(p_run.run_id) is distinct from v_phase then
-    return backfill_private.claim(p_run.run_id, p_claim_id, p_worker);
+    return backfill_private.claim_batch(p_run.run_id, p_claim_id, p_worker, true);
   end if;
   select i.not_before, i.session_id, i.error_code, i.error_message into v_tired from public.backfill_items as i
   where i.run_id = p_run.run_id and i.state = 'pending' and i.phase = v_phase
@@ -436,6 +481,7 @@ revoke all on function
   backfill_private.new_fence(),
   backfill_private.allowance(public.backfill_runs),
   backfill_private.skip_filled(uuid, integer[]),
+  backfill_private.target_lock(text),
   backfill_private.lease_items(public.backfill_runs, uuid, text, integer),
   backfill_private.pending_phase(uuid),
   backfill_private.next_items(uuid, text, integer),
@@ -447,12 +493,17 @@ revoke all on function
   backfill_private.wait_for(text, numeric, text),
   backfill_private.wait_until(timestamptz, text, text),
   backfill_private.lease_holders(uuid),
+  backfill_private.claim_batch(uuid, uuid, text, boolean),
   backfill_private.claim(uuid, uuid, text),
+  backfill_private.claim_apart(uuid, uuid, text),
+  backfill_private.count_starts(public.backfill_runs, integer),
   backfill_private.grant_or_wait(public.backfill_runs, uuid, text, integer),
   backfill_private.finish_or_wait(public.backfill_runs),
   backfill_private.renew(uuid, uuid)
 from public;
-grant execute on function backfill_private.claim(uuid, uuid, text), backfill_private.renew(uuid, uuid) to service_role;
+grant execute on function
+  backfill_private.claim(uuid, uuid, text), backfill_private.claim_apart(uuid, uuid, text), backfill_private.renew(uuid, uuid)
+to service_role;
 
 create function public.backfill_claim(p_run_id uuid, p_claim_id uuid, p_worker text)
 returns jsonb
@@ -460,6 +511,14 @@ language sql
 set search_path = ''
 as $$
   select backfill_private.claim(p_run_id, p_claim_id, p_worker)
+$$;
+
+create function public.backfill_claim_apart(p_run_id uuid, p_claim_id uuid, p_worker text)
+returns jsonb
+language sql
+set search_path = ''
+as $$
+  select backfill_private.claim_apart(p_run_id, p_claim_id, p_worker)
 $$;
 
 create function public.backfill_renew(p_run_id uuid, p_claim_id uuid)
@@ -470,11 +529,16 @@ as $$
   select backfill_private.renew(p_run_id, p_claim_id)
 $$;
 
-revoke all on function public.backfill_claim(uuid, uuid, text), public.backfill_renew(uuid, uuid)
-  from public, anon, authenticated, service_role;
-grant execute on function public.backfill_claim(uuid, uuid, text), public.backfill_renew(uuid, uuid) to service_role;
+revoke all on function
+  public.backfill_claim(uuid, uuid, text), public.backfill_claim_apart(uuid, uuid, text), public.backfill_renew(uuid, uuid)
+from public, anon, authenticated, service_role;
+grant execute on function
+  public.backfill_claim(uuid, uuid, text), public.backfill_claim_apart(uuid, uuid, text), public.backfill_renew(uuid, uuid)
+to service_role;
 
 comment on function public.backfill_claim(uuid, uuid, text) is
   'Claim the next batch of a run, with a fence for each session. For the client.';
+comment on function public.backfill_claim_apart(uuid, uuid, text) is
+  'Claim a batch of a run in bulk to score it session by session, after a call in bulk has failed. For the client.';
 comment on function public.backfill_renew(uuid, uuid) is
   'Renew the leases of a claim. For the client.';

@@ -45,12 +45,14 @@ $$;
 
 drop function if exists
   public.backfill_approve(uuid, text, text, text),
+  public.backfill_bulk(uuid, text, integer, integer, text),
   public.backfill_cancel(uuid, text),
   public.backfill_check(),
   public.backfill_claim(uuid, uuid, text),
+  public.backfill_claim_apart(uuid, uuid, text),
   public.backfill_collect(uuid),
   public.backfill_confirm_undo(uuid, text, text, integer, jsonb),
-  public.backfill_coverage(text, date),
+  public.backfill_coverage(text, text),
   public.backfill_find_runs(text),
   public.backfill_open(jsonb, text, uuid),
   public.backfill_pause(uuid, text),
@@ -89,7 +91,7 @@ $$;
 drop table if exists
   public.backfill_approvals, public.backfill_events, public.backfill_receipts, public.backfill_items,
   public.backfill_runs, public.backfill_targets, public.backfill_settings,
-  backfill_private.findings, backfill_private.looks, backfill_private.rehearsals, backfill_private.rehearsal_rows, backfill_private.starts, backfill_private.undos, backfill_private.sources;
+  backfill_private.findings, backfill_private.looks, backfill_private.rehearsals, backfill_private.rehearsal_rows, backfill_private.starts, backfill_private.undos, backfill_private.unnoted, backfill_private.sources;
 
 drop function if exists backfill_private.may(text), backfill_private.clock();
 drop schema if exists backfill_private;

@@ -38,7 +38,12 @@ CALLED_BY_USERS = (
 CALLED_BY_THE_SERVICE = (
     *CALLED_BY_USERS,
     "claim(uuid,uuid,text)",
-    "coverage_of(text)",
+    "bulk_begin(uuid,text,integer)",
+    "bulk_one(jsonb,jsonb,jsonb,text)",
+    "bulk_outcome(text)",
+    "bulk_settle(uuid,uuid,text,jsonb)",
+    "claim_apart(uuid,uuid,text)",
+    "coverage_of(text,text)",
     "keep_rehearsal(uuid,text,jsonb)",
     "kept_message(text,text)",
     "rehearsal_lease(uuid,text)",

@@ -571,10 +571,10 @@ def test_the_functions_that_the_key_may_call_are_these(thief: Thief) -> None:
         )
     }
     assert callable_by_key == {
-        "approve", "cancel", "check", "claim", "collect", "confirm_undo", "coverage", "find_runs",
-            "freshness", "open",
-        "pause", "preview_undo", "prune", "rehearsal", "rehearse", "reject", "renew", "resume",
-        "retry", "seal", "settle", "start", "verify",
+        "approve", "bulk", "cancel", "check", "claim", "claim_apart", "collect", "confirm_undo",
+        "coverage", "find_runs", "freshness", "open", "pause", "preview_undo", "prune",
+        "rehearsal", "rehearse", "reject", "renew", "resume", "retry", "seal", "settle", "start",
+        "verify",
     }  # fmt: skip
 
 

@@ -1266,6 +1266,29 @@ begin
 end
 $$;
 
+-- How a run is scored: direct, a call a step, or bulk, a call a batch inside the database.
+--
+-- raises  OB013 neither, or an Edge Function is among the scorers
+create function backfill_private.check_mode(p_target text, p_mode text)
+returns text
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_edge text := (select string_agg(t.function_signature, ', ') from public.backfill_targets as t
+    where t.target = p_target and t.transport = 'edge');
+begin
+  if coalesce(p_mode, 'direct') not in ('direct', 'bulk') then
+    perform backfill_private.refuse('OB013', format('mode is direct or bulk, not %s', left(p_mode, 40)), 'backfill plan … --mode bulk');
+  elsif p_mode = 'bulk' and v_edge is not null then
+    perform backfill_private.refuse('OB013', format('bulk calls SQL functions alone; target %s has %s', p_target, v_edge),
+      'backfill plan … without --mode');
+  end if;
+  return coalesce(p_mode, 'direct');
+end
+$$;
+
 -- A request in its normal form: every parameter present, dates as given and as bounds, priority as full ids.
 --
 -- raises  OB013, OB014 a parameter is not usable
@@ -1301,7 +1324,7 @@ begin
   perform backfill_private.check_names(v_names);
   return v_names
     || jsonb_build_object(
-      'target', v_target, 'inferred', p_request ->> 'inferred',
+      'target', v_target, 'mode', backfill_private.check_mode(v_target, p_request ->> 'mode'), 'inferred', p_request ->> 'inferred',
       'since', p_request ->> 'since', 'since_at', v_since,
       'until', p_request ->> 'until', 'until_before', v_until,
       'recent_since', v_recent,
@@ -1323,6 +1346,7 @@ revoke all on function
   backfill_private.given_defaults(jsonb, jsonb),
   backfill_private.named_parameters(text, jsonb),
   backfill_private.check_names(jsonb),
+  backfill_private.check_mode(text, text),
   backfill_private.check_form(jsonb),
   backfill_private.normal_request(jsonb)
 from public;
@@ -1448,7 +1472,18 @@ begin
 end
 $$;
 
--- A run, locked against other verbs for this transaction.
+-- What is locked of a run beside its row: verbs take it alone, calls in bulk share it. It is fair, as the lock of a row is
+-- not: whoever waits for it alone is not passed by those who share it.
+create function backfill_private.run_lock(p_run_id uuid)
+returns bigint
+language sql
+immutable
+set search_path = ''
+as $$
+  select hashtextextended(p_run_id::text, 20251101)
+$$;
+
+-- A run, locked against other verbs for this transaction; what calls in bulk have settled stands in its chain.
 --
 -- raises  OB001 no such run, OB002 its state is none of the given
 create function backfill_private.locked_run(p_run_id uuid, p_states text[] default null)
@@ -1459,6 +1494,8 @@ as $$
 declare
   v_run public.backfill_runs;
 begin
+  perform pg_advisory_xact_lock(backfill_private.run_lock(p_run_id));
+  perform backfill_private.note_bulk(p_run_id);
   select * into v_run from public.backfill_runs where run_id = p_run_id for no key update;
   if not found then
     perform backfill_private.refuse('OB001', format('there is no run %s', p_run_id), 'backfill runs');
@@ -1638,6 +1675,7 @@ revoke all on function
   backfill_private.open_run(jsonb, text, uuid),
   backfill_private.detected(text, timestamptz, timestamptz),
   backfill_private.collect_window(uuid),
+  backfill_private.run_lock(uuid),
   backfill_private.locked_run(uuid, text[]),
   backfill_private.batch_spacing_s(jsonb),
   backfill_private.recent_from(public.backfill_runs),
@@ -2724,20 +2762,20 @@ begin
 end
 $$;
 
--- Record a settled batch in the chain, with a hash over the receipts that its sessions have by now, told by the newest
--- of them; pause the run where something is critical.
-create function backfill_private.record_batch(p_run_id uuid, p_claim_id uuid, p_settled jsonb)
-returns void
+-- What the chain says of a settled batch, with a hash over the receipts that its sessions have by now, told by the newest
+-- of them.
+create function backfill_private.settled_details(p_run_id uuid, p_claim_id uuid, p_settled jsonb)
+returns jsonb
 language plpgsql
+stable
 set search_path = ''
 as $$
 declare
   v_ordinals integer[] := array(select (x ->> 'ordinal')::integer from jsonb_array_elements(p_settled) as x);
   v_newest bigint := (select max(r.receipt_id) from public.backfill_receipts as r
                       where r.run_id = p_run_id and r.ordinal = any (v_ordinals));
-  v_bad jsonb;
 begin
-  perform backfill_private.record(p_run_id, 'batch_settled', jsonb_build_object(
+  return jsonb_build_object(
     'claim', p_claim_id,
     'ordinals', to_jsonb(v_ordinals),
     'states', (select jsonb_object_agg(s.state, s.n) from (
@@ -2745,7 +2783,19 @@ begin
     'failed', (select jsonb_agg(jsonb_build_array(x ->> 'session_id', x ->> 'failed_step', x ->> 'error_code'))
         from jsonb_array_elements(p_settled) as x where x ->> 'state' = 'failed'),
     'newest_receipt', v_newest,
-    'receipts', backfill_private.receipts_hash(p_run_id, v_ordinals, v_newest)));
+    'receipts', backfill_private.receipts_hash(p_run_id, v_ordinals, v_newest));
+end
+$$;
+
+-- Pause the run where something of a settled batch is critical, and say so in the chain.
+create function backfill_private.record_critical(p_run_id uuid, p_claim_id uuid, p_settled jsonb)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_bad jsonb;
+begin
   select jsonb_agg(jsonb_build_array(x ->> 'session_id', x ->> 'error_code')) into v_bad
   from jsonb_array_elements(p_settled) as x where (x ->> 'is_critical')::boolean;
   if v_bad is not null then
@@ -2753,6 +2803,18 @@ begin
     perform backfill_private.hold(p_run_id, format('critical: session %s, %s', v_bad -> 0 ->> 0,
       case v_bad -> 0 ->> 1 when 'OB016' then 'a written row has no receipt' else 'a write was refused at the gate' end));
   end if;
+end
+$$;
+
+-- Record a settled batch in the chain; pause the run where something of it is critical.
+create function backfill_private.record_batch(p_run_id uuid, p_claim_id uuid, p_settled jsonb)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+begin
+  perform backfill_private.record(p_run_id, 'batch_settled', backfill_private.settled_details(p_run_id, p_claim_id, p_settled));
+  perform backfill_private.record_critical(p_run_id, p_claim_id, p_settled);
 end
 $$;
 
@@ -2911,6 +2973,8 @@ revoke all on function
   backfill_private.has_known_outcome(jsonb),
   backfill_private.outcome(boolean, boolean, text, text, text, text, text, integer, integer),
   backfill_private.hold(uuid, text),
+  backfill_private.settled_details(uuid, uuid, jsonb),
+  backfill_private.record_critical(uuid, uuid, jsonb),
   backfill_private.record_batch(uuid, uuid, jsonb),
   backfill_private.receipts_hash(uuid, integer[], bigint),
   backfill_private.receipt_faults(uuid),
@@ -3132,6 +3196,16 @@ begin
 end
 $$;
 
+-- What is locked of a target while sessions of it are leased: a claim takes it alone, calls in bulk share it.
+create function backfill_private.target_lock(p_target text)
+returns bigint
+language sql
+immutable
+set search_path = ''
+as $$
+  select hashtextextended(p_target, 20251102)
+$$;
+
 -- Lease the next items of one phase.
 --
 -- p_limit  at most so many
@@ -3148,8 +3222,9 @@ declare
   v_ordinals integer[];
   v_skipped integer;
 begin
-  -- Claims of two runs may want the same session: one at a time, so that the later sees what the earlier leased.
-  perform from backfill_private.sources where target = p_run.target for no key update;
+  -- Claims of two runs may want the same session: one at a time, so that the later sees what the earlier leased, and none
+  -- beside calls in bulk, whose leases nobody sees.
+  perform pg_advisory_xact_lock(backfill_private.target_lock(p_run.target));
   loop
     v_ordinals := backfill_private.next_items(p_run.run_id, v_phase, p_limit);
     exit when v_ordinals is null;
@@ -3227,6 +3302,25 @@ as $$
   left join backfill_private.steps(p_run, p_ordinals) as s on s.ordinal = (l.i).ordinal
 $$;
 
+-- Count starts, and set when the next batch may start.
+create function backfill_private.count_starts(p_run public.backfill_runs, p_sessions integer)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_now timestamptz := backfill_private.clock();
+begin
+  insert into backfill_private.starts (run_id, started_at, sessions)
+  values (p_run.run_id, v_now, p_sessions)
+  on conflict (run_id, started_at) do update set sessions = backfill_private.starts.sessions + excluded.sessions;
+  delete from backfill_private.starts where run_id = p_run.run_id and started_at < v_now - interval '10 minutes';
+  update public.backfill_runs
+  set next_batch_at = v_now + backfill_private.batch_spacing_s(request) * interval '1 second'
+  where run_id = p_run.run_id;
+end
+$$;
+
 -- Grant a batch: count its starts, set when the next may start, say so in the chain.
 create function backfill_private.grant_batch(p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer)
 returns jsonb
@@ -3234,21 +3328,13 @@ language plpgsql
 set search_path = ''
 as $$
 declare
-  v_now timestamptz;
   v_grants jsonb := backfill_private.lease_items(p_run, p_claim_id, p_worker, p_limit);
 begin
   if jsonb_array_length(v_grants) = 0 then
     return v_grants;
   end if;
-  v_now := backfill_private.clock();
-  insert into backfill_private.starts (run_id, started_at, sessions)
-  values (p_run.run_id, v_now, jsonb_array_length(v_grants))
-  on conflict (run_id, started_at) do update set sessions = backfill_private.starts.sessions + excluded.sessions;
-  delete from backfill_private.starts where run_id = p_run.run_id and started_at < v_now - interval '10 minutes';
-  update public.backfill_runs
-  set next_batch_at = v_now + backfill_private.batch_spacing_s(request) * interval '1 second',
-      batches_granted = batches_granted + 1
-  where run_id = p_run.run_id;
+  perform backfill_private.count_starts(p_run, jsonb_array_length(v_grants));
+  update public.backfill_runs set batches_granted = batches_granted + 1 where run_id = p_run.run_id;
   perform backfill_private.record(p_run.run_id, 'batch_granted', jsonb_build_object(
     'number', p_run.batches_granted + 1, 'claim', p_claim_id, 'worker', left(p_worker, 200),
     'phase', v_grants -> 0 ->> 'phase', 'sessions', jsonb_array_length(v_grants),
@@ -3314,16 +3400,16 @@ $$;
 
 -- Claim the next batch.
 --
+-- p_apart     also of a run in bulk; else its answer says to call backfill_bulk
 -- p_claim_id  made by the worker; a claim whose reply was lost is asked again under the same id and gets the same
 --             items under new fences, not new starts
--- returns     {state, reason, held_by, granted: […], batch, wait_s, wait_for, why, lease_s}
+-- returns     {state, reason, held_by, granted: […], bulk, batch, wait_s, wait_for, why, lease_s}
 --             wait_for: throttle | back-off | canary | leases, and in words why
 --             a run that is not running grants nothing
 -- raises      OB001 no such run, OB010 not allowed, OB013 no claim id
-create function backfill_private.claim(p_run_id uuid, p_claim_id uuid, p_worker text)
+create function backfill_private.claim_batch(p_run_id uuid, p_claim_id uuid, p_worker text, p_apart boolean)
 returns jsonb
 language plpgsql
-security definer
 set search_path = ''
 as $$
 declare
@@ -3360,8 +3446,10 @@ begin
     v_answer := backfill_private.wait_for('canary', 1, 'the priority sessions are being scored');
   else
     v_pace := backfill_private.allowance(v_run);
-    v_answer := case when v_pace.wait_s > 0
-      then backfill_private.wait_for('throttle', v_pace.wait_s, format('%s starts a minute', v_run.request ->> 'throttle_per_minute'))
+    v_answer := case
+      when not p_apart and v_phase <> 'priority' and v_pace.wait_s = 0 and v_run.request ->> 'mode' = 'bulk'
+        and backfill_private.next_items(p_run_id, v_phase, 1) is not null then '{"granted": [], "bulk": true}'
+      when v_pace.wait_s > 0 then backfill_private.wait_for('throttle', v_pace.wait_s, format('%s starts a minute', v_run.request ->> 'throttle_per_minute'))
       else backfill_private.grant_or_wait(v_run, p_claim_id, p_worker, v_pace.sessions) end;
   end if;
   return v_answer || (select jsonb_build_object('state', r.state, 'reason', r.reason, 'held_by', r.held_by,
@@ -3369,6 +3457,27 @@ begin
       'lease_s', extract(epoch from backfill_private.lease_ttl()))
     from public.backfill_runs as r where r.run_id = p_run_id);
 end
+$$;
+
+-- Claim the next batch.
+create function backfill_private.claim(p_run_id uuid, p_claim_id uuid, p_worker text)
+returns jsonb
+language sql
+security definer
+set search_path = ''
+as $$
+  select backfill_private.claim_batch(p_run_id, p_claim_id, p_worker, false)
+$$;
+
+-- Claim the next batch of a run in bulk for calls that are made one by one: where a call in bulk has failed, each session
+-- then counts its own attempts.
+create function backfill_private.claim_apart(p_run_id uuid, p_claim_id uuid, p_worker text)
+returns jsonb
+language sql
+security definer
+set search_path = ''
+as $$
+  select backfill_private.claim_batch(p_run_id, p_claim_id, p_worker, true)
 $$;
 
 -- The answer to a claim that grants nothing: for what to wait, for how many seconds, and why.
@@ -3424,7 +3533,7 @@ begin
   if jsonb_array_length(v_grants) > 0 then
     return jsonb_build_object('granted', v_grants);
   elsif backfill_private.pending_phase(p_run.run_id) is distinct from v_phase then
-    return backfill_private.claim(p_run.run_id, p_claim_id, p_worker);
+    return backfill_private.claim_batch(p_run.run_id, p_claim_id, p_worker, true);
   end if;
   select i.not_before, i.session_id, i.error_code, i.error_message into v_tired from public.backfill_items as i
   where i.run_id = p_run.run_id and i.state = 'pending' and i.phase = v_phase
@@ -3491,6 +3600,7 @@ revoke all on function
   backfill_private.new_fence(),
   backfill_private.allowance(public.backfill_runs),
   backfill_private.skip_filled(uuid, integer[]),
+  backfill_private.target_lock(text),
   backfill_private.lease_items(public.backfill_runs, uuid, text, integer),
   backfill_private.pending_phase(uuid),
   backfill_private.next_items(uuid, text, integer),
@@ -3502,12 +3612,17 @@ revoke all on function
   backfill_private.wait_for(text, numeric, text),
   backfill_private.wait_until(timestamptz, text, text),
   backfill_private.lease_holders(uuid),
+  backfill_private.claim_batch(uuid, uuid, text, boolean),
   backfill_private.claim(uuid, uuid, text),
+  backfill_private.claim_apart(uuid, uuid, text),
+  backfill_private.count_starts(public.backfill_runs, integer),
   backfill_private.grant_or_wait(public.backfill_runs, uuid, text, integer),
   backfill_private.finish_or_wait(public.backfill_runs),
   backfill_private.renew(uuid, uuid)
 from public;
-grant execute on function backfill_private.claim(uuid, uuid, text), backfill_private.renew(uuid, uuid) to service_role;
+grant execute on function
+  backfill_private.claim(uuid, uuid, text), backfill_private.claim_apart(uuid, uuid, text), backfill_private.renew(uuid, uuid)
+to service_role;
 
 create function public.backfill_claim(p_run_id uuid, p_claim_id uuid, p_worker text)
 returns jsonb
@@ -3515,6 +3630,14 @@ language sql
 set search_path = ''
 as $$
   select backfill_private.claim(p_run_id, p_claim_id, p_worker)
+$$;
+
+create function public.backfill_claim_apart(p_run_id uuid, p_claim_id uuid, p_worker text)
+returns jsonb
+language sql
+set search_path = ''
+as $$
+  select backfill_private.claim_apart(p_run_id, p_claim_id, p_worker)
 $$;
 
 create function public.backfill_renew(p_run_id uuid, p_claim_id uuid)
@@ -3525,12 +3648,17 @@ as $$
   select backfill_private.renew(p_run_id, p_claim_id)
 $$;
 
-revoke all on function public.backfill_claim(uuid, uuid, text), public.backfill_renew(uuid, uuid)
-  from public, anon, authenticated, service_role;
-grant execute on function public.backfill_claim(uuid, uuid, text), public.backfill_renew(uuid, uuid) to service_role;
+revoke all on function
+  public.backfill_claim(uuid, uuid, text), public.backfill_claim_apart(uuid, uuid, text), public.backfill_renew(uuid, uuid)
+from public, anon, authenticated, service_role;
+grant execute on function
+  public.backfill_claim(uuid, uuid, text), public.backfill_claim_apart(uuid, uuid, text), public.backfill_renew(uuid, uuid)
+to service_role;
 
 comment on function public.backfill_claim(uuid, uuid, text) is
   'Claim the next batch of a run, with a fence for each session. For the client.';
+comment on function public.backfill_claim_apart(uuid, uuid, text) is
+  'Claim a batch of a run in bulk to score it session by session, after a call in bulk has failed. For the client.';
 comment on function public.backfill_renew(uuid, uuid) is
   'Renew the leases of a claim. For the client.';
 
@@ -7221,10 +7349,12 @@ from public;
 -- from sql/32_coverage.sql
 -- Coverage: what is missing by day, of any target.
 
--- The view of a target that tells its coverage, and its components in order.
+-- The view of a target that tells its coverage, its components in order, and the first day meant.
 --
--- raises  OB013 no such target, OB010 not allowed
-create function backfill_private.coverage_of(p_target text, out view_name text, out components text[])
+-- raises  OB013 no such target, no date; OB010 not allowed
+create function backfill_private.coverage_of(
+  p_target text, p_since text, out view_name text, out components text[], out first_day date
+)
 language plpgsql
 stable
 security definer
@@ -7232,6 +7362,7 @@ set search_path = ''
 as $$
 begin
   perform backfill_private.authorize('read');
+  first_day := (backfill_private.since_bound('since', p_since) at time zone 'UTC')::date;
   select s.views[cardinality(s.views)], array(
       select t.component from public.backfill_targets as t where t.target = s.target order by t.position)
   into view_name, components
@@ -7243,7 +7374,7 @@ $$;
 --
 -- p_target  null: the only one
 -- returns   {components, days: [a row of the target's view of daily coverage]}
-create function public.backfill_coverage(p_target text default null, p_since date default null)
+create function public.backfill_coverage(p_target text default null, p_since text default null)
 returns jsonb
 language plpgsql
 stable
@@ -7252,21 +7383,340 @@ as $$
 declare
   v_view text;
   v_components text[];
+  v_since date;
   v_days jsonb;
 begin
-  select c.view_name, c.components into v_view, v_components from backfill_private.coverage_of(p_target) as c;
+  select c.view_name, c.components, c.first_day into v_view, v_components, v_since
+  from backfill_private.coverage_of(p_target, p_since) as c;
   execute format('select coalesce(jsonb_agg(to_jsonb(d) order by d.day), ''[]'') from %s as d where $1 is null or d.day >= $1',
-    v_view::regclass) into v_days using p_since;
+    v_view::regclass) into v_days using v_since;
   return jsonb_build_object('components', v_components, 'days', v_days);
 end
 $$;
 
-revoke all on function backfill_private.coverage_of(text) from public;
-grant execute on function backfill_private.coverage_of(text) to service_role;
-revoke all on function public.backfill_coverage(text, date) from public, anon, authenticated, service_role;
-grant execute on function public.backfill_coverage(text, date) to service_role;
+revoke all on function backfill_private.coverage_of(text, text) from public;
+grant execute on function backfill_private.coverage_of(text, text) to service_role;
+revoke all on function public.backfill_coverage(text, text) from public, anon, authenticated, service_role;
+grant execute on function public.backfill_coverage(text, text) to service_role;
 
-comment on function public.backfill_coverage(text, date) is
+comment on function public.backfill_coverage(text, text) is
   'What is missing of a target, by UTC day: the target, the first day. For the client.';
+
+-- from sql/33_bulk.sql
+-- Bulk: claim, score and settle a batch in one call of the API and one transaction, as the caller's role.
+--
+-- State, receipts and rows commit together, so a lost reply or a killed worker leaves nothing to look up: a batch has
+-- happened or it has not. Many such calls go on side by side, which they could not under the lock of the run: they share
+-- an advisory lock that every verb takes alone, and leave their word for the audit chain in a table; whoever holds the
+-- run next writes it into the chain.
+
+create table backfill_private.unnoted (
+  unnoted_id bigint generated always as identity primary key,
+  run_id uuid not null references public.backfill_runs (run_id) on delete cascade,
+  granted jsonb not null,
+  trouble jsonb not null,
+  settled jsonb not null,
+  details jsonb not null
+);
+
+create index backfill_unnoted_runs on backfill_private.unnoted (run_id, unnoted_id);
+alter table backfill_private.unnoted enable row level security;
+revoke all on backfill_private.unnoted from public, anon, authenticated, service_role;
+create policy "the owner alone" on backfill_private.unnoted for select to service_role using (false);
+
+-- Write into the chain what calls in bulk have settled since; pause the run where that is called for. Under its lock.
+create function backfill_private.note_bulk(p_run_id uuid)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_batch record;
+  v_number integer;
+begin
+  for v_batch in
+    with gone as (delete from backfill_private.unnoted as u where u.run_id = p_run_id returning u.*)
+    select g.granted, g.trouble, g.settled, g.details from gone as g order by g.unnoted_id
+  loop
+    update public.backfill_runs set batches_granted = batches_granted + 1 where run_id = p_run_id returning batches_granted into v_number;
+    perform backfill_private.record(p_run_id, 'batch_granted', v_batch.granted || jsonb_build_object('number', v_number));
+    perform backfill_private.record(p_run_id, 'batch_settled', v_batch.details);
+    perform backfill_private.record_critical(p_run_id, null, v_batch.settled);
+    perform backfill_private.note_trouble(p_run_id, v_batch.trouble, v_batch.settled);
+    perform backfill_private.break_circuit(p_run_id, v_batch.settled);
+  end loop;
+end
+$$;
+
+-- May this run's sessions be scored in bulk now? Whatever speaks against it, a claim looks at and says.
+create function backfill_private.may_bulk(p_run public.backfill_runs)
+returns boolean
+language sql
+stable
+set search_path = ''
+as $$
+  select p_run.state = 'running' and p_run.request ->> 'mode' = 'bulk'
+    and p_run.approved_until > backfill_private.clock()
+    and coalesce(p_run.back_off_until <= backfill_private.clock(), true)
+    and not backfill_private.is_elsewhere(p_run)
+    and p_run.fingerprint is not distinct from backfill_private.definitions(p_run.target)
+    and (p_run.canary in ('passed', 'overridden') or not exists (
+      select from public.backfill_items as i where i.run_id = p_run.run_id and i.phase = 'priority'))
+$$;
+
+-- Lease the next sessions for a call in bulk, at most so many. A session that another run scores in bulk right now is
+-- waited for, by the index that lets nobody lease it twice; what somebody else has filled by then is skipped.
+--
+-- returns  [{ordinal, session_id, fence, todo: [component]}]
+create function backfill_private.bulk_lease(p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_fences jsonb;
+  v_ordinals integer[];
+  v_now timestamptz := backfill_private.clock();
+begin
+  perform pg_advisory_xact_lock_shared(backfill_private.target_lock(p_run.target));
+  with chosen as materialized (
+    select n.ordinal, backfill_private.new_fence() as fence
+    from unnest(backfill_private.next_items(p_run.run_id, backfill_private.pending_phase(p_run.run_id), p_limit)) as n (ordinal)
+  ), leased as (
+    update public.backfill_items as i
+    set state = 'leased', lease_kind = 'score', attempts = i.attempts + 1, fence_hash = sha256(convert_to(c.fence, 'UTF8')),
+      lease_until = v_now + backfill_private.lease_ttl(), started_at = v_now, worker = left(p_worker, 200), claim_id = p_claim_id
+    from chosen as c
+    where i.run_id = p_run.run_id and i.ordinal = c.ordinal
+    returning i.ordinal, i.session_id, c.fence
+  )
+  select jsonb_object_agg(l.ordinal, jsonb_build_object('ordinal', l.ordinal, 'session_id', l.session_id, 'fence', l.fence)),
+    array_agg(l.ordinal) into v_fences, v_ordinals
+  from leased as l;
+  if v_ordinals is null then
+    return '[]'::jsonb;
+  end if;
+  perform backfill_private.skip_filled(p_run.run_id, v_ordinals);
+  return (
+    select coalesce(jsonb_agg(v_fences -> i.ordinal::text || jsonb_build_object('todo', (
+        select array_agg(c) from unnest(i.components) as c where c <> all (i.filled))) order by i.ordinal), '[]')
+    from public.backfill_items as i
+    where i.run_id = p_run.run_id and i.ordinal = any (v_ordinals) and i.state = 'leased');
+end
+$$;
+
+-- The statements that score sessions one after the other, each under its own fence: {component: the one that makes its
+-- calls}, and under '' the one that makes all, each only where its row is missing.
+--
+-- $1  [{session_id, fence, todo}]; $2 the headers of the call
+create function backfill_private.bulk_calls(p_run public.backfill_runs)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  with parts as (
+    select t.position, t.component, format(', case when %L = any (x.todo) then (select count(*) from %I.%I(%s)) end',
+      t.component, n.nspname, p.proname, (
+        select string_agg(format('%I => %s::%s', a.key,
+            case a.value when 'session_id' then 'x.session_id' else quote_nullable(p_run.request ->> a.value) end,
+            format_type(p.proargtypes[array_position(p.proargnames, a.key) - 1], null)), ', ')
+        from jsonb_each_text(t.arguments) as a)) as call
+    from public.backfill_targets as t
+    join backfill_private.scoring_functions(p_run.target) as f on f.component = t.component
+    join pg_proc as p on p.oid = f.oid
+    join pg_namespace as n on n.oid = p.pronamespace
+    where t.target = p_run.target
+  ), named as (
+    select p.component as name, p.call from parts as p
+    union all
+    select '', string_agg(p.call, '' order by p.position) from parts as p
+  )
+  select jsonb_object_agg(n.name, format(
+    'select set_config(''request.headers'', ($2 || jsonb_build_object(''x-backfill-fence'', x.fence))::text, true)%s
+     from jsonb_to_recordset($1) as x (session_id text, fence text, todo text[])', n.call))
+  from named as n
+$$;
+
+-- Begin a call in bulk: lease its sessions.
+--
+-- returns  {claim, sessions, calls: {component: SQL, all of them under ''}}; {look: true} where a claim has to look first, or nothing is left
+-- raises   OB001 no such run, OB010 not allowed, OB013 more than 50 sessions
+create function backfill_private.bulk_begin(p_run_id uuid, p_worker text, p_sessions integer)
+returns jsonb
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+  v_run public.backfill_runs;
+  v_claim_id uuid := gen_random_uuid();
+  v_sessions jsonb := '[]'::jsonb;
+  v_pace record;
+begin
+  perform backfill_private.authorize('apply');
+  if p_sessions is null or p_sessions not between 1 and 50 then
+    perform backfill_private.refuse('OB013', format('a call in bulk takes 1 to 50 sessions, not %s', p_sessions));
+  end if;
+  select * into v_run from public.backfill_runs where run_id = p_run_id;
+  if v_run.request ->> 'throttle_per_minute' is null then
+    perform pg_advisory_xact_lock_shared(backfill_private.run_lock(p_run_id));
+    select * into v_run from public.backfill_runs where run_id = p_run_id;
+  else
+    v_run := backfill_private.locked_run(p_run_id);
+  end if;
+  if not found then
+    perform backfill_private.refuse('OB001', format('there is no run %s', p_run_id), 'backfill runs');
+  elsif backfill_private.may_bulk(v_run) then
+    v_pace := backfill_private.allowance(v_run);
+    if v_pace.wait_s = 0 then
+      v_sessions := backfill_private.bulk_lease(v_run, v_claim_id, p_worker, least(p_sessions, v_pace.sessions));
+    end if;
+  end if;
+  if v_sessions = '[]' then
+    return '{"look": true}'::jsonb;
+  elsif v_run.request ->> 'throttle_per_minute' is not null then
+    perform backfill_private.count_starts(v_run, jsonb_array_length(v_sessions));
+  end if;
+  return jsonb_build_object('claim', v_claim_id, 'sessions', v_sessions, 'calls', backfill_private.bulk_calls(v_run));
+end
+$$;
+
+-- Settle a call in bulk: decided as any batch; the chain hears of it later.
+--
+-- returns  {done, failed, pending, skipped}: how many
+create function backfill_private.bulk_settle(p_run_id uuid, p_claim_id uuid, p_worker text, p_outcomes jsonb)
+returns jsonb
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+  v_settled jsonb;
+  v_details jsonb;
+begin
+  perform backfill_private.authorize('apply');
+  v_settled := backfill_private.decide_outcomes(p_run_id, p_outcomes);
+  v_details := backfill_private.settled_details(p_run_id, p_claim_id, v_settled);
+  insert into backfill_private.unnoted (run_id, granted, trouble, settled, details)
+  select p_run_id, jsonb_build_object('claim', p_claim_id, 'worker', left(p_worker, 200), 'phase', i.phase, 'mode', 'bulk',
+    'sessions', jsonb_array_length(v_settled), 'ordinals', v_details -> 'ordinals', 'started_at', i.started_at),
+    (select coalesce(jsonb_agg(o), '[]') from jsonb_array_elements(p_outcomes) as o where o ->> 'outcome' <> 'answered'),
+    v_settled, v_details
+  from public.backfill_items as i where i.run_id = p_run_id and i.ordinal = (v_settled -> 0 ->> 'ordinal')::integer;
+  return (select jsonb_object_agg(s.state, s.n) from (
+    select x ->> 'state' as state, count(*) as n from jsonb_array_elements(v_settled) as x group by 1) as s);
+end
+$$;
+
+-- What the failure of a session's calls means for it: see backfill/faults.py.
+create function backfill_private.bulk_outcome(p_code text)
+returns text
+language sql
+immutable
+set search_path = ''
+as $$
+  select case
+    when p_code in ('OB011', 'OB012') then 'released'
+    when p_code in ('40001', '40P01', '55P03') or p_code ~ '^(08|53|57P)' then 'again'
+    when p_code in ('42501', '42883', '42P01', '25006') then 'stop'
+    else 'failed' end
+$$;
+
+-- Score one session of a call in bulk, in a subtransaction of its own.
+--
+-- p_calls  see backfill_private.bulk_calls
+-- returns  its outcome, see backfill_private.decide_outcomes
+create function backfill_private.bulk_one(p_calls jsonb, p_session jsonb, p_headers jsonb, p_search_path text)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_step text;
+  v_answered jsonb := '[]'::jsonb;
+  v_code text;
+begin
+  perform set_config('search_path', p_search_path, true);
+  foreach v_step in array array(select jsonb_array_elements_text(p_session -> 'todo')) loop
+    execute p_calls ->> v_step using jsonb_build_array(p_session), p_headers;
+    set constraints all immediate;
+    v_answered := v_answered || to_jsonb(v_step);
+  end loop;
+  return jsonb_build_object('ordinal', p_session -> 'ordinal', 'outcome', 'answered', 'answered', v_answered);
+exception when others then
+  v_code := sqlstate;
+  return jsonb_build_object('ordinal', p_session -> 'ordinal', 'outcome', backfill_private.bulk_outcome(v_code), 'step', v_step,
+    'code', v_code, 'message', sqlerrm);
+end
+$$;
+
+revoke all on function
+  backfill_private.bulk_one(jsonb, jsonb, jsonb, text),
+  backfill_private.note_bulk(uuid),
+  backfill_private.may_bulk(public.backfill_runs),
+  backfill_private.bulk_lease(public.backfill_runs, uuid, text, integer),
+  backfill_private.bulk_calls(public.backfill_runs),
+  backfill_private.bulk_begin(uuid, text, integer),
+  backfill_private.bulk_settle(uuid, uuid, text, jsonb),
+  backfill_private.bulk_outcome(text)
+from public;
+grant execute on function
+  backfill_private.bulk_begin(uuid, text, integer), backfill_private.bulk_settle(uuid, uuid, text, jsonb),
+  backfill_private.bulk_outcome(text), backfill_private.bulk_one(jsonb, jsonb, jsonb, text)
+to service_role;
+
+-- Score a batch in bulk: all of it in one go; where something fails, one after the other, each in a subtransaction of its
+-- own, so that one failure is one failure.
+--
+-- p_sessions     at most so many, 50 at most: PostgreSQL keeps 64 subtransactions cheaply
+-- p_budget_ms    after which no further session is begun where they go one after the other
+-- p_search_path  left out, it is the caller's: a default is evaluated before this function's own path is set
+-- returns        {look: true} where a claim has to look first; else {sessions, done, failed, pending, took_ms}
+create function public.backfill_bulk(
+  p_run_id uuid, p_worker text, p_sessions integer, p_budget_ms integer default 4000,
+  p_search_path text default current_setting('search_path')
+)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_began timestamptz := backfill_private.clock();
+  v_batch jsonb := backfill_private.bulk_begin(p_run_id, p_worker, p_sessions);
+  v_headers jsonb := coalesce(nullif(current_setting('request.headers', true), ''), '{}')::jsonb
+    || jsonb_build_object('x-backfill-run', p_run_id);
+  v_session jsonb;
+  v_outcomes jsonb := '[]'::jsonb;
+begin
+  if v_batch ? 'look' then
+    return v_batch;
+  end if;
+  perform set_config('search_path', p_search_path, true);
+  begin
+    execute v_batch -> 'calls' ->> '' using v_batch -> 'sessions', v_headers;
+    set constraints all immediate;
+    select jsonb_agg(jsonb_build_object('ordinal', s -> 'ordinal', 'outcome', 'answered', 'answered', s -> 'todo')) into v_outcomes
+    from jsonb_array_elements(v_batch -> 'sessions') as s;
+  exception when others then
+    for v_session in select s from jsonb_array_elements(v_batch -> 'sessions') as s loop
+      v_outcomes := v_outcomes || case
+        when extract(epoch from backfill_private.clock() - v_began) * 1000 < p_budget_ms
+          then backfill_private.bulk_one(v_batch -> 'calls', v_session, v_headers, p_search_path)
+        else jsonb_build_object('ordinal', v_session -> 'ordinal', 'outcome', 'released') end;
+    end loop;
+  end;
+  return backfill_private.bulk_settle(p_run_id, (v_batch ->> 'claim')::uuid, p_worker, v_outcomes) || jsonb_build_object(
+    'sessions', jsonb_array_length(v_batch -> 'sessions'),
+    'took_ms', round(extract(epoch from backfill_private.clock() - v_began) * 1000, 1));
+end
+$$;
+
+revoke all on function public.backfill_bulk(uuid, text, integer, integer, text)
+from public, anon, authenticated, service_role;
+grant execute on function public.backfill_bulk(uuid, text, integer, integer, text) to service_role;
+
+comment on function public.backfill_bulk(uuid, text, integer, integer, text) is
+  'Claim, score and settle a batch of a run in bulk, in one transaction. For the client.';
 
 notify pgrst, 'reload schema';

@@ -96,6 +96,7 @@ class Halt:
         )
 
 
+@AT_THE_WRITE
 def test_a_pause_reaches_every_worker_within_a_batch(scene: Scene) -> None:
     """Once it is said nothing is written, nothing granted; resumed, both workers end the run."""
     run_id = scene.planned()
@@ -110,6 +111,7 @@ def test_a_pause_reaches_every_worker_within_a_batch(scene: Scene) -> None:
     scene.ends_as_undisturbed("paused and resumed under two workers", run_id)
 
 
+@AT_THE_WRITE
 def test_a_cancel_reaches_every_worker_within_a_batch(scene: Scene) -> None:
     """Both workers end; what the run wrote stays, and a new run scores what is left."""
     run_id = scene.planned()

@@ -1,0 +1,68 @@
+"""Bulk: a call claims, scores and settles a batch in the database; how large, and when not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import anyio
+
+from backfill.errors import TookTooLong
+from backfill.models import Json
+from backfill.working import Worker
+
+MOST_SESSIONS = 50  # the database keeps 64 subtransactions cheaply
+FIRST_SESSIONS = 10
+GROWTH_SESSIONS = 5
+AIM_MS = 2000.0  # a call that took less may hold more
+# A claim looks at gate, breaker and canary after so long, or so many calls of each caller.
+LOOK_EVERY = timedelta(seconds=1)
+LOOK_EVERY_CALLS = 50
+
+
+@dataclass(slots=True)
+class Bulk:
+    """What a worker has learned of a run's sessions: how many a call may hold."""
+
+    sessions: int = FIRST_SESSIONS
+    is_tired: bool = False  # a call of one session was too slow: score the next ones one by one
+
+    async def score(self, worker: Worker) -> None:
+        """Calls side by side until a claim should look at the run again."""
+        until = worker.clock.now() + LOOK_EVERY
+        async with anyio.create_task_group() as calls:
+            for _ in range(worker.concurrency):
+                calls.start_soon(self._call_until, worker, until)
+
+    async def _call_until(self, worker: Worker, until: datetime) -> None:
+        for _ in range(LOOK_EVERY_CALLS):
+            if worker.is_ending() or self.is_tired or worker.clock.now() >= until:
+                return
+            if not await self._call(worker):
+                return
+
+    async def _call(self, worker: Worker) -> bool:
+        """One call. False where a claim has to look first, or nothing came to its end."""
+        asked = self.sessions
+        try:
+            answer = await worker.ask(
+                "backfill_bulk", {"p_worker": worker.name, "p_sessions": asked}
+            )
+        except TookTooLong:
+            # All of it is rolled back: nothing was done, by nobody.
+            self.sessions = max(asked // 2, 1)
+            self.is_tired = asked == 1
+            return not self.is_tired
+        if answer.get("look"):
+            return False
+        if answer["took_ms"] < AIM_MS and answer["sessions"] == asked == self.sessions:
+            self.sessions = min(asked + GROWTH_SESSIONS, MOST_SESSIONS)
+        told = _told(answer)
+        worker.tell("bulk_settled", **told)
+        return bool(told["done"] or told["failed"])
+
+
+def _told(answer: Mapping[str, Json]) -> dict[str, Json]:
+    names = ("sessions", "done", "failed", "pending", "skipped", "took_ms")
+    return {name: answer.get(name, 0) for name in names}

@@ -1,0 +1,248 @@
+"""Bulk: a batch in one call and one transaction, with everything that direct mode keeps."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psycopg
+import pytest
+
+import backfill
+from tests import verbs
+from tests.clocks import DatabaseClock
+from tests.conftest import Project
+from tests.edge import declare, prism_over_edge
+from tests.scorers import misbehave
+from tests.seed import CANDIDATES, SEED
+from tests.throttling import Start, most_in_a_minute
+
+BULK: dict[str, Any] = {**SEED, "throttle_per_minute": None, "batch_size": 20, "mode": "bulk"}
+
+
+def test_the_whole_way(project: Project, bf: backfill.Backfill) -> None:
+    """The canary first, call by call; then batches in bulk; verified, undone, done again."""
+    plan = bf.plan(**BULK)
+    project.approve(plan)
+    heard: list[backfill.Event] = []
+    outcome = bf.apply(plan.run_id, on_event=heard.append)
+    assert outcome.status.counts["done"] == 39
+    canary = {s.session_id for s in plan.sessions if s.phase == "priority"}
+    assert {e.details["session_id"] for e in heard if e.kind == "call"} == canary
+    assert sum(e.details["done"] for e in heard if e.kind == "bulk_settled") == 37
+    seen = bf.verify(plan.run_id)
+    assert seen.verdict == "pass", seen.as_dict()
+    undo = bf.rollback(plan.run_id, until="2025-08-31")
+    assert undo.confirm(reason="a test").deletes == {"fc_scores": 32, "profiles": 10}
+    assert bf.verify(plan.run_id).verdict == "pass"
+
+
+def bulk_plan(
+    project: Project, bf: backfill.Backfill, how: dict[str, list[str]], **request: Any
+) -> backfill.Plan:
+    """A plan in bulk with scorers that misbehave, approved."""
+    misbehave(project.db, how)
+    project.reload()
+    plan = bf.plan(**{**BULK, **request})
+    project.approve(plan)
+    return plan
+
+
+def test_one_failure_is_one_failure(project: Project, timed: backfill.Backfill) -> None:
+    """Its neighbours in the batch are scored; what its first call wrote goes with its second."""
+    five = [r["session_id"] for r in project.rows(CANDIDATES)][:5]
+    plan = bulk_plan(project, timed, {"fail": five[:3], "nothing": five[3:]})
+    outcome = timed.apply(plan.run_id)
+    causes = {f.session_id: f.error_code for f in outcome.failures}
+    assert causes == {**dict.fromkeys(five[:3], "P0001"), **dict.fromkeys(five[3:], "OB017")}
+    assert outcome.status.counts["done"] == 34
+    assert timed.verify(plan.run_id).verdict == "partial"
+    project.db.execute("delete from public.misbehaviour")
+    assert timed.retry(plan.run_id).is_complete
+    assert timed.verify(plan.run_id).verdict == "pass"
+
+
+def test_a_failure_takes_back_what_the_session_had_written(
+    project: Project, timed: backfill.Backfill
+) -> None:
+    """In bulk a session is scored as a whole or not at all."""
+    both = project.value(
+        "select session_id from public.backfill_candidates where category = 'profile+fc_scores'"
+        " and created_at >= '2025-08-01' order by created_at limit 1"
+    )
+    project.db.execute(
+        "create function public.refuse() returns trigger language plpgsql as"
+        f" $$ begin if new.session_id = '{both}' then raise 'not this one'; end if;"
+        " return new; end $$;"
+        "create trigger refuse before insert on public.profiles"
+        " for each row execute function public.refuse()"
+    )
+    plan = timed.plan(**BULK)
+    project.approve(plan)
+    outcome = timed.apply(plan.run_id)
+    assert [(f.session_id, f.failed_step) for f in outcome.failures] == [(both, "profile")]
+    kept = "select count(*) from public.fc_scores where session_id = %s and version = 'v1.2'"
+    assert project.value(kept, both) == 0
+    assert timed.verify(plan.run_id).verdict == "partial"
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("right", "every call would fail: 42501"),
+        ("foreign", "critical: session"),
+        ("fail", "circuit breaker"),
+    ],
+)
+def test_what_pauses_a_run_pauses_one_in_bulk(
+    project: Project, timed: backfill.Backfill, how: str, reason: str
+) -> None:
+    """A right that is gone, a write that the gate refuses, more failures than successes."""
+    every = [r["session_id"] for r in project.rows(CANDIDATES)]
+    plan = bulk_plan(project, timed, {how: every}, priority=[])
+    with pytest.raises(backfill.Paused, match=reason):
+        timed.apply(plan.run_id)
+    chain = project.rows("select * from backfill_private.chain_faults(%s)", plan.run_id)
+    assert chain == []
+
+
+def test_a_scorer_that_is_too_slow_in_bulk_is_called_one_by_one(
+    project: Project, timed: backfill.Backfill
+) -> None:
+    """Batches shrink at the limit of a statement; a session that is too slow alone has failed."""
+    slow = project.rows(CANDIDATES)[0]["session_id"]
+    project.db.execute("alter role service_role set statement_timeout = '400ms'")
+    project.db.execute(
+        "create table public.slow (session_id uuid); grant select on public.slow to service_role;"
+        "create function public.wait() returns trigger language plpgsql as $$ begin"
+        " if exists (select from public.slow as s where s.session_id = new.session_id)"
+        " then perform pg_sleep(2); end if; return new; end $$;"
+        "create trigger wait before insert on public.fc_scores"
+        " for each row execute function public.wait()"
+    )
+    project.reload()
+    plan = timed.plan(**BULK, rehearse=0)
+    project.approve(plan)
+    project.db.execute("insert into public.slow values (%s)", (slow,))
+    try:
+        outcome = timed.apply(plan.run_id)
+    finally:
+        project.db.execute("alter role service_role reset statement_timeout")
+    assert [(f.session_id, f.error_code) for f in outcome.failures] == [(slow, "57014")]
+    assert outcome.status.counts["done"] == 38
+
+
+def test_the_throttle_holds_in_bulk(
+    project: Project, timed: backfill.Backfill, clock: DatabaseClock
+) -> None:
+    """Starts are counted under the lock of the run: never more in a minute than approved."""
+    plan = timed.plan(**{**BULK, "throttle_per_minute": 20, "batch_size": 5})
+    project.approve(plan)
+    began = clock.now()
+    assert timed.apply(plan.run_id).is_complete
+    assert (clock.now() - began).total_seconds() == pytest.approx(120, abs=15)
+    starts = project.rows(
+        "select started_at, sessions from backfill_private.starts where run_id = %s", plan.run_id
+    )
+    seen = [Start(s["started_at"], s["sessions"]) for s in starts]
+    assert most_in_a_minute(seen) <= 20
+    assert sum(s.sessions for s in seen) == 39
+
+
+@pytest.mark.parametrize("other", ["bulk", "direct"])
+def test_two_runs_over_the_same_sessions_score_each_once(
+    project: Project, bf: backfill.Backfill, other: str
+) -> None:
+    """Whoever comes second looks again under the lease, and skips; so does one in direct mode."""
+    plans = [bf.plan(**{**BULK, "mode": mode}, rehearse=0) for mode in ("bulk", other)]
+    for plan in plans:
+        project.approve(plan)
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = list(pool.map(lambda p: _applied(project, p.run_id), plans))
+    done = sum(o.status.counts["done"] for o in outcomes)
+    skipped = sum(o.status.counts["skipped"] for o in outcomes)
+    assert (done, skipped) == (39, 39)
+    assert project.value("select count(*) from public.backfill_receipts") == 52
+    assert {bf.verify(p.run_id).verdict for p in plans} == {"pass"}
+
+
+def _applied(project: Project, run_id: str) -> backfill.Outcome:
+    with project.connect() as bf:
+        return bf.apply(run_id)
+
+
+def test_a_pause_waits_for_the_calls_under_way_and_no_other(
+    project: Project, bf: backfill.Backfill
+) -> None:
+    """While calls in bulk go on a pause gets its turn; after it nothing is written."""
+    plan = bf.plan(**BULK, rehearse=0)
+    project.approve(plan)
+    heard: list[str] = []
+
+    def pause(event: backfill.Event) -> None:
+        heard.append(event.kind)
+        if event.kind == "bulk_settled":
+            _pause(project, plan.run_id)
+
+    with pytest.raises(backfill.Paused, match="peak hours"):
+        bf.apply(plan.run_id, on_event=pause, wait=False, concurrency=1)
+    assert heard.count("bulk_settled") == 1
+    status = bf.status(plan.run_id)
+    assert status.counts["pending"] > 0
+    assert status.counts["leased"] == 0
+    undone = bf.rollback(plan.run_id)
+    assert undone.confirm(reason="a test").sessions == status.counts["done"]
+
+
+def _pause(project: Project, run_id: str) -> None:
+    project.db.execute("select public.backfill_pause(%s, 'peak hours')", (run_id,))
+
+
+# What may not be asked for ------------------------------------------------------------------------
+
+
+def test_a_call_in_bulk_meets_the_same_gate(project: Project, bf: backfill.Backfill) -> None:
+    """Before the approval, in direct mode, after the function has changed: nothing is written."""
+    direct = bf.plan(**{**BULK, "mode": "direct"})
+    plan = bf.plan(**BULK, rehearse=0)
+    for run_id in (direct.run_id, plan.run_id):
+        assert _bulk(project, run_id) == {"look": True}
+    project.approve(plan)
+    assert _bulk(project, plan.run_id) == {"look": True}
+    assert verbs.start(project.db, plan.run_id)["state"] == "running"
+    assert _bulk(project, plan.run_id) == {"look": True}  # the canary is not judged
+    project.db.execute("update public.backfill_runs set canary = 'passed'")
+    assert _bulk(project, plan.run_id)["done"] == 2
+    project.db.execute("alter function public.score_prism(uuid, text) cost 7")
+    assert _bulk(project, plan.run_id) == {"look": True}
+    assert project.value("select count(*) from public.backfill_receipts") > 0
+
+
+def _bulk(project: Project, run_id: str, sessions: int = 5) -> Any:
+    return verbs.call(
+        project.db, "backfill_bulk", p_run_id=run_id, p_worker="test", p_sessions=sessions
+    )
+
+
+@pytest.mark.parametrize("sessions", [0, 51])
+def test_a_call_takes_one_to_fifty_sessions(project: Project, sessions: int) -> None:
+    """More would cost PostgreSQL more than they save."""
+    with pytest.raises(psycopg.Error, match="a call in bulk takes 1 to 50 sessions") as refused:
+        _bulk(project, "00000000-0000-0000-0000-000000000000", sessions)
+    assert refused.value.sqlstate == "OB013"
+
+
+def test_a_mode_is_direct_or_bulk(project: Project, bf: backfill.Backfill) -> None:
+    """And an Edge Function is called, not executed inside the database."""
+    with pytest.raises(backfill.BadRequest, match="mode is direct or bulk, not fast"):
+        bf.plan(**{**BULK, "mode": "fast"})
+    declare(project, prism_over_edge())
+    with pytest.raises(backfill.BadRequest, match="bulk calls SQL functions alone"):
+        bf.plan(**BULK)
+
+
+def test_the_mode_is_part_of_the_digest(bf: backfill.Backfill) -> None:
+    """Who approves a plan approves how it is scored; a plan like it is scored alike."""
+    plan = bf.plan(**BULK)
+    assert bf.plan(**{**BULK, "mode": "direct"}).digest != plan.digest
+    assert bf.plan(like=plan.run_id).request["mode"] == "bulk"
