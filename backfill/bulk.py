@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import anyio
 
-from backfill.errors import TookTooLong
+from backfill.errors import BackfillError, TookTooLong
 from backfill.models import Json
 from backfill.working import Worker
 
@@ -31,9 +31,20 @@ class Bulk:
     async def score(self, worker: Worker) -> None:
         """Calls side by side until a claim should look at the run again."""
         until = worker.clock.now() + LOOK_EVERY
+        failed: list[BackfillError] = []
+
+        async def call_until() -> None:
+            # What a task group raises is a group of errors; a caller expects one of ours.
+            try:
+                await self._call_until(worker, until)
+            except BackfillError as error:
+                failed.append(error)
+
         async with anyio.create_task_group() as calls:
             for _ in range(worker.concurrency):
-                calls.start_soon(self._call_until, worker, until)
+                calls.start_soon(call_until)
+        if failed:
+            raise failed[0]
 
     async def _call_until(self, worker: Worker, until: datetime) -> None:
         for _ in range(LOOK_EVERY_CALLS):

@@ -218,16 +218,20 @@ as $$
   ) as o
 $$;
 
--- Turn the findings of a run into its items.
+-- Turn the findings of a run into its items. PostgreSQL is told of them at once: what it does not know of a new run it
+-- takes for small, and would look through all of it for each batch.
 create function backfill_private.place_items(p_run public.backfill_runs)
 returns void
-language sql
+language plpgsql
 set search_path = ''
 as $$
+begin
   insert into public.backfill_items (
     run_id, ordinal, source, session_id, session_at, components, category, phase, batch)
   select p_run.run_id, p.ordinal, p_run.target, p.session_id, p.session_at, p.components, p.category, p.phase, p.batch
-  from backfill_private.placed(p_run) as p
+  from backfill_private.placed(p_run) as p;
+  analyze public.backfill_items;
+end
 $$;
 
 -- Seal a run: place its items, measure, compute the digest. A run with nothing to do is removed.

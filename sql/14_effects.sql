@@ -14,23 +14,24 @@ as $$
 declare
   v_run public.backfill_runs;
   v_target public.backfill_targets;
+  -- Of a batch each row is looked up; of a whole run PostgreSQL may read the tables once.
+  v_is_there text := case when p_ordinals is null then 'exists (select from %s as t where %s)'
+    else '(select true from %s as t where %s limit 1) is not null' end;
+  v_receipt text := 'r.run_id = item.run_id and r.ordinal = item.ordinal and r.component = %L and r.kind = ''score'''
+    ' and r.operation <> ''delete'' and r.undone_at is null';
 begin
   select * into strict v_run from public.backfill_runs as r where r.run_id = p_run_id;
   for v_target in
     select * from public.backfill_targets as t where t.target = v_run.target order by t.position
   loop
     return query execute format(
-      'select item.ordinal, %1$L::text,
-         exists (select from %2$s as t where %3$s),
-         exists (select from %2$s as t where %4$s),
-         exists (select from public.backfill_receipts as r
-                 where r.run_id = item.run_id and r.ordinal = item.ordinal and r.component = %1$L
-                   and r.kind = ''score'' and r.operation <> ''delete'' and r.undone_at is null)
+      'select item.ordinal, %1$L::text, %2$s, %3$s, %4$s
        from public.backfill_items as item
        where item.run_id = $1 and ($2 is null or item.ordinal = any ($2)) and %1$L = any (item.components)',
-      v_target.component, v_target.table_name::regclass,
-      backfill_private.row_condition(v_target, v_run.request, false),
-      backfill_private.row_condition(v_target, v_run.request, true))
+      v_target.component,
+      format(v_is_there, v_target.table_name::regclass, backfill_private.row_condition(v_target, v_run.request, false)),
+      format(v_is_there, v_target.table_name::regclass, backfill_private.row_condition(v_target, v_run.request, true)),
+      replace(format(replace(v_is_there, ' as t ', ' as r '), 'public.backfill_receipts', v_receipt), '%L', quote_literal(v_target.component)))
     using p_run_id, p_ordinals;
   end loop;
 end

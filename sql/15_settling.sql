@@ -1,7 +1,8 @@
 -- Settling: what became of leased items. The item first, the fence second, the receipts third: an outcome is decided
 -- only when the attempt can no longer commit.
 
--- Decide the outcomes of leased items and say what is critical.
+-- Decide the outcomes of leased items and say what is critical. Only ever a batch, of a run that may be large: whatever
+-- PostgreSQL takes for quicker, it looks up row by row.
 --
 -- p_outcomes  [{ordinal, outcome, answered: [component], step, code, message, retry_after_s}]
 --             answered names the calls that came back well, whatever came after them. outcome:
@@ -14,6 +15,9 @@ create function backfill_private.decide_outcomes(p_run_id uuid, p_outcomes jsonb
 returns jsonb
 language plpgsql
 set search_path = ''
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
 declare
   v_ordinals integer[];
@@ -28,9 +32,12 @@ begin
   update public.backfill_items as i
   set fence_hash = null
   where i.run_id = p_run_id and i.ordinal = any (v_ordinals);
-  perform backfill_private.infer_receipts(p_run_id, v_ordinals, array(
-    select o.ordinal from jsonb_to_recordset(p_outcomes) as o (ordinal integer, outcome text)
-    where o.ordinal = any (v_ordinals) and o.outcome <> 'released'));
+  if exists (select from public.backfill_runs as r join public.backfill_targets as t on t.target = r.target
+      where r.run_id = p_run_id and t.receipts = 'inferred') then
+    perform backfill_private.infer_receipts(p_run_id, v_ordinals, array(
+      select o.ordinal from jsonb_to_recordset(p_outcomes) as o (ordinal integer, outcome text)
+      where o.ordinal = any (v_ordinals) and o.outcome <> 'released'));
+  end if;
   v_is_alive := backfill_private.has_known_outcome(p_outcomes) or not exists (
     select from public.backfill_items as i where i.run_id = p_run_id and i.state = 'pending');
   with told as (
@@ -175,6 +182,9 @@ returns jsonb
 language plpgsql
 stable
 set search_path = ''
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
 declare
   v_ordinals integer[] := array(select (x ->> 'ordinal')::integer from jsonb_array_elements(p_settled) as x);

@@ -55,6 +55,9 @@ create function backfill_private.skip_filled(p_run_id uuid, p_ordinals integer[]
 returns integer
 language plpgsql
 set search_path = ''
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
 declare
   v_skipped integer;
@@ -162,6 +165,9 @@ create function backfill_private.grant_fences(
 returns jsonb
 language sql
 set search_path = ''
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
   with fences as materialized (
     select o as ordinal, backfill_private.new_fence() as fence from unnest(p_ordinals) as o

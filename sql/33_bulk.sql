@@ -56,7 +56,7 @@ as $$
     and not backfill_private.is_elsewhere(p_run)
     and p_run.fingerprint is not distinct from backfill_private.definitions(p_run.target)
     and (p_run.canary in ('passed', 'overridden') or not exists (
-      select from public.backfill_items as i where i.run_id = p_run.run_id and i.phase = 'priority'))
+      select from public.backfill_items as i where i.run_id = p_run.run_id and i.ordinal = 1 and i.phase = 'priority'))
 $$;
 
 -- Lease the next sessions for a call in bulk, at most so many. A session that another run scores in bulk right now is
@@ -67,6 +67,9 @@ create function backfill_private.bulk_lease(p_run public.backfill_runs, p_claim_
 returns jsonb
 language plpgsql
 set search_path = ''
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
 declare
   v_fences jsonb;

@@ -1572,16 +1572,20 @@ as $$
   ) as o
 $$;
 
--- Turn the findings of a run into its items.
+-- Turn the findings of a run into its items. PostgreSQL is told of them at once: what it does not know of a new run it
+-- takes for small, and would look through all of it for each batch.
 create function backfill_private.place_items(p_run public.backfill_runs)
 returns void
-language sql
+language plpgsql
 set search_path = ''
 as $$
+begin
   insert into public.backfill_items (
     run_id, ordinal, source, session_id, session_at, components, category, phase, batch)
   select p_run.run_id, p.ordinal, p_run.target, p.session_id, p.session_at, p.components, p.category, p.phase, p.batch
-  from backfill_private.placed(p_run) as p
+  from backfill_private.placed(p_run) as p;
+  analyze public.backfill_items;
+end
 $$;
 
 -- Seal a run: place its items, measure, compute the digest. A run with nothing to do is removed.
@@ -2542,23 +2546,24 @@ as $$
 declare
   v_run public.backfill_runs;
   v_target public.backfill_targets;
+  -- Of a batch each row is looked up; of a whole run PostgreSQL may read the tables once.
+  v_is_there text := case when p_ordinals is null then 'exists (select from %s as t where %s)'
+    else '(select true from %s as t where %s limit 1) is not null' end;
+  v_receipt text := 'r.run_id = item.run_id and r.ordinal = item.ordinal and r.component = %L and r.kind = ''score'''
+    ' and r.operation <> ''delete'' and r.undone_at is null';
 begin
   select * into strict v_run from public.backfill_runs as r where r.run_id = p_run_id;
   for v_target in
     select * from public.backfill_targets as t where t.target = v_run.target order by t.position
   loop
     return query execute format(
-      'select item.ordinal, %1$L::text,
-         exists (select from %2$s as t where %3$s),
-         exists (select from %2$s as t where %4$s),
-         exists (select from public.backfill_receipts as r
-                 where r.run_id = item.run_id and r.ordinal = item.ordinal and r.component = %1$L
-                   and r.kind = ''score'' and r.operation <> ''delete'' and r.undone_at is null)
+      'select item.ordinal, %1$L::text, %2$s, %3$s, %4$s
        from public.backfill_items as item
        where item.run_id = $1 and ($2 is null or item.ordinal = any ($2)) and %1$L = any (item.components)',
-      v_target.component, v_target.table_name::regclass,
-      backfill_private.row_condition(v_target, v_run.request, false),
-      backfill_private.row_condition(v_target, v_run.request, true))
+      v_target.component,
+      format(v_is_there, v_target.table_name::regclass, backfill_private.row_condition(v_target, v_run.request, false)),
+      format(v_is_there, v_target.table_name::regclass, backfill_private.row_condition(v_target, v_run.request, true)),
+      replace(format(replace(v_is_there, ' as t ', ' as r '), 'public.backfill_receipts', v_receipt), '%L', quote_literal(v_target.component)))
     using p_run_id, p_ordinals;
   end loop;
 end
@@ -2595,7 +2600,8 @@ from public;
 -- Settling: what became of leased items. The item first, the fence second, the receipts third: an outcome is decided
 -- only when the attempt can no longer commit.
 
--- Decide the outcomes of leased items and say what is critical.
+-- Decide the outcomes of leased items and say what is critical. Only ever a batch, of a run that may be large: whatever
+-- PostgreSQL takes for quicker, it looks up row by row.
 --
 -- p_outcomes  [{ordinal, outcome, answered: [component], step, code, message, retry_after_s}]
 --             answered names the calls that came back well, whatever came after them. outcome:
@@ -2608,6 +2614,9 @@ create function backfill_private.decide_outcomes(p_run_id uuid, p_outcomes jsonb
 returns jsonb
 language plpgsql
 set search_path = ''
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
 declare
   v_ordinals integer[];
@@ -2622,9 +2631,12 @@ begin
   update public.backfill_items as i
   set fence_hash = null
   where i.run_id = p_run_id and i.ordinal = any (v_ordinals);
-  perform backfill_private.infer_receipts(p_run_id, v_ordinals, array(
-    select o.ordinal from jsonb_to_recordset(p_outcomes) as o (ordinal integer, outcome text)
-    where o.ordinal = any (v_ordinals) and o.outcome <> 'released'));
+  if exists (select from public.backfill_runs as r join public.backfill_targets as t on t.target = r.target
+      where r.run_id = p_run_id and t.receipts = 'inferred') then
+    perform backfill_private.infer_receipts(p_run_id, v_ordinals, array(
+      select o.ordinal from jsonb_to_recordset(p_outcomes) as o (ordinal integer, outcome text)
+      where o.ordinal = any (v_ordinals) and o.outcome <> 'released'));
+  end if;
   v_is_alive := backfill_private.has_known_outcome(p_outcomes) or not exists (
     select from public.backfill_items as i where i.run_id = p_run_id and i.state = 'pending');
   with told as (
@@ -2769,6 +2781,9 @@ returns jsonb
 language plpgsql
 stable
 set search_path = ''
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
 declare
   v_ordinals integer[] := array(select (x ->> 'ordinal')::integer from jsonb_array_elements(p_settled) as x);
@@ -3174,6 +3189,9 @@ create function backfill_private.skip_filled(p_run_id uuid, p_ordinals integer[]
 returns integer
 language plpgsql
 set search_path = ''
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
 declare
   v_skipped integer;
@@ -3281,6 +3299,9 @@ create function backfill_private.grant_fences(
 returns jsonb
 language sql
 set search_path = ''
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
   with fences as materialized (
     select o as ordinal, backfill_private.new_fence() as fence from unnest(p_ordinals) as o
@@ -7461,7 +7482,7 @@ as $$
     and not backfill_private.is_elsewhere(p_run)
     and p_run.fingerprint is not distinct from backfill_private.definitions(p_run.target)
     and (p_run.canary in ('passed', 'overridden') or not exists (
-      select from public.backfill_items as i where i.run_id = p_run.run_id and i.phase = 'priority'))
+      select from public.backfill_items as i where i.run_id = p_run.run_id and i.ordinal = 1 and i.phase = 'priority'))
 $$;
 
 -- Lease the next sessions for a call in bulk, at most so many. A session that another run scores in bulk right now is
@@ -7472,6 +7493,9 @@ create function backfill_private.bulk_lease(p_run public.backfill_runs, p_claim_
 returns jsonb
 language plpgsql
 set search_path = ''
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
 declare
   v_fences jsonb;

@@ -6,6 +6,11 @@ One server with the sample scorers behind PostgREST and Debian's nginx, which st
 of a hosted project. With the extra `fast` or without, as installed. Every way scores the same
 sessions; each figure is the median of three rounds, the ways taking turns. Between two rounds the
 rows are deleted.
+
+    python -m tests.bench.direct --cheap 20000
+
+takes scorers that insert one constant row, as many sessions, and leaves the slow ways out: what the
+machinery itself costs.
 """
 
 from __future__ import annotations
@@ -87,7 +92,7 @@ async def loop(scene: Scene) -> float:
     """The client in a loop, as a script would do it; a tenth of the sessions."""
     client = create_client(scene.url, scene.key)
     began = time.perf_counter()
-    few = scene.sessions[: SESSIONS // 10]
+    few = scene.sessions[: len(scene.sessions) // 10]
     for session_id in few:
         for function, given in arguments(session_id):
             client.rpc(function, given).execute()
@@ -115,7 +120,7 @@ def gathered(concurrency: int) -> Way:
     return way
 
 
-def ours(concurrency: int, batch_size: int) -> Way:
+def ours(concurrency: int, batch_size: int, mode: str = "direct") -> Way:
     """`apply` with everything it keeps, without a throttle."""
 
     async def way(scene: Scene) -> float:
@@ -125,6 +130,7 @@ def ours(concurrency: int, batch_size: int) -> Way:
             throttle_per_minute=None,
             batch_size=batch_size,
             priority=[],
+            mode=mode,
         )
         verbs.approve(scene.db, run_id)
         async with backfill.connect_async(scene.url, scene.key) as bf:
@@ -145,18 +151,20 @@ WAYS: dict[str, Way] = {
     "apply, 4 at a time, batches of 50": ours(4, 50),
     "apply, 16 at a time, batches of 50": ours(16, 50),
     "apply, 16 at a time, batches of 100": ours(16, 100),
+    "apply in bulk, 1 at a time": ours(1, 50, "bulk"),
+    "apply in bulk, 4 at a time": ours(4, 50, "bulk"),
 }
 
 
 @contextmanager
-def scene() -> Iterator[Scene]:
+def scene(sessions: int) -> Iterator[Scene]:
     """The sample with so many candidates behind PostgREST and a gateway."""
     with ExitStack() as owned:
         root = Path(owned.enter_context(tempfile.TemporaryDirectory(dir=open_temp_root())))
         root.chmod(0o755)
         server = PostgresServer.start(root / "data")
         owned.callback(server.stop)
-        sample.load(server.dsn(), SESSIONS)
+        sample.load(server.dsn(), sessions)
         db = psycopg.connect(server.dsn(), autocommit=True, row_factory=dict_row)
         owned.callback(db.close)
         secret = secrets.token_urlsafe(48)
@@ -164,8 +172,8 @@ def scene() -> Iterator[Scene]:
         owned.callback(rest.stop)
         url = owned.enter_context(_nginx(root, rest))
         found = db.execute("select session_id from public.backfill_candidates order by created_at")
-        sessions = [row["session_id"] for row in found][:SESSIONS]
-        yield Scene(url, ApiKeys.new(secret).service_role, db, sessions)
+        named = [row["session_id"] for row in found]
+        yield Scene(url, ApiKeys.new(secret).service_role, db, named)
 
 
 @contextmanager
@@ -198,14 +206,37 @@ def clear(scene: Scene) -> None:
     scene.db.execute("vacuum analyze")
 
 
-def main() -> None:
-    """Measure and print."""
+# Each inserts one constant row.
+CHEAP = """
+create or replace function public.score_fc_session(session_id uuid, version text, basis text)
+returns jsonb language sql set search_path = '' as $$
+  insert into public.fc_scores (session_id, version, fc_kind, scores_json, blocks_answered)
+  values ($1, $2, $3, '{"Te": 50}', 6)
+  on conflict on constraint fc_scores_pkey do update set scores_json = excluded.scores_json
+  returning '{"status": "ok"}'::jsonb $$;
+create or replace function public.score_prism(session_id uuid, engine_version text)
+returns jsonb language sql set search_path = '' as $$
+  insert into public.profiles (session_id, results_version, type_code, payload)
+  values ($1, $2, 'INTJ', '{}')
+  on conflict on constraint profiles_pkey do update set payload = excluded.payload
+  returning '{"status": "ok"}'::jsonb $$;
+"""
+# What is compared where only the machinery counts.
+OF_CHEAP = ("gathered, 16 at a time", "apply in bulk, 1 at a time", "apply in bulk, 4 at a time")
+
+
+def main(cheap: int = 0) -> None:
+    """Measure and print. cheap: so many sessions with scorers that cost nothing."""
     if not NGINX.exists():
         sys.exit("apt-get install nginx-light")
-    taken: dict[str, list[float]] = {name: [] for name in WAYS}
-    with scene() as stage:
+    chosen = {name: way for name, way in WAYS.items() if not cheap or name in OF_CHEAP}
+    taken: dict[str, list[float]] = {name: [] for name in chosen}
+    with scene(cheap or SESSIONS) as stage:
+        if cheap:
+            stage.db.execute(CHEAP.encode())
+        clear(stage)
         for turn in range(ROUNDS):
-            ways = list(WAYS.items())
+            ways = list(chosen.items())
             for name, way in ways if turn % 2 else reversed(ways):
                 taken[name].append(anyio.run(way, stage))
                 clear(stage)
@@ -219,4 +250,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[2]) if sys.argv[1:2] == ["--cheap"] else 0)

@@ -1,0 +1,109 @@
+"""Bulk under faults: a batch has happened or it has not, whatever becomes of its answer."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import pytest
+
+from tests.faults import measures
+from tests.faults.processes import applying, kill_at
+from tests.faults.proxy import Call, Fault, Nth, Strike, cut, does, half_a_body, says
+from tests.faults.scenario import IN_SQL, SESSIONS, Scene, wait_until
+from tests.faults.stack import Stack
+
+pytestmark = [pytest.mark.usefixtures("at_once"), IN_SQL]
+
+BULK = ("backfill_bulk",)
+UNTHROTTLED: dict[str, Any] = {"mode": "bulk", "throttle_per_minute": None}
+PAGE = "<html><title>Bad gateway</title></html>"
+ANSWERS: dict[str, list[Fault]] = {
+    "reply dropped after commit": [cut(forwards=True)],
+    "cut before it arrives": [cut(forwards=False)],
+    "pages and half a body": [says(502, PAGE), says(504, PAGE, forwards=True), half_a_body()],
+}
+
+
+def every_third(call: Call) -> bool:
+    """Calls in bulk name no session: their number tells."""
+    return call.function in BULK and call.nth % 3 == 1
+
+
+def ends_as_undisturbed(scene: Scene, case: str, run_id: str) -> None:
+    """The proof of the others, but for the throttle, which there is none of."""
+    found = scene.recorded(case)
+    assert found.sessions >= SESSIONS
+    assert (found.lost, found.twice) == (0, 0)
+    assert measures.content(scene.project.db) == scene.after
+    assert scene._committed() == sorted(scene.owed)
+    scene._receipts_equal_writes((run_id,))
+    scene._verifies(run_id)
+    scene._undone_and_done_again((run_id,))
+
+
+@pytest.mark.parametrize("case", ANSWERS)
+def test_a_lost_answer_is_asked_again_and_nothing_is_done_twice(scene: Scene, case: str) -> None:
+    """The call is made again and takes the next sessions: those of the lost one are done or not."""
+    faults = ANSWERS[case]
+    scene.proxy.strikes = [
+        Strike(fault, lambda call, n=n: every_third(call) and call.nth // 3 % len(faults) == n)  # type: ignore[misc]
+        for n, fault in enumerate(faults)
+    ]
+    run_id = scene.planned(**UNTHROTTLED)
+    assert scene.go_on(run_id).is_complete
+    assert len(scene.proxy.hits) >= len(faults)
+    ends_as_undisturbed(scene, f"bulk: {case}", run_id)
+
+
+def test_killed_workers_leave_nothing_leased(scene: Scene) -> None:
+    """SIGKILL before a call arrives, and after it committed; the next worker goes on at once."""
+    run_id = scene.planned(**UNTHROTTLED)
+    for name, forwards in (("before", False), ("after", True)):
+        with applying(scene, run_id, name) as worker:
+            scene.proxy.strikes = [kill_at(worker, Nth(BULK, 2), forwards=forwards)]
+            assert worker.ended() == -signal.SIGKILL
+            scene.proxy.calls.clear()
+    scene.proxy.strikes = []
+    wait_until(lambda: _quiet(scene))
+    leased = "select count(*) from public.backfill_items where state = 'leased'"
+    assert scene.project.value(leased) == 0
+    assert scene.apply(run_id).is_complete
+    ends_as_undisturbed(scene, "bulk: SIGKILL twice", run_id)
+
+
+def _quiet(scene: Scene) -> bool:
+    """No call of a killed worker is under way any more."""
+    running = scene.project.value(
+        "select count(*) from pg_stat_activity where state <> 'idle'"
+        " and query like '%%bulk%%' and pid <> pg_backend_pid()"
+    )
+    return bool(running == 0)
+
+
+def test_a_restart_of_postgrest_is_gone_through(scene: Scene, stack: Stack) -> None:
+    """Killed with calls in bulk under way, back after a moment."""
+    run_id = scene.planned(**UNTHROTTLED)
+
+    def die() -> None:
+        stack.kill_rest()
+        scene.struck()
+
+    scene.proxy.strikes = [Strike(does(die, forwards=False), Nth(BULK, 3))]
+    with scene.beside(run_id, keeps_at_it=True) as applied:
+        wait_until(lambda: scene.struck_at)
+        stack.start_rest()
+        assert applied.result().is_complete
+    ends_as_undisturbed(scene, "bulk: PostgREST killed and restarted", run_id)
+
+
+def test_three_processes_share_a_run(scene: Scene) -> None:
+    """Side by side, each session once."""
+    run_id = scene.planned(**UNTHROTTLED)
+    with (
+        applying(scene, run_id, "one") as one,
+        applying(scene, run_id, "two") as two,
+        applying(scene, run_id, "three") as three,
+    ):
+        assert [w.ended() for w in (one, two, three)] == [0, 0, 0]
+    ends_as_undisturbed(scene, "bulk: three workers", run_id)
