@@ -19,6 +19,30 @@ alter table backfill_private.unnoted enable row level security;
 revoke all on backfill_private.unnoted from public, anon, authenticated, service_role;
 create policy "the owner alone" on backfill_private.unnoted for select to service_role using (false);
 
+-- The mark on how a run is scored; where bulk would matter, with what each would take. No mark where nothing was measured
+-- or the throttle is the clock.
+--
+-- p_figures  see backfill_private.rehearsal_figures
+create function backfill_private.mode_marks(p_run_id uuid, p_figures jsonb)
+returns setof jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select backfill_private.mark('mode', 'ok', case r.request ->> 'mode' when 'bulk' then 'bulk' else 'direct' end
+    || format(': about %s s call by call', p_figures ->> 'runtime_s')
+    || case when t.is_edge then '' else format(', %s s in bulk, of which one call is made at a time', timed.bulk_s) end
+    || case when not t.is_edge and r.request ->> 'mode' = 'direct' and timed.bulk_s * 2 < (p_figures ->> 'runtime_s')::numeric
+         then format('; backfill plan --like %s --mode bulk', r.run_id) else '' end)
+  from public.backfill_runs as r
+  cross join lateral (select bool_or(x.transport = 'edge') as is_edge from public.backfill_targets as x where x.target = r.target) as t
+  cross join lateral (
+    select round(count(*) * (p_figures #>> '{took_ms,p50}')::numeric / 1000, 1) as bulk_s
+    from public.backfill_items as i where i.run_id = r.run_id) as timed
+  where r.run_id = p_run_id and r.request ->> 'throttle_per_minute' is null
+    and p_figures ->> 'runtime_s' is not null and timed.bulk_s is not null
+$$;
+
 -- Write into the chain what calls in bulk have settled since; pause the run where that is called for. Under its lock.
 create function backfill_private.note_bulk(p_run_id uuid)
 returns void
@@ -251,6 +275,7 @@ $$;
 
 revoke all on function
   backfill_private.bulk_one(jsonb, jsonb, jsonb, text),
+  backfill_private.mode_marks(uuid, jsonb),
   backfill_private.note_bulk(uuid),
   backfill_private.may_bulk(public.backfill_runs),
   backfill_private.bulk_lease(public.backfill_runs, uuid, text, integer),

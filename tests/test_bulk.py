@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -239,6 +240,16 @@ def test_a_mode_is_direct_or_bulk(project: Project, bf: backfill.Backfill) -> No
     declare(project, prism_over_edge())
     with pytest.raises(backfill.BadRequest, match="bulk calls SQL functions alone"):
         bf.plan(**BULK)
+
+
+def test_a_plan_says_what_each_mode_would_take(bf: backfill.Backfill) -> None:
+    """Both times are from what the rehearsal measured; with a throttle neither is the clock."""
+    direct = bf.plan(**{**BULK, "mode": "direct"})
+    found = {c.name: c.detail for c in direct.checks}
+    said = r"direct: about [\d.]+ s call by call, [\d.]+ s in bulk, of which one call is made at"
+    assert re.match(said, found["mode"])
+    assert f"backfill plan --like {direct.run_id} --mode bulk" in found["mode"]
+    assert "mode" not in {c.name for c in bf.plan(**SEED).checks}
 
 
 def test_the_mode_is_part_of_the_digest(bf: backfill.Backfill) -> None:
