@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -122,6 +122,11 @@ class Backfill:
 
     def _run(self, verb: Callable[..., Any], *args: Any, **named: Any) -> Any:
         return self._portal.call(partial(verb, *args, **named))
+
+    @property
+    def host(self) -> str:
+        """The host of the project's URL."""
+        return self._core.host
 
     def check(self) -> tuple[Check, ...]:
         """Whether this project is ready, a line a thing, each with what to do."""
@@ -247,6 +252,8 @@ class Backfill:
         on_event: OnEvent = ignore,
         logs_dir: str | Path | None = None,
         should_stop: Callable[[], bool] = _never,
+        executor: Executor | None = None,
+        shards: int = 4,
     ) -> Outcome:
         """Score the approved sessions until none is left. See AsyncBackfill.apply.
 
@@ -260,6 +267,8 @@ class Backfill:
             on_event=on_event,
             logs_dir=logs_dir,
             should_stop=should_stop,
+            executor=executor,
+            shards=shards,
         )
         return outcome
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -41,6 +42,7 @@ from backfill.planning import make_plan, request_like
 from backfill.plans import Plan
 from backfill.reading import PROGRESS_COLUMNS, missing_of, summary_of
 from backfill.requesting import checked_number, checked_request
+from backfill.spreading import spread
 from backfill.telling import Listeners, OnEvent, ignore
 from backfill.undoing import AsyncUndo, confirm_undo, preview_undo, undo_scope
 from backfill.working import Worker
@@ -75,6 +77,11 @@ class AsyncBackfill:
         trace: TracebackType | None,
     ) -> None:
         await self.close()
+
+    @property
+    def host(self) -> str:
+        """The host of the project's URL."""
+        return self._gateway.host
 
     async def close(self) -> None:
         """Close the connections."""
@@ -258,6 +265,8 @@ class AsyncBackfill:
         on_event: OnEvent = ignore,
         logs_dir: str | Path | None = None,
         should_stop: Callable[[], bool] = _never,
+        executor: Executor | None = None,
+        shards: int = 4,
     ) -> Outcome:
         """Score the approved sessions until none is left; safe to call again after any crash.
 
@@ -268,11 +277,16 @@ class AsyncBackfill:
         on_event: hears what Event names, as the connection's does, in the event loop and one event
         after the other: be brief. Where it raises it hears no more, no session starts, what is in
         flight is finished and settled, then its exception is raised; apply again goes on.
+        executor: any of concurrent.futures, for so many workers (shards) in other processes, each
+        with SUPABASE_URL and the key in its environment; on_event and should_stop are not theirs.
         Raises ApprovalNeeded, Paused, ApprovalExpired, WrongServer.
         """
         checked_number("concurrency", concurrency, least=1)
         run_id = await self.run_id(run)
         await self._refuse_other_host(run_id)
+        if executor is not None:
+            checked_number("shards", shards, least=1)
+            return await self._spread(executor, shards, run_id, concurrency, wait, logs_dir)
         folder = None if logs_dir is None else Path(logs_dir)
         async with filing.kept(folder, self._gateway, run_id) as log:
 
@@ -292,6 +306,26 @@ class AsyncBackfill:
                 )
             )
         return replace(await self.outcome(run_id), logs_failed=log.failed)
+
+    async def _spread(
+        self,
+        executor: Executor,
+        shards: int,
+        run_id: str,
+        concurrency: int,
+        wait: bool,
+        logs_dir: str | Path | None,
+    ) -> Outcome:
+        lost = await spread(executor, shards, run_id, self.host, concurrency, wait)
+        outcome = await self.outcome(run_id)
+        if lost and outcome.state == "running":
+            raise BackfillError(
+                f"{lost} of {shards} workers were lost; run {run_id} is settled so far",
+                "apply again: it goes on where it stopped",
+            )
+        if logs_dir is not None:
+            await self.write_logs(run_id, logs_dir)
+        return outcome
 
     async def retry(
         self,
