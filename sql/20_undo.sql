@@ -12,6 +12,10 @@ create table backfill_private.undos (
   confirmed_at timestamptz,
   finished_at timestamptz,
   last_ordinal integer not null default 0,
+  -- From the confirmation on: the sessions in its scope, how many were gone through, and what became of their rows.
+  sessions_total bigint,
+  sessions_seen bigint not null default 0,
+  done jsonb not null default '{"deletes": {}, "restores": {}, "sessions": 0}',
   conflicts jsonb not null default '[]'
 );
 
@@ -67,11 +71,13 @@ $$;
 create function backfill_private.undo_rows(p_run_id uuid, p_scope jsonb, p_ordinals integer[] default null)
 returns table (ordinal integer, session_id text, component text, table_name text, row_key jsonb,
   first_operation text, first_before jsonb, has_before boolean, last_hash bytea, last_receipt bigint, is_inferred boolean)
-language sql
+language plpgsql
 stable
 set search_path = ''
+set plan_cache_mode = force_custom_plan
 as $$
-  select r.ordinal, r.session_id, r.component, r.table_name, r.row_key,
+begin
+  return query select r.ordinal, r.session_id, r.component, r.table_name, r.row_key,
     (array_agg(r.operation order by r.receipt_id))[1],
     (array_agg(r.before order by r.receipt_id))[1],
     (array_agg(r.before_hash order by r.receipt_id))[1] is not null,
@@ -84,7 +90,55 @@ as $$
     and (p_scope ->> 'sessions' is null or p_scope -> 'sessions' ? r.session_id)
     and (p_scope ->> 'since_at' is null or i.session_at >= (p_scope ->> 'since_at')::timestamptz)
     and (p_scope ->> 'until_before' is null or i.session_at < (p_scope ->> 'until_before')::timestamptz)
-  group by r.ordinal, r.session_id, r.component, r.table_name, r.row_key
+  group by r.ordinal, r.session_id, r.component, r.table_name, r.row_key;
+end
+$$;
+
+-- The next sessions of a run in a scope that have written rows, in the plan's order; no further than asked for.
+create function backfill_private.undo_next(p_run_id uuid, p_scope jsonb, p_after integer, p_sessions integer)
+returns integer[]
+language plpgsql
+stable
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+begin
+  return (select array_agg(n.ordinal order by n.ordinal) from (
+    select i.ordinal from public.backfill_items as i
+    where i.run_id = p_run_id and i.ordinal > p_after
+      and (p_scope ->> 'sessions' is null or p_scope -> 'sessions' ? i.session_id)
+      and (p_scope ->> 'since_at' is null or i.session_at >= (p_scope ->> 'since_at')::timestamptz)
+      and (p_scope ->> 'until_before' is null or i.session_at < (p_scope ->> 'until_before')::timestamptz)
+      and exists (select from public.backfill_receipts as r
+        where r.run_id = i.run_id and r.ordinal = i.ordinal and r.kind = 'score' and r.undone_at is null)
+    order by i.ordinal limit p_sessions) as n);
+end
+$$;
+
+-- What an undo did to the rows of some sessions, added to what it had done before.
+create function backfill_private.undo_counted(p_done jsonb, p_run_id uuid, p_ordinals integer[], p_since timestamptz)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  with counted as (
+    select backfill_private.bare_name(r.table_name) as tab, r.operation = 'delete' as deletes, count(*) as n
+    from public.backfill_receipts as r
+    where r.run_id = p_run_id and r.ordinal = any (p_ordinals) and r.kind = 'undo' and r.at >= p_since
+    group by 1, 2
+  ), tables as (
+    select distinct c.tab from counted as c
+    union select jsonb_object_keys(p_done -> 'deletes')
+  )
+  select jsonb_build_object(
+    'deletes', coalesce(jsonb_object_agg(t.tab, coalesce((p_done -> 'deletes' ->> t.tab)::bigint, 0)
+      + coalesce((select c.n from counted as c where c.tab = t.tab and c.deletes), 0)), '{}'),
+    'restores', coalesce(jsonb_object_agg(t.tab, coalesce((p_done -> 'restores' ->> t.tab)::bigint, 0)
+      + coalesce((select c.n from counted as c where c.tab = t.tab and not c.deletes), 0)), '{}'),
+    'sessions', (p_done ->> 'sessions')::bigint + (select count(distinct r.ordinal) from public.backfill_receipts as r
+      where r.run_id = p_run_id and r.ordinal = any (p_ordinals) and r.kind = 'undo' and r.at >= p_since))
+  from tables as t
 $$;
 
 -- A condition that picks the row t with this key: SQL text, names quoted, values literals.
@@ -145,7 +199,10 @@ begin
        from unnest(c.conkey, c.confkey) as k (child_column, parent_column)
        join pg_attribute as a on a.attrelid = c.conrelid and a.attnum = k.child_column
        join pg_attribute as p on p.attrelid = c.confrelid and p.attnum = k.parent_column) as condition
-    from pg_constraint as c
+    from (
+      -- By the triggers that a foreign key puts on the table that it refers to: those are found by an index.
+      select distinct g.tgconstraint from pg_trigger as g where g.tgrelid = p_table and g.tgisinternal) as g
+    join pg_constraint as c on c.oid = g.tgconstraint
     where c.contype = 'f' and c.confrelid = p_table and c.conparentid = 0
   loop
     execute format('select exists (select from %s as child where %s)', v_key.child, v_key.condition) into v_found;
@@ -242,8 +299,9 @@ begin
     end if;
     update backfill_private.undos
     set state = 'confirmed', reason = left(p_reason, 500), confirmed_at = backfill_private.clock(),
-        confirmed_by = (select label from backfill_private.caller())
-    where undo_id = v_undo.undo_id;
+        confirmed_by = (select label from backfill_private.caller()),
+        sessions_total = coalesce(cardinality(backfill_private.undo_next(p_run_id, scope, 0, null)), 0)
+    where undo_id = v_undo.undo_id returning * into v_undo;
     perform backfill_private.record(p_run_id, 'undo_confirmed',
       jsonb_build_object('digest', p_digest, 'reason', left(p_reason, 500), 'scope', v_undo.scope));
   elsif exists (select from public.backfill_events as ran
@@ -387,14 +445,14 @@ begin
   perform backfill_private.locked_run(p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']);
   perform backfill_private.release_all(p_run_id);
   v_undo := backfill_private.confirmed_undo(p_run_id, p_digest, p_reason, p_scope);
-  select array_agg(n.ordinal order by n.ordinal) into v_ordinals from (
-    select distinct u.ordinal from backfill_private.undo_rows(p_run_id, v_undo.scope) as u
-    where u.ordinal > v_undo.last_ordinal order by 1 limit p_sessions) as n;
-  foreach v_ordinal in array coalesce(v_ordinals, '{}') loop
+  v_ordinals := coalesce(backfill_private.undo_next(p_run_id, v_undo.scope, v_undo.last_ordinal, p_sessions), '{}');
+  foreach v_ordinal in array v_ordinals loop
     v_undo.conflicts := v_undo.conflicts || backfill_private.undo_item(p_run_id, v_ordinal, v_undo.scope);
     v_undo.last_ordinal := v_ordinal;
   end loop;
-  update backfill_private.undos set last_ordinal = v_undo.last_ordinal, conflicts = v_undo.conflicts
+  update backfill_private.undos
+  set last_ordinal = v_undo.last_ordinal, conflicts = v_undo.conflicts, sessions_seen = sessions_seen + cardinality(v_ordinals),
+      done = backfill_private.undo_counted(done, p_run_id, v_ordinals, confirmed_at)
   where undo_id = v_undo.undo_id;
   return backfill_private.undo_progress(p_run_id, v_undo.undo_id)
     || jsonb_build_object('was_finished', v_undo.state = 'finished');
@@ -413,21 +471,8 @@ declare
   v_done jsonb;
 begin
   select * into strict v_undo from backfill_private.undos where undo_id = p_undo_id;
-  select count(distinct u.ordinal) into v_remaining
-  from backfill_private.undo_rows(p_run_id, v_undo.scope) as u where u.ordinal > v_undo.last_ordinal;
-  select jsonb_build_object(
-    'deletes', coalesce(jsonb_object_agg(c.tab, c.deletes), '{}'),
-    'restores', coalesce(jsonb_object_agg(c.tab, c.restores), '{}')) into v_done
-  from (
-    select backfill_private.bare_name(r.table_name) as tab,
-      count(*) filter (where r.operation = 'delete') as deletes,
-      count(*) filter (where r.operation <> 'delete') as restores
-    from public.backfill_receipts as r
-    where r.run_id = p_run_id and r.kind = 'undo' and r.at >= v_undo.confirmed_at
-    group by 1) as c;
-  v_done := v_done || jsonb_build_object('sessions', (
-    select count(distinct r.ordinal) from public.backfill_receipts as r
-    where r.run_id = p_run_id and r.kind = 'undo' and r.at >= v_undo.confirmed_at));
+  v_remaining := v_undo.sessions_total - v_undo.sessions_seen;
+  v_done := v_undo.done;
   if v_remaining = 0 and v_undo.state = 'confirmed' then
     update backfill_private.undos set state = 'finished', finished_at = backfill_private.clock() where undo_id = p_undo_id
     returning * into v_undo;
@@ -459,6 +504,8 @@ $$;
 revoke all on function
   backfill_private.undo_scope(uuid, text[], text, text),
   backfill_private.undo_rows(uuid, jsonb, integer[]),
+  backfill_private.undo_next(uuid, jsonb, integer, integer),
+  backfill_private.undo_counted(jsonb, uuid, integer[], timestamptz),
   backfill_private.key_condition(regclass, jsonb),
   backfill_private.undo_conflict(regclass, jsonb, bytea, boolean, boolean),
   backfill_private.referencing(regclass, jsonb),
