@@ -37,6 +37,11 @@ NEEDED_BY = {
         select undo_id from backfill_private.undos
         where run_id = gen_random_uuid() order by undo_id desc limit 1
     """,
+    # backfill_private.note_bulk: what calls in bulk have settled since, whenever the run is locked
+    "backfill_unnoted_runs": """
+        select from backfill_private.unnoted
+        where run_id = gen_random_uuid() order by unnoted_id
+    """,
     # backfill_private.prism_standing: the completed sessions of a range of days
     "backfill_completed_sessions": """
         select id from public.assessment_sessions
