@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.resources import files
+from math import isfinite
 from pathlib import Path
 from typing import Literal, cast, get_args
 
@@ -287,12 +288,10 @@ def _parameters(part: Part) -> dict[str, str | int]:
 def _ranges(part: Part) -> dict[str, tuple[float, float]]:
     ranges = {}
     for column, bounds in part.part("score_ranges", {}).given.items():
-        if (
-            not isinstance(bounds, list)
-            or [type(b) for b in bounds if type(b) in (int, float)] != [type(b) for b in bounds]
-            or len(bounds) != 2
-            or not bounds[0] <= bounds[1]
-        ):
+        is_pair = (
+            isinstance(bounds, list) and [type(b) in (int, float) for b in bounds] == [True] * 2
+        )
+        if not is_pair or not all(map(isfinite, bounds)) or bounds[0] > bounds[1]:
             raise part.wrong(f"score_ranges.{column}", "is [lowest, highest]")
         ranges[column] = (bounds[0], bounds[1])
     return ranges

@@ -47,6 +47,11 @@ FORMS = {
     "a flag that is none": ("any_version_counts = true", 'any_version_counts = "yes"', "any_version_counts is true or false"),
     "a filter without a value": ('where = { status = "completed" }', "where = { status = [] }", "where: status is a value"),
     "a range that is none": ("[0, 100]", "[100, 0]", r"score_ranges.scores_json is .lowest, highest."),
+    "a range without end": (
+        "[0, 100]",
+        "[0, inf]",
+        r"score_ranges.scores_json is .lowest, highest.",
+    ),
     "a range of truths": ("[0, 100]", "[false, true]", r"score_ranges.scores_json is .lowest, highest."),
     "an unknown parameter": ('basis = "basis" }\nscore', 'basis = "bases" }\nscore', "there is no parameter bases; the nearest is basis"),
     "a need that nothing sets": ('at_least = "min_responses"', 'at_least = "min_resp"', "min_resp is no number of .parameters.; the nearest is min_responses"),
