@@ -47,6 +47,7 @@ _NAMED = {
     "min_responses": "Minimum responses",
     "min_fc_responses": "Minimum FC responses",
     "inferred": "Accepted with inferred receipts",
+    "mode": "Mode",
 }
 _CONSEQUENCES = {
     "environment": "nothing keeps this plan from being applied to the wrong project",

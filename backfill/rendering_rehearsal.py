@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from backfill.plans import Plan
 
 MARKED = "rehearsal: "  # how the names of its marks begin
+# Of Edge Functions, which cannot be rehearsed.
+NOT_MEASURED = "not measured"
 NOT_REHEARSED = "not rehearsed"
 AT_A_TIME = 4  # the sessions that `apply` scores at once, unless it is told otherwise
 ONLY_TWICE = (
@@ -54,10 +56,12 @@ def estimate(plan: Plan) -> str:
 
 def _not_rehearsed(plan: Plan) -> str:
     why = next((c.detail for c in marks(plan)), NOT_REHEARSED)
-    return (
-        f"{escaped(why.capitalize())}; no scoring call was made for this plan. "
-        "`backfill plan … --rehearse 5` scores five sessions and rolls them back."
+    way = (
+        ""
+        if why.startswith(NOT_MEASURED)
+        else " `backfill plan … --rehearse 5` scores five sessions and rolls them back."
     )
+    return f"{escaped(why[:1].upper() + why[1:])}; no scoring call was made for this plan.{way}"
 
 
 def _name(check: Check) -> str:

@@ -86,6 +86,7 @@ def test_a_plan_says_what_nobody_could_measure(
     shown = plan.markdown()
     assert "Edge Function score_prism(engine_version='v1.2.1', session_id)" in shown
     assert ("Receipts of an Edge Function" in shown) == (receipts == "inferred")
+    assert "--rehearse 5" not in shown  # it would not help
 
 
 @pytest.mark.parametrize("receipts", ["inferred"], indirect=True)
