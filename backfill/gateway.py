@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cached_property
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -150,9 +151,9 @@ class Gateway:
         self._was_reached = False
         self._http = _http(self.url, connections, call_timeout_s or CALL_TIMEOUT_S)
         self._client = self._client_over(self._http)
-        # Functions may take longer than the API, and their client knows no timeout of one call.
-        self._edge_http = _http(self.url, connections, call_timeout_s or EDGE_TIMEOUT_S)
-        self._edge = self._client_over(self._edge_http).functions
+        self._connections = connections
+        self._edge_timeout_s = call_timeout_s or EDGE_TIMEOUT_S
+        self._edge_http: httpx.AsyncClient | None = None  # until an Edge Function is called
 
     def _client_over(self, http: httpx.AsyncClient) -> AsyncClient:
         options = AsyncClientOptions(
@@ -171,7 +172,8 @@ class Gateway:
     async def close(self) -> None:
         """Close the connections."""
         await self._http.aclose()
-        await self._edge_http.aclose()
+        if self._edge_http is not None:
+            await self._edge_http.aclose()
 
     async def call(
         self,
@@ -214,13 +216,19 @@ class Gateway:
             raise CallFailed(fault_of_transport(PAGE))
         return answer
 
+    @cached_property
+    def _edge(self) -> AsyncClient:
+        # Functions may take longer than the API, and their client knows no timeout of one call.
+        self._edge_http = _http(self.url, self._connections, self._edge_timeout_s)
+        return self._client_over(self._edge_http)
+
     async def invoke(
         self, function: str, body: Mapping[str, Json], headers: Mapping[str, str]
     ) -> Json:
         """Make one scoring call of an Edge Function, once. Raises CallFailed."""
         options = {"body": dict(body), "headers": dict(headers), "responseType": "json"}
         try:
-            return await self._edge.invoke(function, options)
+            return await self._edge.functions.invoke(function, options)
         except FunctionsError as error:
             fault = _edge_fault(error)
             raise CallFailed(fault) from None  # its text may hold contents of a row
