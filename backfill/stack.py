@@ -112,6 +112,7 @@ def start(
     lock = _lock_unless_running(home)
     if lock is None:
         _refuse_other_sample(home, wanted)
+        _refuse_other_functions(home, functions)
         announce(f"A stack is already running in {dir}.")
         return _running_stack(home)
     try:
@@ -219,6 +220,16 @@ def _refuse_other_sample(home: Path, wanted: str | None) -> None:
         f"The stack in {home} has {shown}, not {instead}.",
         f"{_command('stop', home)} and remove the folder, or another --dir",
     )
+
+
+def _refuse_other_functions(home: Path, wanted: Path | None) -> None:
+    """A running stack serves the folder of its start: another one would be ignored."""
+    serves = read_state(home).get("running", {}).get("functions")
+    if wanted is not None and serves != str(wanted.resolve()):
+        raise BadRequest(
+            f"The stack in {home} is running and serves {serves or 'no Edge Functions'}.",
+            f"{_command('stop', home)}, then start it with them",
+        )
 
 
 def _launch(

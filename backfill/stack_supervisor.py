@@ -166,7 +166,7 @@ async def _keep_open(
     if functions is not None:
         servers.append(_serve_functions(functions, gateway, kept, postgres))
     try:
-        await _until_one_ends(home, kept, postgres, rest, servers, gateway, ready)
+        await _until_one_ends(home, kept, postgres, rest, servers, gateway, functions, ready)
     finally:
         for server in servers[2:]:
             server.stop()
@@ -194,6 +194,7 @@ async def _until_one_ends(
     rest: RestServer,
     servers: Sequence[PostgresServer | RestServer | FunctionsServer],
     gateway: Gateway,
+    functions: Path | None,
     ready: int,
 ) -> None:
     ended = asyncio.Event()
@@ -203,6 +204,7 @@ async def _until_one_ends(
         "servers": [name_of(server.process.pid) for server in servers],
         "url": gateway.url,
         "rest_url": rest.url,
+        "functions": str(functions) if functions else None,
         "database_url": postgres.dsn(),
         "superuser_url": postgres.superuser_dsn(),
     }

@@ -296,6 +296,14 @@ def test_another_sample_than_the_running_stacks_is_refused(local: stack.Stack) -
     assert stack.start(local.dir, sample="none") == stack.start(local.dir) == local
 
 
+def test_other_functions_than_the_running_stacks_are_refused(
+    local: stack.Stack, tmp_path: Path
+) -> None:
+    with pytest.raises(BadRequest, match="is running and serves no Edge Functions") as refused:
+        stack.start(local.dir, functions=tmp_path)
+    assert refused.value.next_step.startswith(f"backfill local stop --dir {local.dir}")
+
+
 def test_another_sample_than_the_stopped_stacks_is_refused(home: Path) -> None:
     first = stack.start(home, sample="7")
     stack.stop(home)
