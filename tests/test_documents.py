@@ -9,9 +9,11 @@ import pytest
 
 import backfill
 from backfill.declaring import declared
+from tests.clocks import DatabaseClock
 from tests.commands import Shell
 from tests.conftest import Project
 from tests.edge import declare, served
+from tests.faults.proxy import Nth, Strike, cut, half_a_body, proxy_in_thread, says
 
 EXAMPLE = Path(__file__).parent.parent / "supabase" / "examples" / "documents"
 SINCE = "2025-08-01"
@@ -69,6 +71,34 @@ def test_the_whole_way(library: Project, bf_documents: backfill.Backfill) -> Non
     assert bf.verify(plan.run_id).verdict == "pass"
     missing = bf.missing(target="documents", since=SINCE)
     assert missing.missing == {"plain_text": 11, "embedding": 21}
+
+
+PAGE = "<html><title>Bad gateway</title></html>"
+FAULTS = {
+    "reply dropped after commit": cut(forwards=True),
+    "cut before it arrives": cut(forwards=False),
+    "504 after the call committed": says(504, PAGE, forwards=True),
+    "200 with a page": says(200, PAGE, forwards=True),
+    "half a body": half_a_body(),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_a_lost_answer_is_looked_up(library: Project, clock: DatabaseClock, case: str) -> None:
+    """Of SQL and of Edge Functions: each row is written once, and all can be taken back."""
+    key = library.keys.service_role
+    with proxy_in_thread(library.url) as proxy, backfill.connect(proxy.url, key, clock=clock) as bf:
+        plan = bf.plan(since=SINCE, target="documents", throttle_per_minute=None, batch_size=10)
+        library.approve(plan)
+        proxy.strikes = [Strike(FAULTS[case], Nth(("clean_document", "embed_document"), 5, 25))]
+        assert bf.apply(plan.run_id).is_complete
+        assert len(proxy.hits) == 21
+        assert {hit.call.function for hit in proxy.hits} == {"clean_document", "embed_document"}
+        written = "select count(*) from public.backfill_receipts where operation = 'insert'"
+        assert library.value(written) == library.value(written.partition(" where")[0]) == 60
+        assert bf.verify(plan.run_id).verdict == "pass"
+        undone = bf.rollback(plan.run_id).confirm(reason="a test")
+        assert (undone.deletes, undone.conflicts) == ({"embeddings": 40, "plain_texts": 20}, ())
 
 
 def test_an_embedding_waits_for_its_text(library: Project, bf_documents: backfill.Backfill) -> None:
