@@ -144,7 +144,7 @@ def test_the_blocking_face_works_in_a_notebook(project: Project) -> None:
         NOTEBOOK,
         "bf.status(plan.run_id).state",
     ]
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])  # type: ignore[no-untyped-call]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
     env = {
         **os.environ,
         "PYTHONPATH": str(ROOT),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,9 +26,13 @@ ANSWERS: dict[str, list[Fault]] = {
 }
 
 
-def every_third(call: Call) -> bool:
-    """Calls in bulk name no session: their number tells."""
-    return call.function in BULK and call.nth % 3 == 1
+def every_third(turn: int, turns: int) -> Callable[[Call], bool]:
+    """Calls in bulk name no session: their number tells. Of every third, each `turns`-th."""
+
+    def picks(call: Call) -> bool:
+        return call.function in BULK and call.nth % 3 == 1 and call.nth // 3 % turns == turn
+
+    return picks
 
 
 def ends_as_undisturbed(scene: Scene, case: str, run_id: str) -> None:
@@ -47,8 +52,7 @@ def test_a_lost_answer_is_asked_again_and_nothing_is_done_twice(scene: Scene, ca
     """The call is made again and takes the next sessions: those of the lost one are done or not."""
     faults = ANSWERS[case]
     scene.proxy.strikes = [
-        Strike(fault, lambda call, n=n: every_third(call) and call.nth // 3 % len(faults) == n)  # type: ignore[misc]
-        for n, fault in enumerate(faults)
+        Strike(fault, every_third(turn, len(faults))) for turn, fault in enumerate(faults)
     ]
     run_id = scene.planned(**UNTHROTTLED)
     assert scene.go_on(run_id).is_complete

@@ -34,10 +34,8 @@ def kill_one_midway(client: Client) -> None:
 def main(run_id: str) -> None:
     """The README's lines, and a murderer beside them."""
     with (
-        LocalCluster(  # type: ignore[no-untyped-call]
-            n_workers=SHARDS, threads_per_worker=1, dashboard_address=None
-        ) as cluster,
-        Client(cluster) as client,  # type: ignore[no-untyped-call]
+        LocalCluster(n_workers=SHARDS, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster) as client,
         backfill.connect() as bf,
     ):
         murderer = threading.Thread(target=kill_one_midway, args=(client,))
