@@ -361,13 +361,12 @@ begin
       format('backfill plan … --until with a day from %s on', left(p_request ->> 'since', 10)));
   end if;
   perform backfill_private.check_pace(v_throttle, v_batch);
-  perform backfill_private.check_inferred(v_target, p_request ->> 'inferred');
   v_names := v_defaults || backfill_private.given_defaults(v_defaults, v_given)
     || backfill_private.wanted_versions(v_target, v_given);
   perform backfill_private.check_names(v_names);
   return v_names
     || jsonb_build_object(
-      'target', v_target, 'mode', backfill_private.check_mode(v_target, p_request ->> 'mode'), 'inferred', p_request ->> 'inferred',
+      'target', v_target, 'mode', backfill_private.check_mode(v_target, p_request ->> 'mode'), 'inferred', backfill_private.check_inferred(v_target, p_request ->> 'inferred'),
       'since', p_request ->> 'since', 'since_at', v_since,
       'until', p_request ->> 'until', 'until_before', v_until,
       'recent_since', v_recent,

@@ -46,14 +46,16 @@ begin
       as o (ordinal integer, outcome text, answered text[], step text, code text, message text)
   ), seen as (
     select e.ordinal,
-      bool_and(e.is_wanted and e.has_receipt or e.component = any (i.filled) and e.is_present) as is_complete,
-      bool_or(e.is_wanted and not e.has_receipt and e.component = any (t.answered)) as lacks_receipt,
+      -- Where receipts are inferred, a row without one is somebody else's, or came late: there, and no receipt of ours is missing.
+      bool_and(e.is_wanted and (e.has_receipt or g.receipts = 'inferred') or e.component = any (i.filled) and e.is_present) as is_complete,
+      bool_or(e.is_wanted and not e.has_receipt and g.receipts = 'exact' and e.component = any (t.answered)) as lacks_receipt,
       bool_or(e.is_wanted and e.has_receipt and e.component = t.step) as step_is_done,
       (array_agg(e.component order by array_position(i.components, e.component))
         filter (where not e.is_wanted and e.component <> all (i.filled)))[1] as without_row
     from backfill_private.effects(p_run_id, v_ordinals) as e
     join told as t using (ordinal)
     join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = e.ordinal
+    join public.backfill_targets as g on g.target = i.source and g.component = e.component
     group by e.ordinal
   ), decided as (
     select t.ordinal, t.outcome, o.*, i.crowded_out + (t.outcome = 'again')::integer as crowded_out,

@@ -93,9 +93,10 @@ $$;
 
 -- Refuse a plan for a target whose receipts would be inferred, unless it is accepted by name.
 --
--- raises  OB013
+-- returns  what was accepted; null where nothing is inferred
+-- raises   OB013
 create function backfill_private.check_inferred(p_target text, p_accepted text)
-returns void
+returns text
 language plpgsql
 stable
 set search_path = ''
@@ -110,6 +111,7 @@ begin
       format('target %s has components whose receipts are only inferred: %s', p_target, v_inferred),
       format('hand our headers on in the Edge Function, or accept it by name: backfill plan … --inferred %s', p_target));
   end if;
+  return case when v_inferred is not null then p_accepted end;
 end
 $$;
 

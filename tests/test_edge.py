@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
 
 import backfill
 from backfill.declaring import Receipts
+from tests import verbs
 from tests.clocks import DatabaseClock
 from tests.conftest import Project
 from tests.edge import SILENT, TROUBLED, declare, prism_over_edge, served
@@ -102,6 +104,16 @@ def test_inferred_receipts_have_to_be_accepted_by_name(
         assert refused.value.next_step.endswith("backfill plan … --inferred prism")
     accepted = bf.plan(**SEED, inferred="prism")
     assert bf.plan(like=accepted.run_id).digest == accepted.digest
+
+
+@pytest.mark.parametrize("receipts", ["exact"], indirect=True)
+def test_accepting_what_is_not_there_changes_nothing(
+    over_edge: Project, bf: backfill.Backfill
+) -> None:
+    """A plan whose receipts are exact does not say that they are inferred."""
+    accepted = bf.plan(**SEED, inferred="prism")
+    assert accepted.digest == bf.plan(**SEED).digest
+    assert "inferred" not in accepted.markdown()
 
 
 @pytest.mark.parametrize("receipts", ["exact"], indirect=True)
@@ -254,3 +266,25 @@ def test_a_function_is_called_with_a_jwt_of_the_project(project: Project) -> Non
         missing = f"{project.url}/functions/v1/none"
         headers = {"apikey": project.keys.secret, "Authorization": f"Bearer {project.keys.secret}"}
         assert httpx.post(missing, headers=headers, json=body).json()["code"] == "NOT_FOUND"
+
+
+def test_a_row_that_came_before_the_look_is_nobody_s(project: Project) -> None:
+    """A late write between claim and look: the call changes nothing, and that is not critical."""
+    declare(project, prism_over_edge("inferred"))
+    run_id = verbs.started(project.db, inferred="prism", throttle_per_minute=None, priority=[])
+    claim_id = str(uuid4())
+    grant, *_ = verbs.claim(project.db, run_id, claim_id)["granted"]
+    for step in grant["steps"]:
+        named = ", ".join(f"{name} => %({name})s" for name in step["arguments"])
+        call = f"select public.{step['function']}({named})"
+        project.db.execute(call.encode(), step["arguments"])
+    project.db.execute(
+        "select backfill_private.look_before(r, array[%s]) from public.backfill_runs as r"
+        " where run_id = %s",
+        (grant["ordinal"], run_id),
+    )
+    answered = [step["component"] for step in grant["steps"]]
+    outcome = {"ordinal": grant["ordinal"], "outcome": "answered", "answered": answered}
+    settled = verbs.settle(project.db, run_id, claim_id, [outcome])
+    assert (settled["state"], settled["settled"][0]["state"]) == ("running", "done")
+    assert project.value("select count(*) from public.backfill_receipts") == 0

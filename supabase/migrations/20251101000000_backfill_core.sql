@@ -1318,13 +1318,12 @@ begin
       format('backfill plan … --until with a day from %s on', left(p_request ->> 'since', 10)));
   end if;
   perform backfill_private.check_pace(v_throttle, v_batch);
-  perform backfill_private.check_inferred(v_target, p_request ->> 'inferred');
   v_names := v_defaults || backfill_private.given_defaults(v_defaults, v_given)
     || backfill_private.wanted_versions(v_target, v_given);
   perform backfill_private.check_names(v_names);
   return v_names
     || jsonb_build_object(
-      'target', v_target, 'mode', backfill_private.check_mode(v_target, p_request ->> 'mode'), 'inferred', p_request ->> 'inferred',
+      'target', v_target, 'mode', backfill_private.check_mode(v_target, p_request ->> 'mode'), 'inferred', backfill_private.check_inferred(v_target, p_request ->> 'inferred'),
       'since', p_request ->> 'since', 'since_at', v_since,
       'until', p_request ->> 'until', 'until_before', v_until,
       'recent_since', v_recent,
@@ -2646,14 +2645,16 @@ begin
       as o (ordinal integer, outcome text, answered text[], step text, code text, message text)
   ), seen as (
     select e.ordinal,
-      bool_and(e.is_wanted and e.has_receipt or e.component = any (i.filled) and e.is_present) as is_complete,
-      bool_or(e.is_wanted and not e.has_receipt and e.component = any (t.answered)) as lacks_receipt,
+      -- Where receipts are inferred, a row without one is somebody else's, or came late: there, and no receipt of ours is missing.
+      bool_and(e.is_wanted and (e.has_receipt or g.receipts = 'inferred') or e.component = any (i.filled) and e.is_present) as is_complete,
+      bool_or(e.is_wanted and not e.has_receipt and g.receipts = 'exact' and e.component = any (t.answered)) as lacks_receipt,
       bool_or(e.is_wanted and e.has_receipt and e.component = t.step) as step_is_done,
       (array_agg(e.component order by array_position(i.components, e.component))
         filter (where not e.is_wanted and e.component <> all (i.filled)))[1] as without_row
     from backfill_private.effects(p_run_id, v_ordinals) as e
     join told as t using (ordinal)
     join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = e.ordinal
+    join public.backfill_targets as g on g.target = i.source and g.component = e.component
     group by e.ordinal
   ), decided as (
     select t.ordinal, t.outcome, o.*, i.crowded_out + (t.outcome = 'again')::integer as crowded_out,
@@ -7388,9 +7389,10 @@ $$;
 
 -- Refuse a plan for a target whose receipts would be inferred, unless it is accepted by name.
 --
--- raises  OB013
+-- returns  what was accepted; null where nothing is inferred
+-- raises   OB013
 create function backfill_private.check_inferred(p_target text, p_accepted text)
-returns void
+returns text
 language plpgsql
 stable
 set search_path = ''
@@ -7405,6 +7407,7 @@ begin
       format('target %s has components whose receipts are only inferred: %s', p_target, v_inferred),
       format('hand our headers on in the Edge Function, or accept it by name: backfill plan … --inferred %s', p_target));
   end if;
+  return case when v_inferred is not null then p_accepted end;
 end
 $$;
 
