@@ -9,40 +9,48 @@ import pytest
 import stamina
 
 from backfill.stack_servers import PostgresServer
-from tests.faults.scenario import SESSIONS, Scene, Scoring, Undisturbed
+from tests.faults.scenario import SESSIONS, Scene, Undisturbed
 from tests.faults.stack import Stack, disturb_nothing, make_template, scene_on
+from tests.faults.subjects import Scoring, subject
+
+Prepared = Callable[[Scoring, int], tuple[str, Undisturbed]]
 
 
 @pytest.fixture(scope="session")
-def templates(postgres_server: PostgresServer) -> Callable[[Scoring], str]:
-    """The database that every test of a worker copies, made when it is asked for first."""
-    return cache(lambda scoring: make_template(postgres_server, SESSIONS, scoring))
+def prepared(postgres_server: PostgresServer) -> Prepared:
+    """By subject and size, made when it is asked for first: a database to copy, and what an
+    undisturbed run leaves in a twin of it. Whoever scores PRISM, the rows are the same.
+    """
+
+    @cache
+    def template(scoring: Scoring, sessions: int) -> str:
+        return make_template(postgres_server, sessions, subject(scoring))
+
+    @cache
+    def undisturbed(scoring: Scoring, sessions: int) -> Undisturbed:
+        return disturb_nothing(postgres_server, template(scoring, sessions), subject(scoring))
+
+    def of(scoring: Scoring, sessions: int) -> tuple[str, Undisturbed]:
+        same_rows: Scoring = scoring if scoring == "documents" else "rpc"
+        return template(scoring, sessions), undisturbed(same_rows, sessions)
+
+    return of
 
 
-@pytest.fixture(scope="session")
-def undisturbed(
-    postgres_server: PostgresServer, templates: Callable[[Scoring], str]
-) -> Undisturbed:
-    """Run once a session. Whoever scores, the rows are the same."""
-    return disturb_nothing(postgres_server, templates("rpc"))
-
-
-@pytest.fixture(params=["rpc", "edge", "silent"])
+@pytest.fixture(params=["rpc", "edge", "silent", "documents"])
 def scoring(request: pytest.FixtureRequest) -> Scoring:
-    """Who scores. Where nothing is said at the write, a test says which of these it is for."""
+    """Who scores what. Where nothing is said at the write, a test says for which it is."""
     kind: Scoring = request.param
     return kind
 
 
 @pytest.fixture
 def scene_and_stack(
-    postgres_server: PostgresServer,
-    templates: Callable[[Scoring], str],
-    undisturbed: Undisturbed,
-    scoring: Scoring,
+    postgres_server: PostgresServer, prepared: Prepared, scoring: Scoring
 ) -> Iterator[tuple[Scene, Stack]]:
     """A project of the test's own, and the servers under it."""
-    with scene_on(postgres_server, templates(scoring), undisturbed, scoring) as made:
+    template, undisturbed = prepared(scoring, SESSIONS)
+    with scene_on(postgres_server, template, subject(scoring), undisturbed) as made:
         yield made
 
 

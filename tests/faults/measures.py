@@ -9,14 +9,14 @@ from typing import Any
 import psycopg
 
 from tests.faults.clock import COMMON_CLOCK
+from tests.faults.subjects import Subject
 
 Db = psycopg.Connection[Any]
 Content = dict[str, frozenset[str]]
-TABLES = ("fc_scores", "profiles")
 
 CALLS = b"""
 create table public.test_scorings (
-  session_id uuid not null, function text not null, run_id uuid,
+  session_id text not null, function text not null, run_id uuid,
   at double precision not null default extract(epoch from clock_timestamp()),
   clock_at timestamptz not null default backfill_private.clock());
 grant insert on public.test_scorings to service_role;
@@ -25,83 +25,82 @@ grant insert on public.test_scorings to service_role;
 # The real scorer stands beside; this one notes the call in the same transaction, so that exactly
 # the committed calls of a run are counted, however often their row was there already.
 COUNTING = """
-create or replace function public.{name}({arguments}) returns jsonb
-language plpgsql set search_path = '' as $$
-declare
-  v_run text := nullif(current_setting('request.headers', true), '')::json ->> 'x-backfill-run';
-begin
-  if {counts} then
-    insert into public.test_scorings (session_id, function, run_id)
-    values ($1, '{name}', v_run::uuid);
-  end if;
-  return public.{name}_real({values});
-end
+create or replace function public.{name}({arguments}) returns {returns}
+language sql set search_path = '' as $$
+  insert into public.test_scorings (session_id, function, run_id)
+  select $1, '{name}', called.run_id::uuid
+  from (select nullif(current_setting('request.headers', true), '')::json
+    ->> 'x-backfill-run' as run_id) as called
+  where {counts};
+  select public.{name}_real({values});
 $$;
 """
-SCORERS = {
-    "score_fc_session": ("session_id uuid, version text, basis text", "$1, $2, $3"),
-    "score_prism": ("session_id uuid, engine_version text", "$1, $2"),
-}
 
 
-def prepare(db: Db, *, counts_all: bool = False) -> None:
-    """Put the common clock and the counting scorers into a sample project, before any plan.
+def prepare(db: Db, subject: Subject) -> None:
+    """Put the common clock and the counting scorers into a project, before any plan.
 
-    counts_all: calls without a run's header too, where functions hand none on.
+    Where functions hand no header on, calls without one are counted too.
     """
-    counts = "true" if counts_all else "v_run is not null"
+    counts = "called.run_id is not null" if subject.hands_on else "true"
     db.execute(COMMON_CLOCK)
     db.execute(CALLS)
-    for name, (arguments, values) in SCORERS.items():
+    for name, (arguments, values) in subject.arguments.items():
         row = db.execute(
-            "select pg_get_functiondef(%s::regproc) as text", (f"public.{name}",)
+            "select pg_get_functiondef(p.oid) as text, p.prorettype::regtype::text as returns"
+            " from pg_proc as p where p.oid = %s::regproc",
+            (f"public.{name}",),
         ).fetchone()
         assert row is not None
         db.execute(row["text"].replace(name, f"{name}_real").encode())
-        counting = COUNTING.format(name=name, arguments=arguments, values=values, counts=counts)
+        counting = COUNTING.format(
+            name=name, arguments=arguments, values=values, counts=counts, returns=row["returns"]
+        )
         db.execute(counting.encode())
 
 
-def content(db: Db) -> Content:
+def content(db: Db, tables: Sequence[str]) -> Content:
     """Every row of the target tables, but for its timestamps."""
     return {
         table: frozenset(
             row["text"]
             for row in db.execute(
                 f"select (to_jsonb(t) - '{{created_at,updated_at}}'::text[])::text as text"
-                f" from public.{table} as t".encode()
+                f" from {table} as t".encode()
             )
         )
-        for table in TABLES
+        for table in tables
     }
 
 
 def missing_from(wanted: Content, found: Content) -> list[str]:
     """The rows that should be there and are not."""
-    return sorted(row for table in TABLES for row in wanted[table] - found[table])
+    return sorted(row for table in wanted for row in wanted[table] - found[table])
 
 
 def scored_twice(db: Db) -> list[tuple[str, str]]:
     """(session, function) of which more than one call was committed."""
     rows = db.execute(
-        "select session_id::text, function from public.test_scorings"
+        "select session_id, function from public.test_scorings"
         " group by 1, 2 having count(*) > 1 order by 1, 2"
     )
     return [(row["session_id"], row["function"]) for row in rows]
 
 
-def receipts_without_row(db: Db, run_ids: Sequence[str]) -> list[dict[str, Any]]:
+def receipts_without_row(db: Db, subject: Subject, run_ids: Sequence[str]) -> list[dict[str, Any]]:
     """The receipts of live writes whose row is not exactly what was written."""
+    written = " union all ".join(
+        f"select '{table}' as table_name, t.{subject.key}::text as session_id,"
+        f" to_jsonb(t) as content from {table} as t"
+        for table in subject.tables
+    )
     return db.execute(
-        "with written as ("
-        "  select 'public.fc_scores' as table_name, to_jsonb(t) as content"
-        "  from public.fc_scores as t"
-        "  union all select 'public.profiles', to_jsonb(t) from public.profiles as t)"
+        f"with written as ({written})"
         " select r.receipt_id, r.session_id from public.backfill_receipts as r"
         " left join written as w on w.table_name = r.table_name"
-        "   and w.content ->> 'session_id' = r.session_id and w.content @> r.row_key"
+        "   and w.session_id = r.session_id and w.content @> r.row_key"
         " where r.run_id = any (%s::uuid[]) and r.kind = 'score' and r.undone_at is null"
-        "   and backfill_private.row_hash(w.content) is distinct from r.after_hash",
+        "   and backfill_private.row_hash(w.content) is distinct from r.after_hash".encode(),
         (list(run_ids),),
     ).fetchall()
 

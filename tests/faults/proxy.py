@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from zlib import crc32
 
 import aiohttp
 from aiohttp import web
@@ -21,7 +22,8 @@ from anyio.from_thread import start_blocking_portal
 
 from backfill.stack_gateway import HOST, forwarded_headers
 
-SCORING = ("score_fc_session", "score_prism")
+SCORING = ("score_fc_session", "score_prism", "clean_document", "embed_document")
+KEYS = ("session_id", "document_id")
 ELSEWHERE = "elsewhere"
 OWN = ("backfill_start", "backfill_claim", "backfill_settle")
 
@@ -161,7 +163,7 @@ def first_call_of_every(nth: int, *, beginning_with: int = 0) -> Callable[[Call]
     """The first scoring calls of one session in so many, told by its id."""
 
     def picks(call: Call) -> bool:
-        chosen = call.session_id and int(call.session_id[:8], 16) % nth == beginning_with
+        chosen = call.session_id and crc32(call.session_id.encode()) % nth == beginning_with
         return bool(chosen) and call.function in SCORING and call.nth == 1
 
     return picks
@@ -230,7 +232,7 @@ class Proxy:
     def _seen(self, path: str, body: bytes) -> Call:
         function = path.rpartition("/")[2]
         given = json.loads(body) if function in SCORING else {}
-        session_id = str(given.get("session_id", ""))
+        session_id = next((str(given[key]) for key in KEYS if key in given), "")
         self.calls[function, session_id] += 1
         return Call(function, session_id, self.calls[function, session_id])
 

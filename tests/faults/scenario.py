@@ -15,9 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-import pytest
+from typing import Any
 
 import backfill
 from tests.conftest import Project
@@ -25,7 +23,7 @@ from tests.faults import measures
 from tests.faults.clock import CommonClock
 from tests.faults.measures import Content, Measured
 from tests.faults.proxy import ELSEWHERE, Hit, Proxy
-from tests.seed import SEED
+from tests.faults.subjects import Subject
 from tests.throttling import Start, closest_batches, most_in_a_minute
 
 SESSIONS = 200
@@ -34,21 +32,13 @@ BATCH_SESSIONS = 20
 SPACING_S = 60 / (THROTTLE // BATCH_SESSIONS)
 CONCURRENCY = 8
 MIDWAY = 56  # a scoring call early in a full batch, with more to come than run at a time
-REQUEST: dict[str, Any] = {
-    **SEED,
+PACED: dict[str, Any] = {
     "throttle_per_minute": THROTTLE,
     "batch_size": BATCH_SESSIONS,
 }
-FUNCTION_OF = {"fc_scores": "score_fc_session", "profile": "score_prism"}
 REPORT_VARIABLE = "BACKFILL_FAULTS_REPORT"
 CALL_TIMEOUT_S = 30.0
 MOST_STARTS = 12  # of one run's workers, one after the other: more means that it gets nowhere
-
-# Who scores: SQL functions; Edge Functions; Edge Functions that hand our headers not on.
-Scoring = Literal["rpc", "edge", "silent"]
-# Marks of tests that are not for all: the fence has to stand at the write; nobody scores.
-AT_THE_WRITE = pytest.mark.parametrize("scoring", ["rpc", "edge"], indirect=True)
-IN_SQL = pytest.mark.parametrize("scoring", ["rpc"], indirect=True)
 
 PATIENCE_S = 30.0
 LOOK_S = 0.01
@@ -74,7 +64,7 @@ class Scene:
     dsn: str
     before: Content
     after: Content
-    scoring: Scoring = "rpc"
+    subject: Subject
     sessions: int = 0
     owed: set[tuple[str, str]] = field(default_factory=set)
     events: list[backfill.Event] = field(default_factory=list)
@@ -83,11 +73,11 @@ class Scene:
     def planned(self, **request: Any) -> str:
         """A run over every candidate, approved; its id."""
         with self.project.connect() as bf:
-            accepted = {"inferred": "prism"} if self.scoring == "silent" else {}
-            plan = bf.plan(**{**REQUEST, **accepted, **request})
+            plan = bf.plan(**{**self.subject.request, **PACED, **request})
         self.project.approve(plan)
         self.sessions = max(self.sessions, len(plan.sessions))
-        self.owed |= {(s.session_id, FUNCTION_OF[c]) for s in plan.sessions for c in s.components}
+        writers = self.subject.writers
+        self.owed |= {(s.session_id, writers[c]) for s in plan.sessions for c in s.components}
         return plan.run_id
 
     def apply(
@@ -156,6 +146,10 @@ class Scene:
 
     # The end of every scenario ------------------------------------------------------------------
 
+    def content(self) -> Content:
+        """What is in the target's tables now."""
+        return measures.content(self.project.db, self.subject.tables)
+
     def measured(self, case: str, wanted: Content | None = None) -> Measured:
         """What the faults did, counted in the tables. wanted: as after a run unless given."""
         calls = measures.scorings(self.project.db)
@@ -165,14 +159,14 @@ class Scene:
             case,
             self.sessions,
             len(faults),
-            len(measures.missing_from(wanted or self.after, measures.content(self.project.db))),
+            len(measures.missing_from(wanted or self.after, self.content())),
             len(measures.scored_twice(self.project.db)),
             measures.longest_to_go_on(faults, calls, spacing_s=SPACING_S),
         )
 
     def recorded(self, case: str, wanted: Content | None = None) -> Measured:
         """The same, told to the table where one is being made."""
-        named = case if self.scoring == "rpc" else f"{case} ({self.scoring})"
+        named = case if self.subject.name == "rpc" else f"{case} ({self.subject.name})"
         found = self.measured(named, wanted)
         report = os.environ.get(REPORT_VARIABLE)
         if report:
@@ -186,7 +180,7 @@ class Scene:
         assert found.sessions >= SESSIONS
         assert found.faults > 0
         assert (found.lost, found.twice) == (0, 0)
-        assert measures.content(self.project.db) == self.after
+        assert self.content() == self.after
         assert self._committed() == sorted(self.owed)
         self._receipts_equal_writes(run_ids)
         for run_id in run_ids:
@@ -196,14 +190,14 @@ class Scene:
 
     def _committed(self) -> list[tuple[str, str]]:
         rows = self.project.rows(
-            "select session_id::text, function from public.test_scorings order by 1, 2"
+            "select session_id, function from public.test_scorings order by 1, 2"
         )
         return [(row["session_id"], row["function"]) for row in rows]
 
     def _receipts_equal_writes(self, run_ids: tuple[str, ...]) -> None:
         receipts = measures.receipted_rows(self.project.db, run_ids)
         assert len(receipts) == len(set(receipts)) == len(self.owed)
-        assert measures.receipts_without_row(self.project.db, run_ids) == []
+        assert measures.receipts_without_row(self.project.db, self.subject, run_ids) == []
 
     def _throttle_was_kept(self, run_id: str) -> None:
         granted = self.project.rows(
@@ -225,7 +219,7 @@ class Scene:
         with self.project.connect() as bf:
             for run_id in run_ids:
                 assert bf.rollback(run_id).confirm(reason="a test").conflicts == ()
-        assert measures.content(self.project.db) == self.before
+        assert self.content() == self.before
         self.completes_undisturbed()
 
     def completes_undisturbed(self) -> None:
@@ -234,7 +228,7 @@ class Scene:
         run_id = self.planned(throttle_per_minute=None)
         outcome = self.apply(run_id, url=self.project.url)
         assert outcome.is_complete
-        assert measures.content(self.project.db) == self.after
+        assert self.content() == self.after
         assert self._committed() == sorted(self.owed)
         self._verifies(run_id)
 

@@ -13,17 +13,16 @@ from uuid import uuid4
 import psycopg
 from psycopg.rows import dict_row
 
-from backfill import sample
-from backfill.declaring import Receipts
 from backfill.stack_gateway import gateway_in_thread
 from backfill.stack_keys import ApiKeys
 from backfill.stack_processes import end_process
 from backfill.stack_servers import PostgresServer, RestServer
 from tests.conftest import Project
-from tests.edge import SILENT, prism_over_edge, served
+from tests.edge import served
 from tests.faults import measures
 from tests.faults.proxy import proxy_in_thread
-from tests.faults.scenario import Scene, Scoring, Undisturbed
+from tests.faults.scenario import Scene, Undisturbed
+from tests.faults.subjects import Subject
 
 
 @dataclass
@@ -63,16 +62,13 @@ class Stack:
         self.server = PostgresServer.start(old.data_dir, port=old.port, secrets=old.secrets)
 
 
-def make_template(server: PostgresServer, sessions: int, scoring: Scoring = "rpc") -> str:
+def make_template(server: PostgresServer, sessions: int, subject: Subject) -> str:
     """A database to copy: the sample, the common clock, the counting scorers. Its name."""
-    name = f"faults_of_{sessions}_{scoring}"
+    name = f"faults_of_{sessions}_{subject.name}"
     server.create_database(name)
-    sample.load(server.dsn(name), sessions)
-    if scoring != "rpc":
-        receipts: Receipts = "exact" if scoring == "edge" else "inferred"
-        sample.declare(server.dsn(name), prism_over_edge(receipts))
+    subject.load(server.dsn(name), sessions)
     with psycopg.connect(server.dsn(name), autocommit=True, row_factory=dict_row) as db:
-        measures.prepare(db, counts_all=scoring == "silent")
+        measures.prepare(db, subject)
     return name
 
 
@@ -94,8 +90,8 @@ def copied(server: PostgresServer, template: str) -> Iterator[Stack]:
 def scene_on(
     server: PostgresServer,
     template: str,
+    subject: Subject,
     undisturbed: Undisturbed | None = None,
-    scoring: Scoring = "rpc",
 ) -> Iterator[tuple[Scene, Stack]]:
     """A scene on a copy of the template. undisturbed: None where that is not yet known."""
     with copied(server, template) as stack:
@@ -109,25 +105,25 @@ def scene_on(
             project = Project(
                 gateway.url, stack.rest.url, keys, stack.jwt_secret, db, admin, gateway
             )
-            before = measures.content(db)
+            before = measures.content(db, subject.tables)
             after = undisturbed.after if undisturbed else before
-            with served_as(project, scoring):
-                yield Scene(project, proxy, stack.dsn, before, after, scoring), stack
+            with scored_by(project, subject):
+                yield Scene(project, proxy, stack.dsn, before, after, subject), stack
 
 
 @contextmanager
-def served_as(project: Project, scoring: Scoring) -> Iterator[None]:
+def scored_by(project: Project, subject: Subject) -> Iterator[None]:
     """The functions that score, where they are not the database's own."""
-    if scoring == "rpc":
+    if not subject.served:
         yield
         return
-    with served(project, SILENT if scoring == "silent" else None):
+    with served(project, subject.functions):
         yield
 
 
-def disturb_nothing(server: PostgresServer, template: str) -> Undisturbed:
+def disturb_nothing(server: PostgresServer, template: str, subject: Subject) -> Undisturbed:
     """What a run leaves that nobody disturbs, from a twin database."""
-    with scene_on(server, template) as (twin, _):
+    with scene_on(server, template, subject) as (twin, _):
         run_id = twin.planned()
         assert twin.apply(run_id, url=twin.project.url).is_complete
-        return Undisturbed(measures.content(twin.project.db))
+        return Undisturbed(twin.content())

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.faults import measures
 from tests.faults.processes import applying, kill_at
 from tests.faults.proxy import Call, Fault, Nth, Strike, cut, does, half_a_body, says
-from tests.faults.scenario import IN_SQL, SESSIONS, Scene, wait_until
+from tests.faults.scenario import SESSIONS, Scene, wait_until
 from tests.faults.stack import Stack
+from tests.faults.subjects import IN_SQL
 
 pytestmark = [pytest.mark.usefixtures("at_once"), IN_SQL]
 
@@ -40,7 +40,7 @@ def ends_as_undisturbed(scene: Scene, case: str, run_id: str) -> None:
     found = scene.recorded(case)
     assert found.sessions >= SESSIONS
     assert (found.lost, found.twice) == (0, 0)
-    assert measures.content(scene.project.db) == scene.after
+    assert scene.content() == scene.after
     assert scene._committed() == sorted(scene.owed)
     scene._receipts_equal_writes((run_id,))
     scene._verifies(run_id)

@@ -23,15 +23,14 @@ from tests.faults.proxy import (
     says,
 )
 from tests.faults.scenario import (
-    AT_THE_WRITE,
     CONCURRENCY,
-    IN_SQL,
     MIDWAY,
     SESSIONS,
     Scene,
     hits_of,
     wait_until,
 )
+from tests.faults.subjects import AT_THE_WRITE, IN_SQL
 
 pytestmark = pytest.mark.usefixtures("at_once")
 

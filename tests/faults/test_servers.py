@@ -10,9 +10,11 @@ import pytest
 
 from backfill.stack_servers import PostgresServer
 from tests.conftest import _reachable
+from tests.faults.conftest import Prepared
 from tests.faults.proxy import SCORING, Nth, Strike, does
-from tests.faults.scenario import MIDWAY, SESSIONS, Scene, Undisturbed, wait_until
+from tests.faults.scenario import MIDWAY, SESSIONS, Scene, wait_until
 from tests.faults.stack import Stack, make_template, scene_on
+from tests.faults.subjects import Scoring, subject
 
 
 def dies_and_comes_back(scene: Scene, kill: Callable[[], None], start: Callable[[], None]) -> str:
@@ -40,7 +42,7 @@ def test_a_run_survives_a_restart_of_postgrest(scene: Scene, stack: Stack) -> No
 
 @pytest.fixture
 def mortal(
-    tmp_path_factory: pytest.TempPathFactory, undisturbed: Undisturbed
+    tmp_path_factory: pytest.TempPathFactory, prepared: Prepared, scoring: Scoring
 ) -> Iterator[tuple[Scene, Stack]]:
     """A scene whose PostgreSQL may die: the other tests have another."""
     folder = _reachable(tmp_path_factory)
@@ -48,8 +50,9 @@ def mortal(
         owned.callback(shutil.rmtree, folder, ignore_errors=True)
         server = PostgresServer.start(folder / "data")
         owned.callback(server.stop)
-        template = make_template(server, SESSIONS)
-        with scene_on(server, template, undisturbed) as (scene, stack):
+        template = make_template(server, SESSIONS, subject(scoring))
+        _, undisturbed = prepared(scoring, SESSIONS)
+        with scene_on(server, template, subject(scoring), undisturbed) as (scene, stack):
             owned.callback(lambda: stack.server.stop())
             yield scene, stack
 

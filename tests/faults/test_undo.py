@@ -8,29 +8,24 @@ from collections.abc import Iterator
 import pytest
 
 from backfill.stack_servers import PostgresServer
-from tests.faults import measures
+from tests.faults.conftest import Prepared
 from tests.faults.processes import kill_at, worker
 from tests.faults.proxy import Nth
-from tests.faults.scenario import Scene, Undisturbed
-from tests.faults.stack import disturb_nothing, make_template, scene_on
+from tests.faults.scenario import Scene
+from tests.faults.stack import scene_on
+from tests.faults.subjects import Scoring, subject
 
 SESSIONS = 450  # three pieces of an undo
 CONFIRM = ("backfill_confirm_undo",)
 
 
-@pytest.fixture(scope="module")
-def large(postgres_server: PostgresServer) -> tuple[str, Undisturbed]:
-    """A template with several hundred sessions, and what an undisturbed run makes of it."""
-    name = make_template(postgres_server, SESSIONS)
-    return name, disturb_nothing(postgres_server, name)
-
-
 @pytest.fixture
 def completed(
-    postgres_server: PostgresServer, large: tuple[str, Undisturbed]
+    postgres_server: PostgresServer, prepared: Prepared, scoring: Scoring
 ) -> Iterator[tuple[Scene, str]]:
     """A completed run over several hundred sessions."""
-    with scene_on(postgres_server, *large) as (scene, _):
+    template, undisturbed = prepared(scoring, SESSIONS)
+    with scene_on(postgres_server, template, subject(scoring), undisturbed) as (scene, _):
         run_id = scene.planned(throttle_per_minute=None, batch_size=50)
         assert scene.apply(run_id).is_complete
         yield scene, run_id
@@ -77,7 +72,7 @@ def test_a_killed_undo_is_confirmed_again_with_the_same_digest(
         effect = bf.confirm_rollback(run_id, digest=digest, reason="a test")
         assert (effect.conflicts, effect.state) == ((), "rolled_back")
         assert sum(effect.deletes.values()) == len(scene.owed) == undo_receipts(scene, run_id)
-        assert measures.content(scene.project.db) == scene.before
+        assert scene.content() == scene.before
         assert bf.verify(run_id).verdict == "pass"
     assert scene.recorded("undo, SIGKILL twice", scene.before).lost == 0
     scene.completes_undisturbed()
@@ -94,18 +89,11 @@ def test_a_killed_undo_names_its_conflicts_and_leaves_these_rows(
         run_id,
         SESSIONS,
     )
-    scene.project.db.execute(
-        "update public.fc_scores set blocks_answered = 5 where version = 'v1.2'"
-        " and session_id = %s",
-        (changed["session_id"],),
-    )
-    scene.project.db.execute(
-        "create table public.reports (session_id uuid, version text, fc_kind text,"
-        " foreign key (session_id, version, fc_kind) references public.fc_scores)"
-    )
-    scene.project.db.execute(
-        "insert into public.reports values (%s, 'v1.2', 'functions')", (referenced["session_id"],)
-    )
+    creates, fills = scene.subject.refers
+    db = scene.project.db
+    db.execute(scene.subject.changes.encode(), (changed["session_id"],))
+    db.execute(creates.encode())
+    db.execute(fills.encode(), (referenced["session_id"],))
     with scene.project.connect() as bf:
         digest = bf.rollback(run_id).digest
         killed_twice(scene, run_id, digest)
@@ -114,6 +102,6 @@ def test_a_killed_undo_names_its_conflicts_and_leaves_these_rows(
     assert "was changed" in named.pop(changed["session_id"])
     assert "refers to it" in named.pop(referenced["session_id"])
     assert named == {}
-    left = measures.content(scene.project.db)
-    assert len(left["fc_scores"] - scene.before["fc_scores"]) == 2
-    assert left["profiles"] == scene.before["profiles"]
+    left = scene.content()
+    kept = {table: len(left[table] - scene.before[table]) for table in left}
+    assert sorted(kept.values()) == [0, 2]

@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from psycopg.types.json import Jsonb
+
 import backfill
 from tests.faults import measures
 from tests.faults.processes import WorkerProcess, applying
 from tests.faults.proxy import SCORING, Nth, Strike, cut, does, first_call_of_every
-from tests.faults.scenario import AT_THE_WRITE, FUNCTION_OF, SESSIONS, Scene, wait_until
+from tests.faults.scenario import SESSIONS, Scene, wait_until
+from tests.faults.subjects import AT_THE_WRITE
 
 HOUR_S = 3600.0
 
@@ -161,27 +164,30 @@ def test_a_full_disk_under_the_logs_stops_nothing(scene: Scene, tmp_path: Path) 
 
 
 def fill(scene: Scene, plan: backfill.Plan) -> int:
-    """What ordinary traffic does: every third session is scored by others. How many these are."""
-    filled = plan.sessions[::3]
-    for session in filled:
+    """Others write the rows of every third session. How many these are."""
+    filled = {session.session_id for session in plan.sessions[::3]}
+    scene.owed = {(session, writer) for session, writer in scene.owed if session not in filled}
+    for table in scene.subject.tables:
         scene.project.db.execute(
-            "select public.score_fc_session(%s, 'v1.2', 'functions')", (session.session_id,)
+            f"insert into {table}"
+            f" select (jsonb_populate_record(null::{table}, r || %s)).*"
+            f" from unnest(%s::jsonb[]) as r where r ->> %s = any (%s)".encode(),
+            (
+                Jsonb({"created_at": "2025-11-24", "updated_at": "2025-11-24"}),
+                list(scene.after[table] - scene.before[table]),
+                scene.subject.key,
+                list(filled),
+            ),
         )
-        if "profile" in session.components:
-            scene.project.db.execute(
-                "select public.score_prism(%s, 'v1.2.1')", (session.session_id,)
-            )
-        scene.owed -= {(session.session_id, FUNCTION_OF[c]) for c in session.components}
     return len(filled)
 
 
-@AT_THE_WRITE  # counted by the header
 def test_what_others_filled_since_the_plan_is_skipped_and_counted(scene: Scene) -> None:
     """A third of the sessions, filled after sealing: nobody scores or takes them back."""
     run_id = scene.planned()
     with scene.project.connect() as bf:
         filled = fill(scene, bf.get(run_id))
-    scene.before = measures.content(scene.project.db)
+    scene.before = scene.content()
     scene.struck()
     outcome = scene.apply(run_id)
     assert outcome.status.counts["skipped"] == filled
