@@ -103,7 +103,11 @@ def fault_of_edge(
     """
     known = _storable(code) if isinstance(code, str) and code else str(status)
     kind = _kind(known, status)
-    if status == ABSENT:
+    if code == "":
+        # An error of PostgREST handed on, as it is where its connection broke under the function's
+        # call, which may have committed: see fault_of_api.
+        kind = "unknown" if kind == "session" else kind
+    elif status == ABSENT:
         kind = "stop" if known == "NOT_FOUND" else "session"
     elif status == FAILED and kind == "unknown" and not known.startswith(PASSING):
         kind = "session"

@@ -91,6 +91,7 @@ NEWER: list[Fault] = [
     says(524, {"code": None, "message": "A timeout occurred"}, forwards=True),
     # PostgREST, where its connection to the database breaks under a call.
     says(400, {"code": "", "message": "", "details": None, "hint": None}, forwards=True),
+    says(400, {"code": "", "message": "", "details": "", "hint": None}),
     says(544, [], forwards=True),
     says(546, "null", forwards=True),
     # What no database can keep, what no request can carry, and what is no text at all.
