@@ -12,10 +12,10 @@ from backfill.errors import BackfillError, TookTooLong
 from backfill.models import Json
 from backfill.working import Worker
 
-MOST_SESSIONS = 50  # the database keeps 64 subtransactions cheaply
+MOST_SESSIONS = 500  # fifty in a subtransaction, and the database keeps 64 cheaply
 FIRST_SESSIONS = 10
-GROWTH_SESSIONS = 5
-AIM_MS = 2000.0  # a call that took less may hold more
+GROWTH = 1.3  # far less than the halving after a call that was too long
+AIM_MS = 2000.0  # a call may hold more while it would then still take less
 # A claim looks at gate, breaker and canary after so long, or so many calls of each caller.
 LOOK_EVERY = timedelta(seconds=1)
 LOOK_EVERY_CALLS = 50
@@ -67,8 +67,9 @@ class Bulk:
             return not self.is_tired
         if answer.get("look"):
             return False
-        if answer["took_ms"] < AIM_MS and answer["sessions"] == asked == self.sessions:
-            self.sessions = min(asked + GROWTH_SESSIONS, MOST_SESSIONS)
+        is_quick = answer["took_ms"] * GROWTH < AIM_MS
+        if is_quick and answer["sessions"] == asked == self.sessions:
+            self.sessions = min(round(asked * GROWTH) + 1, MOST_SESSIONS)
         told = _told(answer)
         worker.tell("bulk_settled", **told)
         return bool(told["done"] or told["failed"])

@@ -56,7 +56,8 @@ def plan(
         str | None, typer.Option(metavar="N", help="Session starts in any 60 s, or none. [20]")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(metavar="N", help="Sessions a batch. [5]")
+        int | None,
+        typer.Option(metavar="N", help="Sessions a batch. [5; in bulk without a throttle 500]"),
     ] = None,
     priority: Annotated[
         list[str] | None, typer.Option(metavar="ID", help="Goes first; an id or a prefix.")

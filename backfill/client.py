@@ -48,7 +48,6 @@ from backfill.undoing import AsyncUndo, confirm_undo, preview_undo, undo_scope
 from backfill.working import Worker
 
 DEFAULT_THROTTLE_PER_MINUTE = 20
-DEFAULT_BATCH_SESSIONS = 5
 DEFAULT_CONCURRENCY = 4  # a quarter of a small project's pool is less; more only when told
 UNSET: Json = object()
 
@@ -127,6 +126,7 @@ class AsyncBackfill:
         component. parameters: of the target, by name. inferred: the target's name, to accept that
         receipts of an Edge Function that does not hand our headers on are inferred.
         mode: direct, a call a step, or bulk, a call a batch, scored inside the database.
+        batch_size: sessions; 5 unless given, in bulk without a throttle 500, which is the most.
         like: a run that fills in what is not given, and backfill_targets what is left.
         rehearse: sessions, at most, that are scored twice and rolled back, 0 for none; 5 unless
         given, and none where the environment is production.
@@ -158,7 +158,6 @@ class AsyncBackfill:
         asked = checked_request(given)
         request: dict[str, Json] = {
             "throttle_per_minute": DEFAULT_THROTTLE_PER_MINUTE,
-            "batch_size": DEFAULT_BATCH_SESSIONS,
         }
         if run := asked.pop("like", None):
             request |= await request_like(self._gateway, await self.run_id(run), want or {})

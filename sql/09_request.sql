@@ -348,7 +348,9 @@ declare
   v_until timestamptz := backfill_private.until_bound('until', p_request ->> 'until');
   v_recent timestamptz := backfill_private.since_bound('recent_since', p_request ->> 'recent_since');
   v_throttle integer := backfill_private.whole_number(p_request, 'throttle_per_minute', 1);
-  v_batch integer := coalesce(backfill_private.whole_number(p_request, 'batch_size', 1), 5);
+  -- In bulk a batch is a call, so that without a throttle small ones would cost for nothing.
+  v_batch integer := coalesce(backfill_private.whole_number(p_request, 'batch_size', 1),
+    case when p_request ->> 'mode' = 'bulk' and v_throttle is null then 500 else 5 end);
   v_defaults jsonb := (select defaults from backfill_private.sources where target = v_target);
   v_given jsonb := backfill_private.named_parameters(v_target, p_request);
   v_names jsonb;

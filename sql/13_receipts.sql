@@ -135,6 +135,7 @@ $$;
 -- be set anew, the lease may run out and the run may be paused.
 -- This runs for every row, hence one look for item, run and target, no calls where an expression does (row_key() and
 -- row_hash() say the same), and no sequential scan: a pooled connection may hold a plan from when the tables were small.
+-- A call in bulk has looked at all that for its sessions: see backfill_private.keep_for_bulk.
 --
 -- tg_argv  target, component
 -- raises   OB011 the fence is stale: someone took the lease over, or it ran out
@@ -153,13 +154,18 @@ set bytea_output = 'hex'
 set enable_seqscan = off
 as $$
 declare
-  v_headers jsonb := backfill_private.run_headers();
-  v_fence bytea := sha256(convert_to(v_headers ->> 'x-backfill-fence', 'UTF8'));
+  v_bulk text := nullif(current_setting('backfill.bulk', true), '');
+  v_headers jsonb;
   v_before jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) end;
   v_after jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) end;
   v_now timestamptz;
   v_held record;
 begin
+  if v_bulk is not null then
+    perform backfill_private.keep_for_bulk(v_bulk, tg_argv[1], tg_op, v_before, v_after);
+    return null;
+  end if;
+  v_headers := backfill_private.run_headers();
   if v_headers is null then
     return null;
   end if;
@@ -170,7 +176,7 @@ begin
   from public.backfill_items as i
   join public.backfill_runs as r on r.run_id = i.run_id
   left join public.backfill_targets as t on t.target = tg_argv[0] and t.component = tg_argv[1]
-  where i.fence_hash = v_fence and i.run_id::text = v_headers ->> 'x-backfill-run'
+  where i.fence_hash = sha256(convert_to(v_headers ->> 'x-backfill-fence', 'UTF8')) and i.run_id::text = v_headers ->> 'x-backfill-run'
   for key share of i nowait;
   v_now := backfill_private.clock();
   if not found or v_held.state <> 'leased' and v_held.lease_kind is distinct from 'undo' then

@@ -33,7 +33,7 @@ as $$
     || format(': about %s s call by call', p_figures ->> 'runtime_s')
     || case when t.is_edge then '' else format(', %s s in bulk, of which one call is made at a time', timed.bulk_s) end
     || case when not t.is_edge and r.request ->> 'mode' = 'direct' and timed.bulk_s * 2 < (p_figures ->> 'runtime_s')::numeric
-         then format('; backfill plan --like %s --mode bulk', r.run_id) else '' end)
+         then format('; backfill plan --like %s --mode bulk --batch-size 500', r.run_id) else '' end)
   from public.backfill_runs as r
   cross join lateral (select bool_or(x.transport = 'edge') as is_edge from public.backfill_targets as x where x.target = r.target) as t
   cross join lateral (
@@ -83,11 +83,128 @@ as $$
       select from public.backfill_items as i where i.run_id = p_run.run_id and i.ordinal = 1 and i.phase = 'priority'))
 $$;
 
--- Lease the next sessions for a call in bulk, at most so many. A session that another run scores in bulk right now is
--- waited for, by the index that lets nobody lease it twice; what somebody else has filled by then is skipped.
+-- The calls in bulk that are under way. The gate finds here that a call has come through this door: what it sees in a
+-- setting alone, anybody could have set.
+create table backfill_private.bulk_claims (
+  claim_id uuid primary key,
+  run_id uuid not null,
+  xid xid8 not null
+);
+
+alter table backfill_private.bulk_claims enable row level security;
+revoke all on backfill_private.bulk_claims from public, anon, authenticated, service_role;
+create policy "the owner alone" on backfill_private.bulk_claims for select to service_role using (false);
+
+-- The gate in bulk: the call has locked its sessions and looked at the run, which nobody moves meanwhile. The row is kept for
+-- its receipt, which is written with those of the other sessions, before the subtransaction ends.
 --
--- returns  [{ordinal, session_id, fence, todo: [component]}]
-create function backfill_private.bulk_lease(p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer)
+-- p_turn  whose turn it is, and the rows kept so far: see backfill_private.bulk_calls
+-- raises  OB011 no such call is under way in this transaction
+create function backfill_private.keep_for_bulk(p_turn text, p_component text, p_operation text, p_before jsonb, p_after jsonb)
+returns void
+language plpgsql
+set search_path = ''
+set enable_seqscan = off
+as $$
+begin
+  if not exists (select from backfill_private.bulk_claims as b
+      where b.claim_id = left(p_turn, 36)::uuid and b.xid = pg_current_xact_id()) then
+    perform backfill_private.refuse('OB011', 'no call in bulk is under way here: this may not write', 'stop; claim again');
+  end if;
+  -- JSON has no line ends and tabs of its own.
+  perform set_config('backfill.bulk',
+    concat(p_turn, e'\n', p_component, e'\t', p_operation, e'\t', p_before, e'\t', p_after), true);
+end
+$$;
+
+-- Write the receipts of the rows that some sessions of a call in bulk have written.
+--
+-- p_kept   a text a session, see backfill_private.bulk_calls
+-- p_step   where one step of one session was made: refused while a row that it needs first is not there
+-- returns  whether each component that these sessions lacked was written
+-- raises   OB011 no such call is under way in this transaction; OB018 a row is another session's; OB020 as keep_receipt
+create function backfill_private.bulk_keep(p_run_id uuid, p_claim_id uuid, p_kept text[], p_step text)
+returns boolean
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+  v_target text := (select r.target from backfill_private.bulk_claims as b join public.backfill_runs as r on r.run_id = b.run_id
+    where b.claim_id = p_claim_id and b.run_id = p_run_id and b.xid = pg_current_xact_id());
+  v_now timestamptz := backfill_private.clock();
+  v_seen record;
+begin
+  if v_target is null then
+    perform backfill_private.refuse('OB011', 'no call in bulk is under way here', 'stop; claim again');
+  end if;
+  with turns as materialized (
+    select k.place, k.lines[2:] as lines, k.session -> 'todo' as todo, (k.session ->> 'ordinal')::integer as ordinal,
+      k.session ->> 'session_id' as session_id, (k.session ->> 'attempt')::integer as attempt
+    from (select x.place, x.lines, substr(x.lines[1], 38)::jsonb as session from (
+      select y.place, string_to_array(y.kept, e'\n') as lines from unnest(p_kept) with ordinality as y (kept, place)) as x) as k
+  ), found as materialized (
+    select u.place, w.nth, u.ordinal, u.session_id, u.attempt, u.todo ? t.component as is_owed, t.position, t.component,
+      t.table_name, t.key_columns, t.session_column, l.parts[2] as operation, l.parts[3] as before, l.parts[4] as after,
+      coalesce(l.parts[4], l.parts[3])::jsonb as contents
+    from turns as u
+    cross join lateral unnest(u.lines) with ordinality as w (line, nth)
+    cross join lateral (select string_to_array(w.line, e'\t', '') as parts) as l
+    join public.backfill_targets as t on t.target = v_target and t.component = l.parts[1]
+  ), written as (
+    insert into public.backfill_receipts (
+      run_id, ordinal, session_id, component, kind, operation, table_name,
+      row_key, before, before_hash, after_hash, attempt, at)
+    select p_run_id, f.ordinal, f.session_id, f.component, 'score', lower(f.operation), f.table_name,
+      (select jsonb_object_agg(c, f.contents -> c) from unnest(f.key_columns) as c), f.before::jsonb,
+      sha256(convert_to(f.before, 'UTF8')), sha256(convert_to(f.after, 'UTF8')), f.attempt, v_now
+    from found as f order by f.place, f.nth
+  )
+  select (select sum(jsonb_array_length(u.todo)) from turns as u) as owed,
+    count(distinct f.ordinal::bigint * 1000 + f.position) filter (where f.is_owed and f.operation <> 'DELETE') as paid,
+    min(f.session_id) filter (where f.contents ->> f.session_column is distinct from f.session_id
+      or f.before is not null and f.before::jsonb ->> f.session_column is distinct from f.session_id) as foreigner,
+    min(f.ordinal) as ordinal
+  into v_seen from found as f;
+  if v_seen.foreigner is not null then
+    perform backfill_private.refuse('OB018',
+      format('this attempt holds session %s and writes a row of another', v_seen.foreigner));
+  elsif p_step is not null then
+    perform backfill_private.check_order(p_run_id, v_seen.ordinal, v_target, p_step);
+  end if;
+  return v_seen.owed = v_seen.paid;
+end
+$$;
+
+-- The components of which some items have a row, of the wanted version or one that counts as present.
+create function backfill_private.standing_of(p_run public.backfill_runs, p_ordinals integer[], p_wanted boolean)
+returns table (ordinal integer, component text)
+language plpgsql
+set search_path = ''
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+declare
+  v_target public.backfill_targets;
+begin
+  for v_target in select * from public.backfill_targets as t where t.target = p_run.target loop
+    return query execute format(
+      'select item.ordinal, %L::text from public.backfill_items as item
+       where item.run_id = $1 and item.ordinal = any ($2) and %1$L = any (item.components)
+         and (select true from %s as t where %s limit 1)',
+      v_target.component, v_target.table_name::regclass, backfill_private.row_condition(v_target, p_run.request, p_wanted))
+    using p_run.run_id, p_ordinals;
+  end loop;
+end
+$$;
+
+-- Take the next sessions for a call in bulk, at most so many: their items are locked until it ends, and each session by its
+-- name, so that of two runs one gets it and the other takes it up later. What somebody has filled by then is skipped. Where
+-- other calls hold them all, the first is waited for.
+--
+-- returns  [{ordinal, session_id, attempt, todo: [component]}]
+create function backfill_private.bulk_take(p_run public.backfill_runs, p_limit integer)
 returns jsonb
 language plpgsql
 set search_path = ''
@@ -96,52 +213,51 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 as $$
 declare
-  v_fences jsonb;
-  v_ordinals integer[];
-  v_now timestamptz := backfill_private.clock();
+  v_next integer[];
+  v_taken integer[];
 begin
   perform pg_advisory_xact_lock_shared(backfill_private.target_lock(p_run.target));
-  with chosen as materialized (
-    select n.ordinal, backfill_private.new_fence() as fence
-    from unnest(backfill_private.next_items(p_run.run_id, backfill_private.pending_phase(p_run.run_id), p_limit)) as n (ordinal)
-  ), leased as (
-    update public.backfill_items as i
-    set state = 'leased', lease_kind = 'score', attempts = i.attempts + 1, fence_hash = sha256(convert_to(c.fence, 'UTF8')),
-      lease_until = v_now + backfill_private.lease_ttl(), started_at = v_now, worker = left(p_worker, 200), claim_id = p_claim_id
-    from chosen as c
-    where i.run_id = p_run.run_id and i.ordinal = c.ordinal
-    returning i.ordinal, i.session_id, c.fence
-  )
-  select jsonb_object_agg(l.ordinal, jsonb_build_object('ordinal', l.ordinal, 'session_id', l.session_id, 'fence', l.fence)),
-    array_agg(l.ordinal) into v_fences, v_ordinals
-  from leased as l;
-  if v_ordinals is null then
-    return '[]'::jsonb;
+  v_next := backfill_private.next_items(p_run.run_id, backfill_private.pending_phase(p_run.run_id), p_limit);
+  v_taken := array(
+    select i.ordinal from public.backfill_items as i
+    where i.run_id = p_run.run_id and i.ordinal = any (v_next)
+      and pg_try_advisory_xact_lock(hashtextextended(i.source || '/' || i.session_id, 20251103)));
+  if v_taken = '{}' and v_next is not null then
+    perform pg_advisory_xact_lock(hashtextextended(i.source || '/' || i.session_id, 20251103))
+    from public.backfill_items as i where i.run_id = p_run.run_id and i.ordinal = v_next[1];
+    v_taken := v_next[1:1];
   end if;
-  perform backfill_private.skip_filled(p_run.run_id, v_ordinals);
+  -- Hardly ever one: what else there is to ask about rows that were missing is asked of these alone.
+  perform backfill_private.skip_filled(p_run.run_id, array(
+    select s.ordinal from backfill_private.standing_of(p_run, v_taken, false) as s
+    union
+    select i.ordinal from public.backfill_items as i
+    where i.run_id = p_run.run_id and i.ordinal = any (v_taken) and i.filled <> '{}'));
   return (
-    select coalesce(jsonb_agg(v_fences -> i.ordinal::text || jsonb_build_object('todo', (
-        select array_agg(c) from unnest(i.components) as c where c <> all (i.filled))) order by i.ordinal), '[]')
+    select coalesce(jsonb_agg(jsonb_build_object('ordinal', i.ordinal, 'session_id', i.session_id, 'attempt', i.attempts + 1,
+        'todo', (select array_agg(c) from unnest(i.components) as c where c <> all (i.filled))) order by i.ordinal), '[]')
     from public.backfill_items as i
-    where i.run_id = p_run.run_id and i.ordinal = any (v_ordinals) and i.state = 'leased');
+    where i.run_id = p_run.run_id and i.ordinal = any (v_taken) and i.state = 'pending');
 end
 $$;
 
--- The statements that score sessions one after the other, each under its own fence: {component: the one that makes its
--- calls}, and under '' the one that makes all, each only where its row is missing.
+-- The statements that score sessions one after the other, each in its turn: {component: the one that makes its calls}, and
+-- under '' the one that makes all, each only where its row is missing. While a session has its turn, the setting
+-- backfill.bulk holds the claim and the session, and a line for each row that was written, which the gate adds.
 --
--- $1  [{session_id, fence, todo}]; $2 the headers of the call
-create function backfill_private.bulk_calls(p_run public.backfill_runs)
+-- $1       the sessions, see backfill_private.bulk_take
+-- selects  what backfill.bulk held at the end of each turn, an array
+create function backfill_private.bulk_calls(p_run public.backfill_runs, p_claim_id uuid)
 returns jsonb
 language sql
 stable
 set search_path = ''
 as $$
   with parts as (
-    select t.position, t.component, format(', case when %L = any (x.todo) then (select count(*) from %I.%I(%s)) end',
+    select t.position, t.component, format('case when x -> ''todo'' ? %L then (select count(*) from %I.%I(%s)) end',
       t.component, n.nspname, p.proname, (
         select string_agg(format('%I => %s::%s', a.key,
-            case a.value when 'session_id' then 'x.session_id' else quote_nullable(p_run.request ->> a.value) end,
+            case a.value when 'session_id' then '(x ->> ''session_id'')' else quote_nullable(p_run.request ->> a.value) end,
             format_type(p.proargtypes[array_position(p.proargnames, a.key) - 1], null)), ', ')
         from jsonb_each_text(t.arguments) as a)) as call
     from public.backfill_targets as t
@@ -152,18 +268,19 @@ as $$
   ), named as (
     select p.component as name, p.call from parts as p
     union all
-    select '', string_agg(p.call, '' order by p.position) from parts as p
+    select '', string_agg(p.call, ', ' order by p.position) from parts as p
   )
   select jsonb_object_agg(n.name, format(
-    'select set_config(''request.headers'', ($2 || jsonb_build_object(''x-backfill-fence'', x.fence))::text, true)%s
-     from jsonb_to_recordset($1) as x (session_id text, fence text, todo text[])', n.call))
+    'select array_agg(turn.kept) from (
+       select set_config(''backfill.bulk'', %L || x::text, true), %s, current_setting(''backfill.bulk'') as kept
+       from jsonb_array_elements($1) as x) as turn', p_claim_id || ' ', n.call))
   from named as n
 $$;
 
--- Begin a call in bulk: lease its sessions.
+-- Begin a call in bulk: take its sessions.
 --
 -- returns  {claim, sessions, calls: {component: SQL, all of them under ''}}; {look: true} where a claim has to look first, or nothing is left
--- raises   OB001 no such run, OB010 not allowed, OB013 more than 50 sessions
+-- raises   OB001 no such run, OB010 not allowed, OB013 more than 500 sessions
 create function backfill_private.bulk_begin(p_run_id uuid, p_worker text, p_sessions integer)
 returns jsonb
 language plpgsql
@@ -177,8 +294,8 @@ declare
   v_pace record;
 begin
   perform backfill_private.authorize('apply');
-  if p_sessions is null or p_sessions not between 1 and 50 then
-    perform backfill_private.refuse('OB013', format('a call in bulk takes 1 to 50 sessions, not %s', p_sessions));
+  if p_sessions is null or p_sessions not between 1 and 500 then
+    perform backfill_private.refuse('OB013', format('a call in bulk takes 1 to 500 sessions, not %s', p_sessions));
   end if;
   select * into v_run from public.backfill_runs where run_id = p_run_id;
   if v_run.request ->> 'throttle_per_minute' is null then
@@ -192,7 +309,7 @@ begin
   elsif backfill_private.may_bulk(v_run) then
     v_pace := backfill_private.allowance(v_run);
     if v_pace.wait_s = 0 then
-      v_sessions := backfill_private.bulk_lease(v_run, v_claim_id, p_worker, least(p_sessions, v_pace.sessions));
+      v_sessions := backfill_private.bulk_take(v_run, least(p_sessions, v_pace.sessions));
     end if;
   end if;
   if v_sessions = '[]' then
@@ -200,34 +317,100 @@ begin
   elsif v_run.request ->> 'throttle_per_minute' is not null then
     perform backfill_private.count_starts(v_run, jsonb_array_length(v_sessions));
   end if;
-  return jsonb_build_object('claim', v_claim_id, 'sessions', v_sessions, 'calls', backfill_private.bulk_calls(v_run));
+  insert into backfill_private.bulk_claims (claim_id, run_id, xid) values (v_claim_id, p_run_id, pg_current_xact_id());
+  return jsonb_build_object('claim', v_claim_id, 'sessions', v_sessions, 'calls', backfill_private.bulk_calls(v_run, v_claim_id));
 end
 $$;
 
--- Settle a call in bulk: decided as any batch; the chain hears of it later.
+-- Settle what a call in bulk has scored well, each row with its receipt: where the rows are of the wanted version, the
+-- session is done.
 --
--- returns  {done, failed, pending, skipped}: how many
-create function backfill_private.bulk_settle(p_run_id uuid, p_claim_id uuid, p_worker text, p_outcomes jsonb)
+-- returns  the ordinals of the others
+create function backfill_private.bulk_done(p_run_id uuid, p_ordinals integer[], p_started_at timestamptz)
+returns integer[]
+language plpgsql
+set search_path = ''
+set enable_seqscan = off
+set enable_mergejoin = off
+as $$
+declare
+  v_run public.backfill_runs;
+  v_lacking integer[];
+  v_now timestamptz := backfill_private.clock();
+begin
+  select * into strict v_run from public.backfill_runs where run_id = p_run_id;
+  v_lacking := array(
+    select owed.ordinal from (
+      select i.ordinal, c.component from public.backfill_items as i cross join unnest(i.components) as c (component)
+      where i.run_id = p_run_id and i.ordinal = any (p_ordinals) and c.component <> all (i.filled)
+      except
+      select s.ordinal, s.component from backfill_private.standing_of(v_run, p_ordinals, true) as s) as owed);
+  update public.backfill_items as i
+  set state = 'done', attempts = i.attempts + 1, started_at = p_started_at, settled_at = v_now,
+      failed_step = null, error_code = null, error_message = null, not_before = null
+  where i.run_id = p_run_id and i.ordinal = any (p_ordinals) and i.ordinal <> all (v_lacking);
+  return v_lacking;
+end
+$$;
+
+-- Settle the other sessions of a call in bulk, as those of any batch: leased for this moment, decided by their receipts.
+--
+-- p_outcomes, returns  see backfill_private.decide_outcomes
+create function backfill_private.bulk_troubled(p_run_id uuid, p_claim_id uuid, p_outcomes jsonb, p_started_at timestamptz)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+begin
+  if p_outcomes = '[]' then
+    return p_outcomes;
+  end if;
+  update public.backfill_items as i
+  set state = 'leased', lease_kind = 'score', attempts = i.attempts + 1, started_at = p_started_at, claim_id = p_claim_id,
+      lease_until = p_started_at + backfill_private.lease_ttl()
+  from jsonb_to_recordset(p_outcomes) as o (ordinal integer)
+  where i.run_id = p_run_id and i.ordinal = o.ordinal and i.state = 'pending';
+  return backfill_private.decide_outcomes(p_run_id, p_outcomes);
+end
+$$;
+
+-- Settle a call in bulk; the chain hears of it later.
+--
+-- p_answered  ordinals of the sessions whose calls came back well; p_outcomes: of those that failed
+-- returns     {state: how many}
+-- raises      OB011 no such call is under way in this transaction
+create function backfill_private.bulk_settle(
+  p_run_id uuid, p_claim_id uuid, p_worker text, p_answered integer[], p_outcomes jsonb, p_started_at timestamptz
+)
 returns jsonb
 language plpgsql
 security definer
 set search_path = ''
 as $$
 declare
+  v_lacking integer[];
   v_settled jsonb;
   v_details jsonb;
 begin
   perform backfill_private.authorize('apply');
-  v_settled := backfill_private.decide_outcomes(p_run_id, p_outcomes);
+  delete from backfill_private.bulk_claims
+  where claim_id = p_claim_id and run_id = p_run_id and xid = pg_current_xact_id();
+  if not found then
+    perform backfill_private.refuse('OB011', 'no call in bulk is under way here', 'backfill apply');
+  end if;
+  v_lacking := backfill_private.bulk_done(p_run_id, p_answered, p_started_at);
+  v_settled := backfill_private.bulk_troubled(p_run_id, p_claim_id, p_outcomes || coalesce((
+      select jsonb_agg(jsonb_build_object('ordinal', i.ordinal, 'outcome', 'answered', 'answered', i.components))
+      from public.backfill_items as i where i.run_id = p_run_id and i.ordinal = any (v_lacking)), '[]'), p_started_at)
+    || coalesce((select jsonb_agg(jsonb_build_object('ordinal', o, 'state', 'done'))
+      from unnest(p_answered) as o where o <> all (v_lacking)), '[]');
   v_details := backfill_private.settled_details(p_run_id, p_claim_id, v_settled);
   insert into backfill_private.unnoted (run_id, granted, trouble, settled, details)
   select p_run_id, jsonb_build_object('claim', p_claim_id, 'worker', left(p_worker, 200), 'phase', i.phase, 'mode', 'bulk',
-    'sessions', jsonb_array_length(v_settled), 'ordinals', v_details -> 'ordinals', 'started_at', i.started_at),
-    (select coalesce(jsonb_agg(o), '[]') from jsonb_array_elements(p_outcomes) as o where o ->> 'outcome' <> 'answered'),
-    v_settled, v_details
+    'sessions', jsonb_array_length(v_settled), 'ordinals', v_details -> 'ordinals', 'started_at', p_started_at),
+    p_outcomes, v_settled, v_details
   from public.backfill_items as i where i.run_id = p_run_id and i.ordinal = (v_settled -> 0 ->> 'ordinal')::integer;
-  return (select jsonb_object_agg(s.state, s.n) from (
-    select x ->> 'state' as state, count(*) as n from jsonb_array_elements(v_settled) as x group by 1) as s);
+  return coalesce(v_details -> 'states', '{}');
 end
 $$;
 
@@ -247,9 +430,9 @@ $$;
 
 -- Score one session of a call in bulk, in a subtransaction of its own.
 --
--- p_calls  see backfill_private.bulk_calls
+-- p_batch  see backfill_private.bulk_begin
 -- returns  its outcome, see backfill_private.decide_outcomes
-create function backfill_private.bulk_one(p_calls jsonb, p_session jsonb, p_headers jsonb, p_search_path text)
+create function backfill_private.bulk_one(p_run_id uuid, p_batch jsonb, p_session jsonb, p_search_path text)
 returns jsonb
 language plpgsql
 set search_path = ''
@@ -258,13 +441,16 @@ declare
   v_step text;
   v_answered jsonb := '[]'::jsonb;
   v_code text;
+  v_kept text[];
 begin
   perform set_config('search_path', p_search_path, true);
   foreach v_step in array array(select jsonb_array_elements_text(p_session -> 'todo')) loop
-    execute p_calls ->> v_step using jsonb_build_array(p_session), p_headers;
+    execute p_batch -> 'calls' ->> v_step into v_kept using jsonb_build_array(p_session);
     set constraints all immediate;
+    perform backfill_private.bulk_keep(p_run_id, (p_batch ->> 'claim')::uuid, v_kept, v_step);
     v_answered := v_answered || to_jsonb(v_step);
   end loop;
+  perform set_config('backfill.bulk', '', true);
   return jsonb_build_object('ordinal', p_session -> 'ordinal', 'outcome', 'answered', 'answered', v_answered);
 exception when others then
   v_code := sqlstate;
@@ -273,27 +459,60 @@ exception when others then
 end
 $$;
 
+-- Score sessions of a call in bulk all in one go.
+--
+-- returns  whether all is well; where something failed, or had no effect, nothing is left of it
+create function backfill_private.bulk_some(p_run_id uuid, p_batch jsonb, p_sessions jsonb, p_search_path text)
+returns boolean
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_kept text[];
+begin
+  perform set_config('search_path', p_search_path, true);
+  execute p_batch -> 'calls' ->> '' into v_kept using p_sessions;
+  perform set_config('backfill.bulk', '', true);
+  set constraints all immediate;
+  if not backfill_private.bulk_keep(p_run_id, (p_batch ->> 'claim')::uuid, v_kept, null) then
+    raise exception using message = 'a call answered without effect';
+  end if;
+  return true;
+exception when others then
+  return false;
+end
+$$;
+
 revoke all on function
-  backfill_private.bulk_one(jsonb, jsonb, jsonb, text),
   backfill_private.mode_marks(uuid, jsonb),
   backfill_private.note_bulk(uuid),
   backfill_private.may_bulk(public.backfill_runs),
-  backfill_private.bulk_lease(public.backfill_runs, uuid, text, integer),
-  backfill_private.bulk_calls(public.backfill_runs),
+  backfill_private.keep_for_bulk(text, text, text, jsonb, jsonb),
+  backfill_private.bulk_keep(uuid, uuid, text[], text),
+  backfill_private.standing_of(public.backfill_runs, integer[], boolean),
+  backfill_private.bulk_take(public.backfill_runs, integer),
+  backfill_private.bulk_calls(public.backfill_runs, uuid),
   backfill_private.bulk_begin(uuid, text, integer),
-  backfill_private.bulk_settle(uuid, uuid, text, jsonb),
-  backfill_private.bulk_outcome(text)
+  backfill_private.bulk_done(uuid, integer[], timestamptz),
+  backfill_private.bulk_troubled(uuid, uuid, jsonb, timestamptz),
+  backfill_private.bulk_settle(uuid, uuid, text, integer[], jsonb, timestamptz),
+  backfill_private.bulk_outcome(text),
+  backfill_private.bulk_one(uuid, jsonb, jsonb, text),
+  backfill_private.bulk_some(uuid, jsonb, jsonb, text)
 from public;
 grant execute on function
-  backfill_private.bulk_begin(uuid, text, integer), backfill_private.bulk_settle(uuid, uuid, text, jsonb),
-  backfill_private.bulk_outcome(text), backfill_private.bulk_one(jsonb, jsonb, jsonb, text)
+  backfill_private.bulk_begin(uuid, text, integer), backfill_private.bulk_keep(uuid, uuid, text[], text),
+  backfill_private.bulk_settle(uuid, uuid, text, integer[], jsonb, timestamptz),
+  backfill_private.bulk_outcome(text), backfill_private.bulk_one(uuid, jsonb, jsonb, text),
+  backfill_private.bulk_some(uuid, jsonb, jsonb, text)
 to service_role;
 
--- Score a batch in bulk: all of it in one go; where something fails, one after the other, each in a subtransaction of its
--- own, so that one failure is one failure.
+-- Score a batch in bulk, fifty sessions in one go; where something of these fails, they are scored one after the other,
+-- each in a subtransaction of its own, so that one failure is one failure, and the call ends with them: PostgreSQL keeps 64
+-- subtransactions cheaply, and these are 59 at most.
 --
--- p_sessions     at most so many, 50 at most: PostgreSQL keeps 64 subtransactions cheaply
--- p_budget_ms    after which no further session is begun where they go one after the other
+-- p_sessions     at most so many, 500 at most
+-- p_budget_ms    after which no further session is begun
 -- p_search_path  left out, it is the caller's: a default is evaluated before this function's own path is set
 -- returns        {look: true} where a claim has to look first; else {sessions, done, failed, pending, took_ms}
 create function public.backfill_bulk(
@@ -307,31 +526,34 @@ as $$
 declare
   v_began timestamptz := backfill_private.clock();
   v_batch jsonb := backfill_private.bulk_begin(p_run_id, p_worker, p_sessions);
-  v_headers jsonb := coalesce(nullif(current_setting('request.headers', true), ''), '{}')::jsonb
-    || jsonb_build_object('x-backfill-run', p_run_id);
-  v_session jsonb;
-  v_outcomes jsonb := '[]'::jsonb;
+  v_part jsonb;
+  v_is_well boolean;
+  v_answered integer[] := '{}';
+  v_outcomes jsonb := '[]';
 begin
   if v_batch ? 'look' then
     return v_batch;
   end if;
-  perform set_config('search_path', p_search_path, true);
-  begin
-    execute v_batch -> 'calls' ->> '' using v_batch -> 'sessions', v_headers;
-    set constraints all immediate;
-    select jsonb_agg(jsonb_build_object('ordinal', s -> 'ordinal', 'outcome', 'answered', 'answered', s -> 'todo')) into v_outcomes
-    from jsonb_array_elements(v_batch -> 'sessions') as s;
-  exception when others then
-    for v_session in select s from jsonb_array_elements(v_batch -> 'sessions') as s loop
-      v_outcomes := v_outcomes || case
-        when extract(epoch from backfill_private.clock() - v_began) * 1000 < p_budget_ms
-          then backfill_private.bulk_one(v_batch -> 'calls', v_session, v_headers, p_search_path)
-        else jsonb_build_object('ordinal', v_session -> 'ordinal', 'outcome', 'released') end;
+  perform set_config('request.headers', (coalesce(nullif(current_setting('request.headers', true), ''), '{}')::jsonb
+    || jsonb_build_object('x-backfill-run', p_run_id))::text, true);
+  for v_part in
+    select jsonb_agg(s.session order by s.place) from jsonb_array_elements(v_batch -> 'sessions') with ordinality as s (session, place)
+    group by (s.place - 1) / 50 order by min(s.place)
+  loop
+    exit when extract(epoch from backfill_private.clock() - v_began) * 1000 >= p_budget_ms;
+    v_is_well := backfill_private.bulk_some(p_run_id, v_batch, v_part, p_search_path);
+    exit when not v_is_well;
+    v_answered := v_answered || array(select (s ->> 'ordinal')::integer from jsonb_array_elements(v_part) as s);
+  end loop;
+  if not v_is_well then
+    for v_part in select s from jsonb_array_elements(v_part) as s loop
+      exit when extract(epoch from backfill_private.clock() - v_began) * 1000 >= p_budget_ms;
+      v_outcomes := v_outcomes || backfill_private.bulk_one(p_run_id, v_batch, v_part, p_search_path);
     end loop;
-  end;
-  return backfill_private.bulk_settle(p_run_id, (v_batch ->> 'claim')::uuid, p_worker, v_outcomes) || jsonb_build_object(
-    'sessions', jsonb_array_length(v_batch -> 'sessions'),
-    'took_ms', round(extract(epoch from backfill_private.clock() - v_began) * 1000, 1));
+  end if;
+  return backfill_private.bulk_settle(p_run_id, (v_batch ->> 'claim')::uuid, p_worker, v_answered, v_outcomes, v_began)
+    || jsonb_build_object('sessions', cardinality(v_answered) + jsonb_array_length(v_outcomes),
+      'took_ms', round(extract(epoch from backfill_private.clock() - v_began) * 1000, 1));
 end
 $$;
 

@@ -225,10 +225,10 @@ def _bulk(project: Project, run_id: str, sessions: int = 5) -> Any:
     )
 
 
-@pytest.mark.parametrize("sessions", [0, 51])
-def test_a_call_takes_one_to_fifty_sessions(project: Project, sessions: int) -> None:
+@pytest.mark.parametrize("sessions", [0, 501])
+def test_a_call_takes_one_to_five_hundred_sessions(project: Project, sessions: int) -> None:
     """More would cost PostgreSQL more than they save."""
-    with pytest.raises(psycopg.Error, match="a call in bulk takes 1 to 50 sessions") as refused:
+    with pytest.raises(psycopg.Error, match="a call in bulk takes 1 to 500 sessions") as refused:
         _bulk(project, "00000000-0000-0000-0000-000000000000", sessions)
     assert refused.value.sqlstate == "OB013"
 
@@ -246,10 +246,25 @@ def test_a_plan_says_what_each_mode_would_take(bf: backfill.Backfill) -> None:
     """Both times are from what the rehearsal measured; with a throttle neither is the clock."""
     direct = bf.plan(**{**BULK, "mode": "direct"})
     found = {c.name: c.detail for c in direct.checks}
-    said = r"direct: about [\d.]+ s call by call, [\d.]+ s in bulk, of which one call is made at"
-    assert re.match(said, found["mode"])
-    assert f"backfill plan --like {direct.run_id} --mode bulk" in found["mode"]
+    said = (
+        r"direct: about ([\d.]+) s call by call, ([\d.]+) s in bulk, of which one call is made at"
+    )
+    told = re.match(said, found["mode"])
+    assert told
+    would_matter = float(told[2]) * 2 < float(told[1])
+    command = f"backfill plan --like {direct.run_id} --mode bulk --batch-size 500"
+    assert (command in found["mode"]) == would_matter
     assert "mode" not in {c.name for c in bf.plan(**SEED).checks}
+
+
+def test_a_batch_in_bulk_is_a_call_so_that_it_is_large_without_a_throttle(
+    bf: backfill.Backfill,
+) -> None:
+    """500 sessions unless asked for otherwise; with a throttle as ever."""
+    asked = {name: value for name, value in BULK.items() if name != "batch_size"}
+    assert bf.plan(**asked, rehearse=0).request["batch_size"] == 500
+    paced = {**asked, "throttle_per_minute": 20}
+    assert bf.plan(**paced, rehearse=0).request["batch_size"] == 5
 
 
 def test_the_mode_is_part_of_the_digest(bf: backfill.Backfill) -> None:

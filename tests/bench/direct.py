@@ -209,17 +209,17 @@ def clear(scene: Scene) -> None:
 # Each inserts one constant row.
 CHEAP = """
 create or replace function public.score_fc_session(session_id uuid, version text, basis text)
-returns jsonb language sql set search_path = '' as $$
+returns jsonb language plpgsql set search_path = '' as $$ begin
   insert into public.fc_scores (session_id, version, fc_kind, scores_json, blocks_answered)
   values ($1, $2, $3, '{"Te": 50}', 6)
-  on conflict on constraint fc_scores_pkey do update set scores_json = excluded.scores_json
-  returning '{"status": "ok"}'::jsonb $$;
+  on conflict on constraint fc_scores_pkey do update set scores_json = excluded.scores_json;
+  return '{"status": "ok"}'; end $$;
 create or replace function public.score_prism(session_id uuid, engine_version text)
-returns jsonb language sql set search_path = '' as $$
+returns jsonb language plpgsql set search_path = '' as $$ begin
   insert into public.profiles (session_id, results_version, type_code, payload)
   values ($1, $2, 'INTJ', '{}')
-  on conflict on constraint profiles_pkey do update set payload = excluded.payload
-  returning '{"status": "ok"}'::jsonb $$;
+  on conflict on constraint profiles_pkey do update set payload = excluded.payload;
+  return '{"status": "ok"}'; end $$;
 """
 # What is compared where only the machinery counts.
 OF_CHEAP = ("gathered, 16 at a time", "apply in bulk, 1 at a time", "apply in bulk, 4 at a time")
