@@ -290,7 +290,8 @@ $$;
 -- p_apart     also of a run in bulk; else its answer says to call backfill_bulk
 -- p_claim_id  made by the worker; a claim whose reply was lost is asked again under the same id and gets the same
 --             items under new fences, not new starts
--- returns     {state, reason, held_by, granted: […], bulk, batch, wait_s, wait_for, why, lease_s}
+-- returns     {state, reason, held_by, granted: […], ahead, bulk, batch, wait_s, wait_for, why, lease_s}
+--             ahead: the next batch may be claimed while this one is scored: no throttle and no canary tells when
 --             wait_for: throttle | back-off | canary | leases, and in words why
 --             a run that is not running grants nothing
 -- raises      OB001 no such run, OB010 not allowed, OB013 no claim id
@@ -340,7 +341,7 @@ begin
       else backfill_private.grant_or_wait(v_run, p_claim_id, p_worker, v_pace.sessions) end;
   end if;
   return v_answer || (select jsonb_build_object('state', r.state, 'reason', r.reason, 'held_by', r.held_by,
-      'batch', r.batches_granted,
+      'batch', r.batches_granted, 'ahead', r.request ->> 'throttle_per_minute' is null and v_phase is distinct from 'priority',
       'lease_s', extract(epoch from backfill_private.lease_ttl()))
     from public.backfill_runs as r where r.run_id = p_run_id);
 end
