@@ -37,8 +37,31 @@ begin
 end
 $$;
 
+-- The components of which some items have a row, of the wanted version or one that counts as present.
+create function backfill_private.standing_of(p_run public.backfill_runs, p_ordinals integer[], p_wanted boolean)
+returns table (ordinal integer, component text)
+language plpgsql
+set search_path = ''
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+declare
+  v_target public.backfill_targets;
+begin
+  for v_target in select * from public.backfill_targets as t where t.target = p_run.target loop
+    return query execute format(
+      'select item.ordinal, %L::text from public.backfill_items as item
+       where item.run_id = $1 and item.ordinal = any ($2) and %1$L = any (item.components)
+         and (select true from %s as t where %s limit 1)',
+      v_target.component, v_target.table_name::regclass, backfill_private.row_condition(v_target, p_run.request, p_wanted))
+    using p_run.run_id, p_ordinals;
+  end loop;
+end
+$$;
+
 -- The scoring calls that some items still need: for each component that is neither filled nor written by this run,
--- in order, the function and its arguments.
+-- in order, the function and its arguments. What an item's first attempt needs stands in its plan.
 create function backfill_private.steps(p_run public.backfill_runs, p_ordinals integer[])
 returns table (ordinal integer, steps jsonb)
 language sql
@@ -51,15 +74,21 @@ as $$
         select jsonb_object_agg(a.key, (p_run.request || jsonb_build_object('session_id', i.session_id)) -> a.value)
         from jsonb_each_text(t.arguments) as a))
     order by t.position)
-  from backfill_private.effects(p_run.run_id, p_ordinals) as e
-  join public.backfill_items as i on i.run_id = p_run.run_id and i.ordinal = e.ordinal
-  join public.backfill_targets as t on t.target = p_run.target and t.component = e.component
-  join backfill_private.scoring_functions(p_run.target) as f on f.component = e.component
-  where e.component <> all (i.filled) and not (e.is_wanted and e.has_receipt)
+  from public.backfill_items as i
+  cross join unnest(i.components) as c (component)
+  join public.backfill_targets as t on t.target = p_run.target and t.component = c.component
+  join backfill_private.scoring_functions(p_run.target) as f on f.component = c.component
+  left join backfill_private.effects(p_run.run_id, array(
+      select again.ordinal from public.backfill_items as again
+      where again.run_id = p_run.run_id and again.ordinal = any (p_ordinals) and again.attempts > 0)) as e
+    on e.ordinal = i.ordinal and e.component = c.component
+  where i.run_id = p_run.run_id and i.ordinal = any (p_ordinals)
+    and c.component <> all (i.filled) and (e.is_wanted and e.has_receipt) is not true
   group by i.ordinal
 $$;
 
 revoke all on function
   backfill_private.effects(uuid, integer[]),
+  backfill_private.standing_of(public.backfill_runs, integer[], boolean),
   backfill_private.steps(public.backfill_runs, integer[])
 from public;

@@ -50,8 +50,9 @@ begin
 end
 $$;
 
--- Skip the pending items among these that somebody else has filled; note which components are filled in the others.
-create function backfill_private.skip_filled(p_run_id uuid, p_ordinals integer[])
+-- Skip the pending items among these that somebody else has filled; note which components are filled in the others. Hardly
+-- ever is one there: what else there is to ask about it is asked of those alone that have a row.
+create function backfill_private.skip_filled(p_run public.backfill_runs, p_ordinals integer[])
 returns integer
 language plpgsql
 set search_path = ''
@@ -61,10 +62,18 @@ set enable_mergejoin = off
 as $$
 declare
   v_skipped integer;
+  v_touched integer[] := array(
+    select s.ordinal from backfill_private.standing_of(p_run, p_ordinals, false) as s
+    union
+    select i.ordinal from public.backfill_items as i
+    where i.run_id = p_run.run_id and i.ordinal = any (p_ordinals) and i.filled <> '{}');
 begin
+  if v_touched = '{}' then
+    return 0;
+  end if;
   with found as (
     select e.ordinal, array_agg(e.component order by e.component) filter (where e.is_present and not e.has_receipt) as filled
-    from backfill_private.effects(p_run_id, p_ordinals) as e
+    from backfill_private.effects(p_run.run_id, v_touched) as e
     group by e.ordinal
   ), noted as (
     update public.backfill_items as i
@@ -72,7 +81,7 @@ begin
         state = case when f.filled @> i.components then 'skipped' else i.state end,
         settled_at = case when f.filled @> i.components then backfill_private.clock() end
     from found as f
-    where i.run_id = p_run_id and i.ordinal = f.ordinal and (f.filled is not null or i.filled <> '{}')
+    where i.run_id = p_run.run_id and i.ordinal = f.ordinal and (f.filled is not null or i.filled <> '{}')
     returning i.state
   )
   select count(*) filter (where n.state = 'skipped')::integer into v_skipped from noted as n;
@@ -112,7 +121,7 @@ begin
   loop
     v_ordinals := backfill_private.next_items(p_run.run_id, v_phase, p_limit);
     exit when v_ordinals is null;
-    v_skipped := backfill_private.skip_filled(p_run.run_id, v_ordinals);
+    v_skipped := backfill_private.skip_filled(p_run, v_ordinals);
     exit when v_skipped = 0;
   end loop;
   perform backfill_private.look_before(p_run, v_ordinals);
@@ -487,7 +496,7 @@ revoke all on function
   backfill_private.lease_ttl(),
   backfill_private.new_fence(),
   backfill_private.allowance(public.backfill_runs),
-  backfill_private.skip_filled(uuid, integer[]),
+  backfill_private.skip_filled(public.backfill_runs, integer[]),
   backfill_private.target_lock(text),
   backfill_private.lease_items(public.backfill_runs, uuid, text, integer),
   backfill_private.pending_phase(uuid),

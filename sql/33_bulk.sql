@@ -176,29 +176,6 @@ begin
 end
 $$;
 
--- The components of which some items have a row, of the wanted version or one that counts as present.
-create function backfill_private.standing_of(p_run public.backfill_runs, p_ordinals integer[], p_wanted boolean)
-returns table (ordinal integer, component text)
-language plpgsql
-set search_path = ''
-set enable_seqscan = off
-set enable_hashjoin = off
-set enable_mergejoin = off
-as $$
-declare
-  v_target public.backfill_targets;
-begin
-  for v_target in select * from public.backfill_targets as t where t.target = p_run.target loop
-    return query execute format(
-      'select item.ordinal, %L::text from public.backfill_items as item
-       where item.run_id = $1 and item.ordinal = any ($2) and %1$L = any (item.components)
-         and (select true from %s as t where %s limit 1)',
-      v_target.component, v_target.table_name::regclass, backfill_private.row_condition(v_target, p_run.request, p_wanted))
-    using p_run.run_id, p_ordinals;
-  end loop;
-end
-$$;
-
 -- Take the next sessions for a call in bulk, at most so many: their items are locked until it ends, and each session by its
 -- name, so that of two runs one gets it and the other takes it up later. What somebody has filled by then is skipped. Where
 -- other calls hold them all, the first is waited for.
@@ -227,12 +204,7 @@ begin
     from public.backfill_items as i where i.run_id = p_run.run_id and i.ordinal = v_next[1];
     v_taken := v_next[1:1];
   end if;
-  -- Hardly ever one: what else there is to ask about rows that were missing is asked of these alone.
-  perform backfill_private.skip_filled(p_run.run_id, array(
-    select s.ordinal from backfill_private.standing_of(p_run, v_taken, false) as s
-    union
-    select i.ordinal from public.backfill_items as i
-    where i.run_id = p_run.run_id and i.ordinal = any (v_taken) and i.filled <> '{}'));
+  perform backfill_private.skip_filled(p_run, v_taken);
   return (
     select coalesce(jsonb_agg(jsonb_build_object('ordinal', i.ordinal, 'session_id', i.session_id, 'attempt', i.attempts + 1,
         'todo', (select array_agg(c) from unnest(i.components) as c where c <> all (i.filled))) order by i.ordinal), '[]')
@@ -489,7 +461,6 @@ revoke all on function
   backfill_private.may_bulk(public.backfill_runs),
   backfill_private.keep_for_bulk(text, text, text, jsonb, jsonb),
   backfill_private.bulk_keep(uuid, uuid, text[], text),
-  backfill_private.standing_of(public.backfill_runs, integer[], boolean),
   backfill_private.bulk_take(public.backfill_runs, integer),
   backfill_private.bulk_calls(public.backfill_runs, uuid),
   backfill_private.bulk_begin(uuid, text, integer),

@@ -2577,8 +2577,31 @@ begin
 end
 $$;
 
+-- The components of which some items have a row, of the wanted version or one that counts as present.
+create function backfill_private.standing_of(p_run public.backfill_runs, p_ordinals integer[], p_wanted boolean)
+returns table (ordinal integer, component text)
+language plpgsql
+set search_path = ''
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+declare
+  v_target public.backfill_targets;
+begin
+  for v_target in select * from public.backfill_targets as t where t.target = p_run.target loop
+    return query execute format(
+      'select item.ordinal, %L::text from public.backfill_items as item
+       where item.run_id = $1 and item.ordinal = any ($2) and %1$L = any (item.components)
+         and (select true from %s as t where %s limit 1)',
+      v_target.component, v_target.table_name::regclass, backfill_private.row_condition(v_target, p_run.request, p_wanted))
+    using p_run.run_id, p_ordinals;
+  end loop;
+end
+$$;
+
 -- The scoring calls that some items still need: for each component that is neither filled nor written by this run,
--- in order, the function and its arguments.
+-- in order, the function and its arguments. What an item's first attempt needs stands in its plan.
 create function backfill_private.steps(p_run public.backfill_runs, p_ordinals integer[])
 returns table (ordinal integer, steps jsonb)
 language sql
@@ -2591,16 +2614,22 @@ as $$
         select jsonb_object_agg(a.key, (p_run.request || jsonb_build_object('session_id', i.session_id)) -> a.value)
         from jsonb_each_text(t.arguments) as a))
     order by t.position)
-  from backfill_private.effects(p_run.run_id, p_ordinals) as e
-  join public.backfill_items as i on i.run_id = p_run.run_id and i.ordinal = e.ordinal
-  join public.backfill_targets as t on t.target = p_run.target and t.component = e.component
-  join backfill_private.scoring_functions(p_run.target) as f on f.component = e.component
-  where e.component <> all (i.filled) and not (e.is_wanted and e.has_receipt)
+  from public.backfill_items as i
+  cross join unnest(i.components) as c (component)
+  join public.backfill_targets as t on t.target = p_run.target and t.component = c.component
+  join backfill_private.scoring_functions(p_run.target) as f on f.component = c.component
+  left join backfill_private.effects(p_run.run_id, array(
+      select again.ordinal from public.backfill_items as again
+      where again.run_id = p_run.run_id and again.ordinal = any (p_ordinals) and again.attempts > 0)) as e
+    on e.ordinal = i.ordinal and e.component = c.component
+  where i.run_id = p_run.run_id and i.ordinal = any (p_ordinals)
+    and c.component <> all (i.filled) and (e.is_wanted and e.has_receipt) is not true
   group by i.ordinal
 $$;
 
 revoke all on function
   backfill_private.effects(uuid, integer[]),
+  backfill_private.standing_of(public.backfill_runs, integer[], boolean),
   backfill_private.steps(public.backfill_runs, integer[])
 from public;
 
@@ -3194,8 +3223,9 @@ begin
 end
 $$;
 
--- Skip the pending items among these that somebody else has filled; note which components are filled in the others.
-create function backfill_private.skip_filled(p_run_id uuid, p_ordinals integer[])
+-- Skip the pending items among these that somebody else has filled; note which components are filled in the others. Hardly
+-- ever is one there: what else there is to ask about it is asked of those alone that have a row.
+create function backfill_private.skip_filled(p_run public.backfill_runs, p_ordinals integer[])
 returns integer
 language plpgsql
 set search_path = ''
@@ -3205,10 +3235,18 @@ set enable_mergejoin = off
 as $$
 declare
   v_skipped integer;
+  v_touched integer[] := array(
+    select s.ordinal from backfill_private.standing_of(p_run, p_ordinals, false) as s
+    union
+    select i.ordinal from public.backfill_items as i
+    where i.run_id = p_run.run_id and i.ordinal = any (p_ordinals) and i.filled <> '{}');
 begin
+  if v_touched = '{}' then
+    return 0;
+  end if;
   with found as (
     select e.ordinal, array_agg(e.component order by e.component) filter (where e.is_present and not e.has_receipt) as filled
-    from backfill_private.effects(p_run_id, p_ordinals) as e
+    from backfill_private.effects(p_run.run_id, v_touched) as e
     group by e.ordinal
   ), noted as (
     update public.backfill_items as i
@@ -3216,7 +3254,7 @@ begin
         state = case when f.filled @> i.components then 'skipped' else i.state end,
         settled_at = case when f.filled @> i.components then backfill_private.clock() end
     from found as f
-    where i.run_id = p_run_id and i.ordinal = f.ordinal and (f.filled is not null or i.filled <> '{}')
+    where i.run_id = p_run.run_id and i.ordinal = f.ordinal and (f.filled is not null or i.filled <> '{}')
     returning i.state
   )
   select count(*) filter (where n.state = 'skipped')::integer into v_skipped from noted as n;
@@ -3256,7 +3294,7 @@ begin
   loop
     v_ordinals := backfill_private.next_items(p_run.run_id, v_phase, p_limit);
     exit when v_ordinals is null;
-    v_skipped := backfill_private.skip_filled(p_run.run_id, v_ordinals);
+    v_skipped := backfill_private.skip_filled(p_run, v_ordinals);
     exit when v_skipped = 0;
   end loop;
   perform backfill_private.look_before(p_run, v_ordinals);
@@ -3631,7 +3669,7 @@ revoke all on function
   backfill_private.lease_ttl(),
   backfill_private.new_fence(),
   backfill_private.allowance(public.backfill_runs),
-  backfill_private.skip_filled(uuid, integer[]),
+  backfill_private.skip_filled(public.backfill_runs, integer[]),
   backfill_private.target_lock(text),
   backfill_private.lease_items(public.backfill_runs, uuid, text, integer),
   backfill_private.pending_phase(uuid),
@@ -7662,29 +7700,6 @@ begin
 end
 $$;
 
--- The components of which some items have a row, of the wanted version or one that counts as present.
-create function backfill_private.standing_of(p_run public.backfill_runs, p_ordinals integer[], p_wanted boolean)
-returns table (ordinal integer, component text)
-language plpgsql
-set search_path = ''
-set enable_seqscan = off
-set enable_hashjoin = off
-set enable_mergejoin = off
-as $$
-declare
-  v_target public.backfill_targets;
-begin
-  for v_target in select * from public.backfill_targets as t where t.target = p_run.target loop
-    return query execute format(
-      'select item.ordinal, %L::text from public.backfill_items as item
-       where item.run_id = $1 and item.ordinal = any ($2) and %1$L = any (item.components)
-         and (select true from %s as t where %s limit 1)',
-      v_target.component, v_target.table_name::regclass, backfill_private.row_condition(v_target, p_run.request, p_wanted))
-    using p_run.run_id, p_ordinals;
-  end loop;
-end
-$$;
-
 -- Take the next sessions for a call in bulk, at most so many: their items are locked until it ends, and each session by its
 -- name, so that of two runs one gets it and the other takes it up later. What somebody has filled by then is skipped. Where
 -- other calls hold them all, the first is waited for.
@@ -7713,12 +7728,7 @@ begin
     from public.backfill_items as i where i.run_id = p_run.run_id and i.ordinal = v_next[1];
     v_taken := v_next[1:1];
   end if;
-  -- Hardly ever one: what else there is to ask about rows that were missing is asked of these alone.
-  perform backfill_private.skip_filled(p_run.run_id, array(
-    select s.ordinal from backfill_private.standing_of(p_run, v_taken, false) as s
-    union
-    select i.ordinal from public.backfill_items as i
-    where i.run_id = p_run.run_id and i.ordinal = any (v_taken) and i.filled <> '{}'));
+  perform backfill_private.skip_filled(p_run, v_taken);
   return (
     select coalesce(jsonb_agg(jsonb_build_object('ordinal', i.ordinal, 'session_id', i.session_id, 'attempt', i.attempts + 1,
         'todo', (select array_agg(c) from unnest(i.components) as c where c <> all (i.filled))) order by i.ordinal), '[]')
@@ -7975,7 +7985,6 @@ revoke all on function
   backfill_private.may_bulk(public.backfill_runs),
   backfill_private.keep_for_bulk(text, text, text, jsonb, jsonb),
   backfill_private.bulk_keep(uuid, uuid, text[], text),
-  backfill_private.standing_of(public.backfill_runs, integer[], boolean),
   backfill_private.bulk_take(public.backfill_runs, integer),
   backfill_private.bulk_calls(public.backfill_runs, uuid),
   backfill_private.bulk_begin(uuid, text, integer),
