@@ -1,0 +1,108 @@
+"""What else keeps a list of work in PostgreSQL: Procrastinate, DBOS and pgmq.
+
+Each in a schema of its own beside the project's tables. A queue is filled before the clock starts;
+who takes from it scores through the API, over the same transport as bare calls and with as many
+sessions at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import psycopg
+
+from tests.bench.clients import bare_calls
+from tests.bench.timing import Task, Work
+
+CONCURRENCY = 16
+QUEUE = "sessions"
+READERS = 4
+INVISIBLE_S = 60
+
+
+def _renew(dsn: str, schema: str, *, empty: bool = False) -> None:
+    """Drop what the last round left. empty: make the schema again."""
+    with psycopg.connect(dsn, autocommit=True) as db:
+        db.execute(f"drop schema if exists {schema} cascade".encode())
+        if empty:
+            db.execute(f"create schema {schema}".encode())
+
+
+async def procrastinate(task: Task, owned: AsyncExitStack) -> Work:
+    """A task a session, done by the real worker."""
+    from procrastinate import App, PsycopgConnector
+
+    _renew(task.dsn, "procrastinate", empty=True)
+    options = {"options": "-c search_path=procrastinate"}
+    app = App(connector=PsycopgConnector(conninfo=task.dsn, kwargs=options))
+    await owned.enter_async_context(app.open_async())
+    await app.schema_manager.apply_schema_async()
+    score = app.task(name="score")(await bare_calls(task, owned, concurrency=CONCURRENCY))
+    await score.batch_defer_async(*({"session_id": session_id} for session_id in task.sessions))
+
+    async def work() -> None:
+        await app.run_worker_async(
+            wait=False, concurrency=CONCURRENCY, install_signal_handlers=False
+        )
+
+    return work
+
+
+async def dbos(task: Task, owned: AsyncExitStack, *, step_sessions: int) -> Work:
+    """A durable workflow over all sessions, so many of them a step."""
+    from dbos import DBOS
+
+    _renew(task.dsn, "dbos")
+    DBOS(
+        config={
+            "name": "bench",
+            "system_database_url": task.dsn,
+            "log_level": "ERROR",
+        }
+    )
+    score = await bare_calls(task, owned, concurrency=CONCURRENCY)
+
+    async def score_some(sessions: list[str]) -> None:
+        await asyncio.gather(*map(score, sessions))
+
+    step = DBOS.step()(score_some)
+
+    async def score_all(sessions: list[str]) -> None:
+        chunks = (sessions[i : i + step_sessions] for i in range(0, len(sessions), step_sessions))
+        await asyncio.gather(*map(step, chunks))
+
+    workflow = DBOS.workflow()(score_all)
+    DBOS.launch()
+    owned.callback(DBOS.destroy)
+
+    async def work() -> None:
+        await workflow(list(task.sessions))
+
+    return work
+
+
+async def pgmq(task: Task, owned: AsyncExitStack) -> Work:
+    """A message a session; it is deleted once its session is scored."""
+    from pgmq import SyncPGMQueue
+    from pgmq.install import install_pgmq_from_sql
+
+    _renew(task.dsn, "pgmq")
+    install_pgmq_from_sql(dsn=task.dsn)
+    queue = SyncPGMQueue(conn_string=task.dsn, pool_size=READERS, init_extension=False)
+    owned.callback(queue.close)
+    queue.create_queue(QUEUE)
+    queue.send_batch(QUEUE, [{"session_id": session_id} for session_id in task.sessions])
+    score = await bare_calls(task, owned, concurrency=CONCURRENCY)
+
+    async def read() -> None:
+        while messages := await asyncio.to_thread(
+            queue.read_batch, QUEUE, vt=INVISIBLE_S, batch_size=CONCURRENCY
+        ):
+            await asyncio.gather(*(score(each.message["session_id"]) for each in messages))
+            await asyncio.to_thread(queue.delete_batch, QUEUE, [each.msg_id for each in messages])
+
+    async def work() -> None:
+        await asyncio.gather(*(read() for _ in range(READERS)))
+
+    return work
