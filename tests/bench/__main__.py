@@ -4,8 +4,8 @@
     python -m tests.bench --only gathered bulk --rounds 5 --scorers sleep30
 
 One stack, every way on the same sessions, in turns; between two the rows are deleted. A way runs
-in a process of its own. The table goes to stdout, what is under way to stderr. Linux only. With
-`pip install -e '.[bench]'` Procrastinate, DBOS and pgmq are measured too, else they are left out.
+in processes of its own. The table goes to stdout, what is under way to stderr. Linux only. With
+`pip install -e '.[bench]'` Procrastinate, DBOS, pgmq and Celery are measured too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from tests.bench import tables
-from tests.bench.stage import SCORERS, Scene, clear, scene
+from tests.bench.stage import NGINX, SCORERS, Scene, clear, scene
 from tests.bench.timing import Figure
 from tests.bench.ways import ALL, Way
 
@@ -27,13 +27,17 @@ def main(words: Sequence[str] | None = None) -> None:
     """Choose, measure, print."""
     wanted = _arguments(words)
     chosen = _chosen(wanted.only)
-    missing = {way.name: why for way in chosen if (why := way.missing())}
-    ways = [way for way in chosen if way.name not in missing]
+    missing = [f"{way.name}: {why}" for way in chosen if (why := way.missing())]
+    ways = [way for way in chosen if not way.missing()]
+    if not ways:
+        sys.exit("\n".join(missing))
     counts = _counts(ways, wanted.sessions or SESSIONS[wanted.scorers], wanted.scorers)
     with scene(max(counts.values()), wanted.scorers) as stage:
         figures = _measured(stage, ways, counts, wanted.rounds)
         machine = tables.machine_line(stage, wanted.scorers, wanted.rounds)
-    print(tables.shown(machine, ways, figures, [f"{n}: {why}" for n, why in missing.items()]))
+        if stage.gateway != NGINX.name:
+            missing.append(f"nginx: {stage.gateway} carried the calls: apt-get install nginx-light")
+    print(tables.shown(machine, ways, figures, missing))
 
 
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
@@ -49,10 +53,13 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
 def _chosen(only: Sequence[str] | None) -> list[Way]:
     if only is None:
         return ALL
-    for begin in only:
-        if not any(way.name.startswith(begin) for way in ALL):
-            sys.exit(f"No way begins with {begin!r}: {', '.join(way.name for way in ALL)}.")
-    return [way for way in ALL if way.name.startswith(tuple(only))]
+    named: set[str] = set()
+    for word in only:
+        found = {way.name for way in ALL if way.name.startswith(word)}
+        if not found:
+            sys.exit(f"No way begins with {word!r}: {', '.join(way.name for way in ALL)}.")
+        named |= {word} if word in found else found
+    return [way for way in ALL if way.name in named]
 
 
 def _counts(ways: Sequence[Way], sessions: int, scorers: str) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What else keeps a list of work in PostgreSQL: Procrastinate, DBOS and pgmq.
+"""What else keeps a list of work in PostgreSQL: Procrastinate, DBOS, pgmq, and Celery on top of it.
 
 Each in a schema of its own beside the project's tables. A queue is filled before the clock starts;
 who takes from it scores through the API, over the same transport as bare calls and with as many
@@ -8,7 +8,9 @@ sessions at a time.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from contextlib import AsyncExitStack
+from threading import Event
 
 import psycopg
 
@@ -82,13 +84,19 @@ async def dbos(task: Task, owned: AsyncExitStack, *, step_sessions: int) -> Work
     return work
 
 
+def _renew_pgmq(dsn: str) -> None:
+    """Its SQL comes in the Python package; where the extension is to be had it is the same."""
+    from pgmq.install import install_pgmq_from_sql
+
+    _renew(dsn, "pgmq")
+    install_pgmq_from_sql(dsn=dsn)
+
+
 async def pgmq(task: Task, owned: AsyncExitStack) -> Work:
     """A message a session; it is deleted once its session is scored."""
     from pgmq import SyncPGMQueue
-    from pgmq.install import install_pgmq_from_sql
 
-    _renew(task.dsn, "pgmq")
-    install_pgmq_from_sql(dsn=task.dsn)
+    _renew_pgmq(task.dsn)
     queue = SyncPGMQueue(conn_string=task.dsn, pool_size=READERS, init_extension=False)
     owned.callback(queue.close)
     queue.create_queue(QUEUE)
@@ -106,3 +114,54 @@ async def pgmq(task: Task, owned: AsyncExitStack) -> Work:
         await asyncio.gather(*(read() for _ in range(READERS)))
 
     return work
+
+
+async def celery(task: Task, owned: AsyncExitStack) -> Work:
+    """A task a session, over the transport that keeps its messages in pgmq; still an alpha.
+
+    Its worker, with threads, is up and holds its first tasks before the clock starts.
+    """
+    from celery import Celery
+    from celery.contrib.testing.worker import start_worker
+
+    _renew_pgmq(task.dsn)
+    app = Celery("bench", broker_url=task.dsn, broker_transport="kombu_pgmq.transport:Transport")
+    app.conf.broker_transport_options = {
+        "check_extension": False,
+        "visibility_timeout": INVISIBLE_S,
+    }
+    app.conf.task_ignore_result = True
+    calls = await bare_calls(task, owned, concurrency=CONCURRENCY)
+    clients_loop, started, left = asyncio.get_running_loop(), Event(), Left(len(task.sessions))
+
+    def score(session_id: str) -> None:
+        started.wait()
+        asyncio.run_coroutine_threadsafe(left.after(calls(session_id)), clients_loop).result()
+
+    named = app.task(name="score")(score)
+    for session_id in task.sessions:
+        named.delay(session_id)
+    worker = start_worker(app, pool="threads", concurrency=CONCURRENCY, perform_ping_check=False)
+    await asyncio.to_thread(worker.__enter__)
+    owned.push_async_callback(asyncio.to_thread, worker.__exit__, None, None, None)
+
+    async def work() -> None:
+        started.set()
+        await left.none.wait()
+
+    return work
+
+
+class Left:
+    """How many sessions are still to be scored: a worker does not end when its queue is empty."""
+
+    def __init__(self, sessions: int) -> None:
+        self._sessions = sessions
+        self.none = asyncio.Event()
+
+    async def after(self, scoring: Awaitable[None]) -> None:
+        """One fewer, once it is scored."""
+        await scoring
+        self._sessions -= 1
+        if not self._sessions:
+            self.none.set()

@@ -119,7 +119,7 @@ async def pgbench(task: Task, owned: AsyncExitStack, *, clients: int) -> Work:
     command += ["-j", str(clients), "-t", str(share), "-D", "n=0", "-D", f"share={share}"]
     named = conninfo_to_dict(task.dsn)
     login = {"PGPASSWORD": str(named.pop("password"))}
-    command.append(make_conninfo(**named))
+    command.append(make_conninfo("", **named))
 
     async def work() -> None:
         await asyncio.to_thread(

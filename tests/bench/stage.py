@@ -106,7 +106,7 @@ def scene(sessions: int, scorers: str = "sample") -> Iterator[Scene]:
             sessions=[row["session_id"] for row in found],
             dsn=server.dsn(),
             servers=(server.process.pid, rest.process.pid, pid),
-            gateway="nginx" if NGINX.exists() else "the stack's own gateway",
+            gateway=NGINX.name if NGINX.exists() else "the stack's own gateway",
         )
 
 

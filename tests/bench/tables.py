@@ -15,7 +15,7 @@ from tests.bench.stage import Scene
 from tests.bench.timing import Figure
 from tests.bench.ways import BASES, LOOP, SPREAD, Way
 
-PACKAGES = ("supabase", "httpx-aiohttp", "procrastinate", "dbos", "pgmq")
+PACKAGES = ("supabase", "httpx-aiohttp", "procrastinate", "dbos", "pgmq", "celery")
 COLUMNS = [
     "sessions a second",
     "min to max",
@@ -32,17 +32,15 @@ LEGEND = (
     " MB: the peak of the client's processes, what they import included. Plans were made, queues"
     " filled and connections opened before the clock started."
 )
-LEFT_OUT = (
-    "Celery: it has no broker of its own, and PostgreSQL is not among those that it supports.",
-)
 Figures = Mapping[str, Sequence[Figure]]
 
 
 def shown(machine: str, ways: Sequence[Way], figures: Figures, missing: Sequence[str]) -> str:
     """The whole report."""
-    parts = [machine, LEGEND, comparison(ways, figures), processes(figures)]
-    absent = "\n".join(f"- {line}" for line in (*missing, *LEFT_OUT))
-    return "\n\n".join([*filter(None, parts), f"Not to be had here:\n\n{absent}"])
+    absent = "\n".join(f"- {line}" for line in missing or ["nothing"])
+    left_out = f"Not to be had here:\n\n{absent}"
+    parts = [machine, LEGEND, comparison(ways, figures), processes(figures), left_out]
+    return "\n\n".join(filter(None, parts))
 
 
 def machine_line(scene: Scene, scorers: str, rounds: int) -> str:

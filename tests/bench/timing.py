@@ -77,7 +77,7 @@ def measure(client: Client, task: Task, *, processes: int, servers: Sequence[int
         try:
             gate.wait(PREPARING_S)
             before_s = meters.cpu_s(servers)
-            gate.wait()
+            gate.wait(PREPARING_S)
         except BrokenBarrierError:
             gate.abort()
             _spent(answers)
@@ -143,8 +143,8 @@ def _live(client: Client, task: Task, gate: Barrier, told: Connection) -> None:
 async def _work(client: Client, task: Task, gate: Barrier) -> Spent:
     async with AsyncExitStack() as owned:
         work = await client(task, owned)
-        gate.wait()  # ready
-        gate.wait()  # go
+        gate.wait(PREPARING_S)  # ready
+        gate.wait(PREPARING_S)  # go
         began_s, cpu_s = time.monotonic(), _cpu_s()
         await work()
         return Spent(began_s, time.monotonic(), _cpu_s() - cpu_s, meters.peak_mb())

@@ -122,7 +122,14 @@ ALL = [
     ),
     _dbos("dbos", "DBOS, a step a session", 1),
     _dbos("dbos-50", "DBOS, a step of 50 sessions", 50),
-    Way("pgmq", "pgmq, a message a session", alternatives.pgmq, package="pgmq"),
+    Way("pgmq", "pgmq, a message a session", alternatives.pgmq, lasts=0.5, package="pgmq"),
+    Way(
+        "celery",
+        "Celery over pgmq, a task a session",
+        alternatives.celery,
+        lasts=0.5,
+        package="kombu_pgmq",
+    ),
     _pgbench(1),
     _pgbench(4),
 ]
