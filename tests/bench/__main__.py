@@ -65,7 +65,7 @@ def _chosen(only: Sequence[str] | None) -> list[Way]:
 def _counts(ways: Sequence[Way], sessions: int, scorers: str) -> dict[str, int]:
     """How many sessions each way gets: more for a fast one, where the scorers cost nothing."""
     most = 1.0 if scorers != "cheap" else float("inf")
-    return {way.name: max(1, int(sessions * min(way.lasts, most))) for way in ways}
+    return {way.name: max(1, int(sessions * min(way.times, most))) for way in ways}
 
 
 def _measured(

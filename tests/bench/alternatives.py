@@ -56,13 +56,7 @@ async def dbos(task: Task, owned: AsyncExitStack, *, step_sessions: int) -> Work
     from dbos import DBOS
 
     _renew(task.dsn, "dbos")
-    DBOS(
-        config={
-            "name": "bench",
-            "system_database_url": task.dsn,
-            "log_level": "ERROR",
-        }
-    )
+    DBOS(config={"name": "bench", "system_database_url": task.dsn, "log_level": "ERROR"})
     score = await bare_calls(task, owned, concurrency=CONCURRENCY)
 
     async def score_some(sessions: list[str]) -> None:
@@ -85,7 +79,7 @@ async def dbos(task: Task, owned: AsyncExitStack, *, step_sessions: int) -> Work
 
 
 def _renew_pgmq(dsn: str) -> None:
-    """Its SQL comes in the Python package; where the extension is to be had it is the same."""
+    """Install it anew, from the SQL that its Python package brings: no extension is needed."""
     from pgmq.install import install_pgmq_from_sql
 
     _renew(dsn, "pgmq")

@@ -7,7 +7,7 @@ is not installed, the embedded stack's own does, which is slower and says so in 
 from __future__ import annotations
 
 import secrets
-import subprocess
+import signal
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -26,6 +26,7 @@ from backfill import sample
 from backfill.stack_gateway import gateway_in_thread
 from backfill.stack_keys import ApiKeys
 from backfill.stack_parts import open_temp_root
+from backfill.stack_processes import end_process, spawn
 from backfill.stack_servers import PostgresServer, RestServer, free_port
 
 NGINX = Path("/usr/sbin/nginx")
@@ -138,14 +139,15 @@ def _nginx(root: Path, rest: RestServer) -> Iterator[tuple[str, int]]:
     listen = free_port()
     config = root / "nginx.conf"
     config.write_text(NGINX_CONFIG.format(root=root, host=rest.host, port=rest.port, listen=listen))
-    running = subprocess.Popen([str(NGINX), "-c", str(config), "-p", str(root)])
+    command = [str(NGINX), "-c", str(config), "-p", str(root)]
+    with (root / "nginx.log").open("wb") as log:
+        running = spawn(command, {}, log, death_signal=signal.SIGTERM, as_server_account=False)
     try:
         url = f"http://127.0.0.1:{listen}"
         _wait_for(url)
         yield url, running.pid
     finally:
-        running.terminate()
-        running.wait()
+        end_process(running, signal.SIGTERM, signal.SIGKILL)
 
 
 def _wait_for(url: str) -> None:

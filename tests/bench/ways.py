@@ -19,12 +19,12 @@ EXTRA = "pip install 'supabase-backfill[bench]'"
 
 @dataclass(frozen=True)
 class Way:
-    """One way to score. lasts: how many times the sessions it gets, so that it takes a second."""
+    """One way to score. times: what its sessions are multiplied by, so that it takes seconds."""
 
     name: str
     says: str
     client: Client
-    lasts: float = 1.0
+    times: float = 1.0
     plan: Mapping[str, Any] | None = None  # of the run it applies; the rest of the request
     processes: int = 1
     package: str | None = None
@@ -85,13 +85,13 @@ def _gathered(concurrency: int) -> Way:
 
 def _dbos(name: str, says: str, step_sessions: int) -> Way:
     client = partial(alternatives.dbos, step_sessions=step_sessions)
-    return Way(name, says, client, lasts=0.5, package="dbos")
+    return Way(name, says, client, times=0.5, package="dbos")
 
 
 def _pgbench(count: int) -> Way:
     says = f"pgbench, {count} connection{'s' if count > 1 else ''}, no API: the limit"
     client = partial(clients.pgbench, clients=count)
-    return Way(f"pgbench-{count}", says, client, lasts=4, program="pgbench")
+    return Way(f"pgbench-{count}", says, client, times=4, program="pgbench")
 
 
 BASES = ("gathered-4", "gathered-16")
@@ -102,32 +102,32 @@ SPREAD = {
     "apply in bulk, 1 call at a time in each": ("bulk-1", "bulk-1-in-2", "bulk-1-in-4"),
 }
 ALL = [
-    Way(LOOP, "the client in a loop", clients.loop, lasts=0.5),
+    Way(LOOP, "the client in a loop", clients.loop, times=0.5),
     _gathered(4),
     _gathered(16),
     _apply("apply-4", "`apply`, 4 at a time", 4, plan=DIRECT),
     _apply("apply-16", "`apply`, 16 at a time, batches of 100", 16, plan=WIDE),
     _apply("apply-4-in-2", "`apply`, 4 at a time, 2 processes", 4, plan=DIRECT, processes=2),
     _apply("apply-4-in-4", "`apply`, 4 at a time, 4 processes", 4, plan=DIRECT, processes=4),
-    _apply("bulk-1", "`apply` in bulk, 1 call at a time", 1, plan=BULK, lasts=2),
-    _apply("bulk-4", "`apply` in bulk, 4 calls at a time", 4, plan=BULK, lasts=4),
-    _apply("bulk-1-in-2", "`apply` in bulk, 2 processes", 1, plan=BULK, lasts=4, processes=2),
-    _apply("bulk-1-in-4", "`apply` in bulk, 4 processes", 1, plan=BULK, lasts=4, processes=4),
+    _apply("bulk-1", "`apply` in bulk, 1 call at a time", 1, plan=BULK, times=2),
+    _apply("bulk-4", "`apply` in bulk, 4 calls at a time", 4, plan=BULK, times=4),
+    _apply("bulk-1-in-2", "`apply` in bulk, 2 processes", 1, plan=BULK, times=4, processes=2),
+    _apply("bulk-1-in-4", "`apply` in bulk, 4 processes", 1, plan=BULK, times=4, processes=4),
     Way(
         "procrastinate",
         "Procrastinate, a task a session",
         alternatives.procrastinate,
-        lasts=0.5,
+        times=0.5,
         package="procrastinate",
     ),
     _dbos("dbos", "DBOS, a step a session", 1),
     _dbos("dbos-50", "DBOS, a step of 50 sessions", 50),
-    Way("pgmq", "pgmq, a message a session", alternatives.pgmq, lasts=0.5, package="pgmq"),
+    Way("pgmq", "pgmq, a message a session", alternatives.pgmq, times=0.5, package="pgmq"),
     Way(
         "celery",
         "Celery over pgmq, a task a session",
         alternatives.celery,
-        lasts=0.5,
+        times=0.5,
         package="kombu_pgmq",
     ),
     _pgbench(1),
