@@ -1,0 +1,56 @@
+"""The measurements still run, and each way does its work; how fast is never asserted."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.bench import tables
+from tests.bench.timing import Figure
+from tests.bench.ways import ALL
+from tests.faults.processes import ROOT
+
+# What needs nothing beyond the extras [local] and [test], one of a kind.
+ONLY = ["loop", "gathered-4", "apply-16", "bulk-1-in-2", "pgbench-4"]
+SESSIONS = 40
+WAYS = {way.name: way for way in ALL}
+
+
+def rows(report: str) -> dict[str, list[str]]:
+    """The cells of a report's table by what their way is called."""
+    lines = [line.strip("| ").split(" | ") for line in report.splitlines() if line[:1] == "|"]
+    return {name: cells for name, *cells in lines}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(sys.platform != "linux", reason="CPU and memory are read from /proc")
+def test_every_way_scores_every_session_and_has_its_row() -> None:
+    """The command refuses a way that left a session unscored; here it ends well."""
+    command = [sys.executable, "-m", "tests.bench", "--only", *ONLY, "--rounds", "1"]
+    ran = subprocess.run(
+        [*command, "--sessions", str(SESSIONS)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+    )
+    assert ran.returncode == 0, ran.stderr
+    found = rows(ran.stdout)
+    sessions = tables.COLUMNS.index("sessions")
+    for way in (WAYS[name] for name in ONLY if not WAYS[name].missing()):
+        assert found[way.says][sessions] == str(int(SESSIONS * way.times))
+
+
+def test_ratios_are_to_the_faster_of_the_gathered_ways() -> None:
+    """And to the loop; each figure is a median."""
+    took_s = {"loop": (2, 4, 9), "gathered-4": (1, 1, 1), "gathered-16": (2, 2, 2)}
+    figures = {
+        name: [Figure(8, took, client_cpu_s=0.1, server_cpu_s=0.2, peak_mb=50) for took in times]
+        for name, times in took_s.items()
+    }
+    found = rows(tables.comparison([WAYS[name] for name in took_s], figures))
+    assert found["the client in a loop"][:4] == ["2", "1 to 4", "0.25", "1.00"]
+    assert found["bare calls gathered, 16 at a time"][:4] == ["4", "4 to 4", "0.50", "2.00"]
