@@ -294,6 +294,26 @@ begin
 end
 $$;
 
+-- Look at the data of a plan whose sessions are placed; of a large one that is a call of its own.
+--
+-- returns  false where the run has to be sealed by another call
+create function backfill_private.look_at_data(p_run public.backfill_runs)
+returns boolean
+language plpgsql
+set search_path = ''
+as $$
+begin
+  if p_run.data_marks is not null then
+    return true;
+  end if;
+  update public.backfill_runs
+  set data_marks = (select coalesce(jsonb_agg(m), '[]') from backfill_private.data_marks(p_run.run_id) as m)
+  where run_id = p_run.run_id;
+  return not exists (
+    select from public.backfill_items as i where i.run_id = p_run.run_id and i.ordinal = backfill_private.most_placed());
+end
+$$;
+
 -- Seal a run: place its items, measure, compute the digest. A run with nothing to do is removed. A large plan takes more
 -- than one call; each goes on where the last that was committed ended.
 --
@@ -331,7 +351,7 @@ begin
   end if;
   v_run.request := v_run.request || jsonb_build_object('recent_since', backfill_private.recent_from(v_run));
   update public.backfill_runs set request = v_run.request where run_id = p_run_id;
-  if not backfill_private.place_items(v_run) then
+  if not backfill_private.place_items(v_run) or not backfill_private.look_at_data(v_run) then
     return jsonb_build_object('state', v_run.state);
   end if;
   update public.backfill_runs
@@ -397,6 +417,7 @@ revoke all on function
   backfill_private.placed(public.backfill_runs),
   backfill_private.most_placed(),
   backfill_private.place_items(public.backfill_runs),
+  backfill_private.look_at_data(public.backfill_runs),
   backfill_private.categories(text),
   backfill_private.seal(uuid, numeric),
   backfill_private.check_size(uuid)
