@@ -157,12 +157,19 @@ def peak_mb() -> float:
 
 
 async def apply_here(run_id: str) -> dict[str, Any]:
-    """Apply in this process for a while. {sessions, peak_mb}"""
+    """Apply in this process for a while from its first batch on. {sessions, peak_mb}"""
     import backfill
 
-    until = time.monotonic() + APPLY_S
+    heard: dict[str, float] = {}
+
+    def note(event: backfill.Event) -> None:
+        heard.setdefault(event.kind, time.monotonic())
+
+    def is_enough() -> bool:
+        return time.monotonic() - heard.get("batch_started", time.monotonic()) > APPLY_S
+
     async with backfill.connect_async() as bf:
-        await bf.apply(run_id, should_stop=lambda: time.monotonic() > until)
+        await bf.apply(run_id, on_event=note, should_stop=is_enough)
         counts = (await bf.status(run_id)).counts
     return {"sessions": counts["done"], "peak_mb": peak_mb()}
 
