@@ -67,7 +67,8 @@ from backfill.models import (
     UndoEffect,
     Verification,
 )
-from backfill.plans import Approval, Batch, Plan, PlannedSession
+from backfill.planned import PlannedSession
+from backfill.plans import Approval, Batch, Plan
 from backfill.telling import OnEvent, ignore
 from backfill.undoing import AsyncUndo
 

@@ -160,6 +160,7 @@ class Backfill:
         min_fc_responses: int | None = None,
         like: str | None = None,
         rehearse: int | None = None,
+        resume: str | None = None,
     ) -> Plan:
         """Plan what is missing; the run then halts for approval. See AsyncBackfill.plan."""
         plan: Plan = self._run(
@@ -183,6 +184,7 @@ class Backfill:
             min_fc_responses=min_fc_responses,
             like=like,
             rehearse=rehearse,
+            resume=resume,
         )
         return plan
 

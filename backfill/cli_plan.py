@@ -91,6 +91,10 @@ def plan(
             help="Sessions to score and roll back, 0 for none. [5; in production 0]",
         ),
     ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Go on with a plan that was cut off; takes nothing else."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Plan what is missing, and halt for approval."""
@@ -113,6 +117,7 @@ def plan(
             mode=mode,
             like=like,
             rehearse=rehearse,
+            resume=resume,
             **paces,
         )
     show_plan(made, as_json)

@@ -16,7 +16,7 @@ from backfill.applying import work
 from backfill.clock import Clock, SystemClock
 from backfill.coverage import Missing
 from backfill.dates import Day, as_text
-from backfill.errors import ApprovalNeeded, BackfillError, NotAnApprover, WrongServer
+from backfill.errors import ApprovalNeeded, BackfillError, BadRequest, NotAnApprover, WrongServer
 from backfill.gateway import Gateway
 from backfill.loading import (
     full_run_id,
@@ -38,7 +38,7 @@ from backfill.models import (
     UndoEffect,
     Verification,
 )
-from backfill.planning import make_plan, request_like
+from backfill.planning import finish_plan, make_plan, request_like
 from backfill.plans import Plan
 from backfill.reading import PROGRESS_COLUMNS, missing_of, summary_of
 from backfill.requesting import checked_number, checked_request
@@ -118,6 +118,7 @@ class AsyncBackfill:
         min_fc_responses: int | None = None,
         like: str | None = None,
         rehearse: int | None = None,
+        resume: str | None = None,
     ) -> Plan:
         """Plan what is missing; the run then halts for approval.
 
@@ -130,6 +131,8 @@ class AsyncBackfill:
         like: a run that fills in what is not given, and backfill_targets what is left.
         rehearse: sessions, at most, that are scored twice and rolled back, 0 for none; 5 unless
         given, and none where the environment is production.
+        resume: a run that is still in planning, since its client ended; it goes on where it stands,
+        as it was asked for, so nothing else is given.
         The connection's on_event hears awaiting_approval; what it raises is raised when the plan
         is sealed, with a note that names the run.
         Raises BadRequest, UnknownSession, WrongEnvironment.
@@ -154,8 +157,11 @@ class AsyncBackfill:
             "throttle_per_minute": None if throttle_per_minute is UNSET else throttle_per_minute,
             "like": like,
             "rehearse": rehearse,
+            "resume": resume,
         }
         asked = checked_request(given)
+        if resume:
+            return await self._go_on_planning(resume, asked)
         request: dict[str, Json] = {
             "throttle_per_minute": DEFAULT_THROTTLE_PER_MINUTE,
         }
@@ -164,12 +170,20 @@ class AsyncBackfill:
             asked["parameters"] = request["parameters"] | dict(asked.get("parameters", {}))
         if throttle_per_minute is None:
             request["throttle_per_minute"] = None
-        plan = await make_plan(self._gateway, self._clock, request | asked)
-        if not plan.is_empty:
-            self._tell_sealed(plan)
-        return plan
+        return self._told(await make_plan(self._gateway, self._clock, request | asked))
 
-    def _tell_sealed(self, plan: Plan) -> None:
+    async def _go_on_planning(self, run: str, asked: Mapping[str, Json]) -> Plan:
+        if others := sorted(asked.keys() - {"resume"}):
+            raise BadRequest(
+                f"resume goes on as it was asked for; {others[0]} is not taken",
+                f"backfill plan --resume {run}",
+            )
+        return self._told(await finish_plan(self._gateway, self._clock, await self.run_id(run)))
+
+    def _told(self, plan: Plan) -> Plan:
+        """The plan; where it is sealed, who listens has heard of it."""
+        if plan.is_empty:
+            return plan
         listeners = Listeners([self._on_event])
         details: dict[str, Json] = {
             "digest": plan.digest,
@@ -180,6 +194,7 @@ class AsyncBackfill:
         }
         listeners.tell(Event("awaiting_approval", plan.run_id, self._clock.now(), details))
         listeners.raise_what_they_raised(f"run {plan.run_id} is sealed and awaits approval")
+        return plan
 
     async def run_id(self, run: str) -> str:
         """The full id that an id or a unique prefix names. Raises UnknownRun."""

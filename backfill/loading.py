@@ -8,6 +8,7 @@ from backfill.errors import BackfillError, UnknownRun
 from backfill.gateway import Gateway
 from backfill.models import Freshness, Json, Outcome, Status, Verification
 from backfill.patience import BRIEF, Patience
+from backfill.planned import PlannedSessions
 from backfill.plans import Plan
 from backfill.reading import (
     EVENT_COLUMNS,
@@ -19,6 +20,7 @@ from backfill.reading import (
     failure_of,
     freshness_of,
     plan_of,
+    session_of,
     status_of,
     verification_of,
 )
@@ -27,14 +29,12 @@ from backfill.reading import (
 async def load_plan(gateway: Gateway, run_id: str) -> Plan:
     """A run with all its sessions. Raises UnknownRun."""
     run = await load_run(gateway, run_id)
-    items = [
-        item
-        async for page in gateway.rows(
-            "backfill_items", columns=ITEM_COLUMNS, key="ordinal", equal={"run_id": run_id}
-        )
-        for item in page
-    ]
-    return plan_of(run, items)
+    sessions = PlannedSessions()
+    async for page in gateway.rows(
+        "backfill_items", columns=ITEM_COLUMNS, key="ordinal", equal={"run_id": run_id}
+    ):
+        sessions.extend(map(session_of, page))
+    return plan_of(run, sessions)
 
 
 async def load_fresh_plan(gateway: Gateway, run_id: str) -> Plan:

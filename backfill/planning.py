@@ -7,7 +7,7 @@ from statistics import median
 from uuid import uuid4
 
 from backfill.clock import Clock
-from backfill.errors import UnknownRun
+from backfill.errors import BackfillError, CannotConnect, TookTooLong, UnknownRun
 from backfill.gateway import Gateway
 from backfill.loading import load_plan, load_run
 from backfill.models import Json
@@ -26,19 +26,36 @@ DERIVED = frozenset({"since_at", "until_before", "recent_since"})
 
 
 async def make_plan(gateway: Gateway, clock: Clock, request: Mapping[str, Json]) -> Plan:
-    """Plan a request; the run then awaits approval. An empty plan where nothing is missing."""
+    """Plan a request; the run then awaits approval. An empty plan where nothing is missing.
+
+    Where it ends early, a note of the error says how to go on.
+    """
     run_id = str(uuid4())
     opening = {"p_request": dict(request), "p_project_host": gateway.host, "p_run_id": run_id}
     await gateway.call("backfill_open", opening, expect=str)
-    while not await gateway.call("backfill_collect", {"p_run_id": run_id}, expect=bool):
-        pass
-    sealing: dict[str, Json] = {"p_run_id": run_id}
     try:
-        sealing["p_round_trip_ms"] = await _rehearse(gateway, clock, run_id)
-        sealed = await gateway.call("backfill_seal", sealing, expect=dict)
+        return await finish_plan(gateway, clock, run_id)
     except UnknownRun:
         # Sealed by a call whose reply was lost, and removed, since there was nothing to do.
         return await make_plan(gateway, clock, request)
+    except BackfillError as error:
+        if isinstance(error, CannotConnect | TookTooLong):
+            error.add_note(f"To go on where it stopped: backfill plan --resume {run_id}")
+        raise
+
+
+async def finish_plan(gateway: Gateway, clock: Clock, run_id: str) -> Plan:
+    """Take a run in planning from where it stands to its seal.
+
+    Raises IllegalMove where it is not in planning any more.
+    """
+    while not await gateway.call("backfill_collect", {"p_run_id": run_id}, expect=bool):
+        pass
+    round_trip_ms = await _rehearse(gateway, clock, run_id)
+    sealing = {"p_run_id": run_id, "p_round_trip_ms": round_trip_ms}
+    sealed = await gateway.call("backfill_seal", sealing, expect=dict)
+    while sealed["state"] == "planning":  # a large plan is placed in more than one call
+        sealed = await gateway.call("backfill_seal", sealing, expect=dict)
     if sealed["state"] == "empty":
         return empty_plan_of(sealed)
     return await load_plan(gateway, run_id)

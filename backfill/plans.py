@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from itertools import groupby
-from typing import Literal
 
 from backfill.models import (
     ITEM_STATES,
@@ -19,8 +18,7 @@ from backfill.models import (
     Rehearsal,
     RehearsedSession,
 )
-
-Phase = Literal["priority", "recent", "historical"]
+from backfill.planned import Phase, PlannedSession
 
 # What a plan holds while the database has measured nothing.
 UNMEASURED: Mapping[str, Json] = {
@@ -33,29 +31,6 @@ UNMEASURED: Mapping[str, Json] = {
     "excluded": [],
     "excluded_total": 0,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedSession:
-    """One session's place in a plan, and what became of it.
-
-    started_at: when its last attempt was leased; settled_at: when it was done, failed or skipped.
-    """
-
-    ordinal: int
-    session_id: str
-    session_at: datetime
-    category: str
-    components: tuple[str, ...]
-    phase: Phase
-    batch: int
-    state: str = "pending"
-    attempts: int = 0
-    failed_step: str | None = None
-    error_code: str | None = None
-    error_message: str | None = None
-    started_at: datetime | None = None
-    settled_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +73,7 @@ class Plan:
     created_at: datetime | None
     request: Mapping[str, Json]
     figures: Mapping[str, Json] = field(default_factory=dict)
-    sessions: tuple[PlannedSession, ...] = ()
+    sessions: Sequence[PlannedSession] = ()
     checks: tuple[Check, ...] = ()
     approval: Approval | None = None
     reason: str | None = None

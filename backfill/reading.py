@@ -19,7 +19,8 @@ from backfill.models import (
     UndoEffect,
     Verification,
 )
-from backfill.plans import Approval, Plan, PlannedSession
+from backfill.planned import PlannedSession
+from backfill.plans import Approval, Plan
 
 RUN_COLUMNS = (
     "run_id,state,reason,environment,created_at,request,plan,digest,project_host,"
@@ -51,8 +52,8 @@ def _certain(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def plan_of(run: Mapping[str, Json], items: Sequence[Mapping[str, Json]]) -> Plan:
-    """A run's row and its items, by ordinal."""
+def plan_of(run: Mapping[str, Json], sessions: Sequence[PlannedSession]) -> Plan:
+    """A run's row and its sessions, by ordinal."""
     figures = dict(run["plan"] or {})
     checks = figures.pop("checks", [])
     return Plan(
@@ -63,7 +64,7 @@ def plan_of(run: Mapping[str, Json], items: Sequence[Mapping[str, Json]]) -> Pla
         created_at=moment(run["created_at"]),
         request=run["request"],
         figures=figures,
-        sessions=tuple(session_of(i) for i in items),
+        sessions=sessions,
         checks=tuple(check_of(c) for c in checks),
         approval=_approval_of(run),
         reason=run["reason"],

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from backfill.faults import fault_of_api, fault_of_transport
 from backfill.models import Event, EventKind, Json
-from backfill.plans import PlannedSession
+from backfill.planned import PlannedSession
 
 # What a record of a kind always holds. Null: nobody knows; the database keeps no durations.
 FIELDS: Mapping[str, tuple[str, ...]] = {

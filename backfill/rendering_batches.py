@@ -22,7 +22,8 @@ from backfill.rendering_rehearsal import estimate
 from backfill.rendering_state import error_text
 
 if TYPE_CHECKING:
-    from backfill.plans import Batch, Plan, PlannedSession
+    from backfill.planned import PlannedSession
+    from backfill.plans import Batch, Plan
 
 WINDOW_S = 60  # the throttle counts the starts of any 60 seconds
 

@@ -9,7 +9,7 @@ from backfill.markdown import NONE, escaped, fenced, table
 
 if TYPE_CHECKING:
     from backfill.models import FailedSession
-    from backfill.plans import PlannedSession
+    from backfill.planned import PlannedSession
 
 _MEANINGS = {
     "approved": "The plan is approved; no session has started.",

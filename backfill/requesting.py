@@ -23,6 +23,7 @@ TEXTS = (
     "inferred",
     "mode",
     "like",
+    "resume",
 )
 
 

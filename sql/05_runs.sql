@@ -36,6 +36,7 @@ create table public.backfill_runs (
   collect_from timestamptz,
   collect_until timestamptz,
   collect_window interval,
+  data_marks jsonb,
   rehearse integer,
   audit_count bigint not null default 0,
   audit_head text not null default '',
@@ -82,6 +83,7 @@ comment on column public.backfill_runs.sealed_snapshot is 'PostgreSQL''s snapsho
 comment on column public.backfill_runs.collect_from is 'While planning: how far the search has come.';
 comment on column public.backfill_runs.collect_until is 'While planning: where the search ends.';
 comment on column public.backfill_runs.collect_window is 'While planning: how long a span of dates the next look takes.';
+comment on column public.backfill_runs.data_marks is 'While planning: the marks on the data, until they stand in the plan with the others.';
 comment on column public.backfill_runs.audit_count is 'How many audit events the run has.';
 
 create table public.backfill_items (

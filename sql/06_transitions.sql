@@ -66,7 +66,7 @@ $$;
 create trigger backfill_runs_guard before update on public.backfill_runs
   for each row execute function backfill_private.guard_run();
 
--- Guard the items: planned columns stay as sealed, rows neither come nor go after sealing.
+-- Guard the items: planned columns stay as sealed, rows do not go.
 --
 -- raises  OB007 the sealed plan would change
 create function backfill_private.guard_item()
@@ -82,19 +82,39 @@ begin
   then
     return new;
   end if;
-  if tg_op = 'INSERT' and exists (
-    select from public.backfill_runs as r where r.run_id = new.run_id and r.sealed_at is null
-  ) then
-    return new;
-  end if;
-  perform backfill_private.refuse('OB007',
-    format('run %s is sealed, its plan does not change', coalesce(new.run_id, old.run_id)), 'make a new plan');
+  perform backfill_private.refuse('OB007', format('run %s is sealed, its plan does not change', old.run_id), 'make a new plan');
   return null;
 end
 $$;
 
-create trigger backfill_items_guard before insert or update or delete on public.backfill_items
+create trigger backfill_items_guard before update or delete on public.backfill_items
   for each row execute function backfill_private.guard_item();
+
+-- Guard the items: rows do not come after sealing. Asked once a statement: a large plan places its sessions in few.
+--
+-- raises  OB007 the sealed plan would change
+create function backfill_private.guard_new_items()
+returns trigger
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_sealed uuid;
+begin
+  select r.run_id into v_sealed
+  from (select distinct n.run_id from new_items as n) as came
+  join public.backfill_runs as r on r.run_id = came.run_id
+  where r.sealed_at is not null;
+  if found then
+    perform backfill_private.refuse('OB007', format('run %s is sealed, its plan does not change', v_sealed), 'make a new plan');
+  end if;
+  return null;
+end
+$$;
+
+create trigger backfill_items_no_more after insert on public.backfill_items
+  referencing new table as new_items
+  for each statement execute function backfill_private.guard_new_items();
 
 -- Refuse to empty a table of ours at once; no verb needs it.
 create function backfill_private.guard_truncate()
@@ -114,5 +134,6 @@ create trigger backfill_items_no_truncate before truncate on public.backfill_ite
   for each statement execute function backfill_private.guard_truncate();
 
 revoke all on function
-  backfill_private.guard_run(), backfill_private.guard_item(), backfill_private.guard_truncate()
+  backfill_private.guard_run(), backfill_private.guard_item(), backfill_private.guard_new_items(),
+  backfill_private.guard_truncate()
 from public;

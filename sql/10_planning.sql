@@ -78,10 +78,50 @@ begin
 end
 $$;
 
+-- How long a window is to take: about two seconds. Without its index each reads the whole table, however short it is, so
+-- that few long ones are done sooner.
+create function backfill_private.window_aim(p_target text)
+returns interval
+language sql
+stable
+set search_path = ''
+as $$
+  select case when exists (
+      select from backfill_private.sources as s
+      join pg_index as x on x.indrelid = to_regclass(s.source_table) and x.indisvalid
+      join pg_class as c on c.oid = x.indexrelid and c.relname = s.index_name
+      where s.target = p_target)
+    then interval '2 seconds' else interval '20 seconds' end
+$$;
+
+-- Keep what a window of session dates holds.
+--
+-- returns  false, and nothing is kept, where a statement's time limit came first
+create function backfill_private.keep_findings(p_run public.backfill_runs, p_until timestamptz)
+returns boolean
+language plpgsql
+set search_path = ''
+as $$
+begin
+  perform set_config('backfill.request', p_run.request::text, true);
+  insert into backfill_private.findings (run_id, session_id, session_at, components, excluded)
+  select p_run.run_id, d.session_id, d.session_at, d.components, d.excluded
+  from unnest(backfill_private.detected(p_run.target, p_run.collect_from, p_until)) as d;
+  perform set_config('backfill.request', '', true);
+  return true;
+exception when query_canceled then
+  -- Half of the shortest window would not be sooner: something else is slow.
+  if p_run.collect_window <= interval '1 second' then
+    raise;
+  end if;
+  return false;
+end
+$$;
+
 -- Collect the next window of a run in planning.
 --
 -- The window grows and shrinks so that one takes about two seconds; the cursor moves in the same transaction, so a
--- call whose reply was lost is not collected twice.
+-- call whose reply was lost is not collected twice. A window that meets the time limit is looked at again, half as long.
 -- returns  true when all windows are collected
 create function backfill_private.collect_window(p_run_id uuid)
 returns boolean
@@ -92,29 +132,28 @@ as $$
 declare
   v_run public.backfill_runs;
   v_end timestamptz;
+  v_aim interval;
   v_began timestamptz := backfill_private.clock();
   v_took interval;
+  v_is_kept boolean;
 begin
   perform backfill_private.authorize('plan');
   v_run := backfill_private.locked_run(p_run_id, array['planning']);
+  v_aim := backfill_private.window_aim(v_run.target);
   if v_run.collect_until is null or v_run.collect_from >= v_run.collect_until then
     return true;
   end if;
   v_end := least(v_run.collect_from + v_run.collect_window, v_run.collect_until);
-  perform set_config('backfill.request', v_run.request::text, true);
-  insert into backfill_private.findings (run_id, session_id, session_at, components, excluded)
-  select p_run_id, d.session_id, d.session_at, d.components, d.excluded
-  from unnest(backfill_private.detected(v_run.target, v_run.collect_from, v_end)) as d;
-  perform set_config('backfill.request', '', true);
+  v_is_kept := backfill_private.keep_findings(v_run, v_end);
   v_took := backfill_private.clock() - v_began;
   update public.backfill_runs
-  set collect_from = v_end,
+  set collect_from = case when v_is_kept then v_end else collect_from end,
       collect_window = case
-        when v_took > interval '2 seconds' then greatest(collect_window / 2, interval '1 minute')
-        when v_took < interval '1 second' then least(collect_window * 2, interval '10 years')
+        when not v_is_kept or v_took > v_aim then greatest(collect_window / 2, interval '1 second')
+        when v_took < v_aim / 2 then least(collect_window * 2, interval '10 years')
         else collect_window end
   where run_id = p_run_id;
-  return v_end >= v_run.collect_until;
+  return v_is_kept and v_end >= v_run.collect_until;
 end
 $$;
 
@@ -208,36 +247,78 @@ as $$
     from (
       select found.*, case
           when p_run.request -> 'priority' ? found.session_id then 1
-          when found.session_at >= recent.since then 2
+          -- A scalar subquery, so that it is asked once and not for every session.
+          when found.session_at >= (select backfill_private.recent_from(p_run)) then 2
           else 3 end as phase_rank
       from backfill_private.findings as found
-      cross join (select backfill_private.recent_from(p_run) as since) as recent
       where found.run_id = p_run.run_id and found.excluded is null
     ) as f
     join backfill_private.categories(p_run.target) as c on c.components = f.components
   ) as o
 $$;
 
--- Turn the findings of a run into its items. PostgreSQL is told of them at once: what it does not know of a new run it
--- takes for small, and would look through all of it for each batch.
+-- How many sessions one call places: on a slow project too that is well within its time limit.
+create function backfill_private.most_placed()
+returns integer
+language sql
+immutable
+set search_path = ''
+as $$
+  select 100000
+$$;
+
+-- Turn the next findings of a run into its items. PostgreSQL is told of them at once: what it does not know of a new run
+-- it takes for small, and would look through all of it for each batch.
+--
+-- returns  true when all are placed
 create function backfill_private.place_items(p_run public.backfill_runs)
-returns void
+returns boolean
 language plpgsql
 set search_path = ''
 as $$
+declare
+  v_placed integer := (select coalesce(max(i.ordinal), 0) from public.backfill_items as i where i.run_id = p_run.run_id);
+  v_came integer;
 begin
   insert into public.backfill_items (
     run_id, ordinal, source, session_id, session_at, components, category, phase, batch)
   select p_run.run_id, p.ordinal, p_run.target, p.session_id, p.session_at, p.components, p.category, p.phase, p.batch
-  from backfill_private.placed(p_run) as p;
+  from backfill_private.placed(p_run) as p
+  where p.ordinal > v_placed and p.ordinal <= v_placed + backfill_private.most_placed();
+  get diagnostics v_came = row_count;
+  if v_came = backfill_private.most_placed() then
+    return false;
+  end if;
   analyze public.backfill_items;
+  return true;
 end
 $$;
 
--- Seal a run: place its items, measure, compute the digest. A run with nothing to do is removed.
+-- Look at the data of a plan whose sessions are placed; of a large one that is a call of its own.
+--
+-- returns  false where the run has to be sealed by another call
+create function backfill_private.look_at_data(p_run public.backfill_runs)
+returns boolean
+language plpgsql
+set search_path = ''
+as $$
+begin
+  if p_run.data_marks is not null then
+    return true;
+  end if;
+  update public.backfill_runs
+  set data_marks = (select coalesce(jsonb_agg(m), '[]') from backfill_private.data_marks(p_run.run_id) as m)
+  where run_id = p_run.run_id;
+  return not exists (
+    select from public.backfill_items as i where i.run_id = p_run.run_id and i.ordinal = backfill_private.most_placed());
+end
+$$;
+
+-- Seal a run: place its items, measure, compute the digest. A run with nothing to do is removed. A large plan takes more
+-- than one call; each goes on where the last that was committed ended.
 --
 -- p_round_trip_ms  what a call takes beside the database, as the client measured it; it goes into the estimate alone
--- returns  {state: awaiting_approval}; or {state: empty, environment, request, plan} where there was nothing to do and
+-- returns  {state: awaiting_approval}; {state: planning} where it has to be called again; or {state: empty, environment, request, plan} where there was nothing to do and
 --          the run is gone
 -- raises   OB002 not in planning or windows left, OB013 too large or too long for this project
 create function backfill_private.seal(p_run_id uuid, p_round_trip_ms numeric)
@@ -269,10 +350,12 @@ begin
       'plan', v_run.plan);
   end if;
   v_run.request := v_run.request || jsonb_build_object('recent_since', backfill_private.recent_from(v_run));
-  perform backfill_private.place_items(v_run);
+  update public.backfill_runs set request = v_run.request where run_id = p_run_id;
+  if not backfill_private.place_items(v_run) or not backfill_private.look_at_data(v_run) then
+    return jsonb_build_object('state', v_run.state);
+  end if;
   update public.backfill_runs
-  set request = v_run.request, fingerprint = backfill_private.definitions(target),
-      sealed_snapshot = pg_current_snapshot()::text
+  set fingerprint = backfill_private.definitions(target), sealed_snapshot = pg_current_snapshot()::text
   where run_id = p_run_id;
   perform backfill_private.check_size(p_run_id);
   update public.backfill_runs
@@ -324,13 +407,17 @@ $$;
 revoke all on function
   backfill_private.open_run(jsonb, text, uuid),
   backfill_private.detected(text, timestamptz, timestamptz),
+  backfill_private.window_aim(text),
+  backfill_private.keep_findings(public.backfill_runs, timestamptz),
   backfill_private.collect_window(uuid),
   backfill_private.run_lock(uuid),
   backfill_private.locked_run(uuid, text[]),
   backfill_private.batch_spacing_s(jsonb),
   backfill_private.recent_from(public.backfill_runs),
   backfill_private.placed(public.backfill_runs),
+  backfill_private.most_placed(),
   backfill_private.place_items(public.backfill_runs),
+  backfill_private.look_at_data(public.backfill_runs),
   backfill_private.categories(text),
   backfill_private.seal(uuid, numeric),
   backfill_private.check_size(uuid)
@@ -355,6 +442,7 @@ create function public.backfill_collect(p_run_id uuid)
 returns boolean
 language sql
 set search_path = ''
+set statement_timeout = '55s'
 as $$
   select backfill_private.collect_window(p_run_id)
 $$;

@@ -282,7 +282,8 @@ begin
     'settings', backfill_private.settings_now(),
     'rehearsal', v_rehearsal,
     'blast_radius', backfill_private.blast_radius(p_run_id),
-    'checks', (select coalesce(jsonb_agg(m), '[]') from backfill_private.data_marks(p_run_id) as m)
+    'checks', coalesce(v_run.data_marks,
+        (select coalesce(jsonb_agg(m), '[]') from backfill_private.data_marks(p_run_id) as m))
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.kind_marks(p_run_id) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.table_marks(v_run.target) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.function_marks(v_run.target) as m)

@@ -434,6 +434,7 @@ create function public.backfill_rehearsal(p_run_id uuid)
 returns text[]
 language sql
 set search_path = ''
+set statement_timeout = '55s'
 as $$
   select backfill_private.rehearsal_sample(p_run_id)
 $$;

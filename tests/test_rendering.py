@@ -11,7 +11,8 @@ from markdown_it import MarkdownIt
 
 from backfill.markdown import code, duration, escaped, mm_ss
 from backfill.models import Check, Criterion, FailedSession, Status, UndoEffect, Verification
-from backfill.plans import Approval, Plan, PlannedSession
+from backfill.planned import PlannedSession
+from backfill.plans import Approval, Plan
 from backfill.rendering import plan_markdown
 from backfill.reporting import summary_markdown, undo_markdown, verification_markdown
 

@@ -92,18 +92,19 @@ HANDED_IN = {
 UNWRITABLE = {DENIED, "55000", "0A000", "428C9"}
 
 # What postgres gets in SQL: inserting a copy of a row, updating every row to itself, deleting
-# every row, truncating. 23505 is the key that the copy has already, 23503 and 0A000 are foreign
-# keys (0A000 also: what a view computes), 55000 and 42809 views; the rest are our guards.
+# every row, truncating. 23505 is the key that the copy has already, 23502 what the copy of a view's
+# row lacks, 23503 and 0A000 are foreign keys (0A000 also: what a view computes), 55000 and 42809
+# views; the rest are our guards.
 AS_POSTGRES = {
     "backfill_settings": ("23505", "ok", "ok", "ok"),
     "backfill_targets": ("23505", "ok", "ok", "ok"),
     "backfill_runs": ("23505", "ok", "23503", "0A000"),
-    "backfill_items": ("OB007", "ok", "OB007", "OB007"),
+    "backfill_items": ("23505", "ok", "OB007", "OB007"),
     "backfill_receipts": ("23505", "ok", "ok", "OB007"),
     "backfill_approvals": ("OB002", "ok", "ok", "OB007"),
     "backfill_events": ("23505", "ok", "ok", "OB007"),
     "backfill_run_progress": ("55000", "55000", "55000", "42809"),
-    "backfill_run_failures": ("OB007", "ok", "OB007", "42809"),
+    "backfill_run_failures": ("23502", "ok", "OB007", "42809"),
     "backfill_transitions": ("55000", "55000", "55000", "42809"),
     "backfill_candidates": ("0A000", "55000", "55000", "42809"),
     "backfill_missing_profiles": ("0A000", "55000", "55000", "42809"),
@@ -528,6 +529,13 @@ def test_what_postgres_does_to_the_tables(world: World) -> None:
         ("update public.backfill_runs set state = 'running' where run_id = %(run)s", "OB002"),
         ("update public.backfill_items set session_id = 'x' where run_id = %(run)s", "OB007"),
         ("update public.backfill_items set batch = batch + 1 where run_id = %(run)s", "OB007"),
+        (
+            "insert into public.backfill_items (run_id, ordinal, source, session_id, session_at,"
+            " components, category, phase, batch)"
+            " select run_id, ordinal + 100, source, session_id || 'x', session_at, components,"
+            " category, phase, batch from public.backfill_items where run_id = %(run)s",
+            "OB007",
+        ),
         ("truncate public.backfill_runs cascade", "OB007"),
         (
             "insert into public.backfill_approvals (run_id, digest, decision)"

@@ -213,3 +213,23 @@ def test_a_rehearsal_counts_once_whatever_answer_is_lost(scene: Scene, *, forwar
         rehearsal = bf.plan(since="2025-08-01").rehearsal
     assert rehearsal is not None
     assert len(rehearsal.sessions) == len({(s.category, s.phase) for s in rehearsal.sessions}) > 1
+
+
+@IN_SQL
+@pytest.mark.parametrize("forwards", [True, False], ids=["reply dropped", "cut"])
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_a_large_plan_is_placed_once_whatever_answer_is_lost(
+    scene: Scene, nth: int, *, forwards: bool
+) -> None:
+    """Its sealing takes three calls; each goes on where the last that was committed ended."""
+    scene.project.db.execute(
+        "create or replace function backfill_private.most_placed() returns integer"
+        f" language sql immutable set search_path = '' as 'select {SESSIONS // 2 + 1}'".encode()
+    )
+    scene.proxy.strikes = [Strike(cut(forwards=forwards), numbered("backfill_seal", nth))]
+    with backfill.connect(scene.proxy.url, scene.project.keys.service_role) as bf:
+        assert bf.runs() == ()  # a project that was never reached is not asked again
+        plan = bf.plan(since="2025-08-01")
+        assert len(scene.proxy.hits) == 1
+        assert [s.ordinal for s in plan.sessions] == list(range(1, SESSIONS + 1))
+        assert plan.candidates["total"] == SESSIONS
