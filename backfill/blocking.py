@@ -32,7 +32,7 @@ from backfill.models import (
     Verification,
 )
 from backfill.plans import Plan
-from backfill.telling import OnEvent, ignore
+from backfill.telling import OnEvent, OnProgress, ignore, untold
 from backfill.undoing import AsyncUndo
 
 T = TypeVar("T")
@@ -59,9 +59,9 @@ class Undo:
         self._run = run
         self.effect = undo.effect
 
-    def confirm(self, *, reason: str) -> UndoEffect:
-        """Take the rows back; safe to call again after a crash. Raises UndoChanged."""
-        effect: UndoEffect = self._run(self._undo.confirm, reason=reason)
+    def confirm(self, *, reason: str, on_progress: OnProgress = untold) -> UndoEffect:
+        """Take the rows back; safe to call again after a crash. See AsyncUndo.confirm."""
+        effect: UndoEffect = self._run(self._undo.confirm, reason=reason, on_progress=on_progress)
         return effect
 
     @property
@@ -321,9 +321,9 @@ class Backfill:
         status: Status = self._run(self._core.status, run)
         return status
 
-    def verify(self, run: str) -> Verification:
-        """What stands in the tables against what was planned."""
-        verification: Verification = self._run(self._core.verify, run)
+    def verify(self, run: str, *, on_progress: OnProgress = untold) -> Verification:
+        """What stands in the tables against what was planned. See AsyncBackfill.verify."""
+        verification: Verification = self._run(self._core.verify, run, on_progress=on_progress)
         return verification
 
     def rollback(
@@ -333,9 +333,17 @@ class Backfill:
         sessions: Sequence[str] | None = None,
         since: Day | None = None,
         until: Day | None = None,
+        on_progress: OnProgress = untold,
     ) -> Undo:
         """Preview taking back what a run wrote. See AsyncBackfill.rollback."""
-        undo = self._run(self._core.rollback, run, sessions=sessions, since=since, until=until)
+        undo = self._run(
+            self._core.rollback,
+            run,
+            sessions=sessions,
+            since=since,
+            until=until,
+            on_progress=on_progress,
+        )
         return Undo(undo, self._run)
 
     def confirm_rollback(
@@ -347,6 +355,7 @@ class Backfill:
         sessions: Sequence[str] | None = None,
         since: Day | None = None,
         until: Day | None = None,
+        on_progress: OnProgress = untold,
     ) -> UndoEffect:
         """Confirm the newest preview by its digest. See AsyncBackfill.confirm_rollback."""
         effect: UndoEffect = self._run(
@@ -357,6 +366,7 @@ class Backfill:
             sessions=sessions,
             since=since,
             until=until,
+            on_progress=on_progress,
         )
         return effect
 

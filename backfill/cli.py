@@ -20,7 +20,7 @@ from backfill import checking, cli_local, cli_plan, terminal
 from backfill.cli_options import AsJson, Reason, Run, Since, Until, connected, end
 from backfill.errors import BackfillError, BadRequest, ExitCode
 from backfill.models import Outcome
-from backfill.progress import ApplyProgress
+from backfill.progress import ApplyProgress, StepProgress
 
 app = typer.Typer(
     name="backfill",
@@ -262,8 +262,8 @@ def status(run: Run, as_json: AsJson = False) -> None:
 @app.command(epilog="Example: backfill verify 4f2c")
 def verify(run: Run, as_json: AsJson = False) -> None:
     """What stands in the tables against what was planned."""
-    with connected() as bf:
-        verification = bf.verify(run)
+    with connected() as bf, StepProgress("verify") as progress:
+        verification = bf.verify(run, on_progress=progress.hear)
     if as_json:
         terminal.print_json(verification.as_dict())
     else:
@@ -286,9 +286,12 @@ def rollback(
     as_json: AsJson = False,
 ) -> None:
     """Preview taking back what a run wrote, or confirm the preview."""
-    with connected() as bf:
+    doing = "look at rows" if confirm is None else "roll back"
+    with connected() as bf, StepProgress(doing) as progress:
         if confirm is None:
-            effect = bf.rollback(run, sessions=session, since=since, until=until).effect
+            effect = bf.rollback(
+                run, sessions=session, since=since, until=until, on_progress=progress.hear
+            ).effect
         else:
             effect = bf.confirm_rollback(
                 run,
@@ -297,6 +300,7 @@ def rollback(
                 sessions=session,
                 since=since,
                 until=until,
+                on_progress=progress.hear,
             )
     if as_json:
         terminal.print_json(effect.as_dict())

@@ -43,7 +43,7 @@ from backfill.plans import Plan
 from backfill.reading import PROGRESS_COLUMNS, missing_of, summary_of
 from backfill.requesting import checked_number, checked_request
 from backfill.spreading import spread
-from backfill.telling import Listeners, OnEvent, ignore
+from backfill.telling import Listeners, OnEvent, OnProgress, ignore, untold
 from backfill.undoing import AsyncUndo, confirm_undo, preview_undo, undo_scope
 from backfill.working import Worker
 
@@ -391,9 +391,14 @@ class AsyncBackfill:
         """Where a run stands, and why it waits. Raises UnknownRun."""
         return await load_status(self._gateway, await self.run_id(run))
 
-    async def verify(self, run: str) -> Verification:
-        """What stands in the tables against what was planned."""
-        return await load_verification(self._gateway, await self.run_id(run))
+    async def verify(self, run: str, *, on_progress: OnProgress = untold) -> Verification:
+        """What stands in the tables against what was planned.
+
+        A large run is looked at in several calls, each a transaction: what changes meanwhile is
+        seen as it was or as it became. on_progress: hears how many sessions were looked at, of how
+        many, after each call but the last.
+        """
+        return await load_verification(self._gateway, await self.run_id(run), on_progress)
 
     async def rollback(
         self,
@@ -402,13 +407,15 @@ class AsyncBackfill:
         sessions: Sequence[str] | None = None,
         since: Day | None = None,
         until: Day | None = None,
+        on_progress: OnProgress = untold,
     ) -> AsyncUndo:
         """Preview taking back what a run wrote: all, some sessions, or a range of session dates.
 
-        Raises IllegalMove while the run runs, UnknownSession.
+        on_progress: hears how many sessions of the run were looked at, of how many, where one call
+        is not enough. Raises IllegalMove while the run runs, UnknownSession.
         """
         scope = undo_scope(sessions, since, until)
-        return await preview_undo(self._gateway, await self.run_id(run), scope)
+        return await preview_undo(self._gateway, await self.run_id(run), scope, on_progress)
 
     async def confirm_rollback(
         self,
@@ -419,13 +426,16 @@ class AsyncBackfill:
         sessions: Sequence[str] | None = None,
         since: Day | None = None,
         until: Day | None = None,
+        on_progress: OnProgress = untold,
     ) -> UndoEffect:
         """Confirm the newest preview by its digest, from another process than the preview's.
 
         sessions, since, until: where given they must be the preview's, else BadRequest.
+        on_progress: see AsyncUndo.confirm.
         """
         scope = undo_scope(sessions, since, until)
-        return await confirm_undo(self._gateway, await self.run_id(run), digest, reason, scope)
+        run_id = await self.run_id(run)
+        return await confirm_undo(self._gateway, run_id, digest, reason, scope, on_progress)
 
     async def write_logs(self, run: str, logs_dir: str | Path) -> Path:
         """Write all files of a run from the database. Returns their folder.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
+from backfill.buckets import packed
 from backfill.errors import BackfillError, UnknownRun
 from backfill.gateway import Gateway
 from backfill.models import Freshness, Json, Outcome, Status, Verification
@@ -11,6 +13,7 @@ from backfill.patience import BRIEF, Patience
 from backfill.planned import PlannedSessions
 from backfill.plans import Plan
 from backfill.reading import (
+    BUCKETS,
     EVENT_COLUMNS,
     FAILURE_COLUMNS,
     ITEM_COLUMNS,
@@ -24,6 +27,9 @@ from backfill.reading import (
     status_of,
     verification_of,
 )
+from backfill.telling import OnProgress, untold
+
+LOOK_MS = 2_000  # for how long a call of a verification looks at rows
 
 
 async def load_plan(gateway: Gateway, run_id: str) -> Plan:
@@ -91,9 +97,32 @@ async def load_outcome(gateway: Gateway, run_id: str) -> Outcome:
     return Outcome(await load_status(gateway, run_id), tuple(failures))
 
 
-async def load_verification(gateway: Gateway, run_id: str) -> Verification:
-    """What stands in the tables against what was planned."""
-    return verification_of(await gateway.call("backfill_verify", {"p_run_id": run_id}))
+async def load_verification(
+    gateway: Gateway, run_id: str, on_progress: OnProgress = untold
+) -> Verification:
+    """What stands in the tables against what was planned: one call, or several of a large run.
+
+    Each is a transaction: a row that changes meanwhile is seen as it was or as it became. What the
+    parts saw is summed up by the database; only the sessions of the buckets are kept here.
+    """
+    asked: dict[str, Json] = {"p_run_id": run_id, "p_so_far": None, "p_budget_ms": LOOK_MS}
+    critical: list[str] = []
+    sessions: dict[str, dict[str, list[str]]] = {}
+    extra: dict[str, list[Mapping[str, Json]]] = {}
+    while True:
+        part = await gateway.call("backfill_verify_part", asked, expect=dict)
+        critical += part["critical"]
+        for component in part["components"]:
+            seen = {
+                bucket: part["buckets"].get(bucket, {}).get(component, []) for bucket in BUCKETS
+            }
+            extra.setdefault(component, []).extend(seen.pop("extra"))
+            for bucket, ids in seen.items():
+                sessions.setdefault(bucket, {}).setdefault(component, []).extend(packed(ids))
+        if part["verification"] is not None:
+            return verification_of(part["verification"], critical, sessions, extra)
+        on_progress(part["looked_at"], part["to_look_at"])
+        asked["p_so_far"] = part["so_far"]
 
 
 async def load_freshness(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -262,9 +262,10 @@ class Criterion:
 class Verification:
     """What stands in the tables against what was planned.
 
-    buckets: as_planned, missing, extra, filled_elsewhere, changed_since; each a list of
-    {session_id, component}. new_candidates: sessions in the plan's range that lack something now
-    and are not in the plan, the newest first, 1,000 at most; they do not touch the verdict.
+    buckets: as_planned, missing, extra, filled_elsewhere, changed_since; each a sequence of
+    {session_id, component}, made as it is read. new_candidates: sessions in the plan's range that
+    lack something now and are not in the plan, the newest first, 1,000 at most; they do not touch
+    the verdict.
     inferred: rows whose receipts nobody saw written: they differed when the session was settled.
     """
 
@@ -272,7 +273,7 @@ class Verification:
     state: str
     verdict: Verdict
     criteria: tuple[Criterion, ...]
-    buckets: Mapping[str, list[Mapping[str, Json]]]
+    buckets: Mapping[str, Sequence[Mapping[str, Json]]]
     critical: tuple[str, ...]
     audit_count: int
     audit_head: str

@@ -1,4 +1,4 @@
-"""How an apply goes on: a bar on a terminal, plain lines where nobody looks."""
+"""How apply, verify and undo go on: a bar on a terminal, plain lines where nobody looks."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
 )
@@ -27,6 +28,8 @@ from backfill.rendering_freshness import changes_in_words
 
 LOOK_EVERY_S = 3.0
 LONGEST_LOOK_S = 5.0
+SHOW_AFTER_S = 1.0  # what is over sooner needs no bar
+LINE_EVERY_S = 5.0
 
 Look = Callable[[], Status]
 
@@ -160,3 +163,42 @@ class ApplyProgress:
         self._last = ""
         if not terminal.err.is_terminal:
             terminal.err.print(line, markup=False)
+
+
+class StepProgress:
+    """Sessions gone through, of how many; nothing where it is over within a second."""
+
+    def __init__(self, what: str) -> None:
+        """what: in a word or two, as it stands before the bar."""
+        self._what = what
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("sessions"),
+            TimeElapsedColumn(),
+            console=terminal.err,
+            transient=True,
+        )
+        self._began = self._told = time.monotonic()
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def hear(self, done: int, total: int) -> None:
+        """Show how far it is."""
+        now = time.monotonic()
+        if now - self._began < SHOW_AFTER_S:
+            return
+        if terminal.err.is_terminal:
+            if self._task is None:
+                self._task = self._bar.add_task(self._what)
+                self._bar.start()
+            self._bar.update(self._task, completed=done, total=total)
+        elif self._told == self._began or now - self._told >= LINE_EVERY_S:
+            self._told = now
+            terminal.err.print(f"{self._what}: {done} of {total} sessions", markup=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+from backfill.buckets import Bucket
 from backfill.coverage import DayCoverage, Missing, all_missing_name
 from backfill.models import (
     ITEM_STATES,
@@ -153,15 +154,25 @@ def failure_of(row: Mapping[str, Json]) -> FailedSession:
     return FailedSession(**{name: row[name] for name in FAILURE_COLUMNS.split(",")})
 
 
-def verification_of(answer: Mapping[str, Json]) -> Verification:
-    """The answer of backfill_verify."""
+def verification_of(
+    answer: Mapping[str, Json],
+    critical: Sequence[str],
+    sessions: Mapping[str, Mapping[str, Sequence[str]]],
+    extra: Mapping[str, list[Mapping[str, Json]]],
+) -> Verification:
+    """What the parts of backfill_verify_part say together.
+
+    answer: the `verification` of the last one. sessions: by bucket and component, packed. extra:
+    rows that nobody planned, by component.
+    """
+    strangers = [row for rows in extra.values() for row in rows]
     return Verification(
         run_id=answer["run_id"],
         state=answer["state"],
         verdict=answer["verdict"],
         criteria=tuple(Criterion(**c) for c in answer["criteria"]),
-        buckets={name: answer["buckets"][name] for name in BUCKETS},
-        critical=tuple(answer["critical"]),
+        buckets={b: strangers if b == "extra" else Bucket(sessions[b]) for b in BUCKETS},
+        critical=tuple(critical),
         audit_count=answer["audit"]["count"],
         audit_head=answer["audit"]["head"],
         new_candidates=tuple(answer["new_candidates"]),

@@ -11,10 +11,16 @@ from backfill.models import Event
 logger = logging.getLogger("backfill")
 
 OnEvent = Callable[[Event], None]
+# How far something is, and of how much: hears it after each call of several.
+OnProgress = Callable[[int, int], None]
 
 
 def ignore(event: Event) -> None:
     """Hear nothing."""
+
+
+def untold(done: int, total: int) -> None:
+    """Nobody wants to know how far it is."""
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 
 from backfill.dates import Day, as_text
@@ -10,8 +11,12 @@ from backfill.gateway import Gateway
 from backfill.models import Json, UndoEffect
 from backfill.reading import undo_of, undone_of
 from backfill.requesting import checked_ids
+from backfill.telling import OnProgress, untold
 
+LOOK_MS = 2_000  # for how long a call of the preview looks at rows
 PIECE_SESSIONS = 200
+MOST_SESSIONS = 10_000
+PIECE_S = 2.0  # a piece may take so long: well below every limit, far above a round trip
 
 
 class AsyncUndo:
@@ -21,12 +26,17 @@ class AsyncUndo:
         self._gateway = gateway
         self.effect = effect
 
-    async def confirm(self, *, reason: str) -> UndoEffect:
+    async def confirm(self, *, reason: str, on_progress: OnProgress = untold) -> UndoEffect:
         """Take the rows back, in pieces; safe to call again after a crash.
 
-        Raises UndoChanged where the rows are no longer as previewed.
+        on_progress: hears how many sessions are taken back, of how many; before the first row is,
+        how many were looked at once more. Raises UndoChanged where the rows are no longer as
+        previewed.
         """
-        return await confirm_undo(self._gateway, self.effect.run_id, self.effect.digest, reason)
+        effect = self.effect
+        return await confirm_undo(
+            self._gateway, effect.run_id, effect.digest, reason, on_progress=on_progress
+        )
 
     @property
     def digest(self) -> str:
@@ -68,28 +78,55 @@ def undo_scope(
     return {name: value for name, value in scope.items() if value is not None}
 
 
-async def preview_undo(gateway: Gateway, run_id: str, scope: Mapping[str, Json]) -> AsyncUndo:
-    """Preview an undo of this scope."""
+def next_piece(sessions: int, *, took_s: float, most: int) -> int:
+    """How many sessions the next piece takes, after one that took so long: at most twice as many.
+
+    most: more were too many already.
+    """
+    return min(max(int(sessions * min(PIECE_S / max(took_s, 0.001), 2.0)), 1), most)
+
+
+async def preview_undo(
+    gateway: Gateway,
+    run_id: str,
+    scope: Mapping[str, Json],
+    on_progress: OnProgress = untold,
+) -> AsyncUndo:
+    """Preview an undo of this scope: one call, or several where there is much to look at.
+
+    Each is a transaction, so a row may change behind the look. Confirming looks once more.
+    """
     arguments = {f"p_{name}": value for name, value in scope.items()}
-    answer = await gateway.call("backfill_preview_undo", {"p_run_id": run_id, **arguments})
+    asked: dict[str, Json] = {"p_run_id": run_id, "p_budget_ms": LOOK_MS}
+    answer = await gateway.call("backfill_preview_undo", {**asked, **arguments})
+    while answer["digest"] is None:
+        on_progress(answer["looked_at"], answer["to_look_at"])
+        asked["p_undo_id"] = answer["undo_id"]
+        answer = await gateway.call("backfill_preview_undo", asked)
     return AsyncUndo(gateway, undo_of(answer))
 
 
 async def confirm_undo(
-    gateway: Gateway, run_id: str, digest: str, reason: str, scope: Mapping[str, Json] | None = None
+    gateway: Gateway,
+    run_id: str,
+    digest: str,
+    reason: str,
+    scope: Mapping[str, Json] | None = None,
+    on_progress: OnProgress = untold,
 ) -> UndoEffect:
     """Carry an undo out until nothing remains; one that was carried out before says so.
 
-    In pieces of sessions, each a transaction; a piece that takes longer than the project's
-    statement timeout is halved.
+    In pieces of sessions, each a transaction, as large as takes about two seconds; one that takes
+    longer than the project's statement timeout is halved.
 
     scope: what the caller takes the preview's scope to be; refused where it is another.
     """
     arguments: dict[str, Json] = {"p_run_id": run_id, "p_digest": digest, "p_reason": reason}
     if scope:
         arguments["p_scope"] = dict(scope)
-    sessions, first, answer = PIECE_SESSIONS, None, None
+    sessions, most, first, answer = PIECE_SESSIONS, MOST_SESSIONS, None, None
     while answer is None or answer["remaining"]:
+        began = time.monotonic()
         try:
             answer = await gateway.call(
                 "backfill_confirm_undo", {**arguments, "p_sessions": sessions}
@@ -97,6 +134,17 @@ async def confirm_undo(
         except TookTooLong:
             if sessions == 1:
                 raise
-            sessions //= 2
+            sessions = most = sessions // 2
+            continue
         first = first or answer
+        if answer["to_check"] is None:
+            took_s = time.monotonic() - began
+            sessions = next_piece(sessions, took_s=took_s, most=most)
+        on_progress(*_how_far(answer))
     return undone_of(run_id, digest, {**answer, "was_finished": first and first["was_finished"]})
+
+
+def _how_far(answer: Mapping[str, Json]) -> tuple[int, int]:
+    if answer["to_check"] is not None:
+        return answer["checked"], answer["to_check"]
+    return answer["sessions_total"] - answer["remaining"], answer["sessions_total"]

@@ -82,6 +82,9 @@ as $$
 $$;
 
 -- The headers of this request where ours is among them; null for anything else that the setting may hold.
+--
+-- x-backfill-run  of whoever scores. x-backfill-undo: an undo that takes many rows back at once and writes their receipts
+-- itself; the trigger sees what triggers of the user's write on top, and finds no fence for it.
 create function backfill_private.run_headers()
 returns jsonb
 language plpgsql
@@ -92,7 +95,7 @@ declare
   v_headers jsonb;
 begin
   v_headers := nullif(current_setting('request.headers', true), '')::jsonb;
-  return case when jsonb_typeof(v_headers) = 'object' and v_headers ? 'x-backfill-run' then v_headers end;
+  return case when jsonb_typeof(v_headers) = 'object' and v_headers ?| array['x-backfill-run', 'x-backfill-undo'] then v_headers end;
 exception when data_exception or program_limit_exceeded then
   return null;  -- no JSON, so nothing that the API has set: an ordinary write
 end
@@ -234,11 +237,13 @@ set search_path = ''
 as $$
   select case when p_is_partition then '' else format(
 $sql$create or replace trigger backfill_receipt after insert or update or delete on %1$s for each row
-  when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-run%%')
+  when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-%%' and (pg_trigger_depth() > 0
+    or current_setting('request.headers', true) like '%%x-backfill-run%%'))
   execute function backfill_private.keep_receipt(%2$L, %3$L);
 $sql$, p_relation, p_target, p_component) end || format(
 $sql$create or replace trigger backfill_no_truncate before truncate on %1$s for each statement
-  when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-run%%')
+  when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-%%' and (pg_trigger_depth() > 0
+    or current_setting('request.headers', true) like '%%x-backfill-run%%'))
   execute function backfill_private.refuse_truncate();
 alter table %1$s enable always trigger backfill_receipt, enable always trigger backfill_no_truncate;
 $sql$, p_relation)

@@ -250,8 +250,9 @@ as $$
   where r.run_id = p_run_id and r.ordinal = any (p_ordinals) and r.receipt_id <= p_newest
 $$;
 
--- The settled batches of a run whose receipts are no longer those that the chain tells; no row where all are.
-create function backfill_private.receipt_faults(p_run_id uuid)
+-- The settled batches among some events of a run whose receipts are no longer those that the chain tells; no row where all
+-- are.
+create function backfill_private.receipt_faults(p_run_id uuid, p_after bigint, p_until bigint)
 returns table (seq bigint, fault text)
 language sql
 stable
@@ -259,7 +260,7 @@ set search_path = ''
 as $$
   select e.seq, 'the receipts of this batch are not those that were settled'
   from public.backfill_events as e
-  where e.run_id = p_run_id and e.kind = 'batch_settled'
+  where e.run_id = p_run_id and e.seq > p_after and e.seq <= p_until and e.kind = 'batch_settled'
     and e.details ->> 'receipts' <> backfill_private.receipts_hash(p_run_id,
       array(select o::integer from jsonb_array_elements_text(e.details -> 'ordinals') as o),
       (e.details ->> 'newest_receipt')::bigint)
@@ -395,7 +396,7 @@ revoke all on function
   backfill_private.record_critical(uuid, uuid, jsonb),
   backfill_private.record_batch(uuid, uuid, jsonb),
   backfill_private.receipts_hash(uuid, integer[], bigint),
-  backfill_private.receipt_faults(uuid),
+  backfill_private.receipt_faults(uuid, bigint, bigint),
   backfill_private.settle(uuid, uuid, jsonb),
   backfill_private.settle_untold(uuid, integer[], text),
   backfill_private.release_all(uuid),

@@ -1,10 +1,13 @@
 -- Verification: planned against present, every figure counted from the tables.
+--
+-- In one call, or in parts of which each is a call and a transaction: then a row that changes meanwhile is seen before or
+-- after its change, whichever comes first, and so is the audit. Nothing of a run that has ended changes by itself.
 
--- Where each planned row stands, for one component.
+-- Where each planned row stands, for one component and the places of the plan after one, up to another.
 --
 -- returns  one row a planned session: bucket as_planned, missing, filled_elsewhere or changed_since; is_wanted: a row of
 --          the wanted version is there; is_lost: we wrote it and it is gone; operation: how we wrote it
-create function backfill_private.standing(p_run_id uuid, p_component text)
+create function backfill_private.standing(p_run_id uuid, p_component text, p_after integer, p_until integer)
 returns table (ordinal integer, session_id text, item_state text, phase text, bucket text,
   is_wanted boolean, is_lost boolean, operation text)
 language plpgsql
@@ -29,7 +32,8 @@ begin
        select r.ordinal, (array_agg(r.operation order by r.receipt_id))[1] as operation,
          (array_agg(r.after_hash order by r.receipt_id desc))[1] as after_hash
        from public.backfill_receipts as r
-       where r.run_id = $1 and r.component = %1$L and r.kind = ''score'' and r.undone_at is null
+       where r.run_id = $1 and r.ordinal > $2 and r.ordinal <= $3
+         and r.component = %1$L and r.kind = ''score'' and r.undone_at is null
        group by r.ordinal
      )
      select item.ordinal, item.session_id, item.state, item.phase,
@@ -44,14 +48,16 @@ begin
        w.operation
      from public.backfill_items as item
      left join written as w using (ordinal)
-     left join lateral (select backfill_private.row_hash(to_jsonb(t.*)) as hash from %2$s as t where %4$s limit 1)
+     left join lateral (select sha256(convert_to(to_jsonb(t.*)::text, ''UTF8'')) as hash from %2$s as t where %4$s limit 1)
        as wanted on true
-     cross join lateral (select exists (select from %2$s as t where %3$s) as is_there) as present
-     where item.run_id = $1 and item.state <> ''rolled_back'' and %1$L = any (item.components)',
+     cross join lateral (select wanted.hash is not null or exists (select from %2$s as t where %3$s) as is_there) as present
+     where item.run_id = $1 and item.ordinal > $2 and item.ordinal <= $3
+       and item.state <> ''rolled_back'' and %1$L = any (item.components)
+     order by item.ordinal',
     p_component, v_target.table_name::regclass,
     backfill_private.row_condition(v_target, v_run.request, false),
     backfill_private.row_condition(v_target, v_run.request, true))
-  using p_run_id;
+  using p_run_id, p_after, p_until;
 end
 $$;
 
@@ -76,7 +82,7 @@ begin
   select * into strict v_target from public.backfill_targets as t
   where t.target = v_run.target and t.component = p_component;
   return query execute format(
-    'select t.%2$I::text, backfill_private.row_key(to_jsonb(t.*), %3$L), t.%4$I is distinct from %5$L
+    'select t.%2$I::text, %3$s, t.%4$I is distinct from %5$L
      from %1$s as t
      join %6$s as s on s.%7$I = t.%2$I
      left join public.backfill_items as item
@@ -85,14 +91,17 @@ begin
        select count(*) filter (where r.run_id = $1 and r.kind = ''score'' and r.undone_at is null) as ours, count(*) as all
        from public.backfill_receipts as r
        where r.session_id = t.%2$I::text and r.table_name = %8$L
-         and r.row_key = backfill_private.row_key(to_jsonb(t.*), %3$L)) as receipts
+         and r.row_key = %3$s) as receipts
      where backfill_private.came_after(t.xmin, $2)
        and case
          when receipts.ours > 0 then item.ordinal is not null and %9$L <> all (item.components)
          when receipts.all > 0 then false
          when item.ordinal is not null then not (%10$s)
          else not backfill_private.came_after(s.xmin, $2) end',
-    v_target.table_name::regclass, v_target.session_column, v_target.key_columns, v_target.version_column,
+    v_target.table_name::regclass, v_target.session_column,
+    -- As backfill_private.row_key has it, without a call for each row.
+    (select format('jsonb_build_object(%s)', string_agg(format('%L, t.%I', c, c), ', ')) from unnest(v_target.key_columns) as c),
+    v_target.version_column,
     v_run.request ->> v_target.version_parameter, v_source.source_table::regclass, v_source.key_column,
     v_target.table_name, p_component, backfill_private.row_condition(v_target, v_run.request, false))
   using p_run_id, v_run.sealed_snapshot::pg_snapshot;
@@ -103,17 +112,36 @@ $$;
 -- gives the epoch.
 create function backfill_private.came_after(p_xmin xid, p_snapshot pg_snapshot)
 returns boolean
-language sql
+language plpgsql
 immutable
 set search_path = ''
 as $$
-  select case
-    when x.delta >= 2147483648 then false
-    else not pg_visible_in_snapshot((x.least + x.delta)::text::xid8, p_snapshot) end
-  from (
-    select l.least, mod(p_xmin::text::bigint - mod(l.least, 4294967296) + 4294967296, 4294967296) as delta
-    from (select pg_snapshot_xmin(p_snapshot)::text::bigint as least) as l
-  ) as x
+declare
+  v_least bigint := pg_snapshot_xmin(p_snapshot)::text::bigint;
+  v_delta bigint := mod(p_xmin::text::bigint - mod(v_least, 4294967296) + 4294967296, 4294967296);
+begin
+  return v_delta < 2147483648 and not pg_visible_in_snapshot((v_least + v_delta)::text::xid8, p_snapshot);
+end
+$$;
+
+-- Two answers of parts as one: numbers added, lists joined, objects name by name.
+create function backfill_private.added(p_one jsonb, p_other jsonb)
+returns jsonb
+language plpgsql
+immutable
+set search_path = ''
+as $$
+begin
+  return (
+    select coalesce(jsonb_object_agg(key, case
+      when one.value is null then other.value
+      when other.value is null then one.value
+      when jsonb_typeof(one.value) = 'number' then to_jsonb(one.value::numeric + other.value::numeric)
+      when jsonb_typeof(one.value) = 'array' then one.value || other.value
+      else backfill_private.added(one.value, other.value) end), '{}')
+    from jsonb_each(p_one) as one
+    full join jsonb_each(p_other) as other using (key));
+end
 $$;
 
 -- One criterion: expected against actual.
@@ -127,69 +155,77 @@ as $$
     'status', case when p_expected = p_actual then 'pass' else 'fail' end) || p_more
 $$;
 
--- The criteria, buckets and figures of one component.
-create function backfill_private.verify_component(p_run_id uuid, p_target public.backfill_targets)
+-- What a part saw of one component: {figures, buckets: {bucket: [session]}, critical: [what]}.
+create function backfill_private.verify_rows(p_run_id uuid, p_component text, p_after integer, p_until integer)
 returns jsonb
 language sql
 stable
 set search_path = ''
 as $$
-  with stands as (
-    select * from backfill_private.standing(p_run_id, p_target.component)
-  ), foreigners as (
-    select * from backfill_private.strangers(p_run_id, p_target.component)
-  ), named as (
-    select backfill_private.bare_name(p_target.table_name) as tab
+  with stands as materialized (
+    select * from backfill_private.standing(p_run_id, p_component, p_after, p_until)
   )
   select jsonb_build_object(
-    'criteria', jsonb_build_array(
-      backfill_private.criterion(n.tab || '_rows',
-        (select count(*) from stands), (select count(*) from stands as s where s.is_wanted),
-        jsonb_build_object(
-          'inserted', (select count(*) from stands as s where s.is_wanted and s.operation = 'insert'),
-          'updated', (select count(*) from stands as s where s.is_wanted and s.operation = 'update'))),
-      backfill_private.criterion(n.tab || '_version',
-        (select count(*) from stands as s where s.operation is not null),
-        (select count(*) from stands as s where s.operation is not null and s.is_wanted)))
-      || case when p_target.version_column = any (p_target.key_columns) then jsonb_build_array(
-        backfill_private.criterion(n.tab || '_no_legacy_versions', 0,
-          (select count(*) from foreigners as f where f.of_other_version))) else '[]' end,
+    'figures', (
+      select jsonb_build_object(
+        'planned', count(*),
+        'wanted', count(*) filter (where s.is_wanted),
+        'inserted', count(*) filter (where s.is_wanted and s.operation = 'insert'),
+        'updated', count(*) filter (where s.is_wanted and s.operation = 'update'),
+        'written', count(*) filter (where s.operation is not null),
+        'written_wanted', count(*) filter (where s.operation is not null and s.is_wanted),
+        'unexplained', count(*) filter (where not s.is_wanted and s.item_state <> 'failed'),
+        'priority_incomplete', coalesce(jsonb_agg(s.session_id) filter (where s.phase = 'priority' and not s.is_wanted), '[]'))
+      from stands as s),
     'buckets', (
-      select jsonb_object_agg(b.bucket, (
-        select coalesce(jsonb_agg(jsonb_build_object('session_id', s.session_id, 'component', p_target.component)
-          order by s.ordinal), '[]')
-        from stands as s where s.bucket = b.bucket))
-      from unnest(array['as_planned', 'missing', 'filled_elsewhere', 'changed_since']) as b (bucket))
-      || jsonb_build_object('extra', (
-        select coalesce(jsonb_agg(jsonb_build_object('session_id', f.session_id, 'component', p_target.component,
-          'row', f.row_key) order by f.session_id, f.row_key::text), '[]') from foreigners as f)),
-    'lost', (select coalesce(jsonb_agg(s.session_id), '[]') from stands as s where s.is_lost),
-    'unexplained', (select count(*) from stands as s where not s.is_wanted and s.item_state <> 'failed'),
-    'missing', (select count(*) from stands as s where not s.is_wanted),
-    'priority_incomplete', (select coalesce(jsonb_agg(s.session_id), '[]')
-      from stands as s where s.phase = 'priority' and not s.is_wanted))
-  from named as n
+      select coalesce(jsonb_object_agg(b.bucket, b.sessions), '{}')
+      from (select s.bucket, jsonb_agg(s.session_id) as sessions from stands as s group by 1) as b),
+    'critical', (
+      select coalesce(jsonb_agg(format('%s: a written row is gone', s.session_id)) filter (where s.is_lost), '[]')
+      from stands as s))
 $$;
 
--- What is critical about a run, by name.
-create function backfill_private.critical_errors(p_run_id uuid, p_components jsonb)
+-- What nobody planned, of one component: as above, the bucket `extra` with the rows' keys.
+create function backfill_private.verify_strangers(p_run_id uuid, p_component text)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select jsonb_build_object(
+    'figures', jsonb_build_object('extra', count(*), 'legacy', count(*) filter (where f.of_other_version)),
+    'buckets', case when count(*) = 0 then '{}' else jsonb_build_object('extra', jsonb_agg(
+      jsonb_build_object('session_id', f.session_id, 'component', p_component, 'row', f.row_key)
+      order by f.session_id, f.row_key::text)) end,
+    'critical', '[]'::jsonb)
+  from backfill_private.strangers(p_run_id, p_component) as f
+$$;
+
+-- What is critical about a run's chain: what it tells itself, and its faults.
+create function backfill_private.verify_chain(p_run_id uuid)
 returns jsonb
 language sql
 stable
 set search_path = ''
 as $$
   select coalesce(jsonb_agg(c.what), '[]') from (
-    select format('%s: a written row is gone', lost.id) as what
-    from jsonb_array_elements(p_components) as x cross join jsonb_array_elements_text(x -> 'lost') as lost (id)
-    union all
-    select format('%s: %s', f ->> 0, f ->> 1)
+    select format('%s: %s', f ->> 0, f ->> 1) as what
     from public.backfill_events as e cross join jsonb_array_elements(e.details -> 'sessions') as f
     where e.run_id = p_run_id and e.kind = 'critical'
     union all
     select format('audit event %s: %s', f.seq, f.fault) from backfill_private.chain_faults(p_run_id) as f
-    union all
-    select format('audit event %s: %s', f.seq, f.fault) from backfill_private.receipt_faults(p_run_id) as f
   ) as c
+$$;
+
+-- The settled batches among some events whose receipts are no longer those that the chain tells, in words.
+create function backfill_private.verify_receipts(p_run_id uuid, p_after bigint, p_until bigint)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select coalesce(jsonb_agg(format('audit event %s: %s', f.seq, f.fault)), '[]')
+  from backfill_private.receipt_faults(p_run_id, p_after, p_until) as f
 $$;
 
 -- Sessions that a plan like this would name now and this one does not: candidates by the run's own request, in its range.
@@ -231,7 +267,175 @@ begin
 end
 $$;
 
--- Verify a run against the tables.
+-- How far a verification is, in its normal form: {stage, after, critical: how many things, figures: {component: {…}}}.
+--
+-- raises  OB013 it is not what a part had answered
+create function backfill_private.verify_so_far(p_target text, p_so_far jsonb)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  if coalesce(p_so_far ->> 'stage', 'rows') not in ('rows', 'strangers', 'chain', 'receipts', 'end') then
+    raise invalid_parameter_value;
+  end if;
+  return jsonb_build_object(
+    'stage', coalesce(p_so_far ->> 'stage', 'rows'),
+    'after', least(greatest((p_so_far ->> 'after')::integer, 0), 1000000000),
+    'critical', coalesce((p_so_far ->> 'critical')::bigint, 0),
+    'figures', (
+      select jsonb_object_agg(t.component, jsonb_build_object('priority_incomplete', coalesce((
+          select jsonb_agg(i) from jsonb_array_elements_text(p_so_far #> array['figures', t.component, 'priority_incomplete']) as i), '[]'))
+        || (select jsonb_object_agg(n, coalesce((p_so_far #>> array['figures', t.component, n])::bigint, 0))
+            from unnest(array['planned', 'wanted', 'inserted', 'updated', 'written', 'written_wanted', 'unexplained', 'extra', 'legacy']) as n))
+      from public.backfill_targets as t where t.target = p_target));
+exception when data_exception then
+  perform backfill_private.refuse('OB013', 'a verification goes on with what its last part answered as so_far');
+  return null;
+end
+$$;
+
+-- One step of a verification: 2,000 places of the plan, the strangers of a component, the chain, the receipts of 200 events.
+-- Then nothing but the end is left.
+--
+-- p_so_far  see backfill_private.verify_so_far
+-- returns   the same, further, and what was seen: buckets {bucket: {component: […]}}, critical
+create function backfill_private.verify_step(p_run public.backfill_runs, p_so_far jsonb)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_stage text := p_so_far ->> 'stage';
+  v_after integer := (p_so_far ->> 'after')::integer;
+  v_until integer := v_after + case v_stage when 'rows' then 2000 when 'receipts' then 200 else 1 end;
+  v_last bigint;
+  v_seen jsonb := '{}'::jsonb;
+  v_critical jsonb := '[]'::jsonb;
+begin
+  if v_stage in ('rows', 'strangers') then
+    select jsonb_object_agg(t.component, case v_stage
+      when 'rows' then backfill_private.verify_rows(p_run.run_id, t.component, v_after, v_until)
+      else backfill_private.verify_strangers(p_run.run_id, t.component) end) into v_seen
+    from (select x.component, row_number() over (order by x.position) as place
+          from public.backfill_targets as x where x.target = p_run.target) as t
+    where v_stage = 'rows' or t.place = v_until;
+    select coalesce(jsonb_agg(c.what order by t.position, c.place), '[]') into v_critical
+    from public.backfill_targets as t
+    cross join jsonb_array_elements(v_seen -> t.component -> 'critical') with ordinality as c (what, place)
+    where t.target = p_run.target;
+  elsif v_stage = 'chain' then
+    v_critical := backfill_private.verify_chain(p_run.run_id);
+  else
+    v_critical := backfill_private.verify_receipts(p_run.run_id, v_after, v_until);
+  end if;
+  v_last := case v_stage when 'chain' then 1 when 'receipts' then p_run.audit_count
+    when 'rows' then (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_run.run_id)
+    else (select count(*) from public.backfill_targets as t where t.target = p_run.target) end;
+  return jsonb_build_object(
+    'so_far', jsonb_build_object(
+      'stage', case when v_until < v_last then v_stage
+        else (jsonb_build_object('rows', 'strangers', 'strangers', 'chain', 'chain', 'receipts', 'receipts', 'end')) ->> v_stage end,
+      'after', case when v_until < v_last then v_until else 0 end,
+      'critical', (p_so_far ->> 'critical')::bigint + jsonb_array_length(v_critical),
+      'figures', backfill_private.added(p_so_far -> 'figures',
+        (select coalesce(jsonb_object_agg(s.key, s.value -> 'figures'), '{}') from jsonb_each(v_seen) as s))),
+    'buckets', (select coalesce(jsonb_object_agg(b.key, b.components), '{}') from (
+        select b.key, jsonb_object_agg(s.key, b.value) as components
+        from jsonb_each(v_seen) as s cross join jsonb_each(s.value -> 'buckets') as b group by 1) as b),
+    'critical', v_critical);
+end
+$$;
+
+-- What all parts of a verification say: its criteria, its verdict, and what stands for itself.
+create function backfill_private.verify_end(p_run public.backfill_runs, p_so_far jsonb)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_figures jsonb := p_so_far -> 'figures';
+  v_critical bigint := (p_so_far ->> 'critical')::bigint;
+  v_criteria jsonb;
+begin
+  select jsonb_agg(c.criterion order by t.position, c.place) into v_criteria
+  from public.backfill_targets as t
+  cross join lateral backfill_private.component_criteria(t, v_figures -> t.component)
+    with ordinality as c (criterion, place)
+  where t.target = p_run.target;
+  v_criteria := v_criteria || backfill_private.run_criteria(p_run.run_id, v_figures, v_critical);
+  return jsonb_build_object('run_id', p_run.run_id, 'state', p_run.state,
+    'verdict', backfill_private.verdict(v_figures, v_criteria, v_critical),
+    'criteria', v_criteria,
+    'inferred', (select count(*) from public.backfill_receipts as r
+      where r.run_id = p_run.run_id and r.is_inferred and r.undone_at is null),
+    'audit', jsonb_build_object('count', p_run.audit_count, 'head', p_run.audit_head))
+    || backfill_private.new_candidates(p_run);
+end
+$$;
+
+-- A sealed run that the caller may read about.
+--
+-- raises  OB001 no such run, OB010 not allowed
+create function backfill_private.verifiable(p_run_id uuid)
+returns public.backfill_runs
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_run public.backfill_runs;
+begin
+  perform backfill_private.authorize('read');
+  select * into v_run from public.backfill_runs where run_id = p_run_id;
+  if v_run.sealed_at is null then
+    perform backfill_private.refuse('OB001', format('there is no sealed run %s', p_run_id), 'backfill runs');
+  end if;
+  return v_run;
+end
+$$;
+
+-- Verify a run against the tables, a part of it, for about so long.
+--
+-- p_so_far  what the part before answered; null: from the beginning
+-- returns   {so_far, looked_at and to_look_at: sessions, components, buckets: {bucket: {component: [session; of extra: {session_id,
+--           component, row}]}}, critical, verification: null, or what backfill_private.verify returns but buckets and critical}
+-- raises    OB001 no such run, OB010 not allowed, OB013 so_far is not what a part had answered
+create function backfill_private.verify_part(p_run_id uuid, p_so_far jsonb, p_budget_ms integer)
+returns jsonb
+language plpgsql
+security definer
+set search_path = ''
+set statement_timeout = '55s'
+as $$
+declare
+  v_until timestamptz := backfill_private.clock() + coalesce(p_budget_ms, 2000) * interval '1 ms';
+  v_run public.backfill_runs := backfill_private.verifiable(p_run_id);
+  v_so_far jsonb := backfill_private.verify_so_far(v_run.target, p_so_far);
+  v_sessions bigint := (select count(*) from public.backfill_items as i where i.run_id = p_run_id);
+  v_step jsonb;
+  v_seen jsonb := '{"buckets": {}, "critical": []}'::jsonb;
+  v_end jsonb;
+begin
+  loop
+    if v_so_far ->> 'stage' = 'end' then
+      v_end := backfill_private.verify_end(v_run, v_so_far);
+      exit;
+    end if;
+    v_step := backfill_private.verify_step(v_run, v_so_far);
+    v_so_far := v_step -> 'so_far';
+    v_seen := backfill_private.added(v_seen, v_step - 'so_far');
+    exit when backfill_private.clock() >= v_until;
+  end loop;
+  return v_seen || jsonb_build_object('so_far', v_so_far, 'verification', v_end, 'to_look_at', v_sessions,
+    'components', (select jsonb_agg(t.component order by t.position) from public.backfill_targets as t where t.target = v_run.target),
+    'looked_at', case v_so_far ->> 'stage' when 'rows' then (v_so_far ->> 'after')::bigint else v_sessions end);
+end
+$$;
+
+-- Verify a run against the tables, all of it.
 --
 -- returns  {run_id, verdict, criteria, buckets, critical, audit, new_candidates, new_candidates_total}
 --          pass: every planned row is there; partial: each missing one belongs to a session recorded as failed and
@@ -245,42 +449,63 @@ set search_path = ''
 set statement_timeout = '55s'
 as $$
 declare
-  v_run public.backfill_runs;
-  v_components jsonb;
-  v_critical jsonb;
-  v_criteria jsonb;
-  v_buckets jsonb;
+  v_run public.backfill_runs := backfill_private.verifiable(p_run_id);
+  v_so_far jsonb := backfill_private.verify_so_far(v_run.target, null);
+  v_steps jsonb[] := '{}'::jsonb[];
+  v_step jsonb;
 begin
-  perform backfill_private.authorize('read');
-  select * into v_run from public.backfill_runs where run_id = p_run_id;
-  if v_run.sealed_at is null then
-    perform backfill_private.refuse('OB001', format('there is no sealed run %s', p_run_id), 'backfill runs');
-  end if;
-  select jsonb_agg(backfill_private.verify_component(p_run_id, t) order by t.position) into v_components
-  from public.backfill_targets as t where t.target = v_run.target;
-  v_critical := backfill_private.critical_errors(p_run_id, v_components);
-  select jsonb_agg(c.criterion) into v_criteria
-  from jsonb_array_elements(v_components) as x cross join jsonb_array_elements(x -> 'criteria') as c (criterion);
-  v_criteria := v_criteria || backfill_private.run_criteria(p_run_id, v_components, v_critical);
-  select jsonb_object_agg(b.name, b.rows) into v_buckets from (
-    select k.key as name, jsonb_agg(r.r) filter (where r.r is not null) as rows
-    from jsonb_array_elements(v_components) as x
-    cross join jsonb_each(x -> 'buckets') as k
-    left join lateral jsonb_array_elements(k.value) as r (r) on true
-    group by k.key) as b;
-  return jsonb_build_object('run_id', p_run_id, 'state', v_run.state,
-    'verdict', backfill_private.verdict(v_components, v_criteria, v_critical, v_buckets),
-    'criteria', v_criteria, 'critical', v_critical,
-    'buckets', (select jsonb_object_agg(key, coalesce(nullif(value, 'null'), '[]')) from jsonb_each(v_buckets)),
-    'inferred', (select count(*) from public.backfill_receipts as r
-      where r.run_id = p_run_id and r.is_inferred and r.undone_at is null),
-    'audit', jsonb_build_object('count', v_run.audit_count, 'head', v_run.audit_head))
-    || backfill_private.new_candidates(v_run);
+  while v_so_far ->> 'stage' <> 'end' loop
+    v_step := backfill_private.verify_step(v_run, v_so_far);
+    v_so_far := v_step -> 'so_far';
+    v_steps := v_steps || (v_step - 'so_far');
+  end loop;
+  return backfill_private.verify_end(v_run, v_so_far) || jsonb_build_object(
+    'buckets', backfill_private.verify_buckets(v_run.target, v_steps),
+    'critical', (select coalesce(jsonb_agg(c.what order by s.place, c.place), '[]')
+      from unnest(v_steps) with ordinality as s (step, place)
+      cross join jsonb_array_elements(s.step -> 'critical') with ordinality as c (what, place)));
 end
 $$;
 
+-- The buckets of all steps: {bucket: [{session_id, component}]}, component after component, in the plan's order.
+create function backfill_private.verify_buckets(p_target text, p_steps jsonb[])
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select jsonb_object_agg(b.bucket, coalesce(seen.rows, '[]'))
+  from unnest(array['as_planned', 'missing', 'filled_elsewhere', 'changed_since', 'extra']) as b (bucket)
+  cross join lateral (
+    select jsonb_agg(case jsonb_typeof(r.row) when 'object' then r.row
+        else jsonb_build_object('session_id', r.row, 'component', t.component) end order by t.position, s.place, r.place) as rows
+    from unnest(p_steps) with ordinality as s (step, place)
+    cross join public.backfill_targets as t
+    cross join jsonb_array_elements(s.step -> 'buckets' -> b.bucket -> t.component) with ordinality as r (row, place)
+    where t.target = p_target) as seen
+$$;
+
+-- The criteria of one component.
+create function backfill_private.component_criteria(p_target public.backfill_targets, p_figures jsonb)
+returns setof jsonb
+language sql
+immutable
+set search_path = ''
+as $$
+  select backfill_private.criterion(n.tab || '_rows', (p_figures ->> 'planned')::bigint, (p_figures ->> 'wanted')::bigint,
+    jsonb_build_object('inserted', p_figures -> 'inserted', 'updated', p_figures -> 'updated'))
+  from (select backfill_private.bare_name(p_target.table_name)) as n (tab)
+  union all
+  select backfill_private.criterion(backfill_private.bare_name(p_target.table_name) || '_version',
+    (p_figures ->> 'written')::bigint, (p_figures ->> 'written_wanted')::bigint)
+  union all
+  select backfill_private.criterion(backfill_private.bare_name(p_target.table_name) || '_no_legacy_versions',
+    0, (p_figures ->> 'legacy')::bigint)
+  where p_target.version_column = any (p_target.key_columns)
+$$;
+
 -- The criteria that look at the whole run.
-create function backfill_private.run_criteria(p_run_id uuid, p_components jsonb, p_critical jsonb)
+create function backfill_private.run_criteria(p_run_id uuid, p_figures jsonb, p_critical bigint)
 returns jsonb
 language sql
 stable
@@ -289,8 +514,8 @@ as $$
   select jsonb_build_array(
     backfill_private.criterion('priority_complete', count(*) filter (where i.phase = 'priority' and i.state <> 'rolled_back'),
       count(*) filter (where i.phase = 'priority' and i.state <> 'rolled_back' and not exists (
-        select from jsonb_array_elements(p_components) as x where x -> 'priority_incomplete' ? i.session_id))),
-    backfill_private.criterion('critical_errors', 0, jsonb_array_length(p_critical)),
+        select from jsonb_each(p_figures) as x where x.value -> 'priority_incomplete' ? i.session_id))),
+    backfill_private.criterion('critical_errors', 0, p_critical),
     backfill_private.criterion('failed_sessions', 0, count(*) filter (where i.state = 'failed')),
     backfill_private.criterion('audit_complete',
       (select r.audit_count from public.backfill_runs as r where r.run_id = p_run_id),
@@ -302,33 +527,43 @@ as $$
 $$;
 
 -- pass, partial or fail.
-create function backfill_private.verdict(p_components jsonb, p_criteria jsonb, p_critical jsonb, p_buckets jsonb)
+create function backfill_private.verdict(p_figures jsonb, p_criteria jsonb, p_critical bigint)
 returns text
 language sql
 immutable
 set search_path = ''
 as $$
   select case
-    when jsonb_array_length(p_critical) > 0
-      or coalesce(jsonb_array_length(nullif(p_buckets -> 'extra', 'null')), 0) > 0
-      or (select sum((x ->> 'unexplained')::integer) from jsonb_array_elements(p_components) as x) > 0 then 'fail'
+    when p_critical > 0
+      or (select sum((x.value ->> 'extra')::bigint + (x.value ->> 'unexplained')::bigint) from jsonb_each(p_figures) as x) > 0 then 'fail'
     when exists (select from jsonb_array_elements(p_criteria) as c where c ->> 'status' <> 'pass') then 'partial'
     else 'pass' end
 $$;
 
 revoke all on function
-  backfill_private.standing(uuid, text),
+  backfill_private.standing(uuid, text, integer, integer),
   backfill_private.strangers(uuid, text),
   backfill_private.came_after(xid, pg_snapshot),
+  backfill_private.added(jsonb, jsonb),
   backfill_private.criterion(text, bigint, bigint, jsonb),
-  backfill_private.verify_component(uuid, public.backfill_targets),
-  backfill_private.critical_errors(uuid, jsonb),
+  backfill_private.verify_rows(uuid, text, integer, integer),
+  backfill_private.verify_strangers(uuid, text),
+  backfill_private.verify_chain(uuid),
+  backfill_private.verify_receipts(uuid, bigint, bigint),
   backfill_private.new_candidates(public.backfill_runs),
+  backfill_private.verify_so_far(text, jsonb),
+  backfill_private.verify_step(public.backfill_runs, jsonb),
+  backfill_private.verify_end(public.backfill_runs, jsonb),
+  backfill_private.verifiable(uuid),
+  backfill_private.verify_part(uuid, jsonb, integer),
   backfill_private.verify(uuid),
-  backfill_private.run_criteria(uuid, jsonb, jsonb),
-  backfill_private.verdict(jsonb, jsonb, jsonb, jsonb)
+  backfill_private.verify_buckets(text, jsonb[]),
+  backfill_private.component_criteria(public.backfill_targets, jsonb),
+  backfill_private.run_criteria(uuid, jsonb, bigint),
+  backfill_private.verdict(jsonb, jsonb, bigint)
 from public;
-grant execute on function backfill_private.verify(uuid) to authenticated, service_role;
+grant execute on function backfill_private.verify(uuid), backfill_private.verify_part(uuid, jsonb, integer)
+to authenticated, service_role;
 
 create function public.backfill_verify(p_run_id uuid)
 returns jsonb
@@ -339,8 +574,21 @@ as $$
   select backfill_private.verify(p_run_id)
 $$;
 
-revoke all on function public.backfill_verify(uuid) from public, anon, authenticated, service_role;
-grant execute on function public.backfill_verify(uuid) to authenticated, service_role;
+create function public.backfill_verify_part(p_run_id uuid, p_so_far jsonb default null, p_budget_ms integer default 2000)
+returns jsonb
+language sql
+set search_path = ''
+set statement_timeout = '55s'
+as $$
+  select backfill_private.verify_part(p_run_id, p_so_far, p_budget_ms)
+$$;
+
+revoke all on function public.backfill_verify(uuid), public.backfill_verify_part(uuid, jsonb, integer)
+from public, anon, authenticated, service_role;
+grant execute on function public.backfill_verify(uuid), public.backfill_verify_part(uuid, jsonb, integer)
+to authenticated, service_role;
 
 comment on function public.backfill_verify(uuid) is
   'What stands in the tables against what a run had planned.';
+comment on function public.backfill_verify_part(uuid, jsonb, integer) is
+  'The same, a part a call, for large runs. For the client.';

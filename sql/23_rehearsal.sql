@@ -339,7 +339,7 @@ declare
 begin
   perform backfill_private.scratch_target(p_scratch);
   select coalesce(jsonb_agg(distinct c.value ->> 'reason'), '[]') into v_conflicts
-  from jsonb_array_elements(backfill_private.undo_item(p_scratch, 1, '{}')) as c;
+  from jsonb_array_elements(backfill_private.undo_item(p_scratch, 1) -> 'conflicts') as c;
   perform backfill_private.keep_rows(p_scratch, 'undone');
   return jsonb_build_object('conflicts', v_conflicts, 'tables', backfill_private.rows_between(p_scratch, 'before', 'undone'));
 end

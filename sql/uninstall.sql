@@ -56,7 +56,7 @@ drop function if exists
   public.backfill_find_runs(text),
   public.backfill_open(jsonb, text, uuid),
   public.backfill_pause(uuid, text),
-  public.backfill_preview_undo(uuid, text[], text, text),
+  public.backfill_preview_undo(uuid, text[], text, text, integer, bigint),
   public.backfill_prune(uuid),
   public.backfill_reject(uuid, text, text),
   public.backfill_renew(uuid, uuid),
@@ -68,7 +68,8 @@ drop function if exists
   public.backfill_seal(uuid, numeric),
   public.backfill_settle(uuid, uuid, jsonb),
   public.backfill_start(uuid, text),
-  public.backfill_verify(uuid);
+  public.backfill_verify(uuid),
+  public.backfill_verify_part(uuid, jsonb, integer);
 
 drop view if exists
   public.backfill_run_progress, public.backfill_run_failures,
@@ -93,6 +94,7 @@ drop table if exists
   public.backfill_runs, public.backfill_targets, public.backfill_settings,
   backfill_private.findings, backfill_private.looks, backfill_private.rehearsals, backfill_private.rehearsal_rows, backfill_private.starts, backfill_private.undos, backfill_private.unnoted, backfill_private.bulk_claims, backfill_private.sources;
 
+drop type if exists backfill_private.undoable;
 drop function if exists backfill_private.may(text), backfill_private.clock();
 drop schema if exists backfill_private;
 

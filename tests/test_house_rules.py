@@ -34,6 +34,7 @@ CALLED_BY_USERS = (
     "resume(uuid)",
     "seal(uuid,numeric)",
     "verify(uuid)",
+    "verify_part(uuid,jsonb,integer)",
 )
 CALLED_BY_THE_SERVICE = (
     *CALLED_BY_USERS,
@@ -56,7 +57,7 @@ CALLED_BY_THE_SERVICE = (
     "seen_undone(uuid)",
     "confirm_undo(uuid,text,text,integer,jsonb)",
     "parameter(text,text)",
-    "preview_undo(uuid,text[],text,text)",
+    "preview_undo(uuid,text[],text,text,integer,bigint)",
     "prune(uuid)",
     "renew(uuid,uuid)",
     "retry(uuid)",

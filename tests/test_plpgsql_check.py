@@ -65,8 +65,14 @@ BY_DESIGN = {
     ("refuse", "routine is marked as VOLATILE, should be IMMUTABLE"): (
         "it always raises: called for its effect, never to be computed ahead of time"
     ),
-    ("undo_conflict", "routine is marked as VOLATILE, should be STABLE"): (
-        "the dynamic statement locks the row where p_lock says so"
+    ("undo_write", "text type variable is not sanitized"): NAMES_COME_QUOTED,
+    ("undo_write", 'OUT variable "…" is maybe unmodified'): OUT_BY_QUERY,
+    ("undo_write", "routine is marked as VOLATILE, should be STABLE"): (
+        "the dynamic statements delete, update and insert"
+    ),
+    ("undo_conflicts", "text type variable is not sanitized"): NAMES_COME_QUOTED,
+    ("undo_conflicts", "routine is marked as VOLATILE, should be STABLE"): (
+        "the dynamic statement locks the rows where p_lock says so"
     ),
 }
 

@@ -2007,7 +2007,8 @@ as $$
         ('backfill_receipt', 29, to_regprocedure('backfill_private.keep_receipt()')),
         ('backfill_no_truncate', 34, to_regprocedure('backfill_private.refuse_truncate()')))
       and strpos(pg_get_triggerdef(g.oid),
-        $when$ WHEN ((NULLIF(current_setting('request.headers'::text, true), ''::text) ~~ '%x-backfill-run%'::text)) $when$) > 0
+        $when$ WHEN (((NULLIF(current_setting('request.headers'::text, true), ''::text) ~~ '%x-backfill-%'::text) AND $when$
+          || $when$((pg_trigger_depth() > 0) OR (current_setting('request.headers'::text, true) ~~ '%x-backfill-run%'::text)))) $when$) > 0
   ), relations as (
     select p_table as name, to_regclass(p_table) as oid, 0 as level
     union all
@@ -2477,6 +2478,9 @@ as $$
 $$;
 
 -- The headers of this request where ours is among them; null for anything else that the setting may hold.
+--
+-- x-backfill-run  of whoever scores. x-backfill-undo: an undo that takes many rows back at once and writes their receipts
+-- itself; the trigger sees what triggers of the user's write on top, and finds no fence for it.
 create function backfill_private.run_headers()
 returns jsonb
 language plpgsql
@@ -2487,7 +2491,7 @@ declare
   v_headers jsonb;
 begin
   v_headers := nullif(current_setting('request.headers', true), '')::jsonb;
-  return case when jsonb_typeof(v_headers) = 'object' and v_headers ? 'x-backfill-run' then v_headers end;
+  return case when jsonb_typeof(v_headers) = 'object' and v_headers ?| array['x-backfill-run', 'x-backfill-undo'] then v_headers end;
 exception when data_exception or program_limit_exceeded then
   return null;  -- no JSON, so nothing that the API has set: an ordinary write
 end
@@ -2629,11 +2633,13 @@ set search_path = ''
 as $$
   select case when p_is_partition then '' else format(
 $sql$create or replace trigger backfill_receipt after insert or update or delete on %1$s for each row
-  when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-run%%')
+  when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-%%' and (pg_trigger_depth() > 0
+    or current_setting('request.headers', true) like '%%x-backfill-run%%'))
   execute function backfill_private.keep_receipt(%2$L, %3$L);
 $sql$, p_relation, p_target, p_component) end || format(
 $sql$create or replace trigger backfill_no_truncate before truncate on %1$s for each statement
-  when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-run%%')
+  when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-%%' and (pg_trigger_depth() > 0
+    or current_setting('request.headers', true) like '%%x-backfill-run%%'))
   execute function backfill_private.refuse_truncate();
 alter table %1$s enable always trigger backfill_receipt, enable always trigger backfill_no_truncate;
 $sql$, p_relation)
@@ -2998,8 +3004,9 @@ as $$
   where r.run_id = p_run_id and r.ordinal = any (p_ordinals) and r.receipt_id <= p_newest
 $$;
 
--- The settled batches of a run whose receipts are no longer those that the chain tells; no row where all are.
-create function backfill_private.receipt_faults(p_run_id uuid)
+-- The settled batches among some events of a run whose receipts are no longer those that the chain tells; no row where all
+-- are.
+create function backfill_private.receipt_faults(p_run_id uuid, p_after bigint, p_until bigint)
 returns table (seq bigint, fault text)
 language sql
 stable
@@ -3007,7 +3014,7 @@ set search_path = ''
 as $$
   select e.seq, 'the receipts of this batch are not those that were settled'
   from public.backfill_events as e
-  where e.run_id = p_run_id and e.kind = 'batch_settled'
+  where e.run_id = p_run_id and e.seq > p_after and e.seq <= p_until and e.kind = 'batch_settled'
     and e.details ->> 'receipts' <> backfill_private.receipts_hash(p_run_id,
       array(select o::integer from jsonb_array_elements_text(e.details -> 'ordinals') as o),
       (e.details ->> 'newest_receipt')::bigint)
@@ -3143,7 +3150,7 @@ revoke all on function
   backfill_private.record_critical(uuid, uuid, jsonb),
   backfill_private.record_batch(uuid, uuid, jsonb),
   backfill_private.receipts_hash(uuid, integer[], bigint),
-  backfill_private.receipt_faults(uuid),
+  backfill_private.receipt_faults(uuid, bigint, bigint),
   backfill_private.settle(uuid, uuid, jsonb),
   backfill_private.settle_untold(uuid, integer[], text),
   backfill_private.release_all(uuid),
@@ -4138,12 +4145,15 @@ comment on function public.backfill_retry(uuid) is
 
 -- from sql/19_verification.sql
 -- Verification: planned against present, every figure counted from the tables.
+--
+-- In one call, or in parts of which each is a call and a transaction: then a row that changes meanwhile is seen before or
+-- after its change, whichever comes first, and so is the audit. Nothing of a run that has ended changes by itself.
 
--- Where each planned row stands, for one component.
+-- Where each planned row stands, for one component and the places of the plan after one, up to another.
 --
 -- returns  one row a planned session: bucket as_planned, missing, filled_elsewhere or changed_since; is_wanted: a row of
 --          the wanted version is there; is_lost: we wrote it and it is gone; operation: how we wrote it
-create function backfill_private.standing(p_run_id uuid, p_component text)
+create function backfill_private.standing(p_run_id uuid, p_component text, p_after integer, p_until integer)
 returns table (ordinal integer, session_id text, item_state text, phase text, bucket text,
   is_wanted boolean, is_lost boolean, operation text)
 language plpgsql
@@ -4168,7 +4178,8 @@ begin
        select r.ordinal, (array_agg(r.operation order by r.receipt_id))[1] as operation,
          (array_agg(r.after_hash order by r.receipt_id desc))[1] as after_hash
        from public.backfill_receipts as r
-       where r.run_id = $1 and r.component = %1$L and r.kind = ''score'' and r.undone_at is null
+       where r.run_id = $1 and r.ordinal > $2 and r.ordinal <= $3
+         and r.component = %1$L and r.kind = ''score'' and r.undone_at is null
        group by r.ordinal
      )
      select item.ordinal, item.session_id, item.state, item.phase,
@@ -4183,14 +4194,16 @@ begin
        w.operation
      from public.backfill_items as item
      left join written as w using (ordinal)
-     left join lateral (select backfill_private.row_hash(to_jsonb(t.*)) as hash from %2$s as t where %4$s limit 1)
+     left join lateral (select sha256(convert_to(to_jsonb(t.*)::text, ''UTF8'')) as hash from %2$s as t where %4$s limit 1)
        as wanted on true
-     cross join lateral (select exists (select from %2$s as t where %3$s) as is_there) as present
-     where item.run_id = $1 and item.state <> ''rolled_back'' and %1$L = any (item.components)',
+     cross join lateral (select wanted.hash is not null or exists (select from %2$s as t where %3$s) as is_there) as present
+     where item.run_id = $1 and item.ordinal > $2 and item.ordinal <= $3
+       and item.state <> ''rolled_back'' and %1$L = any (item.components)
+     order by item.ordinal',
     p_component, v_target.table_name::regclass,
     backfill_private.row_condition(v_target, v_run.request, false),
     backfill_private.row_condition(v_target, v_run.request, true))
-  using p_run_id;
+  using p_run_id, p_after, p_until;
 end
 $$;
 
@@ -4215,7 +4228,7 @@ begin
   select * into strict v_target from public.backfill_targets as t
   where t.target = v_run.target and t.component = p_component;
   return query execute format(
-    'select t.%2$I::text, backfill_private.row_key(to_jsonb(t.*), %3$L), t.%4$I is distinct from %5$L
+    'select t.%2$I::text, %3$s, t.%4$I is distinct from %5$L
      from %1$s as t
      join %6$s as s on s.%7$I = t.%2$I
      left join public.backfill_items as item
@@ -4224,14 +4237,17 @@ begin
        select count(*) filter (where r.run_id = $1 and r.kind = ''score'' and r.undone_at is null) as ours, count(*) as all
        from public.backfill_receipts as r
        where r.session_id = t.%2$I::text and r.table_name = %8$L
-         and r.row_key = backfill_private.row_key(to_jsonb(t.*), %3$L)) as receipts
+         and r.row_key = %3$s) as receipts
      where backfill_private.came_after(t.xmin, $2)
        and case
          when receipts.ours > 0 then item.ordinal is not null and %9$L <> all (item.components)
          when receipts.all > 0 then false
          when item.ordinal is not null then not (%10$s)
          else not backfill_private.came_after(s.xmin, $2) end',
-    v_target.table_name::regclass, v_target.session_column, v_target.key_columns, v_target.version_column,
+    v_target.table_name::regclass, v_target.session_column,
+    -- As backfill_private.row_key has it, without a call for each row.
+    (select format('jsonb_build_object(%s)', string_agg(format('%L, t.%I', c, c), ', ')) from unnest(v_target.key_columns) as c),
+    v_target.version_column,
     v_run.request ->> v_target.version_parameter, v_source.source_table::regclass, v_source.key_column,
     v_target.table_name, p_component, backfill_private.row_condition(v_target, v_run.request, false))
   using p_run_id, v_run.sealed_snapshot::pg_snapshot;
@@ -4242,17 +4258,36 @@ $$;
 -- gives the epoch.
 create function backfill_private.came_after(p_xmin xid, p_snapshot pg_snapshot)
 returns boolean
-language sql
+language plpgsql
 immutable
 set search_path = ''
 as $$
-  select case
-    when x.delta >= 2147483648 then false
-    else not pg_visible_in_snapshot((x.least + x.delta)::text::xid8, p_snapshot) end
-  from (
-    select l.least, mod(p_xmin::text::bigint - mod(l.least, 4294967296) + 4294967296, 4294967296) as delta
-    from (select pg_snapshot_xmin(p_snapshot)::text::bigint as least) as l
-  ) as x
+declare
+  v_least bigint := pg_snapshot_xmin(p_snapshot)::text::bigint;
+  v_delta bigint := mod(p_xmin::text::bigint - mod(v_least, 4294967296) + 4294967296, 4294967296);
+begin
+  return v_delta < 2147483648 and not pg_visible_in_snapshot((v_least + v_delta)::text::xid8, p_snapshot);
+end
+$$;
+
+-- Two answers of parts as one: numbers added, lists joined, objects name by name.
+create function backfill_private.added(p_one jsonb, p_other jsonb)
+returns jsonb
+language plpgsql
+immutable
+set search_path = ''
+as $$
+begin
+  return (
+    select coalesce(jsonb_object_agg(key, case
+      when one.value is null then other.value
+      when other.value is null then one.value
+      when jsonb_typeof(one.value) = 'number' then to_jsonb(one.value::numeric + other.value::numeric)
+      when jsonb_typeof(one.value) = 'array' then one.value || other.value
+      else backfill_private.added(one.value, other.value) end), '{}')
+    from jsonb_each(p_one) as one
+    full join jsonb_each(p_other) as other using (key));
+end
 $$;
 
 -- One criterion: expected against actual.
@@ -4266,69 +4301,77 @@ as $$
     'status', case when p_expected = p_actual then 'pass' else 'fail' end) || p_more
 $$;
 
--- The criteria, buckets and figures of one component.
-create function backfill_private.verify_component(p_run_id uuid, p_target public.backfill_targets)
+-- What a part saw of one component: {figures, buckets: {bucket: [session]}, critical: [what]}.
+create function backfill_private.verify_rows(p_run_id uuid, p_component text, p_after integer, p_until integer)
 returns jsonb
 language sql
 stable
 set search_path = ''
 as $$
-  with stands as (
-    select * from backfill_private.standing(p_run_id, p_target.component)
-  ), foreigners as (
-    select * from backfill_private.strangers(p_run_id, p_target.component)
-  ), named as (
-    select backfill_private.bare_name(p_target.table_name) as tab
+  with stands as materialized (
+    select * from backfill_private.standing(p_run_id, p_component, p_after, p_until)
   )
   select jsonb_build_object(
-    'criteria', jsonb_build_array(
-      backfill_private.criterion(n.tab || '_rows',
-        (select count(*) from stands), (select count(*) from stands as s where s.is_wanted),
-        jsonb_build_object(
-          'inserted', (select count(*) from stands as s where s.is_wanted and s.operation = 'insert'),
-          'updated', (select count(*) from stands as s where s.is_wanted and s.operation = 'update'))),
-      backfill_private.criterion(n.tab || '_version',
-        (select count(*) from stands as s where s.operation is not null),
-        (select count(*) from stands as s where s.operation is not null and s.is_wanted)))
-      || case when p_target.version_column = any (p_target.key_columns) then jsonb_build_array(
-        backfill_private.criterion(n.tab || '_no_legacy_versions', 0,
-          (select count(*) from foreigners as f where f.of_other_version))) else '[]' end,
+    'figures', (
+      select jsonb_build_object(
+        'planned', count(*),
+        'wanted', count(*) filter (where s.is_wanted),
+        'inserted', count(*) filter (where s.is_wanted and s.operation = 'insert'),
+        'updated', count(*) filter (where s.is_wanted and s.operation = 'update'),
+        'written', count(*) filter (where s.operation is not null),
+        'written_wanted', count(*) filter (where s.operation is not null and s.is_wanted),
+        'unexplained', count(*) filter (where not s.is_wanted and s.item_state <> 'failed'),
+        'priority_incomplete', coalesce(jsonb_agg(s.session_id) filter (where s.phase = 'priority' and not s.is_wanted), '[]'))
+      from stands as s),
     'buckets', (
-      select jsonb_object_agg(b.bucket, (
-        select coalesce(jsonb_agg(jsonb_build_object('session_id', s.session_id, 'component', p_target.component)
-          order by s.ordinal), '[]')
-        from stands as s where s.bucket = b.bucket))
-      from unnest(array['as_planned', 'missing', 'filled_elsewhere', 'changed_since']) as b (bucket))
-      || jsonb_build_object('extra', (
-        select coalesce(jsonb_agg(jsonb_build_object('session_id', f.session_id, 'component', p_target.component,
-          'row', f.row_key) order by f.session_id, f.row_key::text), '[]') from foreigners as f)),
-    'lost', (select coalesce(jsonb_agg(s.session_id), '[]') from stands as s where s.is_lost),
-    'unexplained', (select count(*) from stands as s where not s.is_wanted and s.item_state <> 'failed'),
-    'missing', (select count(*) from stands as s where not s.is_wanted),
-    'priority_incomplete', (select coalesce(jsonb_agg(s.session_id), '[]')
-      from stands as s where s.phase = 'priority' and not s.is_wanted))
-  from named as n
+      select coalesce(jsonb_object_agg(b.bucket, b.sessions), '{}')
+      from (select s.bucket, jsonb_agg(s.session_id) as sessions from stands as s group by 1) as b),
+    'critical', (
+      select coalesce(jsonb_agg(format('%s: a written row is gone', s.session_id)) filter (where s.is_lost), '[]')
+      from stands as s))
 $$;
 
--- What is critical about a run, by name.
-create function backfill_private.critical_errors(p_run_id uuid, p_components jsonb)
+-- What nobody planned, of one component: as above, the bucket `extra` with the rows' keys.
+create function backfill_private.verify_strangers(p_run_id uuid, p_component text)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select jsonb_build_object(
+    'figures', jsonb_build_object('extra', count(*), 'legacy', count(*) filter (where f.of_other_version)),
+    'buckets', case when count(*) = 0 then '{}' else jsonb_build_object('extra', jsonb_agg(
+      jsonb_build_object('session_id', f.session_id, 'component', p_component, 'row', f.row_key)
+      order by f.session_id, f.row_key::text)) end,
+    'critical', '[]'::jsonb)
+  from backfill_private.strangers(p_run_id, p_component) as f
+$$;
+
+-- What is critical about a run's chain: what it tells itself, and its faults.
+create function backfill_private.verify_chain(p_run_id uuid)
 returns jsonb
 language sql
 stable
 set search_path = ''
 as $$
   select coalesce(jsonb_agg(c.what), '[]') from (
-    select format('%s: a written row is gone', lost.id) as what
-    from jsonb_array_elements(p_components) as x cross join jsonb_array_elements_text(x -> 'lost') as lost (id)
-    union all
-    select format('%s: %s', f ->> 0, f ->> 1)
+    select format('%s: %s', f ->> 0, f ->> 1) as what
     from public.backfill_events as e cross join jsonb_array_elements(e.details -> 'sessions') as f
     where e.run_id = p_run_id and e.kind = 'critical'
     union all
     select format('audit event %s: %s', f.seq, f.fault) from backfill_private.chain_faults(p_run_id) as f
-    union all
-    select format('audit event %s: %s', f.seq, f.fault) from backfill_private.receipt_faults(p_run_id) as f
   ) as c
+$$;
+
+-- The settled batches among some events whose receipts are no longer those that the chain tells, in words.
+create function backfill_private.verify_receipts(p_run_id uuid, p_after bigint, p_until bigint)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select coalesce(jsonb_agg(format('audit event %s: %s', f.seq, f.fault)), '[]')
+  from backfill_private.receipt_faults(p_run_id, p_after, p_until) as f
 $$;
 
 -- Sessions that a plan like this would name now and this one does not: candidates by the run's own request, in its range.
@@ -4370,7 +4413,175 @@ begin
 end
 $$;
 
--- Verify a run against the tables.
+-- How far a verification is, in its normal form: {stage, after, critical: how many things, figures: {component: {…}}}.
+--
+-- raises  OB013 it is not what a part had answered
+create function backfill_private.verify_so_far(p_target text, p_so_far jsonb)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  if coalesce(p_so_far ->> 'stage', 'rows') not in ('rows', 'strangers', 'chain', 'receipts', 'end') then
+    raise invalid_parameter_value;
+  end if;
+  return jsonb_build_object(
+    'stage', coalesce(p_so_far ->> 'stage', 'rows'),
+    'after', least(greatest((p_so_far ->> 'after')::integer, 0), 1000000000),
+    'critical', coalesce((p_so_far ->> 'critical')::bigint, 0),
+    'figures', (
+      select jsonb_object_agg(t.component, jsonb_build_object('priority_incomplete', coalesce((
+          select jsonb_agg(i) from jsonb_array_elements_text(p_so_far #> array['figures', t.component, 'priority_incomplete']) as i), '[]'))
+        || (select jsonb_object_agg(n, coalesce((p_so_far #>> array['figures', t.component, n])::bigint, 0))
+            from unnest(array['planned', 'wanted', 'inserted', 'updated', 'written', 'written_wanted', 'unexplained', 'extra', 'legacy']) as n))
+      from public.backfill_targets as t where t.target = p_target));
+exception when data_exception then
+  perform backfill_private.refuse('OB013', 'a verification goes on with what its last part answered as so_far');
+  return null;
+end
+$$;
+
+-- One step of a verification: 2,000 places of the plan, the strangers of a component, the chain, the receipts of 200 events.
+-- Then nothing but the end is left.
+--
+-- p_so_far  see backfill_private.verify_so_far
+-- returns   the same, further, and what was seen: buckets {bucket: {component: […]}}, critical
+create function backfill_private.verify_step(p_run public.backfill_runs, p_so_far jsonb)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_stage text := p_so_far ->> 'stage';
+  v_after integer := (p_so_far ->> 'after')::integer;
+  v_until integer := v_after + case v_stage when 'rows' then 2000 when 'receipts' then 200 else 1 end;
+  v_last bigint;
+  v_seen jsonb := '{}'::jsonb;
+  v_critical jsonb := '[]'::jsonb;
+begin
+  if v_stage in ('rows', 'strangers') then
+    select jsonb_object_agg(t.component, case v_stage
+      when 'rows' then backfill_private.verify_rows(p_run.run_id, t.component, v_after, v_until)
+      else backfill_private.verify_strangers(p_run.run_id, t.component) end) into v_seen
+    from (select x.component, row_number() over (order by x.position) as place
+          from public.backfill_targets as x where x.target = p_run.target) as t
+    where v_stage = 'rows' or t.place = v_until;
+    select coalesce(jsonb_agg(c.what order by t.position, c.place), '[]') into v_critical
+    from public.backfill_targets as t
+    cross join jsonb_array_elements(v_seen -> t.component -> 'critical') with ordinality as c (what, place)
+    where t.target = p_run.target;
+  elsif v_stage = 'chain' then
+    v_critical := backfill_private.verify_chain(p_run.run_id);
+  else
+    v_critical := backfill_private.verify_receipts(p_run.run_id, v_after, v_until);
+  end if;
+  v_last := case v_stage when 'chain' then 1 when 'receipts' then p_run.audit_count
+    when 'rows' then (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_run.run_id)
+    else (select count(*) from public.backfill_targets as t where t.target = p_run.target) end;
+  return jsonb_build_object(
+    'so_far', jsonb_build_object(
+      'stage', case when v_until < v_last then v_stage
+        else (jsonb_build_object('rows', 'strangers', 'strangers', 'chain', 'chain', 'receipts', 'receipts', 'end')) ->> v_stage end,
+      'after', case when v_until < v_last then v_until else 0 end,
+      'critical', (p_so_far ->> 'critical')::bigint + jsonb_array_length(v_critical),
+      'figures', backfill_private.added(p_so_far -> 'figures',
+        (select coalesce(jsonb_object_agg(s.key, s.value -> 'figures'), '{}') from jsonb_each(v_seen) as s))),
+    'buckets', (select coalesce(jsonb_object_agg(b.key, b.components), '{}') from (
+        select b.key, jsonb_object_agg(s.key, b.value) as components
+        from jsonb_each(v_seen) as s cross join jsonb_each(s.value -> 'buckets') as b group by 1) as b),
+    'critical', v_critical);
+end
+$$;
+
+-- What all parts of a verification say: its criteria, its verdict, and what stands for itself.
+create function backfill_private.verify_end(p_run public.backfill_runs, p_so_far jsonb)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_figures jsonb := p_so_far -> 'figures';
+  v_critical bigint := (p_so_far ->> 'critical')::bigint;
+  v_criteria jsonb;
+begin
+  select jsonb_agg(c.criterion order by t.position, c.place) into v_criteria
+  from public.backfill_targets as t
+  cross join lateral backfill_private.component_criteria(t, v_figures -> t.component)
+    with ordinality as c (criterion, place)
+  where t.target = p_run.target;
+  v_criteria := v_criteria || backfill_private.run_criteria(p_run.run_id, v_figures, v_critical);
+  return jsonb_build_object('run_id', p_run.run_id, 'state', p_run.state,
+    'verdict', backfill_private.verdict(v_figures, v_criteria, v_critical),
+    'criteria', v_criteria,
+    'inferred', (select count(*) from public.backfill_receipts as r
+      where r.run_id = p_run.run_id and r.is_inferred and r.undone_at is null),
+    'audit', jsonb_build_object('count', p_run.audit_count, 'head', p_run.audit_head))
+    || backfill_private.new_candidates(p_run);
+end
+$$;
+
+-- A sealed run that the caller may read about.
+--
+-- raises  OB001 no such run, OB010 not allowed
+create function backfill_private.verifiable(p_run_id uuid)
+returns public.backfill_runs
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_run public.backfill_runs;
+begin
+  perform backfill_private.authorize('read');
+  select * into v_run from public.backfill_runs where run_id = p_run_id;
+  if v_run.sealed_at is null then
+    perform backfill_private.refuse('OB001', format('there is no sealed run %s', p_run_id), 'backfill runs');
+  end if;
+  return v_run;
+end
+$$;
+
+-- Verify a run against the tables, a part of it, for about so long.
+--
+-- p_so_far  what the part before answered; null: from the beginning
+-- returns   {so_far, looked_at and to_look_at: sessions, components, buckets: {bucket: {component: [session; of extra: {session_id,
+--           component, row}]}}, critical, verification: null, or what backfill_private.verify returns but buckets and critical}
+-- raises    OB001 no such run, OB010 not allowed, OB013 so_far is not what a part had answered
+create function backfill_private.verify_part(p_run_id uuid, p_so_far jsonb, p_budget_ms integer)
+returns jsonb
+language plpgsql
+security definer
+set search_path = ''
+set statement_timeout = '55s'
+as $$
+declare
+  v_until timestamptz := backfill_private.clock() + coalesce(p_budget_ms, 2000) * interval '1 ms';
+  v_run public.backfill_runs := backfill_private.verifiable(p_run_id);
+  v_so_far jsonb := backfill_private.verify_so_far(v_run.target, p_so_far);
+  v_sessions bigint := (select count(*) from public.backfill_items as i where i.run_id = p_run_id);
+  v_step jsonb;
+  v_seen jsonb := '{"buckets": {}, "critical": []}'::jsonb;
+  v_end jsonb;
+begin
+  loop
+    if v_so_far ->> 'stage' = 'end' then
+      v_end := backfill_private.verify_end(v_run, v_so_far);
+      exit;
+    end if;
+    v_step := backfill_private.verify_step(v_run, v_so_far);
+    v_so_far := v_step -> 'so_far';
+    v_seen := backfill_private.added(v_seen, v_step - 'so_far');
+    exit when backfill_private.clock() >= v_until;
+  end loop;
+  return v_seen || jsonb_build_object('so_far', v_so_far, 'verification', v_end, 'to_look_at', v_sessions,
+    'components', (select jsonb_agg(t.component order by t.position) from public.backfill_targets as t where t.target = v_run.target),
+    'looked_at', case v_so_far ->> 'stage' when 'rows' then (v_so_far ->> 'after')::bigint else v_sessions end);
+end
+$$;
+
+-- Verify a run against the tables, all of it.
 --
 -- returns  {run_id, verdict, criteria, buckets, critical, audit, new_candidates, new_candidates_total}
 --          pass: every planned row is there; partial: each missing one belongs to a session recorded as failed and
@@ -4384,42 +4595,63 @@ set search_path = ''
 set statement_timeout = '55s'
 as $$
 declare
-  v_run public.backfill_runs;
-  v_components jsonb;
-  v_critical jsonb;
-  v_criteria jsonb;
-  v_buckets jsonb;
+  v_run public.backfill_runs := backfill_private.verifiable(p_run_id);
+  v_so_far jsonb := backfill_private.verify_so_far(v_run.target, null);
+  v_steps jsonb[] := '{}'::jsonb[];
+  v_step jsonb;
 begin
-  perform backfill_private.authorize('read');
-  select * into v_run from public.backfill_runs where run_id = p_run_id;
-  if v_run.sealed_at is null then
-    perform backfill_private.refuse('OB001', format('there is no sealed run %s', p_run_id), 'backfill runs');
-  end if;
-  select jsonb_agg(backfill_private.verify_component(p_run_id, t) order by t.position) into v_components
-  from public.backfill_targets as t where t.target = v_run.target;
-  v_critical := backfill_private.critical_errors(p_run_id, v_components);
-  select jsonb_agg(c.criterion) into v_criteria
-  from jsonb_array_elements(v_components) as x cross join jsonb_array_elements(x -> 'criteria') as c (criterion);
-  v_criteria := v_criteria || backfill_private.run_criteria(p_run_id, v_components, v_critical);
-  select jsonb_object_agg(b.name, b.rows) into v_buckets from (
-    select k.key as name, jsonb_agg(r.r) filter (where r.r is not null) as rows
-    from jsonb_array_elements(v_components) as x
-    cross join jsonb_each(x -> 'buckets') as k
-    left join lateral jsonb_array_elements(k.value) as r (r) on true
-    group by k.key) as b;
-  return jsonb_build_object('run_id', p_run_id, 'state', v_run.state,
-    'verdict', backfill_private.verdict(v_components, v_criteria, v_critical, v_buckets),
-    'criteria', v_criteria, 'critical', v_critical,
-    'buckets', (select jsonb_object_agg(key, coalesce(nullif(value, 'null'), '[]')) from jsonb_each(v_buckets)),
-    'inferred', (select count(*) from public.backfill_receipts as r
-      where r.run_id = p_run_id and r.is_inferred and r.undone_at is null),
-    'audit', jsonb_build_object('count', v_run.audit_count, 'head', v_run.audit_head))
-    || backfill_private.new_candidates(v_run);
+  while v_so_far ->> 'stage' <> 'end' loop
+    v_step := backfill_private.verify_step(v_run, v_so_far);
+    v_so_far := v_step -> 'so_far';
+    v_steps := v_steps || (v_step - 'so_far');
+  end loop;
+  return backfill_private.verify_end(v_run, v_so_far) || jsonb_build_object(
+    'buckets', backfill_private.verify_buckets(v_run.target, v_steps),
+    'critical', (select coalesce(jsonb_agg(c.what order by s.place, c.place), '[]')
+      from unnest(v_steps) with ordinality as s (step, place)
+      cross join jsonb_array_elements(s.step -> 'critical') with ordinality as c (what, place)));
 end
 $$;
 
+-- The buckets of all steps: {bucket: [{session_id, component}]}, component after component, in the plan's order.
+create function backfill_private.verify_buckets(p_target text, p_steps jsonb[])
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select jsonb_object_agg(b.bucket, coalesce(seen.rows, '[]'))
+  from unnest(array['as_planned', 'missing', 'filled_elsewhere', 'changed_since', 'extra']) as b (bucket)
+  cross join lateral (
+    select jsonb_agg(case jsonb_typeof(r.row) when 'object' then r.row
+        else jsonb_build_object('session_id', r.row, 'component', t.component) end order by t.position, s.place, r.place) as rows
+    from unnest(p_steps) with ordinality as s (step, place)
+    cross join public.backfill_targets as t
+    cross join jsonb_array_elements(s.step -> 'buckets' -> b.bucket -> t.component) with ordinality as r (row, place)
+    where t.target = p_target) as seen
+$$;
+
+-- The criteria of one component.
+create function backfill_private.component_criteria(p_target public.backfill_targets, p_figures jsonb)
+returns setof jsonb
+language sql
+immutable
+set search_path = ''
+as $$
+  select backfill_private.criterion(n.tab || '_rows', (p_figures ->> 'planned')::bigint, (p_figures ->> 'wanted')::bigint,
+    jsonb_build_object('inserted', p_figures -> 'inserted', 'updated', p_figures -> 'updated'))
+  from (select backfill_private.bare_name(p_target.table_name)) as n (tab)
+  union all
+  select backfill_private.criterion(backfill_private.bare_name(p_target.table_name) || '_version',
+    (p_figures ->> 'written')::bigint, (p_figures ->> 'written_wanted')::bigint)
+  union all
+  select backfill_private.criterion(backfill_private.bare_name(p_target.table_name) || '_no_legacy_versions',
+    0, (p_figures ->> 'legacy')::bigint)
+  where p_target.version_column = any (p_target.key_columns)
+$$;
+
 -- The criteria that look at the whole run.
-create function backfill_private.run_criteria(p_run_id uuid, p_components jsonb, p_critical jsonb)
+create function backfill_private.run_criteria(p_run_id uuid, p_figures jsonb, p_critical bigint)
 returns jsonb
 language sql
 stable
@@ -4428,8 +4660,8 @@ as $$
   select jsonb_build_array(
     backfill_private.criterion('priority_complete', count(*) filter (where i.phase = 'priority' and i.state <> 'rolled_back'),
       count(*) filter (where i.phase = 'priority' and i.state <> 'rolled_back' and not exists (
-        select from jsonb_array_elements(p_components) as x where x -> 'priority_incomplete' ? i.session_id))),
-    backfill_private.criterion('critical_errors', 0, jsonb_array_length(p_critical)),
+        select from jsonb_each(p_figures) as x where x.value -> 'priority_incomplete' ? i.session_id))),
+    backfill_private.criterion('critical_errors', 0, p_critical),
     backfill_private.criterion('failed_sessions', 0, count(*) filter (where i.state = 'failed')),
     backfill_private.criterion('audit_complete',
       (select r.audit_count from public.backfill_runs as r where r.run_id = p_run_id),
@@ -4441,33 +4673,43 @@ as $$
 $$;
 
 -- pass, partial or fail.
-create function backfill_private.verdict(p_components jsonb, p_criteria jsonb, p_critical jsonb, p_buckets jsonb)
+create function backfill_private.verdict(p_figures jsonb, p_criteria jsonb, p_critical bigint)
 returns text
 language sql
 immutable
 set search_path = ''
 as $$
   select case
-    when jsonb_array_length(p_critical) > 0
-      or coalesce(jsonb_array_length(nullif(p_buckets -> 'extra', 'null')), 0) > 0
-      or (select sum((x ->> 'unexplained')::integer) from jsonb_array_elements(p_components) as x) > 0 then 'fail'
+    when p_critical > 0
+      or (select sum((x.value ->> 'extra')::bigint + (x.value ->> 'unexplained')::bigint) from jsonb_each(p_figures) as x) > 0 then 'fail'
     when exists (select from jsonb_array_elements(p_criteria) as c where c ->> 'status' <> 'pass') then 'partial'
     else 'pass' end
 $$;
 
 revoke all on function
-  backfill_private.standing(uuid, text),
+  backfill_private.standing(uuid, text, integer, integer),
   backfill_private.strangers(uuid, text),
   backfill_private.came_after(xid, pg_snapshot),
+  backfill_private.added(jsonb, jsonb),
   backfill_private.criterion(text, bigint, bigint, jsonb),
-  backfill_private.verify_component(uuid, public.backfill_targets),
-  backfill_private.critical_errors(uuid, jsonb),
+  backfill_private.verify_rows(uuid, text, integer, integer),
+  backfill_private.verify_strangers(uuid, text),
+  backfill_private.verify_chain(uuid),
+  backfill_private.verify_receipts(uuid, bigint, bigint),
   backfill_private.new_candidates(public.backfill_runs),
+  backfill_private.verify_so_far(text, jsonb),
+  backfill_private.verify_step(public.backfill_runs, jsonb),
+  backfill_private.verify_end(public.backfill_runs, jsonb),
+  backfill_private.verifiable(uuid),
+  backfill_private.verify_part(uuid, jsonb, integer),
   backfill_private.verify(uuid),
-  backfill_private.run_criteria(uuid, jsonb, jsonb),
-  backfill_private.verdict(jsonb, jsonb, jsonb, jsonb)
+  backfill_private.verify_buckets(text, jsonb[]),
+  backfill_private.component_criteria(public.backfill_targets, jsonb),
+  backfill_private.run_criteria(uuid, jsonb, bigint),
+  backfill_private.verdict(jsonb, jsonb, bigint)
 from public;
-grant execute on function backfill_private.verify(uuid) to authenticated, service_role;
+grant execute on function backfill_private.verify(uuid), backfill_private.verify_part(uuid, jsonb, integer)
+to authenticated, service_role;
 
 create function public.backfill_verify(p_run_id uuid)
 returns jsonb
@@ -4478,11 +4720,24 @@ as $$
   select backfill_private.verify(p_run_id)
 $$;
 
-revoke all on function public.backfill_verify(uuid) from public, anon, authenticated, service_role;
-grant execute on function public.backfill_verify(uuid) to authenticated, service_role;
+create function public.backfill_verify_part(p_run_id uuid, p_so_far jsonb default null, p_budget_ms integer default 2000)
+returns jsonb
+language sql
+set search_path = ''
+set statement_timeout = '55s'
+as $$
+  select backfill_private.verify_part(p_run_id, p_so_far, p_budget_ms)
+$$;
+
+revoke all on function public.backfill_verify(uuid), public.backfill_verify_part(uuid, jsonb, integer)
+from public, anon, authenticated, service_role;
+grant execute on function public.backfill_verify(uuid), public.backfill_verify_part(uuid, jsonb, integer)
+to authenticated, service_role;
 
 comment on function public.backfill_verify(uuid) is
   'What stands in the tables against what a run had planned.';
+comment on function public.backfill_verify_part(uuid, jsonb, integer) is
+  'The same, a part a call, for large runs. For the client.';
 
 -- from sql/20_undo.sql
 -- Undo: only rows with a receipt that are still what the run wrote. Preview, then confirm exactly that preview.
@@ -4490,7 +4745,8 @@ comment on function public.backfill_verify(uuid) is
 create table backfill_private.undos (
   undo_id bigint generated always as identity primary key,
   run_id uuid not null references public.backfill_runs (run_id),
-  digest text not null,
+  -- Null until the look at every row in scope has come to its end.
+  digest text,
   scope jsonb not null,
   state text not null default 'previewed' check (state in ('previewed', 'confirmed', 'finished')),
   previewed_at timestamptz not null default backfill_private.clock(),
@@ -4498,8 +4754,18 @@ create table backfill_private.undos (
   confirmed_by text,
   confirmed_at timestamptz,
   finished_at timestamptz,
+  -- The look, of the preview and once more before anything is written: how far it is, a hash over what it saw, and that
+  -- in figures. checked_events: how many events the run had when the second began; checked_at: when it last went on.
+  looked_ordinal integer not null default 0,
+  looked_hash text not null default '',
+  effect jsonb not null default '{}',
+  -- When the preview began, as a snapshot and by the run's events; null where it found conflicts.
+  seen pg_snapshot,
+  seen_events bigint,
+  checked_events bigint,
+  checked_at timestamptz,
   last_ordinal integer not null default 0,
-  -- From the confirmation on: the sessions in its scope, how many were gone through, and what became of their rows.
+  -- The sessions in scope that have rows, how many were gone through, and what became of their rows.
   sessions_total bigint,
   sessions_seen bigint not null default 0,
   done jsonb not null default '{"deletes": {}, "restores": {}, "sessions": 0}',
@@ -4552,47 +4818,55 @@ begin
 end
 $$;
 
--- The written rows in a scope, folded: a row that was written several times goes back to before the first write.
+-- A written row, folded: one that was written several times goes back to before the first write.
 --
--- row_key, table_name  the row; first_operation, first_before: what it was before; last_hash: what we left
-create function backfill_private.undo_rows(p_run_id uuid, p_scope jsonb, p_ordinals integer[] default null)
-returns table (ordinal integer, session_id text, component text, table_name text, row_key jsonb,
-  first_operation text, first_before jsonb, has_before boolean, last_hash bytea, last_receipt bigint, is_inferred boolean)
+-- first_before, has_before  what it was before, and whether it was at all; last_hash: what we left, null where we deleted it
+-- receipts, last_receipt    the receipts that an undo of the row takes back; the newest stands for the row
+create type backfill_private.undoable as (
+  ordinal integer, session_id text, component text, table_name text, row_key jsonb, first_before jsonb, has_before boolean,
+  last_hash bytea, receipts bigint[], last_receipt bigint, is_inferred boolean, attempt integer
+);
+
+-- The written rows of some sessions, the newest first.
+create function backfill_private.undo_rows(p_run_id uuid, p_ordinals integer[])
+returns setof backfill_private.undoable
 language plpgsql
 stable
 set search_path = ''
 set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
 as $$
 begin
-  return query select r.ordinal, r.session_id, r.component, r.table_name, r.row_key,
-    (array_agg(r.operation order by r.receipt_id))[1],
+  return query
+  select r.ordinal, min(r.session_id), min(r.component), r.table_name, r.row_key,
     (array_agg(r.before order by r.receipt_id))[1],
     (array_agg(r.before_hash order by r.receipt_id))[1] is not null,
-    (array_agg(r.after_hash order by r.receipt_id desc))[1],
-    max(r.receipt_id), bool_or(r.is_inferred)
+    (array_agg(r.after_hash order by r.receipt_id))[count(*)],
+    array_agg(r.receipt_id order by r.receipt_id), max(r.receipt_id), bool_or(r.is_inferred), max(r.attempt)
   from public.backfill_receipts as r
-  join public.backfill_items as i on i.run_id = r.run_id and i.ordinal = r.ordinal
-  where r.run_id = p_run_id and r.kind = 'score' and r.undone_at is null
-    and (p_ordinals is null or r.ordinal = any (p_ordinals))
-    and (p_scope ->> 'sessions' is null or p_scope -> 'sessions' ? r.session_id)
-    and (p_scope ->> 'since_at' is null or i.session_at >= (p_scope ->> 'since_at')::timestamptz)
-    and (p_scope ->> 'until_before' is null or i.session_at < (p_scope ->> 'until_before')::timestamptz)
-  group by r.ordinal, r.session_id, r.component, r.table_name, r.row_key;
+  where r.run_id = p_run_id and r.kind = 'score' and r.undone_at is null and r.ordinal = any (p_ordinals)
+  group by r.ordinal, r.table_name, r.row_key
+  order by max(r.receipt_id) desc;
 end
 $$;
 
--- The next sessions of a run in a scope that have written rows, in the plan's order; no further than asked for.
-create function backfill_private.undo_next(p_run_id uuid, p_scope jsonb, p_after integer, p_sessions integer)
+-- The next sessions of a run in a scope that have written rows, in the plan's order: after one place, up to another where
+-- there is one, no more than asked for.
+create function backfill_private.undo_next(
+  p_run_id uuid, p_scope jsonb, p_after integer, p_until integer, p_sessions integer
+)
 returns integer[]
 language plpgsql
 stable
 set search_path = ''
 set plan_cache_mode = force_custom_plan
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
 begin
   return (select array_agg(n.ordinal order by n.ordinal) from (
     select i.ordinal from public.backfill_items as i
-    where i.run_id = p_run_id and i.ordinal > p_after
+    where i.run_id = p_run_id and i.ordinal > p_after and (p_until is null or i.ordinal <= p_until)
       and (p_scope ->> 'sessions' is null or p_scope -> 'sessions' ? i.session_id)
       and (p_scope ->> 'since_at' is null or i.session_at >= (p_scope ->> 'since_at')::timestamptz)
       and (p_scope ->> 'until_before' is null or i.session_at < (p_scope ->> 'until_before')::timestamptz)
@@ -4602,49 +4876,35 @@ begin
 end
 $$;
 
--- What an undo did to the rows of some sessions, added to what it had done before.
-create function backfill_private.undo_counted(p_done jsonb, p_run_id uuid, p_ordinals integer[], p_since timestamptz)
-returns jsonb
+-- The tables of written rows, by the columns of their keys: SQL text over row u of unnest($1) and row t of the table, names
+-- quoted, values literals. Those written last come first: rows that refer to others go before these.
+--
+-- picks  tells the rows of this table among all; joins: the table's row that one of them names
+create function backfill_private.undo_tables(p_rows backfill_private.undoable[])
+returns table (tab regclass, picks text, joins text)
 language sql
 stable
 set search_path = ''
 as $$
-  with counted as (
-    select backfill_private.bare_name(r.table_name) as tab, r.operation = 'delete' as deletes, count(*) as n
-    from public.backfill_receipts as r
-    where r.run_id = p_run_id and r.ordinal = any (p_ordinals) and r.kind = 'undo' and r.at >= p_since
-    group by 1, 2
-  ), tables as (
-    select distinct c.tab from counted as c
-    union select jsonb_object_keys(p_done -> 'deletes')
-  )
-  select jsonb_build_object(
-    'deletes', coalesce(jsonb_object_agg(t.tab, coalesce((p_done -> 'deletes' ->> t.tab)::bigint, 0)
-      + coalesce((select c.n from counted as c where c.tab = t.tab and c.deletes), 0)), '{}'),
-    'restores', coalesce(jsonb_object_agg(t.tab, coalesce((p_done -> 'restores' ->> t.tab)::bigint, 0)
-      + coalesce((select c.n from counted as c where c.tab = t.tab and not c.deletes), 0)), '{}'),
-    'sessions', (p_done ->> 'sessions')::bigint + (select count(distinct r.ordinal) from public.backfill_receipts as r
-      where r.run_id = p_run_id and r.ordinal = any (p_ordinals) and r.kind = 'undo' and r.at >= p_since))
-  from tables as t
+  select g.table_name::regclass, format('u.table_name = %L and u.row_key ?& %L::text[]', g.table_name, g.keys), (
+      select string_agg(format('t.%I = (u.row_key ->> %L)::%s', k, k, format_type(a.atttypid, a.atttypmod)), ' and ' order by k)
+      from unnest(g.keys) as k
+      join pg_attribute as a on a.attrelid = g.table_name::regclass and a.attname = k)
+  from (
+    select u.table_name, array(select jsonb_object_keys(u.row_key)) as keys, max(u.last_receipt) as newest
+    from unnest(p_rows) as u
+    group by 1, 2) as g
+  order by g.newest desc
 $$;
 
--- A condition that picks the row t with this key: SQL text, names quoted, values literals.
-create function backfill_private.key_condition(p_table regclass, p_key jsonb)
-returns text
-language sql
-stable
-set search_path = ''
-as $$
-  select string_agg(format('t.%I = %L::%s', k.key, k.value, format_type(a.atttypid, a.atttypmod)), ' and ' order by k.key)
-  from jsonb_each_text(p_key) as k
-  join pg_attribute as a on a.attrelid = p_table and a.attname = k.key
-$$;
-
--- Why a written row cannot be taken back; null where it can. Locks the row where p_lock.
-create function backfill_private.undo_conflict(
-  p_table regclass, p_key jsonb, p_last_hash bytea, p_deletes boolean, p_lock boolean
+-- Which written rows of a table cannot be taken back, and why: {newest receipt: reason}. Locks the rows where p_lock.
+--
+-- One statement looks at the rows, and one for each foreign key at what refers to them, whatever its ON DELETE.
+-- p_picks, p_joins  see backfill_private.undo_tables
+create function backfill_private.undo_conflicts(
+  p_table regclass, p_picks text, p_joins text, p_rows backfill_private.undoable[], p_lock boolean
 )
-returns text
+returns jsonb
 language plpgsql
 set search_path = ''
 set timezone = 'UTC'
@@ -4654,35 +4914,48 @@ set extra_float_digits = 1
 set bytea_output = 'hex'
 as $$
 declare
-  v_row jsonb;
+  v_found jsonb;
+  v_free bigint[];
+  v_standing jsonb[];
 begin
-  execute format('select to_jsonb(t.*) from %s as t where %s %s', p_table,
-    backfill_private.key_condition(p_table, p_key), case when p_lock then 'for update of t' else '' end) into v_row;
-  if v_row is null and p_last_hash is not null then
-    return 'the row is gone';
-  elsif v_row is not null and p_last_hash is null then
-    return 'a row has come where the run had deleted one';
-  elsif backfill_private.row_hash(v_row) is distinct from p_last_hash then
-    return 'the row was changed since';
-  end if;
-  return case when p_deletes then backfill_private.referencing(p_table, v_row) end;
+  -- Row by row by its key: the subquery is never joined to all of the table.
+  execute format(
+    'with looked_at as materialized (
+       select u.last_receipt, u.has_before, standing.row,
+         case when u.has_before and u.first_before is null then ''its before-image was pruned''
+           when standing.row is null and u.last_hash is not null then ''the row is gone''
+           when standing.row is not null and u.last_hash is null then ''a row has come where the run had deleted one''
+           when sha256(convert_to(standing.row::text, ''UTF8'')) is distinct from u.last_hash then ''the row was changed since''
+         end as reason
+       from unnest($1) as u
+       left join lateral (select to_jsonb(t.*) as row from %s as t where %s %s) as standing on true
+       where %s)
+     select coalesce(jsonb_object_agg(l.last_receipt, l.reason) filter (where l.reason is not null), ''{}''),
+       array_agg(l.last_receipt) filter (where $2 and l.reason is null and not l.has_before),
+       array_agg(l.row) filter (where $2 and l.reason is null and not l.has_before)
+     from looked_at as l',
+    p_table, p_joins, case when p_lock then 'for update of t' else 'offset 0' end, p_picks)
+  into v_found, v_free, v_standing
+  using p_rows, exists (select from pg_constraint as c where c.contype = 'f' and c.confrelid = p_table);
+  return v_found || backfill_private.referencing(p_table, v_free, v_standing);
 end
 $$;
 
--- The first foreign key under which another row refers to this one, in words; null where none does.
-create function backfill_private.referencing(p_table regclass, p_row jsonb)
-returns text
+-- Which of some rows of a table other rows refer to, by the first foreign key that says so: {id: in words}.
+create function backfill_private.referencing(p_table regclass, p_ids bigint[], p_rows jsonb[])
+returns jsonb
 language plpgsql
 stable
 set search_path = ''
 as $$
 declare
   v_key record;
-  v_found boolean;
+  v_found jsonb;
+  v_all jsonb := '{}'::jsonb;
 begin
   for v_key in
     select c.conname, c.conrelid::regclass as child,
-      (select string_agg(format('child.%I = %L', a.attname, p_row ->> p.attname), ' and ')
+      (select string_agg(format('child.%I = (it.standing ->> %L)::%s', a.attname, p.attname, format_type(a.atttypid, a.atttypmod)), ' and ')
        from unnest(c.conkey, c.confkey) as k (child_column, parent_column)
        join pg_attribute as a on a.attrelid = c.conrelid and a.attnum = k.child_column
        join pg_attribute as p on p.attrelid = c.confrelid and p.attnum = k.parent_column) as condition
@@ -4690,53 +4963,107 @@ begin
       -- By the triggers that a foreign key puts on the table that it refers to: those are found by an index.
       select distinct g.tgconstraint from pg_trigger as g where g.tgrelid = p_table and g.tgisinternal) as g
     join pg_constraint as c on c.oid = g.tgconstraint
-    where c.contype = 'f' and c.confrelid = p_table and c.conparentid = 0
+    where c.contype = 'f' and c.confrelid = p_table and c.conparentid = 0 and p_ids is not null
+    order by c.conrelid::regclass::text, c.conname
   loop
-    execute format('select exists (select from %s as child where %s)', v_key.child, v_key.condition) into v_found;
-    if v_found then
-      return format('a row of %s refers to it (%s)', v_key.child, v_key.conname);
-    end if;
+    execute format('select jsonb_object_agg(it.id, %L::text) from unnest($1, $2) as it (id, standing)
+      where exists (select from %s as child where %s)',
+      format('a row of %s refers to it (%s)', v_key.child, v_key.conname), v_key.child, v_key.condition)
+    into v_found using p_ids, p_rows;
+    v_all := coalesce(v_found, '{}') || v_all;
   end loop;
-  return null;
+  return v_all;
 end
 $$;
 
--- What an undo of this scope would do now: counts by table, conflicts by row, and the digest that confirms it.
-create function backfill_private.undo_effect(p_run_id uuid, p_scope jsonb)
+-- What an undo of these rows does, with these conflicts: counts by table, conflicts by row. sessions: those that lose a
+-- row; sessions_total: those that have one.
+create function backfill_private.undo_effect(p_rows backfill_private.undoable[], p_conflicts jsonb)
 returns jsonb
 language sql
+immutable
 set search_path = ''
 as $$
-  with looked_at as (
-    select u.*, not u.has_before as deletes,
-      case when u.has_before and u.first_before is null then 'its before-image was pruned'
-        else backfill_private.undo_conflict(u.table_name::regclass, u.row_key, u.last_hash, not u.has_before, false) end as conflict
-    from backfill_private.undo_rows(p_run_id, p_scope) as u
+  with looked_at as materialized (
+    select u.ordinal, u.session_id, u.table_name, u.row_key, u.is_inferred, u.has_before, u.last_hash is not null as stands,
+      p_conflicts ->> u.last_receipt::text as conflict
+    from unnest(p_rows) as u
   ), counted as (
     select backfill_private.bare_name(l.table_name) as tab,
-      count(*) filter (where l.deletes and l.conflict is null) as deletes,
-      count(*) filter (where not l.deletes and l.conflict is null) as restores
-    from looked_at as l group by 1
+      count(*) filter (where not l.has_before and l.stands and l.conflict is null) as deletes,
+      count(*) filter (where l.has_before and l.conflict is null) as restores
+    from looked_at as l group by l.table_name
   )
   select jsonb_build_object(
-    'run_id', p_run_id, 'scope', p_scope,
+    'sessions_total', (select count(distinct l.ordinal) from looked_at as l),
     'sessions', (select count(distinct l.ordinal) from looked_at as l where l.conflict is null),
     'inferred', (select count(*) from looked_at as l where l.conflict is null and l.is_inferred),
     'deletes', (select coalesce(jsonb_object_agg(c.tab, c.deletes), '{}') from counted as c),
     'restores', (select coalesce(jsonb_object_agg(c.tab, c.restores), '{}') from counted as c),
     'conflicts', (select coalesce(jsonb_agg(jsonb_build_object('session_id', l.session_id, 'table', l.table_name,
         'row', l.row_key, 'reason', l.conflict) order by l.ordinal, l.table_name), '[]')
-      from looked_at as l where l.conflict is not null),
-    'digest', (select backfill_private.sha256_hex(concat_ws(e'\n', 'backfill undo, form 1', p_run_id, p_scope,
-        string_agg(jsonb_build_array(l.last_receipt, l.deletes, l.conflict)::text, e'\n' order by l.last_receipt)))
-      from looked_at as l))
+      from looked_at as l where l.conflict is not null))
+$$;
+
+-- Look on at the rows in an undo's scope, for so long; null: to the end. Nothing of the user's is touched.
+--
+-- In blocks of 1,000 places of the plan, so that the hash over what was seen does not depend on how the look was parted.
+create function backfill_private.undo_look(p_undo backfill_private.undos, p_budget interval)
+returns backfill_private.undos
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_until timestamptz := backfill_private.clock() + p_budget;
+  v_last integer := (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_undo.run_id);
+  v_rows backfill_private.undoable[];
+  v_table record;
+  v_conflicts jsonb;
+begin
+  loop
+    v_conflicts := '{}';
+    v_rows := array(select r from backfill_private.undo_rows(p_undo.run_id, backfill_private.undo_next(
+      p_undo.run_id, p_undo.scope, p_undo.looked_ordinal, p_undo.looked_ordinal + 1000, null)) as r);
+    for v_table in select * from backfill_private.undo_tables(v_rows) loop
+      v_conflicts := v_conflicts || backfill_private.undo_conflicts(v_table.tab, v_table.picks, v_table.joins, v_rows, false);
+    end loop;
+    p_undo.effect := backfill_private.added(p_undo.effect, backfill_private.undo_effect(v_rows, v_conflicts));
+    p_undo.looked_hash := backfill_private.sha256_hex(concat_ws(e'\n', p_undo.looked_hash, (
+      select string_agg(jsonb_build_array(u.last_receipt, not u.has_before, v_conflicts -> u.last_receipt::text)::text,
+        e'\n' order by u.last_receipt)
+      from unnest(v_rows) as u)));
+    p_undo.looked_ordinal := least(p_undo.looked_ordinal + 1000, v_last);
+    exit when p_undo.looked_ordinal = v_last or backfill_private.clock() >= v_until;
+  end loop;
+  update backfill_private.undos as u
+  set looked_ordinal = p_undo.looked_ordinal, looked_hash = p_undo.looked_hash, effect = p_undo.effect, seen = p_undo.seen,
+      checked_events = p_undo.checked_events, checked_at = p_undo.checked_at
+  where u.undo_id = p_undo.undo_id;
+  return p_undo;
+end
+$$;
+
+-- The digest of what a look saw; null while it has not come to its end.
+create function backfill_private.undo_digest(p_undo backfill_private.undos)
+returns text
+language sql
+stable
+set search_path = ''
+as $$
+  select case when p_undo.looked_ordinal = (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_undo.run_id)
+    then backfill_private.sha256_hex(concat_ws(e'\n', 'backfill undo, form 2', p_undo.run_id, p_undo.scope, p_undo.looked_hash)) end
 $$;
 
 -- Preview an undo. Nothing of the user's is touched; the preview is kept, and only the newest can be confirmed.
 --
--- returns  see backfill_private.undo_effect
--- raises   OB001 no such run, OB002 the run is running or never ran, OB013 OB014 the scope is not usable
-create function backfill_private.preview_undo(p_run_id uuid, p_sessions text[], p_since text, p_until text)
+-- p_budget_ms  look for about so long; the rest with the answer's undo_id. Null: to the end
+-- p_undo_id    of a preview that has not come to its end; its scope stays
+-- returns      {run_id, scope, undo_id, digest: null until its end, looked_at and to_look_at: sessions of the plan, …
+--              see backfill_private.undo_effect}
+-- raises       OB001 no such run, OB002 the run is running or never ran, OB013 OB014 the scope is not usable
+create function backfill_private.preview_undo(
+  p_run_id uuid, p_sessions text[], p_since text, p_until text, p_budget_ms integer, p_undo_id bigint
+)
 returns jsonb
 language plpgsql
 security definer
@@ -4744,20 +5071,145 @@ set search_path = ''
 set statement_timeout = '55s'
 as $$
 declare
-  v_effect jsonb;
+  v_undo backfill_private.undos;
 begin
   perform backfill_private.authorize('undo');
   perform backfill_private.locked_run(p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']);
-  v_effect := backfill_private.undo_effect(p_run_id,
-    backfill_private.undo_scope(p_run_id, p_sessions, p_since, p_until));
-  insert into backfill_private.undos (run_id, digest, scope)
-  values (p_run_id, v_effect ->> 'digest', v_effect -> 'scope');
-  return v_effect;
+  if p_undo_id is null then
+    insert into backfill_private.undos (run_id, scope, seen, seen_events)
+    select p_run_id, backfill_private.undo_scope(p_run_id, p_sessions, p_since, p_until), pg_current_snapshot(), r.audit_count
+    from public.backfill_runs as r where r.run_id = p_run_id
+    returning * into v_undo;
+  else
+    select * into v_undo from backfill_private.undos where undo_id = p_undo_id and run_id = p_run_id;
+    if not found then
+      perform backfill_private.refuse('OB013', format('run %s has no preview %s', p_run_id, p_undo_id),
+        format('backfill rollback %s', p_run_id));
+    end if;
+  end if;
+  if v_undo.digest is null then
+    v_undo := backfill_private.undo_look(v_undo, p_budget_ms * interval '1 ms');
+    update backfill_private.undos
+    set digest = backfill_private.undo_digest(v_undo), sessions_total = (v_undo.effect ->> 'sessions_total')::bigint,
+        seen = case when v_undo.effect -> 'conflicts' = '[]' then seen end
+    where undo_id = v_undo.undo_id returning * into v_undo;
+  end if;
+  return v_undo.effect || jsonb_build_object('run_id', p_run_id, 'scope', v_undo.scope, 'digest', v_undo.digest,
+    'undo_id', v_undo.undo_id, 'looked_at', v_undo.looked_ordinal,
+    'to_look_at', (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_run_id));
+end
+$$;
+
+-- Are the rows of some sessions those that a preview without conflicts saw, to be told by their age alone? Null or false
+-- says nothing yet: then the rows themselves are looked at. Where other tables refer to theirs, that is always so.
+create function backfill_private.undo_is_as_seen(p_undo backfill_private.undos, p_ordinals integer[])
+returns boolean
+language plpgsql
+stable
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_target public.backfill_targets;
+  v_differs boolean;
+begin
+  for v_target in
+    select t.* from public.backfill_targets as t
+    join public.backfill_runs as r on r.target = t.target where r.run_id = p_undo.run_id
+  loop
+    if exists (select from pg_constraint as c where c.contype = 'f' and c.confrelid = v_target.table_name::regclass) then
+      return null;
+    end if;
+    execute format(
+      'select exists (
+         select from public.backfill_receipts as r
+         left join lateral (select t.xmin as born from %s as t where %s offset 0) as standing on true
+         where r.run_id = $1 and r.ordinal = any ($2) and r.kind = ''score'' and r.undone_at is null and r.component = %L
+           and (r.table_name <> %L or r.after_hash is null or standing.born is null
+             or backfill_private.came_after(standing.born, $3)))',
+      v_target.table_name::regclass, (
+        select string_agg(format('t.%I = (r.row_key ->> %L)::%s', k, k, backfill_private.column_type(v_target.table_name, k)), ' and ')
+        from unnest(v_target.key_columns) as k), v_target.component, v_target.table_name)
+    into v_differs using p_undo.run_id, p_ordinals, p_undo.seen;
+    if v_differs then
+      return false;
+    end if;
+  end loop;
+  return true;
+end
+$$;
+
+-- Glance on at an undo's rows, as long as they are as the preview saw them. Where one may not be, the look begins anew.
+create function backfill_private.undo_glance(p_undo backfill_private.undos, p_budget interval)
+returns backfill_private.undos
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_until timestamptz := backfill_private.clock() + p_budget;
+  v_last integer := (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_undo.run_id);
+begin
+  loop
+    if backfill_private.undo_is_as_seen(p_undo, backfill_private.undo_next(
+        p_undo.run_id, p_undo.scope, p_undo.looked_ordinal, p_undo.looked_ordinal + 1000, null)) is not true then
+      p_undo.seen := null;
+      p_undo.looked_ordinal := 0;
+      p_undo.looked_hash := '';
+      p_undo.effect := '{}';
+      exit;
+    end if;
+    p_undo.looked_ordinal := least(p_undo.looked_ordinal + 1000, v_last);
+    exit when p_undo.looked_ordinal = v_last or backfill_private.clock() >= v_until;
+  end loop;
+  update backfill_private.undos as u
+  set looked_ordinal = p_undo.looked_ordinal, looked_hash = p_undo.looked_hash, effect = p_undo.effect, seen = p_undo.seen,
+      checked_events = p_undo.checked_events, checked_at = p_undo.checked_at
+  where u.undo_id = p_undo.undo_id;
+  return p_undo;
+end
+$$;
+
+-- Look once more before anything is written, for about two seconds a call: is all as the preview saw it? Most often a
+-- glance at the rows' age says so.
+--
+-- Begun anew where something happened to the run since it began, or where nobody went on with it for five minutes: what
+-- was seen then says little about now.
+-- returns  the undo; still `previewed` where the look goes on with the next call
+-- raises   OB019 the rows have changed since the preview
+create function backfill_private.checked_undo(p_undo backfill_private.undos)
+returns backfill_private.undos
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_events bigint := (select r.audit_count from public.backfill_runs as r where r.run_id = p_undo.run_id);
+begin
+  if p_undo.checked_events is distinct from v_events or p_undo.checked_at < backfill_private.clock() - interval '5 min' then
+    p_undo.looked_ordinal := 0;
+    p_undo.checked_events := v_events;
+    if p_undo.seen is null or p_undo.seen_events <> v_events then
+      p_undo.seen := null;
+      p_undo.looked_hash := '';
+      p_undo.effect := '{}';
+    end if;
+  end if;
+  p_undo.checked_at := backfill_private.clock();
+  if p_undo.seen is not null then
+    p_undo := backfill_private.undo_glance(p_undo, interval '2 s');
+  end if;
+  if p_undo.seen is null then
+    p_undo := backfill_private.undo_look(p_undo, interval '2 s');
+  end if;
+  if backfill_private.undo_digest(p_undo) <> p_undo.digest then
+    perform backfill_private.refuse('OB019', 'the rows have changed since the preview',
+      format('backfill rollback %s', p_undo.run_id));
+  end if;
+  return p_undo;
 end
 $$;
 
 -- The preview that this digest confirms: the newest one of the run, still true, or already being carried out by a run
--- that has written nothing since.
+-- that has written nothing since. It stays `previewed` while the look whether it is true goes on.
 --
 -- p_scope  what the caller takes its scope to be, {sessions, since, until}; null: whatever it is
 -- raises   OB013 another scope, OB019 another digest, or what the preview saw has changed
@@ -4769,7 +5221,8 @@ as $$
 declare
   v_undo backfill_private.undos;
 begin
-  select * into v_undo from backfill_private.undos where run_id = p_run_id order by undo_id desc limit 1 for update;
+  select * into v_undo from backfill_private.undos
+  where run_id = p_run_id and digest is not null order by undo_id desc limit 1 for update;
   if v_undo.undo_id is null or v_undo.digest is distinct from p_digest then
     perform backfill_private.refuse('OB019', format('%s is not the digest of the newest preview%s',
         backfill_private.told_apart(p_digest, v_undo.digest),
@@ -4780,14 +5233,13 @@ begin
     perform backfill_private.refuse('OB013', 'the preview of this digest has another scope than the one given now',
       format('the same command without its scope, or a preview of the other: backfill rollback %s …', p_run_id));
   elsif v_undo.state = 'previewed' then
-    if backfill_private.undo_effect(p_run_id, v_undo.scope) ->> 'digest' <> p_digest then
-      perform backfill_private.refuse('OB019', 'the rows have changed since the preview',
-        format('backfill rollback %s', p_run_id));
+    v_undo := backfill_private.checked_undo(v_undo);
+    if backfill_private.undo_digest(v_undo) is null then
+      return v_undo;
     end if;
     update backfill_private.undos
     set state = 'confirmed', reason = left(p_reason, 500), confirmed_at = backfill_private.clock(),
-        confirmed_by = (select label from backfill_private.caller()),
-        sessions_total = coalesce(cardinality(backfill_private.undo_next(p_run_id, scope, 0, null)), 0)
+        confirmed_by = (select label from backfill_private.caller())
     where undo_id = v_undo.undo_id returning * into v_undo;
     perform backfill_private.record(p_run_id, 'undo_confirmed',
       jsonb_build_object('digest', p_digest, 'reason', left(p_reason, 500), 'scope', v_undo.scope));
@@ -4802,7 +5254,174 @@ begin
 end
 $$;
 
--- Take one written row back: delete what was inserted, put back what was updated or deleted.
+-- Take written rows of a table back: delete what was inserted, put back what was updated or deleted. All of them but those
+-- in conflict, or an error.
+--
+-- A statement a way; what the run had deleted is inserted one by one, since an insert tells nothing of where its values
+-- came from.
+-- p_picks, p_joins  see backfill_private.undo_tables
+-- returns  the rows that were written, by their newest receipt, and the hash of what stands now; a row that the run made
+--          and deleted itself is none of them
+-- raises   P0001 a trigger of the user's let nothing happen
+create function backfill_private.undo_write(
+  p_table regclass, p_picks text, p_joins text, p_rows backfill_private.undoable[], p_conflicts jsonb
+)
+returns table (last_receipt bigint, operation text, after_hash bytea)
+language plpgsql
+set search_path = ''
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'iso_8601'
+set extra_float_digits = 1
+set bytea_output = 'hex'
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+declare
+  v_part record;
+  v_picks text := p_picks || case p_conflicts when '{}' then '' else ' and not $2 ? u.last_receipt::text' end;
+  v_rows bigint;
+begin
+  for v_part in
+    select w.way, w.columns, w.one, count(*) as rows
+    from unnest(p_rows) as u
+    cross join lateral (select
+      case when u.last_hash is null then 'insert' when u.has_before then 'update' else 'delete' end as way,
+      case when u.has_before then array(select jsonb_object_keys(u.first_before)) end as columns,
+      case when u.last_hash is null then u.last_receipt end as one) as w
+    where (u.has_before or u.last_hash is not null) and u.table_name::regclass = p_table
+      and (p_conflicts = '{}' or not p_conflicts ? u.last_receipt::text)
+    group by 1, 2, 3
+  loop
+    return query execute backfill_private.undo_statement(p_table, v_picks, p_joins, v_part.way, v_part.columns)
+      using p_rows, p_conflicts, v_part.columns, v_part.one;
+    get diagnostics v_rows = row_count;
+    if v_rows <> v_part.rows then
+      raise exception 'a trigger of % let no % happen', p_table, v_part.way;
+    end if;
+  end loop;
+end
+$$;
+
+-- The statement that takes rows u of $1 back, but for those that $2 has. It sets the columns that the before-images have,
+-- $3, but for those that the table computes by itself; $4: the one row that it inserts.
+create function backfill_private.undo_statement(p_table regclass, p_picks text, p_joins text, p_way text, p_columns text[])
+returns text
+language sql
+stable
+set search_path = ''
+as $$
+  select case p_way
+    when 'delete' then format(
+      'delete from %s as t using unnest($1) as u where %s and %s and not u.has_before and u.last_hash is not null
+       returning u.last_receipt, %L::text, null::bytea', p_table, p_picks, p_joins, p_way)
+    when 'update' then format(
+      'update %1$s as t set (%2$s) = (select %2$s from jsonb_populate_record(null::%1$s, u.first_before))
+       from unnest($1) as u
+       where %3$s and %4$s and u.last_hash is not null and array(select jsonb_object_keys(u.first_before)) = $3
+       returning u.last_receipt, %5$L::text, sha256(convert_to(to_jsonb(t.*)::text, ''UTF8''))', p_table,
+      string_agg(quote_ident(a.attname), ', ' order by a.attnum) filter (where a.attidentity <> 'a'), p_picks, p_joins, p_way)
+    else format(
+      'insert into %1$s as t (%2$s) overriding system value
+       select %3$s from unnest($1) as u cross join lateral jsonb_populate_record(null::%1$s, u.first_before) as b
+       where u.last_receipt = $4
+       returning $4, %4$L::text, sha256(convert_to(to_jsonb(t.*)::text, ''UTF8''))', p_table,
+      string_agg(quote_ident(a.attname), ', ' order by a.attnum),
+      string_agg('b.' || quote_ident(a.attname), ', ' order by a.attnum), p_way) end
+  from pg_attribute as a
+  where a.attrelid = p_table and a.attnum > 0 and not a.attisdropped and a.attgenerated = '' and a.attname = any (p_columns)
+$$;
+
+-- Take all rows of some sessions back at once. A row in conflict is left as it is; a session that lost a row is no longer
+-- done, whatever stays. The items are locked.
+--
+-- The rows are written under a header of the undo's own: under it the triggers on the target tables see only what triggers
+-- of the user's write on top, and let none of that through. The receipts of the rows themselves are written here, from what
+-- the statements say they did.
+-- returns  see backfill_private.undo_effect
+-- raises   whatever the database or a trigger of the user's has against one of the rows; OB011 a trigger writes further rows
+create function backfill_private.undo_at_once(p_run_id uuid, p_ordinals integer[])
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_now timestamptz := backfill_private.clock();
+  v_headers text := current_setting('request.headers', true);
+  v_rows backfill_private.undoable[] := array(select r from backfill_private.undo_rows(p_run_id, p_ordinals) as r);
+  v_table record;
+  v_found jsonb;
+  v_conflicts jsonb := '{}'::jsonb;
+begin
+  perform set_config('request.headers', jsonb_build_object('x-backfill-undo', p_run_id)::text, true);
+  for v_table in select * from backfill_private.undo_tables(v_rows) loop
+    v_found := backfill_private.undo_conflicts(v_table.tab, v_table.picks, v_table.joins, v_rows, true);
+    v_conflicts := v_conflicts || v_found;
+    insert into public.backfill_receipts (
+      run_id, ordinal, session_id, component, kind, operation, table_name, row_key, before_hash, after_hash, attempt, at)
+    select p_run_id, u.ordinal, u.session_id, u.component, 'undo', w.operation, u.table_name, u.row_key, u.last_hash,
+      w.after_hash, u.attempt, v_now
+    from backfill_private.undo_write(v_table.tab, v_table.picks, v_table.joins, v_rows, v_found) as w
+    join unnest(v_rows) as u using (last_receipt);
+  end loop;
+  set constraints all immediate;
+  perform set_config('request.headers', coalesce(v_headers, ''), true);
+  perform backfill_private.undo_noted(p_run_id, p_ordinals, v_rows, v_conflicts, v_now);
+  return backfill_private.undo_effect(v_rows, v_conflicts);
+end
+$$;
+
+-- Note what became of sessions whose rows were taken back but for those in conflict.
+create function backfill_private.undo_noted(
+  p_run_id uuid, p_ordinals integer[], p_rows backfill_private.undoable[], p_conflicts jsonb, p_now timestamptz
+)
+returns void
+language plpgsql
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+as $$
+declare
+  v_left integer[] := array(
+    select u.ordinal from unnest(p_rows) as u where p_conflicts <> '{}'
+    group by u.ordinal having bool_and(p_conflicts ? u.last_receipt::text));
+begin
+  update public.backfill_receipts as r
+  set undone_at = p_now
+  where r.receipt_id = any (array(
+    select unnest(u.receipts) from unnest(p_rows) as u where p_conflicts = '{}' or not p_conflicts ? u.last_receipt::text));
+  update public.backfill_items as i
+  set fence_hash = null, lease_kind = null, lease_until = null, claim_id = null, worker = null,
+      state = case when i.ordinal = any (v_left) then i.state else 'rolled_back' end
+  where i.run_id = p_run_id and i.ordinal = any (p_ordinals);
+end
+$$;
+
+-- The first foreign key under which another row refers to this one, in words; null where none does. For rollback.sql.
+create function backfill_private.referencing(p_table regclass, p_row jsonb)
+returns text
+language sql
+stable
+set search_path = ''
+as $$
+  select backfill_private.referencing(p_table, array[1::bigint], array[p_row]) ->> '1'
+$$;
+
+-- A condition that picks the row t with this key: SQL text, names quoted, values literals.
+create function backfill_private.key_condition(p_table regclass, p_key jsonb)
+returns text
+language sql
+stable
+set search_path = ''
+as $$
+  select string_agg(format('t.%I = %L::%s', k.key, k.value, format_type(a.atttypid, a.atttypmod)), ' and ' order by k.key)
+  from jsonb_each_text(p_key) as k
+  join pg_attribute as a on a.attrelid = p_table and a.attname = k.key
+$$;
+
+-- Take one row back, as rollback.sql of a run's files does: delete what was inserted, put back what was updated or deleted.
+-- Under no header, so without a receipt.
 create function backfill_private.undo_row(p_table regclass, p_key jsonb, p_before jsonb)
 returns void
 language plpgsql
@@ -4836,13 +5455,13 @@ $$;
 -- Take one written row back where the database lets us.
 --
 -- returns  null, or why not: a constraint, deferred or not, or a trigger of the user's refused it
-create function backfill_private.refusal_to_undo(p_table regclass, p_key jsonb, p_before jsonb)
+create function backfill_private.refusal_to_undo(p_table regclass, p_picks text, p_joins text, p_row backfill_private.undoable)
 returns text
 language plpgsql
 set search_path = ''
 as $$
 begin
-  perform backfill_private.undo_row(p_table, p_key, p_before);
+  perform backfill_private.undo_write(p_table, p_picks, p_joins, array[p_row], '{}');
   set constraints all immediate;
   return null;
 exception when integrity_constraint_violation or data_exception or insufficient_privilege or raise_exception then
@@ -4850,12 +5469,12 @@ exception when integrity_constraint_violation or data_exception or insufficient_
 end
 $$;
 
--- Take one session's rows back, the newest first, through the gate: under a fence of the undo's own that never
--- leaves this function, so that every row leaves a receipt. A row in conflict is left as it is; a session that
--- lost a row is no longer done, whatever stays.
+-- Take one session's rows back, one after the other, the newest first, through the gate: under a fence of the undo's own
+-- that never leaves this function, so that every row leaves a receipt, those too that triggers of the user's write of this
+-- session.
 --
--- returns  the conflicts: [{session_id, table, row, reason}]
-create function backfill_private.undo_item(p_run_id uuid, p_ordinal integer, p_scope jsonb)
+-- returns  see backfill_private.undo_effect
+create function backfill_private.undo_item(p_run_id uuid, p_ordinal integer)
 returns jsonb
 language plpgsql
 set search_path = ''
@@ -4863,10 +5482,11 @@ as $$
 declare
   v_fence text := backfill_private.new_fence();
   v_headers text := current_setting('request.headers', true);
-  v_row record;
+  v_rows backfill_private.undoable[];
+  v_row backfill_private.undoable;
+  v_table record;
   v_why text;
-  v_conflicts jsonb := '[]'::jsonb;
-  v_taken_back integer := 0;
+  v_conflicts jsonb := '{}'::jsonb;
 begin
   perform from public.backfill_items where run_id = p_run_id and ordinal = p_ordinal for update;
   update public.backfill_items
@@ -4875,29 +5495,42 @@ begin
   where run_id = p_run_id and ordinal = p_ordinal;
   perform set_config('request.headers',
     jsonb_build_object('x-backfill-run', p_run_id, 'x-backfill-fence', v_fence)::text, true);
-  for v_row in
-    select * from backfill_private.undo_rows(p_run_id, p_scope, array[p_ordinal]) as u order by u.last_receipt desc
-  loop
-    v_why := case when v_row.has_before and v_row.first_before is null then 'its before-image was pruned'
-      else backfill_private.undo_conflict(
-        v_row.table_name::regclass, v_row.row_key, v_row.last_hash, not v_row.has_before, true) end;
-    v_why := coalesce(v_why, backfill_private.refusal_to_undo(v_row.table_name::regclass, v_row.row_key, v_row.first_before));
+  v_rows := array(select r from backfill_private.undo_rows(p_run_id, array[p_ordinal]) as r);
+  foreach v_row in array v_rows loop
+    select * into strict v_table from backfill_private.undo_tables(array[v_row]);
+    v_why := backfill_private.undo_conflicts(v_table.tab, v_table.picks, v_table.joins, array[v_row], true)
+      ->> v_row.last_receipt::text;
+    v_why := coalesce(v_why, backfill_private.refusal_to_undo(v_table.tab, v_table.picks, v_table.joins, v_row));
     if v_why is not null then
-      v_conflicts := v_conflicts || jsonb_build_object('session_id', v_row.session_id, 'table', v_row.table_name,
-        'row', v_row.row_key, 'reason', v_why);
-    else
-      v_taken_back := v_taken_back + 1;
-      update public.backfill_receipts set undone_at = backfill_private.clock()
-      where run_id = p_run_id and ordinal = p_ordinal and table_name = v_row.table_name and row_key = v_row.row_key
-        and kind = 'score' and undone_at is null;
+      v_conflicts := v_conflicts || jsonb_build_object(v_row.last_receipt, v_why);
     end if;
   end loop;
   perform set_config('request.headers', coalesce(v_headers, ''), true);
-  update public.backfill_items
-  set fence_hash = null, lease_kind = null, lease_until = null, claim_id = null, worker = null,
-      state = case when v_conflicts = '[]' or v_taken_back > 0 then 'rolled_back' else state end
-  where run_id = p_run_id and ordinal = p_ordinal;
-  return v_conflicts;
+  perform backfill_private.undo_noted(p_run_id, array[p_ordinal], v_rows, v_conflicts, backfill_private.clock());
+  return backfill_private.undo_effect(v_rows, v_conflicts);
+end
+$$;
+
+-- Take the rows of some sessions back: all at once, and where the database or a trigger of the user's has something against
+-- one of them, half by half, so that one refusal is one conflict.
+--
+-- returns  see backfill_private.undo_effect
+create function backfill_private.undo_sessions(p_run_id uuid, p_ordinals integer[])
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_half integer := cardinality(p_ordinals) / 2;
+begin
+  return backfill_private.undo_at_once(p_run_id, p_ordinals);
+exception
+  when integrity_constraint_violation or data_exception or insufficient_privilege or raise_exception or sqlstate 'OB011' then
+    if v_half = 0 then
+      return backfill_private.undo_item(p_run_id, p_ordinals[1]);
+    end if;
+    return backfill_private.added(backfill_private.undo_sessions(p_run_id, p_ordinals[:v_half]),
+      backfill_private.undo_sessions(p_run_id, p_ordinals[v_half + 1:]));
 end
 $$;
 
@@ -4906,8 +5539,9 @@ $$;
 -- p_digest    of the newest preview; a killed undo is confirmed again with the same
 -- p_sessions  at most so many now; call again until remaining is 0
 -- p_scope     what the caller takes the preview's scope to be; null: whatever it is
--- returns     {remaining, sessions, deletes, restores, conflicts, state, confirmed_by, finished_at, was_finished: it was
---             carried out before this call}
+-- returns     {remaining, sessions_total, sessions, deletes, restores, conflicts, state, confirmed_by, finished_at,
+--             was_finished: it was carried out before this call; checked and to_check: while the look before the first
+--             row goes on, sessions of the plan, else null}
 -- raises      OB013 no reason or another scope, OB019 another digest, or what the preview saw has changed
 create function backfill_private.confirm_undo(
   p_run_id uuid, p_digest text, p_reason text, p_sessions integer, p_scope jsonb
@@ -4920,7 +5554,7 @@ as $$
 declare
   v_undo backfill_private.undos;
   v_ordinals integer[];
-  v_ordinal integer;
+  v_effect jsonb := '{}'::jsonb;
 begin
   perform backfill_private.authorize('undo');
   if nullif(btrim(p_reason), '') is null then
@@ -4932,15 +5566,19 @@ begin
   perform backfill_private.locked_run(p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']);
   perform backfill_private.release_all(p_run_id);
   v_undo := backfill_private.confirmed_undo(p_run_id, p_digest, p_reason, p_scope);
-  v_ordinals := coalesce(backfill_private.undo_next(p_run_id, v_undo.scope, v_undo.last_ordinal, p_sessions), '{}');
-  foreach v_ordinal in array v_ordinals loop
-    v_undo.conflicts := v_undo.conflicts || backfill_private.undo_item(p_run_id, v_ordinal, v_undo.scope);
-    v_undo.last_ordinal := v_ordinal;
-  end loop;
-  update backfill_private.undos
-  set last_ordinal = v_undo.last_ordinal, conflicts = v_undo.conflicts, sessions_seen = sessions_seen + cardinality(v_ordinals),
-      done = backfill_private.undo_counted(done, p_run_id, v_ordinals, confirmed_at)
-  where undo_id = v_undo.undo_id;
+  v_ordinals := case v_undo.state when 'confirmed' then
+    backfill_private.undo_next(p_run_id, v_undo.scope, v_undo.last_ordinal, null, p_sessions) end;
+  if v_ordinals is not null then
+    perform from public.backfill_items where run_id = p_run_id and ordinal = any (v_ordinals) order by ordinal for update;
+    update public.backfill_items set fence_hash = null
+    where run_id = p_run_id and ordinal = any (v_ordinals) and fence_hash is not null;
+    v_effect := backfill_private.undo_sessions(p_run_id, v_ordinals);
+    update backfill_private.undos
+    set last_ordinal = v_ordinals[cardinality(v_ordinals)], sessions_seen = sessions_seen + cardinality(v_ordinals),
+        conflicts = conflicts || (v_effect -> 'conflicts'),
+        done = backfill_private.added(done, v_effect - array['conflicts', 'inferred', 'sessions_total'])
+    where undo_id = v_undo.undo_id;
+  end if;
   return backfill_private.undo_progress(p_run_id, v_undo.undo_id)
     || jsonb_build_object('was_finished', v_undo.state = 'finished');
 end
@@ -4958,7 +5596,8 @@ declare
   v_done jsonb;
 begin
   select * into strict v_undo from backfill_private.undos where undo_id = p_undo_id;
-  v_remaining := v_undo.sessions_total - v_undo.sessions_seen;
+  -- While the look goes on, nobody knows yet whether anything remains.
+  v_remaining := greatest(v_undo.sessions_total - v_undo.sessions_seen, (v_undo.state = 'previewed')::integer);
   v_done := v_undo.done;
   if v_remaining = 0 and v_undo.state = 'confirmed' then
     update backfill_private.undos set state = 'finished', finished_at = backfill_private.clock() where undo_id = p_undo_id
@@ -4967,7 +5606,11 @@ begin
       v_done || jsonb_build_object('digest', v_undo.digest, 'conflicts', jsonb_array_length(v_undo.conflicts)));
     perform backfill_private.close_if_empty(p_run_id);
   end if;
-  return v_done || jsonb_build_object('remaining', v_remaining, 'conflicts', v_undo.conflicts,
+  return v_done || jsonb_build_object('remaining', v_remaining, 'sessions_total', v_undo.sessions_total,
+    'checked', case v_undo.state when 'previewed' then v_undo.looked_ordinal end,
+    'to_check', case v_undo.state when 'previewed' then
+      (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_run_id) end,
+    'conflicts', v_undo.conflicts,
     'confirmed_by', v_undo.confirmed_by, 'finished_at', v_undo.finished_at,
     'state', (select r.state from public.backfill_runs as r where r.run_id = p_run_id));
 end
@@ -4990,36 +5633,48 @@ $$;
 
 revoke all on function
   backfill_private.undo_scope(uuid, text[], text, text),
-  backfill_private.undo_rows(uuid, jsonb, integer[]),
-  backfill_private.undo_next(uuid, jsonb, integer, integer),
-  backfill_private.undo_counted(jsonb, uuid, integer[], timestamptz),
-  backfill_private.key_condition(regclass, jsonb),
-  backfill_private.undo_conflict(regclass, jsonb, bytea, boolean, boolean),
+  backfill_private.undo_rows(uuid, integer[]),
+  backfill_private.undo_next(uuid, jsonb, integer, integer, integer),
+  backfill_private.undo_tables(backfill_private.undoable[]),
+  backfill_private.undo_conflicts(regclass, text, text, backfill_private.undoable[], boolean),
+  backfill_private.referencing(regclass, bigint[], jsonb[]),
   backfill_private.referencing(regclass, jsonb),
-  backfill_private.undo_effect(uuid, jsonb),
-  backfill_private.preview_undo(uuid, text[], text, text),
-  backfill_private.confirmed_undo(uuid, text, text, jsonb),
+  backfill_private.key_condition(regclass, jsonb),
   backfill_private.undo_row(regclass, jsonb, jsonb),
-  backfill_private.refusal_to_undo(regclass, jsonb, jsonb),
-  backfill_private.undo_item(uuid, integer, jsonb),
+  backfill_private.undo_effect(backfill_private.undoable[], jsonb),
+  backfill_private.undo_look(backfill_private.undos, interval),
+  backfill_private.undo_digest(backfill_private.undos),
+  backfill_private.preview_undo(uuid, text[], text, text, integer, bigint),
+  backfill_private.undo_is_as_seen(backfill_private.undos, integer[]),
+  backfill_private.undo_glance(backfill_private.undos, interval),
+  backfill_private.checked_undo(backfill_private.undos),
+  backfill_private.confirmed_undo(uuid, text, text, jsonb),
+  backfill_private.undo_write(regclass, text, text, backfill_private.undoable[], jsonb),
+  backfill_private.undo_statement(regclass, text, text, text, text[]),
+  backfill_private.undo_at_once(uuid, integer[]),
+  backfill_private.undo_noted(uuid, integer[], backfill_private.undoable[], jsonb, timestamptz),
+  backfill_private.refusal_to_undo(regclass, text, text, backfill_private.undoable),
+  backfill_private.undo_item(uuid, integer),
+  backfill_private.undo_sessions(uuid, integer[]),
   backfill_private.confirm_undo(uuid, text, text, integer, jsonb),
   backfill_private.undo_progress(uuid, bigint),
   backfill_private.close_if_empty(uuid)
 from public;
 grant execute on function
-  backfill_private.preview_undo(uuid, text[], text, text),
+  backfill_private.preview_undo(uuid, text[], text, text, integer, bigint),
   backfill_private.confirm_undo(uuid, text, text, integer, jsonb)
 to service_role;
 
 create function public.backfill_preview_undo(
-  p_run_id uuid, p_sessions text[] default null, p_since text default null, p_until text default null
+  p_run_id uuid, p_sessions text[] default null, p_since text default null, p_until text default null,
+  p_budget_ms integer default null, p_undo_id bigint default null
 )
 returns jsonb
 language sql
 set search_path = ''
 set statement_timeout = '55s'
 as $$
-  select backfill_private.preview_undo(p_run_id, p_sessions, p_since, p_until)
+  select backfill_private.preview_undo(p_run_id, p_sessions, p_since, p_until, p_budget_ms, p_undo_id)
 $$;
 
 create function public.backfill_confirm_undo(
@@ -5033,15 +5688,15 @@ as $$
 $$;
 
 revoke all on function
-  public.backfill_preview_undo(uuid, text[], text, text),
+  public.backfill_preview_undo(uuid, text[], text, text, integer, bigint),
   public.backfill_confirm_undo(uuid, text, text, integer, jsonb)
 from public, anon, authenticated, service_role;
 grant execute on function
-  public.backfill_preview_undo(uuid, text[], text, text),
+  public.backfill_preview_undo(uuid, text[], text, text, integer, bigint),
   public.backfill_confirm_undo(uuid, text, text, integer, jsonb)
 to service_role;
 
-comment on function public.backfill_preview_undo(uuid, text[], text, text) is
+comment on function public.backfill_preview_undo(uuid, text[], text, text, integer, bigint) is
   'What an undo of a run would take back: counts, conflicts and the digest that confirms it. For the client.';
 comment on function public.backfill_confirm_undo(uuid, text, text, integer, jsonb) is
   'Carry out exactly the undo that was previewed, a part at a time. For the client.';
@@ -5778,7 +6433,7 @@ declare
 begin
   perform backfill_private.scratch_target(p_scratch);
   select coalesce(jsonb_agg(distinct c.value ->> 'reason'), '[]') into v_conflicts
-  from jsonb_array_elements(backfill_private.undo_item(p_scratch, 1, '{}')) as c;
+  from jsonb_array_elements(backfill_private.undo_item(p_scratch, 1) -> 'conflicts') as c;
   perform backfill_private.keep_rows(p_scratch, 'undone');
   return jsonb_build_object('conflicts', v_conflicts, 'tables', backfill_private.rows_between(p_scratch, 'before', 'undone'));
 end
