@@ -4740,7 +4740,8 @@ comment on function public.backfill_verify_part(uuid, jsonb, integer) is
   'The same, a part a call, for large runs. For the client.';
 
 -- from sql/20_undo.sql
--- Undo: only rows with a receipt that are still what the run wrote. Preview, then confirm exactly that preview.
+-- Undo: only rows with a receipt that are still what the run wrote. Here the preview; 35_undo_confirm.sql confirms exactly
+-- that, 34_undo_writes.sql takes the rows back.
 
 create table backfill_private.undos (
   undo_id bigint generated always as identity primary key,
@@ -5100,537 +5101,6 @@ begin
 end
 $$;
 
--- Are the rows of some sessions those that a preview without conflicts saw, to be told by their age alone? Null or false
--- says nothing yet: then the rows themselves are looked at. Where other tables refer to theirs, that is always so.
-create function backfill_private.undo_is_as_seen(p_undo backfill_private.undos, p_ordinals integer[])
-returns boolean
-language plpgsql
-stable
-set search_path = ''
-set plan_cache_mode = force_custom_plan
-as $$
-declare
-  v_target public.backfill_targets;
-  v_differs boolean;
-begin
-  for v_target in
-    select t.* from public.backfill_targets as t
-    join public.backfill_runs as r on r.target = t.target where r.run_id = p_undo.run_id
-  loop
-    if exists (select from pg_constraint as c where c.contype = 'f' and c.confrelid = v_target.table_name::regclass) then
-      return null;
-    end if;
-    execute format(
-      'select exists (
-         select from public.backfill_receipts as r
-         left join lateral (select t.xmin as born from %s as t where %s offset 0) as standing on true
-         where r.run_id = $1 and r.ordinal = any ($2) and r.kind = ''score'' and r.undone_at is null and r.component = %L
-           and (r.table_name <> %L or r.after_hash is null or standing.born is null
-             or backfill_private.came_after(standing.born, $3)))',
-      v_target.table_name::regclass, (
-        select string_agg(format('t.%I = (r.row_key ->> %L)::%s', k, k, backfill_private.column_type(v_target.table_name, k)), ' and ')
-        from unnest(v_target.key_columns) as k), v_target.component, v_target.table_name)
-    into v_differs using p_undo.run_id, p_ordinals, p_undo.seen;
-    if v_differs then
-      return false;
-    end if;
-  end loop;
-  return true;
-end
-$$;
-
--- Glance on at an undo's rows, as long as they are as the preview saw them. Where one may not be, the look begins anew.
-create function backfill_private.undo_glance(p_undo backfill_private.undos, p_budget interval)
-returns backfill_private.undos
-language plpgsql
-set search_path = ''
-as $$
-declare
-  v_until timestamptz := backfill_private.clock() + p_budget;
-  v_last integer := (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_undo.run_id);
-begin
-  loop
-    if backfill_private.undo_is_as_seen(p_undo, backfill_private.undo_next(
-        p_undo.run_id, p_undo.scope, p_undo.looked_ordinal, p_undo.looked_ordinal + 1000, null)) is not true then
-      p_undo.seen := null;
-      p_undo.looked_ordinal := 0;
-      p_undo.looked_hash := '';
-      p_undo.effect := '{}';
-      exit;
-    end if;
-    p_undo.looked_ordinal := least(p_undo.looked_ordinal + 1000, v_last);
-    exit when p_undo.looked_ordinal = v_last or backfill_private.clock() >= v_until;
-  end loop;
-  update backfill_private.undos as u
-  set looked_ordinal = p_undo.looked_ordinal, looked_hash = p_undo.looked_hash, effect = p_undo.effect, seen = p_undo.seen,
-      checked_events = p_undo.checked_events, checked_at = p_undo.checked_at
-  where u.undo_id = p_undo.undo_id;
-  return p_undo;
-end
-$$;
-
--- Look once more before anything is written, for about two seconds a call: is all as the preview saw it? Most often a
--- glance at the rows' age says so.
---
--- Begun anew where something happened to the run since it began, or where nobody went on with it for five minutes: what
--- was seen then says little about now.
--- returns  the undo; still `previewed` where the look goes on with the next call
--- raises   OB019 the rows have changed since the preview
-create function backfill_private.checked_undo(p_undo backfill_private.undos)
-returns backfill_private.undos
-language plpgsql
-set search_path = ''
-as $$
-declare
-  v_events bigint := (select r.audit_count from public.backfill_runs as r where r.run_id = p_undo.run_id);
-begin
-  if p_undo.checked_events is distinct from v_events or p_undo.checked_at < backfill_private.clock() - interval '5 min' then
-    p_undo.looked_ordinal := 0;
-    p_undo.checked_events := v_events;
-    if p_undo.seen is null or p_undo.seen_events <> v_events then
-      p_undo.seen := null;
-      p_undo.looked_hash := '';
-      p_undo.effect := '{}';
-    end if;
-  end if;
-  p_undo.checked_at := backfill_private.clock();
-  if p_undo.seen is not null then
-    p_undo := backfill_private.undo_glance(p_undo, interval '2 s');
-  end if;
-  if p_undo.seen is null then
-    p_undo := backfill_private.undo_look(p_undo, interval '2 s');
-  end if;
-  if backfill_private.undo_digest(p_undo) <> p_undo.digest then
-    perform backfill_private.refuse('OB019', 'the rows have changed since the preview',
-      format('backfill rollback %s', p_undo.run_id));
-  end if;
-  return p_undo;
-end
-$$;
-
--- The preview that this digest confirms: the newest one of the run, still true, or already being carried out by a run
--- that has written nothing since. It stays `previewed` while the look whether it is true goes on.
---
--- p_scope  what the caller takes its scope to be, {sessions, since, until}; null: whatever it is
--- raises   OB013 another scope, OB019 another digest, or what the preview saw has changed
-create function backfill_private.confirmed_undo(p_run_id uuid, p_digest text, p_reason text, p_scope jsonb)
-returns backfill_private.undos
-language plpgsql
-set search_path = ''
-as $$
-declare
-  v_undo backfill_private.undos;
-begin
-  select * into v_undo from backfill_private.undos
-  where run_id = p_run_id and digest is not null order by undo_id desc limit 1 for update;
-  if v_undo.undo_id is null or v_undo.digest is distinct from p_digest then
-    perform backfill_private.refuse('OB019', format('%s is not the digest of the newest preview%s',
-        backfill_private.told_apart(p_digest, v_undo.digest),
-        coalesce(', which is ' || backfill_private.told_apart(v_undo.digest, p_digest), '')),
-      format('backfill rollback %s', p_run_id));
-  elsif p_scope is not null and v_undo.scope <> backfill_private.undo_scope(p_run_id,
-      array(select jsonb_array_elements_text(p_scope -> 'sessions')), p_scope ->> 'since', p_scope ->> 'until') then
-    perform backfill_private.refuse('OB013', 'the preview of this digest has another scope than the one given now',
-      format('the same command without its scope, or a preview of the other: backfill rollback %s …', p_run_id));
-  elsif v_undo.state = 'previewed' then
-    v_undo := backfill_private.checked_undo(v_undo);
-    if backfill_private.undo_digest(v_undo) is null then
-      return v_undo;
-    end if;
-    update backfill_private.undos
-    set state = 'confirmed', reason = left(p_reason, 500), confirmed_at = backfill_private.clock(),
-        confirmed_by = (select label from backfill_private.caller())
-    where undo_id = v_undo.undo_id returning * into v_undo;
-    perform backfill_private.record(p_run_id, 'undo_confirmed',
-      jsonb_build_object('digest', p_digest, 'reason', left(p_reason, 500), 'scope', v_undo.scope));
-  elsif exists (select from public.backfill_events as ran
-      where ran.run_id = p_run_id and ran.kind = 'running' and ran.seq > (
-        select max(said.seq) from public.backfill_events as said
-        where said.run_id = p_run_id and said.kind = 'undo_confirmed')) then
-    perform backfill_private.refuse('OB019', 'the run has gone on since this undo was confirmed',
-      format('backfill rollback %s', p_run_id));
-  end if;
-  return v_undo;
-end
-$$;
-
--- Take written rows of a table back: delete what was inserted, put back what was updated or deleted. All of them but those
--- in conflict, or an error.
---
--- A statement a way; what the run had deleted is inserted one by one, since an insert tells nothing of where its values
--- came from.
--- p_picks, p_joins  see backfill_private.undo_tables
--- returns  the rows that were written, by their newest receipt, and the hash of what stands now; a row that the run made
---          and deleted itself is none of them
--- raises   P0001 a trigger of the user's let nothing happen
-create function backfill_private.undo_write(
-  p_table regclass, p_picks text, p_joins text, p_rows backfill_private.undoable[], p_conflicts jsonb
-)
-returns table (last_receipt bigint, operation text, after_hash bytea)
-language plpgsql
-set search_path = ''
-set timezone = 'UTC'
-set datestyle = 'ISO, YMD'
-set intervalstyle = 'iso_8601'
-set extra_float_digits = 1
-set bytea_output = 'hex'
-set enable_seqscan = off
-set enable_hashjoin = off
-set enable_mergejoin = off
-as $$
-declare
-  v_part record;
-  v_picks text := p_picks || case p_conflicts when '{}' then '' else ' and not $2 ? u.last_receipt::text' end;
-  v_rows bigint;
-begin
-  for v_part in
-    select w.way, w.columns, w.one, count(*) as rows
-    from unnest(p_rows) as u
-    cross join lateral (select
-      case when u.last_hash is null then 'insert' when u.has_before then 'update' else 'delete' end as way,
-      case when u.has_before then array(select jsonb_object_keys(u.first_before)) end as columns,
-      case when u.last_hash is null then u.last_receipt end as one) as w
-    where (u.has_before or u.last_hash is not null) and u.table_name::regclass = p_table
-      and (p_conflicts = '{}' or not p_conflicts ? u.last_receipt::text)
-    group by 1, 2, 3
-  loop
-    return query execute backfill_private.undo_statement(p_table, v_picks, p_joins, v_part.way, v_part.columns)
-      using p_rows, p_conflicts, v_part.columns, v_part.one;
-    get diagnostics v_rows = row_count;
-    if v_rows <> v_part.rows then
-      raise exception 'a trigger of % let no % happen', p_table, v_part.way;
-    end if;
-  end loop;
-end
-$$;
-
--- The statement that takes rows u of $1 back, but for those that $2 has. It sets the columns that the before-images have,
--- $3, but for those that the table computes by itself; $4: the one row that it inserts.
-create function backfill_private.undo_statement(p_table regclass, p_picks text, p_joins text, p_way text, p_columns text[])
-returns text
-language sql
-stable
-set search_path = ''
-as $$
-  select case p_way
-    when 'delete' then format(
-      'delete from %s as t using unnest($1) as u where %s and %s and not u.has_before and u.last_hash is not null
-       returning u.last_receipt, %L::text, null::bytea', p_table, p_picks, p_joins, p_way)
-    when 'update' then format(
-      'update %1$s as t set (%2$s) = (select %2$s from jsonb_populate_record(null::%1$s, u.first_before))
-       from unnest($1) as u
-       where %3$s and %4$s and u.last_hash is not null and array(select jsonb_object_keys(u.first_before)) = $3
-       returning u.last_receipt, %5$L::text, sha256(convert_to(to_jsonb(t.*)::text, ''UTF8''))', p_table,
-      string_agg(quote_ident(a.attname), ', ' order by a.attnum) filter (where a.attidentity <> 'a'), p_picks, p_joins, p_way)
-    else format(
-      'insert into %1$s as t (%2$s) overriding system value
-       select %3$s from unnest($1) as u cross join lateral jsonb_populate_record(null::%1$s, u.first_before) as b
-       where u.last_receipt = $4
-       returning $4, %4$L::text, sha256(convert_to(to_jsonb(t.*)::text, ''UTF8''))', p_table,
-      string_agg(quote_ident(a.attname), ', ' order by a.attnum),
-      string_agg('b.' || quote_ident(a.attname), ', ' order by a.attnum), p_way) end
-  from pg_attribute as a
-  where a.attrelid = p_table and a.attnum > 0 and not a.attisdropped and a.attgenerated = '' and a.attname = any (p_columns)
-$$;
-
--- Take all rows of some sessions back at once. A row in conflict is left as it is; a session that lost a row is no longer
--- done, whatever stays. The items are locked.
---
--- The rows are written under a header of the undo's own: under it the triggers on the target tables see only what triggers
--- of the user's write on top, and let none of that through. The receipts of the rows themselves are written here, from what
--- the statements say they did.
--- returns  see backfill_private.undo_effect
--- raises   whatever the database or a trigger of the user's has against one of the rows; OB011 a trigger writes further rows
-create function backfill_private.undo_at_once(p_run_id uuid, p_ordinals integer[])
-returns jsonb
-language plpgsql
-set search_path = ''
-as $$
-declare
-  v_now timestamptz := backfill_private.clock();
-  v_headers text := current_setting('request.headers', true);
-  v_rows backfill_private.undoable[] := array(select r from backfill_private.undo_rows(p_run_id, p_ordinals) as r);
-  v_table record;
-  v_found jsonb;
-  v_conflicts jsonb := '{}'::jsonb;
-begin
-  perform set_config('request.headers', jsonb_build_object('x-backfill-undo', p_run_id)::text, true);
-  for v_table in select * from backfill_private.undo_tables(v_rows) loop
-    v_found := backfill_private.undo_conflicts(v_table.tab, v_table.picks, v_table.joins, v_rows, true);
-    v_conflicts := v_conflicts || v_found;
-    insert into public.backfill_receipts (
-      run_id, ordinal, session_id, component, kind, operation, table_name, row_key, before_hash, after_hash, attempt, at)
-    select p_run_id, u.ordinal, u.session_id, u.component, 'undo', w.operation, u.table_name, u.row_key, u.last_hash,
-      w.after_hash, u.attempt, v_now
-    from backfill_private.undo_write(v_table.tab, v_table.picks, v_table.joins, v_rows, v_found) as w
-    join unnest(v_rows) as u using (last_receipt);
-  end loop;
-  set constraints all immediate;
-  perform set_config('request.headers', coalesce(v_headers, ''), true);
-  perform backfill_private.undo_noted(p_run_id, p_ordinals, v_rows, v_conflicts, v_now);
-  return backfill_private.undo_effect(v_rows, v_conflicts);
-end
-$$;
-
--- Note what became of sessions whose rows were taken back but for those in conflict.
-create function backfill_private.undo_noted(
-  p_run_id uuid, p_ordinals integer[], p_rows backfill_private.undoable[], p_conflicts jsonb, p_now timestamptz
-)
-returns void
-language plpgsql
-set search_path = ''
-set plan_cache_mode = force_custom_plan
-set enable_seqscan = off
-as $$
-declare
-  v_left integer[] := array(
-    select u.ordinal from unnest(p_rows) as u where p_conflicts <> '{}'
-    group by u.ordinal having bool_and(p_conflicts ? u.last_receipt::text));
-begin
-  update public.backfill_receipts as r
-  set undone_at = p_now
-  where r.receipt_id = any (array(
-    select unnest(u.receipts) from unnest(p_rows) as u where p_conflicts = '{}' or not p_conflicts ? u.last_receipt::text));
-  update public.backfill_items as i
-  set fence_hash = null, lease_kind = null, lease_until = null, claim_id = null, worker = null,
-      state = case when i.ordinal = any (v_left) then i.state else 'rolled_back' end
-  where i.run_id = p_run_id and i.ordinal = any (p_ordinals);
-end
-$$;
-
--- The first foreign key under which another row refers to this one, in words; null where none does. For rollback.sql.
-create function backfill_private.referencing(p_table regclass, p_row jsonb)
-returns text
-language sql
-stable
-set search_path = ''
-as $$
-  select backfill_private.referencing(p_table, array[1::bigint], array[p_row]) ->> '1'
-$$;
-
--- A condition that picks the row t with this key: SQL text, names quoted, values literals.
-create function backfill_private.key_condition(p_table regclass, p_key jsonb)
-returns text
-language sql
-stable
-set search_path = ''
-as $$
-  select string_agg(format('t.%I = %L::%s', k.key, k.value, format_type(a.atttypid, a.atttypmod)), ' and ' order by k.key)
-  from jsonb_each_text(p_key) as k
-  join pg_attribute as a on a.attrelid = p_table and a.attname = k.key
-$$;
-
--- Take one row back, as rollback.sql of a run's files does: delete what was inserted, put back what was updated or deleted.
--- Under no header, so without a receipt.
-create function backfill_private.undo_row(p_table regclass, p_key jsonb, p_before jsonb)
-returns void
-language plpgsql
-set search_path = ''
-as $$
-declare
-  v_condition text := backfill_private.key_condition(p_table, p_key);
-  v_all text;
-  v_settable text;
-  v_rows integer;
-begin
-  if p_before is null then
-    execute format('delete from %s as t where %s', p_table, v_condition);
-    return;
-  end if;
-  select string_agg(quote_ident(a.attname), ', ' order by a.attnum),
-    string_agg(quote_ident(a.attname), ', ' order by a.attnum) filter (where a.attidentity <> 'a')
-  into v_all, v_settable
-  from pg_attribute as a
-  where a.attrelid = p_table and a.attnum > 0 and not a.attisdropped and a.attgenerated = '' and p_before ? a.attname;
-  execute format('update %1$s as t set (%2$s) = (select %2$s from jsonb_populate_record(null::%1$s, $1)) where %3$s',
-    p_table, v_settable, v_condition) using p_before;
-  get diagnostics v_rows = row_count;
-  if v_rows = 0 then
-    execute format('insert into %1$s (%2$s) overriding system value
-      select %2$s from jsonb_populate_record(null::%1$s, $1)', p_table, v_all) using p_before;
-  end if;
-end
-$$;
-
--- Take one written row back where the database lets us.
---
--- returns  null, or why not: a constraint, deferred or not, or a trigger of the user's refused it
-create function backfill_private.refusal_to_undo(p_table regclass, p_picks text, p_joins text, p_row backfill_private.undoable)
-returns text
-language plpgsql
-set search_path = ''
-as $$
-begin
-  perform backfill_private.undo_write(p_table, p_picks, p_joins, array[p_row], '{}');
-  set constraints all immediate;
-  return null;
-exception when integrity_constraint_violation or data_exception or insufficient_privilege or raise_exception then
-  return format('the database refuses it: %s %s', sqlstate, backfill_private.kept_message(sqlstate, sqlerrm));
-end
-$$;
-
--- Take one session's rows back, one after the other, the newest first, through the gate: under a fence of the undo's own
--- that never leaves this function, so that every row leaves a receipt, those too that triggers of the user's write of this
--- session.
---
--- returns  see backfill_private.undo_effect
-create function backfill_private.undo_item(p_run_id uuid, p_ordinal integer)
-returns jsonb
-language plpgsql
-set search_path = ''
-as $$
-declare
-  v_fence text := backfill_private.new_fence();
-  v_headers text := current_setting('request.headers', true);
-  v_rows backfill_private.undoable[];
-  v_row backfill_private.undoable;
-  v_table record;
-  v_why text;
-  v_conflicts jsonb := '{}'::jsonb;
-begin
-  perform from public.backfill_items where run_id = p_run_id and ordinal = p_ordinal for update;
-  update public.backfill_items
-  set fence_hash = sha256(convert_to(v_fence, 'UTF8')), lease_kind = 'undo',
-      lease_until = backfill_private.clock() + backfill_private.lease_ttl()
-  where run_id = p_run_id and ordinal = p_ordinal;
-  perform set_config('request.headers',
-    jsonb_build_object('x-backfill-run', p_run_id, 'x-backfill-fence', v_fence)::text, true);
-  v_rows := array(select r from backfill_private.undo_rows(p_run_id, array[p_ordinal]) as r);
-  foreach v_row in array v_rows loop
-    select * into strict v_table from backfill_private.undo_tables(array[v_row]);
-    v_why := backfill_private.undo_conflicts(v_table.tab, v_table.picks, v_table.joins, array[v_row], true)
-      ->> v_row.last_receipt::text;
-    v_why := coalesce(v_why, backfill_private.refusal_to_undo(v_table.tab, v_table.picks, v_table.joins, v_row));
-    if v_why is not null then
-      v_conflicts := v_conflicts || jsonb_build_object(v_row.last_receipt, v_why);
-    end if;
-  end loop;
-  perform set_config('request.headers', coalesce(v_headers, ''), true);
-  perform backfill_private.undo_noted(p_run_id, array[p_ordinal], v_rows, v_conflicts, backfill_private.clock());
-  return backfill_private.undo_effect(v_rows, v_conflicts);
-end
-$$;
-
--- Take the rows of some sessions back: all at once, and where the database or a trigger of the user's has something against
--- one of them, half by half, so that one refusal is one conflict.
---
--- returns  see backfill_private.undo_effect
-create function backfill_private.undo_sessions(p_run_id uuid, p_ordinals integer[])
-returns jsonb
-language plpgsql
-set search_path = ''
-as $$
-declare
-  v_half integer := cardinality(p_ordinals) / 2;
-begin
-  return backfill_private.undo_at_once(p_run_id, p_ordinals);
-exception
-  when integrity_constraint_violation or data_exception or insufficient_privilege or raise_exception or sqlstate 'OB011' then
-    if v_half = 0 then
-      return backfill_private.undo_item(p_run_id, p_ordinals[1]);
-    end if;
-    return backfill_private.added(backfill_private.undo_sessions(p_run_id, p_ordinals[:v_half]),
-      backfill_private.undo_sessions(p_run_id, p_ordinals[v_half + 1:]));
-end
-$$;
-
--- Carry a confirmed undo on by some sessions.
---
--- p_digest    of the newest preview; a killed undo is confirmed again with the same
--- p_sessions  at most so many now; call again until remaining is 0
--- p_scope     what the caller takes the preview's scope to be; null: whatever it is
--- returns     {remaining, sessions_total, sessions, deletes, restores, conflicts, state, confirmed_by, finished_at,
---             was_finished: it was carried out before this call; checked and to_check: while the look before the first
---             row goes on, sessions of the plan, else null}
--- raises      OB013 no reason or another scope, OB019 another digest, or what the preview saw has changed
-create function backfill_private.confirm_undo(
-  p_run_id uuid, p_digest text, p_reason text, p_sessions integer, p_scope jsonb
-)
-returns jsonb
-language plpgsql
-security definer
-set search_path = ''
-as $$
-declare
-  v_undo backfill_private.undos;
-  v_ordinals integer[];
-  v_effect jsonb := '{}'::jsonb;
-begin
-  perform backfill_private.authorize('undo');
-  if nullif(btrim(p_reason), '') is null then
-    perform backfill_private.refuse('OB013', 'an undo needs a reason',
-      format('backfill rollback %s --confirm %s --reason "…"', p_run_id, p_digest));
-  elsif p_sessions < 1 then
-    perform backfill_private.refuse('OB013', format('an undo takes one session or more at a time, not %s', p_sessions));
-  end if;
-  perform backfill_private.locked_run(p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']);
-  perform backfill_private.release_all(p_run_id);
-  v_undo := backfill_private.confirmed_undo(p_run_id, p_digest, p_reason, p_scope);
-  v_ordinals := case v_undo.state when 'confirmed' then
-    backfill_private.undo_next(p_run_id, v_undo.scope, v_undo.last_ordinal, null, p_sessions) end;
-  if v_ordinals is not null then
-    perform from public.backfill_items where run_id = p_run_id and ordinal = any (v_ordinals) order by ordinal for update;
-    update public.backfill_items set fence_hash = null
-    where run_id = p_run_id and ordinal = any (v_ordinals) and fence_hash is not null;
-    v_effect := backfill_private.undo_sessions(p_run_id, v_ordinals);
-    update backfill_private.undos
-    set last_ordinal = v_ordinals[cardinality(v_ordinals)], sessions_seen = sessions_seen + cardinality(v_ordinals),
-        conflicts = conflicts || (v_effect -> 'conflicts'),
-        done = backfill_private.added(done, v_effect - array['conflicts', 'inferred', 'sessions_total'])
-    where undo_id = v_undo.undo_id;
-  end if;
-  return backfill_private.undo_progress(p_run_id, v_undo.undo_id)
-    || jsonb_build_object('was_finished', v_undo.state = 'finished');
-end
-$$;
-
--- How far an undo is; when nothing is left, it is finished and said so in the chain.
-create function backfill_private.undo_progress(p_run_id uuid, p_undo_id bigint)
-returns jsonb
-language plpgsql
-set search_path = ''
-as $$
-declare
-  v_undo backfill_private.undos;
-  v_remaining bigint;
-  v_done jsonb;
-begin
-  select * into strict v_undo from backfill_private.undos where undo_id = p_undo_id;
-  -- While the look goes on, nobody knows yet whether anything remains.
-  v_remaining := greatest(v_undo.sessions_total - v_undo.sessions_seen, (v_undo.state = 'previewed')::integer);
-  v_done := v_undo.done;
-  if v_remaining = 0 and v_undo.state = 'confirmed' then
-    update backfill_private.undos set state = 'finished', finished_at = backfill_private.clock() where undo_id = p_undo_id
-    returning * into v_undo;
-    perform backfill_private.record(p_run_id, 'undo_finished',
-      v_done || jsonb_build_object('digest', v_undo.digest, 'conflicts', jsonb_array_length(v_undo.conflicts)));
-    perform backfill_private.close_if_empty(p_run_id);
-  end if;
-  return v_done || jsonb_build_object('remaining', v_remaining, 'sessions_total', v_undo.sessions_total,
-    'checked', case v_undo.state when 'previewed' then v_undo.looked_ordinal end,
-    'to_check', case v_undo.state when 'previewed' then
-      (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_run_id) end,
-    'conflicts', v_undo.conflicts,
-    'confirmed_by', v_undo.confirmed_by, 'finished_at', v_undo.finished_at,
-    'state', (select r.state from public.backfill_runs as r where r.run_id = p_run_id));
-end
-$$;
-
--- A run of which no session is left done is rolled back.
-create function backfill_private.close_if_empty(p_run_id uuid)
-returns void
-language plpgsql
-set search_path = ''
-as $$
-begin
-  if (select r.state from public.backfill_runs as r where r.run_id = p_run_id) in ('completed', 'cancelled', 'expired')
-    and exists (select from public.backfill_items as i where i.run_id = p_run_id and i.state = 'rolled_back')
-    and not exists (select from public.backfill_items as i where i.run_id = p_run_id and i.state = 'done') then
-    perform backfill_private.move(p_run_id, 'rolled_back', 'no session is left done');
-  end if;
-end
-$$;
-
 revoke all on function
   backfill_private.undo_scope(uuid, text[], text, text),
   backfill_private.undo_rows(uuid, integer[]),
@@ -5638,32 +5108,12 @@ revoke all on function
   backfill_private.undo_tables(backfill_private.undoable[]),
   backfill_private.undo_conflicts(regclass, text, text, backfill_private.undoable[], boolean),
   backfill_private.referencing(regclass, bigint[], jsonb[]),
-  backfill_private.referencing(regclass, jsonb),
-  backfill_private.key_condition(regclass, jsonb),
-  backfill_private.undo_row(regclass, jsonb, jsonb),
   backfill_private.undo_effect(backfill_private.undoable[], jsonb),
   backfill_private.undo_look(backfill_private.undos, interval),
   backfill_private.undo_digest(backfill_private.undos),
-  backfill_private.preview_undo(uuid, text[], text, text, integer, bigint),
-  backfill_private.undo_is_as_seen(backfill_private.undos, integer[]),
-  backfill_private.undo_glance(backfill_private.undos, interval),
-  backfill_private.checked_undo(backfill_private.undos),
-  backfill_private.confirmed_undo(uuid, text, text, jsonb),
-  backfill_private.undo_write(regclass, text, text, backfill_private.undoable[], jsonb),
-  backfill_private.undo_statement(regclass, text, text, text, text[]),
-  backfill_private.undo_at_once(uuid, integer[]),
-  backfill_private.undo_noted(uuid, integer[], backfill_private.undoable[], jsonb, timestamptz),
-  backfill_private.refusal_to_undo(regclass, text, text, backfill_private.undoable),
-  backfill_private.undo_item(uuid, integer),
-  backfill_private.undo_sessions(uuid, integer[]),
-  backfill_private.confirm_undo(uuid, text, text, integer, jsonb),
-  backfill_private.undo_progress(uuid, bigint),
-  backfill_private.close_if_empty(uuid)
+  backfill_private.preview_undo(uuid, text[], text, text, integer, bigint)
 from public;
-grant execute on function
-  backfill_private.preview_undo(uuid, text[], text, text, integer, bigint),
-  backfill_private.confirm_undo(uuid, text, text, integer, jsonb)
-to service_role;
+grant execute on function backfill_private.preview_undo(uuid, text[], text, text, integer, bigint) to service_role;
 
 create function public.backfill_preview_undo(
   p_run_id uuid, p_sessions text[] default null, p_since text default null, p_until text default null,
@@ -5677,29 +5127,12 @@ as $$
   select backfill_private.preview_undo(p_run_id, p_sessions, p_since, p_until, p_budget_ms, p_undo_id)
 $$;
 
-create function public.backfill_confirm_undo(
-  p_run_id uuid, p_digest text, p_reason text, p_sessions integer default 200, p_scope jsonb default null
-)
-returns jsonb
-language sql
-set search_path = ''
-as $$
-  select backfill_private.confirm_undo(p_run_id, p_digest, p_reason, p_sessions, p_scope)
-$$;
-
-revoke all on function
-  public.backfill_preview_undo(uuid, text[], text, text, integer, bigint),
-  public.backfill_confirm_undo(uuid, text, text, integer, jsonb)
+revoke all on function public.backfill_preview_undo(uuid, text[], text, text, integer, bigint)
 from public, anon, authenticated, service_role;
-grant execute on function
-  public.backfill_preview_undo(uuid, text[], text, text, integer, bigint),
-  public.backfill_confirm_undo(uuid, text, text, integer, jsonb)
-to service_role;
+grant execute on function public.backfill_preview_undo(uuid, text[], text, text, integer, bigint) to service_role;
 
 comment on function public.backfill_preview_undo(uuid, text[], text, text, integer, bigint) is
   'What an undo of a run would take back: counts, conflicts and the digest that confirms it. For the client.';
-comment on function public.backfill_confirm_undo(uuid, text, text, integer, jsonb) is
-  'Carry out exactly the undo that was previewed, a part at a time. For the client.';
 
 -- from sql/21_run_views.sql
 -- Views about runs: what people look at while a run runs and after it.
@@ -8826,5 +8259,583 @@ grant execute on function public.backfill_bulk(uuid, text, integer, integer, tex
 
 comment on function public.backfill_bulk(uuid, text, integer, integer, text) is
   'Claim, score and settle a batch of a run in bulk, in one transaction. For the client.';
+
+-- from sql/34_undo_writes.sql
+-- The writes of an undo: rows taken back as a set, and one by one where something has something against it.
+
+-- Take written rows of a table back: delete what was inserted, put back what was updated or deleted. All of them but those
+-- in conflict, or an error.
+--
+-- A statement a way; what the run had deleted is inserted one by one, since an insert tells nothing of where its values
+-- came from.
+-- p_picks, p_joins  see backfill_private.undo_tables
+-- returns  the rows that were written, by their newest receipt, and the hash of what stands now; a row that the run made
+--          and deleted itself is none of them
+-- raises   P0001 a trigger of the user's let nothing happen
+create function backfill_private.undo_write(
+  p_table regclass, p_picks text, p_joins text, p_rows backfill_private.undoable[], p_conflicts jsonb
+)
+returns table (last_receipt bigint, operation text, after_hash bytea)
+language plpgsql
+set search_path = ''
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'iso_8601'
+set extra_float_digits = 1
+set bytea_output = 'hex'
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+declare
+  v_part record;
+  v_picks text := p_picks || case p_conflicts when '{}' then '' else ' and not $2 ? u.last_receipt::text' end;
+  v_rows bigint;
+begin
+  for v_part in
+    select w.way, w.columns, w.one, count(*) as rows
+    from unnest(p_rows) as u
+    cross join lateral (select
+      case when u.last_hash is null then 'insert' when u.has_before then 'update' else 'delete' end as way,
+      case when u.has_before then array(select jsonb_object_keys(u.first_before)) end as columns,
+      case when u.last_hash is null then u.last_receipt end as one) as w
+    where (u.has_before or u.last_hash is not null) and u.table_name::regclass = p_table
+      and (p_conflicts = '{}' or not p_conflicts ? u.last_receipt::text)
+    group by 1, 2, 3
+  loop
+    return query execute backfill_private.undo_statement(p_table, v_picks, p_joins, v_part.way, v_part.columns)
+      using p_rows, p_conflicts, v_part.columns, v_part.one;
+    get diagnostics v_rows = row_count;
+    if v_rows <> v_part.rows then
+      raise exception 'a trigger of % let no % happen', p_table, v_part.way;
+    end if;
+  end loop;
+end
+$$;
+
+-- The statement that takes rows u of $1 back, but for those that $2 has. It sets the columns that the before-images have,
+-- $3, but for those that the table computes by itself; $4: the one row that it inserts.
+create function backfill_private.undo_statement(p_table regclass, p_picks text, p_joins text, p_way text, p_columns text[])
+returns text
+language sql
+stable
+set search_path = ''
+as $$
+  select case p_way
+    when 'delete' then format(
+      'delete from %s as t using unnest($1) as u where %s and %s and not u.has_before and u.last_hash is not null
+       returning u.last_receipt, %L::text, null::bytea', p_table, p_picks, p_joins, p_way)
+    when 'update' then format(
+      'update %1$s as t set (%2$s) = (select %2$s from jsonb_populate_record(null::%1$s, u.first_before))
+       from unnest($1) as u
+       where %3$s and %4$s and u.last_hash is not null and array(select jsonb_object_keys(u.first_before)) = $3
+       returning u.last_receipt, %5$L::text, sha256(convert_to(to_jsonb(t.*)::text, ''UTF8''))', p_table,
+      string_agg(quote_ident(a.attname), ', ' order by a.attnum) filter (where a.attidentity <> 'a'), p_picks, p_joins, p_way)
+    else format(
+      'insert into %1$s as t (%2$s) overriding system value
+       select %3$s from unnest($1) as u cross join lateral jsonb_populate_record(null::%1$s, u.first_before) as b
+       where u.last_receipt = $4
+       returning $4, %4$L::text, sha256(convert_to(to_jsonb(t.*)::text, ''UTF8''))', p_table,
+      string_agg(quote_ident(a.attname), ', ' order by a.attnum),
+      string_agg('b.' || quote_ident(a.attname), ', ' order by a.attnum), p_way) end
+  from pg_attribute as a
+  where a.attrelid = p_table and a.attnum > 0 and not a.attisdropped and a.attgenerated = '' and a.attname = any (p_columns)
+$$;
+
+-- Take all rows of some sessions back at once. A row in conflict is left as it is; a session that lost a row is no longer
+-- done, whatever stays. The items are locked.
+--
+-- The rows are written under a header of the undo's own: under it the triggers on the target tables see only what triggers
+-- of the user's write on top, and let none of that through. The receipts of the rows themselves are written here, from what
+-- the statements say they did.
+-- returns  see backfill_private.undo_effect
+-- raises   whatever the database or a trigger of the user's has against one of the rows; OB011 a trigger writes further rows
+create function backfill_private.undo_at_once(p_run_id uuid, p_ordinals integer[])
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_now timestamptz := backfill_private.clock();
+  v_headers text := current_setting('request.headers', true);
+  v_rows backfill_private.undoable[] := array(select r from backfill_private.undo_rows(p_run_id, p_ordinals) as r);
+  v_table record;
+  v_found jsonb;
+  v_conflicts jsonb := '{}'::jsonb;
+begin
+  perform set_config('request.headers', jsonb_build_object('x-backfill-undo', p_run_id)::text, true);
+  for v_table in select * from backfill_private.undo_tables(v_rows) loop
+    v_found := backfill_private.undo_conflicts(v_table.tab, v_table.picks, v_table.joins, v_rows, true);
+    v_conflicts := v_conflicts || v_found;
+    insert into public.backfill_receipts (
+      run_id, ordinal, session_id, component, kind, operation, table_name, row_key, before_hash, after_hash, attempt, at)
+    select p_run_id, u.ordinal, u.session_id, u.component, 'undo', w.operation, u.table_name, u.row_key, u.last_hash,
+      w.after_hash, u.attempt, v_now
+    from backfill_private.undo_write(v_table.tab, v_table.picks, v_table.joins, v_rows, v_found) as w
+    join unnest(v_rows) as u using (last_receipt);
+  end loop;
+  set constraints all immediate;
+  perform set_config('request.headers', coalesce(v_headers, ''), true);
+  perform backfill_private.undo_noted(p_run_id, p_ordinals, v_rows, v_conflicts, v_now);
+  return backfill_private.undo_effect(v_rows, v_conflicts);
+end
+$$;
+
+-- Note what became of sessions whose rows were taken back but for those in conflict.
+create function backfill_private.undo_noted(
+  p_run_id uuid, p_ordinals integer[], p_rows backfill_private.undoable[], p_conflicts jsonb, p_now timestamptz
+)
+returns void
+language plpgsql
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+as $$
+declare
+  v_left integer[] := array(
+    select u.ordinal from unnest(p_rows) as u where p_conflicts <> '{}'
+    group by u.ordinal having bool_and(p_conflicts ? u.last_receipt::text));
+begin
+  update public.backfill_receipts as r
+  set undone_at = p_now
+  where r.receipt_id = any (array(
+    select unnest(u.receipts) from unnest(p_rows) as u where p_conflicts = '{}' or not p_conflicts ? u.last_receipt::text));
+  update public.backfill_items as i
+  set fence_hash = null, lease_kind = null, lease_until = null, claim_id = null, worker = null,
+      state = case when i.ordinal = any (v_left) then i.state else 'rolled_back' end
+  where i.run_id = p_run_id and i.ordinal = any (p_ordinals);
+end
+$$;
+
+-- The first foreign key under which another row refers to this one, in words; null where none does. For rollback.sql.
+create function backfill_private.referencing(p_table regclass, p_row jsonb)
+returns text
+language sql
+stable
+set search_path = ''
+as $$
+  select backfill_private.referencing(p_table, array[1::bigint], array[p_row]) ->> '1'
+$$;
+
+-- A condition that picks the row t with this key: SQL text, names quoted, values literals.
+create function backfill_private.key_condition(p_table regclass, p_key jsonb)
+returns text
+language sql
+stable
+set search_path = ''
+as $$
+  select string_agg(format('t.%I = %L::%s', k.key, k.value, format_type(a.atttypid, a.atttypmod)), ' and ' order by k.key)
+  from jsonb_each_text(p_key) as k
+  join pg_attribute as a on a.attrelid = p_table and a.attname = k.key
+$$;
+
+-- Take one row back, as rollback.sql of a run's files does: delete what was inserted, put back what was updated or deleted.
+-- Under no header, so without a receipt.
+create function backfill_private.undo_row(p_table regclass, p_key jsonb, p_before jsonb)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_condition text := backfill_private.key_condition(p_table, p_key);
+  v_all text;
+  v_settable text;
+  v_rows integer;
+begin
+  if p_before is null then
+    execute format('delete from %s as t where %s', p_table, v_condition);
+    return;
+  end if;
+  select string_agg(quote_ident(a.attname), ', ' order by a.attnum),
+    string_agg(quote_ident(a.attname), ', ' order by a.attnum) filter (where a.attidentity <> 'a')
+  into v_all, v_settable
+  from pg_attribute as a
+  where a.attrelid = p_table and a.attnum > 0 and not a.attisdropped and a.attgenerated = '' and p_before ? a.attname;
+  execute format('update %1$s as t set (%2$s) = (select %2$s from jsonb_populate_record(null::%1$s, $1)) where %3$s',
+    p_table, v_settable, v_condition) using p_before;
+  get diagnostics v_rows = row_count;
+  if v_rows = 0 then
+    execute format('insert into %1$s (%2$s) overriding system value
+      select %2$s from jsonb_populate_record(null::%1$s, $1)', p_table, v_all) using p_before;
+  end if;
+end
+$$;
+
+-- Take one written row back where the database lets us.
+--
+-- returns  null, or why not: a constraint, deferred or not, or a trigger of the user's refused it
+create function backfill_private.refusal_to_undo(p_table regclass, p_picks text, p_joins text, p_row backfill_private.undoable)
+returns text
+language plpgsql
+set search_path = ''
+as $$
+begin
+  perform backfill_private.undo_write(p_table, p_picks, p_joins, array[p_row], '{}');
+  set constraints all immediate;
+  return null;
+exception when integrity_constraint_violation or data_exception or insufficient_privilege or raise_exception then
+  return format('the database refuses it: %s %s', sqlstate, backfill_private.kept_message(sqlstate, sqlerrm));
+end
+$$;
+
+-- Take one session's rows back, one after the other, the newest first, through the gate: under a fence of the undo's own
+-- that never leaves this function, so that every row leaves a receipt, those too that triggers of the user's write of this
+-- session.
+--
+-- returns  see backfill_private.undo_effect
+create function backfill_private.undo_item(p_run_id uuid, p_ordinal integer)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_fence text := backfill_private.new_fence();
+  v_headers text := current_setting('request.headers', true);
+  v_rows backfill_private.undoable[];
+  v_row backfill_private.undoable;
+  v_table record;
+  v_why text;
+  v_conflicts jsonb := '{}'::jsonb;
+begin
+  perform from public.backfill_items where run_id = p_run_id and ordinal = p_ordinal for update;
+  update public.backfill_items
+  set fence_hash = sha256(convert_to(v_fence, 'UTF8')), lease_kind = 'undo',
+      lease_until = backfill_private.clock() + backfill_private.lease_ttl()
+  where run_id = p_run_id and ordinal = p_ordinal;
+  perform set_config('request.headers',
+    jsonb_build_object('x-backfill-run', p_run_id, 'x-backfill-fence', v_fence)::text, true);
+  v_rows := array(select r from backfill_private.undo_rows(p_run_id, array[p_ordinal]) as r);
+  foreach v_row in array v_rows loop
+    select * into strict v_table from backfill_private.undo_tables(array[v_row]);
+    v_why := backfill_private.undo_conflicts(v_table.tab, v_table.picks, v_table.joins, array[v_row], true)
+      ->> v_row.last_receipt::text;
+    v_why := coalesce(v_why, backfill_private.refusal_to_undo(v_table.tab, v_table.picks, v_table.joins, v_row));
+    if v_why is not null then
+      v_conflicts := v_conflicts || jsonb_build_object(v_row.last_receipt, v_why);
+    end if;
+  end loop;
+  perform set_config('request.headers', coalesce(v_headers, ''), true);
+  perform backfill_private.undo_noted(p_run_id, array[p_ordinal], v_rows, v_conflicts, backfill_private.clock());
+  return backfill_private.undo_effect(v_rows, v_conflicts);
+end
+$$;
+
+-- Take the rows of some sessions back: all at once, and where the database or a trigger of the user's has something against
+-- one of them, half by half, so that one refusal is one conflict.
+--
+-- returns  see backfill_private.undo_effect
+create function backfill_private.undo_sessions(p_run_id uuid, p_ordinals integer[])
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_half integer := cardinality(p_ordinals) / 2;
+begin
+  return backfill_private.undo_at_once(p_run_id, p_ordinals);
+exception
+  when integrity_constraint_violation or data_exception or insufficient_privilege or raise_exception or sqlstate 'OB011' then
+    if v_half = 0 then
+      return backfill_private.undo_item(p_run_id, p_ordinals[1]);
+    end if;
+    return backfill_private.added(backfill_private.undo_sessions(p_run_id, p_ordinals[:v_half]),
+      backfill_private.undo_sessions(p_run_id, p_ordinals[v_half + 1:]));
+end
+$$;
+
+revoke all on function
+  backfill_private.undo_write(regclass, text, text, backfill_private.undoable[], jsonb),
+  backfill_private.undo_statement(regclass, text, text, text, text[]),
+  backfill_private.undo_at_once(uuid, integer[]),
+  backfill_private.undo_noted(uuid, integer[], backfill_private.undoable[], jsonb, timestamptz),
+  backfill_private.referencing(regclass, jsonb),
+  backfill_private.key_condition(regclass, jsonb),
+  backfill_private.undo_row(regclass, jsonb, jsonb),
+  backfill_private.refusal_to_undo(regclass, text, text, backfill_private.undoable),
+  backfill_private.undo_item(uuid, integer),
+  backfill_private.undo_sessions(uuid, integer[])
+from public;
+
+-- from sql/35_undo_confirm.sql
+-- Confirming an undo: exactly what the preview showed, piece by piece.
+
+-- Are the rows of some sessions those that a preview without conflicts saw, to be told by their age alone? Null or false
+-- says nothing yet: then the rows themselves are looked at. Where other tables refer to theirs, that is always so.
+create function backfill_private.undo_is_as_seen(p_undo backfill_private.undos, p_ordinals integer[])
+returns boolean
+language plpgsql
+stable
+set search_path = ''
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_target public.backfill_targets;
+  v_differs boolean;
+begin
+  for v_target in
+    select t.* from public.backfill_targets as t
+    join public.backfill_runs as r on r.target = t.target where r.run_id = p_undo.run_id
+  loop
+    if exists (select from pg_constraint as c where c.contype = 'f' and c.confrelid = v_target.table_name::regclass) then
+      return null;
+    end if;
+    execute format(
+      'select exists (
+         select from public.backfill_receipts as r
+         left join lateral (select t.xmin as born from %s as t where %s offset 0) as standing on true
+         where r.run_id = $1 and r.ordinal = any ($2) and r.kind = ''score'' and r.undone_at is null and r.component = %L
+           and (r.table_name <> %L or r.after_hash is null or standing.born is null
+             or backfill_private.came_after(standing.born, $3)))',
+      v_target.table_name::regclass, (
+        select string_agg(format('t.%I = (r.row_key ->> %L)::%s', k, k, backfill_private.column_type(v_target.table_name, k)), ' and ')
+        from unnest(v_target.key_columns) as k), v_target.component, v_target.table_name)
+    into v_differs using p_undo.run_id, p_ordinals, p_undo.seen;
+    if v_differs then
+      return false;
+    end if;
+  end loop;
+  return true;
+end
+$$;
+
+-- Glance on at an undo's rows, as long as they are as the preview saw them. Where one may not be, the look begins anew.
+create function backfill_private.undo_glance(p_undo backfill_private.undos, p_budget interval)
+returns backfill_private.undos
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_until timestamptz := backfill_private.clock() + p_budget;
+  v_last integer := (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_undo.run_id);
+begin
+  loop
+    if backfill_private.undo_is_as_seen(p_undo, backfill_private.undo_next(
+        p_undo.run_id, p_undo.scope, p_undo.looked_ordinal, p_undo.looked_ordinal + 1000, null)) is not true then
+      p_undo.seen := null;
+      p_undo.looked_ordinal := 0;
+      p_undo.looked_hash := '';
+      p_undo.effect := '{}';
+      exit;
+    end if;
+    p_undo.looked_ordinal := least(p_undo.looked_ordinal + 1000, v_last);
+    exit when p_undo.looked_ordinal = v_last or backfill_private.clock() >= v_until;
+  end loop;
+  update backfill_private.undos as u
+  set looked_ordinal = p_undo.looked_ordinal, looked_hash = p_undo.looked_hash, effect = p_undo.effect, seen = p_undo.seen,
+      checked_events = p_undo.checked_events, checked_at = p_undo.checked_at
+  where u.undo_id = p_undo.undo_id;
+  return p_undo;
+end
+$$;
+
+-- Look once more before anything is written, for about two seconds a call: is all as the preview saw it? Most often a
+-- glance at the rows' age says so.
+--
+-- Begun anew where something happened to the run since it began, or where nobody went on with it for five minutes: what
+-- was seen then says little about now.
+-- returns  the undo; still `previewed` where the look goes on with the next call
+-- raises   OB019 the rows have changed since the preview
+create function backfill_private.checked_undo(p_undo backfill_private.undos)
+returns backfill_private.undos
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_events bigint := (select r.audit_count from public.backfill_runs as r where r.run_id = p_undo.run_id);
+begin
+  if p_undo.checked_events is distinct from v_events or p_undo.checked_at < backfill_private.clock() - interval '5 min' then
+    p_undo.looked_ordinal := 0;
+    p_undo.checked_events := v_events;
+    if p_undo.seen is null or p_undo.seen_events <> v_events then
+      p_undo.seen := null;
+      p_undo.looked_hash := '';
+      p_undo.effect := '{}';
+    end if;
+  end if;
+  p_undo.checked_at := backfill_private.clock();
+  if p_undo.seen is not null then
+    p_undo := backfill_private.undo_glance(p_undo, interval '2 s');
+  end if;
+  if p_undo.seen is null then
+    p_undo := backfill_private.undo_look(p_undo, interval '2 s');
+  end if;
+  if backfill_private.undo_digest(p_undo) <> p_undo.digest then
+    perform backfill_private.refuse('OB019', 'the rows have changed since the preview',
+      format('backfill rollback %s', p_undo.run_id));
+  end if;
+  return p_undo;
+end
+$$;
+
+-- The preview that this digest confirms: the newest one of the run, still true, or already being carried out by a run
+-- that has written nothing since. It stays `previewed` while the look whether it is true goes on.
+--
+-- p_scope  what the caller takes its scope to be, {sessions, since, until}; null: whatever it is
+-- raises   OB013 another scope, OB019 another digest, or what the preview saw has changed
+create function backfill_private.confirmed_undo(p_run_id uuid, p_digest text, p_reason text, p_scope jsonb)
+returns backfill_private.undos
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_undo backfill_private.undos;
+begin
+  select * into v_undo from backfill_private.undos
+  where run_id = p_run_id and digest is not null order by undo_id desc limit 1 for update;
+  if v_undo.undo_id is null or v_undo.digest is distinct from p_digest then
+    perform backfill_private.refuse('OB019', format('%s is not the digest of the newest preview%s',
+        backfill_private.told_apart(p_digest, v_undo.digest),
+        coalesce(', which is ' || backfill_private.told_apart(v_undo.digest, p_digest), '')),
+      format('backfill rollback %s', p_run_id));
+  elsif p_scope is not null and v_undo.scope <> backfill_private.undo_scope(p_run_id,
+      array(select jsonb_array_elements_text(p_scope -> 'sessions')), p_scope ->> 'since', p_scope ->> 'until') then
+    perform backfill_private.refuse('OB013', 'the preview of this digest has another scope than the one given now',
+      format('the same command without its scope, or a preview of the other: backfill rollback %s …', p_run_id));
+  elsif v_undo.state = 'previewed' then
+    v_undo := backfill_private.checked_undo(v_undo);
+    if backfill_private.undo_digest(v_undo) is null then
+      return v_undo;
+    end if;
+    update backfill_private.undos
+    set state = 'confirmed', reason = left(p_reason, 500), confirmed_at = backfill_private.clock(),
+        confirmed_by = (select label from backfill_private.caller())
+    where undo_id = v_undo.undo_id returning * into v_undo;
+    perform backfill_private.record(p_run_id, 'undo_confirmed',
+      jsonb_build_object('digest', p_digest, 'reason', left(p_reason, 500), 'scope', v_undo.scope));
+  elsif exists (select from public.backfill_events as ran
+      where ran.run_id = p_run_id and ran.kind = 'running' and ran.seq > (
+        select max(said.seq) from public.backfill_events as said
+        where said.run_id = p_run_id and said.kind = 'undo_confirmed')) then
+    perform backfill_private.refuse('OB019', 'the run has gone on since this undo was confirmed',
+      format('backfill rollback %s', p_run_id));
+  end if;
+  return v_undo;
+end
+$$;
+
+-- Carry a confirmed undo on by some sessions.
+--
+-- p_digest    of the newest preview; a killed undo is confirmed again with the same
+-- p_sessions  at most so many now; call again until remaining is 0
+-- p_scope     what the caller takes the preview's scope to be; null: whatever it is
+-- returns     {remaining, sessions_total, sessions, deletes, restores, conflicts, state, confirmed_by, finished_at,
+--             was_finished: it was carried out before this call; checked and to_check: while the look before the first
+--             row goes on, sessions of the plan, else null}
+-- raises      OB013 no reason or another scope, OB019 another digest, or what the preview saw has changed
+create function backfill_private.confirm_undo(
+  p_run_id uuid, p_digest text, p_reason text, p_sessions integer, p_scope jsonb
+)
+returns jsonb
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+  v_undo backfill_private.undos;
+  v_ordinals integer[];
+  v_effect jsonb := '{}'::jsonb;
+begin
+  perform backfill_private.authorize('undo');
+  if nullif(btrim(p_reason), '') is null then
+    perform backfill_private.refuse('OB013', 'an undo needs a reason',
+      format('backfill rollback %s --confirm %s --reason "…"', p_run_id, p_digest));
+  elsif p_sessions < 1 then
+    perform backfill_private.refuse('OB013', format('an undo takes one session or more at a time, not %s', p_sessions));
+  end if;
+  perform backfill_private.locked_run(p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']);
+  perform backfill_private.release_all(p_run_id);
+  v_undo := backfill_private.confirmed_undo(p_run_id, p_digest, p_reason, p_scope);
+  v_ordinals := case v_undo.state when 'confirmed' then
+    backfill_private.undo_next(p_run_id, v_undo.scope, v_undo.last_ordinal, null, p_sessions) end;
+  if v_ordinals is not null then
+    perform from public.backfill_items where run_id = p_run_id and ordinal = any (v_ordinals) order by ordinal for update;
+    update public.backfill_items set fence_hash = null
+    where run_id = p_run_id and ordinal = any (v_ordinals) and fence_hash is not null;
+    v_effect := backfill_private.undo_sessions(p_run_id, v_ordinals);
+    update backfill_private.undos
+    set last_ordinal = v_ordinals[cardinality(v_ordinals)], sessions_seen = sessions_seen + cardinality(v_ordinals),
+        conflicts = conflicts || (v_effect -> 'conflicts'),
+        done = backfill_private.added(done, v_effect - array['conflicts', 'inferred', 'sessions_total'])
+    where undo_id = v_undo.undo_id;
+  end if;
+  return backfill_private.undo_progress(p_run_id, v_undo.undo_id)
+    || jsonb_build_object('was_finished', v_undo.state = 'finished');
+end
+$$;
+
+-- How far an undo is; when nothing is left, it is finished and said so in the chain.
+create function backfill_private.undo_progress(p_run_id uuid, p_undo_id bigint)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_undo backfill_private.undos;
+  v_remaining bigint;
+  v_done jsonb;
+begin
+  select * into strict v_undo from backfill_private.undos where undo_id = p_undo_id;
+  -- While the look goes on, nobody knows yet whether anything remains.
+  v_remaining := greatest(v_undo.sessions_total - v_undo.sessions_seen, (v_undo.state = 'previewed')::integer);
+  v_done := v_undo.done;
+  if v_remaining = 0 and v_undo.state = 'confirmed' then
+    update backfill_private.undos set state = 'finished', finished_at = backfill_private.clock() where undo_id = p_undo_id
+    returning * into v_undo;
+    perform backfill_private.record(p_run_id, 'undo_finished',
+      v_done || jsonb_build_object('digest', v_undo.digest, 'conflicts', jsonb_array_length(v_undo.conflicts)));
+    perform backfill_private.close_if_empty(p_run_id);
+  end if;
+  return v_done || jsonb_build_object('remaining', v_remaining, 'sessions_total', v_undo.sessions_total,
+    'checked', case v_undo.state when 'previewed' then v_undo.looked_ordinal end,
+    'to_check', case v_undo.state when 'previewed' then
+      (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_run_id) end,
+    'conflicts', v_undo.conflicts,
+    'confirmed_by', v_undo.confirmed_by, 'finished_at', v_undo.finished_at,
+    'state', (select r.state from public.backfill_runs as r where r.run_id = p_run_id));
+end
+$$;
+
+-- A run of which no session is left done is rolled back.
+create function backfill_private.close_if_empty(p_run_id uuid)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+begin
+  if (select r.state from public.backfill_runs as r where r.run_id = p_run_id) in ('completed', 'cancelled', 'expired')
+    and exists (select from public.backfill_items as i where i.run_id = p_run_id and i.state = 'rolled_back')
+    and not exists (select from public.backfill_items as i where i.run_id = p_run_id and i.state = 'done') then
+    perform backfill_private.move(p_run_id, 'rolled_back', 'no session is left done');
+  end if;
+end
+$$;
+
+revoke all on function
+  backfill_private.undo_is_as_seen(backfill_private.undos, integer[]),
+  backfill_private.undo_glance(backfill_private.undos, interval),
+  backfill_private.checked_undo(backfill_private.undos),
+  backfill_private.confirmed_undo(uuid, text, text, jsonb),
+  backfill_private.confirm_undo(uuid, text, text, integer, jsonb),
+  backfill_private.undo_progress(uuid, bigint),
+  backfill_private.close_if_empty(uuid)
+from public;
+grant execute on function backfill_private.confirm_undo(uuid, text, text, integer, jsonb) to service_role;
+
+create function public.backfill_confirm_undo(
+  p_run_id uuid, p_digest text, p_reason text, p_sessions integer default 200, p_scope jsonb default null
+)
+returns jsonb
+language sql
+set search_path = ''
+as $$
+  select backfill_private.confirm_undo(p_run_id, p_digest, p_reason, p_sessions, p_scope)
+$$;
+
+revoke all on function public.backfill_confirm_undo(uuid, text, text, integer, jsonb)
+from public, anon, authenticated, service_role;
+grant execute on function public.backfill_confirm_undo(uuid, text, text, integer, jsonb) to service_role;
+
+comment on function public.backfill_confirm_undo(uuid, text, text, integer, jsonb) is
+  'Carry out exactly the undo that was previewed, a part at a time. For the client.';
 
 notify pgrst, 'reload schema';
