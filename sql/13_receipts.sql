@@ -103,8 +103,9 @@ $$;
 
 -- Refuse a row while one that it needs first is not there: a failed step ends the session.
 --
--- raises  OB020 a component that this one needs first has no receipt of this run
-create function backfill_private.check_order(p_run_id uuid, p_ordinal integer, p_target text, p_component text)
+-- p_needs_first  of the row's component, see public.backfill_targets
+-- raises         OB020 a component that this one needs first has no receipt of this run
+create function backfill_private.check_order(p_run_id uuid, p_ordinal integer, p_component text, p_needs_first text[])
 returns void
 language plpgsql
 set search_path = ''
@@ -112,14 +113,12 @@ as $$
 declare
   v_lacks record;
 begin
-  select t.component, i.session_id into v_lacks
+  select n.component, i.session_id into v_lacks
   from public.backfill_items as i
-  join public.backfill_targets as mine on mine.target = p_target and mine.component = p_component
-  join public.backfill_targets as t on t.target = mine.target and t.component = any (mine.needs_first)
-    and t.component = any (i.components) and t.component <> all (i.filled)
+  join unnest(p_needs_first) as n (component) on n.component = any (i.components) and n.component <> all (i.filled)
   where i.run_id = p_run_id and i.ordinal = p_ordinal
     and not exists (select from public.backfill_receipts as r
-      where r.run_id = i.run_id and r.ordinal = i.ordinal and r.component = t.component
+      where r.run_id = i.run_id and r.ordinal = i.ordinal and r.component = n.component
         and r.kind = 'score' and r.undone_at is null)
   limit 1;
   if found then
@@ -198,7 +197,7 @@ begin
     perform backfill_private.refuse('OB018',
       format('this attempt holds session %s and writes a row of another', v_held.session_id));
   elsif v_held.lease_kind = 'score' and v_held.needs_first <> '{}' then
-    perform backfill_private.check_order(v_held.run_id, v_held.ordinal, v_held.target, v_held.component);
+    perform backfill_private.check_order(v_held.run_id, v_held.ordinal, v_held.component, v_held.needs_first);
   end if;
   insert into public.backfill_receipts (
     run_id, ordinal, session_id, component, kind, operation, table_name,
@@ -254,7 +253,7 @@ revoke all on function
   backfill_private.row_hash(jsonb),
   backfill_private.row_key(jsonb, text[]),
   backfill_private.run_headers(),
-  backfill_private.check_order(uuid, integer, text, text),
+  backfill_private.check_order(uuid, integer, text, text[]),
   backfill_private.keep_receipt(),
   backfill_private.refuse_truncate()
 from public;

@@ -71,7 +71,7 @@ as $$
   select i.ordinal, jsonb_agg(jsonb_build_object(
       'component', t.component, 'transport', t.transport, 'function', f.name,
       'arguments', (
-        select jsonb_object_agg(a.key, (p_run.request || jsonb_build_object('session_id', i.session_id)) -> a.value)
+        select jsonb_object_agg(a.key, case a.value when 'session_id' then to_jsonb(i.session_id) else p_run.request -> a.value end)
         from jsonb_each_text(t.arguments) as a))
     order by t.position)
   from public.backfill_items as i

@@ -170,7 +170,8 @@ begin
     perform backfill_private.refuse('OB018',
       format('this attempt holds session %s and writes a row of another', v_seen.foreigner));
   elsif p_step is not null then
-    perform backfill_private.check_order(p_run_id, v_seen.ordinal, v_target, p_step);
+    perform backfill_private.check_order(p_run_id, v_seen.ordinal, p_step, (
+      select t.needs_first from public.backfill_targets as t where t.target = v_target and t.component = p_step));
   end if;
   return v_seen.owed = v_seen.paid;
 end
