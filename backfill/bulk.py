@@ -16,8 +16,9 @@ MOST_SESSIONS = 500  # fifty in a subtransaction, and the database keeps 64 chea
 FIRST_SESSIONS = 10
 GROWTH = 1.3  # far less than the halving after a call that was too long
 AIM_MS = 2000.0  # a call may hold more while it would then still take less
-# A claim looks at gate, breaker and canary after so long, or so many calls of each caller.
-LOOK_EVERY = timedelta(seconds=1)
+# Every call looks at the gate. A claim, which waits for all of them, looks at the breaker too:
+# after so long, so many calls of each caller, or a session that failed.
+LOOK_EVERY = timedelta(seconds=5)
 LOOK_EVERY_CALLS = 50
 
 
@@ -26,11 +27,13 @@ class Bulk:
     """What a worker has learned of a run's sessions: how many a call may hold."""
 
     sessions: int = FIRST_SESSIONS
+    has_failed: bool = False  # a session has, since a claim looked at the run
     is_tired: bool = False  # a call of one session was too slow: score the next ones one by one
 
     async def score(self, worker: Worker) -> None:
         """Calls side by side until a claim should look at the run again."""
         until = worker.clock.now() + LOOK_EVERY
+        self.has_failed = False
         failed: list[BackfillError] = []
 
         async def call_until() -> None:
@@ -48,7 +51,9 @@ class Bulk:
 
     async def _call_until(self, worker: Worker, until: datetime) -> None:
         for _ in range(LOOK_EVERY_CALLS):
-            if worker.is_ending() or self.is_tired or worker.clock.now() >= until:
+            if worker.is_ending() or self.is_tired or self.has_failed:
+                return
+            if worker.clock.now() >= until:
                 return
             if not await self._call(worker):
                 return
@@ -72,7 +77,8 @@ class Bulk:
             self.sessions = min(round(asked * GROWTH) + 1, MOST_SESSIONS)
         told = _told(answer)
         worker.tell("bulk_settled", **told)
-        return bool(told["done"] or told["failed"])
+        self.has_failed = self.has_failed or bool(told["failed"])
+        return bool(told["done"])
 
 
 def _told(answer: Mapping[str, Json]) -> dict[str, Json]:
