@@ -41,6 +41,7 @@ $$;
 create function backfill_private.standing_of(p_run public.backfill_runs, p_ordinals integer[], p_wanted boolean)
 returns table (ordinal integer, component text)
 language plpgsql
+stable
 set search_path = ''
 set enable_seqscan = off
 set enable_hashjoin = off

@@ -254,7 +254,7 @@ $$;
 --
 -- returns  {claim, sessions, calls: {component: SQL, all of them under ''}}; {look: true} where a claim has to look first, or nothing is left
 -- raises   OB001 no such run, OB010 not allowed, OB013 more than 500 sessions
-create function backfill_private.bulk_begin(p_run_id uuid, p_worker text, p_sessions integer)
+create function backfill_private.bulk_begin(p_run_id uuid, p_sessions integer)
 returns jsonb
 language plpgsql
 security definer
@@ -464,7 +464,7 @@ revoke all on function
   backfill_private.bulk_keep(uuid, uuid, text[], text),
   backfill_private.bulk_take(public.backfill_runs, integer),
   backfill_private.bulk_calls(public.backfill_runs, uuid),
-  backfill_private.bulk_begin(uuid, text, integer),
+  backfill_private.bulk_begin(uuid, integer),
   backfill_private.bulk_done(uuid, integer[], timestamptz),
   backfill_private.bulk_troubled(uuid, uuid, jsonb, timestamptz),
   backfill_private.bulk_settle(uuid, uuid, text, integer[], jsonb, timestamptz),
@@ -473,7 +473,7 @@ revoke all on function
   backfill_private.bulk_some(uuid, jsonb, jsonb, text)
 from public;
 grant execute on function
-  backfill_private.bulk_begin(uuid, text, integer), backfill_private.bulk_keep(uuid, uuid, text[], text),
+  backfill_private.bulk_begin(uuid, integer), backfill_private.bulk_keep(uuid, uuid, text[], text),
   backfill_private.bulk_settle(uuid, uuid, text, integer[], jsonb, timestamptz),
   backfill_private.bulk_outcome(text), backfill_private.bulk_one(uuid, jsonb, jsonb, text),
   backfill_private.bulk_some(uuid, jsonb, jsonb, text)
@@ -497,11 +497,11 @@ set search_path = ''
 as $$
 declare
   v_began timestamptz := backfill_private.clock();
-  v_batch jsonb := backfill_private.bulk_begin(p_run_id, p_worker, p_sessions);
+  v_batch jsonb := backfill_private.bulk_begin(p_run_id, p_sessions);
   v_part jsonb;
   v_is_well boolean;
-  v_answered integer[] := '{}';
-  v_outcomes jsonb := '[]';
+  v_answered integer[] := array[]::integer[];
+  v_outcomes jsonb := '[]'::jsonb;
 begin
   if v_batch ? 'look' then
     return v_batch;

@@ -39,7 +39,7 @@ CALLED_BY_USERS = (
 CALLED_BY_THE_SERVICE = (
     *CALLED_BY_USERS,
     "claim(uuid,uuid,text)",
-    "bulk_begin(uuid,text,integer)",
+    "bulk_begin(uuid,integer)",
     "bulk_keep(uuid,uuid,text[],text)",
     "bulk_one(uuid,jsonb,jsonb,text)",
     "bulk_outcome(text)",

@@ -65,6 +65,11 @@ BY_DESIGN = {
     ("refuse", "routine is marked as VOLATILE, should be IMMUTABLE"): (
         "it always raises: called for its effect, never to be computed ahead of time"
     ),
+    ("standing_of", "text type variable is not sanitized"): NAMES_COME_QUOTED,
+    ("standing_of", 'OUT variable "…" is maybe unmodified'): OUT_BY_QUERY,
+    ("guard_new_items", 'relation "…" does not exist'): (
+        "a transition table of its trigger, of which the checker is not told"
+    ),
     ("undo_write", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("undo_write", 'OUT variable "…" is maybe unmodified'): OUT_BY_QUERY,
     ("undo_write", "routine is marked as VOLATILE, should be STABLE"): (

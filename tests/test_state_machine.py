@@ -48,7 +48,8 @@ create table public.witnessed (run_id uuid, session_id text, table_name text, op
 create function public.witness() returns trigger
 language plpgsql security definer set search_path = '' as $$
 declare
-  v_run text := nullif(current_setting('request.headers', true), '')::jsonb ->> 'x-backfill-run';
+  v_headers jsonb := nullif(current_setting('request.headers', true), '');
+  v_run text := coalesce(v_headers ->> 'x-backfill-run', v_headers ->> 'x-backfill-undo');
 begin
   if v_run is not null then
     insert into public.witnessed values (v_run::uuid,

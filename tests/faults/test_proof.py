@@ -13,7 +13,7 @@ OUTCOME = (
 )
 STEPS = (
     "backfill_private.steps(public.backfill_runs,integer[])",
-    " and not (e.is_wanted and e.has_receipt)",
+    " and (e.is_wanted and e.has_receipt) is not true",
 )
 # What each function says, and what it says where an unknown outcome is guessed.
 GUESSES = {
