@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -197,6 +198,39 @@ def test_a_pause_waits_for_the_calls_under_way_and_no_other(
 
 def _pause(project: Project, run_id: str) -> None:
     project.db.execute("select public.backfill_pause(%s, 'peak hours')", (run_id,))
+
+
+def test_what_an_earlier_attempt_has_written_is_not_scored_again(project: Project) -> None:
+    """Called one by one, a session's first step was done and its second failed; then a retry."""
+    db = project.db
+    run_id = verbs.started(db, **{**BULK, "priority": []})
+    claim = verbs.call(
+        db, "backfill_claim_apart", p_run_id=run_id, p_claim_id=str(uuid4()), p_worker="test"
+    )
+    assert claim["granted"]
+    grant = next(g for g in claim["granted"] if len(g["steps"]) == 2)
+    verbs.score(db, run_id, grant["fence"], grant["steps"][0])
+    ended = {"outcome": "failed", "answered": ["fc_scores"], "step": "profile", "code": "57014"}
+    claim_id = project.value(
+        "select claim_id from public.backfill_items where claim_id is not null"
+    )
+    verbs.settle(db, run_id, claim_id, [{"ordinal": grant["ordinal"], **ended}])
+    released = [
+        {"ordinal": g["ordinal"], "outcome": "released"} for g in claim["granted"] if g != grant
+    ]
+    verbs.settle(db, run_id, claim_id, released)
+    failed = "select state from public.backfill_items where run_id = %s and ordinal = %s"
+    assert project.value(failed, run_id, grant["ordinal"]) == "failed"
+    project.db.execute("update public.backfill_items set state = 'pending' where state = 'failed'")
+    while not _bulk(project, run_id).get("look"):
+        pass
+    kept = project.rows(
+        "select component, count(*) as n from public.backfill_receipts where ordinal = %s"
+        " group by 1 order by 1",
+        grant["ordinal"],
+    )
+    assert kept == [{"component": "fc_scores", "n": 1}, {"component": "profile", "n": 1}]
+    assert project.value(failed, run_id, grant["ordinal"]) == "done"
 
 
 # What may not be asked for ------------------------------------------------------------------------

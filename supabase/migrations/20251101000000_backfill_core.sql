@@ -7933,7 +7933,12 @@ begin
   perform backfill_private.skip_filled(p_run, v_taken);
   return (
     select coalesce(jsonb_agg(jsonb_build_object('ordinal', i.ordinal, 'session_id', i.session_id, 'attempt', i.attempts + 1,
-        'todo', (select array_agg(c) from unnest(i.components) as c where c <> all (i.filled))) order by i.ordinal), '[]')
+        -- What an earlier attempt has written, when its calls were made one by one, is not scored again.
+        'todo', (select coalesce(jsonb_agg(c), '[]') from unnest(i.components) as c
+          where c <> all (i.filled) and (i.attempts = 0 or not exists (
+            select from public.backfill_receipts as r
+            where r.run_id = i.run_id and r.ordinal = i.ordinal and r.component = c
+              and r.kind = 'score' and r.operation <> 'delete' and r.undone_at is null)))) order by i.ordinal), '[]')
     from public.backfill_items as i
     where i.run_id = p_run.run_id and i.ordinal = any (v_taken) and i.state = 'pending');
 end
