@@ -348,7 +348,8 @@ as $$
     coalesce(p.proname, case t.transport when 'rpc' then regexp_replace(split_part(t.function_signature, '(', 1), '^.*\.', '')
       else t.function_signature end), p.oid
   from public.backfill_targets as t
-  left join pg_proc as p on t.transport = 'rpc' and p.oid = to_regprocedure(t.function_signature)
+  -- In a case: before PostgreSQL 16 an Edge Function's bare name is an error to it, whenever that is asked.
+  left join pg_proc as p on p.oid = case t.transport when 'rpc' then to_regprocedure(t.function_signature) end
   where t.target = p_target
 $$;
 
