@@ -113,7 +113,8 @@ create table public.backfill_items (
   lease_until timestamptz,
   fence_hash bytea,
   primary key (run_id, ordinal),
-  unique (run_id, source, session_id),
+  -- The session first: verify asks which runs have had one.
+  unique (session_id, source, run_id),
   constraint backfill_items_state_check check (state in (
     'pending', 'leased', 'done', 'failed', 'skipped', 'rolled_back'))
 );

@@ -23,8 +23,6 @@ create table public.backfill_receipts (
 );
 
 create index backfill_receipts_items on public.backfill_receipts (run_id, ordinal);
--- Verify asks for every row that came since sealing whether any run wrote it.
-create index backfill_receipts_sessions on public.backfill_receipts (session_id);
 
 comment on table public.backfill_receipts is 'One row a row written by a run, committed with it: key, operation, hashes. No foreign key, so that scoring locks nothing of ours but its item.';
 comment on column public.backfill_receipts.before is 'The row before, for undo. No API role reads it; backfill_prune empties it. An undo itself keeps none.';
@@ -71,20 +69,28 @@ as $$
   select sha256(convert_to(p_row::text, 'UTF8'))
 $$;
 
--- The columns of a row that are its key.
+-- The columns of a row that are its key. A loop, because an aggregate would cost a query for each row.
 create function backfill_private.row_key(p_row jsonb, p_columns text[])
 returns jsonb
-language sql
+language plpgsql
 immutable
 set search_path = ''
 as $$
-  select jsonb_object_agg(c, p_row -> c) from unnest(p_columns) as c
+declare
+  v_key jsonb := '{}'::jsonb;
+  v_column text;
+begin
+  foreach v_column in array p_columns loop
+    v_key := v_key || jsonb_build_object(v_column, p_row -> v_column);
+  end loop;
+  return v_key;
+end
 $$;
 
 -- The headers of this request where ours is among them; null for anything else that the setting may hold.
 --
 -- x-backfill-run  of whoever scores. x-backfill-undo: an undo that takes many rows back at once and writes their receipts
--- itself; the trigger sees what triggers of the user's write on top, and finds no fence for it.
+-- itself; what triggers of the user's write on top, at a greater depth, is seen and finds no fence.
 create function backfill_private.run_headers()
 returns jsonb
 language plpgsql
@@ -135,9 +141,10 @@ $$;
 -- item for update is about to change the fence.
 -- Nothing is remembered from row to row: between two rows of one transaction, even of one statement, the headers may
 -- be set anew, the lease may run out and the run may be paused.
--- This runs for every row, hence one look for item, run and target, no calls where an expression does (row_key() and
--- row_hash() say the same), and no sequential scan: a pooled connection may hold a plan from when the tables were small.
--- A call in bulk has looked at all that for its sessions: see backfill_private.keep_for_bulk.
+-- This runs for every row, hence one look for item, run and target, no calls where an expression does (row_hash() says the
+-- same), and no sequential scan: a pooled connection may hold a plan from when the tables were small.
+-- A call in bulk has locked its sessions and looked at the run, which nobody moves meanwhile: the row is kept for its
+-- receipt, which is written with those of other sessions before the subtransaction ends; see backfill_private.bulk_keep.
 --
 -- tg_argv  target, component
 -- raises   OB011 the fence is stale: someone took the lease over, or it ran out
@@ -156,19 +163,21 @@ set bytea_output = 'hex'
 set enable_seqscan = off
 as $$
 declare
-  v_bulk text := nullif(current_setting('backfill.bulk', true), '');
+  v_turn text := current_setting('backfill.bulk', true);
   v_headers jsonb;
   v_before jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) end;
   v_after jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) end;
   v_now timestamptz;
   v_held record;
 begin
-  if v_bulk is not null then
-    perform backfill_private.keep_for_bulk(v_bulk, tg_argv[1], tg_op, v_before, v_after);
+  if v_turn <> '' then
+    -- JSON has no line ends and tabs of its own. Assigned, not performed: without a query around it.
+    v_turn := set_config('backfill.bulk',
+      concat(v_turn, e'\n', tg_argv[0], e'\t', tg_argv[1], e'\t', tg_op, e'\t', v_before, e'\t', v_after), true);
     return null;
   end if;
   v_headers := backfill_private.run_headers();
-  if v_headers is null then
+  if v_headers is null or pg_trigger_depth() = 1 and not v_headers ? 'x-backfill-run' then
     return null;
   end if;
   select i.run_id, i.ordinal, i.source, i.session_id, i.state, i.attempts, i.lease_kind, i.lease_until,
@@ -204,7 +213,7 @@ begin
     row_key, before, before_hash, after_hash, attempt, at)
   values (
     v_held.run_id, v_held.ordinal, v_held.session_id, v_held.component, v_held.lease_kind, lower(tg_op), v_held.table_name,
-    (select jsonb_object_agg(c, coalesce(v_after, v_before) -> c) from unnest(v_held.key_columns) as c),
+    backfill_private.row_key(coalesce(v_after, v_before), v_held.key_columns),
     case v_held.lease_kind when 'score' then v_before end,
     sha256(convert_to(v_before::text, 'UTF8')), sha256(convert_to(v_after::text, 'UTF8')), v_held.attempts, v_now);
   return null;
@@ -218,7 +227,7 @@ language plpgsql
 set search_path = ''
 as $$
 begin
-  if backfill_private.run_headers() is not null then
+  if backfill_private.run_headers() ? 'x-backfill-run' or pg_trigger_depth() > 1 and backfill_private.run_headers() is not null then
     perform backfill_private.refuse('OB018', format('a run does not truncate %s', tg_table_name));
   end if;
   return null;
@@ -227,6 +236,8 @@ $$;
 
 -- The statements that put our triggers on a relation of a component's, enabled for good.
 --
+-- The condition is short on purpose: PostgreSQL reads it anew from the catalog's text for every statement, which for a row
+-- or two costs more than all else in it.
 -- p_is_partition  of the component's table: its trigger of rows hangs on that of the table, so it needs the guard alone
 create function backfill_private.guard_sql(p_relation regclass, p_target text, p_component text, p_is_partition boolean)
 returns text
@@ -236,13 +247,11 @@ set search_path = ''
 as $$
   select case when p_is_partition then '' else format(
 $sql$create or replace trigger backfill_receipt after insert or update or delete on %1$s for each row
-  when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-%%' and (pg_trigger_depth() > 0
-    or current_setting('request.headers', true) like '%%x-backfill-run%%'))
+  when (current_setting('request.headers', true) like '%%x-backfill-%%')
   execute function backfill_private.keep_receipt(%2$L, %3$L);
 $sql$, p_relation, p_target, p_component) end || format(
 $sql$create or replace trigger backfill_no_truncate before truncate on %1$s for each statement
-  when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-%%' and (pg_trigger_depth() > 0
-    or current_setting('request.headers', true) like '%%x-backfill-run%%'))
+  when (current_setting('request.headers', true) like '%%x-backfill-%%')
   execute function backfill_private.refuse_truncate();
 alter table %1$s enable always trigger backfill_receipt, enable always trigger backfill_no_truncate;
 $sql$, p_relation)

@@ -82,28 +82,37 @@ begin
   select * into strict v_target from public.backfill_targets as t
   where t.target = v_run.target and t.component = p_component;
   return query execute format(
-    'select t.%2$I::text, %3$s, t.%4$I is distinct from %5$L
-     from %1$s as t
-     join %6$s as s on s.%7$I = t.%2$I
-     left join public.backfill_items as item
-       on item.run_id = $1 and item.session_id = t.%2$I::text and item.state <> ''rolled_back''
-     cross join lateral (
-       select count(*) filter (where r.run_id = $1 and r.kind = ''score'' and r.undone_at is null) as ours, count(*) as all
-       from public.backfill_receipts as r
-       where r.session_id = t.%2$I::text and r.table_name = %8$L
-         and r.row_key = %3$s) as receipts
-     where backfill_private.came_after(t.xmin, $2)
-       and case
-         when receipts.ours > 0 then item.ordinal is not null and %9$L <> all (item.components)
-         when receipts.all > 0 then false
-         when item.ordinal is not null then not (%10$s)
-         else not backfill_private.came_after(s.xmin, $2) end',
+    'with came as materialized (
+       select t.%2$I::text as session_id, %3$s as row_key, t.%4$I is distinct from %5$L as of_other_version,
+         item.ordinal is not null as is_planned, item.components, not (%10$s) as is_unwanted,
+         not backfill_private.came_after(s.xmin, $2) as is_at_rest,
+         exists (select from public.backfill_receipts as r
+           where r.run_id = $1 and r.ordinal = ours.ordinal and r.table_name = %8$L and r.row_key = %3$s
+             and r.kind = ''score'' and r.undone_at is null) as is_ours
+       from %1$s as t
+       join %6$s as s on s.%7$I = t.%2$I
+       left join public.backfill_items as ours
+         on ours.run_id = $1 and ours.source = %11$L and ours.session_id = t.%2$I::text
+       left join public.backfill_items as item
+         on item.run_id = ours.run_id and item.ordinal = ours.ordinal and item.state <> ''rolled_back''
+       where backfill_private.came_after(t.xmin, $2)
+     )
+     select c.session_id, c.row_key, c.of_other_version
+     from came as c
+     where case
+       when c.is_ours then c.is_planned and %9$L <> all (c.components)
+       when exists (select from public.backfill_items as i
+           join public.backfill_receipts as r on r.run_id = i.run_id and r.ordinal = i.ordinal
+           where i.session_id = c.session_id and r.session_id = i.session_id and r.table_name = %8$L and r.row_key = c.row_key)
+         then false
+       when c.is_planned then c.is_unwanted
+       else c.is_at_rest end',
     v_target.table_name::regclass, v_target.session_column,
     -- As backfill_private.row_key has it, without a call for each row.
     (select format('jsonb_build_object(%s)', string_agg(format('%L, t.%I', c, c), ', ')) from unnest(v_target.key_columns) as c),
     v_target.version_column,
     v_run.request ->> v_target.version_parameter, v_source.source_table::regclass, v_source.key_column,
-    v_target.table_name, p_component, backfill_private.row_condition(v_target, v_run.request, false))
+    v_target.table_name, p_component, backfill_private.row_condition(v_target, v_run.request, false), v_run.target)
   using p_run_id, v_run.sealed_snapshot::pg_snapshot;
 end
 $$;

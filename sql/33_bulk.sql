@@ -83,8 +83,7 @@ as $$
       select from public.backfill_items as i where i.run_id = p_run.run_id and i.ordinal = 1 and i.phase = 'priority'))
 $$;
 
--- The calls in bulk that are under way. The gate finds here that a call has come through this door: what it sees in a
--- setting alone, anybody could have set.
+-- The calls in bulk that are under way: who keeps and settles has to be in the transaction of one.
 create table backfill_private.bulk_claims (
   claim_id uuid primary key,
   run_id uuid not null,
@@ -95,35 +94,14 @@ alter table backfill_private.bulk_claims enable row level security;
 revoke all on backfill_private.bulk_claims from public, anon, authenticated, service_role;
 create policy "the owner alone" on backfill_private.bulk_claims for select to service_role using (false);
 
--- The gate in bulk: the call has locked its sessions and looked at the run, which nobody moves meanwhile. The row is kept for
--- its receipt, which is written with those of the other sessions, before the subtransaction ends.
---
--- p_turn  whose turn it is, and the rows kept so far: see backfill_private.bulk_calls
--- raises  OB011 no such call is under way in this transaction
-create function backfill_private.keep_for_bulk(p_turn text, p_component text, p_operation text, p_before jsonb, p_after jsonb)
-returns void
-language plpgsql
-set search_path = ''
-set enable_seqscan = off
-as $$
-begin
-  if not exists (select from backfill_private.bulk_claims as b
-      where b.claim_id = left(p_turn, 36)::uuid and b.xid = pg_current_xact_id()) then
-    perform backfill_private.refuse('OB011', 'no call in bulk is under way here: this may not write', 'stop; claim again');
-  end if;
-  -- JSON has no line ends and tabs of its own.
-  perform set_config('backfill.bulk',
-    concat(p_turn, e'\n', p_component, e'\t', p_operation, e'\t', p_before, e'\t', p_after), true);
-end
-$$;
-
 -- Write the receipts of the rows that some sessions of a call in bulk have written.
 --
--- p_kept   a text a session, see backfill_private.bulk_calls
--- p_step   where one step of one session was made: refused while a row that it needs first is not there
--- returns  whether each component that these sessions lacked was written
--- raises   OB011 no such call is under way in this transaction; OB018 a row is another session's; OB020 as keep_receipt
-create function backfill_private.bulk_keep(p_run_id uuid, p_claim_id uuid, p_kept text[], p_step text)
+-- p_sessions  see backfill_private.bulk_take
+-- p_kept      a text a session, see backfill_private.bulk_calls
+-- p_step      where one step of one session was made: refused while a row that it needs first is not there
+-- returns     whether each component that these sessions lacked was written
+-- raises      OB011 no such call is under way in this transaction; OB018 a row is another session's or target's; OB020 as keep_receipt
+create function backfill_private.bulk_keep(p_run_id uuid, p_claim_id uuid, p_sessions jsonb, p_kept text[], p_step text)
 returns boolean
 language plpgsql
 security definer
@@ -139,30 +117,29 @@ begin
     perform backfill_private.refuse('OB011', 'no call in bulk is under way here', 'stop; claim again');
   end if;
   with turns as materialized (
-    select k.place, k.lines[2:] as lines, k.session -> 'todo' as todo, (k.session ->> 'ordinal')::integer as ordinal,
-      k.session ->> 'session_id' as session_id, (k.session ->> 'attempt')::integer as attempt
-    from (select x.place, x.lines, substr(x.lines[1], 38)::jsonb as session from (
-      select y.place, string_to_array(y.kept, e'\n') as lines from unnest(p_kept) with ordinality as y (kept, place)) as x) as k
+    select y.place, string_to_array(y.kept, e'\n') as lines from unnest(p_kept) with ordinality as y (kept, place)
+  ), kept as materialized (
+    select u.place, w.nth, u.lines[1]::integer as ordinal, string_to_array(w.line, e'\t', '') as parts
+    from turns as u cross join lateral unnest(u.lines[2:]) with ordinality as w (line, nth)
   ), found as materialized (
-    select u.place, w.nth, u.ordinal, u.session_id, u.attempt, u.todo ? t.component as is_owed, t.position, t.component,
-      t.table_name, t.key_columns, t.session_column, l.parts[2] as operation, l.parts[3] as before, l.parts[4] as after,
-      coalesce(l.parts[4], l.parts[3])::jsonb as contents
-    from turns as u
-    cross join lateral unnest(u.lines) with ordinality as w (line, nth)
-    cross join lateral (select string_to_array(w.line, e'\t', '') as parts) as l
-    join public.backfill_targets as t on t.target = v_target and t.component = l.parts[1]
+    select k.place, k.nth, k.ordinal, s.session_id, s.attempt, s.todo ? t.component as is_owed, t.position, t.component,
+      t.table_name, t.key_columns, t.session_column, k.parts[3] as operation, k.parts[4] as before, k.parts[5] as after,
+      coalesce(k.parts[5], k.parts[4])::jsonb as contents
+    from kept as k
+    join jsonb_to_recordset(p_sessions) as s (ordinal integer, session_id text, attempt integer, todo jsonb) using (ordinal)
+    left join public.backfill_targets as t on t.target = v_target and t.target = k.parts[1] and t.component = k.parts[2]
   ), written as (
     insert into public.backfill_receipts (
       run_id, ordinal, session_id, component, kind, operation, table_name,
       row_key, before, before_hash, after_hash, attempt, at)
     select p_run_id, f.ordinal, f.session_id, f.component, 'score', lower(f.operation), f.table_name,
-      (select jsonb_object_agg(c, f.contents -> c) from unnest(f.key_columns) as c), f.before::jsonb,
+      backfill_private.row_key(f.contents, f.key_columns), f.before::jsonb,
       sha256(convert_to(f.before, 'UTF8')), sha256(convert_to(f.after, 'UTF8')), f.attempt, v_now
-    from found as f order by f.place, f.nth
+    from found as f where f.component is not null order by f.place, f.nth
   )
-  select (select sum(jsonb_array_length(u.todo)) from turns as u) as owed,
-    count(distinct f.ordinal::bigint * 1000 + f.position) filter (where f.is_owed and f.operation <> 'DELETE') as paid,
-    min(f.session_id) filter (where f.contents ->> f.session_column is distinct from f.session_id
+  select count(distinct f.ordinal::bigint * 1000 + f.position) filter (where f.is_owed and f.operation <> 'DELETE') as paid,
+    min(f.session_id) filter (where f.component is null
+      or f.contents ->> f.session_column is distinct from f.session_id
       or f.before is not null and f.before::jsonb ->> f.session_column is distinct from f.session_id) as foreigner,
     min(f.ordinal) as ordinal
   into v_seen from found as f;
@@ -173,7 +150,7 @@ begin
     perform backfill_private.check_order(p_run_id, v_seen.ordinal, p_step, (
       select t.needs_first from public.backfill_targets as t where t.target = v_target and t.component = p_step));
   end if;
-  return v_seen.owed = v_seen.paid;
+  return v_seen.paid = (select sum(jsonb_array_length(s -> 'todo')) from jsonb_array_elements(p_sessions) as s);
 end
 $$;
 
@@ -221,11 +198,11 @@ $$;
 
 -- The statements that score sessions one after the other, each in its turn: {component: the one that makes its calls}, and
 -- under '' the one that makes all, each only where its row is missing. While a session has its turn, the setting
--- backfill.bulk holds the claim and the session, and a line for each row that was written, which the gate adds.
+-- backfill.bulk holds its place in the plan, and a line for each row that was written, which the gate adds.
 --
 -- $1       the sessions, see backfill_private.bulk_take
 -- selects  what backfill.bulk held at the end of each turn, an array
-create function backfill_private.bulk_calls(p_run public.backfill_runs, p_claim_id uuid)
+create function backfill_private.bulk_calls(p_run public.backfill_runs)
 returns jsonb
 language sql
 stable
@@ -250,8 +227,8 @@ as $$
   )
   select jsonb_object_agg(n.name, format(
     'select array_agg(turn.kept) from (
-       select set_config(''backfill.bulk'', %L || x::text, true), %s, current_setting(''backfill.bulk'') as kept
-       from jsonb_array_elements($1) as x) as turn', p_claim_id || ' ', n.call))
+       select set_config(''backfill.bulk'', x ->> ''ordinal'', true), %s, current_setting(''backfill.bulk'') as kept
+       from jsonb_array_elements($1) as x) as turn', n.call))
   from named as n
 $$;
 
@@ -296,7 +273,7 @@ begin
     perform backfill_private.count_starts(v_run, jsonb_array_length(v_sessions));
   end if;
   insert into backfill_private.bulk_claims (claim_id, run_id, xid) values (v_claim_id, p_run_id, pg_current_xact_id());
-  return jsonb_build_object('claim', v_claim_id, 'sessions', v_sessions, 'calls', backfill_private.bulk_calls(v_run, v_claim_id));
+  return jsonb_build_object('claim', v_claim_id, 'sessions', v_sessions, 'calls', backfill_private.bulk_calls(v_run));
 end
 $$;
 
@@ -425,7 +402,7 @@ begin
   foreach v_step in array array(select jsonb_array_elements_text(p_session -> 'todo')) loop
     execute p_batch -> 'calls' ->> v_step into v_kept using jsonb_build_array(p_session);
     set constraints all immediate;
-    perform backfill_private.bulk_keep(p_run_id, (p_batch ->> 'claim')::uuid, v_kept, v_step);
+    perform backfill_private.bulk_keep(p_run_id, (p_batch ->> 'claim')::uuid, jsonb_build_array(p_session), v_kept, v_step);
     v_answered := v_answered || to_jsonb(v_step);
   end loop;
   perform set_config('backfill.bulk', '', true);
@@ -452,7 +429,7 @@ begin
   execute p_batch -> 'calls' ->> '' into v_kept using p_sessions;
   perform set_config('backfill.bulk', '', true);
   set constraints all immediate;
-  if not backfill_private.bulk_keep(p_run_id, (p_batch ->> 'claim')::uuid, v_kept, null) then
+  if not backfill_private.bulk_keep(p_run_id, (p_batch ->> 'claim')::uuid, p_sessions, v_kept, null) then
     raise exception using message = 'a call answered without effect';
   end if;
   return true;
@@ -465,10 +442,9 @@ revoke all on function
   backfill_private.mode_marks(uuid, jsonb),
   backfill_private.note_bulk(uuid),
   backfill_private.may_bulk(public.backfill_runs),
-  backfill_private.keep_for_bulk(text, text, text, jsonb, jsonb),
-  backfill_private.bulk_keep(uuid, uuid, text[], text),
+  backfill_private.bulk_keep(uuid, uuid, jsonb, text[], text),
   backfill_private.bulk_take(public.backfill_runs, integer),
-  backfill_private.bulk_calls(public.backfill_runs, uuid),
+  backfill_private.bulk_calls(public.backfill_runs),
   backfill_private.bulk_begin(uuid, integer),
   backfill_private.bulk_done(uuid, integer[], timestamptz),
   backfill_private.bulk_troubled(uuid, uuid, jsonb, timestamptz),
@@ -478,7 +454,7 @@ revoke all on function
   backfill_private.bulk_some(uuid, jsonb, jsonb, text)
 from public;
 grant execute on function
-  backfill_private.bulk_begin(uuid, integer), backfill_private.bulk_keep(uuid, uuid, text[], text),
+  backfill_private.bulk_begin(uuid, integer), backfill_private.bulk_keep(uuid, uuid, jsonb, text[], text),
   backfill_private.bulk_settle(uuid, uuid, text, integer[], jsonb, timestamptz),
   backfill_private.bulk_outcome(text), backfill_private.bulk_one(uuid, jsonb, jsonb, text),
   backfill_private.bulk_some(uuid, jsonb, jsonb, text)

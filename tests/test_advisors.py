@@ -28,10 +28,6 @@ NEEDED_BY = {
     "backfill_receipts_items": """
         select from public.backfill_receipts where run_id = gen_random_uuid() and ordinal = 1
     """,
-    # backfill_private.strangers: did any run write this row of this session?
-    "backfill_receipts_sessions": """
-        select from public.backfill_receipts where session_id = 'x' and table_name = 'y'
-    """,
     # backfill_private.confirmed_undo: the newest preview of a run
     "backfill_undos_runs": """
         select undo_id from backfill_private.undos

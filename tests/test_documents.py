@@ -154,3 +154,24 @@ def test_both_targets_live_side_by_side(
         "plan", "--since", SINCE, "--target", "documents", "--set", "min_paragraphs=4", "--json"
     )
     assert (three.json["state"], three.json["excluded_total"]) == ("empty", 41)
+
+
+@pytest.mark.parametrize("mode", ["direct", "bulk"])
+def test_a_run_writes_no_row_of_another_target(library: Project, mode: str) -> None:
+    """It would have no receipt, or one that means another session's row."""
+    library.db.execute(
+        "create function public.stray() returns trigger language plpgsql security definer"
+        " set search_path = '' as $$ begin"
+        " insert into library.plain_texts (document_id, cleaner, words, text)"
+        " select d.id, 'stray', 1, 'x' from library.documents as d where not exists"
+        " (select from library.plain_texts as t where t.document_id = d.id) limit 1;"
+        " return null; end $$;"
+        "create trigger stray after insert on public.fc_scores"
+        " for each row execute function public.stray()"
+    )
+    with library.connect() as bf:
+        plan = bf.plan(target="prism", since=SINCE, mode=mode, throttle_per_minute=None, rehearse=0)
+        library.approve(plan)
+        with pytest.raises(backfill.Paused, match="critical"):
+            bf.apply(plan.run_id)
+    assert library.value("select count(*) from library.plain_texts where cleaner = 'stray'") == 0

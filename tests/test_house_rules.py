@@ -40,7 +40,7 @@ CALLED_BY_THE_SERVICE = (
     *CALLED_BY_USERS,
     "claim(uuid,uuid,text)",
     "bulk_begin(uuid,integer)",
-    "bulk_keep(uuid,uuid,text[],text)",
+    "bulk_keep(uuid,uuid,jsonb,text[],text)",
     "bulk_one(uuid,jsonb,jsonb,text)",
     "bulk_outcome(text)",
     "bulk_settle(uuid,uuid,text,integer[],jsonb,timestamp with time zone)",

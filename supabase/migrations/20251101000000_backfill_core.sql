@@ -524,7 +524,8 @@ create table public.backfill_items (
   lease_until timestamptz,
   fence_hash bytea,
   primary key (run_id, ordinal),
-  unique (run_id, source, session_id),
+  -- The session first: verify asks which runs have had one.
+  unique (session_id, source, run_id),
   constraint backfill_items_state_check check (state in (
     'pending', 'leased', 'done', 'failed', 'skipped', 'rolled_back'))
 );
@@ -2008,8 +2009,7 @@ as $$
         ('backfill_receipt', 29, to_regprocedure('backfill_private.keep_receipt()')),
         ('backfill_no_truncate', 34, to_regprocedure('backfill_private.refuse_truncate()')))
       and strpos(pg_get_triggerdef(g.oid),
-        $when$ WHEN (((NULLIF(current_setting('request.headers'::text, true), ''::text) ~~ '%x-backfill-%'::text) AND $when$
-          || $when$((pg_trigger_depth() > 0) OR (current_setting('request.headers'::text, true) ~~ '%x-backfill-run%'::text)))) $when$) > 0
+        $when$ WHEN ((current_setting('request.headers'::text, true) ~~ '%x-backfill-%'::text)) $when$) > 0
   ), relations as (
     select p_table as name, to_regclass(p_table) as oid, 0 as level
     union all
@@ -2420,8 +2420,6 @@ create table public.backfill_receipts (
 );
 
 create index backfill_receipts_items on public.backfill_receipts (run_id, ordinal);
--- Verify asks for every row that came since sealing whether any run wrote it.
-create index backfill_receipts_sessions on public.backfill_receipts (session_id);
 
 comment on table public.backfill_receipts is 'One row a row written by a run, committed with it: key, operation, hashes. No foreign key, so that scoring locks nothing of ours but its item.';
 comment on column public.backfill_receipts.before is 'The row before, for undo. No API role reads it; backfill_prune empties it. An undo itself keeps none.';
@@ -2468,20 +2466,28 @@ as $$
   select sha256(convert_to(p_row::text, 'UTF8'))
 $$;
 
--- The columns of a row that are its key.
+-- The columns of a row that are its key. A loop, because an aggregate would cost a query for each row.
 create function backfill_private.row_key(p_row jsonb, p_columns text[])
 returns jsonb
-language sql
+language plpgsql
 immutable
 set search_path = ''
 as $$
-  select jsonb_object_agg(c, p_row -> c) from unnest(p_columns) as c
+declare
+  v_key jsonb := '{}'::jsonb;
+  v_column text;
+begin
+  foreach v_column in array p_columns loop
+    v_key := v_key || jsonb_build_object(v_column, p_row -> v_column);
+  end loop;
+  return v_key;
+end
 $$;
 
 -- The headers of this request where ours is among them; null for anything else that the setting may hold.
 --
 -- x-backfill-run  of whoever scores. x-backfill-undo: an undo that takes many rows back at once and writes their receipts
--- itself; the trigger sees what triggers of the user's write on top, and finds no fence for it.
+-- itself; what triggers of the user's write on top, at a greater depth, is seen and finds no fence.
 create function backfill_private.run_headers()
 returns jsonb
 language plpgsql
@@ -2532,9 +2538,10 @@ $$;
 -- item for update is about to change the fence.
 -- Nothing is remembered from row to row: between two rows of one transaction, even of one statement, the headers may
 -- be set anew, the lease may run out and the run may be paused.
--- This runs for every row, hence one look for item, run and target, no calls where an expression does (row_key() and
--- row_hash() say the same), and no sequential scan: a pooled connection may hold a plan from when the tables were small.
--- A call in bulk has looked at all that for its sessions: see backfill_private.keep_for_bulk.
+-- This runs for every row, hence one look for item, run and target, no calls where an expression does (row_hash() says the
+-- same), and no sequential scan: a pooled connection may hold a plan from when the tables were small.
+-- A call in bulk has locked its sessions and looked at the run, which nobody moves meanwhile: the row is kept for its
+-- receipt, which is written with those of other sessions before the subtransaction ends; see backfill_private.bulk_keep.
 --
 -- tg_argv  target, component
 -- raises   OB011 the fence is stale: someone took the lease over, or it ran out
@@ -2553,19 +2560,21 @@ set bytea_output = 'hex'
 set enable_seqscan = off
 as $$
 declare
-  v_bulk text := nullif(current_setting('backfill.bulk', true), '');
+  v_turn text := current_setting('backfill.bulk', true);
   v_headers jsonb;
   v_before jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) end;
   v_after jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) end;
   v_now timestamptz;
   v_held record;
 begin
-  if v_bulk is not null then
-    perform backfill_private.keep_for_bulk(v_bulk, tg_argv[1], tg_op, v_before, v_after);
+  if v_turn <> '' then
+    -- JSON has no line ends and tabs of its own. Assigned, not performed: without a query around it.
+    v_turn := set_config('backfill.bulk',
+      concat(v_turn, e'\n', tg_argv[0], e'\t', tg_argv[1], e'\t', tg_op, e'\t', v_before, e'\t', v_after), true);
     return null;
   end if;
   v_headers := backfill_private.run_headers();
-  if v_headers is null then
+  if v_headers is null or pg_trigger_depth() = 1 and not v_headers ? 'x-backfill-run' then
     return null;
   end if;
   select i.run_id, i.ordinal, i.source, i.session_id, i.state, i.attempts, i.lease_kind, i.lease_until,
@@ -2601,7 +2610,7 @@ begin
     row_key, before, before_hash, after_hash, attempt, at)
   values (
     v_held.run_id, v_held.ordinal, v_held.session_id, v_held.component, v_held.lease_kind, lower(tg_op), v_held.table_name,
-    (select jsonb_object_agg(c, coalesce(v_after, v_before) -> c) from unnest(v_held.key_columns) as c),
+    backfill_private.row_key(coalesce(v_after, v_before), v_held.key_columns),
     case v_held.lease_kind when 'score' then v_before end,
     sha256(convert_to(v_before::text, 'UTF8')), sha256(convert_to(v_after::text, 'UTF8')), v_held.attempts, v_now);
   return null;
@@ -2615,7 +2624,7 @@ language plpgsql
 set search_path = ''
 as $$
 begin
-  if backfill_private.run_headers() is not null then
+  if backfill_private.run_headers() ? 'x-backfill-run' or pg_trigger_depth() > 1 and backfill_private.run_headers() is not null then
     perform backfill_private.refuse('OB018', format('a run does not truncate %s', tg_table_name));
   end if;
   return null;
@@ -2624,6 +2633,8 @@ $$;
 
 -- The statements that put our triggers on a relation of a component's, enabled for good.
 --
+-- The condition is short on purpose: PostgreSQL reads it anew from the catalog's text for every statement, which for a row
+-- or two costs more than all else in it.
 -- p_is_partition  of the component's table: its trigger of rows hangs on that of the table, so it needs the guard alone
 create function backfill_private.guard_sql(p_relation regclass, p_target text, p_component text, p_is_partition boolean)
 returns text
@@ -2633,13 +2644,11 @@ set search_path = ''
 as $$
   select case when p_is_partition then '' else format(
 $sql$create or replace trigger backfill_receipt after insert or update or delete on %1$s for each row
-  when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-%%' and (pg_trigger_depth() > 0
-    or current_setting('request.headers', true) like '%%x-backfill-run%%'))
+  when (current_setting('request.headers', true) like '%%x-backfill-%%')
   execute function backfill_private.keep_receipt(%2$L, %3$L);
 $sql$, p_relation, p_target, p_component) end || format(
 $sql$create or replace trigger backfill_no_truncate before truncate on %1$s for each statement
-  when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-%%' and (pg_trigger_depth() > 0
-    or current_setting('request.headers', true) like '%%x-backfill-run%%'))
+  when (current_setting('request.headers', true) like '%%x-backfill-%%')
   execute function backfill_private.refuse_truncate();
 alter table %1$s enable always trigger backfill_receipt, enable always trigger backfill_no_truncate;
 $sql$, p_relation)
@@ -4229,28 +4238,37 @@ begin
   select * into strict v_target from public.backfill_targets as t
   where t.target = v_run.target and t.component = p_component;
   return query execute format(
-    'select t.%2$I::text, %3$s, t.%4$I is distinct from %5$L
-     from %1$s as t
-     join %6$s as s on s.%7$I = t.%2$I
-     left join public.backfill_items as item
-       on item.run_id = $1 and item.session_id = t.%2$I::text and item.state <> ''rolled_back''
-     cross join lateral (
-       select count(*) filter (where r.run_id = $1 and r.kind = ''score'' and r.undone_at is null) as ours, count(*) as all
-       from public.backfill_receipts as r
-       where r.session_id = t.%2$I::text and r.table_name = %8$L
-         and r.row_key = %3$s) as receipts
-     where backfill_private.came_after(t.xmin, $2)
-       and case
-         when receipts.ours > 0 then item.ordinal is not null and %9$L <> all (item.components)
-         when receipts.all > 0 then false
-         when item.ordinal is not null then not (%10$s)
-         else not backfill_private.came_after(s.xmin, $2) end',
+    'with came as materialized (
+       select t.%2$I::text as session_id, %3$s as row_key, t.%4$I is distinct from %5$L as of_other_version,
+         item.ordinal is not null as is_planned, item.components, not (%10$s) as is_unwanted,
+         not backfill_private.came_after(s.xmin, $2) as is_at_rest,
+         exists (select from public.backfill_receipts as r
+           where r.run_id = $1 and r.ordinal = ours.ordinal and r.table_name = %8$L and r.row_key = %3$s
+             and r.kind = ''score'' and r.undone_at is null) as is_ours
+       from %1$s as t
+       join %6$s as s on s.%7$I = t.%2$I
+       left join public.backfill_items as ours
+         on ours.run_id = $1 and ours.source = %11$L and ours.session_id = t.%2$I::text
+       left join public.backfill_items as item
+         on item.run_id = ours.run_id and item.ordinal = ours.ordinal and item.state <> ''rolled_back''
+       where backfill_private.came_after(t.xmin, $2)
+     )
+     select c.session_id, c.row_key, c.of_other_version
+     from came as c
+     where case
+       when c.is_ours then c.is_planned and %9$L <> all (c.components)
+       when exists (select from public.backfill_items as i
+           join public.backfill_receipts as r on r.run_id = i.run_id and r.ordinal = i.ordinal
+           where i.session_id = c.session_id and r.session_id = i.session_id and r.table_name = %8$L and r.row_key = c.row_key)
+         then false
+       when c.is_planned then c.is_unwanted
+       else c.is_at_rest end',
     v_target.table_name::regclass, v_target.session_column,
     -- As backfill_private.row_key has it, without a call for each row.
     (select format('jsonb_build_object(%s)', string_agg(format('%L, t.%I', c, c), ', ')) from unnest(v_target.key_columns) as c),
     v_target.version_column,
     v_run.request ->> v_target.version_parameter, v_source.source_table::regclass, v_source.key_column,
-    v_target.table_name, p_component, backfill_private.row_condition(v_target, v_run.request, false))
+    v_target.table_name, p_component, backfill_private.row_condition(v_target, v_run.request, false), v_run.target)
   using p_run_id, v_run.sealed_snapshot::pg_snapshot;
 end
 $$;
@@ -7809,8 +7827,7 @@ as $$
       select from public.backfill_items as i where i.run_id = p_run.run_id and i.ordinal = 1 and i.phase = 'priority'))
 $$;
 
--- The calls in bulk that are under way. The gate finds here that a call has come through this door: what it sees in a
--- setting alone, anybody could have set.
+-- The calls in bulk that are under way: who keeps and settles has to be in the transaction of one.
 create table backfill_private.bulk_claims (
   claim_id uuid primary key,
   run_id uuid not null,
@@ -7821,35 +7838,14 @@ alter table backfill_private.bulk_claims enable row level security;
 revoke all on backfill_private.bulk_claims from public, anon, authenticated, service_role;
 create policy "the owner alone" on backfill_private.bulk_claims for select to service_role using (false);
 
--- The gate in bulk: the call has locked its sessions and looked at the run, which nobody moves meanwhile. The row is kept for
--- its receipt, which is written with those of the other sessions, before the subtransaction ends.
---
--- p_turn  whose turn it is, and the rows kept so far: see backfill_private.bulk_calls
--- raises  OB011 no such call is under way in this transaction
-create function backfill_private.keep_for_bulk(p_turn text, p_component text, p_operation text, p_before jsonb, p_after jsonb)
-returns void
-language plpgsql
-set search_path = ''
-set enable_seqscan = off
-as $$
-begin
-  if not exists (select from backfill_private.bulk_claims as b
-      where b.claim_id = left(p_turn, 36)::uuid and b.xid = pg_current_xact_id()) then
-    perform backfill_private.refuse('OB011', 'no call in bulk is under way here: this may not write', 'stop; claim again');
-  end if;
-  -- JSON has no line ends and tabs of its own.
-  perform set_config('backfill.bulk',
-    concat(p_turn, e'\n', p_component, e'\t', p_operation, e'\t', p_before, e'\t', p_after), true);
-end
-$$;
-
 -- Write the receipts of the rows that some sessions of a call in bulk have written.
 --
--- p_kept   a text a session, see backfill_private.bulk_calls
--- p_step   where one step of one session was made: refused while a row that it needs first is not there
--- returns  whether each component that these sessions lacked was written
--- raises   OB011 no such call is under way in this transaction; OB018 a row is another session's; OB020 as keep_receipt
-create function backfill_private.bulk_keep(p_run_id uuid, p_claim_id uuid, p_kept text[], p_step text)
+-- p_sessions  see backfill_private.bulk_take
+-- p_kept      a text a session, see backfill_private.bulk_calls
+-- p_step      where one step of one session was made: refused while a row that it needs first is not there
+-- returns     whether each component that these sessions lacked was written
+-- raises      OB011 no such call is under way in this transaction; OB018 a row is another session's or target's; OB020 as keep_receipt
+create function backfill_private.bulk_keep(p_run_id uuid, p_claim_id uuid, p_sessions jsonb, p_kept text[], p_step text)
 returns boolean
 language plpgsql
 security definer
@@ -7865,30 +7861,29 @@ begin
     perform backfill_private.refuse('OB011', 'no call in bulk is under way here', 'stop; claim again');
   end if;
   with turns as materialized (
-    select k.place, k.lines[2:] as lines, k.session -> 'todo' as todo, (k.session ->> 'ordinal')::integer as ordinal,
-      k.session ->> 'session_id' as session_id, (k.session ->> 'attempt')::integer as attempt
-    from (select x.place, x.lines, substr(x.lines[1], 38)::jsonb as session from (
-      select y.place, string_to_array(y.kept, e'\n') as lines from unnest(p_kept) with ordinality as y (kept, place)) as x) as k
+    select y.place, string_to_array(y.kept, e'\n') as lines from unnest(p_kept) with ordinality as y (kept, place)
+  ), kept as materialized (
+    select u.place, w.nth, u.lines[1]::integer as ordinal, string_to_array(w.line, e'\t', '') as parts
+    from turns as u cross join lateral unnest(u.lines[2:]) with ordinality as w (line, nth)
   ), found as materialized (
-    select u.place, w.nth, u.ordinal, u.session_id, u.attempt, u.todo ? t.component as is_owed, t.position, t.component,
-      t.table_name, t.key_columns, t.session_column, l.parts[2] as operation, l.parts[3] as before, l.parts[4] as after,
-      coalesce(l.parts[4], l.parts[3])::jsonb as contents
-    from turns as u
-    cross join lateral unnest(u.lines) with ordinality as w (line, nth)
-    cross join lateral (select string_to_array(w.line, e'\t', '') as parts) as l
-    join public.backfill_targets as t on t.target = v_target and t.component = l.parts[1]
+    select k.place, k.nth, k.ordinal, s.session_id, s.attempt, s.todo ? t.component as is_owed, t.position, t.component,
+      t.table_name, t.key_columns, t.session_column, k.parts[3] as operation, k.parts[4] as before, k.parts[5] as after,
+      coalesce(k.parts[5], k.parts[4])::jsonb as contents
+    from kept as k
+    join jsonb_to_recordset(p_sessions) as s (ordinal integer, session_id text, attempt integer, todo jsonb) using (ordinal)
+    left join public.backfill_targets as t on t.target = v_target and t.target = k.parts[1] and t.component = k.parts[2]
   ), written as (
     insert into public.backfill_receipts (
       run_id, ordinal, session_id, component, kind, operation, table_name,
       row_key, before, before_hash, after_hash, attempt, at)
     select p_run_id, f.ordinal, f.session_id, f.component, 'score', lower(f.operation), f.table_name,
-      (select jsonb_object_agg(c, f.contents -> c) from unnest(f.key_columns) as c), f.before::jsonb,
+      backfill_private.row_key(f.contents, f.key_columns), f.before::jsonb,
       sha256(convert_to(f.before, 'UTF8')), sha256(convert_to(f.after, 'UTF8')), f.attempt, v_now
-    from found as f order by f.place, f.nth
+    from found as f where f.component is not null order by f.place, f.nth
   )
-  select (select sum(jsonb_array_length(u.todo)) from turns as u) as owed,
-    count(distinct f.ordinal::bigint * 1000 + f.position) filter (where f.is_owed and f.operation <> 'DELETE') as paid,
-    min(f.session_id) filter (where f.contents ->> f.session_column is distinct from f.session_id
+  select count(distinct f.ordinal::bigint * 1000 + f.position) filter (where f.is_owed and f.operation <> 'DELETE') as paid,
+    min(f.session_id) filter (where f.component is null
+      or f.contents ->> f.session_column is distinct from f.session_id
       or f.before is not null and f.before::jsonb ->> f.session_column is distinct from f.session_id) as foreigner,
     min(f.ordinal) as ordinal
   into v_seen from found as f;
@@ -7899,7 +7894,7 @@ begin
     perform backfill_private.check_order(p_run_id, v_seen.ordinal, p_step, (
       select t.needs_first from public.backfill_targets as t where t.target = v_target and t.component = p_step));
   end if;
-  return v_seen.owed = v_seen.paid;
+  return v_seen.paid = (select sum(jsonb_array_length(s -> 'todo')) from jsonb_array_elements(p_sessions) as s);
 end
 $$;
 
@@ -7947,11 +7942,11 @@ $$;
 
 -- The statements that score sessions one after the other, each in its turn: {component: the one that makes its calls}, and
 -- under '' the one that makes all, each only where its row is missing. While a session has its turn, the setting
--- backfill.bulk holds the claim and the session, and a line for each row that was written, which the gate adds.
+-- backfill.bulk holds its place in the plan, and a line for each row that was written, which the gate adds.
 --
 -- $1       the sessions, see backfill_private.bulk_take
 -- selects  what backfill.bulk held at the end of each turn, an array
-create function backfill_private.bulk_calls(p_run public.backfill_runs, p_claim_id uuid)
+create function backfill_private.bulk_calls(p_run public.backfill_runs)
 returns jsonb
 language sql
 stable
@@ -7976,8 +7971,8 @@ as $$
   )
   select jsonb_object_agg(n.name, format(
     'select array_agg(turn.kept) from (
-       select set_config(''backfill.bulk'', %L || x::text, true), %s, current_setting(''backfill.bulk'') as kept
-       from jsonb_array_elements($1) as x) as turn', p_claim_id || ' ', n.call))
+       select set_config(''backfill.bulk'', x ->> ''ordinal'', true), %s, current_setting(''backfill.bulk'') as kept
+       from jsonb_array_elements($1) as x) as turn', n.call))
   from named as n
 $$;
 
@@ -8022,7 +8017,7 @@ begin
     perform backfill_private.count_starts(v_run, jsonb_array_length(v_sessions));
   end if;
   insert into backfill_private.bulk_claims (claim_id, run_id, xid) values (v_claim_id, p_run_id, pg_current_xact_id());
-  return jsonb_build_object('claim', v_claim_id, 'sessions', v_sessions, 'calls', backfill_private.bulk_calls(v_run, v_claim_id));
+  return jsonb_build_object('claim', v_claim_id, 'sessions', v_sessions, 'calls', backfill_private.bulk_calls(v_run));
 end
 $$;
 
@@ -8151,7 +8146,7 @@ begin
   foreach v_step in array array(select jsonb_array_elements_text(p_session -> 'todo')) loop
     execute p_batch -> 'calls' ->> v_step into v_kept using jsonb_build_array(p_session);
     set constraints all immediate;
-    perform backfill_private.bulk_keep(p_run_id, (p_batch ->> 'claim')::uuid, v_kept, v_step);
+    perform backfill_private.bulk_keep(p_run_id, (p_batch ->> 'claim')::uuid, jsonb_build_array(p_session), v_kept, v_step);
     v_answered := v_answered || to_jsonb(v_step);
   end loop;
   perform set_config('backfill.bulk', '', true);
@@ -8178,7 +8173,7 @@ begin
   execute p_batch -> 'calls' ->> '' into v_kept using p_sessions;
   perform set_config('backfill.bulk', '', true);
   set constraints all immediate;
-  if not backfill_private.bulk_keep(p_run_id, (p_batch ->> 'claim')::uuid, v_kept, null) then
+  if not backfill_private.bulk_keep(p_run_id, (p_batch ->> 'claim')::uuid, p_sessions, v_kept, null) then
     raise exception using message = 'a call answered without effect';
   end if;
   return true;
@@ -8191,10 +8186,9 @@ revoke all on function
   backfill_private.mode_marks(uuid, jsonb),
   backfill_private.note_bulk(uuid),
   backfill_private.may_bulk(public.backfill_runs),
-  backfill_private.keep_for_bulk(text, text, text, jsonb, jsonb),
-  backfill_private.bulk_keep(uuid, uuid, text[], text),
+  backfill_private.bulk_keep(uuid, uuid, jsonb, text[], text),
   backfill_private.bulk_take(public.backfill_runs, integer),
-  backfill_private.bulk_calls(public.backfill_runs, uuid),
+  backfill_private.bulk_calls(public.backfill_runs),
   backfill_private.bulk_begin(uuid, integer),
   backfill_private.bulk_done(uuid, integer[], timestamptz),
   backfill_private.bulk_troubled(uuid, uuid, jsonb, timestamptz),
@@ -8204,7 +8198,7 @@ revoke all on function
   backfill_private.bulk_some(uuid, jsonb, jsonb, text)
 from public;
 grant execute on function
-  backfill_private.bulk_begin(uuid, integer), backfill_private.bulk_keep(uuid, uuid, text[], text),
+  backfill_private.bulk_begin(uuid, integer), backfill_private.bulk_keep(uuid, uuid, jsonb, text[], text),
   backfill_private.bulk_settle(uuid, uuid, text, integer[], jsonb, timestamptz),
   backfill_private.bulk_outcome(text), backfill_private.bulk_one(uuid, jsonb, jsonb, text),
   backfill_private.bulk_some(uuid, jsonb, jsonb, text)
