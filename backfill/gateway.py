@@ -36,7 +36,7 @@ from backfill.patience import BRIEF, Patience, ask_patiently
 from backfill.transport import transport_for
 from supabase import AsyncClient, AsyncClientOptions, FunctionsError
 
-PAGE_ROWS = 1000  # db-max-rows of hosted projects: a longer answer would be cut silently
+PAGE_ROWS = 1000  # db-max-rows of hosted projects unless set: a longer answer would be cut silently
 CALL_TIMEOUT_S = 70.0  # the API ends a call after 60 s
 EDGE_TIMEOUT_S = 410.0  # an Edge Function is ended after 150 s, on paid plans after 400 s
 CONNECT_TIMEOUT_S = 10.0
@@ -246,14 +246,14 @@ class Gateway:
         equal: Mapping[str, str] | None = None,
         at_least: Mapping[str, str] | None = None,
     ) -> AsyncIterator[list[dict[str, Json]]]:
-        """Pages of a table or view, by a unique ascending key, so that no limit can hide a row."""
+        """Pages of a table or view, by a unique ascending key, to the first that is empty.
+
+        A short page is not the last one: a project may answer fewer rows at a time, and does not
+        say how many.
+        """
         after: Json = None
-        while True:
-            page = await self._page(relation, columns, key, equal or {}, at_least or {}, after)
-            if page:
-                yield page
-            if len(page) < PAGE_ROWS:
-                return
+        while page := await self._page(relation, columns, key, equal or {}, at_least or {}, after):
+            yield page
             after = page[-1][key]
 
     async def first(
@@ -269,11 +269,17 @@ class Gateway:
     async def newest(
         self, relation: str, *, columns: str, order: str, limit: int, equal: Mapping[str, str]
     ) -> list[dict[str, Json]]:
-        """The last rows by a column, at most `limit`."""
-        request = self._client.table(relation).select(columns)
-        for column, value in equal.items():
-            request = request.eq(column, value)
-        return await self._read(request.order(order, desc=True).limit(limit))
+        """The last rows by a column, at most `limit`, however few the project answers at a time."""
+        rows: list[dict[str, Json]] = []
+        while len(rows) < limit:
+            request = self._client.table(relation).select(columns)
+            for column, value in equal.items():
+                request = request.eq(column, value)
+            more = request.order(order, desc=True).range(len(rows), limit - 1)
+            if not (page := await self._read(more)):
+                break
+            rows += page
+        return rows
 
     async def _page(
         self,

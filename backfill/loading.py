@@ -16,7 +16,6 @@ from backfill.reading import (
     BUCKETS,
     EVENT_COLUMNS,
     FAILURE_COLUMNS,
-    ITEM_COLUMNS,
     PROGRESS_COLUMNS,
     RECEIPT_COLUMNS,
     RUN_COLUMNS,
@@ -29,6 +28,7 @@ from backfill.reading import (
 )
 from backfill.telling import OnProgress, untold
 
+SESSIONS_A_CALL = 10_000  # about a megabyte
 LOOK_MS = 2_000  # for how long a call of a verification looks at rows
 
 
@@ -36,10 +36,13 @@ async def load_plan(gateway: Gateway, run_id: str) -> Plan:
     """A run with all its sessions. Raises UnknownRun."""
     run = await load_run(gateway, run_id)
     sessions = PlannedSessions()
-    async for page in gateway.rows(
-        "backfill_items", columns=ITEM_COLUMNS, key="ordinal", equal={"run_id": run_id}
-    ):
+    asked: dict[str, Json] = {"p_run_id": run_id, "p_after": 0, "p_sessions": SESSIONS_A_CALL}
+    while len(sessions) % SESSIONS_A_CALL == 0:
+        page = await gateway.call("backfill_plan_sessions", asked, expect=list)
+        if not page:
+            break
         sessions.extend(map(session_of, page))
+        asked["p_after"] = page[-1][0]
     return plan_of(run, sessions)
 
 

@@ -27,10 +27,6 @@ RUN_COLUMNS = (
     "run_id,state,reason,environment,created_at,request,plan,digest,project_host,"
     "approved_by,approved_via,approved_at,approved_until,started_at"
 )
-ITEM_COLUMNS = (
-    "ordinal,session_id,session_at,category,components,phase,batch,state,attempts,"
-    "failed_step,error_code,error_message,started_at,settled_at"
-)
 PROGRESS_COLUMNS = (
     "run_id,state,reason,environment,total,pending,leased,done,failed,skipped,rolled_back,"
     "rate_per_minute,eta_s,waits_for,approved_by,approved_until,created_at,audit_count,audit_head"
@@ -88,17 +84,16 @@ def empty_plan_of(answer: Mapping[str, Json]) -> Plan:
     )
 
 
-def session_of(item: Mapping[str, Json]) -> PlannedSession:
-    """An item."""
+def session_of(packed: Sequence[Json]) -> PlannedSession:
+    """A session as backfill_plan_sessions packs it: the fields in their order."""
+    (
+        ordinal, session_id, at, category, components, phase, batch, state, attempts,
+        failed_step, error_code, error_message, started_at, settled_at,
+    ) = packed  # fmt: skip
     return PlannedSession(
-        **{
-            **item,
-            "session_at": _certain(item["session_at"]),
-            "started_at": moment(item["started_at"]),
-            "settled_at": moment(item["settled_at"]),
-            "components": tuple(item["components"]),
-        }
-    )
+        ordinal, session_id, _certain(at), category, tuple(components), phase, batch, state,
+        attempts, failed_step, error_code, error_message, moment(started_at), moment(settled_at),
+    )  # fmt: skip
 
 
 def check_of(mark: Mapping[str, Json]) -> Check:

@@ -130,3 +130,28 @@ comment on column public.backfill_run_failures.settled_at is 'When it failed for
 grant execute on function backfill_private.lease_holders(uuid) to authenticated, service_role;
 revoke all on public.backfill_run_progress, public.backfill_run_failures from public, anon, authenticated, service_role;
 grant select on public.backfill_run_progress, public.backfill_run_failures to authenticated, service_role;
+
+-- The sessions of a run's plan in its order, packed: rows would come a thousand a page and with a name for every value.
+--
+-- p_after   after this place
+-- returns   at most p_sessions of [ordinal, session_id, session_at, category, components, phase, batch, state, attempts,
+--           failed_step, error_code, error_message, started_at, settled_at]
+create function public.backfill_plan_sessions(p_run_id uuid, p_after integer default 0, p_sessions integer default 10000)
+returns json
+language sql
+stable
+set search_path = ''
+as $$
+  select coalesce(json_agg(i.packed order by i.ordinal), '[]')
+  from (
+    select x.ordinal, json_build_array(x.ordinal, x.session_id, x.session_at, x.category, x.components, x.phase, x.batch,
+      x.state, x.attempts, x.failed_step, x.error_code, x.error_message, x.started_at, x.settled_at) as packed
+    from public.backfill_items as x
+    where x.run_id = p_run_id and x.ordinal > p_after order by x.ordinal limit least(p_sessions, 10000)) as i
+$$;
+
+revoke all on function public.backfill_plan_sessions(uuid, integer, integer) from public, anon, authenticated, service_role;
+grant execute on function public.backfill_plan_sessions(uuid, integer, integer) to authenticated, service_role;
+
+comment on function public.backfill_plan_sessions(uuid, integer, integer) is
+  'The next sessions of a run''s plan, packed. For the client.';
