@@ -150,7 +150,7 @@ def _pairs(given: list[str] | None, form: str, example: str) -> dict[str, str] |
 def write_page(page: str, file: Path, as_json: bool) -> None:
     """Write a page, and say where it is."""
     try:
-        replace_file(file, page)
+        replace_file(file, [page])
     except OSError as failed:
         raise BadRequest(
             f"{file} could not be written: {failed.strerror}", "backfill show … --html FILE"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,11 +16,11 @@ from backfill.loading import (
     load_verification,
 )
 from backfill.logs import RunLog, files_are_missing
-from backfill.models import Event, Json
+from backfill.models import Event
 from backfill.plans import Plan
-from backfill.records import Evidence, rebuilt_batches, rebuilt_calls, record_of
+from backfill.records import Answered, Evidence, rebuilt_batches, rebuilt_calls, record_of
 from backfill.reporting import summary_markdown
-from backfill.rollback_sql import rollback_sql
+from backfill.rollback_sql import Undo
 
 
 @asynccontextmanager
@@ -55,7 +55,7 @@ def write_down(log: RunLog, event: Event) -> None:
 async def write_ending(log: RunLog, gateway: Gateway, run_id: str) -> None:
     """Write summary.md and rollback.sql as the database has it now."""
     await _write_summary(log, gateway, run_id)
-    _write_rollback(log, run_id, await load_receipts(gateway, run_id))
+    await _write_rollback(log, gateway, run_id)
 
 
 async def rebuild(log: RunLog, gateway: Gateway, run_id: str) -> None:
@@ -69,10 +69,10 @@ async def rebuild(log: RunLog, gateway: Gateway, run_id: str) -> None:
     log.plan(plan)
     if plan.digest:  # an unsealed plan has nothing to verify
         await _write_summary(log, gateway, run_id)
-    receipts = await load_receipts(gateway, run_id)
-    _write_rollback(log, run_id, receipts)
+    answered: list[Answered] = []
+    await _write_rollback(log, gateway, run_id, answered)
     chain = await load_chain(gateway, run_id)
-    known = Evidence(run_id, _functions(plan), plan.sessions, chain, receipts)
+    known = Evidence(run_id, _functions(plan), plan.sessions, chain, answered)
     for event in rebuilt_batches(known):
         log.rebuilt_batch(event.details["batch"], record_of(event))
     log.rebuilt_calls([record_of(event) for event in rebuilt_calls(known)])
@@ -84,9 +84,18 @@ async def _write_summary(log: RunLog, gateway: Gateway, run_id: str) -> None:
     log.summary(summary_markdown(ended.status, verification, ended.failures))
 
 
-def _write_rollback(log: RunLog, run_id: str, receipts: Sequence[Mapping[str, Json]]) -> None:
-    standing = [receipt for receipt in receipts if receipt["undone_at"] is None]
-    log.rollback(rollback_sql(run_id, standing))
+async def _write_rollback(
+    log: RunLog, gateway: Gateway, run_id: str, answered: list[Answered] | None = None
+) -> None:
+    """Write rollback.sql; list the calls that left a receipt, where that is asked for."""
+    undo = Undo(run_id)
+    with log.rollback() as write:
+        write(undo.beginning())
+        async for receipts in load_receipts(gateway, run_id):
+            write(undo.of([r for r in receipts if r["undone_at"] is None]))
+            if answered is not None:
+                answered.extend(map(Answered.by, receipts))
+        write(undo.end())
 
 
 def _functions(plan: Plan) -> dict[str, str]:

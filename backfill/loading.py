@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 
 from backfill.buckets import packed
@@ -17,7 +17,7 @@ from backfill.reading import (
     EVENT_COLUMNS,
     FAILURE_COLUMNS,
     PROGRESS_COLUMNS,
-    RECEIPT_COLUMNS,
+    RECEIPT_FIELDS,
     RUN_COLUMNS,
     failure_of,
     freshness_of,
@@ -141,15 +141,16 @@ async def load_freshness(
     return None if answer is None else freshness_of(answer)
 
 
-async def load_receipts(gateway: Gateway, run_id: str) -> list[dict[str, Json]]:
-    """What a run's scoring wrote, by receipt_id; undone_at tells what was taken back."""
-    pages = gateway.rows(
-        "backfill_receipts",
-        columns=RECEIPT_COLUMNS,
-        key="receipt_id",
-        equal={"run_id": run_id, "kind": "score"},
-    )
-    return [row async for page in pages for row in page]
+async def load_receipts(gateway: Gateway, run_id: str) -> AsyncIterator[list[dict[str, Json]]]:
+    """What a run's scoring wrote, some sessions at a time, the plan's last first.
+
+    All of a session come together, by receipt_id; undone_at tells what was taken back.
+    """
+    asked: dict[str, Json] = {"p_run_id": run_id, "p_before": None}
+    while page := await gateway.call("backfill_written", asked, expect=list):
+        receipts = [dict(zip(RECEIPT_FIELDS, receipt, strict=True)) for receipt in page]
+        yield receipts
+        asked["p_before"] = receipts[-1]["ordinal"]
 
 
 async def load_chain(gateway: Gateway, run_id: str) -> list[dict[str, Json]]:

@@ -7,13 +7,15 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from backfill.models import Json
 from backfill.plans import Plan
 from backfill.records import call_key
-from backfill.rendering import plan_markdown
+from backfill.rendering import plan_pieces
 
 logger = logging.getLogger("backfill")
 
@@ -46,8 +48,8 @@ class RunLog:
 
     def plan(self, plan: Plan) -> None:
         """Write plan.md and plan.json."""
-        self._replace("plan", "plan.md", lambda: plan_markdown(plan))
-        self._replace("plan", "plan.json", lambda: _json(plan.as_dict(), indent=2) + "\n")
+        self._replace("plan", "plan.md", lambda: plan_pieces(plan))
+        self._replace("plan", "plan.json", lambda: json_pieces(plan.told()))
 
     def call(self, record: Mapping[str, Json]) -> None:
         """Append one line to calls.jsonl; on disk when this returns, as far as the system knows."""
@@ -64,7 +66,7 @@ class RunLog:
     def batch(self, number: int, record: Mapping[str, Json]) -> None:
         """Write batch-0001.json, whole or not at all."""
         name = _batch_name(number)
-        self._replace("batch", name, lambda: _json(_cut(record), indent=2) + "\n")
+        self._replace("batch", name, lambda: [_json(_cut(record), indent=2), "\n"])
 
     def rebuilt_batch(self, number: int, record: Mapping[str, Json]) -> None:
         """Write a batch's file, unless the worker that settled it has written it."""
@@ -73,16 +75,30 @@ class RunLog:
 
     def summary(self, text: str) -> None:
         """Write summary.md."""
-        self._replace("summary", "summary.md", lambda: text)
+        self._replace("summary", "summary.md", lambda: [text])
 
-    def rollback(self, sql_text: str) -> None:
-        """Write rollback.sql."""
-        self._replace("rollback", "rollback.sql", lambda: sql_text)
+    @contextmanager
+    def rollback(self) -> Iterator[Callable[[str], None]]:
+        """Write rollback.sql as its pieces come; it takes its place when all are there."""
+        if self.folder is None:
+            yield lambda _: None
+            return
+        path = self.folder / "rollback.sql"
+        draft = Draft(path)
 
-    def _replace(self, kind: str, name: str, text: Callable[[], str]) -> None:
+        def write(text: str) -> None:
+            self._write("rollback", path, lambda: draft.write(text))
+
+        try:
+            yield write
+            self._write("rollback", path, draft.finish)
+        finally:
+            draft.discard()
+
+    def _replace(self, kind: str, name: str, pieces: Callable[[], Iterable[str]]) -> None:
         if self.folder is not None:
             path = self.folder / name
-            self._write(kind, path, lambda: replace_file(path, text()))
+            self._write(kind, path, lambda: replace_file(path, pieces()))
 
     def _write(self, kind: str, path: Path, writing: Callable[[], None]) -> bool:
         """Did it work? The first failure of a kind is told, later files of it are not tried."""
@@ -159,16 +175,78 @@ def _parsed(text: str) -> dict[str, Json]:
     return held if isinstance(held, dict) else {}
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Write a file whole or not at all: beside it first, with mode 0600, then in its place."""
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+class Draft:
+    """A file that is written beside its place, with mode 0600, and is there whole or not at all.
+
+    Its methods raise OSError; discard() does not, and leaves a finished file alone.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._begun: tuple[Path, IO[bytes]] | None = None
+
+    def _opened(self) -> tuple[Path, IO[bytes]]:
+        if self._begun is None:
+            handle, beside = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
+            self._begun = Path(beside), open(handle, "wb")  # noqa: SIM115
+        return self._begun
+
+    def write(self, text: str) -> None:
+        """Add a piece."""
+        _, file = self._opened()
+        file.write(text.encode(errors="backslashreplace"))
+
+    def finish(self) -> None:
+        """Put it in its place."""
+        beside, file = self._opened()
+        file.close()
+        os.replace(beside, self._path)
+        self._begun = None
+
+    def discard(self) -> None:
+        """Take away what is not finished."""
+        if self._begun is not None:
+            beside, file = self._begun
+            with suppress(OSError):  # a full disk says so once more
+                file.close()
+            beside.unlink(missing_ok=True)
+
+
+def replace_file(path: Path, pieces: Iterable[str]) -> None:
+    """Write a file whole or not at all. Raises OSError."""
+    draft = Draft(path)
     try:
-        with open(handle, "wb") as file:
-            file.write(text.encode(errors="backslashreplace"))
-        os.replace(beside, path)
-    except OSError:
-        Path(beside).unlink(missing_ok=True)
-        raise
+        for piece in pieces:
+            draft.write(piece)
+        draft.finish()
+    finally:
+        draft.discard()
+
+
+def json_pieces(told: Iterable[tuple[str, Json]]) -> Iterator[str]:
+    """An object, indented by two, name by name; what comes as an iterator is an array."""
+    before = "{"
+    for name, value in told:
+        yield f"{before}\n  {_json(name)}: "
+        before = ","
+        if isinstance(value, Iterator):
+            yield from _array(value)
+        else:
+            yield _indented(value, "  ")
+    yield "\n}\n"
+
+
+def _array(values: Iterator[Json]) -> Iterator[str]:
+    before = "["
+    for value in values:
+        yield f"{before}\n    {_indented(value, '    ')}"
+        before = ","
+    yield "[]" if before == "[" else "\n  ]"
+
+
+def _indented(value: Json, margin: str) -> str:
+    """No line ends stand in JSON but those of its layout."""
+    return _json(value, indent=2).replace("\n", f"\n{margin}")
 
 
 def _json(value: Json, indent: int | None = None) -> str:

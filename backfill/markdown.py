@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -51,7 +51,17 @@ def section(title: str, *parts: str) -> str:
 
 def joined(*parts: str) -> str:
     """A document of these parts; empty ones are left out."""
-    return "\n\n".join(filter(None, parts)) + "\n"
+    return "".join(document(parts))
+
+
+def document(parts: Iterable[str]) -> Iterator[str]:
+    """The same, piece by piece."""
+    between = ""
+    for part in filter(None, parts):
+        yield between
+        yield part
+        between = "\n\n"
+    yield "\n"
 
 
 def fenced(language: str, text: str) -> str:

@@ -20,4 +20,5 @@ async def page_of(gateway: Gateway, run_id: str) -> str:
     if plan.started_at is None:
         return plan_page(plan)
     verification = await load_verification(gateway, run_id)
-    return plan_page(plan, verification, await load_receipts(gateway, run_id))
+    receipts = [r async for some in load_receipts(gateway, run_id) for r in some]
+    return plan_page(plan, verification, receipts)

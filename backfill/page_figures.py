@@ -33,7 +33,7 @@ def candidates_by_day(plan: Plan) -> tuple[str, list[str], dict[str, list[int]]]
     found = Counter(
         (s.category, _first_of(unit, day)) for s, day in zip(plan.sessions, days, strict=True)
     )
-    categories = sorted({s.category for s in plan.sessions})
+    categories = sorted({category for category, _, _ in plan.sessions.kinds()})
     labels = [f"{bar:%Y-%m}" if unit == "month" else bar.isoformat() for bar in bars]
     return unit, labels, {c: [found[c, bar] for bar in bars] for c in categories}
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from typing import Any, Literal, overload
 
 Phase = Literal["priority", "recent", "historical"]
@@ -110,6 +112,52 @@ class PlannedSessions(Sequence[PlannedSession]):
             started_at=_moment(self._started_ats[place]),
             settled_at=_moment(self._settled_ats[place]),
         )
+
+    def kinds(self) -> Counter[tuple[str, tuple[str, ...], Phase]]:
+        """How many sessions there are of each (category, components, phase), as they come."""
+        return self._tallied(self._kinds)
+
+    def states(self) -> Counter[str]:
+        """How many sessions there are in each state."""
+        states: Counter[str] = Counter()
+        for (state, *_), count in self._tallied(self._fates).items():
+            states[state] += count
+        return states
+
+    def have_begun(self) -> bool:
+        """Whether any was ever leased, skipped or settled."""
+        return any(fate[:2] != ("pending", 0) for fate in self._tallied(self._fates))
+
+    def _tallied(self, numbers: array[int]) -> Counter[Any]:
+        return Counter({self._shared[n]: count for n, count in Counter(numbers).items()})
+
+    def in_state(self, state: str) -> Iterator[PlannedSession]:
+        """The sessions in a state."""
+        return self._where(self._fates, lambda fate: fate[0] == state)
+
+    def in_phase(self, phase: Phase) -> Iterator[PlannedSession]:
+        """The sessions of a phase."""
+        return self._where(self._kinds, lambda kind: kind[2] == phase)
+
+    def _where(
+        self, numbers: array[int], is_one: Callable[[tuple[Any, ...]], bool]
+    ) -> Iterator[PlannedSession]:
+        found = {n for n in Counter(numbers) if is_one(self._shared[n])}
+        return (self._at(place) for place, n in enumerate(numbers) if n in found)
+
+    def batches(self) -> Iterator[tuple[int, Phase, range]]:
+        """Each batch: its number, its phase, and the places of its sessions here."""
+        phases = {n: self._shared[n][2] for n in Counter(self._kinds)}
+        after = 0
+        alike = groupby(zip(self._batches, map(phases.__getitem__, self._kinds), strict=True))
+        for (number, phase), members in alike:
+            places = range(after, after + sum(1 for _ in members))
+            after = places.stop
+            yield number, phase, places
+
+    def ids(self, places: Iterable[int]) -> Iterator[str]:
+        """The ids of the sessions in some places."""
+        return (self._ids[self._id_ends[p] : self._id_ends[p + 1]].decode() for p in places)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence):

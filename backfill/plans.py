@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from itertools import groupby
 
 from backfill.models import (
     ITEM_STATES,
@@ -18,7 +16,7 @@ from backfill.models import (
     Rehearsal,
     RehearsedSession,
 )
-from backfill.planned import Phase, PlannedSession
+from backfill.planned import Phase, PlannedSessions
 
 # What a plan holds while the database has measured nothing.
 UNMEASURED: Mapping[str, Json] = {
@@ -44,7 +42,8 @@ class Batch:
 
     def as_dict(self) -> dict[str, Json]:
         """{number, phase, sessions: [id], starts_at_s}."""
-        return {**asdict(self), "sessions": list(self.sessions)}
+        told = {"number": self.number, "phase": self.phase, "sessions": list(self.sessions)}
+        return told | {"starts_at_s": self.starts_at_s}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,7 @@ class Plan:
     created_at: datetime | None
     request: Mapping[str, Json]
     figures: Mapping[str, Json] = field(default_factory=dict)
-    sessions: Sequence[PlannedSession] = ()
+    sessions: PlannedSessions = field(default_factory=PlannedSessions)
     checks: tuple[Check, ...] = ()
     approval: Approval | None = None
     reason: str | None = None
@@ -146,20 +145,18 @@ class Plan:
     @property
     def batches(self) -> tuple[Batch, ...]:
         """The batches in the order in which they start."""
-        return tuple(
-            Batch(
-                number=number,
-                phase=phase,
-                sessions=tuple(s.session_id for s in members),
-                starts_at_s=(number - 1) * self.batch_spacing_s,
-            )
-            for (number, phase), members in groupby(self.sessions, lambda s: (s.batch, s.phase))
-        )
+        return tuple(self._batches())
+
+    def _batches(self) -> Iterator[Batch]:
+        spacing_s = self.batch_spacing_s
+        for number, phase, places in self.sessions.batches():
+            ids = tuple(self.sessions.ids(places))
+            yield Batch(number, phase, ids, (number - 1) * spacing_s)
 
     @property
     def counts(self) -> Mapping[str, int]:
         """Sessions by what became of them so far, every state named."""
-        states = Counter(session.state for session in self.sessions)
+        states = self.sessions.states()
         return {state: states[state] for state in ITEM_STATES}
 
     @property
@@ -167,8 +164,7 @@ class Plan:
         """The sessions that failed, and why."""
         return tuple(
             FailedSession(s.session_id, s.failed_step, s.error_code, s.error_message)
-            for s in self.sessions
-            if s.state == "failed"
+            for s in self.sessions.in_state("failed")
         )
 
     @property
@@ -184,42 +180,41 @@ class Plan:
 
     def as_dict(self) -> dict[str, Json]:
         """The shape of `backfill plan --json`, and once the run has started what became of it."""
-        planned = {
-            "run_id": self.run_id or None,
-            "state": self.state,
-            "digest": self.digest or None,
-            "environment": self.environment,
-            "created_at": self.created_at.isoformat() if self.created_at else None,
-            "request": dict(self.request),
-            "candidates": dict(self.candidates),
-            "categories": self.categories,
-            "phases": dict(self._figure("phases")),
-            "expected_calls": self.expected_calls,
-            "expected_writes": self.expected_writes,
-            "batches": [b.as_dict() for b in self.batches],
-            "batch_spacing_s": self.batch_spacing_s,
-            "expected_runtime_s": self.expected_runtime_s,
-            "excluded": list(self.excluded),
-            "excluded_total": self._figure("excluded_total"),
-            "rehearsal": self.rehearsal.as_dict() if self.rehearsal else None,
-            "blast_radius": [asdict(e) for e in self.effects],
-            "checks": [c.as_dict() for c in self.checks],
-            "freshness": self.freshness.as_dict() if self.freshness else None,
-            "freshness_unknown": self.freshness_unknown,
-        }
-        return planned if self.started_at is None else planned | self._became_of_it()
+        return {n: list(told) if isinstance(told, Iterator) else told for n, told in self.told()}
 
-    def _became_of_it(self) -> dict[str, Json]:
-        """{started_at, counts, failures, sessions: [{session_id, batch, state, attempts}]}."""
-        return {
-            "started_at": self.started_at.isoformat() if self.started_at else None,
-            "counts": dict(self.counts),
-            "failures": [asdict(f) for f in self.failures],
-            "sessions": [
-                {name: getattr(s, name) for name in ("session_id", "batch", "state", "attempts")}
-                for s in self.sessions
-            ],
-        }
+    def told(self) -> Iterator[tuple[str, Json]]:
+        """The same, name by name; what grows with the plan comes as an iterator."""
+        yield "run_id", self.run_id or None
+        yield "state", self.state
+        yield "digest", self.digest or None
+        yield "environment", self.environment
+        yield "created_at", self.created_at.isoformat() if self.created_at else None
+        yield "request", dict(self.request)
+        yield "candidates", dict(self.candidates)
+        yield "categories", self.categories
+        yield "phases", dict(self._figure("phases"))
+        yield "expected_calls", self.expected_calls
+        yield "expected_writes", self.expected_writes
+        yield "batches", (batch.as_dict() for batch in self._batches())
+        yield "batch_spacing_s", self.batch_spacing_s
+        yield "expected_runtime_s", self.expected_runtime_s
+        yield "excluded", list(self.excluded)
+        yield "excluded_total", self._figure("excluded_total")
+        yield "rehearsal", self.rehearsal.as_dict() if self.rehearsal else None
+        yield "blast_radius", [asdict(effect) for effect in self.effects]
+        yield "checks", [check.as_dict() for check in self.checks]
+        yield "freshness", self.freshness.as_dict() if self.freshness else None
+        yield "freshness_unknown", self.freshness_unknown
+        if self.started_at is not None:
+            yield from self._became_of_it(self.started_at)
+
+    def _became_of_it(self, started_at: datetime) -> Iterator[tuple[str, Json]]:
+        """What is told of a run that has started: {session_id, batch, state, attempts} of each."""
+        yield "started_at", started_at.isoformat()
+        yield "counts", dict(self.counts)
+        yield "failures", [asdict(failed) for failed in self.failures]
+        names = ("session_id", "batch", "state", "attempts")
+        yield "sessions", ({name: getattr(s, name) for name in names} for s in self.sessions)
 
 
 def _rehearsal(seen: Mapping[str, Json]) -> Rehearsal:

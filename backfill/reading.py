@@ -20,7 +20,7 @@ from backfill.models import (
     UndoEffect,
     Verification,
 )
-from backfill.planned import PlannedSession
+from backfill.planned import PlannedSession, PlannedSessions
 from backfill.plans import Approval, Plan
 
 RUN_COLUMNS = (
@@ -33,10 +33,10 @@ PROGRESS_COLUMNS = (
 )
 BUCKETS = ("as_planned", "missing", "extra", "filled_elsewhere", "changed_since")
 EVENT_COLUMNS = "seq,at,kind,details"
-RECEIPT_COLUMNS = (
-    "receipt_id,ordinal,session_id,component,kind,operation,table_name,row_key,"
-    "before_hash,after_hash,attempt,is_inferred,at,undone_at"
-)
+RECEIPT_FIELDS = (
+    "receipt_id", "ordinal", "session_id", "component", "operation", "table_name", "row_key",
+    "before_hash", "after_hash", "attempt", "at", "undone_at",
+)  # fmt: skip
 FAILURE_COLUMNS = "session_id,failed_step,error_code,error_message"
 
 
@@ -49,7 +49,7 @@ def _certain(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def plan_of(run: Mapping[str, Json], sessions: Sequence[PlannedSession]) -> Plan:
+def plan_of(run: Mapping[str, Json], sessions: PlannedSessions) -> Plan:
     """A run's row and its sessions, by ordinal."""
     figures = dict(run["plan"] or {})
     checks = figures.pop("checks", [])

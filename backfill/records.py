@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from backfill.faults import fault_of_api, fault_of_transport
 from backfill.models import Event, EventKind, Json
@@ -36,19 +37,32 @@ def call_key(call: Row) -> tuple[Json, ...]:
     return tuple(call.get(name) for name in CALL_KEY)
 
 
+class Answered(NamedTuple):
+    """A call that left a receipt, undone or not: it was made."""
+
+    session_id: str
+    component: str
+    attempt: int
+    at: str
+
+    @classmethod
+    def by(cls, receipt: Row) -> Answered:
+        """What a receipt tells of its call."""
+        return cls(*(receipt[name] for name in cls._fields))
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """All that the database knows of a run's calls and batches.
 
     functions: scoring functions by component. chain: the events {at, kind, details} by seq.
-    receipts: those of kind score by receipt_id, undone ones too: the calls were made.
     """
 
     run_id: str
     functions: Mapping[str, str]
     sessions: Sequence[PlannedSession]
     chain: Sequence[Row]
-    receipts: Sequence[Row]
+    answered: Sequence[Answered]
 
     def event(self, kind: EventKind, at: str, **details: Json) -> Event:
         """What a worker would have told, as far as the database knows it."""
@@ -127,8 +141,8 @@ def rebuilt_calls(known: Evidence) -> list[Event]:
         if attempt.settled_at and attempt.step:
             call = _failed_call(known, attempt, attempt.settled_at)
             calls[call_key(call.details)] = call
-    for receipt in known.receipts:  # a row that is there says more than a call without an answer
-        call = _answered_call(known, receipt)
+    for answered in known.answered:  # a row says more than a call without an answer
+        call = _answered_call(known, answered)
         calls[call_key(call.details)] = call
     return sorted(calls.values(), key=lambda call: call.at)
 
@@ -181,13 +195,13 @@ def _outcome(code: str | None) -> str:
     return "session" if fault.kind == "stop" else fault.kind
 
 
-def _answered_call(known: Evidence, receipt: Row) -> Event:
+def _answered_call(known: Evidence, answered: Answered) -> Event:
     return known.event(
         "call",
-        receipt["at"],
-        session_id=receipt["session_id"],
-        component=receipt["component"],
-        function=known.functions.get(receipt["component"]),
-        attempt=receipt["attempt"],
+        answered.at,
+        session_id=answered.session_id,
+        component=answered.component,
+        function=known.functions.get(answered.component),
+        attempt=answered.attempt,
         outcome="answered",
     )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from backfill.markdown import (
     code,
     counted,
     day,
+    document,
     escaped,
     fenced,
     joined,
@@ -61,17 +61,32 @@ def plan_markdown(plan: Plan) -> str:
 
     A plan that awaits approval ends with the SQL line that approves it.
     """
+    return "".join(plan_pieces(plan))
+
+
+def plan_pieces(plan: Plan) -> Iterator[str]:
+    """The same, batch by batch: a large plan is some twenty megabytes of text."""
     if plan.is_empty:
-        return _nothing_to_do(plan)
-    title = f"# Backfill plan {code(plan.run_id)}"
+        yield _nothing_to_do(plan)
+    else:
+        yield from document(_parts(plan))
+
+
+def _parts(plan: Plan) -> Iterator[str]:
+    yield f"# Backfill plan {code(plan.run_id)}"
+    yield _facts(plan)
     if not plan.figures:
-        unsealed = "The plan is not sealed: it has no figures."
-        return joined(title, _facts(plan), unsealed, reason_line(plan.reason))
-    parts = (
+        yield "The plan is not sealed: it has no figures."
+        yield reason_line(plan.reason)
+        return
+    for part in (
         freshness, _candidates, _calls_and_writes, _data_quality, rehearsal, blast_radius,
-        _excluded, batching, order, sessions, _risks, _rollback, _criteria, _ending,
-    )  # fmt: skip
-    return joined(title, _facts(plan), *(part(plan) for part in parts))
+        _excluded, batching, order,
+    ):  # fmt: skip
+        yield part(plan)
+    yield from sessions(plan)
+    for part in (_risks, _rollback, _criteria, _ending):
+        yield part(plan)
 
 
 def _nothing_to_do(plan: Plan) -> str:
@@ -124,7 +139,7 @@ def _candidates(plan: Plan) -> str:
         *(f"**Missing {code(name)}**: {counted(count, 'session')}" for name, count in missing),
         f"**Missing {every}**: {counted(found['missing_all'], 'session')}",
     ]
-    needs = {s.category: " then ".join(map(code, s.components)) for s in plan.sessions}
+    needs = {name: " then ".join(map(code, lacks)) for name, lacks, _ in plan.sessions.kinds()}
     categories = table(
         ("Category", "Sessions", "Scored"),
         ((code(n), c, needs.get(n, NONE)) for n, c in _largest_first(plan.figures["categories"])),
@@ -278,7 +293,7 @@ def _receipts(plan: Plan) -> str:
 
 def _criteria(plan: Plan) -> str:
     """What `verify` will look at, by the names it uses, with what a pass expects."""
-    priority = sum(s.phase == "priority" for s in plan.sessions)
+    priority = sum(1 for _ in plan.sessions.in_phase("priority"))
     rows = [
         *_criteria_of_tables(plan),
         ("`priority_complete`", priority, "priority sessions with every planned row"),
@@ -327,7 +342,7 @@ def _halted(plan: Plan) -> str:
 
 
 def _became_of(plan: Plan) -> str:
-    counts = Counter(s.state for s in plan.sessions)
+    counts = plan.sessions.states()
     return section(
         "Status",
         state_line(plan.state),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from backfill.markdown import (
@@ -22,8 +22,8 @@ from backfill.rendering_rehearsal import estimate
 from backfill.rendering_state import error_text
 
 if TYPE_CHECKING:
-    from backfill.planned import PlannedSession
-    from backfill.plans import Batch, Plan
+    from backfill.planned import Phase, PlannedSession
+    from backfill.plans import Plan
 
 WINDOW_S = 60  # the throttle counts the starts of any 60 seconds
 
@@ -39,7 +39,10 @@ def batching(plan: Plan) -> str:
     ]
     batches = table(
         ("Batch", "Phase", "Starts", "Sessions"),
-        ((b.number, b.phase, mm_ss(b.starts_at_s), len(b.sessions)) for b in plan.batches),
+        (
+            (number, phase, mm_ss(_starts_at_s(plan, number)), len(places))
+            for number, phase, places in plan.sessions.batches()
+        ),
     )
     return section("Batching strategy", bullets(lines), batches)
 
@@ -91,33 +94,33 @@ def order(plan: Plan) -> str:
         "recent": f"sessions created on or after {day(plan.request.get('recent_since'))}",
         "historical": "the rest",
     }
-    by_phase = Counter(s.phase for s in plan.sessions)
+    by_phase: Counter[Phase] = Counter()
+    for (_, _, phase), count in plan.sessions.kinds().items():
+        by_phase[phase] += count
     lines = [
         f"{place}. **{phase}** ({counted(count, 'session')}): {escaped(what[phase])}"
         for place, (phase, count) in enumerate(by_phase.items(), start=1)
     ]
-    named = [s.session_id for s in plan.sessions if s.phase == "priority"]
+    named = [s.session_id for s in plan.sessions.in_phase("priority")]
     canary = f"Priority sessions: {', '.join(map(code, named))}." if named else ""
     return section(
         "Execution order", "\n".join(lines), canary, "Inside a phase the newest session is first."
     )
 
 
-def sessions(plan: Plan) -> str:
-    """Every session in its batch, and what became of it once the run has started."""
-    members: dict[int, list[PlannedSession]] = {}
-    for session in plan.sessions:
-        members.setdefault(session.batch, []).append(session)
-    started = any(s.state != "pending" or s.attempts for s in plan.sessions)
-    parts = (_batch(b, members[b.number], started) for b in plan.batches)
-    return section("Sessions", *parts)
-
-
-def _batch(batch: Batch, members: Sequence[PlannedSession], started: bool) -> str:
+def sessions(plan: Plan) -> Iterator[str]:
+    """Every session in its batch, and what became of it once the run has started, in pieces."""
+    yield section("Sessions")
+    started = plan.sessions.have_begun()
     header = ["#", "Session", "Lacks", "Created", *(["State", "Error"] if started else [])]
-    rows = ([*_planned(s), *(_became(s) if started else [])] for s in members)
-    title = f"### Batch {batch.number} ({batch.phase}, starts at {mm_ss(batch.starts_at_s)})"
-    return f"{title}\n\n{table(header, rows)}"
+    for number, phase, places in plan.sessions.batches():
+        yield f"### Batch {number} ({phase}, starts at {mm_ss(_starts_at_s(plan, number))})"
+        members = plan.sessions[places.start : places.stop]
+        yield table(header, ([*_planned(s), *(_became(s) if started else [])] for s in members))
+
+
+def _starts_at_s(plan: Plan, number: int) -> float:
+    return (number - 1) * plan.batch_spacing_s
 
 
 def _planned(session: PlannedSession) -> list[object]:

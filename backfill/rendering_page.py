@@ -202,10 +202,9 @@ def _latencies(plan: Plan, receipts: Sequence[Mapping[str, Json]]) -> str:
 
 
 def _failures(plan: Plan) -> str:
-    failed = [s for s in plan.sessions if s.state == "failed"]
-    if not failed:
+    rows = Counter(error_text(s) for s in plan.sessions.in_state("failed")).most_common()
+    if not rows:
         return "### Failures\n\nNone.\n"
-    rows = Counter(error_text(session) for session in failed).most_common()
     return f"### Failures\n\n{table(('Error', 'Sessions'), rows)}\n"
 
 

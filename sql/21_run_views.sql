@@ -150,8 +150,34 @@ as $$
     where x.run_id = p_run_id and x.ordinal > p_after order by x.ordinal limit least(p_sessions, 10000)) as i
 $$;
 
-revoke all on function public.backfill_plan_sessions(uuid, integer, integer) from public, anon, authenticated, service_role;
-grant execute on function public.backfill_plan_sessions(uuid, integer, integer) to authenticated, service_role;
+-- What a run's scoring wrote, packed: the receipts of so many sessions before a place of its plan, all of a session together.
+--
+-- p_before  before this place; null: from the end
+-- returns   [receipt_id, ordinal, session_id, component, operation, table_name, row_key, before_hash, after_hash, attempt,
+--           at, undone_at]; hashes in hex
+create function public.backfill_written(p_run_id uuid, p_before integer default null, p_sessions integer default 2000)
+returns json
+language sql
+stable
+set search_path = ''
+as $$
+  select coalesce(json_agg(json_build_array(r.receipt_id, r.ordinal, r.session_id, r.component, r.operation, r.table_name,
+    r.row_key, encode(r.before_hash, 'hex'), encode(r.after_hash, 'hex'), r.attempt, r.at, r.undone_at)
+    order by r.ordinal desc, r.receipt_id), '[]')
+  from (
+    select x.run_id, x.ordinal from public.backfill_items as x
+    where x.run_id = p_run_id and (p_before is null or x.ordinal < p_before) and exists (
+      select from public.backfill_receipts as y where y.run_id = x.run_id and y.ordinal = x.ordinal and y.kind = 'score')
+    order by x.ordinal desc limit least(p_sessions, 2000)) as i
+  join public.backfill_receipts as r on r.run_id = i.run_id and r.ordinal = i.ordinal and r.kind = 'score'
+$$;
+
+revoke all on function public.backfill_plan_sessions(uuid, integer, integer), public.backfill_written(uuid, integer, integer)
+from public, anon, authenticated, service_role;
+grant execute on function public.backfill_plan_sessions(uuid, integer, integer), public.backfill_written(uuid, integer, integer)
+to authenticated, service_role;
 
 comment on function public.backfill_plan_sessions(uuid, integer, integer) is
   'The next sessions of a run''s plan, packed. For the client.';
+comment on function public.backfill_written(uuid, integer, integer) is
+  'What a run''s scoring wrote, packed, the plan''s last sessions first. For the client.';

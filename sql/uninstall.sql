@@ -55,6 +55,7 @@ drop function if exists
   public.backfill_coverage(text, text),
   public.backfill_find_runs(text),
   public.backfill_plan_sessions(uuid, integer, integer),
+  public.backfill_written(uuid, integer, integer),
   public.backfill_open(jsonb, text, uuid),
   public.backfill_pause(uuid, text),
   public.backfill_preview_undo(uuid, text[], text, text, integer, bigint),

@@ -34,7 +34,8 @@ def test_a_run_has_a_folder_of_its_own_with_all_its_files(tmp_path: Path) -> Non
     log.call({"session_id": "s1"})
     log.batch(1, {"batch": 1})
     log.summary("# summary\n")
-    log.rollback("BEGIN;\nCOMMIT;\n")
+    with log.rollback() as write:
+        write("BEGIN;\nCOMMIT;\n")
     folder = tmp_path / "backfill_logs" / RUN
     assert sorted(p.name for p in folder.iterdir()) == [
         "batch-0001.json",
@@ -115,7 +116,8 @@ def test_without_a_folder_nothing_is_written(
     log.call({})
     log.batch(1, {})
     log.summary("")
-    log.rollback("")
+    with log.rollback() as write:
+        write("")
     assert list(tmp_path.iterdir()) == []
     assert log.failed is None
 

@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, Page
 
 import backfill
 from backfill import page_figures
+from backfill.planned import PlannedSessions
 from backfill.rendering_page import plan_page
 from tests.browser import running_browser
 from tests.commands import Shell
@@ -164,7 +165,7 @@ def test_nobody_gets_markup_into_the_page(
         started_at=datetime(2026, 1, 1, tzinfo=UTC),
         request={**full.request, "engine_version": HOSTILE, HOSTILE: HOSTILE},
         checks=tuple(replace(c, detail=HOSTILE, name=f"{c.name}{HOSTILE}") for c in full.checks),
-        sessions=tuple(
+        sessions=PlannedSessions(
             replace(s, category=f"{s.category}{HOSTILE}", state="failed", error_message=HOSTILE)
             for s in full.sessions
         ),
@@ -215,9 +216,9 @@ def test_without_the_extra_it_says_how_to_get_it(
         bf.page(plan.run_id)
 
 
-def sessions_on(*days: str) -> tuple[backfill.PlannedSession, ...]:
+def sessions_on(*days: str) -> PlannedSessions:
     noons = [datetime.fromisoformat(f"{day}T12:00:00Z") for day in days]
-    return tuple(
+    return PlannedSessions(
         backfill.PlannedSession(number, str(number), noon, "c", ("c",), "recent", 1)
         for number, noon in enumerate(noons, start=1)
     )
@@ -259,7 +260,7 @@ def test_latencies_are_of_the_last_attempt() -> None:
     """From the lease to the last row; a receipt of an earlier attempt is passed over."""
     leased = datetime(2026, 1, 1, tzinfo=UTC)
     session = replace(sessions_on("2025-08-01")[0], started_at=leased, attempts=2)
-    plan = backfill.Plan("r", "running", "d", None, None, {}, sessions=(session,))
+    plan = backfill.Plan("r", "running", "d", None, None, {}, sessions=PlannedSessions([session]))
     receipts = [
         {"ordinal": 1, "attempt": attempt, "at": (leased + timedelta(seconds=s)).isoformat()}
         for attempt, s in ((1, -30), (2, 0.25), (2, 1.5))

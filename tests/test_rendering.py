@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 
 from backfill.markdown import code, duration, escaped, mm_ss
 from backfill.models import Check, Criterion, FailedSession, Status, UndoEffect, Verification
-from backfill.planned import PlannedSession
+from backfill.planned import PlannedSession, PlannedSessions
 from backfill.plans import Approval, Plan
 from backfill.rendering import plan_markdown
 from backfill.reporting import summary_markdown, undo_markdown, verification_markdown
@@ -102,7 +102,7 @@ def seed_plan(**changes: Any) -> Plan:
         created_at=datetime(2025, 9, 17, 8, tzinfo=UTC),
         request=REQUEST,
         figures=FIGURES,
-        sessions=tuple(_session(ordinal) for ordinal in range(1, 40)),
+        sessions=PlannedSessions(_session(ordinal) for ordinal in range(1, 40)),
         checks=CHECKS,
     )
     return replace(plan, **changes)
@@ -288,17 +288,19 @@ def test_a_run_shows_what_became_of_every_session() -> None:
     plan = seed_plan(
         state="paused",
         reason="the canary failed",
-        sessions=(
-            replace(done, state="done", attempts=1),
-            replace(
-                failed,
-                state="failed",
-                attempts=2,
-                failed_step="profile",
-                error_code="23514",
-                error_message="no | way",
-            ),
-            *others,
+        sessions=PlannedSessions(
+            (
+                replace(done, state="done", attempts=1),
+                replace(
+                    failed,
+                    state="failed",
+                    attempts=2,
+                    failed_step="profile",
+                    error_code="23514",
+                    error_message="no | way",
+                ),
+                *others,
+            )
         ),
         approval=Approval("Ada", "sql", MOMENT, MOMENT + timedelta(days=7)),
     )
@@ -342,7 +344,9 @@ def test_an_empty_plan_is_one_short_paragraph() -> None:
 
 
 def test_a_plan_that_is_not_sealed_has_no_figures_and_says_so() -> None:
-    assert "not sealed" in plan_markdown(seed_plan(state="planning", figures={}, sessions=()))
+    assert "not sealed" in plan_markdown(
+        seed_plan(state="planning", figures={}, sessions=PlannedSessions())
+    )
 
 
 def test_no_text_from_outside_breaks_a_table() -> None:
@@ -353,9 +357,11 @@ def test_no_text_from_outside_breaks_a_table() -> None:
             **FIGURES,
             "excluded": [{"session_id": HOSTILE, "reason": HOSTILE}],
         },
-        sessions=(
-            replace(first, session_id=HOSTILE, state="failed", error_message=HOSTILE),
-            *others,
+        sessions=PlannedSessions(
+            (
+                replace(first, session_id=HOSTILE, state="failed", error_message=HOSTILE),
+                *others,
+            )
         ),
     )
     for table in tables_of(plan_markdown(plan)):

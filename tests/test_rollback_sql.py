@@ -8,12 +8,12 @@ from typing import Any
 import psycopg
 import pytest
 import sqlglot
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 from sqlglot import exp
 
-from backfill.rollback_sql import rollback_sql
+from backfill.rollback_sql import rollback_sql as pieces
 
 RUN = "22dc9d26-0e85-4a2c-9bdc-1b92db031930"
 KEY = {"session_id": "618c5ea6", "version": "v1.2", "fc_kind": "functions"}
@@ -41,6 +41,11 @@ def receipt(receipt_id: int, **changes: Any) -> dict[str, Any]:
     }
 
 
+def rollback_sql(run: str, receipts: list[dict[str, Any]]) -> str:
+    """The file, of receipts that come all at once."""
+    return "".join(pieces(run, [receipts]))
+
+
 def statements(receipts: list[dict[str, Any]]) -> list[exp.Expr]:
     """The statements that undo rows: what stands between the settings and commit."""
     parsed = [s for s in sqlglot.parse(rollback_sql(RUN, receipts), dialect="postgres") if s]
@@ -51,7 +56,8 @@ def statements(receipts: list[dict[str, Any]]) -> list[exp.Expr]:
 
 def test_the_header_names_the_run_and_the_right_way() -> None:
     text = rollback_sql(RUN, [])
-    assert text.startswith(f"-- Undo of run {RUN}: 0 rows")
+    assert text.startswith(f"-- Undo of run {RUN}, the newest rows first.\n")
+    assert text.endswith("-- 0 rows\nCOMMIT;\n")
     assert f"-- The right way is: backfill rollback {RUN}\n" in text
 
 
@@ -142,6 +148,31 @@ def test_a_key_is_a_literal_whatever_it_holds(value: str) -> None:
     (delete,) = statements([receipt(1, row_key={"id": value})])
     literals = {node.this for node in delete.find_all(exp.Literal)}
     assert value in literals
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=2, max_size=3))
+def test_rows_of_a_shape_differ_in_their_values_alone(ids: list[str]) -> None:
+    """What is built once and filled in many times is what would be built for each."""
+    for operation, before_hash in (("insert", None), ("update", "\\x01"), ("delete", "\\x01")):
+        rows = [
+            receipt(
+                number,
+                row_key={"id": name, "place": number, "is_new": number > 2},
+                operation=operation,
+                before_hash=before_hash,
+                after_hash=None if operation == "delete" else f"\\x{number:064X}",
+            )
+            for number, name in enumerate(ids)
+        ]
+        apart = [str(s) for row in rows if (s := undo_of(row))]
+        assert undo_of(*rows) == "".join(reversed(apart))
+
+
+def undo_of(*receipts: dict[str, Any]) -> str:
+    """The statements alone, as text."""
+    _, _, rest = rollback_sql(RUN, list(receipts)).partition("bytea_output = 'hex';\n")
+    return rest.rpartition("-- ")[0]
 
 
 # On a real database ------------------------------------------------------------------------------

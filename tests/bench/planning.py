@@ -39,7 +39,6 @@ CANDIDATES = 250_000
 FEW = 1_000  # the smaller plan that the client's memory is compared with
 FIRST_DAY = "2021-01-01"
 LAST_DAY = date(2026, 1, 1)
-APPLY_S = 20.0
 
 # Five years of sessions, a candidate now and then; of three candidates one lacks its profile, of
 # a thousand one has no responses. Without triggers: the rows refer to each other as they should.
@@ -136,7 +135,7 @@ async def plan_here(since: str) -> dict[str, Any]:
     gateway = Timed(os.environ["SUPABASE_URL"], os.environ["SUPABASE_SECRET_KEY"])
     async with backfill.AsyncBackfill(gateway) as bf:
         began = time.perf_counter()
-        plan = await bf.plan(since=since, throttle_per_minute=None, batch_size=50)
+        plan = await bf.plan(since=since, throttle_per_minute=None, mode="bulk")
         total_s = time.perf_counter() - began
     took_s["loading"] = total_s - sum(took_s.values())
     return {
@@ -157,24 +156,30 @@ def peak_mb() -> float:
 
 
 async def apply_here(run_id: str) -> dict[str, Any]:
-    """Apply in this process for a while from its first batch on. {sessions, peak_mb}"""
+    """Apply in this process, in bulk, with every file. {sessions, took_s, peak_mb}"""
     import backfill
 
-    heard: dict[str, float] = {}
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        async with backfill.connect_async() as bf:
+            outcome = await bf.apply(run_id, concurrency=4, logs_dir=folder)
+    took_s = time.perf_counter() - began
+    return {"sessions": outcome.status.counts["done"], "took_s": took_s, "peak_mb": peak_mb()}
 
-    def note(event: backfill.Event) -> None:
-        heard.setdefault(event.kind, time.monotonic())
 
-    def is_enough() -> bool:
-        return time.monotonic() - heard.get("batch_started", time.monotonic()) > APPLY_S
+async def verify_here(run_id: str) -> dict[str, Any]:
+    """Verify in this process. {sessions, took_s, peak_mb}"""
+    import backfill
 
+    began = time.perf_counter()
     async with backfill.connect_async() as bf:
-        await bf.apply(run_id, on_event=note, should_stop=is_enough)
-        counts = (await bf.status(run_id)).counts
-    return {"sessions": counts["done"], "peak_mb": peak_mb()}
+        verification = await bf.verify(run_id)
+    assert verification.verdict == "pass", verification
+    sessions = sum(len(rows) for rows in verification.buckets.values())
+    return {"sessions": sessions, "took_s": time.perf_counter() - began, "peak_mb": peak_mb()}
 
 
-CLIENTS = {"plan": plan_here, "apply": apply_here}
+CLIENTS = {"plan": plan_here, "apply": apply_here, "verify": verify_here}
 
 
 def beside(stage: Scene, verb: str, argument: str) -> dict[str, Any]:
@@ -242,13 +247,17 @@ def main(sessions: int, candidates: int) -> None:
             (run_id,),
         )
         applied = beside(stage, "apply", run_id)
+        verified = beside(stage, "verify", run_id)
+        for verb, told in (("applied in bulk, with files", applied), ("verified", verified)):
+            print(f"{verb:50}{told['took_s']:8.2f} s", flush=True)
         for view in VIEWS_OF_RUNS:
             timed(stage, f"all of {view}", f"select * from public.{view}")
         for view in VIEWS_OF_SESSIONS:
             timed(stage, f"count(*) of {view}", f"select count(*) from public.{view}")
     print(f"memory of the client: imported {few['imported_mb']:.0f} MB")
-    for verb, told in (("planning", few), ("planning", seen), ("applying", applied)):
-        print(f"  {verb} {told['sessions']:,} sessions, at most {told['peak_mb']:.0f} MB")
+    told = (("planning", few), ("planning", seen), ("applying", applied), ("verifying", verified))
+    for verb, client in told:
+        print(f"  {verb} {client['sessions']:,} sessions, at most {client['peak_mb']:.0f} MB")
 
 
 if __name__ == "__main__":
