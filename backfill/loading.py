@@ -28,7 +28,7 @@ from backfill.reading import (
 )
 from backfill.telling import OnProgress, untold
 
-SESSIONS_A_CALL = 10_000  # about a megabyte
+SESSIONS_A_CALL = 5_000  # half a megabyte
 LOOK_MS = 2_000  # for how long a call of a verification looks at rows
 
 

@@ -1378,7 +1378,7 @@ revoke all on function
 from public;
 
 -- from sql/10_planning.sql
--- Planning: open a run, collect what is missing window by window, seal it with the digest.
+-- Planning: open a run, collect what is missing window by window. What is found is sealed in 39_sealing.sql.
 
 -- Open a run for a request.
 --
@@ -1610,180 +1610,6 @@ as $$
     from backfill_private.findings as f where f.run_id = p_run.run_id and f.excluded is null))
 $$;
 
--- The candidates that a run has found, each in its place: phase, order, batch.
-create function backfill_private.placed(p_run public.backfill_runs)
-returns table (ordinal bigint, session_id text, session_at timestamptz, components text[], category text, phase text, batch bigint)
-language sql
-stable
-set search_path = ''
-as $$
-  select o.ordinal, o.session_id, o.session_at, o.components, o.category,
-    (array['priority', 'recent', 'historical'])[o.phase_rank],
-    dense_rank() over (order by o.phase_rank, (o.place - 1) / (p_run.request ->> 'batch_size')::integer)
-  from (
-    select f.*, c.category,
-      row_number() over (order by f.phase_rank, f.session_at desc, f.session_id) as ordinal,
-      row_number() over (partition by f.phase_rank order by f.session_at desc, f.session_id) as place
-    from (
-      select found.*, case
-          when p_run.request -> 'priority' ? found.session_id then 1
-          -- A scalar subquery, so that it is asked once and not for every session.
-          when found.session_at >= (select backfill_private.recent_from(p_run)) then 2
-          else 3 end as phase_rank
-      from backfill_private.findings as found
-      where found.run_id = p_run.run_id and found.excluded is null
-    ) as f
-    join backfill_private.categories(p_run.target) as c on c.components = f.components
-  ) as o
-$$;
-
--- How many sessions one call places: on a slow project too that is well within its time limit.
-create function backfill_private.most_placed()
-returns integer
-language sql
-immutable
-set search_path = ''
-as $$
-  select 100000
-$$;
-
--- Turn the next findings of a run into its items. PostgreSQL is told of them at once: what it does not know of a new run
--- it takes for small, and would look through all of it for each batch.
---
--- returns  true when all are placed
-create function backfill_private.place_items(p_run public.backfill_runs)
-returns boolean
-language plpgsql
-set search_path = ''
-as $$
-declare
-  v_placed integer := (select coalesce(max(i.ordinal), 0) from public.backfill_items as i where i.run_id = p_run.run_id);
-  v_came integer;
-begin
-  insert into public.backfill_items (
-    run_id, ordinal, source, session_id, session_at, components, category, phase, batch)
-  select p_run.run_id, p.ordinal, p_run.target, p.session_id, p.session_at, p.components, p.category, p.phase, p.batch
-  from backfill_private.placed(p_run) as p
-  where p.ordinal > v_placed and p.ordinal <= v_placed + backfill_private.most_placed();
-  get diagnostics v_came = row_count;
-  if v_came = backfill_private.most_placed() then
-    return false;
-  end if;
-  analyze public.backfill_items;
-  return true;
-end
-$$;
-
--- Look at the data of a plan whose sessions are placed; of a large one that is a call of its own.
---
--- returns  false where the run has to be sealed by another call
-create function backfill_private.look_at_data(p_run public.backfill_runs)
-returns boolean
-language plpgsql
-set search_path = ''
-as $$
-begin
-  if p_run.data_marks is not null then
-    return true;
-  end if;
-  update public.backfill_runs
-  set data_marks = (select coalesce(jsonb_agg(m), '[]') from backfill_private.data_marks(p_run.run_id) as m)
-  where run_id = p_run.run_id;
-  return not exists (
-    select from public.backfill_items as i where i.run_id = p_run.run_id and i.ordinal = backfill_private.most_placed());
-end
-$$;
-
--- Seal a run: place its items, measure, compute the digest. A run with nothing to do is removed. A large plan takes more
--- than one call; each goes on where the last that was committed ended.
---
--- p_round_trip_ms  what a call takes beside the database, as the client measured it; it goes into the estimate alone
--- returns  {state: awaiting_approval}; {state: planning} where it has to be called again; or {state: empty, environment, request, plan} where there was nothing to do and
---          the run is gone
--- raises   OB002 not in planning or windows left, OB013 too large or too long for this project
-create function backfill_private.seal(p_run_id uuid, p_round_trip_ms numeric)
-returns jsonb
-language plpgsql
-security definer
-set search_path = ''
-set timezone = 'UTC'
-set statement_timeout = '55s'
-as $$
-declare
-  v_run public.backfill_runs;
-begin
-  perform backfill_private.authorize('plan');
-  v_run := backfill_private.locked_run(p_run_id, array['planning', 'awaiting_approval']);
-  if v_run.state = 'awaiting_approval' then
-    return jsonb_build_object('state', v_run.state);  -- sealed by a call whose reply was lost
-  elsif v_run.collect_from < v_run.collect_until then
-    perform backfill_private.refuse('OB002', format('run %s is not collected to its end', p_run_id));
-  end if;
-  insert into backfill_private.findings (run_id, session_id, components, excluded)
-  select p_run_id, named.session_id, '{}', 'named as priority, but not completed, outside the dates, or nothing is missing'
-  from jsonb_array_elements_text(v_run.request -> 'priority') as named (session_id)
-  on conflict do nothing;
-  if not exists (select from backfill_private.findings as f where f.run_id = p_run_id and f.excluded is null) then
-    v_run.plan := backfill_private.measure_plan(p_run_id, p_round_trip_ms);
-    delete from public.backfill_runs where run_id = p_run_id;
-    return jsonb_build_object('state', 'empty', 'environment', v_run.environment, 'request', v_run.request,
-      'plan', v_run.plan);
-  end if;
-  v_run.request := v_run.request || jsonb_build_object('recent_since', backfill_private.recent_from(v_run));
-  update public.backfill_runs set request = v_run.request where run_id = p_run_id;
-  if not backfill_private.place_items(v_run) or not backfill_private.look_at_data(v_run) then
-    return jsonb_build_object('state', v_run.state);
-  end if;
-  update public.backfill_runs
-  set fingerprint = backfill_private.definitions(target), sealed_snapshot = pg_current_snapshot()::text
-  where run_id = p_run_id;
-  perform backfill_private.check_size(p_run_id);
-  update public.backfill_runs
-  set plan = backfill_private.measure_plan(p_run_id, p_round_trip_ms),
-      digest = backfill_private.compute_digest(p_run_id),
-      sealed_at = backfill_private.clock()
-  where run_id = p_run_id;
-  delete from backfill_private.findings as f where f.run_id = p_run_id and f.excluded is null;
-  perform backfill_private.move(p_run_id, 'awaiting_approval', null,
-    (select jsonb_build_object('digest', r.digest, 'sessions', r.plan -> 'candidates' -> 'total')
-       from public.backfill_runs as r where r.run_id = p_run_id));
-  return '{"state": "awaiting_approval"}'::jsonb;
-end
-$$;
-
--- Refuse a plan that is larger than this project allows, outlives any approval, or names a function that is not there.
-create function backfill_private.check_size(p_run_id uuid)
-returns void
-language plpgsql
-stable
-set search_path = ''
-as $$
-declare
-  v_run public.backfill_runs;
-  v_sessions bigint;
-  v_batches integer;
-  v_settings public.backfill_settings;
-  v_gone text;
-begin
-  select * into strict v_settings from public.backfill_settings;
-  select * into strict v_run from public.backfill_runs where run_id = p_run_id;
-  select count(*), max(batch) into v_sessions, v_batches from public.backfill_items where run_id = p_run_id;
-  select f.key into v_gone from jsonb_each_text(v_run.fingerprint) as f where f.value is null;
-  if found then
-    perform backfill_private.refuse('OB013', format('there is no function %s', v_gone), 'backfill check');
-  elsif v_sessions > v_settings.max_sessions then
-    perform backfill_private.refuse('OB013',
-      format('the plan has %s sessions, this project allows %s', v_sessions, v_settings.max_sessions),
-      'narrow --since and --until');
-  elsif (v_batches - 1) * backfill_private.batch_spacing_s(v_run.request)
-      > extract(epoch from v_settings.approval_ttl) then
-    perform backfill_private.refuse('OB013',
-      format('at this throttle the run would outlive its approval of %s', v_settings.approval_ttl),
-      'narrow --since and --until, or raise --throttle');
-  end if;
-end
-$$;
-
 revoke all on function
   backfill_private.open_run(jsonb, text, uuid),
   backfill_private.detected(text, timestamptz, timestamptz),
@@ -1794,17 +1620,10 @@ revoke all on function
   backfill_private.locked_run(uuid, text[]),
   backfill_private.batch_spacing_s(jsonb),
   backfill_private.recent_from(public.backfill_runs),
-  backfill_private.placed(public.backfill_runs),
-  backfill_private.most_placed(),
-  backfill_private.place_items(public.backfill_runs),
-  backfill_private.look_at_data(public.backfill_runs),
-  backfill_private.categories(text),
-  backfill_private.seal(uuid, numeric),
-  backfill_private.check_size(uuid)
+  backfill_private.categories(text)
 from public;
 grant execute on function backfill_private.batch_spacing_s(jsonb) to authenticated, service_role;
-grant execute on function
-  backfill_private.open_run(jsonb, text, uuid), backfill_private.collect_window(uuid), backfill_private.seal(uuid, numeric)
+grant execute on function backfill_private.open_run(jsonb, text, uuid), backfill_private.collect_window(uuid)
 to authenticated, service_role;
 
 -- The doors of planning.
@@ -1827,15 +1646,6 @@ as $$
   select backfill_private.collect_window(p_run_id)
 $$;
 
-create function public.backfill_seal(p_run_id uuid, p_round_trip_ms numeric default null)
-returns jsonb
-language sql
-set search_path = ''
-set statement_timeout = '55s'
-as $$
-  select backfill_private.seal(p_run_id, p_round_trip_ms)
-$$;
-
 -- Runs whose id begins with a prefix, at most two: enough to tell unique from ambiguous.
 create function public.backfill_find_runs(p_prefix text)
 returns setof uuid
@@ -1850,20 +1660,16 @@ as $$
 $$;
 
 revoke all on function
-  public.backfill_open(jsonb, text, uuid), public.backfill_collect(uuid), public.backfill_seal(uuid, numeric),
-  public.backfill_find_runs(text)
+  public.backfill_open(jsonb, text, uuid), public.backfill_collect(uuid), public.backfill_find_runs(text)
 from public, anon, authenticated, service_role;
 grant execute on function
-  public.backfill_open(jsonb, text, uuid), public.backfill_collect(uuid), public.backfill_seal(uuid, numeric),
-  public.backfill_find_runs(text)
+  public.backfill_open(jsonb, text, uuid), public.backfill_collect(uuid), public.backfill_find_runs(text)
 to authenticated, service_role;
 
 comment on function public.backfill_open(jsonb, text, uuid) is
   'Open a run for a request; the first step of planning. For the client.';
 comment on function public.backfill_collect(uuid) is
   'Look for what is missing in the next span of dates; true when all were looked at. For the client.';
-comment on function public.backfill_seal(uuid, numeric) is
-  'Complete a plan and compute its digest; the run then awaits approval. For the client.';
 comment on function public.backfill_find_runs(text) is
   'The runs whose id begins so, two at most. For the client.';
 
@@ -3300,7 +3106,8 @@ revoke all on function
 from public;
 
 -- from sql/17_leases.sql
--- Leases: the database grants batches, one at a time, never more than approved.
+-- Leases: which sessions come next, and what a worker is granted of them. The database grants batches, one at a time, never
+-- more than approved; who asks for one, and what else it may hear, is 37_claims.sql.
 
 -- How long a lease lives without being renewed.
 create function backfill_private.lease_ttl()
@@ -3552,152 +3359,6 @@ as $$
     from public.backfill_settings as s where s.environment is not null), false)
 $$;
 
--- How many starts a minute the running runs take together, but for the one named. A run without a throttle, older than
--- the project's bound, takes all of it.
-create function backfill_private.share_taken(p_but uuid)
-returns bigint
-language sql
-stable
-set search_path = ''
-as $$
-  select coalesce(sum(coalesce((r.request ->> 'throttle_per_minute')::integer, s.max_throttle_per_minute)), 0)
-  from public.backfill_runs as r cross join public.backfill_settings as s
-  where r.state = 'running' and r.run_id is distinct from p_but
-$$;
-
--- What must hold whenever a run takes a lease; where it does not, the run is paused or expired with the reason. A run
--- whose approval ran out while it was paused is over too.
-create function backfill_private.hold_if_changed(p_run public.backfill_runs)
-returns void
-language plpgsql
-set search_path = ''
-as $$
-declare
-  v_bare text := (
-    select u.name from public.backfill_targets as t, backfill_private.unguarded(t.table_name) as u (name)
-    where t.target = p_run.target limit 1);
-begin
-  if p_run.approved_until <= backfill_private.clock() then
-    perform backfill_private.move(p_run.run_id, 'expired', 'the approval ran out');
-  elsif p_run.state <> 'running' then
-    return;
-  elsif p_run.fingerprint is distinct from backfill_private.definitions(p_run.target) then
-    perform backfill_private.move(p_run.run_id, 'paused',
-      'a scoring function is not the one that was approved: ' || backfill_private.what_changed(p_run));
-  elsif v_bare is not null then
-    perform backfill_private.move(p_run.run_id, 'paused',
-      format('the receipt triggers of %s are missing or not always enabled; backfill check says the SQL', v_bare));
-  elsif backfill_private.is_elsewhere(p_run) then
-    perform backfill_private.move(p_run.run_id, 'paused', 'this project''s environment is no longer the plan''s');
-  elsif backfill_private.share_taken(null) > (select max_throttle_per_minute from public.backfill_settings) then
-    perform backfill_private.move(p_run.run_id, 'paused', format('running runs take %s of the %s starts a minute that this project allows',
-      backfill_private.share_taken(null), (select max_throttle_per_minute from public.backfill_settings)));
-  end if;
-end
-$$;
-
--- Claim the next batch.
---
--- p_apart     also of a run in bulk; else its answer says to call backfill_bulk
--- p_claim_id  made by the worker; a claim whose reply was lost is asked again under the same id and gets the same
---             items under new fences, not new starts
--- returns     {state, reason, held_by, granted: […], ahead, bulk, batch, wait_s, wait_for, why, lease_s}
---             ahead: the next batch may be claimed while this one is scored: no throttle and no canary tells when
---             wait_for: throttle | back-off | canary | leases, and in words why
---             a run that is not running grants nothing
--- raises      OB001 no such run, OB010 not allowed, OB013 no claim id
-create function backfill_private.claim_batch(p_run_id uuid, p_claim_id uuid, p_worker text, p_apart boolean)
-returns jsonb
-language plpgsql
-set search_path = ''
-as $$
-declare
-  v_run public.backfill_runs;
-  v_again integer[];
-  v_phase text;
-  v_answer jsonb := '{"granted": []}'::jsonb;
-  v_pace record;
-begin
-  perform backfill_private.authorize('apply');
-  if p_claim_id is null then
-    perform backfill_private.refuse('OB013', 'a claim needs an id, made by the worker');
-  end if;
-  v_run := backfill_private.locked_run(p_run_id);
-  perform backfill_private.release_expired();
-  if v_run.state in ('running', 'paused') then
-    perform backfill_private.hold_if_changed(v_run);
-  end if;
-  select * into v_run from public.backfill_runs where run_id = p_run_id;
-  select array_agg(a.ordinal) into v_again from (
-    select i.ordinal from public.backfill_items as i
-    where i.run_id = p_run_id and i.claim_id = p_claim_id and i.state = 'leased'
-    order by i.ordinal for update) as a;
-  v_phase := backfill_private.pending_phase(p_run_id);
-  if v_run.state <> 'running' then
-    null;
-  elsif v_again is not null then
-    v_answer := jsonb_build_object('granted', backfill_private.grant_fences(v_run, v_again, p_claim_id, p_worker));
-  elsif v_phase is null then
-    v_answer := backfill_private.finish_or_wait(v_run);
-  elsif v_run.back_off_until > backfill_private.clock() then
-    v_answer := backfill_private.wait_until(v_run.back_off_until, 'back-off', v_run.back_off_reason);
-  elsif v_phase <> 'priority' and backfill_private.judge_canary(v_run) <> 'passed' then
-    v_answer := backfill_private.wait_for('canary', 1, 'the priority sessions are being scored');
-  else
-    v_pace := backfill_private.allowance(v_run);
-    v_answer := case
-      when not p_apart and v_phase <> 'priority' and v_pace.wait_s = 0 and v_run.request ->> 'mode' = 'bulk'
-        and backfill_private.next_items(p_run_id, v_phase, 1) is not null then '{"granted": [], "bulk": true}'
-      when v_pace.wait_s > 0 then backfill_private.wait_for('throttle', v_pace.wait_s, format('%s starts a minute', v_run.request ->> 'throttle_per_minute'))
-      else backfill_private.grant_or_wait(v_run, p_claim_id, p_worker, v_pace.sessions) end;
-  end if;
-  return v_answer || (select jsonb_build_object('state', r.state, 'reason', r.reason, 'held_by', r.held_by,
-      'batch', r.batches_granted, 'ahead', r.request ->> 'throttle_per_minute' is null and v_phase is distinct from 'priority',
-      'lease_s', extract(epoch from backfill_private.lease_ttl()))
-    from public.backfill_runs as r where r.run_id = p_run_id);
-end
-$$;
-
--- Claim the next batch.
-create function backfill_private.claim(p_run_id uuid, p_claim_id uuid, p_worker text)
-returns jsonb
-language sql
-security definer
-set search_path = ''
-as $$
-  select backfill_private.claim_batch(p_run_id, p_claim_id, p_worker, false)
-$$;
-
--- Claim the next batch of a run in bulk for calls that are made one by one: where a call in bulk has failed, each session
--- then counts its own attempts.
-create function backfill_private.claim_apart(p_run_id uuid, p_claim_id uuid, p_worker text)
-returns jsonb
-language sql
-security definer
-set search_path = ''
-as $$
-  select backfill_private.claim_batch(p_run_id, p_claim_id, p_worker, true)
-$$;
-
--- The answer to a claim that grants nothing: for what to wait, for how many seconds, and why.
-create function backfill_private.wait_for(p_what text, p_seconds numeric, p_why text)
-returns jsonb
-language sql
-immutable
-set search_path = ''
-as $$
-  select jsonb_build_object('granted', '[]'::jsonb, 'wait_s', p_seconds, 'wait_for', p_what, 'why', p_why)
-$$;
-
--- The same, until a moment.
-create function backfill_private.wait_until(p_until timestamptz, p_what text, p_why text)
-returns jsonb
-language sql
-set search_path = ''
-as $$
-  select backfill_private.wait_for(p_what, greatest(extract(epoch from p_until - backfill_private.clock()), 0.001), p_why)
-$$;
-
 -- Who else holds the sessions that this run waits for: its own leases, and those of others on its pending sessions.
 create function backfill_private.lease_holders(p_run_id uuid)
 returns text
@@ -3717,81 +3378,17 @@ as $$
   having count(*) > 0
 $$;
 
--- Grant a batch; where all pending sessions of the phase back off, or are leased by other runs, wait for them; where
--- all turned out to be filled, look again: the next phase has a gate of its own.
-create function backfill_private.grant_or_wait(p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer)
-returns jsonb
-language plpgsql
+-- How many starts a minute the running runs take together, but for the one named. A run without a throttle, older than
+-- the project's bound, takes all of it.
+create function backfill_private.share_taken(p_but uuid)
+returns bigint
+language sql
+stable
 set search_path = ''
 as $$
-declare
-  v_phase text := backfill_private.pending_phase(p_run.run_id);
-  v_grants jsonb := backfill_private.grant_batch(p_run, p_claim_id, p_worker, p_limit);
-  v_tired record;
-begin
-  if jsonb_array_length(v_grants) > 0 then
-    return jsonb_build_object('granted', v_grants);
-  elsif backfill_private.pending_phase(p_run.run_id) is distinct from v_phase then
-    return backfill_private.claim_batch(p_run.run_id, p_claim_id, p_worker, true);
-  end if;
-  select i.not_before, i.session_id, i.error_code, i.error_message into v_tired from public.backfill_items as i
-  where i.run_id = p_run.run_id and i.state = 'pending' and i.phase = v_phase
-  order by i.not_before nulls first limit 1;
-  if v_tired.not_before > backfill_private.clock() then
-    return backfill_private.wait_until(v_tired.not_before, 'back-off',
-      concat_ws(' ', 'session', v_tired.session_id, 'met', v_tired.error_code, v_tired.error_message));
-  end if;
-  return backfill_private.wait_for('leases', 1, backfill_private.lease_holders(p_run.run_id));
-end
-$$;
-
--- Nothing is pending: complete the run, or wait for the sessions that are under way.
-create function backfill_private.finish_or_wait(p_run public.backfill_runs)
-returns jsonb
-language plpgsql
-set search_path = ''
-as $$
-begin
-  if exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.state = 'leased') then
-    return backfill_private.wait_for('leases', 1, backfill_private.lease_holders(p_run.run_id));
-  end if;
-  if exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.phase = 'priority')
-    and backfill_private.judge_canary(p_run) = 'failed' then
-    return '{"granted": []}'::jsonb;
-  end if;
-  perform backfill_private.move(p_run.run_id, 'completed', null, (
-    select jsonb_object_agg(s.state, s.n)
-    from (select i.state, count(*) as n from public.backfill_items as i where i.run_id = p_run.run_id group by 1) as s));
-  return '{"granted": []}'::jsonb;
-end
-$$;
-
--- Renew the leases of a claim that is still under way.
---
--- returns  how many are still ours; fewer than expected: stop calling for the others at once
-create function backfill_private.renew(p_run_id uuid, p_claim_id uuid)
-returns integer
-language plpgsql
-security definer
-set search_path = ''
-as $$
-declare
-  v_renewed integer;
-begin
-  perform backfill_private.authorize('apply');
-  with mine as (
-    -- In the order in which settling locks them, or the two would wait for each other.
-    select i.ordinal from public.backfill_items as i
-    where i.run_id = p_run_id and i.claim_id = p_claim_id and i.state = 'leased'
-      and i.lease_until > backfill_private.clock()
-    order by i.ordinal for no key update
-  )
-  update public.backfill_items as i
-  set lease_until = backfill_private.clock() + backfill_private.lease_ttl()
-  from mine where i.run_id = p_run_id and i.ordinal = mine.ordinal;
-  get diagnostics v_renewed = row_count;
-  return v_renewed;
-end
+  select coalesce(sum(coalesce((r.request ->> 'throttle_per_minute')::integer, s.max_throttle_per_minute)), 0)
+  from public.backfill_runs as r cross join public.backfill_settings as s
+  where r.state = 'running' and r.run_id is distinct from p_but
 $$;
 
 revoke all on function
@@ -3807,59 +3404,9 @@ revoke all on function
   backfill_private.grant_batch(public.backfill_runs, uuid, text, integer),
   backfill_private.is_elsewhere(public.backfill_runs),
   backfill_private.share_taken(uuid),
-  backfill_private.hold_if_changed(public.backfill_runs),
-  backfill_private.wait_for(text, numeric, text),
-  backfill_private.wait_until(timestamptz, text, text),
   backfill_private.lease_holders(uuid),
-  backfill_private.claim_batch(uuid, uuid, text, boolean),
-  backfill_private.claim(uuid, uuid, text),
-  backfill_private.claim_apart(uuid, uuid, text),
-  backfill_private.count_starts(public.backfill_runs, integer),
-  backfill_private.grant_or_wait(public.backfill_runs, uuid, text, integer),
-  backfill_private.finish_or_wait(public.backfill_runs),
-  backfill_private.renew(uuid, uuid)
+  backfill_private.count_starts(public.backfill_runs, integer)
 from public;
-grant execute on function
-  backfill_private.claim(uuid, uuid, text), backfill_private.claim_apart(uuid, uuid, text), backfill_private.renew(uuid, uuid)
-to service_role;
-
-create function public.backfill_claim(p_run_id uuid, p_claim_id uuid, p_worker text)
-returns jsonb
-language sql
-set search_path = ''
-as $$
-  select backfill_private.claim(p_run_id, p_claim_id, p_worker)
-$$;
-
-create function public.backfill_claim_apart(p_run_id uuid, p_claim_id uuid, p_worker text)
-returns jsonb
-language sql
-set search_path = ''
-as $$
-  select backfill_private.claim_apart(p_run_id, p_claim_id, p_worker)
-$$;
-
-create function public.backfill_renew(p_run_id uuid, p_claim_id uuid)
-returns integer
-language sql
-set search_path = ''
-as $$
-  select backfill_private.renew(p_run_id, p_claim_id)
-$$;
-
-revoke all on function
-  public.backfill_claim(uuid, uuid, text), public.backfill_claim_apart(uuid, uuid, text), public.backfill_renew(uuid, uuid)
-from public, anon, authenticated, service_role;
-grant execute on function
-  public.backfill_claim(uuid, uuid, text), public.backfill_claim_apart(uuid, uuid, text), public.backfill_renew(uuid, uuid)
-to service_role;
-
-comment on function public.backfill_claim(uuid, uuid, text) is
-  'Claim the next batch of a run, with a fence for each session. For the client.';
-comment on function public.backfill_claim_apart(uuid, uuid, text) is
-  'Claim a batch of a run in bulk to score it session by session, after a call in bulk has failed. For the client.';
-comment on function public.backfill_renew(uuid, uuid) is
-  'Renew the leases of a claim. For the client.';
 
 -- from sql/18_lifecycle.sql
 -- Lifecycle: start, pause, resume, cancel, retry, prune.
@@ -4154,11 +3701,7 @@ comment on function public.backfill_retry(uuid) is
   'Make the failed sessions of a completed run pending again, under the same approval. For the client.';
 
 -- from sql/19_verification.sql
--- Verification: planned against present, every figure counted from the tables.
---
--- In one call, or in parts of which each is a call and a transaction: then a row that changes meanwhile is seen before or
--- after its change, whichever comes first, and so is the audit. Nothing of a run that has ended changes by itself.
-
+-- Verification: planned against present, as the tables have it. What is made of it is 36_verify.sql.
 -- Where each planned row stands, for one component and the places of the plan after one, up to another.
 --
 -- returns  one row a planned session: bucket as_planned, missing, filled_elsewhere or changed_since; is_wanted: a row of
@@ -4309,90 +3852,6 @@ begin
 end
 $$;
 
--- One criterion: expected against actual.
-create function backfill_private.criterion(p_name text, p_expected bigint, p_actual bigint, p_more jsonb default '{}')
-returns jsonb
-language sql
-immutable
-set search_path = ''
-as $$
-  select jsonb_build_object('name', p_name, 'expected', p_expected, 'actual', p_actual,
-    'status', case when p_expected = p_actual then 'pass' else 'fail' end) || p_more
-$$;
-
--- What a part saw of one component: {figures, buckets: {bucket: [session]}, critical: [what]}.
-create function backfill_private.verify_rows(p_run_id uuid, p_component text, p_after integer, p_until integer)
-returns jsonb
-language sql
-stable
-set search_path = ''
-as $$
-  with stands as materialized (
-    select * from backfill_private.standing(p_run_id, p_component, p_after, p_until)
-  )
-  select jsonb_build_object(
-    'figures', (
-      select jsonb_build_object(
-        'planned', count(*),
-        'wanted', count(*) filter (where s.is_wanted),
-        'inserted', count(*) filter (where s.is_wanted and s.operation = 'insert'),
-        'updated', count(*) filter (where s.is_wanted and s.operation = 'update'),
-        'written', count(*) filter (where s.operation is not null),
-        'written_wanted', count(*) filter (where s.operation is not null and s.is_wanted),
-        'unexplained', count(*) filter (where not s.is_wanted and s.item_state <> 'failed'),
-        'priority_incomplete', coalesce(jsonb_agg(s.session_id) filter (where s.phase = 'priority' and not s.is_wanted), '[]'))
-      from stands as s),
-    'buckets', (
-      select coalesce(jsonb_object_agg(b.bucket, b.sessions), '{}')
-      from (select s.bucket, jsonb_agg(s.session_id) as sessions from stands as s group by 1) as b),
-    'critical', (
-      select coalesce(jsonb_agg(format('%s: a written row is gone', s.session_id)) filter (where s.is_lost), '[]')
-      from stands as s))
-$$;
-
--- What nobody planned, of one component: as above, the bucket `extra` with the rows' keys.
-create function backfill_private.verify_strangers(p_run_id uuid, p_component text)
-returns jsonb
-language sql
-stable
-set search_path = ''
-as $$
-  select jsonb_build_object(
-    'figures', jsonb_build_object('extra', count(*), 'legacy', count(*) filter (where f.of_other_version)),
-    'buckets', case when count(*) = 0 then '{}' else jsonb_build_object('extra', jsonb_agg(
-      jsonb_build_object('session_id', f.session_id, 'component', p_component, 'row', f.row_key)
-      order by f.session_id, f.row_key::text)) end,
-    'critical', '[]'::jsonb)
-  from backfill_private.strangers(p_run_id, p_component) as f
-$$;
-
--- What is critical about a run's chain: what it tells itself, and its faults.
-create function backfill_private.verify_chain(p_run_id uuid)
-returns jsonb
-language sql
-stable
-set search_path = ''
-as $$
-  select coalesce(jsonb_agg(c.what), '[]') from (
-    select format('%s: %s', f ->> 0, f ->> 1) as what
-    from public.backfill_events as e cross join jsonb_array_elements(e.details -> 'sessions') as f
-    where e.run_id = p_run_id and e.kind = 'critical'
-    union all
-    select format('audit event %s: %s', f.seq, f.fault) from backfill_private.chain_faults(p_run_id) as f
-  ) as c
-$$;
-
--- The settled batches among some events whose receipts are no longer those that the chain tells, in words.
-create function backfill_private.verify_receipts(p_run_id uuid, p_after bigint, p_until bigint)
-returns jsonb
-language sql
-stable
-set search_path = ''
-as $$
-  select coalesce(jsonb_agg(format('audit event %s: %s', f.seq, f.fault)), '[]')
-  from backfill_private.receipt_faults(p_run_id, p_after, p_until) as f
-$$;
-
 -- Sessions that a plan like this would name now and this one does not: candidates by the run's own request, in its range.
 -- Named for whoever plans again; no run is ever widened by them.
 --
@@ -4432,331 +3891,13 @@ begin
 end
 $$;
 
--- How far a verification is, in its normal form: {stage, after, critical: how many things, figures: {component: {…}}}.
---
--- raises  OB013 it is not what a part had answered
-create function backfill_private.verify_so_far(p_target text, p_so_far jsonb)
-returns jsonb
-language plpgsql
-stable
-set search_path = ''
-as $$
-begin
-  if coalesce(p_so_far ->> 'stage', 'rows') not in ('rows', 'strangers', 'chain', 'receipts', 'end') then
-    raise invalid_parameter_value;
-  end if;
-  return jsonb_build_object(
-    'stage', coalesce(p_so_far ->> 'stage', 'rows'),
-    'after', least(greatest((p_so_far ->> 'after')::integer, 0), 1000000000),
-    'critical', coalesce((p_so_far ->> 'critical')::bigint, 0),
-    'figures', (
-      select jsonb_object_agg(t.component, jsonb_build_object('priority_incomplete', coalesce((
-          select jsonb_agg(i) from jsonb_array_elements_text(p_so_far #> array['figures', t.component, 'priority_incomplete']) as i), '[]'))
-        || (select jsonb_object_agg(n, coalesce((p_so_far #>> array['figures', t.component, n])::bigint, 0))
-            from unnest(array['planned', 'wanted', 'inserted', 'updated', 'written', 'written_wanted', 'unexplained', 'extra', 'legacy']) as n))
-      from public.backfill_targets as t where t.target = p_target));
-exception when data_exception then
-  perform backfill_private.refuse('OB013', 'a verification goes on with what its last part answered as so_far');
-  return null;
-end
-$$;
-
--- One step of a verification: 2,000 places of the plan, the strangers of a component, the chain, the receipts of 200 events.
--- Then nothing but the end is left.
---
--- p_so_far  see backfill_private.verify_so_far
--- returns   the same, further, and what was seen: buckets {bucket: {component: […]}}, critical
-create function backfill_private.verify_step(p_run public.backfill_runs, p_so_far jsonb)
-returns jsonb
-language plpgsql
-stable
-set search_path = ''
-as $$
-declare
-  v_stage text := p_so_far ->> 'stage';
-  v_after integer := (p_so_far ->> 'after')::integer;
-  v_until integer := v_after + case v_stage when 'rows' then 2000 when 'receipts' then 200 else 1 end;
-  v_last bigint;
-  v_seen jsonb := '{}'::jsonb;
-  v_critical jsonb := '[]'::jsonb;
-begin
-  if v_stage in ('rows', 'strangers') then
-    select jsonb_object_agg(t.component, case v_stage
-      when 'rows' then backfill_private.verify_rows(p_run.run_id, t.component, v_after, v_until)
-      else backfill_private.verify_strangers(p_run.run_id, t.component) end) into v_seen
-    from (select x.component, row_number() over (order by x.position) as place
-          from public.backfill_targets as x where x.target = p_run.target) as t
-    where v_stage = 'rows' or t.place = v_until;
-    select coalesce(jsonb_agg(c.what order by t.position, c.place), '[]') into v_critical
-    from public.backfill_targets as t
-    cross join jsonb_array_elements(v_seen -> t.component -> 'critical') with ordinality as c (what, place)
-    where t.target = p_run.target;
-  elsif v_stage = 'chain' then
-    v_critical := backfill_private.verify_chain(p_run.run_id);
-  else
-    v_critical := backfill_private.verify_receipts(p_run.run_id, v_after, v_until);
-  end if;
-  v_last := case v_stage when 'chain' then 1 when 'receipts' then p_run.audit_count
-    when 'rows' then (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_run.run_id)
-    else (select count(*) from public.backfill_targets as t where t.target = p_run.target) end;
-  return jsonb_build_object(
-    'so_far', jsonb_build_object(
-      'stage', case when v_until < v_last then v_stage
-        else (jsonb_build_object('rows', 'strangers', 'strangers', 'chain', 'chain', 'receipts', 'receipts', 'end')) ->> v_stage end,
-      'after', case when v_until < v_last then v_until else 0 end,
-      'critical', (p_so_far ->> 'critical')::bigint + jsonb_array_length(v_critical),
-      'figures', backfill_private.added(p_so_far -> 'figures',
-        (select coalesce(jsonb_object_agg(s.key, s.value -> 'figures'), '{}') from jsonb_each(v_seen) as s))),
-    'buckets', (select coalesce(jsonb_object_agg(b.key, b.components), '{}') from (
-        select b.key, jsonb_object_agg(s.key, b.value) as components
-        from jsonb_each(v_seen) as s cross join jsonb_each(s.value -> 'buckets') as b group by 1) as b),
-    'critical', v_critical);
-end
-$$;
-
--- What all parts of a verification say: its criteria, its verdict, and what stands for itself.
-create function backfill_private.verify_end(p_run public.backfill_runs, p_so_far jsonb)
-returns jsonb
-language plpgsql
-set search_path = ''
-as $$
-declare
-  v_figures jsonb := p_so_far -> 'figures';
-  v_critical bigint := (p_so_far ->> 'critical')::bigint;
-  v_criteria jsonb;
-begin
-  select jsonb_agg(c.criterion order by t.position, c.place) into v_criteria
-  from public.backfill_targets as t
-  cross join lateral backfill_private.component_criteria(t, v_figures -> t.component)
-    with ordinality as c (criterion, place)
-  where t.target = p_run.target;
-  v_criteria := v_criteria || backfill_private.run_criteria(p_run.run_id, v_figures, v_critical);
-  return jsonb_build_object('run_id', p_run.run_id, 'state', p_run.state,
-    'verdict', backfill_private.verdict(v_figures, v_criteria, v_critical),
-    'criteria', v_criteria,
-    'inferred', (select count(*) from public.backfill_receipts as r
-      where r.run_id = p_run.run_id and r.is_inferred and r.undone_at is null),
-    'audit', jsonb_build_object('count', p_run.audit_count, 'head', p_run.audit_head))
-    || backfill_private.new_candidates(p_run);
-end
-$$;
-
--- A sealed run that the caller may read about.
---
--- raises  OB001 no such run, OB010 not allowed
-create function backfill_private.verifiable(p_run_id uuid)
-returns public.backfill_runs
-language plpgsql
-stable
-set search_path = ''
-as $$
-declare
-  v_run public.backfill_runs;
-begin
-  perform backfill_private.authorize('read');
-  select * into v_run from public.backfill_runs where run_id = p_run_id;
-  if v_run.sealed_at is null then
-    perform backfill_private.refuse('OB001', format('there is no sealed run %s', p_run_id), 'backfill runs');
-  end if;
-  return v_run;
-end
-$$;
-
--- Verify a run against the tables, a part of it, for about so long.
---
--- p_so_far  what the part before answered; null: from the beginning
--- returns   {so_far, looked_at and to_look_at: sessions, components, buckets: {bucket: {component: [session; of extra: {session_id,
---           component, row}]}}, critical, verification: null, or what backfill_private.verify returns but buckets and critical}
--- raises    OB001 no such run, OB010 not allowed, OB013 so_far is not what a part had answered
-create function backfill_private.verify_part(p_run_id uuid, p_so_far jsonb, p_budget_ms integer)
-returns jsonb
-language plpgsql
-security definer
-set search_path = ''
-set statement_timeout = '55s'
-as $$
-declare
-  v_until timestamptz := backfill_private.clock() + coalesce(p_budget_ms, 2000) * interval '1 ms';
-  v_run public.backfill_runs := backfill_private.verifiable(p_run_id);
-  v_so_far jsonb := backfill_private.verify_so_far(v_run.target, p_so_far);
-  v_sessions bigint := (select count(*) from public.backfill_items as i where i.run_id = p_run_id);
-  v_step jsonb;
-  v_seen jsonb := '{"buckets": {}, "critical": []}'::jsonb;
-  v_end jsonb;
-begin
-  loop
-    if v_so_far ->> 'stage' = 'end' then
-      v_end := backfill_private.verify_end(v_run, v_so_far);
-      exit;
-    end if;
-    v_step := backfill_private.verify_step(v_run, v_so_far);
-    v_so_far := v_step -> 'so_far';
-    v_seen := backfill_private.added(v_seen, v_step - 'so_far');
-    exit when backfill_private.clock() >= v_until;
-  end loop;
-  return v_seen || jsonb_build_object('so_far', v_so_far, 'verification', v_end, 'to_look_at', v_sessions,
-    'components', (select jsonb_agg(t.component order by t.position) from public.backfill_targets as t where t.target = v_run.target),
-    'looked_at', case v_so_far ->> 'stage' when 'rows' then (v_so_far ->> 'after')::bigint else v_sessions end);
-end
-$$;
-
--- Verify a run against the tables, all of it.
---
--- returns  {run_id, verdict, criteria, buckets, critical, audit, new_candidates, new_candidates_total}
---          pass: every planned row is there; partial: each missing one belongs to a session recorded as failed and
---          nothing is critical; fail: everything else
--- raises   OB001 no such run, OB010 not allowed
-create function backfill_private.verify(p_run_id uuid)
-returns jsonb
-language plpgsql
-security definer
-set search_path = ''
-set statement_timeout = '55s'
-as $$
-declare
-  v_run public.backfill_runs := backfill_private.verifiable(p_run_id);
-  v_so_far jsonb := backfill_private.verify_so_far(v_run.target, null);
-  v_steps jsonb[] := '{}'::jsonb[];
-  v_step jsonb;
-begin
-  while v_so_far ->> 'stage' <> 'end' loop
-    v_step := backfill_private.verify_step(v_run, v_so_far);
-    v_so_far := v_step -> 'so_far';
-    v_steps := v_steps || (v_step - 'so_far');
-  end loop;
-  return backfill_private.verify_end(v_run, v_so_far) || jsonb_build_object(
-    'buckets', backfill_private.verify_buckets(v_run.target, v_steps),
-    'critical', (select coalesce(jsonb_agg(c.what order by s.place, c.place), '[]')
-      from unnest(v_steps) with ordinality as s (step, place)
-      cross join jsonb_array_elements(s.step -> 'critical') with ordinality as c (what, place)));
-end
-$$;
-
--- The buckets of all steps: {bucket: [{session_id, component}]}, component after component, in the plan's order.
-create function backfill_private.verify_buckets(p_target text, p_steps jsonb[])
-returns jsonb
-language sql
-stable
-set search_path = ''
-as $$
-  select jsonb_object_agg(b.bucket, coalesce(seen.rows, '[]'))
-  from unnest(array['as_planned', 'missing', 'filled_elsewhere', 'changed_since', 'extra']) as b (bucket)
-  cross join lateral (
-    select jsonb_agg(case jsonb_typeof(r.row) when 'object' then r.row
-        else jsonb_build_object('session_id', r.row, 'component', t.component) end order by t.position, s.place, r.place) as rows
-    from unnest(p_steps) with ordinality as s (step, place)
-    cross join public.backfill_targets as t
-    cross join jsonb_array_elements(s.step -> 'buckets' -> b.bucket -> t.component) with ordinality as r (row, place)
-    where t.target = p_target) as seen
-$$;
-
--- The criteria of one component.
-create function backfill_private.component_criteria(p_target public.backfill_targets, p_figures jsonb)
-returns setof jsonb
-language sql
-immutable
-set search_path = ''
-as $$
-  select backfill_private.criterion(n.tab || '_rows', (p_figures ->> 'planned')::bigint, (p_figures ->> 'wanted')::bigint,
-    jsonb_build_object('inserted', p_figures -> 'inserted', 'updated', p_figures -> 'updated'))
-  from (select backfill_private.bare_name(p_target.table_name)) as n (tab)
-  union all
-  select backfill_private.criterion(backfill_private.bare_name(p_target.table_name) || '_version',
-    (p_figures ->> 'written')::bigint, (p_figures ->> 'written_wanted')::bigint)
-  union all
-  select backfill_private.criterion(backfill_private.bare_name(p_target.table_name) || '_no_legacy_versions',
-    0, (p_figures ->> 'legacy')::bigint)
-  where p_target.version_column = any (p_target.key_columns)
-$$;
-
--- The criteria that look at the whole run.
-create function backfill_private.run_criteria(p_run_id uuid, p_figures jsonb, p_critical bigint)
-returns jsonb
-language sql
-stable
-set search_path = ''
-as $$
-  select jsonb_build_array(
-    backfill_private.criterion('priority_complete', count(*) filter (where i.phase = 'priority' and i.state <> 'rolled_back'),
-      count(*) filter (where i.phase = 'priority' and i.state <> 'rolled_back' and not exists (
-        select from jsonb_each(p_figures) as x where x.value -> 'priority_incomplete' ? i.session_id))),
-    backfill_private.criterion('critical_errors', 0, p_critical),
-    backfill_private.criterion('failed_sessions', 0, count(*) filter (where i.state = 'failed')),
-    backfill_private.criterion('audit_complete',
-      (select r.audit_count from public.backfill_runs as r where r.run_id = p_run_id),
-      -- whole up to the first fault; without one, as many as there are
-      (select coalesce(min(f.seq) - 1, (select count(*) from public.backfill_events as e where e.run_id = p_run_id))
-       from backfill_private.chain_faults(p_run_id) as f)))
-  from public.backfill_items as i
-  where i.run_id = p_run_id
-$$;
-
--- pass, partial or fail.
-create function backfill_private.verdict(p_figures jsonb, p_criteria jsonb, p_critical bigint)
-returns text
-language sql
-immutable
-set search_path = ''
-as $$
-  select case
-    when p_critical > 0
-      or (select sum((x.value ->> 'extra')::bigint + (x.value ->> 'unexplained')::bigint) from jsonb_each(p_figures) as x) > 0 then 'fail'
-    when exists (select from jsonb_array_elements(p_criteria) as c where c ->> 'status' <> 'pass') then 'partial'
-    else 'pass' end
-$$;
-
 revoke all on function
   backfill_private.standing(uuid, text, integer, integer),
   backfill_private.strangers(uuid, text),
   backfill_private.came_after(xid, pg_snapshot),
   backfill_private.added(jsonb, jsonb),
-  backfill_private.criterion(text, bigint, bigint, jsonb),
-  backfill_private.verify_rows(uuid, text, integer, integer),
-  backfill_private.verify_strangers(uuid, text),
-  backfill_private.verify_chain(uuid),
-  backfill_private.verify_receipts(uuid, bigint, bigint),
-  backfill_private.new_candidates(public.backfill_runs),
-  backfill_private.verify_so_far(text, jsonb),
-  backfill_private.verify_step(public.backfill_runs, jsonb),
-  backfill_private.verify_end(public.backfill_runs, jsonb),
-  backfill_private.verifiable(uuid),
-  backfill_private.verify_part(uuid, jsonb, integer),
-  backfill_private.verify(uuid),
-  backfill_private.verify_buckets(text, jsonb[]),
-  backfill_private.component_criteria(public.backfill_targets, jsonb),
-  backfill_private.run_criteria(uuid, jsonb, bigint),
-  backfill_private.verdict(jsonb, jsonb, bigint)
+  backfill_private.new_candidates(public.backfill_runs)
 from public;
-grant execute on function backfill_private.verify(uuid), backfill_private.verify_part(uuid, jsonb, integer)
-to authenticated, service_role;
-
-create function public.backfill_verify(p_run_id uuid)
-returns jsonb
-language sql
-set search_path = ''
-set statement_timeout = '55s'
-as $$
-  select backfill_private.verify(p_run_id)
-$$;
-
-create function public.backfill_verify_part(p_run_id uuid, p_so_far jsonb default null, p_budget_ms integer default 2000)
-returns jsonb
-language sql
-set search_path = ''
-set statement_timeout = '55s'
-as $$
-  select backfill_private.verify_part(p_run_id, p_so_far, p_budget_ms)
-$$;
-
-revoke all on function public.backfill_verify(uuid), public.backfill_verify_part(uuid, jsonb, integer)
-from public, anon, authenticated, service_role;
-grant execute on function public.backfill_verify(uuid), public.backfill_verify_part(uuid, jsonb, integer)
-to authenticated, service_role;
-
-comment on function public.backfill_verify(uuid) is
-  'What stands in the tables against what a run had planned.';
-comment on function public.backfill_verify_part(uuid, jsonb, integer) is
-  'The same, a part a call, for large runs. For the client.';
 
 -- from sql/20_undo.sql
 -- Undo: only rows with a receipt that are still what the run wrote. Here the preview; 35_undo_confirm.sql confirms exactly
@@ -5751,197 +4892,6 @@ begin
 end
 $$;
 
--- Keep the rows that a scratch run's session has in the target tables, as they stand at this moment.
-create function backfill_private.keep_rows(p_scratch uuid, p_moment text)
-returns void
-language plpgsql
-set search_path = ''
-set timezone = 'UTC'
-set datestyle = 'ISO, YMD'
-set intervalstyle = 'iso_8601'
-set extra_float_digits = 1
-set bytea_output = 'hex'
-as $$
-declare
-  v_target public.backfill_targets;
-begin
-  for v_target in
-    select t.* from public.backfill_targets as t
-    join public.backfill_runs as r on r.target = t.target
-    where r.run_id = p_scratch order by t.position
-  loop
-    execute format(
-      'insert into backfill_private.rehearsal_rows (scratch, moment, table_name, row_key, contents)
-       select $1, $2, %L, backfill_private.row_key(to_jsonb(t.*), $3), to_jsonb(t.*)
-       from %s as t
-       join public.backfill_items as item on item.run_id = $1 and t.%I = item.session_id::%s
-       on conflict do nothing',
-      backfill_private.bare_name(v_target.table_name), v_target.table_name::regclass, v_target.session_column,
-      backfill_private.column_type(v_target.table_name, v_target.session_column))
-    using p_scratch, p_moment, v_target.key_columns;
-  end loop;
-end
-$$;
-
--- What this transaction has written so far to tables that are neither the target's nor ours.
---
--- returns  {table: {inserted, updated, deleted}}, as PostgreSQL counts them; rows written and taken back count too
-create function backfill_private.writes_elsewhere(p_target text)
-returns jsonb
-language sql
-volatile
-set search_path = ''
-as $$
-  select coalesce(jsonb_object_agg(w.relid::regclass::text, jsonb_build_object(
-      'inserted', w.n_tup_ins, 'updated', w.n_tup_upd, 'deleted', w.n_tup_del)), '{}')
-  from pg_stat_xact_user_tables as w
-  where w.n_tup_ins + w.n_tup_upd + w.n_tup_del > 0
-    and w.schemaname <> 'backfill_private' and not (w.schemaname = 'public' and starts_with(w.relname, 'backfill_'))
-    and not exists (
-      select from public.backfill_targets as t
-      where t.target = p_target
-        and (w.relid = to_regclass(t.table_name)
-          or w.relid in (select p.relid from pg_partition_tree(to_regclass(t.table_name)) as p)))
-$$;
-
--- How a session's rows differ between two moments, table by table.
---
--- returns  {table: {before, after, inserted, updated, deleted, columns: those that an updated row has otherwise}}
-create function backfill_private.rows_between(p_scratch uuid, p_from text, p_to text)
-returns jsonb
-language sql
-stable
-set search_path = ''
-as $$
-  with pairs as (
-    select coalesce(a.table_name, b.table_name) as table_name, b.contents as was, a.contents as becomes
-    from (select * from backfill_private.rehearsal_rows as r where r.scratch = p_scratch and r.moment = p_from) as b
-    full join (select * from backfill_private.rehearsal_rows as r where r.scratch = p_scratch and r.moment = p_to) as a
-      on a.table_name = b.table_name and a.row_key = b.row_key
-  ), columns as (
-    select p.table_name, jsonb_agg(distinct c.key order by c.key) as names
-    from pairs as p
-    cross join lateral jsonb_each(p.becomes) as c
-    where p.was is not null and p.was -> c.key is distinct from c.value
-    group by p.table_name
-  ), counted as (
-    select p.table_name,
-      count(p.was) as before, count(p.becomes) as after,
-      count(*) filter (where p.was is null) as inserted,
-      count(*) filter (where p.was <> p.becomes) as updated,
-      count(*) filter (where p.becomes is null) as deleted
-    from pairs as p group by p.table_name
-  )
-  select coalesce(jsonb_object_agg(c.table_name, to_jsonb(c) - 'table_name'
-    || jsonb_build_object('columns', coalesce(n.names, '[]'))), '{}')
-  from counted as c left join columns as n using (table_name)
-$$;
-
--- The columns of the rows that a pass wrote which hold the time of its transaction: {table: [column]}. Whether a call
--- sets such a column again cannot be told within one transaction.
-create function backfill_private.columns_of_now(p_scratch uuid)
-returns jsonb
-language sql
-stable
-set search_path = ''
-set timezone = 'UTC'
-as $$
-  select coalesce(jsonb_object_agg(n.table_name, n.columns), '{}') from (
-    select r.table_name, jsonb_agg(distinct c.key order by c.key) as columns
-    from backfill_private.rehearsal_rows as r
-    cross join lateral jsonb_each(r.contents) as c
-    where r.scratch = p_scratch and r.moment = 'first' and c.value in (to_jsonb(now()), to_jsonb(localtimestamp))
-    group by r.table_name) as n
-$$;
-
--- The target of a scratch run. Only such a run's rows may be kept: they never outlive its transaction.
---
--- raises  OB001 it is none
-create function backfill_private.scratch_target(p_scratch uuid)
-returns text
-language plpgsql
-stable
-set search_path = ''
-as $$
-declare
-  v_target text;
-begin
-  select r.target into v_target from public.backfill_runs as r
-  where r.run_id = p_scratch and r.requested_via = 'rehearsal';
-  if not found then
-    perform backfill_private.refuse('OB001', format('there is no rehearsal %s', p_scratch));
-  end if;
-  return v_target;
-end
-$$;
-
--- What the first pass left: rows, writes elsewhere, columns that hold the transaction's time, a component without its row.
-create function backfill_private.seen_first(p_scratch uuid, p_writes_before jsonb)
-returns jsonb
-language plpgsql
-security definer
-set search_path = ''
-as $$
-declare
-  v_target text := backfill_private.scratch_target(p_scratch);
-begin
-  perform backfill_private.keep_rows(p_scratch, 'first');
-  return jsonb_build_object(
-    'tables', backfill_private.rows_between(p_scratch, 'before', 'first'),
-    'undecidable', backfill_private.columns_of_now(p_scratch),
-    'without_effect', (
-      select e.component from backfill_private.effects(p_scratch) as e where not e.is_wanted limit 1),
-    'elsewhere', (
-      select coalesce(jsonb_object_agg(w.key, backfill_private.counts_since(p_writes_before -> w.key, w.value)), '{}')
-      from jsonb_each(backfill_private.writes_elsewhere(v_target)) as w
-      where w.value is distinct from p_writes_before -> w.key));
-end
-$$;
-
--- Counts less those of before.
-create function backfill_private.counts_since(p_before jsonb, p_now jsonb)
-returns jsonb
-language sql
-immutable
-set search_path = ''
-as $$
-  select jsonb_object_agg(n.key, n.value::bigint - coalesce((p_before ->> n.key)::bigint, 0)) from jsonb_each_text(p_now) as n
-$$;
-
--- What the second pass changed of what the first one left.
-create function backfill_private.seen_second(p_scratch uuid)
-returns jsonb
-language plpgsql
-security definer
-set search_path = ''
-as $$
-begin
-  perform backfill_private.scratch_target(p_scratch);
-  perform backfill_private.keep_rows(p_scratch, 'second');
-  return jsonb_build_object('tables', backfill_private.rows_between(p_scratch, 'first', 'second'));
-end
-$$;
-
--- Take the scratch run's rows back as an undo does, and look what differs from before.
---
--- returns  {conflicts: [reason], tables: see backfill_private.rows_between}
-create function backfill_private.seen_undone(p_scratch uuid)
-returns jsonb
-language plpgsql
-security definer
-set search_path = ''
-as $$
-declare
-  v_conflicts jsonb;
-begin
-  perform backfill_private.scratch_target(p_scratch);
-  select coalesce(jsonb_agg(distinct c.value ->> 'reason'), '[]') into v_conflicts
-  from jsonb_array_elements(backfill_private.undo_item(p_scratch, 1) -> 'conflicts') as c;
-  perform backfill_private.keep_rows(p_scratch, 'undone');
-  return jsonb_build_object('conflicts', v_conflicts, 'tables', backfill_private.rows_between(p_scratch, 'before', 'undone'));
-end
-$$;
-
 -- Make a session's calls one after the other, and then let deferred constraints speak. A call that fails ends them, and
 -- takes back what it did itself.
 --
@@ -6003,24 +4953,12 @@ revoke all on function
   backfill_private.rehearsal_sample(uuid),
   backfill_private.call_sql(text, jsonb),
   backfill_private.rehearsal_lease(uuid, text),
-  backfill_private.keep_rows(uuid, text),
-  backfill_private.writes_elsewhere(text),
-  backfill_private.rows_between(uuid, text, text),
-  backfill_private.columns_of_now(uuid),
-  backfill_private.scratch_target(uuid),
-  backfill_private.seen_first(uuid, jsonb),
-  backfill_private.counts_since(jsonb, jsonb),
-  backfill_private.seen_second(uuid),
-  backfill_private.seen_undone(uuid),
   backfill_private.rehearse_pass(jsonb, text),
   backfill_private.keep_rehearsal(uuid, text, jsonb)
 from public;
 grant execute on function
   backfill_private.rehearsal_sample(uuid),
   backfill_private.rehearsal_lease(uuid, text),
-  backfill_private.seen_first(uuid, jsonb),
-  backfill_private.seen_second(uuid),
-  backfill_private.seen_undone(uuid),
   backfill_private.rehearse_pass(jsonb, text),
   backfill_private.kept_message(text, text),
   backfill_private.keep_rehearsal(uuid, text, jsonb)
@@ -8164,75 +7102,6 @@ begin
 end
 $$;
 
--- What the failure of a session's calls means for it: see backfill/faults.py.
-create function backfill_private.bulk_outcome(p_code text)
-returns text
-language sql
-immutable
-set search_path = ''
-as $$
-  select case
-    when p_code in ('OB011', 'OB012') then 'released'
-    when p_code in ('40001', '40P01', '55P03') or p_code ~ '^(08|53|57P)' then 'again'
-    when p_code in ('42501', '42883', '42P01', '25006') then 'stop'
-    else 'failed' end
-$$;
-
--- Score one session of a call in bulk, in a subtransaction of its own.
---
--- p_batch  see backfill_private.bulk_begin
--- returns  its outcome, see backfill_private.decide_outcomes
-create function backfill_private.bulk_one(p_run_id uuid, p_batch jsonb, p_session jsonb, p_search_path text)
-returns jsonb
-language plpgsql
-set search_path = ''
-as $$
-declare
-  v_step text;
-  v_answered jsonb := '[]'::jsonb;
-  v_code text;
-  v_kept text[];
-begin
-  perform set_config('search_path', p_search_path, true);
-  foreach v_step in array array(select jsonb_array_elements_text(p_session -> 'todo')) loop
-    execute p_batch -> 'calls' ->> v_step into v_kept using jsonb_build_array(p_session);
-    set constraints all immediate;
-    perform backfill_private.bulk_keep(p_run_id, (p_batch ->> 'claim')::uuid, jsonb_build_array(p_session), v_kept, v_step);
-    v_answered := v_answered || to_jsonb(v_step);
-  end loop;
-  perform set_config('backfill.bulk', '', true);
-  return jsonb_build_object('ordinal', p_session -> 'ordinal', 'outcome', 'answered', 'answered', v_answered);
-exception when others then
-  v_code := sqlstate;
-  return jsonb_build_object('ordinal', p_session -> 'ordinal', 'outcome', backfill_private.bulk_outcome(v_code), 'step', v_step,
-    'code', v_code, 'message', sqlerrm);
-end
-$$;
-
--- Score sessions of a call in bulk all in one go.
---
--- returns  whether all is well; where something failed, or had no effect, nothing is left of it
-create function backfill_private.bulk_some(p_run_id uuid, p_batch jsonb, p_sessions jsonb, p_search_path text)
-returns boolean
-language plpgsql
-set search_path = ''
-as $$
-declare
-  v_kept text[];
-begin
-  perform set_config('search_path', p_search_path, true);
-  execute p_batch -> 'calls' ->> '' into v_kept using p_sessions;
-  perform set_config('backfill.bulk', '', true);
-  set constraints all immediate;
-  if not backfill_private.bulk_keep(p_run_id, (p_batch ->> 'claim')::uuid, p_sessions, v_kept, null) then
-    raise exception using message = 'a call answered without effect';
-  end if;
-  return true;
-exception when others then
-  return false;
-end
-$$;
-
 revoke all on function
   backfill_private.mode_marks(uuid, jsonb),
   backfill_private.note_bulk(uuid),
@@ -8243,74 +7112,12 @@ revoke all on function
   backfill_private.bulk_begin(uuid, integer),
   backfill_private.bulk_done(uuid, integer[], timestamptz),
   backfill_private.bulk_troubled(uuid, uuid, jsonb, timestamptz),
-  backfill_private.bulk_settle(uuid, uuid, text, integer[], jsonb, timestamptz),
-  backfill_private.bulk_outcome(text),
-  backfill_private.bulk_one(uuid, jsonb, jsonb, text),
-  backfill_private.bulk_some(uuid, jsonb, jsonb, text)
+  backfill_private.bulk_settle(uuid, uuid, text, integer[], jsonb, timestamptz)
 from public;
 grant execute on function
   backfill_private.bulk_begin(uuid, integer), backfill_private.bulk_keep(uuid, uuid, jsonb, text[], text),
-  backfill_private.bulk_settle(uuid, uuid, text, integer[], jsonb, timestamptz),
-  backfill_private.bulk_outcome(text), backfill_private.bulk_one(uuid, jsonb, jsonb, text),
-  backfill_private.bulk_some(uuid, jsonb, jsonb, text)
+  backfill_private.bulk_settle(uuid, uuid, text, integer[], jsonb, timestamptz)
 to service_role;
-
--- Score a batch in bulk, fifty sessions in one go; where something of these fails, they are scored one after the other,
--- each in a subtransaction of its own, so that one failure is one failure, and the call ends with them: PostgreSQL keeps 64
--- subtransactions cheaply, and these are 59 at most.
---
--- p_sessions     at most so many, 500 at most
--- p_budget_ms    after which no further session is begun
--- p_search_path  left out, it is the caller's: a default is evaluated before this function's own path is set
--- returns        {look: true} where a claim has to look first; else {sessions, done, failed, pending, took_ms}
-create function public.backfill_bulk(
-  p_run_id uuid, p_worker text, p_sessions integer, p_budget_ms integer default 4000,
-  p_search_path text default current_setting('search_path')
-)
-returns jsonb
-language plpgsql
-set search_path = ''
-as $$
-declare
-  v_began timestamptz := backfill_private.clock();
-  v_batch jsonb := backfill_private.bulk_begin(p_run_id, p_sessions);
-  v_part jsonb;
-  v_is_well boolean;
-  v_answered integer[] := array[]::integer[];
-  v_outcomes jsonb := '[]'::jsonb;
-begin
-  if v_batch ? 'look' then
-    return v_batch;
-  end if;
-  perform set_config('request.headers', (coalesce(nullif(current_setting('request.headers', true), ''), '{}')::jsonb
-    || jsonb_build_object('x-backfill-run', p_run_id))::text, true);
-  for v_part in
-    select jsonb_agg(s.session order by s.place) from jsonb_array_elements(v_batch -> 'sessions') with ordinality as s (session, place)
-    group by (s.place - 1) / 50 order by min(s.place)
-  loop
-    exit when extract(epoch from backfill_private.clock() - v_began) * 1000 >= p_budget_ms;
-    v_is_well := backfill_private.bulk_some(p_run_id, v_batch, v_part, p_search_path);
-    exit when not v_is_well;
-    v_answered := v_answered || array(select (s ->> 'ordinal')::integer from jsonb_array_elements(v_part) as s);
-  end loop;
-  if not v_is_well then
-    for v_part in select s from jsonb_array_elements(v_part) as s loop
-      exit when extract(epoch from backfill_private.clock() - v_began) * 1000 >= p_budget_ms;
-      v_outcomes := v_outcomes || backfill_private.bulk_one(p_run_id, v_batch, v_part, p_search_path);
-    end loop;
-  end if;
-  return backfill_private.bulk_settle(p_run_id, (v_batch ->> 'claim')::uuid, p_worker, v_answered, v_outcomes, v_began)
-    || jsonb_build_object('sessions', cardinality(v_answered) + jsonb_array_length(v_outcomes),
-      'took_ms', round(extract(epoch from backfill_private.clock() - v_began) * 1000, 1));
-end
-$$;
-
-revoke all on function public.backfill_bulk(uuid, text, integer, integer, text)
-from public, anon, authenticated, service_role;
-grant execute on function public.backfill_bulk(uuid, text, integer, integer, text) to service_role;
-
-comment on function public.backfill_bulk(uuid, text, integer, integer, text) is
-  'Claim, score and settle a batch of a run in bulk, in one transaction. For the client.';
 
 -- from sql/34_undo_writes.sql
 -- The writes of an undo: rows taken back as a set, and one by one where something has something against it.
@@ -8889,5 +7696,1232 @@ grant execute on function public.backfill_confirm_undo(uuid, text, text, integer
 
 comment on function public.backfill_confirm_undo(uuid, text, text, integer, jsonb) is
   'Carry out exactly the undo that was previewed, a part at a time. For the client.';
+
+-- from sql/36_verify.sql
+-- Verify: what stands counted for a whole run, its criteria and its verdict.
+--
+-- In one call, or in parts of which each is a call and a transaction: then a row that changes meanwhile is seen before or
+-- after its change, whichever comes first, and so is the audit. Nothing of a run that has ended changes by itself.
+
+-- One criterion: expected against actual.
+create function backfill_private.criterion(p_name text, p_expected bigint, p_actual bigint, p_more jsonb default '{}')
+returns jsonb
+language sql
+immutable
+set search_path = ''
+as $$
+  select jsonb_build_object('name', p_name, 'expected', p_expected, 'actual', p_actual,
+    'status', case when p_expected = p_actual then 'pass' else 'fail' end) || p_more
+$$;
+
+-- What a part saw of one component: {figures, buckets: {bucket: [session]}, critical: [what]}.
+create function backfill_private.verify_rows(p_run_id uuid, p_component text, p_after integer, p_until integer)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  with stands as materialized (
+    select * from backfill_private.standing(p_run_id, p_component, p_after, p_until)
+  )
+  select jsonb_build_object(
+    'figures', (
+      select jsonb_build_object(
+        'planned', count(*),
+        'wanted', count(*) filter (where s.is_wanted),
+        'inserted', count(*) filter (where s.is_wanted and s.operation = 'insert'),
+        'updated', count(*) filter (where s.is_wanted and s.operation = 'update'),
+        'written', count(*) filter (where s.operation is not null),
+        'written_wanted', count(*) filter (where s.operation is not null and s.is_wanted),
+        'unexplained', count(*) filter (where not s.is_wanted and s.item_state <> 'failed'),
+        'priority_incomplete', coalesce(jsonb_agg(s.session_id) filter (where s.phase = 'priority' and not s.is_wanted), '[]'))
+      from stands as s),
+    'buckets', (
+      select coalesce(jsonb_object_agg(b.bucket, b.sessions), '{}')
+      from (select s.bucket, jsonb_agg(s.session_id) as sessions from stands as s group by 1) as b),
+    'critical', (
+      select coalesce(jsonb_agg(format('%s: a written row is gone', s.session_id)) filter (where s.is_lost), '[]')
+      from stands as s))
+$$;
+
+-- What nobody planned, of one component: as above, the bucket `extra` with the rows' keys.
+create function backfill_private.verify_strangers(p_run_id uuid, p_component text)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select jsonb_build_object(
+    'figures', jsonb_build_object('extra', count(*), 'legacy', count(*) filter (where f.of_other_version)),
+    'buckets', case when count(*) = 0 then '{}' else jsonb_build_object('extra', jsonb_agg(
+      jsonb_build_object('session_id', f.session_id, 'component', p_component, 'row', f.row_key)
+      order by f.session_id, f.row_key::text)) end,
+    'critical', '[]'::jsonb)
+  from backfill_private.strangers(p_run_id, p_component) as f
+$$;
+
+-- What is critical about a run's chain: what it tells itself, and its faults.
+create function backfill_private.verify_chain(p_run_id uuid)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select coalesce(jsonb_agg(c.what), '[]') from (
+    select format('%s: %s', f ->> 0, f ->> 1) as what
+    from public.backfill_events as e cross join jsonb_array_elements(e.details -> 'sessions') as f
+    where e.run_id = p_run_id and e.kind = 'critical'
+    union all
+    select format('audit event %s: %s', f.seq, f.fault) from backfill_private.chain_faults(p_run_id) as f
+  ) as c
+$$;
+
+-- The settled batches among some events whose receipts are no longer those that the chain tells, in words.
+create function backfill_private.verify_receipts(p_run_id uuid, p_after bigint, p_until bigint)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select coalesce(jsonb_agg(format('audit event %s: %s', f.seq, f.fault)), '[]')
+  from backfill_private.receipt_faults(p_run_id, p_after, p_until) as f
+$$;
+
+-- How far a verification is, in its normal form: {stage, after, critical: how many things, figures: {component: {…}}}.
+--
+-- raises  OB013 it is not what a part had answered
+create function backfill_private.verify_so_far(p_target text, p_so_far jsonb)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  if coalesce(p_so_far ->> 'stage', 'rows') not in ('rows', 'strangers', 'chain', 'receipts', 'end') then
+    raise invalid_parameter_value;
+  end if;
+  return jsonb_build_object(
+    'stage', coalesce(p_so_far ->> 'stage', 'rows'),
+    'after', least(greatest((p_so_far ->> 'after')::integer, 0), 1000000000),
+    'critical', coalesce((p_so_far ->> 'critical')::bigint, 0),
+    'figures', (
+      select jsonb_object_agg(t.component, jsonb_build_object('priority_incomplete', coalesce((
+          select jsonb_agg(i) from jsonb_array_elements_text(p_so_far #> array['figures', t.component, 'priority_incomplete']) as i), '[]'))
+        || (select jsonb_object_agg(n, coalesce((p_so_far #>> array['figures', t.component, n])::bigint, 0))
+            from unnest(array['planned', 'wanted', 'inserted', 'updated', 'written', 'written_wanted', 'unexplained', 'extra', 'legacy']) as n))
+      from public.backfill_targets as t where t.target = p_target));
+exception when data_exception then
+  perform backfill_private.refuse('OB013', 'a verification goes on with what its last part answered as so_far');
+  return null;
+end
+$$;
+
+-- One step of a verification: 2,000 places of the plan, the strangers of a component, the chain, the receipts of 200 events.
+-- Then nothing but the end is left.
+--
+-- p_so_far  see backfill_private.verify_so_far
+-- returns   the same, further, and what was seen: buckets {bucket: {component: […]}}, critical
+create function backfill_private.verify_step(p_run public.backfill_runs, p_so_far jsonb)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_stage text := p_so_far ->> 'stage';
+  v_after integer := (p_so_far ->> 'after')::integer;
+  v_until integer := v_after + case v_stage when 'rows' then 2000 when 'receipts' then 200 else 1 end;
+  v_last bigint;
+  v_seen jsonb := '{}'::jsonb;
+  v_critical jsonb := '[]'::jsonb;
+begin
+  if v_stage in ('rows', 'strangers') then
+    select jsonb_object_agg(t.component, case v_stage
+      when 'rows' then backfill_private.verify_rows(p_run.run_id, t.component, v_after, v_until)
+      else backfill_private.verify_strangers(p_run.run_id, t.component) end) into v_seen
+    from (select x.component, row_number() over (order by x.position) as place
+          from public.backfill_targets as x where x.target = p_run.target) as t
+    where v_stage = 'rows' or t.place = v_until;
+    select coalesce(jsonb_agg(c.what order by t.position, c.place), '[]') into v_critical
+    from public.backfill_targets as t
+    cross join jsonb_array_elements(v_seen -> t.component -> 'critical') with ordinality as c (what, place)
+    where t.target = p_run.target;
+  elsif v_stage = 'chain' then
+    v_critical := backfill_private.verify_chain(p_run.run_id);
+  else
+    v_critical := backfill_private.verify_receipts(p_run.run_id, v_after, v_until);
+  end if;
+  v_last := case v_stage when 'chain' then 1 when 'receipts' then p_run.audit_count
+    when 'rows' then (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_run.run_id)
+    else (select count(*) from public.backfill_targets as t where t.target = p_run.target) end;
+  return jsonb_build_object(
+    'so_far', jsonb_build_object(
+      'stage', case when v_until < v_last then v_stage
+        else (jsonb_build_object('rows', 'strangers', 'strangers', 'chain', 'chain', 'receipts', 'receipts', 'end')) ->> v_stage end,
+      'after', case when v_until < v_last then v_until else 0 end,
+      'critical', (p_so_far ->> 'critical')::bigint + jsonb_array_length(v_critical),
+      'figures', backfill_private.added(p_so_far -> 'figures',
+        (select coalesce(jsonb_object_agg(s.key, s.value -> 'figures'), '{}') from jsonb_each(v_seen) as s))),
+    'buckets', (select coalesce(jsonb_object_agg(b.key, b.components), '{}') from (
+        select b.key, jsonb_object_agg(s.key, b.value) as components
+        from jsonb_each(v_seen) as s cross join jsonb_each(s.value -> 'buckets') as b group by 1) as b),
+    'critical', v_critical);
+end
+$$;
+
+-- What all parts of a verification say: its criteria, its verdict, and what stands for itself.
+create function backfill_private.verify_end(p_run public.backfill_runs, p_so_far jsonb)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_figures jsonb := p_so_far -> 'figures';
+  v_critical bigint := (p_so_far ->> 'critical')::bigint;
+  v_criteria jsonb;
+begin
+  select jsonb_agg(c.criterion order by t.position, c.place) into v_criteria
+  from public.backfill_targets as t
+  cross join lateral backfill_private.component_criteria(t, v_figures -> t.component)
+    with ordinality as c (criterion, place)
+  where t.target = p_run.target;
+  v_criteria := v_criteria || backfill_private.run_criteria(p_run.run_id, v_figures, v_critical);
+  return jsonb_build_object('run_id', p_run.run_id, 'state', p_run.state,
+    'verdict', backfill_private.verdict(v_figures, v_criteria, v_critical),
+    'criteria', v_criteria,
+    'inferred', (select count(*) from public.backfill_receipts as r
+      where r.run_id = p_run.run_id and r.is_inferred and r.undone_at is null),
+    'audit', jsonb_build_object('count', p_run.audit_count, 'head', p_run.audit_head))
+    || backfill_private.new_candidates(p_run);
+end
+$$;
+
+-- A sealed run that the caller may read about.
+--
+-- raises  OB001 no such run, OB010 not allowed
+create function backfill_private.verifiable(p_run_id uuid)
+returns public.backfill_runs
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_run public.backfill_runs;
+begin
+  perform backfill_private.authorize('read');
+  select * into v_run from public.backfill_runs where run_id = p_run_id;
+  if v_run.sealed_at is null then
+    perform backfill_private.refuse('OB001', format('there is no sealed run %s', p_run_id), 'backfill runs');
+  end if;
+  return v_run;
+end
+$$;
+
+-- Verify a run against the tables, a part of it, for about so long.
+--
+-- p_so_far  what the part before answered; null: from the beginning
+-- returns   {so_far, looked_at and to_look_at: sessions, components, buckets: {bucket: {component: [session; of extra: {session_id,
+--           component, row}]}}, critical, verification: null, or what backfill_private.verify returns but buckets and critical}
+-- raises    OB001 no such run, OB010 not allowed, OB013 so_far is not what a part had answered
+create function backfill_private.verify_part(p_run_id uuid, p_so_far jsonb, p_budget_ms integer)
+returns jsonb
+language plpgsql
+security definer
+set search_path = ''
+set statement_timeout = '55s'
+as $$
+declare
+  v_until timestamptz := backfill_private.clock() + coalesce(p_budget_ms, 2000) * interval '1 ms';
+  v_run public.backfill_runs := backfill_private.verifiable(p_run_id);
+  v_so_far jsonb := backfill_private.verify_so_far(v_run.target, p_so_far);
+  v_sessions bigint := (select count(*) from public.backfill_items as i where i.run_id = p_run_id);
+  v_step jsonb;
+  v_seen jsonb := '{"buckets": {}, "critical": []}'::jsonb;
+  v_end jsonb;
+begin
+  loop
+    if v_so_far ->> 'stage' = 'end' then
+      v_end := backfill_private.verify_end(v_run, v_so_far);
+      exit;
+    end if;
+    v_step := backfill_private.verify_step(v_run, v_so_far);
+    v_so_far := v_step -> 'so_far';
+    v_seen := backfill_private.added(v_seen, v_step - 'so_far');
+    exit when backfill_private.clock() >= v_until;
+  end loop;
+  return v_seen || jsonb_build_object('so_far', v_so_far, 'verification', v_end, 'to_look_at', v_sessions,
+    'components', (select jsonb_agg(t.component order by t.position) from public.backfill_targets as t where t.target = v_run.target),
+    'looked_at', case v_so_far ->> 'stage' when 'rows' then (v_so_far ->> 'after')::bigint else v_sessions end);
+end
+$$;
+
+-- Verify a run against the tables, all of it.
+--
+-- returns  {run_id, verdict, criteria, buckets, critical, audit, new_candidates, new_candidates_total}
+--          pass: every planned row is there; partial: each missing one belongs to a session recorded as failed and
+--          nothing is critical; fail: everything else
+-- raises   OB001 no such run, OB010 not allowed
+create function backfill_private.verify(p_run_id uuid)
+returns jsonb
+language plpgsql
+security definer
+set search_path = ''
+set statement_timeout = '55s'
+as $$
+declare
+  v_run public.backfill_runs := backfill_private.verifiable(p_run_id);
+  v_so_far jsonb := backfill_private.verify_so_far(v_run.target, null);
+  v_steps jsonb[] := '{}'::jsonb[];
+  v_step jsonb;
+begin
+  while v_so_far ->> 'stage' <> 'end' loop
+    v_step := backfill_private.verify_step(v_run, v_so_far);
+    v_so_far := v_step -> 'so_far';
+    v_steps := v_steps || (v_step - 'so_far');
+  end loop;
+  return backfill_private.verify_end(v_run, v_so_far) || jsonb_build_object(
+    'buckets', backfill_private.verify_buckets(v_run.target, v_steps),
+    'critical', (select coalesce(jsonb_agg(c.what order by s.place, c.place), '[]')
+      from unnest(v_steps) with ordinality as s (step, place)
+      cross join jsonb_array_elements(s.step -> 'critical') with ordinality as c (what, place)));
+end
+$$;
+
+-- The buckets of all steps: {bucket: [{session_id, component}]}, component after component, in the plan's order.
+create function backfill_private.verify_buckets(p_target text, p_steps jsonb[])
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select jsonb_object_agg(b.bucket, coalesce(seen.rows, '[]'))
+  from unnest(array['as_planned', 'missing', 'filled_elsewhere', 'changed_since', 'extra']) as b (bucket)
+  cross join lateral (
+    select jsonb_agg(case jsonb_typeof(r.row) when 'object' then r.row
+        else jsonb_build_object('session_id', r.row, 'component', t.component) end order by t.position, s.place, r.place) as rows
+    from unnest(p_steps) with ordinality as s (step, place)
+    cross join public.backfill_targets as t
+    cross join jsonb_array_elements(s.step -> 'buckets' -> b.bucket -> t.component) with ordinality as r (row, place)
+    where t.target = p_target) as seen
+$$;
+
+-- The criteria of one component.
+create function backfill_private.component_criteria(p_target public.backfill_targets, p_figures jsonb)
+returns setof jsonb
+language sql
+immutable
+set search_path = ''
+as $$
+  select backfill_private.criterion(n.tab || '_rows', (p_figures ->> 'planned')::bigint, (p_figures ->> 'wanted')::bigint,
+    jsonb_build_object('inserted', p_figures -> 'inserted', 'updated', p_figures -> 'updated'))
+  from (select backfill_private.bare_name(p_target.table_name)) as n (tab)
+  union all
+  select backfill_private.criterion(backfill_private.bare_name(p_target.table_name) || '_version',
+    (p_figures ->> 'written')::bigint, (p_figures ->> 'written_wanted')::bigint)
+  union all
+  select backfill_private.criterion(backfill_private.bare_name(p_target.table_name) || '_no_legacy_versions',
+    0, (p_figures ->> 'legacy')::bigint)
+  where p_target.version_column = any (p_target.key_columns)
+$$;
+
+-- The criteria that look at the whole run.
+create function backfill_private.run_criteria(p_run_id uuid, p_figures jsonb, p_critical bigint)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select jsonb_build_array(
+    backfill_private.criterion('priority_complete', count(*) filter (where i.phase = 'priority' and i.state <> 'rolled_back'),
+      count(*) filter (where i.phase = 'priority' and i.state <> 'rolled_back' and not exists (
+        select from jsonb_each(p_figures) as x where x.value -> 'priority_incomplete' ? i.session_id))),
+    backfill_private.criterion('critical_errors', 0, p_critical),
+    backfill_private.criterion('failed_sessions', 0, count(*) filter (where i.state = 'failed')),
+    backfill_private.criterion('audit_complete',
+      (select r.audit_count from public.backfill_runs as r where r.run_id = p_run_id),
+      -- whole up to the first fault; without one, as many as there are
+      (select coalesce(min(f.seq) - 1, (select count(*) from public.backfill_events as e where e.run_id = p_run_id))
+       from backfill_private.chain_faults(p_run_id) as f)))
+  from public.backfill_items as i
+  where i.run_id = p_run_id
+$$;
+
+-- pass, partial or fail.
+create function backfill_private.verdict(p_figures jsonb, p_criteria jsonb, p_critical bigint)
+returns text
+language sql
+immutable
+set search_path = ''
+as $$
+  select case
+    when p_critical > 0
+      or (select sum((x.value ->> 'extra')::bigint + (x.value ->> 'unexplained')::bigint) from jsonb_each(p_figures) as x) > 0 then 'fail'
+    when exists (select from jsonb_array_elements(p_criteria) as c where c ->> 'status' <> 'pass') then 'partial'
+    else 'pass' end
+$$;
+
+revoke all on function
+  backfill_private.criterion(text, bigint, bigint, jsonb),
+  backfill_private.verify_rows(uuid, text, integer, integer),
+  backfill_private.verify_strangers(uuid, text),
+  backfill_private.verify_chain(uuid),
+  backfill_private.verify_receipts(uuid, bigint, bigint),
+  backfill_private.verify_so_far(text, jsonb),
+  backfill_private.verify_step(public.backfill_runs, jsonb),
+  backfill_private.verify_end(public.backfill_runs, jsonb),
+  backfill_private.verifiable(uuid),
+  backfill_private.verify_part(uuid, jsonb, integer),
+  backfill_private.verify(uuid),
+  backfill_private.verify_buckets(text, jsonb[]),
+  backfill_private.component_criteria(public.backfill_targets, jsonb),
+  backfill_private.run_criteria(uuid, jsonb, bigint),
+  backfill_private.verdict(jsonb, jsonb, bigint)
+from public;
+grant execute on function backfill_private.verify(uuid), backfill_private.verify_part(uuid, jsonb, integer)
+to authenticated, service_role;
+
+create function public.backfill_verify(p_run_id uuid)
+returns jsonb
+language sql
+set search_path = ''
+set statement_timeout = '55s'
+as $$
+  select backfill_private.verify(p_run_id)
+$$;
+
+create function public.backfill_verify_part(p_run_id uuid, p_so_far jsonb default null, p_budget_ms integer default 2000)
+returns jsonb
+language sql
+set search_path = ''
+set statement_timeout = '55s'
+as $$
+  select backfill_private.verify_part(p_run_id, p_so_far, p_budget_ms)
+$$;
+
+revoke all on function public.backfill_verify(uuid), public.backfill_verify_part(uuid, jsonb, integer)
+from public, anon, authenticated, service_role;
+grant execute on function public.backfill_verify(uuid), public.backfill_verify_part(uuid, jsonb, integer)
+to authenticated, service_role;
+
+comment on function public.backfill_verify(uuid) is
+  'What stands in the tables against what a run had planned.';
+comment on function public.backfill_verify_part(uuid, jsonb, integer) is
+  'The same, a part a call, for large runs. For the client.';
+
+-- from sql/37_claims.sql
+-- Claims: the next batch for a worker, or why it has to wait.
+
+-- What must hold whenever a run takes a lease; where it does not, the run is paused or expired with the reason. A run
+-- whose approval ran out while it was paused is over too.
+create function backfill_private.hold_if_changed(p_run public.backfill_runs)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_bare text := (
+    select u.name from public.backfill_targets as t, backfill_private.unguarded(t.table_name) as u (name)
+    where t.target = p_run.target limit 1);
+begin
+  if p_run.approved_until <= backfill_private.clock() then
+    perform backfill_private.move(p_run.run_id, 'expired', 'the approval ran out');
+  elsif p_run.state <> 'running' then
+    return;
+  elsif p_run.fingerprint is distinct from backfill_private.definitions(p_run.target) then
+    perform backfill_private.move(p_run.run_id, 'paused',
+      'a scoring function is not the one that was approved: ' || backfill_private.what_changed(p_run));
+  elsif v_bare is not null then
+    perform backfill_private.move(p_run.run_id, 'paused',
+      format('the receipt triggers of %s are missing or not always enabled; backfill check says the SQL', v_bare));
+  elsif backfill_private.is_elsewhere(p_run) then
+    perform backfill_private.move(p_run.run_id, 'paused', 'this project''s environment is no longer the plan''s');
+  elsif backfill_private.share_taken(null) > (select max_throttle_per_minute from public.backfill_settings) then
+    perform backfill_private.move(p_run.run_id, 'paused', format('running runs take %s of the %s starts a minute that this project allows',
+      backfill_private.share_taken(null), (select max_throttle_per_minute from public.backfill_settings)));
+  end if;
+end
+$$;
+
+-- Claim the next batch.
+--
+-- p_apart     also of a run in bulk; else its answer says to call backfill_bulk
+-- p_claim_id  made by the worker; a claim whose reply was lost is asked again under the same id and gets the same
+--             items under new fences, not new starts
+-- returns     {state, reason, held_by, granted: […], ahead, bulk, batch, wait_s, wait_for, why, lease_s}
+--             ahead: the next batch may be claimed while this one is scored: no throttle and no canary tells when
+--             wait_for: throttle | back-off | canary | leases, and in words why
+--             a run that is not running grants nothing
+-- raises      OB001 no such run, OB010 not allowed, OB013 no claim id
+create function backfill_private.claim_batch(p_run_id uuid, p_claim_id uuid, p_worker text, p_apart boolean)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_run public.backfill_runs;
+  v_again integer[];
+  v_phase text;
+  v_answer jsonb := '{"granted": []}'::jsonb;
+  v_pace record;
+begin
+  perform backfill_private.authorize('apply');
+  if p_claim_id is null then
+    perform backfill_private.refuse('OB013', 'a claim needs an id, made by the worker');
+  end if;
+  v_run := backfill_private.locked_run(p_run_id);
+  perform backfill_private.release_expired();
+  if v_run.state in ('running', 'paused') then
+    perform backfill_private.hold_if_changed(v_run);
+  end if;
+  select * into v_run from public.backfill_runs where run_id = p_run_id;
+  select array_agg(a.ordinal) into v_again from (
+    select i.ordinal from public.backfill_items as i
+    where i.run_id = p_run_id and i.claim_id = p_claim_id and i.state = 'leased'
+    order by i.ordinal for update) as a;
+  v_phase := backfill_private.pending_phase(p_run_id);
+  if v_run.state <> 'running' then
+    null;
+  elsif v_again is not null then
+    v_answer := jsonb_build_object('granted', backfill_private.grant_fences(v_run, v_again, p_claim_id, p_worker));
+  elsif v_phase is null then
+    v_answer := backfill_private.finish_or_wait(v_run);
+  elsif v_run.back_off_until > backfill_private.clock() then
+    v_answer := backfill_private.wait_until(v_run.back_off_until, 'back-off', v_run.back_off_reason);
+  elsif v_phase <> 'priority' and backfill_private.judge_canary(v_run) <> 'passed' then
+    v_answer := backfill_private.wait_for('canary', 1, 'the priority sessions are being scored');
+  else
+    v_pace := backfill_private.allowance(v_run);
+    v_answer := case
+      when not p_apart and v_phase <> 'priority' and v_pace.wait_s = 0 and v_run.request ->> 'mode' = 'bulk'
+        and backfill_private.next_items(p_run_id, v_phase, 1) is not null then '{"granted": [], "bulk": true}'
+      when v_pace.wait_s > 0 then backfill_private.wait_for('throttle', v_pace.wait_s, format('%s starts a minute', v_run.request ->> 'throttle_per_minute'))
+      else backfill_private.grant_or_wait(v_run, p_claim_id, p_worker, v_pace.sessions) end;
+  end if;
+  return v_answer || (select jsonb_build_object('state', r.state, 'reason', r.reason, 'held_by', r.held_by,
+      'batch', r.batches_granted, 'ahead', r.request ->> 'throttle_per_minute' is null and v_phase is distinct from 'priority',
+      'lease_s', extract(epoch from backfill_private.lease_ttl()))
+    from public.backfill_runs as r where r.run_id = p_run_id);
+end
+$$;
+
+-- Claim the next batch.
+create function backfill_private.claim(p_run_id uuid, p_claim_id uuid, p_worker text)
+returns jsonb
+language sql
+security definer
+set search_path = ''
+as $$
+  select backfill_private.claim_batch(p_run_id, p_claim_id, p_worker, false)
+$$;
+
+-- Claim the next batch of a run in bulk for calls that are made one by one: where a call in bulk has failed, each session
+-- then counts its own attempts.
+create function backfill_private.claim_apart(p_run_id uuid, p_claim_id uuid, p_worker text)
+returns jsonb
+language sql
+security definer
+set search_path = ''
+as $$
+  select backfill_private.claim_batch(p_run_id, p_claim_id, p_worker, true)
+$$;
+
+-- The answer to a claim that grants nothing: for what to wait, for how many seconds, and why.
+create function backfill_private.wait_for(p_what text, p_seconds numeric, p_why text)
+returns jsonb
+language sql
+immutable
+set search_path = ''
+as $$
+  select jsonb_build_object('granted', '[]'::jsonb, 'wait_s', p_seconds, 'wait_for', p_what, 'why', p_why)
+$$;
+
+-- The same, until a moment.
+create function backfill_private.wait_until(p_until timestamptz, p_what text, p_why text)
+returns jsonb
+language sql
+set search_path = ''
+as $$
+  select backfill_private.wait_for(p_what, greatest(extract(epoch from p_until - backfill_private.clock()), 0.001), p_why)
+$$;
+
+-- Grant a batch; where all pending sessions of the phase back off, or are leased by other runs, wait for them; where
+-- all turned out to be filled, look again: the next phase has a gate of its own.
+create function backfill_private.grant_or_wait(p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_phase text := backfill_private.pending_phase(p_run.run_id);
+  v_grants jsonb := backfill_private.grant_batch(p_run, p_claim_id, p_worker, p_limit);
+  v_tired record;
+begin
+  if jsonb_array_length(v_grants) > 0 then
+    return jsonb_build_object('granted', v_grants);
+  elsif backfill_private.pending_phase(p_run.run_id) is distinct from v_phase then
+    return backfill_private.claim_batch(p_run.run_id, p_claim_id, p_worker, true);
+  end if;
+  select i.not_before, i.session_id, i.error_code, i.error_message into v_tired from public.backfill_items as i
+  where i.run_id = p_run.run_id and i.state = 'pending' and i.phase = v_phase
+  order by i.not_before nulls first limit 1;
+  if v_tired.not_before > backfill_private.clock() then
+    return backfill_private.wait_until(v_tired.not_before, 'back-off',
+      concat_ws(' ', 'session', v_tired.session_id, 'met', v_tired.error_code, v_tired.error_message));
+  end if;
+  return backfill_private.wait_for('leases', 1, backfill_private.lease_holders(p_run.run_id));
+end
+$$;
+
+-- Nothing is pending: complete the run, or wait for the sessions that are under way.
+create function backfill_private.finish_or_wait(p_run public.backfill_runs)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+begin
+  if exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.state = 'leased') then
+    return backfill_private.wait_for('leases', 1, backfill_private.lease_holders(p_run.run_id));
+  end if;
+  if exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.phase = 'priority')
+    and backfill_private.judge_canary(p_run) = 'failed' then
+    return '{"granted": []}'::jsonb;
+  end if;
+  perform backfill_private.move(p_run.run_id, 'completed', null, (
+    select jsonb_object_agg(s.state, s.n)
+    from (select i.state, count(*) as n from public.backfill_items as i where i.run_id = p_run.run_id group by 1) as s));
+  return '{"granted": []}'::jsonb;
+end
+$$;
+
+-- Renew the leases of a claim that is still under way.
+--
+-- returns  how many are still ours; fewer than expected: stop calling for the others at once
+create function backfill_private.renew(p_run_id uuid, p_claim_id uuid)
+returns integer
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+  v_renewed integer;
+begin
+  perform backfill_private.authorize('apply');
+  with mine as (
+    -- In the order in which settling locks them, or the two would wait for each other.
+    select i.ordinal from public.backfill_items as i
+    where i.run_id = p_run_id and i.claim_id = p_claim_id and i.state = 'leased'
+      and i.lease_until > backfill_private.clock()
+    order by i.ordinal for no key update
+  )
+  update public.backfill_items as i
+  set lease_until = backfill_private.clock() + backfill_private.lease_ttl()
+  from mine where i.run_id = p_run_id and i.ordinal = mine.ordinal;
+  get diagnostics v_renewed = row_count;
+  return v_renewed;
+end
+$$;
+
+revoke all on function
+  backfill_private.hold_if_changed(public.backfill_runs),
+  backfill_private.wait_for(text, numeric, text),
+  backfill_private.wait_until(timestamptz, text, text),
+  backfill_private.claim_batch(uuid, uuid, text, boolean),
+  backfill_private.claim(uuid, uuid, text),
+  backfill_private.claim_apart(uuid, uuid, text),
+  backfill_private.grant_or_wait(public.backfill_runs, uuid, text, integer),
+  backfill_private.finish_or_wait(public.backfill_runs),
+  backfill_private.renew(uuid, uuid)
+from public;
+grant execute on function
+  backfill_private.claim(uuid, uuid, text), backfill_private.claim_apart(uuid, uuid, text), backfill_private.renew(uuid, uuid)
+to service_role;
+
+create function public.backfill_claim(p_run_id uuid, p_claim_id uuid, p_worker text)
+returns jsonb
+language sql
+set search_path = ''
+as $$
+  select backfill_private.claim(p_run_id, p_claim_id, p_worker)
+$$;
+
+create function public.backfill_claim_apart(p_run_id uuid, p_claim_id uuid, p_worker text)
+returns jsonb
+language sql
+set search_path = ''
+as $$
+  select backfill_private.claim_apart(p_run_id, p_claim_id, p_worker)
+$$;
+
+create function public.backfill_renew(p_run_id uuid, p_claim_id uuid)
+returns integer
+language sql
+set search_path = ''
+as $$
+  select backfill_private.renew(p_run_id, p_claim_id)
+$$;
+
+revoke all on function
+  public.backfill_claim(uuid, uuid, text), public.backfill_claim_apart(uuid, uuid, text), public.backfill_renew(uuid, uuid)
+from public, anon, authenticated, service_role;
+grant execute on function
+  public.backfill_claim(uuid, uuid, text), public.backfill_claim_apart(uuid, uuid, text), public.backfill_renew(uuid, uuid)
+to service_role;
+
+comment on function public.backfill_claim(uuid, uuid, text) is
+  'Claim the next batch of a run, with a fence for each session. For the client.';
+comment on function public.backfill_claim_apart(uuid, uuid, text) is
+  'Claim a batch of a run in bulk to score it session by session, after a call in bulk has failed. For the client.';
+comment on function public.backfill_renew(uuid, uuid) is
+  'Renew the leases of a claim. For the client.';
+
+-- from sql/38_bulk_scoring.sql
+-- Bulk, inside: the sessions' calls, as the caller's role, in subtransactions.
+
+-- What the failure of a session's calls means for it: see backfill/faults.py.
+create function backfill_private.bulk_outcome(p_code text)
+returns text
+language sql
+immutable
+set search_path = ''
+as $$
+  select case
+    when p_code in ('OB011', 'OB012') then 'released'
+    when p_code in ('40001', '40P01', '55P03') or p_code ~ '^(08|53|57P)' then 'again'
+    when p_code in ('42501', '42883', '42P01', '25006') then 'stop'
+    else 'failed' end
+$$;
+
+-- Score one session of a call in bulk, in a subtransaction of its own.
+--
+-- p_batch  see backfill_private.bulk_begin
+-- returns  its outcome, see backfill_private.decide_outcomes
+create function backfill_private.bulk_one(p_run_id uuid, p_batch jsonb, p_session jsonb, p_search_path text)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_step text;
+  v_answered jsonb := '[]'::jsonb;
+  v_code text;
+  v_kept text[];
+begin
+  perform set_config('search_path', p_search_path, true);
+  foreach v_step in array array(select jsonb_array_elements_text(p_session -> 'todo')) loop
+    execute p_batch -> 'calls' ->> v_step into v_kept using jsonb_build_array(p_session);
+    set constraints all immediate;
+    perform backfill_private.bulk_keep(p_run_id, (p_batch ->> 'claim')::uuid, jsonb_build_array(p_session), v_kept, v_step);
+    v_answered := v_answered || to_jsonb(v_step);
+  end loop;
+  perform set_config('backfill.bulk', '', true);
+  return jsonb_build_object('ordinal', p_session -> 'ordinal', 'outcome', 'answered', 'answered', v_answered);
+exception when others then
+  v_code := sqlstate;
+  return jsonb_build_object('ordinal', p_session -> 'ordinal', 'outcome', backfill_private.bulk_outcome(v_code), 'step', v_step,
+    'code', v_code, 'message', sqlerrm);
+end
+$$;
+
+-- Score sessions of a call in bulk all in one go.
+--
+-- returns  whether all is well; where something failed, or had no effect, nothing is left of it
+create function backfill_private.bulk_some(p_run_id uuid, p_batch jsonb, p_sessions jsonb, p_search_path text)
+returns boolean
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_kept text[];
+begin
+  perform set_config('search_path', p_search_path, true);
+  execute p_batch -> 'calls' ->> '' into v_kept using p_sessions;
+  perform set_config('backfill.bulk', '', true);
+  set constraints all immediate;
+  if not backfill_private.bulk_keep(p_run_id, (p_batch ->> 'claim')::uuid, p_sessions, v_kept, null) then
+    raise exception using message = 'a call answered without effect';
+  end if;
+  return true;
+exception when others then
+  return false;
+end
+$$;
+
+revoke all on function
+  backfill_private.bulk_outcome(text),
+  backfill_private.bulk_one(uuid, jsonb, jsonb, text),
+  backfill_private.bulk_some(uuid, jsonb, jsonb, text)
+from public;
+grant execute on function
+  backfill_private.bulk_outcome(text), backfill_private.bulk_one(uuid, jsonb, jsonb, text),
+  backfill_private.bulk_some(uuid, jsonb, jsonb, text)
+to service_role;
+
+-- Score a batch in bulk, fifty sessions in one go; where something of these fails, they are scored one after the other,
+-- each in a subtransaction of its own, so that one failure is one failure, and the call ends with them: PostgreSQL keeps 64
+-- subtransactions cheaply, and these are 59 at most.
+--
+-- p_sessions     at most so many, 500 at most
+-- p_budget_ms    after which no further session is begun
+-- p_search_path  left out, it is the caller's: a default is evaluated before this function's own path is set
+-- returns        {look: true} where a claim has to look first; else {sessions, done, failed, pending, took_ms}
+create function public.backfill_bulk(
+  p_run_id uuid, p_worker text, p_sessions integer, p_budget_ms integer default 4000,
+  p_search_path text default current_setting('search_path')
+)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_began timestamptz := backfill_private.clock();
+  v_batch jsonb := backfill_private.bulk_begin(p_run_id, p_sessions);
+  v_part jsonb;
+  v_is_well boolean;
+  v_answered integer[] := array[]::integer[];
+  v_outcomes jsonb := '[]'::jsonb;
+begin
+  if v_batch ? 'look' then
+    return v_batch;
+  end if;
+  perform set_config('request.headers', (coalesce(nullif(current_setting('request.headers', true), ''), '{}')::jsonb
+    || jsonb_build_object('x-backfill-run', p_run_id))::text, true);
+  for v_part in
+    select jsonb_agg(s.session order by s.place) from jsonb_array_elements(v_batch -> 'sessions') with ordinality as s (session, place)
+    group by (s.place - 1) / 50 order by min(s.place)
+  loop
+    exit when extract(epoch from backfill_private.clock() - v_began) * 1000 >= p_budget_ms;
+    v_is_well := backfill_private.bulk_some(p_run_id, v_batch, v_part, p_search_path);
+    exit when not v_is_well;
+    v_answered := v_answered || array(select (s ->> 'ordinal')::integer from jsonb_array_elements(v_part) as s);
+  end loop;
+  if not v_is_well then
+    for v_part in select s from jsonb_array_elements(v_part) as s loop
+      exit when extract(epoch from backfill_private.clock() - v_began) * 1000 >= p_budget_ms;
+      v_outcomes := v_outcomes || backfill_private.bulk_one(p_run_id, v_batch, v_part, p_search_path);
+    end loop;
+  end if;
+  return backfill_private.bulk_settle(p_run_id, (v_batch ->> 'claim')::uuid, p_worker, v_answered, v_outcomes, v_began)
+    || jsonb_build_object('sessions', cardinality(v_answered) + jsonb_array_length(v_outcomes),
+      'took_ms', round(extract(epoch from backfill_private.clock() - v_began) * 1000, 1));
+end
+$$;
+
+revoke all on function public.backfill_bulk(uuid, text, integer, integer, text)
+from public, anon, authenticated, service_role;
+grant execute on function public.backfill_bulk(uuid, text, integer, integer, text) to service_role;
+
+comment on function public.backfill_bulk(uuid, text, integer, integer, text) is
+  'Claim, score and settle a batch of a run in bulk, in one transaction. For the client.';
+
+-- from sql/39_sealing.sql
+-- Sealing: what was found becomes the run's items, is measured, and gets its digest.
+
+-- The candidates that a run has found, each in its place: phase, order, batch.
+create function backfill_private.placed(p_run public.backfill_runs)
+returns table (ordinal bigint, session_id text, session_at timestamptz, components text[], category text, phase text, batch bigint)
+language sql
+stable
+set search_path = ''
+as $$
+  select o.ordinal, o.session_id, o.session_at, o.components, o.category,
+    (array['priority', 'recent', 'historical'])[o.phase_rank],
+    dense_rank() over (order by o.phase_rank, (o.place - 1) / (p_run.request ->> 'batch_size')::integer)
+  from (
+    select f.*, c.category,
+      row_number() over (order by f.phase_rank, f.session_at desc, f.session_id) as ordinal,
+      row_number() over (partition by f.phase_rank order by f.session_at desc, f.session_id) as place
+    from (
+      select found.*, case
+          when p_run.request -> 'priority' ? found.session_id then 1
+          -- A scalar subquery, so that it is asked once and not for every session.
+          when found.session_at >= (select backfill_private.recent_from(p_run)) then 2
+          else 3 end as phase_rank
+      from backfill_private.findings as found
+      where found.run_id = p_run.run_id and found.excluded is null
+    ) as f
+    join backfill_private.categories(p_run.target) as c on c.components = f.components
+  ) as o
+$$;
+
+-- How many sessions one call places: on a slow project too that is well within its time limit.
+create function backfill_private.most_placed()
+returns integer
+language sql
+immutable
+set search_path = ''
+as $$
+  select 100000
+$$;
+
+-- Turn the next findings of a run into its items. PostgreSQL is told of them at once: what it does not know of a new run
+-- it takes for small, and would look through all of it for each batch.
+--
+-- returns  true when all are placed
+create function backfill_private.place_items(p_run public.backfill_runs)
+returns boolean
+language plpgsql
+set search_path = ''
+as $$
+declare
+  v_placed integer := (select coalesce(max(i.ordinal), 0) from public.backfill_items as i where i.run_id = p_run.run_id);
+  v_came integer;
+begin
+  insert into public.backfill_items (
+    run_id, ordinal, source, session_id, session_at, components, category, phase, batch)
+  select p_run.run_id, p.ordinal, p_run.target, p.session_id, p.session_at, p.components, p.category, p.phase, p.batch
+  from backfill_private.placed(p_run) as p
+  where p.ordinal > v_placed and p.ordinal <= v_placed + backfill_private.most_placed();
+  get diagnostics v_came = row_count;
+  if v_came = backfill_private.most_placed() then
+    return false;
+  end if;
+  analyze public.backfill_items;
+  return true;
+end
+$$;
+
+-- Look at the data of a plan whose sessions are placed; of a large one that is a call of its own.
+--
+-- returns  false where the run has to be sealed by another call
+create function backfill_private.look_at_data(p_run public.backfill_runs)
+returns boolean
+language plpgsql
+set search_path = ''
+as $$
+begin
+  if p_run.data_marks is not null then
+    return true;
+  end if;
+  update public.backfill_runs
+  set data_marks = (select coalesce(jsonb_agg(m), '[]') from backfill_private.data_marks(p_run.run_id) as m)
+  where run_id = p_run.run_id;
+  return not exists (
+    select from public.backfill_items as i where i.run_id = p_run.run_id and i.ordinal = backfill_private.most_placed());
+end
+$$;
+
+-- Seal a run: place its items, measure, compute the digest. A run with nothing to do is removed. A large plan takes more
+-- than one call; each goes on where the last that was committed ended.
+--
+-- p_round_trip_ms  what a call takes beside the database, as the client measured it; it goes into the estimate alone
+-- returns  {state: awaiting_approval}; {state: planning} where it has to be called again; or {state: empty, environment, request, plan} where there was nothing to do and
+--          the run is gone
+-- raises   OB002 not in planning or windows left, OB013 too large or too long for this project
+create function backfill_private.seal(p_run_id uuid, p_round_trip_ms numeric)
+returns jsonb
+language plpgsql
+security definer
+set search_path = ''
+set timezone = 'UTC'
+set statement_timeout = '55s'
+as $$
+declare
+  v_run public.backfill_runs;
+begin
+  perform backfill_private.authorize('plan');
+  v_run := backfill_private.locked_run(p_run_id, array['planning', 'awaiting_approval']);
+  if v_run.state = 'awaiting_approval' then
+    return jsonb_build_object('state', v_run.state);  -- sealed by a call whose reply was lost
+  elsif v_run.collect_from < v_run.collect_until then
+    perform backfill_private.refuse('OB002', format('run %s is not collected to its end', p_run_id));
+  end if;
+  insert into backfill_private.findings (run_id, session_id, components, excluded)
+  select p_run_id, named.session_id, '{}', 'named as priority, but not completed, outside the dates, or nothing is missing'
+  from jsonb_array_elements_text(v_run.request -> 'priority') as named (session_id)
+  on conflict do nothing;
+  if not exists (select from backfill_private.findings as f where f.run_id = p_run_id and f.excluded is null) then
+    v_run.plan := backfill_private.measure_plan(p_run_id, p_round_trip_ms);
+    delete from public.backfill_runs where run_id = p_run_id;
+    return jsonb_build_object('state', 'empty', 'environment', v_run.environment, 'request', v_run.request,
+      'plan', v_run.plan);
+  end if;
+  v_run.request := v_run.request || jsonb_build_object('recent_since', backfill_private.recent_from(v_run));
+  update public.backfill_runs set request = v_run.request where run_id = p_run_id;
+  if not backfill_private.place_items(v_run) or not backfill_private.look_at_data(v_run) then
+    return jsonb_build_object('state', v_run.state);
+  end if;
+  update public.backfill_runs
+  set fingerprint = backfill_private.definitions(target), sealed_snapshot = pg_current_snapshot()::text
+  where run_id = p_run_id;
+  perform backfill_private.check_size(p_run_id);
+  update public.backfill_runs
+  set plan = backfill_private.measure_plan(p_run_id, p_round_trip_ms),
+      digest = backfill_private.compute_digest(p_run_id),
+      sealed_at = backfill_private.clock()
+  where run_id = p_run_id;
+  delete from backfill_private.findings as f where f.run_id = p_run_id and f.excluded is null;
+  perform backfill_private.move(p_run_id, 'awaiting_approval', null,
+    (select jsonb_build_object('digest', r.digest, 'sessions', r.plan -> 'candidates' -> 'total')
+       from public.backfill_runs as r where r.run_id = p_run_id));
+  return '{"state": "awaiting_approval"}'::jsonb;
+end
+$$;
+
+-- Refuse a plan that is larger than this project allows, outlives any approval, or names a function that is not there.
+create function backfill_private.check_size(p_run_id uuid)
+returns void
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_run public.backfill_runs;
+  v_sessions bigint;
+  v_batches integer;
+  v_settings public.backfill_settings;
+  v_gone text;
+begin
+  select * into strict v_settings from public.backfill_settings;
+  select * into strict v_run from public.backfill_runs where run_id = p_run_id;
+  select count(*), max(batch) into v_sessions, v_batches from public.backfill_items where run_id = p_run_id;
+  select f.key into v_gone from jsonb_each_text(v_run.fingerprint) as f where f.value is null;
+  if found then
+    perform backfill_private.refuse('OB013', format('there is no function %s', v_gone), 'backfill check');
+  elsif v_sessions > v_settings.max_sessions then
+    perform backfill_private.refuse('OB013',
+      format('the plan has %s sessions, this project allows %s', v_sessions, v_settings.max_sessions),
+      'narrow --since and --until');
+  elsif (v_batches - 1) * backfill_private.batch_spacing_s(v_run.request)
+      > extract(epoch from v_settings.approval_ttl) then
+    perform backfill_private.refuse('OB013',
+      format('at this throttle the run would outlive its approval of %s', v_settings.approval_ttl),
+      'narrow --since and --until, or raise --throttle');
+  end if;
+end
+$$;
+
+revoke all on function
+  backfill_private.placed(public.backfill_runs),
+  backfill_private.most_placed(),
+  backfill_private.place_items(public.backfill_runs),
+  backfill_private.look_at_data(public.backfill_runs),
+  backfill_private.seal(uuid, numeric),
+  backfill_private.check_size(uuid)
+from public;
+grant execute on function backfill_private.seal(uuid, numeric) to authenticated, service_role;
+
+create function public.backfill_seal(p_run_id uuid, p_round_trip_ms numeric default null)
+returns jsonb
+language sql
+set search_path = ''
+set statement_timeout = '55s'
+as $$
+  select backfill_private.seal(p_run_id, p_round_trip_ms)
+$$;
+
+revoke all on function public.backfill_seal(uuid, numeric) from public, anon, authenticated, service_role;
+grant execute on function public.backfill_seal(uuid, numeric) to authenticated, service_role;
+
+comment on function public.backfill_seal(uuid, numeric) is
+  'Complete a plan and compute its digest; the run then awaits approval. For the client.';
+
+-- from sql/40_rehearsal_rows.sql
+-- The rehearsal's rows: what stood there before, between and after the calls.
+
+-- Keep the rows that a scratch run's session has in the target tables, as they stand at this moment.
+create function backfill_private.keep_rows(p_scratch uuid, p_moment text)
+returns void
+language plpgsql
+set search_path = ''
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'iso_8601'
+set extra_float_digits = 1
+set bytea_output = 'hex'
+as $$
+declare
+  v_target public.backfill_targets;
+begin
+  for v_target in
+    select t.* from public.backfill_targets as t
+    join public.backfill_runs as r on r.target = t.target
+    where r.run_id = p_scratch order by t.position
+  loop
+    execute format(
+      'insert into backfill_private.rehearsal_rows (scratch, moment, table_name, row_key, contents)
+       select $1, $2, %L, backfill_private.row_key(to_jsonb(t.*), $3), to_jsonb(t.*)
+       from %s as t
+       join public.backfill_items as item on item.run_id = $1 and t.%I = item.session_id::%s
+       on conflict do nothing',
+      backfill_private.bare_name(v_target.table_name), v_target.table_name::regclass, v_target.session_column,
+      backfill_private.column_type(v_target.table_name, v_target.session_column))
+    using p_scratch, p_moment, v_target.key_columns;
+  end loop;
+end
+$$;
+
+-- What this transaction has written so far to tables that are neither the target's nor ours.
+--
+-- returns  {table: {inserted, updated, deleted}}, as PostgreSQL counts them; rows written and taken back count too
+create function backfill_private.writes_elsewhere(p_target text)
+returns jsonb
+language sql
+volatile
+set search_path = ''
+as $$
+  select coalesce(jsonb_object_agg(w.relid::regclass::text, jsonb_build_object(
+      'inserted', w.n_tup_ins, 'updated', w.n_tup_upd, 'deleted', w.n_tup_del)), '{}')
+  from pg_stat_xact_user_tables as w
+  where w.n_tup_ins + w.n_tup_upd + w.n_tup_del > 0
+    and w.schemaname <> 'backfill_private' and not (w.schemaname = 'public' and starts_with(w.relname, 'backfill_'))
+    and not exists (
+      select from public.backfill_targets as t
+      where t.target = p_target
+        and (w.relid = to_regclass(t.table_name)
+          or w.relid in (select p.relid from pg_partition_tree(to_regclass(t.table_name)) as p)))
+$$;
+
+-- How a session's rows differ between two moments, table by table.
+--
+-- returns  {table: {before, after, inserted, updated, deleted, columns: those that an updated row has otherwise}}
+create function backfill_private.rows_between(p_scratch uuid, p_from text, p_to text)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  with pairs as (
+    select coalesce(a.table_name, b.table_name) as table_name, b.contents as was, a.contents as becomes
+    from (select * from backfill_private.rehearsal_rows as r where r.scratch = p_scratch and r.moment = p_from) as b
+    full join (select * from backfill_private.rehearsal_rows as r where r.scratch = p_scratch and r.moment = p_to) as a
+      on a.table_name = b.table_name and a.row_key = b.row_key
+  ), columns as (
+    select p.table_name, jsonb_agg(distinct c.key order by c.key) as names
+    from pairs as p
+    cross join lateral jsonb_each(p.becomes) as c
+    where p.was is not null and p.was -> c.key is distinct from c.value
+    group by p.table_name
+  ), counted as (
+    select p.table_name,
+      count(p.was) as before, count(p.becomes) as after,
+      count(*) filter (where p.was is null) as inserted,
+      count(*) filter (where p.was <> p.becomes) as updated,
+      count(*) filter (where p.becomes is null) as deleted
+    from pairs as p group by p.table_name
+  )
+  select coalesce(jsonb_object_agg(c.table_name, to_jsonb(c) - 'table_name'
+    || jsonb_build_object('columns', coalesce(n.names, '[]'))), '{}')
+  from counted as c left join columns as n using (table_name)
+$$;
+
+-- The columns of the rows that a pass wrote which hold the time of its transaction: {table: [column]}. Whether a call
+-- sets such a column again cannot be told within one transaction.
+create function backfill_private.columns_of_now(p_scratch uuid)
+returns jsonb
+language sql
+stable
+set search_path = ''
+set timezone = 'UTC'
+as $$
+  select coalesce(jsonb_object_agg(n.table_name, n.columns), '{}') from (
+    select r.table_name, jsonb_agg(distinct c.key order by c.key) as columns
+    from backfill_private.rehearsal_rows as r
+    cross join lateral jsonb_each(r.contents) as c
+    where r.scratch = p_scratch and r.moment = 'first' and c.value in (to_jsonb(now()), to_jsonb(localtimestamp))
+    group by r.table_name) as n
+$$;
+
+-- The target of a scratch run. Only such a run's rows may be kept: they never outlive its transaction.
+--
+-- raises  OB001 it is none
+create function backfill_private.scratch_target(p_scratch uuid)
+returns text
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  v_target text;
+begin
+  select r.target into v_target from public.backfill_runs as r
+  where r.run_id = p_scratch and r.requested_via = 'rehearsal';
+  if not found then
+    perform backfill_private.refuse('OB001', format('there is no rehearsal %s', p_scratch));
+  end if;
+  return v_target;
+end
+$$;
+
+-- What the first pass left: rows, writes elsewhere, columns that hold the transaction's time, a component without its row.
+create function backfill_private.seen_first(p_scratch uuid, p_writes_before jsonb)
+returns jsonb
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+  v_target text := backfill_private.scratch_target(p_scratch);
+begin
+  perform backfill_private.keep_rows(p_scratch, 'first');
+  return jsonb_build_object(
+    'tables', backfill_private.rows_between(p_scratch, 'before', 'first'),
+    'undecidable', backfill_private.columns_of_now(p_scratch),
+    'without_effect', (
+      select e.component from backfill_private.effects(p_scratch) as e where not e.is_wanted limit 1),
+    'elsewhere', (
+      select coalesce(jsonb_object_agg(w.key, backfill_private.counts_since(p_writes_before -> w.key, w.value)), '{}')
+      from jsonb_each(backfill_private.writes_elsewhere(v_target)) as w
+      where w.value is distinct from p_writes_before -> w.key));
+end
+$$;
+
+-- Counts less those of before.
+create function backfill_private.counts_since(p_before jsonb, p_now jsonb)
+returns jsonb
+language sql
+immutable
+set search_path = ''
+as $$
+  select jsonb_object_agg(n.key, n.value::bigint - coalesce((p_before ->> n.key)::bigint, 0)) from jsonb_each_text(p_now) as n
+$$;
+
+-- What the second pass changed of what the first one left.
+create function backfill_private.seen_second(p_scratch uuid)
+returns jsonb
+language plpgsql
+security definer
+set search_path = ''
+as $$
+begin
+  perform backfill_private.scratch_target(p_scratch);
+  perform backfill_private.keep_rows(p_scratch, 'second');
+  return jsonb_build_object('tables', backfill_private.rows_between(p_scratch, 'first', 'second'));
+end
+$$;
+
+-- Take the scratch run's rows back as an undo does, and look what differs from before.
+--
+-- returns  {conflicts: [reason], tables: see backfill_private.rows_between}
+create function backfill_private.seen_undone(p_scratch uuid)
+returns jsonb
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+  v_conflicts jsonb;
+begin
+  perform backfill_private.scratch_target(p_scratch);
+  select coalesce(jsonb_agg(distinct c.value ->> 'reason'), '[]') into v_conflicts
+  from jsonb_array_elements(backfill_private.undo_item(p_scratch, 1) -> 'conflicts') as c;
+  perform backfill_private.keep_rows(p_scratch, 'undone');
+  return jsonb_build_object('conflicts', v_conflicts, 'tables', backfill_private.rows_between(p_scratch, 'before', 'undone'));
+end
+$$;
+
+revoke all on function
+  backfill_private.keep_rows(uuid, text),
+  backfill_private.writes_elsewhere(text),
+  backfill_private.rows_between(uuid, text, text),
+  backfill_private.columns_of_now(uuid),
+  backfill_private.scratch_target(uuid),
+  backfill_private.seen_first(uuid, jsonb),
+  backfill_private.counts_since(jsonb, jsonb),
+  backfill_private.seen_second(uuid),
+  backfill_private.seen_undone(uuid)
+from public;
+grant execute on function
+  backfill_private.seen_first(uuid, jsonb), backfill_private.seen_second(uuid), backfill_private.seen_undone(uuid)
+to service_role;
 
 notify pgrst, 'reload schema';

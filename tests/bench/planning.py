@@ -255,8 +255,8 @@ def main(sessions: int, candidates: int) -> None:
         for view in VIEWS_OF_SESSIONS:
             timed(stage, f"count(*) of {view}", f"select count(*) from public.{view}")
     print(f"memory of the client: imported {few['imported_mb']:.0f} MB")
-    told = (("planning", few), ("planning", seen), ("applying", applied), ("verifying", verified))
-    for verb, client in told:
+    clients = (("planning", few), ("planning", seen), ("applying", applied))
+    for verb, client in (*clients, ("verifying", verified)):
         print(f"  {verb} {client['sessions']:,} sessions, at most {client['peak_mb']:.0f} MB")
 
 
