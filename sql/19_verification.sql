@@ -81,7 +81,7 @@ begin
     'with came as materialized (
        select t.%2$I::text as session_id, %3$s as row_key, t.%4$I is distinct from %5$L as of_other_version,
          item.ordinal is not null as is_planned, item.components, not (%10$s) as is_unwanted,
-         not backfill_private.came_after(s.xmin, $2) as is_at_rest,
+         s.xmin as session_xmin,
          exists (select from public.backfill_receipts as r
            where r.run_id = $1 and r.ordinal = ours.ordinal and r.table_name = %8$L and r.row_key = %3$s
              and r.kind = ''score'' and r.undone_at is null) as is_ours
@@ -91,7 +91,8 @@ begin
          on ours.run_id = $1 and ours.source = %11$L and ours.session_id = t.%2$I::text
        left join public.backfill_items as item
          on item.run_id = ours.run_id and item.ordinal = ours.ordinal and item.state <> ''rolled_back''
-       where backfill_private.came_after(t.xmin, $2)
+       -- Cheap first: nearly all rows of a large table are older than anything that ran at sealing.
+       where age(t.xmin) <= age($3) and backfill_private.came_after(t.xmin, $2)
      )
      select c.session_id, c.row_key, c.of_other_version
      from came as c
@@ -102,14 +103,14 @@ begin
            where i.session_id = c.session_id and r.session_id = i.session_id and r.table_name = %8$L and r.row_key = c.row_key)
          then false
        when c.is_planned then c.is_unwanted
-       else c.is_at_rest end',
+       else not backfill_private.came_after(c.session_xmin, $2) end',
     v_target.table_name::regclass, v_target.session_column,
     -- As backfill_private.row_key has it, without a call for each row.
     (select format('jsonb_build_object(%s)', string_agg(format('%L, t.%I', c, c), ', ')) from unnest(v_target.key_columns) as c),
     v_target.version_column,
     v_run.request ->> v_target.version_parameter, v_source.source_table::regclass, v_source.key_column,
     v_target.table_name, p_component, backfill_private.row_condition(v_target, v_run.request, false), v_run.target)
-  using p_run_id, v_run.sealed_snapshot::pg_snapshot;
+  using p_run_id, v_run.sealed_snapshot::pg_snapshot, pg_snapshot_xmin(v_run.sealed_snapshot::pg_snapshot)::xid;
 end
 $$;
 
