@@ -139,7 +139,7 @@ as $$
         ('backfill_receipt', 29, to_regprocedure('backfill_private.keep_receipt()')),
         ('backfill_no_truncate', 34, to_regprocedure('backfill_private.refuse_truncate()')))
       and strpos(pg_get_triggerdef(g.oid),
-        $when$ WHEN ((current_setting('request.headers'::text, true) ~~ '%x-backfill-%'::text)) $when$) > 0
+        $when$ WHEN ((NULLIF(current_setting('request.headers'::text, true), ''::text) ~~ '%x-backfill-%'::text)) $when$) > 0
   ), relations as (
     select p_table as name, to_regclass(p_table) as oid, 0 as level
     union all

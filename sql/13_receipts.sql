@@ -247,11 +247,11 @@ set search_path = ''
 as $$
   select case when p_is_partition then '' else format(
 $sql$create or replace trigger backfill_receipt after insert or update or delete on %1$s for each row
-  when (current_setting('request.headers', true) like '%%x-backfill-%%')
+  when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-%%')
   execute function backfill_private.keep_receipt(%2$L, %3$L);
 $sql$, p_relation, p_target, p_component) end || format(
 $sql$create or replace trigger backfill_no_truncate before truncate on %1$s for each statement
-  when (current_setting('request.headers', true) like '%%x-backfill-%%')
+  when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-%%')
   execute function backfill_private.refuse_truncate();
 alter table %1$s enable always trigger backfill_receipt, enable always trigger backfill_no_truncate;
 $sql$, p_relation)
