@@ -222,6 +222,7 @@ class AsyncBackfill:
             "backfill_run_progress",
             columns=PROGRESS_COLUMNS,
             order="created_at",
+            key="run_id",
             limit=limit,
             equal={"state": state} if state else {},
         )

@@ -267,15 +267,25 @@ class Gateway:
         return found[0] if found else None
 
     async def newest(
-        self, relation: str, *, columns: str, order: str, limit: int, equal: Mapping[str, str]
+        self,
+        relation: str,
+        *,
+        columns: str,
+        order: str,
+        key: str,
+        limit: int,
+        equal: Mapping[str, str],
     ) -> list[dict[str, Json]]:
-        """The last rows by a column, at most `limit`, however few the project answers at a time."""
+        """The last rows by a column, at most `limit`, however few the project answers at a time.
+
+        key: unique; tells the order of rows that are alike in that column.
+        """
         rows: list[dict[str, Json]] = []
         while len(rows) < limit:
             request = self._client.table(relation).select(columns)
             for column, value in equal.items():
                 request = request.eq(column, value)
-            more = request.order(order, desc=True).range(len(rows), limit - 1)
+            more = request.order(order, desc=True).order(key).range(len(rows), limit - 1)
             if not (page := await self._read(more)):
                 break
             rows += page

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 from uuid import UUID, uuid4
@@ -51,24 +51,11 @@ HEADER = """\
 """
 
 
-def rollback_sql(run_id: str, receipts: Iterable[Receipts]) -> Iterator[str]:
-    """One transaction that takes back what a run wrote, row by row, the newest first, in pieces.
-
-    receipts: those of kind score that are not undone, [receipt, …] of some sessions after the
-    other, all of a session together: {receipt_id, table_name, row_key: {column: value}, operation,
-    before_hash, after_hash: hex with or without backslash x, or None}. Several of one row are
-    folded: back to before the first, if it is still what the last left.
-    Raises ValueError where run_id is no UUID, or a hash no hex.
-    """
-    undo = Undo(run_id)
-    yield undo.beginning()
-    for some in receipts:
-        yield undo.of(some)
-    yield undo.end()
-
-
 class Undo:
-    """The pieces of a rollback.sql. Raises ValueError where run_id is no UUID."""
+    """One transaction that takes back what a run wrote, row by row, in the pieces of a file.
+
+    Raises ValueError where run_id is no UUID.
+    """
 
     def __init__(self, run_id: str) -> None:
         self._run = str(UUID(run_id))
@@ -82,7 +69,13 @@ class Undo:
         return f"{HEADER.format(run=self._run)}\n{body}"
 
     def of(self, receipts: Receipts) -> str:
-        """The statements for some sessions' rows. Raises ValueError where a hash is no hex."""
+        """The statements for some sessions' rows, the newest first.
+
+        receipts: those of kind score that are not undone, all of a session, in any order:
+        {receipt_id, table_name, row_key: {column: value}, operation, before_hash, after_hash: hex
+        with or without backslash x, or None}. Several of one row are folded: back to before the
+        first, if it is still what the last left. Raises ValueError where a hash is no hex.
+        """
         undoing = [self._undo(h) for h in _folded(receipts) if _has_left_something(h)]
         self._rows += len(undoing)
         return "".join(f"{statement};\n" for statement in undoing)

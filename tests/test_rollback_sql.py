@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 from sqlglot import exp
 
-from backfill.rollback_sql import rollback_sql as pieces
+from backfill.rollback_sql import Undo
 
 RUN = "22dc9d26-0e85-4a2c-9bdc-1b92db031930"
 KEY = {"session_id": "618c5ea6", "version": "v1.2", "fc_kind": "functions"}
@@ -43,7 +43,8 @@ def receipt(receipt_id: int, **changes: Any) -> dict[str, Any]:
 
 def rollback_sql(run: str, receipts: list[dict[str, Any]]) -> str:
     """The file, of receipts that come all at once."""
-    return "".join(pieces(run, [receipts]))
+    undo = Undo(run)
+    return undo.beginning() + undo.of(receipts) + undo.end()
 
 
 def statements(receipts: list[dict[str, Any]]) -> list[exp.Expr]:
