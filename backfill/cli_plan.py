@@ -12,6 +12,7 @@ from backfill.cli_options import AsJson, Since, Until, connected, end
 from backfill.errors import BadRequest, ExitCode
 from backfill.logs import replace_file
 from backfill.plans import Plan
+from backfill.rendering import plan_pieces
 
 
 def add_to(app: typer.Typer) -> None:
@@ -166,4 +167,4 @@ def show_plan(shown: Plan, as_json: bool) -> None:
     if as_json:
         terminal.print_json(shown.as_dict())
     else:
-        terminal.print_markdown(shown.markdown())
+        terminal.print_markdown(plan_pieces(shown))

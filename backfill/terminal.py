@@ -30,6 +30,7 @@ NEVER_CUT = frozenset({"run", "failed session", "day"})
 PIPE_COLUMNS = 250  # a pipe has no width; nothing may be cut there
 RUNS_COLUMNS = 130  # below these the list of runs is cut
 LEAST_PREFIX_CHARS = 8
+RENDERED_LINES = 1_000
 
 
 def _console(*, stderr: bool) -> Console:
@@ -48,12 +49,23 @@ def print_json(answer: Json) -> None:
     print(json.dumps(answer, indent=2, ensure_ascii=False, default=str))
 
 
-def print_markdown(text: str) -> None:
-    """Markdown: rendered for a terminal, as it is for a pipe."""
-    if out.is_terminal:
-        out.print(Markdown(text), soft_wrap=False)
-    else:
-        print(text)
+def print_markdown(pieces: Iterable[str]) -> None:
+    """A document of Markdown, piece by piece: rendered for a terminal, as it is for a pipe.
+
+    Rendering takes a millisecond a line, so that past the first thousand tables are shown as text.
+    """
+    lines = 0
+    for piece in pieces:
+        if not out.is_terminal:
+            print(piece, end="")
+        elif not piece.strip():
+            out.print("\n" * (piece.count("\n") - 1), end="")
+        elif lines > RENDERED_LINES and piece.startswith(("|", "### ")):
+            out.print(piece, markup=False)
+        else:
+            out.print(Markdown(piece), soft_wrap=False)
+            lines += piece.count("\n") + 1
+    print()
 
 
 def print_next(step: str) -> None:

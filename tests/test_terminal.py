@@ -12,6 +12,7 @@ from rich.console import Console
 
 from backfill import progress, terminal
 from backfill.errors import BackfillError
+from backfill.markdown import document, joined, table
 from backfill.models import Event, RunSummary, Status
 from tests.commands import Shell
 
@@ -75,6 +76,34 @@ def test_the_runs_are_whole_where_there_is_room(monkeypatch: pytest.MonkeyPatch)
     assert RUNS[0].run_id in shown.getvalue()
     assert RUNS[0].approved_by is not None
     assert RUNS[0].approved_by in shown.getvalue()
+
+
+def test_a_long_plan_is_rendered_at_its_beginning_and_at_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The tables between are text: all is there, and what has to be done now stands out."""
+    console, shown = screen(80)
+    monkeypatch.setattr(terminal, "out", console)
+    batch = table(("#", "Session"), ((n, f"`session {n}`") for n in range(600)))
+    parts = ["# Plan", *(part for n in range(4) for part in (f"### Batch {n}", batch))]
+    terminal.print_markdown(document([*parts, "## Status", "**HALTED FOR APPROVAL**"]))
+    text = shown.getvalue()
+    assert text.count("| 599 | `session 599` |") == 2
+    assert text.count("session 599") == 4
+    assert "### Batch 1" not in text
+    assert "### Batch 3\n\n| # | Session |\n" in text
+    assert "**" not in text
+    assert text.rstrip().endswith("HALTED FOR APPROVAL")
+
+
+def test_a_pipe_gets_the_document_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Piece by piece is the same text."""
+    monkeypatch.setattr(terminal, "out", Console(force_terminal=False))
+    parts = ["# Plan", "", "| a |\n| --- |", "end"]
+    terminal.print_markdown(document(parts))
+    assert capsys.readouterr().out == joined(*parts) + "\n"
 
 
 def test_the_time_left_is_the_databases(monkeypatch: pytest.MonkeyPatch) -> None:
