@@ -572,9 +572,9 @@ def test_the_functions_that_the_key_may_call_are_these(thief: Thief) -> None:
     }
     assert callable_by_key == {
         "approve", "bulk", "cancel", "check", "claim", "claim_apart", "collect", "confirm_undo",
-        "coverage", "find_runs", "freshness", "open", "pause", "preview_undo", "prune",
-        "rehearsal", "rehearse", "reject", "renew", "resume", "retry", "seal", "settle", "start",
-        "verify", "verify_part",
+        "coverage", "find_runs", "freshness", "open", "pause", "plan_sessions", "preview_undo",
+        "prune", "rehearsal", "rehearse", "reject", "renew", "resume", "retry", "seal", "settle",
+        "start", "verify", "verify_part", "written",
     }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import backfill
 ROOT = Path(__file__).parent.parent
 # What PostgreSQL's jsonb holds, and what `--json` prints: their docstrings name the keys.
 JSON = re.compile(
-    r"\.(as_dict|candidates|conflicts|details|request|figures|audit|buckets)$"
+    r"\.(as_dict|told|candidates|conflicts|details|request|figures|audit|buckets)$"
     r"|\.(Plan|Verification|UndoEffect|Event|Undo)$"  # constructors: a verb makes these
 )
 

@@ -4445,7 +4445,7 @@ as $$
     select x.ordinal, json_build_array(x.ordinal, x.session_id, x.session_at, x.category, x.components, x.phase, x.batch,
       x.state, x.attempts, x.failed_step, x.error_code, x.error_message, x.started_at, x.settled_at) as packed
     from public.backfill_items as x
-    where x.run_id = p_run_id and x.ordinal > p_after order by x.ordinal limit least(p_sessions, 10000)) as i
+    where x.run_id = p_run_id and x.ordinal > p_after order by x.ordinal limit greatest(least(p_sessions, 10000), 0)) as i
 $$;
 
 -- What a run's scoring wrote, packed: the receipts of so many sessions before a place of its plan, all of a session together.
@@ -4466,7 +4466,7 @@ as $$
     select x.run_id, x.ordinal from public.backfill_items as x
     where x.run_id = p_run_id and (p_before is null or x.ordinal < p_before) and exists (
       select from public.backfill_receipts as y where y.run_id = x.run_id and y.ordinal = x.ordinal and y.kind = 'score')
-    order by x.ordinal desc limit least(p_sessions, 2000)) as i
+    order by x.ordinal desc limit greatest(least(p_sessions, 2000), 0)) as i
   join public.backfill_receipts as r on r.run_id = i.run_id and r.ordinal = i.ordinal and r.kind = 'score'
 $$;
 
