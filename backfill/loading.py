@@ -37,10 +37,7 @@ async def load_plan(gateway: Gateway, run_id: str) -> Plan:
     run = await load_run(gateway, run_id)
     sessions = PlannedSessions()
     asked: dict[str, Json] = {"p_run_id": run_id, "p_after": 0, "p_sessions": SESSIONS_A_CALL}
-    while len(sessions) % SESSIONS_A_CALL == 0:
-        page = await gateway.call("backfill_plan_sessions", asked, expect=list)
-        if not page:
-            break
+    while page := await gateway.call("backfill_plan_sessions", asked, expect=list):
         sessions.extend(map(session_of, page))
         asked["p_after"] = page[-1][0]
     return plan_of(run, sessions)

@@ -165,19 +165,23 @@ as $$
 declare
   v_turn text := current_setting('backfill.bulk', true);
   v_headers jsonb;
-  v_before jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) end;
-  v_after jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) end;
+  v_before jsonb;
+  v_after jsonb;
   v_now timestamptz;
   v_held record;
 begin
+  if coalesce(v_turn, '') = '' then
+    v_headers := backfill_private.run_headers();
+    if v_headers is null or pg_trigger_depth() = 1 and not v_headers ? 'x-backfill-run' then
+      return null;
+    end if;
+  end if;
+  v_before := case when tg_op <> 'INSERT' then to_jsonb(old) end;
+  v_after := case when tg_op <> 'DELETE' then to_jsonb(new) end;
   if v_turn <> '' then
     -- JSON has no line ends and tabs of its own. Assigned, not performed: without a query around it.
     v_turn := set_config('backfill.bulk',
       concat(v_turn, e'\n', tg_argv[0], e'\t', tg_argv[1], e'\t', tg_op, e'\t', v_before, e'\t', v_after), true);
-    return null;
-  end if;
-  v_headers := backfill_private.run_headers();
-  if v_headers is null or pg_trigger_depth() = 1 and not v_headers ? 'x-backfill-run' then
     return null;
   end if;
   select i.run_id, i.ordinal, i.source, i.session_id, i.state, i.attempts, i.lease_kind, i.lease_until,
