@@ -59,7 +59,5 @@ class Bucket(Sequence[Row]):
             and all(mine == theirs for mine, theirs in zip(self, other, strict=True))
         )
 
-    __hash__ = None  # type: ignore[assignment] # as a list has none
-
     def __repr__(self) -> str:
         return f"Bucket of {len(self)}"

@@ -188,7 +188,7 @@ class Draft:
     def _opened(self) -> tuple[Path, IO[bytes]]:
         if self._begun is None:
             handle, beside = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
-            self._begun = Path(beside), open(handle, "wb")  # noqa: SIM115
+            self._begun = Path(beside), os.fdopen(handle, "wb")
         return self._begun
 
     def write(self, text: str) -> None:

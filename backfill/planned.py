@@ -164,8 +164,6 @@ class PlannedSessions(Sequence[PlannedSession]):
             return NotImplemented
         return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
 
-    __hash__ = None  # type: ignore[assignment]  # it grows while a plan is read
-
     def __repr__(self) -> str:
         return f"<{len(self)} planned sessions>"
 

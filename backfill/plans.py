@@ -148,10 +148,12 @@ class Plan:
         return tuple(self._batches())
 
     def _batches(self) -> Iterator[Batch]:
-        spacing_s = self.batch_spacing_s
         for number, phase, places in self.sessions.batches():
-            ids = tuple(self.sessions.ids(places))
-            yield Batch(number, phase, ids, (number - 1) * spacing_s)
+            yield Batch(number, phase, tuple(self.sessions.ids(places)), self.starts_at_s(number))
+
+    def starts_at_s(self, number: int) -> float:
+        """Seconds from the start of the first batch to that of this one."""
+        return (number - 1) * self.batch_spacing_s
 
     @property
     def counts(self) -> Mapping[str, int]:

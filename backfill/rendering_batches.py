@@ -40,7 +40,7 @@ def batching(plan: Plan) -> str:
     batches = table(
         ("Batch", "Phase", "Starts", "Sessions"),
         (
-            (number, phase, mm_ss(_starts_at_s(plan, number)), len(places))
+            (number, phase, mm_ss(plan.starts_at_s(number)), len(places))
             for number, phase, places in plan.sessions.batches()
         ),
     )
@@ -114,13 +114,9 @@ def sessions(plan: Plan) -> Iterator[str]:
     started = plan.sessions.have_begun()
     header = ["#", "Session", "Lacks", "Created", *(["State", "Error"] if started else [])]
     for number, phase, places in plan.sessions.batches():
-        yield f"### Batch {number} ({phase}, starts at {mm_ss(_starts_at_s(plan, number))})"
+        yield f"### Batch {number} ({phase}, starts at {mm_ss(plan.starts_at_s(number))})"
         members = plan.sessions[places.start : places.stop]
         yield table(header, ([*_planned(s), *(_became(s) if started else [])] for s in members))
-
-
-def _starts_at_s(plan: Plan, number: int) -> float:
-    return (number - 1) * plan.batch_spacing_s
 
 
 def _planned(session: PlannedSession) -> list[object]:

@@ -89,7 +89,7 @@ class Undo:
         first, last = history[0], history[-1]
         names, key = sorted(last["row_key"]), last["row_key"].values()
         if any(value is None or isinstance(value, (dict, list)) for value in key):
-            return _built(self._run, first, last)  # hardly a key that many rows have
+            return built(self._run, first, last)  # hardly a key that many rows have
         is_there = last["after_hash"] is not None
         shape = (last["table_name"], *names, first["operation"] == "insert", is_there)
         if shape not in self._shapes:
@@ -116,8 +116,8 @@ class _Shape(NamedTuple):
         an_id, a_hash, *a_key = marks = [f"1{uuid4().int:039}" for _ in range(2 + len(names))]
         row_key = dict(zip(names, a_key, strict=True))
         marked = {**last, "after_hash": last["after_hash"] and a_hash, "row_key": row_key}
-        built = _built(run, {**first, "receipt_id": an_id}, marked)
-        pieces = re.split(f"({'|'.join(marks)})", built)
+        whole = built(run, {**first, "receipt_id": an_id}, marked)
+        pieces = re.split(f"({'|'.join(marks)})", whole)
         return cls(pieces[::2], [marks.index(mark) for mark in pieces[1::2]])
 
     def filled(self, values: Sequence[str]) -> str:
@@ -131,7 +131,8 @@ def _has_left_something(history: Receipts) -> bool:
     return history[0]["operation"] != "insert" or history[-1]["after_hash"] is not None
 
 
-def _built(run: str, first: Receipt, last: Receipt) -> str:
+def built(run: str, first: Receipt, last: Receipt) -> str:
+    """The statement that takes a row back, by the first and the last of its receipts."""
     is_new = first["operation"] == "insert"
     statement = _delete(last) if is_new else _put_back(run, first, last)
     return statement.sql(dialect=DIALECT)

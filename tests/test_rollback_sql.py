@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 from sqlglot import exp
 
-from backfill.rollback_sql import Undo
+from backfill.rollback_sql import Undo, built
 
 RUN = "22dc9d26-0e85-4a2c-9bdc-1b92db031930"
 KEY = {"session_id": "618c5ea6", "version": "v1.2", "fc_kind": "functions"}
@@ -166,8 +166,7 @@ def test_rows_of_a_shape_differ_in_their_values_alone(ids: list[str]) -> None:
             )
             for number, name in enumerate(ids)
         ]
-        apart = [str(s) for row in rows if (s := undo_of(row))]
-        assert undo_of(*rows) == "".join(reversed(apart))
+        assert undo_of(*rows) == "".join(f"{built(RUN, row, row)};\n" for row in reversed(rows))
 
 
 def undo_of(*receipts: dict[str, Any]) -> str:
