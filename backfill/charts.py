@@ -21,6 +21,7 @@ Points = Sequence[tuple[float, float]]
 
 HEIGHT, WIDTH = 300, 820
 MOST_LABELS = 16
+FINE_BELOW = 10  # numbers of an axis of time have a second digit there
 UPRIGHT_LABELS = 8
 _STYLE = Style(
     background="transparent",
@@ -109,7 +110,9 @@ def _options(labels: Sequence[str]) -> dict[str, Any]:
         "min_scale": 2,
         "max_scale": 8,
         "value_formatter": lambda value: f"{value:,.0f}",
-        "x_value_formatter": lambda value: f"{value:,.0f}",
+        "x_value_formatter": lambda value: (
+            f"{value:,.0f}" if value >= FINE_BELOW else f"{value:.2g}"
+        ),
     }
 
 

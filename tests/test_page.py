@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 import backfill
-from backfill import page_figures
+from backfill import charts, page_figures
 from backfill.planned import PlannedSessions
 from backfill.rendering_page import plan_page
 from tests.browser import running_browser
@@ -254,6 +254,13 @@ def test_the_window_holds_what_started_in_the_last_minute() -> None:
     assert page_figures.in_the_window(starts) == [
         (0.0, 5.0), (15.0, 10.0), (60.0, 10.0), (75.0, 5.0), (120.0, 0.0),
     ]  # fmt: skip
+
+
+def test_an_axis_of_less_than_a_second_has_two_ends() -> None:
+    """A run in bulk may be over in a third of one: rounded, it would begin and end at 0."""
+    drawn = charts.lines("progress", "said", "seconds", {"done": [(0.0, 0.0), (0.34, 39.0)]})
+    assert ">0.34<" in drawn
+    assert ">0<" in drawn
 
 
 def test_latencies_are_of_the_last_attempt() -> None:
