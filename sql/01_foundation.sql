@@ -13,7 +13,7 @@ create function backfill_private.clock()
 returns timestamptz
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return pg_catalog.clock_timestamp();
@@ -24,7 +24,7 @@ $$;
 create function backfill_private.refuse(p_code text, p_message text, p_hint text default null)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   raise exception using
@@ -40,7 +40,7 @@ returns text
 language sql
 immutable
 strict
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select encode(sha256(convert_to(p_text, 'UTF8')), 'hex')
 $$;

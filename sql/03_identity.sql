@@ -8,7 +8,7 @@ create function backfill_private.claims()
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select nullif(current_setting('request.jwt.claims', true), '')::jsonb
 $$;
@@ -19,7 +19,7 @@ returns text
 language sql
 stable
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select u.raw_app_meta_data ->> 'backfill_role'
   from auth.users as u
@@ -41,7 +41,7 @@ create function backfill_private.caller(
 language plpgsql
 stable
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_claims jsonb := backfill_private.claims();
@@ -86,7 +86,7 @@ create function backfill_private.rank(p_backfill_role text)
 returns integer
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select case p_backfill_role when 'viewer' then 1 when 'operator' then 2 when 'approver' then 3 else 0 end
 $$;
@@ -97,7 +97,7 @@ returns boolean
 language sql
 stable
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(bool_or(
     c.kind = 'postgres'
@@ -116,7 +116,7 @@ create function backfill_private.authorize(p_verb text)
 returns void
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if not backfill_private.may(p_verb) then

@@ -82,7 +82,7 @@ returns text
 language sql
 stable
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(
     nullif(current_setting('backfill.request', true), '')::jsonb ->> p_name,
@@ -96,7 +96,7 @@ create function backfill_private.gaps_view(p_target text)
 returns text
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select format('backfill_private.%I', p_target || '_gaps')
 $$;
@@ -106,7 +106,7 @@ create function backfill_private.scoring_functions(p_target text)
 returns table (component text, "position" integer, transport text, signature text, name text, oid oid)
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select t.component, t.position, t.transport, t.function_signature,
     coalesce(p.proname, case t.transport when 'rpc' then regexp_replace(split_part(t.function_signature, '(', 1), '^.*\.', '')
@@ -122,7 +122,7 @@ create function backfill_private.column_type(p_table text, p_column text)
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select format_type(a.atttypid, a.atttypmod)
   from pg_attribute as a
@@ -139,7 +139,7 @@ create function backfill_private.row_condition(
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select format('t.%I = item.session_id::%s', p_target.session_column,
       backfill_private.column_type(p_target.table_name, p_target.session_column))

@@ -39,7 +39,7 @@ grant select on public.backfill_transitions to authenticated, service_role;
 create function backfill_private.guard_run()
 returns trigger
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if new.state <> old.state and not exists (
@@ -72,7 +72,7 @@ create trigger backfill_runs_guard before update on public.backfill_runs
 create function backfill_private.guard_item()
 returns trigger
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if tg_op = 'UPDATE' and
@@ -96,7 +96,7 @@ create trigger backfill_items_guard before update or delete on public.backfill_i
 create function backfill_private.guard_new_items()
 returns trigger
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_sealed uuid;
@@ -120,7 +120,7 @@ create trigger backfill_items_no_more after insert on public.backfill_items
 create function backfill_private.guard_truncate()
 returns trigger
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform backfill_private.refuse('OB007', format('%s is never truncated', tg_table_name));

@@ -33,7 +33,7 @@ create function backfill_private.event_hash(
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
   select backfill_private.sha256_hex(concat_ws(e'\n', p_prev_hash, p_run_id, p_seq, to_jsonb(p_at), p_kind, p_actor, p_details))
@@ -43,7 +43,7 @@ $$;
 create function backfill_private.record(p_run_id uuid, p_kind text, p_details jsonb default '{}')
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_run public.backfill_runs;
@@ -67,7 +67,7 @@ create function backfill_private.chain_faults(p_run_id uuid)
 returns table (seq bigint, fault text)
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with chain as (
     select e.*,
@@ -95,7 +95,7 @@ $$;
 create function backfill_private.move(p_run_id uuid, p_to text, p_reason text default null, p_details jsonb default '{}')
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_from text := (select state from public.backfill_runs where run_id = p_run_id for no key update);

@@ -6,7 +6,7 @@ create function backfill_private.function_fingerprint(p_signature text)
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.sha256_hex(concat_ws(e'\n', pg_get_functiondef(p.oid), p.proowner::regrole,
     (select string_agg(acl::text, ',' order by acl::text) from unnest(p.proacl) as acl)))
@@ -21,7 +21,7 @@ create function backfill_private.definitions(p_target text)
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_object('backfill_targets',
       (select backfill_private.sha256_hex(jsonb_agg(to_jsonb(t) order by t.position)::text)
@@ -41,7 +41,7 @@ create function backfill_private.server_identity()
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select concat_ws('/', s.system_identifier, c.timeline_id, current_database())
   from pg_control_system() as s, pg_control_checkpoint() as c
@@ -52,7 +52,7 @@ create function backfill_private.compute_digest(p_run_id uuid)
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.sha256_hex(concat_ws(e'\n',
     'backfill plan, form 1',
@@ -74,7 +74,7 @@ create function backfill_private.told_apart(p_digest text, p_other text)
 returns text
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select case
     when left(p_digest, 12) is distinct from left(p_other, 12) then left(p_digest, 12) || '…'

@@ -7,7 +7,7 @@ create function backfill_private.since_bound(p_name text, p_text text)
 returns timestamptz
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 set datestyle = 'ISO, YMD'
 as $$
@@ -33,7 +33,7 @@ create function backfill_private.until_bound(p_name text, p_text text)
 returns timestamptz
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.since_bound(p_name, p_text)
     + case when p_text ~ '^\s*\d{4}-\d{2}-\d{2}\s*$' then interval '1 day' else interval '1 microsecond' end
@@ -46,7 +46,7 @@ create function backfill_private.whole_number(p_request jsonb, p_name text, p_le
 returns integer
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_text text := p_request ->> p_name;
@@ -72,7 +72,7 @@ create function backfill_private.resolve_sessions(p_target text, p_given text[])
 returns text[]
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_source backfill_private.sources;
@@ -110,7 +110,7 @@ create function backfill_private.check_pace(p_throttle integer, p_batch_size int
 returns void
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_most integer := (select max_throttle_per_minute from public.backfill_settings);
@@ -138,7 +138,7 @@ create function backfill_private.check_environment(p_wanted text)
 returns text
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_here text := (select environment from public.backfill_settings);
@@ -158,7 +158,7 @@ create function backfill_private.check_target(p_name text)
 returns text
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_known text[] := (select array_agg(distinct target order by target) from public.backfill_targets);
@@ -182,7 +182,7 @@ create function backfill_private.wanted_versions(p_target text, p_request jsonb)
 returns jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_unknown text;
@@ -220,7 +220,7 @@ create function backfill_private.given_defaults(p_defaults jsonb, p_request json
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_object_agg(d.key, case
       when jsonb_typeof(d.value) = 'number' then to_jsonb(backfill_private.whole_number(p_request, d.key, 0))
@@ -235,7 +235,7 @@ create function backfill_private.named_parameters(p_target text, p_request jsonb
 returns jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_known text[] := array(
@@ -259,7 +259,7 @@ create function backfill_private.check_names(p_names jsonb)
 returns void
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_name record;
@@ -282,7 +282,7 @@ create function backfill_private.check_form(p_request jsonb)
 returns void
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_name text;
@@ -316,7 +316,7 @@ create function backfill_private.check_mode(p_target text, p_mode text)
 returns text
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_edge text := (select string_agg(t.function_signature, ', ') from public.backfill_targets as t
@@ -339,7 +339,7 @@ create function backfill_private.normal_request(p_request jsonb)
 returns jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 declare

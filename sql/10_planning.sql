@@ -13,7 +13,7 @@ create function backfill_private.open_run(p_request jsonb, p_project_host text, 
 returns uuid
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_environment text;
@@ -57,7 +57,7 @@ $$;
 create function backfill_private.detected(p_target text, p_from timestamptz, p_until timestamptz)
 returns backfill_private.findings[]
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 declare
@@ -84,7 +84,7 @@ create function backfill_private.window_aim(p_target text)
 returns interval
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select case when exists (
       select from backfill_private.sources as s
@@ -100,7 +100,7 @@ $$;
 create function backfill_private.keep_findings(p_run public.backfill_runs, p_until timestamptz)
 returns boolean
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform set_config('backfill.request', p_run.request::text, true);
@@ -127,7 +127,7 @@ create function backfill_private.collect_window(p_run_id uuid)
 returns boolean
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_run public.backfill_runs;
@@ -163,7 +163,7 @@ create function backfill_private.run_lock(p_run_id uuid)
 returns bigint
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select hashtextextended(p_run_id::text, 20251101)
 $$;
@@ -174,7 +174,7 @@ $$;
 create function backfill_private.locked_run(p_run_id uuid, p_states text[] default null)
 returns public.backfill_runs
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_run public.backfill_runs;
@@ -198,7 +198,7 @@ create function backfill_private.batch_spacing_s(p_request jsonb)
 returns numeric
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(ceil(60000000.0
     / floor((p_request ->> 'throttle_per_minute')::numeric / (p_request ->> 'batch_size')::numeric)) / 1000000.0, 0)
@@ -209,7 +209,7 @@ create function backfill_private.categories(p_target text)
 returns table (components text[], category text)
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select array_agg(t.component order by t.position), string_agg(t.component, '+' order by t.position desc)
   from generate_series(1, (1 << (select count(*)::integer from public.backfill_targets where target = p_target)) - 1) as mask
@@ -222,7 +222,7 @@ create function backfill_private.recent_from(p_run public.backfill_runs)
 returns timestamptz
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
   select coalesce((p_run.request ->> 'recent_since')::timestamptz, (
@@ -252,7 +252,7 @@ create function public.backfill_open(
 )
 returns uuid
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.open_run(p_request, p_project_host, p_run_id)
 $$;
@@ -260,7 +260,7 @@ $$;
 create function public.backfill_collect(p_run_id uuid)
 returns boolean
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
   select backfill_private.collect_window(p_run_id)
@@ -271,7 +271,7 @@ create function public.backfill_find_runs(p_prefix text)
 returns setof uuid
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select r.run_id from public.backfill_runs as r
   where starts_with(r.run_id::text, lower(btrim(p_prefix))) and btrim(p_prefix) <> ''

@@ -5,7 +5,7 @@ create function backfill_private.mark(p_name text, p_status text, p_detail text)
 returns jsonb
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_object('name', p_name, 'status', p_status, 'detail', p_detail)
 $$;
@@ -15,7 +15,7 @@ create function backfill_private.bare_name(p_name text)
 returns text
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select (parse_ident(p_name))[cardinality(parse_ident(p_name))]
 $$;
@@ -26,7 +26,7 @@ create function backfill_private.plan_steps(p_run_id uuid)
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_agg(jsonb_build_object(
       'component', t.component,
@@ -53,7 +53,7 @@ create function backfill_private.plan_figures(p_run_id uuid)
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with items as (
     select i.* from public.backfill_items as i where i.run_id = p_run_id
@@ -93,7 +93,7 @@ create function backfill_private.function_marks(p_target text)
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.mark(case t.transport when 'edge' then 'Edge Function ' else 'function ' end || f.name,
     case when t.transport = 'edge' then 'warn'
@@ -128,7 +128,7 @@ create function backfill_private.unguarded(p_table text)
 returns setof text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with standing as (
     select g.tgrelid
@@ -156,7 +156,7 @@ create function backfill_private.table_marks(p_target text)
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with tables as (
     select t.position, to_regclass(t.table_name) as oid, t.table_name as name, t.receipts = 'inferred' as infers
@@ -193,7 +193,7 @@ create function backfill_private.kind_marks(p_run_id uuid)
 returns setof jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_kind record;
@@ -224,7 +224,7 @@ create function backfill_private.setting_marks(p_run_id uuid)
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.mark('environment', case when s.environment is null then 'warn' else 'ok' end,
     coalesce('this project is ' || s.environment,
@@ -248,7 +248,7 @@ create function backfill_private.settings_now()
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select to_jsonb(s) - 'only_row' from public.backfill_settings as s
 $$;
@@ -258,7 +258,7 @@ create function backfill_private.measure_plan(p_run_id uuid, p_round_trip_ms num
 returns jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_run public.backfill_runs;

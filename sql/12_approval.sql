@@ -35,7 +35,7 @@ create function backfill_private.check_approver(p_run public.backfill_runs)
 returns void
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_caller record;
@@ -68,7 +68,7 @@ create function backfill_private.check_digest(p_run public.backfill_runs, p_dige
 returns void
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if p_digest is distinct from p_run.digest then
@@ -88,7 +88,7 @@ create function backfill_private.what_changed(p_run public.backfill_runs)
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(
     string_agg(format('%s was %s, is %s', n.key, coalesce(left(p_run.fingerprint ->> n.key, 12) || '…', 'not there'),
@@ -106,7 +106,7 @@ create function backfill_private.decide()
 returns trigger
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_run public.backfill_runs;
@@ -177,7 +177,7 @@ create function public.backfill_approve(
 )
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   insert into public.backfill_approvals (run_id, digest, decision, approver, note)
   values ($1, $2, 'approved', coalesce($3, ''), left($4, 500))
@@ -189,7 +189,7 @@ $$;
 create function public.backfill_reject(run uuid, reason text, approver text default null)
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   insert into public.backfill_approvals (run_id, digest, decision, approver, note)
   values ($1, '', 'rejected', coalesce($3, ''), left($2, 500))

@@ -64,7 +64,7 @@ returns bytea
 language sql
 immutable
 strict
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select sha256(convert_to(p_row::text, 'UTF8'))
 $$;
@@ -74,7 +74,7 @@ create function backfill_private.row_key(p_row jsonb, p_columns text[])
 returns jsonb
 language plpgsql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_key jsonb := '{}'::jsonb;
@@ -95,7 +95,7 @@ create function backfill_private.run_headers()
 returns jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_headers jsonb;
@@ -114,7 +114,7 @@ $$;
 create function backfill_private.check_order(p_run_id uuid, p_ordinal integer, p_component text, p_needs_first text[])
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_lacks record;
@@ -154,7 +154,7 @@ create function backfill_private.keep_receipt()
 returns trigger
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 set datestyle = 'ISO, YMD'
 set intervalstyle = 'iso_8601'
@@ -228,7 +228,7 @@ $$;
 create function backfill_private.refuse_truncate()
 returns trigger
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if backfill_private.run_headers() ? 'x-backfill-run' or pg_trigger_depth() > 1 and backfill_private.run_headers() is not null then
@@ -247,7 +247,7 @@ create function backfill_private.guard_sql(p_relation regclass, p_target text, p
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select case when p_is_partition then '' else format(
 $sql$create or replace trigger backfill_receipt after insert or update or delete on %1$s for each row

@@ -8,7 +8,7 @@ create function backfill_private.effects(p_run_id uuid, p_ordinals integer[] def
 returns table (ordinal integer, component text, is_present boolean, is_wanted boolean, has_receipt boolean)
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 declare
@@ -42,7 +42,7 @@ create function backfill_private.standing_of(p_run public.backfill_runs, p_ordin
 returns table (ordinal integer, component text)
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -67,7 +67,7 @@ create function backfill_private.steps(p_run public.backfill_runs, p_ordinals in
 returns table (ordinal integer, steps jsonb)
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select i.ordinal, jsonb_agg(jsonb_build_object(
       'component', t.component, 'transport', t.transport, 'function', f.name,

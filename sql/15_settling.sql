@@ -14,7 +14,7 @@
 create function backfill_private.decide_outcomes(p_run_id uuid, p_outcomes jsonb)
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -98,7 +98,7 @@ create function backfill_private.kept_message(p_code text, p_message text)
 returns text
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select coalesce((
     select c.meaning || '; the message stays in the database''s log, it may hold contents'
@@ -119,7 +119,7 @@ create function backfill_private.has_known_outcome(p_outcomes jsonb)
 returns boolean
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select exists (select from jsonb_array_elements(p_outcomes) as o where o ->> 'outcome' in ('answered', 'failed', 'again'))
 $$;
@@ -136,7 +136,7 @@ create function backfill_private.outcome(
 )
 language plpgsql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   is_critical := p_lacks_receipt or coalesce(p_code = 'OB018', false);
@@ -168,7 +168,7 @@ $$;
 create function backfill_private.hold(p_run_id uuid, p_reason text)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if (select r.state from public.backfill_runs as r where r.run_id = p_run_id) = 'running' then
@@ -183,7 +183,7 @@ create function backfill_private.settled_details(p_run_id uuid, p_claim_id uuid,
 returns jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -209,7 +209,7 @@ $$;
 create function backfill_private.record_critical(p_run_id uuid, p_claim_id uuid, p_settled jsonb)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_bad jsonb;
@@ -228,7 +228,7 @@ $$;
 create function backfill_private.record_batch(p_run_id uuid, p_claim_id uuid, p_settled jsonb)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform backfill_private.record(p_run_id, 'batch_settled', backfill_private.settled_details(p_run_id, p_claim_id, p_settled));
@@ -241,7 +241,7 @@ create function backfill_private.receipts_hash(p_run_id uuid, p_ordinals integer
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.sha256_hex(coalesce(string_agg(
     jsonb_build_array(r.receipt_id, r.ordinal, r.kind, r.operation, r.table_name, r.row_key,
@@ -256,7 +256,7 @@ create function backfill_private.receipt_faults(p_run_id uuid, p_after bigint, p
 returns table (seq bigint, fault text)
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select e.seq, 'the receipts of this batch are not those that were settled'
   from public.backfill_events as e
@@ -273,7 +273,7 @@ create function backfill_private.check_outcomes(p_outcomes jsonb)
 returns void
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if jsonb_typeof(p_outcomes) is distinct from 'array'
@@ -302,7 +302,7 @@ create function backfill_private.settle(p_run_id uuid, p_claim_id uuid, p_outcom
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_mine jsonb;
@@ -337,7 +337,7 @@ $$;
 create function backfill_private.settle_untold(p_run_id uuid, p_ordinals integer[], p_why text)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if p_ordinals is not null then
@@ -352,7 +352,7 @@ $$;
 create function backfill_private.release_all(p_run_id uuid)
 returns void
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.settle_untold(p_run_id,
     (select array_agg(i.ordinal) from public.backfill_items as i where i.run_id = p_run_id and i.state = 'leased'),
@@ -363,7 +363,7 @@ $$;
 create function backfill_private.release_expired()
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_run_id uuid;
@@ -407,7 +407,7 @@ grant execute on function backfill_private.settle(uuid, uuid, jsonb) to service_
 create function public.backfill_settle(p_run_id uuid, p_claim_id uuid, p_outcomes jsonb)
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.settle(p_run_id, p_claim_id, p_outcomes)
 $$;

@@ -9,7 +9,7 @@ create function backfill_private.back_off(p_troubles integer)
 returns interval
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select least(60, power(2, least(p_troubles, 10) - 1)) * (0.5 + random() / 2) * interval '1 second'
 $$;
@@ -21,7 +21,7 @@ $$;
 create function backfill_private.note_trouble(p_run_id uuid, p_outcomes jsonb, p_settled jsonb)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_trouble record;
@@ -68,7 +68,7 @@ $$;
 create function backfill_private.break_circuit(p_run_id uuid, p_settled jsonb)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_run public.backfill_runs;

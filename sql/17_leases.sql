@@ -6,7 +6,7 @@ create function backfill_private.lease_ttl()
 returns interval
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select interval '60 seconds'
 $$;
@@ -16,7 +16,7 @@ create function backfill_private.new_fence()
 returns text
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', '')
 $$;
@@ -28,7 +28,7 @@ create function backfill_private.allowance(
   p_run public.backfill_runs, out wait_s numeric, out sessions integer
 )
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := backfill_private.clock();
@@ -56,7 +56,7 @@ $$;
 create function backfill_private.skip_filled(p_run public.backfill_runs, p_ordinals integer[])
 returns integer
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -95,7 +95,7 @@ create function backfill_private.target_lock(p_target text)
 returns bigint
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select hashtextextended(p_target, 20251102)
 $$;
@@ -109,7 +109,7 @@ create function backfill_private.lease_items(
 )
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_phase text := backfill_private.pending_phase(p_run.run_id);
@@ -136,7 +136,7 @@ create function backfill_private.pending_phase(p_run_id uuid)
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with first as (
     select i.phase from public.backfill_items as i
@@ -154,7 +154,7 @@ $$;
 create function backfill_private.next_items(p_run_id uuid, p_phase text, p_limit integer)
 returns integer[]
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select array_agg(n.ordinal order by n.ordinal) from (
     select i.ordinal from public.backfill_items as i
@@ -174,7 +174,7 @@ create function backfill_private.grant_fences(
 )
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -203,7 +203,7 @@ $$;
 create function backfill_private.count_starts(p_run public.backfill_runs, p_sessions integer)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := backfill_private.clock();
@@ -222,7 +222,7 @@ $$;
 create function backfill_private.grant_batch(p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer)
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_grants jsonb := backfill_private.lease_items(p_run, p_claim_id, p_worker, p_limit);
@@ -245,7 +245,7 @@ create function backfill_private.is_elsewhere(p_run public.backfill_runs)
 returns boolean
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select coalesce((select lower(s.environment) is distinct from lower(p_run.environment)
     from public.backfill_settings as s where s.environment is not null), false)
@@ -256,7 +256,7 @@ create function backfill_private.lease_holders(p_run_id uuid)
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select format('%s sessions are leased by %s until %s UTC', count(*),
     string_agg(distinct coalesce(held.worker, 'an undo')
@@ -276,7 +276,7 @@ create function backfill_private.share_taken(p_but uuid)
 returns bigint
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(sum(coalesce((r.request ->> 'throttle_per_minute')::integer, s.max_throttle_per_minute)), 0)
   from public.backfill_runs as r cross join public.backfill_settings as s

@@ -6,7 +6,7 @@
 create function backfill_private.check_share(p_run public.backfill_runs)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_most integer := (select max_throttle_per_minute from public.backfill_settings for no key update);
@@ -27,7 +27,7 @@ create function backfill_private.reason_to_hold(p_run public.backfill_runs)
 returns text
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if backfill_private.is_elsewhere(p_run) then
@@ -47,7 +47,7 @@ create function backfill_private.start(p_run_id uuid, p_worker text)
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
 declare
@@ -85,7 +85,7 @@ create function backfill_private.halt(p_verb text, p_run_id uuid, p_reason text)
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_wanted text := case p_verb when 'pause' then 'paused' else 'cancelled' end;
@@ -113,7 +113,7 @@ create function backfill_private.resume(p_run_id uuid)
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
 declare
@@ -145,7 +145,7 @@ create function backfill_private.retry(p_run_id uuid)
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
 declare
@@ -181,7 +181,7 @@ create function backfill_private.prune(p_run_id uuid)
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_emptied integer;
@@ -213,7 +213,7 @@ to authenticated, service_role;
 create function public.backfill_start(p_run_id uuid, p_worker text)
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
   select backfill_private.start(p_run_id, p_worker)
@@ -223,7 +223,7 @@ $$;
 create function public.backfill_pause(run uuid, reason text)
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.halt('pause', $1, $2)
 $$;
@@ -232,7 +232,7 @@ $$;
 create function public.backfill_resume(run uuid)
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
   select backfill_private.resume($1)
@@ -242,7 +242,7 @@ $$;
 create function public.backfill_cancel(run uuid, reason text)
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.halt('cancel', $1, $2)
 $$;
@@ -250,7 +250,7 @@ $$;
 create function public.backfill_retry(p_run_id uuid)
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
   select backfill_private.retry(p_run_id)
@@ -260,7 +260,7 @@ $$;
 create function public.backfill_prune(run uuid)
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.prune($1)
 $$;

@@ -8,7 +8,7 @@ returns table (ordinal integer, session_id text, item_state text, phase text, bu
   is_wanted boolean, is_lost boolean, operation text)
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 set datestyle = 'ISO, YMD'
 set intervalstyle = 'iso_8601'
@@ -65,7 +65,7 @@ create function backfill_private.strangers(p_run_id uuid, p_component text)
 returns table (session_id text, row_key jsonb, of_other_version boolean)
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 declare
@@ -120,7 +120,7 @@ create function backfill_private.came_after(p_xmin xid, p_snapshot pg_snapshot)
 returns boolean
 language plpgsql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_least bigint := pg_snapshot_xmin(p_snapshot)::text::bigint;
@@ -135,7 +135,7 @@ create function backfill_private.added(p_one jsonb, p_other jsonb)
 returns jsonb
 language plpgsql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return (
@@ -157,7 +157,7 @@ $$;
 create function backfill_private.new_candidates(p_run public.backfill_runs)
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 declare

@@ -43,7 +43,7 @@ create function backfill_private.undo_scope(p_run_id uuid, p_sessions text[], p_
 returns jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 declare
@@ -91,7 +91,7 @@ create function backfill_private.undo_rows(p_run_id uuid, p_ordinals integer[])
 returns setof backfill_private.undoable
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 set enable_seqscan = off
 as $$
@@ -117,7 +117,7 @@ create function backfill_private.undo_next(
 returns integer[]
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -143,7 +143,7 @@ create function backfill_private.undo_tables(p_rows backfill_private.undoable[])
 returns table (tab regclass, picks text, joins text)
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select g.table_name::regclass, format('u.table_name = %L and u.row_key ?& %L::text[]', g.table_name, g.keys), (
       select string_agg(format('t.%I = (u.row_key ->> %L)::%s', k, k, format_type(a.atttypid, a.atttypmod)), ' and ' order by k)
@@ -165,7 +165,7 @@ create function backfill_private.undo_conflicts(
 )
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 set datestyle = 'ISO, YMD'
 set intervalstyle = 'iso_8601'
@@ -205,7 +205,7 @@ create function backfill_private.referencing(p_table regclass, p_ids bigint[], p
 returns jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_key record;
@@ -241,7 +241,7 @@ create function backfill_private.undo_effect(p_rows backfill_private.undoable[],
 returns jsonb
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with looked_at as materialized (
     select u.ordinal, u.session_id, u.table_name, u.row_key, u.is_inferred, u.has_before, u.last_hash is not null as stands,
@@ -270,7 +270,7 @@ $$;
 create function backfill_private.undo_look(p_undo backfill_private.undos, p_budget interval)
 returns backfill_private.undos
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_until timestamptz := backfill_private.clock() + p_budget;
@@ -307,7 +307,7 @@ create function backfill_private.undo_digest(p_undo backfill_private.undos)
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select case when p_undo.looked_ordinal = (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_undo.run_id)
     then backfill_private.sha256_hex(concat_ws(e'\n', 'backfill undo, form 2', p_undo.run_id, p_undo.scope, p_undo.looked_hash)) end
@@ -326,7 +326,7 @@ create function backfill_private.preview_undo(
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
 declare
@@ -379,7 +379,7 @@ create function public.backfill_preview_undo(
 )
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
   select backfill_private.preview_undo(p_run_id, p_sessions, p_since, p_until, p_budget_ms, p_undo_id)

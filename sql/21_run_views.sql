@@ -140,7 +140,7 @@ create function public.backfill_plan_sessions(p_run_id uuid, p_after integer def
 returns json
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(json_agg(i.packed order by i.ordinal), '[]')
   from (
@@ -159,7 +159,7 @@ create function public.backfill_written(p_run_id uuid, p_before integer default 
 returns json
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(json_agg(json_build_array(r.receipt_id, r.ordinal, r.session_id, r.component, r.operation, r.table_name,
     r.row_key, encode(r.before_hash, 'hex'), encode(r.after_hash, 'hex'), r.attempt, r.at, r.undone_at)

@@ -7,7 +7,7 @@ create function backfill_private.line(p_name text, p_status text, p_detail text,
 returns jsonb
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.mark(p_name, p_status, p_detail)
     || jsonb_build_object('next', case when p_status = 'ok' then '' else coalesce(p_next, '') end)
@@ -19,7 +19,7 @@ create function backfill_private.beside_writers(p_command text, p_rest text)
 returns text
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select concat_ws(' ', p_command, 'concurrently', p_rest) || ';'
 $$;
@@ -29,7 +29,7 @@ create function backfill_private.our_relations()
 returns table (oid regclass, kind "char", is_public boolean, has_rls boolean)
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select c.oid::regclass, c.relkind, n.nspname = 'public', c.relrowsecurity
   from pg_class as c
@@ -43,7 +43,7 @@ create function backfill_private.relation_faults()
 returns table (fault text, cure text)
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with reach as (
     select o.*, r.role, has_any_column_privilege(r.role, o.oid, 'select') as reads,
@@ -86,7 +86,7 @@ create function backfill_private.function_faults()
 returns table (fault text, cure text)
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with ours as (
     select p.oid::regprocedure as signature, p.proname, p.prosrc, p.pronamespace = 'public'::regnamespace as is_door
@@ -128,7 +128,7 @@ create function backfill_private.our_lines()
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.line(f.name, case when count(f.fault) = 0 then 'ok' else 'fail' end,
     coalesce(string_agg(f.fault, '; ' order by f.fault), f.well), string_agg(f.cure, ' ' order by f.fault))
@@ -165,7 +165,7 @@ create function backfill_private.setting_lines()
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select l.line
   from (values (true)) as always
@@ -196,7 +196,7 @@ returns jsonb
 language plpgsql
 stable
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_target text;
@@ -242,7 +242,7 @@ create function public.backfill_check()
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.check_project()
 $$;

@@ -39,7 +39,7 @@ create function backfill_private.rehearsal_room(p_run public.backfill_runs)
 returns integer
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select least(
     coalesce(p_run.rehearse, case when lower(p_run.environment) = 'production' then 0 else 5 end),
@@ -59,7 +59,7 @@ create function backfill_private.rehearsal_sample(p_run_id uuid)
 returns text[]
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_run public.backfill_runs;
@@ -95,7 +95,7 @@ create function backfill_private.call_sql(p_signature text, p_arguments jsonb)
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select format('select %I.%I(%s)', n.nspname, p.proname, (
     select string_agg(format('%I => %L::%s', a.key, a.value,
@@ -114,7 +114,7 @@ create function backfill_private.rehearsal_lease(p_run_id uuid, p_session_id tex
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_run public.backfill_runs;
@@ -163,7 +163,7 @@ $$;
 create function backfill_private.rehearse_pass(p_steps jsonb, p_search_path text)
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_step jsonb;
@@ -200,7 +200,7 @@ create function backfill_private.keep_rehearsal(p_run_id uuid, p_session_id text
 returns void
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform backfill_private.authorize('plan');
@@ -230,7 +230,7 @@ to service_role;
 create function public.backfill_rehearsal(p_run_id uuid)
 returns text[]
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
   select backfill_private.rehearsal_sample(p_run_id)
@@ -246,7 +246,7 @@ create function public.backfill_rehearse(
 )
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_began timestamptz := backfill_private.clock();

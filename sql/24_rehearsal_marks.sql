@@ -6,7 +6,7 @@ returns table (ordinal bigint, session_id text, category text, phase text, took_
   error jsonb, seen jsonb)
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select s.ordinal, s.session_id, s.category, s.phase,
     (select sum((c ->> 'took_ms')::numeric) from jsonb_array_elements(s.seen -> 'calls') as c),
@@ -28,7 +28,7 @@ create function backfill_private.estimate_s(p_run_id uuid, p_round_trip_ms numer
 returns numeric
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with measured as (
     select percentile_cont(0.5) within group (order by r.took_ms) as session_ms,
@@ -58,7 +58,7 @@ create function backfill_private.rehearsal_figures(p_run_id uuid, p_round_trip_m
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with seen as (
     select * from backfill_private.rehearsed(p_run_id)
@@ -91,7 +91,7 @@ create function backfill_private.named_columns(p_columns jsonb)
 returns text
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select string_agg(t.key || '.' || c.name, ', ' order by t.key, c.name)
   from jsonb_each(p_columns) as t cross join lateral jsonb_array_elements_text(t.value) as c (name)
@@ -104,7 +104,7 @@ create function backfill_private.columns_changed(p_run_id uuid, p_path text[])
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_object_agg(n.table_name, n.columns), '{}') from (
     select t.key as table_name, jsonb_agg(distinct c.name order by c.name) as columns
@@ -121,7 +121,7 @@ create function backfill_private.rows_changed(p_run_id uuid, p_path text[], p_wh
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select string_agg(format('%s of %s', n.total, n.table_name), ', ' order by n.table_name) from (
     select t.key as table_name, sum((t.value ->> p_what)::bigint) as total
@@ -136,7 +136,7 @@ create function backfill_private.rehearsed_errors(p_run_id uuid)
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select string_agg(format('%s: %s, %s (%s)', e.step,
       case when e.code = '57014' then 'slower than the limit of a statement' else concat_ws(' ', e.code, e.message) end,
@@ -155,7 +155,7 @@ create function backfill_private.rehearsal_marks(p_run_id uuid, p_figures jsonb)
 returns setof jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_name text;
@@ -182,7 +182,7 @@ create function backfill_private.scoring_calls_mark(p_run_id uuid)
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.mark('rehearsal: scoring calls',
     case when told.sample = 0 then 'warn' when told.errors is not null then 'fail' else 'ok' end,
@@ -207,7 +207,7 @@ create function backfill_private.second_call_mark(p_run_id uuid)
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select case when s.differences is null
     then backfill_private.mark('rehearsal: second call', 'ok', 'changes nothing' || coalesce(
@@ -232,7 +232,7 @@ create function backfill_private.existing_rows_mark(p_run_id uuid)
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select case when told.text = '' then backfill_private.mark('rehearsal: existing rows', 'ok', 'none is changed')
     else backfill_private.mark('rehearsal: existing rows', 'warn', told.text || '; the receipts keep what they were') end
@@ -247,7 +247,7 @@ create function backfill_private.other_tables_mark(p_run_id uuid)
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select case when w.names is null then backfill_private.mark('rehearsal: other tables', 'ok', 'none is written')
     else backfill_private.mark('rehearsal: other tables', 'warn',
@@ -269,7 +269,7 @@ create function backfill_private.undo_mark(p_run_id uuid)
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select case
     when told.text <> '' then backfill_private.mark('rehearsal: undo', 'warn', told.text)

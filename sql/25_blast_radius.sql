@@ -5,7 +5,7 @@ create function backfill_private.effect(p_kind text, p_name text, p_table regcla
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_object('kind', p_kind, 'name', p_name, 'table', p_table::text, 'detail', p_detail, 'events', p_events)
 $$;
@@ -15,7 +15,7 @@ create function backfill_private.written_tables(p_run_id uuid)
 returns table (relation regclass, planned_rows bigint)
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(part.relid, to_regclass(t.table_name)), sum((
     select count(*) from public.backfill_items as i where i.run_id = p_run_id and t.component = any (i.components)))::bigint
@@ -32,7 +32,7 @@ create function backfill_private.trigger_effects(p_run_id uuid)
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.effect(case when is_webhook then 'webhook' else 'trigger' end, g.tgname, w.relation,
     format('%s %s %s, %s; calls %s%s%s', case when g.tgtype & 2 <> 0 then 'before' else 'after' end,
@@ -58,7 +58,7 @@ create function backfill_private.listener_effects(p_run_id uuid)
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.effect('publication', b.pubname, w.relation,
     case when b.pubname = 'supabase_realtime' then 'realtime: every subscriber of the table is told'
@@ -88,7 +88,7 @@ create function backfill_private.column_effects(p_run_id uuid)
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.effect(
     case when a.attgenerated <> '' then 'generated column' else 'sequence' end, a.attname, w.relation,
@@ -111,7 +111,7 @@ create function backfill_private.cron_effects(p_run_id uuid)
 returns setof jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if to_regclass('cron.job') is null then
@@ -132,7 +132,7 @@ create function backfill_private.called_functions(p_function oid)
 returns setof oid
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select distinct callee.oid
   from pg_proc as caller
@@ -157,7 +157,7 @@ create function backfill_private.function_effects(p_run_id uuid)
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with recursive covered as (
     select f.oid
@@ -191,7 +191,7 @@ create function backfill_private.blast_radius(p_run_id uuid)
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(e.effect order by e.place, e.number), '[]') from (
     select 1 as place, t.* from backfill_private.trigger_effects(p_run_id) with ordinality as t (effect, number)

@@ -7,7 +7,7 @@ create function backfill_private.filled_meanwhile(p_run_id uuid)
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_object(
     'filled', coalesce(jsonb_agg(f.session_id order by f.place) filter (where f.place <= 1000), '[]'),
@@ -28,7 +28,7 @@ create function backfill_private.changes_since_sealing(p_run public.backfill_run
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with looked_at (kind, was, now) as (
     values ('definition', p_run.fingerprint, backfill_private.definitions(p_run.target)),
@@ -50,7 +50,7 @@ create function backfill_private.freshness(p_run_id uuid)
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
 declare
@@ -84,7 +84,7 @@ grant execute on function backfill_private.freshness(uuid) to authenticated, ser
 create function public.backfill_freshness(p_run_id uuid)
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
   select backfill_private.freshness(p_run_id)

@@ -5,7 +5,7 @@ create function backfill_private.score_fault(p_value jsonb, p_range jsonb)
 returns text
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select case when p_value is null or p_value = 'null' then 'is null' else (
     select case
@@ -21,7 +21,7 @@ create function backfill_private.canary_scores(p_run public.backfill_runs)
 returns table (ordinal integer, why text)
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_score record;
@@ -51,7 +51,7 @@ create function backfill_private.canary_faults(p_run public.backfill_runs)
 returns table (ordinal integer, session_id text, why text)
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with canary as (
     select i.* from public.backfill_items as i where i.run_id = p_run.run_id and i.phase = 'priority'
@@ -76,7 +76,7 @@ $$;
 create function backfill_private.judge_canary(p_run public.backfill_runs)
 returns text
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_bad text;

@@ -6,7 +6,7 @@ create function backfill_private.distance(p_from text, p_to text)
 returns integer
 language plpgsql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_above integer[] := array(select generate_series(0, length(p_to)));
@@ -29,7 +29,7 @@ create function backfill_private.farness(p_from text, p_to text)
 returns numeric
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.distance(lower(left(p_from, 200)), lower(left(p_to, 200)))::numeric
     / greatest(length(left(p_from, 200)), length(left(p_to, 200)), 1)
@@ -41,7 +41,7 @@ $$;
 create function backfill_private.refuse_name(p_sentence text, p_wanted text, p_known text[])
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_nearest text := (
@@ -63,7 +63,7 @@ create function backfill_private.declared_table(p_part jsonb)
 returns text
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_name text := format('%I.%I', p_part ->> 'schema', p_part ->> 'table');
@@ -86,7 +86,7 @@ create function backfill_private.check_columns(p_table text, p_columns text[])
 returns void
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_gone text := (
@@ -109,7 +109,7 @@ create function backfill_private.check_function(p_signature text, p_arguments te
 returns void
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_function regprocedure;
@@ -145,7 +145,7 @@ create function backfill_private.check_source(p_source jsonb)
 returns void
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_table text := backfill_private.declared_table(p_source);
@@ -170,7 +170,7 @@ create function backfill_private.check_component(p_target text, p_component json
 returns void
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_table text := backfill_private.declared_table(p_component);
@@ -208,7 +208,7 @@ $$;
 create function backfill_private.declare_target(p_declaration jsonb)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set lock_timeout = '3s'
 as $$
 declare
@@ -254,7 +254,7 @@ $$;
 create function backfill_private.guard(p_target text)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_relation record;
@@ -275,7 +275,7 @@ $$;
 create function backfill_private.withdraw(p_target text)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_trigger record;

@@ -7,7 +7,7 @@ create function backfill_private.filter_conditions(p_target text, p_prefix text)
 returns table (words text, condition text)
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select
     case when f ? 'is_null' then format('%s %s', f ->> 'column', case when (f ->> 'is_null')::boolean then 'null' else 'not null' end)
@@ -26,7 +26,7 @@ create function backfill_private.data_marks(p_run_id uuid)
 returns setof jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 declare
@@ -60,7 +60,7 @@ create function backfill_private.need_mark(p_run_id uuid, p_need jsonb)
 returns jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 declare

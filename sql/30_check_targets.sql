@@ -6,7 +6,7 @@ create function backfill_private.wanted_columns(p_target text)
 returns table (place integer, table_name text, column_name text, correct text)
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select 0, s.source_table, c.name,
     format('update backfill_private.sources set %I = ''…'' where target = %L;', c.field, s.target)
@@ -33,7 +33,7 @@ create function backfill_private.table_lines(p_target text)
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.line('table ' || w.table_name,
     case when to_regclass(w.table_name) is null or w.gone is not null then 'fail' else 'ok' end,
@@ -64,7 +64,7 @@ create function backfill_private.is_unique(p_table regclass, p_columns text[])
 returns boolean
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select exists (
     select from pg_index as x
@@ -80,7 +80,7 @@ create function backfill_private.leads_an_index(p_table regclass, p_column text)
 returns boolean
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select exists (
     select from pg_index as x
@@ -93,7 +93,7 @@ create function backfill_private.index_line(p_table text, p_column text)
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.line(format('index on %s (%s)', p_table, p_column),
     case when i.leads then 'ok' else 'warn' end,
@@ -108,7 +108,7 @@ create function backfill_private.key_lines(p_target text)
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with keys as (
     select 0 as place, s.source_table as name, array[s.key_column] as columns, s.key_column as session_column
@@ -149,7 +149,7 @@ create function backfill_private.source_lines(p_target text)
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.line('dates of ' || s.source_table,
     case when d.type = 'timestamp with time zone' then 'ok' when d.type ~ '^(date|timestamp)' then 'warn' else 'fail' end,
@@ -180,7 +180,7 @@ create function backfill_private.trigger_cure(p_target public.backfill_targets)
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select string_agg(backfill_private.guard_sql(to_regclass(u.name), p_target.target, p_target.component,
     to_regclass(u.name) <> to_regclass(p_target.table_name)), '' order by u.place)
@@ -192,7 +192,7 @@ create function backfill_private.table_mark_lines(p_target text)
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select m.mark || jsonb_build_object('next', case when m.mark ->> 'status' = 'ok' then '' else cure.next end)
   from backfill_private.table_marks(p_target) with ordinality as m (mark, place)
@@ -218,7 +218,7 @@ create function backfill_private.rights_lines(p_target text)
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.line('rights on ' || n.name,
     case when r.missing is null then 'ok' else 'fail' end,
@@ -249,7 +249,7 @@ create function backfill_private.function_lines(p_target text)
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select m.mark || jsonb_build_object('next', case when m.mark ->> 'status' = 'ok' then '' else (
     select case
@@ -285,7 +285,7 @@ create function backfill_private.need_lines(p_target text)
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with source as (
     select s.*, backfill_private.column_type(s.source_table, s.key_column) as key_type
@@ -322,7 +322,7 @@ create function backfill_private.detection_index_line(p_target text)
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.line('index ' || i.index_name,
     case when i.fault is null then 'ok' else 'warn' end,

@@ -22,7 +22,7 @@ create function backfill_private.rows_of(p_run_id uuid, p_target public.backfill
 returns table (ordinal integer, row_key jsonb, contents jsonb)
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 set datestyle = 'ISO, YMD'
 set intervalstyle = 'iso_8601'
@@ -45,7 +45,7 @@ $$;
 create function backfill_private.look_before(p_run public.backfill_runs, p_ordinals integer[])
 returns void
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   insert into backfill_private.looks (run_id, ordinal, component, row_key, contents)
   select p_run.run_id, r.ordinal, t.component, r.row_key, r.contents
@@ -62,7 +62,7 @@ $$;
 create function backfill_private.infer_receipts(p_run_id uuid, p_ordinals integer[], p_called integer[])
 returns void
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with gone as (
     delete from backfill_private.looks as l where l.run_id = p_run_id and l.ordinal = any (p_ordinals) returning l.*
@@ -99,7 +99,7 @@ create function backfill_private.check_inferred(p_target text, p_accepted text)
 returns text
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_inferred text := (

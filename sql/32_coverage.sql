@@ -9,7 +9,7 @@ create function backfill_private.coverage_of(
 language plpgsql
 stable
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform backfill_private.authorize('read');
@@ -29,7 +29,7 @@ create function public.backfill_coverage(p_target text default null, p_since tex
 returns jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_view text;

@@ -27,7 +27,7 @@ create function backfill_private.mode_marks(p_run_id uuid, p_figures jsonb)
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.mark('mode', 'ok', case r.request ->> 'mode' when 'bulk' then 'bulk' else 'direct' end
     || format(': about %s s call by call', p_figures ->> 'runtime_s')
@@ -47,7 +47,7 @@ $$;
 create function backfill_private.note_bulk(p_run_id uuid)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_batch record;
@@ -72,7 +72,7 @@ create function backfill_private.may_bulk(p_run public.backfill_runs)
 returns boolean
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select p_run.state = 'running' and p_run.request ->> 'mode' = 'bulk'
     and p_run.approved_until > backfill_private.clock()
@@ -105,7 +105,7 @@ create function backfill_private.bulk_keep(p_run_id uuid, p_claim_id uuid, p_ses
 returns boolean
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_target text := (select r.target from backfill_private.bulk_claims as b join public.backfill_runs as r on r.run_id = b.run_id
@@ -162,7 +162,7 @@ $$;
 create function backfill_private.bulk_take(p_run public.backfill_runs, p_limit integer)
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -206,7 +206,7 @@ create function backfill_private.bulk_calls(p_run public.backfill_runs)
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with parts as (
     select t.position, t.component, format('case when x -> ''todo'' ? %L then (select count(*) from %I.%I(%s)) end',
@@ -240,7 +240,7 @@ create function backfill_private.bulk_begin(p_run_id uuid, p_sessions integer)
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_run public.backfill_runs;
@@ -284,7 +284,7 @@ $$;
 create function backfill_private.bulk_done(p_run_id uuid, p_ordinals integer[], p_started_at timestamptz)
 returns integer[]
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_mergejoin = off
 as $$
@@ -314,7 +314,7 @@ $$;
 create function backfill_private.bulk_troubled(p_run_id uuid, p_claim_id uuid, p_outcomes jsonb, p_started_at timestamptz)
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if p_outcomes = '[]' then
@@ -340,7 +340,7 @@ create function backfill_private.bulk_settle(
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_lacking integer[];

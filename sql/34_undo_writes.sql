@@ -14,7 +14,7 @@ create function backfill_private.undo_write(
 )
 returns table (last_receipt bigint, operation text, after_hash bytea)
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 set datestyle = 'ISO, YMD'
 set intervalstyle = 'iso_8601'
@@ -56,7 +56,7 @@ create function backfill_private.undo_statement(p_table regclass, p_picks text, 
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select case p_way
     when 'delete' then format(
@@ -90,7 +90,7 @@ $$;
 create function backfill_private.undo_at_once(p_run_id uuid, p_ordinals integer[])
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := backfill_private.clock();
@@ -124,7 +124,7 @@ create function backfill_private.undo_noted(
 )
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 set enable_seqscan = off
 as $$
@@ -149,7 +149,7 @@ create function backfill_private.referencing(p_table regclass, p_row jsonb)
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.referencing(p_table, array[1::bigint], array[p_row]) ->> '1'
 $$;
@@ -159,7 +159,7 @@ create function backfill_private.key_condition(p_table regclass, p_key jsonb)
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select string_agg(format('t.%I = %L::%s', k.key, k.value, format_type(a.atttypid, a.atttypmod)), ' and ' order by k.key)
   from jsonb_each_text(p_key) as k
@@ -171,7 +171,7 @@ $$;
 create function backfill_private.undo_row(p_table regclass, p_key jsonb, p_before jsonb)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_condition text := backfill_private.key_condition(p_table, p_key);
@@ -204,7 +204,7 @@ $$;
 create function backfill_private.refusal_to_undo(p_table regclass, p_picks text, p_joins text, p_row backfill_private.undoable)
 returns text
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform backfill_private.undo_write(p_table, p_picks, p_joins, array[p_row], '{}');
@@ -223,7 +223,7 @@ $$;
 create function backfill_private.undo_item(p_run_id uuid, p_ordinal integer)
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_fence text := backfill_private.new_fence();
@@ -264,7 +264,7 @@ $$;
 create function backfill_private.undo_sessions(p_run_id uuid, p_ordinals integer[])
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_half integer := cardinality(p_ordinals) / 2;

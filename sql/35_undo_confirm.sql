@@ -6,7 +6,7 @@ create function backfill_private.undo_is_as_seen(p_undo backfill_private.undos, 
 returns boolean
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 declare
@@ -43,7 +43,7 @@ $$;
 create function backfill_private.undo_glance(p_undo backfill_private.undos, p_budget interval)
 returns backfill_private.undos
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_until timestamptz := backfill_private.clock() + p_budget;
@@ -79,7 +79,7 @@ $$;
 create function backfill_private.checked_undo(p_undo backfill_private.undos)
 returns backfill_private.undos
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_events bigint := (select r.audit_count from public.backfill_runs as r where r.run_id = p_undo.run_id);
@@ -116,7 +116,7 @@ $$;
 create function backfill_private.confirmed_undo(p_run_id uuid, p_digest text, p_reason text, p_scope jsonb)
 returns backfill_private.undos
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_undo backfill_private.undos;
@@ -169,7 +169,7 @@ create function backfill_private.confirm_undo(
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_undo backfill_private.undos;
@@ -208,7 +208,7 @@ $$;
 create function backfill_private.undo_progress(p_run_id uuid, p_undo_id bigint)
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_undo backfill_private.undos;
@@ -240,7 +240,7 @@ $$;
 create function backfill_private.close_if_empty(p_run_id uuid)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if (select r.state from public.backfill_runs as r where r.run_id = p_run_id) in ('completed', 'cancelled', 'expired')
@@ -267,7 +267,7 @@ create function public.backfill_confirm_undo(
 )
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.confirm_undo(p_run_id, p_digest, p_reason, p_sessions, p_scope)
 $$;

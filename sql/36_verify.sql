@@ -8,7 +8,7 @@ create function backfill_private.criterion(p_name text, p_expected bigint, p_act
 returns jsonb
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_object('name', p_name, 'expected', p_expected, 'actual', p_actual,
     'status', case when p_expected = p_actual then 'pass' else 'fail' end) || p_more
@@ -19,7 +19,7 @@ create function backfill_private.verify_rows(p_run_id uuid, p_component text, p_
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with stands as materialized (
     select * from backfill_private.standing(p_run_id, p_component, p_after, p_until)
@@ -49,7 +49,7 @@ create function backfill_private.verify_strangers(p_run_id uuid, p_component tex
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_object(
     'figures', jsonb_build_object('extra', count(*), 'legacy', count(*) filter (where f.of_other_version)),
@@ -65,7 +65,7 @@ create function backfill_private.verify_chain(p_run_id uuid)
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(c.what), '[]') from (
     select format('%s: %s', f ->> 0, f ->> 1) as what
@@ -81,7 +81,7 @@ create function backfill_private.verify_receipts(p_run_id uuid, p_after bigint, 
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(format('audit event %s: %s', f.seq, f.fault)), '[]')
   from backfill_private.receipt_faults(p_run_id, p_after, p_until) as f
@@ -94,7 +94,7 @@ create function backfill_private.verify_so_far(p_target text, p_so_far jsonb)
 returns jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if coalesce(p_so_far ->> 'stage', 'rows') not in ('rows', 'strangers', 'chain', 'receipts', 'end') then
@@ -125,7 +125,7 @@ create function backfill_private.verify_step(p_run public.backfill_runs, p_so_fa
 returns jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_stage text := p_so_far ->> 'stage';
@@ -173,7 +173,7 @@ $$;
 create function backfill_private.verify_end(p_run public.backfill_runs, p_so_far jsonb)
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_figures jsonb := p_so_far -> 'figures';
@@ -203,7 +203,7 @@ create function backfill_private.verifiable(p_run_id uuid)
 returns public.backfill_runs
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_run public.backfill_runs;
@@ -227,7 +227,7 @@ create function backfill_private.verify_part(p_run_id uuid, p_so_far jsonb, p_bu
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
 declare
@@ -265,7 +265,7 @@ create function backfill_private.verify(p_run_id uuid)
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
 declare
@@ -292,7 +292,7 @@ create function backfill_private.verify_buckets(p_target text, p_steps jsonb[])
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_object_agg(b.bucket, coalesce(seen.rows, '[]'))
   from unnest(array['as_planned', 'missing', 'filled_elsewhere', 'changed_since', 'extra']) as b (bucket)
@@ -310,7 +310,7 @@ create function backfill_private.component_criteria(p_target public.backfill_tar
 returns setof jsonb
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.criterion(n.tab || '_rows', (p_figures ->> 'planned')::bigint, (p_figures ->> 'wanted')::bigint,
     jsonb_build_object('inserted', p_figures -> 'inserted', 'updated', p_figures -> 'updated'))
@@ -329,7 +329,7 @@ create function backfill_private.run_criteria(p_run_id uuid, p_figures jsonb, p_
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_array(
     backfill_private.criterion('priority_complete', count(*) filter (where i.phase = 'priority' and i.state <> 'rolled_back'),
@@ -351,7 +351,7 @@ create function backfill_private.verdict(p_figures jsonb, p_criteria jsonb, p_cr
 returns text
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select case
     when p_critical > 0
@@ -383,7 +383,7 @@ to authenticated, service_role;
 create function public.backfill_verify(p_run_id uuid)
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
   select backfill_private.verify(p_run_id)
@@ -392,7 +392,7 @@ $$;
 create function public.backfill_verify_part(p_run_id uuid, p_so_far jsonb default null, p_budget_ms integer default 2000)
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
   select backfill_private.verify_part(p_run_id, p_so_far, p_budget_ms)

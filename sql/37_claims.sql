@@ -5,7 +5,7 @@
 create function backfill_private.hold_if_changed(p_run public.backfill_runs)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_bare text := (
@@ -44,7 +44,7 @@ $$;
 create function backfill_private.claim_batch(p_run_id uuid, p_claim_id uuid, p_worker text, p_apart boolean)
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_run public.backfill_runs;
@@ -98,7 +98,7 @@ create function backfill_private.claim(p_run_id uuid, p_claim_id uuid, p_worker 
 returns jsonb
 language sql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.claim_batch(p_run_id, p_claim_id, p_worker, false)
 $$;
@@ -109,7 +109,7 @@ create function backfill_private.claim_apart(p_run_id uuid, p_claim_id uuid, p_w
 returns jsonb
 language sql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.claim_batch(p_run_id, p_claim_id, p_worker, true)
 $$;
@@ -119,7 +119,7 @@ create function backfill_private.wait_for(p_what text, p_seconds numeric, p_why 
 returns jsonb
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_object('granted', '[]'::jsonb, 'wait_s', p_seconds, 'wait_for', p_what, 'why', p_why)
 $$;
@@ -128,7 +128,7 @@ $$;
 create function backfill_private.wait_until(p_until timestamptz, p_what text, p_why text)
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.wait_for(p_what, greatest(extract(epoch from p_until - backfill_private.clock()), 0.001), p_why)
 $$;
@@ -138,7 +138,7 @@ $$;
 create function backfill_private.grant_or_wait(p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer)
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_phase text := backfill_private.pending_phase(p_run.run_id);
@@ -165,7 +165,7 @@ $$;
 create function backfill_private.finish_or_wait(p_run public.backfill_runs)
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.state = 'leased') then
@@ -189,7 +189,7 @@ create function backfill_private.renew(p_run_id uuid, p_claim_id uuid)
 returns integer
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_renewed integer;
@@ -228,7 +228,7 @@ to service_role;
 create function public.backfill_claim(p_run_id uuid, p_claim_id uuid, p_worker text)
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.claim(p_run_id, p_claim_id, p_worker)
 $$;
@@ -236,7 +236,7 @@ $$;
 create function public.backfill_claim_apart(p_run_id uuid, p_claim_id uuid, p_worker text)
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.claim_apart(p_run_id, p_claim_id, p_worker)
 $$;
@@ -244,7 +244,7 @@ $$;
 create function public.backfill_renew(p_run_id uuid, p_claim_id uuid)
 returns integer
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.renew(p_run_id, p_claim_id)
 $$;

@@ -5,7 +5,7 @@ create function backfill_private.bulk_outcome(p_code text)
 returns text
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select case
     when p_code in ('OB011', 'OB012') then 'released'
@@ -21,7 +21,7 @@ $$;
 create function backfill_private.bulk_one(p_run_id uuid, p_batch jsonb, p_session jsonb, p_search_path text)
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_step text;
@@ -51,7 +51,7 @@ $$;
 create function backfill_private.bulk_some(p_run_id uuid, p_batch jsonb, p_sessions jsonb, p_search_path text)
 returns boolean
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_kept text[];
@@ -93,7 +93,7 @@ create function public.backfill_bulk(
 )
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_began timestamptz := backfill_private.clock();

@@ -5,7 +5,7 @@ create function backfill_private.placed(p_run public.backfill_runs)
 returns table (ordinal bigint, session_id text, session_at timestamptz, components text[], category text, phase text, batch bigint)
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select o.ordinal, o.session_id, o.session_at, o.components, o.category,
     (array['priority', 'recent', 'historical'])[o.phase_rank],
@@ -32,7 +32,7 @@ create function backfill_private.most_placed()
 returns integer
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select 100000
 $$;
@@ -44,7 +44,7 @@ $$;
 create function backfill_private.place_items(p_run public.backfill_runs)
 returns boolean
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_placed integer := (select coalesce(max(i.ordinal), 0) from public.backfill_items as i where i.run_id = p_run.run_id);
@@ -70,7 +70,7 @@ $$;
 create function backfill_private.look_at_data(p_run public.backfill_runs)
 returns boolean
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if p_run.data_marks is not null then
@@ -95,7 +95,7 @@ create function backfill_private.seal(p_run_id uuid, p_round_trip_ms numeric)
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 set statement_timeout = '55s'
 as $$
@@ -146,7 +146,7 @@ create function backfill_private.check_size(p_run_id uuid)
 returns void
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_run public.backfill_runs;
@@ -187,7 +187,7 @@ grant execute on function backfill_private.seal(uuid, numeric) to authenticated,
 create function public.backfill_seal(p_run_id uuid, p_round_trip_ms numeric default null)
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
   select backfill_private.seal(p_run_id, p_round_trip_ms)

@@ -4,7 +4,7 @@
 create function backfill_private.keep_rows(p_scratch uuid, p_moment text)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 set datestyle = 'ISO, YMD'
 set intervalstyle = 'iso_8601'
@@ -39,7 +39,7 @@ create function backfill_private.writes_elsewhere(p_target text)
 returns jsonb
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_object_agg(w.relid::regclass::text, jsonb_build_object(
       'inserted', w.n_tup_ins, 'updated', w.n_tup_upd, 'deleted', w.n_tup_del)), '{}')
@@ -60,7 +60,7 @@ create function backfill_private.rows_between(p_scratch uuid, p_from text, p_to 
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with pairs as (
     select coalesce(a.table_name, b.table_name) as table_name, b.contents as was, a.contents as becomes
@@ -92,7 +92,7 @@ create function backfill_private.columns_of_now(p_scratch uuid)
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
   select coalesce(jsonb_object_agg(n.table_name, n.columns), '{}') from (
@@ -110,7 +110,7 @@ create function backfill_private.scratch_target(p_scratch uuid)
 returns text
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_target text;
@@ -129,7 +129,7 @@ create function backfill_private.seen_first(p_scratch uuid, p_writes_before json
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_target text := backfill_private.scratch_target(p_scratch);
@@ -152,7 +152,7 @@ create function backfill_private.counts_since(p_before jsonb, p_now jsonb)
 returns jsonb
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_object_agg(n.key, n.value::bigint - coalesce((p_before ->> n.key)::bigint, 0)) from jsonb_each_text(p_now) as n
 $$;
@@ -162,7 +162,7 @@ create function backfill_private.seen_second(p_scratch uuid)
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform backfill_private.scratch_target(p_scratch);
@@ -178,7 +178,7 @@ create function backfill_private.seen_undone(p_scratch uuid)
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_conflicts jsonb;

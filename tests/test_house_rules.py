@@ -178,15 +178,16 @@ RULES = [
         " i.settled_at, i.phase, i.batch from public.backfill_items as i",
     ),
     Rule(
-        "a function has an empty search_path",
+        # An empty path is none: PostgreSQL then looks for types and relations in pg_temp first.
+        "a function looks in pg_catalog, and in pg_temp last",
         "select name from functions"
-        " where not coalesce('search_path=\"\"' = any (proconfig), false)",
-        STRAY_FUNCTION.format("backfill_private", "stray", ""),
+        " where not coalesce('search_path=pg_catalog, pg_temp' = any (proconfig), false)",
+        STRAY_FUNCTION.format("backfill_private", "stray", "set search_path = ''"),
     ),
     Rule(
         "a function is not everybody's",
         "select name from functions where has_function_privilege('public', oid, 'execute')",
-        STRAY_FUNCTION.format("public", "backfill_stray", "set search_path = ''"),
+        STRAY_FUNCTION.format("public", "backfill_stray", "set search_path = pg_catalog, pg_temp"),
     ),
     Rule(
         "a function in public has its caller's rights",

@@ -84,7 +84,7 @@ create table public.profiles (
 create function public.profiles_keep_updated_at() returns trigger
 language plpgsql
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   new.updated_at := now();
@@ -179,7 +179,7 @@ create function public.fc_function_scores(session_id uuid) returns jsonb
 language sql
 stable
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with weighed as (
     select weight.key as name, sum(weight.value::numeric) as total
@@ -209,7 +209,7 @@ create function public.score_fc_session(session_id uuid, version text, basis tex
 language plpgsql
 volatile
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_blocks integer;
@@ -249,7 +249,7 @@ create function public.fc_type(scores jsonb, out type_code text, out top_functio
 language sql
 immutable
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select type.code, jsonb_build_array(type.dominant, type.auxiliary)
     from (values
@@ -273,7 +273,7 @@ create function public.prism_profile(session_id uuid) returns table (type_code t
 language sql
 stable
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with answers as (
     select count(*) as responses,
@@ -326,7 +326,7 @@ create function public.score_prism(session_id uuid, engine_version text) returns
 language plpgsql
 volatile
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_type text;

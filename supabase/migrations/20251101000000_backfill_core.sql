@@ -14,7 +14,7 @@ create function backfill_private.clock()
 returns timestamptz
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return pg_catalog.clock_timestamp();
@@ -25,7 +25,7 @@ $$;
 create function backfill_private.refuse(p_code text, p_message text, p_hint text default null)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   raise exception using
@@ -41,7 +41,7 @@ returns text
 language sql
 immutable
 strict
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select encode(sha256(convert_to(p_text, 'UTF8')), 'hex')
 $$;
@@ -98,7 +98,7 @@ create function backfill_private.claims()
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select nullif(current_setting('request.jwt.claims', true), '')::jsonb
 $$;
@@ -109,7 +109,7 @@ returns text
 language sql
 stable
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select u.raw_app_meta_data ->> 'backfill_role'
   from auth.users as u
@@ -131,7 +131,7 @@ create function backfill_private.caller(
 language plpgsql
 stable
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_claims jsonb := backfill_private.claims();
@@ -176,7 +176,7 @@ create function backfill_private.rank(p_backfill_role text)
 returns integer
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select case p_backfill_role when 'viewer' then 1 when 'operator' then 2 when 'approver' then 3 else 0 end
 $$;
@@ -187,7 +187,7 @@ returns boolean
 language sql
 stable
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(bool_or(
     c.kind = 'postgres'
@@ -206,7 +206,7 @@ create function backfill_private.authorize(p_verb text)
 returns void
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if not backfill_private.may(p_verb) then
@@ -318,7 +318,7 @@ returns text
 language sql
 stable
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(
     nullif(current_setting('backfill.request', true), '')::jsonb ->> p_name,
@@ -332,7 +332,7 @@ create function backfill_private.gaps_view(p_target text)
 returns text
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select format('backfill_private.%I', p_target || '_gaps')
 $$;
@@ -342,7 +342,7 @@ create function backfill_private.scoring_functions(p_target text)
 returns table (component text, "position" integer, transport text, signature text, name text, oid oid)
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select t.component, t.position, t.transport, t.function_signature,
     coalesce(p.proname, case t.transport when 'rpc' then regexp_replace(split_part(t.function_signature, '(', 1), '^.*\.', '')
@@ -358,7 +358,7 @@ create function backfill_private.column_type(p_table text, p_column text)
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select format_type(a.atttypid, a.atttypmod)
   from pg_attribute as a
@@ -375,7 +375,7 @@ create function backfill_private.row_condition(
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select format('t.%I = item.session_id::%s', p_target.session_column,
       backfill_private.column_type(p_target.table_name, p_target.session_column))
@@ -647,7 +647,7 @@ grant select on public.backfill_transitions to authenticated, service_role;
 create function backfill_private.guard_run()
 returns trigger
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if new.state <> old.state and not exists (
@@ -680,7 +680,7 @@ create trigger backfill_runs_guard before update on public.backfill_runs
 create function backfill_private.guard_item()
 returns trigger
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if tg_op = 'UPDATE' and
@@ -704,7 +704,7 @@ create trigger backfill_items_guard before update or delete on public.backfill_i
 create function backfill_private.guard_new_items()
 returns trigger
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_sealed uuid;
@@ -728,7 +728,7 @@ create trigger backfill_items_no_more after insert on public.backfill_items
 create function backfill_private.guard_truncate()
 returns trigger
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform backfill_private.refuse('OB007', format('%s is never truncated', tg_table_name));
@@ -782,7 +782,7 @@ create function backfill_private.event_hash(
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
   select backfill_private.sha256_hex(concat_ws(e'\n', p_prev_hash, p_run_id, p_seq, to_jsonb(p_at), p_kind, p_actor, p_details))
@@ -792,7 +792,7 @@ $$;
 create function backfill_private.record(p_run_id uuid, p_kind text, p_details jsonb default '{}')
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_run public.backfill_runs;
@@ -816,7 +816,7 @@ create function backfill_private.chain_faults(p_run_id uuid)
 returns table (seq bigint, fault text)
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with chain as (
     select e.*,
@@ -844,7 +844,7 @@ $$;
 create function backfill_private.move(p_run_id uuid, p_to text, p_reason text default null, p_details jsonb default '{}')
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_from text := (select state from public.backfill_runs where run_id = p_run_id for no key update);
@@ -895,7 +895,7 @@ create function backfill_private.function_fingerprint(p_signature text)
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.sha256_hex(concat_ws(e'\n', pg_get_functiondef(p.oid), p.proowner::regrole,
     (select string_agg(acl::text, ',' order by acl::text) from unnest(p.proacl) as acl)))
@@ -910,7 +910,7 @@ create function backfill_private.definitions(p_target text)
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_object('backfill_targets',
       (select backfill_private.sha256_hex(jsonb_agg(to_jsonb(t) order by t.position)::text)
@@ -930,7 +930,7 @@ create function backfill_private.server_identity()
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select concat_ws('/', s.system_identifier, c.timeline_id, current_database())
   from pg_control_system() as s, pg_control_checkpoint() as c
@@ -941,7 +941,7 @@ create function backfill_private.compute_digest(p_run_id uuid)
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.sha256_hex(concat_ws(e'\n',
     'backfill plan, form 1',
@@ -963,7 +963,7 @@ create function backfill_private.told_apart(p_digest text, p_other text)
 returns text
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select case
     when left(p_digest, 12) is distinct from left(p_other, 12) then left(p_digest, 12) || '…'
@@ -989,7 +989,7 @@ create function backfill_private.since_bound(p_name text, p_text text)
 returns timestamptz
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 set datestyle = 'ISO, YMD'
 as $$
@@ -1015,7 +1015,7 @@ create function backfill_private.until_bound(p_name text, p_text text)
 returns timestamptz
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.since_bound(p_name, p_text)
     + case when p_text ~ '^\s*\d{4}-\d{2}-\d{2}\s*$' then interval '1 day' else interval '1 microsecond' end
@@ -1028,7 +1028,7 @@ create function backfill_private.whole_number(p_request jsonb, p_name text, p_le
 returns integer
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_text text := p_request ->> p_name;
@@ -1054,7 +1054,7 @@ create function backfill_private.resolve_sessions(p_target text, p_given text[])
 returns text[]
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_source backfill_private.sources;
@@ -1092,7 +1092,7 @@ create function backfill_private.check_pace(p_throttle integer, p_batch_size int
 returns void
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_most integer := (select max_throttle_per_minute from public.backfill_settings);
@@ -1120,7 +1120,7 @@ create function backfill_private.check_environment(p_wanted text)
 returns text
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_here text := (select environment from public.backfill_settings);
@@ -1140,7 +1140,7 @@ create function backfill_private.check_target(p_name text)
 returns text
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_known text[] := (select array_agg(distinct target order by target) from public.backfill_targets);
@@ -1164,7 +1164,7 @@ create function backfill_private.wanted_versions(p_target text, p_request jsonb)
 returns jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_unknown text;
@@ -1202,7 +1202,7 @@ create function backfill_private.given_defaults(p_defaults jsonb, p_request json
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_object_agg(d.key, case
       when jsonb_typeof(d.value) = 'number' then to_jsonb(backfill_private.whole_number(p_request, d.key, 0))
@@ -1217,7 +1217,7 @@ create function backfill_private.named_parameters(p_target text, p_request jsonb
 returns jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_known text[] := array(
@@ -1241,7 +1241,7 @@ create function backfill_private.check_names(p_names jsonb)
 returns void
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_name record;
@@ -1264,7 +1264,7 @@ create function backfill_private.check_form(p_request jsonb)
 returns void
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_name text;
@@ -1298,7 +1298,7 @@ create function backfill_private.check_mode(p_target text, p_mode text)
 returns text
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_edge text := (select string_agg(t.function_signature, ', ') from public.backfill_targets as t
@@ -1321,7 +1321,7 @@ create function backfill_private.normal_request(p_request jsonb)
 returns jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 declare
@@ -1393,7 +1393,7 @@ create function backfill_private.open_run(p_request jsonb, p_project_host text, 
 returns uuid
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_environment text;
@@ -1437,7 +1437,7 @@ $$;
 create function backfill_private.detected(p_target text, p_from timestamptz, p_until timestamptz)
 returns backfill_private.findings[]
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 declare
@@ -1464,7 +1464,7 @@ create function backfill_private.window_aim(p_target text)
 returns interval
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select case when exists (
       select from backfill_private.sources as s
@@ -1480,7 +1480,7 @@ $$;
 create function backfill_private.keep_findings(p_run public.backfill_runs, p_until timestamptz)
 returns boolean
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform set_config('backfill.request', p_run.request::text, true);
@@ -1507,7 +1507,7 @@ create function backfill_private.collect_window(p_run_id uuid)
 returns boolean
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_run public.backfill_runs;
@@ -1543,7 +1543,7 @@ create function backfill_private.run_lock(p_run_id uuid)
 returns bigint
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select hashtextextended(p_run_id::text, 20251101)
 $$;
@@ -1554,7 +1554,7 @@ $$;
 create function backfill_private.locked_run(p_run_id uuid, p_states text[] default null)
 returns public.backfill_runs
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_run public.backfill_runs;
@@ -1578,7 +1578,7 @@ create function backfill_private.batch_spacing_s(p_request jsonb)
 returns numeric
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(ceil(60000000.0
     / floor((p_request ->> 'throttle_per_minute')::numeric / (p_request ->> 'batch_size')::numeric)) / 1000000.0, 0)
@@ -1589,7 +1589,7 @@ create function backfill_private.categories(p_target text)
 returns table (components text[], category text)
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select array_agg(t.component order by t.position), string_agg(t.component, '+' order by t.position desc)
   from generate_series(1, (1 << (select count(*)::integer from public.backfill_targets where target = p_target)) - 1) as mask
@@ -1602,7 +1602,7 @@ create function backfill_private.recent_from(p_run public.backfill_runs)
 returns timestamptz
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
   select coalesce((p_run.request ->> 'recent_since')::timestamptz, (
@@ -1632,7 +1632,7 @@ create function public.backfill_open(
 )
 returns uuid
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.open_run(p_request, p_project_host, p_run_id)
 $$;
@@ -1640,7 +1640,7 @@ $$;
 create function public.backfill_collect(p_run_id uuid)
 returns boolean
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
   select backfill_private.collect_window(p_run_id)
@@ -1651,7 +1651,7 @@ create function public.backfill_find_runs(p_prefix text)
 returns setof uuid
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select r.run_id from public.backfill_runs as r
   where starts_with(r.run_id::text, lower(btrim(p_prefix))) and btrim(p_prefix) <> ''
@@ -1681,7 +1681,7 @@ create function backfill_private.mark(p_name text, p_status text, p_detail text)
 returns jsonb
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_object('name', p_name, 'status', p_status, 'detail', p_detail)
 $$;
@@ -1691,7 +1691,7 @@ create function backfill_private.bare_name(p_name text)
 returns text
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select (parse_ident(p_name))[cardinality(parse_ident(p_name))]
 $$;
@@ -1702,7 +1702,7 @@ create function backfill_private.plan_steps(p_run_id uuid)
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_agg(jsonb_build_object(
       'component', t.component,
@@ -1729,7 +1729,7 @@ create function backfill_private.plan_figures(p_run_id uuid)
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with items as (
     select i.* from public.backfill_items as i where i.run_id = p_run_id
@@ -1769,7 +1769,7 @@ create function backfill_private.function_marks(p_target text)
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.mark(case t.transport when 'edge' then 'Edge Function ' else 'function ' end || f.name,
     case when t.transport = 'edge' then 'warn'
@@ -1804,7 +1804,7 @@ create function backfill_private.unguarded(p_table text)
 returns setof text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with standing as (
     select g.tgrelid
@@ -1832,7 +1832,7 @@ create function backfill_private.table_marks(p_target text)
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with tables as (
     select t.position, to_regclass(t.table_name) as oid, t.table_name as name, t.receipts = 'inferred' as infers
@@ -1869,7 +1869,7 @@ create function backfill_private.kind_marks(p_run_id uuid)
 returns setof jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_kind record;
@@ -1900,7 +1900,7 @@ create function backfill_private.setting_marks(p_run_id uuid)
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.mark('environment', case when s.environment is null then 'warn' else 'ok' end,
     coalesce('this project is ' || s.environment,
@@ -1924,7 +1924,7 @@ create function backfill_private.settings_now()
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select to_jsonb(s) - 'only_row' from public.backfill_settings as s
 $$;
@@ -1934,7 +1934,7 @@ create function backfill_private.measure_plan(p_run_id uuid, p_round_trip_ms num
 returns jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_run public.backfill_runs;
@@ -2021,7 +2021,7 @@ create function backfill_private.check_approver(p_run public.backfill_runs)
 returns void
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_caller record;
@@ -2054,7 +2054,7 @@ create function backfill_private.check_digest(p_run public.backfill_runs, p_dige
 returns void
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if p_digest is distinct from p_run.digest then
@@ -2074,7 +2074,7 @@ create function backfill_private.what_changed(p_run public.backfill_runs)
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(
     string_agg(format('%s was %s, is %s', n.key, coalesce(left(p_run.fingerprint ->> n.key, 12) || '…', 'not there'),
@@ -2092,7 +2092,7 @@ create function backfill_private.decide()
 returns trigger
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_run public.backfill_runs;
@@ -2163,7 +2163,7 @@ create function public.backfill_approve(
 )
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   insert into public.backfill_approvals (run_id, digest, decision, approver, note)
   values ($1, $2, 'approved', coalesce($3, ''), left($4, 500))
@@ -2175,7 +2175,7 @@ $$;
 create function public.backfill_reject(run uuid, reason text, approver text default null)
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   insert into public.backfill_approvals (run_id, digest, decision, approver, note)
   values ($1, '', 'rejected', coalesce($3, ''), left($2, 500))
@@ -2267,7 +2267,7 @@ returns bytea
 language sql
 immutable
 strict
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select sha256(convert_to(p_row::text, 'UTF8'))
 $$;
@@ -2277,7 +2277,7 @@ create function backfill_private.row_key(p_row jsonb, p_columns text[])
 returns jsonb
 language plpgsql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_key jsonb := '{}'::jsonb;
@@ -2298,7 +2298,7 @@ create function backfill_private.run_headers()
 returns jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_headers jsonb;
@@ -2317,7 +2317,7 @@ $$;
 create function backfill_private.check_order(p_run_id uuid, p_ordinal integer, p_component text, p_needs_first text[])
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_lacks record;
@@ -2357,7 +2357,7 @@ create function backfill_private.keep_receipt()
 returns trigger
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 set datestyle = 'ISO, YMD'
 set intervalstyle = 'iso_8601'
@@ -2431,7 +2431,7 @@ $$;
 create function backfill_private.refuse_truncate()
 returns trigger
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if backfill_private.run_headers() ? 'x-backfill-run' or pg_trigger_depth() > 1 and backfill_private.run_headers() is not null then
@@ -2450,7 +2450,7 @@ create function backfill_private.guard_sql(p_relation regclass, p_target text, p
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select case when p_is_partition then '' else format(
 $sql$create or replace trigger backfill_receipt after insert or update or delete on %1$s for each row
@@ -2485,7 +2485,7 @@ create function backfill_private.effects(p_run_id uuid, p_ordinals integer[] def
 returns table (ordinal integer, component text, is_present boolean, is_wanted boolean, has_receipt boolean)
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 declare
@@ -2519,7 +2519,7 @@ create function backfill_private.standing_of(p_run public.backfill_runs, p_ordin
 returns table (ordinal integer, component text)
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -2544,7 +2544,7 @@ create function backfill_private.steps(p_run public.backfill_runs, p_ordinals in
 returns table (ordinal integer, steps jsonb)
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select i.ordinal, jsonb_agg(jsonb_build_object(
       'component', t.component, 'transport', t.transport, 'function', f.name,
@@ -2588,7 +2588,7 @@ from public;
 create function backfill_private.decide_outcomes(p_run_id uuid, p_outcomes jsonb)
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -2672,7 +2672,7 @@ create function backfill_private.kept_message(p_code text, p_message text)
 returns text
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select coalesce((
     select c.meaning || '; the message stays in the database''s log, it may hold contents'
@@ -2693,7 +2693,7 @@ create function backfill_private.has_known_outcome(p_outcomes jsonb)
 returns boolean
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select exists (select from jsonb_array_elements(p_outcomes) as o where o ->> 'outcome' in ('answered', 'failed', 'again'))
 $$;
@@ -2710,7 +2710,7 @@ create function backfill_private.outcome(
 )
 language plpgsql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   is_critical := p_lacks_receipt or coalesce(p_code = 'OB018', false);
@@ -2742,7 +2742,7 @@ $$;
 create function backfill_private.hold(p_run_id uuid, p_reason text)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if (select r.state from public.backfill_runs as r where r.run_id = p_run_id) = 'running' then
@@ -2757,7 +2757,7 @@ create function backfill_private.settled_details(p_run_id uuid, p_claim_id uuid,
 returns jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -2783,7 +2783,7 @@ $$;
 create function backfill_private.record_critical(p_run_id uuid, p_claim_id uuid, p_settled jsonb)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_bad jsonb;
@@ -2802,7 +2802,7 @@ $$;
 create function backfill_private.record_batch(p_run_id uuid, p_claim_id uuid, p_settled jsonb)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform backfill_private.record(p_run_id, 'batch_settled', backfill_private.settled_details(p_run_id, p_claim_id, p_settled));
@@ -2815,7 +2815,7 @@ create function backfill_private.receipts_hash(p_run_id uuid, p_ordinals integer
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.sha256_hex(coalesce(string_agg(
     jsonb_build_array(r.receipt_id, r.ordinal, r.kind, r.operation, r.table_name, r.row_key,
@@ -2830,7 +2830,7 @@ create function backfill_private.receipt_faults(p_run_id uuid, p_after bigint, p
 returns table (seq bigint, fault text)
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select e.seq, 'the receipts of this batch are not those that were settled'
   from public.backfill_events as e
@@ -2847,7 +2847,7 @@ create function backfill_private.check_outcomes(p_outcomes jsonb)
 returns void
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if jsonb_typeof(p_outcomes) is distinct from 'array'
@@ -2876,7 +2876,7 @@ create function backfill_private.settle(p_run_id uuid, p_claim_id uuid, p_outcom
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_mine jsonb;
@@ -2911,7 +2911,7 @@ $$;
 create function backfill_private.settle_untold(p_run_id uuid, p_ordinals integer[], p_why text)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if p_ordinals is not null then
@@ -2926,7 +2926,7 @@ $$;
 create function backfill_private.release_all(p_run_id uuid)
 returns void
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.settle_untold(p_run_id,
     (select array_agg(i.ordinal) from public.backfill_items as i where i.run_id = p_run_id and i.state = 'leased'),
@@ -2937,7 +2937,7 @@ $$;
 create function backfill_private.release_expired()
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_run_id uuid;
@@ -2981,7 +2981,7 @@ grant execute on function backfill_private.settle(uuid, uuid, jsonb) to service_
 create function public.backfill_settle(p_run_id uuid, p_claim_id uuid, p_outcomes jsonb)
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.settle(p_run_id, p_claim_id, p_outcomes)
 $$;
@@ -3004,7 +3004,7 @@ create function backfill_private.back_off(p_troubles integer)
 returns interval
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select least(60, power(2, least(p_troubles, 10) - 1)) * (0.5 + random() / 2) * interval '1 second'
 $$;
@@ -3016,7 +3016,7 @@ $$;
 create function backfill_private.note_trouble(p_run_id uuid, p_outcomes jsonb, p_settled jsonb)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_trouble record;
@@ -3063,7 +3063,7 @@ $$;
 create function backfill_private.break_circuit(p_run_id uuid, p_settled jsonb)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_run public.backfill_runs;
@@ -3118,7 +3118,7 @@ create function backfill_private.lease_ttl()
 returns interval
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select interval '60 seconds'
 $$;
@@ -3128,7 +3128,7 @@ create function backfill_private.new_fence()
 returns text
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', '')
 $$;
@@ -3140,7 +3140,7 @@ create function backfill_private.allowance(
   p_run public.backfill_runs, out wait_s numeric, out sessions integer
 )
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := backfill_private.clock();
@@ -3168,7 +3168,7 @@ $$;
 create function backfill_private.skip_filled(p_run public.backfill_runs, p_ordinals integer[])
 returns integer
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -3207,7 +3207,7 @@ create function backfill_private.target_lock(p_target text)
 returns bigint
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select hashtextextended(p_target, 20251102)
 $$;
@@ -3221,7 +3221,7 @@ create function backfill_private.lease_items(
 )
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_phase text := backfill_private.pending_phase(p_run.run_id);
@@ -3248,7 +3248,7 @@ create function backfill_private.pending_phase(p_run_id uuid)
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with first as (
     select i.phase from public.backfill_items as i
@@ -3266,7 +3266,7 @@ $$;
 create function backfill_private.next_items(p_run_id uuid, p_phase text, p_limit integer)
 returns integer[]
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select array_agg(n.ordinal order by n.ordinal) from (
     select i.ordinal from public.backfill_items as i
@@ -3286,7 +3286,7 @@ create function backfill_private.grant_fences(
 )
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -3315,7 +3315,7 @@ $$;
 create function backfill_private.count_starts(p_run public.backfill_runs, p_sessions integer)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := backfill_private.clock();
@@ -3334,7 +3334,7 @@ $$;
 create function backfill_private.grant_batch(p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer)
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_grants jsonb := backfill_private.lease_items(p_run, p_claim_id, p_worker, p_limit);
@@ -3357,7 +3357,7 @@ create function backfill_private.is_elsewhere(p_run public.backfill_runs)
 returns boolean
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select coalesce((select lower(s.environment) is distinct from lower(p_run.environment)
     from public.backfill_settings as s where s.environment is not null), false)
@@ -3368,7 +3368,7 @@ create function backfill_private.lease_holders(p_run_id uuid)
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select format('%s sessions are leased by %s until %s UTC', count(*),
     string_agg(distinct coalesce(held.worker, 'an undo')
@@ -3388,7 +3388,7 @@ create function backfill_private.share_taken(p_but uuid)
 returns bigint
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(sum(coalesce((r.request ->> 'throttle_per_minute')::integer, s.max_throttle_per_minute)), 0)
   from public.backfill_runs as r cross join public.backfill_settings as s
@@ -3421,7 +3421,7 @@ from public;
 create function backfill_private.check_share(p_run public.backfill_runs)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_most integer := (select max_throttle_per_minute from public.backfill_settings for no key update);
@@ -3442,7 +3442,7 @@ create function backfill_private.reason_to_hold(p_run public.backfill_runs)
 returns text
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if backfill_private.is_elsewhere(p_run) then
@@ -3462,7 +3462,7 @@ create function backfill_private.start(p_run_id uuid, p_worker text)
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
 declare
@@ -3500,7 +3500,7 @@ create function backfill_private.halt(p_verb text, p_run_id uuid, p_reason text)
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_wanted text := case p_verb when 'pause' then 'paused' else 'cancelled' end;
@@ -3528,7 +3528,7 @@ create function backfill_private.resume(p_run_id uuid)
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
 declare
@@ -3560,7 +3560,7 @@ create function backfill_private.retry(p_run_id uuid)
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
 declare
@@ -3596,7 +3596,7 @@ create function backfill_private.prune(p_run_id uuid)
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_emptied integer;
@@ -3628,7 +3628,7 @@ to authenticated, service_role;
 create function public.backfill_start(p_run_id uuid, p_worker text)
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
   select backfill_private.start(p_run_id, p_worker)
@@ -3638,7 +3638,7 @@ $$;
 create function public.backfill_pause(run uuid, reason text)
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.halt('pause', $1, $2)
 $$;
@@ -3647,7 +3647,7 @@ $$;
 create function public.backfill_resume(run uuid)
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
   select backfill_private.resume($1)
@@ -3657,7 +3657,7 @@ $$;
 create function public.backfill_cancel(run uuid, reason text)
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.halt('cancel', $1, $2)
 $$;
@@ -3665,7 +3665,7 @@ $$;
 create function public.backfill_retry(p_run_id uuid)
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
   select backfill_private.retry(p_run_id)
@@ -3675,7 +3675,7 @@ $$;
 create function public.backfill_prune(run uuid)
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.prune($1)
 $$;
@@ -3715,7 +3715,7 @@ returns table (ordinal integer, session_id text, item_state text, phase text, bu
   is_wanted boolean, is_lost boolean, operation text)
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 set datestyle = 'ISO, YMD'
 set intervalstyle = 'iso_8601'
@@ -3772,7 +3772,7 @@ create function backfill_private.strangers(p_run_id uuid, p_component text)
 returns table (session_id text, row_key jsonb, of_other_version boolean)
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 declare
@@ -3827,7 +3827,7 @@ create function backfill_private.came_after(p_xmin xid, p_snapshot pg_snapshot)
 returns boolean
 language plpgsql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_least bigint := pg_snapshot_xmin(p_snapshot)::text::bigint;
@@ -3842,7 +3842,7 @@ create function backfill_private.added(p_one jsonb, p_other jsonb)
 returns jsonb
 language plpgsql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return (
@@ -3864,7 +3864,7 @@ $$;
 create function backfill_private.new_candidates(p_run public.backfill_runs)
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 declare
@@ -3950,7 +3950,7 @@ create function backfill_private.undo_scope(p_run_id uuid, p_sessions text[], p_
 returns jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 declare
@@ -3998,7 +3998,7 @@ create function backfill_private.undo_rows(p_run_id uuid, p_ordinals integer[])
 returns setof backfill_private.undoable
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 set enable_seqscan = off
 as $$
@@ -4024,7 +4024,7 @@ create function backfill_private.undo_next(
 returns integer[]
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -4050,7 +4050,7 @@ create function backfill_private.undo_tables(p_rows backfill_private.undoable[])
 returns table (tab regclass, picks text, joins text)
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select g.table_name::regclass, format('u.table_name = %L and u.row_key ?& %L::text[]', g.table_name, g.keys), (
       select string_agg(format('t.%I = (u.row_key ->> %L)::%s', k, k, format_type(a.atttypid, a.atttypmod)), ' and ' order by k)
@@ -4072,7 +4072,7 @@ create function backfill_private.undo_conflicts(
 )
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 set datestyle = 'ISO, YMD'
 set intervalstyle = 'iso_8601'
@@ -4112,7 +4112,7 @@ create function backfill_private.referencing(p_table regclass, p_ids bigint[], p
 returns jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_key record;
@@ -4148,7 +4148,7 @@ create function backfill_private.undo_effect(p_rows backfill_private.undoable[],
 returns jsonb
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with looked_at as materialized (
     select u.ordinal, u.session_id, u.table_name, u.row_key, u.is_inferred, u.has_before, u.last_hash is not null as stands,
@@ -4177,7 +4177,7 @@ $$;
 create function backfill_private.undo_look(p_undo backfill_private.undos, p_budget interval)
 returns backfill_private.undos
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_until timestamptz := backfill_private.clock() + p_budget;
@@ -4214,7 +4214,7 @@ create function backfill_private.undo_digest(p_undo backfill_private.undos)
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select case when p_undo.looked_ordinal = (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_undo.run_id)
     then backfill_private.sha256_hex(concat_ws(e'\n', 'backfill undo, form 2', p_undo.run_id, p_undo.scope, p_undo.looked_hash)) end
@@ -4233,7 +4233,7 @@ create function backfill_private.preview_undo(
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
 declare
@@ -4286,7 +4286,7 @@ create function public.backfill_preview_undo(
 )
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
   select backfill_private.preview_undo(p_run_id, p_sessions, p_since, p_until, p_budget_ms, p_undo_id)
@@ -4442,7 +4442,7 @@ create function public.backfill_plan_sessions(p_run_id uuid, p_after integer def
 returns json
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(json_agg(i.packed order by i.ordinal), '[]')
   from (
@@ -4461,7 +4461,7 @@ create function public.backfill_written(p_run_id uuid, p_before integer default 
 returns json
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(json_agg(json_build_array(r.receipt_id, r.ordinal, r.session_id, r.component, r.operation, r.table_name,
     r.row_key, encode(r.before_hash, 'hex'), encode(r.after_hash, 'hex'), r.attempt, r.at, r.undone_at)
@@ -4494,7 +4494,7 @@ create function backfill_private.line(p_name text, p_status text, p_detail text,
 returns jsonb
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.mark(p_name, p_status, p_detail)
     || jsonb_build_object('next', case when p_status = 'ok' then '' else coalesce(p_next, '') end)
@@ -4506,7 +4506,7 @@ create function backfill_private.beside_writers(p_command text, p_rest text)
 returns text
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select concat_ws(' ', p_command, 'concurrently', p_rest) || ';'
 $$;
@@ -4516,7 +4516,7 @@ create function backfill_private.our_relations()
 returns table (oid regclass, kind "char", is_public boolean, has_rls boolean)
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select c.oid::regclass, c.relkind, n.nspname = 'public', c.relrowsecurity
   from pg_class as c
@@ -4530,7 +4530,7 @@ create function backfill_private.relation_faults()
 returns table (fault text, cure text)
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with reach as (
     select o.*, r.role, has_any_column_privilege(r.role, o.oid, 'select') as reads,
@@ -4573,7 +4573,7 @@ create function backfill_private.function_faults()
 returns table (fault text, cure text)
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with ours as (
     select p.oid::regprocedure as signature, p.proname, p.prosrc, p.pronamespace = 'public'::regnamespace as is_door
@@ -4615,7 +4615,7 @@ create function backfill_private.our_lines()
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.line(f.name, case when count(f.fault) = 0 then 'ok' else 'fail' end,
     coalesce(string_agg(f.fault, '; ' order by f.fault), f.well), string_agg(f.cure, ' ' order by f.fault))
@@ -4652,7 +4652,7 @@ create function backfill_private.setting_lines()
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select l.line
   from (values (true)) as always
@@ -4683,7 +4683,7 @@ returns jsonb
 language plpgsql
 stable
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_target text;
@@ -4729,7 +4729,7 @@ create function public.backfill_check()
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.check_project()
 $$;
@@ -4782,7 +4782,7 @@ create function backfill_private.rehearsal_room(p_run public.backfill_runs)
 returns integer
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select least(
     coalesce(p_run.rehearse, case when lower(p_run.environment) = 'production' then 0 else 5 end),
@@ -4802,7 +4802,7 @@ create function backfill_private.rehearsal_sample(p_run_id uuid)
 returns text[]
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_run public.backfill_runs;
@@ -4838,7 +4838,7 @@ create function backfill_private.call_sql(p_signature text, p_arguments jsonb)
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select format('select %I.%I(%s)', n.nspname, p.proname, (
     select string_agg(format('%I => %L::%s', a.key, a.value,
@@ -4857,7 +4857,7 @@ create function backfill_private.rehearsal_lease(p_run_id uuid, p_session_id tex
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_run public.backfill_runs;
@@ -4906,7 +4906,7 @@ $$;
 create function backfill_private.rehearse_pass(p_steps jsonb, p_search_path text)
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_step jsonb;
@@ -4943,7 +4943,7 @@ create function backfill_private.keep_rehearsal(p_run_id uuid, p_session_id text
 returns void
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform backfill_private.authorize('plan');
@@ -4973,7 +4973,7 @@ to service_role;
 create function public.backfill_rehearsal(p_run_id uuid)
 returns text[]
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
   select backfill_private.rehearsal_sample(p_run_id)
@@ -4989,7 +4989,7 @@ create function public.backfill_rehearse(
 )
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_began timestamptz := backfill_private.clock();
@@ -5046,7 +5046,7 @@ returns table (ordinal bigint, session_id text, category text, phase text, took_
   error jsonb, seen jsonb)
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select s.ordinal, s.session_id, s.category, s.phase,
     (select sum((c ->> 'took_ms')::numeric) from jsonb_array_elements(s.seen -> 'calls') as c),
@@ -5068,7 +5068,7 @@ create function backfill_private.estimate_s(p_run_id uuid, p_round_trip_ms numer
 returns numeric
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with measured as (
     select percentile_cont(0.5) within group (order by r.took_ms) as session_ms,
@@ -5098,7 +5098,7 @@ create function backfill_private.rehearsal_figures(p_run_id uuid, p_round_trip_m
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with seen as (
     select * from backfill_private.rehearsed(p_run_id)
@@ -5131,7 +5131,7 @@ create function backfill_private.named_columns(p_columns jsonb)
 returns text
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select string_agg(t.key || '.' || c.name, ', ' order by t.key, c.name)
   from jsonb_each(p_columns) as t cross join lateral jsonb_array_elements_text(t.value) as c (name)
@@ -5144,7 +5144,7 @@ create function backfill_private.columns_changed(p_run_id uuid, p_path text[])
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_object_agg(n.table_name, n.columns), '{}') from (
     select t.key as table_name, jsonb_agg(distinct c.name order by c.name) as columns
@@ -5161,7 +5161,7 @@ create function backfill_private.rows_changed(p_run_id uuid, p_path text[], p_wh
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select string_agg(format('%s of %s', n.total, n.table_name), ', ' order by n.table_name) from (
     select t.key as table_name, sum((t.value ->> p_what)::bigint) as total
@@ -5176,7 +5176,7 @@ create function backfill_private.rehearsed_errors(p_run_id uuid)
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select string_agg(format('%s: %s, %s (%s)', e.step,
       case when e.code = '57014' then 'slower than the limit of a statement' else concat_ws(' ', e.code, e.message) end,
@@ -5195,7 +5195,7 @@ create function backfill_private.rehearsal_marks(p_run_id uuid, p_figures jsonb)
 returns setof jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_name text;
@@ -5222,7 +5222,7 @@ create function backfill_private.scoring_calls_mark(p_run_id uuid)
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.mark('rehearsal: scoring calls',
     case when told.sample = 0 then 'warn' when told.errors is not null then 'fail' else 'ok' end,
@@ -5247,7 +5247,7 @@ create function backfill_private.second_call_mark(p_run_id uuid)
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select case when s.differences is null
     then backfill_private.mark('rehearsal: second call', 'ok', 'changes nothing' || coalesce(
@@ -5272,7 +5272,7 @@ create function backfill_private.existing_rows_mark(p_run_id uuid)
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select case when told.text = '' then backfill_private.mark('rehearsal: existing rows', 'ok', 'none is changed')
     else backfill_private.mark('rehearsal: existing rows', 'warn', told.text || '; the receipts keep what they were') end
@@ -5287,7 +5287,7 @@ create function backfill_private.other_tables_mark(p_run_id uuid)
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select case when w.names is null then backfill_private.mark('rehearsal: other tables', 'ok', 'none is written')
     else backfill_private.mark('rehearsal: other tables', 'warn',
@@ -5309,7 +5309,7 @@ create function backfill_private.undo_mark(p_run_id uuid)
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select case
     when told.text <> '' then backfill_private.mark('rehearsal: undo', 'warn', told.text)
@@ -5349,7 +5349,7 @@ create function backfill_private.effect(p_kind text, p_name text, p_table regcla
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_object('kind', p_kind, 'name', p_name, 'table', p_table::text, 'detail', p_detail, 'events', p_events)
 $$;
@@ -5359,7 +5359,7 @@ create function backfill_private.written_tables(p_run_id uuid)
 returns table (relation regclass, planned_rows bigint)
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(part.relid, to_regclass(t.table_name)), sum((
     select count(*) from public.backfill_items as i where i.run_id = p_run_id and t.component = any (i.components)))::bigint
@@ -5376,7 +5376,7 @@ create function backfill_private.trigger_effects(p_run_id uuid)
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.effect(case when is_webhook then 'webhook' else 'trigger' end, g.tgname, w.relation,
     format('%s %s %s, %s; calls %s%s%s', case when g.tgtype & 2 <> 0 then 'before' else 'after' end,
@@ -5402,7 +5402,7 @@ create function backfill_private.listener_effects(p_run_id uuid)
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.effect('publication', b.pubname, w.relation,
     case when b.pubname = 'supabase_realtime' then 'realtime: every subscriber of the table is told'
@@ -5432,7 +5432,7 @@ create function backfill_private.column_effects(p_run_id uuid)
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.effect(
     case when a.attgenerated <> '' then 'generated column' else 'sequence' end, a.attname, w.relation,
@@ -5455,7 +5455,7 @@ create function backfill_private.cron_effects(p_run_id uuid)
 returns setof jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if to_regclass('cron.job') is null then
@@ -5476,7 +5476,7 @@ create function backfill_private.called_functions(p_function oid)
 returns setof oid
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select distinct callee.oid
   from pg_proc as caller
@@ -5501,7 +5501,7 @@ create function backfill_private.function_effects(p_run_id uuid)
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with recursive covered as (
     select f.oid
@@ -5535,7 +5535,7 @@ create function backfill_private.blast_radius(p_run_id uuid)
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(e.effect order by e.place, e.number), '[]') from (
     select 1 as place, t.* from backfill_private.trigger_effects(p_run_id) with ordinality as t (effect, number)
@@ -5568,7 +5568,7 @@ create function backfill_private.filled_meanwhile(p_run_id uuid)
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_object(
     'filled', coalesce(jsonb_agg(f.session_id order by f.place) filter (where f.place <= 1000), '[]'),
@@ -5589,7 +5589,7 @@ create function backfill_private.changes_since_sealing(p_run public.backfill_run
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with looked_at (kind, was, now) as (
     values ('definition', p_run.fingerprint, backfill_private.definitions(p_run.target)),
@@ -5611,7 +5611,7 @@ create function backfill_private.freshness(p_run_id uuid)
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
 declare
@@ -5645,7 +5645,7 @@ grant execute on function backfill_private.freshness(uuid) to authenticated, ser
 create function public.backfill_freshness(p_run_id uuid)
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
   select backfill_private.freshness(p_run_id)
@@ -5665,7 +5665,7 @@ create function backfill_private.score_fault(p_value jsonb, p_range jsonb)
 returns text
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select case when p_value is null or p_value = 'null' then 'is null' else (
     select case
@@ -5681,7 +5681,7 @@ create function backfill_private.canary_scores(p_run public.backfill_runs)
 returns table (ordinal integer, why text)
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_score record;
@@ -5711,7 +5711,7 @@ create function backfill_private.canary_faults(p_run public.backfill_runs)
 returns table (ordinal integer, session_id text, why text)
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with canary as (
     select i.* from public.backfill_items as i where i.run_id = p_run.run_id and i.phase = 'priority'
@@ -5736,7 +5736,7 @@ $$;
 create function backfill_private.judge_canary(p_run public.backfill_runs)
 returns text
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_bad text;
@@ -5777,7 +5777,7 @@ create function backfill_private.distance(p_from text, p_to text)
 returns integer
 language plpgsql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_above integer[] := array(select generate_series(0, length(p_to)));
@@ -5800,7 +5800,7 @@ create function backfill_private.farness(p_from text, p_to text)
 returns numeric
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.distance(lower(left(p_from, 200)), lower(left(p_to, 200)))::numeric
     / greatest(length(left(p_from, 200)), length(left(p_to, 200)), 1)
@@ -5812,7 +5812,7 @@ $$;
 create function backfill_private.refuse_name(p_sentence text, p_wanted text, p_known text[])
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_nearest text := (
@@ -5834,7 +5834,7 @@ create function backfill_private.declared_table(p_part jsonb)
 returns text
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_name text := format('%I.%I', p_part ->> 'schema', p_part ->> 'table');
@@ -5857,7 +5857,7 @@ create function backfill_private.check_columns(p_table text, p_columns text[])
 returns void
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_gone text := (
@@ -5880,7 +5880,7 @@ create function backfill_private.check_function(p_signature text, p_arguments te
 returns void
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_function regprocedure;
@@ -5916,7 +5916,7 @@ create function backfill_private.check_source(p_source jsonb)
 returns void
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_table text := backfill_private.declared_table(p_source);
@@ -5941,7 +5941,7 @@ create function backfill_private.check_component(p_target text, p_component json
 returns void
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_table text := backfill_private.declared_table(p_component);
@@ -5979,7 +5979,7 @@ $$;
 create function backfill_private.declare_target(p_declaration jsonb)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set lock_timeout = '3s'
 as $$
 declare
@@ -6025,7 +6025,7 @@ $$;
 create function backfill_private.guard(p_target text)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_relation record;
@@ -6046,7 +6046,7 @@ $$;
 create function backfill_private.withdraw(p_target text)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_trigger record;
@@ -6095,7 +6095,7 @@ create function backfill_private.filter_conditions(p_target text, p_prefix text)
 returns table (words text, condition text)
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select
     case when f ? 'is_null' then format('%s %s', f ->> 'column', case when (f ->> 'is_null')::boolean then 'null' else 'not null' end)
@@ -6114,7 +6114,7 @@ create function backfill_private.data_marks(p_run_id uuid)
 returns setof jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 declare
@@ -6148,7 +6148,7 @@ create function backfill_private.need_mark(p_run_id uuid, p_need jsonb)
 returns jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 declare
@@ -6193,7 +6193,7 @@ create function backfill_private.wanted_columns(p_target text)
 returns table (place integer, table_name text, column_name text, correct text)
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select 0, s.source_table, c.name,
     format('update backfill_private.sources set %I = ''…'' where target = %L;', c.field, s.target)
@@ -6220,7 +6220,7 @@ create function backfill_private.table_lines(p_target text)
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.line('table ' || w.table_name,
     case when to_regclass(w.table_name) is null or w.gone is not null then 'fail' else 'ok' end,
@@ -6251,7 +6251,7 @@ create function backfill_private.is_unique(p_table regclass, p_columns text[])
 returns boolean
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select exists (
     select from pg_index as x
@@ -6267,7 +6267,7 @@ create function backfill_private.leads_an_index(p_table regclass, p_column text)
 returns boolean
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select exists (
     select from pg_index as x
@@ -6280,7 +6280,7 @@ create function backfill_private.index_line(p_table text, p_column text)
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.line(format('index on %s (%s)', p_table, p_column),
     case when i.leads then 'ok' else 'warn' end,
@@ -6295,7 +6295,7 @@ create function backfill_private.key_lines(p_target text)
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with keys as (
     select 0 as place, s.source_table as name, array[s.key_column] as columns, s.key_column as session_column
@@ -6336,7 +6336,7 @@ create function backfill_private.source_lines(p_target text)
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.line('dates of ' || s.source_table,
     case when d.type = 'timestamp with time zone' then 'ok' when d.type ~ '^(date|timestamp)' then 'warn' else 'fail' end,
@@ -6367,7 +6367,7 @@ create function backfill_private.trigger_cure(p_target public.backfill_targets)
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select string_agg(backfill_private.guard_sql(to_regclass(u.name), p_target.target, p_target.component,
     to_regclass(u.name) <> to_regclass(p_target.table_name)), '' order by u.place)
@@ -6379,7 +6379,7 @@ create function backfill_private.table_mark_lines(p_target text)
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select m.mark || jsonb_build_object('next', case when m.mark ->> 'status' = 'ok' then '' else cure.next end)
   from backfill_private.table_marks(p_target) with ordinality as m (mark, place)
@@ -6405,7 +6405,7 @@ create function backfill_private.rights_lines(p_target text)
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.line('rights on ' || n.name,
     case when r.missing is null then 'ok' else 'fail' end,
@@ -6436,7 +6436,7 @@ create function backfill_private.function_lines(p_target text)
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select m.mark || jsonb_build_object('next', case when m.mark ->> 'status' = 'ok' then '' else (
     select case
@@ -6472,7 +6472,7 @@ create function backfill_private.need_lines(p_target text)
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with source as (
     select s.*, backfill_private.column_type(s.source_table, s.key_column) as key_type
@@ -6509,7 +6509,7 @@ create function backfill_private.detection_index_line(p_target text)
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.line('index ' || i.index_name,
     case when i.fault is null then 'ok' else 'warn' end,
@@ -6579,7 +6579,7 @@ create function backfill_private.rows_of(p_run_id uuid, p_target public.backfill
 returns table (ordinal integer, row_key jsonb, contents jsonb)
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 set datestyle = 'ISO, YMD'
 set intervalstyle = 'iso_8601'
@@ -6602,7 +6602,7 @@ $$;
 create function backfill_private.look_before(p_run public.backfill_runs, p_ordinals integer[])
 returns void
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   insert into backfill_private.looks (run_id, ordinal, component, row_key, contents)
   select p_run.run_id, r.ordinal, t.component, r.row_key, r.contents
@@ -6619,7 +6619,7 @@ $$;
 create function backfill_private.infer_receipts(p_run_id uuid, p_ordinals integer[], p_called integer[])
 returns void
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with gone as (
     delete from backfill_private.looks as l where l.run_id = p_run_id and l.ordinal = any (p_ordinals) returning l.*
@@ -6656,7 +6656,7 @@ create function backfill_private.check_inferred(p_target text, p_accepted text)
 returns text
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_inferred text := (
@@ -6691,7 +6691,7 @@ create function backfill_private.coverage_of(
 language plpgsql
 stable
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform backfill_private.authorize('read');
@@ -6711,7 +6711,7 @@ create function public.backfill_coverage(p_target text default null, p_since tex
 returns jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_view text;
@@ -6765,7 +6765,7 @@ create function backfill_private.mode_marks(p_run_id uuid, p_figures jsonb)
 returns setof jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.mark('mode', 'ok', case r.request ->> 'mode' when 'bulk' then 'bulk' else 'direct' end
     || format(': about %s s call by call', p_figures ->> 'runtime_s')
@@ -6785,7 +6785,7 @@ $$;
 create function backfill_private.note_bulk(p_run_id uuid)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_batch record;
@@ -6810,7 +6810,7 @@ create function backfill_private.may_bulk(p_run public.backfill_runs)
 returns boolean
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select p_run.state = 'running' and p_run.request ->> 'mode' = 'bulk'
     and p_run.approved_until > backfill_private.clock()
@@ -6843,7 +6843,7 @@ create function backfill_private.bulk_keep(p_run_id uuid, p_claim_id uuid, p_ses
 returns boolean
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_target text := (select r.target from backfill_private.bulk_claims as b join public.backfill_runs as r on r.run_id = b.run_id
@@ -6900,7 +6900,7 @@ $$;
 create function backfill_private.bulk_take(p_run public.backfill_runs, p_limit integer)
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -6944,7 +6944,7 @@ create function backfill_private.bulk_calls(p_run public.backfill_runs)
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with parts as (
     select t.position, t.component, format('case when x -> ''todo'' ? %L then (select count(*) from %I.%I(%s)) end',
@@ -6978,7 +6978,7 @@ create function backfill_private.bulk_begin(p_run_id uuid, p_sessions integer)
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_run public.backfill_runs;
@@ -7022,7 +7022,7 @@ $$;
 create function backfill_private.bulk_done(p_run_id uuid, p_ordinals integer[], p_started_at timestamptz)
 returns integer[]
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_mergejoin = off
 as $$
@@ -7052,7 +7052,7 @@ $$;
 create function backfill_private.bulk_troubled(p_run_id uuid, p_claim_id uuid, p_outcomes jsonb, p_started_at timestamptz)
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if p_outcomes = '[]' then
@@ -7078,7 +7078,7 @@ create function backfill_private.bulk_settle(
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_lacking integer[];
@@ -7141,7 +7141,7 @@ create function backfill_private.undo_write(
 )
 returns table (last_receipt bigint, operation text, after_hash bytea)
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 set datestyle = 'ISO, YMD'
 set intervalstyle = 'iso_8601'
@@ -7183,7 +7183,7 @@ create function backfill_private.undo_statement(p_table regclass, p_picks text, 
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select case p_way
     when 'delete' then format(
@@ -7217,7 +7217,7 @@ $$;
 create function backfill_private.undo_at_once(p_run_id uuid, p_ordinals integer[])
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := backfill_private.clock();
@@ -7251,7 +7251,7 @@ create function backfill_private.undo_noted(
 )
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 set enable_seqscan = off
 as $$
@@ -7276,7 +7276,7 @@ create function backfill_private.referencing(p_table regclass, p_row jsonb)
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.referencing(p_table, array[1::bigint], array[p_row]) ->> '1'
 $$;
@@ -7286,7 +7286,7 @@ create function backfill_private.key_condition(p_table regclass, p_key jsonb)
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select string_agg(format('t.%I = %L::%s', k.key, k.value, format_type(a.atttypid, a.atttypmod)), ' and ' order by k.key)
   from jsonb_each_text(p_key) as k
@@ -7298,7 +7298,7 @@ $$;
 create function backfill_private.undo_row(p_table regclass, p_key jsonb, p_before jsonb)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_condition text := backfill_private.key_condition(p_table, p_key);
@@ -7331,7 +7331,7 @@ $$;
 create function backfill_private.refusal_to_undo(p_table regclass, p_picks text, p_joins text, p_row backfill_private.undoable)
 returns text
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform backfill_private.undo_write(p_table, p_picks, p_joins, array[p_row], '{}');
@@ -7350,7 +7350,7 @@ $$;
 create function backfill_private.undo_item(p_run_id uuid, p_ordinal integer)
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_fence text := backfill_private.new_fence();
@@ -7391,7 +7391,7 @@ $$;
 create function backfill_private.undo_sessions(p_run_id uuid, p_ordinals integer[])
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_half integer := cardinality(p_ordinals) / 2;
@@ -7429,7 +7429,7 @@ create function backfill_private.undo_is_as_seen(p_undo backfill_private.undos, 
 returns boolean
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$
 declare
@@ -7466,7 +7466,7 @@ $$;
 create function backfill_private.undo_glance(p_undo backfill_private.undos, p_budget interval)
 returns backfill_private.undos
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_until timestamptz := backfill_private.clock() + p_budget;
@@ -7502,7 +7502,7 @@ $$;
 create function backfill_private.checked_undo(p_undo backfill_private.undos)
 returns backfill_private.undos
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_events bigint := (select r.audit_count from public.backfill_runs as r where r.run_id = p_undo.run_id);
@@ -7539,7 +7539,7 @@ $$;
 create function backfill_private.confirmed_undo(p_run_id uuid, p_digest text, p_reason text, p_scope jsonb)
 returns backfill_private.undos
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_undo backfill_private.undos;
@@ -7592,7 +7592,7 @@ create function backfill_private.confirm_undo(
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_undo backfill_private.undos;
@@ -7631,7 +7631,7 @@ $$;
 create function backfill_private.undo_progress(p_run_id uuid, p_undo_id bigint)
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_undo backfill_private.undos;
@@ -7663,7 +7663,7 @@ $$;
 create function backfill_private.close_if_empty(p_run_id uuid)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if (select r.state from public.backfill_runs as r where r.run_id = p_run_id) in ('completed', 'cancelled', 'expired')
@@ -7690,7 +7690,7 @@ create function public.backfill_confirm_undo(
 )
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.confirm_undo(p_run_id, p_digest, p_reason, p_sessions, p_scope)
 $$;
@@ -7713,7 +7713,7 @@ create function backfill_private.criterion(p_name text, p_expected bigint, p_act
 returns jsonb
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_object('name', p_name, 'expected', p_expected, 'actual', p_actual,
     'status', case when p_expected = p_actual then 'pass' else 'fail' end) || p_more
@@ -7724,7 +7724,7 @@ create function backfill_private.verify_rows(p_run_id uuid, p_component text, p_
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with stands as materialized (
     select * from backfill_private.standing(p_run_id, p_component, p_after, p_until)
@@ -7754,7 +7754,7 @@ create function backfill_private.verify_strangers(p_run_id uuid, p_component tex
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_object(
     'figures', jsonb_build_object('extra', count(*), 'legacy', count(*) filter (where f.of_other_version)),
@@ -7770,7 +7770,7 @@ create function backfill_private.verify_chain(p_run_id uuid)
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(c.what), '[]') from (
     select format('%s: %s', f ->> 0, f ->> 1) as what
@@ -7786,7 +7786,7 @@ create function backfill_private.verify_receipts(p_run_id uuid, p_after bigint, 
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(format('audit event %s: %s', f.seq, f.fault)), '[]')
   from backfill_private.receipt_faults(p_run_id, p_after, p_until) as f
@@ -7799,7 +7799,7 @@ create function backfill_private.verify_so_far(p_target text, p_so_far jsonb)
 returns jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if coalesce(p_so_far ->> 'stage', 'rows') not in ('rows', 'strangers', 'chain', 'receipts', 'end') then
@@ -7830,7 +7830,7 @@ create function backfill_private.verify_step(p_run public.backfill_runs, p_so_fa
 returns jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_stage text := p_so_far ->> 'stage';
@@ -7878,7 +7878,7 @@ $$;
 create function backfill_private.verify_end(p_run public.backfill_runs, p_so_far jsonb)
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_figures jsonb := p_so_far -> 'figures';
@@ -7908,7 +7908,7 @@ create function backfill_private.verifiable(p_run_id uuid)
 returns public.backfill_runs
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_run public.backfill_runs;
@@ -7932,7 +7932,7 @@ create function backfill_private.verify_part(p_run_id uuid, p_so_far jsonb, p_bu
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
 declare
@@ -7970,7 +7970,7 @@ create function backfill_private.verify(p_run_id uuid)
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
 declare
@@ -7997,7 +7997,7 @@ create function backfill_private.verify_buckets(p_target text, p_steps jsonb[])
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_object_agg(b.bucket, coalesce(seen.rows, '[]'))
   from unnest(array['as_planned', 'missing', 'filled_elsewhere', 'changed_since', 'extra']) as b (bucket)
@@ -8015,7 +8015,7 @@ create function backfill_private.component_criteria(p_target public.backfill_tar
 returns setof jsonb
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.criterion(n.tab || '_rows', (p_figures ->> 'planned')::bigint, (p_figures ->> 'wanted')::bigint,
     jsonb_build_object('inserted', p_figures -> 'inserted', 'updated', p_figures -> 'updated'))
@@ -8034,7 +8034,7 @@ create function backfill_private.run_criteria(p_run_id uuid, p_figures jsonb, p_
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_array(
     backfill_private.criterion('priority_complete', count(*) filter (where i.phase = 'priority' and i.state <> 'rolled_back'),
@@ -8056,7 +8056,7 @@ create function backfill_private.verdict(p_figures jsonb, p_criteria jsonb, p_cr
 returns text
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select case
     when p_critical > 0
@@ -8088,7 +8088,7 @@ to authenticated, service_role;
 create function public.backfill_verify(p_run_id uuid)
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
   select backfill_private.verify(p_run_id)
@@ -8097,7 +8097,7 @@ $$;
 create function public.backfill_verify_part(p_run_id uuid, p_so_far jsonb default null, p_budget_ms integer default 2000)
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
   select backfill_private.verify_part(p_run_id, p_so_far, p_budget_ms)
@@ -8121,7 +8121,7 @@ comment on function public.backfill_verify_part(uuid, jsonb, integer) is
 create function backfill_private.hold_if_changed(p_run public.backfill_runs)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_bare text := (
@@ -8160,7 +8160,7 @@ $$;
 create function backfill_private.claim_batch(p_run_id uuid, p_claim_id uuid, p_worker text, p_apart boolean)
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_run public.backfill_runs;
@@ -8214,7 +8214,7 @@ create function backfill_private.claim(p_run_id uuid, p_claim_id uuid, p_worker 
 returns jsonb
 language sql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.claim_batch(p_run_id, p_claim_id, p_worker, false)
 $$;
@@ -8225,7 +8225,7 @@ create function backfill_private.claim_apart(p_run_id uuid, p_claim_id uuid, p_w
 returns jsonb
 language sql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.claim_batch(p_run_id, p_claim_id, p_worker, true)
 $$;
@@ -8235,7 +8235,7 @@ create function backfill_private.wait_for(p_what text, p_seconds numeric, p_why 
 returns jsonb
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_object('granted', '[]'::jsonb, 'wait_s', p_seconds, 'wait_for', p_what, 'why', p_why)
 $$;
@@ -8244,7 +8244,7 @@ $$;
 create function backfill_private.wait_until(p_until timestamptz, p_what text, p_why text)
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.wait_for(p_what, greatest(extract(epoch from p_until - backfill_private.clock()), 0.001), p_why)
 $$;
@@ -8254,7 +8254,7 @@ $$;
 create function backfill_private.grant_or_wait(p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer)
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_phase text := backfill_private.pending_phase(p_run.run_id);
@@ -8281,7 +8281,7 @@ $$;
 create function backfill_private.finish_or_wait(p_run public.backfill_runs)
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.state = 'leased') then
@@ -8305,7 +8305,7 @@ create function backfill_private.renew(p_run_id uuid, p_claim_id uuid)
 returns integer
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_renewed integer;
@@ -8344,7 +8344,7 @@ to service_role;
 create function public.backfill_claim(p_run_id uuid, p_claim_id uuid, p_worker text)
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.claim(p_run_id, p_claim_id, p_worker)
 $$;
@@ -8352,7 +8352,7 @@ $$;
 create function public.backfill_claim_apart(p_run_id uuid, p_claim_id uuid, p_worker text)
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.claim_apart(p_run_id, p_claim_id, p_worker)
 $$;
@@ -8360,7 +8360,7 @@ $$;
 create function public.backfill_renew(p_run_id uuid, p_claim_id uuid)
 returns integer
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.renew(p_run_id, p_claim_id)
 $$;
@@ -8387,7 +8387,7 @@ create function backfill_private.bulk_outcome(p_code text)
 returns text
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select case
     when p_code in ('OB011', 'OB012') then 'released'
@@ -8403,7 +8403,7 @@ $$;
 create function backfill_private.bulk_one(p_run_id uuid, p_batch jsonb, p_session jsonb, p_search_path text)
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_step text;
@@ -8433,7 +8433,7 @@ $$;
 create function backfill_private.bulk_some(p_run_id uuid, p_batch jsonb, p_sessions jsonb, p_search_path text)
 returns boolean
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_kept text[];
@@ -8475,7 +8475,7 @@ create function public.backfill_bulk(
 )
 returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_began timestamptz := backfill_private.clock();
@@ -8526,7 +8526,7 @@ create function backfill_private.placed(p_run public.backfill_runs)
 returns table (ordinal bigint, session_id text, session_at timestamptz, components text[], category text, phase text, batch bigint)
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select o.ordinal, o.session_id, o.session_at, o.components, o.category,
     (array['priority', 'recent', 'historical'])[o.phase_rank],
@@ -8553,7 +8553,7 @@ create function backfill_private.most_placed()
 returns integer
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select 100000
 $$;
@@ -8565,7 +8565,7 @@ $$;
 create function backfill_private.place_items(p_run public.backfill_runs)
 returns boolean
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_placed integer := (select coalesce(max(i.ordinal), 0) from public.backfill_items as i where i.run_id = p_run.run_id);
@@ -8591,7 +8591,7 @@ $$;
 create function backfill_private.look_at_data(p_run public.backfill_runs)
 returns boolean
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if p_run.data_marks is not null then
@@ -8616,7 +8616,7 @@ create function backfill_private.seal(p_run_id uuid, p_round_trip_ms numeric)
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 set statement_timeout = '55s'
 as $$
@@ -8667,7 +8667,7 @@ create function backfill_private.check_size(p_run_id uuid)
 returns void
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_run public.backfill_runs;
@@ -8708,7 +8708,7 @@ grant execute on function backfill_private.seal(uuid, numeric) to authenticated,
 create function public.backfill_seal(p_run_id uuid, p_round_trip_ms numeric default null)
 returns jsonb
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
   select backfill_private.seal(p_run_id, p_round_trip_ms)
@@ -8727,7 +8727,7 @@ comment on function public.backfill_seal(uuid, numeric) is
 create function backfill_private.keep_rows(p_scratch uuid, p_moment text)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 set datestyle = 'ISO, YMD'
 set intervalstyle = 'iso_8601'
@@ -8762,7 +8762,7 @@ create function backfill_private.writes_elsewhere(p_target text)
 returns jsonb
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_object_agg(w.relid::regclass::text, jsonb_build_object(
       'inserted', w.n_tup_ins, 'updated', w.n_tup_upd, 'deleted', w.n_tup_del)), '{}')
@@ -8783,7 +8783,7 @@ create function backfill_private.rows_between(p_scratch uuid, p_from text, p_to 
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   with pairs as (
     select coalesce(a.table_name, b.table_name) as table_name, b.contents as was, a.contents as becomes
@@ -8815,7 +8815,7 @@ create function backfill_private.columns_of_now(p_scratch uuid)
 returns jsonb
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
   select coalesce(jsonb_object_agg(n.table_name, n.columns), '{}') from (
@@ -8833,7 +8833,7 @@ create function backfill_private.scratch_target(p_scratch uuid)
 returns text
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_target text;
@@ -8852,7 +8852,7 @@ create function backfill_private.seen_first(p_scratch uuid, p_writes_before json
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_target text := backfill_private.scratch_target(p_scratch);
@@ -8875,7 +8875,7 @@ create function backfill_private.counts_since(p_before jsonb, p_now jsonb)
 returns jsonb
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_object_agg(n.key, n.value::bigint - coalesce((p_before ->> n.key)::bigint, 0)) from jsonb_each_text(p_now) as n
 $$;
@@ -8885,7 +8885,7 @@ create function backfill_private.seen_second(p_scratch uuid)
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform backfill_private.scratch_target(p_scratch);
@@ -8901,7 +8901,7 @@ create function backfill_private.seen_undone(p_scratch uuid)
 returns jsonb
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_conflicts jsonb;

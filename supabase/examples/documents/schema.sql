@@ -47,7 +47,7 @@ grant select, insert, update, delete
 -- The paragraphs of one document without their tags.
 create function public.clean_document(document_id bigint, cleaner text) returns jsonb
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_text text := (
@@ -66,14 +66,14 @@ $$;
 create function public.document_text(document_id bigint) returns text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select t.text from library.plain_texts as t where t.document_id = document_text.document_id
 $$;
 
 create function public.save_embedding(document_id bigint, model text, vector real[]) returns void
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   insert into library.embeddings (document_id, model, vector)
   values (save_embedding.document_id, save_embedding.model, save_embedding.vector)
