@@ -280,6 +280,34 @@ exception
 end
 $$;
 
+-- Refuse a caller who has put a trigger of his own on some table: an undo writes with its owner's rights, and so would that
+-- trigger run. The right TRIGGER, which older projects give to every API role, is enough for it, with a function in pg_temp.
+--
+-- raises  OB010 a trigger's function belongs to the caller, who has not the owner's rights
+create function backfill_private.refuse_callers_triggers()
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_found record;
+begin
+  select t.tgname, t.tgrelid::regclass as tab, p.proowner::regrole as owner into v_found
+  from pg_trigger as t
+  join pg_proc as p on p.oid = t.tgfoid
+  where not t.tgisinternal
+    and pg_has_role(session_user, p.proowner, 'member')
+    and not pg_has_role(session_user, current_user, 'member')
+  limit 1;
+  if found then
+    perform backfill_private.refuse('OB010',
+      format('trigger %I on %s runs a function of %s, which an undo would run with the rights of %s',
+        v_found.tgname, v_found.tab, v_found.owner, current_user),
+      format('drop trigger %I on %s', v_found.tgname, v_found.tab));
+  end if;
+end
+$$;
+
 revoke all on function
   backfill_private.undo_write(regclass, text, text, backfill_private.undoable[], jsonb),
   backfill_private.undo_statement(regclass, text, text, text, text[]),
@@ -290,5 +318,6 @@ revoke all on function
   backfill_private.undo_row(regclass, jsonb, jsonb),
   backfill_private.refusal_to_undo(regclass, text, text, backfill_private.undoable),
   backfill_private.undo_item(uuid, integer),
-  backfill_private.undo_sessions(uuid, integer[])
+  backfill_private.undo_sessions(uuid, integer[]),
+  backfill_private.refuse_callers_triggers()
 from public;

@@ -177,6 +177,7 @@ declare
   v_effect jsonb := '{}'::jsonb;
 begin
   perform backfill_private.authorize('undo');
+  perform backfill_private.refuse_callers_triggers();
   if nullif(btrim(p_reason), '') is null then
     perform backfill_private.refuse('OB013', 'an undo needs a reason',
       format('backfill rollback %s --confirm %s --reason "…"', p_run_id, p_digest));
