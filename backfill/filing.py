@@ -20,7 +20,7 @@ from backfill.models import Event
 from backfill.plans import Plan
 from backfill.records import Answered, Evidence, rebuilt_batches, rebuilt_calls, record_of
 from backfill.reporting import summary_markdown
-from backfill.rollback_sql import Undo
+from backfill.rollback_sql import Listing
 
 
 @asynccontextmanager
@@ -88,14 +88,14 @@ async def _write_rollback(
     log: RunLog, gateway: Gateway, run_id: str, answered: list[Answered] | None = None
 ) -> None:
     """Write rollback.sql; list the calls that left a receipt, where that is asked for."""
-    undo = Undo(run_id)
+    listing = Listing(run_id)
     with log.rollback() as write:
-        write(undo.beginning())
+        write(listing.beginning())
         async for receipts in load_receipts(gateway, run_id):
-            write(undo.of([r for r in receipts if r["undone_at"] is None]))
+            write(listing.of([r for r in receipts if r["undone_at"] is None]))
             if answered is not None:
                 answered.extend(map(Answered.by, receipts))
-        write(undo.end())
+        write(listing.end())
 
 
 def _functions(plan: Plan) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What is said after a run: its summary, its verification, its undo, as Markdown for people."""
+"""What is said after a run: its summary and its verification, as Markdown for people."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from backfill.rendering_state import (
 )
 
 if TYPE_CHECKING:
-    from backfill.models import FailedSession, Json, Status, UndoEffect, Verification
+    from backfill.models import FailedSession, Json, Status, Verification
 
 NAMED_SESSIONS = 20  # of the new candidates; --json has more
 
@@ -132,34 +132,3 @@ def _buckets(buckets: Mapping[str, Sequence[Mapping[str, Json]]]) -> str:
     ]
     listed = table(("Rows", "Session", "Component"), odd) if odd else ""
     return "\n\n".join(filter(None, (counts, listed)))
-
-
-def undo_markdown(effect: UndoEffect) -> str:
-    """What an undo would take back, or took back, and the rows in conflict that it leaves."""
-    previewed = effect.state == "previewed"
-    tables = sorted({*effect.deletes, *effect.restores})
-    rows = ((code(t), effect.deletes.get(t, 0), effect.restores.get(t, 0)) for t in tables)
-    return joined(
-        f"# Undo of run {code(effect.run_id)}",
-        "A preview: nothing has been changed."
-        if previewed
-        else f"Carried out; the run is {effect.state.replace('_', ' ')}.",
-        f"{counted(effect.sessions, 'session')}, digest {code(effect.digest)}" if previewed else "",
-        table(("Table", "Rows deleted", "Rows restored"), rows) if tables else "No row to undo.",
-        section("Conflicts", _conflicts(effect.conflicts)),
-        "Next:\n\n" + fenced("sh", effect.confirming) if effect.confirming else "",
-    )
-
-
-def _conflicts(conflicts: Sequence[Mapping[str, Json]]) -> str:
-    if not conflicts:
-        return "None."
-    rows = (
-        (code(c["session_id"]), code(c["table"]), _key(c["row"]), escaped(c["reason"]))
-        for c in conflicts
-    )
-    return "Left as they are:\n\n" + table(("Session", "Table", "Row", "Why"), rows)
-
-
-def _key(row: Mapping[str, Json]) -> str:
-    return ", ".join(f"{code(name)} {code(value)}" for name, value in row.items())

@@ -39,8 +39,8 @@ as $$
   select backfill_private.sha256_hex(concat_ws(e'\n', p_prev_hash, p_run_id, p_seq, to_jsonb(p_at), p_kind, p_actor, p_details))
 $$;
 
--- Append an event to a run's chain.
-create function backfill_private.record(p_run_id uuid, p_kind text, p_details jsonb default '{}')
+-- Append one event to a run's chain, and nothing else. Only record() and note_batches() call this.
+create function backfill_private.append_event(p_run_id uuid, p_kind text, p_details jsonb)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -59,6 +59,50 @@ begin
   update public.backfill_runs
   set audit_count = v_run.audit_count + 1, audit_head = v_hash
   where run_id = p_run_id;
+end
+$$;
+
+-- Write into the chain what calls in bulk have settled since, in their order. See backfill_private.unnoted.
+--
+-- The run's row is locked first: settling expired leases of another run holds that row, too, when it comes here.
+create function backfill_private.note_batches(p_run_id uuid)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_batch record;
+  v_number integer;
+begin
+  perform from public.backfill_runs where run_id = p_run_id for no key update;
+  for v_batch in
+    with noted as (
+      update backfill_private.unnoted as u
+      set is_noted = true
+      where u.run_id = p_run_id and not u.is_noted
+      returning u.unnoted_id, u.granted, u.details
+    )
+    select n.granted, n.details from noted as n order by n.unnoted_id
+  loop
+    update public.backfill_runs
+    set batches_granted = batches_granted + 1
+    where run_id = p_run_id
+    returning batches_granted into v_number;
+    perform backfill_private.append_event(p_run_id, 'batch_granted', v_batch.granted || jsonb_build_object('number', v_number));
+    perform backfill_private.append_event(p_run_id, 'batch_settled', v_batch.details);
+  end loop;
+end
+$$;
+
+-- Record an event of a run in its chain. What calls in bulk have settled before it comes first.
+create function backfill_private.record(p_run_id uuid, p_kind text, p_details jsonb default '{}')
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform backfill_private.note_batches(p_run_id);
+  perform backfill_private.append_event(p_run_id, p_kind, p_details);
 end
 $$;
 
@@ -132,6 +176,8 @@ create trigger backfill_events_no_truncate before truncate on public.backfill_ev
 
 revoke all on function
   backfill_private.event_hash(text, uuid, bigint, timestamptz, text, text, jsonb),
+  backfill_private.append_event(uuid, text, jsonb),
+  backfill_private.note_batches(uuid),
   backfill_private.record(uuid, text, jsonb),
   backfill_private.chain_faults(uuid),
   backfill_private.move(uuid, text, text, jsonb)

@@ -180,7 +180,7 @@ declare
   v_run public.backfill_runs;
 begin
   perform pg_advisory_xact_lock(backfill_private.run_lock(p_run_id));
-  perform backfill_private.note_bulk(p_run_id);
+  perform backfill_private.note_batches(p_run_id);
   select * into v_run from public.backfill_runs where run_id = p_run_id for no key update;
   if not found then
     perform backfill_private.refuse('OB001', format('there is no run %s', p_run_id), 'backfill runs');

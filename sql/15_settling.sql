@@ -310,7 +310,7 @@ declare
 begin
   perform backfill_private.authorize('apply');
   perform backfill_private.check_outcomes(p_outcomes);
-  perform backfill_private.locked_run(p_run_id);
+  perform backfill_private.caught_up_run(p_run_id);
   select jsonb_agg(o || jsonb_build_object('outcome', case
       when o ->> 'outcome' in ('answered', 'failed', 'again', 'slow', 'stop', 'released') then o ->> 'outcome'
       else 'unknown' end)) into v_mine

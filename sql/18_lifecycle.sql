@@ -55,7 +55,7 @@ declare
   v_why text;
 begin
   perform backfill_private.authorize('apply');
-  v_run := backfill_private.locked_run(p_run_id);
+  v_run := backfill_private.caught_up_run(p_run_id);
   if v_run.state in ('planning', 'awaiting_approval') then
     perform backfill_private.refuse('OB003',
       format('run %s is %s (digest %s)', p_run_id, replace(v_run.state, '_', ' '), coalesce(v_run.digest, 'not yet made')),
@@ -96,7 +96,7 @@ begin
     perform backfill_private.refuse('OB013', format('%s needs a reason', p_verb),
       format('backfill %s %s --reason "…"', p_verb, p_run_id));
   end if;
-  v_run := backfill_private.locked_run(p_run_id);
+  v_run := backfill_private.caught_up_run(p_run_id);
   if v_run.state <> v_wanted then
     perform backfill_private.move(p_run_id, v_wanted, p_reason,
       jsonb_build_object('by', (select label from backfill_private.caller())));
@@ -121,7 +121,7 @@ declare
   v_why text;
 begin
   perform backfill_private.authorize('resume');
-  v_run := backfill_private.locked_run(p_run_id, array['paused']);
+  v_run := backfill_private.caught_up_run(p_run_id, array['paused']);
   v_why := backfill_private.reason_to_hold(v_run);
   if v_run.approved_until <= backfill_private.clock() then
     perform backfill_private.refuse('OB006', format('the approval of run %s ran out', p_run_id),
@@ -154,7 +154,7 @@ declare
   v_sessions integer;
 begin
   perform backfill_private.authorize('apply');
-  v_run := backfill_private.locked_run(p_run_id, array['completed', 'paused', 'running']);
+  v_run := backfill_private.caught_up_run(p_run_id, array['completed', 'paused', 'running']);
   v_why := backfill_private.reason_to_hold(v_run);
   if v_run.approved_until <= backfill_private.clock() then
     perform backfill_private.refuse('OB006', format('the approval of run %s ran out', p_run_id),
@@ -187,7 +187,7 @@ declare
   v_emptied integer;
 begin
   perform backfill_private.authorize('prune');
-  perform backfill_private.locked_run(p_run_id, array['completed', 'rejected', 'cancelled', 'expired', 'rolled_back']);
+  perform backfill_private.caught_up_run(p_run_id, array['completed', 'rejected', 'cancelled', 'expired', 'rolled_back']);
   update public.backfill_receipts set before = null where run_id = p_run_id and before is not null;
   get diagnostics v_emptied = row_count;
   perform backfill_private.record(p_run_id, 'pruned', jsonb_build_object('receipts', v_emptied));

@@ -333,7 +333,7 @@ declare
   v_undo backfill_private.undos;
 begin
   perform backfill_private.authorize('undo');
-  perform backfill_private.locked_run(p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']);
+  perform backfill_private.caught_up_run(p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']);
   if p_undo_id is null then
     insert into backfill_private.undos (run_id, scope, seen, seen_events)
     select p_run_id, backfill_private.undo_scope(p_run_id, p_sessions, p_since, p_until), pg_current_snapshot(), r.audit_count

@@ -2,16 +2,19 @@
 --
 -- State, receipts and rows commit together, so a lost reply or a killed worker leaves nothing to look up: a batch has
 -- happened or it has not. Many such calls go on side by side, which they could not under the lock of the run: they share
--- an advisory lock that every verb takes alone, and leave their word for the audit chain in a table; whoever holds the
--- run next writes it into the chain.
+-- an advisory lock that every verb takes alone, and leave their word in a table. The next to hold the run writes it into
+-- the audit chain, see backfill_private.note_batches. The next verb looks at what went wrong, see
+-- backfill_private.look_at_bulk.
 
+-- The batches that calls in bulk have settled, until each is noted in the chain and looked at.
 create table backfill_private.unnoted (
   unnoted_id bigint generated always as identity primary key,
   run_id uuid not null references public.backfill_runs (run_id) on delete cascade,
   granted jsonb not null,
   trouble jsonb not null,
   settled jsonb not null,
-  details jsonb not null
+  details jsonb not null,
+  is_noted boolean not null default false
 );
 
 create index backfill_unnoted_runs on backfill_private.unnoted (run_id, unnoted_id);
@@ -41,30 +44,6 @@ as $$
     from public.backfill_items as i where i.run_id = r.run_id) as timed
   where r.run_id = p_run_id and r.request ->> 'throttle_per_minute' is null
     and p_figures ->> 'runtime_s' is not null and timed.bulk_s is not null
-$$;
-
--- Write into the chain what calls in bulk have settled since; pause the run where that is called for. Under its lock.
-create function backfill_private.note_bulk(p_run_id uuid)
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_batch record;
-  v_number integer;
-begin
-  for v_batch in
-    with gone as (delete from backfill_private.unnoted as u where u.run_id = p_run_id returning u.*)
-    select g.granted, g.trouble, g.settled, g.details from gone as g order by g.unnoted_id
-  loop
-    update public.backfill_runs set batches_granted = batches_granted + 1 where run_id = p_run_id returning batches_granted into v_number;
-    perform backfill_private.record(p_run_id, 'batch_granted', v_batch.granted || jsonb_build_object('number', v_number));
-    perform backfill_private.record(p_run_id, 'batch_settled', v_batch.details);
-    perform backfill_private.record_critical(p_run_id, null, v_batch.settled);
-    perform backfill_private.note_trouble(p_run_id, v_batch.trouble, v_batch.settled);
-    perform backfill_private.break_circuit(p_run_id, v_batch.settled);
-  end loop;
-end
 $$;
 
 -- May this run's sessions be scored in bulk now? Whatever speaks against it, a claim looks at and says.
@@ -257,7 +236,7 @@ begin
     perform pg_advisory_xact_lock_shared(backfill_private.run_lock(p_run_id));
     select * into v_run from public.backfill_runs where run_id = p_run_id;
   else
-    v_run := backfill_private.locked_run(p_run_id);
+    v_run := backfill_private.caught_up_run(p_run_id);
   end if;
   if not found then
     perform backfill_private.refuse('OB001', format('there is no run %s', p_run_id), 'backfill runs');
@@ -371,7 +350,6 @@ $$;
 
 revoke all on function
   backfill_private.mode_marks(uuid, jsonb),
-  backfill_private.note_bulk(uuid),
   backfill_private.may_bulk(public.backfill_runs),
   backfill_private.bulk_keep(uuid, uuid, jsonb, text[], text),
   backfill_private.bulk_take(public.backfill_runs, integer),

@@ -144,60 +144,6 @@ begin
 end
 $$;
 
--- The first foreign key under which another row refers to this one, in words; null where none does. For rollback.sql.
-create function backfill_private.referencing(p_table regclass, p_row jsonb)
-returns text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select backfill_private.referencing(p_table, array[1::bigint], array[p_row]) ->> '1'
-$$;
-
--- A condition that picks the row t with this key: SQL text, names quoted, values literals.
-create function backfill_private.key_condition(p_table regclass, p_key jsonb)
-returns text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select string_agg(format('t.%I = %L::%s', k.key, k.value, format_type(a.atttypid, a.atttypmod)), ' and ' order by k.key)
-  from jsonb_each_text(p_key) as k
-  join pg_attribute as a on a.attrelid = p_table and a.attname = k.key
-$$;
-
--- Take one row back, as rollback.sql of a run's files does: delete what was inserted, put back what was updated or deleted.
--- Under no header, so without a receipt.
-create function backfill_private.undo_row(p_table regclass, p_key jsonb, p_before jsonb)
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_condition text := backfill_private.key_condition(p_table, p_key);
-  v_all text;
-  v_settable text;
-  v_rows integer;
-begin
-  if p_before is null then
-    execute format('delete from %s as t where %s', p_table, v_condition);
-    return;
-  end if;
-  select string_agg(quote_ident(a.attname), ', ' order by a.attnum),
-    string_agg(quote_ident(a.attname), ', ' order by a.attnum) filter (where a.attidentity <> 'a')
-  into v_all, v_settable
-  from pg_attribute as a
-  where a.attrelid = p_table and a.attnum > 0 and not a.attisdropped and a.attgenerated = '' and p_before ? a.attname;
-  execute format('update %1$s as t set (%2$s) = (select %2$s from jsonb_populate_record(null::%1$s, $1)) where %3$s',
-    p_table, v_settable, v_condition) using p_before;
-  get diagnostics v_rows = row_count;
-  if v_rows = 0 then
-    execute format('insert into %1$s (%2$s) overriding system value
-      select %2$s from jsonb_populate_record(null::%1$s, $1)', p_table, v_all) using p_before;
-  end if;
-end
-$$;
-
 -- Take one written row back where the database lets us.
 --
 -- returns  null, or why not: a constraint, deferred or not, or a trigger of the user's refused it
@@ -313,9 +259,6 @@ revoke all on function
   backfill_private.undo_statement(regclass, text, text, text, text[]),
   backfill_private.undo_at_once(uuid, integer[]),
   backfill_private.undo_noted(uuid, integer[], backfill_private.undoable[], jsonb, timestamptz),
-  backfill_private.referencing(regclass, jsonb),
-  backfill_private.key_condition(regclass, jsonb),
-  backfill_private.undo_row(regclass, jsonb, jsonb),
   backfill_private.refusal_to_undo(regclass, text, text, backfill_private.undoable),
   backfill_private.undo_item(uuid, integer),
   backfill_private.undo_sessions(uuid, integer[]),

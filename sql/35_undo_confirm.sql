@@ -184,7 +184,7 @@ begin
   elsif p_sessions < 1 then
     perform backfill_private.refuse('OB013', format('an undo takes one session or more at a time, not %s', p_sessions));
   end if;
-  perform backfill_private.locked_run(p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']);
+  perform backfill_private.caught_up_run(p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']);
   perform backfill_private.release_all(p_run_id);
   v_undo := backfill_private.confirmed_undo(p_run_id, p_digest, p_reason, p_scope);
   v_ordinals := case v_undo.state when 'confirmed' then

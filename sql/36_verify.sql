@@ -221,7 +221,10 @@ $$;
 --
 -- p_so_far  what the part before answered; null: from the beginning
 -- returns   {so_far, looked_at and to_look_at: sessions, components, buckets: {bucket: {component: [session; of extra: {session_id,
---           component, row}]}}, critical, verification: null, or what backfill_private.verify returns but buckets and critical}
+--           component, row}]}}, critical, verification: null, or after the last part {run_id, state, verdict, criteria,
+--           inferred, audit, new_candidates, new_candidates_total}}
+--           verdict: pass: every planned row is there; partial: each missing one belongs to a session recorded as failed and
+--           nothing is critical; fail: everything else
 -- raises    OB001 no such run, OB010 not allowed, OB013 so_far is not what a part had answered
 create function backfill_private.verify_part(p_run_id uuid, p_so_far jsonb, p_budget_ms integer)
 returns jsonb
@@ -253,56 +256,6 @@ begin
     'components', (select jsonb_agg(t.component order by t.position) from public.backfill_targets as t where t.target = v_run.target),
     'looked_at', case v_so_far ->> 'stage' when 'rows' then (v_so_far ->> 'after')::bigint else v_sessions end);
 end
-$$;
-
--- Verify a run against the tables, all of it.
---
--- returns  {run_id, verdict, criteria, buckets, critical, audit, new_candidates, new_candidates_total}
---          pass: every planned row is there; partial: each missing one belongs to a session recorded as failed and
---          nothing is critical; fail: everything else
--- raises   OB001 no such run, OB010 not allowed
-create function backfill_private.verify(p_run_id uuid)
-returns jsonb
-language plpgsql
-security definer
-set search_path = pg_catalog, pg_temp
-set statement_timeout = '55s'
-as $$
-declare
-  v_run public.backfill_runs := backfill_private.verifiable(p_run_id);
-  v_so_far jsonb := backfill_private.verify_so_far(v_run.target, null);
-  v_steps jsonb[] := '{}'::jsonb[];
-  v_step jsonb;
-begin
-  while v_so_far ->> 'stage' <> 'end' loop
-    v_step := backfill_private.verify_step(v_run, v_so_far);
-    v_so_far := v_step -> 'so_far';
-    v_steps := v_steps || (v_step - 'so_far');
-  end loop;
-  return backfill_private.verify_end(v_run, v_so_far) || jsonb_build_object(
-    'buckets', backfill_private.verify_buckets(v_run.target, v_steps),
-    'critical', (select coalesce(jsonb_agg(c.what order by s.place, c.place), '[]')
-      from unnest(v_steps) with ordinality as s (step, place)
-      cross join jsonb_array_elements(s.step -> 'critical') with ordinality as c (what, place)));
-end
-$$;
-
--- The buckets of all steps: {bucket: [{session_id, component}]}, component after component, in the plan's order.
-create function backfill_private.verify_buckets(p_target text, p_steps jsonb[])
-returns jsonb
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select jsonb_object_agg(b.bucket, coalesce(seen.rows, '[]'))
-  from unnest(array['as_planned', 'missing', 'filled_elsewhere', 'changed_since', 'extra']) as b (bucket)
-  cross join lateral (
-    select jsonb_agg(case jsonb_typeof(r.row) when 'object' then r.row
-        else jsonb_build_object('session_id', r.row, 'component', t.component) end order by t.position, s.place, r.place) as rows
-    from unnest(p_steps) with ordinality as s (step, place)
-    cross join public.backfill_targets as t
-    cross join jsonb_array_elements(s.step -> 'buckets' -> b.bucket -> t.component) with ordinality as r (row, place)
-    where t.target = p_target) as seen
 $$;
 
 -- The criteria of one component.
@@ -371,23 +324,11 @@ revoke all on function
   backfill_private.verify_end(public.backfill_runs, jsonb),
   backfill_private.verifiable(uuid),
   backfill_private.verify_part(uuid, jsonb, integer),
-  backfill_private.verify(uuid),
-  backfill_private.verify_buckets(text, jsonb[]),
   backfill_private.component_criteria(public.backfill_targets, jsonb),
   backfill_private.run_criteria(uuid, jsonb, bigint),
   backfill_private.verdict(jsonb, jsonb, bigint)
 from public;
-grant execute on function backfill_private.verify(uuid), backfill_private.verify_part(uuid, jsonb, integer)
-to authenticated, service_role;
-
-create function public.backfill_verify(p_run_id uuid)
-returns jsonb
-language sql
-set search_path = pg_catalog, pg_temp
-set statement_timeout = '55s'
-as $$
-  select backfill_private.verify(p_run_id)
-$$;
+grant execute on function backfill_private.verify_part(uuid, jsonb, integer) to authenticated, service_role;
 
 create function public.backfill_verify_part(p_run_id uuid, p_so_far jsonb default null, p_budget_ms integer default 2000)
 returns jsonb
@@ -398,12 +339,9 @@ as $$
   select backfill_private.verify_part(p_run_id, p_so_far, p_budget_ms)
 $$;
 
-revoke all on function public.backfill_verify(uuid), public.backfill_verify_part(uuid, jsonb, integer)
+revoke all on function public.backfill_verify_part(uuid, jsonb, integer)
 from public, anon, authenticated, service_role;
-grant execute on function public.backfill_verify(uuid), public.backfill_verify_part(uuid, jsonb, integer)
-to authenticated, service_role;
+grant execute on function public.backfill_verify_part(uuid, jsonb, integer) to authenticated, service_role;
 
-comment on function public.backfill_verify(uuid) is
-  'What stands in the tables against what a run had planned.';
 comment on function public.backfill_verify_part(uuid, jsonb, integer) is
-  'The same, a part a call, for large runs. For the client.';
+  'What is in the tables against what a run had planned, a part per call. For the client.';

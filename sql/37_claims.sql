@@ -1,5 +1,52 @@
 -- Claims: the next batch for a worker, or why it has to wait.
 
+-- Look at what the noted batches of calls in bulk ran into: critical faults, trouble, the circuit breaker. The run may be
+-- paused for it. Its row is locked.
+--
+-- returns  whether there was any such batch
+create function backfill_private.look_at_bulk(p_run_id uuid)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_batch record;
+begin
+  for v_batch in
+    with looked_at as (
+      delete from backfill_private.unnoted as u
+      where u.run_id = p_run_id and u.is_noted
+      returning u.unnoted_id, u.trouble, u.settled
+    )
+    select l.trouble, l.settled from looked_at as l order by l.unnoted_id
+  loop
+    perform backfill_private.record_critical(p_run_id, null, v_batch.settled);
+    perform backfill_private.note_trouble(p_run_id, v_batch.trouble, v_batch.settled);
+    perform backfill_private.break_circuit(p_run_id, v_batch.settled);
+  end loop;
+  return found;
+end
+$$;
+
+-- A run, locked as by backfill_private.locked_run, after a look at what its calls in bulk ran into. A claim and every other
+-- verb of a run that may have been running take this one: none passes by what would have paused the run.
+--
+-- raises  OB001 no such run, OB002 its state is none of the given
+create function backfill_private.caught_up_run(p_run_id uuid, p_states text[] default null)
+returns public.backfill_runs
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_run public.backfill_runs := backfill_private.locked_run(p_run_id);
+begin
+  if backfill_private.look_at_bulk(p_run_id) or p_states is not null then
+    v_run := backfill_private.locked_run(p_run_id, p_states);
+  end if;
+  return v_run;
+end
+$$;
+
 -- What must hold whenever a run takes a lease; where it does not, the run is paused or expired with the reason. A run
 -- whose approval ran out while it was paused is over too.
 create function backfill_private.hold_if_changed(p_run public.backfill_runs)
@@ -57,7 +104,7 @@ begin
   if p_claim_id is null then
     perform backfill_private.refuse('OB013', 'a claim needs an id, made by the worker');
   end if;
-  v_run := backfill_private.locked_run(p_run_id);
+  v_run := backfill_private.caught_up_run(p_run_id);
   perform backfill_private.release_expired();
   if v_run.state in ('running', 'paused') then
     perform backfill_private.hold_if_changed(v_run);
@@ -211,6 +258,8 @@ end
 $$;
 
 revoke all on function
+  backfill_private.look_at_bulk(uuid),
+  backfill_private.caught_up_run(uuid, text[]),
   backfill_private.hold_if_changed(public.backfill_runs),
   backfill_private.wait_for(text, numeric, text),
   backfill_private.wait_until(timestamptz, text, text),

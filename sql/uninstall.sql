@@ -70,7 +70,6 @@ drop function if exists
   public.backfill_seal(uuid, numeric),
   public.backfill_settle(uuid, uuid, jsonb),
   public.backfill_start(uuid, text),
-  public.backfill_verify(uuid),
   public.backfill_verify_part(uuid, jsonb, integer);
 
 drop view if exists

@@ -33,7 +33,7 @@ NEEDED_BY = {
         select undo_id from backfill_private.undos
         where run_id = gen_random_uuid() order by undo_id desc limit 1
     """,
-    # backfill_private.note_bulk: what calls in bulk have settled since, whenever the run is locked
+    # backfill_private.note_batches, whenever the run is locked: what calls in bulk have settled
     "backfill_unnoted_runs": """
         select from backfill_private.unnoted
         where run_id = gen_random_uuid() order by unnoted_id

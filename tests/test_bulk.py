@@ -233,6 +233,78 @@ def test_what_an_earlier_attempt_has_written_is_not_scored_again(project: Projec
     assert project.value(failed, run_id, grant["ordinal"]) == "done"
 
 
+# What the next verb finds -------------------------------------------------------------------------
+
+
+def started_in_bulk(project: Project, how: dict[str, list[str]]) -> str:
+    """A started run in bulk without a canary, whose scorers misbehave."""
+    misbehave(project.db, how)
+    return verbs.started(project.db, **{**BULK, "priority": []})
+
+
+def kinds_of(project: Project, run_id: str) -> list[str]:
+    """What the chain tells since the run was started."""
+    assert project.rows("select * from backfill_private.chain_faults(%s)", run_id) == []
+    events = project.rows(
+        "select kind from public.backfill_events where run_id = %s order by seq", run_id
+    )
+    kinds = [event["kind"] for event in events]
+    return kinds[kinds.index("running") + 1 :]
+
+
+def test_batches_in_bulk_stand_in_the_chain_before_what_the_next_verb_does(
+    project: Project,
+) -> None:
+    run_id = started_in_bulk(project, {})
+    for _ in range(2):
+        assert _bulk(project, run_id)["done"] > 0
+    assert kinds_of(project, run_id) == []
+    assert verbs.claim(project.db, run_id)["batch"] == 2
+    _bulk(project, run_id)
+    _pause(project, run_id)
+    batch = ["batch_granted", "batch_settled"]
+    assert kinds_of(project, run_id) == [*batch, *batch, "canary", *batch, "paused"]
+    numbers = project.rows(
+        "select details ->> 'number' as number from public.backfill_events"
+        " where run_id = %s and kind = 'batch_granted' order by seq",
+        run_id,
+    )
+    assert [row["number"] for row in numbers] == ["1", "2", "3"]
+    assert project.value("select count(*) from backfill_private.unnoted") == 0
+
+
+@pytest.mark.parametrize("verb", ["claim", "pause", "cancel", "start"])
+def test_what_is_critical_in_bulk_is_seen_by_the_next_verb(project: Project, verb: str) -> None:
+    """Whichever it is: the run is paused for it, and the chain tells so."""
+    run_id = started_in_bulk(
+        project, {"foreign": [r["session_id"] for r in project.rows(CANDIDATES)]}
+    )
+    _bulk(project, run_id)
+    if verb == "claim":
+        verbs.claim(project.db, run_id)
+    elif verb == "start":
+        verbs.start(project.db, run_id)
+    else:
+        project.db.execute(f"select public.backfill_{verb}(%s, 'peak hours')".encode(), (run_id,))
+    batches = ["batch_granted", "batch_settled", "critical", "paused"]
+    assert kinds_of(project, run_id) == [*batches, *(["cancelled"] if verb == "cancel" else [])]
+    reason = "select details ->> 'reason' from public.backfill_events where kind = 'paused'"
+    assert project.value(reason).startswith("critical: session")
+
+
+def test_failures_in_bulk_before_a_resume_are_not_counted_after_it(project: Project) -> None:
+    """The breaker looks when somebody pauses the run; what was looked at is settled with that."""
+    every = [r["session_id"] for r in project.rows(CANDIDATES)]
+    run_id = started_in_bulk(project, {"fail": every})
+    failed = sum(_bulk(project, run_id, 25)["failed"] for _ in range(2))
+    assert 20 < failed < len(every)
+    _pause(project, run_id)
+    reason = project.value("select reason from public.backfill_runs where run_id = %s", run_id)
+    assert reason.startswith(f"circuit breaker: {failed} of {failed} sessions failed")
+    project.db.execute("select public.backfill_resume(%s)", (run_id,))
+    assert verbs.claim(project.db, run_id)["bulk"] is True
+
+
 # What may not be asked for ------------------------------------------------------------------------
 
 

@@ -33,7 +33,6 @@ CALLED_BY_USERS = (
     "open_run(jsonb,text,uuid)",
     "resume(uuid)",
     "seal(uuid,numeric)",
-    "verify(uuid)",
     "verify_part(uuid,jsonb,integer)",
 )
 CALLED_BY_THE_SERVICE = (

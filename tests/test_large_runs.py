@@ -11,6 +11,7 @@ import pytest
 import backfill
 from backfill import undoing
 from backfill.buckets import Bucket, packed
+from backfill.reading import BUCKETS
 from tests import verbs
 from tests.bench.undo import done_run
 from tests.conftest import Project
@@ -54,22 +55,35 @@ def disturb(project: Project, run_id: str) -> None:
         project.db.execute(statement.replace("% 97", "%% 97").encode(), (run_id,))
 
 
+def by_bucket(part: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of a part as a verification lists them: component after component."""
+    return {
+        bucket: [
+            row if bucket == "extra" else {"session_id": row, "component": component}
+            for component in part["components"]
+            for row in part["buckets"].get(bucket, {}).get(component, [])
+        ]
+        for bucket in BUCKETS
+    }
+
+
 @pytest.mark.parametrize("is_disturbed", [False, True], ids=["whole", "disturbed"])
 def test_a_verification_in_parts_says_the_same_as_one(
-    project: Project, run: str, is_disturbed: bool
+    project: Project, run: str, is_disturbed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The library's, which asks for parts, and one call in the SQL editor; whatever is found."""
+    monkeypatch.setattr("backfill.loading.LOOK_MS", 0)
     if is_disturbed:
         disturb(project, run)
-    whole = project.value("select public.backfill_verify(%s)", run)
+    whole = project.value("select public.backfill_verify_part(%s, null, 3600000)", run)
     parts = parts_of(project, run)
     assert len(parts) > 6
-    last = parts[-1]["verification"]
-    assert last == {name: whole[name] for name in last}
+    assert parts[-1]["verification"] == whole["verification"]
     assert [what for part in parts for what in part["critical"]] == whole["critical"]
     with project.connect() as bf:
         seen = bf.verify(run)
-    assert seen.as_dict() == {name: whole[name] for name in seen.as_dict()}
+    expected = {**whole, **whole["verification"], "buckets": by_bucket(whole)}
+    assert seen.as_dict() == {name: expected[name] for name in seen.as_dict()}
     assert seen.verdict == ("fail" if is_disturbed else "pass")
 
 

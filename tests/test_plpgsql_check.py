@@ -53,7 +53,6 @@ BY_DESIGN = {
     ("standing", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("strangers", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("referencing", "text type variable is not sanitized"): NAMES_COME_QUOTED,
-    ("undo_row", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("canary_scores", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("canary_scores", 'OUT variable "…" is maybe unmodified'): OUT_BY_QUERY,
     ("effects", 'OUT variable "…" is maybe unmodified'): OUT_BY_QUERY,

@@ -10,11 +10,11 @@ import pytest
 from markdown_it import MarkdownIt
 
 from backfill.markdown import code, duration, escaped, mm_ss
-from backfill.models import Check, Criterion, FailedSession, Status, UndoEffect, Verification
+from backfill.models import Check, Criterion, FailedSession, Status, Verification
 from backfill.planned import PlannedSession, PlannedSessions
 from backfill.plans import Approval, Plan
 from backfill.rendering import plan_markdown
-from backfill.reporting import summary_markdown, undo_markdown, verification_markdown
+from backfill.reporting import summary_markdown, verification_markdown
 
 RUN = "22dc9d26-0e85-4a2c-9bdc-1b92db031930"
 DIGEST = "a261f1ecc13668a0c44fa538787b47741ec50f7705721dd416c7124a87532fe8"
@@ -500,34 +500,3 @@ def test_the_summary_has_counts_failures_verdict_and_head() -> None:
 
 def test_the_summary_of_a_run_that_was_not_verified_says_so() -> None:
     assert "Not verified." in summary_markdown(STATUS, None, [])
-
-
-EFFECT = UndoEffect(
-    run_id=RUN,
-    digest=DIGEST,
-    deletes={"fc_scores": 32, "profiles": 10},
-    restores={"profiles": 1},
-    conflicts=(
-        {
-            "session_id": "session-03",
-            "table": "public.fc_scores",
-            "row": {"session_id": "session-03", "version": "v1.2"},
-            "reason": "the row was changed since",
-        },
-    ),
-    sessions=32,
-)
-
-
-def test_an_undo_preview_counts_by_table_and_ends_with_how_to_confirm() -> None:
-    shown = undo_markdown(EFFECT)
-    rows, conflicts = tables_of(shown)
-    assert rows[1:] == [["`fc_scores`", "32", "0"], ["`profiles`", "10", "1"]]
-    assert conflicts[1][3] == "the row was changed since"
-    assert shown.endswith(f'backfill rollback {RUN} --confirm {DIGEST} --reason "…"\n```\n')
-
-
-def test_an_undo_that_was_carried_out_does_not_ask_to_be_confirmed() -> None:
-    shown = undo_markdown(replace(EFFECT, state="rolled_back"))
-    assert "the run is rolled back" in shown
-    assert "--confirm" not in shown

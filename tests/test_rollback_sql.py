@@ -1,4 +1,4 @@
-"""rollback.sql: reviewable, without row contents, and true to what the run wrote."""
+"""rollback.sql: what a run wrote, without contents, and two calls that take it back at the gate."""
 
 from __future__ import annotations
 
@@ -7,23 +7,18 @@ from typing import Any
 
 import psycopg
 import pytest
-import sqlglot
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from psycopg.types.json import Jsonb
-from sqlglot import exp
 
-from backfill.rollback_sql import Undo, built
+import backfill
+from backfill.rollback_sql import Listing
+from tests import verbs
+from tests.clocks import DatabaseClock
+from tests.conftest import Project
 
 RUN = "22dc9d26-0e85-4a2c-9bdc-1b92db031930"
 KEY = {"session_id": "618c5ea6", "version": "v1.2", "fc_kind": "functions"}
-REQUEST = {
-    "since": "2025-08-01",
-    "throttle_per_minute": 20,
-    "batch_size": 5,
-    "priority": ["618c5ea6", "070d9bf2"],
-    "environment": "staging",
-}
+SEVEN: dict[str, Any] = {"since": "2025-09-01", "throttle_per_minute": 20, "batch_size": 7}
 Db = psycopg.Connection[dict[str, Any]]
 
 
@@ -43,23 +38,22 @@ def receipt(receipt_id: int, **changes: Any) -> dict[str, Any]:
 
 def rollback_sql(run: str, receipts: list[dict[str, Any]]) -> str:
     """The file, of receipts that come all at once."""
-    undo = Undo(run)
-    return undo.beginning() + undo.of(receipts) + undo.end()
+    listing = Listing(run)
+    return listing.beginning() + listing.of(receipts) + listing.end()
 
 
-def statements(receipts: list[dict[str, Any]]) -> list[exp.Expr]:
-    """The statements that undo rows: what stands between the settings and commit."""
-    parsed = [s for s in sqlglot.parse(rollback_sql(RUN, receipts), dialect="postgres") if s]
-    assert isinstance(parsed[0], exp.Transaction)
-    assert isinstance(parsed[-1], exp.Commit)
-    return [s for s in parsed[1:-1] if not isinstance(s, exp.Set)]
+def rows(*receipts: dict[str, Any]) -> list[str]:
+    """The lines of the list."""
+    text = Listing(RUN).of(list(receipts))
+    assert text == "" or text.endswith("\n")
+    return text.split("\n")[:-1]
 
 
-def test_the_header_names_the_run_and_the_right_way() -> None:
+def test_the_header_names_the_run_and_the_command() -> None:
     text = rollback_sql(RUN, [])
-    assert text.startswith(f"-- Undo of run {RUN}, the newest rows first.\n")
-    assert text.endswith("-- 0 rows\nCOMMIT;\n")
-    assert f"-- The right way is: backfill rollback {RUN}\n" in text
+    assert text.startswith(f"-- What run {RUN} wrote")
+    assert f"backfill rollback {RUN}\n" in text
+    assert "\n-- 0 rows\n" in text
 
 
 def test_a_run_id_that_is_none_is_refused() -> None:
@@ -67,261 +61,166 @@ def test_a_run_id_that_is_none_is_refused() -> None:
         rollback_sql("x\n; drop table profiles", [])
 
 
-def test_the_settings_that_a_hash_depends_on_are_pinned_first() -> None:
-    text = rollback_sql(RUN, [receipt(1)])
-    pinned = text.split("BEGIN;\n")[1].split("DELETE")[0].splitlines()
-    assert pinned == [
-        "SET LOCAL timezone = 'UTC';",
-        "SET LOCAL datestyle = 'ISO, YMD';",
-        "SET LOCAL intervalstyle = 'iso_8601';",
-        "SET LOCAL extra_float_digits = 1;",
-        "SET LOCAL bytea_output = 'hex';",
-    ]
+def test_a_row_is_named_by_table_key_operation_and_session() -> None:
+    (line,) = rows(receipt(7))
+    assert line == f"-- insert public.fc_scores {json.dumps(KEY, sort_keys=True)} 618c5ea6"
 
 
-def test_an_inserted_row_is_deleted_by_its_key_and_hash() -> None:
-    (delete,) = statements([receipt(7)])
-    assert isinstance(delete, exp.Delete)
-    text = delete.sql("postgres")
-    assert """DELETE FROM "public"."fc_scores" AS "t" WHERE""" in text
-    assert """"t"."session_id" = '618c5ea6'""" in text
-    assert f"CAST('\\x{7:064x}' AS BYTEA)" in text
+@pytest.mark.parametrize("operation", ["update", "delete"])
+def test_what_the_run_did_is_told(operation: str) -> None:
+    left = None if operation == "delete" else "\\x02"
+    (line,) = rows(receipt(7, operation=operation, before_hash="\\x01", after_hash=left))
+    assert line.startswith(f"-- {operation} public.fc_scores ")
 
 
-def test_an_updated_row_comes_back_from_its_receipt_not_from_the_file() -> None:
-    (restored,) = statements([receipt(7, operation="update", before_hash="\\x01")])
-    text = restored.sql("postgres")
-    assert "undo_row" in text
-    assert """"r"."receipt_id" = 7""" in text
-    assert f"CAST('\\x{7:064x}' AS BYTEA)" in text
-
-
-def test_a_deleted_row_comes_back_only_where_no_other_has_come() -> None:
-    (restored,) = statements([receipt(7, operation="delete", before_hash="\\x01", after_hash=None)])
-    assert "NOT EXISTS(" in restored.sql("postgres")
-
-
-def test_the_newest_row_is_undone_first() -> None:
+def test_the_newest_row_comes_first() -> None:
     keys = [{**KEY, "session_id": name} for name in ("a", "b", "c")]
-    undoing = statements([receipt(n, row_key=key) for n, key in enumerate(keys, start=1)])
-    found = [
-        name for s in undoing for name in ("a", "b", "c") if f"= '{name}'" in s.sql("postgres")
-    ]
-    assert found == ["c", "b", "a"]
+    lines = rows(*(receipt(n, row_key=key) for n, key in enumerate(keys, start=1)))
+    assert [json.loads(line.split(" ", 3)[3][:-9])["session_id"] for line in lines] == [*"cba"]
 
 
-def test_several_receipts_of_a_row_go_back_to_before_the_first() -> None:
-    (restored,) = statements(
-        [
-            receipt(9, operation="update", before_hash="\\x02"),
-            receipt(4, operation="update", before_hash="\\x01"),
-        ]
-    )
-    text = restored.sql("postgres")
-    assert """"r"."receipt_id" = 4""" in text
-    assert f"CAST('\\x{9:064x}' AS BYTEA)" in text
+def test_several_receipts_of_a_row_are_one_line() -> None:
+    (line,) = rows(receipt(9, operation="update", before_hash="\\x01"), receipt(4))
+    assert line.startswith("-- insert ")
 
 
-def test_a_row_that_was_inserted_and_updated_is_deleted_if_it_is_what_the_update_left() -> None:
-    (delete,) = statements([receipt(4), receipt(9, operation="update", before_hash="\\x01")])
-    assert isinstance(delete, exp.Delete)
-    assert f"CAST('\\x{9:064x}' AS BYTEA)" in delete.sql("postgres")
+def test_a_row_that_the_run_made_and_removed_is_not_listed() -> None:
+    assert rows(receipt(4), receipt(9, operation="delete", after_hash=None)) == []
 
 
-def test_a_row_that_the_run_made_and_removed_needs_nothing() -> None:
-    assert statements([receipt(4), receipt(9, operation="delete", after_hash=None)]) == []
+ANY_TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 
 
-def test_a_table_name_is_read_as_postgresql_reads_it_and_quoted() -> None:
-    (folded,) = statements([receipt(1, table_name="public.FC_Scores")])
-    (kept,) = statements([receipt(1, table_name='app."My ""Scores"')])
-    assert '"public"."fc_scores" AS "t"' in folded.sql("postgres")
-    assert '"app"."My ""Scores" AS "t"' in kept.sql("postgres")
-
-
-def test_a_hash_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="no hash"):
-        rollback_sql(RUN, [receipt(1, after_hash="'; drop table profiles")])
-
-
-@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
-def test_a_key_is_a_literal_whatever_it_holds(value: str) -> None:
-    (delete,) = statements([receipt(1, row_key={"id": value})])
-    literals = {node.this for node in delete.find_all(exp.Literal)}
-    assert value in literals
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=2, max_size=3))
-def test_rows_of_a_shape_differ_in_their_values_alone(ids: list[str]) -> None:
-    """What is built once and filled in many times is what would be built for each."""
-    for operation, before_hash in (("insert", None), ("update", "\\x01"), ("delete", "\\x01")):
-        rows = [
-            receipt(
-                number,
-                row_key={"id": name, "place": number, "is_new": number > 2},
-                operation=operation,
-                before_hash=before_hash,
-                after_hash=None if operation == "delete" else f"\\x{number:064X}",
-            )
-            for number, name in enumerate(ids)
-        ]
-        assert undo_of(*rows) == "".join(f"{built(RUN, row, row)};\n" for row in reversed(rows))
-
-
-def undo_of(*receipts: dict[str, Any]) -> str:
-    """The statements alone, as text."""
-    _, _, rest = rollback_sql(RUN, list(receipts)).partition("bytea_output = 'hex';\n")
-    return rest.rpartition("-- ")[0]
+@given(ANY_TEXT, ANY_TEXT, ANY_TEXT)
+def test_a_row_is_one_comment_whatever_its_names_hold(key: str, table: str, session: str) -> None:
+    """Nothing in it ends the line, and nothing in it turns the letters around."""
+    (line,) = rows(receipt(1, row_key={"id": key}, table_name=table, session_id=session))
+    assert line.startswith("-- insert ")
+    assert line.isascii()
+    assert line.isprintable()
 
 
 # On a real database ------------------------------------------------------------------------------
 
 
-def _start(db: Db) -> tuple[str, list[dict[str, Any]]]:
-    """A run with its canary leased; returns its id and the grants."""
-    run = _value(db, "select public.backfill_open(%s)", Jsonb(REQUEST))
-    while not _value(db, "select public.backfill_collect(%s)", run):
-        pass
-    db.execute("select public.backfill_seal(%s)", (run,))
-    digest = _value(db, "select digest from public.backfill_runs where run_id = %s", run)
-    db.execute("select public.backfill_approve(%s, %s, 'Ada')", (run, digest))
-    db.execute("select public.backfill_start(%s, 'w1')", (run,))
-    claim = _value(db, "select public.backfill_claim(%s, gen_random_uuid(), 'w1')", run)
-    return str(run), claim["granted"]
+@pytest.fixture
+def done(project_db: Db) -> tuple[str, dict[str, Any]]:
+    """A run over seven sessions that is done, and what stood in the tables before it."""
+    before = contents(project_db)
+    run_id = verbs.started(project_db, **SEVEN)
+    verbs.work(project_db, run_id, DatabaseClock(project_db))
+    assert contents(project_db) != before
+    return run_id, before
 
 
-def _value(db: Db, query: str, *values: object) -> Any:
-    row = db.execute(query.encode(), values).fetchone()
-    assert row is not None
-    return next(iter(row.values()))
-
-
-def _under(db: Db, run: str, grant: dict[str, Any]) -> None:
-    headers = {"x-backfill-run": run, "x-backfill-fence": grant["fence"]}
-    db.execute("select set_config('request.headers', %s, true)", (json.dumps(headers),))
-
-
-def _score(db: Db, run: str, grant: dict[str, Any]) -> None:
-    """Make a session's calls as a worker does: one transaction each, under its headers."""
-    for step in grant["steps"]:
-        named = ", ".join(f"{name} => %s" for name in step["arguments"])
-        with db.transaction():
-            _under(db, run, grant)
-            db.execute(
-                f"select public.{step['function']}({named})".encode(),
-                tuple(step["arguments"].values()),
-            )
-
-
-def _receipts(db: Db, run: str) -> list[dict[str, Any]]:
-    """The receipts as the API answers them: bytes in hex."""
+def written(db: Db, run_id: str) -> str:
+    """The file of a run, of its receipts as the API answers them."""
     found = db.execute(
         "select to_jsonb(r) - 'before' as receipt from public.backfill_receipts as r"
         " where run_id = %s and kind = 'score' and undone_at is null",
-        (run,),
-    ).fetchall()
-    return [row["receipt"] for row in found]
+        (run_id,),
+    )
+    return rollback_sql(run_id, [row["receipt"] for row in found])
 
 
-def _contents(db: Db) -> dict[str, Any]:
+def contents(db: Db) -> dict[str, Any]:
     """All rows of both target tables, but for the stamp that the sample's own trigger sets."""
     query = (
-        "select coalesce(jsonb_agg(c.row order by c.row::text), '[]')"
+        "select coalesce(jsonb_agg(c.row order by c.row::text), '[]') as found"
         " from (select to_jsonb(t) - 'updated_at' as row from public.{} as t) as c"
     )
-    return {table: _value(db, query.format(table)) for table in ("fc_scores", "profiles")}
+    found = {t: db.execute(query.format(t).encode()) for t in ("fc_scores", "profiles")}
+    return {table: answer.fetchall()[0]["found"] for table, answer in found.items()}
 
 
-def test_it_takes_back_every_row_of_a_scored_session(project_db: Db) -> None:
-    before = _contents(project_db)
-    run, grants = _start(project_db)
-    for grant in grants:
-        _score(project_db, run, grant)
-    receipts = _receipts(project_db, run)
-    assert [r["operation"] for r in receipts] == ["insert"] * 3
-    project_db.execute(rollback_sql(run, receipts).encode())
-    assert _contents(project_db) == before
+def statements(text: str) -> list[str]:
+    """The statements of the file, as somebody marks and runs them one by one."""
+    code = "\n".join(line for line in text.splitlines() if not line.startswith("--"))
+    return [statement for statement in code.split(";") if statement.strip()]
 
 
-def test_it_recognises_the_rows_whatever_the_settings_of_its_session(project_db: Db) -> None:
-    before = _contents(project_db)
-    run, (grant, *_) = _start(project_db)
-    _score(project_db, run, grant)
-    undo = rollback_sql(run, _receipts(project_db, run))
-    project_db.execute("set timezone = 'Asia/Kolkata'")
-    project_db.execute(undo.encode())
-    project_db.execute("reset timezone")
-    assert _contents(project_db) == before
+def answer_to(db: Db, statement: str) -> dict[str, Any]:
+    """The one row that the SQL editor shows."""
+    (row,) = db.execute(statement.encode()).fetchall()
+    return row
 
 
-def test_it_leaves_a_row_that_was_changed_since(project_db: Db) -> None:
-    run, grants = _start(project_db)
-    for grant in grants:
-        _score(project_db, run, grant)
+def filled_in(confirm: str, digest: str, at_once: int = 5000) -> str:
+    """The second call with a digest and a reason."""
+    return (
+        confirm.replace("p_digest => ''", f"p_digest => '{digest}'")
+        .replace("p_reason => ''", "p_reason => 'a test'")
+        .replace("p_sessions => 5000", f"p_sessions => {at_once}")
+    )
+
+
+@pytest.mark.parametrize("at_once", [3, 5000])
+def test_its_two_calls_take_everything_back(
+    project_db: Db, done: tuple[str, dict[str, Any]], at_once: int
+) -> None:
+    """Through the gate: each row has an undo receipt, the chain tells of it, the run is closed."""
+    run_id, before = done
+    text = written(project_db, run_id)
+    preview, confirm = statements(text)
+    shown = answer_to(project_db, preview)
+    assert sum(shown["deletes"].values()) == text.count("\n-- insert ")
+    remaining: list[int] = []
+    while not remaining or remaining[-1]:
+        said = answer_to(project_db, filled_in(confirm, shown["digest"], at_once))
+        remaining.append(said["remaining"])
+    assert remaining == ([4, 1, 0] if at_once == 3 else [0])
+    assert said["state"] == "rolled_back"
+    assert said["deletes"] == shown["deletes"]
+    assert contents(project_db) == before
+    counted = project_db.execute(
+        "select kind, count(*) as n from public.backfill_receipts where run_id = %s group by 1",
+        (run_id,),
+    )
+    assert len({row["n"] for row in counted}) == 1
+    kinds = project_db.execute(
+        "select kind from public.backfill_events where run_id = %s order by seq", (run_id,)
+    )
+    assert [row["kind"] for row in kinds][-3:] == ["undo_confirmed", "undo_finished", "rolled_back"]
+    assert "\n-- 0 rows\n" in written(project_db, run_id)
+
+
+def test_a_row_that_was_changed_since_is_shown_and_left(
+    project_db: Db, done: tuple[str, dict[str, Any]]
+) -> None:
+    run_id, _ = done
     project_db.execute("update public.fc_scores set blocks_answered = 1 where version = 'v1.2'")
-    after = _contents(project_db)
-    project_db.execute(rollback_sql(run, _receipts(project_db, run)).encode())
-    assert _contents(project_db)["fc_scores"] == after["fc_scores"]
-    assert _contents(project_db)["profiles"] != after["profiles"]
+    changed = contents(project_db)
+    preview, confirm = statements(written(project_db, run_id))
+    shown = answer_to(project_db, preview)
+    assert {c["reason"] for c in shown["conflicts"]} == {"the row was changed since"}
+    answer_to(project_db, filled_in(confirm, shown["digest"]))
+    assert contents(project_db)["fc_scores"] == changed["fc_scores"]
+    assert contents(project_db)["profiles"] != changed["profiles"]
 
 
-def test_it_puts_a_row_that_was_updated_twice_back(project_db: Db) -> None:
-    run, (grant, *_) = _start(project_db)
-    session = grant["session_id"]  # 070d9bf2 has a profile
-    before = _contents(project_db)
-    changes = (
-        "update public.profiles set payload = '{}' where session_id = %s",
-        "update public.profiles set type_code = 'ESFP' where session_id = %s",
-    )
-    _score(project_db, run, grant)
-    for change in changes:
-        with project_db.transaction():
-            _under(project_db, run, grant)
-            project_db.execute(change.encode(), (session,))
-    project_db.execute(rollback_sql(run, _receipts(project_db, run)).encode())
-    assert _contents(project_db) == before
+def test_a_file_that_is_run_as_it_is_does_nothing(
+    project_db: Db, done: tuple[str, dict[str, Any]]
+) -> None:
+    """Neither without a digest and a reason nor with a reason alone."""
+    run_id, _ = done
+    after = contents(project_db)
+    text = written(project_db, run_id)
+    for run_at_once in (text, text.replace("p_reason => ''", "p_reason => 'a test'")):
+        with pytest.raises(psycopg.Error, match=r"needs a reason|not the digest"):
+            project_db.execute(run_at_once.encode())
+    assert contents(project_db) == after
 
 
-def test_it_puts_a_deleted_row_back(project_db: Db) -> None:
-    run, (grant, *_) = _start(project_db)
-    before = _contents(project_db)
-    _score(project_db, run, grant)
-    with project_db.transaction():
-        _under(project_db, run, grant)
-        project_db.execute(
-            "delete from public.profiles where session_id = %s", (grant["session_id"],)
-        )
-    project_db.execute(rollback_sql(run, _receipts(project_db, run)).encode())
-    assert _contents(project_db) == before
-
-
-def test_it_does_not_delete_where_the_before_image_was_pruned(project_db: Db) -> None:
-    run, (grant, *_) = _start(project_db)
-    _score(project_db, run, grant)
-    with project_db.transaction():
-        _under(project_db, run, grant)
-        project_db.execute(
-            "update public.profiles set payload = '{}' where session_id = %s",
-            (grant["session_id"],),
-        )
-    after = _contents(project_db)
-    project_db.execute("update public.backfill_receipts set before = null")
-    project_db.execute(rollback_sql(run, _receipts(project_db, run)).encode())
-    assert _contents(project_db)["profiles"] == after["profiles"]
-
-
-def test_it_does_not_delete_a_row_that_another_refers_to(project_db: Db) -> None:
-    before = _contents(project_db)
-    run, grants = _start(project_db)
-    for grant in grants:
-        _score(project_db, run, grant)
-    project_db.execute(
-        "create table public.notes (session_id uuid references public.profiles on delete cascade)"
-    )
-    scored = grants[1]["session_id"]  # 618c5ea6 had no profile
-    project_db.execute("insert into public.notes values (%s)", (scored,))
-    project_db.execute(rollback_sql(run, _receipts(project_db, run)).encode())
-    assert _value(project_db, "select count(*) from public.notes") == 1
-    assert len(_contents(project_db)["profiles"]) == len(before["profiles"]) + 1
-    assert _contents(project_db)["fc_scores"] == before["fc_scores"]
+def test_the_file_that_a_run_leaves_takes_it_back(
+    project: Project, bf: backfill.Backfill, tmp_path: Any
+) -> None:
+    """What `backfill logs` writes, run as it stands but for the digest and the reason."""
+    plan = bf.plan(since="2025-09-01", throttle_per_minute=None, rehearse=0)
+    project.approve(plan)
+    assert bf.apply(plan.run_id).is_complete
+    text = (bf.write_logs(plan.run_id, tmp_path) / "rollback.sql").read_text()
+    preview, confirm = statements(text)
+    with psycopg.connect(project.db.info.dsn, password=project.db.info.password) as editor:
+        (digest,) = editor.execute(preview.encode()).fetchall()[0][:1]
+        editor.execute(filled_in(confirm, digest).encode())
+    assert bf.status(plan.run_id).state == "rolled_back"

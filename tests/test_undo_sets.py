@@ -223,7 +223,7 @@ def test_an_undos_header_lets_nobody_write_unseen(project_db: Db) -> None:
     with verbs.as_service(project_db, {"x-backfill-undo": run_id}):
         project_db.execute(delete, (CANARY,))
     assert len(receipts(project_db, run_id)) == before
-    assert verbs.call(project_db, "backfill_verify", p_run_id=run_id)["verdict"] == "fail"
+    assert verbs.verdict(project_db, run_id) == "fail"
     project_db.execute(WRITES_ON.encode())
     with (
         pytest.raises(psycopg.Error) as refused,

@@ -146,6 +146,12 @@ def work(db: psycopg.Connection[Any], run_id: str, clock: DatabaseClock) -> None
             return
 
 
+def verdict(db: psycopg.Connection[Any], run_id: str) -> str:
+    """What a verification says of a run, asked in one part."""
+    part = call(db, "backfill_verify_part", p_run_id=run_id, p_budget_ms=60_000)
+    return str(part["verification"]["verdict"])
+
+
 class Slate:
     """The database as it was when this was made, again and again: cheaper than a copy of it."""
 

@@ -788,8 +788,8 @@ as $$
   select backfill_private.sha256_hex(concat_ws(e'\n', p_prev_hash, p_run_id, p_seq, to_jsonb(p_at), p_kind, p_actor, p_details))
 $$;
 
--- Append an event to a run's chain.
-create function backfill_private.record(p_run_id uuid, p_kind text, p_details jsonb default '{}')
+-- Append one event to a run's chain, and nothing else. Only record() and note_batches() call this.
+create function backfill_private.append_event(p_run_id uuid, p_kind text, p_details jsonb)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -808,6 +808,50 @@ begin
   update public.backfill_runs
   set audit_count = v_run.audit_count + 1, audit_head = v_hash
   where run_id = p_run_id;
+end
+$$;
+
+-- Write into the chain what calls in bulk have settled since, in their order. See backfill_private.unnoted.
+--
+-- The run's row is locked first: settling expired leases of another run holds that row, too, when it comes here.
+create function backfill_private.note_batches(p_run_id uuid)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_batch record;
+  v_number integer;
+begin
+  perform from public.backfill_runs where run_id = p_run_id for no key update;
+  for v_batch in
+    with noted as (
+      update backfill_private.unnoted as u
+      set is_noted = true
+      where u.run_id = p_run_id and not u.is_noted
+      returning u.unnoted_id, u.granted, u.details
+    )
+    select n.granted, n.details from noted as n order by n.unnoted_id
+  loop
+    update public.backfill_runs
+    set batches_granted = batches_granted + 1
+    where run_id = p_run_id
+    returning batches_granted into v_number;
+    perform backfill_private.append_event(p_run_id, 'batch_granted', v_batch.granted || jsonb_build_object('number', v_number));
+    perform backfill_private.append_event(p_run_id, 'batch_settled', v_batch.details);
+  end loop;
+end
+$$;
+
+-- Record an event of a run in its chain. What calls in bulk have settled before it comes first.
+create function backfill_private.record(p_run_id uuid, p_kind text, p_details jsonb default '{}')
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform backfill_private.note_batches(p_run_id);
+  perform backfill_private.append_event(p_run_id, p_kind, p_details);
 end
 $$;
 
@@ -881,6 +925,8 @@ create trigger backfill_events_no_truncate before truncate on public.backfill_ev
 
 revoke all on function
   backfill_private.event_hash(text, uuid, bigint, timestamptz, text, text, jsonb),
+  backfill_private.append_event(uuid, text, jsonb),
+  backfill_private.note_batches(uuid),
   backfill_private.record(uuid, text, jsonb),
   backfill_private.chain_faults(uuid),
   backfill_private.move(uuid, text, text, jsonb)
@@ -1560,7 +1606,7 @@ declare
   v_run public.backfill_runs;
 begin
   perform pg_advisory_xact_lock(backfill_private.run_lock(p_run_id));
-  perform backfill_private.note_bulk(p_run_id);
+  perform backfill_private.note_batches(p_run_id);
   select * into v_run from public.backfill_runs where run_id = p_run_id for no key update;
   if not found then
     perform backfill_private.refuse('OB001', format('there is no run %s', p_run_id), 'backfill runs');
@@ -2884,7 +2930,7 @@ declare
 begin
   perform backfill_private.authorize('apply');
   perform backfill_private.check_outcomes(p_outcomes);
-  perform backfill_private.locked_run(p_run_id);
+  perform backfill_private.caught_up_run(p_run_id);
   select jsonb_agg(o || jsonb_build_object('outcome', case
       when o ->> 'outcome' in ('answered', 'failed', 'again', 'slow', 'stop', 'released') then o ->> 'outcome'
       else 'unknown' end)) into v_mine
@@ -3470,7 +3516,7 @@ declare
   v_why text;
 begin
   perform backfill_private.authorize('apply');
-  v_run := backfill_private.locked_run(p_run_id);
+  v_run := backfill_private.caught_up_run(p_run_id);
   if v_run.state in ('planning', 'awaiting_approval') then
     perform backfill_private.refuse('OB003',
       format('run %s is %s (digest %s)', p_run_id, replace(v_run.state, '_', ' '), coalesce(v_run.digest, 'not yet made')),
@@ -3511,7 +3557,7 @@ begin
     perform backfill_private.refuse('OB013', format('%s needs a reason', p_verb),
       format('backfill %s %s --reason "…"', p_verb, p_run_id));
   end if;
-  v_run := backfill_private.locked_run(p_run_id);
+  v_run := backfill_private.caught_up_run(p_run_id);
   if v_run.state <> v_wanted then
     perform backfill_private.move(p_run_id, v_wanted, p_reason,
       jsonb_build_object('by', (select label from backfill_private.caller())));
@@ -3536,7 +3582,7 @@ declare
   v_why text;
 begin
   perform backfill_private.authorize('resume');
-  v_run := backfill_private.locked_run(p_run_id, array['paused']);
+  v_run := backfill_private.caught_up_run(p_run_id, array['paused']);
   v_why := backfill_private.reason_to_hold(v_run);
   if v_run.approved_until <= backfill_private.clock() then
     perform backfill_private.refuse('OB006', format('the approval of run %s ran out', p_run_id),
@@ -3569,7 +3615,7 @@ declare
   v_sessions integer;
 begin
   perform backfill_private.authorize('apply');
-  v_run := backfill_private.locked_run(p_run_id, array['completed', 'paused', 'running']);
+  v_run := backfill_private.caught_up_run(p_run_id, array['completed', 'paused', 'running']);
   v_why := backfill_private.reason_to_hold(v_run);
   if v_run.approved_until <= backfill_private.clock() then
     perform backfill_private.refuse('OB006', format('the approval of run %s ran out', p_run_id),
@@ -3602,7 +3648,7 @@ declare
   v_emptied integer;
 begin
   perform backfill_private.authorize('prune');
-  perform backfill_private.locked_run(p_run_id, array['completed', 'rejected', 'cancelled', 'expired', 'rolled_back']);
+  perform backfill_private.caught_up_run(p_run_id, array['completed', 'rejected', 'cancelled', 'expired', 'rolled_back']);
   update public.backfill_receipts set before = null where run_id = p_run_id and before is not null;
   get diagnostics v_emptied = row_count;
   perform backfill_private.record(p_run_id, 'pruned', jsonb_build_object('receipts', v_emptied));
@@ -4240,7 +4286,7 @@ declare
   v_undo backfill_private.undos;
 begin
   perform backfill_private.authorize('undo');
-  perform backfill_private.locked_run(p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']);
+  perform backfill_private.caught_up_run(p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']);
   if p_undo_id is null then
     insert into backfill_private.undos (run_id, scope, seen, seen_events)
     select p_run_id, backfill_private.undo_scope(p_run_id, p_sessions, p_since, p_until), pg_current_snapshot(), r.audit_count
@@ -6740,16 +6786,19 @@ comment on function public.backfill_coverage(text, text) is
 --
 -- State, receipts and rows commit together, so a lost reply or a killed worker leaves nothing to look up: a batch has
 -- happened or it has not. Many such calls go on side by side, which they could not under the lock of the run: they share
--- an advisory lock that every verb takes alone, and leave their word for the audit chain in a table; whoever holds the
--- run next writes it into the chain.
+-- an advisory lock that every verb takes alone, and leave their word in a table. The next to hold the run writes it into
+-- the audit chain, see backfill_private.note_batches. The next verb looks at what went wrong, see
+-- backfill_private.look_at_bulk.
 
+-- The batches that calls in bulk have settled, until each is noted in the chain and looked at.
 create table backfill_private.unnoted (
   unnoted_id bigint generated always as identity primary key,
   run_id uuid not null references public.backfill_runs (run_id) on delete cascade,
   granted jsonb not null,
   trouble jsonb not null,
   settled jsonb not null,
-  details jsonb not null
+  details jsonb not null,
+  is_noted boolean not null default false
 );
 
 create index backfill_unnoted_runs on backfill_private.unnoted (run_id, unnoted_id);
@@ -6779,30 +6828,6 @@ as $$
     from public.backfill_items as i where i.run_id = r.run_id) as timed
   where r.run_id = p_run_id and r.request ->> 'throttle_per_minute' is null
     and p_figures ->> 'runtime_s' is not null and timed.bulk_s is not null
-$$;
-
--- Write into the chain what calls in bulk have settled since; pause the run where that is called for. Under its lock.
-create function backfill_private.note_bulk(p_run_id uuid)
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_batch record;
-  v_number integer;
-begin
-  for v_batch in
-    with gone as (delete from backfill_private.unnoted as u where u.run_id = p_run_id returning u.*)
-    select g.granted, g.trouble, g.settled, g.details from gone as g order by g.unnoted_id
-  loop
-    update public.backfill_runs set batches_granted = batches_granted + 1 where run_id = p_run_id returning batches_granted into v_number;
-    perform backfill_private.record(p_run_id, 'batch_granted', v_batch.granted || jsonb_build_object('number', v_number));
-    perform backfill_private.record(p_run_id, 'batch_settled', v_batch.details);
-    perform backfill_private.record_critical(p_run_id, null, v_batch.settled);
-    perform backfill_private.note_trouble(p_run_id, v_batch.trouble, v_batch.settled);
-    perform backfill_private.break_circuit(p_run_id, v_batch.settled);
-  end loop;
-end
 $$;
 
 -- May this run's sessions be scored in bulk now? Whatever speaks against it, a claim looks at and says.
@@ -6995,7 +7020,7 @@ begin
     perform pg_advisory_xact_lock_shared(backfill_private.run_lock(p_run_id));
     select * into v_run from public.backfill_runs where run_id = p_run_id;
   else
-    v_run := backfill_private.locked_run(p_run_id);
+    v_run := backfill_private.caught_up_run(p_run_id);
   end if;
   if not found then
     perform backfill_private.refuse('OB001', format('there is no run %s', p_run_id), 'backfill runs');
@@ -7109,7 +7134,6 @@ $$;
 
 revoke all on function
   backfill_private.mode_marks(uuid, jsonb),
-  backfill_private.note_bulk(uuid),
   backfill_private.may_bulk(public.backfill_runs),
   backfill_private.bulk_keep(uuid, uuid, jsonb, text[], text),
   backfill_private.bulk_take(public.backfill_runs, integer),
@@ -7271,60 +7295,6 @@ begin
 end
 $$;
 
--- The first foreign key under which another row refers to this one, in words; null where none does. For rollback.sql.
-create function backfill_private.referencing(p_table regclass, p_row jsonb)
-returns text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select backfill_private.referencing(p_table, array[1::bigint], array[p_row]) ->> '1'
-$$;
-
--- A condition that picks the row t with this key: SQL text, names quoted, values literals.
-create function backfill_private.key_condition(p_table regclass, p_key jsonb)
-returns text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select string_agg(format('t.%I = %L::%s', k.key, k.value, format_type(a.atttypid, a.atttypmod)), ' and ' order by k.key)
-  from jsonb_each_text(p_key) as k
-  join pg_attribute as a on a.attrelid = p_table and a.attname = k.key
-$$;
-
--- Take one row back, as rollback.sql of a run's files does: delete what was inserted, put back what was updated or deleted.
--- Under no header, so without a receipt.
-create function backfill_private.undo_row(p_table regclass, p_key jsonb, p_before jsonb)
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_condition text := backfill_private.key_condition(p_table, p_key);
-  v_all text;
-  v_settable text;
-  v_rows integer;
-begin
-  if p_before is null then
-    execute format('delete from %s as t where %s', p_table, v_condition);
-    return;
-  end if;
-  select string_agg(quote_ident(a.attname), ', ' order by a.attnum),
-    string_agg(quote_ident(a.attname), ', ' order by a.attnum) filter (where a.attidentity <> 'a')
-  into v_all, v_settable
-  from pg_attribute as a
-  where a.attrelid = p_table and a.attnum > 0 and not a.attisdropped and a.attgenerated = '' and p_before ? a.attname;
-  execute format('update %1$s as t set (%2$s) = (select %2$s from jsonb_populate_record(null::%1$s, $1)) where %3$s',
-    p_table, v_settable, v_condition) using p_before;
-  get diagnostics v_rows = row_count;
-  if v_rows = 0 then
-    execute format('insert into %1$s (%2$s) overriding system value
-      select %2$s from jsonb_populate_record(null::%1$s, $1)', p_table, v_all) using p_before;
-  end if;
-end
-$$;
-
 -- Take one written row back where the database lets us.
 --
 -- returns  null, or why not: a constraint, deferred or not, or a trigger of the user's refused it
@@ -7440,9 +7410,6 @@ revoke all on function
   backfill_private.undo_statement(regclass, text, text, text, text[]),
   backfill_private.undo_at_once(uuid, integer[]),
   backfill_private.undo_noted(uuid, integer[], backfill_private.undoable[], jsonb, timestamptz),
-  backfill_private.referencing(regclass, jsonb),
-  backfill_private.key_condition(regclass, jsonb),
-  backfill_private.undo_row(regclass, jsonb, jsonb),
   backfill_private.refusal_to_undo(regclass, text, text, backfill_private.undoable),
   backfill_private.undo_item(uuid, integer),
   backfill_private.undo_sessions(uuid, integer[]),
@@ -7636,7 +7603,7 @@ begin
   elsif p_sessions < 1 then
     perform backfill_private.refuse('OB013', format('an undo takes one session or more at a time, not %s', p_sessions));
   end if;
-  perform backfill_private.locked_run(p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']);
+  perform backfill_private.caught_up_run(p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']);
   perform backfill_private.release_all(p_run_id);
   v_undo := backfill_private.confirmed_undo(p_run_id, p_digest, p_reason, p_scope);
   v_ordinals := case v_undo.state when 'confirmed' then
@@ -7956,7 +7923,10 @@ $$;
 --
 -- p_so_far  what the part before answered; null: from the beginning
 -- returns   {so_far, looked_at and to_look_at: sessions, components, buckets: {bucket: {component: [session; of extra: {session_id,
---           component, row}]}}, critical, verification: null, or what backfill_private.verify returns but buckets and critical}
+--           component, row}]}}, critical, verification: null, or after the last part {run_id, state, verdict, criteria,
+--           inferred, audit, new_candidates, new_candidates_total}}
+--           verdict: pass: every planned row is there; partial: each missing one belongs to a session recorded as failed and
+--           nothing is critical; fail: everything else
 -- raises    OB001 no such run, OB010 not allowed, OB013 so_far is not what a part had answered
 create function backfill_private.verify_part(p_run_id uuid, p_so_far jsonb, p_budget_ms integer)
 returns jsonb
@@ -7988,56 +7958,6 @@ begin
     'components', (select jsonb_agg(t.component order by t.position) from public.backfill_targets as t where t.target = v_run.target),
     'looked_at', case v_so_far ->> 'stage' when 'rows' then (v_so_far ->> 'after')::bigint else v_sessions end);
 end
-$$;
-
--- Verify a run against the tables, all of it.
---
--- returns  {run_id, verdict, criteria, buckets, critical, audit, new_candidates, new_candidates_total}
---          pass: every planned row is there; partial: each missing one belongs to a session recorded as failed and
---          nothing is critical; fail: everything else
--- raises   OB001 no such run, OB010 not allowed
-create function backfill_private.verify(p_run_id uuid)
-returns jsonb
-language plpgsql
-security definer
-set search_path = pg_catalog, pg_temp
-set statement_timeout = '55s'
-as $$
-declare
-  v_run public.backfill_runs := backfill_private.verifiable(p_run_id);
-  v_so_far jsonb := backfill_private.verify_so_far(v_run.target, null);
-  v_steps jsonb[] := '{}'::jsonb[];
-  v_step jsonb;
-begin
-  while v_so_far ->> 'stage' <> 'end' loop
-    v_step := backfill_private.verify_step(v_run, v_so_far);
-    v_so_far := v_step -> 'so_far';
-    v_steps := v_steps || (v_step - 'so_far');
-  end loop;
-  return backfill_private.verify_end(v_run, v_so_far) || jsonb_build_object(
-    'buckets', backfill_private.verify_buckets(v_run.target, v_steps),
-    'critical', (select coalesce(jsonb_agg(c.what order by s.place, c.place), '[]')
-      from unnest(v_steps) with ordinality as s (step, place)
-      cross join jsonb_array_elements(s.step -> 'critical') with ordinality as c (what, place)));
-end
-$$;
-
--- The buckets of all steps: {bucket: [{session_id, component}]}, component after component, in the plan's order.
-create function backfill_private.verify_buckets(p_target text, p_steps jsonb[])
-returns jsonb
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select jsonb_object_agg(b.bucket, coalesce(seen.rows, '[]'))
-  from unnest(array['as_planned', 'missing', 'filled_elsewhere', 'changed_since', 'extra']) as b (bucket)
-  cross join lateral (
-    select jsonb_agg(case jsonb_typeof(r.row) when 'object' then r.row
-        else jsonb_build_object('session_id', r.row, 'component', t.component) end order by t.position, s.place, r.place) as rows
-    from unnest(p_steps) with ordinality as s (step, place)
-    cross join public.backfill_targets as t
-    cross join jsonb_array_elements(s.step -> 'buckets' -> b.bucket -> t.component) with ordinality as r (row, place)
-    where t.target = p_target) as seen
 $$;
 
 -- The criteria of one component.
@@ -8106,23 +8026,11 @@ revoke all on function
   backfill_private.verify_end(public.backfill_runs, jsonb),
   backfill_private.verifiable(uuid),
   backfill_private.verify_part(uuid, jsonb, integer),
-  backfill_private.verify(uuid),
-  backfill_private.verify_buckets(text, jsonb[]),
   backfill_private.component_criteria(public.backfill_targets, jsonb),
   backfill_private.run_criteria(uuid, jsonb, bigint),
   backfill_private.verdict(jsonb, jsonb, bigint)
 from public;
-grant execute on function backfill_private.verify(uuid), backfill_private.verify_part(uuid, jsonb, integer)
-to authenticated, service_role;
-
-create function public.backfill_verify(p_run_id uuid)
-returns jsonb
-language sql
-set search_path = pg_catalog, pg_temp
-set statement_timeout = '55s'
-as $$
-  select backfill_private.verify(p_run_id)
-$$;
+grant execute on function backfill_private.verify_part(uuid, jsonb, integer) to authenticated, service_role;
 
 create function public.backfill_verify_part(p_run_id uuid, p_so_far jsonb default null, p_budget_ms integer default 2000)
 returns jsonb
@@ -8133,18 +8041,62 @@ as $$
   select backfill_private.verify_part(p_run_id, p_so_far, p_budget_ms)
 $$;
 
-revoke all on function public.backfill_verify(uuid), public.backfill_verify_part(uuid, jsonb, integer)
+revoke all on function public.backfill_verify_part(uuid, jsonb, integer)
 from public, anon, authenticated, service_role;
-grant execute on function public.backfill_verify(uuid), public.backfill_verify_part(uuid, jsonb, integer)
-to authenticated, service_role;
+grant execute on function public.backfill_verify_part(uuid, jsonb, integer) to authenticated, service_role;
 
-comment on function public.backfill_verify(uuid) is
-  'What stands in the tables against what a run had planned.';
 comment on function public.backfill_verify_part(uuid, jsonb, integer) is
-  'The same, a part a call, for large runs. For the client.';
+  'What is in the tables against what a run had planned, a part per call. For the client.';
 
 -- from sql/37_claims.sql
 -- Claims: the next batch for a worker, or why it has to wait.
+
+-- Look at what the noted batches of calls in bulk ran into: critical faults, trouble, the circuit breaker. The run may be
+-- paused for it. Its row is locked.
+--
+-- returns  whether there was any such batch
+create function backfill_private.look_at_bulk(p_run_id uuid)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_batch record;
+begin
+  for v_batch in
+    with looked_at as (
+      delete from backfill_private.unnoted as u
+      where u.run_id = p_run_id and u.is_noted
+      returning u.unnoted_id, u.trouble, u.settled
+    )
+    select l.trouble, l.settled from looked_at as l order by l.unnoted_id
+  loop
+    perform backfill_private.record_critical(p_run_id, null, v_batch.settled);
+    perform backfill_private.note_trouble(p_run_id, v_batch.trouble, v_batch.settled);
+    perform backfill_private.break_circuit(p_run_id, v_batch.settled);
+  end loop;
+  return found;
+end
+$$;
+
+-- A run, locked as by backfill_private.locked_run, after a look at what its calls in bulk ran into. A claim and every other
+-- verb of a run that may have been running take this one: none passes by what would have paused the run.
+--
+-- raises  OB001 no such run, OB002 its state is none of the given
+create function backfill_private.caught_up_run(p_run_id uuid, p_states text[] default null)
+returns public.backfill_runs
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_run public.backfill_runs := backfill_private.locked_run(p_run_id);
+begin
+  if backfill_private.look_at_bulk(p_run_id) or p_states is not null then
+    v_run := backfill_private.locked_run(p_run_id, p_states);
+  end if;
+  return v_run;
+end
+$$;
 
 -- What must hold whenever a run takes a lease; where it does not, the run is paused or expired with the reason. A run
 -- whose approval ran out while it was paused is over too.
@@ -8203,7 +8155,7 @@ begin
   if p_claim_id is null then
     perform backfill_private.refuse('OB013', 'a claim needs an id, made by the worker');
   end if;
-  v_run := backfill_private.locked_run(p_run_id);
+  v_run := backfill_private.caught_up_run(p_run_id);
   perform backfill_private.release_expired();
   if v_run.state in ('running', 'paused') then
     perform backfill_private.hold_if_changed(v_run);
@@ -8357,6 +8309,8 @@ end
 $$;
 
 revoke all on function
+  backfill_private.look_at_bulk(uuid),
+  backfill_private.caught_up_run(uuid, text[]),
   backfill_private.hold_if_changed(public.backfill_runs),
   backfill_private.wait_for(text, numeric, text),
   backfill_private.wait_until(timestamptz, text, text),

@@ -24,7 +24,7 @@ from unnest(array['backfill_candidates', 'backfill_missing_profiles', 'backfill_
 
 -- nothing is done for one who has no role
 select throws_ok('select public.backfill_open(''{"since": "2025-08-01"}'')', 'OB010', null, 'a customer plans nothing');
-select throws_ok(format('select public.backfill_verify(%L)', :'run'), 'OB010', null, 'verifies nothing');
+select throws_ok(format('select public.backfill_verify_part(%L)', :'run'), 'OB010', null, 'verifies nothing');
 select throws_ok('select public.backfill_check()', 'OB010', null, 'checks nothing');
 select throws_ok(format('select public.backfill_pause(%L, ''why not'')', :'run'), 'OB010', null, 'pauses nothing');
 select throws_ok(format('select public.backfill_cancel(%L, ''why not'')', :'run'), 'OB010', null, 'cancels nothing');

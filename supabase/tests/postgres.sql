@@ -47,11 +47,11 @@ select throws_ok(format('select public.backfill_resume(%L)', :'run'), 'OB007', n
 
 -- and where the chain was cut, verify tells
 select is(
-  (select c ->> 'status' from jsonb_array_elements(public.backfill_verify(:'run') -> 'criteria') as c
+  (select c ->> 'status' from jsonb_array_elements(public.backfill_verify_part(:'run') -> 'verification' -> 'criteria') as c
    where c ->> 'name' = 'audit_complete'), 'pass', 'the chain is whole');
 delete from public.backfill_events where run_id = :'run' and seq = (select max(seq) from public.backfill_events where run_id = :'run');
 select is(
-  (select c ->> 'status' from jsonb_array_elements(public.backfill_verify(:'run') -> 'criteria') as c
+  (select c ->> 'status' from jsonb_array_elements(public.backfill_verify_part(:'run') -> 'verification' -> 'criteria') as c
    where c ->> 'name' = 'audit_complete'), 'fail', 'a tail that was cut shows');
 
 -- the settings are postgres' alone
