@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 MESSAGE_CHARACTERS = 500
 SQLSTATE_CHARACTERS = 5
@@ -31,44 +32,97 @@ class Fault:
     retry_after_s: float | None = None
 
 
-# Rolled back for sure, by a neighbour: serialization, deadlock, a lock that could not be had.
-CROWDED = frozenset({"40001", "40P01", "55P03"})
-# SQLSTATEs and codes of PostgREST whose prefix means: not this session's fault, and who knows.
-PASSING = ("PGRST000", "PGRST001", "PGRST002", "PGRST003", "08", "53", "57P")
-# The same as an HTTP status, where no better code came with it.
-PASSING_STATUSES = frozenset({408, 425, 500, 502, 503, 504, 520, 521, 522, 523, 524, 544, 546})
-TOO_MANY = 429
-ABSENT, FAILED = 404, 500
-MOVED, BAD_REQUEST = 300, 400
-STALE = frozenset({"OB011", "OB012"})
-# Codes that will hit every session alike.
-STOPPING = frozenset(
-    {
-        "401", "403", "540", "PGRST301", "PGRST302", "PGRST303", "42501", "PGRST106",
-        "PGRST202", "PGRST203", "PGRST205", "42883", "42P01", "25006",
-    }
-)  # fmt: skip
-# Classes of PostgreSQL whose messages hold values of a row, or pieces of SQL made of them: what the
-# class means stands for the message. 42501 names objects alone. backfill_private.kept_message has
-# the same table.
-WITHHELD = {
-    "0A": "feature not supported",
-    "20": "case not found",
-    "22": "data exception",
-    "26": "invalid SQL statement name",
-    "2F": "SQL routine exception",
-    "34": "invalid cursor name",
-    "38": "external routine exception",
-    "39": "external routine invocation exception",
-    "3D": "invalid catalog name",
-    "3F": "invalid schema name",
-    "42": "syntax error or unknown name",
-    "54": "program limit exceeded",
-    "58": "system error",
-    "F0": "configuration file error",
-    "HV": "foreign data wrapper error",
-    "XX": "internal error",
+# What a fault of a scoring call is called when the batch is settled: sql/15_settling.sql.
+OUTCOMES: dict[FaultKind, str] = {
+    "session": "failed",
+    "again": "again",
+    "unknown": "unknown",
+    "slow": "slow",
+    "refused": "released",
+    "stop": "stop",
 }
+
+
+class Meaning(NamedTuple):
+    """A row of the view backfill_private.faults, which says why.
+
+    of: sqlstate, postgrest or http. starts: a code, or what codes begin with, and the longest match
+    wins. kept: what stands for a message that may hold contents of a row.
+    """
+
+    of: str
+    starts: str
+    kind: FaultKind
+    kept: str | None = None
+
+
+MEANINGS = (
+    Meaning("sqlstate", "", "session"),
+    Meaning("sqlstate", "08", "unknown"),
+    Meaning("sqlstate", "53", "unknown"),
+    Meaning("sqlstate", "57P", "unknown"),
+    Meaning("sqlstate", "40001", "again"),
+    Meaning("sqlstate", "40P01", "again"),
+    Meaning("sqlstate", "55P03", "again"),
+    Meaning("sqlstate", "25006", "stop"),
+    Meaning("sqlstate", "42501", "stop"),
+    Meaning("sqlstate", "42883", "stop", "syntax error or unknown name"),
+    Meaning("sqlstate", "42P01", "stop", "syntax error or unknown name"),
+    Meaning("sqlstate", "OB011", "refused"),
+    Meaning("sqlstate", "OB012", "refused"),
+    Meaning("sqlstate", "OB018", "session"),
+    Meaning("sqlstate", "OB020", "session"),
+    Meaning("sqlstate", "0A", "session", "feature not supported"),
+    Meaning("sqlstate", "20", "session", "case not found"),
+    Meaning("sqlstate", "22", "session", "data exception"),
+    Meaning("sqlstate", "26", "session", "invalid SQL statement name"),
+    Meaning("sqlstate", "2F", "session", "SQL routine exception"),
+    Meaning("sqlstate", "34", "session", "invalid cursor name"),
+    Meaning("sqlstate", "38", "session", "external routine exception"),
+    Meaning("sqlstate", "39", "session", "external routine invocation exception"),
+    Meaning("sqlstate", "3D", "session", "invalid catalog name"),
+    Meaning("sqlstate", "3F", "session", "invalid schema name"),
+    Meaning("sqlstate", "42", "session", "syntax error or unknown name"),
+    Meaning("sqlstate", "54", "session", "program limit exceeded"),
+    Meaning("sqlstate", "58", "session", "system error"),
+    Meaning("sqlstate", "F0", "session", "configuration file error"),
+    Meaning("sqlstate", "HV", "session", "foreign data wrapper error"),
+    Meaning("sqlstate", "XX", "session", "internal error"),
+    Meaning("postgrest", "PGRST000", "unknown"),
+    Meaning("postgrest", "PGRST001", "unknown"),
+    Meaning("postgrest", "PGRST002", "unknown"),
+    Meaning("postgrest", "PGRST003", "unknown"),
+    Meaning("postgrest", "PGRST106", "stop"),
+    Meaning("postgrest", "PGRST202", "stop"),
+    Meaning("postgrest", "PGRST203", "stop"),
+    Meaning("postgrest", "PGRST205", "stop"),
+    Meaning("postgrest", "PGRST301", "stop"),
+    Meaning("postgrest", "PGRST302", "stop"),
+    Meaning("postgrest", "PGRST303", "stop"),
+    Meaning("http", "3", "stop"),
+    Meaning("http", "401", "stop"),
+    Meaning("http", "403", "stop"),
+    Meaning("http", "408", "unknown"),
+    Meaning("http", "425", "unknown"),
+    Meaning("http", "429", "slow"),
+    Meaning("http", "500", "unknown"),
+    Meaning("http", "502", "unknown"),
+    Meaning("http", "503", "unknown"),
+    Meaning("http", "504", "unknown"),
+    Meaning("http", "520", "unknown"),
+    Meaning("http", "521", "unknown"),
+    Meaning("http", "522", "unknown"),
+    Meaning("http", "523", "unknown"),
+    Meaning("http", "524", "unknown"),
+    Meaning("http", "530", "unknown"),
+    Meaning("http", "540", "stop"),
+    Meaning("http", "544", "unknown"),
+    Meaning("http", "546", "unknown"),
+)
+_BY_START = {(meaning.of, meaning.starts): meaning for meaning in MEANINGS}
+# Statuses that say it of every call, whatever else is said about this one: too many, moved.
+_SAID_BY_THE_STATUS = ("429", "3")
+_ABSENT, _FAILED = 404, 500
 
 
 def fault_of_api(
@@ -107,9 +161,9 @@ def fault_of_edge(
         # An error of PostgREST handed on, as it is where its connection broke under the function's
         # call, which may have committed: see fault_of_api.
         kind = "unknown" if kind == "session" else kind
-    elif status == ABSENT:
+    elif status == _ABSENT:
         kind = "stop" if known == "NOT_FOUND" else "session"
-    elif status == FAILED and kind == "unknown" and not known.startswith(PASSING):
+    elif status == _FAILED and kind == "unknown" and not _is_told(_meaning(known)):
         kind = "session"
     said = _storable(message) if isinstance(message, str) and message else f"HTTP {status}"
     return Fault(kind, known[:20], _kept_message(known, said), retry_after_s)
@@ -130,30 +184,42 @@ def _storable(text: str) -> str:
 
 def _kept_message(code: str, message: str) -> str:
     """A message cut short; where it may hold contents, what its class means."""
-    meaning = WITHHELD.get(code[:2]) if len(code) == SQLSTATE_CHARACTERS else None
-    if meaning is None or code == "42501":
+    meaning = _meaning(code)
+    if meaning is None or meaning.kept is None:
         return message[:MESSAGE_CHARACTERS]
-    return f"{meaning}; the message stays in the database's log, it may hold contents"
+    return f"{meaning.kept}; the message stays in the database's log, it may hold contents"
 
 
 def _kind(code: str, status: int | None) -> FaultKind:
-    if status == TOO_MANY:
-        return "slow"
-    if code in CROWDED:
-        return "again"
-    if code in STALE:
-        return "refused"
-    if code in STOPPING or (status is not None and MOVED <= status < BAD_REQUEST):
-        return "stop"
-    if code.startswith(PASSING) or (not _is_sqlstate(code) and _is_passing(status)):
+    """What a code and a status mean together. The code tells, if it is known."""
+    said, answered = _meaning(code), _meaning(str(status))
+    if answered is not None and answered.starts in _SAID_BY_THE_STATUS:
+        return answered.kind
+    if said is not None and (_is_told(said) or said == Meaning("http", code, "stop")):
+        return said.kind
+    if status is None or (answered is not None and answered.kind == "unknown"):
         return "unknown"
     return "session"
 
 
-def _is_sqlstate(code: str) -> bool:
-    """Whether PostgreSQL itself spoke: then the transaction is over, whatever the HTTP status."""
-    return len(code) == SQLSTATE_CHARACTERS
+def _is_told(said: Meaning | None) -> bool:
+    """Whether the database or PostgREST spoke, not what stands between."""
+    return said is not None and said.of != "http"
 
 
-def _is_passing(status: int | None) -> bool:
-    return status is None or status in PASSING_STATUSES
+def _meaning(code: str) -> Meaning | None:
+    """The row of the longest match; None where no row tells."""
+    of = _of(code)
+    if of is None:
+        return None
+    starts = (code[:length] for length in range(len(code), -1, -1))
+    return next((_BY_START[of, s] for s in starts if (of, s) in _BY_START), None)
+
+
+def _of(code: str) -> str | None:
+    """Whose code it is. PostgreSQL's own: then the transaction is over, whatever the status."""
+    if len(code) == SQLSTATE_CHARACTERS:
+        return "sqlstate"
+    if re.fullmatch(r"PGRST[0-9]{3}", code):
+        return "postgrest"
+    return "http" if re.fullmatch(r"[0-9]{3}", code) else None

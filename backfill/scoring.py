@@ -11,7 +11,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from backfill.errors import BackfillError
-from backfill.faults import Fault
+from backfill.faults import OUTCOMES, Fault
 from backfill.gateway import CallFailed
 from backfill.models import Json
 from backfill.working import Worker
@@ -20,15 +20,6 @@ logger = logging.getLogger("backfill")
 
 RUN_HEADER = "x-backfill-run"
 FENCE_HEADER = "x-backfill-fence"
-# What a fault of a scoring call is called when the batch is settled: sql/15_settling.sql.
-OUTCOMES = {
-    "session": "failed",
-    "again": "again",
-    "unknown": "unknown",
-    "slow": "slow",
-    "refused": "released",
-    "stop": "stop",
-}
 # After these no other call has a chance: the run holds, or the API wants fewer calls.
 ENDS_THE_BATCH = frozenset({"stop", "slow"})
 

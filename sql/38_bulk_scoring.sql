@@ -1,17 +1,13 @@
 -- Bulk, inside: the sessions' calls, as the caller's role, in subtransactions.
 
--- What the failure of a session's calls means for it: see backfill/faults.py.
+-- What the failure of a session's calls means for it: see backfill_private.faults.
 create function backfill_private.bulk_outcome(p_code text)
 returns text
 language sql
-immutable
+stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case
-    when p_code in ('OB011', 'OB012') then 'released'
-    when p_code in ('40001', '40P01', '55P03') or p_code ~ '^(08|53|57P)' then 'again'
-    when p_code in ('42501', '42883', '42P01', '25006') then 'stop'
-    else 'failed' end
+  select (backfill_private.fault(p_code)).bulk
 $$;
 
 -- Score one session of a call in bulk, in a subtransaction of its own.

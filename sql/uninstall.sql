@@ -95,6 +95,7 @@ drop table if exists
   public.backfill_runs, public.backfill_targets, public.backfill_settings,
   backfill_private.findings, backfill_private.looks, backfill_private.rehearsals, backfill_private.rehearsal_rows, backfill_private.starts, backfill_private.undos, backfill_private.unnoted, backfill_private.bulk_claims, backfill_private.sources;
 
+drop view if exists backfill_private.faults;
 drop type if exists backfill_private.undoable;
 drop function if exists backfill_private.may(text), backfill_private.clock();
 drop schema if exists backfill_private;
