@@ -38,18 +38,16 @@ from backfill.models import (
     UndoEffect,
     Verification,
 )
-from backfill.planning import finish_plan, make_plan, request_like
+from backfill.planning import finish_plan, make_plan, request_of
 from backfill.plans import Plan
 from backfill.reading import PROGRESS_COLUMNS, missing_of, summary_of
-from backfill.requesting import checked_number, checked_request
+from backfill.requesting import UNSET, Request, checked_number
 from backfill.spreading import spread
 from backfill.telling import Listeners, OnEvent, OnProgress, ignore, untold
 from backfill.undoing import AsyncUndo, confirm_undo, preview_undo, undo_scope
 from backfill.working import Worker
 
-DEFAULT_THROTTLE_PER_MINUTE = 20
 DEFAULT_CONCURRENCY = 4  # a quarter of a small project's pool is less; more only when told
-UNSET: Json = object()
 
 
 def _never() -> bool:
@@ -137,43 +135,35 @@ class AsyncBackfill:
         is sealed, with a note that names the run.
         Raises BadRequest, UnknownSession, WrongEnvironment.
         """
-        given: dict[str, Json] = {
-            "target": target,
-            "since": since,
-            "until": until,
-            "recent_since": recent_since,
-            "engine_version": engine_version,
-            "fc_version": fc_version,
-            "basis": basis,
-            "batch_size": batch_size,
-            "priority": priority,
-            "environment": environment,
-            "want": want,
-            "parameters": parameters,
-            "inferred": inferred,
-            "mode": mode,
-            "min_responses": min_responses,
-            "min_fc_responses": min_fc_responses,
-            "throttle_per_minute": None if throttle_per_minute is UNSET else throttle_per_minute,
-            "like": like,
-            "rehearse": rehearse,
-            "resume": resume,
-        }
-        asked = checked_request(given)
+        asked = Request(
+            since=since,
+            until=until,
+            recent_since=recent_since,
+            engine_version=engine_version,
+            fc_version=fc_version,
+            basis=basis,
+            throttle_per_minute=throttle_per_minute,
+            batch_size=batch_size,
+            priority=priority,
+            environment=environment,
+            target=target,
+            want=want,
+            parameters=parameters,
+            inferred=inferred,
+            mode=mode,
+            min_responses=min_responses,
+            min_fc_responses=min_fc_responses,
+            like=like,
+            rehearse=rehearse,
+            resume=resume,
+        )
         if resume:
             return await self._go_on_planning(resume, asked)
-        request: dict[str, Json] = {
-            "throttle_per_minute": DEFAULT_THROTTLE_PER_MINUTE,
-        }
-        if run := asked.pop("like", None):
-            request |= await request_like(self._gateway, await self.run_id(run), want or {})
-            asked["parameters"] = request["parameters"] | dict(asked.get("parameters", {}))
-        if throttle_per_minute is None:
-            request["throttle_per_minute"] = None
-        return self._told(await make_plan(self._gateway, self._clock, request | asked))
+        request = await request_of(self._gateway, asked)
+        return self._told(await make_plan(self._gateway, self._clock, request))
 
-    async def _go_on_planning(self, run: str, asked: Mapping[str, Json]) -> Plan:
-        if others := sorted(asked.keys() - {"resume"}):
+    async def _go_on_planning(self, run: str, asked: Request) -> Plan:
+        if others := sorted(asked.given().keys() - {"resume"}):
             raise BadRequest(
                 f"resume goes on as it was asked for; {others[0]} is not taken",
                 f"backfill plan --resume {run}",
@@ -466,4 +456,4 @@ class AsyncBackfill:
             )
 
 
-__all__ = ["AsyncBackfill"]
+__all__ = ["UNSET", "AsyncBackfill"]

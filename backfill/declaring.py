@@ -16,6 +16,7 @@ from typing import Literal, cast, get_args
 
 from backfill.errors import BadRequest
 from backfill.models import Json
+from backfill.requesting import OWN
 from backfill.toml_parts import NAME, Part, Table, nearest
 
 Transport = Literal["rpc", "edge"]
@@ -24,13 +25,7 @@ Receipts = Literal["exact", "inferred"]
 PRISM = "prism"
 EDGE_FUNCTION = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
 # Of a request itself: no parameter of a target can have these names.
-TAKEN = frozenset(
-    {
-        "target", "since", "until", "recent_since", "since_at", "until_before", "environment",
-        "throttle_per_minute", "batch_size", "priority", "want", "parameters", "inferred",
-        "rehearse", "like", "mode", "session_id",
-    }
-)  # fmt: skip
+TAKEN = OWN | {"session_id"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, SkipValidation
 
 Json = Any
 MarkStatus = Literal["ok", "warn", "fail"]
@@ -24,6 +26,14 @@ EventKind = Literal[
     "run_cancelled",
     "run_expired",
 ]
+
+
+def moment(text: str | datetime) -> datetime:
+    """A timestamp as the API writes it, in a zone of the standard library's."""
+    return text if isinstance(text, datetime) else datetime.fromisoformat(text)
+
+
+Moment = Annotated[datetime, BeforeValidator(moment)]
 
 ITEM_STATES = ("pending", "leased", "done", "failed", "skipped", "rolled_back")
 
@@ -50,7 +60,7 @@ class RunSummary:
     run_id: str
     state: str
     environment: str | None
-    created_at: datetime
+    created_at: Moment
     total: int
     done: int
     failed: int
@@ -71,12 +81,12 @@ class Status:
     reason: str | None
     counts: Mapping[str, int]
     rate_per_minute: float
-    eta_s: float | None
+    eta_s: SkipValidation[float | None]  # a whole number stays one
     audit_count: int
     audit_head: str
     waits_for: str | None = None
     approved_by: str | None = None
-    approved_until: datetime | None = None
+    approved_until: Moment | None = None
 
     @property
     def total(self) -> int:
@@ -193,7 +203,7 @@ class Freshness:
     new_candidates_total: int
     changes: tuple[Change, ...]
     digest_matches: bool
-    approved_until: datetime | None
+    approved_until: Moment | None
     approval_left_s: float | None
 
     @property
@@ -314,7 +324,7 @@ class UndoEffect:
     sessions: int = 0
     state: str = "previewed"
     confirmed_by: str | None = None
-    finished_at: datetime | None = None
+    finished_at: Moment | None = None
     was_finished: bool = False
     inferred: int = 0
 

@@ -9,20 +9,11 @@ from uuid import uuid4
 from backfill.clock import Clock
 from backfill.errors import BackfillError, CannotConnect, TookTooLong, UnknownRun
 from backfill.gateway import Gateway
-from backfill.loading import load_plan, load_run
+from backfill.loading import full_run_id, load_plan, load_run
 from backfill.models import Json
 from backfill.plans import Plan
 from backfill.reading import empty_plan_of
-
-# What a request carries that a plan like it takes over, and what is derived anew; whatever else it
-# carries are parameters of its target.
-KEPT_BY_LIKE = frozenset(
-    {
-        "target", "since", "until", "throttle_per_minute", "batch_size", "priority", "environment",
-        "inferred", "mode",
-    }
-)  # fmt: skip
-DERIVED = frozenset({"since_at", "until_before", "recent_since"})
+from backfill.requesting import Request, like_request
 
 
 async def make_plan(gateway: Gateway, clock: Clock, request: Mapping[str, Json]) -> Plan:
@@ -77,16 +68,16 @@ async def _rehearse(gateway: Gateway, clock: Clock, run_id: str) -> float | None
     return round(median(round_trips_ms), 3) if round_trips_ms else None
 
 
-async def request_like(gateway: Gateway, run_id: str, want: Mapping[str, str]) -> dict[str, Json]:
-    """The request of a run, for another plan like it.
-
-    want: versions by component, which take the place of the run's.
-    """
-    request = (await load_run(gateway, run_id))["request"]
-    replaced = await _version_parameters(gateway, request["target"], want) if want else set()
-    own = KEPT_BY_LIKE | DERIVED | replaced
-    kept: dict[str, Json] = {n: value for n, value in request.items() if n in KEPT_BY_LIKE}
-    return kept | {"parameters": {n: value for n, value in request.items() if n not in own}}
+async def request_of(gateway: Gateway, asked: Request) -> dict[str, Json]:
+    """A request as it is sent, with what it takes over of the run that it is like."""
+    if not asked.like:
+        return asked.sent({})
+    asked.given()  # what cannot be meant is refused before anything is looked up
+    run_id = await full_run_id(gateway, asked.like)
+    like = (await load_run(gateway, run_id))["request"]
+    want = asked.want or {}
+    replaced = await _version_parameters(gateway, like["target"], want) if want else set()
+    return asked.sent(like_request(like, replaced))
 
 
 async def _version_parameters(

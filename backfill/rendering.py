@@ -26,29 +26,15 @@ from backfill.rendering_effects import blast_radius
 from backfill.rendering_freshness import freshness
 from backfill.rendering_rehearsal import MARKED, NOT_REHEARSED, rehearsal
 from backfill.rendering_state import counts_by_state, next_commands, reason_line, state_line
+from backfill.requesting import OWN, PARAMETERS
 
 if TYPE_CHECKING:
     from backfill.models import Check, Json
     from backfill.plans import Plan
 
-# Parameters that the plan shows in a place of their own; all others are listed.
-_PLACED = frozenset(
-    {
-        "since", "since_at", "until", "until_before", "recent_since", "throttle_per_minute",
-        "batch_size", "priority", "environment",
-    }
-)  # fmt: skip
-# The others, as people call them; one that is not here is listed by the name a request gives it.
-_NAMED = {
-    "engine_version": "Engine version",
-    "fc_version": "FC version",
-    "basis": "Basis",
-    "target": "Target",
-    "min_responses": "Minimum responses",
-    "min_fc_responses": "Minimum FC responses",
-    "inferred": "Accepted with inferred receipts",
-    "mode": "Mode",
-}
+# Parameters that a plan lists, as people call them; one that is not here and is of the target is
+# listed by the name a request gives it.
+_NAMED = {name: p.title for name, p in PARAMETERS.items() if p.title}
 _CONSEQUENCES = {
     "environment": "nothing keeps this plan from being applied to the wrong project",
     "throttle": "nothing bounds the load on the database",
@@ -118,7 +104,7 @@ def _facts(plan: Plan) -> str:
 
 def _parameters(asked: Mapping[str, Json]) -> dict[str, str]:
     """Fact: its value as Markdown. Those without a name for people follow, versions first."""
-    others = [name for name in asked if name not in _PLACED and name not in _NAMED]
+    others = [name for name in asked if name not in OWN and name not in _NAMED]
     others.sort(key=lambda name: (not name.endswith("_version"), name))
     titles = _NAMED | {name: code(name) for name in others}
     return {titles[n]: code(asked[n]) for n in titles if asked.get(n) is not None}

@@ -1,4 +1,4 @@
-"""What a caller asks for, looked at before anything is sent.
+"""What a plan is asked for: its parameters, each looked at before anything is sent.
 
 A wrong type gets a sentence here, not an error deep inside. Bounds and names
 are the database's to judge; this sees to types and emptiness alone.
@@ -6,46 +6,17 @@ are the database's to judge; this sees to types and emptiness alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_type_hints
 
-from backfill.dates import as_text
+from backfill.dates import Day, as_text
 from backfill.errors import BadRequest
-from backfill.models import Json
 
-DATES = ("since", "until", "recent_since")
-NUMBERS = ("throttle_per_minute", "batch_size", "min_responses", "min_fc_responses", "rehearse")
-TEXTS = (
-    "engine_version",
-    "fc_version",
-    "basis",
-    "environment",
-    "target",
-    "inferred",
-    "mode",
-    "like",
-    "resume",
-)
+if TYPE_CHECKING:
+    from backfill.models import Json
 
-
-def checked_request(given: Mapping[str, Json]) -> dict[str, Json]:
-    """The parameters that were given, in the form in which they are sent; None was not given.
-
-    Raises BadRequest where one has a type that it cannot have, or is empty.
-    """
-    request = {name: value for name, value in given.items() if value is not None}
-    for name in request.keys() & {*DATES}:
-        request[name] = as_text(name, request[name])
-    for name in request.keys() & {*NUMBERS}:
-        checked_number(name, request[name])
-    for name in request.keys() & {*TEXTS}:
-        _check_text(name, request[name])
-    if "priority" in request:
-        request["priority"] = checked_ids("priority", request["priority"])
-    if "want" in request:
-        _check_want(request["want"])
-    if "parameters" in request:
-        _check_parameters(request["parameters"])
-    return request
+UNSET: Any = object()  # what was not given, of a parameter for which None is a value
 
 
 def checked_number(name: str, value: Json, *, least: int | None = None) -> int:
@@ -72,34 +43,141 @@ def checked_ids(name: str, ids: Json) -> list[str] | None:
     return listed
 
 
-def _check_want(want: Json) -> None:
+def checked_versions(_: str, want: Json) -> dict[str, str]:
+    """Versions by component. Raises BadRequest."""
     if not isinstance(want, Mapping):
         raise BadRequest(
             f"want is a version by component, not {_shown(want)}", 'want={"fc_scores": "v1.2"}'
         )
-    for component, version in want.items():
-        _check_text(f"the wanted version of {component}", version)
+    return {c: checked_text(f"the wanted version of {c}", version) for c, version in want.items()}
 
 
-def _check_parameters(parameters: Json) -> None:
+def checked_values(_: str, parameters: Json) -> dict[str, str | int]:
+    """Texts and whole numbers by name. Raises BadRequest."""
     if not isinstance(parameters, Mapping):
         raise BadRequest(
             f"parameters are values by name, not {_shown(parameters)}",
             'parameters={"min_words": 5}',
         )
-    for name, value in parameters.items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            _check_text(name, value)
+    return {name: _value(name, value) for name, value in parameters.items()}
 
 
-def _check_text(name: str, value: Json) -> None:
-    """An unset shell variable must not turn a guard off."""
+def _value(name: str, value: Json) -> str | int:
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_number else checked_text(name, value)
+
+
+def checked_text(name: str, value: Json) -> str:
+    """A text that is not empty: an unset shell variable must not turn a guard off."""
     if not isinstance(value, str):
         raise BadRequest(f"{name} is a text, not {_shown(value)}", "put it in quotes")
     if not value.strip():
         raise BadRequest(f"{name} is empty", "leave it out, or give a value")
+    return value
 
 
 def _shown(value: object) -> str:
     """A value of a wrong type for a message: its type and the beginning of it."""
     return f"the {type(value).__name__} {str(value)[:40]!r}"
+
+
+class Parameter(NamedTuple):
+    """What there is to know of a parameter beside its type.
+
+    check: (name, value) to the value as it is sent; raises BadRequest.
+    of: `request`, and backfill_private.request_parameters says the same of it; `target`, of the one
+    that has it; `client`, which is not sent.
+    is_kept: a plan like another takes it over.
+    default: what is sent where nothing is given; None is then a value like others.
+    title: what people call it in a list of parameters; None where it has a place of its own.
+    """
+
+    check: Callable[[str, Any], Any]
+    of: Literal["request", "target", "client"] = "request"
+    is_kept: bool = False
+    default: Any = None
+    title: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """The parameters of a plan: those of AsyncBackfill.plan, which says what each means.
+
+    A field's name is its key in the JSON that is sent. None was not given; of the throttle it is
+    none. The order is that in which a plan lists them.
+    """
+
+    since: Annotated[Day | None, Parameter(as_text, is_kept=True)] = None
+    until: Annotated[Day | None, Parameter(as_text, is_kept=True)] = None
+    recent_since: Annotated[Day | None, Parameter(as_text)] = None
+    engine_version: Annotated[
+        str | None, Parameter(checked_text, "target", title="Engine version")
+    ] = None
+    fc_version: Annotated[str | None, Parameter(checked_text, "target", title="FC version")] = None
+    basis: Annotated[str | None, Parameter(checked_text, "target", title="Basis")] = None
+    throttle_per_minute: Annotated[
+        int | None, Parameter(checked_number, is_kept=True, default=20)
+    ] = UNSET
+    batch_size: Annotated[int | None, Parameter(checked_number, is_kept=True)] = None
+    priority: Annotated[Sequence[str] | None, Parameter(checked_ids, is_kept=True)] = None
+    environment: Annotated[str | None, Parameter(checked_text, is_kept=True)] = None
+    target: Annotated[str | None, Parameter(checked_text, is_kept=True, title="Target")] = None
+    want: Annotated[Mapping[str, str] | None, Parameter(checked_versions)] = None
+    parameters: Annotated[Mapping[str, str | int] | None, Parameter(checked_values)] = None
+    min_responses: Annotated[
+        int | None, Parameter(checked_number, "target", title="Minimum responses")
+    ] = None
+    min_fc_responses: Annotated[
+        int | None, Parameter(checked_number, "target", title="Minimum FC responses")
+    ] = None
+    inferred: Annotated[
+        str | None, Parameter(checked_text, is_kept=True, title="Accepted with inferred receipts")
+    ] = None
+    mode: Annotated[str | None, Parameter(checked_text, is_kept=True, title="Mode")] = None
+    rehearse: Annotated[int | None, Parameter(checked_number)] = None
+    like: Annotated[str | None, Parameter(checked_text, "client")] = None
+    resume: Annotated[str | None, Parameter(checked_text, "client")] = None
+
+    def given(self) -> dict[str, Json]:
+        """The parameters that were given, as they are sent.
+
+        Raises BadRequest where one has a type that it cannot have, or is empty.
+        """
+        values = ((n, p, getattr(self, n)) for n, p in PARAMETERS.items())
+        return {
+            name: None if value is None else parameter.check(name, value)
+            for name, parameter, value in values
+            if value is not (UNSET if parameter.default is not None else None)
+        }
+
+    def sent(self, like: Mapping[str, Json]) -> dict[str, Json]:
+        """The request as JSON: what was given, over `like`, over the defaults.
+
+        like: see like_request; {} without one. Raises as given does.
+        """
+        given = {n: v for n, v in self.given().items() if PARAMETERS[n].of != "client"}
+        parameters = {**like.get("parameters", {}), **given.get("parameters", {})}
+        return {**DEFAULTS, **like, **given, "parameters": parameters}
+
+
+PARAMETERS: Mapping[str, Parameter] = {
+    name: hint.__metadata__[0]
+    for name, hint in get_type_hints(Request, include_extras=True).items()
+}
+DEFAULTS = {name: p.default for name, p in PARAMETERS.items() if p.default is not None}
+# What the database adds to a request.
+DERIVED = ("since_at", "until_before")
+# The names of a request itself; whatever else it carries are parameters of its target.
+OWN = frozenset({*DERIVED, *(name for name, p in PARAMETERS.items() if p.of != "target")})
+
+
+def like_request(request: Mapping[str, Json], replaced: Iterable[str]) -> dict[str, Json]:
+    """What another plan takes over from a run's request.
+
+    replaced: parameters of the target that the other plan sets anew.
+    """
+    kept = {n: v for n, v in request.items() if n in OWN and n in PARAMETERS}
+    others = request.keys() - OWN - {*replaced}
+    return {n: v for n, v in kept.items() if PARAMETERS[n].is_kept} | {
+        "parameters": {n: request[n] for n in others}
+    }

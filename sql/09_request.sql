@@ -1,5 +1,36 @@
 -- Request: the parameters of a plan, checked and normalised before anything is collected.
 
+-- Every parameter of a request, and what a request gains when it is normalised. Python's class Request mirrors it, and a
+-- test holds the two equal. The parameters of a target are in its own rows.
+--
+-- kind         moment: a day or a timestamp; number: a whole one; text; ids: a list of ids or prefixes of ids; versions:
+--              by component; values: by name; derived: from others, never given
+-- least, most  bounds: of a number, or of the length of a list; null: none of its own
+-- usual        what stands for it when it is not given
+-- is_digested  the normal form has it, so it goes into the digest; the others are used up while planning
+-- is_kept      a plan like another takes it over
+create view backfill_private.request_parameters with (security_invoker = true) as
+select * from (values
+  ('target',              'text',     null::integer, null::integer, null::jsonb, true,  true),
+  ('mode',                'text',     null,          null,          '"direct"',  true,  true),
+  ('inferred',            'text',     null,          null,          null,        true,  true),
+  ('environment',         'text',     null,          null,          null,        true,  true),
+  ('since',               'moment',   null,          null,          null,        true,  true),
+  ('since_at',            'derived',  null,          null,          null,        true,  false),
+  ('until',               'moment',   null,          null,          null,        true,  true),
+  ('until_before',        'derived',  null,          null,          null,        true,  false),
+  ('recent_since',        'moment',   null,          null,          null,        true,  false),
+  ('throttle_per_minute', 'number',   1,             999999999,     null,        true,  true),
+  -- In bulk a batch is a call, so that without a throttle small ones would cost for nothing: then it is 500.
+  ('batch_size',          'number',   1,             999999999,     '5',         true,  true),
+  ('priority',            'ids',      0,             100,           '[]',        true,  true),
+  ('want',                'versions', null,          null,          '{}',        false, false),
+  ('parameters',          'values',   null,          null,          '{}',        false, false),
+  ('rehearse',            'number',   0,             999999999,     null,        false, false)
+) as parameter (name, kind, least, most, usual, is_digested, is_kept);
+
+revoke all on backfill_private.request_parameters from public, anon, authenticated, service_role;
+
 -- The first moment that a since includes. A date is the start of its UTC day.
 --
 -- raises  OB013 the text is no date and no timestamp
@@ -39,10 +70,10 @@ as $$
     + case when p_text ~ '^\s*\d{4}-\d{2}-\d{2}\s*$' then interval '1 day' else interval '1 microsecond' end
 $$;
 
--- A whole number out of a request, within bounds; null where absent.
+-- A whole number out of a request, within bounds; null if absent. A parameter of a target may be anything from 0 on.
 --
 -- raises  OB013 no whole number, or out of bounds
-create function backfill_private.whole_number(p_request jsonb, p_name text, p_least integer)
+create function backfill_private.whole_number(p_request jsonb, p_name text)
 returns integer
 language plpgsql
 stable
@@ -50,13 +81,19 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_text text := p_request ->> p_name;
+  v_least integer;
+  v_most integer;
 begin
   if v_text is null then
     return null;
   end if;
-  if v_text !~ '^-?\d{1,9}$' or v_text::integer < p_least then
+  select p.least, p.most into v_least, v_most from backfill_private.request_parameters as p where p.name = p_name;
+  v_least := coalesce(v_least, 0);
+  v_most := coalesce(v_most, 999999999);
+  -- Nine digits fit into an integer, whatever the bounds are.
+  if v_text !~ '^-?\d{1,9}$' or v_text::integer not between v_least and v_most then
     perform backfill_private.refuse('OB013',
-      format('%s is a whole number from %s to 999999999, not %s', p_name, p_least,
+      format('%s is a whole number from %s to %s, not %s', p_name, v_least, v_most,
         case when length(v_text) > 40 then left(v_text, 20) || '…' else v_text end),
       format('backfill plan … %s', case p_name when 'throttle_per_minute' then '--throttle 20'
         when 'batch_size' then '--batch-size 5' else format('with a %s of 1', p_name) end));
@@ -223,7 +260,7 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_object_agg(d.key, case
-      when jsonb_typeof(d.value) = 'number' then to_jsonb(backfill_private.whole_number(p_request, d.key, 0))
+      when jsonb_typeof(d.value) = 'number' then to_jsonb(backfill_private.whole_number(p_request, d.key))
       else p_request -> d.key end), '{}')
   from jsonb_each(p_defaults) as d where p_request ->> d.key is not null
 $$;
@@ -274,8 +311,8 @@ begin
 end
 $$;
 
--- Refuse a request that has not the form of one: an object; priority a list of at most 100 texts, want versions by
--- component, parameters values by name, all else single values.
+-- Refuse a request that has not the form of one: an object; a list of texts, versions or values by name if the list of
+-- parameters says so, single values otherwise.
 --
 -- raises  OB013 the first that has another
 create function backfill_private.check_form(p_request jsonb)
@@ -285,25 +322,27 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_name text;
+  v_wrong record;
 begin
   if jsonb_typeof(p_request) is distinct from 'object' then
     perform backfill_private.refuse('OB013', 'a request is an object of parameters by name', 'backfill plan --since 2025-08-01 …');
   end if;
-  select r.key into v_name
+  select r.key, p.kind, p.most into v_wrong
   from jsonb_each(p_request) as r
-  cross join lateral (select jsonb_typeof(r.value) as kind) as t
-  where t.kind <> 'null' and case r.key
-    when 'priority' then t.kind <> 'array' or jsonb_path_exists(r.value, 'strict $[*] ? (@.type() != "string")')
-      or jsonb_array_length(r.value) > 100
-    when 'parameters' then t.kind <> 'object' or jsonb_path_exists(r.value, 'strict $.* ? (@.type() == "object" || @.type() == "array")')
-    when 'want' then t.kind <> 'object' or jsonb_path_exists(r.value, 'strict $.* ? (@.type() == "object" || @.type() == "array")')
-    else t.kind in ('object', 'array') end
+  cross join lateral (select jsonb_typeof(r.value) as form) as t
+  left join backfill_private.request_parameters as p on p.name = r.key
+  where t.form <> 'null' and case
+    when p.kind = 'ids' then t.form <> 'array' or jsonb_path_exists(r.value, 'strict $[*] ? (@.type() != "string")')
+      or jsonb_array_length(r.value) > p.most
+    when p.kind in ('versions', 'values') then t.form <> 'object'
+      or jsonb_path_exists(r.value, 'strict $.* ? (@.type() == "object" || @.type() == "array")')
+    else t.form in ('object', 'array') end
   limit 1;
   if found then
-    perform backfill_private.refuse('OB013', format('%s is %s', left(v_name, 80), case v_name
-        when 'priority' then 'a list of at most 100 ids or prefixes' when 'want' then 'versions by component'
-        when 'parameters' then 'values by name'
+    perform backfill_private.refuse('OB013', format('%s is %s', left(v_wrong.key, 80), case v_wrong.kind
+        when 'ids' then format('a list of at most %s ids or prefixes', v_wrong.most)
+        when 'versions' then 'versions by component'
+        when 'values' then 'values by name'
         else 'a single value' end), 'backfill plan --help');
   end if;
 end
@@ -322,19 +361,35 @@ declare
   v_edge text := (select string_agg(t.function_signature, ', ') from public.backfill_targets as t
     where t.target = p_target and t.transport = 'edge');
 begin
-  if coalesce(p_mode, 'direct') not in ('direct', 'bulk') then
+  if p_mode not in ('direct', 'bulk') then
     perform backfill_private.refuse('OB013', format('mode is direct or bulk, not %s', left(p_mode, 40)), 'backfill plan … --mode bulk');
   elsif p_mode = 'bulk' and v_edge is not null then
     perform backfill_private.refuse('OB013', format('bulk calls SQL functions alone; target %s has %s', p_target, v_edge),
       'backfill plan … without --mode');
   end if;
-  return coalesce(p_mode, 'direct');
+  return p_mode;
 end
+$$;
+
+-- The parameters of a request by the list, each one there: as it was given, or what usually stands for it.
+--
+-- raises  OB013 a number is none, or out of its bounds
+create function backfill_private.listed_parameters(p_request jsonb)
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_object_agg(p.name, coalesce(case
+      when p.kind = 'number' then to_jsonb(backfill_private.whole_number(p_request, p.name))
+      when p.kind in ('text', 'moment') then to_jsonb(p_request ->> p.name)
+      else nullif(p_request -> p.name, 'null') end, p.usual))
+  from backfill_private.request_parameters as p where p.kind <> 'derived'
 $$;
 
 -- A request in its normal form: every parameter present, dates as given and as bounds, priority as full ids.
 --
--- raises  OB013, OB014 a parameter is not usable
+-- raises  OB008 another environment, OB013 or OB014 a parameter is not usable
 create function backfill_private.normal_request(p_request jsonb)
 returns jsonb
 language plpgsql
@@ -343,17 +398,14 @@ set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 declare
+  v_environment text := backfill_private.check_environment(nullif(p_request ->> 'environment', ''));
   v_target text := backfill_private.check_target(p_request ->> 'target');
   v_since timestamptz := backfill_private.since_bound('since', p_request ->> 'since');
   v_until timestamptz := backfill_private.until_bound('until', p_request ->> 'until');
   v_recent timestamptz := backfill_private.since_bound('recent_since', p_request ->> 'recent_since');
-  v_throttle integer := backfill_private.whole_number(p_request, 'throttle_per_minute', 1);
-  -- In bulk a batch is a call, so that without a throttle small ones would cost for nothing.
-  v_batch integer := coalesce(backfill_private.whole_number(p_request, 'batch_size', 1),
-    case when p_request ->> 'mode' = 'bulk' and v_throttle is null then 500 else 5 end);
-  v_defaults jsonb := (select defaults from backfill_private.sources where target = v_target);
+  v_asked jsonb := backfill_private.listed_parameters(p_request);
   v_given jsonb := backfill_private.named_parameters(v_target, p_request);
-  v_names jsonb;
+  v_names jsonb := (select defaults from backfill_private.sources where target = v_target);
 begin
   if v_since is null then
     perform backfill_private.refuse('OB013', 'a plan needs a since', 'backfill plan --since 2025-08-01 …');
@@ -362,26 +414,31 @@ begin
       format('since %s is after until %s', p_request ->> 'since', p_request ->> 'until'),
       format('backfill plan … --until with a day from %s on', left(p_request ->> 'since', 10)));
   end if;
-  perform backfill_private.check_pace(v_throttle, v_batch);
-  v_names := v_defaults || backfill_private.given_defaults(v_defaults, v_given)
+  if p_request ->> 'batch_size' is null and v_asked ->> 'mode' = 'bulk' and v_asked ->> 'throttle_per_minute' is null then
+    v_asked := v_asked || '{"batch_size": 500}';
+  end if;
+  perform backfill_private.check_pace((v_asked ->> 'throttle_per_minute')::integer, (v_asked ->> 'batch_size')::integer);
+  v_names := v_names || backfill_private.given_defaults(v_names, v_given)
     || backfill_private.wanted_versions(v_target, v_given);
   perform backfill_private.check_names(v_names);
-  return v_names
-    || jsonb_build_object(
-      'target', v_target, 'mode', backfill_private.check_mode(v_target, p_request ->> 'mode'), 'inferred', backfill_private.check_inferred(v_target, p_request ->> 'inferred'),
-      'since', p_request ->> 'since', 'since_at', v_since,
-      'until', p_request ->> 'until', 'until_before', v_until,
-      'recent_since', v_recent,
-      'throttle_per_minute', v_throttle, 'batch_size', v_batch,
-      'priority', to_jsonb(backfill_private.resolve_sessions(v_target,
-        array(select jsonb_array_elements_text(coalesce(nullif(p_request -> 'priority', 'null'), '[]'))))));
+  v_asked := v_asked || jsonb_build_object(
+    'environment', v_environment,
+    'target', v_target,
+    'mode', backfill_private.check_mode(v_target, v_asked ->> 'mode'),
+    'inferred', backfill_private.check_inferred(v_target, v_asked ->> 'inferred'),
+    'since_at', v_since,
+    'until_before', v_until,
+    'recent_since', v_recent,
+    'priority', to_jsonb(backfill_private.resolve_sessions(v_target, array(select jsonb_array_elements_text(v_asked -> 'priority')))));
+  return v_names || (
+    select jsonb_object_agg(p.name, v_asked -> p.name) from backfill_private.request_parameters as p where p.is_digested);
 end
 $$;
 
 revoke all on function
   backfill_private.since_bound(text, text),
   backfill_private.until_bound(text, text),
-  backfill_private.whole_number(jsonb, text, integer),
+  backfill_private.whole_number(jsonb, text),
   backfill_private.resolve_sessions(text, text[]),
   backfill_private.check_pace(integer, integer),
   backfill_private.check_environment(text),
@@ -392,5 +449,6 @@ revoke all on function
   backfill_private.check_names(jsonb),
   backfill_private.check_mode(text, text),
   backfill_private.check_form(jsonb),
+  backfill_private.listed_parameters(jsonb),
   backfill_private.normal_request(jsonb)
 from public;

@@ -16,7 +16,6 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_environment text;
   v_request jsonb;
   v_source backfill_private.sources;
   v_newest timestamptz;
@@ -24,18 +23,17 @@ declare
 begin
   perform backfill_private.authorize('plan');
   perform backfill_private.check_form(p_request);
-  v_environment := backfill_private.check_environment(nullif(p_request ->> 'environment', ''));
-  v_request := backfill_private.normal_request(p_request) || jsonb_build_object('environment', v_environment);
+  v_request := backfill_private.normal_request(p_request);
   select * into strict v_source from backfill_private.sources where target = v_request ->> 'target';
   execute format('select max(s.%I) from %s as s', v_source.date_column, v_source.source_table::regclass) into v_newest;
   insert into public.backfill_runs (
     run_id, target, environment, request, requested_by, requested_via, project_host,
     collect_from, collect_until, collect_window, rehearse)
-  select v_run_id, v_request ->> 'target', v_environment, v_request, c.user_id, c.kind, p_project_host,
+  select v_run_id, v_request ->> 'target', v_request ->> 'environment', v_request, c.user_id, c.kind, p_project_host,
     (v_request ->> 'since_at')::timestamptz,
     least((v_request ->> 'until_before')::timestamptz, v_newest + interval '1 microsecond'),
     interval '30 days',
-    backfill_private.whole_number(p_request, 'rehearse', 0)
+    backfill_private.whole_number(p_request, 'rehearse')
   from backfill_private.caller() as c
   on conflict (run_id) do nothing;
   if not found and not exists (

@@ -74,7 +74,7 @@ drop function if exists
 
 drop view if exists
   public.backfill_run_progress, public.backfill_run_failures,
-  public.backfill_transitions, backfill_private.rights;
+  public.backfill_transitions, backfill_private.rights, backfill_private.request_parameters;
 
 -- Functions before the tables whose rows they take, but those two that policies and defaults of the tables call.
 do $$

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import backfill
+from backfill.requesting import PARAMETERS as ALL
 from tests import verbs
 from tests.conftest import Project
 from tests.seed import SEED
@@ -47,11 +48,7 @@ ANY_JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
     max_leaves=6,
 )
-PARAMETERS = (
-    "until", "recent_since", "throttle_per_minute", "batch_size", "priority", "target",
-    "environment", "want", "fc_version", "engine_version", "basis", "min_responses",
-    "min_fc_responses", "rehearse",
-)  # fmt: skip
+PARAMETERS = sorted(n for n, p in ALL.items() if p.of != "client" and n != "since")
 REQUEST = st.fixed_dictionaries(
     {"since": st.just("2025-08-01") | ANY_JSON},
     optional=dict.fromkeys(PARAMETERS, ANY_JSON),

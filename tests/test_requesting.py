@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from datetime import date, datetime, timedelta, timezone
+from inspect import signature
 from typing import Any
 
+import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 import backfill
+from backfill.cli_plan import plan as planned_by_command
+from backfill.client import AsyncBackfill
 from backfill.dates import as_text
-from backfill.requesting import checked_request
+from backfill.requesting import (
+    DERIVED,
+    PARAMETERS,
+    Request,
+    checked_ids,
+    checked_number,
+    checked_text,
+    checked_values,
+    checked_versions,
+)
+from tests import verbs
 from tests.conftest import Project
 
 NO_PROJECT = ("http://127.0.0.1:9", "sb_secret_x")
@@ -68,28 +83,106 @@ def test_a_moment_without_an_offset_is_in_utc() -> None:
 
 def test_what_was_not_given_is_not_sent() -> None:
     """One id alone is no list of letters."""
-    given = {"since": date(2025, 8, 1), "until": None, "priority": "abc", "want": None}
-    assert checked_request(given) == {"since": "2025-08-01", "priority": ["abc"]}
+    asked = Request(since=date(2025, 8, 1), until=None, priority="abc", want=None)
+    assert asked.given() == {"since": "2025-08-01", "priority": ["abc"]}
 
 
-def test_want_takes_the_place_of_the_version_of_the_run_it_is_like(
-    bf: backfill.Backfill, project: Project
+LIKE = {"since": "2025-08-01", "throttle_per_minute": None, "parameters": {"basis": "x", "a": 1}}
+
+
+@pytest.mark.parametrize(
+    ("asked", "like", "sent"),
+    [
+        (Request(), {}, {"throttle_per_minute": 20, "parameters": {}}),
+        (Request(throttle_per_minute=None), {}, {"throttle_per_minute": None, "parameters": {}}),
+        (Request(like="4f2c"), LIKE, LIKE),
+        (Request(like="4f2c", throttle_per_minute=7), LIKE, LIKE | {"throttle_per_minute": 7}),
+        (
+            Request(since="2025-09-01", parameters={"a": 2}),
+            LIKE,
+            LIKE | {"since": "2025-09-01", "parameters": {"basis": "x", "a": 2}},
+        ),
+    ],
+)
+def test_what_is_given_goes_before_what_is_taken_over_and_that_before_defaults(
+    asked: Request, like: dict[str, Any], sent: dict[str, Any]
 ) -> None:
-    """The other run's version is no second wish."""
-    first = bf.plan(since="2025-08-01", fc_version="v1.3", engine_version="v1.2.1")
-    like = bf.plan(like=first.run_id, want={"fc_scores": "v1.4"})
-    assert like.request["fc_version"] == "v1.4"
-    assert like.request["engine_version"] == "v1.2.1"
+    """Whose run it is like is the client's to know."""
+    assert asked.sent(like) == sent
 
 
-def test_a_kind_that_no_row_has_is_a_warning_of_the_plan(
-    bf: backfill.Backfill, project: Project
+def test_a_throttle_of_none_is_given_too() -> None:
+    """A plan that is resumed takes nothing else."""
+    assert Request(throttle_per_minute=None).given() == {"throttle_per_minute": None}
+    with (
+        backfill.connect(*NO_PROJECT) as bf,
+        pytest.raises(backfill.BadRequest, match="throttle_per_minute is not taken"),
+    ):
+        bf.plan(resume="4f2c", throttle_per_minute=None)
+
+
+CHECKS = {
+    "moment": as_text,
+    "number": checked_number,
+    "text": checked_text,
+    "ids": checked_ids,
+    "versions": checked_versions,
+    "values": checked_values,
+}
+LISTED = """
+select name, kind, usual, is_digested, is_kept
+from backfill_private.request_parameters
+"""
+
+
+def test_the_parameters_are_the_same_in_sql_and_python(project_db: psycopg.Connection[Any]) -> None:
+    """Names, kinds, what a plan like another takes over; no default in both places."""
+    rows = {row["name"]: row for row in project_db.execute(LISTED)}
+    derived = {name for name, row in rows.items() if row["kind"] == "derived"}
+    own = {name: p for name, p in PARAMETERS.items() if p.of == "request"}
+    assert derived == {*DERIVED}
+    assert {n: (CHECKS[rows[n]["kind"]], rows[n]["is_kept"]) for n in rows.keys() - derived} == {
+        n: (p.check, p.is_kept) for n, p in own.items()
+    }
+    assert not [n for n, p in own.items() if p.default is not None and rows[n]["usual"] is not None]
+
+
+def test_the_named_parameters_of_a_target_are_those_of_prism(
+    project_db: psycopg.Connection[Any],
 ) -> None:
-    """Perhaps it is new, perhaps misspelt: who approves sees it. The default needs no mark."""
-    marks = {c.name: c for c in bf.plan(since="2025-08-01", basis="function").checks}
-    assert marks["basis"].status == "warn"
-    assert "no row of fc_scores has fc_kind function" in marks["basis"].detail
-    assert "basis" not in {c.name for c in bf.plan(since="2025-08-01").checks}
-    project.db.execute("update public.fc_scores set fc_kind = 'function'")
-    marks = {c.name: c for c in bf.plan(since="2025-08-01", basis="function").checks}
-    assert marks["basis"].status == "ok"
+    """Other targets' are given under `parameters`."""
+    rows = project_db.execute(
+        "select jsonb_object_keys(defaults) as name from backfill_private.sources"
+        " union select version_parameter from public.backfill_targets"
+    )
+    ours = {name for name, p in PARAMETERS.items() if p.of == "target"}
+    assert {row["name"] for row in rows} == ours
+
+
+def test_a_plan_takes_every_parameter(project: Project, bf: backfill.Backfill) -> None:
+    """In the library; but two of them by name on the command line; and what is listed is kept."""
+    taken = signature(AsyncBackfill.plan).parameters.keys() - {"self"}
+    assert taken == PARAMETERS.keys()
+    options = signature(planned_by_command).parameters.keys() - {"as_json"}
+    assert options | {"min_responses", "min_fc_responses"} == {
+        n.replace("throttle_per_minute", "throttle") for n in taken
+    }
+    target = {name for name, p in PARAMETERS.items() if p.of == "target"}
+    digested = {row["name"] for row in project.db.execute(LISTED) if row["is_digested"]}
+    assert bf.plan(since="2025-08-01").request.keys() == digested | target
+
+
+OUT_OF_BOUNDS: list[tuple[dict[str, Any], str]] = [
+    ({"throttle_per_minute": 0}, "throttle_per_minute is a whole number from 1 to 999999999, not"),
+    ({"batch_size": 0}, "batch_size is a whole number from 1 to 999999999, not 0"),
+    ({"rehearse": -1}, "rehearse is a whole number from 0 to 999999999, not -1"),
+    ({"min_responses": -1}, "min_responses is a whole number from 0 to 999999999, not -1"),
+    ({"priority": ["a"] * 101}, "priority is a list of at most 100 ids or prefixes"),
+]
+
+
+def test_what_is_out_of_bounds_is_refused(project_db: psycopg.Connection[Any]) -> None:
+    """The bounds stand in the list of the parameters; a target's numbers start from 0."""
+    for asked, sentence in OUT_OF_BOUNDS:
+        with pytest.raises(psycopg.errors.Error, match=sentence):
+            verbs.call(project_db, "backfill_open", p_request=Jsonb(verbs.REQUEST | asked))
