@@ -10,6 +10,7 @@ from typing import TypeVar
 import stamina
 
 from backfill.errors import BackfillError, OutcomeUnknown
+from backfill.telling import ignore
 
 Answer = TypeVar("Answer")
 
@@ -17,11 +18,8 @@ Answer = TypeVar("Answer")
 logging.getLogger("stamina").addHandler(logging.NullHandler())
 
 
-def _unheard(error: BackfillError, wait_s: float) -> None:
-    """Nobody wants to know."""
-
-
-def _never() -> bool:
+def never() -> bool:
+    """Go on: nobody asked to stop."""
     return False
 
 
@@ -36,8 +34,8 @@ class Patience:
 
     timeout_s: float
     longest_wait_s: float
-    on_wait: Callable[[BackfillError, float], None] = _unheard
-    gives_up: Callable[[], bool] = _never
+    on_wait: Callable[[BackfillError, float], None] = ignore
+    gives_up: Callable[[], bool] = never
 
 
 BRIEF = Patience(timeout_s=30.0, longest_wait_s=8.0)  # somebody waits for the answer

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 import backfill
-from backfill.dates import as_text
-from backfill.requesting import checked_request
+from backfill.requesting import as_text, checked_request
 from tests.conftest import Project
 
 NO_PROJECT = ("http://127.0.0.1:9", "sb_secret_x")
