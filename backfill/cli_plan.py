@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from backfill import terminal
+from backfill.atomic_file import replace_file
 from backfill.cli_options import AsJson, Since, Until, connected, end
 from backfill.errors import BadRequest, ExitCode
-from backfill.logs import replace_file
 from backfill.plans import Plan
 from backfill.rendering import plan_pieces
 
