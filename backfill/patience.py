@@ -43,6 +43,15 @@ LASTING_S = 300.0  # a worker: longer than a project takes to restart
 LASTING_WAIT_S = 30.0
 
 
+def asked_wait(retry_after_s: float | None, patience: Patience) -> bool | float:
+    """Whether to ask again, or after how many seconds: what the API asked for, if it is not long.
+
+    retry_after_s: None or 0 where it did not ask; the back-off then tells.
+    """
+    asked_s = retry_after_s or 0.0
+    return asked_s <= patience.timeout_s and (asked_s or True)
+
+
 async def ask_patiently(
     ask: Callable[[], Awaitable[Answer]],
     patience: Patience,
@@ -57,8 +66,7 @@ async def ask_patiently(
     def next_try(error: Exception) -> bool | float:
         if not isinstance(error, OutcomeUnknown) or is_hopeless() or patience.gives_up():
             return False
-        asked_s = error.retry_after_s or 0.0
-        return asked_s <= patience.timeout_s and (asked_s or True)
+        return asked_wait(error.retry_after_s, patience)
 
     async for attempt in stamina.retry_context(
         on=next_try,
