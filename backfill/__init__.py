@@ -25,7 +25,6 @@ from backfill.errors import (
     BadRequest,
     CannotConnect,
     DigestMismatch,
-    ExitCode,
     ForeignWrite,
     IllegalMove,
     MissingReceipt,
@@ -49,6 +48,7 @@ from backfill.errors import (
     WrongEnvironment,
     WrongServer,
 )
+from backfill.exit_codes import ExitCode
 from backfill.gateway import Gateway, SupabaseClient, address_of
 from backfill.models import (
     Change,

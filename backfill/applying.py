@@ -5,13 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from uuid import uuid4
 
 import anyio
 
+from backfill import filing
 from backfill.bulk import Bulk
-from backfill.errors import ApprovalExpired, BackfillError, Paused
-from backfill.loading import load_freshness
+from backfill.errors import ApprovalExpired, BackfillError, Paused, WrongServer
+from backfill.gateway import Gateway
+from backfill.loading import load_freshness, load_run
 from backfill.models import EventKind, Json
 from backfill.patience import BRIEF
 from backfill.scoring import Batches
@@ -24,6 +28,24 @@ FRESHNESS_TOLD = (
     "filled_total", "new_candidates_total", "changes", "digest_matches", "approval_left_s",
 )  # fmt: skip
 ENDINGS: Mapping[str, EventKind] = {"completed": "run_completed", "cancelled": "run_cancelled"}
+
+
+async def refuse_other_host(gateway: Gateway, run_id: str) -> None:
+    """Raises WrongServer where the run was planned on another project than this one."""
+    planned = (await load_run(gateway, run_id))["project_host"]
+    if planned and planned != gateway.host:
+        raise WrongServer(
+            f"run {run_id} was planned on {planned}, this is {gateway.host}",
+            "connect to the project that was planned, or plan here",
+        )
+
+
+async def work_and_keep(worker: Worker, logs_dir: Path | None) -> str | None:
+    """Work on a run, and keep its files in a folder. Returns why one could not be written."""
+    async with filing.kept(logs_dir, worker.gateway, worker.run_id) as log:
+        worker.listeners.callbacks.insert(0, partial(filing.write_down, log))
+        await work(worker)
+    return log.failed
 
 
 async def work(worker: Worker) -> None:

@@ -72,13 +72,18 @@ class Bulk:
             return not self.is_tired
         if answer.get("look"):
             return False
-        is_quick = answer["took_ms"] * GROWTH < AIM_MS
-        if is_quick and answer["sessions"] == asked == self.sessions:
-            self.sessions = min(round(asked * GROWTH) + 1, MOST_SESSIONS)
+        if asked == self.sessions:  # a call beside this one has not changed it meanwhile
+            self.sessions = next_sessions(asked, held=answer["sessions"], took_ms=answer["took_ms"])
         told = _told(answer)
         worker.tell("bulk_settled", **told)
         self.has_failed = self.has_failed or bool(told["failed"])
         return bool(told["done"])
+
+
+def next_sessions(asked: int, *, held: int, took_ms: float) -> int:
+    """How many sessions the next call asks for, after one that held so many and took so long."""
+    is_quick = took_ms * GROWTH < AIM_MS
+    return min(round(asked * GROWTH) + 1, MOST_SESSIONS) if is_quick and held == asked else asked
 
 
 def _told(answer: Mapping[str, Json]) -> dict[str, Json]:

@@ -68,7 +68,7 @@ def _bars(
 ) -> str:
     chart.x_labels = list(labels)
     chart.show_legend = len(series) > 1
-    chart.x_labels_major_every = max(1, -(-len(labels) // MOST_LABELS))
+    chart.x_labels_major_every = label_every(len(labels))
     for title, values in series.items():
         chart.add(title, list(values))
     return _drawn(chart, name, said)
@@ -92,6 +92,16 @@ def steps(points: Points) -> list[tuple[float, float]]:
     return corners
 
 
+def on_axis_of_time(value: float) -> str:
+    """A number of an axis of time: a second digit where whole ones would repeat themselves."""
+    return f"{value:,.0f}" if value >= FINE_BELOW else f"{value:.2g}"
+
+
+def label_every(labels: int) -> int:
+    """Every which of so many labels is written, so that no more than MOST_LABELS are."""
+    return max(1, -(-labels // MOST_LABELS))
+
+
 def _options(labels: Sequence[str]) -> dict[str, Any]:
     return {
         "style": _STYLE,
@@ -110,9 +120,7 @@ def _options(labels: Sequence[str]) -> dict[str, Any]:
         "min_scale": 2,
         "max_scale": 8,
         "value_formatter": lambda value: f"{value:,.0f}",
-        "x_value_formatter": lambda value: (
-            f"{value:,.0f}" if value >= FINE_BELOW else f"{value:.2g}"
-        ),
+        "x_value_formatter": on_axis_of_time,
     }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -16,9 +16,9 @@ from typing import Annotated
 import typer
 
 import backfill
-from backfill import checking, cli_local, cli_plan, terminal
+from backfill import cli_local, cli_plan, exit_codes, terminal
 from backfill.cli_options import AsJson, Reason, Run, Since, Until, connected, end
-from backfill.errors import BackfillError, BadRequest, ExitCode
+from backfill.errors import BackfillError, BadRequest
 from backfill.models import Outcome
 from backfill.progress import ApplyProgress, StepProgress
 
@@ -75,13 +75,7 @@ def check(as_json: AsJson = False) -> None:
         terminal.print_json([c.as_dict() for c in checks])
     else:
         terminal.print_checks(checks)
-    end(_check_code(checks))
-
-
-def _check_code(checks: Sequence[backfill.Check]) -> ExitCode:
-    if any(c.name == "migrations" and c.status == "fail" for c in checks):
-        return ExitCode.UNREACHABLE
-    return ExitCode.DONE if checking.ready(checks) else ExitCode.DIFFERENCE
+    end(exit_codes.of_check(checks))
 
 
 cli_plan.add_to(app)
@@ -207,11 +201,7 @@ def _work(
         verb_next = {"completed": "verify", "running": "apply"}.get(outcome.state, "show")
         terminal.print_next(f"backfill {verb_next} {outcome.status.run_id}")
     terminal.print_missing_files(outcome)
-    end(_outcome_code(outcome))
-
-
-def _outcome_code(outcome: Outcome) -> ExitCode:
-    return ExitCode.DONE if outcome.is_complete else ExitCode.FAILED
+    end(exit_codes.of_apply(outcome))
 
 
 def _stop_on_signals() -> Callable[[], bool]:
@@ -268,7 +258,7 @@ def verify(run: Run, as_json: AsJson = False) -> None:
         terminal.print_json(verification.as_dict())
     else:
         terminal.print_verification(verification)
-    end(ExitCode.DONE if verification.verdict == "pass" else ExitCode.DIFFERENCE)
+    end(exit_codes.of_verify(verification))
 
 
 @app.command(epilog="Example: backfill rollback 4f2c --until 2025-08-10")
@@ -306,7 +296,7 @@ def rollback(
         terminal.print_json(effect.as_dict())
     else:
         terminal.print_undo(effect)
-    end(ExitCode.DIFFERENCE if confirm is not None and effect.conflicts else ExitCode.DONE)
+    end(exit_codes.of_rollback(effect, is_confirmed=confirm is not None))
 
 
 @app.command(epilog="Example: backfill logs 4f2c --logs-dir backfill_logs")
@@ -328,8 +318,9 @@ def main() -> None:
     try:
         app()
     except BackfillError as error:
-        prefix = "Refused: " if error.exit_code is ExitCode.REFUSED else ""
+        code = exit_codes.of_error(type(error))
+        prefix = "Refused: " if code is exit_codes.ExitCode.REFUSED else ""
         terminal.err.print(
             f"{prefix}{error}", *getattr(error, "__notes__", ()), sep="\n", markup=False
         )
-        sys.exit(error.exit_code)
+        sys.exit(code)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import backfill
-from backfill.errors import ExitCode
+from backfill.exit_codes import ExitCode
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or a unique prefix of it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from backfill import terminal
+from backfill import exit_codes, terminal
+from backfill.atomic_file import replace_file
 from backfill.cli_options import AsJson, Since, Until, connected, end
-from backfill.errors import BadRequest, ExitCode
-from backfill.logs import replace_file
+from backfill.errors import BadRequest
 from backfill.plans import Plan
 from backfill.rendering import plan_pieces
 
@@ -36,8 +36,7 @@ def missing(
         terminal.print_json(found.as_dict())
     else:
         terminal.print_missing(found)
-    is_below = found.coverage is not None and found.coverage < (min_coverage or 0)
-    end(ExitCode.DIFFERENCE if is_below else ExitCode.DONE)
+    end(exit_codes.of_missing(found, min_coverage))
 
 
 def plan(

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
-from backfill import checking, filing, logs, page
-from backfill.applying import work
+from backfill import checking, filing
+from backfill.applying import refuse_other_host, work_and_keep
 from backfill.clock import Clock, SystemClock
 from backfill.coverage import Missing
-from backfill.dates import Day, as_text
-from backfill.errors import ApprovalNeeded, BackfillError, BadRequest, NotAnApprover, WrongServer
+from backfill.errors import ApprovalNeeded, BadRequest, NotAnApprover
 from backfill.gateway import Gateway
 from backfill.loading import (
     full_run_id,
     load_fresh_plan,
     load_freshness,
     load_outcome,
-    load_run,
+    load_receipts,
+    load_runs,
     load_status,
     load_verification,
 )
 from backfill.models import (
     Check,
-    Event,
     Freshness,
     Json,
     Outcome,
@@ -38,20 +34,17 @@ from backfill.models import (
     UndoEffect,
     Verification,
 )
-from backfill.planning import finish_plan, make_plan, request_of
+from backfill.patience import never
+from backfill.planning import finish_plan, make_plan, request_of, tell_sealed
 from backfill.plans import Plan
-from backfill.reading import PROGRESS_COLUMNS, missing_of, summary_of
-from backfill.requesting import UNSET, Request, checked_number
+from backfill.reading import missing_of
+from backfill.requesting import UNSET, Day, Request, as_text, checked_number
 from backfill.spreading import spread
-from backfill.telling import Listeners, OnEvent, OnProgress, ignore, untold
+from backfill.telling import Listeners, OnEvent, OnProgress, ignore
 from backfill.undoing import AsyncUndo, confirm_undo, preview_undo, undo_scope
-from backfill.working import Worker
+from backfill.working import Worker, own_name
 
 DEFAULT_CONCURRENCY = 4  # a quarter of a small project's pool is less; more only when told
-
-
-def _never() -> bool:
-    return False
 
 
 class AsyncBackfill:
@@ -67,12 +60,7 @@ class AsyncBackfill:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     @property
@@ -171,19 +159,7 @@ class AsyncBackfill:
         return self._told(await finish_plan(self._gateway, self._clock, await self.run_id(run)))
 
     def _told(self, plan: Plan) -> Plan:
-        """The plan; where it is sealed, who listens has heard of it."""
-        if plan.is_empty:
-            return plan
-        listeners = Listeners([self._on_event])
-        details: dict[str, Json] = {
-            "digest": plan.digest,
-            "environment": plan.environment,
-            "sessions_total": len(plan.sessions),
-            "expected_runtime_s": plan.expected_runtime_s,
-            "approval_sql": plan.approval_sql,
-        }
-        listeners.tell(Event("awaiting_approval", plan.run_id, self._clock.now(), details))
-        listeners.raise_what_they_raised(f"run {plan.run_id} is sealed and awaits approval")
+        tell_sealed(plan, self._clock, Listeners([self._on_event]))
         return plan
 
     async def run_id(self, run: str) -> str:
@@ -200,7 +176,19 @@ class AsyncBackfill:
         Needs the extra `page`: raises BadRequest with the command that installs it.
         """
         run_id = await self.run_id(run)
-        return await page.page_of(self._gateway, run_id)
+        try:
+            from backfill.rendering_page import plan_page
+        except ModuleNotFoundError as missing:
+            raise BadRequest(
+                f"a page needs {missing.name}, which is not installed",
+                "pip install 'supabase-backfill[page]'",
+            ) from missing
+        plan = await load_fresh_plan(self._gateway, run_id)
+        if plan.started_at is None:
+            return plan_page(plan)
+        verification = await load_verification(self._gateway, run_id)
+        receipts = [r async for some in load_receipts(self._gateway, run_id) for r in some]
+        return plan_page(plan, verification, receipts)
 
     async def freshness(self, run: str) -> Freshness | None:
         """What changed since a plan was sealed; None where nothing is to come of it any more."""
@@ -208,15 +196,7 @@ class AsyncBackfill:
 
     async def runs(self, *, state: str | None = None, limit: int = 50) -> tuple[RunSummary, ...]:
         """The newest runs first."""
-        rows = await self._gateway.newest(
-            "backfill_run_progress",
-            columns=PROGRESS_COLUMNS,
-            order="created_at",
-            key="run_id",
-            limit=limit,
-            equal={"state": state} if state else {},
-        )
-        return tuple(summary_of(row) for row in rows)
+        return await load_runs(self._gateway, state, limit)
 
     async def approve(
         self,
@@ -232,15 +212,8 @@ class AsyncBackfill:
         Raises ApprovalNeeded with the SQL line where the service key may not approve,
         DigestMismatch, PlanChanged, NotAnApprover.
         """
-        run_id = await self.run_id(run)
-        arguments = {"run": run_id, "digest": digest, "approver": approver, "note": note}
-        try:
-            await self._gateway.call("backfill_approve", arguments, access_token=access_token)
-        except NotAnApprover as refused:
-            if access_token:
-                raise
-            raise ApprovalNeeded(refused.message, refused.next_step) from refused
-        return await self.status(run_id)
+        given = {"digest": digest, "approver": approver, "note": note}
+        return await self._decide("backfill_approve", run, access_token, given)
 
     async def reject(
         self,
@@ -251,10 +224,15 @@ class AsyncBackfill:
         approver: str | None = None,
     ) -> Status:
         """Reject a plan for good. Raises as approve does."""
+        given = {"reason": reason, "approver": approver}
+        return await self._decide("backfill_reject", run, access_token, given)
+
+    async def _decide(
+        self, function: str, run: str, access_token: str | None, given: Mapping[str, Json]
+    ) -> Status:
         run_id = await self.run_id(run)
-        arguments = {"run": run_id, "reason": reason, "approver": approver}
         try:
-            await self._gateway.call("backfill_reject", arguments, access_token=access_token)
+            await self._gateway.call(function, {"run": run_id, **given}, access_token=access_token)
         except NotAnApprover as refused:
             if access_token:
                 raise
@@ -269,7 +247,7 @@ class AsyncBackfill:
         wait: bool = True,
         on_event: OnEvent = ignore,
         logs_dir: str | Path | None = None,
-        should_stop: Callable[[], bool] = _never,
+        should_stop: Callable[[], bool] = never,
         executor: Executor | None = None,
         shards: int = 4,
     ) -> Outcome:
@@ -282,55 +260,32 @@ class AsyncBackfill:
         on_event: hears what Event names, as the connection's does, in the event loop and one event
         after the other: be brief. Where it raises it hears no more, no session starts, what is in
         flight is finished and settled, then its exception is raised; apply again goes on.
+        The blocking face's event loop is a thread of its own.
         executor: any of concurrent.futures, for so many workers (shards) in other processes, each
         with SUPABASE_URL and the key in its environment; on_event and should_stop are not theirs.
         Raises ApprovalNeeded, Paused, ApprovalExpired, WrongServer.
         """
         checked_number("concurrency", concurrency, least=1)
         run_id = await self.run_id(run)
-        await self._refuse_other_host(run_id)
+        await refuse_other_host(self._gateway, run_id)
         if executor is not None:
             checked_number("shards", shards, least=1)
-            return await self._spread(executor, shards, run_id, concurrency, wait, logs_dir)
-        folder = None if logs_dir is None else Path(logs_dir)
-        async with filing.kept(folder, self._gateway, run_id) as log:
-
-            def keep(event: Event) -> None:
-                filing.write_down(log, event)
-
-            await work(
-                Worker(
-                    gateway=self._gateway,
-                    run_id=run_id,
-                    name=f"{socket.gethostname()}:{os.getpid()}",
-                    clock=self._clock,
-                    concurrency=concurrency,
-                    waits=wait,
-                    listeners=Listeners([keep, self._on_event, on_event]),
-                    should_stop=should_stop,
-                )
-            )
-        return replace(await self.outcome(run_id), logs_failed=log.failed)
-
-    async def _spread(
-        self,
-        executor: Executor,
-        shards: int,
-        run_id: str,
-        concurrency: int,
-        wait: bool,
-        logs_dir: str | Path | None,
-    ) -> Outcome:
-        lost = await spread(executor, shards, run_id, self.host, concurrency, wait)
-        outcome = await self.outcome(run_id)
-        if lost and outcome.state == "running":
-            raise BackfillError(
-                f"{lost} of {shards} workers were lost; run {run_id} is settled so far",
-                "apply again: it goes on where it stopped",
-            )
-        if logs_dir is not None:
-            await self.write_logs(run_id, logs_dir)
-        return outcome
+            outcome = await spread(executor, shards, self._gateway, run_id, concurrency, wait)
+            if logs_dir is not None:
+                await self.write_logs(run_id, logs_dir)
+            return outcome
+        worker = Worker(
+            gateway=self._gateway,
+            run_id=run_id,
+            name=own_name(),
+            clock=self._clock,
+            concurrency=concurrency,
+            waits=wait,
+            listeners=Listeners([self._on_event, on_event]),
+            should_stop=should_stop,
+        )
+        failed = await work_and_keep(worker, None if logs_dir is None else Path(logs_dir))
+        return replace(await self.outcome(run_id), logs_failed=failed)
 
     async def retry(
         self,
@@ -340,14 +295,14 @@ class AsyncBackfill:
         wait: bool = True,
         on_event: OnEvent = ignore,
         logs_dir: str | Path | None = None,
-        should_stop: Callable[[], bool] = _never,
+        should_stop: Callable[[], bool] = never,
     ) -> Outcome:
         """Score the failed sessions again, under the same approval. Takes what apply takes.
 
         The outcome's `retried` says how many there were; with none nothing is applied.
         """
         run_id = await self.run_id(run)
-        await self._refuse_other_host(run_id)
+        await refuse_other_host(self._gateway, run_id)
         before = await self.outcome(run_id)
         if before.state == "completed" and not before.failures:
             return replace(before, retried=0)
@@ -382,7 +337,7 @@ class AsyncBackfill:
         """Where a run stands, and why it waits. Raises UnknownRun."""
         return await load_status(self._gateway, await self.run_id(run))
 
-    async def verify(self, run: str, *, on_progress: OnProgress = untold) -> Verification:
+    async def verify(self, run: str, *, on_progress: OnProgress = ignore) -> Verification:
         """What stands in the tables against what was planned.
 
         A large run is looked at in several calls, each a transaction: what changes meanwhile is
@@ -398,7 +353,7 @@ class AsyncBackfill:
         sessions: Sequence[str] | None = None,
         since: Day | None = None,
         until: Day | None = None,
-        on_progress: OnProgress = untold,
+        on_progress: OnProgress = ignore,
     ) -> AsyncUndo:
         """Preview taking back what a run wrote: all, some sessions, or a range of session dates.
 
@@ -417,7 +372,7 @@ class AsyncBackfill:
         sessions: Sequence[str] | None = None,
         since: Day | None = None,
         until: Day | None = None,
-        on_progress: OnProgress = untold,
+        on_progress: OnProgress = ignore,
     ) -> UndoEffect:
         """Confirm the newest preview by its digest, from another process than the preview's.
 
@@ -434,26 +389,12 @@ class AsyncBackfill:
         What an apply wrote into them stays. Raises BackfillError where one cannot be written.
         """
         run_id = await self.run_id(run)
-        log = logs.RunLog.open(Path(logs_dir), run_id)
-        await filing.rebuild(log, self._gateway, run_id)
-        if log.failed:
-            raise BackfillError(
-                f"the files could not be written: {log.failed}", "another --logs-dir"
-            )
-        return Path(logs_dir) / run_id
+        return await filing.write_all(Path(logs_dir), self._gateway, run_id)
 
     async def _move(self, function: str, run: str, **arguments: Json) -> Status:
         run_id = await self.run_id(run)
         await self._gateway.call(function, {"run": run_id, **arguments})
         return await self.status(run_id)
-
-    async def _refuse_other_host(self, run_id: str) -> None:
-        planned = (await load_run(self._gateway, run_id))["project_host"]
-        if planned and planned != self._gateway.host:
-            raise WrongServer(
-                f"run {run_id} was planned on {planned}, this is {self._gateway.host}",
-                "connect to the project that was planned, or plan here",
-            )
 
 
 __all__ = ["UNSET", "AsyncBackfill"]

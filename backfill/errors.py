@@ -1,30 +1,17 @@
-"""What can go wrong: one SQLSTATE of class OB, one class, one exit code, one row in one table.
+"""What can go wrong: one SQLSTATE of class OB, one class.
 
 An error says what happened and what to do next; `str(error)` is both, on two lines.
 """
 
 from __future__ import annotations
 
-from enum import IntEnum
 from typing import ClassVar
-
-
-class ExitCode(IntEnum):
-    """How the command line ends."""
-
-    DONE = 0
-    FAILED = 1
-    USAGE = 2
-    REFUSED = 3
-    DIFFERENCE = 4
-    UNREACHABLE = 5
 
 
 class BackfillError(Exception):
     """Anything this library refuses or cannot do."""
 
     code: ClassVar[str | None] = None
-    exit_code: ClassVar[ExitCode] = ExitCode.FAILED
 
     def __init__(self, message: str, next_step: str = "") -> None:
         """message: one sentence for a person. next_step: what to type or do now, or ''."""
@@ -48,8 +35,6 @@ class BackfillError(Exception):
 class UsageError(BackfillError):
     """What was asked cannot be meant."""
 
-    exit_code = ExitCode.USAGE
-
 
 class UnknownRun(UsageError):
     """There is no such run, or its prefix is ambiguous."""
@@ -71,8 +56,6 @@ class UnknownSession(UsageError):
 
 class Refused(BackfillError):
     """A gate of the database said no."""
-
-    exit_code = ExitCode.REFUSED
 
 
 class IllegalMove(Refused):
@@ -177,8 +160,6 @@ class NoEffect(BackfillError):
 
 class CannotConnect(BackfillError):
     """The project cannot be reached."""
-
-    exit_code = ExitCode.UNREACHABLE
 
 
 class BadKey(CannotConnect):

@@ -58,6 +58,15 @@ async def write_ending(log: RunLog, gateway: Gateway, run_id: str) -> None:
     await _write_rollback(log, gateway, run_id)
 
 
+async def write_all(logs_dir: Path, gateway: Gateway, run_id: str) -> Path:
+    """Write every file of a run into its folder, and return that. Raises BackfillError."""
+    log = RunLog.open(logs_dir, run_id)
+    await rebuild(log, gateway, run_id)
+    if log.failed:
+        raise BackfillError(f"the files could not be written: {log.failed}", "another --logs-dir")
+    return logs_dir / run_id
+
+
 async def rebuild(log: RunLog, gateway: Gateway, run_id: str) -> None:
     """Write every file of a run from the database.
 

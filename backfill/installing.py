@@ -6,19 +6,18 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from os import getpid
 from pathlib import Path
 
+from backfill.atomic_file import AS_ANY, replace_file
 from backfill.declaring import PRISM, Declaration
 from backfill.declaring import declared as declared_of
 from backfill.errors import UsageError
 from backfill.generating import index_sql, target_sql
-from backfill.migrations import RELOAD, core_files
+from backfill.migrations import RELOAD, builds_index_concurrently, core_files
 from backfill.models import Json
 
 STAMP = "%Y%m%d%H%M%S"
 STAMPED = re.compile(r"(\d{14})_.+\.sql")
-OWN_TRANSACTIONS = re.compile(r"^\s*create\s+index\s+concurrently\b", re.IGNORECASE | re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,7 @@ class Migration:
     @property
     def stands_alone(self) -> bool:
         """Whether its statements cannot share a transaction."""
-        return OWN_TRANSACTIONS.search(self.text) is not None
+        return builds_index_concurrently(self.text)
 
     def as_dict(self) -> dict[str, Json]:
         """{original_name, name, is_there, is_same}."""
@@ -115,7 +114,7 @@ def carry_out(installation: Installation) -> Installation:
     try:
         installation.folder.mkdir(exist_ok=True)
         for migration in installation.missing:
-            _write(installation.folder / migration.name, migration.text)
+            replace_file(installation.folder / migration.name, [migration.text], AS_ANY)
     except OSError as error:
         raise UsageError(
             f"cannot write into {installation.folder}: {error.strerror}", "backfill install"
@@ -193,16 +192,6 @@ def _moment_of(name: str) -> datetime:
         raise UsageError(
             f"{name} begins with no timestamp, and nothing can be put after it", "rename it"
         ) from error
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    part = path.with_name(f".{path.name}.{getpid()}.part")
-    try:
-        part.write_bytes(text.encode())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _line(migration: Migration, installation: Installation) -> str:

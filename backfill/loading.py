@@ -8,7 +8,7 @@ from dataclasses import replace
 from backfill.buckets import packed
 from backfill.errors import BackfillError, UnknownRun
 from backfill.gateway import Gateway
-from backfill.models import Freshness, Json, Outcome, Status, Verification
+from backfill.models import Freshness, Json, Outcome, RunSummary, Status, Verification
 from backfill.patience import BRIEF, Patience
 from backfill.planned import PlannedSessions
 from backfill.plans import Plan
@@ -24,9 +24,10 @@ from backfill.reading import (
     plan_of,
     sessions_of,
     status_of,
+    summary_of,
     verification_of,
 )
-from backfill.telling import OnProgress, untold
+from backfill.telling import OnProgress, ignore
 
 SESSIONS_A_CALL = 5_000  # half a megabyte
 LOOK_MS = 2_000  # for how long a call of a verification looks at rows
@@ -54,6 +55,19 @@ async def load_fresh_plan(gateway: Gateway, run_id: str) -> Plan:
         return replace(plan, freshness=await load_freshness(gateway, run_id))
     except BackfillError as error:
         return replace(plan, freshness_unknown=error.message)
+
+
+async def load_runs(gateway: Gateway, state: str | None, limit: int) -> tuple[RunSummary, ...]:
+    """The newest runs first, or those in a state."""
+    rows = await gateway.newest(
+        "backfill_run_progress",
+        columns=PROGRESS_COLUMNS,
+        order="created_at",
+        key="run_id",
+        limit=limit,
+        equal={"state": state} if state else {},
+    )
+    return tuple(summary_of(row) for row in rows)
 
 
 async def load_run(gateway: Gateway, run_id: str) -> dict[str, Json]:
@@ -98,7 +112,7 @@ async def load_outcome(gateway: Gateway, run_id: str) -> Outcome:
 
 
 async def load_verification(
-    gateway: Gateway, run_id: str, on_progress: OnProgress = untold
+    gateway: Gateway, run_id: str, on_progress: OnProgress = ignore
 ) -> Verification:
     """What stands in the tables against what was planned: one call, or several of a large run.
 

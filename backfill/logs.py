@@ -6,12 +6,11 @@ import json
 import logging
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
+from backfill.atomic_file import Draft, replace_file
 from backfill.models import Json
 from backfill.plans import Plan
 from backfill.records import call_key
@@ -173,54 +172,6 @@ def _parsed(text: str) -> dict[str, Json]:
     except ValueError:
         return {}
     return held if isinstance(held, dict) else {}
-
-
-class Draft:
-    """A file that is written beside its place, with mode 0600, and is there whole or not at all.
-
-    Its methods raise OSError; discard() does not, and leaves a finished file alone.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._begun: tuple[Path, IO[bytes]] | None = None
-
-    def _opened(self) -> tuple[Path, IO[bytes]]:
-        if self._begun is None:
-            handle, beside = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
-            self._begun = Path(beside), os.fdopen(handle, "wb")
-        return self._begun
-
-    def write(self, text: str) -> None:
-        """Add a piece."""
-        _, file = self._opened()
-        file.write(text.encode(errors="backslashreplace"))
-
-    def finish(self) -> None:
-        """Put it in its place."""
-        beside, file = self._opened()
-        file.close()
-        os.replace(beside, self._path)
-        self._begun = None
-
-    def discard(self) -> None:
-        """Take away what is not finished."""
-        if self._begun is not None:
-            beside, file = self._begun
-            with suppress(OSError):  # a full disk says so once more
-                file.close()
-            beside.unlink(missing_ok=True)
-
-
-def replace_file(path: Path, pieces: Iterable[str]) -> None:
-    """Write a file whole or not at all. Raises OSError."""
-    draft = Draft(path)
-    try:
-        for piece in pieces:
-            draft.write(piece)
-        draft.finish()
-    finally:
-        draft.discard()
 
 
 def json_pieces(told: Iterable[tuple[str, Json]]) -> Iterator[str]:

@@ -1,7 +1,8 @@
-"""Where the SQL lives: in the wheel beside this module, in a checkout at the top."""
+"""The migrations: where they live, in the wheel or the checkout, and how one is executed."""
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -9,6 +10,12 @@ from pathlib import Path
 OURS = "_backfill_"
 CORE = "_backfill_core"
 RELOAD = "notify pgrst, 'reload schema';\n"  # how every migration of ours ends
+
+# A string, a dollar-quoted body, a quoted name or a comment may hold a semicolon that ends nothing.
+_TOKEN = re.compile(
+    r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\"[^\"]*\"|(\$\w*\$).*?\1|;|[^-/'\"$;]+|.", re.DOTALL
+)
+_INDEX_BESIDE_WRITERS = re.compile(r"create\s+(unique\s+)?index\s+concurrently\b", re.IGNORECASE)
 
 
 def project_folder() -> Traversable:
@@ -47,3 +54,19 @@ def uninstall_file() -> Traversable:
     """What removes all of ours and leaves the user's tables as they were."""
     shipped = files("backfill") / "project" / "uninstall.sql"
     return shipped if shipped.is_file() else Path(__file__).parent.parent / "sql" / "uninstall.sql"
+
+
+def statements(script: str) -> list[str]:
+    """The statements of a script without its comments, as psql sends them one by one."""
+    pieces = [""]
+    for token in _TOKEN.finditer(script):
+        if token[0] == ";":
+            pieces.append("")
+        elif not token[0].startswith(("--", "/*")):
+            pieces[-1] += token[0]
+    return [piece.strip() for piece in pieces if piece.strip()]
+
+
+def builds_index_concurrently(script: str) -> bool:
+    """Whether PostgreSQL would refuse the script inside a transaction: it goes by statements."""
+    return any(_INDEX_BESIDE_WRITERS.match(statement) for statement in statements(script))

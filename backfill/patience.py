@@ -10,6 +10,7 @@ from typing import TypeVar
 import stamina
 
 from backfill.errors import BackfillError, OutcomeUnknown
+from backfill.telling import ignore
 
 Answer = TypeVar("Answer")
 
@@ -17,11 +18,8 @@ Answer = TypeVar("Answer")
 logging.getLogger("stamina").addHandler(logging.NullHandler())
 
 
-def _unheard(error: BackfillError, wait_s: float) -> None:
-    """Nobody wants to know."""
-
-
-def _never() -> bool:
+def never() -> bool:
+    """Go on: nobody asked to stop."""
     return False
 
 
@@ -36,13 +34,22 @@ class Patience:
 
     timeout_s: float
     longest_wait_s: float
-    on_wait: Callable[[BackfillError, float], None] = _unheard
-    gives_up: Callable[[], bool] = _never
+    on_wait: Callable[[BackfillError, float], None] = ignore
+    gives_up: Callable[[], bool] = never
 
 
 BRIEF = Patience(timeout_s=30.0, longest_wait_s=8.0)  # somebody waits for the answer
 LASTING_S = 300.0  # a worker: longer than a project takes to restart
 LASTING_WAIT_S = 30.0
+
+
+def asked_wait(retry_after_s: float | None, patience: Patience) -> bool | float:
+    """Whether to ask again, or after how many seconds: what the API asked for, if it is not long.
+
+    retry_after_s: None or 0 where it did not ask; the back-off then tells.
+    """
+    asked_s = retry_after_s or 0.0
+    return asked_s <= patience.timeout_s and (asked_s or True)
 
 
 async def ask_patiently(
@@ -59,8 +66,7 @@ async def ask_patiently(
     def next_try(error: Exception) -> bool | float:
         if not isinstance(error, OutcomeUnknown) or is_hopeless() or patience.gives_up():
             return False
-        asked_s = error.retry_after_s or 0.0
-        return asked_s <= patience.timeout_s and (asked_s or True)
+        return asked_wait(error.retry_after_s, patience)
 
     async for attempt in stamina.retry_context(
         on=next_try,

@@ -10,10 +10,11 @@ from backfill.clock import Clock
 from backfill.errors import BackfillError, CannotConnect, TookTooLong, UnknownRun
 from backfill.gateway import Gateway
 from backfill.loading import full_run_id, load_plan, load_run
-from backfill.models import Json
+from backfill.models import Event, Json
 from backfill.plans import Plan
 from backfill.reading import empty_plan_of
 from backfill.requesting import Request, like_request
+from backfill.telling import Listeners
 
 
 async def make_plan(gateway: Gateway, clock: Clock, request: Mapping[str, Json]) -> Plan:
@@ -50,6 +51,21 @@ async def finish_plan(gateway: Gateway, clock: Clock, run_id: str) -> Plan:
     if sealed["state"] == "empty":
         return empty_plan_of(sealed)
     return await load_plan(gateway, run_id)
+
+
+def tell_sealed(plan: Plan, clock: Clock, listeners: Listeners) -> None:
+    """Tell that a plan awaits approval; nothing of an empty one. Raises what a listener raises."""
+    if plan.is_empty:
+        return
+    details: dict[str, Json] = {
+        "digest": plan.digest,
+        "environment": plan.environment,
+        "sessions_total": len(plan.sessions),
+        "expected_runtime_s": plan.expected_runtime_s,
+        "approval_sql": plan.approval_sql,
+    }
+    listeners.tell(Event("awaiting_approval", plan.run_id, clock.now(), details))
+    listeners.raise_what_they_raised(f"run {plan.run_id} is sealed and awaits approval")
 
 
 async def _rehearse(gateway: Gateway, clock: Clock, run_id: str) -> float | None:

@@ -22,8 +22,7 @@ from backfill.markdown import (
     utc,
 )
 from backfill.rendering_batches import batching, order, sessions
-from backfill.rendering_effects import blast_radius
-from backfill.rendering_freshness import freshness
+from backfill.rendering_freshness import blast_radius, freshness
 from backfill.rendering_rehearsal import MARKED, NOT_REHEARSED, rehearsal
 from backfill.rendering_state import counts_by_state, next_commands, reason_line, state_line
 from backfill.requesting import OWN, PARAMETERS

@@ -1,11 +1,11 @@
-"""What changed since a plan was sealed, in words and as Markdown. Pure."""
+"""What surrounds a plan: what changed since it was sealed, what else its writes set off. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from backfill.markdown import bullets, code, counted, escaped, section, utc
+from backfill.markdown import NONE, bullets, code, counted, escaped, section, table, utc
 
 if TYPE_CHECKING:
     from backfill.plans import Plan
@@ -67,3 +67,27 @@ def _named(what: str, sessions: Sequence[str], total: int) -> str:
     named = sessions[:NAMED_SESSIONS]
     more = [f"{total - len(named):,} more"] if total > len(named) else []
     return f"{what}: {', '.join([*map(code, named), *more])}."
+
+
+def blast_radius(plan: Plan) -> str:
+    """Everything on the written tables that fires, listens or refers to them."""
+    if not plan.effects:
+        return section(
+            "Blast radius",
+            "Nothing else on these tables fires, listens or refers to them.",
+        )
+    rows = (
+        (
+            e.kind,
+            code(e.name),
+            code(e.table) if e.table else NONE,
+            escaped(e.detail),
+            NONE if e.events is None else e.events,
+        )
+        for e in plan.effects
+    )
+    return section(
+        "Blast radius",
+        "What else happens when these rows are written, as the catalogs say.",
+        table(("Kind", "Name", "Table", "What it does", "Events"), rows),
+    )

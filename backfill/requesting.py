@@ -6,17 +6,58 @@ are the database's to judge; this sees to types and emptiness alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_type_hints
 
-from backfill.dates import Day, as_text
 from backfill.errors import BadRequest
 
 if TYPE_CHECKING:
     from backfill.models import Json
 
+Day = str | date | datetime
+# Other forms of ISO 8601 (20250831, 2025-W35) would be read as a moment, and the last day be lost.
+DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+FORMS = "give a day such as 2025-08-01, or a timestamp with an offset"
+TIMESTAMP = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}")
+
 UNSET: Any = object()  # what was not given, of a parameter for which None is a value
+
+
+def as_text(name: str, value: Day | None) -> str | None:
+    """A day as `2025-08-01`, a moment with its offset; None stays None.
+
+    A moment without an offset is in UTC, as the days are, whatever zone this machine is in.
+    Raises BadRequest where it is no date.
+    """
+    if value is None:
+        return None
+    if isinstance(value, datetime):
+        return _aware(value).isoformat()
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, str):
+        return _parsed(name, value.strip())
+    raise BadRequest(f"{name} is a date, not the {type(value).__name__} {str(value)[:40]!r}", FORMS)
+
+
+def _parsed(name: str, text: str) -> str:
+    try:
+        if DAY.fullmatch(text):
+            return date.fromisoformat(text).isoformat()
+        moment = datetime.fromisoformat(text if TIMESTAMP.match(text) else "")
+        return _aware(moment).isoformat()
+    except ValueError:
+        raise BadRequest(
+            f"{name} is no date: {text[:40]}",
+            FORMS,
+        ) from None
+
+
+def _aware(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def checked_number(name: str, value: Json, *, least: int | None = None) -> int:

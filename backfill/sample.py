@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING
@@ -18,12 +17,6 @@ if TYPE_CHECKING:
 SEED = "seed"
 SEED_CANDIDATES = 39
 MOST_DIGITS = 7
-
-_COMMENT_LINE = re.compile(r"^\s*--.*$", re.MULTILINE)
-_STATEMENT_END = re.compile(r";\s*$", re.MULTILINE)
-_INDEX_BESIDE_WRITERS = re.compile(
-    r"^\s*create\s+(unique\s+)?index\s+concurrently\b", re.IGNORECASE | re.MULTILINE
-)
 
 
 def load(dsn: str, sample: str | int) -> None:
@@ -68,26 +61,12 @@ def candidates_of(sample: str | int) -> int:
     return int(wanted)
 
 
-def statements(script: str) -> list[str]:
-    """The statements of a plain script: each ends with a semicolon at the end of a line.
-
-    Not for function bodies, whose lines end the same way; such files are executed whole.
-    """
-    pieces = _STATEMENT_END.split(_COMMENT_LINE.sub("", script))
-    return [piece.strip() for piece in pieces if piece.strip()]
-
-
-def builds_index_concurrently(script: str) -> bool:
-    """Whether PostgreSQL would refuse the script inside a transaction."""
-    return bool(_INDEX_BESIDE_WRITERS.search(_COMMENT_LINE.sub("", script)))
-
-
 def _execute(connection: psycopg.Connection, file: Traversable) -> None:
     """Execute a file: in one transaction, or statement by statement where that cannot be."""
     script = file.read_text(encoding="utf-8")
     try:
-        if builds_index_concurrently(script):
-            for statement in statements(script):
+        if migrations.builds_index_concurrently(script):
+            for statement in migrations.statements(script):
                 connection.execute(statement.encode())
         else:
             with connection.transaction():

@@ -5,24 +5,43 @@ A shard is a whole worker, never a session: a task that is run again after a cra
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future
 from importlib import import_module
 
 import anyio
 from anyio.to_thread import run_sync
 
 from backfill.errors import BackfillError, WrongServer
+from backfill.gateway import Gateway
+from backfill.loading import load_outcome
+from backfill.models import Outcome
 
 
 async def spread(
-    executor: Executor, shards: int, run_id: str, host: str, concurrency: int, wait: bool
-) -> int:
-    """Run so many shards on an executor until all have ended. Returns how many were lost.
+    executor: Executor, shards: int, gateway: Gateway, run_id: str, concurrency: int, wait: bool
+) -> Outcome:
+    """Run so many shards on an executor until all have ended. Returns where the run stands then.
 
-    host: of the project, which each worker's own environment has to name, with its key: no secret
-    is sent to a worker. Raises what a shard raised, once all have ended.
+    Each worker's own environment has to name the project and its key: no secret is sent to one.
+    Raises what a shard raised, once all have ended; BackfillError where workers were lost and the
+    run is not at its end.
     """
-    futures = [executor.submit(apply_shard, run_id, host, concurrency, wait) for _ in range(shards)]
+    host = gateway.host
+    lost = await _ended(
+        [executor.submit(apply_shard, run_id, host, concurrency, wait) for _ in range(shards)]
+    )
+    outcome = await load_outcome(gateway, run_id)
+    if lost and outcome.state == "running":
+        raise BackfillError(
+            f"{lost} of {shards} workers were lost; run {run_id} is settled so far",
+            "apply again: it goes on where it stopped",
+        )
+    return outcome
+
+
+async def _ended(futures: Sequence[Future[str]]) -> int:
+    """Wait until all have ended. Returns how many were lost. Raises what a shard raised."""
     raised: list[BackfillError] = []
     lost = 0
     for future in futures:

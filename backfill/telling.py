@@ -15,12 +15,8 @@ OnEvent = Callable[[Event], None]
 OnProgress = Callable[[int, int], None]
 
 
-def ignore(event: Event) -> None:
-    """Hear nothing."""
-
-
-def untold(done: int, total: int) -> None:
-    """Nobody wants to know how far it is."""
+def ignore(*_: object) -> None:
+    """Hear nothing: of an event, of progress, of a wait."""
 
 
 @dataclass(slots=True)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from backfill.dates import Day, as_text
 from backfill.errors import TookTooLong
 from backfill.gateway import Gateway
 from backfill.models import Json, UndoEffect
 from backfill.reading import undo_of, undone_of
-from backfill.requesting import checked_ids
-from backfill.telling import OnProgress, untold
+from backfill.requesting import Day, as_text, checked_ids
+from backfill.telling import OnProgress, ignore
 
 LOOK_MS = 2_000  # for how long a call of the preview looks at rows
 PIECE_SESSIONS = 200
@@ -19,24 +18,11 @@ MOST_SESSIONS = 10_000
 PIECE_S = 2.0  # a piece may take so long: well below every limit, far above a round trip
 
 
-class AsyncUndo:
-    """A previewed undo; `confirm` carries out exactly what the preview showed."""
+class PreviewedUndo:
+    """What a preview of an undo showed."""
 
-    def __init__(self, gateway: Gateway, effect: UndoEffect) -> None:
-        self._gateway = gateway
+    def __init__(self, effect: UndoEffect) -> None:
         self.effect = effect
-
-    async def confirm(self, *, reason: str, on_progress: OnProgress = untold) -> UndoEffect:
-        """Take the rows back, in pieces; safe to call again after a crash.
-
-        on_progress: hears how many sessions are taken back, of how many; before the first row is,
-        how many were looked at once more. Raises UndoChanged where the rows are no longer as
-        previewed.
-        """
-        effect = self.effect
-        return await confirm_undo(
-            self._gateway, effect.run_id, effect.digest, reason, on_progress=on_progress
-        )
 
     @property
     def digest(self) -> str:
@@ -61,6 +47,26 @@ class AsyncUndo:
     def as_dict(self) -> dict[str, Json]:
         """The shape of `backfill rollback --json`."""
         return self.effect.as_dict()
+
+
+class AsyncUndo(PreviewedUndo):
+    """A previewed undo; `confirm` carries out exactly what the preview showed."""
+
+    def __init__(self, gateway: Gateway, effect: UndoEffect) -> None:
+        super().__init__(effect)
+        self._gateway = gateway
+
+    async def confirm(self, *, reason: str, on_progress: OnProgress = ignore) -> UndoEffect:
+        """Take the rows back, in pieces; safe to call again after a crash.
+
+        on_progress: hears how many sessions are taken back, of how many; before the first row is,
+        how many were looked at once more. Raises UndoChanged where the rows are no longer as
+        previewed.
+        """
+        effect = self.effect
+        return await confirm_undo(
+            self._gateway, effect.run_id, effect.digest, reason, on_progress=on_progress
+        )
 
 
 def undo_scope(
@@ -90,7 +96,7 @@ async def preview_undo(
     gateway: Gateway,
     run_id: str,
     scope: Mapping[str, Json],
-    on_progress: OnProgress = untold,
+    on_progress: OnProgress = ignore,
 ) -> AsyncUndo:
     """Preview an undo of this scope: one call, or several where there is much to look at.
 
@@ -112,7 +118,7 @@ async def confirm_undo(
     digest: str,
     reason: str,
     scope: Mapping[str, Json] | None = None,
-    on_progress: OnProgress = untold,
+    on_progress: OnProgress = ignore,
 ) -> UndoEffect:
     """Carry an undo out until nothing remains; one that was carried out before says so.
 

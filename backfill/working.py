@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -11,6 +13,11 @@ from backfill.gateway import Gateway
 from backfill.models import Event, EventKind, Json
 from backfill.patience import LASTING_S, LASTING_WAIT_S, Patience
 from backfill.telling import Listeners
+
+
+def own_name() -> str:
+    """What a worker in this process is called: host:pid."""
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 @dataclass(slots=True)

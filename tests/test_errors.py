@@ -11,7 +11,8 @@ import pytest
 
 import backfill
 from backfill import errors
-from backfill.errors import BY_SQLSTATE, BackfillError, ExitCode
+from backfill.errors import BY_SQLSTATE, BackfillError
+from backfill.exit_codes import ExitCode, of_error
 from tests.make_migrations import numbered_files
 
 # Refused by a gate, or set as an item's outcome; a comparison raises nothing.
@@ -109,7 +110,7 @@ def test_a_class_says_what_it_means(error: type[BackfillError]) -> None:
 
 def test_each_code_ends_the_command_line_as_the_contract_says() -> None:
     """1 failed, 2 usage, 3 refused by a gate or paused, 5 cannot reach or not allowed."""
-    assert {code: error.exit_code for code, error in BY_SQLSTATE.items()} == EXIT_CODES
+    assert {code: of_error(error) for code, error in BY_SQLSTATE.items()} == EXIT_CODES
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,7 @@ def test_each_code_ends_the_command_line_as_the_contract_says() -> None:
 def test_an_error_without_a_code_has_an_exit_code(error: type[BackfillError], ends: int) -> None:
     """What no SQLSTATE stands for ends the command line as its kind does."""
     assert error.__dict__.get("code") is None
-    assert int(error.exit_code) == ends
+    assert int(of_error(error)) == ends
 
 
 def test_the_exit_codes_are_those_of_the_contract() -> None:

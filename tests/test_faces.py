@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +130,35 @@ def test_a_run_of_another_host_is_not_applied(project: Project, bf: backfill.Bac
     project.db.execute("update public.backfill_runs set project_host = 'other.supabase.co'")
     with pytest.raises(backfill.WrongServer, match=r"other\.supabase\.co"):
         bf.apply(plan.run_id)
+
+
+VERBS = [name for name in vars(backfill.AsyncBackfill) if not name.startswith("_")]
+
+
+@pytest.mark.parametrize("name", [name for name in VERBS if name not in ("host", "close")])
+def test_a_blocking_verb_is_the_awaited_one_to_whoever_asks(name: str) -> None:
+    """inspect, help() and a type checker see the same parameters, types and docstring."""
+    blocking, awaited = getattr(backfill.Backfill, name), getattr(backfill.AsyncBackfill, name)
+    own, its = inspect.signature(blocking), inspect.signature(awaited)
+    assert list(own.parameters.values()) == list(its.parameters.values())
+    assert own.return_annotation == its.return_annotation.removeprefix("Async")
+    hints = typing.get_type_hints(awaited, vars(backfill.client))
+    if name == "rollback":
+        hints["return"] = backfill.Undo
+    assert typing.get_type_hints(blocking, vars(backfill.client)) == hints
+    assert inspect.getdoc(blocking) == inspect.getdoc(awaited)
+    assert (blocking.__module__, blocking.__qualname__) == ("backfill.blocking", f"Backfill.{name}")
+    assert not inspect.iscoroutinefunction(blocking)
+
+
+def test_a_previewed_undo_is_the_same_in_both_faces() -> None:
+    """`confirm` too has its parameters, types and docstring; the rest is one class."""
+    blocking, awaited = backfill.Undo.confirm, backfill.AsyncUndo.confirm
+    assert inspect.signature(blocking) == inspect.signature(awaited)
+    assert inspect.getdoc(blocking) == inspect.getdoc(awaited)
+    assert backfill.Undo.deletes is backfill.AsyncUndo.deletes
+
+
+def test_the_blocking_face_has_every_verb() -> None:
+    """And none of its own."""
+    assert {n for n in vars(backfill.Backfill) if not n.startswith("_")} == {*VERBS}

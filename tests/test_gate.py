@@ -13,7 +13,7 @@ from psycopg.rows import dict_row
 
 import backfill
 from backfill import migrations
-from backfill.sample import builds_index_concurrently
+from backfill.migrations import builds_index_concurrently
 from backfill.stack_servers import PostgresServer
 from tests.clocks import DatabaseClock
 from tests.conftest import Project, _served

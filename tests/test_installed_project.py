@@ -13,7 +13,7 @@ import pytest
 
 import backfill
 from backfill import installing, migrations
-from backfill.sample import builds_index_concurrently, statements
+from backfill.migrations import builds_index_concurrently, statements
 from backfill.stack_gateway import gateway_in_thread
 from backfill.stack_keys import ApiKeys
 from backfill.stack_servers import PostgresServer, RestServer

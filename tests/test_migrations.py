@@ -15,26 +15,11 @@ from tests.catalog import differences, snapshot
 from tests.make_migrations import MIGRATIONS, built, generated, numbered_files
 
 OURS = [file.name for file in migrations.our_files()]
-# A string, a dollar-quoted body, a quoted name or a comment may hold a semicolon that ends nothing.
-TOKEN = re.compile(
-    r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\"[^\"]*\"|(\$\w*\$).*?\1|;|[^-/'\"$;]+|.", re.DOTALL
-)
-
-
-def statements(script: str) -> list[str]:
-    """The statements of a script, as psql sends them one by one."""
-    pieces = [""]
-    for token in TOKEN.finditer(script):
-        if token[0] == ";":
-            pieces.append("")
-        elif not token[0].startswith(("--", "/*")):
-            pieces[-1] += token[0]
-    return [piece.strip() for piece in pieces if piece.strip()]
 
 
 def run_script(connection: psycopg.Connection[Any], script: str) -> None:
     """Execute a script statement by statement, each in a transaction of its own."""
-    for statement in statements(script):
+    for statement in migrations.statements(script):
         connection.execute(statement.encode())
 
 

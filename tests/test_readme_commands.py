@@ -17,7 +17,7 @@ import pytest
 
 import backfill
 from backfill import stack
-from backfill.errors import ExitCode
+from backfill.exit_codes import ExitCode
 from tests import readme
 from tests.commands import Shell
 from tests.conftest import Project

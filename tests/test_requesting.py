@@ -13,11 +13,11 @@ from psycopg.types.json import Jsonb
 import backfill
 from backfill.cli_plan import plan as planned_by_command
 from backfill.client import AsyncBackfill
-from backfill.dates import as_text
 from backfill.requesting import (
     DERIVED,
     PARAMETERS,
     Request,
+    as_text,
     checked_ids,
     checked_number,
     checked_text,

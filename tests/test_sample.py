@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from backfill import sample
+from backfill import migrations, sample
 from backfill.errors import BadRequest
 
 SEED_SQL = Path(__file__).parents[1] / "supabase" / "seed.sql"
@@ -445,10 +445,10 @@ def test_only_a_concurrent_index_is_executed_statement_by_statement() -> None:
         on public.profiles (type_code);
     notify pgrst, 'reload schema';
     """
-    assert sample.builds_index_concurrently(script)
-    assert [statement.split()[0] for statement in sample.statements(script)] == [
+    assert migrations.builds_index_concurrently(script)
+    assert [statement.split()[0] for statement in migrations.statements(script)] == [
         "set",
         "create",
         "notify",
     ]
-    assert not sample.builds_index_concurrently("-- create index concurrently\nselect 1;")
+    assert not migrations.builds_index_concurrently("-- create index concurrently\nselect 1;")

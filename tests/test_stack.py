@@ -22,7 +22,8 @@ import pytest
 from multidict import CIMultiDict
 
 from backfill import stack, stack_parts, stack_supervisor
-from backfill.errors import BackfillError, BadRequest, ExitCode
+from backfill.errors import BackfillError, BadRequest
+from backfill.exit_codes import ExitCode, of_error
 from backfill.stack_gateway import (
     NO_KEY,
     UPSTREAM_DOWN,
@@ -361,7 +362,7 @@ def test_a_surprise_in_the_supervisor_comes_with_its_trace(home: Path) -> None:
 @pytest.mark.parametrize("error", [stack.StackError, ServerError, stack_parts.PartMissing])
 def test_every_failure_of_the_stack_is_one_of_the_librarys(error: type[BackfillError]) -> None:
     assert issubclass(error, BackfillError)
-    assert error.exit_code is ExitCode.FAILED
+    assert of_error(error) is ExitCode.FAILED
 
 
 def test_a_missing_part_is_named_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:

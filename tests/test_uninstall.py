@@ -9,7 +9,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from backfill import migrations, sample
+from backfill import migrations
 from tests.catalog import differences, snapshot
 
 Db = psycopg.Connection[Any]
@@ -42,8 +42,8 @@ def install(db: Db) -> None:
     """Apply our migrations as the library does."""
     for file in migrations.our_files():
         script = file.read_text(encoding="utf-8")
-        if sample.builds_index_concurrently(script):
-            for statement in sample.statements(script):
+        if migrations.builds_index_concurrently(script):
+            for statement in migrations.statements(script):
                 db.execute(statement.encode())
         else:
             with db.transaction():
