@@ -1,9 +1,12 @@
-"""Dates as people give them, as text for the database: UTC days, or timestamps as they are."""
+"""Dates: as people give them, as text for the database, and as the database answers them."""
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, date, datetime
+from typing import Annotated
+
+from pydantic import BeforeValidator
 
 from backfill.errors import BadRequest
 
@@ -46,3 +49,11 @@ def _parsed(name: str, text: str) -> str:
 
 def _aware(moment: datetime) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def moment(text: str | datetime) -> datetime:
+    """A timestamp as the API writes it, in a zone of the standard library's."""
+    return text if isinstance(text, datetime) else datetime.fromisoformat(text)
+
+
+Moment = Annotated[datetime, BeforeValidator(moment)]

@@ -22,7 +22,7 @@ from backfill.reading import (
     failure_of,
     freshness_of,
     plan_of,
-    session_of,
+    sessions_of,
     status_of,
     verification_of,
 )
@@ -38,7 +38,7 @@ async def load_plan(gateway: Gateway, run_id: str) -> Plan:
     sessions = PlannedSessions()
     asked: dict[str, Json] = {"p_run_id": run_id, "p_after": 0, "p_sessions": SESSIONS_A_CALL}
     while page := await gateway.call("backfill_plan_sessions", asked, expect=list):
-        sessions.extend(map(session_of, page))
+        sessions.extend(sessions_of(page))
         asked["p_after"] = page[-1][0]
     return plan_of(run, sessions)
 

@@ -7,6 +7,10 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Literal
 
+from pydantic import SkipValidation
+
+from backfill.dates import Moment
+
 Json = Any
 MarkStatus = Literal["ok", "warn", "fail"]
 Verdict = Literal["pass", "partial", "fail"]
@@ -50,7 +54,7 @@ class RunSummary:
     run_id: str
     state: str
     environment: str | None
-    created_at: datetime
+    created_at: Moment
     total: int
     done: int
     failed: int
@@ -71,12 +75,12 @@ class Status:
     reason: str | None
     counts: Mapping[str, int]
     rate_per_minute: float
-    eta_s: float | None
+    eta_s: SkipValidation[float | None]  # a whole number stays one
     audit_count: int
     audit_head: str
     waits_for: str | None = None
     approved_by: str | None = None
-    approved_until: datetime | None = None
+    approved_until: Moment | None = None
 
     @property
     def total(self) -> int:
@@ -193,7 +197,7 @@ class Freshness:
     new_candidates_total: int
     changes: tuple[Change, ...]
     digest_matches: bool
-    approved_until: datetime | None
+    approved_until: Moment | None
     approval_left_s: float | None
 
     @property
@@ -314,7 +318,7 @@ class UndoEffect:
     sessions: int = 0
     state: str = "previewed"
     confirmed_by: str | None = None
-    finished_at: datetime | None = None
+    finished_at: Moment | None = None
     was_finished: bool = False
     inferred: int = 0
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 
+from backfill.dates import Moment
 from backfill.models import (
     ITEM_STATES,
     Check,
@@ -52,8 +53,8 @@ class Approval:
 
     approver: str
     via: str
-    at: datetime
-    until: datetime
+    at: Moment
+    until: Moment
 
 
 @dataclass(frozen=True)
@@ -65,18 +66,21 @@ class Plan:
     was read again and something is still to come of it; freshness_unknown: why it cannot be told.
     """
 
+    # Its sessions are taken as they are: looking at each would undo what holds them compactly.
+    __pydantic_config__ = {"arbitrary_types_allowed": True}  # noqa: RUF012 - pydantic's own form
+
     run_id: str
     state: str
     digest: str
     environment: str | None
-    created_at: datetime | None
+    created_at: Moment | None
     request: Mapping[str, Json]
     figures: Mapping[str, Json] = field(default_factory=dict)
     sessions: PlannedSessions = field(default_factory=PlannedSessions)
     checks: tuple[Check, ...] = ()
     approval: Approval | None = None
     reason: str | None = None
-    started_at: datetime | None = None
+    started_at: Moment | None = None
     freshness: Freshness | None = None
     freshness_unknown: str | None = None
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from typing import Any, TypeVar, cast
+
+from pydantic import TypeAdapter, ValidationError
 
 from backfill.buckets import Bucket
 from backfill.coverage import DayCoverage, Missing, all_missing_name
+from backfill.dates import moment
+from backfill.errors import NotInstalled
 from backfill.models import (
     ITEM_STATES,
-    Change,
     Check,
-    Criterion,
     FailedSession,
     Freshness,
     Json,
@@ -22,6 +27,8 @@ from backfill.models import (
 )
 from backfill.planned import PlannedSession, PlannedSessions
 from backfill.plans import Approval, Plan
+
+T = TypeVar("T")
 
 RUN_COLUMNS = (
     "run_id,state,reason,environment,created_at,request,plan,digest,project_host,"
@@ -40,113 +47,106 @@ RECEIPT_FIELDS = (
 FAILURE_COLUMNS = "session_id,failed_step,error_code,error_message"
 
 
-def moment(text: str | None) -> datetime | None:
-    """A timestamp as the API writes it."""
-    return datetime.fromisoformat(text) if text else None
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
-def _certain(text: str) -> datetime:
-    return datetime.fromisoformat(text)
+def read(kind: type[T], row: Mapping[str, Json], **more: Json) -> T:
+    """A row or an answer as one of our results; `more` goes before what it says itself.
+
+    What the result has no field for is left out: the database may say more than this version reads.
+    Raises NotInstalled where it says less, or something else.
+    """
+    with _understood(kind.__name__):
+        result: T = _adapter(cast(Hashable, kind)).validate_python({**row, **more})
+    return result
+
+
+@contextmanager
+def _understood(what: str) -> Iterator[None]:
+    """What is read has the form that this version knows. Raises NotInstalled."""
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(map(str, (what, *first["loc"])))
+        raise _another_form(f"{where}: {first['msg']}") from None  # it holds contents of rows
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _another_form(what) from error
+
+
+def _another_form(what: str) -> NotInstalled:
+    return NotInstalled(
+        f"the project's answer is not of the form that this version reads ({what})",
+        "backfill install, apply the migrations, then backfill check",
+    )
 
 
 def plan_of(run: Mapping[str, Json], sessions: PlannedSessions) -> Plan:
     """A run's row and its sessions, by ordinal."""
-    figures = dict(run["plan"] or {})
-    checks = figures.pop("checks", [])
-    return Plan(
-        run_id=run["run_id"],
-        state=run["state"],
-        digest=run["digest"] or "",
-        environment=run["environment"],
-        created_at=moment(run["created_at"]),
-        request=run["request"],
-        figures=figures,
-        sessions=sessions,
-        checks=tuple(check_of(c) for c in checks),
-        approval=_approval_of(run),
-        reason=run["reason"],
-        started_at=moment(run["started_at"]),
-    )
+    with _understood("Plan"):
+        figures = dict(run["plan"] or {})
+        return read(
+            Plan,
+            run,
+            digest=run["digest"] or "",
+            checks=tuple(map(check_of, figures.pop("checks", ()))),
+            figures=figures,
+            sessions=sessions,
+            approval=_approval_of(run),
+        )
 
 
 def empty_plan_of(answer: Mapping[str, Json]) -> Plan:
     """What backfill_seal says where there is nothing to do: there is no run."""
-    figures = dict(answer["plan"])
-    return Plan(
-        run_id="",
-        state="empty",
-        digest="",
-        environment=answer["environment"],
-        created_at=None,
-        request=answer["request"],
-        checks=tuple(check_of(c) for c in figures.pop("checks")),
-        figures=figures,
-    )
+    return plan_of({**answer, "run_id": "", "digest": "", "created_at": None}, PlannedSessions())
 
 
-def session_of(packed: Sequence[Json]) -> PlannedSession:
-    """A session as backfill_plan_sessions packs it: the fields in their order."""
+def sessions_of(page: Sequence[Sequence[Json]]) -> Iterator[PlannedSession]:
+    """Sessions as backfill_plan_sessions packs them; there may be very many."""
+    with _understood("PlannedSession"):
+        yield from map(_session_of, page)
+
+
+def _session_of(packed: Sequence[Json]) -> PlannedSession:
     (
         ordinal, session_id, at, category, components, phase, batch, state, attempts,
         failed_step, error_code, error_message, started_at, settled_at,
     ) = packed  # fmt: skip
     return PlannedSession(
-        ordinal, session_id, _certain(at), category, tuple(components), phase, batch, state,
-        attempts, failed_step, error_code, error_message, moment(started_at), moment(settled_at),
+        ordinal, session_id, moment(at), category, tuple(components), phase, batch, state,
+        attempts, failed_step, error_code, error_message, started_at and moment(started_at),
+        settled_at and moment(settled_at),
     )  # fmt: skip
 
 
 def check_of(mark: Mapping[str, Json]) -> Check:
     """A mark."""
-    return Check(mark["name"], mark["status"], mark["detail"], mark.get("next") or "")
+    with _understood("Check"):
+        return read(Check, mark, next_step=mark.get("next") or "")
 
 
 def _approval_of(run: Mapping[str, Json]) -> Approval | None:
-    if not run["approved_by"]:
+    if not run.get("approved_by"):
         return None
-    return Approval(
-        approver=run["approved_by"],
-        via=run["approved_via"],
-        at=_certain(run["approved_at"]),
-        until=_certain(run["approved_until"]),
-    )
+    names = {"approver": "by", "via": "via", "at": "at", "until": "until"}
+    return read(Approval, {name: run[f"approved_{column}"] for name, column in names.items()})
 
 
 def status_of(row: Mapping[str, Json]) -> Status:
     """A row of backfill_run_progress."""
-    return Status(
-        run_id=row["run_id"],
-        state=row["state"],
-        reason=row["reason"],
-        counts={name: row[name] for name in ITEM_STATES},
-        rate_per_minute=row["rate_per_minute"],
-        eta_s=row["eta_s"],
-        audit_count=row["audit_count"],
-        audit_head=row["audit_head"],
-        waits_for=row["waits_for"],
-        approved_by=row["approved_by"],
-        approved_until=moment(row["approved_until"]),
-    )
+    return read(Status, row, counts={name: row.get(name) for name in ITEM_STATES})
 
 
 def summary_of(row: Mapping[str, Json]) -> RunSummary:
     """A row of backfill_run_progress, for a list."""
-    return RunSummary(
-        run_id=row["run_id"],
-        state=row["state"],
-        environment=row["environment"],
-        created_at=_certain(row["created_at"]),
-        total=row["total"],
-        done=row["done"],
-        failed=row["failed"],
-        reason=row["reason"],
-        approved_by=row["approved_by"],
-    )
+    return read(RunSummary, row)
 
 
 def failure_of(row: Mapping[str, Json]) -> FailedSession:
     """A row of backfill_run_failures."""
-    return FailedSession(**{name: row[name] for name in FAILURE_COLUMNS.split(",")})
+    return read(FailedSession, row)
 
 
 def verification_of(
@@ -161,83 +161,39 @@ def verification_of(
     rows that nobody planned, by component.
     """
     strangers = [row for rows in extra.values() for row in rows]
-    return Verification(
-        run_id=answer["run_id"],
-        state=answer["state"],
-        verdict=answer["verdict"],
-        criteria=tuple(Criterion(**c) for c in answer["criteria"]),
-        buckets={b: strangers if b == "extra" else Bucket(sessions[b]) for b in BUCKETS},
-        critical=tuple(critical),
-        audit_count=answer["audit"]["count"],
-        audit_head=answer["audit"]["head"],
-        new_candidates=tuple(answer["new_candidates"]),
-        new_candidates_total=answer["new_candidates_total"],
-        inferred=answer["inferred"],
+    with _understood("Verification"):
+        audit = {f"audit_{name}": value for name, value in answer["audit"].items()}
+    found = read(Verification, answer, critical=critical, buckets={}, **audit)
+    # The rows are put in afterwards: reading would copy them.
+    return replace(
+        found, buckets={b: strangers if b == "extra" else Bucket(sessions[b]) for b in BUCKETS}
     )
 
 
 def freshness_of(answer: Mapping[str, Json]) -> Freshness:
     """The answer of backfill_freshness."""
-    left_s = answer["approval_left_s"]
-    return Freshness(
-        run_id=answer["run_id"],
-        state=answer["state"],
-        filled=tuple(answer["filled"]),
-        filled_total=answer["filled_total"],
-        new_candidates=tuple(answer["new_candidates"]),
-        new_candidates_total=answer["new_candidates_total"],
-        changes=tuple(Change(**c) for c in answer["changes"]),
-        digest_matches=answer["digest_matches"],
-        approved_until=moment(answer["approved_until"]),
-        approval_left_s=None if left_s is None else float(left_s),
-    )
+    return read(Freshness, answer)
 
 
 def undo_of(answer: Mapping[str, Json]) -> UndoEffect:
     """The answer of backfill_preview_undo."""
-    return UndoEffect(
-        run_id=answer["run_id"],
-        digest=answer["digest"],
-        deletes=answer["deletes"],
-        restores=answer["restores"],
-        conflicts=tuple(answer["conflicts"]),
-        sessions=answer["sessions"],
-        inferred=answer["inferred"],
-    )
+    return read(UndoEffect, answer)
 
 
 def undone_of(run_id: str, digest: str, answer: Mapping[str, Json]) -> UndoEffect:
     """The last answer of backfill_confirm_undo."""
-    return UndoEffect(
-        run_id=run_id,
-        digest=digest,
-        deletes=answer["deletes"],
-        restores=answer["restores"],
-        conflicts=tuple(answer["conflicts"]),
-        sessions=answer["sessions"],
-        state=answer["state"],
-        confirmed_by=answer["confirmed_by"],
-        finished_at=moment(answer["finished_at"]),
-        was_finished=answer["was_finished"],
-    )
+    return read(UndoEffect, answer, run_id=run_id, digest=digest)
 
 
 def missing_of(answer: Mapping[str, Json]) -> Missing:
     """The answer of backfill_coverage."""
-    components = tuple(answer["components"])
-    return Missing(tuple(_day_of(row, components) for row in answer["days"]), components)
+    with _understood("Missing"):
+        components = tuple(answer["components"])
+        return Missing(tuple(_day_of(row, components) for row in answer["days"]), components)
 
 
 def _day_of(row: Mapping[str, Json], components: Sequence[str]) -> DayCoverage:
-    share = row["coverage"]
     missing = {name: row[f"missing_{name}"] for name in components}
-    return DayCoverage(
-        day=row["day"],
-        completed=row["completed"],
-        complete=row["complete"],
-        missing=missing,
-        # With one component those that lack all are those that lack it.
-        missing_all=row.get(all_missing_name(len(components)), sum(missing.values())),
-        excluded=row["excluded"],
-        coverage=None if share is None else float(share),
-    )
+    # With one component those that lack all are those that lack it.
+    all_missing = row.get(all_missing_name(len(components)), sum(missing.values()))
+    return read(DayCoverage, row, missing=missing, missing_all=all_missing)

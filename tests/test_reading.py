@@ -1,0 +1,124 @@
+"""Rows and answers become results; one of another form is one error that says where it differs."""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+import backfill
+from backfill import reading
+from backfill.planned import PlannedSessions
+
+SECRET = "row-contents-secret"
+AT = "2025-08-01T10:00:00.5+00:00"
+MOMENT = datetime(2025, 8, 1, 10, 0, 0, 500_000, tzinfo=UTC)
+RUN: dict[str, Any] = {
+    "run_id": "4f2c", "state": "approved", "reason": None, "environment": "staging",
+    "created_at": AT, "request": {"since": "2025-08-01"}, "digest": "9c1e", "project_host": "h",
+    "plan": {"oldest": AT, "checks": [{"name": "mode", "status": "ok", "detail": "direct"}]},
+    "approved_by": "me", "approved_via": "postgres", "approved_at": AT, "approved_until": AT,
+    "started_at": None,
+}  # fmt: skip
+PROGRESS: dict[str, Any] = {
+    "run_id": "4f2c", "state": "running", "reason": None, "environment": None, "total": 3,
+    "pending": 1, "leased": 0, "done": 2, "failed": 0, "skipped": 0, "rolled_back": 0,
+    "rate_per_minute": 1.5, "eta_s": 30, "waits_for": None, "approved_by": None,
+    "approved_until": AT, "created_at": AT, "audit_count": 4, "audit_head": "h",
+}  # fmt: skip
+PACKED = [1, "s", AT, "profile", ["profile"], "recent", 1, "done", 1, None, None, None, AT, None]
+SESSIONS = PlannedSessions()
+
+
+def plan(row: Any) -> object:
+    return reading.plan_of(row, SESSIONS)
+
+
+def sessions(page: Any) -> object:
+    return list(reading.sessions_of(page))
+
+
+OTHERS: list[tuple[Callable[[Any], object], Any, str]] = [
+    (plan, {}, "Plan"),
+    (plan, {**RUN, "state": None}, "Plan.state: Input should be a valid string"),
+    (plan, {**RUN, "created_at": "today"}, "Plan.created_at: "),
+    (plan, {**RUN, "approved_until": None}, "Approval"),
+    (plan, {**RUN, "plan": {"checks": [{"name": "n"}]}}, "Check.status: Field required"),
+    (sessions, [PACKED[:-1]], "PlannedSession"),
+    (sessions, [[1, "s", 5, *PACKED[3:]]], "PlannedSession"),
+    (reading.status_of, {}, "Status.run_id: Field required"),
+    (reading.status_of, PROGRESS | {"pending": None}, "Status.counts.pending: "),
+    (reading.status_of, PROGRESS | {"audit_count": SECRET}, "Status.audit_count: "),
+    (reading.status_of, PROGRESS | {"approved_until": 5}, "Status"),
+    (reading.summary_of, [], "RunSummary"),
+    (reading.failure_of, {"session_id": [SECRET]}, "FailedSession.session_id: "),
+    (reading.check_of, SECRET, "Check"),
+    (reading.check_of, {"name": "n", "status": "good", "detail": ""}, "Check.status: "),
+    (reading.freshness_of, {"filled": SECRET}, "Freshness.run_id: Field required"),
+    (reading.undo_of, {"run_id": "r", "digest": "d", "deletes": []}, "UndoEffect.deletes: "),
+    (reading.missing_of, {}, "Missing"),
+    (reading.missing_of, {"components": ["a"], "days": [{"missing_a": 1}]}, "DayCoverage.day: "),
+]
+
+
+@pytest.mark.parametrize(("read", "answer", "where"), OTHERS)
+def test_an_answer_of_another_form_is_one_error(
+    read: Callable[[Any], object], answer: Any, where: str
+) -> None:
+    """It says where the difference is and what to do, and nothing of what was answered."""
+    with pytest.raises(backfill.NotInstalled) as refused:
+        read(answer)
+    assert refused.value.message.startswith(
+        f"the project's answer is not of the form that this version reads ({where}"
+    )
+    assert refused.value.next_step
+    assert SECRET not in "".join(traceback.format_exception(refused.value))
+
+
+def test_a_verification_of_another_form_is_the_same_error() -> None:
+    """Its parts come from elsewhere."""
+    with pytest.raises(backfill.NotInstalled, match="Verification"):
+        reading.verification_of({"run_id": "r"}, [], {}, {})
+
+
+def test_what_this_version_does_not_know_is_left_out() -> None:
+    """A newer database may say more."""
+    assert reading.status_of(PROGRESS | {"new": 1}) == reading.status_of(PROGRESS)
+
+
+def test_what_is_read_is_what_was_answered() -> None:
+    """Moments in a zone that any process knows; a whole number of seconds stays one."""
+    status, read = reading.status_of(PROGRESS), reading.plan_of(RUN, SESSIONS)
+    assert status.approved_until == MOMENT
+    assert read.approval == backfill.Approval("me", "postgres", MOMENT, MOMENT)
+    assert read.created_at is not None
+    assert read.created_at.tzinfo is UTC
+    assert repr(status.eta_s) == "30"
+    assert pickle.loads(pickle.dumps((status, read))) == (status, read)  # noqa: S301
+    assert read.checks == (backfill.Check("mode", "ok", "direct"),)
+    assert "checks" not in read.figures
+    assert "checks" in RUN["plan"]
+
+
+def test_an_empty_plan_has_no_run() -> None:
+    """The database says what was asked for, and what it looked at."""
+    answer: dict[str, Any] = {
+        "state": "empty",
+        "environment": None,
+        "request": {},
+        "plan": {"checks": []},
+    }
+    read = reading.empty_plan_of(answer)
+    assert (read.run_id, read.digest, read.created_at, read.approval) == ("", "", None, None)
+    assert read.is_empty
+
+
+def test_the_sessions_of_a_plan_are_not_copied() -> None:
+    """There may be a quarter of a million."""
+    assert reading.plan_of(RUN, SESSIONS).sessions is SESSIONS
+    (one,) = reading.sessions_of([PACKED])
+    assert (one.session_at, one.started_at, one.settled_at) == (MOMENT, MOMENT, None)
