@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 # listed by the name a request gives it.
 _NAMED = {name: p.title for name, p in PARAMETERS.items() if p.title}
 _CONSEQUENCES = {
-    "environment": "nothing keeps this plan from being applied to the wrong project",
     "throttle": "nothing bounds the load on the database",
     "approval policy": "no second person has to look at the plan",
 }
@@ -203,9 +202,9 @@ def _data_quality(plan: Plan) -> str:
     return section("Data quality", table(("", "Looked at", "Seen"), rows))
 
 
-def _detail(check: Check) -> str:
-    after = f" Next: {escaped(check.next_step)}" if check.next_step else ""
-    return escaped(check.detail) + after
+def _detail(check: Check, why: str | None = None) -> str:
+    seen = f"{escaped(check.detail)}; {why}" if why else escaped(check.detail)
+    return f"{seen}. Next: {escaped(check.next_step)}" if check.next_step else seen
 
 
 def _excluded(plan: Plan) -> str:
@@ -230,9 +229,8 @@ def _risks(plan: Plan) -> str:
 
 
 def _risk(check: Check) -> str:
-    why = _CONSEQUENCES.get(check.name)
-    said = f"{MARKS[check.status]} **{escaped(check.name)}**: {_detail(check)}"
-    return f"{said}; {why}" if why else said
+    told = _detail(check, _CONSEQUENCES.get(check.name))
+    return f"{MARKS[check.status]} **{escaped(check.name)}**: {told}"
 
 
 def _standing_risks(plan: Plan) -> list[str]:

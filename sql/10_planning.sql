@@ -76,6 +76,34 @@ begin
 end
 $$;
 
+-- The index that makes detection fast, by the name that the declaration gives it: there, valid, and over the selected
+-- sessions by date? No row if none is declared or the source is gone.
+--
+-- returns  its qualified name, null if it is not there; what is wrong with it, null if nothing is
+create function backfill_private.detection_index(p_target text)
+returns table (standing text, fault text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    case when x.indexrelid is not null then format('%I.%I', n.nspname, s.index_name) end,
+    case
+      when x.indexrelid is null then 'not there'
+      when not x.indisvalid then 'not valid, its creation was cut off'
+      when x.indrelid <> c.oid or a.attname is distinct from s.date_column
+        or (x.indpred is null) <> (s.filters = '[]')
+        or exists (select from jsonb_array_elements(s.filters) as f
+          where strpos(coalesce(pg_get_expr(x.indpred, x.indrelid), ''), f ->> 'column') = 0)
+        then 'not the one that is meant' end
+  from backfill_private.sources as s
+  join pg_class as c on c.oid = to_regclass(s.source_table)
+  join pg_namespace as n on n.oid = c.relnamespace
+  left join pg_index as x on x.indexrelid = to_regclass(format('%I.%I', n.nspname, s.index_name))
+  left join pg_attribute as a on a.attrelid = x.indrelid and a.attnum = x.indkey[0]
+  where s.target = p_target and s.index_name is not null
+$$;
+
 -- How long a window is to take: about two seconds. Without its index each reads the whole table, however short it is, so
 -- that few long ones are done sooner.
 create function backfill_private.window_aim(p_target text)
@@ -84,11 +112,7 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case when exists (
-      select from backfill_private.sources as s
-      join pg_index as x on x.indrelid = to_regclass(s.source_table) and x.indisvalid
-      join pg_class as c on c.oid = x.indexrelid and c.relname = s.index_name
-      where s.target = p_target)
+  select case when exists (select from backfill_private.detection_index(p_target) as i where i.fault is null)
     then interval '2 seconds' else interval '20 seconds' end
 $$;
 
@@ -231,6 +255,7 @@ $$;
 revoke all on function
   backfill_private.open_run(jsonb, text, uuid),
   backfill_private.detected(text, timestamptz, timestamptz),
+  backfill_private.detection_index(text),
   backfill_private.window_aim(text),
   backfill_private.keep_findings(public.backfill_runs, timestamptz),
   backfill_private.collect_window(uuid),

@@ -1,4 +1,5 @@
--- Measures: the figures and the marks of a plan, every one from a query when the plan is sealed.
+-- Measures: the figures and the marks of a plan, every one from a query when the plan is sealed. The marks that a check
+-- makes too are with those of the check.
 
 -- One mark of a plan: ok, warn or fail.
 create function backfill_private.mark(p_name text, p_status text, p_detail text)
@@ -87,38 +88,6 @@ as $$
     'newest', (select max(i.session_at) from items as i))
 $$;
 
--- Marks on the functions: signature, argument names, right of service_role to call. Of an Edge Function nothing is here
--- to be measured, and the mark says so.
-create function backfill_private.function_marks(p_target text)
-returns setof jsonb
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select backfill_private.mark(case t.transport when 'edge' then 'Edge Function ' else 'function ' end || f.name,
-    case when t.transport = 'edge' then 'warn'
-      when p.oid is null or not named.fits or not callable.by_service then 'fail' else 'ok' end,
-    case
-      when t.transport = 'edge' then format('version %s, as declared: not measured, the database does not hold it', t.function_version)
-      when p.oid is null then format('%s does not exist', t.function_signature)
-      when not named.fits then format('the arguments are %s, the calls name %s', p.proargnames, named.wanted)
-      when not callable.by_service then 'service_role may not execute it'
-      else format('%s exists, service_role may execute it', p.oid::regprocedure) end)
-  from public.backfill_targets as t
-  join backfill_private.scoring_functions(t.target) as f on f.component = t.component
-  left join pg_proc as p on p.oid = f.oid
-  cross join lateral (
-    select coalesce(array_agg(a.key order by a.key) <@ p.proargnames, false) as fits,
-      array_agg(a.key order by a.key) as wanted
-    from jsonb_object_keys(t.arguments) as a (key)
-  ) as named
-  cross join lateral (
-    select coalesce(has_function_privilege('service_role', p.oid, 'execute'), false) as by_service
-  ) as callable
-  where t.target = p_target
-  order by t.position
-$$;
-
 -- The relations of a target table on which a receipt trigger is missing, is not ours or is not always enabled: the
 -- table itself, and its partitions. PostgreSQL clones the triggers of rows to a new partition, but not the guard
 -- against truncate, and a truncate of one partition runs no trigger of its parents.
@@ -149,42 +118,6 @@ as $$
   select r.name from relations as r
   where (select count(*) from standing as s where s.tgrelid = r.oid) < 2
   order by r.level, r.name
-$$;
-
--- Marks on the tables: rights of service_role, row level security, our triggers.
-create function backfill_private.table_marks(p_target text)
-returns setof jsonb
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  with tables as (
-    select t.position, to_regclass(t.table_name) as oid, t.table_name as name, t.receipts = 'inferred' as infers
-    from public.backfill_targets as t where t.target = p_target
-  )
-  select m.mark from tables as t
-  cross join lateral (
-    select string_agg(u.name, ', ') as names from backfill_private.unguarded(t.name) as u (name)) as bare
-  cross join lateral (values
-    (1, backfill_private.mark('service_role writes ' || t.name,
-      case when has_table_privilege('service_role', t.oid, 'insert')
-        and has_table_privilege('service_role', t.oid, 'update') then 'ok' else 'fail' end,
-      format('insert %s, update %s',
-        case when has_table_privilege('service_role', t.oid, 'insert') then 'granted' else 'not granted' end,
-        case when has_table_privilege('service_role', t.oid, 'update') then 'granted' else 'not granted' end))),
-    (2, (select backfill_private.mark('row level security of ' || t.name,
-        case when not c.relrowsecurity then 'warn' when r.rolbypassrls then 'ok' else 'fail' end,
-        format('%s, service_role %s',
-          case when c.relrowsecurity then 'on' else 'off' end,
-          case when r.rolbypassrls then 'passes it by' else 'is subject to it' end))
-      from pg_class as c, pg_roles as r where c.oid = t.oid and r.rolname = 'service_role')),
-    (3, backfill_private.mark('receipts of ' || t.name,
-      case when bare.names is not null then 'fail' when t.infers then 'warn' else 'ok' end,
-      coalesce('triggers are missing or not always enabled on ' || bare.names, case when t.infers
-        then 'inferred from the rows before and after: gate, leases and receipts hold at claim and settle, not at the write'
-        else 'triggers in place, always enabled' end)))
-  ) as m (place, mark)
-  order by t.position, m.place
 $$;
 
 -- Marks on the kinds of rows that a request names beside the versions: a kind that no row has may be a typing error.
@@ -219,28 +152,20 @@ begin
 end
 $$;
 
--- Marks on the project: environment, throttle, approval policy.
-create function backfill_private.setting_marks(p_run_id uuid)
-returns setof jsonb
+-- The mark on the throttle of a plan.
+create function backfill_private.throttle_mark(p_request jsonb)
+returns jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.mark('environment', case when s.environment is null then 'warn' else 'ok' end,
-    coalesce('this project is ' || s.environment,
-      'not set; in the SQL editor: update public.backfill_settings set environment = ''staging'' where only_row;'))
-  from public.backfill_settings as s
-  union all
-  select backfill_private.mark('throttle', case when r.request ->> 'throttle_per_minute' is null then 'warn' else 'ok' end,
-    case when r.request ->> 'throttle_per_minute' is null then 'none: the run goes as fast as the database answers'
-      else format('at most %s session starts in any 60 s, batches of at most %s start %s s apart',
-        r.request ->> 'throttle_per_minute', r.request ->> 'batch_size',
-        trim_scale(backfill_private.batch_spacing_s(r.request))) end)
-  from public.backfill_runs as r where r.run_id = p_run_id
-  union all
-  select backfill_private.mark('approval policy', case when s.approval_policy = 'any' then 'warn' else 'ok' end,
-    s.approval_policy || case when s.approval_policy = 'any' then ': the service key may approve its own plan' else '' end)
-  from public.backfill_settings as s
+  select case when p_request ->> 'throttle_per_minute' is null
+    then backfill_private.mark('throttle', 'warn', 'none: the run goes as fast as the database answers')
+    else backfill_private.mark('throttle', 'ok',
+      format('at most %s session starts in any 60 s, batches of at most %s start %s s apart',
+        p_request ->> 'throttle_per_minute',
+        p_request ->> 'batch_size',
+        trim_scale(backfill_private.batch_spacing_s(p_request)))) end
 $$;
 
 -- The settings of this project, as a plan keeps them to tell later what changed. {name: value}
@@ -287,7 +212,9 @@ begin
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.kind_marks(p_run_id) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.table_marks(v_run.target) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.function_marks(v_run.target) as m)
-      || (select coalesce(jsonb_agg(m), '[]') from backfill_private.setting_marks(p_run_id) as m)
+      || (select coalesce(jsonb_agg(m), '[]') from backfill_private.environment_mark() as m)
+      || backfill_private.throttle_mark(v_run.request)
+      || (select coalesce(jsonb_agg(m), '[]') from backfill_private.approval_policy_mark() as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.mode_marks(p_run_id, v_rehearsal) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.rehearsal_marks(p_run_id, v_rehearsal) as m));
 end
@@ -298,11 +225,9 @@ revoke all on function
   backfill_private.plan_figures(uuid),
   backfill_private.plan_steps(uuid),
   backfill_private.bare_name(text),
-  backfill_private.function_marks(text),
-  backfill_private.table_marks(text),
   backfill_private.unguarded(text),
   backfill_private.kind_marks(uuid),
-  backfill_private.setting_marks(uuid),
+  backfill_private.throttle_mark(jsonb),
   backfill_private.settings_now(),
   backfill_private.measure_plan(uuid, numeric)
 from public;

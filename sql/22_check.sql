@@ -2,7 +2,7 @@
 --
 -- Nothing here fails over what is missing: names are looked up in the catalog, never used.
 
--- One line: a mark, and what to do next where it is not ok.
+-- One line: a mark, and what to do next if it is not ok.
 create function backfill_private.line(p_name text, p_status text, p_detail text, p_next text)
 returns jsonb
 language sql
@@ -160,6 +160,33 @@ as $$
   order by f.place
 $$;
 
+-- The mark on the environment, of a check and of a plan; none if the settings have no row.
+create function backfill_private.environment_mark()
+returns setof jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.line('environment', case when s.environment is null then 'warn' else 'ok' end,
+    coalesce('this project is ' || s.environment, 'not set: nothing keeps a plan from being applied to the wrong project'),
+    'update public.backfill_settings set environment = ''staging'' where only_row;')
+  from public.backfill_settings as s
+$$;
+
+-- The mark on the approval policy, of a check and of a plan; none if the settings have no row.
+create function backfill_private.approval_policy_mark()
+returns setof jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.line('approval policy', case when s.approval_policy = 'any' then 'warn' else 'ok' end,
+    s.approval_policy
+      || case when s.approval_policy = 'any' then ': the service key may approve its own plan' else '' end,
+    'update public.backfill_settings set approval_policy = ''second_person'' where only_row;')
+  from public.backfill_settings as s
+$$;
+
 -- Lines on the settings, whether their one row is there or not.
 create function backfill_private.setting_lines()
 returns setof jsonb
@@ -167,21 +194,16 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select l.line
-  from (values (true)) as always
-  left join public.backfill_settings as s on true
-  cross join lateral (values
-    (1, backfill_private.line('environment', case when s.environment is null then 'warn' else 'ok' end,
-      coalesce('this project is ' || s.environment, 'not set: a plan for another environment is not noticed'),
-      'update public.backfill_settings set environment = ''staging'' where only_row;')),
-    (2, backfill_private.line('approval policy', case when s.approval_policy = 'any' then 'warn' else 'ok' end,
-      s.approval_policy || case when s.approval_policy = 'any' then ': the service key may approve its own plan' else '' end,
-      'update public.backfill_settings set approval_policy = ''second_person'' where only_row;')),
-    (3, backfill_private.line('limits', 'ok', format('%s session starts a minute, %s sessions a plan, approvals valid %s',
+  select backfill_private.environment_mark()
+  union all
+  select backfill_private.approval_policy_mark()
+  union all
+  select backfill_private.line('limits', 'ok',
+    format('%s session starts a minute, %s sessions a plan, approvals valid %s',
       coalesce('at most ' || s.max_throttle_per_minute, 'any number of'),
-      coalesce('at most ' || s.max_sessions, 'any number of'), s.approval_ttl), ''))
-  ) as l (place, line)
-  where s.only_row
+      coalesce('at most ' || s.max_sessions, 'any number of'),
+      s.approval_ttl), '')
+  from public.backfill_settings as s
   union all
   select backfill_private.line('settings', 'fail', 'their row is gone', 'insert into public.backfill_settings default values;')
   where not exists (select from public.backfill_settings)
@@ -212,11 +234,12 @@ begin
         select 1 as part, row_number() over () as place, line from backfill_private.table_lines(v_target) as line
         union all select 2, row_number() over (), line from backfill_private.source_lines(v_target) as line
         union all select 3, row_number() over (), line from backfill_private.key_lines(v_target) as line
-        union all select 4, row_number() over (), line from backfill_private.table_mark_lines(v_target) as line
+        union all select 4, row_number() over (), line from backfill_private.table_marks(v_target) as line
         union all select 5, row_number() over (), line from backfill_private.rights_lines(v_target) as line
-        union all select 6, row_number() over (), line from backfill_private.function_lines(v_target) as line
-        union all select 7, row_number() over (), line from backfill_private.need_lines(v_target) as line
-        union all select 8, row_number() over (), line from backfill_private.detection_index_line(v_target) as line
+        union all select 6, row_number() over (), line from backfill_private.function_marks(v_target) as line
+        union all select 7, row_number() over (), line from backfill_private.helper_lines(v_target) as line
+        union all select 8, row_number() over (), line from backfill_private.need_lines(v_target) as line
+        union all select 9, row_number() over (), line from backfill_private.detection_index_line(v_target) as line
       ) as l);
   end loop;
   return v_lines
@@ -232,6 +255,8 @@ revoke all on function
   backfill_private.relation_faults(),
   backfill_private.function_faults(),
   backfill_private.our_lines(),
+  backfill_private.environment_mark(),
+  backfill_private.approval_policy_mark(),
   backfill_private.setting_lines(),
   backfill_private.check_project()
 from public;

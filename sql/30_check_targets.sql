@@ -187,30 +187,47 @@ as $$
   from backfill_private.unguarded(p_target.table_name) with ordinality as u (name, place)
 $$;
 
--- The marks on the tables that are there, each with what to do about it.
-create function backfill_private.table_mark_lines(p_target text)
+-- The marks on the tables that are there, of a check and of a plan: rights of service_role, row level security, our
+-- triggers. Each with what to do about it.
+create function backfill_private.table_marks(p_target text)
 returns setof jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select m.mark || jsonb_build_object('next', case when m.mark ->> 'status' = 'ok' then '' else cure.next end)
-  from backfill_private.table_marks(p_target) with ordinality as m (mark, place)
+  select m.mark
+  from public.backfill_targets as t
+  join pg_class as c on c.oid = to_regclass(t.table_name)
+  join pg_roles as service on service.rolname = 'service_role'
   cross join lateral (
-    select n.next
-    from public.backfill_targets as t
-    cross join lateral (values
-      ('service_role writes ' || t.table_name,
-        format('grant select, insert, update, delete on %s to service_role;', to_regclass(t.table_name))),
-      ('row level security of ' || t.table_name, case when m.mark ->> 'status' = 'warn'
-        then format('alter table %s enable row level security;', to_regclass(t.table_name))
-        else 'alter role service_role bypassrls;' end),
-      ('receipts of ' || t.table_name, backfill_private.trigger_cure(t))
-    ) as n (name, next)
-    where t.target = p_target and to_regclass(t.table_name) is not null and n.name = m.mark ->> 'name'
-    limit 1
-  ) as cure
-  order by m.place
+    select has_table_privilege(service.oid, c.oid, 'insert') as inserts,
+      has_table_privilege(service.oid, c.oid, 'update') as updates,
+      (select string_agg(u.name, ', ') from backfill_private.unguarded(t.table_name) as u (name)) as bare
+  ) as seen
+  cross join lateral (values
+    (1, backfill_private.line('service_role writes ' || t.table_name,
+      case when seen.inserts and seen.updates then 'ok' else 'fail' end,
+      format('insert %s, update %s',
+        case when seen.inserts then 'granted' else 'not granted' end,
+        case when seen.updates then 'granted' else 'not granted' end),
+      format('grant select, insert, update, delete on %s to service_role;', c.oid::regclass))),
+    (2, backfill_private.line('row level security of ' || t.table_name,
+      case when not c.relrowsecurity then 'warn' when service.rolbypassrls then 'ok' else 'fail' end,
+      format('%s, service_role %s',
+        case when c.relrowsecurity then 'on' else 'off' end,
+        case when service.rolbypassrls then 'passes it by' else 'is subject to it' end),
+      case when c.relrowsecurity then 'alter role service_role bypassrls;'
+        else format('alter table %s enable row level security;', c.oid::regclass) end)),
+    (3, backfill_private.line('receipts of ' || t.table_name,
+      case when seen.bare is not null then 'fail' when t.receipts = 'inferred' then 'warn' else 'ok' end,
+      coalesce('triggers are missing or not always enabled on ' || seen.bare, case when t.receipts = 'inferred'
+        then 'inferred from the rows before and after: gate, leases and receipts hold at claim and settle, '
+          'not at the write'
+        else 'triggers in place, always enabled' end),
+      backfill_private.trigger_cure(t)))
+  ) as m (place, mark)
+  where t.target = p_target
+  order by t.position, m.place
 $$;
 
 -- Lines on what the marks leave out: who reads, and whether an undo could write.
@@ -244,29 +261,66 @@ as $$
   order by n.place
 $$;
 
--- The marks on the scoring functions, each with what to do about it, and a line on the helpers where there are any.
-create function backfill_private.function_lines(p_target text)
+-- The scoring functions of a target in their order, each with the first thing that is wrong with it.
+--
+-- fault  null: nothing; edge: an Edge Function, which cannot be measured here; gone: it does not exist; arguments: they
+--        have other names; rights: service_role may not execute it
+create function backfill_private.scoring_faults(p_target text)
+returns table (component text, name text, function regprocedure, wanted text[], present text[], fault text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select t.component, f.name, p.oid::regprocedure, named.wanted, p.proargnames, case
+      when t.transport = 'edge' then 'edge'
+      when p.oid is null then 'gone'
+      when not coalesce(named.wanted <@ p.proargnames, false) then 'arguments'
+      when not has_function_privilege('service_role', p.oid, 'execute') then 'rights' end
+  from public.backfill_targets as t
+  join backfill_private.scoring_functions(p_target) as f on f.component = t.component
+  left join pg_proc as p on p.oid = f.oid
+  cross join lateral (select array_agg(a order by a) as wanted from jsonb_object_keys(t.arguments) as a) as named
+  where t.target = p_target
+  order by t.position
+$$;
+
+-- The marks on the scoring functions, of a check and of a plan, each with what to do about it.
+create function backfill_private.function_marks(p_target text)
 returns setof jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select m.mark || jsonb_build_object('next', case when m.mark ->> 'status' = 'ok' then '' else (
-    select case
-        when t.transport = 'edge' then 'declare the version anew whenever you deploy it: backfill install --target FILE'
-        when p.signature is null then format('create it, or: update public.backfill_targets set function_signature = ''…'''
-          ' where target = %L and component = %L;', t.target, t.component)
-        when has_function_privilege('service_role', p.signature, 'execute') then
-          format('name its arguments: update public.backfill_targets set arguments = ''{"argument": "parameter", …}'''
-          ' where target = %L and component = %L;', t.target, t.component)
-        else format('grant execute on function %s to service_role;', p.signature) end
-    from public.backfill_targets as t
-    join backfill_private.scoring_functions(p_target) as f on f.component = t.component
-    cross join lateral (select f.oid::regprocedure) as p (signature)
-    where t.target = p_target and m.mark ->> 'name' in ('function ' || f.name, 'Edge Function ' || f.name)
-    limit 1) end)
-  from backfill_private.function_marks(p_target) as m (mark)
-  union all
+  select backfill_private.line(
+    case f.fault when 'edge' then 'Edge Function ' else 'function ' end || f.name,
+    case when f.fault is null then 'ok' when f.fault = 'edge' then 'warn' else 'fail' end,
+    case f.fault
+      when 'edge' then
+        format('version %s, as declared: not measured, the database does not hold it', t.function_version)
+      when 'gone' then format('%s does not exist', t.function_signature)
+      when 'arguments' then format('the arguments are %s, the calls name %s', f.present, f.wanted)
+      when 'rights' then 'service_role may not execute it'
+      else format('%s exists, service_role may execute it', f.function) end,
+    case f.fault
+      when 'edge' then 'declare the version anew whenever you deploy it: backfill install --target FILE'
+      when 'gone' then format('create it, or: update public.backfill_targets set function_signature = ''…'''
+        ' where target = %L and component = %L;', t.target, t.component)
+      when 'arguments' then
+        format('name its arguments: update public.backfill_targets set arguments = ''{"argument": "parameter", …}'''
+        ' where target = %L and component = %L;', t.target, t.component)
+      when 'rights' then format('grant execute on function %s to service_role;', f.function) end)
+  from backfill_private.scoring_faults(p_target) with ordinality as f
+  join public.backfill_targets as t on t.target = p_target and t.component = f.component
+  order by f.ordinality
+$$;
+
+-- A line on the helpers of each component that has any.
+create function backfill_private.helper_lines(p_target text)
+returns setof jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
   select backfill_private.line('helpers of ' || t.component,
     case when h.gone is null then 'ok' else 'fail' end,
     coalesce(h.gone || ' does not exist', h.present),
@@ -316,39 +370,25 @@ as $$
   order by l.kind, l.rank, l.place
 $$;
 
--- The line on the index that makes detection fast, by the name that the declaration gives it: there, valid, and over the
--- selected sessions by date?
+-- The line on the index that makes detection fast, by the name that the declaration gives it.
 create function backfill_private.detection_index_line(p_target text)
 returns setof jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.line('index ' || i.index_name,
+  select backfill_private.line('index ' || s.index_name,
     case when i.fault is null then 'ok' else 'warn' end,
     coalesce(i.fault || ': detection works, slower', 'there and valid'),
-    case when i.is_there then backfill_private.beside_writers('drop index', i.qualified) || ' ' else '' end
-      || backfill_private.beside_writers('create index', format('%I on %s (%I)%s', i.index_name, i.source, i.date_column,
+    case when i.standing is null then '' else backfill_private.beside_writers('drop index', i.standing) || ' ' end
+      || backfill_private.beside_writers('create index', format('%I on %s (%I)%s',
+        s.index_name,
+        to_regclass(s.source_table),
+        s.date_column,
         (select ' where ' || string_agg(f.condition, ' and ') from backfill_private.filter_conditions(p_target, '') as f))))
-  from (
-    select s.index_name, s.date_column, to_regclass(s.source_table) as source, x.indexrelid is not null as is_there,
-      format('%I.%I', n.nspname, s.index_name) as qualified,
-      case
-        when x.indexrelid is null then 'not there'
-        when not x.indisvalid then 'not valid, its creation was cut off'
-        when x.indrelid is distinct from to_regclass(s.source_table) or a.attname is distinct from s.date_column
-          or (x.indpred is null) <> (s.filters = '[]')
-          or exists (select from jsonb_array_elements(s.filters) as f
-            where strpos(coalesce(pg_get_expr(x.indpred, x.indrelid), ''), f ->> 'column') = 0)
-          then 'not the one that is meant' end as fault
-    from backfill_private.sources as s
-    left join pg_class as c on c.oid = to_regclass(s.source_table)
-    left join pg_namespace as n on n.oid = c.relnamespace
-    left join pg_index as x on x.indexrelid = to_regclass(format('%I.%I', n.nspname, s.index_name))
-    left join pg_attribute as a on a.attrelid = x.indrelid and a.attnum = x.indkey[0]
-    where s.target = p_target and s.index_name is not null
-  ) as i
-  where i.source is not null
+  from backfill_private.sources as s
+  cross join lateral backfill_private.detection_index(p_target) as i
+  where s.target = p_target
 $$;
 
 revoke all on function
@@ -360,9 +400,11 @@ revoke all on function
   backfill_private.key_lines(text),
   backfill_private.source_lines(text),
   backfill_private.trigger_cure(public.backfill_targets),
-  backfill_private.table_mark_lines(text),
+  backfill_private.table_marks(text),
   backfill_private.rights_lines(text),
-  backfill_private.function_lines(text),
+  backfill_private.scoring_faults(text),
+  backfill_private.function_marks(text),
+  backfill_private.helper_lines(text),
   backfill_private.need_lines(text),
   backfill_private.detection_index_line(text)
 from public;

@@ -9,6 +9,7 @@ import anyio
 import psycopg
 import pytest
 
+import backfill
 from backfill.checking import check, ready
 from backfill.errors import CannotConnect
 from backfill.gateway import Gateway
@@ -365,3 +366,43 @@ def test_a_refused_key_is_raised(project: Project) -> None:
     """Neither is there behind a key that the project does not know."""
     with pytest.raises(CannotConnect):
         looked_up(project.url, "sb_secret_of_nobody")
+
+
+def test_a_plan_and_a_check_say_the_same_of_what_both_look_at(
+    project: Project, bf: backfill.Backfill
+) -> None:
+    """One function says each such mark: alike in name, status, detail and what to do about it."""
+    project.db.execute(
+        "update public.backfill_settings set approval_policy = 'any', environment = null"
+    )
+    project.db.execute("alter table public.fc_scores disable row level security")
+    project.db.execute("alter table public.profiles disable trigger backfill_receipt")
+    project.db.execute(
+        "revoke execute on function public.score_fc_session(uuid, text, text) from service_role"
+    )
+    checked = {c.name: c for c in bf.check()}
+    planned = {c.name: c for c in bf.plan(since="2025-08-01", rehearse=0).checks}
+    both = checked.keys() & planned.keys()
+    assert {name: checked[name] for name in both} == {name: planned[name] for name in both}
+    assert {name for name in both if checked[name].next_step} == {
+        "environment",
+        "approval policy",
+        "row level security of public.fc_scores",
+        "receipts of public.profiles",
+        "function score_fc_session",
+    }
+
+
+def test_the_first_thing_that_is_wrong_with_a_function_is_what_is_put_right(
+    project_db: Db,
+) -> None:
+    """Of a function with other arguments that nobody may call: the mark and its cure agree."""
+    project_db.execute(
+        "drop function public.score_prism(uuid, text);"
+        "create function public.score_prism(session uuid, engine_version text) returns jsonb"
+        " language sql return '{}'::jsonb;"
+        "revoke execute on function public.score_prism from public, service_role"
+    )
+    line = lines_of(project_db)["function score_prism"]
+    assert "the calls name" in line.detail
+    assert "set arguments" in line.next_step

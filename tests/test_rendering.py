@@ -208,7 +208,7 @@ def test_a_mark_is_what_was_measured() -> None:
     checks = (*CHECKS, Check("function score_prism", "fail", "it does not exist", "make it"))
     rows = tables_of(section_of(plan_markdown(seed_plan(checks=checks)), "Data quality"))[0][1:]
     assert [row[0] for row in rows] == ["✅", "⚠️", "❌"]
-    assert rows[2][2] == "it does not exist Next: make it"
+    assert rows[2][2] == "it does not exist. Next: make it"
 
 
 def test_the_pace_says_why_a_faster_one_would_break_the_throttle() -> None:

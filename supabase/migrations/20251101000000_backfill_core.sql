@@ -1560,6 +1560,34 @@ begin
 end
 $$;
 
+-- The index that makes detection fast, by the name that the declaration gives it: there, valid, and over the selected
+-- sessions by date? No row if none is declared or the source is gone.
+--
+-- returns  its qualified name, null if it is not there; what is wrong with it, null if nothing is
+create function backfill_private.detection_index(p_target text)
+returns table (standing text, fault text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    case when x.indexrelid is not null then format('%I.%I', n.nspname, s.index_name) end,
+    case
+      when x.indexrelid is null then 'not there'
+      when not x.indisvalid then 'not valid, its creation was cut off'
+      when x.indrelid <> c.oid or a.attname is distinct from s.date_column
+        or (x.indpred is null) <> (s.filters = '[]')
+        or exists (select from jsonb_array_elements(s.filters) as f
+          where strpos(coalesce(pg_get_expr(x.indpred, x.indrelid), ''), f ->> 'column') = 0)
+        then 'not the one that is meant' end
+  from backfill_private.sources as s
+  join pg_class as c on c.oid = to_regclass(s.source_table)
+  join pg_namespace as n on n.oid = c.relnamespace
+  left join pg_index as x on x.indexrelid = to_regclass(format('%I.%I', n.nspname, s.index_name))
+  left join pg_attribute as a on a.attrelid = x.indrelid and a.attnum = x.indkey[0]
+  where s.target = p_target and s.index_name is not null
+$$;
+
 -- How long a window is to take: about two seconds. Without its index each reads the whole table, however short it is, so
 -- that few long ones are done sooner.
 create function backfill_private.window_aim(p_target text)
@@ -1568,11 +1596,7 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case when exists (
-      select from backfill_private.sources as s
-      join pg_index as x on x.indrelid = to_regclass(s.source_table) and x.indisvalid
-      join pg_class as c on c.oid = x.indexrelid and c.relname = s.index_name
-      where s.target = p_target)
+  select case when exists (select from backfill_private.detection_index(p_target) as i where i.fault is null)
     then interval '2 seconds' else interval '20 seconds' end
 $$;
 
@@ -1715,6 +1739,7 @@ $$;
 revoke all on function
   backfill_private.open_run(jsonb, text, uuid),
   backfill_private.detected(text, timestamptz, timestamptz),
+  backfill_private.detection_index(text),
   backfill_private.window_aim(text),
   backfill_private.keep_findings(public.backfill_runs, timestamptz),
   backfill_private.collect_window(uuid),
@@ -1776,7 +1801,8 @@ comment on function public.backfill_find_runs(text) is
   'The runs whose id begins so, two at most. For the client.';
 
 -- from sql/11_measures.sql
--- Measures: the figures and the marks of a plan, every one from a query when the plan is sealed.
+-- Measures: the figures and the marks of a plan, every one from a query when the plan is sealed. The marks that a check
+-- makes too are with those of the check.
 
 -- One mark of a plan: ok, warn or fail.
 create function backfill_private.mark(p_name text, p_status text, p_detail text)
@@ -1865,38 +1891,6 @@ as $$
     'newest', (select max(i.session_at) from items as i))
 $$;
 
--- Marks on the functions: signature, argument names, right of service_role to call. Of an Edge Function nothing is here
--- to be measured, and the mark says so.
-create function backfill_private.function_marks(p_target text)
-returns setof jsonb
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select backfill_private.mark(case t.transport when 'edge' then 'Edge Function ' else 'function ' end || f.name,
-    case when t.transport = 'edge' then 'warn'
-      when p.oid is null or not named.fits or not callable.by_service then 'fail' else 'ok' end,
-    case
-      when t.transport = 'edge' then format('version %s, as declared: not measured, the database does not hold it', t.function_version)
-      when p.oid is null then format('%s does not exist', t.function_signature)
-      when not named.fits then format('the arguments are %s, the calls name %s', p.proargnames, named.wanted)
-      when not callable.by_service then 'service_role may not execute it'
-      else format('%s exists, service_role may execute it', p.oid::regprocedure) end)
-  from public.backfill_targets as t
-  join backfill_private.scoring_functions(t.target) as f on f.component = t.component
-  left join pg_proc as p on p.oid = f.oid
-  cross join lateral (
-    select coalesce(array_agg(a.key order by a.key) <@ p.proargnames, false) as fits,
-      array_agg(a.key order by a.key) as wanted
-    from jsonb_object_keys(t.arguments) as a (key)
-  ) as named
-  cross join lateral (
-    select coalesce(has_function_privilege('service_role', p.oid, 'execute'), false) as by_service
-  ) as callable
-  where t.target = p_target
-  order by t.position
-$$;
-
 -- The relations of a target table on which a receipt trigger is missing, is not ours or is not always enabled: the
 -- table itself, and its partitions. PostgreSQL clones the triggers of rows to a new partition, but not the guard
 -- against truncate, and a truncate of one partition runs no trigger of its parents.
@@ -1927,42 +1921,6 @@ as $$
   select r.name from relations as r
   where (select count(*) from standing as s where s.tgrelid = r.oid) < 2
   order by r.level, r.name
-$$;
-
--- Marks on the tables: rights of service_role, row level security, our triggers.
-create function backfill_private.table_marks(p_target text)
-returns setof jsonb
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  with tables as (
-    select t.position, to_regclass(t.table_name) as oid, t.table_name as name, t.receipts = 'inferred' as infers
-    from public.backfill_targets as t where t.target = p_target
-  )
-  select m.mark from tables as t
-  cross join lateral (
-    select string_agg(u.name, ', ') as names from backfill_private.unguarded(t.name) as u (name)) as bare
-  cross join lateral (values
-    (1, backfill_private.mark('service_role writes ' || t.name,
-      case when has_table_privilege('service_role', t.oid, 'insert')
-        and has_table_privilege('service_role', t.oid, 'update') then 'ok' else 'fail' end,
-      format('insert %s, update %s',
-        case when has_table_privilege('service_role', t.oid, 'insert') then 'granted' else 'not granted' end,
-        case when has_table_privilege('service_role', t.oid, 'update') then 'granted' else 'not granted' end))),
-    (2, (select backfill_private.mark('row level security of ' || t.name,
-        case when not c.relrowsecurity then 'warn' when r.rolbypassrls then 'ok' else 'fail' end,
-        format('%s, service_role %s',
-          case when c.relrowsecurity then 'on' else 'off' end,
-          case when r.rolbypassrls then 'passes it by' else 'is subject to it' end))
-      from pg_class as c, pg_roles as r where c.oid = t.oid and r.rolname = 'service_role')),
-    (3, backfill_private.mark('receipts of ' || t.name,
-      case when bare.names is not null then 'fail' when t.infers then 'warn' else 'ok' end,
-      coalesce('triggers are missing or not always enabled on ' || bare.names, case when t.infers
-        then 'inferred from the rows before and after: gate, leases and receipts hold at claim and settle, not at the write'
-        else 'triggers in place, always enabled' end)))
-  ) as m (place, mark)
-  order by t.position, m.place
 $$;
 
 -- Marks on the kinds of rows that a request names beside the versions: a kind that no row has may be a typing error.
@@ -1997,28 +1955,20 @@ begin
 end
 $$;
 
--- Marks on the project: environment, throttle, approval policy.
-create function backfill_private.setting_marks(p_run_id uuid)
-returns setof jsonb
+-- The mark on the throttle of a plan.
+create function backfill_private.throttle_mark(p_request jsonb)
+returns jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.mark('environment', case when s.environment is null then 'warn' else 'ok' end,
-    coalesce('this project is ' || s.environment,
-      'not set; in the SQL editor: update public.backfill_settings set environment = ''staging'' where only_row;'))
-  from public.backfill_settings as s
-  union all
-  select backfill_private.mark('throttle', case when r.request ->> 'throttle_per_minute' is null then 'warn' else 'ok' end,
-    case when r.request ->> 'throttle_per_minute' is null then 'none: the run goes as fast as the database answers'
-      else format('at most %s session starts in any 60 s, batches of at most %s start %s s apart',
-        r.request ->> 'throttle_per_minute', r.request ->> 'batch_size',
-        trim_scale(backfill_private.batch_spacing_s(r.request))) end)
-  from public.backfill_runs as r where r.run_id = p_run_id
-  union all
-  select backfill_private.mark('approval policy', case when s.approval_policy = 'any' then 'warn' else 'ok' end,
-    s.approval_policy || case when s.approval_policy = 'any' then ': the service key may approve its own plan' else '' end)
-  from public.backfill_settings as s
+  select case when p_request ->> 'throttle_per_minute' is null
+    then backfill_private.mark('throttle', 'warn', 'none: the run goes as fast as the database answers')
+    else backfill_private.mark('throttle', 'ok',
+      format('at most %s session starts in any 60 s, batches of at most %s start %s s apart',
+        p_request ->> 'throttle_per_minute',
+        p_request ->> 'batch_size',
+        trim_scale(backfill_private.batch_spacing_s(p_request)))) end
 $$;
 
 -- The settings of this project, as a plan keeps them to tell later what changed. {name: value}
@@ -2065,7 +2015,9 @@ begin
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.kind_marks(p_run_id) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.table_marks(v_run.target) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.function_marks(v_run.target) as m)
-      || (select coalesce(jsonb_agg(m), '[]') from backfill_private.setting_marks(p_run_id) as m)
+      || (select coalesce(jsonb_agg(m), '[]') from backfill_private.environment_mark() as m)
+      || backfill_private.throttle_mark(v_run.request)
+      || (select coalesce(jsonb_agg(m), '[]') from backfill_private.approval_policy_mark() as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.mode_marks(p_run_id, v_rehearsal) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.rehearsal_marks(p_run_id, v_rehearsal) as m));
 end
@@ -2076,11 +2028,9 @@ revoke all on function
   backfill_private.plan_figures(uuid),
   backfill_private.plan_steps(uuid),
   backfill_private.bare_name(text),
-  backfill_private.function_marks(text),
-  backfill_private.table_marks(text),
   backfill_private.unguarded(text),
   backfill_private.kind_marks(uuid),
-  backfill_private.setting_marks(uuid),
+  backfill_private.throttle_mark(jsonb),
   backfill_private.settings_now(),
   backfill_private.measure_plan(uuid, numeric)
 from public;
@@ -4684,7 +4634,7 @@ comment on function public.backfill_written(uuid, integer, integer) is
 --
 -- Nothing here fails over what is missing: names are looked up in the catalog, never used.
 
--- One line: a mark, and what to do next where it is not ok.
+-- One line: a mark, and what to do next if it is not ok.
 create function backfill_private.line(p_name text, p_status text, p_detail text, p_next text)
 returns jsonb
 language sql
@@ -4842,6 +4792,33 @@ as $$
   order by f.place
 $$;
 
+-- The mark on the environment, of a check and of a plan; none if the settings have no row.
+create function backfill_private.environment_mark()
+returns setof jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.line('environment', case when s.environment is null then 'warn' else 'ok' end,
+    coalesce('this project is ' || s.environment, 'not set: nothing keeps a plan from being applied to the wrong project'),
+    'update public.backfill_settings set environment = ''staging'' where only_row;')
+  from public.backfill_settings as s
+$$;
+
+-- The mark on the approval policy, of a check and of a plan; none if the settings have no row.
+create function backfill_private.approval_policy_mark()
+returns setof jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.line('approval policy', case when s.approval_policy = 'any' then 'warn' else 'ok' end,
+    s.approval_policy
+      || case when s.approval_policy = 'any' then ': the service key may approve its own plan' else '' end,
+    'update public.backfill_settings set approval_policy = ''second_person'' where only_row;')
+  from public.backfill_settings as s
+$$;
+
 -- Lines on the settings, whether their one row is there or not.
 create function backfill_private.setting_lines()
 returns setof jsonb
@@ -4849,21 +4826,16 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select l.line
-  from (values (true)) as always
-  left join public.backfill_settings as s on true
-  cross join lateral (values
-    (1, backfill_private.line('environment', case when s.environment is null then 'warn' else 'ok' end,
-      coalesce('this project is ' || s.environment, 'not set: a plan for another environment is not noticed'),
-      'update public.backfill_settings set environment = ''staging'' where only_row;')),
-    (2, backfill_private.line('approval policy', case when s.approval_policy = 'any' then 'warn' else 'ok' end,
-      s.approval_policy || case when s.approval_policy = 'any' then ': the service key may approve its own plan' else '' end,
-      'update public.backfill_settings set approval_policy = ''second_person'' where only_row;')),
-    (3, backfill_private.line('limits', 'ok', format('%s session starts a minute, %s sessions a plan, approvals valid %s',
+  select backfill_private.environment_mark()
+  union all
+  select backfill_private.approval_policy_mark()
+  union all
+  select backfill_private.line('limits', 'ok',
+    format('%s session starts a minute, %s sessions a plan, approvals valid %s',
       coalesce('at most ' || s.max_throttle_per_minute, 'any number of'),
-      coalesce('at most ' || s.max_sessions, 'any number of'), s.approval_ttl), ''))
-  ) as l (place, line)
-  where s.only_row
+      coalesce('at most ' || s.max_sessions, 'any number of'),
+      s.approval_ttl), '')
+  from public.backfill_settings as s
   union all
   select backfill_private.line('settings', 'fail', 'their row is gone', 'insert into public.backfill_settings default values;')
   where not exists (select from public.backfill_settings)
@@ -4894,11 +4866,12 @@ begin
         select 1 as part, row_number() over () as place, line from backfill_private.table_lines(v_target) as line
         union all select 2, row_number() over (), line from backfill_private.source_lines(v_target) as line
         union all select 3, row_number() over (), line from backfill_private.key_lines(v_target) as line
-        union all select 4, row_number() over (), line from backfill_private.table_mark_lines(v_target) as line
+        union all select 4, row_number() over (), line from backfill_private.table_marks(v_target) as line
         union all select 5, row_number() over (), line from backfill_private.rights_lines(v_target) as line
-        union all select 6, row_number() over (), line from backfill_private.function_lines(v_target) as line
-        union all select 7, row_number() over (), line from backfill_private.need_lines(v_target) as line
-        union all select 8, row_number() over (), line from backfill_private.detection_index_line(v_target) as line
+        union all select 6, row_number() over (), line from backfill_private.function_marks(v_target) as line
+        union all select 7, row_number() over (), line from backfill_private.helper_lines(v_target) as line
+        union all select 8, row_number() over (), line from backfill_private.need_lines(v_target) as line
+        union all select 9, row_number() over (), line from backfill_private.detection_index_line(v_target) as line
       ) as l);
   end loop;
   return v_lines
@@ -4914,6 +4887,8 @@ revoke all on function
   backfill_private.relation_faults(),
   backfill_private.function_faults(),
   backfill_private.our_lines(),
+  backfill_private.environment_mark(),
+  backfill_private.approval_policy_mark(),
   backfill_private.setting_lines(),
   backfill_private.check_project()
 from public;
@@ -6569,30 +6544,47 @@ as $$
   from backfill_private.unguarded(p_target.table_name) with ordinality as u (name, place)
 $$;
 
--- The marks on the tables that are there, each with what to do about it.
-create function backfill_private.table_mark_lines(p_target text)
+-- The marks on the tables that are there, of a check and of a plan: rights of service_role, row level security, our
+-- triggers. Each with what to do about it.
+create function backfill_private.table_marks(p_target text)
 returns setof jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select m.mark || jsonb_build_object('next', case when m.mark ->> 'status' = 'ok' then '' else cure.next end)
-  from backfill_private.table_marks(p_target) with ordinality as m (mark, place)
+  select m.mark
+  from public.backfill_targets as t
+  join pg_class as c on c.oid = to_regclass(t.table_name)
+  join pg_roles as service on service.rolname = 'service_role'
   cross join lateral (
-    select n.next
-    from public.backfill_targets as t
-    cross join lateral (values
-      ('service_role writes ' || t.table_name,
-        format('grant select, insert, update, delete on %s to service_role;', to_regclass(t.table_name))),
-      ('row level security of ' || t.table_name, case when m.mark ->> 'status' = 'warn'
-        then format('alter table %s enable row level security;', to_regclass(t.table_name))
-        else 'alter role service_role bypassrls;' end),
-      ('receipts of ' || t.table_name, backfill_private.trigger_cure(t))
-    ) as n (name, next)
-    where t.target = p_target and to_regclass(t.table_name) is not null and n.name = m.mark ->> 'name'
-    limit 1
-  ) as cure
-  order by m.place
+    select has_table_privilege(service.oid, c.oid, 'insert') as inserts,
+      has_table_privilege(service.oid, c.oid, 'update') as updates,
+      (select string_agg(u.name, ', ') from backfill_private.unguarded(t.table_name) as u (name)) as bare
+  ) as seen
+  cross join lateral (values
+    (1, backfill_private.line('service_role writes ' || t.table_name,
+      case when seen.inserts and seen.updates then 'ok' else 'fail' end,
+      format('insert %s, update %s',
+        case when seen.inserts then 'granted' else 'not granted' end,
+        case when seen.updates then 'granted' else 'not granted' end),
+      format('grant select, insert, update, delete on %s to service_role;', c.oid::regclass))),
+    (2, backfill_private.line('row level security of ' || t.table_name,
+      case when not c.relrowsecurity then 'warn' when service.rolbypassrls then 'ok' else 'fail' end,
+      format('%s, service_role %s',
+        case when c.relrowsecurity then 'on' else 'off' end,
+        case when service.rolbypassrls then 'passes it by' else 'is subject to it' end),
+      case when c.relrowsecurity then 'alter role service_role bypassrls;'
+        else format('alter table %s enable row level security;', c.oid::regclass) end)),
+    (3, backfill_private.line('receipts of ' || t.table_name,
+      case when seen.bare is not null then 'fail' when t.receipts = 'inferred' then 'warn' else 'ok' end,
+      coalesce('triggers are missing or not always enabled on ' || seen.bare, case when t.receipts = 'inferred'
+        then 'inferred from the rows before and after: gate, leases and receipts hold at claim and settle, '
+          'not at the write'
+        else 'triggers in place, always enabled' end),
+      backfill_private.trigger_cure(t)))
+  ) as m (place, mark)
+  where t.target = p_target
+  order by t.position, m.place
 $$;
 
 -- Lines on what the marks leave out: who reads, and whether an undo could write.
@@ -6626,29 +6618,66 @@ as $$
   order by n.place
 $$;
 
--- The marks on the scoring functions, each with what to do about it, and a line on the helpers where there are any.
-create function backfill_private.function_lines(p_target text)
+-- The scoring functions of a target in their order, each with the first thing that is wrong with it.
+--
+-- fault  null: nothing; edge: an Edge Function, which cannot be measured here; gone: it does not exist; arguments: they
+--        have other names; rights: service_role may not execute it
+create function backfill_private.scoring_faults(p_target text)
+returns table (component text, name text, function regprocedure, wanted text[], present text[], fault text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select t.component, f.name, p.oid::regprocedure, named.wanted, p.proargnames, case
+      when t.transport = 'edge' then 'edge'
+      when p.oid is null then 'gone'
+      when not coalesce(named.wanted <@ p.proargnames, false) then 'arguments'
+      when not has_function_privilege('service_role', p.oid, 'execute') then 'rights' end
+  from public.backfill_targets as t
+  join backfill_private.scoring_functions(p_target) as f on f.component = t.component
+  left join pg_proc as p on p.oid = f.oid
+  cross join lateral (select array_agg(a order by a) as wanted from jsonb_object_keys(t.arguments) as a) as named
+  where t.target = p_target
+  order by t.position
+$$;
+
+-- The marks on the scoring functions, of a check and of a plan, each with what to do about it.
+create function backfill_private.function_marks(p_target text)
 returns setof jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select m.mark || jsonb_build_object('next', case when m.mark ->> 'status' = 'ok' then '' else (
-    select case
-        when t.transport = 'edge' then 'declare the version anew whenever you deploy it: backfill install --target FILE'
-        when p.signature is null then format('create it, or: update public.backfill_targets set function_signature = ''…'''
-          ' where target = %L and component = %L;', t.target, t.component)
-        when has_function_privilege('service_role', p.signature, 'execute') then
-          format('name its arguments: update public.backfill_targets set arguments = ''{"argument": "parameter", …}'''
-          ' where target = %L and component = %L;', t.target, t.component)
-        else format('grant execute on function %s to service_role;', p.signature) end
-    from public.backfill_targets as t
-    join backfill_private.scoring_functions(p_target) as f on f.component = t.component
-    cross join lateral (select f.oid::regprocedure) as p (signature)
-    where t.target = p_target and m.mark ->> 'name' in ('function ' || f.name, 'Edge Function ' || f.name)
-    limit 1) end)
-  from backfill_private.function_marks(p_target) as m (mark)
-  union all
+  select backfill_private.line(
+    case f.fault when 'edge' then 'Edge Function ' else 'function ' end || f.name,
+    case when f.fault is null then 'ok' when f.fault = 'edge' then 'warn' else 'fail' end,
+    case f.fault
+      when 'edge' then
+        format('version %s, as declared: not measured, the database does not hold it', t.function_version)
+      when 'gone' then format('%s does not exist', t.function_signature)
+      when 'arguments' then format('the arguments are %s, the calls name %s', f.present, f.wanted)
+      when 'rights' then 'service_role may not execute it'
+      else format('%s exists, service_role may execute it', f.function) end,
+    case f.fault
+      when 'edge' then 'declare the version anew whenever you deploy it: backfill install --target FILE'
+      when 'gone' then format('create it, or: update public.backfill_targets set function_signature = ''…'''
+        ' where target = %L and component = %L;', t.target, t.component)
+      when 'arguments' then
+        format('name its arguments: update public.backfill_targets set arguments = ''{"argument": "parameter", …}'''
+        ' where target = %L and component = %L;', t.target, t.component)
+      when 'rights' then format('grant execute on function %s to service_role;', f.function) end)
+  from backfill_private.scoring_faults(p_target) with ordinality as f
+  join public.backfill_targets as t on t.target = p_target and t.component = f.component
+  order by f.ordinality
+$$;
+
+-- A line on the helpers of each component that has any.
+create function backfill_private.helper_lines(p_target text)
+returns setof jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
   select backfill_private.line('helpers of ' || t.component,
     case when h.gone is null then 'ok' else 'fail' end,
     coalesce(h.gone || ' does not exist', h.present),
@@ -6698,39 +6727,25 @@ as $$
   order by l.kind, l.rank, l.place
 $$;
 
--- The line on the index that makes detection fast, by the name that the declaration gives it: there, valid, and over the
--- selected sessions by date?
+-- The line on the index that makes detection fast, by the name that the declaration gives it.
 create function backfill_private.detection_index_line(p_target text)
 returns setof jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.line('index ' || i.index_name,
+  select backfill_private.line('index ' || s.index_name,
     case when i.fault is null then 'ok' else 'warn' end,
     coalesce(i.fault || ': detection works, slower', 'there and valid'),
-    case when i.is_there then backfill_private.beside_writers('drop index', i.qualified) || ' ' else '' end
-      || backfill_private.beside_writers('create index', format('%I on %s (%I)%s', i.index_name, i.source, i.date_column,
+    case when i.standing is null then '' else backfill_private.beside_writers('drop index', i.standing) || ' ' end
+      || backfill_private.beside_writers('create index', format('%I on %s (%I)%s',
+        s.index_name,
+        to_regclass(s.source_table),
+        s.date_column,
         (select ' where ' || string_agg(f.condition, ' and ') from backfill_private.filter_conditions(p_target, '') as f))))
-  from (
-    select s.index_name, s.date_column, to_regclass(s.source_table) as source, x.indexrelid is not null as is_there,
-      format('%I.%I', n.nspname, s.index_name) as qualified,
-      case
-        when x.indexrelid is null then 'not there'
-        when not x.indisvalid then 'not valid, its creation was cut off'
-        when x.indrelid is distinct from to_regclass(s.source_table) or a.attname is distinct from s.date_column
-          or (x.indpred is null) <> (s.filters = '[]')
-          or exists (select from jsonb_array_elements(s.filters) as f
-            where strpos(coalesce(pg_get_expr(x.indpred, x.indrelid), ''), f ->> 'column') = 0)
-          then 'not the one that is meant' end as fault
-    from backfill_private.sources as s
-    left join pg_class as c on c.oid = to_regclass(s.source_table)
-    left join pg_namespace as n on n.oid = c.relnamespace
-    left join pg_index as x on x.indexrelid = to_regclass(format('%I.%I', n.nspname, s.index_name))
-    left join pg_attribute as a on a.attrelid = x.indrelid and a.attnum = x.indkey[0]
-    where s.target = p_target and s.index_name is not null
-  ) as i
-  where i.source is not null
+  from backfill_private.sources as s
+  cross join lateral backfill_private.detection_index(p_target) as i
+  where s.target = p_target
 $$;
 
 revoke all on function
@@ -6742,9 +6757,11 @@ revoke all on function
   backfill_private.key_lines(text),
   backfill_private.source_lines(text),
   backfill_private.trigger_cure(public.backfill_targets),
-  backfill_private.table_mark_lines(text),
+  backfill_private.table_marks(text),
   backfill_private.rights_lines(text),
-  backfill_private.function_lines(text),
+  backfill_private.scoring_faults(text),
+  backfill_private.function_marks(text),
+  backfill_private.helper_lines(text),
   backfill_private.need_lines(text),
   backfill_private.detection_index_line(text)
 from public;
