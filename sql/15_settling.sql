@@ -214,8 +214,8 @@ $$;
 -- The rule: what an item becomes, from what stands there and what the worker saw.
 --
 -- p_crowded_out  with this one; a call that was rolled back for what others did is made five times
--- p_unknowns     with this one; an outcome may stay unknown eight times. 0 while nobody knows whether the API is alive:
---                its trouble is not a session's
+-- p_unknowns     with this one, if it is unknown; an outcome may stay unknown eight times. 0 while nobody knows whether the
+--                API is alive: its trouble is not a session's
 create function backfill_private.outcome(
   p_is_complete boolean, p_lacks_receipt boolean, p_without_row text,
   p_outcome text, p_step text, p_code text, p_message text, p_crowded_out integer, p_unknowns integer,
@@ -242,7 +242,9 @@ begin
     step := p_step; code := left(p_code, 20);
     message := backfill_private.kept_message(p_code, p_message);
     state := case
-      when p_outcome = 'failed' or p_outcome = 'again' and p_crowded_out >= 5 or p_unknowns >= 8 then 'failed'
+      when p_outcome = 'failed' then 'failed'
+      when p_outcome = 'again' and p_crowded_out >= 5 then 'failed'
+      when p_outcome in ('unknown', 'lost') and p_unknowns >= 8 then 'failed'
       else 'pending' end;
     if state = 'failed' and p_outcome in ('unknown', 'lost') then
       message := left(format('the outcome stayed unknown %s times: %s', p_unknowns, message), 500);

@@ -1,0 +1,17 @@
+"""The rules of the database as tables of cases. Mutants of the functions test the tables."""
+
+from __future__ import annotations
+
+from tests.rules import canary, requests, settling, trouble, verification
+from tests.rules.case import Case, Db, Rule, answer, holds
+from tests.rules.world import prepare
+
+__all__ = ["RULES", "Case", "Db", "Rule", "answer", "holds", "prepare"]
+
+RULES = (
+    *settling.RULES,
+    *trouble.RULES,
+    *canary.RULES,
+    *requests.RULES,
+    *verification.RULES,
+)

@@ -1,0 +1,179 @@
+"""The dates of a request; who may do what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from tests.rules.case import Case, Refusal, Rule
+
+HINT = "give a day such as 2025-08-01, or a timestamp with an offset"
+
+
+def bound(which: str, text: str | None, wanted: str | Refusal | None) -> Case:
+    """A case of a text that is a date; wanted in UTC, to the microsecond."""
+    query = (
+        f"select to_char(backfill_private.{which}_bound(%s, %s) at time zone 'UTC',"
+        " 'YYYY-MM-DD HH24:MI:SS.US')"
+    )
+    return Case(f"{which} {text}", query, (which, text), wanted)
+
+
+def no_date(text: str, which: str = "since") -> Refusal:
+    return Refusal("OB013", f"{which} is no date: {text[:40]}", HINT)
+
+
+SINCE = {
+    "2025-08-01": "2025-08-01 00:00:00.000000",
+    " 2025-08-01 ": "2025-08-01 00:00:00.000000",
+    "2025-08-01T10:00:00Z": "2025-08-01 10:00:00.000000",
+    "2025-08-01T10:00:00+02:00": "2025-08-01 08:00:00.000000",
+    "2025-08-01 10:00:00.123456": "2025-08-01 10:00:00.123456",
+    "0001-01-01": "0001-01-01 00:00:00.000000",
+    "9999-12-31": "9999-12-31 00:00:00.000000",
+}
+NO_DATES = (
+    "0001-01-01 BC",
+    "9999-12-31 00:00:01",
+    "infinity",
+    "-infinity",
+    "next week",
+    "2025-02-30",
+    "2025-13-01",
+    "2025-08-01T10:00:00+99:00",
+    "2025-08-01 10:00 Nowhere/City",
+    "x" * 60,
+    "",
+)
+UNTIL = {
+    "2025-08-01": "2025-08-02 00:00:00.000000",
+    " 2025-08-01\t": "2025-08-02 00:00:00.000000",
+    "2025-12-31": "2026-01-01 00:00:00.000000",
+    "2025-08-01T10:00:00Z": "2025-08-01 10:00:00.000001",
+    "2025-08-01 00:00:00": "2025-08-01 00:00:00.000001",
+    "2025-08-01T00:00:00+00:00": "2025-08-01 00:00:00.000001",
+}
+DATES = Rule(
+    "what a date of a request includes",
+    ("since_bound", "until_bound"),
+    (
+        *(bound("since", text, wanted) for text, wanted in SINCE.items()),
+        *(bound("since", text, no_date(text)) for text in NO_DATES),
+        *(bound("until", text, wanted) for text, wanted in UNTIL.items()),
+        bound("until", "never", no_date("never", "until")),
+        bound("since", None, None),
+        bound("until", None, None),
+    ),
+)
+
+RANKS = {"viewer": 1, "operator": 2, "approver": 3, "admin": 0, "": 0, None: 0}
+RANK = Rule(
+    "which role includes which",
+    ("rank",),
+    tuple(
+        Case(f"{role}", "select backfill_private.rank(%s)", (role,), rank)
+        for role, rank in RANKS.items()
+    ),
+)
+
+USER = "11111111-1111-4111-8111-111111111111"
+VERBS = ("read", "plan", "pause", "resume", "cancel", "decide", "apply", "undo", "prune", "fly")
+OPERATOR = ("read", "plan", "pause", "resume", "cancel")
+MAY = {
+    "postgres": VERBS[:-1],
+    "service": VERBS[:-1],
+    "nobody": (),
+    "viewer": ("read",),
+    "operator": OPERATOR,
+    "approver": (*OPERATOR, "decide"),
+    "admin": (),
+    "banned": (),
+    "free again": ("read",),
+    "deleted": (),
+    "unknown": (),
+    "third party": (),
+    "claims alone": (),
+}
+
+
+def user(role: str | None, **more: str) -> str:
+    columns = "".join(f", {name}" for name in more)
+    values = "".join(f", '{value}'" for value in more.values())
+    return (
+        f"insert into auth.users (id, email, raw_app_meta_data{columns})"
+        f" values ('{USER}', 'a@example.org', '{json.dumps({'backfill_role': role})}'{values})"
+    )
+
+
+def claims(role: str, sub: str | None = None) -> str:
+    told = json.dumps({"role": role, "sub": sub})
+    return f"select set_config('request.jwt.claims', '{told}', true)"
+
+
+LOGGED_IN = (claims("authenticated", USER), "set local role authenticated")
+CALLERS = {
+    "postgres": (),
+    "service": (claims("service_role"), "set local role service_role"),
+    "nobody": (claims("service_role"),),
+    "viewer": (user("viewer"), *LOGGED_IN),
+    "operator": (user("operator"), *LOGGED_IN),
+    "approver": (user("approver"), *LOGGED_IN),
+    "admin": (user("admin"), *LOGGED_IN),
+    "banned": (user("approver", banned_until="2025-11-02 12:00:01+00"), *LOGGED_IN),
+    "free again": (user("viewer", banned_until="2025-11-02 12:00:00+00"), *LOGGED_IN),
+    "deleted": (user("approver", deleted_at="2025-11-01"), *LOGGED_IN),
+    "unknown": LOGGED_IN,
+    "third party": (
+        user("approver"),
+        claims("authenticated", "github|" + USER),
+        "set local role authenticated",
+    ),
+    "claims alone": (
+        user("approver"),
+        claims("anon", USER),
+        "set local role authenticated",
+    ),
+}
+NOBODY = ["nobody", None, None, "nobody"]
+# What caller() says to whoever calls a function of the owner's.
+ASKED = """
+create function public.rule_caller() returns jsonb language sql security definer as $$
+  select jsonb_build_array(kind, user_id, backfill_role, label) from backfill_private.caller()
+$$
+"""
+
+
+def called(name: str, wanted: Sequence[object], *given: str) -> Case:
+    query = "select public.rule_caller()"
+    return Case(f"{name} is called", query, (), list(wanted), (ASKED, *given))
+
+
+RIGHTS = Rule(
+    "who may do what",
+    ("may", "caller", "role_of"),
+    (
+        *(
+            Case(
+                f"{caller}: {verb}",
+                "select backfill_private.may(%s)",
+                (verb,),
+                verb in MAY[caller],
+                CALLERS[caller],
+            )
+            for caller in MAY
+            for verb in VERBS
+        ),
+        called("a login", ["postgres", None, None, "postgres:postgres"]),
+        called("a login with claims", NOBODY, claims("authenticated", USER)),
+        called(
+            "a login with an older claim",
+            NOBODY,
+            "select set_config('request.jwt.claim.role', 'anon', true)",
+        ),
+        called("the service", ["service_role", None, None, "service_role"], *CALLERS["service"]),
+        called("a user", ["user", USER, "viewer", f"user:{USER}"], *CALLERS["viewer"]),
+        called("a user without a role", ["user", USER, None, f"user:{USER}"], *LOGGED_IN),
+    ),
+)
+
+RULES = (DATES, RANK, RIGHTS)

@@ -1,0 +1,552 @@
+"""Where planned rows stand, in buckets; the criteria and the verdict."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.rules.canary import profile, score
+from tests.rules.case import Case, Rule
+from tests.rules.world import OTHER_RUN, RUN, item, run_has, stand_in
+
+STANDS = f"""
+select coalesce(jsonb_agg(jsonb_build_array(
+  s.session_id, s.bucket, s.is_wanted, s.is_lost, s.operation) order by s.ordinal), '[]')
+from backfill_private.standing('{RUN}', %s, 0, 9) as s
+"""
+
+
+def receipt(
+    ordinal: int,
+    operation: str = "insert",
+    *,
+    run: str = RUN,
+    component: str = "score",
+    table: str = "toy_scores",
+    kind: str = "score",
+    undone: bool = False,
+    other_row: bool = False,
+) -> str:
+    """A receipt of the row of the wanted version that stands now, or of another row."""
+    version = " and t.version = 'v2'" if table == "toy_scores" else ""
+    text = "to_jsonb(t.*)::text || 'x'" if other_row else "to_jsonb(t.*)::text"
+    after = (
+        f"coalesce((select sha256(convert_to({text}, 'UTF8')) from public.{table} as t"
+        f" where t.session_id = 's{ordinal}'{version}), 'gone')"
+    )
+    after = "null::bytea" if operation == "delete" else after
+    return (
+        "insert into public.backfill_receipts (run_id, ordinal, session_id, component, kind,"
+        " operation, table_name, row_key, after_hash, attempt, at, undone_at)"
+        f" select '{run}', {ordinal}, 's{ordinal}', '{component}', '{kind}', '{operation}',"
+        f" 'public.{table}', '{{}}', {after}, 1, backfill_private.clock(),"
+        f" {'backfill_private.clock()' if undone else 'null'}"
+    )
+
+
+def stands(
+    name: str, wanted: tuple[object, ...] | None, *given: str, component: str = "score"
+) -> Case:
+    """A case of session s1; None: it is not looked at."""
+    rows = [] if wanted is None else [["s1", *wanted]]
+    return Case(name, STANDS, (component,), rows, given)
+
+
+DONE = item(1, state="done")
+FILLED = item(1, state="skipped", filled=["score"])
+STANDING = Rule(
+    "where a planned row stands",
+    ("standing",),
+    (
+        stands(
+            "as we wrote it",
+            ("as_planned", True, False, "insert"),
+            DONE, score(1, 5), receipt(1),
+        ),
+        stands(
+            "as we changed it",
+            ("as_planned", True, False, "update"),
+            DONE, score(1, 5), receipt(1, "update"),
+        ),
+        stands(
+            "as we wrote it, and then again",
+            ("as_planned", True, False, "insert"),
+            DONE, score(1, 5), receipt(1, other_row=True), receipt(1, "update"),
+        ),
+        stands(
+            "somebody changed it after us",
+            ("changed_since", True, False, "insert"),
+            DONE, score(1, 5), receipt(1, other_row=True),
+        ),
+        stands("nothing stands", ("missing", False, False, None), DONE),
+        stands("ours is gone", ("missing", False, True, "insert"), DONE, receipt(1)),
+        stands(
+            "we took it away",
+            ("missing", False, False, "insert"),
+            DONE, receipt(1), receipt(1, "delete"),
+        ),
+        stands(
+            "somebody else wrote it", ("filled_elsewhere", True, False, None), DONE, score(1, 5)
+        ),
+        stands(
+            "somebody else had filled it",
+            ("filled_elsewhere", True, False, None),
+            FILLED, score(1, 5),
+        ),
+        stands("and took it away", ("missing", False, False, None), FILLED),
+        stands("another version alone", ("missing", False, False, None), DONE, score(1, 5, "v1")),
+        stands(
+            "our write was undone",
+            ("filled_elsewhere", True, False, None),
+            DONE, score(1, 5), receipt(1, undone=True),
+        ),
+        stands(
+            "a receipt of an undo",
+            ("filled_elsewhere", True, False, None),
+            DONE, score(1, 5), receipt(1, kind="undo"),
+        ),
+        stands(
+            "a receipt of another run",
+            ("filled_elsewhere", True, False, None),
+            DONE, score(1, 5), receipt(1, run=OTHER_RUN),
+        ),
+        stands(
+            "a receipt of another component",
+            ("filled_elsewhere", True, False, None),
+            DONE, score(1, 5), receipt(1, component="profile"),
+        ),
+        stands(
+            "a receipt of another session",
+            ("filled_elsewhere", True, False, None),
+            DONE, score(1, 5), receipt(2),
+        ),
+        stands(
+            "two rows where the key allows them",
+            ("filled_elsewhere", True, False, None),
+            "alter table public.toy_scores drop constraint toy_scores_pkey",
+            DONE, score(1, 5), score(1, 6),
+        ),
+        stands("it was rolled back", None, item(1, state="rolled_back"), score(1, 5)),
+        stands("it was not planned", None, item(1, components=["profile"]), score(1, 5)),
+        stands("another run's", None, item(1, run=OTHER_RUN), score(1, 5)),
+        stands("another session's row", ("missing", False, False, None), DONE, score(2, 5)),
+        stands(
+            "any version counts, and another one is there",
+            ("missing", False, False, None),
+            DONE, profile(1, "v1"), component="profile",
+        ),
+        stands(
+            "any version counts, and it was filled by another one",
+            ("filled_elsewhere", True, False, None),
+            item(1, state="skipped", filled=["profile"]), profile(1, "v1"), component="profile",
+        ),
+        stands(
+            "any version counts, and ours became another one",
+            ("changed_since", False, False, "insert"),
+            DONE, profile(1, "v1"),
+            receipt(1, component="profile", table="toy_profiles", other_row=True),
+            component="profile",
+        ),
+        *(
+            Case(
+                f"after {after}, up to {until}",
+                "select array_agg(s.ordinal order by s.ordinal)"
+                " from backfill_private.standing(%s, 'score', %s, %s) as s",
+                (RUN, after, until),
+                wanted,
+                tuple(item(n) for n in (3, 1, 2, 4)),
+            )
+            for after, until, wanted in ((0, 9, [1, 2, 3, 4]), (1, 3, [2, 3]), (4, 9, None))
+        ),
+        *(
+            Case(
+                f"receipts after {after}, up to {until}",
+                "select array_agg(s.operation order by s.ordinal)"
+                " from backfill_private.standing(%s, 'score', %s, %s) as s",
+                (RUN, after, until),
+                wanted,
+                tuple(s for n in (1, 2, 3) for s in (item(n), score(n, 1), receipt(n))),
+            )
+            for after, until, wanted in ((0, 3, ["insert"] * 3), (1, 2, ["insert"]))
+        ),
+    ),
+)  # fmt: skip
+
+Stand = tuple[str, str, str, str, bool, bool, str | None]
+
+
+def standing(*rows: Stand) -> str:
+    """What standing() says in place of a look: session, state, phase, bucket, …"""
+    values = ", ".join(
+        f"({n}, '{s}', '{state}', '{phase}', '{bucket}', {wanted}, {lost},"
+        f" {'null' if operation is None else repr(operation)})"
+        for n, (s, state, phase, bucket, wanted, lost, operation) in enumerate(rows, 1)
+    )
+    return stand_in(
+        "standing(p_run_id uuid, p_component text, p_after integer, p_until integer)",
+        "table (ordinal integer, session_id text, item_state text, phase text, bucket text,"
+        " is_wanted boolean, is_lost boolean, operation text)",
+        f"select * from (values {values}) as s"
+        if rows
+        else "select 1, '', '', '', '', true, true, '' limit 0",
+    )
+
+
+FIGURES = (
+    "planned",
+    "wanted",
+    "inserted",
+    "updated",
+    "written",
+    "written_wanted",
+    "unexplained",
+    "priority_incomplete",
+)
+
+
+def counted(
+    name: str, figures: tuple[object, ...], buckets: Any, critical: list[str], *rows: Stand
+) -> Case:
+    wanted = {
+        "figures": dict(zip(FIGURES, figures, strict=True)),
+        "buckets": buckets,
+        "critical": critical,
+    }
+    query = f"select backfill_private.verify_rows('{RUN}', 'score', 0, 9)"
+    return Case(name, query, (), wanted, (standing(*rows),))
+
+
+VERIFY_ROWS = Rule(
+    "what stands, counted",
+    ("verify_rows",),
+    (
+        counted("nothing was planned", (0, 0, 0, 0, 0, 0, 0, []), {}, []),
+        counted(
+            "as planned",
+            (2, 2, 1, 1, 2, 2, 0, []),
+            {"as_planned": ["a", "b"]},
+            [],
+            ("a", "done", "priority", "as_planned", True, False, "insert"),
+            ("b", "done", "recent", "as_planned", True, False, "update"),
+        ),
+        counted(
+            "failed, and so explained",
+            (2, 0, 0, 0, 0, 0, 0, ["a"]),
+            {"missing": ["a", "b"]},
+            [],
+            ("a", "failed", "priority", "missing", False, False, None),
+            ("b", "failed", "recent", "missing", False, False, None),
+        ),
+        counted(
+            "missing without a reason",
+            (2, 0, 0, 0, 0, 0, 2, []),
+            {"missing": ["a", "b"]},
+            [],
+            ("a", "done", "recent", "missing", False, False, None),
+            ("b", "pending", "recent", "missing", False, False, None),
+        ),
+        counted(
+            "gone",
+            (2, 0, 0, 0, 2, 0, 2, []),
+            {"missing": ["a", "b"]},
+            ["a: a written row is gone", "b: a written row is gone"],
+            ("a", "done", "recent", "missing", False, True, "insert"),
+            ("b", "done", "recent", "missing", False, True, "update"),
+        ),
+        counted(
+            "changed, filled by others",
+            (3, 2, 1, 0, 2, 1, 1, ["c"]),
+            {"changed_since": ["a", "c"], "filled_elsewhere": ["b"]},
+            [],
+            ("a", "done", "recent", "changed_since", True, False, "insert"),
+            ("b", "skipped", "priority", "filled_elsewhere", True, False, None),
+            ("c", "done", "priority", "changed_since", False, False, "insert"),
+        ),
+    ),
+)
+
+
+def criterion(name: str, expected: int, actual: int, **more: object) -> dict[str, object]:
+    status = "pass" if expected == actual else "fail"
+    return {"name": name, "expected": expected, "actual": actual, "status": status, **more}
+
+
+CRITERION = Rule(
+    "whether a criterion passes",
+    ("criterion",),
+    tuple(
+        Case(
+            f"{expected} expected, {actual} there",
+            "select backfill_private.criterion('rows', %s, %s, %s)",
+            (expected, actual, json.dumps(more)),
+            criterion("rows", expected, actual, **more),
+        )
+        for expected, actual, more in (
+            (0, 0, {}),
+            (3, 3, {"inserted": 2}),
+            (3, 2, {}),
+            (2, 3, {}),
+        )
+    ),
+)
+
+COMPONENT = """
+select jsonb_agg(c order by c ->> 'name') from public.backfill_targets as t
+cross join lateral backfill_private.component_criteria(t, %s) as c
+where t.target = 'toy' and t.component = %s
+"""
+
+
+def of_component(name: str, component: str, *wanted: object, **figures: int) -> Case:
+    return Case(name, COMPONENT, (json.dumps(figures), component), list(wanted))
+
+
+SCORE_FIGURES = {
+    "planned": 9,
+    "wanted": 8,
+    "inserted": 5,
+    "updated": 2,
+    "written": 7,
+    "written_wanted": 7,
+    "legacy": 0,
+}
+COMPONENT_CRITERIA = Rule(
+    "the criteria of a component",
+    ("component_criteria",),
+    (
+        of_component(
+            "of which several versions can stand",
+            "score",
+            criterion("toy_scores_no_legacy_versions", 0, 0),
+            criterion("toy_scores_rows", 9, 8, inserted=5, updated=2),
+            criterion("toy_scores_version", 7, 7),
+            **SCORE_FIGURES,
+        ),
+        of_component(
+            "rows of other versions came",
+            "score",
+            criterion("toy_scores_no_legacy_versions", 0, 3),
+            criterion("toy_scores_rows", 9, 9, inserted=5, updated=2),
+            criterion("toy_scores_version", 7, 6),
+            **{**SCORE_FIGURES, "wanted": 9, "written_wanted": 6, "legacy": 3},
+        ),
+        of_component(
+            "of which one version stands",
+            "profile",
+            criterion("toy_profiles_rows", 9, 8, inserted=5, updated=2),
+            criterion("toy_profiles_version", 7, 7),
+            **{**SCORE_FIGURES, "legacy": 3},
+        ),
+    ),
+)
+
+RUN_CRITERIA_OF = f"select backfill_private.run_criteria('{RUN}', %s, %s)"
+
+
+def chain(*faults: int) -> str:
+    """What chain_faults says in place of a look."""
+    values = ", ".join(f"({seq}::bigint, 'wrong')" for seq in faults)
+    return stand_in(
+        "chain_faults(p_run_id uuid)",
+        "table (seq bigint, fault text)",
+        f"select * from (values {values}) as f" if faults else "select 1::bigint, '' limit 0",
+    )
+
+
+def event(seq: int, run: str = RUN) -> str:
+    return (
+        "insert into public.backfill_events"
+        " (run_id, seq, at, kind, actor, details, prev_hash, hash)"
+        f" values ('{run}', {seq}, backfill_private.clock(), 'x', 'y', '{{}}', '', 'z')"
+    )
+
+
+def of_run(
+    name: str,
+    priority: tuple[int, int],
+    critical: int,
+    failed: int,
+    audit: tuple[int, int],
+    *given: str,
+    incomplete: dict[str, list[str]] | None = None,
+) -> Case:
+    figures = {c: {"priority_incomplete": s} for c, s in (incomplete or {"score": []}).items()}
+    wanted = [
+        criterion("priority_complete", *priority),
+        criterion("critical_errors", 0, critical),
+        criterion("failed_sessions", 0, failed),
+        criterion("audit_complete", *audit),
+    ]
+    return Case(name, RUN_CRITERIA_OF, (json.dumps(figures), critical), wanted, given)
+
+
+CANARY = tuple(item(n, phase="priority", state="done") for n in (1, 2))
+EVENTS = (run_has(audit_count=3), *(event(n) for n in (1, 2, 3)), event(1, OTHER_RUN))
+RUN_CRITERIA = Rule(
+    "the criteria of a run",
+    ("run_criteria",),
+    (
+        of_run("no canary", (0, 0), 0, 0, (0, 0), item(1, state="done"), chain()),
+        of_run("the canary is whole", (2, 2), 0, 0, (0, 0), *CANARY, chain()),
+        of_run(
+            "one of it lacks a row", (2, 1), 0, 0, (0, 0), *CANARY, item(3), chain(),
+            incomplete={"score": [], "profile": ["s2", "s3"]},
+        ),
+        of_run(
+            "one of it was rolled back", (1, 1), 0, 0, (0, 0), CANARY[0],
+            item(2, phase="priority", state="rolled_back"), chain(),
+        ),
+        of_run(
+            "sessions failed", (0, 0), 2, 2, (0, 0), item(1, state="failed"),
+            item(2, state="failed"), item(3), item(4, run=OTHER_RUN, state="failed"), chain(),
+        ),
+        of_run("the chain is whole", (0, 0), 0, 0, (3, 3), *EVENTS, chain()),
+        of_run(
+            "events are missing", (0, 0), 0, 0, (4, 3), *EVENTS, run_has(audit_count=4), chain()
+        ),
+        of_run("it is whole up to a fault", (0, 0), 0, 0, (3, 1), *EVENTS, chain(3, 2)),
+        of_run(
+            "another run's canary", (0, 0), 1, 0, (0, 0),
+            item(1, run=OTHER_RUN, phase="priority"), chain(),
+        ),
+    ),
+)  # fmt: skip
+
+
+def verdict(
+    name: str,
+    wanted: str,
+    *,
+    extra: tuple[int, ...] = (0, 0),
+    unexplained: tuple[int, ...] = (0, 0),
+    criteria: tuple[str, ...] = ("pass", "pass"),
+    critical: int = 0,
+) -> Case:
+    figures = {
+        f"c{n}": {"extra": e, "unexplained": u}
+        for n, (e, u) in enumerate(zip(extra, unexplained, strict=True))
+    }
+    values = (json.dumps(figures), json.dumps([{"status": s} for s in criteria]), critical)
+    return Case(name, "select backfill_private.verdict(%s, %s, %s)", values, wanted)
+
+
+VERDICT = Rule(
+    "the verdict",
+    ("verdict",),
+    (
+        verdict("all is well", "pass"),
+        verdict("no criteria", "pass", criteria=()),
+        verdict("something critical", "fail", critical=1),
+        verdict("a row that nobody planned", "fail", extra=(0, 1)),
+        verdict("a row is missing without a reason", "fail", unexplained=(1, 0)),
+        verdict("as many of one as of the other", "fail", extra=(1, 0), unexplained=(1, 0)),
+        verdict("a criterion fails", "partial", criteria=("pass", "fail")),
+        verdict("all criteria fail", "partial", criteria=("fail", "fail")),
+        verdict("a criterion fails, and a row is extra", "fail", extra=(2, 0), criteria=("fail",)),
+    ),
+)
+
+BUCKETS = "select backfill_private.verify_buckets('toy', %s::jsonb[])"
+EMPTY: dict[str, list[object]] = {
+    bucket: [] for bucket in ("as_planned", "missing", "filled_elsewhere", "changed_since", "extra")
+}
+
+
+def row(session: str, component: str) -> dict[str, str]:
+    return {"session_id": session, "component": component}
+
+
+STRANGER = {"session_id": "z", "component": "score", "row": {"session_id": "z"}}
+VERIFY_BUCKETS = Rule(
+    "the buckets of all parts",
+    ("verify_buckets",),
+    (
+        Case("no part", BUCKETS, ([],), EMPTY),
+        Case(
+            "component after component, in the order of the plan",
+            BUCKETS,
+            (
+                [
+                    json.dumps({"buckets": {"missing": {"profile": ["b", "a"], "score": ["c"]}}}),
+                    json.dumps({"buckets": {"missing": {"score": ["a"]}, "extra": {}}}),
+                    json.dumps({"buckets": {"extra": {"score": [STRANGER]}}}),
+                ],
+            ),
+            {
+                **EMPTY,
+                "missing": [
+                    row("c", "score"),
+                    row("a", "score"),
+                    row("b", "profile"),
+                    row("a", "profile"),
+                ],
+                "extra": [STRANGER],
+            },
+        ),
+    ),
+)
+
+ADDED = Rule(
+    "two parts as one",
+    ("added",),
+    tuple(
+        Case(
+            f"{one} and {other}",
+            "select backfill_private.added(%s, %s)",
+            (json.dumps(one), json.dumps(other)),
+            wanted,
+        )
+        for one, other, wanted in (
+            ({}, {}, {}),
+            ({"a": 1}, {}, {"a": 1}),
+            ({}, {"a": 1}, {"a": 1}),
+            ({"a": 1}, {"a": 2}, {"a": 3}),
+            ({"a": [1]}, {"a": [2, 1]}, {"a": [1, 2, 1]}),
+            ({"a": {"b": 1}}, {"a": {"b": 2, "c": 3}, "d": 4}, {"a": {"b": 3, "c": 3}, "d": 4}),
+        )
+    ),
+)
+
+WRAP = 2**32
+# xmin of the row, the snapshot it is held against (xmin:xmax:in progress), whether it came after.
+CAME = (
+    (99, "100:110:", False),
+    (100, "100:110:", False),
+    (109, "100:110:105", False),
+    (105, "100:110:105", True),
+    (110, "100:110:", True),
+    (111, "100:110:", True),
+    (100, "100:110:100", True),
+    (5, f"{WRAP - 5}:{WRAP + 2}:", True),
+    (1, f"{WRAP - 5}:{WRAP + 2}:", False),
+    (WRAP - 6, f"{WRAP - 5}:{WRAP + 2}:", False),
+    (110, f"{3 * WRAP + 100}:{3 * WRAP + 110}:", True),
+    (109, f"{3 * WRAP + 100}:{3 * WRAP + 110}:", False),
+    (100 + 2**31 - 1, "100:110:", True),
+    (100 + 2**31, "100:110:", False),
+)
+CAME_AFTER = Rule(
+    "whether a row came after a snapshot",
+    ("came_after",),
+    tuple(
+        Case(
+            f"{xmin} in {snapshot}",
+            "select backfill_private.came_after(%s::text::xid, %s::text::pg_snapshot)",
+            (str(xmin), snapshot),
+            wanted,
+        )
+        for xmin, snapshot, wanted in CAME
+    ),
+)
+
+RULES = (
+    STANDING,
+    VERIFY_ROWS,
+    CRITERION,
+    COMPONENT_CRITERIA,
+    RUN_CRITERIA,
+    VERDICT,
+    VERIFY_BUCKETS,
+    ADDED,
+    CAME_AFTER,
+)
