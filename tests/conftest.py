@@ -271,6 +271,33 @@ def project(
         yield project
 
 
+@pytest.fixture(scope="module")
+def shared_copy(project_copies: Copies) -> Iterator[Copy]:
+    """The database of those tests of a module that change nothing."""
+    with project_copies.lent() as copy:
+        yield copy
+
+
+@pytest.fixture(scope="module")
+def shared_project(shared_copy: Copy) -> Iterator[Project]:
+    """A sample project for those tests of a module that change nothing: see `nothing_changes`."""
+    server, name, jwt_secret = shared_copy.server, shared_copy.name, shared_copy.jwt_secret
+    with (
+        psycopg.connect(server.dsn(name), autocommit=True, row_factory=dict_row) as db,
+        psycopg.connect(server.superuser_dsn(name), autocommit=True) as admin,
+        _behind_gateway(shared_copy.served(), jwt_secret, db, admin) as project,
+    ):
+        yield project
+
+
+@pytest.fixture
+def nothing_changes(shared_copy: Copy) -> Iterator[None]:
+    """After the test every table, the catalog's too, holds the rows that it held before."""
+    before = shared_copy.marked()
+    yield
+    assert shared_copy.changed(before) == set()
+
+
 @contextmanager
 def _behind_gateway(
     rest: RestServer,

@@ -69,21 +69,30 @@ class Spoilt(Exception):
     """This copy cannot be made as the template is by putting rows back."""
 
 
+@dataclass(frozen=True)
+class Mark:
+    """A moment of a database. xid: its transaction. counts: rows by table, of the catalog too."""
+
+    xid: str
+    counts: dict[str, int]
+
+
 @dataclass
 class Copy:
     """A database of one test's own, for as long as the test has it.
 
-    keeper: a superuser's session that stays while the copy lasts. xid: the transaction after which
-    it was as the template is.
+    keeper: a superuser's session that stays while the copy lasts. counting: what it asks about the
+    tables of the template. fresh: when the copy was as the template is.
     """
 
     server: PostgresServer
     name: str
     keeper: Admin = field(repr=False)
+    counting: str = field(repr=False)
+    fresh: Mark = field(repr=False)
     jwt_secret: str = field(default_factory=lambda: secrets.token_urlsafe(48), repr=False)
     rest: RestServer | None = None
     uses: int = 0
-    xid: str = ""
 
     @classmethod
     def of(cls, server: PostgresServer, template: str) -> Copy:
@@ -91,13 +100,26 @@ class Copy:
         name = f"{template}_{uuid4().hex}"
         copy_database(server, name, template)
         keeper = psycopg.connect(server.superuser_dsn(name), autocommit=True)
-        return cls(server, name, keeper)
+        counting = _counting([table for table, _ in _tables(keeper)])
+        return cls(server, name, keeper, counting, _marked(keeper, counting))
 
     def served(self) -> RestServer:
         """The PostgREST in front of it, started when it is first wanted."""
         if self.rest is None:
             self.rest = RestServer.start(self.server.authenticator_dsn(self.name), self.jwt_secret)
         return self.rest
+
+    def marked(self) -> Mark:
+        """This moment."""
+        return _marked(self.keeper, self.counting)
+
+    def changed(self, since: Mark) -> set[str]:
+        """The tables with other rows than then, the catalog's too. An update leaves a newer row.
+
+        A table that is new shows as a change of the catalog.
+        """
+        counted = self.keeper.execute(self.counting.encode(), (since.xid,), prepare=True)
+        return {name for name, rows, newer in counted if newer or rows != since.counts[name]}
 
     def drop(self) -> None:
         """It and its PostgREST are gone."""
@@ -115,26 +137,17 @@ def copy_database(server: PostgresServer, name: str, template: str) -> None:
 
 
 @dataclass(frozen=True)
-class Template:
-    """What a template holds. counts: its rows by table, those of the catalog too."""
+class Content:
+    """What the tables of a template hold."""
 
-    counts: dict[str, int]
-    count: str
     rows: dict[str, bytes]
     sequences: list[tuple[str, int, bool]]
 
     @classmethod
-    def read(cls, admin: Admin) -> Template:
+    def read(cls, admin: Admin) -> Content:
         """As an unused copy has it."""
-        tables = _tables(admin)
-        count = _counting([name for name, _ in tables])
-        counted = admin.execute(count.encode(), (None,), prepare=True)
-        return cls(
-            {name: rows for name, rows, _ in counted},
-            count,
-            {name: _read(admin, name) for name, is_catalog in tables if not is_catalog},
-            _sequences(admin),
-        )
+        tables = [name for name, is_catalog in _tables(admin) if not is_catalog]
+        return cls({name: _read(admin, name) for name in tables}, _sequences(admin))
 
 
 class Copies:
@@ -143,7 +156,7 @@ class Copies:
     def __init__(self, server: PostgresServer, template: str) -> None:
         self._server = server
         self._name = template
-        self._template: Template | None = None
+        self._content: Content | None = None
         self._free: list[Copy] = []
 
     @contextmanager
@@ -162,50 +175,50 @@ class Copies:
 
     def _new(self) -> Copy:
         copy = Copy.of(self._server, self._name)
-        self._template = self._template or Template.read(copy.keeper)
-        copy.xid = _current_xid(copy.keeper)
+        self._content = self._content or Content.read(copy.keeper)
         return copy
 
     def _take_back(self, copy: Copy) -> None:
-        assert self._template is not None
+        assert self._content is not None
         copy.uses += 1
         try:
-            _restore(copy, self._template)
+            _restore(copy, self._content)
         except (Spoilt, psycopg.Error):
             copy.drop()
         else:
             self._free.append(copy)
 
 
-def _restore(copy: Copy, template: Template) -> None:
+def _restore(copy: Copy, content: Content) -> None:
     """Make a used copy as the template is. Raises Spoilt, psycopg.Error: that cannot be."""
     admin = copy.keeper
     _wait_until_idle(admin)
-    changed = _changed(admin, template, copy.xid)
-    if copy.uses == MOST_USES or not changed <= template.rows.keys():
+    changed = copy.changed(copy.fresh)
+    if copy.uses == MOST_USES or not changed <= content.rows.keys():
         raise Spoilt
     with admin.transaction():
         admin.execute("set local session_replication_role = replica; set local lock_timeout = '2s'")
         for table in changed:
-            _write(admin, table, template.rows[table])
-        for sequence in template.sequences:
+            _write(admin, table, content.rows[table])
+        for sequence in content.sequences:
             admin.execute("select setval(%s, %s, %s)", sequence)
-        copy.xid = _current_xid(admin)
+        # Its rows are counted already: they are as many as they were.
+        copy.fresh = Mark(_current_xid(admin), copy.fresh.counts)
 
 
 def _current_xid(admin: Admin) -> str:
     return str(_value(admin, "select pg_current_xact_id()::xid::text"))
 
 
+def _marked(admin: Admin, counting: str) -> Mark:
+    xid = _current_xid(admin)
+    counted = admin.execute(counting.encode(), (xid,), prepare=True)
+    return Mark(xid, {name: rows for name, rows, _ in counted})
+
+
 def _tables(admin: Admin) -> list[tuple[str, bool]]:
     """Every table, and whether it is one of the catalog's."""
     return admin.execute(TABLES, (list(NOT_COMPARED),)).fetchall()
-
-
-def _changed(admin: Admin, template: Template, xid: str) -> set[str]:
-    """The tables with other rows than the template. An update leaves a newer row."""
-    counted = admin.execute(template.count.encode(), (xid,), prepare=True)
-    return {name for name, rows, newer in counted if newer or rows != template.counts[name]}
 
 
 def _counting(tables: list[str]) -> str:
