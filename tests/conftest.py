@@ -1,7 +1,7 @@
 """Real PostgreSQL, real PostgREST, the real client: a database of its own for every test.
 
-One server per session. pytest-postgresql makes a template once and copies it for each test. The
-copies of the two that most tests want, and the PostgREST in front of each, are used again.
+One server per session. pytest-postgresql makes each template once. A copy of it, and the PostgREST
+in front of that, is used again by the next test once its rows are put back.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from psycopg.rows import dict_row, tuple_row
+from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 from pytest_postgresql import factories
 
@@ -122,7 +122,6 @@ clocked_template = factories.postgresql_noproc(
     depends_on="cluster", dbname="clocked", load=[_load_clocked_project]
 )
 bare_admin = factories.postgresql("bare_template")
-sample_admin = factories.postgresql("sample_template")
 
 
 def _as_postgres(server: PostgresServer, admin: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
@@ -142,13 +141,33 @@ def bare_db(
         yield connection
 
 
+@pytest.fixture(scope="session")
+def sample_copies(
+    postgres_server: PostgresServer, sample_template: SimpleNamespace
+) -> Iterator[Copies]:
+    """The sample project without ours, as often as tests want it."""
+    with closing(Copies(postgres_server, sample_template.template_dbname)) as copies:
+        yield copies
+
+
 @pytest.fixture
-def sample_db(
-    postgres_server: PostgresServer, sample_admin: psycopg.Connection[Any]
-) -> Iterator[psycopg.Connection[Any]]:
+def sample_copy(sample_copies: Copies) -> Iterator[Copy]:
+    """The database of a test's own."""
+    with sample_copies.lent() as copy:
+        yield copy
+
+
+@pytest.fixture
+def sample_admin(sample_copy: Copy) -> Iterator[psycopg.Connection[Any]]:
+    """The sample project without ours, as the superuser."""
+    with sample_copy.connected(sample_copy.server.superuser_dsn) as connection:
+        yield connection
+
+
+@pytest.fixture
+def sample_db(sample_copy: Copy) -> Iterator[psycopg.Connection[Any]]:
     """The sample project without ours, as role postgres."""
-    with _as_postgres(postgres_server, sample_admin) as connection:
-        connection.row_factory = tuple_row
+    with sample_copy.connected(sample_copy.server.dsn) as connection:
         yield connection
 
 
@@ -182,16 +201,15 @@ def project_copy(request: pytest.FixtureRequest) -> Iterator[Copy]:
 @pytest.fixture
 def project_admin(project_copy: Copy) -> Iterator[psycopg.Connection[Any]]:
     """The sample project with ours, as the superuser."""
-    with psycopg.connect(project_copy.server.superuser_dsn(project_copy.name)) as connection:
-        connection.autocommit = True
+    with project_copy.connected(project_copy.server.superuser_dsn) as connection:
         yield connection
 
 
 @pytest.fixture
 def project_db(project_copy: Copy) -> Iterator[psycopg.Connection[Any]]:
     """The sample project with ours, as role postgres."""
-    dsn = project_copy.server.dsn(project_copy.name)
-    with psycopg.connect(dsn, autocommit=True, row_factory=dict_row) as connection:
+    with project_copy.connected(project_copy.server.dsn) as connection:
+        connection.row_factory = dict_row
         yield connection
 
 
@@ -281,12 +299,13 @@ def shared_copy(project_copies: Copies) -> Iterator[Copy]:
 @pytest.fixture(scope="module")
 def shared_project(shared_copy: Copy) -> Iterator[Project]:
     """A sample project for those tests of a module that change nothing: see `nothing_changes`."""
-    server, name, jwt_secret = shared_copy.server, shared_copy.name, shared_copy.jwt_secret
+    server, jwt_secret = shared_copy.server, shared_copy.jwt_secret
     with (
-        psycopg.connect(server.dsn(name), autocommit=True, row_factory=dict_row) as db,
-        psycopg.connect(server.superuser_dsn(name), autocommit=True) as admin,
+        shared_copy.connected(server.dsn) as db,
+        shared_copy.connected(server.superuser_dsn) as admin,
         _behind_gateway(shared_copy.served(), jwt_secret, db, admin) as project,
     ):
+        db.row_factory = dict_row
         yield project
 
 

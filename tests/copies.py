@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -108,6 +108,10 @@ class Copy:
         if self.rest is None:
             self.rest = RestServer.start(self.server.authenticator_dsn(self.name), self.jwt_secret)
         return self.rest
+
+    def connected(self, dsn: Callable[[str], str]) -> Admin:
+        """A connection of whoever logs in with this of the server's."""
+        return psycopg.connect(dsn(self.name), autocommit=True)
 
     def marked(self) -> Mark:
         """This moment."""
