@@ -163,9 +163,9 @@ def db(project_db: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
 
 
 @pytest.fixture
-def still(db: psycopg.Connection[Any]) -> DatabaseClock:
+def still(clock: DatabaseClock) -> DatabaseClock:
     """A clock that moves only when a test moves it."""
-    return DatabaseClock(db)
+    return clock
 
 
 @pytest.fixture
