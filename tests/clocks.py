@@ -22,8 +22,10 @@ class DatabaseClock:
     """Reads and moves the clock of one test's database."""
 
     def __init__(self, db: psycopg.Connection[Any]) -> None:
+        """Install the clock unless the database has it already."""
         self._db = db
-        db.execute(TEST_CLOCK)
+        if not db.execute("select from pg_class where relname = 'test_clock'").rowcount:
+            db.execute(TEST_CLOCK)
 
     def now(self) -> datetime:
         """The moment that the database sees."""

@@ -1,6 +1,7 @@
 """Real PostgreSQL, real PostgREST, the real client: a database of its own for every test.
 
-One server a session; pytest-postgresql makes a template once and a copy of it for each test.
+One server per session. pytest-postgresql makes each template once. A copy of it, and the PostgREST
+in front of that, is used again by the next test once its rows are put back.
 """
 
 from __future__ import annotations
@@ -8,8 +9,11 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import ssl
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +21,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from psycopg.rows import dict_row, tuple_row
+from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 from pytest_postgresql import factories
 
@@ -28,11 +32,20 @@ from backfill.stack_keys import ApiKeys, mint_user_token
 from backfill.stack_servers import PostgresServer, RestServer
 from tests.clocks import DatabaseClock
 from tests.commands import Shell
+from tests.copies import Copies, Copy
 from tests.supabase_cli import cli_home, cli_script
 
 __all__ = ["cli_home", "cli_script"]  # fixtures of another module
 
 SERVER: dict[str, PostgresServer] = {}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _certificates_read_once() -> Iterator[None]:
+    """Every client reads the authorities' certificates anew, which takes it 50 ms."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssl, "create_default_context", cache(ssl.create_default_context))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -90,6 +103,12 @@ def _load_project(*, dbname: str, **_: Any) -> None:
     sample.load(SERVER["it"].dsn(dbname), "seed")
 
 
+def _load_clocked_project(*, dbname: str, **_: Any) -> None:
+    _load_project(dbname=dbname)
+    with psycopg.connect(SERVER["it"].dsn(dbname), autocommit=True) as connection:
+        DatabaseClock(connection)
+
+
 bare_template = factories.postgresql_noproc(
     depends_on="cluster", dbname="bare", load=[_load_platform]
 )
@@ -99,9 +118,10 @@ sample_template = factories.postgresql_noproc(
 project_template = factories.postgresql_noproc(
     depends_on="cluster", dbname="project", load=[_load_project]
 )
+clocked_template = factories.postgresql_noproc(
+    depends_on="cluster", dbname="clocked", load=[_load_clocked_project]
+)
 bare_admin = factories.postgresql("bare_template")
-sample_admin = factories.postgresql("sample_template")
-project_admin = factories.postgresql("project_template")
 
 
 def _as_postgres(server: PostgresServer, admin: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
@@ -121,22 +141,75 @@ def bare_db(
         yield connection
 
 
+@pytest.fixture(scope="session")
+def sample_copies(
+    postgres_server: PostgresServer, sample_template: SimpleNamespace
+) -> Iterator[Copies]:
+    """The sample project without ours, as often as tests want it."""
+    with closing(Copies(postgres_server, sample_template.template_dbname)) as copies:
+        yield copies
+
+
 @pytest.fixture
-def sample_db(
-    postgres_server: PostgresServer, sample_admin: psycopg.Connection[Any]
-) -> Iterator[psycopg.Connection[Any]]:
-    """The sample project without ours, as role postgres."""
-    with _as_postgres(postgres_server, sample_admin) as connection:
-        connection.row_factory = tuple_row
+def sample_copy(sample_copies: Copies) -> Iterator[Copy]:
+    """The database of a test's own."""
+    with sample_copies.lent() as copy:
+        yield copy
+
+
+@pytest.fixture
+def sample_admin(sample_copy: Copy) -> Iterator[psycopg.Connection[Any]]:
+    """The sample project without ours, as the superuser."""
+    with sample_copy.connected(sample_copy.server.superuser_dsn) as connection:
         yield connection
 
 
 @pytest.fixture
-def project_db(
-    postgres_server: PostgresServer, project_admin: psycopg.Connection[Any]
-) -> Iterator[psycopg.Connection[Any]]:
+def sample_db(sample_copy: Copy) -> Iterator[psycopg.Connection[Any]]:
+    """The sample project without ours, as role postgres."""
+    with sample_copy.connected(sample_copy.server.dsn) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def project_copies(
+    postgres_server: PostgresServer, project_template: SimpleNamespace
+) -> Iterator[Copies]:
+    """The sample project with ours, as often as tests want it."""
+    with closing(Copies(postgres_server, project_template.template_dbname)) as copies:
+        yield copies
+
+
+@pytest.fixture(scope="session")
+def clocked_copies(
+    postgres_server: PostgresServer, clocked_template: SimpleNamespace
+) -> Iterator[Copies]:
+    """The same on a clock that stands still."""
+    with closing(Copies(postgres_server, clocked_template.template_dbname)) as copies:
+        yield copies
+
+
+@pytest.fixture
+def project_copy(request: pytest.FixtureRequest) -> Iterator[Copy]:
+    """The database of a test's own: on the shared clock if the test asks for `clock`."""
+    wanted = "clocked_copies" if "clock" in request.fixturenames else "project_copies"
+    copies: Copies = request.getfixturevalue(wanted)
+    with copies.lent() as copy:
+        yield copy
+
+
+@pytest.fixture
+def project_admin(project_copy: Copy) -> Iterator[psycopg.Connection[Any]]:
+    """The sample project with ours, as the superuser."""
+    with project_copy.connected(project_copy.server.superuser_dsn) as connection:
+        yield connection
+
+
+@pytest.fixture
+def project_db(project_copy: Copy) -> Iterator[psycopg.Connection[Any]]:
     """The sample project with ours, as role postgres."""
-    with _as_postgres(postgres_server, project_admin) as connection:
+    with project_copy.connected(project_copy.server.dsn) as connection:
+        connection.row_factory = dict_row
         yield connection
 
 
@@ -206,32 +279,68 @@ class Project:
 
 @pytest.fixture
 def project(
-    postgres_server: PostgresServer,
+    project_copy: Copy,
     project_db: psycopg.Connection[Any],
     project_admin: psycopg.Connection[Any],
 ) -> Iterator[Project]:
     """A sample project of the test's own, behind PostgREST and the gateway."""
-    with _served(postgres_server, project_db, project_admin) as served:
-        yield served
+    rest, jwt_secret = project_copy.served(), project_copy.jwt_secret
+    with _behind_gateway(rest, jwt_secret, project_db, project_admin) as project:
+        yield project
 
 
+@pytest.fixture(scope="module")
+def shared_copy(project_copies: Copies) -> Iterator[Copy]:
+    """The database of those tests of a module that change nothing."""
+    with project_copies.lent() as copy:
+        yield copy
+
+
+@pytest.fixture(scope="module")
+def shared_project(shared_copy: Copy) -> Iterator[Project]:
+    """A sample project for those tests of a module that change nothing: see `nothing_changes`."""
+    server, jwt_secret = shared_copy.server, shared_copy.jwt_secret
+    with (
+        shared_copy.connected(server.dsn) as db,
+        shared_copy.connected(server.superuser_dsn) as admin,
+        _behind_gateway(shared_copy.served(), jwt_secret, db, admin) as project,
+    ):
+        db.row_factory = dict_row
+        yield project
+
+
+@pytest.fixture
+def nothing_changes(shared_copy: Copy) -> Iterator[None]:
+    """After the test every table, the catalog's too, holds the rows that it held before."""
+    before = shared_copy.marked()
+    yield
+    assert shared_copy.changed(before) == set()
+
+
+@contextmanager
+def _behind_gateway(
+    rest: RestServer,
+    jwt_secret: str,
+    db: psycopg.Connection[Any],
+    admin: psycopg.Connection[Any],
+) -> Iterator[Project]:
+    keys = ApiKeys.new(jwt_secret)
+    with gateway_in_thread(rest.url, keys) as gateway:
+        yield Project(gateway.url, rest.url, keys, jwt_secret, db, admin, gateway)
+
+
+@contextmanager
 def _served(
     server: PostgresServer, db: psycopg.Connection[Any], admin: psycopg.Connection[Any]
-) -> Any:
-    from contextlib import contextmanager
-
-    @contextmanager
-    def serve() -> Iterator[Project]:
-        jwt_secret = secrets.token_urlsafe(48)
-        keys = ApiKeys.new(jwt_secret)
-        rest = RestServer.start(server.authenticator_dsn(db.info.dbname), jwt_secret)
-        try:
-            with gateway_in_thread(rest.url, keys) as gateway:
-                yield Project(gateway.url, rest.url, keys, jwt_secret, db, admin, gateway)
-        finally:
-            rest.stop()
-
-    return serve()
+) -> Iterator[Project]:
+    """A database that is not one of the copies, behind a PostgREST of its own."""
+    jwt_secret = secrets.token_urlsafe(48)
+    rest = RestServer.start(server.authenticator_dsn(db.info.dbname), jwt_secret)
+    try:
+        with _behind_gateway(rest, jwt_secret, db, admin) as project:
+            yield project
+    finally:
+        rest.stop()
 
 
 @pytest.fixture
@@ -242,9 +351,9 @@ def bf(project: Project) -> Iterator[backfill.Backfill]:
 
 
 @pytest.fixture
-def clock(project: Project) -> DatabaseClock:
+def clock(project_db: psycopg.Connection[Any]) -> DatabaseClock:
     """A clock that client and database share and that moves only when somebody sleeps."""
-    return DatabaseClock(project.db)
+    return DatabaseClock(project_db)
 
 
 @pytest.fixture

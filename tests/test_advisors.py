@@ -12,7 +12,7 @@ import pytest
 import backfill
 from backfill.stack_servers import PostgresServer
 from tests.conftest import Project
-from tests.seed import SEED
+from tests.seed import REHEARSED
 from tests.supabase_cli import run_cli
 
 Connection = psycopg.Connection[Any]
@@ -84,7 +84,7 @@ def _is_ours(finding: dict[str, Any]) -> bool:
 @pytest.fixture
 def worked(project: Project, bf: backfill.Backfill) -> Project:
     """A project after a plan, an approval, the work, a verification and an undo."""
-    plan = bf.plan(**{**SEED, "throttle_per_minute": 6000})
+    plan = bf.plan(**{**REHEARSED, "throttle_per_minute": 6000})
     project.approve(plan)
     assert bf.apply(plan.run_id).is_complete
     assert bf.verify(plan.run_id).verdict == "pass"

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from psycopg.rows import scalar_row
 from psycopg.types.json import Jsonb
+from pytest_postgresql import factories
 
 import backfill
 from backfill.stack_servers import PostgresServer
@@ -543,23 +544,24 @@ def test_a_plan_for_another_environment_is_refused(project: Project, bf: backfil
     assert refused.value.code == "OB008"
 
 
+# Copied by the test in its turn, so nobody else may be connected to it.
+original_admin = factories.postgresql("project_template")
+
+
 def test_a_copy_of_the_database_does_not_run_what_was_approved_in_the_original(
-    postgres_server: PostgresServer,
-    project_db: psycopg.Connection[Any],
-    project_admin: psycopg.Connection[Any],
+    postgres_server: PostgresServer, original_admin: psycopg.Connection[Any]
 ) -> None:
     """Approved on one server, applied on another: the digest names the database."""
-    project_db.row_factory = scalar_row
-    run = project_db.execute("select public.backfill_open(%s)", (Jsonb(UNHURRIED),)).fetchone()
-    while not project_db.execute("select public.backfill_collect(%s)", (run,)).fetchone():
-        pass
-    project_db.execute("select public.backfill_seal(%s)", (run,))
-    project_db.execute(
-        "select public.backfill_approve(run_id, digest, 'Ada') from public.backfill_runs"
-    )
-    original, copy = project_db.info.dbname, f"copy_{uuid4().hex}"
-    project_db.close()
-    project_admin.close()
+    original, copy = original_admin.info.dbname, f"copy_{uuid4().hex}"
+    original_admin.close()
+    with psycopg.connect(postgres_server.dsn(original), row_factory=scalar_row) as db:
+        run = db.execute("select public.backfill_open(%s)", (Jsonb(UNHURRIED),)).fetchone()
+        while not db.execute("select public.backfill_collect(%s)", (run,)).fetchone():
+            pass
+        db.execute("select public.backfill_seal(%s)", (run,))
+        db.execute(
+            "select public.backfill_approve(run_id, digest, 'Ada') from public.backfill_runs"
+        )
     postgres_server.create_database(copy, template=original)
     states = []
     try:

@@ -16,7 +16,7 @@ from tests.clocks import DatabaseClock
 from tests.conftest import Project
 from tests.edge import declare, prism_over_edge
 from tests.scorers import misbehave
-from tests.seed import CANDIDATES, SEED
+from tests.seed import CANDIDATES, REHEARSED, SEED
 from tests.throttling import Start, most_in_a_minute
 
 BULK: dict[str, Any] = {**SEED, "throttle_per_minute": None, "batch_size": 20, "mode": "bulk"}
@@ -123,7 +123,7 @@ def test_a_scorer_that_is_too_slow_in_bulk_is_called_one_by_one(
         " for each row execute function public.wait()"
     )
     project.reload()
-    plan = timed.plan(**BULK, rehearse=0)
+    plan = timed.plan(**BULK)
     project.approve(plan)
     project.db.execute("insert into public.slow values (%s)", (slow,))
     try:
@@ -156,7 +156,7 @@ def test_two_runs_over_the_same_sessions_score_each_once(
     project: Project, bf: backfill.Backfill, other: str
 ) -> None:
     """Whoever comes second looks again under the lease, and skips; so does one in direct mode."""
-    plans = [bf.plan(**{**BULK, "mode": mode}, rehearse=0) for mode in ("bulk", other)]
+    plans = [bf.plan(**{**BULK, "mode": mode}) for mode in ("bulk", other)]
     for plan in plans:
         project.approve(plan)
     with ThreadPoolExecutor(2) as pool:
@@ -177,7 +177,7 @@ def test_a_pause_waits_for_the_calls_under_way_and_no_other(
     project: Project, bf: backfill.Backfill
 ) -> None:
     """While calls in bulk go on a pause gets its turn; after it nothing is written."""
-    plan = bf.plan(**BULK, rehearse=0)
+    plan = bf.plan(**BULK)
     project.approve(plan)
     heard: list[str] = []
 
@@ -311,7 +311,7 @@ def test_failures_in_bulk_before_a_resume_are_not_counted_after_it(project: Proj
 def test_a_call_in_bulk_meets_the_same_gate(project: Project, bf: backfill.Backfill) -> None:
     """Before the approval, in direct mode, after the function has changed: nothing is written."""
     direct = bf.plan(**{**BULK, "mode": "direct"})
-    plan = bf.plan(**BULK, rehearse=0)
+    plan = bf.plan(**BULK)
     for run_id in (direct.run_id, plan.run_id):
         assert _bulk(project, run_id) == {"look": True}
     project.approve(plan)
@@ -350,7 +350,7 @@ def test_a_mode_is_direct_or_bulk(project: Project, bf: backfill.Backfill) -> No
 
 def test_a_plan_says_what_each_mode_would_take(bf: backfill.Backfill) -> None:
     """Both times are from what the rehearsal measured; with a throttle neither is the clock."""
-    direct = bf.plan(**{**BULK, "mode": "direct"})
+    direct = bf.plan(**{**BULK, "mode": "direct", "rehearse": None})
     found = {c.name: c.detail for c in direct.checks}
     said = (
         r"direct: about ([\d.]+) s call by call, ([\d.]+) s in bulk, of which one call is made at"
@@ -360,7 +360,7 @@ def test_a_plan_says_what_each_mode_would_take(bf: backfill.Backfill) -> None:
     would_matter = float(told[2]) * 2 < float(told[1])
     command = f"backfill plan --like {direct.run_id} --mode bulk --batch-size 500"
     assert (command in found["mode"]) == would_matter
-    assert "mode" not in {c.name for c in bf.plan(**SEED).checks}
+    assert "mode" not in {c.name for c in bf.plan(**REHEARSED).checks}
 
 
 def test_a_batch_in_bulk_is_a_call_so_that_it_is_large_without_a_throttle(
@@ -368,9 +368,9 @@ def test_a_batch_in_bulk_is_a_call_so_that_it_is_large_without_a_throttle(
 ) -> None:
     """500 sessions unless asked for otherwise; with a throttle as ever."""
     asked = {name: value for name, value in BULK.items() if name != "batch_size"}
-    assert bf.plan(**asked, rehearse=0).request["batch_size"] == 500
+    assert bf.plan(**asked).request["batch_size"] == 500
     paced = {**asked, "throttle_per_minute": 20}
-    assert bf.plan(**paced, rehearse=0).request["batch_size"] == 5
+    assert bf.plan(**paced).request["batch_size"] == 5
 
 
 def test_the_mode_is_part_of_the_digest(bf: backfill.Backfill) -> None:

@@ -9,7 +9,7 @@ import backfill
 from tests.conftest import Project
 from tests.seed import CANARY, SEED
 
-FAST = {**SEED, "throttle_per_minute": 60_000, "batch_size": 20, "rehearse": 0}
+FAST = {**SEED, "throttle_per_minute": 60_000, "batch_size": 20}
 # The sample's scorer is copied aside; the new one spoils the scores of one session.
 SPOILED = """
 create or replace function public.score_fc_session(session_id uuid, version text, basis text)

@@ -20,6 +20,8 @@ from backfill.generating import index_sql, target_sql
 from backfill.stack_servers import PostgresServer
 from tests import verbs
 from tests.conftest import SERVER
+from tests.copies import copy_database
+from tests.whole import examples
 
 Db = psycopg.Connection[Any]
 # What trips a quoting that is nearly right, beside whatever else a name may hold.
@@ -284,13 +286,15 @@ ALIASED = Library(
 
 @example(library=ALIASED)
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(40, at_a_push=12),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(library=LIBRARIES)
 def test_a_project_of_any_names_and_types_lives(template: str, library: Library) -> None:
     """Quotes, reserved words, other alphabets, our own aliases; keys and dates of any type."""
     server, name = SERVER["it"], f"weird_{uuid4().hex}"
-    server.create_database(name, template)
+    copy_database(server, name, template)
     try:
         with psycopg.connect(server.dsn(name), autocommit=True, row_factory=dict_row) as db:
             make(db, library)

@@ -15,7 +15,7 @@ from tests import verbs
 from tests.clocks import DatabaseClock
 from tests.conftest import Project
 from tests.edge import SILENT, TROUBLED, declare, prism_over_edge, served
-from tests.seed import SEED
+from tests.seed import REHEARSED, SEED
 
 
 @pytest.fixture(params=["exact", "inferred"])
@@ -74,7 +74,7 @@ def test_a_plan_says_what_nobody_could_measure(
     over_edge: Project, bf: backfill.Backfill, receipts: Receipts, asked: dict[str, Any]
 ) -> None:
     """A function outside the database has no definition in it, and no rehearsal."""
-    plan = bf.plan(**SEED, **asked)
+    plan = bf.plan(**REHEARSED, **asked)
     seen = marks(plan)
     assert seen["Edge Function score_prism"] == (
         "warn", "version 1, as declared: not measured, the database does not hold it",

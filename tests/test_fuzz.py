@@ -20,9 +20,10 @@ from backfill.requesting import PARAMETERS as ALL
 from tests import verbs
 from tests.conftest import Project
 from tests.seed import SEED
+from tests.whole import examples
 
 Json = Any
-EXAMPLES = 150
+EXAMPLES = examples(150, at_a_push=40)
 FUNCTIONS = """
 select p.proname as name, coalesce((
   select jsonb_object_agg(p.proargnames[a.place], format_type(a.type, null))

@@ -23,9 +23,9 @@ def db(project_db: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
 
 
 @pytest.fixture
-def still(db: psycopg.Connection[Any]) -> DatabaseClock:
+def still(clock: DatabaseClock) -> DatabaseClock:
     """A clock that moves only when a test moves it."""
-    return DatabaseClock(db)
+    return clock
 
 
 def pending_priority(db: psycopg.Connection[Any], run_id: str) -> list[str]:

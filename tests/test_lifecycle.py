@@ -7,12 +7,12 @@ import pytest
 import backfill
 from tests.clocks import DatabaseClock
 from tests.conftest import Project
-from tests.seed import SEED
+from tests.seed import REHEARSED
 
 
 def test_the_seed_plan_is_measured_from_the_database(bf: backfill.Backfill) -> None:
     """39 / 13 / 39 / 13, categories 13 and 26, 52 writes, nine batches 15 s apart."""
-    shown = bf.plan(**SEED).as_dict()
+    shown = bf.plan(**REHEARSED).as_dict()
     candidates = shown["candidates"]
     assert (
         candidates["total"],
@@ -31,7 +31,7 @@ def test_the_whole_way_keeps_the_throttle_and_ends_verified(
     project: Project, timed: backfill.Backfill, clock: DatabaseClock
 ) -> None:
     """At 20 a minute the seed takes 120 s on the clock and writes its 52 rows."""
-    plan = timed.plan(**SEED)
+    plan = timed.plan(**REHEARSED)
     project.approve(plan)
     began = clock.now()
     outcome = timed.apply(plan.run_id)
@@ -50,7 +50,7 @@ def test_the_whole_way_keeps_the_throttle_and_ends_verified(
 
 def test_apply_before_approval_writes_nothing(project: Project, bf: backfill.Backfill) -> None:
     """The run halts until somebody approves it."""
-    plan = bf.plan(**SEED)
+    plan = bf.plan(**REHEARSED)
     before = project.value("select count(*) from public.fc_scores")
     with pytest.raises(backfill.ApprovalNeeded, match="awaiting approval"):
         bf.apply(plan.run_id)
@@ -62,7 +62,7 @@ def test_an_approval_that_ran_out_is_not_used(
     project: Project, timed: backfill.Backfill, clock: DatabaseClock
 ) -> None:
     """A plan approved long ago may no longer be wanted: the run expires."""
-    plan = timed.plan(**SEED)
+    plan = timed.plan(**REHEARSED)
     project.approve(plan)
     clock.advance(7 * 24 * 3600)
     with pytest.raises(backfill.ApprovalExpired):

@@ -20,7 +20,7 @@ from tests.browser import running_browser
 from tests.commands import Shell
 from tests.conftest import Project
 from tests.scorers import misbehave
-from tests.seed import CANDIDATES, SEED
+from tests.seed import CANDIDATES, REHEARSED, SEED
 
 FAST: dict[str, Any] = {**SEED, "throttle_per_minute": 600, "batch_size": 5}
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> \"'&lt; `</code><b>bold</b>`"
@@ -72,7 +72,7 @@ def is_wider_than_the_screen(tab: Page) -> bool:
 def waiting(project: Project, shell: Shell, tmp_path: Path) -> tuple[Path, backfill.Plan]:
     """The page of a plan that waits for approval, as the command line writes it."""
     with project.connect() as bf:
-        plan = bf.plan(**SEED)
+        plan = bf.plan(**REHEARSED)
     file = tmp_path / "plan.html"
     assert shell("show", plan.run_id, "--html", str(file)).out.strip() == str(file)
     return file, plan
@@ -132,7 +132,7 @@ def test_afterwards_it_shows_what_happened(
     victims = [row["session_id"] for row in project.rows(CANDIDATES)[:3]]
     misbehave(project.db, {"fail": victims[:2], "nothing": victims[2:]})
     project.reload()
-    plan = timed.plan(**{**FAST, "rehearse": 0})
+    plan = timed.plan(**FAST)
     project.approve(plan)
     timed.apply(plan.run_id)
     file = tmp_path / "run.html"
@@ -154,7 +154,7 @@ def test_nobody_gets_markup_into_the_page(
 ) -> None:
     """Names, reasons, errors and versions are text, in the charts too."""
     with project.connect() as bf:
-        plan = bf.plan(**SEED)
+        plan = bf.plan(**REHEARSED)
         full = bf.get(plan.run_id)
     rows = {"before": 1, "after": 2, "inserted": 1, "updated": 0, "deleted": 0}
     spoiled = replace(
@@ -192,7 +192,7 @@ def test_a_file_that_cannot_be_written_says_so(
 ) -> None:
     """Whole or not at all; the sentence names the file."""
     with project.connect() as bf:
-        plan = bf.plan(**{**SEED, "rehearse": 0})
+        plan = bf.plan(**SEED)
     refused = shell("show", plan.run_id, "--html", str(tmp_path / "none" / "plan.html"))
     assert refused.code == 2
     assert "plan.html could not be written: No such file" in refused.err
@@ -207,7 +207,7 @@ def test_without_the_extra_it_says_how_to_get_it(
     bf: backfill.Backfill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Everything else works without the drawing library."""
-    plan = bf.plan(**{**SEED, "rehearse": 0})
+    plan = bf.plan(**SEED)
     for name in ("backfill.rendering_page", "backfill.charts", "pygal"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.delattr(backfill, "charts")

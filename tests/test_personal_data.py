@@ -17,7 +17,7 @@ from backfill.faults import fault_of_api
 from tests.commands import Shell
 from tests.conftest import Project
 from tests.outsider import Outsider, running
-from tests.seed import CANARY, SEED
+from tests.seed import CANARY, REHEARSED
 
 SECRET = "Zq7SECRETanswer"
 SCORER = "public.score_fc_session(session_id uuid, version text, basis text)"
@@ -108,7 +108,7 @@ def test_an_error_that_carries_a_rows_content_is_kept_without_it(
     if code == "23514":
         project.db.execute(f"alter table public.fc_scores add {CHECK}".encode())
     replace_scorer(project, body)
-    plan = timed.plan(**SEED)
+    plan = timed.plan(**REHEARSED)
     project.approve(plan)
     events: list[backfill.Event] = []
     told = ""
@@ -127,7 +127,7 @@ def test_what_a_function_says_of_itself_is_kept_and_cut(
 ) -> None:
     """raise exception without a code is the author's own sentence, of at most 500 characters."""
     replace_scorer(project, "raise exception '%', repeat('no answers ', 100)")
-    plan = timed.plan(**SEED)
+    plan = timed.plan(**REHEARSED)
     project.approve(plan)
     with pytest.raises(backfill.Paused):
         timed.apply(plan.run_id)
@@ -273,7 +273,7 @@ def test_the_receipts_hash_in_the_chain_outlives_a_prune(
 ) -> None:
     """What prune empties is not what the chain swears to: verify goes on passing."""
     replace_scorer(project, f"{WRITE}; {WRITE}")
-    plan = timed.plan(**SEED)
+    plan = timed.plan(**REHEARSED)
     project.approve(plan)
     timed.apply(plan.run_id)
     assert Outsider(project).rpc("backfill_prune", run=plan.run_id)["emptied"] == 39

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -12,7 +13,7 @@ from psycopg.rows import dict_row
 from pytest_postgresql import factories
 
 from backfill.stack_servers import PostgresServer
-from tests.conftest import SERVER, _as_postgres, _load_project
+from tests.conftest import SERVER, _load_project
 
 Db = psycopg.Connection[Any]
 Node = dict[str, Any]
@@ -65,13 +66,16 @@ def _load_crowd(*, dbname: str, **_: Any) -> None:
 crowded_template = factories.postgresql_noproc(
     depends_on="cluster", dbname="crowded", load=[_load_project, _load_crowd]
 )
-crowded_admin = factories.postgresql("crowded_template")
 
 
 @pytest.fixture
-def crowded_db(postgres_server: PostgresServer, crowded_admin: Db) -> Iterator[Db]:
-    """A project of 100,000 sessions with ours, as role postgres."""
-    with _as_postgres(postgres_server, crowded_admin) as connection:
+def crowded_db(postgres_server: PostgresServer, crowded_template: SimpleNamespace) -> Iterator[Db]:
+    """A project of 100,000 sessions with ours, as role postgres. What a test does is taken back."""
+    dsn = postgres_server.dsn(crowded_template.template_dbname)
+    with (
+        psycopg.connect(dsn, autocommit=True, row_factory=dict_row) as connection,
+        connection.transaction(force_rollback=True),
+    ):
         yield connection
 
 

@@ -9,7 +9,7 @@ import pytest
 import backfill
 from tests.commands import Shell
 from tests.conftest import Project
-from tests.seed import SEED
+from tests.seed import REHEARSED
 
 MARKS = (
     "scoring calls",
@@ -149,7 +149,7 @@ def test_a_bad_scorer_shows_before_approval(
     project.db.execute(prepared.encode())
     replace_scorer(project, before, after)
     was = contents(project)
-    marks = marks_of(bf.plan(**SEED))
+    marks = marks_of(bf.plan(**REHEARSED))
     assert contents(project) == was
     for name in MARKS:
         status, detail = marks[name]
@@ -165,7 +165,7 @@ def test_a_bad_scorer_shows_before_approval(
 def test_a_good_scorer_is_said_to_be_good(project: Project, bf: backfill.Backfill) -> None:
     """Each mark is ok; columns that hold the transaction's time are named as not decidable."""
     was = contents(project)
-    plan = bf.plan(**SEED)
+    plan = bf.plan(**REHEARSED)
     marks = marks_of(plan)
     assert tuple(marks) == MARKS
     assert {status for status, _ in marks.values()} == {"ok"}
@@ -182,14 +182,14 @@ def test_the_sample_covers_every_category_and_the_priority_sessions(
     bf: backfill.Backfill,
 ) -> None:
     """With room for few, a category that would fail is not left out."""
-    two = bf.plan(**SEED, rehearse=2).rehearsal
-    five = bf.plan(**SEED).rehearsal
-    all_of_them = bf.plan(**SEED, rehearse=10).rehearsal
+    two = bf.plan(**REHEARSED, rehearse=2).rehearsal
+    five = bf.plan(**REHEARSED).rehearsal
+    all_of_them = bf.plan(**REHEARSED, rehearse=10).rehearsal
     assert two is not None
     assert five is not None
     assert all_of_them is not None
     assert {s.category for s in two.sessions} == {"fc_scores", "profile+fc_scores"}
-    assert {s.session_id[:8] for s in five.sessions} >= set(SEED["priority"])
+    assert {s.session_id[:8] for s in five.sessions} >= set(REHEARSED["priority"])
     assert len(five.sessions) == 5
     kinds = [(s.category, s.phase) for s in all_of_them.sessions]
     assert sorted(kinds) == sorted(
@@ -201,7 +201,7 @@ def test_the_sample_covers_every_category_and_the_priority_sessions(
 
 def test_rows_before_and_after_are_counted(bf: backfill.Backfill) -> None:
     """By table, over the sessions of the sample; each call's time is told."""
-    seen = bf.plan(**SEED).rehearsal
+    seen = bf.plan(**REHEARSED).rehearsal
     assert seen is not None
     missing_profile = sum(s.category == "profile+fc_scores" for s in seen.sessions)
     assert seen.rows["fc_scores"] == {
@@ -239,7 +239,7 @@ def test_a_rehearsal_keeps_within_the_throttle_and_out_of_production(
         project.db.execute(
             f"update public.backfill_settings set {settings} where only_row".encode()
         )
-    plan = bf.plan(**SEED | request_)
+    plan = bf.plan(**REHEARSED | request_)
     rehearsed = plan.rehearsal.sessions if plan.rehearsal else ()
     assert len(rehearsed) == sessions
     if not sessions:
@@ -249,13 +249,13 @@ def test_a_rehearsal_keeps_within_the_throttle_and_out_of_production(
 
 def test_running_runs_leave_less_room_to_rehearse(project: Project, bf: backfill.Backfill) -> None:
     """The project's bound counts them together."""
-    first = bf.plan(**SEED)
+    first = bf.plan(**REHEARSED)
     project.approve(first)
     project.value("select public.backfill_start(%s, 'w')", first.run_id)
     project.db.execute(
         b"update public.backfill_settings set max_throttle_per_minute = 24 where only_row"
     )
-    second = bf.plan(**SEED)
+    second = bf.plan(**REHEARSED)
     assert second.rehearsal is not None
     assert len(second.rehearsal.sessions) == 2
 
@@ -266,13 +266,13 @@ def test_a_number_to_rehearse_that_is_none_is_refused(
 ) -> None:
     """One sentence, and no run is left behind."""
     with pytest.raises(backfill.BadRequest, match="rehearse"):
-        bf.plan(**SEED, rehearse=given)
+        bf.plan(**REHEARSED, rehearse=given)
     assert project.value("select count(*) from public.backfill_runs") == 0
 
 
 def test_the_digest_does_not_know_of_the_rehearsal(bf: backfill.Backfill) -> None:
     """The same request on the same state gives the same digest, rehearsed or not."""
-    digests = {bf.plan(**SEED, rehearse=n).digest for n in (0, 2, 5)}
+    digests = {bf.plan(**REHEARSED, rehearse=n).digest for n in (0, 2, 5)}
     assert len(digests) == 1
 
 
@@ -281,7 +281,7 @@ def test_a_scorer_meets_the_search_path_of_the_api(project: Project, bf: backfil
     replace_scorer(
         project, before="perform from fc_scores as f where f.session_id = $1;", options=""
     )
-    assert marks_of(bf.plan(**SEED))["scoring calls"][0] == "ok"
+    assert marks_of(bf.plan(**REHEARSED))["scoring calls"][0] == "ok"
 
 
 def test_after_a_slow_session_no_other_is_rehearsed(
@@ -289,7 +289,7 @@ def test_after_a_slow_session_no_other_is_rehearsed(
 ) -> None:
     """Each would hold a connection up to the limit of a statement."""
     replace_scorer(project, "perform pg_sleep(60);")
-    plan = bf.plan(**SEED)
+    plan = bf.plan(**REHEARSED)
     assert plan.rehearsal is not None
     assert len(plan.rehearsal.sessions) == 1
 
@@ -298,24 +298,24 @@ def test_a_locked_row_is_waited_for_a_second_and_reported(
     project: Project, bf: backfill.Backfill
 ) -> None:
     """A rehearsal never stands in a queue in front of the project's own work."""
-    session_id = next(s for s in SEED["priority"])
+    session_id = next(s for s in REHEARSED["priority"])
     with project.db.transaction():
         project.db.execute(
             "select from public.assessment_sessions where starts_with(id::text, %s) for update",
             (session_id,),
         )
-        status, detail = marks_of(bf.plan(**SEED))["scoring calls"]
+        status, detail = marks_of(bf.plan(**REHEARSED))["scoring calls"]
     assert status == "fail"
     assert "55P03" in detail
 
 
 def test_a_session_under_lease_is_left_alone(project: Project, bf: backfill.Backfill) -> None:
     """Another run is scoring it; the plan says why it was not rehearsed."""
-    first = bf.plan(**SEED)
+    first = bf.plan(**REHEARSED)
     project.approve(first)
     project.value("select public.backfill_start(%s, 'w')", first.run_id)
     project.value("select public.backfill_claim(%s, gen_random_uuid(), 'w')", first.run_id)
-    second = bf.plan(**SEED, rehearse=2)
+    second = bf.plan(**REHEARSED, rehearse=2)
     assert second.rehearsal is None
     assert marks_of(second)["scoring calls"] == (
         "warn", "not rehearsed: another run is scoring it",
@@ -325,7 +325,7 @@ def test_a_session_under_lease_is_left_alone(project: Project, bf: backfill.Back
 def test_an_answer_without_a_row_is_no_effect(project: Project, bf: backfill.Backfill) -> None:
     """The calls came back well, and the row of the wanted version is not there."""
     replace_scorer(project, before="return jsonb_build_object('status', 'ok');")
-    status, detail = marks_of(bf.plan(**SEED))["scoring calls"]
+    status, detail = marks_of(bf.plan(**REHEARSED))["scoring calls"]
     assert status == "fail"
     assert "fc_scores: OB017 no effect" in detail
 
@@ -338,7 +338,7 @@ def test_a_row_of_another_session_is_refused_in_the_rehearsal_too(
         project,
         after="update public.profiles as p set type_code = 'XXXX' where p.session_id <> $1;",
     )
-    status, detail = marks_of(bf.plan(**SEED))["scoring calls"]
+    status, detail = marks_of(bf.plan(**REHEARSED))["scoring calls"]
     assert status == "fail"
     assert "OB018" in detail
 
@@ -347,7 +347,7 @@ def test_a_scratch_run_cannot_be_made_of_a_real_one(
     project: Project, bf: backfill.Backfill
 ) -> None:
     """Rows are kept for a rehearsal's own run alone, so that no contents stay."""
-    plan = bf.plan(**SEED)
+    plan = bf.plan(**REHEARSED)
     for call in ("seen_first(%s, '{}')", "seen_second(%s)", "seen_undone(%s)"):
         with pytest.raises(Exception, match="there is no rehearsal"):
             project.value(f"select backfill_private.{call}", plan.run_id)

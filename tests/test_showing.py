@@ -9,7 +9,7 @@ from tests import verbs
 from tests.commands import Shell
 from tests.conftest import Project
 from tests.scorers import misbehave
-from tests.seed import CANDIDATES, SEED
+from tests.seed import CANDIDATES, REHEARSED
 
 PLANNED = {
     "run_id", "state", "digest", "environment", "created_at", "request", "candidates", "categories",
@@ -32,7 +32,7 @@ def test_a_run_that_has_not_started_shows_its_plan_alone(
     project: Project, bf: backfill.Backfill, shell: Shell
 ) -> None:
     """Approved or not: no session can have become anything."""
-    plan = bf.plan(**SEED)
+    plan = bf.plan(**REHEARSED)
     answer = shown(shell, plan.run_id)
     assert answer == {**plan.as_dict(), "freshness": answer["freshness"]}
     assert answer["freshness"]["digest_matches"]
@@ -47,7 +47,7 @@ def test_a_started_run_shows_what_became_of_every_session(
     victim = project.rows(CANDIDATES)[0]["session_id"]
     misbehave(project.db, {"fail": [victim]})
     project.reload()
-    plan = timed.plan(**SEED)
+    plan = timed.plan(**REHEARSED)
     project.approve(plan)
     timed.apply(plan.run_id)
     answer = shown(shell, plan.run_id)
@@ -125,7 +125,7 @@ def test_a_run_that_has_not_started_has_no_rate(
     project: Project, bf: backfill.Backfill, shell: Shell
 ) -> None:
     """Nothing was measured: no rate of 0 and no time left; once it runs there is one."""
-    plan = bf.plan(**SEED)
+    plan = bf.plan(**REHEARSED)
     project.approve(plan)
     assert "sessions/min" not in shell("status", plan.run_id).out
     project.value("select public.backfill_start(%s, 'w')", plan.run_id)

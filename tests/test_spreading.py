@@ -40,7 +40,7 @@ def spread(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 def approved(project: Project, bf: backfill.Backfill) -> str:
     """A run to share."""
-    plan = bf.plan(**SHARED, rehearse=0)
+    plan = bf.plan(**SHARED)
     project.approve(plan)
     return plan.run_id
 
@@ -68,7 +68,7 @@ def test_processes_share_a_run(spread: Project, bf: backfill.Backfill) -> None:
 
 def test_what_a_shard_raises_is_raised(spread: Project, bf: backfill.Backfill) -> None:
     """A run that nobody approved is refused on every worker; the first refusal is raised."""
-    plan = bf.plan(**SHARED, rehearse=0)
+    plan = bf.plan(**SHARED)
     with ThreadPoolExecutor(2) as executor, pytest.raises(backfill.ApprovalNeeded):
         bf.apply(plan.run_id, executor=executor, shards=2)
 

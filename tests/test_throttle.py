@@ -21,6 +21,7 @@ from tests import verbs
 from tests.clocks import DatabaseClock
 from tests.seed import SEED
 from tests.throttling import MINUTE, Start, closest_batches, most_in_a_minute
+from tests.whole import examples
 
 LEASE = timedelta(seconds=60)
 A_MICROSECOND = timedelta(microseconds=1)
@@ -162,9 +163,9 @@ def db(project_db: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
 
 
 @pytest.fixture
-def still(db: psycopg.Connection[Any]) -> DatabaseClock:
+def still(clock: DatabaseClock) -> DatabaseClock:
     """A clock that moves only when a test moves it."""
-    return DatabaseClock(db)
+    return clock
 
 
 @pytest.fixture
@@ -173,7 +174,7 @@ def slate(project_admin: psycopg.Connection[Any], still: DatabaseClock) -> verbs
     return verbs.Slate(project_admin)
 
 
-@settings(EXAMPLES, max_examples=60)
+@settings(EXAMPLES, max_examples=examples(60, at_a_push=20))
 @given(
     pace=PACES,
     with_canary=st.booleans(),
@@ -209,7 +210,7 @@ def test_no_window_holds_more_starts_than_approved(
     assert closest_batches(crew.starts) * (throttle // batch) >= MINUTE
 
 
-@settings(EXAMPLES, max_examples=12)
+@settings(EXAMPLES, max_examples=examples(12, at_a_push=6))
 @given(pace=PACES, with_canary=st.booleans(), workers=st.integers(1, 3))
 def test_an_eager_crew_starts_every_session_within_the_planned_time(
     db: psycopg.Connection[Any],

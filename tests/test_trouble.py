@@ -22,9 +22,9 @@ def db(project_db: Connection) -> Connection:
 
 
 @pytest.fixture
-def still(db: Connection) -> DatabaseClock:
+def still(clock: DatabaseClock) -> DatabaseClock:
     """A clock that moves only when a test moves it."""
-    return DatabaseClock(db)
+    return clock
 
 
 class Crew:

@@ -10,7 +10,18 @@ from tests.commands import Shell
 from tests.conftest import Project
 from tests.seed import CANARY
 
-PLAN = ("plan", "--since", "2025-09-01", "--throttle", "60000", "--batch-size", "10", "--json")
+PLAN = (
+    "plan",
+    "--since",
+    "2025-09-01",
+    "--throttle",
+    "60000",
+    "--batch-size",
+    "10",
+    "--rehearse",
+    "0",
+    "--json",
+)
 SCOPE = ("--until", "2025-09-10")
 
 

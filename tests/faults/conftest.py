@@ -12,8 +12,28 @@ from backfill.stack_servers import PostgresServer
 from tests.faults.scenario import SESSIONS, Scene, Undisturbed
 from tests.faults.stack import Stack, disturb_nothing, make_template, scene_on
 from tests.faults.subjects import Scoring, subject
+from tests.whole import WHOLE, pair
 
 Prepared = Callable[[Scoring, int], tuple[str, Undisturbed]]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep a pair of subjects for each case, unless the whole is asked for."""
+    cases: dict[str, dict[str, pytest.Item]] = {}
+    for item in items:
+        if isinstance(item, pytest.Function) and "scoring" in item.fixturenames:
+            name, case = str(item.callspec.params["scoring"]), dict(item.callspec.indices)
+            del case["scoring"]
+            cases.setdefault(f"{item.path.name} {item.originalname} {case}", {})[name] = item
+    left_out = {
+        item
+        for case, by_subject in cases.items()
+        for name, item in by_subject.items()
+        if not WHOLE and name not in pair(case, by_subject)
+    }
+    config.hook.pytest_deselected(items=list(left_out))
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from backfill.stack_keys import ApiKeys
 from backfill.stack_processes import end_process
 from backfill.stack_servers import PostgresServer, RestServer
 from tests.conftest import Project
+from tests.copies import copy_database
 from tests.edge import served
 from tests.faults import measures
 from tests.faults.proxy import proxy_in_thread
@@ -76,7 +77,7 @@ def make_template(server: PostgresServer, sessions: int, subject: Subject) -> st
 def copied(server: PostgresServer, template: str) -> Iterator[Stack]:
     """A copy of the template, behind a PostgREST of its own."""
     name, jwt_secret = f"faults_{uuid4().hex}", secrets.token_urlsafe(48)
-    server.create_database(name, template)
+    copy_database(server, name, template)
     rest = RestServer.start(server.authenticator_dsn(name), jwt_secret)
     stack = Stack(server, name, rest, jwt_secret)
     try:

@@ -114,7 +114,7 @@ def documents() -> Subject:
         "documents",
         tables=("library.plain_texts", "library.embeddings"),
         key="document_id",
-        request={"since": "2025-08-01", "target": "documents"},
+        request={"since": "2025-08-01", "target": "documents", "rehearse": 0},
         writers={"plain_text": "clean_document", "embedding": "save_embedding"},
         arguments={
             "clean_document": ("document_id bigint, cleaner text", "$1, $2"),

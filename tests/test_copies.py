@@ -1,0 +1,99 @@
+"""What a test leaves behind does not reach the next one, although both may have one database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import psycopg
+import pytest
+
+from backfill.stack_servers import PostgresServer
+from tests import verbs
+from tests.copies import Copies, Copy
+
+CONTENT = """
+select table_schema || '.' || table_name as name, md5(query_to_xml(
+  format('select * from %I.%I as t order by t::text', table_schema, table_name),
+  true, false, '')::text) as rows
+from information_schema.tables
+where table_type = 'BASE TABLE' and table_schema not in ('pg_catalog', 'information_schema')
+order by 1
+"""
+NEXT_KEYS = "select schemaname, sequencename, last_value from pg_sequences order by 1, 2"
+# What a test may do to the catalog, and a copy does not get over.
+SPOILT = {
+    "a new table": "create table public.left_behind (id int)",
+    "a new function": "create function public.left_behind() returns int language sql as 'select 1'",
+    "another body": "create or replace function backfill_private.clock() returns timestamptz"
+    " language sql as 'select now()'",
+    "a right": "revoke execute on function public.backfill_pause from service_role",
+    "a right on PostgreSQL's own": "revoke execute on function pg_catalog.now from public",
+    "a trigger that is off": "alter table public.profiles disable trigger all",
+    "a comment": "comment on table public.profiles is 'left behind'",
+    "a default": "alter table public.profiles alter column created_at drop default",
+    "a policy": "create policy left_behind on public.profiles using (true)",
+    "a role's setting": "alter role authenticator in database {} set statement_timeout = '1s'",
+    "a dropped table": "drop table public.backfill_settings cascade",
+}
+
+
+@pytest.fixture
+def copies(postgres_server: PostgresServer, project_template: SimpleNamespace) -> Iterator[Copies]:
+    """Of the test's own."""
+    made = Copies(postgres_server, project_template.template_dbname)
+    yield made
+    made.close()
+
+
+def content(copy: Copy) -> list[object]:
+    """Every row, and what every sequence gives next."""
+    return [copy.keeper.execute(query.encode()).fetchall() for query in (CONTENT, NEXT_KEYS)]
+
+
+def test_rows_are_as_in_the_template_in_the_next_test(copies: Copies) -> None:
+    """Those that were added, changed and deleted; and keys are given from the start again."""
+    with copies.lent() as first:
+        before = content(first)
+        with psycopg.connect(first.server.dsn(first.name), autocommit=True) as db:
+            db.execute("update public.profiles set type_code = 'XXXX'")
+            db.execute("delete from public.fc_scores")
+        with psycopg.connect(
+            first.server.dsn(first.name), autocommit=True, row_factory=psycopg.rows.dict_row
+        ) as db:
+            verbs.claim(db, verbs.started(db))
+        assert content(first) != before
+    with copies.lent() as second:
+        assert second.name == first.name
+        assert content(second) == before
+
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_a_database_whose_catalog_a_test_changed_is_not_used_again(
+    copies: Copies, what: str
+) -> None:
+    """Nothing is put back there: the next test gets a new copy."""
+    with copies.lent() as first:
+        first.keeper.execute(SPOILT[what].replace("{}", f'"{first.name}"').encode())
+    with copies.lent() as second:
+        assert second.name != first.name
+
+
+def test_whoever_is_still_connected_does_not_reach_the_next_test(copies: Copies) -> None:
+    """A transaction that a test left open ends with the test."""
+    with copies.lent() as first:
+        forgotten = psycopg.connect(first.server.dsn(first.name))
+        forgotten.execute("delete from public.profiles")
+    with copies.lent(), pytest.raises(psycopg.OperationalError):
+        forgotten.execute("select 1")
+    forgotten.close()
+
+
+def test_a_change_shows_to_those_who_asked_for_none(copies: Copies) -> None:
+    """An update of one row is a change of its table, and reading is none of any."""
+    with copies.lent() as copy:
+        before = copy.marked()
+        copy.keeper.execute("select count(*) from public.profiles")
+        assert copy.changed(before) == set()
+        copy.keeper.execute("update public.backfill_settings set environment = environment")
+        assert copy.changed(before) == {"backfill_settings"}

@@ -1,0 +1,37 @@
+"""A push leaves out combinations and no case, and the same ones each time."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.whole import pair
+
+CASES = [f"case {number}" for number in range(60)]
+BY_SQL, BY_EDGE_FUNCTIONS = {"rpc", "documents"}, {"edge", "silent"}
+ALL = sorted(BY_SQL | BY_EDGE_FUNCTIONS)
+
+
+@pytest.mark.parametrize(
+    "subjects", [ALL, ["rpc", "edge", "documents"], ["rpc", "edge"]], ids=", ".join
+)
+def test_every_case_meets_one_that_sql_scores_and_one_that_edge_functions_score(
+    subjects: list[str],
+) -> None:
+    """Of those that it has."""
+    for case in CASES:
+        met = pair(case, subjects)
+        assert met <= set(subjects)
+        assert met & BY_SQL
+        assert met & BY_EDGE_FUNCTIONS
+
+
+@pytest.mark.parametrize("only", ALL)
+def test_a_case_with_one_subject_meets_it(only: str) -> None:
+    """It is not about the others, or somebody asked for this one by name."""
+    assert all(pair(case, [only]) == {only} for case in CASES)
+
+
+def test_every_subject_meets_a_third_of_the_cases_at_least() -> None:
+    """None is only met when everything is."""
+    met = [subject for case in CASES for subject in pair(case, ALL)]
+    assert min(met.count(subject) for subject in ALL) > len(CASES) / 3
