@@ -1,17 +1,17 @@
 """The SQL of a declared target: its declaration, the views that detect, the index that helps them.
 
-sqlglot builds the queries, so every name is quoted and every value a literal. What acts on a
-target, triggers and functions and policies, is generic SQL of the core that reads its rows.
+Templates are filled in, with names and values as sql_pieces writes them, and a parser reads back
+what was made. What acts on a target, triggers and functions and policies, is generic SQL of the
+core that reads its rows.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
-from sqlglot import exp
-
+from backfill import generating_templates as templates
 from backfill.declaring import Component, Declaration, Filter, Need
+from backfill.generating_check import as_meant
 from backfill.generating_comments import (
     candidate_comments,
     comments_sql,
@@ -22,67 +22,61 @@ from backfill.generating_comments import (
     too,
 )
 from backfill.models import Json
-from backfill.sql_pieces import (
-    as_sql,
-    cast_to,
-    column,
-    is_null,
-    literal,
-    name_of,
-    named,
-    quoted,
-    table_of,
-)
+from backfill.sql_pieces import WIDTH, fitted, json_text, literal, name_of, table_of
 
 PRIVATE = "backfill_private"
 
 
 def target_sql(declared: Declaration) -> str:
-    """The migration of a target: declare it, make its views anew, say who may read them."""
-    names, declaration = _view_names(declared), quoted(_json(declaration_of(declared)))
-    parts = [
-        f"-- Target {declared.target}, made from its declaration: backfill install --target FILE.",
-        "set local lock_timeout = '3s';",
-        f"select {PRIVATE}.declare_target({declaration}::jsonb);",
-        *_views(declared),
-        _rights(names),
-    ]
-    return "\n\n".join(parts) + "\n"
+    """The migration of a target: declare it, make its views anew, say who may read them.
+
+    Raises BadRequest if it does not read back as it is meant.
+    """
+    views = [name_of(*view) for view in _view_names(declared)]
+    standing, gaps, candidates, *missing, coverage = views
+    each = list(zip(declared.components, missing, strict=True))
+    comments = {
+        candidates: candidate_comments(declared),
+        **{view: missing_comments(declared, c) for c, view in each},
+        coverage: coverage_comments(declared),
+    }
+    script = templates.TARGET.format(
+        target=declared.target,
+        declaration=literal(json_text(declaration_of(declared))),
+        standing=standing,
+        gaps=gaps,
+        candidates=candidates,
+        coverage=coverage,
+        **_detection(declared),
+        candidate_comments=comments_sql(candidates, comments[candidates]),
+        missing="\n\n".join(
+            f"{_missing(declared, c, view, candidates)}\n\n{comments_sql(view, comments[view])}"
+            for c, view in each
+        ),
+        **_counts(declared),
+        coverage_comments=comments_sql(coverage, comments[coverage]),
+        rights="\n".join(_rights(view) for view in views),
+    )
+    kinds = dict.fromkeys(("create view", "revoke", "grant"), len(views))
+    said = sum(map(len, comments.values()))
+    return as_meant(declared, script, {"set": 1, "select": 1, "comment": said, **kinds})
 
 
 def index_sql(declared: Declaration) -> str:
-    """The index of detection, by itself: it is built beside writers."""
-    index = exp.Create(
-        this=exp.Index(
-            this=name_of(declared.index),
-            table=table_of(declared.table),
-            params=exp.IndexParameters(
-                columns=[exp.Ordered(this=exp.column(name_of(declared.date)), nulls_first=False)],
-                where=exp.Where(this=exp.and_(*_filters(declared, None)))
-                if declared.filters
-                else None,
-            ),
-        ),
-        kind="INDEX",
-        exists=True,
-        concurrently=True,
+    """The index of detection, by itself: it is built beside writers. Raises BadRequest."""
+    script = templates.INDEX.format(
+        target=declared.target,
+        index=name_of(declared.index),
+        source=table_of(declared.table),
+        date=name_of(declared.date),
+        where=_where([_filter(f) for f in declared.filters]),
     )
-    return (
-        f"-- The sessions of target {declared.target} by date: what detection reads. "
-        f"Everything works without it, slower.\n{as_sql(index)};\n"
-    )
+    return as_meant(declared, script, {"create index": 1})
 
 
 def declaration_of(declared: Declaration) -> dict[str, Json]:
     """A declaration as the database takes it: backfill_private.declare_target."""
     return declared.as_dict() | {"views": [".".join(n) for n in _view_names(declared)]}
-
-
-# The views --------------------------------------------------------------------------------------
-
-
-def _json(value: Json) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def _view_names(declared: Declaration) -> list[tuple[str, str]]:
@@ -96,256 +90,147 @@ def _view_names(declared: Declaration) -> list[tuple[str, str]]:
     ]
 
 
-def _views(declared: Declaration) -> list[str]:
-    standing, gaps, candidates, *missing, coverage = _view_names(declared)
-    return [
-        _view(standing, _standing(declared)),
-        _view(gaps, _gaps(declared, standing)),
-        _view(candidates, _candidates(declared, gaps)),
-        comments_sql(candidates, candidate_comments(declared)),
-        *(
-            piece
-            for name, component in zip(missing, declared.components, strict=True)
-            for piece in (
-                _view(name, _missing(declared, component, candidates)),
-                comments_sql(name, missing_comments(declared, component)),
-            )
-        ),
-        _view(coverage, _coverage(declared, standing)),
-        comments_sql(coverage, coverage_comments(declared)),
+# The views --------------------------------------------------------------------------------------
+
+
+def _detection(declared: Declaration) -> dict[str, str]:
+    """What the template of a target takes up to the candidates."""
+    flags = [f"g.{flag(c)}" for c in declared.components]
+    names = [f"case when g.{flag(c)} then {literal(c.name)} end" for c in declared.components]
+    lacks = _lacks(declared)
+    joins = [_join(declared, c, f"c{n}") for n, c in enumerate(declared.components, 1)]
+    return {
+        "key": name_of("s", declared.key),
+        "date": name_of("s", declared.date),
+        "lacks": ",\n  ".join(f"{lacks[c.name]} as {flag(c)}" for c in declared.components),
+        "excluded": _excluded(declared, lacks),
+        "source": table_of(declared.table),
+        "joins": "\n".join(joins),
+        "where": _where([_filter(f, "s") for f in declared.filters]),
+        "lacking_first": ",\n    ".join(names),
+        "lacking_last": ",\n    ".join(reversed(names)),
+        "flags": ",\n  ".join(flags),
+        "any_flag": "\n  or ".join(flags),
+    }
+
+
+def _missing(declared: Declaration, component: Component, view: str, candidates: str) -> str:
+    version = f"{_parameter(declared, component.version_parameter)} as wanted_version"
+    columns = [
+        "c.session_id",
+        "c.created_at",
+        *([] if component.any_version_counts else [version]),
+        *(f"c.{flag(o)} as {too(o)}" for o in declared.components if o != component),
     ]
-
-
-def _view(name: tuple[str, str], query: exp.Select) -> str:
-    return f"create view {as_sql(named(name))} with (security_invoker = true) as\n{as_sql(query)};"
-
-
-def _standing(declared: Declaration) -> exp.Select:
-    """Every selected session: what it lacks of the wanted versions, and why it cannot be scored."""
-    query = exp.select(
-        column("s", declared.key).as_("id"),
-        cast_to(column("s", declared.date), "timestamptz").as_("created_at"),
-        *(
-            is_null(column(f"c{place}", c.session)).as_(flag(c))
-            for place, c in enumerate(declared.components, 1)
-        ),
-        _excluded(declared).as_("excluded"),
-    ).from_(table_of(declared.table, "s"))
-    for place, component in enumerate(declared.components, 1):
-        alias = f"c{place}"
-        query = query.join(
-            _rows_of(declared, component, alias),
-            on=exp.and_(
-                column(alias, component.session).eq(column("s", declared.key)),
-                *([] if _is_folded(component) else _wanted(declared, component, alias)),
-            ),
-            join_type="left",
-        )
-    return query.where(*_filters(declared, "s")) if declared.filters else query
-
-
-def _is_folded(component: Component) -> bool:
-    """Whether a session may have several rows that count, which a join would multiply."""
-    return component.any_version_counts and component.version_column in component.key
-
-
-def _rows_of(declared: Declaration, component: Component, alias: str) -> exp.Expression:
-    if not _is_folded(component):
-        return table_of(component.table, alias)
-    rows = (
-        exp.select(column("r", component.session)).distinct().from_(table_of(component.table, "r"))
+    return templates.MISSING.format(
+        component=component.name,
+        view=view,
+        columns=",\n  ".join(columns),
+        candidates=candidates,
+        flag=flag(component),
     )
-    conditions = _wanted(declared, component, "r")
-    return (rows.where(*conditions) if conditions else rows).subquery(alias)
 
 
-def _wanted(declared: Declaration, component: Component, alias: str) -> list[exp.Expression]:
+def _counts(declared: Declaration) -> dict[str, str]:
+    """What the template takes of the daily coverage."""
+    flags, can_be = [f"s.{flag(c)}" for c in declared.components], "s.excluded is null"
+    counts = {flag(c): [f"s.{flag(c)}", can_be] for c in declared.components}
+    if len(flags) > 1:
+        counts[every(declared)] = [*flags, can_be]
+    complete = {"complete": [f"not {one}" for one in flags]}
+    return {
+        "counted": ",\n  ".join(f"d.{name}" for name in counts),
+        "counts": ",\n    ".join(_count(*one) for one in {**complete, **counts}.items()),
+    }
+
+
+def _count(name: str, conditions: Sequence[str]) -> str:
+    """How many rows meet the conditions, each on its own line unless all fit into one."""
+    flat = f"count(*) filter (where {' and '.join(conditions)}) as {name}"
+    if len(flat) < WIDTH - 4:
+        return flat
+    lines = "\n        and ".join(conditions)
+    return f"count(*) filter (\n      where {lines}\n    ) as {name}"
+
+
+def _rights(view: str) -> str:
+    revoke = fitted(f"revoke all on {view}", "from public, anon, authenticated, service_role;")
+    return f"{revoke}\ngrant select on {view} to service_role;"
+
+
+# Pieces of them ---------------------------------------------------------------------------------
+
+
+def _lacks(declared: Declaration) -> dict[str, str]:
+    """Component -> what is true of a session that lacks it."""
+    return {
+        c.name: f"{name_of(f'c{place}', c.session)} is null"
+        for place, c in enumerate(declared.components, 1)
+    }
+
+
+def _join(declared: Declaration, component: Component, alias: str) -> str:
+    rows, wanted = table_of(component.table), _wanted(declared, component, alias)
+    if component.any_version_counts and component.version_column in component.key:
+        rows, wanted = _folded_rows(declared, component), []
+    joined = f"{name_of(alias, component.session)} = {name_of('s', declared.key)}"
+    return templates.JOIN.format(
+        rows=rows, alias=alias, conditions="\n  and ".join([joined, *wanted])
+    )
+
+
+def _folded_rows(declared: Declaration, component: Component) -> str:
+    return templates.FOLDED_ROWS.format(
+        session=name_of("r", component.session),
+        table=table_of(component.table),
+        where=_where(_wanted(declared, component, "r"), margin="  "),
+    )
+
+
+def _wanted(declared: Declaration, component: Component, alias: str) -> list[str]:
     """What makes a row of the component's table count as present."""
-    versions = (
-        []
-        if component.any_version_counts
-        else [(component.version_column, component.version_parameter)]
-    )
+    wanted = sorted(component.matches.items())
+    if not component.any_version_counts:
+        wanted.insert(0, (component.version_column, component.version_parameter))
     # As text: a version or a kind may be of any type, and what a request names is a text.
-    return [
-        cast_to(column(alias, name), "text").eq(_parameter(declared, parameter))
-        for name, parameter in [*versions, *sorted(component.matches.items())]
-    ]
+    return [f"{name_of(alias, name)}::text = {_parameter(declared, of)}" for name, of in wanted]
 
 
-def _filters(declared: Declaration, alias: str | None) -> list[exp.Expression]:
-    return [_filter(f, alias) for f in declared.filters]
+def _where(conditions: Sequence[str], margin: str = "") -> str:
+    joined = f"\n{margin}  and ".join(conditions)
+    return f"\n{margin}where {joined}" if conditions else ""
 
 
-def _filter(given: Filter, alias: str | None) -> exp.Expression:
-    filtered = column(alias, given.column)
+def _filter(given: Filter, *alias: str) -> str:
+    column, values = name_of(*alias, given.column), [literal(v) for v in given.values]
     if given.is_null is not None:
-        return is_null(filtered) if given.is_null else exp.not_(is_null(filtered))
-    values = [literal(v) for v in given.values]
-    return filtered.isin(*values) if len(values) > 1 else filtered.eq(values[0])
+        return f"{column} is null" if given.is_null else f"not {column} is null"
+    return f"{column} in ({', '.join(values)})" if len(values) > 1 else f"{column} = {values[0]}"
 
 
-def _excluded(declared: Declaration) -> exp.Expression:
-    """Null where nothing is missing or all is there that scoring reads, else the reason.
-
-    The CASE keeps the counting to the sessions that lack something.
-    """
-    lacks = {
-        c.name: is_null(column(f"c{n}", c.session)) for n, c in enumerate(declared.components, 1)
-    }
-    case = exp.Case().when(exp.and_(*(exp.not_(x) for x in lacks.values())), exp.null())
-    for component, need in declared.all_needs:
-        few = _enough(declared, need)
-        concerned = few if component is None else exp.and_(lacks[component].copy(), few)
-        case = case.when(concerned, _reason(declared, need))
-    return case if len(case.args["ifs"]) > 1 else cast_to(exp.null(), "text")
-
-
-def _enough(declared: Declaration, need: Need) -> exp.Expression:
-    """Fewer rows than it takes, counted no further than that."""
-    least = cast_to(_parameter(declared, need.parameter), "bigint")
-    rows = (
-        _needed(declared, need)
-        .select(exp.Literal.number(1).as_("one"))
-        .limit(exp.paren(least.copy()))
-    )
-    counted = exp.select(exp.Count(this=exp.Star())).from_(rows.subquery("enough"))
-    return exp.LT(this=counted.subquery(), expression=least)
-
-
-def _reason(declared: Declaration, need: Need) -> exp.Func:
-    counted = _needed(declared, need).select(exp.Count(this=exp.Star()))
-    sentence = f"%s {need.name.replace('%', '%%')}, at least %s needed"
-    return exp.func(
-        "format", literal(sentence), counted.subquery(), _parameter(declared, need.parameter)
-    )
-
-
-def _needed(declared: Declaration, need: Need) -> exp.Select:
-    return (
-        exp.Select()
-        .from_(table_of(need.table, "n"))
-        .where(column("n", need.column).eq(column("s", declared.key)))
-    )
-
-
-def _gaps(declared: Declaration, standing: tuple[str, str]) -> exp.Select:
-    """Those that lack something, as planning reads them."""
-    missing = [exp.Case().when(column("g", flag(c)), literal(c.name)) for c in declared.components]
-    return (
-        exp.select(
-            cast_to(column("g", "id"), "text").as_("session_id"),
-            column("g", "created_at").as_("session_at"),
-            _present(missing).as_("components"),
-            column("g", "excluded"),
-            *(column("g", flag(c)) for c in declared.components),
-        )
-        .from_(named(standing, "g"))
-        .where(exp.or_(*(column("g", flag(c)) for c in declared.components)))
-    )
-
-
-def _present(values: Iterable[exp.Expression]) -> exp.Func:
-    return exp.func(
-        "array_remove", cast_to(exp.Array(expressions=list(values)), "text[]"), exp.null()
-    )
-
-
-def _candidates(declared: Declaration, gaps: tuple[str, str]) -> exp.Select:
-    names = [
-        exp.Case().when(column("g", flag(c)), literal(c.name))
-        for c in reversed(declared.components)
+def _excluded(declared: Declaration, lacks: Mapping[str, str]) -> str:
+    """Null if nothing is missing or all is there that scoring reads, else the reason."""
+    reasons = [
+        _reason(declared, need, f"{lacks[component]}\n      and " if component else "")
+        for component, need in declared.all_needs
     ]
-    return (
-        exp.select(
-            column("g", "session_id"),
-            exp.func("array_to_string", _present(names), literal("+")).as_("category"),
-            column("g", "session_at").as_("created_at"),
-            *(column("g", flag(c)) for c in declared.components),
-        )
-        .from_(named(gaps, "g"))
-        .where(is_null(column("g", "excluded")))
+    if not reasons:
+        return "null::text"
+    nothing = "\n      and ".join(f"not {condition}" for condition in lacks.values())
+    return templates.EXCLUDED.format(lacks_nothing=nothing, reasons="\n    ".join(reasons))
+
+
+def _reason(declared: Declaration, need: Need, lacks_it: str) -> str:
+    return templates.REASON.format(
+        lacks_it=lacks_it,
+        table=table_of(need.table),
+        column=name_of("n", need.column),
+        key=name_of("s", declared.key),
+        least=_parameter(declared, need.parameter),
+        sentence=literal(f"%s {need.name.replace('%', '%%')}, at least %s needed"),
     )
 
 
-def _missing(
-    declared: Declaration, component: Component, candidates: tuple[str, str]
-) -> exp.Select:
-    wanted = (
-        []
-        if component.any_version_counts
-        else [_parameter(declared, component.version_parameter).as_("wanted_version")]
-    )
-    return (
-        exp.select(
-            column("c", "session_id"),
-            column("c", "created_at"),
-            *wanted,
-            *(column("c", flag(o)).as_(too(o)) for o in declared.components if o != component),
-        )
-        .from_(named(candidates, "c"))
-        .where(column("c", flag(component)))
-    )
-
-
-def _coverage(declared: Declaration, standing: tuple[str, str]) -> exp.Select:
-    """By UTC day, and the share of the sessions that can be scored and lack nothing."""
-    flags = [column("s", flag(c)) for c in declared.components]
-    can_be = is_null(column("s", "excluded"))
-    day = cast_to(exp.AtTimeZone(this=column("s", "created_at"), zone=literal("UTC")), "date")
-    counts: dict[str, exp.Condition | None] = {
-        "completed": None,
-        "complete": exp.and_(*(exp.not_(f.copy()) for f in flags)),
-        **{
-            flag(c): exp.and_(lacks.copy(), can_be.copy())
-            for c, lacks in zip(declared.components, flags, strict=True)
-        },
-        **({every(declared): exp.and_(*flags, can_be.copy())} if len(flags) > 1 else {}),
-        "excluded": exp.not_(can_be.copy()),
-    }
-    by_day = (
-        exp.select(day.as_("day"), *(_count(where).as_(name) for name, where in counts.items()))
-        .from_(named(standing, "s"))
-        .group_by(exp.Literal.number(1))
-    )
-    scorable = exp.func(
-        "nullif",
-        exp.paren(exp.Sub(this=column("d", "completed"), expression=column("d", "excluded"))),
-        exp.Literal.number(0),
-    )
-    share = exp.Div(this=cast_to(column("d", "complete"), "numeric"), expression=scorable)
-    return (
-        exp.select(
-            column("d", "day"),
-            *(column("d", name) for name in counts),
-            exp.func("round", share, exp.Literal.number(4)).as_("coverage"),
-        )
-        .from_(by_day.subquery("d"))
-        .order_by(exp.Ordered(this=column("d", "day"), nulls_first=False))
-    )
-
-
-def _count(where: exp.Condition | None) -> exp.Expression:
-    counted = exp.Count(this=exp.Star())
-    return exp.Filter(this=counted, expression=exp.Where(this=where)) if where else counted
-
-
-def _parameter(declared: Declaration, name: str) -> exp.Expression:
+def _parameter(declared: Declaration, name: str) -> str:
     """What a request says of a parameter; a query of its own, so that it is asked once."""
-    asked = exp.Dot(
-        this=name_of(PRIVATE),
-        expression=exp.Anonymous(
-            this="parameter", expressions=[literal(declared.target), literal(name)]
-        ),
-    )
-    return exp.select(asked).subquery()
-
-
-def _rights(names: Sequence[tuple[str, str]]) -> str:
-    """For service_role and the SQL editor only: an ordinary user would see rows as missing."""
-    views = ", ".join(as_sql(named(n)) for n in names)
-    return (
-        "-- Under row level security an ordinary user would see present rows as missing.\n"
-        f"revoke all on {views}\nfrom public, anon, authenticated, service_role;\n"
-        f"grant select on {views}\nto service_role;"
-    )
+    return f"(select {PRIVATE}.parameter({literal(declared.target)}, {literal(name)}))"

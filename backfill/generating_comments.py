@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from backfill.coverage import all_missing_name
 from backfill.declaring import Component, Declaration
-from backfill.sql_pieces import as_sql, name_of, named, quoted
+from backfill.sql_pieces import fitted, literal, name_of
 
 
 def flag(component: Component) -> str:
@@ -75,12 +77,12 @@ def coverage_comments(declared: Declaration) -> dict[str, str]:
     }
 
 
-def comments_sql(name: tuple[str, str], comments: dict[str, str]) -> str:
-    """The statements that keep these comments."""
-    view = as_sql(named(name))
+def comments_sql(view: str, comments: Mapping[str, str]) -> str:
+    """The statements that keep these comments. view: its name as SQL writes it."""
     return "\n".join(
-        f"comment on column {view}.{as_sql(name_of(column))} is {quoted(text)};"
-        if column
-        else f"comment on view {view} is {quoted(text)};"
+        fitted(
+            f"comment on column {view}.{name_of(column)}" if column else f"comment on view {view}",
+            f"is {literal(text)};",
+        )
         for column, text in comments.items()
     )

@@ -9,14 +9,7 @@ select backfill_private.declare_target('{
     "table": "assessment_sessions",
     "key": "id",
     "date": "created_at",
-    "filters": [
-      {
-        "column": "status",
-        "values": [
-          "completed"
-        ]
-      }
-    ],
+    "filters": [{"column": "status", "values": ["completed"]}],
     "needs": [
       {
         "name": "responses",
@@ -37,55 +30,34 @@ select backfill_private.declare_target('{
     ],
     "index": "backfill_completed_sessions"
   },
-  "defaults": {
-    "basis": "functions",
-    "min_responses": 1,
-    "min_fc_responses": 1
-  },
+  "defaults": {"basis": "functions", "min_responses": 1, "min_fc_responses": 1},
   "components": [
     {
       "component": "fc_scores",
       "schema": "public",
       "table": "fc_scores",
       "session": "session_id",
-      "key": [
-        "session_id",
-        "version",
-        "fc_kind"
-      ],
+      "key": ["session_id", "version", "fc_kind"],
       "version_column": "version",
       "version": "v1.2",
       "version_parameter": "fc_version",
       "any_version_counts": false,
-      "matches": {
-        "fc_kind": "basis"
-      },
+      "matches": {"fc_kind": "basis"},
       "transport": "rpc",
       "function": "public.score_fc_session(uuid,text,text)",
       "function_version": null,
       "receipts": "exact",
-      "arguments": {
-        "session_id": "session_id",
-        "version": "fc_version",
-        "basis": "basis"
-      },
+      "arguments": {"session_id": "session_id", "version": "fc_version", "basis": "basis"},
       "helpers": [],
       "needs_first": [],
-      "score_ranges": {
-        "scores_json": [
-          0,
-          100
-        ]
-      }
+      "score_ranges": {"scores_json": [0, 100]}
     },
     {
       "component": "profile",
       "schema": "public",
       "table": "profiles",
       "session": "session_id",
-      "key": [
-        "session_id"
-      ],
+      "key": ["session_id"],
       "version_column": "results_version",
       "version": "v1.2.1",
       "version_parameter": "engine_version",
@@ -95,14 +67,9 @@ select backfill_private.declare_target('{
       "function": "public.score_prism(uuid,text)",
       "function_version": null,
       "receipts": "exact",
-      "arguments": {
-        "session_id": "session_id",
-        "engine_version": "engine_version"
-      },
+      "arguments": {"session_id": "session_id", "engine_version": "engine_version"},
       "helpers": [],
-      "needs_first": [
-        "fc_scores"
-      ],
+      "needs_first": ["fc_scores"],
       "score_ranges": {}
     }
   ],
@@ -116,227 +83,189 @@ select backfill_private.declare_target('{
   ]
 }'::jsonb);
 
-create view "backfill_private"."prism_standing" with (security_invoker = true) as
-SELECT
-  "s"."id" AS "id",
-  CAST("s"."created_at" AS TIMESTAMPTZ) AS "created_at",
-  "c1"."session_id" IS NULL AS "missing_fc_scores",
-  "c2"."session_id" IS NULL AS "missing_profile",
-  CASE
-    WHEN NOT "c1"."session_id" IS NULL AND NOT "c2"."session_id" IS NULL
-    THEN NULL
-    WHEN (
-      SELECT
-        COUNT(*)
-      FROM (
-        SELECT
-          1 AS "one"
-        FROM "public"."assessment_responses" AS "n"
-        WHERE
-          "n"."session_id" = "s"."id"
-        LIMIT (
-          CAST((
-            SELECT
-              "backfill_private".parameter('prism', 'min_responses')
-          ) AS BIGINT)
-        )
-      ) AS "enough"
-    ) < CAST((
-      SELECT
-        "backfill_private".parameter('prism', 'min_responses')
-    ) AS BIGINT)
-    THEN FORMAT(
+-- Every selected session: what it lacks of the wanted versions, and why it cannot be scored.
+create view backfill_private.prism_standing with (security_invoker = true) as
+select
+  s.id as id,
+  s.created_at::timestamptz as created_at,
+  c1.session_id is null as missing_fc_scores,
+  c2.session_id is null as missing_profile,
+  case
+    when
+      not c1.session_id is null
+      and not c2.session_id is null
+    then null
+    when
+      (
+        select count(*)
+        from (
+          select 1 as one
+          from public.assessment_responses as n
+          where n.session_id = s.id
+          limit (select backfill_private.parameter('prism', 'min_responses'))::bigint
+        ) as enough
+      ) < (select backfill_private.parameter('prism', 'min_responses'))::bigint
+    then format(
       '%s responses, at least %s needed',
       (
-        SELECT
-          COUNT(*)
-        FROM "public"."assessment_responses" AS "n"
-        WHERE
-          "n"."session_id" = "s"."id"
+        select count(*)
+        from public.assessment_responses as n
+        where n.session_id = s.id
       ),
-      (
-        SELECT
-          "backfill_private".parameter('prism', 'min_responses')
-      )
+      (select backfill_private.parameter('prism', 'min_responses'))
     )
-    WHEN "c1"."session_id" IS NULL
-    AND (
-      SELECT
-        COUNT(*)
-      FROM (
-        SELECT
-          1 AS "one"
-        FROM "public"."fc_responses" AS "n"
-        WHERE
-          "n"."session_id" = "s"."id"
-        LIMIT (
-          CAST((
-            SELECT
-              "backfill_private".parameter('prism', 'min_fc_responses')
-          ) AS BIGINT)
-        )
-      ) AS "enough"
-    ) < CAST((
-      SELECT
-        "backfill_private".parameter('prism', 'min_fc_responses')
-    ) AS BIGINT)
-    THEN FORMAT(
+    when
+      c1.session_id is null
+      and (
+        select count(*)
+        from (
+          select 1 as one
+          from public.fc_responses as n
+          where n.session_id = s.id
+          limit (select backfill_private.parameter('prism', 'min_fc_responses'))::bigint
+        ) as enough
+      ) < (select backfill_private.parameter('prism', 'min_fc_responses'))::bigint
+    then format(
       '%s forced-choice responses, at least %s needed',
       (
-        SELECT
-          COUNT(*)
-        FROM "public"."fc_responses" AS "n"
-        WHERE
-          "n"."session_id" = "s"."id"
+        select count(*)
+        from public.fc_responses as n
+        where n.session_id = s.id
       ),
-      (
-        SELECT
-          "backfill_private".parameter('prism', 'min_fc_responses')
-      )
+      (select backfill_private.parameter('prism', 'min_fc_responses'))
     )
-  END AS "excluded"
-FROM "public"."assessment_sessions" AS "s"
-LEFT JOIN "public"."fc_scores" AS "c1"
-  ON "c1"."session_id" = "s"."id"
-  AND CAST("c1"."version" AS TEXT) = (
-    SELECT
-      "backfill_private".parameter('prism', 'fc_version')
-  )
-  AND CAST("c1"."fc_kind" AS TEXT) = (
-    SELECT
-      "backfill_private".parameter('prism', 'basis')
-  )
-LEFT JOIN "public"."profiles" AS "c2"
-  ON "c2"."session_id" = "s"."id"
-WHERE
-  "s"."status" = 'completed';
+  end as excluded
+from public.assessment_sessions as s
+left join public.fc_scores as c1
+  on c1.session_id = s.id
+  and c1.version::text = (select backfill_private.parameter('prism', 'fc_version'))
+  and c1.fc_kind::text = (select backfill_private.parameter('prism', 'basis'))
+left join public.profiles as c2
+  on c2.session_id = s.id
+where s.status = 'completed';
 
-create view "backfill_private"."prism_gaps" with (security_invoker = true) as
-SELECT
-  CAST("g"."id" AS TEXT) AS "session_id",
-  "g"."created_at" AS "session_at",
-  ARRAY_REMOVE(
-    CAST(ARRAY[
-      CASE WHEN "g"."missing_fc_scores" THEN 'fc_scores' END,
-      CASE WHEN "g"."missing_profile" THEN 'profile' END
-    ] AS TEXT[]),
-    NULL
-  ) AS "components",
-  "g"."excluded",
-  "g"."missing_fc_scores",
-  "g"."missing_profile"
-FROM "backfill_private"."prism_standing" AS "g"
-WHERE
-  "g"."missing_fc_scores" OR "g"."missing_profile";
+-- Those that lack something, as planning reads them.
+create view backfill_private.prism_gaps with (security_invoker = true) as
+select
+  g.id::text as session_id,
+  g.created_at as session_at,
+  array_remove(array[
+    case when g.missing_fc_scores then 'fc_scores' end,
+    case when g.missing_profile then 'profile' end
+  ]::text[], null) as components,
+  g.excluded,
+  g.missing_fc_scores,
+  g.missing_profile
+from backfill_private.prism_standing as g
+where g.missing_fc_scores
+  or g.missing_profile;
 
-create view "public"."backfill_candidates" with (security_invoker = true) as
-SELECT
-  "g"."session_id",
-  ARRAY_TO_STRING(
-    ARRAY_REMOVE(
-      CAST(ARRAY[
-        CASE WHEN "g"."missing_profile" THEN 'profile' END,
-        CASE WHEN "g"."missing_fc_scores" THEN 'fc_scores' END
-      ] AS TEXT[]),
-      NULL
-    ),
-    '+'
-  ) AS "category",
-  "g"."session_at" AS "created_at",
-  "g"."missing_fc_scores",
-  "g"."missing_profile"
-FROM "backfill_private"."prism_gaps" AS "g"
-WHERE
-  "g"."excluded" IS NULL;
+-- Those of them that can be scored.
+create view public.backfill_candidates with (security_invoker = true) as
+select
+  g.session_id,
+  array_to_string(array_remove(array[
+    case when g.missing_profile then 'profile' end,
+    case when g.missing_fc_scores then 'fc_scores' end
+  ]::text[], null), '+') as category,
+  g.session_at as created_at,
+  g.missing_fc_scores,
+  g.missing_profile
+from backfill_private.prism_gaps as g
+where g.excluded is null;
 
-comment on view "public"."backfill_candidates" is 'Sessions of target prism that lack fc_scores or profile and can be scored.';
-comment on column "public"."backfill_candidates"."session_id" is 'The session.';
-comment on column "public"."backfill_candidates"."created_at" is 'When the session was created: the date that decides everywhere.';
-comment on column "public"."backfill_candidates"."category" is 'What it lacks, the last derived first, joined by +.';
-comment on column "public"."backfill_candidates"."missing_fc_scores" is 'It has no fc_scores of the wanted version.';
-comment on column "public"."backfill_candidates"."missing_profile" is 'It has no profile of any version.';
+comment on view public.backfill_candidates
+  is 'Sessions of target prism that lack fc_scores or profile and can be scored.';
+comment on column public.backfill_candidates.session_id is 'The session.';
+comment on column public.backfill_candidates.created_at
+  is 'When the session was created: the date that decides everywhere.';
+comment on column public.backfill_candidates.category is 'What it lacks, the last derived first, joined by +.';
+comment on column public.backfill_candidates.missing_fc_scores is 'It has no fc_scores of the wanted version.';
+comment on column public.backfill_candidates.missing_profile is 'It has no profile of any version.';
 
-create view "public"."backfill_missing_fc_scores" with (security_invoker = true) as
-SELECT
-  "c"."session_id",
-  "c"."created_at",
-  (
-    SELECT
-      "backfill_private".parameter('prism', 'fc_version')
-  ) AS "wanted_version",
-  "c"."missing_profile" AS "profile_missing_too"
-FROM "public"."backfill_candidates" AS "c"
-WHERE
-  "c"."missing_fc_scores";
+-- Those of them that lack fc_scores.
+create view public.backfill_missing_fc_scores with (security_invoker = true) as
+select
+  c.session_id,
+  c.created_at,
+  (select backfill_private.parameter('prism', 'fc_version')) as wanted_version,
+  c.missing_profile as profile_missing_too
+from public.backfill_candidates as c
+where c.missing_fc_scores;
 
-comment on view "public"."backfill_missing_fc_scores" is 'Candidates without fc_scores.';
-comment on column "public"."backfill_missing_fc_scores"."session_id" is 'The session.';
-comment on column "public"."backfill_missing_fc_scores"."created_at" is 'When the session was created: the date that decides everywhere.';
-comment on column "public"."backfill_missing_fc_scores"."wanted_version" is 'The version that is wanted, from backfill_targets.';
-comment on column "public"."backfill_missing_fc_scores"."profile_missing_too" is 'It lacks profile as well.';
+comment on view public.backfill_missing_fc_scores is 'Candidates without fc_scores.';
+comment on column public.backfill_missing_fc_scores.session_id is 'The session.';
+comment on column public.backfill_missing_fc_scores.created_at
+  is 'When the session was created: the date that decides everywhere.';
+comment on column public.backfill_missing_fc_scores.wanted_version
+  is 'The version that is wanted, from backfill_targets.';
+comment on column public.backfill_missing_fc_scores.profile_missing_too is 'It lacks profile as well.';
 
-create view "public"."backfill_missing_profiles" with (security_invoker = true) as
-SELECT
-  "c"."session_id",
-  "c"."created_at",
-  "c"."missing_fc_scores" AS "fc_scores_missing_too"
-FROM "public"."backfill_candidates" AS "c"
-WHERE
-  "c"."missing_profile";
+-- Those of them that lack profile.
+create view public.backfill_missing_profiles with (security_invoker = true) as
+select
+  c.session_id,
+  c.created_at,
+  c.missing_fc_scores as fc_scores_missing_too
+from public.backfill_candidates as c
+where c.missing_profile;
 
-comment on view "public"."backfill_missing_profiles" is 'Candidates without profile.';
-comment on column "public"."backfill_missing_profiles"."session_id" is 'The session.';
-comment on column "public"."backfill_missing_profiles"."created_at" is 'When the session was created: the date that decides everywhere.';
-comment on column "public"."backfill_missing_profiles"."fc_scores_missing_too" is 'It lacks fc_scores as well.';
+comment on view public.backfill_missing_profiles is 'Candidates without profile.';
+comment on column public.backfill_missing_profiles.session_id is 'The session.';
+comment on column public.backfill_missing_profiles.created_at
+  is 'When the session was created: the date that decides everywhere.';
+comment on column public.backfill_missing_profiles.fc_scores_missing_too is 'It lacks fc_scores as well.';
 
-create view "public"."backfill_daily_coverage" with (security_invoker = true) as
-SELECT
-  "d"."day",
-  "d"."completed",
-  "d"."complete",
-  "d"."missing_fc_scores",
-  "d"."missing_profile",
-  "d"."missing_both",
-  "d"."excluded",
-  ROUND(
-    CAST("d"."complete" AS DECIMAL) / NULLIF((
-      "d"."completed" - "d"."excluded"
-    ), 0),
-    4
-  ) AS "coverage"
-FROM (
-  SELECT
-    CAST("s"."created_at" AT TIME ZONE 'UTC' AS DATE) AS "day",
-    COUNT(*) AS "completed",
-    COUNT(*) FILTER(WHERE
-      NOT "s"."missing_fc_scores" AND NOT "s"."missing_profile") AS "complete",
-    COUNT(*) FILTER(WHERE
-      "s"."missing_fc_scores" AND "s"."excluded" IS NULL) AS "missing_fc_scores",
-    COUNT(*) FILTER(WHERE
-      "s"."missing_profile" AND "s"."excluded" IS NULL) AS "missing_profile",
-    COUNT(*) FILTER(WHERE
-      "s"."missing_fc_scores" AND "s"."missing_profile" AND "s"."excluded" IS NULL) AS "missing_both",
-    COUNT(*) FILTER(WHERE
-      NOT "s"."excluded" IS NULL) AS "excluded"
-  FROM "backfill_private"."prism_standing" AS "s"
-  GROUP BY
-    1
-) AS "d"
-ORDER BY
-  "d"."day";
+-- By UTC day, and the share of the sessions that can be scored and lack nothing.
+create view public.backfill_daily_coverage with (security_invoker = true) as
+select
+  d.day,
+  d.completed,
+  d.complete,
+  d.missing_fc_scores,
+  d.missing_profile,
+  d.missing_both,
+  d.excluded,
+  round(d.complete::numeric / nullif(d.completed - d.excluded, 0), 4) as coverage
+from (
+  select
+    (s.created_at at time zone 'UTC')::date as day,
+    count(*) as completed,
+    count(*) filter (where not s.missing_fc_scores and not s.missing_profile) as complete,
+    count(*) filter (where s.missing_fc_scores and s.excluded is null) as missing_fc_scores,
+    count(*) filter (where s.missing_profile and s.excluded is null) as missing_profile,
+    count(*) filter (where s.missing_fc_scores and s.missing_profile and s.excluded is null) as missing_both,
+    count(*) filter (where not s.excluded is null) as excluded
+  from backfill_private.prism_standing as s
+  group by 1
+) as d
+order by d.day;
 
-comment on view "public"."backfill_daily_coverage" is 'Sessions of target prism by UTC day, and what share of those that can be scored lacks nothing.';
-comment on column "public"."backfill_daily_coverage"."day" is 'UTC day on which the sessions were created.';
-comment on column "public"."backfill_daily_coverage"."completed" is 'Sessions of that day.';
-comment on column "public"."backfill_daily_coverage"."complete" is 'Of these, those that lack nothing.';
-comment on column "public"."backfill_daily_coverage"."missing_fc_scores" is 'Of these, those without fc_scores that can be scored.';
-comment on column "public"."backfill_daily_coverage"."missing_profile" is 'Of these, those without profile that can be scored.';
-comment on column "public"."backfill_daily_coverage"."missing_both" is 'Of these, those that lack all and can be scored.';
-comment on column "public"."backfill_daily_coverage"."excluded" is 'Sessions that lack something and have too little of what scoring reads.';
-comment on column "public"."backfill_daily_coverage"."coverage" is 'Share of the sessions that can be scored, 0 to 1; null where none can.';
+comment on view public.backfill_daily_coverage
+  is 'Sessions of target prism by UTC day, and what share of those that can be scored lacks nothing.';
+comment on column public.backfill_daily_coverage.day is 'UTC day on which the sessions were created.';
+comment on column public.backfill_daily_coverage.completed is 'Sessions of that day.';
+comment on column public.backfill_daily_coverage.complete is 'Of these, those that lack nothing.';
+comment on column public.backfill_daily_coverage.missing_fc_scores
+  is 'Of these, those without fc_scores that can be scored.';
+comment on column public.backfill_daily_coverage.missing_profile
+  is 'Of these, those without profile that can be scored.';
+comment on column public.backfill_daily_coverage.missing_both is 'Of these, those that lack all and can be scored.';
+comment on column public.backfill_daily_coverage.excluded
+  is 'Sessions that lack something and have too little of what scoring reads.';
+comment on column public.backfill_daily_coverage.coverage
+  is 'Share of the sessions that can be scored, 0 to 1; null where none can.';
 
 -- Under row level security an ordinary user would see present rows as missing.
-revoke all on "backfill_private"."prism_standing", "backfill_private"."prism_gaps", "public"."backfill_candidates", "public"."backfill_missing_fc_scores", "public"."backfill_missing_profiles", "public"."backfill_daily_coverage"
-from public, anon, authenticated, service_role;
-grant select on "backfill_private"."prism_standing", "backfill_private"."prism_gaps", "public"."backfill_candidates", "public"."backfill_missing_fc_scores", "public"."backfill_missing_profiles", "public"."backfill_daily_coverage"
-to service_role;
+revoke all on backfill_private.prism_standing from public, anon, authenticated, service_role;
+grant select on backfill_private.prism_standing to service_role;
+revoke all on backfill_private.prism_gaps from public, anon, authenticated, service_role;
+grant select on backfill_private.prism_gaps to service_role;
+revoke all on public.backfill_candidates from public, anon, authenticated, service_role;
+grant select on public.backfill_candidates to service_role;
+revoke all on public.backfill_missing_fc_scores from public, anon, authenticated, service_role;
+grant select on public.backfill_missing_fc_scores to service_role;
+revoke all on public.backfill_missing_profiles from public, anon, authenticated, service_role;
+grant select on public.backfill_missing_profiles to service_role;
+revoke all on public.backfill_daily_coverage from public, anon, authenticated, service_role;
+grant select on public.backfill_daily_coverage to service_role;

@@ -1,6 +1,7 @@
--- The sessions of target prism by date: what detection reads. Everything works without it, slower.
-CREATE INDEX CONCURRENTLY IF NOT EXISTS "backfill_completed_sessions" ON "public"."assessment_sessions"("created_at")
-WHERE
-  "status" = 'completed';
+-- The sessions of target prism by date: what detection reads.
+-- Everything works without it, slower.
+create index concurrently if not exists backfill_completed_sessions
+  on public.assessment_sessions (created_at)
+where status = 'completed';
 
 notify pgrst, 'reload schema';

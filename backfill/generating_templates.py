@@ -1,0 +1,133 @@
+"""The SQL of a declared target, as templates: each piece with the margin that it has in the whole.
+
+Names and values come in as SQL writes them.
+"""
+
+TARGET = """\
+-- Target {target}, made from its declaration: backfill install --target FILE.
+
+set local lock_timeout = '3s';
+
+select backfill_private.declare_target({declaration}::jsonb);
+
+-- Every selected session: what it lacks of the wanted versions, and why it cannot be scored.
+create view {standing} with (security_invoker = true) as
+select
+  {key} as id,
+  {date}::timestamptz as created_at,
+  {lacks},
+  {excluded} as excluded
+from {source} as s
+{joins}{where};
+
+-- Those that lack something, as planning reads them.
+create view {gaps} with (security_invoker = true) as
+select
+  g.id::text as session_id,
+  g.created_at as session_at,
+  array_remove(array[
+    {lacking_first}
+  ]::text[], null) as components,
+  g.excluded,
+  {flags}
+from {standing} as g
+where {any_flag};
+
+-- Those of them that can be scored.
+create view {candidates} with (security_invoker = true) as
+select
+  g.session_id,
+  array_to_string(array_remove(array[
+    {lacking_last}
+  ]::text[], null), '+') as category,
+  g.session_at as created_at,
+  {flags}
+from {gaps} as g
+where g.excluded is null;
+
+{candidate_comments}
+
+{missing}
+
+-- By UTC day, and the share of the sessions that can be scored and lack nothing.
+create view {coverage} with (security_invoker = true) as
+select
+  d.day,
+  d.completed,
+  d.complete,
+  {counted},
+  d.excluded,
+  round(d.complete::numeric / nullif(d.completed - d.excluded, 0), 4) as coverage
+from (
+  select
+    (s.created_at at time zone 'UTC')::date as day,
+    count(*) as completed,
+    {counts},
+    count(*) filter (where not s.excluded is null) as excluded
+  from {standing} as s
+  group by 1
+) as d
+order by d.day;
+
+{coverage_comments}
+
+-- Under row level security an ordinary user would see present rows as missing.
+{rights}
+"""
+
+INDEX = """\
+-- The sessions of target {target} by date: what detection reads.
+-- Everything works without it, slower.
+create index concurrently if not exists {index}
+  on {source} ({date}){where};
+"""
+
+JOIN = """\
+left join {rows} as {alias}
+  on {conditions}"""
+
+# Several rows of a session may count, and a plain join would multiply it.
+FOLDED_ROWS = """\
+(
+  select distinct {session}
+  from {table} as r{where}
+)"""
+
+# The first condition keeps the counting to the sessions that lack something.
+EXCLUDED = """\
+case
+    when
+      {lacks_nothing}
+    then null
+    {reasons}
+  end"""
+
+# Fewer rows than it takes, counted no further than that.
+REASON = """\
+when
+      {lacks_it}(
+        select count(*)
+        from (
+          select 1 as one
+          from {table} as n
+          where {column} = {key}
+          limit {least}::bigint
+        ) as enough
+      ) < {least}::bigint
+    then format(
+      {sentence},
+      (
+        select count(*)
+        from {table} as n
+        where {column} = {key}
+      ),
+      {least}
+    )"""
+
+MISSING = """\
+-- Those of them that lack {component}.
+create view {view} with (security_invoker = true) as
+select
+  {columns}
+from {candidates} as c
+where c.{flag};"""
