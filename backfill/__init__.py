@@ -12,11 +12,12 @@ from __future__ import annotations
 import logging
 import os
 
-from backfill import keys
+from backfill.api import keys
+from backfill.api.gateway import Gateway
+from backfill.api.url import SupabaseClient, address_of
 from backfill.blocking import Backfill, Undo
+from backfill.cli.exit_codes import ExitCode
 from backfill.client import AsyncBackfill
-from backfill.clock import Clock
-from backfill.coverage import DayCoverage, Missing
 from backfill.errors import (
     ApprovalExpired,
     ApprovalNeeded,
@@ -48,29 +49,25 @@ from backfill.errors import (
     WrongEnvironment,
     WrongServer,
 )
-from backfill.exit_codes import ExitCode
-from backfill.gateway import Gateway, SupabaseClient, address_of
-from backfill.models import (
+from backfill.results.check import Check
+from backfill.results.coverage import DayCoverage, Missing
+from backfill.results.event import Event, EventKind, OnEvent, ignore
+from backfill.results.plan import (
+    Approval,
+    Batch,
     Change,
-    Check,
-    Criterion,
     Effect,
-    Event,
-    EventKind,
-    FailedSession,
     Freshness,
-    Outcome,
+    Plan,
     Rehearsal,
     RehearsedSession,
-    RunSummary,
-    Status,
-    UndoEffect,
-    Verification,
 )
-from backfill.planned import PlannedSession
-from backfill.plans import Approval, Batch, Plan
-from backfill.telling import OnEvent, ignore
-from backfill.undoing import AsyncUndo
+from backfill.results.run import FailedSession, Outcome, RunSummary, Status
+from backfill.results.sessions import PlannedSession
+from backfill.results.undo import UndoEffect
+from backfill.results.verification import Criterion, Verification
+from backfill.run.clock import Clock
+from backfill.run.undo import AsyncUndo
 
 logging.getLogger("backfill").addHandler(logging.NullHandler())
 

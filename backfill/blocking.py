@@ -13,7 +13,7 @@ import anyio
 from anyio.from_thread import BlockingPortal
 
 from backfill.client import AsyncBackfill
-from backfill.undoing import AsyncUndo, PreviewedUndo
+from backfill.run.undo import AsyncUndo, PreviewedUndo
 
 Core = TypeVar("Core")
 P = ParamSpec("P")

@@ -8,13 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-from backfill import checking, filing
-from backfill.applying import refuse_other_host, work_and_keep
-from backfill.clock import Clock, SystemClock
-from backfill.coverage import Missing
-from backfill.errors import ApprovalNeeded, BadRequest, NotAnApprover
-from backfill.gateway import Gateway
-from backfill.loading import (
+from backfill.api.gateway import Gateway
+from backfill.api.queries import (
     full_run_id,
     load_fresh_plan,
     load_freshness,
@@ -24,25 +19,26 @@ from backfill.loading import (
     load_status,
     load_verification,
 )
-from backfill.models import (
-    Check,
-    Freshness,
-    Json,
-    Outcome,
-    RunSummary,
-    Status,
-    UndoEffect,
-    Verification,
-)
-from backfill.patience import never
-from backfill.planning import finish_plan, make_plan, request_of, tell_sealed
-from backfill.plans import Plan
-from backfill.reading import missing_of
-from backfill.requesting import UNSET, Day, Request, as_text, checked_number
-from backfill.spreading import spread
-from backfill.telling import Listeners, OnEvent, OnProgress, ignore
-from backfill.undoing import AsyncUndo, confirm_undo, preview_undo, undo_scope
-from backfill.working import Worker, own_name
+from backfill.api.retries import never
+from backfill.api.rows import missing_of
+from backfill.errors import ApprovalNeeded, BadRequest, NotAnApprover
+from backfill.files import keeper
+from backfill.request import UNSET, Day, Request, as_text, checked_number
+from backfill.results.check import Check
+from backfill.results.coverage import Missing
+from backfill.results.event import OnEvent, OnProgress, ignore
+from backfill.results.plan import Freshness, Plan
+from backfill.results.run import Json, Outcome, RunSummary, Status
+from backfill.results.undo import UndoEffect
+from backfill.results.verification import Verification
+from backfill.run.apply import refuse_other_host, work_and_keep
+from backfill.run.check import check_project
+from backfill.run.clock import Clock, SystemClock
+from backfill.run.listeners import Listeners
+from backfill.run.plan import finish_plan, make_plan, request_of, tell_sealed
+from backfill.run.shards import spread
+from backfill.run.undo import AsyncUndo, confirm_undo, preview_undo, undo_scope
+from backfill.run.worker import Worker, own_name
 
 DEFAULT_CONCURRENCY = 4  # a quarter of a small project's pool is less; more only when told
 
@@ -74,7 +70,7 @@ class AsyncBackfill:
 
     async def check(self) -> tuple[Check, ...]:
         """Whether this project is ready, a line a thing, each with what to do."""
-        return await checking.check(self._gateway)
+        return await check_project(self._gateway)
 
     async def missing(self, *, since: Day | None = None, target: str | None = None) -> Missing:
         """What is missing, by UTC day. target: where several are installed."""
@@ -177,7 +173,7 @@ class AsyncBackfill:
         """
         run_id = await self.run_id(run)
         try:
-            from backfill.rendering_page import plan_page
+            from backfill.render.page.page import plan_page
         except ModuleNotFoundError as missing:
             raise BadRequest(
                 f"a page needs {missing.name}, which is not installed",
@@ -389,7 +385,7 @@ class AsyncBackfill:
         What an apply wrote into them stays. Raises BackfillError where one cannot be written.
         """
         run_id = await self.run_id(run)
-        return await filing.write_all(Path(logs_dir), self._gateway, run_id)
+        return await keeper.write_all(Path(logs_dir), self._gateway, run_id)
 
     async def _move(self, function: str, run: str, **arguments: Json) -> Status:
         run_id = await self.run_id(run)

@@ -26,14 +26,15 @@ from psycopg.types.json import Jsonb
 from pytest_postgresql import factories
 
 import backfill
-from backfill import migrations, sample
-from backfill.stack_gateway import Gateway, gateway_in_thread
-from backfill.stack_keys import ApiKeys, mint_user_token
-from backfill.stack_servers import PostgresServer, RestServer
-from tests.clocks import DatabaseClock
-from tests.commands import Shell
-from tests.copies import Copies, Copy
-from tests.supabase_cli import cli_home, cli_script
+from backfill.local import sample
+from backfill.local.gateway import Gateway, gateway_in_thread
+from backfill.local.keys import ApiKeys, mint_user_token
+from backfill.local.servers import PostgresServer, RestServer
+from backfill.targets import migrations
+from tests.kit.clocks import DatabaseClock
+from tests.kit.commands import Shell
+from tests.kit.copies import Copies, Copy
+from tests.kit.supabase_cli import cli_home, cli_script
 
 __all__ = ["cli_home", "cli_script"]  # fixtures of another module
 
@@ -63,7 +64,7 @@ def _reachable(factory: pytest.TempPathFactory) -> Path:
     """A folder that the server's account may enter when the tests run as root."""
     if os.geteuid() != 0:
         return factory.mktemp("postgres")
-    from backfill.stack_parts import open_temp_root
+    from backfill.local.parts import open_temp_root
 
     folder = open_temp_root() / f"backfill-tests-{secrets.token_hex(8)}"
     folder.mkdir(mode=0o755)

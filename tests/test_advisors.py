@@ -10,10 +10,10 @@ import psycopg
 import pytest
 
 import backfill
-from backfill.stack_servers import PostgresServer
+from backfill.local.servers import PostgresServer
 from tests.conftest import Project
-from tests.seed import REHEARSED
-from tests.supabase_cli import run_cli
+from tests.kit.seed import REHEARSED
+from tests.kit.supabase_cli import run_cli
 
 Connection = psycopg.Connection[Any]
 

@@ -8,8 +8,8 @@ import pytest
 
 import backfill
 from tests.conftest import Project
-from tests.scorers import misbehave
-from tests.seed import CANARY, CANDIDATES, SEED
+from tests.kit.scorers import misbehave
+from tests.kit.seed import CANARY, CANDIDATES, SEED
 
 FREE: dict[str, Any] = {**SEED, "throttle_per_minute": None, "batch_size": 5}
 

@@ -16,11 +16,11 @@ from psycopg.types.json import Jsonb
 from pytest_postgresql import factories
 
 import backfill
-from backfill.stack_servers import PostgresServer
-from tests.clocks import DatabaseClock
+from backfill.local.servers import PostgresServer
 from tests.conftest import Project
-from tests.outsider import UNHURRIED, Outsider, code_of, running
-from tests.seed import SEED
+from tests.kit.clocks import DatabaseClock
+from tests.kit.outsider import UNHURRIED, Outsider, code_of, running
+from tests.kit.seed import SEED
 
 APPROVER = "ada@example.org"
 REFUSED = "OB005"

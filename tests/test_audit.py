@@ -9,8 +9,8 @@ import pytest
 
 import backfill
 from tests.conftest import Project
-from tests.outsider import Outsider, code_of
-from tests.seed import SEED
+from tests.kit.outsider import Outsider, code_of
+from tests.kit.seed import SEED
 
 
 @pytest.fixture

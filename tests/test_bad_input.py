@@ -8,9 +8,9 @@ from contextlib import contextmanager
 import pytest
 
 import backfill
-from tests.commands import Ran, Shell
 from tests.conftest import Project
-from tests.seed import SEED
+from tests.kit.commands import Ran, Shell
+from tests.kit.seed import SEED
 
 PLAN = ("plan", "--since", "2025-08-01", "--environment", "staging")
 TABLES = (
@@ -216,7 +216,7 @@ def test_the_secret_key_of_the_new_kind_is_accepted(project: Project, shell: She
 
 @contextmanager
 def _without_migrations(project: Project) -> Iterator[None]:
-    from backfill import migrations
+    from backfill.targets import migrations
 
     project.db.execute(b"begin;" + migrations.uninstall_file().read_bytes() + b"commit;")
     project.reload()

@@ -6,7 +6,7 @@ import pytest
 
 import backfill
 from tests.conftest import Project
-from tests.seed import SEED
+from tests.kit.seed import SEED
 
 ROWS, PROFILES = 39, 13
 NOTE = "create function public.note() returns trigger language plpgsql as 'begin return new; end';"

@@ -11,13 +11,13 @@ import psycopg
 import pytest
 
 import backfill
-from tests import verbs
-from tests.clocks import DatabaseClock
 from tests.conftest import Project
-from tests.edge import declare, prism_over_edge
-from tests.scorers import misbehave
-from tests.seed import CANDIDATES, REHEARSED, SEED
-from tests.throttling import Start, most_in_a_minute
+from tests.kit import verbs
+from tests.kit.clocks import DatabaseClock
+from tests.kit.edge import declare, prism_over_edge
+from tests.kit.scorers import misbehave
+from tests.kit.seed import CANDIDATES, REHEARSED, SEED
+from tests.kit.throttling import Start, most_in_a_minute
 
 BULK: dict[str, Any] = {**SEED, "throttle_per_minute": None, "batch_size": 20, "mode": "bulk"}
 

@@ -16,8 +16,8 @@ from psycopg import sql
 
 import backfill
 from tests.conftest import Project
-from tests.outsider import Outsider, running
-from tests.verbs import started
+from tests.kit.outsider import Outsider, running
+from tests.kit.verbs import started
 
 # A domain's check runs the caller's function, with the rights of whatever assigns a value to it.
 TRAPS = """

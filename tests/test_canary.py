@@ -7,7 +7,7 @@ import pytest
 
 import backfill
 from tests.conftest import Project
-from tests.seed import CANARY, SEED
+from tests.kit.seed import CANARY, SEED
 
 FAST = {**SEED, "throttle_per_minute": 60_000, "batch_size": 20}
 # The sample's scorer is copied aside; the new one spoils the scores of one session.

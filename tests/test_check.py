@@ -10,11 +10,11 @@ import psycopg
 import pytest
 
 import backfill
-from backfill.checking import check, ready
+from backfill.api.gateway import Gateway
+from backfill.api.rows import check_of
 from backfill.errors import CannotConnect
-from backfill.gateway import Gateway
-from backfill.models import Check
-from backfill.reading import check_of
+from backfill.results.check import Check
+from backfill.run.check import check_project, ready
 from tests.conftest import Project
 
 Db = psycopg.Connection[Any]
@@ -318,7 +318,7 @@ def looked_up(url: str, key: str) -> tuple[Check, ...]:
     async def look() -> tuple[Check, ...]:
         gateway = Gateway(url, key)
         try:
-            return await check(gateway)
+            return await check_project(gateway)
         finally:
             await gateway.close()
 

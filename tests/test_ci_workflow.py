@@ -25,8 +25,8 @@ import yaml
 
 import backfill
 from tests.conftest import Project
-from tests.debian import absent
-from tests.readme import claim
+from tests.kit.debian import absent
+from tests.kit.readme import claim
 
 Json = Any
 GATE = yaml.safe_load(claim("In CI", "name: backfill gate", "executed"))

@@ -10,10 +10,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from backfill.migrations import our_files
-from backfill.stack_servers import PostgresServer
-from tests.commands import Shell
-from tests.supabase_cli import run_cli
+from backfill.local.servers import PostgresServer
+from backfill.targets.migrations import our_files
+from tests.kit.commands import Shell
+from tests.kit.supabase_cli import run_cli
 
 APPLY = [("db", "push"), ("migration", "up")]
 VERBS = [" ".join(words) for words in APPLY]

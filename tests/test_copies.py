@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import psycopg
 import pytest
 
-from backfill.stack_servers import PostgresServer
-from tests import verbs
-from tests.copies import Copies, Copy
+from backfill.local.servers import PostgresServer
+from tests.kit import verbs
+from tests.kit.copies import Copies, Copy
 
 CONTENT = """
 select table_schema || '.' || table_name as name, md5(query_to_xml(

@@ -15,13 +15,13 @@ from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from backfill.declaring import Declaration, parse
-from backfill.generating import index_sql, target_sql
-from backfill.stack_servers import PostgresServer
-from tests import verbs
+from backfill.local.servers import PostgresServer
+from backfill.targets.declaration import Declaration, parse
+from backfill.targets.views import index_sql, target_sql
 from tests.conftest import SERVER
-from tests.copies import copy_database
-from tests.whole import examples
+from tests.kit import verbs
+from tests.kit.copies import copy_database
+from tests.kit.whole import examples
 
 Db = psycopg.Connection[Any]
 # What trips a quoting that is nearly right, beside whatever else a name may hold.
@@ -193,7 +193,7 @@ score_ranges = {{ {d[2]} = [0, 1] }}
 @pytest.fixture(scope="module")
 def template(postgres_server: PostgresServer) -> Iterator[str]:
     """A project with the core alone."""
-    from backfill import migrations
+    from backfill.targets import migrations
 
     name = f"core_{uuid4().hex}"
     postgres_server.create_database(name)

@@ -16,14 +16,15 @@ import psycopg
 import pytest
 
 import backfill
-from backfill import installing, sample
-from backfill.declaring import PRISM, Declaration, declared, parse
-from backfill.generating import index_sql, target_sql
-from tests.commands import Shell
-from tests.verbs import planned
+from backfill.local import sample
+from backfill.targets import install
+from backfill.targets.declaration import PRISM, Declaration, declared, parse
+from backfill.targets.views import index_sql, target_sql
+from tests.kit.commands import Shell
+from tests.kit.verbs import planned
 
 Db = psycopg.Connection[Any]
-TEXT = (files("backfill") / "target_prism.toml").read_text()
+TEXT = (files("backfill.targets") / "prism.toml").read_text()
 
 
 def changed(old: str, new: str) -> str:
@@ -264,7 +265,7 @@ def folder(tmp_path: Path) -> Path:
 def installed(path: Path, *targets: Declaration) -> list[str]:
     """Install; the names of our files there, without their timestamps."""
     now = datetime(2026, 11, 24, tzinfo=UTC)
-    installing.carry_out(installing.plan_install(path, now, targets))
+    install.carry_out(install.plan_install(path, now, targets))
     return [f.name[15:] for f in sorted((path / "migrations").iterdir())]
 
 

@@ -6,7 +6,7 @@ import pytest
 
 import backfill
 from tests.conftest import Project
-from tests.seed import SEED
+from tests.kit.seed import SEED
 
 # A detection that keeps a note of each session it looks at: convenient, and a write per session.
 WRITING_VIEW = """

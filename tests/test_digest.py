@@ -6,7 +6,7 @@ import pytest
 
 import backfill
 from tests.conftest import Project
-from tests.seed import SEED
+from tests.kit.seed import SEED
 
 CHANGES = {
     "a scoring function": "alter function public.score_prism(uuid, text) cost 7",

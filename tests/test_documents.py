@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 import backfill
-from backfill.declaring import declared
-from tests.clocks import DatabaseClock
-from tests.commands import Shell
+from backfill.targets.declaration import declared
 from tests.conftest import Project
-from tests.edge import declare, served
 from tests.faults.proxy import Nth, Strike, cut, half_a_body, proxy_in_thread, says
+from tests.kit.clocks import DatabaseClock
+from tests.kit.commands import Shell
+from tests.kit.edge import declare, served
 
 EXAMPLE = Path(__file__).parent.parent / "supabase" / "examples" / "documents"
 SINCE = "2025-08-01"

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import backfill
-from tests.commands import Shell
 from tests.conftest import Project
-from tests.seed import SEED
+from tests.kit.commands import Shell
+from tests.kit.seed import SEED
 
 IN_RANGE = "2025-08-20T12:00:00Z"
 

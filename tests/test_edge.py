@@ -10,12 +10,12 @@ import httpx
 import pytest
 
 import backfill
-from backfill.declaring import Receipts
-from tests import verbs
-from tests.clocks import DatabaseClock
+from backfill.targets.declaration import Receipts
 from tests.conftest import Project
-from tests.edge import SILENT, TROUBLED, declare, prism_over_edge, served
-from tests.seed import REHEARSED, SEED
+from tests.kit import verbs
+from tests.kit.clocks import DatabaseClock
+from tests.kit.edge import SILENT, TROUBLED, declare, prism_over_edge, served
+from tests.kit.seed import REHEARSED, SEED
 
 
 @pytest.fixture(params=["exact", "inferred"])

@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from backfill.faults import MEANINGS, OUTCOMES, fault_of_api, fault_of_edge
+from backfill.api.faults import MEANINGS, OUTCOMES, fault_of_api, fault_of_edge
 
 Db = psycopg.Connection[Any]
 Row = dict[str, Any]

@@ -11,9 +11,9 @@ import pytest
 
 import backfill
 from backfill import errors
+from backfill.cli.exit_codes import ExitCode, of_error
 from backfill.errors import BY_SQLSTATE, BackfillError
-from backfill.exit_codes import ExitCode, of_error
-from tests.make_migrations import numbered_files
+from backfill.targets.migrations import declared_files
 
 # Refused by a gate, or set as an item's outcome; a comparison raises nothing.
 RAISED = re.compile(r"refuse\(\s*'(OB\d{3})'|\bcode := '(OB\d{3})'")
@@ -52,7 +52,7 @@ def code_of(script: str) -> str:
 
 def raised_in_sql() -> set[str]:
     """Every code that the declared state raises or records."""
-    scripts = [code_of(file.read_text()) for file in numbered_files()]
+    scripts = [code_of(file.read_text()) for file in declared_files()]
     return {a or b for script in scripts for a, b in RAISED.findall(script)}
 
 
@@ -72,14 +72,14 @@ def test_every_code_of_the_database_has_a_class_and_the_reverse() -> None:
 
 def test_no_code_that_the_database_compares_with_is_unknown() -> None:
     """A comparison with a code that nothing raises would never be true."""
-    scripts = [code_of(file.read_text()) for file in numbered_files()]
+    scripts = [code_of(file.read_text()) for file in declared_files()]
     named = {code for script in scripts for code in ANY_CODE.findall(script)}
     assert named - raised_in_sql() == set()
 
 
 def test_the_codes_of_the_client_are_raised_there_alone() -> None:
     """What the database never raises, some module of the library does."""
-    modules = [ast.parse(f.read_text()) for f in Path(backfill.__file__).parent.glob("*.py")]
+    modules = [ast.parse(f.read_text()) for f in Path(backfill.__file__).parent.rglob("*.py")]
     raised = {
         node.exc.func.id
         for module in modules

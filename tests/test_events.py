@@ -12,10 +12,10 @@ import anyio
 import pytest
 
 import backfill
-from tests.clocks import DatabaseClock
 from tests.conftest import Project
-from tests.scorers import misbehave
-from tests.seed import CANARY, SEED
+from tests.kit.clocks import DatabaseClock
+from tests.kit.scorers import misbehave
+from tests.kit.seed import CANARY, SEED
 
 FAST: dict[str, Any] = {**SEED, "throttle_per_minute": 60_000, "batch_size": 20}
 

@@ -15,7 +15,7 @@ import pytest
 import backfill
 from supabase import create_client
 from tests.conftest import Project
-from tests.seed import SEED
+from tests.kit.seed import SEED
 
 FAST: dict[str, Any] = {**SEED, "throttle_per_minute": 60_000, "batch_size": 20}
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 import backfill
-from tests.clocks import DatabaseClock
 from tests.conftest import Project
-from tests.scorers import misbehave
-from tests.seed import CANARY, CANDIDATES, SEED
+from tests.kit.clocks import DatabaseClock
+from tests.kit.scorers import misbehave
+from tests.kit.seed import CANARY, CANDIDATES, SEED
 
 
 def oldest(project: Project, count: int) -> list[str]:

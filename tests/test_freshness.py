@@ -7,10 +7,10 @@ import re
 import pytest
 
 import backfill
-from tests.clocks import DatabaseClock
-from tests.commands import Shell
 from tests.conftest import Project
-from tests.seed import SEED
+from tests.kit.clocks import DatabaseClock
+from tests.kit.commands import Shell
+from tests.kit.seed import SEED
 
 SCORE = "select public.score_prism(%s, 'v1.2.1')"
 SCORE_FC = "select public.score_fc_session(%s, 'v1.2', 'functions')"

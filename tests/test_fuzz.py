@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import backfill
-from backfill.requesting import PARAMETERS as ALL
-from tests import verbs
+from backfill.request import PARAMETERS as ALL
 from tests.conftest import Project
-from tests.seed import SEED
-from tests.whole import examples
+from tests.kit import verbs
+from tests.kit.seed import SEED
+from tests.kit.whole import examples
 
 Json = Any
 EXAMPLES = examples(150, at_a_push=40)

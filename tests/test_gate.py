@@ -12,12 +12,12 @@ import pytest
 from psycopg.rows import dict_row
 
 import backfill
-from backfill import migrations
-from backfill.migrations import builds_index_concurrently
-from backfill.stack_servers import PostgresServer
-from tests.clocks import DatabaseClock
+from backfill.local.servers import PostgresServer
+from backfill.targets import migrations
+from backfill.targets.migrations import builds_index_concurrently
 from tests.conftest import Project, _served
-from tests.outsider import Attempt, Outsider, code_of, running
+from tests.kit.clocks import DatabaseClock
+from tests.kit.outsider import Attempt, Outsider, code_of, running
 
 SCORER = "public.score_fc_session(session_id uuid, version text, basis text)"
 INSERT = (

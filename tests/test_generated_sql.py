@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from psycopg.rows import tuple_row
 from sqlglot.dialects.postgres import Postgres
 
-from backfill.declaring import PRISM, Declaration, Filter, declared
 from backfill.errors import BadRequest
-from backfill.generating import index_sql, target_sql
-from backfill.generating_check import as_meant
-from backfill.sql_pieces import KEYWORDS, NO_NAMES, WIDTH, json_text, literal, name_of
-from backfill.stack_servers import PostgresServer
-from backfill.toml_parts import Table
+from backfill.local.servers import PostgresServer
+from backfill.targets.declaration import PRISM, Declaration, Filter, declared
+from backfill.targets.sql import KEYWORDS, NO_NAMES, WIDTH, json_text, literal, name_of
+from backfill.targets.sql_check import as_meant
+from backfill.targets.toml_parts import Table
+from backfill.targets.views import index_sql, target_sql
 from tests.test_declared_names import AWKWARD, COLUMNS, LETTERS
 
 DOCUMENTS = Path(__file__).parent.parent / "supabase" / "examples" / "documents" / "documents.toml"

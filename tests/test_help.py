@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import typer
 
-from backfill import cli
+from backfill.cli import app as cli
 
 ROOT: Any = typer.main.get_command(cli.app)  # Typer carries its own Click
 

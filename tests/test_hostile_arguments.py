@@ -8,8 +8,8 @@ import pytest
 
 import backfill
 from tests.conftest import Project
-from tests.outsider import Outsider, running
-from tests.seed import SEED
+from tests.kit.outsider import Outsider, running
+from tests.kit.seed import SEED
 
 
 @pytest.mark.parametrize("name", ["since", "until"])

@@ -14,8 +14,8 @@ import pytest
 from psycopg.rows import tuple_row
 from pytest_postgresql import factories
 
-from backfill import sample
-from backfill.stack_servers import PostgresServer
+from backfill.local import sample
+from backfill.local.servers import PostgresServer
 from tests.conftest import SERVER, _as_postgres
 
 Connection = psycopg.Connection[Any]

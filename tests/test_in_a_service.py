@@ -22,9 +22,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import backfill
+from backfill.request import DEFAULTS
 from tests.conftest import Project
-from tests.readme import ROOT, claim
-from tests.seed import SEED
+from tests.kit.readme import ROOT, claim
+from tests.kit.seed import SEED
 from tests.services.notifier import Notifier
 from tests.services.web import make_app
 
@@ -54,7 +55,7 @@ def environment(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def unthrottled(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan that says nothing of a throttle waits for none: tests do not."""
-    monkeypatch.setattr("backfill.client.DEFAULT_THROTTLE_PER_MINUTE", 60_000)
+    monkeypatch.setitem(DEFAULTS, "throttle_per_minute", 60_000)
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ import psycopg
 import pytest
 
 import backfill
-from backfill import installing, migrations
-from backfill.migrations import builds_index_concurrently, statements
-from backfill.stack_gateway import gateway_in_thread
-from backfill.stack_keys import ApiKeys
-from backfill.stack_servers import PostgresServer, RestServer
-from tests.catalog import snapshot
-from tests.seed import SEED
+from backfill.local.gateway import gateway_in_thread
+from backfill.local.keys import ApiKeys
+from backfill.local.servers import PostgresServer, RestServer
+from backfill.targets import install, migrations
+from backfill.targets.migrations import builds_index_concurrently, statements
+from tests.kit.catalog import snapshot
+from tests.kit.seed import SEED
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_install_use_and_uninstall_leave_the_users_tables_as_they_were(
     """Install, apply the files, check, plan, approve by SQL, apply, verify, undo, uninstall."""
     before = snapshot(sample_db)
     (tmp_path / "config.toml").write_text('project_id = "somebody"\n')
-    installing.carry_out(installing.plan_install(tmp_path, datetime.now(UTC)))
+    install.carry_out(install.plan_install(tmp_path, datetime.now(UTC)))
     apply_files(sample_db, tmp_path / "migrations")
     with backfill.connect(*user_project) as bf:
         _wait_until_installed(bf)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from backfill.errors import UsageError
-from backfill.installing import Installation, carry_out, installation_text, plan_install
-from backfill.migrations import our_files
+from backfill.targets.install import Installation, carry_out, installation_text, plan_install
+from backfill.targets.migrations import our_files
 
 NOW = datetime(2026, 11, 23, 20, 7, 58, tzinfo=UTC)
 # Of a target the name says no more than which it is: a later declaration has the same.

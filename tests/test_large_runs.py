@@ -9,12 +9,12 @@ import psycopg
 import pytest
 
 import backfill
-from backfill import undoing
-from backfill.buckets import Bucket, packed
-from backfill.reading import BUCKETS
-from tests import verbs
+from backfill.api.rows import BUCKETS
+from backfill.results.verification import Bucket, packed
+from backfill.run import undo as undo_module
 from tests.bench.undo import done_run
 from tests.conftest import Project
+from tests.kit import verbs
 
 SESSIONS = 2_500  # three blocks of a preview, two of a verification
 
@@ -72,7 +72,7 @@ def test_a_verification_in_parts_says_the_same_as_one(
     project: Project, run: str, is_disturbed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The library's, which asks for parts, and one call in the SQL editor; whatever is found."""
-    monkeypatch.setattr("backfill.loading.LOOK_MS", 0)
+    monkeypatch.setattr("backfill.api.queries.LOOK_MS", 0)
     if is_disturbed:
         disturb(project, run)
     whole = project.value("select public.backfill_verify_part(%s, null, 3600000)", run)
@@ -92,7 +92,7 @@ def test_a_verification_tells_how_far_it_is(
 ) -> None:
     """Sessions looked at, of how many; and it does not go back."""
     heard: list[tuple[int, int]] = []
-    monkeypatch.setattr("backfill.loading.LOOK_MS", 0)
+    monkeypatch.setattr("backfill.api.queries.LOOK_MS", 0)
     with project.connect() as bf:
         bf.verify(run, on_progress=lambda done, total: heard.append((done, total)))
     assert heard[0] == (2_000, SESSIONS)
@@ -106,7 +106,7 @@ def test_a_preview_in_parts_has_the_digest_of_one(
     """However it was parted; and it tells how far it is."""
     whole = verbs.call(project.db, "backfill_preview_undo", p_run_id=run)
     heard: list[tuple[int, int]] = []
-    monkeypatch.setattr(undoing, "LOOK_MS", 0)
+    monkeypatch.setattr(undo_module, "LOOK_MS", 0)
     with project.connect() as bf:
         undo = bf.rollback(run, on_progress=lambda done, total: heard.append((done, total)))
         assert undo.digest == whole["digest"]
@@ -178,9 +178,9 @@ def test_a_bucket_is_a_sequence_of_rows() -> None:
 )
 def test_a_piece_takes_about_two_seconds(took_s: float, following: int) -> None:
     """It at most doubles, and shrinks where the last took longer."""
-    assert undoing.next_piece(200, took_s=took_s, most=10_000) == following
+    assert undo_module.next_piece(200, took_s=took_s, most=10_000) == following
 
 
 def test_a_piece_never_takes_more_than_what_was_too_much() -> None:
     """Where a larger one ran into the time limit."""
-    assert undoing.next_piece(200, took_s=0.1, most=300) == 300
+    assert undo_module.next_piece(200, took_s=0.1, most=300) == 300

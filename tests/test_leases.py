@@ -10,10 +10,10 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from backfill.stack_servers import PostgresServer
-from tests import verbs
-from tests.clocks import DatabaseClock
-from tests.seed import SEED
+from backfill.local.servers import PostgresServer
+from tests.kit import verbs
+from tests.kit.clocks import DatabaseClock
+from tests.kit.seed import SEED
 
 
 @pytest.fixture

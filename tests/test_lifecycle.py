@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 import backfill
-from tests.clocks import DatabaseClock
 from tests.conftest import Project
-from tests.seed import REHEARSED
+from tests.kit.clocks import DatabaseClock
+from tests.kit.seed import REHEARSED
 
 
 def test_the_seed_plan_is_measured_from_the_database(bf: backfill.Backfill) -> None:

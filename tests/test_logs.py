@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from backfill.logs import MESSAGE_CHARS, RunLog
-from backfill.plans import Plan
+from backfill.files.folder import MESSAGE_CHARS, RunLog
+from backfill.results.plan import Plan
 
 RUN = "22dc9d26-0e85-4a2c-9bdc-1b92db031930"
 PLAN = Plan("", "empty", "", "staging", datetime(2025, 9, 17, tzinfo=UTC), {"since": "2025-08-01"})

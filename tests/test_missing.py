@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.commands import Shell
 from tests.conftest import Project
+from tests.kit.commands import Shell
 
 ALONE = "2027-03-01"
 

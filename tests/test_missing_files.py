@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 import backfill
-from tests.commands import Shell
 from tests.conftest import Project
-from tests.scorers import misbehave
-from tests.seed import CANARY
+from tests.kit.commands import Shell
+from tests.kit.scorers import misbehave
+from tests.kit.seed import CANARY
 from tests.test_faces import FAST
 
 

@@ -13,14 +13,14 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 import backfill
-from backfill import charts, page_figures
-from backfill.planned import PlannedSessions
-from backfill.rendering_page import plan_page
-from tests.browser import running_browser
-from tests.commands import Shell
+from backfill.render.page import charts, figures
+from backfill.render.page.page import plan_page
+from backfill.results.sessions import PlannedSessions
 from tests.conftest import Project
-from tests.scorers import misbehave
-from tests.seed import CANDIDATES, REHEARSED, SEED
+from tests.kit.browser import running_browser
+from tests.kit.commands import Shell
+from tests.kit.scorers import misbehave
+from tests.kit.seed import CANDIDATES, REHEARSED, SEED
 
 FAST: dict[str, Any] = {**SEED, "throttle_per_minute": 600, "batch_size": 5}
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> \"'&lt; `</code><b>bold</b>`"
@@ -208,9 +208,9 @@ def test_without_the_extra_it_says_how_to_get_it(
 ) -> None:
     """Everything else works without the drawing library."""
     plan = bf.plan(**SEED)
-    for name in ("backfill.rendering_page", "backfill.charts", "pygal"):
+    for name in ("backfill.render.page.page", "backfill.render.page.charts", "pygal"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.delattr(backfill, "charts")
+    monkeypatch.delattr("backfill.render.page.charts")
     monkeypatch.setitem(sys.modules, "pygal", None)
     with pytest.raises(backfill.BadRequest, match="pip install 'supabase-backfill"):
         bf.page(plan.run_id)
@@ -239,19 +239,19 @@ def test_a_bar_is_a_day_a_week_or_a_month(
 ) -> None:
     """As many as can be read, without a gap, and none is lost."""
     plan = backfill.Plan("r", "approved", "d", None, None, {}, sessions=sessions_on(*days))
-    found, names, series = page_figures.candidates_by_day(plan)
+    found, names, series = figures.candidates_by_day(plan)
     (values,) = series.values()
     assert found == unit
     assert labels in (None, names)
     assert counts in (None, values)
     assert (len(values), sum(values)) == (len(names), len(days))
-    assert len(names) <= page_figures.MOST_BARS + 1
+    assert len(names) <= figures.MOST_BARS + 1
 
 
 def test_the_window_holds_what_started_in_the_last_minute() -> None:
     """A start leaves the window 60 s later."""
     starts = [(0.0, 5), (15.0, 5), (60.0, 5)]
-    assert page_figures.in_the_window(starts) == [
+    assert figures.in_the_window(starts) == [
         (0.0, 5.0), (15.0, 10.0), (60.0, 10.0), (75.0, 5.0), (120.0, 0.0),
     ]  # fmt: skip
 
@@ -272,8 +272,8 @@ def test_latencies_are_of_the_last_attempt() -> None:
         {"ordinal": 1, "attempt": attempt, "at": (leased + timedelta(seconds=s)).isoformat()}
         for attempt, s in ((1, -30), (2, 0.25), (2, 1.5))
     ]
-    assert page_figures.latencies_s(plan, receipts) == [1.5]
-    assert page_figures.latency_bars([0.004, 0.3, 1.5]) == (
+    assert figures.latencies_s(plan, receipts) == [1.5]
+    assert figures.latency_bars([0.004, 0.3, 1.5]) == (
         ["≤ 10 ms", "≤ 20 ms", "≤ 50 ms", "≤ 100 ms", "≤ 200 ms", "≤ 500 ms", "≤ 1 s", "≤ 2 s"],
         [1, 0, 0, 0, 0, 1, 0, 1],
     )

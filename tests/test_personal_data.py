@@ -13,11 +13,11 @@ import pytest
 from psycopg.types.json import Jsonb
 
 import backfill
-from backfill.faults import fault_of_api
-from tests.commands import Shell
+from backfill.api.faults import fault_of_api
 from tests.conftest import Project
-from tests.outsider import Outsider, running
-from tests.seed import CANARY, REHEARSED
+from tests.kit.commands import Shell
+from tests.kit.outsider import Outsider, running
+from tests.kit.seed import CANARY, REHEARSED
 
 SECRET = "Zq7SECRETanswer"
 SCORER = "public.score_fc_session(session_id uuid, version text, basis text)"

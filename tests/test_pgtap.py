@@ -11,8 +11,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from backfill.stack_servers import PostgresServer
-from tests.debian import BIN, running_project
+from backfill.local.servers import PostgresServer
+from tests.kit.debian import BIN, running_project
 
 STORIES = Path(__file__).parent.parent / "supabase" / "tests"
 ROLES = {

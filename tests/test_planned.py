@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backfill.planned import PlannedSession, PlannedSessions
+from backfill.results.sessions import PlannedSession, PlannedSessions
 
 MOMENTS = st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=-5, minutes=-30))]))
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)

@@ -9,9 +9,9 @@ import pytest
 from psycopg.types.json import Jsonb
 
 import backfill
-from tests import verbs
 from tests.conftest import Project
-from tests.seed import SEED
+from tests.kit import verbs
+from tests.kit.seed import SEED
 
 # A detection that takes 20 ms a session, beside a limit that 39 of them exceed.
 SLOW_VIEW = """

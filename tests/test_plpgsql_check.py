@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg.rows import namedtuple_row
 
-from tests.debian import running_project
+from tests.kit.debian import running_project
 
 # A trigger function is checked once for every table that it hangs on.
 FINDINGS = """

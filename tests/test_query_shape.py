@@ -12,7 +12,7 @@ import pytest
 from psycopg.rows import dict_row
 from pytest_postgresql import factories
 
-from backfill.stack_servers import PostgresServer
+from backfill.local.servers import PostgresServer
 from tests.conftest import SERVER, _load_project
 
 Db = psycopg.Connection[Any]

@@ -18,10 +18,10 @@ import pytest
 from psycopg.rows import dict_row
 
 import backfill
-from backfill.stack_servers import PostgresServer
-from tests.clocks import DatabaseClock
+from backfill.local.servers import PostgresServer
 from tests.conftest import Project
-from tests.outsider import Attempt, Outsider, running
+from tests.kit.clocks import DatabaseClock
+from tests.kit.outsider import Attempt, Outsider, running
 
 LOCK = "for key share of i nowait"
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import backfill
-from backfill import reading
-from backfill.planned import PlannedSessions
+from backfill.api import rows
+from backfill.results.sessions import PlannedSessions
 
 SECRET = "row-contents-secret"
 AT = "2025-08-01T10:00:00.5+00:00"
@@ -35,11 +35,11 @@ SESSIONS = PlannedSessions()
 
 
 def plan(row: Any) -> object:
-    return reading.plan_of(row, SESSIONS)
+    return rows.plan_of(row, SESSIONS)
 
 
 def sessions(page: Any) -> object:
-    return list(reading.sessions_of(page))
+    return list(rows.sessions_of(page))
 
 
 OTHERS: list[tuple[Callable[[Any], object], Any, str]] = [
@@ -50,18 +50,18 @@ OTHERS: list[tuple[Callable[[Any], object], Any, str]] = [
     (plan, {**RUN, "plan": {"checks": [{"name": "n"}]}}, "Check.status: Field required"),
     (sessions, [PACKED[:-1]], "PlannedSession"),
     (sessions, [[1, "s", 5, *PACKED[3:]]], "PlannedSession"),
-    (reading.status_of, {}, "Status.run_id: Field required"),
-    (reading.status_of, PROGRESS | {"pending": None}, "Status.counts.pending: "),
-    (reading.status_of, PROGRESS | {"audit_count": SECRET}, "Status.audit_count: "),
-    (reading.status_of, PROGRESS | {"approved_until": 5}, "Status"),
-    (reading.summary_of, [], "RunSummary"),
-    (reading.failure_of, {"session_id": [SECRET]}, "FailedSession.session_id: "),
-    (reading.check_of, SECRET, "Check"),
-    (reading.check_of, {"name": "n", "status": "good", "detail": ""}, "Check.status: "),
-    (reading.freshness_of, {"filled": SECRET}, "Freshness.run_id: Field required"),
-    (reading.undo_of, {"run_id": "r", "digest": "d", "deletes": []}, "UndoEffect.deletes: "),
-    (reading.missing_of, {}, "Missing"),
-    (reading.missing_of, {"components": ["a"], "days": [{"missing_a": 1}]}, "DayCoverage.day: "),
+    (rows.status_of, {}, "Status.run_id: Field required"),
+    (rows.status_of, PROGRESS | {"pending": None}, "Status.counts.pending: "),
+    (rows.status_of, PROGRESS | {"audit_count": SECRET}, "Status.audit_count: "),
+    (rows.status_of, PROGRESS | {"approved_until": 5}, "Status"),
+    (rows.summary_of, [], "RunSummary"),
+    (rows.failure_of, {"session_id": [SECRET]}, "FailedSession.session_id: "),
+    (rows.check_of, SECRET, "Check"),
+    (rows.check_of, {"name": "n", "status": "good", "detail": ""}, "Check.status: "),
+    (rows.freshness_of, {"filled": SECRET}, "Freshness.run_id: Field required"),
+    (rows.undo_of, {"run_id": "r", "digest": "d", "deletes": []}, "UndoEffect.deletes: "),
+    (rows.missing_of, {}, "Missing"),
+    (rows.missing_of, {"components": ["a"], "days": [{"missing_a": 1}]}, "DayCoverage.day: "),
 ]
 
 
@@ -82,17 +82,17 @@ def test_an_answer_of_another_form_is_one_error(
 def test_a_verification_of_another_form_is_the_same_error() -> None:
     """Its parts come from elsewhere."""
     with pytest.raises(backfill.NotInstalled, match="Verification"):
-        reading.verification_of({"run_id": "r"}, [], {}, {})
+        rows.verification_of({"run_id": "r"}, [], {}, {})
 
 
 def test_what_this_version_does_not_know_is_left_out() -> None:
     """A newer database may say more."""
-    assert reading.status_of(PROGRESS | {"new": 1}) == reading.status_of(PROGRESS)
+    assert rows.status_of(PROGRESS | {"new": 1}) == rows.status_of(PROGRESS)
 
 
 def test_what_is_read_is_what_was_answered() -> None:
     """Moments in a zone that any process knows; a whole number of seconds stays one."""
-    status, read = reading.status_of(PROGRESS), reading.plan_of(RUN, SESSIONS)
+    status, read = rows.status_of(PROGRESS), rows.plan_of(RUN, SESSIONS)
     assert status.approved_until == MOMENT
     assert read.approval == backfill.Approval("me", "postgres", MOMENT, MOMENT)
     assert read.created_at is not None
@@ -112,13 +112,13 @@ def test_an_empty_plan_has_no_run() -> None:
         "request": {},
         "plan": {"checks": []},
     }
-    read = reading.empty_plan_of(answer)
+    read = rows.empty_plan_of(answer)
     assert (read.run_id, read.digest, read.created_at, read.approval) == ("", "", None, None)
     assert read.is_empty
 
 
 def test_the_sessions_of_a_plan_are_not_copied() -> None:
     """There may be a quarter of a million."""
-    assert reading.plan_of(RUN, SESSIONS).sessions is SESSIONS
-    (one,) = reading.sessions_of([PACKED])
+    assert rows.plan_of(RUN, SESSIONS).sessions is SESSIONS
+    (one,) = rows.sessions_of([PACKED])
     assert (one.session_at, one.started_at, one.settled_at) == (MOMENT, MOMENT, None)

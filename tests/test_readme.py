@@ -11,8 +11,8 @@ from postgrest import APIError
 import backfill
 from supabase import Client, create_client
 from tests.conftest import Project
-from tests.readme import claim
-from tests.seed import SEED
+from tests.kit.readme import claim
+from tests.kit.seed import SEED
 
 READS = claim("The views", "items, receipts =", "executed")
 

@@ -16,12 +16,12 @@ import psycopg
 import pytest
 
 import backfill
-from backfill import stack
-from backfill.exit_codes import ExitCode
-from tests import readme
-from tests.commands import Shell
+from backfill.cli.exit_codes import ExitCode
+from backfill.local import stack
 from tests.conftest import Project
-from tests.readme import README, ROOT, claim
+from tests.kit import readme
+from tests.kit.commands import Shell
+from tests.kit.readme import README, ROOT, claim
 from tests.test_help import VERBS, options
 
 Db = psycopg.Connection[Any]

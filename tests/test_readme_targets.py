@@ -8,11 +8,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from backfill.declaring import parse
-from tests.commands import Shell
+from backfill.targets.declaration import parse
 from tests.conftest import Project
-from tests.edge import served
-from tests.readme import claim
+from tests.kit.commands import Shell
+from tests.kit.edge import served
+from tests.kit.readme import claim
 
 HERE = Path(__file__).parent
 EXAMPLE = HERE.parent / "supabase" / "examples" / "documents"

@@ -9,9 +9,9 @@ import pytest
 
 import backfill
 from tests.conftest import Project
-from tests.readme import claim
-from tests.scorers import misbehave
-from tests.seed import CANDIDATES, SEED
+from tests.kit.readme import claim
+from tests.kit.scorers import misbehave
+from tests.kit.seed import CANDIDATES, SEED
 
 SHOWN = claim("The views", "postgres=> select state, total", "executed")
 # Query, and the table under it as psql prints it.

@@ -11,13 +11,13 @@ import pytest
 from pytest_postgresql import factories
 
 import backfill
-from backfill import sample
-from backfill.records import CALL_KEY
-from tests import verbs
-from tests.clocks import DatabaseClock
+from backfill.files.records import CALL_KEY
+from backfill.local import sample
 from tests.conftest import SERVER, Project, _as_postgres, _load_platform, _served
-from tests.scorers import misbehave
-from tests.seed import CANARY, CANDIDATES, SEED
+from tests.kit import verbs
+from tests.kit.clocks import DatabaseClock
+from tests.kit.scorers import misbehave
+from tests.kit.seed import CANARY, CANDIDATES, SEED
 
 Record = dict[str, Any]
 # What nobody but the worker knows, and what tells a rebuilt record from the worker's own.

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 import backfill
-from tests.commands import Shell
 from tests.conftest import Project
-from tests.seed import REHEARSED
+from tests.kit.commands import Shell
+from tests.kit.seed import REHEARSED
 
 MARKS = (
     "scoring calls",

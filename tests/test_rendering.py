@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 
-from backfill.markdown import code, duration, escaped, mm_ss
-from backfill.models import Check, Criterion, FailedSession, Status, Verification
-from backfill.planned import PlannedSession, PlannedSessions
-from backfill.plans import Approval, Plan
-from backfill.rendering import plan_markdown
-from backfill.reporting import summary_markdown, verification_markdown
+from backfill.render.markdown import code, duration, escaped, mm_ss
+from backfill.render.plan import plan_markdown
+from backfill.render.reports import summary_markdown, verification_markdown
+from backfill.results.check import Check
+from backfill.results.plan import Approval, Plan
+from backfill.results.run import FailedSession, Status
+from backfill.results.sessions import PlannedSession, PlannedSessions
+from backfill.results.verification import Criterion, Verification
 
 RUN = "22dc9d26-0e85-4a2c-9bdc-1b92db031930"
 DIGEST = "a261f1ecc13668a0c44fa538787b47741ec50f7705721dd416c7124a87532fe8"

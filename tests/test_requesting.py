@@ -11,9 +11,9 @@ import pytest
 from psycopg.types.json import Jsonb
 
 import backfill
-from backfill.cli_plan import plan as planned_by_command
+from backfill.cli.plan import plan as planned_by_command
 from backfill.client import AsyncBackfill
-from backfill.requesting import (
+from backfill.request import (
     DERIVED,
     PARAMETERS,
     Request,
@@ -24,8 +24,8 @@ from backfill.requesting import (
     checked_values,
     checked_versions,
 )
-from tests import verbs
 from tests.conftest import Project
+from tests.kit import verbs
 
 NO_PROJECT = ("http://127.0.0.1:9", "sb_secret_x")
 WRONG = [

@@ -19,10 +19,10 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 from pytest_postgresql import factories
 
-from backfill import sample
-from backfill.stack_gateway import gateway_in_thread
-from backfill.stack_keys import ApiKeys
-from backfill.stack_servers import PostgresServer, RestServer
+from backfill.local import sample
+from backfill.local.gateway import gateway_in_thread
+from backfill.local.keys import ApiKeys
+from backfill.local.servers import PostgresServer, RestServer
 from tests.conftest import SERVER, Project
 
 Json = dict[str, Any]

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import backfill
-from backfill.rollback_sql import Listing
-from tests import verbs
-from tests.clocks import DatabaseClock
+from backfill.files.rollback_sql import Listing
 from tests.conftest import Project
+from tests.kit import verbs
+from tests.kit.clocks import DatabaseClock
 
 RUN = "22dc9d26-0e85-4a2c-9bdc-1b92db031930"
 KEY = {"session_id": "618c5ea6", "version": "v1.2", "fc_kind": "functions"}

@@ -11,28 +11,23 @@ from typing import Any
 
 import pytest
 
-from backfill import bulk, charts, exit_codes, page_figures, patience, progress, undoing
-from backfill.buckets import CHUNK_SESSIONS, Bucket, packed
-from backfill.coverage import DayCoverage, Missing, all_missing_name
+from backfill.api import retries
+from backfill.api.faults import Fault, fault_of_api, fault_of_edge, fault_of_transport
+from backfill.api.retries import BRIEF, Patience
+from backfill.cli import exit_codes, progress
+from backfill.cli.exit_codes import ExitCode
 from backfill.errors import BackfillError, BadRequest, OutcomeUnknown, Paused, UnknownRun
-from backfill.exit_codes import ExitCode
-from backfill.faults import Fault, fault_of_api, fault_of_edge, fault_of_transport
-from backfill.models import (
-    ITEM_STATES,
-    Check,
-    Event,
-    FailedSession,
-    MarkStatus,
-    Outcome,
-    Status,
-    UndoEffect,
-    Verdict,
-    Verification,
-)
-from backfill.patience import BRIEF, Patience
-from backfill.planned import PlannedSession, PlannedSessions
-from backfill.plans import Plan
-from backfill.requesting import as_text, checked_ids, checked_number
+from backfill.render.page import charts, figures
+from backfill.request import as_text, checked_ids, checked_number
+from backfill.results.check import Check, MarkStatus
+from backfill.results.coverage import DayCoverage, Missing, all_missing_name
+from backfill.results.event import Event
+from backfill.results.plan import Plan
+from backfill.results.run import ITEM_STATES, FailedSession, Outcome, Status
+from backfill.results.sessions import PlannedSession, PlannedSessions
+from backfill.results.undo import UndoEffect
+from backfill.results.verification import CHUNK_SESSIONS, Bucket, Verdict, Verification, packed
+from backfill.run import bulk, undo
 
 MIDNIGHT = datetime(2025, 8, 1, tzinfo=UTC)
 
@@ -177,7 +172,7 @@ def test_a_fault_keeps_what_the_api_asked_to_wait() -> None:
 def test_what_the_api_asks_to_wait_is_waited_if_it_is_not_too_long(
     retry_after_s: float | None, again: bool | float
 ) -> None:
-    found = patience.asked_wait(retry_after_s, BRIEF)
+    found = retries.asked_wait(retry_after_s, BRIEF)
     assert (found, type(found)) == (again, type(again))
 
 
@@ -207,10 +202,10 @@ async def test_a_call_is_made_again_while_no_answer_comes(
 
     patient = Patience(5.0, 0.01, lambda *told: waits.append(told), lambda: gives_up)
     if tries > len(raised):
-        assert await patience.ask_patiently(ask, patient, lambda: is_hopeless) == "answer"
+        assert await retries.ask_patiently(ask, patient, lambda: is_hopeless) == "answer"
     else:
         with pytest.raises(type(raised[-1])):
-            await patience.ask_patiently(ask, patient, lambda: is_hopeless)
+            await retries.ask_patiently(ask, patient, lambda: is_hopeless)
     assert len(seen) == tries
     assert [error for error, _ in waits] == list(raised[: tries - 1])
     assert all(0 < wait_s <= 0.01 for _, wait_s in waits)
@@ -261,7 +256,7 @@ def test_a_call_in_bulk_grows_while_it_is_full_and_quick(
 def test_a_piece_of_an_undo_takes_about_two_seconds(
     sessions: int, took_s: float, most: int, following: int
 ) -> None:
-    assert undoing.next_piece(sessions, took_s=took_s, most=most) == following
+    assert undo.next_piece(sessions, took_s=took_s, most=most) == following
 
 
 @pytest.mark.parametrize(
@@ -273,7 +268,7 @@ def test_a_piece_of_an_undo_takes_about_two_seconds(
     ],
 )
 def test_how_far_an_undo_is(answer: dict[str, Any], told: tuple[int, int]) -> None:
-    assert undoing._how_far(answer) == told
+    assert undo._how_far(answer) == told
 
 
 @pytest.mark.parametrize(
@@ -287,7 +282,7 @@ def test_how_far_an_undo_is(answer: dict[str, Any], told: tuple[int, int]) -> No
     ],
 )
 def test_the_scope_of_an_undo_holds_what_was_given(asked: Any, scope: dict[str, Any]) -> None:
-    assert undoing.undo_scope(*asked) == scope
+    assert undo.undo_scope(*asked) == scope
 
 
 # -- how the command line ends
@@ -647,7 +642,7 @@ def test_a_bar_is_a_day_a_week_or_a_month(
     """The fewest that fit; each bar that lies between is there, with none in it."""
     newest = MIDNIGHT + timedelta(days=days - 1)
     given = [{}] if days == 1 else [{"session_at": newest, "category": "b"}, {}]
-    found, bars, series = page_figures.candidates_by_day(plan(*given))
+    found, bars, series = figures.candidates_by_day(plan(*given))
     assert found == unit
     assert labels in (None, bars)
     assert bars[0] == {"day": "2025-08-01", "week": "2025-07-28", "month": "2025-08"}[unit]
@@ -660,7 +655,7 @@ def test_a_bar_is_a_day_a_week_or_a_month(
 
 def test_the_window_holds_the_starts_of_the_last_minute() -> None:
     starts = [(0.0, 5), (30.0, 5), (60.0, 2)]
-    assert page_figures.in_the_window(starts) == [
+    assert figures.in_the_window(starts) == [
         (0.0, 5.0),
         (30.0, 10.0),
         (60.0, 7.0),
@@ -676,14 +671,14 @@ def at(seconds: float) -> datetime:
 
 def test_starts_are_counted_from_the_first() -> None:
     """At most as many as the timeline shows."""
-    assert page_figures.seen_starts(plan({"started_at": None})) == []
+    assert figures.seen_starts(plan({"started_at": None})) == []
     seen = plan({"started_at": at(40)}, {"started_at": at(10)}, {"started_at": at(40)})
-    assert page_figures.seen_starts(seen) == [(0.0, 1), (30.0, 2)]
+    assert figures.seen_starts(seen) == [(0.0, 1), (30.0, 2)]
     many = plan(*({"started_at": at(n)} for n in range(121)))
-    assert page_figures.seen_starts(many)[-1] == (119.0, 1)
+    assert figures.seen_starts(many)[-1] == (119.0, 1)
     planned = plan(*({"batch": n} for n in range(1, 122)))
-    assert page_figures.planned_starts(planned)[-1] == (119 * 15.0, 1)
-    assert page_figures.planned_starts(planned)[0] == (0.0, 1)
+    assert figures.planned_starts(planned)[-1] == (119 * 15.0, 1)
+    assert figures.planned_starts(planned)[0] == (0.0, 1)
 
 
 def test_sessions_are_settled_over_time() -> None:
@@ -697,13 +692,13 @@ def test_sessions_are_settled_over_time() -> None:
         {"state": "done"},
         started_at=at(5),
     )
-    assert page_figures.settled_over_time(shown) == {
+    assert figures.settled_over_time(shown) == {
         "done": [(0.0, 0.0), (5.0, 1.0), (15.0, 3.0)],
         "failed": [(0.0, 0.0), (10.0, 1.0)],
     }
     nothing: dict[str, list[Any]] = {"done": [], "failed": []}
-    assert page_figures.settled_over_time(plan({"settled_at": at(1)})) == nothing
-    assert page_figures.settled_over_time(plan({}, started_at=at(0))) == nothing
+    assert figures.settled_over_time(plan({"settled_at": at(1)})) == nothing
+    assert figures.settled_over_time(plan({}, started_at=at(0))) == nothing
 
 
 def test_a_latency_is_from_the_last_lease_to_the_last_row() -> None:
@@ -724,17 +719,17 @@ def test_a_latency_is_from_the_last_lease_to_the_last_row() -> None:
         receipt(3, 1, 9),
         receipt(7, 1, 9),
     ]
-    assert page_figures.latencies_s(shown, receipts) == [0.0, 3.0]
-    assert page_figures.latencies_s(shown, [receipt(3, 1, 8)]) == []
+    assert figures.latencies_s(shown, receipts) == [0.0, 3.0]
+    assert figures.latencies_s(shown, [receipt(3, 1, 8)]) == []
 
 
 def test_latencies_are_bars_from_the_fastest_to_the_slowest() -> None:
-    labels, counts = page_figures.latency_bars([0.02, 0.021, 0.15, 0.2])
+    labels, counts = figures.latency_bars([0.02, 0.021, 0.15, 0.2])
     assert labels == ["≤ 20 ms", "≤ 50 ms", "≤ 100 ms", "≤ 200 ms"]
     assert counts == [1, 1, 0, 2]
-    assert page_figures.latency_bars([61.0]) == (["≤ more"], [1])
+    assert figures.latency_bars([61.0]) == (["≤ more"], [1])
 
 
 @pytest.mark.parametrize(("share", "value"), [(0.0, 1), (0.5, 3), (0.74, 3), (0.75, 4), (1.0, 4)])
 def test_a_share_of_the_values_does_not_exceed(share: float, value: float) -> None:
-    assert page_figures.share_below([1, 2, 3, 4], share) == value
+    assert figures.share_below([1, 2, 3, 4], share) == value

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from backfill.stack_servers import PostgresServer
+from backfill.local.servers import PostgresServer
 from tests.rules import RULES, Db, Rule, answer, prepare
 
 

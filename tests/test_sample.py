@@ -10,8 +10,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from backfill import migrations, sample
 from backfill.errors import BadRequest
+from backfill.local import sample
+from backfill.targets import migrations
 
 SEED_SQL = Path(__file__).parents[1] / "supabase" / "seed.sql"
 NAMED = "618c5ea6-3f0d-4b8e-9a41-5d2c7e90b1f4"  # lacks profile and FC scores

@@ -22,8 +22,8 @@ from psycopg.rows import tuple_row
 from psycopg.types.json import Jsonb
 
 import backfill
-from backfill.gateway import Gateway
-from backfill.stack_keys import mint_user_token
+from backfill.api.gateway import Gateway
+from backfill.local.keys import mint_user_token
 
 CONTENTS = "contents-of-a-row-that-stay"
 # Files of the embedded stack that hold its secrets by design, for its owner alone.

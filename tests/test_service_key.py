@@ -15,7 +15,7 @@ import pytest
 
 import backfill
 from tests.conftest import Project
-from tests.outsider import UNHURRIED, Attempt, Outsider, code_of, running
+from tests.kit.outsider import UNHURRIED, Attempt, Outsider, code_of, running
 
 
 @dataclass

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import backfill
-from tests import verbs
-from tests.commands import Shell
 from tests.conftest import Project
-from tests.scorers import misbehave
-from tests.seed import CANDIDATES, REHEARSED
+from tests.kit import verbs
+from tests.kit.commands import Shell
+from tests.kit.scorers import misbehave
+from tests.kit.seed import CANDIDATES, REHEARSED
 
 PLANNED = {
     "run_id", "state", "digest", "environment", "created_at", "request", "candidates", "categories",

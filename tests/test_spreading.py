@@ -11,12 +11,12 @@ from multiprocessing import get_context
 import pytest
 
 import backfill
-from backfill.stack_servers import free_port
-from tests.clocks import DatabaseClock
+from backfill.local.servers import free_port
 from tests.conftest import Project
 from tests.faults.processes import ROOT
-from tests.readme import claim
-from tests.seed import SEED
+from tests.kit.clocks import DatabaseClock
+from tests.kit.readme import claim
+from tests.kit.seed import SEED
 
 BY = "tests/test_spreading.py"
 ON_DASK = claim("On many machines", "client = Client", BY)

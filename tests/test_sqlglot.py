@@ -9,10 +9,10 @@ import pytest
 import sqlglot
 from sqlglot import exp
 
-from tests.make_migrations import MIGRATIONS, built, numbered_files
+from backfill.targets.migrations import MIGRATIONS, built, declared_files
 
 CREATE_VIEW = re.compile(r"^create (?:or replace )?view (\S+).*?;$", re.DOTALL | re.MULTILINE)
-FILES = [*numbered_files(), *(MIGRATIONS / name for name in built())]
+FILES = [*declared_files(), *(MIGRATIONS / name for name in built())]
 
 
 def views(script: str) -> dict[str, str]:

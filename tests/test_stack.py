@@ -21,10 +21,10 @@ import psycopg
 import pytest
 from multidict import CIMultiDict
 
-from backfill import stack, stack_parts, stack_supervisor
+from backfill.cli.exit_codes import ExitCode, of_error
 from backfill.errors import BackfillError, BadRequest
-from backfill.exit_codes import ExitCode, of_error
-from backfill.stack_gateway import (
+from backfill.local import parts, stack, supervisor
+from backfill.local.gateway import (
     NO_KEY,
     UPSTREAM_DOWN,
     WRONG_KEY,
@@ -33,9 +33,9 @@ from backfill.stack_gateway import (
     gateway_in_thread,
     route,
 )
-from backfill.stack_keys import ApiKeys
-from backfill.stack_servers import PostgresServer, ServerError, free_port
-from tests.commands import Shell
+from backfill.local.keys import ApiKeys
+from backfill.local.servers import PostgresServer, ServerError, free_port
+from tests.kit.commands import Shell
 
 PATIENCE_S = 20.0
 PROBES = b"""
@@ -115,9 +115,7 @@ def _alive(pid: int) -> bool:
 
 
 def _supervisor(home: Path) -> int:
-    return int(
-        json.loads((home / stack_supervisor.STATE_FILE).read_text())["running"]["supervisor"][0]
-    )
+    return int(json.loads((home / supervisor.STATE_FILE).read_text())["running"]["supervisor"][0])
 
 
 def _family(pid: int) -> set[int]:
@@ -138,7 +136,7 @@ def _family_of(home: Path) -> set[int]:
 @contextlib.contextmanager
 def _bare_server() -> Iterator[PostgresServer]:
     """PostgreSQL alone, in a folder that its account gets to."""
-    with tempfile.TemporaryDirectory(dir=stack_parts.open_temp_root()) as folder:
+    with tempfile.TemporaryDirectory(dir=parts.open_temp_root()) as folder:
         Path(folder).chmod(0o711)
         server = PostgresServer.start(Path(folder) / "data")
         try:
@@ -220,7 +218,7 @@ def test_the_environment_is_what_a_client_needs(local: stack.Stack) -> None:
 
 
 def test_the_secrets_on_disk_are_ours_alone(local: stack.Stack) -> None:
-    for name in (stack_supervisor.STATE_FILE, stack.LOG_FILE, stack.LOCK_FILE):
+    for name in (supervisor.STATE_FILE, stack.LOG_FILE, stack.LOCK_FILE):
         assert (local.dir / name).stat().st_mode & 0o077 == 0, name
 
 
@@ -353,29 +351,29 @@ def test_a_start_in_the_usual_folder_needs_no_name(
 
 def test_a_surprise_in_the_supervisor_comes_with_its_trace(home: Path) -> None:
     stored = {"kept": {"data_dir": str(home / "data"), "keys": {}}}
-    (home / stack_supervisor.STATE_FILE).write_text(json.dumps(stored))
+    (home / supervisor.STATE_FILE).write_text(json.dumps(stored))
     with pytest.raises(stack.StackError, match="did not start: TypeError") as failed:
         stack.start(home, sample="none", tie_to_parent=True)
     assert "Traceback" in failed.value.message
 
 
-@pytest.mark.parametrize("error", [stack.StackError, ServerError, stack_parts.PartMissing])
+@pytest.mark.parametrize("error", [stack.StackError, ServerError, parts.PartMissing])
 def test_every_failure_of_the_stack_is_one_of_the_librarys(error: type[BackfillError]) -> None:
     assert issubclass(error, BackfillError)
     assert of_error(error) is ExitCode.FAILED
 
 
 def test_a_missing_part_is_named_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(stack_parts.POSTGRES_BIN_VARIABLE, "/nowhere")
-    with pytest.raises(stack_parts.PartMissing) as missing:
-        stack_parts.find_postgres()
+    monkeypatch.setenv(parts.POSTGRES_BIN_VARIABLE, "/nowhere")
+    with pytest.raises(parts.PartMissing) as missing:
+        parts.find_postgres()
     assert missing.value.part == "PostgreSQL"
     assert missing.value.next_step == missing.value.way_out
-    assert stack_parts.INSTALL_EXTRA in str(missing.value)
+    assert parts.INSTALL_EXTRA in str(missing.value)
 
-    monkeypatch.setenv(stack_parts.POSTGREST_VARIABLE, "/nowhere/postgrest")
-    with pytest.raises(stack_parts.PartMissing, match="BACKFILL_POSTGREST=") as missing:
-        stack_parts.find_postgrest()
+    monkeypatch.setenv(parts.POSTGREST_VARIABLE, "/nowhere/postgrest")
+    with pytest.raises(parts.PartMissing, match="BACKFILL_POSTGREST=") as missing:
+        parts.find_postgrest()
     assert missing.value.part == "PostgREST"
 
 
@@ -387,15 +385,15 @@ def test_a_closed_part_is_copied_to_where_the_server_account_gets(
     closed.mkdir(mode=0o700)
     (closed / "postgrest").write_text("#!/bin/sh\n")
     (closed / "postgrest").chmod(0o700)
-    monkeypatch.setenv(stack_parts.POSTGREST_VARIABLE, str(closed / "postgrest"))
-    found = stack_parts.find_postgrest()
+    monkeypatch.setenv(parts.POSTGREST_VARIABLE, str(closed / "postgrest"))
+    found = parts.find_postgrest()
     try:
         assert found.read_text() == "#!/bin/sh\n"
-        assert stack_parts.is_reachable(found.parent)
+        assert parts.is_reachable(found.parent)
         assert found.stat().st_mode & 0o777 == 0o755
         found.parent.chmod(0o777)
-        with pytest.raises(stack_parts.PartMissing, match="not ours"):
-            stack_parts.find_postgrest()
+        with pytest.raises(parts.PartMissing, match="not ours"):
+            parts.find_postgrest()
     finally:
         found.unlink()
         found.parent.rmdir()
@@ -416,13 +414,13 @@ def test_a_server_that_does_not_run_from_a_copy_is_named(
             f"echo {program} '(PostgreSQL) 0.0'\n"
         )
         (bin_dir / program).chmod(0o755)
-    monkeypatch.setenv(stack_parts.POSTGRES_BIN_VARIABLE, str(bin_dir))
+    monkeypatch.setenv(parts.POSTGRES_BIN_VARIABLE, str(bin_dir))
     try:
-        with pytest.raises(stack_parts.PartMissing, match="does not run from a copy") as missing:
-            stack_parts.find_postgres()
+        with pytest.raises(parts.PartMissing, match="does not run from a copy") as missing:
+            parts.find_postgres()
         assert str(bin_dir) in missing.value.next_step
     finally:
-        for copy in stack_parts.open_temp_root().glob("backfill-postgres-0.0-*"):
+        for copy in parts.open_temp_root().glob("backfill-postgres-0.0-*"):
             shutil.rmtree(copy)
 
 

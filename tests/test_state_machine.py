@@ -27,11 +27,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests import verbs
-from tests.clocks import DatabaseClock
-from tests.seed import SEED
-from tests.throttling import Start, most_in_a_minute
-from tests.whole import examples
+from tests.kit import verbs
+from tests.kit.clocks import DatabaseClock
+from tests.kit.seed import SEED
+from tests.kit.throttling import Start, most_in_a_minute
+from tests.kit.whole import examples
 
 LEASE = timedelta(seconds=60)
 MOST_LIVE_RUNS = 3

@@ -10,11 +10,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.console import Console
 
-from backfill import progress, terminal
+from backfill.cli import progress, terminal
 from backfill.errors import BackfillError
-from backfill.markdown import document, joined, table
-from backfill.models import Event, RunSummary, Status
-from tests.commands import Shell
+from backfill.render.markdown import document, joined, table
+from backfill.results.event import Event
+from backfill.results.run import RunSummary, Status
+from tests.kit.commands import Shell
 
 RUNS = [
     RunSummary(

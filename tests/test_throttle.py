@@ -16,12 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg.rows import dict_row
 
-from backfill.stack_servers import PostgresServer
-from tests import verbs
-from tests.clocks import DatabaseClock
-from tests.seed import SEED
-from tests.throttling import MINUTE, Start, closest_batches, most_in_a_minute
-from tests.whole import examples
+from backfill.local.servers import PostgresServer
+from tests.kit import verbs
+from tests.kit.clocks import DatabaseClock
+from tests.kit.seed import SEED
+from tests.kit.throttling import MINUTE, Start, closest_batches, most_in_a_minute
+from tests.kit.whole import examples
 
 LEASE = timedelta(seconds=60)
 A_MICROSECOND = timedelta(microseconds=1)

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from backfill import cli
+from backfill.cli import app as cli
 
 Db = psycopg.Connection[Any]
 

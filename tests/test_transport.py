@@ -10,9 +10,9 @@ import anyio
 import httpx
 import pytest
 
-from backfill import transport
-from backfill.stack_servers import free_port
-from backfill.transport import transport_for
+from backfill.api import transport
+from backfill.api.transport import transport_for
+from backfill.local.servers import free_port
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 WELL = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"

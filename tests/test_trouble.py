@@ -8,9 +8,9 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from tests import verbs
-from tests.clocks import DatabaseClock
-from tests.seed import SEED
+from tests.kit import verbs
+from tests.kit.clocks import DatabaseClock
+from tests.kit.seed import SEED
 
 Connection = psycopg.Connection[Any]
 

@@ -9,10 +9,10 @@ import psycopg
 import pytest
 
 import backfill
-from tests import verbs
-from tests.clocks import DatabaseClock
 from tests.conftest import Project
-from tests.seed import CANARY
+from tests.kit import verbs
+from tests.kit.clocks import DatabaseClock
+from tests.kit.seed import CANARY
 
 Db = psycopg.Connection[Any]
 SEVEN: dict[str, Any] = {"since": "2025-09-01", "throttle_per_minute": 20, "batch_size": 7}

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.commands import Shell
 from tests.conftest import Project
-from tests.seed import CANARY
+from tests.kit.commands import Shell
+from tests.kit.seed import CANARY
 
 PLAN = (
     "plan",

@@ -8,9 +8,9 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from tests import verbs
-from tests.clocks import DatabaseClock
-from tests.seed import CANARY
+from tests.kit import verbs
+from tests.kit.clocks import DatabaseClock
+from tests.kit.seed import CANARY
 from tests.test_undo import SEVEN, Db, completed, item_states, undo
 
 

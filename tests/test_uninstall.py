@@ -9,8 +9,8 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from backfill import migrations
-from tests.catalog import differences, snapshot
+from backfill.targets import migrations
+from tests.kit.catalog import differences, snapshot
 
 Db = psycopg.Connection[Any]
 

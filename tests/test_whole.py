@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.whole import pair
+from tests.kit.whole import pair
 
 CASES = [f"case {number}" for number in range(60)]
 BY_SQL, BY_EDGE_FUNCTIONS = {"rpc", "documents"}, {"edge", "silent"}

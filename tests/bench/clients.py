@@ -56,7 +56,7 @@ async def bare_calls(task: Task, owned: AsyncExitStack, *, concurrency: int) -> 
     No more than so many sessions at a time, however many tasks ask. The alternatives get it too,
     so that what differs is what they keep.
     """
-    from backfill.gateway import Gateway
+    from backfill.api.gateway import Gateway
 
     gateway = Gateway(task.url, task.key, connections=concurrency)
     owned.push_async_callback(gateway.close)
@@ -101,7 +101,7 @@ async def pgbench(task: Task, owned: AsyncExitStack, *, clients: int) -> Work:
     import psycopg
     from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-    from backfill.stack_parts import find_postgres
+    from backfill.local.parts import find_postgres
 
     program = find_postgres() / "pgbench"
     with psycopg.connect(task.dsn) as db:

@@ -28,11 +28,11 @@ from typing import Any
 
 import psycopg
 
-from backfill import sample
-from backfill.stack_gateway import gateway_in_thread
-from backfill.stack_keys import ApiKeys
-from backfill.stack_parts import open_temp_root
-from backfill.stack_servers import PostgresServer, RestServer
+from backfill.local import sample
+from backfill.local.gateway import gateway_in_thread
+from backfill.local.keys import ApiKeys
+from backfill.local.parts import open_temp_root
+from backfill.local.servers import PostgresServer, RestServer
 
 SESSIONS = 5_000_000
 CANDIDATES = 250_000
@@ -112,7 +112,7 @@ def scene(sessions: int, candidates: int) -> Iterator[Scene]:
 async def plan_here(since: str) -> dict[str, Any]:
     """Plan in this process. {took_s: {function: s}, calls, windows, sessions, peak_mb}"""
     import backfill
-    from backfill.gateway import Gateway
+    from backfill.api.gateway import Gateway
 
     took_s: dict[str, float] = defaultdict(float)
     windows: list[Any] = []

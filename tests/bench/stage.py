@@ -22,12 +22,12 @@ import httpx
 import psycopg
 from psycopg.rows import dict_row
 
-from backfill import sample
-from backfill.stack_gateway import gateway_in_thread
-from backfill.stack_keys import ApiKeys
-from backfill.stack_parts import open_temp_root
-from backfill.stack_processes import end_process, spawn
-from backfill.stack_servers import PostgresServer, RestServer, free_port
+from backfill.local import sample
+from backfill.local.gateway import gateway_in_thread
+from backfill.local.keys import ApiKeys
+from backfill.local.parts import open_temp_root
+from backfill.local.processes import end_process, spawn
+from backfill.local.servers import PostgresServer, RestServer, free_port
 
 NGINX = Path("/usr/sbin/nginx")
 NGINX_CONFIG = """

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from statistics import median
 
-from backfill.stack_parts import find_postgrest
+from backfill.local.parts import find_postgrest
 from tests.bench import meters
 from tests.bench.stage import Scene
 from tests.bench.timing import Figure

@@ -27,11 +27,12 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from backfill import migrations, sample
-from backfill.stack_keys import ApiKeys
-from backfill.stack_parts import find_postgres, open_temp_root
-from backfill.stack_servers import PostgresServer, RestServer
-from tests import verbs
+from backfill.local import sample
+from backfill.local.keys import ApiKeys
+from backfill.local.parts import find_postgres, open_temp_root
+from backfill.local.servers import PostgresServer, RestServer
+from backfill.targets import migrations
+from tests.kit import verbs
 
 ROUNDS = 5
 REQUESTS = 1_000

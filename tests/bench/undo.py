@@ -28,12 +28,12 @@ import psycopg
 from psycopg.rows import dict_row
 
 import backfill
-from backfill import sample
-from backfill.stack_gateway import gateway_in_thread
-from backfill.stack_keys import ApiKeys
-from backfill.stack_parts import open_temp_root
-from backfill.stack_servers import PostgresServer, RestServer
-from tests import verbs
+from backfill.local import sample
+from backfill.local.gateway import gateway_in_thread
+from backfill.local.keys import ApiKeys
+from backfill.local.parts import open_temp_root
+from backfill.local.servers import PostgresServer, RestServer
+from tests.kit import verbs
 
 SESSIONS = 24_000
 PIECE = 1_000  # sessions a bare delete

@@ -8,11 +8,11 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
-from backfill.stack_parts import find_postgres
-from tests import verbs
+from backfill.local.parts import find_postgres
 from tests.bench import alternatives, clients, timing
 from tests.bench.stage import Scene, clear, scored
 from tests.bench.timing import Client, Figure, Task
+from tests.kit import verbs
 
 EXTRA = "pip install 'supabase-backfill[bench]'"
 

@@ -17,7 +17,7 @@ import anyio.to_thread
 import psycopg
 from psycopg.rows import tuple_row
 
-from tests.clocks import TEST_CLOCK
+from tests.kit.clocks import TEST_CLOCK
 
 POLL_S = 0.003  # between two looks at whether the others wait too
 

@@ -8,11 +8,11 @@ from functools import cache
 import pytest
 import stamina
 
-from backfill.stack_servers import PostgresServer
+from backfill.local.servers import PostgresServer
 from tests.faults.scenario import SESSIONS, Scene, Undisturbed
 from tests.faults.stack import Stack, disturb_nothing, make_template, scene_on
 from tests.faults.subjects import Scoring, subject
-from tests.whole import WHOLE, pair
+from tests.kit.whole import WHOLE, pair
 
 Prepared = Callable[[Scoring, int], tuple[str, Undisturbed]]
 

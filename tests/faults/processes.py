@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from backfill.stack_processes import dies_with_parent
+from backfill.local.processes import dies_with_parent
 from tests.faults.clock import forget
 from tests.faults.proxy import Call, Strike, does
 from tests.faults.scenario import CONCURRENCY, PATIENCE_S, Scene

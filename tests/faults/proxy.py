@@ -20,7 +20,7 @@ import aiohttp
 from aiohttp import web
 from anyio.from_thread import start_blocking_portal
 
-from backfill.stack_gateway import HOST, forwarded_headers
+from backfill.local.gateway import HOST, forwarded_headers
 
 SCORING = ("score_fc_session", "score_prism", "clean_document", "embed_document")
 KEYS = ("session_id", "document_id")

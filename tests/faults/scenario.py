@@ -24,7 +24,7 @@ from tests.faults.clock import CommonClock
 from tests.faults.measures import Content, Measured
 from tests.faults.proxy import ELSEWHERE, Hit, Proxy
 from tests.faults.subjects import Subject
-from tests.throttling import Start, closest_batches, most_in_a_minute
+from tests.kit.throttling import Start, closest_batches, most_in_a_minute
 
 SESSIONS = 200
 THROTTLE = 120

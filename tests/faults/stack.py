@@ -13,17 +13,17 @@ from uuid import uuid4
 import psycopg
 from psycopg.rows import dict_row
 
-from backfill.stack_gateway import gateway_in_thread
-from backfill.stack_keys import ApiKeys
-from backfill.stack_processes import end_process
-from backfill.stack_servers import PostgresServer, RestServer
+from backfill.local.gateway import gateway_in_thread
+from backfill.local.keys import ApiKeys
+from backfill.local.processes import end_process
+from backfill.local.servers import PostgresServer, RestServer
 from tests.conftest import Project
-from tests.copies import copy_database
-from tests.edge import served
 from tests.faults import measures
 from tests.faults.proxy import proxy_in_thread
 from tests.faults.scenario import Scene, Undisturbed
 from tests.faults.subjects import Subject
+from tests.kit.copies import copy_database
+from tests.kit.edge import served
 
 
 @dataclass

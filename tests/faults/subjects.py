@@ -10,10 +10,10 @@ from typing import Any, Literal
 import psycopg
 import pytest
 
-from backfill import sample
-from backfill.declaring import Declaration, declared
-from tests.edge import SILENT, prism_over_edge
-from tests.seed import SEED
+from backfill.local import sample
+from backfill.targets.declaration import Declaration, declared
+from tests.kit.edge import SILENT, prism_over_edge
+from tests.kit.seed import SEED
 
 DOCUMENTS = Path(__file__).parents[2] / "supabase" / "examples" / "documents"
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from backfill.stack_servers import PostgresServer
+from backfill.local.servers import PostgresServer
 from tests.conftest import _reachable
 from tests.faults.conftest import Prepared
 from tests.faults.proxy import SCORING, Nth, Strike, does

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from backfill.stack_servers import PostgresServer
+from backfill.local.servers import PostgresServer
 from tests.faults.conftest import Prepared
 from tests.faults.processes import kill_at, worker
 from tests.faults.proxy import Nth

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import resource
 
-from backfill import cli, client
+from backfill import client
+from backfill.cli import app as cli
 from tests.faults.clock import CommonClock
 
 

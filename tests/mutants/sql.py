@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import psycopg
 from psycopg.rows import dict_row
 
-from backfill import sample
-from backfill.stack_parts import open_temp_root
-from backfill.stack_servers import PostgresServer
+from backfill.local import sample
+from backfill.local.parts import open_temp_root
+from backfill.local.servers import PostgresServer
 from tests.mutants.equivalent import SURVIVORS
 from tests.mutants.tokens import changes
 from tests.rules import RULES, Db, Rule, holds, prepare

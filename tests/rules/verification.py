@@ -446,46 +446,6 @@ VERDICT = Rule(
     ),
 )
 
-BUCKETS = "select backfill_private.verify_buckets('toy', %s::jsonb[])"
-EMPTY: dict[str, list[object]] = {
-    bucket: [] for bucket in ("as_planned", "missing", "filled_elsewhere", "changed_since", "extra")
-}
-
-
-def row(session: str, component: str) -> dict[str, str]:
-    return {"session_id": session, "component": component}
-
-
-STRANGER = {"session_id": "z", "component": "score", "row": {"session_id": "z"}}
-VERIFY_BUCKETS = Rule(
-    "the buckets of all parts",
-    ("verify_buckets",),
-    (
-        Case("no part", BUCKETS, ([],), EMPTY),
-        Case(
-            "component after component, in the order of the plan",
-            BUCKETS,
-            (
-                [
-                    json.dumps({"buckets": {"missing": {"profile": ["b", "a"], "score": ["c"]}}}),
-                    json.dumps({"buckets": {"missing": {"score": ["a"]}, "extra": {}}}),
-                    json.dumps({"buckets": {"extra": {"score": [STRANGER]}}}),
-                ],
-            ),
-            {
-                **EMPTY,
-                "missing": [
-                    row("c", "score"),
-                    row("a", "score"),
-                    row("b", "profile"),
-                    row("a", "profile"),
-                ],
-                "extra": [STRANGER],
-            },
-        ),
-    ),
-)
-
 ADDED = Rule(
     "two parts as one",
     ("added",),
@@ -546,7 +506,6 @@ RULES = (
     COMPONENT_CRITERIA,
     RUN_CRITERIA,
     VERDICT,
-    VERIFY_BUCKETS,
     ADDED,
     CAME_AFTER,
 )

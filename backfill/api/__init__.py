@@ -1,0 +1,1 @@
+"""The API: the one way to the project, and what its answers mean."""

@@ -1,0 +1,225 @@
+"""What a failed call means. Pure: codes in, meaning out."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+MESSAGE_CHARACTERS = 500
+SQLSTATE_CHARACTERS = 5
+
+FaultKind = Literal[
+    "session",  # this one session's failure
+    "again",  # rolled back by what others did at the same time: the same call may succeed
+    "unknown",  # it may have happened: look before trying again
+    "slow",  # the API asks for fewer calls: no failure
+    "refused",  # this attempt or its run may no longer write: give the session back
+    "stop",  # it will hit every session: pause the run
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A failure's kind, its code (SQLSTATE, PGRST code or HTTP status) and a message cut short.
+
+    retry_after_s: what the API asked to wait, where it did.
+    """
+
+    kind: FaultKind
+    code: str
+    message: str
+    retry_after_s: float | None = None
+
+
+# What a fault of a scoring call is called when the batch is settled: sql/60_apply/settle.sql.
+OUTCOMES: dict[FaultKind, str] = {
+    "session": "failed",
+    "again": "again",
+    "unknown": "unknown",
+    "slow": "slow",
+    "refused": "released",
+    "stop": "stop",
+}
+
+
+class Meaning(NamedTuple):
+    """A row of the view backfill_private.faults, which says why.
+
+    of: sqlstate, postgrest or http. starts: a code, or what codes begin with, and the longest match
+    wins. kept: what stands for a message that may hold contents of a row.
+    """
+
+    of: str
+    starts: str
+    kind: FaultKind
+    kept: str | None = None
+
+
+MEANINGS = (
+    Meaning("sqlstate", "", "session"),
+    Meaning("sqlstate", "08", "unknown"),
+    Meaning("sqlstate", "53", "unknown"),
+    Meaning("sqlstate", "57P", "unknown"),
+    Meaning("sqlstate", "40001", "again"),
+    Meaning("sqlstate", "40P01", "again"),
+    Meaning("sqlstate", "55P03", "again"),
+    Meaning("sqlstate", "25006", "stop"),
+    Meaning("sqlstate", "42501", "stop"),
+    Meaning("sqlstate", "42883", "stop", "syntax error or unknown name"),
+    Meaning("sqlstate", "42P01", "stop", "syntax error or unknown name"),
+    Meaning("sqlstate", "OB011", "refused"),
+    Meaning("sqlstate", "OB012", "refused"),
+    Meaning("sqlstate", "OB018", "session"),
+    Meaning("sqlstate", "OB020", "session"),
+    Meaning("sqlstate", "0A", "session", "feature not supported"),
+    Meaning("sqlstate", "20", "session", "case not found"),
+    Meaning("sqlstate", "22", "session", "data exception"),
+    Meaning("sqlstate", "26", "session", "invalid SQL statement name"),
+    Meaning("sqlstate", "2F", "session", "SQL routine exception"),
+    Meaning("sqlstate", "34", "session", "invalid cursor name"),
+    Meaning("sqlstate", "38", "session", "external routine exception"),
+    Meaning("sqlstate", "39", "session", "external routine invocation exception"),
+    Meaning("sqlstate", "3D", "session", "invalid catalog name"),
+    Meaning("sqlstate", "3F", "session", "invalid schema name"),
+    Meaning("sqlstate", "42", "session", "syntax error or unknown name"),
+    Meaning("sqlstate", "54", "session", "program limit exceeded"),
+    Meaning("sqlstate", "58", "session", "system error"),
+    Meaning("sqlstate", "F0", "session", "configuration file error"),
+    Meaning("sqlstate", "HV", "session", "foreign data wrapper error"),
+    Meaning("sqlstate", "XX", "session", "internal error"),
+    Meaning("postgrest", "PGRST000", "unknown"),
+    Meaning("postgrest", "PGRST001", "unknown"),
+    Meaning("postgrest", "PGRST002", "unknown"),
+    Meaning("postgrest", "PGRST003", "unknown"),
+    Meaning("postgrest", "PGRST106", "stop"),
+    Meaning("postgrest", "PGRST202", "stop"),
+    Meaning("postgrest", "PGRST203", "stop"),
+    Meaning("postgrest", "PGRST205", "stop"),
+    Meaning("postgrest", "PGRST301", "stop"),
+    Meaning("postgrest", "PGRST302", "stop"),
+    Meaning("postgrest", "PGRST303", "stop"),
+    Meaning("http", "3", "stop"),
+    Meaning("http", "401", "stop"),
+    Meaning("http", "403", "stop"),
+    Meaning("http", "408", "unknown"),
+    Meaning("http", "425", "unknown"),
+    Meaning("http", "429", "slow"),
+    Meaning("http", "500", "unknown"),
+    Meaning("http", "502", "unknown"),
+    Meaning("http", "503", "unknown"),
+    Meaning("http", "504", "unknown"),
+    Meaning("http", "520", "unknown"),
+    Meaning("http", "521", "unknown"),
+    Meaning("http", "522", "unknown"),
+    Meaning("http", "523", "unknown"),
+    Meaning("http", "524", "unknown"),
+    Meaning("http", "530", "unknown"),
+    Meaning("http", "540", "stop"),
+    Meaning("http", "544", "unknown"),
+    Meaning("http", "546", "unknown"),
+)
+_BY_START = {(meaning.of, meaning.starts): meaning for meaning in MEANINGS}
+# Statuses that say it of every call, whatever else is said about this one: too many, moved.
+_SAID_BY_THE_STATUS = ("429", "3")
+_ABSENT, _FAILED = 404, 500
+
+
+def fault_of_api(
+    code: str | None,
+    message: str | None,
+    status: int | None,
+    retry_after_s: float | None = None,
+) -> Fault:
+    """What an error of the API means.
+
+    code: None where a gateway answered in JSON of its own; then the HTTP status tells. An error's
+    details are never kept, nor every message: they may hold a whole page, or values of the row.
+    """
+    known = _storable(code or str(status or "no code"))
+    kind = _kind(known, status)
+    if not code and kind == "session":
+        # Neither a function nor PostgreSQL said it: PostgREST answers 400 with empty code and
+        # message where its connection broke under a call, which may have committed.
+        kind = "unknown"
+    kept = _kept_message(known, _storable(message or "no message"))
+    return Fault(kind, known[:20], kept, retry_after_s)
+
+
+def fault_of_edge(
+    code: object, message: object, status: int, retry_after_s: float | None = None
+) -> Fault:
+    """What an error of an Edge Function means.
+
+    code, message: of its JSON, where it is JSON. One that answers with the database's error as it
+    got it is told as exactly as the API. 500 is a function's own way to fail; what else the
+    platform says about its worker (502 to 504, 546) leaves open whether it wrote.
+    """
+    known = _storable(code) if isinstance(code, str) and code else str(status)
+    kind = _kind(known, status)
+    if code == "":
+        # An error of PostgREST handed on, as it is where its connection broke under the function's
+        # call, which may have committed: see fault_of_api.
+        kind = "unknown" if kind == "session" else kind
+    elif status == _ABSENT:
+        kind = "stop" if known == "NOT_FOUND" else "session"
+    elif status == _FAILED and kind == "unknown" and not _is_told(_meaning(known)):
+        kind = "session"
+    said = _storable(message) if isinstance(message, str) and message else f"HTTP {status}"
+    return Fault(kind, known[:20], _kept_message(known, said), retry_after_s)
+
+
+def fault_of_transport(name: str) -> Fault:
+    """What a broken connection means: nothing that can be told from its name."""
+    return Fault("unknown", "transport", name[:MESSAGE_CHARACTERS])
+
+
+def _storable(text: str) -> str:
+    """A text without NUL, which no database keeps, and half characters, which no request carries.
+
+    JSON can hold both, and the whole batch would be refused for them.
+    """
+    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
+
+
+def _kept_message(code: str, message: str) -> str:
+    """A message cut short; where it may hold contents, what its class means."""
+    meaning = _meaning(code)
+    if meaning is None or meaning.kept is None:
+        return message[:MESSAGE_CHARACTERS]
+    return f"{meaning.kept}; the message stays in the database's log, it may hold contents"
+
+
+def _kind(code: str, status: int | None) -> FaultKind:
+    """What a code and a status mean together. The code tells, if it is known."""
+    said, answered = _meaning(code), _meaning(str(status))
+    if answered is not None and answered.starts in _SAID_BY_THE_STATUS:
+        return answered.kind
+    if said is not None and (_is_told(said) or said == Meaning("http", code, "stop")):
+        return said.kind
+    if status is None or (answered is not None and answered.kind == "unknown"):
+        return "unknown"
+    return "session"
+
+
+def _is_told(said: Meaning | None) -> bool:
+    """Whether the database or PostgREST spoke, not what stands between."""
+    return said is not None and said.of != "http"
+
+
+def _meaning(code: str) -> Meaning | None:
+    """The row of the longest match; None where no row tells."""
+    of = _of(code)
+    if of is None:
+        return None
+    starts = (code[:length] for length in range(len(code), -1, -1))
+    return next((_BY_START[of, s] for s in starts if (of, s) in _BY_START), None)
+
+
+def _of(code: str) -> str | None:
+    """Whose code it is. PostgreSQL's own: then the transaction is over, whatever the status."""
+    if len(code) == SQLSTATE_CHARACTERS:
+        return "sqlstate"
+    if re.fullmatch(r"PGRST[0-9]{3}", code):
+        return "postgrest"
+    return "http" if re.fullmatch(r"[0-9]{3}", code) else None

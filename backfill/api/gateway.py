@@ -1,0 +1,398 @@
+"""The one module that talks to Supabase: the real client, plain HTTP/1.1, errors named.
+
+Retries are ours: the client never retries an RPC. Every call of ours can be made again, because
+the database recognises it; a scoring call cannot, so its outcome is looked up instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import cached_property
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+from postgrest import APIError
+
+from backfill.api import keys
+from backfill.api.faults import Fault, fault_of_api, fault_of_edge, fault_of_transport
+from backfill.api.retries import BRIEF, Patience, ask_patiently
+from backfill.api.transport import transport_for
+from backfill.api.url import project_url
+from backfill.errors import (
+    BY_SQLSTATE,
+    BackfillError,
+    BadKey,
+    CannotConnect,
+    NotAllowed,
+    NotInstalled,
+    OutcomeUnknown,
+    TookTooLong,
+)
+from backfill.results.run import Json
+from supabase import AsyncClient, AsyncClientOptions, FunctionsError
+
+PAGE_ROWS = 1000  # db-max-rows of hosted projects unless set: a longer answer would be cut silently
+CALL_TIMEOUT_S = 70.0  # the API ends a call after 60 s
+EDGE_TIMEOUT_S = 410.0  # an Edge Function is ended after 150 s, on paid plans after 400 s
+CONNECT_TIMEOUT_S = 10.0
+PAGE = "a page instead of an answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What came with an answer: the client's errors do not carry it."""
+
+    status: int | None = None
+    is_json: bool = True
+    retry_after_s: float | None = None
+
+
+NO_ENVELOPE = Envelope()
+# Of this task's last answer.
+_envelope: ContextVar[Envelope] = ContextVar("envelope", default=NO_ENVELOPE)
+
+
+async def _note_envelope(response: httpx.Response) -> None:
+    says_json = "json" in response.headers.get("content-type", "")
+    _envelope.set(
+        Envelope(
+            status=response.status_code,
+            is_json=says_json or response.status_code == httpx.codes.NO_CONTENT,
+            retry_after_s=_retry_after_s(response.headers),
+        )
+    )
+
+
+def _retry_after_s(headers: httpx.Headers) -> float | None:
+    """Seconds, from a number or a date; the date is told from by the answer's own clock."""
+    wanted = headers.get("retry-after", "")
+    if wanted.isdigit():
+        return float(wanted)
+    try:
+        until = parsedate_to_datetime(wanted)
+        now = parsedate_to_datetime(headers["date"]) if "date" in headers else datetime.now(UTC)
+        return max((until - now).total_seconds(), 0.0)
+    except (TypeError, ValueError):
+        return None
+
+
+def _fault(error: APIError) -> Fault:
+    envelope = _envelope.get()
+    code = str(error.code) if error.code else None
+    return fault_of_api(code, error.message, envelope.status, envelope.retry_after_s)
+
+
+def _edge_fault(error: FunctionsError) -> Fault:
+    """What an Edge Function's error means: its body's code where it has one, else its status."""
+    code: object = None
+    message: object = error.message
+    if isinstance(error.__cause__, httpx.HTTPStatusError):
+        try:
+            body = error.__cause__.response.json()
+        except ValueError:
+            body, message = None, f"HTTP {error.status}"
+        if isinstance(body, dict):
+            code, message = body.get("code"), body.get("message") or body.get("error")
+    return fault_of_edge(code, message, error.status, _envelope.get().retry_after_s)
+
+
+def _http(url: str, connections: int, timeout_s: float) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        transport=transport_for(url, connections),
+        timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
+        follow_redirects=False,
+        event_hooks={"response": [_note_envelope]},
+        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+    )
+
+
+class CallFailed(Exception):
+    """A scoring call that did not come back well; `fault` says what that means."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.message)
+        self.fault = fault
+
+
+class Gateway:
+    """A project's API under its secret key."""
+
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        *,
+        connections: int = 16,
+        call_timeout_s: float | None = None,
+    ) -> None:
+        """Connect lazily: nothing is sent yet. Raises BadKey, CannotConnect for unusable values."""
+        self.url = project_url(url)
+        self.host = urlsplit(self.url).hostname or ""
+        self._key = keys.checked(key.strip())
+        self._was_reached = False
+        self._http = _http(self.url, connections, call_timeout_s or CALL_TIMEOUT_S)
+        self._client = self._client_over(self._http)
+        self._connections = connections
+        self._edge_timeout_s = call_timeout_s or EDGE_TIMEOUT_S
+        self._edge_http: httpx.AsyncClient | None = None  # until an Edge Function is called
+
+    def _client_over(self, http: httpx.AsyncClient) -> AsyncClient:
+        options = AsyncClientOptions(
+            httpx_client=http, auto_refresh_token=False, persist_session=False
+        )
+        return AsyncClient(self.url, self._key, options)
+
+    def __repr__(self) -> str:
+        return f"Gateway({self.host})"
+
+    @property
+    def uses_legacy_key(self) -> bool:
+        """Whether the key is a legacy JWT, which Supabase retires by the end of 2026."""
+        return keys.is_legacy(self._key)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+        if self._edge_http is not None:
+            await self._edge_http.aclose()
+
+    async def call(
+        self,
+        function: str,
+        arguments: Mapping[str, Json],
+        *,
+        expect: type | tuple[type, ...] = (dict, list),
+        access_token: str | None = None,
+        patience: Patience = BRIEF,
+    ) -> Any:
+        """Call one of our functions; again after transport trouble, since each can be repeated.
+
+        access_token: an Auth user's, instead of the key. expect: the type of the answer.
+        Raises the BackfillError that the SQLSTATE names.
+        """
+        headers = {"Authorization": f"Bearer {access_token.strip()}"} if access_token else {}
+        try:
+            return await ask_patiently(
+                lambda: self._answer_of(function, arguments, headers, expect),
+                patience,
+                self._was_never_reached,
+            )
+        except BadKey as refused:
+            if not access_token:
+                raise
+            raise _refused_token(self.host) from refused
+
+    async def score(
+        self, function: str, arguments: Mapping[str, Json], headers: Mapping[str, str]
+    ) -> Json:
+        """Make one scoring call, once. Raises CallFailed with what its failure means."""
+        try:
+            answer = await self._execute(function, arguments, headers)
+        except APIError as error:
+            fault = _fault(error)
+            raise CallFailed(fault) from _without_contents(error, fault)
+        except httpx.HTTPError as error:
+            raise CallFailed(fault_of_transport(type(error).__name__)) from error
+        if not _envelope.get().is_json:
+            raise CallFailed(fault_of_transport(PAGE))
+        return answer
+
+    @cached_property
+    def _edge(self) -> AsyncClient:
+        # Functions may take longer than the API, and their client knows no timeout of one call.
+        self._edge_http = _http(self.url, self._connections, self._edge_timeout_s)
+        return self._client_over(self._edge_http)
+
+    async def invoke(
+        self, function: str, body: Mapping[str, Json], headers: Mapping[str, str]
+    ) -> Json:
+        """Make one scoring call of an Edge Function, once. Raises CallFailed."""
+        options = {"body": dict(body), "headers": dict(headers), "responseType": "json"}
+        try:
+            return await self._edge.functions.invoke(function, options)
+        except FunctionsError as error:
+            fault = _edge_fault(error)
+            raise CallFailed(fault) from None  # its text may hold contents of a row
+        except httpx.HTTPError as error:
+            raise CallFailed(fault_of_transport(type(error).__name__)) from error
+        except ValueError as error:
+            raise CallFailed(fault_of_transport(PAGE)) from error
+
+    async def rows(
+        self,
+        relation: str,
+        *,
+        columns: str,
+        key: str,
+        equal: Mapping[str, str] | None = None,
+        at_least: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[list[dict[str, Json]]]:
+        """Pages of a table or view, by a unique ascending key, to the first that is empty.
+
+        A short page is not the last one: a project may answer fewer rows at a time, and does not
+        say how many.
+        """
+        after: Json = None
+        while page := await self._page(relation, columns, key, equal or {}, at_least or {}, after):
+            yield page
+            after = page[-1][key]
+
+    async def first(
+        self, relation: str, *, columns: str, equal: Mapping[str, str]
+    ) -> dict[str, Json] | None:
+        """One row, or None."""
+        request = self._client.table(relation).select(columns)
+        for column, value in equal.items():
+            request = request.eq(column, value)
+        found = await self._read(request.limit(1))
+        return found[0] if found else None
+
+    async def newest(
+        self,
+        relation: str,
+        *,
+        columns: str,
+        order: str,
+        key: str,
+        limit: int,
+        equal: Mapping[str, str],
+    ) -> list[dict[str, Json]]:
+        """The last rows by a column, at most `limit`, however few the project answers at a time.
+
+        key: unique; tells the order of rows that are alike in that column.
+        """
+        rows: list[dict[str, Json]] = []
+        while len(rows) < limit:
+            request = self._client.table(relation).select(columns)
+            for column, value in equal.items():
+                request = request.eq(column, value)
+            more = request.order(order, desc=True).order(key).range(len(rows), limit - 1)
+            if not (page := await self._read(more)):
+                break
+            rows += page
+        return rows
+
+    async def _page(
+        self,
+        relation: str,
+        columns: str,
+        key: str,
+        equal: Mapping[str, str],
+        at_least: Mapping[str, str],
+        after: Json,
+    ) -> list[dict[str, Json]]:
+        request = self._client.table(relation).select(columns)
+        for column, value in equal.items():
+            request = request.eq(column, value)
+        for column, value in at_least.items():
+            request = request.gte(column, value)
+        if after is not None:
+            request = request.gt(key, after)
+        return await self._read(request.order(key).limit(PAGE_ROWS))
+
+    async def _read(self, request: Any) -> list[dict[str, Json]]:
+        async def ask() -> Any:
+            return self._checked((await self._named_errors(request.execute())).data, list)
+
+        rows: list[dict[str, Json]] = await ask_patiently(ask, BRIEF, self._was_never_reached)
+        return rows
+
+    async def _answer_of(
+        self,
+        function: str,
+        arguments: Mapping[str, Json],
+        headers: Mapping[str, str],
+        expect: type | tuple[type, ...],
+    ) -> Any:
+        answer = await self._named_errors(self._execute(function, arguments, headers))
+        return self._checked(answer, expect)
+
+    async def _named_errors(self, asking: Awaitable[Any]) -> Any:
+        """What comes back, or the BackfillError that its failure is."""
+        try:
+            return await asking
+        except APIError as error:
+            fault = _fault(error)
+            raise self._named(error, fault) from _without_contents(error, fault)
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+
+    def _checked(self, answer: Any, expect: type | tuple[type, ...]) -> Any:
+        """The answer, where it has the type that a project would send."""
+        if not isinstance(answer, expect):
+            raise _no_answer(self.host)
+        self._was_reached = True
+        return answer
+
+    async def _execute(
+        self, function: str, arguments: Mapping[str, Json], headers: Mapping[str, str]
+    ) -> Json:
+        request = self._client.rpc(function, dict(arguments))
+        for name, value in headers.items():
+            request.request.headers[name] = value
+        return (await request.execute()).data
+
+    def _was_never_reached(self) -> bool:
+        # A project that never answered has a wrong URL; one that did is in trouble.
+        return not self._was_reached
+
+    def _named(self, error: APIError, fault: Fault) -> BackfillError:
+        """The BackfillError that an API error is."""
+        kind = BY_SQLSTATE.get(fault.code)
+        if kind is not None:
+            return kind(error.message or "", error.hint or "")
+        if fault.code in {"401", "PGRST301", "PGRST302", "PGRST303"}:
+            return BadKey(f"{self.host} does not accept this key", keys.WHERE)
+        if fault.code in {"PGRST202", "PGRST205", "42883", "42P01", "3F000"}:
+            return NotInstalled(
+                f"the backfill migrations are not installed in {self.host}",
+                "backfill install, apply the migrations, then backfill check",
+            )
+        if fault.code == "42501":
+            return NotAllowed(f"not allowed: {fault.message}", "backfill check")
+        if fault.code == "540":
+            return CannotConnect(
+                f"the project {self.host} is paused", "restore it in the dashboard"
+            )
+        if fault.kind in {"unknown", "again", "slow"}:
+            trouble = OutcomeUnknown(f"{self.host} is in trouble: {fault.code} {fault.message}", "")
+            trouble.retry_after_s = fault.retry_after_s
+            return trouble
+        if fault.code == "57014":
+            return TookTooLong(f"{self.host} ended a call at its time limit", "try again")
+        return BackfillError(f"{fault.code}: {fault.message}")
+
+    def _unreachable(self, error: httpx.HTTPError) -> CannotConnect:
+        """Whatever the transport calls it: the call may or may not have happened."""
+        if isinstance(error, httpx.ConnectError):
+            return OutcomeUnknown(f"cannot reach {self.host}", "check SUPABASE_URL and the network")
+        return OutcomeUnknown(
+            f"no answer from {self.host} ({type(error).__name__})", "try again; nothing is lost"
+        )
+
+
+def _without_contents(error: APIError, fault: Fault) -> APIError:
+    """The same error as a cause to be printed: its details, a row perhaps, stay out of it."""
+    bare: dict[str, Any] = {
+        "code": error.code,
+        "message": fault.message,
+        "hint": None,
+        "details": None,
+    }
+    return APIError(bare).with_traceback(error.__traceback__)
+
+
+def _refused_token(host: str) -> NotAllowed:
+    return NotAllowed(f"{host} does not accept this access token", "sign in again for a new one")
+
+
+def _no_answer(host: str) -> OutcomeUnknown:
+    return OutcomeUnknown(f"{host} does not answer like a Supabase project", "check SUPABASE_URL")
+
+
+__all__: Sequence[str] = ("CallFailed", "Gateway")

@@ -1,0 +1,172 @@
+"""What the database holds about a run, read whole: page by page, so that no limit hides a row."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+
+from backfill.api.gateway import Gateway
+from backfill.api.retries import BRIEF, Patience
+from backfill.api.rows import (
+    BUCKETS,
+    EVENT_COLUMNS,
+    FAILURE_COLUMNS,
+    PROGRESS_COLUMNS,
+    RECEIPT_FIELDS,
+    RUN_COLUMNS,
+    failure_of,
+    freshness_of,
+    plan_of,
+    sessions_of,
+    status_of,
+    summary_of,
+    verification_of,
+)
+from backfill.errors import BackfillError, UnknownRun
+from backfill.results.event import OnProgress, ignore
+from backfill.results.plan import Freshness, Plan
+from backfill.results.run import Json, Outcome, RunSummary, Status
+from backfill.results.sessions import PlannedSessions
+from backfill.results.verification import Verification, packed
+
+SESSIONS_A_CALL = 5_000  # half a megabyte
+LOOK_MS = 2_000  # for how long a call of a verification looks at rows
+
+
+async def load_plan(gateway: Gateway, run_id: str) -> Plan:
+    """A run with all its sessions. Raises UnknownRun."""
+    run = await load_run(gateway, run_id)
+    sessions = PlannedSessions()
+    asked: dict[str, Json] = {"p_run_id": run_id, "p_after": 0, "p_sessions": SESSIONS_A_CALL}
+    while page := await gateway.call("backfill_plan_sessions", asked, expect=list):
+        sessions.extend(sessions_of(page))
+        asked["p_after"] = page[-1][0]
+    return plan_of(run, sessions)
+
+
+async def load_fresh_plan(gateway: Gateway, run_id: str) -> Plan:
+    """The same, with what changed since it was sealed, or why that cannot be told.
+
+    Telling it takes as long as detection does, and needs views of the user's; the plan does not.
+    Raises UnknownRun.
+    """
+    plan = await load_plan(gateway, run_id)
+    try:
+        return replace(plan, freshness=await load_freshness(gateway, run_id))
+    except BackfillError as error:
+        return replace(plan, freshness_unknown=error.message)
+
+
+async def load_runs(gateway: Gateway, state: str | None, limit: int) -> tuple[RunSummary, ...]:
+    """The newest runs first, or those in a state."""
+    rows = await gateway.newest(
+        "backfill_run_progress",
+        columns=PROGRESS_COLUMNS,
+        order="created_at",
+        key="run_id",
+        limit=limit,
+        equal={"state": state} if state else {},
+    )
+    return tuple(summary_of(row) for row in rows)
+
+
+async def load_run(gateway: Gateway, run_id: str) -> dict[str, Json]:
+    """A run's row. Raises UnknownRun."""
+    run = await gateway.first("backfill_runs", columns=RUN_COLUMNS, equal={"run_id": run_id})
+    if run is None:
+        raise UnknownRun(f"there is no run {run_id}", "backfill runs")
+    return run
+
+
+async def full_run_id(gateway: Gateway, given: str) -> str:
+    """The run that an id or a unique prefix names. Raises UnknownRun."""
+    found = await gateway.call("backfill_find_runs", {"p_prefix": given}, expect=list)
+    if len(found) == 1:
+        return str(found[0])
+    if not found:
+        raise UnknownRun(f"there is no run {given}", "backfill runs")
+    raise UnknownRun(f"{given} is the prefix of more than one run", "give more of the id")
+
+
+async def load_status(gateway: Gateway, run_id: str) -> Status:
+    """Where a run stands, and why it waits."""
+    row = await gateway.first(
+        "backfill_run_progress", columns=PROGRESS_COLUMNS, equal={"run_id": run_id}
+    )
+    return status_of(row or {})
+
+
+async def load_outcome(gateway: Gateway, run_id: str) -> Outcome:
+    """Where a run stands, with its failed sessions."""
+    failures = [
+        failure_of(row)
+        async for page in gateway.rows(
+            "backfill_run_failures",
+            columns=FAILURE_COLUMNS,
+            key="session_id",
+            equal={"run_id": run_id},
+        )
+        for row in page
+    ]
+    return Outcome(await load_status(gateway, run_id), tuple(failures))
+
+
+async def load_verification(
+    gateway: Gateway, run_id: str, on_progress: OnProgress = ignore
+) -> Verification:
+    """What stands in the tables against what was planned: one call, or several of a large run.
+
+    Each is a transaction: a row that changes meanwhile is seen as it was or as it became. What the
+    parts saw is summed up by the database; only the sessions of the buckets are kept here.
+    """
+    asked: dict[str, Json] = {"p_run_id": run_id, "p_so_far": None, "p_budget_ms": LOOK_MS}
+    critical: list[str] = []
+    sessions: dict[str, dict[str, list[str]]] = {}
+    extra: dict[str, list[Mapping[str, Json]]] = {}
+    while True:
+        part = await gateway.call("backfill_verify_part", asked, expect=dict)
+        critical += part["critical"]
+        for component in part["components"]:
+            seen = {
+                bucket: part["buckets"].get(bucket, {}).get(component, []) for bucket in BUCKETS
+            }
+            extra.setdefault(component, []).extend(seen.pop("extra"))
+            for bucket, ids in seen.items():
+                sessions.setdefault(bucket, {}).setdefault(component, []).extend(packed(ids))
+        if part["verification"] is not None:
+            return verification_of(part["verification"], critical, sessions, extra)
+        on_progress(part["looked_at"], part["to_look_at"])
+        asked["p_so_far"] = part["so_far"]
+
+
+async def load_freshness(
+    gateway: Gateway, run_id: str, patience: Patience = BRIEF
+) -> Freshness | None:
+    """What changed since a plan was sealed; None where nothing is to come of it any more."""
+    answer = await gateway.call(
+        "backfill_freshness",
+        {"p_run_id": run_id},
+        expect=(dict, type(None)),
+        patience=patience,
+    )
+    return None if answer is None else freshness_of(answer)
+
+
+async def load_receipts(gateway: Gateway, run_id: str) -> AsyncIterator[list[dict[str, Json]]]:
+    """What a run's scoring wrote, some sessions at a time, the plan's last first.
+
+    All of a session come together, by receipt_id; undone_at tells what was taken back.
+    """
+    asked: dict[str, Json] = {"p_run_id": run_id, "p_before": None}
+    while page := await gateway.call("backfill_written", asked, expect=list):
+        receipts = [dict(zip(RECEIPT_FIELDS, receipt, strict=True)) for receipt in page]
+        yield receipts
+        asked["p_before"] = receipts[-1]["ordinal"]
+
+
+async def load_chain(gateway: Gateway, run_id: str) -> list[dict[str, Json]]:
+    """The events of a run, by seq."""
+    pages = gateway.rows(
+        "backfill_events", columns=EVENT_COLUMNS, key="seq", equal={"run_id": run_id}
+    )
+    return [row async for page in pages for row in page]

@@ -1,0 +1,190 @@
+"""Rows and answers of the database, read into models. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from typing import Any, TypeVar, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from backfill.errors import NotInstalled
+from backfill.results.check import Check
+from backfill.results.coverage import DayCoverage, Missing, all_missing_name
+from backfill.results.plan import Approval, Freshness, Plan
+from backfill.results.run import ITEM_STATES, FailedSession, Json, RunSummary, Status, moment
+from backfill.results.sessions import PlannedSession, PlannedSessions
+from backfill.results.undo import UndoEffect
+from backfill.results.verification import Bucket, Verification
+
+T = TypeVar("T")
+
+RUN_COLUMNS = (
+    "run_id,state,reason,environment,created_at,request,plan,digest,project_host,"
+    "approved_by,approved_via,approved_at,approved_until,started_at"
+)
+PROGRESS_COLUMNS = (
+    "run_id,state,reason,environment,total,pending,leased,done,failed,skipped,rolled_back,"
+    "rate_per_minute,eta_s,waits_for,approved_by,approved_until,created_at,audit_count,audit_head"
+)
+BUCKETS = ("as_planned", "missing", "extra", "filled_elsewhere", "changed_since")
+EVENT_COLUMNS = "seq,at,kind,details"
+RECEIPT_FIELDS = (
+    "receipt_id", "ordinal", "session_id", "component", "operation", "table_name", "row_key",
+    "before_hash", "after_hash", "attempt", "at", "undone_at",
+)  # fmt: skip
+FAILURE_COLUMNS = "session_id,failed_step,error_code,error_message"
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def read(kind: type[T], row: Mapping[str, Json], **more: Json) -> T:
+    """A row or an answer as one of our results; `more` goes before what it says itself.
+
+    What the result has no field for is left out: the database may say more than this version reads.
+    Raises NotInstalled where it says less, or something else.
+    """
+    with _understood(kind.__name__):
+        result: T = _adapter(cast(Hashable, kind)).validate_python({**row, **more})
+    return result
+
+
+@contextmanager
+def _understood(what: str) -> Iterator[None]:
+    """What is read has the form that this version knows. Raises NotInstalled."""
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(map(str, (what, *first["loc"])))
+        raise _another_form(f"{where}: {first['msg']}") from None  # it holds contents of rows
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _another_form(what) from error
+
+
+def _another_form(what: str) -> NotInstalled:
+    return NotInstalled(
+        f"the project's answer is not of the form that this version reads ({what})",
+        "backfill install, apply the migrations, then backfill check",
+    )
+
+
+def plan_of(run: Mapping[str, Json], sessions: PlannedSessions) -> Plan:
+    """A run's row and its sessions, by ordinal."""
+    with _understood("Plan"):
+        figures = dict(run["plan"] or {})
+        return read(
+            Plan,
+            run,
+            digest=run["digest"] or "",
+            checks=tuple(map(check_of, figures.pop("checks", ()))),
+            figures=figures,
+            sessions=sessions,
+            approval=_approval_of(run),
+        )
+
+
+def empty_plan_of(answer: Mapping[str, Json]) -> Plan:
+    """What backfill_seal says where there is nothing to do: there is no run."""
+    return plan_of({**answer, "run_id": "", "digest": "", "created_at": None}, PlannedSessions())
+
+
+def sessions_of(page: Sequence[Sequence[Json]]) -> Iterator[PlannedSession]:
+    """Sessions as backfill_plan_sessions packs them; there may be very many."""
+    with _understood("PlannedSession"):
+        yield from map(_session_of, page)
+
+
+def _session_of(packed: Sequence[Json]) -> PlannedSession:
+    (
+        ordinal, session_id, at, category, components, phase, batch, state, attempts,
+        failed_step, error_code, error_message, started_at, settled_at,
+    ) = packed  # fmt: skip
+    return PlannedSession(
+        ordinal, session_id, moment(at), category, tuple(components), phase, batch, state,
+        attempts, failed_step, error_code, error_message, started_at and moment(started_at),
+        settled_at and moment(settled_at),
+    )  # fmt: skip
+
+
+def check_of(mark: Mapping[str, Json]) -> Check:
+    """A mark."""
+    with _understood("Check"):
+        return read(Check, mark, next_step=mark.get("next") or "")
+
+
+def _approval_of(run: Mapping[str, Json]) -> Approval | None:
+    if not run.get("approved_by"):
+        return None
+    names = {"approver": "by", "via": "via", "at": "at", "until": "until"}
+    return read(Approval, {name: run[f"approved_{column}"] for name, column in names.items()})
+
+
+def status_of(row: Mapping[str, Json]) -> Status:
+    """A row of backfill_run_progress."""
+    return read(Status, row, counts={name: row.get(name) for name in ITEM_STATES})
+
+
+def summary_of(row: Mapping[str, Json]) -> RunSummary:
+    """A row of backfill_run_progress, for a list."""
+    return read(RunSummary, row)
+
+
+def failure_of(row: Mapping[str, Json]) -> FailedSession:
+    """A row of backfill_run_failures."""
+    return read(FailedSession, row)
+
+
+def verification_of(
+    answer: Mapping[str, Json],
+    critical: Sequence[str],
+    sessions: Mapping[str, Mapping[str, Sequence[str]]],
+    extra: Mapping[str, list[Mapping[str, Json]]],
+) -> Verification:
+    """What the parts of backfill_verify_part say together.
+
+    answer: the `verification` of the last one. sessions: by bucket and component, packed. extra:
+    rows that nobody planned, by component.
+    """
+    strangers = [row for rows in extra.values() for row in rows]
+    with _understood("Verification"):
+        audit = {f"audit_{name}": value for name, value in answer["audit"].items()}
+    found = read(Verification, answer, critical=critical, buckets={}, **audit)
+    # The rows are put in afterwards: reading would copy them.
+    return replace(
+        found, buckets={b: strangers if b == "extra" else Bucket(sessions[b]) for b in BUCKETS}
+    )
+
+
+def freshness_of(answer: Mapping[str, Json]) -> Freshness:
+    """The answer of backfill_freshness."""
+    return read(Freshness, answer)
+
+
+def undo_of(answer: Mapping[str, Json]) -> UndoEffect:
+    """The answer of backfill_preview_undo."""
+    return read(UndoEffect, answer)
+
+
+def undone_of(run_id: str, digest: str, answer: Mapping[str, Json]) -> UndoEffect:
+    """The last answer of backfill_confirm_undo."""
+    return read(UndoEffect, answer, run_id=run_id, digest=digest)
+
+
+def missing_of(answer: Mapping[str, Json]) -> Missing:
+    """The answer of backfill_coverage."""
+    with _understood("Missing"):
+        components = tuple(answer["components"])
+        return Missing(tuple(_day_of(row, components) for row in answer["days"]), components)
+
+
+def _day_of(row: Mapping[str, Json], components: Sequence[str]) -> DayCoverage:
+    missing = {name: row[f"missing_{name}"] for name in components}
+    # With one component those that lack all are those that lack it.
+    all_missing = row.get(all_missing_name(len(components)), sum(missing.values()))
+    return read(DayCoverage, row, missing=missing, missing_all=all_missing)

@@ -1,0 +1,327 @@
+"""The command line: thin; every verb is one of the library's.
+
+stdout is the answer, stderr is progress; every refusal ends with the next command.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import backfill
+from backfill.cli import exit_codes, local, terminal
+from backfill.cli import plan as planning
+from backfill.cli.options import AsJson, Reason, Run, Since, Until, connected, end
+from backfill.cli.progress import ApplyProgress, StepProgress
+from backfill.errors import BackfillError, BadRequest
+from backfill.results.run import Outcome
+
+app = typer.Typer(
+    name="backfill",
+    help="Find, plan, approve, apply, verify and undo backfills of a Supabase project.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+Approver = Annotated[str | None, typer.Option("--approver", metavar="NAME", help="Who decides.")]
+Concurrency = Annotated[int, typer.Option(min=1, max=64, help="Sessions scored at a time.")]
+NoWait = Annotated[bool, typer.Option("--no-wait", help="End instead of waiting.")]
+LogsDir = Annotated[Path, typer.Option(help="Where the run's folder of files goes.")]
+PACKAGE = "supabase-backfill"
+DEFAULT_LOGS = Path("backfill_logs")
+STATES = (
+    "planning", "awaiting_approval", "approved", "running", "paused", "completed", "rejected",
+    "cancelled", "expired", "rolled_back",
+)  # fmt: skip
+
+
+def _access_token() -> str | None:
+    """An Auth user's token, from the environment: never from argv, where others could read it."""
+    return os.environ.get("BACKFILL_ACCESS_TOKEN") or None
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"{PACKAGE} {version(PACKAGE)}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version and end."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Example: backfill check --json")
+def check(as_json: AsJson = False) -> None:
+    """Is this project ready? A line a thing, each with what to do."""
+    with connected() as bf:
+        checks = bf.check()
+    if as_json:
+        terminal.print_json([c.as_dict() for c in checks])
+    else:
+        terminal.print_checks(checks)
+    end(exit_codes.of_check(checks))
+
+
+planning.add_to(app)
+
+
+@app.command(epilog="Example: backfill runs --state running")
+def runs(
+    state: Annotated[str | None, typer.Option(help="Only runs in this state.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The runs, the newest first."""
+    if state is not None and state not in STATES:
+        raise BadRequest(f"no run is ever {state[:40]}", f"one of: {', '.join(STATES)}")
+    with connected() as bf:
+        found = bf.runs(state=state)
+    if as_json:
+        terminal.print_json([r.as_dict() for r in found])
+    else:
+        terminal.print_runs(found)
+
+
+@app.command(epilog="Example: backfill show 4f2c")
+def show(
+    run: Run,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write it as a page with charts, whole or not at all."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The plan, or what became of it."""
+    with connected() as bf:
+        if html is not None:
+            planning.write_page(bf.page(run), html, as_json)
+        else:
+            planning.show_plan(bf.get(run), as_json)
+
+
+@app.command(epilog="Example: backfill approve 4f2c --digest D")
+def approve(
+    run: Run,
+    digest: Annotated[str, typer.Option(metavar="D", help="The plan's digest.")],
+    approver: Approver = None,
+    note: Annotated[str | None, typer.Option(metavar="T", help="Kept with the decision.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Approve exactly this plan; an Auth user's token comes from BACKFILL_ACCESS_TOKEN."""
+    with connected() as bf:
+        status = bf.approve(
+            run, digest=digest, access_token=_access_token(), approver=approver, note=note
+        )
+    _print_status(status, as_json, f"backfill apply {status.run_id}")
+
+
+@app.command(epilog='Example: backfill reject 4f2c --reason "the wrong range"')
+def reject(run: Run, reason: Reason, approver: Approver = None, as_json: AsJson = False) -> None:
+    """Reject a plan for good."""
+    with connected() as bf:
+        status = bf.reject(run, reason=reason, access_token=_access_token(), approver=approver)
+    _print_status(status, as_json)
+
+
+def _print_status(status: backfill.Status, as_json: bool, next_step: str = "") -> None:
+    if as_json:
+        terminal.print_json(status.as_dict())
+        return
+    terminal.print_status(status)
+    if next_step:
+        terminal.print_next(next_step)
+
+
+@app.command(epilog="Example: backfill apply 4f2c")
+def apply(
+    run: Run,
+    concurrency: Concurrency = 4,
+    no_wait: NoWait = False,
+    logs_dir: LogsDir = DEFAULT_LOGS,
+    as_json: AsJson = False,
+) -> None:
+    """Score the approved sessions; safe to run again after any crash."""
+    with connected() as bf:
+        _work(bf, bf.apply, run, concurrency, no_wait, logs_dir, as_json)
+
+
+@app.command(epilog="Example: backfill retry 4f2c")
+def retry(
+    run: Run,
+    concurrency: Concurrency = 4,
+    no_wait: NoWait = False,
+    logs_dir: LogsDir = DEFAULT_LOGS,
+    as_json: AsJson = False,
+) -> None:
+    """Score the failed sessions again, under the same approval."""
+    with connected() as bf:
+        _work(bf, bf.retry, run, concurrency, no_wait, logs_dir, as_json)
+
+
+def _work(
+    bf: backfill.Backfill,
+    verb: Callable[..., Outcome],
+    run: str,
+    concurrency: int,
+    no_wait: bool,
+    logs_dir: Path,
+    as_json: bool,
+) -> None:
+    before = bf.status(run)
+    with ApplyProgress(before, lambda: bf.status(before.run_id)) as progress:
+        outcome = verb(
+            run,
+            concurrency=concurrency,
+            wait=not no_wait,
+            on_event=progress.hear,
+            logs_dir=logs_dir,
+            should_stop=_stop_on_signals(),
+        )
+    if as_json:
+        terminal.print_json(outcome.as_dict())
+    else:
+        if outcome.retried == 0:
+            terminal.out.print("no session of this run has failed: nothing to retry")
+        terminal.print_outcome(outcome)
+        verb_next = {"completed": "verify", "running": "apply"}.get(outcome.state, "show")
+        terminal.print_next(f"backfill {verb_next} {outcome.status.run_id}")
+    terminal.print_missing_files(outcome)
+    end(exit_codes.of_apply(outcome))
+
+
+def _stop_on_signals() -> Callable[[], bool]:
+    """Ctrl-C or SIGTERM: finish what is in flight, give the rest back; a second ends at once."""
+    asked: list[int] = []
+
+    def ask(number: int, _: object) -> None:
+        asked.append(number)
+        terminal.err.print("finishing what is in flight; once more to end at once")
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, ask)
+    return lambda: bool(asked)
+
+
+@app.command(epilog='Example: backfill pause 4f2c --reason "peak hours"')
+def pause(run: Run, reason: Reason, as_json: AsJson = False) -> None:
+    """Pause a run: no session starts until it is resumed."""
+    with connected() as bf:
+        status = bf.pause(run, reason=reason)
+    _print_status(status, as_json, f"backfill resume {status.run_id}")
+
+
+@app.command(epilog="Example: backfill resume 4f2c")
+def resume(run: Run, as_json: AsJson = False) -> None:
+    """Lift a pause; an apply that is still alive goes on."""
+    with connected() as bf:
+        status = bf.resume(run)
+    _print_status(status, as_json, f"backfill apply {status.run_id}, unless one is still alive")
+
+
+@app.command(epilog='Example: backfill cancel 4f2c --reason "the wrong version"')
+def cancel(run: Run, reason: Reason, as_json: AsJson = False) -> None:
+    """Stop a run for good. What it wrote stays."""
+    with connected() as bf:
+        status = bf.cancel(run, reason=reason)
+    _print_status(status, as_json)
+
+
+@app.command(epilog="Example: backfill status 4f2c")
+def status(run: Run, as_json: AsJson = False) -> None:
+    """Where a run stands, and why it waits."""
+    with connected() as bf:
+        _print_status(bf.status(run), as_json)
+
+
+@app.command(epilog="Example: backfill verify 4f2c")
+def verify(run: Run, as_json: AsJson = False) -> None:
+    """What stands in the tables against what was planned."""
+    with connected() as bf, StepProgress("verify") as progress:
+        verification = bf.verify(run, on_progress=progress.hear)
+    if as_json:
+        terminal.print_json(verification.as_dict())
+    else:
+        terminal.print_verification(verification)
+    end(exit_codes.of_verify(verification))
+
+
+@app.command(epilog="Example: backfill rollback 4f2c --until 2025-08-10")
+def rollback(
+    run: Run,
+    session: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="Only this session; an id or a prefix.")
+    ] = None,
+    since: Since = None,
+    until: Until = None,
+    confirm: Annotated[
+        str | None, typer.Option(metavar="DIGEST", help="Carry out the preview of this digest.")
+    ] = None,
+    reason: Annotated[str | None, typer.Option(metavar="T", help="Why; with --confirm.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Preview taking back what a run wrote, or confirm the preview."""
+    doing = "look at rows" if confirm is None else "roll back"
+    with connected() as bf, StepProgress(doing) as progress:
+        if confirm is None:
+            effect = bf.rollback(
+                run, sessions=session, since=since, until=until, on_progress=progress.hear
+            ).effect
+        else:
+            effect = bf.confirm_rollback(
+                run,
+                digest=confirm,
+                reason=reason or "",
+                sessions=session,
+                since=since,
+                until=until,
+                on_progress=progress.hear,
+            )
+    if as_json:
+        terminal.print_json(effect.as_dict())
+    else:
+        terminal.print_undo(effect)
+    end(exit_codes.of_rollback(effect, is_confirmed=confirm is not None))
+
+
+@app.command(epilog="Example: backfill logs 4f2c --logs-dir backfill_logs")
+def logs(run: Run, logs_dir: LogsDir = DEFAULT_LOGS, as_json: AsJson = False) -> None:
+    """Write all files of a run from the database; what an apply wrote stays."""
+    with connected() as bf:
+        folder = bf.write_logs(run, logs_dir)
+    if as_json:
+        terminal.print_json({"folder": str(folder)})
+    else:
+        terminal.out.print(str(folder), markup=False)
+
+
+local.add_to(app)
+
+
+def main() -> None:
+    """Run the command line; a BackfillError becomes its sentence and its exit code."""
+    try:
+        app()
+    except BackfillError as error:
+        code = exit_codes.of_error(type(error))
+        prefix = "Refused: " if code is exit_codes.ExitCode.REFUSED else ""
+        terminal.err.print(
+            f"{prefix}{error}", *getattr(error, "__notes__", ()), sep="\n", markup=False
+        )
+        sys.exit(code)

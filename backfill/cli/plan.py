@@ -1,0 +1,169 @@
+"""The command line's verbs that look for what is missing and plan it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from backfill.atomic_file import replace_file
+from backfill.cli import exit_codes, terminal
+from backfill.cli.options import AsJson, Since, Until, connected, end
+from backfill.errors import BadRequest
+from backfill.render.plan import plan_pieces
+from backfill.results.plan import Plan
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these verbs to the command line."""
+    app.command(epilog="Example: backfill missing --since 2025-08-01 --min-coverage 0.95")(missing)
+    app.command(epilog="Example: backfill plan --since 2025-08-01 --throttle 20")(plan)
+
+
+def missing(
+    since: Since = None,
+    min_coverage: Annotated[
+        float | None, typer.Option(min=0, max=1, help="End with 4 below this share.")
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="Where several are installed.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What is missing, by UTC day."""
+    with connected() as bf:
+        found = bf.missing(since=since, target=target)
+    if as_json:
+        terminal.print_json(found.as_dict())
+    else:
+        terminal.print_missing(found)
+    end(exit_codes.of_missing(found, min_coverage))
+
+
+def plan(
+    since: Since = None,
+    until: Until = None,
+    recent_since: Annotated[
+        str | None, typer.Option(metavar="D", help="First UTC day of the recent phase.")
+    ] = None,
+    engine_version: Annotated[
+        str | None, typer.Option(metavar="V", help="Wanted version of the profiles.")
+    ] = None,
+    fc_version: Annotated[
+        str | None, typer.Option(metavar="V", help="Wanted version of the FC scores.")
+    ] = None,
+    basis: Annotated[str | None, typer.Option(help="Kind of FC scores.")] = None,
+    throttle: Annotated[
+        str | None, typer.Option(metavar="N", help="Session starts in any 60 s, or none. [20]")
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Sessions a batch. [5; in bulk without a throttle 500]"),
+    ] = None,
+    priority: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="Goes first; an id or a prefix.")
+    ] = None,
+    environment: Annotated[
+        str | None, typer.Option(metavar="E", help="The project's name; refused in another.")
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="Where several are installed.")] = None,
+    want: Annotated[
+        list[str] | None, typer.Option(metavar="COMPONENT=V", help="A version by component.")
+    ] = None,
+    like: Annotated[
+        str | None, typer.Option(metavar="RUN", help="A request to start from.")
+    ] = None,
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the target."),
+    ] = None,
+    inferred: Annotated[
+        str | None,
+        typer.Option(metavar="TARGET", help="Accept inferred receipts of this target."),
+    ] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(metavar="direct|bulk", help="A call a step, or a call a batch. [direct]"),
+    ] = None,
+    rehearse: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Sessions to score and roll back, 0 for none. [5; in production 0]",
+        ),
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Go on with a plan that was cut off; takes nothing else."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Plan what is missing, and halt for approval."""
+    paces = {} if throttle is None else {"throttle_per_minute": _throttle(throttle)}
+    with connected() as bf:
+        made = bf.plan(
+            since=since,
+            until=until,
+            recent_since=recent_since,
+            engine_version=engine_version,
+            fc_version=fc_version,
+            basis=basis,
+            batch_size=batch_size,
+            priority=priority,
+            environment=environment,
+            target=target,
+            want=_pairs(want, "--want is COMPONENT=VERSION", "--want fc_scores=v1.2"),
+            parameters=_pairs(parameters, "--set is NAME=VALUE", "--set basis=functions"),
+            inferred=inferred,
+            mode=mode,
+            like=like,
+            rehearse=rehearse,
+            resume=resume,
+            **paces,
+        )
+    show_plan(made, as_json)
+
+
+def _throttle(text: str) -> int | None:
+    if text.lower() == "none":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise BadRequest(
+            f"--throttle is a whole number or none, not {text[:40]}",
+            "backfill plan … --throttle 20",
+        ) from None
+
+
+def _pairs(given: list[str] | None, form: str, example: str) -> dict[str, str] | None:
+    pairs: dict[str, str] = {}
+    for item in given or []:
+        name, _, value = item.partition("=")
+        if not (name and value) or pairs.get(name, value) != value:
+            raise BadRequest(
+                f"{form}, once for each, not {item[:40]}", f"backfill plan … {example}"
+            )
+        pairs[name] = value
+    return pairs or None
+
+
+def write_page(page: str, file: Path, as_json: bool) -> None:
+    """Write a page, and say where it is."""
+    try:
+        replace_file(file, [page])
+    except OSError as failed:
+        raise BadRequest(
+            f"{file} could not be written: {failed.strerror}", "backfill show … --html FILE"
+        ) from failed
+    if as_json:
+        terminal.print_json({"file": str(file)})
+    else:
+        terminal.out.print(str(file), markup=False)
+
+
+def show_plan(shown: Plan, as_json: bool) -> None:
+    """Print a plan."""
+    if as_json:
+        terminal.print_json(shown.as_dict())
+    else:
+        terminal.print_markdown(plan_pieces(shown))

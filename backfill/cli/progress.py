@@ -1,0 +1,205 @@
+"""How apply, verify and undo go on: a bar on a terminal, plain lines where nobody looks."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any, Self
+
+from rich.console import RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.text import Text
+
+from backfill.cli import terminal
+from backfill.errors import BackfillError
+from backfill.render.plan_surroundings import changes_in_words
+from backfill.results.event import Event
+from backfill.results.run import Status
+
+LOOK_EVERY_S = 3.0
+LONGEST_LOOK_S = 5.0
+SHOW_AFTER_S = 1.0  # what is over sooner needs no bar
+LINE_EVERY_S = 5.0
+
+Look = Callable[[], Status]
+
+
+def time_left(eta_s: float | None, *, seconds_ago: float) -> str:
+    """What is left of an estimate that was made so many seconds ago: 0:01:15."""
+    if eta_s is None:
+        return "-:--:--"
+    return str(timedelta(seconds=round(max(eta_s - seconds_ago, 0))))
+
+
+def rate_per_minute(batches: Sequence[Event]) -> float | None:
+    """Sessions a minute from the first settled batch to the last; None after one alone.
+
+    Without the first, since nobody knows how long before it the counting would have to begin.
+    """
+    if len(batches) < 2:
+        return None
+    minutes = (batches[-1].at - batches[0].at).total_seconds() / 60
+    sessions = sum(len(settled_states(batch)) for batch in batches[1:])
+    return sessions / minutes if minutes > 0 else None
+
+
+def settled_states(batch: Event) -> list[str]:
+    """The states of the sessions that are over with a settled batch."""
+    states = [s["state"] for s in batch.details["settled"]]
+    return [state for state in states if state not in ("pending", "leased")]
+
+
+class _TimeLeft(ProgressColumn):
+    """The database's estimate, which knows throttle and rate; between two looks it runs down."""
+
+    def render(self, task: Task) -> Text:
+        ago_s = time.monotonic() - task.fields["estimated_at"]
+        return Text(time_left(task.fields["eta_s"], seconds_ago=ago_s), style="progress.remaining")
+
+
+class ApplyProgress:
+    """A bar with rate, time left and what the run waits for; plain lines where nobody looks."""
+
+    def __init__(self, status: Status, look: Look | None = None) -> None:
+        """look: asks how the run stands; called every few seconds, from another thread."""
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TextColumn("left"),
+            _TimeLeft(),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=terminal.err,
+            transient=True,
+        )
+        over = status.total - status.counts["pending"] - status.counts["leased"]
+        fields: dict[str, Any] = {
+            "note": "",
+            "rate": "",
+            "eta_s": status.eta_s,
+            "estimated_at": time.monotonic(),
+        }
+        self._task = self._bar.add_task("apply", total=status.total, completed=over, **fields)
+        self._look = look
+        self._ended = threading.Event()
+        self._looking: threading.Thread | None = None
+        self._batches: list[Event] = []
+        self._last = ""
+        self._bulk_done = 0
+
+    def __enter__(self) -> Self:
+        if terminal.err.is_terminal:
+            self._bar.start()
+            self._looking = threading.Thread(target=self._look_on, daemon=True)
+            self._looking.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if self._looking:
+            self._looking.join(LONGEST_LOOK_S)
+        self._bar.stop()
+
+    def renderable(self) -> RenderableType:
+        """The bar as it stands."""
+        return self._bar.get_renderable()
+
+    def hear(self, event: Event) -> None:
+        """Show an event."""
+        if event.kind == "batch_settled":
+            self._settled(event)
+        elif event.kind == "bulk_settled":
+            self._settled_in_bulk(event)
+        elif event.kind == "freshness":
+            for line in changes_in_words(event.details) or ["nothing"]:
+                terminal.err.print(f"changed since the plan was sealed: {line}", markup=False)
+        elif event.kind == "waiting":
+            self._waiting(event)
+
+    def _look_on(self) -> None:
+        while self._look and not self._ended.wait(LOOK_EVERY_S):
+            try:
+                eta_s = self._look().eta_s
+            except BackfillError:
+                continue  # the apply itself says what is wrong
+            self._bar.update(self._task, eta_s=eta_s, estimated_at=time.monotonic())
+
+    def _settled(self, event: Event) -> None:
+        states = settled_states(event)
+        failed = states.count("failed")
+        self._batches.append(event)
+        rate = rate_per_minute(self._batches)
+        self._bar.advance(self._task, len(states))
+        self._bar.update(self._task, rate="" if rate is None else f"{rate:.0f}/min")
+        self._note(f"batch {event.details['batch']}: {len(states) - failed} done, {failed} failed")
+
+    def _settled_in_bulk(self, event: Event) -> None:
+        told = event.details
+        self._bar.advance(self._task, told["done"] + told["failed"] + told["skipped"])
+        self._bulk_done += told["done"]
+        self._bar.update(self._task, note=f"in bulk: {self._bulk_done} done")
+
+    def _waiting(self, event: Event) -> None:
+        reason = f"waits for {event.details['wait_for']}: {event.details['why']}"
+        self._bar.update(self._task, note=f"{reason}, {event.details['wait_s']:.0f} s")
+        if not terminal.err.is_terminal and reason != self._last:
+            terminal.err.print(reason, markup=False)
+            self._last = reason
+
+    def _note(self, line: str) -> None:
+        self._bar.update(self._task, note=line)
+        self._last = ""
+        if not terminal.err.is_terminal:
+            terminal.err.print(line, markup=False)
+
+
+class StepProgress:
+    """Sessions gone through, of how many; nothing where it is over within a second."""
+
+    def __init__(self, what: str) -> None:
+        """what: in a word or two, as it stands before the bar."""
+        self._what = what
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("sessions"),
+            TimeElapsedColumn(),
+            console=terminal.err,
+            transient=True,
+        )
+        self._began = self._told = time.monotonic()
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def hear(self, done: int, total: int) -> None:
+        """Show how far it is."""
+        now = time.monotonic()
+        if now - self._began < SHOW_AFTER_S:
+            return
+        if terminal.err.is_terminal:
+            if self._task is None:
+                self._task = self._bar.add_task(self._what)
+                self._bar.start()
+            self._bar.update(self._task, completed=done, total=total)
+        elif self._told == self._began or now - self._told >= LINE_EVERY_S:
+            self._told = now
+            terminal.err.print(f"{self._what}: {done} of {total} sessions", markup=False)

@@ -1,0 +1,255 @@
+"""What a person sees: answers on stdout, progress on stderr, no colour when piped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.table import Table
+
+from backfill.files.folder import files_are_missing
+from backfill.results.check import Check
+from backfill.results.coverage import Missing
+from backfill.results.run import FailedSession, Json, Outcome, RunSummary, Status
+from backfill.results.undo import UndoEffect
+from backfill.results.verification import Verification
+
+MARKS = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
+MARKS |= {"pass": "[green]pass[/]", "partial": "[yellow]partial[/]"}
+NAMED_SESSIONS = 20
+NEVER_CUT = frozenset({"run", "failed session", "day"})
+
+PIPE_COLUMNS = 250  # a pipe has no width; nothing may be cut there
+RUNS_COLUMNS = 130  # below these the list of runs is cut
+LEAST_PREFIX_CHARS = 8
+RENDERED_LINES = 1_000
+
+
+def _console(*, stderr: bool) -> Console:
+    shown = Console(stderr=stderr, soft_wrap=True, highlight=False)
+    if not shown.is_terminal:
+        shown.width = PIPE_COLUMNS
+    return shown
+
+
+out = _console(stderr=False)
+err = _console(stderr=True)
+
+
+def print_json(answer: Json) -> None:
+    """An answer for machines, on stdout."""
+    print(json.dumps(answer, indent=2, ensure_ascii=False, default=str))
+
+
+def print_markdown(pieces: Iterable[str]) -> None:
+    """A document of Markdown, piece by piece: rendered for a terminal, as it is for a pipe.
+
+    Rendering takes a millisecond a line, so that past the first thousand tables are shown as text.
+    """
+    lines = 0
+    for piece in pieces:
+        if not out.is_terminal:
+            print(piece, end="")
+        elif not piece.strip():
+            out.print("\n" * (piece.count("\n") - 1), end="")
+        elif lines > RENDERED_LINES and piece.startswith(("|", "### ")):
+            out.print(piece, markup=False)
+        else:
+            out.print(Markdown(piece), soft_wrap=False)
+            lines += piece.count("\n") + 1
+    print()
+
+
+def print_next(step: str) -> None:
+    """What to type now."""
+    out.print(f"  Next: {step}", markup=False)
+
+
+def _table(*headers: str, rows: Iterable[Sequence[object]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for header in headers:
+        table.add_column(header, no_wrap=header in NEVER_CUT)
+    for row in rows:
+        table.add_row(*("" if cell is None else str(cell) for cell in row))
+    return table
+
+
+def print_checks(checks: Sequence[Check]) -> None:
+    """A line a thing, with what to do where something is to be done."""
+    for check in checks:
+        out.print(f"{MARKS[check.status]:>4}  {check.name}: ", end="")
+        out.print(check.detail, markup=False)
+        if check.next_step:
+            out.print(f"        Next: {check.next_step}", markup=False)
+
+
+def print_missing(missing: Missing) -> None:
+    """What is missing by day, and in all."""
+    out.print(
+        _table(
+            "day", "completed", "complete", *(f"no {name}" for name in missing.components),
+            "neither" if len(missing.components) == 2 else "none", "unscorable", "coverage",
+            rows=(
+                (d.day, d.completed, d.complete, *d.missing.values(), d.missing_all, d.excluded,
+                 "n/a" if d.coverage is None else f"{d.coverage:.1%}")
+                for d in missing.days
+            ),
+        )
+    )  # fmt: skip
+    if missing.coverage is None:
+        out.print("no session that can be scored")
+    else:
+        out.print(
+            f"coverage {missing.coverage:.2%} of {missing.scorable} sessions that can be scored"
+        )
+
+
+def print_runs(runs: Sequence[RunSummary]) -> None:
+    """The runs, the newest first."""
+    if not runs:
+        out.print("no runs yet")
+    elif out.width < RUNS_COLUMNS:
+        _print_runs_narrow(runs)
+    else:
+        out.print(
+            _table(
+                "run", "state", "environment", "created", "sessions", "done", "failed",
+                "approved by",
+                rows=(
+                    (r.run_id, _words(r.state), r.environment, f"{r.created_at:%Y-%m-%d %H:%M}",
+                     r.total, r.done, r.failed, r.approved_by)
+                    for r in runs
+                ),
+            )
+        )  # fmt: skip
+
+
+def _print_runs_narrow(runs: Sequence[RunSummary]) -> None:
+    """A line a run in 80 columns: ids as prefixes, days without hours, names cut."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for name, widest in (("run", None), ("state", None), ("env", 10), ("created", None)):
+        table.add_column(name, no_wrap=True, max_width=widest)
+    for name in ("done", "failed"):
+        table.add_column(name, no_wrap=True, justify="right")
+    table.add_column("approved by", no_wrap=True, max_width=12)
+    chars = _prefix_chars([r.run_id for r in runs])
+    for r in runs:
+        done, created = f"{r.done}/{r.total}", f"{r.created_at:%Y-%m-%d}"
+        named = (r.run_id[:chars], _words(r.state), r.environment or "", created)
+        table.add_row(*named, done, str(r.failed), r.approved_by or "")
+    out.print(table, soft_wrap=False)
+
+
+def _words(state: str) -> str:
+    return state.replace("_", " ")
+
+
+def _prefix_chars(ids: Sequence[str]) -> int:
+    """How many characters tell these ids apart, at least eight."""
+    lengths = range(LEAST_PREFIX_CHARS, max(map(len, ids)))
+    return next((n for n in lengths if len({i[:n] for i in ids}) == len(ids)), max(map(len, ids)))
+
+
+def print_status(status: Status) -> None:
+    """Where a run stands, and why it waits."""
+    counts = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in status.counts.items() if n)
+    out.print(f"run {status.run_id} is {status.state}: {counts or 'nothing'}", markup=False)
+    if status.waits_for or status.reason:
+        out.print(f"  {status.waits_for or status.reason}", markup=False)
+    if status.state == "running":
+        eta = "unknown" if status.eta_s is None else f"{status.eta_s:.0f} s"
+        out.print(f"  {status.rate_per_minute:g} sessions/min, about {eta} left")
+    out.print(f"  audit: {status.audit_count} events, head {status.audit_head}")
+
+
+def print_failures(failures: Sequence[FailedSession]) -> None:
+    """The failed sessions with their causes."""
+    if failures:
+        out.print(
+            _table(
+                "failed session", "step", "code", "cause",
+                rows=(
+                    (f.session_id, f.failed_step, f.error_code, f.error_message)
+                    for f in failures
+                ),
+            )
+        )  # fmt: skip
+
+
+def print_outcome(outcome: Outcome) -> None:
+    """How an apply ended."""
+    print_status(outcome.status)
+    print_failures(outcome.failures)
+
+
+def print_missing_files(outcome: Outcome) -> None:
+    """That files of the run are missing, on stderr: the answer is another."""
+    if outcome.logs_failed:
+        said = files_are_missing(outcome.status.run_id, outcome.logs_failed)
+        err.print(said, markup=False)
+
+
+def print_verification(verification: Verification) -> None:
+    """The criteria, the buckets, the verdict."""
+    for c in verification.criteria:
+        written = "" if c.inserted is None else f"  ({c.inserted} inserted, {c.updated} updated)"
+        out.print(f"{MARKS[c.status]}  {c.name}: expected {c.expected}, found {c.actual}{written}")
+    for name, rows in verification.buckets.items():
+        out.print(f"      {name}: {len(rows)}")
+        if name in ("missing", "extra", "changed_since"):
+            for row in rows[:NAMED_SESSIONS]:
+                out.print(f"        {row['session_id']} {row['component']}", markup=False)
+            if len(rows) > NAMED_SESSIONS:
+                out.print(f"        … and {len(rows) - NAMED_SESSIONS} more: --json names them")
+    if verification.inferred:
+        out.print(
+            f"      receipts inferred from the rows before and after: {verification.inferred}"
+        )
+    if verification.new_candidates_total:
+        _print_new_candidates(verification)
+    for line in verification.critical:
+        out.print(f"[red]critical[/]  {line}")
+    out.print(f"verdict: {MARKS[verification.verdict]}")
+
+
+def _print_new_candidates(verification: Verification) -> None:
+    total, named = verification.new_candidates_total, verification.new_candidates[:NAMED_SESSIONS]
+    out.print(f"      new candidates, not in the plan: {total}")
+    for session_id in named:
+        out.print(f"        {session_id}", markup=False)
+    if total > len(named):
+        out.print(f"        … and {total - len(named)} more: --json names up to 1,000")
+    out.print(f"        Next: backfill plan --like {verification.run_id}")
+
+
+def print_undo(effect: UndoEffect) -> None:
+    """What an undo would do, or did, and when where that was before."""
+    if effect.was_finished:
+        at = f"{effect.finished_at:%Y-%m-%d %H:%M:%S} UTC" if effect.finished_at else "before"
+        out.print(f"already carried out at {at} by {effect.confirmed_by}", markup=False)
+    if effect.is_empty:
+        out.print("nothing to undo" if effect.is_preview else "nothing was undone")
+    else:
+        _print_rows(effect)
+    for conflict in effect.conflicts:
+        out.print(
+            f"  left as it is: {conflict['session_id']} {conflict['table']}: {conflict['reason']}",
+            markup=False,
+        )
+    if effect.confirming:
+        print_next(effect.confirming)
+
+
+def _print_rows(effect: UndoEffect) -> None:
+    verbs = ("would delete", "would restore") if effect.is_preview else ("deleted", "restored")
+    for verb, counts in zip(verbs, (effect.deletes, effect.restores), strict=True):
+        shown = ", ".join(f"{n} of {table}" for table, n in counts.items() if n)
+        out.print(f"{verb}: {shown or 'nothing'}", markup=False)
+    out.print(f"sessions: {effect.sessions}")
+    if effect.inferred:
+        out.print(
+            f"of these rows {effect.inferred} have receipts inferred from before and after the"
+            " call: what somebody else wrote meanwhile goes with them"
+        )

@@ -1,0 +1,1 @@
+"""A run's files: plan, calls, errors, receipts, rollback.sql."""

@@ -1,0 +1,213 @@
+"""A run's files: plan, calls, batches, summary, rollback. What cannot be written stops nothing."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from backfill.atomic_file import Draft, replace_file
+from backfill.files.records import call_key
+from backfill.render.plan import plan_pieces
+from backfill.results.plan import Plan
+from backfill.results.run import Json
+
+logger = logging.getLogger("backfill")
+
+MESSAGE_CHARS = 500  # as the database cuts error messages
+FILE_MODE = 0o600  # the files hold session ids and error messages
+FOLDER_MODE = 0o700
+
+
+class RunLog:
+    """The folder of one run. Every method does nothing once its kind of file could not be written.
+
+    folder: None writes nothing at all. failed: what could not be written first, or None.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.failed: str | None = None
+        self._off: set[str] = set()
+
+    @classmethod
+    def open(cls, logs_dir: Path | None, run_id: str) -> RunLog:
+        """The log of a run, its folder made where it is missing. Never raises OSError."""
+        if logs_dir is None:
+            return cls(None)
+        folder = logs_dir / re.sub(r"[^0-9A-Za-z-]", "_", run_id)
+        log = cls(folder)
+        if not log._write("folder", folder, lambda: _make_private(folder)):
+            log.folder = None
+        return log
+
+    def plan(self, plan: Plan) -> None:
+        """Write plan.md and plan.json."""
+        self._replace("plan", "plan.md", lambda: plan_pieces(plan))
+        self._replace("plan", "plan.json", lambda: json_pieces(plan.told()))
+
+    def call(self, record: Mapping[str, Json]) -> None:
+        """Append one line to calls.jsonl; on disk when this returns, as far as the system knows."""
+        if self.folder is not None:
+            path = self.folder / "calls.jsonl"
+            self._write("calls", path, lambda: _append(path, [record]))
+
+    def rebuilt_calls(self, records: Sequence[Mapping[str, Json]]) -> None:
+        """Append to calls.jsonl the calls that it lacks; no line that is there is touched."""
+        if self.folder is not None and records:
+            path = self.folder / "calls.jsonl"
+            self._write("calls", path, lambda: _append(path, _lacking(path, records)))
+
+    def batch(self, number: int, record: Mapping[str, Json]) -> None:
+        """Write batch-0001.json, whole or not at all."""
+        name = _batch_name(number)
+        self._replace("batch", name, lambda: [_json(_cut(record), indent=2), "\n"])
+
+    def rebuilt_batch(self, number: int, record: Mapping[str, Json]) -> None:
+        """Write a batch's file, unless the worker that settled it has written it."""
+        if self.folder is None or not _is_a_workers(self.folder / _batch_name(number)):
+            self.batch(number, record)
+
+    def summary(self, text: str) -> None:
+        """Write summary.md."""
+        self._replace("summary", "summary.md", lambda: [text])
+
+    @contextmanager
+    def rollback(self) -> Iterator[Callable[[str], None]]:
+        """Write rollback.sql as its pieces come; it takes its place when all are there."""
+        if self.folder is None:
+            yield lambda _: None
+            return
+        path = self.folder / "rollback.sql"
+        draft = Draft(path)
+
+        def write(text: str) -> None:
+            self._write("rollback", path, lambda: draft.write(text))
+
+        try:
+            yield write
+            self._write("rollback", path, draft.finish)
+        finally:
+            draft.discard()
+
+    def _replace(self, kind: str, name: str, pieces: Callable[[], Iterable[str]]) -> None:
+        if self.folder is not None:
+            path = self.folder / name
+            self._write(kind, path, lambda: replace_file(path, pieces()))
+
+    def _write(self, kind: str, path: Path, writing: Callable[[], None]) -> bool:
+        """Did it work? The first failure of a kind is told, later files of it are not tried."""
+        if kind in self._off:
+            return False
+        try:
+            writing()
+        except OSError as error:
+            self._off.add(kind)
+            self._tell(path, error)
+            return False
+        return True
+
+    def _tell(self, path: Path, error: OSError) -> None:
+        if self.failed is None:
+            self.failed = f"{path} could not be written: {error.strerror or type(error).__name__}"
+        logger.warning("backfill.logs_failed", extra={"path": str(path), "errno": error.errno})
+
+
+def files_are_missing(run_id: str, failed: str) -> str:
+    """What to say, and what to type, where a run's files could not all be written."""
+    return f"not all files were written: {failed}\n  Next: backfill logs {run_id} --logs-dir …"
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder and those above it. Raises OSError, also where a file is in the way."""
+    if not folder.parent.is_dir():
+        folder.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+    folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, FILE_MODE)
+
+
+def _batch_name(number: int) -> str:
+    return f"batch-{number:04}.json"
+
+
+def _append(path: Path, records: Sequence[Mapping[str, Json]]) -> None:
+    """Append lines in one write, so that those of two processes never mix."""
+    lines = "".join(_json(_cut(record)) + "\n" for record in records)
+    with open(path, "ab+", buffering=0, opener=_private) as file:
+        # A full disk may have left half a line: it must not swallow this one.
+        size = file.seek(0, os.SEEK_END)
+        torn = size > 0 and file.seek(size - 1) >= 0 and file.read(1) != b"\n"
+        rest = ("\n" * torn + lines).encode()
+        while rest:  # a disk takes what it still can, and says only then that it is full
+            rest = rest[file.write(rest) :]
+
+
+def _lacking(path: Path, records: Sequence[Mapping[str, Json]]) -> list[Mapping[str, Json]]:
+    """The calls of which no line tells. Raises OSError where the file cannot be read."""
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    told = {call_key(call) for call in map(_parsed, lines)}
+    return [record for record in records if call_key(record) not in told]
+
+
+def _is_a_workers(path: Path) -> bool:
+    """Whether a file is whole and was not rebuilt."""
+    try:
+        held = _parsed(path.read_text(errors="replace"))
+    except OSError:
+        return False
+    return bool(held) and not held.get("rebuilt")
+
+
+def _parsed(text: str) -> dict[str, Json]:
+    """What a text holds; nothing where it is no JSON object: half a line, say."""
+    try:
+        held = json.loads(text)
+    except ValueError:
+        return {}
+    return held if isinstance(held, dict) else {}
+
+
+def json_pieces(told: Iterable[tuple[str, Json]]) -> Iterator[str]:
+    """An object, indented by two, name by name; what comes as an iterator is an array."""
+    before = "{"
+    for name, value in told:
+        yield f"{before}\n  {_json(name)}: "
+        before = ","
+        if isinstance(value, Iterator):
+            yield from _array(value)
+        else:
+            yield _indented(value, "  ")
+    yield "\n}\n"
+
+
+def _array(values: Iterator[Json]) -> Iterator[str]:
+    before = "["
+    for value in values:
+        yield f"{before}\n    {_indented(value, '    ')}"
+        before = ","
+    yield "[]" if before == "[" else "\n  ]"
+
+
+def _indented(value: Json, margin: str) -> str:
+    """No line ends stand in JSON but those of its layout."""
+    return _json(value, indent=2).replace("\n", f"\n{margin}")
+
+
+def _json(value: Json, indent: int | None = None) -> str:
+    return json.dumps(value, indent=indent, default=str)
+
+
+def _cut(value: Json) -> Json:
+    """The same record with every text cut: no row's contents can ride along in a message."""
+    if isinstance(value, str):
+        return value[:MESSAGE_CHARS]
+    if isinstance(value, Mapping):
+        return {name: _cut(inner) for name, inner in value.items()}
+    return [_cut(inner) for inner in value] if isinstance(value, (list, tuple)) else value

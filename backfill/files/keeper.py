@@ -1,0 +1,111 @@
+"""A run's folder: written while the run is applied, and rebuilt from the database afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from backfill.api.gateway import Gateway
+from backfill.api.queries import (
+    load_chain,
+    load_outcome,
+    load_plan,
+    load_receipts,
+    load_verification,
+)
+from backfill.errors import BackfillError
+from backfill.files.folder import RunLog, files_are_missing
+from backfill.files.records import Answered, Evidence, rebuilt_batches, rebuilt_calls, record_of
+from backfill.files.rollback_sql import Listing
+from backfill.render.reports import summary_markdown
+from backfill.results.event import Event
+from backfill.results.plan import Plan
+
+
+@asynccontextmanager
+async def kept(logs_dir: Path | None, gateway: Gateway, run_id: str) -> AsyncIterator[RunLog]:
+    """A run's folder while it is applied: the plan first, the ending last, however it ends.
+
+    Where a file could not be written, an error of ours carries that in a note.
+    """
+    log = RunLog.open(logs_dir, run_id)
+    if log.folder is not None:
+        log.plan(await load_plan(gateway, run_id))
+    try:
+        try:
+            yield log
+        finally:
+            if log.folder is not None:
+                await write_ending(log, gateway, run_id)
+    except BackfillError as error:
+        if log.failed:
+            error.add_note(files_are_missing(run_id, log.failed))
+        raise
+
+
+def write_down(log: RunLog, event: Event) -> None:
+    """Keep an event of a run that is being applied, where its kind is one that is kept."""
+    if event.kind == "call":
+        log.call(record_of(event))
+    elif event.kind == "batch_settled":
+        log.batch(int(event.details["batch"]), record_of(event))
+
+
+async def write_ending(log: RunLog, gateway: Gateway, run_id: str) -> None:
+    """Write summary.md and rollback.sql as the database has it now."""
+    await _write_summary(log, gateway, run_id)
+    await _write_rollback(log, gateway, run_id)
+
+
+async def write_all(logs_dir: Path, gateway: Gateway, run_id: str) -> Path:
+    """Write every file of a run into its folder, and return that. Raises BackfillError."""
+    log = RunLog.open(logs_dir, run_id)
+    await rebuild(log, gateway, run_id)
+    if log.failed:
+        raise BackfillError(f"the files could not be written: {log.failed}", "another --logs-dir")
+    return logs_dir / run_id
+
+
+async def rebuild(log: RunLog, gateway: Gateway, run_id: str) -> None:
+    """Write every file of a run from the database.
+
+    What a worker wrote stays, since it knows more, durations for one: a batch file of its own is
+    not replaced, and calls.jsonl is only added to. A call that is under way in this moment may be
+    rebuilt here and told by its worker too.
+    """
+    plan = await load_plan(gateway, run_id)
+    log.plan(plan)
+    if plan.digest:  # an unsealed plan has nothing to verify
+        await _write_summary(log, gateway, run_id)
+    answered: list[Answered] = []
+    await _write_rollback(log, gateway, run_id, answered)
+    chain = await load_chain(gateway, run_id)
+    known = Evidence(run_id, _functions(plan), plan.sessions, chain, answered)
+    for event in rebuilt_batches(known):
+        log.rebuilt_batch(event.details["batch"], record_of(event))
+    log.rebuilt_calls([record_of(event) for event in rebuilt_calls(known)])
+
+
+async def _write_summary(log: RunLog, gateway: Gateway, run_id: str) -> None:
+    ended = await load_outcome(gateway, run_id)
+    verification = await load_verification(gateway, run_id)
+    log.summary(summary_markdown(ended.status, verification, ended.failures))
+
+
+async def _write_rollback(
+    log: RunLog, gateway: Gateway, run_id: str, answered: list[Answered] | None = None
+) -> None:
+    """Write rollback.sql; list the calls that left a receipt, where that is asked for."""
+    listing = Listing(run_id)
+    with log.rollback() as write:
+        write(listing.beginning())
+        async for receipts in load_receipts(gateway, run_id):
+            write(listing.of([r for r in receipts if r["undone_at"] is None]))
+            if answered is not None:
+                answered.extend(map(Answered.by, receipts))
+        write(listing.end())
+
+
+def _functions(plan: Plan) -> dict[str, str]:
+    return {step["component"]: step["function"] for step in plan.figures.get("steps") or ()}

@@ -1,0 +1,1 @@
+"""The embedded stack: PostgreSQL, PostgREST and Edge Functions on this machine."""

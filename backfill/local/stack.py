@@ -1,0 +1,398 @@
+"""The embedded stack: PostgreSQL, PostgREST and a gateway, as one thing to start and to stop.
+
+A supervisor process owns the three. It writes `stack.json` into the stack's folder when all is up
+and holds `stack.lock` for as long as it lives; its log is `stack.log` in the same folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from backfill.errors import BadRequest
+from backfill.local.keys import mint_user_token
+from backfill.local.parts import (
+    POSTGRES_BIN_VARIABLE,
+    POSTGREST_VARIABLE,
+    Announce,
+    Parts,
+    find_deno,
+    find_parts,
+    open_temp_root,
+    silent,
+)
+from backfill.local.processes import ProcessName, StackError, is_alive, process_of, wait_until_gone
+from backfill.local.sample import SEED, SEED_CANDIDATES, candidates_of
+from backfill.local.supervisor import (
+    LOG_TAIL_CHARS,
+    NO_SAMPLE,
+    STATE_FILE,
+    Kept,
+    hide_from_git,
+    open_private,
+    read_state,
+    remove_data,
+    show_to_git,
+    write_state,
+)
+
+__all__ = [
+    "DEFAULT_DIR",
+    "Stack",
+    "StackError",
+    "discard",
+    "env",
+    "mint_user_token",
+    "running",
+    "start",
+    "stop",
+]
+
+DEFAULT_DIR = Path(".backfill-local")
+LOCK_FILE = "stack.lock"
+LOG_FILE = "stack.log"
+BUSY_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 45.0
+POLL_S = 0.02
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A running stack, and how to get into it."""
+
+    dir: Path
+    url: str
+    rest_url: str
+    anon_key: str = field(repr=False)
+    service_role_key: str = field(repr=False)
+    publishable_key: str = field(repr=False)
+    secret_key: str = field(repr=False)
+    jwt_secret: str = field(repr=False)
+    database_url: str = field(repr=False)
+    superuser_url: str = field(repr=False)
+
+
+def start(
+    dir: Path,  # noqa: A002 - the word that the command line uses
+    *,
+    sample: str | int | None = None,
+    functions: Path | None = None,
+    announce: Announce = silent,
+    tie_to_parent: bool = False,
+) -> Stack:
+    """Start a stack in a folder and return when it is ready, or return the one that runs there.
+
+    sample: "seed", a number of candidates, or "none"; None: what the folder has, at first "seed".
+    functions: a folder of Edge Functions to serve. tie_to_parent: end the stack when this process
+    ends, however it ends.
+    Raises BadRequest where the sample is none or the folder has another, PartMissing, StackError.
+    """
+    home = dir.resolve()
+    wanted = None if sample is None else _checked_sample(sample)
+    home.mkdir(parents=True, exist_ok=True)
+    hide_from_git(home)
+    lock = _lock_unless_running(home)
+    if lock is None:
+        _refuse_other_sample(home, wanted)
+        _refuse_other_functions(home, functions)
+        announce(f"A stack is already running in {dir}.")
+        return _running_stack(home)
+    try:
+        _reap(home)
+        _end_leftovers(home)
+        _refuse_other_sample(home, wanted)
+        parts = find_parts(announce)
+        if functions is not None:
+            find_deno(announce)
+        announce(f"Starting PostgreSQL, PostgREST and the gateway in {dir}.")
+        _launch(home, wanted or SEED, functions, parts, lock, tie_to_parent)
+        return _running_stack(home)
+    finally:
+        os.close(lock)
+
+
+def stop(dir: Path) -> bool:  # noqa: A002 - as in start
+    """Stop the stack of a folder and wait until its processes are gone; the data stay.
+
+    Returns whether one was running. One that is just starting is stopped when it is up.
+    Raises StackError when a process does not end.
+    """
+    home = dir.resolve()
+    if not (home / LOCK_FILE).exists():
+        return False
+    lock = _open_lock(home)
+    try:
+        was_running = _end_supervisor(home, lock)
+        _end_leftovers(home)
+    finally:
+        os.close(lock)
+    _reap(home)
+    return was_running
+
+
+def discard(dir: Path) -> None:  # noqa: A002 - as in start
+    """Stop the stack of a folder and remove all it has made, wherever that lies."""
+    home = dir.resolve()
+    stop(home)
+    kept = read_state(home).get("kept")
+    if kept is not None:
+        remove_data(home, Path(kept["data_dir"]))
+    for name in (STATE_FILE, LOCK_FILE, LOG_FILE):
+        (home / name).unlink(missing_ok=True)
+    show_to_git(home)
+
+
+def env(dir: Path) -> dict[str, str]:  # noqa: A002 - as in start
+    """The variables that point a client at the running stack. Raises StackError without one."""
+    stack = _running_stack(dir.resolve())
+    return {
+        "SUPABASE_URL": stack.url,
+        "SUPABASE_SERVICE_ROLE_KEY": stack.service_role_key,
+        "SUPABASE_ANON_KEY": stack.anon_key,
+        "SUPABASE_JWT_SECRET": stack.jwt_secret,
+        "DATABASE_URL": stack.database_url,
+    }
+
+
+@contextlib.contextmanager
+def running(
+    dir: Path | None = None,  # noqa: A002 - as in start
+    *,
+    sample: str | int | None = None,
+    functions: Path | None = None,
+    announce: Announce = silent,
+    keep: bool = False,
+) -> Iterator[Stack]:
+    """A stack for as long as the block runs, tied to this process.
+
+    dir: None takes a temporary folder. keep: leave the data for the next start.
+    """
+    home = dir or Path(tempfile.mkdtemp(prefix="backfill-stack-", dir=open_temp_root()))
+    if dir is None:
+        # The server account has to get to the data below; the files with secrets are ours alone.
+        home.chmod(0o711)
+    try:
+        yield start(home, sample=sample, functions=functions, announce=announce, tie_to_parent=True)
+    finally:
+        stop(home) if keep else discard(home)
+        if dir is None:
+            shutil.rmtree(home, ignore_errors=True)
+
+
+def _checked_sample(sample: str | int) -> str:
+    """A sample as the stack keeps its name. Raises BadRequest."""
+    named = str(sample).strip()
+    if named == NO_SAMPLE:
+        return NO_SAMPLE
+    candidates = candidates_of(named)
+    return SEED if candidates == SEED_CANDIDATES else str(candidates)
+
+
+def _refuse_other_sample(home: Path, wanted: str | None) -> None:
+    """A folder keeps the data of its first start: another sample would be ignored."""
+    kept = read_state(home).get("kept")
+    if wanted is None or not kept or not kept.get("is_prepared"):
+        return
+    has = _checked_sample(kept["sample"])
+    if wanted == has:
+        return
+    shown = "no sample" if has == NO_SAMPLE else f"the sample {has}"
+    instead = "no sample" if wanted == NO_SAMPLE else f"the sample {wanted}"
+    raise BadRequest(
+        f"The stack in {home} has {shown}, not {instead}.",
+        f"{_command('stop', home)} and remove the folder, or another --dir",
+    )
+
+
+def _refuse_other_functions(home: Path, wanted: Path | None) -> None:
+    """A running stack serves the folder of its start: another one would be ignored."""
+    serves = read_state(home).get("running", {}).get("functions")
+    if wanted is not None and serves != str(wanted.resolve()):
+        raise BadRequest(
+            f"The stack in {home} is running and serves {serves or 'no Edge Functions'}.",
+            f"{_command('stop', home)}, then start it with them",
+        )
+
+
+def _launch(
+    home: Path,
+    sample: str,
+    functions: Path | None,
+    parts: Parts,
+    lock: int,
+    tie_to_parent: bool,
+) -> None:
+    """Start the supervisor, which inherits the lock, and wait for its word. Raises StackError."""
+    read_end, write_end = os.pipe()
+    handles = (str(lock), str(write_end), "tied" if tie_to_parent else "free")
+    served = "" if functions is None else str(functions.resolve())
+    with open(read_end) as word, open_private(home / LOG_FILE, "wb") as log:
+        supervisor = subprocess.Popen(
+            # -P: nothing in the current folder may stand for a module.
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "backfill.local.supervisor",
+                str(home),
+                sample,
+                served,
+                *handles,
+            ],
+            env=_supervisor_environment(parts),
+            cwd="/",
+            stdin=subprocess.PIPE if tie_to_parent else subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            pass_fds=(lock, write_end),
+        )
+        os.close(write_end)
+        # Kept: with the object its end of the pipe would be closed, and the stack would end.
+        _supervisors[home] = supervisor
+        try:
+            report = word.read()
+        except BaseException:
+            supervisor.terminate()
+            _reap(home)
+            raise
+    if "running" not in read_state(home):
+        _reap(home)
+        raise _not_started(report, home / LOG_FILE)
+
+
+def _not_started(report: str, log: Path) -> StackError:
+    """The supervisor's report as an error; the end of its log when it was killed before one."""
+    if not report:
+        log_tail = log.read_text(errors="replace")[-LOG_TAIL_CHARS:]
+        return StackError(f"The stack did not start: it was killed.\n{log_tail}".rstrip())
+    told = json.loads(report)
+    return StackError(f"The stack did not start: {told['message']}", told["next_step"])
+
+
+def _supervisor_environment(parts: Parts) -> dict[str, str]:
+    found = {
+        POSTGRES_BIN_VARIABLE: str(parts.postgres_bin),
+        POSTGREST_VARIABLE: str(parts.postgrest),
+    }
+    root = Path(__file__).resolve().parents[2]
+    if root.name not in ("site-packages", "dist-packages"):
+        path = [os.environ.get("PYTHONPATH"), str(root)]
+        found["PYTHONPATH"] = os.pathsep.join(entry for entry in path if entry)
+    return os.environ | found
+
+
+_supervisors: dict[Path, subprocess.Popen[bytes]] = {}
+
+
+def _reap(home: Path) -> None:
+    """Forget our own child, so that it does not stay behind as a zombie."""
+    supervisor = _supervisors.pop(home, None)
+    if supervisor is not None:
+        supervisor.wait(STOP_TIMEOUT_S)
+        if supervisor.stdin is not None:
+            supervisor.stdin.close()
+
+
+def _lock_unless_running(home: Path) -> int | None:
+    """Take the folder's lock; None when a stack is running there. Waits while one starts or stops.
+
+    Raises StackError when that takes too long.
+    """
+    lock = _open_lock(home)
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while not _takes(lock):
+        is_up, is_late = _living_supervisor(home) is not None, time.monotonic() > deadline
+        if is_up or is_late:
+            os.close(lock)
+        if is_up:
+            return None
+        if is_late:
+            wait = f"wait until it is done; its log is {home / LOG_FILE}"
+            raise StackError(f"Another start in {home} is still going on.", wait)
+        time.sleep(POLL_S)
+    return lock
+
+
+def _end_supervisor(home: Path, lock: int) -> bool:
+    """Ask the supervisor to end, and take the lock that it leaves; whether there was one."""
+    asked: ProcessName | None = None
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    while not _takes(lock):
+        supervisor = _living_supervisor(home)
+        if supervisor is not None and supervisor != asked:
+            asked = supervisor
+            os.kill(supervisor[0], signal.SIGTERM)
+        if time.monotonic() > deadline:
+            if asked is None:
+                again = _command("stop", home)
+                raise StackError(f"A start in {home} is going on.", f"when it is done: {again}")
+            wait_until_gone([asked], patience_s=0)
+        time.sleep(POLL_S)
+    return asked is not None
+
+
+def _open_lock(home: Path) -> int:
+    return os.open(home / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+
+
+def _takes(lock: int) -> bool:
+    """Whether the lock could be taken; the supervisor shares it with the start that made it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _living_supervisor(home: Path) -> ProcessName | None:
+    running = read_state(home).get("running")
+    supervisor = process_of(running["supervisor"]) if running else None
+    return supervisor if supervisor and is_alive(supervisor) else None
+
+
+def _running_stack(home: Path) -> Stack:
+    if _living_supervisor(home) is None:
+        raise StackError(f"No stack is running in {home}.", _command("start", home))
+    state = read_state(home)
+    running = state["running"]
+    kept = Kept.of(state["kept"])
+    return Stack(
+        dir=home,
+        url=running["url"],
+        rest_url=running["rest_url"],
+        anon_key=kept.keys.anon,
+        service_role_key=kept.keys.service_role,
+        publishable_key=kept.keys.publishable,
+        secret_key=kept.keys.secret,
+        jwt_secret=kept.jwt_secret,
+        database_url=running["database_url"],
+        superuser_url=running["superuser_url"],
+    )
+
+
+def _command(verb: str, home: Path) -> str:
+    """What to type for a stack's folder, from where we are."""
+    named = "" if home == DEFAULT_DIR.resolve() else f" --dir {shlex.quote(str(home))}"
+    return f"backfill local {verb}{named}"
+
+
+def _end_leftovers(home: Path) -> None:
+    """After a supervisor that was killed: its servers end by themselves, its entry does not."""
+    state = read_state(home)
+    if "running" in state:
+        servers = [process_of(stored) for stored in state["running"]["servers"]]
+        wait_until_gone(servers, patience_s=STOP_TIMEOUT_S)
+        write_state(home, Kept.of(state["kept"]))

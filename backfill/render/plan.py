@@ -1,0 +1,347 @@
+"""A plan as Markdown for people: before it is approved, and what became of it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from backfill.render.markdown import (
+    MARKS,
+    NONE,
+    bullets,
+    code,
+    counted,
+    day,
+    document,
+    escaped,
+    fenced,
+    joined,
+    section,
+    table,
+    utc,
+)
+from backfill.render.plan_batches import batching, order, sessions
+from backfill.render.plan_rehearsal import MARKED, NOT_REHEARSED, rehearsal
+from backfill.render.plan_surroundings import blast_radius, freshness
+from backfill.render.state import counts_by_state, next_commands, reason_line, state_line
+from backfill.request import OWN, PARAMETERS
+
+if TYPE_CHECKING:
+    from backfill.results.check import Check
+    from backfill.results.plan import Plan
+    from backfill.results.run import Json
+
+# Parameters that a plan lists, as people call them; one that is not here and is of the target is
+# listed by the name a request gives it.
+_NAMED = {name: p.title for name, p in PARAMETERS.items() if p.title}
+_CONSEQUENCES = {
+    "throttle": "nothing bounds the load on the database",
+    "approval policy": "no second person has to look at the plan",
+}
+
+
+def plan_markdown(plan: Plan) -> str:
+    """A plan as people read it before they approve it, and afterwards what became of it.
+
+    A plan that awaits approval ends with the SQL line that approves it.
+    """
+    return "".join(plan_pieces(plan))
+
+
+def plan_pieces(plan: Plan) -> Iterator[str]:
+    """The same, batch by batch: a large plan is some twenty megabytes of text."""
+    if plan.is_empty:
+        yield _nothing_to_do(plan)
+    else:
+        yield from document(_parts(plan))
+
+
+def _parts(plan: Plan) -> Iterator[str]:
+    yield f"# Backfill plan {code(plan.run_id)}"
+    yield _facts(plan)
+    if not plan.figures:
+        yield "The plan is not sealed: it has no figures."
+        yield reason_line(plan.reason)
+        return
+    for part in (
+        freshness, _candidates, _calls_and_writes, _data_quality, rehearsal, blast_radius,
+        _excluded, batching, order,
+    ):  # fmt: skip
+        yield part(plan)
+    yield from sessions(plan)
+    for part in (_risks, _rollback, _criteria, _ending):
+        yield part(plan)
+
+
+def _nothing_to_do(plan: Plan) -> str:
+    asked = plan.request
+    until = f" until {escaped(asked['until'])}" if asked.get("until") else ""
+    return joined(
+        f"**Nothing to do**: no session since {escaped(asked.get('since', NONE))}{until} "
+        "lacks anything that can be scored. No run was made.",
+        _excluded(plan) if plan.excluded else "",
+    )
+
+
+def _facts(plan: Plan) -> str:
+    asked, throttle = plan.request, plan.request.get("throttle_per_minute")
+    facts = {
+        "Created": utc(plan.created_at),
+        "Environment": escaped(plan.environment or "not set"),
+        "Since": escaped(asked.get("since") or NONE),
+        "Until": f"{escaped(asked['until'])}, included" if asked.get("until") else "no end",
+        "Recent since": escaped(day(asked.get("recent_since"))),
+        **_parameters(asked),
+        "Throttle": f"{throttle}/min" if throttle else "none",
+        "Batch size": escaped(asked.get("batch_size") or NONE),
+        "Digest": code(plan.digest or NONE),
+        "State": plan.state.replace("_", " "),
+    }
+    return bullets(f"**{name}**: {value}" for name, value in facts.items())
+
+
+def _parameters(asked: Mapping[str, Json]) -> dict[str, str]:
+    """Fact: its value as Markdown. Those without a name for people follow, versions first."""
+    others = [name for name in asked if name not in OWN and name not in _NAMED]
+    others.sort(key=lambda name: (not name.endswith("_version"), name))
+    titles = _NAMED | {name: code(name) for name in others}
+    return {titles[n]: code(asked[n]) for n in titles if asked.get(n) is not None}
+
+
+def _largest_first(figures: Mapping[str, int]) -> list[tuple[str, int]]:
+    named = [(name, count) for name, count in figures.items() if name != "total"]
+    return sorted(named, key=lambda item: (-item[1], item[0]))
+
+
+def _candidates(plan: Plan) -> str:
+    found = plan.figures["candidates"]
+    missing = _largest_first(found["missing"])
+    every = "both" if len(missing) == 2 else f"all {len(missing)}"
+    lines = [
+        f"**Total candidates**: {counted(found['total'], 'session')}, created from "
+        f"{_moment(plan.figures.get('oldest'))} to {_moment(plan.figures.get('newest'))}",
+        *(f"**Missing {code(name)}**: {counted(count, 'session')}" for name, count in missing),
+        f"**Missing {every}**: {counted(found['missing_all'], 'session')}",
+    ]
+    needs = {name: " then ".join(map(code, lacks)) for name, lacks, _ in plan.sessions.kinds()}
+    categories = table(
+        ("Category", "Sessions", "Scored"),
+        ((code(n), c, needs.get(n, NONE)) for n, c in _largest_first(plan.figures["categories"])),
+    )
+    return section("Candidate analysis", bullets(lines), categories)
+
+
+def _moment(text: str | None) -> str:
+    return utc(datetime.fromisoformat(text)) if text else NONE
+
+
+def _steps(plan: Plan) -> Sequence[Mapping[str, Json]]:
+    """The calls in their order where the plan carries them.
+
+    [{component, transport, function, arguments: [[name, value or null for the session's id]],
+    table, version_column, version, keeps_versions}]
+    """
+    return plan.figures.get("steps") or ()
+
+
+def _calls_and_writes(plan: Plan) -> str:
+    calls, writes = plan.figures["expected_calls"], plan.figures["expected_writes"]
+    versions = _versions(plan)
+    order = (
+        "In each session the calls are made in this order, each only where its row is missing; "
+        "a call that fails ends the session."
+        if _steps(plan)
+        else "Each call is made only where its row is missing, with the parameters named above."
+    )
+    return section(
+        "Expected calls and writes",
+        "Counted from what is missing."
+        + ("" if plan.rehearsal else " No call was made for this plan."),
+        table(
+            ("Function call", "Calls"),
+            [*((code(c), n) for c, n in _calls(plan)), ("**total**", calls["total"])],
+        ),
+        order,
+        table(
+            ("Table", "Rows", "Version"),
+            [
+                *((code(n), f"+{c}", versions.get(n, NONE)) for n, c in _tables(plan)),
+                ("**total**", f"+{writes['total']}", ""),
+            ],
+        ),
+    )
+
+
+def _calls(plan: Plan) -> list[tuple[str, int]]:
+    calls = plan.figures["expected_calls"]
+    steps = [(_pattern(step), calls[step["function"]]) for step in _steps(plan)]
+    return steps or [(f"{name}(…)", count) for name, count in _largest_first(calls)]
+
+
+def _pattern(step: Mapping[str, Json]) -> str:
+    shown = (name if value is None else f"{name}='{value}'" for name, value in step["arguments"])
+    kind = "Edge Function " if step.get("transport") == "edge" else ""
+    return f"{kind}{step['function']}({', '.join(shown)})"
+
+
+def _tables(plan: Plan) -> list[tuple[str, int]]:
+    """The tables that are written, with their rows, in the order of the calls where known."""
+    writes = plan.figures["expected_writes"]
+    names = dict.fromkeys(s["table"] for s in _steps(plan))
+    return [(name, writes[name]) for name in names] or _largest_first(writes)
+
+
+def _versions(plan: Plan) -> dict[str, str]:
+    """Table: the version its rows will carry, as Markdown."""
+    return {s["table"]: f"{code(s['version_column'])} = {code(s['version'])}" for s in _steps(plan)}
+
+
+def _data_quality(plan: Plan) -> str:
+    standing = (c for c in plan.checks if not c.name.startswith(MARKED))
+    rows = ((MARKS[c.status], escaped(c.name), _detail(c)) for c in standing)
+    return section("Data quality", table(("", "Looked at", "Seen"), rows))
+
+
+def _detail(check: Check, why: str | None = None) -> str:
+    seen = f"{escaped(check.detail)}; {why}" if why else escaped(check.detail)
+    return f"{seen}. Next: {escaped(check.next_step)}" if check.next_step else seen
+
+
+def _excluded(plan: Plan) -> str:
+    listed, total = plan.figures["excluded"], plan.figures["excluded_total"]
+    if not total:
+        return section("Excluded sessions", "None.")
+    cut = f" The first {len(listed):,} are listed." if len(listed) < total else ""
+    return section(
+        "Excluded sessions",
+        f"{counted(total, 'session')} that lack something are left out as a whole.{cut}",
+        table(
+            ("Session", "Reason"),
+            ((code(e["session_id"]), escaped(e["reason"])) for e in listed),
+        ),
+    )
+
+
+def _risks(plan: Plan) -> str:
+    worst_first = sorted(plan.checks, key=lambda c: c.status != "fail")
+    seen = [_risk(c) for c in worst_first if c.status != "ok" and c.detail != NOT_REHEARSED]
+    return section("Risks", bullets([*seen, *_standing_risks(plan)]))
+
+
+def _risk(check: Check) -> str:
+    told = _detail(check, _CONSEQUENCES.get(check.name))
+    return f"{MARKS[check.status]} **{escaped(check.name)}**: {told}"
+
+
+def _standing_risks(plan: Plan) -> list[str]:
+    excluded = plan.figures["excluded_total"]
+    left = f"**Left as they are**: {counted(excluded, 'excluded session')}" if excluded else ""
+    return [
+        "**Idempotence**: a call is made only where its row is still missing",
+        "**Overwriting**: every planned row was missing when the plan was sealed. What somebody "
+        "else has filled by then is skipped; of a row that a call does change, the receipt keeps "
+        "what it was before",
+        *([left] if left else []),
+    ]
+
+
+def _rollback(plan: Plan) -> str:
+    run = plan.run_id
+    return section(
+        "Rollback and audit",
+        f"{_receipts(plan)} An undo previews "
+        "first, touches only rows that are still what the run wrote, and reports the others. "
+        "It takes the whole run, single sessions or a range of dates:",
+        fenced(
+            "sh",
+            f"backfill rollback {run}\n"
+            f"backfill rollback {run} --session ID\n"
+            f"backfill rollback {run} --since DAY --until DAY",
+        ),
+        "Every move of the run, every claim and every settled batch is an event of its hash "
+        f"chain; `backfill apply` also writes plan, calls, batches and summary to a folder, by "
+        f"default {code(f'backfill_logs/{run}')}.",
+    )
+
+
+def _receipts(plan: Plan) -> str:
+    if plan.request.get("inferred"):
+        return (
+            "Receipts of an Edge Function that does not hand our headers on are inferred from the "
+            "rows before and after its call: what somebody else writes meanwhile counts as the "
+            "run's, and what arrives after the call was given up has none."
+        )
+    return "Every row that the run writes has a receipt, committed with the row."
+
+
+def _criteria(plan: Plan) -> str:
+    """What `verify` will look at, by the names it uses, with what a pass expects."""
+    priority = sum(1 for _ in plan.sessions.in_phase("priority"))
+    rows = [
+        *_criteria_of_tables(plan),
+        ("`priority_complete`", priority, "priority sessions with every planned row"),
+        ("`critical_errors`", 0, "rows without a receipt, receipts without a row, refused gates"),
+        ("`failed_sessions`", 0, "failed sessions; with any the verdict is partial, not pass"),
+        ("`audit_complete`", "all", "events of the audit chain, none missing or changed"),
+    ]
+    return section(
+        "Success criteria",
+        table(("Criterion", "Expected", "Counted"), rows),
+        f"After the run: {code(f'backfill verify {plan.run_id}')}",
+    )
+
+
+def _criteria_of_tables(plan: Plan) -> list[tuple[str, object, str]]:
+    versions = _versions(plan)
+    rows: list[tuple[str, object, str]] = []
+    for name, count in _tables(plan):
+        version = versions.get(name, "the wanted version")
+        rows.append((code(f"{name}_rows"), count, "planned rows, new and updated told apart"))
+        rows.append((code(f"{name}_version"), count, f"rows the run wrote, with {version}"))
+    kept = (s["table"] for s in _steps(plan) if s.get("keeps_versions"))
+    legacy = [(code(f"{n}_no_legacy_versions"), 0, "new rows of another version") for n in kept]
+    return [*rows, *legacy]
+
+
+# How it ends -------------------------------------------------------------------------------------
+
+
+def _ending(plan: Plan) -> str:
+    return _halted(plan) if plan.state == "awaiting_approval" else _became_of(plan)
+
+
+def _halted(plan: Plan) -> str:
+    failing = sum(c.status == "fail" for c in plan.checks)
+    warning = f"{MARKS['fail']} {counted(failing, 'check')} failed, see above." if failing else ""
+    return section(
+        "Status",
+        "**HALTED FOR APPROVAL**",
+        "Nothing has been written. An approver accepts exactly this plan:",
+        warning,
+        fenced("sh", f"backfill approve {plan.run_id} --digest {plan.digest}"),
+        "or, in the SQL editor:",
+        fenced("sql", plan.approval_sql),
+    )
+
+
+def _became_of(plan: Plan) -> str:
+    counts = plan.sessions.states()
+    return section(
+        "Status",
+        state_line(plan.state),
+        reason_line(plan.reason),
+        counts_by_state(counts),
+        _approval(plan),
+        next_commands(plan.run_id, plan.state, counts["failed"]),
+    )
+
+
+def _approval(plan: Plan) -> str:
+    given = plan.approval
+    if given is None:
+        return "Never approved."
+    return (
+        f"Approved by {escaped(given.approver)} (via {escaped(given.via)}) "
+        f"at {utc(given.at)}, valid until {utc(given.until)}."
+    )

@@ -1,0 +1,130 @@
+"""The batches of a plan as Markdown: their pace, their order, their sessions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from backfill.render.markdown import (
+    bullets,
+    code,
+    counted,
+    day,
+    duration,
+    escaped,
+    mm_ss,
+    section,
+    table,
+    utc,
+)
+from backfill.render.plan_rehearsal import estimate
+from backfill.render.state import error_text
+
+if TYPE_CHECKING:
+    from backfill.results.plan import Plan
+    from backfill.results.sessions import Phase, PlannedSession
+
+WINDOW_S = 60  # the throttle counts the starts of any 60 seconds
+
+
+def batching(plan: Plan) -> str:
+    """How large the batches are, when each starts, and why not faster."""
+    size, throttle = plan.request["batch_size"], plan.request.get("throttle_per_minute")
+    lines = [
+        f"**Batch size**: at most {counted(size, 'session')} of one phase",
+        *(_pace(throttle, size, plan.batch_spacing_s) if throttle else _no_pace()),
+        f"**Runtime**: {_runtime(plan)}",
+        "**A session that fails** is recorded with its error; the others go on",
+    ]
+    batches = table(
+        ("Batch", "Phase", "Starts", "Sessions"),
+        (
+            (number, phase, mm_ss(plan.starts_at_s(number)), len(places))
+            for number, phase, places in plan.sessions.batches()
+        ),
+    )
+    return section("Batching strategy", bullets(lines), batches)
+
+
+def _no_pace() -> list[str]:
+    return ["**Throttle**: none; a batch starts as soon as a worker asks for it"]
+
+
+def _pace(throttle: int, size: int, spacing_s: float) -> list[str]:
+    """What the throttle allows, and the spacing that follows."""
+    room = counted(throttle // size, "batch")
+    return [
+        f"**Throttle**: at most {counted(throttle, 'session')} started in any {WINDOW_S} s, "
+        "over all workers, retries counted",
+        f"**Spacing**: a window holds {room} of {size}, so batches start "
+        f"{duration(spacing_s)} apart{_too_fast(throttle, size)}",
+    ]
+
+
+def _too_fast(throttle: int, size: int) -> str:
+    """The pace in whole seconds that looks right and starts a batch or more too many a minute.
+
+    Empty where that pace is below a second: nobody would ask for it.
+    """
+    pace_s = WINDOW_S // (throttle // size + 1)
+    if not pace_s:
+        return ""
+    per_minute = f"{size * WINDOW_S / pace_s:,.1f}".removesuffix(".0")
+    return f". A batch every {pace_s} s would be {per_minute}/min: the throttle wins"
+
+
+def _runtime(plan: Plan) -> str:
+    runtime_s = plan.figures.get("expected_runtime_s")
+    rehearsed = estimate(plan)
+    if runtime_s is None:
+        return f"{rehearsed}, as rehearsed" if rehearsed else "not predicted without a throttle"
+    return (
+        f"{duration(runtime_s)} from the first batch to the start of the last, at the earliest, "
+        f"for {counted(plan.figures['candidates']['total'], 'session')}; "
+        + (f"as rehearsed {rehearsed}" if rehearsed else "how long the calls take was not measured")
+    )
+
+
+def order(plan: Plan) -> str:
+    """The phases in the order in which they run."""
+    what = {
+        "priority": "the canary: verified before the next phase starts; "
+        "where a row is missing, the run pauses",
+        "recent": f"sessions created on or after {day(plan.request.get('recent_since'))}",
+        "historical": "the rest",
+    }
+    by_phase: Counter[Phase] = Counter()
+    for (_, _, phase), count in plan.sessions.kinds().items():
+        by_phase[phase] += count
+    lines = [
+        f"{place}. **{phase}** ({counted(count, 'session')}): {escaped(what[phase])}"
+        for place, (phase, count) in enumerate(by_phase.items(), start=1)
+    ]
+    named = [s.session_id for s in plan.sessions.in_phase("priority")]
+    canary = f"Priority sessions: {', '.join(map(code, named))}." if named else ""
+    return section(
+        "Execution order", "\n".join(lines), canary, "Inside a phase the newest session is first."
+    )
+
+
+def sessions(plan: Plan) -> Iterator[str]:
+    """Every session in its batch, and what became of it once the run has started, in pieces."""
+    yield section("Sessions")
+    started = plan.sessions.have_begun()
+    header = ["#", "Session", "Lacks", "Created", *(["State", "Error"] if started else [])]
+    for number, phase, places in plan.sessions.batches():
+        yield f"### Batch {number} ({phase}, starts at {mm_ss(plan.starts_at_s(number))})"
+        members = plan.sessions[places.start : places.stop]
+        yield table(header, ([*_planned(s), *(_became(s) if started else [])] for s in members))
+
+
+def _planned(session: PlannedSession) -> list[object]:
+    created = utc(session.session_at)
+    return [session.ordinal, code(session.session_id), code(session.category), created]
+
+
+def _became(session: PlannedSession) -> list[object]:
+    state = session.state.replace("_", " ")
+    again = f", attempt {session.attempts}" if session.attempts > 1 else ""
+    return [state + again, error_text(session) if session.state == "failed" else ""]

@@ -1,0 +1,93 @@
+"""What surrounds a plan: what changed since it was sealed, what else its writes set off. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from backfill.render.markdown import NONE, bullets, code, counted, escaped, section, table, utc
+
+if TYPE_CHECKING:
+    from backfill.results.plan import Plan
+
+FINGERPRINT_CHARS = 12
+NAMED_SESSIONS = 20
+TITLE = "Since the plan was sealed"
+
+
+def changes_in_words(told: Mapping[str, Any]) -> list[str]:
+    """What the details of a `freshness` event say, a sentence each; none where nothing changed."""
+    filled, new = told["filled_total"], told["new_candidates_total"]
+    lines = [_change(change) for change in told["changes"]]
+    if filled:
+        lines.append(f"{counted(filled, 'session')} filled meanwhile: they will be skipped")
+    if new:
+        lines.append(f"{counted(new, 'session')} lacking something now and not in the plan")
+    if not told["digest_matches"]:
+        lines.append("the digest is no longer that of what stands there: nothing will be scored")
+    return lines
+
+
+def _change(change: Mapping[str, str | None]) -> str:
+    was, now = (_shown(change["kind"], change[moment]) for moment in ("was", "now"))
+    return f"{change['kind']} {change['name']}: was {was}, is {now}"
+
+
+def _shown(kind: str | None, value: str | None) -> str:
+    if value is None:
+        return "not there" if kind == "definition" else "not set"
+    return f"{value[:FINGERPRINT_CHARS]}…" if kind == "definition" else value
+
+
+def freshness(plan: Plan) -> str:
+    """The section about it; empty where nothing is to come of the plan any more."""
+    if plan.freshness_unknown:
+        return section(TITLE, f"This could not be told: {escaped(plan.freshness_unknown)}")
+    seen = plan.freshness
+    if seen is None:
+        return ""
+    changed = changes_in_words(seen.as_dict())
+    lines = [escaped(line) for line in changed] or [
+        "Nothing changed: the same candidates, definitions and settings, and the digest matches"
+    ]
+    if seen.approved_until:
+        over = "ran out at" if not seen.approval_left_s else "is valid until"
+        lines.append(f"The approval {over} {utc(seen.approved_until)}")
+    return section(
+        TITLE,
+        bullets(lines),
+        _named("Filled", seen.filled, seen.filled_total),
+        _named("New", seen.new_candidates, seen.new_candidates_total),
+    )
+
+
+def _named(what: str, sessions: Sequence[str], total: int) -> str:
+    if not total:
+        return ""
+    named = sessions[:NAMED_SESSIONS]
+    more = [f"{total - len(named):,} more"] if total > len(named) else []
+    return f"{what}: {', '.join([*map(code, named), *more])}."
+
+
+def blast_radius(plan: Plan) -> str:
+    """Everything on the written tables that fires, listens or refers to them."""
+    if not plan.effects:
+        return section(
+            "Blast radius",
+            "Nothing else on these tables fires, listens or refers to them.",
+        )
+    rows = (
+        (
+            e.kind,
+            code(e.name),
+            code(e.table) if e.table else NONE,
+            escaped(e.detail),
+            NONE if e.events is None else e.events,
+        )
+        for e in plan.effects
+    )
+    return section(
+        "Blast radius",
+        "What else happens when these rows are written, as the catalogs say.",
+        table(("Kind", "Name", "Table", "What it does", "Events"), rows),
+    )

@@ -1,0 +1,135 @@
+"""What is said after a run: its summary and its verification, as Markdown for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from backfill.render.markdown import (
+    MARKS,
+    NONE,
+    bullets,
+    code,
+    counted,
+    escaped,
+    fenced,
+    joined,
+    section,
+    table,
+    utc,
+)
+from backfill.render.state import (
+    counts_by_state,
+    error_text,
+    next_commands,
+    reason_line,
+    state_title,
+)
+
+if TYPE_CHECKING:
+    from backfill.results.run import FailedSession, Json, Status
+    from backfill.results.verification import Verification
+
+NAMED_SESSIONS = 20  # of the new candidates; --json has more
+
+
+def summary_markdown(
+    status: Status, verification: Verification | None, failures: Sequence[FailedSession]
+) -> str:
+    """How a run ended: its counts, its failed sessions, and the verdict where it was verified."""
+    verified = _verified(verification) if verification else "Not verified."
+    return joined(
+        f"# Backfill run {code(status.run_id)}",
+        state_title(status.state),
+        reason_line(status.reason),
+        f"Waits for: {escaped(status.waits_for)}" if status.waits_for else "",
+        counts_by_state({**status.counts, "total": status.total}),
+        _approved(status),
+        section("Failed sessions", _failures(failures)),
+        verified,
+        _new_candidates(verification) if verification else "",
+        section("Audit", _audit(status.audit_count, status.audit_head)),
+        next_commands(status.run_id, status.state, len(failures)),
+    )
+
+
+def _approved(status: Status) -> str:
+    if not status.approved_by:
+        return ""
+    return f"Approved by {escaped(status.approved_by)}, valid until {utc(status.approved_until)}."
+
+
+def _failures(failures: Sequence[FailedSession]) -> str:
+    rows = ((code(f.session_id), error_text(f)) for f in failures)
+    return table(("Session", "Error"), rows) if failures else "None."
+
+
+def _audit(count: int, head: str) -> str:
+    return (
+        f"{counted(count, 'event')}, head {code(head or NONE)}. "
+        "Keep the head outside the database: a chain computed anew shows against it."
+    )
+
+
+def verification_markdown(verification: Verification) -> str:
+    """What stands in the tables against what was planned."""
+    return joined(
+        f"# Verification of run {code(verification.run_id)}",
+        _verified(verification),
+        _new_candidates(verification),
+        section("Audit", _audit(verification.audit_count, verification.audit_head)),
+    )
+
+
+def _verified(verification: Verification) -> str:
+    verdict = verification.verdict
+    rows = (
+        (MARKS[c.status], code(c.name), c.expected, c.actual, _shares(c.inserted, c.updated))
+        for c in verification.criteria
+    )
+    critical = bullets(f"{MARKS['fail']} {escaped(what)}" for what in verification.critical)
+    return "\n\n".join(
+        part
+        for part in (
+            f"## Verdict: {MARKS[verdict]} {verdict.upper()}",
+            table(("", "Criterion", "Expected", "Counted", "Of these"), rows),
+            f"**Critical**\n\n{critical}" if critical else "",
+            _buckets(verification.buckets),
+        )
+        if part
+    )
+
+
+def _new_candidates(verification: Verification) -> str:
+    """Who lacks something and is in no plan of this run; empty where there is nobody."""
+    total, named = verification.new_candidates_total, verification.new_candidates[:NAMED_SESSIONS]
+    if not total:
+        return ""
+    more = total - len(named)
+    return section(
+        "New candidates",
+        f"{counted(total, 'session')} in the plan's range lack something now and are not in the "
+        "plan. This run does not score them.",
+        bullets([*map(code, named), *([f"{more:,} more"] if more else [])]),
+        "Next:",
+        fenced("sh", f"backfill plan --like {verification.run_id}"),
+    )
+
+
+def _shares(inserted: int | None, updated: int | None) -> str:
+    return "" if inserted is None else f"{inserted:,} new, {updated or 0:,} updated"
+
+
+def _buckets(buckets: Mapping[str, Sequence[Mapping[str, Json]]]) -> str:
+    """The counts of all, and the rows of those that are not as planned."""
+    counts = table(
+        ("Rows", "Count"), ((n.replace("_", " "), len(rows)) for n, rows in buckets.items())
+    )
+    odd = [
+        (name.replace("_", " "), code(row["session_id"]), code(row["component"]))
+        for name, rows in buckets.items()
+        if name != "as_planned"
+        for row in rows
+    ]
+    listed = table(("Rows", "Session", "Component"), odd) if odd else ""
+    return "\n\n".join(filter(None, (counts, listed)))

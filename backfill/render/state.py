@@ -1,0 +1,70 @@
+"""Where a run and its sessions stand, as Markdown: state, counts, errors, the next command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from backfill.render.markdown import NONE, escaped, fenced, table
+
+if TYPE_CHECKING:
+    from backfill.results.run import FailedSession
+    from backfill.results.sessions import PlannedSession
+
+_MEANINGS = {
+    "approved": "The plan is approved; no session has started.",
+    "running": "Sessions are being scored, or wait for a worker.",
+    "paused": "No session starts until the run is resumed.",
+    "completed": "Every session is settled.",
+    "rejected": "An approver refused the plan; it cannot be applied.",
+    "cancelled": "The run was stopped for good; what it wrote stays.",
+    "expired": "The approval ran out; what the run wrote stays.",
+    "rolled_back": "No session is left done: what the run wrote was taken back.",
+}
+_NEXT = {
+    "approved": "backfill apply {run}",
+    "running": "backfill status {run}",
+    "paused": "backfill resume {run}",
+    "completed": "backfill verify {run}",
+    "rejected": "backfill plan --like {run}",
+    "cancelled": "backfill plan --like {run}",
+    "expired": "backfill plan --like {run}",
+}
+
+
+def state_line(state: str) -> str:
+    """The state in bold, and what it means where that takes a sentence."""
+    return f"{state_title(state)}. {_MEANINGS.get(state, '')}".rstrip()
+
+
+def state_title(state: str) -> str:
+    """**ROLLED BACK**."""
+    return f"**{state.upper().replace('_', ' ')}**"
+
+
+def reason_line(reason: str | None) -> str:
+    """Why it stands as it does; empty where nobody gave a reason."""
+    return f"Reason: {escaped(reason)}" if reason else ""
+
+
+def counts_by_state(counts: Mapping[str, int]) -> str:
+    """A table of the states that have sessions."""
+    rows = ((state.replace("_", " "), count) for state, count in counts.items() if count)
+    return table(("Sessions", "Count"), rows)
+
+
+def error_text(failed: PlannedSession | FailedSession) -> str:
+    """step: code: message, as far as they are known."""
+    parts = (failed.failed_step, failed.error_code, failed.error_message)
+    return ": ".join(escaped(part) for part in parts if part) or NONE
+
+
+def next_commands(run_id: str, state: str, failed: int) -> str:
+    """The commands that a run in this state is waiting for; empty where there are none.
+
+    failed: how many of its sessions failed.
+    """
+    commands = [_NEXT[state].format(run=run_id)] if state in _NEXT else []
+    if state == "completed" and failed:
+        commands.append(f"backfill retry {run_id}")
+    return "\n\n".join(["Next:", fenced("sh", "\n".join(commands))]) if commands else ""

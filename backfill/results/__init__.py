@@ -1,0 +1,1 @@
+"""What the verbs answer: frozen, typed, with as_dict()."""

@@ -1,0 +1,77 @@
+"""An event: what `on_event` hears."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from backfill.results.run import Json
+
+EventKind = Literal[
+    "awaiting_approval",
+    "run_started",
+    "freshness",
+    "batch_started",
+    "call",
+    "batch_settled",
+    "bulk_settled",
+    "waiting",
+    "run_completed",
+    "run_paused",
+    "run_cancelled",
+    "run_expired",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a run: what `on_event` hears and the logger writes.
+
+    Kinds and the keys of their details are stable; a key may be added. Ids, counts and reasons,
+    never a row's contents. `backfill.<kind>` is the name in the log, under the logger `backfill`.
+
+    awaiting_approval: digest, environment, sessions_total, expected_runtime_s, approval_sql
+    run_started: state
+    freshness: filled_total, new_candidates_total, changes, digest_matches, approval_left_s
+    batch_started: batch, phase, sessions
+    call: session_id, component, function, attempt, outcome, code, error, took_ms
+    batch_settled: batch, claim, settled, took_ms
+    bulk_settled: sessions, done, failed, pending, skipped, took_ms
+    waiting: wait_s, wait_for, why
+    run_completed: reason
+    run_paused: reason
+    run_cancelled: reason
+    run_expired: reason
+
+    sessions and settled are lists: of ids, and of {ordinal, session_id, state, failed_step,
+    error_code, error_message}. outcome: `answered`, or the kind of the fault. run_paused comes
+    where `apply` ends with Paused; a pause that is waited out is `waiting`. freshness comes once,
+    before the first batch: what Freshness says; changes is a list of {kind, name, was, now}.
+    """
+
+    kind: EventKind
+    run_id: str
+    at: datetime
+    details: Mapping[str, Json]
+
+    def as_dict(self) -> dict[str, Json]:
+        """{kind, run_id, at, …details}."""
+        return {
+            "kind": self.kind,
+            "run_id": self.run_id,
+            "at": self.at.isoformat(),
+            **self.details,
+        }
+
+
+OnEvent = Callable[[Event], None]
+
+
+# How far something is, and of how much: hears it after each call of several.
+OnProgress = Callable[[int, int], None]
+
+
+def ignore(*_: object) -> None:
+    """Hear nothing: of an event, of progress, of a wait."""

@@ -1,0 +1,332 @@
+"""A plan: its sessions, its batches, its figures, and once it runs what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+
+from backfill.results.check import Check
+from backfill.results.run import ITEM_STATES, FailedSession, Json, Moment
+from backfill.results.sessions import Phase, PlannedSessions
+
+# What a plan holds while the database has measured nothing.
+UNMEASURED: Mapping[str, Json] = {
+    "candidates": {"total": 0, "missing": {}, "missing_all": 0},
+    "categories": {},
+    "phases": {},
+    "expected_calls": {"total": 0},
+    "expected_writes": {"total": 0},
+    "expected_runtime_s": None,
+    "excluded": [],
+    "excluded_total": 0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """Something else that a plan's writes set off, or that refers to the rows.
+
+    kind: trigger, webhook, publication, foreign key, materialized view, generated column, sequence,
+    policy, cron job or function. events: how often this plan causes it; None: cannot be told.
+    """
+
+    kind: str
+    name: str
+    table: str | None
+    detail: str
+    events: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RehearsedSession:
+    """A session that was scored and rolled back while planning; took_ms of its calls."""
+
+    session_id: str
+    category: str
+    phase: str
+    took_ms: float | None
+    failure: FailedSession | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What was seen when a few sessions were scored and rolled back.
+
+    rows: {table: {before, after, inserted, updated, deleted}}, over these sessions. p50_ms, p95_ms:
+    of a session's calls in the database, the first session left out; None where all failed.
+    round_trip_ms: what a call takes beside the database. runtime_s: what the run will take to its
+    last row, from all these and the throttle, four sessions at a time.
+    """
+
+    sessions: tuple[RehearsedSession, ...]
+    rows: Mapping[str, Mapping[str, int]]
+    p50_ms: float | None
+    p95_ms: float | None
+    round_trip_ms: float | None
+    runtime_s: float | None
+
+    def as_dict(self) -> dict[str, Json]:
+        """The fields by name; a session's failure is {session_id, failed_step, …} or None."""
+        return {**asdict(self), "sessions": [asdict(s) for s in self.sessions]}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A definition or a setting that is not what it was when the plan was sealed.
+
+    kind: definition or setting. was, now: a definition's fingerprint, a setting's value; None where
+    there was or is none.
+    """
+
+    kind: str
+    name: str
+    was: str | None
+    now: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """What changed since a plan was sealed.
+
+    filled: pending sessions that somebody else has filled; they will be skipped. new_candidates:
+    sessions in the plan's range that lack something now and are in no plan of this run. Of both
+    1,000 at most are named. approval_left_s: until the approval runs out; None without one.
+    """
+
+    run_id: str
+    state: str
+    filled: tuple[str, ...]
+    filled_total: int
+    new_candidates: tuple[str, ...]
+    new_candidates_total: int
+    changes: tuple[Change, ...]
+    digest_matches: bool
+    approved_until: Moment | None
+    approval_left_s: float | None
+
+    @property
+    def is_fresh(self) -> bool:
+        """Nothing changed, and the approval, where there is one, has not run out."""
+        changed = self.filled_total or self.new_candidates_total or self.changes
+        return not changed and self.digest_matches and self.approval_left_s != 0
+
+    def as_dict(self) -> dict[str, Json]:
+        """The fields by name; times in ISO 8601."""
+        until = self.approved_until
+        return {**asdict(self), "approved_until": until.isoformat() if until else None}
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """At most `batch_size` sessions of one phase; starts_at_s counts from the first batch."""
+
+    number: int
+    phase: Phase
+    sessions: tuple[str, ...]
+    starts_at_s: float
+
+    def as_dict(self) -> dict[str, Json]:
+        """{number, phase, sessions: [id], starts_at_s}."""
+        told = {"number": self.number, "phase": self.phase, "sessions": list(self.sessions)}
+        return told | {"starts_at_s": self.starts_at_s}
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """Who approved, how, when, and until when it counts."""
+
+    approver: str
+    via: str
+    at: Moment
+    until: Moment
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sealed plan, or an empty one (state "empty", no run) where nothing is missing.
+
+    figures: candidates, categories, phases, expected calls and writes, excluded sessions, as the
+    database measured them when it sealed the plan. freshness: what changed since, where the plan
+    was read again and something is still to come of it; freshness_unknown: why it cannot be told.
+    """
+
+    # Its sessions are taken as they are: looking at each would undo what holds them compactly.
+    __pydantic_config__ = {"arbitrary_types_allowed": True}  # noqa: RUF012 - pydantic's own form
+
+    run_id: str
+    state: str
+    digest: str
+    environment: str | None
+    created_at: Moment | None
+    request: Mapping[str, Json]
+    figures: Mapping[str, Json] = field(default_factory=dict)
+    sessions: PlannedSessions = field(default_factory=PlannedSessions)
+    checks: tuple[Check, ...] = ()
+    approval: Approval | None = None
+    reason: str | None = None
+    started_at: Moment | None = None
+    freshness: Freshness | None = None
+    freshness_unknown: str | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing was missing: there is no run."""
+        return self.state == "empty"
+
+    def _figure(self, name: str) -> Json:
+        return self.figures.get(name, UNMEASURED[name])
+
+    @property
+    def candidates(self) -> Mapping[str, Json]:
+        """{total, missing: {component: n}, missing_<component>, missing_both}."""
+        found = self._figure("candidates")
+        missing = found["missing"]
+        return {
+            "total": found["total"],
+            "missing": missing,
+            **{f"missing_{name}": count for name, count in missing.items()},
+            "missing_both": found["missing_all"],
+        }
+
+    @property
+    def categories(self) -> Mapping[str, int]:
+        """Sessions by what they lack."""
+        return dict(self._figure("categories"))
+
+    @property
+    def expected_calls(self) -> Mapping[str, int]:
+        """Scoring calls by function, and in total."""
+        return dict(self._figure("expected_calls"))
+
+    @property
+    def expected_writes(self) -> Mapping[str, int]:
+        """Rows by table, and in total."""
+        return dict(self._figure("expected_writes"))
+
+    @property
+    def expected_runtime_s(self) -> float | None:
+        """Seconds from the first batch to the last one's start; None without a throttle."""
+        runtime = self._figure("expected_runtime_s")
+        return None if runtime is None else float(runtime)
+
+    @property
+    def rehearsal(self) -> Rehearsal | None:
+        """What was seen when a few sessions were scored and rolled back; None: not rehearsed."""
+        seen = self.figures.get("rehearsal")
+        return None if seen is None else _rehearsal(seen)
+
+    @property
+    def effects(self) -> tuple[Effect, ...]:
+        """What else the writes set off: triggers, listeners, functions that no digest covers."""
+        return tuple(Effect(**effect) for effect in self.figures.get("blast_radius") or ())
+
+    @property
+    def excluded(self) -> tuple[Mapping[str, str], ...]:
+        """Sessions that lack something and are left out: {session_id, reason}, 1,000 at most."""
+        return tuple(self._figure("excluded"))
+
+    @property
+    def batch_spacing_s(self) -> float:
+        """Seconds between the starts of two batches; 0 without a throttle."""
+        return float(self.figures.get("batch_spacing_s") or 0)
+
+    @property
+    def batches(self) -> tuple[Batch, ...]:
+        """The batches in the order in which they start."""
+        return tuple(self._batches())
+
+    def _batches(self) -> Iterator[Batch]:
+        for number, phase, places in self.sessions.batches():
+            yield Batch(number, phase, tuple(self.sessions.ids(places)), self.starts_at_s(number))
+
+    def starts_at_s(self, number: int) -> float:
+        """Seconds from the start of the first batch to that of this one."""
+        return (number - 1) * self.batch_spacing_s
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Sessions by what became of them so far, every state named."""
+        states = self.sessions.states()
+        return {state: states[state] for state in ITEM_STATES}
+
+    @property
+    def failures(self) -> tuple[FailedSession, ...]:
+        """The sessions that failed, and why."""
+        return tuple(
+            FailedSession(s.session_id, s.failed_step, s.error_code, s.error_message)
+            for s in self.sessions.in_state("failed")
+        )
+
+    @property
+    def approval_sql(self) -> str:
+        """The line that approves this plan in the SQL editor."""
+        return f"select public.backfill_approve('{self.run_id}', '{self.digest}', 'your name');"
+
+    def markdown(self) -> str:
+        """The plan for people; ends with the SQL line to approve."""
+        from backfill.render.plan import plan_markdown
+
+        return plan_markdown(self)
+
+    def as_dict(self) -> dict[str, Json]:
+        """The shape of `backfill plan --json`, and once the run has started what became of it."""
+        return {n: list(told) if isinstance(told, Iterator) else told for n, told in self.told()}
+
+    def told(self) -> Iterator[tuple[str, Json]]:
+        """The same, name by name; what grows with the plan comes as an iterator."""
+        yield "run_id", self.run_id or None
+        yield "state", self.state
+        yield "digest", self.digest or None
+        yield "environment", self.environment
+        yield "created_at", self.created_at.isoformat() if self.created_at else None
+        yield "request", dict(self.request)
+        yield "candidates", dict(self.candidates)
+        yield "categories", self.categories
+        yield "phases", dict(self._figure("phases"))
+        yield "expected_calls", self.expected_calls
+        yield "expected_writes", self.expected_writes
+        yield "batches", (batch.as_dict() for batch in self._batches())
+        yield "batch_spacing_s", self.batch_spacing_s
+        yield "expected_runtime_s", self.expected_runtime_s
+        yield "excluded", list(self.excluded)
+        yield "excluded_total", self._figure("excluded_total")
+        yield "rehearsal", self.rehearsal.as_dict() if self.rehearsal else None
+        yield "blast_radius", [asdict(effect) for effect in self.effects]
+        yield "checks", [check.as_dict() for check in self.checks]
+        yield "freshness", self.freshness.as_dict() if self.freshness else None
+        yield "freshness_unknown", self.freshness_unknown
+        if self.started_at is not None:
+            yield from self._became_of_it(self.started_at)
+
+    def _became_of_it(self, started_at: datetime) -> Iterator[tuple[str, Json]]:
+        """What is told of a run that has started: {session_id, batch, state, attempts} of each."""
+        yield "started_at", started_at.isoformat()
+        yield "counts", dict(self.counts)
+        yield "failures", [asdict(failed) for failed in self.failures]
+        names = ("session_id", "batch", "state", "attempts")
+        yield "sessions", ({name: getattr(s, name) for name in names} for s in self.sessions)
+
+
+def _rehearsal(seen: Mapping[str, Json]) -> Rehearsal:
+    """What the database kept of a rehearsal: sql/40_plan/rehearsal_marks.sql."""
+    took_ms = seen["took_ms"] or {}
+    return Rehearsal(
+        sessions=tuple(_rehearsed(s) for s in seen["sessions"]),
+        rows=seen["rows"] or {},
+        p50_ms=took_ms.get("p50"),
+        p95_ms=took_ms.get("p95"),
+        round_trip_ms=seen["round_trip_ms"],
+        runtime_s=seen["runtime_s"],
+    )
+
+
+def _rehearsed(seen: Mapping[str, Json]) -> RehearsedSession:
+    session_id, error = seen["session_id"], seen["error"]
+    return RehearsedSession(
+        session_id=session_id,
+        category=seen["category"],
+        phase=seen["phase"],
+        took_ms=seen["took_ms"],
+        failure=error and FailedSession(session_id, error["step"], error["code"], error["message"]),
+    )

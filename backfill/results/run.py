@@ -1,0 +1,127 @@
+"""A run as the verbs return it: in a list, how it stands, how an apply ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, SkipValidation
+
+Json = Any
+
+
+def moment(text: str | datetime) -> datetime:
+    """A timestamp as the API writes it, in a zone of the standard library's."""
+    return text if isinstance(text, datetime) else datetime.fromisoformat(text)
+
+
+Moment = Annotated[datetime, BeforeValidator(moment)]
+
+ITEM_STATES = ("pending", "leased", "done", "failed", "skipped", "rolled_back")
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """A run in a list."""
+
+    run_id: str
+    state: str
+    environment: str | None
+    created_at: Moment
+    total: int
+    done: int
+    failed: int
+    reason: str | None = None
+    approved_by: str | None = None
+
+    def as_dict(self) -> dict[str, Json]:
+        """All fields; times in ISO 8601."""
+        return {**asdict(self), "created_at": self.created_at.isoformat()}
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where a run stands. counts by item state; rate in sessions a minute; eta in seconds."""
+
+    run_id: str
+    state: str
+    reason: str | None
+    counts: Mapping[str, int]
+    rate_per_minute: float
+    eta_s: SkipValidation[float | None]  # a whole number stays one
+    audit_count: int
+    audit_head: str
+    waits_for: str | None = None
+    approved_by: str | None = None
+    approved_until: Moment | None = None
+
+    @property
+    def total(self) -> int:
+        """All planned sessions."""
+        return sum(self.counts.values())
+
+    @property
+    def audit(self) -> Mapping[str, Json]:
+        """{count, head} of the audit chain."""
+        return {"count": self.audit_count, "head": self.audit_head}
+
+    def as_dict(self) -> dict[str, Json]:
+        """The shape of `backfill status --json`."""
+        return {
+            "run_id": self.run_id,
+            "state": self.state,
+            "reason": self.reason,
+            "counts": dict(self.counts),
+            "rate_per_minute": self.rate_per_minute,
+            "eta_s": self.eta_s,
+            "waits_for": self.waits_for,
+            "approved_by": self.approved_by,
+            "approved_until": self.approved_until.isoformat() if self.approved_until else None,
+            "audit": self.audit,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class FailedSession:
+    """A session that failed, and why."""
+
+    session_id: str
+    failed_step: str | None
+    error_code: str | None
+    error_message: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an apply ended: the run's status then, and its failed sessions.
+
+    retried: how many sessions a retry scored again; None after an apply.
+    logs_failed: the first file that could not be written, and why; None where all were.
+    """
+
+    status: Status
+    failures: tuple[FailedSession, ...]
+    retried: int | None = None
+    logs_failed: str | None = None
+
+    @property
+    def state(self) -> str:
+        """The run's state."""
+        return self.status.state
+
+    @property
+    def is_complete(self) -> bool:
+        """Completed, and no session failed."""
+        return self.state == "completed" and not self.failures
+
+    def as_dict(self) -> dict[str, Json]:
+        """The status, failures: [{session_id, failed_step, …}], logs_failed, retried."""
+        retried = {} if self.retried is None else {"retried": self.retried}
+        return {
+            **self.status.as_dict(),
+            "failures": [asdict(f) for f in self.failures],
+            "logs_failed": self.logs_failed,
+            **retried,
+        }

@@ -1,0 +1,66 @@
+"""An undo, previewed or done: what it takes back and what stands against it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from backfill.results.run import Json, Moment
+
+
+@dataclass(frozen=True, slots=True)
+class UndoEffect:
+    """What an undo would do, or did: rows by table, and the rows in conflict that are left.
+
+    sessions: those that lose a row. inferred: rows, in a preview, whose receipts are inferred.
+    was_finished: it had been carried out before it was confirmed this time, by whom and when
+    `confirmed_by` and `finished_at` say.
+    """
+
+    run_id: str
+    digest: str
+    deletes: Mapping[str, int]
+    restores: Mapping[str, int]
+    conflicts: tuple[Mapping[str, Json], ...]
+    sessions: int = 0
+    state: str = "previewed"
+    confirmed_by: str | None = None
+    finished_at: Moment | None = None
+    was_finished: bool = False
+    inferred: int = 0
+
+    @property
+    def is_preview(self) -> bool:
+        """Nothing has been done."""
+        return self.state == "previewed"
+
+    @property
+    def is_empty(self) -> bool:
+        """No row that could be taken back."""
+        return not any((*self.deletes.values(), *self.restores.values()))
+
+    @property
+    def confirming(self) -> str | None:
+        """The command that carries this preview out; None where there is nothing to undo."""
+        if not self.is_preview or self.is_empty:
+            return None
+        return f'backfill rollback {self.run_id} --confirm {self.digest} --reason "…"'
+
+    def as_dict(self) -> dict[str, Json]:
+        """The shape of `backfill rollback --json`: a preview's `next` confirms it, if anything."""
+        carried_out = {
+            "was_finished": self.was_finished,
+            "confirmed_by": self.confirmed_by,
+            "finished_at": self.finished_at.isoformat() if self.finished_at else None,
+        }
+        return {
+            "run_id": self.run_id,
+            "state": self.state,
+            "digest": self.digest,
+            "sessions": self.sessions,
+            "deletes": dict(self.deletes),
+            "restores": dict(self.restores),
+            "inferred": self.inferred,
+            "conflicts": [dict(c) for c in self.conflicts],
+            **({"next": self.confirming} if self.is_preview else carried_out),
+        }

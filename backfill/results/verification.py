@@ -1,0 +1,124 @@
+"""A verification: criteria, verdict, and its buckets, kept small however many rows they hold."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+from typing import Any, Literal, overload
+
+from backfill.results.run import Json
+
+Verdict = Literal["pass", "partial", "fail"]
+
+
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """Expected against counted."""
+
+    name: str
+    expected: int
+    actual: int
+    status: Literal["pass", "fail"]
+    inserted: int | None = None
+    updated: int | None = None
+
+    def as_dict(self) -> dict[str, Json]:
+        """{name, expected, actual, status}, and inserted and updated where rows are counted."""
+        return {k: v for k, v in asdict(self).items() if v is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What stands in the tables against what was planned.
+
+    buckets: as_planned, missing, extra, filled_elsewhere, changed_since; each a sequence of
+    {session_id, component}, made as it is read. new_candidates: sessions in the plan's range that
+    lack something now and are not in the plan, the newest first, 1,000 at most; they do not touch
+    the verdict.
+    inferred: rows whose receipts nobody saw written: they differed when the session was settled.
+    """
+
+    run_id: str
+    state: str
+    verdict: Verdict
+    criteria: tuple[Criterion, ...]
+    buckets: Mapping[str, Sequence[Mapping[str, Json]]]
+    critical: tuple[str, ...]
+    audit_count: int
+    audit_head: str
+    new_candidates: tuple[str, ...] = ()
+    new_candidates_total: int = 0
+    inferred: int = 0
+
+    def as_dict(self) -> dict[str, Json]:
+        """The shape of `backfill verify --json`."""
+        return {
+            "run_id": self.run_id,
+            "state": self.state,
+            "verdict": self.verdict,
+            "criteria": [c.as_dict() for c in self.criteria],
+            "buckets": {name: list(rows) for name, rows in self.buckets.items()},
+            "critical": list(self.critical),
+            "audit": {"count": self.audit_count, "head": self.audit_head},
+            "new_candidates": list(self.new_candidates),
+            "new_candidates_total": self.new_candidates_total,
+            "inferred": self.inferred,
+        }
+
+
+Row = Mapping[str, Any]
+CHUNK_SESSIONS = 1_000
+BETWEEN = "\0"  # PostgreSQL's text cannot hold it
+
+
+def packed(ids: Sequence[str]) -> list[str]:
+    """Ids as text, a thousand in one piece."""
+    starts = range(0, len(ids), CHUNK_SESSIONS)
+    return [BETWEEN.join(ids[start : start + CHUNK_SESSIONS]) for start in starts]
+
+
+class Bucket(Sequence[Row]):
+    """Rows {session_id, component}, made when they are asked for.
+
+    An id takes its characters and one more.
+    """
+
+    def __init__(self, sessions: Mapping[str, Iterable[str]]) -> None:
+        """sessions: by component, as `packed` has them."""
+        self._pieces = [(component, ids) for component, some in sessions.items() for ids in some]
+        self._ends = list(accumulate(ids.count(BETWEEN) + 1 for _, ids in self._pieces))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __iter__(self) -> Iterator[Row]:
+        for component, ids in self._pieces:
+            for session_id in ids.split(BETWEEN):
+                yield {"session_id": session_id, "component": component}
+
+    @overload
+    def __getitem__(self, place: int) -> Row: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Row]: ...
+    def __getitem__(self, place: int | slice) -> Row | list[Row]:
+        if isinstance(place, slice):
+            return [self[at] for at in range(*place.indices(len(self)))]
+        at = place + len(self) if place < 0 else place
+        if not 0 <= at < len(self):
+            raise IndexError(place)
+        number = bisect_right(self._ends, at)
+        component, ids = self._pieces[number]
+        begins = self._ends[number - 1] if number else 0
+        return {"session_id": ids.split(BETWEEN)[at - begins], "component": component}
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Sequence)
+            and len(self) == len(other)
+            and all(mine == theirs for mine, theirs in zip(self, other, strict=True))
+        )
+
+    def __repr__(self) -> str:
+        return f"Bucket of {len(self)}"

@@ -1,0 +1,44 @@
+"""Is this project ready: a line a thing, from the connection to the database's own lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from backfill.api import keys
+from backfill.api.gateway import Gateway
+from backfill.api.rows import check_of
+from backfill.errors import NotInstalled
+from backfill.results.check import Check
+
+
+async def check_project(gateway: Gateway) -> tuple[Check, ...]:
+    """Every line, in the order in which a person puts things right.
+
+    Missing migrations are a line that fails. A project that cannot be reached and a key that it
+    refuses are raised as they are (CannotConnect, BadKey): nothing could be looked at.
+    """
+    try:
+        found = await gateway.call("backfill_check", {}, expect=list)
+    except NotInstalled as absent:
+        installed = Check("migrations", "fail", absent.message, absent.next_step)
+        return (_reachable(gateway.host), _key(gateway), installed)
+    installed = Check("migrations", "ok", "installed")
+    lines = tuple(check_of(line) for line in found)
+    return (_reachable(gateway.host), _key(gateway), installed, *lines)
+
+
+def ready(checks: Iterable[Check]) -> bool:
+    """Whether nothing fails; what only warns can wait."""
+    return all(c.status != "fail" for c in checks)
+
+
+def _reachable(host: str) -> Check:
+    return Check("reachable", "ok", f"{host} answers")
+
+
+def _key(gateway: Gateway) -> Check:
+    if not gateway.uses_legacy_key:
+        return Check("key", "ok", "a secret key")
+    return Check(
+        "key", "warn", "a legacy JWT of service_role, retired by the end of 2026", keys.WHERE
+    )

@@ -1,0 +1,111 @@
+"""Plan: open a run, collect window by window, rehearse, seal. The database decides; this asks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from statistics import median
+from uuid import uuid4
+
+from backfill.api.gateway import Gateway
+from backfill.api.queries import full_run_id, load_plan, load_run
+from backfill.api.rows import empty_plan_of
+from backfill.errors import BackfillError, CannotConnect, TookTooLong, UnknownRun
+from backfill.request import Request, like_request
+from backfill.results.event import Event
+from backfill.results.plan import Plan
+from backfill.results.run import Json
+from backfill.run.clock import Clock
+from backfill.run.listeners import Listeners
+
+
+async def make_plan(gateway: Gateway, clock: Clock, request: Mapping[str, Json]) -> Plan:
+    """Plan a request; the run then awaits approval. An empty plan where nothing is missing.
+
+    Where it ends early, a note of the error says how to go on.
+    """
+    run_id = str(uuid4())
+    opening = {"p_request": dict(request), "p_project_host": gateway.host, "p_run_id": run_id}
+    await gateway.call("backfill_open", opening, expect=str)
+    try:
+        return await finish_plan(gateway, clock, run_id)
+    except UnknownRun:
+        # Sealed by a call whose reply was lost, and removed, since there was nothing to do.
+        return await make_plan(gateway, clock, request)
+    except BackfillError as error:
+        if isinstance(error, CannotConnect | TookTooLong):
+            error.add_note(f"To go on where it stopped: backfill plan --resume {run_id}")
+        raise
+
+
+async def finish_plan(gateway: Gateway, clock: Clock, run_id: str) -> Plan:
+    """Take a run in planning from where it stands to its seal.
+
+    Raises IllegalMove where it is not in planning any more.
+    """
+    while not await gateway.call("backfill_collect", {"p_run_id": run_id}, expect=bool):
+        pass
+    round_trip_ms = await _rehearse(gateway, clock, run_id)
+    sealing = {"p_run_id": run_id, "p_round_trip_ms": round_trip_ms}
+    sealed = await gateway.call("backfill_seal", sealing, expect=dict)
+    while sealed["state"] == "planning":  # a large plan is placed in more than one call
+        sealed = await gateway.call("backfill_seal", sealing, expect=dict)
+    if sealed["state"] == "empty":
+        return empty_plan_of(sealed)
+    return await load_plan(gateway, run_id)
+
+
+def tell_sealed(plan: Plan, clock: Clock, listeners: Listeners) -> None:
+    """Tell that a plan awaits approval; nothing of an empty one. Raises what a listener raises."""
+    if plan.is_empty:
+        return
+    details: dict[str, Json] = {
+        "digest": plan.digest,
+        "environment": plan.environment,
+        "sessions_total": len(plan.sessions),
+        "expected_runtime_s": plan.expected_runtime_s,
+        "approval_sql": plan.approval_sql,
+    }
+    listeners.tell(Event("awaiting_approval", plan.run_id, clock.now(), details))
+    listeners.raise_what_they_raised(f"run {plan.run_id} is sealed and awaits approval")
+
+
+async def _rehearse(gateway: Gateway, clock: Clock, run_id: str) -> float | None:
+    """Rehearse the run's sample, one session after the other.
+
+    Returns what a call takes beside the database, ms; None where nothing was rehearsed.
+    """
+    sample = await gateway.call("backfill_rehearsal", {"p_run_id": run_id}, expect=list)
+    round_trips_ms = []
+    for session_id in sample:
+        began = clock.now()
+        rehearsing = {"p_run_id": run_id, "p_session_id": session_id}
+        seen = await gateway.call("backfill_rehearse", rehearsing, expect=dict)
+        took_ms = (clock.now() - began).total_seconds() * 1000
+        round_trips_ms.append(max(took_ms - seen["took_ms"], 0))
+    return round(median(round_trips_ms), 3) if round_trips_ms else None
+
+
+async def request_of(gateway: Gateway, asked: Request) -> dict[str, Json]:
+    """A request as it is sent, with what it takes over of the run that it is like."""
+    if not asked.like:
+        return asked.sent({})
+    asked.given()  # what cannot be meant is refused before anything is looked up
+    run_id = await full_run_id(gateway, asked.like)
+    like = (await load_run(gateway, run_id))["request"]
+    want = asked.want or {}
+    replaced = await _version_parameters(gateway, like["target"], want) if want else set()
+    return asked.sent(like_request(like, replaced))
+
+
+async def _version_parameters(
+    gateway: Gateway, target: str, components: Collection[str]
+) -> set[str]:
+    """The parameters that name the versions of these components."""
+    pages = gateway.rows(
+        "backfill_targets",
+        columns="component,version_parameter",
+        key="component",
+        equal={"target": target},
+    )
+    rows = [row async for page in pages for row in page]
+    return {row["version_parameter"] for row in rows if row["component"] in components}

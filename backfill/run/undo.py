@@ -1,0 +1,157 @@
+"""Undo: a preview that can be confirmed, and the confirming, piece by piece."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from backfill.api.gateway import Gateway
+from backfill.api.rows import undo_of, undone_of
+from backfill.errors import TookTooLong
+from backfill.request import Day, as_text, checked_ids
+from backfill.results.event import OnProgress, ignore
+from backfill.results.run import Json
+from backfill.results.undo import UndoEffect
+
+LOOK_MS = 2_000  # for how long a call of the preview looks at rows
+PIECE_SESSIONS = 200
+MOST_SESSIONS = 10_000
+PIECE_S = 2.0  # a piece may take so long: well below every limit, far above a round trip
+
+
+class PreviewedUndo:
+    """What a preview of an undo showed."""
+
+    def __init__(self, effect: UndoEffect) -> None:
+        self.effect = effect
+
+    @property
+    def digest(self) -> str:
+        """What confirms this preview."""
+        return self.effect.digest
+
+    @property
+    def deletes(self) -> Mapping[str, int]:
+        """Rows that would be deleted, by table."""
+        return self.effect.deletes
+
+    @property
+    def restores(self) -> Mapping[str, int]:
+        """Rows that would get their former contents back, by table."""
+        return self.effect.restores
+
+    @property
+    def conflicts(self) -> tuple[Mapping[str, Json], ...]:
+        """Rows that are no longer what the run wrote: {session_id, table, row, reason}."""
+        return self.effect.conflicts
+
+    def as_dict(self) -> dict[str, Json]:
+        """The shape of `backfill rollback --json`."""
+        return self.effect.as_dict()
+
+
+class AsyncUndo(PreviewedUndo):
+    """A previewed undo; `confirm` carries out exactly what the preview showed."""
+
+    def __init__(self, gateway: Gateway, effect: UndoEffect) -> None:
+        super().__init__(effect)
+        self._gateway = gateway
+
+    async def confirm(self, *, reason: str, on_progress: OnProgress = ignore) -> UndoEffect:
+        """Take the rows back, in pieces; safe to call again after a crash.
+
+        on_progress: hears how many sessions are taken back, of how many; before the first row is,
+        how many were looked at once more. Raises UndoChanged where the rows are no longer as
+        previewed.
+        """
+        effect = self.effect
+        return await confirm_undo(
+            self._gateway, effect.run_id, effect.digest, reason, on_progress=on_progress
+        )
+
+
+def undo_scope(
+    sessions: Sequence[str] | None, since: Day | None, until: Day | None
+) -> dict[str, Json]:
+    """What an undo is limited to, as it is sent; nothing where it takes the whole run.
+
+    Raises BadRequest.
+    """
+    scope = {
+        "sessions": checked_ids("sessions", sessions) or None,
+        "since": as_text("since", since),
+        "until": as_text("until", until),
+    }
+    return {name: value for name, value in scope.items() if value is not None}
+
+
+def next_piece(sessions: int, *, took_s: float, most: int) -> int:
+    """How many sessions the next piece takes, after one that took so long: at most twice as many.
+
+    most: more were too many already.
+    """
+    return min(max(int(sessions * min(PIECE_S / max(took_s, 0.001), 2.0)), 1), most)
+
+
+async def preview_undo(
+    gateway: Gateway,
+    run_id: str,
+    scope: Mapping[str, Json],
+    on_progress: OnProgress = ignore,
+) -> AsyncUndo:
+    """Preview an undo of this scope: one call, or several where there is much to look at.
+
+    Each is a transaction, so a row may change behind the look. Confirming looks once more.
+    """
+    arguments = {f"p_{name}": value for name, value in scope.items()}
+    asked: dict[str, Json] = {"p_run_id": run_id, "p_budget_ms": LOOK_MS}
+    answer = await gateway.call("backfill_preview_undo", {**asked, **arguments})
+    while answer["digest"] is None:
+        on_progress(answer["looked_at"], answer["to_look_at"])
+        asked["p_undo_id"] = answer["undo_id"]
+        answer = await gateway.call("backfill_preview_undo", asked)
+    return AsyncUndo(gateway, undo_of(answer))
+
+
+async def confirm_undo(
+    gateway: Gateway,
+    run_id: str,
+    digest: str,
+    reason: str,
+    scope: Mapping[str, Json] | None = None,
+    on_progress: OnProgress = ignore,
+) -> UndoEffect:
+    """Carry an undo out until nothing remains; one that was carried out before says so.
+
+    In pieces of sessions, each a transaction, as large as takes about two seconds; one that takes
+    longer than the project's statement timeout is halved.
+
+    scope: what the caller takes the preview's scope to be; refused where it is another.
+    """
+    arguments: dict[str, Json] = {"p_run_id": run_id, "p_digest": digest, "p_reason": reason}
+    if scope:
+        arguments["p_scope"] = dict(scope)
+    sessions, most, first, answer = PIECE_SESSIONS, MOST_SESSIONS, None, None
+    while answer is None or answer["remaining"]:
+        began = time.monotonic()
+        try:
+            answer = await gateway.call(
+                "backfill_confirm_undo", {**arguments, "p_sessions": sessions}
+            )
+        except TookTooLong:
+            if sessions == 1:
+                raise
+            sessions = most = sessions // 2
+            continue
+        first = first or answer
+        if answer["to_check"] is None:
+            took_s = time.monotonic() - began
+            sessions = next_piece(sessions, took_s=took_s, most=most)
+        on_progress(*_how_far(answer))
+    return undone_of(run_id, digest, {**answer, "was_finished": first and first["was_finished"]})
+
+
+def _how_far(answer: Mapping[str, Json]) -> tuple[int, int]:
+    if answer["to_check"] is not None:
+        return answer["checked"], answer["to_check"]
+    return answer["sessions_total"] - answer["remaining"], answer["sessions_total"]

@@ -1,0 +1,1 @@
+"""Targets: their declaration, the SQL made from it, the migrations."""

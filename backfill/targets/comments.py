@@ -1,0 +1,88 @@
+"""What the views of a declared target say of themselves: their columns' names, and the comments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from backfill.results.coverage import all_missing_name
+from backfill.targets.declaration import Component, Declaration
+from backfill.targets.sql import fitted, literal, name_of
+
+
+def flag(component: Component) -> str:
+    """The column that says whether a session lacks a component."""
+    return f"missing_{component.name}"
+
+
+def too(component: Component) -> str:
+    """The same in the view of another component."""
+    return f"{component.name}_missing_too"
+
+
+def every(declared: Declaration) -> str:
+    """The column of those that lack every component."""
+    return all_missing_name(len(declared.components))
+
+
+SESSION = {
+    "session_id": "The session.",
+    "created_at": "When the session was created: the date that decides everywhere.",
+}
+
+
+def candidate_comments(declared: Declaration) -> dict[str, str]:
+    """Column, or '' for the view itself: what it says."""
+    names = " or ".join(c.name for c in declared.components)
+    return {
+        "": f"Sessions of target {declared.target} that lack {names} and can be scored.",
+        **SESSION,
+        "category": "What it lacks, the last derived first, joined by +.",
+        **{flag(c): _lacks(c) for c in declared.components},
+    }
+
+
+def _lacks(component: Component) -> str:
+    version = "any version" if component.any_version_counts else "the wanted version"
+    return f"It has no {component.name} of {version}."
+
+
+def missing_comments(declared: Declaration, component: Component) -> dict[str, str]:
+    """The same of the view of one component."""
+    wanted = {"wanted_version": "The version that is wanted, from backfill_targets."}
+    return {
+        "": f"Candidates without {component.name}.",
+        **SESSION,
+        **({} if component.any_version_counts else wanted),
+        **{too(o): f"It lacks {o.name} as well." for o in declared.components if o != component},
+    }
+
+
+def coverage_comments(declared: Declaration) -> dict[str, str]:
+    """The same of the daily coverage."""
+    lacking = {
+        flag(c): f"Of these, those without {c.name} that can be scored."
+        for c in declared.components
+    }
+    whole = {every(declared): "Of these, those that lack all and can be scored."}
+    return {
+        "": f"Sessions of target {declared.target} by UTC day, and what share of those that can be "
+        "scored lacks nothing.",
+        "day": "UTC day on which the sessions were created.",
+        "completed": "Sessions of that day.",
+        "complete": "Of these, those that lack nothing.",
+        **lacking,
+        **(whole if len(declared.components) > 1 else {}),
+        "excluded": "Sessions that lack something and have too little of what scoring reads.",
+        "coverage": "Share of the sessions that can be scored, 0 to 1; null where none can.",
+    }
+
+
+def comments_sql(view: str, comments: Mapping[str, str]) -> str:
+    """The statements that keep these comments. view: its name as SQL writes it."""
+    return "\n".join(
+        fitted(
+            f"comment on column {view}.{name_of(column)}" if column else f"comment on view {view}",
+            f"is {literal(text)};",
+        )
+        for column, text in comments.items()
+    )

@@ -1,0 +1,229 @@
+"""Copy our migrations into a user's Supabase project: shown first, nothing else is touched."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from backfill.atomic_file import AS_ANY, replace_file
+from backfill.errors import UsageError
+from backfill.results.run import Json
+from backfill.targets.declaration import PRISM, Declaration
+from backfill.targets.declaration import declared as declared_of
+from backfill.targets.migrations import RELOAD, builds_index_concurrently, core_files
+from backfill.targets.views import index_sql, target_sql
+
+STAMP = "%Y%m%d%H%M%S"
+STAMPED = re.compile(r"(\d{14})_.+\.sql")
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One of our migrations and its place in a user's project.
+
+    name: of the file there, `<14 digits>_<original_name>` where it is new. is_same: whether the
+    file that is there says what ours says; True where there is none.
+    """
+
+    original_name: str
+    name: str
+    text: str
+    is_there: bool
+    is_same: bool
+
+    @property
+    def stands_alone(self) -> bool:
+        """Whether its statements cannot share a transaction."""
+        return builds_index_concurrently(self.text)
+
+    def as_dict(self) -> dict[str, Json]:
+        """{original_name, name, is_there, is_same}."""
+        return {
+            "original_name": self.original_name,
+            "name": self.name,
+            "is_there": self.is_there,
+            "is_same": self.is_same,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """What an install would do, or, carried out, did. folder: the project's `migrations`."""
+
+    folder: Path
+    migrations: tuple[Migration, ...]
+    is_carried_out: bool = False
+
+    @property
+    def missing(self) -> tuple[Migration, ...]:
+        """What is not there yet, in order."""
+        return tuple(m for m in self.migrations if not m.is_there)
+
+    @property
+    def changed(self) -> tuple[Migration, ...]:
+        """What is there under our name and says something else."""
+        return tuple(m for m in self.migrations if not m.is_same)
+
+    def as_dict(self) -> dict[str, Json]:
+        """{folder, carried_out, migrations}."""
+        return {
+            "folder": str(self.folder),
+            "carried_out": self.is_carried_out,
+            "migrations": [m.as_dict() for m in self.migrations],
+        }
+
+
+def plan_install(
+    supabase_path: Path, now: datetime, targets: Sequence[Declaration] = ()
+) -> Installation:
+    """What an install into this Supabase folder would copy; writes nothing.
+
+    supabase_path: the folder with `config.toml`. now: aware; the new names begin with it, in UTC,
+    or right after the newest migration that is there. targets: PRISM unless given; each becomes a
+    migration of its own, and one for its index; declared otherwise than before, a new one.
+    Raises UsageError where it is no Supabase project.
+    """
+    _check_project(supabase_path)
+    folder = supabase_path / "migrations"
+    present = sorted(f.name for f in folder.glob("*.sql"))
+    stamps = _stamps(present, now)
+    core = [_placed(f.name, f.read_text("utf-8"), folder, present, stamps) for f in core_files()]
+    declared = [
+        _declared(name, text, folder, present, stamps)
+        for target in targets or [declared_of(PRISM)]
+        for name, text in _texts_of(target)
+    ]
+    return Installation(folder, (*core, *declared))
+
+
+def carry_out(installation: Installation) -> Installation:
+    """Copy what is missing, each file at once and whole; safe to call again.
+
+    Returns the installation, carried out. Raises UsageError, with nothing copied, where a file of
+    ours was changed by hand or the folder cannot be written.
+    """
+    if installation.changed:
+        names = ", ".join(m.name for m in installation.changed)
+        raise UsageError(
+            f"changed by hand, or of another version of backfill, and left as it is: {names}",
+            "compare it with ours; move it away to have ours copied",
+        )
+    try:
+        installation.folder.mkdir(exist_ok=True)
+        for migration in installation.missing:
+            replace_file(installation.folder / migration.name, [migration.text], AS_ANY)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write into {installation.folder}: {error.strerror}", "backfill install"
+        ) from error
+    return replace(installation, is_carried_out=True)
+
+
+def installation_text(installation: Installation) -> str:
+    """What will be copied where and what is skipped; once carried out, also how to apply it."""
+    lines = [f"{installation.folder}:", *(_line(m, installation) for m in installation.migrations)]
+    if not installation.missing and not installation.changed:
+        lines.append("Everything is there already.")
+    if installation.is_carried_out:
+        lines += _how_to_apply(installation)
+    return "\n".join(lines)
+
+
+def _check_project(path: Path) -> None:
+    if (path / "config.toml").is_file():
+        return
+    inner = path / "supabase"
+    is_one_up = (inner / "config.toml").is_file()
+    raise UsageError(
+        f"{path} is no Supabase project folder: there is no config.toml in it",
+        f"backfill install --supabase-path {inner}" if is_one_up else "supabase init",
+    )
+
+
+def _texts_of(target: Declaration) -> list[tuple[str, str]]:
+    """Name and text of a target's migrations. A later one of the same name replaces it."""
+    return [
+        (f"backfill_{target.target}.sql", f"{target_sql(target)}\n{RELOAD}"),
+        (f"backfill_{target.target}_index_sessions.sql", f"{index_sql(target)}\n{RELOAD}"),
+    ]
+
+
+def _placed(
+    name: str, text: str, folder: Path, present: Sequence[str], stamps: Iterator[str]
+) -> Migration:
+    found = [n for n in present if n == name or n.endswith(f"_{name}")]
+    if not found:
+        return Migration(name, f"{next(stamps)}_{name}", text, False, True)
+    return Migration(name, found[0], text, True, _read(folder / found[0]) == text)
+
+
+def _declared(
+    name: str, text: str, folder: Path, present: Sequence[str], stamps: Iterator[str]
+) -> Migration:
+    """The newest migration of this name, where it says the same; else a new one."""
+    found = [n for n in present if STAMPED.fullmatch(n) and n[15:] == name]
+    if found and _read(folder / found[-1]) == text:
+        return Migration(name, found[-1], text, True, True)
+    return Migration(name, f"{next(stamps)}_{name}", text, False, True)
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _stamps(present: Sequence[str], now: datetime) -> Iterator[str]:
+    """Timestamps a second apart, from now on and after every migration that is there."""
+    at = now.astimezone(UTC)
+    last = max((name for name in present if STAMPED.fullmatch(name)), default="")
+    if last[:14] >= at.strftime(STAMP):
+        at = _moment_of(last) + timedelta(seconds=1)
+    while True:
+        yield at.strftime(STAMP)
+        at += timedelta(seconds=1)
+
+
+def _moment_of(name: str) -> datetime:
+    try:
+        return datetime.strptime(name[:14], STAMP).replace(tzinfo=UTC)
+    except ValueError as error:
+        raise UsageError(
+            f"{name} begins with no timestamp, and nothing can be put after it", "rename it"
+        ) from error
+
+
+def _line(migration: Migration, installation: Installation) -> str:
+    if not migration.is_same:
+        return f"  left    {migration.name} (changed by hand, or of another version)"
+    if migration.is_there:
+        return f"  skipped {migration.name} (there already)"
+    return f"  {'copied ' if installation.is_carried_out else 'copy   '} {migration.name}"
+
+
+def _how_to_apply(installation: Installation) -> list[str]:
+    return [
+        "Apply what this project does not have yet:",
+        "  supabase db push",
+        "or, without the CLI, in this order:",
+        *(_psql(installation.folder, m) for m in installation.migrations),
+        *(_alone(m) for m in installation.migrations if m.stands_alone),
+        "Then:",
+        "  backfill check",
+    ]
+
+
+def _psql(folder: Path, migration: Migration) -> str:
+    together = "" if migration.stands_alone else " --single-transaction"
+    file = (folder / migration.name).as_posix()
+    return f'  psql "$DATABASE_URL" -v ON_ERROR_STOP=1{together} -f "{file}"'
+
+
+def _alone(migration: Migration) -> str:
+    return (
+        f"{migration.name} is applied by itself:\n"
+        "  create index concurrently cannot run inside a transaction. A supabase CLI before 2.109\n"
+        "  cannot push it: apply it with psql, then\n"
+        f"  supabase migration repair --status applied {migration.name[:14]}"
+    )

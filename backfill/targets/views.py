@@ -1,0 +1,236 @@
+"""The SQL of a declared target: its declaration, the views that detect, the index that helps them.
+
+Templates are filled in, with names and values as sql_pieces writes them, and a parser reads back
+what was made. What acts on a target, triggers and functions and policies, is generic SQL of the
+core that reads its rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from backfill.results.run import Json
+from backfill.targets import templates
+from backfill.targets.comments import (
+    candidate_comments,
+    comments_sql,
+    coverage_comments,
+    every,
+    flag,
+    missing_comments,
+    too,
+)
+from backfill.targets.declaration import Component, Declaration, Filter, Need
+from backfill.targets.sql import WIDTH, fitted, json_text, literal, name_of, table_of
+from backfill.targets.sql_check import as_meant
+
+PRIVATE = "backfill_private"
+
+
+def target_sql(declared: Declaration) -> str:
+    """The migration of a target: declare it, make its views anew, say who may read them.
+
+    Raises BadRequest if it does not read back as it is meant.
+    """
+    views = [name_of(*view) for view in _view_names(declared)]
+    standing, gaps, candidates, *missing, coverage = views
+    each = list(zip(declared.components, missing, strict=True))
+    comments = {
+        candidates: candidate_comments(declared),
+        **{view: missing_comments(declared, c) for c, view in each},
+        coverage: coverage_comments(declared),
+    }
+    script = templates.TARGET.format(
+        target=declared.target,
+        declaration=literal(json_text(declaration_of(declared))),
+        standing=standing,
+        gaps=gaps,
+        candidates=candidates,
+        coverage=coverage,
+        **_detection(declared),
+        candidate_comments=comments_sql(candidates, comments[candidates]),
+        missing="\n\n".join(
+            f"{_missing(declared, c, view, candidates)}\n\n{comments_sql(view, comments[view])}"
+            for c, view in each
+        ),
+        **_counts(declared),
+        coverage_comments=comments_sql(coverage, comments[coverage]),
+        rights="\n".join(_rights(view) for view in views),
+    )
+    kinds = dict.fromkeys(("create view", "revoke", "grant"), len(views))
+    said = sum(map(len, comments.values()))
+    return as_meant(declared, script, {"set": 1, "select": 1, "comment": said, **kinds})
+
+
+def index_sql(declared: Declaration) -> str:
+    """The index of detection, by itself: it is built beside writers. Raises BadRequest."""
+    script = templates.INDEX.format(
+        target=declared.target,
+        index=name_of(declared.index),
+        source=table_of(declared.table),
+        date=name_of(declared.date),
+        where=_where([_filter(f) for f in declared.filters]),
+    )
+    return as_meant(declared, script, {"create index": 1})
+
+
+def declaration_of(declared: Declaration) -> dict[str, Json]:
+    """A declaration as the database takes it: backfill_private.declare_target."""
+    return declared.as_dict() | {"views": [".".join(n) for n in _view_names(declared)]}
+
+
+def _view_names(declared: Declaration) -> list[tuple[str, str]]:
+    """Schema and name of each view of a target, in the order in which they are made."""
+    return [
+        (PRIVATE, f"{declared.target}_standing"),
+        (PRIVATE, f"{declared.target}_gaps"),
+        ("public", declared.candidates_view),
+        *(("public", c.view) for c in declared.components),
+        ("public", declared.coverage_view),
+    ]
+
+
+# The views --------------------------------------------------------------------------------------
+
+
+def _detection(declared: Declaration) -> dict[str, str]:
+    """What the template of a target takes up to the candidates."""
+    flags = [f"g.{flag(c)}" for c in declared.components]
+    names = [f"case when g.{flag(c)} then {literal(c.name)} end" for c in declared.components]
+    lacks = _lacks(declared)
+    joins = [_join(declared, c, f"c{n}") for n, c in enumerate(declared.components, 1)]
+    return {
+        "key": name_of("s", declared.key),
+        "date": name_of("s", declared.date),
+        "lacks": ",\n  ".join(f"{lacks[c.name]} as {flag(c)}" for c in declared.components),
+        "excluded": _excluded(declared, lacks),
+        "source": table_of(declared.table),
+        "joins": "\n".join(joins),
+        "where": _where([_filter(f, "s") for f in declared.filters]),
+        "lacking_first": ",\n    ".join(names),
+        "lacking_last": ",\n    ".join(reversed(names)),
+        "flags": ",\n  ".join(flags),
+        "any_flag": "\n  or ".join(flags),
+    }
+
+
+def _missing(declared: Declaration, component: Component, view: str, candidates: str) -> str:
+    version = f"{_parameter(declared, component.version_parameter)} as wanted_version"
+    columns = [
+        "c.session_id",
+        "c.created_at",
+        *([] if component.any_version_counts else [version]),
+        *(f"c.{flag(o)} as {too(o)}" for o in declared.components if o != component),
+    ]
+    return templates.MISSING.format(
+        component=component.name,
+        view=view,
+        columns=",\n  ".join(columns),
+        candidates=candidates,
+        flag=flag(component),
+    )
+
+
+def _counts(declared: Declaration) -> dict[str, str]:
+    """What the template takes of the daily coverage."""
+    flags, can_be = [f"s.{flag(c)}" for c in declared.components], "s.excluded is null"
+    counts = {flag(c): [f"s.{flag(c)}", can_be] for c in declared.components}
+    if len(flags) > 1:
+        counts[every(declared)] = [*flags, can_be]
+    complete = {"complete": [f"not {one}" for one in flags]}
+    return {
+        "counted": ",\n  ".join(f"d.{name}" for name in counts),
+        "counts": ",\n    ".join(_count(*one) for one in {**complete, **counts}.items()),
+    }
+
+
+def _count(name: str, conditions: Sequence[str]) -> str:
+    """How many rows meet the conditions, each on its own line unless all fit into one."""
+    flat = f"count(*) filter (where {' and '.join(conditions)}) as {name}"
+    if len(flat) < WIDTH - 4:
+        return flat
+    lines = "\n        and ".join(conditions)
+    return f"count(*) filter (\n      where {lines}\n    ) as {name}"
+
+
+def _rights(view: str) -> str:
+    revoke = fitted(f"revoke all on {view}", "from public, anon, authenticated, service_role;")
+    return f"{revoke}\ngrant select on {view} to service_role;"
+
+
+# Pieces of them ---------------------------------------------------------------------------------
+
+
+def _lacks(declared: Declaration) -> dict[str, str]:
+    """Component -> what is true of a session that lacks it."""
+    return {
+        c.name: f"{name_of(f'c{place}', c.session)} is null"
+        for place, c in enumerate(declared.components, 1)
+    }
+
+
+def _join(declared: Declaration, component: Component, alias: str) -> str:
+    rows, wanted = table_of(component.table), _wanted(declared, component, alias)
+    if component.any_version_counts and component.version_column in component.key:
+        rows, wanted = _folded_rows(declared, component), []
+    joined = f"{name_of(alias, component.session)} = {name_of('s', declared.key)}"
+    return templates.JOIN.format(
+        rows=rows, alias=alias, conditions="\n  and ".join([joined, *wanted])
+    )
+
+
+def _folded_rows(declared: Declaration, component: Component) -> str:
+    return templates.FOLDED_ROWS.format(
+        session=name_of("r", component.session),
+        table=table_of(component.table),
+        where=_where(_wanted(declared, component, "r"), margin="  "),
+    )
+
+
+def _wanted(declared: Declaration, component: Component, alias: str) -> list[str]:
+    """What makes a row of the component's table count as present."""
+    wanted = sorted(component.matches.items())
+    if not component.any_version_counts:
+        wanted.insert(0, (component.version_column, component.version_parameter))
+    # As text: a version or a kind may be of any type, and what a request names is a text.
+    return [f"{name_of(alias, name)}::text = {_parameter(declared, of)}" for name, of in wanted]
+
+
+def _where(conditions: Sequence[str], margin: str = "") -> str:
+    joined = f"\n{margin}  and ".join(conditions)
+    return f"\n{margin}where {joined}" if conditions else ""
+
+
+def _filter(given: Filter, *alias: str) -> str:
+    column, values = name_of(*alias, given.column), [literal(v) for v in given.values]
+    if given.is_null is not None:
+        return f"{column} is null" if given.is_null else f"not {column} is null"
+    return f"{column} in ({', '.join(values)})" if len(values) > 1 else f"{column} = {values[0]}"
+
+
+def _excluded(declared: Declaration, lacks: Mapping[str, str]) -> str:
+    """Null if nothing is missing or all is there that scoring reads, else the reason."""
+    reasons = [
+        _reason(declared, need, f"{lacks[component]}\n      and " if component else "")
+        for component, need in declared.all_needs
+    ]
+    if not reasons:
+        return "null::text"
+    nothing = "\n      and ".join(f"not {condition}" for condition in lacks.values())
+    return templates.EXCLUDED.format(lacks_nothing=nothing, reasons="\n    ".join(reasons))
+
+
+def _reason(declared: Declaration, need: Need, lacks_it: str) -> str:
+    return templates.REASON.format(
+        lacks_it=lacks_it,
+        table=table_of(need.table),
+        column=name_of("n", need.column),
+        key=name_of("s", declared.key),
+        least=_parameter(declared, need.parameter),
+        sentence=literal(f"%s {need.name.replace('%', '%%')}, at least %s needed"),
+    )
+
+
+def _parameter(declared: Declaration, name: str) -> str:
+    """What a request says of a parameter; a query of its own, so that it is asked once."""
+    return f"(select {PRIVATE}.parameter({literal(declared.target)}, {literal(name)}))"

@@ -1,0 +1,128 @@
+-- Identity: who calls, and what that caller may do.
+--
+-- Never current_user: inside SECURITY DEFINER it is the owner for everybody. The login (session_user), the role that
+-- PostgREST set (the setting "role") and the JWT claims it left are what a caller cannot change by calling us.
+
+-- The JWT claims of this request; null where there are none.
+create function backfill_private.claims()
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select nullif(current_setting('request.jwt.claims', true), '')::jsonb
+$$;
+
+-- The backfill role of an Auth user, read live: a token that was minted before the role was taken away does not help.
+create function backfill_private.role_of(p_user_id uuid)
+returns text
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select u.raw_app_meta_data ->> 'backfill_role'
+  from auth.users as u
+  where u.id = p_user_id
+    and u.deleted_at is null
+    and (u.banned_until is null or u.banned_until <= backfill_private.clock())
+$$;
+
+-- Who calls.
+--
+-- kind  postgres: a login that is a member of postgres and carries no claims (SQL editor, direct connection)
+--       service_role: the API with the secret key
+--       user: the API with an Auth user's token; user_id and backfill_role are his. A third party's token, whose
+--       subject may be anything, is nobody's
+--       nobody: everything else
+create function backfill_private.caller(
+  out kind text, out user_id uuid, out backfill_role text, out label text
+)
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_claims jsonb := backfill_private.claims();
+  v_role text := current_setting('role');
+begin
+  kind := 'nobody';
+  if v_claims is null
+    and nullif(current_setting('request.jwt.claim.role', true), '') is null
+    and pg_has_role(session_user, 'postgres', 'member') then
+    kind := 'postgres';
+  elsif v_role = 'service_role' then
+    kind := 'service_role';
+  elsif v_role = 'authenticated' and v_claims ->> 'role' = 'authenticated'
+    and v_claims ->> 'sub' ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then
+    kind := 'user';
+    user_id := (v_claims ->> 'sub')::uuid;
+    backfill_role := backfill_private.role_of(user_id);
+  end if;
+  label := case kind
+    when 'postgres' then 'postgres:' || session_user
+    when 'user' then 'user:' || user_id
+    else kind
+  end;
+end
+$$;
+
+-- What each kind of caller may do. A right includes those of the roles before it: viewer, operator, approver.
+create view backfill_private.rights with (security_invoker = true) as
+select * from (values
+  ('read',    1,    true),
+  ('plan',    2,    true),
+  ('pause',   2,    true),
+  ('resume',  2,    true),
+  ('cancel',  2,    true),
+  ('decide',  3,    true),   -- service_role only where the policy is any: the approval's trigger says so
+  ('apply',   null, true),
+  ('undo',    null, true),
+  ('prune',   null, true)
+) as allowed (verb, least_rank, service_role);
+
+create function backfill_private.rank(p_backfill_role text)
+returns integer
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case p_backfill_role when 'viewer' then 1 when 'operator' then 2 when 'approver' then 3 else 0 end
+$$;
+
+-- May the caller do this?
+create function backfill_private.may(p_verb text)
+returns boolean
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(bool_or(
+    c.kind = 'postgres'
+    or c.kind = 'service_role' and r.service_role
+    or c.kind = 'user' and backfill_private.rank(c.backfill_role) >= r.least_rank
+  ), false)
+  from backfill_private.caller() as c
+  cross join backfill_private.rights as r
+  where r.verb = p_verb
+$$;
+
+-- Refuse the caller who may not.
+--
+-- raises  OB010 the caller has not the right; the message names the right that is missing
+create function backfill_private.authorize(p_verb text)
+returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not backfill_private.may(p_verb) then
+    perform backfill_private.refuse('OB010',
+      format('%s may not %s backfill runs', (select label from backfill_private.caller()), p_verb),
+      'ask somebody with the role, or have app_metadata.backfill_role set to viewer, operator or approver');
+  end if;
+end
+$$;

@@ -1,0 +1,37 @@
+-- Settings: one row, written by postgres alone (SQL editor), read by everybody who may read runs.
+
+create table public.backfill_settings (
+  only_row boolean primary key default true check (only_row),
+  environment text check (environment <> ''),
+  approval_policy text not null default 'second_person'
+    check (approval_policy in ('second_person', 'postgres_only', 'any')),
+  max_throttle_per_minute integer check (max_throttle_per_minute > 0),
+  max_sessions integer check (max_sessions > 0),
+  approval_ttl interval not null default interval '7 days' check (approval_ttl > interval '0')
+);
+
+insert into public.backfill_settings default values;
+
+comment on table public.backfill_settings is
+  'What this project allows backfill runs to do. One row; change it in the SQL editor.';
+comment on column public.backfill_settings.environment is
+  'Name of this project''s environment. A plan for another one is refused. Null: not set, plans warn.';
+comment on column public.backfill_settings.approval_policy is
+  'second_person: an approver who is not the requester. postgres_only: the SQL editor alone. any: the service key too.';
+comment on column public.backfill_settings.max_throttle_per_minute is
+  'Most session starts a minute, summed over running runs. Null: no bound.';
+comment on column public.backfill_settings.max_sessions is
+  'Most sessions in one plan. Null: no bound.';
+comment on column public.backfill_settings.approval_ttl is
+  'How long an approval is valid.';
+comment on column public.backfill_settings.only_row is 'Always true: there is one row.';
+
+-- The settings of this project, as a plan keeps them to tell later what changed. {name: value}
+create function backfill_private.settings_now()
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select to_jsonb(s) - 'only_row' from public.backfill_settings as s
+$$;

@@ -1,0 +1,111 @@
+-- Audit: one hash chain per run. Count and head stand in the run's row, so that a cut tail shows.
+--
+-- An event is appended with the run's row locked, and never inside a scoring transaction: that would make all
+-- workers wait for each other.
+
+-- The hash of one event.
+create function backfill_private.event_hash(
+  p_prev_hash text, p_run_id uuid, p_seq bigint, p_at timestamptz, p_kind text, p_actor text, p_details jsonb
+)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+  select backfill_private.sha256_hex(concat_ws(e'\n', p_prev_hash, p_run_id, p_seq, to_jsonb(p_at), p_kind, p_actor, p_details))
+$$;
+
+-- Append one event to a run's chain, and nothing else. Only record() and note_batches() call this.
+create function backfill_private.append_event(p_run_id uuid, p_kind text, p_details jsonb)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_run public.backfill_runs;
+  v_at timestamptz := backfill_private.clock();
+  v_actor text := (select label from backfill_private.caller());
+  v_hash text;
+begin
+  select * into strict v_run from public.backfill_runs where run_id = p_run_id for no key update;
+  v_hash := backfill_private.event_hash(
+    v_run.audit_head, p_run_id, v_run.audit_count + 1, v_at, p_kind, v_actor, p_details);
+  insert into public.backfill_events (run_id, seq, at, kind, actor, details, prev_hash, hash)
+  values (p_run_id, v_run.audit_count + 1, v_at, p_kind, v_actor, p_details, v_run.audit_head, v_hash);
+  update public.backfill_runs
+  set audit_count = v_run.audit_count + 1, audit_head = v_hash
+  where run_id = p_run_id;
+end
+$$;
+
+-- Write into the chain what calls in bulk have settled since, in their order. See backfill_private.unnoted.
+--
+-- The run's row is locked first: settling expired leases of another run holds that row, too, when it comes here.
+create function backfill_private.note_batches(p_run_id uuid)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_batch record;
+  v_number integer;
+begin
+  perform from public.backfill_runs where run_id = p_run_id for no key update;
+  for v_batch in
+    with noted as (
+      update backfill_private.unnoted as u
+      set is_noted = true
+      where u.run_id = p_run_id and not u.is_noted
+      returning u.unnoted_id, u.granted, u.details
+    )
+    select n.granted, n.details from noted as n order by n.unnoted_id
+  loop
+    update public.backfill_runs
+    set batches_granted = batches_granted + 1
+    where run_id = p_run_id
+    returning batches_granted into v_number;
+    perform backfill_private.append_event(p_run_id, 'batch_granted', v_batch.granted || jsonb_build_object('number', v_number));
+    perform backfill_private.append_event(p_run_id, 'batch_settled', v_batch.details);
+  end loop;
+end
+$$;
+
+-- Record an event of a run in its chain. What calls in bulk have settled before it comes first.
+create function backfill_private.record(p_run_id uuid, p_kind text, p_details jsonb default '{}')
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform backfill_private.note_batches(p_run_id);
+  perform backfill_private.append_event(p_run_id, p_kind, p_details);
+end
+$$;
+
+-- What is wrong with a run's chain; no row where it is whole.
+create function backfill_private.chain_faults(p_run_id uuid)
+returns table (seq bigint, fault text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with chain as (
+    select e.*,
+      lag(e.hash, 1, '') over (order by e.seq) as hash_before,
+      row_number() over (order by e.seq) as place
+    from public.backfill_events as e
+    where e.run_id = p_run_id
+  ), ends as (
+    select count(*) as events, coalesce((array_agg(c.hash order by c.seq desc))[1], '') as head from chain as c
+  )
+  select c.seq, 'the event was changed' from chain as c
+  where c.hash <> backfill_private.event_hash(c.prev_hash, c.run_id, c.seq, c.at, c.kind, c.actor, c.details)
+  union all
+  select c.seq, 'an event before it is gone or out of place' from chain as c
+  where c.prev_hash <> c.hash_before or c.seq <> c.place
+  union all
+  select r.audit_count, 'the newest event is not the one that the run remembers'
+  from public.backfill_runs as r, ends
+  where r.run_id = p_run_id and (r.audit_count, r.audit_head) <> (ends.events, ends.head)
+$$;

@@ -1,0 +1,37 @@
+-- The lock of a run: whoever changes a run holds its row and its advisory lock.
+
+-- What is locked of a run beside its row: verbs take it alone, calls in bulk share it. It is fair, as the lock of a row is
+-- not: whoever waits for it alone is not passed by those who share it.
+create function backfill_private.run_lock(p_run_id uuid)
+returns bigint
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select hashtextextended(p_run_id::text, 20251101)
+$$;
+
+-- A run, locked against other verbs for this transaction; what calls in bulk have settled stands in its chain.
+--
+-- raises  OB001 no such run, OB002 its state is none of the given
+create function backfill_private.locked_run(p_run_id uuid, p_states text[] default null)
+returns public.backfill_runs
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_run public.backfill_runs;
+begin
+  perform pg_advisory_xact_lock(backfill_private.run_lock(p_run_id));
+  perform backfill_private.note_batches(p_run_id);
+  select * into v_run from public.backfill_runs where run_id = p_run_id for no key update;
+  if not found then
+    perform backfill_private.refuse('OB001', format('there is no run %s', p_run_id), 'backfill runs');
+  elsif v_run.state <> all (p_states) then
+    perform backfill_private.refuse('OB002',
+      format('run %s is %s; this needs it to be %s', p_run_id, v_run.state, array_to_string(p_states, ' or ')),
+      format('backfill status %s', p_run_id));
+  end if;
+  return v_run;
+end
+$$;

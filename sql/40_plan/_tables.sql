@@ -1,0 +1,34 @@
+-- Tables of planning: what the search found, and what a rehearsal saw.
+
+-- What planning found, before the plan is sealed; afterwards only the excluded sessions stay.
+create table backfill_private.findings (
+  run_id uuid not null references public.backfill_runs (run_id) on delete cascade,
+  session_id text not null,
+  session_at timestamptz,
+  components text[] not null,
+  excluded text,
+  primary key (run_id, session_id)
+);
+
+create table backfill_private.rehearsals (
+  run_id uuid not null references public.backfill_runs (run_id) on delete cascade,
+  ordinal bigint not null,
+  session_id text not null,
+  session_at timestamptz not null,
+  components text[] not null,
+  category text not null,
+  phase text not null,
+  seen jsonb,
+  primary key (run_id, session_id)
+);
+
+-- The rows of a rehearsed session as they stood at its moments. Written and read in the subtransaction that is rolled
+-- back: empty to everybody else.
+create table backfill_private.rehearsal_rows (
+  scratch uuid not null,
+  moment text not null check (moment in ('before', 'first', 'second', 'undone')),
+  table_name text not null,
+  row_key jsonb not null,
+  contents jsonb not null,
+  primary key (scratch, moment, table_name, row_key)
+);

@@ -1,0 +1,175 @@
+-- Sealing: what was found becomes the run's items, is measured, and gets its digest.
+
+-- The candidates that a run has found, each in its place: phase, order, batch.
+create function backfill_private.placed(p_run public.backfill_runs)
+returns table (ordinal bigint, session_id text, session_at timestamptz, components text[], category text, phase text, batch bigint)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select o.ordinal, o.session_id, o.session_at, o.components, o.category,
+    (array['priority', 'recent', 'historical'])[o.phase_rank],
+    dense_rank() over (order by o.phase_rank, (o.place - 1) / (p_run.request ->> 'batch_size')::integer)
+  from (
+    select f.*, c.category,
+      row_number() over (order by f.phase_rank, f.session_at desc, f.session_id) as ordinal,
+      row_number() over (partition by f.phase_rank order by f.session_at desc, f.session_id) as place
+    from (
+      select found.*, case
+          when p_run.request -> 'priority' ? found.session_id then 1
+          -- A scalar subquery, so that it is asked once and not for every session.
+          when found.session_at >= (select backfill_private.recent_from(p_run)) then 2
+          else 3 end as phase_rank
+      from backfill_private.findings as found
+      where found.run_id = p_run.run_id and found.excluded is null
+    ) as f
+    join backfill_private.categories(p_run.target) as c on c.components = f.components
+  ) as o
+$$;
+
+-- How many sessions one call places: on a slow project too that is well within its time limit.
+create function backfill_private.most_placed()
+returns integer
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select 100000
+$$;
+
+-- Turn the next findings of a run into its items. PostgreSQL is told of them at once: what it does not know of a new run
+-- it takes for small, and would look through all of it for each batch.
+--
+-- returns  true when all are placed
+create function backfill_private.place_items(p_run public.backfill_runs)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_placed integer := (select coalesce(max(i.ordinal), 0) from public.backfill_items as i where i.run_id = p_run.run_id);
+  v_came integer;
+begin
+  insert into public.backfill_items (
+    run_id, ordinal, source, session_id, session_at, components, category, phase, batch)
+  select p_run.run_id, p.ordinal, p_run.target, p.session_id, p.session_at, p.components, p.category, p.phase, p.batch
+  from backfill_private.placed(p_run) as p
+  where p.ordinal > v_placed and p.ordinal <= v_placed + backfill_private.most_placed();
+  get diagnostics v_came = row_count;
+  if v_came = backfill_private.most_placed() then
+    return false;
+  end if;
+  analyze public.backfill_items;
+  return true;
+end
+$$;
+
+-- Look at the data of a plan whose sessions are placed; of a large one that is a call of its own.
+--
+-- returns  false where the run has to be sealed by another call
+create function backfill_private.look_at_data(p_run public.backfill_runs)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_run.data_marks is not null then
+    return true;
+  end if;
+  update public.backfill_runs
+  set data_marks = (select coalesce(jsonb_agg(m), '[]') from backfill_private.data_marks(p_run.run_id) as m)
+  where run_id = p_run.run_id;
+  return not exists (
+    select from public.backfill_items as i where i.run_id = p_run.run_id and i.ordinal = backfill_private.most_placed());
+end
+$$;
+
+-- Seal a run: place its items, measure, compute the digest. A run with nothing to do is removed. A large plan takes more
+-- than one call; each goes on where the last that was committed ended.
+--
+-- p_round_trip_ms  what a call takes beside the database, as the client measured it; it goes into the estimate alone
+-- returns  {state: awaiting_approval}; {state: planning} where it has to be called again; or {state: empty, environment, request, plan} where there was nothing to do and
+--          the run is gone
+-- raises   OB002 not in planning or windows left, OB013 too large or too long for this project
+create function backfill_private.seal(p_run_id uuid, p_round_trip_ms numeric)
+returns jsonb
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set statement_timeout = '55s'
+as $$
+declare
+  v_run public.backfill_runs;
+begin
+  perform backfill_private.authorize('plan');
+  v_run := backfill_private.locked_run(p_run_id, array['planning', 'awaiting_approval']);
+  if v_run.state = 'awaiting_approval' then
+    return jsonb_build_object('state', v_run.state);  -- sealed by a call whose reply was lost
+  elsif v_run.collect_from < v_run.collect_until then
+    perform backfill_private.refuse('OB002', format('run %s is not collected to its end', p_run_id));
+  end if;
+  insert into backfill_private.findings (run_id, session_id, components, excluded)
+  select p_run_id, named.session_id, '{}', 'named as priority, but not completed, outside the dates, or nothing is missing'
+  from jsonb_array_elements_text(v_run.request -> 'priority') as named (session_id)
+  on conflict do nothing;
+  if not exists (select from backfill_private.findings as f where f.run_id = p_run_id and f.excluded is null) then
+    v_run.plan := backfill_private.measure_plan(p_run_id, p_round_trip_ms);
+    delete from public.backfill_runs where run_id = p_run_id;
+    return jsonb_build_object('state', 'empty', 'environment', v_run.environment, 'request', v_run.request,
+      'plan', v_run.plan);
+  end if;
+  v_run.request := v_run.request || jsonb_build_object('recent_since', backfill_private.recent_from(v_run));
+  update public.backfill_runs set request = v_run.request where run_id = p_run_id;
+  if not backfill_private.place_items(v_run) or not backfill_private.look_at_data(v_run) then
+    return jsonb_build_object('state', v_run.state);
+  end if;
+  update public.backfill_runs
+  set fingerprint = backfill_private.definitions(target), sealed_snapshot = pg_current_snapshot()::text
+  where run_id = p_run_id;
+  perform backfill_private.check_size(p_run_id);
+  update public.backfill_runs
+  set plan = backfill_private.measure_plan(p_run_id, p_round_trip_ms),
+      digest = backfill_private.compute_digest(p_run_id),
+      sealed_at = backfill_private.clock()
+  where run_id = p_run_id;
+  delete from backfill_private.findings as f where f.run_id = p_run_id and f.excluded is null;
+  perform backfill_private.move(p_run_id, 'awaiting_approval', null,
+    (select jsonb_build_object('digest', r.digest, 'sessions', r.plan -> 'candidates' -> 'total')
+       from public.backfill_runs as r where r.run_id = p_run_id));
+  return '{"state": "awaiting_approval"}'::jsonb;
+end
+$$;
+
+-- Refuse a plan that is larger than this project allows, outlives any approval, or names a function that is not there.
+create function backfill_private.check_size(p_run_id uuid)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_run public.backfill_runs;
+  v_sessions bigint;
+  v_batches integer;
+  v_settings public.backfill_settings;
+  v_gone text;
+begin
+  select * into strict v_settings from public.backfill_settings;
+  select * into strict v_run from public.backfill_runs where run_id = p_run_id;
+  select count(*), max(batch) into v_sessions, v_batches from public.backfill_items where run_id = p_run_id;
+  select f.key into v_gone from jsonb_each_text(v_run.fingerprint) as f where f.value is null;
+  if found then
+    perform backfill_private.refuse('OB013', format('there is no function %s', v_gone), 'backfill check');
+  elsif v_sessions > v_settings.max_sessions then
+    perform backfill_private.refuse('OB013',
+      format('the plan has %s sessions, this project allows %s', v_sessions, v_settings.max_sessions),
+      'narrow --since and --until');
+  elsif (v_batches - 1) * backfill_private.batch_spacing_s(v_run.request)
+      > extract(epoch from v_settings.approval_ttl) then
+    perform backfill_private.refuse('OB013',
+      format('at this throttle the run would outlive its approval of %s', v_settings.approval_ttl),
+      'narrow --since and --until, or raise --throttle');
+  end if;
+end
+$$;

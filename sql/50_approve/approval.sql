@@ -1,0 +1,134 @@
+-- Approval: a decision is a row; its trigger decides whether it counts and moves the run.
+
+create table public.backfill_approvals (
+  approval_id bigint generated always as identity primary key,
+  run_id uuid not null references public.backfill_runs (run_id),
+  digest text not null,
+  decision text not null check (decision in ('approved', 'rejected')),
+  approver text not null default '' check (length(approver) <= 200),
+  approver_id uuid,
+  via text not null default '',
+  note text check (length(note) <= 500),
+  decided_at timestamptz not null default backfill_private.clock(),
+  valid_until timestamptz
+);
+
+-- An approval serves one run, a run has one decision.
+create unique index backfill_approvals_one_decision on public.backfill_approvals (run_id);
+
+comment on table public.backfill_approvals is 'Decisions on plans: who, when, how, on which digest, valid until when.';
+comment on column public.backfill_approvals.via is 'sql: the SQL editor. auth: an Auth user''s token. service_key: the secret key, where the policy is any.';
+comment on column public.backfill_approvals.approval_id is 'Id of the decision.';
+comment on column public.backfill_approvals.run_id is 'The run that was decided on.';
+comment on column public.backfill_approvals.digest is 'The digest that the approver named: exactly this plan.';
+comment on column public.backfill_approvals.decision is 'approved or rejected.';
+comment on column public.backfill_approvals.approver is 'Who decided: the name given, or the e-mail address of the Auth user.';
+comment on column public.backfill_approvals.approver_id is 'The Auth user who decided; null in the SQL editor.';
+comment on column public.backfill_approvals.note is 'What the approver added; for a rejection the reason.';
+comment on column public.backfill_approvals.decided_at is 'When it was decided.';
+comment on column public.backfill_approvals.valid_until is 'When the approval runs out; null for a rejection.';
+
+-- May the caller decide on this run?
+--
+-- raises  OB005 no, and why
+create function backfill_private.check_approver(p_run public.backfill_runs)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_caller record;
+  v_policy text := (select approval_policy from public.backfill_settings);
+  v_sql text := format('in the SQL editor: select public.backfill_approve(''%s'', ''%s'', ''your name'');',
+    p_run.run_id, p_run.digest);
+begin
+  select * into v_caller from backfill_private.caller();
+  if v_caller.kind = 'postgres' then
+    return;
+  elsif v_policy = 'postgres_only' then
+    perform backfill_private.refuse('OB005', 'the policy of this project is postgres_only: only the SQL editor decides', v_sql);
+  elsif v_caller.kind = 'service_role' and v_policy <> 'any' then
+    perform backfill_private.refuse('OB005', 'the service key does not decide on plans', v_sql);
+  elsif v_caller.kind = 'user' and coalesce(v_caller.backfill_role, '') <> 'approver' then
+    perform backfill_private.refuse('OB005', 'this user has not the role approver', v_sql);
+  elsif v_caller.kind = 'user' and v_policy = 'second_person' and v_caller.user_id = p_run.requested_by then
+    perform backfill_private.refuse('OB005', 'who asked for a plan does not approve it: a second person does', v_sql);
+  elsif v_caller.kind = 'nobody' then
+    perform backfill_private.refuse('OB005', 'this caller may not decide on plans', v_sql);
+  end if;
+end
+$$;
+
+-- Refuse to approve another plan than the one that stands there now.
+--
+-- raises  OB004 the digest named is not the plan's, OB007 the plan or its surroundings, the
+--         server among them, changed
+create function backfill_private.check_digest(p_run public.backfill_runs, p_digest text)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_digest is distinct from p_run.digest then
+    perform backfill_private.refuse('OB004',
+      format('digest %s is not that of run %s, which is %s', backfill_private.told_apart(p_digest, p_run.digest),
+        p_run.run_id, backfill_private.told_apart(p_run.digest, p_digest)),
+      format('backfill show %s', p_run.run_id));
+  elsif backfill_private.compute_digest(p_run.run_id) <> p_run.digest then
+    perform backfill_private.refuse('OB007', format('what run %s planned is no longer what stands there: %s',
+      p_run.run_id, backfill_private.what_changed(p_run)), format('backfill plan --like %s', p_run.run_id));
+  end if;
+end
+$$;
+
+-- Decide: fills in what the caller cannot choose, refuses what he may not, moves the run.
+--
+-- raises  OB001 no such run, OB002 nothing to decide, OB004 OB005 OB007 as above, OB008 another environment,
+--         OB013 a rejection without a reason
+create function backfill_private.decide()
+returns trigger
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_run public.backfill_runs;
+  v_caller record;
+begin
+  v_run := backfill_private.locked_run(new.run_id);
+  perform backfill_private.check_approver(v_run);
+  perform backfill_private.locked_run(new.run_id, array['awaiting_approval']);
+  if new.decision = 'approved' then
+    -- A plan made before the project got its name was made for another one, for all we know.
+    perform backfill_private.check_environment(coalesce(v_run.environment, 'unnamed'));
+    perform backfill_private.check_digest(v_run, new.digest);
+  elsif nullif(btrim(new.note), '') is null then
+    perform backfill_private.refuse('OB013', 'a rejection needs a reason',
+      format('backfill reject %s --reason "…"', new.run_id));
+  end if;
+  select * into v_caller from backfill_private.caller();
+  new.digest := v_run.digest;
+  new.approver_id := v_caller.user_id;
+  new.via := case v_caller.kind when 'postgres' then 'sql' when 'user' then 'auth' else 'service_key' end;
+  new.approver := coalesce(
+    (select u.email from auth.users as u where u.id = v_caller.user_id),
+    nullif(btrim(new.approver), ''), v_caller.label);
+  new.decided_at := backfill_private.clock();
+  new.valid_until := case when new.decision = 'approved'
+    then new.decided_at + (select approval_ttl from public.backfill_settings) end;
+  update public.backfill_runs
+  set approved_by = case when new.decision = 'approved' then new.approver end,
+      approved_via = case when new.decision = 'approved' then new.via end,
+      approved_at = case when new.decision = 'approved' then new.decided_at end,
+      approved_until = new.valid_until
+  where run_id = new.run_id;
+  perform backfill_private.move(new.run_id, new.decision, new.note,
+    jsonb_build_object('digest', new.digest, 'approver', new.approver, 'via', new.via));
+  return new;
+end
+$$;
+
+create trigger backfill_approvals_decide before insert on public.backfill_approvals
+  for each row execute function backfill_private.decide();

@@ -1,0 +1,230 @@
+-- Claims: the next batch for a worker, or why it has to wait.
+
+-- Look at what the noted batches of calls in bulk ran into: critical faults, trouble, the circuit breaker. The run may be
+-- paused for it. Its row is locked.
+--
+-- returns  whether there was any such batch
+create function backfill_private.look_at_bulk(p_run_id uuid)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_batch record;
+begin
+  for v_batch in
+    with looked_at as (
+      delete from backfill_private.unnoted as u
+      where u.run_id = p_run_id and u.is_noted
+      returning u.unnoted_id, u.trouble, u.settled
+    )
+    select l.trouble, l.settled from looked_at as l order by l.unnoted_id
+  loop
+    perform backfill_private.record_critical(p_run_id, null, v_batch.settled);
+    perform backfill_private.note_trouble(p_run_id, v_batch.trouble, v_batch.settled);
+    perform backfill_private.break_circuit(p_run_id, v_batch.settled);
+  end loop;
+  return found;
+end
+$$;
+
+-- A run, locked as by backfill_private.locked_run, after a look at what its calls in bulk ran into. A claim and every other
+-- verb of a run that may have been running take this one: none passes by what would have paused the run.
+--
+-- raises  OB001 no such run, OB002 its state is none of the given
+create function backfill_private.caught_up_run(p_run_id uuid, p_states text[] default null)
+returns public.backfill_runs
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_run public.backfill_runs := backfill_private.locked_run(p_run_id);
+begin
+  if backfill_private.look_at_bulk(p_run_id) or p_states is not null then
+    v_run := backfill_private.locked_run(p_run_id, p_states);
+  end if;
+  return v_run;
+end
+$$;
+
+-- What must hold whenever a run takes a lease; where it does not, the run is paused or expired with the reason. A run
+-- whose approval ran out while it was paused is over too.
+create function backfill_private.hold_if_changed(p_run public.backfill_runs)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_bare text := (
+    select u.name from public.backfill_targets as t, backfill_private.unguarded(t.table_name) as u (name)
+    where t.target = p_run.target limit 1);
+begin
+  if p_run.approved_until <= backfill_private.clock() then
+    perform backfill_private.move(p_run.run_id, 'expired', 'the approval ran out');
+  elsif p_run.state <> 'running' then
+    return;
+  elsif p_run.fingerprint is distinct from backfill_private.definitions(p_run.target) then
+    perform backfill_private.move(p_run.run_id, 'paused',
+      'a scoring function is not the one that was approved: ' || backfill_private.what_changed(p_run));
+  elsif v_bare is not null then
+    perform backfill_private.move(p_run.run_id, 'paused',
+      format('the receipt triggers of %s are missing or not always enabled; backfill check says the SQL', v_bare));
+  elsif backfill_private.is_elsewhere(p_run) then
+    perform backfill_private.move(p_run.run_id, 'paused', 'this project''s environment is no longer the plan''s');
+  elsif backfill_private.share_taken(null) > (select max_throttle_per_minute from public.backfill_settings) then
+    perform backfill_private.move(p_run.run_id, 'paused', format('running runs take %s of the %s starts a minute that this project allows',
+      backfill_private.share_taken(null), (select max_throttle_per_minute from public.backfill_settings)));
+  end if;
+end
+$$;
+
+-- Claim the next batch.
+--
+-- p_apart     also of a run in bulk; else its answer says to call backfill_bulk
+-- p_claim_id  made by the worker; a claim whose reply was lost is asked again under the same id and gets the same
+--             items under new fences, not new starts
+-- returns     {state, reason, held_by, granted: […], ahead, bulk, batch, wait_s, wait_for, why, lease_s}
+--             ahead: the next batch may be claimed while this one is scored: no throttle and no canary tells when
+--             wait_for: throttle | back-off | canary | leases, and in words why
+--             a run that is not running grants nothing
+-- raises      OB001 no such run, OB010 not allowed, OB013 no claim id
+create function backfill_private.claim_batch(p_run_id uuid, p_claim_id uuid, p_worker text, p_apart boolean)
+returns jsonb
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_run public.backfill_runs;
+  v_again integer[];
+  v_phase text;
+  v_answer jsonb := '{"granted": []}'::jsonb;
+  v_pace record;
+begin
+  perform backfill_private.authorize('apply');
+  if p_claim_id is null then
+    perform backfill_private.refuse('OB013', 'a claim needs an id, made by the worker');
+  end if;
+  v_run := backfill_private.caught_up_run(p_run_id);
+  perform backfill_private.release_expired();
+  if v_run.state in ('running', 'paused') then
+    perform backfill_private.hold_if_changed(v_run);
+  end if;
+  select * into v_run from public.backfill_runs where run_id = p_run_id;
+  select array_agg(a.ordinal) into v_again from (
+    select i.ordinal from public.backfill_items as i
+    where i.run_id = p_run_id and i.claim_id = p_claim_id and i.state = 'leased'
+    order by i.ordinal for update) as a;
+  v_phase := backfill_private.pending_phase(p_run_id);
+  if v_run.state <> 'running' then
+    null;
+  elsif v_again is not null then
+    v_answer := jsonb_build_object('granted', backfill_private.grant_fences(v_run, v_again, p_claim_id, p_worker));
+  elsif v_phase is null then
+    v_answer := backfill_private.finish_or_wait(v_run);
+  elsif v_run.back_off_until > backfill_private.clock() then
+    v_answer := backfill_private.wait_until(v_run.back_off_until, 'back-off', v_run.back_off_reason);
+  elsif v_phase <> 'priority' and backfill_private.judge_canary(v_run) <> 'passed' then
+    v_answer := backfill_private.wait_for('canary', 1, 'the priority sessions are being scored');
+  else
+    v_pace := backfill_private.allowance(v_run);
+    v_answer := case
+      when not p_apart and v_phase <> 'priority' and v_pace.wait_s = 0 and v_run.request ->> 'mode' = 'bulk'
+        and backfill_private.next_items(p_run_id, v_phase, 1) is not null then '{"granted": [], "bulk": true}'
+      when v_pace.wait_s > 0 then backfill_private.wait_for('throttle', v_pace.wait_s, format('%s starts a minute', v_run.request ->> 'throttle_per_minute'))
+      else backfill_private.grant_or_wait(v_run, p_claim_id, p_worker, v_pace.sessions) end;
+  end if;
+  return v_answer || (select jsonb_build_object('state', r.state, 'reason', r.reason, 'held_by', r.held_by,
+      'batch', r.batches_granted, 'ahead', r.request ->> 'throttle_per_minute' is null and v_phase is distinct from 'priority',
+      'lease_s', extract(epoch from backfill_private.lease_ttl()))
+    from public.backfill_runs as r where r.run_id = p_run_id);
+end
+$$;
+
+-- Claim the next batch.
+create function backfill_private.claim(p_run_id uuid, p_claim_id uuid, p_worker text)
+returns jsonb
+language sql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.claim_batch(p_run_id, p_claim_id, p_worker, false)
+$$;
+
+-- Claim the next batch of a run in bulk for calls that are made one by one: where a call in bulk has failed, each session
+-- then counts its own attempts.
+create function backfill_private.claim_apart(p_run_id uuid, p_claim_id uuid, p_worker text)
+returns jsonb
+language sql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.claim_batch(p_run_id, p_claim_id, p_worker, true)
+$$;
+
+-- The answer to a claim that grants nothing: for what to wait, for how many seconds, and why.
+create function backfill_private.wait_for(p_what text, p_seconds numeric, p_why text)
+returns jsonb
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_build_object('granted', '[]'::jsonb, 'wait_s', p_seconds, 'wait_for', p_what, 'why', p_why)
+$$;
+
+-- The same, until a moment.
+create function backfill_private.wait_until(p_until timestamptz, p_what text, p_why text)
+returns jsonb
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.wait_for(p_what, greatest(extract(epoch from p_until - backfill_private.clock()), 0.001), p_why)
+$$;
+
+-- Grant a batch; where all pending sessions of the phase back off, or are leased by other runs, wait for them; where
+-- all turned out to be filled, look again: the next phase has a gate of its own.
+create function backfill_private.grant_or_wait(p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer)
+returns jsonb
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_phase text := backfill_private.pending_phase(p_run.run_id);
+  v_grants jsonb := backfill_private.grant_batch(p_run, p_claim_id, p_worker, p_limit);
+  v_tired record;
+begin
+  if jsonb_array_length(v_grants) > 0 then
+    return jsonb_build_object('granted', v_grants);
+  elsif backfill_private.pending_phase(p_run.run_id) is distinct from v_phase then
+    return backfill_private.claim_batch(p_run.run_id, p_claim_id, p_worker, true);
+  end if;
+  select i.not_before, i.session_id, i.error_code, i.error_message into v_tired from public.backfill_items as i
+  where i.run_id = p_run.run_id and i.state = 'pending' and i.phase = v_phase
+  order by i.not_before nulls first limit 1;
+  if v_tired.not_before > backfill_private.clock() then
+    return backfill_private.wait_until(v_tired.not_before, 'back-off',
+      concat_ws(' ', 'session', v_tired.session_id, 'met', v_tired.error_code, v_tired.error_message));
+  end if;
+  return backfill_private.wait_for('leases', 1, backfill_private.lease_holders(p_run.run_id));
+end
+$$;
+
+-- Nothing is pending: complete the run, or wait for the sessions that are under way.
+create function backfill_private.finish_or_wait(p_run public.backfill_runs)
+returns jsonb
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.state = 'leased') then
+    return backfill_private.wait_for('leases', 1, backfill_private.lease_holders(p_run.run_id));
+  end if;
+  if exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.phase = 'priority')
+    and backfill_private.judge_canary(p_run) = 'failed' then
+    return '{"granted": []}'::jsonb;
+  end if;
+  perform backfill_private.move(p_run.run_id, 'completed', null, (
+    select jsonb_object_agg(s.state, s.n)
+    from (select i.state, count(*) as n from public.backfill_items as i where i.run_id = p_run.run_id group by 1) as s));
+  return '{"granted": []}'::jsonb;
+end
+$$;

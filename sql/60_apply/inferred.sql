@@ -1,0 +1,78 @@
+-- Inferred receipts: what an Edge Function wrote that does not hand our headers on, told from the rows before and after.
+--
+-- Nobody sees such a write, so the gate, the fence and the receipt hold when a session is claimed and when it is settled,
+-- not in between: a row that somebody else writes meanwhile counts as ours, and one that arrives late is nobody's.
+
+-- The rows of some sessions in the table of a component.
+create function backfill_private.rows_of(p_run_id uuid, p_target public.backfill_targets, p_ordinals integer[])
+returns table (ordinal integer, row_key jsonb, contents jsonb)
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'iso_8601'
+set extra_float_digits = 1
+set bytea_output = 'hex'
+as $$
+begin
+  return query execute format(
+    'select item.ordinal, backfill_private.row_key(to_jsonb(t.*), $3), to_jsonb(t.*)
+     from public.backfill_items as item
+     join %s as t on t.%I = item.session_id::%s
+     where item.run_id = $1 and item.ordinal = any ($2)',
+    p_target.table_name::regclass, p_target.session_column,
+    backfill_private.column_type(p_target.table_name, p_target.session_column))
+  using p_run_id, p_ordinals, p_target.key_columns;
+end
+$$;
+
+-- Remember the rows of leased sessions, where receipts will have to be inferred from them.
+create function backfill_private.look_before(p_run public.backfill_runs, p_ordinals integer[])
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  insert into backfill_private.looks (run_id, ordinal, component, row_key, contents)
+  select p_run.run_id, r.ordinal, t.component, r.row_key, r.contents
+  from public.backfill_targets as t
+  cross join lateral backfill_private.rows_of(p_run.run_id, t, p_ordinals) as r
+  where t.target = p_run.target and t.receipts = 'inferred'
+  on conflict do nothing
+$$;
+
+-- Write the receipts that the rows tell of: what differs from when the session was leased. To be called with the items
+-- locked and their fences gone.
+--
+-- p_called  of these sessions, those of which a call may have been made
+create function backfill_private.infer_receipts(p_run_id uuid, p_ordinals integer[], p_called integer[])
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  with gone as (
+    delete from backfill_private.looks as l where l.run_id = p_run_id and l.ordinal = any (p_ordinals) returning l.*
+  ), here as (
+    select t.component, r.*
+    from public.backfill_runs as run
+    join public.backfill_targets as t on t.target = run.target and t.receipts = 'inferred'
+    cross join lateral backfill_private.rows_of(p_run_id, t, p_called) as r
+    where run.run_id = p_run_id
+  ), differing as (
+    select coalesce(h.ordinal, g.ordinal) as ordinal, coalesce(h.component, g.component) as component,
+      coalesce(h.row_key, g.row_key) as row_key, g.contents as before, h.contents as after
+    from here as h
+    full join (select * from gone where gone.ordinal = any (p_called)) as g
+      on g.ordinal = h.ordinal and g.component = h.component and g.row_key = h.row_key
+    where g.contents is distinct from h.contents
+  )
+  insert into public.backfill_receipts (run_id, ordinal, session_id, component, kind, operation, table_name, row_key,
+    before, before_hash, after_hash, attempt, is_inferred, at)
+  select i.run_id, i.ordinal, i.session_id, d.component, 'score',
+    case when d.before is null then 'insert' when d.after is null then 'delete' else 'update' end, t.table_name, d.row_key,
+    d.before, backfill_private.row_hash(d.before), backfill_private.row_hash(d.after), i.attempts, true, backfill_private.clock()
+  from differing as d
+  join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = d.ordinal
+  join public.backfill_targets as t on t.target = i.source and t.component = d.component
+  order by i.ordinal, t.position, d.row_key::text
+$$;

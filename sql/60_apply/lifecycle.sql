@@ -1,0 +1,176 @@
+-- Lifecycle: start, pause, resume, cancel, retry, prune.
+
+-- What an approval binds, looked at again before a run goes on.
+--
+-- returns  null where all is as approved, else why not
+create function backfill_private.reason_to_hold(p_run public.backfill_runs)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if backfill_private.is_elsewhere(p_run) then
+    return 'this project''s environment is no longer the plan''s';
+  elsif backfill_private.compute_digest(p_run.run_id) <> p_run.digest then
+    return 'what was approved is no longer what stands there: ' || backfill_private.what_changed(p_run);
+  end if;
+  return null;
+end
+$$;
+
+-- Start or go on with a run: every apply calls this first.
+--
+-- returns  {state, reason}; a run that holds comes back paused or expired with the reason
+-- raises   OB001 no such run, OB002 its state has no way to running, OB003 not approved, OB015 no share left
+create function backfill_private.start(p_run_id uuid, p_worker text)
+returns jsonb
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set statement_timeout = '55s'
+as $$
+declare
+  v_run public.backfill_runs;
+  v_why text;
+begin
+  perform backfill_private.authorize('apply');
+  v_run := backfill_private.caught_up_run(p_run_id);
+  if v_run.state in ('planning', 'awaiting_approval') then
+    perform backfill_private.refuse('OB003',
+      format('run %s is %s (digest %s)', p_run_id, replace(v_run.state, '_', ' '), coalesce(v_run.digest, 'not yet made')),
+      format('backfill approve %s --digest %s', p_run_id, v_run.digest));
+  elsif v_run.state not in ('approved', 'running', 'paused', 'completed') then
+    perform backfill_private.refuse('OB002', format('run %s is %s: it does not run again', p_run_id, v_run.state),
+      format('backfill plan --like %s', p_run_id));
+  elsif v_run.state in ('approved', 'running', 'paused') and v_run.approved_until <= backfill_private.clock() then
+    perform backfill_private.move(p_run_id, 'expired', 'the approval ran out');
+  elsif v_run.state in ('approved', 'running') then
+    v_why := backfill_private.reason_to_hold(v_run);
+    if v_why is not null then
+      perform backfill_private.move(p_run_id, 'paused', v_why);
+    elsif v_run.state = 'approved' then
+      perform backfill_private.check_share(v_run);
+      perform backfill_private.move(p_run_id, 'running', null, jsonb_build_object('worker', left(p_worker, 200)));
+    end if;
+  end if;
+  return (select jsonb_build_object('run_id', r.run_id, 'state', r.state, 'reason', r.reason)
+          from public.backfill_runs as r where r.run_id = p_run_id);
+end
+$$;
+
+-- Pause, cancel: what an operator may ask for, with a reason. Where it is so already, it stays so, and with its reason:
+-- what stopped a run first is what somebody has to look at.
+create function backfill_private.halt(p_verb text, p_run_id uuid, p_reason text)
+returns jsonb
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_wanted text := case p_verb when 'pause' then 'paused' else 'cancelled' end;
+  v_run public.backfill_runs;
+begin
+  perform backfill_private.authorize(p_verb);
+  if nullif(btrim(p_reason), '') is null then
+    perform backfill_private.refuse('OB013', format('%s needs a reason', p_verb),
+      format('backfill %s %s --reason "…"', p_verb, p_run_id));
+  end if;
+  v_run := backfill_private.caught_up_run(p_run_id);
+  if v_run.state <> v_wanted then
+    perform backfill_private.move(p_run_id, v_wanted, p_reason,
+      jsonb_build_object('by', (select label from backfill_private.caller())));
+  end if;
+  return (select jsonb_build_object('run_id', r.run_id, 'state', r.state, 'reason', r.reason)
+          from public.backfill_runs as r where r.run_id = p_run_id);
+end
+$$;
+
+-- Lift a pause. What was approved must still be what stands there.
+--
+-- raises  OB002 not paused, OB006 the approval ran out, OB007 the plan or its surroundings changed, OB015 no share left
+create function backfill_private.resume(p_run_id uuid)
+returns jsonb
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set statement_timeout = '55s'
+as $$
+declare
+  v_run public.backfill_runs;
+  v_why text;
+begin
+  perform backfill_private.authorize('resume');
+  v_run := backfill_private.caught_up_run(p_run_id, array['paused']);
+  v_why := backfill_private.reason_to_hold(v_run);
+  if v_run.approved_until <= backfill_private.clock() then
+    perform backfill_private.refuse('OB006', format('the approval of run %s ran out', p_run_id),
+      format('backfill plan --like %s', p_run_id));
+  elsif v_why is not null then
+    perform backfill_private.refuse('OB007', v_why, format('backfill plan --like %s', p_run_id));
+  end if;
+  perform backfill_private.check_share(v_run);
+  update public.backfill_runs set canary = 'overridden' where run_id = p_run_id and canary = 'failed';
+  perform backfill_private.move(p_run_id, 'running');
+  return (select jsonb_build_object('run_id', r.run_id, 'state', r.state, 'was', v_run.reason)
+          from public.backfill_runs as r where r.run_id = p_run_id);
+end
+$$;
+
+-- Score the failed sessions again, under the same approval.
+--
+-- returns  {run_id, state, sessions}: how many are pending again, each with its budgets of trouble before it
+-- raises   OB002 not completed or paused, OB006 the approval ran out, OB007 the plan or its surroundings changed
+create function backfill_private.retry(p_run_id uuid)
+returns jsonb
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set statement_timeout = '55s'
+as $$
+declare
+  v_run public.backfill_runs;
+  v_why text;
+  v_sessions integer;
+begin
+  perform backfill_private.authorize('apply');
+  v_run := backfill_private.caught_up_run(p_run_id, array['completed', 'paused', 'running']);
+  v_why := backfill_private.reason_to_hold(v_run);
+  if v_run.approved_until <= backfill_private.clock() then
+    perform backfill_private.refuse('OB006', format('the approval of run %s ran out', p_run_id),
+      format('backfill plan --like %s', p_run_id));
+  elsif v_why is not null then
+    perform backfill_private.refuse('OB007', v_why, format('backfill plan --like %s', p_run_id));
+  end if;
+  update public.backfill_items
+  set state = 'pending', settled_at = null, failed_step = null, error_code = null, error_message = null,
+      crowded_out = 0, unknown_outcomes = 0, not_before = null
+  where run_id = p_run_id and state = 'failed';
+  get diagnostics v_sessions = row_count;
+  if v_sessions > 0 and v_run.state = 'completed' then
+    perform backfill_private.check_share(v_run);
+    perform backfill_private.move(p_run_id, 'running', null, jsonb_build_object('retried', v_sessions));
+  end if;
+  return (select jsonb_build_object('run_id', r.run_id, 'state', r.state, 'sessions', v_sessions)
+          from public.backfill_runs as r where r.run_id = p_run_id);
+end
+$$;
+
+-- Empty the before-images of a run that is over. What was updated can then no longer be restored.
+create function backfill_private.prune(p_run_id uuid)
+returns jsonb
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_emptied integer;
+begin
+  perform backfill_private.authorize('prune');
+  perform backfill_private.caught_up_run(p_run_id, array['completed', 'rejected', 'cancelled', 'expired', 'rolled_back']);
+  update public.backfill_receipts set before = null where run_id = p_run_id and before is not null;
+  get diagnostics v_emptied = row_count;
+  perform backfill_private.record(p_run_id, 'pruned', jsonb_build_object('receipts', v_emptied));
+  return jsonb_build_object('run_id', p_run_id, 'emptied', v_emptied);
+end
+$$;

@@ -1,0 +1,116 @@
+-- Verification: planned against present, as the tables have it. What is made of it is in verdict.sql.
+
+-- Where each planned row stands, for one component and the places of the plan after one, up to another.
+--
+-- returns  one row a planned session: bucket as_planned, missing, filled_elsewhere or changed_since; is_wanted: a row of
+--          the wanted version is there; is_lost: we wrote it and it is gone; operation: how we wrote it
+create function backfill_private.standing(p_run_id uuid, p_component text, p_after integer, p_until integer)
+returns table (ordinal integer, session_id text, item_state text, phase text, bucket text,
+  is_wanted boolean, is_lost boolean, operation text)
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'iso_8601'
+set extra_float_digits = 1
+set bytea_output = 'hex'
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_run public.backfill_runs;
+  v_target public.backfill_targets;
+begin
+  select * into strict v_run from public.backfill_runs as r where r.run_id = p_run_id;
+  select * into strict v_target from public.backfill_targets as t
+  where t.target = v_run.target and t.component = p_component;
+  return query execute format(
+    'with written as (
+       select r.ordinal, (array_agg(r.operation order by r.receipt_id))[1] as operation,
+         (array_agg(r.after_hash order by r.receipt_id desc))[1] as after_hash
+       from public.backfill_receipts as r
+       where r.run_id = $1 and r.ordinal > $2 and r.ordinal <= $3
+         and r.component = %1$L and r.kind = ''score'' and r.undone_at is null
+       group by r.ordinal
+     )
+     select item.ordinal, item.session_id, item.state, item.phase,
+       case
+         when w.ordinal is not null and wanted.hash = w.after_hash then ''as_planned''
+         when w.ordinal is not null and present.is_there then ''changed_since''
+         when w.ordinal is null and (wanted.hash is not null or %1$L = any (item.filled) and present.is_there)
+           then ''filled_elsewhere''
+         else ''missing'' end,
+       wanted.hash is not null or %1$L = any (item.filled) and present.is_there,
+       w.after_hash is not null and not present.is_there,
+       w.operation
+     from public.backfill_items as item
+     left join written as w using (ordinal)
+     left join lateral (select sha256(convert_to(to_jsonb(t.*)::text, ''UTF8'')) as hash from %2$s as t where %4$s limit 1)
+       as wanted on true
+     cross join lateral (select wanted.hash is not null or exists (select from %2$s as t where %3$s) as is_there) as present
+     where item.run_id = $1 and item.ordinal > $2 and item.ordinal <= $3
+       and item.state <> ''rolled_back'' and %1$L = any (item.components)
+     order by item.ordinal',
+    p_component, v_target.table_name::regclass,
+    backfill_private.row_condition(v_target, v_run.request, false),
+    backfill_private.row_condition(v_target, v_run.request, true))
+  using p_run_id, p_after, p_until;
+end
+$$;
+
+-- Rows that came since the plan was sealed and that nobody planned: of planned sessions, rows that are not what counts
+-- as present (another version, another kind); of other sessions any row, unless the session has changed itself since:
+-- that is live traffic. Told by the rows' transaction ids against the snapshot kept at sealing;
+-- rows that any run has a receipt for are not strangers.
+create function backfill_private.strangers(p_run_id uuid, p_component text)
+returns table (session_id text, row_key jsonb, of_other_version boolean)
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_run public.backfill_runs;
+  v_source backfill_private.sources;
+  v_target public.backfill_targets;
+begin
+  select * into strict v_run from public.backfill_runs as r where r.run_id = p_run_id;
+  select * into strict v_source from backfill_private.sources as s where s.target = v_run.target;
+  select * into strict v_target from public.backfill_targets as t
+  where t.target = v_run.target and t.component = p_component;
+  return query execute format(
+    'with came as materialized (
+       select t.%2$I::text as session_id, %3$s as row_key, t.%4$I is distinct from %5$L as of_other_version,
+         item.ordinal is not null as is_planned, item.components, not (%10$s) as is_unwanted,
+         s.xmin as session_xmin,
+         exists (select from public.backfill_receipts as r
+           where r.run_id = $1 and r.ordinal = ours.ordinal and r.table_name = %8$L and r.row_key = %3$s
+             and r.kind = ''score'' and r.undone_at is null) as is_ours
+       from %1$s as t
+       join %6$s as s on s.%7$I = t.%2$I
+       left join public.backfill_items as ours
+         on ours.run_id = $1 and ours.source = %11$L and ours.session_id = t.%2$I::text
+       left join public.backfill_items as item
+         on item.run_id = ours.run_id and item.ordinal = ours.ordinal and item.state <> ''rolled_back''
+       -- Cheap first: nearly all rows of a large table are older than anything that ran at sealing.
+       where age(t.xmin) <= age($3) and backfill_private.came_after(t.xmin, $2)
+     )
+     select c.session_id, c.row_key, c.of_other_version
+     from came as c
+     where case
+       when c.is_ours then c.is_planned and %9$L <> all (c.components)
+       when exists (select from public.backfill_items as i
+           join public.backfill_receipts as r on r.run_id = i.run_id and r.ordinal = i.ordinal
+           where i.session_id = c.session_id and r.session_id = i.session_id and r.table_name = %8$L and r.row_key = c.row_key)
+         then false
+       when c.is_planned then c.is_unwanted
+       else not backfill_private.came_after(c.session_xmin, $2) end',
+    v_target.table_name::regclass, v_target.session_column,
+    -- As backfill_private.row_key has it, without a call for each row.
+    (select format('jsonb_build_object(%s)', string_agg(format('%L, t.%I', c, c), ', ')) from unnest(v_target.key_columns) as c),
+    v_target.version_column,
+    v_run.request ->> v_target.version_parameter, v_source.source_table::regclass, v_source.key_column,
+    v_target.table_name, p_component, backfill_private.row_condition(v_target, v_run.request, false), v_run.target)
+  using p_run_id, v_run.sealed_snapshot::pg_snapshot, pg_snapshot_xmin(v_run.sealed_snapshot::pg_snapshot)::xid;
+end
+$$;

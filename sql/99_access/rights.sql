@@ -1,0 +1,175 @@
+-- Rights: everything is taken away, then granted by name. Row level security is in policies.sql.
+
+-- The private schema: its functions belong to nobody but the owner, until one is granted below.
+revoke all on schema backfill_private from public, anon, authenticated, service_role;
+revoke all on all functions in schema backfill_private from public, anon, authenticated, service_role;
+revoke all on all tables in schema backfill_private from public, anon, authenticated, service_role;
+grant usage on schema backfill_private to authenticated, service_role;
+
+-- What people see: older projects grant everything on what is new in public, so all of it is taken first.
+revoke all on
+  public.backfill_settings,
+  public.backfill_targets,
+  public.backfill_runs,
+  public.backfill_items,
+  public.backfill_transitions,
+  public.backfill_events,
+  public.backfill_approvals,
+  public.backfill_receipts,
+  public.backfill_run_progress,
+  public.backfill_run_failures
+from public, anon, authenticated, service_role;
+revoke all on sequence
+  public.backfill_approvals_approval_id_seq,
+  public.backfill_receipts_receipt_id_seq
+from public, anon, authenticated, service_role;
+
+-- The doors.
+revoke all on function
+  public.backfill_check(),
+  public.backfill_coverage(text, text),
+  public.backfill_open(jsonb, text, uuid),
+  public.backfill_collect(uuid),
+  public.backfill_rehearsal(uuid),
+  public.backfill_rehearse(uuid, text, text),
+  public.backfill_seal(uuid, numeric),
+  public.backfill_plan_sessions(uuid, integer, integer),
+  public.backfill_freshness(uuid),
+  public.backfill_find_runs(text),
+  public.backfill_approve(uuid, text, text, text),
+  public.backfill_reject(uuid, text, text),
+  public.backfill_start(uuid, text),
+  public.backfill_pause(uuid, text),
+  public.backfill_resume(uuid),
+  public.backfill_cancel(uuid, text),
+  public.backfill_retry(uuid),
+  public.backfill_claim(uuid, uuid, text),
+  public.backfill_claim_apart(uuid, uuid, text),
+  public.backfill_bulk(uuid, text, integer, integer, text),
+  public.backfill_renew(uuid, uuid),
+  public.backfill_settle(uuid, uuid, jsonb),
+  public.backfill_verify_part(uuid, jsonb, integer),
+  public.backfill_written(uuid, integer, integer),
+  public.backfill_preview_undo(uuid, text[], text, text, integer, bigint),
+  public.backfill_confirm_undo(uuid, text, text, integer, jsonb),
+  public.backfill_prune(uuid)
+from public, anon, authenticated, service_role;
+
+-- Read under row level security.
+grant select on
+  public.backfill_settings,
+  public.backfill_targets,
+  public.backfill_runs,
+  public.backfill_transitions,
+  public.backfill_events,
+  public.backfill_approvals,
+  public.backfill_run_progress,
+  public.backfill_run_failures
+to authenticated, service_role;
+
+-- Not the fence's hash: nobody but the gate needs it.
+grant select (run_id, ordinal, source, session_id, session_at, components, category, phase, batch, state, attempts,
+  crowded_out, unknown_outcomes, not_before, started_at, settled_at, failed_step, error_code, error_message, filled,
+  worker, claim_id, lease_kind, lease_until) on public.backfill_items to authenticated, service_role;
+
+-- What a decision says; its trigger decides whether it counts.
+grant insert (run_id, digest, decision, approver, note) on public.backfill_approvals to authenticated, service_role;
+
+-- Not the row before: nobody but undo needs it.
+grant select (receipt_id, run_id, ordinal, session_id, component, kind, operation, table_name, row_key, before_hash,
+  after_hash, attempt, is_inferred, at, undone_at) on public.backfill_receipts to authenticated, service_role;
+
+grant select on backfill_private.faults to service_role;
+
+-- Doors of users with a backfill role and of the service: the function asks which role it is.
+grant execute on function
+  public.backfill_check(),
+  public.backfill_open(jsonb, text, uuid),
+  public.backfill_collect(uuid),
+  public.backfill_seal(uuid, numeric),
+  public.backfill_plan_sessions(uuid, integer, integer),
+  public.backfill_freshness(uuid),
+  public.backfill_find_runs(text),
+  public.backfill_approve(uuid, text, text, text),
+  public.backfill_reject(uuid, text, text),
+  public.backfill_pause(uuid, text),
+  public.backfill_resume(uuid),
+  public.backfill_cancel(uuid, text),
+  public.backfill_verify_part(uuid, jsonb, integer),
+  public.backfill_written(uuid, integer, integer)
+to authenticated, service_role;
+
+-- Doors of the service alone.
+grant execute on function
+  public.backfill_coverage(text, text),
+  public.backfill_rehearsal(uuid),
+  public.backfill_rehearse(uuid, text, text),
+  public.backfill_start(uuid, text),
+  public.backfill_retry(uuid),
+  public.backfill_claim(uuid, uuid, text),
+  public.backfill_claim_apart(uuid, uuid, text),
+  public.backfill_bulk(uuid, text, integer, integer, text),
+  public.backfill_renew(uuid, uuid),
+  public.backfill_settle(uuid, uuid, jsonb),
+  public.backfill_preview_undo(uuid, text[], text, text, integer, bigint),
+  public.backfill_confirm_undo(uuid, text, text, integer, jsonb),
+  public.backfill_prune(uuid)
+to service_role;
+
+-- What the doors of users, their policies and their views call.
+grant execute on function
+  backfill_private.batch_spacing_s(jsonb),
+  backfill_private.check_project(),
+  backfill_private.clock(),
+  backfill_private.collect_window(uuid),
+  backfill_private.freshness(uuid),
+  backfill_private.halt(text, uuid, text),
+  backfill_private.lease_holders(uuid),
+  backfill_private.may(text),
+  backfill_private.open_run(jsonb, text, uuid),
+  backfill_private.resume(uuid),
+  backfill_private.seal(uuid, numeric),
+  backfill_private.verify_part(uuid, jsonb, integer)
+to authenticated, service_role;
+
+-- What the doors of the service call.
+grant execute on function
+  backfill_private.bulk_begin(uuid, integer),
+  backfill_private.bulk_keep(uuid, uuid, jsonb, text[], text),
+  backfill_private.bulk_one(uuid, jsonb, jsonb, text),
+  backfill_private.bulk_outcome(text),
+  backfill_private.bulk_settle(uuid, uuid, text, integer[], jsonb, timestamptz),
+  backfill_private.bulk_some(uuid, jsonb, jsonb, text),
+  backfill_private.claim(uuid, uuid, text),
+  backfill_private.claim_apart(uuid, uuid, text),
+  backfill_private.confirm_undo(uuid, text, text, integer, jsonb),
+  backfill_private.coverage_of(text, text),
+  backfill_private.fault(text),
+  backfill_private.keep_rehearsal(uuid, text, jsonb),
+  backfill_private.kept_message(text, text),
+  backfill_private.parameter(text, text),
+  backfill_private.preview_undo(uuid, text[], text, text, integer, bigint),
+  backfill_private.prune(uuid),
+  backfill_private.rehearsal_lease(uuid, text),
+  backfill_private.rehearsal_sample(uuid),
+  backfill_private.rehearse_pass(jsonb, text),
+  backfill_private.renew(uuid, uuid),
+  backfill_private.retry(uuid),
+  backfill_private.seen_first(uuid, jsonb),
+  backfill_private.seen_second(uuid),
+  backfill_private.seen_undone(uuid),
+  backfill_private.settle(uuid, uuid, jsonb),
+  backfill_private.start(uuid, text)
+to service_role;
+
+-- No verb empties a table of ours at once.
+create trigger backfill_runs_no_truncate before truncate on public.backfill_runs
+  for each statement execute function backfill_private.guard_truncate();
+create trigger backfill_items_no_truncate before truncate on public.backfill_items
+  for each statement execute function backfill_private.guard_truncate();
+create trigger backfill_events_no_truncate before truncate on public.backfill_events
+  for each statement execute function backfill_private.guard_truncate();
+create trigger backfill_approvals_no_truncate before truncate on public.backfill_approvals
+  for each statement execute function backfill_private.guard_truncate();
+create trigger backfill_receipts_no_truncate before truncate on public.backfill_receipts
+  for each statement execute function backfill_private.guard_truncate();

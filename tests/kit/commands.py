@@ -1,0 +1,60 @@
+"""Run the command line in this process, as a shell would see it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from backfill.cli import app as cli
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command left: its exit code and its two streams."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """stdout as JSON."""
+        return json.loads(self.out)
+
+
+class Shell:
+    """A shell with an environment of its own."""
+
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        environment: dict[str, str],
+    ) -> None:
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+        self.environment = environment
+
+    def __call__(self, *words: str, **environment: str) -> Ran:
+        """Run `backfill WORDS`; further variables by name, '' unsets one."""
+        with self._monkeypatch.context() as patch:
+            for name in ("SUPABASE_URL", "SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY"):
+                patch.delenv(name, raising=False)
+            for name, value in {**self.environment, **environment}.items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "argv", ["backfill", *words])
+            self._capsys.readouterr()
+            code = self._run()
+        streams = self._capsys.readouterr()
+        return Ran(code, streams.out, streams.err)
+
+    def _run(self) -> int:
+        try:
+            cli.main()
+        except SystemExit as ended:
+            return int(ended.code or 0)
+        return 0

@@ -1,0 +1,278 @@
+"""Databases to test in: copies of a template, each used again once its rows are put back.
+
+A new copy and a PostgREST for it cost a third of a second, the rows of a used one some hundredths.
+A test finds either just as the template is: a copy whose catalog a test changed, that somebody is
+still busy in, or that was used often is dropped, and the next test gets a new one.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+from psycopg import sql
+
+from backfill.local.servers import PostgresServer, RestServer
+
+# The dead rows that uses leave behind would make the later ones slow.
+MOST_USES = 50
+IDLE_WITHIN_S = 2.0
+LOOK_S = 0.01
+
+# What ANALYZE and autovacuum write by themselves, and what only mirrors other catalogs.
+NOT_COMPARED = ("pg_statistic", "pg_statistic_ext_data", "pg_depend", "pg_shdepend")
+# Of the catalogs that all databases share, what is said of this one alone.
+SHARED = {
+    "pg_database": "datname = current_database()",
+    "pg_db_role_setting": "setdatabase in (0, (select oid from pg_database"
+    " where datname = current_database()))",
+}
+# A session's first temporary table makes its schema, which then stays.
+TEMPORARY = {"pg_namespace": "nspname !~ '^pg_(toast_)?temp_'"}
+
+TABLES = """
+select c.oid::regclass::text as name, c.relnamespace = 'pg_catalog'::regnamespace as is_catalog
+from pg_class as c
+where c.relkind = 'r'
+  and c.relpersistence <> 't'
+  and not c.relisshared
+  and c.relnamespace <> 'information_schema'::regnamespace
+  and c.relname <> all(%s)
+"""
+COLUMNS = """
+select attname
+from pg_attribute
+where attrelid = %s::regclass and attnum > 0 and not attisdropped and attgenerated = ''
+order by attnum
+"""
+SEQUENCES = "select oid::regclass::text from pg_class where relkind = 'S'"
+# Whoever a test left connected goes. PostgREST's own sessions stay, and are to come to rest.
+BUSY = """
+select count(case when usename = 'authenticator' then 1 else pg_terminate_backend(pid)::int end)
+from pg_stat_activity
+where datname = current_database()
+  and pid <> pg_backend_pid()
+  and backend_type = 'client backend'
+  and (usename <> 'authenticator' or state <> 'idle')
+"""
+
+Admin = psycopg.Connection[Any]
+
+
+class Spoilt(Exception):
+    """This copy cannot be made as the template is by putting rows back."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A moment of a database. xid: its transaction. counts: rows by table, of the catalog too."""
+
+    xid: str
+    counts: dict[str, int]
+
+
+@dataclass
+class Copy:
+    """A database of one test's own, for as long as the test has it.
+
+    keeper: a superuser's session that stays while the copy lasts. counting: what it asks about the
+    tables of the template. fresh: when the copy was as the template is.
+    """
+
+    server: PostgresServer
+    name: str
+    keeper: Admin = field(repr=False)
+    counting: str = field(repr=False)
+    fresh: Mark = field(repr=False)
+    jwt_secret: str = field(default_factory=lambda: secrets.token_urlsafe(48), repr=False)
+    rest: RestServer | None = None
+    uses: int = 0
+
+    @classmethod
+    def of(cls, server: PostgresServer, template: str) -> Copy:
+        """A new one."""
+        name = f"{template}_{uuid4().hex}"
+        copy_database(server, name, template)
+        keeper = psycopg.connect(server.superuser_dsn(name), autocommit=True)
+        counting = _counting([table for table, _ in _tables(keeper)])
+        return cls(server, name, keeper, counting, _marked(keeper, counting))
+
+    def served(self) -> RestServer:
+        """The PostgREST in front of it, started when it is first wanted."""
+        if self.rest is None:
+            self.rest = RestServer.start(self.server.authenticator_dsn(self.name), self.jwt_secret)
+        return self.rest
+
+    def connected(self, dsn: Callable[[str], str]) -> Admin:
+        """A connection of whoever logs in with this of the server's."""
+        return psycopg.connect(dsn(self.name), autocommit=True)
+
+    def marked(self) -> Mark:
+        """This moment."""
+        return _marked(self.keeper, self.counting)
+
+    def changed(self, since: Mark) -> set[str]:
+        """The tables with other rows than then, the catalog's too. An update leaves a newer row.
+
+        A table that is new shows as a change of the catalog.
+        """
+        counted = self.keeper.execute(self.counting.encode(), (since.xid,), prepare=True)
+        return {name for name, rows, newer in counted if newer or rows != since.counts[name]}
+
+    def drop(self) -> None:
+        """It and its PostgREST are gone."""
+        self.keeper.close()
+        if self.rest is not None:
+            self.rest.stop()
+        self.server.drop_database(self.name)
+
+
+def copy_database(server: PostgresServer, name: str, template: str) -> None:
+    """Copy a template's files, which is several times as fast here as to log every page."""
+    create = sql.SQL("create database {} owner postgres template {} strategy file_copy")
+    with psycopg.connect(server.superuser_dsn(), autocommit=True) as admin:
+        admin.execute(create.format(sql.Identifier(name), sql.Identifier(template)))
+
+
+@dataclass(frozen=True)
+class Content:
+    """What the tables of a template hold."""
+
+    rows: dict[str, bytes]
+    sequences: list[tuple[str, int, bool]]
+
+    @classmethod
+    def read(cls, admin: Admin) -> Content:
+        """As an unused copy has it."""
+        tables = [name for name, is_catalog in _tables(admin) if not is_catalog]
+        return cls({name: _read(admin, name) for name in tables}, _sequences(admin))
+
+
+class Copies:
+    """The copies of one template."""
+
+    def __init__(self, server: PostgresServer, template: str) -> None:
+        self._server = server
+        self._name = template
+        self._content: Content | None = None
+        self._free: list[Copy] = []
+
+    @contextmanager
+    def lent(self) -> Iterator[Copy]:
+        """A database as the template is."""
+        copy = self._free.pop() if self._free else self._new()
+        try:
+            yield copy
+        finally:
+            self._take_back(copy)
+
+    def close(self) -> None:
+        """Every copy is gone."""
+        while self._free:
+            self._free.pop().drop()
+
+    def _new(self) -> Copy:
+        copy = Copy.of(self._server, self._name)
+        self._content = self._content or Content.read(copy.keeper)
+        return copy
+
+    def _take_back(self, copy: Copy) -> None:
+        assert self._content is not None
+        copy.uses += 1
+        try:
+            _restore(copy, self._content)
+        except (Spoilt, psycopg.Error):
+            copy.drop()
+        else:
+            self._free.append(copy)
+
+
+def _restore(copy: Copy, content: Content) -> None:
+    """Make a used copy as the template is. Raises Spoilt, psycopg.Error: that cannot be."""
+    admin = copy.keeper
+    _wait_until_idle(admin)
+    changed = copy.changed(copy.fresh)
+    if copy.uses == MOST_USES or not changed <= content.rows.keys():
+        raise Spoilt
+    with admin.transaction():
+        admin.execute("set local session_replication_role = replica; set local lock_timeout = '2s'")
+        for table in changed:
+            _write(admin, table, content.rows[table])
+        for sequence in content.sequences:
+            admin.execute("select setval(%s, %s, %s)", sequence)
+        # Its rows are counted already: they are as many as they were.
+        copy.fresh = Mark(_current_xid(admin), copy.fresh.counts)
+
+
+def _current_xid(admin: Admin) -> str:
+    return str(_value(admin, "select pg_current_xact_id()::xid::text"))
+
+
+def _marked(admin: Admin, counting: str) -> Mark:
+    xid = _current_xid(admin)
+    counted = admin.execute(counting.encode(), (xid,), prepare=True)
+    return Mark(xid, {name: rows for name, rows, _ in counted})
+
+
+def _tables(admin: Admin) -> list[tuple[str, bool]]:
+    """Every table, and whether it is one of the catalog's."""
+    return admin.execute(TABLES, (list(NOT_COMPARED),)).fetchall()
+
+
+def _counting(tables: list[str]) -> str:
+    """The query by table: its rows, and how many of them are newer than a transaction."""
+    conditions = {**dict.fromkeys(tables, "true"), **TEMPORARY, **SHARED}
+    counts = [
+        f"select '{name}', count(*), count(*) filter (where age(xmin) < (select age from since))"
+        f" from {name} where {condition}"
+        for name, condition in conditions.items()
+    ]
+    since = "with since as materialized (select age(%s::xid) as age) "
+    return since + " union all ".join(counts)
+
+
+def _wait_until_idle(admin: Admin) -> None:
+    deadline = time.monotonic() + IDLE_WITHIN_S
+    while _value(admin, BUSY):
+        if time.monotonic() > deadline:
+            raise Spoilt
+        time.sleep(LOOK_S)
+
+
+def _copied_columns(admin: Admin, table: str) -> str:
+    names = [row[0] for row in admin.execute(COLUMNS, (table,)).fetchall()]
+    return ", ".join(f'"{name}"' for name in names)
+
+
+def _read(admin: Admin, table: str) -> bytes:
+    command = f"copy {table} ({_copied_columns(admin, table)}) to stdout (format binary)"
+    with admin.cursor() as cursor, cursor.copy(command.encode()) as copied:
+        return b"".join(bytes(block) for block in copied)
+
+
+def _write(admin: Admin, table: str, rows: bytes) -> None:
+    admin.execute(f"delete from {table}".encode())
+    command = f"copy {table} ({_copied_columns(admin, table)}) from stdin (format binary)"
+    with admin.cursor() as cursor, cursor.copy(command.encode()) as copied:
+        copied.write(rows)
+
+
+def _sequences(admin: Admin) -> list[tuple[str, int, bool]]:
+    found = []
+    for (name,) in admin.execute(SEQUENCES).fetchall():
+        row = admin.execute(f"select last_value, is_called from {name}".encode()).fetchone()
+        assert row is not None
+        found.append((name, *row))
+    return found
+
+
+def _value(admin: Admin, query: str) -> Any:
+    row = admin.execute(query.encode()).fetchone()
+    assert row is not None
+    return row[0]

@@ -1,0 +1,121 @@
+"""Somebody who holds a key and does not use our client: plain HTTP to PostgREST, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import httpx
+
+import backfill
+from tests.conftest import Project
+from tests.kit.seed import SEED
+
+UNHURRIED: dict[str, Any] = {**SEED, "priority": [], "throttle_per_minute": None}
+SCORE = {"version": "v1.2", "fc_kind": "functions", "scores_json": {}, "blocks_answered": 6}
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A leased session, as a claim hands it out."""
+
+    run_id: str
+    claim_id: str
+    ordinal: int
+    session_id: str
+    fence: str
+    steps: list[dict[str, Any]]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What every scoring call of this attempt carries."""
+        return {"x-backfill-run": self.run_id, "x-backfill-fence": self.fence}
+
+
+class Outsider:
+    """One role's way into the API."""
+
+    def __init__(self, project: Project, token: str | None = None) -> None:
+        """token: the service key unless given."""
+        # Nothing stays open between two requests, so nothing is left to close.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        self._http = httpx.Client(base_url=project.rest_url, timeout=30, limits=limits)
+        self._token = token or project.keys.service_role
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        headers: Mapping[str, str] | list[tuple[str, str]] | None = None,
+    ) -> httpx.Response:
+        """One request, whatever becomes of it. body: JSON, or a text that is sent as it is."""
+        given = list(headers.items()) if isinstance(headers, Mapping) else headers or []
+        own = [("Authorization", f"Bearer {self._token}")]
+        if isinstance(body, str):
+            return self._http.request(method, path, content=body, headers=[*own, *given])
+        return self._http.request(method, path, json=body, headers=[*own, *given])
+
+    def rpc(self, function: str, headers: Mapping[str, str] | None = None, **arguments: Any) -> Any:
+        """A function's answer; an error's {code, message, …} where it refuses."""
+        answer = self.send("POST", f"/rpc/{function}", arguments, headers)
+        return answer.json() if answer.content else None
+
+    def claim(self, run_id: str, claim_id: str | None = None) -> list[Attempt]:
+        """The attempts of a batch."""
+        asked = claim_id or str(uuid4())
+        granted = self.rpc(
+            "backfill_claim", p_run_id=run_id, p_claim_id=asked, p_worker="outsider"
+        )["granted"]
+        return [
+            Attempt(run_id, asked, g["ordinal"], g["session_id"], g["fence"], g["steps"])
+            for g in granted
+        ]
+
+    def score(self, attempt: Attempt, step: int = 0) -> Any:
+        """One scoring call of an attempt; the answer or the error."""
+        call = attempt.steps[step]
+        return self.rpc(call["function"], attempt.headers, **call["arguments"])
+
+    def settle(self, *attempts: Attempt, outcome: str = "answered", **told: Any) -> dict[str, Any]:
+        """Tell the database how attempts of one claim went."""
+        outcomes = [
+            {
+                "ordinal": a.ordinal,
+                "outcome": outcome,
+                "answered": [s["component"] for s in a.steps] if outcome == "answered" else [],
+                **told,
+            }
+            for a in attempts
+        ]
+        answer: dict[str, Any] = self.rpc(
+            "backfill_settle",
+            p_run_id=attempts[0].run_id,
+            p_claim_id=attempts[0].claim_id,
+            p_outcomes=outcomes,
+        )
+        return answer
+
+    def write(
+        self, session_id: str, headers: Mapping[str, str] | list[tuple[str, str]] | None = None
+    ) -> httpx.Response:
+        """Insert a row of scores by hand."""
+        return self.send("POST", "/fc_scores", {"session_id": session_id, **SCORE}, headers)
+
+
+def code_of(answer: httpx.Response) -> str:
+    """The SQLSTATE or PGRST code of a refusal; the HTTP status of anything else."""
+    body = answer.json() if answer.content else {}
+    is_error = isinstance(body, dict) and "code" in body
+    return str(body["code"]) if is_error else str(answer.status_code)
+
+
+def running(project: Project, bf: backfill.Backfill, **request: Any) -> str:
+    """A run that is approved and started, without throttle or canary; its id."""
+    plan = bf.plan(**{**UNHURRIED, **request})
+    project.approve(plan)
+    started = Outsider(project).rpc("backfill_start", p_run_id=plan.run_id, p_worker="outsider")
+    assert started["state"] == "running"
+    return plan.run_id
