@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 
@@ -122,32 +123,38 @@ HELD = "it may hold contents"
 
 
 @pytest.mark.parametrize(
-    ("given", "code", "message"),
+    ("read", "given", "code", "message"),
     [
-        (fault_of_api("P0001", "no words", 400), "P0001", "no words"),
-        (fault_of_api("P0001", "m" * 600, 400), "P0001", "m" * 500),
-        (fault_of_api("P0001", None, 400), "P0001", "no message"),
-        (fault_of_api("P0001", "", 400), "P0001", "no message"),
-        (fault_of_api(None, None, 502), "502", "no message"),
-        (fault_of_api(None, None, None), "no code", "no message"),
-        (fault_of_api("c" * 30, "m", 400), "c" * 20, "m"),
-        (fault_of_api("P0001", "a\0b\ud800", 400), "P0001", "a\N{REPLACEMENT CHARACTER}b?"),
-        (fault_of_api("P\x001", "m", 400), "P\N{REPLACEMENT CHARACTER}1", "m"),
-        (fault_of_api("42501", "permission denied for t", 403), "42501", "permission denied for t"),
-        (fault_of_api("22222x", "m", 400), "22222x", "m"),
-        (fault_of_edge(None, "said", 400), "400", "said"),
-        (fault_of_edge(None, None, 400), "400", "HTTP 400"),
-        (fault_of_edge("", "", 400), "400", "HTTP 400"),
-        (fault_of_edge(7, 8, 400), "400", "HTTP 400"),
-        (fault_of_edge("c" * 30, "m\0", 400), "c" * 20, "m\N{REPLACEMENT CHARACTER}"),
-        (fault_of_edge("c\0", "m", 400), "c\N{REPLACEMENT CHARACTER}", "m"),
-        (fault_of_transport("n" * 600), "transport", "n" * 500),
+        (fault_of_api, ("P0001", "no words", 400), "P0001", "no words"),
+        (fault_of_api, ("P0001", "m" * 600, 400), "P0001", "m" * 500),
+        (fault_of_api, ("P0001", None, 400), "P0001", "no message"),
+        (fault_of_api, ("P0001", "", 400), "P0001", "no message"),
+        (fault_of_api, (None, None, 502), "502", "no message"),
+        (fault_of_api, (None, None, None), "no code", "no message"),
+        (fault_of_api, ("c" * 30, "m", 400), "c" * 20, "m"),
+        (fault_of_api, ("P0001", "a\0b\ud800", 400), "P0001", "a\N{REPLACEMENT CHARACTER}b?"),
+        (fault_of_api, ("P\x001", "m", 400), "P\N{REPLACEMENT CHARACTER}1", "m"),
+        (
+            fault_of_api,
+            ("42501", "permission denied for t", 403),
+            "42501",
+            "permission denied for t",
+        ),
+        (fault_of_api, ("22222x", "m", 400), "22222x", "m"),
+        (fault_of_edge, (None, "said", 400), "400", "said"),
+        (fault_of_edge, (None, None, 400), "400", "HTTP 400"),
+        (fault_of_edge, ("", "", 400), "400", "HTTP 400"),
+        (fault_of_edge, (7, 8, 400), "400", "HTTP 400"),
+        (fault_of_edge, ("c" * 30, "m\0", 400), "c" * 20, "m\N{REPLACEMENT CHARACTER}"),
+        (fault_of_edge, ("c\0", "m", 400), "c\N{REPLACEMENT CHARACTER}", "m"),
+        (fault_of_transport, ("n" * 600,), "transport", "n" * 500),
     ],
 )
 def test_a_fault_has_its_code_and_a_message_cut_short(
-    given: Fault, code: str, message: str
+    read: Callable[..., Fault], given: tuple[Any, ...], code: str, message: str
 ) -> None:
-    assert (given.code, given.message) == (code, message)
+    fault = read(*given)
+    assert (fault.code, fault.message) == (code, message)
 
 
 def test_a_message_that_may_hold_contents_is_withheld() -> None:
@@ -176,6 +183,13 @@ def test_what_the_api_asks_to_wait_is_waited_if_it_is_not_too_long(
     assert (found, type(found)) == (again, type(again))
 
 
+def busy_for(seconds: float) -> OutcomeUnknown:
+    """What an API says that asks to wait so long."""
+    busy = OutcomeUnknown("busy")
+    busy.retry_after_s = seconds
+    return busy
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     ("raised", "is_hopeless", "gives_up", "tries"),
@@ -186,6 +200,8 @@ def test_what_the_api_asks_to_wait_is_waited_if_it_is_not_too_long(
         ([OutcomeUnknown("lost")], False, True, 1),
         ([UnknownRun("no")], False, False, 1),
         ([OutcomeUnknown("lost"), UnknownRun("no")], False, False, 2),
+        ([OutcomeUnknown("lost")] * 11, False, False, 12),
+        ([busy_for(6.0)], False, False, 1),
     ],
 )
 async def test_a_call_is_made_again_while_no_answer_comes(
@@ -209,6 +225,23 @@ async def test_a_call_is_made_again_while_no_answer_comes(
     assert len(seen) == tries
     assert [error for error, _ in waits] == list(raised[: tries - 1])
     assert all(0 < wait_s <= 0.01 for _, wait_s in waits)
+
+
+@pytest.mark.anyio
+async def test_patience_ends() -> None:
+    """With the newest of what was raised."""
+    tried: list[OutcomeUnknown] = []
+
+    async def ask() -> None:
+        tried.append(OutcomeUnknown(f"lost {len(tried)}"))
+        raise tried[-1]
+
+    began = time.monotonic()
+    with pytest.raises(OutcomeUnknown) as ended:
+        await patience.ask_patiently(ask, Patience(0.2, 0.02), lambda: False)
+    assert ended.value is tried[-1]
+    assert len(tried) > 1
+    assert time.monotonic() - began < 10
 
 
 @pytest.fixture
@@ -283,6 +316,20 @@ def test_how_far_an_undo_is(answer: dict[str, Any], told: tuple[int, int]) -> No
 )
 def test_the_scope_of_an_undo_holds_what_was_given(asked: Any, scope: dict[str, Any]) -> None:
     assert undo.undo_scope(*asked) == scope
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ((4, None, None), "sessions is a list of ids, not of the int '4'"),
+        ((None, 4, None), "since is a date, not the int '4'"),
+        ((None, None, 4), "until is a date, not the int '4'"),
+    ],
+)
+def test_a_scope_that_cannot_be_meant_is_refused(asked: Any, sentence: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        undoing.undo_scope(*asked)
+    assert refused.value.message == sentence
 
 
 # -- how the command line ends
@@ -528,8 +575,9 @@ def test_a_bucket_gives_back_each_row() -> None:
     for place in (0, 1, CHUNK_SESSIONS - 1, CHUNK_SESSIONS, len(IDS), -1, -len(rows)):
         assert bucket[place] == rows[place]
     for place in (len(rows), -len(rows) - 1):
-        with pytest.raises(IndexError):
+        with pytest.raises(IndexError) as beyond:
             bucket[place]
+        assert beyond.value.args == (place,)
     assert (packed([]), len(Bucket({})), list(Bucket({}))) == ([], 0, [])
 
 
@@ -634,6 +682,7 @@ def plan(*given: dict[str, Any], **fields: Any) -> Plan:
         (63, "week", None, 1),
         (434, "week", None, 1),
         (435, "month", None, 1),
+        (440, "month", None, 1),
     ],
 )
 def test_a_bar_is_a_day_a_week_or_a_month(
@@ -651,6 +700,17 @@ def test_a_bar_is_a_day_a_week_or_a_month(
     assert bars == sorted(set(bars))
     assert series["profile"] == [first] + [0] * (len(bars) - 1)
     assert days == 1 or series["b"] == [0] * (len(bars) - 1) + [1]
+
+
+def test_a_day_is_one_of_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In whatever zone this machine is, and the database's answer."""
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    late = datetime(2025, 8, 1, 23, 30, tzinfo=timezone(timedelta(hours=-2)))
+    found = page_figures.candidates_by_day(plan({"session_at": late}))
+    monkeypatch.undo()
+    time.tzset()
+    assert found == ("day", ["2025-08-02"], {"profile": [1]})
 
 
 def test_the_window_holds_the_starts_of_the_last_minute() -> None:

@@ -1,0 +1,169 @@
+"""Mutants of the rules in Python, by mutmut: tests/test_rules.py must notice nine of ten.
+
+Each that it does not notice is named below, with the reason. mutmut works in a copy of the
+checkout: it writes the mutants into the modules. It leaves properties and tables alone.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from backfill import request
+from backfill.api import faults, retries
+from backfill.cli import exit_codes, progress
+from backfill.render.page import charts, figures
+from backfill.results import coverage, verification
+from backfill.run import bulk, undo
+
+ROOT = Path(__file__).parent.parent.parent
+TESTS = "tests/test_rules.py"
+LEAST_KILLED = 0.9
+# Modules that decide and do nothing else, and the functions that decide in others.
+RULES: tuple[ModuleType | Callable[..., Any], ...] = (
+    verification,
+    coverage,
+    exit_codes,
+    faults,
+    figures,
+    bulk.next_sessions,
+    charts.label_every,
+    charts.on_axis_of_time,
+    charts.steps,
+    retries.ask_patiently,
+    retries.asked_wait,
+    progress.rate_per_minute,
+    progress.settled_states,
+    progress.time_left,
+    request._aware,
+    request._parsed,
+    request.as_text,
+    request.checked_ids,
+    request.checked_number,
+    undo._how_far,
+    undo.next_piece,
+    undo.undo_scope,
+)
+_ZIPPED = "as long as each other: the one is made from the other, or they were compared before"
+_UNREACHABLE = "the message of what never happens"
+_DAYS = "(s.category, _first_of(unit, day)) for s, day in zip(plan.sessions, days, "
+_ROWS = "and all(mine == theirs for mine, theirs in zip(self, other, "
+_NEXT = 'within_the_next = timedelta(days={"day": 1, "week": '
+# Mutants that nothing can notice, or nobody needs to: the function, what it became, and why.
+SURVIVORS = {
+    ("Bucket.__eq__", f"{_ROWS}strict=None))"): _ZIPPED,
+    ("Bucket.__eq__", f"{_ROWS}strict=False))"): _ZIPPED,
+    ("Bucket.__eq__", f"{_ROWS}))"): _ZIPPED,
+    ("_bars", f'{_NEXT}8, "month": 31}}[unit])'): "its Monday is taken, a day later too",
+    ("_bars", f'{_NEXT}7, "month": 32}}[unit])'): "its first day is taken, a day later too",
+    ("_first_of", "return day.replace(day=2)"): "a month's bar shows its month alone",
+    ("_parsed", 'moment = datetime.fromisoformat(text if TIMESTAMP.match(text) else "XXXX")'): (
+        "no date either"
+    ),
+    ("ask_patiently", "raise AssertionError(None)"): _UNREACHABLE,
+    ("ask_patiently", 'raise AssertionError("THE RETRY LOOP RETURNS OR RAISES")'): _UNREACHABLE,
+    ("ask_patiently", 'raise AssertionError("XXthe retry loop returns or raisesXX")'): _UNREACHABLE,
+    ("candidates_by_day", f"{_DAYS}strict=None)"): _ZIPPED,
+    ("candidates_by_day", f"{_DAYS}strict=False)"): _ZIPPED,
+    ("candidates_by_day", f"{_DAYS})"): _ZIPPED,
+    ("on_axis_of_time", 'return f"{value:,.0f}" if value > FINE_BELOW else f"{value:.2g}"'): (
+        "10 has two digits either way"
+    ),
+}
+SURVIVED, UNTESTED = 0, 33  # what mutmut keeps as the end of a mutant's tests
+
+
+def main() -> int:
+    """Mutate, and print what survived. Returns the exit code."""
+    with tempfile.TemporaryDirectory(prefix="backfill-mutants-") as folder:
+        copy = Path(folder) / "checkout"
+        _copy(copy)
+        ran = subprocess.run(
+            [sys.executable, "-m", "mutmut", "run", *map(_pattern, RULES)],
+            cwd=copy,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        ends = _ends(copy)
+        if ran.returncode or not ends:
+            print(ran.stdout[-5_000:])
+            return 1
+        survived = {_shown(copy, name) for name, end in ends.items() if end in (SURVIVED, UNTESTED)}
+    return _told(len(ends), survived)
+
+
+def _copy(copy: Path) -> None:
+    """What the tests of the rules need of the checkout, with mutmut's settings."""
+    for name in ("backfill", "tests", "supabase", "sql"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, copy)
+    mutated = {_module(rule).replace(".", "/") + ".py" for rule in RULES}
+    lines = ["[mutmut]", "source_paths=backfill", f"pytest_add_cli_args_test_selection={TESTS}"]
+    lines += ["pytest_add_cli_args=", "    -n0", "    -pno:cacheprovider"]
+    lines += ["also_copy=", "    supabase", "    sql", "    README.md"]
+    lines += ["only_mutate=", *(f"    {path}" for path in sorted(mutated))]
+    (copy / "setup.cfg").write_text("\n".join(lines) + "\n")
+
+
+def _module(rule: ModuleType | Callable[..., Any]) -> str:
+    return rule.__name__ if isinstance(rule, ModuleType) else rule.__module__
+
+
+def _pattern(rule: ModuleType | Callable[..., Any]) -> str:
+    """What mutmut calls the mutants of a module, or of a function."""
+    own = "*" if isinstance(rule, ModuleType) else f"x_{rule.__name__}__mutmut_*"
+    return f"{_module(rule)}.{own}"
+
+
+def _ends(copy: Path) -> dict[str, int]:
+    """How the tests of each mutant that was run ended."""
+    kept = (json.loads(f.read_text()) for f in (copy / "mutants").rglob("*.py.meta"))
+    return {
+        name: end
+        for ends in kept
+        for name, end in ends["exit_code_by_key"].items()
+        if end is not None
+    }
+
+
+def _shown(copy: Path, mutant: str) -> tuple[str, str]:
+    """The function of a mutant, and its lines that are no longer what they were."""
+    said = subprocess.run(
+        [sys.executable, "-m", "mutmut", "show", mutant],
+        cwd=copy,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    added = [line[1:].strip() for line in said if line.startswith("+") and line[:3] != "+++"]
+    function = mutant.rpartition("__mutmut_")[0].rpartition(".")[2].removeprefix("x")
+    return function.removeprefix("_").replace("ǁ", ".").removeprefix("."), " ".join(added)
+
+
+def _told(total: int, survived: set[tuple[str, str]]) -> int:
+    print(f"python: {total - len(survived)} of {total} mutants killed")
+    for line in _lines(survived):
+        print(line)
+    is_enough = total - len(survived) >= LEAST_KILLED * total
+    return 0 if is_enough and survived <= SURVIVORS.keys() else 1
+
+
+def _lines(survived: set[tuple[str, str]]) -> Iterator[str]:
+    for name, line in sorted(survived):
+        yield f"  {name}: {line}\n    {SURVIVORS.get((name, line), 'NOT EXPLAINED')}"
+    for name, line in sorted(SURVIVORS.keys() - survived):
+        yield f"  no longer survives: {name}: {line}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
