@@ -21,30 +21,6 @@ STATES = {
     "released": "pending",
     "stop": "pending",
 }
-# Which row tells: the longest of those that a code begins with, of its own kind alone.
-TELLS = {
-    "P0001": "",
-    "XY123": "",
-    "57014": "",
-    "08006": "08",
-    "53300": "53",
-    "57P01": "57P",
-    "42601": "42",
-    "42501": "42501",
-    "42P01": "42P01",
-    "42P02": "42",
-    "OB011": "OB011",
-    "OB013": "",
-    "PGRST202": "PGRST202",
-    "PGRST116": None,
-    "PGRST2020": None,
-    "302": "3",
-    "404": None,
-    "530": "530",
-    "53": None,
-    "transport": None,
-    "": None,
-}
 
 
 @pytest.fixture
@@ -90,12 +66,6 @@ def test_direct_and_bulk_differ_for_the_reason_that_the_row_gives(rows: list[Row
         assert "Inside the database the subtransaction was rolled back" in row["why"]
     assert {row["of"] for row in rows if row["bulk"] is not None} == {"sqlstate"}
     assert all(row["bulk"] for row in rows if row["of"] == "sqlstate")
-
-
-def test_the_longest_match_tells(project_db: Db) -> None:
-    """And none of another kind: an HTTP status 530 is no PostgreSQL class 53."""
-    query = "select (backfill_private.fault(%s)).class"
-    assert {code: value(project_db, query, code) for code in TELLS} == TELLS
 
 
 def test_the_client_takes_each_row_at_its_word(rows: list[Row]) -> None:

@@ -5218,7 +5218,8 @@ declare
   v_settled jsonb;
   v_is_alive boolean;
 begin
-  select array_agg(l.ordinal) into v_ordinals from (
+  -- Never null: to effects() that would be every item of the run.
+  select coalesce(array_agg(l.ordinal), '{}') into v_ordinals from (
     select i.ordinal from public.backfill_items as i
     join jsonb_to_recordset(p_outcomes) as o (ordinal integer) using (ordinal)
     where i.run_id = p_run_id and i.state = 'leased'

@@ -50,6 +50,24 @@ SURVIVORS = (
         "the login of the cases is a member of both; tests/test_rules_sql.py has another one",
     ),
     Survivor(
+        "decide_outcomes",
+        "when s.step_is_done then 'released'",
+        "when s.step_is_done then 'slow'",
+        "the rule of one item makes the same of released, slow and stop",
+    ),
+    Survivor(
+        "decide_outcomes",
+        "when s.step_is_done then 'released'",
+        "when s.step_is_done then 'stop'",
+        "the rule of one item makes the same of released, slow and stop",
+    ),
+    Survivor(
+        "decide_outcomes",
+        "i.unknown_outcomes + 1 else 0 end",
+        "i.unknown_outcomes + 1 else 1 end",
+        "only the eighth fails a session",
+    ),
+    Survivor(
         "fault", "limit 1", "limit 2", "the function returns one row, and takes the first of two"
     ),
     Survivor(
@@ -59,6 +77,12 @@ SURVIVORS = (
         "there is one caller, and one row of rights for each verb",
     ),
     Survivor("note_trouble", "limit 1;", "limit 2;", "select into takes the first row of two"),
+    Survivor(
+        "pending_phase",
+        "'pending' order by i.ordinal limit 1",
+        "'pending' order by i.ordinal limit 2",
+        "the function returns one row, and takes the first of two",
+    ),
     Survivor(
         "standing",
         "r.ordinal > $2 and r.ordinal <= $3",

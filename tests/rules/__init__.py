@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.rules import canary, requests, settling, trouble, verification
+from tests.rules import batches, canary, leases, requests, settling, trouble, verification
 from tests.rules.case import Case, Db, Rule, answer, holds
 from tests.rules.world import prepare
 
@@ -10,7 +10,9 @@ __all__ = ["RULES", "Case", "Db", "Rule", "answer", "holds", "prepare"]
 
 RULES = (
     *settling.RULES,
+    *batches.RULES,
     *trouble.RULES,
+    *leases.RULES,
     *canary.RULES,
     *requests.RULES,
     *verification.RULES,

@@ -1,0 +1,276 @@
+"""Which sessions come next, at what pace, and whether in bulk."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.rules.case import Case, Refusal, Rule
+from tests.rules.trouble import started
+from tests.rules.world import NOW, OTHER_RUN, REQUEST, RUN, item, run_has, stand_in
+
+LATER, EARLIER = "2025-11-02T12:00:01Z", "2025-11-02T11:59:59Z"
+
+
+def phase(name: str, wanted: str | None, *given: str) -> Case:
+    return Case(name, f"select backfill_private.pending_phase('{RUN}')", (), wanted, given)
+
+
+FIRST = item(1, phase="priority", not_before=LATER)
+PENDING_PHASE = Rule(
+    "the phase of the next batch",
+    ("pending_phase",),
+    (
+        phase("nothing is left", None, item(1, state="done"), item(2, run=OTHER_RUN)),
+        phase("the canary", "priority", item(1, phase="priority"), item(2)),
+        phase("the canary, whatever it waits for", "priority", FIRST, item(2)),
+        phase("the canary is done", "recent", item(1, phase="priority", state="done"), item(2)),
+        phase(
+            "a session that backs off holds nobody up",
+            "historical",
+            item(1, not_before=LATER),
+            item(2, phase="historical"),
+        ),
+        phase(
+            "all back off",
+            "recent",
+            item(1, not_before=LATER),
+            item(2, phase="historical", not_before=LATER),
+        ),
+        phase(
+            "the wait is over",
+            "recent",
+            item(1, not_before=NOW),
+            item(2, phase="historical"),
+        ),
+        phase(
+            "the first of those that wait",
+            "recent",
+            item(3, phase="historical"),
+            item(2),
+            item(1, state="leased", phase="priority"),
+        ),
+        phase(
+            "and the first of those that are ready",
+            "recent",
+            item(4, phase="historical"),
+            item(3),
+            item(2, phase="historical", not_before=LATER),
+            item(1, run=OTHER_RUN, phase="priority"),
+        ),
+    ),
+)
+
+
+def following(name: str, wanted: list[int] | None, *given: str, most: int = 9) -> Case:
+    query = f"select backfill_private.next_items('{RUN}', 'recent', %s)"
+    return Case(name, query, (most,), wanted, given)
+
+
+NEXT_ITEMS = Rule(
+    "the next sessions",
+    ("next_items",),
+    (
+        following("nothing is left", None, item(1, state="done"), item(2, run=OTHER_RUN)),
+        following("in the order of the plan", [1, 2, 3], item(3), item(1), item(2)),
+        following("so many at most", [1, 2], item(3), item(1), item(2), most=2),
+        following("of one phase", [2], item(1, phase="priority"), item(2)),
+        following(
+            "none that backs off", [2, 3],
+            item(1, not_before=LATER), item(2), item(3, not_before=NOW),
+        ),
+        following(
+            "none that another run holds",
+            [2, 3],
+            item(1),
+            item(2),
+            item(3),
+            item(1, run=OTHER_RUN, state="leased"),
+            item(2, run=OTHER_RUN, state="pending"),
+            item(3, run=OTHER_RUN, source="prism", state="leased"),
+        ),
+    ),
+)  # fmt: skip
+
+
+STAGING = "update public.backfill_settings set environment = 'STAGING'"
+NAMELESS = "update public.backfill_settings set environment = null"
+
+
+def bulk(name: str, wanted: bool, settings: str = NAMELESS, **columns: Any) -> Case:
+    """A case of a run to which nothing speaks against bulk but what is said here."""
+    well: dict[str, object] = {
+        "request": {**REQUEST, "mode": "bulk"},
+        "approved_until": LATER,
+        "canary": "passed",
+        "fingerprint": {"a": 1},
+    }
+    given = (
+        settings,
+        stand_in("definitions(p_target text)", "jsonb", """select '{"a": 1}'::jsonb"""),
+        "alter table public.backfill_runs disable trigger backfill_runs_guard",
+        run_has(**{**well, **columns}),
+    )
+    query = (
+        "select backfill_private.may_bulk(r) is true from public.backfill_runs as r"
+        f" where r.run_id = '{RUN}'"
+    )
+    return Case(name, query, (), wanted, given)
+
+
+def canary_of(name: str, wanted: bool, *items: str, said: str | None = None) -> Case:
+    case = bulk(name, wanted, canary=said)
+    return Case(name, case.query, (), wanted, (*case.given, *items))
+
+
+MAY_BULK = Rule(
+    "whether sessions are scored in bulk now",
+    ("may_bulk", "is_elsewhere"),
+    (
+        bulk("nothing speaks against it", True),
+        bulk("the run is held", False, state="paused"),
+        bulk("call by call was approved", False, request={**REQUEST, "mode": "direct"}),
+        bulk("the approval runs out now", False, approved_until=NOW),
+        bulk("the run backs off", False, back_off_until=LATER),
+        bulk("the run has backed off", True, back_off_until=NOW),
+        bulk("a function was replaced", False, fingerprint={"a": 2}),
+        bulk("somebody resumed after a failed canary", True, canary="overridden"),
+        bulk("the canary failed", True, canary="failed"),
+        canary_of("no look at the canary yet", False, item(1, phase="priority")),
+        *(
+            canary_of(f"the canary is {said}", can, item(1, phase="priority"), said=said)
+            for said, can in (("passed", True), ("overridden", True), ("failed", False))
+        ),
+        canary_of("there is no canary", True, item(1), item(2, phase="priority")),
+        canary_of("another run has one", True, item(1, run=OTHER_RUN, phase="priority")),
+        bulk("planned for another project", False, STAGING, environment="production"),
+        bulk("planned for no project by name", False, STAGING),
+        bulk("planned for this one", True, STAGING, environment="Staging"),
+        bulk("this project has no name", True, environment="production"),
+    ),
+)
+
+
+def pace(throttle: int | None, batch: int, wanted: float) -> Case:
+    request = json.dumps({"throttle_per_minute": throttle, "batch_size": batch})
+    query = "select backfill_private.batch_spacing_s(%s)::float"
+    return Case(f"{batch} of {throttle}", query, (request,), wanted)
+
+
+SPACING = Rule(
+    "how far batches keep from each other",
+    ("batch_spacing_s",),
+    (
+        pace(20, 5, 15),
+        pace(60, 1, 1),
+        pace(7, 7, 60),
+        pace(7, 3, 30),
+        pace(7, 1, 8.571429),
+        pace(None, 5, 0),
+    ),
+)
+
+COUNTED = f"""
+select jsonb_build_array(
+  (select jsonb_agg(jsonb_build_array(
+     extract(epoch from backfill_private.clock() - s.started_at), s.sessions) order by s.started_at)
+   from backfill_private.starts as s where s.run_id = '{RUN}'),
+  extract(epoch from r.next_batch_at - backfill_private.clock()))
+from public.backfill_runs as r where r.run_id = '{RUN}'
+"""
+COUNT = (
+    "select backfill_private.count_starts(r, 4) from public.backfill_runs as r"
+    f" where r.run_id = '{RUN}'"
+)
+COUNT_STARTS = Rule(
+    "starts are counted",
+    ("count_starts",),
+    (
+        Case("the first", COUNTED, (), [[[0, 4]], 15], (COUNT,)),
+        Case("at the same moment", COUNTED, (), [[[0, 8]], 15], (COUNT, COUNT)),
+        Case(
+            "those of ten minutes are kept",
+            COUNTED,
+            (),
+            [[[600, 1], [0, 4]], 15],
+            (started(600, 1), started(601, 1), COUNT),
+        ),
+        Case(
+            "another run's are kept",
+            f"select count(*) from backfill_private.starts where run_id = '{OTHER_RUN}'",
+            (),
+            1,
+            (started(700, 1, OTHER_RUN), COUNT),
+        ),
+        Case(
+            "another run waits for nothing",
+            f"select next_batch_at from public.backfill_runs where run_id = '{OTHER_RUN}'",
+            (),
+            None,
+            (COUNT,),
+        ),
+    ),
+)
+
+
+def share(name: str, wanted: int, *given: str, but: str | None = None) -> Case:
+    return Case(name, "select backfill_private.share_taken(%s)", (but,), wanted, given)
+
+
+NO_BOUND = "update public.backfill_settings set max_throttle_per_minute = null"
+MOST = "update public.backfill_settings set max_throttle_per_minute = 30"
+SHARE_TAKEN = Rule(
+    "what running runs take of the throttle",
+    ("share_taken",),
+    (
+        share("both", 27),
+        share("but for one", 7, but=RUN),
+        share("none runs", 0, run_has(state="paused"), run_has(OTHER_RUN, state="paused")),
+        share("one without a throttle takes all", 37, MOST, run_has(request={})),
+        share("if there is no bound", 7, NO_BOUND, run_has(request={})),
+    ),
+)
+
+
+def refused(name: str, throttle: int | None, batch: int, message: str, hint: str) -> Case:
+    query = "select backfill_private.check_pace(%s, %s)::text"
+    return Case(name, query, (throttle, batch), Refusal("OB013", message, hint), (MOST,))
+
+
+def allowed(name: str, throttle: int | None, batch: int, *given: str) -> Case:
+    query = "select backfill_private.check_pace(%s, %s)::text"
+    return Case(name, query, (throttle, batch), "", given)
+
+
+CHECK_PACE = Rule(
+    "which pace a project allows",
+    ("check_pace",),
+    (
+        allowed("at the bound", 30, 30, MOST),
+        allowed("below it", 20, 5, MOST),
+        allowed("no bound, no throttle", None, 500, NO_BOUND),
+        refused(
+            "above the bound",
+            31,
+            5,
+            "throttle_per_minute 31 is above the 30 that this project allows",
+            "backfill plan … --throttle 30",
+        ),
+        refused(
+            "no throttle",
+            None,
+            5,
+            "a throttle of none is not allowed here, at most 30 a minute",
+            "backfill plan … --throttle 30",
+        ),
+        refused(
+            "a batch that could never start",
+            20,
+            21,
+            "batch_size 21 is above throttle_per_minute 20: no batch could ever start",
+            "backfill plan … --batch-size 20",
+        ),
+    ),
+)
+
+RULES = (PENDING_PHASE, NEXT_ITEMS, MAY_BULK, SPACING, COUNT_STARTS, SHARE_TAKEN, CHECK_PACE)
