@@ -8,8 +8,8 @@ import re
 from sqlglot import TokenType, exp
 from sqlglot.dialects.postgres import Postgres
 
+from backfill.declaring_values import Table
 from backfill.models import Json
-from backfill.toml_parts import Table
 
 WIDTH = 120
 PLAIN = re.compile(r"[a-z_][a-z0-9_]*")

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from psycopg.rows import tuple_row
 from sqlglot.dialects.postgres import Postgres
 
-from backfill.declaring import PRISM, Declaration, Filter, declared
+from backfill.declaring import PRISM, Declaration, declared
+from backfill.declaring_values import Filter, Table
 from backfill.errors import BadRequest
 from backfill.generating import index_sql, target_sql
 from backfill.generating_check import as_meant
 from backfill.sql_pieces import KEYWORDS, NO_NAMES, WIDTH, json_text, literal, name_of
 from backfill.stack_servers import PostgresServer
-from backfill.toml_parts import Table
 from tests.test_declared_names import AWKWARD, COLUMNS, LETTERS
 
 DOCUMENTS = Path(__file__).parent.parent / "supabase" / "examples" / "documents" / "documents.toml"
@@ -126,11 +126,14 @@ def named(words: list[str]) -> Declaration:
     ]
     return replace(
         made,
-        table=Table(next(word), next(word)),
-        key=next(word),
-        date=next(word),
-        filters=(Filter(next(word), ("a", "b\nc")), Filter(next(word), is_null=False)),
-        index=next(word),
+        source=replace(
+            made.source,
+            table=Table(next(word), next(word)),
+            key=next(word),
+            date=next(word),
+            index=next(word),
+            where=(Filter(next(word), ("a", "b\nc")), Filter(next(word), is_null=False)),
+        ),
         components=tuple(components),
     )
 
