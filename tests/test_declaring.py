@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -14,17 +16,31 @@ from typing import Any
 
 import psycopg
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
 import backfill
 from backfill.local import sample
-from backfill.targets import install
-from backfill.targets.declaration import PRISM, Declaration, declared, parse
+from backfill.targets import install as installing
+from backfill.targets.declaration import (
+    FILE,
+    KEYS,
+    PRISM,
+    Declaration,
+    Views,
+    declared,
+    parse,
+    read,
+)
+from backfill.targets.declaration_faults import faults
 from backfill.targets.views import index_sql, target_sql
 from tests.kit.commands import Shell
 from tests.kit.verbs import planned
 
 Db = psycopg.Connection[Any]
 TEXT = (files("backfill.targets") / "prism.toml").read_text()
+NEEDS = TEXT[TEXT.index("needs = [") : TEXT.index("]", TEXT.index("needs = [")) + 1]
 
 
 def changed(old: str, new: str) -> str:
@@ -43,6 +59,18 @@ FORMS = {
     "a key too many": ('target = "prism"', 'target = "prism"\nowner = "me"', "the declaration has no owner"),
     "a name that is none": ('target = "prism"', 'target = "Prism 2"', "target is small letters"),
     "no table": ('table = "public.profiles"', 'table = "public.profiles; drop"', "table is schema.table"),
+    "an open quote": ('table = "public.profiles"', "table = \"public.'profiles\"", "table is schema.table, as SQL writes it, not public.'profiles"),
+    "no component": (TEXT[TEXT.index("[[component]]") :], "", "the declaration: component is a list of tables"),
+    "a component that is none": (TEXT[TEXT.index("[[component]]") :], "[component]", "the declaration: component is a list of tables"),
+    "a component of another name": ('[[component]]\nname = "p', '[[components]]\nname = "p', "the declaration has no components; the nearest is component"),
+    "a source that is none": (TEXT[TEXT.index("[source]"):TEXT.index("# What")], "source = 1", "the declaration: source is a table of its own"),
+    "needs of another form": (NEEDS, "needs = [1]", "source: needs is a list of tables"),
+    "a need without a name": ('name = "responses", ', "", "source, needs 1 needs name"),
+    "a component without a name": ('name = "profile"', "", "the declaration, component 2 needs name"),
+    "no key": ('key = ["session_id"]', "", "component profile needs key"),
+    "an empty key": ('key = ["session_id"]', "key = []", "component profile: key is a list of columns"),
+    "an argument of nothing": ('version = "fc_version"', "version = 1", "component fc_scores: arguments.version is the name of a parameter"),
+    "a version of edge over rpc": ("after = [", 'function_version = "1"\nafter = [', "component profile has no function_version"),
     "a database's name too": ('table = "public.profiles"', 'table = "a.public.profiles"', "table is schema.table"),
     "a version that is a number": ('version = "v1.2"', "version = 1.2", "version is a text"),
     "a flag that is none": ("any_version_counts = true", 'any_version_counts = "yes"', "any_version_counts is true or false"),
@@ -51,6 +79,11 @@ FORMS = {
     "a range without end": (
         "[0, 100]",
         "[0, inf]",
+        r"score_ranges.scores_json is .lowest, highest.",
+    ),
+    "a range beyond all numbers": (
+        "[0, 100]",
+        f"[0, 1{'0' * 400}]",
         r"score_ranges.scores_json is .lowest, highest.",
     ),
     "a range of truths": ("[0, 100]", "[false, true]", r"score_ranges.scores_json is .lowest, highest."),
@@ -77,6 +110,57 @@ def test_a_declaration_of_another_form_is_refused(case: str) -> None:
         parse(changed(old, new))
     assert refused.value.next_step
     assert "\n" not in refused.value.message
+
+
+ANYTHING = st.recursive(
+    st.booleans() | st.integers(-2, 2) | st.floats() | st.sampled_from(["", "x", "a.b", "edge", "'"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+    max_leaves=4,
+)  # fmt: skip
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Each table or list within, with each of its keys."""
+    for key, inner in (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    ):  # fmt: skip
+        yield value, key
+        yield from places(inner)
+
+
+def refusal(file: Mapping[str, Any]) -> backfill.BadRequest | None:
+    """What is said of a file, None if it is a declaration."""
+    try:
+        read(file)
+    except backfill.BadRequest as refused:
+        return refused
+    return None
+
+
+@given(data=st.data())
+def test_whatever_stands_in_a_file_a_sentence_says_what_is_wrong(data: st.DataObject) -> None:
+    """Anything in the place of anything: a declaration, or one sentence, and none of pydantic's."""
+    file = tomllib.loads(TEXT)
+    holder, key = data.draw(st.sampled_from(list(places(file))))
+    holder[key] = data.draw(ANYTHING)
+    refused = refusal(file)
+    assert refused is None or refused.next_step
+    assert refused is None or not re.search("\n|pydantic|Value error", refused.message)
+
+
+def test_every_fault_of_a_file_can_be_told() -> None:
+    """In the order of the classes, though the first alone is raised."""
+    file = {"target": 1, "source": {"key": "id"}, "component": [{"name": "a"}], "views": [], "x": 1}
+    with pytest.raises(ValidationError) as found:
+        FILE.validate_python(file)
+    told = [fault.message for fault in faults(found.value, file, KEYS)]
+    assert told[:3] == [
+        "the declaration: target is a text",
+        "source needs table",
+        "source needs date",
+    ]
+    assert "component a needs table" in told
+    assert told[-1] == "the declaration has no x; the nearest is views"
 
 
 def test_names_are_taken_as_sql_takes_them() -> None:
@@ -147,9 +231,7 @@ def _declared_rows(db: Db) -> list[Any]:
 
 def test_a_table_has_one_component(project_db: Db) -> None:
     """Its receipt names it, so a second target cannot have it too."""
-    other = replace(
-        declared(PRISM), target="other", candidates_view="backfill_o", coverage_view="backfill_p"
-    )
+    other = replace(declared(PRISM), target="other", views=Views("backfill_o", "backfill_p"))
     with pytest.raises(psycopg.Error, match="holds the rows of fc_scores of target prism already"):
         project_db.execute(target_sql(other).encode())
 
@@ -265,7 +347,7 @@ def folder(tmp_path: Path) -> Path:
 def installed(path: Path, *targets: Declaration) -> list[str]:
     """Install; the names of our files there, without their timestamps."""
     now = datetime(2026, 11, 24, tzinfo=UTC)
-    install.carry_out(install.plan_install(path, now, targets))
+    installing.carry_out(installing.plan_install(path, now, targets))
     return [f.name[15:] for f in sorted((path / "migrations").iterdir())]
 
 

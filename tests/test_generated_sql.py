@@ -19,10 +19,10 @@ from sqlglot.dialects.postgres import Postgres
 
 from backfill.errors import BadRequest
 from backfill.local.servers import PostgresServer
-from backfill.targets.declaration import PRISM, Declaration, Filter, declared
+from backfill.targets.declaration import PRISM, Declaration, declared
+from backfill.targets.declaration_values import Filter, Table
 from backfill.targets.sql import KEYWORDS, NO_NAMES, WIDTH, json_text, literal, name_of
 from backfill.targets.sql_check import as_meant
-from backfill.targets.toml_parts import Table
 from backfill.targets.views import index_sql, target_sql
 from tests.test_declared_names import AWKWARD, COLUMNS, LETTERS
 
@@ -126,11 +126,14 @@ def named(words: list[str]) -> Declaration:
     ]
     return replace(
         made,
-        table=Table(next(word), next(word)),
-        key=next(word),
-        date=next(word),
-        filters=(Filter(next(word), ("a", "b\nc")), Filter(next(word), is_null=False)),
-        index=next(word),
+        source=replace(
+            made.source,
+            table=Table(next(word), next(word)),
+            key=next(word),
+            date=next(word),
+            index=next(word),
+            where=(Filter(next(word), ("a", "b\nc")), Filter(next(word), is_null=False)),
+        ),
         components=tuple(components),
     )
 

@@ -238,7 +238,7 @@ async def test_patience_ends() -> None:
 
     began = time.monotonic()
     with pytest.raises(OutcomeUnknown) as ended:
-        await patience.ask_patiently(ask, Patience(0.2, 0.02), lambda: False)
+        await retries.ask_patiently(ask, Patience(0.2, 0.02), lambda: False)
     assert ended.value is tried[-1]
     assert len(tried) > 1
     assert time.monotonic() - began < 10
@@ -328,7 +328,7 @@ def test_the_scope_of_an_undo_holds_what_was_given(asked: Any, scope: dict[str, 
 )
 def test_a_scope_that_cannot_be_meant_is_refused(asked: Any, sentence: str) -> None:
     with pytest.raises(BadRequest) as refused:
-        undoing.undo_scope(*asked)
+        undo.undo_scope(*asked)
     assert refused.value.message == sentence
 
 
@@ -707,7 +707,7 @@ def test_a_day_is_one_of_utc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
     late = datetime(2025, 8, 1, 23, 30, tzinfo=timezone(timedelta(hours=-2)))
-    found = page_figures.candidates_by_day(plan({"session_at": late}))
+    found = figures.candidates_by_day(plan({"session_at": late}))
     monkeypatch.undo()
     time.tzset()
     assert found == ("day", ["2025-08-02"], {"profile": [1]})

@@ -9,7 +9,7 @@ from sqlglot import TokenType, exp
 from sqlglot.dialects.postgres import Postgres
 
 from backfill.results.run import Json
-from backfill.targets.toml_parts import Table
+from backfill.targets.declaration_values import Table
 
 WIDTH = 120
 PLAIN = re.compile(r"[a-z_][a-z0-9_]*")

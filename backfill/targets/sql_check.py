@@ -59,14 +59,14 @@ def _names_in(tree: exp.Expr) -> Iterator[str]:
 
 def _names(declared: Declaration) -> Iterator[str]:
     """Every name that a declaration brings into its SQL."""
-    tables = [declared.table, *(c.table for c in declared.components)]
-    needs = [need for _, need in declared.all_needs]
+    tables = [declared.source.table, *(c.table for c in declared.components)]
+    needs = [need for _, need in declared.needs]
     for table in (*tables, *(need.table for need in needs)):
         yield from (table.schema, table.name)
-    yield from (declared.key, declared.date, declared.index, every(declared))
-    yield from (f.column for f in declared.filters)
+    yield from (declared.source.key, declared.source.date, declared.source.index, every(declared))
+    yield from (f.column for f in declared.source.where)
     yield from (need.column for need in needs)
     yield from (f"{declared.target}_standing", f"{declared.target}_gaps")
-    yield from (declared.candidates_view, declared.coverage_view)
+    yield from (declared.views.candidates, declared.views.coverage)
     for place, c in enumerate(declared.components, 1):
         yield from (f"c{place}", c.view, c.session, c.version_column, *c.matches, flag(c), too(c))

@@ -20,7 +20,8 @@ from backfill.targets.comments import (
     missing_comments,
     too,
 )
-from backfill.targets.declaration import Component, Declaration, Filter, Need
+from backfill.targets.declaration import Component, Declaration, Need
+from backfill.targets.declaration_values import Filter
 from backfill.targets.sql import WIDTH, fitted, json_text, literal, name_of, table_of
 from backfill.targets.sql_check import as_meant
 
@@ -66,10 +67,10 @@ def index_sql(declared: Declaration) -> str:
     """The index of detection, by itself: it is built beside writers. Raises BadRequest."""
     script = templates.INDEX.format(
         target=declared.target,
-        index=name_of(declared.index),
-        source=table_of(declared.table),
-        date=name_of(declared.date),
-        where=_where([_filter(f) for f in declared.filters]),
+        index=name_of(declared.source.index),
+        source=table_of(declared.source.table),
+        date=name_of(declared.source.date),
+        where=_where([_filter(f) for f in declared.source.where]),
     )
     return as_meant(declared, script, {"create index": 1})
 
@@ -84,9 +85,9 @@ def _view_names(declared: Declaration) -> list[tuple[str, str]]:
     return [
         (PRIVATE, f"{declared.target}_standing"),
         (PRIVATE, f"{declared.target}_gaps"),
-        ("public", declared.candidates_view),
+        ("public", declared.views.candidates),
         *(("public", c.view) for c in declared.components),
-        ("public", declared.coverage_view),
+        ("public", declared.views.coverage),
     ]
 
 
@@ -100,13 +101,13 @@ def _detection(declared: Declaration) -> dict[str, str]:
     lacks = _lacks(declared)
     joins = [_join(declared, c, f"c{n}") for n, c in enumerate(declared.components, 1)]
     return {
-        "key": name_of("s", declared.key),
-        "date": name_of("s", declared.date),
+        "key": name_of("s", declared.source.key),
+        "date": name_of("s", declared.source.date),
         "lacks": ",\n  ".join(f"{lacks[c.name]} as {flag(c)}" for c in declared.components),
         "excluded": _excluded(declared, lacks),
-        "source": table_of(declared.table),
+        "source": table_of(declared.source.table),
         "joins": "\n".join(joins),
-        "where": _where([_filter(f, "s") for f in declared.filters]),
+        "where": _where([_filter(f, "s") for f in declared.source.where]),
         "lacking_first": ",\n    ".join(names),
         "lacking_last": ",\n    ".join(reversed(names)),
         "flags": ",\n  ".join(flags),
@@ -173,7 +174,7 @@ def _join(declared: Declaration, component: Component, alias: str) -> str:
     rows, wanted = table_of(component.table), _wanted(declared, component, alias)
     if component.any_version_counts and component.version_column in component.key:
         rows, wanted = _folded_rows(declared, component), []
-    joined = f"{name_of(alias, component.session)} = {name_of('s', declared.key)}"
+    joined = f"{name_of(alias, component.session)} = {name_of('s', declared.source.key)}"
     return templates.JOIN.format(
         rows=rows, alias=alias, conditions="\n  and ".join([joined, *wanted])
     )
@@ -212,7 +213,7 @@ def _excluded(declared: Declaration, lacks: Mapping[str, str]) -> str:
     """Null if nothing is missing or all is there that scoring reads, else the reason."""
     reasons = [
         _reason(declared, need, f"{lacks[component]}\n      and " if component else "")
-        for component, need in declared.all_needs
+        for component, need in declared.needs
     ]
     if not reasons:
         return "null::text"
@@ -225,8 +226,8 @@ def _reason(declared: Declaration, need: Need, lacks_it: str) -> str:
         lacks_it=lacks_it,
         table=table_of(need.table),
         column=name_of("n", need.column),
-        key=name_of("s", declared.key),
-        least=_parameter(declared, need.parameter),
+        key=name_of("s", declared.source.key),
+        least=_parameter(declared, need.at_least),
         sentence=literal(f"%s {need.name.replace('%', '%%')}, at least %s needed"),
     )
 

@@ -1,0 +1,174 @@
+"""What is wrong with a declaration: a sentence per fault, with the place where it stands."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from backfill.errors import BadRequest
+from backfill.results.run import Json
+
+if TYPE_CHECKING:
+    from backfill.targets.declaration import Component, Declaration
+
+Place = tuple[str | int, ...]
+EDGE_FUNCTION = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
+CORRECT = "correct the declaration"
+# Tables with a name of their own in a sentence. Others are told by the key within what holds them.
+SINGLE = ("source", "views", "where", "parameters")
+# What pydantic finds of shapes. Values are told by the sentence of what checked them.
+SHAPES = {
+    "dataclass_type": "is a table of its own",
+    "dict_type": "is a table of its own",
+    "tuple_type": "is a list of tables",
+    "too_short": "is a list of tables",
+}
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """In words, what may have been meant."""
+    found = difflib.get_close_matches(name, list(known), 1, 0.0)
+    return f"; the nearest is {found[0]}" if found else ""
+
+
+# Each by itself ---------------------------------------------------------------------------------
+
+
+def faults(
+    error: ValidationError, given: Json, keys: Mapping[str, Sequence[str]]
+) -> Iterator[BadRequest]:
+    """Each fault that pydantic found, in the order of the classes.
+
+    given: the file. keys: of each kind of table, "" for the file itself.
+    """
+    found = error.errors()
+    names = _names({one["loc"] for one in found}, given)
+    for one in found:
+        yield _fault(one["type"], one["loc"], one.get("ctx", {}), names, keys)
+
+
+def _names(places: Collection[Place], given: Json) -> dict[Place, str]:
+    """The place of a component -> its name, if there is no fault in that."""
+    return {
+        place[:2]: given["component"][place[1]]["name"]
+        for place in places
+        if place[0] == "component" and len(place) > 2 and (*place[:2], "name") not in places
+    }
+
+
+def _fault(
+    kind: str,
+    place: Place,
+    context: Mapping[str, Any],
+    names: Mapping[Place, str],
+    keys: Mapping[str, Sequence[str]],
+) -> BadRequest:
+    if isinstance(place[-1], int):
+        kind, place = "tuple_type", place[:-1]
+    if place[-1] == "[key]":
+        what, advice = context["error"].args
+        return BadRequest(f"{place[-2]} {what}", advice)
+    table, called, key = _told(place, names)
+    if kind == "missing":
+        return BadRequest(f"{called} needs {key}", f"{key} = …")
+    if kind == "unexpected_keyword_argument":
+        return BadRequest(f"{called} has no {key}{nearest(key, sorted(keys[table]))}", CORRECT)
+    return BadRequest(
+        f"{called}: {key} {context.get('error') or SHAPES.get(kind, 'has another form')}", CORRECT
+    )
+
+
+def _told(place: Place, names: Mapping[Place, str]) -> tuple[str, str, str]:
+    """The kind of table that a value stands in, what this one is called, and the value's key."""
+    table, called, key = "", "the declaration", ""
+    for at, step in enumerate(place[:-1]):
+        if isinstance(step, int):
+            table = str(place[at - 1])
+            named = names.get(place[: at + 1])
+            called = f"component {named}" if named else f"{called}, {table} {step + 1}"
+        elif step in SINGLE:
+            table = called = step
+        elif not isinstance(place[at + 1], int):
+            key = f"{step}."
+    return table, called, f"{key}{place[-1]}"
+
+
+# One against another ----------------------------------------------------------------------------
+
+
+def contradictions(made: Declaration, taken: Collection[str]) -> Iterator[BadRequest]:
+    """What one part of a declaration says against another.
+
+    taken: what no parameter may be called.
+    """
+    names = [c.name for c in made.components]
+    versions = [c.version_parameter for c in made.components]
+    yield from _twice("component", names)
+    yield from _twice("table", [c.table.name for c in made.components])
+    yield from _twice("version_parameter", versions)
+    views = (made.views.candidates, made.views.coverage, *(c.view for c in made.components))
+    yield from _twice("view", views)
+    for version in versions:
+        if version in taken or version in made.parameters:
+            yield BadRequest(
+                f"{version} is a parameter already", "choose another version_parameter"
+            )
+    for _, need in made.needs:
+        if not isinstance(made.parameters.get(need.at_least), int):
+            yield BadRequest(
+                f"needs {need.name}: {need.at_least} is no number of [parameters]"
+                + nearest(need.at_least, made.parameters),
+                f"[parameters] {need.at_least} = 1",
+            )
+    known = [*made.parameters, *versions]
+    for place, component in enumerate(made.components):
+        yield from _of_component(component, known, names[:place])
+
+
+def _of_component(
+    component: Component, known: Sequence[str], earlier: Sequence[str]
+) -> Iterator[BadRequest]:
+    called = f"component {component.name}"
+    yield from _of_transport(component, called)
+    for parameter in (*component.matches.values(), *component.arguments.values()):
+        if parameter not in known and parameter != "session_id":
+            yield BadRequest(
+                f"{called}: there is no parameter {parameter}" + nearest(parameter, known),
+                "name it under [parameters]",
+            )
+    if "session_id" not in component.arguments.values():
+        yield BadRequest(
+            f"{called}: no argument takes the session_id", 'arguments = { … = "session_id" }'
+        )
+    for other in component.after:
+        if other not in earlier:
+            yield BadRequest(
+                f"{called} comes after {other}, which is none before it" + nearest(other, earlier),
+                "put the components into the order in which they are scored",
+            )
+
+
+def _of_transport(component: Component, called: str) -> Iterator[BadRequest]:
+    if component.transport == "edge":
+        if component.function_version is None:
+            yield BadRequest(f"{called} needs function_version", "function_version = …")
+        if not EDGE_FUNCTION.fullmatch(component.function):
+            yield BadRequest(
+                f"{called}: {component.function} is no name of an Edge Function",
+                "its folder's name",
+            )
+        return
+    if component.function_version is not None:
+        yield BadRequest(f"{called} has no function_version", 'leave it out, or transport = "edge"')
+    if component.receipts == "inferred":
+        yield BadRequest(f"{called}: receipts of rpc are exact", "leave receipts out")
+
+
+def _twice(what: str, names: Sequence[str]) -> Iterator[BadRequest]:
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            yield BadRequest(f"two components have the {what} {name}", "one for each")

@@ -1,0 +1,180 @@
+"""What a value of a declaration may be: types for pydantic, each with the words of its fault."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args
+
+import sqlglot
+from pydantic import AfterValidator, BeforeValidator, TypeAdapter
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+
+from backfill.results.run import Json
+
+NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
+VIEW = re.compile(r"backfill_[a-z0-9_]{1,50}")
+NAME_BYTES = 63  # what PostgreSQL keeps of a name
+# Of a request itself: no parameter of a target can have these names.
+TAKEN = frozenset(
+    {
+        "target", "since", "until", "recent_since", "since_at", "until_before", "environment",
+        "throttle_per_minute", "batch_size", "priority", "want", "parameters", "inferred",
+        "rehearse", "like", "mode", "session_id",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table's name, as the database has it."""
+
+    schema: str
+    name: str
+
+    def as_dict(self) -> dict[str, Json]:
+        """{schema, table}."""
+        return {"schema": self.schema, "table": self.name}
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """A column with the values that select a row, or whether it is null."""
+
+    column: str
+    values: tuple[str, ...] = ()
+    is_null: bool | None = None
+
+    def as_dict(self) -> dict[str, Json]:
+        """{column, values} or {column, is_null}."""
+        if self.is_null is not None:
+            return {"column": self.column, "is_null": self.is_null}
+        return {"column": self.column, "values": list(self.values)}
+
+
+def _is(so: Callable[[Any], object], what: str) -> Callable[[Any], Any]:
+    """A check of a value. what: the sentence after its key; {} is what stands there instead."""
+
+    def checked(value: Any) -> Any:
+        if not so(value):
+            raise ValueError(what.replace("{}", str(value)[:40]))
+        return value
+
+    return checked
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and "\0" not in value
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(v, str) and v and "\0" not in v for v in value
+    )
+
+
+def _is_short(name: str) -> bool:
+    return len(name.encode()) <= NAME_BYTES
+
+
+def _is_setting(value: object) -> bool:
+    is_number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return is_number or (isinstance(value, str) and bool(value))
+
+
+def _is_range(value: Any) -> bool:
+    is_pair = isinstance(value, list) and [type(b) in (int, float) for b in value] == [True] * 2
+    # Neither inf nor nan, nor a whole number that no float holds.
+    is_finite = is_pair and all(abs(b) <= sys.float_info.max for b in value)
+    return bool(is_finite and value[0] <= value[1])
+
+
+def is_one_of(kind: object) -> Callable[[Any], Any]:
+    """A check of a Literal's choices."""
+    choice = _is(lambda v: v in get_args(kind), f"is {' or '.join(get_args(kind))}, not {{}}")
+    return lambda value: choice(_text(value))
+
+
+_text = _is(_is_text, "is a text")
+_column = _is(_is_short, f"is longer than the {NAME_BYTES} bytes of a name: {{}}")
+
+
+def _free(name: str) -> str:
+    if not NAME.fullmatch(name) or name in TAKEN:
+        others = "none of a request's own: " + ", ".join(sorted(TAKEN))
+        raise ValueError(
+            "cannot be the name of a parameter", f"small letters, digits and _; {others}"
+        )
+    return name
+
+
+def _columns(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        raise ValueError("is a list of columns")
+    return tuple(_column(name) for name in names)
+
+
+def _table(value: object) -> object:
+    """A table as SQL writes it: schema.table, quoted where it must be; public unless said."""
+    text = str(_text(value))
+    try:
+        found = sqlglot.parse_one(text, into=exp.Table, dialect="postgres")
+    except SqlglotError:
+        found = None
+    is_table = isinstance(found, exp.Table) and isinstance(found.this, exp.Identifier)
+    if found is None or not is_table or found.catalog:
+        raise ValueError(f"is schema.table, as SQL writes it, not {text[:60]}")
+    schema = found.args.get("db")
+    return Table(_folded(schema) if schema else "public", _folded(found.this))
+
+
+def _folded(name: exp.Identifier) -> str:
+    """A name as PostgreSQL takes it: small letters unless it is quoted."""
+    return str(name.this) if name.args.get("quoted") else str(name.this).lower()
+
+
+def _condition(value: object) -> object:
+    """The values of a filter, and whether it asks for null."""
+    if isinstance(value, dict) and value.keys() == {"is"} and value["is"] in ("null", "not null"):
+        return (), value["is"] == "null"
+    values = value if isinstance(value, list) else [value]
+    if not values or not all(isinstance(v, str | bool | int) for v in values):
+        raise ValueError('is a value, a list of values, or { is = "null" }')
+    return tuple(str(v).lower() if isinstance(v, bool) else str(v) for v in values), None
+
+
+def _filters(value: object) -> object:
+    conditions = CONDITIONS.validate_python(value)
+    return tuple(Filter(column, *condition) for column, condition in conditions.items())
+
+
+Text = Annotated[str, BeforeValidator(_text)]
+Name = Annotated[
+    Text, AfterValidator(_is(NAME.fullmatch, "is small letters, digits and _, at most 31, not {}"))
+]
+ViewName = Annotated[
+    Text,
+    AfterValidator(_is(VIEW.fullmatch, "begins with backfill_, then small letters, digits and _")),
+]
+Column = Annotated[Text, AfterValidator(_column)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(_is(_are_texts, "is a list of texts"))]
+Columns = Annotated[Texts, AfterValidator(_columns)]
+Flag = Annotated[bool, BeforeValidator(_is(lambda v: isinstance(v, bool), "is true or false"))]
+Range = Annotated[
+    tuple[int | float, int | float], BeforeValidator(_is(_is_range, "is [lowest, highest]"))
+]
+Parameter = Annotated[
+    str, BeforeValidator(_is(lambda v: isinstance(v, str) and v, "is the name of a parameter"))
+]
+ParameterName = Annotated[str, AfterValidator(_free)]
+Setting = Annotated[
+    str | int, BeforeValidator(_is(_is_setting, "is a text, or a whole number from 0 on"))
+]
+CONDITIONS = TypeAdapter(
+    dict[str, Annotated[tuple[tuple[str, ...], bool | None], BeforeValidator(_condition)]]
+)
+TableName = Annotated[Table, BeforeValidator(_table)]
+Filters = Annotated[tuple[Filter, ...], BeforeValidator(_filters)]
