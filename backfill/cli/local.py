@@ -81,7 +81,7 @@ def demo(
     """Start a project, plan, halt, approve, apply, verify, undo a date range, stop."""
     if transport not in ("rpc", "edge"):
         raise BadRequest(f"a transport is rpc or edge, not {transport[:40]}", "backfill demo")
-    demonstration = _extra("demo")
+    demonstration = _extra("cli.demo")
     tell = _announce if as_json else demonstration.print_line
     shown = demonstration.demonstrate(
         throttle, over_edge=transport == "edge", tell=tell, announce=_announce
@@ -106,7 +106,7 @@ def start(
     """Start PostgreSQL, PostgREST and the gateway."""
     if functions is not None and not functions.is_dir():
         raise BadRequest(f"{functions} is no folder", "backfill local start --functions DIR")
-    running = _extra("stack").start(
+    running = _extra("local.stack").start(
         directory, sample=sample, functions=functions, announce=_announce
     )
     if as_json:
@@ -120,7 +120,7 @@ def start(
 @local.command(epilog="Example: backfill local stop")
 def stop(directory: Dir = DEFAULT_DIR, as_json: AsJson = False) -> None:
     """Stop it; the data stay for the next start."""
-    was_running = _extra("stack").stop(directory)
+    was_running = _extra("local.stack").stop(directory)
     if as_json:
         terminal.print_json({"stopped": was_running})
     else:
@@ -130,7 +130,7 @@ def stop(directory: Dir = DEFAULT_DIR, as_json: AsJson = False) -> None:
 @local.command(epilog="Example: backfill local env --json")
 def env(directory: Dir = DEFAULT_DIR, as_json: AsJson = False) -> None:
     """Print export lines for a shell."""
-    variables = _extra("stack").env(directory)
+    variables = _extra("local.stack").env(directory)
     if as_json:
         terminal.print_json(variables)
         return
