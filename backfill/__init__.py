@@ -2,7 +2,7 @@
 
 bf = backfill.connect()
 plan = bf.plan(since="2025-08-01")
-print(plan.markdown())          # the run halts here until somebody approves it
+print(plan.markdown())          # the run halts here until someone approves it
 bf.apply(plan.run_id)
 bf.verify(plan.run_id).verdict  # "pass" | "partial" | "fail"
 """
@@ -83,12 +83,12 @@ def connect(
 ) -> Backfill:
     """Connect to a project, for blocking code.
 
-    url, key: else SUPABASE_URL, and SUPABASE_SECRET_KEY or SUPABASE_SERVICE_ROLE_KEY. client:
-    a Supabase client whose url and key are taken; it is not changed or used. call_timeout_s: how
-    long a call may take, 70 s unless given, and 410 s one of an Edge Function; shorter than your
-    slowest scorer, and its outcome is looked up. on_event: hears every Event of this connection's
-    work, called from the thread that does it.
-    Raises BadKey, CannotConnect where these are not usable. Nothing is sent yet.
+    url, key: by default SUPABASE_URL, and SUPABASE_SECRET_KEY or SUPABASE_SERVICE_ROLE_KEY.
+    client: a Supabase client to take url and key from. It is neither used nor changed.
+    call_timeout_s: the longest a call may take, 70 s by default, 410 s for an Edge Function.
+    If your slowest scorer takes longer, its outcome is looked up.
+    on_event: hears every Event of this connection's work, called from the thread that does it.
+    Raises BadKey, CannotConnect if these are not usable. Nothing is sent yet.
     """
     address = _address(url, key, client)
     return Backfill(

@@ -1,4 +1,4 @@
-"""A file that is written beside its place, and is there whole or not at all."""
+"""A file written beside its place and then renamed, so that it is there whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from secrets import token_hex
 from typing import IO
 
 PRIVATE = 0o600
-AS_ANY = 0o666  # what the umask leaves of it
+AS_ANY = 0o666  # less the umask
 
 
 class Draft:
-    """Such a file in the making.
+    """A file that is being written.
 
-    Its methods raise OSError; discard() does not, and leaves a finished file alone.
+    Its methods raise OSError, except discard(), which leaves a finished file as it is.
     """
 
     def __init__(self, path: Path, mode: int = PRIVATE) -> None:
@@ -32,22 +32,22 @@ class Draft:
         return self._begun
 
     def write(self, text: str) -> None:
-        """Add a piece."""
+        """Append text."""
         _, file = self._opened()
         file.write(text.encode(errors="backslashreplace"))
 
     def finish(self) -> None:
-        """Put it in its place."""
+        """Move the file into its place."""
         beside, file = self._opened()
         file.close()
         os.replace(beside, self._path)
         self._begun = None
 
     def discard(self) -> None:
-        """Take away what is not finished."""
+        """Remove an unfinished file."""
         if self._begun is not None:
             beside, file = self._begun
-            with suppress(OSError):  # a full disk says so once more
+            with suppress(OSError):  # a full disk raises again
                 file.close()
             beside.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""The verbs for blocking code: the same core on an event loop of its own, in a thread."""
+"""The verbs for blocking code: the async core on its own event loop, in a thread."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ R = TypeVar("R")
 
 
 class Face(Generic[Core]):
-    """Something to await, and the portal into the event loop that runs it."""
+    """An async object, and the portal into the event loop that runs it."""
 
     _core: Core
     _portal: BlockingPortal
@@ -30,7 +30,7 @@ class Face(Generic[Core]):
 def waited_for(
     verb: Callable[Concatenate[Core, P], Coroutine[Any, Any, R]],
 ) -> Callable[Concatenate[Face[Core], P], R]:
-    """The verb, blocking: its signature, its types and its docstring stay."""
+    """The blocking form of a verb, with its signature, types and docstring."""
 
     @wraps(verb)
     def blocking(self: Face[Core], /, *args: P.args, **named: P.kwargs) -> R:
@@ -44,7 +44,7 @@ def waited_for(
 def undo_waited_for(
     verb: Callable[Concatenate[AsyncBackfill, P], Coroutine[Any, Any, AsyncUndo]],
 ) -> Callable[Concatenate[Face[AsyncBackfill], P], Undo]:
-    """A verb that previews an undo, blocking; the undo that it returns blocks too."""
+    """The blocking form of a verb that previews an undo. The undo that it returns blocks too."""
     preview = waited_for(verb)
 
     @wraps(verb)
@@ -58,13 +58,13 @@ def undo_waited_for(
 
 
 def _name(blocking: Callable[..., object]) -> None:
-    """In a traceback and in help() it is of this module, not the one that it waits for."""
+    """Let tracebacks and help() name this module, not that of the async verb."""
     blocking.__module__ = __name__
     blocking.__qualname__ = blocking.__qualname__.removeprefix("Async")
 
 
 class Undo(PreviewedUndo, Face[AsyncUndo]):
-    """A previewed undo; `confirm` carries out exactly what the preview showed."""
+    """A previewed undo. `confirm` carries out exactly what the preview showed."""
 
     def __init__(self, core: AsyncUndo, portal: BlockingPortal) -> None:
         super().__init__(core.effect)
@@ -75,7 +75,7 @@ class Undo(PreviewedUndo, Face[AsyncUndo]):
 
 
 class Backfill(Face[AsyncBackfill]):
-    """A project's backfills, blocking. Each verb is that of AsyncBackfill."""
+    """A project's backfills, for blocking code. Each verb is that of AsyncBackfill."""
 
     def __init__(self, make: Callable[[], AsyncBackfill]) -> None:
         """make: called once, inside the event loop that will serve it."""
@@ -129,7 +129,7 @@ class Backfill(Face[AsyncBackfill]):
 
 
 def _open_portal() -> BlockingPortal:
-    """A portal into an event loop in a daemon thread: a forgotten close() must not hang."""
+    """A portal into an event loop in a daemon thread, so that a forgotten close() never hangs."""
     opened: Future[BlockingPortal] = Future()
 
     async def serve() -> None:

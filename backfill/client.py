@@ -1,4 +1,4 @@
-"""The verbs, to await. `backfill.connect_async()` gives this; the blocking face runs it."""
+"""The async verbs. `backfill.connect_async()` returns them, and the blocking face runs them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from backfill.run.shards import spread
 from backfill.run.undo import AsyncUndo, confirm_undo, preview_undo, undo_scope
 from backfill.run.worker import Worker, own_name
 
-DEFAULT_CONCURRENCY = 4  # a quarter of a small project's pool is less; more only when told
+DEFAULT_CONCURRENCY = 4  # over a quarter of a small project's pool, so more only on request
 
 
 class AsyncBackfill:
@@ -69,11 +69,11 @@ class AsyncBackfill:
         await self._gateway.close()
 
     async def check(self) -> tuple[Check, ...]:
-        """Whether this project is ready, a line a thing, each with what to do."""
+        """Whether this project is ready: one Check per item, each with what to do."""
         return await check_project(self._gateway)
 
     async def missing(self, *, since: Day | None = None, target: str | None = None) -> Missing:
-        """What is missing, by UTC day. target: where several are installed."""
+        """What is missing per UTC day, from `since` on. target: needed if several are installed."""
         first = as_text("since", since)
         asked = {"p_target": target, "p_since": first[:10] if first else None}
         return missing_of(await self._gateway.call("backfill_coverage", asked, expect=dict))
@@ -102,21 +102,23 @@ class AsyncBackfill:
         rehearse: int | None = None,
         resume: str | None = None,
     ) -> Plan:
-        """Plan what is missing; the run then halts for approval.
+        """Plan what is missing. The run then halts for approval.
 
-        since, until: whole UTC days, both included, or moments, UTC where they have no offset.
-        throttle_per_minute: starts in any 60 s, 20 unless given, None for none. want: versions by
-        component. parameters: of the target, by name. inferred: the target's name, to accept that
-        receipts of an Edge Function that does not hand our headers on are inferred.
-        mode: direct, a call a step, or bulk, a call a batch, scored inside the database.
-        batch_size: sessions; 5 unless given, in bulk without a throttle 500, which is the most.
-        like: a run that fills in what is not given, and backfill_targets what is left.
-        rehearse: sessions, at most, that are scored twice and rolled back, 0 for none; 5 unless
-        given, and none where the environment is production.
-        resume: a run that is still in planning, since its client ended; it goes on where it stands,
-        as it was asked for, so nothing else is given.
-        The connection's on_event hears awaiting_approval; what it raises is raised when the plan
-        is sealed, with a note that names the run.
+        since, until: whole UTC days, both included, or moments, in UTC if they have no offset.
+        throttle_per_minute: starts in any 60 s, 20 by default, None for no limit.
+        want: versions by component. parameters: of the target, by name.
+        inferred: the target's name. Accepts inferred receipts, which an Edge Function needs if it
+        does not pass our headers on.
+        mode: "direct" makes one call per step. "bulk" makes one call per batch and scores inside
+        the database.
+        batch_size: sessions, 5 by default. In bulk at most 500, the default without a throttle.
+        like: a run whose request fills in what is not given. backfill_targets fills in the rest.
+        rehearse: at most so many sessions are scored twice and rolled back. 5 by default, 0 if the
+        environment is production.
+        resume: a run that is still planning because its client ended. It goes on as requested
+        then, so nothing else may be given.
+        The connection's on_event hears awaiting_approval. If it raises, the plan is sealed first,
+        and a note of the exception names the run.
         Raises BadRequest, UnknownSession, WrongEnvironment.
         """
         asked = Request(
@@ -149,7 +151,7 @@ class AsyncBackfill:
     async def _go_on_planning(self, run: str, asked: Request) -> Plan:
         if others := sorted(asked.given().keys() - {"resume"}):
             raise BadRequest(
-                f"resume goes on as it was asked for; {others[0]} is not taken",
+                f"resume goes on as requested before: {others[0]} is not taken",
                 f"backfill plan --resume {run}",
             )
         return self._told(await finish_plan(self._gateway, self._clock, await self.run_id(run)))
@@ -163,13 +165,13 @@ class AsyncBackfill:
         return await full_run_id(self._gateway, run)
 
     async def get(self, run: str) -> Plan:
-        """A run's plan, what became of its sessions, what changed since. Raises UnknownRun."""
+        """A run's plan, the state of its sessions, what changed since. Raises UnknownRun."""
         return await load_fresh_plan(self._gateway, await self.run_id(run))
 
     async def page(self, run: str) -> str:
-        """A run's plan as one HTML file, with charts; once it has started also what happened.
+        """A run's plan as one HTML page with charts. After its start, also what happened.
 
-        Needs the extra `page`: raises BadRequest with the command that installs it.
+        Raises BadRequest, with the command to install it, if the extra `page` is missing.
         """
         run_id = await self.run_id(run)
         try:
@@ -187,11 +189,11 @@ class AsyncBackfill:
         return plan_page(plan, verification, receipts)
 
     async def freshness(self, run: str) -> Freshness | None:
-        """What changed since a plan was sealed; None where nothing is to come of it any more."""
+        """What changed since a plan was sealed. None if its run is over."""
         return await load_freshness(self._gateway, await self.run_id(run))
 
     async def runs(self, *, state: str | None = None, limit: int = 50) -> tuple[RunSummary, ...]:
-        """The newest runs first."""
+        """At most `limit` runs, newest first. state: only runs in it."""
         return await load_runs(self._gateway, state, limit)
 
     async def approve(
@@ -205,7 +207,7 @@ class AsyncBackfill:
     ) -> Status:
         """Approve exactly the plan with this digest, as the Auth user whose token this is.
 
-        Raises ApprovalNeeded with the SQL line where the service key may not approve,
+        Raises ApprovalNeeded with the SQL line if the service key may not approve,
         DigestMismatch, PlanChanged, NotAnApprover.
         """
         given = {"digest": digest, "approver": approver, "note": note}
@@ -247,18 +249,19 @@ class AsyncBackfill:
         executor: Executor | None = None,
         shards: int = 4,
     ) -> Outcome:
-        """Score the approved sessions until none is left; safe to call again after any crash.
+        """Score the approved sessions until none is left. Safe to call again after any crash.
 
-        concurrency: sessions scored at a time. wait: False ends instead of waiting for the
-        throttle, another worker or a pause. should_stop: asked between sessions; when true, what
-        is in flight is finished and the rest given back. logs_dir: where the run's folder of files
-        goes; what could not be written is the outcome's logs_failed, and stops nothing.
-        on_event: hears what Event names, as the connection's does, in the event loop and one event
-        after the other: be brief. Where it raises it hears no more, no session starts, what is in
-        flight is finished and settled, then its exception is raised; apply again goes on.
-        The blocking face's event loop is a thread of its own.
-        executor: any of concurrent.futures, for so many workers (shards) in other processes, each
-        with SUPABASE_URL and the key in its environment; on_event and should_stop are not theirs.
+        concurrency: sessions scored at a time. wait: False returns instead of waiting for the
+        throttle, another worker or a pause. should_stop: asked between sessions. Once it returns
+        True, sessions in flight are finished and the rest given back.
+        logs_dir: parent of the run's folder of files. A file that cannot be written stops nothing
+        and is named by the outcome's logs_failed.
+        on_event: hears every Event, like the connection's, one at a time in the event loop, which
+        the blocking face runs in its own thread. Be brief. If it raises, it hears no more and no
+        session starts. Sessions in flight are settled, then its exception is raised. A second
+        apply goes on.
+        executor: any of concurrent.futures. It runs `shards` workers in other processes, each with
+        SUPABASE_URL and the key in its environment, without on_event and should_stop.
         Raises ApprovalNeeded, Paused, ApprovalExpired, WrongServer.
         """
         checked_number("concurrency", concurrency, least=1)
@@ -295,7 +298,7 @@ class AsyncBackfill:
     ) -> Outcome:
         """Score the failed sessions again, under the same approval. Takes what apply takes.
 
-        The outcome's `retried` says how many there were; with none nothing is applied.
+        The outcome's `retried` is their number. If it is 0, nothing is applied.
         """
         run_id = await self.run_id(run)
         await refuse_other_host(self._gateway, run_id)
@@ -314,7 +317,7 @@ class AsyncBackfill:
         return replace(outcome, retried=answer["sessions"])
 
     async def outcome(self, run: str) -> Outcome:
-        """Where a run stands, with its failed sessions."""
+        """The status of a run, with its failed sessions. Raises UnknownRun."""
         return await load_outcome(self._gateway, await self.run_id(run))
 
     async def pause(self, run: str, *, reason: str) -> Status:
@@ -322,7 +325,7 @@ class AsyncBackfill:
         return await self._move("backfill_pause", run, reason=reason)
 
     async def resume(self, run: str) -> Status:
-        """Lift a pause; an apply that is still alive goes on."""
+        """Lift a pause. An apply that is still alive goes on."""
         return await self._move("backfill_resume", run)
 
     async def cancel(self, run: str, *, reason: str) -> Status:
@@ -330,15 +333,15 @@ class AsyncBackfill:
         return await self._move("backfill_cancel", run, reason=reason)
 
     async def status(self, run: str) -> Status:
-        """Where a run stands, and why it waits. Raises UnknownRun."""
+        """The status of a run, and why it waits. Raises UnknownRun."""
         return await load_status(self._gateway, await self.run_id(run))
 
     async def verify(self, run: str, *, on_progress: OnProgress = ignore) -> Verification:
-        """What stands in the tables against what was planned.
+        """Compare the tables with the plan. Raises UnknownRun.
 
-        A large run is looked at in several calls, each a transaction: what changes meanwhile is
-        seen as it was or as it became. on_progress: hears how many sessions were looked at, of how
-        many, after each call but the last.
+        A large run takes several calls, each its own transaction. A row that changes in between is
+        reported as it was or as it is now.
+        on_progress: hears (sessions compared, sessions in all) after each call but the last.
         """
         return await load_verification(self._gateway, await self.run_id(run), on_progress)
 
@@ -353,8 +356,8 @@ class AsyncBackfill:
     ) -> AsyncUndo:
         """Preview taking back what a run wrote: all, some sessions, or a range of session dates.
 
-        on_progress: hears how many sessions of the run were looked at, of how many, where one call
-        is not enough. Raises IllegalMove while the run runs, UnknownSession.
+        on_progress: hears (sessions looked at, sessions of the run) if it takes several calls.
+        Raises IllegalMove while the run runs, UnknownSession.
         """
         scope = undo_scope(sessions, since, until)
         return await preview_undo(self._gateway, await self.run_id(run), scope, on_progress)
@@ -370,9 +373,9 @@ class AsyncBackfill:
         until: Day | None = None,
         on_progress: OnProgress = ignore,
     ) -> UndoEffect:
-        """Confirm the newest preview by its digest, from another process than the preview's.
+        """Confirm the newest preview by its digest, even one of another process.
 
-        sessions, since, until: where given they must be the preview's, else BadRequest.
+        sessions, since, until: if given, those of the preview, else BadRequest is raised.
         on_progress: see AsyncUndo.confirm.
         """
         scope = undo_scope(sessions, since, until)
@@ -382,7 +385,7 @@ class AsyncBackfill:
     async def write_logs(self, run: str, logs_dir: str | Path) -> Path:
         """Write all files of a run from the database. Returns their folder.
 
-        What an apply wrote into them stays. Raises BackfillError where one cannot be written.
+        What an apply wrote into them stays. Raises BackfillError if one cannot be written.
         """
         run_id = await self.run_id(run)
         return await keeper.write_all(Path(logs_dir), self._gateway, run_id)

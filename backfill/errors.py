@@ -1,6 +1,6 @@
-"""What can go wrong: one SQLSTATE of class OB, one class.
+"""What can go wrong: one class per SQLSTATE of class OB.
 
-An error says what happened and what to do next; `str(error)` is both, on two lines.
+An error says what happened and what to do next. `str(error)` gives both, on two lines.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class BackfillError(Exception):
 
 
 class UsageError(BackfillError):
-    """What was asked cannot be meant."""
+    """The request makes no sense."""
 
 
 class UnknownRun(UsageError):
@@ -55,11 +55,11 @@ class UnknownSession(UsageError):
 
 
 class Refused(BackfillError):
-    """A gate of the database said no."""
+    """The database refused the request."""
 
 
 class IllegalMove(Refused):
-    """The run cannot go there from where it is."""
+    """The run cannot go from its state to the wanted one."""
 
     code = "OB002"
 
@@ -71,7 +71,7 @@ class ApprovalNeeded(Refused):
 
 
 class DigestMismatch(Refused):
-    """The digest named is not the plan's."""
+    """The given digest is not the plan's."""
 
     code = "OB004"
 
@@ -83,13 +83,13 @@ class NotAnApprover(Refused):
 
 
 class ApprovalExpired(Refused):
-    """The approval ran out."""
+    """The approval has expired."""
 
     code = "OB006"
 
 
 class PlanChanged(Refused):
-    """What was planned is no longer what stands there."""
+    """The plan no longer matches the database."""
 
     code = "OB007"
 
@@ -125,7 +125,7 @@ class ThrottleTaken(Refused):
 
 
 class ForeignWrite(Refused):
-    """A scoring call touched what its lease does not cover."""
+    """A scoring call touched rows that its lease does not cover."""
 
     code = "OB018"
 
@@ -143,7 +143,7 @@ class UndoChanged(Refused):
 
 
 class Paused(Refused):
-    """The run is paused; the message says why."""
+    """The run is paused. The message says why."""
 
 
 class MissingReceipt(BackfillError):
@@ -153,7 +153,7 @@ class MissingReceipt(BackfillError):
 
 
 class NoEffect(BackfillError):
-    """A scoring function answered and left no row. Recorded on the item, never raised."""
+    """A scoring function answered but left no row. Recorded on the item, never raised."""
 
     code = "OB017"
 
@@ -171,19 +171,19 @@ class NotInstalled(CannotConnect):
 
 
 class NotAllowed(CannotConnect):
-    """The caller has not the right."""
+    """The caller lacks the right."""
 
     code = "OB010"
 
 
 class TookTooLong(BackfillError):
-    """The database ended a call of ours at its statement timeout: nothing of it stays."""
+    """The database ended a call of ours at its statement timeout. Nothing of the call stays."""
 
 
 class OutcomeUnknown(CannotConnect):
-    """A call was sent and its answer never came: it may have happened."""
+    """A call was sent, but no answer came. It may have taken effect."""
 
-    # What the API asked to wait before the next try, seconds; None where it did not say.
+    # The wait before the next try that the API asked for, in seconds. None if it did not.
     retry_after_s: float | None = None
 
 

@@ -1,7 +1,7 @@
-"""What a plan is asked for: its parameters, each looked at before anything is sent.
+"""The parameters of a plan, each checked before anything is sent.
 
-A wrong type gets a sentence here, not an error deep inside. Bounds and names
-are the database's to judge; this sees to types and emptiness alone.
+A wrong type gets a clear message here, not an error deep inside. Only types and emptiness are
+checked. Bounds and names are for the database to judge.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from backfill.results.run import Json
 
 Day = str | date | datetime
-# Other forms of ISO 8601 (20250831, 2025-W35) would be read as a moment, and the last day be lost.
+# Other forms of ISO 8601 (20250831, 2025-W35) would be read as a moment and lose the last day.
 DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 FORMS = "give a day such as 2025-08-01, or a timestamp with an offset"
 TIMESTAMP = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}")
 
-UNSET: Any = object()  # what was not given, of a parameter for which None is a value
+UNSET: Any = object()  # not given, for a parameter whose values include None
 
 
 def as_text(name: str, value: Day | None) -> str | None:
-    """A day as `2025-08-01`, a moment with its offset; None stays None.
+    """A day as `2025-08-01`, a moment with its offset, None as None.
 
-    A moment without an offset is in UTC, as the days are, whatever zone this machine is in.
-    Raises BadRequest where it is no date.
+    A moment without an offset is in UTC, as days are, in any time zone of this machine.
+    Raises BadRequest if it is no date.
     """
     if value is None:
         return None
@@ -61,7 +61,7 @@ def _aware(moment: datetime) -> datetime:
 
 
 def checked_number(name: str, value: Json, *, least: int | None = None) -> int:
-    """A whole number; True is none. Raises BadRequest."""
+    """A whole number. True is none. Raises BadRequest."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise BadRequest(
             f"{name} is a whole number, not {_shown(value)}", f"give {name} as a number such as 5"
@@ -72,7 +72,7 @@ def checked_number(name: str, value: Json, *, least: int | None = None) -> int:
 
 
 def checked_ids(name: str, ids: Json) -> list[str] | None:
-    """Ids as a list; one id alone is not a list of letters. Raises BadRequest."""
+    """Ids as a list. A single text is one id, not a list of letters. Raises BadRequest."""
     if ids is None or isinstance(ids, str):
         return None if ids is None else [ids]
     listed = list(ids) if isinstance(ids, Iterable) else [ids]
@@ -109,7 +109,10 @@ def _value(name: str, value: Json) -> str | int:
 
 
 def checked_text(name: str, value: Json) -> str:
-    """A text that is not empty: an unset shell variable must not turn a guard off."""
+    """A text that is not empty: an unset shell variable must not turn a guard off.
+
+    Raises BadRequest.
+    """
     if not isinstance(value, str):
         raise BadRequest(f"{name} is a text, not {_shown(value)}", "put it in quotes")
     if not value.strip():
@@ -118,19 +121,19 @@ def checked_text(name: str, value: Json) -> str:
 
 
 def _shown(value: object) -> str:
-    """A value of a wrong type for a message: its type and the beginning of it."""
+    """A value of a wrong type, for a message: its type and first characters."""
     return f"the {type(value).__name__} {str(value)[:40]!r}"
 
 
 class Parameter(NamedTuple):
-    """What there is to know of a parameter beside its type.
+    """All about a parameter but its type.
 
-    check: (name, value) to the value as it is sent; raises BadRequest.
-    of: `request`, and backfill_private.request_parameters says the same of it; `target`, of the one
-    that has it; `client`, which is not sent.
+    check: (name, value) to the value that is sent. Raises BadRequest.
+    of: `request` has the same row in backfill_private.request_parameters. `target` belongs to the
+    one target that has it. `client` is not sent.
     is_kept: a plan like another takes it over.
-    default: what is sent where nothing is given; None is then a value like others.
-    title: what people call it in a list of parameters; None where it has a place of its own.
+    default: sent if nothing is given. None is then a value like others.
+    title: its name in a list of parameters. None if it is shown elsewhere.
     """
 
     check: Callable[[str, Any], Any]
@@ -142,10 +145,10 @@ class Parameter(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """The parameters of a plan: those of AsyncBackfill.plan, which says what each means.
+    """The parameters of a plan. AsyncBackfill.plan says what each means.
 
-    A field's name is its key in the JSON that is sent. None was not given; of the throttle it is
-    none. The order is that in which a plan lists them.
+    A field's name is its key in the JSON that is sent. None means not given, but no limit for the
+    throttle. A plan lists its parameters in this order.
     """
 
     since: Annotated[Day | None, Parameter(as_text, is_kept=True)] = None
@@ -182,7 +185,7 @@ class Request:
     def given(self) -> dict[str, Json]:
         """The parameters that were given, as they are sent.
 
-        Raises BadRequest where one has a type that it cannot have, or is empty.
+        Raises BadRequest if one has a wrong type or is empty.
         """
         values = ((n, p, getattr(self, n)) for n, p in PARAMETERS.items())
         return {
@@ -192,9 +195,9 @@ class Request:
         }
 
     def sent(self, like: Mapping[str, Json]) -> dict[str, Json]:
-        """The request as JSON: what was given, over `like`, over the defaults.
+        """The request as JSON: what was given wins over `like`, and that over the defaults.
 
-        like: see like_request; {} without one. Raises as given does.
+        like: of like_request, or {}. Raises as given() does.
         """
         given = {n: v for n, v in self.given().items() if PARAMETERS[n].of != "client"}
         parameters = {**like.get("parameters", {}), **given.get("parameters", {})}
@@ -208,7 +211,7 @@ PARAMETERS: Mapping[str, Parameter] = {
 DEFAULTS = {name: p.default for name, p in PARAMETERS.items() if p.default is not None}
 # What the database adds to a request.
 DERIVED = ("since_at", "until_before")
-# The names of a request itself; whatever else it carries are parameters of its target.
+# The names of the request itself. All others are parameters of its target.
 OWN = frozenset({*DERIVED, *(name for name, p in PARAMETERS.items() if p.of != "target")})
 
 
