@@ -11,9 +11,9 @@ SQLSTATE_CHARACTERS = 5
 
 FaultKind = Literal[
     "session",  # this one session's failure
-    "again",  # rolled back by what others did at the same time: the same call may succeed
+    "again",  # rolled back because of concurrent work: the same call may succeed
     "unknown",  # it may have happened: look before trying again
-    "slow",  # the API asks for fewer calls: no failure
+    "slow",  # no failure: the API asks for fewer calls
     "refused",  # this attempt or its run may no longer write: give the session back
     "stop",  # it will hit every session: pause the run
 ]
@@ -21,9 +21,9 @@ FaultKind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A failure's kind, its code (SQLSTATE, PGRST code or HTTP status) and a message cut short.
+    """A failure's kind, its code (SQLSTATE, PGRST code or HTTP status) and its shortened message.
 
-    retry_after_s: what the API asked to wait, where it did.
+    retry_after_s: the wait that the API asked for, if it did.
     """
 
     kind: FaultKind
@@ -32,7 +32,7 @@ class Fault:
     retry_after_s: float | None = None
 
 
-# What a fault of a scoring call is called when the batch is settled: sql/60_apply/settle.sql.
+# The outcome that sql/60_apply/settle.sql takes for a fault of a scoring call.
 OUTCOMES: dict[FaultKind, str] = {
     "session": "failed",
     "again": "again",
@@ -46,8 +46,8 @@ OUTCOMES: dict[FaultKind, str] = {
 class Meaning(NamedTuple):
     """A row of the view backfill_private.faults, which says why.
 
-    of: sqlstate, postgrest or http. starts: a code, or what codes begin with, and the longest match
-    wins. kept: what stands for a message that may hold contents of a row.
+    of: sqlstate, postgrest or http. starts: a code or its beginning. The longest match wins.
+    kept: replaces a message that may hold contents of a row.
     """
 
     of: str
@@ -120,7 +120,7 @@ MEANINGS = (
     Meaning("http", "546", "unknown"),
 )
 _BY_START = {(meaning.of, meaning.starts): meaning for meaning in MEANINGS}
-# Statuses that say it of every call, whatever else is said about this one: too many, moved.
+# Statuses that apply to every call, so they win over the code: too many calls, moved.
 _SAID_BY_THE_STATUS = ("429", "3")
 _ABSENT, _FAILED = 404, 500
 
@@ -133,14 +133,14 @@ def fault_of_api(
 ) -> Fault:
     """What an error of the API means.
 
-    code: None where a gateway answered in JSON of its own; then the HTTP status tells. An error's
-    details are never kept, nor every message: they may hold a whole page, or values of the row.
+    code: None if a gateway answered with its own JSON. Then the HTTP status decides. An error's
+    details are never kept, and not every message: they may hold a whole page, or values of the row.
     """
     known = _storable(code or str(status or "no code"))
     kind = _kind(known, status)
     if not code and kind == "session":
         # Neither a function nor PostgreSQL said it: PostgREST answers 400 with empty code and
-        # message where its connection broke under a call, which may have committed.
+        # message if its connection broke during a call, which may have committed.
         kind = "unknown"
     kept = _kept_message(known, _storable(message or "no message"))
     return Fault(kind, known[:20], kept, retry_after_s)
@@ -151,15 +151,15 @@ def fault_of_edge(
 ) -> Fault:
     """What an error of an Edge Function means.
 
-    code, message: of its JSON, where it is JSON. One that answers with the database's error as it
-    got it is told as exactly as the API. 500 is a function's own way to fail; what else the
-    platform says about its worker (502 to 504, 546) leaves open whether it wrote.
+    code, message: from its body, if that is JSON. A function that passes on the database's error
+    is judged as precisely as the API. 500 is how a function itself fails. The platform's other
+    statuses about its worker (502 to 504, 546) leave open whether it wrote.
     """
     known = _storable(code) if isinstance(code, str) and code else str(status)
     kind = _kind(known, status)
     if code == "":
-        # An error of PostgREST handed on, as it is where its connection broke under the function's
-        # call, which may have committed: see fault_of_api.
+        # The function passed on an error of PostgREST, whose connection broke during the call.
+        # The call may have committed: see fault_of_api.
         kind = "unknown" if kind == "session" else kind
     elif status == _ABSENT:
         kind = "stop" if known == "NOT_FOUND" else "session"
@@ -170,20 +170,20 @@ def fault_of_edge(
 
 
 def fault_of_transport(name: str) -> Fault:
-    """What a broken connection means: nothing that can be told from its name."""
+    """What a broken connection means: unknown, since the error's name tells nothing."""
     return Fault("unknown", "transport", name[:MESSAGE_CHARACTERS])
 
 
 def _storable(text: str) -> str:
     """A text without NUL, which no database keeps, and half characters, which no request carries.
 
-    JSON can hold both, and the whole batch would be refused for them.
+    JSON can hold both, and the whole batch would be refused because of them.
     """
     return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
 
 
 def _kept_message(code: str, message: str) -> str:
-    """A message cut short; where it may hold contents, what its class means."""
+    """A shortened message, or the meaning of its class if it may hold contents of a row."""
     meaning = _meaning(code)
     if meaning is None or meaning.kept is None:
         return message[:MESSAGE_CHARACTERS]
@@ -191,7 +191,7 @@ def _kept_message(code: str, message: str) -> str:
 
 
 def _kind(code: str, status: int | None) -> FaultKind:
-    """What a code and a status mean together. The code tells, if it is known."""
+    """What a code and a status mean together. The code decides if it is known."""
     said, answered = _meaning(code), _meaning(str(status))
     if answered is not None and answered.starts in _SAID_BY_THE_STATUS:
         return answered.kind
@@ -203,12 +203,12 @@ def _kind(code: str, status: int | None) -> FaultKind:
 
 
 def _is_told(said: Meaning | None) -> bool:
-    """Whether the database or PostgREST spoke, not what stands between."""
+    """Whether the database or PostgREST said it, not something in between."""
     return said is not None and said.of != "http"
 
 
 def _meaning(code: str) -> Meaning | None:
-    """The row of the longest match; None where no row tells."""
+    """The row of the longest match, or None."""
     of = _of(code)
     if of is None:
         return None
@@ -217,7 +217,7 @@ def _meaning(code: str) -> Meaning | None:
 
 
 def _of(code: str) -> str | None:
-    """Whose code it is. PostgreSQL's own: then the transaction is over, whatever the status."""
+    """Whose code it is. With one of PostgreSQL, the transaction is over, at any status."""
     if len(code) == SQLSTATE_CHARACTERS:
         return "sqlstate"
     if re.fullmatch(r"PGRST[0-9]{3}", code):

@@ -1,7 +1,7 @@
-"""The one module that talks to Supabase: the real client, plain HTTP/1.1, errors named.
+"""The only module that talks to Supabase: the real client, plain HTTP/1.1, named errors.
 
-Retries are ours: the client never retries an RPC. Every call of ours can be made again, because
-the database recognises it; a scoring call cannot, so its outcome is looked up instead.
+Retries are ours: the client never retries an RPC. Every call of ours can be repeated, because
+the database recognises it. A scoring call cannot, so its outcome is looked up instead.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from backfill.errors import (
 from backfill.results.run import Json
 from supabase import AsyncClient, AsyncClientOptions, FunctionsError
 
-PAGE_ROWS = 1000  # db-max-rows of hosted projects unless set: a longer answer would be cut silently
+PAGE_ROWS = 1000  # default db-max-rows of hosted projects: longer answers are cut silently
 CALL_TIMEOUT_S = 70.0  # the API ends a call after 60 s
 EDGE_TIMEOUT_S = 410.0  # an Edge Function is ended after 150 s, on paid plans after 400 s
 CONNECT_TIMEOUT_S = 10.0
@@ -45,7 +45,7 @@ PAGE = "a page instead of an answer"
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What came with an answer: the client's errors do not carry it."""
+    """Status and headers of an answer, which the client's errors do not carry."""
 
     status: int | None = None
     is_json: bool = True
@@ -69,7 +69,7 @@ async def _note_envelope(response: httpx.Response) -> None:
 
 
 def _retry_after_s(headers: httpx.Headers) -> float | None:
-    """Seconds, from a number or a date; the date is told from by the answer's own clock."""
+    """Seconds, from a number or a date. A date is compared with the answer's own clock."""
     wanted = headers.get("retry-after", "")
     if wanted.isdigit():
         return float(wanted)
@@ -88,7 +88,7 @@ def _fault(error: APIError) -> Fault:
 
 
 def _edge_fault(error: FunctionsError) -> Fault:
-    """What an Edge Function's error means: its body's code where it has one, else its status."""
+    """What an Edge Function's error means, by its body's code if it has one, else its status."""
     code: object = None
     message: object = error.message
     if isinstance(error.__cause__, httpx.HTTPStatusError):
@@ -112,7 +112,7 @@ def _http(url: str, connections: int, timeout_s: float) -> httpx.AsyncClient:
 
 
 class CallFailed(Exception):
-    """A scoring call that did not come back well; `fault` says what that means."""
+    """A scoring call failed. `fault` says what that means."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.message)
@@ -120,7 +120,7 @@ class CallFailed(Exception):
 
 
 class Gateway:
-    """A project's API under its secret key."""
+    """A project's API, called with its secret key."""
 
     def __init__(
         self,
@@ -170,7 +170,7 @@ class Gateway:
         access_token: str | None = None,
         patience: Patience = BRIEF,
     ) -> Any:
-        """Call one of our functions; again after transport trouble, since each can be repeated.
+        """Call one of our functions. Repeats it after transport trouble, since each allows that.
 
         access_token: an Auth user's, instead of the key. expect: the type of the answer.
         Raises the BackfillError that the SQLSTATE names.
@@ -190,7 +190,7 @@ class Gateway:
     async def score(
         self, function: str, arguments: Mapping[str, Json], headers: Mapping[str, str]
     ) -> Json:
-        """Make one scoring call, once. Raises CallFailed with what its failure means."""
+        """Make a scoring call once. Raises CallFailed with what its failure means."""
         try:
             answer = await self._execute(function, arguments, headers)
         except APIError as error:
@@ -204,14 +204,14 @@ class Gateway:
 
     @cached_property
     def _edge(self) -> AsyncClient:
-        # Functions may take longer than the API, and their client knows no timeout of one call.
+        # Functions may take longer than the API, and their client has no timeout per call.
         self._edge_http = _http(self.url, self._connections, self._edge_timeout_s)
         return self._client_over(self._edge_http)
 
     async def invoke(
         self, function: str, body: Mapping[str, Json], headers: Mapping[str, str]
     ) -> Json:
-        """Make one scoring call of an Edge Function, once. Raises CallFailed."""
+        """Make a scoring call of an Edge Function once. Raises CallFailed."""
         options = {"body": dict(body), "headers": dict(headers), "responseType": "json"}
         try:
             return await self._edge.functions.invoke(function, options)
@@ -232,9 +232,9 @@ class Gateway:
         equal: Mapping[str, str] | None = None,
         at_least: Mapping[str, str] | None = None,
     ) -> AsyncIterator[list[dict[str, Json]]]:
-        """Pages of a table or view, by a unique ascending key, to the first that is empty.
+        """Pages of a table or view, by a unique ascending key, until one is empty.
 
-        A short page is not the last one: a project may answer fewer rows at a time, and does not
+        A short page need not be the last: a project may return fewer rows per page, and does not
         say how many.
         """
         after: Json = None
@@ -262,9 +262,9 @@ class Gateway:
         limit: int,
         equal: Mapping[str, str],
     ) -> list[dict[str, Json]]:
-        """The last rows by a column, at most `limit`, however few the project answers at a time.
+        """The last rows by a column, at most `limit`, even if the project returns fewer per page.
 
-        key: unique; tells the order of rows that are alike in that column.
+        key: a unique column, which orders rows that are equal in the first.
         """
         rows: list[dict[str, Json]] = []
         while len(rows) < limit:
@@ -313,7 +313,7 @@ class Gateway:
         return self._checked(answer, expect)
 
     async def _named_errors(self, asking: Awaitable[Any]) -> Any:
-        """What comes back, or the BackfillError that its failure is."""
+        """The answer. A failure is raised as its BackfillError."""
         try:
             return await asking
         except APIError as error:
@@ -323,7 +323,7 @@ class Gateway:
             raise self._unreachable(error) from error
 
     def _checked(self, answer: Any, expect: type | tuple[type, ...]) -> Any:
-        """The answer, where it has the type that a project would send."""
+        """The answer, if it has the type that a project would send. Raises OutcomeUnknown."""
         if not isinstance(answer, expect):
             raise _no_answer(self.host)
         self._was_reached = True
@@ -342,7 +342,7 @@ class Gateway:
         return not self._was_reached
 
     def _named(self, error: APIError, fault: Fault) -> BackfillError:
-        """The BackfillError that an API error is."""
+        """The BackfillError for an API error."""
         kind = BY_SQLSTATE.get(fault.code)
         if kind is not None:
             return kind(error.message or "", error.hint or "")
@@ -368,16 +368,16 @@ class Gateway:
         return BackfillError(f"{fault.code}: {fault.message}")
 
     def _unreachable(self, error: httpx.HTTPError) -> CannotConnect:
-        """Whatever the transport calls it: the call may or may not have happened."""
+        """The error for any transport error: the call may or may not have happened."""
         if isinstance(error, httpx.ConnectError):
             return OutcomeUnknown(f"cannot reach {self.host}", "check SUPABASE_URL and the network")
         return OutcomeUnknown(
-            f"no answer from {self.host} ({type(error).__name__})", "try again; nothing is lost"
+            f"no answer from {self.host} ({type(error).__name__})", "try again: nothing is lost"
         )
 
 
 def _without_contents(error: APIError, fault: Fault) -> APIError:
-    """The same error as a cause to be printed: its details, a row perhaps, stay out of it."""
+    """The same error, to print as a cause. Its details, which may hold a row, are left out."""
     bare: dict[str, Any] = {
         "code": error.code,
         "message": fault.message,

@@ -1,4 +1,4 @@
-"""Which key is it, and may we use it. Keys are never printed, logged or stored."""
+"""Which kind of key it is, and whether we may use it. Keys are never printed, logged or stored."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WHERE = "take the secret key from the project's settings, API keys, into SUPABAS
 def from_environment(environ: Mapping[str, str] = os.environ) -> tuple[str, str]:
     """URL and key of the project that the environment names.
 
-    Raises BadKey where one is missing.
+    Raises BadKey if one is missing.
     """
     url = environ.get(URL_VARIABLE, "").strip()
     key = next(
@@ -38,17 +38,17 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> tuple[str, str]
 def checked(key: str) -> str:
     """The key, if it is a secret key or a service_role JWT.
 
-    Raises BadKey for publishable and anon keys and for what is no key at all.
+    Raises BadKey for publishable and anon keys, and for anything that is no key.
     """
     if key.startswith("sb_secret_"):
         return key
     if key.startswith("sb_publishable_"):
-        raise BadKey("this is a publishable key; backfill needs the secret key", WHERE)
+        raise BadKey("this is a publishable key, but backfill needs the secret key", WHERE)
     role = _role(key)
     if role is None:
         raise BadKey("this is no Supabase key", WHERE)
     if role != "service_role":
-        raise BadKey(f"this key has the role {role}; backfill needs service_role", WHERE)
+        raise BadKey(f"this key has the role {role}, but backfill needs service_role", WHERE)
     return key
 
 
@@ -58,7 +58,7 @@ def is_legacy(key: str) -> bool:
 
 
 def _role(jwt: str) -> str | None:
-    """The role claim of a JWT, unverified: the server verifies. None where it is no JWT."""
+    """The role claim of a JWT, unverified: the server verifies it. None if it is no JWT."""
     parts = jwt.split(".")
     if len(parts) != 3:
         return None

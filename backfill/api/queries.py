@@ -1,4 +1,4 @@
-"""What the database holds about a run, read whole: page by page, so that no limit hides a row."""
+"""What the database holds about a run, read page by page, so that no limit hides a row."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from backfill.results.sessions import PlannedSessions
 from backfill.results.verification import Verification, packed
 
 SESSIONS_A_CALL = 5_000  # half a megabyte
-LOOK_MS = 2_000  # for how long a call of a verification looks at rows
+LOOK_MS = 2_000  # how long one call of a verification looks at rows
 
 
 async def load_plan(gateway: Gateway, run_id: str) -> Plan:
@@ -45,10 +45,9 @@ async def load_plan(gateway: Gateway, run_id: str) -> Plan:
 
 
 async def load_fresh_plan(gateway: Gateway, run_id: str) -> Plan:
-    """The same, with what changed since it was sealed, or why that cannot be told.
+    """The same, with what changed since it was sealed, or why that is unknown.
 
-    Telling it takes as long as detection does, and needs views of the user's; the plan does not.
-    Raises UnknownRun.
+    Only this part takes as long as detection and needs views of the user. Raises UnknownRun.
     """
     plan = await load_plan(gateway, run_id)
     try:
@@ -58,7 +57,7 @@ async def load_fresh_plan(gateway: Gateway, run_id: str) -> Plan:
 
 
 async def load_runs(gateway: Gateway, state: str | None, limit: int) -> tuple[RunSummary, ...]:
-    """The newest runs first, or those in a state."""
+    """At most `limit` runs, newest first. state: only runs in it, or None."""
     rows = await gateway.newest(
         "backfill_run_progress",
         columns=PROGRESS_COLUMNS,
@@ -89,7 +88,7 @@ async def full_run_id(gateway: Gateway, given: str) -> str:
 
 
 async def load_status(gateway: Gateway, run_id: str) -> Status:
-    """Where a run stands, and why it waits."""
+    """The status of a run, and why it waits."""
     row = await gateway.first(
         "backfill_run_progress", columns=PROGRESS_COLUMNS, equal={"run_id": run_id}
     )
@@ -97,7 +96,7 @@ async def load_status(gateway: Gateway, run_id: str) -> Status:
 
 
 async def load_outcome(gateway: Gateway, run_id: str) -> Outcome:
-    """Where a run stands, with its failed sessions."""
+    """The status of a run, with its failed sessions."""
     failures = [
         failure_of(row)
         async for page in gateway.rows(
@@ -114,10 +113,10 @@ async def load_outcome(gateway: Gateway, run_id: str) -> Outcome:
 async def load_verification(
     gateway: Gateway, run_id: str, on_progress: OnProgress = ignore
 ) -> Verification:
-    """What stands in the tables against what was planned: one call, or several of a large run.
+    """Compare the tables with the plan, in one call, or in several for a large run.
 
-    Each is a transaction: a row that changes meanwhile is seen as it was or as it became. What the
-    parts saw is summed up by the database; only the sessions of the buckets are kept here.
+    Each call is its own transaction. A row that changes in between is reported as it was or as it
+    is now. The database sums up what the calls saw. Only the sessions of the buckets are kept here.
     """
     asked: dict[str, Json] = {"p_run_id": run_id, "p_so_far": None, "p_budget_ms": LOOK_MS}
     critical: list[str] = []
@@ -142,7 +141,7 @@ async def load_verification(
 async def load_freshness(
     gateway: Gateway, run_id: str, patience: Patience = BRIEF
 ) -> Freshness | None:
-    """What changed since a plan was sealed; None where nothing is to come of it any more."""
+    """What changed since a plan was sealed. None if its run is over."""
     answer = await gateway.call(
         "backfill_freshness",
         {"p_run_id": run_id},
@@ -153,9 +152,9 @@ async def load_freshness(
 
 
 async def load_receipts(gateway: Gateway, run_id: str) -> AsyncIterator[list[dict[str, Json]]]:
-    """What a run's scoring wrote, some sessions at a time, the plan's last first.
+    """The receipts of a run's scoring, some sessions per page, the plan's last session first.
 
-    All of a session come together, by receipt_id; undone_at tells what was taken back.
+    Those of a session come together, by receipt_id. undone_at says what was taken back.
     """
     asked: dict[str, Json] = {"p_run_id": run_id, "p_before": None}
     while page := await gateway.call("backfill_written", asked, expect=list):

@@ -1,4 +1,4 @@
-"""Asking again: for how long, how often, who hears of it. For calls that can be repeated."""
+"""Retries of calls that can be repeated: for how long, how often, and who hears of them."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ logging.getLogger("stamina").addHandler(logging.NullHandler())
 
 
 def never() -> bool:
-    """Go on: nobody asked to stop."""
+    """False: nobody asked to stop."""
     return False
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """For how long a call is repeated while no answer comes.
+    """How long a call is repeated while no answer comes.
 
-    timeout_s: from the first try. longest_wait_s: between two tries, but for what a 429 asks for.
-    on_wait: hears of every failed try and about how long the next one waits. gives_up: when true,
-    the next failure is the last.
+    timeout_s: from the first try. longest_wait_s: between two tries, unless a 429 asks for more.
+    on_wait: hears of every failed try and of the wait before the next one, in seconds, roughly.
+    gives_up: if true, the next failure is the last.
     """
 
     timeout_s: float
@@ -38,15 +38,15 @@ class Patience:
     gives_up: Callable[[], bool] = never
 
 
-BRIEF = Patience(timeout_s=30.0, longest_wait_s=8.0)  # somebody waits for the answer
+BRIEF = Patience(timeout_s=30.0, longest_wait_s=8.0)  # someone waits for the answer
 LASTING_S = 300.0  # a worker: longer than a project takes to restart
 LASTING_WAIT_S = 30.0
 
 
 def asked_wait(retry_after_s: float | None, patience: Patience) -> bool | float:
-    """Whether to ask again, or after how many seconds: what the API asked for, if it is not long.
+    """Whether to ask again, or after how many seconds, if the API asked for a bearable wait.
 
-    retry_after_s: None or 0 where it did not ask; the back-off then tells.
+    retry_after_s: None or 0 if it did not ask. Then the back-off decides.
     """
     asked_s = retry_after_s or 0.0
     return asked_s <= patience.timeout_s and (asked_s or True)
@@ -57,10 +57,10 @@ async def ask_patiently(
     patience: Patience,
     is_hopeless: Callable[[], bool],
 ) -> Answer:
-    """The answer to a question that can be asked again, after back-off with jitter.
+    """Ask until an answer comes, with back-off and jitter.
 
-    is_hopeless: asked after each failure; true where asking again is of no use.
-    Raises OutcomeUnknown, the newest, when patience ends.
+    is_hopeless: asked after each failure, true if asking again is of no use.
+    Raises the newest OutcomeUnknown when patience ends.
     """
 
     def next_try(error: Exception) -> bool | float:

@@ -44,10 +44,10 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def read(kind: type[T], row: Mapping[str, Json], **more: Json) -> T:
-    """A row or an answer as one of our results; `more` goes before what it says itself.
+    """A row or an answer as one of our results. `more` wins over its own values.
 
-    What the result has no field for is left out: the database may say more than this version reads.
-    Raises NotInstalled where it says less, or something else.
+    Values without a field are left out: the database may say more than this version reads.
+    Raises NotInstalled if it says less, or something else.
     """
     with _understood(kind.__name__):
         result: T = _adapter(cast(Hashable, kind)).validate_python({**row, **more})
@@ -56,7 +56,7 @@ def read(kind: type[T], row: Mapping[str, Json], **more: Json) -> T:
 
 @contextmanager
 def _understood(what: str) -> Iterator[None]:
-    """What is read has the form that this version knows. Raises NotInstalled."""
+    """Raise NotInstalled if what is read has another form than this version knows."""
     try:
         yield
     except ValidationError as error:
@@ -75,7 +75,7 @@ def _another_form(what: str) -> NotInstalled:
 
 
 def plan_of(run: Mapping[str, Json], sessions: PlannedSessions) -> Plan:
-    """A run's row and its sessions, by ordinal."""
+    """A plan from a run's row and its sessions, by ordinal."""
     with _understood("Plan"):
         figures = dict(run["plan"] or {})
         return read(
@@ -90,12 +90,12 @@ def plan_of(run: Mapping[str, Json], sessions: PlannedSessions) -> Plan:
 
 
 def empty_plan_of(answer: Mapping[str, Json]) -> Plan:
-    """What backfill_seal says where there is nothing to do: there is no run."""
+    """The answer of backfill_seal if there is nothing to do, and so no run."""
     return plan_of({**answer, "run_id": "", "digest": "", "created_at": None}, PlannedSessions())
 
 
 def sessions_of(page: Sequence[Sequence[Json]]) -> Iterator[PlannedSession]:
-    """Sessions as backfill_plan_sessions packs them; there may be very many."""
+    """Sessions as backfill_plan_sessions packs them. There may be very many."""
     with _understood("PlannedSession"):
         yield from map(_session_of, page)
 
@@ -113,7 +113,7 @@ def _session_of(packed: Sequence[Json]) -> PlannedSession:
 
 
 def check_of(mark: Mapping[str, Json]) -> Check:
-    """A mark."""
+    """A mark of a check or a plan."""
     with _understood("Check"):
         return read(Check, mark, next_step=mark.get("next") or "")
 
@@ -146,10 +146,10 @@ def verification_of(
     sessions: Mapping[str, Mapping[str, Sequence[str]]],
     extra: Mapping[str, list[Mapping[str, Json]]],
 ) -> Verification:
-    """What the parts of backfill_verify_part say together.
+    """What all calls of backfill_verify_part say together.
 
-    answer: the `verification` of the last one. sessions: by bucket and component, packed. extra:
-    rows that nobody planned, by component.
+    answer: the `verification` of the last one. sessions: packed, by bucket and component.
+    extra: rows that nobody planned, by component.
     """
     strangers = [row for rows in extra.values() for row in rows]
     with _understood("Verification"):
@@ -185,6 +185,6 @@ def missing_of(answer: Mapping[str, Json]) -> Missing:
 
 def _day_of(row: Mapping[str, Json], components: Sequence[str]) -> DayCoverage:
     missing = {name: row[f"missing_{name}"] for name in components}
-    # With one component those that lack all are those that lack it.
+    # With only one component, to lack all is to lack that one.
     all_missing = row.get(all_missing_name(len(components)), sum(missing.values()))
     return read(DayCoverage, row, missing=missing, missing_all=all_missing)

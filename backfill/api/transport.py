@@ -1,7 +1,7 @@
 """The connections to a project: which HTTP stack carries the calls.
 
-httpx's own pool looks at every connection at each request, so it slows down as they become more.
-With the extra `fast` aiohttp carries the calls; without it each connection is a pool of its own.
+httpx's own pool looks at every connection for each request, so many connections slow it down.
+With the extra `fast` aiohttp carries the calls. Without it each connection is its own pool.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ else:
 
 
 def transport_for(url: str, connections: int) -> httpx.AsyncBaseTransport | None:
-    """A transport that keeps at most so many connections, HTTP/1.1.
+    """A transport with at most so many connections, HTTP/1.1.
 
-    None where the environment names a proxy for this address: only httpx itself heeds that.
+    None if the environment names a proxy for this address, which only httpx itself uses.
     """
     address = urlsplit(url)
     if {address.scheme, "all"} & getproxies().keys() and not proxy_bypass(address.hostname or ""):
@@ -38,7 +38,7 @@ def transport_for(url: str, connections: int) -> httpx.AsyncBaseTransport | None
 
 
 class SplitTransport(httpx.AsyncBaseTransport):
-    """Connections that share no pool: a request takes the one that was used last and is free."""
+    """Connections that share no pool. A request takes the free one that was used last."""
 
     def __init__(self, connections: int) -> None:
         self._free: list[httpx.AsyncHTTPTransport] = []
@@ -47,7 +47,7 @@ class SplitTransport(httpx.AsyncBaseTransport):
         self._verify = httpx.create_ssl_context()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request; the connection is free again once its answer is read or closed."""
+        """Send a request. The connection is free again once the answer is read or closed."""
         await self._room.acquire()
         connection = self._free.pop() if self._free else self._new()
         try:
@@ -86,7 +86,7 @@ class SplitTransport(httpx.AsyncBaseTransport):
 
 
 class _Lent(httpx.AsyncByteStream):
-    """An answer's bytes; closing it gives the connection back."""
+    """An answer's bytes. Closing it gives the connection back."""
 
     def __init__(
         self,
@@ -115,14 +115,14 @@ class _Lent(httpx.AsyncByteStream):
 if IS_FAST:
 
     class FastTransport(AiohttpTransport):
-        """aiohttp's connections; whatever goes wrong is an httpx error, as the gateway expects."""
+        """aiohttp's connections. Every failure is an httpx error, as the gateway expects."""
 
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
             """Send a request."""
             try:
                 return await super().handle_async_request(request)
             except httpx.ConnectTimeout as error:
-                # What the package takes every lost connection for.
+                # The package reports every lost connection as this.
                 if isinstance(error.__cause__, aiohttp.ClientConnectorError):
                     raise httpx.ConnectError(str(error)) from error
                 raise httpx.RemoteProtocolError(str(error)) from error

@@ -1,4 +1,4 @@
-"""Is it the URL of a project? What people paste instead is refused with the right one."""
+"""Is it the URL of a project? Other URLs that people paste are refused with the right one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHOWN_CHARS = 80
 def project_url(given: str) -> str:
     """The URL without a trailing slash.
 
-    Raises CannotConnect where it is none, or that of one of the project's APIs.
+    Raises CannotConnect if it is none, or that of one of the project's APIs.
     """
     url = given.strip().rstrip("/")
     parts = _parts(url)
@@ -39,7 +39,7 @@ def _parts(url: str) -> SplitResult | None:
 
 
 def _meant(url: str, parts: SplitResult) -> str | None:
-    """The project's URL where this is another's; None where it is the project's."""
+    """The project's URL if this is another one, None if it is the project's."""
     if on_dashboard := _DASHBOARD.match(url):
         return f"https://{on_dashboard['project']}.supabase.co"
     if not (_OF_AN_API.search(parts.path) or parts.query or parts.fragment):
@@ -54,11 +54,11 @@ def _refused(what: str, url: str, meant: str) -> CannotConnect:
 
 
 class SupabaseClient(Protocol):
-    """What `connect(client=…)` reads of a client: sync or async, it stays as it is."""
+    """What `connect(client=…)` reads of a client, sync or async. It changes nothing."""
 
     @property
     def supabase_url(self) -> object:
-        """The project's URL; a str, or what prints as one."""
+        """The project's URL, a str or an object that prints as one."""
         ...
 
     @property
@@ -68,5 +68,5 @@ class SupabaseClient(Protocol):
 
 
 def address_of(client: SupabaseClient) -> tuple[str, str]:
-    """URL and key of somebody's client."""
+    """URL and key of a given client."""
     return str(client.supabase_url).rstrip("/"), client.supabase_key
