@@ -22,7 +22,7 @@ from backfill.local.servers import HOST, start_answering
 WALL_CLOCK_S = 150.0  # of a hosted project's function, on the free plan
 # What a function may do: reach the network, read its own and others' code. It writes no file.
 RIGHTS = ("--allow-net", "--allow-env", "--allow-read", "--allow-sys")
-# Of the caller's environment Deno gets what it fetches packages with, and nothing else.
+# All that Deno gets of the caller's environment: what it fetches packages with.
 PASSED_ON = (
     "HOME", "NPM_CONFIG_REGISTRY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy",
     "https_proxy", "no_proxy", "DENO_CERT", "DENO_TLS_CA_STORE", "NODE_EXTRA_CA_CERTS",
@@ -50,8 +50,8 @@ class FunctionsServer:
     ) -> FunctionsServer:
         """Load every function of the folder and wait until they are served.
 
-        variables: what functions find in their environment, SUPABASE_URL and the keys. A function
-        that does not load answers 503. Raises PartMissing, ServerError.
+        variables: the environment of the functions, SUPABASE_URL and the keys. A function that
+        does not load answers 503. Raises PartMissing, ServerError.
         """
         program = deno or find_deno()
         cache = Path(platformdirs.user_cache_dir("backfill")) / "deno"
@@ -89,11 +89,11 @@ class FunctionsServer:
 
     @property
     def url(self) -> str:
-        """What the functions' names are appended to."""
+        """The URL that the functions' names are appended to."""
         return f"http://{HOST}:{self.port}"
 
     def answers(self) -> bool:
-        """Whether it listens: it does once every function is loaded."""
+        """Whether it listens, which it does once every function is loaded."""
         connection = http.client.HTTPConnection(HOST, self.port, timeout=5)
         with closing(connection):
             try:
@@ -103,5 +103,5 @@ class FunctionsServer:
                 return False
 
     def stop(self) -> None:
-        """End it; safe to call twice."""
+        """End it. Safe to call twice."""
         end_process(self.process, signal.SIGTERM, signal.SIGKILL)

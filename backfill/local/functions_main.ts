@@ -1,4 +1,5 @@
-// Serves a folder of Edge Functions as a project does: a request for /NAME goes to what NAME/index.ts gives Deno.serve.
+// Serves a folder of Edge Functions as a project does: a request for /NAME goes to the handler that NAME/index.ts
+// passes to Deno.serve.
 //
 //   deno run … functions_main.ts FOLDER PORT WALL_CLOCK_MS
 
@@ -12,7 +13,7 @@ function said(status: number, code: string, message: string): Response {
   return Response.json({ code, message }, { status });
 }
 
-// Each function calls Deno.serve when it is loaded; here that only hands its handler over.
+// Each function calls Deno.serve when it is loaded. Here that only hands its handler over.
 async function load(name: string): Promise<Handler | null> {
   let given: Handler | null = null;
   // deno-lint-ignore no-explicit-any

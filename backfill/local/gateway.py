@@ -1,7 +1,7 @@
-"""The one door of the embedded stack: checks the API key and passes the request on.
+"""The only door of the embedded stack: checks the API key and passes the request on.
 
-What a hosted project's gateway answers by itself, this one answers alike. Bodies pass through as
-raw bytes in both directions, and no header is ever logged, since headers carry the keys.
+Its own answers are those of a hosted project's gateway. Bodies pass through as raw bytes in both
+directions, and no header is ever logged, since headers carry the keys.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from backfill.local.keys import ApiKeys
 HOST = "127.0.0.1"
 REST_PREFIX = "/rest/v1"
 FUNCTIONS_PREFIX = "/functions/v1"
-# A function of the database may run for 60 s at most, an Edge Function for 400 s; the answer needs
+# A function of the database may run for 60 s at most, an Edge Function for 400 s. The answer needs
 # a moment on top.
 UPSTREAM_SILENCE_S = 65.0
 FUNCTION_SILENCE_S = 405.0
@@ -31,7 +31,7 @@ CONNECT_S = 5.0
 # Below this a body is read whole, which saves a task and the chunked encoding.
 WHOLE_BODY_BYTES = 256 * 1024
 LONGEST_LINE_BYTES = 64 * 1024
-# They belong to one connection and not to the message (RFC 9110, 7.6.1); the two lengths are
+# They belong to one connection and not to the message (RFC 9110, 7.6.1). The two lengths are
 # written anew for the bytes that are sent.
 HOP_BY_HOP = frozenset(
     (
@@ -66,7 +66,7 @@ UPSTREAM_SILENT = {"message": "The upstream server is timing out"}
 
 @dataclass(frozen=True)
 class Functions:
-    """Where Edge Functions are served, and what signs the JWTs that call them."""
+    """Where Edge Functions are served, and the secret that signs the JWTs of their callers."""
 
     url: str
     jwt_secret: str = field(repr=False)
@@ -83,7 +83,7 @@ class Functions:
 
 @dataclass(frozen=True)
 class Refusal:
-    """What the gateway answers by itself."""
+    """An answer of the gateway itself."""
 
     status: int
     body: dict[str, str]
@@ -111,7 +111,7 @@ def route(
     rest_url: str,
     functions: Functions | None = None,
 ) -> Route | Refusal:
-    """Decide what becomes of a request, from its first line and its headers alone.
+    """Decide what becomes of a request, from only its first line and its headers.
 
     raw_path: path and query, encoded as the client sent them.
     """
@@ -177,7 +177,7 @@ class Gateway:
     """An HTTP server on the loopback, in the event loop that starts it."""
 
     def __init__(self, rest_url: str, keys: ApiKeys, *, port: int = 0) -> None:
-        """port: 0 takes a free one. functions: set when they are served; they call this one."""
+        """port: 0 takes a free one. `functions` is set later, since they call this gateway."""
         self._rest_url = rest_url
         self.functions: Functions | None = None
         self._keys = keys
@@ -208,7 +208,7 @@ class Gateway:
         self.port = int(runner.addresses[0][1])
 
     async def stop(self) -> None:
-        """Stop listening and drop the connections; safe to call twice."""
+        """Stop listening and drop the connections. Safe to call twice."""
         await self._owned.aclose()
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -252,7 +252,7 @@ class Gateway:
 async def _request_body(
     request: web.BaseRequest, headers: CIMultiDict[str]
 ) -> bytes | aiohttp.StreamReader | None:
-    """The body as bytes where it is short, as a stream of the announced length where it is not."""
+    """The body as bytes if it is short, else as a stream of the announced length."""
     if not request.body_exists:
         return None
     length = request.content_length
@@ -264,7 +264,7 @@ async def _request_body(
 
 
 async def _relay(request: web.BaseRequest, answer: aiohttp.ClientResponse) -> web.StreamResponse:
-    """Send the answer on: at one stroke when it has arrived whole, else as it arrives."""
+    """Send the answer on, in one piece if it has arrived whole, else as it arrives."""
     headers = forwarded_headers(answer.headers)
     first = await answer.content.readany()
     if answer.content.at_eof():
@@ -290,7 +290,7 @@ async def _stream(
         async for chunk in answer.content.iter_any():
             await response.write(chunk)
     except (aiohttp.ClientError, TimeoutError):
-        # The status is out already: only a cut connection still tells that the body is not whole.
+        # The status is sent already. Only a cut connection still tells that the body is not whole.
         if request.transport is not None:
             request.transport.abort()
         return response
@@ -313,7 +313,7 @@ def _upstream_client() -> aiohttp.ClientSession:
 
 @contextlib.contextmanager
 def gateway_in_thread(rest_url: str, keys: ApiKeys, *, port: int = 0) -> Iterator[Gateway]:
-    """A gateway with a thread and an event loop of its own, for code that has no loop."""
+    """A gateway with its own thread and event loop, for code that has no loop."""
     gateway = Gateway(rest_url, keys, port=port)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="backfill-gateway", daemon=True)

@@ -1,4 +1,4 @@
-"""What opens the API of the embedded stack: the project's keys, and the tokens of its users."""
+"""Access to the API of the embedded stack: the project's keys, and the tokens of its users."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ApiKeys:
         return key in (self.anon, self.service_role, self.publishable, self.secret)
 
     def token_for(self, key: str) -> str | None:
-        """The JWT that a key of the new style stands for; None for a legacy key."""
+        """The JWT that a key of the new style stands for. None for a legacy key."""
         return {self.publishable: self.anon, self.secret: self.service_role}.get(key)
 
 

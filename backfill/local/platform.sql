@@ -1,12 +1,12 @@
 -- What a database of a hosted Supabase project holds before its first migration.
 --
--- Run once a database by the superuser supabase_admin, after platform_roles.sql; a second run
+-- Run once per database by the superuser supabase_admin, after platform_roles.sql. A second run
 -- changes nothing. No default privileges are set: since 2026-10-30 a new table in public is not
--- granted to the API roles by itself (platform_old_privileges.sql has the time before).
+-- granted to the API roles by itself. For projects before that: platform_old_privileges.sql.
 
 do $$
 begin
-  -- Whoever owns the database owns schema public too, through pg_database_owner.
+  -- The owner of the database owns schema public too, through pg_database_owner.
   execute format('alter database %I owner to postgres', current_database());
 end
 $$;
@@ -19,7 +19,7 @@ grant usage on schema extensions to anon, authenticated, service_role;
 
 do $$
 begin
-  -- Some builds of PostgreSQL come without it, and nothing of the platform stands on it.
+  -- Some builds of PostgreSQL come without it, and nothing of the platform needs it.
   if exists (select from pg_catalog.pg_available_extensions where name = 'pgcrypto') then
     create extension if not exists pgcrypto with schema extensions;
   end if;
@@ -51,7 +51,7 @@ grant select, insert, update, delete, references, trigger
 
 -- The claims of the caller's token, as the REST server left them for this transaction.
 --
--- returns  null without a token; a setting that was once set and reset reads as ''
+-- returns  null without a token, also after a reset, when the setting reads as ''
 create or replace function auth.jwt()
 returns jsonb
 language sql
@@ -61,7 +61,7 @@ as $$
   select nullif(current_setting('request.jwt.claims', true), '')::jsonb
 $$;
 
--- The id of the user who calls; null for a service key and in the SQL editor.
+-- The id of the user who calls. Null for a service key and in the SQL editor.
 create or replace function auth.uid()
 returns uuid
 language sql
@@ -71,7 +71,7 @@ as $$
   select nullif(auth.jwt() ->> 'sub', '')::uuid
 $$;
 
--- The API role that the caller's token names; null in the SQL editor.
+-- The API role that the caller's token names. Null in the SQL editor.
 create or replace function auth.role()
 returns text
 language sql

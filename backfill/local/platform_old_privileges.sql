@@ -1,5 +1,5 @@
--- How projects made before 2026-10-30 start: whatever postgres creates in public is open to the
--- API roles until a migration revokes it.
+-- How projects made before 2026-10-30 start: anything that postgres creates in public is open to
+-- the API roles until a migration revokes it.
 --
 -- Run by supabase_admin in one database, after platform.sql and before the first migration.
 

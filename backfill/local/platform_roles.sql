@@ -1,7 +1,7 @@
 -- The roles of a hosted Supabase project, as far as a migration or an API call can tell.
 --
--- Run once a cluster by the superuser supabase_admin; a second run changes nothing. Passwords are
--- set by the program afterwards, so that none stands in a file.
+-- Run once per cluster by the superuser supabase_admin. A second run changes nothing. The program
+-- sets the passwords afterwards, so that no file holds one.
 
 do $$
 declare
@@ -18,7 +18,7 @@ begin
 end
 $$;
 
--- What migrations run as: strong, and still no superuser.
+-- The role of migrations: strong, but no superuser.
 alter role postgres
   with login nosuperuser bypassrls createrole createdb noreplication inherit;
 alter role postgres set search_path to "$user", public, extensions;
@@ -28,7 +28,7 @@ alter role authenticated with nologin noinherit;
 alter role service_role with nologin noinherit bypassrls;
 alter role supabase_auth_admin with nologin noinherit;
 
--- What the REST server logs in as, before it becomes one of the three API roles.
+-- The role that the REST server logs in as, before it switches to one of the three API roles.
 alter role authenticator with login noinherit nosuperuser;
 grant anon, authenticated, service_role to authenticator;
 
@@ -36,8 +36,7 @@ grant anon, authenticated, service_role to postgres with admin option;
 grant authenticator to postgres;
 grant pg_monitor, pg_read_all_data, pg_signal_backend to postgres;
 
--- The limits of the hosted API. service_role has none of its own and so lives under the
--- authenticator's.
+-- The limits of the hosted API. service_role has none of its own, so the authenticator's apply.
 alter role anon set statement_timeout to '3s';
 alter role authenticated set statement_timeout to '8s';
 alter role authenticator set statement_timeout to '8s';

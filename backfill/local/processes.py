@@ -21,12 +21,12 @@ KILL_TIMEOUT_S = 5.0
 POLL_S = 0.02
 PR_SET_PDEATHSIG = 1
 
-# A process is named by its number and the moment it started: numbers come back.
+# A process is named by its number and the moment it started, since numbers are reused.
 ProcessName = tuple[int, str]
 
 
 class StackError(BackfillError):
-    """The embedded stack did not start or end, or none is running where one is needed."""
+    """The embedded stack did not start or end, or one is needed and none is running."""
 
 
 def spawn(
@@ -39,7 +39,7 @@ def spawn(
 ) -> subprocess.Popen[bytes]:
     """Start a program, in a process group that Ctrl-C does not reach.
 
-    as_server_account: as PostgreSQL wants it; else as the caller.
+    as_server_account: as PostgreSQL wants it, else as the caller.
     """
     account = server_account() if as_server_account else None
     return subprocess.Popen(
@@ -60,7 +60,7 @@ def spawn(
 def dies_with_parent(death_signal: signal.Signals) -> Callable[[], None] | None:
     """What a child runs before its program, so that the kernel ends it when its parent ends.
 
-    None where the kernel cannot: there the supervisor's closed stdin has to do.
+    None if the kernel cannot. Then the supervisor's closed stdin has to do.
     """
     if sys.platform != "linux":
         return None
@@ -88,7 +88,7 @@ def end_process(process: subprocess.Popen[bytes], *signals: signal.Signals) -> N
 
 
 def process_of(stored: Sequence[Any]) -> ProcessName:
-    """The name of a process, out of `stack.json`."""
+    """The name of a process, from `stack.json`."""
     return int(stored[0]), str(stored[1])
 
 
@@ -98,13 +98,13 @@ def name_of(pid: int) -> ProcessName:
 
 
 def is_alive(process: ProcessName) -> bool:
-    """Whether exactly this process still runs; a zombie does not."""
+    """Whether exactly this process still runs. A zombie does not."""
     pid, started_at = process
     return _started_at(pid) == started_at
 
 
 def _started_at(pid: int) -> str | None:
-    """When a process started, in a form that compares; None without one, and for a zombie."""
+    """When a process started, in a form that compares. None without one, and for a zombie."""
     if Path("/proc/self/stat").exists():
         try:
             # The program's name stands in brackets and may hold anything, brackets too.

@@ -25,7 +25,7 @@ def load(dsn: str, sample: str | int) -> None:
     dsn: logs in as postgres, the role that owns what migrations make.
     sample: "seed", or the wanted number of sessions that need a backfill.
     Raises BadRequest before anything is touched, psycopg.Error with the file's name in a note.
-    A file that fails leaves nothing of itself; the files before it stay.
+    A file that fails leaves nothing behind. The files before it stay.
     """
     candidates = candidates_of(sample)
     import psycopg  # only the extra [local] brings it
@@ -41,7 +41,7 @@ def load(dsn: str, sample: str | int) -> None:
 def declare(dsn: str, declared: Declaration) -> None:
     """Declare a target, or declare it anew, in a database on this machine.
 
-    dsn: logs in as postgres. Raises psycopg.Error where it names what is not there.
+    dsn: logs in as postgres. Raises psycopg.Error if the declaration names what is not there.
     """
     import psycopg
 
@@ -50,7 +50,10 @@ def declare(dsn: str, declared: Declaration) -> None:
 
 
 def candidates_of(sample: str | int) -> int:
-    """How many sessions need a backfill in a sample: 39 in "seed", else the number itself."""
+    """How many sessions of a sample need a backfill: 39 in "seed", else the number itself.
+
+    Raises BadRequest.
+    """
     wanted = str(sample).strip()
     if wanted == SEED:
         return SEED_CANDIDATES
@@ -62,7 +65,7 @@ def candidates_of(sample: str | int) -> int:
 
 
 def _execute(connection: psycopg.Connection, file: Traversable) -> None:
-    """Execute a file: in one transaction, or statement by statement where that cannot be."""
+    """Execute a file in one transaction, or statement by statement if that is impossible."""
     script = file.read_text(encoding="utf-8")
     try:
         if migrations.builds_index_concurrently(script):

@@ -1,7 +1,7 @@
 """The servers of the embedded stack: PostgreSQL and PostgREST, each one child process.
 
-Both listen on the loopback alone and end when their parent ends, however it ends. Linux ties a
-child to the thread that started it, so start them from a thread that lives as long as they should.
+Both listen only on the loopback, and end when their parent ends in any way. Linux ties a child to
+the thread that started it, so start them from a thread that lives as long as they should.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ FAST_SETTINGS = {
 }
 SETTINGS = {
     "listen_addresses": HOST,
-    # A path for a socket could be too long or closed; TCP works everywhere.
+    # A path for a socket could be too long or closed. TCP works everywhere.
     "unix_socket_directories": "",
     "max_connections": "100",
     "shared_buffers": "128MB",
@@ -85,7 +85,7 @@ REST_LIMITS = {
 
 
 class ServerError(BackfillError):
-    """A server of the stack did not start; the end of its log is in the message."""
+    """A server of the stack did not start. The end of its log is in the message."""
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,11 @@ class PostgresServer:
         postgres_bin: Path | None = None,
         log: IO[bytes] | None = None,
     ) -> PostgresServer:
-        """Start on `data_dir`, which is made where it is absent, and wait until it answers.
+        """Start on `data_dir`, which is made if it is absent, and wait until it answers.
 
         secrets: needed again to restart on a `data_dir` that was made before.
         old_privileges: open new tables to the API roles, as projects before 2026-10-30 do.
-        Raises PartMissing, ServerError; ValueError for existing data without its secrets.
+        Raises PartMissing, ServerError, and ValueError for existing data without its secrets.
         """
         bin_dir = postgres_bin or find_postgres()
         is_new = not (data_dir / "PG_VERSION").exists()
@@ -151,15 +151,15 @@ class PostgresServer:
         return server
 
     def superuser_dsn(self, dbname: str = "postgres") -> str:
-        """Where `supabase_admin` logs in, the superuser that users of a hosted project lack."""
+        """The URL for `supabase_admin`, the superuser that users of a hosted project lack."""
         return self._dsn(SUPERUSER, self.secrets.supabase_admin, dbname)
 
     def authenticator_dsn(self, dbname: str = "postgres") -> str:
-        """Where PostgREST logs in."""
+        """The URL for PostgREST."""
         return self._dsn("authenticator", self.secrets.authenticator, dbname)
 
     def dsn(self, dbname: str = "postgres", user: str = "postgres") -> str:
-        """Where a role with a password logs in: postgres, authenticator or supabase_admin."""
+        """The URL for a role with a password: postgres, authenticator or supabase_admin."""
         password: str = getattr(self.secrets, user)
         return self._dsn(user, password, dbname)
 
@@ -173,7 +173,7 @@ class PostgresServer:
             self.install_platform(name, old_privileges=old_privileges)
 
     def drop_database(self, name: str) -> None:
-        """Drop the database if it is there, whoever is connected to it."""
+        """Drop the database if it is there, even if anyone is connected to it."""
         drop = sql.SQL("drop database if exists {} with (force)")
         self._run(drop.format(sql.Identifier(name)))
 
@@ -184,7 +184,7 @@ class PostgresServer:
             self._run(_platform_sql("platform_old_privileges.sql"), dbname)
 
     def stop(self) -> None:
-        """End the server and its sessions; safe to call twice. The data stay."""
+        """End the server and its sessions. Safe to call twice. The data stay."""
         end_process(self.process, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL)
 
     def _set_up_cluster(self) -> None:
@@ -202,7 +202,7 @@ class PostgresServer:
         return f"postgresql://{user}:{password}@{self.host}:{self.port}/{dbname}"
 
     def answers(self) -> bool:
-        """Whether the superuser gets in."""
+        """Whether the superuser can log in."""
         try:
             psycopg.connect(self.superuser_dsn(), connect_timeout=5).close()
         except psycopg.OperationalError:
@@ -257,7 +257,7 @@ class RestServer:
         return f"http://{self.host}:{self.port}"
 
     def stop(self) -> None:
-        """End the server; safe to call twice."""
+        """End the server. Safe to call twice."""
         end_process(self.process, signal.SIGTERM, signal.SIGKILL)
 
     def answers(self) -> bool:
@@ -272,7 +272,7 @@ class RestServer:
 
 
 def free_port(preferred: int | None = None) -> int:
-    """A loopback TCP port that nobody listens on: the preferred one where that is free."""
+    """A free loopback TCP port: the preferred one if it is free. Raises ServerError."""
     for port in (preferred, 0):
         if port is None:
             continue
@@ -289,7 +289,7 @@ def free_port(preferred: int | None = None) -> int:
 def start_answering(
     launch: Callable[[int, IO[bytes]], Server], port: int | None, log: IO[bytes] | None
 ) -> Server:
-    """Launch until the server answers; a port that we chose and lost is chosen anew.
+    """Launch until the server answers. If it loses a port that we chose, we choose another.
 
     Raises ServerError with the end of its log.
     """
@@ -304,7 +304,7 @@ def start_answering(
 
 
 def _answers_in_time(server: Server) -> bool:
-    """Wait until the server answers; False when it ended instead. Raises ServerError when late."""
+    """Wait until the server answers. False if it ended instead. Raises ServerError when late."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         if server.process.poll() is not None:
@@ -357,9 +357,9 @@ def _initdb(bin_dir: Path, data_dir: Path, password_file: Path) -> None:
 
 
 def _server_environment(bin_dir: Path) -> dict[str, str]:
-    """Nothing of the caller's: a PG… variable or a key in it is none of the server's business."""
+    """Nothing of the caller's environment, which may hold PG… variables or a key."""
     environment = {"PATH": os.defpath, "LC_ALL": "C"}
-    # Where the wheel brings its own ICU data, its build does not find them by itself.
+    # If the wheel brings its own ICU data, its build does not find them by itself.
     icu_data = bin_dir.parent / "share" / "icu"
     return environment | ({"ICU_DATA": str(icu_data)} if icu_data.is_dir() else {})
 

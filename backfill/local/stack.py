@@ -1,7 +1,7 @@
 """The embedded stack: PostgreSQL, PostgREST and a gateway, as one thing to start and to stop.
 
 A supervisor process owns the three. It writes `stack.json` into the stack's folder when all is up
-and holds `stack.lock` for as long as it lives; its log is `stack.log` in the same folder.
+and holds `stack.lock` as long as it lives. Its log is `stack.log` in the same folder.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ POLL_S = 0.02
 
 @dataclass(frozen=True)
 class Stack:
-    """A running stack, and how to get into it."""
+    """A running stack: its folder, its URLs and its secrets."""
 
     dir: Path
     url: str
@@ -94,10 +94,10 @@ def start(
 ) -> Stack:
     """Start a stack in a folder and return when it is ready, or return the one that runs there.
 
-    sample: "seed", a number of candidates, or "none"; None: what the folder has, at first "seed".
-    functions: a folder of Edge Functions to serve. tie_to_parent: end the stack when this process
-    ends, however it ends.
-    Raises BadRequest where the sample is none or the folder has another, PartMissing, StackError.
+    sample: "seed", a number of candidates, or "none". None takes what the folder has, at first
+    "seed". functions: a folder of Edge Functions to serve. tie_to_parent: end the stack when this
+    process ends in any way.
+    Raises BadRequest if the sample is none or the folder has another, PartMissing, StackError.
     """
     home = dir.resolve()
     wanted = None if sample is None else _checked_sample(sample)
@@ -124,10 +124,10 @@ def start(
 
 
 def stop(dir: Path) -> bool:  # noqa: A002 - as in start
-    """Stop the stack of a folder and wait until its processes are gone; the data stay.
+    """Stop the stack of a folder and wait until its processes are gone. The data stay.
 
     Returns whether one was running. One that is just starting is stopped when it is up.
-    Raises StackError when a process does not end.
+    Raises StackError if a process does not end.
     """
     home = dir.resolve()
     if not (home / LOCK_FILE).exists():
@@ -143,7 +143,7 @@ def stop(dir: Path) -> bool:  # noqa: A002 - as in start
 
 
 def discard(dir: Path) -> None:  # noqa: A002 - as in start
-    """Stop the stack of a folder and remove all it has made, wherever that lies."""
+    """Stop the stack of a folder and remove all it has made, outside the folder too."""
     home = dir.resolve()
     stop(home)
     kept = read_state(home).get("kept")
@@ -181,7 +181,7 @@ def running(
     """
     home = dir or Path(tempfile.mkdtemp(prefix="backfill-stack-", dir=open_temp_root()))
     if dir is None:
-        # The server account has to get to the data below; the files with secrets are ours alone.
+        # The server account has to reach the data below. The files with secrets are only ours.
         home.chmod(0o711)
     try:
         yield start(home, sample=sample, functions=functions, announce=announce, tie_to_parent=True)
@@ -234,7 +234,7 @@ def _launch(
     lock: int,
     tie_to_parent: bool,
 ) -> None:
-    """Start the supervisor, which inherits the lock, and wait for its word. Raises StackError."""
+    """Start the supervisor, which inherits the lock, and wait for its report. Raises StackError."""
     read_end, write_end = os.pipe()
     handles = (str(lock), str(write_end), "tied" if tie_to_parent else "free")
     served = "" if functions is None else str(functions.resolve())
@@ -260,7 +260,7 @@ def _launch(
             pass_fds=(lock, write_end),
         )
         os.close(write_end)
-        # Kept: with the object its end of the pipe would be closed, and the stack would end.
+        # Kept, since without the object its end of the pipe is closed, and the stack ends.
         _supervisors[home] = supervisor
         try:
             report = word.read()
@@ -274,7 +274,7 @@ def _launch(
 
 
 def _not_started(report: str, log: Path) -> StackError:
-    """The supervisor's report as an error; the end of its log when it was killed before one."""
+    """The supervisor's report as an error, or the end of its log if it was killed before one."""
     if not report:
         log_tail = log.read_text(errors="replace")[-LOG_TAIL_CHARS:]
         return StackError(f"The stack did not start: it was killed.\n{log_tail}".rstrip())
@@ -307,9 +307,9 @@ def _reap(home: Path) -> None:
 
 
 def _lock_unless_running(home: Path) -> int | None:
-    """Take the folder's lock; None when a stack is running there. Waits while one starts or stops.
+    """Take the folder's lock. None if a stack is running there. Waits while one starts or stops.
 
-    Raises StackError when that takes too long.
+    Raises StackError if that takes too long.
     """
     lock = _open_lock(home)
     deadline = time.monotonic() + BUSY_TIMEOUT_S
@@ -320,14 +320,14 @@ def _lock_unless_running(home: Path) -> int | None:
         if is_up:
             return None
         if is_late:
-            wait = f"wait until it is done; its log is {home / LOG_FILE}"
+            wait = f"wait until it is done. Its log is {home / LOG_FILE}"
             raise StackError(f"Another start in {home} is still going on.", wait)
         time.sleep(POLL_S)
     return lock
 
 
 def _end_supervisor(home: Path, lock: int) -> bool:
-    """Ask the supervisor to end, and take the lock that it leaves; whether there was one."""
+    """End the supervisor and take the lock that it leaves. Returns whether there was one."""
     asked: ProcessName | None = None
     deadline = time.monotonic() + STOP_TIMEOUT_S
     while not _takes(lock):
@@ -349,7 +349,7 @@ def _open_lock(home: Path) -> int:
 
 
 def _takes(lock: int) -> bool:
-    """Whether the lock could be taken; the supervisor shares it with the start that made it."""
+    """Whether the lock could be taken. The supervisor shares it with the start that made it."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -390,7 +390,7 @@ def _command(verb: str, home: Path) -> str:
 
 
 def _end_leftovers(home: Path) -> None:
-    """After a supervisor that was killed: its servers end by themselves, its entry does not."""
+    """Clean up after a killed supervisor. Its servers end by themselves, its entry does not."""
     state = read_state(home)
     if "running" in state:
         servers = [process_of(stored) for stored in state["running"]["servers"]]

@@ -1,7 +1,7 @@
 """The process that owns the servers of an embedded stack, and the file that it keeps.
 
-Started as `python -m backfill.stack_supervisor HOME SAMPLE FUNCTIONS LOCK READY tied|free`; LOCK
-and READY are open files that it inherits, FUNCTIONS is a folder of Edge Functions or empty.
+Started as `python -m backfill.local.supervisor HOME SAMPLE FUNCTIONS LOCK READY tied|free`. LOCK
+and READY are open files that it inherits. FUNCTIONS is a folder of Edge Functions or empty.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ LOG_TAIL_CHARS = 3000
 class Kept:
     """What a stack keeps from one start to the next.
 
-    is_prepared: the platform and the sample stand; without it the data are made anew.
+    is_prepared: the platform and the sample are there. If not, the data are made anew.
     """
 
     data_dir: str
@@ -56,20 +56,20 @@ class Kept:
 
     @classmethod
     def new(cls, home: Path, sample: str) -> Kept:
-        """Fresh secrets, and a place for the data that the server account gets to."""
+        """Fresh secrets, and a place for the data that the server account can reach."""
         jwt_secret = secrets.token_urlsafe(48)
         data_dir, keys = str(_place_for_data(home)), ApiKeys.new(jwt_secret)
         return cls(data_dir, free_port(), sample, False, jwt_secret, keys, DatabaseSecrets())
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Kept:
-        """The same out of `stack.json`."""
+        """The same from `stack.json`."""
         keys, passwords = ApiKeys(**stored["keys"]), DatabaseSecrets(**stored["passwords"])
         return cls(**{**stored, "keys": keys, "passwords": passwords})
 
 
 def read_state(home: Path) -> dict[str, Any]:
-    """What stands in `stack.json`; nothing before the first start."""
+    """The contents of `stack.json`, {} before the first start."""
     try:
         state: dict[str, Any] = json.loads((home / STATE_FILE).read_text())
     except FileNotFoundError:
@@ -78,7 +78,7 @@ def read_state(home: Path) -> dict[str, Any]:
 
 
 def write_state(home: Path, kept: Kept, running: Mapping[str, Any] | None = None) -> None:
-    """Replace the file at one stroke; a reader sees the old state or the new one."""
+    """Replace the file in one step, so that a reader sees the old state or the new one."""
     state = {"kept": asdict(kept)} | ({"running": running} if running else {})
     written = home / f"{STATE_FILE}.new"
     with open_private(written, "wb") as file:
@@ -93,7 +93,7 @@ def open_private(path: Path, mode: str) -> IO[bytes]:
 
 
 def hide_from_git(home: Path) -> None:
-    """Keep the secrets of a stack's folder out of git; not in a folder that holds other things."""
+    """Keep the secrets of a stack's folder out of git, unless it holds other things too."""
     others = [p.name for p in home.iterdir() if not p.name.startswith("stack.")]
     if not set(others) - {"data"}:
         (home / GIT_IGNORE).write_text(IGNORE_ALL)
@@ -107,7 +107,7 @@ def show_to_git(home: Path) -> None:
 
 
 def _place_for_data(home: Path) -> Path:
-    """Below the stack's folder, or where the server account gets to when that one is closed."""
+    """Below the stack's folder, or in an open one if the server account cannot reach that."""
     if is_reachable(home):
         return home / "data"
     outside = Path(tempfile.mkdtemp(prefix="backfill-data-", dir=open_temp_root()))
@@ -116,14 +116,14 @@ def _place_for_data(home: Path) -> Path:
 
 
 def remove_data(home: Path, data_dir: Path) -> None:
-    """Remove the data, and the folder of our own that they have when they lie outside."""
+    """Remove the data, and the folder that we made for them if they lie outside."""
     shutil.rmtree(data_dir, ignore_errors=True)
     if data_dir.parent != home:
         shutil.rmtree(data_dir.parent, ignore_errors=True)
 
 
 def _supervise(home: Path, sample: str, functions: Path | None, ready: int) -> None:
-    """Bring everything up, say so, stay until SIGTERM, take everything down."""
+    """Start everything, say so, stay until SIGTERM, end everything."""
     with contextlib.ExitStack() as owned:
         kept = _kept_for(home, sample)
         postgres = PostgresServer.start(Path(kept.data_dir), secrets=kept.passwords)
@@ -139,7 +139,7 @@ def _supervise(home: Path, sample: str, functions: Path | None, ready: int) -> N
 
 
 def _kept_for(home: Path, sample: str) -> Kept:
-    """What the last start left; without a prepared database a new identity and no data."""
+    """What the last start left. Without a prepared database, a new identity and no data."""
     stored = read_state(home).get("kept")
     kept = Kept.of(stored) if stored else None
     if kept and kept.is_prepared and (Path(kept.data_dir) / "PG_VERSION").exists():
@@ -175,7 +175,7 @@ async def _keep_open(
 def _serve_functions(
     folder: Path, gateway: Gateway, kept: Kept, postgres: PostgresServer
 ) -> FunctionsServer:
-    """Start the functions with what a project gives them, and open the gateway's way to them."""
+    """Start the functions with the variables of a project, and connect the gateway to them."""
     variables = {
         "SUPABASE_URL": gateway.url,
         "SUPABASE_ANON_KEY": kept.keys.anon,
@@ -214,13 +214,13 @@ async def _until_one_ends(
     while not ended.is_set() and all(server.process.poll() is None for server in servers):
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(ended.wait(), WATCH_S)
-    # First of all: from here on a start waits for us instead of taking us for running.
+    # First of all, so that a start waits for us from here on instead of taking us for running.
     write_state(home, kept)
     await gateway.stop()
 
 
 def _report_of(failure: Exception) -> dict[str, str]:
-    """What the waiting start says: the error's own words, or all there is about a surprise."""
+    """What the waiting start says: the words of an error of ours, or the trace of any other."""
     if isinstance(failure, BackfillError):
         return {"message": failure.message, "next_step": failure.next_step}
     trace = "".join(traceback.format_exception(failure))[-LOG_TAIL_CHARS:].rstrip()
@@ -239,7 +239,7 @@ def _leave(signal_number: int, frame: object) -> None:
 
 
 def _main(home: str, sample: str, functions: str, lock: str, ready: str, tie: str) -> None:
-    """The supervisor. The lock is held by being open; `ready` takes a failure's report."""
+    """Run the supervisor. The open file holds the lock. `ready` takes a failure's report."""
     signal.signal(signal.SIGTERM, _leave)
     for inherited in (int(lock), int(ready)):
         os.set_inheritable(inherited, False)
