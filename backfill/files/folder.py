@@ -1,4 +1,4 @@
-"""A run's files: plan, calls, batches, summary, rollback. What cannot be written stops nothing."""
+"""A run's files: plan, calls, batches, summary, rollback. A failed write stops nothing."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ FOLDER_MODE = 0o700
 
 
 class RunLog:
-    """The folder of one run. Every method does nothing once its kind of file could not be written.
+    """The folder of one run. After a failed write, files of the same kind are not tried again.
 
-    folder: None writes nothing at all. failed: what could not be written first, or None.
+    folder: None writes nothing at all. failed: the first failed write as a sentence, or None.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -36,7 +36,7 @@ class RunLog:
 
     @classmethod
     def open(cls, logs_dir: Path | None, run_id: str) -> RunLog:
-        """The log of a run, its folder made where it is missing. Never raises OSError."""
+        """The log of a run. Makes its folder if it is missing. Never raises OSError."""
         if logs_dir is None:
             return cls(None)
         folder = logs_dir / re.sub(r"[^0-9A-Za-z-]", "_", run_id)
@@ -51,13 +51,13 @@ class RunLog:
         self._replace("plan", "plan.json", lambda: json_pieces(plan.told()))
 
     def call(self, record: Mapping[str, Json]) -> None:
-        """Append one line to calls.jsonl; on disk when this returns, as far as the system knows."""
+        """Append one line to calls.jsonl. When this returns, the system has it."""
         if self.folder is not None:
             path = self.folder / "calls.jsonl"
             self._write("calls", path, lambda: _append(path, [record]))
 
     def rebuilt_calls(self, records: Sequence[Mapping[str, Json]]) -> None:
-        """Append to calls.jsonl the calls that it lacks; no line that is there is touched."""
+        """Append to calls.jsonl the calls that it lacks. No existing line is touched."""
         if self.folder is not None and records:
             path = self.folder / "calls.jsonl"
             self._write("calls", path, lambda: _append(path, _lacking(path, records)))
@@ -78,7 +78,7 @@ class RunLog:
 
     @contextmanager
     def rollback(self) -> Iterator[Callable[[str], None]]:
-        """Write rollback.sql as its pieces come; it takes its place when all are there."""
+        """Write rollback.sql piece by piece. It takes its place when it is complete."""
         if self.folder is None:
             yield lambda _: None
             return
@@ -100,7 +100,7 @@ class RunLog:
             self._write(kind, path, lambda: replace_file(path, pieces()))
 
     def _write(self, kind: str, path: Path, writing: Callable[[], None]) -> bool:
-        """Did it work? The first failure of a kind is told, later files of it are not tried."""
+        """Whether it worked. The first failure of a kind is logged, later ones are not tried."""
         if kind in self._off:
             return False
         try:
@@ -118,12 +118,12 @@ class RunLog:
 
 
 def files_are_missing(run_id: str, failed: str) -> str:
-    """What to say, and what to type, where a run's files could not all be written."""
+    """What to say, and what to type, if not all files of a run could be written."""
     return f"not all files were written: {failed}\n  Next: backfill logs {run_id} --logs-dir …"
 
 
 def _make_private(folder: Path) -> None:
-    """Make a folder and those above it. Raises OSError, also where a file is in the way."""
+    """Make a folder and those above it. Raises OSError, also if a file is in the way."""
     if not folder.parent.is_dir():
         folder.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
     folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
@@ -150,7 +150,7 @@ def _append(path: Path, records: Sequence[Mapping[str, Json]]) -> None:
 
 
 def _lacking(path: Path, records: Sequence[Mapping[str, Json]]) -> list[Mapping[str, Json]]:
-    """The calls of which no line tells. Raises OSError where the file cannot be read."""
+    """The calls that have no line yet. Raises OSError if the file cannot be read."""
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     told = {call_key(call) for call in map(_parsed, lines)}
     return [record for record in records if call_key(record) not in told]
@@ -166,7 +166,7 @@ def _is_a_workers(path: Path) -> bool:
 
 
 def _parsed(text: str) -> dict[str, Json]:
-    """What a text holds; nothing where it is no JSON object: half a line, say."""
+    """The JSON object of a text, or {} if it is none, such as half a line."""
     try:
         held = json.loads(text)
     except ValueError:
@@ -175,7 +175,7 @@ def _parsed(text: str) -> dict[str, Json]:
 
 
 def json_pieces(told: Iterable[tuple[str, Json]]) -> Iterator[str]:
-    """An object, indented by two, name by name; what comes as an iterator is an array."""
+    """An object as JSON, indented by two, name by name. An iterator becomes an array."""
     before = "{"
     for name, value in told:
         yield f"{before}\n  {_json(name)}: "
@@ -196,7 +196,7 @@ def _array(values: Iterator[Json]) -> Iterator[str]:
 
 
 def _indented(value: Json, margin: str) -> str:
-    """No line ends stand in JSON but those of its layout."""
+    """Indent every line of a value. The only line ends in JSON are those of its layout."""
     return _json(value, indent=2).replace("\n", f"\n{margin}")
 
 
@@ -205,7 +205,7 @@ def _json(value: Json, indent: int | None = None) -> str:
 
 
 def _cut(value: Json) -> Json:
-    """The same record with every text cut: no row's contents can ride along in a message."""
+    """The same record with every text cut, so that no message carries a row's contents."""
     if isinstance(value, str):
         return value[:MESSAGE_CHARS]
     if isinstance(value, Mapping):

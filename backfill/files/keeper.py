@@ -25,9 +25,9 @@ from backfill.results.plan import Plan
 
 @asynccontextmanager
 async def kept(logs_dir: Path | None, gateway: Gateway, run_id: str) -> AsyncIterator[RunLog]:
-    """A run's folder while it is applied: the plan first, the ending last, however it ends.
+    """A run's folder while it is applied: the plan first, the ending last, also after an error.
 
-    Where a file could not be written, an error of ours carries that in a note.
+    If a file could not be written, an error of ours says so in a note.
     """
     log = RunLog.open(logs_dir, run_id)
     if log.folder is not None:
@@ -45,7 +45,7 @@ async def kept(logs_dir: Path | None, gateway: Gateway, run_id: str) -> AsyncIte
 
 
 def write_down(log: RunLog, event: Event) -> None:
-    """Keep an event of a run that is being applied, where its kind is one that is kept."""
+    """Keep an event of a run that is being applied, if its kind is kept."""
     if event.kind == "call":
         log.call(record_of(event))
     elif event.kind == "batch_settled":
@@ -59,7 +59,7 @@ async def write_ending(log: RunLog, gateway: Gateway, run_id: str) -> None:
 
 
 async def write_all(logs_dir: Path, gateway: Gateway, run_id: str) -> Path:
-    """Write every file of a run into its folder, and return that. Raises BackfillError."""
+    """Write every file of a run and return their folder. Raises BackfillError."""
     log = RunLog.open(logs_dir, run_id)
     await rebuild(log, gateway, run_id)
     if log.failed:
@@ -70,9 +70,9 @@ async def write_all(logs_dir: Path, gateway: Gateway, run_id: str) -> Path:
 async def rebuild(log: RunLog, gateway: Gateway, run_id: str) -> None:
     """Write every file of a run from the database.
 
-    What a worker wrote stays, since it knows more, durations for one: a batch file of its own is
-    not replaced, and calls.jsonl is only added to. A call that is under way in this moment may be
-    rebuilt here and told by its worker too.
+    What a worker wrote stays, since it knows more, such as durations. Its batch files are not
+    replaced, and calls.jsonl is only appended to. A call that is in flight now may be there twice:
+    rebuilt, and from its worker.
     """
     plan = await load_plan(gateway, run_id)
     log.plan(plan)
@@ -96,7 +96,7 @@ async def _write_summary(log: RunLog, gateway: Gateway, run_id: str) -> None:
 async def _write_rollback(
     log: RunLog, gateway: Gateway, run_id: str, answered: list[Answered] | None = None
 ) -> None:
-    """Write rollback.sql; list the calls that left a receipt, where that is asked for."""
+    """Write rollback.sql. answered: takes the calls that left a receipt, unless None."""
     listing = Listing(run_id)
     with log.rollback() as write:
         write(listing.beginning())

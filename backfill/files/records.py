@@ -1,4 +1,4 @@
-"""What calls.jsonl and the batch files hold: as it happens, or as the database knows it. Pure."""
+"""What calls.jsonl and the batch files hold, from events or from the database. Pure."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from backfill.results.event import Event, EventKind
 from backfill.results.run import Json
 from backfill.results.sessions import PlannedSession
 
-# What a record of a kind always holds. Null: nobody knows; the database keeps no durations.
+# What a record of a kind always holds. Null means unknown: the database keeps no durations.
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "call": (
         "session_id", "component", "function", "attempt", "outcome", "code", "error", "took_ms",
     ),
     "batch_settled": ("batch", "claim", "settled", "took_ms"),
 }  # fmt: skip
-CALL_KEY = ("session_id", "component", "attempt")  # an attempt calls a component once at most
+CALL_KEY = ("session_id", "component", "attempt")  # an attempt calls a component at most once
 NO_EFFECT = "OB017"  # the call itself came back well
 
 Row = Mapping[str, Json]
 
 
 def record_of(event: Event) -> dict[str, Json]:
-    """A line of calls.jsonl, or a batch file: of an event that was seen, or of a rebuilt one."""
+    """A line of calls.jsonl or a batch file, from an event that was seen or rebuilt."""
     told = event.as_dict()
     heading = {name: told[name] for name in ("kind", "run_id", "at")}
     return heading | dict.fromkeys(FIELDS[event.kind]) | told
@@ -39,7 +39,7 @@ def call_key(call: Row) -> tuple[Json, ...]:
 
 
 class Answered(NamedTuple):
-    """A call that left a receipt, undone or not: it was made."""
+    """A call that was made, since it left a receipt, undone or not."""
 
     session_id: str
     component: str
@@ -54,7 +54,7 @@ class Answered(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that the database knows of a run's calls and batches.
+    """All that the database knows about a run's calls and batches.
 
     functions: scoring functions by component. chain: the events {at, kind, details} by seq.
     """
@@ -66,13 +66,13 @@ class Evidence:
     answered: Sequence[Answered]
 
     def event(self, kind: EventKind, at: str, **details: Json) -> Event:
-        """What a worker would have told, as far as the database knows it."""
+        """The event that a worker would have sent, as far as the database knows it."""
         return Event(kind, self.run_id, datetime.fromisoformat(at), {**details, "rebuilt": True})
 
 
 @dataclass(slots=True)
 class Attempt:
-    """A session in a granted batch. settled_at: None while nobody has told what became of it."""
+    """A session in a granted batch. settled_at: None until it is settled."""
 
     session: PlannedSession
     number: int
@@ -84,22 +84,22 @@ class Attempt:
 
     @property
     def state(self) -> str:
-        """What its settlement made of the session."""
+        """The state that settling gave the session."""
         if self.has_failed:
             return "failed"
-        # What is done is never granted again, and not pending now: else it was given back.
+        # A session that is done is never granted again nor pending. Any other was given back.
         is_done = self.is_last and self.session.state in ("done", "rolled_back")
         return "done" if is_done else "pending"
 
     @property
     def message(self) -> str | None:
-        """The error's message: the session alone holds one, that of its last failure."""
+        """The error's message. The database keeps only that of a session's last failure."""
         return self.session.error_message if self.has_failed and self.is_last else None
 
 
 @dataclass(frozen=True, slots=True)
 class GrantedBatch:
-    """A batch as it was granted, with what became of its sessions then."""
+    """A batch as it was granted, with what became of its sessions in it."""
 
     number: int
     claim: str
@@ -107,7 +107,7 @@ class GrantedBatch:
 
 
 def granted_batches(known: Evidence) -> list[GrantedBatch]:
-    """Every batch that the chain tells of; what a forged one says of no session is passed over."""
+    """Every batch in the chain. Sessions that do not exist, as in a forged one, are skipped."""
     by_ordinal = {session.ordinal: session for session in known.sessions}
     by_id = {session.session_id: session.ordinal for session in known.sessions}
     numbers: Counter[int] = Counter()
@@ -136,7 +136,7 @@ def granted_batches(known: Evidence) -> list[GrantedBatch]:
 
 
 def rebuilt_calls(known: Evidence) -> list[Event]:
-    """The calls that left a receipt, and those that a session failed at, by time."""
+    """The calls that left a receipt, and those that failed their session, by time."""
     calls = {}
     for attempt in (a for batch in granted_batches(known) for a in batch.attempts):
         if attempt.settled_at and attempt.step:
@@ -149,7 +149,7 @@ def rebuilt_calls(known: Evidence) -> list[Event]:
 
 
 def rebuilt_batches(known: Evidence) -> Iterator[Event]:
-    """The granted batches that were settled, as far as they were, in the order of their numbers."""
+    """The granted batches by number, with those of their sessions that were settled."""
     for batch in granted_batches(known):
         moments = [a.settled_at for a in batch.attempts if a.settled_at]
         if moments:
@@ -188,11 +188,11 @@ def _failed_call(known: Evidence, attempt: Attempt, at: str) -> Event:
 
 
 def _outcome(code: str | None) -> str:
-    """What a worker would have said of a call that failed its session with this code."""
+    """The outcome that a worker would have told of a call that failed with this code."""
     if code == NO_EFFECT:
         return "answered"
     fault = fault_of_transport("") if code == "transport" else fault_of_api(code, None, None)
-    # A session never fails for what would hit every session: that was said by somebody else.
+    # A fault that would hit every session never fails one, so the code came from someone else.
     return "session" if fault.kind == "stop" else fault.kind
 
 

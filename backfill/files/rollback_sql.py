@@ -73,11 +73,11 @@ class Listing:
         return HEADER.format(run=self._run)
 
     def of(self, receipts: Receipts) -> str:
-        """A line for each row of some sessions, the newest first.
+        """One line per row of some sessions, the newest first.
 
-        receipts: those of kind score that are not undone, all of a session, in any order:
+        receipts: of kind score and not undone, all of a session, in any order:
         {receipt_id, session_id, table_name, row_key: {column: value}, operation, after_hash}.
-        Several of one row are one line: what became of it in the end.
+        Several of one row give one line, with what became of it in the end.
         """
         left = [history for history in _folded(receipts) if _has_left_something(history)]
         self._rows += len(left)
@@ -90,7 +90,7 @@ class Listing:
 
 
 def _line(history: Receipts) -> str:
-    """Printable ASCII alone: no name or key can end the comment, or look like another."""
+    """Only printable ASCII, so that no name or key can end the comment or look like another."""
     last = history[-1]
     key = json.dumps(last["row_key"], sort_keys=True)
     return f"{_done(history)} {_ascii(last['table_name'])} {key} {_ascii(last['session_id'])}"
