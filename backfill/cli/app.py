@@ -1,6 +1,6 @@
-"""The command line: thin; every verb is one of the library's.
+"""The command line. It is thin: every verb is one of the library's.
 
-stdout is the answer, stderr is progress; every refusal ends with the next command.
+stdout is the answer, stderr is progress. Every refusal ends with the next command.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _options(
 
 @app.command(epilog="Example: backfill check --json")
 def check(as_json: AsJson = False) -> None:
-    """Is this project ready? A line a thing, each with what to do."""
+    """Is this project ready? One line per check, each with what to do."""
     with connected() as bf:
         checks = bf.check()
     if as_json:
@@ -123,7 +123,7 @@ def approve(
     note: Annotated[str | None, typer.Option(metavar="T", help="Kept with the decision.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Approve exactly this plan; an Auth user's token comes from BACKFILL_ACCESS_TOKEN."""
+    """Approve exactly this plan. An Auth user's token comes from BACKFILL_ACCESS_TOKEN."""
     with connected() as bf:
         status = bf.approve(
             run, digest=digest, access_token=_access_token(), approver=approver, note=note
@@ -156,7 +156,7 @@ def apply(
     logs_dir: LogsDir = DEFAULT_LOGS,
     as_json: AsJson = False,
 ) -> None:
-    """Score the approved sessions; safe to run again after any crash."""
+    """Score the approved sessions. Safe to run again after any crash."""
     with connected() as bf:
         _work(bf, bf.apply, run, concurrency, no_wait, logs_dir, as_json)
 
@@ -206,12 +206,12 @@ def _work(
 
 
 def _stop_on_signals() -> Callable[[], bool]:
-    """Ctrl-C or SIGTERM: finish what is in flight, give the rest back; a second ends at once."""
+    """Ctrl-C or SIGTERM: finish what is in flight, give the rest back. A second ends at once."""
     asked: list[int] = []
 
     def ask(number: int, _: object) -> None:
         asked.append(number)
-        terminal.err.print("finishing what is in flight; once more to end at once")
+        terminal.err.print("finishing what is in flight. A second signal ends at once")
         signal.signal(number, signal.SIG_DFL)
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -229,7 +229,7 @@ def pause(run: Run, reason: Reason, as_json: AsJson = False) -> None:
 
 @app.command(epilog="Example: backfill resume 4f2c")
 def resume(run: Run, as_json: AsJson = False) -> None:
-    """Lift a pause; an apply that is still alive goes on."""
+    """Lift a pause. An apply that is still alive goes on."""
     with connected() as bf:
         status = bf.resume(run)
     _print_status(status, as_json, f"backfill apply {status.run_id}, unless one is still alive")
@@ -245,14 +245,14 @@ def cancel(run: Run, reason: Reason, as_json: AsJson = False) -> None:
 
 @app.command(epilog="Example: backfill status 4f2c")
 def status(run: Run, as_json: AsJson = False) -> None:
-    """Where a run stands, and why it waits."""
+    """The status of a run, and why it waits."""
     with connected() as bf:
         _print_status(bf.status(run), as_json)
 
 
 @app.command(epilog="Example: backfill verify 4f2c")
 def verify(run: Run, as_json: AsJson = False) -> None:
-    """What stands in the tables against what was planned."""
+    """Compare the tables with the plan."""
     with connected() as bf, StepProgress("verify") as progress:
         verification = bf.verify(run, on_progress=progress.hear)
     if as_json:
@@ -266,14 +266,14 @@ def verify(run: Run, as_json: AsJson = False) -> None:
 def rollback(
     run: Run,
     session: Annotated[
-        list[str] | None, typer.Option(metavar="ID", help="Only this session; an id or a prefix.")
+        list[str] | None, typer.Option(metavar="ID", help="Only this session, by id or prefix.")
     ] = None,
     since: Since = None,
     until: Until = None,
     confirm: Annotated[
-        str | None, typer.Option(metavar="DIGEST", help="Carry out the preview of this digest.")
+        str | None, typer.Option(metavar="DIGEST", help="Carry out the preview with this digest.")
     ] = None,
-    reason: Annotated[str | None, typer.Option(metavar="T", help="Why; with --confirm.")] = None,
+    reason: Annotated[str | None, typer.Option(metavar="T", help="Why, with --confirm.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Preview taking back what a run wrote, or confirm the preview."""
@@ -302,7 +302,7 @@ def rollback(
 
 @app.command(epilog="Example: backfill logs 4f2c --logs-dir backfill_logs")
 def logs(run: Run, logs_dir: LogsDir = DEFAULT_LOGS, as_json: AsJson = False) -> None:
-    """Write all files of a run from the database; what an apply wrote stays."""
+    """Write all files of a run from the database. What an apply wrote stays."""
     with connected() as bf:
         folder = bf.write_logs(run, logs_dir)
     if as_json:
@@ -315,7 +315,7 @@ local.add_to(app)
 
 
 def main() -> None:
-    """Run the command line; a BackfillError becomes its sentence and its exit code."""
+    """Run the command line. A BackfillError becomes its message and its exit code."""
     try:
         app()
     except BackfillError as error:

@@ -1,4 +1,4 @@
-"""The demonstration: the whole way on a real database, in a folder that goes afterwards."""
+"""The demonstration: every step on a real database, in a temporary folder."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ PRIORITY = ("618c5ea6", "070d9bf2")
 
 
 def print_line(line: str) -> None:
-    """A line on stdout, at once."""
+    """Print a line to stdout at once."""
     print(line, flush=True)
 
 
 def demonstrate(
     throttle_per_minute: int, *, over_edge: bool = False, tell: Tell, announce: Tell
 ) -> dict[str, Json]:
-    """Go the whole way and say what happens. Returns what each step found.
+    """Take every step and say what happens. Returns what each step found.
 
     over_edge: score by Edge Functions instead of SQL functions.
     """
@@ -61,9 +61,9 @@ def demonstrate(
 
 
 class _Ending:
-    """Ctrl-C or SIGTERM ends the demonstration and leaves nothing: what has begun is taken down.
+    """Ctrl-C or SIGTERM ends the demonstration and removes all that it has started.
 
-    Held while it would cut something off half-way: the start and the removal of the stack, and the
+    A signal is held back while it would interrupt the start or the removal of the stack, or the
     scoring, which looks at `asked` itself.
     """
 
@@ -72,7 +72,7 @@ class _Ending:
         self._is_held = True
 
     def hear(self, number: int, _: FrameType | None) -> None:
-        """A signal: end here, or when released."""
+        """On a signal, end here, or when released."""
         self.asked = number
         if not self._is_held:
             self.release()
@@ -82,7 +82,7 @@ class _Ending:
         self._is_held = True
 
     def release(self) -> None:
-        """From here on a signal raises SystemExit with its exit code; at once where one came."""
+        """From here on a signal raises SystemExit with its exit code, at once if one came."""
         self._is_held = self.asked is not None
         if self.asked is not None:
             raise SystemExit(128 + self.asked)

@@ -25,7 +25,7 @@ class ExitCode(IntEnum):
     UNREACHABLE = 5
 
 
-# The first that an error is one of decides.
+# The first class that an error belongs to decides.
 OF_ERRORS: Mapping[type[BackfillError], ExitCode] = {
     UsageError: ExitCode.USAGE,
     Refused: ExitCode.REFUSED,
@@ -35,33 +35,33 @@ OF_ERRORS: Mapping[type[BackfillError], ExitCode] = {
 
 
 def of_error(error: type[BackfillError]) -> ExitCode:
-    """How a verb ends that raises an error of this class."""
+    """The exit code of a verb that raises an error of this class."""
     return next(code for kind, code in OF_ERRORS.items() if issubclass(error, kind))
 
 
 def of_check(checks: Sequence[Check]) -> ExitCode:
-    """A project without our migrations is as good as not there."""
+    """DONE if ready. A project without our migrations counts as unreachable."""
     if any(check.name == "migrations" and check.status == "fail" for check in checks):
         return ExitCode.UNREACHABLE
     return ExitCode.DONE if ready(checks) else ExitCode.DIFFERENCE
 
 
 def of_missing(found: Missing, min_coverage: float | None) -> ExitCode:
-    """Without a least coverage nothing is below it; nor is what there is no session of."""
+    """DIFFERENCE below the least coverage. Without one, or without sessions, nothing is below."""
     is_below = found.coverage is not None and found.coverage < (min_coverage or 0)
     return ExitCode.DIFFERENCE if is_below else ExitCode.DONE
 
 
 def of_apply(outcome: Outcome) -> ExitCode:
-    """Done where every session is."""
+    """DONE if every session is done."""
     return ExitCode.DONE if outcome.is_complete else ExitCode.FAILED
 
 
 def of_verify(verification: Verification) -> ExitCode:
-    """Done where all that was planned is there."""
+    """DONE if all that was planned is there."""
     return ExitCode.DONE if verification.verdict == "pass" else ExitCode.DIFFERENCE
 
 
 def of_rollback(effect: UndoEffect, *, is_confirmed: bool) -> ExitCode:
-    """A preview may name conflicts; where it is carried out they are rows that stay."""
+    """DIFFERENCE if conflicts left rows in place. A preview may name conflicts."""
     return ExitCode.DIFFERENCE if is_confirmed and effect.conflicts else ExitCode.DONE

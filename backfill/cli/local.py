@@ -32,7 +32,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _extra(module: str) -> ModuleType:
-    """A module of the embedded stack, whose needs only the extra [local] brings."""
+    """A module of the embedded stack. Only the extra [local] brings what it needs."""
     try:
         return import_module(f"backfill.{module}")
     except ModuleNotFoundError as missing:
@@ -119,7 +119,7 @@ def start(
 
 @local.command(epilog="Example: backfill local stop")
 def stop(directory: Dir = DEFAULT_DIR, as_json: AsJson = False) -> None:
-    """Stop it; the data stay for the next start."""
+    """Stop it. The data stay for the next start."""
     was_running = _extra("local.stack").stop(directory)
     if as_json:
         terminal.print_json({"stopped": was_running})

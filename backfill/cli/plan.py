@@ -24,12 +24,12 @@ def add_to(app: typer.Typer) -> None:
 def missing(
     since: Since = None,
     min_coverage: Annotated[
-        float | None, typer.Option(min=0, max=1, help="End with 4 below this share.")
+        float | None, typer.Option(min=0, max=1, help="Exit with 4 below this share.")
     ] = None,
-    target: Annotated[str | None, typer.Option(help="Where several are installed.")] = None,
+    target: Annotated[str | None, typer.Option(help="Which, if several are installed.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """What is missing, by UTC day."""
+    """What is missing per UTC day."""
     with connected() as bf:
         found = bf.missing(since=since, target=target)
     if as_json:
@@ -57,15 +57,15 @@ def plan(
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Sessions a batch. [5; in bulk without a throttle 500]"),
+        typer.Option(metavar="N", help="Sessions per batch. [5, in bulk without a throttle 500]"),
     ] = None,
     priority: Annotated[
-        list[str] | None, typer.Option(metavar="ID", help="Goes first; an id or a prefix.")
+        list[str] | None, typer.Option(metavar="ID", help="Goes first, by id or prefix.")
     ] = None,
     environment: Annotated[
-        str | None, typer.Option(metavar="E", help="The project's name; refused in another.")
+        str | None, typer.Option(metavar="E", help="The project's name. Refused in another.")
     ] = None,
-    target: Annotated[str | None, typer.Option(help="Where several are installed.")] = None,
+    target: Annotated[str | None, typer.Option(help="Which, if several are installed.")] = None,
     want: Annotated[
         list[str] | None, typer.Option(metavar="COMPONENT=V", help="A version by component.")
     ] = None,
@@ -82,18 +82,18 @@ def plan(
     ] = None,
     mode: Annotated[
         str | None,
-        typer.Option(metavar="direct|bulk", help="A call a step, or a call a batch. [direct]"),
+        typer.Option(metavar="direct|bulk", help="One call per step, or per batch. [direct]"),
     ] = None,
     rehearse: Annotated[
         int | None,
         typer.Option(
             metavar="N",
-            help="Sessions to score and roll back, 0 for none. [5; in production 0]",
+            help="Sessions to score and roll back, 0 for none. [5, in production 0]",
         ),
     ] = None,
     resume: Annotated[
         str | None,
-        typer.Option(metavar="RUN", help="Go on with a plan that was cut off; takes nothing else."),
+        typer.Option(metavar="RUN", help="Go on with a plan that was cut off. Takes nothing else."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

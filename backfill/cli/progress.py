@@ -1,4 +1,4 @@
-"""How apply, verify and undo go on: a bar on a terminal, plain lines where nobody looks."""
+"""The progress of apply, verify and undo: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def time_left(eta_s: float | None, *, seconds_ago: float) -> str:
 
 
 def rate_per_minute(batches: Sequence[Event]) -> float | None:
-    """Sessions a minute from the first settled batch to the last; None after one alone.
+    """Sessions per minute from the first settled batch to the last. None after only one.
 
-    Without the first, since nobody knows how long before it the counting would have to begin.
+    The sessions of the first do not count, since nobody knows how long they took.
     """
     if len(batches) < 2:
         return None
@@ -55,13 +55,13 @@ def rate_per_minute(batches: Sequence[Event]) -> float | None:
 
 
 def settled_states(batch: Event) -> list[str]:
-    """The states of the sessions that are over with a settled batch."""
+    """The states of the sessions that a settled batch finished."""
     states = [s["state"] for s in batch.details["settled"]]
     return [state for state in states if state not in ("pending", "leased")]
 
 
 class _TimeLeft(ProgressColumn):
-    """The database's estimate, which knows throttle and rate; between two looks it runs down."""
+    """The database's estimate, which knows throttle and rate. It runs down between two looks."""
 
     def render(self, task: Task) -> Text:
         ago_s = time.monotonic() - task.fields["estimated_at"]
@@ -69,10 +69,10 @@ class _TimeLeft(ProgressColumn):
 
 
 class ApplyProgress:
-    """A bar with rate, time left and what the run waits for; plain lines where nobody looks."""
+    """A bar with rate, time left and what the run waits for. Plain lines without a terminal."""
 
     def __init__(self, status: Status, look: Look | None = None) -> None:
-        """look: asks how the run stands; called every few seconds, from another thread."""
+        """look: returns the run's status. Called every few seconds, from another thread."""
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -167,10 +167,10 @@ class ApplyProgress:
 
 
 class StepProgress:
-    """Sessions gone through, of how many; nothing where it is over within a second."""
+    """How many sessions of all are done. Shows nothing if it takes less than a second."""
 
     def __init__(self, what: str) -> None:
-        """what: in a word or two, as it stands before the bar."""
+        """what: a word or two, shown before the bar."""
         self._what = what
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -191,7 +191,7 @@ class StepProgress:
         self._bar.stop()
 
     def hear(self, done: int, total: int) -> None:
-        """Show how far it is."""
+        """Show that `done` of `total` sessions are done."""
         now = time.monotonic()
         if now - self._began < SHOW_AFTER_S:
             return

@@ -21,7 +21,7 @@ MARKS |= {"pass": "[green]pass[/]", "partial": "[yellow]partial[/]"}
 NAMED_SESSIONS = 20
 NEVER_CUT = frozenset({"run", "failed session", "day"})
 
-PIPE_COLUMNS = 250  # a pipe has no width; nothing may be cut there
+PIPE_COLUMNS = 250  # a pipe has no width, and nothing may be cut there
 RUNS_COLUMNS = 130  # below these the list of runs is cut
 LEAST_PREFIX_CHARS = 8
 RENDERED_LINES = 1_000
@@ -44,9 +44,9 @@ def print_json(answer: Json) -> None:
 
 
 def print_markdown(pieces: Iterable[str]) -> None:
-    """A document of Markdown, piece by piece: rendered for a terminal, as it is for a pipe.
+    """Print Markdown piece by piece, rendered on a terminal, as it is in a pipe.
 
-    Rendering takes a millisecond a line, so that past the first thousand tables are shown as text.
+    Rendering takes a millisecond per line, so tables after the first thousand lines stay text.
     """
     lines = 0
     for piece in pieces:
@@ -77,7 +77,7 @@ def _table(*headers: str, rows: Iterable[Sequence[object]]) -> Table:
 
 
 def print_checks(checks: Sequence[Check]) -> None:
-    """A line a thing, with what to do where something is to be done."""
+    """One line per check, with what to do if there is anything to do."""
     for check in checks:
         out.print(f"{MARKS[check.status]:>4}  {check.name}: ", end="")
         out.print(check.detail, markup=False)
@@ -86,7 +86,7 @@ def print_checks(checks: Sequence[Check]) -> None:
 
 
 def print_missing(missing: Missing) -> None:
-    """What is missing by day, and in all."""
+    """What is missing per day, and in all."""
     out.print(
         _table(
             "day", "completed", "complete", *(f"no {name}" for name in missing.components),
@@ -127,7 +127,7 @@ def print_runs(runs: Sequence[RunSummary]) -> None:
 
 
 def _print_runs_narrow(runs: Sequence[RunSummary]) -> None:
-    """A line a run in 80 columns: ids as prefixes, days without hours, names cut."""
+    """One line per run in 80 columns: ids as prefixes, days without hours, names cut."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for name, widest in (("run", None), ("state", None), ("env", 10), ("created", None)):
         table.add_column(name, no_wrap=True, max_width=widest)
@@ -153,7 +153,7 @@ def _prefix_chars(ids: Sequence[str]) -> int:
 
 
 def print_status(status: Status) -> None:
-    """Where a run stands, and why it waits."""
+    """The status of a run, and why it waits."""
     counts = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in status.counts.items() if n)
     out.print(f"run {status.run_id} is {status.state}: {counts or 'nothing'}", markup=False)
     if status.waits_for or status.reason:
@@ -185,7 +185,7 @@ def print_outcome(outcome: Outcome) -> None:
 
 
 def print_missing_files(outcome: Outcome) -> None:
-    """That files of the run are missing, on stderr: the answer is another."""
+    """Say that files of the run are missing, on stderr, since it is not the answer."""
     if outcome.logs_failed:
         said = files_are_missing(outcome.status.run_id, outcome.logs_failed)
         err.print(said, markup=False)
@@ -225,7 +225,7 @@ def _print_new_candidates(verification: Verification) -> None:
 
 
 def print_undo(effect: UndoEffect) -> None:
-    """What an undo would do, or did, and when where that was before."""
+    """What an undo would do or did, and when, if that was earlier."""
     if effect.was_finished:
         at = f"{effect.finished_at:%Y-%m-%d %H:%M:%S} UTC" if effect.finished_at else "before"
         out.print(f"already carried out at {at} by {effect.confirmed_by}", markup=False)
@@ -251,5 +251,5 @@ def _print_rows(effect: UndoEffect) -> None:
     if effect.inferred:
         out.print(
             f"of these rows {effect.inferred} have receipts inferred from before and after the"
-            " call: what somebody else wrote meanwhile goes with them"
+            " call: what anyone else wrote meanwhile goes with them"
         )
