@@ -189,7 +189,7 @@ class AsyncBackfill:
         return plan_page(plan, verification, receipts)
 
     async def freshness(self, run: str) -> Freshness | None:
-        """What changed since a plan was sealed. None if its run is over."""
+        """What changed since a plan was sealed. None if its run is over. Raises UnknownRun."""
         return await load_freshness(self._gateway, await self.run_id(run))
 
     async def runs(self, *, state: str | None = None, limit: int = 50) -> tuple[RunSummary, ...]:
@@ -296,7 +296,7 @@ class AsyncBackfill:
         logs_dir: str | Path | None = None,
         should_stop: Callable[[], bool] = never,
     ) -> Outcome:
-        """Score the failed sessions again, under the same approval. Takes what apply takes.
+        """Score the failed sessions again, under the same approval. Takes and raises as apply does.
 
         The outcome's `retried` is their number. If it is 0, nothing is applied.
         """
@@ -321,15 +321,15 @@ class AsyncBackfill:
         return await load_outcome(self._gateway, await self.run_id(run))
 
     async def pause(self, run: str, *, reason: str) -> Status:
-        """Pause a run: no session starts until it is resumed."""
+        """Pause a run: no session starts until it is resumed. Raises IllegalMove."""
         return await self._move("backfill_pause", run, reason=reason)
 
     async def resume(self, run: str) -> Status:
-        """Lift a pause. An apply that is still alive goes on."""
+        """Lift a pause. An apply that is still alive goes on. Raises IllegalMove, PlanChanged."""
         return await self._move("backfill_resume", run)
 
     async def cancel(self, run: str, *, reason: str) -> Status:
-        """Stop a run for good. What it wrote stays."""
+        """Stop a run for good. What it wrote stays. Raises IllegalMove."""
         return await self._move("backfill_cancel", run, reason=reason)
 
     async def status(self, run: str) -> Status:

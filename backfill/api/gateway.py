@@ -338,7 +338,7 @@ class Gateway:
         return (await request.execute()).data
 
     def _was_never_reached(self) -> bool:
-        # A project that never answered has a wrong URL; one that did is in trouble.
+        # A project that never answered has a wrong URL. One that did is in trouble.
         return not self._was_reached
 
     def _named(self, error: APIError, fault: Fault) -> BackfillError:

@@ -57,13 +57,16 @@ def plan(
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Sessions per batch. [5, in bulk without a throttle 500]"),
+        typer.Option(
+            metavar="N", help="Sessions per batch. [5, or 500 in bulk without a throttle]"
+        ),
     ] = None,
     priority: Annotated[
         list[str] | None, typer.Option(metavar="ID", help="Goes first, by id or prefix.")
     ] = None,
     environment: Annotated[
-        str | None, typer.Option(metavar="E", help="The project's name. Refused in another.")
+        str | None,
+        typer.Option(metavar="E", help="The project's environment. Any other is refused."),
     ] = None,
     target: Annotated[str | None, typer.Option(help="Which, if several are installed.")] = None,
     want: Annotated[
@@ -88,7 +91,7 @@ def plan(
         int | None,
         typer.Option(
             metavar="N",
-            help="Sessions to score and roll back, 0 for none. [5, in production 0]",
+            help="Sessions to score and roll back, 0 for none. [5, or 0 in production]",
         ),
     ] = None,
     resume: Annotated[
@@ -148,7 +151,7 @@ def _pairs(given: list[str] | None, form: str, example: str) -> dict[str, str] |
 
 
 def write_page(page: str, file: Path, as_json: bool) -> None:
-    """Write a page, and say where it is."""
+    """Write a page, and say where it is. Raises BadRequest if it cannot be written."""
     try:
         replace_file(file, [page])
     except OSError as failed:

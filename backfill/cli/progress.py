@@ -114,7 +114,7 @@ class ApplyProgress:
         self._bar.stop()
 
     def renderable(self) -> RenderableType:
-        """The bar as it stands."""
+        """The bar as it is now."""
         return self._bar.get_renderable()
 
     def hear(self, event: Event) -> None:

@@ -34,7 +34,7 @@ def record_of(event: Event) -> dict[str, Json]:
 
 
 def call_key(call: Row) -> tuple[Json, ...]:
-    """What tells one call of a run from the others."""
+    """The key of a call within its run."""
     return tuple(call.get(name) for name in CALL_KEY)
 
 
@@ -48,7 +48,7 @@ class Answered(NamedTuple):
 
     @classmethod
     def by(cls, receipt: Row) -> Answered:
-        """What a receipt tells of its call."""
+        """The call that left a receipt."""
         return cls(*(receipt[name] for name in cls._fields))
 
 
@@ -188,7 +188,7 @@ def _failed_call(known: Evidence, attempt: Attempt, at: str) -> Event:
 
 
 def _outcome(code: str | None) -> str:
-    """The outcome that a worker would have told of a call that failed with this code."""
+    """The outcome that a worker would have recorded for a call that failed with this code."""
     if code == NO_EFFECT:
         return "answered"
     fault = fault_of_transport("") if code == "transport" else fault_of_api(code, None, None)

@@ -18,7 +18,7 @@ Receipts = Sequence[Receipt]
 
 HEADER = """\
 -- What run {run} wrote and has not taken back, the last sessions of the plan first.
--- Below the list stand the two calls that take it back. Or: backfill rollback {run}
+-- The two calls below the list take it back. Or: backfill rollback {run}
 -- Contents are not listed: the old ones are kept in public.backfill_receipts.
 --
 -- what the run did, table, key, session:
@@ -69,7 +69,7 @@ class Listing:
         self._rows = 0
 
     def beginning(self) -> str:
-        """What stands before the first row."""
+        """The text before the first row."""
         return HEADER.format(run=self._run)
 
     def of(self, receipts: Receipts) -> str:
@@ -84,7 +84,7 @@ class Listing:
         return "".join(f"-- {_line(history)}\n" for history in left)
 
     def end(self) -> str:
-        """What stands after the last row."""
+        """The text after the last row."""
         counted = f"-- {self._rows:,} row{'' if self._rows == 1 else 's'}\n"
         return counted + CALLS.format(run=self._run)
 

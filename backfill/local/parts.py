@@ -32,7 +32,7 @@ POSTGREST_VARIABLE = "BACKFILL_POSTGREST"
 DENO_VARIABLE = "BACKFILL_DENO"
 # In this order: an account that is made for a database server, then the one every system has.
 SERVER_ACCOUNTS = ("postgres", "nobody")
-# Tried after TMPDIR, which may lie in root's own folder; what is run from there is checked first.
+# Tried after TMPDIR, which may lie in root's own folder. What is run from there is checked first.
 SHARED_TEMP = ("/tmp", "/var/tmp")  # noqa: S108
 INSTALL_EXTRA = 'pip install "supabase-backfill[local]"'
 FETCH_TIMEOUT_S = 300.0

@@ -107,7 +107,7 @@ def _started_at(pid: int) -> str | None:
     """When a process started, in a form that compares. None without one, and for a zombie."""
     if Path("/proc/self/stat").exists():
         try:
-            # The program's name stands in brackets and may hold anything, brackets too.
+            # The program's name is in brackets and may hold anything, brackets too.
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
             return None

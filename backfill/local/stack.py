@@ -240,7 +240,7 @@ def _launch(
     served = "" if functions is None else str(functions.resolve())
     with open(read_end) as word, open_private(home / LOG_FILE, "wb") as log:
         supervisor = subprocess.Popen(
-            # -P: nothing in the current folder may stand for a module.
+            # -P: nothing in the current folder may replace a module.
             [
                 sys.executable,
                 "-P",
