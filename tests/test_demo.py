@@ -81,7 +81,8 @@ def test_a_demo_that_is_asked_to_end_leaves_nothing(
 # The start has just taken its lock: cut off here, it would stay taken by nobody who knows of it.
 ASKED_TO_END_IN_THE_START = """
 import os, signal
-from backfill import demo, stack
+from backfill.cli import demo
+from backfill.local import stack
 took = stack._takes
 def take(lock):
     taken = took(lock)

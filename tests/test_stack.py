@@ -59,7 +59,7 @@ KEYS = ApiKeys(anon="a.n.on", service_role="s.r.v", publishable="sb_publishable_
 # Starts a stack that is tied to it, says which processes there are, and waits to be killed.
 TIED_PARENT = """
 import sys, pathlib
-from backfill import stack
+from backfill.local import stack
 stack.start(pathlib.Path(sys.argv[1]), sample="none", tie_to_parent=True)
 print("up", flush=True)
 sys.stdin.read()
