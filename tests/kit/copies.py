@@ -196,6 +196,8 @@ class Copies:
 def _restore(copy: Copy, content: Content) -> None:
     """Make a used copy as the template is. Raises Spoilt, psycopg.Error: that cannot be."""
     admin = copy.keeper
+    if copy.rest is not None and copy.rest.process.poll() is not None:
+        raise Spoilt
     _wait_until_idle(admin)
     changed = copy.changed(copy.fresh)
     if copy.uses == MOST_USES or not changed <= content.rows.keys():
