@@ -170,7 +170,7 @@ def test_a_good_scorer_is_said_to_be_good(project: Project, bf: backfill.Backfil
     assert tuple(marks) == MARKS
     assert {status for status, _ in marks.values()} == {"ok"}
     assert marks["second call"][1] == (
-        "changes nothing; not decidable, since they hold the time of the transaction: "
+        "changes nothing. Not decidable, since they hold the time of the transaction: "
         "fc_scores.created_at, profiles.created_at, profiles.updated_at"
     )
     assert contents(project) == was

@@ -319,7 +319,7 @@ CHECK_PACE = Rule(
             "no throttle",
             None,
             5,
-            "a throttle of none is not allowed here, at most 30 a minute",
+            "a throttle of none is not allowed here, at most 30 per minute",
             "backfill plan … --throttle 30",
         ),
         refused(
