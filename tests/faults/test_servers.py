@@ -10,12 +10,12 @@ import pytest
 
 from backfill.local.servers import PostgresServer
 from tests.conftest import _reachable
-from tests.copies import Copies
 from tests.faults.conftest import Prepared
 from tests.faults.proxy import SCORING, Nth, Strike, does
 from tests.faults.scenario import MIDWAY, SESSIONS, Scene, wait_until
 from tests.faults.stack import Stack, make_template, scene_on
 from tests.faults.subjects import Scoring, subject
+from tests.kit.copies import Copies
 
 
 def dies_and_comes_back(scene: Scene, kill: Callable[[], None], start: Callable[[], None]) -> str:
