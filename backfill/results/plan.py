@@ -67,7 +67,7 @@ class Rehearsal:
     runtime_s: float | None
 
     def as_dict(self) -> dict[str, Json]:
-        """The fields by name; a session's failure is {session_id, failed_step, …} or None."""
+        """The fields by name. A session's failure is {session_id, failed_step, …} or None."""
         return {**asdict(self), "sessions": [asdict(s) for s in self.sessions]}
 
 
