@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 # name in the request.
 _NAMED = {name: p.title for name, p in PARAMETERS.items() if p.title}
 _CONSEQUENCES = {
-    "throttle": "nothing bounds the load on the database",
-    "approval policy": "no second person has to look at the plan",
+    "throttle": "Nothing bounds the load on the database",
+    "approval policy": "No second person has to look at the plan",
 }
 
 
@@ -204,7 +204,7 @@ def _data_quality(plan: Plan) -> str:
 
 
 def _detail(check: Check, why: str | None = None) -> str:
-    seen = f"{escaped(check.detail)}; {why}" if why else escaped(check.detail)
+    seen = f"{escaped(check.detail)}. {why}" if why else escaped(check.detail)
     return f"{seen}. Next: {escaped(check.next_step)}" if check.next_step else seen
 
 

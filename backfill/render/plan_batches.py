@@ -81,8 +81,8 @@ def _runtime(plan: Plan) -> str:
         return f"{rehearsed}, as rehearsed" if rehearsed else "not predicted without a throttle"
     return (
         f"{duration(runtime_s)} from the first batch to the start of the last, at the earliest, "
-        f"for {counted(plan.figures['candidates']['total'], 'session')}; "
-        + (f"as rehearsed {rehearsed}" if rehearsed else "how long the calls take was not measured")
+        f"for {counted(plan.figures['candidates']['total'], 'session')}. "
+        + (f"As rehearsed {rehearsed}" if rehearsed else "How long the calls take was not measured")
     )
 
 

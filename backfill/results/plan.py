@@ -112,7 +112,7 @@ class Freshness:
         return not changed and self.digest_matches and self.approval_left_s != 0
 
     def as_dict(self) -> dict[str, Json]:
-        """The fields by name; times in ISO 8601."""
+        """The fields by name. Times are in ISO 8601."""
         until = self.approved_until
         return {**asdict(self), "approved_until": until.isoformat() if until else None}
 

@@ -37,7 +37,7 @@ class RunSummary:
     approved_by: str | None = None
 
     def as_dict(self) -> dict[str, Json]:
-        """All fields; times in ISO 8601."""
+        """All fields. Times are in ISO 8601."""
         return {**asdict(self), "created_at": self.created_at.isoformat()}
 
 

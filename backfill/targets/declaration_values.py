@@ -104,9 +104,9 @@ _column = _is(_is_short, f"is longer than the {NAME_BYTES} bytes of a name: {{}}
 
 def _free(name: str) -> str:
     if not NAME.fullmatch(name) or name in TAKEN:
-        others = "none of a request's own: " + ", ".join(sorted(TAKEN))
+        others = "None of a request's own: " + ", ".join(sorted(TAKEN))
         raise ValueError(
-            "cannot be the name of a parameter", f"small letters, digits and _; {others}"
+            "cannot be the name of a parameter", f"small letters, digits and _. {others}"
         )
     return name
 

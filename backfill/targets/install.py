@@ -79,7 +79,7 @@ class Installation:
 def plan_install(
     supabase_path: Path, now: datetime, targets: Sequence[Declaration] = ()
 ) -> Installation:
-    """What an install into this Supabase folder would copy; writes nothing.
+    """What an install into this Supabase folder would copy. Writes nothing.
 
     supabase_path: the folder with `config.toml`. now: with a time zone. New names begin with it in
     UTC, or with the second after the newest migration that is there. targets: PRISM by default.
