@@ -244,7 +244,7 @@ def test_a_rehearsal_keeps_within_the_throttle_and_out_of_production(
     assert len(rehearsed) == sessions
     if not sessions:
         assert marks_of(plan) == dict.fromkeys(MARKS, ("warn", "not rehearsed"))
-        assert "Not rehearsed; no scoring call was made for this plan." in plan.markdown()
+        assert "Not rehearsed. No scoring call was made for this plan." in plan.markdown()
 
 
 def test_running_runs_leave_less_room_to_rehearse(project: Project, bf: backfill.Backfill) -> None:
