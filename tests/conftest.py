@@ -1,7 +1,7 @@
 """Real PostgreSQL, real PostgREST, the real client: a database of its own for every test.
 
-One server per session. pytest-postgresql makes each template once. A copy of it, and the PostgREST
-in front of that, is used again by the next test once its rows are put back.
+One server per session. pytest-postgresql makes each template once. A copy and its PostgREST are
+used again by the next test once the rows are put back.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 import ssl
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -38,12 +39,13 @@ from tests.kit.supabase_cli import cli_home, cli_script
 
 __all__ = ["cli_home", "cli_script"]  # fixtures of another module
 
+SEES_WITHIN_S = 30.0  # a machine may be busy with other tests
 SERVER: dict[str, PostgresServer] = {}
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _certificates_read_once() -> Iterator[None]:
-    """Every client reads the authorities' certificates anew, which takes it 50 ms."""
+    """Without this every client reads the CA certificates again, which takes it 50 ms."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ssl, "create_default_context", cache(ssl.create_default_context))
         yield
@@ -51,7 +53,7 @@ def _certificates_read_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    """One PostgreSQL for the whole session; BACKFILL_POSTGRES_BIN chooses another major."""
+    """One PostgreSQL for the whole session. BACKFILL_POSTGRES_BIN chooses another major."""
     folder = _reachable(tmp_path_factory)
     server = PostgresServer.start(folder / "data")
     SERVER["it"] = server
@@ -73,7 +75,7 @@ def _reachable(factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def cluster(postgres_server: PostgresServer) -> SimpleNamespace:
-    """The server as pytest-postgresql wants to see one."""
+    """The server in the form that pytest-postgresql expects."""
     return SimpleNamespace(
         host=postgres_server.host,
         port=postgres_server.port,
@@ -146,14 +148,14 @@ def bare_db(
 def sample_copies(
     postgres_server: PostgresServer, sample_template: SimpleNamespace
 ) -> Iterator[Copies]:
-    """The sample project without ours, as often as tests want it."""
+    """Copies of the sample project without ours."""
     with closing(Copies(postgres_server, sample_template.template_dbname)) as copies:
         yield copies
 
 
 @pytest.fixture
 def sample_copy(sample_copies: Copies) -> Iterator[Copy]:
-    """The database of a test's own."""
+    """A database for one test."""
     with sample_copies.lent() as copy:
         yield copy
 
@@ -176,7 +178,7 @@ def sample_db(sample_copy: Copy) -> Iterator[psycopg.Connection[Any]]:
 def project_copies(
     postgres_server: PostgresServer, project_template: SimpleNamespace
 ) -> Iterator[Copies]:
-    """The sample project with ours, as often as tests want it."""
+    """Copies of the sample project with ours."""
     with closing(Copies(postgres_server, project_template.template_dbname)) as copies:
         yield copies
 
@@ -185,14 +187,14 @@ def project_copies(
 def clocked_copies(
     postgres_server: PostgresServer, clocked_template: SimpleNamespace
 ) -> Iterator[Copies]:
-    """The same on a clock that stands still."""
+    """Copies of the sample project with ours, on the shared clock."""
     with closing(Copies(postgres_server, clocked_template.template_dbname)) as copies:
         yield copies
 
 
 @pytest.fixture
 def project_copy(request: pytest.FixtureRequest) -> Iterator[Copy]:
-    """The database of a test's own: on the shared clock if the test asks for `clock`."""
+    """A database for one test, on the shared clock if the test asks for `clock`."""
     wanted = "clocked_copies" if "clock" in request.fixturenames else "project_copies"
     copies: Copies = request.getfixturevalue(wanted)
     with copies.lent() as copy:
@@ -231,7 +233,7 @@ class Project:
         return backfill.connect(self.url, self.keys.service_role, **options)
 
     def rows(self, query: str, *values: object) -> list[dict[str, Any]]:
-        """What the owner sees."""
+        """The rows of a query, as the owner sees them."""
         return self.db.execute(query.encode(), values).fetchall()
 
     def value(self, query: str, *values: object) -> Any:
@@ -256,14 +258,15 @@ class Project:
             "apikey": self.keys.service_role,
             "Authorization": f"Bearer {self.keys.service_role}",
         }
-        for _ in range(400):
-            answer = httpx.post(f"{self.rest_url}/rpc/{name}", headers=headers, json={})
-            if answer.status_code != 404:
-                return
+        ends = time.monotonic() + SEES_WITHIN_S
+        with httpx.Client(base_url=self.rest_url, headers=headers) as api:
+            while time.monotonic() < ends:
+                if api.post(f"/rpc/{name}", json={}).status_code != 404:
+                    return
         raise AssertionError(f"PostgREST never saw {name}")
 
     def user(self, role: str | None, email: str = "") -> str:
-        """A new Auth user with a backfill role; returns his access token."""
+        """Add an Auth user with a backfill role. Returns the user's access token."""
         user_id = str(uuid4())
         meta: dict[str, Any] = {"backfill_role": role} if role else {}
         address = email or f"{role or 'nobody'}-{user_id[:8]}@example.org"
@@ -274,7 +277,7 @@ class Project:
         return mint_user_token(self.jwt_secret, user_id, address, meta)
 
     def approve(self, plan: backfill.Plan) -> None:
-        """Approve as somebody in the SQL editor does."""
+        """Approve as a person does in the SQL editor."""
         self.db.execute("select public.backfill_approve(%s, %s, 'Ada')", (plan.run_id, plan.digest))
 
 
@@ -284,7 +287,7 @@ def project(
     project_db: psycopg.Connection[Any],
     project_admin: psycopg.Connection[Any],
 ) -> Iterator[Project]:
-    """A sample project of the test's own, behind PostgREST and the gateway."""
+    """A sample project for one test, behind PostgREST and the gateway."""
     rest, jwt_secret = project_copy.served(), project_copy.jwt_secret
     with _behind_gateway(rest, jwt_secret, project_db, project_admin) as project:
         yield project
@@ -292,14 +295,14 @@ def project(
 
 @pytest.fixture(scope="module")
 def shared_copy(project_copies: Copies) -> Iterator[Copy]:
-    """The database of those tests of a module that change nothing."""
+    """A database for the tests of a module that change nothing."""
     with project_copies.lent() as copy:
         yield copy
 
 
 @pytest.fixture(scope="module")
 def shared_project(shared_copy: Copy) -> Iterator[Project]:
-    """A sample project for those tests of a module that change nothing: see `nothing_changes`."""
+    """A sample project for the tests of a module that change nothing: see `nothing_changes`."""
     server, jwt_secret = shared_copy.server, shared_copy.jwt_secret
     with (
         shared_copy.connected(server.dsn) as db,
@@ -312,7 +315,7 @@ def shared_project(shared_copy: Copy) -> Iterator[Project]:
 
 @pytest.fixture
 def nothing_changes(shared_copy: Copy) -> Iterator[None]:
-    """After the test every table, the catalog's too, holds the rows that it held before."""
+    """After the test every table, catalogs included, holds the same rows as before."""
     before = shared_copy.marked()
     yield
     assert shared_copy.changed(before) == set()
@@ -353,7 +356,7 @@ def bf(project: Project) -> Iterator[backfill.Backfill]:
 
 @pytest.fixture
 def clock(project_db: psycopg.Connection[Any]) -> DatabaseClock:
-    """A clock that client and database share and that moves only when somebody sleeps."""
+    """A clock that client and database share. It moves only when someone sleeps."""
     return DatabaseClock(project_db)
 
 

@@ -344,7 +344,7 @@ def test_a_mode_is_direct_or_bulk(project: Project, bf: backfill.Backfill) -> No
     with pytest.raises(backfill.BadRequest, match="mode is direct or bulk, not fast"):
         bf.plan(**{**BULK, "mode": "fast"})
     declare(project, prism_over_edge())
-    with pytest.raises(backfill.BadRequest, match="bulk calls SQL functions alone"):
+    with pytest.raises(backfill.BadRequest, match="bulk calls only SQL functions"):
         bf.plan(**BULK)
 
 

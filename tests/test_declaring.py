@@ -53,7 +53,7 @@ def changed(old: str, new: str) -> str:
 
 # What stands there, what instead, and what is said about it.
 FORMS = {
-    "no TOML": ("[source]", "[source", "the declaration is no TOML"),
+    "no TOML": ("[source]", "[source", "the declaration is not TOML"),
     "a key that means nothing": ('date = "', 'dates = "', "source needs date"),
     "a misspelt key": ("version_parameter", "version_paramter", "component fc_scores has no version_paramter; the nearest is version_parameter"),
     "a key too many": ('target = "prism"', 'target = "prism"\nowner = "me"', "the declaration has no owner"),
@@ -90,7 +90,7 @@ FORMS = {
     "an unknown parameter": ('basis = "basis" }\nscore', 'basis = "bases" }\nscore', "there is no parameter bases; the nearest is basis"),
     "a need that nothing sets": ('at_least = "min_responses"', 'at_least = "min_resp"', "min_resp is no number of .parameters.; the nearest is min_responses"),
     "a parameter of a request's own": ('basis = "functions"', 'since = "functions"', "since cannot be the name of a parameter"),
-    "after what comes later": ("score_ranges", 'after = ["profile"]\nscore_ranges', "comes after profile, which is none before it"),
+    "after what comes later": ("score_ranges", 'after = ["profile"]\nscore_ranges', "comes after profile, which is not declared before it"),
     "twice the same component": ('name = "profile"', 'name = "fc_scores"', "two components have the component fc_scores"),
     "a view that is not ours": ('"backfill_missing_profiles"', '"profiles_missing"', "view begins with backfill_"),
     "a transport of its own": ("after = [", 'transport = "grpc"\nafter = [', "transport is rpc or edge, not grpc"),

@@ -170,7 +170,7 @@ def test_a_good_scorer_is_said_to_be_good(project: Project, bf: backfill.Backfil
     assert tuple(marks) == MARKS
     assert {status for status, _ in marks.values()} == {"ok"}
     assert marks["second call"][1] == (
-        "changes nothing; not decidable, since they hold the time of the transaction: "
+        "changes nothing. Not decidable, since they hold the time of the transaction: "
         "fc_scores.created_at, profiles.created_at, profiles.updated_at"
     )
     assert contents(project) == was
@@ -244,7 +244,7 @@ def test_a_rehearsal_keeps_within_the_throttle_and_out_of_production(
     assert len(rehearsed) == sessions
     if not sessions:
         assert marks_of(plan) == dict.fromkeys(MARKS, ("warn", "not rehearsed"))
-        assert "Not rehearsed; no scoring call was made for this plan." in plan.markdown()
+        assert "Not rehearsed. No scoring call was made for this plan." in plan.markdown()
 
 
 def test_running_runs_leave_less_room_to_rehearse(project: Project, bf: backfill.Backfill) -> None:

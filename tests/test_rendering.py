@@ -165,7 +165,7 @@ def section_of(markdown: str, title: str) -> str:
         "1. **priority** (2 sessions)",
         "2. **recent** (5 sessions): sessions created on or after 2025-09-01",
         "3. **historical** (32 sessions)",
-        "Not rehearsed; no scoring call was made for this plan.",
+        "Not rehearsed. No scoring call was made for this plan.",
     ],
 )
 def test_the_plan_shows_every_figure_of_the_seed(figure: str) -> None:

@@ -706,11 +706,11 @@ def test_a_day_is_one_of_utc(monkeypatch: pytest.MonkeyPatch) -> None:
     """In whatever zone this machine is, and the database's answer."""
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
-    late = datetime(2025, 8, 1, 23, 30, tzinfo=timezone(timedelta(hours=-2)))
-    found = figures.candidates_by_day(plan({"session_at": late}))
+    early = datetime(2025, 8, 2, 1, tzinfo=timezone(timedelta(hours=5)))
+    found = figures.candidates_by_day(plan({"session_at": early}))
     monkeypatch.undo()
     time.tzset()
-    assert found == ("day", ["2025-08-02"], {"profile": [1]})
+    assert found == ("day", ["2025-08-01"], {"profile": [1]})
 
 
 def test_the_window_holds_the_starts_of_the_last_minute() -> None:

@@ -15,20 +15,20 @@ _SPECIAL = re.compile(r"[\\`*<\[\]|~]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)")
 
 
 def escaped(value: object) -> str:
-    """One line of plain text that no Markdown, HTML or terminal takes for anything else."""
+    """One line of text that Markdown, HTML and terminals all take as plain text."""
     line = "".join(c if c.isprintable() else " " for c in str(value))
     return _SPECIAL.sub(r"\\\g<0>", " ".join(line.split()))
 
 
 def code(value: object) -> str:
-    """A code span; plain text where a code span in a table could not hold the value."""
+    """A code span, or plain text if a code span in a table could not hold the value."""
     text = str(value)
     fits = text.isprintable() and re.fullmatch(r"[^`|\s]([^`|]*[^`|\s])?", text)
     return f"`{text}`" if fits else escaped(text)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table; the cells are Markdown already. Numbers stand to the right."""
+    """A table of cells that are already Markdown. Columns of numbers are right-aligned."""
     body = [list(row) for row in rows]
     rules = [_rule([row[place] for row in body]) for place in range(len(header))]
     lines = [header, rules, *body]
@@ -45,12 +45,12 @@ def bullets(lines: Iterable[str]) -> str:
 
 
 def section(title: str, *parts: str) -> str:
-    """A section of the second level; empty parts are left out."""
+    """A section of the second level without its empty parts."""
     return "\n\n".join([f"## {title}", *filter(None, parts)])
 
 
 def joined(*parts: str) -> str:
-    """A document of these parts; empty ones are left out."""
+    """A document of these parts without the empty ones."""
     return "".join(document(parts))
 
 
@@ -70,7 +70,7 @@ def fenced(language: str, text: str) -> str:
 
 
 def mm_ss(seconds: float) -> str:
-    """75 as 01:15; from an hour on 3725 as 1:02:05. Tenths only where there are some: 00:08.6."""
+    """75 as 01:15, 3725 as 1:02:05. Tenths are shown unless they are zero: 00:08.6."""
     whole, tenths = divmod(round(seconds * 10), 10)
     minutes, rest = divmod(whole, 60)
     hours, left = divmod(minutes, 60)
@@ -100,5 +100,5 @@ def utc(moment: datetime | None) -> str:
 
 
 def day(text: Any) -> str:
-    """The text of a moment, without its time where that is the start of a UTC day."""
+    """The text of a moment, without its time if that is the start of a UTC day."""
     return str(text).removesuffix("T00:00:00+00:00") if text else NONE

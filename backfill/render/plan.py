@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from backfill.results.plan import Plan
     from backfill.results.run import Json
 
-# Parameters that a plan lists, as people call them; one that is not here and is of the target is
-# listed by the name a request gives it.
+# Titles of the parameters that a plan lists. A target's parameter without a title is listed by its
+# name in the request.
 _NAMED = {name: p.title for name, p in PARAMETERS.items() if p.title}
 _CONSEQUENCES = {
-    "throttle": "nothing bounds the load on the database",
-    "approval policy": "no second person has to look at the plan",
+    "throttle": "Nothing bounds the load on the database",
+    "approval policy": "No second person has to look at the plan",
 }
 
 
@@ -102,7 +102,7 @@ def _facts(plan: Plan) -> str:
 
 
 def _parameters(asked: Mapping[str, Json]) -> dict[str, str]:
-    """Fact: its value as Markdown. Those without a name for people follow, versions first."""
+    """Title -> value as Markdown. Parameters without a title follow, versions first."""
     others = [name for name in asked if name not in OWN and name not in _NAMED]
     others.sort(key=lambda name: (not name.endswith("_version"), name))
     titles = _NAMED | {name: code(name) for name in others}
@@ -137,7 +137,7 @@ def _moment(text: str | None) -> str:
 
 
 def _steps(plan: Plan) -> Sequence[Mapping[str, Json]]:
-    """The calls in their order where the plan carries them.
+    """The calls in order, empty if the plan has none.
 
     [{component, transport, function, arguments: [[name, value or null for the session's id]],
     table, version_column, version, keeps_versions}]
@@ -149,10 +149,10 @@ def _calls_and_writes(plan: Plan) -> str:
     calls, writes = plan.figures["expected_calls"], plan.figures["expected_writes"]
     versions = _versions(plan)
     order = (
-        "In each session the calls are made in this order, each only where its row is missing; "
-        "a call that fails ends the session."
+        "In each session the calls are made in this order, each only if its row is missing. "
+        "A call that fails ends the session."
         if _steps(plan)
-        else "Each call is made only where its row is missing, with the parameters named above."
+        else "Each call is made only if its row is missing, with the parameters named above."
     )
     return section(
         "Expected calls and writes",
@@ -186,7 +186,7 @@ def _pattern(step: Mapping[str, Json]) -> str:
 
 
 def _tables(plan: Plan) -> list[tuple[str, int]]:
-    """The tables that are written, with their rows, in the order of the calls where known."""
+    """The written tables with their rows, in the order of the calls if that is known."""
     writes = plan.figures["expected_writes"]
     names = dict.fromkeys(s["table"] for s in _steps(plan))
     return [(name, writes[name]) for name in names] or _largest_first(writes)
@@ -204,7 +204,7 @@ def _data_quality(plan: Plan) -> str:
 
 
 def _detail(check: Check, why: str | None = None) -> str:
-    seen = f"{escaped(check.detail)}; {why}" if why else escaped(check.detail)
+    seen = f"{escaped(check.detail)}. {why}" if why else escaped(check.detail)
     return f"{seen}. Next: {escaped(check.next_step)}" if check.next_step else seen
 
 
@@ -238,10 +238,10 @@ def _standing_risks(plan: Plan) -> list[str]:
     excluded = plan.figures["excluded_total"]
     left = f"**Left as they are**: {counted(excluded, 'excluded session')}" if excluded else ""
     return [
-        "**Idempotence**: a call is made only where its row is still missing",
-        "**Overwriting**: every planned row was missing when the plan was sealed. What somebody "
-        "else has filled by then is skipped; of a row that a call does change, the receipt keeps "
-        "what it was before",
+        "**Idempotence**: a call is made only if its row is still missing",
+        "**Overwriting**: every planned row was missing when the plan was sealed. A row that "
+        "someone else has filled by then is skipped. If a call does change a row, the receipt "
+        "keeps its former contents",
         *([left] if left else []),
     ]
 
@@ -260,7 +260,7 @@ def _rollback(plan: Plan) -> str:
             f"backfill rollback {run} --since DAY --until DAY",
         ),
         "Every move of the run, every claim and every settled batch is an event of its hash "
-        f"chain; `backfill apply` also writes plan, calls, batches and summary to a folder, by "
+        f"chain. `backfill apply` also writes plan, calls, batches and summary to a folder, by "
         f"default {code(f'backfill_logs/{run}')}.",
     )
 
@@ -269,20 +269,20 @@ def _receipts(plan: Plan) -> str:
     if plan.request.get("inferred"):
         return (
             "Receipts of an Edge Function that does not hand our headers on are inferred from the "
-            "rows before and after its call: what somebody else writes meanwhile counts as the "
-            "run's, and what arrives after the call was given up has none."
+            "rows before and after its call. Rows that someone else writes meanwhile count as the "
+            "run's. Rows that arrive after the call was given up have no receipt."
         )
     return "Every row that the run writes has a receipt, committed with the row."
 
 
 def _criteria(plan: Plan) -> str:
-    """What `verify` will look at, by the names it uses, with what a pass expects."""
+    """What `verify` will count, by its own names, and the numbers that a pass expects."""
     priority = sum(1 for _ in plan.sessions.in_phase("priority"))
     rows = [
         *_criteria_of_tables(plan),
         ("`priority_complete`", priority, "priority sessions with every planned row"),
         ("`critical_errors`", 0, "rows without a receipt, receipts without a row, refused gates"),
-        ("`failed_sessions`", 0, "failed sessions; with any the verdict is partial, not pass"),
+        ("`failed_sessions`", 0, "failed sessions: with any, the verdict is partial, not pass"),
         ("`audit_complete`", "all", "events of the audit chain, none missing or changed"),
     ]
     return section(

@@ -35,7 +35,7 @@ def batching(plan: Plan) -> str:
         f"**Batch size**: at most {counted(size, 'session')} of one phase",
         *(_pace(throttle, size, plan.batch_spacing_s) if throttle else _no_pace()),
         f"**Runtime**: {_runtime(plan)}",
-        "**A session that fails** is recorded with its error; the others go on",
+        "**A session that fails** is recorded with its error. The others go on",
     ]
     batches = table(
         ("Batch", "Phase", "Starts", "Sessions"),
@@ -48,7 +48,7 @@ def batching(plan: Plan) -> str:
 
 
 def _no_pace() -> list[str]:
-    return ["**Throttle**: none; a batch starts as soon as a worker asks for it"]
+    return ["**Throttle**: none. A batch starts as soon as a worker asks for it"]
 
 
 def _pace(throttle: int, size: int, spacing_s: float) -> list[str]:
@@ -63,9 +63,9 @@ def _pace(throttle: int, size: int, spacing_s: float) -> list[str]:
 
 
 def _too_fast(throttle: int, size: int) -> str:
-    """The pace in whole seconds that looks right and starts a batch or more too many a minute.
+    """The pace in whole seconds that looks right but starts too many batches per minute.
 
-    Empty where that pace is below a second: nobody would ask for it.
+    Empty if that pace is below one second: nobody would ask for it.
     """
     pace_s = WINDOW_S // (throttle // size + 1)
     if not pace_s:
@@ -81,16 +81,16 @@ def _runtime(plan: Plan) -> str:
         return f"{rehearsed}, as rehearsed" if rehearsed else "not predicted without a throttle"
     return (
         f"{duration(runtime_s)} from the first batch to the start of the last, at the earliest, "
-        f"for {counted(plan.figures['candidates']['total'], 'session')}; "
-        + (f"as rehearsed {rehearsed}" if rehearsed else "how long the calls take was not measured")
+        f"for {counted(plan.figures['candidates']['total'], 'session')}. "
+        + (f"As rehearsed {rehearsed}" if rehearsed else "How long the calls take was not measured")
     )
 
 
 def order(plan: Plan) -> str:
     """The phases in the order in which they run."""
     what = {
-        "priority": "the canary: verified before the next phase starts; "
-        "where a row is missing, the run pauses",
+        "priority": "the canary: verified before the next phase starts. "
+        "If a row is missing, the run pauses",
         "recent": f"sessions created on or after {day(plan.request.get('recent_since'))}",
         "historical": "the rest",
     }

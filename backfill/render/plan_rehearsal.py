@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from backfill.results.check import Check
     from backfill.results.plan import Plan, RehearsedSession
 
-MARKED = "rehearsal: "  # how the names of its marks begin
+MARKED = "rehearsal: "  # the names of its marks begin so
 # Of Edge Functions, which cannot be rehearsed.
 NOT_MEASURED = "not measured"
 NOT_REHEARSED = "not rehearsed"
-AT_A_TIME = 4  # the sessions that `apply` scores at once, unless it is told otherwise
+AT_A_TIME = 4  # the sessions that `apply` scores at once by default
 ONLY_TWICE = (
     "scored twice and undone in a transaction that was rolled back: nothing of it stays, but "
     "numbers drawn from sequences and calls out of the database."
@@ -42,12 +42,12 @@ def rehearsal(plan: Plan) -> str:
 
 
 def marks(plan: Plan) -> list[Check]:
-    """The rehearsal's own among the plan's checks."""
+    """Those of the plan's checks that the rehearsal made."""
     return [c for c in plan.checks if c.name.startswith(MARKED)]
 
 
 def estimate(plan: Plan) -> str:
-    """How long the run takes by what was rehearsed; empty where that was not measured."""
+    """How long the run takes by its rehearsal. Empty if that was not measured."""
     if plan.rehearsal is None or plan.rehearsal.runtime_s is None:
         return ""
     at_once = counted(AT_A_TIME, "session")
@@ -61,7 +61,7 @@ def _not_rehearsed(plan: Plan) -> str:
         if why.startswith(NOT_MEASURED)
         else " `backfill plan … --rehearse 5` scores five sessions and rolls them back."
     )
-    return f"{escaped(why[:1].upper() + why[1:])}; no scoring call was made for this plan.{way}"
+    return f"{escaped(why[:1].upper() + why[1:])}. No scoring call was made for this plan.{way}"
 
 
 def _name(check: Check) -> str:

@@ -1,4 +1,4 @@
-"""What surrounds a plan: what changed since it was sealed, what else its writes set off. Pure."""
+"""Around a plan: what changed since it was sealed, and what else its writes set off. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TITLE = "Since the plan was sealed"
 
 
 def changes_in_words(told: Mapping[str, Any]) -> list[str]:
-    """What the details of a `freshness` event say, a sentence each; none where nothing changed."""
+    """The details of a `freshness` event, one sentence each. Empty if nothing changed."""
     filled, new = told["filled_total"], told["new_candidates_total"]
     lines = [_change(change) for change in told["changes"]]
     if filled:
@@ -24,7 +24,7 @@ def changes_in_words(told: Mapping[str, Any]) -> list[str]:
     if new:
         lines.append(f"{counted(new, 'session')} lacking something now and not in the plan")
     if not told["digest_matches"]:
-        lines.append("the digest is no longer that of what stands there: nothing will be scored")
+        lines.append("the plan no longer matches its digest: nothing will be scored")
     return lines
 
 
@@ -40,7 +40,7 @@ def _shown(kind: str | None, value: str | None) -> str:
 
 
 def freshness(plan: Plan) -> str:
-    """The section about it; empty where nothing is to come of the plan any more."""
+    """The section on what changed. Empty if the plan can no longer be carried out."""
     if plan.freshness_unknown:
         return section(TITLE, f"This could not be told: {escaped(plan.freshness_unknown)}")
     seen = plan.freshness

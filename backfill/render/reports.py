@@ -1,4 +1,4 @@
-"""What is said after a run: its summary and its verification, as Markdown for people."""
+"""A run's summary and its verification as Markdown for people."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NAMED_SESSIONS = 20  # of the new candidates; --json has more
 def summary_markdown(
     status: Status, verification: Verification | None, failures: Sequence[FailedSession]
 ) -> str:
-    """How a run ended: its counts, its failed sessions, and the verdict where it was verified."""
+    """How a run ended: its counts, its failed sessions, and the verdict if it was verified."""
     verified = _verified(verification) if verification else "Not verified."
     return joined(
         f"# Backfill run {code(status.run_id)}",
@@ -72,7 +72,7 @@ def _audit(count: int, head: str) -> str:
 
 
 def verification_markdown(verification: Verification) -> str:
-    """What stands in the tables against what was planned."""
+    """The rows in the tables compared with the plan."""
     return joined(
         f"# Verification of run {code(verification.run_id)}",
         _verified(verification),
@@ -101,7 +101,7 @@ def _verified(verification: Verification) -> str:
 
 
 def _new_candidates(verification: Verification) -> str:
-    """Who lacks something and is in no plan of this run; empty where there is nobody."""
+    """The sessions that lack something and are not in the plan. Empty if there are none."""
     total, named = verification.new_candidates_total, verification.new_candidates[:NAMED_SESSIONS]
     if not total:
         return ""
@@ -121,7 +121,7 @@ def _shares(inserted: int | None, updated: int | None) -> str:
 
 
 def _buckets(buckets: Mapping[str, Sequence[Mapping[str, Json]]]) -> str:
-    """The counts of all, and the rows of those that are not as planned."""
+    """The count of each bucket, and the rows that are not as planned."""
     counts = table(
         ("Rows", "Count"), ((n.replace("_", " "), len(rows)) for n, rows in buckets.items())
     )

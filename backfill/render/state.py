@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from backfill.results.sessions import PlannedSession
 
 _MEANINGS = {
-    "approved": "The plan is approved; no session has started.",
+    "approved": "The plan is approved. No session has started.",
     "running": "Sessions are being scored, or wait for a worker.",
     "paused": "No session starts until the run is resumed.",
     "completed": "Every session is settled.",
-    "rejected": "An approver refused the plan; it cannot be applied.",
-    "cancelled": "The run was stopped for good; what it wrote stays.",
-    "expired": "The approval ran out; what the run wrote stays.",
+    "rejected": "An approver refused the plan. It cannot be applied.",
+    "cancelled": "The run was stopped for good. What it wrote stays.",
+    "expired": "The approval ran out. What the run wrote stays.",
     "rolled_back": "No session is left done: what the run wrote was taken back.",
 }
 _NEXT = {
@@ -33,7 +33,7 @@ _NEXT = {
 
 
 def state_line(state: str) -> str:
-    """The state in bold, and what it means where that takes a sentence."""
+    """The state in bold, and its meaning if that takes a sentence."""
     return f"{state_title(state)}. {_MEANINGS.get(state, '')}".rstrip()
 
 
@@ -43,7 +43,7 @@ def state_title(state: str) -> str:
 
 
 def reason_line(reason: str | None) -> str:
-    """Why it stands as it does; empty where nobody gave a reason."""
+    """The reason for a state. Empty if nobody gave one."""
     return f"Reason: {escaped(reason)}" if reason else ""
 
 
@@ -60,7 +60,7 @@ def error_text(failed: PlannedSession | FailedSession) -> str:
 
 
 def next_commands(run_id: str, state: str, failed: int) -> str:
-    """The commands that a run in this state is waiting for; empty where there are none.
+    """The commands that a run in this state is waiting for. Empty if there are none.
 
     failed: how many of its sessions failed.
     """

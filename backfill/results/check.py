@@ -1,4 +1,4 @@
-"""A mark of a check or a plan: what was looked at and how it stands."""
+"""A mark of a check or a plan: one thing that was examined, and its status."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MarkStatus = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One mark: what was looked at, how it stands, what was seen, what to do about it."""
+    """One mark: what was examined, its status, what was seen, what to do next."""
 
     name: str
     status: MarkStatus
@@ -20,6 +20,6 @@ class Check:
     next_step: str = ""
 
     def as_dict(self) -> dict[str, Json]:
-        """{name, status, detail} and next where there is something to do."""
+        """{name, status, detail} and next if there is something to do."""
         shown = {"name": self.name, "status": self.status, "detail": self.detail}
         return {**shown, "next": self.next_step} if self.next_step else shown

@@ -9,10 +9,12 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class DayCoverage:
-    """One UTC day: selected sessions, how many lack something, how many cannot be scored.
+    """One UTC day.
 
-    missing: sessions that can be scored, by the component that they lack; missing_all: those that
-    lack every one. coverage: share of those that can be scored, 0 to 1; None where none can.
+    completed: selected sessions. complete: those that lack nothing. missing: sessions that can be
+    scored, by the component that they lack. missing_all: sessions that can be scored and lack every
+    component. excluded: sessions that lack something and cannot be scored. coverage: complete
+    sessions as a share of those that can be scored, 0 to 1. None if there are none.
     """
 
     day: str
@@ -37,7 +39,7 @@ class DayCoverage:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What is missing, by day. components: of the target, in the order in which they are scored."""
+    """What is missing, by day. components: the target's, in the order of scoring."""
 
     days: tuple[DayCoverage, ...]
     components: tuple[str, ...] = ()
@@ -49,7 +51,7 @@ class Missing:
 
     @property
     def coverage(self) -> float | None:
-        """Share of scorable sessions that lack nothing, 0 to 1; None where there are none."""
+        """Share of scorable sessions that lack nothing, 0 to 1. None if there are none."""
         return sum(d.complete for d in self.days) / self.scorable if self.scorable else None
 
     @property
@@ -59,7 +61,7 @@ class Missing:
 
     @property
     def missing_all(self) -> int:
-        """Those that lack every component."""
+        """Sessions that can be scored and lack every component."""
         return sum(d.missing_all for d in self.days)
 
     def as_dict(self) -> dict[str, Any]:
@@ -74,7 +76,7 @@ class Missing:
 
 
 def all_missing_name(components: int) -> str:
-    """What the sessions that lack every component are called, of so many."""
+    """The key of the sessions that lack every one of this many components."""
     return "missing_both" if components == 2 else "missing_all"
 
 

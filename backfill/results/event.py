@@ -29,8 +29,8 @@ EventKind = Literal[
 class Event:
     """Something that happened to a run: what `on_event` hears and the logger writes.
 
-    Kinds and the keys of their details are stable; a key may be added. Ids, counts and reasons,
-    never a row's contents. `backfill.<kind>` is the name in the log, under the logger `backfill`.
+    Kinds and the keys of their details are stable. A key may be added. The details are ids, counts
+    and reasons, never a row's contents. The logger `backfill` names an event `backfill.<kind>`.
 
     awaiting_approval: digest, environment, sessions_total, expected_runtime_s, approval_sql
     run_started: state
@@ -45,10 +45,11 @@ class Event:
     run_cancelled: reason
     run_expired: reason
 
-    sessions and settled are lists: of ids, and of {ordinal, session_id, state, failed_step,
-    error_code, error_message}. outcome: `answered`, or the kind of the fault. run_paused comes
-    where `apply` ends with Paused; a pause that is waited out is `waiting`. freshness comes once,
-    before the first batch: what Freshness says; changes is a list of {kind, name, was, now}.
+    sessions of batch_started is a list of ids. settled is a list of {ordinal, session_id, state,
+    failed_step, error_code, error_message}. outcome is `answered` or the kind of the fault.
+    run_paused comes when `apply` ends with Paused. A pause that is waited out is `waiting`.
+    freshness comes once, before the first batch, with the fields of Freshness. changes is a list of
+    {kind, name, was, now}.
     """
 
     kind: EventKind
@@ -69,9 +70,9 @@ class Event:
 OnEvent = Callable[[Event], None]
 
 
-# How far something is, and of how much: hears it after each call of several.
+# Called with (done, total) after each of several calls.
 OnProgress = Callable[[int, int], None]
 
 
 def ignore(*_: object) -> None:
-    """Hear nothing: of an event, of progress, of a wait."""
+    """Do nothing about an event, progress or a wait."""

@@ -10,7 +10,7 @@ from backfill.results.check import Check
 from backfill.results.run import ITEM_STATES, FailedSession, Json, Moment
 from backfill.results.sessions import Phase, PlannedSessions
 
-# What a plan holds while the database has measured nothing.
+# The figures of a plan as long as the database has measured nothing.
 UNMEASURED: Mapping[str, Json] = {
     "candidates": {"total": 0, "missing": {}, "missing_all": 0},
     "categories": {},
@@ -28,7 +28,7 @@ class Effect:
     """Something else that a plan's writes set off, or that refers to the rows.
 
     kind: trigger, webhook, publication, foreign key, materialized view, generated column, sequence,
-    policy, cron job or function. events: how often this plan causes it; None: cannot be told.
+    policy, cron job or function. events: how often this plan causes it, None if that is unknown.
     """
 
     kind: str
@@ -40,7 +40,7 @@ class Effect:
 
 @dataclass(frozen=True, slots=True)
 class RehearsedSession:
-    """A session that was scored and rolled back while planning; took_ms of its calls."""
+    """A session that was scored and rolled back while planning. took_ms: of its calls, or None."""
 
     session_id: str
     category: str
@@ -54,9 +54,9 @@ class Rehearsal:
     """What was seen when a few sessions were scored and rolled back.
 
     rows: {table: {before, after, inserted, updated, deleted}}, over these sessions. p50_ms, p95_ms:
-    of a session's calls in the database, the first session left out; None where all failed.
-    round_trip_ms: what a call takes beside the database. runtime_s: what the run will take to its
-    last row, from all these and the throttle, four sessions at a time.
+    time of a session's calls in the database, without the first session. None if all failed.
+    round_trip_ms: time of a call outside the database. runtime_s: expected time until the run's
+    last row, from these times and the throttle, with four sessions at a time.
     """
 
     sessions: tuple[RehearsedSession, ...]
@@ -67,7 +67,7 @@ class Rehearsal:
     runtime_s: float | None
 
     def as_dict(self) -> dict[str, Json]:
-        """The fields by name; a session's failure is {session_id, failed_step, …} or None."""
+        """The fields by name. A session's failure is {session_id, failed_step, …} or None."""
         return {**asdict(self), "sessions": [asdict(s) for s in self.sessions]}
 
 
@@ -75,7 +75,7 @@ class Rehearsal:
 class Change:
     """A definition or a setting that is not what it was when the plan was sealed.
 
-    kind: definition or setting. was, now: a definition's fingerprint, a setting's value; None where
+    kind: definition or setting. was, now: a definition's fingerprint or a setting's value, None if
     there was or is none.
     """
 
@@ -89,9 +89,9 @@ class Change:
 class Freshness:
     """What changed since a plan was sealed.
 
-    filled: pending sessions that somebody else has filled; they will be skipped. new_candidates:
-    sessions in the plan's range that lack something now and are in no plan of this run. Of both
-    1,000 at most are named. approval_left_s: until the approval runs out; None without one.
+    filled: pending sessions that someone else has filled. They will be skipped. new_candidates:
+    sessions in the plan's range that lack something now and are not in the plan. At most 1,000 of
+    each are named. approval_left_s: seconds until the approval runs out, None without one.
     """
 
     run_id: str
@@ -107,19 +107,19 @@ class Freshness:
 
     @property
     def is_fresh(self) -> bool:
-        """Nothing changed, and the approval, where there is one, has not run out."""
+        """Whether nothing changed and no approval has run out."""
         changed = self.filled_total or self.new_candidates_total or self.changes
         return not changed and self.digest_matches and self.approval_left_s != 0
 
     def as_dict(self) -> dict[str, Json]:
-        """The fields by name; times in ISO 8601."""
+        """The fields by name. Times are in ISO 8601."""
         until = self.approved_until
         return {**asdict(self), "approved_until": until.isoformat() if until else None}
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """At most `batch_size` sessions of one phase; starts_at_s counts from the first batch."""
+    """At most `batch_size` sessions of one phase. starts_at_s: seconds after the first batch."""
 
     number: int
     phase: Phase
@@ -144,14 +144,14 @@ class Approval:
 
 @dataclass(frozen=True)
 class Plan:
-    """A sealed plan, or an empty one (state "empty", no run) where nothing is missing.
+    """A sealed plan, or an empty one (state "empty", no run) if nothing is missing.
 
     figures: candidates, categories, phases, expected calls and writes, excluded sessions, as the
-    database measured them when it sealed the plan. freshness: what changed since, where the plan
-    was read again and something is still to come of it; freshness_unknown: why it cannot be told.
+    database measured them when it sealed the plan. freshness: what changed since, if the plan was
+    read again and can still be carried out. freshness_unknown: why that could not be found out.
     """
 
-    # Its sessions are taken as they are: looking at each would undo what holds them compactly.
+    # pydantic takes the sessions as they are: to validate each would undo their compact form.
     __pydantic_config__ = {"arbitrary_types_allowed": True}  # noqa: RUF012 - pydantic's own form
 
     run_id: str
@@ -171,7 +171,7 @@ class Plan:
 
     @property
     def is_empty(self) -> bool:
-        """Nothing was missing: there is no run."""
+        """Whether nothing was missing, so that there is no run."""
         return self.state == "empty"
 
     def _figure(self, name: str) -> Json:
@@ -206,13 +206,13 @@ class Plan:
 
     @property
     def expected_runtime_s(self) -> float | None:
-        """Seconds from the first batch to the last one's start; None without a throttle."""
+        """Seconds from the first batch to the last one's start, None without a throttle."""
         runtime = self._figure("expected_runtime_s")
         return None if runtime is None else float(runtime)
 
     @property
     def rehearsal(self) -> Rehearsal | None:
-        """What was seen when a few sessions were scored and rolled back; None: not rehearsed."""
+        """What was seen when a few sessions were scored and rolled back. None if none were."""
         seen = self.figures.get("rehearsal")
         return None if seen is None else _rehearsal(seen)
 
@@ -228,7 +228,7 @@ class Plan:
 
     @property
     def batch_spacing_s(self) -> float:
-        """Seconds between the starts of two batches; 0 without a throttle."""
+        """Seconds between the starts of two batches, 0 without a throttle."""
         return float(self.figures.get("batch_spacing_s") or 0)
 
     @property
@@ -264,7 +264,7 @@ class Plan:
         return f"select public.backfill_approve('{self.run_id}', '{self.digest}', 'your name');"
 
     def markdown(self) -> str:
-        """The plan for people; ends with the SQL line to approve."""
+        """The plan for people. While it awaits approval it ends with the SQL line to approve."""
         from backfill.render.plan import plan_markdown
 
         return plan_markdown(self)
@@ -274,7 +274,7 @@ class Plan:
         return {n: list(told) if isinstance(told, Iterator) else told for n, told in self.told()}
 
     def told(self) -> Iterator[tuple[str, Json]]:
-        """The same, name by name; what grows with the plan comes as an iterator."""
+        """The same, name by name. Values that grow with the plan are iterators."""
         yield "run_id", self.run_id or None
         yield "state", self.state
         yield "digest", self.digest or None
@@ -300,7 +300,7 @@ class Plan:
             yield from self._became_of_it(self.started_at)
 
     def _became_of_it(self, started_at: datetime) -> Iterator[tuple[str, Json]]:
-        """What is told of a run that has started: {session_id, batch, state, attempts} of each."""
+        """The names of a run that has started. sessions: {session_id, batch, state, attempts}."""
         yield "started_at", started_at.isoformat()
         yield "counts", dict(self.counts)
         yield "failures", [asdict(failed) for failed in self.failures]
@@ -309,7 +309,7 @@ class Plan:
 
 
 def _rehearsal(seen: Mapping[str, Json]) -> Rehearsal:
-    """What the database kept of a rehearsal: sql/40_plan/rehearsal_marks.sql."""
+    """A rehearsal as the database keeps it: sql/40_plan/rehearsal_marks.sql."""
     took_ms = seen["took_ms"] or {}
     return Rehearsal(
         sessions=tuple(_rehearsed(s) for s in seen["sessions"]),

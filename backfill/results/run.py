@@ -13,7 +13,7 @@ Json = Any
 
 
 def moment(text: str | datetime) -> datetime:
-    """A timestamp as the API writes it, in a zone of the standard library's."""
+    """A timestamp of the API, in a time zone of the standard library."""
     return text if isinstance(text, datetime) else datetime.fromisoformat(text)
 
 
@@ -37,13 +37,17 @@ class RunSummary:
     approved_by: str | None = None
 
     def as_dict(self) -> dict[str, Json]:
-        """All fields; times in ISO 8601."""
+        """All fields. Times are in ISO 8601."""
         return {**asdict(self), "created_at": self.created_at.isoformat()}
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Where a run stands. counts by item state; rate in sessions a minute; eta in seconds."""
+    """Where a run stands.
+
+    counts: sessions by state. rate_per_minute: sessions per minute. eta_s: seconds to the end, None
+    if that is unknown. audit_head: hash of the newest of audit_count events.
+    """
 
     run_id: str
     state: str
@@ -97,8 +101,8 @@ class FailedSession:
 class Outcome:
     """How an apply ended: the run's status then, and its failed sessions.
 
-    retried: how many sessions a retry scored again; None after an apply.
-    logs_failed: the first file that could not be written, and why; None where all were.
+    retried: how many sessions a retry scored again, None after an apply.
+    logs_failed: the first file that could not be written and why, None if all were.
     """
 
     status: Status
@@ -113,7 +117,7 @@ class Outcome:
 
     @property
     def is_complete(self) -> bool:
-        """Completed, and no session failed."""
+        """Whether the run completed and no session failed."""
         return self.state == "completed" and not self.failures
 
     def as_dict(self) -> dict[str, Json]:

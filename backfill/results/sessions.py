@@ -21,7 +21,7 @@ _NEVER = -(2**63)  # before any moment that a datetime can be
 class PlannedSession:
     """One session's place in a plan, and what became of it.
 
-    started_at: when its last attempt was leased; settled_at: when it was done, failed or skipped.
+    started_at: when its last attempt was leased. settled_at: when it was done, failed or skipped.
     """
 
     ordinal: int
@@ -41,10 +41,10 @@ class PlannedSession:
 
 
 class PlannedSessions(Sequence[PlannedSession]):
-    """Sessions in the order of their plan, each made when it is asked for; moments are in UTC.
+    """Sessions in the order of their plan, each made when it is read. Moments are in UTC.
 
-    Equal to any sequence of the same sessions. Numbers, moments and ids stand in columns; what many
-    sessions share, such as a category or a state, is kept once.
+    Equal to any sequence of the same sessions. Numbers, moments and ids are kept in columns. Values
+    that many sessions share, such as a category or a state, are kept once.
     """
 
     __slots__ = (
@@ -56,7 +56,7 @@ class PlannedSessions(Sequence[PlannedSession]):
         self._ordinals, self._batches = array("I"), array("I")
         self._ids, self._id_ends = bytearray(), array("Q", [0])
         self._session_ats, self._started_ats, self._settled_ats = (array("q") for _ in range(3))
-        # What is shared, and the number under which it was first met.
+        # Shared values, and the number of each.
         self._shared: list[tuple[Any, ...]] = []
         self._numbers: dict[tuple[Any, ...], int] = {}
         self._kinds, self._fates = array("I"), array("I")
@@ -114,7 +114,7 @@ class PlannedSessions(Sequence[PlannedSession]):
         )
 
     def kinds(self) -> Counter[tuple[str, tuple[str, ...], Phase]]:
-        """How many sessions there are of each (category, components, phase), as they come."""
+        """How many sessions there are of each (category, components, phase), first met first."""
         return self._tallied(self._kinds)
 
     def states(self) -> Counter[str]:

@@ -1,4 +1,4 @@
-"""An undo, previewed or done: what it takes back and what stands against it."""
+"""An undo, previewed or done: the rows that it takes back, and those in conflict."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from backfill.results.run import Json, Moment
 class UndoEffect:
     """What an undo would do, or did: rows by table, and the rows in conflict that are left.
 
-    sessions: those that lose a row. inferred: rows, in a preview, whose receipts are inferred.
-    was_finished: it had been carried out before it was confirmed this time, by whom and when
-    `confirmed_by` and `finished_at` say.
+    conflicts: {session_id, table, row, reason}. sessions: how many lose a row. inferred: in a
+    preview, how many rows have inferred receipts. was_finished: whether it had been carried out
+    before this confirmation, by `confirmed_by` at `finished_at`.
     """
 
     run_id: str
@@ -31,23 +31,23 @@ class UndoEffect:
 
     @property
     def is_preview(self) -> bool:
-        """Nothing has been done."""
+        """Whether nothing has been done yet."""
         return self.state == "previewed"
 
     @property
     def is_empty(self) -> bool:
-        """No row that could be taken back."""
+        """Whether no row can be taken back."""
         return not any((*self.deletes.values(), *self.restores.values()))
 
     @property
     def confirming(self) -> str | None:
-        """The command that carries this preview out; None where there is nothing to undo."""
+        """The command that carries this preview out, None if there is nothing to undo."""
         if not self.is_preview or self.is_empty:
             return None
         return f'backfill rollback {self.run_id} --confirm {self.digest} --reason "…"'
 
     def as_dict(self) -> dict[str, Json]:
-        """The shape of `backfill rollback --json`: a preview's `next` confirms it, if anything."""
+        """The shape of `backfill rollback --json`. A preview's `next` is the command to confirm."""
         carried_out = {
             "was_finished": self.was_finished,
             "confirmed_by": self.confirmed_by,

@@ -1,4 +1,4 @@
-"""A verification: criteria, verdict, and its buckets, kept small however many rows they hold."""
+"""A verification: criteria, verdict, and buckets that stay small with many rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Verdict = Literal["pass", "partial", "fail"]
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
-    """Expected against counted."""
+    """A number that was expected, and the number that was counted."""
 
     name: str
     expected: int
@@ -25,19 +25,18 @@ class Criterion:
     updated: int | None = None
 
     def as_dict(self) -> dict[str, Json]:
-        """{name, expected, actual, status}, and inserted and updated where rows are counted."""
+        """{name, expected, actual, status}, and inserted and updated if rows are counted."""
         return {k: v for k, v in asdict(self).items() if v is not None}
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What stands in the tables against what was planned.
+    """The rows in the tables compared with the plan.
 
-    buckets: as_planned, missing, extra, filled_elsewhere, changed_since; each a sequence of
+    buckets: as_planned, missing, extra, filled_elsewhere, changed_since. Each is a sequence of
     {session_id, component}, made as it is read. new_candidates: sessions in the plan's range that
-    lack something now and are not in the plan, the newest first, 1,000 at most; they do not touch
-    the verdict.
-    inferred: rows whose receipts nobody saw written: they differed when the session was settled.
+    lack something now and are not in the plan, newest first, at most 1,000. They do not affect the
+    verdict. inferred: rows with a receipt that was inferred when the session was settled.
     """
 
     run_id: str
@@ -74,19 +73,19 @@ BETWEEN = "\0"  # PostgreSQL's text cannot hold it
 
 
 def packed(ids: Sequence[str]) -> list[str]:
-    """Ids as text, a thousand in one piece."""
+    """Ids as texts of a thousand each."""
     starts = range(0, len(ids), CHUNK_SESSIONS)
     return [BETWEEN.join(ids[start : start + CHUNK_SESSIONS]) for start in starts]
 
 
 class Bucket(Sequence[Row]):
-    """Rows {session_id, component}, made when they are asked for.
+    """Rows {session_id, component}, made when they are read.
 
     An id takes its characters and one more.
     """
 
     def __init__(self, sessions: Mapping[str, Iterable[str]]) -> None:
-        """sessions: by component, as `packed` has them."""
+        """sessions: component -> ids as `packed` returns them."""
         self._pieces = [(component, ids) for component, some in sessions.items() for ids in some]
         self._ends = list(accumulate(ids.count(BETWEEN) + 1 for _, ids in self._pieces))
 

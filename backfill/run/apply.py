@@ -32,7 +32,7 @@ ENDINGS: Mapping[str, EventKind] = {"completed": "run_completed", "cancelled": "
 
 
 async def refuse_other_host(gateway: Gateway, run_id: str) -> None:
-    """Raises WrongServer where the run was planned on another project than this one."""
+    """Raises WrongServer if the run was planned on another project."""
     planned = (await load_run(gateway, run_id))["project_host"]
     if planned and planned != gateway.host:
         raise WrongServer(
@@ -42,7 +42,7 @@ async def refuse_other_host(gateway: Gateway, run_id: str) -> None:
 
 
 async def work_and_keep(worker: Worker, logs_dir: Path | None) -> str | None:
-    """Work on a run, and keep its files in a folder. Returns why one could not be written."""
+    """Work on a run and keep its files in a folder. Returns why a file could not be written."""
     async with keeper.kept(logs_dir, worker.gateway, worker.run_id) as log:
         worker.listeners.callbacks.insert(0, partial(keeper.write_down, log))
         await work(worker)
@@ -52,8 +52,8 @@ async def work_and_keep(worker: Worker, logs_dir: Path | None) -> str | None:
 async def work(worker: Worker) -> None:
     """Work on a run until it needs nothing more from this worker.
 
-    Raises Paused where it holds, ApprovalNeeded where nobody approved it, and what a listener
-    raised, once what was in flight is settled.
+    Raises Paused, ApprovalNeeded, ApprovalExpired, and the exception of a listener once every
+    batch in flight is settled.
     """
     started = await worker.ask("backfill_start", {"p_worker": worker.name})
     if started["state"] == "paused":
@@ -75,11 +75,11 @@ async def work(worker: Worker) -> None:
             ended_by = error
     if ended_by is not None:
         raise ended_by
-    worker.listeners.raise_what_they_raised(f"run {worker.run_id} is settled so far; apply again")
+    worker.listeners.raise_what_they_raised(f"run {worker.run_id} is settled so far. Apply again.")
 
 
 async def _tell_freshness(worker: Worker) -> None:
-    """What changed since the plan was sealed; where it cannot be told the run goes on without."""
+    """Tell what changed since the plan was sealed. If that is unknown the run still goes on."""
     patience = replace(BRIEF, gives_up=worker.is_ending)
     try:
         seen = await load_freshness(worker.gateway, worker.run_id, patience)
@@ -94,9 +94,9 @@ async def _tell_freshness(worker: Worker) -> None:
 
 
 async def _one_turn(worker: Worker, bulk: Bulk, batches: Batches) -> bool:
-    """Claim and start a batch, or wait for one. False where there is nothing more to do.
+    """Claim and start a batch, or wait for one. False when there is nothing more to do.
 
-    A batch that may be followed at once is not waited for: the next is claimed ahead.
+    If the claim allows it, the next batch is claimed before this one is settled.
     """
     await batches.room()
     claim_id = str(uuid4())
@@ -109,7 +109,7 @@ async def _one_turn(worker: Worker, bulk: Bulk, batches: Batches) -> bool:
             await batches.land()
         return True
     if await batches.land():
-        return True  # what it said may no longer hold
+        return True  # settling may have changed the answer
     if claim.get("bulk"):
         await bulk.score(worker)
         return True
@@ -125,7 +125,7 @@ async def _one_turn(worker: Worker, bulk: Bulk, batches: Batches) -> bool:
 
 
 async def _hold(worker: Worker, claim: Mapping[str, Json]) -> bool:
-    """A pause that the database made ends the work; one that a person made is waited out."""
+    """Wait out a pause by a person. A pause by the database ends the work."""
     if not worker.waits or not claim["held_by"]:
         raise _paused(worker, claim["reason"])
     why = f"{claim['held_by']} paused the run: {claim['reason']}"

@@ -20,14 +20,14 @@ logger = logging.getLogger("backfill")
 
 RUN_HEADER = "x-backfill-run"
 FENCE_HEADER = "x-backfill-fence"
-# After these no other call has a chance: the run holds, or the API wants fewer calls.
+# After these every other call would fail too: the run holds, or the API wants fewer calls.
 ENDS_THE_BATCH = frozenset({"stop", "slow"})
 
 
 class Batches:
-    """The batches of one worker that are under way: while one is settled the next is scored.
+    """The batches that one worker has under way. One is settled while the next is scored.
 
-    is_over: a call failed in a way that the others would; what has not begun is given back.
+    is_over: a call failed in a way that others would too. Sessions not yet begun are released.
     """
 
     def __init__(self, worker: Worker, tasks: TaskGroup) -> None:
@@ -47,17 +47,17 @@ class Batches:
         self._tasks.start_soon(self._do, _Batch(self, claim_id, claim))
 
     async def room(self) -> None:
-        """Wait until the sessions that have not begun are no more than are scored at a time.
+        """Wait until at most `concurrency` granted sessions have not begun.
 
-        Where no other call has a chance, until all is settled: the database then knows of it.
-        Raises what settling raised.
+        If the batches are over, wait until all are settled, so that the database knows before the
+        next claim. Raises what settling raised.
         """
         await self._until(lambda: self._waiting <= self.worker.concurrency)
         if self.is_over:
             await self.land()
 
     async def land(self) -> bool:
-        """Wait until no batch is under way; whether one was. Raises what settling raised."""
+        """Wait until no batch is under way. Returns if one was. Raises what settling raised."""
         if not self._under_way:
             return False
         await self._until(lambda: not self._under_way)
@@ -65,7 +65,7 @@ class Batches:
         return True
 
     def begun(self) -> None:
-        """A session is scored now, or never will be."""
+        """Count a session as begun: it is scored now or never."""
         self._waiting -= 1
         self._changed.set()
 
@@ -77,7 +77,7 @@ class Batches:
             raise self._failed[0]
 
     async def _do(self, batch: _Batch) -> None:
-        # What a task group raises is a group of errors; a caller expects one of ours.
+        # A task group raises an exception group. Callers expect one of our errors.
         try:
             await batch.do()
         except BackfillError as error:
@@ -89,7 +89,7 @@ class Batches:
 
 @dataclass(slots=True)
 class _Batch:
-    """A granted batch: score its sessions, settle it, even when this work is cancelled midway."""
+    """A granted batch. It is settled even if its work is cancelled midway."""
 
     batches: Batches
     claim_id: str
@@ -143,7 +143,7 @@ class _Batch:
             renewing.cancel_scope.cancel()
 
     async def _score_session(self, grant: Mapping[str, Json]) -> dict[str, Json]:
-        """Make a session's scoring calls in order; the first that fails ends it."""
+        """Make a session's scoring calls in order, up to the first that fails."""
         answered: list[str] = []
         for step in grant["steps"]:
             began = self.worker.clock.now()
@@ -165,7 +165,7 @@ class _Batch:
         return _outcome(grant, "answered", answered=answered)
 
     async def _call(self, grant: Mapping[str, Json], step: Mapping[str, Json]) -> Fault | None:
-        """Make one scoring call, once; what was wrong with it."""
+        """Make one scoring call without retries. Returns its fault, None if there was none."""
         headers = {RUN_HEADER: self.worker.run_id, FENCE_HEADER: grant["fence"]}
         gateway = self.worker.gateway
         call = gateway.invoke if step["transport"] == "edge" else gateway.score
@@ -176,7 +176,7 @@ class _Batch:
         return None
 
     async def _keep_leases(self) -> None:
-        """Renew while the batch is under way; the gate refuses a lease that ran out."""
+        """Renew the leases while the batch is under way. The gate refuses an expired lease."""
         while True:
             await anyio.sleep(float(self.claim["lease_s"]) / 3)
             try:

@@ -1,4 +1,4 @@
-"""Bulk: a call claims, scores and settles a batch in the database; how large, and when not."""
+"""Bulk: one call claims, scores and settles a batch in the database. How large it may be."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from backfill.errors import BackfillError, TookTooLong
 from backfill.results.run import Json
 from backfill.run.worker import Worker
 
-MOST_SESSIONS = 500  # fifty in a subtransaction, and the database keeps 64 cheaply
+MOST_SESSIONS = 500  # 50 per subtransaction, and PostgreSQL keeps 64 of them cheaply
 FIRST_SESSIONS = 10
-GROWTH = 1.3  # far less than the halving after a call that was too long
-AIM_MS = 2000.0  # a call may hold more while it would then still take less
-# Every call looks at the gate. A claim, which waits for all of them, looks at the breaker too:
-# after so long, so many calls of each caller, or a session that failed.
+GROWTH = 1.3  # far gentler than the halving after a call that took too long
+AIM_MS = 2000.0  # calls grow as long as the next should take less than this
+# Every call checks the gate. Only a claim, which waits for all calls, checks the breaker. It comes
+# after this time, after this many calls per caller, or after a session failed.
 LOOK_EVERY = timedelta(seconds=5)
 LOOK_EVERY_CALLS = 50
 
 
 @dataclass(slots=True)
 class Bulk:
-    """What a worker has learned of a run's sessions: how many a call may hold."""
+    """How many sessions a call may hold, as a worker has learned from the run so far."""
 
     sessions: int = FIRST_SESSIONS
-    has_failed: bool = False  # a session has, since a claim looked at the run
-    is_tired: bool = False  # a call of one session was too slow: score the next ones one by one
+    has_failed: bool = False  # a session has failed since the last claim
+    is_tired: bool = False  # a call of one session took too long: score the next ones singly
 
     async def score(self, worker: Worker) -> None:
-        """Calls side by side until a claim should look at the run again."""
+        """Make calls side by side until a claim should check the run again."""
         until = worker.clock.now() + LOOK_EVERY
         self.has_failed = False
         failed: list[BackfillError] = []
 
         async def call_until() -> None:
-            # What a task group raises is a group of errors; a caller expects one of ours.
+            # A task group raises an exception group. Callers expect one of our errors.
             try:
                 await self._call_until(worker, until)
             except BackfillError as error:
@@ -59,20 +59,20 @@ class Bulk:
                 return
 
     async def _call(self, worker: Worker) -> bool:
-        """One call. False where a claim has to look first, or nothing came to its end."""
+        """Make one call. False if a claim has to come first, or no session was done."""
         asked = self.sessions
         try:
             answer = await worker.ask(
                 "backfill_bulk", {"p_worker": worker.name, "p_sessions": asked}
             )
         except TookTooLong:
-            # All of it is rolled back: nothing was done, by nobody.
+            # The whole call was rolled back, so nothing was done.
             self.sessions = max(asked // 2, 1)
             self.is_tired = asked == 1
             return not self.is_tired
         if answer.get("look"):
             return False
-        if asked == self.sessions:  # a call beside this one has not changed it meanwhile
+        if asked == self.sessions:  # no parallel call has changed it meanwhile
             self.sessions = next_sessions(asked, held=answer["sessions"], took_ms=answer["took_ms"])
         told = _told(answer)
         worker.tell("bulk_settled", **told)
@@ -81,7 +81,7 @@ class Bulk:
 
 
 def next_sessions(asked: int, *, held: int, took_ms: float) -> int:
-    """How many sessions the next call asks for, after one that held so many and took so long."""
+    """How many sessions the next call asks for, after a call that held `held` in `took_ms`."""
     is_quick = took_ms * GROWTH < AIM_MS
     return min(round(asked * GROWTH) + 1, MOST_SESSIONS) if is_quick and held == asked else asked
 

@@ -1,4 +1,4 @@
-"""Is this project ready: a line a thing, from the connection to the database's own lines."""
+"""Whether this project is ready: one line per check, the connection first."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from backfill.results.check import Check
 
 
 async def check_project(gateway: Gateway) -> tuple[Check, ...]:
-    """Every line, in the order in which a person puts things right.
+    """Every check, in the order in which a person fixes things.
 
-    Missing migrations are a line that fails. A project that cannot be reached and a key that it
-    refuses are raised as they are (CannotConnect, BadKey): nothing could be looked at.
+    Missing migrations are a check that fails. Raises CannotConnect and BadKey, since nothing can
+    be checked then.
     """
     try:
         found = await gateway.call("backfill_check", {}, expect=list)
@@ -28,7 +28,7 @@ async def check_project(gateway: Gateway) -> tuple[Check, ...]:
 
 
 def ready(checks: Iterable[Check]) -> bool:
-    """Whether nothing fails; what only warns can wait."""
+    """Whether no check fails. Warnings can wait."""
     return all(c.status != "fail" for c in checks)
 
 

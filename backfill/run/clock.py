@@ -1,4 +1,4 @@
-"""The one clock of the client. Tests set another; nothing else here asks for the time."""
+"""The client's only clock. Tests set another. No other module asks what time it is."""
 
 from __future__ import annotations
 

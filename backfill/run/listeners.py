@@ -1,4 +1,4 @@
-"""Telling: an event is logged under its stable name and handed to those who listen."""
+"""Events are logged under their stable names and handed to the listeners."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ logger = logging.getLogger("backfill")
 
 @dataclass(slots=True)
 class Listeners:
-    """Those who hear the events, in this order. One that raises is not called again.
+    """The listeners, called in this order. One that raises is not called again.
 
-    raised: the first exception of one; whoever tells ends its work in order and raises it then.
+    raised: the first exception of a listener. The work ends in order, then it is raised.
     """
 
     callbacks: list[OnEvent]

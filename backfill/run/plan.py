@@ -1,4 +1,4 @@
-"""Plan: open a run, collect window by window, rehearse, seal. The database decides; this asks."""
+"""Plan: open a run, collect window by window, rehearse, seal. The database decides."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from backfill.run.listeners import Listeners
 
 
 async def make_plan(gateway: Gateway, clock: Clock, request: Mapping[str, Json]) -> Plan:
-    """Plan a request; the run then awaits approval. An empty plan where nothing is missing.
+    """Plan a request. The run then awaits approval. The plan is empty if nothing is missing.
 
-    Where it ends early, a note of the error says how to go on.
+    An error midway carries a note that says how to go on.
     """
     run_id = str(uuid4())
     opening = {"p_request": dict(request), "p_project_host": gateway.host, "p_run_id": run_id}
@@ -29,7 +29,7 @@ async def make_plan(gateway: Gateway, clock: Clock, request: Mapping[str, Json])
     try:
         return await finish_plan(gateway, clock, run_id)
     except UnknownRun:
-        # Sealed by a call whose reply was lost, and removed, since there was nothing to do.
+        # A call whose reply was lost sealed the run and removed it, since nothing was missing.
         return await make_plan(gateway, clock, request)
     except BackfillError as error:
         if isinstance(error, CannotConnect | TookTooLong):
@@ -38,9 +38,9 @@ async def make_plan(gateway: Gateway, clock: Clock, request: Mapping[str, Json])
 
 
 async def finish_plan(gateway: Gateway, clock: Clock, run_id: str) -> Plan:
-    """Take a run in planning from where it stands to its seal.
+    """Take a run from any point of its planning to the seal.
 
-    Raises IllegalMove where it is not in planning any more.
+    Raises IllegalMove if it is no longer in planning.
     """
     while not await gateway.call("backfill_collect", {"p_run_id": run_id}, expect=bool):
         pass
@@ -55,7 +55,7 @@ async def finish_plan(gateway: Gateway, clock: Clock, run_id: str) -> Plan:
 
 
 def tell_sealed(plan: Plan, clock: Clock, listeners: Listeners) -> None:
-    """Tell that a plan awaits approval; nothing of an empty one. Raises what a listener raises."""
+    """Tell that a plan awaits approval, unless it is empty. Raises what a listener raises."""
     if plan.is_empty:
         return
     details: dict[str, Json] = {
@@ -72,7 +72,7 @@ def tell_sealed(plan: Plan, clock: Clock, listeners: Listeners) -> None:
 async def _rehearse(gateway: Gateway, clock: Clock, run_id: str) -> float | None:
     """Rehearse the run's sample, one session after the other.
 
-    Returns what a call takes beside the database, ms; None where nothing was rehearsed.
+    Returns the median time of a call outside the database, in ms. None if there is no sample.
     """
     sample = await gateway.call("backfill_rehearsal", {"p_run_id": run_id}, expect=list)
     round_trips_ms = []
@@ -86,10 +86,10 @@ async def _rehearse(gateway: Gateway, clock: Clock, run_id: str) -> float | None
 
 
 async def request_of(gateway: Gateway, asked: Request) -> dict[str, Json]:
-    """A request as it is sent, with what it takes over of the run that it is like."""
+    """A request as it is sent, with the parameters taken over from the run of `like`."""
     if not asked.like:
         return asked.sent({})
-    asked.given()  # what cannot be meant is refused before anything is looked up
+    asked.given()  # refuses a bad request before any look-up
     run_id = await full_run_id(gateway, asked.like)
     like = (await load_run(gateway, run_id))["request"]
     want = asked.want or {}

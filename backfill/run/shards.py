@@ -1,4 +1,4 @@
-"""Spreading: one apply on many processes or machines, a shard each; the database coordinates them.
+"""Spreading: one apply on many processes or machines, one shard on each. The database coordinates.
 
 A shard is a whole worker, never a session: a task that is run again after a crash applies again.
 """
@@ -21,11 +21,11 @@ from backfill.results.run import Outcome
 async def spread(
     executor: Executor, shards: int, gateway: Gateway, run_id: str, concurrency: int, wait: bool
 ) -> Outcome:
-    """Run so many shards on an executor until all have ended. Returns where the run stands then.
+    """Run this many shards on an executor until all have ended. Returns how the run stands then.
 
-    Each worker's own environment has to name the project and its key: no secret is sent to one.
-    Raises what a shard raised, once all have ended; BackfillError where workers were lost and the
-    run is not at its end.
+    Each worker's own environment has to name the project and its key: no secret is sent.
+    Raises what a shard raised once all have ended, and BackfillError if workers were lost and the
+    run is still running.
     """
     host = gateway.host
     lost = await _ended(
@@ -34,7 +34,7 @@ async def spread(
     outcome = await load_outcome(gateway, run_id)
     if lost and outcome.state == "running":
         raise BackfillError(
-            f"{lost} of {shards} workers were lost; run {run_id} is settled so far",
+            f"workers lost: {lost} of {shards}. Run {run_id} is settled so far",
             "apply again: it goes on where it stopped",
         )
     return outcome
@@ -59,7 +59,7 @@ async def _ended(futures: Sequence[Future[str]]) -> int:
 
 def apply_shard(run_id: str, host: str, concurrency: int, wait: bool) -> str:
     """One worker's part, in its process. Returns the run's state. Raises what apply does."""
-    # By name: the face that a worker uses stands above this module, which its own verbs use.
+    # Imported by name: the face is a layer above this module, and its verbs use this module.
     with import_module("backfill").connect() as bf:
         if bf.host != host:
             raise WrongServer(

@@ -1,4 +1,4 @@
-"""Undo: a preview that can be confirmed, and the confirming, piece by piece."""
+"""Undo: preview it, then confirm it piece by piece."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from backfill.results.event import OnProgress, ignore
 from backfill.results.run import Json
 from backfill.results.undo import UndoEffect
 
-LOOK_MS = 2_000  # for how long a call of the preview looks at rows
+LOOK_MS = 2_000  # how long one call of the preview examines rows
 PIECE_SESSIONS = 200
 MOST_SESSIONS = 10_000
-PIECE_S = 2.0  # a piece may take so long: well below every limit, far above a round trip
+PIECE_S = 2.0  # aim for one piece: well below every limit, far above a round trip
 
 
 class PreviewedUndo:
@@ -51,18 +51,17 @@ class PreviewedUndo:
 
 
 class AsyncUndo(PreviewedUndo):
-    """A previewed undo; `confirm` carries out exactly what the preview showed."""
+    """A previewed undo. `confirm` carries out exactly what the preview showed."""
 
     def __init__(self, gateway: Gateway, effect: UndoEffect) -> None:
         super().__init__(effect)
         self._gateway = gateway
 
     async def confirm(self, *, reason: str, on_progress: OnProgress = ignore) -> UndoEffect:
-        """Take the rows back, in pieces; safe to call again after a crash.
+        """Take the rows back in pieces. Safe to call again after a crash.
 
-        on_progress: hears how many sessions are taken back, of how many; before the first row is,
-        how many were looked at once more. Raises UndoChanged where the rows are no longer as
-        previewed.
+        on_progress: called with (done, total) sessions, first while they are checked once more,
+        then while they are taken back. Raises UndoChanged if the rows are no longer as previewed.
         """
         effect = self.effect
         return await confirm_undo(
@@ -73,7 +72,7 @@ class AsyncUndo(PreviewedUndo):
 def undo_scope(
     sessions: Sequence[str] | None, since: Day | None, until: Day | None
 ) -> dict[str, Json]:
-    """What an undo is limited to, as it is sent; nothing where it takes the whole run.
+    """The limits of an undo as they are sent, empty for the whole run.
 
     Raises BadRequest.
     """
@@ -86,9 +85,9 @@ def undo_scope(
 
 
 def next_piece(sessions: int, *, took_s: float, most: int) -> int:
-    """How many sessions the next piece takes, after one that took so long: at most twice as many.
+    """How many sessions the next piece takes, at most twice as many as the last.
 
-    most: more were too many already.
+    sessions, took_s: of the last piece. most: the limit, lowered once a piece timed out.
     """
     return min(max(int(sessions * min(PIECE_S / max(took_s, 0.001), 2.0)), 1), most)
 
@@ -99,9 +98,9 @@ async def preview_undo(
     scope: Mapping[str, Json],
     on_progress: OnProgress = ignore,
 ) -> AsyncUndo:
-    """Preview an undo of this scope: one call, or several where there is much to look at.
+    """Preview an undo of this scope, in several calls if there are many rows.
 
-    Each is a transaction, so a row may change behind the look. Confirming looks once more.
+    Each call is a transaction, so a row may change after it was examined. Confirming checks again.
     """
     arguments = {f"p_{name}": value for name, value in scope.items()}
     asked: dict[str, Json] = {"p_run_id": run_id, "p_budget_ms": LOOK_MS}
@@ -121,12 +120,12 @@ async def confirm_undo(
     scope: Mapping[str, Json] | None = None,
     on_progress: OnProgress = ignore,
 ) -> UndoEffect:
-    """Carry an undo out until nothing remains; one that was carried out before says so.
+    """Carry an undo out until nothing remains. One that was carried out before says so.
 
-    In pieces of sessions, each a transaction, as large as takes about two seconds; one that takes
-    longer than the project's statement timeout is halved.
+    Each piece is a transaction of about two seconds. A piece that exceeds the project's statement
+    timeout is halved.
 
-    scope: what the caller takes the preview's scope to be; refused where it is another.
+    scope: the scope that the caller expects. The undo is refused if the preview had another.
     """
     arguments: dict[str, Json] = {"p_run_id": run_id, "p_digest": digest, "p_reason": reason}
     if scope:

@@ -17,7 +17,7 @@ from backfill.run.listeners import Listeners
 
 
 def own_name() -> str:
-    """What a worker in this process is called: host:pid."""
+    """The name of a worker in this process: host:pid."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
@@ -39,7 +39,7 @@ class Worker:
         self.patience = Patience(LASTING_S, LASTING_WAIT_S, self._tell_trouble, self.should_stop)
 
     async def ask(self, function: str, arguments: Mapping[str, Json]) -> dict[str, Json]:
-        """Call one of our functions; again for as long as a project takes to restart."""
+        """Call one of our functions, and retry for as long as a project takes to restart."""
         answer: dict[str, Json] = await self.gateway.call(
             function, {"p_run_id": self.run_id, **arguments}, patience=self.patience
         )
@@ -49,7 +49,7 @@ class Worker:
         self.tell("waiting", wait_s=round(wait_s, 3), wait_for="connection", why=error.message)
 
     def is_ending(self) -> bool:
-        """Somebody asked to stop, or a listener raised: no session is started any more."""
+        """Whether no more sessions start: someone asked to stop, or a listener raised."""
         return self.listeners.raised is not None or self.should_stop()
 
     def tell(self, kind: EventKind, **details: Json) -> None:

@@ -1,4 +1,4 @@
-"""What the views of a declared target say of themselves: their columns' names, and the comments."""
+"""The comments on the views of a declared target, and the names of their columns."""
 
 from __future__ import annotations
 
@@ -20,65 +20,67 @@ def too(component: Component) -> str:
 
 
 def every(declared: Declaration) -> str:
-    """The column of those that lack every component."""
+    """The column of sessions that lack every component."""
     return all_missing_name(len(declared.components))
 
 
-SESSION = {
-    "session_id": "The session.",
-    "created_at": "When the session was created: the date that decides everywhere.",
-}
+SESSION = {"session_id": "The session."}
+CREATED = {"created_at": "When the session was created. Every range of dates is about this."}
 
 
 def candidate_comments(declared: Declaration) -> dict[str, str]:
-    """Column, or '' for the view itself: what it says."""
+    """Column, or '' for the view itself -> its comment, in the order of the columns."""
     names = " or ".join(c.name for c in declared.components)
     return {
         "": f"Sessions of target {declared.target} that lack {names} and can be scored.",
         **SESSION,
-        "category": "What it lacks, the last derived first, joined by +.",
+        "category": "The components that it lacks, the last derived first, joined by +.",
+        **CREATED,
         **{flag(c): _lacks(c) for c in declared.components},
     }
 
 
 def _lacks(component: Component) -> str:
     version = "any version" if component.any_version_counts else "the wanted version"
-    return f"It has no {component.name} of {version}."
+    return f"Whether it has no {component.name} of {version}."
 
 
 def missing_comments(declared: Declaration, component: Component) -> dict[str, str]:
-    """The same of the view of one component."""
+    """The same for the view of one component."""
     wanted = {"wanted_version": "The version that is wanted, from backfill_targets."}
     return {
         "": f"Candidates without {component.name}.",
         **SESSION,
+        **CREATED,
         **({} if component.any_version_counts else wanted),
-        **{too(o): f"It lacks {o.name} as well." for o in declared.components if o != component},
+        **{
+            too(o): f"Whether it lacks {o.name} too." for o in declared.components if o != component
+        },
     }
 
 
 def coverage_comments(declared: Declaration) -> dict[str, str]:
-    """The same of the daily coverage."""
+    """The same for the daily coverage."""
     lacking = {
-        flag(c): f"Of these, those without {c.name} that can be scored."
+        flag(c): f"Of these, sessions that lack {c.name} and can be scored."
         for c in declared.components
     }
-    whole = {every(declared): "Of these, those that lack all and can be scored."}
+    whole = {every(declared): "Of these, sessions that lack all and can be scored."}
     return {
-        "": f"Sessions of target {declared.target} by UTC day, and what share of those that can be "
-        "scored lacks nothing.",
+        "": f"Sessions of target {declared.target} by UTC day, and which share of those that can "
+        "be scored is complete.",
         "day": "UTC day on which the sessions were created.",
         "completed": "Sessions of that day.",
-        "complete": "Of these, those that lack nothing.",
+        "complete": "Of these, sessions that lack nothing.",
         **lacking,
         **(whole if len(declared.components) > 1 else {}),
-        "excluded": "Sessions that lack something and have too little of what scoring reads.",
-        "coverage": "Share of the sessions that can be scored, 0 to 1; null where none can.",
+        "excluded": "Of these, sessions that lack something and have too few rows for scoring.",
+        "coverage": "Complete share of those that can be scored, 0 to 1. Null if none can.",
     }
 
 
 def comments_sql(view: str, comments: Mapping[str, str]) -> str:
-    """The statements that keep these comments. view: its name as SQL writes it."""
+    """The statements that set these comments. view: its name as SQL writes it."""
     return "\n".join(
         fitted(
             f"comment on column {view}.{name_of(column)}" if column else f"comment on view {view}",

@@ -1,7 +1,7 @@
 """Declared targets: a TOML file that says what a session is and what it may lack, read and checked.
 
-Each table of the file is a class, which pydantic reads. Names are looked up by the database when
-the migration is applied; here the file's own form is.
+Each table of the file is a class that pydantic reads. Only the file's own form is checked here. The
+database looks the names up when the migration is applied.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Receipts = Literal["exact", "inferred"]
 
 PRISM = "prism"
 
-# A key that no class has is refused.
+# Unknown keys are refused.
 STRICT = ConfigDict(extra="forbid")
 
 
@@ -51,7 +51,7 @@ STRICT = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Rows that scoring reads, by the session's key. at_least: the parameter of how many."""
+    """Rows that scoring reads, by the session's key. at_least: the parameter with their minimum."""
 
     __pydantic_config__ = STRICT
 
@@ -87,7 +87,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """How the views of all components are called."""
+    """The names of the views that are about all components."""
 
     __pydantic_config__ = STRICT
 
@@ -157,7 +157,7 @@ class Declaration:
     parameters: dict[ParameterName, Setting] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Json]:
-        """As backfill_private.declare_target takes it, but for the names of the views."""
+        """As backfill_private.declare_target takes it, without the names of the views."""
         return {
             "target": self.target,
             "source": {
@@ -174,14 +174,14 @@ class Declaration:
 
     @property
     def needs(self) -> list[tuple[str | None, Need]]:
-        """Every need, with the component that has it; None if every session does."""
+        """Every need with the component that has it, None if every session has it."""
         own = [(c.name, n) for c in self.components for n in c.needs]
         return [*((None, n) for n in self.source.needs), *own]
 
 
 FILE = TypeAdapter(Declaration)
 TABLES = {"source": Source, "views": Views, "component": Component, "needs": Need}
-# Of each kind of table; "" is the file itself.
+# The keys of each kind of table. "" is the file itself.
 KEYS = {kind: [f.name for f in fields(table)] for kind, table in TABLES.items()}
 KEYS[""] = ["target", "source", "views", "component", "parameters"]
 
@@ -196,7 +196,7 @@ def declared(given: str) -> Declaration:
     try:
         text = Path(given).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise BadRequest(
             f"{given} cannot be read: {why}", "backfill install --target FILE.toml"
         ) from error
@@ -206,7 +206,10 @@ def declared(given: str) -> Declaration:
 def over_edge_functions(
     declared: Declaration, version: str, receipts: Receipts = "exact"
 ) -> Declaration:
-    """The same target, scored by Edge Functions that are called as its SQL functions are."""
+    """The same target, scored by Edge Functions named like its SQL functions.
+
+    version: the function_version that every component declares.
+    """
     return replace(
         declared,
         components=tuple(
@@ -223,15 +226,15 @@ def over_edge_functions(
 
 
 def parse(text: str) -> Declaration:
-    """A declaration out of TOML. Raises BadRequest for the first of its faults."""
+    """A declaration from TOML. Raises BadRequest for the first of its faults."""
     try:
         return read(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
-        raise BadRequest(f"the declaration is no TOML: {error}", "correct it") from error
+        raise BadRequest(f"the declaration is not TOML: {error}", "correct it") from error
 
 
 def read(file: Mapping[str, Json]) -> Declaration:
-    """The same, out of the tables of the file."""
+    """The same from the tables of the file."""
     given = _with_names(file)
     try:
         made = FILE.validate_python(given)
@@ -243,7 +246,7 @@ def read(file: Mapping[str, Json]) -> Declaration:
 
 
 def _with_names(given: Mapping[str, Json]) -> dict[str, Json]:
-    """The file with the names that are made from others, unless it gives them."""
+    """The file, completed with the names that are made from others if it does not give them."""
     target = _known(given, "target")
     views = {
         "candidates": f"backfill_{target}_candidates",
@@ -269,6 +272,6 @@ def _filled(given: Json, names: Mapping[str, str]) -> Json:
 
 
 def _known(given: Json, key: str) -> str:
-    """A name that others are made from; if it is none, that alone is told."""
+    """A name that others are made from. If it is no valid name, only that fault is reported."""
     name = given.get(key) if isinstance(given, dict) else None
     return name if isinstance(name, str) and NAME.fullmatch(name) else "x"

@@ -1,4 +1,4 @@
-"""What is wrong with a declaration: a sentence per fault, with the place where it stands."""
+"""The faults of a declaration: one sentence per fault, with its place."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 Place = tuple[str | int, ...]
 EDGE_FUNCTION = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
 CORRECT = "correct the declaration"
-# Tables with a name of their own in a sentence. Others are told by the key within what holds them.
+# Tables that a message names by themselves. Others are named by their key in the table around them.
 SINGLE = ("source", "views", "where", "parameters")
-# What pydantic finds of shapes. Values are told by the sentence of what checked them.
+# Sentences for shapes that pydantic refuses. For a value, its check gives the sentence.
 SHAPES = {
     "dataclass_type": "is a table of its own",
     "dict_type": "is a table of its own",
@@ -30,7 +30,7 @@ SHAPES = {
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """In words, what may have been meant."""
+    """The end of a sentence that names what may have been meant."""
     found = difflib.get_close_matches(name, list(known), 1, 0.0)
     return f"; the nearest is {found[0]}" if found else ""
 
@@ -52,7 +52,7 @@ def faults(
 
 
 def _names(places: Collection[Place], given: Json) -> dict[Place, str]:
-    """The place of a component -> its name, if there is no fault in that."""
+    """The place of a component -> its name, unless that has a fault."""
     return {
         place[:2]: given["component"][place[1]]["name"]
         for place in places
@@ -83,7 +83,7 @@ def _fault(
 
 
 def _told(place: Place, names: Mapping[Place, str]) -> tuple[str, str, str]:
-    """The kind of table that a value stands in, what this one is called, and the value's key."""
+    """The kind of table that holds a value, this table's name in messages, the value's key."""
     table, called, key = "", "the declaration", ""
     for at, step in enumerate(place[:-1]):
         if isinstance(step, int):
@@ -101,9 +101,9 @@ def _told(place: Place, names: Mapping[Place, str]) -> tuple[str, str, str]:
 
 
 def contradictions(made: Declaration, taken: Collection[str]) -> Iterator[BadRequest]:
-    """What one part of a declaration says against another.
+    """The contradictions between parts of a declaration.
 
-    taken: what no parameter may be called.
+    taken: names that no parameter may have.
     """
     names = [c.name for c in made.components]
     versions = [c.version_parameter for c in made.components]
@@ -147,7 +147,8 @@ def _of_component(
     for other in component.after:
         if other not in earlier:
             yield BadRequest(
-                f"{called} comes after {other}, which is none before it" + nearest(other, earlier),
+                f"{called} comes after {other}, which is not declared before it"
+                + nearest(other, earlier),
                 "put the components into the order in which they are scored",
             )
 

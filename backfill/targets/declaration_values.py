@@ -1,4 +1,4 @@
-"""What a value of a declaration may be: types for pydantic, each with the words of its fault."""
+"""The values of a declaration as types for pydantic, each with the text of its fault."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from backfill.results.run import Json
 NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
 VIEW = re.compile(r"backfill_[a-z0-9_]{1,50}")
 NAME_BYTES = 63  # what PostgreSQL keeps of a name
-# Of a request itself: no parameter of a target can have these names.
+# A request's own names. No parameter of a target may have them.
 TAKEN = frozenset(
     {
         "target", "since", "until", "recent_since", "since_at", "until_before", "environment",
@@ -56,7 +56,7 @@ class Filter:
 
 
 def _is(so: Callable[[Any], object], what: str) -> Callable[[Any], Any]:
-    """A check of a value. what: the sentence after its key; {} is what stands there instead."""
+    """A check of a value. what: the sentence after its key, with {} for the value."""
 
     def checked(value: Any) -> Any:
         if not so(value):
@@ -104,9 +104,9 @@ _column = _is(_is_short, f"is longer than the {NAME_BYTES} bytes of a name: {{}}
 
 def _free(name: str) -> str:
     if not NAME.fullmatch(name) or name in TAKEN:
-        others = "none of a request's own: " + ", ".join(sorted(TAKEN))
+        others = "None of a request's own: " + ", ".join(sorted(TAKEN))
         raise ValueError(
-            "cannot be the name of a parameter", f"small letters, digits and _; {others}"
+            "cannot be the name of a parameter", f"small letters, digits and _. {others}"
         )
     return name
 
@@ -118,7 +118,7 @@ def _columns(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _table(value: object) -> object:
-    """A table as SQL writes it: schema.table, quoted where it must be; public unless said."""
+    """A table as SQL writes it: schema.table, quoted if it must be. The schema may be left out."""
     text = str(_text(value))
     try:
         found = sqlglot.parse_one(text, into=exp.Table, dialect="postgres")
@@ -132,7 +132,7 @@ def _table(value: object) -> object:
 
 
 def _folded(name: exp.Identifier) -> str:
-    """A name as PostgreSQL takes it: small letters unless it is quoted."""
+    """A name as PostgreSQL reads it: in lower case unless it is quoted."""
     return str(name.this) if name.args.get("quoted") else str(name.this).lower()
 
 

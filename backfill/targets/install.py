@@ -1,4 +1,4 @@
-"""Copy our migrations into a user's Supabase project: shown first, nothing else is touched."""
+"""Copy our migrations into a user's Supabase project, shown first. Nothing else is touched."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ STAMPED = re.compile(r"(\d{14})_.+\.sql")
 class Migration:
     """One of our migrations and its place in a user's project.
 
-    name: of the file there, `<14 digits>_<original_name>` where it is new. is_same: whether the
-    file that is there says what ours says; True where there is none.
+    name: of the file there, `<14 digits>_<original_name>` if it is new. is_same: whether the file
+    that is there equals ours, True if there is none.
     """
 
     original_name: str
@@ -51,7 +51,7 @@ class Migration:
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """What an install would do, or, carried out, did. folder: the project's `migrations`."""
+    """What an install would do, or did once carried out. folder: the project's `migrations`."""
 
     folder: Path
     migrations: tuple[Migration, ...]
@@ -59,12 +59,12 @@ class Installation:
 
     @property
     def missing(self) -> tuple[Migration, ...]:
-        """What is not there yet, in order."""
+        """The migrations that are not there yet, in order."""
         return tuple(m for m in self.migrations if not m.is_there)
 
     @property
     def changed(self) -> tuple[Migration, ...]:
-        """What is there under our name and says something else."""
+        """The migrations that are there under our name with another text."""
         return tuple(m for m in self.migrations if not m.is_same)
 
     def as_dict(self) -> dict[str, Json]:
@@ -79,12 +79,12 @@ class Installation:
 def plan_install(
     supabase_path: Path, now: datetime, targets: Sequence[Declaration] = ()
 ) -> Installation:
-    """What an install into this Supabase folder would copy; writes nothing.
+    """What an install into this Supabase folder would copy. Writes nothing.
 
-    supabase_path: the folder with `config.toml`. now: aware; the new names begin with it, in UTC,
-    or right after the newest migration that is there. targets: PRISM unless given; each becomes a
-    migration of its own, and one for its index; declared otherwise than before, a new one.
-    Raises UsageError where it is no Supabase project.
+    supabase_path: the folder with `config.toml`. now: with a time zone. New names begin with it in
+    UTC, or with the second after the newest migration that is there. targets: PRISM by default.
+    Each becomes a migration of its own and one for its index, and a new one if its declaration
+    changed. Raises UsageError if this is not a Supabase project.
     """
     _check_project(supabase_path)
     folder = supabase_path / "migrations"
@@ -100,16 +100,16 @@ def plan_install(
 
 
 def carry_out(installation: Installation) -> Installation:
-    """Copy what is missing, each file at once and whole; safe to call again.
+    """Copy what is missing, each file atomically. Safe to call again.
 
-    Returns the installation, carried out. Raises UsageError, with nothing copied, where a file of
-    ours was changed by hand or the folder cannot be written.
+    Returns the installation, carried out. Raises UsageError before anything is copied if a file of
+    ours was changed by hand, and UsageError if the folder cannot be written.
     """
     if installation.changed:
         names = ", ".join(m.name for m in installation.changed)
         raise UsageError(
-            f"changed by hand, or of another version of backfill, and left as it is: {names}",
-            "compare it with ours; move it away to have ours copied",
+            f"changed by hand, or of another version of backfill, and left as is: {names}",
+            "compare it with ours, or move it away to have ours copied",
         )
     try:
         installation.folder.mkdir(exist_ok=True)
@@ -123,7 +123,7 @@ def carry_out(installation: Installation) -> Installation:
 
 
 def installation_text(installation: Installation) -> str:
-    """What will be copied where and what is skipped; once carried out, also how to apply it."""
+    """What is copied where and what is skipped. Once carried out, also how to apply it."""
     lines = [f"{installation.folder}:", *(_line(m, installation) for m in installation.migrations)]
     if not installation.missing and not installation.changed:
         lines.append("Everything is there already.")
@@ -163,7 +163,7 @@ def _placed(
 def _declared(
     name: str, text: str, folder: Path, present: Sequence[str], stamps: Iterator[str]
 ) -> Migration:
-    """The newest migration of this name, where it says the same; else a new one."""
+    """The newest migration of this name if its text is the same, else a new one."""
     found = [n for n in present if STAMPED.fullmatch(n) and n[15:] == name]
     if found and _read(folder / found[-1]) == text:
         return Migration(name, found[-1], text, True, True)
@@ -175,7 +175,7 @@ def _read(path: Path) -> str:
 
 
 def _stamps(present: Sequence[str], now: datetime) -> Iterator[str]:
-    """Timestamps a second apart, from now on and after every migration that is there."""
+    """Timestamps one second apart, from now on and after every migration that is there."""
     at = now.astimezone(UTC)
     last = max((name for name in present if STAMPED.fullmatch(name)), default="")
     if last[:14] >= at.strftime(STAMP):

@@ -1,4 +1,4 @@
-"""The migrations: where they live, in the wheel or the checkout, and how one is executed."""
+"""The migrations: where they are in a wheel or a checkout, how one is split, how they are made."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def project_folder() -> Traversable:
 
 
 def all_files() -> list[Traversable]:
-    """Every migration of the sample project, ours among them, in the order in which they apply."""
+    """Every migration of the sample project, including ours, in the order in which they apply."""
     folder = project_folder() / "migrations"
     return sorted((f for f in folder.iterdir() if f.name.endswith(".sql")), key=lambda f: f.name)
 
 
 def our_files() -> list[Traversable]:
-    """The migrations of ours in the sample project, its target's among them, in order."""
+    """Our migrations in the sample project, including its target's, in order."""
     return [f for f in all_files() if OURS in f.name]
 
 
 def core_files() -> list[Traversable]:
-    """Those that every project needs, whatever its targets, in order."""
+    """The migrations that every project needs with any targets, in order."""
     return [f for f in our_files() if CORE in f.name]
 
 
@@ -57,7 +57,7 @@ def seed_file() -> Traversable:
 
 
 def uninstall_file() -> Traversable:
-    """What removes all of ours and leaves the user's tables as they were."""
+    """The script that removes all of ours and leaves the user's tables as they were."""
     shipped = files("backfill") / "project" / "uninstall.sql"
     return shipped if shipped.is_file() else SQL / "uninstall.sql"
 
@@ -74,15 +74,15 @@ def statements(script: str) -> list[str]:
 
 
 def builds_index_concurrently(script: str) -> bool:
-    """Whether PostgreSQL would refuse the script inside a transaction: it goes by statements."""
+    """Whether any statement builds an index concurrently, which no transaction may."""
     return any(_INDEX_BESIDE_WRITERS.match(statement) for statement in statements(script))
 
 
 # Made in a checkout --------------------------------------------------------------------------
 
 
-# A file stands where it is looked for, not where PostgreSQL would have to meet it: functions call
-# what comes later. Tests look at every body with the check on.
+# Files are sorted for readers, so a function may call one that is created later. Tests check every
+# body.
 UNCHECKED = "set check_function_bodies = off;"
 CHECKED = "reset check_function_bodies;"
 
@@ -107,9 +107,9 @@ def generated() -> dict[Path, str]:
 
 
 def built() -> dict[str, str]:
-    """Name -> text of every migration, as `sql/` says now.
+    """Name -> text of every migration, made from `sql/` as it is now.
 
-    An index is one of its own: it cannot share a transaction.
+    The index has a migration of its own: it cannot share a transaction.
     """
     views, index = (path.read_text() for path in generated())
     core = [f"-- from {f.relative_to(TOP)}\n{f.read_text()}" for f in declared_files()]
@@ -121,7 +121,7 @@ def built() -> dict[str, str]:
 
 
 def make() -> None:
-    """Write what differs and say so; first what a declaration makes, then the migrations."""
+    """Write the files that differ and print their names: generated SQL first, then migrations."""
     _write(generated())
     _write({MIGRATIONS / name: text for name, text in built().items()})
 

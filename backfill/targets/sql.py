@@ -13,7 +13,8 @@ from backfill.targets.declaration_values import Table
 
 WIDTH = 120
 PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
-# What pg_get_keywords() does not call unreserved, of PostgreSQL 15 to 18: quote_ident quotes these.
+# Keywords of PostgreSQL 15 to 18 that pg_get_keywords() calls other than unreserved. quote_ident
+# quotes these.
 KEYWORDS = frozenset(
     """
     all analyse analyze and any array as asc asymmetric authorization between bigint binary bit
@@ -49,7 +50,7 @@ def name_of(*path: str) -> str:
 
 
 def needs_quotes(name: str) -> bool:
-    """Whether PostgreSQL, by the rule of its quote_ident, or the parser read it otherwise."""
+    """Whether PostgreSQL (by the rule of quote_ident) or the parser would misread it bare."""
     return PLAIN.fullmatch(name) is None or name in KEYWORDS or name in NO_NAMES
 
 

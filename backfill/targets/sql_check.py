@@ -1,4 +1,4 @@
-"""A generated script read back by a parser: the statements that were meant, and no other name."""
+"""Read a generated script back with a parser: only the intended statements, only known names."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ OWN_NAMES = """
 
 
 def as_meant(declared: Declaration, script: str, kinds: Mapping[str, int]) -> str:
-    """The script, once it is known to have so many statements of each kind and no name by mistake.
+    """The script, once it is known to have these statements and no unknown name.
 
-    kinds: as `create view` or `grant`. Raises BadRequest.
+    kinds: how many statements of each kind, such as `create view` or `grant`. Raises BadRequest.
     """
     fault = _fault(script, kinds, {*OWN_NAMES.split(), *_names(declared)})
     if fault:

@@ -1,6 +1,6 @@
-"""The SQL of a declared target, as templates: each piece with the margin that it has in the whole.
+"""The SQL of a declared target as templates, each piece indented as in the whole.
 
-Names and values come in as SQL writes them.
+Names and values are inserted as SQL writes them.
 """
 
 TARGET = """\
@@ -20,7 +20,7 @@ select
 from {source} as s
 {joins}{where};
 
--- Those that lack something, as planning reads them.
+-- The sessions that lack something, as planning reads them.
 create view {gaps} with (security_invoker = true) as
 select
   g.id::text as session_id,
@@ -33,7 +33,7 @@ select
 from {standing} as g
 where {any_flag};
 
--- Those of them that can be scored.
+-- The candidates: sessions that lack something and can be scored.
 create view {candidates} with (security_invoker = true) as
 select
   g.session_id,
@@ -49,7 +49,7 @@ where g.excluded is null;
 
 {missing}
 
--- By UTC day, and the share of the sessions that can be scored and lack nothing.
+-- Sessions by UTC day, and which share of those that can be scored is complete.
 create view {coverage} with (security_invoker = true) as
 select
   d.day,
@@ -71,13 +71,13 @@ order by d.day;
 
 {coverage_comments}
 
--- Under row level security an ordinary user would see present rows as missing.
+-- Only for service_role: row level security would show ordinary users present rows as missing.
 {rights}
 """
 
 INDEX = """\
--- The sessions of target {target} by date: what detection reads.
--- Everything works without it, slower.
+-- The sessions of target {target} by date, for detection.
+-- Everything works without it, but slower.
 create index concurrently if not exists {index}
   on {source} ({date}){where};
 """
@@ -86,14 +86,14 @@ JOIN = """\
 left join {rows} as {alias}
   on {conditions}"""
 
-# Several rows of a session may count, and a plain join would multiply it.
+# Several rows of a session may count. A plain join would then return the session several times.
 FOLDED_ROWS = """\
 (
   select distinct {session}
   from {table} as r{where}
 )"""
 
-# The first condition keeps the counting to the sessions that lack something.
+# The first condition limits the counting to sessions that lack something.
 EXCLUDED = """\
 case
     when
@@ -102,7 +102,7 @@ case
     {reasons}
   end"""
 
-# Fewer rows than it takes, counted no further than that.
+# Fewer rows than scoring needs. The first count stops at that number.
 REASON = """\
 when
       {lacks_it}(
@@ -125,7 +125,7 @@ when
     )"""
 
 MISSING = """\
--- Those of them that lack {component}.
+-- The candidates that lack {component}.
 create view {view} with (security_invoker = true) as
 select
   {columns}

@@ -1,8 +1,8 @@
 """The SQL of a declared target: its declaration, the views that detect, the index that helps them.
 
-Templates are filled in, with names and values as sql_pieces writes them, and a parser reads back
-what was made. What acts on a target, triggers and functions and policies, is generic SQL of the
-core that reads its rows.
+Templates are filled with names and values as targets/sql.py writes them. A parser reads the result
+back. Triggers, functions and policies on a target are generic SQL of the core, which reads the
+target's rows.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PRIVATE = "backfill_private"
 
 
 def target_sql(declared: Declaration) -> str:
-    """The migration of a target: declare it, make its views anew, say who may read them.
+    """The migration of a target: declare it, create its views, say who may read them.
 
     Raises BadRequest if it does not read back as it is meant.
     """
@@ -64,7 +64,7 @@ def target_sql(declared: Declaration) -> str:
 
 
 def index_sql(declared: Declaration) -> str:
-    """The index of detection, by itself: it is built beside writers. Raises BadRequest."""
+    """The index for detection, by itself: it is built concurrently. Raises BadRequest."""
     script = templates.INDEX.format(
         target=declared.target,
         index=name_of(declared.source.index),
@@ -95,7 +95,7 @@ def _view_names(declared: Declaration) -> list[tuple[str, str]]:
 
 
 def _detection(declared: Declaration) -> dict[str, str]:
-    """What the template of a target takes up to the candidates."""
+    """The values of a target's template up to the candidates."""
     flags = [f"g.{flag(c)}" for c in declared.components]
     names = [f"case when g.{flag(c)} then {literal(c.name)} end" for c in declared.components]
     lacks = _lacks(declared)
@@ -133,7 +133,7 @@ def _missing(declared: Declaration, component: Component, view: str, candidates:
 
 
 def _counts(declared: Declaration) -> dict[str, str]:
-    """What the template takes of the daily coverage."""
+    """The values of the template for the daily coverage."""
     flags, can_be = [f"s.{flag(c)}" for c in declared.components], "s.excluded is null"
     counts = {flag(c): [f"s.{flag(c)}", can_be] for c in declared.components}
     if len(flags) > 1:
@@ -163,7 +163,7 @@ def _rights(view: str) -> str:
 
 
 def _lacks(declared: Declaration) -> dict[str, str]:
-    """Component -> what is true of a session that lacks it."""
+    """Component -> the condition that a session lacks it."""
     return {
         c.name: f"{name_of(f'c{place}', c.session)} is null"
         for place, c in enumerate(declared.components, 1)
@@ -189,11 +189,11 @@ def _folded_rows(declared: Declaration, component: Component) -> str:
 
 
 def _wanted(declared: Declaration, component: Component, alias: str) -> list[str]:
-    """What makes a row of the component's table count as present."""
+    """The conditions under which a row of the component's table counts as present."""
     wanted = sorted(component.matches.items())
     if not component.any_version_counts:
         wanted.insert(0, (component.version_column, component.version_parameter))
-    # As text: a version or a kind may be of any type, and what a request names is a text.
+    # As text: a version or a kind may be of any type, and a request gives texts.
     return [f"{name_of(alias, name)}::text = {_parameter(declared, of)}" for name, of in wanted]
 
 
@@ -210,7 +210,7 @@ def _filter(given: Filter, *alias: str) -> str:
 
 
 def _excluded(declared: Declaration, lacks: Mapping[str, str]) -> str:
-    """Null if nothing is missing or all is there that scoring reads, else the reason."""
+    """The reason, or null if nothing is missing or all rows that scoring reads are there."""
     reasons = [
         _reason(declared, need, f"{lacks[component]}\n      and " if component else "")
         for component, need in declared.needs
@@ -233,5 +233,5 @@ def _reason(declared: Declaration, need: Need, lacks_it: str) -> str:
 
 
 def _parameter(declared: Declaration, name: str) -> str:
-    """What a request says of a parameter; a query of its own, so that it is asked once."""
+    """A request's value of a parameter, in a subquery of its own so that it is read once."""
     return f"(select {PRIVATE}.parameter({literal(declared.target)}, {literal(name)}))"

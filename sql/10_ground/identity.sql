@@ -1,9 +1,9 @@
 -- Identity: who calls, and what that caller may do.
 --
--- Never current_user: inside SECURITY DEFINER it is the owner for everybody. The login (session_user), the role that
--- PostgREST set (the setting "role") and the JWT claims it left are what a caller cannot change by calling us.
+-- Never current_user: inside SECURITY DEFINER it is the owner for every caller. A caller cannot change the login
+-- (session_user), the role that PostgREST set (the setting "role") or its JWT claims by calling us.
 
--- The JWT claims of this request; null where there are none.
+-- The JWT claims of this request. Null if there are none.
 create function backfill_private.claims()
 returns jsonb
 language sql
@@ -13,7 +13,7 @@ as $$
   select nullif(current_setting('request.jwt.claims', true), '')::jsonb
 $$;
 
--- The backfill role of an Auth user, read live: a token that was minted before the role was taken away does not help.
+-- The backfill role of an Auth user, read live: a token from before the role was taken away does not help.
 create function backfill_private.role_of(p_user_id uuid)
 returns text
 language sql
@@ -32,9 +32,8 @@ $$;
 --
 -- kind  postgres: a login that is a member of postgres and carries no claims (SQL editor, direct connection)
 --       service_role: the API with the secret key
---       user: the API with an Auth user's token; user_id and backfill_role are his. A third party's token, whose
---       subject may be anything, is nobody's
---       nobody: everything else
+--       user: the API with an Auth user's token. user_id and backfill_role are this user's
+--       nobody: everything else, also a third party's token, whose subject may be anything
 create function backfill_private.caller(
   out kind text, out user_id uuid, out backfill_role text, out label text
 )
@@ -54,7 +53,8 @@ begin
     kind := 'postgres';
   elsif v_role = 'service_role' then
     kind := 'service_role';
-  elsif v_role = 'authenticated' and v_claims ->> 'role' = 'authenticated'
+  elsif v_role = 'authenticated'
+    and v_claims ->> 'role' = 'authenticated'
     and v_claims ->> 'sub' ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then
     kind := 'user';
     user_id := (v_claims ->> 'sub')::uuid;
@@ -76,7 +76,7 @@ select * from (values
   ('pause',   2,    true),
   ('resume',  2,    true),
   ('cancel',  2,    true),
-  ('decide',  3,    true),   -- service_role only where the policy is any: the approval's trigger says so
+  ('decide',  3,    true),   -- service_role only if the policy is any: the approval's trigger says so
   ('apply',   null, true),
   ('undo',    null, true),
   ('prune',   null, true)
@@ -109,9 +109,9 @@ as $$
   where r.verb = p_verb
 $$;
 
--- Refuse the caller who may not.
+-- Refuse a caller who may not do this.
 --
--- raises  OB010 the caller has not the right; the message names the right that is missing
+-- raises  OB010 the caller lacks the right that the message names
 create function backfill_private.authorize(p_verb text)
 returns void
 language plpgsql

@@ -1,7 +1,7 @@
 -- What everything stands on: the one clock, how we refuse, small pure functions.
 
 -- The only source of time. Tests replace this function in a database of their own.
--- plpgsql keeps its plan for the session; SQL would be parsed and planned anew in every scoring transaction.
+-- plpgsql keeps its plan for the session. SQL would be parsed and planned anew in every scoring transaction.
 create function backfill_private.clock()
 returns timestamptz
 language plpgsql
@@ -38,7 +38,7 @@ as $$
   select encode(sha256(convert_to(p_text, 'UTF8')), 'hex')
 $$;
 
--- A digest in a message that names another too: its beginning, or all of it where the beginnings are the same.
+-- A digest in a message that names another too: its beginning, or all of it if the two begin alike.
 create function backfill_private.told_apart(p_digest text, p_other text)
 returns text
 language sql
@@ -48,7 +48,8 @@ as $$
   select case
     when left(p_digest, 12) is distinct from left(p_other, 12) then left(p_digest, 12) || '…'
     when length(p_digest) > 65 then left(p_digest, 65) || '…'
-    else p_digest end
+    else p_digest
+  end
 $$;
 
 -- One mark of a plan: ok, warn or fail.
@@ -61,8 +62,8 @@ as $$
   select jsonb_build_object('name', p_name, 'status', p_status, 'detail', p_detail)
 $$;
 
--- Was a row written by a transaction that this snapshot did not see? p_xmin is the row's, 32 bits; the snapshot
--- gives the epoch.
+-- Was a row written by a transaction that this snapshot did not see? p_xmin is the row's, 32 bits. The snapshot gives
+-- the epoch.
 create function backfill_private.came_after(p_xmin xid, p_snapshot pg_snapshot)
 returns boolean
 language plpgsql
@@ -73,11 +74,12 @@ declare
   v_least bigint := pg_snapshot_xmin(p_snapshot)::text::bigint;
   v_delta bigint := mod(p_xmin::text::bigint - mod(v_least, 4294967296) + 4294967296, 4294967296);
 begin
-  return v_delta < 2147483648 and not pg_visible_in_snapshot((v_least + v_delta)::text::xid8, p_snapshot);
+  return v_delta < 2147483648
+    and not pg_visible_in_snapshot((v_least + v_delta)::text::xid8, p_snapshot);
 end
 $$;
 
--- Two answers of parts as one: numbers added, lists joined, objects name by name.
+-- Join two partial answers: numbers are added, lists joined, objects joined name by name.
 create function backfill_private.added(p_one jsonb, p_other jsonb)
 returns jsonb
 language plpgsql
@@ -86,18 +88,22 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   return (
-    select coalesce(jsonb_object_agg(key, case
-      when one.value is null then other.value
-      when other.value is null then one.value
-      when jsonb_typeof(one.value) = 'number' then to_jsonb(one.value::numeric + other.value::numeric)
-      when jsonb_typeof(one.value) = 'array' then one.value || other.value
-      else backfill_private.added(one.value, other.value) end), '{}')
+    select coalesce(
+      jsonb_object_agg(key, case
+        when one.value is null then other.value
+        when other.value is null then one.value
+        when jsonb_typeof(one.value) = 'number' then to_jsonb(one.value::numeric + other.value::numeric)
+        when jsonb_typeof(one.value) = 'array' then one.value || other.value
+        else backfill_private.added(one.value, other.value)
+      end),
+      '{}')
     from jsonb_each(p_one) as one
-    full join jsonb_each(p_other) as other using (key));
+    full join jsonb_each(p_other) as other using (key)
+  );
 end
 $$;
 
--- One line: a mark, and what to do next if it is not ok.
+-- One line of a check: a mark, and what to do next if it is not ok.
 create function backfill_private.line(p_name text, p_status text, p_detail text, p_next text)
 returns jsonb
 language sql

@@ -1,4 +1,4 @@
--- Settings: one row, written by postgres alone (SQL editor), read by everybody who may read runs.
+-- Settings: one row. Only postgres writes it (SQL editor), anyone who may read runs reads it.
 
 create table public.backfill_settings (
   only_row boolean primary key default true check (only_row),
@@ -14,19 +14,20 @@ insert into public.backfill_settings default values;
 
 comment on table public.backfill_settings is
   'What this project allows backfill runs to do. One row; change it in the SQL editor.';
+comment on column public.backfill_settings.only_row is
+  'Always true: there is one row.';
 comment on column public.backfill_settings.environment is
   'Name of this project''s environment. A plan for another one is refused. Null: not set, plans warn.';
 comment on column public.backfill_settings.approval_policy is
-  'second_person: an approver who is not the requester. postgres_only: the SQL editor alone. any: the service key too.';
+  'second_person: an approver who is not the requester. postgres_only: only the SQL editor. any: the service key too.';
 comment on column public.backfill_settings.max_throttle_per_minute is
-  'Most session starts a minute, summed over running runs. Null: no bound.';
+  'Most session starts per minute, summed over running runs. Null: no bound.';
 comment on column public.backfill_settings.max_sessions is
   'Most sessions in one plan. Null: no bound.';
 comment on column public.backfill_settings.approval_ttl is
   'How long an approval is valid.';
-comment on column public.backfill_settings.only_row is 'Always true: there is one row.';
 
--- The settings of this project, as a plan keeps them to tell later what changed. {name: value}
+-- The settings of this project, as a plan keeps them, so that later changes show. {name: value}
 create function backfill_private.settings_now()
 returns jsonb
 language sql

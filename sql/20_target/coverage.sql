@@ -1,8 +1,8 @@
 -- Coverage: what is missing by day, of any target.
 
--- The view of a target that tells its coverage, its components in order, and the first day meant.
+-- The view that shows a target's coverage, the target's components in order, and the first day meant.
 --
--- raises  OB013 no such target, no date; OB010 not allowed
+-- raises  OB010 not allowed, OB013 no such target or no date
 create function backfill_private.coverage_of(
   p_target text, p_since text, out view_name text, out components text[], out first_day date
 )
@@ -14,9 +14,15 @@ as $$
 begin
   perform backfill_private.authorize('read');
   first_day := (backfill_private.since_bound('since', p_since) at time zone 'UTC')::date;
-  select s.views[cardinality(s.views)], array(
-      select t.component from public.backfill_targets as t where t.target = s.target order by t.position)
+  select
+    s.views[cardinality(s.views)],
+    array(
+      select t.component
+      from public.backfill_targets as t
+      where t.target = s.target
+      order by t.position)
   into view_name, components
-  from backfill_private.sources as s where s.target = backfill_private.check_target(p_target);
+  from backfill_private.sources as s
+  where s.target = backfill_private.check_target(p_target);
 end
 $$;

@@ -1,21 +1,25 @@
--- Guards: the triggers on a target's tables, put there by its declaration and withdrawn with it.
+-- Guards: the triggers on a target's tables. They come with its declaration and go with it.
 
--- The statements that put our triggers on a relation of a component's, enabled for good.
+-- The statements that put our triggers on a relation of a component, always enabled.
 --
--- The condition is short on purpose: PostgreSQL reads it anew from the catalog's text for every statement, which for a row
--- or two costs more than all else in it.
--- p_is_partition  of the component's table: its trigger of rows hangs on that of the table, so it needs the guard alone
+-- The condition is short on purpose: PostgreSQL reads it anew from the catalog's text for every statement. For one or
+-- two rows that costs more than all the rest of the trigger.
+--
+-- p_is_partition  of the component's table: its row trigger comes from the table's, so it needs only the guard
 create function backfill_private.guard_sql(p_relation regclass, p_target text, p_component text, p_is_partition boolean)
 returns text
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case when p_is_partition then '' else format(
+  select case
+    when p_is_partition then ''
+    else format(
 $sql$create or replace trigger backfill_receipt after insert or update or delete on %1$s for each row
   when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-%%')
   execute function backfill_private.keep_receipt(%2$L, %3$L);
-$sql$, p_relation, p_target, p_component) end || format(
+$sql$, p_relation, p_target, p_component)
+  end || format(
 $sql$create or replace trigger backfill_no_truncate before truncate on %1$s for each statement
   when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-%%')
   execute function backfill_private.refuse_truncate();
@@ -24,8 +28,8 @@ $sql$, p_relation)
 $$;
 
 -- Put our triggers on the tables of a target, and the guard against truncate on their partitions: a truncate of one
--- partition runs no trigger of its parents. A partition made later lacks it; then a run holds at its next claim, and
--- check says the SQL.
+-- partition runs no trigger of its parents. A partition made later lacks the guard. Then a run holds at its next claim,
+-- and check says the SQL.
 create function backfill_private.guard(p_target text)
 returns void
 language plpgsql
@@ -35,7 +39,10 @@ declare
   v_relation record;
 begin
   for v_relation in
-    select t.component, coalesce(part.relid, to_regclass(t.table_name)) as oid, coalesce(part.level, 0) > 0 as is_partition
+    select
+      t.component,
+      coalesce(part.relid, to_regclass(t.table_name)) as oid,
+      coalesce(part.level, 0) > 0 as is_partition
     from public.backfill_targets as t
     left join lateral pg_partition_tree(to_regclass(t.table_name)) as part on true
     where t.target = p_target
@@ -46,7 +53,7 @@ begin
 end
 $$;
 
--- Take away what a former declaration of a target put there: our triggers on its tables, its views.
+-- Take away what an earlier declaration of a target put there: our triggers on its tables, and its views.
 create function backfill_private.withdraw(p_target text)
 returns void
 language plpgsql
@@ -57,8 +64,11 @@ declare
   v_view text;
 begin
   for v_view in
-    select v from backfill_private.sources as s cross join unnest(s.views) with ordinality as named (v, place)
-    where s.target = p_target order by place desc
+    select v
+    from backfill_private.sources as s
+    cross join unnest(s.views) with ordinality as named (v, place)
+    where s.target = p_target
+    order by place desc
   loop
     execute format('drop view if exists %s', v_view);
   end loop;
@@ -66,8 +76,12 @@ begin
     select g.tgname, g.tgrelid::regclass as relation
     from public.backfill_targets as t
     left join lateral pg_partition_tree(to_regclass(t.table_name)) as part on true
-    join pg_trigger as g on g.tgrelid = coalesce(part.relid, to_regclass(t.table_name)) and g.tgparentid = 0
-    join pg_proc as p on p.oid = g.tgfoid and p.pronamespace = 'backfill_private'::regnamespace
+    join pg_trigger as g
+      on g.tgrelid = coalesce(part.relid, to_regclass(t.table_name))
+      and g.tgparentid = 0
+    join pg_proc as p
+      on p.oid = g.tgfoid
+      and p.pronamespace = 'backfill_private'::regnamespace
     where t.target = p_target
   loop
     execute format('drop trigger %I on %s', v_trigger.tgname, v_trigger.relation);
@@ -75,14 +89,19 @@ begin
 end
 $$;
 
--- What puts the receipt triggers of a component's table and its partitions in place.
+-- The SQL that puts back the receipt triggers missing on a component's table and its partitions. Null: none is missing.
 create function backfill_private.trigger_cure(p_target public.backfill_targets)
 returns text
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select string_agg(backfill_private.guard_sql(to_regclass(u.name), p_target.target, p_target.component,
-    to_regclass(u.name) <> to_regclass(p_target.table_name)), '' order by u.place)
+  select string_agg(
+    backfill_private.guard_sql(
+      to_regclass(u.name),
+      p_target.target,
+      p_target.component,
+      to_regclass(u.name) <> to_regclass(p_target.table_name)),
+    '' order by u.place)
   from backfill_private.unguarded(p_target.table_name) with ordinality as u (name, place)
 $$;

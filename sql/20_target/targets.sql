@@ -1,6 +1,6 @@
 -- Targets: their parameters, functions and conditions, as their rows say.
 
--- A parameter: of the request being planned where there is one, else the target's default.
+-- A parameter: the planned request's own if it has one, else the target's default.
 create function backfill_private.parameter(p_target text, p_name text)
 returns text
 language sql
@@ -10,12 +10,16 @@ set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(
     nullif(current_setting('backfill.request', true), '')::jsonb ->> p_name,
-    (select t.version from public.backfill_targets as t where t.target = p_target and t.version_parameter = p_name),
+    (
+      select t.version
+      from public.backfill_targets as t
+      where t.target = p_target and t.version_parameter = p_name
+    ),
     (select s.defaults ->> p_name from backfill_private.sources as s where s.target = p_target)
   )
 $$;
 
--- The view of a target that planning reads: a row a source row that lacks something.
+-- The view of a target that planning reads: one row per source row that lacks something.
 create function backfill_private.gaps_view(p_target text)
 returns text
 language sql
@@ -25,23 +29,31 @@ as $$
   select format('backfill_private.%I', p_target || '_gaps')
 $$;
 
--- The scoring functions of a target: as people name them, and where the database has them.
+-- The scoring functions of a target: how people name them, and where the database has them.
 create function backfill_private.scoring_functions(p_target text)
 returns table (component text, "position" integer, transport text, signature text, name text, oid oid)
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select t.component, t.position, t.transport, t.function_signature,
-    coalesce(p.proname, case t.transport when 'rpc' then regexp_replace(split_part(t.function_signature, '(', 1), '^.*\.', '')
-      else t.function_signature end), p.oid
+  select
+    t.component,
+    t.position,
+    t.transport,
+    t.function_signature,
+    coalesce(p.proname, case t.transport
+      when 'rpc' then regexp_replace(split_part(t.function_signature, '(', 1), '^.*\.', '')
+      else t.function_signature
+    end),
+    p.oid
   from public.backfill_targets as t
-  -- In a case: before PostgreSQL 16 an Edge Function's bare name is an error to it, whenever that is asked.
-  left join pg_proc as p on p.oid = case t.transport when 'rpc' then to_regprocedure(t.function_signature) end
+  -- In a case: before PostgreSQL 16 to_regprocedure() raises an error for an Edge Function's bare name.
+  left join pg_proc as p
+    on p.oid = case t.transport when 'rpc' then to_regprocedure(t.function_signature) end
   where t.target = p_target
 $$;
 
--- The SQL type of a column, for casts that let an index serve.
+-- The SQL type of a column, for casts that still let an index serve.
 create function backfill_private.column_type(p_table text, p_column text)
 returns text
 language sql
@@ -50,13 +62,15 @@ set search_path = pg_catalog, pg_temp
 as $$
   select format_type(a.atttypid, a.atttypmod)
   from pg_attribute as a
-  where a.attrelid = to_regclass(p_table) and a.attname = p_column and not a.attisdropped
+  where a.attrelid = to_regclass(p_table)
+    and a.attname = p_column
+    and not a.attisdropped
 $$;
 
 -- The condition under which a row t of a component's table belongs to the session item.session_id.
 --
--- p_wanted  true: rows of the wanted version; false: whatever counts as present
--- returns   SQL text over the aliases t and item, every name quoted, every value a literal
+-- p_wanted  true: rows of the wanted version. False: any row that counts as present
+-- returns   SQL text over the aliases t and item, with every name quoted and every value a literal
 create function backfill_private.row_condition(
   p_target public.backfill_targets, p_request jsonb, p_wanted boolean
 )
@@ -67,17 +81,19 @@ set search_path = pg_catalog, pg_temp
 as $$
   select format('t.%I = item.session_id::%s', p_target.session_column,
       backfill_private.column_type(p_target.table_name, p_target.session_column))
-    || case when p_wanted or not p_target.any_version_counts
+    || case
+         when p_wanted or not p_target.any_version_counts
          then format(' and t.%I = %L', p_target.version_column, p_request ->> p_target.version_parameter)
-         else '' end
+         else ''
+       end
     || coalesce((
          select string_agg(format(' and t.%I = %L', m.key, p_request ->> m.value), '' order by m.key)
          from jsonb_each_text(p_target.matches) as m), '')
 $$;
 
--- The target meant: the one named, or the only one there is.
+-- The target meant: the one named, or the only one installed.
 --
--- raises  OB013 unknown, or several and none named
+-- raises  OB013 unknown, or none is named and there are several
 create function backfill_private.check_target(p_name text)
 returns text
 language plpgsql
@@ -93,16 +109,20 @@ begin
     return v_known[1];
   end if;
   perform backfill_private.refuse('OB013',
-    case when p_name is null then 'several targets are installed' else format('no target is named %s', left(p_name, 80)) end,
+    case
+      when p_name is null then 'several targets are installed'
+      else format('no target is named %s', left(p_name, 80))
+    end,
     format('backfill plan … --target one of: %s', coalesce(array_to_string(v_known, ', '), 'none is installed')));
   return null;
 end
 $$;
 
--- The index that makes detection fast, by the name that the declaration gives it: there, valid, and over the selected
--- sessions by date? No row if none is declared or the source is gone.
+-- The index that makes detection fast, by the name that the declaration gives it. Is it there, valid, and over the
+-- selected sessions by date? No row if none is declared or the source is gone.
 --
--- returns  its qualified name, null if it is not there; what is wrong with it, null if nothing is
+-- standing  its qualified name, null if it is not there
+-- fault     what is wrong with it, null if nothing is
 create function backfill_private.detection_index(p_target text)
 returns table (standing text, fault text)
 language sql
@@ -114,11 +134,15 @@ as $$
     case
       when x.indexrelid is null then 'not there'
       when not x.indisvalid then 'not valid, its creation was cut off'
-      when x.indrelid <> c.oid or a.attname is distinct from s.date_column
+      when x.indrelid <> c.oid
+        or a.attname is distinct from s.date_column
         or (x.indpred is null) <> (s.filters = '[]')
-        or exists (select from jsonb_array_elements(s.filters) as f
-          where strpos(coalesce(pg_get_expr(x.indpred, x.indrelid), ''), f ->> 'column') = 0)
-        then 'not the one that is meant' end
+        or exists (
+          select from jsonb_array_elements(s.filters) as f
+          where strpos(coalesce(pg_get_expr(x.indpred, x.indrelid), ''), f ->> 'column') = 0
+        )
+        then 'not the one that is meant'
+    end
   from backfill_private.sources as s
   join pg_class as c on c.oid = to_regclass(s.source_table)
   join pg_namespace as n on n.oid = c.relnamespace
@@ -138,10 +162,10 @@ as $$
 $$;
 
 -- The relations of a target table on which a receipt trigger is missing, is not ours or is not always enabled: the
--- table itself, and its partitions. PostgreSQL clones the triggers of rows to a new partition, but not the guard
--- against truncate, and a truncate of one partition runs no trigger of its parents.
+-- table itself, and its partitions. PostgreSQL clones row triggers to a new partition, but not the guard against
+-- truncate, and a truncate of one partition runs no trigger of its parents.
 --
--- returns  the names, the table first; empty where all stand
+-- returns  the names, the table first. Empty if every trigger stands
 create function backfill_private.unguarded(p_table text)
 returns setof text
 language sql
@@ -151,25 +175,30 @@ as $$
   with standing as (
     select g.tgrelid
     from pg_trigger as g
-    where g.tgenabled = 'A' and g.tgattr::text = ''
+    where g.tgenabled = 'A'
+      and g.tgattr::text = ''
       -- 29: after insert, update or delete, for each row; 34: before truncate.
       and (g.tgname, g.tgtype, g.tgfoid) in (
         ('backfill_receipt', 29, to_regprocedure('backfill_private.keep_receipt()')),
         ('backfill_no_truncate', 34, to_regprocedure('backfill_private.refuse_truncate()')))
-      and strpos(pg_get_triggerdef(g.oid),
-        $when$ WHEN ((NULLIF(current_setting('request.headers'::text, true), ''::text) ~~ '%x-backfill-%'::text)) $when$) > 0
+      and strpos(
+        pg_get_triggerdef(g.oid),
+        $when$ WHEN ((NULLIF(current_setting('request.headers'::text, true), ''::text) ~~ '%x-backfill-%'::text)) $when$
+      ) > 0
   ), relations as (
     select p_table as name, to_regclass(p_table) as oid, 0 as level
     union all
     select part.relid::text, part.relid, part.level
-    from pg_partition_tree(to_regclass(p_table)) as part where part.level > 0
+    from pg_partition_tree(to_regclass(p_table)) as part
+    where part.level > 0
   )
-  select r.name from relations as r
+  select r.name
+  from relations as r
   where (select count(*) from standing as s where s.tgrelid = r.oid) < 2
   order by r.level, r.name
 $$;
 
--- The SQL of a scoring call as the API would make it: by name, each argument of the type that the function declares.
+-- The SQL of a scoring call as the API would make it: arguments by name, each of the type that the function declares.
 create function backfill_private.call_sql(p_signature text, p_arguments jsonb)
 returns text
 language sql
@@ -177,9 +206,12 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   select format('select %I.%I(%s)', n.nspname, p.proname, (
-    select string_agg(format('%I => %L::%s', a.key, a.value,
-      format_type(p.proargtypes[array_position(p.proargnames, a.key) - 1], null)), ', ')
-    from jsonb_each_text(p_arguments) as a))
+    select string_agg(
+      format('%I => %L::%s', a.key, a.value,
+        format_type(p.proargtypes[array_position(p.proargnames, a.key) - 1], null)),
+      ', ')
+    from jsonb_each_text(p_arguments) as a
+  ))
   from pg_proc as p
   join pg_namespace as n on n.oid = p.pronamespace
   where p.oid = to_regprocedure(p_signature)

@@ -1,4 +1,4 @@
--- Tables of runs: one plan and all that happens to it, a row per planned session, the chain of events, the starts.
+-- Tables of runs: one plan and all that happens to it, one row per planned session, the chain of events, the starts.
 
 create table public.backfill_runs (
   run_id uuid primary key default gen_random_uuid(),
@@ -45,46 +45,87 @@ create table public.backfill_runs (
     'rejected', 'cancelled', 'expired', 'rolled_back'))
 );
 
-comment on table public.backfill_runs is 'One row a run: what was asked, what was planned, who approved it, where it stands.';
-comment on column public.backfill_runs.reason is 'Why the run is paused, rejected, cancelled or expired.';
-comment on column public.backfill_runs.held_by is 'Who asked for the pause; null where the database saw the reason itself.';
-comment on column public.backfill_runs.settled_since is 'Sessions done or failed since the run was started or resumed: what the circuit breaker counts.';
-comment on column public.backfill_runs.failed_since is 'Of these, how many failed.';
-comment on column public.backfill_runs.failed_in_row is 'The newest of these that failed without one done among them.';
-comment on column public.backfill_runs.troubled_batches is 'The newest batches that brought no known outcome, since one that did.';
-comment on column public.backfill_runs.back_off_until is 'No batch starts before; back_off_reason says after what.';
-comment on column public.backfill_runs.request is 'Every parameter of the plan, normalised.';
-comment on column public.backfill_runs.plan is 'Figures and checks as measured when the plan was sealed; the sessions are in backfill_items.';
-comment on column public.backfill_runs.digest is 'SHA-256 over the canonical plan. An approval names it.';
-comment on column public.backfill_runs.fingerprint is 'Definitions of the scoring functions when the plan was sealed.';
-comment on column public.backfill_runs.rehearse is 'How many sessions to score and roll back while planning, as asked; null: 5, and none in production.';
-comment on column public.backfill_runs.audit_head is 'Hash of the newest audit event.';
-comment on column public.backfill_runs.run_id is 'Id of the run. A unique prefix is enough on the command line.';
-comment on column public.backfill_runs.state is 'Where the run stands; backfill_transitions has every legal move.';
-comment on column public.backfill_runs.target is 'What is backfilled: a target of backfill_targets.';
-comment on column public.backfill_runs.environment is 'The environment that the plan is for, as backfill_settings had it.';
-comment on column public.backfill_runs.requested_by is 'Auth user who planned it; null for the service key and the SQL editor.';
-comment on column public.backfill_runs.requested_via is 'How it was asked for: service_key, auth or sql.';
-comment on column public.backfill_runs.approved_by is 'Who approved it, by the name given or the e-mail address; null until then.';
-comment on column public.backfill_runs.approved_via is 'How it was approved: sql, auth or service_key.';
-comment on column public.backfill_runs.approved_at is 'When it was approved.';
-comment on column public.backfill_runs.approved_until is 'When the approval runs out. No session starts after that.';
-comment on column public.backfill_runs.created_at is 'When planning began.';
-comment on column public.backfill_runs.sealed_at is 'When the plan was complete and got its digest; null while it is being made.';
-comment on column public.backfill_runs.started_at is 'When the first worker started it.';
-comment on column public.backfill_runs.resumed_at is 'When it was last started or resumed; rates count from here.';
-comment on column public.backfill_runs.finished_at is 'When it came to an end.';
-comment on column public.backfill_runs.next_batch_at is 'No batch starts before, so that the throttle is kept.';
-comment on column public.backfill_runs.batches_granted is 'How many batches were granted so far.';
-comment on column public.backfill_runs.back_off_reason is 'The trouble after which the run waits until back_off_until.';
-comment on column public.backfill_runs.canary is 'What the look at the priority sessions said; overridden: somebody resumed after it had failed. Null: not looked yet.';
-comment on column public.backfill_runs.project_host is 'Host of the project as the planning client saw it.';
-comment on column public.backfill_runs.sealed_snapshot is 'PostgreSQL''s snapshot at sealing: tells later rows from earlier ones.';
-comment on column public.backfill_runs.collect_from is 'While planning: how far the search has come.';
-comment on column public.backfill_runs.collect_until is 'While planning: where the search ends.';
-comment on column public.backfill_runs.collect_window is 'While planning: how long a span of dates the next look takes.';
-comment on column public.backfill_runs.data_marks is 'While planning: the marks on the data, until they stand in the plan with the others.';
-comment on column public.backfill_runs.audit_count is 'How many audit events the run has.';
+comment on table public.backfill_runs is
+  'One row per run: what was asked, what was planned, who approved it, where it stands.';
+comment on column public.backfill_runs.run_id is
+  'Id of the run. A unique prefix is enough on the command line.';
+comment on column public.backfill_runs.state is
+  'Where the run stands. backfill_transitions has every legal move.';
+comment on column public.backfill_runs.reason is
+  'Why the run is paused, rejected, cancelled or expired.';
+comment on column public.backfill_runs.held_by is
+  'Who asked for the pause. Null: the database saw the reason itself.';
+comment on column public.backfill_runs.target is
+  'What is backfilled: a target of backfill_targets.';
+comment on column public.backfill_runs.environment is
+  'The environment that the plan is for, as backfill_settings had it.';
+comment on column public.backfill_runs.request is
+  'Every parameter of the plan, normalised.';
+comment on column public.backfill_runs.plan is
+  'Figures and checks as measured when the plan was sealed. The sessions are in backfill_items.';
+comment on column public.backfill_runs.digest is
+  'SHA-256 over the canonical plan. An approval names it.';
+comment on column public.backfill_runs.requested_by is
+  'Auth user who planned it. Null for the service key and the SQL editor.';
+comment on column public.backfill_runs.requested_via is
+  'How it was asked for: service_key, auth or sql.';
+comment on column public.backfill_runs.approved_by is
+  'Who approved it, by the name given or the e-mail address. Null until then.';
+comment on column public.backfill_runs.approved_via is
+  'How it was approved: sql, auth or service_key.';
+comment on column public.backfill_runs.approved_at is
+  'When it was approved.';
+comment on column public.backfill_runs.approved_until is
+  'When the approval runs out. No session starts after that.';
+comment on column public.backfill_runs.created_at is
+  'When planning began.';
+comment on column public.backfill_runs.sealed_at is
+  'When the plan was complete and got its digest. Null while it is being made.';
+comment on column public.backfill_runs.started_at is
+  'When the first worker started it.';
+comment on column public.backfill_runs.resumed_at is
+  'When it was last started or resumed. Rates count from here.';
+comment on column public.backfill_runs.finished_at is
+  'When it came to an end.';
+comment on column public.backfill_runs.next_batch_at is
+  'No batch starts before this, so that the throttle is kept.';
+comment on column public.backfill_runs.batches_granted is
+  'How many batches were granted so far.';
+comment on column public.backfill_runs.settled_since is
+  'Sessions done or failed since the run was started or resumed: what the circuit breaker counts.';
+comment on column public.backfill_runs.failed_since is
+  'How many of these failed.';
+comment on column public.backfill_runs.failed_in_row is
+  'How many of the newest of these failed in a row.';
+comment on column public.backfill_runs.troubled_batches is
+  'How many of the newest batches in a row brought no known outcome.';
+comment on column public.backfill_runs.back_off_until is
+  'No batch starts before this. back_off_reason says why.';
+comment on column public.backfill_runs.back_off_reason is
+  'The trouble after which the run waits until back_off_until.';
+comment on column public.backfill_runs.canary is
+  'What the look at the priority sessions said. overridden: somebody resumed after it had failed. '
+  'Null: not looked yet.';
+comment on column public.backfill_runs.fingerprint is
+  'Definitions of the scoring functions when the plan was sealed.';
+comment on column public.backfill_runs.project_host is
+  'Host of the project as the planning client saw it.';
+comment on column public.backfill_runs.sealed_snapshot is
+  'PostgreSQL''s snapshot at sealing: tells later rows from earlier ones.';
+comment on column public.backfill_runs.collect_from is
+  'While planning: how far the search has come.';
+comment on column public.backfill_runs.collect_until is
+  'While planning: where the search ends.';
+comment on column public.backfill_runs.collect_window is
+  'While planning: how long a span of dates the next look takes.';
+comment on column public.backfill_runs.data_marks is
+  'While planning: the marks on the data, until they are in the plan with the others.';
+comment on column public.backfill_runs.rehearse is
+  'How many sessions to score and roll back while planning, as asked. Null: 5, and none in production.';
+comment on column public.backfill_runs.audit_count is
+  'How many audit events the run has.';
+comment on column public.backfill_runs.audit_head is
+  'Hash of the newest audit event.';
 
 create table public.backfill_items (
   run_id uuid not null references public.backfill_runs (run_id),
@@ -113,49 +154,75 @@ create table public.backfill_items (
   lease_until timestamptz,
   fence_hash bytea,
   primary key (run_id, ordinal),
-  -- The session first: verify asks which runs have had one.
+  -- The session first: verify asks which runs have had it.
   unique (session_id, source, run_id),
   constraint backfill_items_state_check check (state in (
     'pending', 'leased', 'done', 'failed', 'skipped', 'rolled_back'))
 );
 
--- The gate finds an item by its fence; a fence belongs to one item.
+-- The gate finds an item by its fence. A fence belongs to one item.
 create unique index backfill_items_fence on public.backfill_items (fence_hash) where fence_hash is not null;
 
--- A session is leased once over all runs, whoever asks; the few live leases are found here too, to see which ran out.
+-- A session is leased once over all runs. The few live leases are found here too, to see which ran out.
 create unique index backfill_items_one_lease on public.backfill_items (source, session_id) where state = 'leased';
 
 -- The next batch.
 create index backfill_items_pending on public.backfill_items (run_id, ordinal) where state = 'pending';
 
-comment on table public.backfill_items is 'One row a planned session: its place in the plan and what became of it.';
-comment on column public.backfill_items.components is 'What the session lacked when the plan was sealed, in the order of the steps.';
-comment on column public.backfill_items.attempts is 'How often the session was leased for scoring.';
-comment on column public.backfill_items.crowded_out is 'Attempts that were rolled back for what others did at the same time; the fifth is a failure.';
-comment on column public.backfill_items.unknown_outcomes is 'Attempts of which nobody knows how they ended, and that left no row; a budget of its own, of eight.';
-comment on column public.backfill_items.not_before is 'When a session that ran into trouble may be tried again.';
-comment on column public.backfill_items.error_code is 'Why it failed; of a pending session, the trouble of its newest attempt.';
-comment on column public.backfill_items.filled is 'Components that somebody else had filled by the time the session was leased.';
-comment on column public.backfill_items.run_id is 'The run.';
-comment on column public.backfill_items.ordinal is 'Place in the plan, from 1.';
-comment on column public.backfill_items.source is 'The target whose session it is.';
-comment on column public.backfill_items.session_id is 'The session, its key as text.';
-comment on column public.backfill_items.session_at is 'The session''s date, by which it is planned, undone and counted.';
-comment on column public.backfill_items.category is 'The components that it lacked, the last derived first, joined by +.';
-comment on column public.backfill_items.phase is 'priority, recent or historical.';
-comment on column public.backfill_items.batch is 'Number of its batch in the plan.';
-comment on column public.backfill_items.state is 'pending, leased, done, failed, skipped (somebody else filled it) or rolled_back.';
-comment on column public.backfill_items.started_at is 'When its newest attempt was leased.';
-comment on column public.backfill_items.settled_at is 'When it came to an end; null before.';
-comment on column public.backfill_items.failed_step is 'The component whose scoring call failed.';
-comment on column public.backfill_items.error_message is 'What the error said, 500 characters at most; never a row''s contents.';
-comment on column public.backfill_items.worker is 'Who holds it now.';
-comment on column public.backfill_items.claim_id is 'The claim under which it is held.';
-comment on column public.backfill_items.lease_kind is 'What it is held for: score or undo.';
-comment on column public.backfill_items.lease_until is 'When the lease runs out if nobody renews it.';
-comment on column public.backfill_items.fence_hash is 'SHA-256 of the fence of the live attempt; the fence itself is nowhere stored.';
+comment on table public.backfill_items is
+  'One row per planned session: its place in the plan and what became of it.';
+comment on column public.backfill_items.run_id is
+  'The run.';
+comment on column public.backfill_items.ordinal is
+  'Place in the plan, from 1.';
+comment on column public.backfill_items.source is
+  'The target whose session it is.';
+comment on column public.backfill_items.session_id is
+  'The session, its key as text.';
+comment on column public.backfill_items.session_at is
+  'The session''s date, by which it is planned, undone and counted.';
+comment on column public.backfill_items.components is
+  'What the session lacked when the plan was sealed, in the order of the steps.';
+comment on column public.backfill_items.category is
+  'The components that it lacked, the last derived first, joined by +.';
+comment on column public.backfill_items.phase is
+  'priority, recent or historical.';
+comment on column public.backfill_items.batch is
+  'Number of its batch in the plan.';
+comment on column public.backfill_items.state is
+  'pending, leased, done, failed, skipped (somebody else filled it) or rolled_back.';
+comment on column public.backfill_items.attempts is
+  'How often the session was leased for scoring.';
+comment on column public.backfill_items.crowded_out is
+  'Attempts that were rolled back because of what others did at the same time. The fifth is a failure.';
+comment on column public.backfill_items.unknown_outcomes is
+  'Attempts that ended nobody knows how and left no row. They have a budget of their own, of eight.';
+comment on column public.backfill_items.not_before is
+  'When a session that ran into trouble may be tried again.';
+comment on column public.backfill_items.started_at is
+  'When its newest attempt was leased.';
+comment on column public.backfill_items.settled_at is
+  'When it came to an end. Null before.';
+comment on column public.backfill_items.failed_step is
+  'The component whose scoring call failed.';
+comment on column public.backfill_items.error_code is
+  'Why it failed. For a pending session, the trouble of its newest attempt.';
+comment on column public.backfill_items.error_message is
+  'What the error said, 500 characters at most, never a row''s contents.';
+comment on column public.backfill_items.filled is
+  'Components that somebody else had filled by the time the session was leased.';
+comment on column public.backfill_items.worker is
+  'Who holds it now.';
+comment on column public.backfill_items.claim_id is
+  'The claim under which it is held.';
+comment on column public.backfill_items.lease_kind is
+  'What it is held for: score or undo.';
+comment on column public.backfill_items.lease_until is
+  'When the lease runs out if nobody renews it.';
+comment on column public.backfill_items.fence_hash is
+  'SHA-256 of the fence of the live attempt. The fence itself is stored nowhere.';
 
--- When how many sessions started: what the throttle counts.
+-- How many sessions started when: what the throttle counts.
 create table backfill_private.starts (
   run_id uuid not null references public.backfill_runs (run_id),
   started_at timestamptz not null,
@@ -176,17 +243,26 @@ create table public.backfill_events (
 );
 
 comment on table public.backfill_events is
-  'What happened to a run, a hash chain: every hash covers the event and the hash before it. Ids, counts, hashes, codes; never contents.';
-comment on column public.backfill_events.run_id is 'The run.';
-comment on column public.backfill_events.seq is 'Place in the run''s chain, from 1 without gaps.';
-comment on column public.backfill_events.at is 'When it happened.';
-comment on column public.backfill_events.kind is 'What happened: a state''s name, or batch_granted, batch_settled, canary, undo_confirmed, …';
-comment on column public.backfill_events.actor is 'Who did it.';
-comment on column public.backfill_events.details is 'Ids, counts, hashes and codes; never contents.';
-comment on column public.backfill_events.prev_hash is 'Hash of the event before; empty for the first.';
-comment on column public.backfill_events.hash is 'SHA-256 over this event and prev_hash.';
+  'What happened to a run, a hash chain: every hash covers the event and the hash before it. '
+  'Ids, counts, hashes, codes, never contents.';
+comment on column public.backfill_events.run_id is
+  'The run.';
+comment on column public.backfill_events.seq is
+  'Place in the run''s chain, from 1 without gaps.';
+comment on column public.backfill_events.at is
+  'When it happened.';
+comment on column public.backfill_events.kind is
+  'What happened: a state''s name, or batch_granted, batch_settled, canary, undo_confirmed, …';
+comment on column public.backfill_events.actor is
+  'Who did it.';
+comment on column public.backfill_events.details is
+  'Ids, counts, hashes and codes, never contents.';
+comment on column public.backfill_events.prev_hash is
+  'Hash of the event before. Empty for the first.';
+comment on column public.backfill_events.hash is
+  'SHA-256 over this event and prev_hash.';
 
--- The batches that calls in bulk have settled, until each is noted in the chain and looked at.
+-- The batches that bulk calls have settled, until each is noted in the chain and looked at.
 create table backfill_private.unnoted (
   unnoted_id bigint generated always as identity primary key,
   run_id uuid not null references public.backfill_runs (run_id) on delete cascade,

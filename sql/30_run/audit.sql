@@ -1,7 +1,7 @@
--- Audit: one hash chain per run. Count and head stand in the run's row, so that a cut tail shows.
+-- Audit: one hash chain per run. The run's row holds its count and its head, so that a cut tail shows.
 --
--- An event is appended with the run's row locked, and never inside a scoring transaction: that would make all
--- workers wait for each other.
+-- An event is appended with the run's row locked, and never inside a scoring transaction: that would make all workers
+-- wait for each other.
 
 -- The hash of one event.
 create function backfill_private.event_hash(
@@ -13,7 +13,8 @@ stable
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
-  select backfill_private.sha256_hex(concat_ws(e'\n', p_prev_hash, p_run_id, p_seq, to_jsonb(p_at), p_kind, p_actor, p_details))
+  select backfill_private.sha256_hex(concat_ws(
+    e'\n', p_prev_hash, p_run_id, p_seq, to_jsonb(p_at), p_kind, p_actor, p_details))
 $$;
 
 -- Append one event to a run's chain, and nothing else. Only record() and note_batches() call this.
@@ -39,9 +40,10 @@ begin
 end
 $$;
 
--- Write into the chain what calls in bulk have settled since, in their order. See backfill_private.unnoted.
+-- Write into the chain what bulk calls have settled since, in their order. See backfill_private.unnoted.
 --
--- The run's row is locked first: settling expired leases of another run holds that row, too, when it comes here.
+-- The run's row is locked first: a caller that settles another run's expired leases locks its row, too, when it comes
+-- here.
 create function backfill_private.note_batches(p_run_id uuid)
 returns void
 language plpgsql
@@ -65,13 +67,14 @@ begin
     set batches_granted = batches_granted + 1
     where run_id = p_run_id
     returning batches_granted into v_number;
-    perform backfill_private.append_event(p_run_id, 'batch_granted', v_batch.granted || jsonb_build_object('number', v_number));
+    perform backfill_private.append_event(
+      p_run_id, 'batch_granted', v_batch.granted || jsonb_build_object('number', v_number));
     perform backfill_private.append_event(p_run_id, 'batch_settled', v_batch.details);
   end loop;
 end
 $$;
 
--- Record an event of a run in its chain. What calls in bulk have settled before it comes first.
+-- Record an event of a run in its chain. What bulk calls have settled before it comes first.
 create function backfill_private.record(p_run_id uuid, p_kind text, p_details jsonb default '{}')
 returns void
 language plpgsql
@@ -83,7 +86,7 @@ begin
 end
 $$;
 
--- What is wrong with a run's chain; no row where it is whole.
+-- What is wrong with a run's chain. No row if it is whole.
 create function backfill_private.chain_faults(p_run_id uuid)
 returns table (seq bigint, fault text)
 language sql
@@ -91,21 +94,28 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   with chain as (
-    select e.*,
+    select
+      e.*,
       lag(e.hash, 1, '') over (order by e.seq) as hash_before,
       row_number() over (order by e.seq) as place
     from public.backfill_events as e
     where e.run_id = p_run_id
   ), ends as (
-    select count(*) as events, coalesce((array_agg(c.hash order by c.seq desc))[1], '') as head from chain as c
+    select
+      count(*) as events,
+      coalesce((array_agg(c.hash order by c.seq desc))[1], '') as head
+    from chain as c
   )
-  select c.seq, 'the event was changed' from chain as c
+  select c.seq, 'the event was changed'
+  from chain as c
   where c.hash <> backfill_private.event_hash(c.prev_hash, c.run_id, c.seq, c.at, c.kind, c.actor, c.details)
   union all
-  select c.seq, 'an event before it is gone or out of place' from chain as c
+  select c.seq, 'an event before it is gone or out of place'
+  from chain as c
   where c.prev_hash <> c.hash_before or c.seq <> c.place
   union all
   select r.audit_count, 'the newest event is not the one that the run remembers'
   from public.backfill_runs as r, ends
-  where r.run_id = p_run_id and (r.audit_count, r.audit_head) <> (ends.events, ends.head)
+  where r.run_id = p_run_id
+    and (r.audit_count, r.audit_head) <> (ends.events, ends.head)
 $$;

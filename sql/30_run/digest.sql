@@ -1,38 +1,50 @@
--- Digest: what an approval binds. The same request on the same state gives the same digest: no time, no run id,
--- no measurement goes in.
+-- Digest: what an approval binds. The same request on the same state gives the same digest: no time, no run id and no
+-- measurement goes in.
 
--- One function's fingerprint: definition, owner and rights. Null where the function does not exist.
+-- One function's fingerprint: definition, owner and rights. Null if the function does not exist.
 create function backfill_private.function_fingerprint(p_signature text)
 returns text
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.sha256_hex(concat_ws(e'\n', pg_get_functiondef(p.oid), p.proowner::regrole,
+  select backfill_private.sha256_hex(concat_ws(
+    e'\n',
+    pg_get_functiondef(p.oid),
+    p.proowner::regrole,
     (select string_agg(acl::text, ',' order by acl::text) from unnest(p.proacl) as acl)))
   from pg_proc as p
   where p.oid = to_regprocedure(p_signature)
 $$;
 
--- Fingerprints of what a target runs on: its scoring functions, their helpers, and its rows of backfill_targets. An
--- Edge Function's is that of the version that is declared: the database holds no definition.
--- {name: SHA-256}, null where a function is gone.
+-- Fingerprints of what a target runs on: its scoring functions, their helpers, and its rows of backfill_targets. For an
+-- Edge Function it is that of the declared version: the database does not hold its definition.
+-- {name: SHA-256}, null if a function is gone.
 create function backfill_private.definitions(p_target text)
 returns jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select jsonb_build_object('backfill_targets',
-      (select backfill_private.sha256_hex(jsonb_agg(to_jsonb(t) order by t.position)::text)
-       from public.backfill_targets as t where t.target = p_target))
-    || coalesce(jsonb_object_agg(f.name, case when f.version is null then backfill_private.function_fingerprint(f.name)
-      else backfill_private.sha256_hex(f.version) end), '{}')
+  select jsonb_build_object('backfill_targets', (
+      select backfill_private.sha256_hex(jsonb_agg(to_jsonb(t) order by t.position)::text)
+      from public.backfill_targets as t
+      where t.target = p_target
+    ))
+    || coalesce(
+      jsonb_object_agg(f.name, case
+        when f.version is null then backfill_private.function_fingerprint(f.name)
+        else backfill_private.sha256_hex(f.version)
+      end),
+      '{}')
   from (
     select t.function_signature as name, t.function_version as version
-    from public.backfill_targets as t where t.target = p_target
+    from public.backfill_targets as t
+    where t.target = p_target
     union
-    select unnest(t.helpers), null from public.backfill_targets as t where t.target = p_target
+    select unnest(t.helpers), null
+    from public.backfill_targets as t
+    where t.target = p_target
   ) as f
 $$;
 
@@ -54,17 +66,21 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.sha256_hex(concat_ws(e'\n',
+  select backfill_private.sha256_hex(concat_ws(
+    e'\n',
     'backfill plan, form 1',
     backfill_private.server_identity(),
     coalesce(r.environment, ''),
     r.request,
     (select to_jsonb(s) from backfill_private.sources as s where s.target = r.target),
     backfill_private.definitions(r.target),
-    (select string_agg(
+    (
+      select string_agg(
         jsonb_build_array(i.ordinal, i.phase, i.batch, i.category, i.components, i.source, i.session_id)::text,
         e'\n' order by i.ordinal)
-      from public.backfill_items as i where i.run_id = r.run_id)))
+      from public.backfill_items as i
+      where i.run_id = r.run_id
+    )))
   from public.backfill_runs as r
   where r.run_id = p_run_id
 $$;
@@ -77,8 +93,12 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(
-    string_agg(format('%s was %s, is %s', n.key, coalesce(left(p_run.fingerprint ->> n.key, 12) || '…', 'not there'),
-      coalesce(left(n.value, 12) || '…', 'gone')), '; ' order by n.key),
+    string_agg(
+      format('%s was %s, is %s',
+        n.key,
+        coalesce(left(p_run.fingerprint ->> n.key, 12) || '…', 'not there'),
+        coalesce(left(n.value, 12) || '…', 'gone')),
+      '; ' order by n.key),
     'the plan''s rows, the environment or the server')
   from jsonb_each_text(backfill_private.definitions(p_run.target)) as n
   where n.value is distinct from p_run.fingerprint ->> n.key

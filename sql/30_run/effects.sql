@@ -1,9 +1,9 @@
--- Effects: what stands in the target tables for an item, and what its receipts say.
+-- Effects: which rows the target tables hold for an item, and what its receipts say.
 
--- For each planned component of some items: does what counts as present stand there, does a row of the wanted
+-- For each planned component of some items: does a row that counts as present stand there, does a row of the wanted
 -- version, and did this run write one that nothing took back?
 --
--- p_ordinals  the items; null for all of the run
+-- p_ordinals  the items. Null: all of the run
 create function backfill_private.effects(p_run_id uuid, p_ordinals integer[] default null)
 returns table (ordinal integer, component text, is_present boolean, is_wanted boolean, has_receipt boolean)
 language plpgsql
@@ -14,9 +14,11 @@ as $$
 declare
   v_run public.backfill_runs;
   v_target public.backfill_targets;
-  -- Of a batch each row is looked up; of a whole run PostgreSQL may read the tables once.
-  v_is_there text := case when p_ordinals is null then 'exists (select from %s as t where %s)'
-    else '(select true from %s as t where %s limit 1) is not null' end;
+  -- For a batch each row is looked up. For a whole run PostgreSQL may read the tables once.
+  v_is_there text := case
+    when p_ordinals is null then 'exists (select from %s as t where %s)'
+    else '(select true from %s as t where %s limit 1) is not null'
+  end;
   v_receipt text := 'r.run_id = item.run_id and r.ordinal = item.ordinal and r.component = %L and r.kind = ''score'''
     ' and r.operation <> ''delete'' and r.undone_at is null';
 begin
@@ -29,15 +31,19 @@ begin
        from public.backfill_items as item
        where item.run_id = $1 and ($2 is null or item.ordinal = any ($2)) and %1$L = any (item.components)',
       v_target.component,
-      format(v_is_there, v_target.table_name::regclass, backfill_private.row_condition(v_target, v_run.request, false)),
-      format(v_is_there, v_target.table_name::regclass, backfill_private.row_condition(v_target, v_run.request, true)),
-      replace(format(replace(v_is_there, ' as t ', ' as r '), 'public.backfill_receipts', v_receipt), '%L', quote_literal(v_target.component)))
+      format(v_is_there, v_target.table_name::regclass,
+        backfill_private.row_condition(v_target, v_run.request, false)),
+      format(v_is_there, v_target.table_name::regclass,
+        backfill_private.row_condition(v_target, v_run.request, true)),
+      replace(
+        format(replace(v_is_there, ' as t ', ' as r '), 'public.backfill_receipts', v_receipt),
+        '%L', quote_literal(v_target.component)))
     using p_run_id, p_ordinals;
   end loop;
 end
 $$;
 
--- The components of which some items have a row, of the wanted version or one that counts as present.
+-- The components for which some items have a row: of the wanted version, or one that counts as present.
 create function backfill_private.standing_of(p_run public.backfill_runs, p_ordinals integer[], p_wanted boolean)
 returns table (ordinal integer, component text)
 language plpgsql
@@ -55,27 +61,36 @@ begin
       'select item.ordinal, %L::text from public.backfill_items as item
        where item.run_id = $1 and item.ordinal = any ($2) and %1$L = any (item.components)
          and (select true from %s as t where %s limit 1)',
-      v_target.component, v_target.table_name::regclass, backfill_private.row_condition(v_target, p_run.request, p_wanted))
+      v_target.component,
+      v_target.table_name::regclass,
+      backfill_private.row_condition(v_target, p_run.request, p_wanted))
     using p_run.run_id, p_ordinals;
   end loop;
 end
 $$;
 
--- Who else holds the sessions that this run waits for: its own leases, and those of others on its pending sessions.
+-- Who holds the sessions that this run waits for: its own leases, and other runs' leases on its pending sessions.
 create function backfill_private.lease_holders(p_run_id uuid)
 returns text
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select format('%s sessions are leased by %s until %s UTC', count(*),
-    string_agg(distinct coalesce(held.worker, 'an undo')
-      || case when held.run_id <> p_run_id then ' for run ' || held.run_id else '' end, ', '),
+  select format('%s sessions are leased by %s until %s UTC',
+    count(*),
+    string_agg(
+      distinct coalesce(held.worker, 'an undo')
+        || case when held.run_id <> p_run_id then ' for run ' || held.run_id else '' end,
+      ', '),
     to_char(max(held.lease_until) at time zone 'UTC', 'HH24:MI:SS'))
   from public.backfill_items as held
-  where held.state = 'leased' and (held.run_id = p_run_id or exists (
-    select from public.backfill_items as mine
-    where mine.run_id = p_run_id and mine.state = 'pending'
-      and mine.source = held.source and mine.session_id = held.session_id))
+  where held.state = 'leased'
+    and (held.run_id = p_run_id or exists (
+      select from public.backfill_items as mine
+      where mine.run_id = p_run_id
+        and mine.state = 'pending'
+        and mine.source = held.source
+        and mine.session_id = held.session_id
+    ))
   having count(*) > 0
 $$;

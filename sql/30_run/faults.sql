@@ -1,13 +1,13 @@
 -- Faults: what an error's code means for a session, and what of its message may be kept.
 
--- What an error code means, said once. SQL asks this view through backfill_private.fault. backfill/api/faults.py mirrors
--- it, and a test holds the two equal.
+-- What an error code means, said once. SQL asks this view through backfill_private.fault. backfill/api/faults.py
+-- mirrors it, and a test holds the two equal.
 --
 -- of      whose code it is: PostgreSQL's (sqlstate), PostgREST's (postgrest) or an HTTP status (http)
--- class   a code, or what codes begin with. The longest match wins
+-- class   a code, or the beginning of codes. The longest match wins
 -- direct  what it means for a session whose call came through the API: see backfill_private.decide_outcomes
 -- bulk    the same for a call inside the database, in a subtransaction. Null: no such code is seen there
--- kept    what stands for the message, which may hold values of a row. Null: its first 500 characters are kept
+-- kept    what replaces the message, which may hold values of a row. Null: its first 500 characters are kept
 -- why     the reason
 create view backfill_private.faults with (security_invoker = true) as
 select * from (values
@@ -37,7 +37,8 @@ select * from (values
   ('sqlstate', '0A', 'failed', 'failed', 'feature not supported', 'the message may quote the statement'),
   ('sqlstate', '20', 'failed', 'failed', 'case not found', 'the message may hold the value that no case was for'),
   ('sqlstate', '22', 'failed', 'failed', 'data exception', 'the message quotes the value'),
-  ('sqlstate', '26', 'failed', 'failed', 'invalid SQL statement name', 'the message quotes a name, maybe made of values'),
+  ('sqlstate', '26', 'failed', 'failed', 'invalid SQL statement name',
+    'the message quotes a name, maybe made of values'),
   ('sqlstate', '2F', 'failed', 'failed', 'SQL routine exception', 'the message may quote the statement'),
   ('sqlstate', '34', 'failed', 'failed', 'invalid cursor name', 'the message quotes a name, maybe made of values'),
   ('sqlstate', '38', 'failed', 'failed', 'external routine exception', 'another language puts what it likes in there'),
@@ -45,7 +46,8 @@ select * from (values
     'another language puts what it likes in there'),
   ('sqlstate', '3D', 'failed', 'failed', 'invalid catalog name', 'the message quotes a name, maybe made of values'),
   ('sqlstate', '3F', 'failed', 'failed', 'invalid schema name', 'the message quotes a name, maybe made of values'),
-  ('sqlstate', '42', 'failed', 'failed', 'syntax error or unknown name', 'the message quotes SQL, maybe made of values'),
+  ('sqlstate', '42', 'failed', 'failed', 'syntax error or unknown name',
+    'the message quotes SQL, maybe made of values'),
   ('sqlstate', '54', 'failed', 'failed', 'program limit exceeded', 'the message may quote the value that was too long'),
   ('sqlstate', '58', 'failed', 'failed', 'system error', 'the message may quote the name of a file'),
   ('sqlstate', 'F0', 'failed', 'failed', 'configuration file error', 'the message may quote the file'),
@@ -83,7 +85,7 @@ select * from (values
   ('http', '546', 'unknown', null, null, 'an Edge Function was stopped at its limits, maybe after it wrote')
 ) as fault (of, class, direct, bulk, kept, why);
 
--- The row of backfill_private.faults that says what a code means; null where none does.
+-- The row of backfill_private.faults that says what a code means. Null if none does.
 create function backfill_private.fault(p_code text)
 returns backfill_private.faults
 language sql
@@ -96,7 +98,8 @@ as $$
     and f.of = case
       when length(p_code) = 5 then 'sqlstate'
       when p_code ~ '^PGRST[0-9]{3}$' then 'postgrest'
-      when p_code ~ '^[0-9]{3}$' then 'http' end
+      when p_code ~ '^[0-9]{3}$' then 'http'
+    end
   order by length(f.class) desc
   limit 1
 $$;
@@ -113,7 +116,7 @@ as $$
     left(p_message, 500))
 $$;
 
--- What the failure of a session's calls means for it: see backfill_private.faults.
+-- What the failure of a session's calls in bulk means for it: see backfill_private.faults.
 create function backfill_private.bulk_outcome(p_code text)
 returns text
 language sql

@@ -1,7 +1,7 @@
--- The lock of a run: whoever changes a run holds its row and its advisory lock.
+-- The lock of a run: anyone who changes a run holds its row and its advisory lock.
 
--- What is locked of a run beside its row: verbs take it alone, calls in bulk share it. It is fair, as the lock of a row is
--- not: whoever waits for it alone is not passed by those who share it.
+-- The key of the advisory lock that is taken beside a run's row: verbs take it exclusively, bulk calls share it. It is
+-- fair, unlike a row lock: those who share it do not pass anyone who waits for it exclusively.
 create function backfill_private.run_lock(p_run_id uuid)
 returns bigint
 language sql
@@ -11,9 +11,9 @@ as $$
   select hashtextextended(p_run_id::text, 20251101)
 $$;
 
--- A run, locked against other verbs for this transaction; what calls in bulk have settled stands in its chain.
+-- A run, locked against other verbs for this transaction. Its chain holds all that bulk calls have settled.
 --
--- raises  OB001 no such run, OB002 its state is none of the given
+-- raises  OB001 no such run, OB002 its state is none of those given
 create function backfill_private.locked_run(p_run_id uuid, p_states text[] default null)
 returns public.backfill_runs
 language plpgsql

@@ -1,6 +1,6 @@
--- Receipts: how rows are hashed and named, and how the chain proves them. The trigger that writes them is the gate.
+-- Receipts: how rows are hashed and named, and how the chain proves them. The gate is the trigger that writes them.
 
--- The hash of a row: over its columns by name, rendered alike whatever the session's settings.
+-- The hash of a row: over its columns by name, rendered alike under any settings of the session.
 -- p_row comes from to_jsonb() under the same settings, so call this only from functions that pin them too.
 create function backfill_private.row_hash(p_row jsonb)
 returns bytea
@@ -12,7 +12,7 @@ as $$
   select sha256(convert_to(p_row::text, 'UTF8'))
 $$;
 
--- The columns of a row that are its key. A loop, because an aggregate would cost a query for each row.
+-- The columns of a row that are its key. A loop, because an aggregate would cost one query per row.
 create function backfill_private.row_key(p_row jsonb, p_columns text[])
 returns jsonb
 language plpgsql
@@ -37,15 +37,27 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.sha256_hex(coalesce(string_agg(
-    jsonb_build_array(r.receipt_id, r.ordinal, r.kind, r.operation, r.table_name, r.row_key,
-      encode(r.before_hash, 'hex'), encode(r.after_hash, 'hex'))::text, e'\n' order by r.receipt_id), ''))
+  select backfill_private.sha256_hex(coalesce(
+    string_agg(
+      jsonb_build_array(
+        r.receipt_id,
+        r.ordinal,
+        r.kind,
+        r.operation,
+        r.table_name,
+        r.row_key,
+        encode(r.before_hash, 'hex'),
+        encode(r.after_hash, 'hex'))::text,
+      e'\n' order by r.receipt_id),
+    ''))
   from public.backfill_receipts as r
-  where r.run_id = p_run_id and r.ordinal = any (p_ordinals) and r.receipt_id <= p_newest
+  where r.run_id = p_run_id
+    and r.ordinal = any (p_ordinals)
+    and r.receipt_id <= p_newest
 $$;
 
--- The settled batches among some events of a run whose receipts are no longer those that the chain tells; no row where all
--- are.
+-- The settled batches among some events of a run whose receipts are no longer those that the chain names. No row if all
+-- still are.
 create function backfill_private.receipt_faults(p_run_id uuid, p_after bigint, p_until bigint)
 returns table (seq bigint, fault text)
 language sql
@@ -54,8 +66,12 @@ set search_path = pg_catalog, pg_temp
 as $$
   select e.seq, 'the receipts of this batch are not those that were settled'
   from public.backfill_events as e
-  where e.run_id = p_run_id and e.seq > p_after and e.seq <= p_until and e.kind = 'batch_settled'
-    and e.details ->> 'receipts' <> backfill_private.receipts_hash(p_run_id,
+  where e.run_id = p_run_id
+    and e.seq > p_after
+    and e.seq <= p_until
+    and e.kind = 'batch_settled'
+    and e.details ->> 'receipts' <> backfill_private.receipts_hash(
+      p_run_id,
       array(select o::integer from jsonb_array_elements_text(e.details -> 'ordinals') as o),
       (e.details ->> 'newest_receipt')::bigint)
 $$;

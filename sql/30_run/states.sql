@@ -8,7 +8,8 @@ select * from (values
   ('awaiting_approval', 'rejected',          'reject',   'an approver refused it'),
   ('awaiting_approval', 'cancelled',         'cancel',   'somebody withdrew it'),
   ('approved',          'running',           'apply',    'the first worker started'),
-  ('approved',          'paused',            'pause',    'what was approved is no longer what stands there, or somebody asked'),
+  ('approved',          'paused',            'pause',
+    'what was approved is no longer what stands there, or somebody asked'),
   ('approved',          'cancelled',         'cancel',   'somebody withdrew it'),
   ('approved',          'expired',           'expire',   'the approval ran out before the run started'),
   ('running',           'paused',            'pause',    'somebody asked, or the database saw a reason'),
@@ -30,7 +31,7 @@ comment on column public.backfill_transitions.to_state is 'The state after.';
 comment on column public.backfill_transitions.event is 'What makes the move.';
 comment on column public.backfill_transitions.reason is 'Why this move is legal.';
 
--- Guard a run's row: legal moves only, and a sealed plan does not change.
+-- Guard a run's row: only legal moves, and a sealed plan does not change.
 --
 -- raises  OB002 the move is not in backfill_transitions
 --         OB007 the sealed plan would change
@@ -41,12 +42,20 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   if new.state <> old.state and not exists (
-    select from public.backfill_transitions as m where m.from_state = old.state and m.to_state = new.state
+    select from public.backfill_transitions as m
+    where m.from_state = old.state and m.to_state = new.state
   ) then
-    perform backfill_private.refuse('OB002', format('run %s cannot go from %s to %s. Allowed from %s: %s',
-      old.run_id, old.state, new.state, old.state,
-      (select coalesce(string_agg(m.to_state, ', '), 'nothing')
-         from public.backfill_transitions as m where m.from_state = old.state)),
+    perform backfill_private.refuse('OB002',
+      format('run %s cannot go from %s to %s. Allowed from %s: %s',
+        old.run_id,
+        old.state,
+        new.state,
+        old.state,
+        (
+          select coalesce(string_agg(m.to_state, ', '), 'nothing')
+          from public.backfill_transitions as m
+          where m.from_state = old.state
+        )),
       format('backfill status %s', old.run_id));
   end if;
   if old.sealed_at is not null and (
@@ -54,7 +63,8 @@ begin
     is distinct from
     (old.run_id, old.target, old.environment, old.request, old.plan, old.digest, old.fingerprint, old.sealed_at)
   ) then
-    perform backfill_private.refuse('OB007', format('run %s is sealed, its plan does not change', old.run_id),
+    perform backfill_private.refuse('OB007',
+      format('run %s is sealed, its plan does not change', old.run_id),
       'make a new plan');
   end if;
   return new;
@@ -64,7 +74,7 @@ $$;
 create trigger backfill_runs_guard before update on public.backfill_runs
   for each row execute function backfill_private.guard_run();
 
--- Guard the items: planned columns stay as sealed, rows do not go.
+-- Guard the items: planned columns stay as sealed, and no row is deleted.
 --
 -- raises  OB007 the sealed plan would change
 create function backfill_private.guard_item()
@@ -73,14 +83,21 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if tg_op = 'UPDATE' and
-    (new.run_id, new.ordinal, new.source, new.session_id, new.session_at, new.components, new.category, new.phase, new.batch)
-    is not distinct from
-    (old.run_id, old.ordinal, old.source, old.session_id, old.session_at, old.components, old.category, old.phase, old.batch)
+  if tg_op = 'UPDATE'
+    and (
+      new.run_id, new.ordinal, new.source, new.session_id, new.session_at,
+      new.components, new.category, new.phase, new.batch
+    )
+    is not distinct from (
+      old.run_id, old.ordinal, old.source, old.session_id, old.session_at,
+      old.components, old.category, old.phase, old.batch
+    )
   then
     return new;
   end if;
-  perform backfill_private.refuse('OB007', format('run %s is sealed, its plan does not change', old.run_id), 'make a new plan');
+  perform backfill_private.refuse('OB007',
+    format('run %s is sealed, its plan does not change', old.run_id),
+    'make a new plan');
   return null;
 end
 $$;
@@ -88,7 +105,7 @@ $$;
 create trigger backfill_items_guard before update or delete on public.backfill_items
   for each row execute function backfill_private.guard_item();
 
--- Guard the items: rows do not come after sealing. Asked once a statement: a large plan places its sessions in few.
+-- Guard the items: no row is added after sealing. Asked once per statement: a large plan places its sessions in few.
 --
 -- raises  OB007 the sealed plan would change
 create function backfill_private.guard_new_items()
@@ -104,7 +121,9 @@ begin
   join public.backfill_runs as r on r.run_id = came.run_id
   where r.sealed_at is not null;
   if found then
-    perform backfill_private.refuse('OB007', format('run %s is sealed, its plan does not change', v_sealed), 'make a new plan');
+    perform backfill_private.refuse('OB007',
+      format('run %s is sealed, its plan does not change', v_sealed),
+      'make a new plan');
   end if;
   return null;
 end
@@ -114,7 +133,7 @@ create trigger backfill_items_no_more after insert on public.backfill_items
   referencing new table as new_items
   for each statement execute function backfill_private.guard_new_items();
 
--- Refuse to empty a table of ours at once; no verb needs it.
+-- Refuse to truncate a table of ours. No verb needs it.
 create function backfill_private.guard_truncate()
 returns trigger
 language plpgsql
@@ -129,7 +148,9 @@ $$;
 -- Move a run to another state and say so in its chain.
 --
 -- raises  OB002 the move is not in backfill_transitions
-create function backfill_private.move(p_run_id uuid, p_to text, p_reason text default null, p_details jsonb default '{}')
+create function backfill_private.move(
+  p_run_id uuid, p_to text, p_reason text default null, p_details jsonb default '{}'
+)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -156,7 +177,7 @@ begin
 end
 $$;
 
--- Pause a run that runs, for a reason that the database saw.
+-- Pause a running run, for a reason that the database saw.
 create function backfill_private.hold(p_run_id uuid, p_reason text)
 returns void
 language plpgsql

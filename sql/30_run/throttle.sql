@@ -2,7 +2,7 @@
 
 -- Refuse a throttle or a batch size that this project does not allow.
 --
--- raises  OB013 a bound is broken; the message names it
+-- raises  OB013 a bound is broken. The message names it
 create function backfill_private.check_pace(p_throttle integer, p_batch_size integer)
 returns void
 language plpgsql
@@ -13,7 +13,8 @@ declare
   v_most integer := (select max_throttle_per_minute from public.backfill_settings);
 begin
   if p_throttle is null and v_most is not null then
-    perform backfill_private.refuse('OB013', format('a throttle of none is not allowed here, at most %s a minute', v_most),
+    perform backfill_private.refuse('OB013',
+      format('a throttle of none is not allowed here, at most %s per minute', v_most),
       format('backfill plan … --throttle %s', v_most));
   elsif p_throttle > v_most then
     perform backfill_private.refuse('OB013',
@@ -27,15 +28,18 @@ begin
 end
 $$;
 
--- Seconds between the grants of two batches; 0 without a throttle. Rounded up, so that no window gets one too many.
+-- Seconds between the grants of two batches, 0 without a throttle. Rounded up, so that no window gets one too many.
 create function backfill_private.batch_spacing_s(p_request jsonb)
 returns numeric
 language sql
 immutable
 set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(ceil(60000000.0
-    / floor((p_request ->> 'throttle_per_minute')::numeric / (p_request ->> 'batch_size')::numeric)) / 1000000.0, 0)
+  select coalesce(
+    ceil(
+      60000000.0 / floor((p_request ->> 'throttle_per_minute')::numeric / (p_request ->> 'batch_size')::numeric)
+    ) / 1000000.0,
+    0)
 $$;
 
 -- Seconds until the next batch may start, and how many sessions it may hold.
@@ -61,7 +65,8 @@ begin
   end if;
   select coalesce(sum(s.sessions), 0), min(s.started_at) into v_started, v_oldest
   from backfill_private.starts as s
-  where s.run_id = p_run.run_id and s.started_at > v_now - interval '60 seconds';
+  where s.run_id = p_run.run_id
+    and s.started_at > v_now - interval '60 seconds';
   if v_started + v_batch > v_throttle then
     wait_s := greatest(extract(epoch from v_oldest + interval '60 seconds' - v_now), 0.001);
   end if;
@@ -87,8 +92,8 @@ begin
 end
 $$;
 
--- How many starts a minute the running runs take together, but for the one named. A run without a throttle, older than
--- the project's bound, takes all of it.
+-- How many starts per minute all running runs take together, without the one named. A run without a throttle, from
+-- before the project had a bound, takes all of it.
 create function backfill_private.share_taken(p_but uuid)
 returns bigint
 language sql
@@ -96,8 +101,10 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(sum(coalesce((r.request ->> 'throttle_per_minute')::integer, s.max_throttle_per_minute)), 0)
-  from public.backfill_runs as r cross join public.backfill_settings as s
-  where r.state = 'running' and r.run_id is distinct from p_but
+  from public.backfill_runs as r
+  cross join public.backfill_settings as s
+  where r.state = 'running'
+    and r.run_id is distinct from p_but
 $$;
 
 -- The throttles of all running runs together stay under the project's bound.
@@ -114,7 +121,7 @@ declare
 begin
   if v_taken + coalesce((p_run.request ->> 'throttle_per_minute')::integer, v_most + 1) > v_most then
     perform backfill_private.refuse('OB015',
-      format('running runs take %s of the %s starts a minute that this project allows', v_taken, v_most),
+      format('running runs take %s of the %s starts per minute that this project allows', v_taken, v_most),
       'wait for them, or pause one: backfill runs --state running');
   end if;
 end

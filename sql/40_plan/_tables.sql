@@ -1,6 +1,6 @@
 -- Tables of planning: what the search found, and what a rehearsal saw.
 
--- What planning found, before the plan is sealed; afterwards only the excluded sessions stay.
+-- What planning found, before the plan is sealed. Afterwards only the excluded sessions stay.
 create table backfill_private.findings (
   run_id uuid not null references public.backfill_runs (run_id) on delete cascade,
   session_id text not null,
@@ -23,7 +23,7 @@ create table backfill_private.rehearsals (
 );
 
 -- The rows of a rehearsed session as they stood at its moments. Written and read in the subtransaction that is rolled
--- back: empty to everybody else.
+-- back: empty to everyone else.
 create table backfill_private.rehearsal_rows (
   scratch uuid not null,
   moment text not null check (moment in ('before', 'first', 'second', 'undone')),

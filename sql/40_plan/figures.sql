@@ -1,21 +1,24 @@
 -- The figures of a plan: sessions, calls, writes, batches, run time.
 
--- The calls of a plan in their order: {component, function, arguments: [[name, value; null: the session's id]], table,
--- version_column, version, keeps_versions}.
+-- The calls of a plan in their order: {component, function, transport, arguments: [[name, value; null: the session's
+-- id]], table, version_column, version, keeps_versions}.
 create function backfill_private.plan_steps(p_run_id uuid)
 returns jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select jsonb_agg(jsonb_build_object(
+  select jsonb_agg(
+    jsonb_build_object(
       'component', t.component,
       'function', f.name,
       'transport', t.transport,
       'arguments', (
-        select jsonb_agg(jsonb_build_array(a.key, case when a.value <> 'session_id' then r.request -> a.value end)
+        select jsonb_agg(
+          jsonb_build_array(a.key, case when a.value <> 'session_id' then r.request -> a.value end)
           order by array_position(p.proargnames, a.key), a.key)
-        from jsonb_each_text(t.arguments) as a),
+        from jsonb_each_text(t.arguments) as a
+      ),
       'table', backfill_private.bare_name(t.table_name),
       'version_column', t.version_column,
       'version', r.request ->> t.version_parameter,
@@ -43,7 +46,12 @@ as $$
     join public.backfill_runs as r on r.target = t.target
     where r.run_id = p_run_id
   ), names as (
-    select c.position, c.missing, f.name as function_name, backfill_private.bare_name(c.table_name) as table_name, c.component
+    select
+      c.position,
+      c.missing,
+      f.name as function_name,
+      backfill_private.bare_name(c.table_name) as table_name,
+      c.component
     from components as c
     join backfill_private.scoring_functions(c.target) as f on f.component = c.component
   )
@@ -51,15 +59,24 @@ as $$
     'candidates', jsonb_build_object(
       'total', (select count(*) from items),
       'missing', (select jsonb_object_agg(n.component, n.missing) from names as n),
-      'missing_all', (select count(*) from items as i
-                      where cardinality(i.components) = (select count(*) from components))),
-    'categories', (select jsonb_object_agg(c.category, (select count(*) from items as i where i.category = c.category))
-                   from backfill_private.categories((select target from public.backfill_runs where run_id = p_run_id)) as c),
-    'phases', (select jsonb_object_agg(p.phase, (select count(*) from items as i where i.phase = p.phase))
-               from unnest(array['priority', 'recent', 'historical']) as p (phase)),
-    'expected_calls', (select jsonb_object_agg(n.function_name, n.missing) from names as n)
+      'missing_all', (
+        select count(*)
+        from items as i
+        where cardinality(i.components) = (select count(*) from components)
+      )),
+    'categories', (
+      select jsonb_object_agg(c.category, (select count(*) from items as i where i.category = c.category))
+      from backfill_private.categories((select target from public.backfill_runs where run_id = p_run_id)) as c
+    ),
+    'phases', (
+      select jsonb_object_agg(p.phase, (select count(*) from items as i where i.phase = p.phase))
+      from unnest(array['priority', 'recent', 'historical']) as p (phase)
+    ),
+    'expected_calls',
+      (select jsonb_object_agg(n.function_name, n.missing) from names as n)
       || jsonb_build_object('total', (select sum(n.missing) from names as n)),
-    'expected_writes', (select jsonb_object_agg(n.table_name, n.missing) from names as n)
+    'expected_writes',
+      (select jsonb_object_agg(n.table_name, n.missing) from names as n)
       || jsonb_build_object('total', (select sum(n.missing) from names as n)),
     'steps', backfill_private.plan_steps(p_run_id),
     'batches', (select max(i.batch) from items as i),
@@ -84,19 +101,35 @@ begin
   v_spacing := backfill_private.batch_spacing_s(v_run.request);
   return v_figures || jsonb_build_object(
     'batch_spacing_s', trim_scale(v_spacing),
-    'expected_runtime_s', case when v_run.request ->> 'throttle_per_minute' is not null
-      then trim_scale(((v_figures ->> 'batches')::integer - 1) * v_spacing) end,
-    'excluded_total', (select count(*) from backfill_private.findings where run_id = p_run_id and excluded is not null),
+    'expected_runtime_s', case
+      when v_run.request ->> 'throttle_per_minute' is not null
+      then trim_scale(((v_figures ->> 'batches')::integer - 1) * v_spacing)
+    end,
+    'excluded_total', (
+      select count(*)
+      from backfill_private.findings
+      where run_id = p_run_id and excluded is not null
+    ),
     'excluded', (
-      select coalesce(jsonb_agg(jsonb_build_object('session_id', e.session_id, 'reason', e.excluded)
-        order by e.session_at desc nulls first, e.session_id), '[]')
-      from (select f.* from backfill_private.findings as f
-            where f.run_id = p_run_id and f.excluded is not null
-            order by f.session_at desc nulls first, f.session_id limit 1000) as e),
+      select coalesce(
+        jsonb_agg(
+          jsonb_build_object('session_id', e.session_id, 'reason', e.excluded)
+          order by e.session_at desc nulls first, e.session_id),
+        '[]')
+      from (
+        select f.*
+        from backfill_private.findings as f
+        where f.run_id = p_run_id and f.excluded is not null
+        order by f.session_at desc nulls first, f.session_id
+        limit 1000
+      ) as e
+    ),
     'settings', backfill_private.settings_now(),
     'rehearsal', v_rehearsal,
     'blast_radius', backfill_private.blast_radius(p_run_id),
-    'checks', coalesce(v_run.data_marks,
+    'checks',
+      coalesce(
+        v_run.data_marks,
         (select coalesce(jsonb_agg(m), '[]') from backfill_private.data_marks(p_run_id) as m))
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.kind_marks(p_run_id) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.table_marks(v_run.target) as m)

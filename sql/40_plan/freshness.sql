@@ -1,9 +1,9 @@
--- Freshness: what changed since a plan was sealed, for whoever approves or applies it later.
+-- Freshness: what changed since a plan was sealed, for anyone who approves or applies it later.
 
--- Sessions that a plan like this would name now and this one does not: candidates by the run's own request, in its range.
--- Named for whoever plans again; no run is ever widened by them.
+-- Sessions that a plan like this would name now and this one does not: candidates by the run's own request, in its
+-- range. They are named for the next plan. No run is ever widened by them.
 --
--- returns  {new_candidates: [session id], the newest first, at most 1,000; new_candidates_total}
+-- returns  {new_candidates: [session id], the newest first, at most 1,000, new_candidates_total}
 create function backfill_private.new_candidates(p_run public.backfill_runs)
 returns jsonb
 language plpgsql
@@ -14,7 +14,7 @@ declare
   v_found jsonb;
 begin
   perform set_config('backfill.request', p_run.request::text, true);
-  -- Materialized, so that answers are counted for what is left after the join, not for every planned session.
+  -- Materialized, so that answers are counted only for what is left after the join, not for every planned session.
   execute format(
     'with unplanned as materialized (
        select g.session_id, g.session_at, g.excluded
@@ -39,9 +39,9 @@ begin
 end
 $$;
 
--- The pending sessions of a run that somebody else has filled since: a claim will skip them.
+-- The pending sessions of a run that somebody else has filled since. A claim will skip them.
 --
--- returns  {filled: [session id], in the plan's order, at most 1,000; filled_total}
+-- returns  {filled: [session id], in the plan's order, at most 1,000, filled_total}
 create function backfill_private.filled_meanwhile(p_run_id uuid)
 returns jsonb
 language sql
@@ -52,17 +52,23 @@ as $$
     'filled', coalesce(jsonb_agg(f.session_id order by f.place) filter (where f.place <= 1000), '[]'),
     'filled_total', count(*))
   from (
-    select i.session_id, row_number() over (order by i.ordinal) as place
+    select
+      i.session_id,
+      row_number() over (order by i.ordinal) as place
     from backfill_private.effects(p_run_id) as e
-    join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = e.ordinal and i.state = 'pending'
+    join public.backfill_items as i
+      on i.run_id = p_run_id
+      and i.ordinal = e.ordinal
+      and i.state = 'pending'
     group by i.ordinal, i.session_id
     having bool_and(e.is_present and not e.has_receipt)
   ) as f
 $$;
 
--- Definitions and settings that are not what they were at the sealing.
+-- Definitions and settings that are not what they were at sealing.
 --
--- returns  [{kind: definition | setting, name, was, now}]; of a definition the fingerprint, null where it was or is gone
+-- returns  [{kind: definition | setting, name, was, now}]. was and now of a definition are fingerprints, null if it did
+--          not exist or is gone
 create function backfill_private.changes_since_sealing(p_run public.backfill_runs)
 returns jsonb
 language sql
@@ -73,17 +79,24 @@ as $$
     values ('definition', p_run.fingerprint, backfill_private.definitions(p_run.target)),
       ('setting', p_run.plan -> 'settings', backfill_private.settings_now())
   )
-  select coalesce(jsonb_agg(jsonb_build_object('kind', l.kind, 'name', n.name, 'was', l.was ->> n.name, 'now', l.now ->> n.name)
-    order by l.kind, n.name), '[]')
+  select coalesce(
+    jsonb_agg(
+      jsonb_build_object('kind', l.kind, 'name', n.name, 'was', l.was ->> n.name, 'now', l.now ->> n.name)
+      order by l.kind, n.name),
+    '[]')
   from looked_at as l
-  cross join lateral (select jsonb_object_keys(l.was) union select jsonb_object_keys(l.now)) as n (name)
+  cross join lateral (
+    select jsonb_object_keys(l.was)
+    union
+    select jsonb_object_keys(l.now)
+  ) as n (name)
   where l.was ->> n.name is distinct from l.now ->> n.name
 $$;
 
 -- What changed since a plan was sealed.
 --
 -- returns  {run_id, state, filled, filled_total, new_candidates, new_candidates_total, changes, digest_matches,
---          approved_until, approval_left_s}; null where nothing is to come of the plan any more
+--          approved_until, approval_left_s}. Null if nothing more will come of the plan
 -- raises   OB001 no such run, OB010 not allowed
 create function backfill_private.freshness(p_run_id uuid)
 returns jsonb
@@ -102,12 +115,16 @@ begin
   elsif v_run.state not in ('awaiting_approval', 'approved', 'running', 'paused') then
     return null;
   end if;
-  return jsonb_build_object('run_id', p_run_id, 'state', v_run.state,
+  return jsonb_build_object(
+      'run_id', p_run_id,
+      'state', v_run.state,
       'changes', backfill_private.changes_since_sealing(v_run),
       'digest_matches', backfill_private.compute_digest(p_run_id) = v_run.digest,
       'approved_until', v_run.approved_until,
-      'approval_left_s', case when v_run.approved_until is not null
-        then greatest(extract(epoch from v_run.approved_until - backfill_private.clock()), 0) end)
+      'approval_left_s', case
+        when v_run.approved_until is not null
+        then greatest(extract(epoch from v_run.approved_until - backfill_private.clock()), 0)
+      end)
     || backfill_private.filled_meanwhile(p_run_id)
     || backfill_private.new_candidates(v_run);
 end

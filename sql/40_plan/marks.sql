@@ -1,7 +1,7 @@
--- The marks of a plan: each is a measurement of what the run would meet.
+-- The marks of a plan. Each is a measurement of what the run would meet.
 
 -- Marks on the kinds of rows that a request names beside the versions: a kind that no row has may be a typing error.
--- A target's default needs no row: it is what its scoring functions write.
+-- A target's default needs no row: its scoring functions write it.
 create function backfill_private.kind_marks(p_run_id uuid)
 returns setof jsonb
 language plpgsql
@@ -13,21 +13,32 @@ declare
   v_found boolean;
 begin
   for v_kind in
-    select t.table_name::regclass as tab, backfill_private.bare_name(t.table_name) as name, m.key as matched,
-      m.value as parameter, r.request ->> m.value as given, s.defaults ->> m.value as usual
+    select
+      t.table_name::regclass as tab,
+      backfill_private.bare_name(t.table_name) as name,
+      m.key as matched,
+      m.value as parameter,
+      r.request ->> m.value as given,
+      s.defaults ->> m.value as usual
     from public.backfill_runs as r
     join backfill_private.sources as s on s.target = r.target
     join public.backfill_targets as t on t.target = r.target
     cross join lateral jsonb_each_text(t.matches) as m
-    where r.run_id = p_run_id and r.request ->> m.value is distinct from s.defaults ->> m.value
+    where r.run_id = p_run_id
+      and r.request ->> m.value is distinct from s.defaults ->> m.value
     order by t.position, m.key
   loop
     execute format('select exists (select from %s as t where t.%I::text = $1)', v_kind.tab, v_kind.matched)
-      into v_found using v_kind.given;
-    return next backfill_private.mark(v_kind.parameter, case when v_found then 'ok' else 'warn' end,
-      case when v_found then format('%s has rows of %s %s', v_kind.name, v_kind.matched, v_kind.given)
-        else format('no row of %s has %s %s, so it may be misspelt; the usual one is %s',
-          v_kind.name, v_kind.matched, v_kind.given, v_kind.usual) end);
+      into v_found
+      using v_kind.given;
+    return next backfill_private.mark(
+      v_kind.parameter,
+      case when v_found then 'ok' else 'warn' end,
+      case
+        when v_found then format('%s has rows of %s %s', v_kind.name, v_kind.matched, v_kind.given)
+        else format('no row of %s has %s %s, so it may be misspelt. The usual one is %s',
+          v_kind.name, v_kind.matched, v_kind.given, v_kind.usual)
+      end);
   end loop;
 end
 $$;
@@ -39,36 +50,44 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case when p_request ->> 'throttle_per_minute' is null
+  select case
+    when p_request ->> 'throttle_per_minute' is null
     then backfill_private.mark('throttle', 'warn', 'none: the run goes as fast as the database answers')
     else backfill_private.mark('throttle', 'ok',
       format('at most %s session starts in any 60 s, batches of at most %s start %s s apart',
         p_request ->> 'throttle_per_minute',
         p_request ->> 'batch_size',
-        trim_scale(backfill_private.batch_spacing_s(p_request)))) end
+        trim_scale(backfill_private.batch_spacing_s(p_request))))
+  end
 $$;
 
--- The mark on the environment, of a check and of a plan; none if the settings have no row.
+-- The mark on the environment, of a check and of a plan. None if the settings have no row.
 create function backfill_private.environment_mark()
 returns setof jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.line('environment', case when s.environment is null then 'warn' else 'ok' end,
-    coalesce('this project is ' || s.environment, 'not set: nothing keeps a plan from being applied to the wrong project'),
+  select backfill_private.line(
+    'environment',
+    case when s.environment is null then 'warn' else 'ok' end,
+    coalesce(
+      'this project is ' || s.environment,
+      'not set: nothing keeps a plan from being applied to the wrong project'),
     'update public.backfill_settings set environment = ''staging'' where only_row;')
   from public.backfill_settings as s
 $$;
 
--- The mark on the approval policy, of a check and of a plan; none if the settings have no row.
+-- The mark on the approval policy, of a check and of a plan. None if the settings have no row.
 create function backfill_private.approval_policy_mark()
 returns setof jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.line('approval policy', case when s.approval_policy = 'any' then 'warn' else 'ok' end,
+  select backfill_private.line(
+    'approval policy',
+    case when s.approval_policy = 'any' then 'warn' else 'ok' end,
     s.approval_policy
       || case when s.approval_policy = 'any' then ': the service key may approve its own plan' else '' end,
     'update public.backfill_settings set approval_policy = ''second_person'' where only_row;')
@@ -85,18 +104,28 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   select
-    case when f ? 'is_null' then format('%s %s', f ->> 'column', case when (f ->> 'is_null')::boolean then 'null' else 'not null' end)
-      else format('%s %s', f ->> 'column', (select string_agg(v, ' or ') from jsonb_array_elements_text(f -> 'values') as v)) end,
+    case
+      when f ? 'is_null'
+      then format('%s %s', f ->> 'column', case when (f ->> 'is_null')::boolean then 'null' else 'not null' end)
+      else format('%s %s', f ->> 'column', (
+        select string_agg(v, ' or ')
+        from jsonb_array_elements_text(f -> 'values') as v
+      ))
+    end,
     p_prefix || quote_ident(f ->> 'column') || case
       when f ? 'is_null' then case when (f ->> 'is_null')::boolean then ' is null' else ' is not null' end
       when jsonb_array_length(f -> 'values') = 1 then format(' = %L', f -> 'values' ->> 0)
-      else (select format(' in (%s)', string_agg(quote_literal(v), ', ')) from jsonb_array_elements_text(f -> 'values') as v) end
+      else (
+        select format(' in (%s)', string_agg(quote_literal(v), ', '))
+        from jsonb_array_elements_text(f -> 'values') as v
+      )
+    end
   from backfill_private.sources as o
   cross join lateral jsonb_array_elements(o.filters) as f
   where o.target = p_target
 $$;
 
--- Marks on the data of a plan: what selects its sessions, and each need of theirs.
+-- Marks on the data of a plan: what selects its sessions, and each need of its sessions.
 create function backfill_private.data_marks(p_run_id uuid)
 returns setof jsonb
 language plpgsql
@@ -111,17 +140,30 @@ declare
   v_words text;
   v_condition text;
 begin
-  select s.* into strict v_source from backfill_private.sources as s
-  join public.backfill_runs as r on r.target = s.target where r.run_id = p_run_id;
-  select string_agg(f.words, ', '), string_agg(f.condition, ' and ') into v_words, v_condition
+  select s.* into strict v_source
+  from backfill_private.sources as s
+  join public.backfill_runs as r on r.target = s.target
+  where r.run_id = p_run_id;
+  select string_agg(f.words, ', '), string_agg(f.condition, ' and ')
+  into v_words, v_condition
   from backfill_private.filter_conditions(v_source.target, 's.') as f;
   if v_words is not null then
-    execute format('select backfill_private.mark(%L, case when count(*) = count(*) filter (where %s) then ''ok'' else ''fail'' end,
-        format(''%%s of %%s have %%s'', count(*) filter (where %2$s), count(*), %L))
-      from public.backfill_items as item left join %s as s on s.%I = item.session_id::%s where item.run_id = $1',
-      'rows of ' || backfill_private.bare_name(v_source.source_table), v_condition, v_words, v_source.source_table::regclass,
-      v_source.key_column, backfill_private.column_type(v_source.source_table, v_source.key_column))
-    into v_mark using p_run_id;
+    execute format(
+      'select backfill_private.mark(
+         %L,
+         case when count(*) = count(*) filter (where %s) then ''ok'' else ''fail'' end,
+         format(''%%s of %%s have %%s'', count(*) filter (where %2$s), count(*), %L))
+       from public.backfill_items as item
+       left join %s as s on s.%I = item.session_id::%s
+       where item.run_id = $1',
+      'rows of ' || backfill_private.bare_name(v_source.source_table),
+      v_condition,
+      v_words,
+      v_source.source_table::regclass,
+      v_source.key_column,
+      backfill_private.column_type(v_source.source_table, v_source.key_column))
+    into v_mark
+    using p_run_id;
     return next v_mark;
   end if;
   for v_need in select n from jsonb_array_elements(v_source.needs) as n loop
@@ -148,25 +190,41 @@ declare
 begin
   execute format('
     with counted as (
-      select item.session_id, item.phase, (select count(*) from %s as n where n.%I = item.session_id::%s) as has
+      select
+        item.session_id,
+        item.phase,
+        (select count(*) from %s as n where n.%I = item.session_id::%s) as has
       from public.backfill_items as item
       where item.run_id = $1 and ($2 is null or $2 = any (item.components))
     )
-    select count(*) as sessions, count(*) filter (where c.has >= $3) as enough, min(c.has) as least, max(c.has) as most,
+    select
+      count(*) as sessions,
+      count(*) filter (where c.has >= $3) as enough,
+      min(c.has) as least,
+      max(c.has) as most,
       string_agg(format(''%%s has %%s'', left(c.session_id, 8), c.has), '', '' order by c.session_id)
         filter (where c.phase = ''priority'' and $2 is not null) as named
-    from counted as c', (p_need ->> 'table')::regclass, p_need ->> 'column',
+    from counted as c',
+    (p_need ->> 'table')::regclass,
+    p_need ->> 'column',
     backfill_private.column_type(p_need ->> 'table', p_need ->> 'column'))
-  into v_sessions, v_enough, v_least, v_most, v_named using p_run_id, v_component,
-    (select (r.request ->> (p_need ->> 'parameter'))::bigint from public.backfill_runs as r where r.run_id = p_run_id);
-  return backfill_private.mark(p_need ->> 'name', case when v_enough = v_sessions then 'ok' else 'fail' end,
+  into v_sessions, v_enough, v_least, v_most, v_named
+  using p_run_id, v_component, (
+    select (r.request ->> (p_need ->> 'parameter'))::bigint
+    from public.backfill_runs as r
+    where r.run_id = p_run_id
+  );
+  return backfill_private.mark(
+    p_need ->> 'name',
+    case when v_enough = v_sessions then 'ok' else 'fail' end,
     format('%s of %s sessions%s have enough', v_enough, v_sessions, coalesce(' that lack ' || v_component, ''))
-      || coalesce(', ' || v_least || ' to ' || v_most || ' each', '') || coalesce('; priority: ' || v_named, ''));
+      || coalesce(', ' || v_least || ' to ' || v_most || ' each', '')
+      || coalesce('; priority: ' || v_named, ''));
 end
 $$;
 
--- The marks on the tables that are there, of a check and of a plan: rights of service_role, row level security, our
--- triggers. Each with what to do about it.
+-- The marks on the tables that exist, of a check and of a plan: rights of service_role, row level security, our
+-- triggers. Each says what to do about it.
 create function backfill_private.table_marks(p_target text)
 returns setof jsonb
 language sql
@@ -178,7 +236,8 @@ as $$
   join pg_class as c on c.oid = to_regclass(t.table_name)
   join pg_roles as service on service.rolname = 'service_role'
   cross join lateral (
-    select has_table_privilege(service.oid, c.oid, 'insert') as inserts,
+    select
+      has_table_privilege(service.oid, c.oid, 'insert') as inserts,
       has_table_privilege(service.oid, c.oid, 'update') as updates,
       (select string_agg(u.name, ', ') from backfill_private.unguarded(t.table_name) as u (name)) as bare
   ) as seen
@@ -194,14 +253,18 @@ as $$
       format('%s, service_role %s',
         case when c.relrowsecurity then 'on' else 'off' end,
         case when service.rolbypassrls then 'passes it by' else 'is subject to it' end),
-      case when c.relrowsecurity then 'alter role service_role bypassrls;'
-        else format('alter table %s enable row level security;', c.oid::regclass) end)),
+      case
+        when c.relrowsecurity then 'alter role service_role bypassrls;'
+        else format('alter table %s enable row level security;', c.oid::regclass)
+      end)),
     (3, backfill_private.line('receipts of ' || t.table_name,
       case when seen.bare is not null then 'fail' when t.receipts = 'inferred' then 'warn' else 'ok' end,
-      coalesce('triggers are missing or not always enabled on ' || seen.bare, case when t.receipts = 'inferred'
+      coalesce('triggers are missing or not always enabled on ' || seen.bare, case
+        when t.receipts = 'inferred'
         then 'inferred from the rows before and after: gate, leases and receipts hold at claim and settle, '
           'not at the write'
-        else 'triggers in place, always enabled' end),
+        else 'triggers in place, always enabled'
+      end),
       backfill_private.trigger_cure(t)))
   ) as m (place, mark)
   where t.target = p_target
@@ -210,28 +273,38 @@ $$;
 
 -- The scoring functions of a target in their order, each with the first thing that is wrong with it.
 --
--- fault  null: nothing; edge: an Edge Function, which cannot be measured here; gone: it does not exist; arguments: they
---        have other names; rights: service_role may not execute it
+-- fault  null: nothing. edge: an Edge Function, which cannot be measured here. gone: it does not exist. arguments: they
+--        have other names. rights: service_role may not execute it
 create function backfill_private.scoring_faults(p_target text)
 returns table (component text, name text, function regprocedure, wanted text[], present text[], fault text)
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select t.component, f.name, p.oid::regprocedure, named.wanted, p.proargnames, case
+  select
+    t.component,
+    f.name,
+    p.oid::regprocedure,
+    named.wanted,
+    p.proargnames,
+    case
       when t.transport = 'edge' then 'edge'
       when p.oid is null then 'gone'
       when not coalesce(named.wanted <@ p.proargnames, false) then 'arguments'
-      when not has_function_privilege('service_role', p.oid, 'execute') then 'rights' end
+      when not has_function_privilege('service_role', p.oid, 'execute') then 'rights'
+    end
   from public.backfill_targets as t
   join backfill_private.scoring_functions(p_target) as f on f.component = t.component
   left join pg_proc as p on p.oid = f.oid
-  cross join lateral (select array_agg(a order by a) as wanted from jsonb_object_keys(t.arguments) as a) as named
+  cross join lateral (
+    select array_agg(a order by a) as wanted
+    from jsonb_object_keys(t.arguments) as a
+  ) as named
   where t.target = p_target
   order by t.position
 $$;
 
--- The marks on the scoring functions, of a check and of a plan, each with what to do about it.
+-- The marks on the scoring functions, of a check and of a plan. Each says what to do about it.
 create function backfill_private.function_marks(p_target text)
 returns setof jsonb
 language sql
@@ -247,22 +320,25 @@ as $$
       when 'gone' then format('%s does not exist', t.function_signature)
       when 'arguments' then format('the arguments are %s, the calls name %s', f.present, f.wanted)
       when 'rights' then 'service_role may not execute it'
-      else format('%s exists, service_role may execute it', f.function) end,
+      else format('%s exists, service_role may execute it', f.function)
+    end,
     case f.fault
       when 'edge' then 'declare the version anew whenever you deploy it: backfill install --target FILE'
-      when 'gone' then format('create it, or: update public.backfill_targets set function_signature = ''…'''
+      when 'gone' then
+        format('create it, or: update public.backfill_targets set function_signature = ''…'''
         ' where target = %L and component = %L;', t.target, t.component)
       when 'arguments' then
         format('name its arguments: update public.backfill_targets set arguments = ''{"argument": "parameter", …}'''
         ' where target = %L and component = %L;', t.target, t.component)
-      when 'rights' then format('grant execute on function %s to service_role;', f.function) end)
+      when 'rights' then format('grant execute on function %s to service_role;', f.function)
+    end)
   from backfill_private.scoring_faults(p_target) with ordinality as f
   join public.backfill_targets as t on t.target = p_target and t.component = f.component
   order by f.ordinality
 $$;
 
--- The mark on how a run is scored; where bulk would matter, with what each would take. No mark where nothing was measured
--- or the throttle is the clock.
+-- The mark on how a run is scored. If bulk would matter, it says what each mode would take. No mark if nothing was
+-- measured or the throttle is the clock.
 --
 -- p_figures  see backfill_private.rehearsal_figures
 create function backfill_private.mode_marks(p_run_id uuid, p_figures jsonb)
@@ -271,16 +347,35 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.mark('mode', 'ok', case r.request ->> 'mode' when 'bulk' then 'bulk' else 'direct' end
-    || format(': about %s s call by call', p_figures ->> 'runtime_s')
-    || case when t.is_edge then '' else format(', %s s in bulk, of which one call is made at a time', timed.bulk_s) end
-    || case when not t.is_edge and r.request ->> 'mode' = 'direct' and timed.bulk_s * 2 < (p_figures ->> 'runtime_s')::numeric
-         then format('; backfill plan --like %s --mode bulk --batch-size 500', r.run_id) else '' end)
+  select backfill_private.mark(
+    'mode',
+    'ok',
+    case r.request ->> 'mode' when 'bulk' then 'bulk' else 'direct' end
+      || format(': about %s s call by call', p_figures ->> 'runtime_s')
+      || case
+           when t.is_edge then ''
+           else format(', %s s in bulk, of which one call is made at a time', timed.bulk_s)
+         end
+      || case
+           when not t.is_edge
+             and r.request ->> 'mode' = 'direct'
+             and timed.bulk_s * 2 < (p_figures ->> 'runtime_s')::numeric
+           then format('; backfill plan --like %s --mode bulk --batch-size 500', r.run_id)
+           else ''
+         end)
   from public.backfill_runs as r
-  cross join lateral (select bool_or(x.transport = 'edge') as is_edge from public.backfill_targets as x where x.target = r.target) as t
+  cross join lateral (
+    select bool_or(x.transport = 'edge') as is_edge
+    from public.backfill_targets as x
+    where x.target = r.target
+  ) as t
   cross join lateral (
     select round(count(*) * (p_figures #>> '{took_ms,p50}')::numeric / 1000, 1) as bulk_s
-    from public.backfill_items as i where i.run_id = r.run_id) as timed
-  where r.run_id = p_run_id and r.request ->> 'throttle_per_minute' is null
-    and p_figures ->> 'runtime_s' is not null and timed.bulk_s is not null
+    from public.backfill_items as i
+    where i.run_id = r.run_id
+  ) as timed
+  where r.run_id = p_run_id
+    and r.request ->> 'throttle_per_minute' is null
+    and p_figures ->> 'runtime_s' is not null
+    and timed.bulk_s is not null
 $$;

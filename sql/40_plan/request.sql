@@ -1,14 +1,14 @@
 -- Request: the parameters of a plan, checked and normalised before anything is collected.
 
--- Every parameter of a request, and what a request gains when it is normalised. Python's class Request mirrors it, and a
--- test holds the two equal. The parameters of a target are in its own rows.
+-- Every parameter of a request, and what a request gains when it is normalised. Python's class Request mirrors it, and
+-- a test holds the two equal. The parameters of a target are in its own rows.
 --
--- kind         moment: a day or a timestamp; number: a whole one; text; ids: a list of ids or prefixes of ids; versions:
---              by component; values: by name; derived: from others, never given
--- least, most  bounds: of a number, or of the length of a list; null: none of its own
--- usual        what stands for it when it is not given
--- is_digested  the normal form has it, so it goes into the digest; the others are used up while planning
--- is_kept      a plan like another takes it over
+-- kind         moment: a day or a timestamp. number: a whole one. text. ids: a list of ids or prefixes of ids.
+--              versions: by component. values: by name. derived: from others, never given
+-- least, most  bounds: of a number, or of the length of a list. Null: none of its own
+-- usual        its value when it is not given
+-- is_digested  it is in the normal form, so it goes into the digest. The others are used up while planning
+-- is_kept      a plan made like another takes it over
 create view backfill_private.request_parameters with (security_invoker = true) as
 select * from (values
   ('target',              'text',     null::integer, null::integer, null::jsonb, true,  true),
@@ -21,7 +21,7 @@ select * from (values
   ('until_before',        'derived',  null,          null,          null,        true,  false),
   ('recent_since',        'moment',   null,          null,          null,        true,  false),
   ('throttle_per_minute', 'number',   1,             999999999,     null,        true,  true),
-  -- In bulk a batch is a call, so that without a throttle small ones would cost for nothing: then it is 500.
+  -- In bulk a batch is a call. Without a throttle small batches would cost calls for nothing, so there it is 500.
   ('batch_size',          'number',   1,             999999999,     '5',         true,  true),
   ('priority',            'ids',      0,             100,           '[]',        true,  true),
   ('want',                'versions', null,          null,          '{}',        false, false),
@@ -29,7 +29,7 @@ select * from (values
   ('rehearse',            'number',   0,             999999999,     null,        false, false)
 ) as parameter (name, kind, least, most, usual, is_digested, is_kept);
 
--- A whole number out of a request, within bounds; null if absent. A parameter of a target may be anything from 0 on.
+-- A whole number from a request, within bounds. Null if absent. A parameter of a target may be any number from 0 on.
 --
 -- raises  OB013 no whole number, or out of bounds
 create function backfill_private.whole_number(p_request jsonb, p_name text)
@@ -49,19 +49,21 @@ begin
   select p.least, p.most into v_least, v_most from backfill_private.request_parameters as p where p.name = p_name;
   v_least := coalesce(v_least, 0);
   v_most := coalesce(v_most, 999999999);
-  -- Nine digits fit into an integer, whatever the bounds are.
+  -- Nine digits fit into an integer, under any bounds.
   if v_text !~ '^-?\d{1,9}$' or v_text::integer not between v_least and v_most then
     perform backfill_private.refuse('OB013',
       format('%s is a whole number from %s to %s, not %s', p_name, v_least, v_most,
         case when length(v_text) > 40 then left(v_text, 20) || '…' else v_text end),
-      format('backfill plan … %s', case p_name when 'throttle_per_minute' then '--throttle 20'
-        when 'batch_size' then '--batch-size 5' else format('with a %s of 1', p_name) end));
+      format('backfill plan … %s', case p_name
+        when 'throttle_per_minute' then '--throttle 20'
+        when 'batch_size' then '--batch-size 5'
+        else format('with a %s of 1', p_name) end));
   end if;
   return v_text::integer;
 end
 $$;
 
--- The ids that a list of ids and prefixes of ids names, in the order given.
+-- The ids that a list of ids and prefixes names, in the order given.
 --
 -- raises  OB014 one of them names no session, or more than one
 create function backfill_private.resolve_sessions(p_target text, p_given text[])
@@ -78,11 +80,19 @@ declare
 begin
   select * into strict v_source from backfill_private.sources where target = p_target;
   foreach v_given in array p_given loop
-    execute format('select array_agg(id) from (select s.%1$I::text as id from %2$s as s
-        where starts_with(s.%1$I::text, $1) order by s.%1$I::text limit 3) as found',
-      v_source.key_column, v_source.source_table::regclass) into v_found
-    using case when backfill_private.column_type(v_source.source_table, v_source.key_column) = 'uuid' then lower(btrim(v_given))
-      else btrim(v_given) end;
+    execute format(
+      'select array_agg(id)
+       from (
+         select s.%1$I::text as id from %2$s as s
+         where starts_with(s.%1$I::text, $1)
+         order by s.%1$I::text limit 3
+       ) as found',
+      v_source.key_column, v_source.source_table::regclass)
+    into v_found
+    using case
+      when backfill_private.column_type(v_source.source_table, v_source.key_column) = 'uuid' then lower(btrim(v_given))
+      else btrim(v_given)
+    end;
     if v_found is null or btrim(v_given) = '' then
       perform backfill_private.refuse('OB014', format('no session is named %s', left(v_given, 80)),
         'backfill missing --since … lists the sessions that lack something');
@@ -99,7 +109,7 @@ begin
 end
 $$;
 
--- The wanted versions of a request: --want component=version or the named parameters, else the target's.
+-- The wanted versions of a request: from --want component=version or the named parameters, else the target's.
 --
 -- raises  OB013 an unknown component, or two versions of one
 create function backfill_private.wanted_versions(p_target text, p_request jsonb)
@@ -112,47 +122,61 @@ declare
   v_unknown text;
   v_twice record;
 begin
-  select w.key into v_unknown from jsonb_each_text(coalesce(p_request -> 'want', '{}')) as w
+  select w.key into v_unknown
+  from jsonb_each_text(coalesce(p_request -> 'want', '{}')) as w
   where not exists (select from public.backfill_targets as t where t.target = p_target and t.component = w.key);
   if found then
-    perform backfill_private.refuse('OB013', format('target %s has no component %s', p_target, left(v_unknown, 80)),
-      format('backfill plan … --want COMPONENT=V with one of: %s',
-        (select string_agg(t.component, ', ' order by t.position) from public.backfill_targets as t where t.target = p_target)));
+    perform backfill_private.refuse('OB013',
+      format('target %s has no component %s', p_target, left(v_unknown, 80)),
+      format('backfill plan … --want COMPONENT=V with one of: %s', (
+        select string_agg(t.component, ', ' order by t.position)
+        from public.backfill_targets as t
+        where t.target = p_target
+      )));
   end if;
-  select t.component, t.version_parameter, p_request -> 'want' ->> t.component as wanted,
-    p_request ->> t.version_parameter as named into v_twice
+  select t.component, t.version_parameter,
+    p_request -> 'want' ->> t.component as wanted, p_request ->> t.version_parameter as named
+  into v_twice
   from public.backfill_targets as t
-  where t.target = p_target and p_request -> 'want' ->> t.component <> p_request ->> t.version_parameter limit 1;
+  where t.target = p_target
+    and p_request -> 'want' ->> t.component <> p_request ->> t.version_parameter
+  limit 1;
   if found then
-    perform backfill_private.refuse('OB013', format('two versions of %s are wanted: want says %s, %s says %s',
+    perform backfill_private.refuse('OB013',
+      format('two versions of %s are wanted: want says %s, %s says %s',
         v_twice.component, left(v_twice.wanted, 40), v_twice.version_parameter, left(v_twice.named, 40)),
-      format('backfill plan … --want %s=V, or --%s V, not both', v_twice.component,
-        replace(v_twice.version_parameter, '_', '-')));
+      format('backfill plan … --want %s=V, or --%s V, not both',
+        v_twice.component, replace(v_twice.version_parameter, '_', '-')));
   end if;
   return (
-    select jsonb_object_agg(t.version_parameter,
+    select jsonb_object_agg(
+      t.version_parameter,
       coalesce(p_request -> 'want' ->> t.component, p_request ->> t.version_parameter, t.version))
-    from public.backfill_targets as t where t.target = p_target
+    from public.backfill_targets as t
+    where t.target = p_target
   );
 end
 $$;
 
--- What a request sets instead of its target's defaults: numbers where the default is one, else names.
+-- What a request sets instead of its target's defaults: a number if the default is one, else a name.
 --
--- raises  OB013 of another kind
+-- raises  OB013 a number is none
 create function backfill_private.given_defaults(p_defaults jsonb, p_request jsonb)
 returns jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(jsonb_object_agg(d.key, case
+  select coalesce(
+    jsonb_object_agg(d.key, case
       when jsonb_typeof(d.value) = 'number' then to_jsonb(backfill_private.whole_number(p_request, d.key))
-      else p_request -> d.key end), '{}')
+      else p_request -> d.key
+    end),
+    '{}')
   from jsonb_each(p_defaults) as d where p_request ->> d.key is not null
 $$;
 
--- A request with the parameters of its target that stand under `parameters`; what it names itself comes before those.
+-- A request with the parameters of its target that stand under `parameters`. A name given in the request itself wins.
 --
 -- raises  OB013 the target has no such parameter
 create function backfill_private.named_parameters(p_target text, p_request jsonb)
@@ -166,17 +190,20 @@ declare
     select jsonb_object_keys(s.defaults) from backfill_private.sources as s where s.target = p_target
     union select t.version_parameter from public.backfill_targets as t where t.target = p_target);
   v_unknown text := (
-    select n from jsonb_object_keys(coalesce(nullif(p_request -> 'parameters', 'null'), '{}')) as n where n <> all (v_known) limit 1);
+    select n
+    from jsonb_object_keys(coalesce(nullif(p_request -> 'parameters', 'null'), '{}')) as n
+    where n <> all (v_known) limit 1);
 begin
   if v_unknown is not null then
-    perform backfill_private.refuse('OB013', format('target %s has no parameter %s', p_target, left(v_unknown, 80)),
+    perform backfill_private.refuse('OB013',
+      format('target %s has no parameter %s', p_target, left(v_unknown, 80)),
       format('backfill plan … --set NAME=VALUE with one of: %s', array_to_string(v_known, ', ')));
   end if;
   return coalesce(nullif(p_request -> 'parameters', 'null'), '{}') || jsonb_strip_nulls(p_request);
 end
 $$;
 
--- Refuse names that name nothing: versions and kinds that are empty or longer than any of a row's.
+-- Refuse names that name nothing: versions and kinds that are empty, or longer than those of any row.
 --
 -- raises  OB013 the first of them
 create function backfill_private.check_names(p_names jsonb)
@@ -189,19 +216,23 @@ declare
   v_name record;
 begin
   select n.key, n.value, btrim(n.value) = '' as is_empty into v_name
-  from jsonb_each_text(p_names) as n where btrim(n.value) = '' or length(n.value) > 200 limit 1;
+  from jsonb_each_text(p_names) as n
+  where btrim(n.value) = '' or length(n.value) > 200 limit 1;
   if found then
-    perform backfill_private.refuse('OB013', case when v_name.is_empty then format('%s is empty', v_name.key)
-      else format('%s is longer than 200 characters: %s…', v_name.key, left(v_name.value, 40)) end,
+    perform backfill_private.refuse('OB013',
+      case
+        when v_name.is_empty then format('%s is empty', v_name.key)
+        else format('%s is longer than 200 characters: %s…', v_name.key, left(v_name.value, 40))
+      end,
       'leave it out, or give a value');
   end if;
 end
 $$;
 
--- Refuse a request that has not the form of one: an object; a list of texts, versions or values by name if the list of
--- parameters says so, single values otherwise.
+-- Refuse a request of the wrong form. It must be an object. Each value has the form of its parameter's kind: a list of
+-- texts, versions or values by name, or a single value.
 --
--- raises  OB013 the first that has another
+-- raises  OB013 the first that has another form
 create function backfill_private.check_form(p_request jsonb)
 returns void
 language plpgsql
@@ -212,32 +243,40 @@ declare
   v_wrong record;
 begin
   if jsonb_typeof(p_request) is distinct from 'object' then
-    perform backfill_private.refuse('OB013', 'a request is an object of parameters by name', 'backfill plan --since 2025-08-01 …');
+    perform backfill_private.refuse('OB013',
+      'a request is an object of parameters by name', 'backfill plan --since 2025-08-01 …');
   end if;
   select r.key, p.kind, p.most into v_wrong
   from jsonb_each(p_request) as r
   cross join lateral (select jsonb_typeof(r.value) as form) as t
   left join backfill_private.request_parameters as p on p.name = r.key
-  where t.form <> 'null' and case
-    when p.kind = 'ids' then t.form <> 'array' or jsonb_path_exists(r.value, 'strict $[*] ? (@.type() != "string")')
-      or jsonb_array_length(r.value) > p.most
-    when p.kind in ('versions', 'values') then t.form <> 'object'
-      or jsonb_path_exists(r.value, 'strict $.* ? (@.type() == "object" || @.type() == "array")')
-    else t.form in ('object', 'array') end
+  where t.form <> 'null'
+    and case
+      when p.kind = 'ids'
+      then t.form <> 'array'
+        or jsonb_path_exists(r.value, 'strict $[*] ? (@.type() != "string")')
+        or jsonb_array_length(r.value) > p.most
+      when p.kind in ('versions', 'values')
+      then t.form <> 'object'
+        or jsonb_path_exists(r.value, 'strict $.* ? (@.type() == "object" || @.type() == "array")')
+      else t.form in ('object', 'array')
+    end
   limit 1;
   if found then
-    perform backfill_private.refuse('OB013', format('%s is %s', left(v_wrong.key, 80), case v_wrong.kind
+    perform backfill_private.refuse('OB013',
+      format('%s is %s', left(v_wrong.key, 80), case v_wrong.kind
         when 'ids' then format('a list of at most %s ids or prefixes', v_wrong.most)
         when 'versions' then 'versions by component'
         when 'values' then 'values by name'
-        else 'a single value' end), 'backfill plan --help');
+        else 'a single value' end),
+      'backfill plan --help');
   end if;
 end
 $$;
 
--- How a run is scored: direct, a call a step, or bulk, a call a batch inside the database.
+-- How a run is scored: direct, one call per step, or bulk, one call per batch inside the database.
 --
--- raises  OB013 neither, or an Edge Function is among the scorers
+-- raises  OB013 it is neither, or an Edge Function is among the scorers
 create function backfill_private.check_mode(p_target text, p_mode text)
 returns text
 language plpgsql
@@ -245,33 +284,40 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_edge text := (select string_agg(t.function_signature, ', ') from public.backfill_targets as t
+  v_edge text := (
+    select string_agg(t.function_signature, ', ') from public.backfill_targets as t
     where t.target = p_target and t.transport = 'edge');
 begin
   if p_mode not in ('direct', 'bulk') then
-    perform backfill_private.refuse('OB013', format('mode is direct or bulk, not %s', left(p_mode, 40)), 'backfill plan … --mode bulk');
+    perform backfill_private.refuse('OB013',
+      format('mode is direct or bulk, not %s', left(p_mode, 40)), 'backfill plan … --mode bulk');
   elsif p_mode = 'bulk' and v_edge is not null then
-    perform backfill_private.refuse('OB013', format('bulk calls SQL functions alone; target %s has %s', p_target, v_edge),
+    perform backfill_private.refuse('OB013',
+      format('bulk calls only SQL functions, target %s has %s', p_target, v_edge),
       'backfill plan … without --mode');
   end if;
   return p_mode;
 end
 $$;
 
--- The parameters of a request by the list, each one there: as it was given, or what usually stands for it.
+-- Every parameter of the list with its value: the one given, or its usual one.
 --
--- raises  OB013 a number is none, or out of its bounds
+-- raises  OB013 a number is none, or is out of bounds
 create function backfill_private.listed_parameters(p_request jsonb)
 returns jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select jsonb_object_agg(p.name, coalesce(case
+  select jsonb_object_agg(p.name, coalesce(
+    case
       when p.kind = 'number' then to_jsonb(backfill_private.whole_number(p_request, p.name))
       when p.kind in ('text', 'moment') then to_jsonb(p_request ->> p.name)
-      else nullif(p_request -> p.name, 'null') end, p.usual))
-  from backfill_private.request_parameters as p where p.kind <> 'derived'
+      else nullif(p_request -> p.name, 'null')
+    end,
+    p.usual))
+  from backfill_private.request_parameters as p
+  where p.kind <> 'derived'
 $$;
 
 -- A request in its normal form: every parameter present, dates as given and as bounds, priority as full ids.
@@ -301,10 +347,13 @@ begin
       format('since %s is after until %s', p_request ->> 'since', p_request ->> 'until'),
       format('backfill plan … --until with a day from %s on', left(p_request ->> 'since', 10)));
   end if;
-  if p_request ->> 'batch_size' is null and v_asked ->> 'mode' = 'bulk' and v_asked ->> 'throttle_per_minute' is null then
+  if p_request ->> 'batch_size' is null
+    and v_asked ->> 'mode' = 'bulk'
+    and v_asked ->> 'throttle_per_minute' is null then
     v_asked := v_asked || '{"batch_size": 500}';
   end if;
-  perform backfill_private.check_pace((v_asked ->> 'throttle_per_minute')::integer, (v_asked ->> 'batch_size')::integer);
+  perform backfill_private.check_pace(
+    (v_asked ->> 'throttle_per_minute')::integer, (v_asked ->> 'batch_size')::integer);
   v_names := v_names || backfill_private.given_defaults(v_names, v_given)
     || backfill_private.wanted_versions(v_target, v_given);
   perform backfill_private.check_names(v_names);
@@ -316,16 +365,19 @@ begin
     'since_at', v_since,
     'until_before', v_until,
     'recent_since', v_recent,
-    'priority', to_jsonb(backfill_private.resolve_sessions(v_target, array(select jsonb_array_elements_text(v_asked -> 'priority')))));
+    'priority', to_jsonb(backfill_private.resolve_sessions(
+      v_target, array(select jsonb_array_elements_text(v_asked -> 'priority')))));
   return v_names || (
-    select jsonb_object_agg(p.name, v_asked -> p.name) from backfill_private.request_parameters as p where p.is_digested);
+    select jsonb_object_agg(p.name, v_asked -> p.name)
+    from backfill_private.request_parameters as p
+    where p.is_digested);
 end
 $$;
 
 -- Refuse a plan for a target whose receipts would be inferred, unless it is accepted by name.
 --
--- returns  what was accepted; null where nothing is inferred
--- raises   OB013
+-- returns  what was accepted, null if nothing is inferred
+-- raises   OB013 it is not accepted
 create function backfill_private.check_inferred(p_target text, p_accepted text)
 returns text
 language plpgsql
@@ -340,7 +392,8 @@ begin
   if v_inferred is not null and p_accepted is distinct from p_target then
     perform backfill_private.refuse('OB013',
       format('target %s has components whose receipts are only inferred: %s', p_target, v_inferred),
-      format('hand our headers on in the Edge Function, or accept it by name: backfill plan … --inferred %s', p_target));
+      format(
+        'hand our headers on in the Edge Function, or accept it by name: backfill plan … --inferred %s', p_target));
   end if;
   return case when v_inferred is not null then p_accepted end;
 end

@@ -2,24 +2,36 @@
 
 -- The candidates that a run has found, each in its place: phase, order, batch.
 create function backfill_private.placed(p_run public.backfill_runs)
-returns table (ordinal bigint, session_id text, session_at timestamptz, components text[], category text, phase text, batch bigint)
+returns table (
+  ordinal bigint, session_id text, session_at timestamptz, components text[], category text, phase text, batch bigint
+)
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select o.ordinal, o.session_id, o.session_at, o.components, o.category,
+  select
+    o.ordinal,
+    o.session_id,
+    o.session_at,
+    o.components,
+    o.category,
     (array['priority', 'recent', 'historical'])[o.phase_rank],
     dense_rank() over (order by o.phase_rank, (o.place - 1) / (p_run.request ->> 'batch_size')::integer)
   from (
-    select f.*, c.category,
+    select
+      f.*,
+      c.category,
       row_number() over (order by f.phase_rank, f.session_at desc, f.session_id) as ordinal,
       row_number() over (partition by f.phase_rank order by f.session_at desc, f.session_id) as place
     from (
-      select found.*, case
+      select
+        found.*,
+        case
           when p_run.request -> 'priority' ? found.session_id then 1
           -- A scalar subquery, so that it is asked once and not for every session.
           when found.session_at >= (select backfill_private.recent_from(p_run)) then 2
-          else 3 end as phase_rank
+          else 3
+        end as phase_rank
       from backfill_private.findings as found
       where found.run_id = p_run.run_id and found.excluded is null
     ) as f
@@ -27,7 +39,7 @@ as $$
   ) as o
 $$;
 
--- How many sessions one call places: on a slow project too that is well within its time limit.
+-- How many sessions one call places. Even on a slow project that is well within its time limit.
 create function backfill_private.most_placed()
 returns integer
 language sql
@@ -37,8 +49,8 @@ as $$
   select 100000
 $$;
 
--- Turn the next findings of a run into its items. PostgreSQL is told of them at once: what it does not know of a new run
--- it takes for small, and would look through all of it for each batch.
+-- Turn the next findings of a run into its items, then analyze them: without statistics PostgreSQL takes a new run for
+-- small, and would look through all of it for each batch.
 --
 -- returns  true when all are placed
 create function backfill_private.place_items(p_run public.backfill_runs)
@@ -47,14 +59,18 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_placed integer := (select coalesce(max(i.ordinal), 0) from public.backfill_items as i where i.run_id = p_run.run_id);
+  v_placed integer := (
+    select coalesce(max(i.ordinal), 0)
+    from public.backfill_items as i
+    where i.run_id = p_run.run_id);
   v_came integer;
 begin
   insert into public.backfill_items (
     run_id, ordinal, source, session_id, session_at, components, category, phase, batch)
   select p_run.run_id, p.ordinal, p_run.target, p.session_id, p.session_at, p.components, p.category, p.phase, p.batch
   from backfill_private.placed(p_run) as p
-  where p.ordinal > v_placed and p.ordinal <= v_placed + backfill_private.most_placed();
+  where p.ordinal > v_placed
+    and p.ordinal <= v_placed + backfill_private.most_placed();
   get diagnostics v_came = row_count;
   if v_came = backfill_private.most_placed() then
     return false;
@@ -64,9 +80,9 @@ begin
 end
 $$;
 
--- Look at the data of a plan whose sessions are placed; of a large one that is a call of its own.
+-- Look at the data of a plan whose sessions are placed. For a large plan that is a call of its own.
 --
--- returns  false where the run has to be sealed by another call
+-- returns  false if the run has to be sealed by another call
 create function backfill_private.look_at_data(p_run public.backfill_runs)
 returns boolean
 language plpgsql
@@ -80,17 +96,20 @@ begin
   set data_marks = (select coalesce(jsonb_agg(m), '[]') from backfill_private.data_marks(p_run.run_id) as m)
   where run_id = p_run.run_id;
   return not exists (
-    select from public.backfill_items as i where i.run_id = p_run.run_id and i.ordinal = backfill_private.most_placed());
+    select from public.backfill_items as i
+    where i.run_id = p_run.run_id
+      and i.ordinal = backfill_private.most_placed()
+  );
 end
 $$;
 
--- Seal a run: place its items, measure, compute the digest. A run with nothing to do is removed. A large plan takes more
--- than one call; each goes on where the last that was committed ended.
+-- Seal a run: place its items, measure, compute the digest. A run with nothing to do is removed. A large plan takes
+-- several calls. Each goes on from the last one that was committed.
 --
--- p_round_trip_ms  what a call takes beside the database, as the client measured it; it goes into the estimate alone
--- returns  {state: awaiting_approval}; {state: planning} where it has to be called again; or {state: empty, environment, request, plan} where there was nothing to do and
---          the run is gone
--- raises   OB002 not in planning or windows left, OB013 too large or too long for this project
+-- p_round_trip_ms  what a call takes outside the database, as the client measured it. Only the estimate uses it
+-- returns          {state: awaiting_approval}, {state: planning} if it has to be called again, or {state: empty,
+--                  environment, request, plan} if there was nothing to do and the run is gone
+-- raises           OB002 not in planning or windows left, OB013 too large or too long for this project
 create function backfill_private.seal(p_run_id uuid, p_round_trip_ms numeric)
 returns jsonb
 language plpgsql
@@ -110,13 +129,20 @@ begin
     perform backfill_private.refuse('OB002', format('run %s is not collected to its end', p_run_id));
   end if;
   insert into backfill_private.findings (run_id, session_id, components, excluded)
-  select p_run_id, named.session_id, '{}', 'named as priority, but not completed, outside the dates, or nothing is missing'
+  select
+    p_run_id,
+    named.session_id,
+    '{}',
+    'named as priority, but not completed, outside the dates, or nothing is missing'
   from jsonb_array_elements_text(v_run.request -> 'priority') as named (session_id)
   on conflict do nothing;
   if not exists (select from backfill_private.findings as f where f.run_id = p_run_id and f.excluded is null) then
     v_run.plan := backfill_private.measure_plan(p_run_id, p_round_trip_ms);
     delete from public.backfill_runs where run_id = p_run_id;
-    return jsonb_build_object('state', 'empty', 'environment', v_run.environment, 'request', v_run.request,
+    return jsonb_build_object(
+      'state', 'empty',
+      'environment', v_run.environment,
+      'request', v_run.request,
       'plan', v_run.plan);
   end if;
   v_run.request := v_run.request || jsonb_build_object('recent_since', backfill_private.recent_from(v_run));
@@ -125,7 +151,8 @@ begin
     return jsonb_build_object('state', v_run.state);
   end if;
   update public.backfill_runs
-  set fingerprint = backfill_private.definitions(target), sealed_snapshot = pg_current_snapshot()::text
+  set fingerprint = backfill_private.definitions(target),
+      sealed_snapshot = pg_current_snapshot()::text
   where run_id = p_run_id;
   perform backfill_private.check_size(p_run_id);
   update public.backfill_runs
@@ -134,9 +161,11 @@ begin
       sealed_at = backfill_private.clock()
   where run_id = p_run_id;
   delete from backfill_private.findings as f where f.run_id = p_run_id and f.excluded is null;
-  perform backfill_private.move(p_run_id, 'awaiting_approval', null,
-    (select jsonb_build_object('digest', r.digest, 'sessions', r.plan -> 'candidates' -> 'total')
-       from public.backfill_runs as r where r.run_id = p_run_id));
+  perform backfill_private.move(p_run_id, 'awaiting_approval', null, (
+    select jsonb_build_object('digest', r.digest, 'sessions', r.plan -> 'candidates' -> 'total')
+    from public.backfill_runs as r
+    where r.run_id = p_run_id
+  ));
   return '{"state": "awaiting_approval"}'::jsonb;
 end
 $$;
@@ -157,8 +186,12 @@ declare
 begin
   select * into strict v_settings from public.backfill_settings;
   select * into strict v_run from public.backfill_runs where run_id = p_run_id;
-  select count(*), max(batch) into v_sessions, v_batches from public.backfill_items where run_id = p_run_id;
-  select f.key into v_gone from jsonb_each_text(v_run.fingerprint) as f where f.value is null;
+  select count(*), max(batch) into v_sessions, v_batches
+  from public.backfill_items
+  where run_id = p_run_id;
+  select f.key into v_gone
+  from jsonb_each_text(v_run.fingerprint) as f
+  where f.value is null;
   if found then
     perform backfill_private.refuse('OB013', format('there is no function %s', v_gone), 'backfill check');
   elsif v_sessions > v_settings.max_sessions then

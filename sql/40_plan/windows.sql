@@ -3,9 +3,9 @@
 -- Open a run for a request.
 --
 -- p_request       parameters by name, see backfill_private.normal_request
--- p_project_host  host of the project's URL, as the client sees it; the client compares it later
--- p_run_id        made by the client, so that a call whose reply was lost can be made again: the same caller's same
---                 request gets the same run; null: made here
+-- p_project_host  host of the project's URL, as the client sees it. The client compares it later
+-- p_run_id        made by the client, so that it can repeat a call whose reply was lost: the same caller gets the same
+--                 run for the same request. Null: made here
 -- returns         the new run's id
 -- raises          OB008 another environment, OB010 not allowed, OB013 or OB014 a parameter is not usable or the run id
 --                 is taken
@@ -29,7 +29,14 @@ begin
   insert into public.backfill_runs (
     run_id, target, environment, request, requested_by, requested_via, project_host,
     collect_from, collect_until, collect_window, rehearse)
-  select v_run_id, v_request ->> 'target', v_request ->> 'environment', v_request, c.user_id, c.kind, p_project_host,
+  select
+    v_run_id,
+    v_request ->> 'target',
+    v_request ->> 'environment',
+    v_request,
+    c.user_id,
+    c.kind,
+    p_project_host,
     (v_request ->> 'since_at')::timestamptz,
     least((v_request ->> 'until_before')::timestamptz, v_newest + interval '1 microsecond'),
     interval '30 days',
@@ -37,11 +44,16 @@ begin
   from backfill_private.caller() as c
   on conflict (run_id) do nothing;
   if not found and not exists (
-    select from public.backfill_runs as r cross join backfill_private.caller() as c
-    where r.run_id = v_run_id and r.requested_via = c.kind and r.requested_by is not distinct from c.user_id
+    select from public.backfill_runs as r
+    cross join backfill_private.caller() as c
+    where r.run_id = v_run_id
+      and r.requested_via = c.kind
+      and r.requested_by is not distinct from c.user_id
       and r.request - 'recent_since' = v_request - 'recent_since'
   ) then
-    perform backfill_private.refuse('OB013', format('run %s is another plan', v_run_id), 'backfill plan … without a run id');
+    perform backfill_private.refuse('OB013',
+      format('run %s is another plan', v_run_id),
+      'backfill plan … without a run id');
   end if;
   return v_run_id;
 end
@@ -49,9 +61,10 @@ $$;
 
 -- What a target's view finds in a window of session dates, read in a subtransaction that PostgreSQL keeps from writing.
 --
--- Its end gives writing back: only there, since nothing inside a read-only transaction can. So what was found is carried
--- out of it as a value.
--- raises  25006 where the view, or a function that it calls, tries to write
+-- Writing is allowed again only when the subtransaction ends: nothing inside a read-only transaction can allow it. So
+-- what was found is carried out of it as a value.
+--
+-- raises  25006 the view, or a function that it calls, tries to write
 create function backfill_private.detected(p_target text, p_from timestamptz, p_until timestamptz)
 returns backfill_private.findings[]
 language plpgsql
@@ -64,33 +77,43 @@ declare
 begin
   begin
     set local transaction_read_only = on;
-    execute format('select array_agg(row(null, g.session_id, g.session_at, g.components, g.excluded)::backfill_private.findings)
-        from %s as g where g.session_at >= $1 and g.session_at < $2', v_view)
-      into v_found using p_from, p_until;
+    execute format(
+      'select array_agg(
+         row(null, g.session_id, g.session_at, g.components, g.excluded)::backfill_private.findings)
+       from %s as g
+       where g.session_at >= $1 and g.session_at < $2',
+      v_view)
+    into v_found
+    using p_from, p_until;
   exception when read_only_sql_transaction then
-    raise exception using errcode = 'read_only_sql_transaction',
-      message = format('%s writes while it detects what is missing (%s); take the write out of the view and of what it calls',
+    raise exception using
+      errcode = 'read_only_sql_transaction',
+      message = format(
+        '%s writes while it detects what is missing (%s). Take the write out of the view and of what it calls',
         v_view, sqlerrm);
   end;
   return v_found;
 end
 $$;
 
--- How long a window is to take: about two seconds. Without its index each reads the whole table, however short it is, so
--- that few long ones are done sooner.
+-- How long a window is to take: about two seconds. Without the index each window reads the whole table, even a short
+-- one, so a few long windows are done sooner.
 create function backfill_private.window_aim(p_target text)
 returns interval
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case when exists (select from backfill_private.detection_index(p_target) as i where i.fault is null)
-    then interval '2 seconds' else interval '20 seconds' end
+  select case
+    when exists (select from backfill_private.detection_index(p_target) as i where i.fault is null)
+    then interval '2 seconds'
+    else interval '20 seconds'
+  end
 $$;
 
 -- Keep what a window of session dates holds.
 --
--- returns  false, and nothing is kept, where a statement's time limit came first
+-- returns  false if a statement's time limit came first, and nothing is kept
 create function backfill_private.keep_findings(p_run public.backfill_runs, p_until timestamptz)
 returns boolean
 language plpgsql
@@ -114,8 +137,9 @@ $$;
 
 -- Collect the next window of a run in planning.
 --
--- The window grows and shrinks so that one takes about two seconds; the cursor moves in the same transaction, so a
--- call whose reply was lost is not collected twice. A window that meets the time limit is looked at again, half as long.
+-- The window grows and shrinks so that one takes about two seconds. The cursor moves in the same transaction, so a call
+-- whose reply was lost is not collected twice. A window that meets the time limit is looked at again, half as long.
+--
 -- returns  true when all windows are collected
 create function backfill_private.collect_window(p_run_id uuid)
 returns boolean
@@ -145,7 +169,8 @@ begin
       collect_window = case
         when not v_is_kept or v_took > v_aim then greatest(collect_window / 2, interval '1 second')
         when v_took < v_aim / 2 then least(collect_window * 2, interval '10 years')
-        else collect_window end
+        else collect_window
+      end
   where run_id = p_run_id;
   return v_is_kept and v_end >= v_run.collect_until;
 end
@@ -158,13 +183,18 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select array_agg(t.component order by t.position), string_agg(t.component, '+' order by t.position desc)
-  from generate_series(1, (1 << (select count(*)::integer from public.backfill_targets where target = p_target)) - 1) as mask
+  select
+    array_agg(t.component order by t.position),
+    string_agg(t.component, '+' order by t.position desc)
+  from generate_series(
+    1,
+    (1 << (select count(*)::integer from public.backfill_targets where target = p_target)) - 1
+  ) as mask
   join public.backfill_targets as t on t.target = p_target and mask & (1 << (t.position - 1)) <> 0
   group by mask
 $$;
 
--- The first moment of the recent phase: as asked, else the first day of the month of the newest candidate.
+-- The first moment of the recent phase: the one asked for, else the first day of the month of the newest candidate.
 create function backfill_private.recent_from(p_run public.backfill_runs)
 returns timestamptz
 language sql
@@ -172,7 +202,11 @@ stable
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
-  select coalesce((p_run.request ->> 'recent_since')::timestamptz, (
-    select date_trunc('month', max(f.session_at))
-    from backfill_private.findings as f where f.run_id = p_run.run_id and f.excluded is null))
+  select coalesce(
+    (p_run.request ->> 'recent_since')::timestamptz,
+    (
+      select date_trunc('month', max(f.session_at))
+      from backfill_private.findings as f
+      where f.run_id = p_run.run_id and f.excluded is null
+    ))
 $$;

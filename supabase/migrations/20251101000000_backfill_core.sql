@@ -1,16 +1,16 @@
 set check_function_bodies = off;
 -- from sql/10_ground/_schema.sql
--- The private schema. public holds what people see; backfill_private is not exposed through the API and holds the rest.
--- Every function that needs the owner's rights lives there and asks who calls before it does anything.
+-- The private schema. public holds what people see. backfill_private holds the rest and is not exposed through the API.
+-- Every function that needs the owner's rights lives there. It asks who calls before it does anything.
 
 create schema backfill_private;
 
 -- from sql/10_ground/dates.sql
--- Dates of a request: whole UTC days, both ends included; a timestamp with an offset is taken as it is.
+-- Dates of a request: whole UTC days, both ends included. A timestamp with an offset is taken as it is.
 
 -- The first moment that a since includes. A date is the start of its UTC day.
 --
--- raises  OB013 the text is no date and no timestamp
+-- raises  OB013 the text is neither a date nor a timestamp
 create function backfill_private.since_bound(p_name text, p_text text)
 returns timestamptz
 language plpgsql
@@ -23,16 +23,21 @@ declare
   v_moment timestamptz;
 begin
   v_moment := p_text::timestamptz;
-  -- Planning walks from one to the other, window by window: it would never leave an infinity.
+  -- Planning walks from one to the other, window by window. It would never get past an infinity.
   if v_moment not between '0001-01-01' and '9999-12-31' then
     raise datetime_field_overflow;
   end if;
   return v_moment;
 exception
-  when invalid_datetime_format or datetime_field_overflow or invalid_parameter_value or invalid_time_zone_displacement_value then
-  perform backfill_private.refuse('OB013', format('%s is no date: %s', p_name, left(p_text, 40)),
-    'give a day such as 2025-08-01, or a timestamp with an offset');
-  return null;
+  when invalid_datetime_format
+    or datetime_field_overflow
+    or invalid_parameter_value
+    or invalid_time_zone_displacement_value
+  then
+    perform backfill_private.refuse('OB013',
+      format('%s is no date: %s', p_name, left(p_text, 40)),
+      'give a day such as 2025-08-01, or a timestamp with an offset');
+    return null;
 end
 $$;
 
@@ -50,10 +55,10 @@ $$;
 -- from sql/10_ground/identity.sql
 -- Identity: who calls, and what that caller may do.
 --
--- Never current_user: inside SECURITY DEFINER it is the owner for everybody. The login (session_user), the role that
--- PostgREST set (the setting "role") and the JWT claims it left are what a caller cannot change by calling us.
+-- Never current_user: inside SECURITY DEFINER it is the owner for every caller. A caller cannot change the login
+-- (session_user), the role that PostgREST set (the setting "role") or its JWT claims by calling us.
 
--- The JWT claims of this request; null where there are none.
+-- The JWT claims of this request. Null if there are none.
 create function backfill_private.claims()
 returns jsonb
 language sql
@@ -63,7 +68,7 @@ as $$
   select nullif(current_setting('request.jwt.claims', true), '')::jsonb
 $$;
 
--- The backfill role of an Auth user, read live: a token that was minted before the role was taken away does not help.
+-- The backfill role of an Auth user, read live: a token from before the role was taken away does not help.
 create function backfill_private.role_of(p_user_id uuid)
 returns text
 language sql
@@ -82,9 +87,8 @@ $$;
 --
 -- kind  postgres: a login that is a member of postgres and carries no claims (SQL editor, direct connection)
 --       service_role: the API with the secret key
---       user: the API with an Auth user's token; user_id and backfill_role are his. A third party's token, whose
---       subject may be anything, is nobody's
---       nobody: everything else
+--       user: the API with an Auth user's token. user_id and backfill_role are this user's
+--       nobody: everything else, also a third party's token, whose subject may be anything
 create function backfill_private.caller(
   out kind text, out user_id uuid, out backfill_role text, out label text
 )
@@ -104,7 +108,8 @@ begin
     kind := 'postgres';
   elsif v_role = 'service_role' then
     kind := 'service_role';
-  elsif v_role = 'authenticated' and v_claims ->> 'role' = 'authenticated'
+  elsif v_role = 'authenticated'
+    and v_claims ->> 'role' = 'authenticated'
     and v_claims ->> 'sub' ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then
     kind := 'user';
     user_id := (v_claims ->> 'sub')::uuid;
@@ -126,7 +131,7 @@ select * from (values
   ('pause',   2,    true),
   ('resume',  2,    true),
   ('cancel',  2,    true),
-  ('decide',  3,    true),   -- service_role only where the policy is any: the approval's trigger says so
+  ('decide',  3,    true),   -- service_role only if the policy is any: the approval's trigger says so
   ('apply',   null, true),
   ('undo',    null, true),
   ('prune',   null, true)
@@ -159,9 +164,9 @@ as $$
   where r.verb = p_verb
 $$;
 
--- Refuse the caller who may not.
+-- Refuse a caller who may not do this.
 --
--- raises  OB010 the caller has not the right; the message names the right that is missing
+-- raises  OB010 the caller lacks the right that the message names
 create function backfill_private.authorize(p_verb text)
 returns void
 language plpgsql
@@ -181,7 +186,7 @@ $$;
 -- What everything stands on: the one clock, how we refuse, small pure functions.
 
 -- The only source of time. Tests replace this function in a database of their own.
--- plpgsql keeps its plan for the session; SQL would be parsed and planned anew in every scoring transaction.
+-- plpgsql keeps its plan for the session. SQL would be parsed and planned anew in every scoring transaction.
 create function backfill_private.clock()
 returns timestamptz
 language plpgsql
@@ -218,7 +223,7 @@ as $$
   select encode(sha256(convert_to(p_text, 'UTF8')), 'hex')
 $$;
 
--- A digest in a message that names another too: its beginning, or all of it where the beginnings are the same.
+-- A digest in a message that names another too: its beginning, or all of it if the two begin alike.
 create function backfill_private.told_apart(p_digest text, p_other text)
 returns text
 language sql
@@ -228,7 +233,8 @@ as $$
   select case
     when left(p_digest, 12) is distinct from left(p_other, 12) then left(p_digest, 12) || '…'
     when length(p_digest) > 65 then left(p_digest, 65) || '…'
-    else p_digest end
+    else p_digest
+  end
 $$;
 
 -- One mark of a plan: ok, warn or fail.
@@ -241,8 +247,8 @@ as $$
   select jsonb_build_object('name', p_name, 'status', p_status, 'detail', p_detail)
 $$;
 
--- Was a row written by a transaction that this snapshot did not see? p_xmin is the row's, 32 bits; the snapshot
--- gives the epoch.
+-- Was a row written by a transaction that this snapshot did not see? p_xmin is the row's, 32 bits. The snapshot gives
+-- the epoch.
 create function backfill_private.came_after(p_xmin xid, p_snapshot pg_snapshot)
 returns boolean
 language plpgsql
@@ -253,11 +259,12 @@ declare
   v_least bigint := pg_snapshot_xmin(p_snapshot)::text::bigint;
   v_delta bigint := mod(p_xmin::text::bigint - mod(v_least, 4294967296) + 4294967296, 4294967296);
 begin
-  return v_delta < 2147483648 and not pg_visible_in_snapshot((v_least + v_delta)::text::xid8, p_snapshot);
+  return v_delta < 2147483648
+    and not pg_visible_in_snapshot((v_least + v_delta)::text::xid8, p_snapshot);
 end
 $$;
 
--- Two answers of parts as one: numbers added, lists joined, objects name by name.
+-- Join two partial answers: numbers are added, lists joined, objects joined name by name.
 create function backfill_private.added(p_one jsonb, p_other jsonb)
 returns jsonb
 language plpgsql
@@ -266,18 +273,22 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   return (
-    select coalesce(jsonb_object_agg(key, case
-      when one.value is null then other.value
-      when other.value is null then one.value
-      when jsonb_typeof(one.value) = 'number' then to_jsonb(one.value::numeric + other.value::numeric)
-      when jsonb_typeof(one.value) = 'array' then one.value || other.value
-      else backfill_private.added(one.value, other.value) end), '{}')
+    select coalesce(
+      jsonb_object_agg(key, case
+        when one.value is null then other.value
+        when other.value is null then one.value
+        when jsonb_typeof(one.value) = 'number' then to_jsonb(one.value::numeric + other.value::numeric)
+        when jsonb_typeof(one.value) = 'array' then one.value || other.value
+        else backfill_private.added(one.value, other.value)
+      end),
+      '{}')
     from jsonb_each(p_one) as one
-    full join jsonb_each(p_other) as other using (key));
+    full join jsonb_each(p_other) as other using (key)
+  );
 end
 $$;
 
--- One line: a mark, and what to do next if it is not ok.
+-- One line of a check: a mark, and what to do next if it is not ok.
 create function backfill_private.line(p_name text, p_status text, p_detail text, p_next text)
 returns jsonb
 language sql
@@ -289,7 +300,7 @@ as $$
 $$;
 
 -- from sql/10_ground/settings.sql
--- Settings: one row, written by postgres alone (SQL editor), read by everybody who may read runs.
+-- Settings: one row. Only postgres writes it (SQL editor), anyone who may read runs reads it.
 
 create table public.backfill_settings (
   only_row boolean primary key default true check (only_row),
@@ -305,19 +316,20 @@ insert into public.backfill_settings default values;
 
 comment on table public.backfill_settings is
   'What this project allows backfill runs to do. One row; change it in the SQL editor.';
+comment on column public.backfill_settings.only_row is
+  'Always true: there is one row.';
 comment on column public.backfill_settings.environment is
   'Name of this project''s environment. A plan for another one is refused. Null: not set, plans warn.';
 comment on column public.backfill_settings.approval_policy is
-  'second_person: an approver who is not the requester. postgres_only: the SQL editor alone. any: the service key too.';
+  'second_person: an approver who is not the requester. postgres_only: only the SQL editor. any: the service key too.';
 comment on column public.backfill_settings.max_throttle_per_minute is
-  'Most session starts a minute, summed over running runs. Null: no bound.';
+  'Most session starts per minute, summed over running runs. Null: no bound.';
 comment on column public.backfill_settings.max_sessions is
   'Most sessions in one plan. Null: no bound.';
 comment on column public.backfill_settings.approval_ttl is
   'How long an approval is valid.';
-comment on column public.backfill_settings.only_row is 'Always true: there is one row.';
 
--- The settings of this project, as a plan keeps them to tell later what changed. {name: value}
+-- The settings of this project, as a plan keeps them, so that later changes show. {name: value}
 create function backfill_private.settings_now()
 returns jsonb
 language sql
@@ -330,16 +342,16 @@ $$;
 -- from sql/20_target/_tables.sql
 -- Tables of targets: what a source is, what a component is.
 --
--- The core reads these rows and knows no target by name. All identifiers in them are used through %I or regclass.
+-- The core reads these rows and knows no target by name. It uses every identifier in them through %I or regclass.
 
 create table backfill_private.sources (
   target text primary key check (target ~ '^[a-z][a-z0-9_]{0,30}$'),
   source_table text not null,
   key_column text not null,
   date_column text not null,
-  -- [{column, values: [text]}] or, of nulls, [{column, is_null: boolean}]
+  -- [{column, values: [text]}] or, for nulls, [{column, is_null: boolean}]
   filters jsonb not null default '[]',
-  -- [{name, table, column, parameter, component: null for all}]: rows that scoring reads, and how many it takes
+  -- [{name, table, column, parameter, component: null for all}]: rows that scoring reads, and how many it needs
   needs jsonb not null default '[]',
   views text[] not null,
   index_name text,
@@ -364,7 +376,8 @@ create table public.backfill_targets (
   needs_first text[] not null default '{}',
   score_ranges jsonb not null default '{}' check (
     -- {column: [lowest, highest]}, two numbers each, in their order
-    jsonb_typeof(score_ranges) = 'object' and not jsonb_path_exists(score_ranges, 'strict $.* ? (!(@.type() == "array"
+    jsonb_typeof(score_ranges) = 'object'
+    and not jsonb_path_exists(score_ranges, 'strict $.* ? (!(@.type() == "array"
       && @.size() == 2 && @[0].type() == "number" && @[1].type() == "number" && @[0] <= @[1]))')),
   transport text not null default 'rpc' check (transport in ('rpc', 'edge')),
   function_version text check (function_version <> ''),
@@ -377,40 +390,54 @@ create table public.backfill_targets (
 
 comment on table public.backfill_targets is
   'What a component is: the table that holds its rows, the version that is wanted, the function that writes it.';
-comment on column public.backfill_targets.position is 'Order of the scoring steps of one session, from 1.';
-comment on column public.backfill_targets.version is 'The version wanted where the request names none.';
-comment on column public.backfill_targets.version_parameter is 'Name of the request''s parameter that names the version.';
+comment on column public.backfill_targets.target is
+  'Name of the target.';
+comment on column public.backfill_targets.component is
+  'Name of the derived thing that a session may lack.';
+comment on column public.backfill_targets.position is
+  'Order of the scoring steps of one session, from 1.';
+comment on column public.backfill_targets.table_name is
+  'The table that holds the component''s rows.';
+comment on column public.backfill_targets.session_column is
+  'Its column that names the session.';
+comment on column public.backfill_targets.key_columns is
+  'The columns of the key that a scoring call writes by.';
+comment on column public.backfill_targets.version_column is
+  'Its column that holds the version.';
+comment on column public.backfill_targets.version is
+  'The version wanted if the request names none.';
+comment on column public.backfill_targets.version_parameter is
+  'Name of the request''s parameter that names the version.';
 comment on column public.backfill_targets.any_version_counts is
   'True: a row of any version counts as present. False: only a row of the wanted version does.';
 comment on column public.backfill_targets.matches is
   'Further columns that make a row the component''s: column name to request parameter.';
-comment on column public.backfill_targets.arguments is 'Arguments of the scoring function: name to request parameter.';
-comment on column public.backfill_targets.target is 'Name of the target.';
-comment on column public.backfill_targets.component is 'Name of the derived thing that a session may lack.';
-comment on column public.backfill_targets.table_name is 'The table that holds the component''s rows.';
-comment on column public.backfill_targets.session_column is 'Its column that names the session.';
-comment on column public.backfill_targets.key_columns is 'The columns of the key that a scoring call writes by.';
-comment on column public.backfill_targets.version_column is 'Its column that holds the version.';
 comment on column public.backfill_targets.function_signature is
-  'The scoring function, with the types of its arguments; of an Edge Function its name.';
-comment on column public.backfill_targets.transport is 'How the function is called: rpc, or edge for an Edge Function.';
-comment on column public.backfill_targets.function_version is
-  'Which version of an Edge Function is deployed, as declared: its definition is not in the database. Goes into the digest.';
-comment on column public.backfill_targets.receipts is
-  'exact: the function hands our headers on, so each row leaves a receipt as it is written. inferred: told from the rows before and after.';
+  'The scoring function, with the types of its arguments. For an Edge Function, its name.';
+comment on column public.backfill_targets.arguments is
+  'Arguments of the scoring function: name to request parameter.';
+comment on column public.backfill_targets.helpers is
+  'Signatures of the functions that the scoring function calls. Their definitions go into the digest.';
 comment on column public.backfill_targets.needs_first is
   'Components whose rows of the same plan must be there before this one''s is written.';
-comment on column public.backfill_targets.helpers is
-  'Signatures of the functions that the scoring function calls; their definitions go into the digest.';
 comment on column public.backfill_targets.score_ranges is
-  'Columns that hold scores, with the lowest and highest value: {column: [lowest, highest]}. A number, or all numbers in an array or JSON.';
+  'Columns that hold scores, with the lowest and highest value: {column: [lowest, highest]}. '
+  'A number, or all numbers in an array or JSON.';
+comment on column public.backfill_targets.transport is
+  'How the function is called: rpc, or edge for an Edge Function.';
+comment on column public.backfill_targets.function_version is
+  'Which version of an Edge Function is deployed, as declared: its definition is not in the database. '
+  'Goes into the digest.';
+comment on column public.backfill_targets.receipts is
+  'exact: the function hands our headers on, so each row leaves a receipt as it is written. '
+  'inferred: receipts are worked out from the rows before and after.';
 
 -- from sql/20_target/coverage.sql
 -- Coverage: what is missing by day, of any target.
 
--- The view of a target that tells its coverage, its components in order, and the first day meant.
+-- The view that shows a target's coverage, the target's components in order, and the first day meant.
 --
--- raises  OB013 no such target, no date; OB010 not allowed
+-- raises  OB010 not allowed, OB013 no such target or no date
 create function backfill_private.coverage_of(
   p_target text, p_since text, out view_name text, out components text[], out first_day date
 )
@@ -422,32 +449,42 @@ as $$
 begin
   perform backfill_private.authorize('read');
   first_day := (backfill_private.since_bound('since', p_since) at time zone 'UTC')::date;
-  select s.views[cardinality(s.views)], array(
-      select t.component from public.backfill_targets as t where t.target = s.target order by t.position)
+  select
+    s.views[cardinality(s.views)],
+    array(
+      select t.component
+      from public.backfill_targets as t
+      where t.target = s.target
+      order by t.position)
   into view_name, components
-  from backfill_private.sources as s where s.target = backfill_private.check_target(p_target);
+  from backfill_private.sources as s
+  where s.target = backfill_private.check_target(p_target);
 end
 $$;
 
 -- from sql/20_target/guards.sql
--- Guards: the triggers on a target's tables, put there by its declaration and withdrawn with it.
+-- Guards: the triggers on a target's tables. They come with its declaration and go with it.
 
--- The statements that put our triggers on a relation of a component's, enabled for good.
+-- The statements that put our triggers on a relation of a component, always enabled.
 --
--- The condition is short on purpose: PostgreSQL reads it anew from the catalog's text for every statement, which for a row
--- or two costs more than all else in it.
--- p_is_partition  of the component's table: its trigger of rows hangs on that of the table, so it needs the guard alone
+-- The condition is short on purpose: PostgreSQL reads it anew from the catalog's text for every statement. For one or
+-- two rows that costs more than all the rest of the trigger.
+--
+-- p_is_partition  of the component's table: its row trigger comes from the table's, so it needs only the guard
 create function backfill_private.guard_sql(p_relation regclass, p_target text, p_component text, p_is_partition boolean)
 returns text
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case when p_is_partition then '' else format(
+  select case
+    when p_is_partition then ''
+    else format(
 $sql$create or replace trigger backfill_receipt after insert or update or delete on %1$s for each row
   when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-%%')
   execute function backfill_private.keep_receipt(%2$L, %3$L);
-$sql$, p_relation, p_target, p_component) end || format(
+$sql$, p_relation, p_target, p_component)
+  end || format(
 $sql$create or replace trigger backfill_no_truncate before truncate on %1$s for each statement
   when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-%%')
   execute function backfill_private.refuse_truncate();
@@ -456,8 +493,8 @@ $sql$, p_relation)
 $$;
 
 -- Put our triggers on the tables of a target, and the guard against truncate on their partitions: a truncate of one
--- partition runs no trigger of its parents. A partition made later lacks it; then a run holds at its next claim, and
--- check says the SQL.
+-- partition runs no trigger of its parents. A partition made later lacks the guard. Then a run holds at its next claim,
+-- and check says the SQL.
 create function backfill_private.guard(p_target text)
 returns void
 language plpgsql
@@ -467,7 +504,10 @@ declare
   v_relation record;
 begin
   for v_relation in
-    select t.component, coalesce(part.relid, to_regclass(t.table_name)) as oid, coalesce(part.level, 0) > 0 as is_partition
+    select
+      t.component,
+      coalesce(part.relid, to_regclass(t.table_name)) as oid,
+      coalesce(part.level, 0) > 0 as is_partition
     from public.backfill_targets as t
     left join lateral pg_partition_tree(to_regclass(t.table_name)) as part on true
     where t.target = p_target
@@ -478,7 +518,7 @@ begin
 end
 $$;
 
--- Take away what a former declaration of a target put there: our triggers on its tables, its views.
+-- Take away what an earlier declaration of a target put there: our triggers on its tables, and its views.
 create function backfill_private.withdraw(p_target text)
 returns void
 language plpgsql
@@ -489,8 +529,11 @@ declare
   v_view text;
 begin
   for v_view in
-    select v from backfill_private.sources as s cross join unnest(s.views) with ordinality as named (v, place)
-    where s.target = p_target order by place desc
+    select v
+    from backfill_private.sources as s
+    cross join unnest(s.views) with ordinality as named (v, place)
+    where s.target = p_target
+    order by place desc
   loop
     execute format('drop view if exists %s', v_view);
   end loop;
@@ -498,8 +541,12 @@ begin
     select g.tgname, g.tgrelid::regclass as relation
     from public.backfill_targets as t
     left join lateral pg_partition_tree(to_regclass(t.table_name)) as part on true
-    join pg_trigger as g on g.tgrelid = coalesce(part.relid, to_regclass(t.table_name)) and g.tgparentid = 0
-    join pg_proc as p on p.oid = g.tgfoid and p.pronamespace = 'backfill_private'::regnamespace
+    join pg_trigger as g
+      on g.tgrelid = coalesce(part.relid, to_regclass(t.table_name))
+      and g.tgparentid = 0
+    join pg_proc as p
+      on p.oid = g.tgfoid
+      and p.pronamespace = 'backfill_private'::regnamespace
     where t.target = p_target
   loop
     execute format('drop trigger %I on %s', v_trigger.tgname, v_trigger.relation);
@@ -507,22 +554,27 @@ begin
 end
 $$;
 
--- What puts the receipt triggers of a component's table and its partitions in place.
+-- The SQL that puts back the receipt triggers missing on a component's table and its partitions. Null: none is missing.
 create function backfill_private.trigger_cure(p_target public.backfill_targets)
 returns text
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select string_agg(backfill_private.guard_sql(to_regclass(u.name), p_target.target, p_target.component,
-    to_regclass(u.name) <> to_regclass(p_target.table_name)), '' order by u.place)
+  select string_agg(
+    backfill_private.guard_sql(
+      to_regclass(u.name),
+      p_target.target,
+      p_target.component,
+      to_regclass(u.name) <> to_regclass(p_target.table_name)),
+    '' order by u.place)
   from backfill_private.unguarded(p_target.table_name) with ordinality as u (name, place)
 $$;
 
 -- from sql/20_target/targets.sql
 -- Targets: their parameters, functions and conditions, as their rows say.
 
--- A parameter: of the request being planned where there is one, else the target's default.
+-- A parameter: the planned request's own if it has one, else the target's default.
 create function backfill_private.parameter(p_target text, p_name text)
 returns text
 language sql
@@ -532,12 +584,16 @@ set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(
     nullif(current_setting('backfill.request', true), '')::jsonb ->> p_name,
-    (select t.version from public.backfill_targets as t where t.target = p_target and t.version_parameter = p_name),
+    (
+      select t.version
+      from public.backfill_targets as t
+      where t.target = p_target and t.version_parameter = p_name
+    ),
     (select s.defaults ->> p_name from backfill_private.sources as s where s.target = p_target)
   )
 $$;
 
--- The view of a target that planning reads: a row a source row that lacks something.
+-- The view of a target that planning reads: one row per source row that lacks something.
 create function backfill_private.gaps_view(p_target text)
 returns text
 language sql
@@ -547,23 +603,31 @@ as $$
   select format('backfill_private.%I', p_target || '_gaps')
 $$;
 
--- The scoring functions of a target: as people name them, and where the database has them.
+-- The scoring functions of a target: how people name them, and where the database has them.
 create function backfill_private.scoring_functions(p_target text)
 returns table (component text, "position" integer, transport text, signature text, name text, oid oid)
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select t.component, t.position, t.transport, t.function_signature,
-    coalesce(p.proname, case t.transport when 'rpc' then regexp_replace(split_part(t.function_signature, '(', 1), '^.*\.', '')
-      else t.function_signature end), p.oid
+  select
+    t.component,
+    t.position,
+    t.transport,
+    t.function_signature,
+    coalesce(p.proname, case t.transport
+      when 'rpc' then regexp_replace(split_part(t.function_signature, '(', 1), '^.*\.', '')
+      else t.function_signature
+    end),
+    p.oid
   from public.backfill_targets as t
-  -- In a case: before PostgreSQL 16 an Edge Function's bare name is an error to it, whenever that is asked.
-  left join pg_proc as p on p.oid = case t.transport when 'rpc' then to_regprocedure(t.function_signature) end
+  -- In a case: before PostgreSQL 16 to_regprocedure() raises an error for an Edge Function's bare name.
+  left join pg_proc as p
+    on p.oid = case t.transport when 'rpc' then to_regprocedure(t.function_signature) end
   where t.target = p_target
 $$;
 
--- The SQL type of a column, for casts that let an index serve.
+-- The SQL type of a column, for casts that still let an index serve.
 create function backfill_private.column_type(p_table text, p_column text)
 returns text
 language sql
@@ -572,13 +636,15 @@ set search_path = pg_catalog, pg_temp
 as $$
   select format_type(a.atttypid, a.atttypmod)
   from pg_attribute as a
-  where a.attrelid = to_regclass(p_table) and a.attname = p_column and not a.attisdropped
+  where a.attrelid = to_regclass(p_table)
+    and a.attname = p_column
+    and not a.attisdropped
 $$;
 
 -- The condition under which a row t of a component's table belongs to the session item.session_id.
 --
--- p_wanted  true: rows of the wanted version; false: whatever counts as present
--- returns   SQL text over the aliases t and item, every name quoted, every value a literal
+-- p_wanted  true: rows of the wanted version. False: any row that counts as present
+-- returns   SQL text over the aliases t and item, with every name quoted and every value a literal
 create function backfill_private.row_condition(
   p_target public.backfill_targets, p_request jsonb, p_wanted boolean
 )
@@ -589,17 +655,19 @@ set search_path = pg_catalog, pg_temp
 as $$
   select format('t.%I = item.session_id::%s', p_target.session_column,
       backfill_private.column_type(p_target.table_name, p_target.session_column))
-    || case when p_wanted or not p_target.any_version_counts
+    || case
+         when p_wanted or not p_target.any_version_counts
          then format(' and t.%I = %L', p_target.version_column, p_request ->> p_target.version_parameter)
-         else '' end
+         else ''
+       end
     || coalesce((
          select string_agg(format(' and t.%I = %L', m.key, p_request ->> m.value), '' order by m.key)
          from jsonb_each_text(p_target.matches) as m), '')
 $$;
 
--- The target meant: the one named, or the only one there is.
+-- The target meant: the one named, or the only one installed.
 --
--- raises  OB013 unknown, or several and none named
+-- raises  OB013 unknown, or none is named and there are several
 create function backfill_private.check_target(p_name text)
 returns text
 language plpgsql
@@ -615,16 +683,20 @@ begin
     return v_known[1];
   end if;
   perform backfill_private.refuse('OB013',
-    case when p_name is null then 'several targets are installed' else format('no target is named %s', left(p_name, 80)) end,
+    case
+      when p_name is null then 'several targets are installed'
+      else format('no target is named %s', left(p_name, 80))
+    end,
     format('backfill plan … --target one of: %s', coalesce(array_to_string(v_known, ', '), 'none is installed')));
   return null;
 end
 $$;
 
--- The index that makes detection fast, by the name that the declaration gives it: there, valid, and over the selected
--- sessions by date? No row if none is declared or the source is gone.
+-- The index that makes detection fast, by the name that the declaration gives it. Is it there, valid, and over the
+-- selected sessions by date? No row if none is declared or the source is gone.
 --
--- returns  its qualified name, null if it is not there; what is wrong with it, null if nothing is
+-- standing  its qualified name, null if it is not there
+-- fault     what is wrong with it, null if nothing is
 create function backfill_private.detection_index(p_target text)
 returns table (standing text, fault text)
 language sql
@@ -636,11 +708,15 @@ as $$
     case
       when x.indexrelid is null then 'not there'
       when not x.indisvalid then 'not valid, its creation was cut off'
-      when x.indrelid <> c.oid or a.attname is distinct from s.date_column
+      when x.indrelid <> c.oid
+        or a.attname is distinct from s.date_column
         or (x.indpred is null) <> (s.filters = '[]')
-        or exists (select from jsonb_array_elements(s.filters) as f
-          where strpos(coalesce(pg_get_expr(x.indpred, x.indrelid), ''), f ->> 'column') = 0)
-        then 'not the one that is meant' end
+        or exists (
+          select from jsonb_array_elements(s.filters) as f
+          where strpos(coalesce(pg_get_expr(x.indpred, x.indrelid), ''), f ->> 'column') = 0
+        )
+        then 'not the one that is meant'
+    end
   from backfill_private.sources as s
   join pg_class as c on c.oid = to_regclass(s.source_table)
   join pg_namespace as n on n.oid = c.relnamespace
@@ -660,10 +736,10 @@ as $$
 $$;
 
 -- The relations of a target table on which a receipt trigger is missing, is not ours or is not always enabled: the
--- table itself, and its partitions. PostgreSQL clones the triggers of rows to a new partition, but not the guard
--- against truncate, and a truncate of one partition runs no trigger of its parents.
+-- table itself, and its partitions. PostgreSQL clones row triggers to a new partition, but not the guard against
+-- truncate, and a truncate of one partition runs no trigger of its parents.
 --
--- returns  the names, the table first; empty where all stand
+-- returns  the names, the table first. Empty if every trigger stands
 create function backfill_private.unguarded(p_table text)
 returns setof text
 language sql
@@ -673,25 +749,30 @@ as $$
   with standing as (
     select g.tgrelid
     from pg_trigger as g
-    where g.tgenabled = 'A' and g.tgattr::text = ''
+    where g.tgenabled = 'A'
+      and g.tgattr::text = ''
       -- 29: after insert, update or delete, for each row; 34: before truncate.
       and (g.tgname, g.tgtype, g.tgfoid) in (
         ('backfill_receipt', 29, to_regprocedure('backfill_private.keep_receipt()')),
         ('backfill_no_truncate', 34, to_regprocedure('backfill_private.refuse_truncate()')))
-      and strpos(pg_get_triggerdef(g.oid),
-        $when$ WHEN ((NULLIF(current_setting('request.headers'::text, true), ''::text) ~~ '%x-backfill-%'::text)) $when$) > 0
+      and strpos(
+        pg_get_triggerdef(g.oid),
+        $when$ WHEN ((NULLIF(current_setting('request.headers'::text, true), ''::text) ~~ '%x-backfill-%'::text)) $when$
+      ) > 0
   ), relations as (
     select p_table as name, to_regclass(p_table) as oid, 0 as level
     union all
     select part.relid::text, part.relid, part.level
-    from pg_partition_tree(to_regclass(p_table)) as part where part.level > 0
+    from pg_partition_tree(to_regclass(p_table)) as part
+    where part.level > 0
   )
-  select r.name from relations as r
+  select r.name
+  from relations as r
   where (select count(*) from standing as s where s.tgrelid = r.oid) < 2
   order by r.level, r.name
 $$;
 
--- The SQL of a scoring call as the API would make it: by name, each argument of the type that the function declares.
+-- The SQL of a scoring call as the API would make it: arguments by name, each of the type that the function declares.
 create function backfill_private.call_sql(p_signature text, p_arguments jsonb)
 returns text
 language sql
@@ -699,16 +780,19 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   select format('select %I.%I(%s)', n.nspname, p.proname, (
-    select string_agg(format('%I => %L::%s', a.key, a.value,
-      format_type(p.proargtypes[array_position(p.proargnames, a.key) - 1], null)), ', ')
-    from jsonb_each_text(p_arguments) as a))
+    select string_agg(
+      format('%I => %L::%s', a.key, a.value,
+        format_type(p.proargtypes[array_position(p.proargnames, a.key) - 1], null)),
+      ', ')
+    from jsonb_each_text(p_arguments) as a
+  ))
   from pg_proc as p
   join pg_namespace as n on n.oid = p.pronamespace
   where p.oid = to_regprocedure(p_signature)
 $$;
 
 -- from sql/30_run/_tables.sql
--- Tables of runs: one plan and all that happens to it, a row per planned session, the chain of events, the starts.
+-- Tables of runs: one plan and all that happens to it, one row per planned session, the chain of events, the starts.
 
 create table public.backfill_runs (
   run_id uuid primary key default gen_random_uuid(),
@@ -755,46 +839,87 @@ create table public.backfill_runs (
     'rejected', 'cancelled', 'expired', 'rolled_back'))
 );
 
-comment on table public.backfill_runs is 'One row a run: what was asked, what was planned, who approved it, where it stands.';
-comment on column public.backfill_runs.reason is 'Why the run is paused, rejected, cancelled or expired.';
-comment on column public.backfill_runs.held_by is 'Who asked for the pause; null where the database saw the reason itself.';
-comment on column public.backfill_runs.settled_since is 'Sessions done or failed since the run was started or resumed: what the circuit breaker counts.';
-comment on column public.backfill_runs.failed_since is 'Of these, how many failed.';
-comment on column public.backfill_runs.failed_in_row is 'The newest of these that failed without one done among them.';
-comment on column public.backfill_runs.troubled_batches is 'The newest batches that brought no known outcome, since one that did.';
-comment on column public.backfill_runs.back_off_until is 'No batch starts before; back_off_reason says after what.';
-comment on column public.backfill_runs.request is 'Every parameter of the plan, normalised.';
-comment on column public.backfill_runs.plan is 'Figures and checks as measured when the plan was sealed; the sessions are in backfill_items.';
-comment on column public.backfill_runs.digest is 'SHA-256 over the canonical plan. An approval names it.';
-comment on column public.backfill_runs.fingerprint is 'Definitions of the scoring functions when the plan was sealed.';
-comment on column public.backfill_runs.rehearse is 'How many sessions to score and roll back while planning, as asked; null: 5, and none in production.';
-comment on column public.backfill_runs.audit_head is 'Hash of the newest audit event.';
-comment on column public.backfill_runs.run_id is 'Id of the run. A unique prefix is enough on the command line.';
-comment on column public.backfill_runs.state is 'Where the run stands; backfill_transitions has every legal move.';
-comment on column public.backfill_runs.target is 'What is backfilled: a target of backfill_targets.';
-comment on column public.backfill_runs.environment is 'The environment that the plan is for, as backfill_settings had it.';
-comment on column public.backfill_runs.requested_by is 'Auth user who planned it; null for the service key and the SQL editor.';
-comment on column public.backfill_runs.requested_via is 'How it was asked for: service_key, auth or sql.';
-comment on column public.backfill_runs.approved_by is 'Who approved it, by the name given or the e-mail address; null until then.';
-comment on column public.backfill_runs.approved_via is 'How it was approved: sql, auth or service_key.';
-comment on column public.backfill_runs.approved_at is 'When it was approved.';
-comment on column public.backfill_runs.approved_until is 'When the approval runs out. No session starts after that.';
-comment on column public.backfill_runs.created_at is 'When planning began.';
-comment on column public.backfill_runs.sealed_at is 'When the plan was complete and got its digest; null while it is being made.';
-comment on column public.backfill_runs.started_at is 'When the first worker started it.';
-comment on column public.backfill_runs.resumed_at is 'When it was last started or resumed; rates count from here.';
-comment on column public.backfill_runs.finished_at is 'When it came to an end.';
-comment on column public.backfill_runs.next_batch_at is 'No batch starts before, so that the throttle is kept.';
-comment on column public.backfill_runs.batches_granted is 'How many batches were granted so far.';
-comment on column public.backfill_runs.back_off_reason is 'The trouble after which the run waits until back_off_until.';
-comment on column public.backfill_runs.canary is 'What the look at the priority sessions said; overridden: somebody resumed after it had failed. Null: not looked yet.';
-comment on column public.backfill_runs.project_host is 'Host of the project as the planning client saw it.';
-comment on column public.backfill_runs.sealed_snapshot is 'PostgreSQL''s snapshot at sealing: tells later rows from earlier ones.';
-comment on column public.backfill_runs.collect_from is 'While planning: how far the search has come.';
-comment on column public.backfill_runs.collect_until is 'While planning: where the search ends.';
-comment on column public.backfill_runs.collect_window is 'While planning: how long a span of dates the next look takes.';
-comment on column public.backfill_runs.data_marks is 'While planning: the marks on the data, until they stand in the plan with the others.';
-comment on column public.backfill_runs.audit_count is 'How many audit events the run has.';
+comment on table public.backfill_runs is
+  'One row per run: what was asked, what was planned, who approved it, where it stands.';
+comment on column public.backfill_runs.run_id is
+  'Id of the run. A unique prefix is enough on the command line.';
+comment on column public.backfill_runs.state is
+  'Where the run stands. backfill_transitions has every legal move.';
+comment on column public.backfill_runs.reason is
+  'Why the run is paused, rejected, cancelled or expired.';
+comment on column public.backfill_runs.held_by is
+  'Who asked for the pause. Null: the database saw the reason itself.';
+comment on column public.backfill_runs.target is
+  'What is backfilled: a target of backfill_targets.';
+comment on column public.backfill_runs.environment is
+  'The environment that the plan is for, as backfill_settings had it.';
+comment on column public.backfill_runs.request is
+  'Every parameter of the plan, normalised.';
+comment on column public.backfill_runs.plan is
+  'Figures and checks as measured when the plan was sealed. The sessions are in backfill_items.';
+comment on column public.backfill_runs.digest is
+  'SHA-256 over the canonical plan. An approval names it.';
+comment on column public.backfill_runs.requested_by is
+  'Auth user who planned it. Null for the service key and the SQL editor.';
+comment on column public.backfill_runs.requested_via is
+  'How it was asked for: service_key, auth or sql.';
+comment on column public.backfill_runs.approved_by is
+  'Who approved it, by the name given or the e-mail address. Null until then.';
+comment on column public.backfill_runs.approved_via is
+  'How it was approved: sql, auth or service_key.';
+comment on column public.backfill_runs.approved_at is
+  'When it was approved.';
+comment on column public.backfill_runs.approved_until is
+  'When the approval runs out. No session starts after that.';
+comment on column public.backfill_runs.created_at is
+  'When planning began.';
+comment on column public.backfill_runs.sealed_at is
+  'When the plan was complete and got its digest. Null while it is being made.';
+comment on column public.backfill_runs.started_at is
+  'When the first worker started it.';
+comment on column public.backfill_runs.resumed_at is
+  'When it was last started or resumed. Rates count from here.';
+comment on column public.backfill_runs.finished_at is
+  'When it came to an end.';
+comment on column public.backfill_runs.next_batch_at is
+  'No batch starts before this, so that the throttle is kept.';
+comment on column public.backfill_runs.batches_granted is
+  'How many batches were granted so far.';
+comment on column public.backfill_runs.settled_since is
+  'Sessions done or failed since the run was started or resumed: what the circuit breaker counts.';
+comment on column public.backfill_runs.failed_since is
+  'How many of these failed.';
+comment on column public.backfill_runs.failed_in_row is
+  'How many of the newest of these failed in a row.';
+comment on column public.backfill_runs.troubled_batches is
+  'How many of the newest batches in a row brought no known outcome.';
+comment on column public.backfill_runs.back_off_until is
+  'No batch starts before this. back_off_reason says why.';
+comment on column public.backfill_runs.back_off_reason is
+  'The trouble after which the run waits until back_off_until.';
+comment on column public.backfill_runs.canary is
+  'What the look at the priority sessions said. overridden: somebody resumed after it had failed. '
+  'Null: not looked yet.';
+comment on column public.backfill_runs.fingerprint is
+  'Definitions of the scoring functions when the plan was sealed.';
+comment on column public.backfill_runs.project_host is
+  'Host of the project as the planning client saw it.';
+comment on column public.backfill_runs.sealed_snapshot is
+  'PostgreSQL''s snapshot at sealing: tells later rows from earlier ones.';
+comment on column public.backfill_runs.collect_from is
+  'While planning: how far the search has come.';
+comment on column public.backfill_runs.collect_until is
+  'While planning: where the search ends.';
+comment on column public.backfill_runs.collect_window is
+  'While planning: how long a span of dates the next look takes.';
+comment on column public.backfill_runs.data_marks is
+  'While planning: the marks on the data, until they are in the plan with the others.';
+comment on column public.backfill_runs.rehearse is
+  'How many sessions to score and roll back while planning, as asked. Null: 5, and none in production.';
+comment on column public.backfill_runs.audit_count is
+  'How many audit events the run has.';
+comment on column public.backfill_runs.audit_head is
+  'Hash of the newest audit event.';
 
 create table public.backfill_items (
   run_id uuid not null references public.backfill_runs (run_id),
@@ -823,49 +948,75 @@ create table public.backfill_items (
   lease_until timestamptz,
   fence_hash bytea,
   primary key (run_id, ordinal),
-  -- The session first: verify asks which runs have had one.
+  -- The session first: verify asks which runs have had it.
   unique (session_id, source, run_id),
   constraint backfill_items_state_check check (state in (
     'pending', 'leased', 'done', 'failed', 'skipped', 'rolled_back'))
 );
 
--- The gate finds an item by its fence; a fence belongs to one item.
+-- The gate finds an item by its fence. A fence belongs to one item.
 create unique index backfill_items_fence on public.backfill_items (fence_hash) where fence_hash is not null;
 
--- A session is leased once over all runs, whoever asks; the few live leases are found here too, to see which ran out.
+-- A session is leased once over all runs. The few live leases are found here too, to see which ran out.
 create unique index backfill_items_one_lease on public.backfill_items (source, session_id) where state = 'leased';
 
 -- The next batch.
 create index backfill_items_pending on public.backfill_items (run_id, ordinal) where state = 'pending';
 
-comment on table public.backfill_items is 'One row a planned session: its place in the plan and what became of it.';
-comment on column public.backfill_items.components is 'What the session lacked when the plan was sealed, in the order of the steps.';
-comment on column public.backfill_items.attempts is 'How often the session was leased for scoring.';
-comment on column public.backfill_items.crowded_out is 'Attempts that were rolled back for what others did at the same time; the fifth is a failure.';
-comment on column public.backfill_items.unknown_outcomes is 'Attempts of which nobody knows how they ended, and that left no row; a budget of its own, of eight.';
-comment on column public.backfill_items.not_before is 'When a session that ran into trouble may be tried again.';
-comment on column public.backfill_items.error_code is 'Why it failed; of a pending session, the trouble of its newest attempt.';
-comment on column public.backfill_items.filled is 'Components that somebody else had filled by the time the session was leased.';
-comment on column public.backfill_items.run_id is 'The run.';
-comment on column public.backfill_items.ordinal is 'Place in the plan, from 1.';
-comment on column public.backfill_items.source is 'The target whose session it is.';
-comment on column public.backfill_items.session_id is 'The session, its key as text.';
-comment on column public.backfill_items.session_at is 'The session''s date, by which it is planned, undone and counted.';
-comment on column public.backfill_items.category is 'The components that it lacked, the last derived first, joined by +.';
-comment on column public.backfill_items.phase is 'priority, recent or historical.';
-comment on column public.backfill_items.batch is 'Number of its batch in the plan.';
-comment on column public.backfill_items.state is 'pending, leased, done, failed, skipped (somebody else filled it) or rolled_back.';
-comment on column public.backfill_items.started_at is 'When its newest attempt was leased.';
-comment on column public.backfill_items.settled_at is 'When it came to an end; null before.';
-comment on column public.backfill_items.failed_step is 'The component whose scoring call failed.';
-comment on column public.backfill_items.error_message is 'What the error said, 500 characters at most; never a row''s contents.';
-comment on column public.backfill_items.worker is 'Who holds it now.';
-comment on column public.backfill_items.claim_id is 'The claim under which it is held.';
-comment on column public.backfill_items.lease_kind is 'What it is held for: score or undo.';
-comment on column public.backfill_items.lease_until is 'When the lease runs out if nobody renews it.';
-comment on column public.backfill_items.fence_hash is 'SHA-256 of the fence of the live attempt; the fence itself is nowhere stored.';
+comment on table public.backfill_items is
+  'One row per planned session: its place in the plan and what became of it.';
+comment on column public.backfill_items.run_id is
+  'The run.';
+comment on column public.backfill_items.ordinal is
+  'Place in the plan, from 1.';
+comment on column public.backfill_items.source is
+  'The target whose session it is.';
+comment on column public.backfill_items.session_id is
+  'The session, its key as text.';
+comment on column public.backfill_items.session_at is
+  'The session''s date, by which it is planned, undone and counted.';
+comment on column public.backfill_items.components is
+  'What the session lacked when the plan was sealed, in the order of the steps.';
+comment on column public.backfill_items.category is
+  'The components that it lacked, the last derived first, joined by +.';
+comment on column public.backfill_items.phase is
+  'priority, recent or historical.';
+comment on column public.backfill_items.batch is
+  'Number of its batch in the plan.';
+comment on column public.backfill_items.state is
+  'pending, leased, done, failed, skipped (somebody else filled it) or rolled_back.';
+comment on column public.backfill_items.attempts is
+  'How often the session was leased for scoring.';
+comment on column public.backfill_items.crowded_out is
+  'Attempts that were rolled back because of what others did at the same time. The fifth is a failure.';
+comment on column public.backfill_items.unknown_outcomes is
+  'Attempts that ended nobody knows how and left no row. They have a budget of their own, of eight.';
+comment on column public.backfill_items.not_before is
+  'When a session that ran into trouble may be tried again.';
+comment on column public.backfill_items.started_at is
+  'When its newest attempt was leased.';
+comment on column public.backfill_items.settled_at is
+  'When it came to an end. Null before.';
+comment on column public.backfill_items.failed_step is
+  'The component whose scoring call failed.';
+comment on column public.backfill_items.error_code is
+  'Why it failed. For a pending session, the trouble of its newest attempt.';
+comment on column public.backfill_items.error_message is
+  'What the error said, 500 characters at most, never a row''s contents.';
+comment on column public.backfill_items.filled is
+  'Components that somebody else had filled by the time the session was leased.';
+comment on column public.backfill_items.worker is
+  'Who holds it now.';
+comment on column public.backfill_items.claim_id is
+  'The claim under which it is held.';
+comment on column public.backfill_items.lease_kind is
+  'What it is held for: score or undo.';
+comment on column public.backfill_items.lease_until is
+  'When the lease runs out if nobody renews it.';
+comment on column public.backfill_items.fence_hash is
+  'SHA-256 of the fence of the live attempt. The fence itself is stored nowhere.';
 
--- When how many sessions started: what the throttle counts.
+-- How many sessions started when: what the throttle counts.
 create table backfill_private.starts (
   run_id uuid not null references public.backfill_runs (run_id),
   started_at timestamptz not null,
@@ -886,17 +1037,26 @@ create table public.backfill_events (
 );
 
 comment on table public.backfill_events is
-  'What happened to a run, a hash chain: every hash covers the event and the hash before it. Ids, counts, hashes, codes; never contents.';
-comment on column public.backfill_events.run_id is 'The run.';
-comment on column public.backfill_events.seq is 'Place in the run''s chain, from 1 without gaps.';
-comment on column public.backfill_events.at is 'When it happened.';
-comment on column public.backfill_events.kind is 'What happened: a state''s name, or batch_granted, batch_settled, canary, undo_confirmed, …';
-comment on column public.backfill_events.actor is 'Who did it.';
-comment on column public.backfill_events.details is 'Ids, counts, hashes and codes; never contents.';
-comment on column public.backfill_events.prev_hash is 'Hash of the event before; empty for the first.';
-comment on column public.backfill_events.hash is 'SHA-256 over this event and prev_hash.';
+  'What happened to a run, a hash chain: every hash covers the event and the hash before it. '
+  'Ids, counts, hashes, codes, never contents.';
+comment on column public.backfill_events.run_id is
+  'The run.';
+comment on column public.backfill_events.seq is
+  'Place in the run''s chain, from 1 without gaps.';
+comment on column public.backfill_events.at is
+  'When it happened.';
+comment on column public.backfill_events.kind is
+  'What happened: a state''s name, or batch_granted, batch_settled, canary, undo_confirmed, …';
+comment on column public.backfill_events.actor is
+  'Who did it.';
+comment on column public.backfill_events.details is
+  'Ids, counts, hashes and codes, never contents.';
+comment on column public.backfill_events.prev_hash is
+  'Hash of the event before. Empty for the first.';
+comment on column public.backfill_events.hash is
+  'SHA-256 over this event and prev_hash.';
 
--- The batches that calls in bulk have settled, until each is noted in the chain and looked at.
+-- The batches that bulk calls have settled, until each is noted in the chain and looked at.
 create table backfill_private.unnoted (
   unnoted_id bigint generated always as identity primary key,
   run_id uuid not null references public.backfill_runs (run_id) on delete cascade,
@@ -910,10 +1070,10 @@ create table backfill_private.unnoted (
 create index backfill_unnoted_runs on backfill_private.unnoted (run_id, unnoted_id);
 
 -- from sql/30_run/audit.sql
--- Audit: one hash chain per run. Count and head stand in the run's row, so that a cut tail shows.
+-- Audit: one hash chain per run. The run's row holds its count and its head, so that a cut tail shows.
 --
--- An event is appended with the run's row locked, and never inside a scoring transaction: that would make all
--- workers wait for each other.
+-- An event is appended with the run's row locked, and never inside a scoring transaction: that would make all workers
+-- wait for each other.
 
 -- The hash of one event.
 create function backfill_private.event_hash(
@@ -925,7 +1085,8 @@ stable
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
-  select backfill_private.sha256_hex(concat_ws(e'\n', p_prev_hash, p_run_id, p_seq, to_jsonb(p_at), p_kind, p_actor, p_details))
+  select backfill_private.sha256_hex(concat_ws(
+    e'\n', p_prev_hash, p_run_id, p_seq, to_jsonb(p_at), p_kind, p_actor, p_details))
 $$;
 
 -- Append one event to a run's chain, and nothing else. Only record() and note_batches() call this.
@@ -951,9 +1112,10 @@ begin
 end
 $$;
 
--- Write into the chain what calls in bulk have settled since, in their order. See backfill_private.unnoted.
+-- Write into the chain what bulk calls have settled since, in their order. See backfill_private.unnoted.
 --
--- The run's row is locked first: settling expired leases of another run holds that row, too, when it comes here.
+-- The run's row is locked first: a caller that settles another run's expired leases locks its row, too, when it comes
+-- here.
 create function backfill_private.note_batches(p_run_id uuid)
 returns void
 language plpgsql
@@ -977,13 +1139,14 @@ begin
     set batches_granted = batches_granted + 1
     where run_id = p_run_id
     returning batches_granted into v_number;
-    perform backfill_private.append_event(p_run_id, 'batch_granted', v_batch.granted || jsonb_build_object('number', v_number));
+    perform backfill_private.append_event(
+      p_run_id, 'batch_granted', v_batch.granted || jsonb_build_object('number', v_number));
     perform backfill_private.append_event(p_run_id, 'batch_settled', v_batch.details);
   end loop;
 end
 $$;
 
--- Record an event of a run in its chain. What calls in bulk have settled before it comes first.
+-- Record an event of a run in its chain. What bulk calls have settled before it comes first.
 create function backfill_private.record(p_run_id uuid, p_kind text, p_details jsonb default '{}')
 returns void
 language plpgsql
@@ -995,7 +1158,7 @@ begin
 end
 $$;
 
--- What is wrong with a run's chain; no row where it is whole.
+-- What is wrong with a run's chain. No row if it is whole.
 create function backfill_private.chain_faults(p_run_id uuid)
 returns table (seq bigint, fault text)
 language sql
@@ -1003,61 +1166,80 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   with chain as (
-    select e.*,
+    select
+      e.*,
       lag(e.hash, 1, '') over (order by e.seq) as hash_before,
       row_number() over (order by e.seq) as place
     from public.backfill_events as e
     where e.run_id = p_run_id
   ), ends as (
-    select count(*) as events, coalesce((array_agg(c.hash order by c.seq desc))[1], '') as head from chain as c
+    select
+      count(*) as events,
+      coalesce((array_agg(c.hash order by c.seq desc))[1], '') as head
+    from chain as c
   )
-  select c.seq, 'the event was changed' from chain as c
+  select c.seq, 'the event was changed'
+  from chain as c
   where c.hash <> backfill_private.event_hash(c.prev_hash, c.run_id, c.seq, c.at, c.kind, c.actor, c.details)
   union all
-  select c.seq, 'an event before it is gone or out of place' from chain as c
+  select c.seq, 'an event before it is gone or out of place'
+  from chain as c
   where c.prev_hash <> c.hash_before or c.seq <> c.place
   union all
   select r.audit_count, 'the newest event is not the one that the run remembers'
   from public.backfill_runs as r, ends
-  where r.run_id = p_run_id and (r.audit_count, r.audit_head) <> (ends.events, ends.head)
+  where r.run_id = p_run_id
+    and (r.audit_count, r.audit_head) <> (ends.events, ends.head)
 $$;
 
 -- from sql/30_run/digest.sql
--- Digest: what an approval binds. The same request on the same state gives the same digest: no time, no run id,
--- no measurement goes in.
+-- Digest: what an approval binds. The same request on the same state gives the same digest: no time, no run id and no
+-- measurement goes in.
 
--- One function's fingerprint: definition, owner and rights. Null where the function does not exist.
+-- One function's fingerprint: definition, owner and rights. Null if the function does not exist.
 create function backfill_private.function_fingerprint(p_signature text)
 returns text
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.sha256_hex(concat_ws(e'\n', pg_get_functiondef(p.oid), p.proowner::regrole,
+  select backfill_private.sha256_hex(concat_ws(
+    e'\n',
+    pg_get_functiondef(p.oid),
+    p.proowner::regrole,
     (select string_agg(acl::text, ',' order by acl::text) from unnest(p.proacl) as acl)))
   from pg_proc as p
   where p.oid = to_regprocedure(p_signature)
 $$;
 
--- Fingerprints of what a target runs on: its scoring functions, their helpers, and its rows of backfill_targets. An
--- Edge Function's is that of the version that is declared: the database holds no definition.
--- {name: SHA-256}, null where a function is gone.
+-- Fingerprints of what a target runs on: its scoring functions, their helpers, and its rows of backfill_targets. For an
+-- Edge Function it is that of the declared version: the database does not hold its definition.
+-- {name: SHA-256}, null if a function is gone.
 create function backfill_private.definitions(p_target text)
 returns jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select jsonb_build_object('backfill_targets',
-      (select backfill_private.sha256_hex(jsonb_agg(to_jsonb(t) order by t.position)::text)
-       from public.backfill_targets as t where t.target = p_target))
-    || coalesce(jsonb_object_agg(f.name, case when f.version is null then backfill_private.function_fingerprint(f.name)
-      else backfill_private.sha256_hex(f.version) end), '{}')
+  select jsonb_build_object('backfill_targets', (
+      select backfill_private.sha256_hex(jsonb_agg(to_jsonb(t) order by t.position)::text)
+      from public.backfill_targets as t
+      where t.target = p_target
+    ))
+    || coalesce(
+      jsonb_object_agg(f.name, case
+        when f.version is null then backfill_private.function_fingerprint(f.name)
+        else backfill_private.sha256_hex(f.version)
+      end),
+      '{}')
   from (
     select t.function_signature as name, t.function_version as version
-    from public.backfill_targets as t where t.target = p_target
+    from public.backfill_targets as t
+    where t.target = p_target
     union
-    select unnest(t.helpers), null from public.backfill_targets as t where t.target = p_target
+    select unnest(t.helpers), null
+    from public.backfill_targets as t
+    where t.target = p_target
   ) as f
 $$;
 
@@ -1079,17 +1261,21 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.sha256_hex(concat_ws(e'\n',
+  select backfill_private.sha256_hex(concat_ws(
+    e'\n',
     'backfill plan, form 1',
     backfill_private.server_identity(),
     coalesce(r.environment, ''),
     r.request,
     (select to_jsonb(s) from backfill_private.sources as s where s.target = r.target),
     backfill_private.definitions(r.target),
-    (select string_agg(
+    (
+      select string_agg(
         jsonb_build_array(i.ordinal, i.phase, i.batch, i.category, i.components, i.source, i.session_id)::text,
         e'\n' order by i.ordinal)
-      from public.backfill_items as i where i.run_id = r.run_id)))
+      from public.backfill_items as i
+      where i.run_id = r.run_id
+    )))
   from public.backfill_runs as r
   where r.run_id = p_run_id
 $$;
@@ -1102,20 +1288,24 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(
-    string_agg(format('%s was %s, is %s', n.key, coalesce(left(p_run.fingerprint ->> n.key, 12) || '…', 'not there'),
-      coalesce(left(n.value, 12) || '…', 'gone')), '; ' order by n.key),
+    string_agg(
+      format('%s was %s, is %s',
+        n.key,
+        coalesce(left(p_run.fingerprint ->> n.key, 12) || '…', 'not there'),
+        coalesce(left(n.value, 12) || '…', 'gone')),
+      '; ' order by n.key),
     'the plan''s rows, the environment or the server')
   from jsonb_each_text(backfill_private.definitions(p_run.target)) as n
   where n.value is distinct from p_run.fingerprint ->> n.key
 $$;
 
 -- from sql/30_run/effects.sql
--- Effects: what stands in the target tables for an item, and what its receipts say.
+-- Effects: which rows the target tables hold for an item, and what its receipts say.
 
--- For each planned component of some items: does what counts as present stand there, does a row of the wanted
+-- For each planned component of some items: does a row that counts as present stand there, does a row of the wanted
 -- version, and did this run write one that nothing took back?
 --
--- p_ordinals  the items; null for all of the run
+-- p_ordinals  the items. Null: all of the run
 create function backfill_private.effects(p_run_id uuid, p_ordinals integer[] default null)
 returns table (ordinal integer, component text, is_present boolean, is_wanted boolean, has_receipt boolean)
 language plpgsql
@@ -1126,9 +1316,11 @@ as $$
 declare
   v_run public.backfill_runs;
   v_target public.backfill_targets;
-  -- Of a batch each row is looked up; of a whole run PostgreSQL may read the tables once.
-  v_is_there text := case when p_ordinals is null then 'exists (select from %s as t where %s)'
-    else '(select true from %s as t where %s limit 1) is not null' end;
+  -- For a batch each row is looked up. For a whole run PostgreSQL may read the tables once.
+  v_is_there text := case
+    when p_ordinals is null then 'exists (select from %s as t where %s)'
+    else '(select true from %s as t where %s limit 1) is not null'
+  end;
   v_receipt text := 'r.run_id = item.run_id and r.ordinal = item.ordinal and r.component = %L and r.kind = ''score'''
     ' and r.operation <> ''delete'' and r.undone_at is null';
 begin
@@ -1141,15 +1333,19 @@ begin
        from public.backfill_items as item
        where item.run_id = $1 and ($2 is null or item.ordinal = any ($2)) and %1$L = any (item.components)',
       v_target.component,
-      format(v_is_there, v_target.table_name::regclass, backfill_private.row_condition(v_target, v_run.request, false)),
-      format(v_is_there, v_target.table_name::regclass, backfill_private.row_condition(v_target, v_run.request, true)),
-      replace(format(replace(v_is_there, ' as t ', ' as r '), 'public.backfill_receipts', v_receipt), '%L', quote_literal(v_target.component)))
+      format(v_is_there, v_target.table_name::regclass,
+        backfill_private.row_condition(v_target, v_run.request, false)),
+      format(v_is_there, v_target.table_name::regclass,
+        backfill_private.row_condition(v_target, v_run.request, true)),
+      replace(
+        format(replace(v_is_there, ' as t ', ' as r '), 'public.backfill_receipts', v_receipt),
+        '%L', quote_literal(v_target.component)))
     using p_run_id, p_ordinals;
   end loop;
 end
 $$;
 
--- The components of which some items have a row, of the wanted version or one that counts as present.
+-- The components for which some items have a row: of the wanted version, or one that counts as present.
 create function backfill_private.standing_of(p_run public.backfill_runs, p_ordinals integer[], p_wanted boolean)
 returns table (ordinal integer, component text)
 language plpgsql
@@ -1167,28 +1363,37 @@ begin
       'select item.ordinal, %L::text from public.backfill_items as item
        where item.run_id = $1 and item.ordinal = any ($2) and %1$L = any (item.components)
          and (select true from %s as t where %s limit 1)',
-      v_target.component, v_target.table_name::regclass, backfill_private.row_condition(v_target, p_run.request, p_wanted))
+      v_target.component,
+      v_target.table_name::regclass,
+      backfill_private.row_condition(v_target, p_run.request, p_wanted))
     using p_run.run_id, p_ordinals;
   end loop;
 end
 $$;
 
--- Who else holds the sessions that this run waits for: its own leases, and those of others on its pending sessions.
+-- Who holds the sessions that this run waits for: its own leases, and other runs' leases on its pending sessions.
 create function backfill_private.lease_holders(p_run_id uuid)
 returns text
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select format('%s sessions are leased by %s until %s UTC', count(*),
-    string_agg(distinct coalesce(held.worker, 'an undo')
-      || case when held.run_id <> p_run_id then ' for run ' || held.run_id else '' end, ', '),
+  select format('%s sessions are leased by %s until %s UTC',
+    count(*),
+    string_agg(
+      distinct coalesce(held.worker, 'an undo')
+        || case when held.run_id <> p_run_id then ' for run ' || held.run_id else '' end,
+      ', '),
     to_char(max(held.lease_until) at time zone 'UTC', 'HH24:MI:SS'))
   from public.backfill_items as held
-  where held.state = 'leased' and (held.run_id = p_run_id or exists (
-    select from public.backfill_items as mine
-    where mine.run_id = p_run_id and mine.state = 'pending'
-      and mine.source = held.source and mine.session_id = held.session_id))
+  where held.state = 'leased'
+    and (held.run_id = p_run_id or exists (
+      select from public.backfill_items as mine
+      where mine.run_id = p_run_id
+        and mine.state = 'pending'
+        and mine.source = held.source
+        and mine.session_id = held.session_id
+    ))
   having count(*) > 0
 $$;
 
@@ -1197,7 +1402,7 @@ $$;
 
 -- Refuse a plan for another environment than this one.
 --
--- returns  the environment of the plan; null where neither the request nor the settings name one
+-- returns  the environment of the plan, null if neither the request nor the settings name one
 -- raises   OB008 the two differ
 create function backfill_private.check_environment(p_wanted text)
 returns text
@@ -1209,35 +1414,39 @@ declare
   v_here text := (select environment from public.backfill_settings);
 begin
   if lower(p_wanted) <> lower(v_here) then
-    perform backfill_private.refuse('OB008', format('this project is %s, not %s', v_here, left(p_wanted, 80)),
+    perform backfill_private.refuse('OB008',
+      format('this project is %s, not %s', v_here, left(p_wanted, 80)),
       format('backfill plan … --environment %s, or connect to the project that is meant', v_here));
   end if;
   return coalesce(v_here, lower(p_wanted));
 end
 $$;
 
--- Is this project another one than the run was planned for? Where the project has no name, nobody can tell.
+-- Is this project another one than the run was planned for? If the project has no name, nobody can tell.
 create function backfill_private.is_elsewhere(p_run public.backfill_runs)
 returns boolean
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce((select lower(s.environment) is distinct from lower(p_run.environment)
-    from public.backfill_settings as s where s.environment is not null), false)
+  select coalesce((
+    select lower(s.environment) is distinct from lower(p_run.environment)
+    from public.backfill_settings as s
+    where s.environment is not null
+  ), false)
 $$;
 
 -- from sql/30_run/faults.sql
 -- Faults: what an error's code means for a session, and what of its message may be kept.
 
--- What an error code means, said once. SQL asks this view through backfill_private.fault. backfill/api/faults.py mirrors
--- it, and a test holds the two equal.
+-- What an error code means, said once. SQL asks this view through backfill_private.fault. backfill/api/faults.py
+-- mirrors it, and a test holds the two equal.
 --
 -- of      whose code it is: PostgreSQL's (sqlstate), PostgREST's (postgrest) or an HTTP status (http)
--- class   a code, or what codes begin with. The longest match wins
+-- class   a code, or the beginning of codes. The longest match wins
 -- direct  what it means for a session whose call came through the API: see backfill_private.decide_outcomes
 -- bulk    the same for a call inside the database, in a subtransaction. Null: no such code is seen there
--- kept    what stands for the message, which may hold values of a row. Null: its first 500 characters are kept
+-- kept    what replaces the message, which may hold values of a row. Null: its first 500 characters are kept
 -- why     the reason
 create view backfill_private.faults with (security_invoker = true) as
 select * from (values
@@ -1267,7 +1476,8 @@ select * from (values
   ('sqlstate', '0A', 'failed', 'failed', 'feature not supported', 'the message may quote the statement'),
   ('sqlstate', '20', 'failed', 'failed', 'case not found', 'the message may hold the value that no case was for'),
   ('sqlstate', '22', 'failed', 'failed', 'data exception', 'the message quotes the value'),
-  ('sqlstate', '26', 'failed', 'failed', 'invalid SQL statement name', 'the message quotes a name, maybe made of values'),
+  ('sqlstate', '26', 'failed', 'failed', 'invalid SQL statement name',
+    'the message quotes a name, maybe made of values'),
   ('sqlstate', '2F', 'failed', 'failed', 'SQL routine exception', 'the message may quote the statement'),
   ('sqlstate', '34', 'failed', 'failed', 'invalid cursor name', 'the message quotes a name, maybe made of values'),
   ('sqlstate', '38', 'failed', 'failed', 'external routine exception', 'another language puts what it likes in there'),
@@ -1275,7 +1485,8 @@ select * from (values
     'another language puts what it likes in there'),
   ('sqlstate', '3D', 'failed', 'failed', 'invalid catalog name', 'the message quotes a name, maybe made of values'),
   ('sqlstate', '3F', 'failed', 'failed', 'invalid schema name', 'the message quotes a name, maybe made of values'),
-  ('sqlstate', '42', 'failed', 'failed', 'syntax error or unknown name', 'the message quotes SQL, maybe made of values'),
+  ('sqlstate', '42', 'failed', 'failed', 'syntax error or unknown name',
+    'the message quotes SQL, maybe made of values'),
   ('sqlstate', '54', 'failed', 'failed', 'program limit exceeded', 'the message may quote the value that was too long'),
   ('sqlstate', '58', 'failed', 'failed', 'system error', 'the message may quote the name of a file'),
   ('sqlstate', 'F0', 'failed', 'failed', 'configuration file error', 'the message may quote the file'),
@@ -1313,7 +1524,7 @@ select * from (values
   ('http', '546', 'unknown', null, null, 'an Edge Function was stopped at its limits, maybe after it wrote')
 ) as fault (of, class, direct, bulk, kept, why);
 
--- The row of backfill_private.faults that says what a code means; null where none does.
+-- The row of backfill_private.faults that says what a code means. Null if none does.
 create function backfill_private.fault(p_code text)
 returns backfill_private.faults
 language sql
@@ -1326,7 +1537,8 @@ as $$
     and f.of = case
       when length(p_code) = 5 then 'sqlstate'
       when p_code ~ '^PGRST[0-9]{3}$' then 'postgrest'
-      when p_code ~ '^[0-9]{3}$' then 'http' end
+      when p_code ~ '^[0-9]{3}$' then 'http'
+    end
   order by length(f.class) desc
   limit 1
 $$;
@@ -1343,7 +1555,7 @@ as $$
     left(p_message, 500))
 $$;
 
--- What the failure of a session's calls means for it: see backfill_private.faults.
+-- What the failure of a session's calls in bulk means for it: see backfill_private.faults.
 create function backfill_private.bulk_outcome(p_code text)
 returns text
 language sql
@@ -1354,10 +1566,10 @@ as $$
 $$;
 
 -- from sql/30_run/lock.sql
--- The lock of a run: whoever changes a run holds its row and its advisory lock.
+-- The lock of a run: anyone who changes a run holds its row and its advisory lock.
 
--- What is locked of a run beside its row: verbs take it alone, calls in bulk share it. It is fair, as the lock of a row is
--- not: whoever waits for it alone is not passed by those who share it.
+-- The key of the advisory lock that is taken beside a run's row: verbs take it exclusively, bulk calls share it. It is
+-- fair, unlike a row lock: those who share it do not pass anyone who waits for it exclusively.
 create function backfill_private.run_lock(p_run_id uuid)
 returns bigint
 language sql
@@ -1367,9 +1579,9 @@ as $$
   select hashtextextended(p_run_id::text, 20251101)
 $$;
 
--- A run, locked against other verbs for this transaction; what calls in bulk have settled stands in its chain.
+-- A run, locked against other verbs for this transaction. Its chain holds all that bulk calls have settled.
 --
--- raises  OB001 no such run, OB002 its state is none of the given
+-- raises  OB001 no such run, OB002 its state is none of those given
 create function backfill_private.locked_run(p_run_id uuid, p_states text[] default null)
 returns public.backfill_runs
 language plpgsql
@@ -1393,9 +1605,9 @@ end
 $$;
 
 -- from sql/30_run/receipts.sql
--- Receipts: how rows are hashed and named, and how the chain proves them. The trigger that writes them is the gate.
+-- Receipts: how rows are hashed and named, and how the chain proves them. The gate is the trigger that writes them.
 
--- The hash of a row: over its columns by name, rendered alike whatever the session's settings.
+-- The hash of a row: over its columns by name, rendered alike under any settings of the session.
 -- p_row comes from to_jsonb() under the same settings, so call this only from functions that pin them too.
 create function backfill_private.row_hash(p_row jsonb)
 returns bytea
@@ -1407,7 +1619,7 @@ as $$
   select sha256(convert_to(p_row::text, 'UTF8'))
 $$;
 
--- The columns of a row that are its key. A loop, because an aggregate would cost a query for each row.
+-- The columns of a row that are its key. A loop, because an aggregate would cost one query per row.
 create function backfill_private.row_key(p_row jsonb, p_columns text[])
 returns jsonb
 language plpgsql
@@ -1432,15 +1644,27 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.sha256_hex(coalesce(string_agg(
-    jsonb_build_array(r.receipt_id, r.ordinal, r.kind, r.operation, r.table_name, r.row_key,
-      encode(r.before_hash, 'hex'), encode(r.after_hash, 'hex'))::text, e'\n' order by r.receipt_id), ''))
+  select backfill_private.sha256_hex(coalesce(
+    string_agg(
+      jsonb_build_array(
+        r.receipt_id,
+        r.ordinal,
+        r.kind,
+        r.operation,
+        r.table_name,
+        r.row_key,
+        encode(r.before_hash, 'hex'),
+        encode(r.after_hash, 'hex'))::text,
+      e'\n' order by r.receipt_id),
+    ''))
   from public.backfill_receipts as r
-  where r.run_id = p_run_id and r.ordinal = any (p_ordinals) and r.receipt_id <= p_newest
+  where r.run_id = p_run_id
+    and r.ordinal = any (p_ordinals)
+    and r.receipt_id <= p_newest
 $$;
 
--- The settled batches among some events of a run whose receipts are no longer those that the chain tells; no row where all
--- are.
+-- The settled batches among some events of a run whose receipts are no longer those that the chain names. No row if all
+-- still are.
 create function backfill_private.receipt_faults(p_run_id uuid, p_after bigint, p_until bigint)
 returns table (seq bigint, fault text)
 language sql
@@ -1449,8 +1673,12 @@ set search_path = pg_catalog, pg_temp
 as $$
   select e.seq, 'the receipts of this batch are not those that were settled'
   from public.backfill_events as e
-  where e.run_id = p_run_id and e.seq > p_after and e.seq <= p_until and e.kind = 'batch_settled'
-    and e.details ->> 'receipts' <> backfill_private.receipts_hash(p_run_id,
+  where e.run_id = p_run_id
+    and e.seq > p_after
+    and e.seq <= p_until
+    and e.kind = 'batch_settled'
+    and e.details ->> 'receipts' <> backfill_private.receipts_hash(
+      p_run_id,
       array(select o::integer from jsonb_array_elements_text(e.details -> 'ordinals') as o),
       (e.details ->> 'newest_receipt')::bigint)
 $$;
@@ -1466,7 +1694,8 @@ select * from (values
   ('awaiting_approval', 'rejected',          'reject',   'an approver refused it'),
   ('awaiting_approval', 'cancelled',         'cancel',   'somebody withdrew it'),
   ('approved',          'running',           'apply',    'the first worker started'),
-  ('approved',          'paused',            'pause',    'what was approved is no longer what stands there, or somebody asked'),
+  ('approved',          'paused',            'pause',
+    'what was approved is no longer what stands there, or somebody asked'),
   ('approved',          'cancelled',         'cancel',   'somebody withdrew it'),
   ('approved',          'expired',           'expire',   'the approval ran out before the run started'),
   ('running',           'paused',            'pause',    'somebody asked, or the database saw a reason'),
@@ -1488,7 +1717,7 @@ comment on column public.backfill_transitions.to_state is 'The state after.';
 comment on column public.backfill_transitions.event is 'What makes the move.';
 comment on column public.backfill_transitions.reason is 'Why this move is legal.';
 
--- Guard a run's row: legal moves only, and a sealed plan does not change.
+-- Guard a run's row: only legal moves, and a sealed plan does not change.
 --
 -- raises  OB002 the move is not in backfill_transitions
 --         OB007 the sealed plan would change
@@ -1499,12 +1728,20 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   if new.state <> old.state and not exists (
-    select from public.backfill_transitions as m where m.from_state = old.state and m.to_state = new.state
+    select from public.backfill_transitions as m
+    where m.from_state = old.state and m.to_state = new.state
   ) then
-    perform backfill_private.refuse('OB002', format('run %s cannot go from %s to %s. Allowed from %s: %s',
-      old.run_id, old.state, new.state, old.state,
-      (select coalesce(string_agg(m.to_state, ', '), 'nothing')
-         from public.backfill_transitions as m where m.from_state = old.state)),
+    perform backfill_private.refuse('OB002',
+      format('run %s cannot go from %s to %s. Allowed from %s: %s',
+        old.run_id,
+        old.state,
+        new.state,
+        old.state,
+        (
+          select coalesce(string_agg(m.to_state, ', '), 'nothing')
+          from public.backfill_transitions as m
+          where m.from_state = old.state
+        )),
       format('backfill status %s', old.run_id));
   end if;
   if old.sealed_at is not null and (
@@ -1512,7 +1749,8 @@ begin
     is distinct from
     (old.run_id, old.target, old.environment, old.request, old.plan, old.digest, old.fingerprint, old.sealed_at)
   ) then
-    perform backfill_private.refuse('OB007', format('run %s is sealed, its plan does not change', old.run_id),
+    perform backfill_private.refuse('OB007',
+      format('run %s is sealed, its plan does not change', old.run_id),
       'make a new plan');
   end if;
   return new;
@@ -1522,7 +1760,7 @@ $$;
 create trigger backfill_runs_guard before update on public.backfill_runs
   for each row execute function backfill_private.guard_run();
 
--- Guard the items: planned columns stay as sealed, rows do not go.
+-- Guard the items: planned columns stay as sealed, and no row is deleted.
 --
 -- raises  OB007 the sealed plan would change
 create function backfill_private.guard_item()
@@ -1531,14 +1769,21 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if tg_op = 'UPDATE' and
-    (new.run_id, new.ordinal, new.source, new.session_id, new.session_at, new.components, new.category, new.phase, new.batch)
-    is not distinct from
-    (old.run_id, old.ordinal, old.source, old.session_id, old.session_at, old.components, old.category, old.phase, old.batch)
+  if tg_op = 'UPDATE'
+    and (
+      new.run_id, new.ordinal, new.source, new.session_id, new.session_at,
+      new.components, new.category, new.phase, new.batch
+    )
+    is not distinct from (
+      old.run_id, old.ordinal, old.source, old.session_id, old.session_at,
+      old.components, old.category, old.phase, old.batch
+    )
   then
     return new;
   end if;
-  perform backfill_private.refuse('OB007', format('run %s is sealed, its plan does not change', old.run_id), 'make a new plan');
+  perform backfill_private.refuse('OB007',
+    format('run %s is sealed, its plan does not change', old.run_id),
+    'make a new plan');
   return null;
 end
 $$;
@@ -1546,7 +1791,7 @@ $$;
 create trigger backfill_items_guard before update or delete on public.backfill_items
   for each row execute function backfill_private.guard_item();
 
--- Guard the items: rows do not come after sealing. Asked once a statement: a large plan places its sessions in few.
+-- Guard the items: no row is added after sealing. Asked once per statement: a large plan places its sessions in few.
 --
 -- raises  OB007 the sealed plan would change
 create function backfill_private.guard_new_items()
@@ -1562,7 +1807,9 @@ begin
   join public.backfill_runs as r on r.run_id = came.run_id
   where r.sealed_at is not null;
   if found then
-    perform backfill_private.refuse('OB007', format('run %s is sealed, its plan does not change', v_sealed), 'make a new plan');
+    perform backfill_private.refuse('OB007',
+      format('run %s is sealed, its plan does not change', v_sealed),
+      'make a new plan');
   end if;
   return null;
 end
@@ -1572,7 +1819,7 @@ create trigger backfill_items_no_more after insert on public.backfill_items
   referencing new table as new_items
   for each statement execute function backfill_private.guard_new_items();
 
--- Refuse to empty a table of ours at once; no verb needs it.
+-- Refuse to truncate a table of ours. No verb needs it.
 create function backfill_private.guard_truncate()
 returns trigger
 language plpgsql
@@ -1587,7 +1834,9 @@ $$;
 -- Move a run to another state and say so in its chain.
 --
 -- raises  OB002 the move is not in backfill_transitions
-create function backfill_private.move(p_run_id uuid, p_to text, p_reason text default null, p_details jsonb default '{}')
+create function backfill_private.move(
+  p_run_id uuid, p_to text, p_reason text default null, p_details jsonb default '{}'
+)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -1614,7 +1863,7 @@ begin
 end
 $$;
 
--- Pause a run that runs, for a reason that the database saw.
+-- Pause a running run, for a reason that the database saw.
 create function backfill_private.hold(p_run_id uuid, p_reason text)
 returns void
 language plpgsql
@@ -1632,7 +1881,7 @@ $$;
 
 -- Refuse a throttle or a batch size that this project does not allow.
 --
--- raises  OB013 a bound is broken; the message names it
+-- raises  OB013 a bound is broken. The message names it
 create function backfill_private.check_pace(p_throttle integer, p_batch_size integer)
 returns void
 language plpgsql
@@ -1643,7 +1892,8 @@ declare
   v_most integer := (select max_throttle_per_minute from public.backfill_settings);
 begin
   if p_throttle is null and v_most is not null then
-    perform backfill_private.refuse('OB013', format('a throttle of none is not allowed here, at most %s a minute', v_most),
+    perform backfill_private.refuse('OB013',
+      format('a throttle of none is not allowed here, at most %s per minute', v_most),
       format('backfill plan … --throttle %s', v_most));
   elsif p_throttle > v_most then
     perform backfill_private.refuse('OB013',
@@ -1657,15 +1907,18 @@ begin
 end
 $$;
 
--- Seconds between the grants of two batches; 0 without a throttle. Rounded up, so that no window gets one too many.
+-- Seconds between the grants of two batches, 0 without a throttle. Rounded up, so that no window gets one too many.
 create function backfill_private.batch_spacing_s(p_request jsonb)
 returns numeric
 language sql
 immutable
 set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(ceil(60000000.0
-    / floor((p_request ->> 'throttle_per_minute')::numeric / (p_request ->> 'batch_size')::numeric)) / 1000000.0, 0)
+  select coalesce(
+    ceil(
+      60000000.0 / floor((p_request ->> 'throttle_per_minute')::numeric / (p_request ->> 'batch_size')::numeric)
+    ) / 1000000.0,
+    0)
 $$;
 
 -- Seconds until the next batch may start, and how many sessions it may hold.
@@ -1691,7 +1944,8 @@ begin
   end if;
   select coalesce(sum(s.sessions), 0), min(s.started_at) into v_started, v_oldest
   from backfill_private.starts as s
-  where s.run_id = p_run.run_id and s.started_at > v_now - interval '60 seconds';
+  where s.run_id = p_run.run_id
+    and s.started_at > v_now - interval '60 seconds';
   if v_started + v_batch > v_throttle then
     wait_s := greatest(extract(epoch from v_oldest + interval '60 seconds' - v_now), 0.001);
   end if;
@@ -1717,8 +1971,8 @@ begin
 end
 $$;
 
--- How many starts a minute the running runs take together, but for the one named. A run without a throttle, older than
--- the project's bound, takes all of it.
+-- How many starts per minute all running runs take together, without the one named. A run without a throttle, from
+-- before the project had a bound, takes all of it.
 create function backfill_private.share_taken(p_but uuid)
 returns bigint
 language sql
@@ -1726,8 +1980,10 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(sum(coalesce((r.request ->> 'throttle_per_minute')::integer, s.max_throttle_per_minute)), 0)
-  from public.backfill_runs as r cross join public.backfill_settings as s
-  where r.state = 'running' and r.run_id is distinct from p_but
+  from public.backfill_runs as r
+  cross join public.backfill_settings as s
+  where r.state = 'running'
+    and r.run_id is distinct from p_but
 $$;
 
 -- The throttles of all running runs together stay under the project's bound.
@@ -1744,7 +2000,7 @@ declare
 begin
   if v_taken + coalesce((p_run.request ->> 'throttle_per_minute')::integer, v_most + 1) > v_most then
     perform backfill_private.refuse('OB015',
-      format('running runs take %s of the %s starts a minute that this project allows', v_taken, v_most),
+      format('running runs take %s of the %s starts per minute that this project allows', v_taken, v_most),
       'wait for them, or pause one: backfill runs --state running');
   end if;
 end
@@ -1753,7 +2009,7 @@ $$;
 -- from sql/40_plan/_tables.sql
 -- Tables of planning: what the search found, and what a rehearsal saw.
 
--- What planning found, before the plan is sealed; afterwards only the excluded sessions stay.
+-- What planning found, before the plan is sealed. Afterwards only the excluded sessions stay.
 create table backfill_private.findings (
   run_id uuid not null references public.backfill_runs (run_id) on delete cascade,
   session_id text not null,
@@ -1776,7 +2032,7 @@ create table backfill_private.rehearsals (
 );
 
 -- The rows of a rehearsed session as they stood at its moments. Written and read in the subtransaction that is rolled
--- back: empty to everybody else.
+-- back: empty to everyone else.
 create table backfill_private.rehearsal_rows (
   scratch uuid not null,
   moment text not null check (moment in ('before', 'first', 'second', 'undone')),
@@ -1789,55 +2045,79 @@ create table backfill_private.rehearsal_rows (
 -- from sql/40_plan/blast_radius.sql
 -- Blast radius: what else a plan's writes set off, read from the catalogs when the plan is sealed.
 
--- One effect. p_events: how often this plan would cause it; null where that cannot be told.
+-- One effect. p_events: how often this plan would cause it, null if that cannot be told.
 create function backfill_private.effect(p_kind text, p_name text, p_table regclass, p_detail text, p_events bigint)
 returns jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select jsonb_build_object('kind', p_kind, 'name', p_name, 'table', p_table::text, 'detail', p_detail, 'events', p_events)
+  select jsonb_build_object(
+    'kind', p_kind,
+    'name', p_name,
+    'table', p_table::text,
+    'detail', p_detail,
+    'events', p_events)
 $$;
 
--- The tables that a run writes, their partitions too, and how many rows it plans for each.
+-- The tables that a run writes, with their partitions, and how many rows it plans for each.
 create function backfill_private.written_tables(p_run_id uuid)
 returns table (relation regclass, planned_rows bigint)
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(part.relid, to_regclass(t.table_name)), sum((
-    select count(*) from public.backfill_items as i where i.run_id = p_run_id and t.component = any (i.components)))::bigint
+  select
+    coalesce(part.relid, to_regclass(t.table_name)),
+    sum((
+      select count(*)
+      from public.backfill_items as i
+      where i.run_id = p_run_id and t.component = any (i.components)
+    ))::bigint
   from public.backfill_targets as t
   join public.backfill_runs as r on r.target = t.target
   left join lateral pg_partition_tree(to_regclass(t.table_name)) as part on true
-  where r.run_id = p_run_id and to_regclass(t.table_name) is not null
+  where r.run_id = p_run_id
+    and to_regclass(t.table_name) is not null
   group by 1
 $$;
 
--- Triggers of the user's that fire for what a run or its undo does; webhooks among them by the host they call alone, since
--- their arguments may hold secrets. A trigger that a partition has from its parent is told once, at the parent.
+-- Triggers of the user's that fire for what a run or its undo does. A webhook is named only by the host that it calls,
+-- since its arguments may hold secrets. A trigger that a partition has from its parent is told once, at the parent.
 create function backfill_private.trigger_effects(p_run_id uuid)
 returns setof jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.effect(case when is_webhook then 'webhook' else 'trigger' end, g.tgname, w.relation,
-    format('%s %s %s, %s; calls %s%s%s', case when g.tgtype & 2 <> 0 then 'before' else 'after' end,
-      concat_ws(' or ', case when g.tgtype & 4 <> 0 then 'insert' end, case when g.tgtype & 16 <> 0 then 'update' end,
+  select backfill_private.effect(
+    case when is_webhook then 'webhook' else 'trigger' end,
+    g.tgname,
+    w.relation,
+    format('%s %s %s, %s; calls %s%s%s',
+      case when g.tgtype & 2 <> 0 then 'before' else 'after' end,
+      concat_ws(' or ',
+        case when g.tgtype & 4 <> 0 then 'insert' end,
+        case when g.tgtype & 16 <> 0 then 'update' end,
         case when g.tgtype & 8 <> 0 then 'delete (an undo)' end),
       case when g.tgtype & 1 <> 0 then 'for each row' else 'for each statement' end,
-      case when g.tgenabled = 'A' then 'always enabled' else 'enabled' end, g.tgfoid::regproc,
+      case when g.tgenabled = 'A' then 'always enabled' else 'enabled' end,
+      g.tgfoid::regproc,
       case when g.tgqual is not null then ', under a condition' else '' end,
       coalesce(' at ' || substring(encode(g.tgargs, 'escape') from '://([^/:\\]+)'), '')),
     case when g.tgtype & 4 <> 0 then w.planned_rows else 0 end)
   from backfill_private.written_tables(p_run_id) as w
-  join pg_trigger as g on g.tgrelid = w.relation and not g.tgisinternal and g.tgparentid = 0 and g.tgenabled in ('O', 'A')
+  join pg_trigger as g
+    on g.tgrelid = w.relation
+    and not g.tgisinternal
+    and g.tgparentid = 0
+    and g.tgenabled in ('O', 'A')
   join pg_proc as p on p.oid = g.tgfoid
   join pg_namespace as n on n.oid = p.pronamespace
   cross join lateral (
-    select n.nspname = 'supabase_functions' or p.prosrc ~* '\mhttp_(get|post|put|delete|request)\s*\(' as is_webhook) as k
+    select n.nspname = 'supabase_functions'
+      or p.prosrc ~* '\mhttp_(get|post|put|delete|request)\s*\(' as is_webhook
+  ) as k
   where n.nspname <> 'backfill_private'
   order by w.relation::text, g.tgname
 $$;
@@ -1849,30 +2129,56 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.effect('publication', b.pubname, w.relation,
-    case when b.pubname = 'supabase_realtime' then 'realtime: every subscriber of the table is told'
-      else 'every subscriber is sent the rows' end, case when b.pubinsert then w.planned_rows else 0 end)
+  select backfill_private.effect(
+    'publication',
+    b.pubname,
+    w.relation,
+    case
+      when b.pubname = 'supabase_realtime' then 'realtime: every subscriber of the table is told'
+      else 'every subscriber is sent the rows'
+    end,
+    case when b.pubinsert then w.planned_rows else 0 end)
   from backfill_private.written_tables(p_run_id) as w
   join pg_class as c on c.oid = w.relation
   join pg_publication_tables as t on to_regclass(format('%I.%I', t.schemaname, t.tablename)) = w.relation
   join pg_publication as b on b.pubname = t.pubname
   union all
-  select backfill_private.effect('foreign key', k.conname, w.relation,
-    format('%s refers to these rows, on delete %s; an undo leaves a row that is referred to, and names it', k.conrelid::regclass,
-      case k.confdeltype when 'c' then 'cascade' when 'n' then 'set null' when 'd' then 'set default' when 'r' then 'restrict'
-        else 'no action' end), null)
+  select backfill_private.effect(
+    'foreign key',
+    k.conname,
+    w.relation,
+    format('%s refers to these rows, on delete %s. An undo leaves a row that is referred to, and names it',
+      k.conrelid::regclass,
+      case k.confdeltype
+        when 'c' then 'cascade'
+        when 'n' then 'set null'
+        when 'd' then 'set default'
+        when 'r' then 'restrict'
+        else 'no action'
+      end),
+    null)
   from backfill_private.written_tables(p_run_id) as w
-  join pg_constraint as k on k.contype = 'f' and k.confrelid = w.relation and k.conparentid = 0
+  join pg_constraint as k
+    on k.contype = 'f'
+    and k.confrelid = w.relation
+    and k.conparentid = 0
   union all
-  select distinct backfill_private.effect('materialized view', v.oid::regclass::text, w.relation,
-    'holds what the table held when it was refreshed last', null)
+  select distinct backfill_private.effect(
+    'materialized view',
+    v.oid::regclass::text,
+    w.relation,
+    'holds what the table held when it was refreshed last',
+    null)
   from backfill_private.written_tables(p_run_id) as w
-  join pg_depend as d on d.refclassid = 'pg_class'::regclass and d.refobjid = w.relation and d.classid = 'pg_rewrite'::regclass
+  join pg_depend as d
+    on d.refclassid = 'pg_class'::regclass
+    and d.refobjid = w.relation
+    and d.classid = 'pg_rewrite'::regclass
   join pg_rewrite as r on r.oid = d.objid
   join pg_class as v on v.oid = r.ev_class and v.relkind = 'm'
 $$;
 
--- What the tables do by themselves: generated columns, numbers from sequences, policies that bind their owner too.
+-- What the tables do by themselves: generated columns, numbers from sequences, policies that bind even their owner.
 create function backfill_private.column_effects(p_run_id uuid)
 returns setof jsonb
 language sql
@@ -1880,22 +2186,36 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.effect(
-    case when a.attgenerated <> '' then 'generated column' else 'sequence' end, a.attname, w.relation,
-    case when a.attgenerated <> '' then 'computed by the table; an undo does not set it'
-      else 'draws a number for each row; the rehearsal and an undo give none back' end, w.planned_rows)
+    case when a.attgenerated <> '' then 'generated column' else 'sequence' end,
+    a.attname,
+    w.relation,
+    case
+      when a.attgenerated <> '' then 'computed by the table. An undo does not set it'
+      else 'draws a number for each row. The rehearsal and an undo give none back'
+    end,
+    w.planned_rows)
   from backfill_private.written_tables(p_run_id) as w
-  join pg_attribute as a on a.attrelid = w.relation and a.attnum > 0 and not a.attisdropped
+  join pg_attribute as a
+    on a.attrelid = w.relation
+    and a.attnum > 0
+    and not a.attisdropped
   left join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
-  where a.attgenerated <> '' or a.attidentity <> '' or pg_get_expr(d.adbin, d.adrelid) like 'nextval(%'
+  where a.attgenerated <> ''
+    or a.attidentity <> ''
+    or pg_get_expr(d.adbin, d.adrelid) like 'nextval(%'
   union all
-  select backfill_private.effect('policy', p.polname, w.relation,
-    'row level security is forced: functions with their owner''s rights are subject to it', null)
+  select backfill_private.effect(
+    'policy',
+    p.polname,
+    w.relation,
+    'row level security is forced: functions with their owner''s rights are subject to it',
+    null)
   from backfill_private.written_tables(p_run_id) as w
   join pg_class as c on c.oid = w.relation and c.relforcerowsecurity
   join pg_policy as p on p.polrelid = w.relation
 $$;
 
--- Scheduled jobs whose command names one of the tables; none where pg_cron is not installed.
+-- Scheduled jobs whose command names one of the tables. None if pg_cron is not installed.
 create function backfill_private.cron_effects(p_run_id uuid)
 returns setof jsonb
 language plpgsql
@@ -1907,16 +2227,21 @@ begin
     return;
   end if;
   return query execute '
-    select backfill_private.effect(''cron job'', coalesce(j.jobname, j.jobid::text), w.relation,
-      format(''runs at %s and names the table'', j.schedule), null)
+    select backfill_private.effect(
+      ''cron job'',
+      coalesce(j.jobname, j.jobid::text),
+      w.relation,
+      format(''runs at %s and names the table'', j.schedule),
+      null)
     from backfill_private.written_tables($1) as w
     join pg_class as c on c.oid = w.relation
     join cron.job as j on j.active and position(lower(c.relname) in lower(j.command)) > 0
-    order by j.jobid' using p_run_id;
+    order by j.jobid'
+  using p_run_id;
 end
 $$;
 
--- The functions that a function's body names before a parenthesis. What it builds as text and executes is not seen.
+-- The functions that a function's body names before a parenthesis. SQL that it builds as text and executes is not seen.
 create function backfill_private.called_functions(p_function oid)
 returns setof oid
 language sql
@@ -1928,20 +2253,35 @@ as $$
   cross join lateral regexp_matches(
     regexp_replace(regexp_replace(caller.prosrc, '--[^\n]*', '', 'g'), '/\*.*?\*/', '', 'g'),
     '(?:("[^"]+"|[a-z_][a-z0-9_$]*)\s*\.\s*)?("[^"]+"|[a-z_][a-z0-9_$]*)\s*\(', 'gi') as named
-  join pg_proc as callee on callee.proname = case when named[2] like '"%' then btrim(named[2], '"') else lower(named[2]) end
-  join pg_namespace as n on n.oid = callee.pronamespace
-    and n.nspname = coalesce(case when named[1] like '"%' then btrim(named[1], '"') else lower(named[1]) end, n.nspname)
-  where caller.oid = p_function and callee.oid <> p_function
+  join pg_proc as callee
+    on callee.proname = case when named[2] like '"%' then btrim(named[2], '"') else lower(named[2]) end
+  join pg_namespace as n
+    on n.oid = callee.pronamespace
+    and n.nspname = coalesce(
+      case when named[1] like '"%' then btrim(named[1], '"') else lower(named[1]) end,
+      n.nspname)
+  where caller.oid = p_function
+    and callee.oid <> p_function
     and n.nspname not in ('pg_catalog', 'information_schema', 'backfill_private')
-    and not exists (select from pg_depend as d where d.classid = 'pg_proc'::regclass and d.objid = callee.oid and d.deptype = 'e')
+    and not exists (
+      select from pg_depend as d
+      where d.classid = 'pg_proc'::regclass
+        and d.objid = callee.oid
+        and d.deptype = 'e'
+    )
   union
-  select d.refobjid from pg_depend as d
+  select d.refobjid
+  from pg_depend as d
   join pg_proc as callee on callee.oid = d.refobjid
-  join pg_namespace as n on n.oid = callee.pronamespace and n.nspname not in ('pg_catalog', 'information_schema')
-  where d.classid = 'pg_proc'::regclass and d.objid = p_function and d.refclassid = 'pg_proc'::regclass
+  join pg_namespace as n
+    on n.oid = callee.pronamespace
+    and n.nspname not in ('pg_catalog', 'information_schema')
+  where d.classid = 'pg_proc'::regclass
+    and d.objid = p_function
+    and d.refclassid = 'pg_proc'::regclass
 $$;
 
--- Functions that run when the target is scored and that no digest covers, and those that build SQL while they run.
+-- Functions that run when the target is scored: those that no digest covers, and those that build SQL while they run.
 create function backfill_private.function_effects(p_run_id uuid)
 returns setof jsonb
 language sql
@@ -1952,64 +2292,89 @@ as $$
     select f.oid
     from public.backfill_runs as r
     cross join lateral backfill_private.scoring_functions(r.target) as f
-    where r.run_id = p_run_id and f.oid is not null
+    where r.run_id = p_run_id
+      and f.oid is not null
     union
     select to_regprocedure(h)::oid
     from public.backfill_runs as r
     join public.backfill_targets as t on t.target = r.target
     cross join lateral unnest(t.helpers) as h
-    where r.run_id = p_run_id and to_regprocedure(h) is not null
+    where r.run_id = p_run_id
+      and to_regprocedure(h) is not null
   ), reached as (
-    select c.oid from covered as c
+    select c.oid
+    from covered as c
     union
-    select f.oid from reached as r cross join lateral backfill_private.called_functions(r.oid) as f (oid)
+    select f.oid
+    from reached as r
+    cross join lateral backfill_private.called_functions(r.oid) as f (oid)
   )
-  select backfill_private.effect('function', r.oid::regprocedure::text, null, concat_ws('; ',
+  select backfill_private.effect(
+    'function',
+    r.oid::regprocedure::text,
+    null,
+    concat_ws('; ',
       case when c.oid is null then 'scoring calls it and no digest covers it: list it in backfill_targets.helpers' end,
-      case when p.prosrc ~* '\mexecute\M' and l.lanname = 'plpgsql' then 'it builds SQL while it runs: what that calls cannot be told' end), null)
+      case when p.prosrc ~* '\mexecute\M' and l.lanname = 'plpgsql'
+        then 'it builds SQL while it runs, so its calls cannot be told' end),
+    null)
   from reached as r
   join pg_proc as p on p.oid = r.oid
   join pg_language as l on l.oid = p.prolang
   left join covered as c on c.oid = r.oid
-  where c.oid is null or p.prosrc ~* '\mexecute\M' and l.lanname = 'plpgsql'
+  where c.oid is null
+    or p.prosrc ~* '\mexecute\M' and l.lanname = 'plpgsql'
   order by r.oid::regprocedure::text
 $$;
 
--- All of it: [{kind, name, table, detail, events}].
+-- All effects: [{kind, name, table, detail, events}].
 create function backfill_private.blast_radius(p_run_id uuid)
 returns jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(jsonb_agg(e.effect order by e.place, e.number), '[]') from (
-    select 1 as place, t.* from backfill_private.trigger_effects(p_run_id) with ordinality as t (effect, number)
-    union all select 2, t.* from backfill_private.listener_effects(p_run_id) with ordinality as t (effect, number)
-    union all select 3, t.* from backfill_private.column_effects(p_run_id) with ordinality as t (effect, number)
-    union all select 4, t.* from backfill_private.cron_effects(p_run_id) with ordinality as t (effect, number)
-    union all select 5, t.* from backfill_private.function_effects(p_run_id) with ordinality as t (effect, number)
+  select coalesce(jsonb_agg(e.effect order by e.place, e.number), '[]')
+  from (
+    select 1 as place, t.*
+    from backfill_private.trigger_effects(p_run_id) with ordinality as t (effect, number)
+    union all
+    select 2, t.*
+    from backfill_private.listener_effects(p_run_id) with ordinality as t (effect, number)
+    union all
+    select 3, t.*
+    from backfill_private.column_effects(p_run_id) with ordinality as t (effect, number)
+    union all
+    select 4, t.*
+    from backfill_private.cron_effects(p_run_id) with ordinality as t (effect, number)
+    union all
+    select 5, t.*
+    from backfill_private.function_effects(p_run_id) with ordinality as t (effect, number)
   ) as e
 $$;
 
 -- from sql/40_plan/figures.sql
 -- The figures of a plan: sessions, calls, writes, batches, run time.
 
--- The calls of a plan in their order: {component, function, arguments: [[name, value; null: the session's id]], table,
--- version_column, version, keeps_versions}.
+-- The calls of a plan in their order: {component, function, transport, arguments: [[name, value; null: the session's
+-- id]], table, version_column, version, keeps_versions}.
 create function backfill_private.plan_steps(p_run_id uuid)
 returns jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select jsonb_agg(jsonb_build_object(
+  select jsonb_agg(
+    jsonb_build_object(
       'component', t.component,
       'function', f.name,
       'transport', t.transport,
       'arguments', (
-        select jsonb_agg(jsonb_build_array(a.key, case when a.value <> 'session_id' then r.request -> a.value end)
+        select jsonb_agg(
+          jsonb_build_array(a.key, case when a.value <> 'session_id' then r.request -> a.value end)
           order by array_position(p.proargnames, a.key), a.key)
-        from jsonb_each_text(t.arguments) as a),
+        from jsonb_each_text(t.arguments) as a
+      ),
       'table', backfill_private.bare_name(t.table_name),
       'version_column', t.version_column,
       'version', r.request ->> t.version_parameter,
@@ -2037,7 +2402,12 @@ as $$
     join public.backfill_runs as r on r.target = t.target
     where r.run_id = p_run_id
   ), names as (
-    select c.position, c.missing, f.name as function_name, backfill_private.bare_name(c.table_name) as table_name, c.component
+    select
+      c.position,
+      c.missing,
+      f.name as function_name,
+      backfill_private.bare_name(c.table_name) as table_name,
+      c.component
     from components as c
     join backfill_private.scoring_functions(c.target) as f on f.component = c.component
   )
@@ -2045,15 +2415,24 @@ as $$
     'candidates', jsonb_build_object(
       'total', (select count(*) from items),
       'missing', (select jsonb_object_agg(n.component, n.missing) from names as n),
-      'missing_all', (select count(*) from items as i
-                      where cardinality(i.components) = (select count(*) from components))),
-    'categories', (select jsonb_object_agg(c.category, (select count(*) from items as i where i.category = c.category))
-                   from backfill_private.categories((select target from public.backfill_runs where run_id = p_run_id)) as c),
-    'phases', (select jsonb_object_agg(p.phase, (select count(*) from items as i where i.phase = p.phase))
-               from unnest(array['priority', 'recent', 'historical']) as p (phase)),
-    'expected_calls', (select jsonb_object_agg(n.function_name, n.missing) from names as n)
+      'missing_all', (
+        select count(*)
+        from items as i
+        where cardinality(i.components) = (select count(*) from components)
+      )),
+    'categories', (
+      select jsonb_object_agg(c.category, (select count(*) from items as i where i.category = c.category))
+      from backfill_private.categories((select target from public.backfill_runs where run_id = p_run_id)) as c
+    ),
+    'phases', (
+      select jsonb_object_agg(p.phase, (select count(*) from items as i where i.phase = p.phase))
+      from unnest(array['priority', 'recent', 'historical']) as p (phase)
+    ),
+    'expected_calls',
+      (select jsonb_object_agg(n.function_name, n.missing) from names as n)
       || jsonb_build_object('total', (select sum(n.missing) from names as n)),
-    'expected_writes', (select jsonb_object_agg(n.table_name, n.missing) from names as n)
+    'expected_writes',
+      (select jsonb_object_agg(n.table_name, n.missing) from names as n)
       || jsonb_build_object('total', (select sum(n.missing) from names as n)),
     'steps', backfill_private.plan_steps(p_run_id),
     'batches', (select max(i.batch) from items as i),
@@ -2078,19 +2457,35 @@ begin
   v_spacing := backfill_private.batch_spacing_s(v_run.request);
   return v_figures || jsonb_build_object(
     'batch_spacing_s', trim_scale(v_spacing),
-    'expected_runtime_s', case when v_run.request ->> 'throttle_per_minute' is not null
-      then trim_scale(((v_figures ->> 'batches')::integer - 1) * v_spacing) end,
-    'excluded_total', (select count(*) from backfill_private.findings where run_id = p_run_id and excluded is not null),
+    'expected_runtime_s', case
+      when v_run.request ->> 'throttle_per_minute' is not null
+      then trim_scale(((v_figures ->> 'batches')::integer - 1) * v_spacing)
+    end,
+    'excluded_total', (
+      select count(*)
+      from backfill_private.findings
+      where run_id = p_run_id and excluded is not null
+    ),
     'excluded', (
-      select coalesce(jsonb_agg(jsonb_build_object('session_id', e.session_id, 'reason', e.excluded)
-        order by e.session_at desc nulls first, e.session_id), '[]')
-      from (select f.* from backfill_private.findings as f
-            where f.run_id = p_run_id and f.excluded is not null
-            order by f.session_at desc nulls first, f.session_id limit 1000) as e),
+      select coalesce(
+        jsonb_agg(
+          jsonb_build_object('session_id', e.session_id, 'reason', e.excluded)
+          order by e.session_at desc nulls first, e.session_id),
+        '[]')
+      from (
+        select f.*
+        from backfill_private.findings as f
+        where f.run_id = p_run_id and f.excluded is not null
+        order by f.session_at desc nulls first, f.session_id
+        limit 1000
+      ) as e
+    ),
     'settings', backfill_private.settings_now(),
     'rehearsal', v_rehearsal,
     'blast_radius', backfill_private.blast_radius(p_run_id),
-    'checks', coalesce(v_run.data_marks,
+    'checks',
+      coalesce(
+        v_run.data_marks,
         (select coalesce(jsonb_agg(m), '[]') from backfill_private.data_marks(p_run_id) as m))
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.kind_marks(p_run_id) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.table_marks(v_run.target) as m)
@@ -2104,12 +2499,12 @@ end
 $$;
 
 -- from sql/40_plan/freshness.sql
--- Freshness: what changed since a plan was sealed, for whoever approves or applies it later.
+-- Freshness: what changed since a plan was sealed, for anyone who approves or applies it later.
 
--- Sessions that a plan like this would name now and this one does not: candidates by the run's own request, in its range.
--- Named for whoever plans again; no run is ever widened by them.
+-- Sessions that a plan like this would name now and this one does not: candidates by the run's own request, in its
+-- range. They are named for the next plan. No run is ever widened by them.
 --
--- returns  {new_candidates: [session id], the newest first, at most 1,000; new_candidates_total}
+-- returns  {new_candidates: [session id], the newest first, at most 1,000, new_candidates_total}
 create function backfill_private.new_candidates(p_run public.backfill_runs)
 returns jsonb
 language plpgsql
@@ -2120,7 +2515,7 @@ declare
   v_found jsonb;
 begin
   perform set_config('backfill.request', p_run.request::text, true);
-  -- Materialized, so that answers are counted for what is left after the join, not for every planned session.
+  -- Materialized, so that answers are counted only for what is left after the join, not for every planned session.
   execute format(
     'with unplanned as materialized (
        select g.session_id, g.session_at, g.excluded
@@ -2145,9 +2540,9 @@ begin
 end
 $$;
 
--- The pending sessions of a run that somebody else has filled since: a claim will skip them.
+-- The pending sessions of a run that somebody else has filled since. A claim will skip them.
 --
--- returns  {filled: [session id], in the plan's order, at most 1,000; filled_total}
+-- returns  {filled: [session id], in the plan's order, at most 1,000, filled_total}
 create function backfill_private.filled_meanwhile(p_run_id uuid)
 returns jsonb
 language sql
@@ -2158,17 +2553,23 @@ as $$
     'filled', coalesce(jsonb_agg(f.session_id order by f.place) filter (where f.place <= 1000), '[]'),
     'filled_total', count(*))
   from (
-    select i.session_id, row_number() over (order by i.ordinal) as place
+    select
+      i.session_id,
+      row_number() over (order by i.ordinal) as place
     from backfill_private.effects(p_run_id) as e
-    join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = e.ordinal and i.state = 'pending'
+    join public.backfill_items as i
+      on i.run_id = p_run_id
+      and i.ordinal = e.ordinal
+      and i.state = 'pending'
     group by i.ordinal, i.session_id
     having bool_and(e.is_present and not e.has_receipt)
   ) as f
 $$;
 
--- Definitions and settings that are not what they were at the sealing.
+-- Definitions and settings that are not what they were at sealing.
 --
--- returns  [{kind: definition | setting, name, was, now}]; of a definition the fingerprint, null where it was or is gone
+-- returns  [{kind: definition | setting, name, was, now}]. was and now of a definition are fingerprints, null if it did
+--          not exist or is gone
 create function backfill_private.changes_since_sealing(p_run public.backfill_runs)
 returns jsonb
 language sql
@@ -2179,17 +2580,24 @@ as $$
     values ('definition', p_run.fingerprint, backfill_private.definitions(p_run.target)),
       ('setting', p_run.plan -> 'settings', backfill_private.settings_now())
   )
-  select coalesce(jsonb_agg(jsonb_build_object('kind', l.kind, 'name', n.name, 'was', l.was ->> n.name, 'now', l.now ->> n.name)
-    order by l.kind, n.name), '[]')
+  select coalesce(
+    jsonb_agg(
+      jsonb_build_object('kind', l.kind, 'name', n.name, 'was', l.was ->> n.name, 'now', l.now ->> n.name)
+      order by l.kind, n.name),
+    '[]')
   from looked_at as l
-  cross join lateral (select jsonb_object_keys(l.was) union select jsonb_object_keys(l.now)) as n (name)
+  cross join lateral (
+    select jsonb_object_keys(l.was)
+    union
+    select jsonb_object_keys(l.now)
+  ) as n (name)
   where l.was ->> n.name is distinct from l.now ->> n.name
 $$;
 
 -- What changed since a plan was sealed.
 --
 -- returns  {run_id, state, filled, filled_total, new_candidates, new_candidates_total, changes, digest_matches,
---          approved_until, approval_left_s}; null where nothing is to come of the plan any more
+--          approved_until, approval_left_s}. Null if nothing more will come of the plan
 -- raises   OB001 no such run, OB010 not allowed
 create function backfill_private.freshness(p_run_id uuid)
 returns jsonb
@@ -2208,22 +2616,26 @@ begin
   elsif v_run.state not in ('awaiting_approval', 'approved', 'running', 'paused') then
     return null;
   end if;
-  return jsonb_build_object('run_id', p_run_id, 'state', v_run.state,
+  return jsonb_build_object(
+      'run_id', p_run_id,
+      'state', v_run.state,
       'changes', backfill_private.changes_since_sealing(v_run),
       'digest_matches', backfill_private.compute_digest(p_run_id) = v_run.digest,
       'approved_until', v_run.approved_until,
-      'approval_left_s', case when v_run.approved_until is not null
-        then greatest(extract(epoch from v_run.approved_until - backfill_private.clock()), 0) end)
+      'approval_left_s', case
+        when v_run.approved_until is not null
+        then greatest(extract(epoch from v_run.approved_until - backfill_private.clock()), 0)
+      end)
     || backfill_private.filled_meanwhile(p_run_id)
     || backfill_private.new_candidates(v_run);
 end
 $$;
 
 -- from sql/40_plan/marks.sql
--- The marks of a plan: each is a measurement of what the run would meet.
+-- The marks of a plan. Each is a measurement of what the run would meet.
 
 -- Marks on the kinds of rows that a request names beside the versions: a kind that no row has may be a typing error.
--- A target's default needs no row: it is what its scoring functions write.
+-- A target's default needs no row: its scoring functions write it.
 create function backfill_private.kind_marks(p_run_id uuid)
 returns setof jsonb
 language plpgsql
@@ -2235,21 +2647,32 @@ declare
   v_found boolean;
 begin
   for v_kind in
-    select t.table_name::regclass as tab, backfill_private.bare_name(t.table_name) as name, m.key as matched,
-      m.value as parameter, r.request ->> m.value as given, s.defaults ->> m.value as usual
+    select
+      t.table_name::regclass as tab,
+      backfill_private.bare_name(t.table_name) as name,
+      m.key as matched,
+      m.value as parameter,
+      r.request ->> m.value as given,
+      s.defaults ->> m.value as usual
     from public.backfill_runs as r
     join backfill_private.sources as s on s.target = r.target
     join public.backfill_targets as t on t.target = r.target
     cross join lateral jsonb_each_text(t.matches) as m
-    where r.run_id = p_run_id and r.request ->> m.value is distinct from s.defaults ->> m.value
+    where r.run_id = p_run_id
+      and r.request ->> m.value is distinct from s.defaults ->> m.value
     order by t.position, m.key
   loop
     execute format('select exists (select from %s as t where t.%I::text = $1)', v_kind.tab, v_kind.matched)
-      into v_found using v_kind.given;
-    return next backfill_private.mark(v_kind.parameter, case when v_found then 'ok' else 'warn' end,
-      case when v_found then format('%s has rows of %s %s', v_kind.name, v_kind.matched, v_kind.given)
-        else format('no row of %s has %s %s, so it may be misspelt; the usual one is %s',
-          v_kind.name, v_kind.matched, v_kind.given, v_kind.usual) end);
+      into v_found
+      using v_kind.given;
+    return next backfill_private.mark(
+      v_kind.parameter,
+      case when v_found then 'ok' else 'warn' end,
+      case
+        when v_found then format('%s has rows of %s %s', v_kind.name, v_kind.matched, v_kind.given)
+        else format('no row of %s has %s %s, so it may be misspelt. The usual one is %s',
+          v_kind.name, v_kind.matched, v_kind.given, v_kind.usual)
+      end);
   end loop;
 end
 $$;
@@ -2261,36 +2684,44 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case when p_request ->> 'throttle_per_minute' is null
+  select case
+    when p_request ->> 'throttle_per_minute' is null
     then backfill_private.mark('throttle', 'warn', 'none: the run goes as fast as the database answers')
     else backfill_private.mark('throttle', 'ok',
       format('at most %s session starts in any 60 s, batches of at most %s start %s s apart',
         p_request ->> 'throttle_per_minute',
         p_request ->> 'batch_size',
-        trim_scale(backfill_private.batch_spacing_s(p_request)))) end
+        trim_scale(backfill_private.batch_spacing_s(p_request))))
+  end
 $$;
 
--- The mark on the environment, of a check and of a plan; none if the settings have no row.
+-- The mark on the environment, of a check and of a plan. None if the settings have no row.
 create function backfill_private.environment_mark()
 returns setof jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.line('environment', case when s.environment is null then 'warn' else 'ok' end,
-    coalesce('this project is ' || s.environment, 'not set: nothing keeps a plan from being applied to the wrong project'),
+  select backfill_private.line(
+    'environment',
+    case when s.environment is null then 'warn' else 'ok' end,
+    coalesce(
+      'this project is ' || s.environment,
+      'not set: nothing keeps a plan from being applied to the wrong project'),
     'update public.backfill_settings set environment = ''staging'' where only_row;')
   from public.backfill_settings as s
 $$;
 
--- The mark on the approval policy, of a check and of a plan; none if the settings have no row.
+-- The mark on the approval policy, of a check and of a plan. None if the settings have no row.
 create function backfill_private.approval_policy_mark()
 returns setof jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.line('approval policy', case when s.approval_policy = 'any' then 'warn' else 'ok' end,
+  select backfill_private.line(
+    'approval policy',
+    case when s.approval_policy = 'any' then 'warn' else 'ok' end,
     s.approval_policy
       || case when s.approval_policy = 'any' then ': the service key may approve its own plan' else '' end,
     'update public.backfill_settings set approval_policy = ''second_person'' where only_row;')
@@ -2307,18 +2738,28 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   select
-    case when f ? 'is_null' then format('%s %s', f ->> 'column', case when (f ->> 'is_null')::boolean then 'null' else 'not null' end)
-      else format('%s %s', f ->> 'column', (select string_agg(v, ' or ') from jsonb_array_elements_text(f -> 'values') as v)) end,
+    case
+      when f ? 'is_null'
+      then format('%s %s', f ->> 'column', case when (f ->> 'is_null')::boolean then 'null' else 'not null' end)
+      else format('%s %s', f ->> 'column', (
+        select string_agg(v, ' or ')
+        from jsonb_array_elements_text(f -> 'values') as v
+      ))
+    end,
     p_prefix || quote_ident(f ->> 'column') || case
       when f ? 'is_null' then case when (f ->> 'is_null')::boolean then ' is null' else ' is not null' end
       when jsonb_array_length(f -> 'values') = 1 then format(' = %L', f -> 'values' ->> 0)
-      else (select format(' in (%s)', string_agg(quote_literal(v), ', ')) from jsonb_array_elements_text(f -> 'values') as v) end
+      else (
+        select format(' in (%s)', string_agg(quote_literal(v), ', '))
+        from jsonb_array_elements_text(f -> 'values') as v
+      )
+    end
   from backfill_private.sources as o
   cross join lateral jsonb_array_elements(o.filters) as f
   where o.target = p_target
 $$;
 
--- Marks on the data of a plan: what selects its sessions, and each need of theirs.
+-- Marks on the data of a plan: what selects its sessions, and each need of its sessions.
 create function backfill_private.data_marks(p_run_id uuid)
 returns setof jsonb
 language plpgsql
@@ -2333,17 +2774,30 @@ declare
   v_words text;
   v_condition text;
 begin
-  select s.* into strict v_source from backfill_private.sources as s
-  join public.backfill_runs as r on r.target = s.target where r.run_id = p_run_id;
-  select string_agg(f.words, ', '), string_agg(f.condition, ' and ') into v_words, v_condition
+  select s.* into strict v_source
+  from backfill_private.sources as s
+  join public.backfill_runs as r on r.target = s.target
+  where r.run_id = p_run_id;
+  select string_agg(f.words, ', '), string_agg(f.condition, ' and ')
+  into v_words, v_condition
   from backfill_private.filter_conditions(v_source.target, 's.') as f;
   if v_words is not null then
-    execute format('select backfill_private.mark(%L, case when count(*) = count(*) filter (where %s) then ''ok'' else ''fail'' end,
-        format(''%%s of %%s have %%s'', count(*) filter (where %2$s), count(*), %L))
-      from public.backfill_items as item left join %s as s on s.%I = item.session_id::%s where item.run_id = $1',
-      'rows of ' || backfill_private.bare_name(v_source.source_table), v_condition, v_words, v_source.source_table::regclass,
-      v_source.key_column, backfill_private.column_type(v_source.source_table, v_source.key_column))
-    into v_mark using p_run_id;
+    execute format(
+      'select backfill_private.mark(
+         %L,
+         case when count(*) = count(*) filter (where %s) then ''ok'' else ''fail'' end,
+         format(''%%s of %%s have %%s'', count(*) filter (where %2$s), count(*), %L))
+       from public.backfill_items as item
+       left join %s as s on s.%I = item.session_id::%s
+       where item.run_id = $1',
+      'rows of ' || backfill_private.bare_name(v_source.source_table),
+      v_condition,
+      v_words,
+      v_source.source_table::regclass,
+      v_source.key_column,
+      backfill_private.column_type(v_source.source_table, v_source.key_column))
+    into v_mark
+    using p_run_id;
     return next v_mark;
   end if;
   for v_need in select n from jsonb_array_elements(v_source.needs) as n loop
@@ -2370,25 +2824,41 @@ declare
 begin
   execute format('
     with counted as (
-      select item.session_id, item.phase, (select count(*) from %s as n where n.%I = item.session_id::%s) as has
+      select
+        item.session_id,
+        item.phase,
+        (select count(*) from %s as n where n.%I = item.session_id::%s) as has
       from public.backfill_items as item
       where item.run_id = $1 and ($2 is null or $2 = any (item.components))
     )
-    select count(*) as sessions, count(*) filter (where c.has >= $3) as enough, min(c.has) as least, max(c.has) as most,
+    select
+      count(*) as sessions,
+      count(*) filter (where c.has >= $3) as enough,
+      min(c.has) as least,
+      max(c.has) as most,
       string_agg(format(''%%s has %%s'', left(c.session_id, 8), c.has), '', '' order by c.session_id)
         filter (where c.phase = ''priority'' and $2 is not null) as named
-    from counted as c', (p_need ->> 'table')::regclass, p_need ->> 'column',
+    from counted as c',
+    (p_need ->> 'table')::regclass,
+    p_need ->> 'column',
     backfill_private.column_type(p_need ->> 'table', p_need ->> 'column'))
-  into v_sessions, v_enough, v_least, v_most, v_named using p_run_id, v_component,
-    (select (r.request ->> (p_need ->> 'parameter'))::bigint from public.backfill_runs as r where r.run_id = p_run_id);
-  return backfill_private.mark(p_need ->> 'name', case when v_enough = v_sessions then 'ok' else 'fail' end,
+  into v_sessions, v_enough, v_least, v_most, v_named
+  using p_run_id, v_component, (
+    select (r.request ->> (p_need ->> 'parameter'))::bigint
+    from public.backfill_runs as r
+    where r.run_id = p_run_id
+  );
+  return backfill_private.mark(
+    p_need ->> 'name',
+    case when v_enough = v_sessions then 'ok' else 'fail' end,
     format('%s of %s sessions%s have enough', v_enough, v_sessions, coalesce(' that lack ' || v_component, ''))
-      || coalesce(', ' || v_least || ' to ' || v_most || ' each', '') || coalesce('; priority: ' || v_named, ''));
+      || coalesce(', ' || v_least || ' to ' || v_most || ' each', '')
+      || coalesce('; priority: ' || v_named, ''));
 end
 $$;
 
--- The marks on the tables that are there, of a check and of a plan: rights of service_role, row level security, our
--- triggers. Each with what to do about it.
+-- The marks on the tables that exist, of a check and of a plan: rights of service_role, row level security, our
+-- triggers. Each says what to do about it.
 create function backfill_private.table_marks(p_target text)
 returns setof jsonb
 language sql
@@ -2400,7 +2870,8 @@ as $$
   join pg_class as c on c.oid = to_regclass(t.table_name)
   join pg_roles as service on service.rolname = 'service_role'
   cross join lateral (
-    select has_table_privilege(service.oid, c.oid, 'insert') as inserts,
+    select
+      has_table_privilege(service.oid, c.oid, 'insert') as inserts,
       has_table_privilege(service.oid, c.oid, 'update') as updates,
       (select string_agg(u.name, ', ') from backfill_private.unguarded(t.table_name) as u (name)) as bare
   ) as seen
@@ -2416,14 +2887,18 @@ as $$
       format('%s, service_role %s',
         case when c.relrowsecurity then 'on' else 'off' end,
         case when service.rolbypassrls then 'passes it by' else 'is subject to it' end),
-      case when c.relrowsecurity then 'alter role service_role bypassrls;'
-        else format('alter table %s enable row level security;', c.oid::regclass) end)),
+      case
+        when c.relrowsecurity then 'alter role service_role bypassrls;'
+        else format('alter table %s enable row level security;', c.oid::regclass)
+      end)),
     (3, backfill_private.line('receipts of ' || t.table_name,
       case when seen.bare is not null then 'fail' when t.receipts = 'inferred' then 'warn' else 'ok' end,
-      coalesce('triggers are missing or not always enabled on ' || seen.bare, case when t.receipts = 'inferred'
+      coalesce('triggers are missing or not always enabled on ' || seen.bare, case
+        when t.receipts = 'inferred'
         then 'inferred from the rows before and after: gate, leases and receipts hold at claim and settle, '
           'not at the write'
-        else 'triggers in place, always enabled' end),
+        else 'triggers in place, always enabled'
+      end),
       backfill_private.trigger_cure(t)))
   ) as m (place, mark)
   where t.target = p_target
@@ -2432,28 +2907,38 @@ $$;
 
 -- The scoring functions of a target in their order, each with the first thing that is wrong with it.
 --
--- fault  null: nothing; edge: an Edge Function, which cannot be measured here; gone: it does not exist; arguments: they
---        have other names; rights: service_role may not execute it
+-- fault  null: nothing. edge: an Edge Function, which cannot be measured here. gone: it does not exist. arguments: they
+--        have other names. rights: service_role may not execute it
 create function backfill_private.scoring_faults(p_target text)
 returns table (component text, name text, function regprocedure, wanted text[], present text[], fault text)
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select t.component, f.name, p.oid::regprocedure, named.wanted, p.proargnames, case
+  select
+    t.component,
+    f.name,
+    p.oid::regprocedure,
+    named.wanted,
+    p.proargnames,
+    case
       when t.transport = 'edge' then 'edge'
       when p.oid is null then 'gone'
       when not coalesce(named.wanted <@ p.proargnames, false) then 'arguments'
-      when not has_function_privilege('service_role', p.oid, 'execute') then 'rights' end
+      when not has_function_privilege('service_role', p.oid, 'execute') then 'rights'
+    end
   from public.backfill_targets as t
   join backfill_private.scoring_functions(p_target) as f on f.component = t.component
   left join pg_proc as p on p.oid = f.oid
-  cross join lateral (select array_agg(a order by a) as wanted from jsonb_object_keys(t.arguments) as a) as named
+  cross join lateral (
+    select array_agg(a order by a) as wanted
+    from jsonb_object_keys(t.arguments) as a
+  ) as named
   where t.target = p_target
   order by t.position
 $$;
 
--- The marks on the scoring functions, of a check and of a plan, each with what to do about it.
+-- The marks on the scoring functions, of a check and of a plan. Each says what to do about it.
 create function backfill_private.function_marks(p_target text)
 returns setof jsonb
 language sql
@@ -2469,22 +2954,25 @@ as $$
       when 'gone' then format('%s does not exist', t.function_signature)
       when 'arguments' then format('the arguments are %s, the calls name %s', f.present, f.wanted)
       when 'rights' then 'service_role may not execute it'
-      else format('%s exists, service_role may execute it', f.function) end,
+      else format('%s exists, service_role may execute it', f.function)
+    end,
     case f.fault
       when 'edge' then 'declare the version anew whenever you deploy it: backfill install --target FILE'
-      when 'gone' then format('create it, or: update public.backfill_targets set function_signature = ''…'''
+      when 'gone' then
+        format('create it, or: update public.backfill_targets set function_signature = ''…'''
         ' where target = %L and component = %L;', t.target, t.component)
       when 'arguments' then
         format('name its arguments: update public.backfill_targets set arguments = ''{"argument": "parameter", …}'''
         ' where target = %L and component = %L;', t.target, t.component)
-      when 'rights' then format('grant execute on function %s to service_role;', f.function) end)
+      when 'rights' then format('grant execute on function %s to service_role;', f.function)
+    end)
   from backfill_private.scoring_faults(p_target) with ordinality as f
   join public.backfill_targets as t on t.target = p_target and t.component = f.component
   order by f.ordinality
 $$;
 
--- The mark on how a run is scored; where bulk would matter, with what each would take. No mark where nothing was measured
--- or the throttle is the clock.
+-- The mark on how a run is scored. If bulk would matter, it says what each mode would take. No mark if nothing was
+-- measured or the throttle is the clock.
 --
 -- p_figures  see backfill_private.rehearsal_figures
 create function backfill_private.mode_marks(p_run_id uuid, p_figures jsonb)
@@ -2493,47 +2981,77 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.mark('mode', 'ok', case r.request ->> 'mode' when 'bulk' then 'bulk' else 'direct' end
-    || format(': about %s s call by call', p_figures ->> 'runtime_s')
-    || case when t.is_edge then '' else format(', %s s in bulk, of which one call is made at a time', timed.bulk_s) end
-    || case when not t.is_edge and r.request ->> 'mode' = 'direct' and timed.bulk_s * 2 < (p_figures ->> 'runtime_s')::numeric
-         then format('; backfill plan --like %s --mode bulk --batch-size 500', r.run_id) else '' end)
+  select backfill_private.mark(
+    'mode',
+    'ok',
+    case r.request ->> 'mode' when 'bulk' then 'bulk' else 'direct' end
+      || format(': about %s s call by call', p_figures ->> 'runtime_s')
+      || case
+           when t.is_edge then ''
+           else format(', %s s in bulk, of which one call is made at a time', timed.bulk_s)
+         end
+      || case
+           when not t.is_edge
+             and r.request ->> 'mode' = 'direct'
+             and timed.bulk_s * 2 < (p_figures ->> 'runtime_s')::numeric
+           then format('; backfill plan --like %s --mode bulk --batch-size 500', r.run_id)
+           else ''
+         end)
   from public.backfill_runs as r
-  cross join lateral (select bool_or(x.transport = 'edge') as is_edge from public.backfill_targets as x where x.target = r.target) as t
+  cross join lateral (
+    select bool_or(x.transport = 'edge') as is_edge
+    from public.backfill_targets as x
+    where x.target = r.target
+  ) as t
   cross join lateral (
     select round(count(*) * (p_figures #>> '{took_ms,p50}')::numeric / 1000, 1) as bulk_s
-    from public.backfill_items as i where i.run_id = r.run_id) as timed
-  where r.run_id = p_run_id and r.request ->> 'throttle_per_minute' is null
-    and p_figures ->> 'runtime_s' is not null and timed.bulk_s is not null
+    from public.backfill_items as i
+    where i.run_id = r.run_id
+  ) as timed
+  where r.run_id = p_run_id
+    and r.request ->> 'throttle_per_minute' is null
+    and p_figures ->> 'runtime_s' is not null
+    and timed.bulk_s is not null
 $$;
 
 -- from sql/40_plan/rehearsal_marks.sql
--- What a rehearsal says: figures and marks of the plan, out of what was seen of the sessions of its sample.
+-- What a rehearsal says: figures and marks of the plan, from what was seen of the sessions in its sample.
 
 -- The rehearsed sessions of a run, one row each, flat.
 create function backfill_private.rehearsed(p_run_id uuid)
-returns table (ordinal bigint, session_id text, category text, phase text, took_ms numeric, leased_ms numeric, calls jsonb,
-  error jsonb, seen jsonb)
+returns table (
+  ordinal bigint, session_id text, category text, phase text, took_ms numeric, leased_ms numeric, calls jsonb,
+  error jsonb, seen jsonb
+)
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select s.ordinal, s.session_id, s.category, s.phase,
+  select
+    s.ordinal,
+    s.session_id,
+    s.category,
+    s.phase,
     (select sum((c ->> 'took_ms')::numeric) from jsonb_array_elements(s.seen -> 'calls') as c),
-    (s.seen ->> 'leased_ms')::numeric, s.seen -> 'calls',
-    coalesce(nullif(s.seen -> 'error', 'null'), case when s.seen ->> 'without_effect' is not null
-      then jsonb_build_object('step', s.seen ->> 'without_effect', 'code', 'OB017',
-        'message', 'no effect: the function answered and left no row of the wanted version') end),
+    (s.seen ->> 'leased_ms')::numeric,
+    s.seen -> 'calls',
+    coalesce(nullif(s.seen -> 'error', 'null'), case
+      when s.seen ->> 'without_effect' is not null
+      then jsonb_build_object(
+        'step', s.seen ->> 'without_effect',
+        'code', 'OB017',
+        'message', 'no effect: the function answered and left no row of the wanted version')
+    end),
     s.seen
   from backfill_private.rehearsals as s
   where s.run_id = p_run_id and s.seen ? 'calls'
 $$;
 
--- Seconds that a run will take: its throttle's pace, or the calls where they take longer. The calls of four sessions
--- are made at a time, the batches one after the other.
+-- Seconds that a run will take: its throttle's pace, or the calls if they take longer. Four sessions are called at a
+-- time, and one batch after the other.
 --
--- p_round_trip_ms  what a call takes beside the database, as the client measured it; null: unknown, not counted
--- returns          null where nothing was measured
+-- p_round_trip_ms  what a call takes outside the database, as the client measured it. Null: unknown, not counted
+-- returns          null if nothing was measured
 create function backfill_private.estimate_s(p_run_id uuid, p_round_trip_ms numeric)
 returns numeric
 language sql
@@ -2541,28 +3059,45 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   with measured as (
-    select percentile_cont(0.5) within group (order by r.took_ms) as session_ms,
+    select
+      percentile_cont(0.5) within group (order by r.took_ms) as session_ms,
       percentile_cont(0.5) within group (order by r.leased_ms) as leased_ms
     from backfill_private.rehearsed(p_run_id) as r
-    where r.error is null and (r.ordinal > 1 or not exists (
-      select from backfill_private.rehearsed(p_run_id) as other where other.error is null and other.ordinal > 1))
+    where r.error is null
+      and (r.ordinal > 1 or not exists (
+        select from backfill_private.rehearsed(p_run_id) as other
+        where other.error is null and other.ordinal > 1
+      ))
   ), batches as (
     select i.batch, ceil(count(*) / 4.0) as waves, avg(cardinality(i.components)) as calls
-    from public.backfill_items as i where i.run_id = p_run_id group by i.batch
+    from public.backfill_items as i
+    where i.run_id = p_run_id
+    group by i.batch
   ), timed as (
-    select b.batch, (b.waves * (m.session_ms + b.calls * coalesce(p_round_trip_ms, 0))
-      + 2 * (m.leased_ms + coalesce(p_round_trip_ms, 0))) / 1000 as batch_s
-    from batches as b cross join measured as m
+    select
+      b.batch,
+      (
+        b.waves * (m.session_ms + b.calls * coalesce(p_round_trip_ms, 0))
+        + 2 * (m.leased_ms + coalesce(p_round_trip_ms, 0))
+      ) / 1000 as batch_s
+    from batches as b
+    cross join measured as m
   )
-  select round((sum(case when t.batch < (select max(b.batch) from batches as b)
-      then greatest(t.batch_s, backfill_private.batch_spacing_s(r.request)::double precision) else t.batch_s end))::numeric, 1)
-  from timed as t, public.backfill_runs as r where r.run_id = p_run_id
+  select round(
+    (sum(case
+      when t.batch < (select max(b.batch) from batches as b)
+      then greatest(t.batch_s, backfill_private.batch_spacing_s(r.request)::double precision)
+      else t.batch_s
+    end))::numeric,
+    1)
+  from timed as t, public.backfill_runs as r
+  where r.run_id = p_run_id
 $$;
 
--- The figures of a rehearsal; null where there was none.
+-- The figures of a rehearsal. Null if there was none.
 --
 -- returns  {sessions: [{session_id, category, phase, took_ms, calls, error}], rows: {table: {before, after, inserted,
---          updated, deleted}}, took_ms: {p50, p95} of a session's calls, the first session left out, round_trip_ms,
+--          updated, deleted}}, took_ms: {p50, p95} of a session's calls without the first session, round_trip_ms,
 --          runtime_s}
 create function backfill_private.rehearsal_figures(p_run_id uuid, p_round_trip_ms numeric)
 returns jsonb
@@ -2573,9 +3108,13 @@ as $$
   with seen as (
     select * from backfill_private.rehearsed(p_run_id)
   ), timed as (
-    select s.took_ms from seen as s
-    where s.error is null and (s.ordinal > 1 or not exists (
-      select from seen as other where other.error is null and other.ordinal > 1))
+    select s.took_ms
+    from seen as s
+    where s.error is null
+      and (s.ordinal > 1 or not exists (
+        select from seen as other
+        where other.error is null and other.ordinal > 1
+      ))
   ), counted as (
     select t.key as table_name, c.key as what, sum((c.value #>> '{}')::bigint) as total
     from seen as s
@@ -2584,19 +3123,31 @@ as $$
     group by t.key, c.key
   )
   select jsonb_build_object(
-    'sessions', (select jsonb_agg(to_jsonb(s) - array['ordinal', 'seen', 'leased_ms'] order by s.ordinal) from seen as s),
-    'rows', (select jsonb_object_agg(n.table_name, n.counts) from (
-      select c.table_name, jsonb_object_agg(c.what, c.total) as counts from counted as c group by c.table_name) as n),
-    'took_ms', (select jsonb_build_object(
+    'sessions', (
+      select jsonb_agg(to_jsonb(s) - array['ordinal', 'seen', 'leased_ms'] order by s.ordinal)
+      from seen as s
+    ),
+    'rows', (
+      select jsonb_object_agg(n.table_name, n.counts)
+      from (
+        select c.table_name, jsonb_object_agg(c.what, c.total) as counts
+        from counted as c
+        group by c.table_name
+      ) as n
+    ),
+    'took_ms', (
+      select jsonb_build_object(
         'p50', round(percentile_cont(0.5) within group (order by t.took_ms)::numeric, 1),
         'p95', round(percentile_cont(0.95) within group (order by t.took_ms)::numeric, 1))
-      from timed as t having count(*) > 0),
+      from timed as t
+      having count(*) > 0
+    ),
     'round_trip_ms', round(p_round_trip_ms, 1),
     'runtime_s', backfill_private.estimate_s(p_run_id, p_round_trip_ms))
   where exists (select from seen)
 $$;
 
--- Columns by table in words: table.column, table.column. Null where there are none.
+-- Columns by table in words: table.column, table.column. Null if there are none.
 create function backfill_private.named_columns(p_columns jsonb)
 returns text
 language sql
@@ -2604,27 +3155,30 @@ immutable
 set search_path = pg_catalog, pg_temp
 as $$
   select string_agg(t.key || '.' || c.name, ', ' order by t.key, c.name)
-  from jsonb_each(p_columns) as t cross join lateral jsonb_array_elements_text(t.value) as c (name)
+  from jsonb_each(p_columns) as t
+  cross join lateral jsonb_array_elements_text(t.value) as c (name)
 $$;
 
--- Over all rehearsed sessions, the columns that changed between two moments, by table: {table: [column]}.
+-- The columns that changed between two moments, over all rehearsed sessions, by table: {table: [column]}.
 --
--- p_path  where in what was seen the tables stand: {tables}, {second,tables} or {undone,tables}
+-- p_path  where the tables are in what was seen: {tables}, {second,tables} or {undone,tables}
 create function backfill_private.columns_changed(p_run_id uuid, p_path text[])
 returns jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(jsonb_object_agg(n.table_name, n.columns), '{}') from (
+  select coalesce(jsonb_object_agg(n.table_name, n.columns), '{}')
+  from (
     select t.key as table_name, jsonb_agg(distinct c.name order by c.name) as columns
     from backfill_private.rehearsed(p_run_id) as r
     cross join lateral jsonb_each(r.seen #> p_path) as t
     cross join lateral jsonb_array_elements_text(t.value -> 'columns') as c (name)
-    group by t.key) as n
+    group by t.key
+  ) as n
 $$;
 
--- Over all rehearsed sessions, how many rows of a kind came between two moments, in words: 2 of the table. Null: none.
+-- How many rows of a kind came between two moments, over all rehearsed sessions, in words: 2 of the table. Null: none.
 --
 -- p_what  inserted, updated or deleted
 create function backfill_private.rows_changed(p_run_id uuid, p_path text[], p_what text)
@@ -2633,34 +3187,47 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select string_agg(format('%s of %s', n.total, n.table_name), ', ' order by n.table_name) from (
+  select string_agg(format('%s of %s', n.total, n.table_name), ', ' order by n.table_name)
+  from (
     select t.key as table_name, sum((t.value ->> p_what)::bigint) as total
     from backfill_private.rehearsed(p_run_id) as r
     cross join lateral jsonb_each(r.seen #> p_path) as t
-    group by t.key) as n
+    group by t.key
+  ) as n
   where n.total > 0
 $$;
 
--- The errors of the rehearsed calls by call and code, each with one of its messages, in words; null where none failed.
+-- The errors of the rehearsed calls by call and code, each with one of its messages, in words. Null if none failed.
 create function backfill_private.rehearsed_errors(p_run_id uuid)
 returns text
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select string_agg(format('%s: %s, %s (%s)', e.step,
-      case when e.code = '57014' then 'slower than the limit of a statement' else concat_ws(' ', e.code, e.message) end,
-      e.sessions, e.categories), '; ' order by e.step, e.code)
+  select string_agg(
+    format('%s: %s, %s (%s)',
+      e.step,
+      case
+        when e.code = '57014' then 'slower than the limit of a statement'
+        else concat_ws(' ', e.code, e.message)
+      end,
+      e.sessions,
+      e.categories),
+    '; ' order by e.step, e.code)
   from (
-    select r.error ->> 'step' as step, r.error ->> 'code' as code, min(r.error ->> 'message') as message,
+    select
+      r.error ->> 'step' as step,
+      r.error ->> 'code' as code,
+      min(r.error ->> 'message') as message,
       count(*) || case count(*) when 1 then ' session' else ' sessions' end as sessions,
       string_agg(distinct r.category, ', ' order by r.category) as categories
     from backfill_private.rehearsed(p_run_id) as r
     where r.error is not null
-    group by 1, 2) as e
+    group by 1, 2
+  ) as e
 $$;
 
--- Marks on what was rehearsed: calls, time, a second call, rows overwritten, writes elsewhere, undo.
+-- Marks on what was rehearsed: calls, time, a second call, overwritten rows, writes elsewhere, undo.
 create function backfill_private.rehearsal_marks(p_run_id uuid, p_figures jsonb)
 returns setof jsonb
 language plpgsql
@@ -2694,20 +3261,39 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.mark('rehearsal: scoring calls',
-    case when told.sample = 0 then 'warn' when told.errors is not null then 'fail' else 'ok' end,
-    case when told.sample = 0 then coalesce('not measured: ' || told.edge, 'not rehearsed' || coalesce(': ' || told.why, ''))
-      when told.errors is not null then format('%s of %s sessions failed. %s', told.sample - told.good, told.sample, told.errors)
-      else format('%s of %s sessions were scored and rolled back; none failed', told.sample,
-        (select count(*) from public.backfill_items as i where i.run_id = p_run_id))
-        || coalesce('; not measured: ' || told.edge, '') end)
+  select backfill_private.mark(
+    'rehearsal: scoring calls',
+    case
+      when told.sample = 0 then 'warn'
+      when told.errors is not null then 'fail'
+      else 'ok'
+    end,
+    case
+      when told.sample = 0
+      then coalesce('not measured: ' || told.edge, 'not rehearsed' || coalesce(': ' || told.why, ''))
+      when told.errors is not null
+      then format('%s of %s sessions failed. %s', told.sample - told.good, told.sample, told.errors)
+      else format('%s of %s sessions were scored and rolled back, none failed',
+          told.sample,
+          (select count(*) from public.backfill_items as i where i.run_id = p_run_id))
+        || coalesce('. Not measured: ' || told.edge, '')
+    end)
   from (
-    select count(*) as sample, count(*) filter (where r.error is null) as good,
+    select
+      count(*) as sample,
+      count(*) filter (where r.error is null) as good,
       backfill_private.rehearsed_errors(p_run_id) as errors,
-      (select string_agg(distinct s.seen ->> 'why', ', ') from backfill_private.rehearsals as s where s.run_id = p_run_id) as why,
-      (select string_agg(f.name, ', ' order by f.position) || ', which no transaction takes back' from public.backfill_runs as run
+      (
+        select string_agg(distinct s.seen ->> 'why', ', ')
+        from backfill_private.rehearsals as s
+        where s.run_id = p_run_id
+      ) as why,
+      (
+        select string_agg(f.name, ', ' order by f.position) || ', which no transaction takes back'
+        from public.backfill_runs as run
         cross join lateral backfill_private.scoring_functions(run.target) as f
-        where run.run_id = p_run_id and f.transport = 'edge') as edge
+        where run.run_id = p_run_id and f.transport = 'edge'
+      ) as edge
     from backfill_private.rehearsed(p_run_id) as r
   ) as told
 $$;
@@ -2719,37 +3305,57 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case when s.differences is null
+  select case
+    when s.differences is null
     then backfill_private.mark('rehearsal: second call', 'ok', 'changes nothing' || coalesce(
-      '; not decidable, since they hold the time of the transaction: ' || s.undecidable, ''))
-    else backfill_private.mark('rehearsal: second call', 'warn', 'it is not idempotent: ' || s.differences) end
+      '. Not decidable, since they hold the time of the transaction: ' || s.undecidable, ''))
+    else backfill_private.mark('rehearsal: second call', 'warn', 'it is not idempotent: ' || s.differences)
+  end
   from (
-    select concat_ws('; ',
-      'a second call changes ' || backfill_private.named_columns(backfill_private.columns_changed(p_run_id, '{second,tables}')),
-      'adds rows: ' || backfill_private.rows_changed(p_run_id, '{second,tables}', 'inserted'),
-      'removes rows: ' || backfill_private.rows_changed(p_run_id, '{second,tables}', 'deleted'),
-      'fails: ' || (select string_agg(distinct concat_ws(' ', r.seen #>> '{second,error,code}', r.seen #>> '{second,error,message}'), ', ')
-        from backfill_private.rehearsed(p_run_id) as r where r.seen #>> '{second,error,code}' is not null)) as text,
-      (select backfill_private.named_columns(jsonb_object_agg(u.key, u.value))
-       from (select distinct t.key, t.value from backfill_private.rehearsed(p_run_id) as r
-             cross join lateral jsonb_each(r.seen -> 'undecidable') as t) as u) as undecidable
+    select
+      concat_ws('; ',
+        'a second call changes '
+          || backfill_private.named_columns(backfill_private.columns_changed(p_run_id, '{second,tables}')),
+        'adds rows: ' || backfill_private.rows_changed(p_run_id, '{second,tables}', 'inserted'),
+        'removes rows: ' || backfill_private.rows_changed(p_run_id, '{second,tables}', 'deleted'),
+        'fails: ' || (
+          select string_agg(
+            distinct concat_ws(' ', r.seen #>> '{second,error,code}', r.seen #>> '{second,error,message}'),
+            ', ')
+          from backfill_private.rehearsed(p_run_id) as r
+          where r.seen #>> '{second,error,code}' is not null
+        )) as text,
+      (
+        select backfill_private.named_columns(jsonb_object_agg(u.key, u.value))
+        from (
+          select distinct t.key, t.value
+          from backfill_private.rehearsed(p_run_id) as r
+          cross join lateral jsonb_each(r.seen -> 'undecidable') as t
+        ) as u
+      ) as undecidable
   ) as told
   cross join lateral (select nullif(told.text, '') as differences, told.undecidable) as s
 $$;
 
--- Would rows that are there already be overwritten or deleted?
+-- Would rows that already exist be overwritten or deleted?
 create function backfill_private.existing_rows_mark(p_run_id uuid)
 returns jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case when told.text = '' then backfill_private.mark('rehearsal: existing rows', 'ok', 'none is changed')
-    else backfill_private.mark('rehearsal: existing rows', 'warn', told.text || '; the receipts keep what they were') end
-  from (select concat_ws('; ',
-    'it overwrites ' || backfill_private.rows_changed(p_run_id, '{tables}', 'updated')
-      || coalesce(' (' || backfill_private.named_columns(backfill_private.columns_changed(p_run_id, '{tables}')) || ')', ''),
-    'it deletes ' || backfill_private.rows_changed(p_run_id, '{tables}', 'deleted')) as text) as told
+  select case
+    when told.text = '' then backfill_private.mark('rehearsal: existing rows', 'ok', 'none is changed')
+    else backfill_private.mark('rehearsal: existing rows', 'warn', told.text || '. The receipts keep what they were')
+  end
+  from (
+    select concat_ws('; ',
+      'it overwrites ' || backfill_private.rows_changed(p_run_id, '{tables}', 'updated')
+        || coalesce(
+          ' (' || backfill_private.named_columns(backfill_private.columns_changed(p_run_id, '{tables}')) || ')',
+          ''),
+      'it deletes ' || backfill_private.rows_changed(p_run_id, '{tables}', 'deleted')) as text
+  ) as told
 $$;
 
 -- Does scoring write to tables that are not the target's?
@@ -2759,18 +3365,25 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case when w.names is null then backfill_private.mark('rehearsal: other tables', 'ok', 'none is written')
+  select case
+    when w.names is null then backfill_private.mark('rehearsal: other tables', 'ok', 'none is written')
     else backfill_private.mark('rehearsal: other tables', 'warn',
-      format('it also writes to %s: without a receipt, so an undo leaves that', w.names)) end
+      format('it also writes to %s: without a receipt, so an undo leaves that', w.names))
+  end
   from (
-    select string_agg(format('%s (%s)', t.name, t.counts), ', ' order by t.name) as names from (
-      select n.name, string_agg(format('%s %s', n.total, n.what), ', ' order by n.what) as counts from (
+    select string_agg(format('%s (%s)', t.name, t.counts), ', ' order by t.name) as names
+    from (
+      select n.name, string_agg(format('%s %s', n.total, n.what), ', ' order by n.what) as counts
+      from (
         select e.key as name, c.key as what, sum(c.value::bigint) as total
         from backfill_private.rehearsed(p_run_id) as r
         cross join lateral jsonb_each(r.seen -> 'elsewhere') as e
         cross join lateral jsonb_each_text(e.value) as c
-        group by e.key, c.key) as n
-      where n.total > 0 group by n.name) as t
+        group by e.key, c.key
+      ) as n
+      where n.total > 0
+      group by n.name
+    ) as t
   ) as w
 $$;
 
@@ -2783,30 +3396,38 @@ set search_path = pg_catalog, pg_temp
 as $$
   select case
     when told.text <> '' then backfill_private.mark('rehearsal: undo', 'warn', told.text)
-    when told.looked_at = 0 then backfill_private.mark('rehearsal: undo', 'warn', 'not rehearsed: the time limit came first')
-    else backfill_private.mark('rehearsal: undo', 'ok', 'gives back every row as it was') end
-  from (select
-    (select count(*) from backfill_private.rehearsed(p_run_id) as r where r.seen ? 'undone') as looked_at,
-    concat_ws('; ',
-      'it leaves a row where ' || (select string_agg(distinct c.reason, ', ') from backfill_private.rehearsed(p_run_id) as r
-        cross join lateral jsonb_array_elements_text(r.seen #> '{undone,conflicts}') as c (reason)),
-      'a trigger of the table sets again ' || backfill_private.named_columns(backfill_private.columns_changed(p_run_id, '{undone,tables}')),
-      'it leaves behind ' || backfill_private.rows_changed(p_run_id, '{undone,tables}', 'inserted'),
-      'it does not bring back ' || backfill_private.rows_changed(p_run_id, '{undone,tables}', 'deleted')) as text) as told
+    when told.looked_at = 0
+    then backfill_private.mark('rehearsal: undo', 'warn', 'not rehearsed: the time limit came first')
+    else backfill_private.mark('rehearsal: undo', 'ok', 'gives back every row as it was')
+  end
+  from (
+    select
+      (select count(*) from backfill_private.rehearsed(p_run_id) as r where r.seen ? 'undone') as looked_at,
+      concat_ws('; ',
+        'it leaves a row where ' || (
+          select string_agg(distinct c.reason, ', ')
+          from backfill_private.rehearsed(p_run_id) as r
+          cross join lateral jsonb_array_elements_text(r.seen #> '{undone,conflicts}') as c (reason)
+        ),
+        'a trigger of the table sets again '
+          || backfill_private.named_columns(backfill_private.columns_changed(p_run_id, '{undone,tables}')),
+        'it leaves behind ' || backfill_private.rows_changed(p_run_id, '{undone,tables}', 'inserted'),
+        'it does not bring back ' || backfill_private.rows_changed(p_run_id, '{undone,tables}', 'deleted')) as text
+  ) as told
 $$;
 
 -- from sql/40_plan/request.sql
 -- Request: the parameters of a plan, checked and normalised before anything is collected.
 
--- Every parameter of a request, and what a request gains when it is normalised. Python's class Request mirrors it, and a
--- test holds the two equal. The parameters of a target are in its own rows.
+-- Every parameter of a request, and what a request gains when it is normalised. Python's class Request mirrors it, and
+-- a test holds the two equal. The parameters of a target are in its own rows.
 --
--- kind         moment: a day or a timestamp; number: a whole one; text; ids: a list of ids or prefixes of ids; versions:
---              by component; values: by name; derived: from others, never given
--- least, most  bounds: of a number, or of the length of a list; null: none of its own
--- usual        what stands for it when it is not given
--- is_digested  the normal form has it, so it goes into the digest; the others are used up while planning
--- is_kept      a plan like another takes it over
+-- kind         moment: a day or a timestamp. number: a whole one. text. ids: a list of ids or prefixes of ids.
+--              versions: by component. values: by name. derived: from others, never given
+-- least, most  bounds: of a number, or of the length of a list. Null: none of its own
+-- usual        its value when it is not given
+-- is_digested  it is in the normal form, so it goes into the digest. The others are used up while planning
+-- is_kept      a plan made like another takes it over
 create view backfill_private.request_parameters with (security_invoker = true) as
 select * from (values
   ('target',              'text',     null::integer, null::integer, null::jsonb, true,  true),
@@ -2819,7 +3440,7 @@ select * from (values
   ('until_before',        'derived',  null,          null,          null,        true,  false),
   ('recent_since',        'moment',   null,          null,          null,        true,  false),
   ('throttle_per_minute', 'number',   1,             999999999,     null,        true,  true),
-  -- In bulk a batch is a call, so that without a throttle small ones would cost for nothing: then it is 500.
+  -- In bulk a batch is a call. Without a throttle small batches would cost calls for nothing, so there it is 500.
   ('batch_size',          'number',   1,             999999999,     '5',         true,  true),
   ('priority',            'ids',      0,             100,           '[]',        true,  true),
   ('want',                'versions', null,          null,          '{}',        false, false),
@@ -2827,7 +3448,7 @@ select * from (values
   ('rehearse',            'number',   0,             999999999,     null,        false, false)
 ) as parameter (name, kind, least, most, usual, is_digested, is_kept);
 
--- A whole number out of a request, within bounds; null if absent. A parameter of a target may be anything from 0 on.
+-- A whole number from a request, within bounds. Null if absent. A parameter of a target may be any number from 0 on.
 --
 -- raises  OB013 no whole number, or out of bounds
 create function backfill_private.whole_number(p_request jsonb, p_name text)
@@ -2847,19 +3468,21 @@ begin
   select p.least, p.most into v_least, v_most from backfill_private.request_parameters as p where p.name = p_name;
   v_least := coalesce(v_least, 0);
   v_most := coalesce(v_most, 999999999);
-  -- Nine digits fit into an integer, whatever the bounds are.
+  -- Nine digits fit into an integer, under any bounds.
   if v_text !~ '^-?\d{1,9}$' or v_text::integer not between v_least and v_most then
     perform backfill_private.refuse('OB013',
       format('%s is a whole number from %s to %s, not %s', p_name, v_least, v_most,
         case when length(v_text) > 40 then left(v_text, 20) || '…' else v_text end),
-      format('backfill plan … %s', case p_name when 'throttle_per_minute' then '--throttle 20'
-        when 'batch_size' then '--batch-size 5' else format('with a %s of 1', p_name) end));
+      format('backfill plan … %s', case p_name
+        when 'throttle_per_minute' then '--throttle 20'
+        when 'batch_size' then '--batch-size 5'
+        else format('with a %s of 1', p_name) end));
   end if;
   return v_text::integer;
 end
 $$;
 
--- The ids that a list of ids and prefixes of ids names, in the order given.
+-- The ids that a list of ids and prefixes names, in the order given.
 --
 -- raises  OB014 one of them names no session, or more than one
 create function backfill_private.resolve_sessions(p_target text, p_given text[])
@@ -2876,11 +3499,19 @@ declare
 begin
   select * into strict v_source from backfill_private.sources where target = p_target;
   foreach v_given in array p_given loop
-    execute format('select array_agg(id) from (select s.%1$I::text as id from %2$s as s
-        where starts_with(s.%1$I::text, $1) order by s.%1$I::text limit 3) as found',
-      v_source.key_column, v_source.source_table::regclass) into v_found
-    using case when backfill_private.column_type(v_source.source_table, v_source.key_column) = 'uuid' then lower(btrim(v_given))
-      else btrim(v_given) end;
+    execute format(
+      'select array_agg(id)
+       from (
+         select s.%1$I::text as id from %2$s as s
+         where starts_with(s.%1$I::text, $1)
+         order by s.%1$I::text limit 3
+       ) as found',
+      v_source.key_column, v_source.source_table::regclass)
+    into v_found
+    using case
+      when backfill_private.column_type(v_source.source_table, v_source.key_column) = 'uuid' then lower(btrim(v_given))
+      else btrim(v_given)
+    end;
     if v_found is null or btrim(v_given) = '' then
       perform backfill_private.refuse('OB014', format('no session is named %s', left(v_given, 80)),
         'backfill missing --since … lists the sessions that lack something');
@@ -2897,7 +3528,7 @@ begin
 end
 $$;
 
--- The wanted versions of a request: --want component=version or the named parameters, else the target's.
+-- The wanted versions of a request: from --want component=version or the named parameters, else the target's.
 --
 -- raises  OB013 an unknown component, or two versions of one
 create function backfill_private.wanted_versions(p_target text, p_request jsonb)
@@ -2910,47 +3541,61 @@ declare
   v_unknown text;
   v_twice record;
 begin
-  select w.key into v_unknown from jsonb_each_text(coalesce(p_request -> 'want', '{}')) as w
+  select w.key into v_unknown
+  from jsonb_each_text(coalesce(p_request -> 'want', '{}')) as w
   where not exists (select from public.backfill_targets as t where t.target = p_target and t.component = w.key);
   if found then
-    perform backfill_private.refuse('OB013', format('target %s has no component %s', p_target, left(v_unknown, 80)),
-      format('backfill plan … --want COMPONENT=V with one of: %s',
-        (select string_agg(t.component, ', ' order by t.position) from public.backfill_targets as t where t.target = p_target)));
+    perform backfill_private.refuse('OB013',
+      format('target %s has no component %s', p_target, left(v_unknown, 80)),
+      format('backfill plan … --want COMPONENT=V with one of: %s', (
+        select string_agg(t.component, ', ' order by t.position)
+        from public.backfill_targets as t
+        where t.target = p_target
+      )));
   end if;
-  select t.component, t.version_parameter, p_request -> 'want' ->> t.component as wanted,
-    p_request ->> t.version_parameter as named into v_twice
+  select t.component, t.version_parameter,
+    p_request -> 'want' ->> t.component as wanted, p_request ->> t.version_parameter as named
+  into v_twice
   from public.backfill_targets as t
-  where t.target = p_target and p_request -> 'want' ->> t.component <> p_request ->> t.version_parameter limit 1;
+  where t.target = p_target
+    and p_request -> 'want' ->> t.component <> p_request ->> t.version_parameter
+  limit 1;
   if found then
-    perform backfill_private.refuse('OB013', format('two versions of %s are wanted: want says %s, %s says %s',
+    perform backfill_private.refuse('OB013',
+      format('two versions of %s are wanted: want says %s, %s says %s',
         v_twice.component, left(v_twice.wanted, 40), v_twice.version_parameter, left(v_twice.named, 40)),
-      format('backfill plan … --want %s=V, or --%s V, not both', v_twice.component,
-        replace(v_twice.version_parameter, '_', '-')));
+      format('backfill plan … --want %s=V, or --%s V, not both',
+        v_twice.component, replace(v_twice.version_parameter, '_', '-')));
   end if;
   return (
-    select jsonb_object_agg(t.version_parameter,
+    select jsonb_object_agg(
+      t.version_parameter,
       coalesce(p_request -> 'want' ->> t.component, p_request ->> t.version_parameter, t.version))
-    from public.backfill_targets as t where t.target = p_target
+    from public.backfill_targets as t
+    where t.target = p_target
   );
 end
 $$;
 
--- What a request sets instead of its target's defaults: numbers where the default is one, else names.
+-- What a request sets instead of its target's defaults: a number if the default is one, else a name.
 --
--- raises  OB013 of another kind
+-- raises  OB013 a number is none
 create function backfill_private.given_defaults(p_defaults jsonb, p_request jsonb)
 returns jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(jsonb_object_agg(d.key, case
+  select coalesce(
+    jsonb_object_agg(d.key, case
       when jsonb_typeof(d.value) = 'number' then to_jsonb(backfill_private.whole_number(p_request, d.key))
-      else p_request -> d.key end), '{}')
+      else p_request -> d.key
+    end),
+    '{}')
   from jsonb_each(p_defaults) as d where p_request ->> d.key is not null
 $$;
 
--- A request with the parameters of its target that stand under `parameters`; what it names itself comes before those.
+-- A request with the parameters of its target that stand under `parameters`. A name given in the request itself wins.
 --
 -- raises  OB013 the target has no such parameter
 create function backfill_private.named_parameters(p_target text, p_request jsonb)
@@ -2964,17 +3609,20 @@ declare
     select jsonb_object_keys(s.defaults) from backfill_private.sources as s where s.target = p_target
     union select t.version_parameter from public.backfill_targets as t where t.target = p_target);
   v_unknown text := (
-    select n from jsonb_object_keys(coalesce(nullif(p_request -> 'parameters', 'null'), '{}')) as n where n <> all (v_known) limit 1);
+    select n
+    from jsonb_object_keys(coalesce(nullif(p_request -> 'parameters', 'null'), '{}')) as n
+    where n <> all (v_known) limit 1);
 begin
   if v_unknown is not null then
-    perform backfill_private.refuse('OB013', format('target %s has no parameter %s', p_target, left(v_unknown, 80)),
+    perform backfill_private.refuse('OB013',
+      format('target %s has no parameter %s', p_target, left(v_unknown, 80)),
       format('backfill plan … --set NAME=VALUE with one of: %s', array_to_string(v_known, ', ')));
   end if;
   return coalesce(nullif(p_request -> 'parameters', 'null'), '{}') || jsonb_strip_nulls(p_request);
 end
 $$;
 
--- Refuse names that name nothing: versions and kinds that are empty or longer than any of a row's.
+-- Refuse names that name nothing: versions and kinds that are empty, or longer than those of any row.
 --
 -- raises  OB013 the first of them
 create function backfill_private.check_names(p_names jsonb)
@@ -2987,19 +3635,23 @@ declare
   v_name record;
 begin
   select n.key, n.value, btrim(n.value) = '' as is_empty into v_name
-  from jsonb_each_text(p_names) as n where btrim(n.value) = '' or length(n.value) > 200 limit 1;
+  from jsonb_each_text(p_names) as n
+  where btrim(n.value) = '' or length(n.value) > 200 limit 1;
   if found then
-    perform backfill_private.refuse('OB013', case when v_name.is_empty then format('%s is empty', v_name.key)
-      else format('%s is longer than 200 characters: %s…', v_name.key, left(v_name.value, 40)) end,
+    perform backfill_private.refuse('OB013',
+      case
+        when v_name.is_empty then format('%s is empty', v_name.key)
+        else format('%s is longer than 200 characters: %s…', v_name.key, left(v_name.value, 40))
+      end,
       'leave it out, or give a value');
   end if;
 end
 $$;
 
--- Refuse a request that has not the form of one: an object; a list of texts, versions or values by name if the list of
--- parameters says so, single values otherwise.
+-- Refuse a request of the wrong form. It must be an object. Each value has the form of its parameter's kind: a list of
+-- texts, versions or values by name, or a single value.
 --
--- raises  OB013 the first that has another
+-- raises  OB013 the first that has another form
 create function backfill_private.check_form(p_request jsonb)
 returns void
 language plpgsql
@@ -3010,32 +3662,40 @@ declare
   v_wrong record;
 begin
   if jsonb_typeof(p_request) is distinct from 'object' then
-    perform backfill_private.refuse('OB013', 'a request is an object of parameters by name', 'backfill plan --since 2025-08-01 …');
+    perform backfill_private.refuse('OB013',
+      'a request is an object of parameters by name', 'backfill plan --since 2025-08-01 …');
   end if;
   select r.key, p.kind, p.most into v_wrong
   from jsonb_each(p_request) as r
   cross join lateral (select jsonb_typeof(r.value) as form) as t
   left join backfill_private.request_parameters as p on p.name = r.key
-  where t.form <> 'null' and case
-    when p.kind = 'ids' then t.form <> 'array' or jsonb_path_exists(r.value, 'strict $[*] ? (@.type() != "string")')
-      or jsonb_array_length(r.value) > p.most
-    when p.kind in ('versions', 'values') then t.form <> 'object'
-      or jsonb_path_exists(r.value, 'strict $.* ? (@.type() == "object" || @.type() == "array")')
-    else t.form in ('object', 'array') end
+  where t.form <> 'null'
+    and case
+      when p.kind = 'ids'
+      then t.form <> 'array'
+        or jsonb_path_exists(r.value, 'strict $[*] ? (@.type() != "string")')
+        or jsonb_array_length(r.value) > p.most
+      when p.kind in ('versions', 'values')
+      then t.form <> 'object'
+        or jsonb_path_exists(r.value, 'strict $.* ? (@.type() == "object" || @.type() == "array")')
+      else t.form in ('object', 'array')
+    end
   limit 1;
   if found then
-    perform backfill_private.refuse('OB013', format('%s is %s', left(v_wrong.key, 80), case v_wrong.kind
+    perform backfill_private.refuse('OB013',
+      format('%s is %s', left(v_wrong.key, 80), case v_wrong.kind
         when 'ids' then format('a list of at most %s ids or prefixes', v_wrong.most)
         when 'versions' then 'versions by component'
         when 'values' then 'values by name'
-        else 'a single value' end), 'backfill plan --help');
+        else 'a single value' end),
+      'backfill plan --help');
   end if;
 end
 $$;
 
--- How a run is scored: direct, a call a step, or bulk, a call a batch inside the database.
+-- How a run is scored: direct, one call per step, or bulk, one call per batch inside the database.
 --
--- raises  OB013 neither, or an Edge Function is among the scorers
+-- raises  OB013 it is neither, or an Edge Function is among the scorers
 create function backfill_private.check_mode(p_target text, p_mode text)
 returns text
 language plpgsql
@@ -3043,33 +3703,40 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_edge text := (select string_agg(t.function_signature, ', ') from public.backfill_targets as t
+  v_edge text := (
+    select string_agg(t.function_signature, ', ') from public.backfill_targets as t
     where t.target = p_target and t.transport = 'edge');
 begin
   if p_mode not in ('direct', 'bulk') then
-    perform backfill_private.refuse('OB013', format('mode is direct or bulk, not %s', left(p_mode, 40)), 'backfill plan … --mode bulk');
+    perform backfill_private.refuse('OB013',
+      format('mode is direct or bulk, not %s', left(p_mode, 40)), 'backfill plan … --mode bulk');
   elsif p_mode = 'bulk' and v_edge is not null then
-    perform backfill_private.refuse('OB013', format('bulk calls SQL functions alone; target %s has %s', p_target, v_edge),
+    perform backfill_private.refuse('OB013',
+      format('bulk calls only SQL functions, target %s has %s', p_target, v_edge),
       'backfill plan … without --mode');
   end if;
   return p_mode;
 end
 $$;
 
--- The parameters of a request by the list, each one there: as it was given, or what usually stands for it.
+-- Every parameter of the list with its value: the one given, or its usual one.
 --
--- raises  OB013 a number is none, or out of its bounds
+-- raises  OB013 a number is none, or is out of bounds
 create function backfill_private.listed_parameters(p_request jsonb)
 returns jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select jsonb_object_agg(p.name, coalesce(case
+  select jsonb_object_agg(p.name, coalesce(
+    case
       when p.kind = 'number' then to_jsonb(backfill_private.whole_number(p_request, p.name))
       when p.kind in ('text', 'moment') then to_jsonb(p_request ->> p.name)
-      else nullif(p_request -> p.name, 'null') end, p.usual))
-  from backfill_private.request_parameters as p where p.kind <> 'derived'
+      else nullif(p_request -> p.name, 'null')
+    end,
+    p.usual))
+  from backfill_private.request_parameters as p
+  where p.kind <> 'derived'
 $$;
 
 -- A request in its normal form: every parameter present, dates as given and as bounds, priority as full ids.
@@ -3099,10 +3766,13 @@ begin
       format('since %s is after until %s', p_request ->> 'since', p_request ->> 'until'),
       format('backfill plan … --until with a day from %s on', left(p_request ->> 'since', 10)));
   end if;
-  if p_request ->> 'batch_size' is null and v_asked ->> 'mode' = 'bulk' and v_asked ->> 'throttle_per_minute' is null then
+  if p_request ->> 'batch_size' is null
+    and v_asked ->> 'mode' = 'bulk'
+    and v_asked ->> 'throttle_per_minute' is null then
     v_asked := v_asked || '{"batch_size": 500}';
   end if;
-  perform backfill_private.check_pace((v_asked ->> 'throttle_per_minute')::integer, (v_asked ->> 'batch_size')::integer);
+  perform backfill_private.check_pace(
+    (v_asked ->> 'throttle_per_minute')::integer, (v_asked ->> 'batch_size')::integer);
   v_names := v_names || backfill_private.given_defaults(v_names, v_given)
     || backfill_private.wanted_versions(v_target, v_given);
   perform backfill_private.check_names(v_names);
@@ -3114,16 +3784,19 @@ begin
     'since_at', v_since,
     'until_before', v_until,
     'recent_since', v_recent,
-    'priority', to_jsonb(backfill_private.resolve_sessions(v_target, array(select jsonb_array_elements_text(v_asked -> 'priority')))));
+    'priority', to_jsonb(backfill_private.resolve_sessions(
+      v_target, array(select jsonb_array_elements_text(v_asked -> 'priority')))));
   return v_names || (
-    select jsonb_object_agg(p.name, v_asked -> p.name) from backfill_private.request_parameters as p where p.is_digested);
+    select jsonb_object_agg(p.name, v_asked -> p.name)
+    from backfill_private.request_parameters as p
+    where p.is_digested);
 end
 $$;
 
 -- Refuse a plan for a target whose receipts would be inferred, unless it is accepted by name.
 --
--- returns  what was accepted; null where nothing is inferred
--- raises   OB013
+-- returns  what was accepted, null if nothing is inferred
+-- raises   OB013 it is not accepted
 create function backfill_private.check_inferred(p_target text, p_accepted text)
 returns text
 language plpgsql
@@ -3138,7 +3811,8 @@ begin
   if v_inferred is not null and p_accepted is distinct from p_target then
     perform backfill_private.refuse('OB013',
       format('target %s has components whose receipts are only inferred: %s', p_target, v_inferred),
-      format('hand our headers on in the Edge Function, or accept it by name: backfill plan … --inferred %s', p_target));
+      format(
+        'hand our headers on in the Edge Function, or accept it by name: backfill plan … --inferred %s', p_target));
   end if;
   return case when v_inferred is not null then p_accepted end;
 end
@@ -3149,24 +3823,36 @@ $$;
 
 -- The candidates that a run has found, each in its place: phase, order, batch.
 create function backfill_private.placed(p_run public.backfill_runs)
-returns table (ordinal bigint, session_id text, session_at timestamptz, components text[], category text, phase text, batch bigint)
+returns table (
+  ordinal bigint, session_id text, session_at timestamptz, components text[], category text, phase text, batch bigint
+)
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select o.ordinal, o.session_id, o.session_at, o.components, o.category,
+  select
+    o.ordinal,
+    o.session_id,
+    o.session_at,
+    o.components,
+    o.category,
     (array['priority', 'recent', 'historical'])[o.phase_rank],
     dense_rank() over (order by o.phase_rank, (o.place - 1) / (p_run.request ->> 'batch_size')::integer)
   from (
-    select f.*, c.category,
+    select
+      f.*,
+      c.category,
       row_number() over (order by f.phase_rank, f.session_at desc, f.session_id) as ordinal,
       row_number() over (partition by f.phase_rank order by f.session_at desc, f.session_id) as place
     from (
-      select found.*, case
+      select
+        found.*,
+        case
           when p_run.request -> 'priority' ? found.session_id then 1
           -- A scalar subquery, so that it is asked once and not for every session.
           when found.session_at >= (select backfill_private.recent_from(p_run)) then 2
-          else 3 end as phase_rank
+          else 3
+        end as phase_rank
       from backfill_private.findings as found
       where found.run_id = p_run.run_id and found.excluded is null
     ) as f
@@ -3174,7 +3860,7 @@ as $$
   ) as o
 $$;
 
--- How many sessions one call places: on a slow project too that is well within its time limit.
+-- How many sessions one call places. Even on a slow project that is well within its time limit.
 create function backfill_private.most_placed()
 returns integer
 language sql
@@ -3184,8 +3870,8 @@ as $$
   select 100000
 $$;
 
--- Turn the next findings of a run into its items. PostgreSQL is told of them at once: what it does not know of a new run
--- it takes for small, and would look through all of it for each batch.
+-- Turn the next findings of a run into its items, then analyze them: without statistics PostgreSQL takes a new run for
+-- small, and would look through all of it for each batch.
 --
 -- returns  true when all are placed
 create function backfill_private.place_items(p_run public.backfill_runs)
@@ -3194,14 +3880,18 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_placed integer := (select coalesce(max(i.ordinal), 0) from public.backfill_items as i where i.run_id = p_run.run_id);
+  v_placed integer := (
+    select coalesce(max(i.ordinal), 0)
+    from public.backfill_items as i
+    where i.run_id = p_run.run_id);
   v_came integer;
 begin
   insert into public.backfill_items (
     run_id, ordinal, source, session_id, session_at, components, category, phase, batch)
   select p_run.run_id, p.ordinal, p_run.target, p.session_id, p.session_at, p.components, p.category, p.phase, p.batch
   from backfill_private.placed(p_run) as p
-  where p.ordinal > v_placed and p.ordinal <= v_placed + backfill_private.most_placed();
+  where p.ordinal > v_placed
+    and p.ordinal <= v_placed + backfill_private.most_placed();
   get diagnostics v_came = row_count;
   if v_came = backfill_private.most_placed() then
     return false;
@@ -3211,9 +3901,9 @@ begin
 end
 $$;
 
--- Look at the data of a plan whose sessions are placed; of a large one that is a call of its own.
+-- Look at the data of a plan whose sessions are placed. For a large plan that is a call of its own.
 --
--- returns  false where the run has to be sealed by another call
+-- returns  false if the run has to be sealed by another call
 create function backfill_private.look_at_data(p_run public.backfill_runs)
 returns boolean
 language plpgsql
@@ -3227,17 +3917,20 @@ begin
   set data_marks = (select coalesce(jsonb_agg(m), '[]') from backfill_private.data_marks(p_run.run_id) as m)
   where run_id = p_run.run_id;
   return not exists (
-    select from public.backfill_items as i where i.run_id = p_run.run_id and i.ordinal = backfill_private.most_placed());
+    select from public.backfill_items as i
+    where i.run_id = p_run.run_id
+      and i.ordinal = backfill_private.most_placed()
+  );
 end
 $$;
 
--- Seal a run: place its items, measure, compute the digest. A run with nothing to do is removed. A large plan takes more
--- than one call; each goes on where the last that was committed ended.
+-- Seal a run: place its items, measure, compute the digest. A run with nothing to do is removed. A large plan takes
+-- several calls. Each goes on from the last one that was committed.
 --
--- p_round_trip_ms  what a call takes beside the database, as the client measured it; it goes into the estimate alone
--- returns  {state: awaiting_approval}; {state: planning} where it has to be called again; or {state: empty, environment, request, plan} where there was nothing to do and
---          the run is gone
--- raises   OB002 not in planning or windows left, OB013 too large or too long for this project
+-- p_round_trip_ms  what a call takes outside the database, as the client measured it. Only the estimate uses it
+-- returns          {state: awaiting_approval}, {state: planning} if it has to be called again, or {state: empty,
+--                  environment, request, plan} if there was nothing to do and the run is gone
+-- raises           OB002 not in planning or windows left, OB013 too large or too long for this project
 create function backfill_private.seal(p_run_id uuid, p_round_trip_ms numeric)
 returns jsonb
 language plpgsql
@@ -3257,13 +3950,20 @@ begin
     perform backfill_private.refuse('OB002', format('run %s is not collected to its end', p_run_id));
   end if;
   insert into backfill_private.findings (run_id, session_id, components, excluded)
-  select p_run_id, named.session_id, '{}', 'named as priority, but not completed, outside the dates, or nothing is missing'
+  select
+    p_run_id,
+    named.session_id,
+    '{}',
+    'named as priority, but not completed, outside the dates, or nothing is missing'
   from jsonb_array_elements_text(v_run.request -> 'priority') as named (session_id)
   on conflict do nothing;
   if not exists (select from backfill_private.findings as f where f.run_id = p_run_id and f.excluded is null) then
     v_run.plan := backfill_private.measure_plan(p_run_id, p_round_trip_ms);
     delete from public.backfill_runs where run_id = p_run_id;
-    return jsonb_build_object('state', 'empty', 'environment', v_run.environment, 'request', v_run.request,
+    return jsonb_build_object(
+      'state', 'empty',
+      'environment', v_run.environment,
+      'request', v_run.request,
       'plan', v_run.plan);
   end if;
   v_run.request := v_run.request || jsonb_build_object('recent_since', backfill_private.recent_from(v_run));
@@ -3272,7 +3972,8 @@ begin
     return jsonb_build_object('state', v_run.state);
   end if;
   update public.backfill_runs
-  set fingerprint = backfill_private.definitions(target), sealed_snapshot = pg_current_snapshot()::text
+  set fingerprint = backfill_private.definitions(target),
+      sealed_snapshot = pg_current_snapshot()::text
   where run_id = p_run_id;
   perform backfill_private.check_size(p_run_id);
   update public.backfill_runs
@@ -3281,9 +3982,11 @@ begin
       sealed_at = backfill_private.clock()
   where run_id = p_run_id;
   delete from backfill_private.findings as f where f.run_id = p_run_id and f.excluded is null;
-  perform backfill_private.move(p_run_id, 'awaiting_approval', null,
-    (select jsonb_build_object('digest', r.digest, 'sessions', r.plan -> 'candidates' -> 'total')
-       from public.backfill_runs as r where r.run_id = p_run_id));
+  perform backfill_private.move(p_run_id, 'awaiting_approval', null, (
+    select jsonb_build_object('digest', r.digest, 'sessions', r.plan -> 'candidates' -> 'total')
+    from public.backfill_runs as r
+    where r.run_id = p_run_id
+  ));
   return '{"state": "awaiting_approval"}'::jsonb;
 end
 $$;
@@ -3304,8 +4007,12 @@ declare
 begin
   select * into strict v_settings from public.backfill_settings;
   select * into strict v_run from public.backfill_runs where run_id = p_run_id;
-  select count(*), max(batch) into v_sessions, v_batches from public.backfill_items where run_id = p_run_id;
-  select f.key into v_gone from jsonb_each_text(v_run.fingerprint) as f where f.value is null;
+  select count(*), max(batch) into v_sessions, v_batches
+  from public.backfill_items
+  where run_id = p_run_id;
+  select f.key into v_gone
+  from jsonb_each_text(v_run.fingerprint) as f
+  where f.value is null;
   if found then
     perform backfill_private.refuse('OB013', format('there is no function %s', v_gone), 'backfill check');
   elsif v_sessions > v_settings.max_sessions then
@@ -3327,9 +4034,9 @@ $$;
 -- Open a run for a request.
 --
 -- p_request       parameters by name, see backfill_private.normal_request
--- p_project_host  host of the project's URL, as the client sees it; the client compares it later
--- p_run_id        made by the client, so that a call whose reply was lost can be made again: the same caller's same
---                 request gets the same run; null: made here
+-- p_project_host  host of the project's URL, as the client sees it. The client compares it later
+-- p_run_id        made by the client, so that it can repeat a call whose reply was lost: the same caller gets the same
+--                 run for the same request. Null: made here
 -- returns         the new run's id
 -- raises          OB008 another environment, OB010 not allowed, OB013 or OB014 a parameter is not usable or the run id
 --                 is taken
@@ -3353,7 +4060,14 @@ begin
   insert into public.backfill_runs (
     run_id, target, environment, request, requested_by, requested_via, project_host,
     collect_from, collect_until, collect_window, rehearse)
-  select v_run_id, v_request ->> 'target', v_request ->> 'environment', v_request, c.user_id, c.kind, p_project_host,
+  select
+    v_run_id,
+    v_request ->> 'target',
+    v_request ->> 'environment',
+    v_request,
+    c.user_id,
+    c.kind,
+    p_project_host,
     (v_request ->> 'since_at')::timestamptz,
     least((v_request ->> 'until_before')::timestamptz, v_newest + interval '1 microsecond'),
     interval '30 days',
@@ -3361,11 +4075,16 @@ begin
   from backfill_private.caller() as c
   on conflict (run_id) do nothing;
   if not found and not exists (
-    select from public.backfill_runs as r cross join backfill_private.caller() as c
-    where r.run_id = v_run_id and r.requested_via = c.kind and r.requested_by is not distinct from c.user_id
+    select from public.backfill_runs as r
+    cross join backfill_private.caller() as c
+    where r.run_id = v_run_id
+      and r.requested_via = c.kind
+      and r.requested_by is not distinct from c.user_id
       and r.request - 'recent_since' = v_request - 'recent_since'
   ) then
-    perform backfill_private.refuse('OB013', format('run %s is another plan', v_run_id), 'backfill plan … without a run id');
+    perform backfill_private.refuse('OB013',
+      format('run %s is another plan', v_run_id),
+      'backfill plan … without a run id');
   end if;
   return v_run_id;
 end
@@ -3373,9 +4092,10 @@ $$;
 
 -- What a target's view finds in a window of session dates, read in a subtransaction that PostgreSQL keeps from writing.
 --
--- Its end gives writing back: only there, since nothing inside a read-only transaction can. So what was found is carried
--- out of it as a value.
--- raises  25006 where the view, or a function that it calls, tries to write
+-- Writing is allowed again only when the subtransaction ends: nothing inside a read-only transaction can allow it. So
+-- what was found is carried out of it as a value.
+--
+-- raises  25006 the view, or a function that it calls, tries to write
 create function backfill_private.detected(p_target text, p_from timestamptz, p_until timestamptz)
 returns backfill_private.findings[]
 language plpgsql
@@ -3388,33 +4108,43 @@ declare
 begin
   begin
     set local transaction_read_only = on;
-    execute format('select array_agg(row(null, g.session_id, g.session_at, g.components, g.excluded)::backfill_private.findings)
-        from %s as g where g.session_at >= $1 and g.session_at < $2', v_view)
-      into v_found using p_from, p_until;
+    execute format(
+      'select array_agg(
+         row(null, g.session_id, g.session_at, g.components, g.excluded)::backfill_private.findings)
+       from %s as g
+       where g.session_at >= $1 and g.session_at < $2',
+      v_view)
+    into v_found
+    using p_from, p_until;
   exception when read_only_sql_transaction then
-    raise exception using errcode = 'read_only_sql_transaction',
-      message = format('%s writes while it detects what is missing (%s); take the write out of the view and of what it calls',
+    raise exception using
+      errcode = 'read_only_sql_transaction',
+      message = format(
+        '%s writes while it detects what is missing (%s). Take the write out of the view and of what it calls',
         v_view, sqlerrm);
   end;
   return v_found;
 end
 $$;
 
--- How long a window is to take: about two seconds. Without its index each reads the whole table, however short it is, so
--- that few long ones are done sooner.
+-- How long a window is to take: about two seconds. Without the index each window reads the whole table, even a short
+-- one, so a few long windows are done sooner.
 create function backfill_private.window_aim(p_target text)
 returns interval
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case when exists (select from backfill_private.detection_index(p_target) as i where i.fault is null)
-    then interval '2 seconds' else interval '20 seconds' end
+  select case
+    when exists (select from backfill_private.detection_index(p_target) as i where i.fault is null)
+    then interval '2 seconds'
+    else interval '20 seconds'
+  end
 $$;
 
 -- Keep what a window of session dates holds.
 --
--- returns  false, and nothing is kept, where a statement's time limit came first
+-- returns  false if a statement's time limit came first, and nothing is kept
 create function backfill_private.keep_findings(p_run public.backfill_runs, p_until timestamptz)
 returns boolean
 language plpgsql
@@ -3438,8 +4168,9 @@ $$;
 
 -- Collect the next window of a run in planning.
 --
--- The window grows and shrinks so that one takes about two seconds; the cursor moves in the same transaction, so a
--- call whose reply was lost is not collected twice. A window that meets the time limit is looked at again, half as long.
+-- The window grows and shrinks so that one takes about two seconds. The cursor moves in the same transaction, so a call
+-- whose reply was lost is not collected twice. A window that meets the time limit is looked at again, half as long.
+--
 -- returns  true when all windows are collected
 create function backfill_private.collect_window(p_run_id uuid)
 returns boolean
@@ -3469,7 +4200,8 @@ begin
       collect_window = case
         when not v_is_kept or v_took > v_aim then greatest(collect_window / 2, interval '1 second')
         when v_took < v_aim / 2 then least(collect_window * 2, interval '10 years')
-        else collect_window end
+        else collect_window
+      end
   where run_id = p_run_id;
   return v_is_kept and v_end >= v_run.collect_until;
 end
@@ -3482,13 +4214,18 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select array_agg(t.component order by t.position), string_agg(t.component, '+' order by t.position desc)
-  from generate_series(1, (1 << (select count(*)::integer from public.backfill_targets where target = p_target)) - 1) as mask
+  select
+    array_agg(t.component order by t.position),
+    string_agg(t.component, '+' order by t.position desc)
+  from generate_series(
+    1,
+    (1 << (select count(*)::integer from public.backfill_targets where target = p_target)) - 1
+  ) as mask
   join public.backfill_targets as t on t.target = p_target and mask & (1 << (t.position - 1)) <> 0
   group by mask
 $$;
 
--- The first moment of the recent phase: as asked, else the first day of the month of the newest candidate.
+-- The first moment of the recent phase: the one asked for, else the first day of the month of the newest candidate.
 create function backfill_private.recent_from(p_run public.backfill_runs)
 returns timestamptz
 language sql
@@ -3496,9 +4233,13 @@ stable
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
-  select coalesce((p_run.request ->> 'recent_since')::timestamptz, (
-    select date_trunc('month', max(f.session_at))
-    from backfill_private.findings as f where f.run_id = p_run.run_id and f.excluded is null))
+  select coalesce(
+    (p_run.request ->> 'recent_since')::timestamptz,
+    (
+      select date_trunc('month', max(f.session_at))
+      from backfill_private.findings as f
+      where f.run_id = p_run.run_id and f.excluded is null
+    ))
 $$;
 
 -- from sql/50_approve/approval.sql

@@ -144,7 +144,7 @@ left join public.profiles as c2
   on c2.session_id = s.id
 where s.status = 'completed';
 
--- Those that lack something, as planning reads them.
+-- The sessions that lack something, as planning reads them.
 create view backfill_private.prism_gaps with (security_invoker = true) as
 select
   g.id::text as session_id,
@@ -160,7 +160,7 @@ from backfill_private.prism_standing as g
 where g.missing_fc_scores
   or g.missing_profile;
 
--- Those of them that can be scored.
+-- The candidates: sessions that lack something and can be scored.
 create view public.backfill_candidates with (security_invoker = true) as
 select
   g.session_id,
@@ -177,13 +177,14 @@ where g.excluded is null;
 comment on view public.backfill_candidates
   is 'Sessions of target prism that lack fc_scores or profile and can be scored.';
 comment on column public.backfill_candidates.session_id is 'The session.';
+comment on column public.backfill_candidates.category
+  is 'The components that it lacks, the last derived first, joined by +.';
 comment on column public.backfill_candidates.created_at
-  is 'When the session was created: the date that decides everywhere.';
-comment on column public.backfill_candidates.category is 'What it lacks, the last derived first, joined by +.';
-comment on column public.backfill_candidates.missing_fc_scores is 'It has no fc_scores of the wanted version.';
-comment on column public.backfill_candidates.missing_profile is 'It has no profile of any version.';
+  is 'When the session was created. Every range of dates is about this.';
+comment on column public.backfill_candidates.missing_fc_scores is 'Whether it has no fc_scores of the wanted version.';
+comment on column public.backfill_candidates.missing_profile is 'Whether it has no profile of any version.';
 
--- Those of them that lack fc_scores.
+-- The candidates that lack fc_scores.
 create view public.backfill_missing_fc_scores with (security_invoker = true) as
 select
   c.session_id,
@@ -196,12 +197,12 @@ where c.missing_fc_scores;
 comment on view public.backfill_missing_fc_scores is 'Candidates without fc_scores.';
 comment on column public.backfill_missing_fc_scores.session_id is 'The session.';
 comment on column public.backfill_missing_fc_scores.created_at
-  is 'When the session was created: the date that decides everywhere.';
+  is 'When the session was created. Every range of dates is about this.';
 comment on column public.backfill_missing_fc_scores.wanted_version
   is 'The version that is wanted, from backfill_targets.';
-comment on column public.backfill_missing_fc_scores.profile_missing_too is 'It lacks profile as well.';
+comment on column public.backfill_missing_fc_scores.profile_missing_too is 'Whether it lacks profile too.';
 
--- Those of them that lack profile.
+-- The candidates that lack profile.
 create view public.backfill_missing_profiles with (security_invoker = true) as
 select
   c.session_id,
@@ -213,10 +214,10 @@ where c.missing_profile;
 comment on view public.backfill_missing_profiles is 'Candidates without profile.';
 comment on column public.backfill_missing_profiles.session_id is 'The session.';
 comment on column public.backfill_missing_profiles.created_at
-  is 'When the session was created: the date that decides everywhere.';
-comment on column public.backfill_missing_profiles.fc_scores_missing_too is 'It lacks fc_scores as well.';
+  is 'When the session was created. Every range of dates is about this.';
+comment on column public.backfill_missing_profiles.fc_scores_missing_too is 'Whether it lacks fc_scores too.';
 
--- By UTC day, and the share of the sessions that can be scored and lack nothing.
+-- Sessions by UTC day, and which share of those that can be scored is complete.
 create view public.backfill_daily_coverage with (security_invoker = true) as
 select
   d.day,
@@ -242,21 +243,21 @@ from (
 order by d.day;
 
 comment on view public.backfill_daily_coverage
-  is 'Sessions of target prism by UTC day, and what share of those that can be scored lacks nothing.';
+  is 'Sessions of target prism by UTC day, and which share of those that can be scored is complete.';
 comment on column public.backfill_daily_coverage.day is 'UTC day on which the sessions were created.';
 comment on column public.backfill_daily_coverage.completed is 'Sessions of that day.';
-comment on column public.backfill_daily_coverage.complete is 'Of these, those that lack nothing.';
+comment on column public.backfill_daily_coverage.complete is 'Of these, sessions that lack nothing.';
 comment on column public.backfill_daily_coverage.missing_fc_scores
-  is 'Of these, those without fc_scores that can be scored.';
+  is 'Of these, sessions that lack fc_scores and can be scored.';
 comment on column public.backfill_daily_coverage.missing_profile
-  is 'Of these, those without profile that can be scored.';
-comment on column public.backfill_daily_coverage.missing_both is 'Of these, those that lack all and can be scored.';
+  is 'Of these, sessions that lack profile and can be scored.';
+comment on column public.backfill_daily_coverage.missing_both is 'Of these, sessions that lack all and can be scored.';
 comment on column public.backfill_daily_coverage.excluded
-  is 'Sessions that lack something and have too little of what scoring reads.';
+  is 'Of these, sessions that lack something and have too few rows for scoring.';
 comment on column public.backfill_daily_coverage.coverage
-  is 'Share of the sessions that can be scored, 0 to 1; null where none can.';
+  is 'Complete share of those that can be scored, 0 to 1. Null if none can.';
 
--- Under row level security an ordinary user would see present rows as missing.
+-- Only for service_role: row level security would show ordinary users present rows as missing.
 revoke all on backfill_private.prism_standing from public, anon, authenticated, service_role;
 grant select on backfill_private.prism_standing to service_role;
 revoke all on backfill_private.prism_gaps from public, anon, authenticated, service_role;

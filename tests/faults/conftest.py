@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from functools import cache
 
 import pytest
@@ -12,9 +13,10 @@ from backfill.local.servers import PostgresServer
 from tests.faults.scenario import SESSIONS, Scene, Undisturbed
 from tests.faults.stack import Stack, disturb_nothing, make_template, scene_on
 from tests.faults.subjects import Scoring, subject
+from tests.kit.copies import Copies
 from tests.kit.whole import WHOLE, pair
 
-Prepared = Callable[[Scoring, int], tuple[str, Undisturbed]]
+Prepared = Callable[[Scoring, int], tuple[Copies, Undisturbed]]
 
 
 @pytest.hookimpl(trylast=True)
@@ -37,24 +39,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def prepared(postgres_server: PostgresServer) -> Prepared:
-    """By subject and size, made when it is asked for first: a database to copy, and what an
+def prepared(postgres_server: PostgresServer) -> Iterator[Prepared]:
+    """By subject and size, made when it is asked for first: the copies of a database, and what an
     undisturbed run leaves in a twin of it. Whoever scores PRISM, the rows are the same.
     """
+    with ExitStack() as owned:
 
-    @cache
-    def template(scoring: Scoring, sessions: int) -> str:
-        return make_template(postgres_server, sessions, subject(scoring))
+        @cache
+        def copies(scoring: Scoring, sessions: int) -> Copies:
+            template = make_template(postgres_server, sessions, subject(scoring))
+            return owned.enter_context(closing(Copies(postgres_server, template)))
 
-    @cache
-    def undisturbed(scoring: Scoring, sessions: int) -> Undisturbed:
-        return disturb_nothing(postgres_server, template(scoring, sessions), subject(scoring))
+        @cache
+        def undisturbed(scoring: Scoring, sessions: int) -> Undisturbed:
+            return disturb_nothing(copies(scoring, sessions), subject(scoring))
 
-    def of(scoring: Scoring, sessions: int) -> tuple[str, Undisturbed]:
-        same_rows: Scoring = scoring if scoring == "documents" else "rpc"
-        return template(scoring, sessions), undisturbed(same_rows, sessions)
+        def of(scoring: Scoring, sessions: int) -> tuple[Copies, Undisturbed]:
+            same_rows: Scoring = scoring if scoring == "documents" else "rpc"
+            return copies(scoring, sessions), undisturbed(same_rows, sessions)
 
-    return of
+        yield of
 
 
 @pytest.fixture(params=["rpc", "edge", "silent", "documents"])
@@ -65,12 +69,10 @@ def scoring(request: pytest.FixtureRequest) -> Scoring:
 
 
 @pytest.fixture
-def scene_and_stack(
-    postgres_server: PostgresServer, prepared: Prepared, scoring: Scoring
-) -> Iterator[tuple[Scene, Stack]]:
+def scene_and_stack(prepared: Prepared, scoring: Scoring) -> Iterator[tuple[Scene, Stack]]:
     """A project of the test's own, and the servers under it."""
-    template, undisturbed = prepared(scoring, SESSIONS)
-    with scene_on(postgres_server, template, subject(scoring), undisturbed) as made:
+    copies, undisturbed = prepared(scoring, SESSIONS)
+    with scene_on(copies, subject(scoring), undisturbed) as made:
         yield made
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 import psycopg
 from psycopg.rows import dict_row
@@ -22,7 +20,7 @@ from tests.faults import measures
 from tests.faults.proxy import proxy_in_thread
 from tests.faults.scenario import Scene, Undisturbed
 from tests.faults.subjects import Subject
-from tests.kit.copies import copy_database
+from tests.kit.copies import Copies, Copy
 from tests.kit.edge import served
 
 
@@ -31,14 +29,17 @@ class Stack:
     """PostgreSQL, one database of it, and the PostgREST in front of that database."""
 
     server: PostgresServer
-    database: str
-    rest: RestServer
-    jwt_secret: str = field(repr=False)
+    copy: Copy
 
     @property
     def dsn(self) -> str:
         """Where the owner of the database logs in."""
-        return self.server.dsn(self.database)
+        return self.server.dsn(self.copy.name)
+
+    @property
+    def rest(self) -> RestServer:
+        """The one that runs now, or the last that did."""
+        return self.copy.served()
 
     def connected(self) -> psycopg.Connection[Any]:
         """The owner's connection."""
@@ -50,8 +51,8 @@ class Stack:
 
     def start_rest(self) -> None:
         """PostgREST is back."""
-        uri = self.server.authenticator_dsn(self.database)
-        self.rest = RestServer.start(uri, self.jwt_secret, port=self.rest.port)
+        uri = self.server.authenticator_dsn(self.copy.name)
+        self.copy.rest = RestServer.start(uri, self.copy.jwt_secret, port=self.rest.port)
 
     def kill_postgres(self) -> None:
         """PostgreSQL stops at once, as after a crash: it will have to recover."""
@@ -74,37 +75,21 @@ def make_template(server: PostgresServer, sessions: int, subject: Subject) -> st
 
 
 @contextmanager
-def copied(server: PostgresServer, template: str) -> Iterator[Stack]:
-    """A copy of the template, behind a PostgREST of its own."""
-    name, jwt_secret = f"faults_{uuid4().hex}", secrets.token_urlsafe(48)
-    copy_database(server, name, template)
-    rest = RestServer.start(server.authenticator_dsn(name), jwt_secret)
-    stack = Stack(server, name, rest, jwt_secret)
-    try:
-        yield stack
-    finally:
-        stack.rest.stop()
-        stack.server.drop_database(name)
-
-
-@contextmanager
 def scene_on(
-    server: PostgresServer,
-    template: str,
-    subject: Subject,
-    undisturbed: Undisturbed | None = None,
+    copies: Copies, subject: Subject, undisturbed: Undisturbed | None = None
 ) -> Iterator[tuple[Scene, Stack]]:
-    """A scene on a copy of the template. undisturbed: None where that is not yet known."""
-    with copied(server, template) as stack:
-        keys = ApiKeys.new(stack.jwt_secret)
+    """A scene on a copy. undisturbed: None if that is not yet known."""
+    with copies.lent() as copy:
+        stack = Stack(copy.server, copy)
+        keys = ApiKeys.new(copy.jwt_secret)
         with (
             gateway_in_thread(stack.rest.url, keys) as gateway,
             proxy_in_thread(gateway.url) as proxy,
             stack.connected() as db,
-            psycopg.connect(server.superuser_dsn(stack.database), autocommit=True) as admin,
+            copy.connected(copy.server.superuser_dsn) as admin,
         ):
             project = Project(
-                gateway.url, stack.rest.url, keys, stack.jwt_secret, db, admin, gateway
+                gateway.url, stack.rest.url, keys, copy.jwt_secret, db, admin, gateway
             )
             before = measures.content(db, subject.tables)
             after = undisturbed.after if undisturbed else before
@@ -122,9 +107,9 @@ def scored_by(project: Project, subject: Subject) -> Iterator[None]:
         yield
 
 
-def disturb_nothing(server: PostgresServer, template: str, subject: Subject) -> Undisturbed:
+def disturb_nothing(copies: Copies, subject: Subject) -> Undisturbed:
     """What a run leaves that nobody disturbs, from a twin database."""
-    with scene_on(server, template, subject) as (twin, _):
+    with scene_on(copies, subject) as (twin, _):
         run_id = twin.planned()
         assert twin.apply(run_id, url=twin.project.url).is_complete
         return Undisturbed(twin.content())

@@ -15,6 +15,7 @@ from tests.faults.proxy import SCORING, Nth, Strike, does
 from tests.faults.scenario import MIDWAY, SESSIONS, Scene, wait_until
 from tests.faults.stack import Stack, make_template, scene_on
 from tests.faults.subjects import Scoring, subject
+from tests.kit.copies import Copies
 
 
 def dies_and_comes_back(scene: Scene, kill: Callable[[], None], start: Callable[[], None]) -> str:
@@ -50,10 +51,11 @@ def mortal(
         owned.callback(shutil.rmtree, folder, ignore_errors=True)
         server = PostgresServer.start(folder / "data")
         owned.callback(server.stop)
-        template = make_template(server, SESSIONS, subject(scoring))
+        copies = Copies(server, make_template(server, SESSIONS, subject(scoring)))
         _, undisturbed = prepared(scoring, SESSIONS)
-        with scene_on(server, template, subject(scoring), undisturbed) as (scene, stack):
+        with scene_on(copies, subject(scoring), undisturbed) as (scene, stack):
             owned.callback(lambda: stack.server.stop())
+            owned.callback(copies.close)
             yield scene, stack
 
 

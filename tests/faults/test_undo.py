@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from backfill.local.servers import PostgresServer
 from tests.faults.conftest import Prepared
 from tests.faults.processes import kill_at, worker
 from tests.faults.proxy import Nth
@@ -20,12 +19,10 @@ CONFIRM = ("backfill_confirm_undo",)
 
 
 @pytest.fixture
-def completed(
-    postgres_server: PostgresServer, prepared: Prepared, scoring: Scoring
-) -> Iterator[tuple[Scene, str]]:
+def completed(prepared: Prepared, scoring: Scoring) -> Iterator[tuple[Scene, str]]:
     """A completed run over several hundred sessions."""
-    template, undisturbed = prepared(scoring, SESSIONS)
-    with scene_on(postgres_server, template, subject(scoring), undisturbed) as (scene, _):
+    copies, undisturbed = prepared(scoring, SESSIONS)
+    with scene_on(copies, subject(scoring), undisturbed) as (scene, _):
         run_id = scene.planned(throttle_per_minute=None, batch_size=50)
         assert scene.apply(run_id).is_complete
         yield scene, run_id

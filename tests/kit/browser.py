@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, sync_playwright
 from tests.kit.debian import absent
 
 CHROMIUM = Path("/usr/bin/chromium")
-# As root there is no sandbox; the rest keeps it from asking the network for anything of its own.
+# Root has no sandbox. The other options keep Chromium from network requests of its own.
 OPTIONS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",

@@ -1,6 +1,6 @@
-"""What a database holds beside its rows, as lines of text: two databases are compared by them.
+"""All that a database holds besides its rows, as lines of text, to compare two databases.
 
-One line an object, and one a right: an object, a grantee, a privilege.
+One line per object, and one per right: an object, a grantee, a privilege.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One clock for client and database, which moves only when somebody sleeps."""
+"""One clock for client and database. It moves only when someone sleeps."""
 
 from __future__ import annotations
 

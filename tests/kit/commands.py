@@ -14,7 +14,7 @@ from backfill.cli import app as cli
 
 @dataclass(frozen=True)
 class Ran:
-    """What a command left: its exit code and its two streams."""
+    """The result of a command: its exit code and its two streams."""
 
     code: int
     out: str
@@ -40,7 +40,7 @@ class Shell:
         self.environment = environment
 
     def __call__(self, *words: str, **environment: str) -> Ran:
-        """Run `backfill WORDS`; further variables by name, '' unsets one."""
+        """Run `backfill WORDS`. environment: further variables. '' counts as unset."""
         with self._monkeypatch.context() as patch:
             for name in ("SUPABASE_URL", "SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY"):
                 patch.delenv(name, raising=False)

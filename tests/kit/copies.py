@@ -1,8 +1,8 @@
 """Databases to test in: copies of a template, each used again once its rows are put back.
 
-A new copy and a PostgREST for it cost a third of a second, the rows of a used one some hundredths.
-A test finds either just as the template is: a copy whose catalog a test changed, that somebody is
-still busy in, or that was used often is dropped, and the next test gets a new one.
+A new copy and its PostgREST take a third of a second, putting rows back some hundredths. A test
+always finds a copy equal to the template. A copy is dropped, and the next test gets a new one, if a
+test changed its catalog, a session is still busy in it, or it was used often.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from psycopg import sql
 
 from backfill.local.servers import PostgresServer, RestServer
 
-# The dead rows that uses leave behind would make the later ones slow.
+# Dead rows of earlier uses would make later ones slow.
 MOST_USES = 50
 IDLE_WITHIN_S = 2.0
 LOOK_S = 0.01
 
-# What ANALYZE and autovacuum write by themselves, and what only mirrors other catalogs.
+# Catalogs that ANALYZE and autovacuum write by themselves, or that only mirror others.
 NOT_COMPARED = ("pg_statistic", "pg_statistic_ext_data", "pg_depend", "pg_shdepend")
-# Of the catalogs that all databases share, what is said of this one alone.
+# Of the catalogs that all databases share, only the rows about this database.
 SHARED = {
     "pg_database": "datname = current_database()",
     "pg_db_role_setting": "setdatabase in (0, (select oid from pg_database"
@@ -52,7 +52,7 @@ where attrelid = %s::regclass and attnum > 0 and not attisdropped and attgenerat
 order by attnum
 """
 SEQUENCES = "select oid::regclass::text from pg_class where relkind = 'S'"
-# Whoever a test left connected goes. PostgREST's own sessions stay, and are to come to rest.
+# Sessions that a test left open are ended. PostgREST's own stay and have to become idle.
 BUSY = """
 select count(case when usename = 'authenticator' then 1 else pg_terminate_backend(pid)::int end)
 from pg_stat_activity
@@ -66,12 +66,12 @@ Admin = psycopg.Connection[Any]
 
 
 class Spoilt(Exception):
-    """This copy cannot be made as the template is by putting rows back."""
+    """Putting rows back cannot make this copy equal to the template."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A moment of a database. xid: its transaction. counts: rows by table, of the catalog too."""
+    """A moment of a database. xid: its transaction. counts: rows by table, catalogs included."""
 
     xid: str
     counts: dict[str, int]
@@ -79,10 +79,10 @@ class Mark:
 
 @dataclass
 class Copy:
-    """A database of one test's own, for as long as the test has it.
+    """A database that belongs to one test while the test has it.
 
-    keeper: a superuser's session that stays while the copy lasts. counting: what it asks about the
-    tables of the template. fresh: when the copy was as the template is.
+    keeper: a superuser's session that lasts as long as the copy. counting: its query about the
+    tables of the template. fresh: when the copy last equalled the template.
     """
 
     server: PostgresServer
@@ -96,7 +96,7 @@ class Copy:
 
     @classmethod
     def of(cls, server: PostgresServer, template: str) -> Copy:
-        """A new one."""
+        """A new copy."""
         name = f"{template}_{uuid4().hex}"
         copy_database(server, name, template)
         keeper = psycopg.connect(server.superuser_dsn(name), autocommit=True)
@@ -104,13 +104,13 @@ class Copy:
         return cls(server, name, keeper, counting, _marked(keeper, counting))
 
     def served(self) -> RestServer:
-        """The PostgREST in front of it, started when it is first wanted."""
+        """The PostgREST in front of it, started at first use."""
         if self.rest is None:
             self.rest = RestServer.start(self.server.authenticator_dsn(self.name), self.jwt_secret)
         return self.rest
 
     def connected(self, dsn: Callable[[str], str]) -> Admin:
-        """A connection of whoever logs in with this of the server's."""
+        """A new connection. dsn: a method of the server, which decides the role."""
         return psycopg.connect(dsn(self.name), autocommit=True)
 
     def marked(self) -> Mark:
@@ -118,15 +118,15 @@ class Copy:
         return _marked(self.keeper, self.counting)
 
     def changed(self, since: Mark) -> set[str]:
-        """The tables with other rows than then, the catalog's too. An update leaves a newer row.
+        """The tables whose rows changed since, catalogs included. An update leaves a newer row.
 
-        A table that is new shows as a change of the catalog.
+        A new table shows as a change of the catalog.
         """
         counted = self.keeper.execute(self.counting.encode(), (since.xid,), prepare=True)
         return {name for name, rows, newer in counted if newer or rows != since.counts[name]}
 
     def drop(self) -> None:
-        """It and its PostgREST are gone."""
+        """Drop the database and stop its PostgREST."""
         self.keeper.close()
         if self.rest is not None:
             self.rest.stop()
@@ -134,7 +134,7 @@ class Copy:
 
 
 def copy_database(server: PostgresServer, name: str, template: str) -> None:
-    """Copy a template's files, which is several times as fast here as to log every page."""
+    """Copy a template's files, which is several times faster here than to log every page."""
     create = sql.SQL("create database {} owner postgres template {} strategy file_copy")
     with psycopg.connect(server.superuser_dsn(), autocommit=True) as admin:
         admin.execute(create.format(sql.Identifier(name), sql.Identifier(template)))
@@ -149,7 +149,7 @@ class Content:
 
     @classmethod
     def read(cls, admin: Admin) -> Content:
-        """As an unused copy has it."""
+        """Read it from an unused copy."""
         tables = [name for name, is_catalog in _tables(admin) if not is_catalog]
         return cls({name: _read(admin, name) for name in tables}, _sequences(admin))
 
@@ -165,7 +165,7 @@ class Copies:
 
     @contextmanager
     def lent(self) -> Iterator[Copy]:
-        """A database as the template is."""
+        """Lend a copy that equals the template."""
         copy = self._free.pop() if self._free else self._new()
         try:
             yield copy
@@ -173,7 +173,7 @@ class Copies:
             self._take_back(copy)
 
     def close(self) -> None:
-        """Every copy is gone."""
+        """Drop every copy."""
         while self._free:
             self._free.pop().drop()
 
@@ -194,8 +194,10 @@ class Copies:
 
 
 def _restore(copy: Copy, content: Content) -> None:
-    """Make a used copy as the template is. Raises Spoilt, psycopg.Error: that cannot be."""
+    """Make a used copy equal to the template. Raises Spoilt or psycopg.Error if it cannot."""
     admin = copy.keeper
+    if copy.rest is not None and copy.rest.process.poll() is not None:
+        raise Spoilt
     _wait_until_idle(admin)
     changed = copy.changed(copy.fresh)
     if copy.uses == MOST_USES or not changed <= content.rows.keys():
@@ -206,7 +208,7 @@ def _restore(copy: Copy, content: Content) -> None:
             _write(admin, table, content.rows[table])
         for sequence in content.sequences:
             admin.execute("select setval(%s, %s, %s)", sequence)
-        # Its rows are counted already: they are as many as they were.
+        # The counts still hold: there are as many rows as before.
         copy.fresh = Mark(_current_xid(admin), copy.fresh.counts)
 
 
@@ -226,7 +228,7 @@ def _tables(admin: Admin) -> list[tuple[str, bool]]:
 
 
 def _counting(tables: list[str]) -> str:
-    """The query by table: its rows, and how many of them are newer than a transaction."""
+    """The query for each table: its rows, and how many are newer than a transaction."""
     conditions = {**dict.fromkeys(tables, "true"), **TEMPORARY, **SHARED}
     counts = [
         f"select '{name}', count(*), count(*) filter (where age(xmin) < (select age from since))"

@@ -1,4 +1,4 @@
-"""Debian's PostgreSQL 15 with pgTAP and plpgsql_check, and on it the sample project with ours."""
+"""Debian's PostgreSQL 15 with pgTAP, plpgsql_check and the sample project with ours."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from backfill.local.servers import PostgresServer
 
 BIN = Path("/usr/lib/postgresql/15/bin")
 EXTENSIONS = Path("/usr/share/postgresql/15/extension")
-# What has to be there -> the package that brings it.
+# A file that has to be there -> the package that brings it.
 NEEDED = {
     BIN / "postgres": "postgresql-15",
     BIN / "psql": "postgresql-client-15",
@@ -28,7 +28,7 @@ NEEDED = {
 
 
 def absent(what: str, way_out: str) -> NoReturn:
-    """Skip, with what is missing and how to get it; in CI, where all has to be there, fail."""
+    """Skip, and say what is missing and how to get it. In CI all has to be there: fail."""
     reason = f"{what}; {way_out}"
     if os.environ.get("CI"):
         pytest.fail(f"{reason}, and CI skips nothing")

@@ -1,4 +1,4 @@
-"""Edge Functions of a test's project: served by Deno, called through its gateway."""
+"""Edge Functions of a test's project, served by Deno and called through its gateway."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from backfill.targets.migrations import functions_folder
 from tests.conftest import Project
 
 OF_TESTS = Path(__file__).parents[1] / "functions"
-SILENT = OF_TESTS / "silent"  # they do their work and hand no header on
+SILENT = OF_TESTS / "silent"  # these do their work and pass no header on
 TROUBLED = OF_TESTS / "troubled"
 
 
@@ -26,9 +26,9 @@ def served(
     wall_clock_s: float = WALL_CLOCK_S,
     **more: str,
 ) -> Iterator[FunctionsServer]:
-    """A folder of Edge Functions, the sample's unless said, behind the project's gateway.
+    """A folder of Edge Functions, by default the sample's, behind the project's gateway.
 
-    more: variables that they find in their environment.
+    more: further variables of their environment.
     """
     variables = {
         "SUPABASE_URL": project.url,

@@ -1,4 +1,4 @@
-"""Somebody who holds a key and does not use our client: plain HTTP to PostgREST, step by step."""
+"""A caller with a key and without our client: plain HTTP to PostgREST, step by step."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Attempt:
 
 
 class Outsider:
-    """One role's way into the API."""
+    """The API as one role uses it."""
 
     def __init__(self, project: Project, token: str | None = None) -> None:
         """token: the service key unless given."""
@@ -51,7 +51,7 @@ class Outsider:
         body: object = None,
         headers: Mapping[str, str] | list[tuple[str, str]] | None = None,
     ) -> httpx.Response:
-        """One request, whatever becomes of it. body: JSON, or a text that is sent as it is."""
+        """Send a request. Returns any response. body: JSON, or a text that is sent as it is."""
         given = list(headers.items()) if isinstance(headers, Mapping) else headers or []
         own = [("Authorization", f"Bearer {self._token}")]
         if isinstance(body, str):
@@ -59,12 +59,12 @@ class Outsider:
         return self._http.request(method, path, json=body, headers=[*own, *given])
 
     def rpc(self, function: str, headers: Mapping[str, str] | None = None, **arguments: Any) -> Any:
-        """A function's answer; an error's {code, message, …} where it refuses."""
+        """A function's answer, or {code, message, …} if it refuses."""
         answer = self.send("POST", f"/rpc/{function}", arguments, headers)
         return answer.json() if answer.content else None
 
     def claim(self, run_id: str, claim_id: str | None = None) -> list[Attempt]:
-        """The attempts of a batch."""
+        """Claim a batch. Returns its attempts."""
         asked = claim_id or str(uuid4())
         granted = self.rpc(
             "backfill_claim", p_run_id=run_id, p_claim_id=asked, p_worker="outsider"
@@ -75,7 +75,7 @@ class Outsider:
         ]
 
     def score(self, attempt: Attempt, step: int = 0) -> Any:
-        """One scoring call of an attempt; the answer or the error."""
+        """Make one scoring call of an attempt. Returns the answer or the error."""
         call = attempt.steps[step]
         return self.rpc(call["function"], attempt.headers, **call["arguments"])
 
@@ -106,14 +106,14 @@ class Outsider:
 
 
 def code_of(answer: httpx.Response) -> str:
-    """The SQLSTATE or PGRST code of a refusal; the HTTP status of anything else."""
+    """The SQLSTATE or PGRST code of a refusal, the HTTP status of any other answer."""
     body = answer.json() if answer.content else {}
     is_error = isinstance(body, dict) and "code" in body
     return str(body["code"]) if is_error else str(answer.status_code)
 
 
 def running(project: Project, bf: backfill.Backfill, **request: Any) -> str:
-    """A run that is approved and started, without throttle or canary; its id."""
+    """Start an approved run without throttle or canary. Returns its id."""
     plan = bf.plan(**{**UNHURRIED, **request})
     project.approve(plan)
     started = Outsider(project).rpc("backfill_start", p_run_id=plan.run_id, p_worker="outsider")

@@ -57,7 +57,7 @@ def blocks(text: str = README) -> Iterator[Block]:
 
 
 def claim(heading: str, first_line: str, by: str, *, whole_line: bool = False) -> str:
-    """The text of the block that begins so; from now on the named test answers for it."""
+    """The text of the block that begins so. From now on the named test answers for it."""
     found = [
         b
         for b in blocks()
@@ -71,5 +71,5 @@ def claim(heading: str, first_line: str, by: str, *, whole_line: bool = False) -
 
 
 def unclaimed(text: str = README) -> list[tuple[str, str]]:
-    """The blocks that nobody answers for."""
+    """The blocks that no test answers for."""
     return [block.key for block in blocks(text) if block.key not in CLAIMED]

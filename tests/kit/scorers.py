@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 
-# The real scorer is copied aside; the new one asks a table what to do with each session.
+# The real scorer is copied aside. The new one asks a table what to do with each session.
 MISBEHAVING = b"""
 create table public.misbehaviour (session_id uuid primary key, how text not null);
 grant select on public.misbehaviour to service_role;
@@ -34,7 +34,7 @@ grant execute on function public.score_fc_session(uuid, text, text) to service_r
 
 
 def misbehave(db: psycopg.Connection[Any], how: dict[str, list[str]]) -> None:
-    """Install it. how: {"fail" | "nothing" | "right" | "foreign": [session id]}."""
+    """Install the new scorer. how: {"fail" | "nothing" | "right" | "foreign": [session id]}."""
     row = db.execute(
         "select pg_get_functiondef('public.score_fc_session(uuid,text,text)'::regprocedure) as text"
     ).fetchone()

@@ -13,7 +13,7 @@ REHEARSED: dict[str, Any] = {
     "priority": ["618c5ea6", "070d9bf2"],
     "environment": "staging",
 }
-# A rehearsal is two thirds of what a plan takes: it is for tests that are about it, or about all.
+# A rehearsal takes two thirds of the time of a plan, so only tests that are about it rehearse.
 SEED: dict[str, Any] = {**REHEARSED, "rehearse": 0}
 CANARY = "618c5ea6-3f0d-4b8e-9a41-5d2c7e90b1f4"
 CANDIDATES = (

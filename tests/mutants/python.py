@@ -28,7 +28,8 @@ TESTS = "tests/test_rules.py"
 LEAST_KILLED = 0.9
 # Modules that decide and do nothing else, and the functions that decide in others.
 RULES: tuple[ModuleType | Callable[..., Any], ...] = (
-    verification,
+    verification.Bucket,
+    verification.packed,
     coverage,
     exit_codes,
     faults,
@@ -120,8 +121,11 @@ def _module(rule: ModuleType | Callable[..., Any]) -> str:
 
 
 def _pattern(rule: ModuleType | Callable[..., Any]) -> str:
-    """What mutmut calls the mutants of a module, or of a function."""
-    own = "*" if isinstance(rule, ModuleType) else f"x_{rule.__name__}__mutmut_*"
+    """What mutmut calls the mutants of a module, a class or a function."""
+    if isinstance(rule, ModuleType):
+        own = "*"
+    else:
+        own = f"xǁ{rule.__name__}ǁ*" if isinstance(rule, type) else f"x_{rule.__name__}__mutmut_*"
     return f"{_module(rule)}.{own}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.rules import batches, canary, leases, requests, settling, trouble, verification
+from tests.rules import batches, canary, leases, requests, settling, standing, trouble, verification
 from tests.rules.case import Case, Db, Rule, answer, holds
 from tests.rules.world import prepare
 
@@ -15,5 +15,6 @@ RULES = (
     *leases.RULES,
     *canary.RULES,
     *requests.RULES,
+    *standing.RULES,
     *verification.RULES,
 )

@@ -8,8 +8,8 @@ from typing import Any
 from tests.rules.canary import profile, score
 from tests.rules.case import Case, Rule
 from tests.rules.settling import NO_EFFECT, NO_RECEIPT
+from tests.rules.standing import receipt
 from tests.rules.trouble import STEADY, told
-from tests.rules.verification import receipt
 from tests.rules.world import OTHER_RUN, RUN, item, stand_in
 
 CLAIM = "22222222-2222-4222-8222-222222222222"

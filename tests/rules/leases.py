@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 from tests.rules.case import Case, Refusal, Rule
-from tests.rules.trouble import started
 from tests.rules.world import NOW, OTHER_RUN, REQUEST, RUN, item, run_has, stand_in
 
 LATER, EARLIER = "2025-11-02T12:00:01Z", "2025-11-02T11:59:59Z"
@@ -170,6 +169,66 @@ SPACING = Rule(
     ),
 )
 
+ALLOWANCE_OF = f"""
+select jsonb_build_array(a.wait_s, a.sessions)
+from public.backfill_runs as r cross join lateral backfill_private.allowance(r) as a
+where r.run_id = '{RUN}'
+"""
+
+
+def started(seconds_ago: float, sessions: int, run: str = RUN) -> str:
+    return (
+        "insert into backfill_private.starts (run_id, started_at, sessions)"
+        f" select '{run}', backfill_private.clock() - interval '{seconds_ago} seconds', {sessions}"
+    )
+
+
+def next_in(seconds: float) -> str:
+    return (
+        "update public.backfill_runs"
+        f" set next_batch_at = backfill_private.clock() + interval '{seconds} seconds'"
+        f" where run_id = '{RUN}'"
+    )
+
+
+def allowed(name: str, wait_s: float, *given: str) -> Case:
+    return Case(name, ALLOWANCE_OF, (), [wait_s, 5], given)
+
+
+NO_THROTTLE = run_has(request={**REQUEST, "throttle_per_minute": None})
+OF_FIVE = run_has(request={**REQUEST, "throttle_per_minute": 5})
+ALLOWANCE = Rule(
+    "when the next batch may start",
+    ("allowance",),
+    (
+        allowed("nothing started yet", 0),
+        allowed("the distance of batches", 10, next_in(10)),
+        allowed("the distance is over", 0, next_in(0)),
+        allowed("the distance is long over", 0, next_in(-10)),
+        allowed("room for one batch more", 0, started(50, 10), started(30, 5)),
+        allowed("no room", 10, started(50, 10), started(30, 6)),
+        allowed("no room, all at once", 58.5, started(1.5, 16)),
+        allowed("the start of 60 seconds ago is over", 0, started(60, 10), started(30, 6)),
+        allowed("that of 59.9 seconds ago is not", 0.1, started(59.9, 10), started(30, 6)),
+        allowed("it waits a millisecond at least", 0.001, started(59.9995, 16)),
+        allowed("another run's starts", 0, started(30, 16, OTHER_RUN)),
+        allowed("no throttle", 0, started(30, 500), NO_THROTTLE),
+        allowed("no throttle, the distance of batches", 10, next_in(10), NO_THROTTLE),
+        allowed("the distance comes first", 0.5, next_in(0.5), started(30, 16)),
+        allowed(
+            "a batch as large as the throttle",
+            0,
+            OF_FIVE,
+        ),
+        allowed(
+            "and one start before it",
+            40,
+            OF_FIVE,
+            started(20, 1),
+        ),
+    ),
+)
+
 COUNTED = f"""
 select jsonb_build_array(
   (select jsonb_agg(jsonb_build_array(
@@ -237,7 +296,7 @@ def refused(name: str, throttle: int | None, batch: int, message: str, hint: str
     return Case(name, query, (throttle, batch), Refusal("OB013", message, hint), (MOST,))
 
 
-def allowed(name: str, throttle: int | None, batch: int, *given: str) -> Case:
+def is_allowed(name: str, throttle: int | None, batch: int, *given: str) -> Case:
     query = "select backfill_private.check_pace(%s, %s)::text"
     return Case(name, query, (throttle, batch), "", given)
 
@@ -246,9 +305,9 @@ CHECK_PACE = Rule(
     "which pace a project allows",
     ("check_pace",),
     (
-        allowed("at the bound", 30, 30, MOST),
-        allowed("below it", 20, 5, MOST),
-        allowed("no bound, no throttle", None, 500, NO_BOUND),
+        is_allowed("at the bound", 30, 30, MOST),
+        is_allowed("below it", 20, 5, MOST),
+        is_allowed("no bound, no throttle", None, 500, NO_BOUND),
         refused(
             "above the bound",
             31,
@@ -260,7 +319,7 @@ CHECK_PACE = Rule(
             "no throttle",
             None,
             5,
-            "a throttle of none is not allowed here, at most 30 a minute",
+            "a throttle of none is not allowed here, at most 30 per minute",
             "backfill plan … --throttle 30",
         ),
         refused(
@@ -273,4 +332,13 @@ CHECK_PACE = Rule(
     ),
 )
 
-RULES = (PENDING_PHASE, NEXT_ITEMS, MAY_BULK, SPACING, COUNT_STARTS, SHARE_TAKEN, CHECK_PACE)
+RULES = (
+    ALLOWANCE,
+    PENDING_PHASE,
+    NEXT_ITEMS,
+    MAY_BULK,
+    SPACING,
+    COUNT_STARTS,
+    SHARE_TAKEN,
+    CHECK_PACE,
+)

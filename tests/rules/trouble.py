@@ -1,4 +1,4 @@
-"""Back-off, the circuit breaker, the throttle."""
+"""Back-off, and the circuit breaker."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.rules.case import Case, Rule
 from tests.rules.settling import WITHHELD
-from tests.rules.world import OTHER_RUN, REQUEST, RUN, item, run_has, stand_in
+from tests.rules.world import OTHER_RUN, RUN, item, run_has, stand_in
 
 Told = dict[str, Any]
 
@@ -341,64 +341,4 @@ BREAK_CIRCUIT = Rule(
     ),
 )  # fmt: skip
 
-ALLOWANCE_OF = f"""
-select jsonb_build_array(a.wait_s, a.sessions)
-from public.backfill_runs as r cross join lateral backfill_private.allowance(r) as a
-where r.run_id = '{RUN}'
-"""
-
-
-def started(seconds_ago: float, sessions: int, run: str = RUN) -> str:
-    return (
-        "insert into backfill_private.starts (run_id, started_at, sessions)"
-        f" select '{run}', backfill_private.clock() - interval '{seconds_ago} seconds', {sessions}"
-    )
-
-
-def next_in(seconds: float) -> str:
-    return (
-        "update public.backfill_runs"
-        f" set next_batch_at = backfill_private.clock() + interval '{seconds} seconds'"
-        f" where run_id = '{RUN}'"
-    )
-
-
-def allowed(name: str, wait_s: float, *given: str) -> Case:
-    return Case(name, ALLOWANCE_OF, (), [wait_s, 5], given)
-
-
-NO_THROTTLE = run_has(request={**REQUEST, "throttle_per_minute": None})
-OF_FIVE = run_has(request={**REQUEST, "throttle_per_minute": 5})
-ALLOWANCE = Rule(
-    "when the next batch may start",
-    ("allowance",),
-    (
-        allowed("nothing started yet", 0),
-        allowed("the distance of batches", 10, next_in(10)),
-        allowed("the distance is over", 0, next_in(0)),
-        allowed("the distance is long over", 0, next_in(-10)),
-        allowed("room for one batch more", 0, started(50, 10), started(30, 5)),
-        allowed("no room", 10, started(50, 10), started(30, 6)),
-        allowed("no room, all at once", 58.5, started(1.5, 16)),
-        allowed("the start of 60 seconds ago is over", 0, started(60, 10), started(30, 6)),
-        allowed("that of 59.9 seconds ago is not", 0.1, started(59.9, 10), started(30, 6)),
-        allowed("it waits a millisecond at least", 0.001, started(59.9995, 16)),
-        allowed("another run's starts", 0, started(30, 16, OTHER_RUN)),
-        allowed("no throttle", 0, started(30, 500), NO_THROTTLE),
-        allowed("no throttle, the distance of batches", 10, next_in(10), NO_THROTTLE),
-        allowed("the distance comes first", 0.5, next_in(0.5), started(30, 16)),
-        allowed(
-            "a batch as large as the throttle",
-            0,
-            OF_FIVE,
-        ),
-        allowed(
-            "and one start before it",
-            40,
-            OF_FIVE,
-            started(20, 1),
-        ),
-    ),
-)
-
-RULES = (BACK_OFF, NOTE_TROUBLE, BREAK_CIRCUIT, ALLOWANCE)
+RULES = (BACK_OFF, NOTE_TROUBLE, BREAK_CIRCUIT)

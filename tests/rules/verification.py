@@ -1,176 +1,12 @@
-"""Where planned rows stand, in buckets; the criteria and the verdict."""
+"""What stands, counted and in buckets; the criteria and the verdict."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from tests.rules.canary import profile, score
 from tests.rules.case import Case, Rule
 from tests.rules.world import OTHER_RUN, RUN, item, run_has, stand_in
-
-STANDS = f"""
-select coalesce(jsonb_agg(jsonb_build_array(
-  s.session_id, s.bucket, s.is_wanted, s.is_lost, s.operation) order by s.ordinal), '[]')
-from backfill_private.standing('{RUN}', %s, 0, 9) as s
-"""
-
-
-def receipt(
-    ordinal: int,
-    operation: str = "insert",
-    *,
-    run: str = RUN,
-    component: str = "score",
-    table: str = "toy_scores",
-    kind: str = "score",
-    undone: bool = False,
-    other_row: bool = False,
-) -> str:
-    """A receipt of the row of the wanted version that stands now, or of another row."""
-    version = " and t.version = 'v2'" if table == "toy_scores" else ""
-    text = "to_jsonb(t.*)::text || 'x'" if other_row else "to_jsonb(t.*)::text"
-    after = (
-        f"coalesce((select sha256(convert_to({text}, 'UTF8')) from public.{table} as t"
-        f" where t.session_id = 's{ordinal}'{version}), 'gone')"
-    )
-    after = "null::bytea" if operation == "delete" else after
-    return (
-        "insert into public.backfill_receipts (run_id, ordinal, session_id, component, kind,"
-        " operation, table_name, row_key, after_hash, attempt, at, undone_at)"
-        f" select '{run}', {ordinal}, 's{ordinal}', '{component}', '{kind}', '{operation}',"
-        f" 'public.{table}', '{{}}', {after}, 1, backfill_private.clock(),"
-        f" {'backfill_private.clock()' if undone else 'null'}"
-    )
-
-
-def stands(
-    name: str, wanted: tuple[object, ...] | None, *given: str, component: str = "score"
-) -> Case:
-    """A case of session s1; None: it is not looked at."""
-    rows = [] if wanted is None else [["s1", *wanted]]
-    return Case(name, STANDS, (component,), rows, given)
-
-
-DONE = item(1, state="done")
-FILLED = item(1, state="skipped", filled=["score"])
-STANDING = Rule(
-    "where a planned row stands",
-    ("standing",),
-    (
-        stands(
-            "as we wrote it",
-            ("as_planned", True, False, "insert"),
-            DONE, score(1, 5), receipt(1),
-        ),
-        stands(
-            "as we changed it",
-            ("as_planned", True, False, "update"),
-            DONE, score(1, 5), receipt(1, "update"),
-        ),
-        stands(
-            "as we wrote it, and then again",
-            ("as_planned", True, False, "insert"),
-            DONE, score(1, 5), receipt(1, other_row=True), receipt(1, "update"),
-        ),
-        stands(
-            "somebody changed it after us",
-            ("changed_since", True, False, "insert"),
-            DONE, score(1, 5), receipt(1, other_row=True),
-        ),
-        stands("nothing stands", ("missing", False, False, None), DONE),
-        stands("ours is gone", ("missing", False, True, "insert"), DONE, receipt(1)),
-        stands(
-            "we took it away",
-            ("missing", False, False, "insert"),
-            DONE, receipt(1), receipt(1, "delete"),
-        ),
-        stands(
-            "somebody else wrote it", ("filled_elsewhere", True, False, None), DONE, score(1, 5)
-        ),
-        stands(
-            "somebody else had filled it",
-            ("filled_elsewhere", True, False, None),
-            FILLED, score(1, 5),
-        ),
-        stands("and took it away", ("missing", False, False, None), FILLED),
-        stands("another version alone", ("missing", False, False, None), DONE, score(1, 5, "v1")),
-        stands(
-            "our write was undone",
-            ("filled_elsewhere", True, False, None),
-            DONE, score(1, 5), receipt(1, undone=True),
-        ),
-        stands(
-            "a receipt of an undo",
-            ("filled_elsewhere", True, False, None),
-            DONE, score(1, 5), receipt(1, kind="undo"),
-        ),
-        stands(
-            "a receipt of another run",
-            ("filled_elsewhere", True, False, None),
-            DONE, score(1, 5), receipt(1, run=OTHER_RUN),
-        ),
-        stands(
-            "a receipt of another component",
-            ("filled_elsewhere", True, False, None),
-            DONE, score(1, 5), receipt(1, component="profile"),
-        ),
-        stands(
-            "a receipt of another session",
-            ("filled_elsewhere", True, False, None),
-            DONE, score(1, 5), receipt(2),
-        ),
-        stands(
-            "two rows where the key allows them",
-            ("filled_elsewhere", True, False, None),
-            "alter table public.toy_scores drop constraint toy_scores_pkey",
-            DONE, score(1, 5), score(1, 6),
-        ),
-        stands("it was rolled back", None, item(1, state="rolled_back"), score(1, 5)),
-        stands("it was not planned", None, item(1, components=["profile"]), score(1, 5)),
-        stands("another run's", None, item(1, run=OTHER_RUN), score(1, 5)),
-        stands("another session's row", ("missing", False, False, None), DONE, score(2, 5)),
-        stands(
-            "any version counts, and another one is there",
-            ("missing", False, False, None),
-            DONE, profile(1, "v1"), component="profile",
-        ),
-        stands(
-            "any version counts, and it was filled by another one",
-            ("filled_elsewhere", True, False, None),
-            item(1, state="skipped", filled=["profile"]), profile(1, "v1"), component="profile",
-        ),
-        stands(
-            "any version counts, and ours became another one",
-            ("changed_since", False, False, "insert"),
-            DONE, profile(1, "v1"),
-            receipt(1, component="profile", table="toy_profiles", other_row=True),
-            component="profile",
-        ),
-        *(
-            Case(
-                f"after {after}, up to {until}",
-                "select array_agg(s.ordinal order by s.ordinal)"
-                " from backfill_private.standing(%s, 'score', %s, %s) as s",
-                (RUN, after, until),
-                wanted,
-                tuple(item(n) for n in (3, 1, 2, 4)),
-            )
-            for after, until, wanted in ((0, 9, [1, 2, 3, 4]), (1, 3, [2, 3]), (4, 9, None))
-        ),
-        *(
-            Case(
-                f"receipts after {after}, up to {until}",
-                "select array_agg(s.operation order by s.ordinal)"
-                " from backfill_private.standing(%s, 'score', %s, %s) as s",
-                (RUN, after, until),
-                wanted,
-                tuple(s for n in (1, 2, 3) for s in (item(n), score(n, 1), receipt(n))),
-            )
-            for after, until, wanted in ((0, 3, ["insert"] * 3), (1, 2, ["insert"]))
-        ),
-    ),
-)  # fmt: skip
 
 Stand = tuple[str, str, str, str, bool, bool, str | None]
 
@@ -500,7 +336,6 @@ CAME_AFTER = Rule(
 )
 
 RULES = (
-    STANDING,
     VERIFY_ROWS,
     CRITERION,
     COMPONENT_CRITERIA,

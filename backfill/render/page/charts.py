@@ -1,6 +1,6 @@
-"""Numbers as SVG for a page: colours are the page's own, so that light, dark and paper all fit.
+"""Numbers as SVG for a page. The colours are the page's own, so light, dark and paper all fit.
 
-The one module that draws. Pure: the same numbers give the same text. Needs the extra `page`.
+The only module that draws. Pure: the same numbers give the same text. Needs the extra `page`.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from xml.etree.ElementTree import Element
 import pygal
 from pygal.style import Style
 
-# pygal leaves a finder for its plugins behind, of a kind that Python 3.12 no longer asks; before,
-# every later import in the program would warn of it.
+# pygal leaves a finder for its plugins behind, of a kind that Python 3.12 no longer asks. In older
+# versions every later import in the program would warn of it.
 sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != "PluginImportFixer"]
 
 Points = Sequence[tuple[float, float]]
 
 HEIGHT, WIDTH = 300, 820
 MOST_LABELS = 16
-FINE_BELOW = 10  # numbers of an axis of time have a second digit there
+FINE_BELOW = 10  # smaller numbers on an axis of time have a second digit
 UPRIGHT_LABELS = 8
 _STYLE = Style(
     background="transparent",
@@ -47,9 +47,9 @@ _STYLE = Style(
 def stacked_bars(
     name: str, said: str, labels: Sequence[str], series: Mapping[str, Sequence[int]]
 ) -> str:
-    """A bar a label, the series on top of each other.
+    """One bar per label, the series stacked.
 
-    name: the id that the chart has on its page. said: what somebody hears who does not see it.
+    name: the chart's id on its page. said: its text for screen readers.
     """
     chart = pygal.StackedBar(**_options(labels), show_minor_x_labels=False)
     return _bars(chart, name, said, labels, series)
@@ -58,7 +58,7 @@ def stacked_bars(
 def grouped_bars(
     name: str, said: str, labels: Sequence[str], series: Mapping[str, Sequence[int]]
 ) -> str:
-    """A bar a label and series, side by side."""
+    """One bar per label and series, side by side."""
     chart = pygal.Bar(**_options(labels), print_values=True, print_values_position="top")
     return _bars(chart, name, said, labels, series)
 
@@ -75,7 +75,7 @@ def _bars(
 
 
 def lines(name: str, said: str, x_title: str, series: Mapping[str, Points]) -> str:
-    """A line a series through its points, from zero up."""
+    """One line per series through its points, from zero up."""
     chart = pygal.XY(**_options(()), x_title=x_title, show_dots=False, include_x_axis=True)
     for title, points in series.items():
         chart.add(title, list(points))
@@ -93,12 +93,12 @@ def steps(points: Points) -> list[tuple[float, float]]:
 
 
 def on_axis_of_time(value: float) -> str:
-    """A number of an axis of time: a second digit where whole ones would repeat themselves."""
+    """A number on an axis of time, with a second digit if whole numbers would repeat."""
     return f"{value:,.0f}" if value >= FINE_BELOW else f"{value:.2g}"
 
 
 def label_every(labels: int) -> int:
-    """Every which of so many labels is written, so that no more than MOST_LABELS are."""
+    """Write every n-th of this many labels, so that at most MOST_LABELS are. Returns n."""
     return max(1, -(-labels // MOST_LABELS))
 
 
@@ -132,7 +132,7 @@ def _drawn(chart: Any, name: str, said: str) -> str:
 
 
 def _plain(root: Element, said: str) -> Element:
-    """Without scripts and comments; with what a screen reader says."""
+    """Without scripts and comments, with a text for screen readers."""
     for parent in list(root.iter()):
         for child in list(parent):
             if not isinstance(child.tag, str) or child.tag.endswith("script"):

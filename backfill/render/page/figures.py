@@ -17,7 +17,7 @@ Points = list[tuple[float, float]]
 
 MOST_BARS = 62
 MOST_STARTS = 120  # batches in the timeline
-# Upper bounds of the latencies' bars, in seconds, and how they are called.
+# Upper bounds of the latencies' bars in seconds, and their labels.
 LATENCIES = (
     (0.01, "10 ms"), (0.02, "20 ms"), (0.05, "50 ms"), (0.1, "100 ms"), (0.2, "200 ms"),
     (0.5, "500 ms"), (1.0, "1 s"), (2.0, "2 s"), (5.0, "5 s"), (10.0, "10 s"), (30.0, "30 s"),
@@ -26,7 +26,7 @@ LATENCIES = (
 
 
 def candidates_by_day(plan: Plan) -> tuple[str, list[str], dict[str, list[int]]]:
-    """What a bar is (day, week, month), the bars from the oldest on, and sessions by category."""
+    """The unit of a bar (day, week, month), labels from the oldest on, counts by category."""
     days = [s.session_at.astimezone(UTC).date() for s in plan.sessions]
     unit = _unit(min(days), max(days))
     bars = _bars(unit, min(days), max(days))
@@ -65,7 +65,7 @@ def planned_starts(plan: Plan) -> list[tuple[float, int]]:
 
 
 def seen_starts(plan: Plan) -> list[tuple[float, int]]:
-    """The same as it happened; of a session that was tried again, its last start."""
+    """The same as it happened. A session that was tried again counts at its last start."""
     moments = Counter(s.started_at for s in plan.sessions if s.started_at)
     if not moments:
         return []
@@ -75,7 +75,7 @@ def seen_starts(plan: Plan) -> list[tuple[float, int]]:
 
 
 def in_the_window(starts: Sequence[tuple[float, int]]) -> Points:
-    """How many sessions started in the last 60 s, wherever that changes."""
+    """How many sessions started in the last 60 s, at each moment when that changes."""
     changes: Counter[float] = Counter()
     for moment, sessions in starts:
         changes[moment] += sessions
@@ -106,7 +106,7 @@ def _counted_up(moments: Iterable[datetime | None], began: datetime | None) -> P
 
 
 def latencies_s(plan: Plan, receipts: Iterable[Mapping[str, Json]]) -> list[float]:
-    """From each session's lease to the last row of that attempt, ascending, by the receipts."""
+    """Seconds from each session's lease to that attempt's last receipt, ascending."""
     sessions = {s.ordinal: s for s in plan.sessions}
     last: dict[int, datetime] = {}
     for receipt in receipts:
@@ -122,7 +122,7 @@ def latencies_s(plan: Plan, receipts: Iterable[Mapping[str, Json]]) -> list[floa
 
 
 def latency_bars(found_s: Sequence[float]) -> tuple[list[str], list[int]]:
-    """Labels and sessions of the bars from the fastest that has one to the slowest."""
+    """Labels and counts of the bars, from the fastest session's to the slowest's."""
     counts = Counter(
         next(place for place, (most, _) in enumerate(LATENCIES) if s <= most) for s in found_s
     )

@@ -1,7 +1,7 @@
 """A plan, and what became of it, as one HTML file that needs nothing else. Pure.
 
-The text is the Markdown's, so that both say the same; markdown-it escapes it. The page forbids
-itself scripts and everything from outside. Needs the extra `page`.
+The text is the Markdown's, so that both say the same. markdown-it escapes it. The page's own
+policy forbids scripts and everything from outside. Needs the extra `page`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from backfill.results.run import Json
     from backfill.results.verification import Verification
 
-MOST_CHARS = 200_000  # of a section: what is longer is cut at a line, and says so
+MOST_CHARS = 200_000  # per section: a longer one is cut at a line, and says so
 _SHOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -52,7 +52,7 @@ def plan_page(
     verification: Verification | None = None,
     receipts: Sequence[Mapping[str, Json]] = (),
 ) -> str:
-    """The page of a plan; with a verification and receipts also what happened."""
+    """The page of a plan. Once the run has started it also shows what happened."""
     facts, *sections = re.split(r"^(?=## )", plan_markdown(plan), flags=re.M)
     ending = [s for s in sections if s.startswith("## Status")]
     others = [s for s in sections if not s.startswith("## Status")]
@@ -66,7 +66,7 @@ def plan_page(
 
 
 def _shown(markdown: str) -> str:
-    """Markdown as HTML; a table scrolls by itself where the page is narrow."""
+    """Markdown as HTML. On a narrow page a table scrolls by itself."""
     text: str = _SHOWN.render(markdown)
     text = text.replace("<table>", '<div class="wide"><table>')
     return text.replace("</table>", "</table></div>")
@@ -106,7 +106,7 @@ def _figures(plan: Plan) -> str:
         "calls": f"{plan.expected_calls['total']:,}",
         "rows": f"{plan.expected_writes['total']:,}",
         "batches": f"{len(plan.batches):,}",
-        "starts a minute": f"{throttle:,}" if throttle else "no throttle",
+        "starts per minute": f"{throttle:,}" if throttle else "no throttle",
         "expected": duration(longest_s) if longest_s is not None else "not measured",
     }
     pairs = (
@@ -117,7 +117,7 @@ def _figures(plan: Plan) -> str:
 
 
 def _drawings(plan: Plan) -> dict[str, str]:
-    """Section: its chart, of the sections that have one."""
+    """Section -> its chart, for the sections that have one."""
     if not plan.sessions:
         return {}
     return {
