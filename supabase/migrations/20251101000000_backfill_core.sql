@@ -7062,12 +7062,12 @@ $$;
 -- from sql/85_rehearse/rehearse.sql
 -- Rehearsal: the real scoring calls of a few sessions, made while planning and rolled back.
 --
--- Each is one call of the API, with the caller's rights, in a subtransaction that never stays: a scratch run leases the
--- session there, so that gate, receipts and undo are the real ones. What was seen is carried out of it in a variable.
--- What no transaction takes back stays: numbers drawn from sequences, and calls out of the database.
+-- Each session is one call of the API, with the caller's rights, in a subtransaction that is always rolled back. There
+-- a scratch run leases the session, so that gate, receipts and undo are the real ones. A variable keeps what was seen.
+-- Numbers drawn from sequences and calls out of the database are not rolled back.
 
--- How many sessions may be rehearsed: each is scored twice, within one minute's share of the throttle, and 100 at most.
--- As asked, else 5, and none where the environment is production.
+-- How many sessions may be rehearsed: as many as requested, by default 5, or none if the environment is production.
+-- Each is scored twice, so at most half of one minute's share of the throttle, and never more than 100.
 create function backfill_private.rehearsal_room(p_run public.backfill_runs)
 returns integer
 language sql
@@ -7083,8 +7083,8 @@ as $$
   from public.backfill_settings as s
 $$;
 
--- Choose what to rehearse, of what no Edge Function scores: one candidate of each category first, then the priority sessions, then one of each category
--- and phase. Asked again, the same.
+-- Choose the sessions to rehearse: one candidate of each category first, then the priority sessions, then one of each
+-- category and phase. None that an Edge Function scores. A second call chooses the same.
 --
 -- returns  the sessions' ids, in order
 -- raises   OB002 not in planning or windows left, OB010 not allowed
@@ -7103,29 +7103,46 @@ begin
     perform backfill_private.refuse('OB002', format('run %s is not collected to its end', p_run_id));
   end if;
   insert into backfill_private.rehearsals (run_id, ordinal, session_id, session_at, components, category, phase)
-  select p_run_id, row_number() over (order by c.rank, c.ordinal), c.session_id, c.session_at, c.components, c.category, c.phase
+  select
+    p_run_id,
+    row_number() over (order by c.rank, c.ordinal),
+    c.session_id,
+    c.session_at,
+    c.components,
+    c.category,
+    c.phase
   from (
-    select p.*, case
+    select
+      p.*,
+      case
         when row_number() over (partition by p.category order by p.ordinal) = 1 then 1
         when p.phase = 'priority' then 2
-        when row_number() over (partition by p.category, p.phase order by p.ordinal) = 1 then 3 end as rank
+        when row_number() over (partition by p.category, p.phase order by p.ordinal) = 1 then 3
+      end as rank
     from backfill_private.placed(v_run) as p
     -- No transaction takes back what an Edge Function does.
-    where not exists (select from public.backfill_targets as t
-      where t.target = v_run.target and t.transport = 'edge' and t.component = any (p.components))
+    where not exists (
+      select from public.backfill_targets as t
+      where t.target = v_run.target
+        and t.transport = 'edge'
+        and t.component = any (p.components)
+    )
   ) as c
   where c.rank is not null
   order by c.rank, c.ordinal
   limit backfill_private.rehearsal_room(v_run)
   on conflict do nothing;
-  return (select coalesce(array_agg(s.session_id order by s.ordinal), '{}')
-    from backfill_private.rehearsals as s where s.run_id = p_run_id);
+  return (
+    select coalesce(array_agg(s.session_id order by s.ordinal), '{}')
+    from backfill_private.rehearsals as s
+    where s.run_id = p_run_id
+  );
 end
 $$;
 
--- Lease a session to a scratch run, and look at its rows. To be called in a subtransaction that is rolled back.
+-- Lease a session to a scratch run, and keep its rows. Call it in a subtransaction that is rolled back.
 --
--- returns  {scratch, headers, steps: [{component, function, call}], writes}; {why} where it cannot be rehearsed
+-- returns  {scratch, headers, steps: [{component, function, call}], writes}, or {why} if it cannot be rehearsed
 -- raises   OB002 not in planning, OB010 not allowed, OB014 the session is not in the sample
 create function backfill_private.rehearsal_lease(p_run_id uuid, p_session_id text)
 returns jsonb
@@ -7139,43 +7156,72 @@ declare
 begin
   perform backfill_private.authorize('plan');
   select * into v_run from public.backfill_runs where run_id = p_run_id and state = 'planning';
-  if not exists (select from backfill_private.rehearsals as s where s.run_id = v_run.run_id and s.session_id = p_session_id) then
-    perform backfill_private.refuse('OB014', format('session %s is not to be rehearsed for run %s', left(p_session_id, 80), p_run_id),
+  if not exists (
+    select from backfill_private.rehearsals as s
+    where s.run_id = v_run.run_id
+      and s.session_id = p_session_id
+  ) then
+    perform backfill_private.refuse('OB014',
+      format('session %s is not to be rehearsed for run %s', left(p_session_id, 80), p_run_id),
       'backfill plan … --rehearse 5');
-  elsif exists (select from backfill_private.rehearsals as s
-      where s.run_id = p_run_id and s.session_id = p_session_id and s.seen is not null) then
+  elsif exists (
+    select from backfill_private.rehearsals as s
+    where s.run_id = p_run_id
+      and s.session_id = p_session_id
+      and s.seen is not null
+  ) then
     return jsonb_build_object('why', 'it is rehearsed already');  -- by a call whose reply was lost
-  elsif exists (select from public.backfill_items as i
-      where i.source = v_run.target and i.session_id = p_session_id and i.state = 'leased') then
+  elsif exists (
+    select from public.backfill_items as i
+    where i.source = v_run.target
+      and i.session_id = p_session_id
+      and i.state = 'leased'
+  ) then
     return jsonb_build_object('why', 'another run is scoring it');
-  elsif exists (select from backfill_private.rehearsals as s where s.run_id = p_run_id and s.seen #>> '{error,code}' = '57014') then
+  elsif exists (
+    select from backfill_private.rehearsals as s
+    where s.run_id = p_run_id
+      and s.seen #>> '{error,code}' = '57014'
+  ) then
     return jsonb_build_object('why', 'another session was slower than the limit');
   end if;
-  v_run := jsonb_populate_record(v_run, jsonb_build_object('run_id', gen_random_uuid(), 'state', 'running',
-    'requested_via', 'rehearsal', 'approved_until', backfill_private.clock() + backfill_private.lease_ttl()));
+  v_run := jsonb_populate_record(v_run, jsonb_build_object(
+    'run_id', gen_random_uuid(),
+    'state', 'running',
+    'requested_via', 'rehearsal',
+    'approved_until', backfill_private.clock() + backfill_private.lease_ttl()));
   insert into public.backfill_runs select v_run.*;
   insert into public.backfill_items (
     run_id, ordinal, source, session_id, session_at, components, category, phase, batch)
   select v_run.run_id, 1, v_run.target, s.session_id, s.session_at, s.components, s.category, s.phase, 1
-  from backfill_private.rehearsals as s where s.run_id = p_run_id and s.session_id = p_session_id;
+  from backfill_private.rehearsals as s
+  where s.run_id = p_run_id
+    and s.session_id = p_session_id;
   v_grant := backfill_private.grant_fences(v_run, array[1], gen_random_uuid(), 'rehearsal') -> 0;
   perform backfill_private.keep_rows(v_run.run_id, 'before');
   return jsonb_build_object(
     'scratch', v_run.run_id,
     'headers', jsonb_build_object('x-backfill-run', v_run.run_id, 'x-backfill-fence', v_grant ->> 'fence'),
-    'steps', (select jsonb_agg(jsonb_build_object('component', s.step -> 'component', 'function', s.step -> 'function',
-        'call', backfill_private.call_sql(t.function_signature, s.step -> 'arguments')) order by t.position)
+    'steps', (
+      select jsonb_agg(
+        jsonb_build_object(
+          'component', s.step -> 'component',
+          'function', s.step -> 'function',
+          'call', backfill_private.call_sql(t.function_signature, s.step -> 'arguments'))
+        order by t.position)
       from jsonb_array_elements(v_grant -> 'steps') as s (step)
-      join public.backfill_targets as t on t.target = v_run.target and t.component = s.step ->> 'component'),
+      join public.backfill_targets as t
+        on t.target = v_run.target
+        and t.component = s.step ->> 'component'),
     'writes', backfill_private.writes_elsewhere(v_run.target));
 end
 $$;
 
--- Make a session's calls one after the other, and then let deferred constraints speak. A call that fails ends them, and
--- takes back what it did itself.
+-- Make a session's calls one by one, and then check deferred constraints. The first failed call ends the pass, and its
+-- own writes are rolled back.
 --
 -- p_steps        [{component, function, call: SQL}]
--- p_search_path  that of a call through the API: the scoring functions must meet it
+-- p_search_path  that of a call through the API, since the scoring functions will run under it
 -- returns        {calls: [{component, function, took_ms}], error: null or {step, code, message}}
 create function backfill_private.rehearse_pass(p_steps jsonb, p_search_path text)
 returns jsonb
@@ -7197,22 +7243,26 @@ begin
         execute v_step ->> 'call';
       else
         set constraints all immediate;
-        raise sqlstate 'RB001';  -- or a second pass would find no constraint deferred
+        raise sqlstate 'RB001';  -- makes them deferred again, for a second pass
       end if;
     exception
       when sqlstate 'RB001' then exit;
       when query_canceled or assert_failure or others then
-        return jsonb_build_object('calls', v_calls, 'error', jsonb_build_object('code', sqlstate,
-          'step', v_step ->> 'function', 'message', backfill_private.kept_message(sqlstate, sqlerrm)));
+        return jsonb_build_object('calls', v_calls, 'error', jsonb_build_object(
+          'code', sqlstate,
+          'step', v_step ->> 'function',
+          'message', backfill_private.kept_message(sqlstate, sqlerrm)));
     end;
-    v_calls := v_calls || jsonb_build_object('component', v_step -> 'component', 'function', v_step -> 'function',
+    v_calls := v_calls || jsonb_build_object(
+      'component', v_step -> 'component',
+      'function', v_step -> 'function',
       'took_ms', round(extract(epoch from backfill_private.clock() - v_began) * 1000, 1));
   end loop;
   return jsonb_build_object('calls', v_calls, 'error', null);
 end
 $$;
 
--- Keep what was seen of a session: what was seen first.
+-- Keep what was seen of a session. What a first call kept stays.
 create function backfill_private.keep_rehearsal(p_run_id uuid, p_session_id text, p_seen jsonb)
 returns void
 language plpgsql
@@ -7222,15 +7272,18 @@ as $$
 begin
   perform backfill_private.authorize('plan');
   perform backfill_private.locked_run(p_run_id, array['planning']);
-  update backfill_private.rehearsals set seen = p_seen
-  where run_id = p_run_id and session_id = p_session_id and seen is null;
+  update backfill_private.rehearsals
+  set seen = p_seen
+  where run_id = p_run_id
+    and session_id = p_session_id
+    and seen is null;
 end
 $$;
 
 -- from sql/85_rehearse/rows.sql
--- The rehearsal's rows: what stood there before, between and after the calls.
+-- The rehearsal's rows: before, between and after the calls.
 
--- Keep the rows that a scratch run's session has in the target tables, as they stand at this moment.
+-- Keep the rows that a scratch run's session has in the target tables at this moment.
 create function backfill_private.keep_rows(p_scratch uuid, p_moment text)
 returns void
 language plpgsql
@@ -7245,17 +7298,23 @@ declare
   v_target public.backfill_targets;
 begin
   for v_target in
-    select t.* from public.backfill_targets as t
+    select t.*
+    from public.backfill_targets as t
     join public.backfill_runs as r on r.target = t.target
-    where r.run_id = p_scratch order by t.position
+    where r.run_id = p_scratch
+    order by t.position
   loop
     execute format(
       'insert into backfill_private.rehearsal_rows (scratch, moment, table_name, row_key, contents)
        select $1, $2, %L, backfill_private.row_key(to_jsonb(t.*), $3), to_jsonb(t.*)
        from %s as t
-       join public.backfill_items as item on item.run_id = $1 and t.%I = item.session_id::%s
+       join public.backfill_items as item
+         on item.run_id = $1
+         and t.%I = item.session_id::%s
        on conflict do nothing',
-      backfill_private.bare_name(v_target.table_name), v_target.table_name::regclass, v_target.session_column,
+      backfill_private.bare_name(v_target.table_name),
+      v_target.table_name::regclass,
+      v_target.session_column,
       backfill_private.column_type(v_target.table_name, v_target.session_column))
     using p_scratch, p_moment, v_target.key_columns;
   end loop;
@@ -7264,7 +7323,7 @@ $$;
 
 -- What this transaction has written so far to tables that are neither the target's nor ours.
 --
--- returns  {table: {inserted, updated, deleted}}, as PostgreSQL counts them; rows written and taken back count too
+-- returns  {table: {inserted, updated, deleted}}, as PostgreSQL counts them. Rolled back writes count too
 create function backfill_private.writes_elsewhere(p_target text)
 returns jsonb
 language sql
@@ -7275,17 +7334,19 @@ as $$
       'inserted', w.n_tup_ins, 'updated', w.n_tup_upd, 'deleted', w.n_tup_del)), '{}')
   from pg_stat_xact_user_tables as w
   where w.n_tup_ins + w.n_tup_upd + w.n_tup_del > 0
-    and w.schemaname <> 'backfill_private' and not (w.schemaname = 'public' and starts_with(w.relname, 'backfill_'))
+    and w.schemaname <> 'backfill_private'
+    and not (w.schemaname = 'public' and starts_with(w.relname, 'backfill_'))
     and not exists (
       select from public.backfill_targets as t
       where t.target = p_target
         and (w.relid = to_regclass(t.table_name)
-          or w.relid in (select p.relid from pg_partition_tree(to_regclass(t.table_name)) as p)))
+          or w.relid in (select p.relid from pg_partition_tree(to_regclass(t.table_name)) as p))
+    )
 $$;
 
--- How a session's rows differ between two moments, table by table.
+-- How a session's rows differ between two moments, per table.
 --
--- returns  {table: {before, after, inserted, updated, deleted, columns: those that an updated row has otherwise}}
+-- returns  {table: {before, after, inserted, updated, deleted, columns: that differ in an updated row}}
 create function backfill_private.rows_between(p_scratch uuid, p_from text, p_to text)
 returns jsonb
 language sql
@@ -7294,30 +7355,46 @@ set search_path = pg_catalog, pg_temp
 as $$
   with pairs as (
     select coalesce(a.table_name, b.table_name) as table_name, b.contents as was, a.contents as becomes
-    from (select * from backfill_private.rehearsal_rows as r where r.scratch = p_scratch and r.moment = p_from) as b
-    full join (select * from backfill_private.rehearsal_rows as r where r.scratch = p_scratch and r.moment = p_to) as a
-      on a.table_name = b.table_name and a.row_key = b.row_key
+    from (
+      select *
+      from backfill_private.rehearsal_rows as r
+      where r.scratch = p_scratch
+        and r.moment = p_from
+    ) as b
+    full join (
+      select *
+      from backfill_private.rehearsal_rows as r
+      where r.scratch = p_scratch
+        and r.moment = p_to
+    ) as a
+      on a.table_name = b.table_name
+      and a.row_key = b.row_key
   ), columns as (
     select p.table_name, jsonb_agg(distinct c.key order by c.key) as names
     from pairs as p
     cross join lateral jsonb_each(p.becomes) as c
-    where p.was is not null and p.was -> c.key is distinct from c.value
+    where p.was is not null
+      and p.was -> c.key is distinct from c.value
     group by p.table_name
   ), counted as (
-    select p.table_name,
-      count(p.was) as before, count(p.becomes) as after,
+    select
+      p.table_name,
+      count(p.was) as before,
+      count(p.becomes) as after,
       count(*) filter (where p.was is null) as inserted,
       count(*) filter (where p.was <> p.becomes) as updated,
       count(*) filter (where p.becomes is null) as deleted
-    from pairs as p group by p.table_name
+    from pairs as p
+    group by p.table_name
   )
   select coalesce(jsonb_object_agg(c.table_name, to_jsonb(c) - 'table_name'
     || jsonb_build_object('columns', coalesce(n.names, '[]'))), '{}')
-  from counted as c left join columns as n using (table_name)
+  from counted as c
+  left join columns as n using (table_name)
 $$;
 
--- The columns of the rows that a pass wrote which hold the time of its transaction: {table: [column]}. Whether a call
--- sets such a column again cannot be told within one transaction.
+-- The columns of rows that the first pass wrote with the time of the transaction: {table: [column]}. Whether a second
+-- call sets such a column again cannot be told within one transaction.
 create function backfill_private.columns_of_now(p_scratch uuid)
 returns jsonb
 language sql
@@ -7329,13 +7406,16 @@ as $$
     select r.table_name, jsonb_agg(distinct c.key order by c.key) as columns
     from backfill_private.rehearsal_rows as r
     cross join lateral jsonb_each(r.contents) as c
-    where r.scratch = p_scratch and r.moment = 'first' and c.value in (to_jsonb(now()), to_jsonb(localtimestamp))
-    group by r.table_name) as n
+    where r.scratch = p_scratch
+      and r.moment = 'first'
+      and c.value in (to_jsonb(now()), to_jsonb(localtimestamp))
+    group by r.table_name
+  ) as n
 $$;
 
--- The target of a scratch run. Only such a run's rows may be kept: they never outlive its transaction.
+-- The target of a scratch run. Only such a run's rows may be kept, since they never outlive its transaction.
 --
--- raises  OB001 it is none
+-- raises  OB001 it is not a scratch run
 create function backfill_private.scratch_target(p_scratch uuid)
 returns text
 language plpgsql
@@ -7345,8 +7425,10 @@ as $$
 declare
   v_target text;
 begin
-  select r.target into v_target from public.backfill_runs as r
-  where r.run_id = p_scratch and r.requested_via = 'rehearsal';
+  select r.target into v_target
+  from public.backfill_runs as r
+  where r.run_id = p_scratch
+    and r.requested_via = 'rehearsal';
   if not found then
     perform backfill_private.refuse('OB001', format('there is no rehearsal %s', p_scratch));
   end if;
@@ -7354,7 +7436,7 @@ begin
 end
 $$;
 
--- What the first pass left: rows, writes elsewhere, columns that hold the transaction's time, a component without its row.
+-- What the first pass left: rows, writes elsewhere, columns with the transaction's time, a component without its row.
 create function backfill_private.seen_first(p_scratch uuid, p_writes_before jsonb)
 returns jsonb
 language plpgsql
@@ -7369,7 +7451,10 @@ begin
     'tables', backfill_private.rows_between(p_scratch, 'before', 'first'),
     'undecidable', backfill_private.columns_of_now(p_scratch),
     'without_effect', (
-      select e.component from backfill_private.effects(p_scratch) as e where not e.is_wanted limit 1),
+      select e.component
+      from backfill_private.effects(p_scratch) as e
+      where not e.is_wanted
+      limit 1),
     'elsewhere', (
       select coalesce(jsonb_object_agg(w.key, backfill_private.counts_since(p_writes_before -> w.key, w.value)), '{}')
       from jsonb_each(backfill_private.writes_elsewhere(v_target)) as w
@@ -7377,17 +7462,18 @@ begin
 end
 $$;
 
--- Counts less those of before.
+-- How much each count has grown.
 create function backfill_private.counts_since(p_before jsonb, p_now jsonb)
 returns jsonb
 language sql
 immutable
 set search_path = pg_catalog, pg_temp
 as $$
-  select jsonb_object_agg(n.key, n.value::bigint - coalesce((p_before ->> n.key)::bigint, 0)) from jsonb_each_text(p_now) as n
+  select jsonb_object_agg(n.key, n.value::bigint - coalesce((p_before ->> n.key)::bigint, 0))
+  from jsonb_each_text(p_now) as n
 $$;
 
--- What the second pass changed of what the first one left.
+-- What the second pass changed in the rows of the first.
 create function backfill_private.seen_second(p_scratch uuid)
 returns jsonb
 language plpgsql
@@ -7401,7 +7487,7 @@ begin
 end
 $$;
 
--- Take the scratch run's rows back as an undo does, and look what differs from before.
+-- Undo the scratch run's rows as a real undo does, and compare with before.
 --
 -- returns  {conflicts: [reason], tables: see backfill_private.rows_between}
 create function backfill_private.seen_undone(p_scratch uuid)
@@ -7417,7 +7503,9 @@ begin
   select coalesce(jsonb_agg(distinct c.value ->> 'reason'), '[]') into v_conflicts
   from jsonb_array_elements(backfill_private.undo_item(p_scratch, 1) -> 'conflicts') as c;
   perform backfill_private.keep_rows(p_scratch, 'undone');
-  return jsonb_build_object('conflicts', v_conflicts, 'tables', backfill_private.rows_between(p_scratch, 'before', 'undone'));
+  return jsonb_build_object(
+    'conflicts', v_conflicts,
+    'tables', backfill_private.rows_between(p_scratch, 'before', 'undone'));
 end
 $$;
 
