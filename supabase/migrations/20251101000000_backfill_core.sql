@@ -7510,11 +7510,11 @@ end
 $$;
 
 -- from sql/90_project/check.sql
--- Check: is this project ready. A line a thing: what was looked at, how it stands, what a person does about it.
+-- Check: is this project ready? One line per check: what was checked, how it stands, what to do about it.
 --
--- Nothing here fails over what is missing: names are looked up in the catalog, never used.
+-- A missing object raises no error here: names are looked up in the catalog, never used.
 
--- Everything of ours that is a table or a view.
+-- Our tables and views.
 create function backfill_private.our_relations()
 returns table (oid regclass, kind "char", is_public boolean, has_rls boolean)
 language sql
@@ -7528,7 +7528,7 @@ as $$
     and (n.nspname = 'backfill_private' or n.nspname = 'public' and c.relname like 'backfill\_%')
 $$;
 
--- What an API role may do with a table of ours and should not, or should and may not.
+-- Rights that an API role has on our tables and should not have, or lacks and should have.
 create function backfill_private.relation_faults()
 returns table (fault text, cure text)
 language sql
@@ -7536,42 +7536,65 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   with reach as (
-    select o.*, r.role, has_any_column_privilege(r.role, o.oid, 'select') as reads,
+    select
+      o.*,
+      r.role,
+      has_any_column_privilege(r.role, o.oid, 'select') as reads,
       has_table_privilege(r.role, o.oid, 'insert, update, delete, truncate, trigger')
         or has_any_column_privilege(r.role, o.oid, 'update')
-        or has_any_column_privilege(r.role, o.oid, 'insert') and o.oid <> to_regclass('public.backfill_approvals') as writes
+        or has_any_column_privilege(r.role, o.oid, 'insert')
+          and o.oid <> to_regclass('public.backfill_approvals') as writes
     from backfill_private.our_relations() as o
     cross join unnest(array['anon', 'authenticated', 'service_role']) as r (role)
   )
-  select format('%s may %s %s', r.role, case when r.writes then 'write' else 'read' end, r.oid),
+  select
+    format('%s may %s %s', r.role, case when r.writes then 'write' else 'read' end, r.oid),
     format('revoke %s on %s from public, %I;',
       case when r.role = 'anon' then 'all' else 'insert, update, delete, truncate, trigger' end, r.oid, r.role)
   from reach as r
-  where r.writes or r.reads and r.role = 'anon'
+  where r.writes
+    or r.reads and r.role = 'anon'
   union all
-  select format('%s may not read %s', r.role, r.oid), format('grant select%s on %s to %I;',
-    (select ' (' || string_agg(quote_ident(a.attname), ', ' order by a.attnum) || ')' from pg_attribute as a
-     where a.attrelid = r.oid and a.attnum > 0 and not a.attisdropped and a.attname not in ('before', 'fence_hash')),
-    r.oid, r.role)
+  select
+    format('%s may not read %s', r.role, r.oid),
+    format('grant select%s on %s to %I;',
+      (
+        select ' (' || string_agg(quote_ident(a.attname), ', ' order by a.attnum) || ')'
+        from pg_attribute as a
+        where a.attrelid = r.oid
+          and a.attnum > 0
+          and not a.attisdropped
+          and a.attname not in ('before', 'fence_hash')
+      ),
+      r.oid, r.role)
   from reach as r
-  where not r.reads and r.is_public and (r.role = 'service_role' or r.role = 'authenticated' and r.kind = 'r')
+  where not r.reads
+    and r.is_public
+    and (r.role = 'service_role' or r.role = 'authenticated' and r.kind = 'r')
   union all
-  select format('%s may read %s.%s', r.role, r.oid, a.attname),
+  select
+    format('%s may read %s.%s', r.role, r.oid, a.attname),
     format('revoke select on %s from public, %I;', r.oid, r.role)
   from reach as r
-  join pg_attribute as a on a.attrelid = r.oid and a.attname in ('before', 'fence_hash')
+  join pg_attribute as a
+    on a.attrelid = r.oid
+    and a.attname in ('before', 'fence_hash')
   where has_column_privilege(r.role, r.oid, a.attnum, 'select')
   union all
-  select format('%s may not hand in decisions', r.role),
+  select
+    format('%s may not hand in decisions', r.role),
     format('grant insert (run_id, digest, decision, approver, note) on public.backfill_approvals to %I;', r.role)
   from reach as r
-  join pg_attribute as a on a.attrelid = r.oid and a.attname = 'decision'
-  where r.oid = to_regclass('public.backfill_approvals') and r.role <> 'anon'
+  join pg_attribute as a
+    on a.attrelid = r.oid
+    and a.attname = 'decision'
+  where r.oid = to_regclass('public.backfill_approvals')
+    and r.role <> 'anon'
     and not has_column_privilege(r.role, r.oid, a.attnum, 'insert')
 $$;
 
--- What an API role may call of ours and should not, or should and may not. A door is a function in public; who may
--- call a door has to be able to call what it names.
+-- Functions of ours that an API role may call and should not, or may not call and should. A door is a function in
+-- public. A role that may call a door must be able to call the functions that the door names.
 create function backfill_private.function_faults()
 returns table (fault text, cure text)
 language sql
@@ -7579,38 +7602,54 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   with ours as (
-    select p.oid::regprocedure as signature, p.proname, p.prosrc, p.pronamespace = 'public'::regnamespace as is_door
+    select
+      p.oid::regprocedure as signature,
+      p.proname,
+      p.prosrc,
+      p.pronamespace = 'public'::regnamespace as is_door
     from pg_proc as p
     where p.pronamespace = 'backfill_private'::regnamespace
       or p.pronamespace = 'public'::regnamespace and p.proname like 'backfill\_%'
   )
-  select format('anon may call %s', o.signature),
+  select
+    format('anon may call %s', o.signature),
     format('revoke all on function %s from public, anon;', o.signature)
   from ours as o
   where has_function_privilege('anon', o.signature, 'execute')
   union all
-  select format('service_role may not call %s', o.signature),
+  select
+    format('service_role may not call %s', o.signature),
     format('grant execute on function %s to service_role;', o.signature)
   from ours as o
-  where o.is_door and not has_function_privilege('service_role', o.signature, 'execute')
+  where o.is_door
+    and not has_function_privilege('service_role', o.signature, 'execute')
   union all
-  select distinct format('%s may not call %s', r.role, o.signature),
+  select distinct
+    format('%s may not call %s', r.role, o.signature),
     format('grant execute on function %s to %I;', o.signature, r.role)
   from ours as door
-  join ours as o on door.is_door and not o.is_door
+  join ours as o
+    on door.is_door
+    and not o.is_door
     and strpos(door.prosrc, format('backfill_private.%I(', o.proname)) > 0
   cross join unnest(array['authenticated', 'service_role']) as r (role)
   where has_function_privilege(r.role, door.signature, 'execute')
     and not has_function_privilege(r.role, o.signature, 'execute')
   union all
-  select format('anon may use the schema %s', n.nspname), format('revoke all on schema %I from public, anon;', n.nspname)
+  select
+    format('anon may use the schema %s', n.nspname),
+    format('revoke all on schema %I from public, anon;', n.nspname)
   from pg_namespace as n
-  where n.nspname = 'backfill_private' and has_schema_privilege('anon', n.oid, 'usage')
+  where n.nspname = 'backfill_private'
+    and has_schema_privilege('anon', n.oid, 'usage')
   union all
-  select format('%s may not use the schema %s', r.role, n.nspname), format('grant usage on schema %I to %I;', n.nspname, r.role)
+  select
+    format('%s may not use the schema %s', r.role, n.nspname),
+    format('grant usage on schema %I to %I;', n.nspname, r.role)
   from pg_namespace as n
   cross join unnest(array['authenticated', 'service_role']) as r (role)
-  where n.nspname = 'backfill_private' and not has_schema_privilege(r.role, n.oid, 'usage')
+  where n.nspname = 'backfill_private'
+    and not has_schema_privilege(r.role, n.oid, 'usage')
 $$;
 
 -- Lines on our own tables and functions: row level security, guards, rights.
@@ -7620,37 +7659,48 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.line(f.name, case when count(f.fault) = 0 then 'ok' else 'fail' end,
-    coalesce(string_agg(f.fault, '; ' order by f.fault), f.well), string_agg(f.cure, ' ' order by f.fault))
+  select backfill_private.line(
+    f.name,
+    case when count(f.fault) = 0 then 'ok' else 'fail' end,
+    coalesce(string_agg(f.fault, '; ' order by f.fault), f.well),
+    string_agg(f.cure, ' ' order by f.fault))
   from (
     select 1 as place, 'row level security of our tables' as name, 'on for every table' as well, o.fault, o.cure
     from (values (true)) as always
     left join lateral (
-      select format('off for %s', t.oid) as fault, format('alter table %s enable row level security;', t.oid) as cure
-      from backfill_private.our_relations() as t where t.kind = 'r' and not t.has_rls
+      select
+        format('off for %s', t.oid) as fault,
+        format('alter table %s enable row level security;', t.oid) as cure
+      from backfill_private.our_relations() as t
+      where t.kind = 'r'
+        and not t.has_rls
     ) as o on true
     union all
     select 2, 'guards of our tables', 'every trigger is enabled', o.fault, o.cure
     from (values (true)) as always
     left join lateral (
-      select format('%s of %s is disabled', g.tgname, t.oid) as fault,
+      select
+        format('%s of %s is disabled', g.tgname, t.oid) as fault,
         format('alter table %s enable trigger %I;', t.oid, g.tgname) as cure
       from backfill_private.our_relations() as t
       join pg_trigger as g on g.tgrelid = t.oid
-      where not g.tgisinternal and g.tgenabled not in ('O', 'A')
+      where not g.tgisinternal
+        and g.tgenabled not in ('O', 'A')
     ) as o on true
     union all
     select 3, 'rights on our tables', 'as the migrations grant them', o.fault, o.cure
-    from (values (true)) as always left join backfill_private.relation_faults() as o on true
+    from (values (true)) as always
+    left join backfill_private.relation_faults() as o on true
     union all
     select 4, 'rights on our functions', 'as the migrations grant them', o.fault, o.cure
-    from (values (true)) as always left join backfill_private.function_faults() as o on true
+    from (values (true)) as always
+    left join backfill_private.function_faults() as o on true
   ) as f
   group by f.place, f.name, f.well
   order by f.place
 $$;
 
--- Lines on the settings, whether their one row is there or not.
+-- Lines on the settings, even if their one row is missing.
 create function backfill_private.setting_lines()
 returns setof jsonb
 language sql
@@ -7662,17 +7712,20 @@ as $$
   select backfill_private.approval_policy_mark()
   union all
   select backfill_private.line('limits', 'ok',
-    format('%s session starts a minute, %s sessions a plan, approvals valid %s',
+    format('%s session starts per minute, %s sessions per plan, approvals valid %s',
       coalesce('at most ' || s.max_throttle_per_minute, 'any number of'),
       coalesce('at most ' || s.max_sessions, 'any number of'),
-      s.approval_ttl), '')
+      s.approval_ttl),
+    '')
   from public.backfill_settings as s
   union all
-  select backfill_private.line('settings', 'fail', 'their row is gone', 'insert into public.backfill_settings default values;')
+  select backfill_private.line('settings', 'fail',
+    'their row is gone',
+    'insert into public.backfill_settings default values;')
   where not exists (select from public.backfill_settings)
 $$;
 
--- Everything, in the order in which a person puts it right.
+-- All checks, in the order in which a person fixes things.
 --
 -- returns  [{name, status: ok | warn | fail, detail, next}]
 -- raises   OB010 the caller may not read
@@ -7689,8 +7742,10 @@ declare
   v_lines jsonb;
 begin
   perform backfill_private.authorize('read');
-  v_lines := jsonb_build_array(backfill_private.line('targets', case when v_known is null then 'fail' else 'ok' end,
-    coalesce(v_known, 'no target is installed'), 'backfill install, apply the migrations, then backfill check'));
+  v_lines := jsonb_build_array(backfill_private.line('targets',
+    case when v_known is null then 'fail' else 'ok' end,
+    coalesce(v_known, 'no target is installed'),
+    'backfill install, apply the migrations, then backfill check'));
   for v_target in select distinct t.target from public.backfill_targets as t order by t.target loop
     v_lines := v_lines || (
       select coalesce(jsonb_agg(l.line order by l.part, l.place), '[]') from (
@@ -7712,11 +7767,11 @@ end
 $$;
 
 -- from sql/90_project/check_target.sql
--- Check of a target: what its declaration names against what the database has. A line a difference, and what a person
--- does about it.
+-- Check of a target: what its declaration names against what the database has. One line per difference, with what to do
+-- about it.
 
--- A statement about an index that lets writers go on. Put together here, so that no tool takes a file that only
--- speaks of such a statement for one that cannot run in a transaction.
+-- A statement about an index that does not block writers. It is put together here, since a tool that finds such a
+-- statement in a file may refuse to run the file in a transaction.
 create function backfill_private.beside_writers(p_command text, p_rest text)
 returns text
 language sql
@@ -7726,20 +7781,26 @@ as $$
   select concat_ws(' ', p_command, 'concurrently', p_rest) || ';'
 $$;
 
--- Every column that a target's rows name, with the statement that corrects the name. Place 0 is the source.
+-- Every column that a target's rows name, with the statement that corrects the name. The source has place 0.
 create function backfill_private.wanted_columns(p_target text)
 returns table (place integer, table_name text, column_name text, correct text)
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select 0, s.source_table, c.name,
+  select
+    0,
+    s.source_table,
+    c.name,
     format('update backfill_private.sources set %I = ''…'' where target = %L;', c.field, s.target)
   from backfill_private.sources as s
   cross join lateral (values (s.key_column, 'key_column'), (s.date_column, 'date_column')) as c (name, field)
   where s.target = p_target
   union all
-  select t.position, t.table_name, c.name,
+  select
+    t.position,
+    t.table_name,
+    c.name,
     format('update public.backfill_targets set %I = ''…'' where target = %L and component = %L;',
       c.field, t.target, t.component)
   from public.backfill_targets as t
@@ -7753,7 +7814,7 @@ as $$
   where t.target = p_target
 $$;
 
--- Lines on the tables: is each there, with the columns that the target's rows name?
+-- Lines on the tables: does each exist, with the columns that the target's rows name?
 create function backfill_private.table_lines(p_target text)
 returns setof jsonb
 language sql
@@ -7762,16 +7823,22 @@ set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.line('table ' || w.table_name,
     case when to_regclass(w.table_name) is null or w.gone is not null then 'fail' else 'ok' end,
-    case when to_regclass(w.table_name) is null then w.table_name || ' does not exist'
-      else coalesce('has no column ' || w.gone, w.present) end,
+    case
+      when to_regclass(w.table_name) is null then w.table_name || ' does not exist'
+      else coalesce('has no column ' || w.gone, w.present)
+    end,
     case
       when to_regclass(w.table_name) is not null then w.correct
       when w.place = 0 then
         format('update backfill_private.sources set source_table = ''…'' where target = %L;', p_target)
-      else format('update public.backfill_targets set table_name = ''…'' where target = %L and position = %s;',
-        p_target, w.place) end)
+      else
+        format('update public.backfill_targets set table_name = ''…'' where target = %L and position = %s;',
+          p_target, w.place)
+    end)
   from (
-    select n.place, n.table_name,
+    select
+      n.place,
+      n.table_name,
       string_agg(distinct n.column_name, ', ') filter (where n.type is null) as gone,
       string_agg(distinct n.column_name || ' ' || n.type, ', ') as present,
       string_agg(distinct n.correct, ' ') filter (where n.type is null) as correct
@@ -7784,7 +7851,7 @@ as $$
   order by w.place
 $$;
 
--- Does a unique index say that no two rows share these columns? A partial one or one over expressions does not.
+-- Does a unique index guarantee that no two rows share these columns? A partial index or one on expressions does not.
 create function backfill_private.is_unique(p_table regclass, p_columns text[])
 returns boolean
 language sql
@@ -7793,14 +7860,21 @@ set search_path = pg_catalog, pg_temp
 as $$
   select exists (
     select from pg_index as x
-    where x.indrelid = p_table and x.indisunique and x.indisvalid and x.indpred is null and x.indexprs is null
+    where x.indrelid = p_table
+      and x.indisunique
+      and x.indisvalid
+      and x.indpred is null
+      and x.indexprs is null
       and (
-        select array_agg(a.attname::text) from pg_attribute as a
-        where a.attrelid = x.indrelid and a.attnum = any ((x.indkey::smallint[])[0:x.indnkeyatts - 1])
-      ) <@ p_columns)
+        select array_agg(a.attname::text)
+        from pg_attribute as a
+        where a.attrelid = x.indrelid
+          and a.attnum = any ((x.indkey::smallint[])[0:x.indnkeyatts - 1])
+      ) <@ p_columns
+  )
 $$;
 
--- Does a whole, valid index begin with this column?
+-- Does a valid index, not a partial one, begin with this column?
 create function backfill_private.leads_an_index(p_table regclass, p_column text)
 returns boolean
 language sql
@@ -7809,11 +7883,18 @@ set search_path = pg_catalog, pg_temp
 as $$
   select exists (
     select from pg_index as x
-    join pg_attribute as a on a.attrelid = x.indrelid and a.attnum = x.indkey[0]
-    where x.indrelid = p_table and a.attname = p_column and x.indisvalid and x.indpred is null)
+    join pg_attribute as a
+      on a.attrelid = x.indrelid
+      and a.attnum = x.indkey[0]
+    where x.indrelid = p_table
+      and a.attname = p_column
+      and x.indisvalid
+      and x.indpred is null
+  )
 $$;
 
--- The line on an index that begins with a column; without it all works, slower. No line where the column is missing.
+-- The line on an index that begins with a column. Without it everything works, but slower. No line if the column is
+-- missing.
 create function backfill_private.index_line(p_table text, p_column text)
 returns setof jsonb
 language sql
@@ -7828,7 +7909,7 @@ as $$
   where backfill_private.column_type(p_table, p_column) is not null
 $$;
 
--- Lines on the keys of the tables that are there: unique, of one type, indexed by session.
+-- Lines on the keys of the tables that exist: unique, of one type, indexed by session.
 create function backfill_private.key_lines(p_target text)
 returns setof jsonb
 language sql
@@ -7837,39 +7918,53 @@ set search_path = pg_catalog, pg_temp
 as $$
   with keys as (
     select 0 as place, s.source_table as name, array[s.key_column] as columns, s.key_column as session_column
-    from backfill_private.sources as s where s.target = p_target
+    from backfill_private.sources as s
+    where s.target = p_target
     union all
     select t.position, t.table_name, t.key_columns, t.session_column
-    from public.backfill_targets as t where t.target = p_target
+    from public.backfill_targets as t
+    where t.target = p_target
   ), typed as (
-    select k.*, to_regclass(k.name) as oid, backfill_private.column_type(k.name, k.session_column) as type,
+    select
+      k.*,
+      to_regclass(k.name) as oid,
+      backfill_private.column_type(k.name, k.session_column) as type,
       first_value(k.name || '.' || k.session_column) over (order by k.place) as source_key,
       first_value(backfill_private.column_type(k.name, k.session_column)) over (order by k.place) as source_type
     from keys as k
   )
-  select l.line from (
+  select l.line
+  from (
     select k.place, 1 as rank, backfill_private.line('key of ' || k.name,
       case when backfill_private.is_unique(k.oid, k.columns) then 'ok' else 'fail' end,
       array_to_string(k.columns, ', ')
-        || case when backfill_private.is_unique(k.oid, k.columns) then ' is unique' else ': no unique index covers it' end,
+        || case
+          when backfill_private.is_unique(k.oid, k.columns) then ' is unique'
+          else ': no unique index covers it'
+        end,
       backfill_private.beside_writers('create unique index', format('on %s (%s)', k.oid,
         (select string_agg(quote_ident(c), ', ') from unnest(k.columns) as c)))) as line
-    from typed as k where k.oid is not null
+    from typed as k
+    where k.oid is not null
     union all
     select k.place, 2, backfill_private.line('session of ' || k.name,
       case when k.type = k.source_type then 'ok' else 'fail' end,
       format('%s is %s, %s is %s', k.session_column, k.type, k.source_key, k.source_type),
       format('alter table %s alter column %I type %s using %2$I::%3$s;', k.oid, k.session_column, k.source_type))
-    from typed as k where k.place > 0 and k.type is not null and k.source_type is not null
+    from typed as k
+    where k.place > 0
+      and k.type is not null
+      and k.source_type is not null
     union all
     select k.place, 3, i.line
-    from typed as k cross join lateral backfill_private.index_line(k.name, k.session_column) as i (line)
+    from typed as k
+    cross join lateral backfill_private.index_line(k.name, k.session_column) as i (line)
     where k.place > 0
   ) as l
   order by l.place, l.rank
 $$;
 
--- Lines on the source beyond its columns: what kind of time its dates are, and the objects that detect.
+-- Further lines on the source: the type of its dates, and the views that find candidates.
 create function backfill_private.source_lines(p_target text)
 returns setof jsonb
 language sql
@@ -7877,16 +7972,24 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.line('dates of ' || s.source_table,
-    case when d.type = 'timestamp with time zone' then 'ok' when d.type ~ '^(date|timestamp)' then 'warn' else 'fail' end,
+    case
+      when d.type = 'timestamp with time zone' then 'ok'
+      when d.type ~ '^(date|timestamp)' then 'warn'
+      else 'fail'
+    end,
     format('%s is %s', s.date_column, d.type)
-      || case when d.type = 'timestamp with time zone' then ''
-           when d.type ~ '^(date|timestamp)' then ': read in the time zone of the session, UTC unless somebody changed it'
-           else ': no time' end,
+      || case
+        when d.type = 'timestamp with time zone' then ''
+        when d.type ~ '^(date|timestamp)' then
+          ': read in the time zone of the session, UTC unless somebody changed it'
+        else ': no time'
+      end,
     format('alter table %s alter column %I type timestamptz using %2$I at time zone ''UTC'';',
       to_regclass(s.source_table), s.date_column))
   from backfill_private.sources as s
   cross join lateral (select backfill_private.column_type(s.source_table, s.date_column) as type) as d
-  where s.target = p_target and d.type is not null
+  where s.target = p_target
+    and d.type is not null
   union all
   select backfill_private.line('detection of ' || s.target,
     case when o.gone is null then 'ok' else 'fail' end,
@@ -7900,7 +8003,7 @@ as $$
   where s.target = p_target
 $$;
 
--- Lines on what the marks leave out: who reads, and whether an undo could write.
+-- Lines on rights that no mark covers: may service_role read, and may an undo write.
 create function backfill_private.rights_lines(p_target text)
 returns setof jsonb
 language sql
@@ -7913,13 +8016,16 @@ as $$
     r.cure)
   from (
     select 0 as place, s.source_table as name, 'reads' as verbs, array['select'] as privileges
-    from backfill_private.sources as s where s.target = p_target
+    from backfill_private.sources as s
+    where s.target = p_target
     union all
     select t.position, t.table_name, 'undoes', array['select', 'insert', 'update', 'delete']
-    from public.backfill_targets as t where t.target = p_target
+    from public.backfill_targets as t
+    where t.target = p_target
   ) as n
   cross join lateral (
-    select string_agg(format('%s has not %s', w.role, w.privilege), '; ') as missing,
+    select
+      string_agg(format('%s lacks %s', w.role, w.privilege), '; ') as missing,
       string_agg(format('grant %s on %s to %I;', w.privilege, to_regclass(n.name), w.role), ' ') as cure
     from (
       select 'service_role' as role, 'select' as privilege
@@ -7931,7 +8037,7 @@ as $$
   order by n.place
 $$;
 
--- A line on the helpers of each component that has any.
+-- One line per component that has helpers.
 create function backfill_private.helper_lines(p_target text)
 returns setof jsonb
 language sql
@@ -7945,13 +8051,16 @@ as $$
       t.target, t.component))
   from public.backfill_targets as t
   cross join lateral (
-    select string_agg(n, ', ') filter (where to_regprocedure(n) is null) as gone, string_agg(n, ', ') as present
+    select
+      string_agg(n, ', ') filter (where to_regprocedure(n) is null) as gone,
+      string_agg(n, ', ') as present
     from unnest(t.helpers) as n
   ) as h
-  where t.target = p_target and cardinality(t.helpers) > 0
+  where t.target = p_target
+    and cardinality(t.helpers) > 0
 $$;
 
--- Lines on what a target's filters and needs read: is each column there, of a type that can name a session, and indexed?
+-- Lines on the columns of a target's filters and needs: does each exist, with the type of a session's key, and indexed?
 create function backfill_private.need_lines(p_target text)
 returns setof jsonb
 language sql
@@ -7960,34 +8069,42 @@ set search_path = pg_catalog, pg_temp
 as $$
   with source as (
     select s.*, backfill_private.column_type(s.source_table, s.key_column) as key_type
-    from backfill_private.sources as s where s.target = p_target
+    from backfill_private.sources as s
+    where s.target = p_target
   ), read as (
     select 1 as rank, f.place, s.source_table as name, f.f ->> 'column' as attribute, null as wanted
-    from source as s cross join lateral jsonb_array_elements(s.filters) with ordinality as f (f, place)
+    from source as s
+    cross join lateral jsonb_array_elements(s.filters) with ordinality as f (f, place)
     union all
     select 2, n.place, n.n ->> 'table', n.n ->> 'column', s.key_type
-    from source as s cross join lateral jsonb_array_elements(s.needs) with ordinality as n (n, place)
+    from source as s
+    cross join lateral jsonb_array_elements(s.needs) with ordinality as n (n, place)
   ), typed as (
-    select r.*, backfill_private.column_type(r.name, r.attribute) as type from read as r
+    select r.*, backfill_private.column_type(r.name, r.attribute) as type
+    from read as r
   )
-  select l.line from (
+  select l.line
+  from (
     select t.rank, t.place, 1 as kind, backfill_private.line(format('column %s.%s', t.name, t.attribute),
       case when t.type is null or t.type <> t.wanted then 'fail' else 'ok' end,
-      case when to_regclass(t.name) is null then t.name || ' does not exist'
+      case
+        when to_regclass(t.name) is null then t.name || ' does not exist'
         when t.type is null then format('%s has no column %s', t.name, t.attribute)
         when t.type <> t.wanted then format('%s is %s, the key of a session is %s', t.attribute, t.type, t.wanted)
-        else t.type end,
+        else t.type
+      end,
       format('give %s back its name, or correct the declaration, then: backfill install --target FILE', t.name)) as line
     from typed as t
     union all
     select t.rank, t.place, 2, i.line
-    from typed as t cross join lateral backfill_private.index_line(t.name, t.attribute) as i (line)
+    from typed as t
+    cross join lateral backfill_private.index_line(t.name, t.attribute) as i (line)
     where t.rank = 2
   ) as l
   order by l.kind, l.rank, l.place
 $$;
 
--- The line on the index that makes detection fast, by the name that the declaration gives it.
+-- The line on the index that makes detection fast, under the name that the declaration gives it.
 create function backfill_private.detection_index_line(p_target text)
 returns setof jsonb
 language sql
@@ -8002,17 +8119,20 @@ as $$
         s.index_name,
         to_regclass(s.source_table),
         s.date_column,
-        (select ' where ' || string_agg(f.condition, ' and ') from backfill_private.filter_conditions(p_target, '') as f))))
+        (
+          select ' where ' || string_agg(f.condition, ' and ')
+          from backfill_private.filter_conditions(p_target, '') as f
+        ))))
   from backfill_private.sources as s
   cross join lateral backfill_private.detection_index(p_target) as i
   where s.target = p_target
 $$;
 
 -- from sql/90_project/declare.sql
--- Declaring: what a target is, held against the catalog before it is kept. The migration of a target calls this first;
--- what it names and the database does not have is refused with the nearest name that there is.
+-- Declare a target. The declaration is compared with the catalog before it is kept. The migration of a target calls
+-- this first. A name that the database does not have is refused, and the message has the nearest name that exists.
 
--- How many letters have to be put in, taken out or changed to get from one text to the other.
+-- How many letters have to be inserted, deleted or changed to get from one text to the other.
 create function backfill_private.distance(p_from text, p_to text)
 returns integer
 language plpgsql
@@ -8035,7 +8155,7 @@ begin
 end
 $$;
 
--- The same as a share of the longer one, 0 to 1: a name that was cut short is nearer than another of its length.
+-- The distance as a share of the longer text, 0 to 1, so that a shortened name is nearer than another of its length.
 create function backfill_private.farness(p_from text, p_to text)
 returns numeric
 language sql
@@ -8046,7 +8166,7 @@ as $$
     / greatest(length(left(p_from, 200)), length(left(p_to, 200)), 1)
 $$;
 
--- Refuse a name that is not there, and say which comes nearest: of functions by their names, then by their arguments.
+-- Refuse a name that does not exist, and say which is nearest. Functions are compared by name, then by arguments.
 --
 -- raises  OB013 always
 create function backfill_private.refuse_name(p_sentence text, p_wanted text, p_known text[])
@@ -8056,9 +8176,13 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_nearest text := (
-    select k from unnest(p_known) as k
-    order by backfill_private.farness(split_part(p_wanted, '(', 1), split_part(k, '(', 1)),
-      backfill_private.farness(p_wanted, k), k limit 1);
+    select k
+    from unnest(p_known) as k
+    order by
+      backfill_private.farness(split_part(p_wanted, '(', 1), split_part(k, '(', 1)),
+      backfill_private.farness(p_wanted, k),
+      k
+    limit 1);
 begin
   perform backfill_private.refuse('OB013', p_sentence || coalesce('; the nearest is ' || v_nearest, ''),
     'correct the declaration, then: backfill install --target FILE');
@@ -8067,9 +8191,9 @@ $$;
 
 -- A table that a declaration names.
 --
--- p_part  {schema, table}
--- returns its name as SQL writes it
--- raises  OB013 there is no such table
+-- p_part   {schema, table}
+-- returns  its name, quoted for SQL
+-- raises   OB013 there is no such table
 create function backfill_private.declared_table(p_part jsonb)
 returns text
 language plpgsql
@@ -8081,9 +8205,12 @@ declare
 begin
   if not exists (select from pg_class as c where c.oid = to_regclass(v_name) and c.relkind in ('r', 'p')) then
     perform backfill_private.refuse_name(format('there is no table %s', v_name), v_name, array(
-      select format('%I.%I', n.nspname, c.relname) from pg_class as c
+      select format('%I.%I', n.nspname, c.relname)
+      from pg_class as c
       join pg_namespace as n on n.oid = c.relnamespace
-      where c.relkind in ('r', 'p') and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'backfill_private')
+      where c.relkind in ('r', 'p')
+        and n.nspname !~ '^pg_'
+        and n.nspname not in ('information_schema', 'backfill_private')
         and not (n.nspname = 'public' and starts_with(c.relname, 'backfill_'))));
   end if;
   return v_name;
@@ -8101,20 +8228,26 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_gone text := (
-    select c from unnest(p_columns) with ordinality as named (c, place)
-    where backfill_private.column_type(p_table, c) is null order by place limit 1);
+    select c
+    from unnest(p_columns) with ordinality as named (c, place)
+    where backfill_private.column_type(p_table, c) is null
+    order by place
+    limit 1);
 begin
   if v_gone is not null then
     perform backfill_private.refuse_name(format('%s has no column %s', p_table, quote_ident(v_gone)), v_gone, array(
-      select a.attname::text from pg_attribute as a
-      where a.attrelid = p_table::regclass and a.attnum > 0 and not a.attisdropped));
+      select a.attname::text
+      from pg_attribute as a
+      where a.attrelid = p_table::regclass
+        and a.attnum > 0
+        and not a.attisdropped));
   end if;
 end
 $$;
 
--- Refuse a scoring function, or a helper, that is not there or has no such arguments.
+-- Refuse a scoring function or a helper that does not exist, or that lacks one of the arguments.
 --
--- p_arguments  names of arguments; null: do not look
+-- p_arguments  names of arguments. Null: do not check them
 -- raises       OB013
 create function backfill_private.check_function(p_signature text, p_arguments text[])
 returns void
@@ -8130,28 +8263,36 @@ begin
   begin
     v_function := to_regprocedure(p_signature);
   exception when syntax_error or invalid_text_representation or undefined_object then
-    null;  -- what is no signature names nothing
+    null;  -- a text that is not a signature names no function
   end;
   if v_function is null then
     perform backfill_private.refuse_name(format('there is no function %s', p_signature), p_signature, array(
-      select p.oid::regprocedure::text from pg_proc as p
+      select p.oid::regprocedure::text
+      from pg_proc as p
       join pg_namespace as n on n.oid = p.pronamespace
-      where n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'backfill_private')
-        and not starts_with(p.proname, 'backfill_') and p.prokind = 'f'));
+      where n.nspname !~ '^pg_'
+        and n.nspname not in ('information_schema', 'backfill_private')
+        and not starts_with(p.proname, 'backfill_')
+        and p.prokind = 'f'));
   end if;
   select p.proargnames into v_names from pg_proc as p where p.oid = v_function;
   v_gone := (select a from unnest(p_arguments) as a where a <> all (coalesce(v_names, '{}')) limit 1);
   if v_gone is not null then
-    perform backfill_private.refuse_name(format('%s has no argument %s', v_function, quote_ident(v_gone)), v_gone, v_names);
+    perform backfill_private.refuse_name(
+      format('%s has no argument %s', v_function, quote_ident(v_gone)), v_gone, v_names);
   elsif p_arguments is not null and not exists (
-      select from pg_proc as p where p.oid = v_function and p.pronamespace = 'public'::regnamespace) then
-    perform backfill_private.refuse('OB013', format('%s is not in the schema public, where the API calls functions', v_function),
+    select from pg_proc as p
+    where p.oid = v_function
+      and p.pronamespace = 'public'::regnamespace
+  ) then
+    perform backfill_private.refuse('OB013',
+      format('%s is not in the schema public, where the API calls functions', v_function),
       'a function in public that calls it');
   end if;
 end
 $$;
 
--- Refuse a source whose names are not there, or whose key no text form can stand for.
+-- Refuse a source that names what does not exist, or whose key is of a type that we do not take.
 create function backfill_private.check_source(p_source jsonb)
 returns void
 language plpgsql
@@ -8167,8 +8308,10 @@ begin
     || array(select f ->> 'column' from jsonb_array_elements(p_source -> 'filters') as f));
   v_type := backfill_private.column_type(v_table, p_source ->> 'key');
   if v_type !~ '^(uuid|bigint|integer|smallint|text|character varying.*)$' then
-    perform backfill_private.refuse('OB013', format('the key %s of %s is %s; a key is uuid, a whole number or text',
-      quote_ident(p_source ->> 'key'), v_table, v_type), 'declare another column that is unique');
+    perform backfill_private.refuse('OB013',
+      format('the key %s of %s is %s, but a key is uuid, a whole number or text',
+        quote_ident(p_source ->> 'key'), v_table, v_type),
+      'declare another column that is unique');
   end if;
   for v_need in select n from jsonb_array_elements(p_source -> 'needs') as n loop
     perform backfill_private.check_columns(backfill_private.declared_table(v_need), array[v_need ->> 'column']);
@@ -8176,7 +8319,7 @@ begin
 end
 $$;
 
--- Refuse a component whose names are not there, or whose rows could be several a session.
+-- Refuse a component that names what does not exist, or that could have several rows per session.
 create function backfill_private.check_component(p_target text, p_component jsonb)
 returns void
 language plpgsql
@@ -8190,31 +8333,39 @@ declare
   v_key text[] := array(select jsonb_array_elements_text(p_component -> 'key'));
   v_other record;
 begin
-  perform backfill_private.check_columns(v_table, v_told || v_key || array(select jsonb_object_keys(p_component -> 'score_ranges')));
+  perform backfill_private.check_columns(v_table,
+    v_told || v_key || array(select jsonb_object_keys(p_component -> 'score_ranges')));
   if not v_key <@ v_told then
-    perform backfill_private.refuse('OB013', format('the key of %s has columns that are neither session, version nor matched: %s',
-      v_table, (select string_agg(k, ', ') from unnest(v_key) as k where k <> all (v_told))),
-      'a component has one row a session; match the column to a parameter, or leave it out of the key');
+    perform backfill_private.refuse('OB013',
+      format('the key of %s has columns that are neither session, version nor matched: %s',
+        v_table, (select string_agg(k, ', ') from unnest(v_key) as k where k <> all (v_told))),
+      'a component has one row per session: match the column to a parameter, or leave it out of the key');
   end if;
   if p_component ->> 'transport' = 'rpc' then
-    perform backfill_private.check_function(p_component ->> 'function', array(select jsonb_object_keys(p_component -> 'arguments')));
+    perform backfill_private.check_function(p_component ->> 'function',
+      array(select jsonb_object_keys(p_component -> 'arguments')));
   end if;
   perform backfill_private.check_function(h, null) from jsonb_array_elements_text(p_component -> 'helpers') as h;
-  select t.target, t.component into v_other from public.backfill_targets as t
-  where to_regclass(t.table_name) = v_table::regclass and t.target <> p_target limit 1;
+  select t.target, t.component into v_other
+  from public.backfill_targets as t
+  where to_regclass(t.table_name) = v_table::regclass
+    and t.target <> p_target
+  limit 1;
   if found then
-    perform backfill_private.refuse('OB013', format('%s holds the rows of %s of target %s already', v_table, v_other.component, v_other.target),
-      'one component a table');
+    perform backfill_private.refuse('OB013',
+      format('%s holds the rows of %s of target %s already', v_table, v_other.component, v_other.target),
+      'one component per table');
   end if;
 end
 $$;
 
--- Keep a declaration: its rows, and our triggers on its tables. Said again it replaces what was there, and takes the
--- former views away: the migration makes them anew.
+-- Keep a declaration: its rows, and our triggers on its tables. A new declaration of a target replaces the old one and
+-- drops its views, which the migration then makes again.
 --
--- p_declaration  {target, defaults, views, source: {schema, table, key, date, filters, needs, index}, components: [{component,
---                schema, table, session, key, version_column, version, version_parameter, any_version_counts, matches, transport,
---                function, function_version, receipts, arguments, helpers, needs_first, score_ranges}]}, in their order
+-- p_declaration  {target, defaults, views, source: {schema, table, key, date, filters, needs, index}, components:
+--                [{component, schema, table, session, key, version_column, version, version_parameter,
+--                any_version_counts, matches, transport, function, function_version, receipts, arguments, helpers,
+--                needs_first, score_ranges}]}, components in the order of scoring
 -- raises         OB013 it names what the database does not have, or drops a component that a run has planned
 create function backfill_private.declare_target(p_declaration jsonb)
 returns void
@@ -8229,30 +8380,50 @@ declare
 begin
   perform backfill_private.check_source(v_source);
   perform backfill_private.check_component(v_target, c) from jsonb_array_elements(p_declaration -> 'components') as c;
-  select t.component into v_dropped from public.backfill_targets as t
-  where t.target = v_target and t.component <> all (array(select c ->> 'component' from jsonb_array_elements(p_declaration -> 'components') as c))
+  select t.component into v_dropped
+  from public.backfill_targets as t
+  where t.target = v_target
+    and t.component <> all (
+      array(select c ->> 'component' from jsonb_array_elements(p_declaration -> 'components') as c))
     and exists (select from public.backfill_items as i where i.source = v_target and t.component = any (i.components));
   if found then
-    perform backfill_private.refuse('OB013', format('runs of target %s have planned %s, which this declaration drops', v_target, v_dropped),
+    perform backfill_private.refuse('OB013',
+      format('runs of target %s have planned %s, which this declaration drops', v_target, v_dropped),
       'keep it, or declare a target of another name');
   end if;
   perform backfill_private.withdraw(v_target);
-  insert into backfill_private.sources (target, source_table, key_column, date_column, filters, needs, views, index_name, defaults)
-  values (v_target, backfill_private.declared_table(v_source), v_source ->> 'key', v_source ->> 'date', v_source -> 'filters',
+  insert into backfill_private.sources (
+    target, source_table, key_column, date_column, filters, needs, views, index_name, defaults)
+  values (
+    v_target,
+    backfill_private.declared_table(v_source),
+    v_source ->> 'key',
+    v_source ->> 'date',
+    v_source -> 'filters',
     (select coalesce(jsonb_agg(n - 'schema' || jsonb_build_object('table', backfill_private.declared_table(n))), '[]')
      from jsonb_array_elements(v_source -> 'needs') as n),
-    array(select jsonb_array_elements_text(p_declaration -> 'views')), v_source ->> 'index', p_declaration -> 'defaults')
-  on conflict (target) do update set (source_table, key_column, date_column, filters, needs, views, index_name, defaults)
-    = (excluded.source_table, excluded.key_column, excluded.date_column, excluded.filters, excluded.needs, excluded.views,
-       excluded.index_name, excluded.defaults);
+    array(select jsonb_array_elements_text(p_declaration -> 'views')),
+    v_source ->> 'index',
+    p_declaration -> 'defaults')
+  on conflict (target) do update
+  set (source_table, key_column, date_column, filters, needs, views, index_name, defaults)
+    = (excluded.source_table, excluded.key_column, excluded.date_column, excluded.filters, excluded.needs,
+       excluded.views, excluded.index_name, excluded.defaults);
   delete from public.backfill_targets where target = v_target;
-  insert into public.backfill_targets (target, component, position, table_name, session_column, key_columns, version_column,
-    version, version_parameter, any_version_counts, matches, function_signature, arguments, helpers, needs_first, score_ranges,
-    transport, function_version, receipts)
-  select v_target, c.d ->> 'component', c.place, backfill_private.declared_table(c.d), c.d ->> 'session',
-    array(select jsonb_array_elements_text(c.d -> 'key')), c.d ->> 'version_column', c.d ->> 'version', c.d ->> 'version_parameter',
-    (c.d ->> 'any_version_counts')::boolean, c.d -> 'matches', c.d ->> 'function', c.d -> 'arguments',
-    array(select jsonb_array_elements_text(c.d -> 'helpers')), array(select jsonb_array_elements_text(c.d -> 'needs_first')),
+  insert into public.backfill_targets (
+    target, component, position, table_name,
+    session_column, key_columns, version_column, version, version_parameter, any_version_counts,
+    matches, function_signature, arguments,
+    helpers, needs_first,
+    score_ranges, transport, function_version, receipts)
+  select
+    v_target, c.d ->> 'component', c.place, backfill_private.declared_table(c.d),
+    c.d ->> 'session',
+    array(select jsonb_array_elements_text(c.d -> 'key')),
+    c.d ->> 'version_column', c.d ->> 'version', c.d ->> 'version_parameter', (c.d ->> 'any_version_counts')::boolean,
+    c.d -> 'matches', c.d ->> 'function', c.d -> 'arguments',
+    array(select jsonb_array_elements_text(c.d -> 'helpers')),
+    array(select jsonb_array_elements_text(c.d -> 'needs_first')),
     c.d -> 'score_ranges', c.d ->> 'transport', c.d ->> 'function_version', c.d ->> 'receipts'
   from jsonb_array_elements(p_declaration -> 'components') with ordinality as c (d, place);
   perform backfill_private.guard(v_target);
@@ -8260,9 +8431,9 @@ end
 $$;
 
 -- from sql/95_face/functions.sql
--- The doors: every function that the API offers, in the order of a run's life. Each has its caller's rights.
+-- The doors: every function that the API offers, in the order of a run's life. Each runs with its caller's rights.
 
--- Is this project ready? A line a thing, each with what to do about it.
+-- Is this project ready? One line per check, each with what to do about it.
 create function public.backfill_check()
 returns jsonb
 language sql
@@ -8273,11 +8444,11 @@ as $$
 $$;
 
 comment on function public.backfill_check() is
-  'Is this project ready: a line a thing, each with what to do.';
+  'Is this project ready? One line per check, each with what to do.';
 
 -- What is missing of a target, by UTC day.
 --
--- p_target  null: the only one
+-- p_target  null: the only target
 -- returns   {components, days: [a row of the target's view of daily coverage]}
 create function public.backfill_coverage(p_target text default null, p_since text default null)
 returns jsonb
@@ -8293,8 +8464,12 @@ declare
 begin
   select c.view_name, c.components, c.first_day into v_view, v_components, v_since
   from backfill_private.coverage_of(p_target, p_since) as c;
-  execute format('select coalesce(jsonb_agg(to_jsonb(d) order by d.day), ''[]'') from %s as d where $1 is null or d.day >= $1',
-    v_view::regclass) into v_days using v_since;
+  execute format(
+    'select coalesce(jsonb_agg(to_jsonb(d) order by d.day), ''[]'')
+     from %s as d
+     where $1 is null or d.day >= $1',
+    v_view::regclass)
+  into v_days using v_since;
   return jsonb_build_object('components', v_components, 'days', v_days);
 end
 $$;
@@ -8314,7 +8489,7 @@ as $$
 $$;
 
 comment on function public.backfill_open(jsonb, text, uuid) is
-  'Open a run for a request; the first step of planning. For the client.';
+  'Open a run for a request, as the first step of planning. For the client.';
 
 create function public.backfill_collect(p_run_id uuid)
 returns boolean
@@ -8326,7 +8501,7 @@ as $$
 $$;
 
 comment on function public.backfill_collect(uuid) is
-  'Look for what is missing in the next span of dates; true when all were looked at. For the client.';
+  'Look for what is missing in the next span of dates. True when all dates are done. For the client.';
 
 -- The doors of the rehearsal.
 create function public.backfill_rehearsal(p_run_id uuid)
@@ -8343,8 +8518,8 @@ comment on function public.backfill_rehearsal(uuid) is
 
 -- Rehearse one session of the sample: score it, score it again, undo it, and roll everything back.
 --
--- p_search_path  left out, it is the caller's: a default is evaluated before this function's own path is set
--- returns        {took_ms: of this call in the database, calls, error, tables, …}, or {why} where it was not rehearsed
+-- p_search_path  by default the caller's, since a default is evaluated before this function's own path is set
+-- returns        {took_ms: of this call in the database, calls, error, tables, …}, or {why} if it was not rehearsed
 -- raises         OB002 not in planning, OB010 not allowed, OB014 the session is not in the sample
 create function public.backfill_rehearse(
   p_run_id uuid, p_session_id text, p_search_path text default current_setting('search_path')
@@ -8365,25 +8540,29 @@ begin
     v_seen := v_lease - array['scratch', 'headers', 'steps', 'writes'];
     if v_lease ? 'steps' then
       perform set_config('lock_timeout', '1s', true);
-      perform set_config('request.headers', (
-        coalesce(nullif(current_setting('request.headers', true), ''), '{}')::jsonb || (v_lease -> 'headers'))::text, true);
+      perform set_config('request.headers',
+        (coalesce(nullif(current_setting('request.headers', true), ''), '{}')::jsonb || (v_lease -> 'headers'))::text,
+        true);
       v_seen := backfill_private.rehearse_pass(v_lease -> 'steps', p_search_path);
       v_seen := v_seen || backfill_private.seen_first((v_lease ->> 'scratch')::uuid, v_lease -> 'writes');
       if v_seen ->> 'error' is null then
         v_seen := v_seen || jsonb_build_object('second',
-          backfill_private.rehearse_pass(v_lease -> 'steps', p_search_path) || backfill_private.seen_second((v_lease ->> 'scratch')::uuid));
-        v_seen := v_seen || jsonb_build_object('undone', backfill_private.seen_undone((v_lease ->> 'scratch')::uuid));
+          backfill_private.rehearse_pass(v_lease -> 'steps', p_search_path)
+            || backfill_private.seen_second((v_lease ->> 'scratch')::uuid));
+        v_seen := v_seen || jsonb_build_object('undone',
+          backfill_private.seen_undone((v_lease ->> 'scratch')::uuid));
       end if;
     end if;
     raise sqlstate 'RB001';
   exception
-    when sqlstate 'RB001' then null;  -- the end that was meant: nothing stays
+    when sqlstate 'RB001' then null;  -- the intended end: everything is rolled back
     when query_canceled then
       if v_seen is null then
         raise;
       end if;
   end;
-  v_seen := v_seen || jsonb_build_object('leased_ms', round(v_leased_ms, 1),
+  v_seen := v_seen || jsonb_build_object(
+    'leased_ms', round(v_leased_ms, 1),
     'took_ms', round(extract(epoch from backfill_private.clock() - v_began) * 1000, 1));
   perform backfill_private.keep_rehearsal(p_run_id, p_session_id, v_seen);
   return v_seen;
@@ -8403,14 +8582,16 @@ as $$
 $$;
 
 comment on function public.backfill_seal(uuid, numeric) is
-  'Complete a plan and compute its digest; the run then awaits approval. For the client.';
+  'Complete a plan and compute its digest. The run then awaits approval. For the client.';
 
--- The sessions of a run's plan in its order, packed: rows would come a thousand a page and with a name for every value.
+-- The sessions of a run's plan in its order, packed. Rows would come 1,000 per page, with a name for every value.
 --
--- p_after   after this place
--- returns   at most p_sessions of [ordinal, session_id, session_at, category, components, phase, batch, state, attempts,
---           failed_step, error_code, error_message, started_at, settled_at]
-create function public.backfill_plan_sessions(p_run_id uuid, p_after integer default 0, p_sessions integer default 10000)
+-- p_after  after this place
+-- returns  at most p_sessions of [ordinal, session_id, session_at, category, components, phase, batch, state, attempts,
+--          failed_step, error_code, error_message, started_at, settled_at]
+create function public.backfill_plan_sessions(
+  p_run_id uuid, p_after integer default 0, p_sessions integer default 10000
+)
 returns json
 language sql
 stable
@@ -8418,10 +8599,16 @@ set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(json_agg(i.packed order by i.ordinal), '[]')
   from (
-    select x.ordinal, json_build_array(x.ordinal, x.session_id, x.session_at, x.category, x.components, x.phase, x.batch,
-      x.state, x.attempts, x.failed_step, x.error_code, x.error_message, x.started_at, x.settled_at) as packed
+    select
+      x.ordinal,
+      json_build_array(x.ordinal, x.session_id, x.session_at, x.category, x.components, x.phase, x.batch, x.state,
+        x.attempts, x.failed_step, x.error_code, x.error_message, x.started_at, x.settled_at) as packed
     from public.backfill_items as x
-    where x.run_id = p_run_id and x.ordinal > p_after order by x.ordinal limit greatest(least(p_sessions, 10000), 0)) as i
+    where x.run_id = p_run_id
+      and x.ordinal > p_after
+    order by x.ordinal
+    limit greatest(least(p_sessions, 10000), 0)
+  ) as i
 $$;
 
 comment on function public.backfill_plan_sessions(uuid, integer, integer) is
@@ -8437,31 +8624,33 @@ as $$
 $$;
 
 comment on function public.backfill_freshness(uuid) is
-  'What changed since a plan was sealed: sessions filled meanwhile, new candidates, definitions, settings, the approval''s remaining life.';
+  'What changed since a plan was sealed: sessions filled meanwhile, new candidates, definitions, settings, approval.';
 
--- Runs whose id begins with a prefix, at most two: enough to tell unique from ambiguous.
+-- Runs whose id begins with a prefix, at most two. That is enough to tell unique from ambiguous.
 create function public.backfill_find_runs(p_prefix text)
 returns setof uuid
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select r.run_id from public.backfill_runs as r
-  where starts_with(r.run_id::text, lower(btrim(p_prefix))) and btrim(p_prefix) <> ''
+  select r.run_id
+  from public.backfill_runs as r
+  where starts_with(r.run_id::text, lower(btrim(p_prefix)))
+    and btrim(p_prefix) <> ''
   order by r.run_id
   limit 2
 $$;
 
 comment on function public.backfill_find_runs(text) is
-  'The runs whose id begins so, two at most. For the client.';
+  'The runs whose id begins with a prefix, two at most. For the client.';
 
 -- Approve a plan.
 --
 -- run       the run's id
 -- digest    the plan's digest, as the plan shows it
--- approver  your name; for an Auth user his email is taken
+-- approver  your name. For an Auth user the email is taken instead
 -- note      anything worth keeping with the decision
--- returns   the run's state and until when the approval is valid
+-- returns   the run's state, and until when the approval is valid
 create function public.backfill_approve(
   run uuid, digest text, approver text default null, note text default null
 )
@@ -8471,14 +8660,19 @@ set search_path = pg_catalog, pg_temp
 as $$
   insert into public.backfill_approvals (run_id, digest, decision, approver, note)
   values ($1, $2, 'approved', coalesce($3, ''), left($4, 500))
-  returning jsonb_build_object('run_id', run_id, 'state', 'approved', 'digest', digest,
-    'approver', approver, 'via', via, 'valid_until', valid_until)
+  returning jsonb_build_object(
+    'run_id', run_id,
+    'state', 'approved',
+    'digest', digest,
+    'approver', approver,
+    'via', via,
+    'valid_until', valid_until)
 $$;
 
 comment on function public.backfill_approve(uuid, text, text, text) is
   'Approve a plan: the run, its digest, your name. For the SQL editor, or an Auth user with the role approver.';
 
--- Reject a plan; the reason is kept.
+-- Reject a plan. The reason is kept.
 create function public.backfill_reject(run uuid, reason text, approver text default null)
 returns jsonb
 language sql
@@ -8486,7 +8680,12 @@ set search_path = pg_catalog, pg_temp
 as $$
   insert into public.backfill_approvals (run_id, digest, decision, approver, note)
   values ($1, '', 'rejected', coalesce($3, ''), left($2, 500))
-  returning jsonb_build_object('run_id', run_id, 'state', 'rejected', 'approver', approver, 'via', via, 'reason', note)
+  returning jsonb_build_object(
+    'run_id', run_id,
+    'state', 'rejected',
+    'approver', approver,
+    'via', via,
+    'reason', note)
 $$;
 
 comment on function public.backfill_reject(uuid, text, text) is
@@ -8502,9 +8701,9 @@ as $$
 $$;
 
 comment on function public.backfill_start(uuid, text) is
-  'Start an approved run, or go on with it: everything that was approved is compared anew. For the client.';
+  'Start an approved run, or continue it. Everything that was approved is compared again. For the client.';
 
--- Pause a run; no session starts until it is resumed.
+-- Pause a run. No session starts until it is resumed.
 create function public.backfill_pause(run uuid, reason text)
 returns jsonb
 language sql
@@ -8516,7 +8715,7 @@ $$;
 comment on function public.backfill_pause(uuid, text) is
   'Start no further session of a run until it is resumed: the run, the reason.';
 
--- Lift a run's pause; a worker that is still alive goes on, else: backfill apply RUN.
+-- Lift a run's pause. A worker that is still alive goes on. If there is none: backfill apply RUN.
 create function public.backfill_resume(run uuid)
 returns jsonb
 language sql
@@ -8529,7 +8728,7 @@ $$;
 comment on function public.backfill_resume(uuid) is
   'Lift the pause of a run.';
 
--- Stop a run for good. What it wrote stays; backfill rollback takes it back.
+-- Stop a run for good. What it wrote stays. backfill rollback undoes it.
 create function public.backfill_cancel(run uuid, reason text)
 returns jsonb
 language sql
@@ -8575,14 +8774,14 @@ $$;
 comment on function public.backfill_claim_apart(uuid, uuid, text) is
   'Claim a batch of a run in bulk to score it session by session, after a call in bulk has failed. For the client.';
 
--- Score a batch in bulk, fifty sessions in one go; where something of these fails, they are scored one after the other,
--- each in a subtransaction of its own, so that one failure is one failure, and the call ends with them: PostgreSQL keeps 64
--- subtransactions cheaply, and these are 59 at most.
+-- Score a batch in bulk, fifty sessions per subtransaction. If one of the fifty fails, each is scored in a subtransaction
+-- of its own, so that only the one fails, and the call ends with these. That makes 59 subtransactions at most, and
+-- PostgreSQL keeps up to 64 cheaply.
 --
--- p_sessions     at most so many, 500 at most
--- p_budget_ms    after which no further session is begun
--- p_search_path  left out, it is the caller's: a default is evaluated before this function's own path is set
--- returns        {look: true} where a claim has to look first; else {sessions, done, failed, pending, took_ms}
+-- p_sessions     at most this many, and at most 500
+-- p_budget_ms    no session starts after this time
+-- p_search_path  by default the caller's, since a default is evaluated before this function's own path is set
+-- returns        {look: true} if a claim has to look first, else {sessions, done, failed, pending, took_ms}
 create function public.backfill_bulk(
   p_run_id uuid, p_worker text, p_sessions integer, p_budget_ms integer default 4000,
   p_search_path text default current_setting('search_path')
@@ -8602,11 +8801,15 @@ begin
   if v_batch ? 'look' then
     return v_batch;
   end if;
-  perform set_config('request.headers', (coalesce(nullif(current_setting('request.headers', true), ''), '{}')::jsonb
-    || jsonb_build_object('x-backfill-run', p_run_id))::text, true);
+  perform set_config('request.headers',
+    (coalesce(nullif(current_setting('request.headers', true), ''), '{}')::jsonb
+      || jsonb_build_object('x-backfill-run', p_run_id))::text,
+    true);
   for v_part in
-    select jsonb_agg(s.session order by s.place) from jsonb_array_elements(v_batch -> 'sessions') with ordinality as s (session, place)
-    group by (s.place - 1) / 50 order by min(s.place)
+    select jsonb_agg(s.session order by s.place)
+    from jsonb_array_elements(v_batch -> 'sessions') with ordinality as s (session, place)
+    group by (s.place - 1) / 50
+    order by min(s.place)
   loop
     exit when extract(epoch from backfill_private.clock() - v_began) * 1000 >= p_budget_ms;
     v_is_well := backfill_private.bulk_some(p_run_id, v_batch, v_part, p_search_path);
@@ -8620,7 +8823,8 @@ begin
     end loop;
   end if;
   return backfill_private.bulk_settle(p_run_id, (v_batch ->> 'claim')::uuid, p_worker, v_answered, v_outcomes, v_began)
-    || jsonb_build_object('sessions', cardinality(v_answered) + jsonb_array_length(v_outcomes),
+    || jsonb_build_object(
+      'sessions', cardinality(v_answered) + jsonb_array_length(v_outcomes),
       'took_ms', round(extract(epoch from backfill_private.clock() - v_began) * 1000, 1));
 end
 $$;
@@ -8648,9 +8852,11 @@ as $$
 $$;
 
 comment on function public.backfill_settle(uuid, uuid, jsonb) is
-  'Settle a claimed batch: what became of each session is decided by its receipts. For the client.';
+  'Settle a claimed batch. Each session''s receipts decide what became of it. For the client.';
 
-create function public.backfill_verify_part(p_run_id uuid, p_so_far jsonb default null, p_budget_ms integer default 2000)
+create function public.backfill_verify_part(
+  p_run_id uuid, p_so_far jsonb default null, p_budget_ms integer default 2000
+)
 returns jsonb
 language sql
 set search_path = pg_catalog, pg_temp
@@ -8660,32 +8866,48 @@ as $$
 $$;
 
 comment on function public.backfill_verify_part(uuid, jsonb, integer) is
-  'What is in the tables against what a run had planned, a part per call. For the client.';
+  'What is in the tables against what a run had planned, one part per call. For the client.';
 
--- What a run's scoring wrote, packed: the receipts of so many sessions before a place of its plan, all of a session together.
+-- What a run's scoring wrote, packed: the receipts of the last sessions before a place of its plan. All receipts of a
+-- session come together.
 --
--- p_before  before this place; null: from the end
--- returns   [receipt_id, ordinal, session_id, component, operation, table_name, row_key, before_hash, after_hash, attempt,
---           at, undone_at]; hashes in hex
-create function public.backfill_written(p_run_id uuid, p_before integer default null, p_sessions integer default 2000)
+-- p_before  before this place. Null: from the end
+-- returns   [receipt_id, ordinal, session_id, component, operation, table_name, row_key, before_hash, after_hash,
+--           attempt, at, undone_at] per receipt, hashes in hex
+create function public.backfill_written(
+  p_run_id uuid, p_before integer default null, p_sessions integer default 2000
+)
 returns json
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(json_agg(json_build_array(r.receipt_id, r.ordinal, r.session_id, r.component, r.operation, r.table_name,
-    r.row_key, encode(r.before_hash, 'hex'), encode(r.after_hash, 'hex'), r.attempt, r.at, r.undone_at)
+  select coalesce(json_agg(
+    json_build_array(r.receipt_id, r.ordinal, r.session_id, r.component, r.operation, r.table_name, r.row_key,
+      encode(r.before_hash, 'hex'), encode(r.after_hash, 'hex'), r.attempt, r.at, r.undone_at)
     order by r.ordinal desc, r.receipt_id), '[]')
   from (
-    select x.run_id, x.ordinal from public.backfill_items as x
-    where x.run_id = p_run_id and (p_before is null or x.ordinal < p_before) and exists (
-      select from public.backfill_receipts as y where y.run_id = x.run_id and y.ordinal = x.ordinal and y.kind = 'score')
-    order by x.ordinal desc limit greatest(least(p_sessions, 2000), 0)) as i
-  join public.backfill_receipts as r on r.run_id = i.run_id and r.ordinal = i.ordinal and r.kind = 'score'
+    select x.run_id, x.ordinal
+    from public.backfill_items as x
+    where x.run_id = p_run_id
+      and (p_before is null or x.ordinal < p_before)
+      and exists (
+        select from public.backfill_receipts as y
+        where y.run_id = x.run_id
+          and y.ordinal = x.ordinal
+          and y.kind = 'score'
+      )
+    order by x.ordinal desc
+    limit greatest(least(p_sessions, 2000), 0)
+  ) as i
+  join public.backfill_receipts as r
+    on r.run_id = i.run_id
+    and r.ordinal = i.ordinal
+    and r.kind = 'score'
 $$;
 
 comment on function public.backfill_written(uuid, integer, integer) is
-  'What a run''s scoring wrote, packed, the plan''s last sessions first. For the client.';
+  'What a run''s scoring wrote, packed, the last sessions of the plan first. For the client.';
 
 create function public.backfill_preview_undo(
   p_run_id uuid, p_sessions text[] default null, p_since text default null, p_until text default null,
@@ -8713,9 +8935,9 @@ as $$
 $$;
 
 comment on function public.backfill_confirm_undo(uuid, text, text, integer, jsonb) is
-  'Carry out exactly the undo that was previewed, a part at a time. For the client.';
+  'Carry out exactly the undo that was previewed, one part per call. For the client.';
 
--- Empty what the receipts of a finished run keep of people's rows.
+-- Empty the before-images in the receipts of a finished run.
 create function public.backfill_prune(run uuid)
 returns jsonb
 language sql
@@ -8728,7 +8950,7 @@ comment on function public.backfill_prune(uuid) is
   'Empty the before-images that a finished run keeps for undo. What it overwrote cannot be restored afterwards.';
 
 -- from sql/95_face/progress.sql
--- Views about runs: what people look at while a run runs and after it.
+-- Views about runs, for people to look at during a run and afterwards.
 
 create view public.backfill_run_progress with (security_invoker = true) as
 select
@@ -8742,26 +8964,33 @@ select
   coalesce(c.skipped, 0) as skipped,
   coalesce(c.rolled_back, 0) as rolled_back,
   round(coalesce(c.lately * 60.0 / w.watched_s, 0), 1) as rate_per_minute,
-  case when r.state in ('approved', 'running') and c.total > 0 then round(greatest(
-    p.batches_left * p.spacing_s + coalesce(greatest(extract(epoch from r.next_batch_at - backfill_private.clock()), 0), 0),
-    case when p.lags and c.lately > 0 then (c.pending + c.leased) * w.watched_s / c.lately else 0 end))::integer end as eta_s,
+  case when r.state in ('approved', 'running') and c.total > 0 then
+    round(greatest(
+      p.batches_left * p.spacing_s
+        + coalesce(greatest(extract(epoch from r.next_batch_at - backfill_private.clock()), 0), 0),
+      case when p.lags and c.lately > 0 then (c.pending + c.leased) * w.watched_s / c.lately else 0 end))::integer
+  end as eta_s,
   case
-    when r.state = 'paused' then format('paused by %s: %s', coalesce(r.held_by, 'the database'), coalesce(r.reason, 'no reason given'))
+    when r.state = 'paused' then
+      format('paused by %s: %s', coalesce(r.held_by, 'the database'), coalesce(r.reason, 'no reason given'))
     when r.state = 'awaiting_approval' then 'waits for an approval of digest ' || r.digest
     when r.state = 'approved' then 'waits for backfill apply ' || r.run_id
     when r.state <> 'running' then null
     when c.pending = 0 and c.leased > 0 then 'the last sessions: ' || backfill_private.lease_holders(r.run_id)
     when r.back_off_until > backfill_private.clock() then
-      format('back-off until %s UTC after %s', to_char(r.back_off_until at time zone 'UTC', 'HH24:MI:SS'), r.back_off_reason)
-    when r.canary is null and c.canary_open > 0 and c.pending_priority = 0
-      then 'canary: ' || coalesce(backfill_private.lease_holders(r.run_id), 'its sessions are about to be judged')
-    when r.next_batch_at > backfill_private.clock()
-      then 'throttle: the next batch starts at ' || to_char(r.next_batch_at at time zone 'UTC', 'HH24:MI:SS') || ' UTC'
-    when c.pending > 0 and c.next_try > backfill_private.clock()
-      then format('back-off: the next session is tried again at %s UTC after %s', to_char(c.next_try at time zone 'UTC', 'HH24:MI:SS'),
-        c.tried_after)
-    when c.leased = 0 then coalesce('lease: ' || backfill_private.lease_holders(r.run_id),
-      'for a worker to ask for the next batch; where none is alive: backfill apply ' || r.run_id)
+      format('back-off until %s UTC after %s',
+        to_char(r.back_off_until at time zone 'UTC', 'HH24:MI:SS'), r.back_off_reason)
+    when r.canary is null and c.canary_open > 0 and c.pending_priority = 0 then
+      'canary: ' || coalesce(backfill_private.lease_holders(r.run_id), 'its sessions are about to be judged')
+    when r.next_batch_at > backfill_private.clock() then
+      'throttle: the next batch starts at ' || to_char(r.next_batch_at at time zone 'UTC', 'HH24:MI:SS') || ' UTC'
+    when c.pending > 0 and c.next_try > backfill_private.clock() then
+      format('back-off: the next session is tried again at %s UTC after %s',
+        to_char(c.next_try at time zone 'UTC', 'HH24:MI:SS'), c.tried_after)
+    when c.leased = 0 then
+      coalesce(
+        'lease: ' || backfill_private.lease_holders(r.run_id),
+        'for a worker to ask for the next batch. If none is alive: backfill apply ' || r.run_id)
   end as waits_for,
   r.reason,
   r.environment,
@@ -8775,7 +9004,8 @@ select
   r.audit_head
 from public.backfill_runs as r
 left join (
-  select i.run_id,
+  select
+    i.run_id,
     count(*) as total,
     count(*) filter (where i.state = 'pending') as pending,
     count(*) filter (where i.state = 'leased') as leased,
@@ -8783,11 +9013,13 @@ left join (
     count(*) filter (where i.state = 'failed') as failed,
     count(*) filter (where i.state = 'skipped') as skipped,
     count(*) filter (where i.state = 'rolled_back') as rolled_back,
-    count(*) filter (where i.settled_at > backfill_private.clock() - interval '60 seconds'
-      and i.settled_at >= started.resumed_at and i.state in ('done', 'failed')) as lately,
+    count(*) filter (
+      where i.settled_at > backfill_private.clock() - interval '60 seconds'
+        and i.settled_at >= started.resumed_at
+        and i.state in ('done', 'failed')) as lately,
     count(*) filter (where i.phase = 'priority' and i.state in ('pending', 'leased')) as canary_open,
     count(*) filter (where i.phase = 'priority' and i.state = 'pending') as pending_priority,
-    -- When the first pending session may be tried; one that never met trouble at once.
+    -- When the next pending session may be tried. One that was never backed off may be tried now.
     min(coalesce(i.not_before, '-infinity')) filter (where i.state = 'pending') as next_try,
     (array_agg(concat_ws(' ', i.error_code, i.error_message) order by i.not_before)
       filter (where i.state = 'pending' and i.not_before is not null))[1] as tried_after
@@ -8795,41 +9027,47 @@ left join (
   join public.backfill_runs as started using (run_id)
   group by i.run_id
 ) as c using (run_id)
--- The rate is over the last 60 s, or since the run was started or resumed.
+-- The rate covers the last 60 s, or the time since the run was started or resumed.
 cross join lateral (
   select least(60.0, greatest(extract(epoch from backfill_private.clock() - r.resumed_at), 1.0)) as watched_s
 ) as w
--- While batches start as the throttle allows, it tells the time left; a run that lags behind it is told by its rate.
+-- While batches start as the throttle allows, the throttle gives the time left. If the run lags behind, its rate does.
 cross join lateral (
-  select backfill_private.batch_spacing_s(r.request) as spacing_s,
+  select
+    backfill_private.batch_spacing_s(r.request) as spacing_s,
     greatest(ceil(c.pending / (r.request ->> 'batch_size')::numeric) - 1, 0) as batches_left,
     coalesce(r.next_batch_at + make_interval(secs => backfill_private.batch_spacing_s(r.request)::double precision)
       < backfill_private.clock(), false) or r.request ->> 'throttle_per_minute' is null as lags
 ) as p;
 
 comment on view public.backfill_run_progress is 'Where each run stands: counts, rate, time left, and why it waits.';
-comment on column public.backfill_run_progress.rate_per_minute is 'Sessions settled a minute, over the last 60 seconds or since the run was started or resumed.';
-comment on column public.backfill_run_progress.eta_s is 'Seconds until the last batch starts: from the throttle, or from the rate where the run lags behind it.';
 comment on column public.backfill_run_progress.run_id is 'The run.';
 comment on column public.backfill_run_progress.state is 'Where it stands.';
-comment on column public.backfill_run_progress.reason is 'Why it is paused, rejected, cancelled or expired.';
-comment on column public.backfill_run_progress.environment is 'The environment that the plan is for.';
 comment on column public.backfill_run_progress.total is 'Sessions in the plan.';
+comment on column public.backfill_run_progress.done is 'Sessions with every planned row.';
+comment on column public.backfill_run_progress.failed is 'Sessions that failed. backfill_run_failures says why.';
 comment on column public.backfill_run_progress.pending is 'Sessions that wait.';
 comment on column public.backfill_run_progress.leased is 'Sessions that a worker holds.';
-comment on column public.backfill_run_progress.done is 'Sessions with every planned row.';
-comment on column public.backfill_run_progress.failed is 'Sessions that failed; backfill_run_failures says why.';
 comment on column public.backfill_run_progress.skipped is 'Sessions that somebody else had filled first.';
-comment on column public.backfill_run_progress.rolled_back is 'Sessions whose rows an undo took back.';
-comment on column public.backfill_run_progress.next_batch_at is 'When the next batch may start; null where none is to come.';
+comment on column public.backfill_run_progress.rolled_back is 'Sessions whose rows were undone.';
+comment on column public.backfill_run_progress.rate_per_minute is
+  'Sessions settled per minute, over the last 60 seconds or since the run was started or resumed.';
+comment on column public.backfill_run_progress.eta_s is
+  'Seconds until the last batch starts: from the throttle, or from the rate if the run lags behind the throttle.';
+comment on column public.backfill_run_progress.waits_for is
+  'Why nothing happens right now. Null while sessions are being scored.';
+comment on column public.backfill_run_progress.reason is 'Why it is paused, rejected, cancelled or expired.';
+comment on column public.backfill_run_progress.environment is 'The environment that the plan is for.';
 comment on column public.backfill_run_progress.approved_by is 'Who approved it.';
 comment on column public.backfill_run_progress.approved_until is 'When the approval runs out.';
 comment on column public.backfill_run_progress.created_at is 'When planning began.';
 comment on column public.backfill_run_progress.started_at is 'When the first worker started it.';
 comment on column public.backfill_run_progress.finished_at is 'When it came to an end.';
+comment on column public.backfill_run_progress.next_batch_at is
+  'When the next batch may start. Null if no batch is left.';
 comment on column public.backfill_run_progress.audit_count is 'How many audit events it has.';
-comment on column public.backfill_run_progress.audit_head is 'Hash of the newest audit event. Keep it elsewhere: a changed history shows against it.';
-comment on column public.backfill_run_progress.waits_for is 'Why nothing happens right now; null while sessions are being scored.';
+comment on column public.backfill_run_progress.audit_head is
+  'Hash of the newest audit event. Keep it outside the database: it shows whether the history was changed.';
 
 create view public.backfill_run_failures with (security_invoker = true) as
 select
@@ -8849,13 +9087,13 @@ order by i.run_id, i.ordinal;
 comment on view public.backfill_run_failures is 'The sessions that failed, and why.';
 comment on column public.backfill_run_failures.run_id is 'The run.';
 comment on column public.backfill_run_failures.session_id is 'The session that failed.';
-comment on column public.backfill_run_failures.phase is 'priority, recent or historical.';
-comment on column public.backfill_run_failures.batch is 'Number of its batch in the plan.';
 comment on column public.backfill_run_failures.failed_step is 'The component whose scoring call failed.';
 comment on column public.backfill_run_failures.error_code is 'SQLSTATE, code of the API or HTTP status.';
 comment on column public.backfill_run_failures.error_message is 'What the error said, 500 characters at most.';
 comment on column public.backfill_run_failures.attempts is 'How often it was tried.';
 comment on column public.backfill_run_failures.settled_at is 'When it failed for good.';
+comment on column public.backfill_run_failures.phase is 'priority, recent or historical.';
+comment on column public.backfill_run_failures.batch is 'Number of its batch in the plan.';
 
 -- from sql/99_access/policies.sql
 -- Row level security: every table of ours, and who sees its rows.
