@@ -341,8 +341,8 @@ $$;
 comment on function public.backfill_claim_apart(uuid, uuid, text) is
   'Claim a batch of a run in bulk to score it session by session, after a call in bulk has failed. For the client.';
 
--- Score a batch in bulk, fifty sessions per subtransaction. If one of the fifty fails, each is scored in a subtransaction
--- of its own, so that only the one fails, and the call ends with these. That makes 59 subtransactions at most, and
+-- Score a batch in bulk, fifty sessions per subtransaction. If one of the fifty fails, each is scored in its own
+-- subtransaction, so that only the one fails, and the call ends with these. That makes 59 subtransactions at most, and
 -- PostgreSQL keeps up to 64 cheaply.
 --
 -- p_sessions     at most this many, and at most 500

@@ -8774,8 +8774,8 @@ $$;
 comment on function public.backfill_claim_apart(uuid, uuid, text) is
   'Claim a batch of a run in bulk to score it session by session, after a call in bulk has failed. For the client.';
 
--- Score a batch in bulk, fifty sessions per subtransaction. If one of the fifty fails, each is scored in a subtransaction
--- of its own, so that only the one fails, and the call ends with these. That makes 59 subtransactions at most, and
+-- Score a batch in bulk, fifty sessions per subtransaction. If one of the fifty fails, each is scored in its own
+-- subtransaction, so that only the one fails, and the call ends with these. That makes 59 subtransactions at most, and
 -- PostgreSQL keeps up to 64 cheaply.
 --
 -- p_sessions     at most this many, and at most 500
@@ -9096,7 +9096,7 @@ comment on column public.backfill_run_failures.phase is 'priority, recent or his
 comment on column public.backfill_run_failures.batch is 'Number of its batch in the plan.';
 
 -- from sql/99_access/policies.sql
--- Row level security: every table of ours, and who sees its rows.
+-- Row level security: who sees which rows of our tables.
 
 alter table public.backfill_settings enable row level security;
 create policy "everybody who may read runs reads the settings" on public.backfill_settings
@@ -9173,15 +9173,16 @@ alter table backfill_private.bulk_claims enable row level security;
 create policy "the owner alone" on backfill_private.bulk_claims for select to service_role using (false);
 
 -- from sql/99_access/rights.sql
--- Rights: everything is taken away, then granted by name. Row level security is in policies.sql.
+-- Rights: everything is revoked, then granted by name. Row level security is in policies.sql.
 
--- The private schema: its functions belong to nobody but the owner, until one is granted below.
+-- The private schema. Only the owner may call its functions, unless they are granted below.
 revoke all on schema backfill_private from public, anon, authenticated, service_role;
 revoke all on all functions in schema backfill_private from public, anon, authenticated, service_role;
 revoke all on all tables in schema backfill_private from public, anon, authenticated, service_role;
 grant usage on schema backfill_private to authenticated, service_role;
 
--- What people see: older projects grant everything on what is new in public, so all of it is taken first.
+-- Tables and views that people see. Older projects grant everything on new objects in public, so all rights are revoked
+-- first.
 revoke all on
   public.backfill_settings,
   public.backfill_targets,
@@ -9230,7 +9231,7 @@ revoke all on function
   public.backfill_prune(uuid)
 from public, anon, authenticated, service_role;
 
--- Read under row level security.
+-- Everything here is read under row level security.
 grant select on
   public.backfill_settings,
   public.backfill_targets,
@@ -9242,21 +9243,21 @@ grant select on
   public.backfill_run_failures
 to authenticated, service_role;
 
--- Not the fence's hash: nobody but the gate needs it.
+-- All columns but the fence's hash, which only the gate needs.
 grant select (run_id, ordinal, source, session_id, session_at, components, category, phase, batch, state, attempts,
   crowded_out, unknown_outcomes, not_before, started_at, settled_at, failed_step, error_code, error_message, filled,
   worker, claim_id, lease_kind, lease_until) on public.backfill_items to authenticated, service_role;
 
--- What a decision says; its trigger decides whether it counts.
+-- What a decision says. Its trigger decides whether it counts.
 grant insert (run_id, digest, decision, approver, note) on public.backfill_approvals to authenticated, service_role;
 
--- Not the row before: nobody but undo needs it.
+-- All columns but the row before, which only undo needs.
 grant select (receipt_id, run_id, ordinal, session_id, component, kind, operation, table_name, row_key, before_hash,
   after_hash, attempt, is_inferred, at, undone_at) on public.backfill_receipts to authenticated, service_role;
 
 grant select on backfill_private.faults to service_role;
 
--- Doors of users with a backfill role and of the service: the function asks which role it is.
+-- Doors of the service and of users with a backfill role. The function checks the role.
 grant execute on function
   public.backfill_check(),
   public.backfill_open(jsonb, text, uuid),
@@ -9274,7 +9275,7 @@ grant execute on function
   public.backfill_written(uuid, integer, integer)
 to authenticated, service_role;
 
--- Doors of the service alone.
+-- Doors of the service only.
 grant execute on function
   public.backfill_coverage(text, text),
   public.backfill_rehearsal(uuid),
@@ -9337,7 +9338,7 @@ grant execute on function
   backfill_private.start(uuid, text)
 to service_role;
 
--- No verb empties a table of ours at once.
+-- Nothing of ours truncates these tables, so nobody may.
 create trigger backfill_runs_no_truncate before truncate on public.backfill_runs
   for each statement execute function backfill_private.guard_truncate();
 create trigger backfill_items_no_truncate before truncate on public.backfill_items
