@@ -14,7 +14,7 @@ from tests.kit.scorers import misbehave
 from tests.kit.seed import CANDIDATES, SEED
 
 SHOWN = claim("The views", "postgres=> select state, total", "executed")
-# Query, and the table under it as psql prints it. A line that continues a query begins with postgres->.
+# Query, and the table under it as psql prints it. Its further lines begin with postgres->.
 QUERIES = re.findall(
     r"postgres=> (.+;)\n(?: +(.+)\n-.+\n((?: .*\n)+))", SHOWN.replace("\npostgres-> ", " ")
 )
