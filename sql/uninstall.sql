@@ -1,14 +1,14 @@
--- Uninstall: removes all of ours and leaves the user's tables as they were. Run it as postgres, in the SQL editor or:
+-- Uninstall: remove all of ours and leave the user's tables as they were. Run as postgres, in the SQL editor or with:
 --   psql "$DATABASE_URL" -1 -f sql/uninstall.sql
--- Plans, receipts and audit go with it; export what you need first (backfill logs RUN).
+-- Plans, receipts and audit are lost. Export what you need first (backfill logs RUN).
 --
--- Ours is what is named here, and the schema backfill_private: whatever else is called backfill_… stays. Nothing
--- cascades: where something of the user's stands on ours, PostgreSQL names it, and the whole script changes nothing.
+-- Only what is named here and the schema backfill_private are removed. Other objects named backfill_… stay. Nothing
+-- cascades: if an object of the user's depends on ours, PostgreSQL names it, and the whole script changes nothing.
 
 set local lock_timeout = '3s';
 
--- What hangs on the user's tables: our triggers, found by their functions; then the views of the targets and the indexes
--- of detection, as their declarations name them.
+-- Objects on the user's tables: our triggers, found by their functions. Then the views of the targets and the indexes
+-- of detection, as the declarations name them.
 do $$
 declare
   v_trigger record;
@@ -33,7 +33,11 @@ begin
     left join pg_class as c on c.oid = to_regclass(s.source_table)
     left join pg_namespace as n on n.oid = c.relnamespace
   loop
-    for v_view in select v from unnest(v_target.views) with ordinality as named (v, place) order by place desc loop
+    for v_view in
+      select v
+      from unnest(v_target.views) with ordinality as named (v, place)
+      order by place desc
+    loop
       execute format('drop view if exists %s', v_view);
     end loop;
     if v_target.index_name is not null and v_target.nspname is not null then
@@ -73,17 +77,22 @@ drop function if exists
   public.backfill_verify_part(uuid, jsonb, integer);
 
 drop view if exists
-  public.backfill_run_progress, public.backfill_run_failures,
-  public.backfill_transitions, backfill_private.rights, backfill_private.request_parameters;
+  public.backfill_run_progress,
+  public.backfill_run_failures,
+  public.backfill_transitions,
+  backfill_private.rights,
+  backfill_private.request_parameters;
 
--- Functions before the tables whose rows they take, but those two that policies and defaults of the tables call.
+-- Functions go before the tables whose row types they take. The two that policies and defaults of the tables call stay.
 do $$
 declare
   v_function regprocedure;
 begin
   for v_function in
-    select p.oid from pg_proc as p
-    where p.pronamespace = to_regnamespace('backfill_private') and p.proname not in ('may', 'clock')
+    select p.oid
+    from pg_proc as p
+    where p.pronamespace = to_regnamespace('backfill_private')
+      and p.proname not in ('may', 'clock')
   loop
     execute format('drop function %s', v_function);
   end loop;
@@ -91,9 +100,22 @@ end
 $$;
 
 drop table if exists
-  public.backfill_approvals, public.backfill_events, public.backfill_receipts, public.backfill_items,
-  public.backfill_runs, public.backfill_targets, public.backfill_settings,
-  backfill_private.findings, backfill_private.looks, backfill_private.rehearsals, backfill_private.rehearsal_rows, backfill_private.starts, backfill_private.undos, backfill_private.unnoted, backfill_private.bulk_claims, backfill_private.sources;
+  public.backfill_approvals,
+  public.backfill_events,
+  public.backfill_receipts,
+  public.backfill_items,
+  public.backfill_runs,
+  public.backfill_targets,
+  public.backfill_settings,
+  backfill_private.findings,
+  backfill_private.looks,
+  backfill_private.rehearsals,
+  backfill_private.rehearsal_rows,
+  backfill_private.starts,
+  backfill_private.undos,
+  backfill_private.unnoted,
+  backfill_private.bulk_claims,
+  backfill_private.sources;
 
 drop view if exists backfill_private.faults;
 drop type if exists backfill_private.undoable;

@@ -1,11 +1,12 @@
 -- Data of the sample project: what a project looks like after an outage in August 2025.
 --
--- sample.candidates  how many sessions need a backfill; unset or '' means 39. For another number, into empty tables:
+-- sample.candidates  how many sessions need a backfill. Unset or '' means 39. For another number, into empty tables:
 --                    select set_config('sample.candidates', '1000', false); then this file, on the same connection
 --
--- Of 39: completed from 2025-08-01 to 2025-09-16 (UTC), 32 in August and 7 in September, 13 without a profile, none
--- with forced-choice scores of v1.2. Another number keeps the proportions. Beside them are sessions that must not be
--- picked. Deterministic: ids, answers and times come from md5 and the sessions' numbers; nothing is random or "now".
+-- The 39 were completed from 2025-08-01 to 2025-09-16 (UTC), 32 in August and 7 in September. 13 lack a profile, and
+-- none has forced-choice scores of v1.2. Another number keeps the proportions. Beside them are sessions that must not
+-- be picked. The data is deterministic: ids, answers and times come from md5 and the sessions' numbers, nothing from
+-- chance or the clock.
 
 -- The forced-choice questionnaire --------------------------------------------------------------------------------
 
@@ -45,7 +46,7 @@ values
   (23, 6, 'Everybody can live with it',                 '{"Fe": 1.0, "Si": 0.2}'),
   (24, 6, 'I can live with it',                         '{"Fi": 1.0, "Ni": 0.3}');
 
--- The sessions, planned first and written after ------------------------------------------------------------------
+-- The sessions, planned first, then written ----------------------------------------------------------------------
 
 create temporary table sample_sessions as
 with asked as (
@@ -56,8 +57,8 @@ size as (
          greatest(least(asked.candidates, 2), round(asked.candidates * 7 / 39.0)::integer) as september,
          greatest(1, round(asked.candidates / 3.0)::integer) as without_profile,
          greatest(1, asked.candidates / 39.0) as scale,
-         -- 248 is the real questionnaire. For 100,000 candidates that would be 40 million rows and many minutes of
-         -- loading, and nothing asks more of them than "enough": above 1,000 candidates 12 questions stand for it.
+         -- The real questionnaire has 248. For 100,000 candidates that would be 40 million rows and many minutes of
+         -- loading, and a backfill only asks whether there are enough. Above 1,000 candidates there are 12.
          case when asked.candidates <= 1000 then 248 else 12 end as questions
     from asked
 ),
@@ -65,7 +66,7 @@ kind as (
   select listed.*
     from size
    cross join lateral (values
-      -- the candidates; which of them have a profile is decided below
+      -- the candidates. Which of them have a profile is decided below
       ('september',       size.september,                   'completed',   '2025-09-01', 16, 1.0,  6, null,  false),
       ('august',          size.candidates - size.september, 'completed',   '2025-08-01', 31, 1.0,  6, null,  false),
       -- what must not be picked
@@ -80,9 +81,9 @@ kind as (
 numbered as (
   select kind.*,
          series.number,
-         -- over all candidates, from 0; September's come first
+         -- over all candidates, from 0. September's come first
          series.number + case kind.name when 'august' then size.september else 0 end as candidate,
-         -- place in time: the two named sessions, September's first two, land in the middle of the month
+         -- place in time. The two named sessions are September's first two, and land in the middle of the month
          (series.number + case kind.name when 'september' then kind.sessions / 2 else 0 end) % kind.sessions
            as place,
          kind.name in ('september', 'august', 'before august') as has_edges,
@@ -99,7 +100,7 @@ select case
          when numbered.name = 'september' and numbered.number = 1 then uuid '070d9bf2-8c15-4e6a-b7d3-1f64a2c83e59'
          else md5('sample session ' || numbered.name || ' ' || numbered.number)::uuid
        end as id,
-       -- of three sessions of a kind, two are the same person's
+       -- of three sessions of a kind, two belong to the same person
        md5('sample user ' || numbered.number * 2 / 3)::uuid as user_id,
        numbered.number,
        numbered.status,
@@ -109,13 +110,13 @@ select case
            then interval '0'
          when numbered.has_edges and numbered.place = numbered.sessions - 1
            then numbered.days * interval '24 hours' - interval '0.1 seconds'
-         -- hours, not days: a day has 23 or 25 of them where the connection's time zone changes its clocks
+         -- hours, not days: a day has 23 or 25 hours when the connection's time zone changes its clocks
          else numbered.days * interval '24 hours' * ((numbered.place + numbered.noise / 16777216.0) / numbered.sessions)
        end as created_at,
        interval '40 minutes' + numbered.noise % 2400 * interval '1 second' as took,
        numbered.responses,
        numbered.fc_responses,
-       -- without_profile of the candidates lack one, evenly spread, the very first among them
+       -- without_profile of the candidates lack one. They are evenly spread, and the first candidate is one of them
        coalesce(
          numbered.has_profile,
          ((numbered.candidate + 1)::bigint * numbered.without_profile + numbered.candidates - 1) / numbered.candidates
@@ -135,7 +136,7 @@ select sample.id,
   from sample_sessions as sample
  order by sample.created_at, sample.id;
 
--- An answer every eight seconds; the middle of the scale is chosen most often.
+-- One answer per eight seconds. The middle of the scale is chosen most often.
 insert into public.assessment_responses (session_id, question_id, answer_value, created_at)
 select sample.id,
        question.id,
@@ -156,9 +157,10 @@ select sample.id,
  order by sample.id, block.id;
 
 -- Fresh statistics before the rows below are derived from the rows above.
-analyze public.assessment_sessions, public.assessment_responses, public.fc_blocks, public.fc_options, public.fc_responses;
+analyze
+  public.assessment_sessions, public.assessment_responses, public.fc_blocks, public.fc_options, public.fc_responses;
 
--- Derived when the session was completed, the profile by the engine of the day.
+-- Derived when the session was completed, with one of two engine versions.
 insert into public.profiles (session_id, results_version, type_code, payload, created_at, updated_at)
 select sample.id,
        case when sample.number % 2 = 0 then 'v1.2.0' else 'v1.2.1' end,

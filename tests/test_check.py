@@ -96,7 +96,7 @@ DEFECTS = {
     ),
     "an undo could not delete": (
         "revoke delete on public.fc_scores from postgres, service_role",
-        (f"rights on {SCORES}", "fail", "postgres has not delete", "grant delete on"),
+        (f"rights on {SCORES}", "fail", "postgres lacks delete", "grant delete on"),
     ),
     "a target table is open": (
         "alter table public.fc_scores disable row level security",

@@ -199,7 +199,7 @@ NAMES = {
     "an argument": ("engine_version = \"engine_version\" }", "engine = \"engine_version\" }", "has no argument engine; the nearest is engine_version"),
     "a helper": ("after = [", 'helpers = ["public.fc_typ(jsonb)"]\nafter = [', "there is no function public.fc_typ.jsonb.; the nearest is public.fc_type"),
     "a key of no kind": ('key = "id"', 'key = "created_at"', "a key is uuid, a whole number or text"),
-    "several rows a session": ('key = ["session_id"]', 'key = ["session_id", "type_code"]', "neither session, version nor matched: type_code"),
+    "several rows per session": ('key = ["session_id"]', 'key = ["session_id", "type_code"]', "neither session, version nor matched: type_code"),
     "a view": ('table = "public.fc_scores"', 'table = "public.backfill_candidates"', "there is no table public.backfill_candidates"),
     "a function elsewhere": ("public.score_prism(uuid,text)", "auth.uid()", "has no argument"),
 }  # fmt: skip

@@ -14,8 +14,10 @@ from tests.kit.scorers import misbehave
 from tests.kit.seed import CANDIDATES, SEED
 
 SHOWN = claim("The views", "postgres=> select state, total", "executed")
-# Query, and the table under it as psql prints it.
-QUERIES = re.findall(r"postgres=> (.+;)\n(?: +(.+)\n-.+\n((?: .*\n)+))", SHOWN)
+# Query, and the table under it as psql prints it. Its further lines begin with postgres->.
+QUERIES = re.findall(
+    r"postgres=> (.+;)\n(?: +(.+)\n-.+\n((?: .*\n)+))", SHOWN.replace("\npostgres-> ", " ")
+)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
--- Confirming an undo: exactly what the preview showed, piece by piece.
+-- Confirm an undo: exactly what the preview showed, piece by piece.
 
--- Are the rows of some sessions those that a preview without conflicts saw, to be told by their age alone? Null or false
--- says nothing yet: then the rows themselves are looked at. Where other tables refer to theirs, that is always so.
+-- Does the age of some sessions' rows prove that they are as a preview without conflicts saw them? If not, the rows
+-- themselves must be looked at. Always null if other tables refer to the target's tables.
 create function backfill_private.undo_is_as_seen(p_undo backfill_private.undos, p_ordinals integer[])
 returns boolean
 language plpgsql
@@ -14,22 +14,40 @@ declare
   v_differs boolean;
 begin
   for v_target in
-    select t.* from public.backfill_targets as t
-    join public.backfill_runs as r on r.target = t.target where r.run_id = p_undo.run_id
+    select t.*
+    from public.backfill_targets as t
+    join public.backfill_runs as r on r.target = t.target
+    where r.run_id = p_undo.run_id
   loop
-    if exists (select from pg_constraint as c where c.contype = 'f' and c.confrelid = v_target.table_name::regclass) then
+    if exists (
+      select from pg_constraint as c
+      where c.contype = 'f'
+        and c.confrelid = v_target.table_name::regclass
+    ) then
       return null;
     end if;
     execute format(
       'select exists (
          select from public.backfill_receipts as r
          left join lateral (select t.xmin as born from %s as t where %s offset 0) as standing on true
-         where r.run_id = $1 and r.ordinal = any ($2) and r.kind = ''score'' and r.undone_at is null and r.component = %L
-           and (r.table_name <> %L or r.after_hash is null or standing.born is null
+         where r.run_id = $1
+           and r.ordinal = any ($2)
+           and r.kind = ''score''
+           and r.undone_at is null
+           and r.component = %L
+           and (r.table_name <> %L
+             or r.after_hash is null
+             or standing.born is null
              or backfill_private.came_after(standing.born, $3)))',
-      v_target.table_name::regclass, (
-        select string_agg(format('t.%I = (r.row_key ->> %L)::%s', k, k, backfill_private.column_type(v_target.table_name, k)), ' and ')
-        from unnest(v_target.key_columns) as k), v_target.component, v_target.table_name)
+      v_target.table_name::regclass,
+      (
+        select string_agg(
+          format('t.%I = (r.row_key ->> %L)::%s', k, k, backfill_private.column_type(v_target.table_name, k)),
+          ' and ')
+        from unnest(v_target.key_columns) as k
+      ),
+      v_target.component,
+      v_target.table_name)
     into v_differs using p_undo.run_id, p_ordinals, p_undo.seen;
     if v_differs then
       return false;
@@ -39,7 +57,8 @@ begin
 end
 $$;
 
--- Glance on at an undo's rows, as long as they are as the preview saw them. Where one may not be, the look begins anew.
+-- Go on with the quick check of an undo's rows by their age. If a row may have changed, the full look starts from the
+-- first row.
 create function backfill_private.undo_glance(p_undo backfill_private.undos, p_budget interval)
 returns backfill_private.undos
 language plpgsql
@@ -51,7 +70,7 @@ declare
 begin
   loop
     if backfill_private.undo_is_as_seen(p_undo, backfill_private.undo_next(
-        p_undo.run_id, p_undo.scope, p_undo.looked_ordinal, p_undo.looked_ordinal + 1000, null)) is not true then
+      p_undo.run_id, p_undo.scope, p_undo.looked_ordinal, p_undo.looked_ordinal + 1000, null)) is not true then
       p_undo.seen := null;
       p_undo.looked_ordinal := 0;
       p_undo.looked_hash := '';
@@ -62,19 +81,23 @@ begin
     exit when p_undo.looked_ordinal = v_last or backfill_private.clock() >= v_until;
   end loop;
   update backfill_private.undos as u
-  set looked_ordinal = p_undo.looked_ordinal, looked_hash = p_undo.looked_hash, effect = p_undo.effect, seen = p_undo.seen,
-      checked_events = p_undo.checked_events, checked_at = p_undo.checked_at
+  set looked_ordinal = p_undo.looked_ordinal,
+      looked_hash = p_undo.looked_hash,
+      effect = p_undo.effect,
+      seen = p_undo.seen,
+      checked_events = p_undo.checked_events,
+      checked_at = p_undo.checked_at
   where u.undo_id = p_undo.undo_id;
   return p_undo;
 end
 $$;
 
--- Look once more before anything is written, for about two seconds a call: is all as the preview saw it? Most often a
--- glance at the rows' age says so.
+-- Look again before anything is written, for about two seconds per call: is everything as the preview saw it? Usually
+-- the age of the rows is enough to tell.
 --
--- Begun anew where something happened to the run since it began, or where nobody went on with it for five minutes: what
+-- The look starts again from the first row if the run has a new event, or if nobody continued it for five minutes: what
 -- was seen then says little about now.
--- returns  the undo; still `previewed` where the look goes on with the next call
+-- returns  the undo. It is still `previewed` if the next call has to continue the look
 -- raises   OB019 the rows have changed since the preview
 create function backfill_private.checked_undo(p_undo backfill_private.undos)
 returns backfill_private.undos
@@ -84,7 +107,8 @@ as $$
 declare
   v_events bigint := (select r.audit_count from public.backfill_runs as r where r.run_id = p_undo.run_id);
 begin
-  if p_undo.checked_events is distinct from v_events or p_undo.checked_at < backfill_private.clock() - interval '5 min' then
+  if p_undo.checked_events is distinct from v_events
+    or p_undo.checked_at < backfill_private.clock() - interval '5 min' then
     p_undo.looked_ordinal := 0;
     p_undo.checked_events := v_events;
     if p_undo.seen is null or p_undo.seen_events <> v_events then
@@ -108,11 +132,11 @@ begin
 end
 $$;
 
--- The preview that this digest confirms: the newest one of the run, still true, or already being carried out by a run
--- that has written nothing since. It stays `previewed` while the look whether it is true goes on.
+-- The preview that this digest confirms: the newest preview of the run. It must still be true, or already be confirmed
+-- with the run not started since. It stays `previewed` until the look has shown that it is still true.
 --
--- p_scope  what the caller takes its scope to be, {sessions, since, until}; null: whatever it is
--- raises   OB013 another scope, OB019 another digest, or what the preview saw has changed
+-- p_scope  the scope that the caller expects, {sessions, since, until}. Null: any
+-- raises   OB013 another scope, OB019 another digest, or the rows have changed since the preview
 create function backfill_private.confirmed_undo(p_run_id uuid, p_digest text, p_reason text, p_scope jsonb)
 returns backfill_private.undos
 language plpgsql
@@ -121,14 +145,21 @@ as $$
 declare
   v_undo backfill_private.undos;
 begin
-  select * into v_undo from backfill_private.undos
-  where run_id = p_run_id and digest is not null order by undo_id desc limit 1 for update;
+  select * into v_undo
+  from backfill_private.undos
+  where run_id = p_run_id
+    and digest is not null
+  order by undo_id desc
+  limit 1
+  for update;
   if v_undo.undo_id is null or v_undo.digest is distinct from p_digest then
-    perform backfill_private.refuse('OB019', format('%s is not the digest of the newest preview%s',
+    perform backfill_private.refuse('OB019',
+      format('%s is not the digest of the newest preview%s',
         backfill_private.told_apart(p_digest, v_undo.digest),
         coalesce(', which is ' || backfill_private.told_apart(v_undo.digest, p_digest), '')),
       format('backfill rollback %s', p_run_id));
-  elsif p_scope is not null and v_undo.scope <> backfill_private.undo_scope(p_run_id,
+  elsif p_scope is not null
+    and v_undo.scope <> backfill_private.undo_scope(p_run_id,
       array(select jsonb_array_elements_text(p_scope -> 'sessions')), p_scope ->> 'since', p_scope ->> 'until') then
     perform backfill_private.refuse('OB013', 'the preview of this digest has another scope than the one given now',
       format('the same command without its scope, or a preview of the other: backfill rollback %s …', p_run_id));
@@ -138,15 +169,25 @@ begin
       return v_undo;
     end if;
     update backfill_private.undos
-    set state = 'confirmed', reason = left(p_reason, 500), confirmed_at = backfill_private.clock(),
+    set state = 'confirmed',
+        reason = left(p_reason, 500),
+        confirmed_at = backfill_private.clock(),
         confirmed_by = (select label from backfill_private.caller())
-    where undo_id = v_undo.undo_id returning * into v_undo;
+    where undo_id = v_undo.undo_id
+    returning * into v_undo;
     perform backfill_private.record(p_run_id, 'undo_confirmed',
       jsonb_build_object('digest', p_digest, 'reason', left(p_reason, 500), 'scope', v_undo.scope));
-  elsif exists (select from public.backfill_events as ran
-      where ran.run_id = p_run_id and ran.kind = 'running' and ran.seq > (
-        select max(said.seq) from public.backfill_events as said
-        where said.run_id = p_run_id and said.kind = 'undo_confirmed')) then
+  elsif exists (
+    select from public.backfill_events as ran
+    where ran.run_id = p_run_id
+      and ran.kind = 'running'
+      and ran.seq > (
+        select max(said.seq)
+        from public.backfill_events as said
+        where said.run_id = p_run_id
+          and said.kind = 'undo_confirmed'
+      )
+  ) then
     perform backfill_private.refuse('OB019', 'the run has gone on since this undo was confirmed',
       format('backfill rollback %s', p_run_id));
   end if;
@@ -154,15 +195,16 @@ begin
 end
 $$;
 
--- Carry a confirmed undo on by some sessions.
+-- Confirm an undo, and undo the next sessions.
 --
--- p_digest    of the newest preview; a killed undo is confirmed again with the same
--- p_sessions  at most so many now; call again until remaining is 0
--- p_scope     what the caller takes the preview's scope to be; null: whatever it is
+-- p_digest    of the newest preview. To continue a killed undo, pass the same digest
+-- p_sessions  how many sessions this call undoes at most. Call again until remaining is 0
+-- p_scope     the scope that the caller expects. Null: any
 -- returns     {remaining, sessions_total, sessions, deletes, restores, conflicts, state, confirmed_by, finished_at,
---             was_finished: it was carried out before this call; checked and to_check: while the look before the first
---             row goes on, sessions of the plan, else null}
--- raises      OB013 no reason or another scope, OB019 another digest, or what the preview saw has changed
+--             was_finished: it was finished before this call; checked and to_check: how far the look before the first
+--             row is, in sessions of the plan, null afterwards}
+-- raises      OB010 not allowed, or the caller has a trigger on some table, OB013 no reason or another scope, OB019
+--             another digest, or the rows have changed since the preview
 create function backfill_private.confirm_undo(
   p_run_id uuid, p_digest text, p_reason text, p_sessions integer, p_scope jsonb
 )
@@ -182,20 +224,30 @@ begin
     perform backfill_private.refuse('OB013', 'an undo needs a reason',
       format('backfill rollback %s --confirm %s --reason "…"', p_run_id, p_digest));
   elsif p_sessions < 1 then
-    perform backfill_private.refuse('OB013', format('an undo takes one session or more at a time, not %s', p_sessions));
+    perform backfill_private.refuse('OB013',
+      format('an undo takes one session or more at a time, not %s', p_sessions));
   end if;
   perform backfill_private.caught_up_run(p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']);
   perform backfill_private.release_all(p_run_id);
   v_undo := backfill_private.confirmed_undo(p_run_id, p_digest, p_reason, p_scope);
-  v_ordinals := case v_undo.state when 'confirmed' then
-    backfill_private.undo_next(p_run_id, v_undo.scope, v_undo.last_ordinal, null, p_sessions) end;
+  v_ordinals := case v_undo.state
+    when 'confirmed' then backfill_private.undo_next(p_run_id, v_undo.scope, v_undo.last_ordinal, null, p_sessions)
+  end;
   if v_ordinals is not null then
-    perform from public.backfill_items where run_id = p_run_id and ordinal = any (v_ordinals) order by ordinal for update;
-    update public.backfill_items set fence_hash = null
-    where run_id = p_run_id and ordinal = any (v_ordinals) and fence_hash is not null;
+    perform from public.backfill_items
+    where run_id = p_run_id
+      and ordinal = any (v_ordinals)
+    order by ordinal
+    for update;
+    update public.backfill_items
+    set fence_hash = null
+    where run_id = p_run_id
+      and ordinal = any (v_ordinals)
+      and fence_hash is not null;
     v_effect := backfill_private.undo_sessions(p_run_id, v_ordinals);
     update backfill_private.undos
-    set last_ordinal = v_ordinals[cardinality(v_ordinals)], sessions_seen = sessions_seen + cardinality(v_ordinals),
+    set last_ordinal = v_ordinals[cardinality(v_ordinals)],
+        sessions_seen = sessions_seen + cardinality(v_ordinals),
         conflicts = conflicts || (v_effect -> 'conflicts'),
         done = backfill_private.added(done, v_effect - array['conflicts', 'inferred', 'sessions_total'])
     where undo_id = v_undo.undo_id;
@@ -205,7 +257,7 @@ begin
 end
 $$;
 
--- How far an undo is; when nothing is left, it is finished and said so in the chain.
+-- How far an undo is. When nothing is left, mark it finished and record an event.
 create function backfill_private.undo_progress(p_run_id uuid, p_undo_id bigint)
 returns jsonb
 language plpgsql
@@ -221,23 +273,29 @@ begin
   v_remaining := greatest(v_undo.sessions_total - v_undo.sessions_seen, (v_undo.state = 'previewed')::integer);
   v_done := v_undo.done;
   if v_remaining = 0 and v_undo.state = 'confirmed' then
-    update backfill_private.undos set state = 'finished', finished_at = backfill_private.clock() where undo_id = p_undo_id
+    update backfill_private.undos
+    set state = 'finished',
+        finished_at = backfill_private.clock()
+    where undo_id = p_undo_id
     returning * into v_undo;
     perform backfill_private.record(p_run_id, 'undo_finished',
       v_done || jsonb_build_object('digest', v_undo.digest, 'conflicts', jsonb_array_length(v_undo.conflicts)));
     perform backfill_private.close_if_empty(p_run_id);
   end if;
-  return v_done || jsonb_build_object('remaining', v_remaining, 'sessions_total', v_undo.sessions_total,
+  return v_done || jsonb_build_object(
+    'remaining', v_remaining,
+    'sessions_total', v_undo.sessions_total,
     'checked', case v_undo.state when 'previewed' then v_undo.looked_ordinal end,
     'to_check', case v_undo.state when 'previewed' then
       (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_run_id) end,
     'conflicts', v_undo.conflicts,
-    'confirmed_by', v_undo.confirmed_by, 'finished_at', v_undo.finished_at,
+    'confirmed_by', v_undo.confirmed_by,
+    'finished_at', v_undo.finished_at,
     'state', (select r.state from public.backfill_runs as r where r.run_id = p_run_id));
 end
 $$;
 
--- A run of which no session is left done is rolled back.
+-- A run is rolled back when an undo leaves none of its sessions done.
 create function backfill_private.close_if_empty(p_run_id uuid)
 returns void
 language plpgsql

@@ -1,4 +1,4 @@
--- Conflicts of an undo: which written rows are no longer what the run wrote, or are referred to by others.
+-- Conflicts of an undo: written rows that are no longer what the run wrote, or to which other rows refer.
 
 -- The written rows of some sessions, the newest first.
 create function backfill_private.undo_rows(p_run_id uuid, p_ordinals integer[])
@@ -11,42 +11,67 @@ set enable_seqscan = off
 as $$
 begin
   return query
-  select r.ordinal, min(r.session_id), min(r.component), r.table_name, r.row_key,
+  select
+    r.ordinal,
+    min(r.session_id),
+    min(r.component),
+    r.table_name,
+    r.row_key,
     (array_agg(r.before order by r.receipt_id))[1],
     (array_agg(r.before_hash order by r.receipt_id))[1] is not null,
     (array_agg(r.after_hash order by r.receipt_id))[count(*)],
-    array_agg(r.receipt_id order by r.receipt_id), max(r.receipt_id), bool_or(r.is_inferred), max(r.attempt)
+    array_agg(r.receipt_id order by r.receipt_id),
+    max(r.receipt_id),
+    bool_or(r.is_inferred),
+    max(r.attempt)
   from public.backfill_receipts as r
-  where r.run_id = p_run_id and r.kind = 'score' and r.undone_at is null and r.ordinal = any (p_ordinals)
+  where r.run_id = p_run_id
+    and r.kind = 'score'
+    and r.undone_at is null
+    and r.ordinal = any (p_ordinals)
   group by r.ordinal, r.table_name, r.row_key
   order by max(r.receipt_id) desc;
 end
 $$;
 
--- The tables of written rows, by the columns of their keys: SQL text over row u of unnest($1) and row t of the table, names
--- quoted, values literals. Those written last come first: rows that refer to others go before these.
+-- The tables of written rows, by key columns, as SQL conditions over u, a row of unnest($1), and t, a row of the table.
+-- Names are quoted, values are literals. Tables written last come first, so that rows which refer to others go before
+-- those others.
 --
--- picks  tells the rows of this table among all; joins: the table's row that one of them names
+-- picks  is u a row of this table
+-- joins  is t the row that u names
 create function backfill_private.undo_tables(p_rows backfill_private.undoable[])
 returns table (tab regclass, picks text, joins text)
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select g.table_name::regclass, format('u.table_name = %L and u.row_key ?& %L::text[]', g.table_name, g.keys), (
-      select string_agg(format('t.%I = (u.row_key ->> %L)::%s', k, k, format_type(a.atttypid, a.atttypmod)), ' and ' order by k)
+  select
+    g.table_name::regclass,
+    format('u.table_name = %L and u.row_key ?& %L::text[]', g.table_name, g.keys),
+    (
+      select string_agg(
+        format('t.%I = (u.row_key ->> %L)::%s', k, k, format_type(a.atttypid, a.atttypmod)),
+        ' and ' order by k)
       from unnest(g.keys) as k
-      join pg_attribute as a on a.attrelid = g.table_name::regclass and a.attname = k)
+      join pg_attribute as a
+        on a.attrelid = g.table_name::regclass
+        and a.attname = k
+    )
   from (
-    select u.table_name, array(select jsonb_object_keys(u.row_key)) as keys, max(u.last_receipt) as newest
+    select
+      u.table_name,
+      array(select jsonb_object_keys(u.row_key)) as keys,
+      max(u.last_receipt) as newest
     from unnest(p_rows) as u
-    group by 1, 2) as g
+    group by 1, 2
+  ) as g
   order by g.newest desc
 $$;
 
--- Which written rows of a table cannot be taken back, and why: {newest receipt: reason}. Locks the rows where p_lock.
+-- Which written rows of a table cannot be undone, and why: {newest receipt: reason}. Locks the rows if p_lock.
 --
--- One statement looks at the rows, and one for each foreign key at what refers to them, whatever its ON DELETE.
+-- One statement looks at the rows. One per foreign key looks for rows that refer to them, with any ON DELETE.
 -- p_picks, p_joins  see backfill_private.undo_tables
 create function backfill_private.undo_conflicts(
   p_table regclass, p_picks text, p_joins text, p_rows backfill_private.undoable[], p_lock boolean
@@ -65,19 +90,25 @@ declare
   v_free bigint[];
   v_standing jsonb[];
 begin
-  -- Row by row by its key: the subquery is never joined to all of the table.
+  -- Each row is found by its key. The lateral subquery keeps the planner from joining the whole table.
   execute format(
     'with looked_at as materialized (
-       select u.last_receipt, u.has_before, standing.row,
-         case when u.has_before and u.first_before is null then ''its before-image was pruned''
+       select
+         u.last_receipt,
+         u.has_before,
+         standing.row,
+         case
+           when u.has_before and u.first_before is null then ''its before-image was pruned''
            when standing.row is null and u.last_hash is not null then ''the row is gone''
            when standing.row is not null and u.last_hash is null then ''a row has come where the run had deleted one''
-           when sha256(convert_to(standing.row::text, ''UTF8'')) is distinct from u.last_hash then ''the row was changed since''
+           when sha256(convert_to(standing.row::text, ''UTF8'')) is distinct from u.last_hash
+             then ''the row was changed since''
          end as reason
        from unnest($1) as u
        left join lateral (select to_jsonb(t.*) as row from %s as t where %s %s) as standing on true
        where %s)
-     select coalesce(jsonb_object_agg(l.last_receipt, l.reason) filter (where l.reason is not null), ''{}''),
+     select
+       coalesce(jsonb_object_agg(l.last_receipt, l.reason) filter (where l.reason is not null), ''{}''),
        array_agg(l.last_receipt) filter (where $2 and l.reason is null and not l.has_before),
        array_agg(l.row) filter (where $2 and l.reason is null and not l.has_before)
      from looked_at as l',
@@ -88,7 +119,7 @@ begin
 end
 $$;
 
--- Which of some rows of a table other rows refer to, by the first foreign key that says so: {id: in words}.
+-- Which of these rows of a table are referred to by other rows: {id: a sentence on the first such foreign key}.
 create function backfill_private.referencing(p_table regclass, p_ids bigint[], p_rows jsonb[])
 returns jsonb
 language plpgsql
@@ -101,21 +132,42 @@ declare
   v_all jsonb := '{}'::jsonb;
 begin
   for v_key in
-    select c.conname, c.conrelid::regclass as child,
-      (select string_agg(format('child.%I = (it.standing ->> %L)::%s', a.attname, p.attname, format_type(a.atttypid, a.atttypmod)), ' and ')
-       from unnest(c.conkey, c.confkey) as k (child_column, parent_column)
-       join pg_attribute as a on a.attrelid = c.conrelid and a.attnum = k.child_column
-       join pg_attribute as p on p.attrelid = c.confrelid and p.attnum = k.parent_column) as condition
+    select
+      c.conname,
+      c.conrelid::regclass as child,
+      (
+        select string_agg(
+          format('child.%I = (it.standing ->> %L)::%s', a.attname, p.attname, format_type(a.atttypid, a.atttypmod)),
+          ' and ')
+        from unnest(c.conkey, c.confkey) as k (child_column, parent_column)
+        join pg_attribute as a
+          on a.attrelid = c.conrelid
+          and a.attnum = k.child_column
+        join pg_attribute as p
+          on p.attrelid = c.confrelid
+          and p.attnum = k.parent_column
+      ) as condition
     from (
-      -- By the triggers that a foreign key puts on the table that it refers to: those are found by an index.
-      select distinct g.tgconstraint from pg_trigger as g where g.tgrelid = p_table and g.tgisinternal) as g
+      -- A foreign key puts triggers on the table that it refers to. An index finds these.
+      select distinct g.tgconstraint
+      from pg_trigger as g
+      where g.tgrelid = p_table
+        and g.tgisinternal
+    ) as g
     join pg_constraint as c on c.oid = g.tgconstraint
-    where c.contype = 'f' and c.confrelid = p_table and c.conparentid = 0 and p_ids is not null
+    where c.contype = 'f'
+      and c.confrelid = p_table
+      and c.conparentid = 0
+      and p_ids is not null
     order by c.conrelid::regclass::text, c.conname
   loop
-    execute format('select jsonb_object_agg(it.id, %L::text) from unnest($1, $2) as it (id, standing)
-      where exists (select from %s as child where %s)',
-      format('a row of %s refers to it (%s)', v_key.child, v_key.conname), v_key.child, v_key.condition)
+    execute format(
+      'select jsonb_object_agg(it.id, %L::text)
+       from unnest($1, $2) as it (id, standing)
+       where exists (select from %s as child where %s)',
+      format('a row of %s refers to it (%s)', v_key.child, v_key.conname),
+      v_key.child,
+      v_key.condition)
     into v_found using p_ids, p_rows;
     v_all := coalesce(v_found, '{}') || v_all;
   end loop;

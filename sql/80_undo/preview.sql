@@ -1,9 +1,9 @@
--- The preview of an undo. Only rows with a receipt that are still what the run wrote are taken back; confirm.sql carries
--- out exactly what was previewed, write.sql takes the rows back.
+-- The preview of an undo. Only rows that have a receipt and are still what the run wrote can be undone. confirm.sql
+-- carries out exactly what was previewed. write.sql undoes the rows.
 
--- The scope of an undo in its normal form: sessions as full ids of the run, dates as bounds.
+-- The normal form of an undo's scope: sessions as full ids, dates as bounds.
 --
--- raises  OB013 a date is none, OB014 a session is not of this run or its prefix is ambiguous
+-- raises  OB013 not a date, OB014 a session is not of this run or its prefix is ambiguous
 create function backfill_private.undo_scope(p_run_id uuid, p_sessions text[], p_since text, p_until text)
 returns jsonb
 language plpgsql
@@ -19,21 +19,30 @@ declare
   v_ids text[];
 begin
   if v_until <= v_since then
-    perform backfill_private.refuse('OB013', format('since %s is after until %s', p_since, p_until),
+    perform backfill_private.refuse('OB013',
+      format('since %s is after until %s', p_since, p_until),
       format('backfill rollback %s … --until with a day from %s on', p_run_id, left(p_since, 10)));
   end if;
   if cardinality(p_sessions) > 1000 then
-    perform backfill_private.refuse('OB013', format('an undo names at most 1000 sessions, not %s', cardinality(p_sessions)),
+    perform backfill_private.refuse('OB013',
+      format('an undo names at most 1000 sessions, not %s', cardinality(p_sessions)),
       format('backfill rollback %s --since D --until D', p_run_id));
   end if;
   foreach v_given in array coalesce(p_sessions, '{}') loop
-    select array_agg(i.session_id) into v_found from (
-      select i.session_id from public.backfill_items as i
-      where i.run_id = p_run_id and (starts_with(i.session_id, btrim(v_given)) or starts_with(i.session_id, lower(btrim(v_given))))
-      order by 1 limit 2) as i;
+    select array_agg(i.session_id) into v_found
+    from (
+      select i.session_id
+      from public.backfill_items as i
+      where i.run_id = p_run_id
+        and (starts_with(i.session_id, btrim(v_given)) or starts_with(i.session_id, lower(btrim(v_given))))
+      order by 1
+      limit 2
+    ) as i;
     if v_found is null or btrim(v_given) = '' or cardinality(v_found) > 1 and v_found[1] <> v_given then
-      perform backfill_private.refuse('OB014', format('%s names %s session of run %s', left(v_given, 80),
-        case when v_found is null then 'no' else 'more than one' end, p_run_id), format('backfill show %s', p_run_id));
+      perform backfill_private.refuse('OB014',
+        format('%s names %s session of run %s',
+          left(v_given, 80), case when v_found is null then 'no' else 'more than one' end, p_run_id),
+        format('backfill show %s', p_run_id));
     end if;
     v_ids := v_ids || v_found[1];
   end loop;
@@ -42,8 +51,10 @@ begin
 end
 $$;
 
--- The next sessions of a run in a scope that have written rows, in the plan's order: after one place, up to another where
--- there is one, no more than asked for.
+-- The next sessions of a scope that have written rows, in the plan's order.
+--
+-- p_after, p_until  places of the plan: after the one, up to the other. p_until null: to the end
+-- p_sessions        at most this many. Null: all
 create function backfill_private.undo_next(
   p_run_id uuid, p_scope jsonb, p_after integer, p_until integer, p_sessions integer
 )
@@ -57,19 +68,30 @@ set enable_mergejoin = off
 as $$
 begin
   return (select array_agg(n.ordinal order by n.ordinal) from (
-    select i.ordinal from public.backfill_items as i
-    where i.run_id = p_run_id and i.ordinal > p_after and (p_until is null or i.ordinal <= p_until)
+    select i.ordinal
+    from public.backfill_items as i
+    where i.run_id = p_run_id
+      and i.ordinal > p_after
+      and (p_until is null or i.ordinal <= p_until)
       and (p_scope ->> 'sessions' is null or p_scope -> 'sessions' ? i.session_id)
       and (p_scope ->> 'since_at' is null or i.session_at >= (p_scope ->> 'since_at')::timestamptz)
       and (p_scope ->> 'until_before' is null or i.session_at < (p_scope ->> 'until_before')::timestamptz)
-      and exists (select from public.backfill_receipts as r
-        where r.run_id = i.run_id and r.ordinal = i.ordinal and r.kind = 'score' and r.undone_at is null)
-    order by i.ordinal limit p_sessions) as n);
+      and exists (
+        select from public.backfill_receipts as r
+        where r.run_id = i.run_id
+          and r.ordinal = i.ordinal
+          and r.kind = 'score'
+          and r.undone_at is null
+      )
+    order by i.ordinal
+    limit p_sessions
+  ) as n);
 end
 $$;
 
--- What an undo of these rows does, with these conflicts: counts by table, conflicts by row. sessions: those that lose a
--- row; sessions_total: those that have one.
+-- What an undo of these rows does, given these conflicts: counts per table, conflicts per row.
+--
+-- returns  {sessions_total: with a row, sessions: with a row to undo, inferred, deletes, restores, conflicts}
 create function backfill_private.undo_effect(p_rows backfill_private.undoable[], p_conflicts jsonb)
 returns jsonb
 language sql
@@ -77,14 +99,23 @@ immutable
 set search_path = pg_catalog, pg_temp
 as $$
   with looked_at as materialized (
-    select u.ordinal, u.session_id, u.table_name, u.row_key, u.is_inferred, u.has_before, u.last_hash is not null as stands,
+    select
+      u.ordinal,
+      u.session_id,
+      u.table_name,
+      u.row_key,
+      u.is_inferred,
+      u.has_before,
+      u.last_hash is not null as stands,
       p_conflicts ->> u.last_receipt::text as conflict
     from unnest(p_rows) as u
   ), counted as (
-    select backfill_private.bare_name(l.table_name) as tab,
+    select
+      backfill_private.bare_name(l.table_name) as tab,
       count(*) filter (where not l.has_before and l.stands and l.conflict is null) as deletes,
       count(*) filter (where l.has_before and l.conflict is null) as restores
-    from looked_at as l group by l.table_name
+    from looked_at as l
+    group by l.table_name
   )
   select jsonb_build_object(
     'sessions_total', (select count(distinct l.ordinal) from looked_at as l),
@@ -92,14 +123,20 @@ as $$
     'inferred', (select count(*) from looked_at as l where l.conflict is null and l.is_inferred),
     'deletes', (select coalesce(jsonb_object_agg(c.tab, c.deletes), '{}') from counted as c),
     'restores', (select coalesce(jsonb_object_agg(c.tab, c.restores), '{}') from counted as c),
-    'conflicts', (select coalesce(jsonb_agg(jsonb_build_object('session_id', l.session_id, 'table', l.table_name,
-        'row', l.row_key, 'reason', l.conflict) order by l.ordinal, l.table_name), '[]')
-      from looked_at as l where l.conflict is not null))
+    'conflicts', (
+      select coalesce(jsonb_agg(jsonb_build_object(
+        'session_id', l.session_id,
+        'table', l.table_name,
+        'row', l.row_key,
+        'reason', l.conflict) order by l.ordinal, l.table_name), '[]')
+      from looked_at as l
+      where l.conflict is not null))
 $$;
 
--- Look on at the rows in an undo's scope, for so long; null: to the end. Nothing of the user's is touched.
+-- Continue the look at the rows in an undo's scope. It changes no table of the user's.
 --
--- In blocks of 1,000 places of the plan, so that the hash over what was seen does not depend on how the look was parted.
+-- It goes in blocks of 1,000 places of the plan, so that the hash does not depend on how many calls the look took.
+-- p_budget  how long to look. Null: to the end
 create function backfill_private.undo_look(p_undo backfill_private.undos, p_budget interval)
 returns backfill_private.undos
 language plpgsql
@@ -114,10 +151,13 @@ declare
 begin
   loop
     v_conflicts := '{}';
-    v_rows := array(select r from backfill_private.undo_rows(p_undo.run_id, backfill_private.undo_next(
-      p_undo.run_id, p_undo.scope, p_undo.looked_ordinal, p_undo.looked_ordinal + 1000, null)) as r);
+    v_rows := array(
+      select r
+      from backfill_private.undo_rows(p_undo.run_id, backfill_private.undo_next(
+        p_undo.run_id, p_undo.scope, p_undo.looked_ordinal, p_undo.looked_ordinal + 1000, null)) as r);
     for v_table in select * from backfill_private.undo_tables(v_rows) loop
-      v_conflicts := v_conflicts || backfill_private.undo_conflicts(v_table.tab, v_table.picks, v_table.joins, v_rows, false);
+      v_conflicts := v_conflicts
+        || backfill_private.undo_conflicts(v_table.tab, v_table.picks, v_table.joins, v_rows, false);
     end loop;
     p_undo.effect := backfill_private.added(p_undo.effect, backfill_private.undo_effect(v_rows, v_conflicts));
     p_undo.looked_hash := backfill_private.sha256_hex(concat_ws(e'\n', p_undo.looked_hash, (
@@ -128,29 +168,40 @@ begin
     exit when p_undo.looked_ordinal = v_last or backfill_private.clock() >= v_until;
   end loop;
   update backfill_private.undos as u
-  set looked_ordinal = p_undo.looked_ordinal, looked_hash = p_undo.looked_hash, effect = p_undo.effect, seen = p_undo.seen,
-      checked_events = p_undo.checked_events, checked_at = p_undo.checked_at
+  set looked_ordinal = p_undo.looked_ordinal,
+      looked_hash = p_undo.looked_hash,
+      effect = p_undo.effect,
+      seen = p_undo.seen,
+      checked_events = p_undo.checked_events,
+      checked_at = p_undo.checked_at
   where u.undo_id = p_undo.undo_id;
   return p_undo;
 end
 $$;
 
--- The digest of what a look saw; null while it has not come to its end.
+-- The digest of what a look saw. Null while the look goes on.
 create function backfill_private.undo_digest(p_undo backfill_private.undos)
 returns text
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case when p_undo.looked_ordinal = (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_undo.run_id)
-    then backfill_private.sha256_hex(concat_ws(e'\n', 'backfill undo, form 2', p_undo.run_id, p_undo.scope, p_undo.looked_hash)) end
+  select case
+    when p_undo.looked_ordinal = (
+      select max(i.ordinal)
+      from public.backfill_items as i
+      where i.run_id = p_undo.run_id
+    )
+    then backfill_private.sha256_hex(
+      concat_ws(e'\n', 'backfill undo, form 2', p_undo.run_id, p_undo.scope, p_undo.looked_hash))
+  end
 $$;
 
--- Preview an undo. Nothing of the user's is touched; the preview is kept, and only the newest can be confirmed.
+-- Preview an undo. It changes no table of the user's. The preview is kept, and only the newest can be confirmed.
 --
--- p_budget_ms  look for about so long; the rest with the answer's undo_id. Null: to the end
--- p_undo_id    of a preview that has not come to its end; its scope stays
--- returns      {run_id, scope, undo_id, digest: null until its end, looked_at and to_look_at: sessions of the plan, …
+-- p_budget_ms  look for about this long. The next call, with the answer's undo_id, continues. Null: to the end
+-- p_undo_id    of a preview to continue. Its scope stays
+-- returns      {run_id, scope, undo_id, digest: null until the end, looked_at and to_look_at: sessions of the plan, …
 --              see backfill_private.undo_effect}
 -- raises       OB001 no such run, OB002 the run is running or never ran, OB013 OB014 the scope is not usable
 create function backfill_private.preview_undo(
@@ -169,25 +220,40 @@ begin
   perform backfill_private.caught_up_run(p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']);
   if p_undo_id is null then
     insert into backfill_private.undos (run_id, scope, seen, seen_events)
-    select p_run_id, backfill_private.undo_scope(p_run_id, p_sessions, p_since, p_until), pg_current_snapshot(), r.audit_count
-    from public.backfill_runs as r where r.run_id = p_run_id
+    select
+      p_run_id,
+      backfill_private.undo_scope(p_run_id, p_sessions, p_since, p_until),
+      pg_current_snapshot(),
+      r.audit_count
+    from public.backfill_runs as r
+    where r.run_id = p_run_id
     returning * into v_undo;
   else
-    select * into v_undo from backfill_private.undos where undo_id = p_undo_id and run_id = p_run_id;
+    select * into v_undo
+    from backfill_private.undos
+    where undo_id = p_undo_id
+      and run_id = p_run_id;
     if not found then
-      perform backfill_private.refuse('OB013', format('run %s has no preview %s', p_run_id, p_undo_id),
+      perform backfill_private.refuse('OB013',
+        format('run %s has no preview %s', p_run_id, p_undo_id),
         format('backfill rollback %s', p_run_id));
     end if;
   end if;
   if v_undo.digest is null then
     v_undo := backfill_private.undo_look(v_undo, p_budget_ms * interval '1 ms');
     update backfill_private.undos
-    set digest = backfill_private.undo_digest(v_undo), sessions_total = (v_undo.effect ->> 'sessions_total')::bigint,
+    set digest = backfill_private.undo_digest(v_undo),
+        sessions_total = (v_undo.effect ->> 'sessions_total')::bigint,
         seen = case when v_undo.effect -> 'conflicts' = '[]' then seen end
-    where undo_id = v_undo.undo_id returning * into v_undo;
+    where undo_id = v_undo.undo_id
+    returning * into v_undo;
   end if;
-  return v_undo.effect || jsonb_build_object('run_id', p_run_id, 'scope', v_undo.scope, 'digest', v_undo.digest,
-    'undo_id', v_undo.undo_id, 'looked_at', v_undo.looked_ordinal,
+  return v_undo.effect || jsonb_build_object(
+    'run_id', p_run_id,
+    'scope', v_undo.scope,
+    'digest', v_undo.digest,
+    'undo_id', v_undo.undo_id,
+    'looked_at', v_undo.looked_ordinal,
     'to_look_at', (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_run_id));
 end
 $$;

@@ -1,14 +1,14 @@
--- The writes of an undo: rows taken back as a set, and one by one where something has something against it.
+-- The writes of an undo: many rows per statement, and row by row if something refuses one of them.
 
--- Take written rows of a table back: delete what was inserted, put back what was updated or deleted. All of them but those
--- in conflict, or an error.
+-- Undo written rows of a table: delete what was inserted, put back what was updated or deleted. All rows are written
+-- but those in conflict, or an error is raised.
 --
--- A statement a way; what the run had deleted is inserted one by one, since an insert tells nothing of where its values
--- came from.
+-- One statement deletes, and one per set of columns updates. Rows that the run had deleted are inserted one by one,
+-- since `returning` of an insert cannot name the receipt.
 -- p_picks, p_joins  see backfill_private.undo_tables
--- returns  the rows that were written, by their newest receipt, and the hash of what stands now; a row that the run made
---          and deleted itself is none of them
--- raises   P0001 a trigger of the user's let nothing happen
+-- returns  the rows that were written, by their newest receipt, and the hash of what stands now. A row that the run
+--          both inserted and deleted is not among them
+-- raises   P0001 a trigger of the user's suppressed a write
 create function backfill_private.undo_write(
   p_table regclass, p_picks text, p_joins text, p_rows backfill_private.undoable[], p_conflicts jsonb
 )
@@ -30,13 +30,20 @@ declare
   v_rows bigint;
 begin
   for v_part in
-    select w.way, w.columns, w.one, count(*) as rows
+    select
+      w.way,
+      w.columns,
+      w.one,
+      count(*) as rows
     from unnest(p_rows) as u
-    cross join lateral (select
-      case when u.last_hash is null then 'insert' when u.has_before then 'update' else 'delete' end as way,
-      case when u.has_before then array(select jsonb_object_keys(u.first_before)) end as columns,
-      case when u.last_hash is null then u.last_receipt end as one) as w
-    where (u.has_before or u.last_hash is not null) and u.table_name::regclass = p_table
+    cross join lateral (
+      select
+        case when u.last_hash is null then 'insert' when u.has_before then 'update' else 'delete' end as way,
+        case when u.has_before then array(select jsonb_object_keys(u.first_before)) end as columns,
+        case when u.last_hash is null then u.last_receipt end as one
+    ) as w
+    where (u.has_before or u.last_hash is not null)
+      and u.table_name::regclass = p_table
       and (p_conflicts = '{}' or not p_conflicts ? u.last_receipt::text)
     group by 1, 2, 3
   loop
@@ -50,9 +57,13 @@ begin
 end
 $$;
 
--- The statement that takes rows u of $1 back, but for those that $2 has. It sets the columns that the before-images have,
--- $3, but for those that the table computes by itself; $4: the one row that it inserts.
-create function backfill_private.undo_statement(p_table regclass, p_picks text, p_joins text, p_way text, p_columns text[])
+-- The statement that undoes the rows u of $1 that are not in $2.
+--
+-- $3  the columns of the before-images. All are set but those that the table computes
+-- $4  the one row to insert
+create function backfill_private.undo_statement(
+  p_table regclass, p_picks text, p_joins text, p_way text, p_columns text[]
+)
 returns text
 language sql
 stable
@@ -60,33 +71,54 @@ set search_path = pg_catalog, pg_temp
 as $$
   select case p_way
     when 'delete' then format(
-      'delete from %s as t using unnest($1) as u where %s and %s and not u.has_before and u.last_hash is not null
-       returning u.last_receipt, %L::text, null::bytea', p_table, p_picks, p_joins, p_way)
+      'delete from %s as t
+       using unnest($1) as u
+       where %s
+         and %s
+         and not u.has_before
+         and u.last_hash is not null
+       returning u.last_receipt, %L::text, null::bytea',
+      p_table, p_picks, p_joins, p_way)
     when 'update' then format(
-      'update %1$s as t set (%2$s) = (select %2$s from jsonb_populate_record(null::%1$s, u.first_before))
+      'update %1$s as t
+       set (%2$s) = (select %2$s from jsonb_populate_record(null::%1$s, u.first_before))
        from unnest($1) as u
-       where %3$s and %4$s and u.last_hash is not null and array(select jsonb_object_keys(u.first_before)) = $3
-       returning u.last_receipt, %5$L::text, sha256(convert_to(to_jsonb(t.*)::text, ''UTF8''))', p_table,
-      string_agg(quote_ident(a.attname), ', ' order by a.attnum) filter (where a.attidentity <> 'a'), p_picks, p_joins, p_way)
+       where %3$s
+         and %4$s
+         and u.last_hash is not null
+         and array(select jsonb_object_keys(u.first_before)) = $3
+       returning u.last_receipt, %5$L::text, sha256(convert_to(to_jsonb(t.*)::text, ''UTF8''))',
+      p_table,
+      string_agg(quote_ident(a.attname), ', ' order by a.attnum) filter (where a.attidentity <> 'a'),
+      p_picks, p_joins, p_way)
     else format(
       'insert into %1$s as t (%2$s) overriding system value
-       select %3$s from unnest($1) as u cross join lateral jsonb_populate_record(null::%1$s, u.first_before) as b
+       select %3$s
+       from unnest($1) as u
+       cross join lateral jsonb_populate_record(null::%1$s, u.first_before) as b
        where u.last_receipt = $4
-       returning $4, %4$L::text, sha256(convert_to(to_jsonb(t.*)::text, ''UTF8''))', p_table,
+       returning $4, %4$L::text, sha256(convert_to(to_jsonb(t.*)::text, ''UTF8''))',
+      p_table,
       string_agg(quote_ident(a.attname), ', ' order by a.attnum),
-      string_agg('b.' || quote_ident(a.attname), ', ' order by a.attnum), p_way) end
+      string_agg('b.' || quote_ident(a.attname), ', ' order by a.attnum),
+      p_way)
+  end
   from pg_attribute as a
-  where a.attrelid = p_table and a.attnum > 0 and not a.attisdropped and a.attgenerated = '' and a.attname = any (p_columns)
+  where a.attrelid = p_table
+    and a.attnum > 0
+    and not a.attisdropped
+    and a.attgenerated = ''
+    and a.attname = any (p_columns)
 $$;
 
--- Take all rows of some sessions back at once. A row in conflict is left as it is; a session that lost a row is no longer
--- done, whatever stays. The items are locked.
+-- Undo all rows of some sessions at once. A row in conflict is left as it is. A session of which a row was undone is no
+-- longer done, even if other rows stay. The caller has locked the items.
 --
--- The rows are written under a header of the undo's own: under it the triggers on the target tables see only what triggers
--- of the user's write on top, and let none of that through. The receipts of the rows themselves are written here, from what
--- the statements say they did.
+-- The rows are written under a header of the undo's own. Under it the triggers on the target tables let the undo's own
+-- statements pass and refuse any row that a trigger of the user's writes on top. The receipts are written here, from
+-- what the statements return.
 -- returns  see backfill_private.undo_effect
--- raises   whatever the database or a trigger of the user's has against one of the rows; OB011 a trigger writes further rows
+-- raises   any error of the database or of a user's trigger. OB011 a trigger writes further rows
 create function backfill_private.undo_at_once(p_run_id uuid, p_ordinals integer[])
 returns jsonb
 language plpgsql
@@ -105,9 +137,21 @@ begin
     v_found := backfill_private.undo_conflicts(v_table.tab, v_table.picks, v_table.joins, v_rows, true);
     v_conflicts := v_conflicts || v_found;
     insert into public.backfill_receipts (
-      run_id, ordinal, session_id, component, kind, operation, table_name, row_key, before_hash, after_hash, attempt, at)
-    select p_run_id, u.ordinal, u.session_id, u.component, 'undo', w.operation, u.table_name, u.row_key, u.last_hash,
-      w.after_hash, u.attempt, v_now
+      run_id, ordinal, session_id, component, kind, operation, table_name, row_key, before_hash, after_hash,
+      attempt, at)
+    select
+      p_run_id,
+      u.ordinal,
+      u.session_id,
+      u.component,
+      'undo',
+      w.operation,
+      u.table_name,
+      u.row_key,
+      u.last_hash,
+      w.after_hash,
+      u.attempt,
+      v_now
     from backfill_private.undo_write(v_table.tab, v_table.picks, v_table.joins, v_rows, v_found) as w
     join unnest(v_rows) as u using (last_receipt);
   end loop;
@@ -118,7 +162,7 @@ begin
 end
 $$;
 
--- Note what became of sessions whose rows were taken back but for those in conflict.
+-- Mark the receipts of the rows that were undone, and the sessions that they belong to.
 create function backfill_private.undo_noted(
   p_run_id uuid, p_ordinals integer[], p_rows backfill_private.undoable[], p_conflicts jsonb, p_now timestamptz
 )
@@ -130,24 +174,37 @@ set enable_seqscan = off
 as $$
 declare
   v_left integer[] := array(
-    select u.ordinal from unnest(p_rows) as u where p_conflicts <> '{}'
-    group by u.ordinal having bool_and(p_conflicts ? u.last_receipt::text));
+    select u.ordinal
+    from unnest(p_rows) as u
+    where p_conflicts <> '{}'
+    group by u.ordinal
+    having bool_and(p_conflicts ? u.last_receipt::text));
 begin
   update public.backfill_receipts as r
   set undone_at = p_now
   where r.receipt_id = any (array(
-    select unnest(u.receipts) from unnest(p_rows) as u where p_conflicts = '{}' or not p_conflicts ? u.last_receipt::text));
+    select unnest(u.receipts)
+    from unnest(p_rows) as u
+    where p_conflicts = '{}'
+      or not p_conflicts ? u.last_receipt::text));
   update public.backfill_items as i
-  set fence_hash = null, lease_kind = null, lease_until = null, claim_id = null, worker = null,
+  set fence_hash = null,
+      lease_kind = null,
+      lease_until = null,
+      claim_id = null,
+      worker = null,
       state = case when i.ordinal = any (v_left) then i.state else 'rolled_back' end
-  where i.run_id = p_run_id and i.ordinal = any (p_ordinals);
+  where i.run_id = p_run_id
+    and i.ordinal = any (p_ordinals);
 end
 $$;
 
--- Take one written row back where the database lets us.
+-- Undo one written row, if the database allows it.
 --
 -- returns  null, or why not: a constraint, deferred or not, or a trigger of the user's refused it
-create function backfill_private.refusal_to_undo(p_table regclass, p_picks text, p_joins text, p_row backfill_private.undoable)
+create function backfill_private.refusal_to_undo(
+  p_table regclass, p_picks text, p_joins text, p_row backfill_private.undoable
+)
 returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -161,9 +218,8 @@ exception when integrity_constraint_violation or data_exception or insufficient_
 end
 $$;
 
--- Take one session's rows back, one after the other, the newest first, through the gate: under a fence of the undo's own
--- that never leaves this function, so that every row leaves a receipt, those too that triggers of the user's write of this
--- session.
+-- Undo one session's rows one by one, the newest first, through the gate. The fence never leaves this function. Every
+-- row gets a receipt, and so does any row of this session that a trigger of the user's writes.
 --
 -- returns  see backfill_private.undo_effect
 create function backfill_private.undo_item(p_run_id uuid, p_ordinal integer)
@@ -180,11 +236,16 @@ declare
   v_why text;
   v_conflicts jsonb := '{}'::jsonb;
 begin
-  perform from public.backfill_items where run_id = p_run_id and ordinal = p_ordinal for update;
+  perform from public.backfill_items
+  where run_id = p_run_id
+    and ordinal = p_ordinal
+  for update;
   update public.backfill_items
-  set fence_hash = sha256(convert_to(v_fence, 'UTF8')), lease_kind = 'undo',
+  set fence_hash = sha256(convert_to(v_fence, 'UTF8')),
+      lease_kind = 'undo',
       lease_until = backfill_private.clock() + backfill_private.lease_ttl()
-  where run_id = p_run_id and ordinal = p_ordinal;
+  where run_id = p_run_id
+    and ordinal = p_ordinal;
   perform set_config('request.headers',
     jsonb_build_object('x-backfill-run', p_run_id, 'x-backfill-fence', v_fence)::text, true);
   v_rows := array(select r from backfill_private.undo_rows(p_run_id, array[p_ordinal]) as r);
@@ -203,8 +264,8 @@ begin
 end
 $$;
 
--- Take the rows of some sessions back: all at once, and where the database or a trigger of the user's has something against
--- one of them, half by half, so that one refusal is one conflict.
+-- Undo the rows of some sessions at once. If the database or a trigger of the user's refuses one of them, each half is
+-- tried by itself, down to one session, so that one refusal is one conflict.
 --
 -- returns  see backfill_private.undo_effect
 create function backfill_private.undo_sessions(p_run_id uuid, p_ordinals integer[])
@@ -217,19 +278,25 @@ declare
 begin
   return backfill_private.undo_at_once(p_run_id, p_ordinals);
 exception
-  when integrity_constraint_violation or data_exception or insufficient_privilege or raise_exception or sqlstate 'OB011' then
+  when integrity_constraint_violation
+    or data_exception
+    or insufficient_privilege
+    or raise_exception
+    or sqlstate 'OB011' then
     if v_half = 0 then
       return backfill_private.undo_item(p_run_id, p_ordinals[1]);
     end if;
-    return backfill_private.added(backfill_private.undo_sessions(p_run_id, p_ordinals[:v_half]),
+    return backfill_private.added(
+      backfill_private.undo_sessions(p_run_id, p_ordinals[:v_half]),
       backfill_private.undo_sessions(p_run_id, p_ordinals[v_half + 1:]));
 end
 $$;
 
--- Refuse a caller who has put a trigger of his own on some table: an undo writes with its owner's rights, and so would that
--- trigger run. The right TRIGGER, which older projects give to every API role, is enough for it, with a function in pg_temp.
+-- Refuse a caller who has put a trigger with a function of their own on some table. An undo writes with its owner's
+-- rights, and such a trigger would run with them. The right TRIGGER and a function in pg_temp are enough to make one,
+-- and older projects give TRIGGER to every API role.
 --
--- raises  OB010 a trigger's function belongs to the caller, who has not the owner's rights
+-- raises  OB010 a trigger's function belongs to the caller, who does not have the owner's rights
 create function backfill_private.refuse_callers_triggers()
 returns void
 language plpgsql

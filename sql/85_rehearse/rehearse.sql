@@ -1,11 +1,11 @@
 -- Rehearsal: the real scoring calls of a few sessions, made while planning and rolled back.
 --
--- Each is one call of the API, with the caller's rights, in a subtransaction that never stays: a scratch run leases the
--- session there, so that gate, receipts and undo are the real ones. What was seen is carried out of it in a variable.
--- What no transaction takes back stays: numbers drawn from sequences, and calls out of the database.
+-- Each session is one call of the API, with the caller's rights, in a subtransaction that is always rolled back. There
+-- a scratch run leases the session, so that gate, receipts and undo are the real ones. A variable keeps what was seen.
+-- Numbers drawn from sequences and calls out of the database are not rolled back.
 
--- How many sessions may be rehearsed: each is scored twice, within one minute's share of the throttle, and 100 at most.
--- As asked, else 5, and none where the environment is production.
+-- How many sessions may be rehearsed: as many as requested, by default 5, or none if the environment is production.
+-- Each is scored twice, so at most half of one minute's share of the throttle, and never more than 100.
 create function backfill_private.rehearsal_room(p_run public.backfill_runs)
 returns integer
 language sql
@@ -21,8 +21,8 @@ as $$
   from public.backfill_settings as s
 $$;
 
--- Choose what to rehearse, of what no Edge Function scores: one candidate of each category first, then the priority sessions, then one of each category
--- and phase. Asked again, the same.
+-- Choose the sessions to rehearse: one candidate of each category first, then the priority sessions, then one of each
+-- category and phase. None that an Edge Function scores. A second call chooses the same.
 --
 -- returns  the sessions' ids, in order
 -- raises   OB002 not in planning or windows left, OB010 not allowed
@@ -41,29 +41,46 @@ begin
     perform backfill_private.refuse('OB002', format('run %s is not collected to its end', p_run_id));
   end if;
   insert into backfill_private.rehearsals (run_id, ordinal, session_id, session_at, components, category, phase)
-  select p_run_id, row_number() over (order by c.rank, c.ordinal), c.session_id, c.session_at, c.components, c.category, c.phase
+  select
+    p_run_id,
+    row_number() over (order by c.rank, c.ordinal),
+    c.session_id,
+    c.session_at,
+    c.components,
+    c.category,
+    c.phase
   from (
-    select p.*, case
+    select
+      p.*,
+      case
         when row_number() over (partition by p.category order by p.ordinal) = 1 then 1
         when p.phase = 'priority' then 2
-        when row_number() over (partition by p.category, p.phase order by p.ordinal) = 1 then 3 end as rank
+        when row_number() over (partition by p.category, p.phase order by p.ordinal) = 1 then 3
+      end as rank
     from backfill_private.placed(v_run) as p
     -- No transaction takes back what an Edge Function does.
-    where not exists (select from public.backfill_targets as t
-      where t.target = v_run.target and t.transport = 'edge' and t.component = any (p.components))
+    where not exists (
+      select from public.backfill_targets as t
+      where t.target = v_run.target
+        and t.transport = 'edge'
+        and t.component = any (p.components)
+    )
   ) as c
   where c.rank is not null
   order by c.rank, c.ordinal
   limit backfill_private.rehearsal_room(v_run)
   on conflict do nothing;
-  return (select coalesce(array_agg(s.session_id order by s.ordinal), '{}')
-    from backfill_private.rehearsals as s where s.run_id = p_run_id);
+  return (
+    select coalesce(array_agg(s.session_id order by s.ordinal), '{}')
+    from backfill_private.rehearsals as s
+    where s.run_id = p_run_id
+  );
 end
 $$;
 
--- Lease a session to a scratch run, and look at its rows. To be called in a subtransaction that is rolled back.
+-- Lease a session to a scratch run, and keep its rows. Call it in a subtransaction that is rolled back.
 --
--- returns  {scratch, headers, steps: [{component, function, call}], writes}; {why} where it cannot be rehearsed
+-- returns  {scratch, headers, steps: [{component, function, call}], writes}, or {why} if it cannot be rehearsed
 -- raises   OB002 not in planning, OB010 not allowed, OB014 the session is not in the sample
 create function backfill_private.rehearsal_lease(p_run_id uuid, p_session_id text)
 returns jsonb
@@ -77,43 +94,72 @@ declare
 begin
   perform backfill_private.authorize('plan');
   select * into v_run from public.backfill_runs where run_id = p_run_id and state = 'planning';
-  if not exists (select from backfill_private.rehearsals as s where s.run_id = v_run.run_id and s.session_id = p_session_id) then
-    perform backfill_private.refuse('OB014', format('session %s is not to be rehearsed for run %s', left(p_session_id, 80), p_run_id),
+  if not exists (
+    select from backfill_private.rehearsals as s
+    where s.run_id = v_run.run_id
+      and s.session_id = p_session_id
+  ) then
+    perform backfill_private.refuse('OB014',
+      format('session %s is not to be rehearsed for run %s', left(p_session_id, 80), p_run_id),
       'backfill plan … --rehearse 5');
-  elsif exists (select from backfill_private.rehearsals as s
-      where s.run_id = p_run_id and s.session_id = p_session_id and s.seen is not null) then
+  elsif exists (
+    select from backfill_private.rehearsals as s
+    where s.run_id = p_run_id
+      and s.session_id = p_session_id
+      and s.seen is not null
+  ) then
     return jsonb_build_object('why', 'it is rehearsed already');  -- by a call whose reply was lost
-  elsif exists (select from public.backfill_items as i
-      where i.source = v_run.target and i.session_id = p_session_id and i.state = 'leased') then
+  elsif exists (
+    select from public.backfill_items as i
+    where i.source = v_run.target
+      and i.session_id = p_session_id
+      and i.state = 'leased'
+  ) then
     return jsonb_build_object('why', 'another run is scoring it');
-  elsif exists (select from backfill_private.rehearsals as s where s.run_id = p_run_id and s.seen #>> '{error,code}' = '57014') then
+  elsif exists (
+    select from backfill_private.rehearsals as s
+    where s.run_id = p_run_id
+      and s.seen #>> '{error,code}' = '57014'
+  ) then
     return jsonb_build_object('why', 'another session was slower than the limit');
   end if;
-  v_run := jsonb_populate_record(v_run, jsonb_build_object('run_id', gen_random_uuid(), 'state', 'running',
-    'requested_via', 'rehearsal', 'approved_until', backfill_private.clock() + backfill_private.lease_ttl()));
+  v_run := jsonb_populate_record(v_run, jsonb_build_object(
+    'run_id', gen_random_uuid(),
+    'state', 'running',
+    'requested_via', 'rehearsal',
+    'approved_until', backfill_private.clock() + backfill_private.lease_ttl()));
   insert into public.backfill_runs select v_run.*;
   insert into public.backfill_items (
     run_id, ordinal, source, session_id, session_at, components, category, phase, batch)
   select v_run.run_id, 1, v_run.target, s.session_id, s.session_at, s.components, s.category, s.phase, 1
-  from backfill_private.rehearsals as s where s.run_id = p_run_id and s.session_id = p_session_id;
+  from backfill_private.rehearsals as s
+  where s.run_id = p_run_id
+    and s.session_id = p_session_id;
   v_grant := backfill_private.grant_fences(v_run, array[1], gen_random_uuid(), 'rehearsal') -> 0;
   perform backfill_private.keep_rows(v_run.run_id, 'before');
   return jsonb_build_object(
     'scratch', v_run.run_id,
     'headers', jsonb_build_object('x-backfill-run', v_run.run_id, 'x-backfill-fence', v_grant ->> 'fence'),
-    'steps', (select jsonb_agg(jsonb_build_object('component', s.step -> 'component', 'function', s.step -> 'function',
-        'call', backfill_private.call_sql(t.function_signature, s.step -> 'arguments')) order by t.position)
+    'steps', (
+      select jsonb_agg(
+        jsonb_build_object(
+          'component', s.step -> 'component',
+          'function', s.step -> 'function',
+          'call', backfill_private.call_sql(t.function_signature, s.step -> 'arguments'))
+        order by t.position)
       from jsonb_array_elements(v_grant -> 'steps') as s (step)
-      join public.backfill_targets as t on t.target = v_run.target and t.component = s.step ->> 'component'),
+      join public.backfill_targets as t
+        on t.target = v_run.target
+        and t.component = s.step ->> 'component'),
     'writes', backfill_private.writes_elsewhere(v_run.target));
 end
 $$;
 
--- Make a session's calls one after the other, and then let deferred constraints speak. A call that fails ends them, and
--- takes back what it did itself.
+-- Make a session's calls one by one, and then check deferred constraints. The first failed call ends the pass, and its
+-- own writes are rolled back.
 --
 -- p_steps        [{component, function, call: SQL}]
--- p_search_path  that of a call through the API: the scoring functions must meet it
+-- p_search_path  that of a call through the API, since the scoring functions will run under it
 -- returns        {calls: [{component, function, took_ms}], error: null or {step, code, message}}
 create function backfill_private.rehearse_pass(p_steps jsonb, p_search_path text)
 returns jsonb
@@ -135,22 +181,26 @@ begin
         execute v_step ->> 'call';
       else
         set constraints all immediate;
-        raise sqlstate 'RB001';  -- or a second pass would find no constraint deferred
+        raise sqlstate 'RB001';  -- makes them deferred again, for a second pass
       end if;
     exception
       when sqlstate 'RB001' then exit;
       when query_canceled or assert_failure or others then
-        return jsonb_build_object('calls', v_calls, 'error', jsonb_build_object('code', sqlstate,
-          'step', v_step ->> 'function', 'message', backfill_private.kept_message(sqlstate, sqlerrm)));
+        return jsonb_build_object('calls', v_calls, 'error', jsonb_build_object(
+          'code', sqlstate,
+          'step', v_step ->> 'function',
+          'message', backfill_private.kept_message(sqlstate, sqlerrm)));
     end;
-    v_calls := v_calls || jsonb_build_object('component', v_step -> 'component', 'function', v_step -> 'function',
+    v_calls := v_calls || jsonb_build_object(
+      'component', v_step -> 'component',
+      'function', v_step -> 'function',
       'took_ms', round(extract(epoch from backfill_private.clock() - v_began) * 1000, 1));
   end loop;
   return jsonb_build_object('calls', v_calls, 'error', null);
 end
 $$;
 
--- Keep what was seen of a session: what was seen first.
+-- Keep what was seen of a session. What a first call kept stays.
 create function backfill_private.keep_rehearsal(p_run_id uuid, p_session_id text, p_seen jsonb)
 returns void
 language plpgsql
@@ -160,7 +210,10 @@ as $$
 begin
   perform backfill_private.authorize('plan');
   perform backfill_private.locked_run(p_run_id, array['planning']);
-  update backfill_private.rehearsals set seen = p_seen
-  where run_id = p_run_id and session_id = p_session_id and seen is null;
+  update backfill_private.rehearsals
+  set seen = p_seen
+  where run_id = p_run_id
+    and session_id = p_session_id
+    and seen is null;
 end
 $$;

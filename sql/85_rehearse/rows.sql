@@ -1,6 +1,6 @@
--- The rehearsal's rows: what stood there before, between and after the calls.
+-- The rehearsal's rows: before, between and after the calls.
 
--- Keep the rows that a scratch run's session has in the target tables, as they stand at this moment.
+-- Keep the rows that a scratch run's session has in the target tables at this moment.
 create function backfill_private.keep_rows(p_scratch uuid, p_moment text)
 returns void
 language plpgsql
@@ -15,17 +15,23 @@ declare
   v_target public.backfill_targets;
 begin
   for v_target in
-    select t.* from public.backfill_targets as t
+    select t.*
+    from public.backfill_targets as t
     join public.backfill_runs as r on r.target = t.target
-    where r.run_id = p_scratch order by t.position
+    where r.run_id = p_scratch
+    order by t.position
   loop
     execute format(
       'insert into backfill_private.rehearsal_rows (scratch, moment, table_name, row_key, contents)
        select $1, $2, %L, backfill_private.row_key(to_jsonb(t.*), $3), to_jsonb(t.*)
        from %s as t
-       join public.backfill_items as item on item.run_id = $1 and t.%I = item.session_id::%s
+       join public.backfill_items as item
+         on item.run_id = $1
+         and t.%I = item.session_id::%s
        on conflict do nothing',
-      backfill_private.bare_name(v_target.table_name), v_target.table_name::regclass, v_target.session_column,
+      backfill_private.bare_name(v_target.table_name),
+      v_target.table_name::regclass,
+      v_target.session_column,
       backfill_private.column_type(v_target.table_name, v_target.session_column))
     using p_scratch, p_moment, v_target.key_columns;
   end loop;
@@ -34,7 +40,7 @@ $$;
 
 -- What this transaction has written so far to tables that are neither the target's nor ours.
 --
--- returns  {table: {inserted, updated, deleted}}, as PostgreSQL counts them; rows written and taken back count too
+-- returns  {table: {inserted, updated, deleted}}, as PostgreSQL counts them. Rolled back writes count too
 create function backfill_private.writes_elsewhere(p_target text)
 returns jsonb
 language sql
@@ -45,17 +51,19 @@ as $$
       'inserted', w.n_tup_ins, 'updated', w.n_tup_upd, 'deleted', w.n_tup_del)), '{}')
   from pg_stat_xact_user_tables as w
   where w.n_tup_ins + w.n_tup_upd + w.n_tup_del > 0
-    and w.schemaname <> 'backfill_private' and not (w.schemaname = 'public' and starts_with(w.relname, 'backfill_'))
+    and w.schemaname <> 'backfill_private'
+    and not (w.schemaname = 'public' and starts_with(w.relname, 'backfill_'))
     and not exists (
       select from public.backfill_targets as t
       where t.target = p_target
         and (w.relid = to_regclass(t.table_name)
-          or w.relid in (select p.relid from pg_partition_tree(to_regclass(t.table_name)) as p)))
+          or w.relid in (select p.relid from pg_partition_tree(to_regclass(t.table_name)) as p))
+    )
 $$;
 
--- How a session's rows differ between two moments, table by table.
+-- How a session's rows differ between two moments, per table.
 --
--- returns  {table: {before, after, inserted, updated, deleted, columns: those that an updated row has otherwise}}
+-- returns  {table: {before, after, inserted, updated, deleted, columns: that differ in an updated row}}
 create function backfill_private.rows_between(p_scratch uuid, p_from text, p_to text)
 returns jsonb
 language sql
@@ -64,30 +72,46 @@ set search_path = pg_catalog, pg_temp
 as $$
   with pairs as (
     select coalesce(a.table_name, b.table_name) as table_name, b.contents as was, a.contents as becomes
-    from (select * from backfill_private.rehearsal_rows as r where r.scratch = p_scratch and r.moment = p_from) as b
-    full join (select * from backfill_private.rehearsal_rows as r where r.scratch = p_scratch and r.moment = p_to) as a
-      on a.table_name = b.table_name and a.row_key = b.row_key
+    from (
+      select *
+      from backfill_private.rehearsal_rows as r
+      where r.scratch = p_scratch
+        and r.moment = p_from
+    ) as b
+    full join (
+      select *
+      from backfill_private.rehearsal_rows as r
+      where r.scratch = p_scratch
+        and r.moment = p_to
+    ) as a
+      on a.table_name = b.table_name
+      and a.row_key = b.row_key
   ), columns as (
     select p.table_name, jsonb_agg(distinct c.key order by c.key) as names
     from pairs as p
     cross join lateral jsonb_each(p.becomes) as c
-    where p.was is not null and p.was -> c.key is distinct from c.value
+    where p.was is not null
+      and p.was -> c.key is distinct from c.value
     group by p.table_name
   ), counted as (
-    select p.table_name,
-      count(p.was) as before, count(p.becomes) as after,
+    select
+      p.table_name,
+      count(p.was) as before,
+      count(p.becomes) as after,
       count(*) filter (where p.was is null) as inserted,
       count(*) filter (where p.was <> p.becomes) as updated,
       count(*) filter (where p.becomes is null) as deleted
-    from pairs as p group by p.table_name
+    from pairs as p
+    group by p.table_name
   )
   select coalesce(jsonb_object_agg(c.table_name, to_jsonb(c) - 'table_name'
     || jsonb_build_object('columns', coalesce(n.names, '[]'))), '{}')
-  from counted as c left join columns as n using (table_name)
+  from counted as c
+  left join columns as n using (table_name)
 $$;
 
--- The columns of the rows that a pass wrote which hold the time of its transaction: {table: [column]}. Whether a call
--- sets such a column again cannot be told within one transaction.
+-- The columns of rows that the first pass wrote with the time of the transaction: {table: [column]}. Whether a second
+-- call sets such a column again cannot be told within one transaction.
 create function backfill_private.columns_of_now(p_scratch uuid)
 returns jsonb
 language sql
@@ -99,13 +123,16 @@ as $$
     select r.table_name, jsonb_agg(distinct c.key order by c.key) as columns
     from backfill_private.rehearsal_rows as r
     cross join lateral jsonb_each(r.contents) as c
-    where r.scratch = p_scratch and r.moment = 'first' and c.value in (to_jsonb(now()), to_jsonb(localtimestamp))
-    group by r.table_name) as n
+    where r.scratch = p_scratch
+      and r.moment = 'first'
+      and c.value in (to_jsonb(now()), to_jsonb(localtimestamp))
+    group by r.table_name
+  ) as n
 $$;
 
--- The target of a scratch run. Only such a run's rows may be kept: they never outlive its transaction.
+-- The target of a scratch run. Only such a run's rows may be kept, since they never outlive its transaction.
 --
--- raises  OB001 it is none
+-- raises  OB001 it is not a scratch run
 create function backfill_private.scratch_target(p_scratch uuid)
 returns text
 language plpgsql
@@ -115,8 +142,10 @@ as $$
 declare
   v_target text;
 begin
-  select r.target into v_target from public.backfill_runs as r
-  where r.run_id = p_scratch and r.requested_via = 'rehearsal';
+  select r.target into v_target
+  from public.backfill_runs as r
+  where r.run_id = p_scratch
+    and r.requested_via = 'rehearsal';
   if not found then
     perform backfill_private.refuse('OB001', format('there is no rehearsal %s', p_scratch));
   end if;
@@ -124,7 +153,7 @@ begin
 end
 $$;
 
--- What the first pass left: rows, writes elsewhere, columns that hold the transaction's time, a component without its row.
+-- What the first pass left: rows, writes elsewhere, columns with the transaction's time, a component without its row.
 create function backfill_private.seen_first(p_scratch uuid, p_writes_before jsonb)
 returns jsonb
 language plpgsql
@@ -139,7 +168,10 @@ begin
     'tables', backfill_private.rows_between(p_scratch, 'before', 'first'),
     'undecidable', backfill_private.columns_of_now(p_scratch),
     'without_effect', (
-      select e.component from backfill_private.effects(p_scratch) as e where not e.is_wanted limit 1),
+      select e.component
+      from backfill_private.effects(p_scratch) as e
+      where not e.is_wanted
+      limit 1),
     'elsewhere', (
       select coalesce(jsonb_object_agg(w.key, backfill_private.counts_since(p_writes_before -> w.key, w.value)), '{}')
       from jsonb_each(backfill_private.writes_elsewhere(v_target)) as w
@@ -147,17 +179,18 @@ begin
 end
 $$;
 
--- Counts less those of before.
+-- How much each count has grown.
 create function backfill_private.counts_since(p_before jsonb, p_now jsonb)
 returns jsonb
 language sql
 immutable
 set search_path = pg_catalog, pg_temp
 as $$
-  select jsonb_object_agg(n.key, n.value::bigint - coalesce((p_before ->> n.key)::bigint, 0)) from jsonb_each_text(p_now) as n
+  select jsonb_object_agg(n.key, n.value::bigint - coalesce((p_before ->> n.key)::bigint, 0))
+  from jsonb_each_text(p_now) as n
 $$;
 
--- What the second pass changed of what the first one left.
+-- What the second pass changed in the rows of the first.
 create function backfill_private.seen_second(p_scratch uuid)
 returns jsonb
 language plpgsql
@@ -171,7 +204,7 @@ begin
 end
 $$;
 
--- Take the scratch run's rows back as an undo does, and look what differs from before.
+-- Undo the scratch run's rows as a real undo does, and compare with before.
 --
 -- returns  {conflicts: [reason], tables: see backfill_private.rows_between}
 create function backfill_private.seen_undone(p_scratch uuid)
@@ -187,6 +220,8 @@ begin
   select coalesce(jsonb_agg(distinct c.value ->> 'reason'), '[]') into v_conflicts
   from jsonb_array_elements(backfill_private.undo_item(p_scratch, 1) -> 'conflicts') as c;
   perform backfill_private.keep_rows(p_scratch, 'undone');
-  return jsonb_build_object('conflicts', v_conflicts, 'tables', backfill_private.rows_between(p_scratch, 'before', 'undone'));
+  return jsonb_build_object(
+    'conflicts', v_conflicts,
+    'tables', backfill_private.rows_between(p_scratch, 'before', 'undone'));
 end
 $$;

@@ -1,8 +1,8 @@
--- Check: is this project ready. A line a thing: what was looked at, how it stands, what a person does about it.
+-- Check: is this project ready? One line per check: what was checked, how it stands, what to do about it.
 --
--- Nothing here fails over what is missing: names are looked up in the catalog, never used.
+-- A missing object raises no error here: names are looked up in the catalog, never used.
 
--- Everything of ours that is a table or a view.
+-- Our tables and views.
 create function backfill_private.our_relations()
 returns table (oid regclass, kind "char", is_public boolean, has_rls boolean)
 language sql
@@ -16,7 +16,7 @@ as $$
     and (n.nspname = 'backfill_private' or n.nspname = 'public' and c.relname like 'backfill\_%')
 $$;
 
--- What an API role may do with a table of ours and should not, or should and may not.
+-- Rights that an API role has on our tables and should not have, or lacks and should have.
 create function backfill_private.relation_faults()
 returns table (fault text, cure text)
 language sql
@@ -24,42 +24,65 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   with reach as (
-    select o.*, r.role, has_any_column_privilege(r.role, o.oid, 'select') as reads,
+    select
+      o.*,
+      r.role,
+      has_any_column_privilege(r.role, o.oid, 'select') as reads,
       has_table_privilege(r.role, o.oid, 'insert, update, delete, truncate, trigger')
         or has_any_column_privilege(r.role, o.oid, 'update')
-        or has_any_column_privilege(r.role, o.oid, 'insert') and o.oid <> to_regclass('public.backfill_approvals') as writes
+        or has_any_column_privilege(r.role, o.oid, 'insert')
+          and o.oid <> to_regclass('public.backfill_approvals') as writes
     from backfill_private.our_relations() as o
     cross join unnest(array['anon', 'authenticated', 'service_role']) as r (role)
   )
-  select format('%s may %s %s', r.role, case when r.writes then 'write' else 'read' end, r.oid),
+  select
+    format('%s may %s %s', r.role, case when r.writes then 'write' else 'read' end, r.oid),
     format('revoke %s on %s from public, %I;',
       case when r.role = 'anon' then 'all' else 'insert, update, delete, truncate, trigger' end, r.oid, r.role)
   from reach as r
-  where r.writes or r.reads and r.role = 'anon'
+  where r.writes
+    or r.reads and r.role = 'anon'
   union all
-  select format('%s may not read %s', r.role, r.oid), format('grant select%s on %s to %I;',
-    (select ' (' || string_agg(quote_ident(a.attname), ', ' order by a.attnum) || ')' from pg_attribute as a
-     where a.attrelid = r.oid and a.attnum > 0 and not a.attisdropped and a.attname not in ('before', 'fence_hash')),
-    r.oid, r.role)
+  select
+    format('%s may not read %s', r.role, r.oid),
+    format('grant select%s on %s to %I;',
+      (
+        select ' (' || string_agg(quote_ident(a.attname), ', ' order by a.attnum) || ')'
+        from pg_attribute as a
+        where a.attrelid = r.oid
+          and a.attnum > 0
+          and not a.attisdropped
+          and a.attname not in ('before', 'fence_hash')
+      ),
+      r.oid, r.role)
   from reach as r
-  where not r.reads and r.is_public and (r.role = 'service_role' or r.role = 'authenticated' and r.kind = 'r')
+  where not r.reads
+    and r.is_public
+    and (r.role = 'service_role' or r.role = 'authenticated' and r.kind = 'r')
   union all
-  select format('%s may read %s.%s', r.role, r.oid, a.attname),
+  select
+    format('%s may read %s.%s', r.role, r.oid, a.attname),
     format('revoke select on %s from public, %I;', r.oid, r.role)
   from reach as r
-  join pg_attribute as a on a.attrelid = r.oid and a.attname in ('before', 'fence_hash')
+  join pg_attribute as a
+    on a.attrelid = r.oid
+    and a.attname in ('before', 'fence_hash')
   where has_column_privilege(r.role, r.oid, a.attnum, 'select')
   union all
-  select format('%s may not hand in decisions', r.role),
+  select
+    format('%s may not hand in decisions', r.role),
     format('grant insert (run_id, digest, decision, approver, note) on public.backfill_approvals to %I;', r.role)
   from reach as r
-  join pg_attribute as a on a.attrelid = r.oid and a.attname = 'decision'
-  where r.oid = to_regclass('public.backfill_approvals') and r.role <> 'anon'
+  join pg_attribute as a
+    on a.attrelid = r.oid
+    and a.attname = 'decision'
+  where r.oid = to_regclass('public.backfill_approvals')
+    and r.role <> 'anon'
     and not has_column_privilege(r.role, r.oid, a.attnum, 'insert')
 $$;
 
--- What an API role may call of ours and should not, or should and may not. A door is a function in public; who may
--- call a door has to be able to call what it names.
+-- Functions of ours that an API role may call and should not, or may not call and should. A door is a function in
+-- public. A role that may call a door must be able to call the functions that the door names.
 create function backfill_private.function_faults()
 returns table (fault text, cure text)
 language sql
@@ -67,38 +90,54 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   with ours as (
-    select p.oid::regprocedure as signature, p.proname, p.prosrc, p.pronamespace = 'public'::regnamespace as is_door
+    select
+      p.oid::regprocedure as signature,
+      p.proname,
+      p.prosrc,
+      p.pronamespace = 'public'::regnamespace as is_door
     from pg_proc as p
     where p.pronamespace = 'backfill_private'::regnamespace
       or p.pronamespace = 'public'::regnamespace and p.proname like 'backfill\_%'
   )
-  select format('anon may call %s', o.signature),
+  select
+    format('anon may call %s', o.signature),
     format('revoke all on function %s from public, anon;', o.signature)
   from ours as o
   where has_function_privilege('anon', o.signature, 'execute')
   union all
-  select format('service_role may not call %s', o.signature),
+  select
+    format('service_role may not call %s', o.signature),
     format('grant execute on function %s to service_role;', o.signature)
   from ours as o
-  where o.is_door and not has_function_privilege('service_role', o.signature, 'execute')
+  where o.is_door
+    and not has_function_privilege('service_role', o.signature, 'execute')
   union all
-  select distinct format('%s may not call %s', r.role, o.signature),
+  select distinct
+    format('%s may not call %s', r.role, o.signature),
     format('grant execute on function %s to %I;', o.signature, r.role)
   from ours as door
-  join ours as o on door.is_door and not o.is_door
+  join ours as o
+    on door.is_door
+    and not o.is_door
     and strpos(door.prosrc, format('backfill_private.%I(', o.proname)) > 0
   cross join unnest(array['authenticated', 'service_role']) as r (role)
   where has_function_privilege(r.role, door.signature, 'execute')
     and not has_function_privilege(r.role, o.signature, 'execute')
   union all
-  select format('anon may use the schema %s', n.nspname), format('revoke all on schema %I from public, anon;', n.nspname)
+  select
+    format('anon may use the schema %s', n.nspname),
+    format('revoke all on schema %I from public, anon;', n.nspname)
   from pg_namespace as n
-  where n.nspname = 'backfill_private' and has_schema_privilege('anon', n.oid, 'usage')
+  where n.nspname = 'backfill_private'
+    and has_schema_privilege('anon', n.oid, 'usage')
   union all
-  select format('%s may not use the schema %s', r.role, n.nspname), format('grant usage on schema %I to %I;', n.nspname, r.role)
+  select
+    format('%s may not use the schema %s', r.role, n.nspname),
+    format('grant usage on schema %I to %I;', n.nspname, r.role)
   from pg_namespace as n
   cross join unnest(array['authenticated', 'service_role']) as r (role)
-  where n.nspname = 'backfill_private' and not has_schema_privilege(r.role, n.oid, 'usage')
+  where n.nspname = 'backfill_private'
+    and not has_schema_privilege(r.role, n.oid, 'usage')
 $$;
 
 -- Lines on our own tables and functions: row level security, guards, rights.
@@ -108,37 +147,48 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.line(f.name, case when count(f.fault) = 0 then 'ok' else 'fail' end,
-    coalesce(string_agg(f.fault, '; ' order by f.fault), f.well), string_agg(f.cure, ' ' order by f.fault))
+  select backfill_private.line(
+    f.name,
+    case when count(f.fault) = 0 then 'ok' else 'fail' end,
+    coalesce(string_agg(f.fault, '; ' order by f.fault), f.well),
+    string_agg(f.cure, ' ' order by f.fault))
   from (
     select 1 as place, 'row level security of our tables' as name, 'on for every table' as well, o.fault, o.cure
     from (values (true)) as always
     left join lateral (
-      select format('off for %s', t.oid) as fault, format('alter table %s enable row level security;', t.oid) as cure
-      from backfill_private.our_relations() as t where t.kind = 'r' and not t.has_rls
+      select
+        format('off for %s', t.oid) as fault,
+        format('alter table %s enable row level security;', t.oid) as cure
+      from backfill_private.our_relations() as t
+      where t.kind = 'r'
+        and not t.has_rls
     ) as o on true
     union all
     select 2, 'guards of our tables', 'every trigger is enabled', o.fault, o.cure
     from (values (true)) as always
     left join lateral (
-      select format('%s of %s is disabled', g.tgname, t.oid) as fault,
+      select
+        format('%s of %s is disabled', g.tgname, t.oid) as fault,
         format('alter table %s enable trigger %I;', t.oid, g.tgname) as cure
       from backfill_private.our_relations() as t
       join pg_trigger as g on g.tgrelid = t.oid
-      where not g.tgisinternal and g.tgenabled not in ('O', 'A')
+      where not g.tgisinternal
+        and g.tgenabled not in ('O', 'A')
     ) as o on true
     union all
     select 3, 'rights on our tables', 'as the migrations grant them', o.fault, o.cure
-    from (values (true)) as always left join backfill_private.relation_faults() as o on true
+    from (values (true)) as always
+    left join backfill_private.relation_faults() as o on true
     union all
     select 4, 'rights on our functions', 'as the migrations grant them', o.fault, o.cure
-    from (values (true)) as always left join backfill_private.function_faults() as o on true
+    from (values (true)) as always
+    left join backfill_private.function_faults() as o on true
   ) as f
   group by f.place, f.name, f.well
   order by f.place
 $$;
 
--- Lines on the settings, whether their one row is there or not.
+-- Lines on the settings, even if their one row is missing.
 create function backfill_private.setting_lines()
 returns setof jsonb
 language sql
@@ -150,17 +200,20 @@ as $$
   select backfill_private.approval_policy_mark()
   union all
   select backfill_private.line('limits', 'ok',
-    format('%s session starts a minute, %s sessions a plan, approvals valid %s',
+    format('%s session starts per minute, %s sessions per plan, approvals valid %s',
       coalesce('at most ' || s.max_throttle_per_minute, 'any number of'),
       coalesce('at most ' || s.max_sessions, 'any number of'),
-      s.approval_ttl), '')
+      s.approval_ttl),
+    '')
   from public.backfill_settings as s
   union all
-  select backfill_private.line('settings', 'fail', 'their row is gone', 'insert into public.backfill_settings default values;')
+  select backfill_private.line('settings', 'fail',
+    'their row is gone',
+    'insert into public.backfill_settings default values;')
   where not exists (select from public.backfill_settings)
 $$;
 
--- Everything, in the order in which a person puts it right.
+-- All checks, in the order in which a person fixes things.
 --
 -- returns  [{name, status: ok | warn | fail, detail, next}]
 -- raises   OB010 the caller may not read
@@ -177,8 +230,10 @@ declare
   v_lines jsonb;
 begin
   perform backfill_private.authorize('read');
-  v_lines := jsonb_build_array(backfill_private.line('targets', case when v_known is null then 'fail' else 'ok' end,
-    coalesce(v_known, 'no target is installed'), 'backfill install, apply the migrations, then backfill check'));
+  v_lines := jsonb_build_array(backfill_private.line('targets',
+    case when v_known is null then 'fail' else 'ok' end,
+    coalesce(v_known, 'no target is installed'),
+    'backfill install, apply the migrations, then backfill check'));
   for v_target in select distinct t.target from public.backfill_targets as t order by t.target loop
     v_lines := v_lines || (
       select coalesce(jsonb_agg(l.line order by l.part, l.place), '[]') from (

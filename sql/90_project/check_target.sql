@@ -1,8 +1,8 @@
--- Check of a target: what its declaration names against what the database has. A line a difference, and what a person
--- does about it.
+-- Check of a target: what its declaration names against what the database has. One line per difference, with what to do
+-- about it.
 
--- A statement about an index that lets writers go on. Put together here, so that no tool takes a file that only
--- speaks of such a statement for one that cannot run in a transaction.
+-- A statement about an index that does not block writers. It is put together here, since a tool that finds such a
+-- statement in a file may refuse to run the file in a transaction.
 create function backfill_private.beside_writers(p_command text, p_rest text)
 returns text
 language sql
@@ -12,20 +12,26 @@ as $$
   select concat_ws(' ', p_command, 'concurrently', p_rest) || ';'
 $$;
 
--- Every column that a target's rows name, with the statement that corrects the name. Place 0 is the source.
+-- Every column that a target's rows name, with the statement that corrects the name. The source has place 0.
 create function backfill_private.wanted_columns(p_target text)
 returns table (place integer, table_name text, column_name text, correct text)
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select 0, s.source_table, c.name,
+  select
+    0,
+    s.source_table,
+    c.name,
     format('update backfill_private.sources set %I = ''…'' where target = %L;', c.field, s.target)
   from backfill_private.sources as s
   cross join lateral (values (s.key_column, 'key_column'), (s.date_column, 'date_column')) as c (name, field)
   where s.target = p_target
   union all
-  select t.position, t.table_name, c.name,
+  select
+    t.position,
+    t.table_name,
+    c.name,
     format('update public.backfill_targets set %I = ''…'' where target = %L and component = %L;',
       c.field, t.target, t.component)
   from public.backfill_targets as t
@@ -39,7 +45,7 @@ as $$
   where t.target = p_target
 $$;
 
--- Lines on the tables: is each there, with the columns that the target's rows name?
+-- Lines on the tables: does each exist, with the columns that the target's rows name?
 create function backfill_private.table_lines(p_target text)
 returns setof jsonb
 language sql
@@ -48,16 +54,22 @@ set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.line('table ' || w.table_name,
     case when to_regclass(w.table_name) is null or w.gone is not null then 'fail' else 'ok' end,
-    case when to_regclass(w.table_name) is null then w.table_name || ' does not exist'
-      else coalesce('has no column ' || w.gone, w.present) end,
+    case
+      when to_regclass(w.table_name) is null then w.table_name || ' does not exist'
+      else coalesce('has no column ' || w.gone, w.present)
+    end,
     case
       when to_regclass(w.table_name) is not null then w.correct
       when w.place = 0 then
         format('update backfill_private.sources set source_table = ''…'' where target = %L;', p_target)
-      else format('update public.backfill_targets set table_name = ''…'' where target = %L and position = %s;',
-        p_target, w.place) end)
+      else
+        format('update public.backfill_targets set table_name = ''…'' where target = %L and position = %s;',
+          p_target, w.place)
+    end)
   from (
-    select n.place, n.table_name,
+    select
+      n.place,
+      n.table_name,
       string_agg(distinct n.column_name, ', ') filter (where n.type is null) as gone,
       string_agg(distinct n.column_name || ' ' || n.type, ', ') as present,
       string_agg(distinct n.correct, ' ') filter (where n.type is null) as correct
@@ -70,7 +82,7 @@ as $$
   order by w.place
 $$;
 
--- Does a unique index say that no two rows share these columns? A partial one or one over expressions does not.
+-- Does a unique index guarantee that no two rows share these columns? A partial index or one on expressions does not.
 create function backfill_private.is_unique(p_table regclass, p_columns text[])
 returns boolean
 language sql
@@ -79,14 +91,21 @@ set search_path = pg_catalog, pg_temp
 as $$
   select exists (
     select from pg_index as x
-    where x.indrelid = p_table and x.indisunique and x.indisvalid and x.indpred is null and x.indexprs is null
+    where x.indrelid = p_table
+      and x.indisunique
+      and x.indisvalid
+      and x.indpred is null
+      and x.indexprs is null
       and (
-        select array_agg(a.attname::text) from pg_attribute as a
-        where a.attrelid = x.indrelid and a.attnum = any ((x.indkey::smallint[])[0:x.indnkeyatts - 1])
-      ) <@ p_columns)
+        select array_agg(a.attname::text)
+        from pg_attribute as a
+        where a.attrelid = x.indrelid
+          and a.attnum = any ((x.indkey::smallint[])[0:x.indnkeyatts - 1])
+      ) <@ p_columns
+  )
 $$;
 
--- Does a whole, valid index begin with this column?
+-- Does a valid index, not a partial one, begin with this column?
 create function backfill_private.leads_an_index(p_table regclass, p_column text)
 returns boolean
 language sql
@@ -95,11 +114,18 @@ set search_path = pg_catalog, pg_temp
 as $$
   select exists (
     select from pg_index as x
-    join pg_attribute as a on a.attrelid = x.indrelid and a.attnum = x.indkey[0]
-    where x.indrelid = p_table and a.attname = p_column and x.indisvalid and x.indpred is null)
+    join pg_attribute as a
+      on a.attrelid = x.indrelid
+      and a.attnum = x.indkey[0]
+    where x.indrelid = p_table
+      and a.attname = p_column
+      and x.indisvalid
+      and x.indpred is null
+  )
 $$;
 
--- The line on an index that begins with a column; without it all works, slower. No line where the column is missing.
+-- The line on an index that begins with a column. Without it everything works, but slower. No line if the column is
+-- missing.
 create function backfill_private.index_line(p_table text, p_column text)
 returns setof jsonb
 language sql
@@ -114,7 +140,7 @@ as $$
   where backfill_private.column_type(p_table, p_column) is not null
 $$;
 
--- Lines on the keys of the tables that are there: unique, of one type, indexed by session.
+-- Lines on the keys of the tables that exist: unique, of one type, indexed by session.
 create function backfill_private.key_lines(p_target text)
 returns setof jsonb
 language sql
@@ -123,39 +149,53 @@ set search_path = pg_catalog, pg_temp
 as $$
   with keys as (
     select 0 as place, s.source_table as name, array[s.key_column] as columns, s.key_column as session_column
-    from backfill_private.sources as s where s.target = p_target
+    from backfill_private.sources as s
+    where s.target = p_target
     union all
     select t.position, t.table_name, t.key_columns, t.session_column
-    from public.backfill_targets as t where t.target = p_target
+    from public.backfill_targets as t
+    where t.target = p_target
   ), typed as (
-    select k.*, to_regclass(k.name) as oid, backfill_private.column_type(k.name, k.session_column) as type,
+    select
+      k.*,
+      to_regclass(k.name) as oid,
+      backfill_private.column_type(k.name, k.session_column) as type,
       first_value(k.name || '.' || k.session_column) over (order by k.place) as source_key,
       first_value(backfill_private.column_type(k.name, k.session_column)) over (order by k.place) as source_type
     from keys as k
   )
-  select l.line from (
+  select l.line
+  from (
     select k.place, 1 as rank, backfill_private.line('key of ' || k.name,
       case when backfill_private.is_unique(k.oid, k.columns) then 'ok' else 'fail' end,
       array_to_string(k.columns, ', ')
-        || case when backfill_private.is_unique(k.oid, k.columns) then ' is unique' else ': no unique index covers it' end,
+        || case
+          when backfill_private.is_unique(k.oid, k.columns) then ' is unique'
+          else ': no unique index covers it'
+        end,
       backfill_private.beside_writers('create unique index', format('on %s (%s)', k.oid,
         (select string_agg(quote_ident(c), ', ') from unnest(k.columns) as c)))) as line
-    from typed as k where k.oid is not null
+    from typed as k
+    where k.oid is not null
     union all
     select k.place, 2, backfill_private.line('session of ' || k.name,
       case when k.type = k.source_type then 'ok' else 'fail' end,
       format('%s is %s, %s is %s', k.session_column, k.type, k.source_key, k.source_type),
       format('alter table %s alter column %I type %s using %2$I::%3$s;', k.oid, k.session_column, k.source_type))
-    from typed as k where k.place > 0 and k.type is not null and k.source_type is not null
+    from typed as k
+    where k.place > 0
+      and k.type is not null
+      and k.source_type is not null
     union all
     select k.place, 3, i.line
-    from typed as k cross join lateral backfill_private.index_line(k.name, k.session_column) as i (line)
+    from typed as k
+    cross join lateral backfill_private.index_line(k.name, k.session_column) as i (line)
     where k.place > 0
   ) as l
   order by l.place, l.rank
 $$;
 
--- Lines on the source beyond its columns: what kind of time its dates are, and the objects that detect.
+-- Further lines on the source: the type of its dates, and the views that find candidates.
 create function backfill_private.source_lines(p_target text)
 returns setof jsonb
 language sql
@@ -163,16 +203,24 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.line('dates of ' || s.source_table,
-    case when d.type = 'timestamp with time zone' then 'ok' when d.type ~ '^(date|timestamp)' then 'warn' else 'fail' end,
+    case
+      when d.type = 'timestamp with time zone' then 'ok'
+      when d.type ~ '^(date|timestamp)' then 'warn'
+      else 'fail'
+    end,
     format('%s is %s', s.date_column, d.type)
-      || case when d.type = 'timestamp with time zone' then ''
-           when d.type ~ '^(date|timestamp)' then ': read in the time zone of the session, UTC unless somebody changed it'
-           else ': no time' end,
+      || case
+        when d.type = 'timestamp with time zone' then ''
+        when d.type ~ '^(date|timestamp)' then
+          ': read in the time zone of the session, UTC unless somebody changed it'
+        else ': no time'
+      end,
     format('alter table %s alter column %I type timestamptz using %2$I at time zone ''UTC'';',
       to_regclass(s.source_table), s.date_column))
   from backfill_private.sources as s
   cross join lateral (select backfill_private.column_type(s.source_table, s.date_column) as type) as d
-  where s.target = p_target and d.type is not null
+  where s.target = p_target
+    and d.type is not null
   union all
   select backfill_private.line('detection of ' || s.target,
     case when o.gone is null then 'ok' else 'fail' end,
@@ -186,7 +234,7 @@ as $$
   where s.target = p_target
 $$;
 
--- Lines on what the marks leave out: who reads, and whether an undo could write.
+-- Lines on rights that no mark covers: may service_role read, and may an undo write.
 create function backfill_private.rights_lines(p_target text)
 returns setof jsonb
 language sql
@@ -199,13 +247,16 @@ as $$
     r.cure)
   from (
     select 0 as place, s.source_table as name, 'reads' as verbs, array['select'] as privileges
-    from backfill_private.sources as s where s.target = p_target
+    from backfill_private.sources as s
+    where s.target = p_target
     union all
     select t.position, t.table_name, 'undoes', array['select', 'insert', 'update', 'delete']
-    from public.backfill_targets as t where t.target = p_target
+    from public.backfill_targets as t
+    where t.target = p_target
   ) as n
   cross join lateral (
-    select string_agg(format('%s has not %s', w.role, w.privilege), '; ') as missing,
+    select
+      string_agg(format('%s lacks %s', w.role, w.privilege), '; ') as missing,
       string_agg(format('grant %s on %s to %I;', w.privilege, to_regclass(n.name), w.role), ' ') as cure
     from (
       select 'service_role' as role, 'select' as privilege
@@ -217,7 +268,7 @@ as $$
   order by n.place
 $$;
 
--- A line on the helpers of each component that has any.
+-- One line per component that has helpers.
 create function backfill_private.helper_lines(p_target text)
 returns setof jsonb
 language sql
@@ -231,13 +282,16 @@ as $$
       t.target, t.component))
   from public.backfill_targets as t
   cross join lateral (
-    select string_agg(n, ', ') filter (where to_regprocedure(n) is null) as gone, string_agg(n, ', ') as present
+    select
+      string_agg(n, ', ') filter (where to_regprocedure(n) is null) as gone,
+      string_agg(n, ', ') as present
     from unnest(t.helpers) as n
   ) as h
-  where t.target = p_target and cardinality(t.helpers) > 0
+  where t.target = p_target
+    and cardinality(t.helpers) > 0
 $$;
 
--- Lines on what a target's filters and needs read: is each column there, of a type that can name a session, and indexed?
+-- Lines on the columns of a target's filters and needs: does each exist, with the type of a session's key, and indexed?
 create function backfill_private.need_lines(p_target text)
 returns setof jsonb
 language sql
@@ -246,34 +300,42 @@ set search_path = pg_catalog, pg_temp
 as $$
   with source as (
     select s.*, backfill_private.column_type(s.source_table, s.key_column) as key_type
-    from backfill_private.sources as s where s.target = p_target
+    from backfill_private.sources as s
+    where s.target = p_target
   ), read as (
     select 1 as rank, f.place, s.source_table as name, f.f ->> 'column' as attribute, null as wanted
-    from source as s cross join lateral jsonb_array_elements(s.filters) with ordinality as f (f, place)
+    from source as s
+    cross join lateral jsonb_array_elements(s.filters) with ordinality as f (f, place)
     union all
     select 2, n.place, n.n ->> 'table', n.n ->> 'column', s.key_type
-    from source as s cross join lateral jsonb_array_elements(s.needs) with ordinality as n (n, place)
+    from source as s
+    cross join lateral jsonb_array_elements(s.needs) with ordinality as n (n, place)
   ), typed as (
-    select r.*, backfill_private.column_type(r.name, r.attribute) as type from read as r
+    select r.*, backfill_private.column_type(r.name, r.attribute) as type
+    from read as r
   )
-  select l.line from (
+  select l.line
+  from (
     select t.rank, t.place, 1 as kind, backfill_private.line(format('column %s.%s', t.name, t.attribute),
       case when t.type is null or t.type <> t.wanted then 'fail' else 'ok' end,
-      case when to_regclass(t.name) is null then t.name || ' does not exist'
+      case
+        when to_regclass(t.name) is null then t.name || ' does not exist'
         when t.type is null then format('%s has no column %s', t.name, t.attribute)
         when t.type <> t.wanted then format('%s is %s, the key of a session is %s', t.attribute, t.type, t.wanted)
-        else t.type end,
+        else t.type
+      end,
       format('give %s back its name, or correct the declaration, then: backfill install --target FILE', t.name)) as line
     from typed as t
     union all
     select t.rank, t.place, 2, i.line
-    from typed as t cross join lateral backfill_private.index_line(t.name, t.attribute) as i (line)
+    from typed as t
+    cross join lateral backfill_private.index_line(t.name, t.attribute) as i (line)
     where t.rank = 2
   ) as l
   order by l.kind, l.rank, l.place
 $$;
 
--- The line on the index that makes detection fast, by the name that the declaration gives it.
+-- The line on the index that makes detection fast, under the name that the declaration gives it.
 create function backfill_private.detection_index_line(p_target text)
 returns setof jsonb
 language sql
@@ -288,7 +350,10 @@ as $$
         s.index_name,
         to_regclass(s.source_table),
         s.date_column,
-        (select ' where ' || string_agg(f.condition, ' and ') from backfill_private.filter_conditions(p_target, '') as f))))
+        (
+          select ' where ' || string_agg(f.condition, ' and ')
+          from backfill_private.filter_conditions(p_target, '') as f
+        ))))
   from backfill_private.sources as s
   cross join lateral backfill_private.detection_index(p_target) as i
   where s.target = p_target

@@ -1,7 +1,7 @@
--- Declaring: what a target is, held against the catalog before it is kept. The migration of a target calls this first;
--- what it names and the database does not have is refused with the nearest name that there is.
+-- Declare a target. The declaration is compared with the catalog before it is kept. The migration of a target calls
+-- this first. A name that the database does not have is refused, and the message has the nearest name that exists.
 
--- How many letters have to be put in, taken out or changed to get from one text to the other.
+-- How many letters have to be inserted, deleted or changed to get from one text to the other.
 create function backfill_private.distance(p_from text, p_to text)
 returns integer
 language plpgsql
@@ -24,7 +24,7 @@ begin
 end
 $$;
 
--- The same as a share of the longer one, 0 to 1: a name that was cut short is nearer than another of its length.
+-- The distance as a share of the longer text, 0 to 1, so that a shortened name is nearer than another of its length.
 create function backfill_private.farness(p_from text, p_to text)
 returns numeric
 language sql
@@ -35,7 +35,7 @@ as $$
     / greatest(length(left(p_from, 200)), length(left(p_to, 200)), 1)
 $$;
 
--- Refuse a name that is not there, and say which comes nearest: of functions by their names, then by their arguments.
+-- Refuse a name that does not exist, and say which is nearest. Functions are compared by name, then by arguments.
 --
 -- raises  OB013 always
 create function backfill_private.refuse_name(p_sentence text, p_wanted text, p_known text[])
@@ -45,9 +45,13 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_nearest text := (
-    select k from unnest(p_known) as k
-    order by backfill_private.farness(split_part(p_wanted, '(', 1), split_part(k, '(', 1)),
-      backfill_private.farness(p_wanted, k), k limit 1);
+    select k
+    from unnest(p_known) as k
+    order by
+      backfill_private.farness(split_part(p_wanted, '(', 1), split_part(k, '(', 1)),
+      backfill_private.farness(p_wanted, k),
+      k
+    limit 1);
 begin
   perform backfill_private.refuse('OB013', p_sentence || coalesce('; the nearest is ' || v_nearest, ''),
     'correct the declaration, then: backfill install --target FILE');
@@ -56,9 +60,9 @@ $$;
 
 -- A table that a declaration names.
 --
--- p_part  {schema, table}
--- returns its name as SQL writes it
--- raises  OB013 there is no such table
+-- p_part   {schema, table}
+-- returns  its name, quoted for SQL
+-- raises   OB013 there is no such table
 create function backfill_private.declared_table(p_part jsonb)
 returns text
 language plpgsql
@@ -70,9 +74,12 @@ declare
 begin
   if not exists (select from pg_class as c where c.oid = to_regclass(v_name) and c.relkind in ('r', 'p')) then
     perform backfill_private.refuse_name(format('there is no table %s', v_name), v_name, array(
-      select format('%I.%I', n.nspname, c.relname) from pg_class as c
+      select format('%I.%I', n.nspname, c.relname)
+      from pg_class as c
       join pg_namespace as n on n.oid = c.relnamespace
-      where c.relkind in ('r', 'p') and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'backfill_private')
+      where c.relkind in ('r', 'p')
+        and n.nspname !~ '^pg_'
+        and n.nspname not in ('information_schema', 'backfill_private')
         and not (n.nspname = 'public' and starts_with(c.relname, 'backfill_'))));
   end if;
   return v_name;
@@ -90,20 +97,26 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_gone text := (
-    select c from unnest(p_columns) with ordinality as named (c, place)
-    where backfill_private.column_type(p_table, c) is null order by place limit 1);
+    select c
+    from unnest(p_columns) with ordinality as named (c, place)
+    where backfill_private.column_type(p_table, c) is null
+    order by place
+    limit 1);
 begin
   if v_gone is not null then
     perform backfill_private.refuse_name(format('%s has no column %s', p_table, quote_ident(v_gone)), v_gone, array(
-      select a.attname::text from pg_attribute as a
-      where a.attrelid = p_table::regclass and a.attnum > 0 and not a.attisdropped));
+      select a.attname::text
+      from pg_attribute as a
+      where a.attrelid = p_table::regclass
+        and a.attnum > 0
+        and not a.attisdropped));
   end if;
 end
 $$;
 
--- Refuse a scoring function, or a helper, that is not there or has no such arguments.
+-- Refuse a scoring function or a helper that does not exist, or that lacks one of the arguments.
 --
--- p_arguments  names of arguments; null: do not look
+-- p_arguments  names of arguments. Null: do not check them
 -- raises       OB013
 create function backfill_private.check_function(p_signature text, p_arguments text[])
 returns void
@@ -119,28 +132,36 @@ begin
   begin
     v_function := to_regprocedure(p_signature);
   exception when syntax_error or invalid_text_representation or undefined_object then
-    null;  -- what is no signature names nothing
+    null;  -- a text that is not a signature names no function
   end;
   if v_function is null then
     perform backfill_private.refuse_name(format('there is no function %s', p_signature), p_signature, array(
-      select p.oid::regprocedure::text from pg_proc as p
+      select p.oid::regprocedure::text
+      from pg_proc as p
       join pg_namespace as n on n.oid = p.pronamespace
-      where n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'backfill_private')
-        and not starts_with(p.proname, 'backfill_') and p.prokind = 'f'));
+      where n.nspname !~ '^pg_'
+        and n.nspname not in ('information_schema', 'backfill_private')
+        and not starts_with(p.proname, 'backfill_')
+        and p.prokind = 'f'));
   end if;
   select p.proargnames into v_names from pg_proc as p where p.oid = v_function;
   v_gone := (select a from unnest(p_arguments) as a where a <> all (coalesce(v_names, '{}')) limit 1);
   if v_gone is not null then
-    perform backfill_private.refuse_name(format('%s has no argument %s', v_function, quote_ident(v_gone)), v_gone, v_names);
+    perform backfill_private.refuse_name(
+      format('%s has no argument %s', v_function, quote_ident(v_gone)), v_gone, v_names);
   elsif p_arguments is not null and not exists (
-      select from pg_proc as p where p.oid = v_function and p.pronamespace = 'public'::regnamespace) then
-    perform backfill_private.refuse('OB013', format('%s is not in the schema public, where the API calls functions', v_function),
+    select from pg_proc as p
+    where p.oid = v_function
+      and p.pronamespace = 'public'::regnamespace
+  ) then
+    perform backfill_private.refuse('OB013',
+      format('%s is not in the schema public, where the API calls functions', v_function),
       'a function in public that calls it');
   end if;
 end
 $$;
 
--- Refuse a source whose names are not there, or whose key no text form can stand for.
+-- Refuse a source that names what does not exist, or whose key is of a type that we do not take.
 create function backfill_private.check_source(p_source jsonb)
 returns void
 language plpgsql
@@ -156,8 +177,10 @@ begin
     || array(select f ->> 'column' from jsonb_array_elements(p_source -> 'filters') as f));
   v_type := backfill_private.column_type(v_table, p_source ->> 'key');
   if v_type !~ '^(uuid|bigint|integer|smallint|text|character varying.*)$' then
-    perform backfill_private.refuse('OB013', format('the key %s of %s is %s; a key is uuid, a whole number or text',
-      quote_ident(p_source ->> 'key'), v_table, v_type), 'declare another column that is unique');
+    perform backfill_private.refuse('OB013',
+      format('the key %s of %s is %s, but a key is uuid, a whole number or text',
+        quote_ident(p_source ->> 'key'), v_table, v_type),
+      'declare another column that is unique');
   end if;
   for v_need in select n from jsonb_array_elements(p_source -> 'needs') as n loop
     perform backfill_private.check_columns(backfill_private.declared_table(v_need), array[v_need ->> 'column']);
@@ -165,7 +188,7 @@ begin
 end
 $$;
 
--- Refuse a component whose names are not there, or whose rows could be several a session.
+-- Refuse a component that names what does not exist, or that could have several rows per session.
 create function backfill_private.check_component(p_target text, p_component jsonb)
 returns void
 language plpgsql
@@ -179,31 +202,39 @@ declare
   v_key text[] := array(select jsonb_array_elements_text(p_component -> 'key'));
   v_other record;
 begin
-  perform backfill_private.check_columns(v_table, v_told || v_key || array(select jsonb_object_keys(p_component -> 'score_ranges')));
+  perform backfill_private.check_columns(v_table,
+    v_told || v_key || array(select jsonb_object_keys(p_component -> 'score_ranges')));
   if not v_key <@ v_told then
-    perform backfill_private.refuse('OB013', format('the key of %s has columns that are neither session, version nor matched: %s',
-      v_table, (select string_agg(k, ', ') from unnest(v_key) as k where k <> all (v_told))),
-      'a component has one row a session; match the column to a parameter, or leave it out of the key');
+    perform backfill_private.refuse('OB013',
+      format('the key of %s has columns that are neither session, version nor matched: %s',
+        v_table, (select string_agg(k, ', ') from unnest(v_key) as k where k <> all (v_told))),
+      'a component has one row per session: match the column to a parameter, or leave it out of the key');
   end if;
   if p_component ->> 'transport' = 'rpc' then
-    perform backfill_private.check_function(p_component ->> 'function', array(select jsonb_object_keys(p_component -> 'arguments')));
+    perform backfill_private.check_function(p_component ->> 'function',
+      array(select jsonb_object_keys(p_component -> 'arguments')));
   end if;
   perform backfill_private.check_function(h, null) from jsonb_array_elements_text(p_component -> 'helpers') as h;
-  select t.target, t.component into v_other from public.backfill_targets as t
-  where to_regclass(t.table_name) = v_table::regclass and t.target <> p_target limit 1;
+  select t.target, t.component into v_other
+  from public.backfill_targets as t
+  where to_regclass(t.table_name) = v_table::regclass
+    and t.target <> p_target
+  limit 1;
   if found then
-    perform backfill_private.refuse('OB013', format('%s holds the rows of %s of target %s already', v_table, v_other.component, v_other.target),
-      'one component a table');
+    perform backfill_private.refuse('OB013',
+      format('%s holds the rows of %s of target %s already', v_table, v_other.component, v_other.target),
+      'one component per table');
   end if;
 end
 $$;
 
--- Keep a declaration: its rows, and our triggers on its tables. Said again it replaces what was there, and takes the
--- former views away: the migration makes them anew.
+-- Keep a declaration: its rows, and our triggers on its tables. A new declaration of a target replaces the old one and
+-- drops its views, which the migration then makes again.
 --
--- p_declaration  {target, defaults, views, source: {schema, table, key, date, filters, needs, index}, components: [{component,
---                schema, table, session, key, version_column, version, version_parameter, any_version_counts, matches, transport,
---                function, function_version, receipts, arguments, helpers, needs_first, score_ranges}]}, in their order
+-- p_declaration  {target, defaults, views, source: {schema, table, key, date, filters, needs, index}, components:
+--                [{component, schema, table, session, key, version_column, version, version_parameter,
+--                any_version_counts, matches, transport, function, function_version, receipts, arguments, helpers,
+--                needs_first, score_ranges}]}, components in the order of scoring
 -- raises         OB013 it names what the database does not have, or drops a component that a run has planned
 create function backfill_private.declare_target(p_declaration jsonb)
 returns void
@@ -218,30 +249,50 @@ declare
 begin
   perform backfill_private.check_source(v_source);
   perform backfill_private.check_component(v_target, c) from jsonb_array_elements(p_declaration -> 'components') as c;
-  select t.component into v_dropped from public.backfill_targets as t
-  where t.target = v_target and t.component <> all (array(select c ->> 'component' from jsonb_array_elements(p_declaration -> 'components') as c))
+  select t.component into v_dropped
+  from public.backfill_targets as t
+  where t.target = v_target
+    and t.component <> all (
+      array(select c ->> 'component' from jsonb_array_elements(p_declaration -> 'components') as c))
     and exists (select from public.backfill_items as i where i.source = v_target and t.component = any (i.components));
   if found then
-    perform backfill_private.refuse('OB013', format('runs of target %s have planned %s, which this declaration drops', v_target, v_dropped),
+    perform backfill_private.refuse('OB013',
+      format('runs of target %s have planned %s, which this declaration drops', v_target, v_dropped),
       'keep it, or declare a target of another name');
   end if;
   perform backfill_private.withdraw(v_target);
-  insert into backfill_private.sources (target, source_table, key_column, date_column, filters, needs, views, index_name, defaults)
-  values (v_target, backfill_private.declared_table(v_source), v_source ->> 'key', v_source ->> 'date', v_source -> 'filters',
+  insert into backfill_private.sources (
+    target, source_table, key_column, date_column, filters, needs, views, index_name, defaults)
+  values (
+    v_target,
+    backfill_private.declared_table(v_source),
+    v_source ->> 'key',
+    v_source ->> 'date',
+    v_source -> 'filters',
     (select coalesce(jsonb_agg(n - 'schema' || jsonb_build_object('table', backfill_private.declared_table(n))), '[]')
      from jsonb_array_elements(v_source -> 'needs') as n),
-    array(select jsonb_array_elements_text(p_declaration -> 'views')), v_source ->> 'index', p_declaration -> 'defaults')
-  on conflict (target) do update set (source_table, key_column, date_column, filters, needs, views, index_name, defaults)
-    = (excluded.source_table, excluded.key_column, excluded.date_column, excluded.filters, excluded.needs, excluded.views,
-       excluded.index_name, excluded.defaults);
+    array(select jsonb_array_elements_text(p_declaration -> 'views')),
+    v_source ->> 'index',
+    p_declaration -> 'defaults')
+  on conflict (target) do update
+  set (source_table, key_column, date_column, filters, needs, views, index_name, defaults)
+    = (excluded.source_table, excluded.key_column, excluded.date_column, excluded.filters, excluded.needs,
+       excluded.views, excluded.index_name, excluded.defaults);
   delete from public.backfill_targets where target = v_target;
-  insert into public.backfill_targets (target, component, position, table_name, session_column, key_columns, version_column,
-    version, version_parameter, any_version_counts, matches, function_signature, arguments, helpers, needs_first, score_ranges,
-    transport, function_version, receipts)
-  select v_target, c.d ->> 'component', c.place, backfill_private.declared_table(c.d), c.d ->> 'session',
-    array(select jsonb_array_elements_text(c.d -> 'key')), c.d ->> 'version_column', c.d ->> 'version', c.d ->> 'version_parameter',
-    (c.d ->> 'any_version_counts')::boolean, c.d -> 'matches', c.d ->> 'function', c.d -> 'arguments',
-    array(select jsonb_array_elements_text(c.d -> 'helpers')), array(select jsonb_array_elements_text(c.d -> 'needs_first')),
+  insert into public.backfill_targets (
+    target, component, position, table_name,
+    session_column, key_columns, version_column, version, version_parameter, any_version_counts,
+    matches, function_signature, arguments,
+    helpers, needs_first,
+    score_ranges, transport, function_version, receipts)
+  select
+    v_target, c.d ->> 'component', c.place, backfill_private.declared_table(c.d),
+    c.d ->> 'session',
+    array(select jsonb_array_elements_text(c.d -> 'key')),
+    c.d ->> 'version_column', c.d ->> 'version', c.d ->> 'version_parameter', (c.d ->> 'any_version_counts')::boolean,
+    c.d -> 'matches', c.d ->> 'function', c.d -> 'arguments',
+    array(select jsonb_array_elements_text(c.d -> 'helpers')),
+    array(select jsonb_array_elements_text(c.d -> 'needs_first')),
     c.d -> 'score_ranges', c.d ->> 'transport', c.d ->> 'function_version', c.d ->> 'receipts'
   from jsonb_array_elements(p_declaration -> 'components') with ordinality as c (d, place);
   perform backfill_private.guard(v_target);

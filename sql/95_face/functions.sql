@@ -1,6 +1,6 @@
--- The doors: every function that the API offers, in the order of a run's life. Each has its caller's rights.
+-- The doors: every function that the API offers, in the order of a run's life. Each runs with its caller's rights.
 
--- Is this project ready? A line a thing, each with what to do about it.
+-- Is this project ready? One line per check, each with what to do about it.
 create function public.backfill_check()
 returns jsonb
 language sql
@@ -11,11 +11,11 @@ as $$
 $$;
 
 comment on function public.backfill_check() is
-  'Is this project ready: a line a thing, each with what to do.';
+  'Is this project ready? One line per check, each with what to do.';
 
 -- What is missing of a target, by UTC day.
 --
--- p_target  null: the only one
+-- p_target  null: the only target
 -- returns   {components, days: [a row of the target's view of daily coverage]}
 create function public.backfill_coverage(p_target text default null, p_since text default null)
 returns jsonb
@@ -31,8 +31,12 @@ declare
 begin
   select c.view_name, c.components, c.first_day into v_view, v_components, v_since
   from backfill_private.coverage_of(p_target, p_since) as c;
-  execute format('select coalesce(jsonb_agg(to_jsonb(d) order by d.day), ''[]'') from %s as d where $1 is null or d.day >= $1',
-    v_view::regclass) into v_days using v_since;
+  execute format(
+    'select coalesce(jsonb_agg(to_jsonb(d) order by d.day), ''[]'')
+     from %s as d
+     where $1 is null or d.day >= $1',
+    v_view::regclass)
+  into v_days using v_since;
   return jsonb_build_object('components', v_components, 'days', v_days);
 end
 $$;
@@ -52,7 +56,7 @@ as $$
 $$;
 
 comment on function public.backfill_open(jsonb, text, uuid) is
-  'Open a run for a request; the first step of planning. For the client.';
+  'Open a run for a request, as the first step of planning. For the client.';
 
 create function public.backfill_collect(p_run_id uuid)
 returns boolean
@@ -64,7 +68,7 @@ as $$
 $$;
 
 comment on function public.backfill_collect(uuid) is
-  'Look for what is missing in the next span of dates; true when all were looked at. For the client.';
+  'Look for what is missing in the next span of dates. True when all dates are done. For the client.';
 
 -- The doors of the rehearsal.
 create function public.backfill_rehearsal(p_run_id uuid)
@@ -81,8 +85,8 @@ comment on function public.backfill_rehearsal(uuid) is
 
 -- Rehearse one session of the sample: score it, score it again, undo it, and roll everything back.
 --
--- p_search_path  left out, it is the caller's: a default is evaluated before this function's own path is set
--- returns        {took_ms: of this call in the database, calls, error, tables, …}, or {why} where it was not rehearsed
+-- p_search_path  by default the caller's, since a default is evaluated before this function's own path is set
+-- returns        {took_ms: of this call in the database, calls, error, tables, …}, or {why} if it was not rehearsed
 -- raises         OB002 not in planning, OB010 not allowed, OB014 the session is not in the sample
 create function public.backfill_rehearse(
   p_run_id uuid, p_session_id text, p_search_path text default current_setting('search_path')
@@ -103,25 +107,29 @@ begin
     v_seen := v_lease - array['scratch', 'headers', 'steps', 'writes'];
     if v_lease ? 'steps' then
       perform set_config('lock_timeout', '1s', true);
-      perform set_config('request.headers', (
-        coalesce(nullif(current_setting('request.headers', true), ''), '{}')::jsonb || (v_lease -> 'headers'))::text, true);
+      perform set_config('request.headers',
+        (coalesce(nullif(current_setting('request.headers', true), ''), '{}')::jsonb || (v_lease -> 'headers'))::text,
+        true);
       v_seen := backfill_private.rehearse_pass(v_lease -> 'steps', p_search_path);
       v_seen := v_seen || backfill_private.seen_first((v_lease ->> 'scratch')::uuid, v_lease -> 'writes');
       if v_seen ->> 'error' is null then
         v_seen := v_seen || jsonb_build_object('second',
-          backfill_private.rehearse_pass(v_lease -> 'steps', p_search_path) || backfill_private.seen_second((v_lease ->> 'scratch')::uuid));
-        v_seen := v_seen || jsonb_build_object('undone', backfill_private.seen_undone((v_lease ->> 'scratch')::uuid));
+          backfill_private.rehearse_pass(v_lease -> 'steps', p_search_path)
+            || backfill_private.seen_second((v_lease ->> 'scratch')::uuid));
+        v_seen := v_seen || jsonb_build_object('undone',
+          backfill_private.seen_undone((v_lease ->> 'scratch')::uuid));
       end if;
     end if;
     raise sqlstate 'RB001';
   exception
-    when sqlstate 'RB001' then null;  -- the end that was meant: nothing stays
+    when sqlstate 'RB001' then null;  -- the intended end: everything is rolled back
     when query_canceled then
       if v_seen is null then
         raise;
       end if;
   end;
-  v_seen := v_seen || jsonb_build_object('leased_ms', round(v_leased_ms, 1),
+  v_seen := v_seen || jsonb_build_object(
+    'leased_ms', round(v_leased_ms, 1),
     'took_ms', round(extract(epoch from backfill_private.clock() - v_began) * 1000, 1));
   perform backfill_private.keep_rehearsal(p_run_id, p_session_id, v_seen);
   return v_seen;
@@ -141,14 +149,16 @@ as $$
 $$;
 
 comment on function public.backfill_seal(uuid, numeric) is
-  'Complete a plan and compute its digest; the run then awaits approval. For the client.';
+  'Complete a plan and compute its digest. The run then awaits approval. For the client.';
 
--- The sessions of a run's plan in its order, packed: rows would come a thousand a page and with a name for every value.
+-- The sessions of a run's plan in its order, packed. Rows would come 1,000 per page, with a name for every value.
 --
--- p_after   after this place
--- returns   at most p_sessions of [ordinal, session_id, session_at, category, components, phase, batch, state, attempts,
---           failed_step, error_code, error_message, started_at, settled_at]
-create function public.backfill_plan_sessions(p_run_id uuid, p_after integer default 0, p_sessions integer default 10000)
+-- p_after  after this place
+-- returns  at most p_sessions of [ordinal, session_id, session_at, category, components, phase, batch, state, attempts,
+--          failed_step, error_code, error_message, started_at, settled_at]
+create function public.backfill_plan_sessions(
+  p_run_id uuid, p_after integer default 0, p_sessions integer default 10000
+)
 returns json
 language sql
 stable
@@ -156,10 +166,16 @@ set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(json_agg(i.packed order by i.ordinal), '[]')
   from (
-    select x.ordinal, json_build_array(x.ordinal, x.session_id, x.session_at, x.category, x.components, x.phase, x.batch,
-      x.state, x.attempts, x.failed_step, x.error_code, x.error_message, x.started_at, x.settled_at) as packed
+    select
+      x.ordinal,
+      json_build_array(x.ordinal, x.session_id, x.session_at, x.category, x.components, x.phase, x.batch, x.state,
+        x.attempts, x.failed_step, x.error_code, x.error_message, x.started_at, x.settled_at) as packed
     from public.backfill_items as x
-    where x.run_id = p_run_id and x.ordinal > p_after order by x.ordinal limit greatest(least(p_sessions, 10000), 0)) as i
+    where x.run_id = p_run_id
+      and x.ordinal > p_after
+    order by x.ordinal
+    limit greatest(least(p_sessions, 10000), 0)
+  ) as i
 $$;
 
 comment on function public.backfill_plan_sessions(uuid, integer, integer) is
@@ -175,31 +191,33 @@ as $$
 $$;
 
 comment on function public.backfill_freshness(uuid) is
-  'What changed since a plan was sealed: sessions filled meanwhile, new candidates, definitions, settings, the approval''s remaining life.';
+  'What changed since a plan was sealed: sessions filled meanwhile, new candidates, definitions, settings, approval.';
 
--- Runs whose id begins with a prefix, at most two: enough to tell unique from ambiguous.
+-- Runs whose id begins with a prefix, at most two. That is enough to tell unique from ambiguous.
 create function public.backfill_find_runs(p_prefix text)
 returns setof uuid
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select r.run_id from public.backfill_runs as r
-  where starts_with(r.run_id::text, lower(btrim(p_prefix))) and btrim(p_prefix) <> ''
+  select r.run_id
+  from public.backfill_runs as r
+  where starts_with(r.run_id::text, lower(btrim(p_prefix)))
+    and btrim(p_prefix) <> ''
   order by r.run_id
   limit 2
 $$;
 
 comment on function public.backfill_find_runs(text) is
-  'The runs whose id begins so, two at most. For the client.';
+  'The runs whose id begins with a prefix, two at most. For the client.';
 
 -- Approve a plan.
 --
 -- run       the run's id
 -- digest    the plan's digest, as the plan shows it
--- approver  your name; for an Auth user his email is taken
+-- approver  your name. For an Auth user the email is taken instead
 -- note      anything worth keeping with the decision
--- returns   the run's state and until when the approval is valid
+-- returns   the run's state, and until when the approval is valid
 create function public.backfill_approve(
   run uuid, digest text, approver text default null, note text default null
 )
@@ -209,14 +227,19 @@ set search_path = pg_catalog, pg_temp
 as $$
   insert into public.backfill_approvals (run_id, digest, decision, approver, note)
   values ($1, $2, 'approved', coalesce($3, ''), left($4, 500))
-  returning jsonb_build_object('run_id', run_id, 'state', 'approved', 'digest', digest,
-    'approver', approver, 'via', via, 'valid_until', valid_until)
+  returning jsonb_build_object(
+    'run_id', run_id,
+    'state', 'approved',
+    'digest', digest,
+    'approver', approver,
+    'via', via,
+    'valid_until', valid_until)
 $$;
 
 comment on function public.backfill_approve(uuid, text, text, text) is
   'Approve a plan: the run, its digest, your name. For the SQL editor, or an Auth user with the role approver.';
 
--- Reject a plan; the reason is kept.
+-- Reject a plan. The reason is kept.
 create function public.backfill_reject(run uuid, reason text, approver text default null)
 returns jsonb
 language sql
@@ -224,7 +247,12 @@ set search_path = pg_catalog, pg_temp
 as $$
   insert into public.backfill_approvals (run_id, digest, decision, approver, note)
   values ($1, '', 'rejected', coalesce($3, ''), left($2, 500))
-  returning jsonb_build_object('run_id', run_id, 'state', 'rejected', 'approver', approver, 'via', via, 'reason', note)
+  returning jsonb_build_object(
+    'run_id', run_id,
+    'state', 'rejected',
+    'approver', approver,
+    'via', via,
+    'reason', note)
 $$;
 
 comment on function public.backfill_reject(uuid, text, text) is
@@ -240,9 +268,9 @@ as $$
 $$;
 
 comment on function public.backfill_start(uuid, text) is
-  'Start an approved run, or go on with it: everything that was approved is compared anew. For the client.';
+  'Start an approved run, or continue it. Everything that was approved is compared again. For the client.';
 
--- Pause a run; no session starts until it is resumed.
+-- Pause a run. No session starts until it is resumed.
 create function public.backfill_pause(run uuid, reason text)
 returns jsonb
 language sql
@@ -254,7 +282,7 @@ $$;
 comment on function public.backfill_pause(uuid, text) is
   'Start no further session of a run until it is resumed: the run, the reason.';
 
--- Lift a run's pause; a worker that is still alive goes on, else: backfill apply RUN.
+-- Lift a run's pause. A worker that is still alive goes on. If there is none: backfill apply RUN.
 create function public.backfill_resume(run uuid)
 returns jsonb
 language sql
@@ -267,7 +295,7 @@ $$;
 comment on function public.backfill_resume(uuid) is
   'Lift the pause of a run.';
 
--- Stop a run for good. What it wrote stays; backfill rollback takes it back.
+-- Stop a run for good. What it wrote stays. backfill rollback undoes it.
 create function public.backfill_cancel(run uuid, reason text)
 returns jsonb
 language sql
@@ -313,14 +341,14 @@ $$;
 comment on function public.backfill_claim_apart(uuid, uuid, text) is
   'Claim a batch of a run in bulk to score it session by session, after a call in bulk has failed. For the client.';
 
--- Score a batch in bulk, fifty sessions in one go; where something of these fails, they are scored one after the other,
--- each in a subtransaction of its own, so that one failure is one failure, and the call ends with them: PostgreSQL keeps 64
--- subtransactions cheaply, and these are 59 at most.
+-- Score a batch in bulk, fifty sessions per subtransaction. If one of the fifty fails, each is scored in its own
+-- subtransaction, so that only the one fails, and the call ends with these. That makes 59 subtransactions at most, and
+-- PostgreSQL keeps up to 64 cheaply.
 --
--- p_sessions     at most so many, 500 at most
--- p_budget_ms    after which no further session is begun
--- p_search_path  left out, it is the caller's: a default is evaluated before this function's own path is set
--- returns        {look: true} where a claim has to look first; else {sessions, done, failed, pending, took_ms}
+-- p_sessions     at most this many, and at most 500
+-- p_budget_ms    no session starts after this time
+-- p_search_path  by default the caller's, since a default is evaluated before this function's own path is set
+-- returns        {look: true} if a claim has to look first, else {sessions, done, failed, pending, took_ms}
 create function public.backfill_bulk(
   p_run_id uuid, p_worker text, p_sessions integer, p_budget_ms integer default 4000,
   p_search_path text default current_setting('search_path')
@@ -340,11 +368,15 @@ begin
   if v_batch ? 'look' then
     return v_batch;
   end if;
-  perform set_config('request.headers', (coalesce(nullif(current_setting('request.headers', true), ''), '{}')::jsonb
-    || jsonb_build_object('x-backfill-run', p_run_id))::text, true);
+  perform set_config('request.headers',
+    (coalesce(nullif(current_setting('request.headers', true), ''), '{}')::jsonb
+      || jsonb_build_object('x-backfill-run', p_run_id))::text,
+    true);
   for v_part in
-    select jsonb_agg(s.session order by s.place) from jsonb_array_elements(v_batch -> 'sessions') with ordinality as s (session, place)
-    group by (s.place - 1) / 50 order by min(s.place)
+    select jsonb_agg(s.session order by s.place)
+    from jsonb_array_elements(v_batch -> 'sessions') with ordinality as s (session, place)
+    group by (s.place - 1) / 50
+    order by min(s.place)
   loop
     exit when extract(epoch from backfill_private.clock() - v_began) * 1000 >= p_budget_ms;
     v_is_well := backfill_private.bulk_some(p_run_id, v_batch, v_part, p_search_path);
@@ -358,7 +390,8 @@ begin
     end loop;
   end if;
   return backfill_private.bulk_settle(p_run_id, (v_batch ->> 'claim')::uuid, p_worker, v_answered, v_outcomes, v_began)
-    || jsonb_build_object('sessions', cardinality(v_answered) + jsonb_array_length(v_outcomes),
+    || jsonb_build_object(
+      'sessions', cardinality(v_answered) + jsonb_array_length(v_outcomes),
       'took_ms', round(extract(epoch from backfill_private.clock() - v_began) * 1000, 1));
 end
 $$;
@@ -386,9 +419,11 @@ as $$
 $$;
 
 comment on function public.backfill_settle(uuid, uuid, jsonb) is
-  'Settle a claimed batch: what became of each session is decided by its receipts. For the client.';
+  'Settle a claimed batch. Each session''s receipts decide what became of it. For the client.';
 
-create function public.backfill_verify_part(p_run_id uuid, p_so_far jsonb default null, p_budget_ms integer default 2000)
+create function public.backfill_verify_part(
+  p_run_id uuid, p_so_far jsonb default null, p_budget_ms integer default 2000
+)
 returns jsonb
 language sql
 set search_path = pg_catalog, pg_temp
@@ -398,32 +433,48 @@ as $$
 $$;
 
 comment on function public.backfill_verify_part(uuid, jsonb, integer) is
-  'What is in the tables against what a run had planned, a part per call. For the client.';
+  'What is in the tables against what a run had planned, one part per call. For the client.';
 
--- What a run's scoring wrote, packed: the receipts of so many sessions before a place of its plan, all of a session together.
+-- What a run's scoring wrote, packed: the receipts of the last sessions before a place of its plan. All receipts of a
+-- session come together.
 --
--- p_before  before this place; null: from the end
--- returns   [receipt_id, ordinal, session_id, component, operation, table_name, row_key, before_hash, after_hash, attempt,
---           at, undone_at]; hashes in hex
-create function public.backfill_written(p_run_id uuid, p_before integer default null, p_sessions integer default 2000)
+-- p_before  before this place. Null: from the end
+-- returns   [receipt_id, ordinal, session_id, component, operation, table_name, row_key, before_hash, after_hash,
+--           attempt, at, undone_at] per receipt, hashes in hex
+create function public.backfill_written(
+  p_run_id uuid, p_before integer default null, p_sessions integer default 2000
+)
 returns json
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(json_agg(json_build_array(r.receipt_id, r.ordinal, r.session_id, r.component, r.operation, r.table_name,
-    r.row_key, encode(r.before_hash, 'hex'), encode(r.after_hash, 'hex'), r.attempt, r.at, r.undone_at)
+  select coalesce(json_agg(
+    json_build_array(r.receipt_id, r.ordinal, r.session_id, r.component, r.operation, r.table_name, r.row_key,
+      encode(r.before_hash, 'hex'), encode(r.after_hash, 'hex'), r.attempt, r.at, r.undone_at)
     order by r.ordinal desc, r.receipt_id), '[]')
   from (
-    select x.run_id, x.ordinal from public.backfill_items as x
-    where x.run_id = p_run_id and (p_before is null or x.ordinal < p_before) and exists (
-      select from public.backfill_receipts as y where y.run_id = x.run_id and y.ordinal = x.ordinal and y.kind = 'score')
-    order by x.ordinal desc limit greatest(least(p_sessions, 2000), 0)) as i
-  join public.backfill_receipts as r on r.run_id = i.run_id and r.ordinal = i.ordinal and r.kind = 'score'
+    select x.run_id, x.ordinal
+    from public.backfill_items as x
+    where x.run_id = p_run_id
+      and (p_before is null or x.ordinal < p_before)
+      and exists (
+        select from public.backfill_receipts as y
+        where y.run_id = x.run_id
+          and y.ordinal = x.ordinal
+          and y.kind = 'score'
+      )
+    order by x.ordinal desc
+    limit greatest(least(p_sessions, 2000), 0)
+  ) as i
+  join public.backfill_receipts as r
+    on r.run_id = i.run_id
+    and r.ordinal = i.ordinal
+    and r.kind = 'score'
 $$;
 
 comment on function public.backfill_written(uuid, integer, integer) is
-  'What a run''s scoring wrote, packed, the plan''s last sessions first. For the client.';
+  'What a run''s scoring wrote, packed, the last sessions of the plan first. For the client.';
 
 create function public.backfill_preview_undo(
   p_run_id uuid, p_sessions text[] default null, p_since text default null, p_until text default null,
@@ -451,9 +502,9 @@ as $$
 $$;
 
 comment on function public.backfill_confirm_undo(uuid, text, text, integer, jsonb) is
-  'Carry out exactly the undo that was previewed, a part at a time. For the client.';
+  'Carry out exactly the undo that was previewed, one part per call. For the client.';
 
--- Empty what the receipts of a finished run keep of people's rows.
+-- Empty the before-images in the receipts of a finished run.
 create function public.backfill_prune(run uuid)
 returns jsonb
 language sql

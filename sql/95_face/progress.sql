@@ -1,4 +1,4 @@
--- Views about runs: what people look at while a run runs and after it.
+-- Views about runs, for people to look at during a run and afterwards.
 
 create view public.backfill_run_progress with (security_invoker = true) as
 select
@@ -12,26 +12,33 @@ select
   coalesce(c.skipped, 0) as skipped,
   coalesce(c.rolled_back, 0) as rolled_back,
   round(coalesce(c.lately * 60.0 / w.watched_s, 0), 1) as rate_per_minute,
-  case when r.state in ('approved', 'running') and c.total > 0 then round(greatest(
-    p.batches_left * p.spacing_s + coalesce(greatest(extract(epoch from r.next_batch_at - backfill_private.clock()), 0), 0),
-    case when p.lags and c.lately > 0 then (c.pending + c.leased) * w.watched_s / c.lately else 0 end))::integer end as eta_s,
+  case when r.state in ('approved', 'running') and c.total > 0 then
+    round(greatest(
+      p.batches_left * p.spacing_s
+        + coalesce(greatest(extract(epoch from r.next_batch_at - backfill_private.clock()), 0), 0),
+      case when p.lags and c.lately > 0 then (c.pending + c.leased) * w.watched_s / c.lately else 0 end))::integer
+  end as eta_s,
   case
-    when r.state = 'paused' then format('paused by %s: %s', coalesce(r.held_by, 'the database'), coalesce(r.reason, 'no reason given'))
+    when r.state = 'paused' then
+      format('paused by %s: %s', coalesce(r.held_by, 'the database'), coalesce(r.reason, 'no reason given'))
     when r.state = 'awaiting_approval' then 'waits for an approval of digest ' || r.digest
     when r.state = 'approved' then 'waits for backfill apply ' || r.run_id
     when r.state <> 'running' then null
     when c.pending = 0 and c.leased > 0 then 'the last sessions: ' || backfill_private.lease_holders(r.run_id)
     when r.back_off_until > backfill_private.clock() then
-      format('back-off until %s UTC after %s', to_char(r.back_off_until at time zone 'UTC', 'HH24:MI:SS'), r.back_off_reason)
-    when r.canary is null and c.canary_open > 0 and c.pending_priority = 0
-      then 'canary: ' || coalesce(backfill_private.lease_holders(r.run_id), 'its sessions are about to be judged')
-    when r.next_batch_at > backfill_private.clock()
-      then 'throttle: the next batch starts at ' || to_char(r.next_batch_at at time zone 'UTC', 'HH24:MI:SS') || ' UTC'
-    when c.pending > 0 and c.next_try > backfill_private.clock()
-      then format('back-off: the next session is tried again at %s UTC after %s', to_char(c.next_try at time zone 'UTC', 'HH24:MI:SS'),
-        c.tried_after)
-    when c.leased = 0 then coalesce('lease: ' || backfill_private.lease_holders(r.run_id),
-      'for a worker to ask for the next batch; where none is alive: backfill apply ' || r.run_id)
+      format('back-off until %s UTC after %s',
+        to_char(r.back_off_until at time zone 'UTC', 'HH24:MI:SS'), r.back_off_reason)
+    when r.canary is null and c.canary_open > 0 and c.pending_priority = 0 then
+      'canary: ' || coalesce(backfill_private.lease_holders(r.run_id), 'its sessions are about to be judged')
+    when r.next_batch_at > backfill_private.clock() then
+      'throttle: the next batch starts at ' || to_char(r.next_batch_at at time zone 'UTC', 'HH24:MI:SS') || ' UTC'
+    when c.pending > 0 and c.next_try > backfill_private.clock() then
+      format('back-off: the next session is tried again at %s UTC after %s',
+        to_char(c.next_try at time zone 'UTC', 'HH24:MI:SS'), c.tried_after)
+    when c.leased = 0 then
+      coalesce(
+        'lease: ' || backfill_private.lease_holders(r.run_id),
+        'for a worker to ask for the next batch. If none is alive: backfill apply ' || r.run_id)
   end as waits_for,
   r.reason,
   r.environment,
@@ -45,7 +52,8 @@ select
   r.audit_head
 from public.backfill_runs as r
 left join (
-  select i.run_id,
+  select
+    i.run_id,
     count(*) as total,
     count(*) filter (where i.state = 'pending') as pending,
     count(*) filter (where i.state = 'leased') as leased,
@@ -53,11 +61,13 @@ left join (
     count(*) filter (where i.state = 'failed') as failed,
     count(*) filter (where i.state = 'skipped') as skipped,
     count(*) filter (where i.state = 'rolled_back') as rolled_back,
-    count(*) filter (where i.settled_at > backfill_private.clock() - interval '60 seconds'
-      and i.settled_at >= started.resumed_at and i.state in ('done', 'failed')) as lately,
+    count(*) filter (
+      where i.settled_at > backfill_private.clock() - interval '60 seconds'
+        and i.settled_at >= started.resumed_at
+        and i.state in ('done', 'failed')) as lately,
     count(*) filter (where i.phase = 'priority' and i.state in ('pending', 'leased')) as canary_open,
     count(*) filter (where i.phase = 'priority' and i.state = 'pending') as pending_priority,
-    -- When the first pending session may be tried; one that never met trouble at once.
+    -- When the next pending session may be tried. One that was never backed off may be tried now.
     min(coalesce(i.not_before, '-infinity')) filter (where i.state = 'pending') as next_try,
     (array_agg(concat_ws(' ', i.error_code, i.error_message) order by i.not_before)
       filter (where i.state = 'pending' and i.not_before is not null))[1] as tried_after
@@ -65,41 +75,47 @@ left join (
   join public.backfill_runs as started using (run_id)
   group by i.run_id
 ) as c using (run_id)
--- The rate is over the last 60 s, or since the run was started or resumed.
+-- The rate covers the last 60 s, or the time since the run was started or resumed.
 cross join lateral (
   select least(60.0, greatest(extract(epoch from backfill_private.clock() - r.resumed_at), 1.0)) as watched_s
 ) as w
--- While batches start as the throttle allows, it tells the time left; a run that lags behind it is told by its rate.
+-- While batches start as the throttle allows, the throttle gives the time left. If the run lags behind, its rate does.
 cross join lateral (
-  select backfill_private.batch_spacing_s(r.request) as spacing_s,
+  select
+    backfill_private.batch_spacing_s(r.request) as spacing_s,
     greatest(ceil(c.pending / (r.request ->> 'batch_size')::numeric) - 1, 0) as batches_left,
     coalesce(r.next_batch_at + make_interval(secs => backfill_private.batch_spacing_s(r.request)::double precision)
       < backfill_private.clock(), false) or r.request ->> 'throttle_per_minute' is null as lags
 ) as p;
 
 comment on view public.backfill_run_progress is 'Where each run stands: counts, rate, time left, and why it waits.';
-comment on column public.backfill_run_progress.rate_per_minute is 'Sessions settled a minute, over the last 60 seconds or since the run was started or resumed.';
-comment on column public.backfill_run_progress.eta_s is 'Seconds until the last batch starts: from the throttle, or from the rate where the run lags behind it.';
 comment on column public.backfill_run_progress.run_id is 'The run.';
 comment on column public.backfill_run_progress.state is 'Where it stands.';
-comment on column public.backfill_run_progress.reason is 'Why it is paused, rejected, cancelled or expired.';
-comment on column public.backfill_run_progress.environment is 'The environment that the plan is for.';
 comment on column public.backfill_run_progress.total is 'Sessions in the plan.';
+comment on column public.backfill_run_progress.done is 'Sessions with every planned row.';
+comment on column public.backfill_run_progress.failed is 'Sessions that failed. backfill_run_failures says why.';
 comment on column public.backfill_run_progress.pending is 'Sessions that wait.';
 comment on column public.backfill_run_progress.leased is 'Sessions that a worker holds.';
-comment on column public.backfill_run_progress.done is 'Sessions with every planned row.';
-comment on column public.backfill_run_progress.failed is 'Sessions that failed; backfill_run_failures says why.';
 comment on column public.backfill_run_progress.skipped is 'Sessions that somebody else had filled first.';
-comment on column public.backfill_run_progress.rolled_back is 'Sessions whose rows an undo took back.';
-comment on column public.backfill_run_progress.next_batch_at is 'When the next batch may start; null where none is to come.';
+comment on column public.backfill_run_progress.rolled_back is 'Sessions whose rows were undone.';
+comment on column public.backfill_run_progress.rate_per_minute is
+  'Sessions settled per minute, over the last 60 seconds or since the run was started or resumed.';
+comment on column public.backfill_run_progress.eta_s is
+  'Seconds until the last batch starts: from the throttle, or from the rate if the run lags behind the throttle.';
+comment on column public.backfill_run_progress.waits_for is
+  'Why nothing happens right now. Null while sessions are being scored.';
+comment on column public.backfill_run_progress.reason is 'Why it is paused, rejected, cancelled or expired.';
+comment on column public.backfill_run_progress.environment is 'The environment that the plan is for.';
 comment on column public.backfill_run_progress.approved_by is 'Who approved it.';
 comment on column public.backfill_run_progress.approved_until is 'When the approval runs out.';
 comment on column public.backfill_run_progress.created_at is 'When planning began.';
 comment on column public.backfill_run_progress.started_at is 'When the first worker started it.';
 comment on column public.backfill_run_progress.finished_at is 'When it came to an end.';
+comment on column public.backfill_run_progress.next_batch_at is
+  'When the next batch may start. Null if no batch is left.';
 comment on column public.backfill_run_progress.audit_count is 'How many audit events it has.';
-comment on column public.backfill_run_progress.audit_head is 'Hash of the newest audit event. Keep it elsewhere: a changed history shows against it.';
-comment on column public.backfill_run_progress.waits_for is 'Why nothing happens right now; null while sessions are being scored.';
+comment on column public.backfill_run_progress.audit_head is
+  'Hash of the newest audit event. Keep it outside the database: it shows whether the history was changed.';
 
 create view public.backfill_run_failures with (security_invoker = true) as
 select
@@ -119,10 +135,10 @@ order by i.run_id, i.ordinal;
 comment on view public.backfill_run_failures is 'The sessions that failed, and why.';
 comment on column public.backfill_run_failures.run_id is 'The run.';
 comment on column public.backfill_run_failures.session_id is 'The session that failed.';
-comment on column public.backfill_run_failures.phase is 'priority, recent or historical.';
-comment on column public.backfill_run_failures.batch is 'Number of its batch in the plan.';
 comment on column public.backfill_run_failures.failed_step is 'The component whose scoring call failed.';
 comment on column public.backfill_run_failures.error_code is 'SQLSTATE, code of the API or HTTP status.';
 comment on column public.backfill_run_failures.error_message is 'What the error said, 500 characters at most.';
 comment on column public.backfill_run_failures.attempts is 'How often it was tried.';
 comment on column public.backfill_run_failures.settled_at is 'When it failed for good.';
+comment on column public.backfill_run_failures.phase is 'priority, recent or historical.';
+comment on column public.backfill_run_failures.batch is 'Number of its batch in the plan.';

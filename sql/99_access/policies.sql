@@ -1,4 +1,4 @@
--- Row level security: every table of ours, and who sees its rows.
+-- Row level security: who sees which rows of our tables.
 
 alter table public.backfill_settings enable row level security;
 create policy "everybody who may read runs reads the settings" on public.backfill_settings

@@ -1,12 +1,13 @@
--- Rights: everything is taken away, then granted by name. Row level security is in policies.sql.
+-- Rights: everything is revoked, then granted by name. Row level security is in policies.sql.
 
--- The private schema: its functions belong to nobody but the owner, until one is granted below.
+-- The private schema. Only the owner may call its functions, unless they are granted below.
 revoke all on schema backfill_private from public, anon, authenticated, service_role;
 revoke all on all functions in schema backfill_private from public, anon, authenticated, service_role;
 revoke all on all tables in schema backfill_private from public, anon, authenticated, service_role;
 grant usage on schema backfill_private to authenticated, service_role;
 
--- What people see: older projects grant everything on what is new in public, so all of it is taken first.
+-- Tables and views that people see. Older projects grant everything on new objects in public, so all rights are revoked
+-- first.
 revoke all on
   public.backfill_settings,
   public.backfill_targets,
@@ -55,7 +56,7 @@ revoke all on function
   public.backfill_prune(uuid)
 from public, anon, authenticated, service_role;
 
--- Read under row level security.
+-- Everything here is read under row level security.
 grant select on
   public.backfill_settings,
   public.backfill_targets,
@@ -67,21 +68,21 @@ grant select on
   public.backfill_run_failures
 to authenticated, service_role;
 
--- Not the fence's hash: nobody but the gate needs it.
+-- All columns but the fence's hash, which only the gate needs.
 grant select (run_id, ordinal, source, session_id, session_at, components, category, phase, batch, state, attempts,
   crowded_out, unknown_outcomes, not_before, started_at, settled_at, failed_step, error_code, error_message, filled,
   worker, claim_id, lease_kind, lease_until) on public.backfill_items to authenticated, service_role;
 
--- What a decision says; its trigger decides whether it counts.
+-- What a decision says. Its trigger decides whether it counts.
 grant insert (run_id, digest, decision, approver, note) on public.backfill_approvals to authenticated, service_role;
 
--- Not the row before: nobody but undo needs it.
+-- All columns but the row before, which only undo needs.
 grant select (receipt_id, run_id, ordinal, session_id, component, kind, operation, table_name, row_key, before_hash,
   after_hash, attempt, is_inferred, at, undone_at) on public.backfill_receipts to authenticated, service_role;
 
 grant select on backfill_private.faults to service_role;
 
--- Doors of users with a backfill role and of the service: the function asks which role it is.
+-- Doors of the service and of users with a backfill role. The function checks the role.
 grant execute on function
   public.backfill_check(),
   public.backfill_open(jsonb, text, uuid),
@@ -99,7 +100,7 @@ grant execute on function
   public.backfill_written(uuid, integer, integer)
 to authenticated, service_role;
 
--- Doors of the service alone.
+-- Doors of the service only.
 grant execute on function
   public.backfill_coverage(text, text),
   public.backfill_rehearsal(uuid),
@@ -162,7 +163,7 @@ grant execute on function
   backfill_private.start(uuid, text)
 to service_role;
 
--- No verb empties a table of ours at once.
+-- Nothing of ours truncates these tables, so nobody may.
 create trigger backfill_runs_no_truncate before truncate on public.backfill_runs
   for each statement execute function backfill_private.guard_truncate();
 create trigger backfill_items_no_truncate before truncate on public.backfill_items

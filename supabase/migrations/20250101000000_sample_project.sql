@@ -1,13 +1,13 @@
 -- The sample project: assessment sessions, their answers, and what is derived from them.
 --
 -- A small stand-in for a real Supabase project. A person answers 248 questions (assessment_responses) and 6
--- forced-choice blocks (fc_responses). Two functions derive the results; a server with the secret key calls them when
--- a session is completed:
+-- forced-choice blocks (fc_responses). Two functions derive the results. A server with the secret key calls them when a
+-- session is completed:
 --   score_fc_session(session_id, version, basis)   writes one row of fc_scores
 --   score_prism(session_id, engine_version)        writes one row of profiles
--- Both can be called again safely: the second call overwrites the row of the first.
+-- Both are safe to call again: the second call overwrites the row of the first.
 --
--- Rights: anon none; authenticated reads its own sessions and what belongs to them; service_role reads and writes.
+-- Rights: anon has none. authenticated reads its own sessions and their rows. service_role reads and writes.
 -- Applied by the role postgres. The data is in seed.sql.
 
 -- What people answer ---------------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ create policy "people read the options"
 on public.fc_options for select to authenticated
 using (true);
 
--- New projects grant nothing on new tables, older ones everything: say it, either way.
+-- New projects grant nothing on new tables, older ones grant everything. So the rights are written out.
 revoke all
     on table public.assessment_sessions, public.assessment_responses, public.fc_blocks, public.fc_options,
              public.fc_responses, public.fc_scores, public.profiles
@@ -174,7 +174,7 @@ grant usage on sequence public.assessment_responses_id_seq to service_role;
 
 -- The eight functions of one session, from its forced-choice answers.
 --
--- returns  {"Te": 100.0, "Ti": 41.7, …}: summed option weights, the largest scaled to 100; all 0 where nothing weighs
+-- returns  {"Te": 100.0, "Ti": 41.7, …}: summed option weights, the largest scaled to 100. All are 0 without weights
 create function public.fc_function_scores(session_id uuid) returns jsonb
 language sql
 stable
@@ -203,7 +203,7 @@ $$;
 --
 -- version  of the scoring, part of the row's key
 -- basis    what is scored, stored as fc_kind: 'functions'
--- returns  {"status": "ok", "session_id", "version", "blocks_answered"}, or the status "no fc responses", and then
+-- returns  {"status": "ok", "session_id", "version", "blocks_answered"}. The status "no fc responses" means that
 --          nothing was written
 create function public.score_fc_session(session_id uuid, version text, basis text) returns jsonb
 language plpgsql
@@ -220,7 +220,7 @@ begin
    where response.session_id = score_fc_session.session_id;
 
   if v_blocks > 0 then
-    -- the conflict is named by its constraint: a column list would be mistaken for the arguments
+    -- the conflict is named by its constraint, since a column list would be taken for the arguments
     insert into public.fc_scores (session_id, version, fc_kind, scores_json, blocks_answered)
     values (
       score_fc_session.session_id,
@@ -243,8 +243,8 @@ begin
 end;
 $$;
 
--- The type that eight function scores speak for: the strongest function leads, seconded by the stronger of the two
--- that complete it (other attitude, other kind).
+-- The type that follows from eight function scores: the strongest function first, then the stronger of the two that
+-- complete it (other attitude, other kind).
 create function public.fc_type(scores jsonb, out type_code text, out top_functions jsonb)
 language sql
 immutable
@@ -266,9 +266,9 @@ $$;
 
 -- The profile of one session, not yet written.
 --
--- Four axes, each the mean of every fourth question less the middle of the scale. The type comes from the session's
--- newest forced-choice scores, of whatever version; without any, from the signs of the axes.
--- returns  one row, or none where the session has no responses
+-- There are four axes. Each is the mean of every fourth question minus the middle of the scale. The type comes from the
+-- session's newest forced-choice scores, of any version. Without scores it comes from the signs of the axes.
+-- returns  one row, or none if the session has no responses
 create function public.prism_profile(session_id uuid) returns table (type_code text, payload jsonb)
 language sql
 stable
@@ -320,8 +320,8 @@ $$;
 -- Derive the profile of one session.
 --
 -- engine_version  stored as results_version
--- returns         {"status": "ok", "session_id", "type_code", "results_version"}, or the status "no responses", and
---                 then nothing was written
+-- returns         {"status": "ok", "session_id", "type_code", "results_version"}. The status "no responses" means that
+--                 nothing was written
 create function public.score_prism(session_id uuid, engine_version text) returns jsonb
 language plpgsql
 volatile
@@ -350,7 +350,7 @@ begin
 end;
 $$;
 
--- A new function may be executed by everybody until this is said.
+-- By default everyone may execute a new function.
 revoke all
     on function public.profiles_keep_updated_at(), public.fc_function_scores(uuid), public.fc_type(jsonb),
                 public.prism_profile(uuid), public.score_fc_session(uuid, text, text), public.score_prism(uuid, text)

@@ -6672,7 +6672,7 @@ $$;
 create table backfill_private.undos (
   undo_id bigint generated always as identity primary key,
   run_id uuid not null references public.backfill_runs (run_id),
-  -- Null until the look at every row in scope has come to its end.
+  -- Null until the look at every row in scope has ended.
   digest text,
   scope jsonb not null,
   state text not null default 'previewed' check (state in ('previewed', 'confirmed', 'finished')),
@@ -6681,18 +6681,19 @@ create table backfill_private.undos (
   confirmed_by text,
   confirmed_at timestamptz,
   finished_at timestamptz,
-  -- The look, of the preview and once more before anything is written: how far it is, a hash over what it saw, and that
-  -- in figures. checked_events: how many events the run had when the second began; checked_at: when it last went on.
+  -- The look, which the preview makes and which is made again before anything is written: how far it is, a hash over
+  -- what it saw, and the figures. checked_events: how many events the run had when the second look began.
+  -- checked_at: when the second look last went on.
   looked_ordinal integer not null default 0,
   looked_hash text not null default '',
   effect jsonb not null default '{}',
-  -- When the preview began, as a snapshot and by the run's events; null where it found conflicts.
+  -- When the preview began, as a snapshot and by the run's events. Null if it found conflicts.
   seen pg_snapshot,
   seen_events bigint,
   checked_events bigint,
   checked_at timestamptz,
   last_ordinal integer not null default 0,
-  -- The sessions in scope that have rows, how many were gone through, and what became of their rows.
+  -- The sessions in scope that have rows, how many of them are done, and what became of their rows.
   sessions_total bigint,
   sessions_seen bigint not null default 0,
   done jsonb not null default '{"deletes": {}, "restores": {}, "sessions": 0}',
@@ -6701,20 +6702,33 @@ create table backfill_private.undos (
 
 create index backfill_undos_runs on backfill_private.undos (run_id, undo_id);
 
--- A written row, folded: one that was written several times goes back to before the first write.
+-- A written row. A row that was written several times goes back to before the first write.
 --
--- first_before, has_before  what it was before, and whether it was at all; last_hash: what we left, null where we deleted it
--- receipts, last_receipt    the receipts that an undo of the row takes back; the newest stands for the row
+-- first_before  what the row was before
+-- has_before    did it exist before
+-- last_hash     what we left. Null if we deleted it
+-- receipts      the receipts that an undo of the row takes back
+-- last_receipt  the newest of them, which stands for the row
 create type backfill_private.undoable as (
-  ordinal integer, session_id text, component text, table_name text, row_key jsonb, first_before jsonb, has_before boolean,
-  last_hash bytea, receipts bigint[], last_receipt bigint, is_inferred boolean, attempt integer
+  ordinal integer,
+  session_id text,
+  component text,
+  table_name text,
+  row_key jsonb,
+  first_before jsonb,
+  has_before boolean,
+  last_hash bytea,
+  receipts bigint[],
+  last_receipt bigint,
+  is_inferred boolean,
+  attempt integer
 );
 
 -- from sql/80_undo/confirm.sql
--- Confirming an undo: exactly what the preview showed, piece by piece.
+-- Confirm an undo: exactly what the preview showed, piece by piece.
 
--- Are the rows of some sessions those that a preview without conflicts saw, to be told by their age alone? Null or false
--- says nothing yet: then the rows themselves are looked at. Where other tables refer to theirs, that is always so.
+-- Does the age of some sessions' rows prove that they are as a preview without conflicts saw them? If not, the rows
+-- themselves must be looked at. Always null if other tables refer to the target's tables.
 create function backfill_private.undo_is_as_seen(p_undo backfill_private.undos, p_ordinals integer[])
 returns boolean
 language plpgsql
@@ -6727,22 +6741,40 @@ declare
   v_differs boolean;
 begin
   for v_target in
-    select t.* from public.backfill_targets as t
-    join public.backfill_runs as r on r.target = t.target where r.run_id = p_undo.run_id
+    select t.*
+    from public.backfill_targets as t
+    join public.backfill_runs as r on r.target = t.target
+    where r.run_id = p_undo.run_id
   loop
-    if exists (select from pg_constraint as c where c.contype = 'f' and c.confrelid = v_target.table_name::regclass) then
+    if exists (
+      select from pg_constraint as c
+      where c.contype = 'f'
+        and c.confrelid = v_target.table_name::regclass
+    ) then
       return null;
     end if;
     execute format(
       'select exists (
          select from public.backfill_receipts as r
          left join lateral (select t.xmin as born from %s as t where %s offset 0) as standing on true
-         where r.run_id = $1 and r.ordinal = any ($2) and r.kind = ''score'' and r.undone_at is null and r.component = %L
-           and (r.table_name <> %L or r.after_hash is null or standing.born is null
+         where r.run_id = $1
+           and r.ordinal = any ($2)
+           and r.kind = ''score''
+           and r.undone_at is null
+           and r.component = %L
+           and (r.table_name <> %L
+             or r.after_hash is null
+             or standing.born is null
              or backfill_private.came_after(standing.born, $3)))',
-      v_target.table_name::regclass, (
-        select string_agg(format('t.%I = (r.row_key ->> %L)::%s', k, k, backfill_private.column_type(v_target.table_name, k)), ' and ')
-        from unnest(v_target.key_columns) as k), v_target.component, v_target.table_name)
+      v_target.table_name::regclass,
+      (
+        select string_agg(
+          format('t.%I = (r.row_key ->> %L)::%s', k, k, backfill_private.column_type(v_target.table_name, k)),
+          ' and ')
+        from unnest(v_target.key_columns) as k
+      ),
+      v_target.component,
+      v_target.table_name)
     into v_differs using p_undo.run_id, p_ordinals, p_undo.seen;
     if v_differs then
       return false;
@@ -6752,7 +6784,8 @@ begin
 end
 $$;
 
--- Glance on at an undo's rows, as long as they are as the preview saw them. Where one may not be, the look begins anew.
+-- Go on with the quick check of an undo's rows by their age. If a row may have changed, the full look starts from the
+-- first row.
 create function backfill_private.undo_glance(p_undo backfill_private.undos, p_budget interval)
 returns backfill_private.undos
 language plpgsql
@@ -6764,7 +6797,7 @@ declare
 begin
   loop
     if backfill_private.undo_is_as_seen(p_undo, backfill_private.undo_next(
-        p_undo.run_id, p_undo.scope, p_undo.looked_ordinal, p_undo.looked_ordinal + 1000, null)) is not true then
+      p_undo.run_id, p_undo.scope, p_undo.looked_ordinal, p_undo.looked_ordinal + 1000, null)) is not true then
       p_undo.seen := null;
       p_undo.looked_ordinal := 0;
       p_undo.looked_hash := '';
@@ -6775,19 +6808,23 @@ begin
     exit when p_undo.looked_ordinal = v_last or backfill_private.clock() >= v_until;
   end loop;
   update backfill_private.undos as u
-  set looked_ordinal = p_undo.looked_ordinal, looked_hash = p_undo.looked_hash, effect = p_undo.effect, seen = p_undo.seen,
-      checked_events = p_undo.checked_events, checked_at = p_undo.checked_at
+  set looked_ordinal = p_undo.looked_ordinal,
+      looked_hash = p_undo.looked_hash,
+      effect = p_undo.effect,
+      seen = p_undo.seen,
+      checked_events = p_undo.checked_events,
+      checked_at = p_undo.checked_at
   where u.undo_id = p_undo.undo_id;
   return p_undo;
 end
 $$;
 
--- Look once more before anything is written, for about two seconds a call: is all as the preview saw it? Most often a
--- glance at the rows' age says so.
+-- Look again before anything is written, for about two seconds per call: is everything as the preview saw it? Usually
+-- the age of the rows is enough to tell.
 --
--- Begun anew where something happened to the run since it began, or where nobody went on with it for five minutes: what
+-- The look starts again from the first row if the run has a new event, or if nobody continued it for five minutes: what
 -- was seen then says little about now.
--- returns  the undo; still `previewed` where the look goes on with the next call
+-- returns  the undo. It is still `previewed` if the next call has to continue the look
 -- raises   OB019 the rows have changed since the preview
 create function backfill_private.checked_undo(p_undo backfill_private.undos)
 returns backfill_private.undos
@@ -6797,7 +6834,8 @@ as $$
 declare
   v_events bigint := (select r.audit_count from public.backfill_runs as r where r.run_id = p_undo.run_id);
 begin
-  if p_undo.checked_events is distinct from v_events or p_undo.checked_at < backfill_private.clock() - interval '5 min' then
+  if p_undo.checked_events is distinct from v_events
+    or p_undo.checked_at < backfill_private.clock() - interval '5 min' then
     p_undo.looked_ordinal := 0;
     p_undo.checked_events := v_events;
     if p_undo.seen is null or p_undo.seen_events <> v_events then
@@ -6821,11 +6859,11 @@ begin
 end
 $$;
 
--- The preview that this digest confirms: the newest one of the run, still true, or already being carried out by a run
--- that has written nothing since. It stays `previewed` while the look whether it is true goes on.
+-- The preview that this digest confirms: the newest preview of the run. It must still be true, or already be confirmed
+-- with the run not started since. It stays `previewed` until the look has shown that it is still true.
 --
--- p_scope  what the caller takes its scope to be, {sessions, since, until}; null: whatever it is
--- raises   OB013 another scope, OB019 another digest, or what the preview saw has changed
+-- p_scope  the scope that the caller expects, {sessions, since, until}. Null: any
+-- raises   OB013 another scope, OB019 another digest, or the rows have changed since the preview
 create function backfill_private.confirmed_undo(p_run_id uuid, p_digest text, p_reason text, p_scope jsonb)
 returns backfill_private.undos
 language plpgsql
@@ -6834,14 +6872,21 @@ as $$
 declare
   v_undo backfill_private.undos;
 begin
-  select * into v_undo from backfill_private.undos
-  where run_id = p_run_id and digest is not null order by undo_id desc limit 1 for update;
+  select * into v_undo
+  from backfill_private.undos
+  where run_id = p_run_id
+    and digest is not null
+  order by undo_id desc
+  limit 1
+  for update;
   if v_undo.undo_id is null or v_undo.digest is distinct from p_digest then
-    perform backfill_private.refuse('OB019', format('%s is not the digest of the newest preview%s',
+    perform backfill_private.refuse('OB019',
+      format('%s is not the digest of the newest preview%s',
         backfill_private.told_apart(p_digest, v_undo.digest),
         coalesce(', which is ' || backfill_private.told_apart(v_undo.digest, p_digest), '')),
       format('backfill rollback %s', p_run_id));
-  elsif p_scope is not null and v_undo.scope <> backfill_private.undo_scope(p_run_id,
+  elsif p_scope is not null
+    and v_undo.scope <> backfill_private.undo_scope(p_run_id,
       array(select jsonb_array_elements_text(p_scope -> 'sessions')), p_scope ->> 'since', p_scope ->> 'until') then
     perform backfill_private.refuse('OB013', 'the preview of this digest has another scope than the one given now',
       format('the same command without its scope, or a preview of the other: backfill rollback %s …', p_run_id));
@@ -6851,15 +6896,25 @@ begin
       return v_undo;
     end if;
     update backfill_private.undos
-    set state = 'confirmed', reason = left(p_reason, 500), confirmed_at = backfill_private.clock(),
+    set state = 'confirmed',
+        reason = left(p_reason, 500),
+        confirmed_at = backfill_private.clock(),
         confirmed_by = (select label from backfill_private.caller())
-    where undo_id = v_undo.undo_id returning * into v_undo;
+    where undo_id = v_undo.undo_id
+    returning * into v_undo;
     perform backfill_private.record(p_run_id, 'undo_confirmed',
       jsonb_build_object('digest', p_digest, 'reason', left(p_reason, 500), 'scope', v_undo.scope));
-  elsif exists (select from public.backfill_events as ran
-      where ran.run_id = p_run_id and ran.kind = 'running' and ran.seq > (
-        select max(said.seq) from public.backfill_events as said
-        where said.run_id = p_run_id and said.kind = 'undo_confirmed')) then
+  elsif exists (
+    select from public.backfill_events as ran
+    where ran.run_id = p_run_id
+      and ran.kind = 'running'
+      and ran.seq > (
+        select max(said.seq)
+        from public.backfill_events as said
+        where said.run_id = p_run_id
+          and said.kind = 'undo_confirmed'
+      )
+  ) then
     perform backfill_private.refuse('OB019', 'the run has gone on since this undo was confirmed',
       format('backfill rollback %s', p_run_id));
   end if;
@@ -6867,15 +6922,16 @@ begin
 end
 $$;
 
--- Carry a confirmed undo on by some sessions.
+-- Confirm an undo, and undo the next sessions.
 --
--- p_digest    of the newest preview; a killed undo is confirmed again with the same
--- p_sessions  at most so many now; call again until remaining is 0
--- p_scope     what the caller takes the preview's scope to be; null: whatever it is
+-- p_digest    of the newest preview. To continue a killed undo, pass the same digest
+-- p_sessions  how many sessions this call undoes at most. Call again until remaining is 0
+-- p_scope     the scope that the caller expects. Null: any
 -- returns     {remaining, sessions_total, sessions, deletes, restores, conflicts, state, confirmed_by, finished_at,
---             was_finished: it was carried out before this call; checked and to_check: while the look before the first
---             row goes on, sessions of the plan, else null}
--- raises      OB013 no reason or another scope, OB019 another digest, or what the preview saw has changed
+--             was_finished: it was finished before this call; checked and to_check: how far the look before the first
+--             row is, in sessions of the plan, null afterwards}
+-- raises      OB010 not allowed, or the caller has a trigger on some table, OB013 no reason or another scope, OB019
+--             another digest, or the rows have changed since the preview
 create function backfill_private.confirm_undo(
   p_run_id uuid, p_digest text, p_reason text, p_sessions integer, p_scope jsonb
 )
@@ -6895,20 +6951,30 @@ begin
     perform backfill_private.refuse('OB013', 'an undo needs a reason',
       format('backfill rollback %s --confirm %s --reason "…"', p_run_id, p_digest));
   elsif p_sessions < 1 then
-    perform backfill_private.refuse('OB013', format('an undo takes one session or more at a time, not %s', p_sessions));
+    perform backfill_private.refuse('OB013',
+      format('an undo takes one session or more at a time, not %s', p_sessions));
   end if;
   perform backfill_private.caught_up_run(p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']);
   perform backfill_private.release_all(p_run_id);
   v_undo := backfill_private.confirmed_undo(p_run_id, p_digest, p_reason, p_scope);
-  v_ordinals := case v_undo.state when 'confirmed' then
-    backfill_private.undo_next(p_run_id, v_undo.scope, v_undo.last_ordinal, null, p_sessions) end;
+  v_ordinals := case v_undo.state
+    when 'confirmed' then backfill_private.undo_next(p_run_id, v_undo.scope, v_undo.last_ordinal, null, p_sessions)
+  end;
   if v_ordinals is not null then
-    perform from public.backfill_items where run_id = p_run_id and ordinal = any (v_ordinals) order by ordinal for update;
-    update public.backfill_items set fence_hash = null
-    where run_id = p_run_id and ordinal = any (v_ordinals) and fence_hash is not null;
+    perform from public.backfill_items
+    where run_id = p_run_id
+      and ordinal = any (v_ordinals)
+    order by ordinal
+    for update;
+    update public.backfill_items
+    set fence_hash = null
+    where run_id = p_run_id
+      and ordinal = any (v_ordinals)
+      and fence_hash is not null;
     v_effect := backfill_private.undo_sessions(p_run_id, v_ordinals);
     update backfill_private.undos
-    set last_ordinal = v_ordinals[cardinality(v_ordinals)], sessions_seen = sessions_seen + cardinality(v_ordinals),
+    set last_ordinal = v_ordinals[cardinality(v_ordinals)],
+        sessions_seen = sessions_seen + cardinality(v_ordinals),
         conflicts = conflicts || (v_effect -> 'conflicts'),
         done = backfill_private.added(done, v_effect - array['conflicts', 'inferred', 'sessions_total'])
     where undo_id = v_undo.undo_id;
@@ -6918,7 +6984,7 @@ begin
 end
 $$;
 
--- How far an undo is; when nothing is left, it is finished and said so in the chain.
+-- How far an undo is. When nothing is left, mark it finished and record an event.
 create function backfill_private.undo_progress(p_run_id uuid, p_undo_id bigint)
 returns jsonb
 language plpgsql
@@ -6934,23 +7000,29 @@ begin
   v_remaining := greatest(v_undo.sessions_total - v_undo.sessions_seen, (v_undo.state = 'previewed')::integer);
   v_done := v_undo.done;
   if v_remaining = 0 and v_undo.state = 'confirmed' then
-    update backfill_private.undos set state = 'finished', finished_at = backfill_private.clock() where undo_id = p_undo_id
+    update backfill_private.undos
+    set state = 'finished',
+        finished_at = backfill_private.clock()
+    where undo_id = p_undo_id
     returning * into v_undo;
     perform backfill_private.record(p_run_id, 'undo_finished',
       v_done || jsonb_build_object('digest', v_undo.digest, 'conflicts', jsonb_array_length(v_undo.conflicts)));
     perform backfill_private.close_if_empty(p_run_id);
   end if;
-  return v_done || jsonb_build_object('remaining', v_remaining, 'sessions_total', v_undo.sessions_total,
+  return v_done || jsonb_build_object(
+    'remaining', v_remaining,
+    'sessions_total', v_undo.sessions_total,
     'checked', case v_undo.state when 'previewed' then v_undo.looked_ordinal end,
     'to_check', case v_undo.state when 'previewed' then
       (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_run_id) end,
     'conflicts', v_undo.conflicts,
-    'confirmed_by', v_undo.confirmed_by, 'finished_at', v_undo.finished_at,
+    'confirmed_by', v_undo.confirmed_by,
+    'finished_at', v_undo.finished_at,
     'state', (select r.state from public.backfill_runs as r where r.run_id = p_run_id));
 end
 $$;
 
--- A run of which no session is left done is rolled back.
+-- A run is rolled back when an undo leaves none of its sessions done.
 create function backfill_private.close_if_empty(p_run_id uuid)
 returns void
 language plpgsql
@@ -6966,7 +7038,7 @@ end
 $$;
 
 -- from sql/80_undo/conflicts.sql
--- Conflicts of an undo: which written rows are no longer what the run wrote, or are referred to by others.
+-- Conflicts of an undo: written rows that are no longer what the run wrote, or to which other rows refer.
 
 -- The written rows of some sessions, the newest first.
 create function backfill_private.undo_rows(p_run_id uuid, p_ordinals integer[])
@@ -6979,42 +7051,67 @@ set enable_seqscan = off
 as $$
 begin
   return query
-  select r.ordinal, min(r.session_id), min(r.component), r.table_name, r.row_key,
+  select
+    r.ordinal,
+    min(r.session_id),
+    min(r.component),
+    r.table_name,
+    r.row_key,
     (array_agg(r.before order by r.receipt_id))[1],
     (array_agg(r.before_hash order by r.receipt_id))[1] is not null,
     (array_agg(r.after_hash order by r.receipt_id))[count(*)],
-    array_agg(r.receipt_id order by r.receipt_id), max(r.receipt_id), bool_or(r.is_inferred), max(r.attempt)
+    array_agg(r.receipt_id order by r.receipt_id),
+    max(r.receipt_id),
+    bool_or(r.is_inferred),
+    max(r.attempt)
   from public.backfill_receipts as r
-  where r.run_id = p_run_id and r.kind = 'score' and r.undone_at is null and r.ordinal = any (p_ordinals)
+  where r.run_id = p_run_id
+    and r.kind = 'score'
+    and r.undone_at is null
+    and r.ordinal = any (p_ordinals)
   group by r.ordinal, r.table_name, r.row_key
   order by max(r.receipt_id) desc;
 end
 $$;
 
--- The tables of written rows, by the columns of their keys: SQL text over row u of unnest($1) and row t of the table, names
--- quoted, values literals. Those written last come first: rows that refer to others go before these.
+-- The tables of written rows, by key columns, as SQL conditions over u, a row of unnest($1), and t, a row of the table.
+-- Names are quoted, values are literals. Tables written last come first, so that rows which refer to others go before
+-- those others.
 --
--- picks  tells the rows of this table among all; joins: the table's row that one of them names
+-- picks  is u a row of this table
+-- joins  is t the row that u names
 create function backfill_private.undo_tables(p_rows backfill_private.undoable[])
 returns table (tab regclass, picks text, joins text)
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select g.table_name::regclass, format('u.table_name = %L and u.row_key ?& %L::text[]', g.table_name, g.keys), (
-      select string_agg(format('t.%I = (u.row_key ->> %L)::%s', k, k, format_type(a.atttypid, a.atttypmod)), ' and ' order by k)
+  select
+    g.table_name::regclass,
+    format('u.table_name = %L and u.row_key ?& %L::text[]', g.table_name, g.keys),
+    (
+      select string_agg(
+        format('t.%I = (u.row_key ->> %L)::%s', k, k, format_type(a.atttypid, a.atttypmod)),
+        ' and ' order by k)
       from unnest(g.keys) as k
-      join pg_attribute as a on a.attrelid = g.table_name::regclass and a.attname = k)
+      join pg_attribute as a
+        on a.attrelid = g.table_name::regclass
+        and a.attname = k
+    )
   from (
-    select u.table_name, array(select jsonb_object_keys(u.row_key)) as keys, max(u.last_receipt) as newest
+    select
+      u.table_name,
+      array(select jsonb_object_keys(u.row_key)) as keys,
+      max(u.last_receipt) as newest
     from unnest(p_rows) as u
-    group by 1, 2) as g
+    group by 1, 2
+  ) as g
   order by g.newest desc
 $$;
 
--- Which written rows of a table cannot be taken back, and why: {newest receipt: reason}. Locks the rows where p_lock.
+-- Which written rows of a table cannot be undone, and why: {newest receipt: reason}. Locks the rows if p_lock.
 --
--- One statement looks at the rows, and one for each foreign key at what refers to them, whatever its ON DELETE.
+-- One statement looks at the rows. One per foreign key looks for rows that refer to them, with any ON DELETE.
 -- p_picks, p_joins  see backfill_private.undo_tables
 create function backfill_private.undo_conflicts(
   p_table regclass, p_picks text, p_joins text, p_rows backfill_private.undoable[], p_lock boolean
@@ -7033,19 +7130,25 @@ declare
   v_free bigint[];
   v_standing jsonb[];
 begin
-  -- Row by row by its key: the subquery is never joined to all of the table.
+  -- Each row is found by its key. The lateral subquery keeps the planner from joining the whole table.
   execute format(
     'with looked_at as materialized (
-       select u.last_receipt, u.has_before, standing.row,
-         case when u.has_before and u.first_before is null then ''its before-image was pruned''
+       select
+         u.last_receipt,
+         u.has_before,
+         standing.row,
+         case
+           when u.has_before and u.first_before is null then ''its before-image was pruned''
            when standing.row is null and u.last_hash is not null then ''the row is gone''
            when standing.row is not null and u.last_hash is null then ''a row has come where the run had deleted one''
-           when sha256(convert_to(standing.row::text, ''UTF8'')) is distinct from u.last_hash then ''the row was changed since''
+           when sha256(convert_to(standing.row::text, ''UTF8'')) is distinct from u.last_hash
+             then ''the row was changed since''
          end as reason
        from unnest($1) as u
        left join lateral (select to_jsonb(t.*) as row from %s as t where %s %s) as standing on true
        where %s)
-     select coalesce(jsonb_object_agg(l.last_receipt, l.reason) filter (where l.reason is not null), ''{}''),
+     select
+       coalesce(jsonb_object_agg(l.last_receipt, l.reason) filter (where l.reason is not null), ''{}''),
        array_agg(l.last_receipt) filter (where $2 and l.reason is null and not l.has_before),
        array_agg(l.row) filter (where $2 and l.reason is null and not l.has_before)
      from looked_at as l',
@@ -7056,7 +7159,7 @@ begin
 end
 $$;
 
--- Which of some rows of a table other rows refer to, by the first foreign key that says so: {id: in words}.
+-- Which of these rows of a table are referred to by other rows: {id: a sentence on the first such foreign key}.
 create function backfill_private.referencing(p_table regclass, p_ids bigint[], p_rows jsonb[])
 returns jsonb
 language plpgsql
@@ -7069,21 +7172,42 @@ declare
   v_all jsonb := '{}'::jsonb;
 begin
   for v_key in
-    select c.conname, c.conrelid::regclass as child,
-      (select string_agg(format('child.%I = (it.standing ->> %L)::%s', a.attname, p.attname, format_type(a.atttypid, a.atttypmod)), ' and ')
-       from unnest(c.conkey, c.confkey) as k (child_column, parent_column)
-       join pg_attribute as a on a.attrelid = c.conrelid and a.attnum = k.child_column
-       join pg_attribute as p on p.attrelid = c.confrelid and p.attnum = k.parent_column) as condition
+    select
+      c.conname,
+      c.conrelid::regclass as child,
+      (
+        select string_agg(
+          format('child.%I = (it.standing ->> %L)::%s', a.attname, p.attname, format_type(a.atttypid, a.atttypmod)),
+          ' and ')
+        from unnest(c.conkey, c.confkey) as k (child_column, parent_column)
+        join pg_attribute as a
+          on a.attrelid = c.conrelid
+          and a.attnum = k.child_column
+        join pg_attribute as p
+          on p.attrelid = c.confrelid
+          and p.attnum = k.parent_column
+      ) as condition
     from (
-      -- By the triggers that a foreign key puts on the table that it refers to: those are found by an index.
-      select distinct g.tgconstraint from pg_trigger as g where g.tgrelid = p_table and g.tgisinternal) as g
+      -- A foreign key puts triggers on the table that it refers to. An index finds these.
+      select distinct g.tgconstraint
+      from pg_trigger as g
+      where g.tgrelid = p_table
+        and g.tgisinternal
+    ) as g
     join pg_constraint as c on c.oid = g.tgconstraint
-    where c.contype = 'f' and c.confrelid = p_table and c.conparentid = 0 and p_ids is not null
+    where c.contype = 'f'
+      and c.confrelid = p_table
+      and c.conparentid = 0
+      and p_ids is not null
     order by c.conrelid::regclass::text, c.conname
   loop
-    execute format('select jsonb_object_agg(it.id, %L::text) from unnest($1, $2) as it (id, standing)
-      where exists (select from %s as child where %s)',
-      format('a row of %s refers to it (%s)', v_key.child, v_key.conname), v_key.child, v_key.condition)
+    execute format(
+      'select jsonb_object_agg(it.id, %L::text)
+       from unnest($1, $2) as it (id, standing)
+       where exists (select from %s as child where %s)',
+      format('a row of %s refers to it (%s)', v_key.child, v_key.conname),
+      v_key.child,
+      v_key.condition)
     into v_found using p_ids, p_rows;
     v_all := coalesce(v_found, '{}') || v_all;
   end loop;
@@ -7092,12 +7216,12 @@ end
 $$;
 
 -- from sql/80_undo/preview.sql
--- The preview of an undo. Only rows with a receipt that are still what the run wrote are taken back; confirm.sql carries
--- out exactly what was previewed, write.sql takes the rows back.
+-- The preview of an undo. Only rows that have a receipt and are still what the run wrote can be undone. confirm.sql
+-- carries out exactly what was previewed. write.sql undoes the rows.
 
--- The scope of an undo in its normal form: sessions as full ids of the run, dates as bounds.
+-- The normal form of an undo's scope: sessions as full ids, dates as bounds.
 --
--- raises  OB013 a date is none, OB014 a session is not of this run or its prefix is ambiguous
+-- raises  OB013 not a date, OB014 a session is not of this run or its prefix is ambiguous
 create function backfill_private.undo_scope(p_run_id uuid, p_sessions text[], p_since text, p_until text)
 returns jsonb
 language plpgsql
@@ -7113,21 +7237,30 @@ declare
   v_ids text[];
 begin
   if v_until <= v_since then
-    perform backfill_private.refuse('OB013', format('since %s is after until %s', p_since, p_until),
+    perform backfill_private.refuse('OB013',
+      format('since %s is after until %s', p_since, p_until),
       format('backfill rollback %s … --until with a day from %s on', p_run_id, left(p_since, 10)));
   end if;
   if cardinality(p_sessions) > 1000 then
-    perform backfill_private.refuse('OB013', format('an undo names at most 1000 sessions, not %s', cardinality(p_sessions)),
+    perform backfill_private.refuse('OB013',
+      format('an undo names at most 1000 sessions, not %s', cardinality(p_sessions)),
       format('backfill rollback %s --since D --until D', p_run_id));
   end if;
   foreach v_given in array coalesce(p_sessions, '{}') loop
-    select array_agg(i.session_id) into v_found from (
-      select i.session_id from public.backfill_items as i
-      where i.run_id = p_run_id and (starts_with(i.session_id, btrim(v_given)) or starts_with(i.session_id, lower(btrim(v_given))))
-      order by 1 limit 2) as i;
+    select array_agg(i.session_id) into v_found
+    from (
+      select i.session_id
+      from public.backfill_items as i
+      where i.run_id = p_run_id
+        and (starts_with(i.session_id, btrim(v_given)) or starts_with(i.session_id, lower(btrim(v_given))))
+      order by 1
+      limit 2
+    ) as i;
     if v_found is null or btrim(v_given) = '' or cardinality(v_found) > 1 and v_found[1] <> v_given then
-      perform backfill_private.refuse('OB014', format('%s names %s session of run %s', left(v_given, 80),
-        case when v_found is null then 'no' else 'more than one' end, p_run_id), format('backfill show %s', p_run_id));
+      perform backfill_private.refuse('OB014',
+        format('%s names %s session of run %s',
+          left(v_given, 80), case when v_found is null then 'no' else 'more than one' end, p_run_id),
+        format('backfill show %s', p_run_id));
     end if;
     v_ids := v_ids || v_found[1];
   end loop;
@@ -7136,8 +7269,10 @@ begin
 end
 $$;
 
--- The next sessions of a run in a scope that have written rows, in the plan's order: after one place, up to another where
--- there is one, no more than asked for.
+-- The next sessions of a scope that have written rows, in the plan's order.
+--
+-- p_after, p_until  places of the plan: after the one, up to the other. p_until null: to the end
+-- p_sessions        at most this many. Null: all
 create function backfill_private.undo_next(
   p_run_id uuid, p_scope jsonb, p_after integer, p_until integer, p_sessions integer
 )
@@ -7151,19 +7286,30 @@ set enable_mergejoin = off
 as $$
 begin
   return (select array_agg(n.ordinal order by n.ordinal) from (
-    select i.ordinal from public.backfill_items as i
-    where i.run_id = p_run_id and i.ordinal > p_after and (p_until is null or i.ordinal <= p_until)
+    select i.ordinal
+    from public.backfill_items as i
+    where i.run_id = p_run_id
+      and i.ordinal > p_after
+      and (p_until is null or i.ordinal <= p_until)
       and (p_scope ->> 'sessions' is null or p_scope -> 'sessions' ? i.session_id)
       and (p_scope ->> 'since_at' is null or i.session_at >= (p_scope ->> 'since_at')::timestamptz)
       and (p_scope ->> 'until_before' is null or i.session_at < (p_scope ->> 'until_before')::timestamptz)
-      and exists (select from public.backfill_receipts as r
-        where r.run_id = i.run_id and r.ordinal = i.ordinal and r.kind = 'score' and r.undone_at is null)
-    order by i.ordinal limit p_sessions) as n);
+      and exists (
+        select from public.backfill_receipts as r
+        where r.run_id = i.run_id
+          and r.ordinal = i.ordinal
+          and r.kind = 'score'
+          and r.undone_at is null
+      )
+    order by i.ordinal
+    limit p_sessions
+  ) as n);
 end
 $$;
 
--- What an undo of these rows does, with these conflicts: counts by table, conflicts by row. sessions: those that lose a
--- row; sessions_total: those that have one.
+-- What an undo of these rows does, given these conflicts: counts per table, conflicts per row.
+--
+-- returns  {sessions_total: with a row, sessions: with a row to undo, inferred, deletes, restores, conflicts}
 create function backfill_private.undo_effect(p_rows backfill_private.undoable[], p_conflicts jsonb)
 returns jsonb
 language sql
@@ -7171,14 +7317,23 @@ immutable
 set search_path = pg_catalog, pg_temp
 as $$
   with looked_at as materialized (
-    select u.ordinal, u.session_id, u.table_name, u.row_key, u.is_inferred, u.has_before, u.last_hash is not null as stands,
+    select
+      u.ordinal,
+      u.session_id,
+      u.table_name,
+      u.row_key,
+      u.is_inferred,
+      u.has_before,
+      u.last_hash is not null as stands,
       p_conflicts ->> u.last_receipt::text as conflict
     from unnest(p_rows) as u
   ), counted as (
-    select backfill_private.bare_name(l.table_name) as tab,
+    select
+      backfill_private.bare_name(l.table_name) as tab,
       count(*) filter (where not l.has_before and l.stands and l.conflict is null) as deletes,
       count(*) filter (where l.has_before and l.conflict is null) as restores
-    from looked_at as l group by l.table_name
+    from looked_at as l
+    group by l.table_name
   )
   select jsonb_build_object(
     'sessions_total', (select count(distinct l.ordinal) from looked_at as l),
@@ -7186,14 +7341,20 @@ as $$
     'inferred', (select count(*) from looked_at as l where l.conflict is null and l.is_inferred),
     'deletes', (select coalesce(jsonb_object_agg(c.tab, c.deletes), '{}') from counted as c),
     'restores', (select coalesce(jsonb_object_agg(c.tab, c.restores), '{}') from counted as c),
-    'conflicts', (select coalesce(jsonb_agg(jsonb_build_object('session_id', l.session_id, 'table', l.table_name,
-        'row', l.row_key, 'reason', l.conflict) order by l.ordinal, l.table_name), '[]')
-      from looked_at as l where l.conflict is not null))
+    'conflicts', (
+      select coalesce(jsonb_agg(jsonb_build_object(
+        'session_id', l.session_id,
+        'table', l.table_name,
+        'row', l.row_key,
+        'reason', l.conflict) order by l.ordinal, l.table_name), '[]')
+      from looked_at as l
+      where l.conflict is not null))
 $$;
 
--- Look on at the rows in an undo's scope, for so long; null: to the end. Nothing of the user's is touched.
+-- Continue the look at the rows in an undo's scope. It changes no table of the user's.
 --
--- In blocks of 1,000 places of the plan, so that the hash over what was seen does not depend on how the look was parted.
+-- It goes in blocks of 1,000 places of the plan, so that the hash does not depend on how many calls the look took.
+-- p_budget  how long to look. Null: to the end
 create function backfill_private.undo_look(p_undo backfill_private.undos, p_budget interval)
 returns backfill_private.undos
 language plpgsql
@@ -7208,10 +7369,13 @@ declare
 begin
   loop
     v_conflicts := '{}';
-    v_rows := array(select r from backfill_private.undo_rows(p_undo.run_id, backfill_private.undo_next(
-      p_undo.run_id, p_undo.scope, p_undo.looked_ordinal, p_undo.looked_ordinal + 1000, null)) as r);
+    v_rows := array(
+      select r
+      from backfill_private.undo_rows(p_undo.run_id, backfill_private.undo_next(
+        p_undo.run_id, p_undo.scope, p_undo.looked_ordinal, p_undo.looked_ordinal + 1000, null)) as r);
     for v_table in select * from backfill_private.undo_tables(v_rows) loop
-      v_conflicts := v_conflicts || backfill_private.undo_conflicts(v_table.tab, v_table.picks, v_table.joins, v_rows, false);
+      v_conflicts := v_conflicts
+        || backfill_private.undo_conflicts(v_table.tab, v_table.picks, v_table.joins, v_rows, false);
     end loop;
     p_undo.effect := backfill_private.added(p_undo.effect, backfill_private.undo_effect(v_rows, v_conflicts));
     p_undo.looked_hash := backfill_private.sha256_hex(concat_ws(e'\n', p_undo.looked_hash, (
@@ -7222,29 +7386,40 @@ begin
     exit when p_undo.looked_ordinal = v_last or backfill_private.clock() >= v_until;
   end loop;
   update backfill_private.undos as u
-  set looked_ordinal = p_undo.looked_ordinal, looked_hash = p_undo.looked_hash, effect = p_undo.effect, seen = p_undo.seen,
-      checked_events = p_undo.checked_events, checked_at = p_undo.checked_at
+  set looked_ordinal = p_undo.looked_ordinal,
+      looked_hash = p_undo.looked_hash,
+      effect = p_undo.effect,
+      seen = p_undo.seen,
+      checked_events = p_undo.checked_events,
+      checked_at = p_undo.checked_at
   where u.undo_id = p_undo.undo_id;
   return p_undo;
 end
 $$;
 
--- The digest of what a look saw; null while it has not come to its end.
+-- The digest of what a look saw. Null while the look goes on.
 create function backfill_private.undo_digest(p_undo backfill_private.undos)
 returns text
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case when p_undo.looked_ordinal = (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_undo.run_id)
-    then backfill_private.sha256_hex(concat_ws(e'\n', 'backfill undo, form 2', p_undo.run_id, p_undo.scope, p_undo.looked_hash)) end
+  select case
+    when p_undo.looked_ordinal = (
+      select max(i.ordinal)
+      from public.backfill_items as i
+      where i.run_id = p_undo.run_id
+    )
+    then backfill_private.sha256_hex(
+      concat_ws(e'\n', 'backfill undo, form 2', p_undo.run_id, p_undo.scope, p_undo.looked_hash))
+  end
 $$;
 
--- Preview an undo. Nothing of the user's is touched; the preview is kept, and only the newest can be confirmed.
+-- Preview an undo. It changes no table of the user's. The preview is kept, and only the newest can be confirmed.
 --
--- p_budget_ms  look for about so long; the rest with the answer's undo_id. Null: to the end
--- p_undo_id    of a preview that has not come to its end; its scope stays
--- returns      {run_id, scope, undo_id, digest: null until its end, looked_at and to_look_at: sessions of the plan, …
+-- p_budget_ms  look for about this long. The next call, with the answer's undo_id, continues. Null: to the end
+-- p_undo_id    of a preview to continue. Its scope stays
+-- returns      {run_id, scope, undo_id, digest: null until the end, looked_at and to_look_at: sessions of the plan, …
 --              see backfill_private.undo_effect}
 -- raises       OB001 no such run, OB002 the run is running or never ran, OB013 OB014 the scope is not usable
 create function backfill_private.preview_undo(
@@ -7263,41 +7438,56 @@ begin
   perform backfill_private.caught_up_run(p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']);
   if p_undo_id is null then
     insert into backfill_private.undos (run_id, scope, seen, seen_events)
-    select p_run_id, backfill_private.undo_scope(p_run_id, p_sessions, p_since, p_until), pg_current_snapshot(), r.audit_count
-    from public.backfill_runs as r where r.run_id = p_run_id
+    select
+      p_run_id,
+      backfill_private.undo_scope(p_run_id, p_sessions, p_since, p_until),
+      pg_current_snapshot(),
+      r.audit_count
+    from public.backfill_runs as r
+    where r.run_id = p_run_id
     returning * into v_undo;
   else
-    select * into v_undo from backfill_private.undos where undo_id = p_undo_id and run_id = p_run_id;
+    select * into v_undo
+    from backfill_private.undos
+    where undo_id = p_undo_id
+      and run_id = p_run_id;
     if not found then
-      perform backfill_private.refuse('OB013', format('run %s has no preview %s', p_run_id, p_undo_id),
+      perform backfill_private.refuse('OB013',
+        format('run %s has no preview %s', p_run_id, p_undo_id),
         format('backfill rollback %s', p_run_id));
     end if;
   end if;
   if v_undo.digest is null then
     v_undo := backfill_private.undo_look(v_undo, p_budget_ms * interval '1 ms');
     update backfill_private.undos
-    set digest = backfill_private.undo_digest(v_undo), sessions_total = (v_undo.effect ->> 'sessions_total')::bigint,
+    set digest = backfill_private.undo_digest(v_undo),
+        sessions_total = (v_undo.effect ->> 'sessions_total')::bigint,
         seen = case when v_undo.effect -> 'conflicts' = '[]' then seen end
-    where undo_id = v_undo.undo_id returning * into v_undo;
+    where undo_id = v_undo.undo_id
+    returning * into v_undo;
   end if;
-  return v_undo.effect || jsonb_build_object('run_id', p_run_id, 'scope', v_undo.scope, 'digest', v_undo.digest,
-    'undo_id', v_undo.undo_id, 'looked_at', v_undo.looked_ordinal,
+  return v_undo.effect || jsonb_build_object(
+    'run_id', p_run_id,
+    'scope', v_undo.scope,
+    'digest', v_undo.digest,
+    'undo_id', v_undo.undo_id,
+    'looked_at', v_undo.looked_ordinal,
     'to_look_at', (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_run_id));
 end
 $$;
 
 -- from sql/80_undo/write.sql
--- The writes of an undo: rows taken back as a set, and one by one where something has something against it.
+-- The writes of an undo: many rows per statement, and row by row if something refuses one of them.
 
--- Take written rows of a table back: delete what was inserted, put back what was updated or deleted. All of them but those
--- in conflict, or an error.
+-- Undo written rows of a table: delete what was inserted, put back what was updated or deleted. All rows are written
+-- but those in conflict, or an error is raised.
 --
--- A statement a way; what the run had deleted is inserted one by one, since an insert tells nothing of where its values
--- came from.
+-- One statement deletes, and one per set of columns updates. Rows that the run had deleted are inserted one by one,
+-- since `returning` of an insert cannot name the receipt.
 -- p_picks, p_joins  see backfill_private.undo_tables
--- returns  the rows that were written, by their newest receipt, and the hash of what stands now; a row that the run made
---          and deleted itself is none of them
--- raises   P0001 a trigger of the user's let nothing happen
+-- returns  the rows that were written, by their newest receipt, and the hash of what stands now. A row that the run
+--          both inserted and deleted is not among them
+-- raises   P0001 a trigger of the user's suppressed a write
 create function backfill_private.undo_write(
   p_table regclass, p_picks text, p_joins text, p_rows backfill_private.undoable[], p_conflicts jsonb
 )
@@ -7319,13 +7509,20 @@ declare
   v_rows bigint;
 begin
   for v_part in
-    select w.way, w.columns, w.one, count(*) as rows
+    select
+      w.way,
+      w.columns,
+      w.one,
+      count(*) as rows
     from unnest(p_rows) as u
-    cross join lateral (select
-      case when u.last_hash is null then 'insert' when u.has_before then 'update' else 'delete' end as way,
-      case when u.has_before then array(select jsonb_object_keys(u.first_before)) end as columns,
-      case when u.last_hash is null then u.last_receipt end as one) as w
-    where (u.has_before or u.last_hash is not null) and u.table_name::regclass = p_table
+    cross join lateral (
+      select
+        case when u.last_hash is null then 'insert' when u.has_before then 'update' else 'delete' end as way,
+        case when u.has_before then array(select jsonb_object_keys(u.first_before)) end as columns,
+        case when u.last_hash is null then u.last_receipt end as one
+    ) as w
+    where (u.has_before or u.last_hash is not null)
+      and u.table_name::regclass = p_table
       and (p_conflicts = '{}' or not p_conflicts ? u.last_receipt::text)
     group by 1, 2, 3
   loop
@@ -7339,9 +7536,13 @@ begin
 end
 $$;
 
--- The statement that takes rows u of $1 back, but for those that $2 has. It sets the columns that the before-images have,
--- $3, but for those that the table computes by itself; $4: the one row that it inserts.
-create function backfill_private.undo_statement(p_table regclass, p_picks text, p_joins text, p_way text, p_columns text[])
+-- The statement that undoes the rows u of $1 that are not in $2.
+--
+-- $3  the columns of the before-images. All are set but those that the table computes
+-- $4  the one row to insert
+create function backfill_private.undo_statement(
+  p_table regclass, p_picks text, p_joins text, p_way text, p_columns text[]
+)
 returns text
 language sql
 stable
@@ -7349,33 +7550,54 @@ set search_path = pg_catalog, pg_temp
 as $$
   select case p_way
     when 'delete' then format(
-      'delete from %s as t using unnest($1) as u where %s and %s and not u.has_before and u.last_hash is not null
-       returning u.last_receipt, %L::text, null::bytea', p_table, p_picks, p_joins, p_way)
+      'delete from %s as t
+       using unnest($1) as u
+       where %s
+         and %s
+         and not u.has_before
+         and u.last_hash is not null
+       returning u.last_receipt, %L::text, null::bytea',
+      p_table, p_picks, p_joins, p_way)
     when 'update' then format(
-      'update %1$s as t set (%2$s) = (select %2$s from jsonb_populate_record(null::%1$s, u.first_before))
+      'update %1$s as t
+       set (%2$s) = (select %2$s from jsonb_populate_record(null::%1$s, u.first_before))
        from unnest($1) as u
-       where %3$s and %4$s and u.last_hash is not null and array(select jsonb_object_keys(u.first_before)) = $3
-       returning u.last_receipt, %5$L::text, sha256(convert_to(to_jsonb(t.*)::text, ''UTF8''))', p_table,
-      string_agg(quote_ident(a.attname), ', ' order by a.attnum) filter (where a.attidentity <> 'a'), p_picks, p_joins, p_way)
+       where %3$s
+         and %4$s
+         and u.last_hash is not null
+         and array(select jsonb_object_keys(u.first_before)) = $3
+       returning u.last_receipt, %5$L::text, sha256(convert_to(to_jsonb(t.*)::text, ''UTF8''))',
+      p_table,
+      string_agg(quote_ident(a.attname), ', ' order by a.attnum) filter (where a.attidentity <> 'a'),
+      p_picks, p_joins, p_way)
     else format(
       'insert into %1$s as t (%2$s) overriding system value
-       select %3$s from unnest($1) as u cross join lateral jsonb_populate_record(null::%1$s, u.first_before) as b
+       select %3$s
+       from unnest($1) as u
+       cross join lateral jsonb_populate_record(null::%1$s, u.first_before) as b
        where u.last_receipt = $4
-       returning $4, %4$L::text, sha256(convert_to(to_jsonb(t.*)::text, ''UTF8''))', p_table,
+       returning $4, %4$L::text, sha256(convert_to(to_jsonb(t.*)::text, ''UTF8''))',
+      p_table,
       string_agg(quote_ident(a.attname), ', ' order by a.attnum),
-      string_agg('b.' || quote_ident(a.attname), ', ' order by a.attnum), p_way) end
+      string_agg('b.' || quote_ident(a.attname), ', ' order by a.attnum),
+      p_way)
+  end
   from pg_attribute as a
-  where a.attrelid = p_table and a.attnum > 0 and not a.attisdropped and a.attgenerated = '' and a.attname = any (p_columns)
+  where a.attrelid = p_table
+    and a.attnum > 0
+    and not a.attisdropped
+    and a.attgenerated = ''
+    and a.attname = any (p_columns)
 $$;
 
--- Take all rows of some sessions back at once. A row in conflict is left as it is; a session that lost a row is no longer
--- done, whatever stays. The items are locked.
+-- Undo all rows of some sessions at once. A row in conflict is left as it is. A session of which a row was undone is no
+-- longer done, even if other rows stay. The caller has locked the items.
 --
--- The rows are written under a header of the undo's own: under it the triggers on the target tables see only what triggers
--- of the user's write on top, and let none of that through. The receipts of the rows themselves are written here, from what
--- the statements say they did.
+-- The rows are written under a header of the undo's own. Under it the triggers on the target tables let the undo's own
+-- statements pass and refuse any row that a trigger of the user's writes on top. The receipts are written here, from
+-- what the statements return.
 -- returns  see backfill_private.undo_effect
--- raises   whatever the database or a trigger of the user's has against one of the rows; OB011 a trigger writes further rows
+-- raises   any error of the database or of a user's trigger. OB011 a trigger writes further rows
 create function backfill_private.undo_at_once(p_run_id uuid, p_ordinals integer[])
 returns jsonb
 language plpgsql
@@ -7394,9 +7616,21 @@ begin
     v_found := backfill_private.undo_conflicts(v_table.tab, v_table.picks, v_table.joins, v_rows, true);
     v_conflicts := v_conflicts || v_found;
     insert into public.backfill_receipts (
-      run_id, ordinal, session_id, component, kind, operation, table_name, row_key, before_hash, after_hash, attempt, at)
-    select p_run_id, u.ordinal, u.session_id, u.component, 'undo', w.operation, u.table_name, u.row_key, u.last_hash,
-      w.after_hash, u.attempt, v_now
+      run_id, ordinal, session_id, component, kind, operation, table_name, row_key, before_hash, after_hash,
+      attempt, at)
+    select
+      p_run_id,
+      u.ordinal,
+      u.session_id,
+      u.component,
+      'undo',
+      w.operation,
+      u.table_name,
+      u.row_key,
+      u.last_hash,
+      w.after_hash,
+      u.attempt,
+      v_now
     from backfill_private.undo_write(v_table.tab, v_table.picks, v_table.joins, v_rows, v_found) as w
     join unnest(v_rows) as u using (last_receipt);
   end loop;
@@ -7407,7 +7641,7 @@ begin
 end
 $$;
 
--- Note what became of sessions whose rows were taken back but for those in conflict.
+-- Mark the receipts of the rows that were undone, and the sessions that they belong to.
 create function backfill_private.undo_noted(
   p_run_id uuid, p_ordinals integer[], p_rows backfill_private.undoable[], p_conflicts jsonb, p_now timestamptz
 )
@@ -7419,24 +7653,37 @@ set enable_seqscan = off
 as $$
 declare
   v_left integer[] := array(
-    select u.ordinal from unnest(p_rows) as u where p_conflicts <> '{}'
-    group by u.ordinal having bool_and(p_conflicts ? u.last_receipt::text));
+    select u.ordinal
+    from unnest(p_rows) as u
+    where p_conflicts <> '{}'
+    group by u.ordinal
+    having bool_and(p_conflicts ? u.last_receipt::text));
 begin
   update public.backfill_receipts as r
   set undone_at = p_now
   where r.receipt_id = any (array(
-    select unnest(u.receipts) from unnest(p_rows) as u where p_conflicts = '{}' or not p_conflicts ? u.last_receipt::text));
+    select unnest(u.receipts)
+    from unnest(p_rows) as u
+    where p_conflicts = '{}'
+      or not p_conflicts ? u.last_receipt::text));
   update public.backfill_items as i
-  set fence_hash = null, lease_kind = null, lease_until = null, claim_id = null, worker = null,
+  set fence_hash = null,
+      lease_kind = null,
+      lease_until = null,
+      claim_id = null,
+      worker = null,
       state = case when i.ordinal = any (v_left) then i.state else 'rolled_back' end
-  where i.run_id = p_run_id and i.ordinal = any (p_ordinals);
+  where i.run_id = p_run_id
+    and i.ordinal = any (p_ordinals);
 end
 $$;
 
--- Take one written row back where the database lets us.
+-- Undo one written row, if the database allows it.
 --
 -- returns  null, or why not: a constraint, deferred or not, or a trigger of the user's refused it
-create function backfill_private.refusal_to_undo(p_table regclass, p_picks text, p_joins text, p_row backfill_private.undoable)
+create function backfill_private.refusal_to_undo(
+  p_table regclass, p_picks text, p_joins text, p_row backfill_private.undoable
+)
 returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -7450,9 +7697,8 @@ exception when integrity_constraint_violation or data_exception or insufficient_
 end
 $$;
 
--- Take one session's rows back, one after the other, the newest first, through the gate: under a fence of the undo's own
--- that never leaves this function, so that every row leaves a receipt, those too that triggers of the user's write of this
--- session.
+-- Undo one session's rows one by one, the newest first, through the gate. The fence never leaves this function. Every
+-- row gets a receipt, and so does any row of this session that a trigger of the user's writes.
 --
 -- returns  see backfill_private.undo_effect
 create function backfill_private.undo_item(p_run_id uuid, p_ordinal integer)
@@ -7469,11 +7715,16 @@ declare
   v_why text;
   v_conflicts jsonb := '{}'::jsonb;
 begin
-  perform from public.backfill_items where run_id = p_run_id and ordinal = p_ordinal for update;
+  perform from public.backfill_items
+  where run_id = p_run_id
+    and ordinal = p_ordinal
+  for update;
   update public.backfill_items
-  set fence_hash = sha256(convert_to(v_fence, 'UTF8')), lease_kind = 'undo',
+  set fence_hash = sha256(convert_to(v_fence, 'UTF8')),
+      lease_kind = 'undo',
       lease_until = backfill_private.clock() + backfill_private.lease_ttl()
-  where run_id = p_run_id and ordinal = p_ordinal;
+  where run_id = p_run_id
+    and ordinal = p_ordinal;
   perform set_config('request.headers',
     jsonb_build_object('x-backfill-run', p_run_id, 'x-backfill-fence', v_fence)::text, true);
   v_rows := array(select r from backfill_private.undo_rows(p_run_id, array[p_ordinal]) as r);
@@ -7492,8 +7743,8 @@ begin
 end
 $$;
 
--- Take the rows of some sessions back: all at once, and where the database or a trigger of the user's has something against
--- one of them, half by half, so that one refusal is one conflict.
+-- Undo the rows of some sessions at once. If the database or a trigger of the user's refuses one of them, each half is
+-- tried by itself, down to one session, so that one refusal is one conflict.
 --
 -- returns  see backfill_private.undo_effect
 create function backfill_private.undo_sessions(p_run_id uuid, p_ordinals integer[])
@@ -7506,19 +7757,25 @@ declare
 begin
   return backfill_private.undo_at_once(p_run_id, p_ordinals);
 exception
-  when integrity_constraint_violation or data_exception or insufficient_privilege or raise_exception or sqlstate 'OB011' then
+  when integrity_constraint_violation
+    or data_exception
+    or insufficient_privilege
+    or raise_exception
+    or sqlstate 'OB011' then
     if v_half = 0 then
       return backfill_private.undo_item(p_run_id, p_ordinals[1]);
     end if;
-    return backfill_private.added(backfill_private.undo_sessions(p_run_id, p_ordinals[:v_half]),
+    return backfill_private.added(
+      backfill_private.undo_sessions(p_run_id, p_ordinals[:v_half]),
       backfill_private.undo_sessions(p_run_id, p_ordinals[v_half + 1:]));
 end
 $$;
 
--- Refuse a caller who has put a trigger of his own on some table: an undo writes with its owner's rights, and so would that
--- trigger run. The right TRIGGER, which older projects give to every API role, is enough for it, with a function in pg_temp.
+-- Refuse a caller who has put a trigger with a function of their own on some table. An undo writes with its owner's
+-- rights, and such a trigger would run with them. The right TRIGGER and a function in pg_temp are enough to make one,
+-- and older projects give TRIGGER to every API role.
 --
--- raises  OB010 a trigger's function belongs to the caller, who has not the owner's rights
+-- raises  OB010 a trigger's function belongs to the caller, who does not have the owner's rights
 create function backfill_private.refuse_callers_triggers()
 returns void
 language plpgsql
@@ -7546,12 +7803,12 @@ $$;
 -- from sql/85_rehearse/rehearse.sql
 -- Rehearsal: the real scoring calls of a few sessions, made while planning and rolled back.
 --
--- Each is one call of the API, with the caller's rights, in a subtransaction that never stays: a scratch run leases the
--- session there, so that gate, receipts and undo are the real ones. What was seen is carried out of it in a variable.
--- What no transaction takes back stays: numbers drawn from sequences, and calls out of the database.
+-- Each session is one call of the API, with the caller's rights, in a subtransaction that is always rolled back. There
+-- a scratch run leases the session, so that gate, receipts and undo are the real ones. A variable keeps what was seen.
+-- Numbers drawn from sequences and calls out of the database are not rolled back.
 
--- How many sessions may be rehearsed: each is scored twice, within one minute's share of the throttle, and 100 at most.
--- As asked, else 5, and none where the environment is production.
+-- How many sessions may be rehearsed: as many as requested, by default 5, or none if the environment is production.
+-- Each is scored twice, so at most half of one minute's share of the throttle, and never more than 100.
 create function backfill_private.rehearsal_room(p_run public.backfill_runs)
 returns integer
 language sql
@@ -7567,8 +7824,8 @@ as $$
   from public.backfill_settings as s
 $$;
 
--- Choose what to rehearse, of what no Edge Function scores: one candidate of each category first, then the priority sessions, then one of each category
--- and phase. Asked again, the same.
+-- Choose the sessions to rehearse: one candidate of each category first, then the priority sessions, then one of each
+-- category and phase. None that an Edge Function scores. A second call chooses the same.
 --
 -- returns  the sessions' ids, in order
 -- raises   OB002 not in planning or windows left, OB010 not allowed
@@ -7587,29 +7844,46 @@ begin
     perform backfill_private.refuse('OB002', format('run %s is not collected to its end', p_run_id));
   end if;
   insert into backfill_private.rehearsals (run_id, ordinal, session_id, session_at, components, category, phase)
-  select p_run_id, row_number() over (order by c.rank, c.ordinal), c.session_id, c.session_at, c.components, c.category, c.phase
+  select
+    p_run_id,
+    row_number() over (order by c.rank, c.ordinal),
+    c.session_id,
+    c.session_at,
+    c.components,
+    c.category,
+    c.phase
   from (
-    select p.*, case
+    select
+      p.*,
+      case
         when row_number() over (partition by p.category order by p.ordinal) = 1 then 1
         when p.phase = 'priority' then 2
-        when row_number() over (partition by p.category, p.phase order by p.ordinal) = 1 then 3 end as rank
+        when row_number() over (partition by p.category, p.phase order by p.ordinal) = 1 then 3
+      end as rank
     from backfill_private.placed(v_run) as p
     -- No transaction takes back what an Edge Function does.
-    where not exists (select from public.backfill_targets as t
-      where t.target = v_run.target and t.transport = 'edge' and t.component = any (p.components))
+    where not exists (
+      select from public.backfill_targets as t
+      where t.target = v_run.target
+        and t.transport = 'edge'
+        and t.component = any (p.components)
+    )
   ) as c
   where c.rank is not null
   order by c.rank, c.ordinal
   limit backfill_private.rehearsal_room(v_run)
   on conflict do nothing;
-  return (select coalesce(array_agg(s.session_id order by s.ordinal), '{}')
-    from backfill_private.rehearsals as s where s.run_id = p_run_id);
+  return (
+    select coalesce(array_agg(s.session_id order by s.ordinal), '{}')
+    from backfill_private.rehearsals as s
+    where s.run_id = p_run_id
+  );
 end
 $$;
 
--- Lease a session to a scratch run, and look at its rows. To be called in a subtransaction that is rolled back.
+-- Lease a session to a scratch run, and keep its rows. Call it in a subtransaction that is rolled back.
 --
--- returns  {scratch, headers, steps: [{component, function, call}], writes}; {why} where it cannot be rehearsed
+-- returns  {scratch, headers, steps: [{component, function, call}], writes}, or {why} if it cannot be rehearsed
 -- raises   OB002 not in planning, OB010 not allowed, OB014 the session is not in the sample
 create function backfill_private.rehearsal_lease(p_run_id uuid, p_session_id text)
 returns jsonb
@@ -7623,43 +7897,72 @@ declare
 begin
   perform backfill_private.authorize('plan');
   select * into v_run from public.backfill_runs where run_id = p_run_id and state = 'planning';
-  if not exists (select from backfill_private.rehearsals as s where s.run_id = v_run.run_id and s.session_id = p_session_id) then
-    perform backfill_private.refuse('OB014', format('session %s is not to be rehearsed for run %s', left(p_session_id, 80), p_run_id),
+  if not exists (
+    select from backfill_private.rehearsals as s
+    where s.run_id = v_run.run_id
+      and s.session_id = p_session_id
+  ) then
+    perform backfill_private.refuse('OB014',
+      format('session %s is not to be rehearsed for run %s', left(p_session_id, 80), p_run_id),
       'backfill plan … --rehearse 5');
-  elsif exists (select from backfill_private.rehearsals as s
-      where s.run_id = p_run_id and s.session_id = p_session_id and s.seen is not null) then
+  elsif exists (
+    select from backfill_private.rehearsals as s
+    where s.run_id = p_run_id
+      and s.session_id = p_session_id
+      and s.seen is not null
+  ) then
     return jsonb_build_object('why', 'it is rehearsed already');  -- by a call whose reply was lost
-  elsif exists (select from public.backfill_items as i
-      where i.source = v_run.target and i.session_id = p_session_id and i.state = 'leased') then
+  elsif exists (
+    select from public.backfill_items as i
+    where i.source = v_run.target
+      and i.session_id = p_session_id
+      and i.state = 'leased'
+  ) then
     return jsonb_build_object('why', 'another run is scoring it');
-  elsif exists (select from backfill_private.rehearsals as s where s.run_id = p_run_id and s.seen #>> '{error,code}' = '57014') then
+  elsif exists (
+    select from backfill_private.rehearsals as s
+    where s.run_id = p_run_id
+      and s.seen #>> '{error,code}' = '57014'
+  ) then
     return jsonb_build_object('why', 'another session was slower than the limit');
   end if;
-  v_run := jsonb_populate_record(v_run, jsonb_build_object('run_id', gen_random_uuid(), 'state', 'running',
-    'requested_via', 'rehearsal', 'approved_until', backfill_private.clock() + backfill_private.lease_ttl()));
+  v_run := jsonb_populate_record(v_run, jsonb_build_object(
+    'run_id', gen_random_uuid(),
+    'state', 'running',
+    'requested_via', 'rehearsal',
+    'approved_until', backfill_private.clock() + backfill_private.lease_ttl()));
   insert into public.backfill_runs select v_run.*;
   insert into public.backfill_items (
     run_id, ordinal, source, session_id, session_at, components, category, phase, batch)
   select v_run.run_id, 1, v_run.target, s.session_id, s.session_at, s.components, s.category, s.phase, 1
-  from backfill_private.rehearsals as s where s.run_id = p_run_id and s.session_id = p_session_id;
+  from backfill_private.rehearsals as s
+  where s.run_id = p_run_id
+    and s.session_id = p_session_id;
   v_grant := backfill_private.grant_fences(v_run, array[1], gen_random_uuid(), 'rehearsal') -> 0;
   perform backfill_private.keep_rows(v_run.run_id, 'before');
   return jsonb_build_object(
     'scratch', v_run.run_id,
     'headers', jsonb_build_object('x-backfill-run', v_run.run_id, 'x-backfill-fence', v_grant ->> 'fence'),
-    'steps', (select jsonb_agg(jsonb_build_object('component', s.step -> 'component', 'function', s.step -> 'function',
-        'call', backfill_private.call_sql(t.function_signature, s.step -> 'arguments')) order by t.position)
+    'steps', (
+      select jsonb_agg(
+        jsonb_build_object(
+          'component', s.step -> 'component',
+          'function', s.step -> 'function',
+          'call', backfill_private.call_sql(t.function_signature, s.step -> 'arguments'))
+        order by t.position)
       from jsonb_array_elements(v_grant -> 'steps') as s (step)
-      join public.backfill_targets as t on t.target = v_run.target and t.component = s.step ->> 'component'),
+      join public.backfill_targets as t
+        on t.target = v_run.target
+        and t.component = s.step ->> 'component'),
     'writes', backfill_private.writes_elsewhere(v_run.target));
 end
 $$;
 
--- Make a session's calls one after the other, and then let deferred constraints speak. A call that fails ends them, and
--- takes back what it did itself.
+-- Make a session's calls one by one, and then check deferred constraints. The first failed call ends the pass, and its
+-- own writes are rolled back.
 --
 -- p_steps        [{component, function, call: SQL}]
--- p_search_path  that of a call through the API: the scoring functions must meet it
+-- p_search_path  that of a call through the API, since the scoring functions will run under it
 -- returns        {calls: [{component, function, took_ms}], error: null or {step, code, message}}
 create function backfill_private.rehearse_pass(p_steps jsonb, p_search_path text)
 returns jsonb
@@ -7681,22 +7984,26 @@ begin
         execute v_step ->> 'call';
       else
         set constraints all immediate;
-        raise sqlstate 'RB001';  -- or a second pass would find no constraint deferred
+        raise sqlstate 'RB001';  -- makes them deferred again, for a second pass
       end if;
     exception
       when sqlstate 'RB001' then exit;
       when query_canceled or assert_failure or others then
-        return jsonb_build_object('calls', v_calls, 'error', jsonb_build_object('code', sqlstate,
-          'step', v_step ->> 'function', 'message', backfill_private.kept_message(sqlstate, sqlerrm)));
+        return jsonb_build_object('calls', v_calls, 'error', jsonb_build_object(
+          'code', sqlstate,
+          'step', v_step ->> 'function',
+          'message', backfill_private.kept_message(sqlstate, sqlerrm)));
     end;
-    v_calls := v_calls || jsonb_build_object('component', v_step -> 'component', 'function', v_step -> 'function',
+    v_calls := v_calls || jsonb_build_object(
+      'component', v_step -> 'component',
+      'function', v_step -> 'function',
       'took_ms', round(extract(epoch from backfill_private.clock() - v_began) * 1000, 1));
   end loop;
   return jsonb_build_object('calls', v_calls, 'error', null);
 end
 $$;
 
--- Keep what was seen of a session: what was seen first.
+-- Keep what was seen of a session. What a first call kept stays.
 create function backfill_private.keep_rehearsal(p_run_id uuid, p_session_id text, p_seen jsonb)
 returns void
 language plpgsql
@@ -7706,15 +8013,18 @@ as $$
 begin
   perform backfill_private.authorize('plan');
   perform backfill_private.locked_run(p_run_id, array['planning']);
-  update backfill_private.rehearsals set seen = p_seen
-  where run_id = p_run_id and session_id = p_session_id and seen is null;
+  update backfill_private.rehearsals
+  set seen = p_seen
+  where run_id = p_run_id
+    and session_id = p_session_id
+    and seen is null;
 end
 $$;
 
 -- from sql/85_rehearse/rows.sql
--- The rehearsal's rows: what stood there before, between and after the calls.
+-- The rehearsal's rows: before, between and after the calls.
 
--- Keep the rows that a scratch run's session has in the target tables, as they stand at this moment.
+-- Keep the rows that a scratch run's session has in the target tables at this moment.
 create function backfill_private.keep_rows(p_scratch uuid, p_moment text)
 returns void
 language plpgsql
@@ -7729,17 +8039,23 @@ declare
   v_target public.backfill_targets;
 begin
   for v_target in
-    select t.* from public.backfill_targets as t
+    select t.*
+    from public.backfill_targets as t
     join public.backfill_runs as r on r.target = t.target
-    where r.run_id = p_scratch order by t.position
+    where r.run_id = p_scratch
+    order by t.position
   loop
     execute format(
       'insert into backfill_private.rehearsal_rows (scratch, moment, table_name, row_key, contents)
        select $1, $2, %L, backfill_private.row_key(to_jsonb(t.*), $3), to_jsonb(t.*)
        from %s as t
-       join public.backfill_items as item on item.run_id = $1 and t.%I = item.session_id::%s
+       join public.backfill_items as item
+         on item.run_id = $1
+         and t.%I = item.session_id::%s
        on conflict do nothing',
-      backfill_private.bare_name(v_target.table_name), v_target.table_name::regclass, v_target.session_column,
+      backfill_private.bare_name(v_target.table_name),
+      v_target.table_name::regclass,
+      v_target.session_column,
       backfill_private.column_type(v_target.table_name, v_target.session_column))
     using p_scratch, p_moment, v_target.key_columns;
   end loop;
@@ -7748,7 +8064,7 @@ $$;
 
 -- What this transaction has written so far to tables that are neither the target's nor ours.
 --
--- returns  {table: {inserted, updated, deleted}}, as PostgreSQL counts them; rows written and taken back count too
+-- returns  {table: {inserted, updated, deleted}}, as PostgreSQL counts them. Rolled back writes count too
 create function backfill_private.writes_elsewhere(p_target text)
 returns jsonb
 language sql
@@ -7759,17 +8075,19 @@ as $$
       'inserted', w.n_tup_ins, 'updated', w.n_tup_upd, 'deleted', w.n_tup_del)), '{}')
   from pg_stat_xact_user_tables as w
   where w.n_tup_ins + w.n_tup_upd + w.n_tup_del > 0
-    and w.schemaname <> 'backfill_private' and not (w.schemaname = 'public' and starts_with(w.relname, 'backfill_'))
+    and w.schemaname <> 'backfill_private'
+    and not (w.schemaname = 'public' and starts_with(w.relname, 'backfill_'))
     and not exists (
       select from public.backfill_targets as t
       where t.target = p_target
         and (w.relid = to_regclass(t.table_name)
-          or w.relid in (select p.relid from pg_partition_tree(to_regclass(t.table_name)) as p)))
+          or w.relid in (select p.relid from pg_partition_tree(to_regclass(t.table_name)) as p))
+    )
 $$;
 
--- How a session's rows differ between two moments, table by table.
+-- How a session's rows differ between two moments, per table.
 --
--- returns  {table: {before, after, inserted, updated, deleted, columns: those that an updated row has otherwise}}
+-- returns  {table: {before, after, inserted, updated, deleted, columns: that differ in an updated row}}
 create function backfill_private.rows_between(p_scratch uuid, p_from text, p_to text)
 returns jsonb
 language sql
@@ -7778,30 +8096,46 @@ set search_path = pg_catalog, pg_temp
 as $$
   with pairs as (
     select coalesce(a.table_name, b.table_name) as table_name, b.contents as was, a.contents as becomes
-    from (select * from backfill_private.rehearsal_rows as r where r.scratch = p_scratch and r.moment = p_from) as b
-    full join (select * from backfill_private.rehearsal_rows as r where r.scratch = p_scratch and r.moment = p_to) as a
-      on a.table_name = b.table_name and a.row_key = b.row_key
+    from (
+      select *
+      from backfill_private.rehearsal_rows as r
+      where r.scratch = p_scratch
+        and r.moment = p_from
+    ) as b
+    full join (
+      select *
+      from backfill_private.rehearsal_rows as r
+      where r.scratch = p_scratch
+        and r.moment = p_to
+    ) as a
+      on a.table_name = b.table_name
+      and a.row_key = b.row_key
   ), columns as (
     select p.table_name, jsonb_agg(distinct c.key order by c.key) as names
     from pairs as p
     cross join lateral jsonb_each(p.becomes) as c
-    where p.was is not null and p.was -> c.key is distinct from c.value
+    where p.was is not null
+      and p.was -> c.key is distinct from c.value
     group by p.table_name
   ), counted as (
-    select p.table_name,
-      count(p.was) as before, count(p.becomes) as after,
+    select
+      p.table_name,
+      count(p.was) as before,
+      count(p.becomes) as after,
       count(*) filter (where p.was is null) as inserted,
       count(*) filter (where p.was <> p.becomes) as updated,
       count(*) filter (where p.becomes is null) as deleted
-    from pairs as p group by p.table_name
+    from pairs as p
+    group by p.table_name
   )
   select coalesce(jsonb_object_agg(c.table_name, to_jsonb(c) - 'table_name'
     || jsonb_build_object('columns', coalesce(n.names, '[]'))), '{}')
-  from counted as c left join columns as n using (table_name)
+  from counted as c
+  left join columns as n using (table_name)
 $$;
 
--- The columns of the rows that a pass wrote which hold the time of its transaction: {table: [column]}. Whether a call
--- sets such a column again cannot be told within one transaction.
+-- The columns of rows that the first pass wrote with the time of the transaction: {table: [column]}. Whether a second
+-- call sets such a column again cannot be told within one transaction.
 create function backfill_private.columns_of_now(p_scratch uuid)
 returns jsonb
 language sql
@@ -7813,13 +8147,16 @@ as $$
     select r.table_name, jsonb_agg(distinct c.key order by c.key) as columns
     from backfill_private.rehearsal_rows as r
     cross join lateral jsonb_each(r.contents) as c
-    where r.scratch = p_scratch and r.moment = 'first' and c.value in (to_jsonb(now()), to_jsonb(localtimestamp))
-    group by r.table_name) as n
+    where r.scratch = p_scratch
+      and r.moment = 'first'
+      and c.value in (to_jsonb(now()), to_jsonb(localtimestamp))
+    group by r.table_name
+  ) as n
 $$;
 
--- The target of a scratch run. Only such a run's rows may be kept: they never outlive its transaction.
+-- The target of a scratch run. Only such a run's rows may be kept, since they never outlive its transaction.
 --
--- raises  OB001 it is none
+-- raises  OB001 it is not a scratch run
 create function backfill_private.scratch_target(p_scratch uuid)
 returns text
 language plpgsql
@@ -7829,8 +8166,10 @@ as $$
 declare
   v_target text;
 begin
-  select r.target into v_target from public.backfill_runs as r
-  where r.run_id = p_scratch and r.requested_via = 'rehearsal';
+  select r.target into v_target
+  from public.backfill_runs as r
+  where r.run_id = p_scratch
+    and r.requested_via = 'rehearsal';
   if not found then
     perform backfill_private.refuse('OB001', format('there is no rehearsal %s', p_scratch));
   end if;
@@ -7838,7 +8177,7 @@ begin
 end
 $$;
 
--- What the first pass left: rows, writes elsewhere, columns that hold the transaction's time, a component without its row.
+-- What the first pass left: rows, writes elsewhere, columns with the transaction's time, a component without its row.
 create function backfill_private.seen_first(p_scratch uuid, p_writes_before jsonb)
 returns jsonb
 language plpgsql
@@ -7853,7 +8192,10 @@ begin
     'tables', backfill_private.rows_between(p_scratch, 'before', 'first'),
     'undecidable', backfill_private.columns_of_now(p_scratch),
     'without_effect', (
-      select e.component from backfill_private.effects(p_scratch) as e where not e.is_wanted limit 1),
+      select e.component
+      from backfill_private.effects(p_scratch) as e
+      where not e.is_wanted
+      limit 1),
     'elsewhere', (
       select coalesce(jsonb_object_agg(w.key, backfill_private.counts_since(p_writes_before -> w.key, w.value)), '{}')
       from jsonb_each(backfill_private.writes_elsewhere(v_target)) as w
@@ -7861,17 +8203,18 @@ begin
 end
 $$;
 
--- Counts less those of before.
+-- How much each count has grown.
 create function backfill_private.counts_since(p_before jsonb, p_now jsonb)
 returns jsonb
 language sql
 immutable
 set search_path = pg_catalog, pg_temp
 as $$
-  select jsonb_object_agg(n.key, n.value::bigint - coalesce((p_before ->> n.key)::bigint, 0)) from jsonb_each_text(p_now) as n
+  select jsonb_object_agg(n.key, n.value::bigint - coalesce((p_before ->> n.key)::bigint, 0))
+  from jsonb_each_text(p_now) as n
 $$;
 
--- What the second pass changed of what the first one left.
+-- What the second pass changed in the rows of the first.
 create function backfill_private.seen_second(p_scratch uuid)
 returns jsonb
 language plpgsql
@@ -7885,7 +8228,7 @@ begin
 end
 $$;
 
--- Take the scratch run's rows back as an undo does, and look what differs from before.
+-- Undo the scratch run's rows as a real undo does, and compare with before.
 --
 -- returns  {conflicts: [reason], tables: see backfill_private.rows_between}
 create function backfill_private.seen_undone(p_scratch uuid)
@@ -7901,16 +8244,18 @@ begin
   select coalesce(jsonb_agg(distinct c.value ->> 'reason'), '[]') into v_conflicts
   from jsonb_array_elements(backfill_private.undo_item(p_scratch, 1) -> 'conflicts') as c;
   perform backfill_private.keep_rows(p_scratch, 'undone');
-  return jsonb_build_object('conflicts', v_conflicts, 'tables', backfill_private.rows_between(p_scratch, 'before', 'undone'));
+  return jsonb_build_object(
+    'conflicts', v_conflicts,
+    'tables', backfill_private.rows_between(p_scratch, 'before', 'undone'));
 end
 $$;
 
 -- from sql/90_project/check.sql
--- Check: is this project ready. A line a thing: what was looked at, how it stands, what a person does about it.
+-- Check: is this project ready? One line per check: what was checked, how it stands, what to do about it.
 --
--- Nothing here fails over what is missing: names are looked up in the catalog, never used.
+-- A missing object raises no error here: names are looked up in the catalog, never used.
 
--- Everything of ours that is a table or a view.
+-- Our tables and views.
 create function backfill_private.our_relations()
 returns table (oid regclass, kind "char", is_public boolean, has_rls boolean)
 language sql
@@ -7924,7 +8269,7 @@ as $$
     and (n.nspname = 'backfill_private' or n.nspname = 'public' and c.relname like 'backfill\_%')
 $$;
 
--- What an API role may do with a table of ours and should not, or should and may not.
+-- Rights that an API role has on our tables and should not have, or lacks and should have.
 create function backfill_private.relation_faults()
 returns table (fault text, cure text)
 language sql
@@ -7932,42 +8277,65 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   with reach as (
-    select o.*, r.role, has_any_column_privilege(r.role, o.oid, 'select') as reads,
+    select
+      o.*,
+      r.role,
+      has_any_column_privilege(r.role, o.oid, 'select') as reads,
       has_table_privilege(r.role, o.oid, 'insert, update, delete, truncate, trigger')
         or has_any_column_privilege(r.role, o.oid, 'update')
-        or has_any_column_privilege(r.role, o.oid, 'insert') and o.oid <> to_regclass('public.backfill_approvals') as writes
+        or has_any_column_privilege(r.role, o.oid, 'insert')
+          and o.oid <> to_regclass('public.backfill_approvals') as writes
     from backfill_private.our_relations() as o
     cross join unnest(array['anon', 'authenticated', 'service_role']) as r (role)
   )
-  select format('%s may %s %s', r.role, case when r.writes then 'write' else 'read' end, r.oid),
+  select
+    format('%s may %s %s', r.role, case when r.writes then 'write' else 'read' end, r.oid),
     format('revoke %s on %s from public, %I;',
       case when r.role = 'anon' then 'all' else 'insert, update, delete, truncate, trigger' end, r.oid, r.role)
   from reach as r
-  where r.writes or r.reads and r.role = 'anon'
+  where r.writes
+    or r.reads and r.role = 'anon'
   union all
-  select format('%s may not read %s', r.role, r.oid), format('grant select%s on %s to %I;',
-    (select ' (' || string_agg(quote_ident(a.attname), ', ' order by a.attnum) || ')' from pg_attribute as a
-     where a.attrelid = r.oid and a.attnum > 0 and not a.attisdropped and a.attname not in ('before', 'fence_hash')),
-    r.oid, r.role)
+  select
+    format('%s may not read %s', r.role, r.oid),
+    format('grant select%s on %s to %I;',
+      (
+        select ' (' || string_agg(quote_ident(a.attname), ', ' order by a.attnum) || ')'
+        from pg_attribute as a
+        where a.attrelid = r.oid
+          and a.attnum > 0
+          and not a.attisdropped
+          and a.attname not in ('before', 'fence_hash')
+      ),
+      r.oid, r.role)
   from reach as r
-  where not r.reads and r.is_public and (r.role = 'service_role' or r.role = 'authenticated' and r.kind = 'r')
+  where not r.reads
+    and r.is_public
+    and (r.role = 'service_role' or r.role = 'authenticated' and r.kind = 'r')
   union all
-  select format('%s may read %s.%s', r.role, r.oid, a.attname),
+  select
+    format('%s may read %s.%s', r.role, r.oid, a.attname),
     format('revoke select on %s from public, %I;', r.oid, r.role)
   from reach as r
-  join pg_attribute as a on a.attrelid = r.oid and a.attname in ('before', 'fence_hash')
+  join pg_attribute as a
+    on a.attrelid = r.oid
+    and a.attname in ('before', 'fence_hash')
   where has_column_privilege(r.role, r.oid, a.attnum, 'select')
   union all
-  select format('%s may not hand in decisions', r.role),
+  select
+    format('%s may not hand in decisions', r.role),
     format('grant insert (run_id, digest, decision, approver, note) on public.backfill_approvals to %I;', r.role)
   from reach as r
-  join pg_attribute as a on a.attrelid = r.oid and a.attname = 'decision'
-  where r.oid = to_regclass('public.backfill_approvals') and r.role <> 'anon'
+  join pg_attribute as a
+    on a.attrelid = r.oid
+    and a.attname = 'decision'
+  where r.oid = to_regclass('public.backfill_approvals')
+    and r.role <> 'anon'
     and not has_column_privilege(r.role, r.oid, a.attnum, 'insert')
 $$;
 
--- What an API role may call of ours and should not, or should and may not. A door is a function in public; who may
--- call a door has to be able to call what it names.
+-- Functions of ours that an API role may call and should not, or may not call and should. A door is a function in
+-- public. A role that may call a door must be able to call the functions that the door names.
 create function backfill_private.function_faults()
 returns table (fault text, cure text)
 language sql
@@ -7975,38 +8343,54 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   with ours as (
-    select p.oid::regprocedure as signature, p.proname, p.prosrc, p.pronamespace = 'public'::regnamespace as is_door
+    select
+      p.oid::regprocedure as signature,
+      p.proname,
+      p.prosrc,
+      p.pronamespace = 'public'::regnamespace as is_door
     from pg_proc as p
     where p.pronamespace = 'backfill_private'::regnamespace
       or p.pronamespace = 'public'::regnamespace and p.proname like 'backfill\_%'
   )
-  select format('anon may call %s', o.signature),
+  select
+    format('anon may call %s', o.signature),
     format('revoke all on function %s from public, anon;', o.signature)
   from ours as o
   where has_function_privilege('anon', o.signature, 'execute')
   union all
-  select format('service_role may not call %s', o.signature),
+  select
+    format('service_role may not call %s', o.signature),
     format('grant execute on function %s to service_role;', o.signature)
   from ours as o
-  where o.is_door and not has_function_privilege('service_role', o.signature, 'execute')
+  where o.is_door
+    and not has_function_privilege('service_role', o.signature, 'execute')
   union all
-  select distinct format('%s may not call %s', r.role, o.signature),
+  select distinct
+    format('%s may not call %s', r.role, o.signature),
     format('grant execute on function %s to %I;', o.signature, r.role)
   from ours as door
-  join ours as o on door.is_door and not o.is_door
+  join ours as o
+    on door.is_door
+    and not o.is_door
     and strpos(door.prosrc, format('backfill_private.%I(', o.proname)) > 0
   cross join unnest(array['authenticated', 'service_role']) as r (role)
   where has_function_privilege(r.role, door.signature, 'execute')
     and not has_function_privilege(r.role, o.signature, 'execute')
   union all
-  select format('anon may use the schema %s', n.nspname), format('revoke all on schema %I from public, anon;', n.nspname)
+  select
+    format('anon may use the schema %s', n.nspname),
+    format('revoke all on schema %I from public, anon;', n.nspname)
   from pg_namespace as n
-  where n.nspname = 'backfill_private' and has_schema_privilege('anon', n.oid, 'usage')
+  where n.nspname = 'backfill_private'
+    and has_schema_privilege('anon', n.oid, 'usage')
   union all
-  select format('%s may not use the schema %s', r.role, n.nspname), format('grant usage on schema %I to %I;', n.nspname, r.role)
+  select
+    format('%s may not use the schema %s', r.role, n.nspname),
+    format('grant usage on schema %I to %I;', n.nspname, r.role)
   from pg_namespace as n
   cross join unnest(array['authenticated', 'service_role']) as r (role)
-  where n.nspname = 'backfill_private' and not has_schema_privilege(r.role, n.oid, 'usage')
+  where n.nspname = 'backfill_private'
+    and not has_schema_privilege(r.role, n.oid, 'usage')
 $$;
 
 -- Lines on our own tables and functions: row level security, guards, rights.
@@ -8016,37 +8400,48 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.line(f.name, case when count(f.fault) = 0 then 'ok' else 'fail' end,
-    coalesce(string_agg(f.fault, '; ' order by f.fault), f.well), string_agg(f.cure, ' ' order by f.fault))
+  select backfill_private.line(
+    f.name,
+    case when count(f.fault) = 0 then 'ok' else 'fail' end,
+    coalesce(string_agg(f.fault, '; ' order by f.fault), f.well),
+    string_agg(f.cure, ' ' order by f.fault))
   from (
     select 1 as place, 'row level security of our tables' as name, 'on for every table' as well, o.fault, o.cure
     from (values (true)) as always
     left join lateral (
-      select format('off for %s', t.oid) as fault, format('alter table %s enable row level security;', t.oid) as cure
-      from backfill_private.our_relations() as t where t.kind = 'r' and not t.has_rls
+      select
+        format('off for %s', t.oid) as fault,
+        format('alter table %s enable row level security;', t.oid) as cure
+      from backfill_private.our_relations() as t
+      where t.kind = 'r'
+        and not t.has_rls
     ) as o on true
     union all
     select 2, 'guards of our tables', 'every trigger is enabled', o.fault, o.cure
     from (values (true)) as always
     left join lateral (
-      select format('%s of %s is disabled', g.tgname, t.oid) as fault,
+      select
+        format('%s of %s is disabled', g.tgname, t.oid) as fault,
         format('alter table %s enable trigger %I;', t.oid, g.tgname) as cure
       from backfill_private.our_relations() as t
       join pg_trigger as g on g.tgrelid = t.oid
-      where not g.tgisinternal and g.tgenabled not in ('O', 'A')
+      where not g.tgisinternal
+        and g.tgenabled not in ('O', 'A')
     ) as o on true
     union all
     select 3, 'rights on our tables', 'as the migrations grant them', o.fault, o.cure
-    from (values (true)) as always left join backfill_private.relation_faults() as o on true
+    from (values (true)) as always
+    left join backfill_private.relation_faults() as o on true
     union all
     select 4, 'rights on our functions', 'as the migrations grant them', o.fault, o.cure
-    from (values (true)) as always left join backfill_private.function_faults() as o on true
+    from (values (true)) as always
+    left join backfill_private.function_faults() as o on true
   ) as f
   group by f.place, f.name, f.well
   order by f.place
 $$;
 
--- Lines on the settings, whether their one row is there or not.
+-- Lines on the settings, even if their one row is missing.
 create function backfill_private.setting_lines()
 returns setof jsonb
 language sql
@@ -8058,17 +8453,20 @@ as $$
   select backfill_private.approval_policy_mark()
   union all
   select backfill_private.line('limits', 'ok',
-    format('%s session starts a minute, %s sessions a plan, approvals valid %s',
+    format('%s session starts per minute, %s sessions per plan, approvals valid %s',
       coalesce('at most ' || s.max_throttle_per_minute, 'any number of'),
       coalesce('at most ' || s.max_sessions, 'any number of'),
-      s.approval_ttl), '')
+      s.approval_ttl),
+    '')
   from public.backfill_settings as s
   union all
-  select backfill_private.line('settings', 'fail', 'their row is gone', 'insert into public.backfill_settings default values;')
+  select backfill_private.line('settings', 'fail',
+    'their row is gone',
+    'insert into public.backfill_settings default values;')
   where not exists (select from public.backfill_settings)
 $$;
 
--- Everything, in the order in which a person puts it right.
+-- All checks, in the order in which a person fixes things.
 --
 -- returns  [{name, status: ok | warn | fail, detail, next}]
 -- raises   OB010 the caller may not read
@@ -8085,8 +8483,10 @@ declare
   v_lines jsonb;
 begin
   perform backfill_private.authorize('read');
-  v_lines := jsonb_build_array(backfill_private.line('targets', case when v_known is null then 'fail' else 'ok' end,
-    coalesce(v_known, 'no target is installed'), 'backfill install, apply the migrations, then backfill check'));
+  v_lines := jsonb_build_array(backfill_private.line('targets',
+    case when v_known is null then 'fail' else 'ok' end,
+    coalesce(v_known, 'no target is installed'),
+    'backfill install, apply the migrations, then backfill check'));
   for v_target in select distinct t.target from public.backfill_targets as t order by t.target loop
     v_lines := v_lines || (
       select coalesce(jsonb_agg(l.line order by l.part, l.place), '[]') from (
@@ -8108,11 +8508,11 @@ end
 $$;
 
 -- from sql/90_project/check_target.sql
--- Check of a target: what its declaration names against what the database has. A line a difference, and what a person
--- does about it.
+-- Check of a target: what its declaration names against what the database has. One line per difference, with what to do
+-- about it.
 
--- A statement about an index that lets writers go on. Put together here, so that no tool takes a file that only
--- speaks of such a statement for one that cannot run in a transaction.
+-- A statement about an index that does not block writers. It is put together here, since a tool that finds such a
+-- statement in a file may refuse to run the file in a transaction.
 create function backfill_private.beside_writers(p_command text, p_rest text)
 returns text
 language sql
@@ -8122,20 +8522,26 @@ as $$
   select concat_ws(' ', p_command, 'concurrently', p_rest) || ';'
 $$;
 
--- Every column that a target's rows name, with the statement that corrects the name. Place 0 is the source.
+-- Every column that a target's rows name, with the statement that corrects the name. The source has place 0.
 create function backfill_private.wanted_columns(p_target text)
 returns table (place integer, table_name text, column_name text, correct text)
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select 0, s.source_table, c.name,
+  select
+    0,
+    s.source_table,
+    c.name,
     format('update backfill_private.sources set %I = ''…'' where target = %L;', c.field, s.target)
   from backfill_private.sources as s
   cross join lateral (values (s.key_column, 'key_column'), (s.date_column, 'date_column')) as c (name, field)
   where s.target = p_target
   union all
-  select t.position, t.table_name, c.name,
+  select
+    t.position,
+    t.table_name,
+    c.name,
     format('update public.backfill_targets set %I = ''…'' where target = %L and component = %L;',
       c.field, t.target, t.component)
   from public.backfill_targets as t
@@ -8149,7 +8555,7 @@ as $$
   where t.target = p_target
 $$;
 
--- Lines on the tables: is each there, with the columns that the target's rows name?
+-- Lines on the tables: does each exist, with the columns that the target's rows name?
 create function backfill_private.table_lines(p_target text)
 returns setof jsonb
 language sql
@@ -8158,16 +8564,22 @@ set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.line('table ' || w.table_name,
     case when to_regclass(w.table_name) is null or w.gone is not null then 'fail' else 'ok' end,
-    case when to_regclass(w.table_name) is null then w.table_name || ' does not exist'
-      else coalesce('has no column ' || w.gone, w.present) end,
+    case
+      when to_regclass(w.table_name) is null then w.table_name || ' does not exist'
+      else coalesce('has no column ' || w.gone, w.present)
+    end,
     case
       when to_regclass(w.table_name) is not null then w.correct
       when w.place = 0 then
         format('update backfill_private.sources set source_table = ''…'' where target = %L;', p_target)
-      else format('update public.backfill_targets set table_name = ''…'' where target = %L and position = %s;',
-        p_target, w.place) end)
+      else
+        format('update public.backfill_targets set table_name = ''…'' where target = %L and position = %s;',
+          p_target, w.place)
+    end)
   from (
-    select n.place, n.table_name,
+    select
+      n.place,
+      n.table_name,
       string_agg(distinct n.column_name, ', ') filter (where n.type is null) as gone,
       string_agg(distinct n.column_name || ' ' || n.type, ', ') as present,
       string_agg(distinct n.correct, ' ') filter (where n.type is null) as correct
@@ -8180,7 +8592,7 @@ as $$
   order by w.place
 $$;
 
--- Does a unique index say that no two rows share these columns? A partial one or one over expressions does not.
+-- Does a unique index guarantee that no two rows share these columns? A partial index or one on expressions does not.
 create function backfill_private.is_unique(p_table regclass, p_columns text[])
 returns boolean
 language sql
@@ -8189,14 +8601,21 @@ set search_path = pg_catalog, pg_temp
 as $$
   select exists (
     select from pg_index as x
-    where x.indrelid = p_table and x.indisunique and x.indisvalid and x.indpred is null and x.indexprs is null
+    where x.indrelid = p_table
+      and x.indisunique
+      and x.indisvalid
+      and x.indpred is null
+      and x.indexprs is null
       and (
-        select array_agg(a.attname::text) from pg_attribute as a
-        where a.attrelid = x.indrelid and a.attnum = any ((x.indkey::smallint[])[0:x.indnkeyatts - 1])
-      ) <@ p_columns)
+        select array_agg(a.attname::text)
+        from pg_attribute as a
+        where a.attrelid = x.indrelid
+          and a.attnum = any ((x.indkey::smallint[])[0:x.indnkeyatts - 1])
+      ) <@ p_columns
+  )
 $$;
 
--- Does a whole, valid index begin with this column?
+-- Does a valid index, not a partial one, begin with this column?
 create function backfill_private.leads_an_index(p_table regclass, p_column text)
 returns boolean
 language sql
@@ -8205,11 +8624,18 @@ set search_path = pg_catalog, pg_temp
 as $$
   select exists (
     select from pg_index as x
-    join pg_attribute as a on a.attrelid = x.indrelid and a.attnum = x.indkey[0]
-    where x.indrelid = p_table and a.attname = p_column and x.indisvalid and x.indpred is null)
+    join pg_attribute as a
+      on a.attrelid = x.indrelid
+      and a.attnum = x.indkey[0]
+    where x.indrelid = p_table
+      and a.attname = p_column
+      and x.indisvalid
+      and x.indpred is null
+  )
 $$;
 
--- The line on an index that begins with a column; without it all works, slower. No line where the column is missing.
+-- The line on an index that begins with a column. Without it everything works, but slower. No line if the column is
+-- missing.
 create function backfill_private.index_line(p_table text, p_column text)
 returns setof jsonb
 language sql
@@ -8224,7 +8650,7 @@ as $$
   where backfill_private.column_type(p_table, p_column) is not null
 $$;
 
--- Lines on the keys of the tables that are there: unique, of one type, indexed by session.
+-- Lines on the keys of the tables that exist: unique, of one type, indexed by session.
 create function backfill_private.key_lines(p_target text)
 returns setof jsonb
 language sql
@@ -8233,39 +8659,53 @@ set search_path = pg_catalog, pg_temp
 as $$
   with keys as (
     select 0 as place, s.source_table as name, array[s.key_column] as columns, s.key_column as session_column
-    from backfill_private.sources as s where s.target = p_target
+    from backfill_private.sources as s
+    where s.target = p_target
     union all
     select t.position, t.table_name, t.key_columns, t.session_column
-    from public.backfill_targets as t where t.target = p_target
+    from public.backfill_targets as t
+    where t.target = p_target
   ), typed as (
-    select k.*, to_regclass(k.name) as oid, backfill_private.column_type(k.name, k.session_column) as type,
+    select
+      k.*,
+      to_regclass(k.name) as oid,
+      backfill_private.column_type(k.name, k.session_column) as type,
       first_value(k.name || '.' || k.session_column) over (order by k.place) as source_key,
       first_value(backfill_private.column_type(k.name, k.session_column)) over (order by k.place) as source_type
     from keys as k
   )
-  select l.line from (
+  select l.line
+  from (
     select k.place, 1 as rank, backfill_private.line('key of ' || k.name,
       case when backfill_private.is_unique(k.oid, k.columns) then 'ok' else 'fail' end,
       array_to_string(k.columns, ', ')
-        || case when backfill_private.is_unique(k.oid, k.columns) then ' is unique' else ': no unique index covers it' end,
+        || case
+          when backfill_private.is_unique(k.oid, k.columns) then ' is unique'
+          else ': no unique index covers it'
+        end,
       backfill_private.beside_writers('create unique index', format('on %s (%s)', k.oid,
         (select string_agg(quote_ident(c), ', ') from unnest(k.columns) as c)))) as line
-    from typed as k where k.oid is not null
+    from typed as k
+    where k.oid is not null
     union all
     select k.place, 2, backfill_private.line('session of ' || k.name,
       case when k.type = k.source_type then 'ok' else 'fail' end,
       format('%s is %s, %s is %s', k.session_column, k.type, k.source_key, k.source_type),
       format('alter table %s alter column %I type %s using %2$I::%3$s;', k.oid, k.session_column, k.source_type))
-    from typed as k where k.place > 0 and k.type is not null and k.source_type is not null
+    from typed as k
+    where k.place > 0
+      and k.type is not null
+      and k.source_type is not null
     union all
     select k.place, 3, i.line
-    from typed as k cross join lateral backfill_private.index_line(k.name, k.session_column) as i (line)
+    from typed as k
+    cross join lateral backfill_private.index_line(k.name, k.session_column) as i (line)
     where k.place > 0
   ) as l
   order by l.place, l.rank
 $$;
 
--- Lines on the source beyond its columns: what kind of time its dates are, and the objects that detect.
+-- Further lines on the source: the type of its dates, and the views that find candidates.
 create function backfill_private.source_lines(p_target text)
 returns setof jsonb
 language sql
@@ -8273,16 +8713,24 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.line('dates of ' || s.source_table,
-    case when d.type = 'timestamp with time zone' then 'ok' when d.type ~ '^(date|timestamp)' then 'warn' else 'fail' end,
+    case
+      when d.type = 'timestamp with time zone' then 'ok'
+      when d.type ~ '^(date|timestamp)' then 'warn'
+      else 'fail'
+    end,
     format('%s is %s', s.date_column, d.type)
-      || case when d.type = 'timestamp with time zone' then ''
-           when d.type ~ '^(date|timestamp)' then ': read in the time zone of the session, UTC unless somebody changed it'
-           else ': no time' end,
+      || case
+        when d.type = 'timestamp with time zone' then ''
+        when d.type ~ '^(date|timestamp)' then
+          ': read in the time zone of the session, UTC unless somebody changed it'
+        else ': no time'
+      end,
     format('alter table %s alter column %I type timestamptz using %2$I at time zone ''UTC'';',
       to_regclass(s.source_table), s.date_column))
   from backfill_private.sources as s
   cross join lateral (select backfill_private.column_type(s.source_table, s.date_column) as type) as d
-  where s.target = p_target and d.type is not null
+  where s.target = p_target
+    and d.type is not null
   union all
   select backfill_private.line('detection of ' || s.target,
     case when o.gone is null then 'ok' else 'fail' end,
@@ -8296,7 +8744,7 @@ as $$
   where s.target = p_target
 $$;
 
--- Lines on what the marks leave out: who reads, and whether an undo could write.
+-- Lines on rights that no mark covers: may service_role read, and may an undo write.
 create function backfill_private.rights_lines(p_target text)
 returns setof jsonb
 language sql
@@ -8309,13 +8757,16 @@ as $$
     r.cure)
   from (
     select 0 as place, s.source_table as name, 'reads' as verbs, array['select'] as privileges
-    from backfill_private.sources as s where s.target = p_target
+    from backfill_private.sources as s
+    where s.target = p_target
     union all
     select t.position, t.table_name, 'undoes', array['select', 'insert', 'update', 'delete']
-    from public.backfill_targets as t where t.target = p_target
+    from public.backfill_targets as t
+    where t.target = p_target
   ) as n
   cross join lateral (
-    select string_agg(format('%s has not %s', w.role, w.privilege), '; ') as missing,
+    select
+      string_agg(format('%s lacks %s', w.role, w.privilege), '; ') as missing,
       string_agg(format('grant %s on %s to %I;', w.privilege, to_regclass(n.name), w.role), ' ') as cure
     from (
       select 'service_role' as role, 'select' as privilege
@@ -8327,7 +8778,7 @@ as $$
   order by n.place
 $$;
 
--- A line on the helpers of each component that has any.
+-- One line per component that has helpers.
 create function backfill_private.helper_lines(p_target text)
 returns setof jsonb
 language sql
@@ -8341,13 +8792,16 @@ as $$
       t.target, t.component))
   from public.backfill_targets as t
   cross join lateral (
-    select string_agg(n, ', ') filter (where to_regprocedure(n) is null) as gone, string_agg(n, ', ') as present
+    select
+      string_agg(n, ', ') filter (where to_regprocedure(n) is null) as gone,
+      string_agg(n, ', ') as present
     from unnest(t.helpers) as n
   ) as h
-  where t.target = p_target and cardinality(t.helpers) > 0
+  where t.target = p_target
+    and cardinality(t.helpers) > 0
 $$;
 
--- Lines on what a target's filters and needs read: is each column there, of a type that can name a session, and indexed?
+-- Lines on the columns of a target's filters and needs: does each exist, with the type of a session's key, and indexed?
 create function backfill_private.need_lines(p_target text)
 returns setof jsonb
 language sql
@@ -8356,34 +8810,42 @@ set search_path = pg_catalog, pg_temp
 as $$
   with source as (
     select s.*, backfill_private.column_type(s.source_table, s.key_column) as key_type
-    from backfill_private.sources as s where s.target = p_target
+    from backfill_private.sources as s
+    where s.target = p_target
   ), read as (
     select 1 as rank, f.place, s.source_table as name, f.f ->> 'column' as attribute, null as wanted
-    from source as s cross join lateral jsonb_array_elements(s.filters) with ordinality as f (f, place)
+    from source as s
+    cross join lateral jsonb_array_elements(s.filters) with ordinality as f (f, place)
     union all
     select 2, n.place, n.n ->> 'table', n.n ->> 'column', s.key_type
-    from source as s cross join lateral jsonb_array_elements(s.needs) with ordinality as n (n, place)
+    from source as s
+    cross join lateral jsonb_array_elements(s.needs) with ordinality as n (n, place)
   ), typed as (
-    select r.*, backfill_private.column_type(r.name, r.attribute) as type from read as r
+    select r.*, backfill_private.column_type(r.name, r.attribute) as type
+    from read as r
   )
-  select l.line from (
+  select l.line
+  from (
     select t.rank, t.place, 1 as kind, backfill_private.line(format('column %s.%s', t.name, t.attribute),
       case when t.type is null or t.type <> t.wanted then 'fail' else 'ok' end,
-      case when to_regclass(t.name) is null then t.name || ' does not exist'
+      case
+        when to_regclass(t.name) is null then t.name || ' does not exist'
         when t.type is null then format('%s has no column %s', t.name, t.attribute)
         when t.type <> t.wanted then format('%s is %s, the key of a session is %s', t.attribute, t.type, t.wanted)
-        else t.type end,
+        else t.type
+      end,
       format('give %s back its name, or correct the declaration, then: backfill install --target FILE', t.name)) as line
     from typed as t
     union all
     select t.rank, t.place, 2, i.line
-    from typed as t cross join lateral backfill_private.index_line(t.name, t.attribute) as i (line)
+    from typed as t
+    cross join lateral backfill_private.index_line(t.name, t.attribute) as i (line)
     where t.rank = 2
   ) as l
   order by l.kind, l.rank, l.place
 $$;
 
--- The line on the index that makes detection fast, by the name that the declaration gives it.
+-- The line on the index that makes detection fast, under the name that the declaration gives it.
 create function backfill_private.detection_index_line(p_target text)
 returns setof jsonb
 language sql
@@ -8398,17 +8860,20 @@ as $$
         s.index_name,
         to_regclass(s.source_table),
         s.date_column,
-        (select ' where ' || string_agg(f.condition, ' and ') from backfill_private.filter_conditions(p_target, '') as f))))
+        (
+          select ' where ' || string_agg(f.condition, ' and ')
+          from backfill_private.filter_conditions(p_target, '') as f
+        ))))
   from backfill_private.sources as s
   cross join lateral backfill_private.detection_index(p_target) as i
   where s.target = p_target
 $$;
 
 -- from sql/90_project/declare.sql
--- Declaring: what a target is, held against the catalog before it is kept. The migration of a target calls this first;
--- what it names and the database does not have is refused with the nearest name that there is.
+-- Declare a target. The declaration is compared with the catalog before it is kept. The migration of a target calls
+-- this first. A name that the database does not have is refused, and the message has the nearest name that exists.
 
--- How many letters have to be put in, taken out or changed to get from one text to the other.
+-- How many letters have to be inserted, deleted or changed to get from one text to the other.
 create function backfill_private.distance(p_from text, p_to text)
 returns integer
 language plpgsql
@@ -8431,7 +8896,7 @@ begin
 end
 $$;
 
--- The same as a share of the longer one, 0 to 1: a name that was cut short is nearer than another of its length.
+-- The distance as a share of the longer text, 0 to 1, so that a shortened name is nearer than another of its length.
 create function backfill_private.farness(p_from text, p_to text)
 returns numeric
 language sql
@@ -8442,7 +8907,7 @@ as $$
     / greatest(length(left(p_from, 200)), length(left(p_to, 200)), 1)
 $$;
 
--- Refuse a name that is not there, and say which comes nearest: of functions by their names, then by their arguments.
+-- Refuse a name that does not exist, and say which is nearest. Functions are compared by name, then by arguments.
 --
 -- raises  OB013 always
 create function backfill_private.refuse_name(p_sentence text, p_wanted text, p_known text[])
@@ -8452,9 +8917,13 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_nearest text := (
-    select k from unnest(p_known) as k
-    order by backfill_private.farness(split_part(p_wanted, '(', 1), split_part(k, '(', 1)),
-      backfill_private.farness(p_wanted, k), k limit 1);
+    select k
+    from unnest(p_known) as k
+    order by
+      backfill_private.farness(split_part(p_wanted, '(', 1), split_part(k, '(', 1)),
+      backfill_private.farness(p_wanted, k),
+      k
+    limit 1);
 begin
   perform backfill_private.refuse('OB013', p_sentence || coalesce('; the nearest is ' || v_nearest, ''),
     'correct the declaration, then: backfill install --target FILE');
@@ -8463,9 +8932,9 @@ $$;
 
 -- A table that a declaration names.
 --
--- p_part  {schema, table}
--- returns its name as SQL writes it
--- raises  OB013 there is no such table
+-- p_part   {schema, table}
+-- returns  its name, quoted for SQL
+-- raises   OB013 there is no such table
 create function backfill_private.declared_table(p_part jsonb)
 returns text
 language plpgsql
@@ -8477,9 +8946,12 @@ declare
 begin
   if not exists (select from pg_class as c where c.oid = to_regclass(v_name) and c.relkind in ('r', 'p')) then
     perform backfill_private.refuse_name(format('there is no table %s', v_name), v_name, array(
-      select format('%I.%I', n.nspname, c.relname) from pg_class as c
+      select format('%I.%I', n.nspname, c.relname)
+      from pg_class as c
       join pg_namespace as n on n.oid = c.relnamespace
-      where c.relkind in ('r', 'p') and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'backfill_private')
+      where c.relkind in ('r', 'p')
+        and n.nspname !~ '^pg_'
+        and n.nspname not in ('information_schema', 'backfill_private')
         and not (n.nspname = 'public' and starts_with(c.relname, 'backfill_'))));
   end if;
   return v_name;
@@ -8497,20 +8969,26 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_gone text := (
-    select c from unnest(p_columns) with ordinality as named (c, place)
-    where backfill_private.column_type(p_table, c) is null order by place limit 1);
+    select c
+    from unnest(p_columns) with ordinality as named (c, place)
+    where backfill_private.column_type(p_table, c) is null
+    order by place
+    limit 1);
 begin
   if v_gone is not null then
     perform backfill_private.refuse_name(format('%s has no column %s', p_table, quote_ident(v_gone)), v_gone, array(
-      select a.attname::text from pg_attribute as a
-      where a.attrelid = p_table::regclass and a.attnum > 0 and not a.attisdropped));
+      select a.attname::text
+      from pg_attribute as a
+      where a.attrelid = p_table::regclass
+        and a.attnum > 0
+        and not a.attisdropped));
   end if;
 end
 $$;
 
--- Refuse a scoring function, or a helper, that is not there or has no such arguments.
+-- Refuse a scoring function or a helper that does not exist, or that lacks one of the arguments.
 --
--- p_arguments  names of arguments; null: do not look
+-- p_arguments  names of arguments. Null: do not check them
 -- raises       OB013
 create function backfill_private.check_function(p_signature text, p_arguments text[])
 returns void
@@ -8526,28 +9004,36 @@ begin
   begin
     v_function := to_regprocedure(p_signature);
   exception when syntax_error or invalid_text_representation or undefined_object then
-    null;  -- what is no signature names nothing
+    null;  -- a text that is not a signature names no function
   end;
   if v_function is null then
     perform backfill_private.refuse_name(format('there is no function %s', p_signature), p_signature, array(
-      select p.oid::regprocedure::text from pg_proc as p
+      select p.oid::regprocedure::text
+      from pg_proc as p
       join pg_namespace as n on n.oid = p.pronamespace
-      where n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'backfill_private')
-        and not starts_with(p.proname, 'backfill_') and p.prokind = 'f'));
+      where n.nspname !~ '^pg_'
+        and n.nspname not in ('information_schema', 'backfill_private')
+        and not starts_with(p.proname, 'backfill_')
+        and p.prokind = 'f'));
   end if;
   select p.proargnames into v_names from pg_proc as p where p.oid = v_function;
   v_gone := (select a from unnest(p_arguments) as a where a <> all (coalesce(v_names, '{}')) limit 1);
   if v_gone is not null then
-    perform backfill_private.refuse_name(format('%s has no argument %s', v_function, quote_ident(v_gone)), v_gone, v_names);
+    perform backfill_private.refuse_name(
+      format('%s has no argument %s', v_function, quote_ident(v_gone)), v_gone, v_names);
   elsif p_arguments is not null and not exists (
-      select from pg_proc as p where p.oid = v_function and p.pronamespace = 'public'::regnamespace) then
-    perform backfill_private.refuse('OB013', format('%s is not in the schema public, where the API calls functions', v_function),
+    select from pg_proc as p
+    where p.oid = v_function
+      and p.pronamespace = 'public'::regnamespace
+  ) then
+    perform backfill_private.refuse('OB013',
+      format('%s is not in the schema public, where the API calls functions', v_function),
       'a function in public that calls it');
   end if;
 end
 $$;
 
--- Refuse a source whose names are not there, or whose key no text form can stand for.
+-- Refuse a source that names what does not exist, or whose key is of a type that we do not take.
 create function backfill_private.check_source(p_source jsonb)
 returns void
 language plpgsql
@@ -8563,8 +9049,10 @@ begin
     || array(select f ->> 'column' from jsonb_array_elements(p_source -> 'filters') as f));
   v_type := backfill_private.column_type(v_table, p_source ->> 'key');
   if v_type !~ '^(uuid|bigint|integer|smallint|text|character varying.*)$' then
-    perform backfill_private.refuse('OB013', format('the key %s of %s is %s; a key is uuid, a whole number or text',
-      quote_ident(p_source ->> 'key'), v_table, v_type), 'declare another column that is unique');
+    perform backfill_private.refuse('OB013',
+      format('the key %s of %s is %s, but a key is uuid, a whole number or text',
+        quote_ident(p_source ->> 'key'), v_table, v_type),
+      'declare another column that is unique');
   end if;
   for v_need in select n from jsonb_array_elements(p_source -> 'needs') as n loop
     perform backfill_private.check_columns(backfill_private.declared_table(v_need), array[v_need ->> 'column']);
@@ -8572,7 +9060,7 @@ begin
 end
 $$;
 
--- Refuse a component whose names are not there, or whose rows could be several a session.
+-- Refuse a component that names what does not exist, or that could have several rows per session.
 create function backfill_private.check_component(p_target text, p_component jsonb)
 returns void
 language plpgsql
@@ -8586,31 +9074,39 @@ declare
   v_key text[] := array(select jsonb_array_elements_text(p_component -> 'key'));
   v_other record;
 begin
-  perform backfill_private.check_columns(v_table, v_told || v_key || array(select jsonb_object_keys(p_component -> 'score_ranges')));
+  perform backfill_private.check_columns(v_table,
+    v_told || v_key || array(select jsonb_object_keys(p_component -> 'score_ranges')));
   if not v_key <@ v_told then
-    perform backfill_private.refuse('OB013', format('the key of %s has columns that are neither session, version nor matched: %s',
-      v_table, (select string_agg(k, ', ') from unnest(v_key) as k where k <> all (v_told))),
-      'a component has one row a session; match the column to a parameter, or leave it out of the key');
+    perform backfill_private.refuse('OB013',
+      format('the key of %s has columns that are neither session, version nor matched: %s',
+        v_table, (select string_agg(k, ', ') from unnest(v_key) as k where k <> all (v_told))),
+      'a component has one row per session: match the column to a parameter, or leave it out of the key');
   end if;
   if p_component ->> 'transport' = 'rpc' then
-    perform backfill_private.check_function(p_component ->> 'function', array(select jsonb_object_keys(p_component -> 'arguments')));
+    perform backfill_private.check_function(p_component ->> 'function',
+      array(select jsonb_object_keys(p_component -> 'arguments')));
   end if;
   perform backfill_private.check_function(h, null) from jsonb_array_elements_text(p_component -> 'helpers') as h;
-  select t.target, t.component into v_other from public.backfill_targets as t
-  where to_regclass(t.table_name) = v_table::regclass and t.target <> p_target limit 1;
+  select t.target, t.component into v_other
+  from public.backfill_targets as t
+  where to_regclass(t.table_name) = v_table::regclass
+    and t.target <> p_target
+  limit 1;
   if found then
-    perform backfill_private.refuse('OB013', format('%s holds the rows of %s of target %s already', v_table, v_other.component, v_other.target),
-      'one component a table');
+    perform backfill_private.refuse('OB013',
+      format('%s holds the rows of %s of target %s already', v_table, v_other.component, v_other.target),
+      'one component per table');
   end if;
 end
 $$;
 
--- Keep a declaration: its rows, and our triggers on its tables. Said again it replaces what was there, and takes the
--- former views away: the migration makes them anew.
+-- Keep a declaration: its rows, and our triggers on its tables. A new declaration of a target replaces the old one and
+-- drops its views, which the migration then makes again.
 --
--- p_declaration  {target, defaults, views, source: {schema, table, key, date, filters, needs, index}, components: [{component,
---                schema, table, session, key, version_column, version, version_parameter, any_version_counts, matches, transport,
---                function, function_version, receipts, arguments, helpers, needs_first, score_ranges}]}, in their order
+-- p_declaration  {target, defaults, views, source: {schema, table, key, date, filters, needs, index}, components:
+--                [{component, schema, table, session, key, version_column, version, version_parameter,
+--                any_version_counts, matches, transport, function, function_version, receipts, arguments, helpers,
+--                needs_first, score_ranges}]}, components in the order of scoring
 -- raises         OB013 it names what the database does not have, or drops a component that a run has planned
 create function backfill_private.declare_target(p_declaration jsonb)
 returns void
@@ -8625,30 +9121,50 @@ declare
 begin
   perform backfill_private.check_source(v_source);
   perform backfill_private.check_component(v_target, c) from jsonb_array_elements(p_declaration -> 'components') as c;
-  select t.component into v_dropped from public.backfill_targets as t
-  where t.target = v_target and t.component <> all (array(select c ->> 'component' from jsonb_array_elements(p_declaration -> 'components') as c))
+  select t.component into v_dropped
+  from public.backfill_targets as t
+  where t.target = v_target
+    and t.component <> all (
+      array(select c ->> 'component' from jsonb_array_elements(p_declaration -> 'components') as c))
     and exists (select from public.backfill_items as i where i.source = v_target and t.component = any (i.components));
   if found then
-    perform backfill_private.refuse('OB013', format('runs of target %s have planned %s, which this declaration drops', v_target, v_dropped),
+    perform backfill_private.refuse('OB013',
+      format('runs of target %s have planned %s, which this declaration drops', v_target, v_dropped),
       'keep it, or declare a target of another name');
   end if;
   perform backfill_private.withdraw(v_target);
-  insert into backfill_private.sources (target, source_table, key_column, date_column, filters, needs, views, index_name, defaults)
-  values (v_target, backfill_private.declared_table(v_source), v_source ->> 'key', v_source ->> 'date', v_source -> 'filters',
+  insert into backfill_private.sources (
+    target, source_table, key_column, date_column, filters, needs, views, index_name, defaults)
+  values (
+    v_target,
+    backfill_private.declared_table(v_source),
+    v_source ->> 'key',
+    v_source ->> 'date',
+    v_source -> 'filters',
     (select coalesce(jsonb_agg(n - 'schema' || jsonb_build_object('table', backfill_private.declared_table(n))), '[]')
      from jsonb_array_elements(v_source -> 'needs') as n),
-    array(select jsonb_array_elements_text(p_declaration -> 'views')), v_source ->> 'index', p_declaration -> 'defaults')
-  on conflict (target) do update set (source_table, key_column, date_column, filters, needs, views, index_name, defaults)
-    = (excluded.source_table, excluded.key_column, excluded.date_column, excluded.filters, excluded.needs, excluded.views,
-       excluded.index_name, excluded.defaults);
+    array(select jsonb_array_elements_text(p_declaration -> 'views')),
+    v_source ->> 'index',
+    p_declaration -> 'defaults')
+  on conflict (target) do update
+  set (source_table, key_column, date_column, filters, needs, views, index_name, defaults)
+    = (excluded.source_table, excluded.key_column, excluded.date_column, excluded.filters, excluded.needs,
+       excluded.views, excluded.index_name, excluded.defaults);
   delete from public.backfill_targets where target = v_target;
-  insert into public.backfill_targets (target, component, position, table_name, session_column, key_columns, version_column,
-    version, version_parameter, any_version_counts, matches, function_signature, arguments, helpers, needs_first, score_ranges,
-    transport, function_version, receipts)
-  select v_target, c.d ->> 'component', c.place, backfill_private.declared_table(c.d), c.d ->> 'session',
-    array(select jsonb_array_elements_text(c.d -> 'key')), c.d ->> 'version_column', c.d ->> 'version', c.d ->> 'version_parameter',
-    (c.d ->> 'any_version_counts')::boolean, c.d -> 'matches', c.d ->> 'function', c.d -> 'arguments',
-    array(select jsonb_array_elements_text(c.d -> 'helpers')), array(select jsonb_array_elements_text(c.d -> 'needs_first')),
+  insert into public.backfill_targets (
+    target, component, position, table_name,
+    session_column, key_columns, version_column, version, version_parameter, any_version_counts,
+    matches, function_signature, arguments,
+    helpers, needs_first,
+    score_ranges, transport, function_version, receipts)
+  select
+    v_target, c.d ->> 'component', c.place, backfill_private.declared_table(c.d),
+    c.d ->> 'session',
+    array(select jsonb_array_elements_text(c.d -> 'key')),
+    c.d ->> 'version_column', c.d ->> 'version', c.d ->> 'version_parameter', (c.d ->> 'any_version_counts')::boolean,
+    c.d -> 'matches', c.d ->> 'function', c.d -> 'arguments',
+    array(select jsonb_array_elements_text(c.d -> 'helpers')),
+    array(select jsonb_array_elements_text(c.d -> 'needs_first')),
     c.d -> 'score_ranges', c.d ->> 'transport', c.d ->> 'function_version', c.d ->> 'receipts'
   from jsonb_array_elements(p_declaration -> 'components') with ordinality as c (d, place);
   perform backfill_private.guard(v_target);
@@ -8656,9 +9172,9 @@ end
 $$;
 
 -- from sql/95_face/functions.sql
--- The doors: every function that the API offers, in the order of a run's life. Each has its caller's rights.
+-- The doors: every function that the API offers, in the order of a run's life. Each runs with its caller's rights.
 
--- Is this project ready? A line a thing, each with what to do about it.
+-- Is this project ready? One line per check, each with what to do about it.
 create function public.backfill_check()
 returns jsonb
 language sql
@@ -8669,11 +9185,11 @@ as $$
 $$;
 
 comment on function public.backfill_check() is
-  'Is this project ready: a line a thing, each with what to do.';
+  'Is this project ready? One line per check, each with what to do.';
 
 -- What is missing of a target, by UTC day.
 --
--- p_target  null: the only one
+-- p_target  null: the only target
 -- returns   {components, days: [a row of the target's view of daily coverage]}
 create function public.backfill_coverage(p_target text default null, p_since text default null)
 returns jsonb
@@ -8689,8 +9205,12 @@ declare
 begin
   select c.view_name, c.components, c.first_day into v_view, v_components, v_since
   from backfill_private.coverage_of(p_target, p_since) as c;
-  execute format('select coalesce(jsonb_agg(to_jsonb(d) order by d.day), ''[]'') from %s as d where $1 is null or d.day >= $1',
-    v_view::regclass) into v_days using v_since;
+  execute format(
+    'select coalesce(jsonb_agg(to_jsonb(d) order by d.day), ''[]'')
+     from %s as d
+     where $1 is null or d.day >= $1',
+    v_view::regclass)
+  into v_days using v_since;
   return jsonb_build_object('components', v_components, 'days', v_days);
 end
 $$;
@@ -8710,7 +9230,7 @@ as $$
 $$;
 
 comment on function public.backfill_open(jsonb, text, uuid) is
-  'Open a run for a request; the first step of planning. For the client.';
+  'Open a run for a request, as the first step of planning. For the client.';
 
 create function public.backfill_collect(p_run_id uuid)
 returns boolean
@@ -8722,7 +9242,7 @@ as $$
 $$;
 
 comment on function public.backfill_collect(uuid) is
-  'Look for what is missing in the next span of dates; true when all were looked at. For the client.';
+  'Look for what is missing in the next span of dates. True when all dates are done. For the client.';
 
 -- The doors of the rehearsal.
 create function public.backfill_rehearsal(p_run_id uuid)
@@ -8739,8 +9259,8 @@ comment on function public.backfill_rehearsal(uuid) is
 
 -- Rehearse one session of the sample: score it, score it again, undo it, and roll everything back.
 --
--- p_search_path  left out, it is the caller's: a default is evaluated before this function's own path is set
--- returns        {took_ms: of this call in the database, calls, error, tables, …}, or {why} where it was not rehearsed
+-- p_search_path  by default the caller's, since a default is evaluated before this function's own path is set
+-- returns        {took_ms: of this call in the database, calls, error, tables, …}, or {why} if it was not rehearsed
 -- raises         OB002 not in planning, OB010 not allowed, OB014 the session is not in the sample
 create function public.backfill_rehearse(
   p_run_id uuid, p_session_id text, p_search_path text default current_setting('search_path')
@@ -8761,25 +9281,29 @@ begin
     v_seen := v_lease - array['scratch', 'headers', 'steps', 'writes'];
     if v_lease ? 'steps' then
       perform set_config('lock_timeout', '1s', true);
-      perform set_config('request.headers', (
-        coalesce(nullif(current_setting('request.headers', true), ''), '{}')::jsonb || (v_lease -> 'headers'))::text, true);
+      perform set_config('request.headers',
+        (coalesce(nullif(current_setting('request.headers', true), ''), '{}')::jsonb || (v_lease -> 'headers'))::text,
+        true);
       v_seen := backfill_private.rehearse_pass(v_lease -> 'steps', p_search_path);
       v_seen := v_seen || backfill_private.seen_first((v_lease ->> 'scratch')::uuid, v_lease -> 'writes');
       if v_seen ->> 'error' is null then
         v_seen := v_seen || jsonb_build_object('second',
-          backfill_private.rehearse_pass(v_lease -> 'steps', p_search_path) || backfill_private.seen_second((v_lease ->> 'scratch')::uuid));
-        v_seen := v_seen || jsonb_build_object('undone', backfill_private.seen_undone((v_lease ->> 'scratch')::uuid));
+          backfill_private.rehearse_pass(v_lease -> 'steps', p_search_path)
+            || backfill_private.seen_second((v_lease ->> 'scratch')::uuid));
+        v_seen := v_seen || jsonb_build_object('undone',
+          backfill_private.seen_undone((v_lease ->> 'scratch')::uuid));
       end if;
     end if;
     raise sqlstate 'RB001';
   exception
-    when sqlstate 'RB001' then null;  -- the end that was meant: nothing stays
+    when sqlstate 'RB001' then null;  -- the intended end: everything is rolled back
     when query_canceled then
       if v_seen is null then
         raise;
       end if;
   end;
-  v_seen := v_seen || jsonb_build_object('leased_ms', round(v_leased_ms, 1),
+  v_seen := v_seen || jsonb_build_object(
+    'leased_ms', round(v_leased_ms, 1),
     'took_ms', round(extract(epoch from backfill_private.clock() - v_began) * 1000, 1));
   perform backfill_private.keep_rehearsal(p_run_id, p_session_id, v_seen);
   return v_seen;
@@ -8799,14 +9323,16 @@ as $$
 $$;
 
 comment on function public.backfill_seal(uuid, numeric) is
-  'Complete a plan and compute its digest; the run then awaits approval. For the client.';
+  'Complete a plan and compute its digest. The run then awaits approval. For the client.';
 
--- The sessions of a run's plan in its order, packed: rows would come a thousand a page and with a name for every value.
+-- The sessions of a run's plan in its order, packed. Rows would come 1,000 per page, with a name for every value.
 --
--- p_after   after this place
--- returns   at most p_sessions of [ordinal, session_id, session_at, category, components, phase, batch, state, attempts,
---           failed_step, error_code, error_message, started_at, settled_at]
-create function public.backfill_plan_sessions(p_run_id uuid, p_after integer default 0, p_sessions integer default 10000)
+-- p_after  after this place
+-- returns  at most p_sessions of [ordinal, session_id, session_at, category, components, phase, batch, state, attempts,
+--          failed_step, error_code, error_message, started_at, settled_at]
+create function public.backfill_plan_sessions(
+  p_run_id uuid, p_after integer default 0, p_sessions integer default 10000
+)
 returns json
 language sql
 stable
@@ -8814,10 +9340,16 @@ set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(json_agg(i.packed order by i.ordinal), '[]')
   from (
-    select x.ordinal, json_build_array(x.ordinal, x.session_id, x.session_at, x.category, x.components, x.phase, x.batch,
-      x.state, x.attempts, x.failed_step, x.error_code, x.error_message, x.started_at, x.settled_at) as packed
+    select
+      x.ordinal,
+      json_build_array(x.ordinal, x.session_id, x.session_at, x.category, x.components, x.phase, x.batch, x.state,
+        x.attempts, x.failed_step, x.error_code, x.error_message, x.started_at, x.settled_at) as packed
     from public.backfill_items as x
-    where x.run_id = p_run_id and x.ordinal > p_after order by x.ordinal limit greatest(least(p_sessions, 10000), 0)) as i
+    where x.run_id = p_run_id
+      and x.ordinal > p_after
+    order by x.ordinal
+    limit greatest(least(p_sessions, 10000), 0)
+  ) as i
 $$;
 
 comment on function public.backfill_plan_sessions(uuid, integer, integer) is
@@ -8833,31 +9365,33 @@ as $$
 $$;
 
 comment on function public.backfill_freshness(uuid) is
-  'What changed since a plan was sealed: sessions filled meanwhile, new candidates, definitions, settings, the approval''s remaining life.';
+  'What changed since a plan was sealed: sessions filled meanwhile, new candidates, definitions, settings, approval.';
 
--- Runs whose id begins with a prefix, at most two: enough to tell unique from ambiguous.
+-- Runs whose id begins with a prefix, at most two. That is enough to tell unique from ambiguous.
 create function public.backfill_find_runs(p_prefix text)
 returns setof uuid
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select r.run_id from public.backfill_runs as r
-  where starts_with(r.run_id::text, lower(btrim(p_prefix))) and btrim(p_prefix) <> ''
+  select r.run_id
+  from public.backfill_runs as r
+  where starts_with(r.run_id::text, lower(btrim(p_prefix)))
+    and btrim(p_prefix) <> ''
   order by r.run_id
   limit 2
 $$;
 
 comment on function public.backfill_find_runs(text) is
-  'The runs whose id begins so, two at most. For the client.';
+  'The runs whose id begins with a prefix, two at most. For the client.';
 
 -- Approve a plan.
 --
 -- run       the run's id
 -- digest    the plan's digest, as the plan shows it
--- approver  your name; for an Auth user his email is taken
+-- approver  your name. For an Auth user the email is taken instead
 -- note      anything worth keeping with the decision
--- returns   the run's state and until when the approval is valid
+-- returns   the run's state, and until when the approval is valid
 create function public.backfill_approve(
   run uuid, digest text, approver text default null, note text default null
 )
@@ -8867,14 +9401,19 @@ set search_path = pg_catalog, pg_temp
 as $$
   insert into public.backfill_approvals (run_id, digest, decision, approver, note)
   values ($1, $2, 'approved', coalesce($3, ''), left($4, 500))
-  returning jsonb_build_object('run_id', run_id, 'state', 'approved', 'digest', digest,
-    'approver', approver, 'via', via, 'valid_until', valid_until)
+  returning jsonb_build_object(
+    'run_id', run_id,
+    'state', 'approved',
+    'digest', digest,
+    'approver', approver,
+    'via', via,
+    'valid_until', valid_until)
 $$;
 
 comment on function public.backfill_approve(uuid, text, text, text) is
   'Approve a plan: the run, its digest, your name. For the SQL editor, or an Auth user with the role approver.';
 
--- Reject a plan; the reason is kept.
+-- Reject a plan. The reason is kept.
 create function public.backfill_reject(run uuid, reason text, approver text default null)
 returns jsonb
 language sql
@@ -8882,7 +9421,12 @@ set search_path = pg_catalog, pg_temp
 as $$
   insert into public.backfill_approvals (run_id, digest, decision, approver, note)
   values ($1, '', 'rejected', coalesce($3, ''), left($2, 500))
-  returning jsonb_build_object('run_id', run_id, 'state', 'rejected', 'approver', approver, 'via', via, 'reason', note)
+  returning jsonb_build_object(
+    'run_id', run_id,
+    'state', 'rejected',
+    'approver', approver,
+    'via', via,
+    'reason', note)
 $$;
 
 comment on function public.backfill_reject(uuid, text, text) is
@@ -8898,9 +9442,9 @@ as $$
 $$;
 
 comment on function public.backfill_start(uuid, text) is
-  'Start an approved run, or go on with it: everything that was approved is compared anew. For the client.';
+  'Start an approved run, or continue it. Everything that was approved is compared again. For the client.';
 
--- Pause a run; no session starts until it is resumed.
+-- Pause a run. No session starts until it is resumed.
 create function public.backfill_pause(run uuid, reason text)
 returns jsonb
 language sql
@@ -8912,7 +9456,7 @@ $$;
 comment on function public.backfill_pause(uuid, text) is
   'Start no further session of a run until it is resumed: the run, the reason.';
 
--- Lift a run's pause; a worker that is still alive goes on, else: backfill apply RUN.
+-- Lift a run's pause. A worker that is still alive goes on. If there is none: backfill apply RUN.
 create function public.backfill_resume(run uuid)
 returns jsonb
 language sql
@@ -8925,7 +9469,7 @@ $$;
 comment on function public.backfill_resume(uuid) is
   'Lift the pause of a run.';
 
--- Stop a run for good. What it wrote stays; backfill rollback takes it back.
+-- Stop a run for good. What it wrote stays. backfill rollback undoes it.
 create function public.backfill_cancel(run uuid, reason text)
 returns jsonb
 language sql
@@ -8971,14 +9515,14 @@ $$;
 comment on function public.backfill_claim_apart(uuid, uuid, text) is
   'Claim a batch of a run in bulk to score it session by session, after a call in bulk has failed. For the client.';
 
--- Score a batch in bulk, fifty sessions in one go; where something of these fails, they are scored one after the other,
--- each in a subtransaction of its own, so that one failure is one failure, and the call ends with them: PostgreSQL keeps 64
--- subtransactions cheaply, and these are 59 at most.
+-- Score a batch in bulk, fifty sessions per subtransaction. If one of the fifty fails, each is scored in its own
+-- subtransaction, so that only the one fails, and the call ends with these. That makes 59 subtransactions at most, and
+-- PostgreSQL keeps up to 64 cheaply.
 --
--- p_sessions     at most so many, 500 at most
--- p_budget_ms    after which no further session is begun
--- p_search_path  left out, it is the caller's: a default is evaluated before this function's own path is set
--- returns        {look: true} where a claim has to look first; else {sessions, done, failed, pending, took_ms}
+-- p_sessions     at most this many, and at most 500
+-- p_budget_ms    no session starts after this time
+-- p_search_path  by default the caller's, since a default is evaluated before this function's own path is set
+-- returns        {look: true} if a claim has to look first, else {sessions, done, failed, pending, took_ms}
 create function public.backfill_bulk(
   p_run_id uuid, p_worker text, p_sessions integer, p_budget_ms integer default 4000,
   p_search_path text default current_setting('search_path')
@@ -8998,11 +9542,15 @@ begin
   if v_batch ? 'look' then
     return v_batch;
   end if;
-  perform set_config('request.headers', (coalesce(nullif(current_setting('request.headers', true), ''), '{}')::jsonb
-    || jsonb_build_object('x-backfill-run', p_run_id))::text, true);
+  perform set_config('request.headers',
+    (coalesce(nullif(current_setting('request.headers', true), ''), '{}')::jsonb
+      || jsonb_build_object('x-backfill-run', p_run_id))::text,
+    true);
   for v_part in
-    select jsonb_agg(s.session order by s.place) from jsonb_array_elements(v_batch -> 'sessions') with ordinality as s (session, place)
-    group by (s.place - 1) / 50 order by min(s.place)
+    select jsonb_agg(s.session order by s.place)
+    from jsonb_array_elements(v_batch -> 'sessions') with ordinality as s (session, place)
+    group by (s.place - 1) / 50
+    order by min(s.place)
   loop
     exit when extract(epoch from backfill_private.clock() - v_began) * 1000 >= p_budget_ms;
     v_is_well := backfill_private.bulk_some(p_run_id, v_batch, v_part, p_search_path);
@@ -9016,7 +9564,8 @@ begin
     end loop;
   end if;
   return backfill_private.bulk_settle(p_run_id, (v_batch ->> 'claim')::uuid, p_worker, v_answered, v_outcomes, v_began)
-    || jsonb_build_object('sessions', cardinality(v_answered) + jsonb_array_length(v_outcomes),
+    || jsonb_build_object(
+      'sessions', cardinality(v_answered) + jsonb_array_length(v_outcomes),
       'took_ms', round(extract(epoch from backfill_private.clock() - v_began) * 1000, 1));
 end
 $$;
@@ -9044,9 +9593,11 @@ as $$
 $$;
 
 comment on function public.backfill_settle(uuid, uuid, jsonb) is
-  'Settle a claimed batch: what became of each session is decided by its receipts. For the client.';
+  'Settle a claimed batch. Each session''s receipts decide what became of it. For the client.';
 
-create function public.backfill_verify_part(p_run_id uuid, p_so_far jsonb default null, p_budget_ms integer default 2000)
+create function public.backfill_verify_part(
+  p_run_id uuid, p_so_far jsonb default null, p_budget_ms integer default 2000
+)
 returns jsonb
 language sql
 set search_path = pg_catalog, pg_temp
@@ -9056,32 +9607,48 @@ as $$
 $$;
 
 comment on function public.backfill_verify_part(uuid, jsonb, integer) is
-  'What is in the tables against what a run had planned, a part per call. For the client.';
+  'What is in the tables against what a run had planned, one part per call. For the client.';
 
--- What a run's scoring wrote, packed: the receipts of so many sessions before a place of its plan, all of a session together.
+-- What a run's scoring wrote, packed: the receipts of the last sessions before a place of its plan. All receipts of a
+-- session come together.
 --
--- p_before  before this place; null: from the end
--- returns   [receipt_id, ordinal, session_id, component, operation, table_name, row_key, before_hash, after_hash, attempt,
---           at, undone_at]; hashes in hex
-create function public.backfill_written(p_run_id uuid, p_before integer default null, p_sessions integer default 2000)
+-- p_before  before this place. Null: from the end
+-- returns   [receipt_id, ordinal, session_id, component, operation, table_name, row_key, before_hash, after_hash,
+--           attempt, at, undone_at] per receipt, hashes in hex
+create function public.backfill_written(
+  p_run_id uuid, p_before integer default null, p_sessions integer default 2000
+)
 returns json
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(json_agg(json_build_array(r.receipt_id, r.ordinal, r.session_id, r.component, r.operation, r.table_name,
-    r.row_key, encode(r.before_hash, 'hex'), encode(r.after_hash, 'hex'), r.attempt, r.at, r.undone_at)
+  select coalesce(json_agg(
+    json_build_array(r.receipt_id, r.ordinal, r.session_id, r.component, r.operation, r.table_name, r.row_key,
+      encode(r.before_hash, 'hex'), encode(r.after_hash, 'hex'), r.attempt, r.at, r.undone_at)
     order by r.ordinal desc, r.receipt_id), '[]')
   from (
-    select x.run_id, x.ordinal from public.backfill_items as x
-    where x.run_id = p_run_id and (p_before is null or x.ordinal < p_before) and exists (
-      select from public.backfill_receipts as y where y.run_id = x.run_id and y.ordinal = x.ordinal and y.kind = 'score')
-    order by x.ordinal desc limit greatest(least(p_sessions, 2000), 0)) as i
-  join public.backfill_receipts as r on r.run_id = i.run_id and r.ordinal = i.ordinal and r.kind = 'score'
+    select x.run_id, x.ordinal
+    from public.backfill_items as x
+    where x.run_id = p_run_id
+      and (p_before is null or x.ordinal < p_before)
+      and exists (
+        select from public.backfill_receipts as y
+        where y.run_id = x.run_id
+          and y.ordinal = x.ordinal
+          and y.kind = 'score'
+      )
+    order by x.ordinal desc
+    limit greatest(least(p_sessions, 2000), 0)
+  ) as i
+  join public.backfill_receipts as r
+    on r.run_id = i.run_id
+    and r.ordinal = i.ordinal
+    and r.kind = 'score'
 $$;
 
 comment on function public.backfill_written(uuid, integer, integer) is
-  'What a run''s scoring wrote, packed, the plan''s last sessions first. For the client.';
+  'What a run''s scoring wrote, packed, the last sessions of the plan first. For the client.';
 
 create function public.backfill_preview_undo(
   p_run_id uuid, p_sessions text[] default null, p_since text default null, p_until text default null,
@@ -9109,9 +9676,9 @@ as $$
 $$;
 
 comment on function public.backfill_confirm_undo(uuid, text, text, integer, jsonb) is
-  'Carry out exactly the undo that was previewed, a part at a time. For the client.';
+  'Carry out exactly the undo that was previewed, one part per call. For the client.';
 
--- Empty what the receipts of a finished run keep of people's rows.
+-- Empty the before-images in the receipts of a finished run.
 create function public.backfill_prune(run uuid)
 returns jsonb
 language sql
@@ -9124,7 +9691,7 @@ comment on function public.backfill_prune(uuid) is
   'Empty the before-images that a finished run keeps for undo. What it overwrote cannot be restored afterwards.';
 
 -- from sql/95_face/progress.sql
--- Views about runs: what people look at while a run runs and after it.
+-- Views about runs, for people to look at during a run and afterwards.
 
 create view public.backfill_run_progress with (security_invoker = true) as
 select
@@ -9138,26 +9705,33 @@ select
   coalesce(c.skipped, 0) as skipped,
   coalesce(c.rolled_back, 0) as rolled_back,
   round(coalesce(c.lately * 60.0 / w.watched_s, 0), 1) as rate_per_minute,
-  case when r.state in ('approved', 'running') and c.total > 0 then round(greatest(
-    p.batches_left * p.spacing_s + coalesce(greatest(extract(epoch from r.next_batch_at - backfill_private.clock()), 0), 0),
-    case when p.lags and c.lately > 0 then (c.pending + c.leased) * w.watched_s / c.lately else 0 end))::integer end as eta_s,
+  case when r.state in ('approved', 'running') and c.total > 0 then
+    round(greatest(
+      p.batches_left * p.spacing_s
+        + coalesce(greatest(extract(epoch from r.next_batch_at - backfill_private.clock()), 0), 0),
+      case when p.lags and c.lately > 0 then (c.pending + c.leased) * w.watched_s / c.lately else 0 end))::integer
+  end as eta_s,
   case
-    when r.state = 'paused' then format('paused by %s: %s', coalesce(r.held_by, 'the database'), coalesce(r.reason, 'no reason given'))
+    when r.state = 'paused' then
+      format('paused by %s: %s', coalesce(r.held_by, 'the database'), coalesce(r.reason, 'no reason given'))
     when r.state = 'awaiting_approval' then 'waits for an approval of digest ' || r.digest
     when r.state = 'approved' then 'waits for backfill apply ' || r.run_id
     when r.state <> 'running' then null
     when c.pending = 0 and c.leased > 0 then 'the last sessions: ' || backfill_private.lease_holders(r.run_id)
     when r.back_off_until > backfill_private.clock() then
-      format('back-off until %s UTC after %s', to_char(r.back_off_until at time zone 'UTC', 'HH24:MI:SS'), r.back_off_reason)
-    when r.canary is null and c.canary_open > 0 and c.pending_priority = 0
-      then 'canary: ' || coalesce(backfill_private.lease_holders(r.run_id), 'its sessions are about to be judged')
-    when r.next_batch_at > backfill_private.clock()
-      then 'throttle: the next batch starts at ' || to_char(r.next_batch_at at time zone 'UTC', 'HH24:MI:SS') || ' UTC'
-    when c.pending > 0 and c.next_try > backfill_private.clock()
-      then format('back-off: the next session is tried again at %s UTC after %s', to_char(c.next_try at time zone 'UTC', 'HH24:MI:SS'),
-        c.tried_after)
-    when c.leased = 0 then coalesce('lease: ' || backfill_private.lease_holders(r.run_id),
-      'for a worker to ask for the next batch; where none is alive: backfill apply ' || r.run_id)
+      format('back-off until %s UTC after %s',
+        to_char(r.back_off_until at time zone 'UTC', 'HH24:MI:SS'), r.back_off_reason)
+    when r.canary is null and c.canary_open > 0 and c.pending_priority = 0 then
+      'canary: ' || coalesce(backfill_private.lease_holders(r.run_id), 'its sessions are about to be judged')
+    when r.next_batch_at > backfill_private.clock() then
+      'throttle: the next batch starts at ' || to_char(r.next_batch_at at time zone 'UTC', 'HH24:MI:SS') || ' UTC'
+    when c.pending > 0 and c.next_try > backfill_private.clock() then
+      format('back-off: the next session is tried again at %s UTC after %s',
+        to_char(c.next_try at time zone 'UTC', 'HH24:MI:SS'), c.tried_after)
+    when c.leased = 0 then
+      coalesce(
+        'lease: ' || backfill_private.lease_holders(r.run_id),
+        'for a worker to ask for the next batch. If none is alive: backfill apply ' || r.run_id)
   end as waits_for,
   r.reason,
   r.environment,
@@ -9171,7 +9745,8 @@ select
   r.audit_head
 from public.backfill_runs as r
 left join (
-  select i.run_id,
+  select
+    i.run_id,
     count(*) as total,
     count(*) filter (where i.state = 'pending') as pending,
     count(*) filter (where i.state = 'leased') as leased,
@@ -9179,11 +9754,13 @@ left join (
     count(*) filter (where i.state = 'failed') as failed,
     count(*) filter (where i.state = 'skipped') as skipped,
     count(*) filter (where i.state = 'rolled_back') as rolled_back,
-    count(*) filter (where i.settled_at > backfill_private.clock() - interval '60 seconds'
-      and i.settled_at >= started.resumed_at and i.state in ('done', 'failed')) as lately,
+    count(*) filter (
+      where i.settled_at > backfill_private.clock() - interval '60 seconds'
+        and i.settled_at >= started.resumed_at
+        and i.state in ('done', 'failed')) as lately,
     count(*) filter (where i.phase = 'priority' and i.state in ('pending', 'leased')) as canary_open,
     count(*) filter (where i.phase = 'priority' and i.state = 'pending') as pending_priority,
-    -- When the first pending session may be tried; one that never met trouble at once.
+    -- When the next pending session may be tried. One that was never backed off may be tried now.
     min(coalesce(i.not_before, '-infinity')) filter (where i.state = 'pending') as next_try,
     (array_agg(concat_ws(' ', i.error_code, i.error_message) order by i.not_before)
       filter (where i.state = 'pending' and i.not_before is not null))[1] as tried_after
@@ -9191,41 +9768,47 @@ left join (
   join public.backfill_runs as started using (run_id)
   group by i.run_id
 ) as c using (run_id)
--- The rate is over the last 60 s, or since the run was started or resumed.
+-- The rate covers the last 60 s, or the time since the run was started or resumed.
 cross join lateral (
   select least(60.0, greatest(extract(epoch from backfill_private.clock() - r.resumed_at), 1.0)) as watched_s
 ) as w
--- While batches start as the throttle allows, it tells the time left; a run that lags behind it is told by its rate.
+-- While batches start as the throttle allows, the throttle gives the time left. If the run lags behind, its rate does.
 cross join lateral (
-  select backfill_private.batch_spacing_s(r.request) as spacing_s,
+  select
+    backfill_private.batch_spacing_s(r.request) as spacing_s,
     greatest(ceil(c.pending / (r.request ->> 'batch_size')::numeric) - 1, 0) as batches_left,
     coalesce(r.next_batch_at + make_interval(secs => backfill_private.batch_spacing_s(r.request)::double precision)
       < backfill_private.clock(), false) or r.request ->> 'throttle_per_minute' is null as lags
 ) as p;
 
 comment on view public.backfill_run_progress is 'Where each run stands: counts, rate, time left, and why it waits.';
-comment on column public.backfill_run_progress.rate_per_minute is 'Sessions settled a minute, over the last 60 seconds or since the run was started or resumed.';
-comment on column public.backfill_run_progress.eta_s is 'Seconds until the last batch starts: from the throttle, or from the rate where the run lags behind it.';
 comment on column public.backfill_run_progress.run_id is 'The run.';
 comment on column public.backfill_run_progress.state is 'Where it stands.';
-comment on column public.backfill_run_progress.reason is 'Why it is paused, rejected, cancelled or expired.';
-comment on column public.backfill_run_progress.environment is 'The environment that the plan is for.';
 comment on column public.backfill_run_progress.total is 'Sessions in the plan.';
+comment on column public.backfill_run_progress.done is 'Sessions with every planned row.';
+comment on column public.backfill_run_progress.failed is 'Sessions that failed. backfill_run_failures says why.';
 comment on column public.backfill_run_progress.pending is 'Sessions that wait.';
 comment on column public.backfill_run_progress.leased is 'Sessions that a worker holds.';
-comment on column public.backfill_run_progress.done is 'Sessions with every planned row.';
-comment on column public.backfill_run_progress.failed is 'Sessions that failed; backfill_run_failures says why.';
 comment on column public.backfill_run_progress.skipped is 'Sessions that somebody else had filled first.';
-comment on column public.backfill_run_progress.rolled_back is 'Sessions whose rows an undo took back.';
-comment on column public.backfill_run_progress.next_batch_at is 'When the next batch may start; null where none is to come.';
+comment on column public.backfill_run_progress.rolled_back is 'Sessions whose rows were undone.';
+comment on column public.backfill_run_progress.rate_per_minute is
+  'Sessions settled per minute, over the last 60 seconds or since the run was started or resumed.';
+comment on column public.backfill_run_progress.eta_s is
+  'Seconds until the last batch starts: from the throttle, or from the rate if the run lags behind the throttle.';
+comment on column public.backfill_run_progress.waits_for is
+  'Why nothing happens right now. Null while sessions are being scored.';
+comment on column public.backfill_run_progress.reason is 'Why it is paused, rejected, cancelled or expired.';
+comment on column public.backfill_run_progress.environment is 'The environment that the plan is for.';
 comment on column public.backfill_run_progress.approved_by is 'Who approved it.';
 comment on column public.backfill_run_progress.approved_until is 'When the approval runs out.';
 comment on column public.backfill_run_progress.created_at is 'When planning began.';
 comment on column public.backfill_run_progress.started_at is 'When the first worker started it.';
 comment on column public.backfill_run_progress.finished_at is 'When it came to an end.';
+comment on column public.backfill_run_progress.next_batch_at is
+  'When the next batch may start. Null if no batch is left.';
 comment on column public.backfill_run_progress.audit_count is 'How many audit events it has.';
-comment on column public.backfill_run_progress.audit_head is 'Hash of the newest audit event. Keep it elsewhere: a changed history shows against it.';
-comment on column public.backfill_run_progress.waits_for is 'Why nothing happens right now; null while sessions are being scored.';
+comment on column public.backfill_run_progress.audit_head is
+  'Hash of the newest audit event. Keep it outside the database: it shows whether the history was changed.';
 
 create view public.backfill_run_failures with (security_invoker = true) as
 select
@@ -9245,16 +9828,16 @@ order by i.run_id, i.ordinal;
 comment on view public.backfill_run_failures is 'The sessions that failed, and why.';
 comment on column public.backfill_run_failures.run_id is 'The run.';
 comment on column public.backfill_run_failures.session_id is 'The session that failed.';
-comment on column public.backfill_run_failures.phase is 'priority, recent or historical.';
-comment on column public.backfill_run_failures.batch is 'Number of its batch in the plan.';
 comment on column public.backfill_run_failures.failed_step is 'The component whose scoring call failed.';
 comment on column public.backfill_run_failures.error_code is 'SQLSTATE, code of the API or HTTP status.';
 comment on column public.backfill_run_failures.error_message is 'What the error said, 500 characters at most.';
 comment on column public.backfill_run_failures.attempts is 'How often it was tried.';
 comment on column public.backfill_run_failures.settled_at is 'When it failed for good.';
+comment on column public.backfill_run_failures.phase is 'priority, recent or historical.';
+comment on column public.backfill_run_failures.batch is 'Number of its batch in the plan.';
 
 -- from sql/99_access/policies.sql
--- Row level security: every table of ours, and who sees its rows.
+-- Row level security: who sees which rows of our tables.
 
 alter table public.backfill_settings enable row level security;
 create policy "everybody who may read runs reads the settings" on public.backfill_settings
@@ -9331,15 +9914,16 @@ alter table backfill_private.bulk_claims enable row level security;
 create policy "the owner alone" on backfill_private.bulk_claims for select to service_role using (false);
 
 -- from sql/99_access/rights.sql
--- Rights: everything is taken away, then granted by name. Row level security is in policies.sql.
+-- Rights: everything is revoked, then granted by name. Row level security is in policies.sql.
 
--- The private schema: its functions belong to nobody but the owner, until one is granted below.
+-- The private schema. Only the owner may call its functions, unless they are granted below.
 revoke all on schema backfill_private from public, anon, authenticated, service_role;
 revoke all on all functions in schema backfill_private from public, anon, authenticated, service_role;
 revoke all on all tables in schema backfill_private from public, anon, authenticated, service_role;
 grant usage on schema backfill_private to authenticated, service_role;
 
--- What people see: older projects grant everything on what is new in public, so all of it is taken first.
+-- Tables and views that people see. Older projects grant everything on new objects in public, so all rights are revoked
+-- first.
 revoke all on
   public.backfill_settings,
   public.backfill_targets,
@@ -9388,7 +9972,7 @@ revoke all on function
   public.backfill_prune(uuid)
 from public, anon, authenticated, service_role;
 
--- Read under row level security.
+-- Everything here is read under row level security.
 grant select on
   public.backfill_settings,
   public.backfill_targets,
@@ -9400,21 +9984,21 @@ grant select on
   public.backfill_run_failures
 to authenticated, service_role;
 
--- Not the fence's hash: nobody but the gate needs it.
+-- All columns but the fence's hash, which only the gate needs.
 grant select (run_id, ordinal, source, session_id, session_at, components, category, phase, batch, state, attempts,
   crowded_out, unknown_outcomes, not_before, started_at, settled_at, failed_step, error_code, error_message, filled,
   worker, claim_id, lease_kind, lease_until) on public.backfill_items to authenticated, service_role;
 
--- What a decision says; its trigger decides whether it counts.
+-- What a decision says. Its trigger decides whether it counts.
 grant insert (run_id, digest, decision, approver, note) on public.backfill_approvals to authenticated, service_role;
 
--- Not the row before: nobody but undo needs it.
+-- All columns but the row before, which only undo needs.
 grant select (receipt_id, run_id, ordinal, session_id, component, kind, operation, table_name, row_key, before_hash,
   after_hash, attempt, is_inferred, at, undone_at) on public.backfill_receipts to authenticated, service_role;
 
 grant select on backfill_private.faults to service_role;
 
--- Doors of users with a backfill role and of the service: the function asks which role it is.
+-- Doors of the service and of users with a backfill role. The function checks the role.
 grant execute on function
   public.backfill_check(),
   public.backfill_open(jsonb, text, uuid),
@@ -9432,7 +10016,7 @@ grant execute on function
   public.backfill_written(uuid, integer, integer)
 to authenticated, service_role;
 
--- Doors of the service alone.
+-- Doors of the service only.
 grant execute on function
   public.backfill_coverage(text, text),
   public.backfill_rehearsal(uuid),
@@ -9495,7 +10079,7 @@ grant execute on function
   backfill_private.start(uuid, text)
 to service_role;
 
--- No verb empties a table of ours at once.
+-- Nothing of ours truncates these tables, so nobody may.
 create trigger backfill_runs_no_truncate before truncate on public.backfill_runs
   for each statement execute function backfill_private.guard_truncate();
 create trigger backfill_items_no_truncate before truncate on public.backfill_items
