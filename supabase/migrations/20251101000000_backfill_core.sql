@@ -3872,10 +3872,7 @@ as $$
     and not backfill_private.is_elsewhere(p_run)
     and p_run.fingerprint is not distinct from backfill_private.definitions(p_run.target)
     and (p_run.canary in ('passed', 'overridden') or not exists (
-      select from public.backfill_items as i
-      where i.run_id = p_run.run_id
-        and i.ordinal = 1
-        and i.phase = 'priority'))
+      select from public.backfill_items as i where i.run_id = p_run.run_id and i.ordinal = 1 and i.phase = 'priority'))
 $$;
 
 -- Write the receipts of the rows that some sessions of a call in bulk have written.
@@ -3990,9 +3987,7 @@ begin
   perform backfill_private.skip_filled(p_run, v_taken);
   return (
     select coalesce(jsonb_agg(jsonb_build_object(
-        'ordinal', i.ordinal,
-        'session_id', i.session_id,
-        'attempt', i.attempts + 1,
+        'ordinal', i.ordinal, 'session_id', i.session_id, 'attempt', i.attempts + 1,
         -- What an earlier attempt has written, when its calls were made one by one, is not scored again.
         'todo', (
           select coalesce(jsonb_agg(c), '[]')
@@ -4000,16 +3995,12 @@ begin
           where c <> all (i.filled)
             and (i.attempts = 0 or not exists (
               select from public.backfill_receipts as r
-              where r.run_id = i.run_id
-                and r.ordinal = i.ordinal
-                and r.component = c
+              where r.run_id = i.run_id and r.ordinal = i.ordinal and r.component = c
                 and r.kind = 'score'
                 and r.operation <> 'delete'
                 and r.undone_at is null)))) order by i.ordinal), '[]')
     from public.backfill_items as i
-    where i.run_id = p_run.run_id
-      and i.ordinal = any (v_taken)
-      and i.state = 'pending');
+    where i.run_id = p_run.run_id and i.ordinal = any (v_taken) and i.state = 'pending');
 end
 $$;
 
@@ -4029,8 +4020,7 @@ as $$
     select t.position, t.component,
       format('case when x -> ''todo'' ? %L then (select count(*) from %I.%I(%s)) end',
         t.component, n.nspname, p.proname, (
-          select string_agg(format('%I => %s::%s',
-              a.key,
+          select string_agg(format('%I => %s::%s', a.key,
               case a.value
                 when 'session_id' then '(x ->> ''session_id'')'
                 else quote_nullable(p_run.request ->> a.value) end,
@@ -4048,10 +4038,7 @@ as $$
   )
   select jsonb_object_agg(n.name, format(
     'select array_agg(turn.kept) from (
-       select
-         set_config(''backfill.bulk'', x ->> ''ordinal'', true),
-         %s,
-         current_setting(''backfill.bulk'') as kept
+       select set_config(''backfill.bulk'', x ->> ''ordinal'', true), %s, current_setting(''backfill.bulk'') as kept
        from jsonb_array_elements($1) as x) as turn', n.call))
   from named as n
 $$;
@@ -4097,12 +4084,8 @@ begin
   elsif v_run.request ->> 'throttle_per_minute' is not null then
     perform backfill_private.count_starts(v_run, jsonb_array_length(v_sessions));
   end if;
-  insert into backfill_private.bulk_claims (claim_id, run_id, xid)
-  values (v_claim_id, p_run_id, pg_current_xact_id());
-  return jsonb_build_object(
-    'claim', v_claim_id,
-    'sessions', v_sessions,
-    'calls', backfill_private.bulk_calls(v_run));
+  insert into backfill_private.bulk_claims (claim_id, run_id, xid) values (v_claim_id, p_run_id, pg_current_xact_id());
+  return jsonb_build_object('claim', v_claim_id, 'sessions', v_sessions, 'calls', backfill_private.bulk_calls(v_run));
 end
 $$;
 
@@ -4124,35 +4107,22 @@ declare
 begin
   select * into strict v_run from public.backfill_runs where run_id = p_run_id;
   v_lacking := array(
-    select owed.ordinal
-    from (
+    select owed.ordinal from (
       select i.ordinal, c.component
       from public.backfill_items as i
       cross join unnest(i.components) as c (component)
-      where i.run_id = p_run_id
-        and i.ordinal = any (p_ordinals)
-        and c.component <> all (i.filled)
+      where i.run_id = p_run_id and i.ordinal = any (p_ordinals) and c.component <> all (i.filled)
       except
-      select s.ordinal, s.component
-      from backfill_private.standing_of(v_run, p_ordinals, true) as s) as owed);
+      select s.ordinal, s.component from backfill_private.standing_of(v_run, p_ordinals, true) as s) as owed);
   update public.backfill_items as i
-  set state = 'done',
-      attempts = i.attempts + 1,
-      started_at = p_started_at,
-      settled_at = v_now,
-      failed_step = null,
-      error_code = null,
-      error_message = null,
-      not_before = null
-  where i.run_id = p_run_id
-    and i.ordinal = any (p_ordinals)
-    and i.ordinal <> all (v_lacking);
+  set state = 'done', attempts = i.attempts + 1, started_at = p_started_at, settled_at = v_now,
+      failed_step = null, error_code = null, error_message = null, not_before = null
+  where i.run_id = p_run_id and i.ordinal = any (p_ordinals) and i.ordinal <> all (v_lacking);
   return v_lacking;
 end
 $$;
 
--- Settle the other sessions of a call in bulk like those of any batch: leased for this moment, decided by their
--- receipts.
+-- Settle the other sessions of a call in bulk like any batch: leased for this moment, decided by their receipts.
 --
 -- p_outcomes, returns  see backfill_private.decide_outcomes
 create function backfill_private.bulk_troubled(
@@ -4167,16 +4137,10 @@ begin
     return p_outcomes;
   end if;
   update public.backfill_items as i
-  set state = 'leased',
-      lease_kind = 'score',
-      attempts = i.attempts + 1,
-      started_at = p_started_at,
-      claim_id = p_claim_id,
-      lease_until = p_started_at + backfill_private.lease_ttl()
+  set state = 'leased', lease_kind = 'score', attempts = i.attempts + 1, started_at = p_started_at,
+      claim_id = p_claim_id, lease_until = p_started_at + backfill_private.lease_ttl()
   from jsonb_to_recordset(p_outcomes) as o (ordinal integer)
-  where i.run_id = p_run_id
-    and i.ordinal = o.ordinal
-    and i.state = 'pending';
+  where i.run_id = p_run_id and i.ordinal = o.ordinal and i.state = 'pending';
   return backfill_private.decide_outcomes(p_run_id, p_outcomes);
 end
 $$;
@@ -4202,9 +4166,7 @@ declare
 begin
   perform backfill_private.authorize('apply');
   delete from backfill_private.bulk_claims
-  where claim_id = p_claim_id
-    and run_id = p_run_id
-    and xid = pg_current_xact_id();
+  where claim_id = p_claim_id and run_id = p_run_id and xid = pg_current_xact_id();
   if not found then
     perform backfill_private.refuse('OB011', 'no call in bulk is under way here', 'backfill apply');
   end if;
@@ -4221,20 +4183,11 @@ begin
   insert into backfill_private.unnoted (run_id, granted, trouble, settled, details)
   select
     p_run_id,
-    jsonb_build_object(
-      'claim', p_claim_id,
-      'worker', left(p_worker, 200),
-      'phase', i.phase,
-      'mode', 'bulk',
-      'sessions', jsonb_array_length(v_settled),
-      'ordinals', v_details -> 'ordinals',
-      'started_at', p_started_at),
-    p_outcomes,
-    v_settled,
-    v_details
+    jsonb_build_object('claim', p_claim_id, 'worker', left(p_worker, 200), 'phase', i.phase, 'mode', 'bulk',
+      'sessions', jsonb_array_length(v_settled), 'ordinals', v_details -> 'ordinals', 'started_at', p_started_at),
+    p_outcomes, v_settled, v_details
   from public.backfill_items as i
-  where i.run_id = p_run_id
-    and i.ordinal = (v_settled -> 0 ->> 'ordinal')::integer;
+  where i.run_id = p_run_id and i.ordinal = (v_settled -> 0 ->> 'ordinal')::integer;
   return coalesce(v_details -> 'states', '{}');
 end
 $$;
@@ -4266,12 +4219,8 @@ begin
   return jsonb_build_object('ordinal', p_session -> 'ordinal', 'outcome', 'answered', 'answered', v_answered);
 exception when others then
   v_code := sqlstate;
-  return jsonb_build_object(
-    'ordinal', p_session -> 'ordinal',
-    'outcome', backfill_private.bulk_outcome(v_code),
-    'step', v_step,
-    'code', v_code,
-    'message', sqlerrm);
+  return jsonb_build_object('ordinal', p_session -> 'ordinal', 'outcome', backfill_private.bulk_outcome(v_code),
+    'step', v_step, 'code', v_code, 'message', sqlerrm);
 end
 $$;
 
