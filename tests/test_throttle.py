@@ -436,7 +436,7 @@ def test_a_bound_that_was_lowered_holds_what_runs(
     bound(db, 10)
     answer = verbs.claim(db, run_id)
     assert (answer["state"], answer["granted"]) == ("paused", [])
-    assert "20 of the 10 starts a minute" in answer["reason"]
+    assert "20 of the 10 starts per minute" in answer["reason"]
     assert sqlstate(verbs.call, db, "backfill_resume", run=run_id) == "OB015"
     bound(db, 20)
     assert sqlstate(verbs.call, db, "backfill_resume", run=run_id) is None

@@ -266,7 +266,7 @@ def test_every_wait_has_a_reason(db: Connection, still: DatabaseClock) -> None:
     first = str(uuid4())
     granted = verbs.claim(db, run_id, first)["granted"]
     assert crew.progress()["waits_for"].startswith("throttle: the next batch starts at 08:00:03")
-    assert verbs.claim(db, run_id)["why"] == "20 starts a minute"
+    assert verbs.claim(db, run_id)["why"] == "20 starts per minute"
     still.advance(3)
     second = verbs.claim(db, run_id)["granted"]
     still.advance(3)

@@ -1,4 +1,4 @@
--- Approval: a decision is a row; its trigger decides whether it counts and moves the run.
+-- Approval: a decision is a row. Its trigger decides whether it counts, and moves the run.
 
 create table public.backfill_approvals (
   approval_id bigint generated always as identity primary key,
@@ -13,20 +13,22 @@ create table public.backfill_approvals (
   valid_until timestamptz
 );
 
--- An approval serves one run, a run has one decision.
+-- An approval serves one run, and a run has one decision.
 create unique index backfill_approvals_one_decision on public.backfill_approvals (run_id);
 
 comment on table public.backfill_approvals is 'Decisions on plans: who, when, how, on which digest, valid until when.';
-comment on column public.backfill_approvals.via is 'sql: the SQL editor. auth: an Auth user''s token. service_key: the secret key, where the policy is any.';
 comment on column public.backfill_approvals.approval_id is 'Id of the decision.';
 comment on column public.backfill_approvals.run_id is 'The run that was decided on.';
 comment on column public.backfill_approvals.digest is 'The digest that the approver named: exactly this plan.';
 comment on column public.backfill_approvals.decision is 'approved or rejected.';
-comment on column public.backfill_approvals.approver is 'Who decided: the name given, or the e-mail address of the Auth user.';
-comment on column public.backfill_approvals.approver_id is 'The Auth user who decided; null in the SQL editor.';
-comment on column public.backfill_approvals.note is 'What the approver added; for a rejection the reason.';
+comment on column public.backfill_approvals.approver is
+  'Who decided: the name given, or the e-mail address of the Auth user.';
+comment on column public.backfill_approvals.approver_id is 'The Auth user who decided. Null in the SQL editor.';
+comment on column public.backfill_approvals.via is
+  'sql: the SQL editor. auth: an Auth user''s token. service_key: the secret key, if the policy is any.';
+comment on column public.backfill_approvals.note is 'What the approver added. For a rejection, the reason.';
 comment on column public.backfill_approvals.decided_at is 'When it was decided.';
-comment on column public.backfill_approvals.valid_until is 'When the approval runs out; null for a rejection.';
+comment on column public.backfill_approvals.valid_until is 'When the approval runs out. Null for a rejection.';
 
 -- May the caller decide on this run?
 --
@@ -47,23 +49,25 @@ begin
   if v_caller.kind = 'postgres' then
     return;
   elsif v_policy = 'postgres_only' then
-    perform backfill_private.refuse('OB005', 'the policy of this project is postgres_only: only the SQL editor decides', v_sql);
+    perform backfill_private.refuse('OB005',
+      'the policy of this project is postgres_only: only the SQL editor decides', v_sql);
   elsif v_caller.kind = 'service_role' and v_policy <> 'any' then
     perform backfill_private.refuse('OB005', 'the service key does not decide on plans', v_sql);
   elsif v_caller.kind = 'user' and coalesce(v_caller.backfill_role, '') <> 'approver' then
-    perform backfill_private.refuse('OB005', 'this user has not the role approver', v_sql);
+    perform backfill_private.refuse('OB005', 'this user does not have the role approver', v_sql);
   elsif v_caller.kind = 'user' and v_policy = 'second_person' and v_caller.user_id = p_run.requested_by then
-    perform backfill_private.refuse('OB005', 'who asked for a plan does not approve it: a second person does', v_sql);
+    perform backfill_private.refuse('OB005',
+      'a second person has to approve this plan, not the one who asked for it', v_sql);
   elsif v_caller.kind = 'nobody' then
     perform backfill_private.refuse('OB005', 'this caller may not decide on plans', v_sql);
   end if;
 end
 $$;
 
--- Refuse to approve another plan than the one that stands there now.
+-- Refuse to approve any plan but the one that is there now.
 --
--- raises  OB004 the digest named is not the plan's, OB007 the plan or its surroundings, the
---         server among them, changed
+-- raises  OB004 the digest named is not the plan's
+--         OB007 the plan or its surroundings changed, the server among them
 create function backfill_private.check_digest(p_run public.backfill_runs, p_digest text)
 returns void
 language plpgsql
@@ -73,19 +77,26 @@ as $$
 begin
   if p_digest is distinct from p_run.digest then
     perform backfill_private.refuse('OB004',
-      format('digest %s is not that of run %s, which is %s', backfill_private.told_apart(p_digest, p_run.digest),
-        p_run.run_id, backfill_private.told_apart(p_run.digest, p_digest)),
+      format('digest %s is not that of run %s, which is %s',
+        backfill_private.told_apart(p_digest, p_run.digest),
+        p_run.run_id,
+        backfill_private.told_apart(p_run.digest, p_digest)),
       format('backfill show %s', p_run.run_id));
   elsif backfill_private.compute_digest(p_run.run_id) <> p_run.digest then
-    perform backfill_private.refuse('OB007', format('what run %s planned is no longer what stands there: %s',
-      p_run.run_id, backfill_private.what_changed(p_run)), format('backfill plan --like %s', p_run.run_id));
+    perform backfill_private.refuse('OB007',
+      format('what run %s planned is no longer what stands there: %s',
+        p_run.run_id, backfill_private.what_changed(p_run)),
+      format('backfill plan --like %s', p_run.run_id));
   end if;
 end
 $$;
 
--- Decide: fills in what the caller cannot choose, refuses what he may not, moves the run.
+-- Decide: fills in what the caller cannot choose, refuses what the caller may not do, moves the run.
 --
--- raises  OB001 no such run, OB002 nothing to decide, OB004 OB005 OB007 as above, OB008 another environment,
+-- raises  OB001 no such run
+--         OB002 nothing to decide
+--         OB004, OB005, OB007 as above
+--         OB008 another environment
 --         OB013 a rejection without a reason
 create function backfill_private.decide()
 returns trigger
@@ -101,7 +112,7 @@ begin
   perform backfill_private.check_approver(v_run);
   perform backfill_private.locked_run(new.run_id, array['awaiting_approval']);
   if new.decision = 'approved' then
-    -- A plan made before the project got its name was made for another one, for all we know.
+    -- A plan made before the project got its name may have been made for another one.
     perform backfill_private.check_environment(coalesce(v_run.environment, 'unnamed'));
     perform backfill_private.check_digest(v_run, new.digest);
   elsif nullif(btrim(new.note), '') is null then
@@ -111,10 +122,14 @@ begin
   select * into v_caller from backfill_private.caller();
   new.digest := v_run.digest;
   new.approver_id := v_caller.user_id;
-  new.via := case v_caller.kind when 'postgres' then 'sql' when 'user' then 'auth' else 'service_key' end;
+  new.via := case v_caller.kind
+    when 'postgres' then 'sql'
+    when 'user' then 'auth'
+    else 'service_key' end;
   new.approver := coalesce(
     (select u.email from auth.users as u where u.id = v_caller.user_id),
-    nullif(btrim(new.approver), ''), v_caller.label);
+    nullif(btrim(new.approver), ''),
+    v_caller.label);
   new.decided_at := backfill_private.clock();
   new.valid_until := case when new.decision = 'approved'
     then new.decided_at + (select approval_ttl from public.backfill_settings) end;

@@ -1,4 +1,4 @@
--- Tables of a running run: receipts, looks before a call, calls in bulk and what they settled.
+-- Tables of a run under way: receipts, looks before a call, calls in bulk.
 
 create table public.backfill_receipts (
   receipt_id bigint generated always as identity primary key,
@@ -21,26 +21,30 @@ create table public.backfill_receipts (
 
 create index backfill_receipts_items on public.backfill_receipts (run_id, ordinal);
 
-comment on table public.backfill_receipts is 'One row a row written by a run, committed with it: key, operation, hashes. No foreign key, so that scoring locks nothing of ours but its item.';
-comment on column public.backfill_receipts.before is 'The row before, for undo. No API role reads it; backfill_prune empties it. An undo itself keeps none.';
-comment on column public.backfill_receipts.undone_at is 'When an undo took this write back.';
-comment on column public.backfill_receipts.receipt_id is 'Grows with every receipt; gaps mean nothing.';
+comment on table public.backfill_receipts is
+  'One receipt per row that a run wrote, committed with it: key, operation, hashes. '
+  'No foreign key, so that scoring locks only its item.';
+comment on column public.backfill_receipts.receipt_id is 'Grows with every receipt. Gaps mean nothing.';
 comment on column public.backfill_receipts.run_id is 'The run that wrote the row.';
 comment on column public.backfill_receipts.ordinal is 'The session''s place in the run''s plan.';
 comment on column public.backfill_receipts.session_id is 'The session.';
-comment on column public.backfill_receipts.component is 'The component that the row is.';
+comment on column public.backfill_receipts.component is 'The component that the row belongs to.';
 comment on column public.backfill_receipts.kind is 'score: the run wrote it. undo: an undo did.';
 comment on column public.backfill_receipts.operation is 'insert, update or delete.';
 comment on column public.backfill_receipts.table_name is 'The table.';
 comment on column public.backfill_receipts.row_key is 'The key of the row.';
-comment on column public.backfill_receipts.before_hash is 'SHA-256 of the row before; null where there was none.';
-comment on column public.backfill_receipts.after_hash is 'SHA-256 of the row as it was left; null where it was deleted.';
+comment on column public.backfill_receipts.before is
+  'The row before, for undo. No API role reads it. backfill_prune empties it. An undo itself keeps none.';
+comment on column public.backfill_receipts.before_hash is 'SHA-256 of the row before. Null if there was none.';
+comment on column public.backfill_receipts.after_hash is
+  'SHA-256 of the row as it was left. Null if it was deleted.';
 comment on column public.backfill_receipts.attempt is 'The number of the session''s attempt.';
 comment on column public.backfill_receipts.is_inferred is
-  'True: nobody saw the write; the row differed when the session was settled. See backfill_targets.receipts.';
+  'True: nobody saw the write. The row differed when the session was settled. See backfill_targets.receipts.';
 comment on column public.backfill_receipts.at is 'When the row was written.';
+comment on column public.backfill_receipts.undone_at is 'When an undo took this write back.';
 
--- The rows of a leased session as they stood when it was leased; gone when it is settled.
+-- The rows of a leased session as they were when it was leased. Deleted when it is settled.
 create table backfill_private.looks (
   run_id uuid not null references public.backfill_runs (run_id) on delete cascade,
   ordinal integer not null,
@@ -50,7 +54,7 @@ create table backfill_private.looks (
   primary key (run_id, ordinal, component, row_key)
 );
 
--- The calls in bulk that are under way: who keeps and settles has to be in the transaction of one.
+-- The calls in bulk that are under way. Keeping and settling are allowed only in the transaction of one.
 create table backfill_private.bulk_claims (
   claim_id uuid primary key,
   run_id uuid not null,

@@ -1,10 +1,10 @@
--- Trouble: what the database does where calls go wrong in numbers. Back-off, and the circuit breaker.
+-- Trouble: what the database does when many calls go wrong. Back-off and the circuit breaker.
 --
--- A call that came to no known end is looked up, not guessed: settling takes the fence away, then asks the receipts.
--- Here is only how long to wait before another try, and when to stop trying.
+-- A call without a known end is looked up, not guessed: settling takes the fence away, then asks the receipts.
+-- This file says only how long to wait before another try, and when to stop trying.
 
--- How long to wait after so many troubles in a row: 1 s, 2 s, 4 s … 60 s, of which up to a half is left to chance, so
--- that sessions and workers that ran into the same trouble do not come back together.
+-- How long to wait after this many troubles in a row: 1 s, 2 s, 4 s … 60 s. Up to half of it is random, so that
+-- sessions and workers that ran into the same trouble do not come back together.
 create function backfill_private.back_off(p_troubles integer)
 returns interval
 language sql
@@ -14,10 +14,11 @@ as $$
   select least(60, power(2, least(p_troubles, 10) - 1)) * (0.5 + random() / 2) * interval '1 second'
 $$;
 
--- Note what a batch ran into: a run that gets no answer backs off and, after eight batches without one, is paused; one
--- that is told to slow down waits as long as it was told; what would hit every session pauses it at once.
+-- Note what a batch ran into. A run that gets no answer backs off, and is paused after eight batches without one. A run
+-- that is told to slow down waits as long as it was told. Trouble that would hit every session pauses the run at once.
 --
--- p_outcomes  as told by the worker, p_settled: as decided; see backfill_private.decide_outcomes
+-- p_outcomes  as the worker told them
+-- p_settled   as decided, see backfill_private.decide_outcomes
 create function backfill_private.note_trouble(p_run_id uuid, p_outcomes jsonb, p_settled jsonb)
 returns void
 language plpgsql
@@ -30,29 +31,40 @@ declare
   v_batches integer;
   v_what text;
 begin
-  select o ->> 'outcome' as kind, (o ->> 'retry_after_s')::numeric as retry_after_s,
+  select
+    o ->> 'outcome' as kind,
+    (o ->> 'retry_after_s')::numeric as retry_after_s,
     concat_ws(' ', left(o ->> 'code', 20), backfill_private.kept_message(o ->> 'code', o ->> 'message')) as what
   into v_trouble
   from jsonb_array_elements(p_outcomes) as o
   where o ->> 'outcome' in ('stop', 'slow', 'unknown')
-  order by o ->> 'outcome' = 'stop' desc, o ->> 'outcome' = 'slow' desc, (o ->> 'retry_after_s')::numeric desc nulls last
+  order by
+    o ->> 'outcome' = 'stop' desc,
+    o ->> 'outcome' = 'slow' desc,
+    (o ->> 'retry_after_s')::numeric desc nulls last
   limit 1;
   if v_trouble.kind is distinct from 'slow' and v_is_known then
-    update public.backfill_runs set troubled_batches = 0, back_off_until = null
-    where run_id = p_run_id and (troubled_batches, back_off_until) is distinct from (0, null);
+    update public.backfill_runs
+    set troubled_batches = 0, back_off_until = null
+    where run_id = p_run_id
+      and (troubled_batches, back_off_until) is distinct from (0, null);
   elsif v_trouble.kind in ('slow', 'unknown') then
     v_what := left(v_trouble.what, 300);
     update public.backfill_runs
-    set troubled_batches = troubled_batches + (not v_is_known)::integer, back_off_reason = v_what,
+    set troubled_batches = troubled_batches + (not v_is_known)::integer,
+        back_off_reason = v_what,
         back_off_until = backfill_private.clock() + coalesce(
           case when v_trouble.retry_after_s > 0 then least(v_trouble.retry_after_s, 3600) end * interval '1 second',
           backfill_private.back_off(troubled_batches + 1))
-    where run_id = p_run_id returning troubled_batches into v_batches;
+    where run_id = p_run_id
+    returning troubled_batches into v_batches;
   end if;
   if v_trouble.kind = 'stop' then
     perform backfill_private.hold(p_run_id, 'every call would fail: ' || v_trouble.what);
   elsif v_trouble.kind = 'unknown' and v_batches >= 8 and exists (
-    select from public.backfill_items as i where i.run_id = p_run_id and i.state = 'pending'
+    select from public.backfill_items as i
+    where i.run_id = p_run_id
+      and i.state = 'pending'
       and i.ordinal not in (select (o ->> 'ordinal')::integer from jsonb_array_elements(p_outcomes) as o)
   ) then
     perform backfill_private.hold(p_run_id,
@@ -61,8 +73,8 @@ begin
 end
 $$;
 
--- The circuit breaker: more than half failed after twenty sessions, or five in a row in the canary, pauses the run.
--- Counted since the run was started or resumed, so that a repaired run can finish.
+-- The circuit breaker pauses the run if more than half failed after twenty sessions, or five in a row in the canary.
+-- It counts since the run was started or resumed, so that a repaired run can finish.
 --
 -- p_settled  see backfill_private.decide_outcomes
 create function backfill_private.break_circuit(p_run_id uuid, p_settled jsonb)
@@ -79,31 +91,41 @@ declare
   v_failed_after integer;
   v_most text;
 begin
-  select count(*)::integer, count(*) filter (where s.state = 'failed')::integer, max(s.ordinal) filter (where s.state = 'done')
+  select
+    count(*)::integer,
+    count(*) filter (where s.state = 'failed')::integer,
+    max(s.ordinal) filter (where s.state = 'done')
   into v_settled, v_failed, v_newest_done
-  from jsonb_to_recordset(p_settled) as s (ordinal integer, state text) where s.state in ('done', 'failed');
+  from jsonb_to_recordset(p_settled) as s (ordinal integer, state text)
+  where s.state in ('done', 'failed');
   select count(*)::integer into v_failed_after
   from jsonb_to_recordset(p_settled) as s (ordinal integer, state text)
-  where s.state = 'failed' and s.ordinal > coalesce(v_newest_done, 0);
+  where s.state = 'failed'
+    and s.ordinal > coalesce(v_newest_done, 0);
   update public.backfill_runs
-  set settled_since = settled_since + v_settled, failed_since = failed_since + v_failed,
+  set settled_since = settled_since + v_settled,
+      failed_since = failed_since + v_failed,
       failed_in_row = case when v_newest_done is null then failed_in_row else 0 end + v_failed_after
-  where run_id = p_run_id returning * into v_run;
+  where run_id = p_run_id
+  returning * into v_run;
   if v_failed = 0 then
     return;
   end if;
-  select count(*) filter (where i.phase = 'priority') > 0,
+  select
+    count(*) filter (where i.phase = 'priority') > 0,
     coalesce(mode() within group (order by i.error_code), 'no code')
   into v_is_canary, v_most
   from public.backfill_items as i
   join jsonb_to_recordset(p_settled) as s (ordinal integer, state text) using (ordinal)
-  where i.run_id = p_run_id and i.state = 'failed';
+  where i.run_id = p_run_id
+    and i.state = 'failed';
   if v_is_canary and v_run.failed_in_row >= 5 then
     perform backfill_private.hold(p_run_id,
       format('circuit breaker: %s canary sessions failed in a row, most with %s', v_run.failed_in_row, v_most));
   elsif v_run.settled_since >= 20 and v_run.failed_since * 2 > v_run.settled_since then
-    perform backfill_private.hold(p_run_id, format('circuit breaker: %s of %s sessions failed since %s UTC, most with %s',
-      v_run.failed_since, v_run.settled_since, to_char(v_run.resumed_at at time zone 'UTC', 'HH24:MI:SS'), v_most));
+    perform backfill_private.hold(p_run_id,
+      format('circuit breaker: %s of %s sessions failed since %s UTC, most with %s',
+        v_run.failed_since, v_run.settled_since, to_char(v_run.resumed_at at time zone 'UTC', 'HH24:MI:SS'), v_most));
   end if;
 end
 $$;

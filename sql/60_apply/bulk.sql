@@ -1,19 +1,20 @@
 -- Bulk: claim, score and settle a batch in one call of the API and one transaction, as the caller's role.
 --
--- State, receipts and rows commit together, so a lost reply or a killed worker leaves nothing to look up: a batch has
--- happened or it has not. Many such calls go on side by side, which they could not under the lock of the run: they share
--- an advisory lock that every verb takes alone, and leave their word in a table. The next to hold the run writes it into
--- the audit chain, see backfill_private.note_batches. The next verb looks at what went wrong, see
+-- State, receipts and rows commit together. A batch has happened or it has not, so a lost reply or a killed worker
+-- leaves nothing to look up. Many such calls run side by side, which the lock of the run would not allow. They share an
+-- advisory lock that every verb takes exclusively, and leave a note in a table. The next one to hold the run writes the
+-- note into the audit chain, see backfill_private.note_batches. The next verb looks at what went wrong, see
 -- backfill_private.look_at_bulk.
 
--- May this run's sessions be scored in bulk now? Whatever speaks against it, a claim looks at and says.
+-- May this run's sessions be scored in bulk now? If not, a claim finds out why and says so.
 create function backfill_private.may_bulk(p_run public.backfill_runs)
 returns boolean
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select p_run.state = 'running' and p_run.request ->> 'mode' = 'bulk'
+  select p_run.state = 'running'
+    and p_run.request ->> 'mode' = 'bulk'
     and p_run.approved_until > backfill_private.clock()
     and coalesce(p_run.back_off_until <= backfill_private.clock(), true)
     and not backfill_private.is_elsewhere(p_run)
@@ -25,18 +26,25 @@ $$;
 -- Write the receipts of the rows that some sessions of a call in bulk have written.
 --
 -- p_sessions  see backfill_private.bulk_take
--- p_kept      a text a session, see backfill_private.bulk_calls
--- p_step      where one step of one session was made: refused while a row that it needs first is not there
+-- p_kept      one text per session, see backfill_private.bulk_calls
+-- p_step      the step, if one step of one session was made. It is refused while a row that it needs first is missing
 -- returns     whether each component that these sessions lacked was written
--- raises      OB011 no such call is under way in this transaction; OB018 a row is another session's or target's; OB020 as keep_receipt
-create function backfill_private.bulk_keep(p_run_id uuid, p_claim_id uuid, p_sessions jsonb, p_kept text[], p_step text)
+-- raises      OB011 no such call is under way in this transaction
+--             OB018 a row is another session's or target's
+--             OB020 as keep_receipt
+create function backfill_private.bulk_keep(
+  p_run_id uuid, p_claim_id uuid, p_sessions jsonb, p_kept text[], p_step text
+)
 returns boolean
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_target text := (select r.target from backfill_private.bulk_claims as b join public.backfill_runs as r on r.run_id = b.run_id
+  v_target text := (
+    select r.target
+    from backfill_private.bulk_claims as b
+    join public.backfill_runs as r on r.run_id = b.run_id
     where b.claim_id = p_claim_id and b.run_id = p_run_id and b.xid = pg_current_xact_id());
   v_now timestamptz := backfill_private.clock();
   v_seen record;
@@ -45,17 +53,23 @@ begin
     perform backfill_private.refuse('OB011', 'no call in bulk is under way here', 'stop; claim again');
   end if;
   with turns as materialized (
-    select y.place, string_to_array(y.kept, e'\n') as lines from unnest(p_kept) with ordinality as y (kept, place)
+    select y.place, string_to_array(y.kept, e'\n') as lines
+    from unnest(p_kept) with ordinality as y (kept, place)
   ), kept as materialized (
     select u.place, w.nth, u.lines[1]::integer as ordinal, string_to_array(w.line, e'\t', '') as parts
-    from turns as u cross join lateral unnest(u.lines[2:]) with ordinality as w (line, nth)
+    from turns as u
+    cross join lateral unnest(u.lines[2:]) with ordinality as w (line, nth)
   ), found as materialized (
-    select k.place, k.nth, k.ordinal, s.session_id, s.attempt, s.todo ? t.component as is_owed, t.position, t.component,
-      t.table_name, t.key_columns, t.session_column, k.parts[3] as operation, k.parts[4] as before, k.parts[5] as after,
+    select k.place, k.nth, k.ordinal, s.session_id, s.attempt,
+      s.todo ? t.component as is_owed,
+      t.position, t.component, t.table_name, t.key_columns, t.session_column,
+      k.parts[3] as operation, k.parts[4] as before, k.parts[5] as after,
       coalesce(k.parts[5], k.parts[4])::jsonb as contents
     from kept as k
-    join jsonb_to_recordset(p_sessions) as s (ordinal integer, session_id text, attempt integer, todo jsonb) using (ordinal)
-    left join public.backfill_targets as t on t.target = v_target and t.target = k.parts[1] and t.component = k.parts[2]
+    join jsonb_to_recordset(p_sessions) as s (ordinal integer, session_id text, attempt integer, todo jsonb)
+      using (ordinal)
+    left join public.backfill_targets as t
+      on t.target = v_target and t.target = k.parts[1] and t.component = k.parts[2]
   ), written as (
     insert into public.backfill_receipts (
       run_id, ordinal, session_id, component, kind, operation, table_name,
@@ -63,14 +77,18 @@ begin
     select p_run_id, f.ordinal, f.session_id, f.component, 'score', lower(f.operation), f.table_name,
       backfill_private.row_key(f.contents, f.key_columns), f.before::jsonb,
       sha256(convert_to(f.before, 'UTF8')), sha256(convert_to(f.after, 'UTF8')), f.attempt, v_now
-    from found as f where f.component is not null order by f.place, f.nth
+    from found as f
+    where f.component is not null
+    order by f.place, f.nth
   )
-  select count(distinct f.ordinal::bigint * 1000 + f.position) filter (where f.is_owed and f.operation <> 'DELETE') as paid,
+  select
+    count(distinct f.ordinal::bigint * 1000 + f.position) filter (where f.is_owed and f.operation <> 'DELETE') as paid,
     min(f.session_id) filter (where f.component is null
       or f.contents ->> f.session_column is distinct from f.session_id
       or f.before is not null and f.before::jsonb ->> f.session_column is distinct from f.session_id) as foreigner,
     min(f.ordinal) as ordinal
-  into v_seen from found as f;
+  into v_seen
+  from found as f;
   if v_seen.foreigner is not null then
     perform backfill_private.refuse('OB018',
       format('this attempt holds session %s and writes a row of another', v_seen.foreigner));
@@ -82,10 +100,11 @@ begin
 end
 $$;
 
--- Take the next sessions for a call in bulk, at most so many: their items are locked until it ends, and each session by its
--- name, so that of two runs one gets it and the other takes it up later. What somebody has filled by then is skipped. Where
--- other calls hold them all, the first is waited for.
+-- Take the next sessions for a call in bulk. Their items are locked until it ends, and so is each session's name: of
+-- two runs one gets the session, and the other takes it up later. What somebody has filled by then is skipped. If other
+-- calls hold them all, this one waits for the first.
 --
+-- p_limit  at most so many
 -- returns  [{ordinal, session_id, attempt, todo: [component]}]
 create function backfill_private.bulk_take(p_run public.backfill_runs, p_limit integer)
 returns jsonb
@@ -102,31 +121,40 @@ begin
   perform pg_advisory_xact_lock_shared(backfill_private.target_lock(p_run.target));
   v_next := backfill_private.next_items(p_run.run_id, backfill_private.pending_phase(p_run.run_id), p_limit);
   v_taken := array(
-    select i.ordinal from public.backfill_items as i
-    where i.run_id = p_run.run_id and i.ordinal = any (v_next)
+    select i.ordinal
+    from public.backfill_items as i
+    where i.run_id = p_run.run_id
+      and i.ordinal = any (v_next)
       and pg_try_advisory_xact_lock(hashtextextended(i.source || '/' || i.session_id, 20251103)));
   if v_taken = '{}' and v_next is not null then
     perform pg_advisory_xact_lock(hashtextextended(i.source || '/' || i.session_id, 20251103))
-    from public.backfill_items as i where i.run_id = p_run.run_id and i.ordinal = v_next[1];
+    from public.backfill_items as i
+    where i.run_id = p_run.run_id and i.ordinal = v_next[1];
     v_taken := v_next[1:1];
   end if;
   perform backfill_private.skip_filled(p_run, v_taken);
   return (
-    select coalesce(jsonb_agg(jsonb_build_object('ordinal', i.ordinal, 'session_id', i.session_id, 'attempt', i.attempts + 1,
+    select coalesce(jsonb_agg(jsonb_build_object(
+        'ordinal', i.ordinal, 'session_id', i.session_id, 'attempt', i.attempts + 1,
         -- What an earlier attempt has written, when its calls were made one by one, is not scored again.
-        'todo', (select coalesce(jsonb_agg(c), '[]') from unnest(i.components) as c
-          where c <> all (i.filled) and (i.attempts = 0 or not exists (
-            select from public.backfill_receipts as r
-            where r.run_id = i.run_id and r.ordinal = i.ordinal and r.component = c
-              and r.kind = 'score' and r.operation <> 'delete' and r.undone_at is null)))) order by i.ordinal), '[]')
+        'todo', (
+          select coalesce(jsonb_agg(c), '[]')
+          from unnest(i.components) as c
+          where c <> all (i.filled)
+            and (i.attempts = 0 or not exists (
+              select from public.backfill_receipts as r
+              where r.run_id = i.run_id and r.ordinal = i.ordinal and r.component = c
+                and r.kind = 'score'
+                and r.operation <> 'delete'
+                and r.undone_at is null)))) order by i.ordinal), '[]')
     from public.backfill_items as i
     where i.run_id = p_run.run_id and i.ordinal = any (v_taken) and i.state = 'pending');
 end
 $$;
 
--- The statements that score sessions one after the other, each in its turn: {component: the one that makes its calls}, and
--- under '' the one that makes all, each only where its row is missing. While a session has its turn, the setting
--- backfill.bulk holds its place in the plan, and a line for each row that was written, which the gate adds.
+-- The statements that score sessions one after the other, each in its turn. Each component names the statement that
+-- makes its calls, and '' the one that makes all, each only if its row is missing. While a session has its turn, the
+-- setting backfill.bulk holds its place in the plan. The gate adds one line for each row that was written.
 --
 -- $1       the sessions, see backfill_private.bulk_take
 -- selects  what backfill.bulk held at the end of each turn, an array
@@ -137,12 +165,15 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   with parts as (
-    select t.position, t.component, format('case when x -> ''todo'' ? %L then (select count(*) from %I.%I(%s)) end',
-      t.component, n.nspname, p.proname, (
-        select string_agg(format('%I => %s::%s', a.key,
-            case a.value when 'session_id' then '(x ->> ''session_id'')' else quote_nullable(p_run.request ->> a.value) end,
-            format_type(p.proargtypes[array_position(p.proargnames, a.key) - 1], null)), ', ')
-        from jsonb_each_text(t.arguments) as a)) as call
+    select t.position, t.component,
+      format('case when x -> ''todo'' ? %L then (select count(*) from %I.%I(%s)) end',
+        t.component, n.nspname, p.proname, (
+          select string_agg(format('%I => %s::%s', a.key,
+              case a.value
+                when 'session_id' then '(x ->> ''session_id'')'
+                else quote_nullable(p_run.request ->> a.value) end,
+              format_type(p.proargtypes[array_position(p.proargnames, a.key) - 1], null)), ', ')
+          from jsonb_each_text(t.arguments) as a)) as call
     from public.backfill_targets as t
     join backfill_private.scoring_functions(p_run.target) as f on f.component = t.component
     join pg_proc as p on p.oid = f.oid
@@ -162,7 +193,8 @@ $$;
 
 -- Begin a call in bulk: take its sessions.
 --
--- returns  {claim, sessions, calls: {component: SQL, all of them under ''}}; {look: true} where a claim has to look first, or nothing is left
+-- returns  {claim, sessions, calls: {component: SQL, all of them under ''}}, or {look: true} if a claim has to look
+--          first or nothing is left
 -- raises   OB001 no such run, OB010 not allowed, OB013 more than 500 sessions
 create function backfill_private.bulk_begin(p_run_id uuid, p_sessions integer)
 returns jsonb
@@ -205,8 +237,8 @@ begin
 end
 $$;
 
--- Settle what a call in bulk has scored well, each row with its receipt: where the rows are of the wanted version, the
--- session is done.
+-- Settle what a call in bulk has scored well, each row with its receipt. A session whose rows are of the wanted version
+-- is done.
 --
 -- returns  the ordinals of the others
 create function backfill_private.bulk_done(p_run_id uuid, p_ordinals integer[], p_started_at timestamptz)
@@ -224,7 +256,9 @@ begin
   select * into strict v_run from public.backfill_runs where run_id = p_run_id;
   v_lacking := array(
     select owed.ordinal from (
-      select i.ordinal, c.component from public.backfill_items as i cross join unnest(i.components) as c (component)
+      select i.ordinal, c.component
+      from public.backfill_items as i
+      cross join unnest(i.components) as c (component)
       where i.run_id = p_run_id and i.ordinal = any (p_ordinals) and c.component <> all (i.filled)
       except
       select s.ordinal, s.component from backfill_private.standing_of(v_run, p_ordinals, true) as s) as owed);
@@ -236,10 +270,12 @@ begin
 end
 $$;
 
--- Settle the other sessions of a call in bulk, as those of any batch: leased for this moment, decided by their receipts.
+-- Settle the other sessions of a call in bulk like any batch: leased for this moment, decided by their receipts.
 --
 -- p_outcomes, returns  see backfill_private.decide_outcomes
-create function backfill_private.bulk_troubled(p_run_id uuid, p_claim_id uuid, p_outcomes jsonb, p_started_at timestamptz)
+create function backfill_private.bulk_troubled(
+  p_run_id uuid, p_claim_id uuid, p_outcomes jsonb, p_started_at timestamptz
+)
 returns jsonb
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -249,17 +285,18 @@ begin
     return p_outcomes;
   end if;
   update public.backfill_items as i
-  set state = 'leased', lease_kind = 'score', attempts = i.attempts + 1, started_at = p_started_at, claim_id = p_claim_id,
-      lease_until = p_started_at + backfill_private.lease_ttl()
+  set state = 'leased', lease_kind = 'score', attempts = i.attempts + 1, started_at = p_started_at,
+      claim_id = p_claim_id, lease_until = p_started_at + backfill_private.lease_ttl()
   from jsonb_to_recordset(p_outcomes) as o (ordinal integer)
   where i.run_id = p_run_id and i.ordinal = o.ordinal and i.state = 'pending';
   return backfill_private.decide_outcomes(p_run_id, p_outcomes);
 end
 $$;
 
--- Settle a call in bulk; the chain hears of it later.
+-- Settle a call in bulk. The audit chain hears of it later.
 --
--- p_answered  ordinals of the sessions whose calls came back well; p_outcomes: of those that failed
+-- p_answered  ordinals of the sessions whose calls came back well
+-- p_outcomes  of those that failed
 -- returns     {state: how many}
 -- raises      OB011 no such call is under way in this transaction
 create function backfill_private.bulk_settle(
@@ -284,15 +321,21 @@ begin
   v_lacking := backfill_private.bulk_done(p_run_id, p_answered, p_started_at);
   v_settled := backfill_private.bulk_troubled(p_run_id, p_claim_id, p_outcomes || coalesce((
       select jsonb_agg(jsonb_build_object('ordinal', i.ordinal, 'outcome', 'answered', 'answered', i.components))
-      from public.backfill_items as i where i.run_id = p_run_id and i.ordinal = any (v_lacking)), '[]'), p_started_at)
-    || coalesce((select jsonb_agg(jsonb_build_object('ordinal', o, 'state', 'done'))
-      from unnest(p_answered) as o where o <> all (v_lacking)), '[]');
+      from public.backfill_items as i
+      where i.run_id = p_run_id and i.ordinal = any (v_lacking)), '[]'), p_started_at)
+    || coalesce((
+      select jsonb_agg(jsonb_build_object('ordinal', o, 'state', 'done'))
+      from unnest(p_answered) as o
+      where o <> all (v_lacking)), '[]');
   v_details := backfill_private.settled_details(p_run_id, p_claim_id, v_settled);
   insert into backfill_private.unnoted (run_id, granted, trouble, settled, details)
-  select p_run_id, jsonb_build_object('claim', p_claim_id, 'worker', left(p_worker, 200), 'phase', i.phase, 'mode', 'bulk',
-    'sessions', jsonb_array_length(v_settled), 'ordinals', v_details -> 'ordinals', 'started_at', p_started_at),
+  select
+    p_run_id,
+    jsonb_build_object('claim', p_claim_id, 'worker', left(p_worker, 200), 'phase', i.phase, 'mode', 'bulk',
+      'sessions', jsonb_array_length(v_settled), 'ordinals', v_details -> 'ordinals', 'started_at', p_started_at),
     p_outcomes, v_settled, v_details
-  from public.backfill_items as i where i.run_id = p_run_id and i.ordinal = (v_settled -> 0 ->> 'ordinal')::integer;
+  from public.backfill_items as i
+  where i.run_id = p_run_id and i.ordinal = (v_settled -> 0 ->> 'ordinal')::integer;
   return coalesce(v_details -> 'states', '{}');
 end
 $$;
@@ -316,21 +359,22 @@ begin
   foreach v_step in array array(select jsonb_array_elements_text(p_session -> 'todo')) loop
     execute p_batch -> 'calls' ->> v_step into v_kept using jsonb_build_array(p_session);
     set constraints all immediate;
-    perform backfill_private.bulk_keep(p_run_id, (p_batch ->> 'claim')::uuid, jsonb_build_array(p_session), v_kept, v_step);
+    perform backfill_private.bulk_keep(
+      p_run_id, (p_batch ->> 'claim')::uuid, jsonb_build_array(p_session), v_kept, v_step);
     v_answered := v_answered || to_jsonb(v_step);
   end loop;
   perform set_config('backfill.bulk', '', true);
   return jsonb_build_object('ordinal', p_session -> 'ordinal', 'outcome', 'answered', 'answered', v_answered);
 exception when others then
   v_code := sqlstate;
-  return jsonb_build_object('ordinal', p_session -> 'ordinal', 'outcome', backfill_private.bulk_outcome(v_code), 'step', v_step,
-    'code', v_code, 'message', sqlerrm);
+  return jsonb_build_object('ordinal', p_session -> 'ordinal', 'outcome', backfill_private.bulk_outcome(v_code),
+    'step', v_step, 'code', v_code, 'message', sqlerrm);
 end
 $$;
 
 -- Score sessions of a call in bulk all in one go.
 --
--- returns  whether all is well; where something failed, or had no effect, nothing is left of it
+-- returns  whether all is well. If something failed or had no effect, nothing is left of it
 create function backfill_private.bulk_some(p_run_id uuid, p_batch jsonb, p_sessions jsonb, p_search_path text)
 returns boolean
 language plpgsql

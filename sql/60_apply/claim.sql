@@ -1,7 +1,7 @@
 -- Claims: the next batch for a worker, or why it has to wait.
 
--- Look at what the noted batches of calls in bulk ran into: critical faults, trouble, the circuit breaker. The run may be
--- paused for it. Its row is locked.
+-- Look at what the noted batches of calls in bulk ran into: critical faults, trouble, the circuit breaker. This may
+-- pause the run. The caller has locked its row.
 --
 -- returns  whether there was any such batch
 create function backfill_private.look_at_bulk(p_run_id uuid)
@@ -28,8 +28,8 @@ begin
 end
 $$;
 
--- A run, locked as by backfill_private.locked_run, after a look at what its calls in bulk ran into. A claim and every other
--- verb of a run that may have been running take this one: none passes by what would have paused the run.
+-- A run, locked as by backfill_private.locked_run, after a look at what its calls in bulk ran into. A claim takes it,
+-- and so does every other verb of a run that may have been running, so that none misses what would have paused the run.
 --
 -- raises  OB001 no such run, OB002 its state is none of the given
 create function backfill_private.caught_up_run(p_run_id uuid, p_states text[] default null)
@@ -47,8 +47,8 @@ begin
 end
 $$;
 
--- What must hold whenever a run takes a lease; where it does not, the run is paused or expired with the reason. A run
--- whose approval ran out while it was paused is over too.
+-- Check what must hold whenever a run takes a lease. If it does not hold, the run is paused or expired with the reason.
+-- A run whose approval ran out while it was paused is over too.
 create function backfill_private.hold_if_changed(p_run public.backfill_runs)
 returns void
 language plpgsql
@@ -56,8 +56,10 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_bare text := (
-    select u.name from public.backfill_targets as t, backfill_private.unguarded(t.table_name) as u (name)
-    where t.target = p_run.target limit 1);
+    select u.name
+    from public.backfill_targets as t, backfill_private.unguarded(t.table_name) as u (name)
+    where t.target = p_run.target
+    limit 1);
 begin
   if p_run.approved_until <= backfill_private.clock() then
     perform backfill_private.move(p_run.run_id, 'expired', 'the approval ran out');
@@ -68,24 +70,26 @@ begin
       'a scoring function is not the one that was approved: ' || backfill_private.what_changed(p_run));
   elsif v_bare is not null then
     perform backfill_private.move(p_run.run_id, 'paused',
-      format('the receipt triggers of %s are missing or not always enabled; backfill check says the SQL', v_bare));
+      format('the receipt triggers of %s are missing or not always enabled. backfill check prints the SQL', v_bare));
   elsif backfill_private.is_elsewhere(p_run) then
     perform backfill_private.move(p_run.run_id, 'paused', 'this project''s environment is no longer the plan''s');
   elsif backfill_private.share_taken(null) > (select max_throttle_per_minute from public.backfill_settings) then
-    perform backfill_private.move(p_run.run_id, 'paused', format('running runs take %s of the %s starts a minute that this project allows',
-      backfill_private.share_taken(null), (select max_throttle_per_minute from public.backfill_settings)));
+    perform backfill_private.move(p_run.run_id, 'paused',
+      format('running runs take %s of the %s starts per minute that this project allows',
+        backfill_private.share_taken(null),
+        (select max_throttle_per_minute from public.backfill_settings)));
   end if;
 end
 $$;
 
 -- Claim the next batch.
 --
--- p_apart     also of a run in bulk; else its answer says to call backfill_bulk
--- p_claim_id  made by the worker; a claim whose reply was lost is asked again under the same id and gets the same
---             items under new fences, not new starts
+-- p_apart     also of a run in bulk. Otherwise the answer for such a run says to call backfill_bulk
+-- p_claim_id  made by the worker. If the reply of a claim was lost, the worker asks again under the same id. It gets
+--             the same items under new fences, and these are no new starts
 -- returns     {state, reason, held_by, granted: […], ahead, bulk, batch, wait_s, wait_for, why, lease_s}
---             ahead: the next batch may be claimed while this one is scored: no throttle and no canary tells when
---             wait_for: throttle | back-off | canary | leases, and in words why
+--             ahead: no throttle and no canary decides when, so the next batch may be claimed while this one is scored
+--             wait_for: throttle | back-off | canary | leases, and why in words
 --             a run that is not running grants nothing
 -- raises      OB001 no such run, OB010 not allowed, OB013 no claim id
 create function backfill_private.claim_batch(p_run_id uuid, p_claim_id uuid, p_worker text, p_apart boolean)
@@ -110,10 +114,13 @@ begin
     perform backfill_private.hold_if_changed(v_run);
   end if;
   select * into v_run from public.backfill_runs where run_id = p_run_id;
-  select array_agg(a.ordinal) into v_again from (
-    select i.ordinal from public.backfill_items as i
+  select array_agg(a.ordinal) into v_again
+  from (
+    select i.ordinal
+    from public.backfill_items as i
     where i.run_id = p_run_id and i.claim_id = p_claim_id and i.state = 'leased'
-    order by i.ordinal for update) as a;
+    order by i.ordinal
+    for update) as a;
   v_phase := backfill_private.pending_phase(p_run_id);
   if v_run.state <> 'running' then
     null;
@@ -129,14 +136,23 @@ begin
     v_pace := backfill_private.allowance(v_run);
     v_answer := case
       when not p_apart and v_phase <> 'priority' and v_pace.wait_s = 0 and v_run.request ->> 'mode' = 'bulk'
-        and backfill_private.next_items(p_run_id, v_phase, 1) is not null then '{"granted": [], "bulk": true}'
-      when v_pace.wait_s > 0 then backfill_private.wait_for('throttle', v_pace.wait_s, format('%s starts a minute', v_run.request ->> 'throttle_per_minute'))
+        and backfill_private.next_items(p_run_id, v_phase, 1) is not null
+        then '{"granted": [], "bulk": true}'
+      when v_pace.wait_s > 0
+        then backfill_private.wait_for('throttle', v_pace.wait_s,
+          format('%s starts per minute', v_run.request ->> 'throttle_per_minute'))
       else backfill_private.grant_or_wait(v_run, p_claim_id, p_worker, v_pace.sessions) end;
   end if;
-  return v_answer || (select jsonb_build_object('state', r.state, 'reason', r.reason, 'held_by', r.held_by,
-      'batch', r.batches_granted, 'ahead', r.request ->> 'throttle_per_minute' is null and v_phase is distinct from 'priority',
+  return v_answer || (
+    select jsonb_build_object(
+      'state', r.state,
+      'reason', r.reason,
+      'held_by', r.held_by,
+      'batch', r.batches_granted,
+      'ahead', r.request ->> 'throttle_per_minute' is null and v_phase is distinct from 'priority',
       'lease_s', extract(epoch from backfill_private.lease_ttl()))
-    from public.backfill_runs as r where r.run_id = p_run_id);
+    from public.backfill_runs as r
+    where r.run_id = p_run_id);
 end
 $$;
 
@@ -150,8 +166,8 @@ as $$
   select backfill_private.claim_batch(p_run_id, p_claim_id, p_worker, false)
 $$;
 
--- Claim the next batch of a run in bulk for calls that are made one by one: where a call in bulk has failed, each session
--- then counts its own attempts.
+-- Claim the next batch of a run in bulk, for calls that are made one by one. After a call in bulk has failed, each
+-- session then counts its own attempts.
 create function backfill_private.claim_apart(p_run_id uuid, p_claim_id uuid, p_worker text)
 returns jsonb
 language sql
@@ -161,7 +177,7 @@ as $$
   select backfill_private.claim_batch(p_run_id, p_claim_id, p_worker, true)
 $$;
 
--- The answer to a claim that grants nothing: for what to wait, for how many seconds, and why.
+-- The answer to a claim that grants nothing: what to wait for, for how many seconds, and why.
 create function backfill_private.wait_for(p_what text, p_seconds numeric, p_why text)
 returns jsonb
 language sql
@@ -177,12 +193,15 @@ returns jsonb
 language sql
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.wait_for(p_what, greatest(extract(epoch from p_until - backfill_private.clock()), 0.001), p_why)
+  select backfill_private.wait_for(
+    p_what, greatest(extract(epoch from p_until - backfill_private.clock()), 0.001), p_why)
 $$;
 
--- Grant a batch; where all pending sessions of the phase back off, or are leased by other runs, wait for them; where
--- all turned out to be filled, look again: the next phase has a gate of its own.
-create function backfill_private.grant_or_wait(p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer)
+-- Grant a batch. If all pending sessions of the phase back off, or are leased by other runs, wait for them. If all
+-- turned out to be filled, look again: the next phase has a gate of its own.
+create function backfill_private.grant_or_wait(
+  p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer
+)
 returns jsonb
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -197,9 +216,11 @@ begin
   elsif backfill_private.pending_phase(p_run.run_id) is distinct from v_phase then
     return backfill_private.claim_batch(p_run.run_id, p_claim_id, p_worker, true);
   end if;
-  select i.not_before, i.session_id, i.error_code, i.error_message into v_tired from public.backfill_items as i
+  select i.not_before, i.session_id, i.error_code, i.error_message into v_tired
+  from public.backfill_items as i
   where i.run_id = p_run.run_id and i.state = 'pending' and i.phase = v_phase
-  order by i.not_before nulls first limit 1;
+  order by i.not_before nulls first
+  limit 1;
   if v_tired.not_before > backfill_private.clock() then
     return backfill_private.wait_until(v_tired.not_before, 'back-off',
       concat_ws(' ', 'session', v_tired.session_id, 'met', v_tired.error_code, v_tired.error_message));
@@ -219,12 +240,17 @@ begin
     return backfill_private.wait_for('leases', 1, backfill_private.lease_holders(p_run.run_id));
   end if;
   if exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.phase = 'priority')
-    and backfill_private.judge_canary(p_run) = 'failed' then
+    and backfill_private.judge_canary(p_run) = 'failed'
+  then
     return '{"granted": []}'::jsonb;
   end if;
   perform backfill_private.move(p_run.run_id, 'completed', null, (
     select jsonb_object_agg(s.state, s.n)
-    from (select i.state, count(*) as n from public.backfill_items as i where i.run_id = p_run.run_id group by 1) as s));
+    from (
+      select i.state, count(*) as n
+      from public.backfill_items as i
+      where i.run_id = p_run.run_id
+      group by 1) as s));
   return '{"granted": []}'::jsonb;
 end
 $$;

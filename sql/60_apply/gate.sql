@@ -3,10 +3,11 @@
 -- A write under a run's header is allowed only under a live fence, and leaves a receipt in the same transaction. A
 -- write without the header is ordinary: the triggers' WHEN does not even call us.
 
--- The headers of this request where ours is among them; null for anything else that the setting may hold.
+-- The headers of this request if ours is among them. Null for anything else that the setting may hold.
 --
--- x-backfill-run  of whoever scores. x-backfill-undo: an undo that takes many rows back at once and writes their receipts
--- itself; what triggers of the user's write on top, at a greater depth, is seen and finds no fence.
+-- x-backfill-run   sent by anyone who scores
+-- x-backfill-undo  sent by an undo that takes many rows back at once and writes their receipts itself. What the user's
+--                  triggers write on top, at a greater depth, is seen and finds no fence
 create function backfill_private.run_headers()
 returns jsonb
 language plpgsql
@@ -17,13 +18,15 @@ declare
   v_headers jsonb;
 begin
   v_headers := nullif(current_setting('request.headers', true), '')::jsonb;
-  return case when jsonb_typeof(v_headers) = 'object' and v_headers ?| array['x-backfill-run', 'x-backfill-undo'] then v_headers end;
+  return case
+    when jsonb_typeof(v_headers) = 'object' and v_headers ?| array['x-backfill-run', 'x-backfill-undo']
+      then v_headers end;
 exception when data_exception or program_limit_exceeded then
-  return null;  -- no JSON, so nothing that the API has set: an ordinary write
+  return null;  -- Not JSON, so nothing that the API has set: an ordinary write.
 end
 $$;
 
--- Refuse a row while one that it needs first is not there: a failed step ends the session.
+-- Refuse a row while one that it needs first is missing: a failed step ends the session.
 --
 -- p_needs_first  of the row's component, see public.backfill_targets
 -- raises         OB020 a component that this one needs first has no receipt of this run
@@ -37,35 +40,73 @@ declare
 begin
   select n.component, i.session_id into v_lacks
   from public.backfill_items as i
-  join unnest(p_needs_first) as n (component) on n.component = any (i.components) and n.component <> all (i.filled)
-  where i.run_id = p_run_id and i.ordinal = p_ordinal
-    and not exists (select from public.backfill_receipts as r
-      where r.run_id = i.run_id and r.ordinal = i.ordinal and r.component = n.component
-        and r.kind = 'score' and r.undone_at is null)
+  join unnest(p_needs_first) as n (component)
+    on n.component = any (i.components) and n.component <> all (i.filled)
+  where i.run_id = p_run_id
+    and i.ordinal = p_ordinal
+    and not exists (
+      select from public.backfill_receipts as r
+      where r.run_id = i.run_id
+        and r.ordinal = i.ordinal
+        and r.component = n.component
+        and r.kind = 'score'
+        and r.undone_at is null)
   limit 1;
   if found then
     perform backfill_private.refuse('OB020',
-      format('%s of session %s is not there, so %s is not written', v_lacks.component, v_lacks.session_id, p_component));
+      format('%s of session %s is not there, so %s is not written',
+        v_lacks.component, v_lacks.session_id, p_component));
   end if;
+end
+$$;
+
+-- Refuse a write at the gate.
+--
+-- p_why   stale, late, halted, expired or foreign, as keep_receipt found
+-- raises  OB011, OB012 or OB018, see keep_receipt
+create function backfill_private.refuse_write(p_why text, p_run_id uuid, p_run_state text, p_session_id text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  case p_why
+    when 'stale' then
+      perform backfill_private.refuse('OB011',
+        'the fence is stale: this attempt may no longer write', 'stop; claim again');
+    when 'late' then
+      perform backfill_private.refuse('OB011',
+        'the lease ran out: this attempt may no longer write', 'stop; claim again');
+    when 'halted' then
+      perform backfill_private.refuse('OB012',
+        format('run %s is %s: it does not write', p_run_id, p_run_state), format('backfill status %s', p_run_id));
+    when 'expired' then
+      perform backfill_private.refuse('OB012',
+        format('the approval of run %s ran out', p_run_id), format('backfill plan --like %s', p_run_id));
+    when 'foreign' then
+      perform backfill_private.refuse('OB018',
+        format('this attempt holds session %s and writes a row of another', p_session_id));
+  end case;
 end
 $$;
 
 -- Check the fence and write the receipt of one row.
 --
--- The share lock makes claim, settle, retry and undo wait for a write in flight, since they take the item for update;
--- of key share strength, because renewing a lease changes no fence and need not wait. nowait, because whoever holds the
--- item for update is about to change the fence.
--- Nothing is remembered from row to row: between two rows of one transaction, even of one statement, the headers may
--- be set anew, the lease may run out and the run may be paused.
--- This runs for every row, hence one look for item, run and target, no calls where an expression does (row_hash() says the
--- same), and no sequential scan: a pooled connection may hold a plan from when the tables were small.
--- A call in bulk has locked its sessions and looked at the run, which nobody moves meanwhile: the row is kept for its
--- receipt, which is written with those of other sessions before the subtransaction ends; see backfill_private.bulk_keep.
+-- Claim, settle, retry and undo take the item for update, so the share lock makes them wait for a write in flight. It
+-- is only of key share strength, because renewing a lease changes no fence and need not wait. It is nowait, because
+-- anyone who holds the item for update is about to change the fence. Nothing is remembered from row to row. Between two
+-- rows of one transaction, even of one statement, the headers may be set anew, the lease may run out and the run may be
+-- paused. This runs for every row. Hence one query for item, run and target, expressions instead of calls (the hash is
+-- the one of row_hash()), and no sequential scan: a pooled connection may hold a plan from when the tables were small.
+-- Only a refusal makes a call. A call in bulk has locked its sessions and looked at the run, which nobody moves
+-- meanwhile. Its row is kept for the receipt, which is written with those of other sessions before the subtransaction
+-- ends, see backfill_private.bulk_keep.
 --
 -- tg_argv  target, component
 -- raises   OB011 the fence is stale: someone took the lease over, or it ran out
 --          OB012 the run is not allowed to write now
---          OB018 the row is another session's than the leased one; OB020 as above
+--          OB018 the row belongs to another session than the leased one
+--          OB020 as above
 create function backfill_private.keep_receipt()
 returns trigger
 language plpgsql
@@ -85,6 +126,7 @@ declare
   v_after jsonb;
   v_now timestamptz;
   v_held record;
+  v_why text;
 begin
   if coalesce(v_turn, '') = '' then
     v_headers := backfill_private.run_headers();
@@ -95,7 +137,7 @@ begin
   v_before := case when tg_op <> 'INSERT' then to_jsonb(old) end;
   v_after := case when tg_op <> 'DELETE' then to_jsonb(new) end;
   if v_turn <> '' then
-    -- JSON has no line ends and tabs of its own. Assigned, not performed: without a query around it.
+    -- JSON has no line ends and tabs of its own. An assignment, because perform would wrap it in a query.
     v_turn := set_config('backfill.bulk',
       concat(v_turn, e'\n', tg_argv[0], e'\t', tg_argv[1], e'\t', tg_op, e'\t', v_before, e'\t', v_after), true);
     return null;
@@ -107,24 +149,20 @@ begin
   from public.backfill_items as i
   join public.backfill_runs as r on r.run_id = i.run_id
   left join public.backfill_targets as t on t.target = tg_argv[0] and t.component = tg_argv[1]
-  where i.fence_hash = sha256(convert_to(v_headers ->> 'x-backfill-fence', 'UTF8')) and i.run_id::text = v_headers ->> 'x-backfill-run'
+  where i.fence_hash = sha256(convert_to(v_headers ->> 'x-backfill-fence', 'UTF8'))
+    and i.run_id::text = v_headers ->> 'x-backfill-run'
   for key share of i nowait;
   v_now := backfill_private.clock();
-  if not found or v_held.state <> 'leased' and v_held.lease_kind is distinct from 'undo' then
-    perform backfill_private.refuse('OB011', 'the fence is stale: this attempt may no longer write', 'stop; claim again');
-  elsif v_held.lease_until <= v_now then
-    perform backfill_private.refuse('OB011', 'the lease ran out: this attempt may no longer write', 'stop; claim again');
-  elsif v_held.lease_kind = 'score' and v_held.run_state <> 'running' then
-    perform backfill_private.refuse('OB012', format('run %s is %s: it does not write', v_held.run_id, v_held.run_state),
-      format('backfill status %s', v_held.run_id));
-  elsif v_held.lease_kind = 'score' and v_held.approved_until <= v_now then
-    perform backfill_private.refuse('OB012', format('the approval of run %s ran out', v_held.run_id),
-      format('backfill plan --like %s', v_held.run_id));
-  elsif v_held.source is distinct from v_held.target
-    or coalesce(v_before, v_after) ->> v_held.session_column is distinct from v_held.session_id
-    or coalesce(v_after, v_before) ->> v_held.session_column is distinct from v_held.session_id then
-    perform backfill_private.refuse('OB018',
-      format('this attempt holds session %s and writes a row of another', v_held.session_id));
+  v_why := case
+    when not found or v_held.state <> 'leased' and v_held.lease_kind is distinct from 'undo' then 'stale'
+    when v_held.lease_until <= v_now then 'late'
+    when v_held.lease_kind = 'score' and v_held.run_state <> 'running' then 'halted'
+    when v_held.lease_kind = 'score' and v_held.approved_until <= v_now then 'expired'
+    when v_held.source is distinct from v_held.target
+      or coalesce(v_before, v_after) ->> v_held.session_column is distinct from v_held.session_id
+      or coalesce(v_after, v_before) ->> v_held.session_column is distinct from v_held.session_id then 'foreign' end;
+  if v_why is not null then
+    perform backfill_private.refuse_write(v_why, v_held.run_id, v_held.run_state, v_held.session_id);
   elsif v_held.lease_kind = 'score' and v_held.needs_first <> '{}' then
     perform backfill_private.check_order(v_held.run_id, v_held.ordinal, v_held.component, v_held.needs_first);
   end if;
@@ -132,22 +170,24 @@ begin
     run_id, ordinal, session_id, component, kind, operation, table_name,
     row_key, before, before_hash, after_hash, attempt, at)
   values (
-    v_held.run_id, v_held.ordinal, v_held.session_id, v_held.component, v_held.lease_kind, lower(tg_op), v_held.table_name,
-    backfill_private.row_key(coalesce(v_after, v_before), v_held.key_columns),
+    v_held.run_id, v_held.ordinal, v_held.session_id, v_held.component, v_held.lease_kind, lower(tg_op),
+    v_held.table_name, backfill_private.row_key(coalesce(v_after, v_before), v_held.key_columns),
     case v_held.lease_kind when 'score' then v_before end,
     sha256(convert_to(v_before::text, 'UTF8')), sha256(convert_to(v_after::text, 'UTF8')), v_held.attempts, v_now);
   return null;
 end
 $$;
 
--- Refuse to truncate a target table under a run's header: no receipt could say what went.
+-- Refuse to truncate a target table under a run's header: no receipt could say which rows were in it.
 create function backfill_private.refuse_truncate()
 returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if backfill_private.run_headers() ? 'x-backfill-run' or pg_trigger_depth() > 1 and backfill_private.run_headers() is not null then
+  if backfill_private.run_headers() ? 'x-backfill-run'
+    or pg_trigger_depth() > 1 and backfill_private.run_headers() is not null
+  then
     perform backfill_private.refuse('OB018', format('a run does not truncate %s', tg_table_name));
   end if;
   return null;

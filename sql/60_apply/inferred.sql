@@ -1,7 +1,8 @@
--- Inferred receipts: what an Edge Function wrote that does not hand our headers on, told from the rows before and after.
+-- Inferred receipts: what an Edge Function that does not hand our headers on has written, inferred from the rows before
+-- and after.
 --
--- Nobody sees such a write, so the gate, the fence and the receipt hold when a session is claimed and when it is settled,
--- not in between: a row that somebody else writes meanwhile counts as ours, and one that arrives late is nobody's.
+-- Nobody sees such a write. So gate, fence and receipt hold when a session is claimed and when it is settled, and not
+-- in between: a row that somebody else writes meanwhile counts as ours, and one that arrives late is nobody's.
 
 -- The rows of some sessions in the table of a component.
 create function backfill_private.rows_of(p_run_id uuid, p_target public.backfill_targets, p_ordinals integer[])
@@ -21,13 +22,14 @@ begin
      from public.backfill_items as item
      join %s as t on t.%I = item.session_id::%s
      where item.run_id = $1 and item.ordinal = any ($2)',
-    p_target.table_name::regclass, p_target.session_column,
+    p_target.table_name::regclass,
+    p_target.session_column,
     backfill_private.column_type(p_target.table_name, p_target.session_column))
   using p_run_id, p_ordinals, p_target.key_columns;
 end
 $$;
 
--- Remember the rows of leased sessions, where receipts will have to be inferred from them.
+-- Remember the rows of leased sessions if receipts will have to be inferred from them.
 create function backfill_private.look_before(p_run public.backfill_runs, p_ordinals integer[])
 returns void
 language sql
@@ -41,17 +43,19 @@ as $$
   on conflict do nothing
 $$;
 
--- Write the receipts that the rows tell of: what differs from when the session was leased. To be called with the items
--- locked and their fences gone.
+-- Write the receipts of the rows that differ from when the session was leased. The caller has locked the items and
+-- taken their fences away.
 --
--- p_called  of these sessions, those of which a call may have been made
+-- p_called  those of these sessions for which a call may have been made
 create function backfill_private.infer_receipts(p_run_id uuid, p_ordinals integer[], p_called integer[])
 returns void
 language sql
 set search_path = pg_catalog, pg_temp
 as $$
   with gone as (
-    delete from backfill_private.looks as l where l.run_id = p_run_id and l.ordinal = any (p_ordinals) returning l.*
+    delete from backfill_private.looks as l
+    where l.run_id = p_run_id and l.ordinal = any (p_ordinals)
+    returning l.*
   ), here as (
     select t.component, r.*
     from public.backfill_runs as run
@@ -59,18 +63,24 @@ as $$
     cross join lateral backfill_private.rows_of(p_run_id, t, p_called) as r
     where run.run_id = p_run_id
   ), differing as (
-    select coalesce(h.ordinal, g.ordinal) as ordinal, coalesce(h.component, g.component) as component,
-      coalesce(h.row_key, g.row_key) as row_key, g.contents as before, h.contents as after
+    select
+      coalesce(h.ordinal, g.ordinal) as ordinal,
+      coalesce(h.component, g.component) as component,
+      coalesce(h.row_key, g.row_key) as row_key,
+      g.contents as before,
+      h.contents as after
     from here as h
     full join (select * from gone where gone.ordinal = any (p_called)) as g
       on g.ordinal = h.ordinal and g.component = h.component and g.row_key = h.row_key
     where g.contents is distinct from h.contents
   )
-  insert into public.backfill_receipts (run_id, ordinal, session_id, component, kind, operation, table_name, row_key,
-    before, before_hash, after_hash, attempt, is_inferred, at)
+  insert into public.backfill_receipts (
+    run_id, ordinal, session_id, component, kind, operation, table_name,
+    row_key, before, before_hash, after_hash, attempt, is_inferred, at)
   select i.run_id, i.ordinal, i.session_id, d.component, 'score',
-    case when d.before is null then 'insert' when d.after is null then 'delete' else 'update' end, t.table_name, d.row_key,
-    d.before, backfill_private.row_hash(d.before), backfill_private.row_hash(d.after), i.attempts, true, backfill_private.clock()
+    case when d.before is null then 'insert' when d.after is null then 'delete' else 'update' end, t.table_name,
+    d.row_key, d.before, backfill_private.row_hash(d.before), backfill_private.row_hash(d.after), i.attempts, true,
+    backfill_private.clock()
   from differing as d
   join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = d.ordinal
   join public.backfill_targets as t on t.target = i.source and t.component = d.component

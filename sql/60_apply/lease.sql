@@ -1,7 +1,7 @@
--- Leases: which sessions come next, and what a worker is granted of them. The database grants batches, one at a time, never
--- more than approved; who asks for one, and what else it may hear, is in claim.sql.
+-- Leases: which sessions come next, and what a worker is granted of them. The database grants batches one at a time and
+-- never more than approved. What else a claim may answer is in claim.sql.
 
--- How long a lease lives without being renewed.
+-- How long a lease lives unless it is renewed.
 create function backfill_private.lease_ttl()
 returns interval
 language sql
@@ -21,8 +21,8 @@ as $$
   select replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', '')
 $$;
 
--- Skip the pending items among these that somebody else has filled; note which components are filled in the others. Hardly
--- ever is one there: what else there is to ask about it is asked of those alone that have a row.
+-- Skip the pending items among these that somebody else has filled. Of the others, note which components are filled.
+-- This is rare, so the expensive checks run only for sessions that already have a row.
 create function backfill_private.skip_filled(p_run public.backfill_runs, p_ordinals integer[])
 returns integer
 language plpgsql
@@ -34,16 +34,19 @@ as $$
 declare
   v_skipped integer;
   v_touched integer[] := array(
-    select s.ordinal from backfill_private.standing_of(p_run, p_ordinals, false) as s
+    select s.ordinal
+    from backfill_private.standing_of(p_run, p_ordinals, false) as s
     union
-    select i.ordinal from public.backfill_items as i
+    select i.ordinal
+    from public.backfill_items as i
     where i.run_id = p_run.run_id and i.ordinal = any (p_ordinals) and i.filled <> '{}');
 begin
   if v_touched = '{}' then
     return 0;
   end if;
   with found as (
-    select e.ordinal, array_agg(e.component order by e.component) filter (where e.is_present and not e.has_receipt) as filled
+    select e.ordinal,
+      array_agg(e.component order by e.component) filter (where e.is_present and not e.has_receipt) as filled
     from backfill_private.effects(p_run.run_id, v_touched) as e
     group by e.ordinal
   ), noted as (
@@ -52,7 +55,9 @@ begin
         state = case when f.filled @> i.components then 'skipped' else i.state end,
         settled_at = case when f.filled @> i.components then backfill_private.clock() end
     from found as f
-    where i.run_id = p_run.run_id and i.ordinal = f.ordinal and (f.filled is not null or i.filled <> '{}')
+    where i.run_id = p_run.run_id
+      and i.ordinal = f.ordinal
+      and (f.filled is not null or i.filled <> '{}')
     returning i.state
   )
   select count(*) filter (where n.state = 'skipped')::integer into v_skipped from noted as n;
@@ -60,7 +65,7 @@ begin
 end
 $$;
 
--- What is locked of a target while sessions of it are leased: a claim takes it alone, calls in bulk share it.
+-- The lock of a target while sessions of it are being leased. A claim takes it exclusively, calls in bulk share it.
 create function backfill_private.target_lock(p_target text)
 returns bigint
 language sql
@@ -86,8 +91,8 @@ declare
   v_ordinals integer[];
   v_skipped integer;
 begin
-  -- Claims of two runs may want the same session: one at a time, so that the later sees what the earlier leased, and none
-  -- beside calls in bulk, whose leases nobody sees.
+  -- Claims of two runs may want the same session. They go one at a time, so that the later sees what the earlier
+  -- leased, and never beside calls in bulk, whose leases nobody sees.
   perform pg_advisory_xact_lock(backfill_private.target_lock(p_run.target));
   loop
     v_ordinals := backfill_private.next_items(p_run.run_id, v_phase, p_limit);
@@ -100,7 +105,7 @@ begin
 end
 $$;
 
--- The phase of the next batch; null where no session is pending. The canary comes first whatever it waits for; after it
+-- The phase of the next batch. Null if no session is pending. The canary comes first, even if it has to wait. After it
 -- a session that backs off holds nobody up.
 create function backfill_private.pending_phase(p_run_id uuid)
 returns text
@@ -109,29 +114,40 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   with first as (
-    select i.phase from public.backfill_items as i
+    select i.phase
+    from public.backfill_items as i
     where i.run_id = p_run_id and i.state = 'pending' order by i.ordinal limit 1
   ), ready as (
-    select i.phase from public.backfill_items as i
-    where i.run_id = p_run_id and i.state = 'pending' and (i.not_before is null or i.not_before <= backfill_private.clock())
-    order by i.ordinal limit 1
+    select i.phase
+    from public.backfill_items as i
+    where i.run_id = p_run_id
+      and i.state = 'pending'
+      and (i.not_before is null or i.not_before <= backfill_private.clock())
+    order by i.ordinal
+    limit 1
   )
   select case when f.phase = 'priority' then f.phase else coalesce((select r.phase from ready as r), f.phase) end
   from first as f
 $$;
 
--- The next pending items of a phase, locked; those leased by another run, and those that back off, are passed over.
+-- The next pending items of a phase, locked. Those that another run has leased, and those that back off, are passed
+-- over.
 create function backfill_private.next_items(p_run_id uuid, p_phase text, p_limit integer)
 returns integer[]
 language sql
 set search_path = pg_catalog, pg_temp
 as $$
-  select array_agg(n.ordinal order by n.ordinal) from (
-    select i.ordinal from public.backfill_items as i
-    where i.run_id = p_run_id and i.state = 'pending' and i.phase = p_phase
+  select array_agg(n.ordinal order by n.ordinal)
+  from (
+    select i.ordinal
+    from public.backfill_items as i
+    where i.run_id = p_run_id
+      and i.state = 'pending'
+      and i.phase = p_phase
       and (i.not_before is null or i.not_before <= backfill_private.clock())
-      and not exists (select from public.backfill_items as other
-                      where other.source = i.source and other.session_id = i.session_id and other.state = 'leased')
+      and not exists (
+        select from public.backfill_items as other
+        where other.source = i.source and other.session_id = i.session_id and other.state = 'leased')
     order by i.ordinal
     limit p_limit
     for update of i skip locked
@@ -153,24 +169,35 @@ as $$
     select o as ordinal, backfill_private.new_fence() as fence from unnest(p_ordinals) as o
   ), leased as (
     update public.backfill_items as i
-    set state = 'leased', lease_kind = 'score', attempts = i.attempts + (i.claim_id is distinct from p_claim_id)::integer,
+    set state = 'leased',
+        lease_kind = 'score',
+        attempts = i.attempts + (i.claim_id is distinct from p_claim_id)::integer,
         fence_hash = sha256(convert_to(f.fence, 'UTF8')),
         lease_until = backfill_private.clock() + backfill_private.lease_ttl(),
-        started_at = case when i.claim_id = p_claim_id then i.started_at else backfill_private.clock() end, worker = left(p_worker, 200), claim_id = p_claim_id
+        started_at = case when i.claim_id = p_claim_id then i.started_at else backfill_private.clock() end,
+        worker = left(p_worker, 200),
+        claim_id = p_claim_id
     from fences as f
     where i.run_id = p_run.run_id and i.ordinal = f.ordinal
     returning i, f.fence
   )
   select coalesce(jsonb_agg(jsonb_build_object(
-      'ordinal', (l.i).ordinal, 'session_id', (l.i).session_id, 'phase', (l.i).phase, 'batch', (l.i).batch,
-      'attempt', (l.i).attempts, 'fence', l.fence, 'steps', coalesce(s.steps, '[]'))
+      'ordinal', (l.i).ordinal,
+      'session_id', (l.i).session_id,
+      'phase', (l.i).phase,
+      'batch', (l.i).batch,
+      'attempt', (l.i).attempts,
+      'fence', l.fence,
+      'steps', coalesce(s.steps, '[]'))
     order by (l.i).ordinal), '[]')
   from leased as l
   left join backfill_private.steps(p_run, p_ordinals) as s on s.ordinal = (l.i).ordinal
 $$;
 
--- Grant a batch: count its starts, set when the next may start, say so in the chain.
-create function backfill_private.grant_batch(p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer)
+-- Grant a batch: count its starts, set when the next may start, record it in the chain.
+create function backfill_private.grant_batch(
+  p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer
+)
 returns jsonb
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -184,8 +211,11 @@ begin
   perform backfill_private.count_starts(p_run, jsonb_array_length(v_grants));
   update public.backfill_runs set batches_granted = batches_granted + 1 where run_id = p_run.run_id;
   perform backfill_private.record(p_run.run_id, 'batch_granted', jsonb_build_object(
-    'number', p_run.batches_granted + 1, 'claim', p_claim_id, 'worker', left(p_worker, 200),
-    'phase', v_grants -> 0 ->> 'phase', 'sessions', jsonb_array_length(v_grants),
+    'number', p_run.batches_granted + 1,
+    'claim', p_claim_id,
+    'worker', left(p_worker, 200),
+    'phase', v_grants -> 0 ->> 'phase',
+    'sessions', jsonb_array_length(v_grants),
     'ordinals', (select jsonb_agg(g -> 'ordinal') from jsonb_array_elements(v_grants) as g)));
   return v_grants;
 end
@@ -193,7 +223,7 @@ $$;
 
 -- Renew the leases of a claim that is still under way.
 --
--- returns  how many are still ours; fewer than expected: stop calling for the others at once
+-- returns  how many are still ours. If fewer than expected: stop calling for the others at once
 create function backfill_private.renew(p_run_id uuid, p_claim_id uuid)
 returns integer
 language plpgsql
@@ -206,10 +236,14 @@ begin
   perform backfill_private.authorize('apply');
   with mine as (
     -- In the order in which settling locks them, or the two would wait for each other.
-    select i.ordinal from public.backfill_items as i
-    where i.run_id = p_run_id and i.claim_id = p_claim_id and i.state = 'leased'
+    select i.ordinal
+    from public.backfill_items as i
+    where i.run_id = p_run_id
+      and i.claim_id = p_claim_id
+      and i.state = 'leased'
       and i.lease_until > backfill_private.clock()
-    order by i.ordinal for no key update
+    order by i.ordinal
+    for no key update
   )
   update public.backfill_items as i
   set lease_until = backfill_private.clock() + backfill_private.lease_ttl()

@@ -1,8 +1,8 @@
 -- Lifecycle: start, pause, resume, cancel, retry, prune.
 
--- What an approval binds, looked at again before a run goes on.
+-- Check again, before a run goes on, what its approval covers.
 --
--- returns  null where all is as approved, else why not
+-- returns  null if all is as approved, else the reason
 create function backfill_private.reason_to_hold(p_run public.backfill_runs)
 returns text
 language plpgsql
@@ -19,9 +19,9 @@ begin
 end
 $$;
 
--- Start or go on with a run: every apply calls this first.
+-- Start a run or go on with it: every apply calls this first.
 --
--- returns  {state, reason}; a run that holds comes back paused or expired with the reason
+-- returns  {state, reason}. A run that holds comes back paused or expired with the reason
 -- raises   OB001 no such run, OB002 its state has no way to running, OB003 not approved, OB015 no share left
 create function backfill_private.start(p_run_id uuid, p_worker text)
 returns jsonb
@@ -38,7 +38,8 @@ begin
   v_run := backfill_private.caught_up_run(p_run_id);
   if v_run.state in ('planning', 'awaiting_approval') then
     perform backfill_private.refuse('OB003',
-      format('run %s is %s (digest %s)', p_run_id, replace(v_run.state, '_', ' '), coalesce(v_run.digest, 'not yet made')),
+      format('run %s is %s (digest %s)',
+        p_run_id, replace(v_run.state, '_', ' '), coalesce(v_run.digest, 'not yet made')),
       format('backfill approve %s --digest %s', p_run_id, v_run.digest));
   elsif v_run.state not in ('approved', 'running', 'paused', 'completed') then
     perform backfill_private.refuse('OB002', format('run %s is %s: it does not run again', p_run_id, v_run.state),
@@ -59,8 +60,8 @@ begin
 end
 $$;
 
--- Pause, cancel: what an operator may ask for, with a reason. Where it is so already, it stays so, and with its reason:
--- what stopped a run first is what somebody has to look at.
+-- Pause or cancel, as an operator asks, with a reason. If the run is already so, it stays so and keeps its reason: what
+-- stopped a run first is what somebody has to look at.
 create function backfill_private.halt(p_verb text, p_run_id uuid, p_reason text)
 returns jsonb
 language plpgsql
@@ -86,7 +87,7 @@ begin
 end
 $$;
 
--- Lift a pause. What was approved must still be what stands there.
+-- Lift a pause. Everything must still be as it was approved.
 --
 -- raises  OB002 not paused, OB006 the approval ran out, OB007 the plan or its surroundings changed, OB015 no share left
 create function backfill_private.resume(p_run_id uuid)
@@ -119,8 +120,9 @@ $$;
 
 -- Score the failed sessions again, under the same approval.
 --
--- returns  {run_id, state, sessions}: how many are pending again, each with its budgets of trouble before it
--- raises   OB002 not completed or paused, OB006 the approval ran out, OB007 the plan or its surroundings changed
+-- returns  {run_id, state, sessions}. sessions: how many are pending again, each with fresh budgets for trouble
+-- raises   OB002 not completed, paused or running, OB006 the approval ran out, OB007 the plan or its surroundings
+--          changed
 create function backfill_private.retry(p_run_id uuid)
 returns jsonb
 language plpgsql
@@ -143,8 +145,14 @@ begin
     perform backfill_private.refuse('OB007', v_why, format('backfill plan --like %s', p_run_id));
   end if;
   update public.backfill_items
-  set state = 'pending', settled_at = null, failed_step = null, error_code = null, error_message = null,
-      crowded_out = 0, unknown_outcomes = 0, not_before = null
+  set state = 'pending',
+      settled_at = null,
+      failed_step = null,
+      error_code = null,
+      error_message = null,
+      crowded_out = 0,
+      unknown_outcomes = 0,
+      not_before = null
   where run_id = p_run_id and state = 'failed';
   get diagnostics v_sessions = row_count;
   if v_sessions > 0 and v_run.state = 'completed' then
@@ -156,7 +164,7 @@ begin
 end
 $$;
 
--- Empty the before-images of a run that is over. What was updated can then no longer be restored.
+-- Empty the before-images of a run that is over. The rows that it updated can then no longer be restored.
 create function backfill_private.prune(p_run_id uuid)
 returns jsonb
 language plpgsql
@@ -167,7 +175,8 @@ declare
   v_emptied integer;
 begin
   perform backfill_private.authorize('prune');
-  perform backfill_private.caught_up_run(p_run_id, array['completed', 'rejected', 'cancelled', 'expired', 'rolled_back']);
+  perform backfill_private.caught_up_run(p_run_id,
+    array['completed', 'rejected', 'cancelled', 'expired', 'rolled_back']);
   update public.backfill_receipts set before = null where run_id = p_run_id and before is not null;
   get diagnostics v_emptied = row_count;
   perform backfill_private.record(p_run_id, 'pruned', jsonb_build_object('receipts', v_emptied));

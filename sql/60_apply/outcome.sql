@@ -1,20 +1,23 @@
--- The rule of outcomes: what a session becomes, from what stands there and what the worker saw.
+-- The rule of outcomes: what a session becomes, from the rows that are there and what the worker saw.
 
--- Did any of these calls come to an end that is known? Then the API is alive, and what stays unknown is a session's.
+-- Did any of these calls come to a known end? If so, the API is alive, and an outcome that stays unknown is the
+-- session's own trouble.
 create function backfill_private.has_known_outcome(p_outcomes jsonb)
 returns boolean
 language sql
 immutable
 set search_path = pg_catalog, pg_temp
 as $$
-  select exists (select from jsonb_array_elements(p_outcomes) as o where o ->> 'outcome' in ('answered', 'failed', 'again'))
+  select exists (
+    select from jsonb_array_elements(p_outcomes) as o
+    where o ->> 'outcome' in ('answered', 'failed', 'again'))
 $$;
 
--- The rule: what an item becomes, from what stands there and what the worker saw.
+-- The rule: what an item becomes, from the rows that are there and what the worker saw.
 --
--- p_crowded_out  with this one; a call that was rolled back for what others did is made five times
--- p_unknowns     with this one, if it is unknown; an outcome may stay unknown eight times. 0 while nobody knows whether the
---                API is alive: its trouble is not a session's
+-- p_crowded_out  with this one. A call that was rolled back because of others is made five times
+-- p_unknowns     with this one, if it is unknown. An outcome may stay unknown eight times. 0 while nobody knows whether
+--                the API is alive, because its trouble is not a session's
 create function backfill_private.outcome(
   p_is_complete boolean, p_lacks_receipt boolean, p_without_row text,
   p_outcome text, p_step text, p_code text, p_message text, p_crowded_out integer, p_unknowns integer,
@@ -30,7 +33,8 @@ begin
     state := 'done';
   elsif p_lacks_receipt then
     state := 'failed'; step := p_step; code := 'OB016';
-    message := 'the row is there and has no receipt: the triggers were off, the Edge Function does not hand our headers on, '
+    message :=
+      'the row is there and has no receipt: the triggers were off, the Edge Function does not hand our headers on, '
       'or somebody else wrote it during the call';
   elsif p_outcome = 'answered' or p_code = 'OB020' then
     state := 'failed'; step := p_without_row; code := 'OB017';

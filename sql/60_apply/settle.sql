@@ -1,15 +1,58 @@
 -- Settling: what became of leased items. The item first, the fence second, the receipts third: an outcome is decided
 -- only when the attempt can no longer commit.
 
--- Decide the outcomes of leased items and say what is critical. Only ever a batch, of a run that may be large: whatever
--- PostgreSQL takes for quicker, it looks up row by row.
+-- Take the fences of leased items away, so that their attempts can no longer commit, and infer receipts if need be.
+--
+-- p_outcomes  see backfill_private.decide_outcomes
+-- returns     the ordinals of those that were leased. Never null, which to effects() would be every item of the run
+create function backfill_private.take_fences(p_run_id uuid, p_outcomes jsonb)
+returns integer[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+declare
+  v_ordinals integer[];
+begin
+  select coalesce(array_agg(l.ordinal), '{}') into v_ordinals
+  from (
+    select i.ordinal
+    from public.backfill_items as i
+    join jsonb_to_recordset(p_outcomes) as o (ordinal integer) using (ordinal)
+    where i.run_id = p_run_id and i.state = 'leased'
+    order by i.ordinal
+    for update of i) as l;
+  update public.backfill_items as i
+  set fence_hash = null
+  where i.run_id = p_run_id and i.ordinal = any (v_ordinals);
+  if exists (
+    select from public.backfill_runs as r
+    join public.backfill_targets as t on t.target = r.target
+    where r.run_id = p_run_id and t.receipts = 'inferred'
+  ) then
+    perform backfill_private.infer_receipts(p_run_id, v_ordinals, array(
+      select o.ordinal from jsonb_to_recordset(p_outcomes) as o (ordinal integer, outcome text)
+      where o.ordinal = any (v_ordinals) and o.outcome <> 'released'));
+  end if;
+  return v_ordinals;
+end
+$$;
+
+-- Decide the outcomes of leased items and say what is critical. This is only ever a batch of a run that may be large,
+-- so it is looked up row by row, even if PostgreSQL expects another way to be faster.
 --
 -- p_outcomes  [{ordinal, outcome, answered: [component], step, code, message, retry_after_s}]
 --             answered names the calls that came back well, whatever came after them. outcome:
---             answered  every call came back well       failed    a call failed, and would again
---             again     a call was rolled back, and may well succeed          slow  too many requests
---             unknown   nobody knows whether a call happened                  lost  nor does the worker: it is gone
---             stop      a call failed in a way that all others would          released  not called
+--             answered  every call came back well
+--             failed    a call failed, and would fail again
+--             again     a call was rolled back, and may well succeed
+--             slow      too many requests
+--             unknown   nobody knows whether a call happened
+--             lost      the same, and the worker is gone
+--             stop      a call failed in a way that all others would
+--             released  not called
 -- returns     the settled items: [{ordinal, session_id, state, failed_step, error_code, error_message, is_critical}]
 create function backfill_private.decide_outcomes(p_run_id uuid, p_outcomes jsonb)
 returns jsonb
@@ -20,36 +63,22 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 as $$
 declare
-  v_ordinals integer[];
+  v_ordinals integer[] := backfill_private.take_fences(p_run_id, p_outcomes);
   v_settled jsonb;
-  v_is_alive boolean;
-begin
-  -- Never null: to effects() that would be every item of the run.
-  select coalesce(array_agg(l.ordinal), '{}') into v_ordinals from (
-    select i.ordinal from public.backfill_items as i
-    join jsonb_to_recordset(p_outcomes) as o (ordinal integer) using (ordinal)
-    where i.run_id = p_run_id and i.state = 'leased'
-    order by i.ordinal for update of i) as l;
-  update public.backfill_items as i
-  set fence_hash = null
-  where i.run_id = p_run_id and i.ordinal = any (v_ordinals);
-  if exists (select from public.backfill_runs as r join public.backfill_targets as t on t.target = r.target
-      where r.run_id = p_run_id and t.receipts = 'inferred') then
-    perform backfill_private.infer_receipts(p_run_id, v_ordinals, array(
-      select o.ordinal from jsonb_to_recordset(p_outcomes) as o (ordinal integer, outcome text)
-      where o.ordinal = any (v_ordinals) and o.outcome <> 'released'));
-  end if;
-  v_is_alive := backfill_private.has_known_outcome(p_outcomes) or not exists (
+  v_is_alive boolean := backfill_private.has_known_outcome(p_outcomes) or not exists (
     select from public.backfill_items as i where i.run_id = p_run_id and i.state = 'pending');
+begin
   with told as (
-    select o.ordinal, o.outcome, o.answered, o.step, o.code, o.message
+    select o.*
     from jsonb_to_recordset(p_outcomes)
       as o (ordinal integer, outcome text, answered text[], step text, code text, message text)
   ), seen as (
     select e.ordinal,
-      -- Where receipts are inferred, a row without one is somebody else's, or came late: there, and no receipt of ours is missing.
-      bool_and(e.is_wanted and (e.has_receipt or g.receipts = 'inferred') or e.component = any (i.filled) and e.is_present) as is_complete,
-      bool_or(e.is_wanted and not e.has_receipt and g.receipts = 'exact' and e.component = any (t.answered)) as lacks_receipt,
+      -- If receipts are inferred, a row without one is somebody else's or came late. No receipt of ours is missing.
+      bool_and(e.is_wanted and (e.has_receipt or g.receipts = 'inferred')
+        or e.component = any (i.filled) and e.is_present) as is_complete,
+      bool_or(e.is_wanted and not e.has_receipt and g.receipts = 'exact' and e.component = any (t.answered))
+        as lacks_receipt,
       bool_or(e.is_wanted and e.has_receipt and e.component = t.step) as step_is_done,
       (array_agg(e.component order by array_position(i.components, e.component))
         filter (where not e.is_wanted and e.component <> all (i.filled)))[1] as without_row
@@ -66,7 +95,7 @@ begin
     join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = t.ordinal
     cross join lateral backfill_private.outcome(s.is_complete, coalesce(s.lacks_receipt, false), s.without_row,
       -- An error about a call that committed all the same is no failure: what is left is the next step.
-      -- Nor is it the failure of its step where one before it had answered and left no row.
+      -- Nor is it the failure of its step if one before it had answered and left no row.
       case when t.outcome <> 'failed' then t.outcome when s.step_is_done then 'released'
         when s.without_row = any (t.answered) then 'answered' else t.outcome end,
       case when t.step = any (i.components) then t.step end, t.code, t.message,
@@ -89,8 +118,8 @@ begin
 end
 $$;
 
--- What the chain says of a settled batch, with a hash over the receipts that its sessions have by now, told by the newest
--- of them.
+-- What the chain says of a settled batch, with a hash over the receipts that its sessions have by now. The newest
+-- receipt says which those are.
 create function backfill_private.settled_details(p_run_id uuid, p_claim_id uuid, p_settled jsonb)
 returns jsonb
 language plpgsql
@@ -102,22 +131,30 @@ set enable_mergejoin = off
 as $$
 declare
   v_ordinals integer[] := array(select (x ->> 'ordinal')::integer from jsonb_array_elements(p_settled) as x);
-  v_newest bigint := (select max(r.receipt_id) from public.backfill_receipts as r
-                      where r.run_id = p_run_id and r.ordinal = any (v_ordinals));
+  v_newest bigint := (
+    select max(r.receipt_id)
+    from public.backfill_receipts as r
+    where r.run_id = p_run_id and r.ordinal = any (v_ordinals));
 begin
   return jsonb_build_object(
     'claim', p_claim_id,
     'ordinals', to_jsonb(v_ordinals),
-    'states', (select jsonb_object_agg(s.state, s.n) from (
-        select x ->> 'state' as state, count(*) as n from jsonb_array_elements(p_settled) as x group by 1) as s),
-    'failed', (select jsonb_agg(jsonb_build_array(x ->> 'session_id', x ->> 'failed_step', x ->> 'error_code'))
-        from jsonb_array_elements(p_settled) as x where x ->> 'state' = 'failed'),
+    'states', (
+      select jsonb_object_agg(s.state, s.n)
+      from (
+        select x ->> 'state' as state, count(*) as n
+        from jsonb_array_elements(p_settled) as x
+        group by 1) as s),
+    'failed', (
+      select jsonb_agg(jsonb_build_array(x ->> 'session_id', x ->> 'failed_step', x ->> 'error_code'))
+      from jsonb_array_elements(p_settled) as x
+      where x ->> 'state' = 'failed'),
     'newest_receipt', v_newest,
     'receipts', backfill_private.receipts_hash(p_run_id, v_ordinals, v_newest));
 end
 $$;
 
--- Pause the run where something of a settled batch is critical, and say so in the chain.
+-- Pause the run if anything of a settled batch is critical, and say so in the chain.
 create function backfill_private.record_critical(p_run_id uuid, p_claim_id uuid, p_settled jsonb)
 returns void
 language plpgsql
@@ -131,24 +168,27 @@ begin
   if v_bad is not null then
     perform backfill_private.record(p_run_id, 'critical', jsonb_build_object('claim', p_claim_id, 'sessions', v_bad));
     perform backfill_private.hold(p_run_id, format('critical: session %s, %s', v_bad -> 0 ->> 0,
-      case v_bad -> 0 ->> 1 when 'OB016' then 'a written row has no receipt' else 'a write was refused at the gate' end));
+      case v_bad -> 0 ->> 1
+        when 'OB016' then 'a written row has no receipt'
+        else 'a write was refused at the gate' end));
   end if;
 end
 $$;
 
--- Record a settled batch in the chain; pause the run where something of it is critical.
+-- Record a settled batch in the chain. Pause the run if anything of it is critical.
 create function backfill_private.record_batch(p_run_id uuid, p_claim_id uuid, p_settled jsonb)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform backfill_private.record(p_run_id, 'batch_settled', backfill_private.settled_details(p_run_id, p_claim_id, p_settled));
+  perform backfill_private.record(p_run_id, 'batch_settled',
+    backfill_private.settled_details(p_run_id, p_claim_id, p_settled));
   perform backfill_private.record_critical(p_run_id, p_claim_id, p_settled);
 end
 $$;
 
--- Refuse outcomes that have not the form of any: a list of objects, one an ordinal.
+-- Refuse outcomes that do not have the right form: a list of objects, one per ordinal.
 --
 -- raises  OB013 another form
 create function backfill_private.check_outcomes(p_outcomes jsonb)
@@ -177,7 +217,7 @@ $$;
 
 -- Settle the outcomes of a claimed batch. Safe to call again: what is settled stays as it was.
 --
--- p_outcomes  see backfill_private.decide_outcomes; only items still leased under this claim are settled
+-- p_outcomes  see backfill_private.decide_outcomes. Only items still leased under this claim are settled
 -- returns     {state, reason, settled: […]}
 -- raises      OB001 no such run, OB010 not allowed
 create function backfill_private.settle(p_run_id uuid, p_claim_id uuid, p_outcomes jsonb)
@@ -205,17 +245,24 @@ begin
     perform backfill_private.note_trouble(p_run_id, v_mine, v_settled);
     perform backfill_private.break_circuit(p_run_id, v_settled);
   end if;
-  return (select jsonb_build_object('state', r.state, 'reason', r.reason, 'settled', (
-      select coalesce(jsonb_agg(jsonb_build_object('ordinal', i.ordinal, 'session_id', i.session_id, 'state', i.state,
-        'failed_step', i.failed_step, 'error_code', i.error_code, 'error_message', i.error_message) order by i.ordinal), '[]')
+  return (
+    select jsonb_build_object('state', r.state, 'reason', r.reason, 'settled', (
+      select coalesce(jsonb_agg(jsonb_build_object(
+          'ordinal', i.ordinal,
+          'session_id', i.session_id,
+          'state', i.state,
+          'failed_step', i.failed_step,
+          'error_code', i.error_code,
+          'error_message', i.error_message) order by i.ordinal), '[]')
       from public.backfill_items as i
       join jsonb_to_recordset(p_outcomes) as o (ordinal integer) using (ordinal)
       where i.run_id = p_run_id))
-    from public.backfill_runs as r where r.run_id = p_run_id);
+    from public.backfill_runs as r
+    where r.run_id = p_run_id);
 end
 $$;
 
--- Settle leased items of which nobody tells the outcome: the receipts decide.
+-- Settle leased items whose outcome nobody tells: the receipts decide.
 create function backfill_private.settle_untold(p_run_id uuid, p_ordinals integer[], p_why text)
 returns void
 language plpgsql
@@ -230,7 +277,7 @@ begin
 end
 $$;
 
--- Settle every lease of a run that does not run. Its attempts may write no more; one in flight is waited for.
+-- Settle every lease of a run that does not run. Its attempts may write no more. A write in flight is waited for.
 create function backfill_private.release_all(p_run_id uuid)
 returns void
 language sql
@@ -241,7 +288,7 @@ as $$
     'the lease was taken back')
 $$;
 
--- Settle the leases that ran out, of every run whose row is free: their workers are gone.
+-- Settle the leases that ran out, of every run whose row is free. Their workers are gone.
 create function backfill_private.release_expired()
 returns void
 language plpgsql
@@ -252,16 +299,23 @@ declare
   v_ordinals integer[];
 begin
   for v_run_id in
-    select r.run_id from public.backfill_runs as r
-    where r.run_id in (select i.run_id from public.backfill_items as i
-                       where i.state = 'leased' and i.lease_until <= backfill_private.clock())
+    select r.run_id
+    from public.backfill_runs as r
+    where r.run_id in (
+      select i.run_id
+      from public.backfill_items as i
+      where i.state = 'leased' and i.lease_until <= backfill_private.clock())
     order by r.run_id
     for no key update skip locked
   loop
     select array_agg(e.ordinal) into v_ordinals
-    from (select i.ordinal from public.backfill_items as i
-          where i.run_id = v_run_id and i.state = 'leased' and i.lease_until <= backfill_private.clock()
-          for update skip locked) as e;
+    from (
+      select i.ordinal
+      from public.backfill_items as i
+      where i.run_id = v_run_id
+        and i.state = 'leased'
+        and i.lease_until <= backfill_private.clock()
+      for update skip locked) as e;
     perform backfill_private.settle_untold(v_run_id, v_ordinals, 'the lease ran out');
   end loop;
 end

@@ -1,9 +1,12 @@
--- Verification: planned against present, as the tables have it. What is made of it is in verdict.sql.
+-- Verification: planned against present, as the tables have it. verdict.sql says what follows from it.
 
--- Where each planned row stands, for one component and the places of the plan after one, up to another.
+-- How each planned row stands, for one component and the places of the plan after p_after, up to p_until.
 --
--- returns  one row a planned session: bucket as_planned, missing, filled_elsewhere or changed_since; is_wanted: a row of
---          the wanted version is there; is_lost: we wrote it and it is gone; operation: how we wrote it
+-- returns  one row per planned session
+--          bucket: as_planned, missing, filled_elsewhere or changed_since
+--          is_wanted: a row of the wanted version is there
+--          is_lost: we wrote it and it is gone
+--          operation: how we wrote it
 create function backfill_private.standing(p_run_id uuid, p_component text, p_after integer, p_until integer)
 returns table (ordinal integer, session_id text, item_state text, phase text, bucket text,
   is_wanted boolean, is_lost boolean, operation text)
@@ -26,11 +29,14 @@ begin
   where t.target = v_run.target and t.component = p_component;
   return query execute format(
     'with written as (
-       select r.ordinal, (array_agg(r.operation order by r.receipt_id))[1] as operation,
+       select r.ordinal,
+         (array_agg(r.operation order by r.receipt_id))[1] as operation,
          (array_agg(r.after_hash order by r.receipt_id desc))[1] as after_hash
        from public.backfill_receipts as r
        where r.run_id = $1 and r.ordinal > $2 and r.ordinal <= $3
-         and r.component = %1$L and r.kind = ''score'' and r.undone_at is null
+         and r.component = %1$L
+         and r.kind = ''score''
+         and r.undone_at is null
        group by r.ordinal
      )
      select item.ordinal, item.session_id, item.state, item.phase,
@@ -45,23 +51,29 @@ begin
        w.operation
      from public.backfill_items as item
      left join written as w using (ordinal)
-     left join lateral (select sha256(convert_to(to_jsonb(t.*)::text, ''UTF8'')) as hash from %2$s as t where %4$s limit 1)
-       as wanted on true
-     cross join lateral (select wanted.hash is not null or exists (select from %2$s as t where %3$s) as is_there) as present
+     left join lateral (
+       select sha256(convert_to(to_jsonb(t.*)::text, ''UTF8'')) as hash
+       from %2$s as t
+       where %4$s
+       limit 1) as wanted on true
+     cross join lateral (
+       select wanted.hash is not null or exists (select from %2$s as t where %3$s) as is_there) as present
      where item.run_id = $1 and item.ordinal > $2 and item.ordinal <= $3
-       and item.state <> ''rolled_back'' and %1$L = any (item.components)
+       and item.state <> ''rolled_back''
+       and %1$L = any (item.components)
      order by item.ordinal',
-    p_component, v_target.table_name::regclass,
+    p_component,
+    v_target.table_name::regclass,
     backfill_private.row_condition(v_target, v_run.request, false),
     backfill_private.row_condition(v_target, v_run.request, true))
   using p_run_id, p_after, p_until;
 end
 $$;
 
--- Rows that came since the plan was sealed and that nobody planned: of planned sessions, rows that are not what counts
--- as present (another version, another kind); of other sessions any row, unless the session has changed itself since:
--- that is live traffic. Told by the rows' transaction ids against the snapshot kept at sealing;
--- rows that any run has a receipt for are not strangers.
+-- Rows that came since the plan was sealed and that nobody planned. Of a planned session, these are rows that do not
+-- count as present: another version, another kind. Of any other session they are all rows, unless the session itself
+-- has changed since, because that is live traffic. Whether a row came since is told by its transaction id against the
+-- snapshot kept at sealing. Rows for which any run has a receipt are not strangers.
 create function backfill_private.strangers(p_run_id uuid, p_component text)
 returns table (session_id text, row_key jsonb, of_other_version boolean)
 language plpgsql
@@ -80,12 +92,19 @@ begin
   where t.target = v_run.target and t.component = p_component;
   return query execute format(
     'with came as materialized (
-       select t.%2$I::text as session_id, %3$s as row_key, t.%4$I is distinct from %5$L as of_other_version,
-         item.ordinal is not null as is_planned, item.components, not (%10$s) as is_unwanted,
+       select
+         t.%2$I::text as session_id,
+         %3$s as row_key,
+         t.%4$I is distinct from %5$L as of_other_version,
+         item.ordinal is not null as is_planned,
+         item.components,
+         not (%10$s) as is_unwanted,
          s.xmin as session_xmin,
-         exists (select from public.backfill_receipts as r
+         exists (
+           select from public.backfill_receipts as r
            where r.run_id = $1 and r.ordinal = ours.ordinal and r.table_name = %8$L and r.row_key = %3$s
-             and r.kind = ''score'' and r.undone_at is null) as is_ours
+             and r.kind = ''score''
+             and r.undone_at is null) as is_ours
        from %1$s as t
        join %6$s as s on s.%7$I = t.%2$I
        left join public.backfill_items as ours
@@ -99,17 +118,21 @@ begin
      from came as c
      where case
        when c.is_ours then c.is_planned and %9$L <> all (c.components)
-       when exists (select from public.backfill_items as i
-           join public.backfill_receipts as r on r.run_id = i.run_id and r.ordinal = i.ordinal
-           where i.session_id = c.session_id and r.session_id = i.session_id and r.table_name = %8$L and r.row_key = c.row_key)
-         then false
+       when exists (
+         select from public.backfill_items as i
+         join public.backfill_receipts as r on r.run_id = i.run_id and r.ordinal = i.ordinal
+         where i.session_id = c.session_id
+           and r.session_id = i.session_id
+           and r.table_name = %8$L
+           and r.row_key = c.row_key) then false
        when c.is_planned then c.is_unwanted
        else not backfill_private.came_after(c.session_xmin, $2) end',
     v_target.table_name::regclass, v_target.session_column,
     -- As backfill_private.row_key has it, without a call for each row.
-    (select format('jsonb_build_object(%s)', string_agg(format('%L, t.%I', c, c), ', ')) from unnest(v_target.key_columns) as c),
-    v_target.version_column,
-    v_run.request ->> v_target.version_parameter, v_source.source_table::regclass, v_source.key_column,
+    (select format('jsonb_build_object(%s)', string_agg(format('%L, t.%I', c, c), ', '))
+     from unnest(v_target.key_columns) as c),
+    v_target.version_column, v_run.request ->> v_target.version_parameter,
+    v_source.source_table::regclass, v_source.key_column,
     v_target.table_name, p_component, backfill_private.row_condition(v_target, v_run.request, false), v_run.target)
   using p_run_id, v_run.sealed_snapshot::pg_snapshot, pg_snapshot_xmin(v_run.sealed_snapshot::pg_snapshot)::xid;
 end

@@ -1,7 +1,7 @@
--- Verify: what stands counted for a whole run, its criteria and its verdict.
+-- Verify: the rows of a whole run counted, its criteria and its verdict.
 --
--- In one call, or in parts of which each is a call and a transaction: then a row that changes meanwhile is seen before or
--- after its change, whichever comes first, and so is the audit. Nothing of a run that has ended changes by itself.
+-- This takes one call or several, each its own transaction. A row that changes in between is seen as it was or as it is
+-- now, and so is the audit. Nothing of a run that has ended changes by itself.
 
 -- One criterion: expected against actual.
 create function backfill_private.criterion(p_name text, p_expected bigint, p_actual bigint, p_more jsonb default '{}')
@@ -34,7 +34,8 @@ as $$
         'written', count(*) filter (where s.operation is not null),
         'written_wanted', count(*) filter (where s.operation is not null and s.is_wanted),
         'unexplained', count(*) filter (where not s.is_wanted and s.item_state <> 'failed'),
-        'priority_incomplete', coalesce(jsonb_agg(s.session_id) filter (where s.phase = 'priority' and not s.is_wanted), '[]'))
+        'priority_incomplete',
+          coalesce(jsonb_agg(s.session_id) filter (where s.phase = 'priority' and not s.is_wanted), '[]'))
       from stands as s),
     'buckets', (
       select coalesce(jsonb_object_agg(b.bucket, b.sessions), '{}')
@@ -44,7 +45,7 @@ as $$
       from stands as s))
 $$;
 
--- What nobody planned, of one component: as above, the bucket `extra` with the rows' keys.
+-- What nobody planned, of one component: as above. The bucket `extra` names the rows' keys.
 create function backfill_private.verify_strangers(p_run_id uuid, p_component text)
 returns jsonb
 language sql
@@ -53,14 +54,16 @@ set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_object(
     'figures', jsonb_build_object('extra', count(*), 'legacy', count(*) filter (where f.of_other_version)),
-    'buckets', case when count(*) = 0 then '{}' else jsonb_build_object('extra', jsonb_agg(
-      jsonb_build_object('session_id', f.session_id, 'component', p_component, 'row', f.row_key)
-      order by f.session_id, f.row_key::text)) end,
+    'buckets', case
+      when count(*) = 0 then '{}'
+      else jsonb_build_object('extra', jsonb_agg(
+        jsonb_build_object('session_id', f.session_id, 'component', p_component, 'row', f.row_key)
+        order by f.session_id, f.row_key::text)) end,
     'critical', '[]'::jsonb)
   from backfill_private.strangers(p_run_id, p_component) as f
 $$;
 
--- What is critical about a run's chain: what it tells itself, and its faults.
+-- What is critical about a run's chain: the critical events in it, and its own faults.
 create function backfill_private.verify_chain(p_run_id uuid)
 returns jsonb
 language sql
@@ -69,7 +72,8 @@ set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(c.what), '[]') from (
     select format('%s: %s', f ->> 0, f ->> 1) as what
-    from public.backfill_events as e cross join jsonb_array_elements(e.details -> 'sessions') as f
+    from public.backfill_events as e
+    cross join jsonb_array_elements(e.details -> 'sessions') as f
     where e.run_id = p_run_id and e.kind = 'critical'
     union all
     select format('audit event %s: %s', f.seq, f.fault) from backfill_private.chain_faults(p_run_id) as f
@@ -87,9 +91,9 @@ as $$
   from backfill_private.receipt_faults(p_run_id, p_after, p_until) as f
 $$;
 
--- How far a verification is, in its normal form: {stage, after, critical: how many things, figures: {component: {…}}}.
+-- How far a verification is, in its normal form: {stage, after, critical: how many, figures: {component: {…}}}.
 --
--- raises  OB013 it is not what a part had answered
+-- raises  OB013 no part has answered this
 create function backfill_private.verify_so_far(p_target text, p_so_far jsonb)
 returns jsonb
 language plpgsql
@@ -105,22 +109,29 @@ begin
     'after', least(greatest((p_so_far ->> 'after')::integer, 0), 1000000000),
     'critical', coalesce((p_so_far ->> 'critical')::bigint, 0),
     'figures', (
-      select jsonb_object_agg(t.component, jsonb_build_object('priority_incomplete', coalesce((
-          select jsonb_agg(i) from jsonb_array_elements_text(p_so_far #> array['figures', t.component, 'priority_incomplete']) as i), '[]'))
-        || (select jsonb_object_agg(n, coalesce((p_so_far #>> array['figures', t.component, n])::bigint, 0))
-            from unnest(array['planned', 'wanted', 'inserted', 'updated', 'written', 'written_wanted', 'unexplained', 'extra', 'legacy']) as n))
-      from public.backfill_targets as t where t.target = p_target));
+      select jsonb_object_agg(
+        t.component,
+        jsonb_build_object('priority_incomplete', coalesce((
+          select jsonb_agg(i)
+          from jsonb_array_elements_text(p_so_far #> array['figures', t.component, 'priority_incomplete']) as i), '[]'))
+        || (
+          select jsonb_object_agg(n, coalesce((p_so_far #>> array['figures', t.component, n])::bigint, 0))
+          from unnest(array['planned', 'wanted', 'inserted', 'updated', 'written', 'written_wanted', 'unexplained',
+            'extra', 'legacy']) as n))
+      from public.backfill_targets as t
+      where t.target = p_target));
 exception when data_exception then
   perform backfill_private.refuse('OB013', 'a verification goes on with what its last part answered as so_far');
   return null;
 end
 $$;
 
--- One step of a verification: 2,000 places of the plan, the strangers of a component, the chain, the receipts of 200 events.
--- Then nothing but the end is left.
+-- One step of a verification: 2,000 places of the plan, the strangers of a component, the chain, or the receipts of 200
+-- events. After the last of them only the end is left.
 --
 -- p_so_far  see backfill_private.verify_so_far
--- returns   the same, further, and what was seen: buckets {bucket: {component: […]}}, critical
+-- returns   so_far: the same, one step further
+--           buckets {bucket: {component: […]}} and critical: what this step saw
 create function backfill_private.verify_step(p_run public.backfill_runs, p_so_far jsonb)
 returns jsonb
 language plpgsql
@@ -139,8 +150,10 @@ begin
     select jsonb_object_agg(t.component, case v_stage
       when 'rows' then backfill_private.verify_rows(p_run.run_id, t.component, v_after, v_until)
       else backfill_private.verify_strangers(p_run.run_id, t.component) end) into v_seen
-    from (select x.component, row_number() over (order by x.position) as place
-          from public.backfill_targets as x where x.target = p_run.target) as t
+    from (
+      select x.component, row_number() over (order by x.position) as place
+      from public.backfill_targets as x
+      where x.target = p_run.target) as t
     where v_stage = 'rows' or t.place = v_until;
     select coalesce(jsonb_agg(c.what order by t.position, c.place), '[]') into v_critical
     from public.backfill_targets as t
@@ -151,25 +164,33 @@ begin
   else
     v_critical := backfill_private.verify_receipts(p_run.run_id, v_after, v_until);
   end if;
-  v_last := case v_stage when 'chain' then 1 when 'receipts' then p_run.audit_count
+  v_last := case v_stage
+    when 'chain' then 1
+    when 'receipts' then p_run.audit_count
     when 'rows' then (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_run.run_id)
     else (select count(*) from public.backfill_targets as t where t.target = p_run.target) end;
   return jsonb_build_object(
     'so_far', jsonb_build_object(
-      'stage', case when v_until < v_last then v_stage
-        else (jsonb_build_object('rows', 'strangers', 'strangers', 'chain', 'chain', 'receipts', 'receipts', 'end')) ->> v_stage end,
+      'stage', case when v_until < v_last then v_stage else (
+        jsonb_build_object('rows', 'strangers', 'strangers', 'chain', 'chain', 'receipts', 'receipts', 'end')
+        ) ->> v_stage end,
       'after', case when v_until < v_last then v_until else 0 end,
       'critical', (p_so_far ->> 'critical')::bigint + jsonb_array_length(v_critical),
-      'figures', backfill_private.added(p_so_far -> 'figures',
-        (select coalesce(jsonb_object_agg(s.key, s.value -> 'figures'), '{}') from jsonb_each(v_seen) as s))),
-    'buckets', (select coalesce(jsonb_object_agg(b.key, b.components), '{}') from (
+      'figures', backfill_private.added(p_so_far -> 'figures', (
+        select coalesce(jsonb_object_agg(s.key, s.value -> 'figures'), '{}')
+        from jsonb_each(v_seen) as s))),
+    'buckets', (
+      select coalesce(jsonb_object_agg(b.key, b.components), '{}')
+      from (
         select b.key, jsonb_object_agg(s.key, b.value) as components
-        from jsonb_each(v_seen) as s cross join jsonb_each(s.value -> 'buckets') as b group by 1) as b),
+        from jsonb_each(v_seen) as s
+        cross join jsonb_each(s.value -> 'buckets') as b
+        group by 1) as b),
     'critical', v_critical);
 end
 $$;
 
--- What all parts of a verification say: its criteria, its verdict, and what stands for itself.
+-- What all parts of a verification say: its criteria, its verdict, and the figures that no criterion compares.
 create function backfill_private.verify_end(p_run public.backfill_runs, p_so_far jsonb)
 returns jsonb
 language plpgsql
@@ -186,10 +207,14 @@ begin
     with ordinality as c (criterion, place)
   where t.target = p_run.target;
   v_criteria := v_criteria || backfill_private.run_criteria(p_run.run_id, v_figures, v_critical);
-  return jsonb_build_object('run_id', p_run.run_id, 'state', p_run.state,
+  return jsonb_build_object(
+    'run_id', p_run.run_id,
+    'state', p_run.state,
     'verdict', backfill_private.verdict(v_figures, v_criteria, v_critical),
     'criteria', v_criteria,
-    'inferred', (select count(*) from public.backfill_receipts as r
+    'inferred', (
+      select count(*)
+      from public.backfill_receipts as r
       where r.run_id = p_run.run_id and r.is_inferred and r.undone_at is null),
     'audit', jsonb_build_object('count', p_run.audit_count, 'head', p_run.audit_head))
     || backfill_private.new_candidates(p_run);
@@ -217,15 +242,18 @@ begin
 end
 $$;
 
--- Verify a run against the tables, a part of it, for about so long.
+-- Verify a part of a run against the tables, for about p_budget_ms.
 --
--- p_so_far  what the part before answered; null: from the beginning
--- returns   {so_far, looked_at and to_look_at: sessions, components, buckets: {bucket: {component: [session; of extra: {session_id,
---           component, row}]}}, critical, verification: null, or after the last part {run_id, state, verdict, criteria,
---           inferred, audit, new_candidates, new_candidates_total}}
---           verdict: pass: every planned row is there; partial: each missing one belongs to a session recorded as failed and
---           nothing is critical; fail: everything else
--- raises    OB001 no such run, OB010 not allowed, OB013 so_far is not what a part had answered
+-- p_so_far  what the part before answered. Null: from the beginning
+-- returns   {so_far, looked_at, to_look_at, components, buckets, critical, verification}
+--           looked_at and to_look_at: sessions
+--           buckets: {bucket: {component: [session]}}, of extra [{session_id, component, row}]
+--           verification: null, or after the last part {run_id, state, verdict, criteria, inferred, audit,
+--           new_candidates, new_candidates_total}
+--           verdict: pass: every planned row is there
+--                    partial: each missing one belongs to a session recorded as failed, and nothing is critical
+--                    fail: everything else
+-- raises    OB001 no such run, OB010 not allowed, OB013 no part has answered this so_far
 create function backfill_private.verify_part(p_run_id uuid, p_so_far jsonb, p_budget_ms integer)
 returns jsonb
 language plpgsql
@@ -252,8 +280,14 @@ begin
     v_seen := backfill_private.added(v_seen, v_step - 'so_far');
     exit when backfill_private.clock() >= v_until;
   end loop;
-  return v_seen || jsonb_build_object('so_far', v_so_far, 'verification', v_end, 'to_look_at', v_sessions,
-    'components', (select jsonb_agg(t.component order by t.position) from public.backfill_targets as t where t.target = v_run.target),
+  return v_seen || jsonb_build_object(
+    'so_far', v_so_far,
+    'verification', v_end,
+    'to_look_at', v_sessions,
+    'components', (
+      select jsonb_agg(t.component order by t.position)
+      from public.backfill_targets as t
+      where t.target = v_run.target),
     'looked_at', case v_so_far ->> 'stage' when 'rows' then (v_so_far ->> 'after')::bigint else v_sessions end);
 end
 $$;
@@ -265,7 +299,10 @@ language sql
 immutable
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.criterion(n.tab || '_rows', (p_figures ->> 'planned')::bigint, (p_figures ->> 'wanted')::bigint,
+  select backfill_private.criterion(
+    n.tab || '_rows',
+    (p_figures ->> 'planned')::bigint,
+    (p_figures ->> 'wanted')::bigint,
     jsonb_build_object('inserted', p_figures -> 'inserted', 'updated', p_figures -> 'updated'))
   from (select backfill_private.bare_name(p_target.table_name)) as n (tab)
   union all
@@ -285,14 +322,16 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_array(
-    backfill_private.criterion('priority_complete', count(*) filter (where i.phase = 'priority' and i.state <> 'rolled_back'),
+    backfill_private.criterion('priority_complete',
+      count(*) filter (where i.phase = 'priority' and i.state <> 'rolled_back'),
       count(*) filter (where i.phase = 'priority' and i.state <> 'rolled_back' and not exists (
-        select from jsonb_each(p_figures) as x where x.value -> 'priority_incomplete' ? i.session_id))),
+        select from jsonb_each(p_figures) as x
+        where x.value -> 'priority_incomplete' ? i.session_id))),
     backfill_private.criterion('critical_errors', 0, p_critical),
     backfill_private.criterion('failed_sessions', 0, count(*) filter (where i.state = 'failed')),
     backfill_private.criterion('audit_complete',
       (select r.audit_count from public.backfill_runs as r where r.run_id = p_run_id),
-      -- whole up to the first fault; without one, as many as there are
+      -- The events before the first fault. Without a fault, all that there are.
       (select coalesce(min(f.seq) - 1, (select count(*) from public.backfill_events as e where e.run_id = p_run_id))
        from backfill_private.chain_faults(p_run_id) as f)))
   from public.backfill_items as i
@@ -307,8 +346,9 @@ immutable
 set search_path = pg_catalog, pg_temp
 as $$
   select case
-    when p_critical > 0
-      or (select sum((x.value ->> 'extra')::bigint + (x.value ->> 'unexplained')::bigint) from jsonb_each(p_figures) as x) > 0 then 'fail'
+    when p_critical > 0 or (
+      select sum((x.value ->> 'extra')::bigint + (x.value ->> 'unexplained')::bigint)
+      from jsonb_each(p_figures) as x) > 0 then 'fail'
     when exists (select from jsonb_array_elements(p_criteria) as c where c ->> 'status' <> 'pass') then 'partial'
     else 'pass' end
 $$;

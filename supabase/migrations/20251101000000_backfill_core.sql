@@ -4243,7 +4243,7 @@ as $$
 $$;
 
 -- from sql/50_approve/approval.sql
--- Approval: a decision is a row; its trigger decides whether it counts and moves the run.
+-- Approval: a decision is a row. Its trigger decides whether it counts, and moves the run.
 
 create table public.backfill_approvals (
   approval_id bigint generated always as identity primary key,
@@ -4258,20 +4258,22 @@ create table public.backfill_approvals (
   valid_until timestamptz
 );
 
--- An approval serves one run, a run has one decision.
+-- An approval serves one run, and a run has one decision.
 create unique index backfill_approvals_one_decision on public.backfill_approvals (run_id);
 
 comment on table public.backfill_approvals is 'Decisions on plans: who, when, how, on which digest, valid until when.';
-comment on column public.backfill_approvals.via is 'sql: the SQL editor. auth: an Auth user''s token. service_key: the secret key, where the policy is any.';
 comment on column public.backfill_approvals.approval_id is 'Id of the decision.';
 comment on column public.backfill_approvals.run_id is 'The run that was decided on.';
 comment on column public.backfill_approvals.digest is 'The digest that the approver named: exactly this plan.';
 comment on column public.backfill_approvals.decision is 'approved or rejected.';
-comment on column public.backfill_approvals.approver is 'Who decided: the name given, or the e-mail address of the Auth user.';
-comment on column public.backfill_approvals.approver_id is 'The Auth user who decided; null in the SQL editor.';
-comment on column public.backfill_approvals.note is 'What the approver added; for a rejection the reason.';
+comment on column public.backfill_approvals.approver is
+  'Who decided: the name given, or the e-mail address of the Auth user.';
+comment on column public.backfill_approvals.approver_id is 'The Auth user who decided. Null in the SQL editor.';
+comment on column public.backfill_approvals.via is
+  'sql: the SQL editor. auth: an Auth user''s token. service_key: the secret key, if the policy is any.';
+comment on column public.backfill_approvals.note is 'What the approver added. For a rejection, the reason.';
 comment on column public.backfill_approvals.decided_at is 'When it was decided.';
-comment on column public.backfill_approvals.valid_until is 'When the approval runs out; null for a rejection.';
+comment on column public.backfill_approvals.valid_until is 'When the approval runs out. Null for a rejection.';
 
 -- May the caller decide on this run?
 --
@@ -4292,23 +4294,25 @@ begin
   if v_caller.kind = 'postgres' then
     return;
   elsif v_policy = 'postgres_only' then
-    perform backfill_private.refuse('OB005', 'the policy of this project is postgres_only: only the SQL editor decides', v_sql);
+    perform backfill_private.refuse('OB005',
+      'the policy of this project is postgres_only: only the SQL editor decides', v_sql);
   elsif v_caller.kind = 'service_role' and v_policy <> 'any' then
     perform backfill_private.refuse('OB005', 'the service key does not decide on plans', v_sql);
   elsif v_caller.kind = 'user' and coalesce(v_caller.backfill_role, '') <> 'approver' then
-    perform backfill_private.refuse('OB005', 'this user has not the role approver', v_sql);
+    perform backfill_private.refuse('OB005', 'this user does not have the role approver', v_sql);
   elsif v_caller.kind = 'user' and v_policy = 'second_person' and v_caller.user_id = p_run.requested_by then
-    perform backfill_private.refuse('OB005', 'who asked for a plan does not approve it: a second person does', v_sql);
+    perform backfill_private.refuse('OB005',
+      'a second person has to approve this plan, not the one who asked for it', v_sql);
   elsif v_caller.kind = 'nobody' then
     perform backfill_private.refuse('OB005', 'this caller may not decide on plans', v_sql);
   end if;
 end
 $$;
 
--- Refuse to approve another plan than the one that stands there now.
+-- Refuse to approve any plan but the one that is there now.
 --
--- raises  OB004 the digest named is not the plan's, OB007 the plan or its surroundings, the
---         server among them, changed
+-- raises  OB004 the digest named is not the plan's
+--         OB007 the plan or its surroundings changed, the server among them
 create function backfill_private.check_digest(p_run public.backfill_runs, p_digest text)
 returns void
 language plpgsql
@@ -4318,19 +4322,26 @@ as $$
 begin
   if p_digest is distinct from p_run.digest then
     perform backfill_private.refuse('OB004',
-      format('digest %s is not that of run %s, which is %s', backfill_private.told_apart(p_digest, p_run.digest),
-        p_run.run_id, backfill_private.told_apart(p_run.digest, p_digest)),
+      format('digest %s is not that of run %s, which is %s',
+        backfill_private.told_apart(p_digest, p_run.digest),
+        p_run.run_id,
+        backfill_private.told_apart(p_run.digest, p_digest)),
       format('backfill show %s', p_run.run_id));
   elsif backfill_private.compute_digest(p_run.run_id) <> p_run.digest then
-    perform backfill_private.refuse('OB007', format('what run %s planned is no longer what stands there: %s',
-      p_run.run_id, backfill_private.what_changed(p_run)), format('backfill plan --like %s', p_run.run_id));
+    perform backfill_private.refuse('OB007',
+      format('what run %s planned is no longer what stands there: %s',
+        p_run.run_id, backfill_private.what_changed(p_run)),
+      format('backfill plan --like %s', p_run.run_id));
   end if;
 end
 $$;
 
--- Decide: fills in what the caller cannot choose, refuses what he may not, moves the run.
+-- Decide: fills in what the caller cannot choose, refuses what the caller may not do, moves the run.
 --
--- raises  OB001 no such run, OB002 nothing to decide, OB004 OB005 OB007 as above, OB008 another environment,
+-- raises  OB001 no such run
+--         OB002 nothing to decide
+--         OB004, OB005, OB007 as above
+--         OB008 another environment
 --         OB013 a rejection without a reason
 create function backfill_private.decide()
 returns trigger
@@ -4346,7 +4357,7 @@ begin
   perform backfill_private.check_approver(v_run);
   perform backfill_private.locked_run(new.run_id, array['awaiting_approval']);
   if new.decision = 'approved' then
-    -- A plan made before the project got its name was made for another one, for all we know.
+    -- A plan made before the project got its name may have been made for another one.
     perform backfill_private.check_environment(coalesce(v_run.environment, 'unnamed'));
     perform backfill_private.check_digest(v_run, new.digest);
   elsif nullif(btrim(new.note), '') is null then
@@ -4356,10 +4367,14 @@ begin
   select * into v_caller from backfill_private.caller();
   new.digest := v_run.digest;
   new.approver_id := v_caller.user_id;
-  new.via := case v_caller.kind when 'postgres' then 'sql' when 'user' then 'auth' else 'service_key' end;
+  new.via := case v_caller.kind
+    when 'postgres' then 'sql'
+    when 'user' then 'auth'
+    else 'service_key' end;
   new.approver := coalesce(
     (select u.email from auth.users as u where u.id = v_caller.user_id),
-    nullif(btrim(new.approver), ''), v_caller.label);
+    nullif(btrim(new.approver), ''),
+    v_caller.label);
   new.decided_at := backfill_private.clock();
   new.valid_until := case when new.decision = 'approved'
     then new.decided_at + (select approval_ttl from public.backfill_settings) end;
@@ -4379,7 +4394,7 @@ create trigger backfill_approvals_decide before insert on public.backfill_approv
   for each row execute function backfill_private.decide();
 
 -- from sql/60_apply/_tables.sql
--- Tables of a running run: receipts, looks before a call, calls in bulk and what they settled.
+-- Tables of a run under way: receipts, looks before a call, calls in bulk.
 
 create table public.backfill_receipts (
   receipt_id bigint generated always as identity primary key,
@@ -4402,26 +4417,30 @@ create table public.backfill_receipts (
 
 create index backfill_receipts_items on public.backfill_receipts (run_id, ordinal);
 
-comment on table public.backfill_receipts is 'One row a row written by a run, committed with it: key, operation, hashes. No foreign key, so that scoring locks nothing of ours but its item.';
-comment on column public.backfill_receipts.before is 'The row before, for undo. No API role reads it; backfill_prune empties it. An undo itself keeps none.';
-comment on column public.backfill_receipts.undone_at is 'When an undo took this write back.';
-comment on column public.backfill_receipts.receipt_id is 'Grows with every receipt; gaps mean nothing.';
+comment on table public.backfill_receipts is
+  'One receipt per row that a run wrote, committed with it: key, operation, hashes. '
+  'No foreign key, so that scoring locks only its item.';
+comment on column public.backfill_receipts.receipt_id is 'Grows with every receipt. Gaps mean nothing.';
 comment on column public.backfill_receipts.run_id is 'The run that wrote the row.';
 comment on column public.backfill_receipts.ordinal is 'The session''s place in the run''s plan.';
 comment on column public.backfill_receipts.session_id is 'The session.';
-comment on column public.backfill_receipts.component is 'The component that the row is.';
+comment on column public.backfill_receipts.component is 'The component that the row belongs to.';
 comment on column public.backfill_receipts.kind is 'score: the run wrote it. undo: an undo did.';
 comment on column public.backfill_receipts.operation is 'insert, update or delete.';
 comment on column public.backfill_receipts.table_name is 'The table.';
 comment on column public.backfill_receipts.row_key is 'The key of the row.';
-comment on column public.backfill_receipts.before_hash is 'SHA-256 of the row before; null where there was none.';
-comment on column public.backfill_receipts.after_hash is 'SHA-256 of the row as it was left; null where it was deleted.';
+comment on column public.backfill_receipts.before is
+  'The row before, for undo. No API role reads it. backfill_prune empties it. An undo itself keeps none.';
+comment on column public.backfill_receipts.before_hash is 'SHA-256 of the row before. Null if there was none.';
+comment on column public.backfill_receipts.after_hash is
+  'SHA-256 of the row as it was left. Null if it was deleted.';
 comment on column public.backfill_receipts.attempt is 'The number of the session''s attempt.';
 comment on column public.backfill_receipts.is_inferred is
-  'True: nobody saw the write; the row differed when the session was settled. See backfill_targets.receipts.';
+  'True: nobody saw the write. The row differed when the session was settled. See backfill_targets.receipts.';
 comment on column public.backfill_receipts.at is 'When the row was written.';
+comment on column public.backfill_receipts.undone_at is 'When an undo took this write back.';
 
--- The rows of a leased session as they stood when it was leased; gone when it is settled.
+-- The rows of a leased session as they were when it was leased. Deleted when it is settled.
 create table backfill_private.looks (
   run_id uuid not null references public.backfill_runs (run_id) on delete cascade,
   ordinal integer not null,
@@ -4431,7 +4450,7 @@ create table backfill_private.looks (
   primary key (run_id, ordinal, component, row_key)
 );
 
--- The calls in bulk that are under way: who keeps and settles has to be in the transaction of one.
+-- The calls in bulk that are under way. Keeping and settling are allowed only in the transaction of one.
 create table backfill_private.bulk_claims (
   claim_id uuid primary key,
   run_id uuid not null,
@@ -4439,13 +4458,13 @@ create table backfill_private.bulk_claims (
 );
 
 -- from sql/60_apply/backoff_and_breaker.sql
--- Trouble: what the database does where calls go wrong in numbers. Back-off, and the circuit breaker.
+-- Trouble: what the database does when many calls go wrong. Back-off and the circuit breaker.
 --
--- A call that came to no known end is looked up, not guessed: settling takes the fence away, then asks the receipts.
--- Here is only how long to wait before another try, and when to stop trying.
+-- A call without a known end is looked up, not guessed: settling takes the fence away, then asks the receipts.
+-- This file says only how long to wait before another try, and when to stop trying.
 
--- How long to wait after so many troubles in a row: 1 s, 2 s, 4 s … 60 s, of which up to a half is left to chance, so
--- that sessions and workers that ran into the same trouble do not come back together.
+-- How long to wait after this many troubles in a row: 1 s, 2 s, 4 s … 60 s. Up to half of it is random, so that
+-- sessions and workers that ran into the same trouble do not come back together.
 create function backfill_private.back_off(p_troubles integer)
 returns interval
 language sql
@@ -4455,10 +4474,11 @@ as $$
   select least(60, power(2, least(p_troubles, 10) - 1)) * (0.5 + random() / 2) * interval '1 second'
 $$;
 
--- Note what a batch ran into: a run that gets no answer backs off and, after eight batches without one, is paused; one
--- that is told to slow down waits as long as it was told; what would hit every session pauses it at once.
+-- Note what a batch ran into. A run that gets no answer backs off, and is paused after eight batches without one. A run
+-- that is told to slow down waits as long as it was told. Trouble that would hit every session pauses the run at once.
 --
--- p_outcomes  as told by the worker, p_settled: as decided; see backfill_private.decide_outcomes
+-- p_outcomes  as the worker told them
+-- p_settled   as decided, see backfill_private.decide_outcomes
 create function backfill_private.note_trouble(p_run_id uuid, p_outcomes jsonb, p_settled jsonb)
 returns void
 language plpgsql
@@ -4471,29 +4491,40 @@ declare
   v_batches integer;
   v_what text;
 begin
-  select o ->> 'outcome' as kind, (o ->> 'retry_after_s')::numeric as retry_after_s,
+  select
+    o ->> 'outcome' as kind,
+    (o ->> 'retry_after_s')::numeric as retry_after_s,
     concat_ws(' ', left(o ->> 'code', 20), backfill_private.kept_message(o ->> 'code', o ->> 'message')) as what
   into v_trouble
   from jsonb_array_elements(p_outcomes) as o
   where o ->> 'outcome' in ('stop', 'slow', 'unknown')
-  order by o ->> 'outcome' = 'stop' desc, o ->> 'outcome' = 'slow' desc, (o ->> 'retry_after_s')::numeric desc nulls last
+  order by
+    o ->> 'outcome' = 'stop' desc,
+    o ->> 'outcome' = 'slow' desc,
+    (o ->> 'retry_after_s')::numeric desc nulls last
   limit 1;
   if v_trouble.kind is distinct from 'slow' and v_is_known then
-    update public.backfill_runs set troubled_batches = 0, back_off_until = null
-    where run_id = p_run_id and (troubled_batches, back_off_until) is distinct from (0, null);
+    update public.backfill_runs
+    set troubled_batches = 0, back_off_until = null
+    where run_id = p_run_id
+      and (troubled_batches, back_off_until) is distinct from (0, null);
   elsif v_trouble.kind in ('slow', 'unknown') then
     v_what := left(v_trouble.what, 300);
     update public.backfill_runs
-    set troubled_batches = troubled_batches + (not v_is_known)::integer, back_off_reason = v_what,
+    set troubled_batches = troubled_batches + (not v_is_known)::integer,
+        back_off_reason = v_what,
         back_off_until = backfill_private.clock() + coalesce(
           case when v_trouble.retry_after_s > 0 then least(v_trouble.retry_after_s, 3600) end * interval '1 second',
           backfill_private.back_off(troubled_batches + 1))
-    where run_id = p_run_id returning troubled_batches into v_batches;
+    where run_id = p_run_id
+    returning troubled_batches into v_batches;
   end if;
   if v_trouble.kind = 'stop' then
     perform backfill_private.hold(p_run_id, 'every call would fail: ' || v_trouble.what);
   elsif v_trouble.kind = 'unknown' and v_batches >= 8 and exists (
-    select from public.backfill_items as i where i.run_id = p_run_id and i.state = 'pending'
+    select from public.backfill_items as i
+    where i.run_id = p_run_id
+      and i.state = 'pending'
       and i.ordinal not in (select (o ->> 'ordinal')::integer from jsonb_array_elements(p_outcomes) as o)
   ) then
     perform backfill_private.hold(p_run_id,
@@ -4502,8 +4533,8 @@ begin
 end
 $$;
 
--- The circuit breaker: more than half failed after twenty sessions, or five in a row in the canary, pauses the run.
--- Counted since the run was started or resumed, so that a repaired run can finish.
+-- The circuit breaker pauses the run if more than half failed after twenty sessions, or five in a row in the canary.
+-- It counts since the run was started or resumed, so that a repaired run can finish.
 --
 -- p_settled  see backfill_private.decide_outcomes
 create function backfill_private.break_circuit(p_run_id uuid, p_settled jsonb)
@@ -4520,31 +4551,41 @@ declare
   v_failed_after integer;
   v_most text;
 begin
-  select count(*)::integer, count(*) filter (where s.state = 'failed')::integer, max(s.ordinal) filter (where s.state = 'done')
+  select
+    count(*)::integer,
+    count(*) filter (where s.state = 'failed')::integer,
+    max(s.ordinal) filter (where s.state = 'done')
   into v_settled, v_failed, v_newest_done
-  from jsonb_to_recordset(p_settled) as s (ordinal integer, state text) where s.state in ('done', 'failed');
+  from jsonb_to_recordset(p_settled) as s (ordinal integer, state text)
+  where s.state in ('done', 'failed');
   select count(*)::integer into v_failed_after
   from jsonb_to_recordset(p_settled) as s (ordinal integer, state text)
-  where s.state = 'failed' and s.ordinal > coalesce(v_newest_done, 0);
+  where s.state = 'failed'
+    and s.ordinal > coalesce(v_newest_done, 0);
   update public.backfill_runs
-  set settled_since = settled_since + v_settled, failed_since = failed_since + v_failed,
+  set settled_since = settled_since + v_settled,
+      failed_since = failed_since + v_failed,
       failed_in_row = case when v_newest_done is null then failed_in_row else 0 end + v_failed_after
-  where run_id = p_run_id returning * into v_run;
+  where run_id = p_run_id
+  returning * into v_run;
   if v_failed = 0 then
     return;
   end if;
-  select count(*) filter (where i.phase = 'priority') > 0,
+  select
+    count(*) filter (where i.phase = 'priority') > 0,
     coalesce(mode() within group (order by i.error_code), 'no code')
   into v_is_canary, v_most
   from public.backfill_items as i
   join jsonb_to_recordset(p_settled) as s (ordinal integer, state text) using (ordinal)
-  where i.run_id = p_run_id and i.state = 'failed';
+  where i.run_id = p_run_id
+    and i.state = 'failed';
   if v_is_canary and v_run.failed_in_row >= 5 then
     perform backfill_private.hold(p_run_id,
       format('circuit breaker: %s canary sessions failed in a row, most with %s', v_run.failed_in_row, v_most));
   elsif v_run.settled_since >= 20 and v_run.failed_since * 2 > v_run.settled_since then
-    perform backfill_private.hold(p_run_id, format('circuit breaker: %s of %s sessions failed since %s UTC, most with %s',
-      v_run.failed_since, v_run.settled_since, to_char(v_run.resumed_at at time zone 'UTC', 'HH24:MI:SS'), v_most));
+    perform backfill_private.hold(p_run_id,
+      format('circuit breaker: %s of %s sessions failed since %s UTC, most with %s',
+        v_run.failed_since, v_run.settled_since, to_char(v_run.resumed_at at time zone 'UTC', 'HH24:MI:SS'), v_most));
   end if;
 end
 $$;
@@ -4552,20 +4593,21 @@ $$;
 -- from sql/60_apply/bulk.sql
 -- Bulk: claim, score and settle a batch in one call of the API and one transaction, as the caller's role.
 --
--- State, receipts and rows commit together, so a lost reply or a killed worker leaves nothing to look up: a batch has
--- happened or it has not. Many such calls go on side by side, which they could not under the lock of the run: they share
--- an advisory lock that every verb takes alone, and leave their word in a table. The next to hold the run writes it into
--- the audit chain, see backfill_private.note_batches. The next verb looks at what went wrong, see
+-- State, receipts and rows commit together. A batch has happened or it has not, so a lost reply or a killed worker
+-- leaves nothing to look up. Many such calls run side by side, which the lock of the run would not allow. They share an
+-- advisory lock that every verb takes exclusively, and leave a note in a table. The next one to hold the run writes the
+-- note into the audit chain, see backfill_private.note_batches. The next verb looks at what went wrong, see
 -- backfill_private.look_at_bulk.
 
--- May this run's sessions be scored in bulk now? Whatever speaks against it, a claim looks at and says.
+-- May this run's sessions be scored in bulk now? If not, a claim finds out why and says so.
 create function backfill_private.may_bulk(p_run public.backfill_runs)
 returns boolean
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select p_run.state = 'running' and p_run.request ->> 'mode' = 'bulk'
+  select p_run.state = 'running'
+    and p_run.request ->> 'mode' = 'bulk'
     and p_run.approved_until > backfill_private.clock()
     and coalesce(p_run.back_off_until <= backfill_private.clock(), true)
     and not backfill_private.is_elsewhere(p_run)
@@ -4577,18 +4619,25 @@ $$;
 -- Write the receipts of the rows that some sessions of a call in bulk have written.
 --
 -- p_sessions  see backfill_private.bulk_take
--- p_kept      a text a session, see backfill_private.bulk_calls
--- p_step      where one step of one session was made: refused while a row that it needs first is not there
+-- p_kept      one text per session, see backfill_private.bulk_calls
+-- p_step      the step, if one step of one session was made. It is refused while a row that it needs first is missing
 -- returns     whether each component that these sessions lacked was written
--- raises      OB011 no such call is under way in this transaction; OB018 a row is another session's or target's; OB020 as keep_receipt
-create function backfill_private.bulk_keep(p_run_id uuid, p_claim_id uuid, p_sessions jsonb, p_kept text[], p_step text)
+-- raises      OB011 no such call is under way in this transaction
+--             OB018 a row is another session's or target's
+--             OB020 as keep_receipt
+create function backfill_private.bulk_keep(
+  p_run_id uuid, p_claim_id uuid, p_sessions jsonb, p_kept text[], p_step text
+)
 returns boolean
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_target text := (select r.target from backfill_private.bulk_claims as b join public.backfill_runs as r on r.run_id = b.run_id
+  v_target text := (
+    select r.target
+    from backfill_private.bulk_claims as b
+    join public.backfill_runs as r on r.run_id = b.run_id
     where b.claim_id = p_claim_id and b.run_id = p_run_id and b.xid = pg_current_xact_id());
   v_now timestamptz := backfill_private.clock();
   v_seen record;
@@ -4597,17 +4646,23 @@ begin
     perform backfill_private.refuse('OB011', 'no call in bulk is under way here', 'stop; claim again');
   end if;
   with turns as materialized (
-    select y.place, string_to_array(y.kept, e'\n') as lines from unnest(p_kept) with ordinality as y (kept, place)
+    select y.place, string_to_array(y.kept, e'\n') as lines
+    from unnest(p_kept) with ordinality as y (kept, place)
   ), kept as materialized (
     select u.place, w.nth, u.lines[1]::integer as ordinal, string_to_array(w.line, e'\t', '') as parts
-    from turns as u cross join lateral unnest(u.lines[2:]) with ordinality as w (line, nth)
+    from turns as u
+    cross join lateral unnest(u.lines[2:]) with ordinality as w (line, nth)
   ), found as materialized (
-    select k.place, k.nth, k.ordinal, s.session_id, s.attempt, s.todo ? t.component as is_owed, t.position, t.component,
-      t.table_name, t.key_columns, t.session_column, k.parts[3] as operation, k.parts[4] as before, k.parts[5] as after,
+    select k.place, k.nth, k.ordinal, s.session_id, s.attempt,
+      s.todo ? t.component as is_owed,
+      t.position, t.component, t.table_name, t.key_columns, t.session_column,
+      k.parts[3] as operation, k.parts[4] as before, k.parts[5] as after,
       coalesce(k.parts[5], k.parts[4])::jsonb as contents
     from kept as k
-    join jsonb_to_recordset(p_sessions) as s (ordinal integer, session_id text, attempt integer, todo jsonb) using (ordinal)
-    left join public.backfill_targets as t on t.target = v_target and t.target = k.parts[1] and t.component = k.parts[2]
+    join jsonb_to_recordset(p_sessions) as s (ordinal integer, session_id text, attempt integer, todo jsonb)
+      using (ordinal)
+    left join public.backfill_targets as t
+      on t.target = v_target and t.target = k.parts[1] and t.component = k.parts[2]
   ), written as (
     insert into public.backfill_receipts (
       run_id, ordinal, session_id, component, kind, operation, table_name,
@@ -4615,14 +4670,18 @@ begin
     select p_run_id, f.ordinal, f.session_id, f.component, 'score', lower(f.operation), f.table_name,
       backfill_private.row_key(f.contents, f.key_columns), f.before::jsonb,
       sha256(convert_to(f.before, 'UTF8')), sha256(convert_to(f.after, 'UTF8')), f.attempt, v_now
-    from found as f where f.component is not null order by f.place, f.nth
+    from found as f
+    where f.component is not null
+    order by f.place, f.nth
   )
-  select count(distinct f.ordinal::bigint * 1000 + f.position) filter (where f.is_owed and f.operation <> 'DELETE') as paid,
+  select
+    count(distinct f.ordinal::bigint * 1000 + f.position) filter (where f.is_owed and f.operation <> 'DELETE') as paid,
     min(f.session_id) filter (where f.component is null
       or f.contents ->> f.session_column is distinct from f.session_id
       or f.before is not null and f.before::jsonb ->> f.session_column is distinct from f.session_id) as foreigner,
     min(f.ordinal) as ordinal
-  into v_seen from found as f;
+  into v_seen
+  from found as f;
   if v_seen.foreigner is not null then
     perform backfill_private.refuse('OB018',
       format('this attempt holds session %s and writes a row of another', v_seen.foreigner));
@@ -4634,10 +4693,11 @@ begin
 end
 $$;
 
--- Take the next sessions for a call in bulk, at most so many: their items are locked until it ends, and each session by its
--- name, so that of two runs one gets it and the other takes it up later. What somebody has filled by then is skipped. Where
--- other calls hold them all, the first is waited for.
+-- Take the next sessions for a call in bulk. Their items are locked until it ends, and so is each session's name: of
+-- two runs one gets the session, and the other takes it up later. What somebody has filled by then is skipped. If other
+-- calls hold them all, this one waits for the first.
 --
+-- p_limit  at most so many
 -- returns  [{ordinal, session_id, attempt, todo: [component]}]
 create function backfill_private.bulk_take(p_run public.backfill_runs, p_limit integer)
 returns jsonb
@@ -4654,31 +4714,40 @@ begin
   perform pg_advisory_xact_lock_shared(backfill_private.target_lock(p_run.target));
   v_next := backfill_private.next_items(p_run.run_id, backfill_private.pending_phase(p_run.run_id), p_limit);
   v_taken := array(
-    select i.ordinal from public.backfill_items as i
-    where i.run_id = p_run.run_id and i.ordinal = any (v_next)
+    select i.ordinal
+    from public.backfill_items as i
+    where i.run_id = p_run.run_id
+      and i.ordinal = any (v_next)
       and pg_try_advisory_xact_lock(hashtextextended(i.source || '/' || i.session_id, 20251103)));
   if v_taken = '{}' and v_next is not null then
     perform pg_advisory_xact_lock(hashtextextended(i.source || '/' || i.session_id, 20251103))
-    from public.backfill_items as i where i.run_id = p_run.run_id and i.ordinal = v_next[1];
+    from public.backfill_items as i
+    where i.run_id = p_run.run_id and i.ordinal = v_next[1];
     v_taken := v_next[1:1];
   end if;
   perform backfill_private.skip_filled(p_run, v_taken);
   return (
-    select coalesce(jsonb_agg(jsonb_build_object('ordinal', i.ordinal, 'session_id', i.session_id, 'attempt', i.attempts + 1,
+    select coalesce(jsonb_agg(jsonb_build_object(
+        'ordinal', i.ordinal, 'session_id', i.session_id, 'attempt', i.attempts + 1,
         -- What an earlier attempt has written, when its calls were made one by one, is not scored again.
-        'todo', (select coalesce(jsonb_agg(c), '[]') from unnest(i.components) as c
-          where c <> all (i.filled) and (i.attempts = 0 or not exists (
-            select from public.backfill_receipts as r
-            where r.run_id = i.run_id and r.ordinal = i.ordinal and r.component = c
-              and r.kind = 'score' and r.operation <> 'delete' and r.undone_at is null)))) order by i.ordinal), '[]')
+        'todo', (
+          select coalesce(jsonb_agg(c), '[]')
+          from unnest(i.components) as c
+          where c <> all (i.filled)
+            and (i.attempts = 0 or not exists (
+              select from public.backfill_receipts as r
+              where r.run_id = i.run_id and r.ordinal = i.ordinal and r.component = c
+                and r.kind = 'score'
+                and r.operation <> 'delete'
+                and r.undone_at is null)))) order by i.ordinal), '[]')
     from public.backfill_items as i
     where i.run_id = p_run.run_id and i.ordinal = any (v_taken) and i.state = 'pending');
 end
 $$;
 
--- The statements that score sessions one after the other, each in its turn: {component: the one that makes its calls}, and
--- under '' the one that makes all, each only where its row is missing. While a session has its turn, the setting
--- backfill.bulk holds its place in the plan, and a line for each row that was written, which the gate adds.
+-- The statements that score sessions one after the other, each in its turn. Each component names the statement that
+-- makes its calls, and '' the one that makes all, each only if its row is missing. While a session has its turn, the
+-- setting backfill.bulk holds its place in the plan. The gate adds one line for each row that was written.
 --
 -- $1       the sessions, see backfill_private.bulk_take
 -- selects  what backfill.bulk held at the end of each turn, an array
@@ -4689,12 +4758,15 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   with parts as (
-    select t.position, t.component, format('case when x -> ''todo'' ? %L then (select count(*) from %I.%I(%s)) end',
-      t.component, n.nspname, p.proname, (
-        select string_agg(format('%I => %s::%s', a.key,
-            case a.value when 'session_id' then '(x ->> ''session_id'')' else quote_nullable(p_run.request ->> a.value) end,
-            format_type(p.proargtypes[array_position(p.proargnames, a.key) - 1], null)), ', ')
-        from jsonb_each_text(t.arguments) as a)) as call
+    select t.position, t.component,
+      format('case when x -> ''todo'' ? %L then (select count(*) from %I.%I(%s)) end',
+        t.component, n.nspname, p.proname, (
+          select string_agg(format('%I => %s::%s', a.key,
+              case a.value
+                when 'session_id' then '(x ->> ''session_id'')'
+                else quote_nullable(p_run.request ->> a.value) end,
+              format_type(p.proargtypes[array_position(p.proargnames, a.key) - 1], null)), ', ')
+          from jsonb_each_text(t.arguments) as a)) as call
     from public.backfill_targets as t
     join backfill_private.scoring_functions(p_run.target) as f on f.component = t.component
     join pg_proc as p on p.oid = f.oid
@@ -4714,7 +4786,8 @@ $$;
 
 -- Begin a call in bulk: take its sessions.
 --
--- returns  {claim, sessions, calls: {component: SQL, all of them under ''}}; {look: true} where a claim has to look first, or nothing is left
+-- returns  {claim, sessions, calls: {component: SQL, all of them under ''}}, or {look: true} if a claim has to look
+--          first or nothing is left
 -- raises   OB001 no such run, OB010 not allowed, OB013 more than 500 sessions
 create function backfill_private.bulk_begin(p_run_id uuid, p_sessions integer)
 returns jsonb
@@ -4757,8 +4830,8 @@ begin
 end
 $$;
 
--- Settle what a call in bulk has scored well, each row with its receipt: where the rows are of the wanted version, the
--- session is done.
+-- Settle what a call in bulk has scored well, each row with its receipt. A session whose rows are of the wanted version
+-- is done.
 --
 -- returns  the ordinals of the others
 create function backfill_private.bulk_done(p_run_id uuid, p_ordinals integer[], p_started_at timestamptz)
@@ -4776,7 +4849,9 @@ begin
   select * into strict v_run from public.backfill_runs where run_id = p_run_id;
   v_lacking := array(
     select owed.ordinal from (
-      select i.ordinal, c.component from public.backfill_items as i cross join unnest(i.components) as c (component)
+      select i.ordinal, c.component
+      from public.backfill_items as i
+      cross join unnest(i.components) as c (component)
       where i.run_id = p_run_id and i.ordinal = any (p_ordinals) and c.component <> all (i.filled)
       except
       select s.ordinal, s.component from backfill_private.standing_of(v_run, p_ordinals, true) as s) as owed);
@@ -4788,10 +4863,12 @@ begin
 end
 $$;
 
--- Settle the other sessions of a call in bulk, as those of any batch: leased for this moment, decided by their receipts.
+-- Settle the other sessions of a call in bulk like any batch: leased for this moment, decided by their receipts.
 --
 -- p_outcomes, returns  see backfill_private.decide_outcomes
-create function backfill_private.bulk_troubled(p_run_id uuid, p_claim_id uuid, p_outcomes jsonb, p_started_at timestamptz)
+create function backfill_private.bulk_troubled(
+  p_run_id uuid, p_claim_id uuid, p_outcomes jsonb, p_started_at timestamptz
+)
 returns jsonb
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -4801,17 +4878,18 @@ begin
     return p_outcomes;
   end if;
   update public.backfill_items as i
-  set state = 'leased', lease_kind = 'score', attempts = i.attempts + 1, started_at = p_started_at, claim_id = p_claim_id,
-      lease_until = p_started_at + backfill_private.lease_ttl()
+  set state = 'leased', lease_kind = 'score', attempts = i.attempts + 1, started_at = p_started_at,
+      claim_id = p_claim_id, lease_until = p_started_at + backfill_private.lease_ttl()
   from jsonb_to_recordset(p_outcomes) as o (ordinal integer)
   where i.run_id = p_run_id and i.ordinal = o.ordinal and i.state = 'pending';
   return backfill_private.decide_outcomes(p_run_id, p_outcomes);
 end
 $$;
 
--- Settle a call in bulk; the chain hears of it later.
+-- Settle a call in bulk. The audit chain hears of it later.
 --
--- p_answered  ordinals of the sessions whose calls came back well; p_outcomes: of those that failed
+-- p_answered  ordinals of the sessions whose calls came back well
+-- p_outcomes  of those that failed
 -- returns     {state: how many}
 -- raises      OB011 no such call is under way in this transaction
 create function backfill_private.bulk_settle(
@@ -4836,15 +4914,21 @@ begin
   v_lacking := backfill_private.bulk_done(p_run_id, p_answered, p_started_at);
   v_settled := backfill_private.bulk_troubled(p_run_id, p_claim_id, p_outcomes || coalesce((
       select jsonb_agg(jsonb_build_object('ordinal', i.ordinal, 'outcome', 'answered', 'answered', i.components))
-      from public.backfill_items as i where i.run_id = p_run_id and i.ordinal = any (v_lacking)), '[]'), p_started_at)
-    || coalesce((select jsonb_agg(jsonb_build_object('ordinal', o, 'state', 'done'))
-      from unnest(p_answered) as o where o <> all (v_lacking)), '[]');
+      from public.backfill_items as i
+      where i.run_id = p_run_id and i.ordinal = any (v_lacking)), '[]'), p_started_at)
+    || coalesce((
+      select jsonb_agg(jsonb_build_object('ordinal', o, 'state', 'done'))
+      from unnest(p_answered) as o
+      where o <> all (v_lacking)), '[]');
   v_details := backfill_private.settled_details(p_run_id, p_claim_id, v_settled);
   insert into backfill_private.unnoted (run_id, granted, trouble, settled, details)
-  select p_run_id, jsonb_build_object('claim', p_claim_id, 'worker', left(p_worker, 200), 'phase', i.phase, 'mode', 'bulk',
-    'sessions', jsonb_array_length(v_settled), 'ordinals', v_details -> 'ordinals', 'started_at', p_started_at),
+  select
+    p_run_id,
+    jsonb_build_object('claim', p_claim_id, 'worker', left(p_worker, 200), 'phase', i.phase, 'mode', 'bulk',
+      'sessions', jsonb_array_length(v_settled), 'ordinals', v_details -> 'ordinals', 'started_at', p_started_at),
     p_outcomes, v_settled, v_details
-  from public.backfill_items as i where i.run_id = p_run_id and i.ordinal = (v_settled -> 0 ->> 'ordinal')::integer;
+  from public.backfill_items as i
+  where i.run_id = p_run_id and i.ordinal = (v_settled -> 0 ->> 'ordinal')::integer;
   return coalesce(v_details -> 'states', '{}');
 end
 $$;
@@ -4868,21 +4952,22 @@ begin
   foreach v_step in array array(select jsonb_array_elements_text(p_session -> 'todo')) loop
     execute p_batch -> 'calls' ->> v_step into v_kept using jsonb_build_array(p_session);
     set constraints all immediate;
-    perform backfill_private.bulk_keep(p_run_id, (p_batch ->> 'claim')::uuid, jsonb_build_array(p_session), v_kept, v_step);
+    perform backfill_private.bulk_keep(
+      p_run_id, (p_batch ->> 'claim')::uuid, jsonb_build_array(p_session), v_kept, v_step);
     v_answered := v_answered || to_jsonb(v_step);
   end loop;
   perform set_config('backfill.bulk', '', true);
   return jsonb_build_object('ordinal', p_session -> 'ordinal', 'outcome', 'answered', 'answered', v_answered);
 exception when others then
   v_code := sqlstate;
-  return jsonb_build_object('ordinal', p_session -> 'ordinal', 'outcome', backfill_private.bulk_outcome(v_code), 'step', v_step,
-    'code', v_code, 'message', sqlerrm);
+  return jsonb_build_object('ordinal', p_session -> 'ordinal', 'outcome', backfill_private.bulk_outcome(v_code),
+    'step', v_step, 'code', v_code, 'message', sqlerrm);
 end
 $$;
 
 -- Score sessions of a call in bulk all in one go.
 --
--- returns  whether all is well; where something failed, or had no effect, nothing is left of it
+-- returns  whether all is well. If something failed or had no effect, nothing is left of it
 create function backfill_private.bulk_some(p_run_id uuid, p_batch jsonb, p_sessions jsonb, p_search_path text)
 returns boolean
 language plpgsql
@@ -4905,9 +4990,9 @@ end
 $$;
 
 -- from sql/60_apply/canary.sql
--- The canary: the priority sessions are looked at before the next phase starts, and their scores are in range.
+-- The canary: before the next phase starts, the priority sessions are looked at and their scores are checked for range.
 
--- What is wrong with a value of a score column; null where nothing is. Never the value itself: it is somebody's score.
+-- What is wrong with a value of a score column. Null if nothing is. Never the value itself: it is somebody's score.
 create function backfill_private.score_fault(p_value jsonb, p_range jsonb)
 returns text
 language sql
@@ -4916,14 +5001,16 @@ set search_path = pg_catalog, pg_temp
 as $$
   select case when p_value is null or p_value = 'null' then 'is null' else (
     select case
-        when bool_or(jsonb_typeof(v) = 'null') then 'holds a null'
-        when bool_or(jsonb_typeof(v) = 'string' and v #>> '{}' in ('NaN', 'Infinity', '-Infinity')) then 'holds NaN or infinity'
+        when bool_or(jsonb_typeof(v) = 'null')
+          then 'holds a null'
+        when bool_or(jsonb_typeof(v) = 'string' and v #>> '{}' in ('NaN', 'Infinity', '-Infinity'))
+          then 'holds NaN or infinity'
         when bool_or(jsonb_typeof(v) = 'number' and not v between p_range -> 0 and p_range -> 1)
           then format('holds a number outside %s to %s', p_range -> 0, p_range -> 1) end
     from jsonb_path_query(p_value, 'strict $.**') as v) end
 $$;
 
--- Scores that the priority sessions of a run got and that are null, no number or out of the range that the target declares.
+-- Scores of a run's priority sessions that are null, not a number or outside the range that the target declares.
 create function backfill_private.canary_scores(p_run public.backfill_runs)
 returns table (ordinal integer, why text)
 language plpgsql
@@ -4935,25 +5022,33 @@ declare
 begin
   for v_score in
     select t as target, c.key as name, c.value as range
-    from public.backfill_targets as t cross join jsonb_each(t.score_ranges) as c
-    where t.target = p_run.target order by t.position, c.key
+    from public.backfill_targets as t
+    cross join jsonb_each(t.score_ranges) as c
+    where t.target = p_run.target
+    order by t.position, c.key
   loop
     return query execute format(
       'select item.ordinal, %1$L || f.fault
        from public.backfill_items as item
        join %2$s as t on %3$s
        cross join lateral backfill_private.score_fault(to_jsonb(t.%4$I), $2) as f (fault)
-       where item.run_id = $1 and item.phase = ''priority'' and item.state = ''done''
-         and %5$L = any (item.components) and %5$L <> all (item.filled) and f.fault is not null',
+       where item.run_id = $1
+         and item.phase = ''priority''
+         and item.state = ''done''
+         and %5$L = any (item.components)
+         and %5$L <> all (item.filled)
+         and f.fault is not null',
       format('%s.%s ', backfill_private.bare_name((v_score.target).table_name), v_score.name),
-      (v_score.target).table_name::regclass, backfill_private.row_condition(v_score.target, p_run.request, true),
-      v_score.name, (v_score.target).component)
+      (v_score.target).table_name::regclass,
+      backfill_private.row_condition(v_score.target, p_run.request, true),
+      v_score.name,
+      (v_score.target).component)
     using p_run.run_id, v_score.range;
   end loop;
 end
 $$;
 
--- What is wrong with the priority sessions of a run, a row a fault.
+-- What is wrong with the priority sessions of a run, one row per fault.
 create function backfill_private.canary_faults(p_run public.backfill_runs)
 returns table (ordinal integer, session_id text, why text)
 language sql
@@ -4966,20 +5061,27 @@ as $$
   select c.ordinal, c.session_id, f.why
   from canary as c
   join (
-    select i.ordinal, i.error_message as why from canary as i where i.state = 'failed'
+    select i.ordinal, i.error_message as why
+    from canary as i
+    where i.state = 'failed'
     union all
     select e.ordinal, 'lacks its ' || e.component
     from backfill_private.effects(p_run.run_id, array(select i.ordinal from canary as i)) as e
     join canary as i using (ordinal)
-    where i.state <> 'failed' and not e.is_wanted and e.component <> all (i.filled)
+    where i.state <> 'failed'
+      and not e.is_wanted
+      and e.component <> all (i.filled)
     union all
-    select s.ordinal, s.why from backfill_private.canary_scores(p_run) as s
+    select s.ordinal, s.why
+    from backfill_private.canary_scores(p_run) as s
   ) as f using (ordinal)
 $$;
 
 -- Look at the canary: the priority batch is verified before the next phase starts.
 --
--- returns  passed; failed (the run is paused with the reason); waiting, while priority sessions are under way
+-- returns  passed
+--          failed: the run is paused with the reason
+--          waiting: priority sessions are under way
 create function backfill_private.judge_canary(p_run public.backfill_runs)
 returns text
 language plpgsql
@@ -4990,13 +5092,18 @@ declare
 begin
   if p_run.canary in ('passed', 'overridden') then
     return 'passed';
-  elsif exists (select from public.backfill_items as i
-      where i.run_id = p_run.run_id and i.phase = 'priority' and i.state in ('pending', 'leased')) then
+  elsif exists (
+    select from public.backfill_items as i
+    where i.run_id = p_run.run_id
+      and i.phase = 'priority'
+      and i.state in ('pending', 'leased')
+  ) then
     return 'waiting';
   end if;
   select string_agg(format('%s %s', bad.session_id, bad.why), '; ' order by bad.ordinal) into v_bad
   from (select c.* from backfill_private.canary_faults(p_run) as c order by c.ordinal limit 5) as bad;
-  update public.backfill_runs set canary = case when v_bad is null then 'passed' else 'failed' end
+  update public.backfill_runs
+  set canary = case when v_bad is null then 'passed' else 'failed' end
   where run_id = p_run.run_id;
   perform backfill_private.record(p_run.run_id, 'canary',
     jsonb_build_object('result', case when v_bad is null then 'passed' else 'failed' end));
@@ -5011,8 +5118,8 @@ $$;
 -- from sql/60_apply/claim.sql
 -- Claims: the next batch for a worker, or why it has to wait.
 
--- Look at what the noted batches of calls in bulk ran into: critical faults, trouble, the circuit breaker. The run may be
--- paused for it. Its row is locked.
+-- Look at what the noted batches of calls in bulk ran into: critical faults, trouble, the circuit breaker. This may
+-- pause the run. The caller has locked its row.
 --
 -- returns  whether there was any such batch
 create function backfill_private.look_at_bulk(p_run_id uuid)
@@ -5039,8 +5146,8 @@ begin
 end
 $$;
 
--- A run, locked as by backfill_private.locked_run, after a look at what its calls in bulk ran into. A claim and every other
--- verb of a run that may have been running take this one: none passes by what would have paused the run.
+-- A run, locked as by backfill_private.locked_run, after a look at what its calls in bulk ran into. A claim takes it,
+-- and so does every other verb of a run that may have been running, so that none misses what would have paused the run.
 --
 -- raises  OB001 no such run, OB002 its state is none of the given
 create function backfill_private.caught_up_run(p_run_id uuid, p_states text[] default null)
@@ -5058,8 +5165,8 @@ begin
 end
 $$;
 
--- What must hold whenever a run takes a lease; where it does not, the run is paused or expired with the reason. A run
--- whose approval ran out while it was paused is over too.
+-- Check what must hold whenever a run takes a lease. If it does not hold, the run is paused or expired with the reason.
+-- A run whose approval ran out while it was paused is over too.
 create function backfill_private.hold_if_changed(p_run public.backfill_runs)
 returns void
 language plpgsql
@@ -5067,8 +5174,10 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_bare text := (
-    select u.name from public.backfill_targets as t, backfill_private.unguarded(t.table_name) as u (name)
-    where t.target = p_run.target limit 1);
+    select u.name
+    from public.backfill_targets as t, backfill_private.unguarded(t.table_name) as u (name)
+    where t.target = p_run.target
+    limit 1);
 begin
   if p_run.approved_until <= backfill_private.clock() then
     perform backfill_private.move(p_run.run_id, 'expired', 'the approval ran out');
@@ -5079,24 +5188,26 @@ begin
       'a scoring function is not the one that was approved: ' || backfill_private.what_changed(p_run));
   elsif v_bare is not null then
     perform backfill_private.move(p_run.run_id, 'paused',
-      format('the receipt triggers of %s are missing or not always enabled; backfill check says the SQL', v_bare));
+      format('the receipt triggers of %s are missing or not always enabled. backfill check prints the SQL', v_bare));
   elsif backfill_private.is_elsewhere(p_run) then
     perform backfill_private.move(p_run.run_id, 'paused', 'this project''s environment is no longer the plan''s');
   elsif backfill_private.share_taken(null) > (select max_throttle_per_minute from public.backfill_settings) then
-    perform backfill_private.move(p_run.run_id, 'paused', format('running runs take %s of the %s starts a minute that this project allows',
-      backfill_private.share_taken(null), (select max_throttle_per_minute from public.backfill_settings)));
+    perform backfill_private.move(p_run.run_id, 'paused',
+      format('running runs take %s of the %s starts per minute that this project allows',
+        backfill_private.share_taken(null),
+        (select max_throttle_per_minute from public.backfill_settings)));
   end if;
 end
 $$;
 
 -- Claim the next batch.
 --
--- p_apart     also of a run in bulk; else its answer says to call backfill_bulk
--- p_claim_id  made by the worker; a claim whose reply was lost is asked again under the same id and gets the same
---             items under new fences, not new starts
+-- p_apart     also of a run in bulk. Otherwise the answer for such a run says to call backfill_bulk
+-- p_claim_id  made by the worker. If the reply of a claim was lost, the worker asks again under the same id. It gets
+--             the same items under new fences, and these are no new starts
 -- returns     {state, reason, held_by, granted: […], ahead, bulk, batch, wait_s, wait_for, why, lease_s}
---             ahead: the next batch may be claimed while this one is scored: no throttle and no canary tells when
---             wait_for: throttle | back-off | canary | leases, and in words why
+--             ahead: no throttle and no canary decides when, so the next batch may be claimed while this one is scored
+--             wait_for: throttle | back-off | canary | leases, and why in words
 --             a run that is not running grants nothing
 -- raises      OB001 no such run, OB010 not allowed, OB013 no claim id
 create function backfill_private.claim_batch(p_run_id uuid, p_claim_id uuid, p_worker text, p_apart boolean)
@@ -5121,10 +5232,13 @@ begin
     perform backfill_private.hold_if_changed(v_run);
   end if;
   select * into v_run from public.backfill_runs where run_id = p_run_id;
-  select array_agg(a.ordinal) into v_again from (
-    select i.ordinal from public.backfill_items as i
+  select array_agg(a.ordinal) into v_again
+  from (
+    select i.ordinal
+    from public.backfill_items as i
     where i.run_id = p_run_id and i.claim_id = p_claim_id and i.state = 'leased'
-    order by i.ordinal for update) as a;
+    order by i.ordinal
+    for update) as a;
   v_phase := backfill_private.pending_phase(p_run_id);
   if v_run.state <> 'running' then
     null;
@@ -5140,14 +5254,23 @@ begin
     v_pace := backfill_private.allowance(v_run);
     v_answer := case
       when not p_apart and v_phase <> 'priority' and v_pace.wait_s = 0 and v_run.request ->> 'mode' = 'bulk'
-        and backfill_private.next_items(p_run_id, v_phase, 1) is not null then '{"granted": [], "bulk": true}'
-      when v_pace.wait_s > 0 then backfill_private.wait_for('throttle', v_pace.wait_s, format('%s starts a minute', v_run.request ->> 'throttle_per_minute'))
+        and backfill_private.next_items(p_run_id, v_phase, 1) is not null
+        then '{"granted": [], "bulk": true}'
+      when v_pace.wait_s > 0
+        then backfill_private.wait_for('throttle', v_pace.wait_s,
+          format('%s starts per minute', v_run.request ->> 'throttle_per_minute'))
       else backfill_private.grant_or_wait(v_run, p_claim_id, p_worker, v_pace.sessions) end;
   end if;
-  return v_answer || (select jsonb_build_object('state', r.state, 'reason', r.reason, 'held_by', r.held_by,
-      'batch', r.batches_granted, 'ahead', r.request ->> 'throttle_per_minute' is null and v_phase is distinct from 'priority',
+  return v_answer || (
+    select jsonb_build_object(
+      'state', r.state,
+      'reason', r.reason,
+      'held_by', r.held_by,
+      'batch', r.batches_granted,
+      'ahead', r.request ->> 'throttle_per_minute' is null and v_phase is distinct from 'priority',
       'lease_s', extract(epoch from backfill_private.lease_ttl()))
-    from public.backfill_runs as r where r.run_id = p_run_id);
+    from public.backfill_runs as r
+    where r.run_id = p_run_id);
 end
 $$;
 
@@ -5161,8 +5284,8 @@ as $$
   select backfill_private.claim_batch(p_run_id, p_claim_id, p_worker, false)
 $$;
 
--- Claim the next batch of a run in bulk for calls that are made one by one: where a call in bulk has failed, each session
--- then counts its own attempts.
+-- Claim the next batch of a run in bulk, for calls that are made one by one. After a call in bulk has failed, each
+-- session then counts its own attempts.
 create function backfill_private.claim_apart(p_run_id uuid, p_claim_id uuid, p_worker text)
 returns jsonb
 language sql
@@ -5172,7 +5295,7 @@ as $$
   select backfill_private.claim_batch(p_run_id, p_claim_id, p_worker, true)
 $$;
 
--- The answer to a claim that grants nothing: for what to wait, for how many seconds, and why.
+-- The answer to a claim that grants nothing: what to wait for, for how many seconds, and why.
 create function backfill_private.wait_for(p_what text, p_seconds numeric, p_why text)
 returns jsonb
 language sql
@@ -5188,12 +5311,15 @@ returns jsonb
 language sql
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.wait_for(p_what, greatest(extract(epoch from p_until - backfill_private.clock()), 0.001), p_why)
+  select backfill_private.wait_for(
+    p_what, greatest(extract(epoch from p_until - backfill_private.clock()), 0.001), p_why)
 $$;
 
--- Grant a batch; where all pending sessions of the phase back off, or are leased by other runs, wait for them; where
--- all turned out to be filled, look again: the next phase has a gate of its own.
-create function backfill_private.grant_or_wait(p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer)
+-- Grant a batch. If all pending sessions of the phase back off, or are leased by other runs, wait for them. If all
+-- turned out to be filled, look again: the next phase has a gate of its own.
+create function backfill_private.grant_or_wait(
+  p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer
+)
 returns jsonb
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -5208,9 +5334,11 @@ begin
   elsif backfill_private.pending_phase(p_run.run_id) is distinct from v_phase then
     return backfill_private.claim_batch(p_run.run_id, p_claim_id, p_worker, true);
   end if;
-  select i.not_before, i.session_id, i.error_code, i.error_message into v_tired from public.backfill_items as i
+  select i.not_before, i.session_id, i.error_code, i.error_message into v_tired
+  from public.backfill_items as i
   where i.run_id = p_run.run_id and i.state = 'pending' and i.phase = v_phase
-  order by i.not_before nulls first limit 1;
+  order by i.not_before nulls first
+  limit 1;
   if v_tired.not_before > backfill_private.clock() then
     return backfill_private.wait_until(v_tired.not_before, 'back-off',
       concat_ws(' ', 'session', v_tired.session_id, 'met', v_tired.error_code, v_tired.error_message));
@@ -5230,12 +5358,17 @@ begin
     return backfill_private.wait_for('leases', 1, backfill_private.lease_holders(p_run.run_id));
   end if;
   if exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.phase = 'priority')
-    and backfill_private.judge_canary(p_run) = 'failed' then
+    and backfill_private.judge_canary(p_run) = 'failed'
+  then
     return '{"granted": []}'::jsonb;
   end if;
   perform backfill_private.move(p_run.run_id, 'completed', null, (
     select jsonb_object_agg(s.state, s.n)
-    from (select i.state, count(*) as n from public.backfill_items as i where i.run_id = p_run.run_id group by 1) as s));
+    from (
+      select i.state, count(*) as n
+      from public.backfill_items as i
+      where i.run_id = p_run.run_id
+      group by 1) as s));
   return '{"granted": []}'::jsonb;
 end
 $$;
@@ -5246,10 +5379,11 @@ $$;
 -- A write under a run's header is allowed only under a live fence, and leaves a receipt in the same transaction. A
 -- write without the header is ordinary: the triggers' WHEN does not even call us.
 
--- The headers of this request where ours is among them; null for anything else that the setting may hold.
+-- The headers of this request if ours is among them. Null for anything else that the setting may hold.
 --
--- x-backfill-run  of whoever scores. x-backfill-undo: an undo that takes many rows back at once and writes their receipts
--- itself; what triggers of the user's write on top, at a greater depth, is seen and finds no fence.
+-- x-backfill-run   sent by anyone who scores
+-- x-backfill-undo  sent by an undo that takes many rows back at once and writes their receipts itself. What the user's
+--                  triggers write on top, at a greater depth, is seen and finds no fence
 create function backfill_private.run_headers()
 returns jsonb
 language plpgsql
@@ -5260,13 +5394,15 @@ declare
   v_headers jsonb;
 begin
   v_headers := nullif(current_setting('request.headers', true), '')::jsonb;
-  return case when jsonb_typeof(v_headers) = 'object' and v_headers ?| array['x-backfill-run', 'x-backfill-undo'] then v_headers end;
+  return case
+    when jsonb_typeof(v_headers) = 'object' and v_headers ?| array['x-backfill-run', 'x-backfill-undo']
+      then v_headers end;
 exception when data_exception or program_limit_exceeded then
-  return null;  -- no JSON, so nothing that the API has set: an ordinary write
+  return null;  -- Not JSON, so nothing that the API has set: an ordinary write.
 end
 $$;
 
--- Refuse a row while one that it needs first is not there: a failed step ends the session.
+-- Refuse a row while one that it needs first is missing: a failed step ends the session.
 --
 -- p_needs_first  of the row's component, see public.backfill_targets
 -- raises         OB020 a component that this one needs first has no receipt of this run
@@ -5280,35 +5416,73 @@ declare
 begin
   select n.component, i.session_id into v_lacks
   from public.backfill_items as i
-  join unnest(p_needs_first) as n (component) on n.component = any (i.components) and n.component <> all (i.filled)
-  where i.run_id = p_run_id and i.ordinal = p_ordinal
-    and not exists (select from public.backfill_receipts as r
-      where r.run_id = i.run_id and r.ordinal = i.ordinal and r.component = n.component
-        and r.kind = 'score' and r.undone_at is null)
+  join unnest(p_needs_first) as n (component)
+    on n.component = any (i.components) and n.component <> all (i.filled)
+  where i.run_id = p_run_id
+    and i.ordinal = p_ordinal
+    and not exists (
+      select from public.backfill_receipts as r
+      where r.run_id = i.run_id
+        and r.ordinal = i.ordinal
+        and r.component = n.component
+        and r.kind = 'score'
+        and r.undone_at is null)
   limit 1;
   if found then
     perform backfill_private.refuse('OB020',
-      format('%s of session %s is not there, so %s is not written', v_lacks.component, v_lacks.session_id, p_component));
+      format('%s of session %s is not there, so %s is not written',
+        v_lacks.component, v_lacks.session_id, p_component));
   end if;
+end
+$$;
+
+-- Refuse a write at the gate.
+--
+-- p_why   stale, late, halted, expired or foreign, as keep_receipt found
+-- raises  OB011, OB012 or OB018, see keep_receipt
+create function backfill_private.refuse_write(p_why text, p_run_id uuid, p_run_state text, p_session_id text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  case p_why
+    when 'stale' then
+      perform backfill_private.refuse('OB011',
+        'the fence is stale: this attempt may no longer write', 'stop; claim again');
+    when 'late' then
+      perform backfill_private.refuse('OB011',
+        'the lease ran out: this attempt may no longer write', 'stop; claim again');
+    when 'halted' then
+      perform backfill_private.refuse('OB012',
+        format('run %s is %s: it does not write', p_run_id, p_run_state), format('backfill status %s', p_run_id));
+    when 'expired' then
+      perform backfill_private.refuse('OB012',
+        format('the approval of run %s ran out', p_run_id), format('backfill plan --like %s', p_run_id));
+    when 'foreign' then
+      perform backfill_private.refuse('OB018',
+        format('this attempt holds session %s and writes a row of another', p_session_id));
+  end case;
 end
 $$;
 
 -- Check the fence and write the receipt of one row.
 --
--- The share lock makes claim, settle, retry and undo wait for a write in flight, since they take the item for update;
--- of key share strength, because renewing a lease changes no fence and need not wait. nowait, because whoever holds the
--- item for update is about to change the fence.
--- Nothing is remembered from row to row: between two rows of one transaction, even of one statement, the headers may
--- be set anew, the lease may run out and the run may be paused.
--- This runs for every row, hence one look for item, run and target, no calls where an expression does (row_hash() says the
--- same), and no sequential scan: a pooled connection may hold a plan from when the tables were small.
--- A call in bulk has locked its sessions and looked at the run, which nobody moves meanwhile: the row is kept for its
--- receipt, which is written with those of other sessions before the subtransaction ends; see backfill_private.bulk_keep.
+-- Claim, settle, retry and undo take the item for update, so the share lock makes them wait for a write in flight. It
+-- is only of key share strength, because renewing a lease changes no fence and need not wait. It is nowait, because
+-- anyone who holds the item for update is about to change the fence. Nothing is remembered from row to row. Between two
+-- rows of one transaction, even of one statement, the headers may be set anew, the lease may run out and the run may be
+-- paused. This runs for every row. Hence one query for item, run and target, expressions instead of calls (the hash is
+-- the one of row_hash()), and no sequential scan: a pooled connection may hold a plan from when the tables were small.
+-- Only a refusal makes a call. A call in bulk has locked its sessions and looked at the run, which nobody moves
+-- meanwhile. Its row is kept for the receipt, which is written with those of other sessions before the subtransaction
+-- ends, see backfill_private.bulk_keep.
 --
 -- tg_argv  target, component
 -- raises   OB011 the fence is stale: someone took the lease over, or it ran out
 --          OB012 the run is not allowed to write now
---          OB018 the row is another session's than the leased one; OB020 as above
+--          OB018 the row belongs to another session than the leased one
+--          OB020 as above
 create function backfill_private.keep_receipt()
 returns trigger
 language plpgsql
@@ -5328,6 +5502,7 @@ declare
   v_after jsonb;
   v_now timestamptz;
   v_held record;
+  v_why text;
 begin
   if coalesce(v_turn, '') = '' then
     v_headers := backfill_private.run_headers();
@@ -5338,7 +5513,7 @@ begin
   v_before := case when tg_op <> 'INSERT' then to_jsonb(old) end;
   v_after := case when tg_op <> 'DELETE' then to_jsonb(new) end;
   if v_turn <> '' then
-    -- JSON has no line ends and tabs of its own. Assigned, not performed: without a query around it.
+    -- JSON has no line ends and tabs of its own. An assignment, because perform would wrap it in a query.
     v_turn := set_config('backfill.bulk',
       concat(v_turn, e'\n', tg_argv[0], e'\t', tg_argv[1], e'\t', tg_op, e'\t', v_before, e'\t', v_after), true);
     return null;
@@ -5350,24 +5525,20 @@ begin
   from public.backfill_items as i
   join public.backfill_runs as r on r.run_id = i.run_id
   left join public.backfill_targets as t on t.target = tg_argv[0] and t.component = tg_argv[1]
-  where i.fence_hash = sha256(convert_to(v_headers ->> 'x-backfill-fence', 'UTF8')) and i.run_id::text = v_headers ->> 'x-backfill-run'
+  where i.fence_hash = sha256(convert_to(v_headers ->> 'x-backfill-fence', 'UTF8'))
+    and i.run_id::text = v_headers ->> 'x-backfill-run'
   for key share of i nowait;
   v_now := backfill_private.clock();
-  if not found or v_held.state <> 'leased' and v_held.lease_kind is distinct from 'undo' then
-    perform backfill_private.refuse('OB011', 'the fence is stale: this attempt may no longer write', 'stop; claim again');
-  elsif v_held.lease_until <= v_now then
-    perform backfill_private.refuse('OB011', 'the lease ran out: this attempt may no longer write', 'stop; claim again');
-  elsif v_held.lease_kind = 'score' and v_held.run_state <> 'running' then
-    perform backfill_private.refuse('OB012', format('run %s is %s: it does not write', v_held.run_id, v_held.run_state),
-      format('backfill status %s', v_held.run_id));
-  elsif v_held.lease_kind = 'score' and v_held.approved_until <= v_now then
-    perform backfill_private.refuse('OB012', format('the approval of run %s ran out', v_held.run_id),
-      format('backfill plan --like %s', v_held.run_id));
-  elsif v_held.source is distinct from v_held.target
-    or coalesce(v_before, v_after) ->> v_held.session_column is distinct from v_held.session_id
-    or coalesce(v_after, v_before) ->> v_held.session_column is distinct from v_held.session_id then
-    perform backfill_private.refuse('OB018',
-      format('this attempt holds session %s and writes a row of another', v_held.session_id));
+  v_why := case
+    when not found or v_held.state <> 'leased' and v_held.lease_kind is distinct from 'undo' then 'stale'
+    when v_held.lease_until <= v_now then 'late'
+    when v_held.lease_kind = 'score' and v_held.run_state <> 'running' then 'halted'
+    when v_held.lease_kind = 'score' and v_held.approved_until <= v_now then 'expired'
+    when v_held.source is distinct from v_held.target
+      or coalesce(v_before, v_after) ->> v_held.session_column is distinct from v_held.session_id
+      or coalesce(v_after, v_before) ->> v_held.session_column is distinct from v_held.session_id then 'foreign' end;
+  if v_why is not null then
+    perform backfill_private.refuse_write(v_why, v_held.run_id, v_held.run_state, v_held.session_id);
   elsif v_held.lease_kind = 'score' and v_held.needs_first <> '{}' then
     perform backfill_private.check_order(v_held.run_id, v_held.ordinal, v_held.component, v_held.needs_first);
   end if;
@@ -5375,22 +5546,24 @@ begin
     run_id, ordinal, session_id, component, kind, operation, table_name,
     row_key, before, before_hash, after_hash, attempt, at)
   values (
-    v_held.run_id, v_held.ordinal, v_held.session_id, v_held.component, v_held.lease_kind, lower(tg_op), v_held.table_name,
-    backfill_private.row_key(coalesce(v_after, v_before), v_held.key_columns),
+    v_held.run_id, v_held.ordinal, v_held.session_id, v_held.component, v_held.lease_kind, lower(tg_op),
+    v_held.table_name, backfill_private.row_key(coalesce(v_after, v_before), v_held.key_columns),
     case v_held.lease_kind when 'score' then v_before end,
     sha256(convert_to(v_before::text, 'UTF8')), sha256(convert_to(v_after::text, 'UTF8')), v_held.attempts, v_now);
   return null;
 end
 $$;
 
--- Refuse to truncate a target table under a run's header: no receipt could say what went.
+-- Refuse to truncate a target table under a run's header: no receipt could say which rows were in it.
 create function backfill_private.refuse_truncate()
 returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if backfill_private.run_headers() ? 'x-backfill-run' or pg_trigger_depth() > 1 and backfill_private.run_headers() is not null then
+  if backfill_private.run_headers() ? 'x-backfill-run'
+    or pg_trigger_depth() > 1 and backfill_private.run_headers() is not null
+  then
     perform backfill_private.refuse('OB018', format('a run does not truncate %s', tg_table_name));
   end if;
   return null;
@@ -5398,10 +5571,11 @@ end
 $$;
 
 -- from sql/60_apply/inferred.sql
--- Inferred receipts: what an Edge Function wrote that does not hand our headers on, told from the rows before and after.
+-- Inferred receipts: what an Edge Function that does not hand our headers on has written, inferred from the rows before
+-- and after.
 --
--- Nobody sees such a write, so the gate, the fence and the receipt hold when a session is claimed and when it is settled,
--- not in between: a row that somebody else writes meanwhile counts as ours, and one that arrives late is nobody's.
+-- Nobody sees such a write. So gate, fence and receipt hold when a session is claimed and when it is settled, and not
+-- in between: a row that somebody else writes meanwhile counts as ours, and one that arrives late is nobody's.
 
 -- The rows of some sessions in the table of a component.
 create function backfill_private.rows_of(p_run_id uuid, p_target public.backfill_targets, p_ordinals integer[])
@@ -5421,13 +5595,14 @@ begin
      from public.backfill_items as item
      join %s as t on t.%I = item.session_id::%s
      where item.run_id = $1 and item.ordinal = any ($2)',
-    p_target.table_name::regclass, p_target.session_column,
+    p_target.table_name::regclass,
+    p_target.session_column,
     backfill_private.column_type(p_target.table_name, p_target.session_column))
   using p_run_id, p_ordinals, p_target.key_columns;
 end
 $$;
 
--- Remember the rows of leased sessions, where receipts will have to be inferred from them.
+-- Remember the rows of leased sessions if receipts will have to be inferred from them.
 create function backfill_private.look_before(p_run public.backfill_runs, p_ordinals integer[])
 returns void
 language sql
@@ -5441,17 +5616,19 @@ as $$
   on conflict do nothing
 $$;
 
--- Write the receipts that the rows tell of: what differs from when the session was leased. To be called with the items
--- locked and their fences gone.
+-- Write the receipts of the rows that differ from when the session was leased. The caller has locked the items and
+-- taken their fences away.
 --
--- p_called  of these sessions, those of which a call may have been made
+-- p_called  those of these sessions for which a call may have been made
 create function backfill_private.infer_receipts(p_run_id uuid, p_ordinals integer[], p_called integer[])
 returns void
 language sql
 set search_path = pg_catalog, pg_temp
 as $$
   with gone as (
-    delete from backfill_private.looks as l where l.run_id = p_run_id and l.ordinal = any (p_ordinals) returning l.*
+    delete from backfill_private.looks as l
+    where l.run_id = p_run_id and l.ordinal = any (p_ordinals)
+    returning l.*
   ), here as (
     select t.component, r.*
     from public.backfill_runs as run
@@ -5459,18 +5636,24 @@ as $$
     cross join lateral backfill_private.rows_of(p_run_id, t, p_called) as r
     where run.run_id = p_run_id
   ), differing as (
-    select coalesce(h.ordinal, g.ordinal) as ordinal, coalesce(h.component, g.component) as component,
-      coalesce(h.row_key, g.row_key) as row_key, g.contents as before, h.contents as after
+    select
+      coalesce(h.ordinal, g.ordinal) as ordinal,
+      coalesce(h.component, g.component) as component,
+      coalesce(h.row_key, g.row_key) as row_key,
+      g.contents as before,
+      h.contents as after
     from here as h
     full join (select * from gone where gone.ordinal = any (p_called)) as g
       on g.ordinal = h.ordinal and g.component = h.component and g.row_key = h.row_key
     where g.contents is distinct from h.contents
   )
-  insert into public.backfill_receipts (run_id, ordinal, session_id, component, kind, operation, table_name, row_key,
-    before, before_hash, after_hash, attempt, is_inferred, at)
+  insert into public.backfill_receipts (
+    run_id, ordinal, session_id, component, kind, operation, table_name,
+    row_key, before, before_hash, after_hash, attempt, is_inferred, at)
   select i.run_id, i.ordinal, i.session_id, d.component, 'score',
-    case when d.before is null then 'insert' when d.after is null then 'delete' else 'update' end, t.table_name, d.row_key,
-    d.before, backfill_private.row_hash(d.before), backfill_private.row_hash(d.after), i.attempts, true, backfill_private.clock()
+    case when d.before is null then 'insert' when d.after is null then 'delete' else 'update' end, t.table_name,
+    d.row_key, d.before, backfill_private.row_hash(d.before), backfill_private.row_hash(d.after), i.attempts, true,
+    backfill_private.clock()
   from differing as d
   join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = d.ordinal
   join public.backfill_targets as t on t.target = i.source and t.component = d.component
@@ -5478,10 +5661,10 @@ as $$
 $$;
 
 -- from sql/60_apply/lease.sql
--- Leases: which sessions come next, and what a worker is granted of them. The database grants batches, one at a time, never
--- more than approved; who asks for one, and what else it may hear, is in claim.sql.
+-- Leases: which sessions come next, and what a worker is granted of them. The database grants batches one at a time and
+-- never more than approved. What else a claim may answer is in claim.sql.
 
--- How long a lease lives without being renewed.
+-- How long a lease lives unless it is renewed.
 create function backfill_private.lease_ttl()
 returns interval
 language sql
@@ -5501,8 +5684,8 @@ as $$
   select replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', '')
 $$;
 
--- Skip the pending items among these that somebody else has filled; note which components are filled in the others. Hardly
--- ever is one there: what else there is to ask about it is asked of those alone that have a row.
+-- Skip the pending items among these that somebody else has filled. Of the others, note which components are filled.
+-- This is rare, so the expensive checks run only for sessions that already have a row.
 create function backfill_private.skip_filled(p_run public.backfill_runs, p_ordinals integer[])
 returns integer
 language plpgsql
@@ -5514,16 +5697,19 @@ as $$
 declare
   v_skipped integer;
   v_touched integer[] := array(
-    select s.ordinal from backfill_private.standing_of(p_run, p_ordinals, false) as s
+    select s.ordinal
+    from backfill_private.standing_of(p_run, p_ordinals, false) as s
     union
-    select i.ordinal from public.backfill_items as i
+    select i.ordinal
+    from public.backfill_items as i
     where i.run_id = p_run.run_id and i.ordinal = any (p_ordinals) and i.filled <> '{}');
 begin
   if v_touched = '{}' then
     return 0;
   end if;
   with found as (
-    select e.ordinal, array_agg(e.component order by e.component) filter (where e.is_present and not e.has_receipt) as filled
+    select e.ordinal,
+      array_agg(e.component order by e.component) filter (where e.is_present and not e.has_receipt) as filled
     from backfill_private.effects(p_run.run_id, v_touched) as e
     group by e.ordinal
   ), noted as (
@@ -5532,7 +5718,9 @@ begin
         state = case when f.filled @> i.components then 'skipped' else i.state end,
         settled_at = case when f.filled @> i.components then backfill_private.clock() end
     from found as f
-    where i.run_id = p_run.run_id and i.ordinal = f.ordinal and (f.filled is not null or i.filled <> '{}')
+    where i.run_id = p_run.run_id
+      and i.ordinal = f.ordinal
+      and (f.filled is not null or i.filled <> '{}')
     returning i.state
   )
   select count(*) filter (where n.state = 'skipped')::integer into v_skipped from noted as n;
@@ -5540,7 +5728,7 @@ begin
 end
 $$;
 
--- What is locked of a target while sessions of it are leased: a claim takes it alone, calls in bulk share it.
+-- The lock of a target while sessions of it are being leased. A claim takes it exclusively, calls in bulk share it.
 create function backfill_private.target_lock(p_target text)
 returns bigint
 language sql
@@ -5566,8 +5754,8 @@ declare
   v_ordinals integer[];
   v_skipped integer;
 begin
-  -- Claims of two runs may want the same session: one at a time, so that the later sees what the earlier leased, and none
-  -- beside calls in bulk, whose leases nobody sees.
+  -- Claims of two runs may want the same session. They go one at a time, so that the later sees what the earlier
+  -- leased, and never beside calls in bulk, whose leases nobody sees.
   perform pg_advisory_xact_lock(backfill_private.target_lock(p_run.target));
   loop
     v_ordinals := backfill_private.next_items(p_run.run_id, v_phase, p_limit);
@@ -5580,7 +5768,7 @@ begin
 end
 $$;
 
--- The phase of the next batch; null where no session is pending. The canary comes first whatever it waits for; after it
+-- The phase of the next batch. Null if no session is pending. The canary comes first, even if it has to wait. After it
 -- a session that backs off holds nobody up.
 create function backfill_private.pending_phase(p_run_id uuid)
 returns text
@@ -5589,29 +5777,40 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   with first as (
-    select i.phase from public.backfill_items as i
+    select i.phase
+    from public.backfill_items as i
     where i.run_id = p_run_id and i.state = 'pending' order by i.ordinal limit 1
   ), ready as (
-    select i.phase from public.backfill_items as i
-    where i.run_id = p_run_id and i.state = 'pending' and (i.not_before is null or i.not_before <= backfill_private.clock())
-    order by i.ordinal limit 1
+    select i.phase
+    from public.backfill_items as i
+    where i.run_id = p_run_id
+      and i.state = 'pending'
+      and (i.not_before is null or i.not_before <= backfill_private.clock())
+    order by i.ordinal
+    limit 1
   )
   select case when f.phase = 'priority' then f.phase else coalesce((select r.phase from ready as r), f.phase) end
   from first as f
 $$;
 
--- The next pending items of a phase, locked; those leased by another run, and those that back off, are passed over.
+-- The next pending items of a phase, locked. Those that another run has leased, and those that back off, are passed
+-- over.
 create function backfill_private.next_items(p_run_id uuid, p_phase text, p_limit integer)
 returns integer[]
 language sql
 set search_path = pg_catalog, pg_temp
 as $$
-  select array_agg(n.ordinal order by n.ordinal) from (
-    select i.ordinal from public.backfill_items as i
-    where i.run_id = p_run_id and i.state = 'pending' and i.phase = p_phase
+  select array_agg(n.ordinal order by n.ordinal)
+  from (
+    select i.ordinal
+    from public.backfill_items as i
+    where i.run_id = p_run_id
+      and i.state = 'pending'
+      and i.phase = p_phase
       and (i.not_before is null or i.not_before <= backfill_private.clock())
-      and not exists (select from public.backfill_items as other
-                      where other.source = i.source and other.session_id = i.session_id and other.state = 'leased')
+      and not exists (
+        select from public.backfill_items as other
+        where other.source = i.source and other.session_id = i.session_id and other.state = 'leased')
     order by i.ordinal
     limit p_limit
     for update of i skip locked
@@ -5633,24 +5832,35 @@ as $$
     select o as ordinal, backfill_private.new_fence() as fence from unnest(p_ordinals) as o
   ), leased as (
     update public.backfill_items as i
-    set state = 'leased', lease_kind = 'score', attempts = i.attempts + (i.claim_id is distinct from p_claim_id)::integer,
+    set state = 'leased',
+        lease_kind = 'score',
+        attempts = i.attempts + (i.claim_id is distinct from p_claim_id)::integer,
         fence_hash = sha256(convert_to(f.fence, 'UTF8')),
         lease_until = backfill_private.clock() + backfill_private.lease_ttl(),
-        started_at = case when i.claim_id = p_claim_id then i.started_at else backfill_private.clock() end, worker = left(p_worker, 200), claim_id = p_claim_id
+        started_at = case when i.claim_id = p_claim_id then i.started_at else backfill_private.clock() end,
+        worker = left(p_worker, 200),
+        claim_id = p_claim_id
     from fences as f
     where i.run_id = p_run.run_id and i.ordinal = f.ordinal
     returning i, f.fence
   )
   select coalesce(jsonb_agg(jsonb_build_object(
-      'ordinal', (l.i).ordinal, 'session_id', (l.i).session_id, 'phase', (l.i).phase, 'batch', (l.i).batch,
-      'attempt', (l.i).attempts, 'fence', l.fence, 'steps', coalesce(s.steps, '[]'))
+      'ordinal', (l.i).ordinal,
+      'session_id', (l.i).session_id,
+      'phase', (l.i).phase,
+      'batch', (l.i).batch,
+      'attempt', (l.i).attempts,
+      'fence', l.fence,
+      'steps', coalesce(s.steps, '[]'))
     order by (l.i).ordinal), '[]')
   from leased as l
   left join backfill_private.steps(p_run, p_ordinals) as s on s.ordinal = (l.i).ordinal
 $$;
 
--- Grant a batch: count its starts, set when the next may start, say so in the chain.
-create function backfill_private.grant_batch(p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer)
+-- Grant a batch: count its starts, set when the next may start, record it in the chain.
+create function backfill_private.grant_batch(
+  p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer
+)
 returns jsonb
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -5664,8 +5874,11 @@ begin
   perform backfill_private.count_starts(p_run, jsonb_array_length(v_grants));
   update public.backfill_runs set batches_granted = batches_granted + 1 where run_id = p_run.run_id;
   perform backfill_private.record(p_run.run_id, 'batch_granted', jsonb_build_object(
-    'number', p_run.batches_granted + 1, 'claim', p_claim_id, 'worker', left(p_worker, 200),
-    'phase', v_grants -> 0 ->> 'phase', 'sessions', jsonb_array_length(v_grants),
+    'number', p_run.batches_granted + 1,
+    'claim', p_claim_id,
+    'worker', left(p_worker, 200),
+    'phase', v_grants -> 0 ->> 'phase',
+    'sessions', jsonb_array_length(v_grants),
     'ordinals', (select jsonb_agg(g -> 'ordinal') from jsonb_array_elements(v_grants) as g)));
   return v_grants;
 end
@@ -5673,7 +5886,7 @@ $$;
 
 -- Renew the leases of a claim that is still under way.
 --
--- returns  how many are still ours; fewer than expected: stop calling for the others at once
+-- returns  how many are still ours. If fewer than expected: stop calling for the others at once
 create function backfill_private.renew(p_run_id uuid, p_claim_id uuid)
 returns integer
 language plpgsql
@@ -5686,10 +5899,14 @@ begin
   perform backfill_private.authorize('apply');
   with mine as (
     -- In the order in which settling locks them, or the two would wait for each other.
-    select i.ordinal from public.backfill_items as i
-    where i.run_id = p_run_id and i.claim_id = p_claim_id and i.state = 'leased'
+    select i.ordinal
+    from public.backfill_items as i
+    where i.run_id = p_run_id
+      and i.claim_id = p_claim_id
+      and i.state = 'leased'
       and i.lease_until > backfill_private.clock()
-    order by i.ordinal for no key update
+    order by i.ordinal
+    for no key update
   )
   update public.backfill_items as i
   set lease_until = backfill_private.clock() + backfill_private.lease_ttl()
@@ -5702,9 +5919,9 @@ $$;
 -- from sql/60_apply/lifecycle.sql
 -- Lifecycle: start, pause, resume, cancel, retry, prune.
 
--- What an approval binds, looked at again before a run goes on.
+-- Check again, before a run goes on, what its approval covers.
 --
--- returns  null where all is as approved, else why not
+-- returns  null if all is as approved, else the reason
 create function backfill_private.reason_to_hold(p_run public.backfill_runs)
 returns text
 language plpgsql
@@ -5721,9 +5938,9 @@ begin
 end
 $$;
 
--- Start or go on with a run: every apply calls this first.
+-- Start a run or go on with it: every apply calls this first.
 --
--- returns  {state, reason}; a run that holds comes back paused or expired with the reason
+-- returns  {state, reason}. A run that holds comes back paused or expired with the reason
 -- raises   OB001 no such run, OB002 its state has no way to running, OB003 not approved, OB015 no share left
 create function backfill_private.start(p_run_id uuid, p_worker text)
 returns jsonb
@@ -5740,7 +5957,8 @@ begin
   v_run := backfill_private.caught_up_run(p_run_id);
   if v_run.state in ('planning', 'awaiting_approval') then
     perform backfill_private.refuse('OB003',
-      format('run %s is %s (digest %s)', p_run_id, replace(v_run.state, '_', ' '), coalesce(v_run.digest, 'not yet made')),
+      format('run %s is %s (digest %s)',
+        p_run_id, replace(v_run.state, '_', ' '), coalesce(v_run.digest, 'not yet made')),
       format('backfill approve %s --digest %s', p_run_id, v_run.digest));
   elsif v_run.state not in ('approved', 'running', 'paused', 'completed') then
     perform backfill_private.refuse('OB002', format('run %s is %s: it does not run again', p_run_id, v_run.state),
@@ -5761,8 +5979,8 @@ begin
 end
 $$;
 
--- Pause, cancel: what an operator may ask for, with a reason. Where it is so already, it stays so, and with its reason:
--- what stopped a run first is what somebody has to look at.
+-- Pause or cancel, as an operator asks, with a reason. If the run is already so, it stays so and keeps its reason: what
+-- stopped a run first is what somebody has to look at.
 create function backfill_private.halt(p_verb text, p_run_id uuid, p_reason text)
 returns jsonb
 language plpgsql
@@ -5788,7 +6006,7 @@ begin
 end
 $$;
 
--- Lift a pause. What was approved must still be what stands there.
+-- Lift a pause. Everything must still be as it was approved.
 --
 -- raises  OB002 not paused, OB006 the approval ran out, OB007 the plan or its surroundings changed, OB015 no share left
 create function backfill_private.resume(p_run_id uuid)
@@ -5821,8 +6039,9 @@ $$;
 
 -- Score the failed sessions again, under the same approval.
 --
--- returns  {run_id, state, sessions}: how many are pending again, each with its budgets of trouble before it
--- raises   OB002 not completed or paused, OB006 the approval ran out, OB007 the plan or its surroundings changed
+-- returns  {run_id, state, sessions}. sessions: how many are pending again, each with fresh budgets for trouble
+-- raises   OB002 not completed, paused or running, OB006 the approval ran out, OB007 the plan or its surroundings
+--          changed
 create function backfill_private.retry(p_run_id uuid)
 returns jsonb
 language plpgsql
@@ -5845,8 +6064,14 @@ begin
     perform backfill_private.refuse('OB007', v_why, format('backfill plan --like %s', p_run_id));
   end if;
   update public.backfill_items
-  set state = 'pending', settled_at = null, failed_step = null, error_code = null, error_message = null,
-      crowded_out = 0, unknown_outcomes = 0, not_before = null
+  set state = 'pending',
+      settled_at = null,
+      failed_step = null,
+      error_code = null,
+      error_message = null,
+      crowded_out = 0,
+      unknown_outcomes = 0,
+      not_before = null
   where run_id = p_run_id and state = 'failed';
   get diagnostics v_sessions = row_count;
   if v_sessions > 0 and v_run.state = 'completed' then
@@ -5858,7 +6083,7 @@ begin
 end
 $$;
 
--- Empty the before-images of a run that is over. What was updated can then no longer be restored.
+-- Empty the before-images of a run that is over. The rows that it updated can then no longer be restored.
 create function backfill_private.prune(p_run_id uuid)
 returns jsonb
 language plpgsql
@@ -5869,7 +6094,8 @@ declare
   v_emptied integer;
 begin
   perform backfill_private.authorize('prune');
-  perform backfill_private.caught_up_run(p_run_id, array['completed', 'rejected', 'cancelled', 'expired', 'rolled_back']);
+  perform backfill_private.caught_up_run(p_run_id,
+    array['completed', 'rejected', 'cancelled', 'expired', 'rolled_back']);
   update public.backfill_receipts set before = null where run_id = p_run_id and before is not null;
   get diagnostics v_emptied = row_count;
   perform backfill_private.record(p_run_id, 'pruned', jsonb_build_object('receipts', v_emptied));
@@ -5878,23 +6104,26 @@ end
 $$;
 
 -- from sql/60_apply/outcome.sql
--- The rule of outcomes: what a session becomes, from what stands there and what the worker saw.
+-- The rule of outcomes: what a session becomes, from the rows that are there and what the worker saw.
 
--- Did any of these calls come to an end that is known? Then the API is alive, and what stays unknown is a session's.
+-- Did any of these calls come to a known end? If so, the API is alive, and an outcome that stays unknown is the
+-- session's own trouble.
 create function backfill_private.has_known_outcome(p_outcomes jsonb)
 returns boolean
 language sql
 immutable
 set search_path = pg_catalog, pg_temp
 as $$
-  select exists (select from jsonb_array_elements(p_outcomes) as o where o ->> 'outcome' in ('answered', 'failed', 'again'))
+  select exists (
+    select from jsonb_array_elements(p_outcomes) as o
+    where o ->> 'outcome' in ('answered', 'failed', 'again'))
 $$;
 
--- The rule: what an item becomes, from what stands there and what the worker saw.
+-- The rule: what an item becomes, from the rows that are there and what the worker saw.
 --
--- p_crowded_out  with this one; a call that was rolled back for what others did is made five times
--- p_unknowns     with this one, if it is unknown; an outcome may stay unknown eight times. 0 while nobody knows whether the
---                API is alive: its trouble is not a session's
+-- p_crowded_out  with this one. A call that was rolled back because of others is made five times
+-- p_unknowns     with this one, if it is unknown. An outcome may stay unknown eight times. 0 while nobody knows whether
+--                the API is alive, because its trouble is not a session's
 create function backfill_private.outcome(
   p_is_complete boolean, p_lacks_receipt boolean, p_without_row text,
   p_outcome text, p_step text, p_code text, p_message text, p_crowded_out integer, p_unknowns integer,
@@ -5910,7 +6139,8 @@ begin
     state := 'done';
   elsif p_lacks_receipt then
     state := 'failed'; step := p_step; code := 'OB016';
-    message := 'the row is there and has no receipt: the triggers were off, the Edge Function does not hand our headers on, '
+    message :=
+      'the row is there and has no receipt: the triggers were off, the Edge Function does not hand our headers on, '
       'or somebody else wrote it during the call';
   elsif p_outcome = 'answered' or p_code = 'OB020' then
     state := 'failed'; step := p_without_row; code := 'OB017';
@@ -5936,15 +6166,58 @@ $$;
 -- Settling: what became of leased items. The item first, the fence second, the receipts third: an outcome is decided
 -- only when the attempt can no longer commit.
 
--- Decide the outcomes of leased items and say what is critical. Only ever a batch, of a run that may be large: whatever
--- PostgreSQL takes for quicker, it looks up row by row.
+-- Take the fences of leased items away, so that their attempts can no longer commit, and infer receipts if need be.
+--
+-- p_outcomes  see backfill_private.decide_outcomes
+-- returns     the ordinals of those that were leased. Never null, which to effects() would be every item of the run
+create function backfill_private.take_fences(p_run_id uuid, p_outcomes jsonb)
+returns integer[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+declare
+  v_ordinals integer[];
+begin
+  select coalesce(array_agg(l.ordinal), '{}') into v_ordinals
+  from (
+    select i.ordinal
+    from public.backfill_items as i
+    join jsonb_to_recordset(p_outcomes) as o (ordinal integer) using (ordinal)
+    where i.run_id = p_run_id and i.state = 'leased'
+    order by i.ordinal
+    for update of i) as l;
+  update public.backfill_items as i
+  set fence_hash = null
+  where i.run_id = p_run_id and i.ordinal = any (v_ordinals);
+  if exists (
+    select from public.backfill_runs as r
+    join public.backfill_targets as t on t.target = r.target
+    where r.run_id = p_run_id and t.receipts = 'inferred'
+  ) then
+    perform backfill_private.infer_receipts(p_run_id, v_ordinals, array(
+      select o.ordinal from jsonb_to_recordset(p_outcomes) as o (ordinal integer, outcome text)
+      where o.ordinal = any (v_ordinals) and o.outcome <> 'released'));
+  end if;
+  return v_ordinals;
+end
+$$;
+
+-- Decide the outcomes of leased items and say what is critical. This is only ever a batch of a run that may be large,
+-- so it is looked up row by row, even if PostgreSQL expects another way to be faster.
 --
 -- p_outcomes  [{ordinal, outcome, answered: [component], step, code, message, retry_after_s}]
 --             answered names the calls that came back well, whatever came after them. outcome:
---             answered  every call came back well       failed    a call failed, and would again
---             again     a call was rolled back, and may well succeed          slow  too many requests
---             unknown   nobody knows whether a call happened                  lost  nor does the worker: it is gone
---             stop      a call failed in a way that all others would          released  not called
+--             answered  every call came back well
+--             failed    a call failed, and would fail again
+--             again     a call was rolled back, and may well succeed
+--             slow      too many requests
+--             unknown   nobody knows whether a call happened
+--             lost      the same, and the worker is gone
+--             stop      a call failed in a way that all others would
+--             released  not called
 -- returns     the settled items: [{ordinal, session_id, state, failed_step, error_code, error_message, is_critical}]
 create function backfill_private.decide_outcomes(p_run_id uuid, p_outcomes jsonb)
 returns jsonb
@@ -5955,36 +6228,22 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 as $$
 declare
-  v_ordinals integer[];
+  v_ordinals integer[] := backfill_private.take_fences(p_run_id, p_outcomes);
   v_settled jsonb;
-  v_is_alive boolean;
-begin
-  -- Never null: to effects() that would be every item of the run.
-  select coalesce(array_agg(l.ordinal), '{}') into v_ordinals from (
-    select i.ordinal from public.backfill_items as i
-    join jsonb_to_recordset(p_outcomes) as o (ordinal integer) using (ordinal)
-    where i.run_id = p_run_id and i.state = 'leased'
-    order by i.ordinal for update of i) as l;
-  update public.backfill_items as i
-  set fence_hash = null
-  where i.run_id = p_run_id and i.ordinal = any (v_ordinals);
-  if exists (select from public.backfill_runs as r join public.backfill_targets as t on t.target = r.target
-      where r.run_id = p_run_id and t.receipts = 'inferred') then
-    perform backfill_private.infer_receipts(p_run_id, v_ordinals, array(
-      select o.ordinal from jsonb_to_recordset(p_outcomes) as o (ordinal integer, outcome text)
-      where o.ordinal = any (v_ordinals) and o.outcome <> 'released'));
-  end if;
-  v_is_alive := backfill_private.has_known_outcome(p_outcomes) or not exists (
+  v_is_alive boolean := backfill_private.has_known_outcome(p_outcomes) or not exists (
     select from public.backfill_items as i where i.run_id = p_run_id and i.state = 'pending');
+begin
   with told as (
-    select o.ordinal, o.outcome, o.answered, o.step, o.code, o.message
+    select o.*
     from jsonb_to_recordset(p_outcomes)
       as o (ordinal integer, outcome text, answered text[], step text, code text, message text)
   ), seen as (
     select e.ordinal,
-      -- Where receipts are inferred, a row without one is somebody else's, or came late: there, and no receipt of ours is missing.
-      bool_and(e.is_wanted and (e.has_receipt or g.receipts = 'inferred') or e.component = any (i.filled) and e.is_present) as is_complete,
-      bool_or(e.is_wanted and not e.has_receipt and g.receipts = 'exact' and e.component = any (t.answered)) as lacks_receipt,
+      -- If receipts are inferred, a row without one is somebody else's or came late. No receipt of ours is missing.
+      bool_and(e.is_wanted and (e.has_receipt or g.receipts = 'inferred')
+        or e.component = any (i.filled) and e.is_present) as is_complete,
+      bool_or(e.is_wanted and not e.has_receipt and g.receipts = 'exact' and e.component = any (t.answered))
+        as lacks_receipt,
       bool_or(e.is_wanted and e.has_receipt and e.component = t.step) as step_is_done,
       (array_agg(e.component order by array_position(i.components, e.component))
         filter (where not e.is_wanted and e.component <> all (i.filled)))[1] as without_row
@@ -6001,7 +6260,7 @@ begin
     join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = t.ordinal
     cross join lateral backfill_private.outcome(s.is_complete, coalesce(s.lacks_receipt, false), s.without_row,
       -- An error about a call that committed all the same is no failure: what is left is the next step.
-      -- Nor is it the failure of its step where one before it had answered and left no row.
+      -- Nor is it the failure of its step if one before it had answered and left no row.
       case when t.outcome <> 'failed' then t.outcome when s.step_is_done then 'released'
         when s.without_row = any (t.answered) then 'answered' else t.outcome end,
       case when t.step = any (i.components) then t.step end, t.code, t.message,
@@ -6024,8 +6283,8 @@ begin
 end
 $$;
 
--- What the chain says of a settled batch, with a hash over the receipts that its sessions have by now, told by the newest
--- of them.
+-- What the chain says of a settled batch, with a hash over the receipts that its sessions have by now. The newest
+-- receipt says which those are.
 create function backfill_private.settled_details(p_run_id uuid, p_claim_id uuid, p_settled jsonb)
 returns jsonb
 language plpgsql
@@ -6037,22 +6296,30 @@ set enable_mergejoin = off
 as $$
 declare
   v_ordinals integer[] := array(select (x ->> 'ordinal')::integer from jsonb_array_elements(p_settled) as x);
-  v_newest bigint := (select max(r.receipt_id) from public.backfill_receipts as r
-                      where r.run_id = p_run_id and r.ordinal = any (v_ordinals));
+  v_newest bigint := (
+    select max(r.receipt_id)
+    from public.backfill_receipts as r
+    where r.run_id = p_run_id and r.ordinal = any (v_ordinals));
 begin
   return jsonb_build_object(
     'claim', p_claim_id,
     'ordinals', to_jsonb(v_ordinals),
-    'states', (select jsonb_object_agg(s.state, s.n) from (
-        select x ->> 'state' as state, count(*) as n from jsonb_array_elements(p_settled) as x group by 1) as s),
-    'failed', (select jsonb_agg(jsonb_build_array(x ->> 'session_id', x ->> 'failed_step', x ->> 'error_code'))
-        from jsonb_array_elements(p_settled) as x where x ->> 'state' = 'failed'),
+    'states', (
+      select jsonb_object_agg(s.state, s.n)
+      from (
+        select x ->> 'state' as state, count(*) as n
+        from jsonb_array_elements(p_settled) as x
+        group by 1) as s),
+    'failed', (
+      select jsonb_agg(jsonb_build_array(x ->> 'session_id', x ->> 'failed_step', x ->> 'error_code'))
+      from jsonb_array_elements(p_settled) as x
+      where x ->> 'state' = 'failed'),
     'newest_receipt', v_newest,
     'receipts', backfill_private.receipts_hash(p_run_id, v_ordinals, v_newest));
 end
 $$;
 
--- Pause the run where something of a settled batch is critical, and say so in the chain.
+-- Pause the run if anything of a settled batch is critical, and say so in the chain.
 create function backfill_private.record_critical(p_run_id uuid, p_claim_id uuid, p_settled jsonb)
 returns void
 language plpgsql
@@ -6066,24 +6333,27 @@ begin
   if v_bad is not null then
     perform backfill_private.record(p_run_id, 'critical', jsonb_build_object('claim', p_claim_id, 'sessions', v_bad));
     perform backfill_private.hold(p_run_id, format('critical: session %s, %s', v_bad -> 0 ->> 0,
-      case v_bad -> 0 ->> 1 when 'OB016' then 'a written row has no receipt' else 'a write was refused at the gate' end));
+      case v_bad -> 0 ->> 1
+        when 'OB016' then 'a written row has no receipt'
+        else 'a write was refused at the gate' end));
   end if;
 end
 $$;
 
--- Record a settled batch in the chain; pause the run where something of it is critical.
+-- Record a settled batch in the chain. Pause the run if anything of it is critical.
 create function backfill_private.record_batch(p_run_id uuid, p_claim_id uuid, p_settled jsonb)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform backfill_private.record(p_run_id, 'batch_settled', backfill_private.settled_details(p_run_id, p_claim_id, p_settled));
+  perform backfill_private.record(p_run_id, 'batch_settled',
+    backfill_private.settled_details(p_run_id, p_claim_id, p_settled));
   perform backfill_private.record_critical(p_run_id, p_claim_id, p_settled);
 end
 $$;
 
--- Refuse outcomes that have not the form of any: a list of objects, one an ordinal.
+-- Refuse outcomes that do not have the right form: a list of objects, one per ordinal.
 --
 -- raises  OB013 another form
 create function backfill_private.check_outcomes(p_outcomes jsonb)
@@ -6112,7 +6382,7 @@ $$;
 
 -- Settle the outcomes of a claimed batch. Safe to call again: what is settled stays as it was.
 --
--- p_outcomes  see backfill_private.decide_outcomes; only items still leased under this claim are settled
+-- p_outcomes  see backfill_private.decide_outcomes. Only items still leased under this claim are settled
 -- returns     {state, reason, settled: […]}
 -- raises      OB001 no such run, OB010 not allowed
 create function backfill_private.settle(p_run_id uuid, p_claim_id uuid, p_outcomes jsonb)
@@ -6140,17 +6410,24 @@ begin
     perform backfill_private.note_trouble(p_run_id, v_mine, v_settled);
     perform backfill_private.break_circuit(p_run_id, v_settled);
   end if;
-  return (select jsonb_build_object('state', r.state, 'reason', r.reason, 'settled', (
-      select coalesce(jsonb_agg(jsonb_build_object('ordinal', i.ordinal, 'session_id', i.session_id, 'state', i.state,
-        'failed_step', i.failed_step, 'error_code', i.error_code, 'error_message', i.error_message) order by i.ordinal), '[]')
+  return (
+    select jsonb_build_object('state', r.state, 'reason', r.reason, 'settled', (
+      select coalesce(jsonb_agg(jsonb_build_object(
+          'ordinal', i.ordinal,
+          'session_id', i.session_id,
+          'state', i.state,
+          'failed_step', i.failed_step,
+          'error_code', i.error_code,
+          'error_message', i.error_message) order by i.ordinal), '[]')
       from public.backfill_items as i
       join jsonb_to_recordset(p_outcomes) as o (ordinal integer) using (ordinal)
       where i.run_id = p_run_id))
-    from public.backfill_runs as r where r.run_id = p_run_id);
+    from public.backfill_runs as r
+    where r.run_id = p_run_id);
 end
 $$;
 
--- Settle leased items of which nobody tells the outcome: the receipts decide.
+-- Settle leased items whose outcome nobody tells: the receipts decide.
 create function backfill_private.settle_untold(p_run_id uuid, p_ordinals integer[], p_why text)
 returns void
 language plpgsql
@@ -6165,7 +6442,7 @@ begin
 end
 $$;
 
--- Settle every lease of a run that does not run. Its attempts may write no more; one in flight is waited for.
+-- Settle every lease of a run that does not run. Its attempts may write no more. A write in flight is waited for.
 create function backfill_private.release_all(p_run_id uuid)
 returns void
 language sql
@@ -6176,7 +6453,7 @@ as $$
     'the lease was taken back')
 $$;
 
--- Settle the leases that ran out, of every run whose row is free: their workers are gone.
+-- Settle the leases that ran out, of every run whose row is free. Their workers are gone.
 create function backfill_private.release_expired()
 returns void
 language plpgsql
@@ -6187,16 +6464,23 @@ declare
   v_ordinals integer[];
 begin
   for v_run_id in
-    select r.run_id from public.backfill_runs as r
-    where r.run_id in (select i.run_id from public.backfill_items as i
-                       where i.state = 'leased' and i.lease_until <= backfill_private.clock())
+    select r.run_id
+    from public.backfill_runs as r
+    where r.run_id in (
+      select i.run_id
+      from public.backfill_items as i
+      where i.state = 'leased' and i.lease_until <= backfill_private.clock())
     order by r.run_id
     for no key update skip locked
   loop
     select array_agg(e.ordinal) into v_ordinals
-    from (select i.ordinal from public.backfill_items as i
-          where i.run_id = v_run_id and i.state = 'leased' and i.lease_until <= backfill_private.clock()
-          for update skip locked) as e;
+    from (
+      select i.ordinal
+      from public.backfill_items as i
+      where i.run_id = v_run_id
+        and i.state = 'leased'
+        and i.lease_until <= backfill_private.clock()
+      for update skip locked) as e;
     perform backfill_private.settle_untold(v_run_id, v_ordinals, 'the lease ran out');
   end loop;
 end
@@ -6205,8 +6489,8 @@ $$;
 -- from sql/60_apply/steps.sql
 -- Steps: the scoring calls that a session still needs.
 
--- The scoring calls that some items still need: for each component that is neither filled nor written by this run,
--- in order, the function and its arguments. What an item's first attempt needs stands in its plan.
+-- The scoring calls that some items still need, in order: function and arguments for each component that is neither
+-- filled nor written by this run. What an item's first attempt needs is in its plan, so receipts are read only later.
 create function backfill_private.steps(p_run public.backfill_runs, p_ordinals integer[])
 returns table (ordinal integer, steps jsonb)
 language sql
@@ -6214,9 +6498,12 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   select i.ordinal, jsonb_agg(jsonb_build_object(
-      'component', t.component, 'transport', t.transport, 'function', f.name,
+      'component', t.component,
+      'transport', t.transport,
+      'function', f.name,
       'arguments', (
-        select jsonb_object_agg(a.key, case a.value when 'session_id' then to_jsonb(i.session_id) else p_run.request -> a.value end)
+        select jsonb_object_agg(a.key,
+          case a.value when 'session_id' then to_jsonb(i.session_id) else p_run.request -> a.value end)
         from jsonb_each_text(t.arguments) as a))
     order by t.position)
   from public.backfill_items as i
@@ -6224,21 +6511,29 @@ as $$
   join public.backfill_targets as t on t.target = p_run.target and t.component = c.component
   join backfill_private.scoring_functions(p_run.target) as f on f.component = c.component
   left join backfill_private.effects(p_run.run_id, array(
-      select again.ordinal from public.backfill_items as again
-      where again.run_id = p_run.run_id and again.ordinal = any (p_ordinals) and again.attempts > 0)) as e
+      select again.ordinal
+      from public.backfill_items as again
+      where again.run_id = p_run.run_id
+        and again.ordinal = any (p_ordinals)
+        and again.attempts > 0)) as e
     on e.ordinal = i.ordinal and e.component = c.component
-  where i.run_id = p_run.run_id and i.ordinal = any (p_ordinals)
-    and c.component <> all (i.filled) and (e.is_wanted and e.has_receipt) is not true
+  where i.run_id = p_run.run_id
+    and i.ordinal = any (p_ordinals)
+    and c.component <> all (i.filled)
+    and (e.is_wanted and e.has_receipt) is not true
   group by i.ordinal
 $$;
 
 -- from sql/70_verify/buckets.sql
--- Verification: planned against present, as the tables have it. What is made of it is in verdict.sql.
+-- Verification: planned against present, as the tables have it. verdict.sql says what follows from it.
 
--- Where each planned row stands, for one component and the places of the plan after one, up to another.
+-- How each planned row stands, for one component and the places of the plan after p_after, up to p_until.
 --
--- returns  one row a planned session: bucket as_planned, missing, filled_elsewhere or changed_since; is_wanted: a row of
---          the wanted version is there; is_lost: we wrote it and it is gone; operation: how we wrote it
+-- returns  one row per planned session
+--          bucket: as_planned, missing, filled_elsewhere or changed_since
+--          is_wanted: a row of the wanted version is there
+--          is_lost: we wrote it and it is gone
+--          operation: how we wrote it
 create function backfill_private.standing(p_run_id uuid, p_component text, p_after integer, p_until integer)
 returns table (ordinal integer, session_id text, item_state text, phase text, bucket text,
   is_wanted boolean, is_lost boolean, operation text)
@@ -6261,11 +6556,14 @@ begin
   where t.target = v_run.target and t.component = p_component;
   return query execute format(
     'with written as (
-       select r.ordinal, (array_agg(r.operation order by r.receipt_id))[1] as operation,
+       select r.ordinal,
+         (array_agg(r.operation order by r.receipt_id))[1] as operation,
          (array_agg(r.after_hash order by r.receipt_id desc))[1] as after_hash
        from public.backfill_receipts as r
        where r.run_id = $1 and r.ordinal > $2 and r.ordinal <= $3
-         and r.component = %1$L and r.kind = ''score'' and r.undone_at is null
+         and r.component = %1$L
+         and r.kind = ''score''
+         and r.undone_at is null
        group by r.ordinal
      )
      select item.ordinal, item.session_id, item.state, item.phase,
@@ -6280,23 +6578,29 @@ begin
        w.operation
      from public.backfill_items as item
      left join written as w using (ordinal)
-     left join lateral (select sha256(convert_to(to_jsonb(t.*)::text, ''UTF8'')) as hash from %2$s as t where %4$s limit 1)
-       as wanted on true
-     cross join lateral (select wanted.hash is not null or exists (select from %2$s as t where %3$s) as is_there) as present
+     left join lateral (
+       select sha256(convert_to(to_jsonb(t.*)::text, ''UTF8'')) as hash
+       from %2$s as t
+       where %4$s
+       limit 1) as wanted on true
+     cross join lateral (
+       select wanted.hash is not null or exists (select from %2$s as t where %3$s) as is_there) as present
      where item.run_id = $1 and item.ordinal > $2 and item.ordinal <= $3
-       and item.state <> ''rolled_back'' and %1$L = any (item.components)
+       and item.state <> ''rolled_back''
+       and %1$L = any (item.components)
      order by item.ordinal',
-    p_component, v_target.table_name::regclass,
+    p_component,
+    v_target.table_name::regclass,
     backfill_private.row_condition(v_target, v_run.request, false),
     backfill_private.row_condition(v_target, v_run.request, true))
   using p_run_id, p_after, p_until;
 end
 $$;
 
--- Rows that came since the plan was sealed and that nobody planned: of planned sessions, rows that are not what counts
--- as present (another version, another kind); of other sessions any row, unless the session has changed itself since:
--- that is live traffic. Told by the rows' transaction ids against the snapshot kept at sealing;
--- rows that any run has a receipt for are not strangers.
+-- Rows that came since the plan was sealed and that nobody planned. Of a planned session, these are rows that do not
+-- count as present: another version, another kind. Of any other session they are all rows, unless the session itself
+-- has changed since, because that is live traffic. Whether a row came since is told by its transaction id against the
+-- snapshot kept at sealing. Rows for which any run has a receipt are not strangers.
 create function backfill_private.strangers(p_run_id uuid, p_component text)
 returns table (session_id text, row_key jsonb, of_other_version boolean)
 language plpgsql
@@ -6315,12 +6619,19 @@ begin
   where t.target = v_run.target and t.component = p_component;
   return query execute format(
     'with came as materialized (
-       select t.%2$I::text as session_id, %3$s as row_key, t.%4$I is distinct from %5$L as of_other_version,
-         item.ordinal is not null as is_planned, item.components, not (%10$s) as is_unwanted,
+       select
+         t.%2$I::text as session_id,
+         %3$s as row_key,
+         t.%4$I is distinct from %5$L as of_other_version,
+         item.ordinal is not null as is_planned,
+         item.components,
+         not (%10$s) as is_unwanted,
          s.xmin as session_xmin,
-         exists (select from public.backfill_receipts as r
+         exists (
+           select from public.backfill_receipts as r
            where r.run_id = $1 and r.ordinal = ours.ordinal and r.table_name = %8$L and r.row_key = %3$s
-             and r.kind = ''score'' and r.undone_at is null) as is_ours
+             and r.kind = ''score''
+             and r.undone_at is null) as is_ours
        from %1$s as t
        join %6$s as s on s.%7$I = t.%2$I
        left join public.backfill_items as ours
@@ -6334,27 +6645,31 @@ begin
      from came as c
      where case
        when c.is_ours then c.is_planned and %9$L <> all (c.components)
-       when exists (select from public.backfill_items as i
-           join public.backfill_receipts as r on r.run_id = i.run_id and r.ordinal = i.ordinal
-           where i.session_id = c.session_id and r.session_id = i.session_id and r.table_name = %8$L and r.row_key = c.row_key)
-         then false
+       when exists (
+         select from public.backfill_items as i
+         join public.backfill_receipts as r on r.run_id = i.run_id and r.ordinal = i.ordinal
+         where i.session_id = c.session_id
+           and r.session_id = i.session_id
+           and r.table_name = %8$L
+           and r.row_key = c.row_key) then false
        when c.is_planned then c.is_unwanted
        else not backfill_private.came_after(c.session_xmin, $2) end',
     v_target.table_name::regclass, v_target.session_column,
     -- As backfill_private.row_key has it, without a call for each row.
-    (select format('jsonb_build_object(%s)', string_agg(format('%L, t.%I', c, c), ', ')) from unnest(v_target.key_columns) as c),
-    v_target.version_column,
-    v_run.request ->> v_target.version_parameter, v_source.source_table::regclass, v_source.key_column,
+    (select format('jsonb_build_object(%s)', string_agg(format('%L, t.%I', c, c), ', '))
+     from unnest(v_target.key_columns) as c),
+    v_target.version_column, v_run.request ->> v_target.version_parameter,
+    v_source.source_table::regclass, v_source.key_column,
     v_target.table_name, p_component, backfill_private.row_condition(v_target, v_run.request, false), v_run.target)
   using p_run_id, v_run.sealed_snapshot::pg_snapshot, pg_snapshot_xmin(v_run.sealed_snapshot::pg_snapshot)::xid;
 end
 $$;
 
 -- from sql/70_verify/verdict.sql
--- Verify: what stands counted for a whole run, its criteria and its verdict.
+-- Verify: the rows of a whole run counted, its criteria and its verdict.
 --
--- In one call, or in parts of which each is a call and a transaction: then a row that changes meanwhile is seen before or
--- after its change, whichever comes first, and so is the audit. Nothing of a run that has ended changes by itself.
+-- This takes one call or several, each its own transaction. A row that changes in between is seen as it was or as it is
+-- now, and so is the audit. Nothing of a run that has ended changes by itself.
 
 -- One criterion: expected against actual.
 create function backfill_private.criterion(p_name text, p_expected bigint, p_actual bigint, p_more jsonb default '{}')
@@ -6387,7 +6702,8 @@ as $$
         'written', count(*) filter (where s.operation is not null),
         'written_wanted', count(*) filter (where s.operation is not null and s.is_wanted),
         'unexplained', count(*) filter (where not s.is_wanted and s.item_state <> 'failed'),
-        'priority_incomplete', coalesce(jsonb_agg(s.session_id) filter (where s.phase = 'priority' and not s.is_wanted), '[]'))
+        'priority_incomplete',
+          coalesce(jsonb_agg(s.session_id) filter (where s.phase = 'priority' and not s.is_wanted), '[]'))
       from stands as s),
     'buckets', (
       select coalesce(jsonb_object_agg(b.bucket, b.sessions), '{}')
@@ -6397,7 +6713,7 @@ as $$
       from stands as s))
 $$;
 
--- What nobody planned, of one component: as above, the bucket `extra` with the rows' keys.
+-- What nobody planned, of one component: as above. The bucket `extra` names the rows' keys.
 create function backfill_private.verify_strangers(p_run_id uuid, p_component text)
 returns jsonb
 language sql
@@ -6406,14 +6722,16 @@ set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_object(
     'figures', jsonb_build_object('extra', count(*), 'legacy', count(*) filter (where f.of_other_version)),
-    'buckets', case when count(*) = 0 then '{}' else jsonb_build_object('extra', jsonb_agg(
-      jsonb_build_object('session_id', f.session_id, 'component', p_component, 'row', f.row_key)
-      order by f.session_id, f.row_key::text)) end,
+    'buckets', case
+      when count(*) = 0 then '{}'
+      else jsonb_build_object('extra', jsonb_agg(
+        jsonb_build_object('session_id', f.session_id, 'component', p_component, 'row', f.row_key)
+        order by f.session_id, f.row_key::text)) end,
     'critical', '[]'::jsonb)
   from backfill_private.strangers(p_run_id, p_component) as f
 $$;
 
--- What is critical about a run's chain: what it tells itself, and its faults.
+-- What is critical about a run's chain: the critical events in it, and its own faults.
 create function backfill_private.verify_chain(p_run_id uuid)
 returns jsonb
 language sql
@@ -6422,7 +6740,8 @@ set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(c.what), '[]') from (
     select format('%s: %s', f ->> 0, f ->> 1) as what
-    from public.backfill_events as e cross join jsonb_array_elements(e.details -> 'sessions') as f
+    from public.backfill_events as e
+    cross join jsonb_array_elements(e.details -> 'sessions') as f
     where e.run_id = p_run_id and e.kind = 'critical'
     union all
     select format('audit event %s: %s', f.seq, f.fault) from backfill_private.chain_faults(p_run_id) as f
@@ -6440,9 +6759,9 @@ as $$
   from backfill_private.receipt_faults(p_run_id, p_after, p_until) as f
 $$;
 
--- How far a verification is, in its normal form: {stage, after, critical: how many things, figures: {component: {…}}}.
+-- How far a verification is, in its normal form: {stage, after, critical: how many, figures: {component: {…}}}.
 --
--- raises  OB013 it is not what a part had answered
+-- raises  OB013 no part has answered this
 create function backfill_private.verify_so_far(p_target text, p_so_far jsonb)
 returns jsonb
 language plpgsql
@@ -6458,22 +6777,29 @@ begin
     'after', least(greatest((p_so_far ->> 'after')::integer, 0), 1000000000),
     'critical', coalesce((p_so_far ->> 'critical')::bigint, 0),
     'figures', (
-      select jsonb_object_agg(t.component, jsonb_build_object('priority_incomplete', coalesce((
-          select jsonb_agg(i) from jsonb_array_elements_text(p_so_far #> array['figures', t.component, 'priority_incomplete']) as i), '[]'))
-        || (select jsonb_object_agg(n, coalesce((p_so_far #>> array['figures', t.component, n])::bigint, 0))
-            from unnest(array['planned', 'wanted', 'inserted', 'updated', 'written', 'written_wanted', 'unexplained', 'extra', 'legacy']) as n))
-      from public.backfill_targets as t where t.target = p_target));
+      select jsonb_object_agg(
+        t.component,
+        jsonb_build_object('priority_incomplete', coalesce((
+          select jsonb_agg(i)
+          from jsonb_array_elements_text(p_so_far #> array['figures', t.component, 'priority_incomplete']) as i), '[]'))
+        || (
+          select jsonb_object_agg(n, coalesce((p_so_far #>> array['figures', t.component, n])::bigint, 0))
+          from unnest(array['planned', 'wanted', 'inserted', 'updated', 'written', 'written_wanted', 'unexplained',
+            'extra', 'legacy']) as n))
+      from public.backfill_targets as t
+      where t.target = p_target));
 exception when data_exception then
   perform backfill_private.refuse('OB013', 'a verification goes on with what its last part answered as so_far');
   return null;
 end
 $$;
 
--- One step of a verification: 2,000 places of the plan, the strangers of a component, the chain, the receipts of 200 events.
--- Then nothing but the end is left.
+-- One step of a verification: 2,000 places of the plan, the strangers of a component, the chain, or the receipts of 200
+-- events. After the last of them only the end is left.
 --
 -- p_so_far  see backfill_private.verify_so_far
--- returns   the same, further, and what was seen: buckets {bucket: {component: […]}}, critical
+-- returns   so_far: the same, one step further
+--           buckets {bucket: {component: […]}} and critical: what this step saw
 create function backfill_private.verify_step(p_run public.backfill_runs, p_so_far jsonb)
 returns jsonb
 language plpgsql
@@ -6492,8 +6818,10 @@ begin
     select jsonb_object_agg(t.component, case v_stage
       when 'rows' then backfill_private.verify_rows(p_run.run_id, t.component, v_after, v_until)
       else backfill_private.verify_strangers(p_run.run_id, t.component) end) into v_seen
-    from (select x.component, row_number() over (order by x.position) as place
-          from public.backfill_targets as x where x.target = p_run.target) as t
+    from (
+      select x.component, row_number() over (order by x.position) as place
+      from public.backfill_targets as x
+      where x.target = p_run.target) as t
     where v_stage = 'rows' or t.place = v_until;
     select coalesce(jsonb_agg(c.what order by t.position, c.place), '[]') into v_critical
     from public.backfill_targets as t
@@ -6504,25 +6832,33 @@ begin
   else
     v_critical := backfill_private.verify_receipts(p_run.run_id, v_after, v_until);
   end if;
-  v_last := case v_stage when 'chain' then 1 when 'receipts' then p_run.audit_count
+  v_last := case v_stage
+    when 'chain' then 1
+    when 'receipts' then p_run.audit_count
     when 'rows' then (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_run.run_id)
     else (select count(*) from public.backfill_targets as t where t.target = p_run.target) end;
   return jsonb_build_object(
     'so_far', jsonb_build_object(
-      'stage', case when v_until < v_last then v_stage
-        else (jsonb_build_object('rows', 'strangers', 'strangers', 'chain', 'chain', 'receipts', 'receipts', 'end')) ->> v_stage end,
+      'stage', case when v_until < v_last then v_stage else (
+        jsonb_build_object('rows', 'strangers', 'strangers', 'chain', 'chain', 'receipts', 'receipts', 'end')
+        ) ->> v_stage end,
       'after', case when v_until < v_last then v_until else 0 end,
       'critical', (p_so_far ->> 'critical')::bigint + jsonb_array_length(v_critical),
-      'figures', backfill_private.added(p_so_far -> 'figures',
-        (select coalesce(jsonb_object_agg(s.key, s.value -> 'figures'), '{}') from jsonb_each(v_seen) as s))),
-    'buckets', (select coalesce(jsonb_object_agg(b.key, b.components), '{}') from (
+      'figures', backfill_private.added(p_so_far -> 'figures', (
+        select coalesce(jsonb_object_agg(s.key, s.value -> 'figures'), '{}')
+        from jsonb_each(v_seen) as s))),
+    'buckets', (
+      select coalesce(jsonb_object_agg(b.key, b.components), '{}')
+      from (
         select b.key, jsonb_object_agg(s.key, b.value) as components
-        from jsonb_each(v_seen) as s cross join jsonb_each(s.value -> 'buckets') as b group by 1) as b),
+        from jsonb_each(v_seen) as s
+        cross join jsonb_each(s.value -> 'buckets') as b
+        group by 1) as b),
     'critical', v_critical);
 end
 $$;
 
--- What all parts of a verification say: its criteria, its verdict, and what stands for itself.
+-- What all parts of a verification say: its criteria, its verdict, and the figures that no criterion compares.
 create function backfill_private.verify_end(p_run public.backfill_runs, p_so_far jsonb)
 returns jsonb
 language plpgsql
@@ -6539,10 +6875,14 @@ begin
     with ordinality as c (criterion, place)
   where t.target = p_run.target;
   v_criteria := v_criteria || backfill_private.run_criteria(p_run.run_id, v_figures, v_critical);
-  return jsonb_build_object('run_id', p_run.run_id, 'state', p_run.state,
+  return jsonb_build_object(
+    'run_id', p_run.run_id,
+    'state', p_run.state,
     'verdict', backfill_private.verdict(v_figures, v_criteria, v_critical),
     'criteria', v_criteria,
-    'inferred', (select count(*) from public.backfill_receipts as r
+    'inferred', (
+      select count(*)
+      from public.backfill_receipts as r
       where r.run_id = p_run.run_id and r.is_inferred and r.undone_at is null),
     'audit', jsonb_build_object('count', p_run.audit_count, 'head', p_run.audit_head))
     || backfill_private.new_candidates(p_run);
@@ -6570,15 +6910,18 @@ begin
 end
 $$;
 
--- Verify a run against the tables, a part of it, for about so long.
+-- Verify a part of a run against the tables, for about p_budget_ms.
 --
--- p_so_far  what the part before answered; null: from the beginning
--- returns   {so_far, looked_at and to_look_at: sessions, components, buckets: {bucket: {component: [session; of extra: {session_id,
---           component, row}]}}, critical, verification: null, or after the last part {run_id, state, verdict, criteria,
---           inferred, audit, new_candidates, new_candidates_total}}
---           verdict: pass: every planned row is there; partial: each missing one belongs to a session recorded as failed and
---           nothing is critical; fail: everything else
--- raises    OB001 no such run, OB010 not allowed, OB013 so_far is not what a part had answered
+-- p_so_far  what the part before answered. Null: from the beginning
+-- returns   {so_far, looked_at, to_look_at, components, buckets, critical, verification}
+--           looked_at and to_look_at: sessions
+--           buckets: {bucket: {component: [session]}}, of extra [{session_id, component, row}]
+--           verification: null, or after the last part {run_id, state, verdict, criteria, inferred, audit,
+--           new_candidates, new_candidates_total}
+--           verdict: pass: every planned row is there
+--                    partial: each missing one belongs to a session recorded as failed, and nothing is critical
+--                    fail: everything else
+-- raises    OB001 no such run, OB010 not allowed, OB013 no part has answered this so_far
 create function backfill_private.verify_part(p_run_id uuid, p_so_far jsonb, p_budget_ms integer)
 returns jsonb
 language plpgsql
@@ -6605,8 +6948,14 @@ begin
     v_seen := backfill_private.added(v_seen, v_step - 'so_far');
     exit when backfill_private.clock() >= v_until;
   end loop;
-  return v_seen || jsonb_build_object('so_far', v_so_far, 'verification', v_end, 'to_look_at', v_sessions,
-    'components', (select jsonb_agg(t.component order by t.position) from public.backfill_targets as t where t.target = v_run.target),
+  return v_seen || jsonb_build_object(
+    'so_far', v_so_far,
+    'verification', v_end,
+    'to_look_at', v_sessions,
+    'components', (
+      select jsonb_agg(t.component order by t.position)
+      from public.backfill_targets as t
+      where t.target = v_run.target),
     'looked_at', case v_so_far ->> 'stage' when 'rows' then (v_so_far ->> 'after')::bigint else v_sessions end);
 end
 $$;
@@ -6618,7 +6967,10 @@ language sql
 immutable
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.criterion(n.tab || '_rows', (p_figures ->> 'planned')::bigint, (p_figures ->> 'wanted')::bigint,
+  select backfill_private.criterion(
+    n.tab || '_rows',
+    (p_figures ->> 'planned')::bigint,
+    (p_figures ->> 'wanted')::bigint,
     jsonb_build_object('inserted', p_figures -> 'inserted', 'updated', p_figures -> 'updated'))
   from (select backfill_private.bare_name(p_target.table_name)) as n (tab)
   union all
@@ -6638,14 +6990,16 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_array(
-    backfill_private.criterion('priority_complete', count(*) filter (where i.phase = 'priority' and i.state <> 'rolled_back'),
+    backfill_private.criterion('priority_complete',
+      count(*) filter (where i.phase = 'priority' and i.state <> 'rolled_back'),
       count(*) filter (where i.phase = 'priority' and i.state <> 'rolled_back' and not exists (
-        select from jsonb_each(p_figures) as x where x.value -> 'priority_incomplete' ? i.session_id))),
+        select from jsonb_each(p_figures) as x
+        where x.value -> 'priority_incomplete' ? i.session_id))),
     backfill_private.criterion('critical_errors', 0, p_critical),
     backfill_private.criterion('failed_sessions', 0, count(*) filter (where i.state = 'failed')),
     backfill_private.criterion('audit_complete',
       (select r.audit_count from public.backfill_runs as r where r.run_id = p_run_id),
-      -- whole up to the first fault; without one, as many as there are
+      -- The events before the first fault. Without a fault, all that there are.
       (select coalesce(min(f.seq) - 1, (select count(*) from public.backfill_events as e where e.run_id = p_run_id))
        from backfill_private.chain_faults(p_run_id) as f)))
   from public.backfill_items as i
@@ -6660,8 +7014,9 @@ immutable
 set search_path = pg_catalog, pg_temp
 as $$
   select case
-    when p_critical > 0
-      or (select sum((x.value ->> 'extra')::bigint + (x.value ->> 'unexplained')::bigint) from jsonb_each(p_figures) as x) > 0 then 'fail'
+    when p_critical > 0 or (
+      select sum((x.value ->> 'extra')::bigint + (x.value ->> 'unexplained')::bigint)
+      from jsonb_each(p_figures) as x) > 0 then 'fail'
     when exists (select from jsonb_array_elements(p_criteria) as c where c ->> 'status' <> 'pass') then 'partial'
     else 'pass' end
 $$;
