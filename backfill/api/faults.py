@@ -32,7 +32,7 @@ class Fault:
     retry_after_s: float | None = None
 
 
-# The outcome that sql/60_apply/settle.sql takes for a fault of a scoring call.
+# The outcome that sql/60_apply/outcome.sql takes for a fault of a scoring call.
 OUTCOMES: dict[FaultKind, str] = {
     "session": "failed",
     "again": "again",

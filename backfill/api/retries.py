@@ -1,4 +1,7 @@
-"""Retries of calls that can be repeated: for how long, how often, and who hears of them."""
+"""Retries of calls that can be repeated: for how long, how often, and who hears of them.
+
+A session's back-off is the database's: sql/60_apply/backoff_and_breaker.sql.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from backfill.cli import terminal
 from backfill.cli.options import AsJson
 from backfill.errors import BackfillError, BadRequest
 from backfill.targets import declaration
-from backfill.targets import install as files
+from backfill.targets.install import carry_out, installation_text, plan_install
 
 DEFAULT_DIR = Path(".backfill-local")
 
@@ -59,16 +59,16 @@ def install(
 ) -> None:
     """Copy our migrations into a Supabase project: shows, asks, skips what is there."""
     declared = [declaration.declared(given) for given in target or []]
-    planned = files.plan_install(supabase_path, datetime.now(UTC), declared)
+    planned = plan_install(supabase_path, datetime.now(UTC), declared)
     if not as_json:
-        terminal.out.print(files.installation_text(planned), markup=False)
+        terminal.out.print(installation_text(planned), markup=False)
     if planned.missing and not yes and not typer.confirm("Copy?", err=True):
         raise typer.Exit(1)
-    carried = files.carry_out(planned)
+    carried = carry_out(planned)
     if as_json:
         terminal.print_json(carried.as_dict())
     elif planned.missing:
-        terminal.out.print(files.installation_text(carried), markup=False)
+        terminal.out.print(installation_text(carried), markup=False)
 
 
 def demo(

@@ -1,7 +1,7 @@
 -- Faults: what an error's code means for a session, and what of its message may be kept.
 
--- What an error code means, said once. SQL asks this view through backfill_private.fault. backfill/api/faults.py
--- mirrors it, and a test holds the two equal.
+-- What an error code means. SQL asks this view through backfill_private.fault. The client, which sees the answers of the
+-- API, asks its mirror in backfill/api/faults.py. A test holds the two equal.
 --
 -- of      whose code it is: PostgreSQL's (sqlstate), PostgREST's (postgrest) or an HTTP status (http)
 -- class   a code, or the beginning of codes. The longest match wins

@@ -1,7 +1,8 @@
 -- Trouble: what the database does when many calls go wrong. Back-off and the circuit breaker.
 --
 -- A call without a known end is looked up, not guessed: settling takes the fence away, then asks the receipts.
--- This file says only how long to wait before another try, and when to stop trying.
+-- This file says only how long to wait before another try, and when to stop trying. How the client repeats its own calls
+-- is in backfill/api/retries.py.
 
 -- How long to wait after this many troubles in a row: 1 s, 2 s, 4 s … 60 s. Up to half of it is random, so that
 -- sessions and workers that ran into the same trouble do not come back together.

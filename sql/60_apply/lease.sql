@@ -252,3 +252,29 @@ begin
   return v_renewed;
 end
 $$;
+
+-- Who holds the sessions that this run waits for: its own leases, and other runs' leases on its pending sessions.
+create function backfill_private.lease_holders(p_run_id uuid)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format('%s sessions are leased by %s until %s UTC',
+    count(*),
+    string_agg(
+      distinct coalesce(held.worker, 'an undo')
+        || case when held.run_id <> p_run_id then ' for run ' || held.run_id else '' end,
+      ', '),
+    to_char(max(held.lease_until) at time zone 'UTC', 'HH24:MI:SS'))
+  from public.backfill_items as held
+  where held.state = 'leased'
+    and (held.run_id = p_run_id or exists (
+      select from public.backfill_items as mine
+      where mine.run_id = p_run_id
+        and mine.state = 'pending'
+        and mine.source = held.source
+        and mine.session_id = held.session_id
+    ))
+  having count(*) > 0
+$$;

@@ -1,4 +1,5 @@
--- The rule of outcomes: what a session becomes, from the rows that are there and what the worker saw.
+-- Outcomes: what a session becomes, a lost reply included. The item first, the fence second, the receipts third: an
+-- outcome is decided only when the attempt can no longer commit.
 
 -- Did any of these calls come to a known end? If so, the API is alive, and an outcome that stays unknown is the
 -- session's own trouble.
@@ -53,5 +54,122 @@ begin
       message := left(format('the outcome stayed unknown %s times: %s', p_unknowns, message), 500);
     end if;
   end if;
+end
+$$;
+
+-- Decide the outcomes of leased items and say what is critical. This is only ever a batch of a run that may be large,
+-- so it is looked up row by row, even if PostgreSQL expects another way to be faster.
+--
+-- p_outcomes  [{ordinal, outcome, answered: [component], step, code, message, retry_after_s}]
+--             answered names the calls that came back well, whatever came after them. outcome:
+--             answered  every call came back well
+--             failed    a call failed, and would fail again
+--             again     a call was rolled back, and may well succeed
+--             slow      too many requests
+--             unknown   nobody knows whether a call happened
+--             lost      the same, and the worker is gone
+--             stop      a call failed in a way that all others would
+--             released  not called
+-- returns     the settled items: [{ordinal, session_id, state, failed_step, error_code, error_message, is_critical}]
+create function backfill_private.decide_outcomes(p_run_id uuid, p_outcomes jsonb)
+returns jsonb
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+declare
+  v_ordinals integer[] := backfill_private.take_fences(p_run_id, p_outcomes);
+  v_settled jsonb;
+  v_is_alive boolean := backfill_private.has_known_outcome(p_outcomes) or not exists (
+    select from public.backfill_items as i where i.run_id = p_run_id and i.state = 'pending');
+begin
+  with told as (
+    select o.*
+    from jsonb_to_recordset(p_outcomes)
+      as o (ordinal integer, outcome text, answered text[], step text, code text, message text)
+  ), seen as (
+    select e.ordinal,
+      -- If receipts are inferred, a row without one is somebody else's or came late. No receipt of ours is missing.
+      bool_and(e.is_wanted and (e.has_receipt or g.receipts = 'inferred')
+        or e.component = any (i.filled) and e.is_present) as is_complete,
+      bool_or(e.is_wanted and not e.has_receipt and g.receipts = 'exact' and e.component = any (t.answered))
+        as lacks_receipt,
+      bool_or(e.is_wanted and e.has_receipt and e.component = t.step) as step_is_done,
+      (array_agg(e.component order by array_position(i.components, e.component))
+        filter (where not e.is_wanted and e.component <> all (i.filled)))[1] as without_row
+    from backfill_private.effects(p_run_id, v_ordinals) as e
+    join told as t using (ordinal)
+    join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = e.ordinal
+    join public.backfill_targets as g on g.target = i.source and g.component = e.component
+    group by e.ordinal
+  ), decided as (
+    select t.ordinal, t.outcome, o.*, i.crowded_out + (t.outcome = 'again')::integer as crowded_out,
+      i.unknown_outcomes + (not s.is_complete and t.outcome in ('unknown', 'lost'))::integer as unknowns
+    from told as t
+    join seen as s using (ordinal)
+    join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = t.ordinal
+    cross join lateral backfill_private.outcome(s.is_complete, coalesce(s.lacks_receipt, false), s.without_row,
+      -- An error about a call that committed all the same is no failure: what is left is the next step.
+      -- Nor is it the failure of its step if one before it had answered and left no row.
+      case when t.outcome <> 'failed' then t.outcome when s.step_is_done then 'released'
+        when s.without_row = any (t.answered) then 'answered' else t.outcome end,
+      case when t.step = any (i.components) then t.step end, t.code, t.message,
+      i.crowded_out + 1, case when v_is_alive then i.unknown_outcomes + 1 else 0 end) as o
+  ), written as (
+    update public.backfill_items as i
+    set state = d.state, failed_step = d.step, error_code = d.code, error_message = d.message,
+        crowded_out = d.crowded_out, unknown_outcomes = d.unknowns,
+        not_before = case when d.state <> 'pending' then null
+          when d.outcome = 'unknown' then backfill_private.clock() + backfill_private.back_off(d.unknowns)
+          when d.outcome = 'again' then backfill_private.clock() + backfill_private.back_off(d.crowded_out) end,
+        settled_at = case when d.state <> 'pending' then backfill_private.clock() end,
+        lease_until = null, lease_kind = null, claim_id = null, worker = null
+    from decided as d
+    where i.run_id = p_run_id and i.ordinal = d.ordinal
+    returning i.ordinal, i.session_id, i.state, i.failed_step, i.error_code, i.error_message, d.is_critical
+  )
+  select coalesce(jsonb_agg(to_jsonb(w) order by w.ordinal), '[]') into v_settled from written as w;
+  return v_settled;
+end
+$$;
+
+-- Take the fences of leased items away, so that their attempts can no longer commit, and infer receipts if need be.
+--
+-- p_outcomes  see backfill_private.decide_outcomes
+-- returns     the ordinals of those that were leased. Never null, which to effects() would be every item of the run
+create function backfill_private.take_fences(p_run_id uuid, p_outcomes jsonb)
+returns integer[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+declare
+  v_ordinals integer[];
+begin
+  select coalesce(array_agg(l.ordinal), '{}') into v_ordinals
+  from (
+    select i.ordinal
+    from public.backfill_items as i
+    join jsonb_to_recordset(p_outcomes) as o (ordinal integer) using (ordinal)
+    where i.run_id = p_run_id and i.state = 'leased'
+    order by i.ordinal
+    for update of i) as l;
+  update public.backfill_items as i
+  set fence_hash = null
+  where i.run_id = p_run_id and i.ordinal = any (v_ordinals);
+  if exists (
+    select from public.backfill_runs as r
+    join public.backfill_targets as t on t.target = r.target
+    where r.run_id = p_run_id and t.receipts = 'inferred'
+  ) then
+    perform backfill_private.infer_receipts(p_run_id, v_ordinals, array(
+      select o.ordinal from jsonb_to_recordset(p_outcomes) as o (ordinal integer, outcome text)
+      where o.ordinal = any (v_ordinals) and o.outcome <> 'released'));
+  end if;
+  return v_ordinals;
 end
 $$;

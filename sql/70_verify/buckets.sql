@@ -1,4 +1,5 @@
--- Verification: planned against present, as the tables have it. verdict.sql says what follows from it.
+-- The five buckets of a verification: as_planned, missing, filled_elsewhere and changed_since of the planned rows, and
+-- extra of the others. verdict.sql says what follows from them.
 
 -- How each planned row stands, for one component and the places of the plan after p_after, up to p_until.
 --
@@ -136,4 +137,22 @@ begin
     v_target.table_name, p_component, backfill_private.row_condition(v_target, v_run.request, false), v_run.target)
   using p_run_id, v_run.sealed_snapshot::pg_snapshot, pg_snapshot_xmin(v_run.sealed_snapshot::pg_snapshot)::xid;
 end
+$$;
+
+-- What nobody planned, of one component: as above. The bucket `extra` names the rows' keys.
+create function backfill_private.verify_strangers(p_run_id uuid, p_component text)
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_build_object(
+    'figures', jsonb_build_object('extra', count(*), 'legacy', count(*) filter (where f.of_other_version)),
+    'buckets', case
+      when count(*) = 0 then '{}'
+      else jsonb_build_object('extra', jsonb_agg(
+        jsonb_build_object('session_id', f.session_id, 'component', p_component, 'row', f.row_key)
+        order by f.session_id, f.row_key::text)) end,
+    'critical', '[]'::jsonb)
+  from backfill_private.strangers(p_run_id, p_component) as f
 $$;

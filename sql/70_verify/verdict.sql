@@ -45,24 +45,6 @@ as $$
       from stands as s))
 $$;
 
--- What nobody planned, of one component: as above. The bucket `extra` names the rows' keys.
-create function backfill_private.verify_strangers(p_run_id uuid, p_component text)
-returns jsonb
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select jsonb_build_object(
-    'figures', jsonb_build_object('extra', count(*), 'legacy', count(*) filter (where f.of_other_version)),
-    'buckets', case
-      when count(*) = 0 then '{}'
-      else jsonb_build_object('extra', jsonb_agg(
-        jsonb_build_object('session_id', f.session_id, 'component', p_component, 'row', f.row_key)
-        order by f.session_id, f.row_key::text)) end,
-    'critical', '[]'::jsonb)
-  from backfill_private.strangers(p_run_id, p_component) as f
-$$;
-
 -- What is critical about a run's chain: the critical events in it, and its own faults.
 create function backfill_private.verify_chain(p_run_id uuid)
 returns jsonb

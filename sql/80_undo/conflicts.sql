@@ -174,3 +174,79 @@ begin
   return v_all;
 end
 $$;
+
+-- Does the age of some sessions' rows prove that they are as a preview without conflicts saw them? If not, the rows
+-- themselves must be looked at. Always null if other tables refer to the target's tables.
+create function backfill_private.undo_is_as_seen(p_undo backfill_private.undos, p_ordinals integer[])
+returns boolean
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_target public.backfill_targets;
+  v_differs boolean;
+begin
+  for v_target in
+    select t.*
+    from public.backfill_targets as t
+    join public.backfill_runs as r on r.target = t.target
+    where r.run_id = p_undo.run_id
+  loop
+    if exists (
+      select from pg_constraint as c
+      where c.contype = 'f'
+        and c.confrelid = v_target.table_name::regclass
+    ) then
+      return null;
+    end if;
+    execute format(
+      'select exists (
+         select from public.backfill_receipts as r
+         left join lateral (select t.xmin as born from %s as t where %s offset 0) as standing on true
+         where r.run_id = $1
+           and r.ordinal = any ($2)
+           and r.kind = ''score''
+           and r.undone_at is null
+           and r.component = %L
+           and (r.table_name <> %L
+             or r.after_hash is null
+             or standing.born is null
+             or backfill_private.came_after(standing.born, $3)))',
+      v_target.table_name::regclass,
+      (
+        select string_agg(
+          format('t.%I = (r.row_key ->> %L)::%s', k, k, backfill_private.column_type(v_target.table_name, k)),
+          ' and ')
+        from unnest(v_target.key_columns) as k
+      ),
+      v_target.component,
+      v_target.table_name)
+    into v_differs using p_undo.run_id, p_ordinals, p_undo.seen;
+    if v_differs then
+      return false;
+    end if;
+  end loop;
+  return true;
+end
+$$;
+
+-- Undo one written row, if the database allows it.
+--
+-- returns  null, or why not: a constraint, deferred or not, or a trigger of the user's refused it
+create function backfill_private.refusal_to_undo(
+  p_table regclass, p_picks text, p_joins text, p_row backfill_private.undoable
+)
+returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform backfill_private.undo_write(p_table, p_picks, p_joins, array[p_row], '{}');
+  set constraints all immediate;
+  return null;
+exception when integrity_constraint_violation or data_exception or insufficient_privilege or raise_exception then
+  return format('the database refuses it: %s %s', sqlstate, backfill_private.kept_message(sqlstate, sqlerrm));
+end
+$$;

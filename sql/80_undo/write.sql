@@ -199,25 +199,6 @@ begin
 end
 $$;
 
--- Undo one written row, if the database allows it.
---
--- returns  null, or why not: a constraint, deferred or not, or a trigger of the user's refused it
-create function backfill_private.refusal_to_undo(
-  p_table regclass, p_picks text, p_joins text, p_row backfill_private.undoable
-)
-returns text
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  perform backfill_private.undo_write(p_table, p_picks, p_joins, array[p_row], '{}');
-  set constraints all immediate;
-  return null;
-exception when integrity_constraint_violation or data_exception or insufficient_privilege or raise_exception then
-  return format('the database refuses it: %s %s', sqlstate, backfill_private.kept_message(sqlstate, sqlerrm));
-end
-$$;
-
 -- Undo one session's rows one by one, the newest first, through the gate. The fence never leaves this function. Every
 -- row gets a receipt, and so does any row of this session that a trigger of the user's writes.
 --

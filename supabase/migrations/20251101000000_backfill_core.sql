@@ -1371,32 +1371,6 @@ begin
 end
 $$;
 
--- Who holds the sessions that this run waits for: its own leases, and other runs' leases on its pending sessions.
-create function backfill_private.lease_holders(p_run_id uuid)
-returns text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select format('%s sessions are leased by %s until %s UTC',
-    count(*),
-    string_agg(
-      distinct coalesce(held.worker, 'an undo')
-        || case when held.run_id <> p_run_id then ' for run ' || held.run_id else '' end,
-      ', '),
-    to_char(max(held.lease_until) at time zone 'UTC', 'HH24:MI:SS'))
-  from public.backfill_items as held
-  where held.state = 'leased'
-    and (held.run_id = p_run_id or exists (
-      select from public.backfill_items as mine
-      where mine.run_id = p_run_id
-        and mine.state = 'pending'
-        and mine.source = held.source
-        and mine.session_id = held.session_id
-    ))
-  having count(*) > 0
-$$;
-
 -- from sql/30_run/environment.sql
 -- Environment: a plan is for one environment, and runs in no other.
 
@@ -1439,8 +1413,8 @@ $$;
 -- from sql/30_run/faults.sql
 -- Faults: what an error's code means for a session, and what of its message may be kept.
 
--- What an error code means, said once. SQL asks this view through backfill_private.fault. backfill/api/faults.py
--- mirrors it, and a test holds the two equal.
+-- What an error code means. SQL asks this view through backfill_private.fault. The client, which sees the answers of the
+-- API, asks its mirror in backfill/api/faults.py. A test holds the two equal.
 --
 -- of      whose code it is: PostgreSQL's (sqlstate), PostgREST's (postgrest) or an HTTP status (http)
 -- class   a code, or the beginning of codes. The longest match wins
@@ -4461,7 +4435,8 @@ create table backfill_private.bulk_claims (
 -- Trouble: what the database does when many calls go wrong. Back-off and the circuit breaker.
 --
 -- A call without a known end is looked up, not guessed: settling takes the fence away, then asks the receipts.
--- This file says only how long to wait before another try, and when to stop trying.
+-- This file says only how long to wait before another try, and when to stop trying. How the client repeats its own calls
+-- is in backfill/api/retries.py.
 
 -- How long to wait after this many troubles in a row: 1 s, 2 s, 4 s … 60 s. Up to half of it is random, so that
 -- sessions and workers that ran into the same trouble do not come back together.
@@ -5373,7 +5348,7 @@ begin
 end
 $$;
 
--- from sql/60_apply/gate.sql
+-- from sql/60_apply/fence_gate.sql
 -- The gate: one trigger function on every target table.
 --
 -- A write under a run's header is allowed only under a live fence, and leaves a receipt in the same transaction. A
@@ -5570,7 +5545,7 @@ begin
 end
 $$;
 
--- from sql/60_apply/inferred.sql
+-- from sql/60_apply/inferred_receipts.sql
 -- Inferred receipts: what an Edge Function that does not hand our headers on has written, inferred from the rows before
 -- and after.
 --
@@ -5916,6 +5891,32 @@ begin
 end
 $$;
 
+-- Who holds the sessions that this run waits for: its own leases, and other runs' leases on its pending sessions.
+create function backfill_private.lease_holders(p_run_id uuid)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format('%s sessions are leased by %s until %s UTC',
+    count(*),
+    string_agg(
+      distinct coalesce(held.worker, 'an undo')
+        || case when held.run_id <> p_run_id then ' for run ' || held.run_id else '' end,
+      ', '),
+    to_char(max(held.lease_until) at time zone 'UTC', 'HH24:MI:SS'))
+  from public.backfill_items as held
+  where held.state = 'leased'
+    and (held.run_id = p_run_id or exists (
+      select from public.backfill_items as mine
+      where mine.run_id = p_run_id
+        and mine.state = 'pending'
+        and mine.source = held.source
+        and mine.session_id = held.session_id
+    ))
+  having count(*) > 0
+$$;
+
 -- from sql/60_apply/lifecycle.sql
 -- Lifecycle: start, pause, resume, cancel, retry, prune.
 
@@ -6104,7 +6105,8 @@ end
 $$;
 
 -- from sql/60_apply/outcome.sql
--- The rule of outcomes: what a session becomes, from the rows that are there and what the worker saw.
+-- Outcomes: what a session becomes, a lost reply included. The item first, the fence second, the receipts third: an
+-- outcome is decided only when the attempt can no longer commit.
 
 -- Did any of these calls come to a known end? If so, the API is alive, and an outcome that stays unknown is the
 -- session's own trouble.
@@ -6159,49 +6161,6 @@ begin
       message := left(format('the outcome stayed unknown %s times: %s', p_unknowns, message), 500);
     end if;
   end if;
-end
-$$;
-
--- from sql/60_apply/settle.sql
--- Settling: what became of leased items. The item first, the fence second, the receipts third: an outcome is decided
--- only when the attempt can no longer commit.
-
--- Take the fences of leased items away, so that their attempts can no longer commit, and infer receipts if need be.
---
--- p_outcomes  see backfill_private.decide_outcomes
--- returns     the ordinals of those that were leased. Never null, which to effects() would be every item of the run
-create function backfill_private.take_fences(p_run_id uuid, p_outcomes jsonb)
-returns integer[]
-language plpgsql
-set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-set enable_hashjoin = off
-set enable_mergejoin = off
-as $$
-declare
-  v_ordinals integer[];
-begin
-  select coalesce(array_agg(l.ordinal), '{}') into v_ordinals
-  from (
-    select i.ordinal
-    from public.backfill_items as i
-    join jsonb_to_recordset(p_outcomes) as o (ordinal integer) using (ordinal)
-    where i.run_id = p_run_id and i.state = 'leased'
-    order by i.ordinal
-    for update of i) as l;
-  update public.backfill_items as i
-  set fence_hash = null
-  where i.run_id = p_run_id and i.ordinal = any (v_ordinals);
-  if exists (
-    select from public.backfill_runs as r
-    join public.backfill_targets as t on t.target = r.target
-    where r.run_id = p_run_id and t.receipts = 'inferred'
-  ) then
-    perform backfill_private.infer_receipts(p_run_id, v_ordinals, array(
-      select o.ordinal from jsonb_to_recordset(p_outcomes) as o (ordinal integer, outcome text)
-      where o.ordinal = any (v_ordinals) and o.outcome <> 'released'));
-  end if;
-  return v_ordinals;
 end
 $$;
 
@@ -6282,6 +6241,48 @@ begin
   return v_settled;
 end
 $$;
+
+-- Take the fences of leased items away, so that their attempts can no longer commit, and infer receipts if need be.
+--
+-- p_outcomes  see backfill_private.decide_outcomes
+-- returns     the ordinals of those that were leased. Never null, which to effects() would be every item of the run
+create function backfill_private.take_fences(p_run_id uuid, p_outcomes jsonb)
+returns integer[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+declare
+  v_ordinals integer[];
+begin
+  select coalesce(array_agg(l.ordinal), '{}') into v_ordinals
+  from (
+    select i.ordinal
+    from public.backfill_items as i
+    join jsonb_to_recordset(p_outcomes) as o (ordinal integer) using (ordinal)
+    where i.run_id = p_run_id and i.state = 'leased'
+    order by i.ordinal
+    for update of i) as l;
+  update public.backfill_items as i
+  set fence_hash = null
+  where i.run_id = p_run_id and i.ordinal = any (v_ordinals);
+  if exists (
+    select from public.backfill_runs as r
+    join public.backfill_targets as t on t.target = r.target
+    where r.run_id = p_run_id and t.receipts = 'inferred'
+  ) then
+    perform backfill_private.infer_receipts(p_run_id, v_ordinals, array(
+      select o.ordinal from jsonb_to_recordset(p_outcomes) as o (ordinal integer, outcome text)
+      where o.ordinal = any (v_ordinals) and o.outcome <> 'released'));
+  end if;
+  return v_ordinals;
+end
+$$;
+
+-- from sql/60_apply/settle.sql
+-- Settling: the outcomes of a batch are taken, noted in the chain, and leases that ran out are given back.
 
 -- What the chain says of a settled batch, with a hash over the receipts that its sessions have by now. The newest
 -- receipt says which those are.
@@ -6525,7 +6526,8 @@ as $$
 $$;
 
 -- from sql/70_verify/buckets.sql
--- Verification: planned against present, as the tables have it. verdict.sql says what follows from it.
+-- The five buckets of a verification: as_planned, missing, filled_elsewhere and changed_since of the planned rows, and
+-- extra of the others. verdict.sql says what follows from them.
 
 -- How each planned row stands, for one component and the places of the plan after p_after, up to p_until.
 --
@@ -6665,6 +6667,24 @@ begin
 end
 $$;
 
+-- What nobody planned, of one component: as above. The bucket `extra` names the rows' keys.
+create function backfill_private.verify_strangers(p_run_id uuid, p_component text)
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_build_object(
+    'figures', jsonb_build_object('extra', count(*), 'legacy', count(*) filter (where f.of_other_version)),
+    'buckets', case
+      when count(*) = 0 then '{}'
+      else jsonb_build_object('extra', jsonb_agg(
+        jsonb_build_object('session_id', f.session_id, 'component', p_component, 'row', f.row_key)
+        order by f.session_id, f.row_key::text)) end,
+    'critical', '[]'::jsonb)
+  from backfill_private.strangers(p_run_id, p_component) as f
+$$;
+
 -- from sql/70_verify/verdict.sql
 -- Verify: the rows of a whole run counted, its criteria and its verdict.
 --
@@ -6711,24 +6731,6 @@ as $$
     'critical', (
       select coalesce(jsonb_agg(format('%s: a written row is gone', s.session_id)) filter (where s.is_lost), '[]')
       from stands as s))
-$$;
-
--- What nobody planned, of one component: as above. The bucket `extra` names the rows' keys.
-create function backfill_private.verify_strangers(p_run_id uuid, p_component text)
-returns jsonb
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select jsonb_build_object(
-    'figures', jsonb_build_object('extra', count(*), 'legacy', count(*) filter (where f.of_other_version)),
-    'buckets', case
-      when count(*) = 0 then '{}'
-      else jsonb_build_object('extra', jsonb_agg(
-        jsonb_build_object('session_id', f.session_id, 'component', p_component, 'row', f.row_key)
-        order by f.session_id, f.row_key::text)) end,
-    'critical', '[]'::jsonb)
-  from backfill_private.strangers(p_run_id, p_component) as f
 $$;
 
 -- What is critical about a run's chain: the critical events in it, and its own faults.
@@ -7081,63 +7083,6 @@ create type backfill_private.undoable as (
 
 -- from sql/80_undo/confirm.sql
 -- Confirm an undo: exactly what the preview showed, piece by piece.
-
--- Does the age of some sessions' rows prove that they are as a preview without conflicts saw them? If not, the rows
--- themselves must be looked at. Always null if other tables refer to the target's tables.
-create function backfill_private.undo_is_as_seen(p_undo backfill_private.undos, p_ordinals integer[])
-returns boolean
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_custom_plan
-as $$
-declare
-  v_target public.backfill_targets;
-  v_differs boolean;
-begin
-  for v_target in
-    select t.*
-    from public.backfill_targets as t
-    join public.backfill_runs as r on r.target = t.target
-    where r.run_id = p_undo.run_id
-  loop
-    if exists (
-      select from pg_constraint as c
-      where c.contype = 'f'
-        and c.confrelid = v_target.table_name::regclass
-    ) then
-      return null;
-    end if;
-    execute format(
-      'select exists (
-         select from public.backfill_receipts as r
-         left join lateral (select t.xmin as born from %s as t where %s offset 0) as standing on true
-         where r.run_id = $1
-           and r.ordinal = any ($2)
-           and r.kind = ''score''
-           and r.undone_at is null
-           and r.component = %L
-           and (r.table_name <> %L
-             or r.after_hash is null
-             or standing.born is null
-             or backfill_private.came_after(standing.born, $3)))',
-      v_target.table_name::regclass,
-      (
-        select string_agg(
-          format('t.%I = (r.row_key ->> %L)::%s', k, k, backfill_private.column_type(v_target.table_name, k)),
-          ' and ')
-        from unnest(v_target.key_columns) as k
-      ),
-      v_target.component,
-      v_target.table_name)
-    into v_differs using p_undo.run_id, p_ordinals, p_undo.seen;
-    if v_differs then
-      return false;
-    end if;
-  end loop;
-  return true;
-end
-$$;
 
 -- Go on with the quick check of an undo's rows by their age. If a row may have changed, the full look starts from the
 -- first row.
@@ -7567,6 +7512,82 @@ begin
     v_all := coalesce(v_found, '{}') || v_all;
   end loop;
   return v_all;
+end
+$$;
+
+-- Does the age of some sessions' rows prove that they are as a preview without conflicts saw them? If not, the rows
+-- themselves must be looked at. Always null if other tables refer to the target's tables.
+create function backfill_private.undo_is_as_seen(p_undo backfill_private.undos, p_ordinals integer[])
+returns boolean
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_target public.backfill_targets;
+  v_differs boolean;
+begin
+  for v_target in
+    select t.*
+    from public.backfill_targets as t
+    join public.backfill_runs as r on r.target = t.target
+    where r.run_id = p_undo.run_id
+  loop
+    if exists (
+      select from pg_constraint as c
+      where c.contype = 'f'
+        and c.confrelid = v_target.table_name::regclass
+    ) then
+      return null;
+    end if;
+    execute format(
+      'select exists (
+         select from public.backfill_receipts as r
+         left join lateral (select t.xmin as born from %s as t where %s offset 0) as standing on true
+         where r.run_id = $1
+           and r.ordinal = any ($2)
+           and r.kind = ''score''
+           and r.undone_at is null
+           and r.component = %L
+           and (r.table_name <> %L
+             or r.after_hash is null
+             or standing.born is null
+             or backfill_private.came_after(standing.born, $3)))',
+      v_target.table_name::regclass,
+      (
+        select string_agg(
+          format('t.%I = (r.row_key ->> %L)::%s', k, k, backfill_private.column_type(v_target.table_name, k)),
+          ' and ')
+        from unnest(v_target.key_columns) as k
+      ),
+      v_target.component,
+      v_target.table_name)
+    into v_differs using p_undo.run_id, p_ordinals, p_undo.seen;
+    if v_differs then
+      return false;
+    end if;
+  end loop;
+  return true;
+end
+$$;
+
+-- Undo one written row, if the database allows it.
+--
+-- returns  null, or why not: a constraint, deferred or not, or a trigger of the user's refused it
+create function backfill_private.refusal_to_undo(
+  p_table regclass, p_picks text, p_joins text, p_row backfill_private.undoable
+)
+returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform backfill_private.undo_write(p_table, p_picks, p_joins, array[p_row], '{}');
+  set constraints all immediate;
+  return null;
+exception when integrity_constraint_violation or data_exception or insufficient_privilege or raise_exception then
+  return format('the database refuses it: %s %s', sqlstate, backfill_private.kept_message(sqlstate, sqlerrm));
 end
 $$;
 
@@ -8030,25 +8051,6 @@ begin
       state = case when i.ordinal = any (v_left) then i.state else 'rolled_back' end
   where i.run_id = p_run_id
     and i.ordinal = any (p_ordinals);
-end
-$$;
-
--- Undo one written row, if the database allows it.
---
--- returns  null, or why not: a constraint, deferred or not, or a trigger of the user's refused it
-create function backfill_private.refusal_to_undo(
-  p_table regclass, p_picks text, p_joins text, p_row backfill_private.undoable
-)
-returns text
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  perform backfill_private.undo_write(p_table, p_picks, p_joins, array[p_row], '{}');
-  set constraints all immediate;
-  return null;
-exception when integrity_constraint_violation or data_exception or insufficient_privilege or raise_exception then
-  return format('the database refuses it: %s %s', sqlstate, backfill_private.kept_message(sqlstate, sqlerrm));
 end
 $$;
 
