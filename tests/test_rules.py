@@ -113,6 +113,8 @@ def test_an_error_of_the_api_is_of_a_kind(code: str | None, status: int | None, 
         (7, 400, "session"),
         (None, 401, "stop"),
         (None, 429, "slow"),
+        ("429", 400, "session"),  # a code of the function's own, which only looks like a status
+        ("3", 400, "session"),
     ],
 )
 def test_an_error_of_an_edge_function_is_of_a_kind(code: object, status: int, kind: str) -> None:

@@ -65,6 +65,9 @@ SURVIVORS = {
     ("_bars", f'{_NEXT}8, "month": 31}}[unit])'): "its Monday is taken, a day later too",
     ("_bars", f'{_NEXT}7, "month": 32}}[unit])'): "its first day is taken, a day later too",
     ("_first_of", "return day.replace(day=2)"): "a month's bar shows its month alone",
+    ("_meaning", "starts = (code[:length] for length in range(len(code), -2, -1))"): (
+        "the code without its last character was tried before"
+    ),
     ("_parsed", 'moment = datetime.fromisoformat(text if TIMESTAMP.match(text) else "XXXX")'): (
         "no date either"
     ),
