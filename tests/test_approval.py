@@ -512,8 +512,7 @@ def test_an_environment_that_is_not_set_is_a_warning_with_the_sql_to_set_it(
     project.db.execute("update public.backfill_settings set environment = null where only_row")
     [mark] = [c for c in bf.plan(**SEED).checks if c.name == "environment"]
     assert mark.status == "warn"
-    _, _, statement = mark.detail.partition("in the SQL editor: ")
-    project.db.execute(statement.encode())
+    project.db.execute(mark.next_step.encode())
     [mark] = [c for c in bf.plan(**SEED).checks if c.name == "environment"]
     assert mark.status == "ok"
 
