@@ -39,5 +39,5 @@ def test_what_users_install_is_used(line: str) -> None:
     """By a module of the package, under its name."""
     name = Requirement(line).name
     module = {**IMPORTED_AS, **PROGRAMS}.get(name, name)
-    sources = "\n".join(path.read_text() for path in (ROOT / "backfill").glob("*.py"))
+    sources = "\n".join(path.read_text() for path in (ROOT / "backfill").rglob("*.py"))
     assert re.search(rf"\b{re.escape(module)}\b", sources), f"nothing uses {name}"

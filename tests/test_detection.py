@@ -43,7 +43,7 @@ def test_a_detection_that_writes_fails_and_has_written_nothing(
         assert "cannot set transaction read-write mode" in refused.value.message
     else:
         assert refused.value.message.startswith("25006: backfill_private.prism_gaps writes")
-        assert "take the write out of the view" in refused.value.message
+        assert "Take the write out of the view" in refused.value.message
     assert project.value("select count(*) from public.looked_at") == 0
     assert project.value("select to_regclass('public.made_by_detection')") is None
     assert project.value("select count(*) from backfill_private.findings") == 0

@@ -107,7 +107,7 @@ def explained(db: Db, query: str) -> list[Node]:
 def collecting(db: Db) -> str:
     """The statement that detects in a window, out of the function that runs it, with its values."""
     row = db.execute(
-        "select substring(prosrc from $$execute format\\('(.*?)',$$) as query"
+        "select substring(prosrc from $$execute format\\(\\s*?'(.*?)',$$) as query"
         " from pg_proc where proname = 'detected'"
     ).fetchone()
     assert row is not None

@@ -227,6 +227,7 @@ def read_tables(traces: Traces, database_url: str) -> None:
             traces.texts[name] = str(row[0]) if row else ""
 
 
+@pytest.mark.timeout(300)
 def test_no_secret_is_left_behind(
     stack: Stack, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -567,7 +567,7 @@ def test_the_functions_that_the_key_may_call_are_these(thief: Thief) -> None:
         "approve", "bulk", "cancel", "check", "claim", "claim_apart", "collect", "confirm_undo",
         "coverage", "find_runs", "freshness", "open", "pause", "plan_sessions", "preview_undo",
         "prune", "rehearsal", "rehearse", "reject", "renew", "resume", "retry", "seal", "settle",
-        "start", "verify", "verify_part", "written",
+        "start", "verify_part", "written",
     }  # fmt: skip
 
 
