@@ -15,7 +15,7 @@ select pg_temp.digest_of(:'own') as own_digest \gset
 
 -- the own plan, the wrong digest
 select throws_ok(format('select public.backfill_approve(%L, %L)', :'own', :'own_digest'),
-  'OB005', 'who asked for a plan does not approve it: a second person does', 'nobody approves the own plan');
+  'OB005', 'a second person has to approve this plan, not the one who asked for it', 'nobody approves the own plan');
 select throws_ok(format('select public.backfill_approve(%L, %L)', :'run', pg_temp.digest_of(:'other')),
   'OB004', null, 'the digest of another plan approves nothing');
 select throws_ok(format('select public.backfill_approve(%L, repeat(''0'', 64))', :'run'), 'OB004', null, 'nor does any other');

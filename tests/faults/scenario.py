@@ -25,8 +25,9 @@ from tests.faults.measures import Content, Measured
 from tests.faults.proxy import ELSEWHERE, Hit, Proxy
 from tests.faults.subjects import Subject
 from tests.kit.throttling import Start, closest_batches, most_in_a_minute
+from tests.kit.whole import WHOLE, examples
 
-SESSIONS = 200
+SESSIONS = examples(200, at_a_push=120)
 THROTTLE = 120
 BATCH_SESSIONS = 20
 SPACING_S = 60 / (THROTTLE // BATCH_SESSIONS)
@@ -224,7 +225,9 @@ class Scene:
             for run_id in run_ids:
                 assert bf.rollback(run_id).confirm(reason="a test").conflicts == ()
         assert self.content() == self.before
-        self.completes_undisturbed()
+        # Edge Functions take ten times as long, and the same functions of ours run behind them.
+        if WHOLE or self.subject.name == "rpc":
+            self.completes_undisturbed()
 
     def completes_undisturbed(self) -> None:
         """A run of its own that nobody disturbs ends as one does on an untouched project."""
