@@ -17,6 +17,7 @@ from psycopg import sql
 import backfill
 from tests.conftest import Project
 from tests.kit.outsider import Outsider, running
+from tests.kit.seed import SEED
 from tests.kit.verbs import started
 
 # A domain's check runs the caller's function, with the rights of whatever assigns a value to it.
@@ -237,3 +238,27 @@ def test_an_undo_runs_no_trigger_of_the_callers_session(
     assert policy(project) == "second_person", said
     assert said["code"] == "OB010", said
     assert "trigger theirs on public.profiles runs a function of service_role" in said["message"]
+
+
+@pytest.mark.parametrize(("kept", "approves"), [("second_person", True), ("postgres_only", False)])
+def test_only_the_sql_editor_withstands_somebody_who_says_anyones_claims(
+    project: Project, bf: backfill.Backfill, kept: str, approves: bool
+) -> None:
+    """A function that runs its caller's SQL lets the service key take any Auth user's claims.
+
+    PostgreSQL cannot tell them from those of a token. `postgres_only` asks for the login.
+    """
+    project.db.execute(b"update public.backfill_settings set approval_policy = %s", (kept,))
+    plan = bf.plan(**SEED)
+    project.user("approver")
+    ada = project.value("select id from auth.users where email like 'approver-%%'")
+    project.db.execute(RUN_SQL.encode())
+    project.reload()
+    claims = json.dumps({"role": "authenticated", "sub": str(ada)})
+    said = Outsider(project).rpc(
+        "run_sql",
+        q=f"select set_config('request.jwt.claims', '{claims}', true);"
+        " set local role authenticated;"
+        f" select public.backfill_approve('{plan.run_id}', '{plan.digest}', 'Ada')",
+    )
+    assert (bf.get(plan.run_id).state == "approved") is approves, said
