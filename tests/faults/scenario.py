@@ -25,9 +25,9 @@ from tests.faults.measures import Content, Measured
 from tests.faults.proxy import ELSEWHERE, Hit, Proxy
 from tests.faults.subjects import Subject
 from tests.kit.throttling import Start, closest_batches, most_in_a_minute
-from tests.kit.whole import WHOLE, examples
+from tests.kit.whole import WHOLE
 
-SESSIONS = examples(200, at_a_push=120)
+SESSIONS = 200
 THROTTLE = 120
 BATCH_SESSIONS = 20
 SPACING_S = 60 / (THROTTLE // BATCH_SESSIONS)
