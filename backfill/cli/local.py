@@ -14,8 +14,6 @@ import typer
 from backfill.cli import terminal
 from backfill.cli.options import AsJson
 from backfill.errors import BackfillError, BadRequest
-from backfill.targets import declaration
-from backfill.targets.install import carry_out, installation_text, plan_install
 
 DEFAULT_DIR = Path(".backfill-local")
 
@@ -58,6 +56,10 @@ def install(
     as_json: AsJson = False,
 ) -> None:
     """Copy our migrations into a Supabase project: shows, asks, skips what is there."""
+    # Reading SQL takes a while to import, and no other verb needs it.
+    from backfill.targets import declaration
+    from backfill.targets.install import carry_out, installation_text, plan_install
+
     declared = [declaration.declared(given) for given in target or []]
     planned = plan_install(supabase_path, datetime.now(UTC), declared)
     if not as_json:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.table import Table
 
 from backfill.files.folder import files_are_missing
@@ -57,6 +56,8 @@ def print_markdown(pieces: Iterable[str]) -> None:
         elif lines > RENDERED_LINES and piece.startswith(("|", "### ")):
             out.print(piece, markup=False)
         else:
+            from rich.markdown import Markdown
+
             out.print(Markdown(piece), soft_wrap=False)
             lines += piece.count("\n") + 1
     print()
