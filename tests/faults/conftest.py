@@ -1,9 +1,10 @@
-"""A sample of 200 sessions with counting scorers, a copy for every test, a proxy in front."""
+"""A sample with counting scorers, a copy for every test, a proxy in front."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from functools import cache
 
 import pytest
@@ -16,7 +17,16 @@ from tests.faults.subjects import Scoring, subject
 from tests.kit.copies import Copies
 from tests.kit.whole import WHOLE, pair
 
-Prepared = Callable[[Scoring, int], tuple[Copies, Undisturbed]]
+
+@dataclass(frozen=True)
+class Prepared:
+    """By subject and size, each made when it is asked for first.
+
+    copies: of a database. undisturbed: what a run leaves in a twin of it that nobody disturbs.
+    """
+
+    copies: Callable[[Scoring, int], Copies]
+    undisturbed: Callable[[Scoring, int], Undisturbed]
 
 
 @pytest.hookimpl(trylast=True)
@@ -40,9 +50,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def prepared(postgres_server: PostgresServer) -> Iterator[Prepared]:
-    """By subject and size, made when it is asked for first: the copies of a database, and what an
-    undisturbed run leaves in a twin of it. Whoever scores PRISM, the rows are the same.
-    """
+    """Databases to disturb, and the rows that they should end with."""
     with ExitStack() as owned:
 
         @cache
@@ -51,14 +59,14 @@ def prepared(postgres_server: PostgresServer) -> Iterator[Prepared]:
             return owned.enter_context(closing(Copies(postgres_server, template)))
 
         @cache
-        def undisturbed(scoring: Scoring, sessions: int) -> Undisturbed:
+        def twin(scoring: Scoring, sessions: int) -> Undisturbed:
             return disturb_nothing(copies(scoring, sessions), subject(scoring))
 
-        def of(scoring: Scoring, sessions: int) -> tuple[Copies, Undisturbed]:
-            same_rows: Scoring = scoring if scoring == "documents" else "rpc"
-            return copies(scoring, sessions), undisturbed(same_rows, sessions)
+        def undisturbed(scoring: Scoring, sessions: int) -> Undisturbed:
+            # SQL functions and Edge Functions leave the same rows of PRISM.
+            return twin(scoring if scoring == "documents" else "rpc", sessions)
 
-        yield of
+        yield Prepared(copies, undisturbed)
 
 
 @pytest.fixture(params=["rpc", "edge", "silent", "documents"])
@@ -71,8 +79,10 @@ def scoring(request: pytest.FixtureRequest) -> Scoring:
 @pytest.fixture
 def scene_and_stack(prepared: Prepared, scoring: Scoring) -> Iterator[tuple[Scene, Stack]]:
     """A project of the test's own, and the servers under it."""
-    copies, undisturbed = prepared(scoring, SESSIONS)
-    with scene_on(copies, subject(scoring), undisturbed) as made:
+    copies, undisturbed = prepared.copies, prepared.undisturbed
+    with scene_on(
+        copies(scoring, SESSIONS), subject(scoring), undisturbed(scoring, SESSIONS)
+    ) as made:
         yield made
 
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import get_context
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from backfill.local.processes import dies_with_parent
 from tests.faults.clock import forget
 from tests.faults.proxy import Call, Strike, does
 from tests.faults.scenario import CONCURRENCY, PATIENCE_S, Scene
+from tests.faults.worker import run
 
 ROOT = Path(__file__).parents[2]
+# Workers are forked from a process that has imported everything, which takes a second each time.
+FORKS = get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.faults.worker"])
 
 
 @dataclass
@@ -26,7 +29,7 @@ class WorkerProcess:
 
     scene: Scene = field(repr=False)
     name: str
-    process: subprocess.Popen[bytes]
+    process: ForkServerProcess
     printed: Path
 
     def said(self) -> str:
@@ -36,18 +39,24 @@ class WorkerProcess:
     def sent(self, number: signal.Signals) -> None:
         """Send a signal, as a terminal or a supervisor does."""
         self.scene.struck()
-        self.process.send_signal(number)
+        self._signalled(number)
 
     def killed(self) -> None:
         """SIGKILL: nothing is finished and nothing given back."""
-        self.process.send_signal(signal.SIGKILL)
+        self._signalled(signal.SIGKILL)
         self.scene.struck()
 
     def ended(self) -> int:
         """Its exit code, once it has ended; nobody's clock waits for it any more."""
-        code = self.process.wait(PATIENCE_S)
+        self.process.join(PATIENCE_S)
+        code = self.process.exitcode
+        assert code is not None
         forget(self.scene.project.db, self.name)
         return code
+
+    def _signalled(self, number: signal.Signals) -> None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
 
 
 @contextmanager
@@ -55,7 +64,6 @@ def worker(scene: Scene, *words: str, name: str, **environment: str) -> Iterator
     """A process that runs `backfill WORDS` through the proxy, gone when the block ends."""
     variables = {
         "PATH": os.defpath,
-        "PYTHONPATH": str(ROOT),
         "SUPABASE_URL": scene.proxy.url,
         "SUPABASE_SERVICE_ROLE_KEY": scene.project.keys.service_role,
         "DATABASE_URL": scene.dsn,
@@ -63,15 +71,8 @@ def worker(scene: Scene, *words: str, name: str, **environment: str) -> Iterator
         **environment,
     }
     with tempfile.NamedTemporaryFile() as printed:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.worker", *words],
-            env=variables,
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=printed,
-            stderr=printed,
-            preexec_fn=dies_with_parent(signal.SIGKILL),
-        )
+        process = FORKS.Process(target=run, args=(words, variables, printed.name))
+        process.start()
         started = WorkerProcess(scene, name, process, Path(printed.name))
         try:
             yield started

@@ -25,14 +25,14 @@ from tests.faults.measures import Content, Measured
 from tests.faults.proxy import ELSEWHERE, Hit, Proxy
 from tests.faults.subjects import Subject
 from tests.kit.throttling import Start, closest_batches, most_in_a_minute
-from tests.kit.whole import WHOLE
+from tests.kit.whole import WHOLE, examples
 
-SESSIONS = 200
+SESSIONS = examples(200, at_a_push=120)
 THROTTLE = 120
 BATCH_SESSIONS = 20
 SPACING_S = 60 / (THROTTLE // BATCH_SESSIONS)
 CONCURRENCY = 8
-MIDWAY = 56  # a scoring call early in a full batch, with more to come than run at a time
+MIDWAY = 37  # a scoring call early in a batch, with more to come than run at a time
 PACED: dict[str, Any] = {
     "throttle_per_minute": THROTTLE,
     "batch_size": BATCH_SESSIONS,
@@ -232,7 +232,8 @@ class Scene:
     def completes_undisturbed(self) -> None:
         """A run of its own that nobody disturbs ends as one does on an untouched project."""
         self.project.db.execute("delete from public.test_scorings")
-        run_id = self.planned(throttle_per_minute=None)
+        mode = "bulk" if self.subject.name == "rpc" and not WHOLE else "direct"
+        run_id = self.planned(throttle_per_minute=None, mode=mode)
         outcome = self.apply(run_id, url=self.project.url)
         assert outcome.is_complete
         assert self.content() == self.after

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.faults.proxy import Strike, cut, first_call_of_every
-from tests.faults.scenario import Scene
+from tests.faults.scenario import SESSIONS, Scene
 
 OUTCOME = (
     "backfill_private.outcome(boolean,boolean,text,text,text,text,text,integer,integer)",
@@ -45,6 +45,6 @@ def test_without_a_look_at_the_receipts_the_harness_reports_it(
     assert scene.outcomes()["unknown"] > 0
     case = f"without the receipts, unknown is taken for {what}"
     found = scene.measured(case)
-    assert (found.twice if forwards else found.lost) > 50
+    assert (found.twice if forwards else found.lost) > SESSIONS // 4
     with pytest.raises(AssertionError):
         scene.ends_as_undisturbed(case, run_id)

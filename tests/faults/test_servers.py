@@ -52,7 +52,7 @@ def mortal(
         server = PostgresServer.start(folder / "data")
         owned.callback(server.stop)
         copies = Copies(server, make_template(server, SESSIONS, subject(scoring)))
-        _, undisturbed = prepared(scoring, SESSIONS)
+        undisturbed = prepared.undisturbed(scoring, SESSIONS)
         with scene_on(copies, subject(scoring), undisturbed) as (scene, stack):
             owned.callback(lambda: stack.server.stop())
             owned.callback(copies.close)

@@ -14,17 +14,17 @@ from tests.faults.scenario import Scene
 from tests.faults.stack import scene_on
 from tests.faults.subjects import Scoring, subject
 
-SESSIONS = 450  # three pieces of an undo
+SESSIONS = 410  # three pieces of an undo
 CONFIRM = ("backfill_confirm_undo",)
 
 
 @pytest.fixture
 def completed(prepared: Prepared, scoring: Scoring) -> Iterator[tuple[Scene, str]]:
-    """A completed run over several hundred sessions."""
-    copies, undisturbed = prepared(scoring, SESSIONS)
-    with scene_on(copies, subject(scoring), undisturbed) as (scene, _):
+    """A completed run over several hundred sessions, which nobody disturbed."""
+    with scene_on(prepared.copies(scoring, SESSIONS), subject(scoring)) as (scene, _):
         run_id = scene.planned(throttle_per_minute=None, batch_size=50)
-        assert scene.apply(run_id).is_complete
+        assert scene.apply(run_id, url=scene.project.url).is_complete
+        scene.after = scene.content()
         yield scene, run_id
 
 

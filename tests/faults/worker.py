@@ -1,28 +1,43 @@
-"""One worker process: the real command line, on the clock that all workers share.
-
-python -m tests.faults.worker WORDS, with DATABASE_URL, WORKER_NAME and what the command line reads.
-MOST_FILE_BYTES: no file of this process grows longer, as on a disk that is full.
-"""
+"""One worker process: the real command line, on the clock that all workers share."""
 
 from __future__ import annotations
 
 import os
 import resource
+import signal
+import sys
+from collections.abc import Mapping, Sequence
 
 from backfill import client
 from backfill.cli import app as cli
+from backfill.local.processes import dies_with_parent
 from tests.faults.clock import CommonClock
 
+# Made by the process that forks the workers, whose end is theirs too.
+TIE = dies_with_parent(signal.SIGKILL)
 
-def main() -> None:
-    """Run the command line."""
-    most = os.environ.get("MOST_FILE_BYTES")
+
+def run(words: Sequence[str], environment: Mapping[str, str], printed: str) -> None:
+    """Run `backfill WORDS` in a process that was forked for it, and exit as it does.
+
+    environment: all of it, with DATABASE_URL and WORKER_NAME. MOST_FILE_BYTES: no file of this
+    process grows longer, as on a disk that is full. printed: the file that both streams go to.
+    """
+    if TIE is not None:
+        TIE()
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = ["backfill", *words]
+    _print_to(printed)
+    most = environment.get("MOST_FILE_BYTES")
     if most:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(most), int(most)))
-    with CommonClock(os.environ["DATABASE_URL"], os.environ["WORKER_NAME"]) as clock:
+    with CommonClock(environment["DATABASE_URL"], environment["WORKER_NAME"]) as clock:
         vars(client)["SystemClock"] = lambda: clock
         cli.main()
 
 
-if __name__ == "__main__":
-    main()
+def _print_to(path: str) -> None:
+    written = os.open(path, os.O_WRONLY | os.O_APPEND)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(written, stream.fileno())
