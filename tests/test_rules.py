@@ -22,7 +22,6 @@ from backfill.render.page import charts, figures
 from backfill.request import as_text, checked_ids, checked_number
 from backfill.results.check import Check, MarkStatus
 from backfill.results.coverage import DayCoverage, Missing, all_missing_name
-from backfill.results.event import Event
 from backfill.results.plan import Plan
 from backfill.results.run import ITEM_STATES, FailedSession, Outcome, Status
 from backfill.results.sessions import PlannedSession, PlannedSessions
@@ -602,28 +601,6 @@ def test_a_bucket_is_equal_to_the_rows_that_it_holds() -> None:
 )
 def test_the_time_left_runs_down(eta_s: float | None, ago_s: float, said: str) -> None:
     assert progress.time_left(eta_s, seconds_ago=ago_s) == said
-
-
-def settled(at_s: float, *states: str) -> Event:
-    """A batch that was settled so many seconds after the start."""
-    details = {"settled": [{"state": state} for state in states]}
-    return Event("batch_settled", "r", MIDNIGHT + timedelta(seconds=at_s), details)
-
-
-@pytest.mark.parametrize(
-    ("batches", "rate"),
-    [
-        ([], None),
-        ([settled(0, "done")], None),
-        ([settled(0, "done"), settled(0, "done")], None),
-        ([settled(0, "done"), settled(30, "done", "failed")], 4.0),
-        ([settled(0), settled(60, "done", "pending"), settled(120, "leased", "done")], 1.0),
-    ],
-)
-def test_the_rate_is_counted_from_the_first_batch_on(
-    batches: list[Event], rate: float | None
-) -> None:
-    assert progress.rate_per_minute(batches) == rate
 
 
 # -- the axes of charts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 from rich.console import Console
@@ -13,7 +13,6 @@ from rich.console import Console
 from backfill.cli import progress, terminal
 from backfill.errors import BackfillError
 from backfill.render.markdown import document, joined, table
-from backfill.results.event import Event
 from backfill.results.run import RunSummary, Status
 from tests.kit.commands import Shell
 
@@ -138,21 +137,8 @@ def test_it_looks_again_while_somebody_looks_on(monkeypatch: pytest.MonkeyPatch)
         while len(looked) < 4:
             time.sleep(0.01)
         console.print(bar.renderable())
+    assert "20/min" in shown.getvalue()
     assert "left 2:00:00" in shown.getvalue() or "left 1:59:59" in shown.getvalue()
-
-
-def settled(seconds: float, sessions: int) -> Event:
-    """A batch that was settled so long after the beginning."""
-    rows = [{"state": "done"}] * sessions
-    at = BEGAN + timedelta(seconds=seconds)
-    return Event("batch_settled", "r", at, {"batch": 1, "settled": rows})
-
-
-def test_the_rate_is_that_between_batches() -> None:
-    """One batch alone, settled within a second, would be 300 a minute; the throttle allows 20."""
-    assert progress.rate_per_minute([settled(0.5, 5)]) is None
-    assert progress.rate_per_minute([settled(0.5, 5), settled(15.5, 5)]) == 20
-    assert progress.rate_per_minute([settled(0, 5), settled(15, 5), settled(30, 2)]) == 14
 
 
 def test_the_version_is_the_packages(shell: Shell) -> None:

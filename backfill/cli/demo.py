@@ -11,6 +11,7 @@ from types import FrameType
 
 from backfill.api.gateway import Gateway
 from backfill.blocking import Backfill
+from backfill.cli import exit_codes
 from backfill.client import AsyncBackfill
 from backfill.local import stack
 from backfill.local.sample import declare
@@ -85,7 +86,7 @@ class _Ending:
         """From here on a signal raises SystemExit with its exit code, at once if one came."""
         self._is_held = self.asked is not None
         if self.asked is not None:
-            raise SystemExit(128 + self.asked)
+            raise SystemExit(exit_codes.of_signal(self.asked))
 
 
 @contextmanager

@@ -39,6 +39,11 @@ def of_error(error: type[BackfillError]) -> ExitCode:
     return next(code for kind, code in OF_ERRORS.items() if issubclass(error, kind))
 
 
+def of_signal(number: int) -> int:
+    """The exit code of a process that a signal ended, as shells have it."""
+    return 128 + number
+
+
 def of_check(checks: Sequence[Check]) -> ExitCode:
     """DONE if ready. A project without our migrations counts as unreachable."""
     if any(check.name == "migrations" and check.status == "fail" for check in checks):

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from backfill.cli import terminal
+from backfill.cli.exit_codes import ExitCode
 from backfill.cli.options import AsJson
 from backfill.errors import BackfillError, BadRequest
 
@@ -65,7 +66,7 @@ def install(
     if not as_json:
         terminal.out.print(installation_text(planned), markup=False)
     if planned.missing and not yes and not typer.confirm("Copy?", err=True):
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.FAILED)
     carried = carry_out(planned)
     if as_json:
         terminal.print_json(carried.as_dict())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Self
 
@@ -40,18 +40,6 @@ def time_left(eta_s: float | None, *, seconds_ago: float) -> str:
     if eta_s is None:
         return "-:--:--"
     return str(timedelta(seconds=round(max(eta_s - seconds_ago, 0))))
-
-
-def rate_per_minute(batches: Sequence[Event]) -> float | None:
-    """Sessions per minute from the first settled batch to the last. None after only one.
-
-    The sessions of the first do not count, since nobody knows how long they took.
-    """
-    if len(batches) < 2:
-        return None
-    minutes = (batches[-1].at - batches[0].at).total_seconds() / 60
-    sessions = sum(len(settled_states(batch)) for batch in batches[1:])
-    return sessions / minutes if minutes > 0 else None
 
 
 def settled_states(batch: Event) -> list[str]:
@@ -96,7 +84,6 @@ class ApplyProgress:
         self._look = look
         self._ended = threading.Event()
         self._looking: threading.Thread | None = None
-        self._batches: list[Event] = []
         self._last = ""
         self._bulk_done = 0
 
@@ -132,18 +119,20 @@ class ApplyProgress:
     def _look_on(self) -> None:
         while self._look and not self._ended.wait(LOOK_EVERY_S):
             try:
-                eta_s = self._look().eta_s
+                status = self._look()
             except BackfillError:
                 continue  # the apply itself says what is wrong
-            self._bar.update(self._task, eta_s=eta_s, estimated_at=time.monotonic())
+            self._bar.update(
+                self._task,
+                rate=f"{status.rate_per_minute:.0f}/min",
+                eta_s=status.eta_s,
+                estimated_at=time.monotonic(),
+            )
 
     def _settled(self, event: Event) -> None:
         states = settled_states(event)
         failed = states.count("failed")
-        self._batches.append(event)
-        rate = rate_per_minute(self._batches)
         self._bar.advance(self._task, len(states))
-        self._bar.update(self._task, rate="" if rate is None else f"{rate:.0f}/min")
         self._note(f"batch {event.details['batch']}: {len(states) - failed} done, {failed} failed")
 
     def _settled_in_bulk(self, event: Event) -> None:

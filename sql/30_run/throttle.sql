@@ -1,4 +1,5 @@
 -- The throttle: how many sessions may start, and when. All of it counts starts in the last 60 seconds.
+-- A project that asks for less, by a 429, is answered in 60_apply/backoff_and_breaker.sql.
 
 -- Refuse a throttle or a batch size that this project does not allow.
 --

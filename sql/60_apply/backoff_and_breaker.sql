@@ -16,7 +16,8 @@ as $$
 $$;
 
 -- Note what a batch ran into. A run that gets no answer backs off, and is paused after eight batches without one. A run
--- that is told to slow down waits as long as it was told. Trouble that would hit every session pauses the run at once.
+-- that is told to slow down by a 429 waits as long as it was told: no claim and no call in bulk is granted before
+-- back_off_until. Trouble that would hit every session pauses the run at once.
 --
 -- p_outcomes  as the worker told them
 -- p_settled   as decided, see backfill_private.decide_outcomes

@@ -11,7 +11,12 @@ select
   coalesce(c.leased, 0) as leased,
   coalesce(c.skipped, 0) as skipped,
   coalesce(c.rolled_back, 0) as rolled_back,
-  round(coalesce(c.lately * 60.0 / w.watched_s, 0), 1) as rate_per_minute,
+  -- Seconds after the start a batch would look like many per minute, more than the throttle allows.
+  round(
+    least(
+      coalesce(c.lately * 60.0 / w.watched_s, 0),
+      (r.request ->> 'throttle_per_minute')::numeric),
+    1) as rate_per_minute,
   case when r.state in ('approved', 'running') and c.total > 0 then
     round(greatest(
       p.batches_left * p.spacing_s

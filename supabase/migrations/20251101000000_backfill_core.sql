@@ -1852,6 +1852,7 @@ $$;
 
 -- from sql/30_run/throttle.sql
 -- The throttle: how many sessions may start, and when. All of it counts starts in the last 60 seconds.
+-- A project that asks for less, by a 429, is answered in 60_apply/backoff_and_breaker.sql.
 
 -- Refuse a throttle or a batch size that this project does not allow.
 --
@@ -4450,7 +4451,8 @@ as $$
 $$;
 
 -- Note what a batch ran into. A run that gets no answer backs off, and is paused after eight batches without one. A run
--- that is told to slow down waits as long as it was told. Trouble that would hit every session pauses the run at once.
+-- that is told to slow down by a 429 waits as long as it was told: no claim and no call in bulk is granted before
+-- back_off_until. Trouble that would hit every session pauses the run at once.
 --
 -- p_outcomes  as the worker told them
 -- p_settled   as decided, see backfill_private.decide_outcomes
@@ -10061,7 +10063,12 @@ select
   coalesce(c.leased, 0) as leased,
   coalesce(c.skipped, 0) as skipped,
   coalesce(c.rolled_back, 0) as rolled_back,
-  round(coalesce(c.lately * 60.0 / w.watched_s, 0), 1) as rate_per_minute,
+  -- Seconds after the start a batch would look like many per minute, more than the throttle allows.
+  round(
+    least(
+      coalesce(c.lately * 60.0 / w.watched_s, 0),
+      (r.request ->> 'throttle_per_minute')::numeric),
+    1) as rate_per_minute,
   case when r.state in ('approved', 'running') and c.total > 0 then
     round(greatest(
       p.batches_left * p.spacing_s

@@ -40,7 +40,6 @@ RULES: tuple[ModuleType | Callable[..., Any], ...] = (
     charts.steps,
     retries.ask_patiently,
     retries.asked_wait,
-    progress.rate_per_minute,
     progress.settled_states,
     progress.time_left,
     request._aware,
