@@ -65,7 +65,7 @@ from backfill.results.plan import (
 from backfill.results.run import FailedSession, Outcome, RunSummary, Status
 from backfill.results.sessions import PlannedSession
 from backfill.results.undo import UndoEffect
-from backfill.results.verification import Criterion, Verification
+from backfill.results.verification import Answered, Criterion, Verification
 from backfill.run.clock import Clock
 from backfill.run.undo import AsyncUndo
 
@@ -122,6 +122,7 @@ def _address(url: str | None, key: str | None, client: SupabaseClient | None) ->
 
 
 __all__ = [
+    "Answered",
     "Approval",
     "ApprovalExpired",
     "ApprovalNeeded",

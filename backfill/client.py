@@ -324,9 +324,9 @@ class AsyncBackfill:
         """Pause a run: no session starts until it is resumed. Raises IllegalMove."""
         return await self._move("backfill_pause", run, reason=reason)
 
-    async def resume(self, run: str) -> Status:
-        """Lift a pause. An apply that is still alive goes on. Raises IllegalMove, PlanChanged."""
-        return await self._move("backfill_resume", run)
+    async def resume(self, run: str, *, because: str | None = None) -> Status:
+        """Lift a pause. `because` answers critical events. Raises IllegalMove, PlanChanged."""
+        return await self._move("backfill_resume", run, because=because)
 
     async def cancel(self, run: str, *, reason: str) -> Status:
         """Stop a run for good. What it wrote stays. Raises IllegalMove."""

@@ -66,7 +66,7 @@ drop function if exists
   public.backfill_prune(uuid),
   public.backfill_reject(uuid, text, text),
   public.backfill_renew(uuid, uuid),
-  public.backfill_resume(uuid),
+  public.backfill_resume(uuid, text),
   public.backfill_retry(uuid),
   public.backfill_freshness(uuid),
   public.backfill_rehearsal(uuid),

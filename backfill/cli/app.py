@@ -18,7 +18,7 @@ import typer
 import backfill
 from backfill.cli import exit_codes, local, terminal
 from backfill.cli import plan as planning
-from backfill.cli.options import AsJson, Reason, Run, Since, Until, connected, end
+from backfill.cli.options import AsJson, Because, Reason, Run, Since, Until, connected, end
 from backfill.cli.progress import ApplyProgress, StepProgress
 from backfill.errors import BackfillError, BadRequest
 from backfill.results.run import Outcome
@@ -227,11 +227,11 @@ def pause(run: Run, reason: Reason, as_json: AsJson = False) -> None:
     _print_status(status, as_json, f"backfill resume {status.run_id}")
 
 
-@app.command(epilog="Example: backfill resume 4f2c")
-def resume(run: Run, as_json: AsJson = False) -> None:
+@app.command(epilog='Example: backfill resume 4f2c --because "the nightly job wrote that row"')
+def resume(run: Run, because: Because = None, as_json: AsJson = False) -> None:
     """Lift a pause. An apply that is still alive goes on."""
     with connected() as bf:
-        status = bf.resume(run)
+        status = bf.resume(run, because=because)
     _print_status(status, as_json, f"backfill apply {status.run_id}, unless one is still alive")
 
 

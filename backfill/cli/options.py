@@ -14,6 +14,9 @@ from backfill.cli.exit_codes import ExitCode
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or a unique prefix of it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why. Kept with the run.")]
+Because = Annotated[
+    str | None, typer.Option("--because", help="Answers critical events: why they are harmless.")
+]
 Since = Annotated[str | None, typer.Option("--since", metavar="D", help="First UTC day.")]
 Until = Annotated[str | None, typer.Option("--until", metavar="D", help="Last UTC day.")]
 

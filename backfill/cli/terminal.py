@@ -210,9 +210,17 @@ def print_verification(verification: Verification) -> None:
         )
     if verification.new_candidates_total:
         _print_new_candidates(verification)
+    _print_critical(verification)
+    out.print(f"verdict: {MARKS[verification.verdict]}")
+
+
+def _print_critical(verification: Verification) -> None:
+    for answer in verification.answered:
+        out.print(f"      answered: {answer}", markup=False)
     for line in verification.critical:
         out.print(f"[red]critical[/]  {line}")
-    out.print(f"verdict: {MARKS[verification.verdict]}")
+    if verification.unanswered:
+        print_next(f'look at it, then backfill resume {verification.run_id} --because "…"')
 
 
 def _print_new_candidates(verification: Verification) -> None:

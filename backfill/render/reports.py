@@ -88,12 +88,14 @@ def _verified(verification: Verification) -> str:
         for c in verification.criteria
     )
     critical = bullets(f"{MARKS['fail']} {escaped(what)}" for what in verification.critical)
+    answered = bullets(escaped(str(answer)) for answer in verification.answered)
     return "\n\n".join(
         part
         for part in (
             f"## Verdict: {MARKS[verdict]} {verdict.upper()}",
             table(("", "Criterion", "Expected", "Counted", "Of these"), rows),
             f"**Critical**\n\n{critical}" if critical else "",
+            f"**Answered**\n\n{answered}" if answered else "",
             _buckets(verification.buckets),
         )
         if part

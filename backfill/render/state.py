@@ -32,6 +32,12 @@ _NEXT = {
 }
 
 
+def resume_command(run_id: str, reason: str | None) -> str:
+    """What lifts a pause. What was critical wants an answer with it."""
+    is_critical = (reason or "").startswith("critical:")
+    return f"backfill resume {run_id}" + (' --because "…"' if is_critical else "")
+
+
 def state_line(state: str) -> str:
     """The state in bold, and its meaning if that takes a sentence."""
     return f"{state_title(state)}. {_MEANINGS.get(state, '')}".rstrip()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from itertools import accumulate
 from typing import Any, Literal, overload
 
@@ -30,6 +31,23 @@ class Criterion:
 
 
 @dataclass(frozen=True, slots=True)
+class Answered:
+    """A critical event that somebody has looked at. It no longer fails the verdict."""
+
+    what: str
+    by: str
+    at: datetime
+    because: str
+
+    def as_dict(self) -> dict[str, Json]:
+        """{what, by, at, because}."""
+        return {**asdict(self), "at": self.at.isoformat()}
+
+    def __str__(self) -> str:
+        return f"{self.what}, by {self.by} at {self.at:%Y-%m-%d %H:%M} UTC: {self.because}"
+
+
+@dataclass(frozen=True, slots=True)
 class Verification:
     """The rows in the tables compared with the plan.
 
@@ -37,6 +55,8 @@ class Verification:
     {session_id, component}, made as it is read. new_candidates: sessions in the plan's range that
     lack something now and are not in the plan, newest first, at most 1,000. They do not affect the
     verdict. inferred: rows with a receipt that was inferred when the session was settled.
+    answered: critical events that somebody has looked at. They are no longer among the critical.
+    unanswered: how many `backfill resume RUN --because …` would answer.
     """
 
     run_id: str
@@ -50,6 +70,8 @@ class Verification:
     new_candidates: tuple[str, ...] = ()
     new_candidates_total: int = 0
     inferred: int = 0
+    answered: tuple[Answered, ...] = ()
+    unanswered: int = 0
 
     def as_dict(self) -> dict[str, Json]:
         """The shape of `backfill verify --json`."""
@@ -64,6 +86,8 @@ class Verification:
             "new_candidates": list(self.new_candidates),
             "new_candidates_total": self.new_candidates_total,
             "inferred": self.inferred,
+            "answered": [a.as_dict() for a in self.answered],
+            "unanswered": self.unanswered,
         }
 
 

@@ -16,6 +16,7 @@ from backfill.api.queries import load_freshness, load_run
 from backfill.api.retries import BRIEF
 from backfill.errors import ApprovalExpired, BackfillError, Paused, WrongServer
 from backfill.files import keeper
+from backfill.render.state import resume_command
 from backfill.results.event import EventKind
 from backfill.results.run import Json
 from backfill.run.batch import Batches
@@ -144,7 +145,7 @@ def _paused(worker: Worker, reason: str | None) -> Paused:
     worker.tell("run_paused", reason=reason)
     run_id = worker.run_id
     return Paused(
-        f"run {run_id} is paused: {reason or 'no reason given'}", f"backfill resume {run_id}"
+        f"run {run_id} is paused: {reason or 'no reason given'}", resume_command(run_id, reason)
     )
 
 

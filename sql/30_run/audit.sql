@@ -119,3 +119,27 @@ as $$
   where r.run_id = p_run_id
     and (r.audit_count, r.audit_head) <> (ends.events, ends.head)
 $$;
+
+-- The critical events of a run, each with its answer if somebody has given one.
+--
+-- answered  {by, at, because}
+create function backfill_private.critical_events(p_run_id uuid)
+returns table (seq bigint, sessions jsonb, answered jsonb)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    c.seq,
+    c.details -> 'sessions',
+    (
+      select jsonb_build_object('by', a.actor, 'at', a.at, 'because', a.details ->> 'because')
+      from public.backfill_events as a
+      where a.run_id = p_run_id
+        and a.kind = 'answered'
+        and a.details -> 'events' @> to_jsonb(c.seq)
+      order by a.seq
+      limit 1)
+  from public.backfill_events as c
+  where c.run_id = p_run_id and c.kind = 'critical'
+$$;

@@ -87,10 +87,39 @@ begin
 end
 $$;
 
--- Lift a pause. Everything must still be as it was approved.
+-- Answer the critical events of a run that nobody has answered yet: somebody has looked at them. Verify then tells them
+-- with their answer, and they no longer fail its verdict. What else it finds does.
 --
--- raises  OB002 not paused, OB006 the approval ran out, OB007 the plan or its surroundings changed, OB015 no share left
-create function backfill_private.resume(p_run_id uuid)
+-- p_because  why they are no cause for alarm
+-- returns    how many
+-- raises     OB013 no reason
+create function backfill_private.answer_critical(p_run_id uuid, p_because text)
+returns integer
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_open bigint[] := array(select c.seq from backfill_private.critical_events(p_run_id) as c where c.answered is null);
+begin
+  if nullif(btrim(p_because), '') is null then
+    perform backfill_private.refuse('OB013', 'an answer needs a reason',
+      format('backfill resume %s --because "…"', p_run_id));
+  elsif v_open <> '{}' then
+    perform backfill_private.record(p_run_id, 'answered',
+      jsonb_build_object('because', left(btrim(p_because), 500), 'events', to_jsonb(v_open)));
+  end if;
+  return cardinality(v_open);
+end
+$$;
+
+-- Lift a pause. Everything must still be as it was approved. With a reason, answer the run's critical events too. These
+-- can be answered in any state, and then a run that is not paused stays as it is.
+--
+-- p_because  see backfill_private.answer_critical. Null: they stay unanswered
+-- returns    {run_id, state, was: the reason of the pause, answered: how many critical events}
+-- raises     OB002 not paused and nothing to answer, OB006 the approval ran out, OB007 the plan or its surroundings
+--            changed, OB013 an empty reason, OB015 no share left
+create function backfill_private.resume(p_run_id uuid, p_because text)
 returns jsonb
 language plpgsql
 security definer
@@ -100,20 +129,27 @@ as $$
 declare
   v_run public.backfill_runs;
   v_why text;
+  v_answered integer := 0;
 begin
   perform backfill_private.authorize('resume');
-  v_run := backfill_private.caught_up_run(p_run_id, array['paused']);
-  v_why := backfill_private.reason_to_hold(v_run);
-  if v_run.approved_until <= backfill_private.clock() then
-    perform backfill_private.refuse('OB006', format('the approval of run %s ran out', p_run_id),
-      format('backfill plan --like %s', p_run_id));
-  elsif v_why is not null then
-    perform backfill_private.refuse('OB007', v_why, format('backfill plan --like %s', p_run_id));
+  v_run := backfill_private.caught_up_run(p_run_id);
+  if p_because is not null then
+    v_answered := backfill_private.answer_critical(p_run_id, p_because);
   end if;
-  perform backfill_private.check_share(v_run);
-  update public.backfill_runs set canary = 'overridden' where run_id = p_run_id and canary = 'failed';
-  perform backfill_private.move(p_run_id, 'running');
-  return (select jsonb_build_object('run_id', r.run_id, 'state', r.state, 'was', v_run.reason)
+  if v_run.state = 'paused' or v_answered = 0 then
+    v_run := backfill_private.locked_run(p_run_id, array['paused']);
+    v_why := backfill_private.reason_to_hold(v_run);
+    if v_run.approved_until <= backfill_private.clock() then
+      perform backfill_private.refuse('OB006', format('the approval of run %s ran out', p_run_id),
+        format('backfill plan --like %s', p_run_id));
+    elsif v_why is not null then
+      perform backfill_private.refuse('OB007', v_why, format('backfill plan --like %s', p_run_id));
+    end if;
+    perform backfill_private.check_share(v_run);
+    update public.backfill_runs set canary = 'overridden' where run_id = p_run_id and canary = 'failed';
+    perform backfill_private.move(p_run_id, 'running');
+  end if;
+  return (select jsonb_build_object('run_id', r.run_id, 'state', r.state, 'was', v_run.reason, 'answered', v_answered)
           from public.backfill_runs as r where r.run_id = p_run_id);
 end
 $$;

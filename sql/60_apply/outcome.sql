@@ -81,6 +81,9 @@ set enable_mergejoin = off
 as $$
 declare
   v_ordinals integer[] := backfill_private.take_fences(p_run_id, p_outcomes);
+  v_effects jsonb := (
+    select coalesce(jsonb_agg(e), '[]') from backfill_private.effects(p_run_id, v_ordinals) as e);
+  v_raced integer[] := backfill_private.note_races(p_run_id, p_outcomes, v_effects);
   v_settled jsonb;
   v_is_alive boolean := backfill_private.has_known_outcome(p_outcomes) or not exists (
     select from public.backfill_items as i where i.run_id = p_run_id and i.state = 'pending');
@@ -94,12 +97,13 @@ begin
       -- If receipts are inferred, a row without one is somebody else's or came late. No receipt of ours is missing.
       bool_and(e.is_wanted and (e.has_receipt or g.receipts = 'inferred')
         or e.component = any (i.filled) and e.is_present) as is_complete,
-      bool_or(e.is_wanted and not e.has_receipt and g.receipts = 'exact' and e.component = any (t.answered))
-        as lacks_receipt,
+      bool_or(e.is_wanted and not e.has_receipt and g.receipts = 'exact' and e.component = any (t.answered)
+        and e.component <> all (i.filled)) as lacks_receipt,
       bool_or(e.is_wanted and e.has_receipt and e.component = t.step) as step_is_done,
       (array_agg(e.component order by array_position(i.components, e.component))
         filter (where not e.is_wanted and e.component <> all (i.filled)))[1] as without_row
-    from backfill_private.effects(p_run_id, v_ordinals) as e
+    from jsonb_to_recordset(v_effects)
+      as e (ordinal integer, component text, is_present boolean, is_wanted boolean, has_receipt boolean)
     join told as t using (ordinal)
     join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = e.ordinal
     join public.backfill_targets as g on g.target = i.source and g.component = e.component
@@ -113,13 +117,17 @@ begin
     cross join lateral backfill_private.outcome(s.is_complete, coalesce(s.lacks_receipt, false), s.without_row,
       -- An error about a call that committed all the same is no failure: what is left is the next step.
       -- Nor is it the failure of its step if one before it had answered and left no row.
-      case when t.outcome <> 'failed' then t.outcome when s.step_is_done then 'released'
+      -- Of a session that somebody else has filled in part, the rest is scored anew: the gate may have refused it.
+      case when t.ordinal = any (v_raced) and t.code is distinct from 'OB018' then 'released'
+        when t.outcome <> 'failed' then t.outcome when s.step_is_done then 'released'
         when s.without_row = any (t.answered) then 'answered' else t.outcome end,
-      case when t.step = any (i.components) then t.step end, t.code, t.message,
+      case when t.step = any (i.components) then t.step end, nullif(t.code, case when t.ordinal = any (v_raced)
+        then 'OB020' end), t.message,
       i.crowded_out + 1, case when v_is_alive then i.unknown_outcomes + 1 else 0 end) as o
   ), written as (
     update public.backfill_items as i
-    set state = d.state, failed_step = d.step, error_code = d.code, error_message = d.message,
+    set state = case when d.state = 'done' and i.filled @> i.components then 'skipped' else d.state end,
+        failed_step = d.step, error_code = d.code, error_message = d.message,
         crowded_out = d.crowded_out, unknown_outcomes = d.unknowns,
         not_before = case when d.state <> 'pending' then null
           when d.outcome = 'unknown' then backfill_private.clock() + backfill_private.back_off(d.unknowns)

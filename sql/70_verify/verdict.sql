@@ -45,7 +45,7 @@ as $$
       from stands as s))
 $$;
 
--- What is critical about a run's chain: the critical events in it, and its own faults.
+-- What is critical about a run's chain: the critical events in it that nobody has answered, and its own faults.
 create function backfill_private.verify_chain(p_run_id uuid)
 returns jsonb
 language sql
@@ -54,9 +54,9 @@ set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(c.what), '[]') from (
     select format('%s: %s', f ->> 0, f ->> 1) as what
-    from public.backfill_events as e
-    cross join jsonb_array_elements(e.details -> 'sessions') as f
-    where e.run_id = p_run_id and e.kind = 'critical'
+    from backfill_private.critical_events(p_run_id) as e
+    cross join jsonb_array_elements(e.sessions) as f
+    where e.answered is null
     union all
     select format('audit event %s: %s', f.seq, f.fault) from backfill_private.chain_faults(p_run_id) as f
   ) as c
@@ -198,6 +198,16 @@ begin
       select count(*)
       from public.backfill_receipts as r
       where r.run_id = p_run.run_id and r.is_inferred and r.undone_at is null),
+    'answered', (
+      select coalesce(jsonb_agg(e.answered || jsonb_build_object(
+          'what', format('%s: %s', f.value ->> 0, f.value ->> 1)) order by e.seq, f.place), '[]')
+      from backfill_private.critical_events(p_run.run_id) as e
+      cross join jsonb_array_elements(e.sessions) with ordinality as f (value, place)
+      where e.answered is not null),
+    'unanswered', (
+      select count(*)
+      from backfill_private.critical_events(p_run.run_id) as e
+      where e.answered is null),
     'audit', jsonb_build_object('count', p_run.audit_count, 'head', p_run.audit_head))
     || backfill_private.new_candidates(p_run);
 end
@@ -230,8 +240,9 @@ $$;
 -- returns   {so_far, looked_at, to_look_at, components, buckets, critical, verification}
 --           looked_at and to_look_at: sessions
 --           buckets: {bucket: {component: [session]}}, of extra [{session_id, component, row}]
---           verification: null, or after the last part {run_id, state, verdict, criteria, inferred, audit,
---           new_candidates, new_candidates_total}
+--           verification: null, or after the last part {run_id, state, verdict, criteria, inferred, answered,
+--           unanswered, audit, new_candidates, new_candidates_total}
+--           answered: critical events that somebody has looked at, [{what, by, at, because}]
 --           verdict: pass: every planned row is there
 --                    partial: each missing one belongs to a session recorded as failed, and nothing is critical
 --                    fail: everything else

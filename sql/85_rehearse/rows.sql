@@ -167,6 +167,10 @@ begin
   return jsonb_build_object(
     'tables', backfill_private.rows_between(p_scratch, 'before', 'first'),
     'undecidable', backfill_private.columns_of_now(p_scratch),
+    'receipts', (
+      select coalesce(jsonb_agg(e.component), '[]')
+      from backfill_private.effects(p_scratch) as e
+      where e.has_receipt),
     'without_effect', (
       select e.component
       from backfill_private.effects(p_scratch) as e

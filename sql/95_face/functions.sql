@@ -283,17 +283,19 @@ comment on function public.backfill_pause(uuid, text) is
   'Start no further session of a run until it is resumed: the run, the reason.';
 
 -- Lift a run's pause. A worker that is still alive goes on. If there is none: backfill apply RUN.
-create function public.backfill_resume(run uuid)
+--
+-- because  if the run has critical events: you have looked at them, and why they need not stop it
+create function public.backfill_resume(run uuid, because text default null)
 returns jsonb
 language sql
 set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
-  select backfill_private.resume($1)
+  select backfill_private.resume($1, $2)
 $$;
 
-comment on function public.backfill_resume(uuid) is
-  'Lift the pause of a run.';
+comment on function public.backfill_resume(uuid, text) is
+  'Lift the pause of a run, and answer its critical events: the run, and why they need not stop it.';
 
 -- Stop a run for good. What it wrote stays. backfill rollback undoes it.
 create function public.backfill_cancel(run uuid, reason text)

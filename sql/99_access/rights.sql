@@ -41,7 +41,7 @@ revoke all on function
   public.backfill_reject(uuid, text, text),
   public.backfill_start(uuid, text),
   public.backfill_pause(uuid, text),
-  public.backfill_resume(uuid),
+  public.backfill_resume(uuid, text),
   public.backfill_cancel(uuid, text),
   public.backfill_retry(uuid),
   public.backfill_claim(uuid, uuid, text),
@@ -94,7 +94,7 @@ grant execute on function
   public.backfill_approve(uuid, text, text, text),
   public.backfill_reject(uuid, text, text),
   public.backfill_pause(uuid, text),
-  public.backfill_resume(uuid),
+  public.backfill_resume(uuid, text),
   public.backfill_cancel(uuid, text),
   public.backfill_verify_part(uuid, jsonb, integer),
   public.backfill_written(uuid, integer, integer)
@@ -128,7 +128,7 @@ grant execute on function
   backfill_private.lease_holders(uuid),
   backfill_private.may(text),
   backfill_private.open_run(jsonb, text, uuid),
-  backfill_private.resume(uuid),
+  backfill_private.resume(uuid, text),
   backfill_private.seal(uuid, numeric),
   backfill_private.verify_part(uuid, jsonb, integer)
 to authenticated, service_role;

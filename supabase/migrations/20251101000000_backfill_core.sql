@@ -1192,6 +1192,30 @@ as $$
     and (r.audit_count, r.audit_head) <> (ends.events, ends.head)
 $$;
 
+-- The critical events of a run, each with its answer if somebody has given one.
+--
+-- answered  {by, at, because}
+create function backfill_private.critical_events(p_run_id uuid)
+returns table (seq bigint, sessions jsonb, answered jsonb)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    c.seq,
+    c.details -> 'sessions',
+    (
+      select jsonb_build_object('by', a.actor, 'at', a.at, 'because', a.details ->> 'because')
+      from public.backfill_events as a
+      where a.run_id = p_run_id
+        and a.kind = 'answered'
+        and a.details -> 'events' @> to_jsonb(c.seq)
+      order by a.seq
+      limit 1)
+  from public.backfill_events as c
+  where c.run_id = p_run_id and c.kind = 'critical'
+$$;
+
 -- from sql/30_run/digest.sql
 -- Digest: what an approval binds. The same request on the same state gives the same digest: no time, no run id and no
 -- measurement goes in.
@@ -6009,10 +6033,39 @@ begin
 end
 $$;
 
--- Lift a pause. Everything must still be as it was approved.
+-- Answer the critical events of a run that nobody has answered yet: somebody has looked at them. Verify then tells them
+-- with their answer, and they no longer fail its verdict. What else it finds does.
 --
--- raises  OB002 not paused, OB006 the approval ran out, OB007 the plan or its surroundings changed, OB015 no share left
-create function backfill_private.resume(p_run_id uuid)
+-- p_because  why they are no cause for alarm
+-- returns    how many
+-- raises     OB013 no reason
+create function backfill_private.answer_critical(p_run_id uuid, p_because text)
+returns integer
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_open bigint[] := array(select c.seq from backfill_private.critical_events(p_run_id) as c where c.answered is null);
+begin
+  if nullif(btrim(p_because), '') is null then
+    perform backfill_private.refuse('OB013', 'an answer needs a reason',
+      format('backfill resume %s --because "…"', p_run_id));
+  elsif v_open <> '{}' then
+    perform backfill_private.record(p_run_id, 'answered',
+      jsonb_build_object('because', left(btrim(p_because), 500), 'events', to_jsonb(v_open)));
+  end if;
+  return cardinality(v_open);
+end
+$$;
+
+-- Lift a pause. Everything must still be as it was approved. With a reason, answer the run's critical events too. These
+-- can be answered in any state, and then a run that is not paused stays as it is.
+--
+-- p_because  see backfill_private.answer_critical. Null: they stay unanswered
+-- returns    {run_id, state, was: the reason of the pause, answered: how many critical events}
+-- raises     OB002 not paused and nothing to answer, OB006 the approval ran out, OB007 the plan or its surroundings
+--            changed, OB013 an empty reason, OB015 no share left
+create function backfill_private.resume(p_run_id uuid, p_because text)
 returns jsonb
 language plpgsql
 security definer
@@ -6022,20 +6075,27 @@ as $$
 declare
   v_run public.backfill_runs;
   v_why text;
+  v_answered integer := 0;
 begin
   perform backfill_private.authorize('resume');
-  v_run := backfill_private.caught_up_run(p_run_id, array['paused']);
-  v_why := backfill_private.reason_to_hold(v_run);
-  if v_run.approved_until <= backfill_private.clock() then
-    perform backfill_private.refuse('OB006', format('the approval of run %s ran out', p_run_id),
-      format('backfill plan --like %s', p_run_id));
-  elsif v_why is not null then
-    perform backfill_private.refuse('OB007', v_why, format('backfill plan --like %s', p_run_id));
+  v_run := backfill_private.caught_up_run(p_run_id);
+  if p_because is not null then
+    v_answered := backfill_private.answer_critical(p_run_id, p_because);
   end if;
-  perform backfill_private.check_share(v_run);
-  update public.backfill_runs set canary = 'overridden' where run_id = p_run_id and canary = 'failed';
-  perform backfill_private.move(p_run_id, 'running');
-  return (select jsonb_build_object('run_id', r.run_id, 'state', r.state, 'was', v_run.reason)
+  if v_run.state = 'paused' or v_answered = 0 then
+    v_run := backfill_private.locked_run(p_run_id, array['paused']);
+    v_why := backfill_private.reason_to_hold(v_run);
+    if v_run.approved_until <= backfill_private.clock() then
+      perform backfill_private.refuse('OB006', format('the approval of run %s ran out', p_run_id),
+        format('backfill plan --like %s', p_run_id));
+    elsif v_why is not null then
+      perform backfill_private.refuse('OB007', v_why, format('backfill plan --like %s', p_run_id));
+    end if;
+    perform backfill_private.check_share(v_run);
+    update public.backfill_runs set canary = 'overridden' where run_id = p_run_id and canary = 'failed';
+    perform backfill_private.move(p_run_id, 'running');
+  end if;
+  return (select jsonb_build_object('run_id', r.run_id, 'state', r.state, 'was', v_run.reason, 'answered', v_answered)
           from public.backfill_runs as r where r.run_id = p_run_id);
 end
 $$;
@@ -6103,6 +6163,168 @@ begin
   get diagnostics v_emptied = row_count;
   perform backfill_private.record(p_run_id, 'pruned', jsonb_build_object('receipts', v_emptied));
   return jsonb_build_object('run_id', p_run_id, 'emptied', v_emptied);
+end
+$$;
+
+-- from sql/60_apply/lost_races.sql
+-- Lost races: a row that somebody else wrote while we scored its session, so that the function had nothing to do.
+--
+-- Such a row has no receipt, and it needs none: it is not ours. But neither has a row that our call wrote round the
+-- gate, and nothing in a committed row says who wrote it. So the gate itself is asked: its triggers stand as they stood
+-- when the plan was sealed, and calls of this component are known to come by it. A write of this very transaction, as a
+-- call in bulk makes it, is known to be ours.
+
+-- Have calls of a component come by the gate? Either this run has a receipt that the gate wrote, or the plan's
+-- rehearsal had one, or an earlier run of the same definitions. What an Edge Function does may change without its
+-- version, so for it only this run counts.
+create function backfill_private.gate_is_used(p_run public.backfill_runs, p_target public.backfill_targets)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select from public.backfill_runs as r
+    join public.backfill_receipts as w on w.run_id = r.run_id
+    where (r.run_id = p_run.run_id
+        or p_target.transport = 'rpc' and r.target = p_run.target and r.fingerprint = p_run.fingerprint)
+      and w.component = p_target.component
+      and w.kind = 'score'
+      and not w.is_inferred)
+  or exists (
+    select from backfill_private.rehearsals as s
+    where s.run_id = p_run.run_id
+      and s.seen -> 'receipts' ? p_target.component)
+$$;
+
+-- Do the gate's triggers on a table stand, and have they stood since a run was sealed?
+create function backfill_private.gate_has_stood(p_run public.backfill_runs, p_table text)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select not exists (select from backfill_private.unguarded(p_table))
+    and not exists (
+      select from pg_trigger as g
+      where g.tgrelid = to_regclass(p_table)
+        and g.tgname = 'backfill_receipt'
+        and backfill_private.came_after(g.xmin, p_run.sealed_snapshot::pg_snapshot))
+$$;
+
+-- Are the lost races of a run too many to be believed? Twenty more of them than it has rows of its own: either another
+-- job fills the same sessions, or the calls no longer come by the gate. Somebody has to look.
+create function backfill_private.races_are_too_many(p_run_id uuid)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select (
+    select count(*) from (
+      select from public.backfill_items as i
+      where i.run_id = p_run_id and i.state = 'skipped' and i.attempts > 0
+      limit 1000) as raced
+  ) >= 20 + (
+    select count(*) from (
+      select from public.backfill_receipts as r
+      where r.run_id = p_run_id and r.kind = 'score'
+      limit 1000) as written
+  )
+$$;
+
+-- Was a row written by this very transaction? p_xmin is the row's, 32 bits. This transaction gives the epoch. Nobody
+-- else sees a row of a transaction that is in progress.
+create function backfill_private.is_written_here(p_xmin xid)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_mine bigint := pg_current_xact_id()::text::bigint;
+  v_ahead bigint := mod(p_xmin::text::bigint - mod(v_mine, 4294967296) + 4294967296, 4294967296);
+begin
+  if v_ahead >= 2147483648 then
+    v_ahead := v_ahead - 4294967296;
+  end if;
+  return v_mine + v_ahead > 0 and pg_xact_status((v_mine + v_ahead)::text::xid8) = 'in progress';
+end
+$$;
+
+-- The places of these whose row of a component was written by this very transaction.
+create function backfill_private.written_here(
+  p_run public.backfill_runs, p_target public.backfill_targets, p_ordinals integer[]
+)
+returns integer[]
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_ordinals integer[];
+begin
+  execute format(
+    'select array(
+       select item.ordinal
+       from public.backfill_items as item
+       join %s as t on %s
+       where item.run_id = $1 and item.ordinal = any ($2)
+         and backfill_private.is_written_here(t.xmin))',
+    p_target.table_name::regclass,
+    backfill_private.row_condition(p_target, p_run.request, false))
+  into v_ordinals using p_run.run_id, p_ordinals;
+  return v_ordinals;
+end
+$$;
+
+-- Note in leased items which components somebody else has filled during their call.
+--
+-- p_outcomes  see backfill_private.decide_outcomes
+-- p_effects   the rows of backfill_private.effects for these items
+-- returns     the ordinals of those items
+create function backfill_private.note_races(p_run_id uuid, p_outcomes jsonb, p_effects jsonb)
+returns integer[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_run public.backfill_runs;
+  v_target public.backfill_targets;
+  v_doubted integer[];
+  v_raced integer[] := array[]::integer[];
+begin
+  if not jsonb_path_exists(p_effects, '$[*] ? (@.is_present == true && @.has_receipt == false)') then
+    return v_raced;
+  end if;
+  select * into strict v_run from public.backfill_runs as r where r.run_id = p_run_id;
+  for v_target in
+    select * from public.backfill_targets as t where t.target = v_run.target and t.receipts = 'exact'
+  loop
+    v_doubted := array(
+      select e.ordinal
+      from jsonb_to_recordset(p_effects)
+        as e (ordinal integer, component text, is_present boolean, has_receipt boolean)
+      join jsonb_to_recordset(p_outcomes) as o (ordinal integer, outcome text) using (ordinal)
+      join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = e.ordinal
+      where e.component = v_target.component
+        and e.is_present
+        and not e.has_receipt
+        and e.component <> all (i.filled)
+        and o.outcome <> 'released');
+    continue when v_doubted = '{}'
+      or not backfill_private.gate_has_stood(v_run, v_target.table_name)
+      or not backfill_private.gate_is_used(v_run, v_target)
+      or backfill_private.races_are_too_many(p_run_id);
+    v_doubted := array(
+      select d from unnest(v_doubted) as d
+      where d <> all (backfill_private.written_here(v_run, v_target, v_doubted)));
+    update public.backfill_items as i
+    set filled = i.filled || v_target.component
+    where i.run_id = p_run_id and i.ordinal = any (v_doubted);
+    v_raced := v_raced || v_doubted;
+  end loop;
+  return v_raced;
 end
 $$;
 
@@ -6190,6 +6412,9 @@ set enable_mergejoin = off
 as $$
 declare
   v_ordinals integer[] := backfill_private.take_fences(p_run_id, p_outcomes);
+  v_effects jsonb := (
+    select coalesce(jsonb_agg(e), '[]') from backfill_private.effects(p_run_id, v_ordinals) as e);
+  v_raced integer[] := backfill_private.note_races(p_run_id, p_outcomes, v_effects);
   v_settled jsonb;
   v_is_alive boolean := backfill_private.has_known_outcome(p_outcomes) or not exists (
     select from public.backfill_items as i where i.run_id = p_run_id and i.state = 'pending');
@@ -6203,12 +6428,13 @@ begin
       -- If receipts are inferred, a row without one is somebody else's or came late. No receipt of ours is missing.
       bool_and(e.is_wanted and (e.has_receipt or g.receipts = 'inferred')
         or e.component = any (i.filled) and e.is_present) as is_complete,
-      bool_or(e.is_wanted and not e.has_receipt and g.receipts = 'exact' and e.component = any (t.answered))
-        as lacks_receipt,
+      bool_or(e.is_wanted and not e.has_receipt and g.receipts = 'exact' and e.component = any (t.answered)
+        and e.component <> all (i.filled)) as lacks_receipt,
       bool_or(e.is_wanted and e.has_receipt and e.component = t.step) as step_is_done,
       (array_agg(e.component order by array_position(i.components, e.component))
         filter (where not e.is_wanted and e.component <> all (i.filled)))[1] as without_row
-    from backfill_private.effects(p_run_id, v_ordinals) as e
+    from jsonb_to_recordset(v_effects)
+      as e (ordinal integer, component text, is_present boolean, is_wanted boolean, has_receipt boolean)
     join told as t using (ordinal)
     join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = e.ordinal
     join public.backfill_targets as g on g.target = i.source and g.component = e.component
@@ -6222,13 +6448,17 @@ begin
     cross join lateral backfill_private.outcome(s.is_complete, coalesce(s.lacks_receipt, false), s.without_row,
       -- An error about a call that committed all the same is no failure: what is left is the next step.
       -- Nor is it the failure of its step if one before it had answered and left no row.
-      case when t.outcome <> 'failed' then t.outcome when s.step_is_done then 'released'
+      -- Of a session that somebody else has filled in part, the rest is scored anew: the gate may have refused it.
+      case when t.ordinal = any (v_raced) and t.code is distinct from 'OB018' then 'released'
+        when t.outcome <> 'failed' then t.outcome when s.step_is_done then 'released'
         when s.without_row = any (t.answered) then 'answered' else t.outcome end,
-      case when t.step = any (i.components) then t.step end, t.code, t.message,
+      case when t.step = any (i.components) then t.step end, nullif(t.code, case when t.ordinal = any (v_raced)
+        then 'OB020' end), t.message,
       i.crowded_out + 1, case when v_is_alive then i.unknown_outcomes + 1 else 0 end) as o
   ), written as (
     update public.backfill_items as i
-    set state = d.state, failed_step = d.step, error_code = d.code, error_message = d.message,
+    set state = case when d.state = 'done' and i.filled @> i.components then 'skipped' else d.state end,
+        failed_step = d.step, error_code = d.code, error_message = d.message,
         crowded_out = d.crowded_out, unknown_outcomes = d.unknowns,
         not_before = case when d.state <> 'pending' then null
           when d.outcome = 'unknown' then backfill_private.clock() + backfill_private.back_off(d.unknowns)
@@ -6735,7 +6965,7 @@ as $$
       from stands as s))
 $$;
 
--- What is critical about a run's chain: the critical events in it, and its own faults.
+-- What is critical about a run's chain: the critical events in it that nobody has answered, and its own faults.
 create function backfill_private.verify_chain(p_run_id uuid)
 returns jsonb
 language sql
@@ -6744,9 +6974,9 @@ set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(c.what), '[]') from (
     select format('%s: %s', f ->> 0, f ->> 1) as what
-    from public.backfill_events as e
-    cross join jsonb_array_elements(e.details -> 'sessions') as f
-    where e.run_id = p_run_id and e.kind = 'critical'
+    from backfill_private.critical_events(p_run_id) as e
+    cross join jsonb_array_elements(e.sessions) as f
+    where e.answered is null
     union all
     select format('audit event %s: %s', f.seq, f.fault) from backfill_private.chain_faults(p_run_id) as f
   ) as c
@@ -6888,6 +7118,16 @@ begin
       select count(*)
       from public.backfill_receipts as r
       where r.run_id = p_run.run_id and r.is_inferred and r.undone_at is null),
+    'answered', (
+      select coalesce(jsonb_agg(e.answered || jsonb_build_object(
+          'what', format('%s: %s', f.value ->> 0, f.value ->> 1)) order by e.seq, f.place), '[]')
+      from backfill_private.critical_events(p_run.run_id) as e
+      cross join jsonb_array_elements(e.sessions) with ordinality as f (value, place)
+      where e.answered is not null),
+    'unanswered', (
+      select count(*)
+      from backfill_private.critical_events(p_run.run_id) as e
+      where e.answered is null),
     'audit', jsonb_build_object('count', p_run.audit_count, 'head', p_run.audit_head))
     || backfill_private.new_candidates(p_run);
 end
@@ -6920,8 +7160,9 @@ $$;
 -- returns   {so_far, looked_at, to_look_at, components, buckets, critical, verification}
 --           looked_at and to_look_at: sessions
 --           buckets: {bucket: {component: [session]}}, of extra [{session_id, component, row}]
---           verification: null, or after the last part {run_id, state, verdict, criteria, inferred, audit,
---           new_candidates, new_candidates_total}
+--           verification: null, or after the last part {run_id, state, verdict, criteria, inferred, answered,
+--           unanswered, audit, new_candidates, new_candidates_total}
+--           answered: critical events that somebody has looked at, [{what, by, at, because}]
 --           verdict: pass: every planned row is there
 --                    partial: each missing one belongs to a session recorded as failed, and nothing is critical
 --                    fail: everything else
@@ -8550,6 +8791,10 @@ begin
   return jsonb_build_object(
     'tables', backfill_private.rows_between(p_scratch, 'before', 'first'),
     'undecidable', backfill_private.columns_of_now(p_scratch),
+    'receipts', (
+      select coalesce(jsonb_agg(e.component), '[]')
+      from backfill_private.effects(p_scratch) as e
+      where e.has_receipt),
     'without_effect', (
       select e.component
       from backfill_private.effects(p_scratch) as e
@@ -9816,17 +10061,19 @@ comment on function public.backfill_pause(uuid, text) is
   'Start no further session of a run until it is resumed: the run, the reason.';
 
 -- Lift a run's pause. A worker that is still alive goes on. If there is none: backfill apply RUN.
-create function public.backfill_resume(run uuid)
+--
+-- because  if the run has critical events: you have looked at them, and why they need not stop it
+create function public.backfill_resume(run uuid, because text default null)
 returns jsonb
 language sql
 set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
-  select backfill_private.resume($1)
+  select backfill_private.resume($1, $2)
 $$;
 
-comment on function public.backfill_resume(uuid) is
-  'Lift the pause of a run.';
+comment on function public.backfill_resume(uuid, text) is
+  'Lift the pause of a run, and answer its critical events: the run, and why they need not stop it.';
 
 -- Stop a run for good. What it wrote stays. backfill rollback undoes it.
 create function public.backfill_cancel(run uuid, reason text)
@@ -10321,7 +10568,7 @@ revoke all on function
   public.backfill_reject(uuid, text, text),
   public.backfill_start(uuid, text),
   public.backfill_pause(uuid, text),
-  public.backfill_resume(uuid),
+  public.backfill_resume(uuid, text),
   public.backfill_cancel(uuid, text),
   public.backfill_retry(uuid),
   public.backfill_claim(uuid, uuid, text),
@@ -10374,7 +10621,7 @@ grant execute on function
   public.backfill_approve(uuid, text, text, text),
   public.backfill_reject(uuid, text, text),
   public.backfill_pause(uuid, text),
-  public.backfill_resume(uuid),
+  public.backfill_resume(uuid, text),
   public.backfill_cancel(uuid, text),
   public.backfill_verify_part(uuid, jsonb, integer),
   public.backfill_written(uuid, integer, integer)
@@ -10408,7 +10655,7 @@ grant execute on function
   backfill_private.lease_holders(uuid),
   backfill_private.may(text),
   backfill_private.open_run(jsonb, text, uuid),
-  backfill_private.resume(uuid),
+  backfill_private.resume(uuid, text),
   backfill_private.seal(uuid, numeric),
   backfill_private.verify_part(uuid, jsonb, integer)
 to authenticated, service_role;
