@@ -28,6 +28,7 @@ class Bulk:
 
     sessions: int = FIRST_SESSIONS
     has_failed: bool = False  # a session has failed since the last claim
+    is_alone: bool = False  # no session is well after another in one transaction
     is_tired: bool = False  # a call of one session took too long: score the next ones singly
 
     async def score(self, worker: Worker) -> None:
@@ -60,7 +61,7 @@ class Bulk:
 
     async def _call(self, worker: Worker) -> bool:
         """Make one call. False if a claim has to come first, or no session was done."""
-        asked = self.sessions
+        asked = 1 if self.is_alone else self.sessions
         try:
             answer = await worker.ask(
                 "backfill_bulk", {"p_worker": worker.name, "p_sessions": asked}
@@ -74,6 +75,7 @@ class Bulk:
             return False
         if asked == self.sessions:  # no parallel call has changed it meanwhile
             self.sessions = next_sessions(asked, held=answer["sessions"], took_ms=answer["took_ms"])
+        self.is_alone = self.is_alone or answer["alone"]
         told = _told(answer)
         worker.tell("bulk_settled", **told)
         self.has_failed = self.has_failed or bool(told["failed"])

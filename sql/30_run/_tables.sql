@@ -38,6 +38,7 @@ create table public.backfill_runs (
   collect_window interval,
   data_marks jsonb,
   rehearse integer,
+  loose_settings text[] not null default '{}',
   audit_count bigint not null default 0,
   audit_head text not null default '',
   constraint backfill_runs_state_check check (state in (
@@ -122,6 +123,8 @@ comment on column public.backfill_runs.data_marks is
   'While planning: the marks on the data, until they are in the plan with the others.';
 comment on column public.backfill_runs.rehearse is
   'How many sessions to score and roll back while planning, as asked. Null: 5, and none in production.';
+comment on column public.backfill_runs.loose_settings is
+  'In bulk: settings that functions of this database set by name. They are put back after each call.';
 comment on column public.backfill_runs.audit_count is
   'How many audit events the run has.';
 comment on column public.backfill_runs.audit_head is
@@ -141,6 +144,7 @@ create table public.backfill_items (
   attempts integer not null default 0,
   crowded_out integer not null default 0,
   unknown_outcomes integer not null default 0,
+  is_alone boolean not null default false,
   not_before timestamptz,
   started_at timestamptz,
   settled_at timestamptz,
@@ -197,6 +201,8 @@ comment on column public.backfill_items.crowded_out is
   'Attempts that were rolled back because of what others did at the same time. The fifth is a failure.';
 comment on column public.backfill_items.unknown_outcomes is
   'Attempts that ended nobody knows how and left no row. They have a budget of their own, of eight.';
+comment on column public.backfill_items.is_alone is
+  'True: in bulk it was not well beside others in one transaction, so a call of its own decides.';
 comment on column public.backfill_items.not_before is
   'When a session that ran into trouble may be tried again.';
 comment on column public.backfill_items.started_at is

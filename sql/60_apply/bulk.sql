@@ -104,6 +104,9 @@ $$;
 -- two runs one gets the session, and the other takes it up later. What somebody has filled by then is skipped. If other
 -- calls hold them all, this one waits for the first.
 --
+-- A session that was not well beside others in one transaction is taken alone. So is each session of a run whose
+-- rehearsal saw that this matters.
+--
 -- p_limit  at most so many
 -- returns  [{ordinal, session_id, attempt, todo: [component]}]
 create function backfill_private.bulk_take(p_run public.backfill_runs, p_limit integer)
@@ -119,7 +122,13 @@ declare
   v_taken integer[];
 begin
   perform pg_advisory_xact_lock_shared(backfill_private.target_lock(p_run.target));
-  v_next := backfill_private.next_items(p_run.run_id, backfill_private.pending_phase(p_run.run_id), p_limit);
+  v_next := backfill_private.next_items(p_run.run_id, backfill_private.pending_phase(p_run.run_id),
+    case when p_run.plan #>> '{rehearsal,alone}' = 'true' then 1 else p_limit end);
+  v_next := v_next[1:(
+    select greatest(coalesce(min(n.place) - 1, p_limit), 1)
+    from unnest(v_next) with ordinality as n (ordinal, place)
+    join public.backfill_items as i on i.run_id = p_run.run_id and i.ordinal = n.ordinal
+    where i.is_alone)];
   v_taken := array(
     select i.ordinal
     from public.backfill_items as i
@@ -152,49 +161,11 @@ begin
 end
 $$;
 
--- The statements that score sessions one after the other, each in its turn. Each component names the statement that
--- makes its calls, and '' the one that makes all, each only if its row is missing. While a session has its turn, the
--- setting backfill.bulk holds its place in the plan. The gate adds one line for each row that was written.
---
--- $1       the sessions, see backfill_private.bulk_take
--- selects  what backfill.bulk held at the end of each turn, an array
-create function backfill_private.bulk_calls(p_run public.backfill_runs)
-returns jsonb
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  with parts as (
-    select t.position, t.component,
-      format('case when x -> ''todo'' ? %L then (select count(*) from %I.%I(%s)) end',
-        t.component, n.nspname, p.proname, (
-          select string_agg(format('%I => %s::%s', a.key,
-              case a.value
-                when 'session_id' then '(x ->> ''session_id'')'
-                else quote_nullable(p_run.request ->> a.value) end,
-              format_type(p.proargtypes[array_position(p.proargnames, a.key) - 1], null)), ', ')
-          from jsonb_each_text(t.arguments) as a)) as call
-    from public.backfill_targets as t
-    join backfill_private.scoring_functions(p_run.target) as f on f.component = t.component
-    join pg_proc as p on p.oid = f.oid
-    join pg_namespace as n on n.oid = p.pronamespace
-    where t.target = p_run.target
-  ), named as (
-    select p.component as name, p.call from parts as p
-    union all
-    select '', string_agg(p.call, ', ' order by p.position) from parts as p
-  )
-  select jsonb_object_agg(n.name, format(
-    'select array_agg(turn.kept) from (
-       select set_config(''backfill.bulk'', x ->> ''ordinal'', true), %s, current_setting(''backfill.bulk'') as kept
-       from jsonb_array_elements($1) as x) as turn', n.call))
-  from named as n
-$$;
-
 -- Begin a call in bulk: take its sessions.
 --
--- returns  {claim, sessions, calls: {component: SQL, all of them under ''}}, or {look: true} if a claim has to look
---          first or nothing is left
+-- returns  {claim, sessions, calls: {component: SQL, all of them under ''}, settings: see
+--          backfill_private.loose_settings, checks: see backfill_private.checks_now}, or {look: true} if a claim has to
+--          look first or nothing is left
 -- raises   OB001 no such run, OB010 not allowed, OB013 more than 500 sessions
 create function backfill_private.bulk_begin(p_run_id uuid, p_sessions integer)
 returns jsonb
@@ -233,7 +204,8 @@ begin
     perform backfill_private.count_starts(v_run, jsonb_array_length(v_sessions));
   end if;
   insert into backfill_private.bulk_claims (claim_id, run_id, xid) values (v_claim_id, p_run_id, pg_current_xact_id());
-  return jsonb_build_object('claim', v_claim_id, 'sessions', v_sessions, 'calls', backfill_private.bulk_calls(v_run));
+  return jsonb_build_object('claim', v_claim_id, 'sessions', v_sessions, 'calls', backfill_private.bulk_calls(v_run),
+    'settings', v_run.loose_settings, 'checks', backfill_private.checks_now());
 end
 $$;
 
@@ -337,61 +309,5 @@ begin
   from public.backfill_items as i
   where i.run_id = p_run_id and i.ordinal = (v_settled -> 0 ->> 'ordinal')::integer;
   return coalesce(v_details -> 'states', '{}');
-end
-$$;
-
--- Score one session of a call in bulk, in a subtransaction of its own.
---
--- p_batch  see backfill_private.bulk_begin
--- returns  its outcome, see backfill_private.decide_outcomes
-create function backfill_private.bulk_one(p_run_id uuid, p_batch jsonb, p_session jsonb, p_search_path text)
-returns jsonb
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_step text;
-  v_answered jsonb := '[]'::jsonb;
-  v_code text;
-  v_kept text[];
-begin
-  perform set_config('search_path', p_search_path, true);
-  foreach v_step in array array(select jsonb_array_elements_text(p_session -> 'todo')) loop
-    execute p_batch -> 'calls' ->> v_step into v_kept using jsonb_build_array(p_session);
-    set constraints all immediate;
-    perform backfill_private.bulk_keep(
-      p_run_id, (p_batch ->> 'claim')::uuid, jsonb_build_array(p_session), v_kept, v_step);
-    v_answered := v_answered || to_jsonb(v_step);
-  end loop;
-  perform set_config('backfill.bulk', '', true);
-  return jsonb_build_object('ordinal', p_session -> 'ordinal', 'outcome', 'answered', 'answered', v_answered);
-exception when others then
-  v_code := sqlstate;
-  return jsonb_build_object('ordinal', p_session -> 'ordinal', 'outcome', backfill_private.bulk_outcome(v_code),
-    'step', v_step, 'code', v_code, 'message', sqlerrm);
-end
-$$;
-
--- Score sessions of a call in bulk all in one go.
---
--- returns  whether all is well. If something failed or had no effect, nothing is left of it
-create function backfill_private.bulk_some(p_run_id uuid, p_batch jsonb, p_sessions jsonb, p_search_path text)
-returns boolean
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_kept text[];
-begin
-  perform set_config('search_path', p_search_path, true);
-  execute p_batch -> 'calls' ->> '' into v_kept using p_sessions;
-  perform set_config('backfill.bulk', '', true);
-  set constraints all immediate;
-  if not backfill_private.bulk_keep(p_run_id, (p_batch ->> 'claim')::uuid, p_sessions, v_kept, null) then
-    raise exception using message = 'a call answered without effect';
-  end if;
-  return true;
-exception when others then
-  return false;
 end
 $$;

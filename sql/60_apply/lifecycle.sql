@@ -54,6 +54,9 @@ begin
       perform backfill_private.check_share(v_run);
       perform backfill_private.move(p_run_id, 'running', null, jsonb_build_object('worker', left(p_worker, 200)));
     end if;
+    if v_run.request ->> 'mode' = 'bulk' then
+      update public.backfill_runs set loose_settings = backfill_private.loose_settings() where run_id = p_run_id;
+    end if;
   end if;
   return (select jsonb_build_object('run_id', r.run_id, 'state', r.state, 'reason', r.reason)
           from public.backfill_runs as r where r.run_id = p_run_id);

@@ -70,6 +70,7 @@ $$;
 --             lost      the same, and the worker is gone
 --             stop      a call failed in a way that all others would
 --             released  not called
+--             beside    in bulk, not well after another session in one transaction. It is called again alone
 -- returns     the settled items: [{ordinal, session_id, state, failed_step, error_code, error_message, is_critical}]
 create function backfill_private.decide_outcomes(p_run_id uuid, p_outcomes jsonb)
 returns jsonb
@@ -128,7 +129,7 @@ begin
     update public.backfill_items as i
     set state = case when d.state = 'done' and i.filled @> i.components then 'skipped' else d.state end,
         failed_step = d.step, error_code = d.code, error_message = d.message,
-        crowded_out = d.crowded_out, unknown_outcomes = d.unknowns,
+        crowded_out = d.crowded_out, unknown_outcomes = d.unknowns, is_alone = d.outcome = 'beside',
         not_before = case when d.state <> 'pending' then null
           when d.outcome = 'unknown' then backfill_private.clock() + backfill_private.back_off(d.unknowns)
           when d.outcome = 'again' then backfill_private.clock() + backfill_private.back_off(d.crowded_out) end,

@@ -345,12 +345,14 @@ comment on function public.backfill_claim_apart(uuid, uuid, text) is
 
 -- Score a batch in bulk, fifty sessions per subtransaction. If one of the fifty fails, each is scored in its own
 -- subtransaction, so that only the one fails, and the call ends with these. That makes 59 subtransactions at most, and
--- PostgreSQL keeps up to 64 cheaply.
+-- PostgreSQL keeps up to 64 cheaply. A session that is not well beside others is pending, and a later call takes it
+-- alone.
 --
 -- p_sessions     at most this many, and at most 500
 -- p_budget_ms    no session starts after this time
 -- p_search_path  by default the caller's, since a default is evaluated before this function's own path is set
--- returns        {look: true} if a claim has to look first, else {sessions, done, failed, pending, took_ms}
+-- returns        {look: true} if a claim has to look first, else {sessions, done, failed, pending, took_ms, alone}
+--                alone: no session is well after another in one transaction, so ask for one at a time
 create function public.backfill_bulk(
   p_run_id uuid, p_worker text, p_sessions integer, p_budget_ms integer default 4000,
   p_search_path text default current_setting('search_path')
@@ -362,8 +364,11 @@ as $$
 declare
   v_began timestamptz := backfill_private.clock();
   v_batch jsonb := backfill_private.bulk_begin(p_run_id, p_sessions);
+  v_settings jsonb;
   v_part jsonb;
   v_is_well boolean;
+  v_well integer;
+  v_is_alone boolean := false;
   v_answered integer[] := array[]::integer[];
   v_outcomes jsonb := '[]'::jsonb;
 begin
@@ -374,6 +379,8 @@ begin
     (coalesce(nullif(current_setting('request.headers', true), ''), '{}')::jsonb
       || jsonb_build_object('x-backfill-run', p_run_id))::text,
     true);
+  v_settings := backfill_private.settings_kept(
+    array(select jsonb_array_elements_text(v_batch -> 'settings')), p_search_path);
   for v_part in
     select jsonb_agg(s.session order by s.place)
     from jsonb_array_elements(v_batch -> 'sessions') with ordinality as s (session, place)
@@ -381,19 +388,26 @@ begin
     order by min(s.place)
   loop
     exit when extract(epoch from backfill_private.clock() - v_began) * 1000 >= p_budget_ms;
-    v_is_well := backfill_private.bulk_some(p_run_id, v_batch, v_part, p_search_path);
+    v_is_well := backfill_private.bulk_some(p_run_id, v_batch, v_part, v_settings, p_search_path, v_answered <> '{}');
     exit when not v_is_well;
     v_answered := v_answered || array(select (s ->> 'ordinal')::integer from jsonb_array_elements(v_part) as s);
   end loop;
   if not v_is_well then
+    v_well := cardinality(v_answered);
     for v_part in select s from jsonb_array_elements(v_part) as s loop
       exit when extract(epoch from backfill_private.clock() - v_began) * 1000 >= p_budget_ms;
-      v_outcomes := v_outcomes || backfill_private.bulk_one(p_run_id, v_batch, v_part, p_search_path);
+      v_outcomes := v_outcomes
+        || backfill_private.bulk_one(p_run_id, v_batch, v_part, v_settings, p_search_path, v_well > 0);
+      v_well := v_well + (v_outcomes -> -1 ->> 'outcome' = 'answered')::integer;
+      v_is_alone := v_well > 0 and backfill_private.leaves_behind();
+      exit when v_is_alone;
     end loop;
+    v_is_alone := v_is_alone or v_well = 1 and jsonb_path_exists(v_outcomes, '$[*] ? (@.outcome == "beside")');
   end if;
   return backfill_private.bulk_settle(p_run_id, (v_batch ->> 'claim')::uuid, p_worker, v_answered, v_outcomes, v_began)
     || jsonb_build_object(
       'sessions', cardinality(v_answered) + jsonb_array_length(v_outcomes),
+      'alone', v_is_alone,
       'took_ms', round(extract(epoch from backfill_private.clock() - v_began) * 1000, 1));
 end
 $$;

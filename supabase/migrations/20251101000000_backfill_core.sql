@@ -832,6 +832,7 @@ create table public.backfill_runs (
   collect_window interval,
   data_marks jsonb,
   rehearse integer,
+  loose_settings text[] not null default '{}',
   audit_count bigint not null default 0,
   audit_head text not null default '',
   constraint backfill_runs_state_check check (state in (
@@ -916,6 +917,8 @@ comment on column public.backfill_runs.data_marks is
   'While planning: the marks on the data, until they are in the plan with the others.';
 comment on column public.backfill_runs.rehearse is
   'How many sessions to score and roll back while planning, as asked. Null: 5, and none in production.';
+comment on column public.backfill_runs.loose_settings is
+  'In bulk: settings that functions of this database set by name. They are put back after each call.';
 comment on column public.backfill_runs.audit_count is
   'How many audit events the run has.';
 comment on column public.backfill_runs.audit_head is
@@ -935,6 +938,7 @@ create table public.backfill_items (
   attempts integer not null default 0,
   crowded_out integer not null default 0,
   unknown_outcomes integer not null default 0,
+  is_alone boolean not null default false,
   not_before timestamptz,
   started_at timestamptz,
   settled_at timestamptz,
@@ -991,6 +995,8 @@ comment on column public.backfill_items.crowded_out is
   'Attempts that were rolled back because of what others did at the same time. The fifth is a failure.';
 comment on column public.backfill_items.unknown_outcomes is
   'Attempts that ended nobody knows how and left no row. They have a budget of their own, of eight.';
+comment on column public.backfill_items.is_alone is
+  'True: in bulk it was not well beside others in one transaction, so a call of its own decides.';
 comment on column public.backfill_items.not_before is
   'When a session that ran into trouble may be tried again.';
 comment on column public.backfill_items.started_at is
@@ -4698,6 +4704,9 @@ $$;
 -- two runs one gets the session, and the other takes it up later. What somebody has filled by then is skipped. If other
 -- calls hold them all, this one waits for the first.
 --
+-- A session that was not well beside others in one transaction is taken alone. So is each session of a run whose
+-- rehearsal saw that this matters.
+--
 -- p_limit  at most so many
 -- returns  [{ordinal, session_id, attempt, todo: [component]}]
 create function backfill_private.bulk_take(p_run public.backfill_runs, p_limit integer)
@@ -4713,7 +4722,13 @@ declare
   v_taken integer[];
 begin
   perform pg_advisory_xact_lock_shared(backfill_private.target_lock(p_run.target));
-  v_next := backfill_private.next_items(p_run.run_id, backfill_private.pending_phase(p_run.run_id), p_limit);
+  v_next := backfill_private.next_items(p_run.run_id, backfill_private.pending_phase(p_run.run_id),
+    case when p_run.plan #>> '{rehearsal,alone}' = 'true' then 1 else p_limit end);
+  v_next := v_next[1:(
+    select greatest(coalesce(min(n.place) - 1, p_limit), 1)
+    from unnest(v_next) with ordinality as n (ordinal, place)
+    join public.backfill_items as i on i.run_id = p_run.run_id and i.ordinal = n.ordinal
+    where i.is_alone)];
   v_taken := array(
     select i.ordinal
     from public.backfill_items as i
@@ -4746,49 +4761,11 @@ begin
 end
 $$;
 
--- The statements that score sessions one after the other, each in its turn. Each component names the statement that
--- makes its calls, and '' the one that makes all, each only if its row is missing. While a session has its turn, the
--- setting backfill.bulk holds its place in the plan. The gate adds one line for each row that was written.
---
--- $1       the sessions, see backfill_private.bulk_take
--- selects  what backfill.bulk held at the end of each turn, an array
-create function backfill_private.bulk_calls(p_run public.backfill_runs)
-returns jsonb
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  with parts as (
-    select t.position, t.component,
-      format('case when x -> ''todo'' ? %L then (select count(*) from %I.%I(%s)) end',
-        t.component, n.nspname, p.proname, (
-          select string_agg(format('%I => %s::%s', a.key,
-              case a.value
-                when 'session_id' then '(x ->> ''session_id'')'
-                else quote_nullable(p_run.request ->> a.value) end,
-              format_type(p.proargtypes[array_position(p.proargnames, a.key) - 1], null)), ', ')
-          from jsonb_each_text(t.arguments) as a)) as call
-    from public.backfill_targets as t
-    join backfill_private.scoring_functions(p_run.target) as f on f.component = t.component
-    join pg_proc as p on p.oid = f.oid
-    join pg_namespace as n on n.oid = p.pronamespace
-    where t.target = p_run.target
-  ), named as (
-    select p.component as name, p.call from parts as p
-    union all
-    select '', string_agg(p.call, ', ' order by p.position) from parts as p
-  )
-  select jsonb_object_agg(n.name, format(
-    'select array_agg(turn.kept) from (
-       select set_config(''backfill.bulk'', x ->> ''ordinal'', true), %s, current_setting(''backfill.bulk'') as kept
-       from jsonb_array_elements($1) as x) as turn', n.call))
-  from named as n
-$$;
-
 -- Begin a call in bulk: take its sessions.
 --
--- returns  {claim, sessions, calls: {component: SQL, all of them under ''}}, or {look: true} if a claim has to look
---          first or nothing is left
+-- returns  {claim, sessions, calls: {component: SQL, all of them under ''}, settings: see
+--          backfill_private.loose_settings, checks: see backfill_private.checks_now}, or {look: true} if a claim has to
+--          look first or nothing is left
 -- raises   OB001 no such run, OB010 not allowed, OB013 more than 500 sessions
 create function backfill_private.bulk_begin(p_run_id uuid, p_sessions integer)
 returns jsonb
@@ -4827,7 +4804,8 @@ begin
     perform backfill_private.count_starts(v_run, jsonb_array_length(v_sessions));
   end if;
   insert into backfill_private.bulk_claims (claim_id, run_id, xid) values (v_claim_id, p_run_id, pg_current_xact_id());
-  return jsonb_build_object('claim', v_claim_id, 'sessions', v_sessions, 'calls', backfill_private.bulk_calls(v_run));
+  return jsonb_build_object('claim', v_claim_id, 'sessions', v_sessions, 'calls', backfill_private.bulk_calls(v_run),
+    'settings', v_run.loose_settings, 'checks', backfill_private.checks_now());
 end
 $$;
 
@@ -4934,11 +4912,191 @@ begin
 end
 $$;
 
+-- from sql/60_apply/bulk_calls.sql
+-- The calls of user code in bulk: many sessions in one transaction, each as if it had the transaction to itself.
+--
+-- A function means one session per transaction. What it leaves in the transaction would meet the next session: settings,
+-- temporary tables, deferred constraints, whatever is unique per transaction. Settings and deferral are put back after
+-- each call. A temporary table that stays ends the call. Everything else shows as a session that does not come out well
+-- beside others. That says nothing about it, so it is rolled back, and the session is called again alone.
+
+-- The settings that functions of this database set by name, in their source. A function's own clause `set` is not among
+-- them: PostgreSQL puts those back.
+create function backfill_private.loose_settings()
+returns text[]
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with sources as (
+    select lower(p.prosrc) as text
+    from pg_proc as p
+    join pg_namespace as n on n.oid = p.pronamespace
+    where n.nspname not in ('pg_catalog', 'information_schema', 'backfill_private')
+      and not (n.nspname = 'public' and starts_with(p.proname, 'backfill_'))
+      and p.prosrc ~* '\mset(_config)?\M'
+  ), named as (
+    select m[1] as name
+    from sources as s
+    cross join lateral regexp_matches(s.text, 'set_config\s*\(\s*''+([^'']+)''', 'g') as m
+    union
+    select m[1]
+    from sources as s
+    cross join lateral regexp_matches(
+      s.text, '\mset\s+(?:local\s+|session\s+)?"?([a-z_][a-z0-9_.$]*)"?\s*(?:=|\mto\M)', 'g') as m
+    union
+    select 'role' from sources as s where s.text ~ '\mset\s+(local\s+|session\s+)?role\M'
+    union
+    select 'timezone' from sources as s where s.text ~ '\mset\s+(local\s+|session\s+)?time\s+zone\M'
+  )
+  select coalesce(array_agg(n.name order by n.name), '{}')
+  from named as n
+  where n.name like '%.%'
+    or n.name = 'role'
+    or exists (select from pg_settings as g where lower(g.name) = n.name and g.context in ('user', 'superuser'))
+$$;
+
+-- Those of some settings that this caller may set, with the values that they have now.
+--
+-- p_search_path  the path that user code runs under
+create function backfill_private.settings_kept(p_names text[], p_search_path text)
+returns jsonb
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_name text;
+  v_kept jsonb := '{}'::jsonb;
+begin
+  foreach v_name in array p_names loop
+    begin
+      v_kept := v_kept || jsonb_build_object(
+        v_name, set_config(v_name, coalesce(current_setting(v_name, true), ''), true));
+    exception when others then
+      null;  -- A caller who may not set it calls nothing that does.
+    end;
+  end loop;
+  return v_kept || case when v_kept ? 'search_path' then jsonb_build_object('search_path', p_search_path)
+    else '{}' end;
+end
+$$;
+
+-- The statements that check deferred constraints now and then defer again what was deferred: the next session counts on
+-- it. `set constraints` says `all` or names, so those that are checked at once are named.
+create function backfill_private.checks_now()
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select '["set constraints all immediate"]'::jsonb
+    || case when count(*) > 0 then '["set constraints all deferred"]' else '[]' end::jsonb
+    || coalesce(
+      to_jsonb('set constraints '
+        || string_agg(distinct format('%I.%I', n.nspname, c.conname), ', ') filter (where not c.condeferred)
+        || ' immediate'),
+      '[]')
+  from pg_constraint as c
+  join pg_namespace as n on n.oid = c.connamespace
+  where c.condeferrable
+    and has_schema_privilege(coalesce(nullif(current_setting('role'), 'none'), session_user), n.oid, 'usage')
+$$;
+
+-- The statements that score sessions one after the other, each in its turn. Each component names the statement that
+-- makes its calls, and '' the one that makes all, each only if its row is missing. While a session has its turn, the
+-- setting backfill.bulk holds its place in the plan. The gate adds one line for each row that was written. After each
+-- call the settings are put back.
+--
+-- $1       the sessions, see backfill_private.bulk_take
+-- $2       the settings, see backfill_private.settings_kept
+-- selects  what backfill.bulk held at the end of each turn, an array
+create function backfill_private.bulk_calls(p_run public.backfill_runs)
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with parts as (
+    select t.position, t.component,
+      format('case when x -> ''todo'' ? %L then (select count(*) from %I.%I(%s)) end',
+        t.component, n.nspname, p.proname, (
+          select string_agg(format('%I => %s::%s', a.key,
+              case a.value
+                when 'session_id' then '(x ->> ''session_id'')'
+                else quote_nullable(p_run.request ->> a.value) end,
+              format_type(p.proargtypes[array_position(p.proargnames, a.key) - 1], null)), ', ')
+          from jsonb_each_text(t.arguments) as a))
+      || case when p_run.loose_settings <> '{}'
+           then ', (select count(set_config(s.key, s.value, true)) from jsonb_each_text($2) as s)'
+           else '' end as call
+    from public.backfill_targets as t
+    join backfill_private.scoring_functions(p_run.target) as f on f.component = t.component
+    join pg_proc as p on p.oid = f.oid
+    join pg_namespace as n on n.oid = p.pronamespace
+    where t.target = p_run.target
+  ), named as (
+    select p.component as name, p.call from parts as p
+    union all
+    select '', string_agg(p.call, ', ' order by p.position) from parts as p
+  )
+  select jsonb_object_agg(n.name, format(
+    'select array_agg(turn.kept) from (
+       select set_config(''backfill.bulk'', x ->> ''ordinal'', true), %s, current_setting(''backfill.bulk'') as kept
+       from jsonb_array_elements($1) as x) as turn', n.call))
+  from named as n
+$$;
+
+-- Check deferred constraints now, as the end of a session's own transaction would.
+create function backfill_private.bulk_check(p_batch jsonb, p_settings jsonb, p_search_path text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_check text;
+begin
+  perform set_config('search_path', p_search_path, true);
+  for v_check in select jsonb_array_elements_text(p_batch -> 'checks') loop
+    execute v_check;
+  end loop;
+  perform set_config(s.key, s.value, true) from jsonb_each_text(p_settings) as s;
+end
+$$;
+
+-- Has this transaction made a temporary table, or anything else of the kind, that is still there?
+create function backfill_private.leaves_behind()
+returns boolean
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  select pg_my_temp_schema() <> 0 and exists (
+    select from pg_class as c
+    where c.relnamespace = pg_my_temp_schema() and backfill_private.is_written_here(c.xmin))
+$$;
+
+-- The components of which a turn wrote rows, from what backfill.bulk holds at its end.
+create function backfill_private.components_kept(p_kept text)
+returns jsonb
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(jsonb_agg(distinct split_part(w.line, e'\t', 2)), '[]')
+  from unnest((string_to_array(p_kept, e'\n'))[2:]) as w (line)
+  where split_part(w.line, e'\t', 3) <> 'DELETE'
+$$;
+
 -- Score one session of a call in bulk, in a subtransaction of its own.
 --
--- p_batch  see backfill_private.bulk_begin
--- returns  its outcome, see backfill_private.decide_outcomes
-create function backfill_private.bulk_one(p_run_id uuid, p_batch jsonb, p_session jsonb, p_search_path text)
+-- p_batch      see backfill_private.bulk_begin
+-- p_settings   see backfill_private.settings_kept
+-- p_is_beside  another session was scored before in this transaction. Then only success counts
+-- returns      its outcome, see backfill_private.decide_outcomes
+create function backfill_private.bulk_one(
+  p_run_id uuid, p_batch jsonb, p_session jsonb, p_settings jsonb, p_search_path text, p_is_beside boolean
+)
 returns jsonb
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -4946,20 +5104,29 @@ as $$
 declare
   v_step text;
   v_answered jsonb := '[]'::jsonb;
+  v_written jsonb := '[]'::jsonb;
+  v_kept text;
   v_code text;
-  v_kept text[];
 begin
   perform set_config('search_path', p_search_path, true);
   foreach v_step in array array(select jsonb_array_elements_text(p_session -> 'todo')) loop
-    execute p_batch -> 'calls' ->> v_step into v_kept using jsonb_build_array(p_session);
-    set constraints all immediate;
+    execute p_batch -> 'calls' ->> v_step using jsonb_build_array(p_session), p_settings;
+    perform backfill_private.bulk_check(p_batch, p_settings, p_search_path);
+    v_kept := current_setting('backfill.bulk');  -- of deferred triggers, too
     perform backfill_private.bulk_keep(
-      p_run_id, (p_batch ->> 'claim')::uuid, jsonb_build_array(p_session), v_kept, v_step);
+      p_run_id, (p_batch ->> 'claim')::uuid, jsonb_build_array(p_session), array[v_kept], v_step);
     v_answered := v_answered || to_jsonb(v_step);
+    v_written := v_written || backfill_private.components_kept(v_kept);
   end loop;
   perform set_config('backfill.bulk', '', true);
+  if p_is_beside and not v_written @> (p_session -> 'todo') then
+    raise exception using message = 'a call answered without effect';
+  end if;
   return jsonb_build_object('ordinal', p_session -> 'ordinal', 'outcome', 'answered', 'answered', v_answered);
 exception when others then
+  if p_is_beside then
+    return jsonb_build_object('ordinal', p_session -> 'ordinal', 'outcome', 'beside');
+  end if;
   v_code := sqlstate;
   return jsonb_build_object('ordinal', p_session -> 'ordinal', 'outcome', backfill_private.bulk_outcome(v_code),
     'step', v_step, 'code', v_code, 'message', sqlerrm);
@@ -4968,8 +5135,11 @@ $$;
 
 -- Score sessions of a call in bulk all in one go.
 --
--- returns  whether all is well. If something failed or had no effect, nothing is left of it
-create function backfill_private.bulk_some(p_run_id uuid, p_batch jsonb, p_sessions jsonb, p_search_path text)
+-- p_is_beside  see backfill_private.bulk_one
+-- returns      whether all is well. If something failed, had no effect or stays behind, nothing is left of it
+create function backfill_private.bulk_some(
+  p_run_id uuid, p_batch jsonb, p_sessions jsonb, p_settings jsonb, p_search_path text, p_is_beside boolean
+)
 returns boolean
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -4978,11 +5148,13 @@ declare
   v_kept text[];
 begin
   perform set_config('search_path', p_search_path, true);
-  execute p_batch -> 'calls' ->> '' into v_kept using p_sessions;
+  execute p_batch -> 'calls' ->> '' into v_kept using p_sessions, p_settings;
   perform set_config('backfill.bulk', '', true);
-  set constraints all immediate;
+  perform backfill_private.bulk_check(p_batch, p_settings, p_search_path);
   if not backfill_private.bulk_keep(p_run_id, (p_batch ->> 'claim')::uuid, p_sessions, v_kept, null) then
     raise exception using message = 'a call answered without effect';
+  elsif (p_is_beside or jsonb_array_length(p_sessions) > 1) and backfill_private.leaves_behind() then
+    raise exception using message = 'a call left a temporary table behind';
   end if;
   return true;
 exception when others then
@@ -6000,6 +6172,9 @@ begin
       perform backfill_private.check_share(v_run);
       perform backfill_private.move(p_run_id, 'running', null, jsonb_build_object('worker', left(p_worker, 200)));
     end if;
+    if v_run.request ->> 'mode' = 'bulk' then
+      update public.backfill_runs set loose_settings = backfill_private.loose_settings() where run_id = p_run_id;
+    end if;
   end if;
   return (select jsonb_build_object('run_id', r.run_id, 'state', r.state, 'reason', r.reason)
           from public.backfill_runs as r where r.run_id = p_run_id);
@@ -6401,6 +6576,7 @@ $$;
 --             lost      the same, and the worker is gone
 --             stop      a call failed in a way that all others would
 --             released  not called
+--             beside    in bulk, not well after another session in one transaction. It is called again alone
 -- returns     the settled items: [{ordinal, session_id, state, failed_step, error_code, error_message, is_critical}]
 create function backfill_private.decide_outcomes(p_run_id uuid, p_outcomes jsonb)
 returns jsonb
@@ -6459,7 +6635,7 @@ begin
     update public.backfill_items as i
     set state = case when d.state = 'done' and i.filled @> i.components then 'skipped' else d.state end,
         failed_step = d.step, error_code = d.code, error_message = d.message,
-        crowded_out = d.crowded_out, unknown_outcomes = d.unknowns,
+        crowded_out = d.crowded_out, unknown_outcomes = d.unknowns, is_alone = d.outcome = 'beside',
         not_before = case when d.state <> 'pending' then null
           when d.outcome = 'unknown' then backfill_private.clock() + backfill_private.back_off(d.unknowns)
           when d.outcome = 'again' then backfill_private.clock() + backfill_private.back_off(d.crowded_out) end,
@@ -10123,12 +10299,14 @@ comment on function public.backfill_claim_apart(uuid, uuid, text) is
 
 -- Score a batch in bulk, fifty sessions per subtransaction. If one of the fifty fails, each is scored in its own
 -- subtransaction, so that only the one fails, and the call ends with these. That makes 59 subtransactions at most, and
--- PostgreSQL keeps up to 64 cheaply.
+-- PostgreSQL keeps up to 64 cheaply. A session that is not well beside others is pending, and a later call takes it
+-- alone.
 --
 -- p_sessions     at most this many, and at most 500
 -- p_budget_ms    no session starts after this time
 -- p_search_path  by default the caller's, since a default is evaluated before this function's own path is set
--- returns        {look: true} if a claim has to look first, else {sessions, done, failed, pending, took_ms}
+-- returns        {look: true} if a claim has to look first, else {sessions, done, failed, pending, took_ms, alone}
+--                alone: no session is well after another in one transaction, so ask for one at a time
 create function public.backfill_bulk(
   p_run_id uuid, p_worker text, p_sessions integer, p_budget_ms integer default 4000,
   p_search_path text default current_setting('search_path')
@@ -10140,8 +10318,11 @@ as $$
 declare
   v_began timestamptz := backfill_private.clock();
   v_batch jsonb := backfill_private.bulk_begin(p_run_id, p_sessions);
+  v_settings jsonb;
   v_part jsonb;
   v_is_well boolean;
+  v_well integer;
+  v_is_alone boolean := false;
   v_answered integer[] := array[]::integer[];
   v_outcomes jsonb := '[]'::jsonb;
 begin
@@ -10152,6 +10333,8 @@ begin
     (coalesce(nullif(current_setting('request.headers', true), ''), '{}')::jsonb
       || jsonb_build_object('x-backfill-run', p_run_id))::text,
     true);
+  v_settings := backfill_private.settings_kept(
+    array(select jsonb_array_elements_text(v_batch -> 'settings')), p_search_path);
   for v_part in
     select jsonb_agg(s.session order by s.place)
     from jsonb_array_elements(v_batch -> 'sessions') with ordinality as s (session, place)
@@ -10159,19 +10342,26 @@ begin
     order by min(s.place)
   loop
     exit when extract(epoch from backfill_private.clock() - v_began) * 1000 >= p_budget_ms;
-    v_is_well := backfill_private.bulk_some(p_run_id, v_batch, v_part, p_search_path);
+    v_is_well := backfill_private.bulk_some(p_run_id, v_batch, v_part, v_settings, p_search_path, v_answered <> '{}');
     exit when not v_is_well;
     v_answered := v_answered || array(select (s ->> 'ordinal')::integer from jsonb_array_elements(v_part) as s);
   end loop;
   if not v_is_well then
+    v_well := cardinality(v_answered);
     for v_part in select s from jsonb_array_elements(v_part) as s loop
       exit when extract(epoch from backfill_private.clock() - v_began) * 1000 >= p_budget_ms;
-      v_outcomes := v_outcomes || backfill_private.bulk_one(p_run_id, v_batch, v_part, p_search_path);
+      v_outcomes := v_outcomes
+        || backfill_private.bulk_one(p_run_id, v_batch, v_part, v_settings, p_search_path, v_well > 0);
+      v_well := v_well + (v_outcomes -> -1 ->> 'outcome' = 'answered')::integer;
+      v_is_alone := v_well > 0 and backfill_private.leaves_behind();
+      exit when v_is_alone;
     end loop;
+    v_is_alone := v_is_alone or v_well = 1 and jsonb_path_exists(v_outcomes, '$[*] ? (@.outcome == "beside")');
   end if;
   return backfill_private.bulk_settle(p_run_id, (v_batch ->> 'claim')::uuid, p_worker, v_answered, v_outcomes, v_began)
     || jsonb_build_object(
       'sessions', cardinality(v_answered) + jsonb_array_length(v_outcomes),
+      'alone', v_is_alone,
       'took_ms', round(extract(epoch from backfill_private.clock() - v_began) * 1000, 1));
 end
 $$;
@@ -10664,10 +10854,15 @@ to authenticated, service_role;
 grant execute on function
   backfill_private.bulk_begin(uuid, integer),
   backfill_private.bulk_keep(uuid, uuid, jsonb, text[], text),
-  backfill_private.bulk_one(uuid, jsonb, jsonb, text),
+  backfill_private.bulk_check(jsonb, jsonb, text),
+  backfill_private.bulk_one(uuid, jsonb, jsonb, jsonb, text, boolean),
   backfill_private.bulk_outcome(text),
   backfill_private.bulk_settle(uuid, uuid, text, integer[], jsonb, timestamptz),
-  backfill_private.bulk_some(uuid, jsonb, jsonb, text),
+  backfill_private.bulk_some(uuid, jsonb, jsonb, jsonb, text, boolean),
+  backfill_private.components_kept(text),
+  backfill_private.is_written_here(xid),
+  backfill_private.leaves_behind(),
+  backfill_private.settings_kept(text[], text),
   backfill_private.claim(uuid, uuid, text),
   backfill_private.claim_apart(uuid, uuid, text),
   backfill_private.confirm_undo(uuid, text, text, integer, jsonb),

@@ -1,0 +1,248 @@
+-- The calls of user code in bulk: many sessions in one transaction, each as if it had the transaction to itself.
+--
+-- A function means one session per transaction. What it leaves in the transaction would meet the next session: settings,
+-- temporary tables, deferred constraints, whatever is unique per transaction. Settings and deferral are put back after
+-- each call. A temporary table that stays ends the call. Everything else shows as a session that does not come out well
+-- beside others. That says nothing about it, so it is rolled back, and the session is called again alone.
+
+-- The settings that functions of this database set by name, in their source. A function's own clause `set` is not among
+-- them: PostgreSQL puts those back.
+create function backfill_private.loose_settings()
+returns text[]
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with sources as (
+    select lower(p.prosrc) as text
+    from pg_proc as p
+    join pg_namespace as n on n.oid = p.pronamespace
+    where n.nspname not in ('pg_catalog', 'information_schema', 'backfill_private')
+      and not (n.nspname = 'public' and starts_with(p.proname, 'backfill_'))
+      and p.prosrc ~* '\mset(_config)?\M'
+  ), named as (
+    select m[1] as name
+    from sources as s
+    cross join lateral regexp_matches(s.text, 'set_config\s*\(\s*''+([^'']+)''', 'g') as m
+    union
+    select m[1]
+    from sources as s
+    cross join lateral regexp_matches(
+      s.text, '\mset\s+(?:local\s+|session\s+)?"?([a-z_][a-z0-9_.$]*)"?\s*(?:=|\mto\M)', 'g') as m
+    union
+    select 'role' from sources as s where s.text ~ '\mset\s+(local\s+|session\s+)?role\M'
+    union
+    select 'timezone' from sources as s where s.text ~ '\mset\s+(local\s+|session\s+)?time\s+zone\M'
+  )
+  select coalesce(array_agg(n.name order by n.name), '{}')
+  from named as n
+  where n.name like '%.%'
+    or n.name = 'role'
+    or exists (select from pg_settings as g where lower(g.name) = n.name and g.context in ('user', 'superuser'))
+$$;
+
+-- Those of some settings that this caller may set, with the values that they have now.
+--
+-- p_search_path  the path that user code runs under
+create function backfill_private.settings_kept(p_names text[], p_search_path text)
+returns jsonb
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_name text;
+  v_kept jsonb := '{}'::jsonb;
+begin
+  foreach v_name in array p_names loop
+    begin
+      v_kept := v_kept || jsonb_build_object(
+        v_name, set_config(v_name, coalesce(current_setting(v_name, true), ''), true));
+    exception when others then
+      null;  -- A caller who may not set it calls nothing that does.
+    end;
+  end loop;
+  return v_kept || case when v_kept ? 'search_path' then jsonb_build_object('search_path', p_search_path)
+    else '{}' end;
+end
+$$;
+
+-- The statements that check deferred constraints now and then defer again what was deferred: the next session counts on
+-- it. `set constraints` says `all` or names, so those that are checked at once are named.
+create function backfill_private.checks_now()
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select '["set constraints all immediate"]'::jsonb
+    || case when count(*) > 0 then '["set constraints all deferred"]' else '[]' end::jsonb
+    || coalesce(
+      to_jsonb('set constraints '
+        || string_agg(distinct format('%I.%I', n.nspname, c.conname), ', ') filter (where not c.condeferred)
+        || ' immediate'),
+      '[]')
+  from pg_constraint as c
+  join pg_namespace as n on n.oid = c.connamespace
+  where c.condeferrable
+    and has_schema_privilege(coalesce(nullif(current_setting('role'), 'none'), session_user), n.oid, 'usage')
+$$;
+
+-- The statements that score sessions one after the other, each in its turn. Each component names the statement that
+-- makes its calls, and '' the one that makes all, each only if its row is missing. While a session has its turn, the
+-- setting backfill.bulk holds its place in the plan. The gate adds one line for each row that was written. After each
+-- call the settings are put back.
+--
+-- $1       the sessions, see backfill_private.bulk_take
+-- $2       the settings, see backfill_private.settings_kept
+-- selects  what backfill.bulk held at the end of each turn, an array
+create function backfill_private.bulk_calls(p_run public.backfill_runs)
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with parts as (
+    select t.position, t.component,
+      format('case when x -> ''todo'' ? %L then (select count(*) from %I.%I(%s)) end',
+        t.component, n.nspname, p.proname, (
+          select string_agg(format('%I => %s::%s', a.key,
+              case a.value
+                when 'session_id' then '(x ->> ''session_id'')'
+                else quote_nullable(p_run.request ->> a.value) end,
+              format_type(p.proargtypes[array_position(p.proargnames, a.key) - 1], null)), ', ')
+          from jsonb_each_text(t.arguments) as a))
+      || case when p_run.loose_settings <> '{}'
+           then ', (select count(set_config(s.key, s.value, true)) from jsonb_each_text($2) as s)'
+           else '' end as call
+    from public.backfill_targets as t
+    join backfill_private.scoring_functions(p_run.target) as f on f.component = t.component
+    join pg_proc as p on p.oid = f.oid
+    join pg_namespace as n on n.oid = p.pronamespace
+    where t.target = p_run.target
+  ), named as (
+    select p.component as name, p.call from parts as p
+    union all
+    select '', string_agg(p.call, ', ' order by p.position) from parts as p
+  )
+  select jsonb_object_agg(n.name, format(
+    'select array_agg(turn.kept) from (
+       select set_config(''backfill.bulk'', x ->> ''ordinal'', true), %s, current_setting(''backfill.bulk'') as kept
+       from jsonb_array_elements($1) as x) as turn', n.call))
+  from named as n
+$$;
+
+-- Check deferred constraints now, as the end of a session's own transaction would.
+create function backfill_private.bulk_check(p_batch jsonb, p_settings jsonb, p_search_path text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_check text;
+begin
+  perform set_config('search_path', p_search_path, true);
+  for v_check in select jsonb_array_elements_text(p_batch -> 'checks') loop
+    execute v_check;
+  end loop;
+  perform set_config(s.key, s.value, true) from jsonb_each_text(p_settings) as s;
+end
+$$;
+
+-- Has this transaction made a temporary table, or anything else of the kind, that is still there?
+create function backfill_private.leaves_behind()
+returns boolean
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  select pg_my_temp_schema() <> 0 and exists (
+    select from pg_class as c
+    where c.relnamespace = pg_my_temp_schema() and backfill_private.is_written_here(c.xmin))
+$$;
+
+-- The components of which a turn wrote rows, from what backfill.bulk holds at its end.
+create function backfill_private.components_kept(p_kept text)
+returns jsonb
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(jsonb_agg(distinct split_part(w.line, e'\t', 2)), '[]')
+  from unnest((string_to_array(p_kept, e'\n'))[2:]) as w (line)
+  where split_part(w.line, e'\t', 3) <> 'DELETE'
+$$;
+
+-- Score one session of a call in bulk, in a subtransaction of its own.
+--
+-- p_batch      see backfill_private.bulk_begin
+-- p_settings   see backfill_private.settings_kept
+-- p_is_beside  another session was scored before in this transaction. Then only success counts
+-- returns      its outcome, see backfill_private.decide_outcomes
+create function backfill_private.bulk_one(
+  p_run_id uuid, p_batch jsonb, p_session jsonb, p_settings jsonb, p_search_path text, p_is_beside boolean
+)
+returns jsonb
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_step text;
+  v_answered jsonb := '[]'::jsonb;
+  v_written jsonb := '[]'::jsonb;
+  v_kept text;
+  v_code text;
+begin
+  perform set_config('search_path', p_search_path, true);
+  foreach v_step in array array(select jsonb_array_elements_text(p_session -> 'todo')) loop
+    execute p_batch -> 'calls' ->> v_step using jsonb_build_array(p_session), p_settings;
+    perform backfill_private.bulk_check(p_batch, p_settings, p_search_path);
+    v_kept := current_setting('backfill.bulk');  -- of deferred triggers, too
+    perform backfill_private.bulk_keep(
+      p_run_id, (p_batch ->> 'claim')::uuid, jsonb_build_array(p_session), array[v_kept], v_step);
+    v_answered := v_answered || to_jsonb(v_step);
+    v_written := v_written || backfill_private.components_kept(v_kept);
+  end loop;
+  perform set_config('backfill.bulk', '', true);
+  if p_is_beside and not v_written @> (p_session -> 'todo') then
+    raise exception using message = 'a call answered without effect';
+  end if;
+  return jsonb_build_object('ordinal', p_session -> 'ordinal', 'outcome', 'answered', 'answered', v_answered);
+exception when others then
+  if p_is_beside then
+    return jsonb_build_object('ordinal', p_session -> 'ordinal', 'outcome', 'beside');
+  end if;
+  v_code := sqlstate;
+  return jsonb_build_object('ordinal', p_session -> 'ordinal', 'outcome', backfill_private.bulk_outcome(v_code),
+    'step', v_step, 'code', v_code, 'message', sqlerrm);
+end
+$$;
+
+-- Score sessions of a call in bulk all in one go.
+--
+-- p_is_beside  see backfill_private.bulk_one
+-- returns      whether all is well. If something failed, had no effect or stays behind, nothing is left of it
+create function backfill_private.bulk_some(
+  p_run_id uuid, p_batch jsonb, p_sessions jsonb, p_settings jsonb, p_search_path text, p_is_beside boolean
+)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_kept text[];
+begin
+  perform set_config('search_path', p_search_path, true);
+  execute p_batch -> 'calls' ->> '' into v_kept using p_sessions, p_settings;
+  perform set_config('backfill.bulk', '', true);
+  perform backfill_private.bulk_check(p_batch, p_settings, p_search_path);
+  if not backfill_private.bulk_keep(p_run_id, (p_batch ->> 'claim')::uuid, p_sessions, v_kept, null) then
+    raise exception using message = 'a call answered without effect';
+  elsif (p_is_beside or jsonb_array_length(p_sessions) > 1) and backfill_private.leaves_behind() then
+    raise exception using message = 'a call left a temporary table behind';
+  end if;
+  return true;
+exception when others then
+  return false;
+end
+$$;
