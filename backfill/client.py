@@ -161,7 +161,7 @@ class AsyncBackfill:
         return plan
 
     async def run_id(self, run: str) -> str:
-        """The full id that an id or a unique prefix names. Raises UnknownRun."""
+        """The full id that an id or eight characters of it name. Raises UnknownRun."""
         return await full_run_id(self._gateway, run)
 
     async def get(self, run: str) -> Plan:

@@ -37,7 +37,7 @@ class UsageError(BackfillError):
 
 
 class UnknownRun(UsageError):
-    """There is no such run, or its prefix is ambiguous."""
+    """There is no such run, or what was given names more than one."""
 
     code = "OB001"
 
@@ -49,7 +49,7 @@ class BadRequest(UsageError):
 
 
 class UnknownSession(UsageError):
-    """An id or prefix names no session, or more than one."""
+    """What was given names no session, or more than one."""
 
     code = "OB014"
 

@@ -10,7 +10,7 @@ import pytest
 import backfill
 from tests.conftest import Project
 from tests.kit.commands import Ran, Shell
-from tests.kit.seed import SEED
+from tests.kit.seed import CANARY, SEED
 
 PLAN = ("plan", "--since", "2025-08-01", "--environment", "staging")
 TABLES = (
@@ -85,12 +85,14 @@ def test_a_plan_that_cannot_be_meant_is_refused(project: Project, shell: Shell, 
 
 
 def test_an_ambiguous_priority_id_is_refused_with_the_ids(project: Project, shell: Shell) -> None:
-    """A prefix of several sessions names two of them."""
-    digit = project.value(
-        "select left(id::text, 1) from public.assessment_sessions"
-        " group by 1 having count(*) > 1 limit 1"
+    """The beginning of several sessions names two of them."""
+    project.db.execute(
+        "insert into public.assessment_sessions (id, status, created_at)"
+        " select (left(%s, 35) || n)::uuid, 'completed', '2025-08-02'"
+        " from generate_series(1, 2) as n",
+        (CANARY,),
     )
-    refused(shell(*PLAN, "--priority", digit), 2, "more than one session", "Next:")
+    refused(shell(*PLAN, "--priority", CANARY[:8]), 2, "more than one session", "Next:")
 
 
 def test_a_throttle_above_the_allowed_is_refused(project: Project, shell: Shell) -> None:

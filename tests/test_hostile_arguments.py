@@ -46,9 +46,9 @@ def test_an_undo_that_was_never_previewed_is_not_confirmed(
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"priority": "618c5ea6"}, "priority is a list of at most 100 ids or prefixes"),
-        ({"priority": [None]}, "priority is a list of at most 100 ids or prefixes"),
-        ({"priority": ["618c5ea6"] * 101}, "priority is a list of at most 100 ids or prefixes"),
+        ({"priority": "618c5ea6"}, "priority is a list of at most 100 ids"),
+        ({"priority": [None]}, "priority is a list of at most 100 ids"),
+        ({"priority": ["618c5ea6"] * 101}, "priority is a list of at most 100 ids"),
         ({"want": 5}, "want is versions by component"),
         ({"want": {"fc_scores": []}}, "want is versions by component"),
         ({"batch_size": [5]}, "batch_size is a single value"),

@@ -41,7 +41,8 @@ NAMES_COME_QUOTED = (
 OUT_BY_QUERY = "the columns are filled by return query execute, which the checker does not follow"
 # (function, what is found) -> why it is meant to be so.
 BY_DESIGN = {
-    ("resolve_sessions", "text type variable is not sanitized"): NAMES_COME_QUOTED,
+    ("session_name", "text type variable is not sanitized"): NAMES_COME_QUOTED,
+    ("named_in_source", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("open_run", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("effects", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("data_marks", "text type variable is not sanitized"): NAMES_COME_QUOTED,

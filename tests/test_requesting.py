@@ -177,7 +177,7 @@ OUT_OF_BOUNDS: list[tuple[dict[str, Any], str]] = [
     ({"batch_size": 0}, "batch_size is a whole number from 1 to 999999999, not 0"),
     ({"rehearse": -1}, "rehearse is a whole number from 0 to 999999999, not -1"),
     ({"min_responses": -1}, "min_responses is a whole number from 0 to 999999999, not -1"),
-    ({"priority": ["a"] * 101}, "priority is a list of at most 100 ids or prefixes"),
+    ({"priority": ["a"] * 101}, "priority is a list of at most 100 ids"),
 ]
 
 

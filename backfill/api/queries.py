@@ -30,6 +30,7 @@ from backfill.results.sessions import PlannedSessions
 from backfill.results.verification import Verification, packed
 
 SESSIONS_A_CALL = 5_000  # half a megabyte
+LEAST_PREFIX_CHARS = 8  # as the database has it
 LOOK_MS = 2_000  # how long one call of a verification looks at rows
 
 
@@ -78,13 +79,23 @@ async def load_run(gateway: Gateway, run_id: str) -> dict[str, Json]:
 
 
 async def full_run_id(gateway: Gateway, given: str) -> str:
-    """The run that an id or a unique prefix names. Raises UnknownRun."""
+    """The run that an id, or a unique prefix of at least eight characters, names.
+
+    Raises UnknownRun.
+    """
     found = await gateway.call("backfill_find_runs", {"p_prefix": given}, expect=list)
     if len(found) == 1:
         return str(found[0])
-    if not found:
-        raise UnknownRun(f"there is no run {given}", "backfill runs")
-    raise UnknownRun(f"{given} is the prefix of more than one run", "give more of the id")
+    if found:
+        raise UnknownRun(
+            f"{given} is the beginning of more than one run: {found[0]}, …", "backfill runs"
+        )
+    if len(given.strip()) < LEAST_PREFIX_CHARS:
+        raise UnknownRun(
+            f"{given} names no run: give its id, or at least {LEAST_PREFIX_CHARS} characters of it",
+            "backfill runs",
+        )
+    raise UnknownRun(f"there is no run {given}", "backfill runs")
 
 
 async def load_status(gateway: Gateway, run_id: str) -> Status:

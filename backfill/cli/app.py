@@ -98,7 +98,7 @@ def runs(
         terminal.print_runs(found)
 
 
-@app.command(epilog="Example: backfill show 4f2c")
+@app.command(epilog="Example: backfill show 4f2c1b9e")
 def show(
     run: Run,
     html: Annotated[
@@ -115,7 +115,7 @@ def show(
             planning.show_plan(bf.get(run), as_json)
 
 
-@app.command(epilog="Example: backfill approve 4f2c --digest D")
+@app.command(epilog="Example: backfill approve 4f2c1b9e --digest D")
 def approve(
     run: Run,
     digest: Annotated[str, typer.Option(metavar="D", help="The plan's digest.")],
@@ -131,7 +131,7 @@ def approve(
     _print_status(status, as_json, f"backfill apply {status.run_id}")
 
 
-@app.command(epilog='Example: backfill reject 4f2c --reason "the wrong range"')
+@app.command(epilog='Example: backfill reject 4f2c1b9e --reason "the wrong range"')
 def reject(run: Run, reason: Reason, approver: Approver = None, as_json: AsJson = False) -> None:
     """Reject a plan for good."""
     with connected() as bf:
@@ -148,7 +148,7 @@ def _print_status(status: backfill.Status, as_json: bool, next_step: str = "") -
         terminal.print_next(next_step)
 
 
-@app.command(epilog="Example: backfill apply 4f2c")
+@app.command(epilog="Example: backfill apply 4f2c1b9e")
 def apply(
     run: Run,
     concurrency: Concurrency = 4,
@@ -161,7 +161,7 @@ def apply(
         _work(bf, bf.apply, run, concurrency, no_wait, logs_dir, as_json)
 
 
-@app.command(epilog="Example: backfill retry 4f2c")
+@app.command(epilog="Example: backfill retry 4f2c1b9e")
 def retry(
     run: Run,
     concurrency: Concurrency = 4,
@@ -219,7 +219,7 @@ def _stop_on_signals() -> Callable[[], bool]:
     return lambda: bool(asked)
 
 
-@app.command(epilog='Example: backfill pause 4f2c --reason "peak hours"')
+@app.command(epilog='Example: backfill pause 4f2c1b9e --reason "peak hours"')
 def pause(run: Run, reason: Reason, as_json: AsJson = False) -> None:
     """Pause a run: no session starts until it is resumed."""
     with connected() as bf:
@@ -227,7 +227,7 @@ def pause(run: Run, reason: Reason, as_json: AsJson = False) -> None:
     _print_status(status, as_json, f"backfill resume {status.run_id}")
 
 
-@app.command(epilog='Example: backfill resume 4f2c --because "the nightly job wrote that row"')
+@app.command(epilog='Example: backfill resume 4f2c1b9e --because "the nightly job wrote that row"')
 def resume(run: Run, because: Because = None, as_json: AsJson = False) -> None:
     """Lift a pause. An apply that is still alive goes on."""
     with connected() as bf:
@@ -235,7 +235,7 @@ def resume(run: Run, because: Because = None, as_json: AsJson = False) -> None:
     _print_status(status, as_json, f"backfill apply {status.run_id}, unless one is still alive")
 
 
-@app.command(epilog='Example: backfill cancel 4f2c --reason "the wrong version"')
+@app.command(epilog='Example: backfill cancel 4f2c1b9e --reason "the wrong version"')
 def cancel(run: Run, reason: Reason, as_json: AsJson = False) -> None:
     """Stop a run for good. What it wrote stays."""
     with connected() as bf:
@@ -243,14 +243,14 @@ def cancel(run: Run, reason: Reason, as_json: AsJson = False) -> None:
     _print_status(status, as_json)
 
 
-@app.command(epilog="Example: backfill status 4f2c")
+@app.command(epilog="Example: backfill status 4f2c1b9e")
 def status(run: Run, as_json: AsJson = False) -> None:
     """The status of a run, and why it waits."""
     with connected() as bf:
         _print_status(bf.status(run), as_json)
 
 
-@app.command(epilog="Example: backfill verify 4f2c")
+@app.command(epilog="Example: backfill verify 4f2c1b9e")
 def verify(run: Run, as_json: AsJson = False) -> None:
     """Compare the tables with the plan."""
     with connected() as bf, StepProgress("verify") as progress:
@@ -262,11 +262,11 @@ def verify(run: Run, as_json: AsJson = False) -> None:
     end(exit_codes.of_verify(verification))
 
 
-@app.command(epilog="Example: backfill rollback 4f2c --until 2025-08-10")
+@app.command(epilog="Example: backfill rollback 4f2c1b9e --until 2025-08-10")
 def rollback(
     run: Run,
     session: Annotated[
-        list[str] | None, typer.Option(metavar="ID", help="Only this session, by id or prefix.")
+        list[str] | None, typer.Option(metavar="ID", help="Only this session, by its id.")
     ] = None,
     since: Since = None,
     until: Until = None,
@@ -300,7 +300,7 @@ def rollback(
     end(exit_codes.of_rollback(effect, is_confirmed=confirm is not None))
 
 
-@app.command(epilog="Example: backfill logs 4f2c --logs-dir backfill_logs")
+@app.command(epilog="Example: backfill logs 4f2c1b9e --logs-dir backfill_logs")
 def logs(run: Run, logs_dir: LogsDir = DEFAULT_LOGS, as_json: AsJson = False) -> None:
     """Write all files of a run from the database. What an apply wrote stays."""
     with connected() as bf:

@@ -11,7 +11,9 @@ import typer
 import backfill
 from backfill.cli.exit_codes import ExitCode
 
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or a unique prefix of it.")]
+Run = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's id, or at least 8 characters of it.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why. Kept with the run.")]
 Because = Annotated[

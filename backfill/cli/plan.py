@@ -62,7 +62,7 @@ def plan(
         ),
     ] = None,
     priority: Annotated[
-        list[str] | None, typer.Option(metavar="ID", help="Goes first, by id or prefix.")
+        list[str] | None, typer.Option(metavar="ID", help="Goes first, by its id.")
     ] = None,
     environment: Annotated[
         str | None,

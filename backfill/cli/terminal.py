@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from backfill.api.queries import LEAST_PREFIX_CHARS
 from backfill.files.folder import files_are_missing
 from backfill.results.check import Check
 from backfill.results.coverage import Missing
@@ -22,7 +23,6 @@ NEVER_CUT = frozenset({"run", "failed session", "day"})
 
 PIPE_COLUMNS = 250  # a pipe has no width, and nothing may be cut there
 RUNS_COLUMNS = 130  # below these the list of runs is cut
-LEAST_PREFIX_CHARS = 8
 RENDERED_LINES = 1_000
 
 
@@ -257,6 +257,10 @@ def _print_rows(effect: UndoEffect) -> None:
         shown = ", ".join(f"{n} of {table}" for table, n in counts.items() if n)
         out.print(f"{verb}: {shown or 'nothing'}", markup=False)
     out.print(f"sessions: {effect.sessions}")
+    if effect.session_ids:
+        more = effect.sessions - len(effect.session_ids)
+        named = ", ".join(effect.session_ids) + (f" and {more} more" if more > 0 else "")
+        out.print(f"  {named}", markup=False)
     if effect.inferred:
         out.print(
             f"of these rows {effect.inferred} have receipts inferred from before and after the"

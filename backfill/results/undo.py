@@ -12,9 +12,10 @@ from backfill.results.run import Json, Moment
 class UndoEffect:
     """What an undo would do, or did: rows by table, and the rows in conflict that are left.
 
-    conflicts: {session_id, table, row, reason}. sessions: how many lose a row. inferred: in a
-    preview, how many rows have inferred receipts. was_finished: whether it had been carried out
-    before this confirmation, by `confirmed_by` at `finished_at`.
+    conflicts: {session_id, table, row, reason}. sessions: how many lose a row. session_ids: in a
+    preview, the first hundred of these, in the order of the plan. inferred: in a preview, how many
+    rows have inferred receipts. was_finished: whether it had been carried out before this
+    confirmation, by `confirmed_by` at `finished_at`.
     """
 
     run_id: str
@@ -28,6 +29,7 @@ class UndoEffect:
     finished_at: Moment | None = None
     was_finished: bool = False
     inferred: int = 0
+    session_ids: tuple[str, ...] = ()
 
     @property
     def is_preview(self) -> bool:
@@ -58,6 +60,7 @@ class UndoEffect:
             "state": self.state,
             "digest": self.digest,
             "sessions": self.sessions,
+            **({"session_ids": list(self.session_ids)} if self.is_preview else {}),
             "deletes": dict(self.deletes),
             "restores": dict(self.restores),
             "inferred": self.inferred,

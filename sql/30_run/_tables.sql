@@ -49,7 +49,7 @@ create table public.backfill_runs (
 comment on table public.backfill_runs is
   'One row per run: what was asked, what was planned, who approved it, where it stands.';
 comment on column public.backfill_runs.run_id is
-  'Id of the run. A unique prefix is enough on the command line.';
+  'Id of the run. On the command line its first eight characters are enough if no other begins so.';
 comment on column public.backfill_runs.state is
   'Where the run stands. backfill_transitions has every legal move.';
 comment on column public.backfill_runs.reason is

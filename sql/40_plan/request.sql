@@ -3,7 +3,7 @@
 -- Every parameter of a request, and what a request gains when it is normalised. Python's class Request mirrors it, and
 -- a test holds the two equal. The parameters of a target are in its own rows.
 --
--- kind         moment: a day or a timestamp. number: a whole one. text. ids: a list of ids or prefixes of ids.
+-- kind         moment: a day or a timestamp. number: a whole one. text. ids: a list of ids, see naming.sql.
 --              versions: by component. values: by name. derived: from others, never given
 -- least, most  bounds: of a number, or of the length of a list. Null: none of its own
 -- usual        its value when it is not given
@@ -60,52 +60,6 @@ begin
         else format('with a %s of 1', p_name) end));
   end if;
   return v_text::integer;
-end
-$$;
-
--- The ids that a list of ids and prefixes names, in the order given.
---
--- raises  OB014 one of them names no session, or more than one
-create function backfill_private.resolve_sessions(p_target text, p_given text[])
-returns text[]
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_source backfill_private.sources;
-  v_given text;
-  v_found text[];
-  v_ids text[] := array[]::text[];
-begin
-  select * into strict v_source from backfill_private.sources where target = p_target;
-  foreach v_given in array p_given loop
-    execute format(
-      'select array_agg(id)
-       from (
-         select s.%1$I::text as id from %2$s as s
-         where starts_with(s.%1$I::text, $1)
-         order by s.%1$I::text limit 3
-       ) as found',
-      v_source.key_column, v_source.source_table::regclass)
-    into v_found
-    using case
-      when backfill_private.column_type(v_source.source_table, v_source.key_column) = 'uuid' then lower(btrim(v_given))
-      else btrim(v_given)
-    end;
-    if v_found is null or btrim(v_given) = '' then
-      perform backfill_private.refuse('OB014', format('no session is named %s', left(v_given, 80)),
-        'backfill missing --since … lists the sessions that lack something');
-    elsif cardinality(v_found) > 1 and v_found[1] <> v_given then
-      perform backfill_private.refuse('OB014',
-        format('%s names more than one session: %s, …', left(v_given, 80), array_to_string(v_found[1:2], ', ')),
-        'give more of the id');
-    end if;
-    if v_found[1] <> all (v_ids) then
-      v_ids := v_ids || v_found[1];
-    end if;
-  end loop;
-  return v_ids;
 end
 $$;
 
@@ -265,7 +219,7 @@ begin
   if found then
     perform backfill_private.refuse('OB013',
       format('%s is %s', left(v_wrong.key, 80), case v_wrong.kind
-        when 'ids' then format('a list of at most %s ids or prefixes', v_wrong.most)
+        when 'ids' then format('a list of at most %s ids', v_wrong.most)
         when 'versions' then 'versions by component'
         when 'values' then 'values by name'
         else 'a single value' end),
@@ -365,7 +319,7 @@ begin
     'since_at', v_since,
     'until_before', v_until,
     'recent_since', v_recent,
-    'priority', to_jsonb(backfill_private.resolve_sessions(
+    'priority', to_jsonb(backfill_private.named_sessions(
       v_target, array(select jsonb_array_elements_text(v_asked -> 'priority')))));
   return v_names || (
     select jsonb_object_agg(p.name, v_asked -> p.name)

@@ -3,7 +3,7 @@
 
 -- The normal form of an undo's scope: sessions as full ids, dates as bounds.
 --
--- raises  OB013 not a date, OB014 a session is not of this run or its prefix is ambiguous
+-- raises  OB013 not a date, OB014 see backfill_private.named_sessions
 create function backfill_private.undo_scope(p_run_id uuid, p_sessions text[], p_since text, p_until text)
 returns jsonb
 language plpgsql
@@ -14,8 +14,6 @@ as $$
 declare
   v_since timestamptz := backfill_private.since_bound('since', p_since);
   v_until timestamptz := backfill_private.until_bound('until', p_until);
-  v_given text;
-  v_found text[];
   v_ids text[];
 begin
   if v_until <= v_since then
@@ -28,24 +26,8 @@ begin
       format('an undo names at most 1000 sessions, not %s', cardinality(p_sessions)),
       format('backfill rollback %s --since D --until D', p_run_id));
   end if;
-  foreach v_given in array coalesce(p_sessions, '{}') loop
-    select array_agg(i.session_id) into v_found
-    from (
-      select i.session_id
-      from public.backfill_items as i
-      where i.run_id = p_run_id
-        and (starts_with(i.session_id, btrim(v_given)) or starts_with(i.session_id, lower(btrim(v_given))))
-      order by 1
-      limit 2
-    ) as i;
-    if v_found is null or btrim(v_given) = '' or cardinality(v_found) > 1 and v_found[1] <> v_given then
-      perform backfill_private.refuse('OB014',
-        format('%s names %s session of run %s',
-          left(v_given, 80), case when v_found is null then 'no' else 'more than one' end, p_run_id),
-        format('backfill show %s', p_run_id));
-    end if;
-    v_ids := v_ids || v_found[1];
-  end loop;
+  v_ids := backfill_private.named_sessions(
+    (select r.target from public.backfill_runs as r where r.run_id = p_run_id), p_sessions, p_run_id);
   v_ids := (select array_agg(distinct i.id order by i.id) from unnest(v_ids) as i (id));
   return jsonb_build_object('sessions', v_ids, 'since_at', v_since, 'until_before', v_until);
 end
@@ -91,7 +73,8 @@ $$;
 
 -- What an undo of these rows does, given these conflicts: counts per table, conflicts per row.
 --
--- returns  {sessions_total: with a row, sessions: with a row to undo, inferred, deletes, restores, conflicts}
+-- returns  {sessions_total: with a row, sessions: with a row to undo, session_ids: of these, inferred, deletes, restores,
+--          conflicts}
 create function backfill_private.undo_effect(p_rows backfill_private.undoable[], p_conflicts jsonb)
 returns jsonb
 language sql
@@ -120,6 +103,14 @@ as $$
   select jsonb_build_object(
     'sessions_total', (select count(distinct l.ordinal) from looked_at as l),
     'sessions', (select count(distinct l.ordinal) from looked_at as l where l.conflict is null),
+    'session_ids', (
+      select coalesce(jsonb_agg(n.session_id order by n.ordinal), '[]')
+      from (
+        select distinct l.ordinal, l.session_id
+        from looked_at as l
+        where l.conflict is null
+        order by l.ordinal
+        limit 100) as n),
     'inferred', (select count(*) from looked_at as l where l.conflict is null and l.is_inferred),
     'deletes', (select coalesce(jsonb_object_agg(c.tab, c.deletes), '{}') from counted as c),
     'restores', (select coalesce(jsonb_object_agg(c.tab, c.restores), '{}') from counted as c),
@@ -160,6 +151,8 @@ begin
         || backfill_private.undo_conflicts(v_table.tab, v_table.picks, v_table.joins, v_rows, false);
     end loop;
     p_undo.effect := backfill_private.added(p_undo.effect, backfill_private.undo_effect(v_rows, v_conflicts));
+    p_undo.effect := jsonb_set(
+      p_undo.effect, '{session_ids}', jsonb_path_query_array(p_undo.effect, '$.session_ids[0 to 99]'));
     p_undo.looked_hash := backfill_private.sha256_hex(concat_ws(e'\n', p_undo.looked_hash, (
       select string_agg(jsonb_build_array(u.last_receipt, not u.has_before, v_conflicts -> u.last_receipt::text)::text,
         e'\n' order by u.last_receipt)

@@ -193,7 +193,8 @@ $$;
 comment on function public.backfill_freshness(uuid) is
   'What changed since a plan was sealed: sessions filled meanwhile, new candidates, definitions, settings, approval.';
 
--- Runs whose id begins with a prefix, at most two. That is enough to tell unique from ambiguous.
+-- Runs whose id begins with a prefix of at least eight characters, at most two runs. That is enough to tell unique from
+-- ambiguous.
 create function public.backfill_find_runs(p_prefix text)
 returns setof uuid
 language sql
@@ -203,13 +204,13 @@ as $$
   select r.run_id
   from public.backfill_runs as r
   where starts_with(r.run_id::text, lower(btrim(p_prefix)))
-    and btrim(p_prefix) <> ''
+    and length(btrim(p_prefix)) >= 8
   order by r.run_id
   limit 2
 $$;
 
 comment on function public.backfill_find_runs(text) is
-  'The runs whose id begins with a prefix, two at most. For the client.';
+  'The runs whose id begins with a prefix of at least eight characters, two at most. For the client.';
 
 -- Approve a plan.
 --

@@ -843,7 +843,7 @@ create table public.backfill_runs (
 comment on table public.backfill_runs is
   'One row per run: what was asked, what was planned, who approved it, where it stands.';
 comment on column public.backfill_runs.run_id is
-  'Id of the run. A unique prefix is enough on the command line.';
+  'Id of the run. On the command line its first eight characters are enough if no other begins so.';
 comment on column public.backfill_runs.state is
   'Where the run stands. backfill_transitions has every legal move.';
 comment on column public.backfill_runs.reason is
@@ -1605,6 +1605,150 @@ begin
       format('backfill status %s', p_run_id));
   end if;
   return v_run;
+end
+$$;
+
+-- from sql/30_run/naming.sql
+-- Naming: which sessions some texts name. A session is named by its whole id. If ids are uuids, the first characters of
+-- one name it too, eight at least. Of numbers and texts any beginning may be an id itself, so it names nothing.
+
+-- A text as an id of this type, in its normal form, or as the beginning of a uuid. Null: it names nothing.
+create function backfill_private.session_name(p_type text, p_given text)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_given text := case
+    when p_type in ('uuid', 'bigint', 'integer', 'smallint') then lower(btrim(p_given))
+    else p_given
+  end;
+  v_id text;
+begin
+  if p_type = 'uuid' and v_given ~ '^[0-9a-f-]{8,36}$' then
+    return v_given;
+  end if;
+  execute format('select %L::%s::text', v_given, p_type) into v_id;
+  -- 007 is not 7, and a text that is cut to its column's length is another.
+  return case when p_type = 'uuid' or v_id = v_given then v_id end;
+exception when data_exception then
+  return null;  -- not of this type
+end
+$$;
+
+-- The sessions of a run that a name names, three at most.
+create function backfill_private.named_in_run(p_run_id uuid, p_type text, p_name text)
+returns text[]
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_found text[] := array(
+    select i.session_id from public.backfill_items as i where i.run_id = p_run_id and i.session_id = p_name);
+begin
+  if v_found = '{}' and p_type = 'uuid' then
+    v_found := array(
+      select i.session_id
+      from public.backfill_items as i
+      where i.run_id = p_run_id and starts_with(i.session_id, p_name)
+      order by 1
+      limit 3);
+  end if;
+  return v_found;
+end
+$$;
+
+-- The rows of a source that a name names, three at most. Both ways find them by the key's index.
+create function backfill_private.named_in_source(p_source backfill_private.sources, p_type text, p_name text)
+returns text[]
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_found text[];
+begin
+  execute format(
+    'select array(select s.%1$I::text from %2$s as s where %3$s order by s.%1$I limit 3)',
+    p_source.key_column,
+    p_source.source_table::regclass,
+    case
+      when p_type = 'uuid'
+      then format('s.%1$I between rpad(%2$L, 32, ''0'')::uuid and rpad(%2$L, 32, ''f'')::uuid'
+        ' and starts_with(s.%1$I::text, %3$L)',
+        p_source.key_column, replace(p_name, '-', ''), p_name)
+      else format('s.%I = %L::%s', p_source.key_column, p_name, p_type)
+    end)
+  into v_found;
+  return v_found;
+end
+$$;
+
+-- Refuse a text that does not name one session.
+--
+-- p_found  what it names
+-- raises   OB014 always
+create function backfill_private.refuse_session(p_run_id uuid, p_type text, p_given text, p_found text[])
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_given text := left(p_given, 80);
+begin
+  perform backfill_private.refuse('OB014',
+    case
+      when cardinality(p_found) > 1
+      then format('%s names more than one session: %s, …', v_given, array_to_string(p_found[1:2], ', '))
+      when p_type = 'uuid' and btrim(p_given) ~ '^[0-9a-fA-F-]{1,7}$'
+      then format('%s names no session: give its id, or at least 8 characters of its beginning', v_given)
+      when p_run_id is not null then format('run %s has no session %s', p_run_id, v_given)
+      else format('no session is named %s', v_given)
+    end,
+    case
+      when p_run_id is not null then format('backfill show %s', p_run_id)
+      else 'backfill missing --since … lists the sessions that lack something'
+    end);
+end
+$$;
+
+-- The sessions that some texts name, in the order given, each once.
+--
+-- p_run_id  among the sessions of this run. Null: among all rows of the source
+-- raises    OB014 one of them names no session, or more than one
+create function backfill_private.named_sessions(p_target text, p_given text[], p_run_id uuid default null)
+returns text[]
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_source backfill_private.sources;
+  v_type text;
+  v_name text;
+  v_given text;
+  v_found text[];
+  v_ids text[] := '{}';
+begin
+  select * into strict v_source from backfill_private.sources where target = p_target;
+  -- Of a source that is gone, the ids that are left are texts.
+  v_type := coalesce(backfill_private.column_type(v_source.source_table, v_source.key_column), 'text');
+  foreach v_given in array coalesce(p_given, '{}') loop
+    v_name := backfill_private.session_name(v_type, v_given);
+    v_found := case
+      when v_name is null then '{}'::text[]
+      when p_run_id is null then backfill_private.named_in_source(v_source, v_type, v_name)
+      else backfill_private.named_in_run(p_run_id, v_type, v_name)
+    end;
+    if cardinality(v_found) <> 1 then
+      perform backfill_private.refuse_session(p_run_id, v_type, v_given, v_found);
+    elsif v_found[1] <> all (v_ids) then
+      v_ids := v_ids || v_found;
+    end if;
+  end loop;
+  return v_ids;
 end
 $$;
 
@@ -3427,7 +3571,7 @@ $$;
 -- Every parameter of a request, and what a request gains when it is normalised. Python's class Request mirrors it, and
 -- a test holds the two equal. The parameters of a target are in its own rows.
 --
--- kind         moment: a day or a timestamp. number: a whole one. text. ids: a list of ids or prefixes of ids.
+-- kind         moment: a day or a timestamp. number: a whole one. text. ids: a list of ids, see naming.sql.
 --              versions: by component. values: by name. derived: from others, never given
 -- least, most  bounds: of a number, or of the length of a list. Null: none of its own
 -- usual        its value when it is not given
@@ -3484,52 +3628,6 @@ begin
         else format('with a %s of 1', p_name) end));
   end if;
   return v_text::integer;
-end
-$$;
-
--- The ids that a list of ids and prefixes names, in the order given.
---
--- raises  OB014 one of them names no session, or more than one
-create function backfill_private.resolve_sessions(p_target text, p_given text[])
-returns text[]
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_source backfill_private.sources;
-  v_given text;
-  v_found text[];
-  v_ids text[] := array[]::text[];
-begin
-  select * into strict v_source from backfill_private.sources where target = p_target;
-  foreach v_given in array p_given loop
-    execute format(
-      'select array_agg(id)
-       from (
-         select s.%1$I::text as id from %2$s as s
-         where starts_with(s.%1$I::text, $1)
-         order by s.%1$I::text limit 3
-       ) as found',
-      v_source.key_column, v_source.source_table::regclass)
-    into v_found
-    using case
-      when backfill_private.column_type(v_source.source_table, v_source.key_column) = 'uuid' then lower(btrim(v_given))
-      else btrim(v_given)
-    end;
-    if v_found is null or btrim(v_given) = '' then
-      perform backfill_private.refuse('OB014', format('no session is named %s', left(v_given, 80)),
-        'backfill missing --since … lists the sessions that lack something');
-    elsif cardinality(v_found) > 1 and v_found[1] <> v_given then
-      perform backfill_private.refuse('OB014',
-        format('%s names more than one session: %s, …', left(v_given, 80), array_to_string(v_found[1:2], ', ')),
-        'give more of the id');
-    end if;
-    if v_found[1] <> all (v_ids) then
-      v_ids := v_ids || v_found[1];
-    end if;
-  end loop;
-  return v_ids;
 end
 $$;
 
@@ -3689,7 +3787,7 @@ begin
   if found then
     perform backfill_private.refuse('OB013',
       format('%s is %s', left(v_wrong.key, 80), case v_wrong.kind
-        when 'ids' then format('a list of at most %s ids or prefixes', v_wrong.most)
+        when 'ids' then format('a list of at most %s ids', v_wrong.most)
         when 'versions' then 'versions by component'
         when 'values' then 'values by name'
         else 'a single value' end),
@@ -3789,7 +3887,7 @@ begin
     'since_at', v_since,
     'until_before', v_until,
     'recent_since', v_recent,
-    'priority', to_jsonb(backfill_private.resolve_sessions(
+    'priority', to_jsonb(backfill_private.named_sessions(
       v_target, array(select jsonb_array_elements_text(v_asked -> 'priority')))));
   return v_names || (
     select jsonb_object_agg(p.name, v_asked -> p.name)
@@ -8016,7 +8114,7 @@ $$;
 
 -- The normal form of an undo's scope: sessions as full ids, dates as bounds.
 --
--- raises  OB013 not a date, OB014 a session is not of this run or its prefix is ambiguous
+-- raises  OB013 not a date, OB014 see backfill_private.named_sessions
 create function backfill_private.undo_scope(p_run_id uuid, p_sessions text[], p_since text, p_until text)
 returns jsonb
 language plpgsql
@@ -8027,8 +8125,6 @@ as $$
 declare
   v_since timestamptz := backfill_private.since_bound('since', p_since);
   v_until timestamptz := backfill_private.until_bound('until', p_until);
-  v_given text;
-  v_found text[];
   v_ids text[];
 begin
   if v_until <= v_since then
@@ -8041,24 +8137,8 @@ begin
       format('an undo names at most 1000 sessions, not %s', cardinality(p_sessions)),
       format('backfill rollback %s --since D --until D', p_run_id));
   end if;
-  foreach v_given in array coalesce(p_sessions, '{}') loop
-    select array_agg(i.session_id) into v_found
-    from (
-      select i.session_id
-      from public.backfill_items as i
-      where i.run_id = p_run_id
-        and (starts_with(i.session_id, btrim(v_given)) or starts_with(i.session_id, lower(btrim(v_given))))
-      order by 1
-      limit 2
-    ) as i;
-    if v_found is null or btrim(v_given) = '' or cardinality(v_found) > 1 and v_found[1] <> v_given then
-      perform backfill_private.refuse('OB014',
-        format('%s names %s session of run %s',
-          left(v_given, 80), case when v_found is null then 'no' else 'more than one' end, p_run_id),
-        format('backfill show %s', p_run_id));
-    end if;
-    v_ids := v_ids || v_found[1];
-  end loop;
+  v_ids := backfill_private.named_sessions(
+    (select r.target from public.backfill_runs as r where r.run_id = p_run_id), p_sessions, p_run_id);
   v_ids := (select array_agg(distinct i.id order by i.id) from unnest(v_ids) as i (id));
   return jsonb_build_object('sessions', v_ids, 'since_at', v_since, 'until_before', v_until);
 end
@@ -8104,7 +8184,8 @@ $$;
 
 -- What an undo of these rows does, given these conflicts: counts per table, conflicts per row.
 --
--- returns  {sessions_total: with a row, sessions: with a row to undo, inferred, deletes, restores, conflicts}
+-- returns  {sessions_total: with a row, sessions: with a row to undo, session_ids: of these, inferred, deletes, restores,
+--          conflicts}
 create function backfill_private.undo_effect(p_rows backfill_private.undoable[], p_conflicts jsonb)
 returns jsonb
 language sql
@@ -8133,6 +8214,14 @@ as $$
   select jsonb_build_object(
     'sessions_total', (select count(distinct l.ordinal) from looked_at as l),
     'sessions', (select count(distinct l.ordinal) from looked_at as l where l.conflict is null),
+    'session_ids', (
+      select coalesce(jsonb_agg(n.session_id order by n.ordinal), '[]')
+      from (
+        select distinct l.ordinal, l.session_id
+        from looked_at as l
+        where l.conflict is null
+        order by l.ordinal
+        limit 100) as n),
     'inferred', (select count(*) from looked_at as l where l.conflict is null and l.is_inferred),
     'deletes', (select coalesce(jsonb_object_agg(c.tab, c.deletes), '{}') from counted as c),
     'restores', (select coalesce(jsonb_object_agg(c.tab, c.restores), '{}') from counted as c),
@@ -8173,6 +8262,8 @@ begin
         || backfill_private.undo_conflicts(v_table.tab, v_table.picks, v_table.joins, v_rows, false);
     end loop;
     p_undo.effect := backfill_private.added(p_undo.effect, backfill_private.undo_effect(v_rows, v_conflicts));
+    p_undo.effect := jsonb_set(
+      p_undo.effect, '{session_ids}', jsonb_path_query_array(p_undo.effect, '$.session_ids[0 to 99]'));
     p_undo.looked_hash := backfill_private.sha256_hex(concat_ws(e'\n', p_undo.looked_hash, (
       select string_agg(jsonb_build_array(u.last_receipt, not u.has_before, v_conflicts -> u.last_receipt::text)::text,
         e'\n' order by u.last_receipt)
@@ -10147,7 +10238,8 @@ $$;
 comment on function public.backfill_freshness(uuid) is
   'What changed since a plan was sealed: sessions filled meanwhile, new candidates, definitions, settings, approval.';
 
--- Runs whose id begins with a prefix, at most two. That is enough to tell unique from ambiguous.
+-- Runs whose id begins with a prefix of at least eight characters, at most two runs. That is enough to tell unique from
+-- ambiguous.
 create function public.backfill_find_runs(p_prefix text)
 returns setof uuid
 language sql
@@ -10157,13 +10249,13 @@ as $$
   select r.run_id
   from public.backfill_runs as r
   where starts_with(r.run_id::text, lower(btrim(p_prefix)))
-    and btrim(p_prefix) <> ''
+    and length(btrim(p_prefix)) >= 8
   order by r.run_id
   limit 2
 $$;
 
 comment on function public.backfill_find_runs(text) is
-  'The runs whose id begins with a prefix, two at most. For the client.';
+  'The runs whose id begins with a prefix of at least eight characters, two at most. For the client.';
 
 -- Approve a plan.
 --
