@@ -32,7 +32,8 @@ def timed_listening(
 
 def documented() -> dict[str, set[str]]:
     """The keys of each kind's details, as Event's docstring has them."""
-    lines = re.findall(r"^([a-z_]+): ([a-z_, ]+)$", inspect.getdoc(backfill.Event) or "", re.M)
+    told = re.sub(r",\n", ", ", inspect.getdoc(backfill.Event) or "")
+    lines = re.findall(r"^([a-z_]+): ([a-z_, ]+)$", told, re.M)
     return {kind: set(keys.split(", ")) for kind, keys in lines}
 
 

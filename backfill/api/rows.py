@@ -26,10 +26,12 @@ RUN_COLUMNS = (
     "approved_by,approved_via,approved_at,approved_until,started_at"
 )
 PROGRESS_COLUMNS = (
-    "run_id,state,reason,environment,total,pending,leased,done,failed,skipped,rolled_back,"
+    "run_id,state,reason,environment,total,pending,leased,done,failed,skipped,rolled_back,unselected,"
     "rate_per_minute,eta_s,waits_for,approved_by,approved_until,created_at,audit_count,audit_head"
 )
-BUCKETS = ("as_planned", "missing", "extra", "filled_elsewhere", "changed_since")
+BUCKETS = (
+    "as_planned", "missing", "extra", "filled_elsewhere", "changed_since", "no_longer_selected",
+)  # fmt: skip
 EVENT_COLUMNS = "seq,at,kind,details"
 RECEIPT_FIELDS = (
     "receipt_id", "ordinal", "session_id", "component", "operation", "table_name", "row_key",

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from backfill.api.queries import LEAST_PREFIX_CHARS
 from backfill.files.folder import files_are_missing
+from backfill.render.markdown import counted
 from backfill.results.check import Check
 from backfill.results.coverage import Missing
 from backfill.results.run import FailedSession, Json, Outcome, RunSummary, Status
@@ -157,6 +158,8 @@ def print_status(status: Status) -> None:
     """The status of a run, and why it waits."""
     counts = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in status.counts.items() if n)
     out.print(f"run {status.run_id} is {status.state}: {counts or 'nothing'}", markup=False)
+    if status.unselected:
+        out.print(f"  {counted(status.unselected, 'session')} skipped: no longer selected")
     if status.waits_for or status.reason:
         out.print(f"  {status.waits_for or status.reason}", markup=False)
     if status.state == "running":
@@ -199,7 +202,7 @@ def print_verification(verification: Verification) -> None:
         out.print(f"{MARKS[c.status]}  {c.name}: expected {c.expected}, found {c.actual}{written}")
     for name, rows in verification.buckets.items():
         out.print(f"      {name}: {len(rows)}")
-        if name in ("missing", "extra", "changed_since"):
+        if name in ("missing", "extra", "changed_since", "no_longer_selected"):
             for row in rows[:NAMED_SESSIONS]:
                 out.print(f"        {row['session_id']} {row['component']}", markup=False)
             if len(rows) > NAMED_SESSIONS:

@@ -127,4 +127,6 @@ def _planned(session: PlannedSession) -> list[object]:
 def _became(session: PlannedSession) -> list[object]:
     state = session.state.replace("_", " ")
     again = f", attempt {session.attempts}" if session.attempts > 1 else ""
-    return [state + again, error_text(session) if session.state == "failed" else ""]
+    if session.state == "failed":
+        return [state + again, error_text(session)]
+    return [state + again, escaped(session.error_message or "") if state == "skipped" else ""]

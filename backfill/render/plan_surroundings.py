@@ -21,6 +21,8 @@ def changes_in_words(told: Mapping[str, Any]) -> list[str]:
     lines = [_change(change) for change in told["changes"]]
     if filled:
         lines.append(f"{counted(filled, 'session')} filled meanwhile: they will be skipped")
+    if gone := told["unselected_total"]:
+        lines.append(f"{counted(gone, 'session')} no longer selected: they will be skipped")
     if new:
         lines.append(f"{counted(new, 'session')} lacking something now and not in the plan")
     if not told["digest_matches"]:
@@ -57,8 +59,19 @@ def freshness(plan: Plan) -> str:
         TITLE,
         bullets(lines),
         _named("Filled", seen.filled, seen.filled_total),
+        _reasons(seen.unselected, seen.unselected_total),
         _named("New", seen.new_candidates, seen.new_candidates_total),
     )
+
+
+def _reasons(sessions: Sequence[Mapping[str, str]], total: int) -> str:
+    """The sessions that are no longer selected, by reason. Empty if there are none."""
+    by_reason: dict[str, list[str]] = {}
+    for session in sessions[:NAMED_SESSIONS]:
+        by_reason.setdefault(session["reason"], []).append(code(session["session_id"]))
+    told = [f"{', '.join(ids)} ({escaped(why)})" for why, ids in by_reason.items()]
+    more = [f"{total - NAMED_SESSIONS:,} more"] if total > NAMED_SESSIONS else []
+    return f"No longer selected: {'; '.join([*told, *more])}." if total else ""
 
 
 def _named(what: str, sessions: Sequence[str], total: int) -> str:

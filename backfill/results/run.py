@@ -46,7 +46,8 @@ class Status:
     """Where a run stands.
 
     counts: sessions by state. rate_per_minute: sessions per minute. eta_s: seconds to the end, None
-    if that is unknown. audit_head: hash of the newest of audit_count events.
+    if that is unknown. audit_head: hash of the newest of audit_count events. unselected: skipped
+    sessions that the target no longer selected.
     """
 
     run_id: str
@@ -60,6 +61,7 @@ class Status:
     waits_for: str | None = None
     approved_by: str | None = None
     approved_until: Moment | None = None
+    unselected: int = 0
 
     @property
     def total(self) -> int:
@@ -78,6 +80,7 @@ class Status:
             "state": self.state,
             "reason": self.reason,
             "counts": dict(self.counts),
+            "unselected": self.unselected,
             "rate_per_minute": self.rate_per_minute,
             "eta_s": self.eta_s,
             "waits_for": self.waits_for,

@@ -21,6 +21,7 @@ _NEVER = -(2**63)  # before any moment that a datetime can be
 class PlannedSession:
     """One session's place in a plan, and what became of it.
 
+    error_message: why it failed, or why the target no longer selected it.
     started_at: when its last attempt was leased. settled_at: when it was done, failed or skipped.
     """
 

@@ -51,10 +51,11 @@ class Answered:
 class Verification:
     """The rows in the tables compared with the plan.
 
-    buckets: as_planned, missing, extra, filled_elsewhere, changed_since. Each is a sequence of
-    {session_id, component}, made as it is read. new_candidates: sessions in the plan's range that
-    lack something now and are not in the plan, newest first, at most 1,000. They do not affect the
-    verdict. inferred: rows with a receipt that was inferred when the session was settled.
+    buckets: as_planned, missing, extra, filled_elsewhere, changed_since, no_longer_selected. Each
+    is a sequence of {session_id, component}, made as it is read. new_candidates: sessions in the
+    plan's range that lack something now and are not in the plan, newest first, at most 1,000. They
+    do not affect the verdict. inferred: rows with a receipt that was inferred when the session was
+    settled.
     answered: critical events that somebody has looked at. They are no longer among the critical.
     unanswered: how many `backfill resume RUN --because …` would answer.
     """

@@ -152,6 +152,7 @@ create table public.backfill_items (
   error_code text,
   error_message text check (length(error_message) <= 500),
   filled text[] not null default '{}',
+  unselected text,
   worker text,
   claim_id uuid,
   lease_kind text check (lease_kind in ('score', 'undo')),
@@ -194,7 +195,7 @@ comment on column public.backfill_items.phase is
 comment on column public.backfill_items.batch is
   'Number of its batch in the plan.';
 comment on column public.backfill_items.state is
-  'pending, leased, done, failed, skipped (somebody else filled it) or rolled_back.';
+  'pending, leased, done, failed, skipped (somebody else filled it, or it is no longer selected) or rolled_back.';
 comment on column public.backfill_items.attempts is
   'How often the session was leased for scoring.';
 comment on column public.backfill_items.crowded_out is
@@ -217,6 +218,8 @@ comment on column public.backfill_items.error_message is
   'What the error said, 500 characters at most, never a row''s contents.';
 comment on column public.backfill_items.filled is
   'Components that somebody else had filled by the time the session was leased.';
+comment on column public.backfill_items.unselected is
+  'Why the target no longer selected it by the time it was to be leased. Null: it did.';
 comment on column public.backfill_items.worker is
   'Who holds it now.';
 comment on column public.backfill_items.claim_id is

@@ -65,6 +65,26 @@ as $$
   ) as f
 $$;
 
+-- The pending sessions of a run that its target no longer selects. A claim will skip them.
+--
+-- returns  {unselected: [{session_id, reason}], in the plan's order, at most 1,000, unselected_total}
+create function backfill_private.unselected_meanwhile(p_run public.backfill_runs)
+returns jsonb
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_build_object(
+    'unselected', coalesce(
+      jsonb_agg(jsonb_build_object('session_id', f.session_id, 'reason', f.why) order by f.place)
+        filter (where f.place <= 1000),
+      '[]'),
+    'unselected_total', count(*))
+  from (
+    select u.session_id, u.why, row_number() over (order by u.ordinal) as place
+    from backfill_private.unselected(p_run) as u
+  ) as f
+$$;
+
 -- Definitions and settings that are not what they were at sealing.
 --
 -- returns  [{kind: definition | setting, name, was, now}]. was and now of a definition are fingerprints, null if it did
@@ -95,8 +115,8 @@ $$;
 
 -- What changed since a plan was sealed.
 --
--- returns  {run_id, state, filled, filled_total, new_candidates, new_candidates_total, changes, digest_matches,
---          approved_until, approval_left_s}. Null if nothing more will come of the plan
+-- returns  {run_id, state, filled, filled_total, unselected, unselected_total, new_candidates, new_candidates_total,
+--          changes, digest_matches, approved_until, approval_left_s}. Null if nothing more will come of the plan
 -- raises   OB001 no such run, OB010 not allowed
 create function backfill_private.freshness(p_run_id uuid)
 returns jsonb
@@ -126,6 +146,7 @@ begin
         then greatest(extract(epoch from v_run.approved_until - backfill_private.clock()), 0)
       end)
     || backfill_private.filled_meanwhile(p_run_id)
+    || backfill_private.unselected_meanwhile(v_run)
     || backfill_private.new_candidates(v_run);
 end
 $$;

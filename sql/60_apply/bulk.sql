@@ -19,6 +19,7 @@ as $$
     and coalesce(p_run.back_off_until <= backfill_private.clock(), true)
     and not backfill_private.is_elsewhere(p_run)
     and p_run.fingerprint is not distinct from backfill_private.definitions(p_run.target)
+    and to_regclass(backfill_private.standing_view(p_run.target)) is not null
     and (p_run.canary in ('passed', 'overridden') or not exists (
       select from public.backfill_items as i where i.run_id = p_run.run_id and i.ordinal = 1 and i.phase = 'priority'))
 $$;
@@ -101,8 +102,8 @@ end
 $$;
 
 -- Take the next sessions for a call in bulk. Their items are locked until it ends, and so is each session's name: of
--- two runs one gets the session, and the other takes it up later. What somebody has filled by then is skipped. If other
--- calls hold them all, this one waits for the first.
+-- two runs one gets the session, and the other takes it up later. What somebody has filled by then, or the target no
+-- longer selects, is skipped. If other calls hold them all, this one waits for the first.
 --
 -- A session that was not well beside others in one transaction is taken alone. So is each session of a run whose
 -- rehearsal saw that this matters.
@@ -142,6 +143,7 @@ begin
     v_taken := v_next[1:1];
   end if;
   perform backfill_private.skip_filled(p_run, v_taken);
+  perform backfill_private.skip_unselected(p_run, v_taken);
   return (
     select coalesce(jsonb_agg(jsonb_build_object(
         'ordinal', i.ordinal, 'session_id', i.session_id, 'attempt', i.attempts + 1,

@@ -77,6 +77,7 @@ as $$
     from backfill_private.effects(p_run.run_id, array(select i.ordinal from canary as i)) as e
     join canary as i using (ordinal)
     where i.state <> 'failed'
+      and i.unselected is null
       and not e.is_wanted
       and e.component <> all (i.filled)
     union all

@@ -68,6 +68,10 @@ begin
   elsif p_run.fingerprint is distinct from backfill_private.definitions(p_run.target) then
     perform backfill_private.move(p_run.run_id, 'paused',
       'a scoring function is not the one that was approved: ' || backfill_private.what_changed(p_run));
+  elsif to_regclass(backfill_private.standing_view(p_run.target)) is null then
+    perform backfill_private.move(p_run.run_id, 'paused',
+      format('%s is gone, which says what the target selects. Create it again as the target''s migration has it',
+        backfill_private.standing_view(p_run.target)));
   elsif v_bare is not null then
     perform backfill_private.move(p_run.run_id, 'paused',
       format('the receipt triggers of %s are missing or not always enabled. backfill check prints the SQL', v_bare));
@@ -198,7 +202,7 @@ as $$
 $$;
 
 -- Grant a batch. If all pending sessions of the phase back off, or are leased by other runs, wait for them. If all
--- turned out to be filled, look again: the next phase has a gate of its own.
+-- turned out to be filled or no longer selected, look again: the next phase has a gate of its own.
 create function backfill_private.grant_or_wait(
   p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer
 )

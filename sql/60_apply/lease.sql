@@ -65,6 +65,33 @@ begin
 end
 $$;
 
+-- Skip the pending items among these that the target no longer selects, and keep the reason.
+create function backfill_private.skip_unselected(p_run public.backfill_runs, p_ordinals integer[])
+returns integer
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+declare
+  v_skipped integer;
+begin
+  update public.backfill_items as i
+  set state = 'skipped',
+      unselected = u.why,
+      settled_at = backfill_private.clock(),
+      failed_step = null,
+      error_code = null,
+      error_message = null,
+      not_before = null
+  from backfill_private.unselected(p_run, p_ordinals) as u
+  where i.run_id = p_run.run_id and i.ordinal = u.ordinal;
+  get diagnostics v_skipped = row_count;
+  return v_skipped;
+end
+$$;
+
 -- The lock of a target while sessions of it are being leased. A claim takes it exclusively, calls in bulk share it.
 create function backfill_private.target_lock(p_target text)
 returns bigint
@@ -97,7 +124,8 @@ begin
   loop
     v_ordinals := backfill_private.next_items(p_run.run_id, v_phase, p_limit);
     exit when v_ordinals is null;
-    v_skipped := backfill_private.skip_filled(p_run, v_ordinals);
+    v_skipped := backfill_private.skip_filled(p_run, v_ordinals)
+      + backfill_private.skip_unselected(p_run, v_ordinals);
     exit when v_skipped = 0;
   end loop;
   perform backfill_private.look_before(p_run, v_ordinals);

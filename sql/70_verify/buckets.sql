@@ -1,10 +1,11 @@
--- The five buckets of a verification: as_planned, missing, filled_elsewhere and changed_since of the planned rows, and
--- extra of the others. verdict.sql says what follows from them.
+-- The buckets of a verification: as_planned, missing, no_longer_selected, filled_elsewhere and changed_since of the
+-- planned rows, and extra of the others. verdict.sql says what follows from them.
 
 -- How each planned row stands, for one component and the places of the plan after p_after, up to p_until.
 --
 -- returns  one row per planned session
---          bucket: as_planned, missing, filled_elsewhere or changed_since
+--          bucket: as_planned, missing, no_longer_selected, filled_elsewhere or changed_since
+--          no_longer_selected: not there and not expected, because the target did not select the session any more
 --          is_wanted: a row of the wanted version is there
 --          is_lost: we wrote it and it is gone
 --          operation: how we wrote it
@@ -46,6 +47,7 @@ begin
          when w.ordinal is not null and present.is_there then ''changed_since''
          when w.ordinal is null and (wanted.hash is not null or %1$L = any (item.filled) and present.is_there)
            then ''filled_elsewhere''
+         when item.unselected is not null then ''no_longer_selected''
          else ''missing'' end,
        wanted.hash is not null or %1$L = any (item.filled) and present.is_there,
        w.after_hash is not null and not present.is_there,

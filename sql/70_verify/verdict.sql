@@ -21,8 +21,10 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  with stands as materialized (
+  with looked_at as materialized (
     select * from backfill_private.standing(p_run_id, p_component, p_after, p_until)
+  ), stands as (
+    select * from looked_at as l where l.bucket <> 'no_longer_selected'
   )
   select jsonb_build_object(
     'figures', (
@@ -39,7 +41,7 @@ as $$
       from stands as s),
     'buckets', (
       select coalesce(jsonb_object_agg(b.bucket, b.sessions), '{}')
-      from (select s.bucket, jsonb_agg(s.session_id) as sessions from stands as s group by 1) as b),
+      from (select l.bucket, jsonb_agg(l.session_id) as sessions from looked_at as l group by 1) as b),
     'critical', (
       select coalesce(jsonb_agg(format('%s: a written row is gone', s.session_id)) filter (where s.is_lost), '[]')
       from stands as s))
@@ -316,8 +318,8 @@ set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_array(
     backfill_private.criterion('priority_complete',
-      count(*) filter (where i.phase = 'priority' and i.state <> 'rolled_back'),
-      count(*) filter (where i.phase = 'priority' and i.state <> 'rolled_back' and not exists (
+      count(*) filter (where i.phase = 'priority' and i.state <> 'rolled_back' and i.unselected is null),
+      count(*) filter (where i.phase = 'priority' and i.state <> 'rolled_back' and i.unselected is null and not exists (
         select from jsonb_each(p_figures) as x
         where x.value -> 'priority_incomplete' ? i.session_id))),
     backfill_private.criterion('critical_errors', 0, p_critical),

@@ -169,7 +169,8 @@ as $$
     select
       x.ordinal,
       json_build_array(x.ordinal, x.session_id, x.session_at, x.category, x.components, x.phase, x.batch, x.state,
-        x.attempts, x.failed_step, x.error_code, x.error_message, x.started_at, x.settled_at) as packed
+        x.attempts, x.failed_step, x.error_code, coalesce(x.error_message, x.unselected),
+        x.started_at, x.settled_at) as packed
     from public.backfill_items as x
     where x.run_id = p_run_id
       and x.ordinal > p_after
@@ -191,7 +192,8 @@ as $$
 $$;
 
 comment on function public.backfill_freshness(uuid) is
-  'What changed since a plan was sealed: sessions filled meanwhile, new candidates, definitions, settings, approval.';
+  'What changed since a plan was sealed: sessions filled meanwhile or no longer selected, new candidates, definitions, '
+  'settings, approval.';
 
 -- Runs whose id begins with a prefix of at least eight characters, at most two runs. That is enough to tell unique from
 -- ambiguous.

@@ -10,6 +10,7 @@ select
   coalesce(c.pending, 0) as pending,
   coalesce(c.leased, 0) as leased,
   coalesce(c.skipped, 0) as skipped,
+  coalesce(c.unselected, 0) as unselected,
   coalesce(c.rolled_back, 0) as rolled_back,
   -- Seconds after the start a batch would look like many per minute, more than the throttle allows.
   round(
@@ -65,6 +66,7 @@ left join (
     count(*) filter (where i.state = 'done') as done,
     count(*) filter (where i.state = 'failed') as failed,
     count(*) filter (where i.state = 'skipped') as skipped,
+    count(*) filter (where i.state = 'skipped' and i.unselected is not null) as unselected,
     count(*) filter (where i.state = 'rolled_back') as rolled_back,
     count(*) filter (
       where i.settled_at > backfill_private.clock() - interval '60 seconds'
@@ -101,7 +103,10 @@ comment on column public.backfill_run_progress.done is 'Sessions with every plan
 comment on column public.backfill_run_progress.failed is 'Sessions that failed. backfill_run_failures says why.';
 comment on column public.backfill_run_progress.pending is 'Sessions that wait.';
 comment on column public.backfill_run_progress.leased is 'Sessions that a worker holds.';
-comment on column public.backfill_run_progress.skipped is 'Sessions that somebody else had filled first.';
+comment on column public.backfill_run_progress.skipped is
+  'Sessions that were not scored: somebody else had filled them first, or the target no longer selected them.';
+comment on column public.backfill_run_progress.unselected is
+  'Of these, sessions that the target no longer selected.';
 comment on column public.backfill_run_progress.rolled_back is 'Sessions whose rows were undone.';
 comment on column public.backfill_run_progress.rate_per_minute is
   'Sessions settled per minute, over the last 60 seconds or since the run was started or resumed.';

@@ -946,6 +946,7 @@ create table public.backfill_items (
   error_code text,
   error_message text check (length(error_message) <= 500),
   filled text[] not null default '{}',
+  unselected text,
   worker text,
   claim_id uuid,
   lease_kind text check (lease_kind in ('score', 'undo')),
@@ -988,7 +989,7 @@ comment on column public.backfill_items.phase is
 comment on column public.backfill_items.batch is
   'Number of its batch in the plan.';
 comment on column public.backfill_items.state is
-  'pending, leased, done, failed, skipped (somebody else filled it) or rolled_back.';
+  'pending, leased, done, failed, skipped (somebody else filled it, or it is no longer selected) or rolled_back.';
 comment on column public.backfill_items.attempts is
   'How often the session was leased for scoring.';
 comment on column public.backfill_items.crowded_out is
@@ -1011,6 +1012,8 @@ comment on column public.backfill_items.error_message is
   'What the error said, 500 characters at most, never a row''s contents.';
 comment on column public.backfill_items.filled is
   'Components that somebody else had filled by the time the session was leased.';
+comment on column public.backfill_items.unselected is
+  'Why the target no longer selected it by the time it was to be leased. Null: it did.';
 comment on column public.backfill_items.worker is
   'Who holds it now.';
 comment on column public.backfill_items.claim_id is
@@ -1829,6 +1832,65 @@ as $$
       p_run_id,
       array(select o::integer from jsonb_array_elements_text(e.details -> 'ordinals') as o),
       (e.details ->> 'newest_receipt')::bigint)
+$$;
+
+-- from sql/30_run/selection.sql
+-- Selection: which planned sessions their target no longer selects. A plan may be days old when it is applied, and
+-- nothing is derived of a person who was deleted meanwhile.
+
+-- The view of a target that says which rows of its source are sessions, and why one cannot be scored.
+create function backfill_private.standing_view(p_target text)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format('backfill_private.%I', p_target || '_standing')
+$$;
+
+-- The pending sessions among some items that the target would not select now, each with the reason.
+--
+-- The target's own view decides, as it did while planning. A batch is looked up by key: offset 0 keeps each look apart,
+-- so that even a subquery of the view is asked only about this one session. For a whole run PostgreSQL may read the
+-- tables once.
+--
+-- p_ordinals  the items. Null: all of the run
+create function backfill_private.unselected(p_run public.backfill_runs, p_ordinals integer[] default null)
+returns table (ordinal integer, session_id text, why text)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_source backfill_private.sources;
+  v_look text := case
+    when p_ordinals is null then 'left join %s as g on g.id = s.%I'
+    else 'left join lateral (select g.id, g.excluded from %s as g where g.id = s.%I offset 0) as g on true'
+  end;
+begin
+  select * into strict v_source from backfill_private.sources as o where o.target = p_run.target;
+  perform set_config('backfill.request', p_run.request::text, true);
+  return query execute format(
+    'select item.ordinal, item.session_id, case
+       when s.%2$I is null then %5$L
+       when g.id is null then %6$L
+       else g.excluded end
+     from public.backfill_items as item
+     left join %1$s as s on s.%2$I = item.session_id::%3$s
+     ' || format(v_look, backfill_private.standing_view(p_run.target)::regclass, v_source.key_column) || '
+     where item.run_id = $1
+       and item.state = ''pending''
+       and %4$s
+       and (g.id is null or g.excluded is not null)',
+    v_source.source_table::regclass,
+    v_source.key_column,
+    backfill_private.column_type(v_source.source_table, v_source.key_column),
+    case when p_ordinals is null then 'true' else 'item.ordinal = any ($2)' end,
+    'gone from ' || backfill_private.bare_name(v_source.source_table),
+    'the target no longer selects it')
+  using p_run.run_id, p_ordinals;
+  perform set_config('backfill.request', '', true);
+end
 $$;
 
 -- from sql/30_run/states.sql
@@ -2715,6 +2777,26 @@ as $$
   ) as f
 $$;
 
+-- The pending sessions of a run that its target no longer selects. A claim will skip them.
+--
+-- returns  {unselected: [{session_id, reason}], in the plan's order, at most 1,000, unselected_total}
+create function backfill_private.unselected_meanwhile(p_run public.backfill_runs)
+returns jsonb
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_build_object(
+    'unselected', coalesce(
+      jsonb_agg(jsonb_build_object('session_id', f.session_id, 'reason', f.why) order by f.place)
+        filter (where f.place <= 1000),
+      '[]'),
+    'unselected_total', count(*))
+  from (
+    select u.session_id, u.why, row_number() over (order by u.ordinal) as place
+    from backfill_private.unselected(p_run) as u
+  ) as f
+$$;
+
 -- Definitions and settings that are not what they were at sealing.
 --
 -- returns  [{kind: definition | setting, name, was, now}]. was and now of a definition are fingerprints, null if it did
@@ -2745,8 +2827,8 @@ $$;
 
 -- What changed since a plan was sealed.
 --
--- returns  {run_id, state, filled, filled_total, new_candidates, new_candidates_total, changes, digest_matches,
---          approved_until, approval_left_s}. Null if nothing more will come of the plan
+-- returns  {run_id, state, filled, filled_total, unselected, unselected_total, new_candidates, new_candidates_total,
+--          changes, digest_matches, approved_until, approval_left_s}. Null if nothing more will come of the plan
 -- raises   OB001 no such run, OB010 not allowed
 create function backfill_private.freshness(p_run_id uuid)
 returns jsonb
@@ -2776,6 +2858,7 @@ begin
         then greatest(extract(epoch from v_run.approved_until - backfill_private.clock()), 0)
       end)
     || backfill_private.filled_meanwhile(p_run_id)
+    || backfill_private.unselected_meanwhile(v_run)
     || backfill_private.new_candidates(v_run);
 end
 $$;
@@ -4717,6 +4800,7 @@ as $$
     and coalesce(p_run.back_off_until <= backfill_private.clock(), true)
     and not backfill_private.is_elsewhere(p_run)
     and p_run.fingerprint is not distinct from backfill_private.definitions(p_run.target)
+    and to_regclass(backfill_private.standing_view(p_run.target)) is not null
     and (p_run.canary in ('passed', 'overridden') or not exists (
       select from public.backfill_items as i where i.run_id = p_run.run_id and i.ordinal = 1 and i.phase = 'priority'))
 $$;
@@ -4799,8 +4883,8 @@ end
 $$;
 
 -- Take the next sessions for a call in bulk. Their items are locked until it ends, and so is each session's name: of
--- two runs one gets the session, and the other takes it up later. What somebody has filled by then is skipped. If other
--- calls hold them all, this one waits for the first.
+-- two runs one gets the session, and the other takes it up later. What somebody has filled by then, or the target no
+-- longer selects, is skipped. If other calls hold them all, this one waits for the first.
 --
 -- A session that was not well beside others in one transaction is taken alone. So is each session of a run whose
 -- rehearsal saw that this matters.
@@ -4840,6 +4924,7 @@ begin
     v_taken := v_next[1:1];
   end if;
   perform backfill_private.skip_filled(p_run, v_taken);
+  perform backfill_private.skip_unselected(p_run, v_taken);
   return (
     select coalesce(jsonb_agg(jsonb_build_object(
         'ordinal', i.ordinal, 'session_id', i.session_id, 'attempt', i.attempts + 1,
@@ -5340,6 +5425,7 @@ as $$
     from backfill_private.effects(p_run.run_id, array(select i.ordinal from canary as i)) as e
     join canary as i using (ordinal)
     where i.state <> 'failed'
+      and i.unselected is null
       and not e.is_wanted
       and e.component <> all (i.filled)
     union all
@@ -5457,6 +5543,10 @@ begin
   elsif p_run.fingerprint is distinct from backfill_private.definitions(p_run.target) then
     perform backfill_private.move(p_run.run_id, 'paused',
       'a scoring function is not the one that was approved: ' || backfill_private.what_changed(p_run));
+  elsif to_regclass(backfill_private.standing_view(p_run.target)) is null then
+    perform backfill_private.move(p_run.run_id, 'paused',
+      format('%s is gone, which says what the target selects. Create it again as the target''s migration has it',
+        backfill_private.standing_view(p_run.target)));
   elsif v_bare is not null then
     perform backfill_private.move(p_run.run_id, 'paused',
       format('the receipt triggers of %s are missing or not always enabled. backfill check prints the SQL', v_bare));
@@ -5587,7 +5677,7 @@ as $$
 $$;
 
 -- Grant a batch. If all pending sessions of the phase back off, or are leased by other runs, wait for them. If all
--- turned out to be filled, look again: the next phase has a gate of its own.
+-- turned out to be filled or no longer selected, look again: the next phase has a gate of its own.
 create function backfill_private.grant_or_wait(
   p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer
 )
@@ -5999,6 +6089,33 @@ begin
 end
 $$;
 
+-- Skip the pending items among these that the target no longer selects, and keep the reason.
+create function backfill_private.skip_unselected(p_run public.backfill_runs, p_ordinals integer[])
+returns integer
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+declare
+  v_skipped integer;
+begin
+  update public.backfill_items as i
+  set state = 'skipped',
+      unselected = u.why,
+      settled_at = backfill_private.clock(),
+      failed_step = null,
+      error_code = null,
+      error_message = null,
+      not_before = null
+  from backfill_private.unselected(p_run, p_ordinals) as u
+  where i.run_id = p_run.run_id and i.ordinal = u.ordinal;
+  get diagnostics v_skipped = row_count;
+  return v_skipped;
+end
+$$;
+
 -- The lock of a target while sessions of it are being leased. A claim takes it exclusively, calls in bulk share it.
 create function backfill_private.target_lock(p_target text)
 returns bigint
@@ -6031,7 +6148,8 @@ begin
   loop
     v_ordinals := backfill_private.next_items(p_run.run_id, v_phase, p_limit);
     exit when v_ordinals is null;
-    v_skipped := backfill_private.skip_filled(p_run, v_ordinals);
+    v_skipped := backfill_private.skip_filled(p_run, v_ordinals)
+      + backfill_private.skip_unselected(p_run, v_ordinals);
     exit when v_skipped = 0;
   end loop;
   perform backfill_private.look_before(p_run, v_ordinals);
@@ -7032,13 +7150,14 @@ as $$
 $$;
 
 -- from sql/70_verify/buckets.sql
--- The five buckets of a verification: as_planned, missing, filled_elsewhere and changed_since of the planned rows, and
--- extra of the others. verdict.sql says what follows from them.
+-- The buckets of a verification: as_planned, missing, no_longer_selected, filled_elsewhere and changed_since of the
+-- planned rows, and extra of the others. verdict.sql says what follows from them.
 
 -- How each planned row stands, for one component and the places of the plan after p_after, up to p_until.
 --
 -- returns  one row per planned session
---          bucket: as_planned, missing, filled_elsewhere or changed_since
+--          bucket: as_planned, missing, no_longer_selected, filled_elsewhere or changed_since
+--          no_longer_selected: not there and not expected, because the target did not select the session any more
 --          is_wanted: a row of the wanted version is there
 --          is_lost: we wrote it and it is gone
 --          operation: how we wrote it
@@ -7080,6 +7199,7 @@ begin
          when w.ordinal is not null and present.is_there then ''changed_since''
          when w.ordinal is null and (wanted.hash is not null or %1$L = any (item.filled) and present.is_there)
            then ''filled_elsewhere''
+         when item.unselected is not null then ''no_longer_selected''
          else ''missing'' end,
        wanted.hash is not null or %1$L = any (item.filled) and present.is_there,
        w.after_hash is not null and not present.is_there,
@@ -7215,8 +7335,10 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  with stands as materialized (
+  with looked_at as materialized (
     select * from backfill_private.standing(p_run_id, p_component, p_after, p_until)
+  ), stands as (
+    select * from looked_at as l where l.bucket <> 'no_longer_selected'
   )
   select jsonb_build_object(
     'figures', (
@@ -7233,7 +7355,7 @@ as $$
       from stands as s),
     'buckets', (
       select coalesce(jsonb_object_agg(b.bucket, b.sessions), '{}')
-      from (select s.bucket, jsonb_agg(s.session_id) as sessions from stands as s group by 1) as b),
+      from (select l.bucket, jsonb_agg(l.session_id) as sessions from looked_at as l group by 1) as b),
     'critical', (
       select coalesce(jsonb_agg(format('%s: a written row is gone', s.session_id)) filter (where s.is_lost), '[]')
       from stands as s))
@@ -7510,8 +7632,8 @@ set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_array(
     backfill_private.criterion('priority_complete',
-      count(*) filter (where i.phase = 'priority' and i.state <> 'rolled_back'),
-      count(*) filter (where i.phase = 'priority' and i.state <> 'rolled_back' and not exists (
+      count(*) filter (where i.phase = 'priority' and i.state <> 'rolled_back' and i.unselected is null),
+      count(*) filter (where i.phase = 'priority' and i.state <> 'rolled_back' and i.unselected is null and not exists (
         select from jsonb_each(p_figures) as x
         where x.value -> 'priority_incomplete' ? i.session_id))),
     backfill_private.criterion('critical_errors', 0, p_critical),
@@ -8184,8 +8306,8 @@ $$;
 
 -- What an undo of these rows does, given these conflicts: counts per table, conflicts per row.
 --
--- returns  {sessions_total: with a row, sessions: with a row to undo, session_ids: of these, inferred, deletes, restores,
---          conflicts}
+-- returns  {sessions_total: with a row, sessions: with a row to undo, session_ids: the first hundred of these, inferred,
+--          deletes, restores, conflicts}
 create function backfill_private.undo_effect(p_rows backfill_private.undoable[], p_conflicts jsonb)
 returns jsonb
 language sql
@@ -10214,7 +10336,8 @@ as $$
     select
       x.ordinal,
       json_build_array(x.ordinal, x.session_id, x.session_at, x.category, x.components, x.phase, x.batch, x.state,
-        x.attempts, x.failed_step, x.error_code, x.error_message, x.started_at, x.settled_at) as packed
+        x.attempts, x.failed_step, x.error_code, coalesce(x.error_message, x.unselected),
+        x.started_at, x.settled_at) as packed
     from public.backfill_items as x
     where x.run_id = p_run_id
       and x.ordinal > p_after
@@ -10236,7 +10359,8 @@ as $$
 $$;
 
 comment on function public.backfill_freshness(uuid) is
-  'What changed since a plan was sealed: sessions filled meanwhile, new candidates, definitions, settings, approval.';
+  'What changed since a plan was sealed: sessions filled meanwhile or no longer selected, new candidates, definitions, '
+  'settings, approval.';
 
 -- Runs whose id begins with a prefix of at least eight characters, at most two runs. That is enough to tell unique from
 -- ambiguous.
@@ -10591,6 +10715,7 @@ select
   coalesce(c.pending, 0) as pending,
   coalesce(c.leased, 0) as leased,
   coalesce(c.skipped, 0) as skipped,
+  coalesce(c.unselected, 0) as unselected,
   coalesce(c.rolled_back, 0) as rolled_back,
   -- Seconds after the start a batch would look like many per minute, more than the throttle allows.
   round(
@@ -10646,6 +10771,7 @@ left join (
     count(*) filter (where i.state = 'done') as done,
     count(*) filter (where i.state = 'failed') as failed,
     count(*) filter (where i.state = 'skipped') as skipped,
+    count(*) filter (where i.state = 'skipped' and i.unselected is not null) as unselected,
     count(*) filter (where i.state = 'rolled_back') as rolled_back,
     count(*) filter (
       where i.settled_at > backfill_private.clock() - interval '60 seconds'
@@ -10682,7 +10808,10 @@ comment on column public.backfill_run_progress.done is 'Sessions with every plan
 comment on column public.backfill_run_progress.failed is 'Sessions that failed. backfill_run_failures says why.';
 comment on column public.backfill_run_progress.pending is 'Sessions that wait.';
 comment on column public.backfill_run_progress.leased is 'Sessions that a worker holds.';
-comment on column public.backfill_run_progress.skipped is 'Sessions that somebody else had filled first.';
+comment on column public.backfill_run_progress.skipped is
+  'Sessions that were not scored: somebody else had filled them first, or the target no longer selected them.';
+comment on column public.backfill_run_progress.unselected is
+  'Of these, sessions that the target no longer selected.';
 comment on column public.backfill_run_progress.rolled_back is 'Sessions whose rows were undone.';
 comment on column public.backfill_run_progress.rate_per_minute is
   'Sessions settled per minute, over the last 60 seconds or since the run was started or resumed.';
@@ -10880,7 +11009,7 @@ to authenticated, service_role;
 -- All columns but the fence's hash, which only the gate needs.
 grant select (run_id, ordinal, source, session_id, session_at, components, category, phase, batch, state, attempts,
   crowded_out, unknown_outcomes, not_before, started_at, settled_at, failed_step, error_code, error_message, filled,
-  worker, claim_id, lease_kind, lease_until) on public.backfill_items to authenticated, service_role;
+  unselected, worker, claim_id, lease_kind, lease_until) on public.backfill_items to authenticated, service_role;
 
 -- What a decision says. Its trigger decides whether it counts.
 grant insert (run_id, digest, decision, approver, note) on public.backfill_approvals to authenticated, service_role;

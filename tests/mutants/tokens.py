@@ -51,7 +51,7 @@ VOCABULARIES = (
     ("passed", "failed", "overridden", "waiting"),
     ("priority", "recent", "historical"),
     ("insert", "update", "delete"),
-    ("as_planned", "missing", "filled_elsewhere", "changed_since", "extra"),
+    ("as_planned", "missing", "filled_elsewhere", "changed_since", "no_longer_selected", "extra"),
     ("pass", "partial", "fail"),
     ("postgres", "service_role", "user", "nobody"),
     ("viewer", "operator", "approver"),

@@ -31,6 +31,10 @@ create table public.toy_scores (
   session_id text, version text, points jsonb, primary key (session_id, version));
 create table public.toy_profiles (session_id text primary key, version text, level numeric);
 
+create view backfill_private.toy_standing as
+select s.id, s.at as created_at, null::text as excluded from public.toy_sessions as s;
+insert into public.toy_sessions select 's' || n, '2025-10-01' from generate_series(1, 600) as n;
+
 insert into backfill_private.sources (target, source_table, key_column, date_column, views)
 values ('toy', 'public.toy_sessions', 'id', 'at', '{{}}');
 insert into public.backfill_targets (target, component, position, table_name, session_column,

@@ -1,0 +1,57 @@
+-- Selection: which planned sessions their target no longer selects. A plan may be days old when it is applied, and
+-- nothing is derived of a person who was deleted meanwhile.
+
+-- The view of a target that says which rows of its source are sessions, and why one cannot be scored.
+create function backfill_private.standing_view(p_target text)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format('backfill_private.%I', p_target || '_standing')
+$$;
+
+-- The pending sessions among some items that the target would not select now, each with the reason.
+--
+-- The target's own view decides, as it did while planning. A batch is looked up by key: offset 0 keeps each look apart,
+-- so that even a subquery of the view is asked only about this one session. For a whole run PostgreSQL may read the
+-- tables once.
+--
+-- p_ordinals  the items. Null: all of the run
+create function backfill_private.unselected(p_run public.backfill_runs, p_ordinals integer[] default null)
+returns table (ordinal integer, session_id text, why text)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_source backfill_private.sources;
+  v_look text := case
+    when p_ordinals is null then 'left join %s as g on g.id = s.%I'
+    else 'left join lateral (select g.id, g.excluded from %s as g where g.id = s.%I offset 0) as g on true'
+  end;
+begin
+  select * into strict v_source from backfill_private.sources as o where o.target = p_run.target;
+  perform set_config('backfill.request', p_run.request::text, true);
+  return query execute format(
+    'select item.ordinal, item.session_id, case
+       when s.%2$I is null then %5$L
+       when g.id is null then %6$L
+       else g.excluded end
+     from public.backfill_items as item
+     left join %1$s as s on s.%2$I = item.session_id::%3$s
+     ' || format(v_look, backfill_private.standing_view(p_run.target)::regclass, v_source.key_column) || '
+     where item.run_id = $1
+       and item.state = ''pending''
+       and %4$s
+       and (g.id is null or g.excluded is not null)',
+    v_source.source_table::regclass,
+    v_source.key_column,
+    backfill_private.column_type(v_source.source_table, v_source.key_column),
+    case when p_ordinals is null then 'true' else 'item.ordinal = any ($2)' end,
+    'gone from ' || backfill_private.bare_name(v_source.source_table),
+    'the target no longer selects it')
+  using p_run.run_id, p_ordinals;
+  perform set_config('backfill.request', '', true);
+end
+$$;
