@@ -74,8 +74,7 @@ class AsyncBackfill:
 
     async def missing(self, *, since: Day | None = None, target: str | None = None) -> Missing:
         """What is missing per UTC day, from `since` on. target: needed if several are installed."""
-        first = as_text("since", since)
-        asked = {"p_target": target, "p_since": first[:10] if first else None}
+        asked = {"p_target": target, "p_since": as_text("since", since)}
         return missing_of(await self._gateway.call("backfill_coverage", asked, expect=dict))
 
     async def plan(

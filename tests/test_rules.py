@@ -532,6 +532,7 @@ def test_the_days_of_a_coverage_add_up() -> None:
         "missing_b": 3,
         "missing_both": 5,
         "excluded": 3,
+        "undated": 0,
     }
     assert (TWO_DAYS.scorable, TWO_DAYS.coverage) == (11, 8 / 11)
     assert days[0] == {

@@ -182,7 +182,8 @@ def missing_of(answer: Mapping[str, Json]) -> Missing:
     """The answer of backfill_coverage."""
     with _understood("Missing"):
         components = tuple(answer["components"])
-        return Missing(tuple(_day_of(row, components) for row in answer["days"]), components)
+        days = tuple(_day_of(row, components) for row in answer["days"])
+        return Missing(days, components, answer["undated"], answer["date"])
 
 
 def _day_of(row: Mapping[str, Json], components: Sequence[str]) -> DayCoverage:

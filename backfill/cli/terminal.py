@@ -94,12 +94,19 @@ def print_missing(missing: Missing) -> None:
             "day", "completed", "complete", *(f"no {name}" for name in missing.components),
             "neither" if len(missing.components) == 2 else "none", "unscorable", "coverage",
             rows=(
-                (d.day, d.completed, d.complete, *d.missing.values(), d.missing_all, d.excluded,
+                (d.day or "no date", d.completed, d.complete, *d.missing.values(),
+                 d.missing_all, d.excluded,
                  "n/a" if d.coverage is None else f"{d.coverage:.1%}")
                 for d in missing.days
             ),
         )
     )  # fmt: skip
+    if missing.undated:
+        out.print(
+            f"{counted(missing.undated, 'session')} with no {missing.date} that a plan can take:"
+            " none, infinite, or of a year outside 1 to 9999",
+            markup=False,
+        )
     if missing.coverage is None:
         out.print("no session that can be scored")
     else:

@@ -96,7 +96,10 @@ def counted(count: int, noun: str) -> str:
 
 def utc(moment: datetime | None) -> str:
     """A moment in UTC, to the second."""
-    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}" if moment else NONE
+    if moment is None:
+        return NONE
+    # strftime writes the year 1 with one digit.
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
 
 
 def day(text: Any) -> str:

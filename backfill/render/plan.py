@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from backfill.render.markdown import (
@@ -26,6 +25,7 @@ from backfill.render.plan_rehearsal import MARKED, NOT_REHEARSED, rehearsal
 from backfill.render.plan_surroundings import blast_radius, freshness
 from backfill.render.state import counts_by_state, next_commands, reason_line, state_line
 from backfill.request import OWN, PARAMETERS
+from backfill.results.run import moment
 
 if TYPE_CHECKING:
     from backfill.results.check import Check
@@ -133,7 +133,7 @@ def _candidates(plan: Plan) -> str:
 
 
 def _moment(text: str | None) -> str:
-    return utc(datetime.fromisoformat(text)) if text else NONE
+    return utc(moment(text)) if text else NONE
 
 
 def _steps(plan: Plan) -> Sequence[Mapping[str, Json]]:

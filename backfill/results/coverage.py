@@ -11,13 +11,15 @@ from typing import Any
 class DayCoverage:
     """One UTC day.
 
-    completed: selected sessions. complete: those that lack nothing. missing: sessions that can be
-    scored, by the component that they lack. missing_all: sessions that can be scored and lack every
-    component. excluded: sessions that lack something and cannot be scored. coverage: complete
-    sessions as a share of those that can be scored, 0 to 1. None if there are none.
+    day: in ISO 8601, or as PostgreSQL writes one that no plan can take, such as infinity. None for
+    sessions without a date. completed: selected sessions. complete: those that lack nothing.
+    missing: sessions that can be scored, by the component that they lack. missing_all: sessions
+    that can be scored and lack every component. excluded: sessions that lack something and cannot
+    be scored. coverage: complete sessions as a share of those that can be scored, 0 to 1. None if
+    there are none.
     """
 
-    day: str
+    day: str | None
     completed: int
     complete: int
     missing: Mapping[str, int]
@@ -39,10 +41,16 @@ class DayCoverage:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What is missing, by day. components: the target's, in the order of scoring."""
+    """What is missing, by day.
+
+    components: the target's, in the order of scoring. undated: sessions that lack something and
+    whose date no plan can take: none, infinite, or of a year not in 1 to 9999. date: its column.
+    """
 
     days: tuple[DayCoverage, ...]
     components: tuple[str, ...] = ()
+    undated: int = 0
+    date: str = ""
 
     @property
     def scorable(self) -> int:
@@ -71,6 +79,7 @@ class Missing:
             "completed": sum(d.completed for d in self.days),
             **_flat(self.missing, self.missing_all),
             "excluded": sum(d.excluded for d in self.days),
+            "undated": self.undated,
             "days": [d.as_dict() for d in self.days],
         }
 

@@ -20,6 +20,7 @@ UNMEASURED: Mapping[str, Json] = {
     "expected_runtime_s": None,
     "excluded": [],
     "excluded_total": 0,
+    "undated": 0,
 }
 
 
@@ -295,6 +296,7 @@ class Plan:
         yield "expected_runtime_s", self.expected_runtime_s
         yield "excluded", list(self.excluded)
         yield "excluded_total", self._figure("excluded_total")
+        yield "undated", self._figure("undated")
         yield "rehearsal", self.rehearsal.as_dict() if self.rehearsal else None
         yield "blast_radius", [asdict(effect) for effect in self.effects]
         yield "checks", [check.as_dict() for check in self.checks]

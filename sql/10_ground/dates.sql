@@ -1,4 +1,44 @@
--- Dates of a request: whole UTC days, both ends included. A timestamp with an offset is taken as it is.
+-- Dates. Those of a request are whole UTC days, both ends included. A timestamp with an offset is taken as it is.
+
+-- The first moment that a session may have, and the first that is too late: the years 1 to 9999. Clients' calendars know
+-- no others, and a search that walks from date to date never reaches infinity.
+create function backfill_private.first_moment()
+returns timestamptz
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select timestamptz '0001-01-01 00:00:00+00'
+$$;
+
+create function backfill_private.after_all_moments()
+returns timestamptz
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select timestamptz '10000-01-01 00:00:00+00'
+$$;
+
+-- Why no plan can take a session of this date. Null: one can.
+--
+-- p_column  the date's column
+create function backfill_private.date_fault(p_column text, p_at timestamptz)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when p_at is null then format('it has no %s', p_column)
+    when not isfinite(p_at) then format('its %s is %s', p_column, p_at)
+    when p_at >= backfill_private.after_all_moments()
+    then format('its %s is in the year %s, and plans end with 9999',
+      p_column, extract(year from p_at at time zone 'UTC'))
+    when p_at < backfill_private.first_moment()
+    then format('its %s is before the year 1, with which plans begin', p_column)
+  end
+$$;
 
 -- The first moment that a since includes. A date is the start of its UTC day.
 --
@@ -15,8 +55,7 @@ declare
   v_moment timestamptz;
 begin
   v_moment := p_text::timestamptz;
-  -- Planning walks from one to the other, window by window. It would never get past an infinity.
-  if v_moment not between '0001-01-01' and '9999-12-31' then
+  if p_text is not null and backfill_private.date_fault(p_name, v_moment) is not null then
     raise datetime_field_overflow;
   end if;
   return v_moment;
@@ -33,6 +72,21 @@ exception
 end
 $$;
 
+-- Does a date name a whole day? If so, it can be given a time, in whatever form it is written.
+create function backfill_private.names_day(p_text text)
+returns boolean
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set datestyle = 'ISO, YMD'
+as $$
+begin
+  return (p_text || ' 00:00:00')::timestamptz is not null;
+exception when data_exception then
+  return false;
+end
+$$;
+
 -- The first moment after what an until includes: the next UTC day for a date, a microsecond later for a timestamp.
 create function backfill_private.until_bound(p_name text, p_text text)
 returns timestamptz
@@ -41,5 +95,5 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.since_bound(p_name, p_text)
-    + case when p_text ~ '^\s*\d{4}-\d{2}-\d{2}\s*$' then interval '1 day' else interval '1 microsecond' end
+    + case when backfill_private.names_day(p_text) then interval '1 day' else interval '1 microsecond' end
 $$;

@@ -119,7 +119,7 @@ declare
   v_name text;
   v_given text;
   v_found text[];
-  v_ids text[] := '{}';
+  v_ids text[] := array[]::text[];
 begin
   select * into strict v_source from backfill_private.sources where target = p_target;
   -- Of a source that is gone, the ids that are left are texts.

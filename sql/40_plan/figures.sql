@@ -110,19 +110,27 @@ begin
       from backfill_private.findings
       where run_id = p_run_id and excluded is not null
     ),
+    -- What was named comes first, and what has no date that a plan can take comes last.
     'excluded', (
       select coalesce(
-        jsonb_agg(
-          jsonb_build_object('session_id', e.session_id, 'reason', e.excluded)
-          order by e.session_at desc nulls first, e.session_id),
+        jsonb_agg(jsonb_build_object('session_id', e.session_id, 'reason', e.excluded) order by e.place),
         '[]')
       from (
-        select f.*
+        select
+          f.session_id,
+          f.excluded,
+          row_number() over (
+            order by f.components = '{}' desc, f.session_at desc nulls last, f.session_id) as place
         from backfill_private.findings as f
         where f.run_id = p_run_id and f.excluded is not null
-        order by f.session_at desc nulls first, f.session_id
+        order by place
         limit 1000
       ) as e
+    ),
+    'undated', (
+      select count(*)
+      from backfill_private.findings as f
+      where f.run_id = p_run_id and f.session_at is null and f.components <> '{}'
     ),
     'settings', backfill_private.settings_now(),
     'rehearsal', v_rehearsal,

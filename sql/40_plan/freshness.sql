@@ -33,7 +33,7 @@ begin
     backfill_private.gaps_view(p_run.target)::regclass)
   into v_found
   using p_run.run_id, p_run.target, (p_run.request ->> 'since_at')::timestamptz,
-    coalesce((p_run.request ->> 'until_before')::timestamptz, 'infinity');
+    coalesce((p_run.request ->> 'until_before')::timestamptz, backfill_private.after_all_moments());
   perform set_config('backfill.request', '', true);
   return v_found;
 end

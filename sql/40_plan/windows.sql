@@ -14,6 +14,7 @@ returns uuid
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
 as $$
 declare
   v_request jsonb;
@@ -25,7 +26,9 @@ begin
   perform backfill_private.check_form(p_request);
   v_request := backfill_private.normal_request(p_request);
   select * into strict v_source from backfill_private.sources where target = v_request ->> 'target';
-  execute format('select max(s.%I) from %s as s', v_source.date_column, v_source.source_table::regclass) into v_newest;
+  execute format('select max(s.%1$I) from %2$s as s where s.%1$I < %3$L',
+    v_source.date_column, v_source.source_table::regclass, backfill_private.after_all_moments())
+  into v_newest;
   insert into public.backfill_runs (
     run_id, target, environment, request, requested_by, requested_via, project_host,
     collect_from, collect_until, collect_window, rehearse)
@@ -64,7 +67,8 @@ $$;
 -- Writing is allowed again only when the subtransaction ends: nothing inside a read-only transaction can allow it. So
 -- what was found is carried out of it as a value.
 --
--- raises  25006 the view, or a function that it calls, tries to write
+-- p_from, p_until  the window. Null: every date that no plan can take, which excludes its session
+-- raises           25006 the view, or a function that it calls, tries to write
 create function backfill_private.detected(p_target text, p_from timestamptz, p_until timestamptz)
 returns backfill_private.findings[]
 language plpgsql
@@ -73,16 +77,26 @@ set plan_cache_mode = force_custom_plan
 as $$
 declare
   v_view regclass := backfill_private.gaps_view(p_target)::regclass;
+  v_column text := (select s.date_column from backfill_private.sources as s where s.target = p_target);
   v_found backfill_private.findings[];
 begin
   begin
     set local transaction_read_only = on;
     execute format(
-      'select array_agg(
-         row(null, g.session_id, g.session_at, g.components, g.excluded)::backfill_private.findings)
-       from %s as g
-       where g.session_at >= $1 and g.session_at < $2',
-      v_view)
+      case
+        when p_from is not null then
+          'select array_agg(
+             row(null, g.session_id, g.session_at, g.components, g.excluded)::backfill_private.findings)
+           from %1$s as g
+           where g.session_at >= $1 and g.session_at < $2'
+        else
+          'select array_agg(
+             row(null, g.session_id, null, g.components, backfill_private.date_fault(%2$L, g.session_at))
+               ::backfill_private.findings)
+           from %1$s as g
+           where g.session_at is null or g.session_at < %3$L or g.session_at >= %4$L'
+      end,
+      v_view, v_column, backfill_private.first_moment(), backfill_private.after_all_moments())
     into v_found
     using p_from, p_until;
   exception when read_only_sql_transaction then
@@ -113,34 +127,63 @@ $$;
 
 -- Keep what a window of session dates holds.
 --
--- returns  false if a statement's time limit came first, and nothing is kept
-create function backfill_private.keep_findings(p_run public.backfill_runs, p_until timestamptz)
-returns boolean
+-- p_from, p_until  see backfill_private.detected
+-- returns          how many it holds. Null if a statement's time limit came first, and nothing is kept
+create function backfill_private.keep_findings(
+  p_run public.backfill_runs, p_from timestamptz, p_until timestamptz
+)
+returns bigint
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_kept bigint;
 begin
   perform set_config('backfill.request', p_run.request::text, true);
   insert into backfill_private.findings (run_id, session_id, session_at, components, excluded)
   select p_run.run_id, d.session_id, d.session_at, d.components, d.excluded
-  from unnest(backfill_private.detected(p_run.target, p_run.collect_from, p_until)) as d;
+  from unnest(backfill_private.detected(p_run.target, p_from, p_until)) as d
+  on conflict do nothing;
+  get diagnostics v_kept = row_count;
   perform set_config('backfill.request', '', true);
-  return true;
+  return v_kept;
 exception when query_canceled then
   -- Half of the shortest window would not be sooner: something else is slow.
-  if p_run.collect_window <= interval '1 second' then
+  if p_from is null or p_run.collect_window <= interval '1 second' then
     raise;
   end if;
-  return false;
+  return null;
 end
 $$;
 
--- Collect the next window of a run in planning.
+-- The date of the next session from a moment on. The end of the search if there is none: nothing is walked through that
+-- holds no session, and one of the year 9999 is as near as one of next month.
+create function backfill_private.next_session_at(p_run public.backfill_runs, p_from timestamptz)
+returns timestamptz
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_next timestamptz;
+begin
+  perform set_config('backfill.request', p_run.request::text, true);
+  execute format(
+    'select g.created_at from %s as g where g.created_at >= $1 and g.created_at < $2 order by g.created_at limit 1',
+    backfill_private.standing_view(p_run.target)::regclass)
+  into v_next
+  using p_from, p_run.collect_until;
+  perform set_config('backfill.request', '', true);
+  return coalesce(v_next, p_run.collect_until);
+end
+$$;
+
+-- Collect the next window of a run in planning. After the last, the sessions whose dates no plan can take.
 --
 -- The window grows and shrinks so that one takes about two seconds. The cursor moves in the same transaction, so a call
 -- whose reply was lost is not collected twice. A window that meets the time limit is looked at again, half as long.
 --
--- returns  true when all windows are collected
+-- returns  true when all is collected
 create function backfill_private.collect_window(p_run_id uuid)
 returns boolean
 language plpgsql
@@ -153,26 +196,30 @@ declare
   v_aim interval;
   v_began timestamptz := backfill_private.clock();
   v_took interval;
-  v_is_kept boolean;
+  v_kept bigint;
 begin
   perform backfill_private.authorize('plan');
   v_run := backfill_private.locked_run(p_run_id, array['planning']);
-  v_aim := backfill_private.window_aim(v_run.target);
   if v_run.collect_until is null or v_run.collect_from >= v_run.collect_until then
+    perform backfill_private.keep_findings(v_run, null, null);
     return true;
   end if;
+  v_aim := backfill_private.window_aim(v_run.target);
   v_end := least(v_run.collect_from + v_run.collect_window, v_run.collect_until);
-  v_is_kept := backfill_private.keep_findings(v_run, v_end);
+  v_kept := backfill_private.keep_findings(v_run, v_run.collect_from, v_end);
   v_took := backfill_private.clock() - v_began;
+  if v_kept = 0 then
+    v_end := backfill_private.next_session_at(v_run, v_end);
+  end if;
   update public.backfill_runs
-  set collect_from = case when v_is_kept then v_end else collect_from end,
+  set collect_from = case when v_kept is not null then v_end else collect_from end,
       collect_window = case
-        when not v_is_kept or v_took > v_aim then greatest(collect_window / 2, interval '1 second')
+        when v_kept is null or v_took > v_aim then greatest(collect_window / 2, interval '1 second')
         when v_took < v_aim / 2 then least(collect_window * 2, interval '10 years')
         else collect_window
       end
   where run_id = p_run_id;
-  return v_is_kept and v_end >= v_run.collect_until;
+  return false;
 end
 $$;
 

@@ -16,7 +16,9 @@ comment on function public.backfill_check() is
 -- What is missing of a target, by UTC day.
 --
 -- p_target  null: the only target
--- returns   {components, days: [a row of the target's view of daily coverage]}
+-- p_since   the first day. Days that no plan can take come too: without a date, infinite, of a year not in 1 to 9999
+-- returns   {components, days: [a row of the target's view of daily coverage], undated: sessions of such days that lack
+--           something, date: the date's column}
 create function public.backfill_coverage(p_target text default null, p_since text default null)
 returns jsonb
 language plpgsql
@@ -27,17 +29,22 @@ declare
   v_view text;
   v_components text[];
   v_since date;
+  v_column text;
   v_days jsonb;
+  v_undated bigint;
 begin
-  select c.view_name, c.components, c.first_day into v_view, v_components, v_since
+  select c.view_name, c.components, c.first_day, c.date_column into v_view, v_components, v_since, v_column
   from backfill_private.coverage_of(p_target, p_since) as c;
   execute format(
-    'select coalesce(jsonb_agg(to_jsonb(d) order by d.day), ''[]'')
-     from %s as d
-     where $1 is null or d.day >= $1',
-    v_view::regclass)
-  into v_days using v_since;
-  return jsonb_build_object('components', v_components, 'days', v_days);
+    'select coalesce(jsonb_agg(to_jsonb(d) order by d.day), ''[]''),
+       coalesce(sum(d.completed - d.complete)
+         filter (where (d.day between %2$L and %3$L) is not true), 0)
+     from %1$s as d
+     where $1 is null or d.day >= $1 or d.day is null or d.day < %2$L',
+    v_view::regclass, '0001-01-01', '9999-12-31')
+  into v_days, v_undated
+  using v_since;
+  return jsonb_build_object('components', v_components, 'days', v_days, 'undated', v_undated, 'date', v_column);
 end
 $$;
 
@@ -163,6 +170,7 @@ returns json
 language sql
 stable
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
 as $$
   select coalesce(json_agg(i.packed order by i.ordinal), '[]')
   from (

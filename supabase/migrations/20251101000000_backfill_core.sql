@@ -6,7 +6,47 @@ set check_function_bodies = off;
 create schema backfill_private;
 
 -- from sql/10_ground/dates.sql
--- Dates of a request: whole UTC days, both ends included. A timestamp with an offset is taken as it is.
+-- Dates. Those of a request are whole UTC days, both ends included. A timestamp with an offset is taken as it is.
+
+-- The first moment that a session may have, and the first that is too late: the years 1 to 9999. Clients' calendars know
+-- no others, and a search that walks from date to date never reaches infinity.
+create function backfill_private.first_moment()
+returns timestamptz
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select timestamptz '0001-01-01 00:00:00+00'
+$$;
+
+create function backfill_private.after_all_moments()
+returns timestamptz
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select timestamptz '10000-01-01 00:00:00+00'
+$$;
+
+-- Why no plan can take a session of this date. Null: one can.
+--
+-- p_column  the date's column
+create function backfill_private.date_fault(p_column text, p_at timestamptz)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when p_at is null then format('it has no %s', p_column)
+    when not isfinite(p_at) then format('its %s is %s', p_column, p_at)
+    when p_at >= backfill_private.after_all_moments()
+    then format('its %s is in the year %s, and plans end with 9999',
+      p_column, extract(year from p_at at time zone 'UTC'))
+    when p_at < backfill_private.first_moment()
+    then format('its %s is before the year 1, with which plans begin', p_column)
+  end
+$$;
 
 -- The first moment that a since includes. A date is the start of its UTC day.
 --
@@ -23,8 +63,7 @@ declare
   v_moment timestamptz;
 begin
   v_moment := p_text::timestamptz;
-  -- Planning walks from one to the other, window by window. It would never get past an infinity.
-  if v_moment not between '0001-01-01' and '9999-12-31' then
+  if p_text is not null and backfill_private.date_fault(p_name, v_moment) is not null then
     raise datetime_field_overflow;
   end if;
   return v_moment;
@@ -41,6 +80,21 @@ exception
 end
 $$;
 
+-- Does a date name a whole day? If so, it can be given a time, in whatever form it is written.
+create function backfill_private.names_day(p_text text)
+returns boolean
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set datestyle = 'ISO, YMD'
+as $$
+begin
+  return (p_text || ' 00:00:00')::timestamptz is not null;
+exception when data_exception then
+  return false;
+end
+$$;
+
 -- The first moment after what an until includes: the next UTC day for a date, a microsecond later for a timestamp.
 create function backfill_private.until_bound(p_name text, p_text text)
 returns timestamptz
@@ -49,7 +103,7 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.since_bound(p_name, p_text)
-    + case when p_text ~ '^\s*\d{4}-\d{2}-\d{2}\s*$' then interval '1 day' else interval '1 microsecond' end
+    + case when backfill_private.names_day(p_text) then interval '1 day' else interval '1 microsecond' end
 $$;
 
 -- from sql/10_ground/identity.sql
@@ -435,11 +489,11 @@ comment on column public.backfill_targets.receipts is
 -- from sql/20_target/coverage.sql
 -- Coverage: what is missing by day, of any target.
 
--- The view that shows a target's coverage, the target's components in order, and the first day meant.
+-- The view that shows a target's coverage, the target's components in order, the first day meant, the date's column.
 --
 -- raises  OB010 not allowed, OB013 no such target or no date
 create function backfill_private.coverage_of(
-  p_target text, p_since text, out view_name text, out components text[], out first_day date
+  p_target text, p_since text, out view_name text, out components text[], out first_day date, out date_column text
 )
 language plpgsql
 stable
@@ -455,8 +509,9 @@ begin
       select t.component
       from public.backfill_targets as t
       where t.target = s.target
-      order by t.position)
-  into view_name, components
+      order by t.position),
+    s.date_column
+  into view_name, components, date_column
   from backfill_private.sources as s
   where s.target = backfill_private.check_target(p_target);
 end
@@ -1733,7 +1788,7 @@ declare
   v_name text;
   v_given text;
   v_found text[];
-  v_ids text[] := '{}';
+  v_ids text[] := array[]::text[];
 begin
   select * into strict v_source from backfill_private.sources where target = p_target;
   -- Of a source that is gone, the ids that are left are texts.
@@ -2677,19 +2732,27 @@ begin
       from backfill_private.findings
       where run_id = p_run_id and excluded is not null
     ),
+    -- What was named comes first, and what has no date that a plan can take comes last.
     'excluded', (
       select coalesce(
-        jsonb_agg(
-          jsonb_build_object('session_id', e.session_id, 'reason', e.excluded)
-          order by e.session_at desc nulls first, e.session_id),
+        jsonb_agg(jsonb_build_object('session_id', e.session_id, 'reason', e.excluded) order by e.place),
         '[]')
       from (
-        select f.*
+        select
+          f.session_id,
+          f.excluded,
+          row_number() over (
+            order by f.components = '{}' desc, f.session_at desc nulls last, f.session_id) as place
         from backfill_private.findings as f
         where f.run_id = p_run_id and f.excluded is not null
-        order by f.session_at desc nulls first, f.session_id
+        order by place
         limit 1000
       ) as e
+    ),
+    'undated', (
+      select count(*)
+      from backfill_private.findings as f
+      where f.run_id = p_run_id and f.session_at is null and f.components <> '{}'
     ),
     'settings', backfill_private.settings_now(),
     'rehearsal', v_rehearsal,
@@ -2745,7 +2808,7 @@ begin
     backfill_private.gaps_view(p_run.target)::regclass)
   into v_found
   using p_run.run_id, p_run.target, (p_run.request ->> 'since_at')::timestamptz,
-    coalesce((p_run.request ->> 'until_before')::timestamptz, 'infinity');
+    coalesce((p_run.request ->> 'until_before')::timestamptz, backfill_private.after_all_moments());
   perform set_config('backfill.request', '', true);
   return v_found;
 end
@@ -4231,6 +4294,7 @@ returns uuid
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
 as $$
 declare
   v_request jsonb;
@@ -4242,7 +4306,9 @@ begin
   perform backfill_private.check_form(p_request);
   v_request := backfill_private.normal_request(p_request);
   select * into strict v_source from backfill_private.sources where target = v_request ->> 'target';
-  execute format('select max(s.%I) from %s as s', v_source.date_column, v_source.source_table::regclass) into v_newest;
+  execute format('select max(s.%1$I) from %2$s as s where s.%1$I < %3$L',
+    v_source.date_column, v_source.source_table::regclass, backfill_private.after_all_moments())
+  into v_newest;
   insert into public.backfill_runs (
     run_id, target, environment, request, requested_by, requested_via, project_host,
     collect_from, collect_until, collect_window, rehearse)
@@ -4281,7 +4347,8 @@ $$;
 -- Writing is allowed again only when the subtransaction ends: nothing inside a read-only transaction can allow it. So
 -- what was found is carried out of it as a value.
 --
--- raises  25006 the view, or a function that it calls, tries to write
+-- p_from, p_until  the window. Null: every date that no plan can take, which excludes its session
+-- raises           25006 the view, or a function that it calls, tries to write
 create function backfill_private.detected(p_target text, p_from timestamptz, p_until timestamptz)
 returns backfill_private.findings[]
 language plpgsql
@@ -4290,16 +4357,26 @@ set plan_cache_mode = force_custom_plan
 as $$
 declare
   v_view regclass := backfill_private.gaps_view(p_target)::regclass;
+  v_column text := (select s.date_column from backfill_private.sources as s where s.target = p_target);
   v_found backfill_private.findings[];
 begin
   begin
     set local transaction_read_only = on;
     execute format(
-      'select array_agg(
-         row(null, g.session_id, g.session_at, g.components, g.excluded)::backfill_private.findings)
-       from %s as g
-       where g.session_at >= $1 and g.session_at < $2',
-      v_view)
+      case
+        when p_from is not null then
+          'select array_agg(
+             row(null, g.session_id, g.session_at, g.components, g.excluded)::backfill_private.findings)
+           from %1$s as g
+           where g.session_at >= $1 and g.session_at < $2'
+        else
+          'select array_agg(
+             row(null, g.session_id, null, g.components, backfill_private.date_fault(%2$L, g.session_at))
+               ::backfill_private.findings)
+           from %1$s as g
+           where g.session_at is null or g.session_at < %3$L or g.session_at >= %4$L'
+      end,
+      v_view, v_column, backfill_private.first_moment(), backfill_private.after_all_moments())
     into v_found
     using p_from, p_until;
   exception when read_only_sql_transaction then
@@ -4330,34 +4407,63 @@ $$;
 
 -- Keep what a window of session dates holds.
 --
--- returns  false if a statement's time limit came first, and nothing is kept
-create function backfill_private.keep_findings(p_run public.backfill_runs, p_until timestamptz)
-returns boolean
+-- p_from, p_until  see backfill_private.detected
+-- returns          how many it holds. Null if a statement's time limit came first, and nothing is kept
+create function backfill_private.keep_findings(
+  p_run public.backfill_runs, p_from timestamptz, p_until timestamptz
+)
+returns bigint
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_kept bigint;
 begin
   perform set_config('backfill.request', p_run.request::text, true);
   insert into backfill_private.findings (run_id, session_id, session_at, components, excluded)
   select p_run.run_id, d.session_id, d.session_at, d.components, d.excluded
-  from unnest(backfill_private.detected(p_run.target, p_run.collect_from, p_until)) as d;
+  from unnest(backfill_private.detected(p_run.target, p_from, p_until)) as d
+  on conflict do nothing;
+  get diagnostics v_kept = row_count;
   perform set_config('backfill.request', '', true);
-  return true;
+  return v_kept;
 exception when query_canceled then
   -- Half of the shortest window would not be sooner: something else is slow.
-  if p_run.collect_window <= interval '1 second' then
+  if p_from is null or p_run.collect_window <= interval '1 second' then
     raise;
   end if;
-  return false;
+  return null;
 end
 $$;
 
--- Collect the next window of a run in planning.
+-- The date of the next session from a moment on. The end of the search if there is none: nothing is walked through that
+-- holds no session, and one of the year 9999 is as near as one of next month.
+create function backfill_private.next_session_at(p_run public.backfill_runs, p_from timestamptz)
+returns timestamptz
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_next timestamptz;
+begin
+  perform set_config('backfill.request', p_run.request::text, true);
+  execute format(
+    'select g.created_at from %s as g where g.created_at >= $1 and g.created_at < $2 order by g.created_at limit 1',
+    backfill_private.standing_view(p_run.target)::regclass)
+  into v_next
+  using p_from, p_run.collect_until;
+  perform set_config('backfill.request', '', true);
+  return coalesce(v_next, p_run.collect_until);
+end
+$$;
+
+-- Collect the next window of a run in planning. After the last, the sessions whose dates no plan can take.
 --
 -- The window grows and shrinks so that one takes about two seconds. The cursor moves in the same transaction, so a call
 -- whose reply was lost is not collected twice. A window that meets the time limit is looked at again, half as long.
 --
--- returns  true when all windows are collected
+-- returns  true when all is collected
 create function backfill_private.collect_window(p_run_id uuid)
 returns boolean
 language plpgsql
@@ -4370,26 +4476,30 @@ declare
   v_aim interval;
   v_began timestamptz := backfill_private.clock();
   v_took interval;
-  v_is_kept boolean;
+  v_kept bigint;
 begin
   perform backfill_private.authorize('plan');
   v_run := backfill_private.locked_run(p_run_id, array['planning']);
-  v_aim := backfill_private.window_aim(v_run.target);
   if v_run.collect_until is null or v_run.collect_from >= v_run.collect_until then
+    perform backfill_private.keep_findings(v_run, null, null);
     return true;
   end if;
+  v_aim := backfill_private.window_aim(v_run.target);
   v_end := least(v_run.collect_from + v_run.collect_window, v_run.collect_until);
-  v_is_kept := backfill_private.keep_findings(v_run, v_end);
+  v_kept := backfill_private.keep_findings(v_run, v_run.collect_from, v_end);
   v_took := backfill_private.clock() - v_began;
+  if v_kept = 0 then
+    v_end := backfill_private.next_session_at(v_run, v_end);
+  end if;
   update public.backfill_runs
-  set collect_from = case when v_is_kept then v_end else collect_from end,
+  set collect_from = case when v_kept is not null then v_end else collect_from end,
       collect_window = case
-        when not v_is_kept or v_took > v_aim then greatest(collect_window / 2, interval '1 second')
+        when v_kept is null or v_took > v_aim then greatest(collect_window / 2, interval '1 second')
         when v_took < v_aim / 2 then least(collect_window * 2, interval '10 years')
         else collect_window
       end
   where run_id = p_run_id;
-  return v_is_kept and v_end >= v_run.collect_until;
+  return false;
 end
 $$;
 
@@ -10183,7 +10293,9 @@ comment on function public.backfill_check() is
 -- What is missing of a target, by UTC day.
 --
 -- p_target  null: the only target
--- returns   {components, days: [a row of the target's view of daily coverage]}
+-- p_since   the first day. Days that no plan can take come too: without a date, infinite, of a year not in 1 to 9999
+-- returns   {components, days: [a row of the target's view of daily coverage], undated: sessions of such days that lack
+--           something, date: the date's column}
 create function public.backfill_coverage(p_target text default null, p_since text default null)
 returns jsonb
 language plpgsql
@@ -10194,17 +10306,22 @@ declare
   v_view text;
   v_components text[];
   v_since date;
+  v_column text;
   v_days jsonb;
+  v_undated bigint;
 begin
-  select c.view_name, c.components, c.first_day into v_view, v_components, v_since
+  select c.view_name, c.components, c.first_day, c.date_column into v_view, v_components, v_since, v_column
   from backfill_private.coverage_of(p_target, p_since) as c;
   execute format(
-    'select coalesce(jsonb_agg(to_jsonb(d) order by d.day), ''[]'')
-     from %s as d
-     where $1 is null or d.day >= $1',
-    v_view::regclass)
-  into v_days using v_since;
-  return jsonb_build_object('components', v_components, 'days', v_days);
+    'select coalesce(jsonb_agg(to_jsonb(d) order by d.day), ''[]''),
+       coalesce(sum(d.completed - d.complete)
+         filter (where (d.day between %2$L and %3$L) is not true), 0)
+     from %1$s as d
+     where $1 is null or d.day >= $1 or d.day is null or d.day < %2$L',
+    v_view::regclass, '0001-01-01', '9999-12-31')
+  into v_days, v_undated
+  using v_since;
+  return jsonb_build_object('components', v_components, 'days', v_days, 'undated', v_undated, 'date', v_column);
 end
 $$;
 
@@ -10330,6 +10447,7 @@ returns json
 language sql
 stable
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
 as $$
   select coalesce(json_agg(i.packed order by i.ordinal), '[]')
   from (

@@ -31,10 +31,14 @@ SINCE = {
     "2025-08-01 10:00:00.123456": "2025-08-01 10:00:00.123456",
     "0001-01-01": "0001-01-01 00:00:00.000000",
     "9999-12-31": "9999-12-31 00:00:00.000000",
+    "9999-12-31 23:59:59.999999": "9999-12-31 23:59:59.999999",
 }
 NO_DATES = (
     "0001-01-01 BC",
-    "9999-12-31 00:00:01",
+    "0044-03-15 BC",
+    "10000-01-01",
+    "9999-12-31 20:00:00-05",
+    "294276-12-31",
     "infinity",
     "-infinity",
     "next week",
@@ -49,20 +53,49 @@ UNTIL = {
     "2025-08-01": "2025-08-02 00:00:00.000000",
     " 2025-08-01\t": "2025-08-02 00:00:00.000000",
     "2025-12-31": "2026-01-01 00:00:00.000000",
+    "2025-8-1": "2025-08-02 00:00:00.000000",
+    "20250801": "2025-08-02 00:00:00.000000",
+    "2025/08/01": "2025-08-02 00:00:00.000000",
+    "1 August 2025": "2025-08-02 00:00:00.000000",
+    "2025-213": "2025-08-02 00:00:00.000000",
+    "9999-12-31": "10000-01-01 00:00:00.000000",
+    "20250801T100000Z": "2025-08-01 10:00:00.000001",
+    "2025-08-01 10:00": "2025-08-01 10:00:00.000001",
+    "2025-08-01 00:00+02": "2025-07-31 22:00:00.000001",
     "2025-08-01T10:00:00Z": "2025-08-01 10:00:00.000001",
     "2025-08-01 00:00:00": "2025-08-01 00:00:00.000001",
     "2025-08-01T00:00:00+00:00": "2025-08-01 00:00:00.000001",
 }
 DATES = Rule(
     "what a date of a request includes",
-    ("since_bound", "until_bound"),
+    ("since_bound", "until_bound", "names_day"),
     (
         *(bound("since", text, wanted) for text, wanted in SINCE.items()),
         *(bound("since", text, no_date(text)) for text in NO_DATES),
         *(bound("until", text, wanted) for text, wanted in UNTIL.items()),
         bound("until", "never", no_date("never", "until")),
+        bound("until", "infinity", no_date("infinity", "until")),
         bound("since", None, None),
         bound("until", None, None),
+    ),
+)
+
+NO_PLANS = {
+    None: "it has no at",
+    "infinity": "its at is infinity",
+    "-infinity": "its at is -infinity",
+    "10000-01-01Z": "its at is in the year 10000, and plans end with 9999",
+    "294276-12-31 23:59Z": "its at is in the year 294276, and plans end with 9999",
+    "0001-12-31 23:59:59.999999Z BC": "its at is before the year 1, with which plans begin",
+    "9999-12-31 23:59:59.999999Z": None,
+    "0001-01-01Z": None,
+}
+DATE_FAULTS = Rule(
+    "which dates no plan can take",
+    ("date_fault",),
+    tuple(
+        Case(f"{at}", "select backfill_private.date_fault('at', %s::timestamptz)", (at,), why)
+        for at, why in NO_PLANS.items()
     ),
 )
 

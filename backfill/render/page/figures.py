@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 Points = list[tuple[float, float]]
 
 MOST_BARS = 62
+# The longest that each unit of a bar can be, in days, and the characters of its label.
+_DAYS = {"day": 1, "week": 7, "month": 31, "year": 366, "century": 36_525}
+_LABELS = {"day": 10, "week": 10, "month": 7, "year": 4, "century": 4}
 MOST_STARTS = 120  # batches in the timeline
 # Upper bounds of the latencies' bars in seconds, and their labels.
 LATENCIES = (
@@ -26,7 +29,7 @@ LATENCIES = (
 
 
 def candidates_by_day(plan: Plan) -> tuple[str, list[str], dict[str, list[int]]]:
-    """The unit of a bar (day, week, month), labels from the oldest on, counts by category."""
+    """The unit of a bar (day to century), labels from the oldest on, counts by category."""
     days = [s.session_at.astimezone(UTC).date() for s in plan.sessions]
     unit = _unit(min(days), max(days))
     bars = _bars(unit, min(days), max(days))
@@ -34,25 +37,27 @@ def candidates_by_day(plan: Plan) -> tuple[str, list[str], dict[str, list[int]]]
         (s.category, _first_of(unit, day)) for s, day in zip(plan.sessions, days, strict=True)
     )
     categories = sorted({category for category, _, _ in plan.sessions.kinds()})
-    labels = [f"{bar:%Y-%m}" if unit == "month" else bar.isoformat() for bar in bars]
+    labels = [bar.isoformat()[: _LABELS[unit]] for bar in bars]
     return unit, labels, {c: [found[c, bar] for bar in bars] for c in categories}
 
 
 def _unit(oldest: date, newest: date) -> str:
     days = (newest - oldest).days + 1
-    if days <= MOST_BARS:
-        return "day"
-    return "week" if days <= MOST_BARS * 7 else "month"
+    return next((unit for unit, length in _DAYS.items() if days <= MOST_BARS * length), "century")
 
 
 def _first_of(unit: str, day: date) -> date:
+    if unit == "century":
+        return date(max(day.year // 100 * 100, 1), 1, 1)
+    if unit == "year":
+        return day.replace(month=1, day=1)
     if unit == "month":
         return day.replace(day=1)
     return day - timedelta(days=day.weekday()) if unit == "week" else day
 
 
 def _bars(unit: str, oldest: date, newest: date) -> list[date]:
-    within_the_next = timedelta(days={"day": 1, "week": 7, "month": 31}[unit])
+    within_the_next = timedelta(days=_DAYS[unit])
     bars = [_first_of(unit, oldest)]
     while bars[-1] < _first_of(unit, newest):
         bars.append(_first_of(unit, bars[-1] + within_the_next))
