@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import uuid4
 
+import psycopg
 import pytest
 
 import backfill
 from tests.conftest import Project
+from tests.kit import verbs
 from tests.kit.commands import Shell
 from tests.kit.jars import PLAN, jars, labelled
 
@@ -172,3 +175,34 @@ def test_a_claim_looks_up_only_its_own_sessions(project: Project, bf: backfill.B
     assert row == {"n": 0}
     project.db.execute(read[1])
     assert [project.value(read[0], name) for name in ("jars", "spoons")] == before
+
+
+@pytest.mark.parametrize("again", ["renewed", "claimed again"])
+def test_a_session_that_is_deleted_while_it_is_leased_writes_no_more(
+    project: Project, bf: backfill.Backfill, again: str
+) -> None:
+    """A renewal looks again, a repeated claim too, and the gate refuses what is under way."""
+    db = project.db
+    jars(project, 1, 2)
+    plan = approved(project, bf)
+    verbs.start(db, plan.run_id)
+    claim_id = str(uuid4())
+    claim = verbs.claim(db, plan.run_id, claim_id)
+    db.execute(THROWN_AWAY, ([2],))
+    if again == "renewed":
+        renewed = verbs.call(db, "backfill_renew", p_run_id=plan.run_id, p_claim_id=claim_id)
+        assert renewed == 2
+    else:
+        claim = verbs.claim(db, plan.run_id, claim_id)
+    two, one = claim["granted"]
+    with pytest.raises(psycopg.DatabaseError) as refused:
+        verbs.score(db, plan.run_id, two["fence"], two["steps"][0])
+    assert refused.value.sqlstate == "OB011"
+    released = {"ordinal": two["ordinal"], "outcome": "released"}
+    outcomes = [released, verbs.score_all(db, plan.run_id, one)]
+    settled = verbs.settle(db, plan.run_id, claim_id, outcomes)["settled"]
+    assert {s["session_id"]: s["state"] for s in settled} == {"1": "done", "2": "pending"}
+    assert verbs.claim(db, plan.run_id)["state"] == "completed"
+    assert labelled(project) == {"1"}
+    assert skipped(project) == {"2": UNSELECTED}
+    assert bf.verify(plan.run_id).verdict == "pass"

@@ -11,14 +11,17 @@ as $$
   select format('backfill_private.%I', p_target || '_standing')
 $$;
 
--- The pending sessions among some items that the target would not select now, each with the reason.
+-- The sessions among some items that the target would not select now, each with the reason.
 --
 -- The target's own view decides, as it did while planning. A batch is looked up by key: offset 0 keeps each look apart,
 -- so that even a subquery of the view is asked only about this one session. For a whole run PostgreSQL may read the
 -- tables once.
 --
 -- p_ordinals  the items. Null: all of the run
-create function backfill_private.unselected(p_run public.backfill_runs, p_ordinals integer[] default null)
+-- p_state     only those in this state
+create function backfill_private.unselected(
+  p_run public.backfill_runs, p_ordinals integer[] default null, p_state text default 'pending'
+)
 returns table (ordinal integer, session_id text, why text)
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -42,7 +45,7 @@ begin
      left join %1$s as s on s.%2$I = item.session_id::%3$s
      ' || format(v_look, backfill_private.standing_view(p_run.target)::regclass, v_source.key_column) || '
      where item.run_id = $1
-       and item.state = ''pending''
+       and item.state = $3
        and %4$s
        and (g.id is null or g.excluded is not null)',
     v_source.source_table::regclass,
@@ -51,7 +54,7 @@ begin
     case when p_ordinals is null then 'true' else 'item.ordinal = any ($2)' end,
     'gone from ' || backfill_private.bare_name(v_source.source_table),
     'the target no longer selects it')
-  using p_run.run_id, p_ordinals;
+  using p_run.run_id, p_ordinals, p_state;
   perform set_config('backfill.request', '', true);
 end
 $$;

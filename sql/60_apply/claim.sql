@@ -130,6 +130,7 @@ begin
     null;
   elsif v_again is not null then
     v_answer := jsonb_build_object('granted', backfill_private.grant_fences(v_run, v_again, p_claim_id, p_worker));
+    perform backfill_private.stop_unselected(v_run, v_again);
   elsif v_phase is null then
     v_answer := backfill_private.finish_or_wait(v_run);
   elsif v_run.back_off_until > backfill_private.clock() then

@@ -249,7 +249,31 @@ begin
 end
 $$;
 
--- Renew the leases of a claim that is still under way.
+-- Take the fences of leased sessions that the target no longer selects: their attempts may write no more. Settled, they
+-- are pending again, and the next claim skips them. A session that is writing at this moment is passed over.
+create function backfill_private.stop_unselected(p_run public.backfill_runs, p_ordinals integer[])
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+  with gone as (
+    select i.ordinal
+    from backfill_private.unselected(p_run, p_ordinals, 'leased') as u
+    join public.backfill_items as i on i.run_id = p_run.run_id and i.ordinal = u.ordinal
+    where i.state = 'leased' and i.lease_kind = 'score'
+    order by i.ordinal
+    for update of i skip locked
+  )
+  update public.backfill_items as i
+  set fence_hash = null
+  from gone as g
+  where i.run_id = p_run.run_id and i.ordinal = g.ordinal
+$$;
+
+-- Renew the leases of a claim that is still under way. A long batch is asked again whether its sessions are selected.
 --
 -- returns  how many are still ours. If fewer than expected: stop calling for the others at once
 create function backfill_private.renew(p_run_id uuid, p_claim_id uuid)
@@ -259,7 +283,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_renewed integer;
+  v_renewed integer[];
 begin
   perform backfill_private.authorize('apply');
   with mine as (
@@ -272,12 +296,18 @@ begin
       and i.lease_until > backfill_private.clock()
     order by i.ordinal
     for no key update
+  ), renewed as (
+    update public.backfill_items as i
+    set lease_until = backfill_private.clock() + backfill_private.lease_ttl()
+    from mine
+    where i.run_id = p_run_id and i.ordinal = mine.ordinal
+    returning i.ordinal
   )
-  update public.backfill_items as i
-  set lease_until = backfill_private.clock() + backfill_private.lease_ttl()
-  from mine where i.run_id = p_run_id and i.ordinal = mine.ordinal;
-  get diagnostics v_renewed = row_count;
-  return v_renewed;
+  select coalesce(array_agg(r.ordinal), '{}') into v_renewed from renewed as r;
+  perform backfill_private.stop_unselected(r, v_renewed)
+  from public.backfill_runs as r
+  where r.run_id = p_run_id and v_renewed <> '{}';
+  return cardinality(v_renewed);
 end
 $$;
 

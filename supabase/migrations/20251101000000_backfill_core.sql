@@ -1903,14 +1903,17 @@ as $$
   select format('backfill_private.%I', p_target || '_standing')
 $$;
 
--- The pending sessions among some items that the target would not select now, each with the reason.
+-- The sessions among some items that the target would not select now, each with the reason.
 --
 -- The target's own view decides, as it did while planning. A batch is looked up by key: offset 0 keeps each look apart,
 -- so that even a subquery of the view is asked only about this one session. For a whole run PostgreSQL may read the
 -- tables once.
 --
 -- p_ordinals  the items. Null: all of the run
-create function backfill_private.unselected(p_run public.backfill_runs, p_ordinals integer[] default null)
+-- p_state     only those in this state
+create function backfill_private.unselected(
+  p_run public.backfill_runs, p_ordinals integer[] default null, p_state text default 'pending'
+)
 returns table (ordinal integer, session_id text, why text)
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -1934,7 +1937,7 @@ begin
      left join %1$s as s on s.%2$I = item.session_id::%3$s
      ' || format(v_look, backfill_private.standing_view(p_run.target)::regclass, v_source.key_column) || '
      where item.run_id = $1
-       and item.state = ''pending''
+       and item.state = $3
        and %4$s
        and (g.id is null or g.excluded is not null)',
     v_source.source_table::regclass,
@@ -1943,7 +1946,7 @@ begin
     case when p_ordinals is null then 'true' else 'item.ordinal = any ($2)' end,
     'gone from ' || backfill_private.bare_name(v_source.source_table),
     'the target no longer selects it')
-  using p_run.run_id, p_ordinals;
+  using p_run.run_id, p_ordinals, p_state;
   perform set_config('backfill.request', '', true);
 end
 $$;
@@ -5715,6 +5718,7 @@ begin
     null;
   elsif v_again is not null then
     v_answer := jsonb_build_object('granted', backfill_private.grant_fences(v_run, v_again, p_claim_id, p_worker));
+    perform backfill_private.stop_unselected(v_run, v_again);
   elsif v_phase is null then
     v_answer := backfill_private.finish_or_wait(v_run);
   elsif v_run.back_off_until > backfill_private.clock() then
@@ -6383,7 +6387,31 @@ begin
 end
 $$;
 
--- Renew the leases of a claim that is still under way.
+-- Take the fences of leased sessions that the target no longer selects: their attempts may write no more. Settled, they
+-- are pending again, and the next claim skips them. A session that is writing at this moment is passed over.
+create function backfill_private.stop_unselected(p_run public.backfill_runs, p_ordinals integer[])
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+  with gone as (
+    select i.ordinal
+    from backfill_private.unselected(p_run, p_ordinals, 'leased') as u
+    join public.backfill_items as i on i.run_id = p_run.run_id and i.ordinal = u.ordinal
+    where i.state = 'leased' and i.lease_kind = 'score'
+    order by i.ordinal
+    for update of i skip locked
+  )
+  update public.backfill_items as i
+  set fence_hash = null
+  from gone as g
+  where i.run_id = p_run.run_id and i.ordinal = g.ordinal
+$$;
+
+-- Renew the leases of a claim that is still under way. A long batch is asked again whether its sessions are selected.
 --
 -- returns  how many are still ours. If fewer than expected: stop calling for the others at once
 create function backfill_private.renew(p_run_id uuid, p_claim_id uuid)
@@ -6393,7 +6421,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_renewed integer;
+  v_renewed integer[];
 begin
   perform backfill_private.authorize('apply');
   with mine as (
@@ -6406,12 +6434,18 @@ begin
       and i.lease_until > backfill_private.clock()
     order by i.ordinal
     for no key update
+  ), renewed as (
+    update public.backfill_items as i
+    set lease_until = backfill_private.clock() + backfill_private.lease_ttl()
+    from mine
+    where i.run_id = p_run_id and i.ordinal = mine.ordinal
+    returning i.ordinal
   )
-  update public.backfill_items as i
-  set lease_until = backfill_private.clock() + backfill_private.lease_ttl()
-  from mine where i.run_id = p_run_id and i.ordinal = mine.ordinal;
-  get diagnostics v_renewed = row_count;
-  return v_renewed;
+  select coalesce(array_agg(r.ordinal), '{}') into v_renewed from renewed as r;
+  perform backfill_private.stop_unselected(r, v_renewed)
+  from public.backfill_runs as r
+  where r.run_id = p_run_id and v_renewed <> '{}';
+  return cardinality(v_renewed);
 end
 $$;
 
