@@ -44,7 +44,6 @@ BY_DESIGN = {
     ("session_name", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("unselected", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("unselected", 'OUT variable "…" is maybe unmodified'): OUT_BY_QUERY,
-    ("detected", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("named_in_source", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("open_run", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("effects", "text type variable is not sanitized"): NAMES_COME_QUOTED,

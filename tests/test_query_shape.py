@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -104,15 +105,22 @@ def explained(db: Db, query: str) -> list[Node]:
     return list(nodes(row["QUERY PLAN"][0]["Plan"]))
 
 
-def collecting(db: Db) -> str:
-    """The statement that detects in a window, out of the function that runs it, with its values."""
-    row = db.execute(
-        "select substring(prosrc from $$execute format\\(\\s*?'(.*?)',$$) as query"
-        " from pg_proc where proname = 'detected'"
-    ).fetchone()
+def detecting(db: Db) -> list[str]:
+    """The statements that detect, out of their function: in a window, and of dates out of reach."""
+    row = db.execute("select prosrc from pg_proc where proname = 'detected'").fetchone()
     assert row is not None
-    query: str = row["query"].replace("%s", "backfill_private.prism_gaps")
-    for place, value in enumerate(WINDOW, start=1):
+    return re.findall(r"execute format\(\s*'(.*?)',", row["prosrc"], re.DOTALL)
+
+
+def collecting(db: Db) -> str:
+    """The statement that detects in a window, with its values."""
+    return filled(detecting(db)[0], *WINDOW)
+
+
+def filled(query: str, *values: str) -> str:
+    """A statement over PRISM's view with its values."""
+    query = query.replace("%s", "backfill_private.prism_gaps")
+    for place, value in enumerate(values, start=1):
         query = query.replace(f"${place}", f"'{value}'")
     return query
 
@@ -165,6 +173,61 @@ def test_a_window_is_read_through_the_partial_index(crowded_db: Db) -> None:
     scans = scans_of(plan, "assessment_sessions")
     assert {n["Node Type"] for n in scans} <= {"Index Scan", "Bitmap Heap Scan"}
     assert [n for n in scans if "Filter" in n] == [], "the status is the index's own condition"
+
+
+def test_dates_out_of_reach_are_looked_up(crowded_db: Db) -> None:
+    """Without a date, before all moments, after them: three looks into the partial index."""
+    query = filled(detecting(crowded_db)[1], "0001-01-01Z", "10000-01-01Z", "created_at")
+    scans = scans_of(explained(crowded_db, query), "assessment_sessions")
+    assert [scan["Node Type"] for scan in scans] == ["Bitmap Heap Scan"]
+    assert scans[0]["Actual Rows"] == 0
+
+
+def test_the_next_session_is_looked_up(crowded_db: Db) -> None:
+    """One row of the partial index: the joins that nobody asks about are left out."""
+    query = (
+        "select g.created_at from backfill_private.prism_standing as g"
+        " where g.created_at >= '2025-01-01' and g.created_at < '2026-01-01'"
+        " order by g.created_at limit 1"
+    )
+    plan = explained(crowded_db, query)
+    assert {node["Relation Name"] for node in plan if "Relation Name" in node} == {
+        "assessment_sessions"
+    }
+    (scan,) = scans_of(plan, "assessment_sessions")
+    assert scan["Node Type"] in ("Index Scan", "Index Only Scan")
+    assert scan["Actual Rows"] == 1
+
+
+def test_a_claim_looks_up_its_sessions(crowded_db: Db) -> None:
+    """Nothing is read from end to end, whatever a session needs."""
+    run = open_run(crowded_db)
+    crowded_db.execute(
+        "insert into public.backfill_items (run_id, ordinal, source, session_id, session_at,"
+        " components, category, phase, batch)"
+        " select %s, row_number() over (), 'prism', session_id, session_at, components, 'c',"
+        " 'recent', 1 from backfill_private.prism_gaps where excluded is null limit 500",
+        (run,),
+    )
+    before = read_from_end_to_end(crowded_db)
+    row = crowded_db.execute(
+        "select backfill_private.skip_unselected(r, array[1, 2, 3, 4, 5]) as skipped"
+        " from public.backfill_runs as r where run_id = %s",
+        (run,),
+    ).fetchone()
+    assert row == {"skipped": 0}
+    assert read_from_end_to_end(crowded_db) == before
+
+
+def read_from_end_to_end(db: Db) -> dict[str, int]:
+    """Rows that sequential scans of this transaction have read, by table of the sample."""
+    rows = db.execute(
+        "select c.relname, pg_stat_get_xact_tuples_returned(c.oid) as read from pg_class as c"
+        " where c.relnamespace = 'public'::regnamespace and c.relkind = 'r'"
+        " and c.relname in ('assessment_sessions', 'assessment_responses', 'fc_responses',"
+        " 'fc_scores', 'profiles')"
+    )
+    return {row["relname"]: row["read"] for row in rows}
 
 
 def test_what_is_missing_is_found_by_two_outer_joins(crowded_db: Db) -> None:

@@ -149,34 +149,6 @@ def test_without_the_view_that_selects_the_run_pauses(
     assert labelled(project) == set()
 
 
-def test_a_claim_looks_up_only_its_own_sessions(project: Project, bf: backfill.Backfill) -> None:
-    """Neither the source nor a table of needs is read from end to end."""
-    jars(project, *range(1, 11), needs=True)
-    project.db.execute("insert into public.spoons select id from public.jars")
-    project.db.execute("create index on public.spoons (jar_id)")
-    plan = approved(project, bf, batch_size=5)
-    project.db.execute(
-        "insert into public.jars select n, null, '2024-01-01' from generate_series(100, 5000) as n;"
-        "insert into public.spoons select id from public.jars where id >= 100;"
-        "analyze public.jars; analyze public.spoons; select pg_stat_force_next_flush()"
-    )
-    read = (
-        "select seq_tup_read from pg_stat_user_tables where relname = %s",
-        "select pg_stat_clear_snapshot()",
-    )
-    before = [project.value(read[0], name) for name in ("jars", "spoons")]
-    project.db.execute("select backfill_private.start(%s, 'w')", (plan.run_id,))
-    with project.db.transaction():
-        row = project.db.execute(
-            "select backfill_private.skip_unselected(r, array[1, 2, 3, 4, 5]) as n"
-            " from public.backfill_runs as r where run_id = %s", (plan.run_id,)
-        ).fetchone()  # fmt: skip
-        project.db.execute("select pg_stat_force_next_flush()")
-    assert row == {"n": 0}
-    project.db.execute(read[1])
-    assert [project.value(read[0], name) for name in ("jars", "spoons")] == before
-
-
 @pytest.mark.parametrize("again", ["renewed", "claimed again"])
 def test_a_session_that_is_deleted_while_it_is_leased_writes_no_more(
     project: Project, bf: backfill.Backfill, again: str

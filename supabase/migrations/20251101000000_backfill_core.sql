@@ -4365,23 +4365,26 @@ declare
 begin
   begin
     set local transaction_read_only = on;
-    execute format(
-      case
-        when p_from is not null then
-          'select array_agg(
-             row(null, g.session_id, g.session_at, g.components, g.excluded)::backfill_private.findings)
-           from %1$s as g
-           where g.session_at >= $1 and g.session_at < $2'
-        else
-          'select array_agg(
-             row(null, g.session_id, null, g.components, backfill_private.date_fault(%2$L, g.session_at))
-               ::backfill_private.findings)
-           from %1$s as g
-           where g.session_at is null or g.session_at < %3$L or g.session_at >= %4$L'
-      end,
-      v_view, v_column, backfill_private.first_moment(), backfill_private.after_all_moments())
-    into v_found
-    using p_from, p_until;
+    if p_from is not null then
+      execute format(
+        'select array_agg(
+           row(null, g.session_id, g.session_at, g.components, g.excluded)::backfill_private.findings)
+         from %s as g
+         where g.session_at >= $1 and g.session_at < $2',
+        v_view)
+      into v_found
+      using p_from, p_until;
+    else
+      execute format(
+        'select array_agg(
+           row(null, g.session_id, null, g.components, backfill_private.date_fault($3, g.session_at))
+             ::backfill_private.findings)
+         from %s as g
+         where g.session_at is null or g.session_at < $1 or g.session_at >= $2',
+        v_view)
+      into v_found
+      using backfill_private.first_moment(), backfill_private.after_all_moments(), v_column;
+    end if;
   exception when read_only_sql_transaction then
     raise exception using
       errcode = 'read_only_sql_transaction',
