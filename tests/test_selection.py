@@ -136,6 +136,22 @@ def test_a_session_that_was_filled_and_then_deleted_counts_as_filled(
     assert len(verified.buckets["no_longer_selected"]) == 0
 
 
+def test_a_row_that_goes_with_its_session_is_not_lost(
+    project: Project, bf: backfill.Backfill
+) -> None:
+    """A person is deleted after the run, and what refers to them with them. A row alone is lost."""
+    jars(project, 1, 2, labels="references public.jars on delete cascade")
+    plan = approved(project, bf)
+    bf.apply(plan.run_id)
+    project.db.execute(BROKEN, ([2],))
+    verified = bf.verify(plan.run_id)
+    assert (verified.verdict, verified.critical) == ("pass", ())
+    assert [r["session_id"] for r in verified.buckets["no_longer_selected"]] == ["2"]
+    project.db.execute("delete from public.labels")
+    verified = bf.verify(plan.run_id)
+    assert (verified.verdict, verified.critical) == ("fail", ("1: a written row is gone",))
+
+
 @pytest.mark.parametrize("mode", ["direct", "bulk"])
 def test_without_the_view_that_selects_the_run_pauses(
     project: Project, bf: backfill.Backfill, mode: str

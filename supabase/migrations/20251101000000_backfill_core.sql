@@ -7304,7 +7304,8 @@ $$;
 --
 -- returns  one row per planned session
 --          bucket: as_planned, missing, no_longer_selected, filled_elsewhere or changed_since
---          no_longer_selected: not there and not expected, because the target did not select the session any more
+--          no_longer_selected: not there and not expected, because the target did not select the session any more, or
+--          because the session itself is gone
 --          is_wanted: a row of the wanted version is there
 --          is_lost: we wrote it and it is gone
 --          operation: how we wrote it
@@ -7323,9 +7324,11 @@ set plan_cache_mode = force_custom_plan
 as $$
 declare
   v_run public.backfill_runs;
+  v_source backfill_private.sources;
   v_target public.backfill_targets;
 begin
   select * into strict v_run from public.backfill_runs as r where r.run_id = p_run_id;
+  select * into strict v_source from backfill_private.sources as s where s.target = v_run.target;
   select * into strict v_target from public.backfill_targets as t
   where t.target = v_run.target and t.component = p_component;
   return query execute format(
@@ -7346,10 +7349,10 @@ begin
          when w.ordinal is not null and present.is_there then ''changed_since''
          when w.ordinal is null and (wanted.hash is not null or %1$L = any (item.filled) and present.is_there)
            then ''filled_elsewhere''
-         when item.unselected is not null then ''no_longer_selected''
+         when item.unselected is not null or not source.is_there then ''no_longer_selected''
          else ''missing'' end,
        wanted.hash is not null or %1$L = any (item.filled) and present.is_there,
-       w.after_hash is not null and not present.is_there,
+       w.after_hash is not null and not present.is_there and source.is_there,
        w.operation
      from public.backfill_items as item
      left join written as w using (ordinal)
@@ -7360,6 +7363,10 @@ begin
        limit 1) as wanted on true
      cross join lateral (
        select wanted.hash is not null or exists (select from %2$s as t where %3$s) as is_there) as present
+     -- Only of what is not there is it asked whether its session is.
+     cross join lateral (
+       select present.is_there or exists (
+         select from %5$s as s where s.%6$I = item.session_id::%7$s) as is_there) as source
      where item.run_id = $1 and item.ordinal > $2 and item.ordinal <= $3
        and item.state <> ''rolled_back''
        and %1$L = any (item.components)
@@ -7367,7 +7374,10 @@ begin
     p_component,
     v_target.table_name::regclass,
     backfill_private.row_condition(v_target, v_run.request, false),
-    backfill_private.row_condition(v_target, v_run.request, true))
+    backfill_private.row_condition(v_target, v_run.request, true),
+    v_source.source_table::regclass,
+    v_source.key_column,
+    backfill_private.column_type(v_source.source_table, v_source.key_column))
   using p_run_id, p_after, p_until;
 end
 $$;

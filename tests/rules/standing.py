@@ -50,6 +50,8 @@ def stands(
 
 
 DONE = item(1, state="done")
+GONE = "delete from public.toy_sessions where id = 's1'"
+UNSELECTED = item(1, state="skipped", unselected="the target no longer selects it")
 FILLED = item(1, state="skipped", filled=["score"])
 STANDING = Rule(
     "where a planned row stands",
@@ -77,6 +79,28 @@ STANDING = Rule(
         ),
         stands("nothing stands", ("missing", False, False, None), DONE),
         stands("ours is gone", ("missing", False, True, "insert"), DONE, receipt(1)),
+        stands(
+            "ours is gone with its session",
+            ("no_longer_selected", False, False, "insert"),
+            DONE, receipt(1), GONE,
+        ),
+        stands("its session is gone", ("no_longer_selected", False, False, None), DONE, GONE),
+        stands(
+            "its session is gone, and the row stands",
+            ("as_planned", True, False, "insert"),
+            DONE, score(1, 5), receipt(1), GONE,
+        ),
+        stands("it was unselected", ("no_longer_selected", False, False, None), UNSELECTED),
+        stands(
+            "it was unselected, and somebody else wrote it",
+            ("filled_elsewhere", True, False, None),
+            UNSELECTED, score(1, 5),
+        ),
+        stands(
+            "we wrote it, it was unselected, and then it was lost",
+            ("no_longer_selected", False, True, "insert"),
+            UNSELECTED, receipt(1),
+        ),
         stands(
             "we took it away",
             ("missing", False, False, "insert"),

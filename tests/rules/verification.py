@@ -90,6 +90,15 @@ VERIFY_ROWS = Rule(
             ("b", "done", "recent", "missing", False, True, "update"),
         ),
         counted(
+            "no longer selected, and so not expected",
+            (1, 1, 1, 0, 1, 1, 0, []),
+            {"as_planned": ["a"], "no_longer_selected": ["b", "c"]},
+            [],
+            ("a", "done", "recent", "as_planned", True, False, "insert"),
+            ("b", "skipped", "priority", "no_longer_selected", False, False, None),
+            ("c", "done", "recent", "no_longer_selected", False, False, "insert"),
+        ),
+        counted(
             "changed, filled by others",
             (3, 2, 1, 0, 2, 1, 1, ["c"]),
             {"changed_since": ["a", "c"], "filled_elsewhere": ["b"]},
