@@ -35,6 +35,8 @@ CALLS = """\
 -- If it takes too long: add p_budget_ms => 20000, then p_undo_id => … until there is a digest.
 select
   undo ->> 'digest' as digest,
+  undo -> 'sessions' as sessions,
+  undo -> 'session_ids' as the_first_hundred,
   undo -> 'deletes' as deletes,
   undo -> 'restores' as restores,
   undo -> 'conflicts' as conflicts,

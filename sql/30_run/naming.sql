@@ -15,14 +15,15 @@ declare
   end;
   v_id text;
 begin
-  if p_type = 'uuid' and v_given ~ '^[0-9a-f-]{8,36}$' then
-    return v_given;
-  end if;
-  execute format('select %L::%s::text', v_given, p_type) into v_id;
-  -- 007 is not 7, and a text that is cut to its column's length is another.
-  return case when p_type = 'uuid' or v_id = v_given then v_id end;
-exception when data_exception then
-  return null;  -- not of this type
+  begin
+    execute format('select %L::%s::text', v_given, p_type) into v_id;
+  exception when data_exception then
+    null;  -- not of this type
+  end;
+  return case
+    -- 007 is not 7, and a text that is cut to its column's length is another.
+    when p_type = 'uuid' or v_id = v_given then coalesce(v_id, substring(v_given, '^[0-9a-f-]{8,35}$'))
+  end;
 end
 $$;
 

@@ -1,16 +1,6 @@
 -- Selection: which planned sessions their target no longer selects. A plan may be days old when it is applied, and
 -- nothing is derived of a person who was deleted meanwhile.
 
--- The view of a target that says which rows of its source are sessions, and why one cannot be scored.
-create function backfill_private.standing_view(p_target text)
-returns text
-language sql
-immutable
-set search_path = pg_catalog, pg_temp
-as $$
-  select format('backfill_private.%I', p_target || '_standing')
-$$;
-
 -- The sessions among some items that the target would not select now, each with the reason.
 --
 -- The target's own view decides, as it did while planning. A batch is looked up by key: offset 0 keeps each look apart,

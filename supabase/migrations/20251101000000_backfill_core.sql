@@ -626,6 +626,19 @@ as $$
   from backfill_private.unguarded(p_target.table_name) with ordinality as u (name, place)
 $$;
 
+-- from sql/20_target/standing.sql
+-- Standing: where each session of a target stands.
+
+-- The view of a target that says which rows of its source are sessions, and why one cannot be scored.
+create function backfill_private.standing_view(p_target text)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format('backfill_private.%I', p_target || '_standing')
+$$;
+
 -- from sql/20_target/targets.sql
 -- Targets: their parameters, functions and conditions, as their rows say.
 
@@ -1684,14 +1697,15 @@ declare
   end;
   v_id text;
 begin
-  if p_type = 'uuid' and v_given ~ '^[0-9a-f-]{8,36}$' then
-    return v_given;
-  end if;
-  execute format('select %L::%s::text', v_given, p_type) into v_id;
-  -- 007 is not 7, and a text that is cut to its column's length is another.
-  return case when p_type = 'uuid' or v_id = v_given then v_id end;
-exception when data_exception then
-  return null;  -- not of this type
+  begin
+    execute format('select %L::%s::text', v_given, p_type) into v_id;
+  exception when data_exception then
+    null;  -- not of this type
+  end;
+  return case
+    -- 007 is not 7, and a text that is cut to its column's length is another.
+    when p_type = 'uuid' or v_id = v_given then coalesce(v_id, substring(v_given, '^[0-9a-f-]{8,35}$'))
+  end;
 end
 $$;
 
@@ -1892,16 +1906,6 @@ $$;
 -- from sql/30_run/selection.sql
 -- Selection: which planned sessions their target no longer selects. A plan may be days old when it is applied, and
 -- nothing is derived of a person who was deleted meanwhile.
-
--- The view of a target that says which rows of its source are sessions, and why one cannot be scored.
-create function backfill_private.standing_view(p_target text)
-returns text
-language sql
-immutable
-set search_path = pg_catalog, pg_temp
-as $$
-  select format('backfill_private.%I', p_target || '_standing')
-$$;
 
 -- The sessions among some items that the target would not select now, each with the reason.
 --

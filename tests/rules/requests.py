@@ -99,6 +99,38 @@ DATE_FAULTS = Rule(
     ),
 )
 
+UUID = "618c5ea6-3f0d-4b8e-9a41-5d2c7e90b1f4"
+# What is given, by the type of the ids. None: it names nothing.
+NAMES: dict[str, dict[str, str | None]] = {
+    "uuid": {
+        UUID: UUID, f" {UUID.upper()} ": UUID, f"{{{UUID}}}": UUID, UUID.replace("-", ""): UUID,
+        UUID[:8].upper(): UUID[:8], UUID[:35]: UUID[:35], UUID[:7]: None, "": None, "x" * 8: None,
+        f"{UUID}0": None, UUID[:7] + "%": None,
+    },
+    "bigint": {
+        "7": "7", " -7 ": "-7", "007": None, "+7": None, "7.0": None, "7x": None, "": None,
+        "9223372036854775808": None,
+    },
+    "smallint": {"32767": "32767", "32768": None},
+    "text": {"a": "a", " a ": " a ", "A": "A", "": ""},
+    "character varying(3)": {"abc": "abc", "abcd": None, " a": " a"},
+}  # fmt: skip
+SESSION_NAME = "select backfill_private.session_name(%s, %s)"
+NAMING = Rule(
+    "what a text can name",
+    ("session_name",),
+    tuple(
+        Case(
+            f"{kind} {given!r}",
+            "select backfill_private.session_name(%s, %s)",
+            (kind, given),
+            named,
+        )
+        for kind, names in NAMES.items()
+        for given, named in names.items()
+    ),
+)
+
 RANKS = {"viewer": 1, "operator": 2, "approver": 3, "admin": 0, "": 0, None: 0}
 RANK = Rule(
     "which role includes which",
@@ -209,4 +241,4 @@ RIGHTS = Rule(
     ),
 )
 
-RULES = (DATES, RANK, RIGHTS)
+RULES = (DATES, DATE_FAULTS, NAMING, RANK, RIGHTS)
