@@ -8,6 +8,7 @@ import pytest
 
 from tests.conftest import Project
 from tests.kit import verbs
+from tests.kit.seed import SEED
 
 WRITE = (
     "insert into public.fc_scores (session_id, version, fc_kind, scores_json, blocks_answered)"
@@ -44,6 +45,11 @@ TRANSACTION_CODE = {
         "if current_setting('timezone') = 'Asia/Tokyo' then raise 'it leaked'; end if",
         "set local time zone 'Asia/Tokyo'",
         True,
+    ),
+    "a setting that nobody names": (
+        "v_blocks := 6 + coalesce(nullif(current_setting('app.' || 'n', true), '')::integer, 0)",
+        "perform set_config('app.' || 'n', '1', true)",
+        None,
     ),
     "a cursor with a name": ("open v_cursor for select 6; fetch v_cursor into v_blocks", "", False),
     "one row per transaction": ("insert into public.once values (txid_current())", "", False),
@@ -87,6 +93,28 @@ def bulk(project: Project, run_id: str, sessions: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("code", TRANSACTION_CODE)
+def test_a_rehearsal_sees_what_holds_in_one_transaction(project: Project, code: str) -> None:
+    """Then bulk is not recommended, and a run in bulk takes a transaction for each session."""
+    before, after, works_beside = TRANSACTION_CODE[code]
+    scorer(project, before, after)
+    project.reload()
+    with project.connect() as bf:
+        plan = bf.plan(**{**SEED, **BULK, "priority": [], "rehearse": 1})
+    assert plan.rehearsal is not None
+    assert plan.rehearsal.alone == (not works_beside)
+    marks = {c.name: c for c in plan.checks}
+    assert (marks["rehearsal: one transaction"].status == "ok") == bool(works_beside)
+    said = "much the same in bulk: a transaction for each session"
+    assert (said in marks["mode"].detail) == (not works_beside)
+    assert "parts" not in marks["rehearsal: other tables"].detail
+    project.approve(plan)
+    verbs.start(project.db, plan.run_id)
+    assert bulk(project, plan.run_id, 20)["sessions"] == (7 if works_beside else 1)
+
+
+@pytest.mark.parametrize(
+    "code", [c for c in TRANSACTION_CODE if TRANSACTION_CODE[c][2] is not None]
+)
 def test_a_run_in_bulk_scores_what_holds_in_one_transaction(project: Project, code: str) -> None:
     """Every session is done, as if it were alone. It is alone if nothing else works."""
     before, after, works_beside = TRANSACTION_CODE[code]

@@ -67,6 +67,7 @@ BY_DESIGN = {
     ("refuse", "routine is marked as VOLATILE, should be IMMUTABLE"): (
         "it always raises: called for its effect, never to be computed ahead of time"
     ),
+    ("bulk_check", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("standing_of", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("standing_of", 'OUT variable "…" is maybe unmodified'): OUT_BY_QUERY,
     ("guard_new_items", 'relation "…" does not exist'): (

@@ -15,6 +15,7 @@ MARKS = (
     "scoring calls",
     "scoring time",
     "second call",
+    "one transaction",
     "existing rows",
     "other tables",
     "undo",

@@ -57,7 +57,8 @@ class Rehearsal:
     rows: {table: {before, after, inserted, updated, deleted}}, over these sessions. p50_ms, p95_ms:
     time of a session's calls in the database, without the first session. None if all failed.
     round_trip_ms: time of a call outside the database. runtime_s: expected time until the run's
-    last row, from these times and the throttle, with four sessions at a time.
+    last row, from these times and the throttle, with four sessions at a time. alone: in bulk each
+    session needs a transaction of its own.
     """
 
     sessions: tuple[RehearsedSession, ...]
@@ -66,6 +67,7 @@ class Rehearsal:
     p95_ms: float | None
     round_trip_ms: float | None
     runtime_s: float | None
+    alone: bool
 
     def as_dict(self) -> dict[str, Json]:
         """The fields by name. A session's failure is {session_id, failed_step, …} or None."""
@@ -324,6 +326,7 @@ def _rehearsal(seen: Mapping[str, Json]) -> Rehearsal:
         p95_ms=took_ms.get("p95"),
         round_trip_ms=seen["round_trip_ms"],
         runtime_s=seen["runtime_s"],
+        alone=seen["alone"],
     )
 
 

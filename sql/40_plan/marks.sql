@@ -354,10 +354,12 @@ as $$
       || format(': about %s s call by call', p_figures ->> 'runtime_s')
       || case
            when t.is_edge then ''
+           when (p_figures ->> 'alone')::boolean then ', much the same in bulk: a transaction for each session'
            else format(', %s s in bulk, of which one call is made at a time', timed.bulk_s)
          end
       || case
            when not t.is_edge
+             and not (p_figures ->> 'alone')::boolean
              and r.request ->> 'mode' = 'direct'
              and timed.bulk_s * 2 < (p_figures ->> 'runtime_s')::numeric
            then format('; backfill plan --like %s --mode bulk --batch-size 500', r.run_id)

@@ -81,7 +81,7 @@ $$;
 --
 -- returns  {sessions: [{session_id, category, phase, took_ms, calls, error}], rows: {table: {before, after, inserted,
 --          updated, deleted}}, took_ms: {p50, p95} of a session's calls without the first session, round_trip_ms,
---          runtime_s}
+--          runtime_s, alone: in bulk each session needs a transaction of its own}
 create function backfill_private.rehearsal_figures(p_run_id uuid, p_round_trip_ms numeric)
 returns jsonb
 language sql
@@ -126,7 +126,8 @@ as $$
       having count(*) > 0
     ),
     'round_trip_ms', round(p_round_trip_ms, 1),
-    'runtime_s', backfill_private.estimate_s(p_run_id, p_round_trip_ms))
+    'runtime_s', backfill_private.estimate_s(p_run_id, p_round_trip_ms),
+    'alone', backfill_private.alone_because(p_run_id) is not null)
   where exists (select from seen)
 $$;
 
@@ -210,7 +211,7 @@ as $$
   ) as e
 $$;
 
--- Marks on what was rehearsed: calls, time, a second call, overwritten rows, writes elsewhere, undo.
+-- Marks on what was rehearsed: calls, time, a second call, another session, overwritten rows, writes elsewhere, undo.
 create function backfill_private.rehearsal_marks(p_run_id uuid, p_figures jsonb)
 returns setof jsonb
 language plpgsql
@@ -222,7 +223,7 @@ declare
 begin
   return next backfill_private.scoring_calls_mark(p_run_id);
   if p_figures -> 'took_ms' is null or p_figures -> 'took_ms' = 'null' then
-    foreach v_name in array array['scoring time', 'second call', 'existing rows', 'other tables', 'undo'] loop
+    foreach v_name in array '{scoring time,second call,one transaction,existing rows,other tables,undo}'::text[] loop
       return next backfill_private.mark('rehearsal: ' || v_name, 'warn', 'not rehearsed');
     end loop;
     return;
@@ -231,6 +232,7 @@ begin
     format('p50 %s ms, p95 %s ms for the calls of a session, the first one left out',
       p_figures #>> '{took_ms,p50}', p_figures #>> '{took_ms,p95}'));
   return next backfill_private.second_call_mark(p_run_id);
+  return next backfill_private.one_transaction_mark(p_run_id);
   return next backfill_private.existing_rows_mark(p_run_id);
   return next backfill_private.other_tables_mark(p_run_id);
   return next backfill_private.undo_mark(p_run_id);
@@ -279,45 +281,6 @@ as $$
       ) as edge
     from backfill_private.rehearsed(p_run_id) as r
   ) as told
-$$;
-
--- Does a second call change anything?
-create function backfill_private.second_call_mark(p_run_id uuid)
-returns jsonb
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select case
-    when s.differences is null
-    then backfill_private.mark('rehearsal: second call', 'ok', 'changes nothing' || coalesce(
-      '. Not decidable, since they hold the time of the transaction: ' || s.undecidable, ''))
-    else backfill_private.mark('rehearsal: second call', 'warn', 'it is not idempotent: ' || s.differences)
-  end
-  from (
-    select
-      concat_ws('; ',
-        'a second call changes '
-          || backfill_private.named_columns(backfill_private.columns_changed(p_run_id, '{second,tables}')),
-        'adds rows: ' || backfill_private.rows_changed(p_run_id, '{second,tables}', 'inserted'),
-        'removes rows: ' || backfill_private.rows_changed(p_run_id, '{second,tables}', 'deleted'),
-        'fails: ' || (
-          select string_agg(
-            distinct concat_ws(' ', r.seen #>> '{second,error,code}', r.seen #>> '{second,error,message}'),
-            ', ')
-          from backfill_private.rehearsed(p_run_id) as r
-          where r.seen #>> '{second,error,code}' is not null
-        )) as text,
-      (
-        select backfill_private.named_columns(jsonb_object_agg(u.key, u.value))
-        from (
-          select distinct t.key, t.value
-          from backfill_private.rehearsed(p_run_id) as r
-          cross join lateral jsonb_each(r.seen -> 'undecidable') as t
-        ) as u
-      ) as undecidable
-  ) as told
-  cross join lateral (select nullif(told.text, '') as differences, told.undecidable) as s
 $$;
 
 -- Would rows that already exist be overwritten or deleted?

@@ -89,7 +89,7 @@ create function backfill_private.written_here(
 )
 returns integer[]
 language plpgsql
-volatile
+stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare

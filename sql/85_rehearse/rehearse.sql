@@ -156,7 +156,7 @@ end
 $$;
 
 -- Make a session's calls one by one, and then check deferred constraints. The first failed call ends the pass, and its
--- own writes are rolled back.
+-- own writes are rolled back. After each call the settings are put back, as the end of its transaction would.
 --
 -- p_steps        [{component, function, call: SQL}]
 -- p_search_path  that of a call through the API, since the scoring functions will run under it
@@ -170,6 +170,7 @@ declare
   v_step jsonb;
   v_began timestamptz;
   v_calls jsonb := '[]'::jsonb;
+  v_settings jsonb := backfill_private.settings_kept(backfill_private.loose_settings(), p_search_path);
 begin
   perform set_config('search_path', p_search_path, true);
   for v_step in
@@ -191,6 +192,7 @@ begin
           'step', v_step ->> 'function',
           'message', backfill_private.kept_message(sqlstate, sqlerrm)));
     end;
+    perform set_config(s.key, s.value, true) from jsonb_each_text(v_settings) as s;
     v_calls := v_calls || jsonb_build_object(
       'component', v_step -> 'component',
       'function', v_step -> 'function',

@@ -52,6 +52,7 @@ as $$
   from pg_stat_xact_user_tables as w
   where w.n_tup_ins + w.n_tup_upd + w.n_tup_del > 0
     and w.schemaname <> 'backfill_private'
+    and w.schemaname !~ '^pg_(toast_)?temp_'
     and not (w.schemaname = 'public' and starts_with(w.relname, 'backfill_'))
     and not exists (
       select from public.backfill_targets as t

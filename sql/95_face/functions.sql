@@ -90,7 +90,8 @@ $$;
 comment on function public.backfill_rehearsal(uuid) is
   'Choose the sessions that are rehearsed while planning. For the client.';
 
--- Rehearse one session of the sample: score it, score it again, undo it, and roll everything back.
+-- Rehearse one session of the sample: score it, score it again, undo it, and roll everything back. Then score one of
+-- each kind after another session, and roll that back too.
 --
 -- p_search_path  by default the caller's, since a default is evaluated before this function's own path is set
 -- returns        {took_ms: of this call in the database, calls, error, tables, …}, or {why} if it was not rehearsed
@@ -106,6 +107,7 @@ declare
   v_began timestamptz := backfill_private.clock();
   v_lease jsonb;
   v_leased_ms numeric;
+  v_alone jsonb;
   v_seen jsonb;
 begin
   begin
@@ -120,6 +122,7 @@ begin
       v_seen := backfill_private.rehearse_pass(v_lease -> 'steps', p_search_path);
       v_seen := v_seen || backfill_private.seen_first((v_lease ->> 'scratch')::uuid, v_lease -> 'writes');
       if v_seen ->> 'error' is null then
+        v_alone := backfill_private.row_hashes((v_lease ->> 'scratch')::uuid);
         v_seen := v_seen || jsonb_build_object('second',
           backfill_private.rehearse_pass(v_lease -> 'steps', p_search_path)
             || backfill_private.seen_second((v_lease ->> 'scratch')::uuid));
@@ -135,6 +138,9 @@ begin
         raise;
       end if;
   end;
+  if v_alone is not null then
+    v_seen := v_seen || backfill_private.seen_beside(p_run_id, p_session_id, p_search_path, v_alone);
+  end if;
   v_seen := v_seen || jsonb_build_object(
     'leased_ms', round(v_leased_ms, 1),
     'took_ms', round(extract(epoch from backfill_private.clock() - v_began) * 1000, 1));

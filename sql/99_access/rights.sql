@@ -70,8 +70,8 @@ to authenticated, service_role;
 
 -- All columns but the fence's hash, which only the gate needs.
 grant select (run_id, ordinal, source, session_id, session_at, components, category, phase, batch, state, attempts,
-  crowded_out, unknown_outcomes, not_before, started_at, settled_at, failed_step, error_code, error_message, filled,
-  unselected, worker, claim_id, lease_kind, lease_until) on public.backfill_items to authenticated, service_role;
+  crowded_out, unknown_outcomes, is_alone, not_before, started_at, settled_at, failed_step, error_code, error_message,
+  filled, unselected, worker, claim_id, lease_kind, lease_until) on public.backfill_items to authenticated, service_role;
 
 -- What a decision says. Its trigger decides whether it counts.
 grant insert (run_id, digest, decision, approver, note) on public.backfill_approvals to authenticated, service_role;
@@ -135,35 +135,41 @@ to authenticated, service_role;
 
 -- What the doors of the service call.
 grant execute on function
+  backfill_private.beside_session(uuid, text),
   backfill_private.bulk_begin(uuid, integer),
-  backfill_private.bulk_keep(uuid, uuid, jsonb, text[], text),
   backfill_private.bulk_check(jsonb, jsonb, text),
+  backfill_private.bulk_keep(uuid, uuid, jsonb, text[], text),
   backfill_private.bulk_one(uuid, jsonb, jsonb, jsonb, text, boolean),
   backfill_private.bulk_outcome(text),
   backfill_private.bulk_settle(uuid, uuid, text, integer[], jsonb, timestamptz),
   backfill_private.bulk_some(uuid, jsonb, jsonb, jsonb, text, boolean),
-  backfill_private.components_kept(text),
-  backfill_private.is_written_here(xid),
-  backfill_private.leaves_behind(),
-  backfill_private.settings_kept(text[], text),
   backfill_private.claim(uuid, uuid, text),
   backfill_private.claim_apart(uuid, uuid, text),
+  backfill_private.columns_apart(jsonb, jsonb),
+  backfill_private.components_kept(text),
   backfill_private.confirm_undo(uuid, text, text, integer, jsonb),
   backfill_private.coverage_of(text, text),
   backfill_private.fault(text),
+  backfill_private.is_written_here(xid),
   backfill_private.keep_rehearsal(uuid, text, jsonb),
   backfill_private.kept_message(text, text),
+  backfill_private.leaves_behind(),
+  backfill_private.loose_settings(),
   backfill_private.parameter(text, text),
   backfill_private.preview_undo(uuid, text[], text, text, integer, bigint),
   backfill_private.prune(uuid),
   backfill_private.rehearsal_lease(uuid, text),
   backfill_private.rehearsal_sample(uuid),
+  backfill_private.rehearse_again(uuid, text, text, boolean),
   backfill_private.rehearse_pass(jsonb, text),
   backfill_private.renew(uuid, uuid),
   backfill_private.retry(uuid),
+  backfill_private.row_hashes(uuid),
+  backfill_private.seen_beside(uuid, text, text, jsonb),
   backfill_private.seen_first(uuid, jsonb),
   backfill_private.seen_second(uuid),
   backfill_private.seen_undone(uuid),
+  backfill_private.settings_kept(text[], text),
   backfill_private.settle(uuid, uuid, jsonb),
   backfill_private.start(uuid, text)
 to service_role;

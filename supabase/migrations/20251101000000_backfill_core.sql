@@ -3290,10 +3290,12 @@ as $$
       || format(': about %s s call by call', p_figures ->> 'runtime_s')
       || case
            when t.is_edge then ''
+           when (p_figures ->> 'alone')::boolean then ', much the same in bulk: a transaction for each session'
            else format(', %s s in bulk, of which one call is made at a time', timed.bulk_s)
          end
       || case
            when not t.is_edge
+             and not (p_figures ->> 'alone')::boolean
              and r.request ->> 'mode' = 'direct'
              and timed.bulk_s * 2 < (p_figures ->> 'runtime_s')::numeric
            then format('; backfill plan --like %s --mode bulk --batch-size 500', r.run_id)
@@ -3400,7 +3402,7 @@ $$;
 --
 -- returns  {sessions: [{session_id, category, phase, took_ms, calls, error}], rows: {table: {before, after, inserted,
 --          updated, deleted}}, took_ms: {p50, p95} of a session's calls without the first session, round_trip_ms,
---          runtime_s}
+--          runtime_s, alone: in bulk each session needs a transaction of its own}
 create function backfill_private.rehearsal_figures(p_run_id uuid, p_round_trip_ms numeric)
 returns jsonb
 language sql
@@ -3445,7 +3447,8 @@ as $$
       having count(*) > 0
     ),
     'round_trip_ms', round(p_round_trip_ms, 1),
-    'runtime_s', backfill_private.estimate_s(p_run_id, p_round_trip_ms))
+    'runtime_s', backfill_private.estimate_s(p_run_id, p_round_trip_ms),
+    'alone', backfill_private.alone_because(p_run_id) is not null)
   where exists (select from seen)
 $$;
 
@@ -3529,7 +3532,7 @@ as $$
   ) as e
 $$;
 
--- Marks on what was rehearsed: calls, time, a second call, overwritten rows, writes elsewhere, undo.
+-- Marks on what was rehearsed: calls, time, a second call, another session, overwritten rows, writes elsewhere, undo.
 create function backfill_private.rehearsal_marks(p_run_id uuid, p_figures jsonb)
 returns setof jsonb
 language plpgsql
@@ -3541,7 +3544,7 @@ declare
 begin
   return next backfill_private.scoring_calls_mark(p_run_id);
   if p_figures -> 'took_ms' is null or p_figures -> 'took_ms' = 'null' then
-    foreach v_name in array array['scoring time', 'second call', 'existing rows', 'other tables', 'undo'] loop
+    foreach v_name in array '{scoring time,second call,one transaction,existing rows,other tables,undo}'::text[] loop
       return next backfill_private.mark('rehearsal: ' || v_name, 'warn', 'not rehearsed');
     end loop;
     return;
@@ -3550,6 +3553,7 @@ begin
     format('p50 %s ms, p95 %s ms for the calls of a session, the first one left out',
       p_figures #>> '{took_ms,p50}', p_figures #>> '{took_ms,p95}'));
   return next backfill_private.second_call_mark(p_run_id);
+  return next backfill_private.one_transaction_mark(p_run_id);
   return next backfill_private.existing_rows_mark(p_run_id);
   return next backfill_private.other_tables_mark(p_run_id);
   return next backfill_private.undo_mark(p_run_id);
@@ -3598,45 +3602,6 @@ as $$
       ) as edge
     from backfill_private.rehearsed(p_run_id) as r
   ) as told
-$$;
-
--- Does a second call change anything?
-create function backfill_private.second_call_mark(p_run_id uuid)
-returns jsonb
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select case
-    when s.differences is null
-    then backfill_private.mark('rehearsal: second call', 'ok', 'changes nothing' || coalesce(
-      '. Not decidable, since they hold the time of the transaction: ' || s.undecidable, ''))
-    else backfill_private.mark('rehearsal: second call', 'warn', 'it is not idempotent: ' || s.differences)
-  end
-  from (
-    select
-      concat_ws('; ',
-        'a second call changes '
-          || backfill_private.named_columns(backfill_private.columns_changed(p_run_id, '{second,tables}')),
-        'adds rows: ' || backfill_private.rows_changed(p_run_id, '{second,tables}', 'inserted'),
-        'removes rows: ' || backfill_private.rows_changed(p_run_id, '{second,tables}', 'deleted'),
-        'fails: ' || (
-          select string_agg(
-            distinct concat_ws(' ', r.seen #>> '{second,error,code}', r.seen #>> '{second,error,message}'),
-            ', ')
-          from backfill_private.rehearsed(p_run_id) as r
-          where r.seen #>> '{second,error,code}' is not null
-        )) as text,
-      (
-        select backfill_private.named_columns(jsonb_object_agg(u.key, u.value))
-        from (
-          select distinct t.key, t.value
-          from backfill_private.rehearsed(p_run_id) as r
-          cross join lateral jsonb_each(r.seen -> 'undecidable') as t
-        ) as u
-      ) as undecidable
-  ) as told
-  cross join lateral (select nullif(told.text, '') as differences, told.undecidable) as s
 $$;
 
 -- Would rows that already exist be overwritten or deleted?
@@ -4282,6 +4247,93 @@ begin
       'narrow --since and --until, or raise --throttle');
   end if;
 end
+$$;
+
+-- from sql/40_plan/transaction_marks.sql
+-- What a rehearsal says of calls that share a transaction: the same session again, and one session after another.
+
+-- Why each session needs a transaction of its own, as the rehearsal saw. Null: it does not, or nobody looked.
+create function backfill_private.alone_because(p_run_id uuid)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select nullif(concat_ws('; ',
+    'it fails: ' || string_agg(
+      distinct concat_ws(' ', r.seen #>> '{beside,error,code}', r.seen #>> '{beside,error,message}'), ', ')
+      filter (where r.seen #>> '{beside,error,code}' is not null),
+    'it leaves others in ' || (
+      select string_agg(distinct c.name, ', ')
+      from backfill_private.rehearsed(p_run_id) as o
+      cross join lateral jsonb_array_elements_text(o.seen #> '{beside,differs}') as c (name)
+    )), '')
+  from backfill_private.rehearsed(p_run_id) as r
+$$;
+
+-- Does a second call change anything?
+create function backfill_private.second_call_mark(p_run_id uuid)
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when s.fails is not null and backfill_private.alone_because(p_run_id) is not null
+    then backfill_private.mark('rehearsal: second call', 'warn',
+      'not measured, since no second call works in the same transaction')
+    when s.differences is null
+    then backfill_private.mark('rehearsal: second call', 'ok', 'changes nothing' || coalesce(
+      '. Not decidable, since they hold the time of the transaction: ' || s.undecidable, ''))
+    else backfill_private.mark('rehearsal: second call', 'warn', 'it is not idempotent: ' || s.differences)
+  end
+  from (
+    select
+      concat_ws('; ',
+        'a second call changes '
+          || backfill_private.named_columns(backfill_private.columns_changed(p_run_id, '{second,tables}')),
+        'adds rows: ' || backfill_private.rows_changed(p_run_id, '{second,tables}', 'inserted'),
+        'removes rows: ' || backfill_private.rows_changed(p_run_id, '{second,tables}', 'deleted'),
+        'fails: ' || failing.errors) as text,
+      failing.errors,
+      (
+        select backfill_private.named_columns(jsonb_object_agg(u.key, u.value))
+        from (
+          select distinct t.key, t.value
+          from backfill_private.rehearsed(p_run_id) as r
+          cross join lateral jsonb_each(r.seen -> 'undecidable') as t
+        ) as u
+      ) as undecidable
+    from (
+      select string_agg(
+        distinct concat_ws(' ', r.seen #>> '{second,error,code}', r.seen #>> '{second,error,message}'),
+        ', ') as errors
+      from backfill_private.rehearsed(p_run_id) as r
+      where r.seen #>> '{second,error,code}' is not null
+    ) as failing
+  ) as told
+  cross join lateral (
+    select nullif(told.text, '') as differences, told.errors as fails, told.undecidable
+  ) as s
+$$;
+
+-- Does a session come out the same after another one in the same transaction?
+create function backfill_private.one_transaction_mark(p_run_id uuid)
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when not exists (select from backfill_private.rehearsed(p_run_id) as r where r.seen ? 'beside')
+    then backfill_private.mark('rehearsal: one transaction', 'ok', 'not measured: no session was scored after another')
+    when told.why is null
+    then backfill_private.mark('rehearsal: one transaction', 'ok', 'a session comes out the same after another')
+    else backfill_private.mark('rehearsal: one transaction', 'warn',
+      'a session does not come out the same after another: ' || told.why
+        || '. In bulk each takes a transaction of its own')
+  end
+  from (select backfill_private.alone_because(p_run_id) as why) as told
 $$;
 
 -- from sql/40_plan/windows.sql
@@ -6800,7 +6852,7 @@ create function backfill_private.written_here(
 )
 returns integer[]
 language plpgsql
-volatile
+stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -8950,6 +9002,197 @@ begin
 end
 $$;
 
+-- from sql/85_rehearse/beside.sql
+-- Two sessions in one transaction, as in bulk: does the second come out as if it were alone?
+
+-- Choose a session to call first, one that lacks the same if there is any, and put it into the sample. Call it in a
+-- subtransaction that is rolled back.
+--
+-- returns  its id. Null if there is none, if such a pair was looked at already, or if the throttle leaves no room
+create function backfill_private.beside_session(p_run_id uuid, p_session_id text)
+returns text
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_me backfill_private.rehearsals;
+  v_other backfill_private.findings;
+  v_room bigint;
+begin
+  perform backfill_private.authorize('plan');
+  perform backfill_private.locked_run(p_run_id, array['planning']);
+  select * into strict v_me
+  from backfill_private.rehearsals as s
+  where s.run_id = p_run_id
+    and s.session_id = p_session_id;
+  select least(
+    (r.request ->> 'throttle_per_minute')::bigint,
+    x.max_throttle_per_minute - backfill_private.share_taken(null)) into v_room
+  from public.backfill_runs as r, public.backfill_settings as x
+  where r.run_id = p_run_id;
+  if exists (
+    select from backfill_private.rehearsals as s
+    where s.run_id = p_run_id
+      and s.components = v_me.components
+      and s.seen ? 'beside'
+  ) or v_room < (
+    select 2 * count(*) + 3 * count(distinct s.components)
+    from backfill_private.rehearsals as s
+    where s.run_id = p_run_id
+  ) then
+    return null;
+  end if;
+  select f.* into v_other
+  from backfill_private.findings as f
+  where f.run_id = p_run_id
+    and f.excluded is null
+    and f.session_id <> p_session_id
+    and f.components && v_me.components
+    and not exists (
+      select from public.backfill_targets as t
+      join public.backfill_runs as r on r.target = t.target
+      where r.run_id = p_run_id
+        and t.transport = 'edge'
+        and t.component = any (f.components))
+    and not exists (
+      select from public.backfill_items as i
+      where i.session_id = f.session_id
+        and i.state = 'leased')
+  order by f.components = v_me.components desc
+  limit 1;
+  if not found then
+    return null;
+  end if;
+  insert into backfill_private.rehearsals (run_id, ordinal, session_id, session_at, components, category, phase)
+  values (p_run_id, 0, v_other.session_id, v_other.session_at, v_other.components, v_me.category, v_me.phase)
+  on conflict (run_id, session_id) do update set seen = null;
+  return v_other.session_id;
+end
+$$;
+
+-- The rows of a scratch run's session, a hash per column: {table: {key: {column: hash}}}.
+create function backfill_private.row_hashes(p_scratch uuid)
+returns jsonb
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform backfill_private.scratch_target(p_scratch);
+  perform backfill_private.keep_rows(p_scratch, 'first');
+  return (
+    select coalesce(jsonb_object_agg(t.table_name, t.by_key), '{}')
+    from (
+      select r.table_name, jsonb_object_agg(r.row_key::text, (
+        select jsonb_object_agg(c.key, md5(c.value::text)) from jsonb_each(r.contents) as c)) as by_key
+      from backfill_private.rehearsal_rows as r
+      where r.scratch = p_scratch
+        and r.moment = 'first'
+      group by r.table_name
+    ) as t
+  );
+end
+$$;
+
+-- The columns that differ between the rows of two calls, see backfill_private.row_hashes: [table.column].
+create function backfill_private.columns_apart(p_one jsonb, p_other jsonb)
+returns jsonb
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  with one as (
+    select t.key as table_name, r.key as row_key, c.key as column_name, c.value
+    from jsonb_each(p_one) as t
+    cross join lateral jsonb_each(t.value) as r
+    cross join lateral jsonb_each(r.value) as c
+  ), other as (
+    select t.key as table_name, r.key as row_key, c.key as column_name, c.value
+    from jsonb_each(p_other) as t
+    cross join lateral jsonb_each(t.value) as r
+    cross join lateral jsonb_each(r.value) as c
+  )
+  select coalesce(jsonb_agg(distinct table_name || '.' || column_name), '[]')
+  from one
+  full join other using (table_name, row_key, column_name)
+  where one.value is distinct from other.value
+$$;
+
+-- Score a session in a transaction of its own, or after another one, as bulk does. Everything is rolled back.
+--
+-- returns  {error, rows: see backfill_private.row_hashes}. Null if that says nothing about the session
+create function backfill_private.rehearse_again(
+  p_run_id uuid, p_session_id text, p_search_path text, p_is_beside boolean
+)
+returns jsonb
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_sessions text[] := array[p_session_id];
+  v_session text;
+  v_lease jsonb;
+  v_pass jsonb;
+  v_seen jsonb;
+begin
+  begin
+    if p_is_beside then
+      v_sessions := backfill_private.beside_session(p_run_id, p_session_id) || v_sessions;
+    end if;
+    perform set_config('lock_timeout', '1s', true);
+    foreach v_session in array v_sessions loop
+      exit when v_session is null;
+      v_lease := backfill_private.rehearsal_lease(p_run_id, v_session);
+      exit when not v_lease ? 'steps';
+      perform set_config('request.headers',
+        (coalesce(nullif(current_setting('request.headers', true), ''), '{}')::jsonb || (v_lease -> 'headers'))::text,
+        true);
+      v_pass := backfill_private.rehearse_pass(v_lease -> 'steps', p_search_path);
+      if v_session = p_session_id then
+        v_seen := jsonb_build_object(
+          'error', v_pass -> 'error',
+          'rows', backfill_private.row_hashes((v_lease ->> 'scratch')::uuid));
+      end if;
+      exit when v_pass ->> 'error' is not null;
+    end loop;
+    raise sqlstate 'RB001';
+  exception
+    when sqlstate 'RB001' then null;
+    when query_canceled or others then v_seen := null;
+  end;
+  return v_seen;
+end
+$$;
+
+-- What a session comes to after another one in the same transaction. Columns that differ from call to call anyway, such
+-- as those with the time or a number of a sequence, do not count.
+--
+-- p_alone  the rows of its call alone, see backfill_private.row_hashes
+-- returns  {beside: {error, differs: [table.column]}}, or {} if that was not looked at
+create function backfill_private.seen_beside(p_run_id uuid, p_session_id text, p_search_path text, p_alone jsonb)
+returns jsonb
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_beside jsonb := backfill_private.rehearse_again(p_run_id, p_session_id, p_search_path, true);
+  v_differs jsonb := '[]'::jsonb;
+begin
+  if v_beside is null then
+    return '{}'::jsonb;
+  elsif v_beside ->> 'error' is null then
+    v_differs := backfill_private.columns_apart(p_alone, v_beside -> 'rows');
+    if v_differs <> '[]' then
+      v_differs := v_differs - array(
+        select jsonb_array_elements_text(backfill_private.columns_apart(
+          p_alone, backfill_private.rehearse_again(p_run_id, p_session_id, p_search_path, false) -> 'rows')));
+    end if;
+  end if;
+  return jsonb_build_object('beside', jsonb_build_object('error', v_beside -> 'error', 'differs', v_differs));
+end
+$$;
+
 -- from sql/85_rehearse/rehearse.sql
 -- Rehearsal: the real scoring calls of a few sessions, made while planning and rolled back.
 --
@@ -9109,7 +9352,7 @@ end
 $$;
 
 -- Make a session's calls one by one, and then check deferred constraints. The first failed call ends the pass, and its
--- own writes are rolled back.
+-- own writes are rolled back. After each call the settings are put back, as the end of its transaction would.
 --
 -- p_steps        [{component, function, call: SQL}]
 -- p_search_path  that of a call through the API, since the scoring functions will run under it
@@ -9123,6 +9366,7 @@ declare
   v_step jsonb;
   v_began timestamptz;
   v_calls jsonb := '[]'::jsonb;
+  v_settings jsonb := backfill_private.settings_kept(backfill_private.loose_settings(), p_search_path);
 begin
   perform set_config('search_path', p_search_path, true);
   for v_step in
@@ -9144,6 +9388,7 @@ begin
           'step', v_step ->> 'function',
           'message', backfill_private.kept_message(sqlstate, sqlerrm)));
     end;
+    perform set_config(s.key, s.value, true) from jsonb_each_text(v_settings) as s;
     v_calls := v_calls || jsonb_build_object(
       'component', v_step -> 'component',
       'function', v_step -> 'function',
@@ -9226,6 +9471,7 @@ as $$
   from pg_stat_xact_user_tables as w
   where w.n_tup_ins + w.n_tup_upd + w.n_tup_del > 0
     and w.schemaname <> 'backfill_private'
+    and w.schemaname !~ '^pg_(toast_)?temp_'
     and not (w.schemaname = 'public' and starts_with(w.relname, 'backfill_'))
     and not exists (
       select from public.backfill_targets as t
@@ -10418,7 +10664,8 @@ $$;
 comment on function public.backfill_rehearsal(uuid) is
   'Choose the sessions that are rehearsed while planning. For the client.';
 
--- Rehearse one session of the sample: score it, score it again, undo it, and roll everything back.
+-- Rehearse one session of the sample: score it, score it again, undo it, and roll everything back. Then score one of
+-- each kind after another session, and roll that back too.
 --
 -- p_search_path  by default the caller's, since a default is evaluated before this function's own path is set
 -- returns        {took_ms: of this call in the database, calls, error, tables, …}, or {why} if it was not rehearsed
@@ -10434,6 +10681,7 @@ declare
   v_began timestamptz := backfill_private.clock();
   v_lease jsonb;
   v_leased_ms numeric;
+  v_alone jsonb;
   v_seen jsonb;
 begin
   begin
@@ -10448,6 +10696,7 @@ begin
       v_seen := backfill_private.rehearse_pass(v_lease -> 'steps', p_search_path);
       v_seen := v_seen || backfill_private.seen_first((v_lease ->> 'scratch')::uuid, v_lease -> 'writes');
       if v_seen ->> 'error' is null then
+        v_alone := backfill_private.row_hashes((v_lease ->> 'scratch')::uuid);
         v_seen := v_seen || jsonb_build_object('second',
           backfill_private.rehearse_pass(v_lease -> 'steps', p_search_path)
             || backfill_private.seen_second((v_lease ->> 'scratch')::uuid));
@@ -10463,6 +10712,9 @@ begin
         raise;
       end if;
   end;
+  if v_alone is not null then
+    v_seen := v_seen || backfill_private.seen_beside(p_run_id, p_session_id, p_search_path, v_alone);
+  end if;
   v_seen := v_seen || jsonb_build_object(
     'leased_ms', round(v_leased_ms, 1),
     'took_ms', round(extract(epoch from backfill_private.clock() - v_began) * 1000, 1));
@@ -11177,8 +11429,8 @@ to authenticated, service_role;
 
 -- All columns but the fence's hash, which only the gate needs.
 grant select (run_id, ordinal, source, session_id, session_at, components, category, phase, batch, state, attempts,
-  crowded_out, unknown_outcomes, not_before, started_at, settled_at, failed_step, error_code, error_message, filled,
-  unselected, worker, claim_id, lease_kind, lease_until) on public.backfill_items to authenticated, service_role;
+  crowded_out, unknown_outcomes, is_alone, not_before, started_at, settled_at, failed_step, error_code, error_message,
+  filled, unselected, worker, claim_id, lease_kind, lease_until) on public.backfill_items to authenticated, service_role;
 
 -- What a decision says. Its trigger decides whether it counts.
 grant insert (run_id, digest, decision, approver, note) on public.backfill_approvals to authenticated, service_role;
@@ -11242,35 +11494,41 @@ to authenticated, service_role;
 
 -- What the doors of the service call.
 grant execute on function
+  backfill_private.beside_session(uuid, text),
   backfill_private.bulk_begin(uuid, integer),
-  backfill_private.bulk_keep(uuid, uuid, jsonb, text[], text),
   backfill_private.bulk_check(jsonb, jsonb, text),
+  backfill_private.bulk_keep(uuid, uuid, jsonb, text[], text),
   backfill_private.bulk_one(uuid, jsonb, jsonb, jsonb, text, boolean),
   backfill_private.bulk_outcome(text),
   backfill_private.bulk_settle(uuid, uuid, text, integer[], jsonb, timestamptz),
   backfill_private.bulk_some(uuid, jsonb, jsonb, jsonb, text, boolean),
-  backfill_private.components_kept(text),
-  backfill_private.is_written_here(xid),
-  backfill_private.leaves_behind(),
-  backfill_private.settings_kept(text[], text),
   backfill_private.claim(uuid, uuid, text),
   backfill_private.claim_apart(uuid, uuid, text),
+  backfill_private.columns_apart(jsonb, jsonb),
+  backfill_private.components_kept(text),
   backfill_private.confirm_undo(uuid, text, text, integer, jsonb),
   backfill_private.coverage_of(text, text),
   backfill_private.fault(text),
+  backfill_private.is_written_here(xid),
   backfill_private.keep_rehearsal(uuid, text, jsonb),
   backfill_private.kept_message(text, text),
+  backfill_private.leaves_behind(),
+  backfill_private.loose_settings(),
   backfill_private.parameter(text, text),
   backfill_private.preview_undo(uuid, text[], text, text, integer, bigint),
   backfill_private.prune(uuid),
   backfill_private.rehearsal_lease(uuid, text),
   backfill_private.rehearsal_sample(uuid),
+  backfill_private.rehearse_again(uuid, text, text, boolean),
   backfill_private.rehearse_pass(jsonb, text),
   backfill_private.renew(uuid, uuid),
   backfill_private.retry(uuid),
+  backfill_private.row_hashes(uuid),
+  backfill_private.seen_beside(uuid, text, text, jsonb),
   backfill_private.seen_first(uuid, jsonb),
   backfill_private.seen_second(uuid),
   backfill_private.seen_undone(uuid),
+  backfill_private.settings_kept(text[], text),
   backfill_private.settle(uuid, uuid, jsonb),
   backfill_private.start(uuid, text)
 to service_role;
