@@ -64,6 +64,25 @@ def test_one_failure_is_one_failure(project: Project, timed: backfill.Backfill) 
     assert timed.verify(plan.run_id).verdict == "pass"
 
 
+@pytest.mark.parametrize(
+    ("how", "code"), [("tenant", "42P01"), ("right", "42501"), ("quota", "PT429")]
+)
+def test_what_may_hit_every_session_and_hits_one(
+    project: Project, timed: backfill.Backfill, how: str, code: str
+) -> None:
+    """It is set aside while the others are scored, and has failed once another was done alone."""
+    bad = [r["session_id"] for r in project.rows(CANDIDATES)][:10:3]
+    plan = bulk_plan(project, timed, {how: bad})
+    outcome = timed.apply(plan.run_id)
+    assert {f.session_id: f.error_code for f in outcome.failures} == dict.fromkeys(bad, code)
+    assert outcome.status.counts["done"] == 35
+    chain = project.rows("select * from backfill_private.chain_faults(%s)", plan.run_id)
+    assert chain == []
+    project.db.execute("delete from public.misbehaviour")
+    assert timed.retry(plan.run_id).is_complete
+    assert timed.verify(plan.run_id).verdict == "pass"
+
+
 def test_a_failure_takes_back_what_the_session_had_written(
     project: Project, timed: backfill.Backfill
 ) -> None:

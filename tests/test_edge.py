@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
@@ -201,7 +202,9 @@ def test_an_answer_without_a_row_is_no_effect(project: Project, timed: backfill.
     assert timed.verify(run_id).verdict == "partial"
 
 
-@pytest.mark.parametrize(("trouble", "said"), [("throws", "HTTP 500"), ("refuses", "not now")])
+@pytest.mark.parametrize(
+    ("trouble", "said"), [("throws", "Internal Server Error"), ("refuses", "not now")]
+)
 def test_what_a_function_itself_refuses_is_that_session_s_failure(
     project: Project, timed: backfill.Backfill, trouble: str, said: str
 ) -> None:
@@ -213,6 +216,34 @@ def test_what_a_function_itself_refuses_is_that_session_s_failure(
     with served(project):
         assert timed.retry(run_id).is_complete
     assert timed.verify(run_id).verdict == "pass"
+
+
+NESTED = '{"error": {"code": "too_large", "message": "45000 of 30000 tokens"}}'
+SLOWED = "asked to wait 6 times while others were not: 45000 of 30000 tokens"
+ABOUT_ONE = {
+    "no text": (404, '{"code": "NOT_FOUND", "message": "no text"}', "NOT_FOUND", "no text"),
+    "not agreed": (403, '{"error": "has not agreed"}', "403", "has not agreed"),
+    "too large": (429, NESTED, "too_large", SLOWED),
+}
+
+
+@pytest.mark.parametrize("what", ABOUT_ONE)
+def test_what_a_function_says_of_one_session_fails_that_session(
+    project: Project, timed: backfill.Backfill, what: str
+) -> None:
+    """With its code and message, whatever form they have; the others are done."""
+    status, body, code, message = ABOUT_ONE[what]
+    declare(project, prism_over_edge())
+    plan = timed.plan(**FEW)
+    project.approve(plan)
+    one = plan.sessions[2].session_id
+    trouble = json.dumps({"session": one, "status": status, "body": body})
+    with served(project, TROUBLED, TROUBLE=f"one {trouble}"):
+        outcome = timed.apply(plan.run_id)
+    assert [(f.session_id, f.error_code, f.error_message) for f in outcome.failures] == [
+        (one, code, message)
+    ]
+    assert outcome.status.counts["done"] == 6
 
 
 def test_a_function_that_is_not_deployed_stops_the_run(

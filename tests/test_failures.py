@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -119,6 +120,55 @@ def test_what_would_hit_every_session_pauses_the_run_at_once(
     with pytest.raises(backfill.Paused, match="42501"):
         timed.apply(plan.run_id)
     assert timed.status(plan.run_id).counts["failed"] == 0
+
+
+ABSENT = 'relation "tenant_new.visits" does not exist'
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_one_tenant_without_a_schema_is_that_tenant_s_failure(
+    project: Project, timed: backfill.Backfill, concurrency: int
+) -> None:
+    """Two sessions of 39 meet 42P01: they are named with the message, all others are done."""
+    bad = oldest(project, 9)[::8]
+    plan = planned(project, timed, {"tenant": bad})
+    outcome = timed.apply(plan.run_id, concurrency=concurrency)
+    assert {f.session_id: f.error_code for f in outcome.failures} == dict.fromkeys(bad, "42P01")
+    assert {f.error_message for f in outcome.failures} == {ABSENT}
+    assert outcome.status.counts["done"] == 37
+    assert timed.verify(plan.run_id).verdict == "partial"
+
+
+def test_several_workers_agree_whose_error_it_is(project: Project, bf: backfill.Backfill) -> None:
+    """Three at once over one run, unthrottled: none pauses it, none calls what is set aside."""
+    bad = oldest(project, 30)[::10]
+    misbehave(project.db, {"tenant": bad})
+    project.reload()
+    plan = bf.plan(**{**SEED, "throttle_per_minute": None})
+    project.approve(plan)
+
+    def work(_: int) -> str:
+        with project.connect() as other:
+            return other.apply(plan.run_id, concurrency=2).state
+
+    with ThreadPoolExecutor(3) as pool:
+        assert set(pool.map(work, range(3))) == {"completed"}
+    outcome = bf.outcome(plan.run_id)
+    assert {f.session_id: f.error_code for f in outcome.failures} == dict.fromkeys(bad, "42P01")
+    assert outcome.status.counts["done"] == 36
+    calls = "select max(attempts) from public.backfill_items where state = 'failed'"
+    assert project.value(calls) == 1
+
+
+def test_a_session_over_its_quota_gives_way(project: Project, timed: backfill.Backfill) -> None:
+    """Answered 429 each time through the API: it fails after six, and the others are done."""
+    [bad] = oldest(project, 1)
+    plan = planned(project, timed, {"quota": [bad]})
+    outcome = timed.apply(plan.run_id)
+    [failed] = outcome.failures
+    assert (failed.session_id, failed.error_code) == (bad, "PT429")
+    assert "asked to wait 6 times while others were not" in (failed.error_message or "")
+    assert outcome.status.counts["done"] == 38
 
 
 def test_a_scorer_that_writes_another_session_is_refused_and_pauses_the_run(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from backfill.api import retries
-from backfill.api.faults import Fault, fault_of_api, fault_of_edge, fault_of_transport
+from backfill.api.faults import Fault, fault_of_api, fault_of_edge, fault_of_transport, said_in
 from backfill.api.retries import BRIEF, Patience
 from backfill.cli import exit_codes, progress
 from backfill.cli.exit_codes import ExitCode
@@ -74,7 +74,9 @@ MIDNIGHT = datetime(2025, 8, 1, tzinfo=UTC)
         ("P0001", None, "session"),
         (None, 401, "stop"),
         (None, 403, "stop"),
+        (None, 404, "stop"),
         (None, 429, "slow"),
+        ("PT429", 429, "slow"),
         (None, 408, "unknown"),
         (None, 502, "unknown"),
         (None, 540, "stop"),
@@ -102,10 +104,16 @@ def test_an_error_of_the_api_is_of_a_kind(code: str | None, status: int | None, 
         (None, 546, "unknown"),
         (None, 408, "unknown"),
         (None, 400, "session"),
-        (None, 404, "session"),
-        ("PGRST202", 404, "session"),
+        (None, 404, "stop"),
+        ("PGRST202", 404, "stop"),
+        ("42P01", 404, "stop"),
         ("NOT_FOUND", 404, "stop"),
         ("NOT_FOUND", 400, "session"),
+        ("no_text", 404, "session"),
+        ("not_agreed", 403, "session"),
+        ("UNAUTHORIZED_INVALID_JWT_FORMAT", 401, "stop"),
+        ("P0001", 401, "session"),
+        ("rate_limit_exceeded", 429, "slow"),
         ("", 400, "unknown"),
         ("", 429, "slow"),
         ("", 404, "unknown"),
@@ -117,7 +125,39 @@ def test_an_error_of_the_api_is_of_a_kind(code: str | None, status: int | None, 
     ],
 )
 def test_an_error_of_an_edge_function_is_of_a_kind(code: object, status: int, kind: str) -> None:
-    assert fault_of_edge(code, "it failed", status).kind == kind
+    assert fault_of_edge({"code": code, "message": "it failed"}, status).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"code": "no_text", "message": "none here"}, ("no_text", "none here")),
+        ({"error": {"code": "no_text", "message": "none here"}}, ("no_text", "none here")),
+        ({"error": {"message": "none here"}, "code": "no_text"}, ("no_text", "none here")),
+        ({"code": "outer", "error": {"code": "inner", "message": "m"}}, ("outer", "m")),
+        ({"error": "none here"}, (None, "none here")),
+        ({"error": "Bad Request", "message": "none here"}, (None, "none here")),
+        ({"message": "none here", "statusCode": 404}, (None, "none here")),
+        ({"msg": "none here"}, (None, "none here")),
+        ({"detail": "none here"}, (None, "none here")),
+        ({"errors": [{"code": "no_text", "message": "none here"}]}, ("no_text", "none here")),
+        ({"errors": ["none here"]}, (None, "none here")),
+        ({"errors": []}, (None, None)),
+        ([{"message": "none here"}], (None, "none here")),
+        ({"error": {}}, (None, None)),
+        ({"error": True, "code": 7}, (None, None)),
+        ("none\n  here ", (None, "none here")),
+        (" ", (None, None)),
+        ("<html><head><TITLE>None &amp; here</TITLE></head>a row</html>", (None, "None & here")),
+        ("<!doctype html><p>a row</p>", (None, None)),
+        (None, (None, None)),
+        (7, (None, None)),
+    ],
+)
+def test_an_error_is_read_in_every_form_that_functions_answer_in(
+    body: object, said: tuple[str | None, str | None]
+) -> None:
+    assert said_in(body) == said
 
 
 HELD = "it may hold contents"
@@ -142,12 +182,22 @@ HELD = "it may hold contents"
             "permission denied for t",
         ),
         (fault_of_api, ("22222x", "m", 400), "22222x", "m"),
-        (fault_of_edge, (None, "said", 400), "400", "said"),
-        (fault_of_edge, (None, None, 400), "400", "HTTP 400"),
-        (fault_of_edge, ("", "", 400), "400", "HTTP 400"),
-        (fault_of_edge, (7, 8, 400), "400", "HTTP 400"),
-        (fault_of_edge, ("c" * 30, "m\0", 400), "c" * 20, "m\N{REPLACEMENT CHARACTER}"),
-        (fault_of_edge, ("c\0", "m", 400), "c\N{REPLACEMENT CHARACTER}", "m"),
+        (fault_of_edge, ({"message": "said"}, 400), "400", "said"),
+        (fault_of_edge, ({}, 400), "400", "HTTP 400"),
+        (fault_of_edge, ({"code": "", "message": ""}, 400), "400", "HTTP 400"),
+        (fault_of_edge, ({"code": 7, "message": 8}, 400), "400", "HTTP 400"),
+        (
+            fault_of_edge,
+            ({"code": "c" * 30, "message": "m\0"}, 400),
+            "c" * 20,
+            "m\N{REPLACEMENT CHARACTER}",
+        ),
+        (
+            fault_of_edge,
+            ({"code": "c\0", "message": "m"}, 400),
+            "c\N{REPLACEMENT CHARACTER}",
+            "m",
+        ),
         (fault_of_transport, ("n" * 600,), "transport", "n" * 500),
     ],
 )
@@ -159,14 +209,15 @@ def test_a_fault_has_its_code_and_a_message_cut_short(
 
 
 def test_a_message_that_may_hold_contents_is_withheld() -> None:
-    for fault in (fault_of_api("22P02", "the row", 400), fault_of_edge("22P02", "the row", 500)):
+    body = {"error": {"code": "22P02", "message": "the row"}}
+    for fault in (fault_of_api("22P02", "the row", 400), fault_of_edge(body, 500)):
         assert fault.message.startswith("data exception; ")
         assert fault.message.endswith(HELD)
 
 
 def test_a_fault_keeps_what_the_api_asked_to_wait() -> None:
     assert fault_of_api(None, None, 429, 7.0).retry_after_s == 7.0
-    assert fault_of_edge(None, None, 429, 7.0).retry_after_s == 7.0
+    assert fault_of_edge(None, 429, 7.0).retry_after_s == 7.0
     assert fault_of_transport("ReadTimeout") == Fault("unknown", "transport", "ReadTimeout")
 
 

@@ -194,18 +194,174 @@ def test_a_call_that_was_crowded_out_is_made_again_and_fails_the_fifth_time(crew
     assert victim["error_code"] == "40P01"
 
 
-def test_what_would_hit_every_session_holds_the_run_at_its_first_settling(crew: Crew) -> None:
-    """The database pauses it, nobody's session fails, and the cause is the reason."""
-    denied = {
-        "outcome": "stop",
-        "code": "42501",
-        "message": "permission denied for table fc_scores",
-    }
-    ended = crew.batch(only(1, denied))
-    assert ended["state"] == "paused"
-    assert ended["reason"] == ("every call would fail: 42501 permission denied for table fc_scores")
-    assert crew.states() == {"pending": 35, "done": 4}
+# Whose error is it? -------------------------------------------------------------------------------
+
+DENIED = {
+    "outcome": "stop",
+    "code": "42501",
+    "message": "permission denied for table fc_scores",
+}
+ABSENT = {"outcome": "stop", "code": "42P01", "message": 'relation "t_new.visits" does not exist'}
+EVERY = "every call would fail: 42501 permission denied for table fc_scores"
+
+
+def those(ordinals: set[int], outcome: dict[str, Any]) -> Any:
+    """Tell this of some sessions; score all others."""
+    return lambda grant: outcome if grant["ordinal"] in ordinals else None
+
+
+def failures(crew: Crew) -> dict[int, str]:
+    """The code of every failed session."""
+    rows = crew.db.execute(
+        "select ordinal, error_code from public.backfill_items"
+        " where run_id = %s and state = 'failed'",
+        (crew.run_id,),
+    )
+    return {row["ordinal"]: row["error_code"] for row in rows}
+
+
+def test_one_session_s_error_is_one_session_s(crew: Crew) -> None:
+    """Another, tried alone, is done: the first has failed, with its own message."""
+    crew.batch(only(3, ABSENT))
+    assert crew.states() == {"done": 4, "pending": 35}
+    [witness] = verbs.claim(crew.db, crew.run_id, claim_id := str(uuid4()))["granted"]
+    assert verbs.claim(crew.db, crew.run_id)["wait_for"] == "leases"
+    told = verbs.score_all(crew.db, crew.run_id, witness)
+    settled = verbs.settle(crew.db, crew.run_id, claim_id, [told])
+    assert [(s["ordinal"], s["state"]) for s in settled["settled"]] == [
+        (3, "failed"),
+        (witness["ordinal"], "done"),
+    ]
+    failed = crew.item(3)
+    assert (failed["error_code"], failed["error_message"]) == ("42P01", ABSENT["message"])
+    assert failed["attempts"] == 1
+    assert crew.to_its_end(lambda _: None)["state"] == "completed"
+    assert crew.states() == {"done": 38, "failed": 1}
+
+
+def test_what_hits_every_session_holds_the_run_and_fails_none(crew: Crew) -> None:
+    """No session was done yet, so one witness is enough; the cause is the reason."""
+    assert crew.batch(lambda g: DENIED if g["ordinal"] == 1 else {"outcome": "released"})
+    ended = crew.batch(DENIED)
+    assert (ended["state"], ended["reason"]) == ("paused", EVERY)
+    assert crew.states() == {"pending": 39}
     assert verbs.claim(crew.db, crew.run_id)["held_by"] is None
+
+
+def test_what_hits_every_session_midway_holds_the_run_after_three_witnesses(crew: Crew) -> None:
+    """Sessions were done: so it may be one session's, until three others met the same."""
+    crew.batch(only(5, DENIED))
+    assert [crew.batch(DENIED)["state"] for _ in range(3)] == ["running", "running", "paused"]
+    assert crew.states() == {"pending": 35, "done": 4}
+    assert crew.progress()["reason"] == EVERY
+
+
+def test_neighbours_with_the_same_cause_fail_and_no_other(crew: Crew) -> None:
+    """A tenant's three sessions stand together in the plan; the witness is from elsewhere."""
+    assert crew.to_its_end(those({3, 4, 5}, ABSENT))["state"] == "completed"
+    assert failures(crew) == dict.fromkeys((3, 4, 5), "42P01")
+
+
+def test_the_last_sessions_are_judged_by_each_other(crew: Crew) -> None:
+    """Two at the very end hold the run once; after a resume they fail, and it completes."""
+    last_two = those({38, 39}, ABSENT)
+    assert crew.to_its_end(last_two)["state"] == "completed"
+    assert failures(crew) == {38: "42P01", 39: "42P01"}
+
+
+def test_a_last_session_fails_by_itself(crew: Crew) -> None:
+    assert crew.to_its_end(only(39, DENIED))["state"] == "completed"
+    assert failures(crew) == {39: "42501"}
+
+
+def test_a_session_that_is_alone_in_its_run_has_failed(crew: Crew) -> None:
+    """There is nobody to compare it with: it is named, and can be retried."""
+    crew.db.execute("update public.backfill_items set state = 'skipped' where ordinal > 1")
+    assert crew.to_its_end(DENIED)["state"] == "completed"
+    assert failures(crew) == {1: "42501"}
+    assert verbs.call(crew.db, "backfill_retry", p_run_id=crew.run_id)["sessions"] == 1
+    crew.to_its_end(lambda _: None)
+    assert crew.item(1)["state"] == "done"
+
+
+def test_a_resume_does_not_go_round_in_a_circle(crew: Crew) -> None:
+    """A cause that nobody mended: each resume gets on, and all that can be done is done."""
+    bad = {1, 2, 3, 6, 10, 20, 30, 38, 39}
+    tell = those(bad, ABSENT)
+    states = []
+    for _ in range(5):
+        states.append(crew.to_its_end(tell)["state"])
+        if states[-1] == "completed":
+            break
+        verbs.call(crew.db, "backfill_resume", run=crew.run_id)
+    assert states[-1] == "completed"
+    assert set(failures(crew)) == bad
+
+
+def test_a_mended_cause_lets_every_session_be_done(crew: Crew) -> None:
+    crew.batch(lambda g: DENIED if g["ordinal"] == 1 else {"outcome": "released"})
+    assert crew.batch(DENIED)["state"] == "paused"
+    verbs.call(crew.db, "backfill_resume", run=crew.run_id)
+    assert crew.to_its_end(lambda _: None)["state"] == "completed"
+    assert crew.states() == {"done": 39}
+
+
+def test_a_witness_that_fails_otherwise_tells_nothing(crew: Crew) -> None:
+    """It did not come to where the error is: the next is called."""
+    crew.batch(only(3, ABSENT))
+    crew.batch(FAILED)
+    assert failures(crew).keys() == {7}
+    crew.batch(TIMEOUT)
+    assert failures(crew).keys() == {7}
+    crew.batch(lambda _: None)
+    assert failures(crew).keys() == {3, 7}
+
+
+def test_a_witness_whose_worker_is_gone_is_followed_by_another(
+    crew: Crew, still: DatabaseClock
+) -> None:
+    crew.batch(only(3, ABSENT))
+    assert len(verbs.claim(crew.db, crew.run_id)["granted"]) == 1
+    still.advance(61)
+    assert crew.to_its_end(lambda _: None)["state"] == "completed"
+    assert failures(crew) == {3: "42P01"}
+
+
+def test_a_session_that_is_asked_to_wait_gives_way_and_fails_the_sixth_time(crew: Crew) -> None:
+    """Others are answered meanwhile; the run waits for it once, then it waits by itself."""
+    slow = {"outcome": "slow", "code": "PT429", "message": "the sender is over its quota"}
+    assert crew.to_its_end(only(3, slow))["state"] == "completed"
+    assert crew.states() == {"done": 38, "failed": 1}
+    third = crew.item(3)
+    assert (third["attempts"], third["crowded_out"]) == (6, 6)
+    assert third["error_message"] == (
+        "asked to wait 6 times while others were not: the sender is over its quota"
+    )
+
+
+def test_two_sessions_with_a_limit_of_their_own_fail_both(crew: Crew) -> None:
+    slow = {"outcome": "slow", "code": "429", "message": "too large"}
+    assert crew.to_its_end(those({3, 4}, slow))["state"] == "completed"
+    assert set(failures(crew)) == {3, 4}
+
+
+def test_a_session_s_own_limit_holds_up_no_other(crew: Crew) -> None:
+    """The second time it is asked to wait an hour, the others do not wait for it."""
+    slow = {"outcome": "slow", "code": "429", "message": "too large", "retry_after_s": 3600}
+    crew.batch(only(3, slow))
+    assert verbs.claim(crew.db, crew.run_id)["wait_s"] == 3600
+    began = crew.clock.now()
+    crew.to_its_end(only(3, slow))
+    rows = crew.db.execute(
+        "select max(settled_at) as at from public.backfill_items"
+        " where run_id = %s and state = 'done'",
+        (crew.run_id,),
+    ).fetchone()
+    assert rows is not None
+    assert (rows["at"] - began).total_seconds() < 3700
+
+
+# The circuit breaker ------------------------------------------------------------------------------
 
 
 def alternating(share: float) -> Any:

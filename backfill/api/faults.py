@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -13,9 +15,9 @@ FaultKind = Literal[
     "session",  # this one session's failure
     "again",  # rolled back because of concurrent work: the same call may succeed
     "unknown",  # it may have happened: look before trying again
-    "slow",  # no failure: the API asks for fewer calls
+    "slow",  # no failure yet: the API asks for fewer calls
     "refused",  # this attempt or its run may no longer write: give the session back
-    "stop",  # it will hit every session: pause the run
+    "stop",  # it may hit every session: the database tries another one alone
 ]
 
 
@@ -66,8 +68,9 @@ MEANINGS = (
     Meaning("sqlstate", "55P03", "again"),
     Meaning("sqlstate", "25006", "stop"),
     Meaning("sqlstate", "42501", "stop"),
-    Meaning("sqlstate", "42883", "stop", "syntax error or unknown name"),
-    Meaning("sqlstate", "42P01", "stop", "syntax error or unknown name"),
+    Meaning("sqlstate", "42883", "stop"),
+    Meaning("sqlstate", "42P01", "stop"),
+    Meaning("sqlstate", "PT429", "slow"),
     Meaning("sqlstate", "OB011", "refused"),
     Meaning("sqlstate", "OB012", "refused"),
     Meaning("sqlstate", "OB018", "session"),
@@ -75,14 +78,16 @@ MEANINGS = (
     Meaning("sqlstate", "0A", "session", "feature not supported"),
     Meaning("sqlstate", "20", "session", "case not found"),
     Meaning("sqlstate", "22", "session", "data exception"),
+    Meaning("sqlstate", "22001", "session"),
+    Meaning("sqlstate", "22004", "session"),
+    Meaning("sqlstate", "22012", "session"),
     Meaning("sqlstate", "26", "session", "invalid SQL statement name"),
     Meaning("sqlstate", "2F", "session", "SQL routine exception"),
     Meaning("sqlstate", "34", "session", "invalid cursor name"),
     Meaning("sqlstate", "38", "session", "external routine exception"),
     Meaning("sqlstate", "39", "session", "external routine invocation exception"),
-    Meaning("sqlstate", "3D", "session", "invalid catalog name"),
-    Meaning("sqlstate", "3F", "session", "invalid schema name"),
-    Meaning("sqlstate", "42", "session", "syntax error or unknown name"),
+    Meaning("sqlstate", "42601", "session", "syntax error"),
+    Meaning("sqlstate", "42602", "session", "invalid name"),
     Meaning("sqlstate", "54", "session", "program limit exceeded"),
     Meaning("sqlstate", "58", "session", "system error"),
     Meaning("sqlstate", "F0", "session", "configuration file error"),
@@ -102,6 +107,7 @@ MEANINGS = (
     Meaning("http", "3", "stop"),
     Meaning("http", "401", "stop"),
     Meaning("http", "403", "stop"),
+    Meaning("http", "404", "stop"),
     Meaning("http", "408", "unknown"),
     Meaning("http", "425", "unknown"),
     Meaning("http", "429", "slow"),
@@ -122,7 +128,8 @@ MEANINGS = (
 _BY_START = {(meaning.of, meaning.starts): meaning for meaning in MEANINGS}
 # Statuses that apply to every call, so they win over the code: too many calls, moved.
 _SAID_BY_THE_STATUS = ("429", "3")
-_ABSENT, _FAILED = 404, 500
+# What the platform itself answers instead of an Edge Function, whatever code comes with a 401.
+_ABSENT, _REFUSED, _FAILED = ("NOT_FOUND", 404), 401, 500
 
 
 def fault_of_api(
@@ -146,27 +153,61 @@ def fault_of_api(
     return Fault(kind, known[:20], kept, retry_after_s)
 
 
-def fault_of_edge(
-    code: object, message: object, status: int, retry_after_s: float | None = None
-) -> Fault:
+def fault_of_edge(body: object, status: int, retry_after_s: float | None = None) -> Fault:
     """What an error of an Edge Function means.
 
-    code, message: from its body, if that is JSON. A function that passes on the database's error
-    is judged as precisely as the API. 500 is how a function itself fails. The platform's other
-    statuses about its worker (502 to 504, 546) leave open whether it wrote.
+    body: what it answered, as JSON or a text. A function that passes on the database's error
+    is judged as precisely as the API. A code of the function's own is about its session. 500 is
+    how a function itself fails. The platform's other statuses about its worker (502 to 504, 546)
+    leave open whether it wrote.
     """
-    known = _storable(code) if isinstance(code, str) and code else str(status)
+    code, message = said_in(body)
+    known = _storable(code) if code else str(status)
     kind = _kind(known, status)
     if code == "":
         # The function passed on an error of PostgREST, whose connection broke during the call.
         # The call may have committed: see fault_of_api.
-        kind = "unknown" if kind == "session" else kind
-    elif status == _ABSENT:
-        kind = "stop" if known == "NOT_FOUND" else "session"
+        kind = "slow" if kind == "slow" else "unknown"
+    elif (known, status) == _ABSENT or (status == _REFUSED and not _is_told(_meaning(known))):
+        kind = "stop"
     elif status == _FAILED and kind == "unknown" and not _is_told(_meaning(known)):
         kind = "session"
-    said = _storable(message) if isinstance(message, str) and message else f"HTTP {status}"
+    said = _storable(message or f"HTTP {status}")
     return Fault(kind, known[:20], _kept_message(known, said), retry_after_s)
+
+
+def said_in(body: object, levels: int = 3) -> tuple[str | None, str | None]:
+    """Code and message of an error's body, in any of the forms that functions answer in.
+
+    {code, message}, {error: {code, message}}, {error: text}, {errors: [one of these]}, a text, a
+    page. None for what is not there. Of a page the title. levels: how deep to look.
+    """
+    if isinstance(body, str):
+        return None, _text_of(body)
+    if isinstance(body, list) and body and levels:
+        return said_in(body[0], levels - 1)
+    if not isinstance(body, Mapping) or not levels:
+        return None, None
+    inner = next(
+        (body[name] for name in _HOLDING if isinstance(body.get(name), (dict, list))), None
+    )
+    code, message = said_in(inner, levels - 1)
+    texts = (body.get(name) for name in _SPEAKING)
+    own = next((text for text in texts if isinstance(text, str) and text.strip()), None)
+    given = body.get("code")
+    return given if isinstance(given, str) else code, message or own
+
+
+_HOLDING = ("error", "errors", "detail", "details")
+_SPEAKING = ("message", "error", "msg", "detail", "error_description", "reason", "title")
+
+
+def _text_of(body: str) -> str | None:
+    """The text in one line. Of a page its title: the rest may hold anything."""
+    if re.search(r"<(!doctype|html|head|body|title)\b", body, re.IGNORECASE):
+        title = re.search(r"<title[^>]*>(.*?)</title>", body, re.IGNORECASE | re.DOTALL)
+        body = html.unescape(title[1]) if title else ""
+    return " ".join(body.split()) or None
 
 
 def fault_of_transport(name: str) -> Fault:

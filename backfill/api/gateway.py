@@ -88,17 +88,15 @@ def _fault(error: APIError) -> Fault:
 
 
 def _edge_fault(error: FunctionsError) -> Fault:
-    """What an Edge Function's error means, by its body's code if it has one, else its status."""
-    code: object = None
-    message: object = error.message
+    """What an Edge Function's error means, by what its body says, else by its status."""
+    body: object = error.message
     if isinstance(error.__cause__, httpx.HTTPStatusError):
+        response = error.__cause__.response
         try:
-            body = error.__cause__.response.json()
+            body = response.json()
         except ValueError:
-            body, message = None, f"HTTP {error.status}"
-        if isinstance(body, dict):
-            code, message = body.get("code"), body.get("message") or body.get("error")
-    return fault_of_edge(code, message, error.status, _envelope.get().retry_after_s)
+            body = response.text
+    return fault_of_edge(body, error.status, _envelope.get().retry_after_s)
 
 
 def _http(url: str, connections: int, timeout_s: float) -> httpx.AsyncClient:

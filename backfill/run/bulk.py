@@ -27,7 +27,7 @@ class Bulk:
     """How many sessions a call may hold, as a worker has learned from the run so far."""
 
     sessions: int = FIRST_SESSIONS
-    has_failed: bool = False  # a session has failed since the last claim
+    has_failed: bool = False  # a session has failed, or met trouble, since the last claim
     is_alone: bool = False  # no session is well after another in one transaction
     is_tired: bool = False  # a call of one session took too long: score the next ones singly
 
@@ -78,7 +78,7 @@ class Bulk:
         self.is_alone = self.is_alone or answer["alone"]
         told = _told(answer)
         worker.tell("bulk_settled", **told)
-        self.has_failed = self.has_failed or bool(told["failed"])
+        self.has_failed = self.has_failed or bool(told["failed"] or told["pending"])
         return bool(told["done"])
 
 

@@ -27,6 +27,7 @@ create table public.backfill_runs (
   failed_since integer not null default 0,
   failed_in_row integer not null default 0,
   troubled_batches integer not null default 0,
+  trials integer not null default 0,
   back_off_until timestamptz,
   back_off_reason text,
   canary text check (canary in ('passed', 'failed', 'overridden')),
@@ -100,6 +101,8 @@ comment on column public.backfill_runs.failed_in_row is
   'How many of the newest of these failed in a row.';
 comment on column public.backfill_runs.troubled_batches is
   'How many of the newest batches in a row brought no known outcome.';
+comment on column public.backfill_runs.trials is
+  'How often an error that could be every session''s proved to be one session''s since the run was started or resumed.';
 comment on column public.backfill_runs.back_off_until is
   'No batch starts before this. back_off_reason says why.';
 comment on column public.backfill_runs.back_off_reason is
@@ -146,6 +149,7 @@ create table public.backfill_items (
   unknown_outcomes integer not null default 0,
   is_alone boolean not null default false,
   not_before timestamptz,
+  trial text check (trial in ('aside', 'called', 'agreed', 'resumed')),
   started_at timestamptz,
   settled_at timestamptz,
   failed_step text,
@@ -170,6 +174,9 @@ create unique index backfill_items_fence on public.backfill_items (fence_hash) w
 
 -- A session is leased once over all runs. The few live leases are found here too, to see which ran out.
 create unique index backfill_items_one_lease on public.backfill_items (source, session_id) where state = 'leased';
+
+-- The few sessions whose error may be every session's.
+create index backfill_items_trial on public.backfill_items (run_id, ordinal) where trial is not null;
 
 -- The next batch.
 create index backfill_items_pending on public.backfill_items (run_id, ordinal) where state = 'pending';
@@ -199,13 +206,17 @@ comment on column public.backfill_items.state is
 comment on column public.backfill_items.attempts is
   'How often the session was leased for scoring.';
 comment on column public.backfill_items.crowded_out is
-  'Attempts that were rolled back because of what others did at the same time. The fifth is a failure.';
+  'Attempts that were rolled back because of what others did at the same time, of which the fifth is a failure, or '
+  'that were asked to wait while others were not, of which the sixth is.';
 comment on column public.backfill_items.unknown_outcomes is
   'Attempts that ended nobody knows how and left no row. They have a budget of their own, of eight.';
 comment on column public.backfill_items.is_alone is
   'True: in bulk it was not well beside others in one transaction, so a call of its own decides.';
 comment on column public.backfill_items.not_before is
   'When a session that ran into trouble may be tried again.';
+comment on column public.backfill_items.trial is
+  'aside: its error may be every session''s, so it waits until another session was tried alone. called: it is or was '
+  'that one. agreed: that one met such an error too. resumed: it met one before somebody resumed the run.';
 comment on column public.backfill_items.started_at is
   'When its newest attempt was leased.';
 comment on column public.backfill_items.settled_at is

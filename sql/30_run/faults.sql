@@ -5,9 +5,11 @@
 --
 -- of      whose code it is: PostgreSQL's (sqlstate), PostgREST's (postgrest) or an HTTP status (http)
 -- class   a code, or the beginning of codes. The longest match wins
--- direct  what it means for a session whose call came through the API: see backfill_private.decide_outcomes
+-- direct  what it means for a session whose call came through the API: see backfill_private.decide_outcomes. stop: it
+--         could be every session's, so another one is tried alone, see backfill_private.judge_trial
 -- bulk    the same for a call inside the database, in a subtransaction. Null: no such code is seen there
--- kept    what replaces the message, which may hold values of a row. Null: its first 500 characters are kept
+-- kept    what replaces the message, which may hold values of a row. Null: its first 500 characters are kept. The names
+--         of relations, functions, types and columns are no contents
 -- why     the reason
 create view backfill_private.faults with (security_invoker = true) as
 select * from (values
@@ -26,10 +28,11 @@ select * from (values
   ('sqlstate', '40001', 'again', 'again', null, 'rolled back for sure, for what others wrote at the same time'),
   ('sqlstate', '40P01', 'again', 'again', null, 'rolled back for sure, as the victim of a deadlock'),
   ('sqlstate', '55P03', 'again', 'again', null, 'rolled back for sure, for a lock that others held'),
-  ('sqlstate', '25006', 'stop', 'stop', null, 'the database takes no writes, of any session'),
-  ('sqlstate', '42501', 'stop', 'stop', null, 'a right is missing for every session. The message names objects alone'),
-  ('sqlstate', '42883', 'stop', 'stop', 'syntax error or unknown name', 'a function is missing for every session'),
-  ('sqlstate', '42P01', 'stop', 'stop', 'syntax error or unknown name', 'a table is missing for every session'),
+  ('sqlstate', '25006', 'stop', 'stop', null, 'the database takes no writes, maybe of any session'),
+  ('sqlstate', '42501', 'stop', 'stop', null, 'a right is missing, maybe for every session'),
+  ('sqlstate', '42883', 'stop', 'stop', null, 'a function is missing, maybe for every session'),
+  ('sqlstate', '42P01', 'stop', 'stop', null, 'a table is missing, maybe for every session'),
+  ('sqlstate', 'PT429', 'slow', 'slow', null, 'the function asks for fewer calls, through the API with status 429'),
   ('sqlstate', 'OB011', 'released', 'released', null, 'this attempt may no longer write, so the session is given back'),
   ('sqlstate', 'OB012', 'released', 'released', null, 'the run may no longer write, so the session is given back'),
   ('sqlstate', 'OB018', 'failed', 'failed', null, 'the gate refused a write. It is critical, and pauses the run'),
@@ -37,6 +40,9 @@ select * from (values
   ('sqlstate', '0A', 'failed', 'failed', 'feature not supported', 'the message may quote the statement'),
   ('sqlstate', '20', 'failed', 'failed', 'case not found', 'the message may hold the value that no case was for'),
   ('sqlstate', '22', 'failed', 'failed', 'data exception', 'the message quotes the value'),
+  ('sqlstate', '22001', 'failed', 'failed', null, 'the message names the type that was too short, not the value'),
+  ('sqlstate', '22004', 'failed', 'failed', null, 'there is no value to quote'),
+  ('sqlstate', '22012', 'failed', 'failed', null, 'the message quotes no operand'),
   ('sqlstate', '26', 'failed', 'failed', 'invalid SQL statement name',
     'the message quotes a name, maybe made of values'),
   ('sqlstate', '2F', 'failed', 'failed', 'SQL routine exception', 'the message may quote the statement'),
@@ -44,10 +50,8 @@ select * from (values
   ('sqlstate', '38', 'failed', 'failed', 'external routine exception', 'another language puts what it likes in there'),
   ('sqlstate', '39', 'failed', 'failed', 'external routine invocation exception',
     'another language puts what it likes in there'),
-  ('sqlstate', '3D', 'failed', 'failed', 'invalid catalog name', 'the message quotes a name, maybe made of values'),
-  ('sqlstate', '3F', 'failed', 'failed', 'invalid schema name', 'the message quotes a name, maybe made of values'),
-  ('sqlstate', '42', 'failed', 'failed', 'syntax error or unknown name',
-    'the message quotes SQL, maybe made of values'),
+  ('sqlstate', '42601', 'failed', 'failed', 'syntax error', 'the message quotes SQL, maybe made of values'),
+  ('sqlstate', '42602', 'failed', 'failed', 'invalid name', 'the message quotes a text that is no name'),
   ('sqlstate', '54', 'failed', 'failed', 'program limit exceeded', 'the message may quote the value that was too long'),
   ('sqlstate', '58', 'failed', 'failed', 'system error', 'the message may quote the name of a file'),
   ('sqlstate', 'F0', 'failed', 'failed', 'configuration file error', 'the message may quote the file'),
@@ -57,19 +61,20 @@ select * from (values
   ('postgrest', 'PGRST001', 'unknown', null, null, 'PostgREST lost the database, maybe after the commit'),
   ('postgrest', 'PGRST002', 'unknown', null, null, 'PostgREST could not read the schema yet'),
   ('postgrest', 'PGRST003', 'unknown', null, null, 'PostgREST found no free connection in time'),
-  ('postgrest', 'PGRST106', 'stop', null, null, 'the schema is not exposed, for any session'),
-  ('postgrest', 'PGRST202', 'stop', null, null, 'the function is not there, for any session'),
-  ('postgrest', 'PGRST203', 'stop', null, null, 'several functions have this name, for every session'),
-  ('postgrest', 'PGRST205', 'stop', null, null, 'the table is not there, for any session'),
-  ('postgrest', 'PGRST301', 'stop', null, null, 'the key is no valid token, for any session'),
-  ('postgrest', 'PGRST302', 'stop', null, null, 'a call without a key is not allowed, for any session'),
-  ('postgrest', 'PGRST303', 'stop', null, null, 'the claims of the token are refused, for every session'),
-  ('http', '3', 'stop', null, null, 'the API has another address, for every session'),
-  ('http', '401', 'stop', null, null, 'the key is refused, for every session'),
-  ('http', '403', 'stop', null, null, 'the key may not do this, for any session'),
+  ('postgrest', 'PGRST106', 'stop', null, null, 'the schema is not exposed, maybe for any session'),
+  ('postgrest', 'PGRST202', 'stop', null, null, 'the function is not there, maybe for any session'),
+  ('postgrest', 'PGRST203', 'stop', null, null, 'several functions have this name, maybe for every session'),
+  ('postgrest', 'PGRST205', 'stop', null, null, 'the table is not there, maybe for any session'),
+  ('postgrest', 'PGRST301', 'stop', null, null, 'the key is no valid token, maybe for any session'),
+  ('postgrest', 'PGRST302', 'stop', null, null, 'a call without a key is not allowed, maybe for any session'),
+  ('postgrest', 'PGRST303', 'stop', null, null, 'the claims of the token are refused, maybe for every session'),
+  ('http', '3', 'stop', null, null, 'the API has another address, maybe for every session'),
+  ('http', '401', 'stop', null, null, 'the key is refused, maybe for every session'),
+  ('http', '403', 'stop', null, null, 'the key may not do this, or this session''s owner has not agreed'),
+  ('http', '404', 'stop', null, null, 'the function is not there, or it has nothing for this session'),
   ('http', '408', 'unknown', null, null, 'a gateway waited too long. The call may go on behind it'),
   ('http', '425', 'unknown', null, null, 'a gateway would not risk a replay. Another copy of the call may have run'),
-  ('http', '429', 'slow', null, null, 'the API asks for fewer calls, which is no failure'),
+  ('http', '429', 'slow', null, null, 'the API asks for fewer calls, of every session or of this one'),
   ('http', '500', 'unknown', null, null, 'something between broke, and nobody says whether before or after the commit'),
   ('http', '502', 'unknown', null, null, 'a gateway got no proper answer. The call may have committed'),
   ('http', '503', 'unknown', null, null, 'a gateway found nobody to answer, maybe after the call had begun'),
@@ -80,7 +85,7 @@ select * from (values
   ('http', '523', 'unknown', null, null, 'Cloudflare does not reach the project'),
   ('http', '524', 'unknown', null, null, 'Cloudflare waited too long. The call may go on behind it'),
   ('http', '530', 'unknown', null, null, 'Cloudflare could not find the project'),
-  ('http', '540', 'stop', null, null, 'the project is paused, for every session'),
+  ('http', '540', 'stop', null, null, 'the project is paused, maybe for every session'),
   ('http', '544', 'unknown', null, null, 'the database took too long for the platform. The call may go on'),
   ('http', '546', 'unknown', null, null, 'an Edge Function was stopped at its limits, maybe after it wrote')
 ) as fault (of, class, direct, bulk, kept, why);

@@ -169,6 +169,7 @@ begin
       failed_since = case when p_to = 'running' then 0 else failed_since end,
       failed_in_row = case when p_to = 'running' then 0 else failed_in_row end,
       troubled_batches = case when p_to = 'running' then 0 else troubled_batches end,
+      trials = case when p_to = 'running' then 0 else trials end,
       back_off_until = case when p_to = 'running' then null else back_off_until end,
       finished_at = case when p_to in ('completed', 'rejected', 'cancelled', 'expired', 'rolled_back') then v_now end
   where run_id = p_run_id;

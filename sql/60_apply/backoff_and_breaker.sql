@@ -17,7 +17,8 @@ $$;
 
 -- Note what a batch ran into. A run that gets no answer backs off, and is paused after eight batches without one. A run
 -- that is told to slow down by a 429 waits as long as it was told: no claim and no call in bulk is granted before
--- back_off_until. Trouble that would hit every session pauses the run at once.
+-- back_off_until. A session that is told so again while others are not waits by itself. Trouble that may hit every
+-- session is tried on another one, see trial.sql.
 --
 -- p_outcomes  as the worker told them
 -- p_settled   as decided, see backfill_private.decide_outcomes
@@ -39,9 +40,11 @@ begin
     concat_ws(' ', left(o ->> 'code', 20), backfill_private.kept_message(o ->> 'code', o ->> 'message')) as what
   into v_trouble
   from jsonb_array_elements(p_outcomes) as o
-  where o ->> 'outcome' in ('stop', 'slow', 'unknown')
+  where o ->> 'outcome' in ('slow', 'unknown')
+    and not (o ->> 'outcome' = 'slow' and exists (
+      select from public.backfill_items as i
+      where i.run_id = p_run_id and i.ordinal = (o ->> 'ordinal')::integer and i.crowded_out > 1))
   order by
-    o ->> 'outcome' = 'stop' desc,
     o ->> 'outcome' = 'slow' desc,
     (o ->> 'retry_after_s')::numeric desc nulls last
   limit 1;
@@ -61,9 +64,7 @@ begin
     where run_id = p_run_id
     returning troubled_batches into v_batches;
   end if;
-  if v_trouble.kind = 'stop' then
-    perform backfill_private.hold(p_run_id, 'every call would fail: ' || v_trouble.what);
-  elsif v_trouble.kind = 'unknown' and v_batches >= 8 and exists (
+  if v_trouble.kind = 'unknown' and v_batches >= 8 and exists (
     select from public.backfill_items as i
     where i.run_id = p_run_id
       and i.state = 'pending'

@@ -17,6 +17,7 @@ as $$
     and p_run.request ->> 'mode' = 'bulk'
     and p_run.approved_until > backfill_private.clock()
     and coalesce(p_run.back_off_until <= backfill_private.clock(), true)
+    and not backfill_private.is_on_trial(p_run.run_id)
     and not backfill_private.is_elsewhere(p_run)
     and p_run.fingerprint is not distinct from backfill_private.definitions(p_run.target)
     and to_regclass(backfill_private.standing_view(p_run.target)) is not null

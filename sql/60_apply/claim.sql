@@ -140,6 +140,8 @@ begin
   else
     v_pace := backfill_private.allowance(v_run);
     v_answer := case
+      when backfill_private.is_on_trial(p_run_id)
+        then backfill_private.call_witness(v_run, v_phase, p_claim_id, p_worker, v_pace.wait_s)
       when not p_apart and v_phase <> 'priority' and v_pace.wait_s = 0 and v_run.request ->> 'mode' = 'bulk'
         and backfill_private.next_items(p_run_id, v_phase, 1) is not null
         then '{"granted": [], "bulk": true}'
@@ -214,23 +216,38 @@ as $$
 declare
   v_phase text := backfill_private.pending_phase(p_run.run_id);
   v_grants jsonb := backfill_private.grant_batch(p_run, p_claim_id, p_worker, p_limit);
-  v_tired record;
 begin
   if jsonb_array_length(v_grants) > 0 then
     return jsonb_build_object('granted', v_grants);
   elsif backfill_private.pending_phase(p_run.run_id) is distinct from v_phase then
     return backfill_private.claim_batch(p_run.run_id, p_claim_id, p_worker, true);
   end if;
+  return backfill_private.wait_for_ready(p_run.run_id, v_phase);
+end
+$$;
+
+-- No pending session of a phase is ready: wait until the first has backed off, or until other runs give theirs back.
+create function backfill_private.wait_for_ready(p_run_id uuid, p_phase text)
+returns jsonb
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_tired record;
+begin
   select i.not_before, i.session_id, i.error_code, i.error_message into v_tired
   from public.backfill_items as i
-  where i.run_id = p_run.run_id and i.state = 'pending' and i.phase = v_phase
+  where i.run_id = p_run_id
+    and i.state = 'pending'
+    and i.phase = p_phase
+    and coalesce(i.trial, 'resumed') = 'resumed'
   order by i.not_before nulls first
   limit 1;
   if v_tired.not_before > backfill_private.clock() then
     return backfill_private.wait_until(v_tired.not_before, 'back-off',
       concat_ws(' ', 'session', v_tired.session_id, 'met', v_tired.error_code, v_tired.error_message));
   end if;
-  return backfill_private.wait_for('leases', 1, backfill_private.lease_holders(p_run.run_id));
+  return backfill_private.wait_for('leases', 1, backfill_private.lease_holders(p_run_id));
 end
 $$;
 

@@ -104,10 +104,11 @@ $$;
 
 -- Lease the next items of one phase.
 --
--- p_limit  at most so many
--- returns  the leased items' grants: [{ordinal, session_id, phase, batch, fence, steps}]
+-- p_limit       at most so many
+-- p_is_witness  one alone, see backfill_private.next_witness
+-- returns       the leased items' grants: [{ordinal, session_id, phase, batch, fence, steps}]
 create function backfill_private.lease_items(
-  p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer
+  p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer, p_is_witness boolean
 )
 returns jsonb
 language plpgsql
@@ -122,12 +123,19 @@ begin
   -- leased, and never beside calls in bulk, whose leases nobody sees.
   perform pg_advisory_xact_lock(backfill_private.target_lock(p_run.target));
   loop
-    v_ordinals := backfill_private.next_items(p_run.run_id, v_phase, p_limit);
+    v_ordinals := case
+      when p_is_witness then backfill_private.next_witness(p_run.run_id, v_phase)
+      else backfill_private.next_items(p_run.run_id, v_phase, p_limit) end;
     exit when v_ordinals is null;
     v_skipped := backfill_private.skip_filled(p_run, v_ordinals)
       + backfill_private.skip_unselected(p_run, v_ordinals);
     exit when v_skipped = 0;
   end loop;
+  if p_is_witness then
+    update public.backfill_items as i
+    set trial = 'called'
+    where i.run_id = p_run.run_id and i.ordinal = any (v_ordinals);
+  end if;
   perform backfill_private.look_before(p_run, v_ordinals);
   return backfill_private.grant_fences(p_run, v_ordinals, p_claim_id, p_worker);
 end
@@ -151,6 +159,7 @@ as $$
     where i.run_id = p_run_id
       and i.state = 'pending'
       and (i.not_before is null or i.not_before <= backfill_private.clock())
+      and coalesce(i.trial, 'resumed') = 'resumed'
     order by i.ordinal
     limit 1
   )
@@ -158,9 +167,11 @@ as $$
   from first as f
 $$;
 
--- The next pending items of a phase, locked. Those that another run has leased, and those that back off, are passed
--- over.
-create function backfill_private.next_items(p_run_id uuid, p_phase text, p_limit integer)
+-- Pending items of a phase in the order of the plan, locked. Those that another run has leased, and those that back off
+-- or are set aside, are passed over.
+--
+-- p_is_tired  those that ran into trouble before. Else those that did not
+create function backfill_private.ready_items(p_run_id uuid, p_phase text, p_is_tired boolean, p_limit integer)
 returns integer[]
 language sql
 set search_path = pg_catalog, pg_temp
@@ -173,6 +184,8 @@ as $$
       and i.state = 'pending'
       and i.phase = p_phase
       and (i.not_before is null or i.not_before <= backfill_private.clock())
+      and coalesce(i.trial, 'resumed') = 'resumed'
+      and (i.not_before is not null or i.trial is not null) = p_is_tired
       and not exists (
         select from public.backfill_items as other
         where other.source = i.source and other.session_id = i.session_id and other.state = 'leased')
@@ -180,6 +193,23 @@ as $$
     limit p_limit
     for update of i skip locked
   ) as n
+$$;
+
+-- The next pending items of a phase, locked. One that ran into trouble gives way: it goes behind the others.
+create function backfill_private.next_items(p_run_id uuid, p_phase text, p_limit integer)
+returns integer[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_next integer[] := backfill_private.ready_items(p_run_id, p_phase, false, p_limit);
+begin
+  if coalesce(cardinality(v_next), 0) < p_limit then
+    v_next := v_next
+      || backfill_private.ready_items(p_run_id, p_phase, true, p_limit - coalesce(cardinality(v_next), 0));
+  end if;
+  return v_next;
+end
 $$;
 
 -- Lease these items under new fences. The fences leave the database here and nowhere else.
@@ -223,15 +253,17 @@ as $$
 $$;
 
 -- Grant a batch: count its starts, set when the next may start, record it in the chain.
+--
+-- p_is_witness  see backfill_private.lease_items
 create function backfill_private.grant_batch(
-  p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer
+  p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer, p_is_witness boolean default false
 )
 returns jsonb
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_grants jsonb := backfill_private.lease_items(p_run, p_claim_id, p_worker, p_limit);
+  v_grants jsonb := backfill_private.lease_items(p_run, p_claim_id, p_worker, p_limit, p_is_witness);
 begin
   if jsonb_array_length(v_grants) = 0 then
     return v_grants;

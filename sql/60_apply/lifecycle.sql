@@ -150,6 +150,7 @@ begin
     end if;
     perform backfill_private.check_share(v_run);
     update public.backfill_runs set canary = 'overridden' where run_id = p_run_id and canary = 'failed';
+    update public.backfill_items set trial = 'resumed' where run_id = p_run_id and trial in ('aside', 'agreed');
     perform backfill_private.move(p_run_id, 'running');
   end if;
   return (select jsonb_build_object('run_id', r.run_id, 'state', r.state, 'was', v_run.reason, 'answered', v_answered)
@@ -191,7 +192,8 @@ begin
       error_message = null,
       crowded_out = 0,
       unknown_outcomes = 0,
-      not_before = null
+      not_before = null,
+      trial = null
   where run_id = p_run_id and state = 'failed';
   get diagnostics v_sessions = row_count;
   if v_sessions > 0 and v_run.state = 'completed' then

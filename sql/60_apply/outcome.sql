@@ -16,7 +16,8 @@ $$;
 
 -- The rule: what an item becomes, from the rows that are there and what the worker saw.
 --
--- p_crowded_out  with this one. A call that was rolled back because of others is made five times
+-- p_crowded_out  with this one. A call that was rolled back because of others is made five times. One that is asked to
+--                wait while others are not is made six times. 0 while nobody knows whether the others are, too
 -- p_unknowns     with this one, if it is unknown. An outcome may stay unknown eight times. 0 while nobody knows whether
 --                the API is alive, because its trouble is not a session's
 create function backfill_private.outcome(
@@ -40,7 +41,7 @@ begin
   elsif p_outcome = 'answered' or p_code = 'OB020' then
     state := 'failed'; step := p_without_row; code := 'OB017';
     message := 'no effect: the function answered and left no row of the wanted version';
-  elsif p_outcome in ('released', 'stop', 'slow') or (backfill_private.fault(p_code)).direct = 'released' then
+  elsif p_outcome = 'released' or (backfill_private.fault(p_code)).direct = 'released' then
     state := 'pending';
   else
     step := p_step; code := left(p_code, 20);
@@ -48,10 +49,13 @@ begin
     state := case
       when p_outcome = 'failed' then 'failed'
       when p_outcome = 'again' and p_crowded_out >= 5 then 'failed'
+      when p_outcome = 'slow' and p_crowded_out >= 6 then 'failed'
       when p_outcome in ('unknown', 'lost') and p_unknowns >= 8 then 'failed'
       else 'pending' end;
     if state = 'failed' and p_outcome in ('unknown', 'lost') then
       message := left(format('the outcome stayed unknown %s times: %s', p_unknowns, message), 500);
+    elsif state = 'failed' and p_outcome = 'slow' then
+      message := left(format('asked to wait %s times while others were not: %s', p_crowded_out, message), 500);
     end if;
   end if;
 end
@@ -65,10 +69,10 @@ $$;
 --             answered  every call came back well
 --             failed    a call failed, and would fail again
 --             again     a call was rolled back, and may well succeed
---             slow      too many requests
+--             slow      too many requests, of this session or of all
 --             unknown   nobody knows whether a call happened
 --             lost      the same, and the worker is gone
---             stop      a call failed in a way that all others would
+--             stop      a call failed in a way that all others may: see trial.sql
 --             released  not called
 --             beside    in bulk, not well after another session in one transaction. It is called again alone
 -- returns     the settled items: [{ordinal, session_id, state, failed_step, error_code, error_message, is_critical}]
@@ -88,11 +92,12 @@ declare
   v_settled jsonb;
   v_is_alive boolean := backfill_private.has_known_outcome(p_outcomes) or not exists (
     select from public.backfill_items as i where i.run_id = p_run_id and i.state = 'pending');
+  v_is_free boolean := backfill_private.are_others_free(p_run_id, p_outcomes);
 begin
   with told as (
-    select o.*
+    select o.*, (o.outcome = 'again' or o.outcome = 'slow' and v_is_free)::integer as is_crowded
     from jsonb_to_recordset(p_outcomes)
-      as o (ordinal integer, outcome text, answered text[], step text, code text, message text)
+      as o (ordinal integer, outcome text, answered text[], step text, code text, message text, retry_after_s numeric)
   ), seen as (
     select e.ordinal,
       -- If receipts are inferred, a row without one is somebody else's or came late. No receipt of ours is missing.
@@ -110,7 +115,8 @@ begin
     join public.backfill_targets as g on g.target = i.source and g.component = e.component
     group by e.ordinal
   ), decided as (
-    select t.ordinal, t.outcome, o.*, i.crowded_out + (t.outcome = 'again')::integer as crowded_out,
+    select t.ordinal, t.outcome, t.retry_after_s, o.*, i.crowded_out + t.is_crowded as crowded_out,
+      t.outcome = 'stop' and (backfill_private.fault(t.code)).direct is distinct from 'released' as is_suspect,
       i.unknown_outcomes + (not s.is_complete and t.outcome in ('unknown', 'lost'))::integer as unknowns
     from told as t
     join seen as s using (ordinal)
@@ -119,12 +125,17 @@ begin
       -- An error about a call that committed all the same is no failure: what is left is the next step.
       -- Nor is it the failure of its step if one before it had answered and left no row.
       -- Of a session that somebody else has filled in part, the rest is scored anew: the gate may have refused it.
-      case when t.ordinal = any (v_raced) and t.code is distinct from 'OB018' then 'released'
-        when t.outcome <> 'failed' then t.outcome when s.step_is_done then 'released'
-        when s.without_row = any (t.answered) then 'answered' else t.outcome end,
-      case when t.step = any (i.components) then t.step end, nullif(t.code, case when t.ordinal = any (v_raced)
-        then 'OB020' end), t.message,
-      i.crowded_out + 1, case when v_is_alive then i.unknown_outcomes + 1 else 0 end) as o
+      case
+        when t.ordinal = any (v_raced) and t.code is distinct from 'OB018' then 'released'
+        when t.outcome = 'stop' and i.trial = 'resumed' and backfill_private.has_done(p_run_id) then 'failed'
+        when t.outcome <> 'failed' then t.outcome
+        when s.step_is_done then 'released'
+        when s.without_row = any (t.answered) then 'answered'
+        else t.outcome end,
+      case when t.step = any (i.components) then t.step end,
+      nullif(t.code, case when t.ordinal = any (v_raced) then 'OB020' end), t.message,
+      case when t.is_crowded = 1 then i.crowded_out + 1 else 0 end,
+      case when v_is_alive then i.unknown_outcomes + 1 else 0 end) as o
   ), written as (
     update public.backfill_items as i
     set state = case when d.state = 'done' and i.filled @> i.components then 'skipped' else d.state end,
@@ -132,7 +143,13 @@ begin
         crowded_out = d.crowded_out, unknown_outcomes = d.unknowns, is_alone = d.outcome = 'beside',
         not_before = case when d.state <> 'pending' then null
           when d.outcome = 'unknown' then backfill_private.clock() + backfill_private.back_off(d.unknowns)
-          when d.outcome = 'again' then backfill_private.clock() + backfill_private.back_off(d.crowded_out) end,
+          when d.outcome = 'again' then backfill_private.clock() + backfill_private.back_off(d.crowded_out)
+          when d.outcome = 'slow' then backfill_private.clock() + greatest(
+            backfill_private.back_off(greatest(d.crowded_out, 1)),
+            case when d.retry_after_s > 0 then least(d.retry_after_s, 3600) end * interval '1 second') end,
+        trial = case
+          when d.state = 'pending' and d.is_suspect then case i.trial when 'called' then 'agreed' else 'aside' end
+          when i.trial = 'resumed' and d.state = 'pending' or i.trial = 'called' and d.state = 'done' then i.trial end,
         settled_at = case when d.state <> 'pending' then backfill_private.clock() end,
         lease_until = null, lease_kind = null, claim_id = null, worker = null
     from decided as d
@@ -142,6 +159,34 @@ begin
   select coalesce(jsonb_agg(to_jsonb(w) order by w.ordinal), '[]') into v_settled from written as w;
   return v_settled;
 end
+$$;
+
+-- Are the other sessions of a run not asked to wait, so that one that is has a limit of its own? They are not if any of
+-- its batch or of the batch before came to a known end, or if every one that is left has a limit of its own.
+--
+-- p_outcomes  see backfill_private.decide_outcomes
+create function backfill_private.are_others_free(p_run_id uuid, p_outcomes jsonb)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+  select backfill_private.has_known_outcome(p_outcomes)
+    or exists (select from public.backfill_runs as r where r.run_id = p_run_id and r.troubled_batches = 0)
+    or not exists (
+      select from public.backfill_items as i
+      where i.run_id = p_run_id and i.state = 'pending' and i.crowded_out = 0 and i.trial is null)
+$$;
+
+-- Has any session of this run been done?
+create function backfill_private.has_done(p_run_id uuid)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select exists (select from public.backfill_items as i where i.run_id = p_run_id and i.state = 'done')
 $$;
 
 -- Take the fences of leased items away, so that their attempts can no longer commit, and infer receipts if need be.

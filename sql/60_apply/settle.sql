@@ -100,7 +100,7 @@ $$;
 -- Settle the outcomes of a claimed batch. Safe to call again: what is settled stays as it was.
 --
 -- p_outcomes  see backfill_private.decide_outcomes. Only items still leased under this claim are settled
--- returns     {state, reason, settled: […]}
+-- returns     {state, reason, settled: […]}, with the sessions that a witness's outcome has settled, see judge_trial
 -- raises      OB001 no such run, OB010 not allowed
 create function backfill_private.settle(p_run_id uuid, p_claim_id uuid, p_outcomes jsonb)
 returns jsonb
@@ -111,6 +111,7 @@ as $$
 declare
   v_mine jsonb;
   v_settled jsonb := '[]'::jsonb;
+  v_judged integer[];
 begin
   perform backfill_private.authorize('apply');
   perform backfill_private.check_outcomes(p_outcomes);
@@ -126,6 +127,7 @@ begin
     perform backfill_private.record_batch(p_run_id, p_claim_id, v_settled);
     perform backfill_private.note_trouble(p_run_id, v_mine, v_settled);
     perform backfill_private.break_circuit(p_run_id, v_settled);
+    v_judged := backfill_private.judge_trial(p_run_id, v_settled);
   end if;
   return (
     select jsonb_build_object('state', r.state, 'reason', r.reason, 'settled', (
@@ -137,8 +139,9 @@ begin
           'error_code', i.error_code,
           'error_message', i.error_message) order by i.ordinal), '[]')
       from public.backfill_items as i
-      join jsonb_to_recordset(p_outcomes) as o (ordinal integer) using (ordinal)
-      where i.run_id = p_run_id))
+      where i.run_id = p_run_id
+        and (i.ordinal = any (v_judged)
+          or i.ordinal in (select (o ->> 'ordinal')::integer from jsonb_array_elements(p_outcomes) as o))))
     from public.backfill_runs as r
     where r.run_id = p_run_id);
 end

@@ -889,6 +889,7 @@ create table public.backfill_runs (
   failed_since integer not null default 0,
   failed_in_row integer not null default 0,
   troubled_batches integer not null default 0,
+  trials integer not null default 0,
   back_off_until timestamptz,
   back_off_reason text,
   canary text check (canary in ('passed', 'failed', 'overridden')),
@@ -962,6 +963,8 @@ comment on column public.backfill_runs.failed_in_row is
   'How many of the newest of these failed in a row.';
 comment on column public.backfill_runs.troubled_batches is
   'How many of the newest batches in a row brought no known outcome.';
+comment on column public.backfill_runs.trials is
+  'How often an error that could be every session''s proved to be one session''s since the run was started or resumed.';
 comment on column public.backfill_runs.back_off_until is
   'No batch starts before this. back_off_reason says why.';
 comment on column public.backfill_runs.back_off_reason is
@@ -1008,6 +1011,7 @@ create table public.backfill_items (
   unknown_outcomes integer not null default 0,
   is_alone boolean not null default false,
   not_before timestamptz,
+  trial text check (trial in ('aside', 'called', 'agreed', 'resumed')),
   started_at timestamptz,
   settled_at timestamptz,
   failed_step text,
@@ -1032,6 +1036,9 @@ create unique index backfill_items_fence on public.backfill_items (fence_hash) w
 
 -- A session is leased once over all runs. The few live leases are found here too, to see which ran out.
 create unique index backfill_items_one_lease on public.backfill_items (source, session_id) where state = 'leased';
+
+-- The few sessions whose error may be every session's.
+create index backfill_items_trial on public.backfill_items (run_id, ordinal) where trial is not null;
 
 -- The next batch.
 create index backfill_items_pending on public.backfill_items (run_id, ordinal) where state = 'pending';
@@ -1061,13 +1068,17 @@ comment on column public.backfill_items.state is
 comment on column public.backfill_items.attempts is
   'How often the session was leased for scoring.';
 comment on column public.backfill_items.crowded_out is
-  'Attempts that were rolled back because of what others did at the same time. The fifth is a failure.';
+  'Attempts that were rolled back because of what others did at the same time, of which the fifth is a failure, or '
+  'that were asked to wait while others were not, of which the sixth is.';
 comment on column public.backfill_items.unknown_outcomes is
   'Attempts that ended nobody knows how and left no row. They have a budget of their own, of eight.';
 comment on column public.backfill_items.is_alone is
   'True: in bulk it was not well beside others in one transaction, so a call of its own decides.';
 comment on column public.backfill_items.not_before is
   'When a session that ran into trouble may be tried again.';
+comment on column public.backfill_items.trial is
+  'aside: its error may be every session''s, so it waits until another session was tried alone. called: it is or was '
+  'that one. agreed: that one met such an error too. resumed: it met one before somebody resumed the run.';
 comment on column public.backfill_items.started_at is
   'When its newest attempt was leased.';
 comment on column public.backfill_items.settled_at is
@@ -1519,9 +1530,11 @@ $$;
 --
 -- of      whose code it is: PostgreSQL's (sqlstate), PostgREST's (postgrest) or an HTTP status (http)
 -- class   a code, or the beginning of codes. The longest match wins
--- direct  what it means for a session whose call came through the API: see backfill_private.decide_outcomes
+-- direct  what it means for a session whose call came through the API: see backfill_private.decide_outcomes. stop: it
+--         could be every session's, so another one is tried alone, see backfill_private.judge_trial
 -- bulk    the same for a call inside the database, in a subtransaction. Null: no such code is seen there
--- kept    what replaces the message, which may hold values of a row. Null: its first 500 characters are kept
+-- kept    what replaces the message, which may hold values of a row. Null: its first 500 characters are kept. The names
+--         of relations, functions, types and columns are no contents
 -- why     the reason
 create view backfill_private.faults with (security_invoker = true) as
 select * from (values
@@ -1540,10 +1553,11 @@ select * from (values
   ('sqlstate', '40001', 'again', 'again', null, 'rolled back for sure, for what others wrote at the same time'),
   ('sqlstate', '40P01', 'again', 'again', null, 'rolled back for sure, as the victim of a deadlock'),
   ('sqlstate', '55P03', 'again', 'again', null, 'rolled back for sure, for a lock that others held'),
-  ('sqlstate', '25006', 'stop', 'stop', null, 'the database takes no writes, of any session'),
-  ('sqlstate', '42501', 'stop', 'stop', null, 'a right is missing for every session. The message names objects alone'),
-  ('sqlstate', '42883', 'stop', 'stop', 'syntax error or unknown name', 'a function is missing for every session'),
-  ('sqlstate', '42P01', 'stop', 'stop', 'syntax error or unknown name', 'a table is missing for every session'),
+  ('sqlstate', '25006', 'stop', 'stop', null, 'the database takes no writes, maybe of any session'),
+  ('sqlstate', '42501', 'stop', 'stop', null, 'a right is missing, maybe for every session'),
+  ('sqlstate', '42883', 'stop', 'stop', null, 'a function is missing, maybe for every session'),
+  ('sqlstate', '42P01', 'stop', 'stop', null, 'a table is missing, maybe for every session'),
+  ('sqlstate', 'PT429', 'slow', 'slow', null, 'the function asks for fewer calls, through the API with status 429'),
   ('sqlstate', 'OB011', 'released', 'released', null, 'this attempt may no longer write, so the session is given back'),
   ('sqlstate', 'OB012', 'released', 'released', null, 'the run may no longer write, so the session is given back'),
   ('sqlstate', 'OB018', 'failed', 'failed', null, 'the gate refused a write. It is critical, and pauses the run'),
@@ -1551,6 +1565,9 @@ select * from (values
   ('sqlstate', '0A', 'failed', 'failed', 'feature not supported', 'the message may quote the statement'),
   ('sqlstate', '20', 'failed', 'failed', 'case not found', 'the message may hold the value that no case was for'),
   ('sqlstate', '22', 'failed', 'failed', 'data exception', 'the message quotes the value'),
+  ('sqlstate', '22001', 'failed', 'failed', null, 'the message names the type that was too short, not the value'),
+  ('sqlstate', '22004', 'failed', 'failed', null, 'there is no value to quote'),
+  ('sqlstate', '22012', 'failed', 'failed', null, 'the message quotes no operand'),
   ('sqlstate', '26', 'failed', 'failed', 'invalid SQL statement name',
     'the message quotes a name, maybe made of values'),
   ('sqlstate', '2F', 'failed', 'failed', 'SQL routine exception', 'the message may quote the statement'),
@@ -1558,10 +1575,8 @@ select * from (values
   ('sqlstate', '38', 'failed', 'failed', 'external routine exception', 'another language puts what it likes in there'),
   ('sqlstate', '39', 'failed', 'failed', 'external routine invocation exception',
     'another language puts what it likes in there'),
-  ('sqlstate', '3D', 'failed', 'failed', 'invalid catalog name', 'the message quotes a name, maybe made of values'),
-  ('sqlstate', '3F', 'failed', 'failed', 'invalid schema name', 'the message quotes a name, maybe made of values'),
-  ('sqlstate', '42', 'failed', 'failed', 'syntax error or unknown name',
-    'the message quotes SQL, maybe made of values'),
+  ('sqlstate', '42601', 'failed', 'failed', 'syntax error', 'the message quotes SQL, maybe made of values'),
+  ('sqlstate', '42602', 'failed', 'failed', 'invalid name', 'the message quotes a text that is no name'),
   ('sqlstate', '54', 'failed', 'failed', 'program limit exceeded', 'the message may quote the value that was too long'),
   ('sqlstate', '58', 'failed', 'failed', 'system error', 'the message may quote the name of a file'),
   ('sqlstate', 'F0', 'failed', 'failed', 'configuration file error', 'the message may quote the file'),
@@ -1571,19 +1586,20 @@ select * from (values
   ('postgrest', 'PGRST001', 'unknown', null, null, 'PostgREST lost the database, maybe after the commit'),
   ('postgrest', 'PGRST002', 'unknown', null, null, 'PostgREST could not read the schema yet'),
   ('postgrest', 'PGRST003', 'unknown', null, null, 'PostgREST found no free connection in time'),
-  ('postgrest', 'PGRST106', 'stop', null, null, 'the schema is not exposed, for any session'),
-  ('postgrest', 'PGRST202', 'stop', null, null, 'the function is not there, for any session'),
-  ('postgrest', 'PGRST203', 'stop', null, null, 'several functions have this name, for every session'),
-  ('postgrest', 'PGRST205', 'stop', null, null, 'the table is not there, for any session'),
-  ('postgrest', 'PGRST301', 'stop', null, null, 'the key is no valid token, for any session'),
-  ('postgrest', 'PGRST302', 'stop', null, null, 'a call without a key is not allowed, for any session'),
-  ('postgrest', 'PGRST303', 'stop', null, null, 'the claims of the token are refused, for every session'),
-  ('http', '3', 'stop', null, null, 'the API has another address, for every session'),
-  ('http', '401', 'stop', null, null, 'the key is refused, for every session'),
-  ('http', '403', 'stop', null, null, 'the key may not do this, for any session'),
+  ('postgrest', 'PGRST106', 'stop', null, null, 'the schema is not exposed, maybe for any session'),
+  ('postgrest', 'PGRST202', 'stop', null, null, 'the function is not there, maybe for any session'),
+  ('postgrest', 'PGRST203', 'stop', null, null, 'several functions have this name, maybe for every session'),
+  ('postgrest', 'PGRST205', 'stop', null, null, 'the table is not there, maybe for any session'),
+  ('postgrest', 'PGRST301', 'stop', null, null, 'the key is no valid token, maybe for any session'),
+  ('postgrest', 'PGRST302', 'stop', null, null, 'a call without a key is not allowed, maybe for any session'),
+  ('postgrest', 'PGRST303', 'stop', null, null, 'the claims of the token are refused, maybe for every session'),
+  ('http', '3', 'stop', null, null, 'the API has another address, maybe for every session'),
+  ('http', '401', 'stop', null, null, 'the key is refused, maybe for every session'),
+  ('http', '403', 'stop', null, null, 'the key may not do this, or this session''s owner has not agreed'),
+  ('http', '404', 'stop', null, null, 'the function is not there, or it has nothing for this session'),
   ('http', '408', 'unknown', null, null, 'a gateway waited too long. The call may go on behind it'),
   ('http', '425', 'unknown', null, null, 'a gateway would not risk a replay. Another copy of the call may have run'),
-  ('http', '429', 'slow', null, null, 'the API asks for fewer calls, which is no failure'),
+  ('http', '429', 'slow', null, null, 'the API asks for fewer calls, of every session or of this one'),
   ('http', '500', 'unknown', null, null, 'something between broke, and nobody says whether before or after the commit'),
   ('http', '502', 'unknown', null, null, 'a gateway got no proper answer. The call may have committed'),
   ('http', '503', 'unknown', null, null, 'a gateway found nobody to answer, maybe after the call had begun'),
@@ -1594,7 +1610,7 @@ select * from (values
   ('http', '523', 'unknown', null, null, 'Cloudflare does not reach the project'),
   ('http', '524', 'unknown', null, null, 'Cloudflare waited too long. The call may go on behind it'),
   ('http', '530', 'unknown', null, null, 'Cloudflare could not find the project'),
-  ('http', '540', 'stop', null, null, 'the project is paused, for every session'),
+  ('http', '540', 'stop', null, null, 'the project is paused, maybe for every session'),
   ('http', '544', 'unknown', null, null, 'the database took too long for the platform. The call may go on'),
   ('http', '546', 'unknown', null, null, 'an Edge Function was stopped at its limits, maybe after it wrote')
 ) as fault (of, class, direct, bulk, kept, why);
@@ -2127,6 +2143,7 @@ begin
       failed_since = case when p_to = 'running' then 0 else failed_since end,
       failed_in_row = case when p_to = 'running' then 0 else failed_in_row end,
       troubled_batches = case when p_to = 'running' then 0 else troubled_batches end,
+      trials = case when p_to = 'running' then 0 else trials end,
       back_off_until = case when p_to = 'running' then null else back_off_until end,
       finished_at = case when p_to in ('completed', 'rejected', 'cancelled', 'expired', 'rolled_back') then v_now end
   where run_id = p_run_id;
@@ -4835,7 +4852,8 @@ $$;
 
 -- Note what a batch ran into. A run that gets no answer backs off, and is paused after eight batches without one. A run
 -- that is told to slow down by a 429 waits as long as it was told: no claim and no call in bulk is granted before
--- back_off_until. Trouble that would hit every session pauses the run at once.
+-- back_off_until. A session that is told so again while others are not waits by itself. Trouble that may hit every
+-- session is tried on another one, see trial.sql.
 --
 -- p_outcomes  as the worker told them
 -- p_settled   as decided, see backfill_private.decide_outcomes
@@ -4857,9 +4875,11 @@ begin
     concat_ws(' ', left(o ->> 'code', 20), backfill_private.kept_message(o ->> 'code', o ->> 'message')) as what
   into v_trouble
   from jsonb_array_elements(p_outcomes) as o
-  where o ->> 'outcome' in ('stop', 'slow', 'unknown')
+  where o ->> 'outcome' in ('slow', 'unknown')
+    and not (o ->> 'outcome' = 'slow' and exists (
+      select from public.backfill_items as i
+      where i.run_id = p_run_id and i.ordinal = (o ->> 'ordinal')::integer and i.crowded_out > 1))
   order by
-    o ->> 'outcome' = 'stop' desc,
     o ->> 'outcome' = 'slow' desc,
     (o ->> 'retry_after_s')::numeric desc nulls last
   limit 1;
@@ -4879,9 +4899,7 @@ begin
     where run_id = p_run_id
     returning troubled_batches into v_batches;
   end if;
-  if v_trouble.kind = 'stop' then
-    perform backfill_private.hold(p_run_id, 'every call would fail: ' || v_trouble.what);
-  elsif v_trouble.kind = 'unknown' and v_batches >= 8 and exists (
+  if v_trouble.kind = 'unknown' and v_batches >= 8 and exists (
     select from public.backfill_items as i
     where i.run_id = p_run_id
       and i.state = 'pending'
@@ -4970,6 +4988,7 @@ as $$
     and p_run.request ->> 'mode' = 'bulk'
     and p_run.approved_until > backfill_private.clock()
     and coalesce(p_run.back_off_until <= backfill_private.clock(), true)
+    and not backfill_private.is_on_trial(p_run.run_id)
     and not backfill_private.is_elsewhere(p_run)
     and p_run.fingerprint is not distinct from backfill_private.definitions(p_run.target)
     and to_regclass(backfill_private.standing_view(p_run.target)) is not null
@@ -5787,6 +5806,8 @@ begin
   else
     v_pace := backfill_private.allowance(v_run);
     v_answer := case
+      when backfill_private.is_on_trial(p_run_id)
+        then backfill_private.call_witness(v_run, v_phase, p_claim_id, p_worker, v_pace.wait_s)
       when not p_apart and v_phase <> 'priority' and v_pace.wait_s = 0 and v_run.request ->> 'mode' = 'bulk'
         and backfill_private.next_items(p_run_id, v_phase, 1) is not null
         then '{"granted": [], "bulk": true}'
@@ -5861,23 +5882,38 @@ as $$
 declare
   v_phase text := backfill_private.pending_phase(p_run.run_id);
   v_grants jsonb := backfill_private.grant_batch(p_run, p_claim_id, p_worker, p_limit);
-  v_tired record;
 begin
   if jsonb_array_length(v_grants) > 0 then
     return jsonb_build_object('granted', v_grants);
   elsif backfill_private.pending_phase(p_run.run_id) is distinct from v_phase then
     return backfill_private.claim_batch(p_run.run_id, p_claim_id, p_worker, true);
   end if;
+  return backfill_private.wait_for_ready(p_run.run_id, v_phase);
+end
+$$;
+
+-- No pending session of a phase is ready: wait until the first has backed off, or until other runs give theirs back.
+create function backfill_private.wait_for_ready(p_run_id uuid, p_phase text)
+returns jsonb
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_tired record;
+begin
   select i.not_before, i.session_id, i.error_code, i.error_message into v_tired
   from public.backfill_items as i
-  where i.run_id = p_run.run_id and i.state = 'pending' and i.phase = v_phase
+  where i.run_id = p_run_id
+    and i.state = 'pending'
+    and i.phase = p_phase
+    and coalesce(i.trial, 'resumed') = 'resumed'
   order by i.not_before nulls first
   limit 1;
   if v_tired.not_before > backfill_private.clock() then
     return backfill_private.wait_until(v_tired.not_before, 'back-off',
       concat_ws(' ', 'session', v_tired.session_id, 'met', v_tired.error_code, v_tired.error_message));
   end if;
-  return backfill_private.wait_for('leases', 1, backfill_private.lease_holders(p_run.run_id));
+  return backfill_private.wait_for('leases', 1, backfill_private.lease_holders(p_run_id));
 end
 $$;
 
@@ -6301,10 +6337,11 @@ $$;
 
 -- Lease the next items of one phase.
 --
--- p_limit  at most so many
--- returns  the leased items' grants: [{ordinal, session_id, phase, batch, fence, steps}]
+-- p_limit       at most so many
+-- p_is_witness  one alone, see backfill_private.next_witness
+-- returns       the leased items' grants: [{ordinal, session_id, phase, batch, fence, steps}]
 create function backfill_private.lease_items(
-  p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer
+  p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer, p_is_witness boolean
 )
 returns jsonb
 language plpgsql
@@ -6319,12 +6356,19 @@ begin
   -- leased, and never beside calls in bulk, whose leases nobody sees.
   perform pg_advisory_xact_lock(backfill_private.target_lock(p_run.target));
   loop
-    v_ordinals := backfill_private.next_items(p_run.run_id, v_phase, p_limit);
+    v_ordinals := case
+      when p_is_witness then backfill_private.next_witness(p_run.run_id, v_phase)
+      else backfill_private.next_items(p_run.run_id, v_phase, p_limit) end;
     exit when v_ordinals is null;
     v_skipped := backfill_private.skip_filled(p_run, v_ordinals)
       + backfill_private.skip_unselected(p_run, v_ordinals);
     exit when v_skipped = 0;
   end loop;
+  if p_is_witness then
+    update public.backfill_items as i
+    set trial = 'called'
+    where i.run_id = p_run.run_id and i.ordinal = any (v_ordinals);
+  end if;
   perform backfill_private.look_before(p_run, v_ordinals);
   return backfill_private.grant_fences(p_run, v_ordinals, p_claim_id, p_worker);
 end
@@ -6348,6 +6392,7 @@ as $$
     where i.run_id = p_run_id
       and i.state = 'pending'
       and (i.not_before is null or i.not_before <= backfill_private.clock())
+      and coalesce(i.trial, 'resumed') = 'resumed'
     order by i.ordinal
     limit 1
   )
@@ -6355,9 +6400,11 @@ as $$
   from first as f
 $$;
 
--- The next pending items of a phase, locked. Those that another run has leased, and those that back off, are passed
--- over.
-create function backfill_private.next_items(p_run_id uuid, p_phase text, p_limit integer)
+-- Pending items of a phase in the order of the plan, locked. Those that another run has leased, and those that back off
+-- or are set aside, are passed over.
+--
+-- p_is_tired  those that ran into trouble before. Else those that did not
+create function backfill_private.ready_items(p_run_id uuid, p_phase text, p_is_tired boolean, p_limit integer)
 returns integer[]
 language sql
 set search_path = pg_catalog, pg_temp
@@ -6370,6 +6417,8 @@ as $$
       and i.state = 'pending'
       and i.phase = p_phase
       and (i.not_before is null or i.not_before <= backfill_private.clock())
+      and coalesce(i.trial, 'resumed') = 'resumed'
+      and (i.not_before is not null or i.trial is not null) = p_is_tired
       and not exists (
         select from public.backfill_items as other
         where other.source = i.source and other.session_id = i.session_id and other.state = 'leased')
@@ -6377,6 +6426,23 @@ as $$
     limit p_limit
     for update of i skip locked
   ) as n
+$$;
+
+-- The next pending items of a phase, locked. One that ran into trouble gives way: it goes behind the others.
+create function backfill_private.next_items(p_run_id uuid, p_phase text, p_limit integer)
+returns integer[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_next integer[] := backfill_private.ready_items(p_run_id, p_phase, false, p_limit);
+begin
+  if coalesce(cardinality(v_next), 0) < p_limit then
+    v_next := v_next
+      || backfill_private.ready_items(p_run_id, p_phase, true, p_limit - coalesce(cardinality(v_next), 0));
+  end if;
+  return v_next;
+end
 $$;
 
 -- Lease these items under new fences. The fences leave the database here and nowhere else.
@@ -6420,15 +6486,17 @@ as $$
 $$;
 
 -- Grant a batch: count its starts, set when the next may start, record it in the chain.
+--
+-- p_is_witness  see backfill_private.lease_items
 create function backfill_private.grant_batch(
-  p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer
+  p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer, p_is_witness boolean default false
 )
 returns jsonb
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_grants jsonb := backfill_private.lease_items(p_run, p_claim_id, p_worker, p_limit);
+  v_grants jsonb := backfill_private.lease_items(p_run, p_claim_id, p_worker, p_limit, p_is_witness);
 begin
   if jsonb_array_length(v_grants) = 0 then
     return v_grants;
@@ -6687,6 +6755,7 @@ begin
     end if;
     perform backfill_private.check_share(v_run);
     update public.backfill_runs set canary = 'overridden' where run_id = p_run_id and canary = 'failed';
+    update public.backfill_items set trial = 'resumed' where run_id = p_run_id and trial in ('aside', 'agreed');
     perform backfill_private.move(p_run_id, 'running');
   end if;
   return (select jsonb_build_object('run_id', r.run_id, 'state', r.state, 'was', v_run.reason, 'answered', v_answered)
@@ -6728,7 +6797,8 @@ begin
       error_message = null,
       crowded_out = 0,
       unknown_outcomes = 0,
-      not_before = null
+      not_before = null,
+      trial = null
   where run_id = p_run_id and state = 'failed';
   get diagnostics v_sessions = row_count;
   if v_sessions > 0 and v_run.state = 'completed' then
@@ -6941,7 +7011,8 @@ $$;
 
 -- The rule: what an item becomes, from the rows that are there and what the worker saw.
 --
--- p_crowded_out  with this one. A call that was rolled back because of others is made five times
+-- p_crowded_out  with this one. A call that was rolled back because of others is made five times. One that is asked to
+--                wait while others are not is made six times. 0 while nobody knows whether the others are, too
 -- p_unknowns     with this one, if it is unknown. An outcome may stay unknown eight times. 0 while nobody knows whether
 --                the API is alive, because its trouble is not a session's
 create function backfill_private.outcome(
@@ -6965,7 +7036,7 @@ begin
   elsif p_outcome = 'answered' or p_code = 'OB020' then
     state := 'failed'; step := p_without_row; code := 'OB017';
     message := 'no effect: the function answered and left no row of the wanted version';
-  elsif p_outcome in ('released', 'stop', 'slow') or (backfill_private.fault(p_code)).direct = 'released' then
+  elsif p_outcome = 'released' or (backfill_private.fault(p_code)).direct = 'released' then
     state := 'pending';
   else
     step := p_step; code := left(p_code, 20);
@@ -6973,10 +7044,13 @@ begin
     state := case
       when p_outcome = 'failed' then 'failed'
       when p_outcome = 'again' and p_crowded_out >= 5 then 'failed'
+      when p_outcome = 'slow' and p_crowded_out >= 6 then 'failed'
       when p_outcome in ('unknown', 'lost') and p_unknowns >= 8 then 'failed'
       else 'pending' end;
     if state = 'failed' and p_outcome in ('unknown', 'lost') then
       message := left(format('the outcome stayed unknown %s times: %s', p_unknowns, message), 500);
+    elsif state = 'failed' and p_outcome = 'slow' then
+      message := left(format('asked to wait %s times while others were not: %s', p_crowded_out, message), 500);
     end if;
   end if;
 end
@@ -6990,10 +7064,10 @@ $$;
 --             answered  every call came back well
 --             failed    a call failed, and would fail again
 --             again     a call was rolled back, and may well succeed
---             slow      too many requests
+--             slow      too many requests, of this session or of all
 --             unknown   nobody knows whether a call happened
 --             lost      the same, and the worker is gone
---             stop      a call failed in a way that all others would
+--             stop      a call failed in a way that all others may: see trial.sql
 --             released  not called
 --             beside    in bulk, not well after another session in one transaction. It is called again alone
 -- returns     the settled items: [{ordinal, session_id, state, failed_step, error_code, error_message, is_critical}]
@@ -7013,11 +7087,12 @@ declare
   v_settled jsonb;
   v_is_alive boolean := backfill_private.has_known_outcome(p_outcomes) or not exists (
     select from public.backfill_items as i where i.run_id = p_run_id and i.state = 'pending');
+  v_is_free boolean := backfill_private.are_others_free(p_run_id, p_outcomes);
 begin
   with told as (
-    select o.*
+    select o.*, (o.outcome = 'again' or o.outcome = 'slow' and v_is_free)::integer as is_crowded
     from jsonb_to_recordset(p_outcomes)
-      as o (ordinal integer, outcome text, answered text[], step text, code text, message text)
+      as o (ordinal integer, outcome text, answered text[], step text, code text, message text, retry_after_s numeric)
   ), seen as (
     select e.ordinal,
       -- If receipts are inferred, a row without one is somebody else's or came late. No receipt of ours is missing.
@@ -7035,7 +7110,8 @@ begin
     join public.backfill_targets as g on g.target = i.source and g.component = e.component
     group by e.ordinal
   ), decided as (
-    select t.ordinal, t.outcome, o.*, i.crowded_out + (t.outcome = 'again')::integer as crowded_out,
+    select t.ordinal, t.outcome, t.retry_after_s, o.*, i.crowded_out + t.is_crowded as crowded_out,
+      t.outcome = 'stop' and (backfill_private.fault(t.code)).direct is distinct from 'released' as is_suspect,
       i.unknown_outcomes + (not s.is_complete and t.outcome in ('unknown', 'lost'))::integer as unknowns
     from told as t
     join seen as s using (ordinal)
@@ -7044,12 +7120,17 @@ begin
       -- An error about a call that committed all the same is no failure: what is left is the next step.
       -- Nor is it the failure of its step if one before it had answered and left no row.
       -- Of a session that somebody else has filled in part, the rest is scored anew: the gate may have refused it.
-      case when t.ordinal = any (v_raced) and t.code is distinct from 'OB018' then 'released'
-        when t.outcome <> 'failed' then t.outcome when s.step_is_done then 'released'
-        when s.without_row = any (t.answered) then 'answered' else t.outcome end,
-      case when t.step = any (i.components) then t.step end, nullif(t.code, case when t.ordinal = any (v_raced)
-        then 'OB020' end), t.message,
-      i.crowded_out + 1, case when v_is_alive then i.unknown_outcomes + 1 else 0 end) as o
+      case
+        when t.ordinal = any (v_raced) and t.code is distinct from 'OB018' then 'released'
+        when t.outcome = 'stop' and i.trial = 'resumed' and backfill_private.has_done(p_run_id) then 'failed'
+        when t.outcome <> 'failed' then t.outcome
+        when s.step_is_done then 'released'
+        when s.without_row = any (t.answered) then 'answered'
+        else t.outcome end,
+      case when t.step = any (i.components) then t.step end,
+      nullif(t.code, case when t.ordinal = any (v_raced) then 'OB020' end), t.message,
+      case when t.is_crowded = 1 then i.crowded_out + 1 else 0 end,
+      case when v_is_alive then i.unknown_outcomes + 1 else 0 end) as o
   ), written as (
     update public.backfill_items as i
     set state = case when d.state = 'done' and i.filled @> i.components then 'skipped' else d.state end,
@@ -7057,7 +7138,13 @@ begin
         crowded_out = d.crowded_out, unknown_outcomes = d.unknowns, is_alone = d.outcome = 'beside',
         not_before = case when d.state <> 'pending' then null
           when d.outcome = 'unknown' then backfill_private.clock() + backfill_private.back_off(d.unknowns)
-          when d.outcome = 'again' then backfill_private.clock() + backfill_private.back_off(d.crowded_out) end,
+          when d.outcome = 'again' then backfill_private.clock() + backfill_private.back_off(d.crowded_out)
+          when d.outcome = 'slow' then backfill_private.clock() + greatest(
+            backfill_private.back_off(greatest(d.crowded_out, 1)),
+            case when d.retry_after_s > 0 then least(d.retry_after_s, 3600) end * interval '1 second') end,
+        trial = case
+          when d.state = 'pending' and d.is_suspect then case i.trial when 'called' then 'agreed' else 'aside' end
+          when i.trial = 'resumed' and d.state = 'pending' or i.trial = 'called' and d.state = 'done' then i.trial end,
         settled_at = case when d.state <> 'pending' then backfill_private.clock() end,
         lease_until = null, lease_kind = null, claim_id = null, worker = null
     from decided as d
@@ -7067,6 +7154,34 @@ begin
   select coalesce(jsonb_agg(to_jsonb(w) order by w.ordinal), '[]') into v_settled from written as w;
   return v_settled;
 end
+$$;
+
+-- Are the other sessions of a run not asked to wait, so that one that is has a limit of its own? They are not if any of
+-- its batch or of the batch before came to a known end, or if every one that is left has a limit of its own.
+--
+-- p_outcomes  see backfill_private.decide_outcomes
+create function backfill_private.are_others_free(p_run_id uuid, p_outcomes jsonb)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+  select backfill_private.has_known_outcome(p_outcomes)
+    or exists (select from public.backfill_runs as r where r.run_id = p_run_id and r.troubled_batches = 0)
+    or not exists (
+      select from public.backfill_items as i
+      where i.run_id = p_run_id and i.state = 'pending' and i.crowded_out = 0 and i.trial is null)
+$$;
+
+-- Has any session of this run been done?
+create function backfill_private.has_done(p_run_id uuid)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select exists (select from public.backfill_items as i where i.run_id = p_run_id and i.state = 'done')
 $$;
 
 -- Take the fences of leased items away, so that their attempts can no longer commit, and infer receipts if need be.
@@ -7211,7 +7326,7 @@ $$;
 -- Settle the outcomes of a claimed batch. Safe to call again: what is settled stays as it was.
 --
 -- p_outcomes  see backfill_private.decide_outcomes. Only items still leased under this claim are settled
--- returns     {state, reason, settled: […]}
+-- returns     {state, reason, settled: […]}, with the sessions that a witness's outcome has settled, see judge_trial
 -- raises      OB001 no such run, OB010 not allowed
 create function backfill_private.settle(p_run_id uuid, p_claim_id uuid, p_outcomes jsonb)
 returns jsonb
@@ -7222,6 +7337,7 @@ as $$
 declare
   v_mine jsonb;
   v_settled jsonb := '[]'::jsonb;
+  v_judged integer[];
 begin
   perform backfill_private.authorize('apply');
   perform backfill_private.check_outcomes(p_outcomes);
@@ -7237,6 +7353,7 @@ begin
     perform backfill_private.record_batch(p_run_id, p_claim_id, v_settled);
     perform backfill_private.note_trouble(p_run_id, v_mine, v_settled);
     perform backfill_private.break_circuit(p_run_id, v_settled);
+    v_judged := backfill_private.judge_trial(p_run_id, v_settled);
   end if;
   return (
     select jsonb_build_object('state', r.state, 'reason', r.reason, 'settled', (
@@ -7248,8 +7365,9 @@ begin
           'error_code', i.error_code,
           'error_message', i.error_message) order by i.ordinal), '[]')
       from public.backfill_items as i
-      join jsonb_to_recordset(p_outcomes) as o (ordinal integer) using (ordinal)
-      where i.run_id = p_run_id))
+      where i.run_id = p_run_id
+        and (i.ordinal = any (v_judged)
+          or i.ordinal in (select (o ->> 'ordinal')::integer from jsonb_array_elements(p_outcomes) as o))))
     from public.backfill_runs as r
     where r.run_id = p_run_id);
 end
@@ -7350,6 +7468,199 @@ as $$
     and c.component <> all (i.filled)
     and (e.is_wanted and e.has_receipt) is not true
   group by i.ordinal
+$$;
+
+-- from sql/60_apply/trial.sql
+-- Trials: is an error one session's, or every session's?
+--
+-- A table that is missing, a right, a function, a refusal: what a call met may be met by every other, or by its session
+-- alone. So the session is set aside, and another, the witness, is tried alone. If the witness meets the same error the
+-- run is paused with the cause, and no session has failed. If the witness is done, those that were set aside have
+-- failed, each with its own error, and the run goes on. A session's part in this stands in backfill_items.trial.
+
+-- Is any session of this run set aside?
+create function backfill_private.is_on_trial(p_run_id uuid)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select from public.backfill_items as i
+    where i.run_id = p_run_id and i.state = 'pending' and i.trial in ('aside', 'agreed'))
+$$;
+
+-- How many witnesses have to meet the same error before a run is paused for it. If no session was done since the run
+-- was started or resumed, one is enough. Else there is reason to think that it is not every session's: then it is
+-- three, and one more for each time that it was not.
+create function backfill_private.witnesses_needed(p_run public.backfill_runs)
+returns integer
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when p_run.settled_since > p_run.failed_since then least(3 + p_run.trials, 10) else 1 end
+$$;
+
+-- The next witness: a session that is ready and, if possible, has met no trouble. Neighbours in the plan may share a
+-- cause, such as a tenant. So the first is the last of the phase, the second from the middle, and so on.
+--
+-- returns  its ordinal, locked. Null if no session is ready
+create function backfill_private.next_witness(p_run_id uuid, p_phase text)
+returns integer[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_agreed integer := (
+    select count(*) from public.backfill_items as i where i.run_id = p_run_id and i.trial = 'agreed');
+  v_last integer := (
+    select min(i.ordinal) + ((max(i.ordinal) - min(i.ordinal)) / power(2, least(v_agreed, 30)))::integer
+    from public.backfill_items as i
+    where i.run_id = p_run_id and i.state = 'pending' and i.phase = p_phase and i.trial is null);
+begin
+  return coalesce(
+    (
+      select array_agg(w.ordinal)
+      from (
+        select i.ordinal
+        from public.backfill_items as i
+        where i.run_id = p_run_id
+          and i.state = 'pending'
+          and i.phase = p_phase
+          and i.ordinal <= v_last
+          and i.trial is null
+          and i.not_before is null
+          and not exists (
+            select from public.backfill_items as other
+            where other.source = i.source and other.session_id = i.session_id and other.state = 'leased')
+        order by i.ordinal desc
+        limit 1
+        for update of i skip locked) as w),
+    backfill_private.next_items(p_run_id, p_phase, 1));
+end
+$$;
+
+-- The phase of a session that may be a witness, now or once it has backed off. The canary judges itself. Null if no
+-- other session is left.
+create function backfill_private.witness_phase(p_run_id uuid, p_phase text)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select i.phase
+  from public.backfill_items as i
+  where i.run_id = p_run_id
+    and i.state = 'pending'
+    and coalesce(i.trial, 'resumed') = 'resumed'
+    and (i.phase = p_phase or p_phase <> 'priority')
+  order by i.phase <> p_phase, i.ordinal
+  limit 1
+$$;
+
+-- Call the next witness, once nothing else of the run is under way. If no other session is left, judge without one.
+--
+-- p_phase   of the next batch, see backfill_private.pending_phase
+-- p_wait_s  as the throttle says
+-- returns   see backfill_private.claim_batch
+create function backfill_private.call_witness(
+  p_run public.backfill_runs, p_phase text, p_claim_id uuid, p_worker text, p_wait_s numeric
+)
+returns jsonb
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_phase text := backfill_private.witness_phase(p_run.run_id, p_phase);
+  v_grants jsonb := '[]'::jsonb;
+begin
+  if exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.state = 'leased') then
+    return backfill_private.wait_for('leases', 1, backfill_private.lease_holders(p_run.run_id));
+  elsif v_phase is not null and p_wait_s > 0 then
+    return backfill_private.wait_for('throttle', p_wait_s,
+      format('%s starts per minute', p_run.request ->> 'throttle_per_minute'));
+  elsif v_phase is not null then
+    v_grants := backfill_private.grant_batch(p_run, p_claim_id, p_worker, 1, true);
+    v_phase := backfill_private.witness_phase(p_run.run_id, p_phase);
+  end if;
+  if v_grants <> '[]' then
+    return jsonb_build_object('granted', v_grants);
+  elsif v_phase is not null then
+    return backfill_private.wait_for_ready(p_run.run_id, v_phase);
+  end if;
+  perform backfill_private.judge_trial(p_run.run_id, null);
+  return backfill_private.claim_batch(p_run.run_id, p_claim_id, p_worker, false);
+end
+$$;
+
+-- Judge the sessions that are set aside.
+--
+-- p_settled  the batch that was just settled, see backfill_private.decide_outcomes. Null: no witness is left
+-- returns    the ordinals of the sessions that have failed by this
+create function backfill_private.judge_trial(p_run_id uuid, p_settled jsonb)
+returns integer[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_run public.backfill_runs;
+  v_same record;
+begin
+  if not backfill_private.is_on_trial(p_run_id) then
+    return '{}';
+  end if;
+  select * into v_run from public.backfill_runs where run_id = p_run_id;
+  select
+    i.error_code as code,
+    (array_agg(i.error_message order by i.ordinal))[1] as message,
+    count(*) filter (where i.trial = 'agreed') as agreed
+  into v_same
+  from public.backfill_items as i
+  where i.run_id = p_run_id and i.state = 'pending' and i.trial in ('aside', 'agreed')
+  group by i.error_code
+  having count(*) > 1
+  order by agreed desc, count(*) desc, i.error_code
+  limit 1;
+  if found and (v_same.agreed >= backfill_private.witnesses_needed(v_run)
+    or p_settled is null and (v_same.agreed > 0 or v_run.settled_since = v_run.failed_since))
+  then
+    perform backfill_private.hold(p_run_id,
+      concat_ws(' ', 'every call would fail:', v_same.code, v_same.message));
+  elsif p_settled is null or exists (
+    select from public.backfill_items as i
+    join jsonb_to_recordset(p_settled) as s (ordinal integer, state text) using (ordinal)
+    where i.run_id = p_run_id and i.trial = 'called' and s.state = 'done'
+  ) then
+    return backfill_private.fail_set_aside(p_run_id);
+  end if;
+  return '{}';
+end
+$$;
+
+-- The sessions that are set aside have failed, each with the error that it met.
+--
+-- returns  their ordinals
+create function backfill_private.fail_set_aside(p_run_id uuid)
+returns integer[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_settled jsonb;
+begin
+  with failed as (
+    update public.backfill_items as i
+    set state = 'failed', trial = null, settled_at = backfill_private.clock()
+    where i.run_id = p_run_id and i.state = 'pending' and i.trial in ('aside', 'agreed')
+    returning i.ordinal, i.session_id, i.state, i.failed_step, i.error_code, i.error_message, false as is_critical
+  )
+  select jsonb_agg(to_jsonb(f) order by f.ordinal) into v_settled from failed as f;
+  update public.backfill_runs set trials = trials + 1 where run_id = p_run_id;
+  perform backfill_private.record_batch(p_run_id, null, v_settled);
+  perform backfill_private.break_circuit(p_run_id, v_settled);
+  return array(select (s ->> 'ordinal')::integer from jsonb_array_elements(v_settled) as s);
+end
 $$;
 
 -- from sql/70_verify/buckets.sql
@@ -11429,8 +11740,9 @@ to authenticated, service_role;
 
 -- All columns but the fence's hash, which only the gate needs.
 grant select (run_id, ordinal, source, session_id, session_at, components, category, phase, batch, state, attempts,
-  crowded_out, unknown_outcomes, is_alone, not_before, started_at, settled_at, failed_step, error_code, error_message,
-  filled, unselected, worker, claim_id, lease_kind, lease_until) on public.backfill_items to authenticated, service_role;
+  crowded_out, unknown_outcomes, is_alone, not_before, trial, started_at, settled_at, failed_step, error_code,
+  error_message, filled, unselected, worker, claim_id, lease_kind, lease_until)
+on public.backfill_items to authenticated, service_role;
 
 -- What a decision says. Its trigger decides whether it counts.
 grant insert (run_id, digest, decision, approver, note) on public.backfill_approvals to authenticated, service_role;

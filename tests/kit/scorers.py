@@ -22,6 +22,10 @@ begin
     return jsonb_build_object('status', 'no fc responses');
   elsif v_how = 'right' then
     raise exception 'permission denied for table fc_scores' using errcode = '42501';
+  elsif v_how = 'tenant' then
+    execute format('select from %I.visits', 'tenant_new');
+  elsif v_how = 'quota' then
+    raise sqlstate 'PT429' using message = 'over its quota';
   elsif v_how = 'foreign' then
     update public.fc_scores set created_at = now() where fc_scores.session_id <> $1;
   end if;
@@ -34,7 +38,7 @@ grant execute on function public.score_fc_session(uuid, text, text) to service_r
 
 
 def misbehave(db: psycopg.Connection[Any], how: dict[str, list[str]]) -> None:
-    """Install the new scorer. how: {"fail" | "nothing" | "right" | "foreign": [session id]}."""
+    """Install the new scorer. how: what it does, see MISBEHAVING: [session id]."""
     row = db.execute(
         "select pg_get_functiondef('public.score_fc_session(uuid,text,text)'::regprocedure) as text"
     ).fetchone()

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from tests.rules import batches, canary, leases, requests, settling, standing, trouble, verification
+from tests.rules import (
+    batches,
+    canary,
+    leases,
+    requests,
+    settling,
+    standing,
+    trial,
+    trouble,
+    verification,
+)
 from tests.rules.case import Case, Db, Rule, answer, holds
 from tests.rules.world import prepare
 
@@ -12,6 +22,7 @@ RULES = (
     *settling.RULES,
     *batches.RULES,
     *trouble.RULES,
+    *trial.RULES,
     *leases.RULES,
     *canary.RULES,
     *requests.RULES,

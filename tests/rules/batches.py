@@ -10,7 +10,7 @@ from tests.rules.case import Case, Rule
 from tests.rules.settling import NO_EFFECT, NO_RECEIPT
 from tests.rules.standing import receipt
 from tests.rules.trouble import STEADY, told
-from tests.rules.world import OTHER_RUN, RUN, item, stand_in
+from tests.rules.world import OTHER_RUN, RUN, item, run_has, stand_in
 
 CLAIM = "22222222-2222-4222-8222-222222222222"
 ITEMS = """
@@ -61,6 +61,8 @@ def fail(step: str, code: str = "P0001", **more: Any) -> dict[str, Any]:
     return told("failed", step=step, code=code, message="no", **more)
 
 
+SLOW = told("slow", step="score", code="429", message="x")
+STOPPED = told("stop", step="score", code="42501", message="x")
 UNKNOWN = told("unknown", step="score", code="transport", message="x")
 DONE = [1, "done", None, None, 0, 0, None]
 OF_ANOTHER = leased(1, run=OTHER_RUN, session_id="x", fence_hash="x")
@@ -183,6 +185,55 @@ BATCHES = Rule(
         after(
             "crowded out the fifth time", [[1, "failed", "score", "40001", 5, 0, None]],
             (told("again", step="score", code="40001"),), leased(1, crowded_out=4),
+        ),
+        after(
+            "asked to wait, as others were not", [[1, "pending", "score", "429", 3, 0, 3]],
+            (SLOW,), leased(1, crowded_out=2),
+        ),
+        after(
+            "asked to wait for a while", [[1, "pending", "score", "429", 3, 0, 30]],
+            ({**SLOW, "retry_after_s": 30},), leased(1, crowded_out=2),
+        ),
+        after(
+            "asked to wait for too long", [[1, "pending", "score", "429", 3, 0, 3600]],
+            ({**SLOW, "retry_after_s": 7200},), leased(1, crowded_out=2),
+        ),
+        after(
+            "asked to wait, as others are", [[1, "pending", "score", "429", 2, 0, 2], WAITING],
+            (SLOW,), run_has(troubled_batches=1), leased(1, crowded_out=2), WAITS,
+        ),
+        after(
+            "asked to wait for the first time, as others are",
+            [[1, "pending", "score", "429", 0, 0, 1], WAITING],
+            (SLOW,), run_has(troubled_batches=1), leased(1), WAITS,
+        ),
+        after(
+            "asked to wait the sixth time, as others were not",
+            [[1, "failed", "score", "429", 6, 0, None]],
+            (SLOW,), leased(1, crowded_out=5),
+        ),
+        after(
+            "asked to wait the sixth time, as others are",
+            [[1, "pending", "score", "429", 5, 0, 5], WAITING],
+            (SLOW,), run_has(troubled_batches=1), leased(1, crowded_out=5), WAITS,
+        ),
+        after(
+            "what may hit every session", [[1, "pending", "score", "42501", 0, 0, None]],
+            (STOPPED,), leased(1),
+        ),
+        after(
+            "the same after a resume", [[1, "pending", "score", "42501", 0, 0, None]],
+            (STOPPED,), leased(1, trial="resumed"),
+        ),
+        after(
+            "the same after a resume, and another was done",
+            [[1, "failed", "score", "42501", 0, 0, None], [2, "done", None, None, 0, 0, None]],
+            (STOPPED,), leased(1, trial="resumed"), item(2, state="done"),
+        ),
+        after(
+            "the same, and another was done",
+            [[1, "pending", "score", "42501", 0, 0, None], [2, "done", None, None, 0, 0, None]],
+            (STOPPED,), leased(1), item(2, state="done"),
         ),
         after(
             "unknown, while others wait",

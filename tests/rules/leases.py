@@ -57,6 +57,15 @@ PENDING_PHASE = Rule(
             item(2, phase="historical", not_before=LATER),
             item(1, run=OTHER_RUN, phase="priority"),
         ),
+        *(
+            phase(
+                f"the first is {trial}",
+                "recent" if trial == "resumed" else "historical",
+                item(1, trial=trial),
+                item(2, phase="historical"),
+            )
+            for trial in ("aside", "agreed", "resumed")
+        ),
     ),
 )
 
@@ -68,7 +77,7 @@ def following(name: str, wanted: list[int] | None, *given: str, most: int = 9) -
 
 NEXT_ITEMS = Rule(
     "the next sessions",
-    ("next_items",),
+    ("next_items", "ready_items"),
     (
         following("nothing is left", None, item(1, state="done"), item(2, run=OTHER_RUN)),
         following("in the order of the plan", [1, 2, 3], item(3), item(1), item(2)),
@@ -78,6 +87,16 @@ NEXT_ITEMS = Rule(
             "none that backs off", [2, 3],
             item(1, not_before=LATER), item(2), item(3, not_before=NOW),
         ),
+        following(
+            "none that is set aside", [2, 3],
+            item(1, trial="aside"), item(2), item(3, trial="resumed"), item(4, trial="agreed"),
+        ),
+        following(
+            "what ran into trouble gives way", [2, 4, 1],
+            item(1, not_before=NOW), item(2), item(3, trial="resumed"), item(4), most=3,
+        ),
+        following("and comes when alone", [1], item(1, not_before=NOW), item(2, state="done")),
+        following("and no more than wanted", [2], item(1, not_before=NOW), item(2), most=1),
         following(
             "none that another run holds",
             [2, 3],
@@ -142,6 +161,8 @@ MAY_BULK = Rule(
         ),
         canary_of("there is no canary", True, item(1), item(2, phase="priority")),
         canary_of("another run has one", True, item(1, run=OTHER_RUN, phase="priority")),
+        canary_of("a session is set aside", False, item(1, trial="aside"), said="passed"),
+        canary_of("one was before a resume", True, item(1, trial="resumed"), said="passed"),
         bulk("planned for another project", False, STAGING, environment="production"),
         bulk("planned for no project by name", False, STAGING),
         bulk("planned for this one", True, STAGING, environment="Staging"),

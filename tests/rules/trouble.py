@@ -77,7 +77,6 @@ ANSWERED = json.dumps([told("answered")])
 SEVEN = run_has(troubled_batches=7)
 SIX = run_has(troubled_batches=6)
 NO_ANSWER = "no known outcome in 8 batches in a row, the last: transport ReadTimeout"
-EVERY = "every call would fail: 42501 no right"
 STOP = told("stop", 2, code="42501", message="no right")
 
 NOTE_TROUBLE = Rule(
@@ -133,20 +132,48 @@ NOTE_TROUBLE = Rule(
             [{**UNKNOWN, "retry_after_s": 50}, slow(10, 2)],
             ("running", None, 4, 10, "429 wait"),
         ),
-        trouble("stop", [STOP], ("paused", EVERY, 3, 60, "earlier")),
+        trouble("what may hit every session", [STOP], EARLIER),
         trouble(
-            "stop before the rest",
+            "slow before the rest",
             [slow(10), UNKNOWN, STOP, {**UNKNOWN, "ordinal": 3, "retry_after_s": 50}],
-            ("paused", EVERY, 3, 60, "earlier"),
+            ("running", None, 4, 10, "429 wait"),
+        ),
+        trouble("the same beside answered", [told("answered"), STOP], FORGOTTEN),
+        trouble(
+            "slow, a session's first time",
+            [slow(30)],
+            ("running", None, 4, 30, "429 wait"),
+            given=(BEFORE, item(1, crowded_out=1)),
         ),
         trouble(
-            "stop beside answered", [told("answered"), STOP], ("paused", EVERY, 0, None, "earlier")
+            "slow, a session's second time",
+            [slow(30)],
+            EARLIER,
+            given=(BEFORE, item(1, crowded_out=2)),
         ),
         trouble(
-            "stop in a run that is held already",
-            [STOP],
-            ("cancelled", "enough", 0, None, None),
-            given=(run_has(state="cancelled", reason="enough"),),
+            "slow again, beside one that is slow",
+            [slow(30), slow(20, 2)],
+            ("running", None, 4, 20, "429 wait"),
+            given=(BEFORE, item(1, crowded_out=2), item(2, crowded_out=1)),
+        ),
+        trouble(
+            "slow again, beside one that is answered",
+            [slow(30), told("answered", 2)],
+            FORGOTTEN,
+            given=(BEFORE, item(1, crowded_out=2)),
+        ),
+        trouble(
+            "slow, another run's second time",
+            [slow(30)],
+            ("running", None, 4, 30, "429 wait"),
+            given=(BEFORE, item(1, crowded_out=1), item(1, run=OTHER_RUN, crowded_out=2)),
+        ),
+        trouble(
+            "unknown, and often crowded out",
+            [UNKNOWN],
+            ("running", None, 4, 4, "transport ReadTimeout"),
+            given=(BEFORE, item(1, crowded_out=2)),
         ),
         trouble(
             "contents are kept out",
