@@ -20,6 +20,7 @@ MARKS = (
     "other tables",
     "undo",
 )
+REPEATED = "calls that the API repeats"  # only if any was seen
 # The sample's scorer is copied aside; the new one does something before or after it.
 SCORER = """
 create or replace function public.score_fc_session(session_id uuid, version text, basis text)
@@ -73,6 +74,7 @@ BAD: dict[str, tuple[str, str, str]] = {
         "perform from public.secret_weights;",
         "",
     ),
+    "repeated by the API": ("", "raise sqlstate '40001' using message = 'again';", ""),
     "slow": ("", "perform pg_sleep(60);", ""),
     "deferred constraint": (DEFERRED, "", ""),
 }
@@ -94,11 +96,15 @@ SAYS: dict[str, dict[str, tuple[str, str]]] = {
     "needs a right": {
         "scoring calls": ("fail", "42501 permission denied for table secret_weights"),
     },
+    "repeated by the API": {
+        "scoring calls": ("fail", "score_fc_session: 40001 again"),
+        REPEATED: ("fail", "score_fc_session raised 40001. PostgREST before version 16 calls"),
+    },
     "slow": {"scoring calls": ("fail", "score_fc_session: slower than the limit of a statement")},
     "deferred constraint": {"scoring calls": ("fail", "a deferred constraint: 23503")},
 }  # fmt: skip
 # Of these no session can be scored, so nothing else can be said of them.
-HOPELESS = {"needs a right", "slow", "deferred constraint"}
+HOPELESS = {"needs a right", "repeated by the API", "slow", "deferred constraint"}
 
 
 def replace_scorer(
@@ -152,7 +158,8 @@ def test_a_bad_scorer_shows_before_approval(
     was = contents(project)
     marks = marks_of(bf.plan(**REHEARSED))
     assert contents(project) == was
-    for name in MARKS:
+    assert (REPEATED in marks) == (REPEATED in SAYS[what])
+    for name in MARKS + ((REPEATED,) if REPEATED in marks else ()):
         status, detail = marks[name]
         if name in SAYS[what]:
             assert status == SAYS[what][name][0]

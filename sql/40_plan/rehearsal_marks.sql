@@ -222,6 +222,7 @@ declare
   v_name text;
 begin
   return next backfill_private.scoring_calls_mark(p_run_id);
+  return query select m from backfill_private.repetition_mark(p_run_id) as m where m is not null;
   if p_figures -> 'took_ms' is null or p_figures -> 'took_ms' = 'null' then
     foreach v_name in array '{scoring time,second call,one transaction,existing rows,other tables,undo}'::text[] loop
       return next backfill_private.mark('rehearsal: ' || v_name, 'warn', 'not rehearsed');

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.rules.batches import STOPPED, WHOLE, call, leased
+from tests.rules.batches import OF_ANOTHER, STOPPED, WHOLE, call, leased
 from tests.rules.case import Case, Rule
-from tests.rules.trouble import STEADY, told
-from tests.rules.world import OTHER_RUN, RUN, item, run_has
+from tests.rules.trouble import STEADY, Told, told
+from tests.rules.world import OTHER_RUN, RUN, item, run_has, stand_in
 
 LATER = "2025-11-02T12:00:01Z"
 SCORE = {"step": "score", "code": "42501", "message": "no right"}
@@ -333,4 +333,62 @@ OTHERS_FREE = Rule(
     ),
 )
 
-RULES = (IS_ON_TRIAL, WITNESSES_NEEDED, NEXT_WITNESS, WITNESS_PHASE, JUDGE, TRIAL, OTHERS_FREE)
+REPEATING = "select jsonb_agg(o ->> 'outcome') from jsonb_array_elements({}) as o"
+
+
+def unheard(name: str, wanted: list[str], outcomes: list[Told], pids: str, *given: str) -> Case:
+    """A case of a batch. pids: of the calls that the API repeats, given whether none is beside."""
+    looks = stand_in(
+        "repeating_backends(p_target text, p_is_alone boolean)", "integer[]", f"select {pids}"
+    )
+    said = f"backfill_private.judge_unheard('{RUN}', '{json.dumps(outcomes)}')"
+    return Case(name, REPEATING.format(said), (), wanted, (looks, *given))
+
+
+ALONE = "case when p_is_alone then '{7}' else '{}' end::integer[]"
+LOST = told("unknown", step="score", code="transport", message="ReadTimeout")
+HELD = "the API repeats a scoring call without end"
+UNHEARD = Rule(
+    "whether the API repeats a call that nobody heard of",
+    ("judge_unheard", "hold"),
+    (
+        unheard("no call is repeated", ["unknown"], [LOST], "'{}'::integer[]"),
+        unheard("one is", ["failed"], [LOST], "'{7}'::integer[]"),
+        unheard("all were heard", ["answered"], [told("answered")], "'{7}'::integer[]"),
+        unheard(
+            "those that were heard stay", ["answered", "failed"],
+            [told("answered"), {**LOST, "ordinal": 2}], "'{7}'::integer[]",
+        ),
+        unheard("no other call is under way", ["failed"], [LOST], ALONE, leased(1), item(2)),
+        unheard("another is under way", ["unknown"], [LOST], ALONE, leased(1), leased(2)),
+        unheard("another run's is", ["failed"], [LOST], ALONE, leased(1), OF_ANOTHER),
+        Case(
+            "the run is paused, and says how to end it",
+            "select state || ': ' || reason from public.backfill_runs"
+            f" where run_id = '{RUN}'",
+            (),
+            f"paused: {HELD}: a function raises 40001, which PostgREST before version 16 calls"
+            " again. End it in the SQL editor: select pg_terminate_backend(pid) from"
+            " unnest(array[7, 8]) as pid; Then score inside the database: backfill plan --like"
+            f" {RUN} --mode bulk",
+            (
+                stand_in(
+                    "repeating_backends(p_target text, p_is_alone boolean)", "integer[]",
+                    "select '{7,8}'::integer[]",
+                ),
+                f"select backfill_private.judge_unheard('{RUN}', '{json.dumps([LOST])}')",
+            ),
+        ),
+    ),
+)  # fmt: skip
+
+RULES = (
+    UNHEARD,
+    IS_ON_TRIAL,
+    WITNESSES_NEEDED,
+    NEXT_WITNESS,
+    WITNESS_PHASE,
+    JUDGE,
+    TRIAL,
+    OTHERS_FREE,
+)
