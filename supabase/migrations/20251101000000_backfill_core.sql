@@ -1941,31 +1941,33 @@ set plan_cache_mode = force_custom_plan
 as $$
 declare
   v_source backfill_private.sources;
+  v_key text;
   v_look text := case
-    when p_ordinals is null then 'left join %s as g on g.id = s.%I'
-    else 'left join lateral (select g.id, g.excluded from %s as g where g.id = s.%I offset 0) as g on true'
+    when p_ordinals is null then 'left join %s as g on g.id = %s'
+    else 'left join lateral (select g.id, g.excluded from %s as g where g.id = %s offset 0) as g on true'
   end;
 begin
   select * into strict v_source from backfill_private.sources as o where o.target = p_run.target;
+  v_key := 'item.session_id::' || backfill_private.column_type(v_source.source_table, v_source.key_column);
   perform set_config('backfill.request', p_run.request::text, true);
   return query execute format(
     'select item.ordinal, item.session_id, case
-       when s.%2$I is null then %5$L
-       when g.id is null then %6$L
-       else g.excluded end
+       when g.id is not null then g.excluded
+       when exists (select from %1$s as s where s.%2$I = %3$s) then %6$L
+       else %7$L end
      from public.backfill_items as item
-     left join %1$s as s on s.%2$I = item.session_id::%3$s
-     ' || format(v_look, backfill_private.standing_view(p_run.target)::regclass, v_source.key_column) || '
+     %4$s
      where item.run_id = $1
        and item.state = $3
-       and %4$s
+       and %5$s
        and (g.id is null or g.excluded is not null)',
     v_source.source_table::regclass,
     v_source.key_column,
-    backfill_private.column_type(v_source.source_table, v_source.key_column),
+    v_key,
+    format(v_look, backfill_private.standing_view(p_run.target)::regclass, v_key),
     case when p_ordinals is null then 'true' else 'item.ordinal = any ($2)' end,
-    'gone from ' || backfill_private.bare_name(v_source.source_table),
-    'the target no longer selects it')
+    'the target no longer selects it',
+    'gone from ' || backfill_private.bare_name(v_source.source_table))
   using p_run.run_id, p_ordinals, p_state;
   perform set_config('backfill.request', '', true);
 end
