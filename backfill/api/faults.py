@@ -123,6 +123,14 @@ _BY_START = {(meaning.of, meaning.starts): meaning for meaning in MEANINGS}
 # Statuses that apply to every call, so they win over the code: too many calls, moved.
 _SAID_BY_THE_STATUS = ("429", "3")
 _ABSENT, _FAILED = 404, 500
+# Codes of PostgREST about what was asked for, which is always ours, and of PostgreSQL about any
+# name. Code of the user's raises the latter too, about names of its own.
+_ASKED_IN_VAIN = {"PGRST202", "PGRST205"}
+_NAMES_NOTHING = {"42883", "42P01", "3F000"}
+_OURS = re.compile(
+    r"\bbackfill_private\b|\bpublic\.backfill_(?:settings|targets|runs|items|receipts|approvals"
+    r"|events|transitions|run_progress|run_failures)\b"
+)
 
 
 def fault_of_api(
@@ -167,6 +175,11 @@ def fault_of_edge(
         kind = "session"
     said = _storable(message) if isinstance(message, str) and message else f"HTTP {status}"
     return Fault(kind, known[:20], _kept_message(known, said), retry_after_s)
+
+
+def is_of_ours_missing(code: str, message: str) -> bool:
+    """Whether an error of a call of ours says that something of our migrations is missing."""
+    return code in _ASKED_IN_VAIN or (code in _NAMES_NOTHING and bool(_OURS.search(message)))
 
 
 def fault_of_transport(name: str) -> Fault:

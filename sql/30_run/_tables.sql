@@ -262,6 +262,14 @@ comment on column public.backfill_events.prev_hash is
 comment on column public.backfill_events.hash is
   'SHA-256 over this event and prev_hash.';
 
+-- The columns that rows of a relation had when a receipt was written: [number, name, type, how it is generated] each,
+-- in their order. shape: SHA-256 of it.
+create table backfill_private.shapes (
+  shape bytea primary key,
+  relation oid not null,
+  columns jsonb not null
+);
+
 -- The batches that bulk calls have settled, until each is noted in the chain and looked at.
 create table backfill_private.unnoted (
   unnoted_id bigint generated always as identity primary key,

@@ -190,10 +190,7 @@ as $$
   select string_agg(
     format('%s: %s, %s (%s)',
       e.step,
-      case
-        when e.code = '57014' then 'slower than the limit of a statement'
-        else concat_ws(' ', e.code, e.message)
-      end,
+      case when e.is_limit then 'slower than the limit of a statement' else concat_ws(' ', e.code, e.message) end,
       e.sessions,
       e.categories),
     '; ' order by e.step, e.code)
@@ -201,6 +198,7 @@ as $$
     select
       r.error ->> 'step' as step,
       r.error ->> 'code' as code,
+      bool_or(r.error ->> 'is_limit' = 'true') as is_limit,
       min(r.error ->> 'message') as message,
       count(*) || case count(*) when 1 then ' session' else ' sessions' end as sessions,
       string_agg(distinct r.category, ', ' order by r.category) as categories
