@@ -53,7 +53,8 @@ as $$
   where t.target = p_target
 $$;
 
--- The name of a type, of a domain that of the type below: a cast to a domain would run its checks, which are the user's.
+-- The name of a type. Of a domain, that of the type below: a cast to a domain would run its checks, which are the
+-- user's code.
 create function backfill_private.base_type(p_type oid, p_typmod integer)
 returns text
 language sql

@@ -173,7 +173,8 @@ as $$
     select
       wanted.shape,
       bool_and(coalesce(c.is_same, false)) as is_same,
-      string_agg(case when c.is_computed then 'null' else format('t.%I', c.name) end, ', ' order by c.place) as row,
+      string_agg(case when c.is_computed or c.name is null then 'null' else format('t.%I', c.name) end,
+        ', ' order by c.place) as row,
       coalesce(string_agg(
         case
           when c.is_same then format('backfill_private.column_hash(t.%I) = x.after_columns[%s]', c.name, j.place)

@@ -213,7 +213,8 @@ end
 $$;
 
 -- Does the age of some sessions' rows prove that they are as a preview without conflicts saw them? If not, the rows
--- themselves must be looked at. Always null if other tables refer to the target's tables.
+-- themselves must be looked at. Always null if other tables refer to the target's tables, or a key column has another
+-- name now.
 create function backfill_private.undo_is_as_seen(p_undo backfill_private.undos, p_ordinals integer[])
 returns boolean
 language plpgsql
@@ -235,6 +236,9 @@ begin
       select from pg_constraint as c
       where c.contype = 'f'
         and c.confrelid = v_target.table_name::regclass
+    ) or exists (
+      select from unnest(v_target.key_columns) as k
+      where backfill_private.column_type(v_target.table_name, k) is null
     ) then
       return null;
     end if;

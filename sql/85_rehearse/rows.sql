@@ -1,6 +1,7 @@
 -- The rehearsal's rows: before, between and after the calls.
 
--- Keep the rows that a scratch run's session has in the target tables at this moment, each column as its type writes it.
+-- Keep the rows that a scratch run's session has in the target tables at this moment. Each column stands as its type
+-- writes it.
 create function backfill_private.keep_rows(p_scratch uuid, p_moment text)
 returns void
 language plpgsql

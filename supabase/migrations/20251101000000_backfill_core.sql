@@ -627,7 +627,8 @@ as $$
   where t.target = p_target
 $$;
 
--- The name of a type, of a domain that of the type below: a cast to a domain would run its checks, which are the user's.
+-- The name of a type. Of a domain, that of the type below: a cast to a domain would run its checks, which are the
+-- user's code.
 create function backfill_private.base_type(p_type oid, p_typmod integer)
 returns text
 language sql
@@ -1809,7 +1810,8 @@ as $$
     select
       wanted.shape,
       bool_and(coalesce(c.is_same, false)) as is_same,
-      string_agg(case when c.is_computed then 'null' else format('t.%I', c.name) end, ', ' order by c.place) as row,
+      string_agg(case when c.is_computed or c.name is null then 'null' else format('t.%I', c.name) end,
+        ', ' order by c.place) as row,
       coalesce(string_agg(
         case
           when c.is_same then format('backfill_private.column_hash(t.%I) = x.after_columns[%s]', c.name, j.place)
@@ -7527,6 +7529,83 @@ create type backfill_private.undo_terms as (
   is_alone boolean
 );
 
+-- from sql/80_undo/callers_path.sql
+-- The caller of an undo: what of theirs reaches the user's code that an undo sets off with its owner's rights.
+
+-- The search path under which an undo writes: the caller's, without schemas in which somebody without the owner's
+-- rights could put a thing of their own in place of what the user's code means. For an undo writes with its owner's
+-- rights, and so does every trigger that it sets off.
+--
+-- Temporary tables of such a caller are dropped: PostgreSQL would look for tables among them, whatever the path. Who
+-- has put a trigger with a function of their own on some table is refused. The right TRIGGER and a function in pg_temp
+-- are enough to make one, and older projects give TRIGGER to every API role.
+-- raises  OB010 a trigger's function belongs to the caller
+create function backfill_private.undo_path(p_search_path text)
+returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_schemas name[];
+begin
+  perform set_config('search_path', p_search_path, true);
+  v_schemas := pg_catalog.current_schemas(false);
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+  if not pg_has_role(session_user, current_user, 'member') then
+    perform backfill_private.refuse_callers_triggers();
+    if exists (select from pg_class as c where c.relnamespace = pg_my_temp_schema())
+      or exists (select from pg_type as t where t.typnamespace = pg_my_temp_schema()) then
+      discard temp;
+    end if;
+  end if;
+  return concat_ws(', ', 'pg_catalog', (
+    select string_agg(quote_ident(s.name), ', ' order by s.place)
+    from unnest(v_schemas) with ordinality as s (name, place)
+    join pg_namespace as n on n.nspname = s.name
+    where n.nspname <> 'pg_catalog'
+      and n.oid <> pg_my_temp_schema()
+      and (pg_has_role(session_user, current_user, 'member') or not exists (
+        select from (
+          select c.relnamespace as schema, c.relowner as owner from pg_class as c
+          union all
+          select t.typnamespace, t.typowner from pg_type as t
+          union all
+          select p.pronamespace, p.proowner from pg_proc as p
+          union all
+          select o.oprnamespace, o.oprowner from pg_operator as o
+        ) as made
+        where made.schema = n.oid
+          and pg_has_role(session_user, made.owner, 'member')))), 'pg_temp');
+end
+$$;
+
+-- Refuse a caller who has put a trigger with a function of their own on some table.
+--
+-- raises  OB010 see undo_path
+create function backfill_private.refuse_callers_triggers()
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_found record;
+begin
+  select t.tgname, t.tgrelid::regclass as tab, p.proowner::regrole as owner into v_found
+  from pg_trigger as t
+  join pg_proc as p on p.oid = t.tgfoid
+  where not t.tgisinternal
+    and pg_has_role(session_user, p.proowner, 'member')
+    and not pg_has_role(session_user, current_user, 'member')
+  limit 1;
+  if found then
+    perform backfill_private.refuse('OB010',
+      format('trigger %I on %s runs a function of %s, which an undo would run with the rights of %s',
+        v_found.tgname, v_found.tab, v_found.owner, current_user),
+      format('drop trigger %I on %s', v_found.tgname, v_found.tab));
+  end if;
+end
+$$;
+
 -- from sql/80_undo/confirm.sql
 -- Confirm an undo: exactly what the preview showed, piece by piece.
 
@@ -8003,7 +8082,8 @@ end
 $$;
 
 -- Does the age of some sessions' rows prove that they are as a preview without conflicts saw them? If not, the rows
--- themselves must be looked at. Always null if other tables refer to the target's tables.
+-- themselves must be looked at. Always null if other tables refer to the target's tables, or a key column has another
+-- name now.
 create function backfill_private.undo_is_as_seen(p_undo backfill_private.undos, p_ordinals integer[])
 returns boolean
 language plpgsql
@@ -8025,6 +8105,9 @@ begin
       select from pg_constraint as c
       where c.contype = 'f'
         and c.confrelid = v_target.table_name::regclass
+    ) or exists (
+      select from unnest(v_target.key_columns) as k
+      where backfill_private.column_type(v_target.table_name, k) is null
     ) then
       return null;
     end if;
@@ -8651,80 +8734,6 @@ exception when query_canceled or assert_failure or others then
 end
 $$;
 
--- The search path under which an undo writes: the caller's, without schemas in which somebody without the owner's
--- rights could put a thing of their own in place of what the user's code means. For an undo writes with its owner's
--- rights, and so does every trigger that it sets off.
---
--- Temporary tables of such a caller are dropped: PostgreSQL would look for tables among them, whatever the path. Who
--- has put a trigger with a function of their own on some table is refused. The right TRIGGER and a function in pg_temp
--- are enough to make one, and older projects give TRIGGER to every API role.
--- raises  OB010 a trigger's function belongs to the caller
-create function backfill_private.undo_path(p_search_path text)
-returns text
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_schemas name[];
-begin
-  perform set_config('search_path', p_search_path, true);
-  v_schemas := pg_catalog.current_schemas(false);
-  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-  if not pg_has_role(session_user, current_user, 'member') then
-    perform backfill_private.refuse_callers_triggers();
-    if exists (select from pg_class as c where c.relnamespace = pg_my_temp_schema())
-      or exists (select from pg_type as t where t.typnamespace = pg_my_temp_schema()) then
-      discard temp;
-    end if;
-  end if;
-  return concat_ws(', ', 'pg_catalog', (
-    select string_agg(quote_ident(s.name), ', ' order by s.place)
-    from unnest(v_schemas) with ordinality as s (name, place)
-    join pg_namespace as n on n.nspname = s.name
-    where n.nspname <> 'pg_catalog'
-      and n.oid <> pg_my_temp_schema()
-      and (pg_has_role(session_user, current_user, 'member') or not exists (
-        select from (
-          select c.relnamespace as schema, c.relowner as owner from pg_class as c
-          union all
-          select t.typnamespace, t.typowner from pg_type as t
-          union all
-          select p.pronamespace, p.proowner from pg_proc as p
-          union all
-          select o.oprnamespace, o.oprowner from pg_operator as o
-        ) as made
-        where made.schema = n.oid
-          and pg_has_role(session_user, made.owner, 'member')))), 'pg_temp');
-end
-$$;
-
--- Refuse a caller who has put a trigger with a function of their own on some table.
---
--- raises  OB010 see undo_path
-create function backfill_private.refuse_callers_triggers()
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_found record;
-begin
-  select t.tgname, t.tgrelid::regclass as tab, p.proowner::regrole as owner into v_found
-  from pg_trigger as t
-  join pg_proc as p on p.oid = t.tgfoid
-  where not t.tgisinternal
-    and pg_has_role(session_user, p.proowner, 'member')
-    and not pg_has_role(session_user, current_user, 'member')
-  limit 1;
-  if found then
-    perform backfill_private.refuse('OB010',
-      format('trigger %I on %s runs a function of %s, which an undo would run with the rights of %s',
-        v_found.tgname, v_found.tab, v_found.owner, current_user),
-      format('drop trigger %I on %s', v_found.tgname, v_found.tab));
-  end if;
-end
-$$;
-
 -- from sql/85_rehearse/rehearse.sql
 -- Rehearsal: the real scoring calls of a few sessions, made while planning and rolled back.
 --
@@ -8953,7 +8962,8 @@ $$;
 -- from sql/85_rehearse/rows.sql
 -- The rehearsal's rows: before, between and after the calls.
 
--- Keep the rows that a scratch run's session has in the target tables at this moment, each column as its type writes it.
+-- Keep the rows that a scratch run's session has in the target tables at this moment. Each column stands as its type
+-- writes it.
 create function backfill_private.keep_rows(p_scratch uuid, p_moment text)
 returns void
 language plpgsql
@@ -10972,7 +10982,8 @@ grant insert (run_id, digest, decision, approver, note) on public.backfill_appro
 
 -- All columns but the row before and the hashes of single columns, which only undo and verify need.
 grant select (receipt_id, run_id, ordinal, session_id, component, kind, operation, table_name, row_key, shape,
-  before_hash, after_hash, attempt, is_inferred, at, undone_at) on public.backfill_receipts to authenticated, service_role;
+  before_hash, after_hash, attempt, is_inferred, at, undone_at) on public.backfill_receipts
+to authenticated, service_role;
 
 grant select on backfill_private.faults to service_role;
 

@@ -36,8 +36,8 @@ def receipt(
         "insert into public.backfill_receipts (run_id, ordinal, session_id, component, kind,"
         " operation, table_name, row_key, shape, after_hash, attempt, at, undone_at)"
         f" select '{run}', {ordinal}, 's{ordinal}', '{component}', '{kind}', '{operation}',"
-        f" 'public.{table}', '{{}}', backfill_private.shape_of('public.{table}'::regclass), {after},"
-        " 1, backfill_private.clock(),"
+        f" 'public.{table}', '{{}}', backfill_private.shape_of('public.{table}'::regclass),"
+        f" {after}, 1, backfill_private.clock(),"
         f" {'backfill_private.clock()' if undone else 'null'}"
     )
 
