@@ -101,7 +101,7 @@ VALUES: dict[str, st.SearchStrategy[str]] = {
     "int4range": st.sampled_from(["empty", "(,)", "[1,5)", "(,7]"]),
     "tstzrange": st.sampled_from(["[2025-01-01,infinity)", "[2025-01-01,)", "(,)"]),
     "nummultirange": st.sampled_from(["{}", "{[1.50,2.0),(3,]}"]),
-    "tsvector": st.sampled_from(["'a b':1A,3 c", "''"]),
+    "tsvector": st.sampled_from(["'a b':1A,3 c", ""]),
     "tsquery": st.sampled_from(["'a b' & !c:*A", ""]),
     "jsonpath": st.just('strict $."a b"[*] ? (@ > 1.50)'),
     "public.mood": st.sampled_from(["sad", 'so, "so"', ""]),
@@ -120,6 +120,12 @@ VALUES: dict[str, st.SearchStrategy[str]] = {
 COLUMN = st.sampled_from(sorted(VALUES)).flatmap(
     lambda name: st.tuples(st.just(name), st.none() | VALUES[name], st.none() | VALUES[name])
 )
+# Settings of a session under which values are written and read otherwise.
+ODD_SETTINGS = """
+set local timezone = 'Asia/Kathmandu'; set local datestyle = 'German';
+set local intervalstyle = 'sql_standard'; set local extra_float_digits = -15;
+set local bytea_output = 'escape'; set local search_path = extensions, public
+"""
 WAYS = ["update", "update twice", "delete", "delete and insert"]
 
 
@@ -179,20 +185,28 @@ def undone(db: Db) -> list[dict[str, Any]]:
     return list(row["conflicts"])
 
 
-@given(columns=st.lists(COLUMN, min_size=1, max_size=6), way=st.sampled_from(WAYS))
+@given(
+    columns=st.lists(COLUMN, min_size=1, max_size=6),
+    way=st.sampled_from(WAYS),
+    is_odd=st.booleans(),
+)
 @settings(
-    max_examples=examples(500, at_a_push=60),
+    max_examples=examples(200, at_a_push=40),
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
-@example([("json", '"Bo\\u0000b"', None), ("jsonb", "null", None), ("text", "", None)], "update")
-@example([(kind, None, None) for kind in sorted(VALUES)], "delete")
+@example(
+    [("json", '"Bo\\u0000b"', None), ("jsonb", "null", None), ("text", "", None)], "update", True
+)
+@example([(kind, None, None) for kind in sorted(VALUES)], "delete", False)
 def test_an_overwritten_row_comes_back_bit_by_bit(
-    kept_db: Db, columns: list[tuple[str, str | None, str | None]], way: str
+    kept_db: Db, columns: list[tuple[str, str | None, str | None]], way: str, is_odd: bool
 ) -> None:
     """Columns of random types with random values, updated or deleted, then taken back."""
     with kept_db.transaction(force_rollback=True):
         written(kept_db, columns, way)
+        if is_odd:
+            kept_db.execute(ODD_SETTINGS.encode())
         assert undone(kept_db) == []
         [row] = kept_db.execute(
             b"select count(*) as rows, bool_and(record_image_eq(t, w)) as same"

@@ -9,9 +9,13 @@ from typing import Any
 
 import pytest
 
+import backfill
+from backfill.api.retries import Patience
+from backfill.run import plan
+from tests.conftest import Project
 from tests.kit import verbs
 from tests.kit.clocks import DatabaseClock
-from tests.kit.seed import CANARY
+from tests.kit.seed import CANARY, REHEARSED
 from tests.test_undo import Db, completed, undo
 from tests.test_undo_sets import overwriting, rows
 
@@ -176,8 +180,8 @@ def rehearsed(db: Db, event: str, body: str) -> tuple[dict[str, Any], dict[str, 
     """What is seen of one session, with a trigger on its scores, and the plan's marks."""
     db.execute(SCORES_WITH.format(event=event, body=body).encode())
     run_id = verbs.collected(db)
-    session = verbs.call(db, "backfill_rehearsal", p_run_id=run_id)[0]
-    seen = verbs.call(db, "backfill_rehearse", p_run_id=run_id, p_session_id=session)
+    for session in verbs.call(db, "backfill_rehearsal", p_run_id=run_id):
+        seen = verbs.call(db, "backfill_rehearse", p_run_id=run_id, p_session_id=session)
     plan = verbs.call(db, "backfill_seal", p_run_id=run_id)
     assert plan["state"] == "awaiting_approval"
     marks = rows(
@@ -220,3 +224,29 @@ def test_whatever_a_rehearsed_call_raises_is_a_mark(project_db: Db, code: str) -
     assert (seen["error"]["code"], seen["error"]["is_limit"]) == (code, False)
     assert marks["scoring calls"][0] == "fail"
     assert f"{code} no score" in marks["scoring calls"][1]
+
+
+ENDS_ITSELF = """
+create function public.end_itself() returns trigger language plpgsql as
+$$ begin
+  perform set_config('transaction_timeout', '1ms', true);
+  perform pg_sleep(1);
+  return null;
+end $$;
+create trigger end_itself after insert on public.fc_scores for each row
+execute function public.end_itself()
+"""
+
+
+def test_a_rehearsed_call_that_ends_its_own_connection_is_a_mark(
+    project: Project, bf: backfill.Backfill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No answer comes back. The plan is made, and says so."""
+    monkeypatch.setattr(plan, "REHEARSING", Patience(timeout_s=0.1, longest_wait_s=0.1))
+    project.db.execute(ENDS_ITSELF.encode())
+    [mark] = [
+        c for c in bf.plan(**REHEARSED, rehearse=1).checks if c.name == "rehearsal: scoring calls"
+    ]
+    assert mark.status == "fail"
+    # PostgreSQL 17 brought this limit. Before, the function fails in another way.
+    assert "no answer came back" in mark.detail or "42704" in mark.detail

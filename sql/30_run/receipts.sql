@@ -9,25 +9,49 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_columns jsonb;
   v_shape bytea;
+  v_stamp text;
+  v_columns jsonb;
 begin
-  select jsonb_agg(
-    jsonb_build_array(a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attgenerated)
-    order by a.attnum)
-  into v_columns
+  -- This runs for every row, so what costs more is left to the first row of a shape.
+  select string_agg(concat_ws(' ', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attgenerated), e'\n')
+  into v_stamp
   from pg_attribute as a
   where a.attrelid = p_relation
     and a.attnum > 0
     and not a.attisdropped;
-  v_shape := sha256(convert_to(p_relation::bigint || coalesce(v_columns::text, ''), 'UTF8'));
-  if not exists (select from backfill_private.shapes as s where s.shape = v_shape) then
-    insert into backfill_private.shapes (shape, relation, columns)
-    values (v_shape, p_relation, coalesce(v_columns, '[]'))
-    on conflict do nothing;
+  select s.shape into v_shape
+  from backfill_private.shapes as s
+  where s.relation = p_relation
+    and s.stamp = v_stamp;
+  if not found then
+    select coalesce(jsonb_agg(
+      jsonb_build_array(a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attgenerated)
+      order by a.attnum), '[]')
+    into v_columns
+    from pg_attribute as a
+    where a.attrelid = p_relation
+      and a.attnum > 0
+      and not a.attisdropped;
+    insert into backfill_private.shapes (shape, relation, stamp, columns)
+    values (sha256(convert_to(p_relation::text || e'\n' || v_stamp, 'UTF8')), p_relation, v_stamp, v_columns)
+    on conflict (shape) do update set shape = excluded.shape
+    returning shape into v_shape;
   end if;
   return v_shape;
 end
+$$;
+
+-- Note the shapes of a target's tables and of their partitions.
+create function backfill_private.note_shapes(p_target text)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  select count(backfill_private.shape_of(coalesce(part.relid, to_regclass(t.table_name))))
+  from public.backfill_targets as t
+  left join lateral pg_partition_tree(to_regclass(t.table_name)) as part on true
+  where t.target = p_target
 $$;
 
 -- The columns of a shape, and what became of each in a table.
@@ -82,7 +106,8 @@ begin
 end
 $$;
 
--- A row as JSON. What JSON cannot hold, such as a NUL that the type json keeps, stands there as the type writes it.
+-- A row as JSON, for its key and to compare its columns. What JSON cannot hold, such as a NUL that the type json keeps,
+-- stands there as a hash.
 create function backfill_private.row_json(p_row anyelement)
 returns jsonb
 language plpgsql
@@ -111,7 +136,7 @@ exception when assert_failure or others then
 end
 $$;
 
--- A value as JSON, or as its type writes it.
+-- A value as JSON. If JSON cannot hold it, a hash of what its type writes.
 create function backfill_private.value_json(p_value anyelement)
 returns jsonb
 language plpgsql
@@ -121,7 +146,7 @@ as $$
 begin
   return coalesce(to_jsonb(p_value), 'null');
 exception when assert_failure or others then
-  return to_jsonb(format('%s', p_value));
+  return to_jsonb(backfill_private.sha256_hex(format('%s', p_value)));
 end
 $$;
 

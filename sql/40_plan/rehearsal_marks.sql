@@ -19,6 +19,8 @@ as $$
     (s.seen ->> 'leased_ms')::numeric,
     s.seen -> 'calls',
     coalesce(nullif(s.seen -> 'error', 'null'), case
+      when s.seen is null
+      then '{"step": "the rehearsal", "code": "lost", "message": "no answer came back"}'
       when s.seen ->> 'without_effect' is not null
       then jsonb_build_object(
         'step', s.seen ->> 'without_effect',
@@ -27,7 +29,7 @@ as $$
     end),
     s.seen
   from backfill_private.rehearsals as s
-  where s.run_id = p_run_id and s.seen ? 'calls'
+  where s.run_id = p_run_id and (s.seen is null or s.seen ? 'calls')
 $$;
 
 -- Seconds that a run will take: its throttle's pace, or the calls if they take longer. Four sessions are called at a

@@ -54,6 +54,8 @@ begin
       perform backfill_private.check_share(v_run);
       perform backfill_private.move(p_run_id, 'running', null, jsonb_build_object('worker', left(p_worker, 200)));
     end if;
+    -- Else the first calls would note them, and the others wait for their commit.
+    perform backfill_private.note_shapes(v_run.target);
   end if;
   return (select jsonb_build_object('run_id', r.run_id, 'state', r.state, 'reason', r.reason)
           from public.backfill_runs as r where r.run_id = p_run_id);

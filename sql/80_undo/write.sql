@@ -214,7 +214,7 @@ begin
 end
 $$;
 
--- Undo one written row, if the database and the user's code allow it.
+-- Undo one written row, if nothing is against it: see undo_conflicts, the database, the user's code.
 --
 -- returns  null, or why not
 -- raises   57014 the statement was ended from outside, and with fewer sessions it may not be
@@ -226,8 +226,13 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_why text;
   v_is_back boolean;
 begin
+  v_why := backfill_private.undo_conflicts(p_table, array[p_row], true) ->> p_row.last_receipt::text;
+  if v_why is not null then
+    return v_why;
+  end if;
   perform backfill_private.undo_write(p_table, array[p_row], '{}', p_terms.path);
   perform backfill_private.check_deferred(p_terms.path);
   if not p_row.has_before then
@@ -284,9 +289,8 @@ begin
     -- PostgreSQL ends a statement only once at its time limit. After that nothing more of the user's is run.
     v_why := case
       when backfill_private.clock() >= p_terms.limit_at then 'undoing it meets the time limit of a statement'
-      else backfill_private.undo_conflicts(v_table, array[v_row], true) ->> v_row.last_receipt::text
+      else backfill_private.refusal_to_undo(v_table, v_row, p_terms)
     end;
-    v_why := coalesce(v_why, backfill_private.refusal_to_undo(v_table, v_row, p_terms));
     if v_why is not null then
       v_conflicts := v_conflicts || jsonb_build_object(v_row.last_receipt, v_why);
     end if;

@@ -1078,12 +1078,16 @@ comment on column public.backfill_events.hash is
   'SHA-256 over this event and prev_hash.';
 
 -- The columns that rows of a relation had when a receipt was written: [number, name, type, how it is generated] each,
--- in their order. shape: SHA-256 of it.
+-- in their order. stamp: the same as the catalog says it, to find the shape by. shape: SHA-256 of relation and stamp.
 create table backfill_private.shapes (
   shape bytea primary key,
   relation oid not null,
+  stamp text not null,
   columns jsonb not null
 );
+
+-- A relation has few shapes, and a stamp may be too long for an index.
+create index backfill_shapes_relations on backfill_private.shapes (relation);
 
 -- The batches that bulk calls have settled, until each is noted in the chain and looked at.
 create table backfill_private.unnoted (
@@ -1646,25 +1650,49 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_columns jsonb;
   v_shape bytea;
+  v_stamp text;
+  v_columns jsonb;
 begin
-  select jsonb_agg(
-    jsonb_build_array(a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attgenerated)
-    order by a.attnum)
-  into v_columns
+  -- This runs for every row, so what costs more is left to the first row of a shape.
+  select string_agg(concat_ws(' ', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attgenerated), e'\n')
+  into v_stamp
   from pg_attribute as a
   where a.attrelid = p_relation
     and a.attnum > 0
     and not a.attisdropped;
-  v_shape := sha256(convert_to(p_relation::bigint || coalesce(v_columns::text, ''), 'UTF8'));
-  if not exists (select from backfill_private.shapes as s where s.shape = v_shape) then
-    insert into backfill_private.shapes (shape, relation, columns)
-    values (v_shape, p_relation, coalesce(v_columns, '[]'))
-    on conflict do nothing;
+  select s.shape into v_shape
+  from backfill_private.shapes as s
+  where s.relation = p_relation
+    and s.stamp = v_stamp;
+  if not found then
+    select coalesce(jsonb_agg(
+      jsonb_build_array(a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attgenerated)
+      order by a.attnum), '[]')
+    into v_columns
+    from pg_attribute as a
+    where a.attrelid = p_relation
+      and a.attnum > 0
+      and not a.attisdropped;
+    insert into backfill_private.shapes (shape, relation, stamp, columns)
+    values (sha256(convert_to(p_relation::text || e'\n' || v_stamp, 'UTF8')), p_relation, v_stamp, v_columns)
+    on conflict (shape) do update set shape = excluded.shape
+    returning shape into v_shape;
   end if;
   return v_shape;
 end
+$$;
+
+-- Note the shapes of a target's tables and of their partitions.
+create function backfill_private.note_shapes(p_target text)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  select count(backfill_private.shape_of(coalesce(part.relid, to_regclass(t.table_name))))
+  from public.backfill_targets as t
+  left join lateral pg_partition_tree(to_regclass(t.table_name)) as part on true
+  where t.target = p_target
 $$;
 
 -- The columns of a shape, and what became of each in a table.
@@ -1719,7 +1747,8 @@ begin
 end
 $$;
 
--- A row as JSON. What JSON cannot hold, such as a NUL that the type json keeps, stands there as the type writes it.
+-- A row as JSON, for its key and to compare its columns. What JSON cannot hold, such as a NUL that the type json keeps,
+-- stands there as a hash.
 create function backfill_private.row_json(p_row anyelement)
 returns jsonb
 language plpgsql
@@ -1748,7 +1777,7 @@ exception when assert_failure or others then
 end
 $$;
 
--- A value as JSON, or as its type writes it.
+-- A value as JSON. If JSON cannot hold it, a hash of what its type writes.
 create function backfill_private.value_json(p_value anyelement)
 returns jsonb
 language plpgsql
@@ -1758,7 +1787,7 @@ as $$
 begin
   return coalesce(to_jsonb(p_value), 'null');
 exception when assert_failure or others then
-  return to_jsonb(format('%s', p_value));
+  return to_jsonb(backfill_private.sha256_hex(format('%s', p_value)));
 end
 $$;
 
@@ -3387,6 +3416,8 @@ as $$
     (s.seen ->> 'leased_ms')::numeric,
     s.seen -> 'calls',
     coalesce(nullif(s.seen -> 'error', 'null'), case
+      when s.seen is null
+      then '{"step": "the rehearsal", "code": "lost", "message": "no answer came back"}'
       when s.seen ->> 'without_effect' is not null
       then jsonb_build_object(
         'step', s.seen ->> 'without_effect',
@@ -3395,7 +3426,7 @@ as $$
     end),
     s.seen
   from backfill_private.rehearsals as s
-  where s.run_id = p_run_id and s.seen ? 'calls'
+  where s.run_id = p_run_id and (s.seen is null or s.seen ? 'calls')
 $$;
 
 -- Seconds that a run will take: its throttle's pace, or the calls if they take longer. Four sessions are called at a
@@ -5391,7 +5422,7 @@ begin
       'select item.ordinal, %1$L || f.fault
        from public.backfill_items as item
        join %2$s as t on %3$s
-       cross join lateral backfill_private.score_fault(to_jsonb(t.%4$I), $2) as f (fault)
+       cross join lateral backfill_private.score_fault(backfill_private.value_json(t.%4$I), $2) as f (fault)
        where item.run_id = $1
          and item.phase = ''priority''
          and item.state = ''done''
@@ -6384,6 +6415,8 @@ begin
       perform backfill_private.check_share(v_run);
       perform backfill_private.move(p_run_id, 'running', null, jsonb_build_object('worker', left(p_worker, 200)));
     end if;
+    -- Else the first calls would note them, and the others wait for their commit.
+    perform backfill_private.note_shapes(v_run.target);
   end if;
   return (select jsonb_build_object('run_id', r.run_id, 'state', r.state, 'reason', r.reason)
           from public.backfill_runs as r where r.run_id = p_run_id);
@@ -8619,7 +8652,7 @@ begin
 end
 $$;
 
--- Undo one written row, if the database and the user's code allow it.
+-- Undo one written row, if nothing is against it: see undo_conflicts, the database, the user's code.
 --
 -- returns  null, or why not
 -- raises   57014 the statement was ended from outside, and with fewer sessions it may not be
@@ -8631,8 +8664,13 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_why text;
   v_is_back boolean;
 begin
+  v_why := backfill_private.undo_conflicts(p_table, array[p_row], true) ->> p_row.last_receipt::text;
+  if v_why is not null then
+    return v_why;
+  end if;
   perform backfill_private.undo_write(p_table, array[p_row], '{}', p_terms.path);
   perform backfill_private.check_deferred(p_terms.path);
   if not p_row.has_before then
@@ -8689,9 +8727,8 @@ begin
     -- PostgreSQL ends a statement only once at its time limit. After that nothing more of the user's is run.
     v_why := case
       when backfill_private.clock() >= p_terms.limit_at then 'undoing it meets the time limit of a statement'
-      else backfill_private.undo_conflicts(v_table, array[v_row], true) ->> v_row.last_receipt::text
+      else backfill_private.refusal_to_undo(v_table, v_row, p_terms)
     end;
-    v_why := coalesce(v_why, backfill_private.refusal_to_undo(v_table, v_row, p_terms));
     if v_why is not null then
       v_conflicts := v_conflicts || jsonb_build_object(v_row.last_receipt, v_why);
     end if;
