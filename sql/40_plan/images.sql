@@ -2,8 +2,8 @@
 
 -- The columns of a table with a value that does not come back bit by bit from how its type writes it, or not at all.
 --
--- Only values can tell, so up to 1,000 rows are looked at. Types of which it is known are left out.
--- p_run_id  null: any rows. Else rows of the run's sessions, which it may overwrite
+-- Only values can tell, so some rows are looked at. Types of which it is known are left out.
+-- p_run_id  null: any 1,000 rows. Else the rows of the run's first 1,000 sessions, which it may overwrite
 create function backfill_private.lossy_columns(p_target public.backfill_targets, p_run_id uuid)
 returns text[]
 language plpgsql
@@ -20,6 +20,16 @@ declare
   v_column record;
   v_is_exact boolean;
   v_lossy text[] := array[]::text[];
+  v_rows text := case
+    when p_run_id is null then format('(select * from %s limit 1000) as t', p_target.table_name::regclass)
+    else format(
+      '(select i.session_id from public.backfill_items as i where i.run_id = %L order by i.ordinal limit 1000) as item
+       join %s as t on t.%I = item.session_id::%s',
+      p_run_id,
+      p_target.table_name::regclass,
+      p_target.session_column,
+      backfill_private.column_type(p_target.table_name, p_target.session_column))
+  end;
 begin
   for v_column in
     select
@@ -38,18 +48,12 @@ begin
   loop
     begin
       execute format(
-        'select bool_and(row(s.was) operator(pg_catalog.*=) row(format(''%%s'', s.was)::%1$s))
-         from (
-           select t.%2$I::%1$s as was
-           from %3$s as t
-           where t.%2$I is not null %4$s
-           limit 1000) as s',
-        v_column.base, v_column.name, p_target.table_name::regclass,
-        case when p_run_id is not null then format(
-          'and exists (
-             select from public.backfill_items as i
-             where i.run_id = %L
-               and i.session_id = t.%I::text)', p_run_id, p_target.session_column) end)
+        'select bool_and(record_image_eq(row(s.was), row(format(''%%s'', s.was)::%1$s)))
+         from (select t.%2$I::%1$s as was from %3$s) as s
+         where s.was is not null',
+        v_column.base,
+        v_column.name,
+        v_rows)
       into v_is_exact;
     exception when assert_failure or others then
       v_is_exact := false;
@@ -63,6 +67,8 @@ end
 $$;
 
 -- The marks on before-images, of a check and of a plan. None if every value comes back.
+--
+-- p_run_id  null in a check
 create function backfill_private.image_marks(p_target text, p_run_id uuid)
 returns setof jsonb
 language sql
@@ -71,13 +77,17 @@ set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.line(
     'before-images of ' || t.table_name,
-    case when p_run_id is null then 'warn' else 'fail' end,
-    'an undo cannot restore exactly what is overwritten in ' || array_to_string(l.columns, ', '),
+    case when planned.columns <> '{}' then 'fail' else 'warn' end,
+    'an undo cannot restore exactly what is overwritten in '
+      || array_to_string(coalesce(nullif(planned.columns, '{}'), standing.columns), ', '),
     'keep a copy of these rows before the run, or let the scoring function leave them as they are')
   from public.backfill_targets as t
-  cross join lateral (select backfill_private.lossy_columns(t, p_run_id) as columns) as l
+  cross join lateral (select backfill_private.lossy_columns(t, null) as columns) as standing
+  cross join lateral (
+    select case when p_run_id is not null then backfill_private.lossy_columns(t, p_run_id) else '{}' end as columns
+  ) as planned
   where t.target = p_target
     and to_regclass(t.table_name) is not null
-    and l.columns <> '{}'
+    and standing.columns || planned.columns <> '{}'
   order by t.position
 $$;
