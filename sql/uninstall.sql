@@ -55,7 +55,7 @@ drop function if exists
   public.backfill_claim(uuid, uuid, text),
   public.backfill_claim_apart(uuid, uuid, text),
   public.backfill_collect(uuid),
-  public.backfill_confirm_undo(uuid, text, text, integer, jsonb),
+  public.backfill_confirm_undo(uuid, text, text, integer, jsonb, text),
   public.backfill_coverage(text, text),
   public.backfill_find_runs(text),
   public.backfill_plan_sessions(uuid, integer, integer),
@@ -109,6 +109,7 @@ drop table if exists
   public.backfill_settings,
   backfill_private.findings,
   backfill_private.looks,
+  backfill_private.shapes,
   backfill_private.rehearsals,
   backfill_private.rehearsal_rows,
   backfill_private.starts,
@@ -118,7 +119,7 @@ drop table if exists
   backfill_private.sources;
 
 drop view if exists backfill_private.faults;
-drop type if exists backfill_private.undoable;
+drop type if exists backfill_private.undoable, backfill_private.undo_table, backfill_private.undo_terms;
 drop function if exists backfill_private.may(text), backfill_private.clock();
 drop schema if exists backfill_private;
 

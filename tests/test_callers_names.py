@@ -240,6 +240,50 @@ def test_an_undo_runs_no_trigger_of_the_callers_session(
     assert "trigger theirs on public.profiles runs a function of service_role" in said["message"]
 
 
+# A log as most people write it, and a table of the caller's in its place: its default would run
+# with the rights of what writes to it.
+LOG = """
+create table public.change_log (what text);
+create function public.log_change() returns trigger language plpgsql as
+$$ begin insert into change_log (what) values (tg_op); return null; end $$;
+create trigger log_change after delete on public.profiles for each row
+execute function public.log_change();
+"""
+TRAP = """
+create function pg_temp.spring() returns pg_catalog.text language plpgsql as $f$ begin
+  if current_user = 'postgres' then
+    update public.backfill_settings set approval_policy = 'any' where only_row;
+  end if;
+  return 'sprung';
+end $f$;
+create temporary table change_log (
+  what pg_catalog.text, also pg_catalog.text default pg_temp.spring());
+grant all on change_log to public;
+"""
+
+
+@pytest.mark.parametrize("path", [None, "pg_temp, public", "pg_temp", ""])
+def test_a_path_that_a_caller_gives_to_an_undo_leads_to_nothing_of_theirs(
+    project: Project, bf: backfill.Backfill, path: str | None
+) -> None:
+    """The trigger of the owner's finds its own table, or none, never one in pg_temp."""
+    run_id = running(project, bf)
+    bf.apply(run_id)
+    project.db.execute((LOG + RUN_SQL).encode())
+    project.reload()
+    undo = bf.rollback(run_id, sessions=[bf.get(run_id).sessions[0].session_id])
+    given = "" if path is None else f", p_search_path => '{path}'"
+    said = Outsider(project).rpc(
+        "run_sql",
+        q=f"{TRAP} select public.backfill_confirm_undo('{run_id}', '{undo.digest}', 'because'"
+        f"{given})",
+    )
+    assert said is None, said
+    assert policy(project) == "second_person"
+    logged = project.value("select count(*) from public.change_log")
+    assert logged == (1 if path in {None, "pg_temp, public"} else 0)
+
+
 @pytest.mark.parametrize(("kept", "approves"), [("second_person", True), ("postgres_only", False)])
 def test_only_the_sql_editor_withstands_somebody_who_says_anyones_claims(
     project: Project, bf: backfill.Backfill, kept: str, approves: bool

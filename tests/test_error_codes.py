@@ -7,7 +7,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from backfill.api.faults import MEANINGS, OUTCOMES, fault_of_api, fault_of_edge
+from backfill.api.faults import (
+    MEANINGS,
+    OUTCOMES,
+    fault_of_api,
+    fault_of_edge,
+    is_of_ours_missing,
+)
 
 Db = psycopg.Connection[Any]
 Row = dict[str, Any]
@@ -132,3 +138,25 @@ def test_a_fence_that_is_no_longer_ours_gives_the_session_back(project_db: Db) -
                 code,
             )
             assert state == "pending"
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "is_ours"),
+    [
+        ("PGRST202", "Could not find the function public.backfill_check in the cache", True),
+        ("PGRST205", "Could not find the table 'public.backfill_runs' in the schema cache", True),
+        ("42P01", 'relation "public.backfill_runs" does not exist', True),
+        ("42883", "function backfill_private.clock() does not exist", True),
+        ("3F000", 'schema "backfill_private" does not exist', True),
+        ("42P01", 'relation "change_log" does not exist', False),
+        ("42P01", 'relation "public.backfill_log" does not exist', False),
+        ("42883", "function public.my_backfill_private(integer) does not exist", False),
+        ("3F000", 'schema "audit" does not exist', False),
+        ("42703", 'column "backfill_private" does not exist', False),
+    ],
+)
+def test_not_installed_is_said_only_if_something_of_ours_is_missing(
+    code: str, message: str, is_ours: bool
+) -> None:
+    """PostgreSQL says the same codes about names in the user's own code."""
+    assert is_of_ours_missing(code, message) is is_ours

@@ -73,6 +73,11 @@ BY_DESIGN = {
     ("guard_new_items", 'relation "…" does not exist'): (
         "a transition table of its trigger, of which the checker is not told"
     ),
+    ("lossy_columns", "text type variable is not sanitized"): NAMES_COME_QUOTED,
+    ("column_hash", "text type variable is not sanitized"): (
+        "the type's name comes from the catalog, quoted, when the shape was noted"
+    ),
+    ("refusal_to_undo", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("undo_write", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("undo_write", 'OUT variable "…" is maybe unmodified'): OUT_BY_QUERY,
     ("undo_write", "routine is marked as VOLATILE, should be STABLE"): (

@@ -356,7 +356,7 @@ def test_a_scratch_run_cannot_be_made_of_a_real_one(
 ) -> None:
     """Rows are kept for a rehearsal's own run alone, so that no contents stay."""
     plan = bf.plan(**REHEARSED)
-    for call in ("seen_first(%s, '{}')", "seen_second(%s)", "seen_undone(%s)"):
+    for call in ("seen_first(%s, '{}')", "seen_second(%s)", "seen_undone(%s, '', null)"):
         with pytest.raises(Exception, match="there is no rehearsal"):
             project.value(f"select backfill_private.{call}", plan.run_id)
 

@@ -84,7 +84,11 @@ READS = {
     "backfill_daily_coverage": BY_THE_SERVICE,
 }
 # The columns that no API role reads.
-HIDDEN = {("backfill_items", "fence_hash"), ("backfill_receipts", "before")}
+HIDDEN = {
+    ("backfill_items", "fence_hash"),
+    ("backfill_receipts", "before"),
+    ("backfill_receipts", "after_columns"),
+}
 
 # The only columns that anybody may hand in; whether the decision counts is another question.
 HANDED_IN = {

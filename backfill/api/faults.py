@@ -130,6 +130,14 @@ _BY_START = {(meaning.of, meaning.starts): meaning for meaning in MEANINGS}
 _SAID_BY_THE_STATUS = ("429", "3")
 # What the platform itself answers instead of an Edge Function, whatever code comes with a 401.
 _ABSENT, _REFUSED, _FAILED = ("NOT_FOUND", 404), 401, 500
+# Codes of PostgREST about what was asked for, which is always ours, and of PostgreSQL about any
+# name. Code of the user's raises the latter too, about names of its own.
+_ASKED_IN_VAIN = {"PGRST202", "PGRST205"}
+_NAMES_NOTHING = {"42883", "42P01", "3F000"}
+_OURS = re.compile(
+    r"\bbackfill_private\b|\bpublic\.backfill_(?:settings|targets|runs|items|receipts|approvals"
+    r"|events|transitions|run_progress|run_failures)\b"
+)
 
 
 def fault_of_api(
@@ -208,6 +216,11 @@ def _text_of(body: str) -> str | None:
         title = re.search(r"<title[^>]*>(.*?)</title>", body, re.IGNORECASE | re.DOTALL)
         body = html.unescape(title[1]) if title else ""
     return " ".join(body.split()) or None
+
+
+def is_of_ours_missing(code: str, message: str) -> bool:
+    """Whether an error of a call of ours says that something of our migrations is missing."""
+    return code in _ASKED_IN_VAIN or (code in _NAMES_NOTHING and bool(_OURS.search(message)))
 
 
 def fault_of_transport(name: str) -> Fault:

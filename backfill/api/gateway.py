@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 from postgrest import APIError
 
-from backfill.api import keys
+from backfill.api import faults, keys
 from backfill.api.faults import Fault, fault_of_api, fault_of_edge, fault_of_transport
 from backfill.api.retries import BRIEF, Patience, ask_patiently
 from backfill.api.transport import transport_for
@@ -346,7 +346,7 @@ class Gateway:
             return kind(error.message or "", error.hint or "")
         if fault.code in {"401", "PGRST301", "PGRST302", "PGRST303"}:
             return BadKey(f"{self.host} does not accept this key", keys.WHERE)
-        if fault.code in {"PGRST202", "PGRST205", "42883", "42P01", "3F000"}:
+        if faults.is_of_ours_missing(fault.code, error.message or ""):
             return NotInstalled(
                 f"the backfill migrations are not installed in {self.host}",
                 "backfill install, apply the migrations, then backfill check",

@@ -8,14 +8,26 @@ from uuid import uuid4
 
 from backfill.api.gateway import Gateway
 from backfill.api.queries import full_run_id, load_plan, load_run
+from backfill.api.retries import Patience
 from backfill.api.rows import empty_plan_of
-from backfill.errors import BackfillError, CannotConnect, TookTooLong, UnknownRun
+from backfill.errors import (
+    BackfillError,
+    BadKey,
+    CannotConnect,
+    NotInstalled,
+    TookTooLong,
+    UnknownRun,
+)
 from backfill.request import Request, like_request
 from backfill.results.event import Event
 from backfill.results.plan import Plan
 from backfill.results.run import Json
 from backfill.run.clock import Clock
 from backfill.run.listeners import Listeners
+
+# The user's code may end its own connection, and would again. So a rehearsed call that brings no
+# answer is soon given up.
+REHEARSING = Patience(timeout_s=6.0, longest_wait_s=2.0)
 
 
 async def make_plan(gateway: Gateway, clock: Clock, request: Mapping[str, Json]) -> Plan:
@@ -79,7 +91,14 @@ async def _rehearse(gateway: Gateway, clock: Clock, run_id: str) -> float | None
     for session_id in sample:
         began = clock.now()
         rehearsing = {"p_run_id": run_id, "p_session_id": session_id}
-        seen = await gateway.call("backfill_rehearse", rehearsing, expect=dict)
+        try:
+            seen = await gateway.call(
+                "backfill_rehearse", rehearsing, expect=dict, patience=REHEARSING
+            )
+        except BackfillError as lost:
+            if lost.code or isinstance(lost, BadKey | NotInstalled):
+                raise
+            continue  # Code of the user's can end its own connection. The plan then says so.
         took_ms = (clock.now() - began).total_seconds() * 1000
         round_trips_ms.append(max(took_ms - seen["took_ms"], 0))
     return round(median(round_trips_ms), 3) if round_trips_ms else None

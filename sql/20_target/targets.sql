@@ -53,6 +53,27 @@ as $$
   where t.target = p_target
 $$;
 
+-- The name of a type. Of a domain, that of the type below: a cast to a domain would run its checks, which are the
+-- user's code.
+create function backfill_private.base_type(p_type oid, p_typmod integer)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with recursive below as (
+    select t.oid, p_typmod as typmod, t.typtype, t.typbasetype, t.typtypmod
+    from pg_type as t
+    where t.oid = p_type
+    union all
+    select t.oid, b.typtypmod, t.typtype, t.typbasetype, t.typtypmod
+    from below as b
+    join pg_type as t on t.oid = b.typbasetype
+    where b.typtype = 'd'
+  )
+  select format_type(b.oid, b.typmod) from below as b where b.typtype <> 'd'
+$$;
+
 -- The SQL type of a column, for casts that still let an index serve.
 create function backfill_private.column_type(p_table text, p_column text)
 returns text
@@ -60,7 +81,7 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select format_type(a.atttypid, a.atttypmod)
+  select backfill_private.base_type(a.atttypid, a.atttypmod)
   from pg_attribute as a
   where a.attrelid = to_regclass(p_table)
     and a.attname = p_column

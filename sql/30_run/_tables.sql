@@ -282,6 +282,18 @@ comment on column public.backfill_events.prev_hash is
 comment on column public.backfill_events.hash is
   'SHA-256 over this event and prev_hash.';
 
+-- The columns that rows of a relation had when a receipt was written: [number, name, type, how it is generated] each,
+-- in their order. stamp: the same as the catalog says it, to find the shape by. shape: SHA-256 of relation and stamp.
+create table backfill_private.shapes (
+  shape bytea primary key,
+  relation oid not null,
+  stamp text not null,
+  columns jsonb not null
+);
+
+-- A relation has few shapes, and a stamp may be too long for an index.
+create index backfill_shapes_relations on backfill_private.shapes (relation);
+
 -- The batches that bulk calls have settled, until each is noted in the chain and looked at.
 create table backfill_private.unnoted (
   unnoted_id bigint generated always as identity primary key,

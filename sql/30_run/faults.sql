@@ -130,3 +130,30 @@ set search_path = pg_catalog, pg_temp
 as $$
   select (backfill_private.fault(p_code)).bulk
 $$;
+
+-- When the time limit of a statement that begins now will have come. Infinity if there is none.
+create function backfill_private.limit_at()
+returns timestamptz
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when s.setting = '0' then 'infinity'
+    -- What came before the first look at the clock.
+    else backfill_private.clock() + s.setting::integer * interval '1 ms' - interval '100 ms'
+  end
+  from pg_settings as s
+  where s.name = 'statement_timeout'
+$$;
+
+-- Was a statement ended from outside, at its time limit or on request? Code of the user's may raise 57014 by itself.
+create function backfill_private.is_cancel(p_code text, p_message text, p_limit_at timestamptz)
+returns boolean
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  select p_code = '57014'
+    and (starts_with(p_message, 'canceling statement due to') or backfill_private.clock() >= p_limit_at)
+$$;

@@ -141,6 +141,7 @@ begin
         (select coalesce(jsonb_agg(m), '[]') from backfill_private.data_marks(p_run_id) as m))
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.kind_marks(p_run_id) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.table_marks(v_run.target) as m)
+      || (select coalesce(jsonb_agg(m), '[]') from backfill_private.image_marks(v_run.target, p_run_id) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.function_marks(v_run.target) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.environment_mark() as m)
       || backfill_private.throttle_mark(v_run.request)

@@ -19,6 +19,8 @@ as $$
     (s.seen ->> 'leased_ms')::numeric,
     s.seen -> 'calls',
     coalesce(nullif(s.seen -> 'error', 'null'), case
+      when s.seen is null
+      then '{"step": "the rehearsal", "code": "lost", "message": "no answer came back"}'
       when s.seen ->> 'without_effect' is not null
       then jsonb_build_object(
         'step', s.seen ->> 'without_effect',
@@ -27,7 +29,7 @@ as $$
     end),
     s.seen
   from backfill_private.rehearsals as s
-  where s.run_id = p_run_id and s.seen ? 'calls'
+  where s.run_id = p_run_id and (s.seen is null or s.seen ? 'calls')
 $$;
 
 -- Seconds that a run will take: its throttle's pace, or the calls if they take longer. Four sessions are called at a
@@ -191,10 +193,7 @@ as $$
   select string_agg(
     format('%s: %s, %s (%s)',
       e.step,
-      case
-        when e.code = '57014' then 'slower than the limit of a statement'
-        else concat_ws(' ', e.code, e.message)
-      end,
+      case when e.is_limit then 'slower than the limit of a statement' else concat_ws(' ', e.code, e.message) end,
       e.sessions,
       e.categories),
     '; ' order by e.step, e.code)
@@ -202,6 +201,7 @@ as $$
     select
       r.error ->> 'step' as step,
       r.error ->> 'code' as code,
+      bool_or(r.error ->> 'is_limit' = 'true') as is_limit,
       min(r.error ->> 'message') as message,
       count(*) || case count(*) when 1 then ' session' else ' sessions' end as sessions,
       string_agg(distinct r.category, ', ' order by r.category) as categories

@@ -10,9 +10,11 @@ create table public.backfill_receipts (
   operation text not null check (operation in ('insert', 'update', 'delete')),
   table_name text not null,
   row_key jsonb not null,
-  before jsonb,
+  shape bytea not null,
+  before text,
   before_hash bytea,
   after_hash bytea,
+  after_columns bigint[],
   attempt integer not null,
   is_inferred boolean not null default false,
   at timestamptz not null,
@@ -33,11 +35,15 @@ comment on column public.backfill_receipts.kind is 'score: the run wrote it. und
 comment on column public.backfill_receipts.operation is 'insert, update or delete.';
 comment on column public.backfill_receipts.table_name is 'The table.';
 comment on column public.backfill_receipts.row_key is 'The key of the row.';
+comment on column public.backfill_receipts.shape is
+  'The columns that the row had: see backfill_private.shapes.';
 comment on column public.backfill_receipts.before is
-  'The row before, for undo. No API role reads it. backfill_prune empties it. An undo itself keeps none.';
+  'The row before as text, for undo. No API role reads it. backfill_prune empties it. An undo itself keeps none.';
 comment on column public.backfill_receipts.before_hash is 'SHA-256 of the row before. Null if there was none.';
 comment on column public.backfill_receipts.after_hash is
   'SHA-256 of the row as it was left. Null if it was deleted.';
+comment on column public.backfill_receipts.after_columns is
+  'A short hash per column, to compare the others when a migration drops one. No API role reads it.';
 comment on column public.backfill_receipts.attempt is 'The number of the session''s attempt.';
 comment on column public.backfill_receipts.is_inferred is
   'True: nobody saw the write. The row differed when the session was settled. See backfill_targets.receipts.';
@@ -50,7 +56,8 @@ create table backfill_private.looks (
   ordinal integer not null,
   component text not null,
   row_key jsonb not null,
-  contents jsonb not null,
+  shape bytea not null,
+  image text not null,
   primary key (run_id, ordinal, component, row_key)
 );
 

@@ -62,24 +62,27 @@ begin
     from turns as u
     cross join lateral unnest(u.lines[2:]) with ordinality as w (line, nth)
   ), found as materialized (
-    select k.place, k.nth, k.ordinal, s.session_id, s.attempt,
-      s.todo ? t.component as is_owed,
+    select k.place, k.nth, k.ordinal, s.session_id, s.attempt, s.todo ? t.component as is_owed,
       t.position, t.component, t.table_name, t.key_columns, t.session_column,
-      k.parts[3] as operation, k.parts[4] as before, k.parts[5] as after,
-      coalesce(k.parts[5], k.parts[4])::jsonb as contents
+      k.parts[3] as operation, k.parts[4]::jsonb as before, k.parts[5]::jsonb as after,
+      coalesce(k.parts[5], k.parts[4])::jsonb as contents, k.parts[6]::oid as relation,
+      k.parts[7]::jsonb #>> '{}' as image, k.parts[8]::bytea as after_hash
     from kept as k
     join jsonb_to_recordset(p_sessions) as s (ordinal integer, session_id text, attempt integer, todo jsonb)
       using (ordinal)
     left join public.backfill_targets as t
       on t.target = v_target and t.target = k.parts[1] and t.component = k.parts[2]
+  ), shaped as materialized (
+    select f.relation, backfill_private.shape_of(f.relation) as shape from found as f group by f.relation
   ), written as (
     insert into public.backfill_receipts (
       run_id, ordinal, session_id, component, kind, operation, table_name,
-      row_key, before, before_hash, after_hash, attempt, at)
+      row_key, shape, before, before_hash, after_hash, after_columns, attempt, at)
     select p_run_id, f.ordinal, f.session_id, f.component, 'score', lower(f.operation), f.table_name,
-      backfill_private.row_key(f.contents, f.key_columns), f.before::jsonb,
-      sha256(convert_to(f.before, 'UTF8')), sha256(convert_to(f.after, 'UTF8')), f.attempt, v_now
-    from found as f
+      backfill_private.row_key(f.contents, f.key_columns), s.shape, f.image,
+      sha256(convert_to(f.image, 'UTF8')), f.after_hash,
+      (select array_agg(hashtextextended(c.value::text, 0)) from jsonb_each(f.after) as c), f.attempt, v_now
+    from found as f join shaped as s using (relation)
     where f.component is not null
     order by f.place, f.nth
   )
@@ -87,7 +90,7 @@ begin
     count(distinct f.ordinal::bigint * 1000 + f.position) filter (where f.is_owed and f.operation <> 'DELETE') as paid,
     min(f.session_id) filter (where f.component is null
       or f.contents ->> f.session_column is distinct from f.session_id
-      or f.before is not null and f.before::jsonb ->> f.session_column is distinct from f.session_id) as foreigner,
+      or f.before is not null and f.before ->> f.session_column is distinct from f.session_id) as foreigner,
     min(f.ordinal) as ordinal
   into v_seen
   from found as f;

@@ -39,7 +39,7 @@ begin
       'select item.ordinal, %1$L || f.fault
        from public.backfill_items as item
        join %2$s as t on %3$s
-       cross join lateral backfill_private.score_fault(to_jsonb(t.%4$I), $2) as f (fault)
+       cross join lateral backfill_private.score_fault(backfill_private.value_json(t.%4$I), $2) as f (fault)
        where item.run_id = $1
          and item.phase = ''priority''
          and item.state = ''done''

@@ -96,8 +96,9 @@ $$;
 -- is only of key share strength, because renewing a lease changes no fence and need not wait. It is nowait, because
 -- anyone who holds the item for update is about to change the fence. Nothing is remembered from row to row. Between two
 -- rows of one transaction, even of one statement, the headers may be set anew, the lease may run out and the run may be
--- paused. This runs for every row. Hence one query for item, run and target, expressions instead of calls (the hash is
--- the one of row_hash()), and no sequential scan: a pooled connection may hold a plan from when the tables were small.
+-- paused. This runs for every row. Hence one query for item, run and target, expressions instead of calls (the JSON is
+-- that of row_json(), the hashes are those of row_hash() and column_hashes()), and no sequential scan: a pooled
+-- connection may hold a plan from when the tables were small.
 -- Only a refusal makes a call. A call in bulk has locked its sessions and looked at the run, which nobody moves
 -- meanwhile. Its row is kept for the receipt, which is written with those of other sessions before the subtransaction
 -- ends, see backfill_private.bulk_keep.
@@ -117,6 +118,7 @@ set datestyle = 'ISO, YMD'
 set intervalstyle = 'iso_8601'
 set extra_float_digits = 1
 set bytea_output = 'hex'
+set lc_monetary = 'C'
 set enable_seqscan = off
 as $$
 declare
@@ -124,6 +126,8 @@ declare
   v_headers jsonb;
   v_before jsonb;
   v_after jsonb;
+  v_image text;
+  v_after_hash bytea;
   v_now timestamptz;
   v_held record;
   v_why text;
@@ -134,12 +138,27 @@ begin
       return null;
     end if;
   end if;
-  v_before := case when tg_op <> 'INSERT' then to_jsonb(old) end;
-  v_after := case when tg_op <> 'DELETE' then to_jsonb(new) end;
+  if tg_op <> 'INSERT' then
+    v_image := old::text;
+    begin
+      v_before := to_jsonb(old);
+    exception when assert_failure or others then
+      v_before := backfill_private.row_json(old);
+    end;
+  end if;
+  if tg_op <> 'DELETE' then
+    v_after_hash := sha256(convert_to(new::text, 'UTF8'));
+    begin
+      v_after := to_jsonb(new);
+    exception when assert_failure or others then
+      v_after := backfill_private.row_json(new);
+    end;
+  end if;
   if v_turn <> '' then
     -- JSON has no line ends and tabs of its own. An assignment, because perform would wrap it in a query.
     v_turn := set_config('backfill.bulk',
-      concat(v_turn, e'\n', tg_argv[0], e'\t', tg_argv[1], e'\t', tg_op, e'\t', v_before, e'\t', v_after), true);
+      concat(v_turn, e'\n', tg_argv[0], e'\t', tg_argv[1], e'\t', tg_op, e'\t', v_before, e'\t', v_after, e'\t',
+        tg_relid::bigint, e'\t', to_json(v_image), e'\t', v_after_hash), true);
     return null;
   end if;
   select i.run_id, i.ordinal, i.source, i.session_id, i.state, i.attempts, i.lease_kind, i.lease_until,
@@ -168,12 +187,13 @@ begin
   end if;
   insert into public.backfill_receipts (
     run_id, ordinal, session_id, component, kind, operation, table_name,
-    row_key, before, before_hash, after_hash, attempt, at)
+    row_key, shape, before, before_hash, after_hash, after_columns, attempt, at)
   values (
     v_held.run_id, v_held.ordinal, v_held.session_id, v_held.component, v_held.lease_kind, lower(tg_op),
     v_held.table_name, backfill_private.row_key(coalesce(v_after, v_before), v_held.key_columns),
-    case v_held.lease_kind when 'score' then v_before end,
-    sha256(convert_to(v_before::text, 'UTF8')), sha256(convert_to(v_after::text, 'UTF8')), v_held.attempts, v_now);
+    backfill_private.shape_of(tg_relid), case v_held.lease_kind when 'score' then v_image end,
+    sha256(convert_to(v_image, 'UTF8')), v_after_hash,
+    (select array_agg(hashtextextended(c.value::text, 0)) from jsonb_each(v_after) as c), v_held.attempts, v_now);
   return null;
 end
 $$;

@@ -6,7 +6,7 @@
 
 -- The rows of some sessions in the table of a component.
 create function backfill_private.rows_of(p_run_id uuid, p_target public.backfill_targets, p_ordinals integer[])
-returns table (ordinal integer, row_key jsonb, contents jsonb)
+returns table (ordinal integer, row_key jsonb, image text, columns bigint[])
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
@@ -15,12 +15,14 @@ set datestyle = 'ISO, YMD'
 set intervalstyle = 'iso_8601'
 set extra_float_digits = 1
 set bytea_output = 'hex'
+set lc_monetary = 'C'
 as $$
 begin
   return query execute format(
-    'select item.ordinal, backfill_private.row_key(to_jsonb(t.*), $3), to_jsonb(t.*)
+    'select item.ordinal, backfill_private.row_key(seen.row, $3), t::text, backfill_private.column_hashes(seen.row)
      from public.backfill_items as item
      join %s as t on t.%I = item.session_id::%s
+     cross join lateral (select backfill_private.row_json(t) as row) as seen
      where item.run_id = $1 and item.ordinal = any ($2)',
     p_target.table_name::regclass,
     p_target.session_column,
@@ -35,8 +37,8 @@ returns void
 language sql
 set search_path = pg_catalog, pg_temp
 as $$
-  insert into backfill_private.looks (run_id, ordinal, component, row_key, contents)
-  select p_run.run_id, r.ordinal, t.component, r.row_key, r.contents
+  insert into backfill_private.looks (run_id, ordinal, component, row_key, shape, image)
+  select p_run.run_id, r.ordinal, t.component, r.row_key, backfill_private.shape_of(to_regclass(t.table_name)), r.image
   from public.backfill_targets as t
   cross join lateral backfill_private.rows_of(p_run.run_id, t, p_ordinals) as r
   where t.target = p_run.target and t.receipts = 'inferred'
@@ -67,19 +69,22 @@ as $$
       coalesce(h.ordinal, g.ordinal) as ordinal,
       coalesce(h.component, g.component) as component,
       coalesce(h.row_key, g.row_key) as row_key,
-      g.contents as before,
-      h.contents as after
+      g.shape,
+      g.image as before,
+      h.image as after,
+      h.columns
     from here as h
     full join (select * from gone where gone.ordinal = any (p_called)) as g
       on g.ordinal = h.ordinal and g.component = h.component and g.row_key = h.row_key
-    where g.contents is distinct from h.contents
+    where g.image is distinct from h.image
   )
   insert into public.backfill_receipts (
     run_id, ordinal, session_id, component, kind, operation, table_name,
-    row_key, before, before_hash, after_hash, attempt, is_inferred, at)
+    row_key, shape, before, before_hash, after_hash, after_columns, attempt, is_inferred, at)
   select i.run_id, i.ordinal, i.session_id, d.component, 'score',
     case when d.before is null then 'insert' when d.after is null then 'delete' else 'update' end, t.table_name,
-    d.row_key, d.before, backfill_private.row_hash(d.before), backfill_private.row_hash(d.after), i.attempts, true,
+    d.row_key, coalesce(d.shape, backfill_private.shape_of(to_regclass(t.table_name))), d.before,
+    sha256(convert_to(d.before, 'UTF8')), sha256(convert_to(d.after, 'UTF8')), d.columns, i.attempts, true,
     backfill_private.clock()
   from differing as d
   join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = d.ordinal

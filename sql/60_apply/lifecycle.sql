@@ -57,6 +57,8 @@ begin
     if v_run.request ->> 'mode' = 'bulk' then
       update public.backfill_runs set loose_settings = backfill_private.loose_settings() where run_id = p_run_id;
     end if;
+    -- Else the first calls would note them, and the others wait for their commit.
+    perform backfill_private.note_shapes(v_run.target);
   end if;
   return (select jsonb_build_object('run_id', r.run_id, 'state', r.state, 'reason', r.reason)
           from public.backfill_runs as r where r.run_id = p_run_id);

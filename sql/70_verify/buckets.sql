@@ -21,6 +21,7 @@ set datestyle = 'ISO, YMD'
 set intervalstyle = 'iso_8601'
 set extra_float_digits = 1
 set bytea_output = 'hex'
+set lc_monetary = 'C'
 set plan_cache_mode = force_custom_plan
 as $$
 declare
@@ -36,7 +37,7 @@ begin
     'with written as (
        select r.ordinal,
          (array_agg(r.operation order by r.receipt_id))[1] as operation,
-         (array_agg(r.after_hash order by r.receipt_id desc))[1] as after_hash
+         max(r.receipt_id) as newest
        from public.backfill_receipts as r
        where r.run_id = $1 and r.ordinal > $2 and r.ordinal <= $3
          and r.component = %1$L
@@ -46,28 +47,30 @@ begin
      )
      select item.ordinal, item.session_id, item.state, item.phase,
        case
-         when w.ordinal is not null and wanted.hash = w.after_hash then ''as_planned''
+         when x.after_hash is not null and wanted.is_as_left then ''as_planned''
          when w.ordinal is not null and present.is_there then ''changed_since''
-         when w.ordinal is null and (wanted.hash is not null or %1$L = any (item.filled) and present.is_there)
+         when w.ordinal is null and (wanted.is_there is not null or %1$L = any (item.filled) and present.is_there)
            then ''filled_elsewhere''
          when item.unselected is not null or not source.is_there then ''no_longer_selected''
          else ''missing'' end,
-       wanted.hash is not null or %1$L = any (item.filled) and present.is_there,
-       w.after_hash is not null and not present.is_there and source.is_there,
+       wanted.is_there is not null or %1$L = any (item.filled) and present.is_there,
+       x.after_hash is not null and not present.is_there and source.is_there,
        w.operation
      from public.backfill_items as item
      left join written as w using (ordinal)
+     left join public.backfill_receipts as x on x.receipt_id = w.newest
      left join lateral (
-       select sha256(convert_to(to_jsonb(t.*)::text, ''UTF8'')) as hash
+       -- What cannot be told of a column that has another type now is no change.
+       select true as is_there, (%5$s) is not false as is_as_left
        from %2$s as t
        where %4$s
        limit 1) as wanted on true
      cross join lateral (
-       select wanted.hash is not null or exists (select from %2$s as t where %3$s) as is_there) as present
+       select wanted.is_there is not null or exists (select from %2$s as t where %3$s) as is_there) as present
      -- Only of what is not there is it asked whether its session is.
      cross join lateral (
        select present.is_there or exists (
-         select from %5$s as s where s.%6$I = item.session_id::%7$s) as is_there) as source
+         select from %6$s as s where s.%7$I = item.session_id::%8$s) as is_there) as source
      where item.run_id = $1 and item.ordinal > $2 and item.ordinal <= $3
        and item.state <> ''rolled_back''
        and %1$L = any (item.components)
@@ -76,6 +79,13 @@ begin
     v_target.table_name::regclass,
     backfill_private.row_condition(v_target, v_run.request, false),
     backfill_private.row_condition(v_target, v_run.request, true),
+    backfill_private.as_left_sql(v_target.table_name::regclass, array(
+      select distinct r.shape
+      from public.backfill_receipts as r
+      where r.run_id = p_run_id
+        and r.ordinal > p_after
+        and r.ordinal <= p_until
+        and r.component = p_component)),
     v_source.source_table::regclass,
     v_source.key_column,
     backfill_private.column_type(v_source.source_table, v_source.key_column))

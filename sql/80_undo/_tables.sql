@@ -35,9 +35,10 @@ create index backfill_undos_runs on backfill_private.undos (run_id, undo_id);
 
 -- A written row. A row that was written several times goes back to before the first write.
 --
--- first_before  what the row was before
+-- first_before  the image of what the row was before, as the table has its columns now
+-- columns       names of the columns that the image has
 -- has_before    did it exist before
--- last_hash     what we left. Null if we deleted it
+-- after_hash    what we left, of this shape, and a short hash per column. Null if we deleted it
 -- receipts      the receipts that an undo of the row takes back
 -- last_receipt  the newest of them, which stands for the row
 create type backfill_private.undoable as (
@@ -46,11 +47,38 @@ create type backfill_private.undoable as (
   component text,
   table_name text,
   row_key jsonb,
-  first_before jsonb,
+  first_before text,
+  columns text[],
   has_before boolean,
-  last_hash bytea,
+  shape bytea,
+  after_hash bytea,
+  after_columns bigint[],
   receipts bigint[],
   last_receipt bigint,
   is_inferred boolean,
   attempt integer
+);
+
+-- The rows of one shape that were written to a table, for SQL over u, a row of unnest($1), and t, a row of the table.
+--
+-- picks       is u a row of this table and shape
+-- joins       is t the row that u names
+-- is_as_left  is t as the run left it, see backfill_private.as_left_sql
+create type backfill_private.undo_table as (
+  tab regclass,
+  shape bytea,
+  picks text,
+  joins text,
+  is_as_left text
+);
+
+-- How an undo's rows are written.
+--
+-- path      the search path under which the user's code runs, see backfill_private.undo_path
+-- limit_at  when the time limit of the statement comes
+-- is_alone  only one session is undone by this statement: a limit that it meets is met by any statement
+create type backfill_private.undo_terms as (
+  path text,
+  limit_at timestamptz,
+  is_alone boolean
 );

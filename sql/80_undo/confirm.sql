@@ -143,13 +143,14 @@ $$;
 -- p_digest    of the newest preview. To continue a killed undo, pass the same digest
 -- p_sessions  how many sessions this call undoes at most. Call again until remaining is 0
 -- p_scope     the scope that the caller expects. Null: any
+-- p_search_path  under which the user's code runs, see backfill_private.undo_path
 -- returns     {remaining, sessions_total, sessions, deletes, restores, conflicts, state, confirmed_by, finished_at,
 --             was_finished: it was finished before this call; checked and to_check: how far the look before the first
 --             row is, in sessions of the plan, null afterwards}
 -- raises      OB010 not allowed, or the caller has a trigger on some table, OB013 no reason or another scope, OB019
 --             another digest, or the rows have changed since the preview
 create function backfill_private.confirm_undo(
-  p_run_id uuid, p_digest text, p_reason text, p_sessions integer, p_scope jsonb
+  p_run_id uuid, p_digest text, p_reason text, p_sessions integer, p_scope jsonb, p_search_path text
 )
 returns jsonb
 language plpgsql
@@ -160,9 +161,11 @@ declare
   v_undo backfill_private.undos;
   v_ordinals integer[];
   v_effect jsonb := '{}'::jsonb;
+  v_terms backfill_private.undo_terms;
 begin
+  v_terms.limit_at := backfill_private.limit_at();
   perform backfill_private.authorize('undo');
-  perform backfill_private.refuse_callers_triggers();
+  v_terms.path := backfill_private.undo_path(p_search_path);
   if nullif(btrim(p_reason), '') is null then
     perform backfill_private.refuse('OB013', 'an undo needs a reason',
       format('backfill rollback %s --confirm %s --reason "…"', p_run_id, p_digest));
@@ -187,7 +190,8 @@ begin
     where run_id = p_run_id
       and ordinal = any (v_ordinals)
       and fence_hash is not null;
-    v_effect := backfill_private.undo_sessions(p_run_id, v_ordinals);
+    v_terms.is_alone := cardinality(v_ordinals) = 1;
+    v_effect := backfill_private.undo_sessions(p_run_id, v_ordinals, v_terms);
     update backfill_private.undos
     set last_ordinal = v_ordinals[cardinality(v_ordinals)],
         sessions_seen = sessions_seen + cardinality(v_ordinals),

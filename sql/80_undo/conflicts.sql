@@ -11,60 +11,87 @@ set enable_seqscan = off
 as $$
 begin
   return query
+  with written as (
+    select
+      r.ordinal,
+      min(r.session_id) as session_id,
+      min(r.component) as component,
+      r.table_name,
+      r.row_key,
+      array_agg(r.receipt_id order by r.receipt_id) as receipts,
+      bool_or(r.is_inferred) as is_inferred,
+      max(r.attempt) as attempt
+    from public.backfill_receipts as r
+    where r.run_id = p_run_id
+      and r.kind = 'score'
+      and r.undone_at is null
+      and r.ordinal = any (p_ordinals)
+    group by r.ordinal, r.table_name, r.row_key
+  ), ended as (
+    select w.*, f.before, f.before_hash, f.shape as before_shape, l.receipt_id, l.shape, l.after_hash, l.after_columns
+    from written as w
+    join public.backfill_receipts as f on f.receipt_id = w.receipts[1]
+    join public.backfill_receipts as l on l.receipt_id = w.receipts[cardinality(w.receipts)]
+  ), fits as materialized (
+    select s.table_name, s.before_shape, i.names, i.places
+    from (select distinct e.table_name, e.before_shape from ended as e where e.before is not null) as s
+    cross join lateral backfill_private.image_fit(s.table_name::regclass, s.before_shape) as i
+  )
   select
-    r.ordinal,
-    min(r.session_id),
-    min(r.component),
-    r.table_name,
-    r.row_key,
-    (array_agg(r.before order by r.receipt_id))[1],
-    (array_agg(r.before_hash order by r.receipt_id))[1] is not null,
-    (array_agg(r.after_hash order by r.receipt_id))[count(*)],
-    array_agg(r.receipt_id order by r.receipt_id),
-    max(r.receipt_id),
-    bool_or(r.is_inferred),
-    max(r.attempt)
-  from public.backfill_receipts as r
-  where r.run_id = p_run_id
-    and r.kind = 'score'
-    and r.undone_at is null
-    and r.ordinal = any (p_ordinals)
-  group by r.ordinal, r.table_name, r.row_key
-  order by max(r.receipt_id) desc;
+    e.ordinal,
+    e.session_id,
+    e.component,
+    e.table_name,
+    e.row_key,
+    case when e.before is not null then backfill_private.refitted_image(e.before, f.places) end,
+    f.names,
+    e.before_hash is not null,
+    e.shape,
+    e.after_hash,
+    e.after_columns,
+    e.receipts,
+    e.receipt_id,
+    e.is_inferred,
+    e.attempt
+  from ended as e
+  left join fits as f
+    on f.table_name = e.table_name
+    and f.before_shape = e.before_shape
+    and e.before is not null
+  order by e.receipt_id desc;
 end
 $$;
 
--- The tables of written rows, by key columns, as SQL conditions over u, a row of unnest($1), and t, a row of the table.
--- Names are quoted, values are literals. Tables written last come first, so that rows which refer to others go before
--- those others.
---
--- picks  is u a row of this table
--- joins  is t the row that u names
+-- The tables of written rows, by key columns. Names are quoted, values are literals. Tables written last come first, so
+-- that rows which refer to others go before those others.
 create function backfill_private.undo_tables(p_rows backfill_private.undoable[])
-returns table (tab regclass, picks text, joins text)
+returns setof backfill_private.undo_table
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
   select
     g.table_name::regclass,
-    format('u.table_name = %L and u.row_key ?& %L::text[]', g.table_name, g.keys),
+    g.shape,
+    format('u.table_name = %L and u.row_key ?& %L::text[] and u.shape = %L', g.table_name, g.keys, g.shape),
     (
       select string_agg(
-        format('t.%I = (u.row_key ->> %L)::%s', k, k, format_type(a.atttypid, a.atttypmod)),
+        coalesce(
+          format('t.%I = (u.row_key ->> %L)::%s', c.name, k, backfill_private.column_type(g.table_name, c.name)),
+          'false'),
         ' and ' order by k)
       from unnest(g.keys) as k
-      join pg_attribute as a
-        on a.attrelid = g.table_name::regclass
-        and a.attname = k
-    )
+      left join backfill_private.shape_columns(g.table_name::regclass, g.shape) as c on c.old_name = k
+    ),
+    backfill_private.as_left_sql(g.table_name::regclass, array[g.shape])
   from (
     select
       u.table_name,
       array(select jsonb_object_keys(u.row_key)) as keys,
+      u.shape,
       max(u.last_receipt) as newest
     from unnest(p_rows) as u
-    group by 1, 2
+    group by 1, 2, 3
   ) as g
   order by g.newest desc
 $$;
@@ -72,9 +99,8 @@ $$;
 -- Which written rows of a table cannot be undone, and why: {newest receipt: reason}. Locks the rows if p_lock.
 --
 -- One statement looks at the rows. One per foreign key looks for rows that refer to them, with any ON DELETE.
--- p_picks, p_joins  see backfill_private.undo_tables
 create function backfill_private.undo_conflicts(
-  p_table regclass, p_picks text, p_joins text, p_rows backfill_private.undoable[], p_lock boolean
+  p_table backfill_private.undo_table, p_rows backfill_private.undoable[], p_lock boolean
 )
 returns jsonb
 language plpgsql
@@ -84,6 +110,7 @@ set datestyle = 'ISO, YMD'
 set intervalstyle = 'iso_8601'
 set extra_float_digits = 1
 set bytea_output = 'hex'
+set lc_monetary = 'C'
 as $$
 declare
   v_found jsonb;
@@ -99,23 +126,32 @@ begin
          standing.row,
          case
            when u.has_before and u.first_before is null then ''its before-image was pruned''
-           when standing.row is null and u.last_hash is not null then ''the row is gone''
-           when standing.row is not null and u.last_hash is null then ''a row has come where the run had deleted one''
-           when sha256(convert_to(standing.row::text, ''UTF8'')) is distinct from u.last_hash
-             then ''the row was changed since''
+           when standing.is_there is null and u.after_hash is not null then ''the row is gone''
+           when standing.is_there and u.after_hash is null then ''a row has come where the run had deleted one''
+           when not standing.is_as_left then ''the row was changed since''
+           when standing.is_there and standing.is_as_left is null
+             then ''a column has another type now, and what the run wrote cannot be compared with it''
          end as reason
        from unnest($1) as u
-       left join lateral (select to_jsonb(t.*) as row from %s as t where %s %s) as standing on true
+       cross join lateral (select u.shape, u.after_hash, u.after_columns) as x
+       left join lateral (
+         select true as is_there, %s as is_as_left, case when $2 then backfill_private.row_json(t) end as row
+         from %s as t
+         where %s %s) as standing on true
        where %s)
      select
        coalesce(jsonb_object_agg(l.last_receipt, l.reason) filter (where l.reason is not null), ''{}''),
        array_agg(l.last_receipt) filter (where $2 and l.reason is null and not l.has_before),
        array_agg(l.row) filter (where $2 and l.reason is null and not l.has_before)
      from looked_at as l',
-    p_table, p_joins, case when p_lock then 'for update of t' else 'offset 0' end, p_picks)
+    p_table.is_as_left,
+    p_table.tab,
+    p_table.joins,
+    case when p_lock then 'for update of t' else 'offset 0' end,
+    p_table.picks)
   into v_found, v_free, v_standing
-  using p_rows, exists (select from pg_constraint as c where c.contype = 'f' and c.confrelid = p_table);
-  return v_found || backfill_private.referencing(p_table, v_free, v_standing);
+  using p_rows, exists (select from pg_constraint as c where c.contype = 'f' and c.confrelid = p_table.tab);
+  return v_found || backfill_private.referencing(p_table.tab, v_free, v_standing);
 end
 $$;
 
@@ -137,7 +173,8 @@ begin
       c.conrelid::regclass as child,
       (
         select string_agg(
-          format('child.%I = (it.standing ->> %L)::%s', a.attname, p.attname, format_type(a.atttypid, a.atttypmod)),
+          format('child.%I = (it.standing ->> %L)::%s', a.attname, p.attname,
+            backfill_private.base_type(a.atttypid, a.atttypmod)),
           ' and ')
         from unnest(c.conkey, c.confkey) as k (child_column, parent_column)
         join pg_attribute as a
@@ -176,7 +213,8 @@ end
 $$;
 
 -- Does the age of some sessions' rows prove that they are as a preview without conflicts saw them? If not, the rows
--- themselves must be looked at. Always null if other tables refer to the target's tables.
+-- themselves must be looked at. Always null if other tables refer to the target's tables, or a key column has another
+-- name now.
 create function backfill_private.undo_is_as_seen(p_undo backfill_private.undos, p_ordinals integer[])
 returns boolean
 language plpgsql
@@ -198,6 +236,9 @@ begin
       select from pg_constraint as c
       where c.contype = 'f'
         and c.confrelid = v_target.table_name::regclass
+    ) or exists (
+      select from unnest(v_target.key_columns) as k
+      where backfill_private.column_type(v_target.table_name, k) is null
     ) then
       return null;
     end if;
@@ -229,24 +270,5 @@ begin
     end if;
   end loop;
   return true;
-end
-$$;
-
--- Undo one written row, if the database allows it.
---
--- returns  null, or why not: a constraint, deferred or not, or a trigger of the user's refused it
-create function backfill_private.refusal_to_undo(
-  p_table regclass, p_picks text, p_joins text, p_row backfill_private.undoable
-)
-returns text
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  perform backfill_private.undo_write(p_table, p_picks, p_joins, array[p_row], '{}');
-  set constraints all immediate;
-  return null;
-exception when integrity_constraint_violation or data_exception or insufficient_privilege or raise_exception then
-  return format('the database refuses it: %s %s', sqlstate, backfill_private.kept_message(sqlstate, sqlerrm));
 end
 $$;

@@ -89,7 +89,7 @@ as $$
       u.row_key,
       u.is_inferred,
       u.has_before,
-      u.last_hash is not null as stands,
+      u.after_hash is not null as stands,
       p_conflicts ->> u.last_receipt::text as conflict
     from unnest(p_rows) as u
   ), counted as (
@@ -137,7 +137,7 @@ declare
   v_until timestamptz := backfill_private.clock() + p_budget;
   v_last integer := (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_undo.run_id);
   v_rows backfill_private.undoable[];
-  v_table record;
+  v_table backfill_private.undo_table;
   v_conflicts jsonb;
 begin
   loop
@@ -147,8 +147,7 @@ begin
       from backfill_private.undo_rows(p_undo.run_id, backfill_private.undo_next(
         p_undo.run_id, p_undo.scope, p_undo.looked_ordinal, p_undo.looked_ordinal + 1000, null)) as r);
     for v_table in select * from backfill_private.undo_tables(v_rows) loop
-      v_conflicts := v_conflicts
-        || backfill_private.undo_conflicts(v_table.tab, v_table.picks, v_table.joins, v_rows, false);
+      v_conflicts := v_conflicts || backfill_private.undo_conflicts(v_table, v_rows, false);
     end loop;
     p_undo.effect := backfill_private.added(p_undo.effect, backfill_private.undo_effect(v_rows, v_conflicts));
     p_undo.effect := jsonb_set(

@@ -1,32 +1,31 @@
 -- The writes of an undo: many rows per statement, and row by row if something refuses one of them.
+--
+-- The user's triggers, checks and generated columns run in here. So what writes does it under the search path and the
+-- settings of the caller, as scoring does, and any error of theirs concerns the row alone.
 
 -- Undo written rows of a table: delete what was inserted, put back what was updated or deleted. All rows are written
--- but those in conflict, or an error is raised.
+-- but those in conflict, or an error is raised. Deferred constraints are checked.
 --
 -- One statement deletes, and one per set of columns updates. Rows that the run had deleted are inserted one by one,
 -- since `returning` of an insert cannot name the receipt.
--- p_picks, p_joins  see backfill_private.undo_tables
+-- p_path   see backfill_private.undo_path
 -- returns  the rows that were written, by their newest receipt, and the hash of what stands now. A row that the run
 --          both inserted and deleted is not among them
 -- raises   P0001 a trigger of the user's suppressed a write
 create function backfill_private.undo_write(
-  p_table regclass, p_picks text, p_joins text, p_rows backfill_private.undoable[], p_conflicts jsonb
+  p_table backfill_private.undo_table, p_rows backfill_private.undoable[], p_conflicts jsonb, p_path text
 )
 returns table (last_receipt bigint, operation text, after_hash bytea)
 language plpgsql
 set search_path = pg_catalog, pg_temp
-set timezone = 'UTC'
-set datestyle = 'ISO, YMD'
-set intervalstyle = 'iso_8601'
-set extra_float_digits = 1
-set bytea_output = 'hex'
+set lc_monetary = 'C'
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 as $$
 declare
   v_part record;
-  v_picks text := p_picks || case p_conflicts when '{}' then '' else ' and not $2 ? u.last_receipt::text' end;
+  v_picks text := p_table.picks || case p_conflicts when '{}' then '' else ' and not $2 ? u.last_receipt::text' end;
   v_rows bigint;
 begin
   for v_part in
@@ -34,26 +33,40 @@ begin
       w.way,
       w.columns,
       w.one,
-      count(*) as rows
+      count(*) as rows,
+      backfill_private.undo_statement(p_table.tab, v_picks, p_table.joins, w.way, w.columns) as statement
     from unnest(p_rows) as u
     cross join lateral (
       select
-        case when u.last_hash is null then 'insert' when u.has_before then 'update' else 'delete' end as way,
-        case when u.has_before then array(select jsonb_object_keys(u.first_before)) end as columns,
-        case when u.last_hash is null then u.last_receipt end as one
+        case when u.after_hash is null then 'insert' when u.has_before then 'update' else 'delete' end as way,
+        u.columns,
+        case when u.after_hash is null then u.last_receipt end as one
     ) as w
-    where (u.has_before or u.last_hash is not null)
-      and u.table_name::regclass = p_table
+    where (u.has_before or u.after_hash is not null)
+      and u.table_name::regclass = p_table.tab
+      and u.shape = p_table.shape
       and (p_conflicts = '{}' or not p_conflicts ? u.last_receipt::text)
     group by 1, 2, 3
   loop
-    return query execute backfill_private.undo_statement(p_table, v_picks, p_joins, v_part.way, v_part.columns)
-      using p_rows, p_conflicts, v_part.columns, v_part.one;
+    perform set_config('search_path', p_path, true);
+    return query execute v_part.statement using p_rows, p_conflicts, v_part.columns, v_part.one;
     get diagnostics v_rows = row_count;
     if v_rows <> v_part.rows then
-      raise exception 'a trigger of % let no % happen', p_table, v_part.way;
+      raise exception 'a trigger of % let no % happen', p_table.tab, v_part.way;
     end if;
   end loop;
+end
+$$;
+
+-- Check the deferred constraints of what was written so far, as the caller's commit would.
+create function backfill_private.check_deferred(p_path text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform set_config('search_path', p_path, true);
+  set constraints all immediate;
 end
 $$;
 
@@ -76,31 +89,32 @@ as $$
        where %s
          and %s
          and not u.has_before
-         and u.last_hash is not null
+         and u.after_hash is not null
        returning u.last_receipt, %L::text, null::bytea',
       p_table, p_picks, p_joins, p_way)
     when 'update' then format(
       'update %1$s as t
-       set (%2$s) = (select %2$s from jsonb_populate_record(null::%1$s, u.first_before))
+       set (%2$s) = (select %3$s from (select u.first_before::%1$s as image offset 0) as b)
        from unnest($1) as u
-       where %3$s
-         and %4$s
-         and u.last_hash is not null
-         and array(select jsonb_object_keys(u.first_before)) = $3
-       returning u.last_receipt, %5$L::text, sha256(convert_to(to_jsonb(t.*)::text, ''UTF8''))',
+       where %4$s
+         and %5$s
+         and u.after_hash is not null
+         and u.columns = $3
+       returning u.last_receipt, %6$L::text, backfill_private.row_hash(t)',
       p_table,
       string_agg(quote_ident(a.attname), ', ' order by a.attnum) filter (where a.attidentity <> 'a'),
+      string_agg('(b.image).' || quote_ident(a.attname), ', ' order by a.attnum) filter (where a.attidentity <> 'a'),
       p_picks, p_joins, p_way)
     else format(
       'insert into %1$s as t (%2$s) overriding system value
        select %3$s
        from unnest($1) as u
-       cross join lateral jsonb_populate_record(null::%1$s, u.first_before) as b
+       cross join lateral (select u.first_before::%1$s as image offset 0) as b
        where u.last_receipt = $4
-       returning $4, %4$L::text, sha256(convert_to(to_jsonb(t.*)::text, ''UTF8''))',
+       returning $4, %4$L::text, backfill_private.row_hash(t)',
       p_table,
       string_agg(quote_ident(a.attname), ', ' order by a.attnum),
-      string_agg('b.' || quote_ident(a.attname), ', ' order by a.attnum),
+      string_agg('(b.image).' || quote_ident(a.attname), ', ' order by a.attnum),
       p_way)
   end
   from pg_attribute as a
@@ -119,7 +133,7 @@ $$;
 -- what the statements return.
 -- returns  see backfill_private.undo_effect
 -- raises   any error of the database or of a user's trigger. OB011 a trigger writes further rows
-create function backfill_private.undo_at_once(p_run_id uuid, p_ordinals integer[])
+create function backfill_private.undo_at_once(p_run_id uuid, p_ordinals integer[], p_path text)
 returns jsonb
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -128,16 +142,16 @@ declare
   v_now timestamptz := backfill_private.clock();
   v_headers text := current_setting('request.headers', true);
   v_rows backfill_private.undoable[] := array(select r from backfill_private.undo_rows(p_run_id, p_ordinals) as r);
-  v_table record;
+  v_table backfill_private.undo_table;
   v_found jsonb;
   v_conflicts jsonb := '{}'::jsonb;
 begin
-  perform set_config('request.headers', jsonb_build_object('x-backfill-undo', p_run_id)::text, true);
   for v_table in select * from backfill_private.undo_tables(v_rows) loop
-    v_found := backfill_private.undo_conflicts(v_table.tab, v_table.picks, v_table.joins, v_rows, true);
+    perform set_config('request.headers', jsonb_build_object('x-backfill-undo', p_run_id)::text, true);
+    v_found := backfill_private.undo_conflicts(v_table, v_rows, true);
     v_conflicts := v_conflicts || v_found;
     insert into public.backfill_receipts (
-      run_id, ordinal, session_id, component, kind, operation, table_name, row_key, before_hash, after_hash,
+      run_id, ordinal, session_id, component, kind, operation, table_name, row_key, shape, before_hash, after_hash,
       attempt, at)
     select
       p_run_id,
@@ -148,14 +162,15 @@ begin
       w.operation,
       u.table_name,
       u.row_key,
-      u.last_hash,
+      u.shape,
+      u.after_hash,
       w.after_hash,
       u.attempt,
       v_now
-    from backfill_private.undo_write(v_table.tab, v_table.picks, v_table.joins, v_rows, v_found) as w
+    from backfill_private.undo_write(v_table, v_rows, v_found, p_path) as w
     join unnest(v_rows) as u using (last_receipt);
   end loop;
-  set constraints all immediate;
+  perform backfill_private.check_deferred(p_path);
   perform set_config('request.headers', coalesce(v_headers, ''), true);
   perform backfill_private.undo_noted(p_run_id, p_ordinals, v_rows, v_conflicts, v_now);
   return backfill_private.undo_effect(v_rows, v_conflicts);
@@ -199,11 +214,49 @@ begin
 end
 $$;
 
+-- Undo one written row, if nothing is against it: see undo_conflicts, the database, the user's code.
+--
+-- returns  null, or why not
+-- raises   57014 the statement was ended from outside, and with fewer sessions it may not be
+create function backfill_private.refusal_to_undo(
+  p_table backfill_private.undo_table, p_row backfill_private.undoable, p_terms backfill_private.undo_terms
+)
+returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_why text;
+  v_is_back boolean;
+begin
+  v_why := backfill_private.undo_conflicts(p_table, array[p_row], true) ->> p_row.last_receipt::text;
+  if v_why is not null then
+    return v_why;
+  end if;
+  perform backfill_private.undo_write(p_table, array[p_row], '{}', p_terms.path);
+  perform backfill_private.check_deferred(p_terms.path);
+  if not p_row.has_before then
+    execute format('select exists (select from unnest($1) as u join %s as t on %s)', p_table.tab, p_table.joins)
+    into v_is_back using array[p_row];
+    if v_is_back then
+      raise exception 'a trigger of % puts the row back', p_table.tab;
+    end if;
+  end if;
+  return null;
+exception when query_canceled or assert_failure or others then
+  if backfill_private.is_cancel(sqlstate, sqlerrm, p_terms.limit_at) and not p_terms.is_alone then
+    raise;
+  end if;
+  return format('the database refuses it: %s %s', sqlstate, backfill_private.kept_message(sqlstate, sqlerrm));
+end
+$$;
+
 -- Undo one session's rows one by one, the newest first, through the gate. The fence never leaves this function. Every
 -- row gets a receipt, and so does any row of this session that a trigger of the user's writes.
 --
 -- returns  see backfill_private.undo_effect
-create function backfill_private.undo_item(p_run_id uuid, p_ordinal integer)
+-- raises   57014 as refusal_to_undo
+create function backfill_private.undo_item(p_run_id uuid, p_ordinal integer, p_terms backfill_private.undo_terms)
 returns jsonb
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -213,7 +266,7 @@ declare
   v_headers text := current_setting('request.headers', true);
   v_rows backfill_private.undoable[];
   v_row backfill_private.undoable;
-  v_table record;
+  v_table backfill_private.undo_table;
   v_why text;
   v_conflicts jsonb := '{}'::jsonb;
 begin
@@ -227,14 +280,17 @@ begin
       lease_until = backfill_private.clock() + backfill_private.lease_ttl()
   where run_id = p_run_id
     and ordinal = p_ordinal;
-  perform set_config('request.headers',
-    jsonb_build_object('x-backfill-run', p_run_id, 'x-backfill-fence', v_fence)::text, true);
   v_rows := array(select r from backfill_private.undo_rows(p_run_id, array[p_ordinal]) as r);
   foreach v_row in array v_rows loop
+    -- For each row anew: code of the user's may have set it otherwise.
+    perform set_config('request.headers',
+      jsonb_build_object('x-backfill-run', p_run_id, 'x-backfill-fence', v_fence)::text, true);
     select * into strict v_table from backfill_private.undo_tables(array[v_row]);
-    v_why := backfill_private.undo_conflicts(v_table.tab, v_table.picks, v_table.joins, array[v_row], true)
-      ->> v_row.last_receipt::text;
-    v_why := coalesce(v_why, backfill_private.refusal_to_undo(v_table.tab, v_table.picks, v_table.joins, v_row));
+    -- PostgreSQL ends a statement only once at its time limit. After that nothing more of the user's is run.
+    v_why := case
+      when backfill_private.clock() >= p_terms.limit_at then 'undoing it meets the time limit of a statement'
+      else backfill_private.refusal_to_undo(v_table, v_row, p_terms)
+    end;
     if v_why is not null then
       v_conflicts := v_conflicts || jsonb_build_object(v_row.last_receipt, v_why);
     end if;
@@ -245,11 +301,14 @@ begin
 end
 $$;
 
--- Undo the rows of some sessions at once. If the database or a trigger of the user's refuses one of them, each half is
--- tried by itself, down to one session, so that one refusal is one conflict.
+-- Undo the rows of some sessions at once. If the database or code of the user's refuses one of them, with any error,
+-- each half is tried by itself, down to one session, so that one refusal is one conflict.
 --
 -- returns  see backfill_private.undo_effect
-create function backfill_private.undo_sessions(p_run_id uuid, p_ordinals integer[])
+-- raises   57014 as refusal_to_undo
+create function backfill_private.undo_sessions(
+  p_run_id uuid, p_ordinals integer[], p_terms backfill_private.undo_terms
+)
 returns jsonb
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -257,47 +316,19 @@ as $$
 declare
   v_half integer := cardinality(p_ordinals) / 2;
 begin
-  return backfill_private.undo_at_once(p_run_id, p_ordinals);
-exception
-  when integrity_constraint_violation
-    or data_exception
-    or insufficient_privilege
-    or raise_exception
-    or sqlstate 'OB011' then
-    if v_half = 0 then
-      return backfill_private.undo_item(p_run_id, p_ordinals[1]);
+  return backfill_private.undo_at_once(p_run_id, p_ordinals, p_terms.path);
+exception when query_canceled or assert_failure or others then
+  if backfill_private.is_cancel(sqlstate, sqlerrm, p_terms.limit_at) then
+    if not p_terms.is_alone then
+      raise;
     end if;
-    return backfill_private.added(
-      backfill_private.undo_sessions(p_run_id, p_ordinals[:v_half]),
-      backfill_private.undo_sessions(p_run_id, p_ordinals[v_half + 1:]));
-end
-$$;
-
--- Refuse a caller who has put a trigger with a function of their own on some table. An undo writes with its owner's
--- rights, and such a trigger would run with them. The right TRIGGER and a function in pg_temp are enough to make one,
--- and older projects give TRIGGER to every API role.
---
--- raises  OB010 a trigger's function belongs to the caller, who does not have the owner's rights
-create function backfill_private.refuse_callers_triggers()
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_found record;
-begin
-  select t.tgname, t.tgrelid::regclass as tab, p.proowner::regrole as owner into v_found
-  from pg_trigger as t
-  join pg_proc as p on p.oid = t.tgfoid
-  where not t.tgisinternal
-    and pg_has_role(session_user, p.proowner, 'member')
-    and not pg_has_role(session_user, current_user, 'member')
-  limit 1;
-  if found then
-    perform backfill_private.refuse('OB010',
-      format('trigger %I on %s runs a function of %s, which an undo would run with the rights of %s',
-        v_found.tgname, v_found.tab, v_found.owner, current_user),
-      format('drop trigger %I on %s', v_found.tgname, v_found.tab));
+    p_terms.limit_at := '-infinity';
   end if;
+  if v_half = 0 then
+    return backfill_private.undo_item(p_run_id, p_ordinals[1], p_terms);
+  end if;
+  return backfill_private.added(
+    backfill_private.undo_sessions(p_run_id, p_ordinals[:v_half], p_terms),
+    backfill_private.undo_sessions(p_run_id, p_ordinals[v_half + 1:], p_terms));
 end
 $$;

@@ -130,6 +130,7 @@ declare
   v_lease jsonb;
   v_pass jsonb;
   v_seen jsonb;
+  v_is_seen boolean := false;
 begin
   begin
     if p_is_beside then
@@ -143,7 +144,7 @@ begin
       perform set_config('request.headers',
         (coalesce(nullif(current_setting('request.headers', true), ''), '{}')::jsonb || (v_lease -> 'headers'))::text,
         true);
-      v_pass := backfill_private.rehearse_pass(v_lease -> 'steps', p_search_path);
+      v_pass := backfill_private.rehearse_pass(v_lease -> 'steps', p_search_path, backfill_private.limit_at());
       if v_session = p_session_id then
         v_seen := jsonb_build_object(
           'error', v_pass -> 'error',
@@ -151,10 +152,10 @@ begin
       end if;
       exit when v_pass ->> 'error' is not null;
     end loop;
-    raise sqlstate 'RB001';
-  exception
-    when sqlstate 'RB001' then null;
-    when query_canceled or others then v_seen := null;
+    v_is_seen := true;
+    raise exception 'everything is rolled back';
+  exception when query_canceled or assert_failure or others then
+    v_seen := case when v_is_seen then v_seen end;
   end;
   return v_seen;
 end

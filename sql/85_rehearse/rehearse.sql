@@ -119,7 +119,7 @@ begin
   elsif exists (
     select from backfill_private.rehearsals as s
     where s.run_id = p_run_id
-      and s.seen #>> '{error,code}' = '57014'
+      and s.seen #>> '{error,is_limit}' = 'true'
   ) then
     return jsonb_build_object('why', 'another session was slower than the limit');
   end if;
@@ -160,8 +160,10 @@ $$;
 --
 -- p_steps        [{component, function, call: SQL}]
 -- p_search_path  that of a call through the API, since the scoring functions will run under it
--- returns        {calls: [{component, function, took_ms}], error: null or {step, code, message}}
-create function backfill_private.rehearse_pass(p_steps jsonb, p_search_path text)
+-- p_limit_at     when the time limit of the statement comes
+-- returns        {calls: [{component, function, took_ms}], error: null or {step, code, is_limit: it met the time limit,
+--                message}}
+create function backfill_private.rehearse_pass(p_steps jsonb, p_search_path text, p_limit_at timestamptz)
 returns jsonb
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -171,26 +173,28 @@ declare
   v_began timestamptz;
   v_calls jsonb := '[]'::jsonb;
   v_settings jsonb := backfill_private.settings_kept(backfill_private.loose_settings(), p_search_path);
+  v_is_checked boolean := false;
 begin
-  perform set_config('search_path', p_search_path, true);
   for v_step in
     select s from jsonb_array_elements(p_steps || '{"function": "a deferred constraint"}'::jsonb) as s
   loop
     v_began := backfill_private.clock();
     begin
+      perform set_config('search_path', p_search_path, true);
       if v_step ? 'call' then
         execute v_step ->> 'call';
       else
         set constraints all immediate;
-        raise sqlstate 'RB001';  -- makes them deferred again, for a second pass
+        v_is_checked := true;
+        raise exception 'they are deferred again, for a second pass';
       end if;
-    exception
-      when sqlstate 'RB001' then exit;
-      when query_canceled or assert_failure or others then
-        return jsonb_build_object('calls', v_calls, 'error', jsonb_build_object(
-          'code', sqlstate,
-          'step', v_step ->> 'function',
-          'message', backfill_private.kept_message(sqlstate, sqlerrm)));
+    exception when query_canceled or assert_failure or others then
+      exit when v_is_checked;
+      return jsonb_build_object('calls', v_calls, 'error', jsonb_build_object(
+        'code', sqlstate,
+        'step', v_step ->> 'function',
+        'is_limit', backfill_private.is_cancel(sqlstate, sqlerrm, p_limit_at),
+        'message', backfill_private.kept_message(sqlstate, sqlerrm)));
     end;
     perform set_config(s.key, s.value, true) from jsonb_each_text(v_settings) as s;
     v_calls := v_calls || jsonb_build_object(

@@ -1,6 +1,7 @@
 -- The rehearsal's rows: before, between and after the calls.
 
--- Keep the rows that a scratch run's session has in the target tables at this moment.
+-- Keep the rows that a scratch run's session has in the target tables at this moment. Each column stands as its type
+-- writes it.
 create function backfill_private.keep_rows(p_scratch uuid, p_moment text)
 returns void
 language plpgsql
@@ -10,9 +11,11 @@ set datestyle = 'ISO, YMD'
 set intervalstyle = 'iso_8601'
 set extra_float_digits = 1
 set bytea_output = 'hex'
+set lc_monetary = 'C'
 as $$
 declare
   v_target public.backfill_targets;
+  v_columns text[];
 begin
   for v_target in
     select t.*
@@ -21,19 +24,27 @@ begin
     where r.run_id = p_scratch
     order by t.position
   loop
+    v_columns := array(
+      select a.attname::text
+      from pg_attribute as a
+      where a.attrelid = v_target.table_name::regclass
+        and a.attnum > 0
+        and not a.attisdropped);
     execute format(
       'insert into backfill_private.rehearsal_rows (scratch, moment, table_name, row_key, contents)
-       select $1, $2, %L, backfill_private.row_key(to_jsonb(t.*), $3), to_jsonb(t.*)
+       select $1, $2, %L, backfill_private.row_key(backfill_private.row_json(t), $3), jsonb_object($4, array[%s])
        from %s as t
        join public.backfill_items as item
          on item.run_id = $1
          and t.%I = item.session_id::%s
        on conflict do nothing',
       backfill_private.bare_name(v_target.table_name),
+      (select string_agg(format('row(t.%I)::text', c.name), ', ' order by c.place)
+        from unnest(v_columns) with ordinality as c (name, place)),
       v_target.table_name::regclass,
       v_target.session_column,
       backfill_private.column_type(v_target.table_name, v_target.session_column))
-    using p_scratch, p_moment, v_target.key_columns;
+    using p_scratch, p_moment, v_target.key_columns, v_columns;
   end loop;
 end
 $$;
@@ -119,6 +130,7 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
 as $$
   select coalesce(jsonb_object_agg(n.table_name, n.columns), '{}') from (
     select r.table_name, jsonb_agg(distinct c.key order by c.key) as columns
@@ -126,7 +138,7 @@ as $$
     cross join lateral jsonb_each(r.contents) as c
     where r.scratch = p_scratch
       and r.moment = 'first'
-      and c.value in (to_jsonb(now()), to_jsonb(localtimestamp))
+      and c.value #>> '{}' in (row(now())::text, row(localtimestamp)::text)
     group by r.table_name
   ) as n
 $$;
@@ -212,21 +224,49 @@ $$;
 -- Undo the scratch run's rows as a real undo does, and compare with before.
 --
 -- returns  {conflicts: [reason], tables: see backfill_private.rows_between}
-create function backfill_private.seen_undone(p_scratch uuid)
+create function backfill_private.seen_undone(p_scratch uuid, p_search_path text, p_limit_at timestamptz)
 returns jsonb
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_terms backfill_private.undo_terms;
   v_conflicts jsonb;
 begin
+  v_terms.limit_at := p_limit_at;
   perform backfill_private.scratch_target(p_scratch);
+  v_terms.path := backfill_private.undo_path(p_search_path);
   select coalesce(jsonb_agg(distinct c.value ->> 'reason'), '[]') into v_conflicts
-  from jsonb_array_elements(backfill_private.undo_item(p_scratch, 1) -> 'conflicts') as c;
+  from jsonb_array_elements(backfill_private.undo_item(p_scratch, 1, v_terms) -> 'conflicts') as c;
   perform backfill_private.keep_rows(p_scratch, 'undone');
   return jsonb_build_object(
     'conflicts', v_conflicts,
     'tables', backfill_private.rows_between(p_scratch, 'before', 'undone'));
 end
+$$;
+
+-- What was seen of a session until an error ended its rehearsal. It is the error of what came next: the rows that the
+-- calls left, the second call, or the undo. A time limit that came after the first call says nothing against those.
+create function backfill_private.seen_until(p_seen jsonb, p_code text, p_message text, p_limit_at timestamptz)
+returns jsonb
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when p_seen ->> 'error' is not null then p_seen
+    when not p_seen ? 'tables' then p_seen || jsonb_build_object('error', e.error)
+    when backfill_private.is_cancel(p_code, p_message, p_limit_at) then p_seen
+    when not p_seen ? 'second' then p_seen || jsonb_build_object('second', jsonb_build_object('error', e.error))
+    else p_seen || jsonb_build_object('undone', jsonb_build_object(
+      'tables', '{}'::jsonb,
+      'conflicts', jsonb_build_array(format('the undo ends with %s %s', p_code, e.error ->> 'message'))))
+  end
+  from (
+    select jsonb_build_object(
+      'step', 'what the calls left',
+      'code', p_code,
+      'message', backfill_private.kept_message(p_code, p_message)) as error
+  ) as e
 $$;

@@ -66,7 +66,7 @@ as $$
   from reach as r
   join pg_attribute as a
     on a.attrelid = r.oid
-    and a.attname in ('before', 'fence_hash')
+    and a.attname in ('before', 'after_columns', 'fence_hash')
   where has_column_privilege(r.role, r.oid, a.attnum, 'select')
   union all
   select
@@ -241,6 +241,7 @@ begin
         union all select 2, row_number() over (), line from backfill_private.source_lines(v_target) as line
         union all select 3, row_number() over (), line from backfill_private.key_lines(v_target) as line
         union all select 4, row_number() over (), line from backfill_private.table_marks(v_target) as line
+        union all select 4, row_number() over () + 1000, line from backfill_private.image_marks(v_target, null) as line
         union all select 5, row_number() over (), line from backfill_private.rights_lines(v_target) as line
         union all select 6, row_number() over (), line from backfill_private.function_marks(v_target) as line
         union all select 7, row_number() over (), line from backfill_private.helper_lines(v_target) as line

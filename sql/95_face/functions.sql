@@ -108,35 +108,39 @@ declare
   v_lease jsonb;
   v_leased_ms numeric;
   v_alone jsonb;
-  v_seen jsonb;
+  v_seen jsonb := '{"calls": [], "error": null}'::jsonb;
+  v_is_seen boolean := false;
+  v_limit_at timestamptz := backfill_private.limit_at();
 begin
   begin
     v_lease := backfill_private.rehearsal_lease(p_run_id, p_session_id);
     v_leased_ms := extract(epoch from backfill_private.clock() - v_began) * 1000;
-    v_seen := v_lease - array['scratch', 'headers', 'steps', 'writes'];
     if v_lease ? 'steps' then
       perform set_config('lock_timeout', '1s', true);
       perform set_config('request.headers',
         (coalesce(nullif(current_setting('request.headers', true), ''), '{}')::jsonb || (v_lease -> 'headers'))::text,
         true);
-      v_seen := backfill_private.rehearse_pass(v_lease -> 'steps', p_search_path);
+      v_seen := backfill_private.rehearse_pass(v_lease -> 'steps', p_search_path, v_limit_at);
       v_seen := v_seen || backfill_private.seen_first((v_lease ->> 'scratch')::uuid, v_lease -> 'writes');
       if v_seen ->> 'error' is null then
         v_alone := backfill_private.row_hashes((v_lease ->> 'scratch')::uuid);
         v_seen := v_seen || jsonb_build_object('second',
-          backfill_private.rehearse_pass(v_lease -> 'steps', p_search_path)
+          backfill_private.rehearse_pass(v_lease -> 'steps', p_search_path, v_limit_at)
             || backfill_private.seen_second((v_lease ->> 'scratch')::uuid));
         v_seen := v_seen || jsonb_build_object('undone',
-          backfill_private.seen_undone((v_lease ->> 'scratch')::uuid));
+          backfill_private.seen_undone((v_lease ->> 'scratch')::uuid, p_search_path, v_limit_at));
       end if;
+    else
+      v_seen := v_lease;
     end if;
-    raise sqlstate 'RB001';
-  exception
-    when sqlstate 'RB001' then null;  -- the intended end: everything is rolled back
-    when query_canceled then
-      if v_seen is null then
-        raise;
-      end if;
+    v_is_seen := true;
+    raise exception 'everything is rolled back';
+  exception when query_canceled or assert_failure or others then
+    if v_lease is null then
+      raise;
+    elsif not v_is_seen then
+      v_seen := backfill_private.seen_until(v_seen, sqlstate, sqlerrm, v_limit_at);
+    end if;
   end;
   if v_alone is not null then
     v_seen := v_seen || backfill_private.seen_beside(p_run_id, p_session_id, p_search_path, v_alone);
@@ -524,17 +528,19 @@ $$;
 comment on function public.backfill_preview_undo(uuid, text[], text, text, integer, bigint) is
   'What an undo of a run would take back: counts, conflicts and the digest that confirms it. For the client.';
 
+-- p_search_path  by default the caller's, since a default is evaluated before this function's own path is set
 create function public.backfill_confirm_undo(
-  p_run_id uuid, p_digest text, p_reason text, p_sessions integer default 200, p_scope jsonb default null
+  p_run_id uuid, p_digest text, p_reason text, p_sessions integer default 200, p_scope jsonb default null,
+  p_search_path text default current_setting('search_path')
 )
 returns jsonb
 language sql
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.confirm_undo(p_run_id, p_digest, p_reason, p_sessions, p_scope)
+  select backfill_private.confirm_undo(p_run_id, p_digest, p_reason, p_sessions, p_scope, p_search_path)
 $$;
 
-comment on function public.backfill_confirm_undo(uuid, text, text, integer, jsonb) is
+comment on function public.backfill_confirm_undo(uuid, text, text, integer, jsonb, text) is
   'Carry out exactly the undo that was previewed, one part per call. For the client.';
 
 -- Empty the before-images in the receipts of a finished run.

@@ -65,6 +65,9 @@ create policy "the owner alone" on backfill_private.rehearsals for select to ser
 alter table backfill_private.rehearsal_rows enable row level security;
 create policy "the owner alone" on backfill_private.rehearsal_rows for select to service_role using (false);
 
+alter table backfill_private.shapes enable row level security;
+create policy "the owner alone" on backfill_private.shapes for select to service_role using (false);
+
 alter table backfill_private.looks enable row level security;
 create policy "the owner alone" on backfill_private.looks for select to service_role using (false);
 

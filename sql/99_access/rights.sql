@@ -52,7 +52,7 @@ revoke all on function
   public.backfill_verify_part(uuid, jsonb, integer),
   public.backfill_written(uuid, integer, integer),
   public.backfill_preview_undo(uuid, text[], text, text, integer, bigint),
-  public.backfill_confirm_undo(uuid, text, text, integer, jsonb),
+  public.backfill_confirm_undo(uuid, text, text, integer, jsonb, text),
   public.backfill_prune(uuid)
 from public, anon, authenticated, service_role;
 
@@ -77,9 +77,10 @@ on public.backfill_items to authenticated, service_role;
 -- What a decision says. Its trigger decides whether it counts.
 grant insert (run_id, digest, decision, approver, note) on public.backfill_approvals to authenticated, service_role;
 
--- All columns but the row before, which only undo needs.
-grant select (receipt_id, run_id, ordinal, session_id, component, kind, operation, table_name, row_key, before_hash,
-  after_hash, attempt, is_inferred, at, undone_at) on public.backfill_receipts to authenticated, service_role;
+-- All columns but the row before and the hashes of single columns, which only undo and verify need.
+grant select (receipt_id, run_id, ordinal, session_id, component, kind, operation, table_name, row_key, shape,
+  before_hash, after_hash, attempt, is_inferred, at, undone_at) on public.backfill_receipts
+to authenticated, service_role;
 
 grant select on backfill_private.faults to service_role;
 
@@ -114,7 +115,7 @@ grant execute on function
   public.backfill_renew(uuid, uuid),
   public.backfill_settle(uuid, uuid, jsonb),
   public.backfill_preview_undo(uuid, text[], text, text, integer, bigint),
-  public.backfill_confirm_undo(uuid, text, text, integer, jsonb),
+  public.backfill_confirm_undo(uuid, text, text, integer, jsonb, text),
   public.backfill_prune(uuid)
 to service_role;
 
@@ -148,13 +149,15 @@ grant execute on function
   backfill_private.claim_apart(uuid, uuid, text),
   backfill_private.columns_apart(jsonb, jsonb),
   backfill_private.components_kept(text),
-  backfill_private.confirm_undo(uuid, text, text, integer, jsonb),
+  backfill_private.confirm_undo(uuid, text, text, integer, jsonb, text),
   backfill_private.coverage_of(text, text),
   backfill_private.fault(text),
+  backfill_private.is_cancel(text, text, timestamptz),
   backfill_private.is_written_here(xid),
   backfill_private.keep_rehearsal(uuid, text, jsonb),
   backfill_private.kept_message(text, text),
   backfill_private.leaves_behind(),
+  backfill_private.limit_at(),
   backfill_private.loose_settings(),
   backfill_private.parameter(text, text),
   backfill_private.preview_undo(uuid, text[], text, text, integer, bigint),
@@ -162,14 +165,15 @@ grant execute on function
   backfill_private.rehearsal_lease(uuid, text),
   backfill_private.rehearsal_sample(uuid),
   backfill_private.rehearse_again(uuid, text, text, boolean),
-  backfill_private.rehearse_pass(jsonb, text),
+  backfill_private.rehearse_pass(jsonb, text, timestamptz),
   backfill_private.renew(uuid, uuid),
   backfill_private.retry(uuid),
   backfill_private.row_hashes(uuid),
   backfill_private.seen_beside(uuid, text, text, jsonb),
   backfill_private.seen_first(uuid, jsonb),
   backfill_private.seen_second(uuid),
-  backfill_private.seen_undone(uuid),
+  backfill_private.seen_undone(uuid, text, timestamptz),
+  backfill_private.seen_until(jsonb, text, text, timestamptz),
   backfill_private.settings_kept(text[], text),
   backfill_private.settle(uuid, uuid, jsonb),
   backfill_private.start(uuid, text)

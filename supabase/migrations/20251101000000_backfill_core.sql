@@ -695,6 +695,27 @@ as $$
   where t.target = p_target
 $$;
 
+-- The name of a type. Of a domain, that of the type below: a cast to a domain would run its checks, which are the
+-- user's code.
+create function backfill_private.base_type(p_type oid, p_typmod integer)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with recursive below as (
+    select t.oid, p_typmod as typmod, t.typtype, t.typbasetype, t.typtypmod
+    from pg_type as t
+    where t.oid = p_type
+    union all
+    select t.oid, b.typtypmod, t.typtype, t.typbasetype, t.typtypmod
+    from below as b
+    join pg_type as t on t.oid = b.typbasetype
+    where b.typtype = 'd'
+  )
+  select format_type(b.oid, b.typmod) from below as b where b.typtype <> 'd'
+$$;
+
 -- The SQL type of a column, for casts that still let an index serve.
 create function backfill_private.column_type(p_table text, p_column text)
 returns text
@@ -702,7 +723,7 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select format_type(a.atttypid, a.atttypmod)
+  select backfill_private.base_type(a.atttypid, a.atttypmod)
   from pg_attribute as a
   where a.attrelid = to_regclass(p_table)
     and a.attname = p_column
@@ -1143,6 +1164,18 @@ comment on column public.backfill_events.prev_hash is
   'Hash of the event before. Empty for the first.';
 comment on column public.backfill_events.hash is
   'SHA-256 over this event and prev_hash.';
+
+-- The columns that rows of a relation had when a receipt was written: [number, name, type, how it is generated] each,
+-- in their order. stamp: the same as the catalog says it, to find the shape by. shape: SHA-256 of relation and stamp.
+create table backfill_private.shapes (
+  shape bytea primary key,
+  relation oid not null,
+  stamp text not null,
+  columns jsonb not null
+);
+
+-- A relation has few shapes, and a stamp may be too long for an index.
+create index backfill_shapes_relations on backfill_private.shapes (relation);
 
 -- The batches that bulk calls have settled, until each is noted in the chain and looked at.
 create table backfill_private.unnoted (
@@ -1656,6 +1689,33 @@ as $$
   select (backfill_private.fault(p_code)).bulk
 $$;
 
+-- When the time limit of a statement that begins now will have come. Infinity if there is none.
+create function backfill_private.limit_at()
+returns timestamptz
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when s.setting = '0' then 'infinity'
+    -- What came before the first look at the clock.
+    else backfill_private.clock() + s.setting::integer * interval '1 ms' - interval '100 ms'
+  end
+  from pg_settings as s
+  where s.name = 'statement_timeout'
+$$;
+
+-- Was a statement ended from outside, at its time limit or on request? Code of the user's may raise 57014 by itself.
+create function backfill_private.is_cancel(p_code text, p_message text, p_limit_at timestamptz)
+returns boolean
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  select p_code = '57014'
+    and (starts_with(p_message, 'canceling statement due to') or backfill_private.clock() >= p_limit_at)
+$$;
+
 -- from sql/30_run/lock.sql
 -- The lock of a run: anyone who changes a run holds its row and its advisory lock.
 
@@ -1843,16 +1903,276 @@ $$;
 -- from sql/30_run/receipts.sql
 -- Receipts: how rows are hashed and named, and how the chain proves them. The gate is the trigger that writes them.
 
--- The hash of a row: over its columns by name, rendered alike under any settings of the session.
--- p_row comes from to_jsonb() under the same settings, so call this only from functions that pin them too.
-create function backfill_private.row_hash(p_row jsonb)
+-- The columns that a relation's rows have now, as a shape. A new one is noted, so that a receipt can name it.
+--
+-- A shape is known for good: it lets a row be compared and restored when a migration has changed the table since.
+create function backfill_private.shape_of(p_relation oid)
 returns bytea
-language sql
-immutable
-strict
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
-  select sha256(convert_to(p_row::text, 'UTF8'))
+declare
+  v_shape bytea;
+  v_stamp text;
+  v_columns jsonb;
+begin
+  -- This runs for every row, so what costs more is left to the first row of a shape.
+  select string_agg(concat_ws(' ', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attgenerated), e'\n')
+  into v_stamp
+  from pg_attribute as a
+  where a.attrelid = p_relation
+    and a.attnum > 0
+    and not a.attisdropped;
+  select s.shape into v_shape
+  from backfill_private.shapes as s
+  where s.relation = p_relation
+    and s.stamp = v_stamp;
+  if not found then
+    select coalesce(jsonb_agg(
+      jsonb_build_array(a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attgenerated)
+      order by a.attnum), '[]')
+    into v_columns
+    from pg_attribute as a
+    where a.attrelid = p_relation
+      and a.attnum > 0
+      and not a.attisdropped;
+    insert into backfill_private.shapes (shape, relation, stamp, columns)
+    values (sha256(convert_to(p_relation::text || e'\n' || v_stamp, 'UTF8')), p_relation, v_stamp, v_columns)
+    on conflict (shape) do update set shape = excluded.shape
+    returning shape into v_shape;
+  end if;
+  return v_shape;
+end
+$$;
+
+-- Note the shapes of a target's tables and of their partitions.
+create function backfill_private.note_shapes(p_target text)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  select count(backfill_private.shape_of(coalesce(part.relid, to_regclass(t.table_name))))
+  from public.backfill_targets as t
+  left join lateral pg_partition_tree(to_regclass(t.table_name)) as part on true
+  where t.target = p_target
+$$;
+
+-- The columns of a shape, and what became of each in a table.
+--
+-- p_table  a table of that shape, or the partitioned table that the shape's relation is a partition of
+-- returns  place: in the shape. name: the column's name now, null if it was dropped. was: its type then
+--          is_same: it has that type still. is_computed: it is computed when it is read, so no row keeps it
+create function backfill_private.shape_columns(p_table regclass, p_shape bytea)
+returns table (place integer, old_name text, name text, was text, is_same boolean, is_computed boolean)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    c.place::integer,
+    c.kept ->> 1,
+    a.attname::text,
+    c.kept ->> 2,
+    format_type(a.atttypid, a.atttypmod) = c.kept ->> 2,
+    a.attgenerated = 'v'
+  from backfill_private.shapes as s
+  cross join lateral jsonb_array_elements(s.columns) with ordinality as c (kept, place)
+  left join pg_class as r on r.oid = s.relation
+  left join pg_attribute as n
+    on n.attrelid = r.oid
+    and n.attnum = (c.kept ->> 0)::integer
+    and not n.attisdropped
+  left join pg_attribute as a
+    on a.attrelid = p_table
+    and a.attname = case when r.oid is null then c.kept ->> 1 else n.attname end
+    and a.attnum > 0
+    and not a.attisdropped
+  where s.shape = p_shape
+$$;
+
+-- The hash of a row: over its image, the row as text. In an image every column stands as its type writes it, for its
+-- type to read it back exactly. No cast of the user's and, with these settings, none of the session's has a part in it.
+create function backfill_private.row_hash(p_row record)
+returns bytea
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'iso_8601'
+set extra_float_digits = 1
+set bytea_output = 'hex'
+set lc_monetary = 'C'
+as $$
+begin
+  return sha256(convert_to(p_row::text, 'UTF8'));
+end
+$$;
+
+-- A row as JSON, for its key and to compare its columns. What JSON cannot hold, such as a NUL that the type json keeps,
+-- stands there as a hash.
+create function backfill_private.row_json(p_row anyelement)
+returns jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_json jsonb := '{}'::jsonb;
+  v_column text;
+  v_value jsonb;
+begin
+  return to_jsonb(p_row);
+exception when assert_failure or others then
+  for v_column in
+    select a.attname::text
+    from pg_attribute as a
+    join pg_type as t on t.typrelid = a.attrelid
+    where t.oid = pg_typeof(p_row)
+      and a.attnum > 0
+      and not a.attisdropped
+  loop
+    execute format('select backfill_private.value_json(($1).%I)', v_column) into v_value using p_row;
+    v_json := v_json || jsonb_build_object(v_column, v_value);
+  end loop;
+  return v_json;
+end
+$$;
+
+-- A value as JSON. If JSON cannot hold it, a hash of what its type writes.
+create function backfill_private.value_json(p_value anyelement)
+returns jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return coalesce(to_jsonb(p_value), 'null');
+exception when assert_failure or others then
+  return to_jsonb(backfill_private.sha256_hex(format('%s', p_value)));
+end
+$$;
+
+-- A short hash per column of a row, in the order that jsonb gives their names. When a column is gone, the others can
+-- still be compared.
+create function backfill_private.column_hashes(p_row jsonb)
+returns bigint[]
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select array_agg(hashtextextended(c.value::text, 0)) from jsonb_each(p_row) as c
+$$;
+
+-- The short hash of one column. p_type: a type that the value had before. Null if it does not convert back.
+create function backfill_private.column_hash(p_value anyelement, p_type text default null)
+returns bigint
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_hash bigint;
+begin
+  if p_type is null then
+    return hashtextextended(backfill_private.value_json(p_value)::text, 0);
+  end if;
+  execute format('select backfill_private.column_hash($1::%s)', p_type) into v_hash using p_value;
+  return v_hash;
+exception when assert_failure or others then
+  return null;
+end
+$$;
+
+-- The condition under which a row t of a table is as a receipt x left it, as SQL. It is null if that cannot be told: a
+-- column has another type since, and its value does not convert back.
+--
+-- p_shapes  the shapes of the receipts. They have the columns shape, after_hash and after_columns
+create function backfill_private.as_left_sql(p_table regclass, p_shapes bytea[])
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format('case x.shape %s end', coalesce(string_agg(format('when %L then %s', s.shape, case
+    when s.is_same then format('sha256(convert_to(row(%s)::text, ''UTF8'')) = x.after_hash', s.row)
+    else s.columns end), ' '), 'when null then null::boolean'))
+  from (
+    select
+      wanted.shape,
+      bool_and(coalesce(c.is_same, false)) as is_same,
+      string_agg(case when c.is_computed or c.name is null then 'null' else format('t.%I', c.name) end,
+        ', ' order by c.place) as row,
+      coalesce(string_agg(
+        case
+          when c.is_same then format('backfill_private.column_hash(t.%I) = x.after_columns[%s]', c.name, j.place)
+          else format(
+            'nullif(x.after_columns[%2$s] in (backfill_private.column_hash(t.%1$I),'
+            ' backfill_private.column_hash(t.%1$I, %3$L)), false)',
+            c.name, j.place, c.was)
+        end, ' and ') filter (where c.name is not null and not c.is_computed), 'true') as columns
+    from unnest(p_shapes) as wanted (shape)
+    cross join lateral backfill_private.shape_columns(p_table, wanted.shape) as c
+    -- Where jsonb has the column's name among the others.
+    join lateral (
+      select k.place
+      from jsonb_object_keys((
+        select jsonb_object_agg(o.kept ->> 1, 0)
+        from backfill_private.shapes as of_all
+        cross join lateral jsonb_array_elements(of_all.columns) as o (kept)
+        where of_all.shape = wanted.shape)) with ordinality as k (name, place)
+      where k.name = c.old_name
+    ) as j on true
+    group by wanted.shape
+  ) as s
+$$;
+
+-- How the image of a row fits a table: names of its columns now, and if it is not of the table's own shape, for each
+-- column of the table its place in the image, null if it has none there.
+create function backfill_private.image_fit(p_table regclass, p_shape bytea, out names text[], out places integer[])
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with kept as materialized (
+    select * from backfill_private.shape_columns(p_table, p_shape)
+  ), standing as (
+    select a.attname::text as name, row_number() over (order by a.attnum) as place
+    from pg_attribute as a
+    where a.attrelid = p_table
+      and a.attnum > 0
+      and not a.attisdropped
+  )
+  select
+    array_agg(s.name order by s.place) filter (where k.place is not null),
+    case when count(*) <> (select count(*) from kept) or bool_or(k.place is distinct from s.place)
+      then array_agg(k.place order by s.place) end
+  from standing as s
+  left join kept as k using (name)
+$$;
+
+-- The image of a row, with its columns put where a table has them now.
+--
+-- A column of an image is either quoted, with quotes and backslashes doubled, or has none of either and no comma.
+-- p_places  see backfill_private.image_fit
+create function backfill_private.refitted_image(p_image text, p_places integer[])
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  with columns as materialized (
+    select array_agg(m.part[1] order by m.place) as parts
+    from regexp_matches(substr(p_image, 2, length(p_image) - 2) || ',',
+      '("(?:[^"\\]|""|\\\\)*"|[^,"]*),', 'g') with ordinality as m (part, place)
+  )
+  select case
+    when p_places is null then p_image
+    else (
+      select format('(%s)', string_agg(coalesce(c.parts[p.place], ''), ',' order by p.nth))
+      from columns as c
+      cross join unnest(p_places) with ordinality as p (place, nth))
+  end
 $$;
 
 -- The columns of a row that are its key. A loop, because an aggregate would cost one query per row.
@@ -2789,6 +3109,7 @@ begin
         (select coalesce(jsonb_agg(m), '[]') from backfill_private.data_marks(p_run_id) as m))
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.kind_marks(p_run_id) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.table_marks(v_run.target) as m)
+      || (select coalesce(jsonb_agg(m), '[]') from backfill_private.image_marks(v_run.target, p_run_id) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.function_marks(v_run.target) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.environment_mark() as m)
       || backfill_private.throttle_mark(v_run.request)
@@ -2950,6 +3271,101 @@ begin
     || backfill_private.unselected_meanwhile(v_run)
     || backfill_private.new_candidates(v_run);
 end
+$$;
+
+-- from sql/40_plan/images.sql
+-- Before-images: would an undo give back every value that stands in a target's tables now?
+
+-- The columns of a table with a value that does not come back bit by bit from how its type writes it, or not at all.
+--
+-- Only values can tell, so some rows are looked at. Types of which it is known are left out.
+-- p_run_id  null: any 1,000 rows. Else the rows of the run's first 1,000 sessions, which it may overwrite
+create function backfill_private.lossy_columns(p_target public.backfill_targets, p_run_id uuid)
+returns text[]
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'iso_8601'
+set extra_float_digits = 1
+set bytea_output = 'hex'
+set lc_monetary = 'C'
+as $$
+declare
+  v_column record;
+  v_is_exact boolean;
+  v_lossy text[] := array[]::text[];
+  v_rows text := case
+    when p_run_id is null then format('(select * from %s limit 1000) as t', p_target.table_name::regclass)
+    else format(
+      '(select i.session_id from public.backfill_items as i where i.run_id = %L order by i.ordinal limit 1000) as item
+       join %s as t on t.%I = item.session_id::%s',
+      p_run_id,
+      p_target.table_name::regclass,
+      p_target.session_column,
+      backfill_private.column_type(p_target.table_name, p_target.session_column))
+  end;
+begin
+  for v_column in
+    select
+      a.attname as name,
+      format_type(a.atttypid, a.atttypmod) as type,
+      backfill_private.base_type(a.atttypid, a.atttypmod) as base
+    from pg_attribute as a
+    where a.attrelid = to_regclass(p_target.table_name)
+      and a.attnum > 0
+      and not a.attisdropped
+      and a.attgenerated = ''
+      and a.atttypid <> all (array['boolean', 'smallint', 'integer', 'bigint', 'numeric', 'real', 'double precision',
+        'uuid', 'text', 'character varying', 'character', 'date', 'timestamptz', 'timestamp', 'jsonb', 'json',
+        'bytea']::regtype[])
+    order by a.attnum
+  loop
+    begin
+      execute format(
+        'select bool_and(record_image_eq(row(s.was), row(format(''%%s'', s.was)::%1$s)))
+         from (select t.%2$I::%1$s as was from %3$s) as s
+         where s.was is not null',
+        v_column.base,
+        v_column.name,
+        v_rows)
+      into v_is_exact;
+    exception when assert_failure or others then
+      v_is_exact := false;
+    end;
+    if not v_is_exact then
+      v_lossy := v_lossy || format('%s (%s)', v_column.name, v_column.type);
+    end if;
+  end loop;
+  return v_lossy;
+end
+$$;
+
+-- The marks on before-images, of a check and of a plan. None if every value comes back.
+--
+-- p_run_id  null in a check
+create function backfill_private.image_marks(p_target text, p_run_id uuid)
+returns setof jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.line(
+    'before-images of ' || t.table_name,
+    case when planned.columns <> '{}' then 'fail' else 'warn' end,
+    'an undo cannot restore exactly what is overwritten in '
+      || array_to_string(coalesce(nullif(planned.columns, '{}'), standing.columns), ', '),
+    'keep a copy of these rows before the run, or let the scoring function leave them as they are')
+  from public.backfill_targets as t
+  cross join lateral (select backfill_private.lossy_columns(t, null) as columns) as standing
+  cross join lateral (
+    select case when p_run_id is not null then backfill_private.lossy_columns(t, p_run_id) else '{}' end as columns
+  ) as planned
+  where t.target = p_target
+    and to_regclass(t.table_name) is not null
+    and standing.columns || planned.columns <> '{}'
+  order by t.position
 $$;
 
 -- from sql/40_plan/marks.sql
@@ -3359,6 +3775,8 @@ as $$
     (s.seen ->> 'leased_ms')::numeric,
     s.seen -> 'calls',
     coalesce(nullif(s.seen -> 'error', 'null'), case
+      when s.seen is null
+      then '{"step": "the rehearsal", "code": "lost", "message": "no answer came back"}'
       when s.seen ->> 'without_effect' is not null
       then jsonb_build_object(
         'step', s.seen ->> 'without_effect',
@@ -3367,7 +3785,7 @@ as $$
     end),
     s.seen
   from backfill_private.rehearsals as s
-  where s.run_id = p_run_id and s.seen ? 'calls'
+  where s.run_id = p_run_id and (s.seen is null or s.seen ? 'calls')
 $$;
 
 -- Seconds that a run will take: its throttle's pace, or the calls if they take longer. Four sessions are called at a
@@ -3531,10 +3949,7 @@ as $$
   select string_agg(
     format('%s: %s, %s (%s)',
       e.step,
-      case
-        when e.code = '57014' then 'slower than the limit of a statement'
-        else concat_ws(' ', e.code, e.message)
-      end,
+      case when e.is_limit then 'slower than the limit of a statement' else concat_ws(' ', e.code, e.message) end,
       e.sessions,
       e.categories),
     '; ' order by e.step, e.code)
@@ -3542,6 +3957,7 @@ as $$
     select
       r.error ->> 'step' as step,
       r.error ->> 'code' as code,
+      bool_or(r.error ->> 'is_limit' = 'true') as is_limit,
       min(r.error ->> 'message') as message,
       count(*) || case count(*) when 1 then ' session' else ' sessions' end as sessions,
       string_agg(distinct r.category, ', ' order by r.category) as categories
@@ -4806,9 +5222,11 @@ create table public.backfill_receipts (
   operation text not null check (operation in ('insert', 'update', 'delete')),
   table_name text not null,
   row_key jsonb not null,
-  before jsonb,
+  shape bytea not null,
+  before text,
   before_hash bytea,
   after_hash bytea,
+  after_columns bigint[],
   attempt integer not null,
   is_inferred boolean not null default false,
   at timestamptz not null,
@@ -4829,11 +5247,15 @@ comment on column public.backfill_receipts.kind is 'score: the run wrote it. und
 comment on column public.backfill_receipts.operation is 'insert, update or delete.';
 comment on column public.backfill_receipts.table_name is 'The table.';
 comment on column public.backfill_receipts.row_key is 'The key of the row.';
+comment on column public.backfill_receipts.shape is
+  'The columns that the row had: see backfill_private.shapes.';
 comment on column public.backfill_receipts.before is
-  'The row before, for undo. No API role reads it. backfill_prune empties it. An undo itself keeps none.';
+  'The row before as text, for undo. No API role reads it. backfill_prune empties it. An undo itself keeps none.';
 comment on column public.backfill_receipts.before_hash is 'SHA-256 of the row before. Null if there was none.';
 comment on column public.backfill_receipts.after_hash is
   'SHA-256 of the row as it was left. Null if it was deleted.';
+comment on column public.backfill_receipts.after_columns is
+  'A short hash per column, to compare the others when a migration drops one. No API role reads it.';
 comment on column public.backfill_receipts.attempt is 'The number of the session''s attempt.';
 comment on column public.backfill_receipts.is_inferred is
   'True: nobody saw the write. The row differed when the session was settled. See backfill_targets.receipts.';
@@ -4846,7 +5268,8 @@ create table backfill_private.looks (
   ordinal integer not null,
   component text not null,
   row_key jsonb not null,
-  contents jsonb not null,
+  shape bytea not null,
+  image text not null,
   primary key (run_id, ordinal, component, row_key)
 );
 
@@ -5058,24 +5481,27 @@ begin
     from turns as u
     cross join lateral unnest(u.lines[2:]) with ordinality as w (line, nth)
   ), found as materialized (
-    select k.place, k.nth, k.ordinal, s.session_id, s.attempt,
-      s.todo ? t.component as is_owed,
+    select k.place, k.nth, k.ordinal, s.session_id, s.attempt, s.todo ? t.component as is_owed,
       t.position, t.component, t.table_name, t.key_columns, t.session_column,
-      k.parts[3] as operation, k.parts[4] as before, k.parts[5] as after,
-      coalesce(k.parts[5], k.parts[4])::jsonb as contents
+      k.parts[3] as operation, k.parts[4]::jsonb as before, k.parts[5]::jsonb as after,
+      coalesce(k.parts[5], k.parts[4])::jsonb as contents, k.parts[6]::oid as relation,
+      k.parts[7]::jsonb #>> '{}' as image, k.parts[8]::bytea as after_hash
     from kept as k
     join jsonb_to_recordset(p_sessions) as s (ordinal integer, session_id text, attempt integer, todo jsonb)
       using (ordinal)
     left join public.backfill_targets as t
       on t.target = v_target and t.target = k.parts[1] and t.component = k.parts[2]
+  ), shaped as materialized (
+    select f.relation, backfill_private.shape_of(f.relation) as shape from found as f group by f.relation
   ), written as (
     insert into public.backfill_receipts (
       run_id, ordinal, session_id, component, kind, operation, table_name,
-      row_key, before, before_hash, after_hash, attempt, at)
+      row_key, shape, before, before_hash, after_hash, after_columns, attempt, at)
     select p_run_id, f.ordinal, f.session_id, f.component, 'score', lower(f.operation), f.table_name,
-      backfill_private.row_key(f.contents, f.key_columns), f.before::jsonb,
-      sha256(convert_to(f.before, 'UTF8')), sha256(convert_to(f.after, 'UTF8')), f.attempt, v_now
-    from found as f
+      backfill_private.row_key(f.contents, f.key_columns), s.shape, f.image,
+      sha256(convert_to(f.image, 'UTF8')), f.after_hash,
+      (select array_agg(hashtextextended(c.value::text, 0)) from jsonb_each(f.after) as c), f.attempt, v_now
+    from found as f join shaped as s using (relation)
     where f.component is not null
     order by f.place, f.nth
   )
@@ -5083,7 +5509,7 @@ begin
     count(distinct f.ordinal::bigint * 1000 + f.position) filter (where f.is_owed and f.operation <> 'DELETE') as paid,
     min(f.session_id) filter (where f.component is null
       or f.contents ->> f.session_column is distinct from f.session_id
-      or f.before is not null and f.before::jsonb ->> f.session_column is distinct from f.session_id) as foreigner,
+      or f.before is not null and f.before ->> f.session_column is distinct from f.session_id) as foreigner,
     min(f.ordinal) as ordinal
   into v_seen
   from found as f;
@@ -5522,7 +5948,7 @@ begin
     raise exception using message = 'a call answered without effect';
   end if;
   return jsonb_build_object('ordinal', p_session -> 'ordinal', 'outcome', 'answered', 'answered', v_answered);
-exception when others then
+exception when assert_failure or others then
   if p_is_beside then
     return jsonb_build_object('ordinal', p_session -> 'ordinal', 'outcome', 'beside');
   end if;
@@ -5556,7 +5982,7 @@ begin
     raise exception using message = 'a call left a temporary table behind';
   end if;
   return true;
-exception when others then
+exception when assert_failure or others then
   return false;
 end
 $$;
@@ -5603,7 +6029,7 @@ begin
       'select item.ordinal, %1$L || f.fault
        from public.backfill_items as item
        join %2$s as t on %3$s
-       cross join lateral backfill_private.score_fault(to_jsonb(t.%4$I), $2) as f (fault)
+       cross join lateral backfill_private.score_fault(backfill_private.value_json(t.%4$I), $2) as f (fault)
        where item.run_id = $1
          and item.phase = ''priority''
          and item.state = ''done''
@@ -6067,8 +6493,9 @@ $$;
 -- is only of key share strength, because renewing a lease changes no fence and need not wait. It is nowait, because
 -- anyone who holds the item for update is about to change the fence. Nothing is remembered from row to row. Between two
 -- rows of one transaction, even of one statement, the headers may be set anew, the lease may run out and the run may be
--- paused. This runs for every row. Hence one query for item, run and target, expressions instead of calls (the hash is
--- the one of row_hash()), and no sequential scan: a pooled connection may hold a plan from when the tables were small.
+-- paused. This runs for every row. Hence one query for item, run and target, expressions instead of calls (the JSON is
+-- that of row_json(), the hashes are those of row_hash() and column_hashes()), and no sequential scan: a pooled
+-- connection may hold a plan from when the tables were small.
 -- Only a refusal makes a call. A call in bulk has locked its sessions and looked at the run, which nobody moves
 -- meanwhile. Its row is kept for the receipt, which is written with those of other sessions before the subtransaction
 -- ends, see backfill_private.bulk_keep.
@@ -6088,6 +6515,7 @@ set datestyle = 'ISO, YMD'
 set intervalstyle = 'iso_8601'
 set extra_float_digits = 1
 set bytea_output = 'hex'
+set lc_monetary = 'C'
 set enable_seqscan = off
 as $$
 declare
@@ -6095,6 +6523,8 @@ declare
   v_headers jsonb;
   v_before jsonb;
   v_after jsonb;
+  v_image text;
+  v_after_hash bytea;
   v_now timestamptz;
   v_held record;
   v_why text;
@@ -6105,12 +6535,27 @@ begin
       return null;
     end if;
   end if;
-  v_before := case when tg_op <> 'INSERT' then to_jsonb(old) end;
-  v_after := case when tg_op <> 'DELETE' then to_jsonb(new) end;
+  if tg_op <> 'INSERT' then
+    v_image := old::text;
+    begin
+      v_before := to_jsonb(old);
+    exception when assert_failure or others then
+      v_before := backfill_private.row_json(old);
+    end;
+  end if;
+  if tg_op <> 'DELETE' then
+    v_after_hash := sha256(convert_to(new::text, 'UTF8'));
+    begin
+      v_after := to_jsonb(new);
+    exception when assert_failure or others then
+      v_after := backfill_private.row_json(new);
+    end;
+  end if;
   if v_turn <> '' then
     -- JSON has no line ends and tabs of its own. An assignment, because perform would wrap it in a query.
     v_turn := set_config('backfill.bulk',
-      concat(v_turn, e'\n', tg_argv[0], e'\t', tg_argv[1], e'\t', tg_op, e'\t', v_before, e'\t', v_after), true);
+      concat(v_turn, e'\n', tg_argv[0], e'\t', tg_argv[1], e'\t', tg_op, e'\t', v_before, e'\t', v_after, e'\t',
+        tg_relid::bigint, e'\t', to_json(v_image), e'\t', v_after_hash), true);
     return null;
   end if;
   select i.run_id, i.ordinal, i.source, i.session_id, i.state, i.attempts, i.lease_kind, i.lease_until,
@@ -6139,12 +6584,13 @@ begin
   end if;
   insert into public.backfill_receipts (
     run_id, ordinal, session_id, component, kind, operation, table_name,
-    row_key, before, before_hash, after_hash, attempt, at)
+    row_key, shape, before, before_hash, after_hash, after_columns, attempt, at)
   values (
     v_held.run_id, v_held.ordinal, v_held.session_id, v_held.component, v_held.lease_kind, lower(tg_op),
     v_held.table_name, backfill_private.row_key(coalesce(v_after, v_before), v_held.key_columns),
-    case v_held.lease_kind when 'score' then v_before end,
-    sha256(convert_to(v_before::text, 'UTF8')), sha256(convert_to(v_after::text, 'UTF8')), v_held.attempts, v_now);
+    backfill_private.shape_of(tg_relid), case v_held.lease_kind when 'score' then v_image end,
+    sha256(convert_to(v_image, 'UTF8')), v_after_hash,
+    (select array_agg(hashtextextended(c.value::text, 0)) from jsonb_each(v_after) as c), v_held.attempts, v_now);
   return null;
 end
 $$;
@@ -6174,7 +6620,7 @@ $$;
 
 -- The rows of some sessions in the table of a component.
 create function backfill_private.rows_of(p_run_id uuid, p_target public.backfill_targets, p_ordinals integer[])
-returns table (ordinal integer, row_key jsonb, contents jsonb)
+returns table (ordinal integer, row_key jsonb, image text, columns bigint[])
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
@@ -6183,12 +6629,14 @@ set datestyle = 'ISO, YMD'
 set intervalstyle = 'iso_8601'
 set extra_float_digits = 1
 set bytea_output = 'hex'
+set lc_monetary = 'C'
 as $$
 begin
   return query execute format(
-    'select item.ordinal, backfill_private.row_key(to_jsonb(t.*), $3), to_jsonb(t.*)
+    'select item.ordinal, backfill_private.row_key(seen.row, $3), t::text, backfill_private.column_hashes(seen.row)
      from public.backfill_items as item
      join %s as t on t.%I = item.session_id::%s
+     cross join lateral (select backfill_private.row_json(t) as row) as seen
      where item.run_id = $1 and item.ordinal = any ($2)',
     p_target.table_name::regclass,
     p_target.session_column,
@@ -6203,8 +6651,8 @@ returns void
 language sql
 set search_path = pg_catalog, pg_temp
 as $$
-  insert into backfill_private.looks (run_id, ordinal, component, row_key, contents)
-  select p_run.run_id, r.ordinal, t.component, r.row_key, r.contents
+  insert into backfill_private.looks (run_id, ordinal, component, row_key, shape, image)
+  select p_run.run_id, r.ordinal, t.component, r.row_key, backfill_private.shape_of(to_regclass(t.table_name)), r.image
   from public.backfill_targets as t
   cross join lateral backfill_private.rows_of(p_run.run_id, t, p_ordinals) as r
   where t.target = p_run.target and t.receipts = 'inferred'
@@ -6235,19 +6683,22 @@ as $$
       coalesce(h.ordinal, g.ordinal) as ordinal,
       coalesce(h.component, g.component) as component,
       coalesce(h.row_key, g.row_key) as row_key,
-      g.contents as before,
-      h.contents as after
+      g.shape,
+      g.image as before,
+      h.image as after,
+      h.columns
     from here as h
     full join (select * from gone where gone.ordinal = any (p_called)) as g
       on g.ordinal = h.ordinal and g.component = h.component and g.row_key = h.row_key
-    where g.contents is distinct from h.contents
+    where g.image is distinct from h.image
   )
   insert into public.backfill_receipts (
     run_id, ordinal, session_id, component, kind, operation, table_name,
-    row_key, before, before_hash, after_hash, attempt, is_inferred, at)
+    row_key, shape, before, before_hash, after_hash, after_columns, attempt, is_inferred, at)
   select i.run_id, i.ordinal, i.session_id, d.component, 'score',
     case when d.before is null then 'insert' when d.after is null then 'delete' else 'update' end, t.table_name,
-    d.row_key, d.before, backfill_private.row_hash(d.before), backfill_private.row_hash(d.after), i.attempts, true,
+    d.row_key, coalesce(d.shape, backfill_private.shape_of(to_regclass(t.table_name))), d.before,
+    sha256(convert_to(d.before, 'UTF8')), sha256(convert_to(d.after, 'UTF8')), d.columns, i.attempts, true,
     backfill_private.clock()
   from differing as d
   join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = d.ordinal
@@ -6687,6 +7138,8 @@ begin
     if v_run.request ->> 'mode' = 'bulk' then
       update public.backfill_runs set loose_settings = backfill_private.loose_settings() where run_id = p_run_id;
     end if;
+    -- Else the first calls would note them, and the others wait for their commit.
+    perform backfill_private.note_shapes(v_run.target);
   end if;
   return (select jsonb_build_object('run_id', r.run_id, 'state', r.state, 'reason', r.reason)
           from public.backfill_runs as r where r.run_id = p_run_id);
@@ -7803,6 +8256,7 @@ set datestyle = 'ISO, YMD'
 set intervalstyle = 'iso_8601'
 set extra_float_digits = 1
 set bytea_output = 'hex'
+set lc_monetary = 'C'
 set plan_cache_mode = force_custom_plan
 as $$
 declare
@@ -7818,7 +8272,7 @@ begin
     'with written as (
        select r.ordinal,
          (array_agg(r.operation order by r.receipt_id))[1] as operation,
-         (array_agg(r.after_hash order by r.receipt_id desc))[1] as after_hash
+         max(r.receipt_id) as newest
        from public.backfill_receipts as r
        where r.run_id = $1 and r.ordinal > $2 and r.ordinal <= $3
          and r.component = %1$L
@@ -7828,28 +8282,30 @@ begin
      )
      select item.ordinal, item.session_id, item.state, item.phase,
        case
-         when w.ordinal is not null and wanted.hash = w.after_hash then ''as_planned''
+         when x.after_hash is not null and wanted.is_as_left then ''as_planned''
          when w.ordinal is not null and present.is_there then ''changed_since''
-         when w.ordinal is null and (wanted.hash is not null or %1$L = any (item.filled) and present.is_there)
+         when w.ordinal is null and (wanted.is_there is not null or %1$L = any (item.filled) and present.is_there)
            then ''filled_elsewhere''
          when item.unselected is not null or not source.is_there then ''no_longer_selected''
          else ''missing'' end,
-       wanted.hash is not null or %1$L = any (item.filled) and present.is_there,
-       w.after_hash is not null and not present.is_there and source.is_there,
+       wanted.is_there is not null or %1$L = any (item.filled) and present.is_there,
+       x.after_hash is not null and not present.is_there and source.is_there,
        w.operation
      from public.backfill_items as item
      left join written as w using (ordinal)
+     left join public.backfill_receipts as x on x.receipt_id = w.newest
      left join lateral (
-       select sha256(convert_to(to_jsonb(t.*)::text, ''UTF8'')) as hash
+       -- What cannot be told of a column that has another type now is no change.
+       select true as is_there, (%5$s) is not false as is_as_left
        from %2$s as t
        where %4$s
        limit 1) as wanted on true
      cross join lateral (
-       select wanted.hash is not null or exists (select from %2$s as t where %3$s) as is_there) as present
+       select wanted.is_there is not null or exists (select from %2$s as t where %3$s) as is_there) as present
      -- Only of what is not there is it asked whether its session is.
      cross join lateral (
        select present.is_there or exists (
-         select from %5$s as s where s.%6$I = item.session_id::%7$s) as is_there) as source
+         select from %6$s as s where s.%7$I = item.session_id::%8$s) as is_there) as source
      where item.run_id = $1 and item.ordinal > $2 and item.ordinal <= $3
        and item.state <> ''rolled_back''
        and %1$L = any (item.components)
@@ -7858,6 +8314,13 @@ begin
     v_target.table_name::regclass,
     backfill_private.row_condition(v_target, v_run.request, false),
     backfill_private.row_condition(v_target, v_run.request, true),
+    backfill_private.as_left_sql(v_target.table_name::regclass, array(
+      select distinct r.shape
+      from public.backfill_receipts as r
+      where r.run_id = p_run_id
+        and r.ordinal > p_after
+        and r.ordinal <= p_until
+        and r.component = p_component)),
     v_source.source_table::regclass,
     v_source.key_column,
     backfill_private.column_type(v_source.source_table, v_source.key_column))
@@ -8340,9 +8803,10 @@ create index backfill_undos_runs on backfill_private.undos (run_id, undo_id);
 
 -- A written row. A row that was written several times goes back to before the first write.
 --
--- first_before  what the row was before
+-- first_before  the image of what the row was before, as the table has its columns now
+-- columns       names of the columns that the image has
 -- has_before    did it exist before
--- last_hash     what we left. Null if we deleted it
+-- after_hash    what we left, of this shape, and a short hash per column. Null if we deleted it
 -- receipts      the receipts that an undo of the row takes back
 -- last_receipt  the newest of them, which stands for the row
 create type backfill_private.undoable as (
@@ -8351,14 +8815,118 @@ create type backfill_private.undoable as (
   component text,
   table_name text,
   row_key jsonb,
-  first_before jsonb,
+  first_before text,
+  columns text[],
   has_before boolean,
-  last_hash bytea,
+  shape bytea,
+  after_hash bytea,
+  after_columns bigint[],
   receipts bigint[],
   last_receipt bigint,
   is_inferred boolean,
   attempt integer
 );
+
+-- The rows of one shape that were written to a table, for SQL over u, a row of unnest($1), and t, a row of the table.
+--
+-- picks       is u a row of this table and shape
+-- joins       is t the row that u names
+-- is_as_left  is t as the run left it, see backfill_private.as_left_sql
+create type backfill_private.undo_table as (
+  tab regclass,
+  shape bytea,
+  picks text,
+  joins text,
+  is_as_left text
+);
+
+-- How an undo's rows are written.
+--
+-- path      the search path under which the user's code runs, see backfill_private.undo_path
+-- limit_at  when the time limit of the statement comes
+-- is_alone  only one session is undone by this statement: a limit that it meets is met by any statement
+create type backfill_private.undo_terms as (
+  path text,
+  limit_at timestamptz,
+  is_alone boolean
+);
+
+-- from sql/80_undo/callers_path.sql
+-- The caller of an undo: what of theirs reaches the user's code that an undo sets off with its owner's rights.
+
+-- The search path under which an undo writes: the caller's, without schemas in which somebody without the owner's
+-- rights could put a thing of their own in place of what the user's code means. For an undo writes with its owner's
+-- rights, and so does every trigger that it sets off.
+--
+-- Temporary tables of such a caller are dropped: PostgreSQL would look for tables among them, whatever the path. Who
+-- has put a trigger with a function of their own on some table is refused. The right TRIGGER and a function in pg_temp
+-- are enough to make one, and older projects give TRIGGER to every API role.
+-- raises  OB010 a trigger's function belongs to the caller
+create function backfill_private.undo_path(p_search_path text)
+returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_schemas name[];
+begin
+  perform set_config('search_path', p_search_path, true);
+  v_schemas := pg_catalog.current_schemas(false);
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+  if not pg_has_role(session_user, current_user, 'member') then
+    perform backfill_private.refuse_callers_triggers();
+    if exists (select from pg_class as c where c.relnamespace = pg_my_temp_schema())
+      or exists (select from pg_type as t where t.typnamespace = pg_my_temp_schema()) then
+      discard temp;
+    end if;
+  end if;
+  return concat_ws(', ', 'pg_catalog', (
+    select string_agg(quote_ident(s.name), ', ' order by s.place)
+    from unnest(v_schemas) with ordinality as s (name, place)
+    join pg_namespace as n on n.nspname = s.name
+    where n.nspname <> 'pg_catalog'
+      and n.oid <> pg_my_temp_schema()
+      and (pg_has_role(session_user, current_user, 'member') or not exists (
+        select from (
+          select c.relnamespace as schema, c.relowner as owner from pg_class as c
+          union all
+          select t.typnamespace, t.typowner from pg_type as t
+          union all
+          select p.pronamespace, p.proowner from pg_proc as p
+          union all
+          select o.oprnamespace, o.oprowner from pg_operator as o
+        ) as made
+        where made.schema = n.oid
+          and pg_has_role(session_user, made.owner, 'member')))), 'pg_temp');
+end
+$$;
+
+-- Refuse a caller who has put a trigger with a function of their own on some table.
+--
+-- raises  OB010 see undo_path
+create function backfill_private.refuse_callers_triggers()
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_found record;
+begin
+  select t.tgname, t.tgrelid::regclass as tab, p.proowner::regrole as owner into v_found
+  from pg_trigger as t
+  join pg_proc as p on p.oid = t.tgfoid
+  where not t.tgisinternal
+    and pg_has_role(session_user, p.proowner, 'member')
+    and not pg_has_role(session_user, current_user, 'member')
+  limit 1;
+  if found then
+    perform backfill_private.refuse('OB010',
+      format('trigger %I on %s runs a function of %s, which an undo would run with the rights of %s',
+        v_found.tgname, v_found.tab, v_found.owner, current_user),
+      format('drop trigger %I on %s', v_found.tgname, v_found.tab));
+  end if;
+end
+$$;
 
 -- from sql/80_undo/confirm.sql
 -- Confirm an undo: exactly what the preview showed, piece by piece.
@@ -8506,13 +9074,14 @@ $$;
 -- p_digest    of the newest preview. To continue a killed undo, pass the same digest
 -- p_sessions  how many sessions this call undoes at most. Call again until remaining is 0
 -- p_scope     the scope that the caller expects. Null: any
+-- p_search_path  under which the user's code runs, see backfill_private.undo_path
 -- returns     {remaining, sessions_total, sessions, deletes, restores, conflicts, state, confirmed_by, finished_at,
 --             was_finished: it was finished before this call; checked and to_check: how far the look before the first
 --             row is, in sessions of the plan, null afterwards}
 -- raises      OB010 not allowed, or the caller has a trigger on some table, OB013 no reason or another scope, OB019
 --             another digest, or the rows have changed since the preview
 create function backfill_private.confirm_undo(
-  p_run_id uuid, p_digest text, p_reason text, p_sessions integer, p_scope jsonb
+  p_run_id uuid, p_digest text, p_reason text, p_sessions integer, p_scope jsonb, p_search_path text
 )
 returns jsonb
 language plpgsql
@@ -8523,9 +9092,11 @@ declare
   v_undo backfill_private.undos;
   v_ordinals integer[];
   v_effect jsonb := '{}'::jsonb;
+  v_terms backfill_private.undo_terms;
 begin
+  v_terms.limit_at := backfill_private.limit_at();
   perform backfill_private.authorize('undo');
-  perform backfill_private.refuse_callers_triggers();
+  v_terms.path := backfill_private.undo_path(p_search_path);
   if nullif(btrim(p_reason), '') is null then
     perform backfill_private.refuse('OB013', 'an undo needs a reason',
       format('backfill rollback %s --confirm %s --reason "…"', p_run_id, p_digest));
@@ -8550,7 +9121,8 @@ begin
     where run_id = p_run_id
       and ordinal = any (v_ordinals)
       and fence_hash is not null;
-    v_effect := backfill_private.undo_sessions(p_run_id, v_ordinals);
+    v_terms.is_alone := cardinality(v_ordinals) = 1;
+    v_effect := backfill_private.undo_sessions(p_run_id, v_ordinals, v_terms);
     update backfill_private.undos
     set last_ordinal = v_ordinals[cardinality(v_ordinals)],
         sessions_seen = sessions_seen + cardinality(v_ordinals),
@@ -8630,60 +9202,87 @@ set enable_seqscan = off
 as $$
 begin
   return query
+  with written as (
+    select
+      r.ordinal,
+      min(r.session_id) as session_id,
+      min(r.component) as component,
+      r.table_name,
+      r.row_key,
+      array_agg(r.receipt_id order by r.receipt_id) as receipts,
+      bool_or(r.is_inferred) as is_inferred,
+      max(r.attempt) as attempt
+    from public.backfill_receipts as r
+    where r.run_id = p_run_id
+      and r.kind = 'score'
+      and r.undone_at is null
+      and r.ordinal = any (p_ordinals)
+    group by r.ordinal, r.table_name, r.row_key
+  ), ended as (
+    select w.*, f.before, f.before_hash, f.shape as before_shape, l.receipt_id, l.shape, l.after_hash, l.after_columns
+    from written as w
+    join public.backfill_receipts as f on f.receipt_id = w.receipts[1]
+    join public.backfill_receipts as l on l.receipt_id = w.receipts[cardinality(w.receipts)]
+  ), fits as materialized (
+    select s.table_name, s.before_shape, i.names, i.places
+    from (select distinct e.table_name, e.before_shape from ended as e where e.before is not null) as s
+    cross join lateral backfill_private.image_fit(s.table_name::regclass, s.before_shape) as i
+  )
   select
-    r.ordinal,
-    min(r.session_id),
-    min(r.component),
-    r.table_name,
-    r.row_key,
-    (array_agg(r.before order by r.receipt_id))[1],
-    (array_agg(r.before_hash order by r.receipt_id))[1] is not null,
-    (array_agg(r.after_hash order by r.receipt_id))[count(*)],
-    array_agg(r.receipt_id order by r.receipt_id),
-    max(r.receipt_id),
-    bool_or(r.is_inferred),
-    max(r.attempt)
-  from public.backfill_receipts as r
-  where r.run_id = p_run_id
-    and r.kind = 'score'
-    and r.undone_at is null
-    and r.ordinal = any (p_ordinals)
-  group by r.ordinal, r.table_name, r.row_key
-  order by max(r.receipt_id) desc;
+    e.ordinal,
+    e.session_id,
+    e.component,
+    e.table_name,
+    e.row_key,
+    case when e.before is not null then backfill_private.refitted_image(e.before, f.places) end,
+    f.names,
+    e.before_hash is not null,
+    e.shape,
+    e.after_hash,
+    e.after_columns,
+    e.receipts,
+    e.receipt_id,
+    e.is_inferred,
+    e.attempt
+  from ended as e
+  left join fits as f
+    on f.table_name = e.table_name
+    and f.before_shape = e.before_shape
+    and e.before is not null
+  order by e.receipt_id desc;
 end
 $$;
 
--- The tables of written rows, by key columns, as SQL conditions over u, a row of unnest($1), and t, a row of the table.
--- Names are quoted, values are literals. Tables written last come first, so that rows which refer to others go before
--- those others.
---
--- picks  is u a row of this table
--- joins  is t the row that u names
+-- The tables of written rows, by key columns. Names are quoted, values are literals. Tables written last come first, so
+-- that rows which refer to others go before those others.
 create function backfill_private.undo_tables(p_rows backfill_private.undoable[])
-returns table (tab regclass, picks text, joins text)
+returns setof backfill_private.undo_table
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
   select
     g.table_name::regclass,
-    format('u.table_name = %L and u.row_key ?& %L::text[]', g.table_name, g.keys),
+    g.shape,
+    format('u.table_name = %L and u.row_key ?& %L::text[] and u.shape = %L', g.table_name, g.keys, g.shape),
     (
       select string_agg(
-        format('t.%I = (u.row_key ->> %L)::%s', k, k, format_type(a.atttypid, a.atttypmod)),
+        coalesce(
+          format('t.%I = (u.row_key ->> %L)::%s', c.name, k, backfill_private.column_type(g.table_name, c.name)),
+          'false'),
         ' and ' order by k)
       from unnest(g.keys) as k
-      join pg_attribute as a
-        on a.attrelid = g.table_name::regclass
-        and a.attname = k
-    )
+      left join backfill_private.shape_columns(g.table_name::regclass, g.shape) as c on c.old_name = k
+    ),
+    backfill_private.as_left_sql(g.table_name::regclass, array[g.shape])
   from (
     select
       u.table_name,
       array(select jsonb_object_keys(u.row_key)) as keys,
+      u.shape,
       max(u.last_receipt) as newest
     from unnest(p_rows) as u
-    group by 1, 2
+    group by 1, 2, 3
   ) as g
   order by g.newest desc
 $$;
@@ -8691,9 +9290,8 @@ $$;
 -- Which written rows of a table cannot be undone, and why: {newest receipt: reason}. Locks the rows if p_lock.
 --
 -- One statement looks at the rows. One per foreign key looks for rows that refer to them, with any ON DELETE.
--- p_picks, p_joins  see backfill_private.undo_tables
 create function backfill_private.undo_conflicts(
-  p_table regclass, p_picks text, p_joins text, p_rows backfill_private.undoable[], p_lock boolean
+  p_table backfill_private.undo_table, p_rows backfill_private.undoable[], p_lock boolean
 )
 returns jsonb
 language plpgsql
@@ -8703,6 +9301,7 @@ set datestyle = 'ISO, YMD'
 set intervalstyle = 'iso_8601'
 set extra_float_digits = 1
 set bytea_output = 'hex'
+set lc_monetary = 'C'
 as $$
 declare
   v_found jsonb;
@@ -8718,23 +9317,32 @@ begin
          standing.row,
          case
            when u.has_before and u.first_before is null then ''its before-image was pruned''
-           when standing.row is null and u.last_hash is not null then ''the row is gone''
-           when standing.row is not null and u.last_hash is null then ''a row has come where the run had deleted one''
-           when sha256(convert_to(standing.row::text, ''UTF8'')) is distinct from u.last_hash
-             then ''the row was changed since''
+           when standing.is_there is null and u.after_hash is not null then ''the row is gone''
+           when standing.is_there and u.after_hash is null then ''a row has come where the run had deleted one''
+           when not standing.is_as_left then ''the row was changed since''
+           when standing.is_there and standing.is_as_left is null
+             then ''a column has another type now, and what the run wrote cannot be compared with it''
          end as reason
        from unnest($1) as u
-       left join lateral (select to_jsonb(t.*) as row from %s as t where %s %s) as standing on true
+       cross join lateral (select u.shape, u.after_hash, u.after_columns) as x
+       left join lateral (
+         select true as is_there, %s as is_as_left, case when $2 then backfill_private.row_json(t) end as row
+         from %s as t
+         where %s %s) as standing on true
        where %s)
      select
        coalesce(jsonb_object_agg(l.last_receipt, l.reason) filter (where l.reason is not null), ''{}''),
        array_agg(l.last_receipt) filter (where $2 and l.reason is null and not l.has_before),
        array_agg(l.row) filter (where $2 and l.reason is null and not l.has_before)
      from looked_at as l',
-    p_table, p_joins, case when p_lock then 'for update of t' else 'offset 0' end, p_picks)
+    p_table.is_as_left,
+    p_table.tab,
+    p_table.joins,
+    case when p_lock then 'for update of t' else 'offset 0' end,
+    p_table.picks)
   into v_found, v_free, v_standing
-  using p_rows, exists (select from pg_constraint as c where c.contype = 'f' and c.confrelid = p_table);
-  return v_found || backfill_private.referencing(p_table, v_free, v_standing);
+  using p_rows, exists (select from pg_constraint as c where c.contype = 'f' and c.confrelid = p_table.tab);
+  return v_found || backfill_private.referencing(p_table.tab, v_free, v_standing);
 end
 $$;
 
@@ -8756,7 +9364,8 @@ begin
       c.conrelid::regclass as child,
       (
         select string_agg(
-          format('child.%I = (it.standing ->> %L)::%s', a.attname, p.attname, format_type(a.atttypid, a.atttypmod)),
+          format('child.%I = (it.standing ->> %L)::%s', a.attname, p.attname,
+            backfill_private.base_type(a.atttypid, a.atttypmod)),
           ' and ')
         from unnest(c.conkey, c.confkey) as k (child_column, parent_column)
         join pg_attribute as a
@@ -8795,7 +9404,8 @@ end
 $$;
 
 -- Does the age of some sessions' rows prove that they are as a preview without conflicts saw them? If not, the rows
--- themselves must be looked at. Always null if other tables refer to the target's tables.
+-- themselves must be looked at. Always null if other tables refer to the target's tables, or a key column has another
+-- name now.
 create function backfill_private.undo_is_as_seen(p_undo backfill_private.undos, p_ordinals integer[])
 returns boolean
 language plpgsql
@@ -8817,6 +9427,9 @@ begin
       select from pg_constraint as c
       where c.contype = 'f'
         and c.confrelid = v_target.table_name::regclass
+    ) or exists (
+      select from unnest(v_target.key_columns) as k
+      where backfill_private.column_type(v_target.table_name, k) is null
     ) then
       return null;
     end if;
@@ -8848,25 +9461,6 @@ begin
     end if;
   end loop;
   return true;
-end
-$$;
-
--- Undo one written row, if the database allows it.
---
--- returns  null, or why not: a constraint, deferred or not, or a trigger of the user's refused it
-create function backfill_private.refusal_to_undo(
-  p_table regclass, p_picks text, p_joins text, p_row backfill_private.undoable
-)
-returns text
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  perform backfill_private.undo_write(p_table, p_picks, p_joins, array[p_row], '{}');
-  set constraints all immediate;
-  return null;
-exception when integrity_constraint_violation or data_exception or insufficient_privilege or raise_exception then
-  return format('the database refuses it: %s %s', sqlstate, backfill_private.kept_message(sqlstate, sqlerrm));
 end
 $$;
 
@@ -8962,7 +9556,7 @@ as $$
       u.row_key,
       u.is_inferred,
       u.has_before,
-      u.last_hash is not null as stands,
+      u.after_hash is not null as stands,
       p_conflicts ->> u.last_receipt::text as conflict
     from unnest(p_rows) as u
   ), counted as (
@@ -9010,7 +9604,7 @@ declare
   v_until timestamptz := backfill_private.clock() + p_budget;
   v_last integer := (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_undo.run_id);
   v_rows backfill_private.undoable[];
-  v_table record;
+  v_table backfill_private.undo_table;
   v_conflicts jsonb;
 begin
   loop
@@ -9020,8 +9614,7 @@ begin
       from backfill_private.undo_rows(p_undo.run_id, backfill_private.undo_next(
         p_undo.run_id, p_undo.scope, p_undo.looked_ordinal, p_undo.looked_ordinal + 1000, null)) as r);
     for v_table in select * from backfill_private.undo_tables(v_rows) loop
-      v_conflicts := v_conflicts
-        || backfill_private.undo_conflicts(v_table.tab, v_table.picks, v_table.joins, v_rows, false);
+      v_conflicts := v_conflicts || backfill_private.undo_conflicts(v_table, v_rows, false);
     end loop;
     p_undo.effect := backfill_private.added(p_undo.effect, backfill_private.undo_effect(v_rows, v_conflicts));
     p_undo.effect := jsonb_set(
@@ -9126,34 +9719,33 @@ $$;
 
 -- from sql/80_undo/write.sql
 -- The writes of an undo: many rows per statement, and row by row if something refuses one of them.
+--
+-- The user's triggers, checks and generated columns run in here. So what writes does it under the search path and the
+-- settings of the caller, as scoring does, and any error of theirs concerns the row alone.
 
 -- Undo written rows of a table: delete what was inserted, put back what was updated or deleted. All rows are written
--- but those in conflict, or an error is raised.
+-- but those in conflict, or an error is raised. Deferred constraints are checked.
 --
 -- One statement deletes, and one per set of columns updates. Rows that the run had deleted are inserted one by one,
 -- since `returning` of an insert cannot name the receipt.
--- p_picks, p_joins  see backfill_private.undo_tables
+-- p_path   see backfill_private.undo_path
 -- returns  the rows that were written, by their newest receipt, and the hash of what stands now. A row that the run
 --          both inserted and deleted is not among them
 -- raises   P0001 a trigger of the user's suppressed a write
 create function backfill_private.undo_write(
-  p_table regclass, p_picks text, p_joins text, p_rows backfill_private.undoable[], p_conflicts jsonb
+  p_table backfill_private.undo_table, p_rows backfill_private.undoable[], p_conflicts jsonb, p_path text
 )
 returns table (last_receipt bigint, operation text, after_hash bytea)
 language plpgsql
 set search_path = pg_catalog, pg_temp
-set timezone = 'UTC'
-set datestyle = 'ISO, YMD'
-set intervalstyle = 'iso_8601'
-set extra_float_digits = 1
-set bytea_output = 'hex'
+set lc_monetary = 'C'
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 as $$
 declare
   v_part record;
-  v_picks text := p_picks || case p_conflicts when '{}' then '' else ' and not $2 ? u.last_receipt::text' end;
+  v_picks text := p_table.picks || case p_conflicts when '{}' then '' else ' and not $2 ? u.last_receipt::text' end;
   v_rows bigint;
 begin
   for v_part in
@@ -9161,26 +9753,40 @@ begin
       w.way,
       w.columns,
       w.one,
-      count(*) as rows
+      count(*) as rows,
+      backfill_private.undo_statement(p_table.tab, v_picks, p_table.joins, w.way, w.columns) as statement
     from unnest(p_rows) as u
     cross join lateral (
       select
-        case when u.last_hash is null then 'insert' when u.has_before then 'update' else 'delete' end as way,
-        case when u.has_before then array(select jsonb_object_keys(u.first_before)) end as columns,
-        case when u.last_hash is null then u.last_receipt end as one
+        case when u.after_hash is null then 'insert' when u.has_before then 'update' else 'delete' end as way,
+        u.columns,
+        case when u.after_hash is null then u.last_receipt end as one
     ) as w
-    where (u.has_before or u.last_hash is not null)
-      and u.table_name::regclass = p_table
+    where (u.has_before or u.after_hash is not null)
+      and u.table_name::regclass = p_table.tab
+      and u.shape = p_table.shape
       and (p_conflicts = '{}' or not p_conflicts ? u.last_receipt::text)
     group by 1, 2, 3
   loop
-    return query execute backfill_private.undo_statement(p_table, v_picks, p_joins, v_part.way, v_part.columns)
-      using p_rows, p_conflicts, v_part.columns, v_part.one;
+    perform set_config('search_path', p_path, true);
+    return query execute v_part.statement using p_rows, p_conflicts, v_part.columns, v_part.one;
     get diagnostics v_rows = row_count;
     if v_rows <> v_part.rows then
-      raise exception 'a trigger of % let no % happen', p_table, v_part.way;
+      raise exception 'a trigger of % let no % happen', p_table.tab, v_part.way;
     end if;
   end loop;
+end
+$$;
+
+-- Check the deferred constraints of what was written so far, as the caller's commit would.
+create function backfill_private.check_deferred(p_path text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform set_config('search_path', p_path, true);
+  set constraints all immediate;
 end
 $$;
 
@@ -9203,31 +9809,32 @@ as $$
        where %s
          and %s
          and not u.has_before
-         and u.last_hash is not null
+         and u.after_hash is not null
        returning u.last_receipt, %L::text, null::bytea',
       p_table, p_picks, p_joins, p_way)
     when 'update' then format(
       'update %1$s as t
-       set (%2$s) = (select %2$s from jsonb_populate_record(null::%1$s, u.first_before))
+       set (%2$s) = (select %3$s from (select u.first_before::%1$s as image offset 0) as b)
        from unnest($1) as u
-       where %3$s
-         and %4$s
-         and u.last_hash is not null
-         and array(select jsonb_object_keys(u.first_before)) = $3
-       returning u.last_receipt, %5$L::text, sha256(convert_to(to_jsonb(t.*)::text, ''UTF8''))',
+       where %4$s
+         and %5$s
+         and u.after_hash is not null
+         and u.columns = $3
+       returning u.last_receipt, %6$L::text, backfill_private.row_hash(t)',
       p_table,
       string_agg(quote_ident(a.attname), ', ' order by a.attnum) filter (where a.attidentity <> 'a'),
+      string_agg('(b.image).' || quote_ident(a.attname), ', ' order by a.attnum) filter (where a.attidentity <> 'a'),
       p_picks, p_joins, p_way)
     else format(
       'insert into %1$s as t (%2$s) overriding system value
        select %3$s
        from unnest($1) as u
-       cross join lateral jsonb_populate_record(null::%1$s, u.first_before) as b
+       cross join lateral (select u.first_before::%1$s as image offset 0) as b
        where u.last_receipt = $4
-       returning $4, %4$L::text, sha256(convert_to(to_jsonb(t.*)::text, ''UTF8''))',
+       returning $4, %4$L::text, backfill_private.row_hash(t)',
       p_table,
       string_agg(quote_ident(a.attname), ', ' order by a.attnum),
-      string_agg('b.' || quote_ident(a.attname), ', ' order by a.attnum),
+      string_agg('(b.image).' || quote_ident(a.attname), ', ' order by a.attnum),
       p_way)
   end
   from pg_attribute as a
@@ -9246,7 +9853,7 @@ $$;
 -- what the statements return.
 -- returns  see backfill_private.undo_effect
 -- raises   any error of the database or of a user's trigger. OB011 a trigger writes further rows
-create function backfill_private.undo_at_once(p_run_id uuid, p_ordinals integer[])
+create function backfill_private.undo_at_once(p_run_id uuid, p_ordinals integer[], p_path text)
 returns jsonb
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -9255,16 +9862,16 @@ declare
   v_now timestamptz := backfill_private.clock();
   v_headers text := current_setting('request.headers', true);
   v_rows backfill_private.undoable[] := array(select r from backfill_private.undo_rows(p_run_id, p_ordinals) as r);
-  v_table record;
+  v_table backfill_private.undo_table;
   v_found jsonb;
   v_conflicts jsonb := '{}'::jsonb;
 begin
-  perform set_config('request.headers', jsonb_build_object('x-backfill-undo', p_run_id)::text, true);
   for v_table in select * from backfill_private.undo_tables(v_rows) loop
-    v_found := backfill_private.undo_conflicts(v_table.tab, v_table.picks, v_table.joins, v_rows, true);
+    perform set_config('request.headers', jsonb_build_object('x-backfill-undo', p_run_id)::text, true);
+    v_found := backfill_private.undo_conflicts(v_table, v_rows, true);
     v_conflicts := v_conflicts || v_found;
     insert into public.backfill_receipts (
-      run_id, ordinal, session_id, component, kind, operation, table_name, row_key, before_hash, after_hash,
+      run_id, ordinal, session_id, component, kind, operation, table_name, row_key, shape, before_hash, after_hash,
       attempt, at)
     select
       p_run_id,
@@ -9275,14 +9882,15 @@ begin
       w.operation,
       u.table_name,
       u.row_key,
-      u.last_hash,
+      u.shape,
+      u.after_hash,
       w.after_hash,
       u.attempt,
       v_now
-    from backfill_private.undo_write(v_table.tab, v_table.picks, v_table.joins, v_rows, v_found) as w
+    from backfill_private.undo_write(v_table, v_rows, v_found, p_path) as w
     join unnest(v_rows) as u using (last_receipt);
   end loop;
-  set constraints all immediate;
+  perform backfill_private.check_deferred(p_path);
   perform set_config('request.headers', coalesce(v_headers, ''), true);
   perform backfill_private.undo_noted(p_run_id, p_ordinals, v_rows, v_conflicts, v_now);
   return backfill_private.undo_effect(v_rows, v_conflicts);
@@ -9326,11 +9934,49 @@ begin
 end
 $$;
 
+-- Undo one written row, if nothing is against it: see undo_conflicts, the database, the user's code.
+--
+-- returns  null, or why not
+-- raises   57014 the statement was ended from outside, and with fewer sessions it may not be
+create function backfill_private.refusal_to_undo(
+  p_table backfill_private.undo_table, p_row backfill_private.undoable, p_terms backfill_private.undo_terms
+)
+returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_why text;
+  v_is_back boolean;
+begin
+  v_why := backfill_private.undo_conflicts(p_table, array[p_row], true) ->> p_row.last_receipt::text;
+  if v_why is not null then
+    return v_why;
+  end if;
+  perform backfill_private.undo_write(p_table, array[p_row], '{}', p_terms.path);
+  perform backfill_private.check_deferred(p_terms.path);
+  if not p_row.has_before then
+    execute format('select exists (select from unnest($1) as u join %s as t on %s)', p_table.tab, p_table.joins)
+    into v_is_back using array[p_row];
+    if v_is_back then
+      raise exception 'a trigger of % puts the row back', p_table.tab;
+    end if;
+  end if;
+  return null;
+exception when query_canceled or assert_failure or others then
+  if backfill_private.is_cancel(sqlstate, sqlerrm, p_terms.limit_at) and not p_terms.is_alone then
+    raise;
+  end if;
+  return format('the database refuses it: %s %s', sqlstate, backfill_private.kept_message(sqlstate, sqlerrm));
+end
+$$;
+
 -- Undo one session's rows one by one, the newest first, through the gate. The fence never leaves this function. Every
 -- row gets a receipt, and so does any row of this session that a trigger of the user's writes.
 --
 -- returns  see backfill_private.undo_effect
-create function backfill_private.undo_item(p_run_id uuid, p_ordinal integer)
+-- raises   57014 as refusal_to_undo
+create function backfill_private.undo_item(p_run_id uuid, p_ordinal integer, p_terms backfill_private.undo_terms)
 returns jsonb
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -9340,7 +9986,7 @@ declare
   v_headers text := current_setting('request.headers', true);
   v_rows backfill_private.undoable[];
   v_row backfill_private.undoable;
-  v_table record;
+  v_table backfill_private.undo_table;
   v_why text;
   v_conflicts jsonb := '{}'::jsonb;
 begin
@@ -9354,14 +10000,17 @@ begin
       lease_until = backfill_private.clock() + backfill_private.lease_ttl()
   where run_id = p_run_id
     and ordinal = p_ordinal;
-  perform set_config('request.headers',
-    jsonb_build_object('x-backfill-run', p_run_id, 'x-backfill-fence', v_fence)::text, true);
   v_rows := array(select r from backfill_private.undo_rows(p_run_id, array[p_ordinal]) as r);
   foreach v_row in array v_rows loop
+    -- For each row anew: code of the user's may have set it otherwise.
+    perform set_config('request.headers',
+      jsonb_build_object('x-backfill-run', p_run_id, 'x-backfill-fence', v_fence)::text, true);
     select * into strict v_table from backfill_private.undo_tables(array[v_row]);
-    v_why := backfill_private.undo_conflicts(v_table.tab, v_table.picks, v_table.joins, array[v_row], true)
-      ->> v_row.last_receipt::text;
-    v_why := coalesce(v_why, backfill_private.refusal_to_undo(v_table.tab, v_table.picks, v_table.joins, v_row));
+    -- PostgreSQL ends a statement only once at its time limit. After that nothing more of the user's is run.
+    v_why := case
+      when backfill_private.clock() >= p_terms.limit_at then 'undoing it meets the time limit of a statement'
+      else backfill_private.refusal_to_undo(v_table, v_row, p_terms)
+    end;
     if v_why is not null then
       v_conflicts := v_conflicts || jsonb_build_object(v_row.last_receipt, v_why);
     end if;
@@ -9372,11 +10021,14 @@ begin
 end
 $$;
 
--- Undo the rows of some sessions at once. If the database or a trigger of the user's refuses one of them, each half is
--- tried by itself, down to one session, so that one refusal is one conflict.
+-- Undo the rows of some sessions at once. If the database or code of the user's refuses one of them, with any error,
+-- each half is tried by itself, down to one session, so that one refusal is one conflict.
 --
 -- returns  see backfill_private.undo_effect
-create function backfill_private.undo_sessions(p_run_id uuid, p_ordinals integer[])
+-- raises   57014 as refusal_to_undo
+create function backfill_private.undo_sessions(
+  p_run_id uuid, p_ordinals integer[], p_terms backfill_private.undo_terms
+)
 returns jsonb
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -9384,48 +10036,20 @@ as $$
 declare
   v_half integer := cardinality(p_ordinals) / 2;
 begin
-  return backfill_private.undo_at_once(p_run_id, p_ordinals);
-exception
-  when integrity_constraint_violation
-    or data_exception
-    or insufficient_privilege
-    or raise_exception
-    or sqlstate 'OB011' then
-    if v_half = 0 then
-      return backfill_private.undo_item(p_run_id, p_ordinals[1]);
+  return backfill_private.undo_at_once(p_run_id, p_ordinals, p_terms.path);
+exception when query_canceled or assert_failure or others then
+  if backfill_private.is_cancel(sqlstate, sqlerrm, p_terms.limit_at) then
+    if not p_terms.is_alone then
+      raise;
     end if;
-    return backfill_private.added(
-      backfill_private.undo_sessions(p_run_id, p_ordinals[:v_half]),
-      backfill_private.undo_sessions(p_run_id, p_ordinals[v_half + 1:]));
-end
-$$;
-
--- Refuse a caller who has put a trigger with a function of their own on some table. An undo writes with its owner's
--- rights, and such a trigger would run with them. The right TRIGGER and a function in pg_temp are enough to make one,
--- and older projects give TRIGGER to every API role.
---
--- raises  OB010 a trigger's function belongs to the caller, who does not have the owner's rights
-create function backfill_private.refuse_callers_triggers()
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_found record;
-begin
-  select t.tgname, t.tgrelid::regclass as tab, p.proowner::regrole as owner into v_found
-  from pg_trigger as t
-  join pg_proc as p on p.oid = t.tgfoid
-  where not t.tgisinternal
-    and pg_has_role(session_user, p.proowner, 'member')
-    and not pg_has_role(session_user, current_user, 'member')
-  limit 1;
-  if found then
-    perform backfill_private.refuse('OB010',
-      format('trigger %I on %s runs a function of %s, which an undo would run with the rights of %s',
-        v_found.tgname, v_found.tab, v_found.owner, current_user),
-      format('drop trigger %I on %s', v_found.tgname, v_found.tab));
+    p_terms.limit_at := '-infinity';
   end if;
+  if v_half = 0 then
+    return backfill_private.undo_item(p_run_id, p_ordinals[1], p_terms);
+  end if;
+  return backfill_private.added(
+    backfill_private.undo_sessions(p_run_id, p_ordinals[:v_half], p_terms),
+    backfill_private.undo_sessions(p_run_id, p_ordinals[v_half + 1:], p_terms));
 end
 $$;
 
@@ -9562,6 +10186,7 @@ declare
   v_lease jsonb;
   v_pass jsonb;
   v_seen jsonb;
+  v_is_seen boolean := false;
 begin
   begin
     if p_is_beside then
@@ -9575,7 +10200,7 @@ begin
       perform set_config('request.headers',
         (coalesce(nullif(current_setting('request.headers', true), ''), '{}')::jsonb || (v_lease -> 'headers'))::text,
         true);
-      v_pass := backfill_private.rehearse_pass(v_lease -> 'steps', p_search_path);
+      v_pass := backfill_private.rehearse_pass(v_lease -> 'steps', p_search_path, backfill_private.limit_at());
       if v_session = p_session_id then
         v_seen := jsonb_build_object(
           'error', v_pass -> 'error',
@@ -9583,10 +10208,10 @@ begin
       end if;
       exit when v_pass ->> 'error' is not null;
     end loop;
-    raise sqlstate 'RB001';
-  exception
-    when sqlstate 'RB001' then null;
-    when query_canceled or others then v_seen := null;
+    v_is_seen := true;
+    raise exception 'everything is rolled back';
+  exception when query_canceled or assert_failure or others then
+    v_seen := case when v_is_seen then v_seen end;
   end;
   return v_seen;
 end
@@ -9742,7 +10367,7 @@ begin
   elsif exists (
     select from backfill_private.rehearsals as s
     where s.run_id = p_run_id
-      and s.seen #>> '{error,code}' = '57014'
+      and s.seen #>> '{error,is_limit}' = 'true'
   ) then
     return jsonb_build_object('why', 'another session was slower than the limit');
   end if;
@@ -9783,8 +10408,10 @@ $$;
 --
 -- p_steps        [{component, function, call: SQL}]
 -- p_search_path  that of a call through the API, since the scoring functions will run under it
--- returns        {calls: [{component, function, took_ms}], error: null or {step, code, message}}
-create function backfill_private.rehearse_pass(p_steps jsonb, p_search_path text)
+-- p_limit_at     when the time limit of the statement comes
+-- returns        {calls: [{component, function, took_ms}], error: null or {step, code, is_limit: it met the time limit,
+--                message}}
+create function backfill_private.rehearse_pass(p_steps jsonb, p_search_path text, p_limit_at timestamptz)
 returns jsonb
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -9794,26 +10421,28 @@ declare
   v_began timestamptz;
   v_calls jsonb := '[]'::jsonb;
   v_settings jsonb := backfill_private.settings_kept(backfill_private.loose_settings(), p_search_path);
+  v_is_checked boolean := false;
 begin
-  perform set_config('search_path', p_search_path, true);
   for v_step in
     select s from jsonb_array_elements(p_steps || '{"function": "a deferred constraint"}'::jsonb) as s
   loop
     v_began := backfill_private.clock();
     begin
+      perform set_config('search_path', p_search_path, true);
       if v_step ? 'call' then
         execute v_step ->> 'call';
       else
         set constraints all immediate;
-        raise sqlstate 'RB001';  -- makes them deferred again, for a second pass
+        v_is_checked := true;
+        raise exception 'they are deferred again, for a second pass';
       end if;
-    exception
-      when sqlstate 'RB001' then exit;
-      when query_canceled or assert_failure or others then
-        return jsonb_build_object('calls', v_calls, 'error', jsonb_build_object(
-          'code', sqlstate,
-          'step', v_step ->> 'function',
-          'message', backfill_private.kept_message(sqlstate, sqlerrm)));
+    exception when query_canceled or assert_failure or others then
+      exit when v_is_checked;
+      return jsonb_build_object('calls', v_calls, 'error', jsonb_build_object(
+        'code', sqlstate,
+        'step', v_step ->> 'function',
+        'is_limit', backfill_private.is_cancel(sqlstate, sqlerrm, p_limit_at),
+        'message', backfill_private.kept_message(sqlstate, sqlerrm)));
     end;
     perform set_config(s.key, s.value, true) from jsonb_each_text(v_settings) as s;
     v_calls := v_calls || jsonb_build_object(
@@ -9846,7 +10475,8 @@ $$;
 -- from sql/85_rehearse/rows.sql
 -- The rehearsal's rows: before, between and after the calls.
 
--- Keep the rows that a scratch run's session has in the target tables at this moment.
+-- Keep the rows that a scratch run's session has in the target tables at this moment. Each column stands as its type
+-- writes it.
 create function backfill_private.keep_rows(p_scratch uuid, p_moment text)
 returns void
 language plpgsql
@@ -9856,9 +10486,11 @@ set datestyle = 'ISO, YMD'
 set intervalstyle = 'iso_8601'
 set extra_float_digits = 1
 set bytea_output = 'hex'
+set lc_monetary = 'C'
 as $$
 declare
   v_target public.backfill_targets;
+  v_columns text[];
 begin
   for v_target in
     select t.*
@@ -9867,19 +10499,27 @@ begin
     where r.run_id = p_scratch
     order by t.position
   loop
+    v_columns := array(
+      select a.attname::text
+      from pg_attribute as a
+      where a.attrelid = v_target.table_name::regclass
+        and a.attnum > 0
+        and not a.attisdropped);
     execute format(
       'insert into backfill_private.rehearsal_rows (scratch, moment, table_name, row_key, contents)
-       select $1, $2, %L, backfill_private.row_key(to_jsonb(t.*), $3), to_jsonb(t.*)
+       select $1, $2, %L, backfill_private.row_key(backfill_private.row_json(t), $3), jsonb_object($4, array[%s])
        from %s as t
        join public.backfill_items as item
          on item.run_id = $1
          and t.%I = item.session_id::%s
        on conflict do nothing',
       backfill_private.bare_name(v_target.table_name),
+      (select string_agg(format('row(t.%I)::text', c.name), ', ' order by c.place)
+        from unnest(v_columns) with ordinality as c (name, place)),
       v_target.table_name::regclass,
       v_target.session_column,
       backfill_private.column_type(v_target.table_name, v_target.session_column))
-    using p_scratch, p_moment, v_target.key_columns;
+    using p_scratch, p_moment, v_target.key_columns, v_columns;
   end loop;
 end
 $$;
@@ -9965,6 +10605,7 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
 as $$
   select coalesce(jsonb_object_agg(n.table_name, n.columns), '{}') from (
     select r.table_name, jsonb_agg(distinct c.key order by c.key) as columns
@@ -9972,7 +10613,7 @@ as $$
     cross join lateral jsonb_each(r.contents) as c
     where r.scratch = p_scratch
       and r.moment = 'first'
-      and c.value in (to_jsonb(now()), to_jsonb(localtimestamp))
+      and c.value #>> '{}' in (row(now())::text, row(localtimestamp)::text)
     group by r.table_name
   ) as n
 $$;
@@ -10058,23 +10699,51 @@ $$;
 -- Undo the scratch run's rows as a real undo does, and compare with before.
 --
 -- returns  {conflicts: [reason], tables: see backfill_private.rows_between}
-create function backfill_private.seen_undone(p_scratch uuid)
+create function backfill_private.seen_undone(p_scratch uuid, p_search_path text, p_limit_at timestamptz)
 returns jsonb
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_terms backfill_private.undo_terms;
   v_conflicts jsonb;
 begin
+  v_terms.limit_at := p_limit_at;
   perform backfill_private.scratch_target(p_scratch);
+  v_terms.path := backfill_private.undo_path(p_search_path);
   select coalesce(jsonb_agg(distinct c.value ->> 'reason'), '[]') into v_conflicts
-  from jsonb_array_elements(backfill_private.undo_item(p_scratch, 1) -> 'conflicts') as c;
+  from jsonb_array_elements(backfill_private.undo_item(p_scratch, 1, v_terms) -> 'conflicts') as c;
   perform backfill_private.keep_rows(p_scratch, 'undone');
   return jsonb_build_object(
     'conflicts', v_conflicts,
     'tables', backfill_private.rows_between(p_scratch, 'before', 'undone'));
 end
+$$;
+
+-- What was seen of a session until an error ended its rehearsal. It is the error of what came next: the rows that the
+-- calls left, the second call, or the undo. A time limit that came after the first call says nothing against those.
+create function backfill_private.seen_until(p_seen jsonb, p_code text, p_message text, p_limit_at timestamptz)
+returns jsonb
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when p_seen ->> 'error' is not null then p_seen
+    when not p_seen ? 'tables' then p_seen || jsonb_build_object('error', e.error)
+    when backfill_private.is_cancel(p_code, p_message, p_limit_at) then p_seen
+    when not p_seen ? 'second' then p_seen || jsonb_build_object('second', jsonb_build_object('error', e.error))
+    else p_seen || jsonb_build_object('undone', jsonb_build_object(
+      'tables', '{}'::jsonb,
+      'conflicts', jsonb_build_array(format('the undo ends with %s %s', p_code, e.error ->> 'message'))))
+  end
+  from (
+    select jsonb_build_object(
+      'step', 'what the calls left',
+      'code', p_code,
+      'message', backfill_private.kept_message(p_code, p_message)) as error
+  ) as e
 $$;
 
 -- from sql/90_project/check.sql
@@ -10146,7 +10815,7 @@ as $$
   from reach as r
   join pg_attribute as a
     on a.attrelid = r.oid
-    and a.attname in ('before', 'fence_hash')
+    and a.attname in ('before', 'after_columns', 'fence_hash')
   where has_column_privilege(r.role, r.oid, a.attnum, 'select')
   union all
   select
@@ -10321,6 +10990,7 @@ begin
         union all select 2, row_number() over (), line from backfill_private.source_lines(v_target) as line
         union all select 3, row_number() over (), line from backfill_private.key_lines(v_target) as line
         union all select 4, row_number() over (), line from backfill_private.table_marks(v_target) as line
+        union all select 4, row_number() over () + 1000, line from backfill_private.image_marks(v_target, null) as line
         union all select 5, row_number() over (), line from backfill_private.rights_lines(v_target) as line
         union all select 6, row_number() over (), line from backfill_private.function_marks(v_target) as line
         union all select 7, row_number() over (), line from backfill_private.helper_lines(v_target) as line
@@ -11109,35 +11779,39 @@ declare
   v_lease jsonb;
   v_leased_ms numeric;
   v_alone jsonb;
-  v_seen jsonb;
+  v_seen jsonb := '{"calls": [], "error": null}'::jsonb;
+  v_is_seen boolean := false;
+  v_limit_at timestamptz := backfill_private.limit_at();
 begin
   begin
     v_lease := backfill_private.rehearsal_lease(p_run_id, p_session_id);
     v_leased_ms := extract(epoch from backfill_private.clock() - v_began) * 1000;
-    v_seen := v_lease - array['scratch', 'headers', 'steps', 'writes'];
     if v_lease ? 'steps' then
       perform set_config('lock_timeout', '1s', true);
       perform set_config('request.headers',
         (coalesce(nullif(current_setting('request.headers', true), ''), '{}')::jsonb || (v_lease -> 'headers'))::text,
         true);
-      v_seen := backfill_private.rehearse_pass(v_lease -> 'steps', p_search_path);
+      v_seen := backfill_private.rehearse_pass(v_lease -> 'steps', p_search_path, v_limit_at);
       v_seen := v_seen || backfill_private.seen_first((v_lease ->> 'scratch')::uuid, v_lease -> 'writes');
       if v_seen ->> 'error' is null then
         v_alone := backfill_private.row_hashes((v_lease ->> 'scratch')::uuid);
         v_seen := v_seen || jsonb_build_object('second',
-          backfill_private.rehearse_pass(v_lease -> 'steps', p_search_path)
+          backfill_private.rehearse_pass(v_lease -> 'steps', p_search_path, v_limit_at)
             || backfill_private.seen_second((v_lease ->> 'scratch')::uuid));
         v_seen := v_seen || jsonb_build_object('undone',
-          backfill_private.seen_undone((v_lease ->> 'scratch')::uuid));
+          backfill_private.seen_undone((v_lease ->> 'scratch')::uuid, p_search_path, v_limit_at));
       end if;
+    else
+      v_seen := v_lease;
     end if;
-    raise sqlstate 'RB001';
-  exception
-    when sqlstate 'RB001' then null;  -- the intended end: everything is rolled back
-    when query_canceled then
-      if v_seen is null then
-        raise;
-      end if;
+    v_is_seen := true;
+    raise exception 'everything is rolled back';
+  exception when query_canceled or assert_failure or others then
+    if v_lease is null then
+      raise;
+    elsif not v_is_seen then
+      v_seen := backfill_private.seen_until(v_seen, sqlstate, sqlerrm, v_limit_at);
+    end if;
   end;
   if v_alone is not null then
     v_seen := v_seen || backfill_private.seen_beside(p_run_id, p_session_id, p_search_path, v_alone);
@@ -11525,17 +12199,19 @@ $$;
 comment on function public.backfill_preview_undo(uuid, text[], text, text, integer, bigint) is
   'What an undo of a run would take back: counts, conflicts and the digest that confirms it. For the client.';
 
+-- p_search_path  by default the caller's, since a default is evaluated before this function's own path is set
 create function public.backfill_confirm_undo(
-  p_run_id uuid, p_digest text, p_reason text, p_sessions integer default 200, p_scope jsonb default null
+  p_run_id uuid, p_digest text, p_reason text, p_sessions integer default 200, p_scope jsonb default null,
+  p_search_path text default current_setting('search_path')
 )
 returns jsonb
 language sql
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.confirm_undo(p_run_id, p_digest, p_reason, p_sessions, p_scope)
+  select backfill_private.confirm_undo(p_run_id, p_digest, p_reason, p_sessions, p_scope, p_search_path)
 $$;
 
-comment on function public.backfill_confirm_undo(uuid, text, text, integer, jsonb) is
+comment on function public.backfill_confirm_undo(uuid, text, text, integer, jsonb, text) is
   'Carry out exactly the undo that was previewed, one part per call. For the client.';
 
 -- Empty the before-images in the receipts of a finished run.
@@ -11774,6 +12450,9 @@ create policy "the owner alone" on backfill_private.rehearsals for select to ser
 alter table backfill_private.rehearsal_rows enable row level security;
 create policy "the owner alone" on backfill_private.rehearsal_rows for select to service_role using (false);
 
+alter table backfill_private.shapes enable row level security;
+create policy "the owner alone" on backfill_private.shapes for select to service_role using (false);
+
 alter table backfill_private.looks enable row level security;
 create policy "the owner alone" on backfill_private.looks for select to service_role using (false);
 
@@ -11838,7 +12517,7 @@ revoke all on function
   public.backfill_verify_part(uuid, jsonb, integer),
   public.backfill_written(uuid, integer, integer),
   public.backfill_preview_undo(uuid, text[], text, text, integer, bigint),
-  public.backfill_confirm_undo(uuid, text, text, integer, jsonb),
+  public.backfill_confirm_undo(uuid, text, text, integer, jsonb, text),
   public.backfill_prune(uuid)
 from public, anon, authenticated, service_role;
 
@@ -11863,9 +12542,10 @@ on public.backfill_items to authenticated, service_role;
 -- What a decision says. Its trigger decides whether it counts.
 grant insert (run_id, digest, decision, approver, note) on public.backfill_approvals to authenticated, service_role;
 
--- All columns but the row before, which only undo needs.
-grant select (receipt_id, run_id, ordinal, session_id, component, kind, operation, table_name, row_key, before_hash,
-  after_hash, attempt, is_inferred, at, undone_at) on public.backfill_receipts to authenticated, service_role;
+-- All columns but the row before and the hashes of single columns, which only undo and verify need.
+grant select (receipt_id, run_id, ordinal, session_id, component, kind, operation, table_name, row_key, shape,
+  before_hash, after_hash, attempt, is_inferred, at, undone_at) on public.backfill_receipts
+to authenticated, service_role;
 
 grant select on backfill_private.faults to service_role;
 
@@ -11900,7 +12580,7 @@ grant execute on function
   public.backfill_renew(uuid, uuid),
   public.backfill_settle(uuid, uuid, jsonb),
   public.backfill_preview_undo(uuid, text[], text, text, integer, bigint),
-  public.backfill_confirm_undo(uuid, text, text, integer, jsonb),
+  public.backfill_confirm_undo(uuid, text, text, integer, jsonb, text),
   public.backfill_prune(uuid)
 to service_role;
 
@@ -11934,13 +12614,15 @@ grant execute on function
   backfill_private.claim_apart(uuid, uuid, text),
   backfill_private.columns_apart(jsonb, jsonb),
   backfill_private.components_kept(text),
-  backfill_private.confirm_undo(uuid, text, text, integer, jsonb),
+  backfill_private.confirm_undo(uuid, text, text, integer, jsonb, text),
   backfill_private.coverage_of(text, text),
   backfill_private.fault(text),
+  backfill_private.is_cancel(text, text, timestamptz),
   backfill_private.is_written_here(xid),
   backfill_private.keep_rehearsal(uuid, text, jsonb),
   backfill_private.kept_message(text, text),
   backfill_private.leaves_behind(),
+  backfill_private.limit_at(),
   backfill_private.loose_settings(),
   backfill_private.parameter(text, text),
   backfill_private.preview_undo(uuid, text[], text, text, integer, bigint),
@@ -11948,14 +12630,15 @@ grant execute on function
   backfill_private.rehearsal_lease(uuid, text),
   backfill_private.rehearsal_sample(uuid),
   backfill_private.rehearse_again(uuid, text, text, boolean),
-  backfill_private.rehearse_pass(jsonb, text),
+  backfill_private.rehearse_pass(jsonb, text, timestamptz),
   backfill_private.renew(uuid, uuid),
   backfill_private.retry(uuid),
   backfill_private.row_hashes(uuid),
   backfill_private.seen_beside(uuid, text, text, jsonb),
   backfill_private.seen_first(uuid, jsonb),
   backfill_private.seen_second(uuid),
-  backfill_private.seen_undone(uuid),
+  backfill_private.seen_undone(uuid, text, timestamptz),
+  backfill_private.seen_until(jsonb, text, text, timestamptz),
   backfill_private.settings_kept(text[], text),
   backfill_private.settle(uuid, uuid, jsonb),
   backfill_private.start(uuid, text)

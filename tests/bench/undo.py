@@ -71,17 +71,18 @@ from public.backfill_items where run_id = %(run)s and 'profile' = any (component
 }
 RECEIPTS = """
 insert into public.backfill_receipts
-  (run_id, ordinal, session_id, component, kind, operation, table_name, row_key, after_hash,
-   attempt, at)
+  (run_id, ordinal, session_id, component, kind, operation, table_name, row_key, shape,
+   after_hash, attempt, at)
 select i.run_id, i.ordinal, i.session_id, t.component, 'score', 'insert', t.table_name,
-  backfill_private.row_key(r.row, t.key_columns), backfill_private.row_hash(r.row), 1, now()
+  backfill_private.row_key(r.row, t.key_columns),
+  backfill_private.shape_of(to_regclass(t.table_name)), r.hash, 1, now()
 from public.backfill_items as i
 cross join public.backfill_targets as t
 join lateral (
-  select to_jsonb(f.*) as row from public.fc_scores as f
+  select to_jsonb(f.*) as row, backfill_private.row_hash(f) as hash from public.fc_scores as f
   where t.component = 'fc_scores' and f.session_id = i.session_id::uuid and f.version = 'v1.2'
   union all
-  select to_jsonb(p.*) from public.profiles as p
+  select to_jsonb(p.*), backfill_private.row_hash(p) from public.profiles as p
   where t.component = 'profile' and p.session_id = i.session_id::uuid) as r on true
 where i.run_id = %(run)s and t.target = i.source and t.component = any (i.components)
 order by i.ordinal, t.position

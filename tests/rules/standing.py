@@ -26,7 +26,7 @@ def receipt(
 ) -> str:
     """A receipt of the row of the wanted version that stands now, or of another row."""
     version = " and t.version = 'v2'" if table == "toy_scores" else ""
-    text = "to_jsonb(t.*)::text || 'x'" if other_row else "to_jsonb(t.*)::text"
+    text = "t::text || 'x'" if other_row else "t::text"
     after = (
         f"coalesce((select sha256(convert_to({text}, 'UTF8')) from public.{table} as t"
         f" where t.session_id = 's{ordinal}'{version}), 'gone')"
@@ -34,9 +34,10 @@ def receipt(
     after = "null::bytea" if operation == "delete" else after
     return (
         "insert into public.backfill_receipts (run_id, ordinal, session_id, component, kind,"
-        " operation, table_name, row_key, after_hash, attempt, at, undone_at)"
+        " operation, table_name, row_key, shape, after_hash, attempt, at, undone_at)"
         f" select '{run}', {ordinal}, 's{ordinal}', '{component}', '{kind}', '{operation}',"
-        f" 'public.{table}', '{{}}', {after}, 1, backfill_private.clock(),"
+        f" 'public.{table}', '{{}}', backfill_private.shape_of('public.{table}'::regclass),"
+        f" {after}, 1, backfill_private.clock(),"
         f" {'backfill_private.clock()' if undone else 'null'}"
     )
 
