@@ -52,7 +52,6 @@ BY_DESIGN = {
     ("guard", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("rows_of", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("rows_of", 'OUT variable "…" is maybe unmodified'): OUT_BY_QUERY,
-    ("keep_rows", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("standing", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("strangers", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("referencing", "text type variable is not sanitized"): NAMES_COME_QUOTED,
@@ -80,9 +79,6 @@ BY_DESIGN = {
     ("refusal_to_undo", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("undo_write", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("undo_write", 'OUT variable "…" is maybe unmodified'): OUT_BY_QUERY,
-    ("undo_write", "routine is marked as VOLATILE, should be STABLE"): (
-        "the dynamic statements delete, update and insert"
-    ),
     ("undo_conflicts", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("undo_conflicts", "routine is marked as VOLATILE, should be STABLE"): (
         "the dynamic statement locks the rows where p_lock says so"

@@ -8081,7 +8081,9 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_agreed integer := (
-    select count(*) from public.backfill_items as i where i.run_id = p_run_id and i.trial = 'agreed');
+    select count(*)::integer
+    from public.backfill_items as i
+    where i.run_id = p_run_id and i.trial = 'agreed');
   v_last integer := (
     select min(i.ordinal) + ((max(i.ordinal) - min(i.ordinal)) / power(2, least(v_agreed, 30)))::integer
     from public.backfill_items as i
@@ -8176,7 +8178,7 @@ declare
   v_same record;
 begin
   if not backfill_private.is_on_trial(p_run_id) then
-    return '{}';
+    return array[]::integer[];
   end if;
   select * into v_run from public.backfill_runs where run_id = p_run_id;
   select
@@ -8203,7 +8205,7 @@ begin
   ) then
     return backfill_private.fail_set_aside(p_run_id);
   end if;
-  return '{}';
+  return array[]::integer[];
 end
 $$;
 
