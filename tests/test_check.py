@@ -107,11 +107,11 @@ DEFECTS = {
         ("row level security of our tables", "fail", "backfill_private.starts", "enable row level"),
     ),
     "a receipt trigger is disabled": (
-        "alter table public.fc_scores disable trigger backfill_receipt",
+        'alter table public.fc_scores disable trigger "000_backfill_receipt"',
         (f"receipts of {SCORES}", "fail", "not always enabled", "enable always trigger"),
     ),
     "a receipt trigger is enabled as origin alone": (
-        "alter table public.profiles enable trigger backfill_receipt",
+        'alter table public.profiles enable trigger "000_backfill_receipt"',
         ("receipts of public.profiles", "fail", "not always enabled", "enable always trigger"),
     ),
     "a receipt trigger is gone": (
@@ -376,7 +376,7 @@ def test_a_plan_and_a_check_say_the_same_of_what_both_look_at(
         "update public.backfill_settings set approval_policy = 'any', environment = null"
     )
     project.db.execute("alter table public.fc_scores disable row level security")
-    project.db.execute("alter table public.profiles disable trigger backfill_receipt")
+    project.db.execute('alter table public.profiles disable trigger "000_backfill_receipt"')
     project.db.execute(
         "revoke execute on function public.score_fc_session(uuid, text, text) from service_role"
     )

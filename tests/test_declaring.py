@@ -255,7 +255,7 @@ def test_a_declaration_said_again_takes_the_place_of_the_former(project_db: Db) 
 
 def _guarded(db: Db) -> set[str]:
     rows = db.execute(
-        "select tgrelid::regclass::text as t from pg_trigger where tgname = 'backfill_receipt'"
+        "select tgrelid::regclass::text as t from pg_trigger where tgname = '000_backfill_receipt'"
     )
     return {row["t"] for row in rows}
 

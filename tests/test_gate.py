@@ -16,6 +16,7 @@ from backfill.local.servers import PostgresServer
 from backfill.targets import migrations
 from backfill.targets.migrations import builds_index_concurrently
 from tests.conftest import Project, _served
+from tests.kit import verbs
 from tests.kit.clocks import DatabaseClock
 from tests.kit.outsider import Attempt, Outsider, code_of, running
 
@@ -386,6 +387,40 @@ def test_a_row_and_its_receipt_commit_together_or_not_at_all(
     )
 
 
+@pytest.mark.parametrize(
+    ("again", "told"),
+    [
+        ("update public.fc_scores as f set blocks_answered = 7", ["insert", "update"]),
+        ("delete from public.fc_scores as f", ["insert", "delete"]),
+    ],
+)
+def test_a_trigger_that_writes_the_row_again_leaves_its_receipt_second(
+    project_db: psycopg.Connection[Any], again: str, told: list[str]
+) -> None:
+    """PostgreSQL runs triggers by name, and ours comes first. The undo then knows the row."""
+    project_db.execute(
+        "create function public.again() returns trigger language plpgsql as $$ begin"
+        f" {again} where (f.session_id, f.version) = (new.session_id, new.version);"
+        " return null; end $$;"
+        "create trigger again after insert on public.fc_scores"
+        " for each row execute function public.again()".encode()
+    )
+    run_id = verbs.started(project_db, throttle_per_minute=None)
+    claim_id = str(uuid4())
+    grant = verbs.claim(project_db, run_id, claim_id)["granted"][0]
+    verbs.score(project_db, run_id, grant["fence"], grant["steps"][0])
+    found = project_db.execute(
+        "select array_agg(operation order by receipt_id) as told from public.backfill_receipts"
+    ).fetchone()
+    assert found is not None
+    assert found["told"] == told
+    answered = {"ordinal": grant["ordinal"], "outcome": "answered", "answered": ["fc_scores"]}
+    verbs.settle(project_db, run_id, claim_id, [answered])
+    verbs.call(project_db, "backfill_pause", run=run_id, reason="a test")
+    preview = verbs.call(project_db, "backfill_preview_undo", p_run_id=run_id)
+    assert preview["conflicts"] == []
+
+
 def test_a_scorer_that_hides_its_header_pauses_the_run(
     project: Project, bf: backfill.Backfill
 ) -> None:
@@ -497,7 +532,9 @@ def test_a_partition_whose_receipts_are_off_pauses_the_run_at_its_next_claim(
     """The parent's triggers stand, the partition's clone does not: that would be a hole."""
     with parted.connect() as bf:
         run = running(parted, bf)
-        parted.db.execute("alter table public.fc_scores_wanted disable trigger backfill_receipt")
+        parted.db.execute(
+            'alter table public.fc_scores_wanted disable trigger "000_backfill_receipt"'
+        )
         assert Outsider(parted).claim(run) == []
         assert "receipt triggers of public.fc_scores" in (bf.status(run).reason or "")
 
@@ -595,38 +632,40 @@ def test_session_replication_role_does_not_get_around_the_receipts(
 
 
 DISABLED = {
-    "disabled": "alter table public.fc_scores disable trigger backfill_receipt",
-    "no longer always enabled": "alter table public.fc_scores enable trigger backfill_receipt",
-    "enabled for replicas alone": (
-        "alter table public.fc_scores enable replica trigger backfill_receipt"
+    "disabled": 'alter table public.fc_scores disable trigger "000_backfill_receipt"',
+    "no longer always enabled": (
+        'alter table public.fc_scores enable trigger "000_backfill_receipt"'
     ),
-    "dropped": "drop trigger backfill_receipt on public.profiles",
+    "enabled for replicas alone": (
+        'alter table public.fc_scores enable replica trigger "000_backfill_receipt"'
+    ),
+    "dropped": 'drop trigger "000_backfill_receipt" on public.profiles',
     "without its guard against truncate": "drop trigger backfill_no_truncate on public.profiles",
     "another function under its name": (
-        "drop trigger backfill_receipt on public.profiles;"
-        "create trigger backfill_receipt after insert or update or delete on public.profiles"
+        'drop trigger "000_backfill_receipt" on public.profiles;'
+        'create trigger "000_backfill_receipt" after insert or update or delete on public.profiles'
         " for each row execute function backfill_private.refuse_truncate();"
-        "alter table public.profiles enable always trigger backfill_receipt"
+        'alter table public.profiles enable always trigger "000_backfill_receipt"'
     ),
     "blind to updates": (
-        "drop trigger backfill_receipt on public.profiles;"
-        "create trigger backfill_receipt after insert or delete on public.profiles"
+        'drop trigger "000_backfill_receipt" on public.profiles;'
+        'create trigger "000_backfill_receipt" after insert or delete on public.profiles'
         " for each row execute function backfill_private.keep_receipt('prism', 'profile');"
-        "alter table public.profiles enable always trigger backfill_receipt"
+        'alter table public.profiles enable always trigger "000_backfill_receipt"'
     ),
     "blind by its condition": (
-        "drop trigger backfill_receipt on public.profiles;"
-        "create trigger backfill_receipt after insert or update or delete on public.profiles"
+        'drop trigger "000_backfill_receipt" on public.profiles;'
+        'create trigger "000_backfill_receipt" after insert or update or delete on public.profiles'
         " for each row when (current_setting('request.headers', true) = 'x-backfill-run')"
         " execute function backfill_private.keep_receipt('prism', 'profile');"
-        "alter table public.profiles enable always trigger backfill_receipt"
+        'alter table public.profiles enable always trigger "000_backfill_receipt"'
     ),
     "blind to most columns": (
-        "drop trigger backfill_receipt on public.profiles;"
-        "create trigger backfill_receipt after insert or update of type_code or delete"
+        'drop trigger "000_backfill_receipt" on public.profiles;'
+        'create trigger "000_backfill_receipt" after insert or update of type_code or delete'
         " on public.profiles"
         " for each row execute function backfill_private.keep_receipt('prism', 'profile');"
-        "alter table public.profiles enable always trigger backfill_receipt"
+        'alter table public.profiles enable always trigger "000_backfill_receipt"'
     ),
 }
 

@@ -291,7 +291,7 @@ RULES = [
         "select format('%s on %s', g.tgname, g.tgrelid::regclass) from pg_trigger as g"
         " join functions as f on f.oid = g.tgfoid"
         " where f.proname in ('keep_receipt', 'refuse_truncate') and g.tgenabled <> 'A'",
-        "alter table public.profiles enable trigger backfill_receipt",
+        'alter table public.profiles enable trigger "000_backfill_receipt"',
     ),
     Rule(
         "every target table has the triggers of receipts",

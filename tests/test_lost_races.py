@@ -169,9 +169,9 @@ def test_triggers_that_were_off_meanwhile_are_a_broken_gate(project_db: Db) -> N
     claim_id = str(uuid4())
     granted = verbs.claim(project_db, run_id, claim_id)["granted"]
     told = [outcome(project_db, run_id, grant) for grant in granted[1:]]
-    project_db.execute("alter table public.fc_scores disable trigger backfill_receipt")
+    project_db.execute('alter table public.fc_scores disable trigger "000_backfill_receipt"')
     told.append(outcome(project_db, run_id, granted[0]))
-    project_db.execute("alter table public.fc_scores enable always trigger backfill_receipt")
+    project_db.execute('alter table public.fc_scores enable always trigger "000_backfill_receipt"')
     assert verbs.settle(project_db, run_id, claim_id, told)["state"] == "paused"
     assert item(project_db, run_id)[2] == "OB016"
 

@@ -112,7 +112,7 @@ def test_the_migrations_apply_statement_by_statement(
             'alter policy "the service reads runs" on public.backfill_runs to anon',
             "policy",
         ),
-        ("alter table public.profiles enable trigger backfill_receipt", "trigger"),
+        ('alter table public.profiles enable trigger "000_backfill_receipt"', "trigger"),
         ("drop index public.backfill_items_pending", "index"),
         (
             "alter table public.backfill_items drop constraint backfill_items_state_check",

@@ -3,7 +3,8 @@
 -- The statements that put our triggers on a relation of a component, always enabled.
 --
 -- The condition is short on purpose: PostgreSQL reads it anew from the catalog's text for every statement. For one or
--- two rows that costs more than all the rest of the trigger.
+-- two rows that costs more than all the rest of the trigger. The name of the row trigger puts it before the user's, which
+-- PostgreSQL runs by name: if one of these writes the row again, that receipt comes after the first.
 --
 -- p_is_partition  of the component's table: its row trigger comes from the table's, so it needs only the guard
 create function backfill_private.guard_sql(p_relation regclass, p_target text, p_component text, p_is_partition boolean)
@@ -15,7 +16,7 @@ as $$
   select case
     when p_is_partition then ''
     else format(
-$sql$create or replace trigger backfill_receipt after insert or update or delete on %1$s for each row
+$sql$create or replace trigger "000_backfill_receipt" after insert or update or delete on %1$s for each row
   when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-%%')
   execute function backfill_private.keep_receipt(%2$L, %3$L);
 $sql$, p_relation, p_target, p_component)
@@ -23,7 +24,7 @@ $sql$, p_relation, p_target, p_component)
 $sql$create or replace trigger backfill_no_truncate before truncate on %1$s for each statement
   when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-%%')
   execute function backfill_private.refuse_truncate();
-alter table %1$s enable always trigger backfill_receipt, enable always trigger backfill_no_truncate;
+alter table %1$s enable always trigger "000_backfill_receipt", enable always trigger backfill_no_truncate;
 $sql$, p_relation)
 $$;
 

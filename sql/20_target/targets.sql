@@ -200,7 +200,7 @@ as $$
       and g.tgattr::text = ''
       -- 29: after insert, update or delete, for each row; 34: before truncate.
       and (g.tgname, g.tgtype, g.tgfoid) in (
-        ('backfill_receipt', 29, to_regprocedure('backfill_private.keep_receipt()')),
+        ('000_backfill_receipt', 29, to_regprocedure('backfill_private.keep_receipt()')),
         ('backfill_no_truncate', 34, to_regprocedure('backfill_private.refuse_truncate()')))
       and strpos(
         pg_get_triggerdef(g.oid),

@@ -208,7 +208,7 @@ begin
     raise exception using message = 'a call answered without effect';
   end if;
   return jsonb_build_object('ordinal', p_session -> 'ordinal', 'outcome', 'answered', 'answered', v_answered);
-exception when assert_failure or others then
+exception when assert_failure or others then  -- others leaves assertions out
   if p_is_beside then
     return jsonb_build_object('ordinal', p_session -> 'ordinal', 'outcome', 'beside');
   end if;
@@ -242,7 +242,7 @@ begin
     raise exception using message = 'a call left a temporary table behind';
   end if;
   return true;
-exception when assert_failure or others then
+exception when assert_failure or others then  -- others leaves assertions out
   return false;
 end
 $$;

@@ -39,7 +39,7 @@ as $$
     and not exists (
       select from pg_trigger as g
       where g.tgrelid = to_regclass(p_table)
-        and g.tgname = 'backfill_receipt'
+        and g.tgname = '000_backfill_receipt'
         and backfill_private.came_after(g.xmin, p_run.sealed_snapshot::pg_snapshot))
 $$;
 

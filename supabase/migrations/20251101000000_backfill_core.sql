@@ -523,7 +523,8 @@ $$;
 -- The statements that put our triggers on a relation of a component, always enabled.
 --
 -- The condition is short on purpose: PostgreSQL reads it anew from the catalog's text for every statement. For one or
--- two rows that costs more than all the rest of the trigger.
+-- two rows that costs more than all the rest of the trigger. The name of the row trigger puts it before the user's, which
+-- PostgreSQL runs by name: if one of these writes the row again, that receipt comes after the first.
 --
 -- p_is_partition  of the component's table: its row trigger comes from the table's, so it needs only the guard
 create function backfill_private.guard_sql(p_relation regclass, p_target text, p_component text, p_is_partition boolean)
@@ -535,7 +536,7 @@ as $$
   select case
     when p_is_partition then ''
     else format(
-$sql$create or replace trigger backfill_receipt after insert or update or delete on %1$s for each row
+$sql$create or replace trigger "000_backfill_receipt" after insert or update or delete on %1$s for each row
   when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-%%')
   execute function backfill_private.keep_receipt(%2$L, %3$L);
 $sql$, p_relation, p_target, p_component)
@@ -543,7 +544,7 @@ $sql$, p_relation, p_target, p_component)
 $sql$create or replace trigger backfill_no_truncate before truncate on %1$s for each statement
   when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-%%')
   execute function backfill_private.refuse_truncate();
-alter table %1$s enable always trigger backfill_receipt, enable always trigger backfill_no_truncate;
+alter table %1$s enable always trigger "000_backfill_receipt", enable always trigger backfill_no_truncate;
 $sql$, p_relation)
 $$;
 
@@ -842,7 +843,7 @@ as $$
       and g.tgattr::text = ''
       -- 29: after insert, update or delete, for each row; 34: before truncate.
       and (g.tgname, g.tgtype, g.tgfoid) in (
-        ('backfill_receipt', 29, to_regprocedure('backfill_private.keep_receipt()')),
+        ('000_backfill_receipt', 29, to_regprocedure('backfill_private.keep_receipt()')),
         ('backfill_no_truncate', 34, to_regprocedure('backfill_private.refuse_truncate()')))
       and strpos(
         pg_get_triggerdef(g.oid),
@@ -5948,7 +5949,7 @@ begin
     raise exception using message = 'a call answered without effect';
   end if;
   return jsonb_build_object('ordinal', p_session -> 'ordinal', 'outcome', 'answered', 'answered', v_answered);
-exception when assert_failure or others then
+exception when assert_failure or others then  -- others leaves assertions out
   if p_is_beside then
     return jsonb_build_object('ordinal', p_session -> 'ordinal', 'outcome', 'beside');
   end if;
@@ -5982,7 +5983,7 @@ begin
     raise exception using message = 'a call left a temporary table behind';
   end if;
   return true;
-exception when assert_failure or others then
+exception when assert_failure or others then  -- others leaves assertions out
   return false;
 end
 $$;
@@ -7350,7 +7351,7 @@ as $$
     and not exists (
       select from pg_trigger as g
       where g.tgrelid = to_regclass(p_table)
-        and g.tgname = 'backfill_receipt'
+        and g.tgname = '000_backfill_receipt'
         and backfill_private.came_after(g.xmin, p_run.sealed_snapshot::pg_snapshot))
 $$;
 
