@@ -249,11 +249,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.mark(
     'rehearsal: scoring calls',
-    case
-      when told.sample = 0 then 'warn'
-      when told.errors is not null then 'fail'
-      else 'ok'
-    end,
+    case when told.sample = 0 then 'warn' when told.errors is not null then 'fail' else 'ok' end,
     case
       when told.sample = 0
       then coalesce('not measured: ' || told.edge, 'not rehearsed' || coalesce(': ' || told.why, ''))

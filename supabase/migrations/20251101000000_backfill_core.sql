@@ -4006,11 +4006,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.mark(
     'rehearsal: scoring calls',
-    case
-      when told.sample = 0 then 'warn'
-      when told.errors is not null then 'fail'
-      else 'ok'
-    end,
+    case when told.sample = 0 then 'warn' when told.errors is not null then 'fail' else 'ok' end,
     case
       when told.sample = 0
       then coalesce('not measured: ' || told.edge, 'not rehearsed' || coalesce(': ' || told.why, ''))
@@ -4118,6 +4114,31 @@ as $$
         'it leaves behind ' || backfill_private.rows_changed(p_run_id, '{undone,tables}', 'inserted'),
         'it does not bring back ' || backfill_private.rows_changed(p_run_id, '{undone,tables}', 'deleted')) as text
   ) as told
+$$;
+
+-- from sql/40_plan/repetition_mark.sql
+-- The mark on what the API would call again without end. See also 60_apply/repetition.sql.
+
+-- Does a function raise what the API answers by calling it again? Null if none was seen to.
+create function backfill_private.repetition_mark(p_run_id uuid)
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.mark(
+    'rehearsal: calls that the API repeats',
+    'fail',
+    format('%s raised %s. PostgREST before version 16 calls such a function again without end: direct mode is not safe '
+      'here. backfill plan --like %s --mode bulk, without priority sessions, scores inside the database',
+      min(r.error ->> 'step'), string_agg(distinct r.error ->> 'code', ' and '), p_run_id))
+  from backfill_private.rehearsed(p_run_id) as r
+  where r.error ->> 'code' in ('40001', '40P01')
+    and exists (
+      select from public.backfill_runs as run
+      where run.run_id = p_run_id
+        and (run.request ->> 'mode' is distinct from 'bulk' or jsonb_array_length(run.request -> 'priority') > 0))
+  having count(*) > 0
 $$;
 
 -- from sql/40_plan/request.sql
@@ -4706,28 +4727,6 @@ as $$
       cross join lateral jsonb_array_elements_text(o.seen #> '{beside,differs}') as c (name)
     )), '')
   from backfill_private.rehearsed(p_run_id) as r
-$$;
-
--- Does a function raise what the API answers by calling it again? Null if none was seen to.
-create function backfill_private.repetition_mark(p_run_id uuid)
-returns jsonb
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select backfill_private.mark(
-    'rehearsal: calls that the API repeats',
-    'fail',
-    format('%s raised %s. PostgREST before version 16 calls such a function again without end: direct mode is not safe '
-      'here. backfill plan --like %s --mode bulk, without priority sessions, scores inside the database',
-      min(r.error ->> 'step'), string_agg(distinct r.error ->> 'code', ' and '), p_run_id))
-  from backfill_private.rehearsed(p_run_id) as r
-  where r.error ->> 'code' in ('40001', '40P01')
-    and exists (
-      select from public.backfill_runs as run
-      where run.run_id = p_run_id
-        and (run.request ->> 'mode' is distinct from 'bulk' or jsonb_array_length(run.request -> 'priority') > 0))
-  having count(*) > 0
 $$;
 
 -- Does a second call change anything?
