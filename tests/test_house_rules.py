@@ -62,6 +62,7 @@ CALLED_BY_THE_SERVICE = (
     "renew(uuid,uuid)",
     "retry(uuid)",
     "settle(uuid,uuid,jsonb)",
+    "spelled(oid,text)",
     "start(uuid,text)",
 )
 # The only columns that an API role writes: those of a decision.

@@ -69,6 +69,8 @@ BY_DESIGN = {
     ("guard_new_items", 'relation "…" does not exist'): (
         "a transition table of its trigger, of which the checker is not told"
     ),
+    ("selected", "text type variable is not sanitized"): NAMES_COME_QUOTED,
+    ("selected", 'OUT variable "…" is maybe unmodified'): OUT_BY_QUERY,
     ("undo_write", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("undo_write", 'OUT variable "…" is maybe unmodified'): OUT_BY_QUERY,
     ("undo_write", "routine is marked as VOLATILE, should be STABLE"): (

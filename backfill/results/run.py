@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, SkipValidation
@@ -13,8 +13,9 @@ Json = Any
 
 
 def moment(text: str | datetime) -> datetime:
-    """A timestamp of the API, in a time zone of the standard library."""
-    return text if isinstance(text, datetime) else datetime.fromisoformat(text)
+    """A timestamp of the API, in UTC whatever the time zone of its session is."""
+    given = text if isinstance(text, datetime) else datetime.fromisoformat(text)
+    return given.astimezone(UTC)
 
 
 Moment = Annotated[datetime, BeforeValidator(moment)]

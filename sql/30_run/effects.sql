@@ -43,6 +43,29 @@ begin
 end
 $$;
 
+-- Which of some items are still selected: what the view that plans them says of each now.
+--
+-- returns  one row per item that is. excluded: why it cannot be scored, null if it can or lacks nothing
+create function backfill_private.selected(p_run public.backfill_runs, p_ordinals integer[])
+returns table (ordinal integer, excluded text)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+begin
+  perform set_config('backfill.request', p_run.request::text, true);
+  return query execute format(
+    'select item.ordinal, s.excluded
+     from public.backfill_items as item
+     join %s as s on s.id = %s
+     where item.run_id = $1 and item.ordinal = any ($2)',
+    backfill_private.standing_view(p_run.target)::regclass,
+    backfill_private.session_key(p_run.target))
+  using p_run.run_id, p_ordinals;
+  perform set_config('backfill.request', '', true);
+end
+$$;
+
 -- The components for which some items have a row: of the wanted version, or one that counts as present.
 create function backfill_private.standing_of(p_run public.backfill_runs, p_ordinals integer[], p_wanted boolean)
 returns table (ordinal integer, component text)

@@ -25,7 +25,10 @@ begin
   perform backfill_private.check_form(p_request);
   v_request := backfill_private.normal_request(p_request);
   select * into strict v_source from backfill_private.sources where target = v_request ->> 'target';
-  execute format('select max(s.%I) from %s as s', v_source.date_column, v_source.source_table::regclass) into v_newest;
+  execute format('select %s from %s as s',
+    backfill_private.moment(v_source.source_table, v_source.date_column, format('max(s.%I)', v_source.date_column)),
+    v_source.source_table::regclass)
+  into v_newest;
   insert into public.backfill_runs (
     run_id, target, environment, request, requested_by, requested_via, project_host,
     collect_from, collect_until, collect_window, rehearse)

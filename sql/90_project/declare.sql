@@ -68,6 +68,7 @@ returns text
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set quote_all_identifiers = off
 as $$
 declare
   v_name text := format('%I.%I', p_part ->> 'schema', p_part ->> 'table');
@@ -228,8 +229,8 @@ begin
 end
 $$;
 
--- Keep a declaration: its rows, and our triggers on its tables. A new declaration of a target replaces the old one and
--- drops its views, which the migration then makes again.
+-- Keep a declaration: its rows, our triggers on its tables, and the view with its conditions. A new declaration of a
+-- target replaces the old one and drops its views. The migration then makes the others again.
 --
 -- p_declaration  {target, defaults, views, source: {schema, table, key, date, filters, needs, index}, components:
 --                [{component, schema, table, session, key, version_column, version, version_parameter,
@@ -296,5 +297,6 @@ begin
     c.d -> 'score_ranges', c.d ->> 'transport', c.d ->> 'function_version', c.d ->> 'receipts'
   from jsonb_array_elements(p_declaration -> 'components') with ordinality as c (d, place);
   perform backfill_private.guard(v_target);
+  execute backfill_private.standing_sql(v_target);
 end
 $$;

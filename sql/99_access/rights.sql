@@ -160,6 +160,7 @@ grant execute on function
   backfill_private.seen_second(uuid),
   backfill_private.seen_undone(uuid),
   backfill_private.settle(uuid, uuid, jsonb),
+  backfill_private.spelled(oid, text),
   backfill_private.start(uuid, text)
 to service_role;
 

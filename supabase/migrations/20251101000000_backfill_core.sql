@@ -42,11 +42,13 @@ end
 $$;
 
 -- The first moment after what an until includes: the next UTC day for a date, a microsecond later for a timestamp.
+-- A day of another zone may have 23 or 25 hours.
 create function backfill_private.until_bound(p_name text, p_text text)
 returns timestamptz
 language sql
 stable
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
 as $$
   select backfill_private.since_bound(p_name, p_text)
     + case when p_text ~ '^\s*\d{4}-\d{2}-\d{2}\s*$' then interval '1 day' else interval '1 microsecond' end
@@ -335,6 +337,7 @@ returns jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
+set intervalstyle = 'iso_8601'
 as $$
   select to_jsonb(s) - 'only_row' from public.backfill_settings as s
 $$;
@@ -431,6 +434,373 @@ comment on column public.backfill_targets.function_version is
 comment on column public.backfill_targets.receipts is
   'exact: the function hands our headers on, so each row leaves a receipt as it is written. '
   'inferred: receipts are worked out from the rows before and after.';
+
+-- from sql/20_target/conditions.sql
+-- Conditions: when a row of the source is selected, and when a row of a component's table counts. Each is made here,
+-- once, in the columns' own types. The views, the core, the marks and the undo all use what is made here.
+--
+-- Every function here that reads or writes a value as text pins the settings that such a text depends on.
+
+-- The type of a column's values. A domain is looked through, and a length left away: a cast to varchar(3) would cut a
+-- value, and the cut value might be another one. Null if there is no such column.
+create function backfill_private.value_type(p_table text, p_column text)
+returns oid
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_type oid := (
+    select a.atttypid
+    from pg_attribute as a
+    where a.attrelid = to_regclass(p_table)
+      and a.attname = p_column
+      and not a.attisdropped
+  );
+  v_base oid;
+begin
+  loop
+    select t.typbasetype into v_base from pg_type as t where t.oid = v_type and t.typtype = 'd';
+    exit when not found;
+    v_type := v_base;
+  end loop;
+  return v_type;
+end
+$$;
+
+-- The equality of a type: that of its usual order, as `distinct` and a unique index have it. A type of an extension has
+-- it in a schema that is not on our path. Null if two values cannot be compared.
+create function backfill_private.equality(p_type oid)
+returns oid
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select o.amopopr
+    from pg_opclass as c
+    join pg_am as m
+      on m.oid = c.opcmethod
+      and m.amname = 'btree'
+    join pg_amop as o
+      on o.amopfamily = c.opcfamily
+      and o.amoplefttype = c.opcintype
+      and o.amoprighttype = c.opcintype
+      and o.amopstrategy = 3
+    join pg_type as t on t.oid = p_type
+    left join pg_cast as k
+      on k.castsource = p_type
+      and k.casttarget = c.opcintype
+      and k.castmethod = 'b'
+      and k.castcontext = 'i'
+    join pg_type as i on i.oid = c.opcintype
+    where c.opcdefault
+      and (c.opcintype = p_type
+        or k.oid is not null
+        or i.typname = case t.typtype
+          when 'e' then 'anyenum'
+          when 'r' then 'anyrange'
+          when 'm' then 'anymultirange'
+          when 'c' then 'record'
+          else case when t.typsubscript = 'array_subscript_handler'::regproc then 'anyarray' end
+        end)
+    order by c.opcintype = p_type desc, k.oid is null, i.typispreferred desc
+    limit 1);
+end
+$$;
+
+-- The same as SQL writes it between two values.
+create function backfill_private.equals(p_type oid)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- The usual types need no look into the catalogs.
+  if p_type in ('text'::regtype, 'varchar'::regtype, 'uuid'::regtype, 'integer'::regtype, 'bigint'::regtype) then
+    return '=';
+  end if;
+  return (
+    select case
+      when o.oprname = '=' and n.nspname = 'pg_catalog' then '='
+      else format('operator(%I.%s)', n.nspname, o.oprname)
+    end
+    from pg_operator as o
+    join pg_namespace as n on n.oid = o.oprnamespace
+    where o.oid = backfill_private.equality(p_type));
+end
+$$;
+
+-- A value of a type in the one spelling that its type gives it, under any settings of the session.
+--
+-- raises  the error of the type's input if it is no value of the type
+create function backfill_private.spelled(p_type oid, p_text text)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'iso_8601'
+set extra_float_digits = 1
+set bytea_output = 'hex'
+as $$
+declare
+  v_spelled text;
+begin
+  if p_type is null or p_type in ('text'::regtype, 'varchar'::regtype) then
+    return p_text;
+  end if;
+  execute format('select %L::%s::text', p_text, format_type(p_type, -1)) into v_spelled;
+  return v_spelled;
+end
+$$;
+
+-- Why a column cannot be compared with these values. Null if it can.
+create function backfill_private.value_fault(p_table text, p_column text, p_values text[])
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_type oid := backfill_private.value_type(p_table, p_column);
+  v_value text;
+begin
+  if v_type is null then
+    return format('%s has no column %s', p_table, quote_ident(p_column));
+  elsif backfill_private.equality(v_type) is null then
+    return format('%s of %s is %s, and two values of that type cannot be compared',
+      quote_ident(p_column), p_table, format_type(v_type, -1));
+  end if;
+  foreach v_value in array p_values loop
+    perform backfill_private.spelled(v_type, v_value);
+  end loop;
+  return null;
+exception when others then  -- a type's input may raise anything
+  return format('%s of %s is %s, and %s is no such value%s',
+    quote_ident(p_column),
+    p_table,
+    format_type(v_type, -1),
+    case when length(v_value) > 40 then left(v_value, 40) || '…' else v_value end,
+    (select '. There are: ' || string_agg(e.enumlabel, ', ' order by e.enumsortorder)
+     from pg_enum as e
+     where e.enumtypid = v_type));
+end
+$$;
+
+-- What a session's key is: uuid, number or text. Columns of one kind are compared alike by every part, and each value
+-- has one spelling. Null for anything else, also for a text that equals another one (a nondeterministic collation).
+create function backfill_private.key_kind(p_table text, p_column text)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select case
+      when t.type = 'uuid'::regtype then 'uuid'
+      when t.type in ('smallint'::regtype, 'integer'::regtype, 'bigint'::regtype) then 'number'
+      when t.type in ('text'::regtype, 'varchar'::regtype) and coalesce(l.collisdeterministic, true) then 'text'
+    end
+    from (select backfill_private.value_type(p_table, p_column) as type) as t
+    left join pg_attribute as a
+      on a.attrelid = to_regclass(p_table)
+      and a.attname = p_column
+    left join pg_collation as l on l.oid = a.attcollation);
+end
+$$;
+
+-- The moment that a date of the source means, as SQL. A column without a time zone is read as UTC, whatever the
+-- session's zone is.
+--
+-- p_value  SQL: the column, or its greatest value
+create function backfill_private.moment(p_table text, p_column text, p_value text)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select case
+      when t.type = 'timestamp'::regtype then format('(%s at time zone ''UTC'')', p_value)
+      when t.type = 'date'::regtype then format('(%s::timestamp at time zone ''UTC'')', p_value)
+      else p_value
+    end
+    from (select backfill_private.value_type(p_table, p_column) as type) as t);
+end
+$$;
+
+-- How a date of the source is read, in words. Null if it has a time zone of its own.
+create function backfill_private.date_words(p_table text, p_column text)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case t.type
+    when 'timestamp'::regtype then p_column || ' has no time zone and is read as UTC'
+    when 'date'::regtype then p_column || ' is a date and is read as the start of its UTC day'
+  end
+  from (select backfill_private.value_type(p_table, p_column) as type) as t
+$$;
+
+-- The conditions under which a row of a target's source is selected, in words and as SQL.
+--
+-- p_prefix  of the columns: an alias with its dot, or nothing
+create function backfill_private.filter_conditions(p_target text, p_prefix text)
+returns table (words text, condition text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    case
+      when f ? 'is_null'
+      then format('%s %s', f ->> 'column', case when (f ->> 'is_null')::boolean then 'null' else 'not null' end)
+      else format('%s %s', f ->> 'column', (
+        select string_agg(v, ' or ')
+        from jsonb_array_elements_text(f -> 'values') as v
+      ))
+    end,
+    p_prefix || quote_ident(f ->> 'column') || case
+      when f ? 'is_null' then case when (f ->> 'is_null')::boolean then ' is null' else ' is not null' end
+      when jsonb_array_length(f -> 'values') = 1
+      then format(' %s %L', backfill_private.equals(t.type), backfill_private.spelled(t.type, f -> 'values' ->> 0))
+      else format(' %s any (array[%s]::%s[])',
+        backfill_private.equals(t.type),
+        (
+          select string_agg(quote_literal(backfill_private.spelled(t.type, v)), ', ')
+          from jsonb_array_elements_text(f -> 'values') as v
+        ),
+        format_type(t.type, -1))
+    end
+  from backfill_private.sources as o
+  cross join lateral jsonb_array_elements(o.filters) as f
+  cross join lateral (select backfill_private.value_type(o.source_table, f ->> 'column') as type) as t
+  where o.target = p_target
+$$;
+
+-- The value of a parameter as SQL, of a type: a literal if there is a request, else what holds when the view is read.
+create function backfill_private.value_sql(p_target text, p_name text, p_type oid, p_request jsonb)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select case
+      when p_request is not null then quote_nullable(backfill_private.spelled(p_type, p_request ->> p_name))
+      -- In a subquery of its own, so that it is read once.
+      when p_type in ('text'::regtype, 'varchar'::regtype)
+      then format('(select backfill_private.parameter(%L, %L))', p_target, p_name)
+      else format('(select backfill_private.spelled(%L::regtype, backfill_private.parameter(%L, %L))::%s)',
+        p_type::regtype, p_target, p_name, format_type(p_type, -1))
+    end);
+end
+$$;
+
+-- The conditions on version and kind under which a row of a component's table counts.
+--
+-- p_alias    of the table
+-- p_request  whose versions are wanted. Null: those that hold when a view is read
+-- p_wanted   true: rows of the wanted version. False: any row that counts as present
+create function backfill_private.kind_conditions(
+  p_target public.backfill_targets, p_alias text, p_request jsonb, p_wanted boolean
+)
+returns text[]
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select array(
+      select format('%s.%I %s %s',
+        p_alias,
+        c.name,
+        coalesce(backfill_private.equals(t.type), '='),
+        backfill_private.value_sql(p_target.target, c.parameter, t.type, p_request))
+      from (
+        select 0 as place, p_target.version_column as name, p_target.version_parameter as parameter
+        where p_wanted or not p_target.any_version_counts
+        union all
+        select 1, m.key, m.value
+        from jsonb_each_text(p_target.matches) as m
+      ) as c
+      cross join lateral (select backfill_private.value_type(p_target.table_name, c.name) as type) as t
+      order by c.place, c.name));
+end
+$$;
+
+-- A planned session's key, item.session_id, as SQL of the type that the source's key has. Of the derived column's type
+-- it might be cut or out of range.
+create function backfill_private.session_key(p_target text)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select 'item.session_id::' || coalesce(
+      format_type(backfill_private.value_type(s.source_table, s.key_column), -1),
+      'text')
+    from backfill_private.sources as s
+    where s.target = p_target);
+end
+$$;
+
+-- The condition under which a row t of a component's table belongs to the session item.session_id and counts.
+--
+-- p_wanted  see backfill_private.kind_conditions
+-- returns   SQL text over the aliases t and item, with every name quoted and every value a literal
+create function backfill_private.row_condition(
+  p_target public.backfill_targets, p_request jsonb, p_wanted boolean
+)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select array_to_string(
+      format('t.%I = %s', p_target.session_column, backfill_private.session_key(p_target.target))
+        || backfill_private.kind_conditions(p_target, 't', p_request, p_wanted),
+      ' and '));
+end
+$$;
+
+-- The condition under which t, a row of a table, is the row that a receipt's key names.
+--
+-- p_key  SQL: the key, {column: value}
+create function backfill_private.key_condition(p_table text, p_columns text[], p_key text)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select string_agg(
+      format('t.%I %s ', c, backfill_private.equals(t.oid)) || case
+        -- What JSON holds as more than a text.
+        when t.oid = 'jsonb'::regtype then format('(%s -> %L)', p_key, c)
+        when t.typcategory in ('A', 'C')
+        then format('(jsonb_populate_record(null::%s, %s)).%I', to_regclass(p_table), p_key, c)
+        else format('(%s ->> %L)::%s', p_key, c, format_type(t.oid, -1))
+      end,
+      ' and ' order by c)
+    from unnest(p_columns) as c
+    join pg_type as t on t.oid = backfill_private.value_type(p_table, c));
+end
+$$;
 
 -- from sql/20_target/coverage.sql
 -- Coverage: what is missing by day, of any target.
@@ -571,6 +941,134 @@ as $$
   from backfill_private.unguarded(p_target.table_name) with ordinality as u (name, place)
 $$;
 
+-- from sql/20_target/standing.sql
+-- Standing: the view on which all detection of a target stands, put together from its rows. No other view of a target
+-- and no function has conditions of its own.
+
+-- The view of a target with every selected session: what it lacks of the wanted versions, and why it cannot be scored.
+create function backfill_private.standing_view(p_target text)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format('backfill_private.%I', p_target || '_standing')
+$$;
+
+-- A component's rows, joined to the sessions s as SQL: those that count as present.
+create function backfill_private.present_join(p_target public.backfill_targets)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    -- Several rows of a session may count. A plain join would then return the session several times.
+    when p_target.any_version_counts and p_target.version_column = any (p_target.key_columns)
+    then format(
+      e'left join (\n  select distinct r.%1$I\n  from %2$s as r%3$s\n) as c%4$s\n  on c%4$s.%1$I = s.%5$I',
+      p_target.session_column,
+      p_target.table_name,
+      e'\n  where ' || nullif(array_to_string(
+        backfill_private.kind_conditions(p_target, 'r', null, false), e'\n    and '), ''),
+      p_target.position,
+      s.key_column)
+    else format(
+      e'left join %s as c%s\n  on %s',
+      p_target.table_name,
+      p_target.position,
+      array_to_string(
+        format('c%s.%I = s.%I', p_target.position, p_target.session_column, s.key_column)
+          || backfill_private.kind_conditions(p_target, 'c' || p_target.position, null, false),
+        e'\n  and '))
+  end
+  from backfill_private.sources as s
+  where s.target = p_target.target
+$$;
+
+-- Why a session cannot be scored, as SQL: the first need of which it has fewer rows than scoring reads. Null for one
+-- that lacks nothing, which keeps the counting to the others.
+create function backfill_private.excluded_sql(p_target text)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when s.needs = '[]' then 'null::text' else format(e'case\n    when %s then null%s\n  end',
+    (
+      select string_agg(format('not c%s.%I is null', t.position, t.session_column), ' and ' order by t.position)
+      from public.backfill_targets as t
+      where t.target = s.target
+    ),
+    (
+      select string_agg(
+        format($sql$
+    when %1$s(
+        select count(*)
+        from (
+          select 1 as one
+          from %2$s as n
+          where n.%3$I = s.%4$I
+          limit (select backfill_private.parameter(%5$L, %6$L))::bigint
+        ) as enough
+      ) < (select backfill_private.parameter(%5$L, %6$L))::bigint
+    then format(
+      %7$L,
+      (select count(*) from %2$s as n where n.%3$I = s.%4$I),
+      (select backfill_private.parameter(%5$L, %6$L)))$sql$,
+          (
+            select format('c%s.%I is null and ', t.position, t.session_column)
+            from public.backfill_targets as t
+            where t.target = s.target and t.component = n.need ->> 'component'
+          ),
+          n.need ->> 'table',
+          n.need ->> 'column',
+          s.key_column,
+          s.target,
+          n.need ->> 'parameter',
+          format('%%s %s, at least %%s needed', replace(n.need ->> 'name', '%', '%%'))),
+        '' order by n.place)
+      from jsonb_array_elements(s.needs) with ordinality as n (need, place)
+    )) end
+  from backfill_private.sources as s
+  where s.target = p_target
+$$;
+
+-- The statement that creates the view of a target. Run it under our path, so that each operator is ours.
+create function backfill_private.standing_sql(p_target text)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    $sql$create view %s with (security_invoker = true) as
+select
+  s.%I as id,
+  %s::timestamptz as created_at,
+  %s,
+  %s as excluded
+from %s as s
+%s
+%s$sql$,
+    backfill_private.standing_view(s.target),
+    s.key_column,
+    backfill_private.moment(s.source_table, s.date_column, format('s.%I', s.date_column)),
+    string_agg(
+      format('c%s.%I is null as %I', t.position, t.session_column, 'missing_' || t.component),
+      e',\n  ' order by t.position),
+    backfill_private.excluded_sql(s.target),
+    s.source_table,
+    string_agg(backfill_private.present_join(t), e'\n' order by t.position),
+    'where ' || nullif(array_to_string(
+      array(select f.condition from backfill_private.filter_conditions(s.target, 's.') as f),
+      e'\n  and '), ''))
+  from backfill_private.sources as s
+  join public.backfill_targets as t on t.target = s.target
+  where s.target = p_target
+  group by s.target
+$$;
+
 -- from sql/20_target/targets.sql
 -- Targets: their parameters, functions and conditions, as their rows say.
 
@@ -639,30 +1137,6 @@ as $$
   where a.attrelid = to_regclass(p_table)
     and a.attname = p_column
     and not a.attisdropped
-$$;
-
--- The condition under which a row t of a component's table belongs to the session item.session_id.
---
--- p_wanted  true: rows of the wanted version. False: any row that counts as present
--- returns   SQL text over the aliases t and item, with every name quoted and every value a literal
-create function backfill_private.row_condition(
-  p_target public.backfill_targets, p_request jsonb, p_wanted boolean
-)
-returns text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select format('t.%I = item.session_id::%s', p_target.session_column,
-      backfill_private.column_type(p_target.table_name, p_target.session_column))
-    || case
-         when p_wanted or not p_target.any_version_counts
-         then format(' and t.%I = %L', p_target.version_column, p_request ->> p_target.version_parameter)
-         else ''
-       end
-    || coalesce((
-         select string_agg(format(' and t.%I = %L', m.key, p_request ->> m.value), '' order by m.key)
-         from jsonb_each_text(p_target.matches) as m), '')
 $$;
 
 -- The target meant: the one named, or the only one installed.
@@ -745,6 +1219,7 @@ returns setof text
 language sql
 stable
 set search_path = pg_catalog, pg_temp
+set quote_all_identifiers = off
 as $$
   with standing as (
     select g.tgrelid
@@ -1202,6 +1677,7 @@ returns text
 language sql
 stable
 set search_path = pg_catalog, pg_temp
+set quote_all_identifiers = off
 as $$
   select backfill_private.sha256_hex(concat_ws(
     e'\n',
@@ -1342,6 +1818,29 @@ begin
         '%L', quote_literal(v_target.component)))
     using p_run_id, p_ordinals;
   end loop;
+end
+$$;
+
+-- Which of some items are still selected: what the view that plans them says of each now.
+--
+-- returns  one row per item that is. excluded: why it cannot be scored, null if it can or lacks nothing
+create function backfill_private.selected(p_run public.backfill_runs, p_ordinals integer[])
+returns table (ordinal integer, excluded text)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+begin
+  perform set_config('backfill.request', p_run.request::text, true);
+  return query execute format(
+    'select item.ordinal, s.excluded
+     from public.backfill_items as item
+     join %s as s on s.id = %s
+     where item.run_id = $1 and item.ordinal = any ($2)',
+    backfill_private.standing_view(p_run.target)::regclass,
+    backfill_private.session_key(p_run.target))
+  using p_run.run_id, p_ordinals;
+  perform set_config('backfill.request', '', true);
 end
 $$;
 
@@ -2625,6 +3124,7 @@ begin
       t.table_name::regclass as tab,
       backfill_private.bare_name(t.table_name) as name,
       m.key as matched,
+      backfill_private.value_type(t.table_name, m.key) as type,
       m.value as parameter,
       r.request ->> m.value as given,
       s.defaults ->> m.value as usual
@@ -2636,9 +3136,10 @@ begin
       and r.request ->> m.value is distinct from s.defaults ->> m.value
     order by t.position, m.key
   loop
-    execute format('select exists (select from %s as t where t.%I::text = $1)', v_kind.tab, v_kind.matched)
-      into v_found
-      using v_kind.given;
+    execute format('select exists (select from %s as t where t.%I %s %L)',
+        v_kind.tab, v_kind.matched, backfill_private.equals(v_kind.type),
+        backfill_private.spelled(v_kind.type, v_kind.given))
+      into v_found;
     return next backfill_private.mark(
       v_kind.parameter,
       case when v_found then 'ok' else 'warn' end,
@@ -2702,37 +3203,6 @@ as $$
   from public.backfill_settings as s
 $$;
 
--- The conditions under which a row of a target's source is one of its sessions, in words and as SQL.
---
--- p_prefix  of the columns: an alias with its dot, or nothing
-create function backfill_private.filter_conditions(p_target text, p_prefix text)
-returns table (words text, condition text)
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select
-    case
-      when f ? 'is_null'
-      then format('%s %s', f ->> 'column', case when (f ->> 'is_null')::boolean then 'null' else 'not null' end)
-      else format('%s %s', f ->> 'column', (
-        select string_agg(v, ' or ')
-        from jsonb_array_elements_text(f -> 'values') as v
-      ))
-    end,
-    p_prefix || quote_ident(f ->> 'column') || case
-      when f ? 'is_null' then case when (f ->> 'is_null')::boolean then ' is null' else ' is not null' end
-      when jsonb_array_length(f -> 'values') = 1 then format(' = %L', f -> 'values' ->> 0)
-      else (
-        select format(' in (%s)', string_agg(quote_literal(v), ', '))
-        from jsonb_array_elements_text(f -> 'values') as v
-      )
-    end
-  from backfill_private.sources as o
-  cross join lateral jsonb_array_elements(o.filters) as f
-  where o.target = p_target
-$$;
-
 -- Marks on the data of a plan: what selects its sessions, and each need of its sessions.
 create function backfill_private.data_marks(p_run_id uuid)
 returns setof jsonb
@@ -2762,21 +3232,56 @@ begin
          case when count(*) = count(*) filter (where %s) then ''ok'' else ''fail'' end,
          format(''%%s of %%s have %%s'', count(*) filter (where %2$s), count(*), %L))
        from public.backfill_items as item
-       left join %s as s on s.%I = item.session_id::%s
+       left join %s as s on s.%I = %s
        where item.run_id = $1',
       'rows of ' || backfill_private.bare_name(v_source.source_table),
       v_condition,
       v_words,
       v_source.source_table::regclass,
       v_source.key_column,
-      backfill_private.column_type(v_source.source_table, v_source.key_column))
+      backfill_private.session_key(v_source.target))
     into v_mark
     using p_run_id;
     return next v_mark;
   end if;
+  return query select * from backfill_private.date_marks(v_source);
   for v_need in select n from jsonb_array_elements(v_source.needs) as n loop
     return next backfill_private.need_mark(p_run_id, v_need);
   end loop;
+end
+$$;
+
+-- The mark on the dates of a source, if there is something to know: how a column without a time zone is read, and how
+-- many selected rows have no date. No range of dates holds these.
+create function backfill_private.date_marks(p_source backfill_private.sources)
+returns setof jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_words text := backfill_private.date_words(p_source.source_table, p_source.date_column);
+  v_without bigint;
+begin
+  execute format('select count(*) from %s as s where %s',
+    p_source.source_table::regclass,
+    array_to_string(
+      array(select f.condition from backfill_private.filter_conditions(p_source.target, 's.') as f)
+        || format('s.%I is null', p_source.date_column),
+      ' and '))
+  into v_without;
+  if v_without > 0 or v_words is not null then
+    return next backfill_private.mark(
+      'dates of ' || backfill_private.bare_name(p_source.source_table),
+      case when v_without > 0 then 'warn' else 'ok' end,
+      concat_ws('; ',
+        v_words,
+        format('%s selected %s no %s, so no plan takes %s',
+          nullif(v_without, 0),
+          case v_without when 1 then 'row has' else 'rows have' end,
+          p_source.date_column,
+          case v_without when 1 then 'it' else 'them' end)));
+  end if;
 end
 $$;
 
@@ -2801,7 +3306,7 @@ begin
       select
         item.session_id,
         item.phase,
-        (select count(*) from %s as n where n.%I = item.session_id::%s) as has
+        (select count(*) from %s as n where n.%I = %s) as has
       from public.backfill_items as item
       where item.run_id = $1 and ($2 is null or $2 = any (item.components))
     )
@@ -2815,7 +3320,7 @@ begin
     from counted as c',
     (p_need ->> 'table')::regclass,
     p_need ->> 'column',
-    backfill_private.column_type(p_need ->> 'table', p_need ->> 'column'))
+    (select backfill_private.session_key(r.target) from public.backfill_runs as r where r.run_id = p_run_id))
   into v_sessions, v_enough, v_least, v_most, v_named
   using p_run_id, v_component, (
     select (r.request ->> (p_need ->> 'parameter'))::bigint
@@ -3910,6 +4415,7 @@ returns jsonb
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
+set quote_all_identifiers = off
 set timezone = 'UTC'
 set statement_timeout = '55s'
 as $$
@@ -4030,7 +4536,10 @@ begin
   perform backfill_private.check_form(p_request);
   v_request := backfill_private.normal_request(p_request);
   select * into strict v_source from backfill_private.sources where target = v_request ->> 'target';
-  execute format('select max(s.%I) from %s as s', v_source.date_column, v_source.source_table::regclass) into v_newest;
+  execute format('select %s from %s as s',
+    backfill_private.moment(v_source.source_table, v_source.date_column, format('max(s.%I)', v_source.date_column)),
+    v_source.source_table::regclass)
+  into v_newest;
   insert into public.backfill_runs (
     run_id, target, environment, request, requested_by, requested_via, project_host,
     collect_from, collect_until, collect_window, rehearse)
@@ -5568,11 +6077,11 @@ begin
   return query execute format(
     'select item.ordinal, backfill_private.row_key(to_jsonb(t.*), $3), to_jsonb(t.*)
      from public.backfill_items as item
-     join %s as t on t.%I = item.session_id::%s
+     join %s as t on t.%I = %s
      where item.run_id = $1 and item.ordinal = any ($2)',
     p_target.table_name::regclass,
     p_target.session_column,
-    backfill_private.column_type(p_target.table_name, p_target.session_column))
+    backfill_private.session_key(p_target.target))
   using p_run_id, p_ordinals, p_target.key_columns;
 end
 $$;
@@ -6608,6 +7117,11 @@ returns table (session_id text, row_key jsonb, of_other_version boolean)
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'iso_8601'
+set extra_float_digits = 1
+set bytea_output = 'hex'
 set plan_cache_mode = force_custom_plan
 as $$
 declare
@@ -6624,20 +7138,20 @@ begin
        select
          t.%2$I::text as session_id,
          %3$s as row_key,
-         t.%4$I is distinct from %5$L as of_other_version,
+         (%4$s) is not true as of_other_version,
          item.ordinal is not null as is_planned,
          item.components,
-         not (%10$s) as is_unwanted,
+         (%9$s) is not true as is_unwanted,
          s.xmin as session_xmin,
          exists (
            select from public.backfill_receipts as r
-           where r.run_id = $1 and r.ordinal = ours.ordinal and r.table_name = %8$L and r.row_key = %3$s
+           where r.run_id = $1 and r.ordinal = ours.ordinal and r.table_name = %7$L and r.row_key = %3$s
              and r.kind = ''score''
              and r.undone_at is null) as is_ours
        from %1$s as t
-       join %6$s as s on s.%7$I = t.%2$I
+       join %5$s as s on s.%6$I = t.%2$I
        left join public.backfill_items as ours
-         on ours.run_id = $1 and ours.source = %11$L and ours.session_id = t.%2$I::text
+         on ours.run_id = $1 and ours.source = %10$L and ours.session_id = t.%2$I::text
        left join public.backfill_items as item
          on item.run_id = ours.run_id and item.ordinal = ours.ordinal and item.state <> ''rolled_back''
        -- Cheap first: nearly all rows of a large table are older than anything that ran at sealing.
@@ -6646,13 +7160,13 @@ begin
      select c.session_id, c.row_key, c.of_other_version
      from came as c
      where case
-       when c.is_ours then c.is_planned and %9$L <> all (c.components)
+       when c.is_ours then c.is_planned and %8$L <> all (c.components)
        when exists (
          select from public.backfill_items as i
          join public.backfill_receipts as r on r.run_id = i.run_id and r.ordinal = i.ordinal
          where i.session_id = c.session_id
            and r.session_id = i.session_id
-           and r.table_name = %8$L
+           and r.table_name = %7$L
            and r.row_key = c.row_key) then false
        when c.is_planned then c.is_unwanted
        else not backfill_private.came_after(c.session_xmin, $2) end',
@@ -6660,7 +7174,8 @@ begin
     -- As backfill_private.row_key has it, without a call for each row.
     (select format('jsonb_build_object(%s)', string_agg(format('%L, t.%I', c, c), ', '))
      from unnest(v_target.key_columns) as c),
-    v_target.version_column, v_run.request ->> v_target.version_parameter,
+    -- The first is that on the version.
+    (backfill_private.kind_conditions(v_target, 't', v_run.request, true))[1],
     v_source.source_table::regclass, v_source.key_column,
     v_target.table_name, p_component, backfill_private.row_condition(v_target, v_run.request, false), v_run.target)
   using p_run_id, v_run.sealed_snapshot::pg_snapshot, pg_snapshot_xmin(v_run.sealed_snapshot::pg_snapshot)::xid;
@@ -8408,12 +8923,12 @@ begin
        from %s as t
        join public.backfill_items as item
          on item.run_id = $1
-         and t.%I = item.session_id::%s
+         and t.%I = %s
        on conflict do nothing',
       backfill_private.bare_name(v_target.table_name),
       v_target.table_name::regclass,
       v_target.session_column,
-      backfill_private.column_type(v_target.table_name, v_target.session_column))
+      backfill_private.session_key(v_target.target))
     using p_scratch, p_moment, v_target.key_columns;
   end loop;
 end
@@ -8833,6 +9348,8 @@ language plpgsql
 stable
 security definer
 set search_path = pg_catalog, pg_temp
+set intervalstyle = 'postgres'
+set quote_all_identifiers = off
 as $$
 declare
   v_target text;
@@ -9297,6 +9814,7 @@ returns text
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set quote_all_identifiers = off
 as $$
 declare
   v_name text := format('%I.%I', p_part ->> 'schema', p_part ->> 'table');
@@ -9457,8 +9975,8 @@ begin
 end
 $$;
 
--- Keep a declaration: its rows, and our triggers on its tables. A new declaration of a target replaces the old one and
--- drops its views, which the migration then makes again.
+-- Keep a declaration: its rows, our triggers on its tables, and the view with its conditions. A new declaration of a
+-- target replaces the old one and drops its views. The migration then makes the others again.
 --
 -- p_declaration  {target, defaults, views, source: {schema, table, key, date, filters, needs, index}, components:
 --                [{component, schema, table, session, key, version_column, version, version_parameter,
@@ -9525,6 +10043,7 @@ begin
     c.d -> 'score_ranges', c.d ->> 'transport', c.d ->> 'function_version', c.d ->> 'receipts'
   from jsonb_array_elements(p_declaration -> 'components') with ordinality as c (d, place);
   perform backfill_private.guard(v_target);
+  execute backfill_private.standing_sql(v_target);
 end
 $$;
 
@@ -10433,6 +10952,7 @@ grant execute on function
   backfill_private.seen_second(uuid),
   backfill_private.seen_undone(uuid),
   backfill_private.settle(uuid, uuid, jsonb),
+  backfill_private.spelled(oid, text),
   backfill_private.start(uuid, text)
 to service_role;
 
