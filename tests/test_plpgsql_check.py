@@ -71,6 +71,7 @@ BY_DESIGN = {
     ),
     ("selected", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("selected", 'OUT variable "…" is maybe unmodified'): OUT_BY_QUERY,
+    ("undo_is_as_seen", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("undo_write", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("undo_write", 'OUT variable "…" is maybe unmodified'): OUT_BY_QUERY,
     ("undo_write", "routine is marked as VOLATILE, should be STABLE"): (

@@ -49,15 +49,7 @@ as $$
   select
     g.table_name::regclass,
     format('u.table_name = %L and u.row_key ?& %L::text[]', g.table_name, g.keys),
-    (
-      select string_agg(
-        format('t.%I = (u.row_key ->> %L)::%s', k, k, format_type(a.atttypid, a.atttypmod)),
-        ' and ' order by k)
-      from unnest(g.keys) as k
-      join pg_attribute as a
-        on a.attrelid = g.table_name::regclass
-        and a.attname = k
-    )
+    backfill_private.key_condition(g.table_name, g.keys, 'u.row_key')
   from (
     select
       u.table_name,
@@ -99,6 +91,8 @@ begin
          standing.row,
          case
            when u.has_before and u.first_before is null then ''its before-image was pruned''
+           -- Its unique index is gone, too. Which of them the run wrote cannot be told.
+           when count(standing.row) over (partition by u.last_receipt) > 1 then ''several rows have its key''
            when standing.row is null and u.last_hash is not null then ''the row is gone''
            when standing.row is not null and u.last_hash is null then ''a row has come where the run had deleted one''
            when sha256(convert_to(standing.row::text, ''UTF8'')) is distinct from u.last_hash
@@ -137,9 +131,13 @@ begin
       c.conrelid::regclass as child,
       (
         select string_agg(
-          format('child.%I = (it.standing ->> %L)::%s', a.attname, p.attname, format_type(a.atttypid, a.atttypmod)),
+          -- As the foreign key itself compares them: its types may differ, and have an equality of their own.
+          format('(it.standing ->> %L)::%s operator(%I.%s) child.%I',
+            p.attname, format_type(p.atttypid, p.atttypmod), n.nspname, o.oprname, a.attname),
           ' and ')
-        from unnest(c.conkey, c.confkey) as k (child_column, parent_column)
+        from unnest(c.conkey, c.confkey, c.conpfeqop) as k (child_column, parent_column, equality)
+        join pg_operator as o on o.oid = k.equality
+        join pg_namespace as n on n.oid = o.oprnamespace
         join pg_attribute as a
           on a.attrelid = c.conrelid
           and a.attnum = k.child_column
@@ -215,12 +213,7 @@ begin
              or standing.born is null
              or backfill_private.came_after(standing.born, $3)))',
       v_target.table_name::regclass,
-      (
-        select string_agg(
-          format('t.%I = (r.row_key ->> %L)::%s', k, k, backfill_private.column_type(v_target.table_name, k)),
-          ' and ')
-        from unnest(v_target.key_columns) as k
-      ),
+      backfill_private.key_condition(v_target.table_name, v_target.key_columns, 'r.row_key'),
       v_target.component,
       v_target.table_name)
     into v_differs using p_undo.run_id, p_ordinals, p_undo.seen;
