@@ -47,6 +47,7 @@ CALLED_BY_THE_SERVICE = (
     "claim_apart(uuid,uuid,text)",
     "coverage_of(text,text)",
     "keep_rehearsal(uuid,text,jsonb)",
+    "keys_hold(text)",
     "fault(text)",
     "kept_message(text,text)",
     "rehearsal_lease(uuid,text)",

@@ -106,7 +106,7 @@ select
   %s as excluded
 from %s as s
 %s
-%s$sql$,
+where %s$sql$,
     backfill_private.standing_view(s.target),
     s.key_column,
     backfill_private.moment(s.source_table, s.date_column, format('s.%I', s.date_column)),
@@ -116,9 +116,10 @@ from %s as s
     backfill_private.excluded_sql(s.target),
     s.source_table,
     string_agg(backfill_private.present_join(t), e'\n' order by t.position),
-    'where ' || nullif(array_to_string(
-      array(select f.condition from backfill_private.filter_conditions(s.target, 's.') as f),
-      e'\n  and '), ''))
+    array_to_string(
+      array(select f.condition from backfill_private.filter_conditions(s.target, 's.') as f)
+        || format('(select backfill_private.keys_hold(%L))', s.target),
+      e'\n  and '))
   from backfill_private.sources as s
   join public.backfill_targets as t on t.target = s.target
   where s.target = p_target

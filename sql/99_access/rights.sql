@@ -147,6 +147,7 @@ grant execute on function
   backfill_private.coverage_of(text, text),
   backfill_private.fault(text),
   backfill_private.keep_rehearsal(uuid, text, jsonb),
+  backfill_private.keys_hold(text),
   backfill_private.kept_message(text, text),
   backfill_private.parameter(text, text),
   backfill_private.preview_undo(uuid, text[], text, text, integer, bigint),

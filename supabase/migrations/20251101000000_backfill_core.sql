@@ -941,6 +941,404 @@ as $$
   from backfill_private.unguarded(p_target.table_name) with ordinality as u (name, place)
 $$;
 
+-- from sql/20_target/keys.sql
+-- Keys: does a key name one row, always? Asked when a target is declared, checked, planned, claimed and read.
+
+-- A statement about an index that does not block writers. It is put together here, since a tool that finds such a
+-- statement in a file may refuse to run the file in a transaction.
+create function backfill_private.beside_writers(p_command text, p_rest text)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select concat_ws(' ', p_command, 'concurrently', p_rest) || ';'
+$$;
+
+-- Why a relation cannot hold the rows of a source or of a component. Null if it can.
+create function backfill_private.table_fault(p_table text)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if to_regclass(p_table) is null then
+    return 'it does not exist';
+  end if;
+  return (
+    select case c.relkind
+        when 'r' then (
+          select format('%s inherits from it, and an index of a table does not cover its children',
+            string_agg(i.inhrelid::regclass::text, ', ' order by i.inhrelid::regclass::text))
+          from pg_inherits as i
+          where i.inhparent = c.oid
+          having count(*) > 0
+        )
+        when 'p' then null
+        when 'v' then 'it is a view, and a view has no key. Name the table that it reads'
+        when 'm' then 'it is a materialized view, which a refresh writes anew. Name the table that it reads'
+        when 'f' then 'it is a foreign table, and no index here covers its rows'
+      end
+    from pg_class as c
+    where c.oid = to_regclass(p_table));
+end
+$$;
+
+-- Why no unique index makes columns the key of a table. Null if one does: whole, valid, checked at once, on no
+-- expression, with the equality that conditions use.
+create function backfill_private.unique_fault(p_table text, p_columns text[])
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_has_one boolean;
+  v_why text;
+begin
+  select
+    bool_or(u.why is null),
+    string_agg(format('%s %s', u.name, u.why), ', ' order by u.name)
+  into v_has_one, v_why
+  from (
+    select
+      (select n.relname from pg_class as n where n.oid = x.indexrelid) as name,
+      case
+        when not (x.indisvalid and x.indisready) then 'is not valid'
+        when x.indexprs is not null then 'is on an expression'
+        when not k.columns <@ p_columns then 'is on ' || array_to_string(k.columns, ', ')
+        when x.indpred is not null
+          then 'covers only rows where ' || btrim(pg_get_expr(x.indpred, x.indrelid), '()')
+        when not x.indimmediate then 'is deferrable, so two rows may share a key until the end of a transaction'
+        when not k.is_equality then 'compares otherwise than = does'
+      end as why
+    from pg_index as x
+    cross join lateral (
+      select
+        array_agg(a.attname::text order by i.place) as columns,
+        bool_and(
+          -- The usual order of the column's own type needs no closer look.
+          (c.opcdefault and c.opcintype = a.atttypid and m.amname = 'btree'
+            or exists (
+              select from pg_amop as o
+              where o.amopfamily = c.opcfamily
+                and o.amoplefttype = c.opcintype
+                and o.amoprighttype = c.opcintype
+                and o.amopstrategy = 3
+                and m.amname = 'btree'
+                and o.amopopr = (
+                  select backfill_private.equality(backfill_private.value_type(p_table, a.attname)))))
+          and (i.indcollation = a.attcollation or l.collisdeterministic is not false)) as is_equality
+      from unnest(x.indkey::smallint[], x.indclass::oid[], x.indcollation::oid[])
+        with ordinality as i (attnum, opclass, indcollation, place)
+      join pg_attribute as a
+        on a.attrelid = x.indrelid
+        and a.attnum = i.attnum
+      join pg_opclass as c on c.oid = i.opclass
+      join pg_am as m on m.oid = c.opcmethod
+      left join pg_collation as l on l.oid = a.attcollation
+      where i.place <= x.indnkeyatts
+    ) as k
+    where x.indrelid = to_regclass(p_table)
+      and x.indisunique
+      and (k.columns && p_columns or x.indexprs is not null)
+  ) as u;
+  return case when v_has_one is not true then 'no unique index covers it' || coalesce(', ' || v_why, '') end;
+end
+$$;
+
+-- The keys of a target, the source's at place 0, each with what keeps it from naming one row.
+--
+-- fault  null if nothing does
+-- cure   what to do about it
+create function backfill_private.key_standings(p_target text)
+returns table (place integer, table_name text, key_columns text[], fault text, cure text)
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+  select
+    k.place,
+    k.name,
+    k.columns,
+    coalesce(k.table_fault, k.unique_fault, k.null_column || ' may be null'),
+    case
+      when k.table_fault is not null then 'declare another table, then: backfill install --target FILE.'
+      when k.unique_fault is not null
+      then backfill_private.beside_writers('create unique index', format('on %s (%s)', to_regclass(k.name), (
+        select string_agg(quote_ident(c), ', ')
+        from unnest(k.columns) as c)))
+      when k.null_column is not null
+      then format('alter table %s alter column %I set not null;', to_regclass(k.name), k.null_column)
+    end
+  from (
+    select
+      named.*,
+      backfill_private.table_fault(named.name) as table_fault,
+      backfill_private.unique_fault(named.name, named.columns) as unique_fault,
+      (
+        select a.attname::text
+        from pg_attribute as a
+        where a.attrelid = to_regclass(named.name)
+          and a.attname = any (named.columns)
+          -- No session equals null, so such a row of a component belongs to none.
+          and a.attname is distinct from named.session_column
+          and not a.attnotnull
+        order by a.attnum
+        limit 1
+      ) as null_column
+    from (
+      select 0 as place, s.source_table as name, array[s.key_column] as columns, null as session_column
+      from backfill_private.sources as s
+      where s.target = p_target
+      union all
+      select t.position, t.table_name, t.key_columns, t.session_column
+      from public.backfill_targets as t
+      where t.target = p_target
+    ) as named
+  ) as k
+  order by k.place;
+end
+$$;
+
+-- What keeps a key of a target from naming one row, in words. Null if each names one.
+create function backfill_private.key_fault(p_target text)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select format('%s is no key of %s: %s', array_to_string(k.key_columns, ', '), k.table_name, k.fault)
+    from backfill_private.key_standings(p_target) as k
+    where k.fault is not null
+    order by k.place
+    limit 1);
+end
+$$;
+
+-- True while each key of a target names one row. The view that detects asks it once per query: a session of two rows
+-- would be counted twice, by us and by anyone who reads the view.
+--
+-- raises  OB013 a key does not
+create function backfill_private.keys_hold(p_target text)
+returns boolean
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform backfill_private.refuse('OB013', k.fault, 'backfill check')
+  from (select backfill_private.key_fault(p_target) as fault) as k
+  where k.fault is not null;
+  return true;
+end
+$$;
+
+-- from sql/20_target/preconditions.sql
+-- Preconditions: what has to be true of a target's tables before anything is detected or written. A declaration, a plan
+-- and a check ask the same function.
+
+-- The columns of a target that are compared with a session's key: a component's, or a need's.
+create function backfill_private.session_columns(p_target text)
+returns table (kind text, place integer, table_name text, column_name text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select 'session', t.position, t.table_name, t.session_column
+  from public.backfill_targets as t
+  where t.target = p_target
+  union all
+  select 'column', 1000 + n.place::integer, n.need ->> 'table', n.need ->> 'column'
+  from backfill_private.sources as s
+  cross join lateral jsonb_array_elements(s.needs) with ordinality as n (need, place)
+  where s.target = p_target
+$$;
+
+-- The columns of a target that are compared with values: what selects its sessions, and versions and kinds.
+--
+-- p_request  whose versions and kinds are wanted. Null: those of the declaration
+create function backfill_private.value_columns(p_target text, p_request jsonb)
+returns table (kind text, place integer, table_name text, column_name text, given text[])
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select 'column', f.place::integer, s.source_table, f.filter ->> 'column',
+    array(select jsonb_array_elements_text(coalesce(f.filter -> 'values', '[]')))
+  from backfill_private.sources as s
+  cross join lateral jsonb_array_elements(s.filters) with ordinality as f (filter, place)
+  where s.target = p_target
+  union all
+  select 'value', t.position, t.table_name, c.name, array_remove(array[c.given], null)
+  from public.backfill_targets as t
+  join backfill_private.sources as s on s.target = t.target
+  cross join lateral (
+    select t.version_column as name, coalesce(p_request ->> t.version_parameter, t.version) as given
+    union all
+    select m.key, coalesce(p_request ->> m.value, s.defaults ->> m.value)
+    from jsonb_each_text(t.matches) as m
+  ) as c
+  where t.target = p_target
+$$;
+
+-- Preconditions on the columns that are compared with a session's key, and on that key: see preconditions().
+create function backfill_private.session_preconditions(p_target text)
+returns table (kind text, place integer, name text, detail text, fault text, cure text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with source as (
+    select
+      s.source_table as name,
+      s.key_column as key,
+      backfill_private.key_kind(s.source_table, s.key_column) as kind,
+      backfill_private.column_type(s.source_table, s.key_column) as type
+    from backfill_private.sources as s
+    where s.target = p_target
+  )
+  select
+    'session',
+    0,
+    'session of ' || s.name,
+    null,
+    format('the key %s of %s is %s, but a key is uuid, a whole number or text, and a text that equals no other',
+      quote_ident(s.key), s.name, s.type),
+    'declare another column that is unique'
+  from source as s
+  where s.kind is null and s.type is not null
+  union all
+  select
+    c.kind,
+    c.place,
+    case c.kind
+      when 'session' then 'session of ' || c.table_name
+      else format('column %s.%s', c.table_name, c.column_name)
+    end,
+    case c.kind
+      when 'session' then format('%s is %s, %s.%s is %s', c.column_name, t.type, s.name, s.key, s.type)
+      else t.type
+    end,
+    case
+      when to_regclass(c.table_name) is null then c.table_name || ' does not exist'
+      when t.type is null then format('%s has no column %s', c.table_name, quote_ident(c.column_name))
+      when t.kind is distinct from s.kind
+      then format('%s of %s is %s, but the key %s of %s is %s',
+        quote_ident(c.column_name), c.table_name, t.type, quote_ident(s.key), s.name, s.type)
+    end,
+    case
+      when t.type is null
+      then format('give %s back its name, or correct the declaration, then: backfill install --target FILE',
+        c.table_name)
+      else format('alter table %s alter column %I type %s using %2$I::%3$s;',
+        to_regclass(c.table_name), c.column_name, s.type)
+    end
+  from backfill_private.session_columns(p_target) as c
+  cross join source as s
+  cross join lateral (
+    select
+      backfill_private.column_type(c.table_name, c.column_name) as type,
+      backfill_private.key_kind(c.table_name, c.column_name) as kind
+  ) as t
+  where s.kind is not null
+$$;
+
+-- What has to be true of a target's tables, and whether it is.
+--
+-- kind    key, date, session (a component's column for it), column (of a filter or a need) or value (a version, a kind)
+-- place   of the component. 0 is the source
+-- detail  what is there. Null: nothing to tell while it is well
+-- fault   what is wrong. Null: nothing
+-- cure    what to do about it
+create function backfill_private.preconditions(p_target text)
+returns table (kind text, place integer, name text, detail text, fault text, cure text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select * from backfill_private.session_preconditions(p_target)
+  union all
+  select
+    'date',
+    0,
+    'dates of ' || s.source_table,
+    coalesce(
+      backfill_private.date_words(s.source_table, s.date_column),
+      format('%s is %s', s.date_column, t.type)),
+    case
+      when t.value not in ('timestamptz'::regtype, 'timestamp'::regtype, 'date'::regtype)
+      then format('%s is %s: no time', quote_ident(s.date_column), t.type)
+    end,
+    format('alter table %s alter column %I type timestamptz using %2$I::timestamptz;',
+      to_regclass(s.source_table), s.date_column)
+  from backfill_private.sources as s
+  cross join lateral (
+    select
+      backfill_private.column_type(s.source_table, s.date_column) as type,
+      backfill_private.value_type(s.source_table, s.date_column) as value
+  ) as t
+  where s.target = p_target and t.type is not null
+  union all
+  select
+    v.kind,
+    v.place,
+    case v.kind when 'value' then 'values of ' else 'column ' end || format('%s.%s', v.table_name, v.column_name),
+    case v.kind when 'column' then backfill_private.column_type(v.table_name, v.column_name) end,
+    backfill_private.value_fault(v.table_name, v.column_name, v.given),
+    'correct the declaration, then: backfill install --target FILE'
+  from backfill_private.value_columns(p_target, null) as v
+  union all
+  select
+    'key',
+    k.place,
+    'key of ' || k.table_name,
+    array_to_string(k.key_columns, ', ') || ' is unique',
+    array_to_string(k.key_columns, ', ') || ': ' || k.fault,
+    k.cure
+  from backfill_private.key_standings(p_target) as k
+$$;
+
+-- Refuse a target whose tables do not meet what has to be true of them.
+--
+-- p_request  also its versions and kinds have to be values of their columns. Null: those of the declaration
+-- raises     OB013 the first fault, with the table and the columns
+create function backfill_private.refuse_faults(p_target text, p_request jsonb)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_fault record;
+begin
+  select
+    case p.kind when 'key' then backfill_private.key_fault(p_target) else p.fault end as fault,
+    p.cure || case p.kind when 'key' then ' Or declare columns that name one row' else '' end as cure
+  into v_fault
+  from backfill_private.preconditions(p_target) as p
+  where p.fault is not null
+  order by p.kind = 'key', p.place
+  limit 1;
+  if found then
+    perform backfill_private.refuse('OB013', v_fault.fault, v_fault.cure);
+  end if;
+  select backfill_private.value_fault(v.table_name, v.column_name, v.given) as fault into v_fault
+  from backfill_private.value_columns(p_target, p_request) as v
+  where backfill_private.value_fault(v.table_name, v.column_name, v.given) is not null
+  limit 1;
+  if found then
+    perform backfill_private.refuse('OB013', v_fault.fault, 'give one of its values');
+  end if;
+end
+$$;
+
 -- from sql/20_target/standing.sql
 -- Standing: the view on which all detection of a target stands, put together from its rows. No other view of a target
 -- and no function has conditions of its own.
@@ -1050,7 +1448,7 @@ select
   %s as excluded
 from %s as s
 %s
-%s$sql$,
+where %s$sql$,
     backfill_private.standing_view(s.target),
     s.key_column,
     backfill_private.moment(s.source_table, s.date_column, format('s.%I', s.date_column)),
@@ -1060,9 +1458,10 @@ from %s as s
     backfill_private.excluded_sql(s.target),
     s.source_table,
     string_agg(backfill_private.present_join(t), e'\n' order by t.position),
-    'where ' || nullif(array_to_string(
-      array(select f.condition from backfill_private.filter_conditions(s.target, 's.') as f),
-      e'\n  and '), ''))
+    array_to_string(
+      array(select f.condition from backfill_private.filter_conditions(s.target, 's.') as f)
+        || format('(select backfill_private.keys_hold(%L))', s.target),
+      e'\n  and '))
   from backfill_private.sources as s
   join public.backfill_targets as t on t.target = s.target
   where s.target = p_target
@@ -2975,7 +3374,8 @@ $$;
 -- Freshness: what changed since a plan was sealed, for anyone who approves or applies it later.
 
 -- Sessions that a plan like this would name now and this one does not: candidates by the run's own request, in its
--- range. They are named for the next plan. No run is ever widened by them.
+-- range. They are named for the next plan. No run is ever widened by them. While a key of the target does not hold, no
+-- plan can name any.
 --
 -- returns  {new_candidates: [session id], the newest first, at most 1,000, new_candidates_total}
 create function backfill_private.new_candidates(p_run public.backfill_runs)
@@ -2987,6 +3387,9 @@ as $$
 declare
   v_found jsonb;
 begin
+  if backfill_private.key_fault(p_run.target) is not null then
+    return '{"new_candidates": [], "new_candidates_total": 0}'::jsonb;
+  end if;
   perform set_config('backfill.request', p_run.request::text, true);
   -- Materialized, so that answers are counted only for what is left after the join, not for every planned session.
   execute format(
@@ -3039,10 +3442,10 @@ as $$
   ) as f
 $$;
 
--- Definitions and settings that are not what they were at sealing.
+-- Definitions and settings that are not what they were at sealing, and keys that no longer name one row.
 --
--- returns  [{kind: definition | setting, name, was, now}]. was and now of a definition are fingerprints, null if it did
---          not exist or is gone
+-- returns  [{kind: definition | setting | key, name, was, now}]. was and now of a definition are fingerprints, null if
+--          it did not exist or is gone
 create function backfill_private.changes_since_sealing(p_run public.backfill_runs)
 returns jsonb
 language sql
@@ -3053,18 +3456,21 @@ as $$
     values ('definition', p_run.fingerprint, backfill_private.definitions(p_run.target)),
       ('setting', p_run.plan -> 'settings', backfill_private.settings_now())
   )
-  select coalesce(
-    jsonb_agg(
-      jsonb_build_object('kind', l.kind, 'name', n.name, 'was', l.was ->> n.name, 'now', l.now ->> n.name)
-      order by l.kind, n.name),
-    '[]')
-  from looked_at as l
-  cross join lateral (
-    select jsonb_object_keys(l.was)
-    union
-    select jsonb_object_keys(l.now)
-  ) as n (name)
-  where l.was ->> n.name is distinct from l.now ->> n.name
+  select coalesce(jsonb_agg(to_jsonb(c) order by c.kind, c.name), '[]')
+  from (
+    select l.kind, n.name, l.was ->> n.name as was, l.now ->> n.name as now
+    from looked_at as l
+    cross join lateral (
+      select jsonb_object_keys(l.was)
+      union
+      select jsonb_object_keys(l.now)
+    ) as n (name)
+    where l.was ->> n.name is distinct from l.now ->> n.name
+    union all
+    select 'key', format('of %s (%s)', k.table_name, array_to_string(k.key_columns, ', ')), 'unique', 'not: ' || k.fault
+    from backfill_private.key_standings(p_run.target) as k
+    where k.fault is not null
+  ) as c
 $$;
 
 -- What changed since a plan was sealed.
@@ -4518,8 +4924,8 @@ $$;
 -- p_run_id        made by the client, so that it can repeat a call whose reply was lost: the same caller gets the same
 --                 run for the same request. Null: made here
 -- returns         the new run's id
--- raises          OB008 another environment, OB010 not allowed, OB013 or OB014 a parameter is not usable or the run id
---                 is taken
+-- raises          OB008 another environment, OB010 not allowed, OB013 or OB014 a parameter is not usable, the target's
+--                 tables do not meet what has to be true of them, or the run id is taken
 create function backfill_private.open_run(p_request jsonb, p_project_host text, p_run_id uuid)
 returns uuid
 language plpgsql
@@ -4535,6 +4941,7 @@ begin
   perform backfill_private.authorize('plan');
   perform backfill_private.check_form(p_request);
   v_request := backfill_private.normal_request(p_request);
+  perform backfill_private.refuse_faults(v_request ->> 'target', v_request);
   select * into strict v_source from backfill_private.sources where target = v_request ->> 'target';
   execute format('select %s from %s as s',
     backfill_private.moment(v_source.source_table, v_source.date_column, format('max(s.%I)', v_source.date_column)),
@@ -5662,6 +6069,7 @@ declare
     from public.backfill_targets as t, backfill_private.unguarded(t.table_name) as u (name)
     where t.target = p_run.target
     limit 1);
+  v_key_fault text := backfill_private.key_fault(p_run.target);
 begin
   if p_run.approved_until <= backfill_private.clock() then
     perform backfill_private.move(p_run.run_id, 'expired', 'the approval ran out');
@@ -5673,6 +6081,8 @@ begin
   elsif v_bare is not null then
     perform backfill_private.move(p_run.run_id, 'paused',
       format('the receipt triggers of %s are missing or not always enabled. backfill check prints the SQL', v_bare));
+  elsif v_key_fault is not null then
+    perform backfill_private.move(p_run.run_id, 'paused', v_key_fault);
   elsif backfill_private.is_elsewhere(p_run) then
     perform backfill_private.move(p_run.run_id, 'paused', 'this project''s environment is no longer the plan''s');
   elsif backfill_private.share_taken(null) > (select max_throttle_per_minute from public.backfill_settings) then
@@ -9387,17 +9797,6 @@ $$;
 -- Check of a target: what its declaration names against what the database has. One line per difference, with what to do
 -- about it.
 
--- A statement about an index that does not block writers. It is put together here, since a tool that finds such a
--- statement in a file may refuse to run the file in a transaction.
-create function backfill_private.beside_writers(p_command text, p_rest text)
-returns text
-language sql
-immutable
-set search_path = pg_catalog, pg_temp
-as $$
-  select concat_ws(' ', p_command, 'concurrently', p_rest) || ';'
-$$;
-
 -- Every column that a target's rows name, with the statement that corrects the name. The source has place 0.
 create function backfill_private.wanted_columns(p_target text)
 returns table (place integer, table_name text, column_name text, correct text)
@@ -9468,29 +9867,6 @@ as $$
   order by w.place
 $$;
 
--- Does a unique index guarantee that no two rows share these columns? A partial index or one on expressions does not.
-create function backfill_private.is_unique(p_table regclass, p_columns text[])
-returns boolean
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select exists (
-    select from pg_index as x
-    where x.indrelid = p_table
-      and x.indisunique
-      and x.indisvalid
-      and x.indpred is null
-      and x.indexprs is null
-      and (
-        select array_agg(a.attname::text)
-        from pg_attribute as a
-        where a.attrelid = x.indrelid
-          and a.attnum = any ((x.indkey::smallint[])[0:x.indnkeyatts - 1])
-      ) <@ p_columns
-  )
-$$;
-
 -- Does a valid index, not a partial one, begin with this column?
 create function backfill_private.leads_an_index(p_table regclass, p_column text)
 returns boolean
@@ -9526,87 +9902,58 @@ as $$
   where backfill_private.column_type(p_table, p_column) is not null
 $$;
 
--- Lines on the keys of the tables that exist: unique, of one type, indexed by session.
+-- A line of a precondition, see backfill_private.preconditions.
+create function backfill_private.precondition_lines(p_target text, p_kind text)
+returns table (place integer, line jsonb)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    p.place,
+    backfill_private.line(
+      p.name,
+      case when p.fault is null then 'ok' else 'fail' end,
+      coalesce(p.fault, p.detail),
+      p.cure)
+  from backfill_private.preconditions(p_target) as p
+  where p.kind = p_kind
+    and (p.fault is not null or p.detail is not null)
+$$;
+
+-- Lines on the keys of the tables that exist: unique, of one kind, indexed by session. A line on versions and kinds
+-- only if a column cannot be compared with one.
 create function backfill_private.key_lines(p_target text)
 returns setof jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  with keys as (
-    select 0 as place, s.source_table as name, array[s.key_column] as columns, s.key_column as session_column
-    from backfill_private.sources as s
-    where s.target = p_target
-    union all
-    select t.position, t.table_name, t.key_columns, t.session_column
-    from public.backfill_targets as t
-    where t.target = p_target
-  ), typed as (
-    select
-      k.*,
-      to_regclass(k.name) as oid,
-      backfill_private.column_type(k.name, k.session_column) as type,
-      first_value(k.name || '.' || k.session_column) over (order by k.place) as source_key,
-      first_value(backfill_private.column_type(k.name, k.session_column)) over (order by k.place) as source_type
-    from keys as k
-  )
   select l.line
   from (
-    select k.place, 1 as rank, backfill_private.line('key of ' || k.name,
-      case when backfill_private.is_unique(k.oid, k.columns) then 'ok' else 'fail' end,
-      array_to_string(k.columns, ', ')
-        || case
-          when backfill_private.is_unique(k.oid, k.columns) then ' is unique'
-          else ': no unique index covers it'
-        end,
-      backfill_private.beside_writers('create unique index', format('on %s (%s)', k.oid,
-        (select string_agg(quote_ident(c), ', ') from unnest(k.columns) as c)))) as line
-    from typed as k
-    where k.oid is not null
+    select p.place, 1 as rank, p.line from backfill_private.precondition_lines(p_target, 'key') as p
     union all
-    select k.place, 2, backfill_private.line('session of ' || k.name,
-      case when k.type = k.source_type then 'ok' else 'fail' end,
-      format('%s is %s, %s is %s', k.session_column, k.type, k.source_key, k.source_type),
-      format('alter table %s alter column %I type %s using %2$I::%3$s;', k.oid, k.session_column, k.source_type))
-    from typed as k
-    where k.place > 0
-      and k.type is not null
-      and k.source_type is not null
+    select p.place, 2, p.line from backfill_private.precondition_lines(p_target, 'session') as p
     union all
-    select k.place, 3, i.line
-    from typed as k
-    cross join lateral backfill_private.index_line(k.name, k.session_column) as i (line)
-    where k.place > 0
+    select p.place, 3, p.line from backfill_private.precondition_lines(p_target, 'value') as p
+    union all
+    select t.position, 4, i.line
+    from public.backfill_targets as t
+    cross join lateral backfill_private.index_line(t.table_name, t.session_column) as i (line)
+    where t.target = p_target
   ) as l
   order by l.place, l.rank
 $$;
 
--- Further lines on the source: the type of its dates, and the views that find candidates.
+-- Further lines on the source: its dates, and the views that find candidates.
 create function backfill_private.source_lines(p_target text)
 returns setof jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.line('dates of ' || s.source_table,
-    case
-      when d.type = 'timestamp with time zone' then 'ok'
-      when d.type ~ '^(date|timestamp)' then 'warn'
-      else 'fail'
-    end,
-    format('%s is %s', s.date_column, d.type)
-      || case
-        when d.type = 'timestamp with time zone' then ''
-        when d.type ~ '^(date|timestamp)' then
-          ': read in the time zone of the session, UTC unless somebody changed it'
-        else ': no time'
-      end,
-    format('alter table %s alter column %I type timestamptz using %2$I at time zone ''UTC'';',
-      to_regclass(s.source_table), s.date_column))
-  from backfill_private.sources as s
-  cross join lateral (select backfill_private.column_type(s.source_table, s.date_column) as type) as d
-  where s.target = p_target
-    and d.type is not null
+  select p.line
+  from backfill_private.precondition_lines(p_target, 'date') as p
   union all
   select backfill_private.line('detection of ' || s.target,
     case when o.gone is null then 'ok' else 'fail' end,
@@ -9677,48 +10024,21 @@ as $$
     and cardinality(t.helpers) > 0
 $$;
 
--- Lines on the columns of a target's filters and needs: does each exist, with the type of a session's key, and indexed?
+-- Lines on the columns of a target's filters and needs: does each exist, can it be compared, is a need's indexed?
 create function backfill_private.need_lines(p_target text)
 returns setof jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  with source as (
-    select s.*, backfill_private.column_type(s.source_table, s.key_column) as key_type
-    from backfill_private.sources as s
-    where s.target = p_target
-  ), read as (
-    select 1 as rank, f.place, s.source_table as name, f.f ->> 'column' as attribute, null as wanted
-    from source as s
-    cross join lateral jsonb_array_elements(s.filters) with ordinality as f (f, place)
-    union all
-    select 2, n.place, n.n ->> 'table', n.n ->> 'column', s.key_type
-    from source as s
-    cross join lateral jsonb_array_elements(s.needs) with ordinality as n (n, place)
-  ), typed as (
-    select r.*, backfill_private.column_type(r.name, r.attribute) as type
-    from read as r
-  )
-  select l.line
-  from (
-    select t.rank, t.place, 1 as kind, backfill_private.line(format('column %s.%s', t.name, t.attribute),
-      case when t.type is null or t.type <> t.wanted then 'fail' else 'ok' end,
-      case
-        when to_regclass(t.name) is null then t.name || ' does not exist'
-        when t.type is null then format('%s has no column %s', t.name, t.attribute)
-        when t.type <> t.wanted then format('%s is %s, the key of a session is %s', t.attribute, t.type, t.wanted)
-        else t.type
-      end,
-      format('give %s back its name, or correct the declaration, then: backfill install --target FILE', t.name)) as line
-    from typed as t
-    union all
-    select t.rank, t.place, 2, i.line
-    from typed as t
-    cross join lateral backfill_private.index_line(t.name, t.attribute) as i (line)
-    where t.rank = 2
-  ) as l
-  order by l.kind, l.rank, l.place
+  select p.line
+  from backfill_private.precondition_lines(p_target, 'column') as p
+  union all
+  select i.line
+  from backfill_private.sources as s
+  cross join lateral jsonb_array_elements(s.needs) as n
+  cross join lateral backfill_private.index_line(n ->> 'table', n ->> 'column') as i (line)
+  where s.target = p_target
 $$;
 
 -- The line on the index that makes detection fast, under the name that the declaration gives it.
@@ -9810,7 +10130,7 @@ $$;
 --
 -- p_part   {schema, table}
 -- returns  its name, quoted for SQL
--- raises   OB013 there is no such table
+-- raises   OB013 there is no such table or view
 create function backfill_private.declared_table(p_part jsonb)
 returns text
 language plpgsql
@@ -9821,7 +10141,11 @@ as $$
 declare
   v_name text := format('%I.%I', p_part ->> 'schema', p_part ->> 'table');
 begin
-  if not exists (select from pg_class as c where c.oid = to_regclass(v_name) and c.relkind in ('r', 'p')) then
+  if not exists (
+    select from pg_class as c
+    where c.oid = to_regclass(v_name)
+      and c.relkind in ('r', 'p', 'v', 'm', 'f')
+  ) then
     perform backfill_private.refuse_name(format('there is no table %s', v_name), v_name, array(
       select format('%I.%I', n.nspname, c.relname)
       from pg_class as c
@@ -9832,6 +10156,24 @@ begin
         and not (n.nspname = 'public' and starts_with(c.relname, 'backfill_'))));
   end if;
   return v_name;
+end
+$$;
+
+-- Refuse a table in which no key can hold.
+--
+-- raises  OB013
+create function backfill_private.check_table(p_table text)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform backfill_private.refuse('OB013',
+    format('%s cannot be declared: %s', p_table, t.fault),
+    'correct the declaration, then: backfill install --target FILE')
+  from (select backfill_private.table_fault(p_table) as fault) as t
+  where t.fault is not null;
 end
 $$;
 
@@ -9910,7 +10252,7 @@ begin
 end
 $$;
 
--- Refuse a source that names what does not exist, or whose key is of a type that we do not take.
+-- Refuse a source that names what does not exist.
 create function backfill_private.check_source(p_source jsonb)
 returns void
 language plpgsql
@@ -9920,17 +10262,10 @@ as $$
 declare
   v_table text := backfill_private.declared_table(p_source);
   v_need jsonb;
-  v_type text;
 begin
+  perform backfill_private.check_table(v_table);
   perform backfill_private.check_columns(v_table, array[p_source ->> 'key', p_source ->> 'date']
     || array(select f ->> 'column' from jsonb_array_elements(p_source -> 'filters') as f));
-  v_type := backfill_private.column_type(v_table, p_source ->> 'key');
-  if v_type !~ '^(uuid|bigint|integer|smallint|text|character varying.*)$' then
-    perform backfill_private.refuse('OB013',
-      format('the key %s of %s is %s, but a key is uuid, a whole number or text',
-        quote_ident(p_source ->> 'key'), v_table, v_type),
-      'declare another column that is unique');
-  end if;
   for v_need in select n from jsonb_array_elements(p_source -> 'needs') as n loop
     perform backfill_private.check_columns(backfill_private.declared_table(v_need), array[v_need ->> 'column']);
   end loop;
@@ -9951,6 +10286,7 @@ declare
   v_key text[] := array(select jsonb_array_elements_text(p_component -> 'key'));
   v_other record;
 begin
+  perform backfill_private.check_table(v_table);
   perform backfill_private.check_columns(v_table,
     v_told || v_key || array(select jsonb_object_keys(p_component -> 'score_ranges')));
   if not v_key <@ v_told then
@@ -9984,7 +10320,8 @@ $$;
 --                [{component, schema, table, session, key, version_column, version, version_parameter,
 --                any_version_counts, matches, transport, function, function_version, receipts, arguments, helpers,
 --                needs_first, score_ranges}]}, components in the order of scoring
--- raises         OB013 it names what the database does not have, or drops a component that a run has planned
+-- raises         OB013 it names what the database does not have, its tables do not meet what has to be true of them, or
+--                it drops a component that a run has planned
 create function backfill_private.declare_target(p_declaration jsonb)
 returns void
 language plpgsql
@@ -10044,6 +10381,7 @@ begin
     array(select jsonb_array_elements_text(c.d -> 'needs_first')),
     c.d -> 'score_ranges', c.d ->> 'transport', c.d ->> 'function_version', c.d ->> 'receipts'
   from jsonb_array_elements(p_declaration -> 'components') with ordinality as c (d, place);
+  perform backfill_private.refuse_faults(v_target, null);
   perform backfill_private.guard(v_target);
   execute backfill_private.standing_sql(v_target);
 end
@@ -10941,6 +11279,7 @@ grant execute on function
   backfill_private.coverage_of(text, text),
   backfill_private.fault(text),
   backfill_private.keep_rehearsal(uuid, text, jsonb),
+  backfill_private.keys_hold(text),
   backfill_private.kept_message(text, text),
   backfill_private.parameter(text, text),
   backfill_private.preview_undo(uuid, text[], text, text, integer, bigint),
