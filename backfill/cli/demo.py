@@ -173,7 +173,7 @@ def _undo(bf: Backfill, plan: Plan, tell: Tell) -> dict[str, Json]:
     tell(f"   would delete {dict(undo.effect.deletes)}, conflicts {len(undo.effect.conflicts)}")
     done = undo.confirm(reason="demonstration")
     tell(f"   deleted {dict(done.deletes)}")
-    missing = [d for d in bf.missing(since=SINCE).days if d.day <= UNDO_UNTIL]
+    missing = [d for d in bf.missing(since=SINCE).days if d.day and d.day <= UNDO_UNTIL]
     again = sum(d.missing["fc_scores"] for d in missing)
     tell(f"   missing again up to {UNDO_UNTIL}: {again} sessions without FC scores")
     return {"undo": done.as_dict(), "missing_again": again}

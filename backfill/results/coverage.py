@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class DayCoverage:
-    """One UTC day.
+    """One UTC day. None: the sessions without a date, which no range of days leaves out.
 
     completed: selected sessions. complete: those that lack nothing. missing: sessions that can be
     scored, by the component that they lack. missing_all: sessions that can be scored and lack every
@@ -17,7 +17,7 @@ class DayCoverage:
     sessions as a share of those that can be scored, 0 to 1. None if there are none.
     """
 
-    day: str
+    day: str | None
     completed: int
     complete: int
     missing: Mapping[str, int]

@@ -186,7 +186,8 @@ order by d.day;
 
 comment on view public.backfill_daily_coverage
   is 'Sessions of target prism by UTC day, and which share of those that can be scored is complete.';
-comment on column public.backfill_daily_coverage.day is 'UTC day on which the sessions were created.';
+comment on column public.backfill_daily_coverage.day
+  is 'UTC day on which the sessions were created. Null: they have no date.';
 comment on column public.backfill_daily_coverage.completed is 'Sessions of that day.';
 comment on column public.backfill_daily_coverage.complete is 'Of these, sessions that lack nothing.';
 comment on column public.backfill_daily_coverage.missing_fc_scores

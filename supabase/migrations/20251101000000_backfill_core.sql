@@ -10424,7 +10424,7 @@ begin
   execute format(
     'select coalesce(jsonb_agg(to_jsonb(d) order by d.day), ''[]'')
      from %s as d
-     where $1 is null or d.day >= $1',
+     where $1 is null or d.day >= $1 or d.day is null',
     v_view::regclass)
   into v_days using v_since;
   return jsonb_build_object('components', v_components, 'days', v_days);
@@ -10432,7 +10432,8 @@ end
 $$;
 
 comment on function public.backfill_coverage(text, text) is
-  'What is missing of a target, by UTC day: the target, the first day. For the client.';
+  'What is missing of a target, by UTC day: the target, the first day. Sessions without a date count in any range. '
+  'For the client.';
 
 -- The doors of planning.
 create function public.backfill_open(
