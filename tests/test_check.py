@@ -60,7 +60,7 @@ DEFECTS = {
     "the session is of another type": (
         "update public.backfill_targets set session_column = 'type_code'"
         " where component = 'profile'",
-        ("session of public.profiles", "fail", "type_code is text", "type uuid"),
+        ("session of public.profiles", "fail", "type_code of public.profiles is text", "type uuid"),
     ),
     "no index begins with the session": (
         "alter table public.profiles drop constraint profiles_pkey",

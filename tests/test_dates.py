@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import backfill
-from backfill.results.run import moment
+from backfill.moments import moment
 from tests.conftest import Project
 from tests.kit.commands import Shell
 from tests.kit.jars import PLAN, jars, labelled

@@ -54,6 +54,7 @@ CALLED_BY_THE_SERVICE = (
     "claim_apart(uuid,uuid,text)",
     "coverage_of(text,text)",
     "keep_rehearsal(uuid,text,jsonb)",
+    "keys_hold(text)",
     "fault(text)",
     "is_cancel(text,text,timestamp with time zone)",
     "kept_message(text,text)",
@@ -76,6 +77,7 @@ CALLED_BY_THE_SERVICE = (
     "renew(uuid,uuid)",
     "retry(uuid)",
     "settle(uuid,uuid,jsonb)",
+    "spelled(oid,text)",
     "start(uuid,text)",
 )
 # The only columns that an API role writes: those of a decision.

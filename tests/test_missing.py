@@ -44,3 +44,16 @@ def test_a_time_without_sessions_is_not_below_any_coverage(shell: Shell) -> None
     """No day, no share."""
     ran = shell("missing", "--since", "2030-01-01", "--min-coverage", "1", "--json")
     assert (ran.code, ran.json["days"], ran.json["coverage"]) == (0, [], None)
+
+
+def test_sessions_without_a_date_count_in_any_range(project: Project, shell: Shell) -> None:
+    """No plan can take them, so a gate does not pass by leaving them out."""
+    project.db.execute(
+        "alter table public.assessment_sessions alter column created_at drop not null;"
+        "update public.assessment_sessions set created_at = null"
+        " where id = (select session_id::uuid from public.backfill_candidates limit 1)"
+    )
+    found = shell("missing", "--since", "2030-01-01", "--json").json
+    assert [(d["day"], d["completed"]) for d in found["days"]] == [(None, 1)]
+    shown = shell("missing", "--since", "2030-01-01", "--min-coverage", "1")
+    assert ("no date" in shown.out, shown.code) == (True, 4)

@@ -77,6 +77,7 @@ BY_DESIGN = {
         "the type's name comes from the catalog, quoted, when the shape was noted"
     ),
     ("refusal_to_undo", "text type variable is not sanitized"): NAMES_COME_QUOTED,
+    ("undo_is_as_seen", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("undo_write", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("undo_write", 'OUT variable "…" is maybe unmodified'): OUT_BY_QUERY,
     ("undo_conflicts", "text type variable is not sanitized"): NAMES_COME_QUOTED,

@@ -11,10 +11,11 @@ from typing import Any, TypeVar, cast
 from pydantic import TypeAdapter, ValidationError
 
 from backfill.errors import NotInstalled
+from backfill.moments import moment
 from backfill.results.check import Check
 from backfill.results.coverage import DayCoverage, Missing, all_missing_name
 from backfill.results.plan import Approval, Freshness, Plan
-from backfill.results.run import ITEM_STATES, FailedSession, Json, RunSummary, Status, moment
+from backfill.results.run import ITEM_STATES, FailedSession, Json, RunSummary, Status
 from backfill.results.sessions import PlannedSession, PlannedSessions
 from backfill.results.undo import UndoEffect
 from backfill.results.verification import Bucket, Verification

@@ -94,9 +94,8 @@ def print_missing(missing: Missing) -> None:
             "day", "completed", "complete", *(f"no {name}" for name in missing.components),
             "neither" if len(missing.components) == 2 else "none", "unscorable", "coverage",
             rows=(
-                (d.day or "no date", d.completed, d.complete, *d.missing.values(),
-                 d.missing_all, d.excluded,
-                 "n/a" if d.coverage is None else f"{d.coverage:.1%}")
+                (d.day or "no date", d.completed, d.complete, *d.missing.values(), d.missing_all,
+                 d.excluded, "n/a" if d.coverage is None else f"{d.coverage:.1%}")
                 for d in missing.days
             ),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from backfill.moments import moment
 from backfill.render.markdown import (
     MARKS,
     NONE,
@@ -25,7 +26,6 @@ from backfill.render.plan_rehearsal import MARKED, NOT_REHEARSED, rehearsal
 from backfill.render.plan_surroundings import blast_radius, freshness
 from backfill.render.state import counts_by_state, next_commands, reason_line, state_line
 from backfill.request import OWN, PARAMETERS
-from backfill.results.run import moment
 
 if TYPE_CHECKING:
     from backfill.results.check import Check

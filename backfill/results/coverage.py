@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class DayCoverage:
-    """One UTC day.
+    """One UTC day. None: the sessions without a date, which no range of days leaves out.
 
     day: in ISO 8601, or as PostgreSQL writes one that no plan can take, such as infinity. None for
     sessions without a date. completed: selected sessions. complete: those that lack nothing.

@@ -76,10 +76,10 @@ class Rehearsal:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A definition or a setting that is not what it was when the plan was sealed.
+    """A definition, a setting or a key that is not what it was when the plan was sealed.
 
-    kind: definition or setting. was, now: a definition's fingerprint or a setting's value, None if
-    there was or is none.
+    kind: definition, setting or key. was, now: a definition's fingerprint or a setting's value,
+    None if there was or is none. Of a key, whether it names one row.
     """
 
     kind: str

@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, SkipValidation
 
+from backfill.moments import moment
+
 Json = Any
-
-# What PostgreSQL writes beside the years 1 to 9999.
-BEYOND = re.compile(r"(?P<sign>-)?infinity|\d{5,6}-\d\d-\d\d\S*|\d{4,5}-\d\d-\d\d\S*(?P<era> BC)")
-FIRST, LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
-
-
-def moment(text: str | datetime) -> datetime:
-    """A timestamp of the API, in a time zone of the standard library.
-
-    The database knows moments that Python does not: infinity, and years outside 1 to 9999. They
-    are read as the first or the last moment in Python.
-    """
-    if isinstance(text, datetime):
-        return text
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        if found := BEYOND.fullmatch(text):
-            is_early = found["sign"] or found["era"]
-            return FIRST if is_early else LAST
-        raise
-
 
 Moment = Annotated[datetime, BeforeValidator(moment)]
 

@@ -69,7 +69,7 @@ def coverage_comments(declared: Declaration) -> dict[str, str]:
     return {
         "": f"Sessions of target {declared.target} by UTC day, and which share of those that can "
         "be scored is complete.",
-        "day": "UTC day on which the sessions were created.",
+        "day": "UTC day on which the sessions were created. Null: they have no date.",
         "completed": "Sessions of that day.",
         "complete": "Of these, sessions that lack nothing.",
         **lacking,

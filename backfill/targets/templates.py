@@ -8,17 +8,10 @@ TARGET = """\
 
 set local lock_timeout = '3s';
 
+-- This also creates the view {standing}:
+-- every selected session, what it lacks of the wanted versions, and why it cannot be scored.
+-- Its conditions compare in the columns' types, which only the database knows.
 select backfill_private.declare_target({declaration}::jsonb);
-
--- Every selected session: what it lacks of the wanted versions, and why it cannot be scored.
-create view {standing} with (security_invoker = true) as
-select
-  {key} as id,
-  {date}::timestamptz as created_at,
-  {lacks},
-  {excluded} as excluded
-from {source} as s
-{joins}{where};
 
 -- The sessions that lack something, as planning reads them.
 create view {gaps} with (security_invoker = true) as
@@ -81,48 +74,6 @@ INDEX = """\
 create index concurrently if not exists {index}
   on {source} ({date}){where};
 """
-
-JOIN = """\
-left join {rows} as {alias}
-  on {conditions}"""
-
-# Several rows of a session may count. A plain join would then return the session several times.
-FOLDED_ROWS = """\
-(
-  select distinct {session}
-  from {table} as r{where}
-)"""
-
-# The first condition limits the counting to sessions that lack something.
-EXCLUDED = """\
-case
-    when
-      {lacks_nothing}
-    then null
-    {reasons}
-  end"""
-
-# Fewer rows than scoring needs. The first count stops at that number.
-REASON = """\
-when
-      {lacks_it}(
-        select count(*)
-        from (
-          select 1 as one
-          from {table} as n
-          where {column} = {key}
-          limit {least}::bigint
-        ) as enough
-      ) < {least}::bigint
-    then format(
-      {sentence},
-      (
-        select count(*)
-        from {table} as n
-        where {column} = {key}
-      ),
-      {least}
-    )"""
 
 MISSING = """\
 -- The candidates that lack {component}.

@@ -7,7 +7,7 @@ target's rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from backfill.results.run import Json
 from backfill.targets import templates
@@ -20,7 +20,7 @@ from backfill.targets.comments import (
     missing_comments,
     too,
 )
-from backfill.targets.declaration import Component, Declaration, Need
+from backfill.targets.declaration import Component, Declaration
 from backfill.targets.declaration_values import Filter
 from backfill.targets.sql import WIDTH, fitted, json_text, literal, name_of, table_of
 from backfill.targets.sql_check import as_meant
@@ -31,6 +31,7 @@ PRIVATE = "backfill_private"
 def target_sql(declared: Declaration) -> str:
     """The migration of a target: declare it, create its views, say who may read them.
 
+    The database creates the view with the conditions, since it knows the columns' types.
     Raises BadRequest if it does not read back as it is meant.
     """
     views = [name_of(*view) for view in _view_names(declared)]
@@ -58,9 +59,10 @@ def target_sql(declared: Declaration) -> str:
         coverage_comments=comments_sql(coverage, comments[coverage]),
         rights="\n".join(_rights(view) for view in views),
     )
-    kinds = dict.fromkeys(("create view", "revoke", "grant"), len(views))
+    rights = dict.fromkeys(("revoke", "grant"), len(views))
     said = sum(map(len, comments.values()))
-    return as_meant(declared, script, {"set": 1, "select": 1, "comment": said, **kinds})
+    kinds = {"set": 1, "select": 1, "comment": said, "create view": len(views) - 1, **rights}
+    return as_meant(declared, script, kinds)
 
 
 def index_sql(declared: Declaration) -> str:
@@ -98,16 +100,7 @@ def _detection(declared: Declaration) -> dict[str, str]:
     """The values of a target's template up to the candidates."""
     flags = [f"g.{flag(c)}" for c in declared.components]
     names = [f"case when g.{flag(c)} then {literal(c.name)} end" for c in declared.components]
-    lacks = _lacks(declared)
-    joins = [_join(declared, c, f"c{n}") for n, c in enumerate(declared.components, 1)]
     return {
-        "key": name_of("s", declared.source.key),
-        "date": name_of("s", declared.source.date),
-        "lacks": ",\n  ".join(f"{lacks[c.name]} as {flag(c)}" for c in declared.components),
-        "excluded": _excluded(declared, lacks),
-        "source": table_of(declared.source.table),
-        "joins": "\n".join(joins),
-        "where": _where([_filter(f, "s") for f in declared.source.where]),
         "lacking_first": ",\n    ".join(names),
         "lacking_last": ",\n    ".join(reversed(names)),
         "flags": ",\n  ".join(flags),
@@ -162,74 +155,16 @@ def _rights(view: str) -> str:
 # Pieces of them ---------------------------------------------------------------------------------
 
 
-def _lacks(declared: Declaration) -> dict[str, str]:
-    """Component -> the condition that a session lacks it."""
-    return {
-        c.name: f"{name_of(f'c{place}', c.session)} is null"
-        for place, c in enumerate(declared.components, 1)
-    }
+def _where(conditions: Sequence[str]) -> str:
+    joined = "\n  and ".join(conditions)
+    return f"\nwhere {joined}" if conditions else ""
 
 
-def _join(declared: Declaration, component: Component, alias: str) -> str:
-    rows, wanted = table_of(component.table), _wanted(declared, component, alias)
-    if component.any_version_counts and component.version_column in component.key:
-        rows, wanted = _folded_rows(declared, component), []
-    joined = f"{name_of(alias, component.session)} = {name_of('s', declared.source.key)}"
-    return templates.JOIN.format(
-        rows=rows, alias=alias, conditions="\n  and ".join([joined, *wanted])
-    )
-
-
-def _folded_rows(declared: Declaration, component: Component) -> str:
-    return templates.FOLDED_ROWS.format(
-        session=name_of("r", component.session),
-        table=table_of(component.table),
-        where=_where(_wanted(declared, component, "r"), margin="  "),
-    )
-
-
-def _wanted(declared: Declaration, component: Component, alias: str) -> list[str]:
-    """The conditions under which a row of the component's table counts as present."""
-    wanted = sorted(component.matches.items())
-    if not component.any_version_counts:
-        wanted.insert(0, (component.version_column, component.version_parameter))
-    # As text: a version or a kind may be of any type, and a request gives texts.
-    return [f"{name_of(alias, name)}::text = {_parameter(declared, of)}" for name, of in wanted]
-
-
-def _where(conditions: Sequence[str], margin: str = "") -> str:
-    joined = f"\n{margin}  and ".join(conditions)
-    return f"\n{margin}where {joined}" if conditions else ""
-
-
-def _filter(given: Filter, *alias: str) -> str:
-    column, values = name_of(*alias, given.column), [literal(v) for v in given.values]
+def _filter(given: Filter) -> str:
+    column, values = name_of(given.column), [literal(v) for v in given.values]
     if given.is_null is not None:
         return f"{column} is null" if given.is_null else f"not {column} is null"
     return f"{column} in ({', '.join(values)})" if len(values) > 1 else f"{column} = {values[0]}"
-
-
-def _excluded(declared: Declaration, lacks: Mapping[str, str]) -> str:
-    """The reason, or null if nothing is missing or all rows that scoring reads are there."""
-    reasons = [
-        _reason(declared, need, f"{lacks[component]}\n      and " if component else "")
-        for component, need in declared.needs
-    ]
-    if not reasons:
-        return "null::text"
-    nothing = "\n      and ".join(f"not {condition}" for condition in lacks.values())
-    return templates.EXCLUDED.format(lacks_nothing=nothing, reasons="\n    ".join(reasons))
-
-
-def _reason(declared: Declaration, need: Need, lacks_it: str) -> str:
-    return templates.REASON.format(
-        lacks_it=lacks_it,
-        table=table_of(need.table),
-        column=name_of("n", need.column),
-        key=name_of("s", declared.source.key),
-        least=_parameter(declared, need.at_least),
-        sentence=literal(f"%s {need.name.replace('%', '%%')}, at least %s needed"),
-    )
 
 
 def _parameter(declared: Declaration, name: str) -> str:

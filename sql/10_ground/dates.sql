@@ -88,11 +88,13 @@ end
 $$;
 
 -- The first moment after what an until includes: the next UTC day for a date, a microsecond later for a timestamp.
+-- A day of another zone may have 23 or 25 hours.
 create function backfill_private.until_bound(p_name text, p_text text)
 returns timestamptz
 language sql
 stable
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
 as $$
   select backfill_private.since_bound(p_name, p_text)
     + case when backfill_private.names_day(p_text) then interval '1 day' else interval '1 microsecond' end

@@ -88,30 +88,6 @@ as $$
     and not a.attisdropped
 $$;
 
--- The condition under which a row t of a component's table belongs to the session item.session_id.
---
--- p_wanted  true: rows of the wanted version. False: any row that counts as present
--- returns   SQL text over the aliases t and item, with every name quoted and every value a literal
-create function backfill_private.row_condition(
-  p_target public.backfill_targets, p_request jsonb, p_wanted boolean
-)
-returns text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select format('t.%I = item.session_id::%s', p_target.session_column,
-      backfill_private.column_type(p_target.table_name, p_target.session_column))
-    || case
-         when p_wanted or not p_target.any_version_counts
-         then format(' and t.%I = %L', p_target.version_column, p_request ->> p_target.version_parameter)
-         else ''
-       end
-    || coalesce((
-         select string_agg(format(' and t.%I = %L', m.key, p_request ->> m.value), '' order by m.key)
-         from jsonb_each_text(p_target.matches) as m), '')
-$$;
-
 -- The target meant: the one named, or the only one installed.
 --
 -- raises  OB013 unknown, or none is named and there are several
@@ -192,6 +168,7 @@ returns setof text
 language sql
 stable
 set search_path = pg_catalog, pg_temp
+set quote_all_identifiers = off
 as $$
   with standing as (
     select g.tgrelid

@@ -26,7 +26,7 @@ declare
   end;
 begin
   select * into strict v_source from backfill_private.sources as o where o.target = p_run.target;
-  v_key := 'item.session_id::' || backfill_private.column_type(v_source.source_table, v_source.key_column);
+  v_key := backfill_private.session_key(p_run.target);
   perform set_config('backfill.request', p_run.request::text, true);
   return query execute format(
     'select item.ordinal, item.session_id, case

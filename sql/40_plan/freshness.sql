@@ -1,7 +1,8 @@
 -- Freshness: what changed since a plan was sealed, for anyone who approves or applies it later.
 
 -- Sessions that a plan like this would name now and this one does not: candidates by the run's own request, in its
--- range. They are named for the next plan. No run is ever widened by them.
+-- range. They are named for the next plan. No run is ever widened by them. While a key of the target does not hold, no
+-- plan can name any.
 --
 -- returns  {new_candidates: [session id], the newest first, at most 1,000, new_candidates_total}
 create function backfill_private.new_candidates(p_run public.backfill_runs)
@@ -13,6 +14,9 @@ as $$
 declare
   v_found jsonb;
 begin
+  if backfill_private.key_fault(p_run.target) is not null then
+    return '{"new_candidates": [], "new_candidates_total": 0}'::jsonb;
+  end if;
   perform set_config('backfill.request', p_run.request::text, true);
   -- Materialized, so that answers are counted only for what is left after the join, not for every planned session.
   execute format(
@@ -85,10 +89,10 @@ as $$
   ) as f
 $$;
 
--- Definitions and settings that are not what they were at sealing.
+-- Definitions and settings that are not what they were at sealing, and keys that no longer name one row.
 --
--- returns  [{kind: definition | setting, name, was, now}]. was and now of a definition are fingerprints, null if it did
---          not exist or is gone
+-- returns  [{kind: definition | setting | key, name, was, now}]. was and now of a definition are fingerprints, null if
+--          it did not exist or is gone
 create function backfill_private.changes_since_sealing(p_run public.backfill_runs)
 returns jsonb
 language sql
@@ -99,18 +103,21 @@ as $$
     values ('definition', p_run.fingerprint, backfill_private.definitions(p_run.target)),
       ('setting', p_run.plan -> 'settings', backfill_private.settings_now())
   )
-  select coalesce(
-    jsonb_agg(
-      jsonb_build_object('kind', l.kind, 'name', n.name, 'was', l.was ->> n.name, 'now', l.now ->> n.name)
-      order by l.kind, n.name),
-    '[]')
-  from looked_at as l
-  cross join lateral (
-    select jsonb_object_keys(l.was)
-    union
-    select jsonb_object_keys(l.now)
-  ) as n (name)
-  where l.was ->> n.name is distinct from l.now ->> n.name
+  select coalesce(jsonb_agg(to_jsonb(c) order by c.kind, c.name), '[]')
+  from (
+    select l.kind, n.name, l.was ->> n.name as was, l.now ->> n.name as now
+    from looked_at as l
+    cross join lateral (
+      select jsonb_object_keys(l.was)
+      union
+      select jsonb_object_keys(l.now)
+    ) as n (name)
+    where l.was ->> n.name is distinct from l.now ->> n.name
+    union all
+    select 'key', format('of %s (%s)', k.table_name, array_to_string(k.key_columns, ', ')), 'unique', 'not: ' || k.fault
+    from backfill_private.key_standings(p_run.target) as k
+    where k.fault is not null
+  ) as c
 $$;
 
 -- What changed since a plan was sealed.

@@ -24,11 +24,11 @@ declare
     when p_run_id is null then format('(select * from %s limit 1000) as t', p_target.table_name::regclass)
     else format(
       '(select i.session_id from public.backfill_items as i where i.run_id = %L order by i.ordinal limit 1000) as item
-       join %s as t on t.%I = item.session_id::%s',
+       join %s as t on t.%I = %s',
       p_run_id,
       p_target.table_name::regclass,
       p_target.session_column,
-      backfill_private.column_type(p_target.table_name, p_target.session_column))
+      backfill_private.session_key(p_target.target))
   end;
 begin
   for v_column in

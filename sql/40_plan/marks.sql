@@ -17,6 +17,7 @@ begin
       t.table_name::regclass as tab,
       backfill_private.bare_name(t.table_name) as name,
       m.key as matched,
+      backfill_private.value_type(t.table_name, m.key) as type,
       m.value as parameter,
       r.request ->> m.value as given,
       s.defaults ->> m.value as usual
@@ -28,9 +29,10 @@ begin
       and r.request ->> m.value is distinct from s.defaults ->> m.value
     order by t.position, m.key
   loop
-    execute format('select exists (select from %s as t where t.%I::text = $1)', v_kind.tab, v_kind.matched)
-      into v_found
-      using v_kind.given;
+    execute format('select exists (select from %s as t where t.%I %s %L)',
+        v_kind.tab, v_kind.matched, backfill_private.equals(v_kind.type),
+        backfill_private.spelled(v_kind.type, v_kind.given))
+      into v_found;
     return next backfill_private.mark(
       v_kind.parameter,
       case when v_found then 'ok' else 'warn' end,
@@ -94,37 +96,6 @@ as $$
   from public.backfill_settings as s
 $$;
 
--- The conditions under which a row of a target's source is one of its sessions, in words and as SQL.
---
--- p_prefix  of the columns: an alias with its dot, or nothing
-create function backfill_private.filter_conditions(p_target text, p_prefix text)
-returns table (words text, condition text)
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select
-    case
-      when f ? 'is_null'
-      then format('%s %s', f ->> 'column', case when (f ->> 'is_null')::boolean then 'null' else 'not null' end)
-      else format('%s %s', f ->> 'column', (
-        select string_agg(v, ' or ')
-        from jsonb_array_elements_text(f -> 'values') as v
-      ))
-    end,
-    p_prefix || quote_ident(f ->> 'column') || case
-      when f ? 'is_null' then case when (f ->> 'is_null')::boolean then ' is null' else ' is not null' end
-      when jsonb_array_length(f -> 'values') = 1 then format(' = %L', f -> 'values' ->> 0)
-      else (
-        select format(' in (%s)', string_agg(quote_literal(v), ', '))
-        from jsonb_array_elements_text(f -> 'values') as v
-      )
-    end
-  from backfill_private.sources as o
-  cross join lateral jsonb_array_elements(o.filters) as f
-  where o.target = p_target
-$$;
-
 -- Marks on the data of a plan: what selects its sessions, and each need of its sessions.
 create function backfill_private.data_marks(p_run_id uuid)
 returns setof jsonb
@@ -154,21 +125,56 @@ begin
          case when count(*) = count(*) filter (where %s) then ''ok'' else ''fail'' end,
          format(''%%s of %%s have %%s'', count(*) filter (where %2$s), count(*), %L))
        from public.backfill_items as item
-       left join %s as s on s.%I = item.session_id::%s
+       left join %s as s on s.%I = %s
        where item.run_id = $1',
       'rows of ' || backfill_private.bare_name(v_source.source_table),
       v_condition,
       v_words,
       v_source.source_table::regclass,
       v_source.key_column,
-      backfill_private.column_type(v_source.source_table, v_source.key_column))
+      backfill_private.session_key(v_source.target))
     into v_mark
     using p_run_id;
     return next v_mark;
   end if;
+  return query select * from backfill_private.date_marks(v_source);
   for v_need in select n from jsonb_array_elements(v_source.needs) as n loop
     return next backfill_private.need_mark(p_run_id, v_need);
   end loop;
+end
+$$;
+
+-- The mark on the dates of a source, if there is something to know: how a column without a time zone is read, and how
+-- many selected rows have no date. No range of dates holds these.
+create function backfill_private.date_marks(p_source backfill_private.sources)
+returns setof jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_words text := backfill_private.date_words(p_source.source_table, p_source.date_column);
+  v_without bigint;
+begin
+  execute format('select count(*) from %s as s where %s',
+    p_source.source_table::regclass,
+    array_to_string(
+      array(select f.condition from backfill_private.filter_conditions(p_source.target, 's.') as f)
+        || format('s.%I is null', p_source.date_column),
+      ' and '))
+  into v_without;
+  if v_without > 0 or v_words is not null then
+    return next backfill_private.mark(
+      'dates of ' || backfill_private.bare_name(p_source.source_table),
+      case when v_without > 0 then 'warn' else 'ok' end,
+      concat_ws('; ',
+        v_words,
+        format('%s selected %s no %s, so no plan takes %s',
+          nullif(v_without, 0),
+          case v_without when 1 then 'row has' else 'rows have' end,
+          p_source.date_column,
+          case v_without when 1 then 'it' else 'them' end)));
+  end if;
 end
 $$;
 
@@ -193,7 +199,7 @@ begin
       select
         item.session_id,
         item.phase,
-        (select count(*) from %s as n where n.%I = item.session_id::%s) as has
+        (select count(*) from %s as n where n.%I = %s) as has
       from public.backfill_items as item
       where item.run_id = $1 and ($2 is null or $2 = any (item.components))
     )
@@ -207,7 +213,7 @@ begin
     from counted as c',
     (p_need ->> 'table')::regclass,
     p_need ->> 'column',
-    backfill_private.column_type(p_need ->> 'table', p_need ->> 'column'))
+    (select backfill_private.session_key(r.target) from public.backfill_runs as r where r.run_id = p_run_id))
   into v_sessions, v_enough, v_least, v_most, v_named
   using p_run_id, v_component, (
     select (r.request ->> (p_need ->> 'parameter'))::bigint

@@ -7,8 +7,8 @@
 -- p_run_id        made by the client, so that it can repeat a call whose reply was lost: the same caller gets the same
 --                 run for the same request. Null: made here
 -- returns         the new run's id
--- raises          OB008 another environment, OB010 not allowed, OB013 or OB014 a parameter is not usable or the run id
---                 is taken
+-- raises          OB008 another environment, OB010 not allowed, OB013 or OB014 a parameter is not usable, the target's
+--                 tables do not meet what has to be true of them, or the run id is taken
 create function backfill_private.open_run(p_request jsonb, p_project_host text, p_run_id uuid)
 returns uuid
 language plpgsql
@@ -25,9 +25,13 @@ begin
   perform backfill_private.authorize('plan');
   perform backfill_private.check_form(p_request);
   v_request := backfill_private.normal_request(p_request);
+  perform backfill_private.refuse_faults(v_request ->> 'target', v_request);
   select * into strict v_source from backfill_private.sources where target = v_request ->> 'target';
-  execute format('select max(s.%1$I) from %2$s as s where s.%1$I < %3$L',
-    v_source.date_column, v_source.source_table::regclass, backfill_private.after_all_moments())
+  execute format('select %s from %s as s where s.%I < %L',
+    backfill_private.moment(v_source.source_table, v_source.date_column, format('max(s.%I)', v_source.date_column)),
+    v_source.source_table::regclass,
+    v_source.date_column,
+    backfill_private.after_all_moments())
   into v_newest;
   insert into public.backfill_runs (
     run_id, target, environment, request, requested_by, requested_via, project_host,

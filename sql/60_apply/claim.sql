@@ -60,6 +60,7 @@ declare
     from public.backfill_targets as t, backfill_private.unguarded(t.table_name) as u (name)
     where t.target = p_run.target
     limit 1);
+  v_key_fault text := backfill_private.key_fault(p_run.target);
 begin
   if p_run.approved_until <= backfill_private.clock() then
     perform backfill_private.move(p_run.run_id, 'expired', 'the approval ran out');
@@ -75,6 +76,8 @@ begin
   elsif v_bare is not null then
     perform backfill_private.move(p_run.run_id, 'paused',
       format('the receipt triggers of %s are missing or not always enabled. backfill check prints the SQL', v_bare));
+  elsif v_key_fault is not null then
+    perform backfill_private.move(p_run.run_id, 'paused', v_key_fault);
   elsif backfill_private.is_elsewhere(p_run) then
     perform backfill_private.move(p_run.run_id, 'paused', 'this project''s environment is no longer the plan''s');
   elsif backfill_private.share_taken(null) > (select max_throttle_per_minute from public.backfill_settings) then

@@ -21,12 +21,12 @@ begin
   return query execute format(
     'select item.ordinal, backfill_private.row_key(seen.row, $3), t::text, backfill_private.column_hashes(seen.row)
      from public.backfill_items as item
-     join %s as t on t.%I = item.session_id::%s
+     join %s as t on t.%I = %s
      cross join lateral (select backfill_private.row_json(t) as row) as seen
      where item.run_id = $1 and item.ordinal = any ($2)',
     p_target.table_name::regclass,
     p_target.session_column,
-    backfill_private.column_type(p_target.table_name, p_target.session_column))
+    backfill_private.session_key(p_target.target))
   using p_run_id, p_ordinals, p_target.key_columns;
 end
 $$;

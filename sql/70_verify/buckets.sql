@@ -70,7 +70,7 @@ begin
      -- Only of what is not there is it asked whether its session is.
      cross join lateral (
        select present.is_there or exists (
-         select from %6$s as s where s.%7$I = item.session_id::%8$s) as is_there) as source
+         select from %6$s as s where s.%7$I = %8$s) as is_there) as source
      where item.run_id = $1 and item.ordinal > $2 and item.ordinal <= $3
        and item.state <> ''rolled_back''
        and %1$L = any (item.components)
@@ -88,7 +88,7 @@ begin
         and r.component = p_component)),
     v_source.source_table::regclass,
     v_source.key_column,
-    backfill_private.column_type(v_source.source_table, v_source.key_column))
+    backfill_private.session_key(v_run.target))
   using p_run_id, p_after, p_until;
 end
 $$;
@@ -102,6 +102,11 @@ returns table (session_id text, row_key jsonb, of_other_version boolean)
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'iso_8601'
+set extra_float_digits = 1
+set bytea_output = 'hex'
 set plan_cache_mode = force_custom_plan
 as $$
 declare
@@ -118,20 +123,20 @@ begin
        select
          t.%2$I::text as session_id,
          %3$s as row_key,
-         t.%4$I is distinct from %5$L as of_other_version,
+         (%4$s) is not true as of_other_version,
          item.ordinal is not null as is_planned,
          item.components,
-         not (%10$s) as is_unwanted,
+         (%9$s) is not true as is_unwanted,
          s.xmin as session_xmin,
          exists (
            select from public.backfill_receipts as r
-           where r.run_id = $1 and r.ordinal = ours.ordinal and r.table_name = %8$L and r.row_key = %3$s
+           where r.run_id = $1 and r.ordinal = ours.ordinal and r.table_name = %7$L and r.row_key = %3$s
              and r.kind = ''score''
              and r.undone_at is null) as is_ours
        from %1$s as t
-       join %6$s as s on s.%7$I = t.%2$I
+       join %5$s as s on s.%6$I = t.%2$I
        left join public.backfill_items as ours
-         on ours.run_id = $1 and ours.source = %11$L and ours.session_id = t.%2$I::text
+         on ours.run_id = $1 and ours.source = %10$L and ours.session_id = t.%2$I::text
        left join public.backfill_items as item
          on item.run_id = ours.run_id and item.ordinal = ours.ordinal and item.state <> ''rolled_back''
        -- Cheap first: nearly all rows of a large table are older than anything that ran at sealing.
@@ -140,13 +145,13 @@ begin
      select c.session_id, c.row_key, c.of_other_version
      from came as c
      where case
-       when c.is_ours then c.is_planned and %9$L <> all (c.components)
+       when c.is_ours then c.is_planned and %8$L <> all (c.components)
        when exists (
          select from public.backfill_items as i
          join public.backfill_receipts as r on r.run_id = i.run_id and r.ordinal = i.ordinal
          where i.session_id = c.session_id
            and r.session_id = i.session_id
-           and r.table_name = %8$L
+           and r.table_name = %7$L
            and r.row_key = c.row_key) then false
        when c.is_planned then c.is_unwanted
        else not backfill_private.came_after(c.session_xmin, $2) end',
@@ -154,7 +159,8 @@ begin
     -- As backfill_private.row_key has it, without a call for each row.
     (select format('jsonb_build_object(%s)', string_agg(format('%L, t.%I', c, c), ', '))
      from unnest(v_target.key_columns) as c),
-    v_target.version_column, v_run.request ->> v_target.version_parameter,
+    -- The first is that on the version.
+    (backfill_private.kind_conditions(v_target, 't', v_run.request, true))[1],
     v_source.source_table::regclass, v_source.key_column,
     v_target.table_name, p_component, backfill_private.row_condition(v_target, v_run.request, false), v_run.target)
   using p_run_id, v_run.sealed_snapshot::pg_snapshot, pg_snapshot_xmin(v_run.sealed_snapshot::pg_snapshot)::xid;

@@ -74,15 +74,11 @@ as $$
     g.table_name::regclass,
     g.shape,
     format('u.table_name = %L and u.row_key ?& %L::text[] and u.shape = %L', g.table_name, g.keys, g.shape),
-    (
-      select string_agg(
-        coalesce(
-          format('t.%I = (u.row_key ->> %L)::%s', c.name, k, backfill_private.column_type(g.table_name, c.name)),
-          'false'),
-        ' and ' order by k)
-      from unnest(g.keys) as k
-      left join backfill_private.shape_columns(g.table_name::regclass, g.shape) as c on c.old_name = k
-    ),
+    backfill_private.key_condition(g.table_name, g.keys, 'u.row_key', array(
+      select c.name
+      from unnest(g.keys) with ordinality as k (name, place)
+      left join backfill_private.shape_columns(g.table_name::regclass, g.shape) as c on c.old_name = k.name
+      order by k.place)),
     backfill_private.as_left_sql(g.table_name::regclass, array[g.shape])
   from (
     select
@@ -126,6 +122,8 @@ begin
          standing.row,
          case
            when u.has_before and u.first_before is null then ''its before-image was pruned''
+           -- Its unique index is gone, too. Which of them the run wrote cannot be told.
+           when count(standing.is_there) over (partition by u.last_receipt) > 1 then ''several rows have its key''
            when standing.is_there is null and u.after_hash is not null then ''the row is gone''
            when standing.is_there and u.after_hash is null then ''a row has come where the run had deleted one''
            when not standing.is_as_left then ''the row was changed since''
@@ -173,10 +171,13 @@ begin
       c.conrelid::regclass as child,
       (
         select string_agg(
-          format('child.%I = (it.standing ->> %L)::%s', a.attname, p.attname,
-            backfill_private.base_type(a.atttypid, a.atttypmod)),
+          -- As the foreign key itself compares them: its types may differ, and have an equality of their own.
+          format('(it.standing ->> %L)::%s operator(%I.%s) child.%I',
+            p.attname, backfill_private.base_type(p.atttypid, p.atttypmod), n.nspname, o.oprname, a.attname),
           ' and ')
-        from unnest(c.conkey, c.confkey) as k (child_column, parent_column)
+        from unnest(c.conkey, c.confkey, c.conpfeqop) as k (child_column, parent_column, equality)
+        join pg_operator as o on o.oid = k.equality
+        join pg_namespace as n on n.oid = o.oprnamespace
         join pg_attribute as a
           on a.attrelid = c.conrelid
           and a.attnum = k.child_column
@@ -256,12 +257,7 @@ begin
              or standing.born is null
              or backfill_private.came_after(standing.born, $3)))',
       v_target.table_name::regclass,
-      (
-        select string_agg(
-          format('t.%I = (r.row_key ->> %L)::%s', k, k, backfill_private.column_type(v_target.table_name, k)),
-          ' and ')
-        from unnest(v_target.key_columns) as k
-      ),
+      backfill_private.key_condition(v_target.table_name, v_target.key_columns, 'r.row_key'),
       v_target.component,
       v_target.table_name)
     into v_differs using p_undo.run_id, p_ordinals, p_undo.seen;

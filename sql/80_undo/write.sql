@@ -72,6 +72,8 @@ $$;
 
 -- The statement that undoes the rows u of $1 that are not in $2.
 --
+-- A receipt that reaches several rows is left out of what the statement returns. Then the caller misses it, and nothing
+-- is written.
 -- $3  the columns of the before-images. All are set but those that the table computes
 -- $4  the one row to insert
 create function backfill_private.undo_statement(
@@ -84,23 +86,32 @@ set search_path = pg_catalog, pg_temp
 as $$
   select case p_way
     when 'delete' then format(
-      'delete from %s as t
-       using unnest($1) as u
-       where %s
-         and %s
-         and not u.has_before
-         and u.after_hash is not null
-       returning u.last_receipt, %L::text, null::bytea',
+      'with gone as (
+         delete from %s as t
+         using unnest($1) as u
+         where %s
+           and %s
+           and not u.has_before
+           and u.after_hash is not null
+         returning u.last_receipt
+       )
+       select g.last_receipt, %L::text, null::bytea from gone as g group by g.last_receipt having count(*) = 1',
       p_table, p_picks, p_joins, p_way)
     when 'update' then format(
-      'update %1$s as t
-       set (%2$s) = (select %3$s from (select u.first_before::%1$s as image offset 0) as b)
-       from unnest($1) as u
-       where %4$s
-         and %5$s
-         and u.after_hash is not null
-         and u.columns = $3
-       returning u.last_receipt, %6$L::text, backfill_private.row_hash(t)',
+      'with back as (
+         update %1$s as t
+         set (%2$s) = (select %3$s from (select u.first_before::%1$s as image offset 0) as b)
+         from unnest($1) as u
+         where %4$s
+           and %5$s
+           and u.after_hash is not null
+           and u.columns = $3
+         returning u.last_receipt, backfill_private.row_hash(t) as hash
+       )
+       select b.last_receipt, %6$L::text, (array_agg(b.hash))[1]
+       from back as b
+       group by b.last_receipt
+       having count(*) = 1',
       p_table,
       string_agg(quote_ident(a.attname), ', ' order by a.attnum) filter (where a.attidentity <> 'a'),
       string_agg('(b.image).' || quote_ident(a.attname), ', ' order by a.attnum) filter (where a.attidentity <> 'a'),

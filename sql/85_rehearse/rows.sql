@@ -36,14 +36,14 @@ begin
        from %s as t
        join public.backfill_items as item
          on item.run_id = $1
-         and t.%I = item.session_id::%s
+         and t.%I = %s
        on conflict do nothing',
       backfill_private.bare_name(v_target.table_name),
       (select string_agg(format('row(t.%I)::text', c.name), ', ' order by c.place)
         from unnest(v_columns) with ordinality as c (name, place)),
       v_target.table_name::regclass,
       v_target.session_column,
-      backfill_private.column_type(v_target.table_name, v_target.session_column))
+      backfill_private.session_key(v_target.target))
     using p_scratch, p_moment, v_target.key_columns, v_columns;
   end loop;
 end

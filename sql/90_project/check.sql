@@ -223,6 +223,8 @@ language plpgsql
 stable
 security definer
 set search_path = pg_catalog, pg_temp
+set intervalstyle = 'postgres'
+set quote_all_identifiers = off
 as $$
 declare
   v_target text;

@@ -1,17 +1,6 @@
 -- Check of a target: what its declaration names against what the database has. One line per difference, with what to do
 -- about it.
 
--- A statement about an index that does not block writers. It is put together here, since a tool that finds such a
--- statement in a file may refuse to run the file in a transaction.
-create function backfill_private.beside_writers(p_command text, p_rest text)
-returns text
-language sql
-immutable
-set search_path = pg_catalog, pg_temp
-as $$
-  select concat_ws(' ', p_command, 'concurrently', p_rest) || ';'
-$$;
-
 -- Every column that a target's rows name, with the statement that corrects the name. The source has place 0.
 create function backfill_private.wanted_columns(p_target text)
 returns table (place integer, table_name text, column_name text, correct text)
@@ -82,29 +71,6 @@ as $$
   order by w.place
 $$;
 
--- Does a unique index guarantee that no two rows share these columns? A partial index or one on expressions does not.
-create function backfill_private.is_unique(p_table regclass, p_columns text[])
-returns boolean
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select exists (
-    select from pg_index as x
-    where x.indrelid = p_table
-      and x.indisunique
-      and x.indisvalid
-      and x.indpred is null
-      and x.indexprs is null
-      and (
-        select array_agg(a.attname::text)
-        from pg_attribute as a
-        where a.attrelid = x.indrelid
-          and a.attnum = any ((x.indkey::smallint[])[0:x.indnkeyatts - 1])
-      ) <@ p_columns
-  )
-$$;
-
 -- Does a valid index, not a partial one, begin with this column?
 create function backfill_private.leads_an_index(p_table regclass, p_column text)
 returns boolean
@@ -140,87 +106,58 @@ as $$
   where backfill_private.column_type(p_table, p_column) is not null
 $$;
 
--- Lines on the keys of the tables that exist: unique, of one type, indexed by session.
+-- A line of a precondition, see backfill_private.preconditions.
+create function backfill_private.precondition_lines(p_target text, p_kind text)
+returns table (place integer, line jsonb)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    p.place,
+    backfill_private.line(
+      p.name,
+      case when p.fault is null then 'ok' else 'fail' end,
+      coalesce(p.fault, p.detail),
+      p.cure)
+  from backfill_private.preconditions(p_target) as p
+  where p.kind = p_kind
+    and (p.fault is not null or p.detail is not null)
+$$;
+
+-- Lines on the keys of the tables that exist: unique, of one kind, indexed by session. A line on versions and kinds
+-- only if a column cannot be compared with one.
 create function backfill_private.key_lines(p_target text)
 returns setof jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  with keys as (
-    select 0 as place, s.source_table as name, array[s.key_column] as columns, s.key_column as session_column
-    from backfill_private.sources as s
-    where s.target = p_target
-    union all
-    select t.position, t.table_name, t.key_columns, t.session_column
-    from public.backfill_targets as t
-    where t.target = p_target
-  ), typed as (
-    select
-      k.*,
-      to_regclass(k.name) as oid,
-      backfill_private.column_type(k.name, k.session_column) as type,
-      first_value(k.name || '.' || k.session_column) over (order by k.place) as source_key,
-      first_value(backfill_private.column_type(k.name, k.session_column)) over (order by k.place) as source_type
-    from keys as k
-  )
   select l.line
   from (
-    select k.place, 1 as rank, backfill_private.line('key of ' || k.name,
-      case when backfill_private.is_unique(k.oid, k.columns) then 'ok' else 'fail' end,
-      array_to_string(k.columns, ', ')
-        || case
-          when backfill_private.is_unique(k.oid, k.columns) then ' is unique'
-          else ': no unique index covers it'
-        end,
-      backfill_private.beside_writers('create unique index', format('on %s (%s)', k.oid,
-        (select string_agg(quote_ident(c), ', ') from unnest(k.columns) as c)))) as line
-    from typed as k
-    where k.oid is not null
+    select p.place, 1 as rank, p.line from backfill_private.precondition_lines(p_target, 'key') as p
     union all
-    select k.place, 2, backfill_private.line('session of ' || k.name,
-      case when k.type = k.source_type then 'ok' else 'fail' end,
-      format('%s is %s, %s is %s', k.session_column, k.type, k.source_key, k.source_type),
-      format('alter table %s alter column %I type %s using %2$I::%3$s;', k.oid, k.session_column, k.source_type))
-    from typed as k
-    where k.place > 0
-      and k.type is not null
-      and k.source_type is not null
+    select p.place, 2, p.line from backfill_private.precondition_lines(p_target, 'session') as p
     union all
-    select k.place, 3, i.line
-    from typed as k
-    cross join lateral backfill_private.index_line(k.name, k.session_column) as i (line)
-    where k.place > 0
+    select p.place, 3, p.line from backfill_private.precondition_lines(p_target, 'value') as p
+    union all
+    select t.position, 4, i.line
+    from public.backfill_targets as t
+    cross join lateral backfill_private.index_line(t.table_name, t.session_column) as i (line)
+    where t.target = p_target
   ) as l
   order by l.place, l.rank
 $$;
 
--- Further lines on the source: the type of its dates, and the views that find candidates.
+-- Further lines on the source: its dates, and the views that find candidates.
 create function backfill_private.source_lines(p_target text)
 returns setof jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.line('dates of ' || s.source_table,
-    case
-      when d.type = 'timestamp with time zone' then 'ok'
-      when d.type ~ '^(date|timestamp)' then 'warn'
-      else 'fail'
-    end,
-    format('%s is %s', s.date_column, d.type)
-      || case
-        when d.type = 'timestamp with time zone' then ''
-        when d.type ~ '^(date|timestamp)' then
-          ': read in the time zone of the session, UTC unless somebody changed it'
-        else ': no time'
-      end,
-    format('alter table %s alter column %I type timestamptz using %2$I at time zone ''UTC'';',
-      to_regclass(s.source_table), s.date_column))
-  from backfill_private.sources as s
-  cross join lateral (select backfill_private.column_type(s.source_table, s.date_column) as type) as d
-  where s.target = p_target
-    and d.type is not null
+  select p.line
+  from backfill_private.precondition_lines(p_target, 'date') as p
   union all
   select backfill_private.line('detection of ' || s.target,
     case when o.gone is null then 'ok' else 'fail' end,
@@ -291,48 +228,21 @@ as $$
     and cardinality(t.helpers) > 0
 $$;
 
--- Lines on the columns of a target's filters and needs: does each exist, with the type of a session's key, and indexed?
+-- Lines on the columns of a target's filters and needs: does each exist, can it be compared, is a need's indexed?
 create function backfill_private.need_lines(p_target text)
 returns setof jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  with source as (
-    select s.*, backfill_private.column_type(s.source_table, s.key_column) as key_type
-    from backfill_private.sources as s
-    where s.target = p_target
-  ), read as (
-    select 1 as rank, f.place, s.source_table as name, f.f ->> 'column' as attribute, null as wanted
-    from source as s
-    cross join lateral jsonb_array_elements(s.filters) with ordinality as f (f, place)
-    union all
-    select 2, n.place, n.n ->> 'table', n.n ->> 'column', s.key_type
-    from source as s
-    cross join lateral jsonb_array_elements(s.needs) with ordinality as n (n, place)
-  ), typed as (
-    select r.*, backfill_private.column_type(r.name, r.attribute) as type
-    from read as r
-  )
-  select l.line
-  from (
-    select t.rank, t.place, 1 as kind, backfill_private.line(format('column %s.%s', t.name, t.attribute),
-      case when t.type is null or t.type <> t.wanted then 'fail' else 'ok' end,
-      case
-        when to_regclass(t.name) is null then t.name || ' does not exist'
-        when t.type is null then format('%s has no column %s', t.name, t.attribute)
-        when t.type <> t.wanted then format('%s is %s, the key of a session is %s', t.attribute, t.type, t.wanted)
-        else t.type
-      end,
-      format('give %s back its name, or correct the declaration, then: backfill install --target FILE', t.name)) as line
-    from typed as t
-    union all
-    select t.rank, t.place, 2, i.line
-    from typed as t
-    cross join lateral backfill_private.index_line(t.name, t.attribute) as i (line)
-    where t.rank = 2
-  ) as l
-  order by l.kind, l.rank, l.place
+  select p.line
+  from backfill_private.precondition_lines(p_target, 'column') as p
+  union all
+  select i.line
+  from backfill_private.sources as s
+  cross join lateral jsonb_array_elements(s.needs) as n
+  cross join lateral backfill_private.index_line(n ->> 'table', n ->> 'column') as i (line)
+  where s.target = p_target
 $$;
 
 -- The line on the index that makes detection fast, under the name that the declaration gives it.

@@ -62,17 +62,22 @@ $$;
 --
 -- p_part   {schema, table}
 -- returns  its name, quoted for SQL
--- raises   OB013 there is no such table
+-- raises   OB013 there is no such table or view
 create function backfill_private.declared_table(p_part jsonb)
 returns text
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set quote_all_identifiers = off
 as $$
 declare
   v_name text := format('%I.%I', p_part ->> 'schema', p_part ->> 'table');
 begin
-  if not exists (select from pg_class as c where c.oid = to_regclass(v_name) and c.relkind in ('r', 'p')) then
+  if not exists (
+    select from pg_class as c
+    where c.oid = to_regclass(v_name)
+      and c.relkind in ('r', 'p', 'v', 'm', 'f')
+  ) then
     perform backfill_private.refuse_name(format('there is no table %s', v_name), v_name, array(
       select format('%I.%I', n.nspname, c.relname)
       from pg_class as c
@@ -83,6 +88,24 @@ begin
         and not (n.nspname = 'public' and starts_with(c.relname, 'backfill_'))));
   end if;
   return v_name;
+end
+$$;
+
+-- Refuse a table in which no key can hold.
+--
+-- raises  OB013
+create function backfill_private.check_table(p_table text)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform backfill_private.refuse('OB013',
+    format('%s cannot be declared: %s', p_table, t.fault),
+    'correct the declaration, then: backfill install --target FILE')
+  from (select backfill_private.table_fault(p_table) as fault) as t
+  where t.fault is not null;
 end
 $$;
 
@@ -161,7 +184,7 @@ begin
 end
 $$;
 
--- Refuse a source that names what does not exist, or whose key is of a type that we do not take.
+-- Refuse a source that names what does not exist.
 create function backfill_private.check_source(p_source jsonb)
 returns void
 language plpgsql
@@ -171,17 +194,10 @@ as $$
 declare
   v_table text := backfill_private.declared_table(p_source);
   v_need jsonb;
-  v_type text;
 begin
+  perform backfill_private.check_table(v_table);
   perform backfill_private.check_columns(v_table, array[p_source ->> 'key', p_source ->> 'date']
     || array(select f ->> 'column' from jsonb_array_elements(p_source -> 'filters') as f));
-  v_type := backfill_private.column_type(v_table, p_source ->> 'key');
-  if v_type !~ '^(uuid|bigint|integer|smallint|text|character varying.*)$' then
-    perform backfill_private.refuse('OB013',
-      format('the key %s of %s is %s, but a key is uuid, a whole number or text',
-        quote_ident(p_source ->> 'key'), v_table, v_type),
-      'declare another column that is unique');
-  end if;
   for v_need in select n from jsonb_array_elements(p_source -> 'needs') as n loop
     perform backfill_private.check_columns(backfill_private.declared_table(v_need), array[v_need ->> 'column']);
   end loop;
@@ -202,6 +218,7 @@ declare
   v_key text[] := array(select jsonb_array_elements_text(p_component -> 'key'));
   v_other record;
 begin
+  perform backfill_private.check_table(v_table);
   perform backfill_private.check_columns(v_table,
     v_told || v_key || array(select jsonb_object_keys(p_component -> 'score_ranges')));
   if not v_key <@ v_told then
@@ -228,14 +245,15 @@ begin
 end
 $$;
 
--- Keep a declaration: its rows, and our triggers on its tables. A new declaration of a target replaces the old one and
--- drops its views, which the migration then makes again.
+-- Keep a declaration: its rows, our triggers on its tables, and the view with its conditions. A new declaration of a
+-- target replaces the old one and drops its views. The migration then makes the others again.
 --
 -- p_declaration  {target, defaults, views, source: {schema, table, key, date, filters, needs, index}, components:
 --                [{component, schema, table, session, key, version_column, version, version_parameter,
 --                any_version_counts, matches, transport, function, function_version, receipts, arguments, helpers,
 --                needs_first, score_ranges}]}, components in the order of scoring
--- raises         OB013 it names what the database does not have, or drops a component that a run has planned
+-- raises         OB013 it names what the database does not have, its tables do not meet what has to be true of them, or
+--                it drops a component that a run has planned
 create function backfill_private.declare_target(p_declaration jsonb)
 returns void
 language plpgsql
@@ -295,6 +313,8 @@ begin
     array(select jsonb_array_elements_text(c.d -> 'needs_first')),
     c.d -> 'score_ranges', c.d ->> 'transport', c.d ->> 'function_version', c.d ->> 'receipts'
   from jsonb_array_elements(p_declaration -> 'components') with ordinality as c (d, place);
+  perform backfill_private.refuse_faults(v_target, null);
   perform backfill_private.guard(v_target);
+  execute backfill_private.standing_sql(v_target);
 end
 $$;

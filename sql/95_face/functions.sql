@@ -49,7 +49,8 @@ end
 $$;
 
 comment on function public.backfill_coverage(text, text) is
-  'What is missing of a target, by UTC day: the target, the first day. For the client.';
+  'What is missing of a target, by UTC day: the target, the first day. Sessions without a date count in any range. '
+  'For the client.';
 
 -- The doors of planning.
 create function public.backfill_open(

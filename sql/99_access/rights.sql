@@ -155,6 +155,7 @@ grant execute on function
   backfill_private.is_cancel(text, text, timestamptz),
   backfill_private.is_written_here(xid),
   backfill_private.keep_rehearsal(uuid, text, jsonb),
+  backfill_private.keys_hold(text),
   backfill_private.kept_message(text, text),
   backfill_private.leaves_behind(),
   backfill_private.limit_at(),
@@ -176,6 +177,7 @@ grant execute on function
   backfill_private.seen_until(jsonb, text, text, timestamptz),
   backfill_private.settings_kept(text[], text),
   backfill_private.settle(uuid, uuid, jsonb),
+  backfill_private.spelled(oid, text),
   backfill_private.start(uuid, text)
 to service_role;
 

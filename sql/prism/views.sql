@@ -2,6 +2,9 @@
 
 set local lock_timeout = '3s';
 
+-- This also creates the view backfill_private.prism_standing:
+-- every selected session, what it lacks of the wanted versions, and why it cannot be scored.
+-- Its conditions compare in the columns' types, which only the database knows.
 select backfill_private.declare_target('{
   "target": "prism",
   "source": {
@@ -82,67 +85,6 @@ select backfill_private.declare_target('{
     "public.backfill_daily_coverage"
   ]
 }'::jsonb);
-
--- Every selected session: what it lacks of the wanted versions, and why it cannot be scored.
-create view backfill_private.prism_standing with (security_invoker = true) as
-select
-  s.id as id,
-  s.created_at::timestamptz as created_at,
-  c1.session_id is null as missing_fc_scores,
-  c2.session_id is null as missing_profile,
-  case
-    when
-      not c1.session_id is null
-      and not c2.session_id is null
-    then null
-    when
-      (
-        select count(*)
-        from (
-          select 1 as one
-          from public.assessment_responses as n
-          where n.session_id = s.id
-          limit (select backfill_private.parameter('prism', 'min_responses'))::bigint
-        ) as enough
-      ) < (select backfill_private.parameter('prism', 'min_responses'))::bigint
-    then format(
-      '%s responses, at least %s needed',
-      (
-        select count(*)
-        from public.assessment_responses as n
-        where n.session_id = s.id
-      ),
-      (select backfill_private.parameter('prism', 'min_responses'))
-    )
-    when
-      c1.session_id is null
-      and (
-        select count(*)
-        from (
-          select 1 as one
-          from public.fc_responses as n
-          where n.session_id = s.id
-          limit (select backfill_private.parameter('prism', 'min_fc_responses'))::bigint
-        ) as enough
-      ) < (select backfill_private.parameter('prism', 'min_fc_responses'))::bigint
-    then format(
-      '%s forced-choice responses, at least %s needed',
-      (
-        select count(*)
-        from public.fc_responses as n
-        where n.session_id = s.id
-      ),
-      (select backfill_private.parameter('prism', 'min_fc_responses'))
-    )
-  end as excluded
-from public.assessment_sessions as s
-left join public.fc_scores as c1
-  on c1.session_id = s.id
-  and c1.version::text = (select backfill_private.parameter('prism', 'fc_version'))
-  and c1.fc_kind::text = (select backfill_private.parameter('prism', 'basis'))
-left join public.profiles as c2
-  on c2.session_id = s.id
-where s.status = 'completed';
 
 -- The sessions that lack something, as planning reads them.
 create view backfill_private.prism_gaps with (security_invoker = true) as
@@ -244,7 +186,8 @@ order by d.day;
 
 comment on view public.backfill_daily_coverage
   is 'Sessions of target prism by UTC day, and which share of those that can be scored is complete.';
-comment on column public.backfill_daily_coverage.day is 'UTC day on which the sessions were created.';
+comment on column public.backfill_daily_coverage.day
+  is 'UTC day on which the sessions were created. Null: they have no date.';
 comment on column public.backfill_daily_coverage.completed is 'Sessions of that day.';
 comment on column public.backfill_daily_coverage.complete is 'Of these, sessions that lack nothing.';
 comment on column public.backfill_daily_coverage.missing_fc_scores

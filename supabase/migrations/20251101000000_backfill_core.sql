@@ -96,11 +96,13 @@ end
 $$;
 
 -- The first moment after what an until includes: the next UTC day for a date, a microsecond later for a timestamp.
+-- A day of another zone may have 23 or 25 hours.
 create function backfill_private.until_bound(p_name text, p_text text)
 returns timestamptz
 language sql
 stable
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
 as $$
   select backfill_private.since_bound(p_name, p_text)
     + case when backfill_private.names_day(p_text) then interval '1 day' else interval '1 microsecond' end
@@ -389,6 +391,7 @@ returns jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
+set intervalstyle = 'iso_8601'
 as $$
   select to_jsonb(s) - 'only_row' from public.backfill_settings as s
 $$;
@@ -485,6 +488,379 @@ comment on column public.backfill_targets.function_version is
 comment on column public.backfill_targets.receipts is
   'exact: the function hands our headers on, so each row leaves a receipt as it is written. '
   'inferred: receipts are worked out from the rows before and after.';
+
+-- from sql/20_target/conditions.sql
+-- Conditions: when a row of the source is selected, and when a row of a component's table counts. Each is made here,
+-- once, in the columns' own types. The views, the core, the marks and the undo all use what is made here.
+--
+-- Every function here that reads or writes a value as text pins the settings that such a text depends on.
+
+-- The type of a column's values. A domain is looked through, and a length left away: a cast to varchar(3) would cut a
+-- value, and the cut value might be another one. Null if there is no such column.
+create function backfill_private.value_type(p_table text, p_column text)
+returns oid
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_type oid := (
+    select a.atttypid
+    from pg_attribute as a
+    where a.attrelid = to_regclass(p_table)
+      and a.attname = p_column
+      and not a.attisdropped
+  );
+  v_base oid;
+begin
+  loop
+    select t.typbasetype into v_base from pg_type as t where t.oid = v_type and t.typtype = 'd';
+    exit when not found;
+    v_type := v_base;
+  end loop;
+  return v_type;
+end
+$$;
+
+-- The equality of a type: that of its usual order, as `distinct` and a unique index have it. A type of an extension has
+-- it in a schema that is not on our path. Null if two values cannot be compared.
+create function backfill_private.equality(p_type oid)
+returns oid
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select o.amopopr
+    from pg_opclass as c
+    join pg_am as m
+      on m.oid = c.opcmethod
+      and m.amname = 'btree'
+    join pg_amop as o
+      on o.amopfamily = c.opcfamily
+      and o.amoplefttype = c.opcintype
+      and o.amoprighttype = c.opcintype
+      and o.amopstrategy = 3
+    join pg_type as t on t.oid = p_type
+    left join pg_cast as k
+      on k.castsource = p_type
+      and k.casttarget = c.opcintype
+      and k.castmethod = 'b'
+      and k.castcontext = 'i'
+    join pg_type as i on i.oid = c.opcintype
+    where c.opcdefault
+      and (c.opcintype = p_type
+        or k.oid is not null
+        or i.typname = case t.typtype
+          when 'e' then 'anyenum'
+          when 'r' then 'anyrange'
+          when 'm' then 'anymultirange'
+          when 'c' then 'record'
+          else case when t.typsubscript = 'array_subscript_handler'::regproc then 'anyarray' end
+        end)
+    order by c.opcintype = p_type desc, k.oid is null, i.typispreferred desc
+    limit 1);
+end
+$$;
+
+-- The same as SQL writes it between two values.
+create function backfill_private.equals(p_type oid)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- The usual types need no look into the catalogs.
+  if p_type in ('text'::regtype, 'varchar'::regtype, 'uuid'::regtype, 'integer'::regtype, 'bigint'::regtype) then
+    return '=';
+  end if;
+  return (
+    select case
+      when o.oprname = '=' and n.nspname = 'pg_catalog' then '='
+      else format('operator(%I.%s)', n.nspname, o.oprname)
+    end
+    from pg_operator as o
+    join pg_namespace as n on n.oid = o.oprnamespace
+    where o.oid = backfill_private.equality(p_type));
+end
+$$;
+
+-- A value of a type in the one spelling that its type gives it, under any settings of the session.
+--
+-- raises  the error of the type's input if it is no value of the type
+create function backfill_private.spelled(p_type oid, p_text text)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'iso_8601'
+set extra_float_digits = 1
+set bytea_output = 'hex'
+as $$
+declare
+  v_spelled text;
+begin
+  if p_type is null or p_type in ('text'::regtype, 'varchar'::regtype) then
+    return p_text;
+  end if;
+  execute format('select %L::%s::text', p_text, format_type(p_type, -1)) into v_spelled;
+  return v_spelled;
+end
+$$;
+
+-- Why a column cannot be compared with these values. Null if it can.
+create function backfill_private.value_fault(p_table text, p_column text, p_values text[])
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_type oid := backfill_private.value_type(p_table, p_column);
+  v_value text;
+begin
+  if v_type is null then
+    return format('%s has no column %s', p_table, quote_ident(p_column));
+  elsif backfill_private.equality(v_type) is null then
+    return format('%s of %s is %s, and two values of that type cannot be compared',
+      quote_ident(p_column), p_table, format_type(v_type, -1));
+  end if;
+  foreach v_value in array p_values loop
+    perform backfill_private.spelled(v_type, v_value);
+  end loop;
+  return null;
+exception when others then  -- a type's input may raise anything
+  return format('%s of %s is %s, and %s is no such value%s',
+    quote_ident(p_column),
+    p_table,
+    format_type(v_type, -1),
+    case when length(v_value) > 40 then left(v_value, 40) || '…' else v_value end,
+    (select '. There are: ' || string_agg(e.enumlabel, ', ' order by e.enumsortorder)
+     from pg_enum as e
+     where e.enumtypid = v_type));
+end
+$$;
+
+-- What a session's key is: uuid, number or text. Columns of one kind are compared alike by every part, and each value
+-- has one spelling. Null for anything else, also for a text that equals another one (a nondeterministic collation).
+create function backfill_private.key_kind(p_table text, p_column text)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select case
+      when t.type = 'uuid'::regtype then 'uuid'
+      when t.type in ('smallint'::regtype, 'integer'::regtype, 'bigint'::regtype) then 'number'
+      when t.type in ('text'::regtype, 'varchar'::regtype) and coalesce(l.collisdeterministic, true) then 'text'
+    end
+    from (select backfill_private.value_type(p_table, p_column) as type) as t
+    left join pg_attribute as a
+      on a.attrelid = to_regclass(p_table)
+      and a.attname = p_column
+    left join pg_collation as l on l.oid = a.attcollation);
+end
+$$;
+
+-- The moment that a date of the source means, as SQL. A column without a time zone is read as UTC, whatever the
+-- session's zone is.
+--
+-- p_value  SQL: the column, or its greatest value
+create function backfill_private.moment(p_table text, p_column text, p_value text)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select case
+      when t.type = 'timestamp'::regtype then format('(%s at time zone ''UTC'')', p_value)
+      when t.type = 'date'::regtype then format('(%s::timestamp at time zone ''UTC'')', p_value)
+      else p_value
+    end
+    from (select backfill_private.value_type(p_table, p_column) as type) as t);
+end
+$$;
+
+-- How a date of the source is read, in words. Null if it has a time zone of its own.
+create function backfill_private.date_words(p_table text, p_column text)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case t.type
+    when 'timestamp'::regtype then p_column || ' has no time zone and is read as UTC'
+    when 'date'::regtype then p_column || ' is a date and is read as the start of its UTC day'
+  end
+  from (select backfill_private.value_type(p_table, p_column) as type) as t
+$$;
+
+-- The conditions under which a row of a target's source is selected, in words and as SQL.
+--
+-- p_prefix  of the columns: an alias with its dot, or nothing
+create function backfill_private.filter_conditions(p_target text, p_prefix text)
+returns table (words text, condition text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    case
+      when f ? 'is_null'
+      then format('%s %s', f ->> 'column', case when (f ->> 'is_null')::boolean then 'null' else 'not null' end)
+      else format('%s %s', f ->> 'column', (
+        select string_agg(v, ' or ')
+        from jsonb_array_elements_text(f -> 'values') as v
+      ))
+    end,
+    p_prefix || quote_ident(f ->> 'column') || case
+      when f ? 'is_null' then case when (f ->> 'is_null')::boolean then ' is null' else ' is not null' end
+      when jsonb_array_length(f -> 'values') = 1
+      then format(' %s %L', backfill_private.equals(t.type), backfill_private.spelled(t.type, f -> 'values' ->> 0))
+      else format(' %s any (array[%s]::%s[])',
+        backfill_private.equals(t.type),
+        (
+          select string_agg(quote_literal(backfill_private.spelled(t.type, v)), ', ')
+          from jsonb_array_elements_text(f -> 'values') as v
+        ),
+        format_type(t.type, -1))
+    end
+  from backfill_private.sources as o
+  cross join lateral jsonb_array_elements(o.filters) as f
+  cross join lateral (select backfill_private.value_type(o.source_table, f ->> 'column') as type) as t
+  where o.target = p_target
+$$;
+
+-- The value of a parameter as SQL, of a type: a literal if there is a request, else what holds when the view is read.
+create function backfill_private.value_sql(p_target text, p_name text, p_type oid, p_request jsonb)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select case
+      when p_request is not null then quote_nullable(backfill_private.spelled(p_type, p_request ->> p_name))
+      -- In a subquery of its own, so that it is read once.
+      when p_type in ('text'::regtype, 'varchar'::regtype)
+      then format('(select backfill_private.parameter(%L, %L))', p_target, p_name)
+      else format('(select backfill_private.spelled(%L::regtype, backfill_private.parameter(%L, %L))::%s)',
+        p_type::regtype, p_target, p_name, format_type(p_type, -1))
+    end);
+end
+$$;
+
+-- The conditions on version and kind under which a row of a component's table counts.
+--
+-- p_alias    of the table
+-- p_request  whose versions are wanted. Null: those that hold when a view is read
+-- p_wanted   true: rows of the wanted version. False: any row that counts as present
+create function backfill_private.kind_conditions(
+  p_target public.backfill_targets, p_alias text, p_request jsonb, p_wanted boolean
+)
+returns text[]
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select array(
+      select format('%s.%I %s %s',
+        p_alias,
+        c.name,
+        coalesce(backfill_private.equals(t.type), '='),
+        backfill_private.value_sql(p_target.target, c.parameter, t.type, p_request))
+      from (
+        select 0 as place, p_target.version_column as name, p_target.version_parameter as parameter
+        where p_wanted or not p_target.any_version_counts
+        union all
+        select 1, m.key, m.value
+        from jsonb_each_text(p_target.matches) as m
+      ) as c
+      cross join lateral (select backfill_private.value_type(p_target.table_name, c.name) as type) as t
+      order by c.place, c.name));
+end
+$$;
+
+-- A planned session's key, item.session_id, as SQL of the type that the source's key has. Of the derived column's type
+-- it might be cut or out of range.
+create function backfill_private.session_key(p_target text)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select 'item.session_id::' || coalesce(
+      format_type(backfill_private.value_type(s.source_table, s.key_column), -1),
+      'text')
+    from backfill_private.sources as s
+    where s.target = p_target);
+end
+$$;
+
+-- The condition under which a row t of a component's table belongs to the session item.session_id and counts.
+--
+-- p_wanted  see backfill_private.kind_conditions
+-- returns   SQL text over the aliases t and item, with every name quoted and every value a literal
+create function backfill_private.row_condition(
+  p_target public.backfill_targets, p_request jsonb, p_wanted boolean
+)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select array_to_string(
+      format('t.%I = %s', p_target.session_column, backfill_private.session_key(p_target.target))
+        || backfill_private.kind_conditions(p_target, 't', p_request, p_wanted),
+      ' and '));
+end
+$$;
+
+-- The condition under which t, a row of a table, is the row that a receipt's key names.
+--
+-- p_key    SQL: the key, {column: value}
+-- p_names  what the table calls these columns now. Null for one that is gone: then no row is meant
+create function backfill_private.key_condition(
+  p_table text, p_columns text[], p_key text, p_names text[] default null
+)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select string_agg(
+      coalesce(
+        format('t.%I %s ', c.name, backfill_private.equals(t.oid)) || case
+          -- What JSON holds as more than a text.
+          when t.oid = 'jsonb'::regtype then format('(%s -> %L)', p_key, c.old_name)
+          when t.typcategory in ('A', 'C')
+          then format('(jsonb_populate_record(null::%s, jsonb_build_object(%L, %s -> %L))).%I',
+            to_regclass(p_table), c.name, p_key, c.old_name, c.name)
+          else format('(%s ->> %L)::%s', p_key, c.old_name, format_type(t.oid, -1))
+        end,
+        'false'),
+      ' and ' order by c.old_name)
+    from unnest(p_columns, coalesce(p_names, p_columns)) as c (old_name, name)
+    left join pg_type as t on t.oid = backfill_private.value_type(p_table, c.name));
+end
+$$;
 
 -- from sql/20_target/coverage.sql
 -- Coverage: what is missing by day, of any target.
@@ -627,10 +1003,409 @@ as $$
   from backfill_private.unguarded(p_target.table_name) with ordinality as u (name, place)
 $$;
 
--- from sql/20_target/standing.sql
--- Standing: where each session of a target stands.
+-- from sql/20_target/keys.sql
+-- Keys: does a key name one row, always? Asked when a target is declared, checked, planned, claimed and read.
 
--- The view of a target that says which rows of its source are sessions, and why one cannot be scored.
+-- A statement about an index that does not block writers. It is put together here, since a tool that finds such a
+-- statement in a file may refuse to run the file in a transaction.
+create function backfill_private.beside_writers(p_command text, p_rest text)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select concat_ws(' ', p_command, 'concurrently', p_rest) || ';'
+$$;
+
+-- Why a relation cannot hold the rows of a source or of a component. Null if it can.
+create function backfill_private.table_fault(p_table text)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if to_regclass(p_table) is null then
+    return 'it does not exist';
+  end if;
+  return (
+    select case c.relkind
+        when 'r' then (
+          select format('%s inherits from it, and an index of a table does not cover its children',
+            string_agg(i.inhrelid::regclass::text, ', ' order by i.inhrelid::regclass::text))
+          from pg_inherits as i
+          where i.inhparent = c.oid
+          having count(*) > 0
+        )
+        when 'p' then null
+        when 'v' then 'it is a view, and a view has no key. Name the table that it reads'
+        when 'm' then 'it is a materialized view, which a refresh writes anew. Name the table that it reads'
+        when 'f' then 'it is a foreign table, and no index here covers its rows'
+      end
+    from pg_class as c
+    where c.oid = to_regclass(p_table));
+end
+$$;
+
+-- Why no unique index makes columns the key of a table. Null if one does: whole, valid, checked at once, on no
+-- expression, with the equality that conditions use.
+create function backfill_private.unique_fault(p_table text, p_columns text[])
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_has_one boolean;
+  v_why text;
+begin
+  select
+    bool_or(u.why is null),
+    string_agg(format('%s %s', u.name, u.why), ', ' order by u.name)
+  into v_has_one, v_why
+  from (
+    select
+      (select n.relname from pg_class as n where n.oid = x.indexrelid) as name,
+      case
+        when not (x.indisvalid and x.indisready) then 'is not valid'
+        when x.indexprs is not null then 'is on an expression'
+        when not k.columns <@ p_columns then 'is on ' || array_to_string(k.columns, ', ')
+        when x.indpred is not null
+          then 'covers only rows where ' || btrim(pg_get_expr(x.indpred, x.indrelid), '()')
+        when not x.indimmediate then 'is deferrable, so two rows may share a key until the end of a transaction'
+        when not k.is_equality then 'compares otherwise than = does'
+      end as why
+    from pg_index as x
+    cross join lateral (
+      select
+        array_agg(a.attname::text order by i.place) as columns,
+        bool_and(
+          -- The usual order of the column's own type needs no closer look.
+          (c.opcdefault and c.opcintype = a.atttypid and m.amname = 'btree'
+            or exists (
+              select from pg_amop as o
+              where o.amopfamily = c.opcfamily
+                and o.amoplefttype = c.opcintype
+                and o.amoprighttype = c.opcintype
+                and o.amopstrategy = 3
+                and m.amname = 'btree'
+                and o.amopopr = (
+                  select backfill_private.equality(backfill_private.value_type(p_table, a.attname)))))
+          and (i.indcollation = a.attcollation or l.collisdeterministic is not false)) as is_equality
+      from unnest(x.indkey::smallint[], x.indclass::oid[], x.indcollation::oid[])
+        with ordinality as i (attnum, opclass, indcollation, place)
+      join pg_attribute as a
+        on a.attrelid = x.indrelid
+        and a.attnum = i.attnum
+      join pg_opclass as c on c.oid = i.opclass
+      join pg_am as m on m.oid = c.opcmethod
+      left join pg_collation as l on l.oid = a.attcollation
+      where i.place <= x.indnkeyatts
+    ) as k
+    where x.indrelid = to_regclass(p_table)
+      and x.indisunique
+      and (k.columns && p_columns or x.indexprs is not null)
+  ) as u;
+  return case when v_has_one is not true then 'no unique index covers it' || coalesce(', ' || v_why, '') end;
+end
+$$;
+
+-- The keys of a target, the source's at place 0, each with what keeps it from naming one row.
+--
+-- fault  null if nothing does
+-- cure   what to do about it
+create function backfill_private.key_standings(p_target text)
+returns table (place integer, table_name text, key_columns text[], fault text, cure text)
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+  select
+    k.place,
+    k.name,
+    k.columns,
+    coalesce(k.table_fault, k.unique_fault, k.null_column || ' may be null'),
+    case
+      when k.table_fault is not null then 'declare another table, then: backfill install --target FILE.'
+      when k.unique_fault is not null
+      then backfill_private.beside_writers('create unique index', format('on %s (%s)', to_regclass(k.name), (
+        select string_agg(quote_ident(c), ', ')
+        from unnest(k.columns) as c)))
+      when k.null_column is not null
+      then format('alter table %s alter column %I set not null;', to_regclass(k.name), k.null_column)
+    end
+  from (
+    select
+      named.*,
+      backfill_private.table_fault(named.name) as table_fault,
+      backfill_private.unique_fault(named.name, named.columns) as unique_fault,
+      (
+        select a.attname::text
+        from pg_attribute as a
+        where a.attrelid = to_regclass(named.name)
+          and a.attname = any (named.columns)
+          -- No session equals null, so such a row of a component belongs to none.
+          and a.attname is distinct from named.session_column
+          and not a.attnotnull
+        order by a.attnum
+        limit 1
+      ) as null_column
+    from (
+      select 0 as place, s.source_table as name, array[s.key_column] as columns, null as session_column
+      from backfill_private.sources as s
+      where s.target = p_target
+      union all
+      select t.position, t.table_name, t.key_columns, t.session_column
+      from public.backfill_targets as t
+      where t.target = p_target
+    ) as named
+  ) as k
+  order by k.place;
+end
+$$;
+
+-- What keeps a key of a target from naming one row, in words. Null if each names one.
+create function backfill_private.key_fault(p_target text)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select format('%s is no key of %s: %s', array_to_string(k.key_columns, ', '), k.table_name, k.fault)
+    from backfill_private.key_standings(p_target) as k
+    where k.fault is not null
+    order by k.place
+    limit 1);
+end
+$$;
+
+-- True while each key of a target names one row. The view that detects asks it once per query: a session of two rows
+-- would be counted twice, by us and by anyone who reads the view.
+--
+-- raises  OB013 a key does not
+create function backfill_private.keys_hold(p_target text)
+returns boolean
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform backfill_private.refuse('OB013', k.fault, 'backfill check')
+  from (select backfill_private.key_fault(p_target) as fault) as k
+  where k.fault is not null;
+  return true;
+end
+$$;
+
+-- from sql/20_target/preconditions.sql
+-- Preconditions: what has to be true of a target's tables before anything is detected or written. A declaration, a plan
+-- and a check ask the same function.
+
+-- The columns of a target that are compared with a session's key: a component's, or a need's.
+create function backfill_private.session_columns(p_target text)
+returns table (kind text, place integer, table_name text, column_name text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select 'session', t.position, t.table_name, t.session_column
+  from public.backfill_targets as t
+  where t.target = p_target
+  union all
+  select 'column', 1000 + n.place::integer, n.need ->> 'table', n.need ->> 'column'
+  from backfill_private.sources as s
+  cross join lateral jsonb_array_elements(s.needs) with ordinality as n (need, place)
+  where s.target = p_target
+$$;
+
+-- The columns of a target that are compared with values: what selects its sessions, and versions and kinds.
+--
+-- p_request  whose versions and kinds are wanted. Null: those of the declaration
+create function backfill_private.value_columns(p_target text, p_request jsonb)
+returns table (kind text, place integer, table_name text, column_name text, given text[])
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select 'column', f.place::integer, s.source_table, f.filter ->> 'column',
+    array(select jsonb_array_elements_text(coalesce(f.filter -> 'values', '[]')))
+  from backfill_private.sources as s
+  cross join lateral jsonb_array_elements(s.filters) with ordinality as f (filter, place)
+  where s.target = p_target
+  union all
+  select 'value', t.position, t.table_name, c.name, array_remove(array[c.given], null)
+  from public.backfill_targets as t
+  join backfill_private.sources as s on s.target = t.target
+  cross join lateral (
+    select t.version_column as name, coalesce(p_request ->> t.version_parameter, t.version) as given
+    union all
+    select m.key, coalesce(p_request ->> m.value, s.defaults ->> m.value)
+    from jsonb_each_text(t.matches) as m
+  ) as c
+  where t.target = p_target
+$$;
+
+-- Preconditions on the columns that are compared with a session's key, and on that key: see preconditions().
+create function backfill_private.session_preconditions(p_target text)
+returns table (kind text, place integer, name text, detail text, fault text, cure text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with source as (
+    select
+      s.source_table as name,
+      s.key_column as key,
+      backfill_private.key_kind(s.source_table, s.key_column) as kind,
+      backfill_private.column_type(s.source_table, s.key_column) as type
+    from backfill_private.sources as s
+    where s.target = p_target
+  )
+  select
+    'session',
+    0,
+    'session of ' || s.name,
+    null,
+    format('the key %s of %s is %s, but a key is uuid, a whole number or text, and a text that equals no other',
+      quote_ident(s.key), s.name, s.type),
+    'declare another column that is unique'
+  from source as s
+  where s.kind is null and s.type is not null
+  union all
+  select
+    c.kind,
+    c.place,
+    case c.kind
+      when 'session' then 'session of ' || c.table_name
+      else format('column %s.%s', c.table_name, c.column_name)
+    end,
+    case c.kind
+      when 'session' then format('%s is %s, %s.%s is %s', c.column_name, t.type, s.name, s.key, s.type)
+      else t.type
+    end,
+    case
+      when to_regclass(c.table_name) is null then c.table_name || ' does not exist'
+      when t.type is null then format('%s has no column %s', c.table_name, quote_ident(c.column_name))
+      when t.kind is distinct from s.kind
+      then format('%s of %s is %s, but the key %s of %s is %s',
+        quote_ident(c.column_name), c.table_name, t.type, quote_ident(s.key), s.name, s.type)
+    end,
+    case
+      when t.type is null
+      then format('give %s back its name, or correct the declaration, then: backfill install --target FILE',
+        c.table_name)
+      else format('alter table %s alter column %I type %s using %2$I::%3$s;',
+        to_regclass(c.table_name), c.column_name, s.type)
+    end
+  from backfill_private.session_columns(p_target) as c
+  cross join source as s
+  cross join lateral (
+    select
+      backfill_private.column_type(c.table_name, c.column_name) as type,
+      backfill_private.key_kind(c.table_name, c.column_name) as kind
+  ) as t
+  where s.kind is not null
+$$;
+
+-- What has to be true of a target's tables, and whether it is.
+--
+-- kind    key, date, session (a component's column for it), column (of a filter or a need) or value (a version, a kind)
+-- place   of the component. 0 is the source
+-- detail  what is there. Null: nothing to tell while it is well
+-- fault   what is wrong. Null: nothing
+-- cure    what to do about it
+create function backfill_private.preconditions(p_target text)
+returns table (kind text, place integer, name text, detail text, fault text, cure text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select * from backfill_private.session_preconditions(p_target)
+  union all
+  select
+    'date',
+    0,
+    'dates of ' || s.source_table,
+    coalesce(
+      backfill_private.date_words(s.source_table, s.date_column),
+      format('%s is %s', s.date_column, t.type)),
+    case
+      when t.value not in ('timestamptz'::regtype, 'timestamp'::regtype, 'date'::regtype)
+      then format('%s is %s: no time', quote_ident(s.date_column), t.type)
+    end,
+    format('alter table %s alter column %I type timestamptz using %2$I::timestamptz;',
+      to_regclass(s.source_table), s.date_column)
+  from backfill_private.sources as s
+  cross join lateral (
+    select
+      backfill_private.column_type(s.source_table, s.date_column) as type,
+      backfill_private.value_type(s.source_table, s.date_column) as value
+  ) as t
+  where s.target = p_target and t.type is not null
+  union all
+  select
+    v.kind,
+    v.place,
+    case v.kind when 'value' then 'values of ' else 'column ' end || format('%s.%s', v.table_name, v.column_name),
+    case v.kind when 'column' then backfill_private.column_type(v.table_name, v.column_name) end,
+    backfill_private.value_fault(v.table_name, v.column_name, v.given),
+    'correct the declaration, then: backfill install --target FILE'
+  from backfill_private.value_columns(p_target, null) as v
+  union all
+  select
+    'key',
+    k.place,
+    'key of ' || k.table_name,
+    array_to_string(k.key_columns, ', ') || ' is unique',
+    array_to_string(k.key_columns, ', ') || ': ' || k.fault,
+    k.cure
+  from backfill_private.key_standings(p_target) as k
+$$;
+
+-- Refuse a target whose tables do not meet what has to be true of them.
+--
+-- p_request  also its versions and kinds have to be values of their columns. Null: those of the declaration
+-- raises     OB013 the first fault, with the table and the columns
+create function backfill_private.refuse_faults(p_target text, p_request jsonb)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_fault record;
+begin
+  select
+    case p.kind when 'key' then backfill_private.key_fault(p_target) else p.fault end as fault,
+    p.cure || case p.kind when 'key' then ' Or declare columns that name one row' else '' end as cure
+  into v_fault
+  from backfill_private.preconditions(p_target) as p
+  where p.fault is not null
+  order by p.kind = 'key', p.place
+  limit 1;
+  if found then
+    perform backfill_private.refuse('OB013', v_fault.fault, v_fault.cure);
+  end if;
+  select backfill_private.value_fault(v.table_name, v.column_name, v.given) as fault into v_fault
+  from backfill_private.value_columns(p_target, p_request) as v
+  where backfill_private.value_fault(v.table_name, v.column_name, v.given) is not null
+  limit 1;
+  if found then
+    perform backfill_private.refuse('OB013', v_fault.fault, 'give one of its values');
+  end if;
+end
+$$;
+
+-- from sql/20_target/standing.sql
+-- Standing: the view on which all detection of a target stands, put together from its rows. No other view of a target
+-- and no function has conditions of its own.
+
+-- The view of a target with every selected session: what it lacks of the wanted versions, and why it cannot be scored.
 create function backfill_private.standing_view(p_target text)
 returns text
 language sql
@@ -638,6 +1413,121 @@ immutable
 set search_path = pg_catalog, pg_temp
 as $$
   select format('backfill_private.%I', p_target || '_standing')
+$$;
+
+-- A component's rows, joined to the sessions s as SQL: those that count as present.
+create function backfill_private.present_join(p_target public.backfill_targets)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    -- Several rows of a session may count. A plain join would then return the session several times.
+    when p_target.any_version_counts and p_target.version_column = any (p_target.key_columns)
+    then format(
+      e'left join (\n  select distinct r.%1$I\n  from %2$s as r%3$s\n) as c%4$s\n  on c%4$s.%1$I = s.%5$I',
+      p_target.session_column,
+      p_target.table_name,
+      e'\n  where ' || nullif(array_to_string(
+        backfill_private.kind_conditions(p_target, 'r', null, false), e'\n    and '), ''),
+      p_target.position,
+      s.key_column)
+    else format(
+      e'left join %s as c%s\n  on %s',
+      p_target.table_name,
+      p_target.position,
+      array_to_string(
+        format('c%s.%I = s.%I', p_target.position, p_target.session_column, s.key_column)
+          || backfill_private.kind_conditions(p_target, 'c' || p_target.position, null, false),
+        e'\n  and '))
+  end
+  from backfill_private.sources as s
+  where s.target = p_target.target
+$$;
+
+-- Why a session cannot be scored, as SQL: the first need of which it has fewer rows than scoring reads. Null for one
+-- that lacks nothing, which keeps the counting to the others.
+create function backfill_private.excluded_sql(p_target text)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when s.needs = '[]' then 'null::text' else format(e'case\n    when %s then null%s\n  end',
+    (
+      select string_agg(format('not c%s.%I is null', t.position, t.session_column), ' and ' order by t.position)
+      from public.backfill_targets as t
+      where t.target = s.target
+    ),
+    (
+      select string_agg(
+        format($sql$
+    when %1$s(
+        select count(*)
+        from (
+          select 1 as one
+          from %2$s as n
+          where n.%3$I = s.%4$I
+          limit (select backfill_private.parameter(%5$L, %6$L))::bigint
+        ) as enough
+      ) < (select backfill_private.parameter(%5$L, %6$L))::bigint
+    then format(
+      %7$L,
+      (select count(*) from %2$s as n where n.%3$I = s.%4$I),
+      (select backfill_private.parameter(%5$L, %6$L)))$sql$,
+          (
+            select format('c%s.%I is null and ', t.position, t.session_column)
+            from public.backfill_targets as t
+            where t.target = s.target and t.component = n.need ->> 'component'
+          ),
+          n.need ->> 'table',
+          n.need ->> 'column',
+          s.key_column,
+          s.target,
+          n.need ->> 'parameter',
+          format('%%s %s, at least %%s needed', replace(n.need ->> 'name', '%', '%%'))),
+        '' order by n.place)
+      from jsonb_array_elements(s.needs) with ordinality as n (need, place)
+    )) end
+  from backfill_private.sources as s
+  where s.target = p_target
+$$;
+
+-- The statement that creates the view of a target. Run it under our path, so that each operator is ours.
+create function backfill_private.standing_sql(p_target text)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    $sql$create view %s with (security_invoker = true) as
+select
+  s.%I as id,
+  %s::timestamptz as created_at,
+  %s,
+  %s as excluded
+from %s as s
+%s
+where %s$sql$,
+    backfill_private.standing_view(s.target),
+    s.key_column,
+    backfill_private.moment(s.source_table, s.date_column, format('s.%I', s.date_column)),
+    string_agg(
+      format('c%s.%I is null as %I', t.position, t.session_column, 'missing_' || t.component),
+      e',\n  ' order by t.position),
+    backfill_private.excluded_sql(s.target),
+    s.source_table,
+    string_agg(backfill_private.present_join(t), e'\n' order by t.position),
+    array_to_string(
+      array(select f.condition from backfill_private.filter_conditions(s.target, 's.') as f)
+        || format('(select backfill_private.keys_hold(%L))', s.target),
+      e'\n  and '))
+  from backfill_private.sources as s
+  join public.backfill_targets as t on t.target = s.target
+  where s.target = p_target
+  group by s.target
 $$;
 
 -- from sql/20_target/targets.sql
@@ -731,30 +1621,6 @@ as $$
     and not a.attisdropped
 $$;
 
--- The condition under which a row t of a component's table belongs to the session item.session_id.
---
--- p_wanted  true: rows of the wanted version. False: any row that counts as present
--- returns   SQL text over the aliases t and item, with every name quoted and every value a literal
-create function backfill_private.row_condition(
-  p_target public.backfill_targets, p_request jsonb, p_wanted boolean
-)
-returns text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select format('t.%I = item.session_id::%s', p_target.session_column,
-      backfill_private.column_type(p_target.table_name, p_target.session_column))
-    || case
-         when p_wanted or not p_target.any_version_counts
-         then format(' and t.%I = %L', p_target.version_column, p_request ->> p_target.version_parameter)
-         else ''
-       end
-    || coalesce((
-         select string_agg(format(' and t.%I = %L', m.key, p_request ->> m.value), '' order by m.key)
-         from jsonb_each_text(p_target.matches) as m), '')
-$$;
-
 -- The target meant: the one named, or the only one installed.
 --
 -- raises  OB013 unknown, or none is named and there are several
@@ -835,6 +1701,7 @@ returns setof text
 language sql
 stable
 set search_path = pg_catalog, pg_temp
+set quote_all_identifiers = off
 as $$
   with standing as (
     select g.tgrelid
@@ -1348,6 +2215,7 @@ returns text
 language sql
 stable
 set search_path = pg_catalog, pg_temp
+set quote_all_identifiers = off
 as $$
   select backfill_private.sha256_hex(concat_ws(
     e'\n',
@@ -2269,7 +3137,7 @@ declare
   end;
 begin
   select * into strict v_source from backfill_private.sources as o where o.target = p_run.target;
-  v_key := 'item.session_id::' || backfill_private.column_type(v_source.source_table, v_source.key_column);
+  v_key := backfill_private.session_key(p_run.target);
   perform set_config('backfill.request', p_run.request::text, true);
   return query execute format(
     'select item.ordinal, item.session_id, case
@@ -3124,7 +3992,8 @@ $$;
 -- Freshness: what changed since a plan was sealed, for anyone who approves or applies it later.
 
 -- Sessions that a plan like this would name now and this one does not: candidates by the run's own request, in its
--- range. They are named for the next plan. No run is ever widened by them.
+-- range. They are named for the next plan. No run is ever widened by them. While a key of the target does not hold, no
+-- plan can name any.
 --
 -- returns  {new_candidates: [session id], the newest first, at most 1,000, new_candidates_total}
 create function backfill_private.new_candidates(p_run public.backfill_runs)
@@ -3136,6 +4005,9 @@ as $$
 declare
   v_found jsonb;
 begin
+  if backfill_private.key_fault(p_run.target) is not null then
+    return '{"new_candidates": [], "new_candidates_total": 0}'::jsonb;
+  end if;
   perform set_config('backfill.request', p_run.request::text, true);
   -- Materialized, so that answers are counted only for what is left after the join, not for every planned session.
   execute format(
@@ -3208,10 +4080,10 @@ as $$
   ) as f
 $$;
 
--- Definitions and settings that are not what they were at sealing.
+-- Definitions and settings that are not what they were at sealing, and keys that no longer name one row.
 --
--- returns  [{kind: definition | setting, name, was, now}]. was and now of a definition are fingerprints, null if it did
---          not exist or is gone
+-- returns  [{kind: definition | setting | key, name, was, now}]. was and now of a definition are fingerprints, null if
+--          it did not exist or is gone
 create function backfill_private.changes_since_sealing(p_run public.backfill_runs)
 returns jsonb
 language sql
@@ -3222,18 +4094,21 @@ as $$
     values ('definition', p_run.fingerprint, backfill_private.definitions(p_run.target)),
       ('setting', p_run.plan -> 'settings', backfill_private.settings_now())
   )
-  select coalesce(
-    jsonb_agg(
-      jsonb_build_object('kind', l.kind, 'name', n.name, 'was', l.was ->> n.name, 'now', l.now ->> n.name)
-      order by l.kind, n.name),
-    '[]')
-  from looked_at as l
-  cross join lateral (
-    select jsonb_object_keys(l.was)
-    union
-    select jsonb_object_keys(l.now)
-  ) as n (name)
-  where l.was ->> n.name is distinct from l.now ->> n.name
+  select coalesce(jsonb_agg(to_jsonb(c) order by c.kind, c.name), '[]')
+  from (
+    select l.kind, n.name, l.was ->> n.name as was, l.now ->> n.name as now
+    from looked_at as l
+    cross join lateral (
+      select jsonb_object_keys(l.was)
+      union
+      select jsonb_object_keys(l.now)
+    ) as n (name)
+    where l.was ->> n.name is distinct from l.now ->> n.name
+    union all
+    select 'key', format('of %s (%s)', k.table_name, array_to_string(k.key_columns, ', ')), 'unique', 'not: ' || k.fault
+    from backfill_private.key_standings(p_run.target) as k
+    where k.fault is not null
+  ) as c
 $$;
 
 -- What changed since a plan was sealed.
@@ -3301,11 +4176,11 @@ declare
     when p_run_id is null then format('(select * from %s limit 1000) as t', p_target.table_name::regclass)
     else format(
       '(select i.session_id from public.backfill_items as i where i.run_id = %L order by i.ordinal limit 1000) as item
-       join %s as t on t.%I = item.session_id::%s',
+       join %s as t on t.%I = %s',
       p_run_id,
       p_target.table_name::regclass,
       p_target.session_column,
-      backfill_private.column_type(p_target.table_name, p_target.session_column))
+      backfill_private.session_key(p_target.target))
   end;
 begin
   for v_column in
@@ -3389,6 +4264,7 @@ begin
       t.table_name::regclass as tab,
       backfill_private.bare_name(t.table_name) as name,
       m.key as matched,
+      backfill_private.value_type(t.table_name, m.key) as type,
       m.value as parameter,
       r.request ->> m.value as given,
       s.defaults ->> m.value as usual
@@ -3400,9 +4276,10 @@ begin
       and r.request ->> m.value is distinct from s.defaults ->> m.value
     order by t.position, m.key
   loop
-    execute format('select exists (select from %s as t where t.%I::text = $1)', v_kind.tab, v_kind.matched)
-      into v_found
-      using v_kind.given;
+    execute format('select exists (select from %s as t where t.%I %s %L)',
+        v_kind.tab, v_kind.matched, backfill_private.equals(v_kind.type),
+        backfill_private.spelled(v_kind.type, v_kind.given))
+      into v_found;
     return next backfill_private.mark(
       v_kind.parameter,
       case when v_found then 'ok' else 'warn' end,
@@ -3466,37 +4343,6 @@ as $$
   from public.backfill_settings as s
 $$;
 
--- The conditions under which a row of a target's source is one of its sessions, in words and as SQL.
---
--- p_prefix  of the columns: an alias with its dot, or nothing
-create function backfill_private.filter_conditions(p_target text, p_prefix text)
-returns table (words text, condition text)
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select
-    case
-      when f ? 'is_null'
-      then format('%s %s', f ->> 'column', case when (f ->> 'is_null')::boolean then 'null' else 'not null' end)
-      else format('%s %s', f ->> 'column', (
-        select string_agg(v, ' or ')
-        from jsonb_array_elements_text(f -> 'values') as v
-      ))
-    end,
-    p_prefix || quote_ident(f ->> 'column') || case
-      when f ? 'is_null' then case when (f ->> 'is_null')::boolean then ' is null' else ' is not null' end
-      when jsonb_array_length(f -> 'values') = 1 then format(' = %L', f -> 'values' ->> 0)
-      else (
-        select format(' in (%s)', string_agg(quote_literal(v), ', '))
-        from jsonb_array_elements_text(f -> 'values') as v
-      )
-    end
-  from backfill_private.sources as o
-  cross join lateral jsonb_array_elements(o.filters) as f
-  where o.target = p_target
-$$;
-
 -- Marks on the data of a plan: what selects its sessions, and each need of its sessions.
 create function backfill_private.data_marks(p_run_id uuid)
 returns setof jsonb
@@ -3526,21 +4372,56 @@ begin
          case when count(*) = count(*) filter (where %s) then ''ok'' else ''fail'' end,
          format(''%%s of %%s have %%s'', count(*) filter (where %2$s), count(*), %L))
        from public.backfill_items as item
-       left join %s as s on s.%I = item.session_id::%s
+       left join %s as s on s.%I = %s
        where item.run_id = $1',
       'rows of ' || backfill_private.bare_name(v_source.source_table),
       v_condition,
       v_words,
       v_source.source_table::regclass,
       v_source.key_column,
-      backfill_private.column_type(v_source.source_table, v_source.key_column))
+      backfill_private.session_key(v_source.target))
     into v_mark
     using p_run_id;
     return next v_mark;
   end if;
+  return query select * from backfill_private.date_marks(v_source);
   for v_need in select n from jsonb_array_elements(v_source.needs) as n loop
     return next backfill_private.need_mark(p_run_id, v_need);
   end loop;
+end
+$$;
+
+-- The mark on the dates of a source, if there is something to know: how a column without a time zone is read, and how
+-- many selected rows have no date. No range of dates holds these.
+create function backfill_private.date_marks(p_source backfill_private.sources)
+returns setof jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_words text := backfill_private.date_words(p_source.source_table, p_source.date_column);
+  v_without bigint;
+begin
+  execute format('select count(*) from %s as s where %s',
+    p_source.source_table::regclass,
+    array_to_string(
+      array(select f.condition from backfill_private.filter_conditions(p_source.target, 's.') as f)
+        || format('s.%I is null', p_source.date_column),
+      ' and '))
+  into v_without;
+  if v_without > 0 or v_words is not null then
+    return next backfill_private.mark(
+      'dates of ' || backfill_private.bare_name(p_source.source_table),
+      case when v_without > 0 then 'warn' else 'ok' end,
+      concat_ws('; ',
+        v_words,
+        format('%s selected %s no %s, so no plan takes %s',
+          nullif(v_without, 0),
+          case v_without when 1 then 'row has' else 'rows have' end,
+          p_source.date_column,
+          case v_without when 1 then 'it' else 'them' end)));
+  end if;
 end
 $$;
 
@@ -3565,7 +4446,7 @@ begin
       select
         item.session_id,
         item.phase,
-        (select count(*) from %s as n where n.%I = item.session_id::%s) as has
+        (select count(*) from %s as n where n.%I = %s) as has
       from public.backfill_items as item
       where item.run_id = $1 and ($2 is null or $2 = any (item.components))
     )
@@ -3579,7 +4460,7 @@ begin
     from counted as c',
     (p_need ->> 'table')::regclass,
     p_need ->> 'column',
-    backfill_private.column_type(p_need ->> 'table', p_need ->> 'column'))
+    (select backfill_private.session_key(r.target) from public.backfill_runs as r where r.run_id = p_run_id))
   into v_sessions, v_enough, v_least, v_most, v_named
   using p_run_id, v_component, (
     select (r.request ->> (p_need ->> 'parameter'))::bigint
@@ -4615,6 +5496,7 @@ returns jsonb
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
+set quote_all_identifiers = off
 set timezone = 'UTC'
 set statement_timeout = '55s'
 as $$
@@ -4804,8 +5686,8 @@ $$;
 -- p_run_id        made by the client, so that it can repeat a call whose reply was lost: the same caller gets the same
 --                 run for the same request. Null: made here
 -- returns         the new run's id
--- raises          OB008 another environment, OB010 not allowed, OB013 or OB014 a parameter is not usable or the run id
---                 is taken
+-- raises          OB008 another environment, OB010 not allowed, OB013 or OB014 a parameter is not usable, the target's
+--                 tables do not meet what has to be true of them, or the run id is taken
 create function backfill_private.open_run(p_request jsonb, p_project_host text, p_run_id uuid)
 returns uuid
 language plpgsql
@@ -4822,9 +5704,13 @@ begin
   perform backfill_private.authorize('plan');
   perform backfill_private.check_form(p_request);
   v_request := backfill_private.normal_request(p_request);
+  perform backfill_private.refuse_faults(v_request ->> 'target', v_request);
   select * into strict v_source from backfill_private.sources where target = v_request ->> 'target';
-  execute format('select max(s.%1$I) from %2$s as s where s.%1$I < %3$L',
-    v_source.date_column, v_source.source_table::regclass, backfill_private.after_all_moments())
+  execute format('select %s from %s as s where s.%I < %L',
+    backfill_private.moment(v_source.source_table, v_source.date_column, format('max(s.%I)', v_source.date_column)),
+    v_source.source_table::regclass,
+    v_source.date_column,
+    backfill_private.after_all_moments())
   into v_newest;
   insert into public.backfill_runs (
     run_id, target, environment, request, requested_by, requested_via, project_host,
@@ -6177,6 +7063,7 @@ declare
     from public.backfill_targets as t, backfill_private.unguarded(t.table_name) as u (name)
     where t.target = p_run.target
     limit 1);
+  v_key_fault text := backfill_private.key_fault(p_run.target);
 begin
   if p_run.approved_until <= backfill_private.clock() then
     perform backfill_private.move(p_run.run_id, 'expired', 'the approval ran out');
@@ -6192,6 +7079,8 @@ begin
   elsif v_bare is not null then
     perform backfill_private.move(p_run.run_id, 'paused',
       format('the receipt triggers of %s are missing or not always enabled. backfill check prints the SQL', v_bare));
+  elsif v_key_fault is not null then
+    perform backfill_private.move(p_run.run_id, 'paused', v_key_fault);
   elsif backfill_private.is_elsewhere(p_run) then
     perform backfill_private.move(p_run.run_id, 'paused', 'this project''s environment is no longer the plan''s');
   elsif backfill_private.share_taken(null) > (select max_throttle_per_minute from public.backfill_settings) then
@@ -6635,12 +7524,12 @@ begin
   return query execute format(
     'select item.ordinal, backfill_private.row_key(seen.row, $3), t::text, backfill_private.column_hashes(seen.row)
      from public.backfill_items as item
-     join %s as t on t.%I = item.session_id::%s
+     join %s as t on t.%I = %s
      cross join lateral (select backfill_private.row_json(t) as row) as seen
      where item.run_id = $1 and item.ordinal = any ($2)',
     p_target.table_name::regclass,
     p_target.session_column,
-    backfill_private.column_type(p_target.table_name, p_target.session_column))
+    backfill_private.session_key(p_target.target))
   using p_run_id, p_ordinals, p_target.key_columns;
 end
 $$;
@@ -8307,7 +9196,7 @@ begin
      -- Only of what is not there is it asked whether its session is.
      cross join lateral (
        select present.is_there or exists (
-         select from %6$s as s where s.%7$I = item.session_id::%8$s) as is_there) as source
+         select from %6$s as s where s.%7$I = %8$s) as is_there) as source
      where item.run_id = $1 and item.ordinal > $2 and item.ordinal <= $3
        and item.state <> ''rolled_back''
        and %1$L = any (item.components)
@@ -8325,7 +9214,7 @@ begin
         and r.component = p_component)),
     v_source.source_table::regclass,
     v_source.key_column,
-    backfill_private.column_type(v_source.source_table, v_source.key_column))
+    backfill_private.session_key(v_run.target))
   using p_run_id, p_after, p_until;
 end
 $$;
@@ -8339,6 +9228,11 @@ returns table (session_id text, row_key jsonb, of_other_version boolean)
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'iso_8601'
+set extra_float_digits = 1
+set bytea_output = 'hex'
 set plan_cache_mode = force_custom_plan
 as $$
 declare
@@ -8355,20 +9249,20 @@ begin
        select
          t.%2$I::text as session_id,
          %3$s as row_key,
-         t.%4$I is distinct from %5$L as of_other_version,
+         (%4$s) is not true as of_other_version,
          item.ordinal is not null as is_planned,
          item.components,
-         not (%10$s) as is_unwanted,
+         (%9$s) is not true as is_unwanted,
          s.xmin as session_xmin,
          exists (
            select from public.backfill_receipts as r
-           where r.run_id = $1 and r.ordinal = ours.ordinal and r.table_name = %8$L and r.row_key = %3$s
+           where r.run_id = $1 and r.ordinal = ours.ordinal and r.table_name = %7$L and r.row_key = %3$s
              and r.kind = ''score''
              and r.undone_at is null) as is_ours
        from %1$s as t
-       join %6$s as s on s.%7$I = t.%2$I
+       join %5$s as s on s.%6$I = t.%2$I
        left join public.backfill_items as ours
-         on ours.run_id = $1 and ours.source = %11$L and ours.session_id = t.%2$I::text
+         on ours.run_id = $1 and ours.source = %10$L and ours.session_id = t.%2$I::text
        left join public.backfill_items as item
          on item.run_id = ours.run_id and item.ordinal = ours.ordinal and item.state <> ''rolled_back''
        -- Cheap first: nearly all rows of a large table are older than anything that ran at sealing.
@@ -8377,13 +9271,13 @@ begin
      select c.session_id, c.row_key, c.of_other_version
      from came as c
      where case
-       when c.is_ours then c.is_planned and %9$L <> all (c.components)
+       when c.is_ours then c.is_planned and %8$L <> all (c.components)
        when exists (
          select from public.backfill_items as i
          join public.backfill_receipts as r on r.run_id = i.run_id and r.ordinal = i.ordinal
          where i.session_id = c.session_id
            and r.session_id = i.session_id
-           and r.table_name = %8$L
+           and r.table_name = %7$L
            and r.row_key = c.row_key) then false
        when c.is_planned then c.is_unwanted
        else not backfill_private.came_after(c.session_xmin, $2) end',
@@ -8391,7 +9285,8 @@ begin
     -- As backfill_private.row_key has it, without a call for each row.
     (select format('jsonb_build_object(%s)', string_agg(format('%L, t.%I', c, c), ', '))
      from unnest(v_target.key_columns) as c),
-    v_target.version_column, v_run.request ->> v_target.version_parameter,
+    -- The first is that on the version.
+    (backfill_private.kind_conditions(v_target, 't', v_run.request, true))[1],
     v_source.source_table::regclass, v_source.key_column,
     v_target.table_name, p_component, backfill_private.row_condition(v_target, v_run.request, false), v_run.target)
   using p_run_id, v_run.sealed_snapshot::pg_snapshot, pg_snapshot_xmin(v_run.sealed_snapshot::pg_snapshot)::xid;
@@ -9267,15 +10162,11 @@ as $$
     g.table_name::regclass,
     g.shape,
     format('u.table_name = %L and u.row_key ?& %L::text[] and u.shape = %L', g.table_name, g.keys, g.shape),
-    (
-      select string_agg(
-        coalesce(
-          format('t.%I = (u.row_key ->> %L)::%s', c.name, k, backfill_private.column_type(g.table_name, c.name)),
-          'false'),
-        ' and ' order by k)
-      from unnest(g.keys) as k
-      left join backfill_private.shape_columns(g.table_name::regclass, g.shape) as c on c.old_name = k
-    ),
+    backfill_private.key_condition(g.table_name, g.keys, 'u.row_key', array(
+      select c.name
+      from unnest(g.keys) with ordinality as k (name, place)
+      left join backfill_private.shape_columns(g.table_name::regclass, g.shape) as c on c.old_name = k.name
+      order by k.place)),
     backfill_private.as_left_sql(g.table_name::regclass, array[g.shape])
   from (
     select
@@ -9319,6 +10210,8 @@ begin
          standing.row,
          case
            when u.has_before and u.first_before is null then ''its before-image was pruned''
+           -- Its unique index is gone, too. Which of them the run wrote cannot be told.
+           when count(standing.is_there) over (partition by u.last_receipt) > 1 then ''several rows have its key''
            when standing.is_there is null and u.after_hash is not null then ''the row is gone''
            when standing.is_there and u.after_hash is null then ''a row has come where the run had deleted one''
            when not standing.is_as_left then ''the row was changed since''
@@ -9366,10 +10259,13 @@ begin
       c.conrelid::regclass as child,
       (
         select string_agg(
-          format('child.%I = (it.standing ->> %L)::%s', a.attname, p.attname,
-            backfill_private.base_type(a.atttypid, a.atttypmod)),
+          -- As the foreign key itself compares them: its types may differ, and have an equality of their own.
+          format('(it.standing ->> %L)::%s operator(%I.%s) child.%I',
+            p.attname, backfill_private.base_type(p.atttypid, p.atttypmod), n.nspname, o.oprname, a.attname),
           ' and ')
-        from unnest(c.conkey, c.confkey) as k (child_column, parent_column)
+        from unnest(c.conkey, c.confkey, c.conpfeqop) as k (child_column, parent_column, equality)
+        join pg_operator as o on o.oid = k.equality
+        join pg_namespace as n on n.oid = o.oprnamespace
         join pg_attribute as a
           on a.attrelid = c.conrelid
           and a.attnum = k.child_column
@@ -9449,12 +10345,7 @@ begin
              or standing.born is null
              or backfill_private.came_after(standing.born, $3)))',
       v_target.table_name::regclass,
-      (
-        select string_agg(
-          format('t.%I = (r.row_key ->> %L)::%s', k, k, backfill_private.column_type(v_target.table_name, k)),
-          ' and ')
-        from unnest(v_target.key_columns) as k
-      ),
+      backfill_private.key_condition(v_target.table_name, v_target.key_columns, 'r.row_key'),
       v_target.component,
       v_target.table_name)
     into v_differs using p_undo.run_id, p_ordinals, p_undo.seen;
@@ -9794,6 +10685,8 @@ $$;
 
 -- The statement that undoes the rows u of $1 that are not in $2.
 --
+-- A receipt that reaches several rows is left out of what the statement returns. Then the caller misses it, and nothing
+-- is written.
 -- $3  the columns of the before-images. All are set but those that the table computes
 -- $4  the one row to insert
 create function backfill_private.undo_statement(
@@ -9806,23 +10699,32 @@ set search_path = pg_catalog, pg_temp
 as $$
   select case p_way
     when 'delete' then format(
-      'delete from %s as t
-       using unnest($1) as u
-       where %s
-         and %s
-         and not u.has_before
-         and u.after_hash is not null
-       returning u.last_receipt, %L::text, null::bytea',
+      'with gone as (
+         delete from %s as t
+         using unnest($1) as u
+         where %s
+           and %s
+           and not u.has_before
+           and u.after_hash is not null
+         returning u.last_receipt
+       )
+       select g.last_receipt, %L::text, null::bytea from gone as g group by g.last_receipt having count(*) = 1',
       p_table, p_picks, p_joins, p_way)
     when 'update' then format(
-      'update %1$s as t
-       set (%2$s) = (select %3$s from (select u.first_before::%1$s as image offset 0) as b)
-       from unnest($1) as u
-       where %4$s
-         and %5$s
-         and u.after_hash is not null
-         and u.columns = $3
-       returning u.last_receipt, %6$L::text, backfill_private.row_hash(t)',
+      'with back as (
+         update %1$s as t
+         set (%2$s) = (select %3$s from (select u.first_before::%1$s as image offset 0) as b)
+         from unnest($1) as u
+         where %4$s
+           and %5$s
+           and u.after_hash is not null
+           and u.columns = $3
+         returning u.last_receipt, backfill_private.row_hash(t) as hash
+       )
+       select b.last_receipt, %6$L::text, (array_agg(b.hash))[1]
+       from back as b
+       group by b.last_receipt
+       having count(*) = 1',
       p_table,
       string_agg(quote_ident(a.attname), ', ' order by a.attnum) filter (where a.attidentity <> 'a'),
       string_agg('(b.image).' || quote_ident(a.attname), ', ' order by a.attnum) filter (where a.attidentity <> 'a'),
@@ -10513,14 +11415,14 @@ begin
        from %s as t
        join public.backfill_items as item
          on item.run_id = $1
-         and t.%I = item.session_id::%s
+         and t.%I = %s
        on conflict do nothing',
       backfill_private.bare_name(v_target.table_name),
       (select string_agg(format('row(t.%I)::text', c.name), ', ' order by c.place)
         from unnest(v_columns) with ordinality as c (name, place)),
       v_target.table_name::regclass,
       v_target.session_column,
-      backfill_private.column_type(v_target.table_name, v_target.session_column))
+      backfill_private.session_key(v_target.target))
     using p_scratch, p_moment, v_target.key_columns, v_columns;
   end loop;
 end
@@ -10974,6 +11876,8 @@ language plpgsql
 stable
 security definer
 set search_path = pg_catalog, pg_temp
+set intervalstyle = 'postgres'
+set quote_all_identifiers = off
 as $$
 declare
   v_target text;
@@ -11009,17 +11913,6 @@ $$;
 -- from sql/90_project/check_target.sql
 -- Check of a target: what its declaration names against what the database has. One line per difference, with what to do
 -- about it.
-
--- A statement about an index that does not block writers. It is put together here, since a tool that finds such a
--- statement in a file may refuse to run the file in a transaction.
-create function backfill_private.beside_writers(p_command text, p_rest text)
-returns text
-language sql
-immutable
-set search_path = pg_catalog, pg_temp
-as $$
-  select concat_ws(' ', p_command, 'concurrently', p_rest) || ';'
-$$;
 
 -- Every column that a target's rows name, with the statement that corrects the name. The source has place 0.
 create function backfill_private.wanted_columns(p_target text)
@@ -11091,29 +11984,6 @@ as $$
   order by w.place
 $$;
 
--- Does a unique index guarantee that no two rows share these columns? A partial index or one on expressions does not.
-create function backfill_private.is_unique(p_table regclass, p_columns text[])
-returns boolean
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select exists (
-    select from pg_index as x
-    where x.indrelid = p_table
-      and x.indisunique
-      and x.indisvalid
-      and x.indpred is null
-      and x.indexprs is null
-      and (
-        select array_agg(a.attname::text)
-        from pg_attribute as a
-        where a.attrelid = x.indrelid
-          and a.attnum = any ((x.indkey::smallint[])[0:x.indnkeyatts - 1])
-      ) <@ p_columns
-  )
-$$;
-
 -- Does a valid index, not a partial one, begin with this column?
 create function backfill_private.leads_an_index(p_table regclass, p_column text)
 returns boolean
@@ -11149,87 +12019,58 @@ as $$
   where backfill_private.column_type(p_table, p_column) is not null
 $$;
 
--- Lines on the keys of the tables that exist: unique, of one type, indexed by session.
+-- A line of a precondition, see backfill_private.preconditions.
+create function backfill_private.precondition_lines(p_target text, p_kind text)
+returns table (place integer, line jsonb)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    p.place,
+    backfill_private.line(
+      p.name,
+      case when p.fault is null then 'ok' else 'fail' end,
+      coalesce(p.fault, p.detail),
+      p.cure)
+  from backfill_private.preconditions(p_target) as p
+  where p.kind = p_kind
+    and (p.fault is not null or p.detail is not null)
+$$;
+
+-- Lines on the keys of the tables that exist: unique, of one kind, indexed by session. A line on versions and kinds
+-- only if a column cannot be compared with one.
 create function backfill_private.key_lines(p_target text)
 returns setof jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  with keys as (
-    select 0 as place, s.source_table as name, array[s.key_column] as columns, s.key_column as session_column
-    from backfill_private.sources as s
-    where s.target = p_target
-    union all
-    select t.position, t.table_name, t.key_columns, t.session_column
-    from public.backfill_targets as t
-    where t.target = p_target
-  ), typed as (
-    select
-      k.*,
-      to_regclass(k.name) as oid,
-      backfill_private.column_type(k.name, k.session_column) as type,
-      first_value(k.name || '.' || k.session_column) over (order by k.place) as source_key,
-      first_value(backfill_private.column_type(k.name, k.session_column)) over (order by k.place) as source_type
-    from keys as k
-  )
   select l.line
   from (
-    select k.place, 1 as rank, backfill_private.line('key of ' || k.name,
-      case when backfill_private.is_unique(k.oid, k.columns) then 'ok' else 'fail' end,
-      array_to_string(k.columns, ', ')
-        || case
-          when backfill_private.is_unique(k.oid, k.columns) then ' is unique'
-          else ': no unique index covers it'
-        end,
-      backfill_private.beside_writers('create unique index', format('on %s (%s)', k.oid,
-        (select string_agg(quote_ident(c), ', ') from unnest(k.columns) as c)))) as line
-    from typed as k
-    where k.oid is not null
+    select p.place, 1 as rank, p.line from backfill_private.precondition_lines(p_target, 'key') as p
     union all
-    select k.place, 2, backfill_private.line('session of ' || k.name,
-      case when k.type = k.source_type then 'ok' else 'fail' end,
-      format('%s is %s, %s is %s', k.session_column, k.type, k.source_key, k.source_type),
-      format('alter table %s alter column %I type %s using %2$I::%3$s;', k.oid, k.session_column, k.source_type))
-    from typed as k
-    where k.place > 0
-      and k.type is not null
-      and k.source_type is not null
+    select p.place, 2, p.line from backfill_private.precondition_lines(p_target, 'session') as p
     union all
-    select k.place, 3, i.line
-    from typed as k
-    cross join lateral backfill_private.index_line(k.name, k.session_column) as i (line)
-    where k.place > 0
+    select p.place, 3, p.line from backfill_private.precondition_lines(p_target, 'value') as p
+    union all
+    select t.position, 4, i.line
+    from public.backfill_targets as t
+    cross join lateral backfill_private.index_line(t.table_name, t.session_column) as i (line)
+    where t.target = p_target
   ) as l
   order by l.place, l.rank
 $$;
 
--- Further lines on the source: the type of its dates, and the views that find candidates.
+-- Further lines on the source: its dates, and the views that find candidates.
 create function backfill_private.source_lines(p_target text)
 returns setof jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.line('dates of ' || s.source_table,
-    case
-      when d.type = 'timestamp with time zone' then 'ok'
-      when d.type ~ '^(date|timestamp)' then 'warn'
-      else 'fail'
-    end,
-    format('%s is %s', s.date_column, d.type)
-      || case
-        when d.type = 'timestamp with time zone' then ''
-        when d.type ~ '^(date|timestamp)' then
-          ': read in the time zone of the session, UTC unless somebody changed it'
-        else ': no time'
-      end,
-    format('alter table %s alter column %I type timestamptz using %2$I at time zone ''UTC'';',
-      to_regclass(s.source_table), s.date_column))
-  from backfill_private.sources as s
-  cross join lateral (select backfill_private.column_type(s.source_table, s.date_column) as type) as d
-  where s.target = p_target
-    and d.type is not null
+  select p.line
+  from backfill_private.precondition_lines(p_target, 'date') as p
   union all
   select backfill_private.line('detection of ' || s.target,
     case when o.gone is null then 'ok' else 'fail' end,
@@ -11300,48 +12141,21 @@ as $$
     and cardinality(t.helpers) > 0
 $$;
 
--- Lines on the columns of a target's filters and needs: does each exist, with the type of a session's key, and indexed?
+-- Lines on the columns of a target's filters and needs: does each exist, can it be compared, is a need's indexed?
 create function backfill_private.need_lines(p_target text)
 returns setof jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  with source as (
-    select s.*, backfill_private.column_type(s.source_table, s.key_column) as key_type
-    from backfill_private.sources as s
-    where s.target = p_target
-  ), read as (
-    select 1 as rank, f.place, s.source_table as name, f.f ->> 'column' as attribute, null as wanted
-    from source as s
-    cross join lateral jsonb_array_elements(s.filters) with ordinality as f (f, place)
-    union all
-    select 2, n.place, n.n ->> 'table', n.n ->> 'column', s.key_type
-    from source as s
-    cross join lateral jsonb_array_elements(s.needs) with ordinality as n (n, place)
-  ), typed as (
-    select r.*, backfill_private.column_type(r.name, r.attribute) as type
-    from read as r
-  )
-  select l.line
-  from (
-    select t.rank, t.place, 1 as kind, backfill_private.line(format('column %s.%s', t.name, t.attribute),
-      case when t.type is null or t.type <> t.wanted then 'fail' else 'ok' end,
-      case
-        when to_regclass(t.name) is null then t.name || ' does not exist'
-        when t.type is null then format('%s has no column %s', t.name, t.attribute)
-        when t.type <> t.wanted then format('%s is %s, the key of a session is %s', t.attribute, t.type, t.wanted)
-        else t.type
-      end,
-      format('give %s back its name, or correct the declaration, then: backfill install --target FILE', t.name)) as line
-    from typed as t
-    union all
-    select t.rank, t.place, 2, i.line
-    from typed as t
-    cross join lateral backfill_private.index_line(t.name, t.attribute) as i (line)
-    where t.rank = 2
-  ) as l
-  order by l.kind, l.rank, l.place
+  select p.line
+  from backfill_private.precondition_lines(p_target, 'column') as p
+  union all
+  select i.line
+  from backfill_private.sources as s
+  cross join lateral jsonb_array_elements(s.needs) as n
+  cross join lateral backfill_private.index_line(n ->> 'table', n ->> 'column') as i (line)
+  where s.target = p_target
 $$;
 
 -- The line on the index that makes detection fast, under the name that the declaration gives it.
@@ -11433,17 +12247,22 @@ $$;
 --
 -- p_part   {schema, table}
 -- returns  its name, quoted for SQL
--- raises   OB013 there is no such table
+-- raises   OB013 there is no such table or view
 create function backfill_private.declared_table(p_part jsonb)
 returns text
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set quote_all_identifiers = off
 as $$
 declare
   v_name text := format('%I.%I', p_part ->> 'schema', p_part ->> 'table');
 begin
-  if not exists (select from pg_class as c where c.oid = to_regclass(v_name) and c.relkind in ('r', 'p')) then
+  if not exists (
+    select from pg_class as c
+    where c.oid = to_regclass(v_name)
+      and c.relkind in ('r', 'p', 'v', 'm', 'f')
+  ) then
     perform backfill_private.refuse_name(format('there is no table %s', v_name), v_name, array(
       select format('%I.%I', n.nspname, c.relname)
       from pg_class as c
@@ -11454,6 +12273,24 @@ begin
         and not (n.nspname = 'public' and starts_with(c.relname, 'backfill_'))));
   end if;
   return v_name;
+end
+$$;
+
+-- Refuse a table in which no key can hold.
+--
+-- raises  OB013
+create function backfill_private.check_table(p_table text)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform backfill_private.refuse('OB013',
+    format('%s cannot be declared: %s', p_table, t.fault),
+    'correct the declaration, then: backfill install --target FILE')
+  from (select backfill_private.table_fault(p_table) as fault) as t
+  where t.fault is not null;
 end
 $$;
 
@@ -11532,7 +12369,7 @@ begin
 end
 $$;
 
--- Refuse a source that names what does not exist, or whose key is of a type that we do not take.
+-- Refuse a source that names what does not exist.
 create function backfill_private.check_source(p_source jsonb)
 returns void
 language plpgsql
@@ -11542,17 +12379,10 @@ as $$
 declare
   v_table text := backfill_private.declared_table(p_source);
   v_need jsonb;
-  v_type text;
 begin
+  perform backfill_private.check_table(v_table);
   perform backfill_private.check_columns(v_table, array[p_source ->> 'key', p_source ->> 'date']
     || array(select f ->> 'column' from jsonb_array_elements(p_source -> 'filters') as f));
-  v_type := backfill_private.column_type(v_table, p_source ->> 'key');
-  if v_type !~ '^(uuid|bigint|integer|smallint|text|character varying.*)$' then
-    perform backfill_private.refuse('OB013',
-      format('the key %s of %s is %s, but a key is uuid, a whole number or text',
-        quote_ident(p_source ->> 'key'), v_table, v_type),
-      'declare another column that is unique');
-  end if;
   for v_need in select n from jsonb_array_elements(p_source -> 'needs') as n loop
     perform backfill_private.check_columns(backfill_private.declared_table(v_need), array[v_need ->> 'column']);
   end loop;
@@ -11573,6 +12403,7 @@ declare
   v_key text[] := array(select jsonb_array_elements_text(p_component -> 'key'));
   v_other record;
 begin
+  perform backfill_private.check_table(v_table);
   perform backfill_private.check_columns(v_table,
     v_told || v_key || array(select jsonb_object_keys(p_component -> 'score_ranges')));
   if not v_key <@ v_told then
@@ -11599,14 +12430,15 @@ begin
 end
 $$;
 
--- Keep a declaration: its rows, and our triggers on its tables. A new declaration of a target replaces the old one and
--- drops its views, which the migration then makes again.
+-- Keep a declaration: its rows, our triggers on its tables, and the view with its conditions. A new declaration of a
+-- target replaces the old one and drops its views. The migration then makes the others again.
 --
 -- p_declaration  {target, defaults, views, source: {schema, table, key, date, filters, needs, index}, components:
 --                [{component, schema, table, session, key, version_column, version, version_parameter,
 --                any_version_counts, matches, transport, function, function_version, receipts, arguments, helpers,
 --                needs_first, score_ranges}]}, components in the order of scoring
--- raises         OB013 it names what the database does not have, or drops a component that a run has planned
+-- raises         OB013 it names what the database does not have, its tables do not meet what has to be true of them, or
+--                it drops a component that a run has planned
 create function backfill_private.declare_target(p_declaration jsonb)
 returns void
 language plpgsql
@@ -11666,7 +12498,9 @@ begin
     array(select jsonb_array_elements_text(c.d -> 'needs_first')),
     c.d -> 'score_ranges', c.d ->> 'transport', c.d ->> 'function_version', c.d ->> 'receipts'
   from jsonb_array_elements(p_declaration -> 'components') with ordinality as c (d, place);
+  perform backfill_private.refuse_faults(v_target, null);
   perform backfill_private.guard(v_target);
+  execute backfill_private.standing_sql(v_target);
 end
 $$;
 
@@ -11722,7 +12556,8 @@ end
 $$;
 
 comment on function public.backfill_coverage(text, text) is
-  'What is missing of a target, by UTC day: the target, the first day. For the client.';
+  'What is missing of a target, by UTC day: the target, the first day. Sessions without a date count in any range. '
+  'For the client.';
 
 -- The doors of planning.
 create function public.backfill_open(
@@ -12622,6 +13457,7 @@ grant execute on function
   backfill_private.is_cancel(text, text, timestamptz),
   backfill_private.is_written_here(xid),
   backfill_private.keep_rehearsal(uuid, text, jsonb),
+  backfill_private.keys_hold(text),
   backfill_private.kept_message(text, text),
   backfill_private.leaves_behind(),
   backfill_private.limit_at(),
@@ -12643,6 +13479,7 @@ grant execute on function
   backfill_private.seen_until(jsonb, text, text, timestamptz),
   backfill_private.settings_kept(text[], text),
   backfill_private.settle(uuid, uuid, jsonb),
+  backfill_private.spelled(oid, text),
   backfill_private.start(uuid, text)
 to service_role;
 

@@ -1,0 +1,371 @@
+-- Conditions: when a row of the source is selected, and when a row of a component's table counts. Each is made here,
+-- once, in the columns' own types. The views, the core, the marks and the undo all use what is made here.
+--
+-- Every function here that reads or writes a value as text pins the settings that such a text depends on.
+
+-- The type of a column's values. A domain is looked through, and a length left away: a cast to varchar(3) would cut a
+-- value, and the cut value might be another one. Null if there is no such column.
+create function backfill_private.value_type(p_table text, p_column text)
+returns oid
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_type oid := (
+    select a.atttypid
+    from pg_attribute as a
+    where a.attrelid = to_regclass(p_table)
+      and a.attname = p_column
+      and not a.attisdropped
+  );
+  v_base oid;
+begin
+  loop
+    select t.typbasetype into v_base from pg_type as t where t.oid = v_type and t.typtype = 'd';
+    exit when not found;
+    v_type := v_base;
+  end loop;
+  return v_type;
+end
+$$;
+
+-- The equality of a type: that of its usual order, as `distinct` and a unique index have it. A type of an extension has
+-- it in a schema that is not on our path. Null if two values cannot be compared.
+create function backfill_private.equality(p_type oid)
+returns oid
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select o.amopopr
+    from pg_opclass as c
+    join pg_am as m
+      on m.oid = c.opcmethod
+      and m.amname = 'btree'
+    join pg_amop as o
+      on o.amopfamily = c.opcfamily
+      and o.amoplefttype = c.opcintype
+      and o.amoprighttype = c.opcintype
+      and o.amopstrategy = 3
+    join pg_type as t on t.oid = p_type
+    left join pg_cast as k
+      on k.castsource = p_type
+      and k.casttarget = c.opcintype
+      and k.castmethod = 'b'
+      and k.castcontext = 'i'
+    join pg_type as i on i.oid = c.opcintype
+    where c.opcdefault
+      and (c.opcintype = p_type
+        or k.oid is not null
+        or i.typname = case t.typtype
+          when 'e' then 'anyenum'
+          when 'r' then 'anyrange'
+          when 'm' then 'anymultirange'
+          when 'c' then 'record'
+          else case when t.typsubscript = 'array_subscript_handler'::regproc then 'anyarray' end
+        end)
+    order by c.opcintype = p_type desc, k.oid is null, i.typispreferred desc
+    limit 1);
+end
+$$;
+
+-- The same as SQL writes it between two values.
+create function backfill_private.equals(p_type oid)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- The usual types need no look into the catalogs.
+  if p_type in ('text'::regtype, 'varchar'::regtype, 'uuid'::regtype, 'integer'::regtype, 'bigint'::regtype) then
+    return '=';
+  end if;
+  return (
+    select case
+      when o.oprname = '=' and n.nspname = 'pg_catalog' then '='
+      else format('operator(%I.%s)', n.nspname, o.oprname)
+    end
+    from pg_operator as o
+    join pg_namespace as n on n.oid = o.oprnamespace
+    where o.oid = backfill_private.equality(p_type));
+end
+$$;
+
+-- A value of a type in the one spelling that its type gives it, under any settings of the session.
+--
+-- raises  the error of the type's input if it is no value of the type
+create function backfill_private.spelled(p_type oid, p_text text)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'iso_8601'
+set extra_float_digits = 1
+set bytea_output = 'hex'
+as $$
+declare
+  v_spelled text;
+begin
+  if p_type is null or p_type in ('text'::regtype, 'varchar'::regtype) then
+    return p_text;
+  end if;
+  execute format('select %L::%s::text', p_text, format_type(p_type, -1)) into v_spelled;
+  return v_spelled;
+end
+$$;
+
+-- Why a column cannot be compared with these values. Null if it can.
+create function backfill_private.value_fault(p_table text, p_column text, p_values text[])
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_type oid := backfill_private.value_type(p_table, p_column);
+  v_value text;
+begin
+  if v_type is null then
+    return format('%s has no column %s', p_table, quote_ident(p_column));
+  elsif backfill_private.equality(v_type) is null then
+    return format('%s of %s is %s, and two values of that type cannot be compared',
+      quote_ident(p_column), p_table, format_type(v_type, -1));
+  end if;
+  foreach v_value in array p_values loop
+    perform backfill_private.spelled(v_type, v_value);
+  end loop;
+  return null;
+exception when others then  -- a type's input may raise anything
+  return format('%s of %s is %s, and %s is no such value%s',
+    quote_ident(p_column),
+    p_table,
+    format_type(v_type, -1),
+    case when length(v_value) > 40 then left(v_value, 40) || '…' else v_value end,
+    (select '. There are: ' || string_agg(e.enumlabel, ', ' order by e.enumsortorder)
+     from pg_enum as e
+     where e.enumtypid = v_type));
+end
+$$;
+
+-- What a session's key is: uuid, number or text. Columns of one kind are compared alike by every part, and each value
+-- has one spelling. Null for anything else, also for a text that equals another one (a nondeterministic collation).
+create function backfill_private.key_kind(p_table text, p_column text)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select case
+      when t.type = 'uuid'::regtype then 'uuid'
+      when t.type in ('smallint'::regtype, 'integer'::regtype, 'bigint'::regtype) then 'number'
+      when t.type in ('text'::regtype, 'varchar'::regtype) and coalesce(l.collisdeterministic, true) then 'text'
+    end
+    from (select backfill_private.value_type(p_table, p_column) as type) as t
+    left join pg_attribute as a
+      on a.attrelid = to_regclass(p_table)
+      and a.attname = p_column
+    left join pg_collation as l on l.oid = a.attcollation);
+end
+$$;
+
+-- The moment that a date of the source means, as SQL. A column without a time zone is read as UTC, whatever the
+-- session's zone is.
+--
+-- p_value  SQL: the column, or its greatest value
+create function backfill_private.moment(p_table text, p_column text, p_value text)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select case
+      when t.type = 'timestamp'::regtype then format('(%s at time zone ''UTC'')', p_value)
+      when t.type = 'date'::regtype then format('(%s::timestamp at time zone ''UTC'')', p_value)
+      else p_value
+    end
+    from (select backfill_private.value_type(p_table, p_column) as type) as t);
+end
+$$;
+
+-- How a date of the source is read, in words. Null if it has a time zone of its own.
+create function backfill_private.date_words(p_table text, p_column text)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case t.type
+    when 'timestamp'::regtype then p_column || ' has no time zone and is read as UTC'
+    when 'date'::regtype then p_column || ' is a date and is read as the start of its UTC day'
+  end
+  from (select backfill_private.value_type(p_table, p_column) as type) as t
+$$;
+
+-- The conditions under which a row of a target's source is selected, in words and as SQL.
+--
+-- p_prefix  of the columns: an alias with its dot, or nothing
+create function backfill_private.filter_conditions(p_target text, p_prefix text)
+returns table (words text, condition text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    case
+      when f ? 'is_null'
+      then format('%s %s', f ->> 'column', case when (f ->> 'is_null')::boolean then 'null' else 'not null' end)
+      else format('%s %s', f ->> 'column', (
+        select string_agg(v, ' or ')
+        from jsonb_array_elements_text(f -> 'values') as v
+      ))
+    end,
+    p_prefix || quote_ident(f ->> 'column') || case
+      when f ? 'is_null' then case when (f ->> 'is_null')::boolean then ' is null' else ' is not null' end
+      when jsonb_array_length(f -> 'values') = 1
+      then format(' %s %L', backfill_private.equals(t.type), backfill_private.spelled(t.type, f -> 'values' ->> 0))
+      else format(' %s any (array[%s]::%s[])',
+        backfill_private.equals(t.type),
+        (
+          select string_agg(quote_literal(backfill_private.spelled(t.type, v)), ', ')
+          from jsonb_array_elements_text(f -> 'values') as v
+        ),
+        format_type(t.type, -1))
+    end
+  from backfill_private.sources as o
+  cross join lateral jsonb_array_elements(o.filters) as f
+  cross join lateral (select backfill_private.value_type(o.source_table, f ->> 'column') as type) as t
+  where o.target = p_target
+$$;
+
+-- The value of a parameter as SQL, of a type: a literal if there is a request, else what holds when the view is read.
+create function backfill_private.value_sql(p_target text, p_name text, p_type oid, p_request jsonb)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select case
+      when p_request is not null then quote_nullable(backfill_private.spelled(p_type, p_request ->> p_name))
+      -- In a subquery of its own, so that it is read once.
+      when p_type in ('text'::regtype, 'varchar'::regtype)
+      then format('(select backfill_private.parameter(%L, %L))', p_target, p_name)
+      else format('(select backfill_private.spelled(%L::regtype, backfill_private.parameter(%L, %L))::%s)',
+        p_type::regtype, p_target, p_name, format_type(p_type, -1))
+    end);
+end
+$$;
+
+-- The conditions on version and kind under which a row of a component's table counts.
+--
+-- p_alias    of the table
+-- p_request  whose versions are wanted. Null: those that hold when a view is read
+-- p_wanted   true: rows of the wanted version. False: any row that counts as present
+create function backfill_private.kind_conditions(
+  p_target public.backfill_targets, p_alias text, p_request jsonb, p_wanted boolean
+)
+returns text[]
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select array(
+      select format('%s.%I %s %s',
+        p_alias,
+        c.name,
+        coalesce(backfill_private.equals(t.type), '='),
+        backfill_private.value_sql(p_target.target, c.parameter, t.type, p_request))
+      from (
+        select 0 as place, p_target.version_column as name, p_target.version_parameter as parameter
+        where p_wanted or not p_target.any_version_counts
+        union all
+        select 1, m.key, m.value
+        from jsonb_each_text(p_target.matches) as m
+      ) as c
+      cross join lateral (select backfill_private.value_type(p_target.table_name, c.name) as type) as t
+      order by c.place, c.name));
+end
+$$;
+
+-- A planned session's key, item.session_id, as SQL of the type that the source's key has. Of the derived column's type
+-- it might be cut or out of range.
+create function backfill_private.session_key(p_target text)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select 'item.session_id::' || coalesce(
+      format_type(backfill_private.value_type(s.source_table, s.key_column), -1),
+      'text')
+    from backfill_private.sources as s
+    where s.target = p_target);
+end
+$$;
+
+-- The condition under which a row t of a component's table belongs to the session item.session_id and counts.
+--
+-- p_wanted  see backfill_private.kind_conditions
+-- returns   SQL text over the aliases t and item, with every name quoted and every value a literal
+create function backfill_private.row_condition(
+  p_target public.backfill_targets, p_request jsonb, p_wanted boolean
+)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select array_to_string(
+      format('t.%I = %s', p_target.session_column, backfill_private.session_key(p_target.target))
+        || backfill_private.kind_conditions(p_target, 't', p_request, p_wanted),
+      ' and '));
+end
+$$;
+
+-- The condition under which t, a row of a table, is the row that a receipt's key names.
+--
+-- p_key    SQL: the key, {column: value}
+-- p_names  what the table calls these columns now. Null for one that is gone: then no row is meant
+create function backfill_private.key_condition(
+  p_table text, p_columns text[], p_key text, p_names text[] default null
+)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select string_agg(
+      coalesce(
+        format('t.%I %s ', c.name, backfill_private.equals(t.oid)) || case
+          -- What JSON holds as more than a text.
+          when t.oid = 'jsonb'::regtype then format('(%s -> %L)', p_key, c.old_name)
+          when t.typcategory in ('A', 'C')
+          then format('(jsonb_populate_record(null::%s, jsonb_build_object(%L, %s -> %L))).%I',
+            to_regclass(p_table), c.name, p_key, c.old_name, c.name)
+          else format('(%s ->> %L)::%s', p_key, c.old_name, format_type(t.oid, -1))
+        end,
+        'false'),
+      ' and ' order by c.old_name)
+    from unnest(p_columns, coalesce(p_names, p_columns)) as c (old_name, name)
+    left join pg_type as t on t.oid = backfill_private.value_type(p_table, c.name));
+end
+$$;

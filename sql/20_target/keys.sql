@@ -1,0 +1,197 @@
+-- Keys: does a key name one row, always? Asked when a target is declared, checked, planned, claimed and read.
+
+-- A statement about an index that does not block writers. It is put together here, since a tool that finds such a
+-- statement in a file may refuse to run the file in a transaction.
+create function backfill_private.beside_writers(p_command text, p_rest text)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select concat_ws(' ', p_command, 'concurrently', p_rest) || ';'
+$$;
+
+-- Why a relation cannot hold the rows of a source or of a component. Null if it can.
+create function backfill_private.table_fault(p_table text)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if to_regclass(p_table) is null then
+    return 'it does not exist';
+  end if;
+  return (
+    select case c.relkind
+        when 'r' then (
+          select format('%s inherits from it, and an index of a table does not cover its children',
+            string_agg(i.inhrelid::regclass::text, ', ' order by i.inhrelid::regclass::text))
+          from pg_inherits as i
+          where i.inhparent = c.oid
+          having count(*) > 0
+        )
+        when 'p' then null
+        when 'v' then 'it is a view, and a view has no key. Name the table that it reads'
+        when 'm' then 'it is a materialized view, which a refresh writes anew. Name the table that it reads'
+        when 'f' then 'it is a foreign table, and no index here covers its rows'
+      end
+    from pg_class as c
+    where c.oid = to_regclass(p_table));
+end
+$$;
+
+-- Why no unique index makes columns the key of a table. Null if one does: whole, valid, checked at once, on no
+-- expression, with the equality that conditions use.
+create function backfill_private.unique_fault(p_table text, p_columns text[])
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_has_one boolean;
+  v_why text;
+begin
+  select
+    bool_or(u.why is null),
+    string_agg(format('%s %s', u.name, u.why), ', ' order by u.name)
+  into v_has_one, v_why
+  from (
+    select
+      (select n.relname from pg_class as n where n.oid = x.indexrelid) as name,
+      case
+        when not (x.indisvalid and x.indisready) then 'is not valid'
+        when x.indexprs is not null then 'is on an expression'
+        when not k.columns <@ p_columns then 'is on ' || array_to_string(k.columns, ', ')
+        when x.indpred is not null
+          then 'covers only rows where ' || btrim(pg_get_expr(x.indpred, x.indrelid), '()')
+        when not x.indimmediate then 'is deferrable, so two rows may share a key until the end of a transaction'
+        when not k.is_equality then 'compares otherwise than = does'
+      end as why
+    from pg_index as x
+    cross join lateral (
+      select
+        array_agg(a.attname::text order by i.place) as columns,
+        bool_and(
+          -- The usual order of the column's own type needs no closer look.
+          (c.opcdefault and c.opcintype = a.atttypid and m.amname = 'btree'
+            or exists (
+              select from pg_amop as o
+              where o.amopfamily = c.opcfamily
+                and o.amoplefttype = c.opcintype
+                and o.amoprighttype = c.opcintype
+                and o.amopstrategy = 3
+                and m.amname = 'btree'
+                and o.amopopr = (
+                  select backfill_private.equality(backfill_private.value_type(p_table, a.attname)))))
+          and (i.indcollation = a.attcollation or l.collisdeterministic is not false)) as is_equality
+      from unnest(x.indkey::smallint[], x.indclass::oid[], x.indcollation::oid[])
+        with ordinality as i (attnum, opclass, indcollation, place)
+      join pg_attribute as a
+        on a.attrelid = x.indrelid
+        and a.attnum = i.attnum
+      join pg_opclass as c on c.oid = i.opclass
+      join pg_am as m on m.oid = c.opcmethod
+      left join pg_collation as l on l.oid = a.attcollation
+      where i.place <= x.indnkeyatts
+    ) as k
+    where x.indrelid = to_regclass(p_table)
+      and x.indisunique
+      and (k.columns && p_columns or x.indexprs is not null)
+  ) as u;
+  return case when v_has_one is not true then 'no unique index covers it' || coalesce(', ' || v_why, '') end;
+end
+$$;
+
+-- The keys of a target, the source's at place 0, each with what keeps it from naming one row.
+--
+-- fault  null if nothing does
+-- cure   what to do about it
+create function backfill_private.key_standings(p_target text)
+returns table (place integer, table_name text, key_columns text[], fault text, cure text)
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+  select
+    k.place,
+    k.name,
+    k.columns,
+    coalesce(k.table_fault, k.unique_fault, k.null_column || ' may be null'),
+    case
+      when k.table_fault is not null then 'declare another table, then: backfill install --target FILE.'
+      when k.unique_fault is not null
+      then backfill_private.beside_writers('create unique index', format('on %s (%s)', to_regclass(k.name), (
+        select string_agg(quote_ident(c), ', ')
+        from unnest(k.columns) as c)))
+      when k.null_column is not null
+      then format('alter table %s alter column %I set not null;', to_regclass(k.name), k.null_column)
+    end
+  from (
+    select
+      named.*,
+      backfill_private.table_fault(named.name) as table_fault,
+      backfill_private.unique_fault(named.name, named.columns) as unique_fault,
+      (
+        select a.attname::text
+        from pg_attribute as a
+        where a.attrelid = to_regclass(named.name)
+          and a.attname = any (named.columns)
+          -- No session equals null, so such a row of a component belongs to none.
+          and a.attname is distinct from named.session_column
+          and not a.attnotnull
+        order by a.attnum
+        limit 1
+      ) as null_column
+    from (
+      select 0 as place, s.source_table as name, array[s.key_column] as columns, null as session_column
+      from backfill_private.sources as s
+      where s.target = p_target
+      union all
+      select t.position, t.table_name, t.key_columns, t.session_column
+      from public.backfill_targets as t
+      where t.target = p_target
+    ) as named
+  ) as k
+  order by k.place;
+end
+$$;
+
+-- What keeps a key of a target from naming one row, in words. Null if each names one.
+create function backfill_private.key_fault(p_target text)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select format('%s is no key of %s: %s', array_to_string(k.key_columns, ', '), k.table_name, k.fault)
+    from backfill_private.key_standings(p_target) as k
+    where k.fault is not null
+    order by k.place
+    limit 1);
+end
+$$;
+
+-- True while each key of a target names one row. The view that detects asks it once per query: a session of two rows
+-- would be counted twice, by us and by anyone who reads the view.
+--
+-- raises  OB013 a key does not
+create function backfill_private.keys_hold(p_target text)
+returns boolean
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform backfill_private.refuse('OB013', k.fault, 'backfill check')
+  from (select backfill_private.key_fault(p_target) as fault) as k
+  where k.fault is not null;
+  return true;
+end
+$$;

@@ -1,0 +1,197 @@
+-- Preconditions: what has to be true of a target's tables before anything is detected or written. A declaration, a plan
+-- and a check ask the same function.
+
+-- The columns of a target that are compared with a session's key: a component's, or a need's.
+create function backfill_private.session_columns(p_target text)
+returns table (kind text, place integer, table_name text, column_name text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select 'session', t.position, t.table_name, t.session_column
+  from public.backfill_targets as t
+  where t.target = p_target
+  union all
+  select 'column', 1000 + n.place::integer, n.need ->> 'table', n.need ->> 'column'
+  from backfill_private.sources as s
+  cross join lateral jsonb_array_elements(s.needs) with ordinality as n (need, place)
+  where s.target = p_target
+$$;
+
+-- The columns of a target that are compared with values: what selects its sessions, and versions and kinds.
+--
+-- p_request  whose versions and kinds are wanted. Null: those of the declaration
+create function backfill_private.value_columns(p_target text, p_request jsonb)
+returns table (kind text, place integer, table_name text, column_name text, given text[])
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select 'column', f.place::integer, s.source_table, f.filter ->> 'column',
+    array(select jsonb_array_elements_text(coalesce(f.filter -> 'values', '[]')))
+  from backfill_private.sources as s
+  cross join lateral jsonb_array_elements(s.filters) with ordinality as f (filter, place)
+  where s.target = p_target
+  union all
+  select 'value', t.position, t.table_name, c.name, array_remove(array[c.given], null)
+  from public.backfill_targets as t
+  join backfill_private.sources as s on s.target = t.target
+  cross join lateral (
+    select t.version_column as name, coalesce(p_request ->> t.version_parameter, t.version) as given
+    union all
+    select m.key, coalesce(p_request ->> m.value, s.defaults ->> m.value)
+    from jsonb_each_text(t.matches) as m
+  ) as c
+  where t.target = p_target
+$$;
+
+-- Preconditions on the columns that are compared with a session's key, and on that key: see preconditions().
+create function backfill_private.session_preconditions(p_target text)
+returns table (kind text, place integer, name text, detail text, fault text, cure text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with source as (
+    select
+      s.source_table as name,
+      s.key_column as key,
+      backfill_private.key_kind(s.source_table, s.key_column) as kind,
+      backfill_private.column_type(s.source_table, s.key_column) as type
+    from backfill_private.sources as s
+    where s.target = p_target
+  )
+  select
+    'session',
+    0,
+    'session of ' || s.name,
+    null,
+    format('the key %s of %s is %s, but a key is uuid, a whole number or text, and a text that equals no other',
+      quote_ident(s.key), s.name, s.type),
+    'declare another column that is unique'
+  from source as s
+  where s.kind is null and s.type is not null
+  union all
+  select
+    c.kind,
+    c.place,
+    case c.kind
+      when 'session' then 'session of ' || c.table_name
+      else format('column %s.%s', c.table_name, c.column_name)
+    end,
+    case c.kind
+      when 'session' then format('%s is %s, %s.%s is %s', c.column_name, t.type, s.name, s.key, s.type)
+      else t.type
+    end,
+    case
+      when to_regclass(c.table_name) is null then c.table_name || ' does not exist'
+      when t.type is null then format('%s has no column %s', c.table_name, quote_ident(c.column_name))
+      when t.kind is distinct from s.kind
+      then format('%s of %s is %s, but the key %s of %s is %s',
+        quote_ident(c.column_name), c.table_name, t.type, quote_ident(s.key), s.name, s.type)
+    end,
+    case
+      when t.type is null
+      then format('give %s back its name, or correct the declaration, then: backfill install --target FILE',
+        c.table_name)
+      else format('alter table %s alter column %I type %s using %2$I::%3$s;',
+        to_regclass(c.table_name), c.column_name, s.type)
+    end
+  from backfill_private.session_columns(p_target) as c
+  cross join source as s
+  cross join lateral (
+    select
+      backfill_private.column_type(c.table_name, c.column_name) as type,
+      backfill_private.key_kind(c.table_name, c.column_name) as kind
+  ) as t
+  where s.kind is not null
+$$;
+
+-- What has to be true of a target's tables, and whether it is.
+--
+-- kind    key, date, session (a component's column for it), column (of a filter or a need) or value (a version, a kind)
+-- place   of the component. 0 is the source
+-- detail  what is there. Null: nothing to tell while it is well
+-- fault   what is wrong. Null: nothing
+-- cure    what to do about it
+create function backfill_private.preconditions(p_target text)
+returns table (kind text, place integer, name text, detail text, fault text, cure text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select * from backfill_private.session_preconditions(p_target)
+  union all
+  select
+    'date',
+    0,
+    'dates of ' || s.source_table,
+    coalesce(
+      backfill_private.date_words(s.source_table, s.date_column),
+      format('%s is %s', s.date_column, t.type)),
+    case
+      when t.value not in ('timestamptz'::regtype, 'timestamp'::regtype, 'date'::regtype)
+      then format('%s is %s: no time', quote_ident(s.date_column), t.type)
+    end,
+    format('alter table %s alter column %I type timestamptz using %2$I::timestamptz;',
+      to_regclass(s.source_table), s.date_column)
+  from backfill_private.sources as s
+  cross join lateral (
+    select
+      backfill_private.column_type(s.source_table, s.date_column) as type,
+      backfill_private.value_type(s.source_table, s.date_column) as value
+  ) as t
+  where s.target = p_target and t.type is not null
+  union all
+  select
+    v.kind,
+    v.place,
+    case v.kind when 'value' then 'values of ' else 'column ' end || format('%s.%s', v.table_name, v.column_name),
+    case v.kind when 'column' then backfill_private.column_type(v.table_name, v.column_name) end,
+    backfill_private.value_fault(v.table_name, v.column_name, v.given),
+    'correct the declaration, then: backfill install --target FILE'
+  from backfill_private.value_columns(p_target, null) as v
+  union all
+  select
+    'key',
+    k.place,
+    'key of ' || k.table_name,
+    array_to_string(k.key_columns, ', ') || ' is unique',
+    array_to_string(k.key_columns, ', ') || ': ' || k.fault,
+    k.cure
+  from backfill_private.key_standings(p_target) as k
+$$;
+
+-- Refuse a target whose tables do not meet what has to be true of them.
+--
+-- p_request  also its versions and kinds have to be values of their columns. Null: those of the declaration
+-- raises     OB013 the first fault, with the table and the columns
+create function backfill_private.refuse_faults(p_target text, p_request jsonb)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_fault record;
+begin
+  select
+    case p.kind when 'key' then backfill_private.key_fault(p_target) else p.fault end as fault,
+    p.cure || case p.kind when 'key' then ' Or declare columns that name one row' else '' end as cure
+  into v_fault
+  from backfill_private.preconditions(p_target) as p
+  where p.fault is not null
+  order by p.kind = 'key', p.place
+  limit 1;
+  if found then
+    perform backfill_private.refuse('OB013', v_fault.fault, v_fault.cure);
+  end if;
+  select backfill_private.value_fault(v.table_name, v.column_name, v.given) as fault into v_fault
+  from backfill_private.value_columns(p_target, p_request) as v
+  where backfill_private.value_fault(v.table_name, v.column_name, v.given) is not null
+  limit 1;
+  if found then
+    perform backfill_private.refuse('OB013', v_fault.fault, 'give one of its values');
+  end if;
+end
+$$;
