@@ -8423,6 +8423,43 @@ begin
 end
 $$;
 
+-- What the steps of some items have come to, from the rows and receipts that are there.
+--
+-- p_outcomes    as the worker told them
+-- p_effects     see backfill_private.effects
+-- is_complete   every row that the plan wants is there, and ours have receipts
+-- lacks_receipt a step was answered and its row is there without a receipt, though receipts are exact
+-- step_is_done  the step that failed has committed all the same
+-- without_row   the first step whose row is missing
+create function backfill_private.effects_of_steps(p_run_id uuid, p_outcomes jsonb, p_effects jsonb)
+returns table (
+  ordinal integer, is_complete boolean, lacks_receipt boolean, step_is_done boolean, without_row text
+)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+  select
+    e.ordinal,
+    -- If receipts are inferred, a row without one is somebody else's or came late. No receipt of ours is missing.
+    bool_and(e.is_wanted and (e.has_receipt or g.receipts = 'inferred')
+      or e.component = any (i.filled) and e.is_present) as is_complete,
+    bool_or(e.is_wanted and not e.has_receipt and g.receipts = 'exact' and e.component = any (t.answered)
+      and e.component <> all (i.filled)) as lacks_receipt,
+    bool_or(e.is_wanted and e.has_receipt and e.component = t.step) as step_is_done,
+    (array_agg(e.component order by array_position(i.components, e.component))
+      filter (where not e.is_wanted and e.component <> all (i.filled)))[1] as without_row
+  from jsonb_to_recordset(p_effects)
+    as e (ordinal integer, component text, is_present boolean, is_wanted boolean, has_receipt boolean)
+  join jsonb_to_recordset(p_outcomes) as t (ordinal integer, answered text[], step text) using (ordinal)
+  join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = e.ordinal
+  join public.backfill_targets as g on g.target = i.source and g.component = e.component
+  group by e.ordinal
+$$;
+
 -- Decide the outcomes of leased items and say what is critical. This is only ever a batch of a run that may be large,
 -- so it is looked up row by row, even if PostgreSQL expects another way to be faster.
 --
@@ -8460,28 +8497,12 @@ begin
     select o.*, (o.outcome = 'again' or o.outcome = 'slow' and v_is_free)::integer as is_crowded
     from jsonb_to_recordset(p_outcomes)
       as o (ordinal integer, outcome text, answered text[], step text, code text, message text, retry_after_s numeric)
-  ), seen as (
-    select e.ordinal,
-      -- If receipts are inferred, a row without one is somebody else's or came late. No receipt of ours is missing.
-      bool_and(e.is_wanted and (e.has_receipt or g.receipts = 'inferred')
-        or e.component = any (i.filled) and e.is_present) as is_complete,
-      bool_or(e.is_wanted and not e.has_receipt and g.receipts = 'exact' and e.component = any (t.answered)
-        and e.component <> all (i.filled)) as lacks_receipt,
-      bool_or(e.is_wanted and e.has_receipt and e.component = t.step) as step_is_done,
-      (array_agg(e.component order by array_position(i.components, e.component))
-        filter (where not e.is_wanted and e.component <> all (i.filled)))[1] as without_row
-    from jsonb_to_recordset(v_effects)
-      as e (ordinal integer, component text, is_present boolean, is_wanted boolean, has_receipt boolean)
-    join told as t using (ordinal)
-    join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = e.ordinal
-    join public.backfill_targets as g on g.target = i.source and g.component = e.component
-    group by e.ordinal
   ), decided as (
     select t.ordinal, t.outcome, t.retry_after_s, o.*, i.crowded_out + t.is_crowded as crowded_out,
       t.outcome = 'stop' and (backfill_private.fault(t.code)).direct is distinct from 'released' as is_suspect,
       i.unknown_outcomes + (not s.is_complete and t.outcome in ('unknown', 'lost'))::integer as unknowns
     from told as t
-    join seen as s using (ordinal)
+    join backfill_private.effects_of_steps(p_run_id, p_outcomes, v_effects) as s using (ordinal)
     join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = t.ordinal
     cross join lateral backfill_private.outcome(s.is_complete, coalesce(s.lacks_receipt, false), s.without_row,
       -- An error about a call that committed all the same is no failure: what is left is the next step.
