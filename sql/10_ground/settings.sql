@@ -33,7 +33,7 @@ returns jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
-set intervalstyle = 'iso_8601'
+set intervalstyle = 'postgres'
 as $$
   select to_jsonb(s) - 'only_row' from public.backfill_settings as s
 $$;
