@@ -188,10 +188,12 @@ stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_fault text := backfill_private.key_fault(p_target);
 begin
-  perform backfill_private.refuse('OB013', k.fault, 'backfill check')
-  from (select backfill_private.key_fault(p_target) as fault) as k
-  where k.fault is not null;
+  if v_fault is not null then
+    perform backfill_private.refuse('OB013', v_fault, 'backfill check');
+  end if;
   return true;
 end
 $$;

@@ -100,12 +100,14 @@ language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_fault text := backfill_private.table_fault(p_table);
 begin
-  perform backfill_private.refuse('OB013',
-    format('%s cannot be declared: %s', p_table, t.fault),
-    'correct the declaration, then: backfill install --target FILE')
-  from (select backfill_private.table_fault(p_table) as fault) as t
-  where t.fault is not null;
+  if v_fault is not null then
+    perform backfill_private.refuse('OB013',
+      format('%s cannot be declared: %s', p_table, v_fault),
+      'correct the declaration, then: backfill install --target FILE');
+  end if;
 end
 $$;
 

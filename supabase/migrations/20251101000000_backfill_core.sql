@@ -1194,10 +1194,12 @@ stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_fault text := backfill_private.key_fault(p_target);
 begin
-  perform backfill_private.refuse('OB013', k.fault, 'backfill check')
-  from (select backfill_private.key_fault(p_target) as fault) as k
-  where k.fault is not null;
+  if v_fault is not null then
+    perform backfill_private.refuse('OB013', v_fault, 'backfill check');
+  end if;
   return true;
 end
 $$;
@@ -12306,12 +12308,14 @@ language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_fault text := backfill_private.table_fault(p_table);
 begin
-  perform backfill_private.refuse('OB013',
-    format('%s cannot be declared: %s', p_table, t.fault),
-    'correct the declaration, then: backfill install --target FILE')
-  from (select backfill_private.table_fault(p_table) as fault) as t
-  where t.fault is not null;
+  if v_fault is not null then
+    perform backfill_private.refuse('OB013',
+      format('%s cannot be declared: %s', p_table, v_fault),
+      'correct the declaration, then: backfill install --target FILE');
+  end if;
 end
 $$;
 
