@@ -14,7 +14,7 @@ from tests.kit.seed import CANDIDATES, REHEARSED
 PLANNED = {
     "run_id", "state", "digest", "environment", "created_at", "request", "candidates", "categories",
     "phases", "expected_calls", "expected_writes", "batches", "batch_spacing_s",
-    "expected_runtime_s", "excluded", "excluded_total", "rehearsal",
+    "expected_runtime_s", "excluded", "excluded_total", "undated", "rehearsal",
     "blast_radius", "checks", "freshness",
     "freshness_unknown",
 }  # fmt: skip
