@@ -1,5 +1,16 @@
 -- Receipts: how rows are hashed and named, and how the chain proves them. The gate is the trigger that writes them.
 
+-- The columns that relations have now, in a text that costs little: the gate asks for it with every row.
+create view backfill_private.stamps with (security_invoker = true) as
+select
+  a.attrelid as relation,
+  string_agg(concat_ws(' ', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attgenerated), e'\n' order by a.attnum)
+    as stamp
+from pg_attribute as a
+where a.attnum > 0
+  and not a.attisdropped
+group by a.attrelid;
+
 -- The columns that a relation's rows have now, as a shape. A new one is noted, so that a receipt can name it.
 --
 -- A shape is known for good: it lets a row be compared and restored when a migration has changed the table since.
@@ -10,31 +21,28 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_shape bytea;
-  v_stamp text;
-  v_columns jsonb;
 begin
-  -- This runs for every row, so what costs more is left to the first row of a shape.
-  select string_agg(concat_ws(' ', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attgenerated), e'\n')
-  into v_stamp
-  from pg_attribute as a
-  where a.attrelid = p_relation
-    and a.attnum > 0
-    and not a.attisdropped;
   select s.shape into v_shape
-  from backfill_private.shapes as s
-  where s.relation = p_relation
-    and s.stamp = v_stamp;
+  from backfill_private.stamps as now
+  join backfill_private.shapes as s using (relation, stamp)
+  where now.relation = p_relation;
   if not found then
-    select coalesce(jsonb_agg(
-      jsonb_build_array(a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attgenerated)
-      order by a.attnum), '[]')
-    into v_columns
-    from pg_attribute as a
-    where a.attrelid = p_relation
-      and a.attnum > 0
-      and not a.attisdropped;
     insert into backfill_private.shapes (shape, relation, stamp, columns)
-    values (sha256(convert_to(p_relation::text || e'\n' || v_stamp, 'UTF8')), p_relation, v_stamp, v_columns)
+    select
+      sha256(convert_to(now.relation::text || e'\n' || now.stamp, 'UTF8')),
+      now.relation,
+      now.stamp,
+      (
+        select jsonb_agg(
+          jsonb_build_array(a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attgenerated)
+          order by a.attnum)
+        from pg_attribute as a
+        where a.attrelid = p_relation
+          and a.attnum > 0
+          and not a.attisdropped
+      )
+    from backfill_private.stamps as now
+    where now.relation = p_relation
     on conflict (shape) do update set shape = excluded.shape
     returning shape into v_shape;
   end if;

@@ -97,8 +97,8 @@ $$;
 -- anyone who holds the item for update is about to change the fence. Nothing is remembered from row to row. Between two
 -- rows of one transaction, even of one statement, the headers may be set anew, the lease may run out and the run may be
 -- paused. This runs for every row. Hence one query for item, run and target, expressions instead of calls (the JSON is
--- that of row_json(), the hashes are those of row_hash() and column_hashes()), and no sequential scan: a pooled
--- connection may hold a plan from when the tables were small.
+-- that of row_json(), the hashes are those of row_hash() and column_hashes(), a known shape is looked up here), and no
+-- sequential scan: a pooled connection may hold a plan from when the tables were small.
 -- Only a refusal makes a call. A call in bulk has locked its sessions and looked at the run, which nobody moves
 -- meanwhile. Its row is kept for the receipt, which is written with those of other sessions before the subtransaction
 -- ends, see backfill_private.bulk_keep.
@@ -138,22 +138,15 @@ begin
       return null;
     end if;
   end if;
-  if tg_op <> 'INSERT' then
-    v_image := old::text;
-    begin
-      v_before := to_jsonb(old);
-    exception when assert_failure or others then
-      v_before := backfill_private.row_json(old);
-    end;
-  end if;
-  if tg_op <> 'DELETE' then
-    v_after_hash := sha256(convert_to(new::text, 'UTF8'));
-    begin
-      v_after := to_jsonb(new);
-    exception when assert_failure or others then
-      v_after := backfill_private.row_json(new);
-    end;
-  end if;
+  v_image := case when tg_op <> 'INSERT' then old::text end;
+  v_after_hash := case when tg_op <> 'DELETE' then sha256(convert_to(new::text, 'UTF8')) end;
+  begin
+    v_before := case when tg_op <> 'INSERT' then to_jsonb(old) end;
+    v_after := case when tg_op <> 'DELETE' then to_jsonb(new) end;
+  exception when assert_failure or others then
+    v_before := case when tg_op <> 'INSERT' then backfill_private.row_json(old) end;
+    v_after := case when tg_op <> 'DELETE' then backfill_private.row_json(new) end;
+  end;
   if v_turn <> '' then
     -- JSON has no line ends and tabs of its own. An assignment, because perform would wrap it in a query.
     v_turn := set_config('backfill.bulk',
@@ -191,7 +184,10 @@ begin
   values (
     v_held.run_id, v_held.ordinal, v_held.session_id, v_held.component, v_held.lease_kind, lower(tg_op),
     v_held.table_name, backfill_private.row_key(coalesce(v_after, v_before), v_held.key_columns),
-    backfill_private.shape_of(tg_relid), case v_held.lease_kind when 'score' then v_image end,
+    coalesce((
+      select s.shape from backfill_private.stamps as now join backfill_private.shapes as s using (relation, stamp)
+      where now.relation = tg_relid), backfill_private.shape_of(tg_relid)),
+    case v_held.lease_kind when 'score' then v_image end,
     sha256(convert_to(v_image, 'UTF8')), v_after_hash,
     (select array_agg(hashtextextended(c.value::text, 0)) from jsonb_each(v_after) as c), v_held.attempts, v_now);
   return null;

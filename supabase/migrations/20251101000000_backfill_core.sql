@@ -2774,6 +2774,17 @@ $$;
 -- from sql/30_run/receipts.sql
 -- Receipts: how rows are hashed and named, and how the chain proves them. The gate is the trigger that writes them.
 
+-- The columns that relations have now, in a text that costs little: the gate asks for it with every row.
+create view backfill_private.stamps with (security_invoker = true) as
+select
+  a.attrelid as relation,
+  string_agg(concat_ws(' ', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attgenerated), e'\n' order by a.attnum)
+    as stamp
+from pg_attribute as a
+where a.attnum > 0
+  and not a.attisdropped
+group by a.attrelid;
+
 -- The columns that a relation's rows have now, as a shape. A new one is noted, so that a receipt can name it.
 --
 -- A shape is known for good: it lets a row be compared and restored when a migration has changed the table since.
@@ -2784,31 +2795,28 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_shape bytea;
-  v_stamp text;
-  v_columns jsonb;
 begin
-  -- This runs for every row, so what costs more is left to the first row of a shape.
-  select string_agg(concat_ws(' ', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attgenerated), e'\n')
-  into v_stamp
-  from pg_attribute as a
-  where a.attrelid = p_relation
-    and a.attnum > 0
-    and not a.attisdropped;
   select s.shape into v_shape
-  from backfill_private.shapes as s
-  where s.relation = p_relation
-    and s.stamp = v_stamp;
+  from backfill_private.stamps as now
+  join backfill_private.shapes as s using (relation, stamp)
+  where now.relation = p_relation;
   if not found then
-    select coalesce(jsonb_agg(
-      jsonb_build_array(a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attgenerated)
-      order by a.attnum), '[]')
-    into v_columns
-    from pg_attribute as a
-    where a.attrelid = p_relation
-      and a.attnum > 0
-      and not a.attisdropped;
     insert into backfill_private.shapes (shape, relation, stamp, columns)
-    values (sha256(convert_to(p_relation::text || e'\n' || v_stamp, 'UTF8')), p_relation, v_stamp, v_columns)
+    select
+      sha256(convert_to(now.relation::text || e'\n' || now.stamp, 'UTF8')),
+      now.relation,
+      now.stamp,
+      (
+        select jsonb_agg(
+          jsonb_build_array(a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attgenerated)
+          order by a.attnum)
+        from pg_attribute as a
+        where a.attrelid = p_relation
+          and a.attnum > 0
+          and not a.attisdropped
+      )
+    from backfill_private.stamps as now
+    where now.relation = p_relation
     on conflict (shape) do update set shape = excluded.shape
     returning shape into v_shape;
   end if;
@@ -7385,8 +7393,8 @@ $$;
 -- anyone who holds the item for update is about to change the fence. Nothing is remembered from row to row. Between two
 -- rows of one transaction, even of one statement, the headers may be set anew, the lease may run out and the run may be
 -- paused. This runs for every row. Hence one query for item, run and target, expressions instead of calls (the JSON is
--- that of row_json(), the hashes are those of row_hash() and column_hashes()), and no sequential scan: a pooled
--- connection may hold a plan from when the tables were small.
+-- that of row_json(), the hashes are those of row_hash() and column_hashes(), a known shape is looked up here), and no
+-- sequential scan: a pooled connection may hold a plan from when the tables were small.
 -- Only a refusal makes a call. A call in bulk has locked its sessions and looked at the run, which nobody moves
 -- meanwhile. Its row is kept for the receipt, which is written with those of other sessions before the subtransaction
 -- ends, see backfill_private.bulk_keep.
@@ -7426,22 +7434,15 @@ begin
       return null;
     end if;
   end if;
-  if tg_op <> 'INSERT' then
-    v_image := old::text;
-    begin
-      v_before := to_jsonb(old);
-    exception when assert_failure or others then
-      v_before := backfill_private.row_json(old);
-    end;
-  end if;
-  if tg_op <> 'DELETE' then
-    v_after_hash := sha256(convert_to(new::text, 'UTF8'));
-    begin
-      v_after := to_jsonb(new);
-    exception when assert_failure or others then
-      v_after := backfill_private.row_json(new);
-    end;
-  end if;
+  v_image := case when tg_op <> 'INSERT' then old::text end;
+  v_after_hash := case when tg_op <> 'DELETE' then sha256(convert_to(new::text, 'UTF8')) end;
+  begin
+    v_before := case when tg_op <> 'INSERT' then to_jsonb(old) end;
+    v_after := case when tg_op <> 'DELETE' then to_jsonb(new) end;
+  exception when assert_failure or others then
+    v_before := case when tg_op <> 'INSERT' then backfill_private.row_json(old) end;
+    v_after := case when tg_op <> 'DELETE' then backfill_private.row_json(new) end;
+  end;
   if v_turn <> '' then
     -- JSON has no line ends and tabs of its own. An assignment, because perform would wrap it in a query.
     v_turn := set_config('backfill.bulk',
@@ -7479,7 +7480,10 @@ begin
   values (
     v_held.run_id, v_held.ordinal, v_held.session_id, v_held.component, v_held.lease_kind, lower(tg_op),
     v_held.table_name, backfill_private.row_key(coalesce(v_after, v_before), v_held.key_columns),
-    backfill_private.shape_of(tg_relid), case v_held.lease_kind when 'score' then v_image end,
+    coalesce((
+      select s.shape from backfill_private.stamps as now join backfill_private.shapes as s using (relation, stamp)
+      where now.relation = tg_relid), backfill_private.shape_of(tg_relid)),
+    case v_held.lease_kind when 'score' then v_image end,
     sha256(convert_to(v_image, 'UTF8')), v_after_hash,
     (select array_agg(hashtextextended(c.value::text, 0)) from jsonb_each(v_after) as c), v_held.attempts, v_now);
   return null;
