@@ -74,6 +74,8 @@ CODES = (
     "53100", "53200", "54001", "55006", "55P03", "57P01", "58030", "P0001", "P0002",
     "P0004", "PT409", "PT429", "XX000", "XX001", "ZZZZZ", "99999",
 )  # fmt: skip
+# Why a run may pause.
+CAUSES = ("every call would fail", "circuit breaker", "critical", "no known outcome")
 # What an act does to the session {id}, in plpgsql. {place} says which of the acts it is.
 ACTS = {
     "write elsewhere": "insert into public.acted values ({id}, '{place}')",
@@ -309,7 +311,7 @@ def _one_run(stage: Stage, code: Code) -> str:
     assert row is not None
     assert row["state"] in ("completed", "paused")
     if row["state"] == "paused":
-        assert row["reason"].startswith(("every call would fail", "circuit breaker", "critical"))
+        assert row["reason"].startswith(CAUSES)
     assert db.execute("select * from backfill_private.chain_faults(%s)", (run_id,)).fetchall() == []
     _rows_have_receipts(db, changed(before, rows_of(db)))
     twice = "select 1 from public.acted group by session_id, place having count(*) > 1"

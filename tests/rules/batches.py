@@ -85,6 +85,71 @@ INFERRED_FOR = """
 select jsonb_agg(jsonb_build_array(to_jsonb(r.ordinals), to_jsonb(r.called)))
 from public.rule_inferred as r
 """
+# What the gate is asked is given. A case writes its rows in its own transaction.
+GATE_WORKS = (
+    stand_in("gate_has_stood(p_run public.backfill_runs, p_table text)", "boolean", "select true"),
+    stand_in(
+        "gate_is_used(p_run public.backfill_runs, p_target public.backfill_targets)",
+        "boolean",
+        "select true",
+    ),
+    stand_in("is_written_here(p_xmin xid)", "boolean", "select false"),
+)
+SKIPPED = [1, "skipped", None, None, 0, 0, None]
+LOST_RACES = Rule(
+    "a row that somebody else wrote during the call",
+    ("note_races", "races_are_too_many"),
+    (
+        after(
+            "the only component", [SKIPPED], (told("answered", answered=["score"]),),
+            *GATE_WORKS, leased(1, components=["score"]), score(1, 5),
+        ),
+        after(
+            "the call failed for it", [SKIPPED], (fail("score", "23505"),),
+            *GATE_WORKS, leased(1, components=["score"]), score(1, 5),
+        ),
+        after(
+            "nobody knows of the call", [SKIPPED], (UNKNOWN,),
+            *GATE_WORKS, leased(1, components=["score"]), score(1, 5),
+        ),
+        after(
+            "no call was made", [[1, "pending", None, None, 0, 0, None]], (told("released"),),
+            *GATE_WORKS, leased(1, components=["score"]), score(1, 5),
+        ),
+        after(
+            "one of two, the other is ours", [DONE], (told("answered", answered=BOTH),),
+            *GATE_WORKS, leased(1), score(1, 5), *WHOLE[2:],
+        ),
+        after(
+            "one of two, the other was refused for it", [[1, "pending", None, None, 0, 0, None]],
+            (fail("profile", "OB020", answered=["score"]),), *GATE_WORKS, leased(1), score(1, 5),
+        ),
+        after(
+            "the gate refused another session's row", [[1, "skipped", None, None, 0, 0, None]],
+            (fail("score", "OB018"),), *GATE_WORKS, leased(1, components=["score"]), score(1, 5),
+        ),
+        after(
+            "written by this very transaction", [[1, "failed", None, "OB016", 0, 0, None]],
+            (told("answered", answered=["score"]),), *GATE_WORKS,
+            stand_in("is_written_here(p_xmin xid)", "boolean", "select true"),
+            leased(1, components=["score"]), score(1, 5),
+        ),
+        *(
+            Case(
+                f"after {lost} of them beside {written} rows",
+                f"select backfill_private.races_are_too_many('{RUN}')",
+                (),
+                lost >= 20 + written,
+                (
+                    *(item(n, state="skipped", attempts=1) for n in range(2, 2 + lost)),
+                    *(item(n, state="skipped") for n in range(50, 60)),
+                    *(receipt(n) for n in range(60, 60 + written)),
+                ),
+            )
+            for lost, written in ((19, 0), (20, 0), (20, 1), (21, 1))
+        ),
+    ),
+)  # fmt: skip
 BATCHES = Rule(
     "what the items of a batch become",
     ("decide_outcomes", "take_fences"),
@@ -332,4 +397,7 @@ BATCHES = Rule(
     ),
 )  # fmt: skip
 
-RULES = (BATCHES,)
+RULES = (
+    LOST_RACES,
+    BATCHES,
+)
