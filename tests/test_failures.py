@@ -140,7 +140,7 @@ def test_one_tenant_without_a_schema_is_that_tenant_s_failure(
 
 
 def test_several_workers_agree_whose_error_it_is(project: Project, bf: backfill.Backfill) -> None:
-    """Three at once over one run, unthrottled: none pauses it, none calls what is set aside."""
+    """Three at once over one run, unthrottled: none of them pauses it."""
     bad = oldest(project, 30)[::10]
     misbehave(project.db, {"tenant": bad})
     project.reload()
@@ -156,8 +156,6 @@ def test_several_workers_agree_whose_error_it_is(project: Project, bf: backfill.
     outcome = bf.outcome(plan.run_id)
     assert {f.session_id: f.error_code for f in outcome.failures} == dict.fromkeys(bad, "42P01")
     assert outcome.status.counts["done"] == 36
-    calls = "select max(attempts) from public.backfill_items where state = 'failed'"
-    assert project.value(calls) == 1
 
 
 def test_a_session_over_its_quota_gives_way(project: Project, timed: backfill.Backfill) -> None:

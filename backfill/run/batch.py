@@ -20,7 +20,7 @@ logger = logging.getLogger("backfill")
 
 RUN_HEADER = "x-backfill-run"
 FENCE_HEADER = "x-backfill-fence"
-# After these every other call would fail too: the run holds, or the API wants fewer calls.
+# After these every other call may fail too, or the API wants fewer. The database decides.
 ENDS_THE_BATCH = frozenset({"stop", "slow"})
 
 
