@@ -24,6 +24,15 @@ NEEDED_BY = {
         select ordinal from public.backfill_items
         where run_id = gen_random_uuid() and state = 'pending' order by ordinal limit 5
     """,
+    # backfill_private.is_on_trial, at every claim: the sessions that are set aside
+    "backfill_items_trial": """
+        select from public.backfill_items
+        where run_id = gen_random_uuid() and trial in ('aside', 'agreed')
+    """,
+    # backfill_private.shape_of, at every receipt: the shapes of one table
+    "backfill_shapes_relations": """
+        select from backfill_private.shapes where relation = 'public.profiles'::regclass
+    """,
     # backfill_private.effects, at every claim and settlement: what this run wrote for an item
     "backfill_receipts_items": """
         select from public.backfill_receipts where run_id = gen_random_uuid() and ordinal = 1

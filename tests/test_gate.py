@@ -440,7 +440,8 @@ def test_a_row_without_a_session_is_not_the_leased_sessions(
     """Where the session column may be null, a null is another session than the leased one."""
     project.db.execute(
         "alter table public.fc_scores drop constraint fc_scores_pkey;"
-        "alter table public.fc_scores alter session_id drop not null"
+        "alter table public.fc_scores alter session_id drop not null;"
+        "create unique index on public.fc_scores (session_id, version, fc_kind)"
     )
     project.reload()
     api = Outsider(project)

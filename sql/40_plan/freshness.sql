@@ -85,7 +85,8 @@ as $$
     'unselected_total', count(*))
   from (
     select u.session_id, u.why, row_number() over (order by u.ordinal) as place
-    from backfill_private.unselected(p_run) as u
+    from (select p_run as run where backfill_private.key_fault(p_run.target) is null) as k
+    cross join lateral backfill_private.unselected(k.run) as u
   ) as f
 $$;
 

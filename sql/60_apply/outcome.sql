@@ -169,7 +169,8 @@ begin
             backfill_private.back_off(greatest(d.crowded_out, 1)),
             case when d.retry_after_s > 0 then least(d.retry_after_s, 3600) end * interval '1 second') end,
         trial = case
-          when d.state = 'pending' and d.is_suspect then case i.trial when 'called' then 'agreed' else 'aside' end
+          when d.state = 'pending' and d.is_suspect
+          then case when i.trial = 'called' and not i.is_alone then 'agreed' else 'aside' end
           when i.trial = 'resumed' and d.state = 'pending' or i.trial = 'called' and d.state = 'done' then i.trial end,
         settled_at = case when d.state <> 'pending' then backfill_private.clock() end,
         lease_until = null, lease_kind = null, claim_id = null, worker = null

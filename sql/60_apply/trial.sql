@@ -3,9 +3,11 @@
 -- A table that is missing, a right, a function, a refusal: what a call met may be met by every other, or by its session
 -- alone. So the session is set aside, and another, the witness, is tried alone. If the witness meets the same error the
 -- run is paused with the cause, and no session has failed. If the witness is done, those that were set aside have
--- failed, each with its own error, and the run goes on. A session's part in this stands in backfill_items.trial.
+-- failed, each with its own error, and the run goes on. One that was not well in bulk while others beside it were is no
+-- witness against all. A session's part in this stands in backfill_items.trial.
 
--- Is any session of this run set aside?
+-- Is any session of this run set aside? Asked at every claim, so by the index of those on trial: offset 0 keeps the state
+-- from leading to all that are pending.
 create function backfill_private.is_on_trial(p_run_id uuid)
 returns boolean
 language sql
@@ -13,8 +15,13 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   select exists (
-    select from public.backfill_items as i
-    where i.run_id = p_run_id and i.state = 'pending' and i.trial in ('aside', 'agreed'))
+    select from (
+      select i.state
+      from public.backfill_items as i
+      where i.run_id = p_run_id and i.trial in ('aside', 'agreed')
+      offset 0
+    ) as i
+    where i.state = 'pending')
 $$;
 
 -- How many witnesses have to meet the same error before a run is paused for it. If no session was done since the run

@@ -11,7 +11,7 @@
 -- p_path   see backfill_private.undo_path
 -- returns  the rows that were written, by their newest receipt, and the hash of what stands now. A row that the run
 --          both inserted and deleted is not among them
--- raises   P0001 a trigger of the user's suppressed a write
+-- raises   P0001 a trigger of the user's suppressed a write, or a row with the same key has come since they were locked
 create function backfill_private.undo_write(
   p_table backfill_private.undo_table, p_rows backfill_private.undoable[], p_conflicts jsonb, p_path text
 )
@@ -51,7 +51,9 @@ begin
     perform set_config('search_path', p_path, true);
     return query execute v_part.statement using p_rows, p_conflicts, v_part.columns, v_part.one;
     get diagnostics v_rows = row_count;
-    if v_rows <> v_part.rows then
+    if v_rows > v_part.rows then
+      raise exception 'several rows of % have the key of one that the run wrote', p_table.tab;
+    elsif v_rows < v_part.rows then
       raise exception 'a trigger of % let no % happen', p_table.tab, v_part.way;
     end if;
   end loop;
@@ -72,8 +74,6 @@ $$;
 
 -- The statement that undoes the rows u of $1 that are not in $2.
 --
--- A receipt that reaches several rows is left out of what the statement returns. Then the caller misses it, and nothing
--- is written.
 -- $3  the columns of the before-images. All are set but those that the table computes
 -- $4  the one row to insert
 create function backfill_private.undo_statement(
@@ -86,32 +86,23 @@ set search_path = pg_catalog, pg_temp
 as $$
   select case p_way
     when 'delete' then format(
-      'with gone as (
-         delete from %s as t
-         using unnest($1) as u
-         where %s
-           and %s
-           and not u.has_before
-           and u.after_hash is not null
-         returning u.last_receipt
-       )
-       select g.last_receipt, %L::text, null::bytea from gone as g group by g.last_receipt having count(*) = 1',
+      'delete from %s as t
+       using unnest($1) as u
+       where %s
+         and %s
+         and not u.has_before
+         and u.after_hash is not null
+       returning u.last_receipt, %L::text, null::bytea',
       p_table, p_picks, p_joins, p_way)
     when 'update' then format(
-      'with back as (
-         update %1$s as t
-         set (%2$s) = (select %3$s from (select u.first_before::%1$s as image offset 0) as b)
-         from unnest($1) as u
-         where %4$s
-           and %5$s
-           and u.after_hash is not null
-           and u.columns = $3
-         returning u.last_receipt, backfill_private.row_hash(t) as hash
-       )
-       select b.last_receipt, %6$L::text, (array_agg(b.hash))[1]
-       from back as b
-       group by b.last_receipt
-       having count(*) = 1',
+      'update %1$s as t
+       set (%2$s) = (select %3$s from (select u.first_before::%1$s as image offset 0) as b)
+       from unnest($1) as u
+       where %4$s
+         and %5$s
+         and u.after_hash is not null
+         and u.columns = $3
+       returning u.last_receipt, %6$L::text, backfill_private.row_hash(t)',
       p_table,
       string_agg(quote_ident(a.attname), ', ' order by a.attnum) filter (where a.attidentity <> 'a'),
       string_agg('(b.image).' || quote_ident(a.attname), ', ' order by a.attnum) filter (where a.attidentity <> 'a'),

@@ -4086,7 +4086,8 @@ as $$
     'unselected_total', count(*))
   from (
     select u.session_id, u.why, row_number() over (order by u.ordinal) as place
-    from backfill_private.unselected(p_run) as u
+    from (select p_run as run where backfill_private.key_fault(p_run.target) is null) as k
+    cross join lateral backfill_private.unselected(k.run) as u
   ) as f
 $$;
 
@@ -8537,7 +8538,8 @@ begin
             backfill_private.back_off(greatest(d.crowded_out, 1)),
             case when d.retry_after_s > 0 then least(d.retry_after_s, 3600) end * interval '1 second') end,
         trial = case
-          when d.state = 'pending' and d.is_suspect then case i.trial when 'called' then 'agreed' else 'aside' end
+          when d.state = 'pending' and d.is_suspect
+          then case when i.trial = 'called' and not i.is_alone then 'agreed' else 'aside' end
           when i.trial = 'resumed' and d.state = 'pending' or i.trial = 'called' and d.state = 'done' then i.trial end,
         settled_at = case when d.state <> 'pending' then backfill_private.clock() end,
         lease_until = null, lease_kind = null, claim_id = null, worker = null
@@ -8960,9 +8962,11 @@ $$;
 -- A table that is missing, a right, a function, a refusal: what a call met may be met by every other, or by its session
 -- alone. So the session is set aside, and another, the witness, is tried alone. If the witness meets the same error the
 -- run is paused with the cause, and no session has failed. If the witness is done, those that were set aside have
--- failed, each with its own error, and the run goes on. A session's part in this stands in backfill_items.trial.
+-- failed, each with its own error, and the run goes on. One that was not well in bulk while others beside it were is no
+-- witness against all. A session's part in this stands in backfill_items.trial.
 
--- Is any session of this run set aside?
+-- Is any session of this run set aside? Asked at every claim, so by the index of those on trial: offset 0 keeps the state
+-- from leading to all that are pending.
 create function backfill_private.is_on_trial(p_run_id uuid)
 returns boolean
 language sql
@@ -8970,8 +8974,13 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   select exists (
-    select from public.backfill_items as i
-    where i.run_id = p_run_id and i.state = 'pending' and i.trial in ('aside', 'agreed'))
+    select from (
+      select i.state
+      from public.backfill_items as i
+      where i.run_id = p_run_id and i.trial in ('aside', 'agreed')
+      offset 0
+    ) as i
+    where i.state = 'pending')
 $$;
 
 -- How many witnesses have to meet the same error before a run is paused for it. If no session was done since the run
@@ -10651,7 +10660,7 @@ $$;
 -- p_path   see backfill_private.undo_path
 -- returns  the rows that were written, by their newest receipt, and the hash of what stands now. A row that the run
 --          both inserted and deleted is not among them
--- raises   P0001 a trigger of the user's suppressed a write
+-- raises   P0001 a trigger of the user's suppressed a write, or a row with the same key has come since they were locked
 create function backfill_private.undo_write(
   p_table backfill_private.undo_table, p_rows backfill_private.undoable[], p_conflicts jsonb, p_path text
 )
@@ -10691,7 +10700,9 @@ begin
     perform set_config('search_path', p_path, true);
     return query execute v_part.statement using p_rows, p_conflicts, v_part.columns, v_part.one;
     get diagnostics v_rows = row_count;
-    if v_rows <> v_part.rows then
+    if v_rows > v_part.rows then
+      raise exception 'several rows of % have the key of one that the run wrote', p_table.tab;
+    elsif v_rows < v_part.rows then
       raise exception 'a trigger of % let no % happen', p_table.tab, v_part.way;
     end if;
   end loop;
@@ -10712,8 +10723,6 @@ $$;
 
 -- The statement that undoes the rows u of $1 that are not in $2.
 --
--- A receipt that reaches several rows is left out of what the statement returns. Then the caller misses it, and nothing
--- is written.
 -- $3  the columns of the before-images. All are set but those that the table computes
 -- $4  the one row to insert
 create function backfill_private.undo_statement(
@@ -10726,32 +10735,23 @@ set search_path = pg_catalog, pg_temp
 as $$
   select case p_way
     when 'delete' then format(
-      'with gone as (
-         delete from %s as t
-         using unnest($1) as u
-         where %s
-           and %s
-           and not u.has_before
-           and u.after_hash is not null
-         returning u.last_receipt
-       )
-       select g.last_receipt, %L::text, null::bytea from gone as g group by g.last_receipt having count(*) = 1',
+      'delete from %s as t
+       using unnest($1) as u
+       where %s
+         and %s
+         and not u.has_before
+         and u.after_hash is not null
+       returning u.last_receipt, %L::text, null::bytea',
       p_table, p_picks, p_joins, p_way)
     when 'update' then format(
-      'with back as (
-         update %1$s as t
-         set (%2$s) = (select %3$s from (select u.first_before::%1$s as image offset 0) as b)
-         from unnest($1) as u
-         where %4$s
-           and %5$s
-           and u.after_hash is not null
-           and u.columns = $3
-         returning u.last_receipt, backfill_private.row_hash(t) as hash
-       )
-       select b.last_receipt, %6$L::text, (array_agg(b.hash))[1]
-       from back as b
-       group by b.last_receipt
-       having count(*) = 1',
+      'update %1$s as t
+       set (%2$s) = (select %3$s from (select u.first_before::%1$s as image offset 0) as b)
+       from unnest($1) as u
+       where %4$s
+         and %5$s
+         and u.after_hash is not null
+         and u.columns = $3
+       returning u.last_receipt, %6$L::text, backfill_private.row_hash(t)',
       p_table,
       string_agg(quote_ident(a.attname), ', ' order by a.attnum) filter (where a.attidentity <> 'a'),
       string_agg('(b.image).' || quote_ident(a.attname), ', ' order by a.attnum) filter (where a.attidentity <> 'a'),
