@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import HealthCheck, example, given, note, seed, settings
 from hypothesis import strategies as st
 from psycopg.rows import dict_row
 
@@ -120,13 +120,23 @@ RECEIPTED = "select session_id from public.backfill_receipts where run_id = %s a
 IN_STATE = "select session_id from public.backfill_items where run_id = %s and state = %s"
 
 
+# Code that says what only the gate has to say is not called without end.
+LIARS = [
+    Habit(1, "scorer begins", "raise", "OB011"),
+    Habit(2, "after insert", "raise", "OB012"),
+]
+
+
+@seed(1)
 @settings(
     max_examples=examples(400, at_a_push=20),
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    database=None,
+    suppress_health_check=list(HealthCheck),
 )
 @pytest.mark.parametrize("mode", ["direct", "bulk"])
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(examples(3600, at_a_push=240))
+@example(given=LIARS, rehearse=0, concurrency=4)
 @given(given=HABITS, rehearse=st.sampled_from([0, 2]), concurrency=st.sampled_from([1, 4]))
 def test_the_promises_hold_under_code_of_any_habits(
     shop: Shop, mode: str, given: list[Habit], rehearse: int, concurrency: int

@@ -41,7 +41,9 @@ begin
   elsif p_outcome = 'answered' or p_code = 'OB020' then
     state := 'failed'; step := p_without_row; code := 'OB017';
     message := 'no effect: the function answered and left no row of the wanted version';
-  elsif p_outcome = 'released' or (backfill_private.fault(p_code)).direct = 'released' then
+  elsif p_outcome = 'released'
+    or p_outcome <> 'again' and (backfill_private.fault(p_code)).direct = 'released'
+  then
     state := 'pending';
   else
     step := p_step; code := left(p_code, 20);
@@ -59,6 +61,31 @@ begin
     end if;
   end if;
 end
+$$;
+
+-- Doubt a refusal of the gate that the gate had no reason for: the lease lives, and the run may write. Code of the
+-- user's may raise the gate's own codes, and always for one session. So such a call counts as rolled back: it is made
+-- again, but not without end.
+--
+-- returns  the outcomes as they are decided
+create function backfill_private.doubt_refusals(p_run_id uuid, p_outcomes jsonb)
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_agg(
+    case
+      when o ->> 'code' in ('OB011', 'OB012')
+        and r.state = 'running'
+        and r.approved_until > backfill_private.clock()
+        and i.lease_until > backfill_private.clock()
+      then o || '{"outcome": "again"}'
+      else o
+    end)
+  from jsonb_array_elements(p_outcomes) as o
+  join public.backfill_runs as r on r.run_id = p_run_id
+  left join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = (o ->> 'ordinal')::integer
 $$;
 
 -- What the steps of some items have come to, from the rows and receipts that are there.

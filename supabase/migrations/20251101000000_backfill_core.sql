@@ -2462,8 +2462,10 @@ select * from (values
   ('sqlstate', '42883', 'stop', 'stop', null, 'a function is missing, maybe for every session'),
   ('sqlstate', '42P01', 'stop', 'stop', null, 'a table is missing, maybe for every session'),
   ('sqlstate', 'PT429', 'slow', 'slow', null, 'the function asks for fewer calls, through the API with status 429'),
-  ('sqlstate', 'OB011', 'released', 'released', null, 'this attempt may no longer write, so the session is given back'),
-  ('sqlstate', 'OB012', 'released', 'released', null, 'the run may no longer write, so the session is given back'),
+  ('sqlstate', 'OB011', 'released', 'again', null,
+    'this attempt may no longer write, so the session is given back. In bulk only the user''s own code raises it'),
+  ('sqlstate', 'OB012', 'released', 'again', null,
+    'the run may no longer write, so the session is given back. In bulk only the user''s own code raises it'),
   ('sqlstate', 'OB018', 'failed', 'failed', null, 'the gate refused a write. It is critical, and pauses the run'),
   ('sqlstate', 'OB020', 'failed', 'failed', null, 'the step before left no row. Settled as OB017, no effect'),
   ('sqlstate', '0A', 'failed', 'failed', 'feature not supported', 'the message may quote the statement'),
@@ -8410,7 +8412,9 @@ begin
   elsif p_outcome = 'answered' or p_code = 'OB020' then
     state := 'failed'; step := p_without_row; code := 'OB017';
     message := 'no effect: the function answered and left no row of the wanted version';
-  elsif p_outcome = 'released' or (backfill_private.fault(p_code)).direct = 'released' then
+  elsif p_outcome = 'released'
+    or p_outcome <> 'again' and (backfill_private.fault(p_code)).direct = 'released'
+  then
     state := 'pending';
   else
     step := p_step; code := left(p_code, 20);
@@ -8428,6 +8432,31 @@ begin
     end if;
   end if;
 end
+$$;
+
+-- Doubt a refusal of the gate that the gate had no reason for: the lease lives, and the run may write. Code of the
+-- user's may raise the gate's own codes, and always for one session. So such a call counts as rolled back: it is made
+-- again, but not without end.
+--
+-- returns  the outcomes as they are decided
+create function backfill_private.doubt_refusals(p_run_id uuid, p_outcomes jsonb)
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_agg(
+    case
+      when o ->> 'code' in ('OB011', 'OB012')
+        and r.state = 'running'
+        and r.approved_until > backfill_private.clock()
+        and i.lease_until > backfill_private.clock()
+      then o || '{"outcome": "again"}'
+      else o
+    end)
+  from jsonb_array_elements(p_outcomes) as o
+  join public.backfill_runs as r on r.run_id = p_run_id
+  left join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = (o ->> 'ordinal')::integer
 $$;
 
 -- What the steps of some items have come to, from the rows and receipts that are there.
@@ -8834,7 +8863,7 @@ begin
   join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = (o ->> 'ordinal')::integer
   where i.claim_id = p_claim_id and i.state = 'leased';
   if v_mine is not null then
-    v_mine := backfill_private.judge_unheard(p_run_id, v_mine);
+    v_mine := backfill_private.doubt_refusals(p_run_id, backfill_private.judge_unheard(p_run_id, v_mine));
     v_settled := backfill_private.decide_outcomes(p_run_id, v_mine);
     perform backfill_private.record_batch(p_run_id, p_claim_id, v_settled);
     perform backfill_private.note_trouble(p_run_id, v_mine, v_settled);

@@ -106,6 +106,19 @@ OUTCOME = Rule(
             in_trouble("failed", WITHHELD, "22P02"),
             code="22P02",
         ),
+        outcome(
+            "a refusal that is doubted",
+            "again",
+            ("pending", "profile", "OB011", "no", False),
+            code="OB011",
+        ),
+        outcome(
+            "a refusal that is doubted five times",
+            "again",
+            ("failed", "profile", "OB012", "no", False),
+            code="OB012",
+            crowded=5,
+        ),
         outcome("crowded out once", "again", in_trouble("pending")),
         outcome("crowded out four times", "again", in_trouble("pending"), crowded=4),
         outcome("crowded out five times", "again", in_trouble("failed"), crowded=5),
@@ -178,8 +191,8 @@ TOLD_IN_BULK = {
     "42P01": "stop",
     "25006": "stop",
     "PT429": "slow",
-    "OB011": "released",
-    "OB012": "released",
+    "OB011": "again",
+    "OB012": "again",
     "OB018": "failed",
 }
 KEPT = {
