@@ -35,12 +35,12 @@ from tests.kit.whole import examples
 
 LEASE = timedelta(seconds=60)
 MOST_LIVE_RUNS = 3
-LEAST_STEPS = examples(1_000, at_a_push=600)
+LEAST_STEPS = 1_000
 ENOUGH_STEPS = examples(4_000, at_a_push=LEAST_STEPS)
 MOST_WALKS = examples(8, at_a_push=20)
 LEAST_EVENTS = examples(
     {"live write": 100, "stale write": 20, "undone": 10},
-    at_a_push={"live write": 30, "stale write": 5, "undone": 3},
+    at_a_push={"live write": 50, "stale write": 8, "undone": 5},
 )
 EIGHT_DAYS_S = 8 * 86_400.0
 ITEM_STATES = {"pending", "leased", "done", "failed", "skipped", "rolled_back"}
