@@ -6,6 +6,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from backfill.api.faults import (
     MEANINGS,
@@ -14,6 +15,7 @@ from backfill.api.faults import (
     fault_of_edge,
     is_of_ours_missing,
 )
+from tests.kit import verbs
 
 Db = psycopg.Connection[Any]
 Row = dict[str, Any]
@@ -167,3 +169,31 @@ def test_not_installed_is_said_only_if_something_of_ours_is_missing(
 ) -> None:
     """PostgreSQL says the same codes about names in the user's own code."""
     assert is_of_ours_missing(code, message) is is_ours
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "decided"),
+    [
+        ("select", "OB011", "again"),
+        ("select", "OB012", "again"),
+        ("select", "P0001", "released"),
+        ("select", "OB020", "released"),
+        ("update public.backfill_items set lease_until = now()", "OB011", "released"),
+        ("update public.backfill_runs set approved_until = now()", "OB012", "released"),
+        ("update public.backfill_runs set state = 'paused'", "OB012", "released"),
+    ],
+)
+def test_a_refusal_is_doubted_while_the_gate_has_no_reason_for_it(
+    project_db: Db, project_admin: psycopg.Connection[Any], change: str, code: str, decided: str
+) -> None:
+    """Only the user's code says so while the lease lives and the run may write."""
+    run_id = verbs.started(project_db)
+    ordinal = verbs.claim(project_db, run_id)["granted"][0]["ordinal"]
+    project_admin.execute(
+        b"set session_replication_role = replica; " + change.encode() + b"; reset all"
+    )
+    told = Jsonb([{"ordinal": ordinal, "outcome": "released", "code": code}])
+    doubted = value(
+        project_db, "select backfill_private.doubt_refusals(%s, %s) #>> '{0,outcome}'", run_id, told
+    )
+    assert doubted == decided
