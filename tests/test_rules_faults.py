@@ -37,6 +37,7 @@ MIDNIGHT = datetime(2025, 8, 1, tzinfo=UTC)
         ("23505", 409, "session"),
         ("XX000", 500, "session"),
         ("25006", 405, "stop"),
+        ("25P02", 500, "again"),
         ("42501", 403, "stop"),
         ("42883", 404, "stop"),
         ("42P01", 404, "stop"),

@@ -66,6 +66,7 @@ MEANINGS = (
     Meaning("sqlstate", "40001", "again"),
     Meaning("sqlstate", "40P01", "again"),
     Meaning("sqlstate", "55P03", "again"),
+    Meaning("sqlstate", "25P02", "again"),
     Meaning("sqlstate", "25006", "stop"),
     Meaning("sqlstate", "42501", "stop"),
     Meaning("sqlstate", "42883", "stop"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 import backfill
@@ -86,6 +88,8 @@ NEWER: list[Fault] = [
     says(503, {"code": "53300", "message": "too many connections", "details": None, "hint": None}),
     says(503, {"code": "57P01", "message": "terminating connection", "details": None}),
     says(409, {"code": "40001", "message": "could not serialize access", "details": None}),
+    # A connection of the pool on which a failed call was never ended.
+    says(500, {"code": "25P02", "message": "current transaction is aborted", "details": None}),
     says(503, {"message": "name resolution failed"}),
     says(500, {"error": "internal", "request_id": "00000000"}, forwards=True),
     says(524, {"code": None, "message": "A timeout occurred"}, forwards=True),
@@ -106,11 +110,18 @@ AFTER_COMMIT_ONLY: list[Fault] = [
 
 
 def share(faults: list[Fault]) -> list[Strike]:
-    """Each fault on a share of the sessions of its own, half of them in all."""
-    return [
-        Strike(fault, first_call_of_every(2 * len(faults), beginning_with=nth))
-        for nth, fault in enumerate(faults)
-    ]
+    """On every second session that comes, one fault after the other."""
+    came: dict[str, int] = {}
+
+    def turn(nth: int) -> Callable[[Call], bool]:
+        def picks(call: Call) -> bool:
+            if call.function not in SCORING or call.nth > 1:
+                return False
+            return came.setdefault(call.session_id, len(came)) % (2 * len(faults)) == 2 * nth
+
+        return picks
+
+    return [Strike(fault, turn(nth)) for nth, fault in enumerate(faults)]
 
 
 def test_whatever_an_error_is_called_the_receipts_decide(scene: Scene) -> None:

@@ -180,6 +180,7 @@ TOLD_IN_BULK = {
     "P0001": "failed",
     "22P02": "failed",
     "57014": "failed",
+    "25P02": "failed",
     "40001": "again",
     "40P01": "again",
     "55P03": "again",
