@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import backfill
 from tests.conftest import Project
@@ -27,12 +27,14 @@ from tests.faults.subjects import Subject
 from tests.kit.throttling import Start, closest_batches, most_in_a_minute
 from tests.kit.whole import WHOLE, examples
 
-SESSIONS = examples(200, at_a_push=120)
-THROTTLE = 120
-BATCH_SESSIONS = 20
+SESSIONS = examples(200, at_a_push=60)
+THROTTLE = examples(120, at_a_push=60)
+BATCH_SESSIONS = examples(20, at_a_push=10)
 SPACING_S = 60 / (THROTTLE // BATCH_SESSIONS)
-CONCURRENCY = 8
-MIDWAY = 37  # a scoring call early in a batch, with more to come than run at a time
+CONCURRENCY = examples(8, at_a_push=4)
+# A scoring call early in a batch, with more to come than run at a time.
+MIDWAY = examples(37, at_a_push=16)
+LATE = SESSIONS * 2 // 3  # a scoring call that most sessions do not wait for
 PACED: dict[str, Any] = {
     "throttle_per_minute": THROTTLE,
     "batch_size": BATCH_SESSIONS,
@@ -70,6 +72,11 @@ class Scene:
     owed: set[tuple[str, str]] = field(default_factory=set)
     events: list[backfill.Event] = field(default_factory=list)
     struck_at: list[float] = field(default_factory=list)
+
+    @property
+    def quickest_mode(self) -> Literal["direct", "bulk"]:
+        """At a push, for runs that nobody disturbs."""
+        return "bulk" if self.subject.name == "rpc" and not WHOLE else "direct"
 
     def planned(self, **request: Any) -> str:
         """A run over every candidate, approved; its id."""
@@ -225,15 +232,15 @@ class Scene:
             for run_id in run_ids:
                 assert bf.rollback(run_id).confirm(reason="a test").conflicts == ()
         assert self.content() == self.before
-        # Edge Functions take ten times as long, and the same functions of ours run behind them.
-        if WHOLE or self.subject.name == "rpc":
-            self.completes_undisturbed()
+        self.completes_undisturbed()
 
     def completes_undisturbed(self) -> None:
         """A run of its own that nobody disturbs ends as one does on an untouched project."""
+        # Edge Functions take ten times as long, and the same functions of ours run behind them.
+        if not WHOLE and self.subject.name != "rpc":
+            return
         self.project.db.execute("delete from public.test_scorings")
-        mode = "bulk" if self.subject.name == "rpc" and not WHOLE else "direct"
-        run_id = self.planned(throttle_per_minute=None, mode=mode)
+        run_id = self.planned(throttle_per_minute=None, mode=self.quickest_mode)
         outcome = self.apply(run_id, url=self.project.url)
         assert outcome.is_complete
         assert self.content() == self.after

@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.processes import applying, kill_at
 from tests.faults.proxy import SCORING, Fault, Nth, Strike, cut, first_call_of_every, says
-from tests.faults.scenario import SESSIONS, Scene
+from tests.faults.scenario import LATE, SESSIONS, Scene
 
 FREE: dict[str, Any] = {"throttle_per_minute": None}
 SETTLE = ("backfill_settle",)
@@ -40,7 +40,7 @@ def test_an_answer_that_is_lost_in_one_batch_is_looked_up(scene: Scene, case: st
 def test_a_killed_worker_s_batches_are_all_taken_up(scene: Scene) -> None:
     """SIGKILL in the middle of a run, once at a scoring call and once at a settling."""
     run_id = scene.planned(**FREE)
-    for name, functions, number in (("scoring", SCORING, 90), ("settling", SETTLE, 2)):
+    for name, functions, number in (("scoring", SCORING, LATE), ("settling", SETTLE, 2)):
         with applying(scene, run_id, name) as worker:
             scene.proxy.strikes = [kill_at(worker, Nth(functions, number), forwards=True)]
             assert worker.ended() == -signal.SIGKILL

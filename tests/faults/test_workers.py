@@ -11,8 +11,8 @@ from psycopg.types.json import Jsonb
 import backfill
 from tests.faults import measures
 from tests.faults.processes import WorkerProcess, applying
-from tests.faults.proxy import SCORING, Nth, Strike, cut, does, first_call_of_every
-from tests.faults.scenario import SESSIONS, Scene, wait_until
+from tests.faults.proxy import SCORING, Nth, Strike, cut, does, first_call_of_every, held
+from tests.faults.scenario import LATE, MIDWAY, SESSIONS, Scene, wait_until
 from tests.faults.subjects import AT_THE_WRITE
 
 HOUR_S = 3600.0
@@ -85,7 +85,7 @@ class Halt:
 
     def __init__(self, scene: Scene, run_id: str, verb: str) -> None:
         self._scene, self._run_id, self._verb = scene, run_id, verb
-        scene.proxy.strikes = [Strike(does(self._halt, forwards=False), Nth(SCORING, 81))]
+        scene.proxy.strikes = [Strike(does(self._halt, forwards=False), Nth(SCORING, LATE))]
 
     def _halt(self) -> None:
         with self._scene.project.connect() as bf:
@@ -131,14 +131,22 @@ def test_a_cancel_reaches_every_worker_within_a_batch(scene: Scene) -> None:
 
 
 def test_a_clock_that_is_wrong_by_an_hour_changes_nothing(scene: Scene) -> None:
-    """One worker lives an hour ago and another in an hour: only the database's clock counts."""
+    """One worker lives an hour ago and another in an hour: only the database's clock counts.
+
+    A call of the first is held until the second has made calls of its own.
+    """
+    proxy = scene.proxy
+    proxy.strikes = [
+        Strike(held(), Nth(SCORING, MIDWAY)),
+        Strike(does(proxy.heal, forwards=False), Nth(SCORING, LATE)),
+    ]
     run_id = scene.planned()
     with scene.beside(run_id, worker="late", wrong_by_s=-HOUR_S) as late:
+        wait_until(lambda: proxy.hits)
         assert scene.apply(run_id, worker="early", wrong_by_s=HOUR_S).is_complete
         assert late.result().is_complete
     told = {event.at.hour for event in scene.events if event.kind == "call"}
     assert len(told) == 2
-    scene.struck()
     scene.ends_as_undisturbed("clocks wrong by an hour, before and after", run_id)
 
 

@@ -2,7 +2,7 @@
 
 Each push tries everything in fewer combinations. Property tests have fewer examples. A case of the
 fault suite meets two of its subjects, one that SQL scores and one that Edge Functions score, over
-120 sessions instead of 200. What was undone is done again only if SQL alone scores it, and in bulk.
+60 sessions instead of 200. What was undone is done again only if SQL alone scores it, and in bulk.
 All of it is the same from run to run.
 BACKFILL_WHOLE=1 makes them whole.
 """
