@@ -198,6 +198,11 @@ NAMES = {
     "another signature": ("public.score_prism(uuid,text)", "public.score_prism(text,uuid)", "the nearest is public.score_prism"),
     "an argument": ("engine_version = \"engine_version\" }", "engine = \"engine_version\" }", "has no argument engine; the nearest is engine_version"),
     "a helper": ("after = [", 'helpers = ["public.fc_typ(jsonb)"]\nafter = [', "there is no function public.fc_typ.jsonb.; the nearest is public.fc_type"),
+    "a table like none": ('table = "public.profiles"', 'table = "public.wxyz"', "there is no table public.wxyz. Next"),
+    "a column like none": ('version_column = "results_version"', 'version_column = "quux"', "public.profiles has no column quux. Next"),
+    "an Edge Function": ("public.score_prism(uuid,text)", "public.grade_visit(uuid,text)", 'there is no function public.grade_visit.uuid,text.. Is it an Edge Function. transport = "edge". Next'),
+    "its bare name": ("public.score_prism(uuid,text)", "grade_visit", 'no function grade_visit. Is it an Edge Function. transport = "edge". Next'),
+    "the arguments of another": ("public.score_prism(uuid,text)", "public.score_prism(uuid)", "there is no function public.score_prism.uuid.; the nearest is public.score_prism.uuid,text.. Next"),
     "a key of no kind": ('key = "id"', 'key = "created_at"', "a key is uuid, a whole number or text"),
     "several rows per session": ('key = ["session_id"]', 'key = ["session_id", "type_code"]', "neither session, version nor matched: type_code"),
     "a view": ('table = "public.fc_scores"', 'table = "public.backfill_candidates"', "public.backfill_candidates cannot be declared: it is a view"),
@@ -214,7 +219,8 @@ def test_a_name_that_the_database_does_not_have_is_refused(project_db: Db, case:
     with pytest.raises(psycopg.Error, match=said) as refused, project_db.transaction():
         project_db.execute(script.encode())
     assert refused.value.sqlstate == "OB013"
-    assert refused.value.diag.message_hint
+    assert ". Next: " in str(refused.value.diag.message_primary)
+    assert refused.value.diag.message_hint is None
     assert _declared_rows(project_db) == before
 
 
@@ -227,6 +233,32 @@ def _declared_rows(db: Db) -> list[Any]:
             " order by 1, 2"
         ).fetchall(),
     ]
+
+
+def test_what_depends_on_a_former_view_is_named_without_the_advice_to_cascade(
+    project_db: Db,
+) -> None:
+    """PostgreSQL's hint would drop the user's view, and the CLI does not show its detail."""
+    project_db.execute("create view public.report as select * from public.backfill_candidates")
+    said = "view public.report depends on view public.backfill_candidates. Next: drop what depends on it"
+    with pytest.raises(psycopg.Error, match=said) as refused:
+        project_db.execute(target_sql(declared(PRISM)).encode())
+    assert "CASCADE" not in str(refused.value)
+
+
+def test_a_table_that_somebody_holds_says_to_wait(
+    project_db: Db, project_admin: psycopg.Connection[Any]
+) -> None:
+    """After three seconds a migration gives up, so that it does not stop the writers behind it."""
+    quicker = target_sql(declared(PRISM)).replace("lock_timeout = '3s'", "lock_timeout = '1ms'")
+    with project_admin.transaction():
+        project_admin.execute("lock table public.profiles")
+        project_db.execute(
+            "alter function backfill_private.declare_target set lock_timeout = '1ms'"
+        )
+        with pytest.raises(psycopg.Error, match="lock timeout. Next: wait until the other") as late:
+            project_db.execute(quicker.encode())
+    assert late.value.sqlstate == "55P03"
 
 
 def test_a_table_has_one_component(project_db: Db) -> None:

@@ -12244,63 +12244,7 @@ $$;
 -- from sql/90_project/declare.sql
 -- Declare a target. The declaration is compared with the catalog before it is kept. The migration of a target calls
 -- this first. A name that the database does not have is refused, and the message has the nearest name that exists.
-
--- How many letters have to be inserted, deleted or changed to get from one text to the other.
-create function backfill_private.distance(p_from text, p_to text)
-returns integer
-language plpgsql
-immutable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_above integer[] := array(select generate_series(0, length(p_to)));
-  v_row integer[];
-begin
-  for i in 1 .. length(p_from) loop
-    v_row := array[i];
-    for j in 1 .. length(p_to) loop
-      v_row[j + 1] := least(v_row[j] + 1, v_above[j + 1] + 1,
-        v_above[j] + (substr(p_from, i, 1) <> substr(p_to, j, 1))::integer);
-    end loop;
-    v_above := v_row;
-  end loop;
-  return v_above[length(p_to) + 1];
-end
-$$;
-
--- The distance as a share of the longer text, 0 to 1, so that a shortened name is nearer than another of its length.
-create function backfill_private.farness(p_from text, p_to text)
-returns numeric
-language sql
-immutable
-set search_path = pg_catalog, pg_temp
-as $$
-  select backfill_private.distance(lower(left(p_from, 200)), lower(left(p_to, 200)))::numeric
-    / greatest(length(left(p_from, 200)), length(left(p_to, 200)), 1)
-$$;
-
--- Refuse a name that does not exist, and say which is nearest. Functions are compared by name, then by arguments.
---
--- raises  OB013 always
-create function backfill_private.refuse_name(p_sentence text, p_wanted text, p_known text[])
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_nearest text := (
-    select k
-    from unnest(p_known) as k
-    order by
-      backfill_private.farness(split_part(p_wanted, '(', 1), split_part(k, '(', 1)),
-      backfill_private.farness(p_wanted, k),
-      k
-    limit 1);
-begin
-  perform backfill_private.refuse('OB013', p_sentence || coalesce('; the nearest is ' || v_nearest, ''),
-    'correct the declaration, then: backfill install --target FILE');
-end
-$$;
+-- The message has the next step too: the Supabase CLI shows no hint of an error in a migration.
 
 -- A table that a declaration names.
 --
@@ -12395,6 +12339,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_function regprocedure;
+  v_bare text := regexp_replace(split_part(p_signature, '(', 1), '^.*\.', '');
   v_names text[];
   v_gone text;
 begin
@@ -12404,14 +12349,18 @@ begin
     null;  -- a text that is not a signature names no function
   end;
   if v_function is null then
-    perform backfill_private.refuse_name(format('there is no function %s', p_signature), p_signature, array(
+    v_names := array(
       select p.oid::regprocedure::text
       from pg_proc as p
       join pg_namespace as n on n.oid = p.pronamespace
       where n.nspname !~ '^pg_'
         and n.nspname not in ('information_schema', 'backfill_private')
         and not starts_with(p.proname, 'backfill_')
-        and p.prokind = 'f'));
+        and p.prokind = 'f');
+    perform backfill_private.refuse_name(format('there is no function %s', p_signature), p_signature, v_names,
+      case when p_arguments is not null and not v_bare = any (
+        select regexp_replace(split_part(known, '(', 1), '^.*\.', '') from unnest(v_names) as known
+      ) then 'Is it an Edge Function? transport = "edge"' end);
   end if;
   select p.proargnames into v_names from pg_proc as p where p.oid = v_function;
   v_gone := (select a from unnest(p_arguments) as a where a <> all (coalesce(v_names, '{}')) limit 1);
@@ -12500,11 +12449,10 @@ $$;
 --                needs_first, score_ranges}]}, components in the order of scoring
 -- raises         OB013 it names what the database does not have, its tables do not meet what has to be true of them, or
 --                it drops a component that a run has planned
-create function backfill_private.declare_target(p_declaration jsonb)
+create function backfill_private.keep_target(p_declaration jsonb)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
-set lock_timeout = '3s'
 as $$
 declare
   v_target text := p_declaration ->> 'target';
@@ -12562,6 +12510,134 @@ begin
   perform backfill_private.refuse_faults(v_target, null);
   perform backfill_private.guard(v_target);
   execute backfill_private.standing_sql(v_target);
+end
+$$;
+
+-- An error as a migration has to say it: all in the message.
+--
+-- p_detail, p_hint  of the error. PostgreSQL's own advice to cascade would drop what is not ours
+create function backfill_private.told_in_one(p_state text, p_message text, p_detail text, p_hint text)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select concat(
+    rtrim(p_message, '.'),
+    '. ' || rtrim(replace(nullif(p_detail, ''), E'\n', '; '), '.'),
+    '. Next: ' || case p_state
+      when '55P03' then 'wait until the other session has ended, then apply this migration again'
+      when '2BP01' then 'drop what depends on it, apply this migration again, then create that again'
+      when '42501' then 'apply this migration as a role that owns the tables, such as postgres'
+      else nullif(p_hint, '')
+    end)
+$$;
+
+-- Declare a target, as its migration does: see keep_target. An error has all that a person must read in its message.
+create function backfill_private.declare_target(p_declaration jsonb)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '3s'
+as $$
+declare
+  v_state text;
+  v_message text;
+  v_detail text;
+  v_hint text;
+begin
+  perform backfill_private.keep_target(p_declaration);
+exception when others then
+  get stacked diagnostics
+    v_state = returned_sqlstate,
+    v_message = message_text,
+    v_detail = pg_exception_detail,
+    v_hint = pg_exception_hint;
+  raise exception using
+    errcode = v_state,
+    message = backfill_private.told_in_one(v_state, v_message, v_detail, v_hint);
+end
+$$;
+
+-- from sql/90_project/names.sql
+-- Names that the database does not have: which of those that it has may be meant.
+
+-- How many letters have to be inserted, deleted or changed to get from one text to the other.
+create function backfill_private.distance(p_from text, p_to text)
+returns integer
+language plpgsql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_above integer[] := array(select generate_series(0, length(p_to)));
+  v_row integer[];
+begin
+  for i in 1 .. length(p_from) loop
+    v_row := array[i];
+    for j in 1 .. length(p_to) loop
+      v_row[j + 1] := least(v_row[j] + 1, v_above[j + 1] + 1,
+        v_above[j] + (substr(p_from, i, 1) <> substr(p_to, j, 1))::integer);
+    end loop;
+    v_above := v_row;
+  end loop;
+  return v_above[length(p_to) + 1];
+end
+$$;
+
+-- The distance as a share of the longer text, 0 to 1, so that a shortened name is nearer than another of its length.
+create function backfill_private.farness(p_from text, p_to text)
+returns numeric
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.distance(lower(left(p_from, 200)), lower(left(p_to, 200)))::numeric
+    / greatest(length(left(p_from, 200)), length(left(p_to, 200)), 1)
+$$;
+
+-- The nearest of the names that exist. Functions are compared by name, then by arguments.
+--
+-- returns  null if none is so near that it may be meant: half of its letters are others, and neither holds the other
+create function backfill_private.nearest(p_wanted text, p_known text[])
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select k.name
+  from (
+    select
+      known as name,
+      split_part(known, '(', 1) as path,
+      split_part(p_wanted, '(', 1) as wanted_path,
+      regexp_replace(split_part(known, '(', 1), '^.*\.', '') as bare,
+      regexp_replace(split_part(p_wanted, '(', 1), '^.*\.', '') as wanted
+    from unnest(p_known) as known
+  ) as k
+  where backfill_private.farness(k.wanted, k.bare) <= 0.5
+    or strpos(lower(k.bare), lower(k.wanted)) > 0
+    or strpos(lower(k.wanted), lower(k.bare)) > 0
+  order by
+    backfill_private.farness(k.wanted_path, k.path),
+    backfill_private.farness(p_wanted, k.name),
+    k.name
+  limit 1
+$$;
+
+-- Refuse a name that does not exist, and say which is nearest.
+--
+-- p_else  what else may be meant, as a sentence of its own
+-- raises  OB013 always
+create function backfill_private.refuse_name(p_sentence text, p_wanted text, p_known text[], p_else text default null)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform backfill_private.refuse('OB013',
+    concat(p_sentence, '; the nearest is ' || backfill_private.nearest(p_wanted, p_known), '. ' || p_else),
+    'correct the declaration, then: backfill install --target FILE');
 end
 $$;
 
