@@ -107,6 +107,7 @@ class Backfill(Face[AsyncBackfill]):
 
     check = waited_for(AsyncBackfill.check)
     missing = waited_for(AsyncBackfill.missing)
+    history = waited_for(AsyncBackfill.history)
     plan = waited_for(AsyncBackfill.plan)
     run_id = waited_for(AsyncBackfill.run_id)
     get = waited_for(AsyncBackfill.get)

@@ -13,6 +13,8 @@ from backfill.api.queries import (
     full_run_id,
     load_fresh_plan,
     load_freshness,
+    load_history,
+    load_missing,
     load_outcome,
     load_receipts,
     load_runs,
@@ -20,13 +22,13 @@ from backfill.api.queries import (
     load_verification,
 )
 from backfill.api.retries import never
-from backfill.api.rows import missing_of
 from backfill.errors import ApprovalNeeded, BadRequest, NotAnApprover
 from backfill.files import keeper
 from backfill.request import UNSET, Day, Request, as_text, checked_number
 from backfill.results.check import Check
 from backfill.results.coverage import Missing
 from backfill.results.event import OnEvent, OnProgress, ignore
+from backfill.results.history import History
 from backfill.results.plan import Freshness, Plan
 from backfill.results.run import Json, Outcome, RunSummary, Status
 from backfill.results.undo import UndoEffect
@@ -74,8 +76,11 @@ class AsyncBackfill:
 
     async def missing(self, *, since: Day | None = None, target: str | None = None) -> Missing:
         """What is missing per UTC day, from `since` on. target: needed if several are installed."""
-        asked = {"p_target": target, "p_since": as_text("since", since)}
-        return missing_of(await self._gateway.call("backfill_coverage", asked, expect=dict))
+        return await load_missing(self._gateway, as_text("since", since), target)
+
+    async def history(self, versions: Sequence[str]) -> History:
+        """Which of these migrations are applied: the timestamps with which their names begin."""
+        return await load_history(self._gateway, versions)
 
     async def plan(
         self,
@@ -106,6 +111,9 @@ class AsyncBackfill:
         since, until: whole UTC days, both included, or moments, in UTC if they have no offset.
         throttle_per_minute: starts in any 60 s, 20 by default, None for no limit.
         want: versions by component. parameters: of the target, by name.
+        PRISM's own words, for that target alone: engine_version and fc_version are the wanted
+        versions of profile and fc_scores, basis the kind of the fc_scores (functions by default),
+        min_responses and min_fc_responses how many answers scoring needs.
         inferred: the target's name. Accepts inferred receipts, which an Edge Function needs if it
         does not pass our headers on.
         mode: "direct" makes one call per step. "bulk" makes one call per batch and scores inside
@@ -121,27 +129,13 @@ class AsyncBackfill:
         Raises BadRequest, UnknownSession, WrongEnvironment.
         """
         asked = Request(
-            since=since,
-            until=until,
-            recent_since=recent_since,
-            engine_version=engine_version,
-            fc_version=fc_version,
-            basis=basis,
-            throttle_per_minute=throttle_per_minute,
-            batch_size=batch_size,
-            priority=priority,
-            environment=environment,
-            target=target,
-            want=want,
-            parameters=parameters,
-            inferred=inferred,
-            mode=mode,
-            min_responses=min_responses,
-            min_fc_responses=min_fc_responses,
-            like=like,
-            rehearse=rehearse,
-            resume=resume,
-        )
+            since=since, until=until, recent_since=recent_since, engine_version=engine_version,
+            fc_version=fc_version, basis=basis, throttle_per_minute=throttle_per_minute,
+            batch_size=batch_size, priority=priority, environment=environment, target=target,
+            want=want, parameters=parameters, inferred=inferred, mode=mode,
+            min_responses=min_responses, min_fc_responses=min_fc_responses, like=like,
+            rehearse=rehearse, resume=resume,
+        )  # fmt: skip
         if resume:
             return await self._go_on_planning(resume, asked)
         request = await request_of(self._gateway, asked)
@@ -156,8 +150,7 @@ class AsyncBackfill:
         return self._told(await finish_plan(self._gateway, self._clock, await self.run_id(run)))
 
     def _told(self, plan: Plan) -> Plan:
-        tell_sealed(plan, self._clock, Listeners([self._on_event]))
-        return plan
+        return tell_sealed(plan, self._clock, Listeners([self._on_event]))
 
     async def run_id(self, run: str) -> str:
         """The full id that an id or eight characters of it name. Raises UnknownRun."""
@@ -255,10 +248,9 @@ class AsyncBackfill:
         True, sessions in flight are finished and the rest given back.
         logs_dir: parent of the run's folder of files. A file that cannot be written stops nothing
         and is named by the outcome's logs_failed.
-        on_event: hears every Event, like the connection's, one at a time in the event loop, which
-        the blocking face runs in its own thread. Be brief. If it raises, it hears no more and no
-        session starts. Sessions in flight are settled, then its exception is raised. A second
-        apply goes on.
+        on_event: hears every Event, one at a time in the event loop, which the blocking face runs
+        in its own thread. Be brief. If it raises, it hears no more and no session starts. Sessions
+        in flight are settled, then its exception is raised. A second apply goes on.
         executor: any of concurrent.futures. It runs `shards` workers in other processes, each with
         SUPABASE_URL and the key in its environment, without on_event and should_stop.
         Raises ApprovalNeeded, Paused, ApprovalExpired, WrongServer.

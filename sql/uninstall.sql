@@ -58,6 +58,7 @@ drop function if exists
   public.backfill_confirm_undo(uuid, text, text, integer, jsonb, text),
   public.backfill_coverage(text, text),
   public.backfill_find_runs(text),
+  public.backfill_history(text[]),
   public.backfill_plan_sessions(uuid, integer, integer),
   public.backfill_written(uuid, integer, integer),
   public.backfill_open(jsonb, text, uuid),

@@ -299,7 +299,7 @@ def project(
 ) -> Iterator[Project]:
     """A sample project for one test, behind PostgREST and the gateway."""
     rest, jwt_secret = project_copy.served(), project_copy.jwt_secret
-    with _behind_gateway(rest, jwt_secret, project_db, project_admin) as project:
+    with behind_gateway(rest, jwt_secret, project_db, project_admin) as project:
         yield project
 
 
@@ -317,7 +317,7 @@ def shared_project(shared_copy: Copy) -> Iterator[Project]:
     with (
         shared_copy.connected(server.dsn) as db,
         shared_copy.connected(server.superuser_dsn) as admin,
-        _behind_gateway(shared_copy.served(), jwt_secret, db, admin) as project,
+        behind_gateway(shared_copy.served(), jwt_secret, db, admin) as project,
     ):
         db.row_factory = dict_row
         yield project
@@ -332,7 +332,7 @@ def nothing_changes(shared_copy: Copy) -> Iterator[None]:
 
 
 @contextmanager
-def _behind_gateway(
+def behind_gateway(
     rest: RestServer,
     jwt_secret: str,
     db: psycopg.Connection[Any],
@@ -351,7 +351,7 @@ def _served(
     jwt_secret = secrets.token_urlsafe(48)
     rest = RestServer.start(server.authenticator_dsn(db.info.dbname), jwt_secret)
     try:
-        with _behind_gateway(rest, jwt_secret, db, admin) as project:
+        with behind_gateway(rest, jwt_secret, db, admin) as project:
             yield project
     finally:
         rest.stop()

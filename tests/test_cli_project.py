@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,16 @@ import pytest
 
 from backfill.local.servers import PostgresServer
 from backfill.targets.migrations import our_files
+from tests.conftest import behind_gateway
 from tests.kit.commands import Shell
+from tests.kit.copies import Copy
 from tests.kit.supabase_cli import run_cli
 
 APPLY = [("db", "push"), ("migration", "up")]
 VERBS = [" ".join(words) for words in APPLY]
 INDEX = "backfill_completed_sessions"
 
+INSTALL = ("install", "--supabase-path", "supabase", "--target", "prism", "--yes")
 Supabase = Callable[..., str]
 
 
@@ -90,7 +94,7 @@ def test_the_cli_applies_what_install_copied(
     words: tuple[str, ...],
 ) -> None:
     """From an empty folder to a whole project; the index that takes no transaction is built."""
-    assert plain_shell("install", "--supabase-path", "supabase", "--yes").code == 0
+    assert plain_shell(*INSTALL).code == 0
     supabase(*words, remote, "--yes")
     assert applied(user_db) == versions(migrations())
     assert len(applied(user_db)) == len(our_files())
@@ -100,9 +104,9 @@ def test_the_cli_applies_what_install_copied(
 
 def test_a_second_install_adds_nothing(supabase: Supabase, plain_shell: Shell) -> None:
     """Whoever installs again has the files that he had."""
-    plain_shell("install", "--supabase-path", "supabase", "--yes")
+    plain_shell(*INSTALL)
     before = migrations()
-    again = plain_shell("install", "--supabase-path", "supabase", "--yes", "--json")
+    again = plain_shell(*INSTALL, "--json")
     assert again.code == 0
     assert migrations() == before
 
@@ -114,18 +118,53 @@ def test_an_upgrade_adds_new_files_and_push_applies_only_these(
     plain_shell: Shell,
 ) -> None:
     """An earlier version had one file less: what was applied is left alone."""
-    plain_shell("install", "--supabase-path", "supabase", "--yes")
+    plain_shell(*INSTALL)
     last = migrations()[-1]
     (Path("supabase/migrations") / last).unlink()
     supabase("db", "push", remote, "--yes")
     earlier = applied(user_db)
     assert earlier == versions(migrations())
     assert not index_is_valid(user_db)
-    plain_shell("install", "--supabase-path", "supabase", "--yes")
+    plain_shell(*INSTALL)
     supabase("db", "push", remote, "--yes")
     new = migrations()[-1]
     assert applied(user_db) == [*earlier, *versions([new])]
     assert index_is_valid(user_db)
+
+
+def test_a_target_that_was_refused_says_why_and_never_blocks_a_push(
+    supabase: Supabase,
+    user_db: psycopg.Connection[Any],
+    remote: str,
+    sample_copy: Copy,
+    plain_shell: Shell,
+) -> None:
+    """The sentence stands before our SQL, and the corrected file takes the refused one's place."""
+    mine, prism = Path("mine.toml"), (files("backfill.targets") / "prism.toml").read_text()
+    install = (*INSTALL[:4], "mine.toml", "--yes")
+    mine.write_text(prism.replace("public.score_prism(", "public.grade_visit("))
+    assert plain_shell(*install).code == 0
+    with pytest.raises(AssertionError) as refused:
+        supabase("db", "push", remote, "--yes")
+    sentence = "no function public.grade_visit(uuid,text). Is it an Edge Function?"
+    told = str(refused.value)
+    assert 0 < told.index(sentence) < told.index(". Next: ") < told.index("declare_target(")
+    before = migrations()
+    mine.write_text(prism)
+    with behind_gateway(
+        sample_copy.served(), sample_copy.jwt_secret, user_db, sample_copy.keeper
+    ) as project:
+        project.wait_for_function("backfill_check")
+        again = plain_shell(
+            *install,
+            SUPABASE_URL=project.url,
+            SUPABASE_SERVICE_ROLE_KEY=project.keys.service_role,
+        )
+    assert again.code == 0
+    assert f"removed {before[1]}" in again.out
+    supabase("db", "push", remote, "--yes")
+    assert applied(user_db) == versions(migrations())
+    assert len(migrations()) == len(our_files())
 
 
 def test_the_types_that_the_cli_makes_name_what_is_ours(

@@ -16,6 +16,7 @@ from backfill.local.gateway import gateway_in_thread
 from backfill.local.keys import ApiKeys
 from backfill.local.servers import PostgresServer, RestServer
 from backfill.targets import install, migrations
+from backfill.targets.declaration import PRISM, declared
 from backfill.targets.migrations import builds_index_concurrently, statements
 from tests.kit.catalog import snapshot
 from tests.kit.seed import SEED
@@ -50,7 +51,7 @@ def test_install_use_and_uninstall_leave_the_users_tables_as_they_were(
     """Install, apply the files, check, plan, approve by SQL, apply, verify, undo, uninstall."""
     before = snapshot(sample_db)
     (tmp_path / "config.toml").write_text('project_id = "somebody"\n')
-    install.carry_out(install.plan_install(tmp_path, datetime.now(UTC)))
+    install.carry_out(install.plan_install(tmp_path, datetime.now(UTC), [declared(PRISM)]))
     apply_files(sample_db, tmp_path / "migrations")
     with backfill.connect(*user_project) as bf:
         _wait_until_installed(bf)

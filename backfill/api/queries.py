@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 
 from backfill.api.gateway import Gateway
@@ -16,6 +16,7 @@ from backfill.api.rows import (
     RUN_COLUMNS,
     failure_of,
     freshness_of,
+    missing_of,
     plan_of,
     sessions_of,
     status_of,
@@ -23,7 +24,9 @@ from backfill.api.rows import (
     verification_of,
 )
 from backfill.errors import BackfillError, UnknownRun
+from backfill.results.coverage import Missing
 from backfill.results.event import OnProgress, ignore
+from backfill.results.history import History
 from backfill.results.plan import Freshness, Plan
 from backfill.results.run import Json, Outcome, RunSummary, Status
 from backfill.results.sessions import PlannedSessions
@@ -58,7 +61,10 @@ async def load_fresh_plan(gateway: Gateway, run_id: str) -> Plan:
 
 
 async def load_runs(gateway: Gateway, state: str | None, limit: int) -> tuple[RunSummary, ...]:
-    """At most `limit` runs, newest first. state: only runs in it, or None."""
+    """At most `limit` runs, newest first. state: only runs in it, or None.
+
+    Raises BadRequest if there is none because no target is installed.
+    """
     rows = await gateway.newest(
         "backfill_run_progress",
         columns=PROGRESS_COLUMNS,
@@ -67,7 +73,23 @@ async def load_runs(gateway: Gateway, state: str | None, limit: int) -> tuple[Ru
         limit=limit,
         equal={"state": state} if state else {},
     )
+    if not rows:
+        await gateway.call("backfill_find_runs", {"p_prefix": ""}, expect=list)
     return tuple(summary_of(row) for row in rows)
+
+
+async def load_history(gateway: Gateway, versions: Sequence[str]) -> History:
+    """Which of these migrations are applied, and which targets are installed."""
+    asked = {"p_versions": list(versions)}
+    told = await gateway.call("backfill_history", asked, expect=dict)
+    applied = told["applied"]
+    return History(None if applied is None else frozenset(applied), frozenset(told["targets"]))
+
+
+async def load_missing(gateway: Gateway, since: str | None, target: str | None) -> Missing:
+    """What is missing by UTC day. since: a day or None. target: None for the only one."""
+    asked = {"p_target": target, "p_since": since}
+    return missing_of(await gateway.call("backfill_coverage", asked, expect=dict))
 
 
 async def load_run(gateway: Gateway, run_id: str) -> dict[str, Json]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -13,8 +14,9 @@ import typer
 
 from backfill.cli import terminal
 from backfill.cli.exit_codes import ExitCode
-from backfill.cli.options import AsJson
+from backfill.cli.options import AsJson, connected
 from backfill.errors import BackfillError, BadRequest
+from backfill.results.history import History
 
 DEFAULT_DIR = Path(".backfill-local")
 
@@ -51,27 +53,46 @@ def install(
     ] = Path("supabase"),
     target: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE", help="A declared target, a TOML file, or prism. [prism]"),
+        typer.Option(
+            metavar="FILE",
+            help="A declared target: a TOML file, prism, or prism-edge. Without it the core alone.",
+        ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Copy without asking.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Copy our migrations into a Supabase project: shows, asks, skips what is there."""
+    """Copy our migrations into a Supabase project: shows, asks, skips what is there.
+
+    A file of an earlier declaration that the project has not applied is replaced.
+    """
     # Reading SQL takes a while to import, and no other verb needs it.
     from backfill.targets import declaration
     from backfill.targets.install import carry_out, installation_text, plan_install
 
     declared = [declaration.declared(given) for given in target or []]
     planned = plan_install(supabase_path, datetime.now(UTC), declared)
+    if planned.undecided:
+        history = _history(planned.ours)
+        planned = plan_install(supabase_path, datetime.now(UTC), declared, history)
     if not as_json:
         terminal.out.print(installation_text(planned), markup=False)
-    if planned.missing and not yes and not typer.confirm("Copy?", err=True):
+    if planned.has_work and not yes and not typer.confirm("Copy?", err=True):
         raise typer.Exit(ExitCode.FAILED)
     carried = carry_out(planned)
     if as_json:
         terminal.print_json(carried.as_dict())
-    elif planned.missing:
+    elif planned.has_work:
         terminal.out.print(installation_text(carried), markup=False)
+
+
+def _history(versions: Sequence[str]) -> History | None:
+    """What the project says about these migrations. None if it cannot be asked, and why."""
+    try:
+        with connected() as bf:
+            return bf.history(versions)
+    except BackfillError as unknown:
+        _announce(f"the project was not asked which migrations it has applied: {unknown.message}")
+        return None
 
 
 def demo(

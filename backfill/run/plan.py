@@ -66,10 +66,10 @@ async def finish_plan(gateway: Gateway, clock: Clock, run_id: str) -> Plan:
     return await load_plan(gateway, run_id)
 
 
-def tell_sealed(plan: Plan, clock: Clock, listeners: Listeners) -> None:
+def tell_sealed(plan: Plan, clock: Clock, listeners: Listeners) -> Plan:
     """Tell that a plan awaits approval, unless it is empty. Raises what a listener raises."""
     if plan.is_empty:
-        return
+        return plan
     details: dict[str, Json] = {
         "digest": plan.digest,
         "environment": plan.environment,
@@ -79,6 +79,7 @@ def tell_sealed(plan: Plan, clock: Clock, listeners: Listeners) -> None:
     }
     listeners.tell(Event("awaiting_approval", plan.run_id, clock.now(), details))
     listeners.raise_what_they_raised(f"run {plan.run_id} is sealed and awaits approval")
+    return plan
 
 
 async def _rehearse(gateway: Gateway, clock: Clock, run_id: str) -> float | None:

@@ -41,6 +41,8 @@ Transport = Literal["rpc", "edge"]
 Receipts = Literal["exact", "inferred"]
 
 PRISM = "prism"
+# The targets that the package brings, by the names that install takes.
+SHIPPED = {PRISM: "prism.toml", "prism-edge": "prism_edge.toml"}
 
 # Unknown keys are refused.
 STRICT = ConfigDict(extra="forbid")
@@ -121,6 +123,11 @@ class Component:
     score_ranges: dict[str, Range] = field(default_factory=dict)
     needs: tuple[Need, ...] = ()
 
+    @property
+    def bare_function(self) -> str:
+        """The function's name without schema and arguments, as an Edge Function is named."""
+        return self.function.partition("(")[0].rpartition(".")[2]
+
     def as_dict(self) -> dict[str, Json]:
         """As backfill_private.declare_target takes it."""
         return {
@@ -190,15 +197,16 @@ KEYS[""] = ["target", "source", "views", "component", "parameters"]
 
 
 def declared(given: str) -> Declaration:
-    """The target of a file, or PRISM by its name. Raises BadRequest with the line to correct."""
-    if given == PRISM:
-        return parse((files("backfill.targets") / "prism.toml").read_text(encoding="utf-8"))
+    """The target of a file, or one of SHIPPED. Raises BadRequest with the line to correct."""
+    if given in SHIPPED:
+        return parse((files("backfill.targets") / SHIPPED[given]).read_text(encoding="utf-8"))
     try:
         text = Path(given).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise BadRequest(
-            f"{given} cannot be read: {why}", "backfill install --target FILE.toml"
+            f"{given} cannot be read: {why}",
+            f"backfill install --target FILE.toml, or one of {', '.join(SHIPPED)}",
         ) from error
     return parse(text)
 
@@ -216,7 +224,7 @@ def over_edge_functions(
             replace(
                 c,
                 transport="edge",
-                function=c.function.partition("(")[0].rpartition(".")[2],
+                function=c.bare_function,
                 function_version=version,
                 receipts=receipts,
             )

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from backfill.atomic_file import AS_ANY, replace_file
 from backfill.errors import UsageError
+from backfill.results.history import History
 from backfill.results.run import Json
 from backfill.targets.declaration import PRISM, Declaration
-from backfill.targets.declaration import declared as declared_of
-from backfill.targets.migrations import RELOAD, builds_index_concurrently, core_files
+from backfill.targets.migrations import OURS, RELOAD, builds_index_concurrently, core_files
 from backfill.targets.views import index_sql, target_sql
 
 STAMP = "%Y%m%d%H%M%S"
@@ -51,10 +51,21 @@ class Migration:
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """What an install would do, or did once carried out. folder: the project's `migrations`."""
+    """What an install would do, or did once carried out. folder: the project's `migrations`.
+
+    replaced: files of an earlier declaration that the project has not applied, to be removed.
+    undecided: the same, if it is not known whether the project has applied them. They stay.
+    ours: the timestamps of our files that were there. notes: sentences about the targets.
+    has_target: whether the folder then declares any.
+    """
 
     folder: Path
     migrations: tuple[Migration, ...]
+    replaced: tuple[str, ...] = ()
+    undecided: tuple[str, ...] = ()
+    ours: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    has_target: bool = True
     is_carried_out: bool = False
 
     @property
@@ -67,43 +78,59 @@ class Installation:
         """The migrations that are there under our name with another text."""
         return tuple(m for m in self.migrations if not m.is_same)
 
+    @property
+    def has_work(self) -> bool:
+        """Whether there is a file to copy or to remove."""
+        return bool(self.missing or self.replaced)
+
     def as_dict(self) -> dict[str, Json]:
-        """{folder, carried_out, migrations}."""
+        """{folder, carried_out, migrations, replaced, undecided, notes}."""
         return {
             "folder": str(self.folder),
             "carried_out": self.is_carried_out,
             "migrations": [m.as_dict() for m in self.migrations],
+            "replaced": list(self.replaced),
+            "undecided": list(self.undecided),
+            "notes": list(self.notes),
         }
 
 
 def plan_install(
-    supabase_path: Path, now: datetime, targets: Sequence[Declaration] = ()
+    supabase_path: Path,
+    now: datetime,
+    targets: Sequence[Declaration] = (),
+    history: History | None = None,
 ) -> Installation:
     """What an install into this Supabase folder would copy. Writes nothing.
 
     supabase_path: the folder with `config.toml`. now: with a time zone. New names begin with it in
-    UTC, or with the second after the newest migration that is there. targets: PRISM by default.
-    Each becomes a migration of its own and one for its index, and a new one if its declaration
-    changed. Raises UsageError if this is not a Supabase project.
+    UTC, or with the second after the newest migration that is there. targets: each becomes a
+    migration of its own and one for its index, and a new one if its declaration changed. history:
+    what the project says of the files that are `undecided` without it.
+    Raises UsageError if this is not a Supabase project.
     """
     _check_project(supabase_path)
     folder = supabase_path / "migrations"
     present = sorted(f.name for f in folder.glob("*.sql"))
     stamps = _stamps(present, now)
     core = [_placed(f.name, f.read_text("utf-8"), folder, present, stamps) for f in core_files()]
-    declared = [
-        _declared(name, text, folder, present, stamps)
-        for target in targets or [declared_of(PRISM)]
-        for name, text in _texts_of(target)
-    ]
-    return Installation(folder, (*core, *declared))
+    placed = [_placed_target(t, folder, present, stamps, history) for t in targets]
+    return Installation(
+        folder,
+        (*core, *(m for migrations, _, _ in placed for m in migrations)),
+        replaced=tuple(n for _, replaced, _ in placed for n in replaced),
+        undecided=tuple(n for _, _, undecided in placed for n in undecided),
+        ours=tuple(n[:14] for n in present if OURS in n),
+        notes=tuple(note for t in targets for note in _notes(t, supabase_path / "functions")),
+        has_target=bool(targets) or any(OURS in n and "_core" not in n for n in present),
+    )
 
 
 def carry_out(installation: Installation) -> Installation:
-    """Copy what is missing, each file atomically. Safe to call again.
+    """Copy what is missing, each file atomically, then remove what is replaced.
 
-    Returns the installation, carried out. Raises UsageError before anything is copied if a file of
-    ours was changed by hand, and UsageError if the folder cannot be written.
+    Safe to call again. Returns the installation, carried out. Raises UsageError before anything is
+    copied if a file of ours was changed by hand, and UsageError if the folder cannot be written.
     """
     if installation.changed:
         names = ", ".join(m.name for m in installation.changed)
@@ -115,6 +142,8 @@ def carry_out(installation: Installation) -> Installation:
         installation.folder.mkdir(exist_ok=True)
         for migration in installation.missing:
             replace_file(installation.folder / migration.name, [migration.text], AS_ANY)
+        for name in installation.replaced:
+            (installation.folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(
             f"cannot write into {installation.folder}: {error.strerror}", "backfill install"
@@ -125,10 +154,19 @@ def carry_out(installation: Installation) -> Installation:
 def installation_text(installation: Installation) -> str:
     """What is copied where and what is skipped. Once carried out, also how to apply it."""
     lines = [f"{installation.folder}:", *(_line(m, installation) for m in installation.migrations)]
-    if not installation.missing and not installation.changed:
+    removed = "removed" if installation.is_carried_out else "remove "
+    lines += [
+        f"  {removed} {name} (not applied: this takes its place)" for name in installation.replaced
+    ]
+    lines += installation.notes
+    lines += _undecided(installation.undecided) if installation.missing else []
+    is_done = not installation.has_work and not installation.changed
+    if is_done:
         lines.append("Everything is there already.")
     if installation.is_carried_out:
         lines += _how_to_apply(installation)
+    if is_done or installation.is_carried_out:
+        lines += _next_step(installation)
     return "\n".join(lines)
 
 
@@ -160,14 +198,56 @@ def _placed(
     return Migration(name, found[0], text, True, _read(folder / found[0]) == text)
 
 
+def _placed_target(
+    target: Declaration,
+    folder: Path,
+    present: Sequence[str],
+    stamps: Iterator[str],
+    history: History | None,
+) -> tuple[list[Migration], list[str], list[str]]:
+    """The target's migrations, the files that they replace, and those of which it is not known."""
+    texts = dict(_texts_of(target))
+    found = {n: [p for p in present if STAMPED.fullmatch(p) and p[15:] == n] for n in texts}
+    placed = [_declared(name, text, folder, found[name], stamps) for name, text in texts.items()]
+    applied = _applied(target.target, [n for names in found.values() for n in names], history)
+    former = [n for m in placed for n in found[m.original_name] if n != m.name]
+    if applied is None:
+        return placed, [], former
+    return placed, [name for name in former if name[:14] not in applied], []
+
+
 def _declared(
-    name: str, text: str, folder: Path, present: Sequence[str], stamps: Iterator[str]
+    name: str, text: str, folder: Path, found: Sequence[str], stamps: Iterator[str]
 ) -> Migration:
     """The newest migration of this name if its text is the same, else a new one."""
-    found = [n for n in present if STAMPED.fullmatch(n) and n[15:] == name]
     if found and _read(folder / found[-1]) == text:
         return Migration(name, found[-1], text, True, True)
     return Migration(name, f"{next(stamps)}_{name}", text, False, True)
+
+
+def _applied(target: str, files: Sequence[str], history: History | None) -> frozenset[str] | None:
+    """The timestamps of a target's files that are applied. None if that is not known.
+
+    A target that is there without any of its files on record was installed by other means.
+    """
+    if history is None or history.applied is None:
+        return None
+    is_recorded = any(name[:14] in history.applied for name in files)
+    return history.applied if is_recorded or target not in history.targets else None
+
+
+def _notes(target: Declaration, functions: Path) -> list[str]:
+    """Whether the scoring functions may be Edge Functions, though SQL functions are declared."""
+    called = {c.bare_function for c in target.components if c.transport == "rpc"}
+    beside = sorted(name for name in called if (functions / name).is_dir())
+    if target.target == PRISM and called:
+        wrong = "backfill install --target prism-edge"
+        return [f"The scorers of prism are SQL functions. If yours are Edge Functions: {wrong}"]
+    return [
+        f"{name} is declared as a SQL function, and {functions / name} is an Edge Function. "
+        'If that is the scorer: transport = "edge"'
+        for name in beside
+    ]
 
 
 def _read(path: Path) -> str:
@@ -209,8 +289,30 @@ def _how_to_apply(installation: Installation) -> list[str]:
         "or, without the CLI, in this order:",
         *(_psql(installation.folder, m) for m in installation.migrations),
         *(_alone(m) for m in installation.migrations if m.stands_alone),
-        "Then:",
-        "  backfill check",
+    ]
+
+
+def _next_step(installation: Installation) -> list[str]:
+    if installation.has_target:
+        return ["Then:", "  backfill check"]
+    return [
+        "Then say which rows may be missing, and which functions write them:",
+        "  backfill target new",
+        "or install one that comes with the package:",
+        "  backfill install --target prism",
+        "  backfill install --target prism-edge    # its scorers are Edge Functions",
+    ]
+
+
+def _undecided(names: Sequence[str]) -> list[str]:
+    """What to do about files of an earlier declaration that may be applied or not."""
+    if not names:
+        return []
+    return [
+        "An earlier declaration is there too, and it is not known whether it is applied:",
+        *(f"  {name}" for name in names),
+        "  If supabase db push refused it, delete it: it would be refused again, and stop every",
+        "  later push. Keep it if any project has applied it: supabase migration list shows that.",
     ]
 
 

@@ -88,9 +88,19 @@ as $$
     and not a.attisdropped
 $$;
 
+-- What to do while no target is installed. The names are those of the targets that the package brings.
+create function backfill_private.first_target()
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select 'backfill target new, or backfill install --target prism (prism-edge if its scorers are Edge Functions)'
+$$;
+
 -- The target meant: the one named, or the only one installed.
 --
--- raises  OB013 unknown, or none is named and there are several
+-- raises  OB013 unknown, none is installed, or none is named and there are several
 create function backfill_private.check_target(p_name text)
 returns text
 language plpgsql
@@ -104,13 +114,15 @@ begin
     return p_name;
   elsif p_name is null and cardinality(v_known) = 1 then
     return v_known[1];
+  elsif v_known is null then
+    perform backfill_private.refuse('OB013', 'no target is installed', backfill_private.first_target());
   end if;
   perform backfill_private.refuse('OB013',
     case
       when p_name is null then 'several targets are installed'
       else format('no target is named %s', left(p_name, 80))
     end,
-    format('backfill plan … --target one of: %s', coalesce(array_to_string(v_known, ', '), 'none is installed')));
+    format('backfill plan … --target one of: %s', array_to_string(v_known, ', ')));
   return null;
 end
 $$;

@@ -11,6 +11,38 @@ as $$
   select hashtextextended(p_run_id::text, 20251101)
 $$;
 
+-- Refuse while there is nothing that any verb could be about: no target is installed, and no run was ever planned.
+--
+-- raises  OB013
+create function backfill_private.refuse_untargeted()
+returns void
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not exists (select from public.backfill_targets) and not exists (select from public.backfill_runs) then
+    perform backfill_private.refuse('OB013', 'no target is installed', backfill_private.first_target());
+  end if;
+end
+$$;
+
+-- Refuse a run that does not exist.
+--
+-- raises  OB001, or OB013 while no target is installed
+create function backfill_private.refuse_run(p_sentence text)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform backfill_private.refuse_untargeted();
+  perform backfill_private.refuse('OB001', p_sentence, 'backfill runs');
+end
+$$;
+
 -- A run, locked against other verbs for this transaction. Its chain holds all that bulk calls have settled.
 --
 -- raises  OB001 no such run, OB002 its state is none of those given
@@ -26,7 +58,7 @@ begin
   perform backfill_private.note_batches(p_run_id);
   select * into v_run from public.backfill_runs where run_id = p_run_id for no key update;
   if not found then
-    perform backfill_private.refuse('OB001', format('there is no run %s', p_run_id), 'backfill runs');
+    perform backfill_private.refuse_run(format('there is no run %s', p_run_id));
   elsif v_run.state <> all (p_states) then
     perform backfill_private.refuse('OB002',
       format('run %s is %s; this needs it to be %s', p_run_id, v_run.state, array_to_string(p_states, ' or ')),

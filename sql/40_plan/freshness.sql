@@ -139,7 +139,7 @@ begin
   perform backfill_private.authorize('read');
   select * into v_run from public.backfill_runs where run_id = p_run_id;
   if v_run.run_id is null then
-    perform backfill_private.refuse('OB001', format('there is no run %s', p_run_id), 'backfill runs');
+    perform backfill_private.refuse_run(format('there is no run %s', p_run_id));
   elsif v_run.state not in ('awaiting_approval', 'approved', 'running', 'paused') then
     return null;
   end if;

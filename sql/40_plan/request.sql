@@ -285,8 +285,8 @@ set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 declare
-  v_environment text := backfill_private.check_environment(nullif(p_request ->> 'environment', ''));
   v_target text := backfill_private.check_target(p_request ->> 'target');
+  v_environment text := backfill_private.check_environment(nullif(p_request ->> 'environment', ''));
   v_since timestamptz := backfill_private.since_bound('since', p_request ->> 'since');
   v_until timestamptz := backfill_private.until_bound('until', p_request ->> 'until');
   v_recent timestamptz := backfill_private.since_bound('recent_since', p_request ->> 'recent_since');

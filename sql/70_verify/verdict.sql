@@ -230,7 +230,7 @@ begin
   perform backfill_private.authorize('read');
   select * into v_run from public.backfill_runs where run_id = p_run_id;
   if v_run.sealed_at is null then
-    perform backfill_private.refuse('OB001', format('there is no sealed run %s', p_run_id), 'backfill runs');
+    perform backfill_private.refuse_run(format('there is no sealed run %s', p_run_id));
   end if;
   return v_run;
 end

@@ -13,6 +13,19 @@ $$;
 comment on function public.backfill_check() is
   'Is this project ready? One line per check, each with what to do.';
 
+-- Which migrations this database has applied, and which targets are installed.
+create function public.backfill_history(p_versions text[])
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.history(p_versions)
+$$;
+
+comment on function public.backfill_history(text[]) is
+  'Which of these migrations the database has applied, by the timestamps of their names. For the client.';
+
 -- What is missing of a target, by UTC day.
 --
 -- p_target  null: the only target
@@ -216,18 +229,24 @@ comment on function public.backfill_freshness(uuid) is
 
 -- Runs whose id begins with a prefix of at least eight characters, at most two runs. That is enough to tell unique from
 -- ambiguous.
+--
+-- raises  OB013 no target is installed, and there is no run at all
 create function public.backfill_find_runs(p_prefix text)
 returns setof uuid
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select r.run_id
-  from public.backfill_runs as r
-  where starts_with(r.run_id::text, lower(btrim(p_prefix)))
-    and length(btrim(p_prefix)) >= 8
-  order by r.run_id
-  limit 2
+begin
+  perform backfill_private.refuse_untargeted();
+  return query
+    select r.run_id
+    from public.backfill_runs as r
+    where starts_with(r.run_id::text, lower(btrim(p_prefix)))
+      and length(btrim(p_prefix)) >= 8
+    order by r.run_id
+    limit 2;
+end
 $$;
 
 comment on function public.backfill_find_runs(text) is

@@ -37,6 +37,7 @@ revoke all on function
   public.backfill_plan_sessions(uuid, integer, integer),
   public.backfill_freshness(uuid),
   public.backfill_find_runs(text),
+  public.backfill_history(text[]),
   public.backfill_approve(uuid, text, text, text),
   public.backfill_reject(uuid, text, text),
   public.backfill_start(uuid, text),
@@ -105,6 +106,7 @@ to authenticated, service_role;
 -- Doors of the service only.
 grant execute on function
   public.backfill_coverage(text, text),
+  public.backfill_history(text[]),
   public.backfill_rehearsal(uuid),
   public.backfill_rehearse(uuid, text, text),
   public.backfill_start(uuid, text),
@@ -130,6 +132,7 @@ grant execute on function
   backfill_private.lease_holders(uuid),
   backfill_private.may(text),
   backfill_private.open_run(jsonb, text, uuid),
+  backfill_private.refuse_untargeted(),
   backfill_private.resume(uuid, text),
   backfill_private.seal(uuid, numeric),
   backfill_private.verify_part(uuid, jsonb, integer)
@@ -152,6 +155,7 @@ grant execute on function
   backfill_private.confirm_undo(uuid, text, text, integer, jsonb, text),
   backfill_private.coverage_of(text, text),
   backfill_private.fault(text),
+  backfill_private.history(text[]),
   backfill_private.is_cancel(text, text, timestamptz),
   backfill_private.is_written_here(xid),
   backfill_private.keep_rehearsal(uuid, text, jsonb),

@@ -1623,9 +1623,19 @@ as $$
     and not a.attisdropped
 $$;
 
+-- What to do while no target is installed. The names are those of the targets that the package brings.
+create function backfill_private.first_target()
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select 'backfill target new, or backfill install --target prism (prism-edge if its scorers are Edge Functions)'
+$$;
+
 -- The target meant: the one named, or the only one installed.
 --
--- raises  OB013 unknown, or none is named and there are several
+-- raises  OB013 unknown, none is installed, or none is named and there are several
 create function backfill_private.check_target(p_name text)
 returns text
 language plpgsql
@@ -1639,13 +1649,15 @@ begin
     return p_name;
   elsif p_name is null and cardinality(v_known) = 1 then
     return v_known[1];
+  elsif v_known is null then
+    perform backfill_private.refuse('OB013', 'no target is installed', backfill_private.first_target());
   end if;
   perform backfill_private.refuse('OB013',
     case
       when p_name is null then 'several targets are installed'
       else format('no target is named %s', left(p_name, 80))
     end,
-    format('backfill plan … --target one of: %s', coalesce(array_to_string(v_known, ', '), 'none is installed')));
+    format('backfill plan … --target one of: %s', array_to_string(v_known, ', ')));
   return null;
 end
 $$;
@@ -2606,6 +2618,38 @@ as $$
   select hashtextextended(p_run_id::text, 20251101)
 $$;
 
+-- Refuse while there is nothing that any verb could be about: no target is installed, and no run was ever planned.
+--
+-- raises  OB013
+create function backfill_private.refuse_untargeted()
+returns void
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not exists (select from public.backfill_targets) and not exists (select from public.backfill_runs) then
+    perform backfill_private.refuse('OB013', 'no target is installed', backfill_private.first_target());
+  end if;
+end
+$$;
+
+-- Refuse a run that does not exist.
+--
+-- raises  OB001, or OB013 while no target is installed
+create function backfill_private.refuse_run(p_sentence text)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform backfill_private.refuse_untargeted();
+  perform backfill_private.refuse('OB001', p_sentence, 'backfill runs');
+end
+$$;
+
 -- A run, locked against other verbs for this transaction. Its chain holds all that bulk calls have settled.
 --
 -- raises  OB001 no such run, OB002 its state is none of those given
@@ -2621,7 +2665,7 @@ begin
   perform backfill_private.note_batches(p_run_id);
   select * into v_run from public.backfill_runs where run_id = p_run_id for no key update;
   if not found then
-    perform backfill_private.refuse('OB001', format('there is no run %s', p_run_id), 'backfill runs');
+    perform backfill_private.refuse_run(format('there is no run %s', p_run_id));
   elsif v_run.state <> all (p_states) then
     perform backfill_private.refuse('OB002',
       format('run %s is %s; this needs it to be %s', p_run_id, v_run.state, array_to_string(p_states, ' or ')),
@@ -4145,7 +4189,7 @@ begin
   perform backfill_private.authorize('read');
   select * into v_run from public.backfill_runs where run_id = p_run_id;
   if v_run.run_id is null then
-    perform backfill_private.refuse('OB001', format('there is no run %s', p_run_id), 'backfill runs');
+    perform backfill_private.refuse_run(format('there is no run %s', p_run_id));
   elsif v_run.state not in ('awaiting_approval', 'approved', 'running', 'paused') then
     return null;
   end if;
@@ -5326,8 +5370,8 @@ set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 declare
-  v_environment text := backfill_private.check_environment(nullif(p_request ->> 'environment', ''));
   v_target text := backfill_private.check_target(p_request ->> 'target');
+  v_environment text := backfill_private.check_environment(nullif(p_request ->> 'environment', ''));
   v_since timestamptz := backfill_private.since_bound('since', p_request ->> 'since');
   v_until timestamptz := backfill_private.until_bound('until', p_request ->> 'until');
   v_recent timestamptz := backfill_private.since_bound('recent_since', p_request ->> 'recent_since');
@@ -9612,7 +9656,7 @@ begin
   perform backfill_private.authorize('read');
   select * into v_run from public.backfill_runs where run_id = p_run_id;
   if v_run.sealed_at is null then
-    perform backfill_private.refuse('OB001', format('there is no sealed run %s', p_run_id), 'backfill runs');
+    perform backfill_private.refuse_run(format('there is no sealed run %s', p_run_id));
   end if;
   return v_run;
 end
@@ -11947,7 +11991,7 @@ begin
   v_lines := jsonb_build_array(backfill_private.line('targets',
     case when v_known is null then 'fail' else 'ok' end,
     coalesce(v_known, 'no target is installed'),
-    'backfill install, apply the migrations, then backfill check'));
+    backfill_private.first_target()));
   for v_target in select distinct t.target from public.backfill_targets as t order by t.target loop
     v_lines := v_lines || (
       select coalesce(jsonb_agg(l.line order by l.part, l.place), '[]') from (
@@ -12559,6 +12603,43 @@ exception when others then
 end
 $$;
 
+-- from sql/90_project/history.sql
+-- History: which migrations this database has applied, as the Supabase CLI records them.
+
+-- Which of these migrations are applied.
+--
+-- p_versions  the timestamps with which their names begin
+-- returns     {applied: [version], targets: [name]}. applied is null if this database keeps no record
+-- raises      OB010 the caller may not read
+create function backfill_private.history(p_versions text[])
+returns jsonb
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_applied jsonb;
+begin
+  perform backfill_private.authorize('read');
+  if backfill_private.column_type('supabase_migrations.schema_migrations', 'version') is not null then
+    execute $sql$
+      select coalesce(jsonb_agg(m.version::text order by m.version), '[]')
+      from supabase_migrations.schema_migrations as m
+      where m.version::text = any ($1)
+    $sql$
+    into v_applied
+    using p_versions;
+  end if;
+  return jsonb_build_object(
+    'applied', v_applied,
+    'targets', (
+      select coalesce(jsonb_agg(distinct t.target), '[]')
+      from public.backfill_targets as t
+    ));
+end
+$$;
+
 -- from sql/90_project/names.sql
 -- Names that the database does not have: which of those that it has may be meant.
 
@@ -12656,6 +12737,19 @@ $$;
 
 comment on function public.backfill_check() is
   'Is this project ready? One line per check, each with what to do.';
+
+-- Which migrations this database has applied, and which targets are installed.
+create function public.backfill_history(p_versions text[])
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.history(p_versions)
+$$;
+
+comment on function public.backfill_history(text[]) is
+  'Which of these migrations the database has applied, by the timestamps of their names. For the client.';
 
 -- What is missing of a target, by UTC day.
 --
@@ -12860,18 +12954,24 @@ comment on function public.backfill_freshness(uuid) is
 
 -- Runs whose id begins with a prefix of at least eight characters, at most two runs. That is enough to tell unique from
 -- ambiguous.
+--
+-- raises  OB013 no target is installed, and there is no run at all
 create function public.backfill_find_runs(p_prefix text)
 returns setof uuid
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select r.run_id
-  from public.backfill_runs as r
-  where starts_with(r.run_id::text, lower(btrim(p_prefix)))
-    and length(btrim(p_prefix)) >= 8
-  order by r.run_id
-  limit 2
+begin
+  perform backfill_private.refuse_untargeted();
+  return query
+    select r.run_id
+    from public.backfill_runs as r
+    where starts_with(r.run_id::text, lower(btrim(p_prefix)))
+      and length(btrim(p_prefix)) >= 8
+    order by r.run_id
+    limit 2;
+end
 $$;
 
 comment on function public.backfill_find_runs(text) is
@@ -13476,6 +13576,7 @@ revoke all on function
   public.backfill_plan_sessions(uuid, integer, integer),
   public.backfill_freshness(uuid),
   public.backfill_find_runs(text),
+  public.backfill_history(text[]),
   public.backfill_approve(uuid, text, text, text),
   public.backfill_reject(uuid, text, text),
   public.backfill_start(uuid, text),
@@ -13544,6 +13645,7 @@ to authenticated, service_role;
 -- Doors of the service only.
 grant execute on function
   public.backfill_coverage(text, text),
+  public.backfill_history(text[]),
   public.backfill_rehearsal(uuid),
   public.backfill_rehearse(uuid, text, text),
   public.backfill_start(uuid, text),
@@ -13569,6 +13671,7 @@ grant execute on function
   backfill_private.lease_holders(uuid),
   backfill_private.may(text),
   backfill_private.open_run(jsonb, text, uuid),
+  backfill_private.refuse_untargeted(),
   backfill_private.resume(uuid, text),
   backfill_private.seal(uuid, numeric),
   backfill_private.verify_part(uuid, jsonb, integer)
@@ -13591,6 +13694,7 @@ grant execute on function
   backfill_private.confirm_undo(uuid, text, text, integer, jsonb, text),
   backfill_private.coverage_of(text, text),
   backfill_private.fault(text),
+  backfill_private.history(text[]),
   backfill_private.is_cancel(text, text, timestamptz),
   backfill_private.is_written_here(xid),
   backfill_private.keep_rehearsal(uuid, text, jsonb),
