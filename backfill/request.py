@@ -88,7 +88,7 @@ def checked_versions(_: str, want: Json) -> dict[str, str]:
     """Versions by component. Raises BadRequest."""
     if not isinstance(want, Mapping):
         raise BadRequest(
-            f"want is a version by component, not {_shown(want)}", 'want={"fc_scores": "v1.2"}'
+            f"want is a version by component, not {_shown(want)}", 'want={"invoice": "v3"}'
         )
     return {c: checked_text(f"the wanted version of {c}", version) for c, version in want.items()}
 

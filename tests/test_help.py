@@ -11,6 +11,7 @@ import pytest
 import typer
 
 from backfill.cli import app as cli
+from tests.kit.commands import Shell
 
 ROOT: Any = typer.main.get_command(cli.app)  # Typer carries its own Click
 
@@ -38,6 +39,15 @@ def test_every_verb_and_option_has_a_help_text(verb: str) -> None:
     command = VERBS[verb]
     assert command.help
     assert [p.name for p in command.params if not p.help] == []
+
+
+def test_what_only_prism_has_stands_under_prism(plain_shell: Shell) -> None:
+    """Whoever has orders meets none of its words among the options of a plan."""
+    general, _, prism = plain_shell("plan", "--help").out.partition("PRISM alone:\n")
+    own = {"--engine-version", "--fc-version", "--basis"}
+    assert set(re.findall(r"^  (--[\w-]+)", prism, re.MULTILINE)) == own
+    assert not own & set(re.findall(r"--[\w-]+", general))
+    assert "--want COMPONENT=V" in general
 
 
 @pytest.mark.parametrize("verb", VERBS)

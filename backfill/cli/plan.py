@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from backfill.atomic_file import replace_file
 from backfill.cli import exit_codes, terminal
@@ -14,11 +15,29 @@ from backfill.errors import BadRequest
 from backfill.render.plan import plan_pieces
 from backfill.results.plan import Plan
 
+PRISM = "PRISM alone"  # the heading in the help of what only that target has
+
+
+class Panelled(TyperCommand):
+    """A verb whose help has options under headings, which Typer does in colour only."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the options of each panel under its name, those of none first."""
+        panels: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for option in self.get_params(ctx):
+            title = getattr(option, "rich_help_panel", None) or "Options"
+            record = option.get_help_record(ctx)
+            panels.setdefault(title, []).extend([record] if record else [])
+        for title, records in panels.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
 
 def add_to(app: typer.Typer) -> None:
     """Add these verbs to the command line."""
     app.command(epilog="Example: backfill missing --since 2025-08-01 --min-coverage 0.95")(missing)
-    app.command(epilog="Example: backfill plan --since 2025-08-01 --throttle 20")(plan)
+    example = "Example: backfill plan --since 2025-08-01 --throttle 20"
+    app.command(cls=Panelled, epilog=example)(plan)
 
 
 def missing(
@@ -46,12 +65,16 @@ def plan(
         str | None, typer.Option(metavar="D", help="First UTC day of the recent phase.")
     ] = None,
     engine_version: Annotated[
-        str | None, typer.Option(metavar="V", help="Wanted version of the profiles.")
+        str | None,
+        typer.Option(metavar="V", help="Wanted version of profile.", rich_help_panel=PRISM),
     ] = None,
     fc_version: Annotated[
-        str | None, typer.Option(metavar="V", help="Wanted version of the FC scores.")
+        str | None,
+        typer.Option(metavar="V", help="Wanted version of fc_scores.", rich_help_panel=PRISM),
     ] = None,
-    basis: Annotated[str | None, typer.Option(help="Kind of FC scores.")] = None,
+    basis: Annotated[
+        str | None, typer.Option(help="Kind of the fc_scores. [functions]", rich_help_panel=PRISM)
+    ] = None,
     throttle: Annotated[
         str | None, typer.Option(metavar="N", help="Session starts in any 60 s, or none. [20]")
     ] = None,
@@ -114,8 +137,8 @@ def plan(
             priority=priority,
             environment=environment,
             target=target,
-            want=_pairs(want, "--want is COMPONENT=VERSION", "--want fc_scores=v1.2"),
-            parameters=_pairs(parameters, "--set is NAME=VALUE", "--set basis=functions"),
+            want=_pairs(want, "--want is COMPONENT=VERSION", "--want invoice=v3"),
+            parameters=_pairs(parameters, "--set is NAME=VALUE", "--set min_lines=2"),
             inferred=inferred,
             mode=mode,
             like=like,
