@@ -104,7 +104,7 @@ def test_a_rehearsal_sees_what_holds_in_one_transaction(project: Project, code: 
     assert plan.rehearsal.alone == (not works_beside)
     marks = {c.name: c for c in plan.checks}
     assert (marks["rehearsal: one transaction"].status == "ok") == bool(works_beside)
-    said = "much the same in bulk: a transaction for each session"
+    said = "much the same in bulk: each in a transaction of its own"
     assert (said in marks["mode"].detail) == (not works_beside)
     assert "parts" not in marks["rehearsal: other tables"].detail
     project.approve(plan)

@@ -98,6 +98,9 @@ FORMS = {
     "edge without a version": ("after = [", 'transport = "edge"\nafter = [', "component profile needs function_version"),
     "edge with a signature": ("after = [", 'transport = "edge"\nfunction_version = "1"\nafter = [', "is no name of an Edge Function"),
     "no argument takes the session": ('arguments = { session_id = "session_id", engine', "arguments = { engine", "no argument takes the session_id"),
+    "one word for its rows": ('index = "', 'called = ["order"]\nindex = "', "source: called is two words, one and several"),
+    "a word that is none": ('index = "', 'called = ["order", "or|ders"]\nindex = "', "source: called is two words, one and several"),
+    "no words for its rows": ('index = "', 'called = "orders"\nindex = "', "source: called is two words, one and several"),
     "a name too long": ('index = "', 'index = "' + "x" * 60, "index is longer than the 63 bytes"),
 }  # fmt: skip
 

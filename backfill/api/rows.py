@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from backfill.errors import NotInstalled
 from backfill.moments import moment
+from backfill.render.markdown import Called
 from backfill.results.check import Check
 from backfill.results.coverage import DayCoverage, Missing, all_missing_name
 from backfill.results.plan import Approval, Freshness, Plan
@@ -28,7 +29,8 @@ RUN_COLUMNS = (
 )
 PROGRESS_COLUMNS = (
     "run_id,state,reason,environment,total,pending,leased,done,failed,skipped,rolled_back,unselected,"
-    "rate_per_minute,eta_s,waits_for,approved_by,approved_until,created_at,audit_count,audit_head"
+    "rate_per_minute,eta_s,waits_for,approved_by,approved_until,created_at,audit_count,audit_head,"
+    "called"
 )
 BUCKETS = (
     "as_planned", "missing", "extra", "filled_elsewhere", "changed_since", "no_longer_selected",
@@ -184,7 +186,8 @@ def missing_of(answer: Mapping[str, Json]) -> Missing:
     with _understood("Missing"):
         components = tuple(answer["components"])
         days = tuple(_day_of(row, components) for row in answer["days"])
-        return Missing(days, components, answer["undated"], answer["date"])
+        called = Called(*answer["called"])
+        return Missing(days, components, answer["undated"], answer["date"], called)
 
 
 def _day_of(row: Mapping[str, Json], components: Sequence[str]) -> DayCoverage:

@@ -82,6 +82,7 @@ class ApplyProgress:
         }
         self._task = self._bar.add_task("apply", total=status.total, completed=over, **fields)
         self._look = look
+        self._called = status.called
         self._ended = threading.Event()
         self._looking: threading.Thread | None = None
         self._last = ""
@@ -111,7 +112,7 @@ class ApplyProgress:
         elif event.kind == "bulk_settled":
             self._settled_in_bulk(event)
         elif event.kind == "freshness":
-            for line in changes_in_words(event.details) or ["nothing"]:
+            for line in changes_in_words(event.details, self._called) or ["nothing"]:
                 terminal.err.print(f"changed since the plan was sealed: {line}", markup=False)
         elif event.kind == "waiting":
             self._waiting(event)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from backfill.api.queries import LEAST_PREFIX_CHARS
 from backfill.files.folder import files_are_missing
-from backfill.render.markdown import counted
+from backfill.render.markdown import Called
 from backfill.results.check import Check
 from backfill.results.coverage import Missing
 from backfill.results.run import FailedSession, Json, Outcome, RunSummary, Status
@@ -20,7 +20,7 @@ from backfill.results.verification import Verification
 MARKS = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
 MARKS |= {"pass": "[green]pass[/]", "partial": "[yellow]partial[/]"}
 NAMED_SESSIONS = 20
-NEVER_CUT = frozenset({"run", "failed session", "day"})
+NEVER_CUT = ("run", "failed ", "day")
 
 PIPE_COLUMNS = 250  # a pipe has no width, and nothing may be cut there
 RUNS_COLUMNS = 130  # below these the list of runs is cut
@@ -72,7 +72,7 @@ def print_next(step: str) -> None:
 def _table(*headers: str, rows: Iterable[Sequence[object]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for header in headers:
-        table.add_column(header, no_wrap=header in NEVER_CUT)
+        table.add_column(header, no_wrap=header.startswith(NEVER_CUT))
     for row in rows:
         table.add_row(*("" if cell is None else str(cell) for cell in row))
     return table
@@ -102,15 +102,16 @@ def print_missing(missing: Missing) -> None:
     )  # fmt: skip
     if missing.undated:
         out.print(
-            f"{counted(missing.undated, 'session')} with no {missing.date} that a plan can take:"
-            " none, infinite, or of a year outside 1 to 9999",
+            f"{missing.called.counted(missing.undated)} with no {missing.date} that a plan can"
+            " take: none, infinite, or of a year outside 1 to 9999",
             markup=False,
         )
     if missing.coverage is None:
-        out.print("no session that can be scored")
+        out.print(f"no {missing.called.one} that can be scored")
     else:
         out.print(
-            f"coverage {missing.coverage:.2%} of {missing.scorable} sessions that can be scored"
+            f"coverage {missing.coverage:.2%} of {missing.scorable} {missing.called.many} that can "
+            "be scored"
         )
 
 
@@ -165,21 +166,21 @@ def print_status(status: Status) -> None:
     counts = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in status.counts.items() if n)
     out.print(f"run {status.run_id} is {status.state}: {counts or 'nothing'}", markup=False)
     if status.unselected:
-        out.print(f"  {counted(status.unselected, 'session')} skipped: no longer selected")
+        out.print(f"  {status.called.counted(status.unselected)} skipped: no longer selected")
     if status.waits_for or status.reason:
         out.print(f"  {status.waits_for or status.reason}", markup=False)
     if status.state == "running":
         eta = "unknown" if status.eta_s is None else f"{status.eta_s:.0f} s"
-        out.print(f"  {status.rate_per_minute:g} sessions/min, about {eta} left")
+        out.print(f"  {status.rate_per_minute:g} {status.called.many}/min, about {eta} left")
     out.print(f"  audit: {status.audit_count} events, head {status.audit_head}")
 
 
-def print_failures(failures: Sequence[FailedSession]) -> None:
+def print_failures(failures: Sequence[FailedSession], called: Called) -> None:
     """The failed sessions with their causes."""
     if failures:
         out.print(
             _table(
-                "failed session", "step", "code", "cause",
+                f"failed {called.one}", "step", "code", "cause",
                 rows=(
                     (f.session_id, f.failed_step, f.error_code, f.error_message)
                     for f in failures
@@ -191,7 +192,7 @@ def print_failures(failures: Sequence[FailedSession]) -> None:
 def print_outcome(outcome: Outcome) -> None:
     """How an apply ended."""
     print_status(outcome.status)
-    print_failures(outcome.failures)
+    print_failures(outcome.failures, outcome.status.called)
 
 
 def print_missing_files(outcome: Outcome) -> None:
@@ -265,7 +266,7 @@ def _print_rows(effect: UndoEffect) -> None:
     for verb, counts in zip(verbs, (effect.deletes, effect.restores), strict=True):
         shown = ", ".join(f"{n} of {table}" for table, n in counts.items() if n)
         out.print(f"{verb}: {shown or 'nothing'}", markup=False)
-    out.print(f"sessions: {effect.sessions}")
+    out.print(f"{effect.called.many}: {effect.sessions}")
     if effect.session_ids:
         more = effect.sessions - len(effect.session_ids)
         named = ", ".join(effect.session_ids) + (f" and {more} more" if more > 0 else "")

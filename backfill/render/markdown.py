@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 MARKS = {"ok": "✅", "warn": "⚠️", "fail": "❌", "pass": "✅", "partial": "⚠️"}
 NONE = "-"
@@ -92,6 +92,30 @@ def counted(count: int, noun: str) -> str:
     """1 session, 1,200 sessions, 2 batches."""
     plural = noun + ("es" if noun.endswith("ch") else "s")
     return f"{count:,} {noun if count == 1 else plural}"
+
+
+class Called(NamedTuple):
+    """How the rows of a target's source are called: one of them, and several."""
+
+    one: str = "session"
+    many: str = "sessions"
+
+    def counted(self, count: int, kind: str = "") -> str:
+        """1 session, 1,200 sessions. kind: a word and a space before the noun."""
+        return f"{count:,} {kind}{self.one if count == 1 else self.many}"
+
+    @property
+    def title(self) -> str:
+        """Several, as a heading begins."""
+        return self.many[:1].upper() + self.many[1:]
+
+    @property
+    def one_title(self) -> str:
+        """One of them, as a heading begins."""
+        return self.one[:1].upper() + self.one[1:]
+
+
+SESSION = Called()
 
 
 def utc(moment: datetime | None) -> str:

@@ -78,7 +78,7 @@ def _nothing_to_do(plan: Plan) -> str:
     asked = plan.request
     until = f" until {escaped(asked['until'])}" if asked.get("until") else ""
     return joined(
-        f"**Nothing to do**: no session since {escaped(asked.get('since', NONE))}{until} "
+        f"**Nothing to do**: no {plan.called.one} since {escaped(asked.get('since', NONE))}{until} "
         "lacks anything that can be scored. No run was made.",
         _excluded(plan) if plan.excluded else "",
     )
@@ -115,18 +115,18 @@ def _largest_first(figures: Mapping[str, int]) -> list[tuple[str, int]]:
 
 
 def _candidates(plan: Plan) -> str:
-    found = plan.figures["candidates"]
+    found, called = plan.figures["candidates"], plan.called
     missing = _largest_first(found["missing"])
     every = "both" if len(missing) == 2 else f"all {len(missing)}"
     lines = [
-        f"**Total candidates**: {counted(found['total'], 'session')}, created from "
+        f"**Total candidates**: {called.counted(found['total'])}, created from "
         f"{_moment(plan.figures.get('oldest'))} to {_moment(plan.figures.get('newest'))}",
-        *(f"**Missing {code(name)}**: {counted(count, 'session')}" for name, count in missing),
-        f"**Missing {every}**: {counted(found['missing_all'], 'session')}",
+        *(f"**Missing {code(name)}**: {called.counted(count)}" for name, count in missing),
+        f"**Missing {every}**: {called.counted(found['missing_all'])}",
     ]
     needs = {name: " then ".join(map(code, lacks)) for name, lacks, _ in plan.sessions.kinds()}
     categories = table(
-        ("Category", "Sessions", "Scored"),
+        ("Category", called.title, "Scored"),
         ((code(n), c, needs.get(n, NONE)) for n, c in _largest_first(plan.figures["categories"])),
     )
     return section("Candidate analysis", bullets(lines), categories)
@@ -149,8 +149,8 @@ def _calls_and_writes(plan: Plan) -> str:
     calls, writes = plan.figures["expected_calls"], plan.figures["expected_writes"]
     versions = _versions(plan)
     order = (
-        "In each session the calls are made in this order, each only if its row is missing. "
-        "A call that fails ends the session."
+        f"In each {plan.called.one} the calls are made in this order, each only if its row is "
+        f"missing. A call that fails ends the {plan.called.one}."
         if _steps(plan)
         else "Each call is made only if its row is missing, with the parameters named above."
     )
@@ -210,14 +210,15 @@ def _detail(check: Check, why: str | None = None) -> str:
 
 def _excluded(plan: Plan) -> str:
     listed, total = plan.figures["excluded"], plan.figures["excluded_total"]
+    title = f"Excluded {plan.called.many}"
     if not total:
-        return section("Excluded sessions", "None.")
+        return section(title, "None.")
     cut = f" The first {len(listed):,} are listed." if len(listed) < total else ""
     return section(
-        "Excluded sessions",
-        f"{counted(total, 'session')} that lack something are left out as a whole.{cut}",
+        title,
+        f"{plan.called.counted(total)} that lack something are left out as a whole.{cut}",
         table(
-            ("Session", "Reason"),
+            (plan.called.one_title, "Reason"),
             ((code(e["session_id"]), escaped(e["reason"])) for e in listed),
         ),
     )
@@ -236,7 +237,7 @@ def _risk(check: Check) -> str:
 
 def _standing_risks(plan: Plan) -> list[str]:
     excluded = plan.figures["excluded_total"]
-    left = f"**Left as they are**: {counted(excluded, 'excluded session')}" if excluded else ""
+    left = f"**Left as they are**: {plan.called.counted(excluded, 'excluded ')}" if excluded else ""
     return [
         "**Idempotence**: a call is made only if its row is still missing",
         "**Overwriting**: every planned row was missing when the plan was sealed. A row that "
@@ -252,7 +253,7 @@ def _rollback(plan: Plan) -> str:
         "Rollback and audit",
         f"{_receipts(plan)} An undo previews "
         "first, touches only rows that are still what the run wrote, and reports the others. "
-        "It takes the whole run, single sessions or a range of dates:",
+        f"It takes the whole run, single {plan.called.many} or a range of dates:",
         fenced(
             "sh",
             f"backfill rollback {run}\n"
@@ -277,12 +278,12 @@ def _receipts(plan: Plan) -> str:
 
 def _criteria(plan: Plan) -> str:
     """What `verify` will count, by its own names, and the numbers that a pass expects."""
-    priority = sum(1 for _ in plan.sessions.in_phase("priority"))
+    many, priority = plan.called.many, sum(1 for _ in plan.sessions.in_phase("priority"))
     rows = [
         *_criteria_of_tables(plan),
-        ("`priority_complete`", priority, "priority sessions with every planned row"),
+        ("`priority_complete`", priority, f"priority {many} with every planned row"),
         ("`critical_errors`", 0, "rows without a receipt, receipts without a row, refused gates"),
-        ("`failed_sessions`", 0, "failed sessions: with any, the verdict is partial, not pass"),
+        ("`failed_sessions`", 0, f"failed {many}: with any, the verdict is partial, not pass"),
         ("`audit_complete`", "all", "events of the audit chain, none missing or changed"),
     ]
     return section(
@@ -329,9 +330,9 @@ def _became_of(plan: Plan) -> str:
     counts = plan.sessions.states()
     return section(
         "Status",
-        state_line(plan.state),
+        state_line(plan.state, plan.called),
         reason_line(plan.reason),
-        counts_by_state(counts),
+        counts_by_state(counts, plan.called),
         _approval(plan),
         next_commands(plan.run_id, plan.state, counts["failed"]),
     )

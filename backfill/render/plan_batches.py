@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from backfill.render.markdown import (
+    Called,
     bullets,
     code,
     counted,
@@ -31,14 +32,15 @@ WINDOW_S = 60  # the throttle counts the starts of any 60 seconds
 def batching(plan: Plan) -> str:
     """How large the batches are, when each starts, and why not faster."""
     size, throttle = plan.request["batch_size"], plan.request.get("throttle_per_minute")
+    called = plan.called
     lines = [
-        f"**Batch size**: at most {counted(size, 'session')} of one phase",
-        *(_pace(throttle, size, plan.batch_spacing_s) if throttle else _no_pace()),
+        f"**Batch size**: at most {called.counted(size)} of one phase",
+        *(_pace(throttle, size, plan.batch_spacing_s, called) if throttle else _no_pace()),
         f"**Runtime**: {_runtime(plan)}",
-        "**A session that fails** is recorded with its error. The others go on",
+        f"**{called.title} that fail** are recorded with their errors. The others go on",
     ]
     batches = table(
-        ("Batch", "Phase", "Starts", "Sessions"),
+        ("Batch", "Phase", "Starts", called.title),
         (
             (number, phase, mm_ss(plan.starts_at_s(number)), len(places))
             for number, phase, places in plan.sessions.batches()
@@ -51,11 +53,11 @@ def _no_pace() -> list[str]:
     return ["**Throttle**: none. A batch starts as soon as a worker asks for it"]
 
 
-def _pace(throttle: int, size: int, spacing_s: float) -> list[str]:
+def _pace(throttle: int, size: int, spacing_s: float, called: Called) -> list[str]:
     """What the throttle allows, and the spacing that follows."""
     room = counted(throttle // size, "batch")
     return [
-        f"**Throttle**: at most {counted(throttle, 'session')} started in any {WINDOW_S} s, "
+        f"**Throttle**: at most {called.counted(throttle)} started in any {WINDOW_S} s, "
         "over all workers, retries counted",
         f"**Spacing**: a window holds {room} of {size}, so batches start "
         f"{duration(spacing_s)} apart{_too_fast(throttle, size)}",
@@ -81,7 +83,7 @@ def _runtime(plan: Plan) -> str:
         return f"{rehearsed}, as rehearsed" if rehearsed else "not predicted without a throttle"
     return (
         f"{duration(runtime_s)} from the first batch to the start of the last, at the earliest, "
-        f"for {counted(plan.figures['candidates']['total'], 'session')}. "
+        f"for {plan.called.counted(plan.figures['candidates']['total'])}. "
         + (f"As rehearsed {rehearsed}" if rehearsed else "How long the calls take was not measured")
     )
 
@@ -91,28 +93,37 @@ def order(plan: Plan) -> str:
     what = {
         "priority": "the canary: verified before the next phase starts. "
         "If a row is missing, the run pauses",
-        "recent": f"sessions created on or after {day(plan.request.get('recent_since'))}",
+        "recent": f"{plan.called.many} created on or after {day(plan.request.get('recent_since'))}",
         "historical": "the rest",
     }
     by_phase: Counter[Phase] = Counter()
     for (_, _, phase), count in plan.sessions.kinds().items():
         by_phase[phase] += count
     lines = [
-        f"{place}. **{phase}** ({counted(count, 'session')}): {escaped(what[phase])}"
+        f"{place}. **{phase}** ({plan.called.counted(count)}): {escaped(what[phase])}"
         for place, (phase, count) in enumerate(by_phase.items(), start=1)
     ]
     named = [s.session_id for s in plan.sessions.in_phase("priority")]
-    canary = f"Priority sessions: {', '.join(map(code, named))}." if named else ""
+    canary = f"Priority {plan.called.many}: {', '.join(map(code, named))}." if named else ""
     return section(
-        "Execution order", "\n".join(lines), canary, "Inside a phase the newest session is first."
+        "Execution order",
+        "\n".join(lines),
+        canary,
+        f"Inside a phase the newest {plan.called.one} is first.",
     )
 
 
 def sessions(plan: Plan) -> Iterator[str]:
     """Every session in its batch, and what became of it once the run has started, in pieces."""
-    yield section("Sessions")
+    yield section(plan.called.title)
     started = plan.sessions.have_begun()
-    header = ["#", "Session", "Lacks", "Created", *(["State", "Error"] if started else [])]
+    header = [
+        "#",
+        plan.called.one_title,
+        "Lacks",
+        "Created",
+        *(["State", "Error"] if started else []),
+    ]
     for number, phase, places in plan.sessions.batches():
         yield f"### Batch {number} ({phase}, starts at {mm_ss(plan.starts_at_s(number))})"
         members = plan.sessions[places.start : places.stop]

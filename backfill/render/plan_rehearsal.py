@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from backfill.render.markdown import MARKS, NONE, code, counted, duration, escaped, section, table
+from backfill.render.markdown import MARKS, NONE, Called, code, duration, escaped, section, table
 from backfill.render.state import error_text
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def rehearsal(plan: Plan) -> str:
     seen = plan.rehearsal
     if seen is None:
         return section("Rehearsal", _not_rehearsed(plan))
-    sample = f"{len(seen.sessions)} of {counted(len(plan.sessions), 'session')}"
+    sample = f"{len(seen.sessions)} of {plan.called.counted(len(plan.sessions))}"
     return section(
         "Rehearsal",
         f"{sample}, {ONLY_TWICE}",
@@ -36,8 +36,8 @@ def rehearsal(plan: Plan) -> str:
             ("", "Looked at", "Seen"),
             ((MARKS[c.status], escaped(_name(c)), escaped(c.detail)) for c in marks(plan)),
         ),
-        _rows(seen.rows),
-        _sessions(seen.sessions),
+        _rows(seen.rows, plan.called),
+        _sessions(seen.sessions, plan.called),
     )
 
 
@@ -50,16 +50,16 @@ def estimate(plan: Plan) -> str:
     """How long the run takes by its rehearsal. Empty if that was not measured."""
     if plan.rehearsal is None or plan.rehearsal.runtime_s is None:
         return ""
-    at_once = counted(AT_A_TIME, "session")
+    at_once = plan.called.counted(AT_A_TIME)
     return f"about {duration(plan.rehearsal.runtime_s)} to the last row, {at_once} at a time"
 
 
 def _not_rehearsed(plan: Plan) -> str:
-    why = next((c.detail for c in marks(plan)), NOT_REHEARSED)
+    why, many = next((c.detail for c in marks(plan)), NOT_REHEARSED), plan.called.many
     way = (
         ""
         if why.startswith(NOT_MEASURED)
-        else " `backfill plan … --rehearse 5` scores five sessions and rolls them back."
+        else f" `backfill plan … --rehearse 5` scores five {many} and rolls them back."
     )
     return f"{escaped(why[:1].upper() + why[1:])}. No scoring call was made for this plan.{way}"
 
@@ -68,9 +68,9 @@ def _name(check: Check) -> str:
     return check.name.removeprefix(MARKED)
 
 
-def _rows(rows: Mapping[str, Mapping[str, int]]) -> str:
+def _rows(rows: Mapping[str, Mapping[str, int]], called: Called) -> str:
     return table(
-        ("Rows of these sessions in", "Before", "After", "New", "Changed", "Deleted"),
+        (f"Rows of these {called.many} in", "Before", "After", "New", "Changed", "Deleted"),
         (
             (code(name), n["before"], n["after"], n["inserted"], n["updated"], n["deleted"])
             for name, n in rows.items()
@@ -78,9 +78,9 @@ def _rows(rows: Mapping[str, Mapping[str, int]]) -> str:
     )
 
 
-def _sessions(sessions: Sequence[RehearsedSession]) -> str:
+def _sessions(sessions: Sequence[RehearsedSession], called: Called) -> str:
     return table(
-        ("Session", "Phase", "Lacks", "Calls took", "Error"),
+        (called.one_title, "Phase", "Lacks", "Calls took", "Error"),
         (
             (
                 code(s.session_id),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from backfill.render.markdown import NONE, bullets, code, counted, escaped, section, table, utc
+from backfill.render.markdown import NONE, Called, bullets, code, escaped, section, table, utc
 
 if TYPE_CHECKING:
     from backfill.results.plan import Plan
@@ -15,16 +15,16 @@ NAMED_SESSIONS = 20
 TITLE = "Since the plan was sealed"
 
 
-def changes_in_words(told: Mapping[str, Any]) -> list[str]:
+def changes_in_words(told: Mapping[str, Any], called: Called) -> list[str]:
     """The details of a `freshness` event, one sentence each. Empty if nothing changed."""
     filled, new = told["filled_total"], told["new_candidates_total"]
     lines = [_change(change) for change in told["changes"]]
     if filled:
-        lines.append(f"{counted(filled, 'session')} filled meanwhile: they will be skipped")
+        lines.append(f"{called.counted(filled)} filled meanwhile: they will be skipped")
     if gone := told["unselected_total"]:
-        lines.append(f"{counted(gone, 'session')} no longer selected: they will be skipped")
+        lines.append(f"{called.counted(gone)} no longer selected: they will be skipped")
     if new:
-        lines.append(f"{counted(new, 'session')} lacking something now and not in the plan")
+        lines.append(f"{called.counted(new)} lacking something now and not in the plan")
     if not told["digest_matches"]:
         lines.append("the plan no longer matches its digest: nothing will be scored")
     return lines
@@ -48,7 +48,7 @@ def freshness(plan: Plan) -> str:
     seen = plan.freshness
     if seen is None:
         return ""
-    changed = changes_in_words(seen.as_dict())
+    changed = changes_in_words(seen.as_dict(), plan.called)
     lines = [escaped(line) for line in changed] or [
         "Nothing changed: the same candidates, definitions and settings, and the digest matches"
     ]

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from backfill.render.markdown import (
     MARKS,
     NONE,
+    SESSION,
+    Called,
     bullets,
     code,
     counted,
@@ -37,17 +39,18 @@ def summary_markdown(
     status: Status, verification: Verification | None, failures: Sequence[FailedSession]
 ) -> str:
     """How a run ended: its counts, its failed sessions, and the verdict if it was verified."""
-    verified = _verified(verification) if verification else "Not verified."
+    called = status.called
+    verified = _verified(verification, called) if verification else "Not verified."
     return joined(
         f"# Backfill run {code(status.run_id)}",
         state_title(status.state),
         reason_line(status.reason),
         f"Waits for: {escaped(status.waits_for)}" if status.waits_for else "",
-        counts_by_state({**status.counts, "total": status.total}),
+        counts_by_state({**status.counts, "total": status.total}, called),
         _approved(status),
-        section("Failed sessions", _failures(failures)),
+        section(f"Failed {called.many}", _failures(failures, called)),
         verified,
-        _new_candidates(verification) if verification else "",
+        _new_candidates(verification, called) if verification else "",
         section("Audit", _audit(status.audit_count, status.audit_head)),
         next_commands(status.run_id, status.state, len(failures)),
     )
@@ -59,9 +62,9 @@ def _approved(status: Status) -> str:
     return f"Approved by {escaped(status.approved_by)}, valid until {utc(status.approved_until)}."
 
 
-def _failures(failures: Sequence[FailedSession]) -> str:
+def _failures(failures: Sequence[FailedSession], called: Called) -> str:
     rows = ((code(f.session_id), error_text(f)) for f in failures)
-    return table(("Session", "Error"), rows) if failures else "None."
+    return table((called.one_title, "Error"), rows) if failures else "None."
 
 
 def _audit(count: int, head: str) -> str:
@@ -71,17 +74,17 @@ def _audit(count: int, head: str) -> str:
     )
 
 
-def verification_markdown(verification: Verification) -> str:
+def verification_markdown(verification: Verification, called: Called = SESSION) -> str:
     """The rows in the tables compared with the plan."""
     return joined(
         f"# Verification of run {code(verification.run_id)}",
-        _verified(verification),
-        _new_candidates(verification),
+        _verified(verification, called),
+        _new_candidates(verification, called),
         section("Audit", _audit(verification.audit_count, verification.audit_head)),
     )
 
 
-def _verified(verification: Verification) -> str:
+def _verified(verification: Verification, called: Called) -> str:
     verdict = verification.verdict
     rows = (
         (MARKS[c.status], code(c.name), c.expected, c.actual, _shares(c.inserted, c.updated))
@@ -96,13 +99,13 @@ def _verified(verification: Verification) -> str:
             table(("", "Criterion", "Expected", "Counted", "Of these"), rows),
             f"**Critical**\n\n{critical}" if critical else "",
             f"**Answered**\n\n{answered}" if answered else "",
-            _buckets(verification.buckets),
+            _buckets(verification.buckets, called),
         )
         if part
     )
 
 
-def _new_candidates(verification: Verification) -> str:
+def _new_candidates(verification: Verification, called: Called) -> str:
     """The sessions that lack something and are not in the plan. Empty if there are none."""
     total, named = verification.new_candidates_total, verification.new_candidates[:NAMED_SESSIONS]
     if not total:
@@ -110,7 +113,7 @@ def _new_candidates(verification: Verification) -> str:
     more = total - len(named)
     return section(
         "New candidates",
-        f"{counted(total, 'session')} in the plan's range lack something now and are not in the "
+        f"{called.counted(total)} in the plan's range lack something now and are not in the "
         "plan. This run does not score them.",
         bullets([*map(code, named), *([f"{more:,} more"] if more else [])]),
         "Next:",
@@ -122,7 +125,7 @@ def _shares(inserted: int | None, updated: int | None) -> str:
     return "" if inserted is None else f"{inserted:,} new, {updated or 0:,} updated"
 
 
-def _buckets(buckets: Mapping[str, Sequence[Mapping[str, Json]]]) -> str:
+def _buckets(buckets: Mapping[str, Sequence[Mapping[str, Json]]], called: Called) -> str:
     """The count of each bucket, and the rows that are not as planned."""
     counts = table(
         ("Rows", "Count"), ((n.replace("_", " "), len(rows)) for n, rows in buckets.items())
@@ -133,5 +136,5 @@ def _buckets(buckets: Mapping[str, Sequence[Mapping[str, Json]]]) -> str:
         if name != "as_planned"
         for row in rows
     ]
-    listed = table(("Rows", "Session", "Component"), odd) if odd else ""
+    listed = table(("Rows", called.one_title, "Component"), odd) if odd else ""
     return "\n\n".join(filter(None, (counts, listed)))

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from backfill.render.markdown import NONE, escaped, fenced, table
+from backfill.render.markdown import NONE, Called, escaped, fenced, table
 
 if TYPE_CHECKING:
     from backfill.results.run import FailedSession
     from backfill.results.sessions import PlannedSession
 
 _MEANINGS = {
-    "approved": "The plan is approved. No session has started.",
-    "running": "Sessions are being scored, or wait for a worker.",
-    "paused": "No session starts until the run is resumed.",
-    "completed": "Every session is settled.",
+    "approved": "The plan is approved. No {one} has started.",
+    "running": "{many} are being scored, or wait for a worker.",
+    "paused": "No {one} starts until the run is resumed.",
+    "completed": "Every {one} is settled.",
     "rejected": "An approver refused the plan. It cannot be applied.",
     "cancelled": "The run was stopped for good. What it wrote stays.",
     "expired": "The approval ran out. What the run wrote stays.",
-    "rolled_back": "No session is left done: what the run wrote was taken back.",
+    "rolled_back": "No {one} is left done: what the run wrote was taken back.",
 }
 _NEXT = {
     "approved": "backfill apply {run}",
@@ -38,9 +38,10 @@ def resume_command(run_id: str, reason: str | None) -> str:
     return f"backfill resume {run_id}" + (' --because "…"' if is_critical else "")
 
 
-def state_line(state: str) -> str:
+def state_line(state: str, called: Called) -> str:
     """The state in bold, and its meaning if that takes a sentence."""
-    return f"{state_title(state)}. {_MEANINGS.get(state, '')}".rstrip()
+    meaning = _MEANINGS.get(state, "").format(one=called.one, many=called.title)
+    return f"{state_title(state)}. {meaning}".rstrip()
 
 
 def state_title(state: str) -> str:
@@ -53,10 +54,10 @@ def reason_line(reason: str | None) -> str:
     return f"Reason: {escaped(reason)}" if reason else ""
 
 
-def counts_by_state(counts: Mapping[str, int]) -> str:
+def counts_by_state(counts: Mapping[str, int], called: Called) -> str:
     """A table of the states that have sessions."""
     rows = ((state.replace("_", " "), count) for state, count in counts.items() if count)
-    return table(("Sessions", "Count"), rows)
+    return table((called.title, "Count"), rows)
 
 
 def error_text(failed: PlannedSession | FailedSession) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from backfill.render.markdown import SESSION, Called
+
 
 @dataclass(frozen=True, slots=True)
 class DayCoverage:
@@ -45,12 +47,14 @@ class Missing:
 
     components: the target's, in the order of scoring. undated: sessions that lack something and
     whose date no plan can take: none, infinite, or of a year not in 1 to 9999. date: its column.
+    called: how the target's rows are called, one and several.
     """
 
     days: tuple[DayCoverage, ...]
     components: tuple[str, ...] = ()
     undated: int = 0
     date: str = ""
+    called: Called = SESSION
 
     @property
     def scorable(self) -> int:
@@ -73,8 +77,9 @@ class Missing:
         return sum(d.missing_all for d in self.days)
 
     def as_dict(self) -> dict[str, Any]:
-        """{coverage, completed, missing_<component>…, missing_both, excluded, days}."""
+        """{called, coverage, completed, missing_<component>…, missing_both, excluded, days}."""
         return {
+            "called": list(self.called),
             "coverage": None if self.coverage is None else round(self.coverage, 4),
             "completed": sum(d.completed for d in self.days),
             **_flat(self.missing, self.missing_all),

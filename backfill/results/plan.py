@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 
+from backfill.render.markdown import SESSION, Called
 from backfill.results.check import Check
 from backfill.results.run import ITEM_STATES, FailedSession, Json, Moment
 from backfill.results.sessions import Phase, PlannedSessions
@@ -185,6 +186,11 @@ class Plan:
         return self.figures.get(name, UNMEASURED[name])
 
     @property
+    def called(self) -> Called:
+        """How the target's rows are called: one of them, and several."""
+        return Called(*self.figures.get("called", SESSION))
+
+    @property
     def candidates(self) -> Mapping[str, Json]:
         """{total, missing: {component: n}, missing_<component>, missing_both}."""
         found = self._figure("candidates")
@@ -288,6 +294,7 @@ class Plan:
         yield "environment", self.environment
         yield "created_at", self.created_at.isoformat() if self.created_at else None
         yield "request", dict(self.request)
+        yield "called", list(self.called)
         yield "candidates", dict(self.candidates)
         yield "categories", self.categories
         yield "phases", dict(self._figure("phases"))

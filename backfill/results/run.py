@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, SkipValidation
 
 from backfill.moments import moment
+from backfill.render.markdown import SESSION, Called
 
 Json = Any
 
@@ -43,7 +44,7 @@ class Status:
 
     counts: sessions by state. rate_per_minute: sessions per minute. eta_s: seconds to the end, None
     if that is unknown. audit_head: hash of the newest of audit_count events. unselected: skipped
-    sessions that the target no longer selected.
+    sessions that the target no longer selected. called: how its rows are called, one and several.
     """
 
     run_id: str
@@ -58,6 +59,7 @@ class Status:
     approved_by: str | None = None
     approved_until: Moment | None = None
     unselected: int = 0
+    called: Called = SESSION
 
     @property
     def total(self) -> int:
@@ -75,6 +77,7 @@ class Status:
             "run_id": self.run_id,
             "state": self.state,
             "reason": self.reason,
+            "called": list(self.called),
             "counts": dict(self.counts),
             "unselected": self.unselected,
             "rate_per_minute": self.rate_per_minute,

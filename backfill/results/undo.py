@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from backfill.render.markdown import SESSION, Called
 from backfill.results.run import Json, Moment
 
 
@@ -15,7 +16,7 @@ class UndoEffect:
     conflicts: {session_id, table, row, reason}. sessions: how many lose a row. session_ids: in a
     preview, the first hundred of these, in the order of the plan. inferred: in a preview, how many
     rows have inferred receipts. was_finished: whether it had been carried out before this
-    confirmation, by `confirmed_by` at `finished_at`.
+    confirmation, by `confirmed_by` at `finished_at`. called: how the target's rows are called.
     """
 
     run_id: str
@@ -30,6 +31,7 @@ class UndoEffect:
     was_finished: bool = False
     inferred: int = 0
     session_ids: tuple[str, ...] = ()
+    called: Called = SESSION
 
     @property
     def is_preview(self) -> bool:
@@ -59,6 +61,7 @@ class UndoEffect:
             "run_id": self.run_id,
             "state": self.state,
             "digest": self.digest,
+            "called": list(self.called),
             "sessions": self.sessions,
             **({"session_ids": list(self.session_ids)} if self.is_preview else {}),
             "deletes": dict(self.deletes),

@@ -34,6 +34,7 @@ from backfill.targets.declaration_values import (
     Text,
     Texts,
     ViewName,
+    Words,
     is_one_of,
 )
 
@@ -75,7 +76,7 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the sessions are, and which of them count."""
+    """Where the sessions are, and which of them count. called: one of them, and several."""
 
     __pydantic_config__ = STRICT
 
@@ -85,6 +86,7 @@ class Source:
     index: Column
     where: Filters = ()
     needs: tuple[Need, ...] = ()
+    called: Words = ("session", "sessions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +176,7 @@ class Declaration:
                 "filters": [f.as_dict() for f in self.source.where],
                 "needs": [n.as_dict(component) for component, n in self.needs],
                 "index": self.source.index,
+                "called": list(self.source.called),
             },
             "defaults": dict(self.parameters),
             "components": [c.as_dict() for c in self.components],

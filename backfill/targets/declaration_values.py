@@ -17,6 +17,7 @@ from backfill.results.run import Json
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
 VIEW = re.compile(r"backfill_[a-z0-9_]{1,50}")
+WORD = re.compile(r"(?=.{1,30}$)[^\W\d_]+(?:[ -][^\W\d_]+)*")
 NAME_BYTES = 63  # what PostgreSQL keeps of a name
 # A request's own names. No parameter of a target may have them.
 TAKEN = frozenset(
@@ -74,6 +75,10 @@ def _are_texts(value: object) -> bool:
     return isinstance(value, list) and all(
         isinstance(v, str) and v and "\0" not in v for v in value
     )
+
+
+def _are_words(value: Any) -> bool:
+    return _are_texts(value) and len(value) == 2 and all(map(WORD.fullmatch, value))
 
 
 def _is_short(name: str) -> bool:
@@ -162,6 +167,10 @@ ViewName = Annotated[
 Column = Annotated[Text, AfterValidator(_column)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(_is(_are_texts, "is a list of texts"))]
 Columns = Annotated[Texts, AfterValidator(_columns)]
+Words = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_is(_are_words, 'is two words, one and several: ["order", "orders"]')),
+]
 Flag = Annotated[bool, BeforeValidator(_is(lambda v: isinstance(v, bool), "is true or false"))]
 Range = Annotated[
     tuple[int | float, int | float], BeforeValidator(_is(_is_range, "is [lowest, highest]"))

@@ -13,7 +13,9 @@ create table backfill_private.sources (
   needs jsonb not null default '[]',
   views text[] not null,
   index_name text,
-  defaults jsonb not null default '{}'
+  defaults jsonb not null default '{}',
+  -- How people call its rows: one of them, and several
+  called text[] not null default '{session,sessions}' check (array_length(called, 1) = 2)
 );
 
 create table public.backfill_targets (

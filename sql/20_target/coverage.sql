@@ -1,10 +1,12 @@
 -- Coverage: what is missing by day, of any target.
 
--- The view that shows a target's coverage, the target's components in order, the first day meant, the date's column.
+-- The view that shows a target's coverage, the target's components in order, the first day meant, the date's column,
+-- how people call its rows.
 --
 -- raises  OB010 not allowed, OB013 no such target or no date
 create function backfill_private.coverage_of(
-  p_target text, p_since text, out view_name text, out components text[], out first_day date, out date_column text
+  p_target text, p_since text, out view_name text, out components text[], out first_day date, out date_column text,
+  out called text[]
 )
 language plpgsql
 stable
@@ -21,8 +23,9 @@ begin
       from public.backfill_targets as t
       where t.target = s.target
       order by t.position),
-    s.date_column
-  into view_name, components, date_column
+    s.date_column,
+    s.called
+  into view_name, components, date_column, called
   from backfill_private.sources as s
   where s.target = backfill_private.check_target(p_target);
 end

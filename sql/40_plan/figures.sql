@@ -100,6 +100,7 @@ begin
   select * into strict v_run from public.backfill_runs where run_id = p_run_id;
   v_spacing := backfill_private.batch_spacing_s(v_run.request);
   return v_figures || jsonb_build_object(
+    'called', (select to_jsonb(s.called) from backfill_private.sources as s where s.target = v_run.target),
     'batch_spacing_s', trim_scale(v_spacing),
     'expected_runtime_s', case
       when v_run.request ->> 'throttle_per_minute' is not null

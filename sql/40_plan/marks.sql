@@ -56,7 +56,7 @@ as $$
     when p_request ->> 'throttle_per_minute' is null
     then backfill_private.mark('throttle', 'warn', 'none: the run goes as fast as the database answers')
     else backfill_private.mark('throttle', 'ok',
-      format('at most %s session starts in any 60 s, batches of at most %s start %s s apart',
+      format('at most %s starts in any 60 s, batches of at most %s start %s s apart',
         p_request ->> 'throttle_per_minute',
         p_request ->> 'batch_size',
         trim_scale(backfill_private.batch_spacing_s(p_request))))
@@ -223,7 +223,10 @@ begin
   return backfill_private.mark(
     p_need ->> 'name',
     case when v_enough = v_sessions then 'ok' else 'fail' end,
-    format('%s of %s sessions%s have enough', v_enough, v_sessions, coalesce(' that lack ' || v_component, ''))
+    format('%s of %s%s have enough',
+        v_enough,
+        backfill_private.called_in(p_run_id, v_sessions),
+        coalesce(' that lack ' || v_component, ''))
       || coalesce(', ' || v_least || ' to ' || v_most || ' each', '')
       || coalesce('; priority: ' || v_named, ''));
 end
@@ -360,7 +363,7 @@ as $$
       || format(': about %s s call by call', p_figures ->> 'runtime_s')
       || case
            when t.is_edge then ''
-           when (p_figures ->> 'alone')::boolean then ', much the same in bulk: a transaction for each session'
+           when (p_figures ->> 'alone')::boolean then ', much the same in bulk: each in a transaction of its own'
            else format(', %s s in bulk, of which one call is made at a time', timed.bulk_s)
          end
       || case

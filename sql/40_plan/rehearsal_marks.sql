@@ -203,7 +203,7 @@ as $$
       r.error ->> 'code' as code,
       bool_or(r.error ->> 'is_limit' = 'true') as is_limit,
       min(r.error ->> 'message') as message,
-      count(*) || case count(*) when 1 then ' session' else ' sessions' end as sessions,
+      backfill_private.called_in(p_run_id, count(*)) as sessions,
       string_agg(distinct r.category, ', ' order by r.category) as categories
     from backfill_private.rehearsed(p_run_id) as r
     where r.error is not null
@@ -230,7 +230,7 @@ begin
     return;
   end if;
   return next backfill_private.mark('rehearsal: scoring time', 'ok',
-    format('p50 %s ms, p95 %s ms for the calls of a session, the first one left out',
+    format('p50 %s ms, p95 %s ms for the calls of each, the first one left out',
       p_figures #>> '{took_ms,p50}', p_figures #>> '{took_ms,p95}'));
   return next backfill_private.second_call_mark(p_run_id);
   return next backfill_private.one_transaction_mark(p_run_id);
@@ -254,16 +254,21 @@ as $$
       when told.sample = 0
       then coalesce('not measured: ' || told.edge, 'not rehearsed' || coalesce(': ' || told.why, ''))
       when told.errors is not null
-      then format('%s of %s sessions failed. %s', told.sample - told.good, told.sample, told.errors)
-      else format('%s of %s sessions were scored and rolled back, none failed',
+      then format('%s of %s failed. %s', told.sample - told.good, told.called, told.errors)
+      else format('%s of %s were scored and rolled back, none failed',
           told.sample,
-          (select count(*) from public.backfill_items as i where i.run_id = p_run_id))
+          (
+            select backfill_private.called_in(p_run_id, count(*))
+            from public.backfill_items as i
+            where i.run_id = p_run_id
+          ))
         || coalesce('. Not measured: ' || told.edge, '')
     end)
   from (
     select
       count(*) as sample,
       count(*) filter (where r.error is null) as good,
+      backfill_private.called_in(p_run_id, count(*)) as called,
       backfill_private.rehearsed_errors(p_run_id) as errors,
       (
         select string_agg(distinct s.seen ->> 'why', ', ')

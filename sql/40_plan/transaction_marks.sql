@@ -74,11 +74,11 @@ set search_path = pg_catalog, pg_temp
 as $$
   select case
     when not exists (select from backfill_private.rehearsed(p_run_id) as r where r.seen ? 'beside')
-    then backfill_private.mark('rehearsal: one transaction', 'ok', 'not measured: no session was scored after another')
+    then backfill_private.mark('rehearsal: one transaction', 'ok', 'not measured: none was scored after another')
     when told.why is null
-    then backfill_private.mark('rehearsal: one transaction', 'ok', 'a session comes out the same after another')
+    then backfill_private.mark('rehearsal: one transaction', 'ok', 'each comes out the same after another')
     else backfill_private.mark('rehearsal: one transaction', 'warn',
-      'a session does not come out the same after another: ' || told.why
+      'not each comes out the same after another: ' || told.why
         || '. In bulk each takes a transaction of its own')
   end
   from (select backfill_private.alone_because(p_run_id) as why) as told

@@ -238,6 +238,7 @@ begin
     'conflicts', v_undo.conflicts,
     'confirmed_by', v_undo.confirmed_by,
     'finished_at', v_undo.finished_at,
+    'called', (select r.plan -> 'called' from public.backfill_runs as r where r.run_id = p_run_id),
     'state', (select r.state from public.backfill_runs as r where r.run_id = p_run_id));
 end
 $$;

@@ -242,6 +242,7 @@ begin
   end if;
   return v_undo.effect || jsonb_build_object(
     'run_id', p_run_id,
+    'called', (select r.plan -> 'called' from public.backfill_runs as r where r.run_id = p_run_id),
     'scope', v_undo.scope,
     'digest', v_undo.digest,
     'undo_id', v_undo.undo_id,

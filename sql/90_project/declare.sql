@@ -199,8 +199,8 @@ $$;
 -- Keep a declaration: its rows, our triggers on its tables, and the view with its conditions. A new declaration of a
 -- target replaces the old one and drops its views. The migration then makes the others again.
 --
--- p_declaration  {target, defaults, views, source: {schema, table, key, date, filters, needs, index}, components:
---                [{component, schema, table, session, key, version_column, version, version_parameter,
+-- p_declaration  {target, defaults, views, source: {schema, table, key, date, filters, needs, index, called},
+--                components: [{component, schema, table, session, key, version_column, version, version_parameter,
 --                any_version_counts, matches, transport, function, function_version, receipts, arguments, helpers,
 --                needs_first, score_ranges}]}, components in the order of scoring
 -- raises         OB013 it names what the database does not have, its tables do not meet what has to be true of them, or
@@ -230,7 +230,7 @@ begin
   end if;
   perform backfill_private.withdraw(v_target);
   insert into backfill_private.sources (
-    target, source_table, key_column, date_column, filters, needs, views, index_name, defaults)
+    target, source_table, key_column, date_column, filters, needs, views, index_name, defaults, called)
   values (
     v_target,
     backfill_private.declared_table(v_source),
@@ -241,11 +241,12 @@ begin
      from jsonb_array_elements(v_source -> 'needs') as n),
     array(select jsonb_array_elements_text(p_declaration -> 'views')),
     v_source ->> 'index',
-    p_declaration -> 'defaults')
+    p_declaration -> 'defaults',
+    array(select jsonb_array_elements_text(v_source -> 'called')))
   on conflict (target) do update
-  set (source_table, key_column, date_column, filters, needs, views, index_name, defaults)
+  set (source_table, key_column, date_column, filters, needs, views, index_name, defaults, called)
     = (excluded.source_table, excluded.key_column, excluded.date_column, excluded.filters, excluded.needs,
-       excluded.views, excluded.index_name, excluded.defaults);
+       excluded.views, excluded.index_name, excluded.defaults, excluded.called);
   delete from public.backfill_targets where target = v_target;
   insert into public.backfill_targets (
     target, component, position, table_name,

@@ -30,16 +30,19 @@ select
     when r.state = 'awaiting_approval' then 'waits for an approval of digest ' || r.digest
     when r.state = 'approved' then 'waits for backfill apply ' || r.run_id
     when r.state <> 'running' then null
-    when c.pending = 0 and c.leased > 0 then 'the last sessions: ' || backfill_private.lease_holders(r.run_id)
+    when c.pending = 0 and c.leased > 0 then
+      format('the last %s: ', w.called_many) || backfill_private.lease_holders(r.run_id)
     when r.back_off_until > backfill_private.clock() then
       format('back-off until %s UTC after %s',
         to_char(r.back_off_until at time zone 'UTC', 'HH24:MI:SS'), r.back_off_reason)
     when r.canary is null and c.canary_open > 0 and c.pending_priority = 0 then
-      'canary: ' || coalesce(backfill_private.lease_holders(r.run_id), 'its sessions are about to be judged')
+      'canary: ' || coalesce(
+        backfill_private.lease_holders(r.run_id),
+        format('its %s are about to be judged', w.called_many))
     when r.next_batch_at > backfill_private.clock() then
       'throttle: the next batch starts at ' || to_char(r.next_batch_at at time zone 'UTC', 'HH24:MI:SS') || ' UTC'
     when c.pending > 0 and c.next_try > backfill_private.clock() then
-      format('back-off: the next session is tried again at %s UTC after %s',
+      format('back-off: the next %s is tried again at %s UTC after %s', coalesce(r.plan #>> '{called,0}', 'session'),
         to_char(c.next_try at time zone 'UTC', 'HH24:MI:SS'), c.tried_after)
     when c.leased = 0 then
       coalesce(
@@ -55,7 +58,8 @@ select
   r.finished_at,
   case when r.state in ('running', 'paused') and c.pending > 0 then r.next_batch_at end as next_batch_at,
   r.audit_count,
-  r.audit_head
+  r.audit_head,
+  coalesce(r.plan -> 'called', '["session", "sessions"]') as called
 from public.backfill_runs as r
 left join (
   select
@@ -84,7 +88,8 @@ left join (
 ) as c using (run_id)
 -- The rate covers the last 60 s, or the time since the run was started or resumed.
 cross join lateral (
-  select least(60.0, greatest(extract(epoch from backfill_private.clock() - r.resumed_at), 1.0)) as watched_s
+  select least(60.0, greatest(extract(epoch from backfill_private.clock() - r.resumed_at), 1.0)) as watched_s,
+    coalesce(r.plan #>> '{called,1}', 'sessions') as called_many
 ) as w
 -- While batches start as the throttle allows, the throttle gives the time left. If the run lags behind, its rate does.
 cross join lateral (
@@ -126,6 +131,7 @@ comment on column public.backfill_run_progress.next_batch_at is
 comment on column public.backfill_run_progress.audit_count is 'How many audit events it has.';
 comment on column public.backfill_run_progress.audit_head is
   'Hash of the newest audit event. Keep it outside the database: it shows whether the history was changed.';
+comment on column public.backfill_run_progress.called is 'How the target''s rows are called: one of them, and several.';
 
 create view public.backfill_run_failures with (security_invoker = true) as
 select

@@ -412,7 +412,9 @@ create table backfill_private.sources (
   needs jsonb not null default '[]',
   views text[] not null,
   index_name text,
-  defaults jsonb not null default '{}'
+  defaults jsonb not null default '{}',
+  -- How people call its rows: one of them, and several
+  called text[] not null default '{session,sessions}' check (array_length(called, 1) = 2)
 );
 
 create table public.backfill_targets (
@@ -865,11 +867,13 @@ $$;
 -- from sql/20_target/coverage.sql
 -- Coverage: what is missing by day, of any target.
 
--- The view that shows a target's coverage, the target's components in order, the first day meant, the date's column.
+-- The view that shows a target's coverage, the target's components in order, the first day meant, the date's column,
+-- how people call its rows.
 --
 -- raises  OB010 not allowed, OB013 no such target or no date
 create function backfill_private.coverage_of(
-  p_target text, p_since text, out view_name text, out components text[], out first_day date, out date_column text
+  p_target text, p_since text, out view_name text, out components text[], out first_day date, out date_column text,
+  out called text[]
 )
 language plpgsql
 stable
@@ -886,8 +890,9 @@ begin
       from public.backfill_targets as t
       where t.target = s.target
       order by t.position),
-    s.date_column
-  into view_name, components, date_column
+    s.date_column,
+    s.called
+  into view_name, components, date_column, called
   from backfill_private.sources as s
   where s.target = backfill_private.check_target(p_target);
 end
@@ -2295,7 +2300,8 @@ as $$
     backfill_private.server_identity(),
     coalesce(r.environment, ''),
     r.request,
-    (select to_jsonb(s) from backfill_private.sources as s where s.target = r.target),
+    -- What people call its rows changes nothing that is done to them.
+    (select to_jsonb(s) - 'called' from backfill_private.sources as s where s.target = r.target),
     backfill_private.definitions(r.target),
     (
       select string_agg(
@@ -2818,6 +2824,19 @@ begin
   end loop;
   return v_ids;
 end
+$$;
+
+-- So many rows of a run's source, as people call them: 1 order, 2 orders.
+create function backfill_private.called_in(p_run_id uuid, p_count bigint)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format('%s %s', p_count, s.called[case p_count when 1 then 1 else 2 end])
+  from public.backfill_runs as r
+  join backfill_private.sources as s using (target)
+  where r.run_id = p_run_id
 $$;
 
 -- from sql/30_run/receipts.sql
@@ -3996,6 +4015,7 @@ begin
   select * into strict v_run from public.backfill_runs where run_id = p_run_id;
   v_spacing := backfill_private.batch_spacing_s(v_run.request);
   return v_figures || jsonb_build_object(
+    'called', (select to_jsonb(s.called) from backfill_private.sources as s where s.target = v_run.target),
     'batch_spacing_s', trim_scale(v_spacing),
     'expected_runtime_s', case
       when v_run.request ->> 'throttle_per_minute' is not null
@@ -4363,7 +4383,7 @@ as $$
     when p_request ->> 'throttle_per_minute' is null
     then backfill_private.mark('throttle', 'warn', 'none: the run goes as fast as the database answers')
     else backfill_private.mark('throttle', 'ok',
-      format('at most %s session starts in any 60 s, batches of at most %s start %s s apart',
+      format('at most %s starts in any 60 s, batches of at most %s start %s s apart',
         p_request ->> 'throttle_per_minute',
         p_request ->> 'batch_size',
         trim_scale(backfill_private.batch_spacing_s(p_request))))
@@ -4530,7 +4550,10 @@ begin
   return backfill_private.mark(
     p_need ->> 'name',
     case when v_enough = v_sessions then 'ok' else 'fail' end,
-    format('%s of %s sessions%s have enough', v_enough, v_sessions, coalesce(' that lack ' || v_component, ''))
+    format('%s of %s%s have enough',
+        v_enough,
+        backfill_private.called_in(p_run_id, v_sessions),
+        coalesce(' that lack ' || v_component, ''))
       || coalesce(', ' || v_least || ' to ' || v_most || ' each', '')
       || coalesce('; priority: ' || v_named, ''));
 end
@@ -4667,7 +4690,7 @@ as $$
       || format(': about %s s call by call', p_figures ->> 'runtime_s')
       || case
            when t.is_edge then ''
-           when (p_figures ->> 'alone')::boolean then ', much the same in bulk: a transaction for each session'
+           when (p_figures ->> 'alone')::boolean then ', much the same in bulk: each in a transaction of its own'
            else format(', %s s in bulk, of which one call is made at a time', timed.bulk_s)
          end
       || case
@@ -4901,7 +4924,7 @@ as $$
       r.error ->> 'code' as code,
       bool_or(r.error ->> 'is_limit' = 'true') as is_limit,
       min(r.error ->> 'message') as message,
-      count(*) || case count(*) when 1 then ' session' else ' sessions' end as sessions,
+      backfill_private.called_in(p_run_id, count(*)) as sessions,
       string_agg(distinct r.category, ', ' order by r.category) as categories
     from backfill_private.rehearsed(p_run_id) as r
     where r.error is not null
@@ -4928,7 +4951,7 @@ begin
     return;
   end if;
   return next backfill_private.mark('rehearsal: scoring time', 'ok',
-    format('p50 %s ms, p95 %s ms for the calls of a session, the first one left out',
+    format('p50 %s ms, p95 %s ms for the calls of each, the first one left out',
       p_figures #>> '{took_ms,p50}', p_figures #>> '{took_ms,p95}'));
   return next backfill_private.second_call_mark(p_run_id);
   return next backfill_private.one_transaction_mark(p_run_id);
@@ -4952,16 +4975,21 @@ as $$
       when told.sample = 0
       then coalesce('not measured: ' || told.edge, 'not rehearsed' || coalesce(': ' || told.why, ''))
       when told.errors is not null
-      then format('%s of %s sessions failed. %s', told.sample - told.good, told.sample, told.errors)
-      else format('%s of %s sessions were scored and rolled back, none failed',
+      then format('%s of %s failed. %s', told.sample - told.good, told.called, told.errors)
+      else format('%s of %s were scored and rolled back, none failed',
           told.sample,
-          (select count(*) from public.backfill_items as i where i.run_id = p_run_id))
+          (
+            select backfill_private.called_in(p_run_id, count(*))
+            from public.backfill_items as i
+            where i.run_id = p_run_id
+          ))
         || coalesce('. Not measured: ' || told.edge, '')
     end)
   from (
     select
       count(*) as sample,
       count(*) filter (where r.error is null) as good,
+      backfill_private.called_in(p_run_id, count(*)) as called,
       backfill_private.rehearsed_errors(p_run_id) as errors,
       (
         select string_agg(distinct s.seen ->> 'why', ', ')
@@ -5726,11 +5754,11 @@ set search_path = pg_catalog, pg_temp
 as $$
   select case
     when not exists (select from backfill_private.rehearsed(p_run_id) as r where r.seen ? 'beside')
-    then backfill_private.mark('rehearsal: one transaction', 'ok', 'not measured: no session was scored after another')
+    then backfill_private.mark('rehearsal: one transaction', 'ok', 'not measured: none was scored after another')
     when told.why is null
-    then backfill_private.mark('rehearsal: one transaction', 'ok', 'a session comes out the same after another')
+    then backfill_private.mark('rehearsal: one transaction', 'ok', 'each comes out the same after another')
     else backfill_private.mark('rehearsal: one transaction', 'warn',
-      'a session does not come out the same after another: ' || told.why
+      'not each comes out the same after another: ' || told.why
         || '. In bulk each takes a transaction of its own')
   end
   from (select backfill_private.alone_because(p_run_id) as why) as told
@@ -10178,6 +10206,7 @@ begin
     'conflicts', v_undo.conflicts,
     'confirmed_by', v_undo.confirmed_by,
     'finished_at', v_undo.finished_at,
+    'called', (select r.plan -> 'called' from public.backfill_runs as r where r.run_id = p_run_id),
     'state', (select r.state from public.backfill_runs as r where r.run_id = p_run_id));
 end
 $$;
@@ -10714,6 +10743,7 @@ begin
   end if;
   return v_undo.effect || jsonb_build_object(
     'run_id', p_run_id,
+    'called', (select r.plan -> 'called' from public.backfill_runs as r where r.run_id = p_run_id),
     'scope', v_undo.scope,
     'digest', v_undo.digest,
     'undo_id', v_undo.undo_id,
@@ -12487,8 +12517,8 @@ $$;
 -- Keep a declaration: its rows, our triggers on its tables, and the view with its conditions. A new declaration of a
 -- target replaces the old one and drops its views. The migration then makes the others again.
 --
--- p_declaration  {target, defaults, views, source: {schema, table, key, date, filters, needs, index}, components:
---                [{component, schema, table, session, key, version_column, version, version_parameter,
+-- p_declaration  {target, defaults, views, source: {schema, table, key, date, filters, needs, index, called},
+--                components: [{component, schema, table, session, key, version_column, version, version_parameter,
 --                any_version_counts, matches, transport, function, function_version, receipts, arguments, helpers,
 --                needs_first, score_ranges}]}, components in the order of scoring
 -- raises         OB013 it names what the database does not have, its tables do not meet what has to be true of them, or
@@ -12518,7 +12548,7 @@ begin
   end if;
   perform backfill_private.withdraw(v_target);
   insert into backfill_private.sources (
-    target, source_table, key_column, date_column, filters, needs, views, index_name, defaults)
+    target, source_table, key_column, date_column, filters, needs, views, index_name, defaults, called)
   values (
     v_target,
     backfill_private.declared_table(v_source),
@@ -12529,11 +12559,12 @@ begin
      from jsonb_array_elements(v_source -> 'needs') as n),
     array(select jsonb_array_elements_text(p_declaration -> 'views')),
     v_source ->> 'index',
-    p_declaration -> 'defaults')
+    p_declaration -> 'defaults',
+    array(select jsonb_array_elements_text(v_source -> 'called')))
   on conflict (target) do update
-  set (source_table, key_column, date_column, filters, needs, views, index_name, defaults)
+  set (source_table, key_column, date_column, filters, needs, views, index_name, defaults, called)
     = (excluded.source_table, excluded.key_column, excluded.date_column, excluded.filters, excluded.needs,
-       excluded.views, excluded.index_name, excluded.defaults);
+       excluded.views, excluded.index_name, excluded.defaults, excluded.called);
   delete from public.backfill_targets where target = v_target;
   insert into public.backfill_targets (
     target, component, position, table_name,
@@ -12756,7 +12787,7 @@ comment on function public.backfill_history(text[]) is
 -- p_target  null: the only target
 -- p_since   the first day. Days that no plan can take come too: without a date, infinite, of a year not in 1 to 9999
 -- returns   {components, days: [a row of the target's view of daily coverage], undated: sessions of such days that lack
---           something, date: the date's column}
+--           something, date: the date's column, called: its rows, one and several}
 create function public.backfill_coverage(p_target text default null, p_since text default null)
 returns jsonb
 language plpgsql
@@ -12770,8 +12801,10 @@ declare
   v_column text;
   v_days jsonb;
   v_undated bigint;
+  v_called text[];
 begin
-  select c.view_name, c.components, c.first_day, c.date_column into v_view, v_components, v_since, v_column
+  select c.view_name, c.components, c.first_day, c.date_column, c.called
+  into v_view, v_components, v_since, v_column, v_called
   from backfill_private.coverage_of(p_target, p_since) as c;
   execute format(
     'select coalesce(jsonb_agg(to_jsonb(d) order by d.day), ''[]''),
@@ -12782,7 +12815,8 @@ begin
     v_view::regclass, '0001-01-01', '9999-12-31')
   into v_days, v_undated
   using v_since;
-  return jsonb_build_object('components', v_components, 'days', v_days, 'undated', v_undated, 'date', v_column);
+  return jsonb_build_object('components', v_components, 'days', v_days, 'undated', v_undated, 'date', v_column,
+    'called', v_called);
 end
 $$;
 
@@ -13333,16 +13367,19 @@ select
     when r.state = 'awaiting_approval' then 'waits for an approval of digest ' || r.digest
     when r.state = 'approved' then 'waits for backfill apply ' || r.run_id
     when r.state <> 'running' then null
-    when c.pending = 0 and c.leased > 0 then 'the last sessions: ' || backfill_private.lease_holders(r.run_id)
+    when c.pending = 0 and c.leased > 0 then
+      format('the last %s: ', w.called_many) || backfill_private.lease_holders(r.run_id)
     when r.back_off_until > backfill_private.clock() then
       format('back-off until %s UTC after %s',
         to_char(r.back_off_until at time zone 'UTC', 'HH24:MI:SS'), r.back_off_reason)
     when r.canary is null and c.canary_open > 0 and c.pending_priority = 0 then
-      'canary: ' || coalesce(backfill_private.lease_holders(r.run_id), 'its sessions are about to be judged')
+      'canary: ' || coalesce(
+        backfill_private.lease_holders(r.run_id),
+        format('its %s are about to be judged', w.called_many))
     when r.next_batch_at > backfill_private.clock() then
       'throttle: the next batch starts at ' || to_char(r.next_batch_at at time zone 'UTC', 'HH24:MI:SS') || ' UTC'
     when c.pending > 0 and c.next_try > backfill_private.clock() then
-      format('back-off: the next session is tried again at %s UTC after %s',
+      format('back-off: the next %s is tried again at %s UTC after %s', coalesce(r.plan #>> '{called,0}', 'session'),
         to_char(c.next_try at time zone 'UTC', 'HH24:MI:SS'), c.tried_after)
     when c.leased = 0 then
       coalesce(
@@ -13358,7 +13395,8 @@ select
   r.finished_at,
   case when r.state in ('running', 'paused') and c.pending > 0 then r.next_batch_at end as next_batch_at,
   r.audit_count,
-  r.audit_head
+  r.audit_head,
+  coalesce(r.plan -> 'called', '["session", "sessions"]') as called
 from public.backfill_runs as r
 left join (
   select
@@ -13387,7 +13425,8 @@ left join (
 ) as c using (run_id)
 -- The rate covers the last 60 s, or the time since the run was started or resumed.
 cross join lateral (
-  select least(60.0, greatest(extract(epoch from backfill_private.clock() - r.resumed_at), 1.0)) as watched_s
+  select least(60.0, greatest(extract(epoch from backfill_private.clock() - r.resumed_at), 1.0)) as watched_s,
+    coalesce(r.plan #>> '{called,1}', 'sessions') as called_many
 ) as w
 -- While batches start as the throttle allows, the throttle gives the time left. If the run lags behind, its rate does.
 cross join lateral (
@@ -13429,6 +13468,7 @@ comment on column public.backfill_run_progress.next_batch_at is
 comment on column public.backfill_run_progress.audit_count is 'How many audit events it has.';
 comment on column public.backfill_run_progress.audit_head is
   'Hash of the newest audit event. Keep it outside the database: it shows whether the history was changed.';
+comment on column public.backfill_run_progress.called is 'How the target''s rows are called: one of them, and several.';
 
 create view public.backfill_run_failures with (security_invoker = true) as
 select

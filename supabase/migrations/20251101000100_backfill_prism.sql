@@ -31,7 +31,8 @@ select backfill_private.declare_target('{
         "component": "fc_scores"
       }
     ],
-    "index": "backfill_completed_sessions"
+    "index": "backfill_completed_sessions",
+    "called": ["session", "sessions"]
   },
   "defaults": {"basis": "functions", "min_responses": 1, "min_fc_responses": 1},
   "components": [

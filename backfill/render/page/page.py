@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from markdown_it import MarkdownIt
 
-from backfill.render.markdown import duration, table
+from backfill.render.markdown import Called, duration, table
 from backfill.render.page import charts, figures
 from backfill.render.page.style import STYLE
 from backfill.render.plan import plan_markdown
@@ -102,7 +102,7 @@ def _figures(plan: Plan) -> str:
     rehearsed = plan.rehearsal.runtime_s if plan.rehearsal else None
     longest_s = rehearsed if rehearsed is not None else runtime_s
     shown = {
-        "sessions": f"{plan.candidates['total']:,}",
+        plan.called.many: f"{plan.candidates['total']:,}",
         "calls": f"{plan.expected_calls['total']:,}",
         "rows": f"{plan.expected_writes['total']:,}",
         "batches": f"{len(plan.batches):,}",
@@ -129,7 +129,7 @@ def _drawings(plan: Plan) -> dict[str, str]:
 
 def _candidates(plan: Plan) -> str:
     unit, labels, series = figures.candidates_by_day(plan)
-    caption = f"Sessions by the UTC {unit} of their creation, by what they lack"
+    caption = f"{plan.called.title} by the UTC {unit} of their creation, by what they lack"
     return _figure(caption, charts.stacked_bars("candidates", caption, labels, series))
 
 
@@ -147,7 +147,7 @@ def _timeline(plan: Plan) -> str:
     if seen:
         series["as it happened"] = charts.steps(seen)
     first = f" (the first {figures.MOST_STARTS} batches)"
-    caption = "Sessions started in the last 60 s, against the throttle" + (
+    caption = f"{plan.called.title} started in the last 60 s, against the throttle" + (
         first if len(plan.batches) > figures.MOST_STARTS else ""
     )
     x_title = "seconds after the first batch"
@@ -158,7 +158,8 @@ def _rehearsed(plan: Plan) -> str:
     if plan.rehearsal is None or not plan.rehearsal.rows:
         return ""
     rows = plan.rehearsal.rows
-    caption = "Rows of the rehearsed sessions before and after their calls, rolled back since"
+    many = plan.called.many
+    caption = f"Rows of the rehearsed {many} before and after their calls, rolled back since"
     series = {moment: [rows[name][moment] for name in rows] for moment in ("before", "after")}
     return _figure(caption, charts.grouped_bars("rehearsal-rows", caption, list(rows), series))
 
@@ -174,7 +175,7 @@ def _happened(
         _progress(plan),
         _latencies(plan, receipts),
         _shown(_failures(plan)),
-        _verified(verification) if verification else "",
+        _verified(verification, plan.called) if verification else "",
     ]
     return f'<section id="what-happened">{"".join(parts)}</section>'
 
@@ -186,8 +187,8 @@ def _progress(plan: Plan) -> str:
         if points
     }
     if not series:
-        return _shown("No session is settled.")
-    caption = "Sessions settled over time"
+        return _shown(f"No {plan.called.one} is settled.")
+    caption = f"{plan.called.title} settled over time"
     x_title = "seconds since the run was started"
     return _figure(caption, charts.lines("progress", caption, x_title, series))
 
@@ -198,20 +199,22 @@ def _latencies(plan: Plan, receipts: Sequence[Mapping[str, Json]]) -> str:
         return ""
     half, most = (duration(figures.share_below(found_s, share)) for share in (0.5, 0.95))
     labels, counts = figures.latency_bars(found_s)
-    caption = f"From a session's lease to its last row: p50 {half}, p95 {most}"
-    return _figure(caption, charts.grouped_bars("latencies", caption, labels, {"sessions": counts}))
+    called = plan.called
+    caption = f"From the lease of each {called.one} to its last row: p50 {half}, p95 {most}"
+    bars = {called.many: counts}
+    return _figure(caption, charts.grouped_bars("latencies", caption, labels, bars))
 
 
 def _failures(plan: Plan) -> str:
     rows = Counter(error_text(s) for s in plan.sessions.in_state("failed")).most_common()
     if not rows:
         return "### Failures\n\nNone.\n"
-    return f"### Failures\n\n{table(('Error', 'Sessions'), rows)}\n"
+    return f"### Failures\n\n{table(('Error', plan.called.title), rows)}\n"
 
 
-def _verified(verification: Verification) -> str:
+def _verified(verification: Verification, called: Called) -> str:
     buckets = {n.replace("_", " "): len(rows) for n, rows in verification.buckets.items()}
     caption = "Planned rows against the rows that stand there"
     drawn = charts.grouped_bars("buckets", caption, list(buckets), {"rows": list(buckets.values())})
-    text = verification_markdown(verification).partition("\n")[2].replace("\n## ", "\n### ")
+    text = verification_markdown(verification, called).partition("\n")[2].replace("\n## ", "\n### ")
     return _figure(caption, drawn) + _shown(_cut(text))
