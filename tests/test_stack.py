@@ -303,6 +303,44 @@ def test_other_functions_than_the_running_stacks_are_refused(
     assert refused.value.next_step.startswith(f"backfill local stop --dir {local.dir}")
 
 
+def test_functions_and_old_privileges_on_the_command_line(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """start names what is served and what is not, logs shows why, and a table is open to anon."""
+    functions = home / "functions"
+    for name, text in {
+        "greets": "console.log('up'); Deno.serve(() => new Response('hello'));",
+        "breaks": "throw new Error('no key');",
+    }.items():
+        (functions / name).mkdir(parents=True)
+        (functions / name / "index.ts").write_text(text)
+    shell, where = Shell(monkeypatch, capsys, {}), ("--dir", str(home / "stack"))
+    told = ("local", "logs", *where)
+    assert "has served no Edge Functions" in shell(*told).err
+    first = ("local", "start", *where, "--sample", "none", "--functions", str(functions))
+    bad = shell(*first, "--privileges", "old")
+    assert (bad.code, "those of 2025 or of 2026, not 'old'" in bad.err) == (2, True)
+    try:
+        ran = shell(*first, "--privileges", "2025")
+        assert "Edge Functions: greets" in ran.out
+        assert "breaks did not start: Error: no key" in ran.out
+        assert f"Next: backfill local logs --dir {home / 'stack'}" in ran.out
+        again = shell("local", "start", *where, "--json")
+        assert again.json["functions"] == {
+            "served": ["greets"],
+            "failed": {"breaks": "Error: no key"},
+        }
+        assert "has the default privileges of 2025" in shell(*first, "--privileges", "2026").err
+        _install_probes(running := stack.start(home / "stack"))
+        assert _ask(running, "/rpc/probe_is_open", running.secret_key) == (200, True)
+        shown = shell(*told, "greets", "--json").json
+        assert [line.split(" ", 1)[1] for line in shown["lines"]] == ["greets: up"]
+        assert shown["file"] == str(home / "stack" / "functions.log")
+        assert "breaks: error: Uncaught (in promise) Error: no key" in shell(*told).out
+    finally:
+        stack.discard(home / "stack")
+
+
 def test_another_sample_than_the_stopped_stacks_is_refused(home: Path) -> None:
     first = stack.start(home, sample="7")
     stack.stop(home)

@@ -125,20 +125,58 @@ def start(
         Path | None,
         typer.Option(metavar="DIR", help="Serve the Edge Functions of this folder."),
     ] = None,
+    privileges: Annotated[
+        str | None,
+        typer.Option(
+            metavar="2025|2026",
+            help="2025: new tables are open to the API roles, as before 2026-10-30. [2026]",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Start PostgreSQL, PostgREST and the gateway."""
     if functions is not None and not functions.is_dir():
         raise BadRequest(f"{functions} is no folder", "backfill local start --functions DIR")
     running = _extra("local.stack").start(
-        directory, sample=sample, functions=functions, announce=_announce
+        directory, sample=sample, functions=functions, privileges=privileges, announce=_announce
     )
     if as_json:
-        terminal.print_json({"url": running.url, "dir": str(directory)})
+        served = {"served": running.functions, "failed": running.failed}
+        terminal.print_json({"url": running.url, "dir": str(directory), "functions": served})
         return
     terminal.out.print(f"running at {running.url}", markup=False)
-    named = "" if directory == DEFAULT_DIR else f" --dir {shlex.quote(str(directory))}"
-    terminal.print_next(f'eval "$(backfill local env{named})"')
+    if running.functions:
+        named = ", ".join(running.functions)
+        terminal.out.print(f"Edge Functions: {named}", markup=False, soft_wrap=True)
+    for name, why in running.failed.items():
+        terminal.out.print(f"{name} did not start: {why}", markup=False, soft_wrap=True)
+    if running.failed:
+        terminal.print_next(f"backfill local logs{_named(directory)}")
+    terminal.print_next(f'eval "$(backfill local env{_named(directory)})"')
+
+
+def _named(directory: Path) -> str:
+    """The option that names the folder, if it needs naming."""
+    return "" if directory == DEFAULT_DIR else f" --dir {shlex.quote(str(directory))}"
+
+
+@local.command(epilog="Example: backfill local logs score_order --lines 50")
+def logs(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[FUNCTION]", help="Of this Edge Function alone.")
+    ] = None,
+    directory: Dir = DEFAULT_DIR,
+    lines: Annotated[int, typer.Option(min=1, help="So many of the last lines.")] = 200,
+    as_json: AsJson = False,
+) -> None:
+    """Show what the Edge Functions have printed since the last start."""
+    file, shown = _extra("local.stack").function_lines(directory, name, lines)
+    if as_json:
+        terminal.print_json({"file": str(file), "lines": shown})
+        return
+    for line in shown:
+        print(line)
+    _announce(f"The whole log: {file}")
 
 
 @local.command(epilog="Example: backfill local stop")

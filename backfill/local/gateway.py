@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -60,15 +61,27 @@ WRONG_KEY = {
 NO_ROUTE = {"message": "no Route matched with those values"}
 NO_JWT = {"code": "UNAUTHORIZED_INVALID_JWT_FORMAT", "message": "Invalid JWT"}
 NO_FUNCTION = {"code": "NOT_FOUND", "message": "Requested function was not found"}
+NOT_STARTED = {
+    "code": "BOOT_ERROR",
+    "message": "Function failed to start (please check logs)",
+}
 UPSTREAM_DOWN = {"message": "An invalid response was received from the upstream server"}
 UPSTREAM_SILENT = {"message": "The upstream server is timing out"}
 
 
 @dataclass(frozen=True)
-class Functions:
-    """Where Edge Functions are served, and the secret that signs the JWTs of their callers."""
+class Door:
+    """Where an Edge Function is served, and if its callers need a JWT. None: it did not start."""
 
-    url: str
+    url: str | None
+    verify_jwt: bool = True
+
+
+@dataclass(frozen=True)
+class Functions:
+    """The Edge Functions by name, and the secret that signs the JWTs of their callers."""
+
+    doors: Mapping[str, Door]
     jwt_secret: str = field(repr=False)
 
     def admits(self, authorization: str | None) -> bool:
@@ -116,9 +129,12 @@ def route(
     raw_path: path and query, encoded as the client sent them.
     """
     path, _, query = raw_path.partition("?")
-    upstream = _upstream(path, rest_url, functions)
-    if isinstance(upstream, Refusal):
-        return upstream
+    if path.startswith(f"{FUNCTIONS_PREFIX}/"):
+        return _to_function(
+            raw_path.removeprefix(FUNCTIONS_PREFIX), headers, method, functions, keys
+        )
+    if path != REST_PREFIX and not path.startswith(f"{REST_PREFIX}/"):
+        return Refusal(404, NO_ROUTE)
     key = headers.get("apikey")
     if key is None and "apikey=" in query:
         key, query = _take_key(query)
@@ -128,25 +144,33 @@ def route(
             return Refusal(401, NO_KEY)
         if not keys.knows(key):
             return Refusal(401, WRONG_KEY)
+    upstream = rest_url + (path.removeprefix(REST_PREFIX) or "/")
     target = URL(f"{upstream}?{query}" if query else upstream, encoded=True)
-    replacing = _replacing_token(key, headers.get("Authorization"), keys)
-    is_function = functions is not None and upstream.startswith(functions.url)
-    if functions is not None and is_function and method != "OPTIONS":
-        bearer = f"Bearer {replacing}" if replacing else headers.get("Authorization")
-        if not functions.admits(bearer):
-            return Refusal(401, NO_JWT)
-    return Route(target, replacing, FUNCTION_SILENCE_S if is_function else UPSTREAM_SILENCE_S)
+    return Route(target, _replacing_token(key, headers.get("Authorization"), keys))
 
 
-def _upstream(path: str, rest_url: str, functions: Functions | None) -> str | Refusal:
-    """The address behind the gateway for a path, without the query."""
-    if path == REST_PREFIX or path.startswith(f"{REST_PREFIX}/"):
-        return rest_url + (path.removeprefix(REST_PREFIX) or "/")
-    if path.startswith(f"{FUNCTIONS_PREFIX}/"):
-        if functions is None:
-            return Refusal(404, NO_FUNCTION)
-        return functions.url + path.removeprefix(FUNCTIONS_PREFIX)
-    return Refusal(404, NO_ROUTE)
+def _to_function(
+    raw_path: str,
+    headers: MultiMapping[str],
+    method: str,
+    functions: Functions | None,
+    keys: ApiKeys,
+) -> Route | Refusal:
+    """The same of a request for an Edge Function. It asks for a JWT, and for no key beside it.
+
+    raw_path: /NAME, and what follows.
+    """
+    name = re.split("[/?]", raw_path)[1]
+    door = functions.doors.get(name) if functions else None
+    if functions is None or door is None:
+        return Refusal(404, NO_FUNCTION)
+    replacing = _replacing_token(headers.get("apikey"), headers.get("Authorization"), keys)
+    bearer = f"Bearer {replacing}" if replacing else headers.get("Authorization")
+    if door.verify_jwt and method != "OPTIONS" and not functions.admits(bearer):
+        return Refusal(401, NO_JWT)
+    if door.url is None:
+        return Refusal(503, NOT_STARTED)
+    return Route(URL(door.url + raw_path, encoded=True), replacing, FUNCTION_SILENCE_S)
 
 
 def _take_key(query: str) -> tuple[str | None, str]:

@@ -10,18 +10,18 @@ import contextlib
 import fcntl
 import json
 import os
-import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from backfill.errors import BadRequest
+from backfill.local.functions import log_lines
+from backfill.local.functions_folder import functions_in
 from backfill.local.keys import mint_user_token
 from backfill.local.parts import (
     POSTGRES_BIN_VARIABLE,
@@ -34,10 +34,19 @@ from backfill.local.parts import (
     silent,
 )
 from backfill.local.processes import ProcessName, StackError, is_alive, process_of, wait_until_gone
-from backfill.local.sample import SEED, SEED_CANDIDATES, candidates_of
+from backfill.local.refusals import (
+    DEFAULT_DIR,
+    check_privileges,
+    checked_sample,
+    command,
+    refuse_other_data,
+    refuse_other_functions,
+)
+from backfill.local.sample import SEED
 from backfill.local.supervisor import (
+    FUNCTIONS_LOG,
     LOG_TAIL_CHARS,
-    NO_SAMPLE,
+    NEW_PRIVILEGES,
     STATE_FILE,
     Kept,
     hide_from_git,
@@ -54,13 +63,13 @@ __all__ = [
     "StackError",
     "discard",
     "env",
+    "function_lines",
     "mint_user_token",
     "running",
     "start",
     "stop",
 ]
 
-DEFAULT_DIR = Path(".backfill-local")
 LOCK_FILE = "stack.lock"
 LOG_FILE = "stack.log"
 BUSY_TIMEOUT_S = 120.0
@@ -70,11 +79,16 @@ POLL_S = 0.02
 
 @dataclass(frozen=True)
 class Stack:
-    """A running stack: its folder, its URLs and its secrets."""
+    """A running stack: its folder, its URLs and its secrets.
+
+    functions: the Edge Functions that it serves. failed: those that did not start, and why.
+    """
 
     dir: Path
     url: str
     rest_url: str
+    functions: Sequence[str]
+    failed: Mapping[str, str]
     anon_key: str = field(repr=False)
     service_role_key: str = field(repr=False)
     publishable_key: str = field(repr=False)
@@ -89,35 +103,41 @@ def start(
     *,
     sample: str | int | None = None,
     functions: Path | None = None,
+    privileges: str | None = None,
     announce: Announce = silent,
     tie_to_parent: bool = False,
 ) -> Stack:
     """Start a stack in a folder and return when it is ready, or return the one that runs there.
 
     sample: "seed", a number of candidates, or "none". None takes what the folder has, at first
-    "seed". functions: a folder of Edge Functions to serve. tie_to_parent: end the stack when this
+    "seed". functions: a folder of Edge Functions to serve. privileges: "2025" opens new tables to
+    the API roles, as projects from before 2026-10-30 do. tie_to_parent: end the stack when this
     process ends in any way.
     Raises BadRequest if the sample is none or the folder has another, PartMissing, StackError.
     """
     home = dir.resolve()
-    wanted = None if sample is None else _checked_sample(sample)
+    wanted = None if sample is None else checked_sample(sample)
+    check_privileges(privileges)
+    if functions is not None:
+        functions_in(functions)
     home.mkdir(parents=True, exist_ok=True)
     hide_from_git(home)
     lock = _lock_unless_running(home)
     if lock is None:
-        _refuse_other_sample(home, wanted)
-        _refuse_other_functions(home, functions)
+        refuse_other_data(home, wanted, privileges)
+        refuse_other_functions(home, functions)
         announce(f"A stack is already running in {dir}.")
         return _running_stack(home)
     try:
         _reap(home)
         _end_leftovers(home)
-        _refuse_other_sample(home, wanted)
+        refuse_other_data(home, wanted, privileges)
         parts = find_parts(announce)
         if functions is not None:
             find_deno(announce)
         announce(f"Starting PostgreSQL, PostgREST and the gateway in {dir}.")
-        _launch(home, wanted or SEED, functions, parts, lock, tie_to_parent)
+        made = (wanted or SEED, privileges or NEW_PRIVILEGES)
+        _launch(home, made, functions, parts, lock, tie_to_parent)
         return _running_stack(home)
     finally:
         os.close(lock)
@@ -149,7 +169,7 @@ def discard(dir: Path) -> None:  # noqa: A002 - as in start
     kept = read_state(home).get("kept")
     if kept is not None:
         remove_data(home, Path(kept["data_dir"]))
-    for name in (STATE_FILE, LOCK_FILE, LOG_FILE):
+    for name in (STATE_FILE, LOCK_FILE, LOG_FILE, FUNCTIONS_LOG):
         (home / name).unlink(missing_ok=True)
     show_to_git(home)
 
@@ -164,6 +184,22 @@ def env(dir: Path) -> dict[str, str]:  # noqa: A002 - as in start
         "SUPABASE_JWT_SECRET": stack.jwt_secret,
         "DATABASE_URL": stack.database_url,
     }
+
+
+def function_lines(
+    dir: Path,  # noqa: A002 - as in start
+    name: str | None,
+    lines: int,
+) -> tuple[Path, list[str]]:
+    """The log of a stack's Edge Functions since its last start, and its last lines.
+
+    name: of one function alone. Raises StackError if the stack served none.
+    """
+    file = dir.resolve() / FUNCTIONS_LOG
+    if not file.exists():
+        again = command("start", dir.resolve()) + " --functions supabase/functions"
+        raise StackError(f"The stack in {dir} has served no Edge Functions.", again)
+    return file, log_lines(file, name, lines)
 
 
 @contextlib.contextmanager
@@ -191,50 +227,18 @@ def running(
             shutil.rmtree(home, ignore_errors=True)
 
 
-def _checked_sample(sample: str | int) -> str:
-    """A sample as the stack keeps its name. Raises BadRequest."""
-    named = str(sample).strip()
-    if named == NO_SAMPLE:
-        return NO_SAMPLE
-    candidates = candidates_of(named)
-    return SEED if candidates == SEED_CANDIDATES else str(candidates)
-
-
-def _refuse_other_sample(home: Path, wanted: str | None) -> None:
-    """A folder keeps the data of its first start: another sample would be ignored."""
-    kept = read_state(home).get("kept")
-    if wanted is None or not kept or not kept.get("is_prepared"):
-        return
-    has = _checked_sample(kept["sample"])
-    if wanted == has:
-        return
-    shown = "no sample" if has == NO_SAMPLE else f"the sample {has}"
-    instead = "no sample" if wanted == NO_SAMPLE else f"the sample {wanted}"
-    raise BadRequest(
-        f"The stack in {home} has {shown}, not {instead}.",
-        f"{_command('stop', home)} and remove the folder, or another --dir",
-    )
-
-
-def _refuse_other_functions(home: Path, wanted: Path | None) -> None:
-    """A running stack serves the folder of its start: another one would be ignored."""
-    serves = read_state(home).get("running", {}).get("functions")
-    if wanted is not None and serves != str(wanted.resolve()):
-        raise BadRequest(
-            f"The stack in {home} is running and serves {serves or 'no Edge Functions'}.",
-            f"{_command('stop', home)}, then start it with them",
-        )
-
-
 def _launch(
     home: Path,
-    sample: str,
+    made: tuple[str, str],
     functions: Path | None,
     parts: Parts,
     lock: int,
     tie_to_parent: bool,
 ) -> None:
-    """Start the supervisor, which inherits the lock, and wait for its report. Raises StackError."""
+    """Start the supervisor, which inherits the lock, and wait for its report.
+
+    made: sample and default privileges. Raises StackError.
+    """
     read_end, write_end = os.pipe()
     handles = (str(lock), str(write_end), "tied" if tie_to_parent else "free")
     served = "" if functions is None else str(functions.resolve())
@@ -247,7 +251,7 @@ def _launch(
                 "-m",
                 "backfill.local.supervisor",
                 str(home),
-                sample,
+                *made,
                 served,
                 *handles,
             ],
@@ -337,7 +341,7 @@ def _end_supervisor(home: Path, lock: int) -> bool:
             os.kill(supervisor[0], signal.SIGTERM)
         if time.monotonic() > deadline:
             if asked is None:
-                again = _command("stop", home)
+                again = command("stop", home)
                 raise StackError(f"A start in {home} is going on.", f"when it is done: {again}")
             wait_until_gone([asked], patience_s=0)
         time.sleep(POLL_S)
@@ -365,7 +369,7 @@ def _living_supervisor(home: Path) -> ProcessName | None:
 
 def _running_stack(home: Path) -> Stack:
     if _living_supervisor(home) is None:
-        raise StackError(f"No stack is running in {home}.", _command("start", home))
+        raise StackError(f"No stack is running in {home}.", command("start", home))
     state = read_state(home)
     running = state["running"]
     kept = Kept.of(state["kept"])
@@ -373,6 +377,8 @@ def _running_stack(home: Path) -> Stack:
         dir=home,
         url=running["url"],
         rest_url=running["rest_url"],
+        functions=running["served"],
+        failed=running["failed"],
         anon_key=kept.keys.anon,
         service_role_key=kept.keys.service_role,
         publishable_key=kept.keys.publishable,
@@ -381,12 +387,6 @@ def _running_stack(home: Path) -> Stack:
         database_url=running["database_url"],
         superuser_url=running["superuser_url"],
     )
-
-
-def _command(verb: str, home: Path) -> str:
-    """What to type for a stack's folder, from where we are."""
-    named = "" if home == DEFAULT_DIR.resolve() else f" --dir {shlex.quote(str(home))}"
-    return f"backfill local {verb}{named}"
 
 
 def _end_leftovers(home: Path) -> None:

@@ -1,7 +1,8 @@
 """The process that owns the servers of an embedded stack, and the file that it keeps.
 
-Started as `python -m backfill.local.supervisor HOME SAMPLE FUNCTIONS LOCK READY tied|free`. LOCK
-and READY are open files that it inherits. FUNCTIONS is a folder of Edge Functions or empty.
+Started as `python -m backfill.local.supervisor HOME SAMPLE PRIVILEGES FUNCTIONS LOCK READY
+tied|free`. LOCK and READY are open files that it inherits. FUNCTIONS is a folder of Edge Functions
+or empty.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -32,6 +33,9 @@ from backfill.local.sample import load as load_sample
 from backfill.local.servers import DatabaseSecrets, PostgresServer, RestServer, free_port
 
 NO_SAMPLE = "none"
+# The year whose projects open new tables to the API roles by themselves, and that of today's.
+OLD_PRIVILEGES, NEW_PRIVILEGES = "2025", "2026"
+FUNCTIONS_LOG = "functions.log"
 STATE_FILE = "stack.json"
 GIT_IGNORE = ".gitignore"
 IGNORE_ALL = "*\n"
@@ -44,6 +48,7 @@ class Kept:
     """What a stack keeps from one start to the next.
 
     is_prepared: the platform and the sample are there. If not, the data are made anew.
+    privileges: the year whose default privileges the database has.
     """
 
     data_dir: str
@@ -53,13 +58,15 @@ class Kept:
     jwt_secret: str
     keys: ApiKeys
     passwords: DatabaseSecrets
+    privileges: str = NEW_PRIVILEGES
 
     @classmethod
-    def new(cls, home: Path, sample: str) -> Kept:
+    def new(cls, home: Path, sample: str, privileges: str) -> Kept:
         """Fresh secrets, and a place for the data that the server account can reach."""
         jwt_secret = secrets.token_urlsafe(48)
         data_dir, keys = str(_place_for_data(home)), ApiKeys.new(jwt_secret)
-        return cls(data_dir, free_port(), sample, False, jwt_secret, keys, DatabaseSecrets())
+        passwords = DatabaseSecrets()
+        return cls(data_dir, free_port(), sample, False, jwt_secret, keys, passwords, privileges)
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Kept:
@@ -122,11 +129,17 @@ def remove_data(home: Path, data_dir: Path) -> None:
         shutil.rmtree(data_dir.parent, ignore_errors=True)
 
 
-def _supervise(home: Path, sample: str, functions: Path | None, ready: int) -> None:
+def _supervise(
+    home: Path, sample: str, privileges: str, functions: Path | None, ready: int
+) -> None:
     """Start everything, say so, stay until SIGTERM, end everything."""
     with contextlib.ExitStack() as owned:
-        kept = _kept_for(home, sample)
-        postgres = PostgresServer.start(Path(kept.data_dir), secrets=kept.passwords)
+        kept = _kept_for(home, sample, privileges)
+        postgres = PostgresServer.start(
+            Path(kept.data_dir),
+            secrets=kept.passwords,
+            old_privileges=kept.privileges == OLD_PRIVILEGES,
+        )
         owned.callback(postgres.stop)
         if not kept.is_prepared:
             if sample != NO_SAMPLE:
@@ -138,7 +151,7 @@ def _supervise(home: Path, sample: str, functions: Path | None, ready: int) -> N
         asyncio.run(_keep_open(home, kept, postgres, rest, functions, ready))
 
 
-def _kept_for(home: Path, sample: str) -> Kept:
+def _kept_for(home: Path, sample: str, privileges: str) -> Kept:
     """What the last start left. Without a prepared database, a new identity and no data."""
     stored = read_state(home).get("kept")
     kept = Kept.of(stored) if stored else None
@@ -146,7 +159,7 @@ def _kept_for(home: Path, sample: str) -> Kept:
         return kept
     if kept:
         remove_data(home, Path(kept.data_dir))
-    new = Kept.new(home, sample)
+    new = Kept.new(home, sample, privileges)
     write_state(home, new)
     return new
 
@@ -162,18 +175,16 @@ async def _keep_open(
     """Run the gateway until SIGTERM, or until one of the servers ends by itself."""
     gateway = Gateway(rest.url, kept.keys, port=free_port(kept.gateway_port))
     await gateway.start()
-    servers: list[PostgresServer | RestServer | FunctionsServer] = [postgres, rest]
-    if functions is not None:
-        servers.append(_serve_functions(functions, gateway, kept, postgres))
-    try:
-        await _until_one_ends(home, kept, postgres, rest, servers, gateway, functions, ready)
-    finally:
-        for server in servers[2:]:
-            server.stop()
+    with contextlib.ExitStack() as owned:
+        edge = None
+        if functions is not None:
+            edge = _serve_functions(home, functions, gateway, kept, postgres)
+            owned.callback(edge.stop)
+        await _until_one_ends(home, kept, postgres, rest, edge, gateway, functions, ready)
 
 
 def _serve_functions(
-    folder: Path, gateway: Gateway, kept: Kept, postgres: PostgresServer
+    home: Path, folder: Path, gateway: Gateway, kept: Kept, postgres: PostgresServer
 ) -> FunctionsServer:
     """Start the functions with the variables of a project, and connect the gateway to them."""
     variables = {
@@ -182,8 +193,10 @@ def _serve_functions(
         "SUPABASE_SERVICE_ROLE_KEY": kept.keys.service_role,
         "SUPABASE_DB_URL": postgres.dsn(),
     }
-    server = FunctionsServer.start(folder, variables)
-    gateway.functions = Functions(server.url, kept.jwt_secret)
+    log = home / FUNCTIONS_LOG
+    open_private(log, "wb").close()
+    server = FunctionsServer.start(folder, variables, log=log)
+    gateway.functions = Functions(server.doors, kept.jwt_secret)
     return server
 
 
@@ -192,26 +205,31 @@ async def _until_one_ends(
     kept: Kept,
     postgres: PostgresServer,
     rest: RestServer,
-    servers: Sequence[PostgresServer | RestServer | FunctionsServer],
+    edge: FunctionsServer | None,
     gateway: Gateway,
     functions: Path | None,
     ready: int,
 ) -> None:
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    servers = (postgres.process, rest.process)
+    served = edge.processes if edge else ()
     running = {
         "supervisor": name_of(os.getpid()),
-        "servers": [name_of(server.process.pid) for server in servers],
+        "servers": [name_of(process.pid) for process in (*servers, *served)],
         "url": gateway.url,
         "rest_url": rest.url,
         "functions": str(functions) if functions else None,
+        "served": sorted(name for name, door in edge.doors.items() if door.url) if edge else [],
+        "failed": dict(edge.failed) if edge else {},
         "database_url": postgres.dsn(),
         "superuser_url": postgres.superuser_dsn(),
     }
     kept = replace(kept, gateway_port=gateway.port)
     write_state(home, kept, running)
     os.close(ready)
-    while not ended.is_set() and all(server.process.poll() is None for server in servers):
+    # A function that ends takes nothing along.
+    while not ended.is_set() and all(process.poll() is None for process in servers):
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(ended.wait(), WATCH_S)
     # First of all, so that a start waits for us from here on instead of taking us for running.
@@ -238,7 +256,9 @@ def _leave(signal_number: int, frame: object) -> None:
     raise SystemExit(0)
 
 
-def _main(home: str, sample: str, functions: str, lock: str, ready: str, tie: str) -> None:
+def _main(
+    home: str, sample: str, privileges: str, functions: str, lock: str, ready: str, tie: str
+) -> None:
     """Run the supervisor. The open file holds the lock. `ready` takes a failure's report."""
     signal.signal(signal.SIGTERM, _leave)
     for inherited in (int(lock), int(ready)):
@@ -246,7 +266,8 @@ def _main(home: str, sample: str, functions: str, lock: str, ready: str, tie: st
     if tie == "tied":
         threading.Thread(target=_stop_when_stdin_closes, daemon=True).start()
     try:
-        _supervise(Path(home), sample, Path(functions) if functions else None, int(ready))
+        served = Path(functions) if functions else None
+        _supervise(Path(home), sample, privileges, served, int(ready))
     except Exception as failure:
         traceback.print_exc()
         with contextlib.suppress(OSError):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from backfill.local import sample
-from backfill.local.functions import WALL_CLOCK_S, FunctionsServer
+from backfill.local.functions import LOAD_S, WALL_CLOCK_S, FunctionsServer
 from backfill.local.gateway import Functions
 from backfill.targets.declaration import PRISM, Declaration, Receipts, declared, over_edge_functions
 from backfill.targets.migrations import functions_folder
@@ -24,6 +24,8 @@ def served(
     folder: Path | None = None,
     *,
     wall_clock_s: float = WALL_CLOCK_S,
+    load_s: float = LOAD_S,
+    log: Path | None = None,
     **more: str,
 ) -> Iterator[FunctionsServer]:
     """A folder of Edge Functions, by default the sample's, behind the project's gateway.
@@ -36,9 +38,13 @@ def served(
         **more,
     }
     server = FunctionsServer.start(
-        folder or functions_folder(), variables, wall_clock_s=wall_clock_s
+        folder or functions_folder(),
+        variables,
+        wall_clock_s=wall_clock_s,
+        load_s=load_s,
+        log=log,
     )
-    project.gateway.functions = Functions(server.url, project.jwt_secret)
+    project.gateway.functions = Functions(server.doors, project.jwt_secret)
     try:
         yield server
     finally:

@@ -1,0 +1,2 @@
+await new Promise((resolve) => setTimeout(resolve, 3_600_000));
+Deno.serve(() => new Response("never"));

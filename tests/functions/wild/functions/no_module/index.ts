@@ -1,0 +1,1 @@
+import "./absent.ts"; Deno.serve(() => new Response("never"));
