@@ -11,6 +11,7 @@ from rich.table import Table
 from backfill.api.queries import LEAST_PREFIX_CHARS
 from backfill.files.folder import files_are_missing
 from backfill.render.markdown import Called
+from backfill.render.state import HAND_ON, NO_HEADERS
 from backfill.results.check import Check
 from backfill.results.coverage import Missing
 from backfill.results.run import FailedSession, Json, Outcome, RunSummary, Status
@@ -229,7 +230,10 @@ def _print_critical(verification: Verification) -> None:
         out.print(f"      answered: {answer}", markup=False)
     for line in verification.critical:
         out.print(f"[red]critical[/]  {line}")
-    if verification.unanswered:
+    if verification.without_headers:
+        out.print(f"      {verification.without_headers} {NO_HEADERS}", markup=False)
+        print_next(HAND_ON.format(run=verification.run_id))
+    elif verification.unanswered:
         print_next(f'look at it, then backfill resume {verification.run_id} --because "…"')
 
 

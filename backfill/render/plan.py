@@ -334,7 +334,7 @@ def _became_of(plan: Plan) -> str:
         reason_line(plan.reason),
         counts_by_state(counts, plan.called),
         _approval(plan),
-        next_commands(plan.run_id, plan.state, counts["failed"]),
+        next_commands(plan.run_id, plan.state, counts["failed"], plan.reason),
     )
 
 

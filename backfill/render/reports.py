@@ -52,7 +52,7 @@ def summary_markdown(
         verified,
         _new_candidates(verification, called) if verification else "",
         section("Audit", _audit(status.audit_count, status.audit_head)),
-        next_commands(status.run_id, status.state, len(failures)),
+        next_commands(status.run_id, status.state, len(failures), status.reason),
     )
 
 

@@ -32,8 +32,21 @@ _NEXT = {
 }
 
 
+NO_HEADERS = "wrote without our headers"
+HAND_ON = (
+    "hand them on with supabase/functions/_shared/backfill.ts, which backfill install --functions "
+    'adds, and declare the new function_version, or declare receipts = "inferred". '
+    "Then: backfill plan --like {run}"
+)
+
+
 def resume_command(run_id: str, reason: str | None) -> str:
-    """What lifts a pause. What was critical wants an answer with it."""
+    """What lifts a pause. What was critical wants an answer with it.
+
+    A run whose functions write without our headers is not resumed: they or their target change.
+    """
+    if NO_HEADERS in (reason or ""):
+        return HAND_ON.format(run=run_id)
     is_critical = (reason or "").startswith("critical:")
     return f"backfill resume {run_id}" + (' --because "…"' if is_critical else "")
 
@@ -66,12 +79,14 @@ def error_text(failed: PlannedSession | FailedSession) -> str:
     return ": ".join(escaped(part) for part in parts if part) or NONE
 
 
-def next_commands(run_id: str, state: str, failed: int) -> str:
+def next_commands(run_id: str, state: str, failed: int, reason: str | None) -> str:
     """The commands that a run in this state is waiting for. Empty if there are none.
 
-    failed: how many of its sessions failed.
+    failed: how many of its sessions failed. reason: of the state.
     """
     commands = [_NEXT[state].format(run=run_id)] if state in _NEXT else []
+    if state == "paused" and NO_HEADERS in (reason or ""):
+        commands = ["backfill install --functions", f"backfill plan --like {run_id}"]
     if state == "completed" and failed:
         commands.append(f"backfill retry {run_id}")
     return "\n\n".join(["Next:", fenced("sh", "\n".join(commands))]) if commands else ""

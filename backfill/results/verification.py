@@ -58,6 +58,7 @@ class Verification:
     settled.
     answered: critical events that somebody has looked at. They are no longer among the critical.
     unanswered: how many `backfill resume RUN --because …` would answer.
+    without_headers: Edge Functions that do not hand our headers on, though declared so.
     """
 
     run_id: str
@@ -73,6 +74,7 @@ class Verification:
     inferred: int = 0
     answered: tuple[Answered, ...] = ()
     unanswered: int = 0
+    without_headers: str | None = None
 
     def as_dict(self) -> dict[str, Json]:
         """The shape of `backfill verify --json`."""
@@ -89,6 +91,7 @@ class Verification:
             "inferred": self.inferred,
             "answered": [a.as_dict() for a in self.answered],
             "unanswered": self.unanswered,
+            "without_headers": self.without_headers,
         }
 
 

@@ -1,7 +1,8 @@
 -- Effects: which rows the target tables hold for an item, and what its receipts say.
 
 -- For each planned component of some items: does a row that counts as present stand there, does a row of the wanted
--- version, and did this run write one that nothing took back?
+-- version, and did this run write one that nothing took back? If receipts are declared exact, one that had to be
+-- inferred does not count.
 --
 -- p_ordinals  the items. Null: all of the run
 create function backfill_private.effects(p_run_id uuid, p_ordinals integer[] default null)
@@ -36,7 +37,8 @@ begin
       format(v_is_there, v_target.table_name::regclass,
         backfill_private.row_condition(v_target, v_run.request, true)),
       replace(
-        format(replace(v_is_there, ' as t ', ' as r '), 'public.backfill_receipts', v_receipt),
+        format(replace(v_is_there, ' as t ', ' as r '), 'public.backfill_receipts',
+          v_receipt || case v_target.receipts when 'exact' then ' and not r.is_inferred' else '' end),
         '%L', quote_literal(v_target.component)))
     using p_run_id, p_ordinals;
   end loop;

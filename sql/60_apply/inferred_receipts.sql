@@ -4,6 +4,65 @@
 -- Nobody sees such a write. So gate, fence and receipt hold when a session is claimed and when it is settled, and not
 -- in between: a row that somebody else writes meanwhile counts as ours, and one that arrives late is nobody's.
 
+-- Are the receipts of a component inferred from the rows before and after? Always if it is declared so. Those of an Edge
+-- Function that is declared to hand our headers on are too, until a row of its has come by the gate in this run. So its
+-- first writes can be undone even if it does not hand them on.
+create function backfill_private.is_watched(p_run public.backfill_runs, p_target public.backfill_targets)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select p_target.receipts = 'inferred'
+    or p_target.transport = 'edge' and not backfill_private.gate_is_used(p_run, p_target)
+$$;
+
+-- The Edge Functions that are declared to hand our headers on and did not in this run, so that it must not go on: a
+-- session was scored, its row is there, and none of the component's rows has come by the gate. Null: none.
+create function backfill_private.functions_without_headers(p_run public.backfill_runs)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select string_agg(distinct f.name, ', ')
+  from public.backfill_targets as t
+  join backfill_private.scoring_functions(p_run.target) as f using (component)
+  where t.target = p_run.target
+    and t.transport = 'edge'
+    and t.receipts = 'exact'
+    and not backfill_private.gate_is_used(p_run, t)
+    and exists (
+      select from public.backfill_receipts as r
+      join public.backfill_items as i using (run_id, ordinal)
+      where r.run_id = p_run.run_id
+        and r.component = t.component
+        and r.kind = 'score'
+        and (i.error_code = 'OB016' or i.state = 'rolled_back'))
+$$;
+
+-- Refuse to go on with a run whose Edge Functions do not hand our headers on: every further row would lack its receipt.
+--
+-- raises  OB002
+create function backfill_private.refuse_without_headers(p_run public.backfill_runs)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_named text := backfill_private.functions_without_headers(p_run);
+begin
+  if v_named is not null then
+    perform backfill_private.refuse('OB002',
+      format('run %s cannot go on: %s wrote without our headers, so every further row would have no receipt',
+        p_run.run_id, v_named),
+      format('hand them on with supabase/functions/_shared/backfill.ts, which backfill install --functions adds, and '
+        'declare the new function_version, or declare receipts = "inferred". Then: backfill plan --like %s',
+        p_run.run_id));
+  end if;
+end
+$$;
+
 -- The rows of some sessions in the table of a component.
 create function backfill_private.rows_of(p_run_id uuid, p_target public.backfill_targets, p_ordinals integer[])
 returns table (ordinal integer, row_key jsonb, image text, columns bigint[])
@@ -41,7 +100,7 @@ as $$
   select p_run.run_id, r.ordinal, t.component, r.row_key, backfill_private.shape_of(to_regclass(t.table_name)), r.image
   from public.backfill_targets as t
   cross join lateral backfill_private.rows_of(p_run.run_id, t, p_ordinals) as r
-  where t.target = p_run.target and t.receipts = 'inferred'
+  where t.target = p_run.target and backfill_private.is_watched(p_run, t)
   on conflict do nothing
 $$;
 
@@ -61,7 +120,7 @@ as $$
   ), here as (
     select t.component, r.*
     from public.backfill_runs as run
-    join public.backfill_targets as t on t.target = run.target and t.receipts = 'inferred'
+    join public.backfill_targets as t on t.target = run.target and backfill_private.is_watched(run, t)
     cross join lateral backfill_private.rows_of(p_run_id, t, p_called) as r
     where run.run_id = p_run_id
   ), differing as (
@@ -74,7 +133,13 @@ as $$
       h.image as after,
       h.columns
     from here as h
-    full join (select * from gone where gone.ordinal = any (p_called)) as g
+    full join (
+      select gone.*
+      from gone
+      join public.backfill_runs as run using (run_id)
+      join public.backfill_targets as t on t.target = run.target and t.component = gone.component
+      where gone.ordinal = any (p_called) and backfill_private.is_watched(run, t)
+    ) as g
       on g.ordinal = h.ordinal and g.component = h.component and g.row_key = h.row_key
     where g.image is distinct from h.image
   )

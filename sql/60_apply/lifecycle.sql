@@ -122,8 +122,8 @@ $$;
 --
 -- p_because  see backfill_private.answer_critical. Null: they stay unanswered
 -- returns    {run_id, state, was: the reason of the pause, answered: how many critical events}
--- raises     OB002 not paused and nothing to answer, OB006 the approval ran out, OB007 the plan or its surroundings
---            changed, OB013 an empty reason, OB015 no share left
+-- raises     OB002 not paused and nothing to answer, or Edge Functions write without our headers, OB006 the approval ran
+--            out, OB007 the plan or its surroundings changed, OB013 an empty reason, OB015 no share left
 create function backfill_private.resume(p_run_id uuid, p_because text)
 returns jsonb
 language plpgsql
@@ -143,6 +143,7 @@ begin
   end if;
   if v_run.state = 'paused' or v_answered = 0 then
     v_run := backfill_private.locked_run(p_run_id, array['paused']);
+    perform backfill_private.refuse_without_headers(v_run);
     v_why := backfill_private.reason_to_hold(v_run);
     if v_run.approved_until <= backfill_private.clock() then
       perform backfill_private.refuse('OB006', format('the approval of run %s ran out', p_run_id),
@@ -163,8 +164,8 @@ $$;
 -- Score the failed sessions again, under the same approval.
 --
 -- returns  {run_id, state, sessions}. sessions: how many are pending again, each with fresh budgets for trouble
--- raises   OB002 not completed, paused or running, OB006 the approval ran out, OB007 the plan or its surroundings
---          changed
+-- raises   OB002 not completed, paused or running, or Edge Functions write without our headers, OB006 the approval ran
+--          out, OB007 the plan or its surroundings changed
 create function backfill_private.retry(p_run_id uuid)
 returns jsonb
 language plpgsql
@@ -179,6 +180,7 @@ declare
 begin
   perform backfill_private.authorize('apply');
   v_run := backfill_private.caught_up_run(p_run_id, array['completed', 'paused', 'running']);
+  perform backfill_private.refuse_without_headers(v_run);
   v_why := backfill_private.reason_to_hold(v_run);
   if v_run.approved_until <= backfill_private.clock() then
     perform backfill_private.refuse('OB006', format('the approval of run %s ran out', p_run_id),

@@ -267,7 +267,7 @@ begin
   if exists (
     select from public.backfill_runs as r
     join public.backfill_targets as t on t.target = r.target
-    where r.run_id = p_run_id and t.receipts = 'inferred'
+    where r.run_id = p_run_id and t.transport = 'edge'
   ) then
     perform backfill_private.infer_receipts(p_run_id, v_ordinals, array(
       select o.ordinal from jsonb_to_recordset(p_outcomes) as o (ordinal integer, outcome text)

@@ -51,7 +51,10 @@ begin
     perform backfill_private.record(p_run_id, 'critical', jsonb_build_object('claim', p_claim_id, 'sessions', v_bad));
     perform backfill_private.hold(p_run_id, format('critical: session %s, %s', v_bad -> 0 ->> 0,
       case v_bad -> 0 ->> 1
-        when 'OB016' then 'a written row has no receipt'
+        when 'OB016' then concat_ws(': ', 'a written row has no receipt', (
+          select backfill_private.functions_without_headers(r) || ' wrote without our headers'
+          from public.backfill_runs as r
+          where r.run_id = p_run_id))
         else 'a write was refused at the gate' end));
   end if;
 end

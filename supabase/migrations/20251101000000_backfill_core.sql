@@ -2337,7 +2337,8 @@ $$;
 -- Effects: which rows the target tables hold for an item, and what its receipts say.
 
 -- For each planned component of some items: does a row that counts as present stand there, does a row of the wanted
--- version, and did this run write one that nothing took back?
+-- version, and did this run write one that nothing took back? If receipts are declared exact, one that had to be
+-- inferred does not count.
 --
 -- p_ordinals  the items. Null: all of the run
 create function backfill_private.effects(p_run_id uuid, p_ordinals integer[] default null)
@@ -2372,7 +2373,8 @@ begin
       format(v_is_there, v_target.table_name::regclass,
         backfill_private.row_condition(v_target, v_run.request, true)),
       replace(
-        format(replace(v_is_there, ' as t ', ' as r '), 'public.backfill_receipts', v_receipt),
+        format(replace(v_is_there, ' as t ', ' as r '), 'public.backfill_receipts',
+          v_receipt || case v_target.receipts when 'exact' then ' and not r.is_inferred' else '' end),
         '%L', quote_literal(v_target.component)))
     using p_run_id, p_ordinals;
   end loop;
@@ -7591,6 +7593,65 @@ $$;
 -- Nobody sees such a write. So gate, fence and receipt hold when a session is claimed and when it is settled, and not
 -- in between: a row that somebody else writes meanwhile counts as ours, and one that arrives late is nobody's.
 
+-- Are the receipts of a component inferred from the rows before and after? Always if it is declared so. Those of an Edge
+-- Function that is declared to hand our headers on are too, until a row of its has come by the gate in this run. So its
+-- first writes can be undone even if it does not hand them on.
+create function backfill_private.is_watched(p_run public.backfill_runs, p_target public.backfill_targets)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select p_target.receipts = 'inferred'
+    or p_target.transport = 'edge' and not backfill_private.gate_is_used(p_run, p_target)
+$$;
+
+-- The Edge Functions that are declared to hand our headers on and did not in this run, so that it must not go on: a
+-- session was scored, its row is there, and none of the component's rows has come by the gate. Null: none.
+create function backfill_private.functions_without_headers(p_run public.backfill_runs)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select string_agg(distinct f.name, ', ')
+  from public.backfill_targets as t
+  join backfill_private.scoring_functions(p_run.target) as f using (component)
+  where t.target = p_run.target
+    and t.transport = 'edge'
+    and t.receipts = 'exact'
+    and not backfill_private.gate_is_used(p_run, t)
+    and exists (
+      select from public.backfill_receipts as r
+      join public.backfill_items as i using (run_id, ordinal)
+      where r.run_id = p_run.run_id
+        and r.component = t.component
+        and r.kind = 'score'
+        and (i.error_code = 'OB016' or i.state = 'rolled_back'))
+$$;
+
+-- Refuse to go on with a run whose Edge Functions do not hand our headers on: every further row would lack its receipt.
+--
+-- raises  OB002
+create function backfill_private.refuse_without_headers(p_run public.backfill_runs)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_named text := backfill_private.functions_without_headers(p_run);
+begin
+  if v_named is not null then
+    perform backfill_private.refuse('OB002',
+      format('run %s cannot go on: %s wrote without our headers, so every further row would have no receipt',
+        p_run.run_id, v_named),
+      format('hand them on with supabase/functions/_shared/backfill.ts, which backfill install --functions adds, and '
+        'declare the new function_version, or declare receipts = "inferred". Then: backfill plan --like %s',
+        p_run.run_id));
+  end if;
+end
+$$;
+
 -- The rows of some sessions in the table of a component.
 create function backfill_private.rows_of(p_run_id uuid, p_target public.backfill_targets, p_ordinals integer[])
 returns table (ordinal integer, row_key jsonb, image text, columns bigint[])
@@ -7628,7 +7689,7 @@ as $$
   select p_run.run_id, r.ordinal, t.component, r.row_key, backfill_private.shape_of(to_regclass(t.table_name)), r.image
   from public.backfill_targets as t
   cross join lateral backfill_private.rows_of(p_run.run_id, t, p_ordinals) as r
-  where t.target = p_run.target and t.receipts = 'inferred'
+  where t.target = p_run.target and backfill_private.is_watched(p_run, t)
   on conflict do nothing
 $$;
 
@@ -7648,7 +7709,7 @@ as $$
   ), here as (
     select t.component, r.*
     from public.backfill_runs as run
-    join public.backfill_targets as t on t.target = run.target and t.receipts = 'inferred'
+    join public.backfill_targets as t on t.target = run.target and backfill_private.is_watched(run, t)
     cross join lateral backfill_private.rows_of(p_run_id, t, p_called) as r
     where run.run_id = p_run_id
   ), differing as (
@@ -7661,7 +7722,13 @@ as $$
       h.image as after,
       h.columns
     from here as h
-    full join (select * from gone where gone.ordinal = any (p_called)) as g
+    full join (
+      select gone.*
+      from gone
+      join public.backfill_runs as run using (run_id)
+      join public.backfill_targets as t on t.target = run.target and t.component = gone.component
+      where gone.ordinal = any (p_called) and backfill_private.is_watched(run, t)
+    ) as g
       on g.ordinal = h.ordinal and g.component = h.component and g.row_key = h.row_key
     where g.image is distinct from h.image
   )
@@ -8176,8 +8243,8 @@ $$;
 --
 -- p_because  see backfill_private.answer_critical. Null: they stay unanswered
 -- returns    {run_id, state, was: the reason of the pause, answered: how many critical events}
--- raises     OB002 not paused and nothing to answer, OB006 the approval ran out, OB007 the plan or its surroundings
---            changed, OB013 an empty reason, OB015 no share left
+-- raises     OB002 not paused and nothing to answer, or Edge Functions write without our headers, OB006 the approval ran
+--            out, OB007 the plan or its surroundings changed, OB013 an empty reason, OB015 no share left
 create function backfill_private.resume(p_run_id uuid, p_because text)
 returns jsonb
 language plpgsql
@@ -8197,6 +8264,7 @@ begin
   end if;
   if v_run.state = 'paused' or v_answered = 0 then
     v_run := backfill_private.locked_run(p_run_id, array['paused']);
+    perform backfill_private.refuse_without_headers(v_run);
     v_why := backfill_private.reason_to_hold(v_run);
     if v_run.approved_until <= backfill_private.clock() then
       perform backfill_private.refuse('OB006', format('the approval of run %s ran out', p_run_id),
@@ -8217,8 +8285,8 @@ $$;
 -- Score the failed sessions again, under the same approval.
 --
 -- returns  {run_id, state, sessions}. sessions: how many are pending again, each with fresh budgets for trouble
--- raises   OB002 not completed, paused or running, OB006 the approval ran out, OB007 the plan or its surroundings
---          changed
+-- raises   OB002 not completed, paused or running, or Edge Functions write without our headers, OB006 the approval ran
+--          out, OB007 the plan or its surroundings changed
 create function backfill_private.retry(p_run_id uuid)
 returns jsonb
 language plpgsql
@@ -8233,6 +8301,7 @@ declare
 begin
   perform backfill_private.authorize('apply');
   v_run := backfill_private.caught_up_run(p_run_id, array['completed', 'paused', 'running']);
+  perform backfill_private.refuse_without_headers(v_run);
   v_why := backfill_private.reason_to_hold(v_run);
   if v_run.approved_until <= backfill_private.clock() then
     perform backfill_private.refuse('OB006', format('the approval of run %s ran out', p_run_id),
@@ -8713,7 +8782,7 @@ begin
   if exists (
     select from public.backfill_runs as r
     join public.backfill_targets as t on t.target = r.target
-    where r.run_id = p_run_id and t.receipts = 'inferred'
+    where r.run_id = p_run_id and t.transport = 'edge'
   ) then
     perform backfill_private.infer_receipts(p_run_id, v_ordinals, array(
       select o.ordinal from jsonb_to_recordset(p_outcomes) as o (ordinal integer, outcome text)
@@ -8866,7 +8935,10 @@ begin
     perform backfill_private.record(p_run_id, 'critical', jsonb_build_object('claim', p_claim_id, 'sessions', v_bad));
     perform backfill_private.hold(p_run_id, format('critical: session %s, %s', v_bad -> 0 ->> 0,
       case v_bad -> 0 ->> 1
-        when 'OB016' then 'a written row has no receipt'
+        when 'OB016' then concat_ws(': ', 'a written row has no receipt', (
+          select backfill_private.functions_without_headers(r) || ' wrote without our headers'
+          from public.backfill_runs as r
+          where r.run_id = p_run_id))
         else 'a write was refused at the gate' end));
   end if;
 end
@@ -9664,6 +9736,7 @@ begin
       select count(*)
       from backfill_private.critical_events(p_run.run_id) as e
       where e.answered is null),
+    'without_headers', backfill_private.functions_without_headers(p_run),
     'audit', jsonb_build_object('count', p_run.audit_count, 'head', p_run.audit_head))
     || backfill_private.new_candidates(p_run);
 end
@@ -9697,7 +9770,7 @@ $$;
 --           looked_at and to_look_at: sessions
 --           buckets: {bucket: {component: [session]}}, of extra [{session_id, component, row}]
 --           verification: null, or after the last part {run_id, state, verdict, criteria, inferred, answered,
---           unanswered, audit, new_candidates, new_candidates_total}
+--           unanswered, without_headers, audit, new_candidates, new_candidates_total}
 --           answered: critical events that somebody has looked at, [{what, by, at, because}]
 --           verdict: pass: every planned row is there
 --                    partial: each missing one belongs to a session recorded as failed, and nothing is critical
