@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
+import sys
+from io import StringIO
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 import backfill
 from tests.conftest import Project
 from tests.kit import lessons
+from tests.kit.commands import Shell
 from tests.kit.edge import served
 
 
@@ -67,3 +75,111 @@ def test_the_first_writes_of_a_function_without_headers_can_be_undone(
     assert letters(project) == before
     with pytest.raises(backfill.IllegalMove, match="cannot go on"):
         timed.resume(plan.run_id)
+
+
+# With the file that hands the headers on --------------------------------------------------------
+
+RELAY = """
+import { handOn } from "../_shared/backfill.ts";
+
+const project = Deno.env.get("SUPABASE_URL")!;
+
+Deno.serve(handOn(async (request) => {
+  const Authorization = request.headers.get("Authorization")!;
+  const body = await request.text();
+  const init = { method: "POST", headers: { Authorization }, body };
+  return await fetch(`${project}/functions/v1/FUNCTION`, init);
+}));
+"""
+ECHO = """
+import { handOn } from "../_shared/backfill.ts";
+
+const ours = (headers: Headers) => [...headers].filter(([name]) => name.startsWith("x-backfill-"));
+
+Deno.serve(handOn(async (request) => {
+  const elsewhere = await request.text();
+  if (!elsewhere) return Response.json(ours(request.headers));
+  const Authorization = request.headers.get("Authorization")!;
+  await new Promise((resolve) => setTimeout(resolve, 5));
+  return await fetch(new Request(elsewhere, { method: "POST", headers: { Authorization } }));
+}));
+"""
+
+
+def two_lines_more(source: str) -> str:
+    """A function with the two lines that the installed file asks for."""
+    wrapped = re.sub(r"serve\((async .*)\);\s*$", r"serve(handOn(\1));", source, flags=re.DOTALL)
+    return f'import {{ handOn }} from "../_shared/backfill.ts";\n{wrapped}'
+
+
+@pytest.fixture
+def handing_on(tmp_path: Path, plain_shell: Shell) -> Path:
+    """The lessons' functions, each with two lines more, and the file that install adds."""
+    (tmp_path / "config.toml").touch()
+    shutil.copytree(lessons.FUNCTIONS, tmp_path / "functions")
+    ran = plain_shell("install", "--supabase-path", str(tmp_path), "--functions", "--yes")
+    assert ran.code == 0
+    assert "two lines" in ran.out
+    for source in (tmp_path / "functions").glob("*/index.ts"):
+        source.write_text(two_lines_more(source.read_text()))
+    return tmp_path / "functions"
+
+
+def test_two_lines_a_function_make_its_receipts_exact(
+    project: Project, timed: backfill.Backfill, handing_on: Path
+) -> None:
+    """Clients of the module, std's serve, and a function that another one calls."""
+    (handing_on / "write_letter").rename(handing_on / "letters")
+    (handing_on / "write_letter").mkdir()
+    (handing_on / "write_letter" / "index.ts").write_text(RELAY.replace("FUNCTION", "letters"))
+    lessons.install(project, "exact")
+    plan = timed.plan(**lessons.ASKED)
+    project.approve(plan)
+    with served(project, handing_on):
+        assert timed.apply(plan.run_id, concurrency=3).is_complete
+    kept = project.rows(
+        "select component, is_inferred, count(*) as n, count(distinct session_id) as sessions"
+        " from public.backfill_receipts group by 1, 2 order by 1"
+    )
+    assert kept == [
+        {"component": name, "is_inferred": False, "n": 3, "sessions": 3}
+        for name in ("letter", "mark")
+    ]
+    assert timed.verify(plan.run_id).verdict == "pass"
+
+
+def test_the_headers_go_to_the_project_alone(project: Project, handing_on: Path) -> None:
+    """To its own address through any time and any form of request, to no other."""
+    (handing_on / "echo").mkdir()
+    (handing_on / "echo" / "index.ts").write_text(ECHO)
+    with served(project, handing_on):
+        own = f"{project.url}/functions/v1/echo"
+        foreign = own.replace("127.0.0.1", "localhost")
+        headers = {"Authorization": f"Bearer {project.keys.service_role}", "x-backfill-run": "r"}
+        given = {
+            name: httpx.post(own, headers=headers, content=address, timeout=30).json()
+            for name, address in {"own": own, "foreign": foreign}.items()
+        }
+    assert given == {"own": [["x-backfill-run", "r"]], "foreign": []}
+
+
+def test_the_file_is_shown_asked_for_and_never_overwritten(
+    tmp_path: Path, plain_shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copied once, skipped when it is there, left and refused when it is another."""
+    install = ("install", "--supabase-path", str(tmp_path), "--functions")
+    refused = plain_shell(*install, "--yes")
+    assert (refused.code, "no Supabase project folder" in refused.err) == (2, True)
+    (tmp_path / "config.toml").touch()
+    file = tmp_path / "functions" / "_shared" / "backfill.ts"
+    monkeypatch.setattr(sys, "stdin", StringIO("n\n"))
+    assert plain_shell(*install).code == 1
+    assert not file.exists()
+    for state in ("copied", "same"):
+        told = plain_shell(*install, "--yes", "--json").out
+        assert json.loads(told) == {"functions": {"file": str(file), "state": state}}
+    assert not (tmp_path / "migrations").exists()
+    file.write_text("mine")
+    refused = plain_shell(*install, "--yes")
+    assert (refused.code, "left as is" in refused.err) == (2, True)
+    assert file.read_text() == "mine"

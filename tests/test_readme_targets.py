@@ -19,7 +19,7 @@ EXAMPLE = HERE.parent / "supabase" / "examples" / "documents"
 BY = "tests/test_readme_targets.py"
 FILE = claim("A target of your own", 'target = "documents"', BY)
 COMMANDS = claim("A target of your own", "backfill install", BY)
-CLIENT = claim("Edge Functions", "const db = createClient", BY)
+CLIENT = claim("Edge Functions", "import { handOn }", BY)
 
 
 def test_the_file_is_the_example_s() -> None:
@@ -31,10 +31,12 @@ def test_the_file_is_the_example_s() -> None:
 
 @pytest.mark.parametrize("name", ["score_fc_session", "score_prism", "embed_document"])
 def test_the_samples_hand_the_headers_on_as_the_readme_says(name: str) -> None:
-    """The one line, word for word."""
+    """The first lines and the wrapped handler, word for word."""
     text = (EXAMPLE.parent.parent / "functions" / name / "index.ts").read_text()
-    for line in CLIENT.strip().splitlines():
-        assert line.strip() in text
+    lines = [line for line in CLIENT.strip().splitlines() if not line.startswith("  ")]
+    assert len(lines) == 7
+    for line in lines:
+        assert line in text
 
 
 def test_the_commands_install_check_and_plan(

@@ -58,6 +58,12 @@ def install(
             help="A declared target: a TOML file, prism, or prism-edge. Without it the core alone.",
         ),
     ] = None,
+    functions: Annotated[
+        bool,
+        typer.Option(
+            "--functions", help="Add the file with which Edge Functions hand our headers on."
+        ),
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Copy without asking.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -67,8 +73,13 @@ def install(
     """
     # Reading SQL takes a while to import, and no other verb needs it.
     from backfill.targets import declaration
-    from backfill.targets.install import carry_out, installation_text, plan_install
+    from backfill.targets.install import carry_out, check_project, installation_text, plan_install
 
+    if functions:
+        check_project(supabase_path)
+        _install_headers_file(supabase_path, yes, as_json and not target)
+        if not target:
+            return
     declared = [declaration.declared(given) for given in target or []]
     planned = plan_install(supabase_path, datetime.now(UTC), declared)
     if planned.undecided:
@@ -93,6 +104,22 @@ def _history(versions: Sequence[str]) -> History | None:
     except BackfillError as unknown:
         _announce(f"the project was not asked which migrations it has applied: {unknown.message}")
         return None
+
+
+def _install_headers_file(supabase_path: Path, yes: bool, as_json: bool) -> None:
+    """Copy the file with which Edge Functions hand our headers on."""
+    from backfill.targets.headers_file import HOW_TO_USE, copy_headers_file, plan_headers_file
+
+    planned = plan_headers_file(supabase_path)
+    if planned.state == "missing" and not yes:
+        _announce(str(planned))
+        if not typer.confirm("Copy?", err=True):
+            raise typer.Exit(ExitCode.FAILED)
+    copied = copy_headers_file(planned)
+    if as_json:
+        terminal.print_json({"functions": copied.as_dict()})
+        return
+    terminal.out.print(f"{copied}\n{HOW_TO_USE}", markup=False, soft_wrap=True)
 
 
 def demo(

@@ -109,7 +109,7 @@ def plan_install(
     what the project says of the files that are `undecided` without it.
     Raises UsageError if this is not a Supabase project.
     """
-    _check_project(supabase_path)
+    check_project(supabase_path)
     folder = supabase_path / "migrations"
     present = sorted(f.name for f in folder.glob("*.sql"))
     stamps = _stamps(present, now)
@@ -170,7 +170,8 @@ def installation_text(installation: Installation) -> str:
     return "\n".join(lines)
 
 
-def _check_project(path: Path) -> None:
+def check_project(path: Path) -> None:
+    """Raise UsageError if this is no folder of a Supabase project."""
     if (path / "config.toml").is_file():
         return
     inner = path / "supabase"

@@ -51,6 +51,11 @@ def functions_folder() -> Path:
     return Path(str(project_folder() / "functions"))
 
 
+def headers_file() -> Path:
+    """What Edge Functions hand our headers on with."""
+    return functions_folder() / "_shared" / "backfill.ts"
+
+
 def seed_file() -> Traversable:
     """The sample's data."""
     return project_folder() / "seed.sql"
