@@ -64,7 +64,8 @@ PROJECTS: dict[str, tuple[str, str, str, str | None, str, int | None]] = {
     ),
     "a sequence": (
         "alter table public.profiles add column number bigint generated always as identity;",
-        "sequence", "number", "public.profiles", "draws a number for each row", PROFILES,
+        "sequence", "public.profiles_number_seq", "public.profiles",
+        "draws number for each row", PROFILES,
     ),
     "forced row level security": (
         "alter table public.profiles force row level security;",

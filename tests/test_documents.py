@@ -45,7 +45,11 @@ def test_the_plan_counts_what_is_missing(bf_documents: backfill.Backfill) -> Non
     }  # fmt: skip
     assert shown["categories"] == {"embedding+plain_text": 20, "embedding": 20, "plain_text": 0}
     assert shown["expected_calls"] == {"clean_document": 20, "embed_document": 40, "total": 60}
-    assert shown["expected_writes"] == {"plain_texts": 20, "embeddings": 40, "total": 60}
+    assert shown["expected_writes"] == {
+        "plain_texts": 20, "embeddings": 40, "total": 60,
+        "new": {"plain_texts": 20, "embeddings": 40},
+        "replaced": {"plain_texts": 0, "embeddings": 0},
+    }  # fmt: skip
     assert shown["excluded"] == [{"session_id": "63", "reason": "0 paragraphs, at least 1 needed"}]
     checks = {c["name"]: (c["status"], c["detail"]) for c in shown["checks"]}
     assert checks["rows of documents"] == (

@@ -22,7 +22,11 @@ def test_the_seed_plan_is_measured_from_the_database(bf: backfill.Backfill) -> N
     ) == (39, 13, 39, 13)
     assert shown["categories"] == {"profile+fc_scores": 13, "fc_scores": 26, "profile": 0}
     assert shown["expected_calls"] == {"score_fc_session": 39, "score_prism": 13, "total": 52}
-    assert shown["expected_writes"] == {"fc_scores": 39, "profiles": 13, "total": 52}
+    assert shown["expected_writes"] == {
+        "fc_scores": 39, "profiles": 13, "total": 52,
+        "new": {"fc_scores": 39, "profiles": 13},
+        "replaced": {"fc_scores": 0, "profiles": 0},
+    }  # fmt: skip
     assert [b["starts_at_s"] for b in shown["batches"]] == [15.0 * n for n in range(9)]
     assert shown["expected_runtime_s"] == 120
 

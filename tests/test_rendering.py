@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -51,7 +52,14 @@ FIGURES = {
     "excluded_total": 1,
     "expected_calls": {"total": 52, "score_prism": 13, "score_fc_session": 39},
     "batch_spacing_s": 15,
-    "expected_writes": {"total": 52, "profiles": 13, "fc_scores": 39},
+    "expected_writes": {
+        "total": 52,
+        "profiles": 13,
+        "fc_scores": 39,
+        "new": {"profiles": 13, "fc_scores": 39},
+        "replaced": {"profiles": 0, "fc_scores": 0},
+    },
+    "replaced_versions": {"profiles": {}, "fc_scores": {}},
     "expected_runtime_s": 120,
 }
 STEPS = [
@@ -156,9 +164,9 @@ def section_of(markdown: str, title: str) -> str:
         "| `score_fc_session(…)` | 39 |",
         "| `score_prism(…)` | 13 |",
         "| **total** | 52 |",
-        "| `fc_scores` | +39 |",
-        "| `profiles` | +13 |",
-        "| **total** | +52 |",
+        "| `fc_scores` | +39 new |",
+        "| `profiles` | +13 new |",
+        "| **total** | +52 new |",
         "| `session-99` | 0 responses, at least 1 needed |",
         "| 9 | historical | 02:00 | 2 |",
         "2 min from the first batch",
@@ -180,7 +188,46 @@ def test_the_calls_show_their_arguments_in_order_where_the_plan_carries_them() -
     )
     second = calls.index("| `score_prism(session_id, engine_version='v1.2.1')` | 13 |")
     assert first < second
-    assert "| `profiles` | +13 | `results_version` = `v1.2.1` |" in calls
+    assert "| `profiles` | +13 new | `results_version` = `v1.2.1` |" in calls
+
+
+def replacing(new: int, versions: Mapping[str, int]) -> Plan:
+    """The seed's plan, of which some profiles take the place of a row that stands."""
+    replaced = sum(versions.values())
+    writes = {
+        "fc_scores": 39, "profiles": new + replaced, "total": 39 + new + replaced,
+        "new": {"fc_scores": 39, "profiles": new},
+        "replaced": {"fc_scores": 0, "profiles": replaced},
+    }  # fmt: skip
+    told = {"fc_scores": {}, "profiles": versions}
+    return seed_plan(figures={**FIGURES, "expected_writes": writes, "replaced_versions": told})
+
+
+@pytest.mark.parametrize(
+    ("new", "versions", "row", "total"),
+    [
+        (5, {"r1": 1}, "+5 new, 1 replaces version `r1`", "+44 new, 1 replaced"),
+        (
+            0,
+            {"r1": 3, "": 1},
+            "3 replace version `r1`, 1 replaces a row without a version",
+            "+39 new, 4 replaced",
+        ),
+    ],
+)
+def test_new_and_replaced_rows_are_told_apart(
+    new: int, versions: Mapping[str, int], row: str, total: str
+) -> None:
+    """In the table, and as a risk that names the versions."""
+    shown = replacing(new, versions).markdown()
+    writes = section_of(shown, "Expected calls and writes")
+    assert f"| `profiles` | {row} |" in writes
+    assert f"| **total** | {total} |" in writes
+    assert "| `fc_scores` | +39 new |" in writes
+    risks = section_of(shown, "Risks")
+    assert f"⚠️ **Overwriting**: in `profiles` {row.removeprefix('+5 new, ')}. For each" in risks
+    told = replacing(new, versions).as_dict()
+    assert told["replaced_versions"]["profiles"] == versions
 
 
 def test_the_success_criteria_bear_the_names_that_verify_uses() -> None:

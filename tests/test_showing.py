@@ -13,8 +13,8 @@ from tests.kit.seed import CANDIDATES, REHEARSED
 
 PLANNED = {
     "run_id", "state", "digest", "environment", "created_at", "request", "candidates", "categories",
-    "phases", "expected_calls", "expected_writes", "batches", "batch_spacing_s",
-    "expected_runtime_s", "excluded", "excluded_total", "undated", "rehearsal",
+    "phases", "expected_calls", "expected_writes", "replaced_versions", "batches",
+    "batch_spacing_s", "expected_runtime_s", "excluded", "excluded_total", "undated", "rehearsal",
     "blast_radius", "checks", "freshness",
     "freshness_unknown",
 }  # fmt: skip
@@ -96,7 +96,8 @@ def test_an_empty_plan_has_every_name_that_a_plan_has(project: Project, shell: S
     }
     assert answer["categories"] == {"profile+fc_scores": 0, "fc_scores": 0, "profile": 0}
     assert answer["expected_calls"] == {"score_fc_session": 0, "score_prism": 0, "total": 0}
-    assert answer["expected_writes"] == {"fc_scores": 0, "profiles": 0, "total": 0}
+    none = {"fc_scores": 0, "profiles": 0}
+    assert answer["expected_writes"] == {**none, "total": 0, "new": none, "replaced": none}
     assert (answer["batches"], answer["excluded"]) == ([], [])
     assert "0 of 0 sessions have enough" in [c["detail"] for c in answer["checks"]]
     assert project.value("select count(*) from public.backfill_runs") == 0

@@ -166,8 +166,8 @@ def _calls_and_writes(plan: Plan) -> str:
         table(
             ("Table", "Rows", "Version"),
             [
-                *((code(n), f"+{c}", versions.get(n, NONE)) for n, c in _tables(plan)),
-                ("**total**", f"+{writes['total']}", ""),
+                *((code(n), _rows(plan, n), versions.get(n, NONE)) for n in _tables(plan)),
+                ("**total**", _all_rows(writes), ""),
             ],
         ),
     )
@@ -185,11 +185,34 @@ def _pattern(step: Mapping[str, Json]) -> str:
     return f"{kind}{step['function']}({', '.join(shown)})"
 
 
-def _tables(plan: Plan) -> list[tuple[str, int]]:
-    """The written tables with their rows, in the order of the calls if that is known."""
-    writes = plan.figures["expected_writes"]
-    names = dict.fromkeys(s["table"] for s in _steps(plan))
-    return [(name, writes[name]) for name in names] or _largest_first(writes)
+def _tables(plan: Plan) -> list[str]:
+    """The written tables, in the order of the calls if that is known."""
+    writes = plan.expected_writes
+    names = list(dict.fromkeys(s["table"] for s in _steps(plan)))
+    return names or sorted(writes["new"], key=lambda name: (-writes[name], name))
+
+
+def _rows(plan: Plan, table_name: str) -> str:
+    """The planned rows of a table: +5 new, 1 replaces version `r1`."""
+    new = plan.expected_writes["new"].get(table_name, 0)
+    replaced = _replaced(plan, table_name)
+    shown = [f"+{new:,} new"] if new or not replaced else []
+    return ", ".join([*shown, *replaced])
+
+
+def _all_rows(writes: Mapping[str, Json]) -> str:
+    new, replaced = (sum(writes[kind].values()) for kind in ("new", "replaced"))
+    return f"+{new:,} new" + (f", {replaced:,} replaced" if replaced else "")
+
+
+def _replaced(plan: Plan, table_name: str) -> list[str]:
+    """The rows of a table that are replaced, by their version."""
+    versions = plan.replaced_versions.get(table_name, {})
+    return [
+        f"{count:,} {'replaces' if count == 1 else 'replace'} "
+        + (f"version {code(version)}" if version else "a row without a version")
+        for version, count in _largest_first(versions)
+    ]
 
 
 def _versions(plan: Plan) -> dict[str, str]:
@@ -240,11 +263,27 @@ def _standing_risks(plan: Plan) -> list[str]:
     left = f"**Left as they are**: {plan.called.counted(excluded, 'excluded ')}" if excluded else ""
     return [
         "**Idempotence**: a call is made only if its row is still missing",
-        "**Overwriting**: every planned row was missing when the plan was sealed. A row that "
-        "someone else has filled by then is skipped. If a call does change a row, the receipt "
-        "keeps its former contents",
+        _overwriting(plan),
         *([left] if left else []),
     ]
+
+
+def _overwriting(plan: Plan) -> str:
+    replaced = [
+        f"in {code(name)} {', '.join(rows)}"
+        for name in _tables(plan)
+        if (rows := _replaced(plan, name))
+    ]
+    kept = "the receipt keeps its former contents"
+    if replaced:
+        return (
+            f"{MARKS['warn']} **Overwriting**: {'; '.join(replaced)}. For each {kept}, and an undo "
+            "gives them back. Every other planned row was missing when the plan was sealed"
+        )
+    return (
+        "**Overwriting**: every planned row was missing when the plan was sealed. A row that "
+        f"someone else has filled by then is skipped. If a call does change a row, {kept}"
+    )
 
 
 def _rollback(plan: Plan) -> str:
@@ -296,7 +335,8 @@ def _criteria(plan: Plan) -> str:
 def _criteria_of_tables(plan: Plan) -> list[tuple[str, object, str]]:
     versions = _versions(plan)
     rows: list[tuple[str, object, str]] = []
-    for name, count in _tables(plan):
+    for name in _tables(plan):
+        count = plan.expected_writes[name]
         version = versions.get(name, "the wanted version")
         rows.append((code(f"{name}_rows"), count, "planned rows, new and updated told apart"))
         rows.append((code(f"{name}_version"), count, f"rows the run wrote, with {version}"))

@@ -17,7 +17,8 @@ UNMEASURED: Mapping[str, Json] = {
     "categories": {},
     "phases": {},
     "expected_calls": {"total": 0},
-    "expected_writes": {"total": 0},
+    "expected_writes": {"total": 0, "new": {}, "replaced": {}},
+    "replaced_versions": {},
     "expected_runtime_s": None,
     "excluded": [],
     "excluded_total": 0,
@@ -213,9 +214,14 @@ class Plan:
         return dict(self._figure("expected_calls"))
 
     @property
-    def expected_writes(self) -> Mapping[str, int]:
-        """Rows by table, and in total."""
+    def expected_writes(self) -> Mapping[str, Json]:
+        """Rows by table, and in total. new and replaced: those of each kind, by table."""
         return dict(self._figure("expected_writes"))
+
+    @property
+    def replaced_versions(self) -> Mapping[str, Mapping[str, int]]:
+        """The rows that are replaced, by table and by the version that they have now."""
+        return dict(self._figure("replaced_versions"))
 
     @property
     def expected_runtime_s(self) -> float | None:
@@ -300,6 +306,7 @@ class Plan:
         yield "phases", dict(self._figure("phases"))
         yield "expected_calls", self.expected_calls
         yield "expected_writes", self.expected_writes
+        yield "replaced_versions", self.replaced_versions
         yield "batches", (batch.as_dict() for batch in self._batches())
         yield "batch_spacing_s", self.batch_spacing_s
         yield "expected_runtime_s", self.expected_runtime_s

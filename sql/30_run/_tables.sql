@@ -140,6 +140,7 @@ create table public.backfill_items (
   session_id text not null,
   session_at timestamptz not null,
   components text[] not null check (cardinality(components) > 0),
+  replaces jsonb not null default '{}',
   category text not null,
   phase text not null check (phase in ('priority', 'recent', 'historical')),
   batch integer not null check (batch > 0),
@@ -195,6 +196,9 @@ comment on column public.backfill_items.session_at is
   'The session''s date, by which it is planned, undone and counted.';
 comment on column public.backfill_items.components is
   'What the session lacked when the plan was sealed, in the order of the steps.';
+comment on column public.backfill_items.replaces is
+  'The rows that stood in the place of planned ones when the plan was sealed: {component: version}. '
+  'A component that is not named gets a new row.';
 comment on column public.backfill_items.category is
   'The components that it lacked, the last derived first, joined by +.';
 comment on column public.backfill_items.phase is

@@ -78,7 +78,8 @@ as $$
     backfill_private.definitions(r.target),
     (
       select string_agg(
-        jsonb_build_array(i.ordinal, i.phase, i.batch, i.category, i.components, i.source, i.session_id)::text,
+        jsonb_build_array(
+          i.ordinal, i.phase, i.batch, i.category, i.components, i.replaces, i.source, i.session_id)::text,
         e'\n' order by i.ordinal)
       from public.backfill_items as i
       where i.run_id = r.run_id

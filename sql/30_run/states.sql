@@ -86,11 +86,11 @@ begin
   if tg_op = 'UPDATE'
     and (
       new.run_id, new.ordinal, new.source, new.session_id, new.session_at,
-      new.components, new.category, new.phase, new.batch
+      new.components, new.replaces, new.category, new.phase, new.batch
     )
     is not distinct from (
       old.run_id, old.ordinal, old.source, old.session_id, old.session_at,
-      old.components, old.category, old.phase, old.batch
+      old.components, old.replaces, old.category, old.phase, old.batch
     )
   then
     return new;

@@ -15,25 +15,20 @@ as $$
     'events', p_events)
 $$;
 
--- The tables that a run writes, with their partitions, and how many rows it plans for each.
+-- The tables that a run writes, with their partitions: how many rows it plans for each, and how many of them replace one.
 create function backfill_private.written_tables(p_run_id uuid)
-returns table (relation regclass, planned_rows bigint)
+returns table (relation regclass, planned_rows bigint, replaced_rows bigint)
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
   select
-    coalesce(part.relid, to_regclass(t.table_name)),
-    sum((
-      select count(*)
-      from public.backfill_items as i
-      where i.run_id = p_run_id and t.component = any (i.components)
-    ))::bigint
-  from public.backfill_targets as t
-  join public.backfill_runs as r on r.target = t.target
-  left join lateral pg_partition_tree(to_regclass(t.table_name)) as part on true
-  where r.run_id = p_run_id
-    and to_regclass(t.table_name) is not null
+    coalesce(part.relid, to_regclass(p.table_name)),
+    sum(p.new + p.replaced)::bigint,
+    sum(p.replaced)::bigint
+  from backfill_private.planned_rows(p_run_id) as p
+  left join lateral pg_partition_tree(to_regclass(p.table_name)) as part on true
+  where to_regclass(p.table_name) is not null
   group by 1
 $$;
 
@@ -60,7 +55,8 @@ as $$
       g.tgfoid::regproc,
       case when g.tgqual is not null then ', under a condition' else '' end,
       coalesce(' at ' || substring(encode(g.tgargs, 'escape') from '://([^/:\\]+)'), '')),
-    case when g.tgtype & 4 <> 0 then w.planned_rows else 0 end)
+    case when g.tgtype & 4 <> 0 then w.planned_rows - w.replaced_rows else 0 end
+      + case when g.tgtype & 16 <> 0 then w.replaced_rows else 0 end)
   from backfill_private.written_tables(p_run_id) as w
   join pg_trigger as g
     on g.tgrelid = w.relation
@@ -92,7 +88,8 @@ as $$
       when b.pubname = 'supabase_realtime' then 'realtime: every subscriber of the table is told'
       else 'every subscriber is sent the rows'
     end,
-    case when b.pubinsert then w.planned_rows else 0 end)
+    case when b.pubinsert then w.planned_rows - w.replaced_rows else 0 end
+      + case when b.pubupdate then w.replaced_rows else 0 end)
   from backfill_private.written_tables(p_run_id) as w
   join pg_class as c on c.oid = w.relation
   join pg_publication_tables as t on to_regclass(format('%I.%I', t.schemaname, t.tablename)) = w.relation
@@ -142,11 +139,11 @@ set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.effect(
     case when a.attgenerated <> '' then 'generated column' else 'sequence' end,
-    a.attname,
+    coalesce(q.name, a.attname),
     w.relation,
     case
       when a.attgenerated <> '' then 'computed by the table. An undo does not set it'
-      else 'draws a number for each row. The rehearsal and an undo give none back'
+      else format('draws %s for each row. The rehearsal and an undo give none back', a.attname)
     end,
     w.planned_rows)
   from backfill_private.written_tables(p_run_id) as w
@@ -155,6 +152,20 @@ as $$
     and a.attnum > 0
     and not a.attisdropped
   left join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
+  -- A default names its sequence, and the sequence of an identity column names the column.
+  left join lateral (
+    select s.oid::regclass::text as name
+    from pg_class as s
+    join pg_depend as p
+      on p.classid = 'pg_class'::regclass and p.objid = s.oid
+        and p.refclassid = 'pg_class'::regclass and p.refobjid = a.attrelid and p.refobjsubid = a.attnum
+        and p.deptype = 'i'
+      or p.classid = 'pg_attrdef'::regclass and p.objid = d.oid
+        and p.refclassid = 'pg_class'::regclass and p.refobjid = s.oid
+    where s.relkind = 'S'
+      and a.attgenerated = ''
+    limit 1
+  ) as q on true
   where a.attgenerated <> ''
     or a.attidentity <> ''
     or pg_get_expr(d.adbin, d.adrelid) like 'nextval(%'

@@ -50,10 +50,12 @@ as $$
       c.position,
       c.missing,
       f.name as function_name,
-      backfill_private.bare_name(c.table_name) as table_name,
       c.component
     from components as c
     join backfill_private.scoring_functions(c.target) as f on f.component = c.component
+  ), writes as (
+    select backfill_private.bare_name(p.table_name) as name, p.new, p.replaced, p.versions
+    from backfill_private.planned_rows(p_run_id) as p
   )
   select jsonb_build_object(
     'candidates', jsonb_build_object(
@@ -75,9 +77,18 @@ as $$
     'expected_calls',
       (select jsonb_object_agg(n.function_name, n.missing) from names as n)
       || jsonb_build_object('total', (select sum(n.missing) from names as n)),
-    'expected_writes',
-      (select jsonb_object_agg(n.table_name, n.missing) from names as n)
-      || jsonb_build_object('total', (select sum(n.missing) from names as n)),
+    'expected_writes', (
+      select jsonb_object_agg(w.name, w.new + w.replaced)
+        || jsonb_build_object(
+          'total', sum(w.new + w.replaced),
+          'new', jsonb_object_agg(w.name, w.new),
+          'replaced', jsonb_object_agg(w.name, w.replaced))
+      from writes as w
+    ),
+    'replaced_versions', (
+      select jsonb_object_agg(w.name, w.versions)
+      from writes as w
+    ),
     'steps', backfill_private.plan_steps(p_run_id),
     'batches', (select max(i.batch) from items as i),
     'oldest', (select min(i.session_at) from items as i),

@@ -57,20 +57,34 @@ create function backfill_private.place_items(p_run public.backfill_runs)
 returns boolean
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'iso_8601'
+set extra_float_digits = 1
+set bytea_output = 'hex'
 as $$
 declare
   v_placed integer := (
     select coalesce(max(i.ordinal), 0)
     from public.backfill_items as i
     where i.run_id = p_run.run_id);
+  v_insert text;
   v_came integer;
 begin
-  insert into public.backfill_items (
-    run_id, ordinal, source, session_id, session_at, components, category, phase, batch)
-  select p_run.run_id, p.ordinal, p_run.target, p.session_id, p.session_at, p.components, p.category, p.phase, p.batch
-  from backfill_private.placed(p_run) as p
-  where p.ordinal > v_placed
-    and p.ordinal <= v_placed + backfill_private.most_placed();
+  select format(
+    'insert into public.backfill_items (
+       run_id, ordinal, source, session_id, session_at, components, replaces, category, phase, batch)
+     select $1.run_id, item.ordinal, $1.target, item.session_id, item.session_at, item.components,
+       jsonb_strip_nulls(jsonb_build_object(%s)), item.category, item.phase, item.batch
+     from backfill_private.placed($1) as item
+     %s
+     where item.ordinal > $2
+       and item.ordinal <= $3',
+    string_agg(format('%L, %s', r.component, r.version_sql), ', '),
+    string_agg(r.join_sql, ' '))
+  into v_insert
+  from backfill_private.replaced_joins(p_run) as r;
+  execute v_insert using p_run, v_placed, v_placed + backfill_private.most_placed();
   get diagnostics v_came = row_count;
   if v_came = backfill_private.most_placed() then
     return false;

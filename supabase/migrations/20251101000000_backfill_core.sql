@@ -1910,6 +1910,7 @@ create table public.backfill_items (
   session_id text not null,
   session_at timestamptz not null,
   components text[] not null check (cardinality(components) > 0),
+  replaces jsonb not null default '{}',
   category text not null,
   phase text not null check (phase in ('priority', 'recent', 'historical')),
   batch integer not null check (batch > 0),
@@ -1965,6 +1966,9 @@ comment on column public.backfill_items.session_at is
   'The session''s date, by which it is planned, undone and counted.';
 comment on column public.backfill_items.components is
   'What the session lacked when the plan was sealed, in the order of the steps.';
+comment on column public.backfill_items.replaces is
+  'The rows that stood in the place of planned ones when the plan was sealed: {component: version}. '
+  'A component that is not named gets a new row.';
 comment on column public.backfill_items.category is
   'The components that it lacked, the last derived first, joined by +.';
 comment on column public.backfill_items.phase is
@@ -2305,7 +2309,8 @@ as $$
     backfill_private.definitions(r.target),
     (
       select string_agg(
-        jsonb_build_array(i.ordinal, i.phase, i.batch, i.category, i.components, i.source, i.session_id)::text,
+        jsonb_build_array(
+          i.ordinal, i.phase, i.batch, i.category, i.components, i.replaces, i.source, i.session_id)::text,
         e'\n' order by i.ordinal)
       from public.backfill_items as i
       where i.run_id = r.run_id
@@ -3331,11 +3336,11 @@ begin
   if tg_op = 'UPDATE'
     and (
       new.run_id, new.ordinal, new.source, new.session_id, new.session_at,
-      new.components, new.category, new.phase, new.batch
+      new.components, new.replaces, new.category, new.phase, new.batch
     )
     is not distinct from (
       old.run_id, old.ordinal, old.source, old.session_id, old.session_at,
-      old.components, old.category, old.phase, old.batch
+      old.components, old.replaces, old.category, old.phase, old.batch
     )
   then
     return new;
@@ -3621,25 +3626,20 @@ as $$
     'events', p_events)
 $$;
 
--- The tables that a run writes, with their partitions, and how many rows it plans for each.
+-- The tables that a run writes, with their partitions: how many rows it plans for each, and how many of them replace one.
 create function backfill_private.written_tables(p_run_id uuid)
-returns table (relation regclass, planned_rows bigint)
+returns table (relation regclass, planned_rows bigint, replaced_rows bigint)
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
   select
-    coalesce(part.relid, to_regclass(t.table_name)),
-    sum((
-      select count(*)
-      from public.backfill_items as i
-      where i.run_id = p_run_id and t.component = any (i.components)
-    ))::bigint
-  from public.backfill_targets as t
-  join public.backfill_runs as r on r.target = t.target
-  left join lateral pg_partition_tree(to_regclass(t.table_name)) as part on true
-  where r.run_id = p_run_id
-    and to_regclass(t.table_name) is not null
+    coalesce(part.relid, to_regclass(p.table_name)),
+    sum(p.new + p.replaced)::bigint,
+    sum(p.replaced)::bigint
+  from backfill_private.planned_rows(p_run_id) as p
+  left join lateral pg_partition_tree(to_regclass(p.table_name)) as part on true
+  where to_regclass(p.table_name) is not null
   group by 1
 $$;
 
@@ -3666,7 +3666,8 @@ as $$
       g.tgfoid::regproc,
       case when g.tgqual is not null then ', under a condition' else '' end,
       coalesce(' at ' || substring(encode(g.tgargs, 'escape') from '://([^/:\\]+)'), '')),
-    case when g.tgtype & 4 <> 0 then w.planned_rows else 0 end)
+    case when g.tgtype & 4 <> 0 then w.planned_rows - w.replaced_rows else 0 end
+      + case when g.tgtype & 16 <> 0 then w.replaced_rows else 0 end)
   from backfill_private.written_tables(p_run_id) as w
   join pg_trigger as g
     on g.tgrelid = w.relation
@@ -3698,7 +3699,8 @@ as $$
       when b.pubname = 'supabase_realtime' then 'realtime: every subscriber of the table is told'
       else 'every subscriber is sent the rows'
     end,
-    case when b.pubinsert then w.planned_rows else 0 end)
+    case when b.pubinsert then w.planned_rows - w.replaced_rows else 0 end
+      + case when b.pubupdate then w.replaced_rows else 0 end)
   from backfill_private.written_tables(p_run_id) as w
   join pg_class as c on c.oid = w.relation
   join pg_publication_tables as t on to_regclass(format('%I.%I', t.schemaname, t.tablename)) = w.relation
@@ -3748,11 +3750,11 @@ set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.effect(
     case when a.attgenerated <> '' then 'generated column' else 'sequence' end,
-    a.attname,
+    coalesce(q.name, a.attname),
     w.relation,
     case
       when a.attgenerated <> '' then 'computed by the table. An undo does not set it'
-      else 'draws a number for each row. The rehearsal and an undo give none back'
+      else format('draws %s for each row. The rehearsal and an undo give none back', a.attname)
     end,
     w.planned_rows)
   from backfill_private.written_tables(p_run_id) as w
@@ -3761,6 +3763,20 @@ as $$
     and a.attnum > 0
     and not a.attisdropped
   left join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
+  -- A default names its sequence, and the sequence of an identity column names the column.
+  left join lateral (
+    select s.oid::regclass::text as name
+    from pg_class as s
+    join pg_depend as p
+      on p.classid = 'pg_class'::regclass and p.objid = s.oid
+        and p.refclassid = 'pg_class'::regclass and p.refobjid = a.attrelid and p.refobjsubid = a.attnum
+        and p.deptype = 'i'
+      or p.classid = 'pg_attrdef'::regclass and p.objid = d.oid
+        and p.refclassid = 'pg_class'::regclass and p.refobjid = s.oid
+    where s.relkind = 'S'
+      and a.attgenerated = ''
+    limit 1
+  ) as q on true
   where a.attgenerated <> ''
     or a.attidentity <> ''
     or pg_get_expr(d.adbin, d.adrelid) like 'nextval(%'
@@ -3967,10 +3983,12 @@ as $$
       c.position,
       c.missing,
       f.name as function_name,
-      backfill_private.bare_name(c.table_name) as table_name,
       c.component
     from components as c
     join backfill_private.scoring_functions(c.target) as f on f.component = c.component
+  ), writes as (
+    select backfill_private.bare_name(p.table_name) as name, p.new, p.replaced, p.versions
+    from backfill_private.planned_rows(p_run_id) as p
   )
   select jsonb_build_object(
     'candidates', jsonb_build_object(
@@ -3992,9 +4010,18 @@ as $$
     'expected_calls',
       (select jsonb_object_agg(n.function_name, n.missing) from names as n)
       || jsonb_build_object('total', (select sum(n.missing) from names as n)),
-    'expected_writes',
-      (select jsonb_object_agg(n.table_name, n.missing) from names as n)
-      || jsonb_build_object('total', (select sum(n.missing) from names as n)),
+    'expected_writes', (
+      select jsonb_object_agg(w.name, w.new + w.replaced)
+        || jsonb_build_object(
+          'total', sum(w.new + w.replaced),
+          'new', jsonb_object_agg(w.name, w.new),
+          'replaced', jsonb_object_agg(w.name, w.replaced))
+      from writes as w
+    ),
+    'replaced_versions', (
+      select jsonb_object_agg(w.name, w.versions)
+      from writes as w
+    ),
     'steps', backfill_private.plan_steps(p_run_id),
     'batches', (select max(i.batch) from items as i),
     'oldest', (select min(i.session_at) from items as i),
@@ -5112,6 +5139,129 @@ as $$
   having count(*) > 0
 $$;
 
+-- from sql/40_plan/replaced.sql
+-- Replaced: which planned rows take the place of a row that stands, told apart from new ones before anybody approves.
+
+-- The condition under which a row t of a component's table has the key of the row that is planned for item.session_id,
+-- as SQL. A table has one row per value of a unique index, so every index counts whose columns a plan knows: session,
+-- version and kind. The declared key is one of them, or wider.
+--
+-- returns  null if a plan knows the columns of no unique index
+create function backfill_private.same_key_condition(p_target public.backfill_targets, p_request jsonb)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with known as (
+    select
+      c.name,
+      format('t.%I %s %s', c.name, coalesce(backfill_private.equals(v.type), '='), case
+        when c.parameter is null then backfill_private.session_key(p_target.target)
+        else backfill_private.value_sql(p_target.target, c.parameter, v.type, p_request)
+      end) as condition
+    from (
+      select p_target.session_column as name, null as parameter
+      union all
+      select p_target.version_column, p_target.version_parameter
+      union all
+      select m.key, m.value
+      from jsonb_each_text(p_target.matches) as m
+    ) as c
+    cross join lateral (select backfill_private.value_type(p_target.table_name, c.name) as type) as v
+    where v.type is not null
+  ), of_indexes as (
+    select (
+      select string_agg(k.condition, ' and ' order by i.place)
+      from unnest(x.indkey::smallint[]) with ordinality as i (attnum, place)
+      join pg_attribute as a
+        on a.attrelid = x.indrelid
+        and a.attnum = i.attnum
+      join known as k on k.name = a.attname
+      where i.place <= x.indnkeyatts
+      having count(*) = x.indnkeyatts
+        and bool_or(a.attname = p_target.session_column)
+    ) as condition
+    from pg_index as x
+    where x.indrelid = to_regclass(p_target.table_name)
+      and x.indisunique
+      and x.indisvalid
+      and x.indpred is null
+  )
+  select string_agg(distinct format('(%s)', o.condition), ' or ')
+  from of_indexes as o
+  where o.condition is not null
+$$;
+
+-- For the sessions item of a plan: a join that finds the version of the row which each component's row will replace, and
+-- its column, as SQL. A target of which no row can be replaced has none.
+create function backfill_private.replaced_joins(p_run public.backfill_runs)
+returns table (component text, version_sql text, join_sql text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    t.component,
+    format('r%s.version', t.position),
+    format(
+      'left join lateral (
+         select coalesce(t.%I::text, '''') as version
+         from %s as t
+         where %s
+         limit 1
+       ) as r%s on %L = any (item.components)',
+      t.version_column,
+      t.table_name::regclass,
+      c.condition,
+      t.position,
+      t.component)
+  from public.backfill_targets as t
+  cross join lateral (select backfill_private.same_key_condition(t, p_run.request) as condition) as c
+  where t.target = p_run.target
+    and c.condition is not null
+  order by t.position
+$$;
+
+-- How many rows of each table a run plans as new, and how many rows it replaces, by their version.
+create function backfill_private.planned_rows(p_run_id uuid)
+returns table (place integer, table_name text, new bigint, replaced bigint, versions jsonb)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with counted as (
+    select p.component, i.replaces ->> p.component as version, count(*) as planned
+    from public.backfill_items as i
+    cross join lateral unnest(i.components) as p (component)
+    where i.run_id = p_run_id
+    group by 1, 2
+  ), of_tables as (
+    select t.position, t.table_name, c.version, c.planned
+    from public.backfill_runs as r
+    join public.backfill_targets as t on t.target = r.target
+    left join counted as c on c.component = t.component
+    where r.run_id = p_run_id
+  )
+  select
+    min(o.position),
+    o.table_name,
+    coalesce(sum(o.planned) filter (where o.version is null), 0)::bigint,
+    coalesce(sum(o.planned) filter (where o.version is not null), 0)::bigint,
+    coalesce((
+      select jsonb_object_agg(v.version, v.planned)
+      from (
+        select x.version, sum(x.planned) as planned
+        from of_tables as x
+        where x.table_name = o.table_name
+          and x.version is not null
+        group by x.version
+      ) as v
+    ), '{}')
+  from of_tables as o
+  group by o.table_name
+$$;
+
 -- from sql/40_plan/request.sql
 -- Request: the parameters of a plan, checked and normalised before anything is collected.
 
@@ -5528,20 +5678,34 @@ create function backfill_private.place_items(p_run public.backfill_runs)
 returns boolean
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+set intervalstyle = 'iso_8601'
+set extra_float_digits = 1
+set bytea_output = 'hex'
 as $$
 declare
   v_placed integer := (
     select coalesce(max(i.ordinal), 0)
     from public.backfill_items as i
     where i.run_id = p_run.run_id);
+  v_insert text;
   v_came integer;
 begin
-  insert into public.backfill_items (
-    run_id, ordinal, source, session_id, session_at, components, category, phase, batch)
-  select p_run.run_id, p.ordinal, p_run.target, p.session_id, p.session_at, p.components, p.category, p.phase, p.batch
-  from backfill_private.placed(p_run) as p
-  where p.ordinal > v_placed
-    and p.ordinal <= v_placed + backfill_private.most_placed();
+  select format(
+    'insert into public.backfill_items (
+       run_id, ordinal, source, session_id, session_at, components, replaces, category, phase, batch)
+     select $1.run_id, item.ordinal, $1.target, item.session_id, item.session_at, item.components,
+       jsonb_strip_nulls(jsonb_build_object(%s)), item.category, item.phase, item.batch
+     from backfill_private.placed($1) as item
+     %s
+     where item.ordinal > $2
+       and item.ordinal <= $3',
+    string_agg(format('%L, %s', r.component, r.version_sql), ', '),
+    string_agg(r.join_sql, ' '))
+  into v_insert
+  from backfill_private.replaced_joins(p_run) as r;
+  execute v_insert using p_run, v_placed, v_placed + backfill_private.most_placed();
   get diagnostics v_came = row_count;
   if v_came = backfill_private.most_placed() then
     return false;
@@ -13722,7 +13886,7 @@ grant select on
 to authenticated, service_role;
 
 -- All columns but the fence's hash, which only the gate needs.
-grant select (run_id, ordinal, source, session_id, session_at, components, category, phase, batch, state, attempts,
+grant select (run_id, ordinal, source, session_id, session_at, components, replaces, category, phase, batch, state, attempts,
   crowded_out, unknown_outcomes, is_alone, not_before, trial, started_at, settled_at, failed_step, error_code,
   error_message, filled, unselected, worker, claim_id, lease_kind, lease_until)
 on public.backfill_items to authenticated, service_role;

@@ -1,0 +1,141 @@
+"""New rows and rows that take another's place are told apart, before approval and afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from tests.kit import verbs
+from tests.kit.songs import DECLARED, UNKEYED, as_owner, declare, opened, songs, songs_db
+from tests.test_preconditions import Db
+
+__all__ = ["songs", "songs_db"]  # fixtures of another module
+
+KEY = 'key = ["song_id", "ink", "size"]'
+BY_SONG = 'key = ["song_id"]'
+ONE_PER_SONG = UNKEYED + "alter table public.covers add primary key (song_id);"
+# Each song's cover as live traffic left it: song, ink.
+RED = "insert into public.covers values (1, 'red'), (2, 'red')"
+
+
+def sealed(db: Db, **request: Any) -> Mapping[str, Any]:
+    """The row of a run over the songs that awaits approval."""
+    run_id = opened(db, **request)
+    while not verbs.call(db, "backfill_collect", p_run_id=run_id):
+        pass
+    assert verbs.call(db, "backfill_seal", p_run_id=run_id)["state"] == "awaiting_approval"
+    as_owner(db)
+    found = db.execute("select * from public.backfill_runs where run_id = %s", (run_id,))
+    row: Mapping[str, Any] | None = found.fetchone()
+    assert row is not None
+    return row
+
+
+# What is done to the tables, the key that is declared, and how many covers are new and replaced.
+PLANS = {
+    "the version is no part of the key": (ONE_PER_SONG, BY_SONG, 1, {"red": 2}),
+    "the version is part of the key": ("", KEY, 3, {}),
+    "an index is narrower than the declared key": (ONE_PER_SONG, KEY, 1, {"red": 2}),
+    "an index beside the key": (
+        "create unique index on public.covers (size, song_id);", KEY, 1, {"red": 2},
+    ),
+    "an index that only some rows meet": (
+        "create unique index on public.covers (song_id) where size = 'x';", KEY, 3, {},
+    ),
+    "an index whose columns no plan knows": (
+        "alter table public.covers add id integer generated always as identity unique,"
+        " add part text;"
+        "create unique index on public.covers (song_id, part);", KEY, 3, {},
+    ),
+    "a row of another kind": (
+        UNKEYED + "alter table public.covers add primary key (song_id, size);"
+        "insert into public.covers values (3, 'blue', 'm');",
+        'key = ["song_id", "size"]', 1, {"red": 2},
+    ),
+    "versions of another type": (
+        ONE_PER_SONG + "alter table public.covers alter column ink type numeric using 1.50;"
+        "create or replace function public.paint(song_id bigint, ink text) returns void"
+        " language sql as 'insert into public.covers values ($1, $2::numeric)';",
+        BY_SONG, 1, {"1.50": 2},
+    ),
+    "a row without a version": (
+        ONE_PER_SONG + "alter table public.covers alter column ink drop not null;"
+        "update public.covers set ink = null where song_id = 1;",
+        BY_SONG, 1, {"": 1, "red": 1},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PLANS)
+def test_a_plan_counts_new_rows_and_replaced_ones(songs: Db, case: str) -> None:
+    """By table, and the replaced ones by their version."""
+    done, key, new, versions = PLANS[case]
+    songs.execute(RED)
+    songs.execute(done.encode())
+    _declare(songs, key, "2" if "type" in case else "blue")
+    plan = sealed(songs)["plan"]
+    replaced = sum(versions.values())
+    assert plan["expected_writes"] == {
+        "covers": new + replaced,
+        "total": new + replaced,
+        "new": {"covers": new},
+        "replaced": {"covers": replaced},
+    }
+    assert plan["replaced_versions"] == {"covers": versions}
+
+
+def _declare(db: Db, key: str, version: str = "blue") -> None:
+    from backfill.targets.declaration import parse
+    from backfill.targets.views import target_sql
+
+    text = DECLARED.replace(KEY, key).replace('version = "blue"', f'version = "{version}"')
+    db.execute(target_sql(parse(text)).encode())
+
+
+def test_the_digest_covers_what_is_replaced(songs: Db) -> None:
+    """The same sessions lack the same, and yet another plan is approved."""
+    songs.execute(ONE_PER_SONG.encode())
+    declare(songs, KEY, BY_SONG)
+    new = sealed(songs)["digest"]
+    assert sealed(songs)["digest"] == new
+    songs.execute(RED)
+    replacing = sealed(songs)["digest"]
+    songs.execute("update public.covers set ink = 'green' where song_id = 1")
+    assert len({new, replacing, sealed(songs)["digest"]}) == 3
+
+
+def test_a_sealed_plan_replaces_what_it_replaced(songs: Db) -> None:
+    """Nobody turns a new row into a replaced one after the approval."""
+    songs.execute(ONE_PER_SONG + RED)
+    declare(songs, KEY, BY_SONG)
+    sealed(songs)
+    with pytest.raises(Exception, match="its plan does not change"), songs.transaction():
+        songs.execute("update public.backfill_items set replaces = '{}'")
+
+
+def test_the_blast_radius_counts_inserts_and_updates(songs: Db) -> None:
+    """A trigger fires for the rows that its event meets, and a sequence has its own name."""
+    songs.execute(ONE_PER_SONG + RED)
+    songs.execute(
+        "create function public.note() returns trigger language plpgsql as"
+        " 'begin return new; end';"
+        "create trigger on_insert after insert on public.covers for each row"
+        " execute function public.note();"
+        "create trigger on_update after update on public.covers for each row"
+        " execute function public.note();"
+        "create trigger on_both after insert or update on public.covers for each row"
+        " execute function public.note();"
+        "create publication inserts for table public.covers with (publish = 'insert');"
+        "create publication updates for table public.covers with (publish = 'update');"
+        "create sequence public.numbers;"
+        "alter table public.covers add number integer default nextval('public.numbers'),"
+        " add place integer generated always as identity"
+    )
+    declare(songs, KEY, BY_SONG)
+    found = {e["name"]: e["events"] for e in sealed(songs)["plan"]["blast_radius"]}
+    assert found.items() >= {
+        "on_insert": 1, "on_update": 2, "on_both": 3, "inserts": 1, "updates": 2,
+        "public.numbers": 3, "public.covers_place_seq": 3,
+    }.items()  # fmt: skip
