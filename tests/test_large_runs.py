@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 import backfill
-from backfill.api.rows import BUCKETS
+from backfill.api.rows import BUCKETS, WITH_ROWS
 from backfill.results.verification import Bucket, packed
 from backfill.run import undo as undo_module
 from tests.bench.undo import done_run
@@ -59,7 +59,7 @@ def by_bucket(part: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """The rows of a part as a verification lists them: component after component."""
     return {
         bucket: [
-            row if bucket == "extra" else {"session_id": row, "component": component}
+            row if bucket in WITH_ROWS else {"session_id": row, "component": component}
             for component in part["components"]
             for row in part["buckets"].get(bucket, {}).get(component, [])
         ]

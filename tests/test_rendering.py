@@ -512,6 +512,19 @@ def test_a_verification_lists_the_rows_that_are_not_as_planned() -> None:
     assert tables_of(shown)[-1][1:] == [["missing", "`session-02`", "`fc_scores`"]]
 
 
+def test_a_verification_lists_what_the_run_wrote_besides_its_plan() -> None:
+    """With the receipt and the reason, in a table of its own."""
+    row = {
+        "session_id": "s1", "component": "profile", "row": {"session_id": "s1"},
+        "operation": "update", "receipt": 7, "why": "the session did not lack it",
+    }  # fmt: skip
+    shown = verification_markdown(replace(VERIFICATION, buckets={"unplanned": [row]}))
+    assert "| unplanned | 1 |" in shown
+    assert tables_of(shown)[-1][1:] == [
+        ["`s1`", "`profile`", "update, receipt 7: the session did not lack it"]
+    ]
+
+
 def test_a_verification_names_what_is_critical() -> None:
     shown = verification_markdown(replace(VERIFICATION, critical=("x: a written row is gone",)))
     assert "- ❌ x: a written row is gone" in shown

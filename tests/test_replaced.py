@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from tests.kit import verbs
-from tests.kit.songs import DECLARED, UNKEYED, as_owner, declare, opened, songs, songs_db
+from tests.kit.songs import DECLARED, UNKEYED, as_owner, declare, opened, run_of, songs, songs_db
 from tests.test_preconditions import Db
 
 __all__ = ["songs", "songs_db"]  # fixtures of another module
@@ -139,3 +140,62 @@ def test_the_blast_radius_counts_inserts_and_updates(songs: Db) -> None:
         "on_insert": 1, "on_update": 2, "on_both": 3, "inserts": 1, "updates": 2,
         "public.numbers": 3, "public.covers_place_seq": 3,
     }.items()  # fmt: skip
+
+
+# What the scorer writes, the rows that stand before, and what `verify` says of song 1.
+WRITES = {
+    "another version, under the key of the wanted one": (
+        ONE_PER_SONG,
+        "insert into public.covers values ($1, ''green'')"
+        " on conflict (song_id) do update set ink = excluded.ink",
+        ["1: it wrote version green where version blue was wanted"], {"2": "update"}, "missing",
+    ),
+    "another version beside it": (
+        "",
+        "insert into public.covers values ($1, $2), ($1, ''green'')",
+        [], {"1": "insert", "2": "insert", "3": "insert"}, "as_planned",
+    ),
+    "a row of another version changed": (
+        "",
+        "update public.covers set size = ''l'' where song_id = $1;"
+        "insert into public.covers values ($1, $2)",
+        [], {"2": "update"}, "as_planned",
+    ),
+    "a row of another version taken away": (
+        "",
+        "delete from public.covers where song_id = $1; insert into public.covers values ($1, $2)",
+        [], {"2": "delete"}, "as_planned",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRITES)
+def test_verify_names_what_the_run_wrote_besides_its_plan(songs: Db, case: str) -> None:
+    """With the receipt, and apart from the rows of others."""
+    done, body, critical, unplanned, bucket = WRITES[case]
+    songs.execute(done.encode())
+    if "where song_id" in body:
+        songs.execute("insert into public.covers values (2, 'red')")
+    songs.execute(
+        "create or replace function public.paint(song_id bigint, ink text) returns void"
+        f" language sql as '{body}'".encode()
+    )
+    _declare(songs, BY_SONG if done else KEY)
+    run_id, claim_id = run_of(songs), str(uuid4())
+    if done:
+        as_owner(songs)
+        songs.execute("insert into public.covers values (2, 'red')")
+    granted = verbs.claim(songs, run_id, claim_id)["granted"]
+    verbs.settle(
+        songs, run_id, claim_id, [verbs.score_all(songs, run_id, grant) for grant in granted]
+    )
+    part = verbs.call(songs, "backfill_verify_part", p_run_id=run_id, p_budget_ms=60_000)
+    assert part["verification"]["verdict"] == "fail"
+    assert [c for c in part["critical"] if c.startswith("1: ")] == critical
+    rows = part["buckets"]["unplanned"]["cover"]
+    assert {row["session_id"]: row["operation"] for row in rows} == unplanned
+    as_owner(songs)
+    kept = songs.execute("select receipt_id from public.backfill_receipts").fetchall()
+    assert {row["receipt"] for row in rows} <= {row["receipt_id"] for row in kept}
+    assert "1" in part["buckets"][bucket]["cover"]
+    assert "extra" not in part["buckets"]

@@ -14,6 +14,7 @@ from backfill.api.rows import (
     PROGRESS_COLUMNS,
     RECEIPT_FIELDS,
     RUN_COLUMNS,
+    WITH_ROWS,
     failure_of,
     freshness_of,
     missing_of,
@@ -154,7 +155,7 @@ async def load_verification(
     asked: dict[str, Json] = {"p_run_id": run_id, "p_so_far": None, "p_budget_ms": LOOK_MS}
     critical: list[str] = []
     sessions: dict[str, dict[str, list[str]]] = {}
-    extra: dict[str, list[Mapping[str, Json]]] = {}
+    rows: dict[str, list[Mapping[str, Json]]] = {bucket: [] for bucket in WITH_ROWS}
     while True:
         part = await gateway.call("backfill_verify_part", asked, expect=dict)
         critical += part["critical"]
@@ -162,11 +163,12 @@ async def load_verification(
             seen = {
                 bucket: part["buckets"].get(bucket, {}).get(component, []) for bucket in BUCKETS
             }
-            extra.setdefault(component, []).extend(seen.pop("extra"))
+            for bucket, found in rows.items():
+                found.extend(seen.pop(bucket))
             for bucket, ids in seen.items():
                 sessions.setdefault(bucket, {}).setdefault(component, []).extend(packed(ids))
         if part["verification"] is not None:
-            return verification_of(part["verification"], critical, sessions, extra)
+            return verification_of(part["verification"], critical, sessions, rows)
         on_progress(part["looked_at"], part["to_look_at"])
         asked["p_so_far"] = part["so_far"]
 

@@ -33,8 +33,10 @@ PROGRESS_COLUMNS = (
     "called"
 )
 BUCKETS = (
-    "as_planned", "missing", "extra", "filled_elsewhere", "changed_since", "no_longer_selected",
+    "as_planned", "missing", "unplanned", "extra", "filled_elsewhere", "changed_since",
+    "no_longer_selected",
 )  # fmt: skip
+WITH_ROWS = ("unplanned", "extra")  # the buckets whose rows are named by their keys
 EVENT_COLUMNS = "seq,at,kind,details"
 RECEIPT_FIELDS = (
     "receipt_id", "ordinal", "session_id", "component", "operation", "table_name", "row_key",
@@ -149,20 +151,19 @@ def verification_of(
     answer: Mapping[str, Json],
     critical: Sequence[str],
     sessions: Mapping[str, Mapping[str, Sequence[str]]],
-    extra: Mapping[str, list[Mapping[str, Json]]],
+    rows: Mapping[str, list[Mapping[str, Json]]],
 ) -> Verification:
     """What all calls of backfill_verify_part say together.
 
     answer: the `verification` of the last one. sessions: packed, by bucket and component.
-    extra: rows that nobody planned, by component.
+    rows: of the buckets WITH_ROWS, by bucket.
     """
-    strangers = [row for rows in extra.values() for row in rows]
     with _understood("Verification"):
         audit = {f"audit_{name}": value for name, value in answer["audit"].items()}
     found = read(Verification, answer, critical=critical, buckets={}, **audit)
     # The rows are put in afterwards: reading would copy them.
     return replace(
-        found, buckets={b: strangers if b == "extra" else Bucket(sessions[b]) for b in BUCKETS}
+        found, buckets={b: rows[b] if b in WITH_ROWS else Bucket(sessions[b]) for b in BUCKETS}
     )
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from backfill.api.queries import LEAST_PREFIX_CHARS
 from backfill.files.folder import files_are_missing
 from backfill.render.markdown import Called
+from backfill.render.reports import unplanned_in_words
 from backfill.render.state import HAND_ON, NO_HEADERS
 from backfill.results.check import Check
 from backfill.results.coverage import Missing
@@ -210,9 +211,10 @@ def print_verification(verification: Verification) -> None:
         out.print(f"{MARKS[c.status]}  {c.name}: expected {c.expected}, found {c.actual}{written}")
     for name, rows in verification.buckets.items():
         out.print(f"      {name}: {len(rows)}")
-        if name in ("missing", "extra", "changed_since", "no_longer_selected"):
+        if name not in ("as_planned", "filled_elsewhere"):
             for row in rows[:NAMED_SESSIONS]:
-                out.print(f"        {row['session_id']} {row['component']}", markup=False)
+                more = f": {unplanned_in_words(row)}" if name == "unplanned" else ""
+                out.print(f"        {row['session_id']} {row['component']}{more}", markup=False)
             if len(rows) > NAMED_SESSIONS:
                 out.print(f"        … and {len(rows) - NAMED_SESSIONS} more: --json names them")
     if verification.inferred:

@@ -130,11 +130,24 @@ def _buckets(buckets: Mapping[str, Sequence[Mapping[str, Json]]], called: Called
     counts = table(
         ("Rows", "Count"), ((n.replace("_", " "), len(rows)) for n, rows in buckets.items())
     )
+    besides = buckets.get("unplanned", ())
     odd = [
         (name.replace("_", " "), code(row["session_id"]), code(row["component"]))
         for name, rows in buckets.items()
-        if name != "as_planned"
+        if name not in ("as_planned", "unplanned")
         for row in rows
     ]
+    written = [
+        (code(row["session_id"]), code(row["component"]), escaped(unplanned_in_words(row)))
+        for row in besides
+    ]
     listed = table(("Rows", called.one_title, "Component"), odd) if odd else ""
-    return "\n\n".join(filter(None, (counts, listed)))
+    told = (
+        table((called.one_title, "Component", "Written besides the plan"), written) if written else ""
+    )
+    return "\n\n".join(filter(None, (counts, listed, told)))
+
+
+def unplanned_in_words(row: Mapping[str, Json]) -> str:
+    """What the run did to a row that its plan does not say: update, receipt 7, because why."""
+    return f"{row['operation']}, receipt {row['receipt']}: {row['why']}"

@@ -51,8 +51,10 @@ class Answered:
 class Verification:
     """The rows in the tables compared with the plan.
 
-    buckets: as_planned, missing, extra, filled_elsewhere, changed_since, no_longer_selected. Each
-    is a sequence of {session_id, component}, made as it is read. new_candidates: sessions in the
+    buckets: as_planned, missing, unplanned, extra, filled_elsewhere, changed_since,
+    no_longer_selected. Each is a sequence of {session_id, component}, made as it is read. unplanned
+    and extra also name the row: its key, and of unplanned the operation, the receipt and why it
+    was not planned. new_candidates: sessions in the
     plan's range that lack something now and are not in the plan, newest first, at most 1,000. They
     do not affect the verdict. inferred: rows with a receipt that was inferred when the session was
     settled.

@@ -1,5 +1,5 @@
 -- The buckets of a verification: as_planned, missing, no_longer_selected, filled_elsewhere and changed_since of the
--- planned rows, and extra of the others. verdict.sql says what follows from them.
+-- planned rows, unplanned of what the run wrote besides, and extra of the others. verdict.sql says what follows.
 
 -- How each planned row stands, for one component and the places of the plan after p_after, up to p_until.
 --
@@ -10,9 +10,10 @@
 --          is_wanted: a row of the wanted version is there
 --          is_lost: we wrote it and it is gone
 --          operation: how we wrote it
+--          wrote: the version that we wrote, if it is another one than the wanted one and still stands as we left it
 create function backfill_private.standing(p_run_id uuid, p_component text, p_after integer, p_until integer)
 returns table (ordinal integer, session_id text, item_state text, phase text, bucket text,
-  is_wanted boolean, is_lost boolean, operation text)
+  is_wanted boolean, is_lost boolean, operation text, wrote text)
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
@@ -35,9 +36,10 @@ begin
   where t.target = v_run.target and t.component = p_component;
   return query execute format(
     'with written as (
+       -- What stands is held against the planned row, if the session has receipts of others too.
        select r.ordinal,
-         (array_agg(r.operation order by r.receipt_id))[1] as operation,
-         max(r.receipt_id) as newest
+         (array_agg(r.operation order by (%11$s) is false, r.receipt_id))[1] as operation,
+         (array_agg(r.receipt_id order by (%11$s) is false, r.receipt_id desc))[1] as newest
        from public.backfill_receipts as r
        where r.run_id = $1 and r.ordinal > $2 and r.ordinal <= $3
          and r.component = %1$L
@@ -48,14 +50,16 @@ begin
      select item.ordinal, item.session_id, item.state, item.phase,
        case
          when x.after_hash is not null and wanted.is_as_left then ''as_planned''
-         when w.ordinal is not null and present.is_there then ''changed_since''
+         when ours.is_as_left then ''missing''
+         when w.ordinal is not null and (present.is_there or ours.is_as_left is not null) then ''changed_since''
          when w.ordinal is null and (wanted.is_there is not null or %1$L = any (item.filled) and present.is_there)
            then ''filled_elsewhere''
          when item.unselected is not null or not source.is_there then ''no_longer_selected''
          else ''missing'' end,
        wanted.is_there is not null or %1$L = any (item.filled) and present.is_there,
-       x.after_hash is not null and not present.is_there and source.is_there,
-       w.operation
+       x.after_hash is not null and not present.is_there and ours.is_as_left is null and source.is_there,
+       w.operation,
+       case when ours.is_as_left then ours.version end
      from public.backfill_items as item
      left join written as w using (ordinal)
      left join public.backfill_receipts as x on x.receipt_id = w.newest
@@ -65,6 +69,12 @@ begin
        from %2$s as t
        where %4$s
        limit 1) as wanted on true
+     left join lateral (
+       -- The row that we wrote. Only if the wanted one is not there is it asked for.
+       select %9$s as version, (%5$s) is not false as is_as_left
+       from %2$s as t
+       where x.after_hash is not null and wanted.is_there is null and %10$s
+       limit 1) as ours on true
      cross join lateral (
        select wanted.is_there is not null or exists (select from %2$s as t where %3$s) as is_there) as present
      -- Only of what is not there is it asked whether its session is.
@@ -88,7 +98,101 @@ begin
         and r.component = p_component)),
     v_source.source_table::regclass,
     v_source.key_column,
-    backfill_private.session_key(v_run.target))
+    backfill_private.session_key(v_run.target),
+    coalesce((select format('coalesce(t.%I::text, '''')', c) from unnest(array[v_target.version_column]) as c
+      where c is not null), 'null::text'),
+    backfill_private.key_condition(v_target.table_name, v_target.key_columns, 'x.row_key'),
+    backfill_private.planned_key_condition(v_target, v_run.request, 'r.row_key'))
+  using p_run_id, p_after, p_until;
+end
+$$;
+
+-- The condition under which a receipt's key is that of a planned row, as SQL. The session is the receipt's own. It is
+-- null if the key has other columns by now.
+--
+-- p_key  SQL: the key, {column: value}
+create function backfill_private.planned_key_condition(
+  p_target public.backfill_targets, p_request jsonb, p_key text
+)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(
+    string_agg(
+      format('(%s ->> %L)::%s %s %s',
+        p_key,
+        c.name,
+        format_type(v.type, -1),
+        backfill_private.equals(v.type),
+        backfill_private.value_sql(p_target.target, c.parameter, v.type, p_request)),
+      ' and '),
+    'true')
+  from (
+    select p_target.version_column as name, p_target.version_parameter as parameter
+    union all
+    select m.key, m.value
+    from jsonb_each_text(p_target.matches) as m
+  ) as c
+  cross join lateral (select backfill_private.value_type(p_target.table_name, c.name) as type) as v
+  where c.name = any (p_target.key_columns)
+    and v.type is not null
+$$;
+
+-- What a run wrote of one component, for the places of its plan after p_after, up to p_until, that its plan does not
+-- say: rows of sessions that did not lack the component, other rows than the planned ones, and rows that stood where
+-- the plan has a new one.
+--
+-- operation  insert, update or delete: what all the run's writes of the row come to
+-- receipt    the newest of them
+-- is_new     the row was planned, as a new one. Somebody else wrote it first
+create function backfill_private.unplanned(p_run_id uuid, p_component text, p_after integer, p_until integer)
+returns table (session_id text, row_key jsonb, operation text, receipt bigint, why text, is_new boolean)
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_run public.backfill_runs;
+  v_target public.backfill_targets;
+begin
+  select * into strict v_run from public.backfill_runs as r where r.run_id = p_run_id;
+  select * into strict v_target from public.backfill_targets as t
+  where t.target = v_run.target and t.component = p_component;
+  return query execute format(
+    'with written as (
+       select
+         r.ordinal,
+         r.row_key,
+         (array_agg(r.operation order by r.receipt_id))[1] as first,
+         (array_agg(r.operation order by r.receipt_id desc))[1] as last,
+         max(r.receipt_id) as newest
+       from public.backfill_receipts as r
+       where r.run_id = $1 and r.ordinal > $2 and r.ordinal <= $3
+         and r.component = %1$L
+         and r.kind = ''score''
+         and r.undone_at is null
+       group by r.ordinal, r.row_key
+     )
+     select i.session_id, w.row_key, told.operation, w.newest, told.why, told.why = ''it was planned as a new row''
+     from written as w
+     join public.backfill_items as i on i.run_id = $1 and i.ordinal = w.ordinal and i.state <> ''rolled_back''
+     cross join lateral (
+       select
+         case when w.last = ''delete'' then ''delete'' when w.first = ''insert'' then ''insert'' else ''update'' end
+           as operation,
+         case
+           when w.first = ''insert'' and w.last = ''delete'' then null
+           when %1$L <> all (i.components) then ''the session did not lack it''
+           when (%2$s) is false then ''it is another row than the planned one''
+           when w.first <> ''insert'' and not i.replaces ? %1$L then ''it was planned as a new row''
+         end as why) as told
+     where told.why is not null
+     order by w.ordinal, w.newest',
+    p_component,
+    backfill_private.planned_key_condition(v_target, v_run.request, 'w.row_key'))
   using p_run_id, p_after, p_until;
 end
 $$;
@@ -125,27 +229,19 @@ begin
          %3$s as row_key,
          (%4$s) is not true as of_other_version,
          item.ordinal is not null as is_planned,
-         item.components,
-         (%9$s) is not true as is_unwanted,
-         s.xmin as session_xmin,
-         exists (
-           select from public.backfill_receipts as r
-           where r.run_id = $1 and r.ordinal = ours.ordinal and r.table_name = %7$L and r.row_key = %3$s
-             and r.kind = ''score''
-             and r.undone_at is null) as is_ours
+         (%8$s) is not true as is_unwanted,
+         s.xmin as session_xmin
        from %1$s as t
        join %5$s as s on s.%6$I = t.%2$I
-       left join public.backfill_items as ours
-         on ours.run_id = $1 and ours.source = %10$L and ours.session_id = t.%2$I::text
        left join public.backfill_items as item
-         on item.run_id = ours.run_id and item.ordinal = ours.ordinal and item.state <> ''rolled_back''
+         on item.run_id = $1 and item.source = %9$L and item.session_id = t.%2$I::text
+         and item.state <> ''rolled_back''
        -- Cheap first: nearly all rows of a large table are older than anything that ran at sealing.
        where age(t.xmin) <= age($3) and backfill_private.came_after(t.xmin, $2)
      )
      select c.session_id, c.row_key, c.of_other_version
      from came as c
      where case
-       when c.is_ours then c.is_planned and %8$L <> all (c.components)
        when exists (
          select from public.backfill_items as i
          join public.backfill_receipts as r on r.run_id = i.run_id and r.ordinal = i.ordinal
@@ -162,7 +258,7 @@ begin
     -- The first is that on the version.
     (backfill_private.kind_conditions(v_target, 't', v_run.request, true))[1],
     v_source.source_table::regclass, v_source.key_column,
-    v_target.table_name, p_component, backfill_private.row_condition(v_target, v_run.request, false), v_run.target)
+    v_target.table_name, backfill_private.row_condition(v_target, v_run.request, false), v_run.target)
   using p_run_id, v_run.sealed_snapshot::pg_snapshot, pg_snapshot_xmin(v_run.sealed_snapshot::pg_snapshot)::xid;
 end
 $$;

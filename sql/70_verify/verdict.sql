@@ -14,7 +14,20 @@ as $$
     'status', case when p_expected = p_actual then 'pass' else 'fail' end) || p_more
 $$;
 
--- What a part saw of one component: {figures, buckets: {bucket: [session]}, critical: [what]}.
+-- The version that a run wants of a component.
+create function backfill_private.wanted_version(p_run_id uuid, p_component text)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select r.request ->> t.version_parameter
+  from public.backfill_runs as r
+  join public.backfill_targets as t on t.target = r.target and t.component = p_component
+  where r.run_id = p_run_id
+$$;
+
+-- What a part saw of one component: {figures, buckets: {bucket: [session], unplanned: [row]}, critical: [what]}.
 create function backfill_private.verify_rows(p_run_id uuid, p_component text, p_after integer, p_until integer)
 returns jsonb
 language sql
@@ -25,6 +38,8 @@ as $$
     select * from backfill_private.standing(p_run_id, p_component, p_after, p_until)
   ), stands as (
     select * from looked_at as l where l.bucket <> 'no_longer_selected'
+  ), besides as materialized (
+    select * from backfill_private.unplanned(p_run_id, p_component, p_after, p_until)
   )
   select jsonb_build_object(
     'figures', (
@@ -36,14 +51,27 @@ as $$
         'written', count(*) filter (where s.operation is not null),
         'written_wanted', count(*) filter (where s.operation is not null and s.is_wanted),
         'unexplained', count(*) filter (where not s.is_wanted and s.item_state <> 'failed'),
+        'unplanned', (select count(*) from besides as b where not b.is_new),
         'priority_incomplete',
           coalesce(jsonb_agg(s.session_id) filter (where s.phase = 'priority' and not s.is_wanted), '[]'))
       from stands as s),
     'buckets', (
       select coalesce(jsonb_object_agg(b.bucket, b.sessions), '{}')
-      from (select l.bucket, jsonb_agg(l.session_id) as sessions from looked_at as l group by 1) as b),
+      from (
+        select l.bucket, jsonb_agg(l.session_id) as sessions from looked_at as l group by 1
+        union all
+        select 'unplanned', jsonb_agg(to_jsonb(u) - 'is_new' - 'row_key'
+          || jsonb_build_object('component', p_component, 'row', u.row_key))
+        from besides as u
+        having count(*) > 0
+      ) as b),
     'critical', (
-      select coalesce(jsonb_agg(format('%s: a written row is gone', s.session_id)) filter (where s.is_lost), '[]')
+      select coalesce(jsonb_agg(format('%s: %s', s.session_id, case
+        when s.is_lost then 'a written row is gone'
+        else format('it wrote %s where version %s was wanted',
+          coalesce('version ' || nullif(s.wrote, ''), 'a row without a version'),
+          backfill_private.wanted_version(p_run_id, p_component))
+        end) order by s.ordinal) filter (where s.is_lost or s.wrote is not null), '[]')
       from stands as s))
 $$;
 
@@ -101,7 +129,7 @@ begin
         || (
           select jsonb_object_agg(n, coalesce((p_so_far #>> array['figures', t.component, n])::bigint, 0))
           from unnest(array['planned', 'wanted', 'inserted', 'updated', 'written', 'written_wanted', 'unexplained',
-            'extra', 'legacy']) as n))
+            'unplanned', 'extra', 'legacy']) as n))
       from public.backfill_targets as t
       where t.target = p_target));
 exception when data_exception then
@@ -242,7 +270,8 @@ $$;
 -- p_so_far  what the part before answered. Null: from the beginning
 -- returns   {so_far, looked_at, to_look_at, components, buckets, critical, verification}
 --           looked_at and to_look_at: sessions
---           buckets: {bucket: {component: [session]}}, of extra [{session_id, component, row}]
+--           buckets: {bucket: {component: [session]}}, of extra [{session_id, component, row}], of unplanned also
+--           operation, receipt and why
 --           verification: null, or after the last part {run_id, state, verdict, criteria, inferred, answered,
 --           unanswered, without_headers, audit, new_candidates, new_candidates_total}
 --           answered: critical events that somebody has looked at, [{what, by, at, because}]
@@ -343,7 +372,8 @@ set search_path = pg_catalog, pg_temp
 as $$
   select case
     when p_critical > 0 or (
-      select sum((x.value ->> 'extra')::bigint + (x.value ->> 'unexplained')::bigint)
+      select sum((x.value ->> 'extra')::bigint + (x.value ->> 'unexplained')::bigint
+        + (x.value ->> 'unplanned')::bigint)
       from jsonb_each(p_figures) as x) > 0 then 'fail'
     when exists (select from jsonb_array_elements(p_criteria) as c where c ->> 'status' <> 'pass') then 'partial'
     else 'pass' end

@@ -8,23 +8,24 @@ from typing import Any
 from tests.rules.case import Case, Rule
 from tests.rules.world import OTHER_RUN, RUN, item, run_has, stand_in
 
-Stand = tuple[str, str, str, str, bool, bool, str | None]
+Stand = tuple[str, str, str, str, bool, bool, str | None, str | None]
 
 
 def standing(*rows: Stand) -> str:
     """What standing() says in place of a look: session, state, phase, bucket, …"""
     values = ", ".join(
         f"({n}, '{s}', '{state}', '{phase}', '{bucket}', {wanted}, {lost},"
-        f" {'null' if operation is None else repr(operation)})"
-        for n, (s, state, phase, bucket, wanted, lost, operation) in enumerate(rows, 1)
+        f" {'null' if operation is None else repr(operation)},"
+        f" {'null' if wrote is None else repr(wrote)})"
+        for n, (s, state, phase, bucket, wanted, lost, operation, wrote) in enumerate(rows, 1)
     )
     return stand_in(
         "standing(p_run_id uuid, p_component text, p_after integer, p_until integer)",
         "table (ordinal integer, session_id text, item_state text, phase text, bucket text,"
-        " is_wanted boolean, is_lost boolean, operation text)",
+        " is_wanted boolean, is_lost boolean, operation text, wrote text)",
         f"select * from (values {values}) as s"
         if rows
-        else "select 1, '', '', '', '', true, true, '' limit 0",
+        else "select 1, '', '', '', '', true, true, '', '' limit 0",
     )
 
 
@@ -36,6 +37,7 @@ FIGURES = (
     "written",
     "written_wanted",
     "unexplained",
+    "unplanned",
     "priority_incomplete",
 )
 
@@ -56,56 +58,67 @@ VERIFY_ROWS = Rule(
     "what stands, counted",
     ("verify_rows",),
     (
-        counted("nothing was planned", (0, 0, 0, 0, 0, 0, 0, []), {}, []),
+        counted("nothing was planned", (0, 0, 0, 0, 0, 0, 0, 0, []), {}, []),
         counted(
             "as planned",
-            (2, 2, 1, 1, 2, 2, 0, []),
+            (2, 2, 1, 1, 2, 2, 0, 0, []),
             {"as_planned": ["a", "b"]},
             [],
-            ("a", "done", "priority", "as_planned", True, False, "insert"),
-            ("b", "done", "recent", "as_planned", True, False, "update"),
+            ("a", "done", "priority", "as_planned", True, False, "insert", None),
+            ("b", "done", "recent", "as_planned", True, False, "update", None),
         ),
         counted(
             "failed, and so explained",
-            (2, 0, 0, 0, 0, 0, 0, ["a"]),
+            (2, 0, 0, 0, 0, 0, 0, 0, ["a"]),
             {"missing": ["a", "b"]},
             [],
-            ("a", "failed", "priority", "missing", False, False, None),
-            ("b", "failed", "recent", "missing", False, False, None),
+            ("a", "failed", "priority", "missing", False, False, None, None),
+            ("b", "failed", "recent", "missing", False, False, None, None),
         ),
         counted(
             "missing without a reason",
-            (2, 0, 0, 0, 0, 0, 2, []),
+            (2, 0, 0, 0, 0, 0, 2, 0, []),
             {"missing": ["a", "b"]},
             [],
-            ("a", "done", "recent", "missing", False, False, None),
-            ("b", "pending", "recent", "missing", False, False, None),
+            ("a", "done", "recent", "missing", False, False, None, None),
+            ("b", "pending", "recent", "missing", False, False, None, None),
         ),
         counted(
             "gone",
-            (2, 0, 0, 0, 2, 0, 2, []),
+            (2, 0, 0, 0, 2, 0, 2, 0, []),
             {"missing": ["a", "b"]},
             ["a: a written row is gone", "b: a written row is gone"],
-            ("a", "done", "recent", "missing", False, True, "insert"),
-            ("b", "done", "recent", "missing", False, True, "update"),
+            ("a", "done", "recent", "missing", False, True, "insert", None),
+            ("b", "done", "recent", "missing", False, True, "update", None),
+        ),
+        counted(
+            "of another version",
+            (2, 0, 0, 0, 2, 0, 1, 0, []),
+            {"missing": ["a", "b"]},
+            [
+                "a: it wrote version v1 where version v2 was wanted",
+                "b: it wrote a row without a version where version v2 was wanted",
+            ],
+            ("a", "done", "recent", "missing", False, False, "insert", "v1"),
+            ("b", "failed", "recent", "missing", False, False, "update", ""),
         ),
         counted(
             "no longer selected, and so not expected",
-            (1, 1, 1, 0, 1, 1, 0, []),
+            (1, 1, 1, 0, 1, 1, 0, 0, []),
             {"as_planned": ["a"], "no_longer_selected": ["b", "c"]},
             [],
-            ("a", "done", "recent", "as_planned", True, False, "insert"),
-            ("b", "skipped", "priority", "no_longer_selected", False, False, None),
-            ("c", "done", "recent", "no_longer_selected", False, False, "insert"),
+            ("a", "done", "recent", "as_planned", True, False, "insert", None),
+            ("b", "skipped", "priority", "no_longer_selected", False, False, None, None),
+            ("c", "done", "recent", "no_longer_selected", False, False, "insert", None),
         ),
         counted(
             "changed, filled by others",
-            (3, 2, 1, 0, 2, 1, 1, ["c"]),
+            (3, 2, 1, 0, 2, 1, 1, 0, ["c"]),
             {"changed_since": ["a", "c"], "filled_elsewhere": ["b"]},
             [],
-            ("a", "done", "recent", "changed_since", True, False, "insert"),
-            ("b", "skipped", "priority", "filled_elsewhere", True, False, None),
-            ("c", "done", "priority", "changed_since", False, False, "insert"),
+            ("a", "done", "recent", "changed_since", True, False, "insert", None),
+            ("b", "skipped", "priority", "filled_elsewhere", True, False, None, None),
+            ("c", "done", "priority", "changed_since", False, False, "insert", None),
         ),
     ),
 )
@@ -264,12 +277,13 @@ def verdict(
     *,
     extra: tuple[int, ...] = (0, 0),
     unexplained: tuple[int, ...] = (0, 0),
+    unplanned: tuple[int, ...] = (0, 0),
     criteria: tuple[str, ...] = ("pass", "pass"),
     critical: int = 0,
 ) -> Case:
     figures = {
-        f"c{n}": {"extra": e, "unexplained": u}
-        for n, (e, u) in enumerate(zip(extra, unexplained, strict=True))
+        f"c{n}": {"extra": e, "unexplained": u, "unplanned": p}
+        for n, (e, u, p) in enumerate(zip(extra, unexplained, unplanned, strict=True))
     }
     values = (json.dumps(figures), json.dumps([{"status": s} for s in criteria]), critical)
     return Case(name, "select backfill_private.verdict(%s, %s, %s)", values, wanted)
@@ -284,6 +298,7 @@ VERDICT = Rule(
         verdict("something critical", "fail", critical=1),
         verdict("a row that nobody planned", "fail", extra=(0, 1)),
         verdict("a row is missing without a reason", "fail", unexplained=(1, 0)),
+        verdict("a row that the run wrote besides", "fail", unplanned=(0, 1)),
         verdict("as many of one as of the other", "fail", extra=(1, 0), unexplained=(1, 0)),
         verdict("a criterion fails", "partial", criteria=("pass", "fail")),
         verdict("all criteria fail", "partial", criteria=("fail", "fail")),
