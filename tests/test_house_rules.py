@@ -81,6 +81,7 @@ CALLED_BY_THE_SERVICE = (
     "settle(uuid,uuid,jsonb)",
     "spelled(oid,text)",
     "start(uuid,text)",
+    "too_few(text,text)",
 )
 # The only columns that an API role writes: those of a decision.
 WRITABLE = ("run_id", "digest", "decision", "approver", "note")

@@ -46,6 +46,7 @@ def test_the_days_of_a_coverage_add_up() -> None:
         "missing_a": 3,
         "missing_b": 3,
         "missing_both": 5,
+        "not_wanted": [],
         "excluded": 3,
         "undated": 0,
     }

@@ -14,7 +14,8 @@ from tests.kit.seed import CANDIDATES, REHEARSED
 PLANNED = {
     "run_id", "state", "digest", "environment", "created_at", "request", "candidates", "categories",
     "phases", "expected_calls", "expected_writes", "replaced_versions", "batches",
-    "batch_spacing_s", "expected_runtime_s", "excluded", "excluded_total", "undated", "rehearsal",
+    "batch_spacing_s", "expected_runtime_s", "excluded", "excluded_total", "undated", "not_wanted",
+    "rehearsal",
     "blast_radius", "checks", "freshness",
     "freshness_unknown",
 }  # fmt: skip

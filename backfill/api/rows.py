@@ -188,11 +188,13 @@ def missing_of(answer: Mapping[str, Json]) -> Missing:
         components = tuple(answer["components"])
         days = tuple(_day_of(row, components) for row in answer["days"])
         called = Called(*answer["called"])
-        return Missing(days, components, answer["undated"], answer["date"], called)
+        reasons = {n: answer["not_wanted"][n] for n in components if n in answer["not_wanted"]}
+        return Missing(days, components, answer["undated"], answer["date"], called, reasons)
 
 
 def _day_of(row: Mapping[str, Json], components: Sequence[str]) -> DayCoverage:
     missing = {name: row[f"missing_{name}"] for name in components}
     # With only one component, to lack all is to lack that one.
     all_missing = row.get(all_missing_name(len(components)), sum(missing.values()))
-    return read(DayCoverage, row, missing=missing, missing_all=all_missing)
+    not_wanted = {n: row[f"not_wanted_{n}"] for n in components if f"not_wanted_{n}" in row}
+    return read(DayCoverage, row, missing=missing, missing_all=all_missing, not_wanted=not_wanted)

@@ -102,6 +102,9 @@ def print_missing(missing: Missing) -> None:
             ),
         )
     )  # fmt: skip
+    for one in missing.not_wanted:
+        sessions = counted(one["sessions"], "session")
+        out.print(f"no {one['component']} is wanted of {sessions}: {one['reason']}", markup=False)
     if missing.undated:
         out.print(
             f"{missing.called.counted(missing.undated)} with no {missing.date} that a plan can"

@@ -66,7 +66,7 @@ def _parts(plan: Plan) -> Iterator[str]:
         return
     for part in (
         freshness, _candidates, _calls_and_writes, _data_quality, rehearsal, blast_radius,
-        _excluded, batching, order,
+        _excluded, _not_wanted, batching, order,
     ):  # fmt: skip
         yield part(plan)
     yield from sessions(plan)
@@ -81,6 +81,7 @@ def _nothing_to_do(plan: Plan) -> str:
         f"**Nothing to do**: no {plan.called.one} since {escaped(asked.get('since', NONE))}{until} "
         "lacks anything that can be scored. No run was made.",
         _excluded(plan) if plan.excluded else "",
+        _not_wanted(plan),
     )
 
 
@@ -243,6 +244,24 @@ def _excluded(plan: Plan) -> str:
         table(
             (plan.called.one_title, "Reason"),
             ((code(e["session_id"]), escaped(e["reason"])) for e in listed),
+        ),
+    )
+
+
+def _not_wanted(plan: Plan) -> str:
+    """Nothing if every component is wanted of every session that lacks it."""
+    if not plan.not_wanted:
+        return ""
+    return section(
+        "Not wanted",
+        "These components are missing and not wanted. The other components of these sessions are "
+        "planned as usual.",
+        table(
+            ("Component", "Sessions", "Reason"),
+            (
+                (code(n["component"]), f"{n['sessions']:,}", escaped(n["reason"]))
+                for n in plan.not_wanted
+            ),
         ),
     )
 

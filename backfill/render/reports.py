@@ -143,7 +143,9 @@ def _buckets(buckets: Mapping[str, Sequence[Mapping[str, Json]]], called: Called
     ]
     listed = table(("Rows", called.one_title, "Component"), odd) if odd else ""
     told = (
-        table((called.one_title, "Component", "Written besides the plan"), written) if written else ""
+        table((called.one_title, "Component", "Written besides the plan"), written)
+        if written
+        else ""
     )
     return "\n\n".join(filter(None, (counts, listed, told)))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from backfill.render.markdown import SESSION, Called
@@ -14,11 +14,12 @@ class DayCoverage:
     """One UTC day. None: the sessions without a date, which no range of days leaves out.
 
     day: in ISO 8601, or as PostgreSQL writes one that no plan can take, such as infinity. None for
-    sessions without a date. completed: selected sessions. complete: those that lack nothing.
-    missing: sessions that can be scored, by the component that they lack. missing_all: sessions
-    that can be scored and lack every component. excluded: sessions that lack something and cannot
-    be scored. coverage: complete sessions as a share of those that can be scored, 0 to 1. None if
-    there are none.
+    sessions without a date. completed: selected sessions. complete: those that lack nothing that is
+    wanted of them. missing: sessions that can be scored, by the component that they lack.
+    missing_all: sessions that can be scored and lack every component. excluded: sessions that lack
+    something and cannot be scored. not_wanted: other sessions, by the component that they lack and
+    that is not wanted of them. coverage: complete sessions as a share of those that can be scored,
+    0 to 1. None if there are none.
     """
 
     day: str | None
@@ -28,14 +29,16 @@ class DayCoverage:
     missing_all: int
     excluded: int
     coverage: float | None
+    not_wanted: Mapping[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """{day, completed, complete, missing_<component>…, missing_both, excluded, coverage}."""
+        """{day, completed, complete, missing_<component>…, missing_both, not_wanted_…, …}."""
         return {
             "day": self.day,
             "completed": self.completed,
             "complete": self.complete,
             **_flat(self.missing, self.missing_all),
+            **{f"not_wanted_{name}": n for name, n in self.not_wanted.items()},
             "excluded": self.excluded,
             "coverage": self.coverage,
         }
@@ -48,6 +51,7 @@ class Missing:
     components: the target's, in the order of scoring. undated: sessions that lack something and
     whose date no plan can take: none, infinite, or of a year not in 1 to 9999. date: its column.
     called: how the target's rows are called, one and several.
+    reasons: why a component may not be wanted of a session, by component.
     """
 
     days: tuple[DayCoverage, ...]
@@ -55,6 +59,7 @@ class Missing:
     undated: int = 0
     date: str = ""
     called: Called = SESSION
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def scorable(self) -> int:
@@ -76,13 +81,24 @@ class Missing:
         """Sessions that can be scored and lack every component."""
         return sum(d.missing_all for d in self.days)
 
+    @property
+    def not_wanted(self) -> tuple[Mapping[str, Any], ...]:
+        """[{component, sessions, reason}]: sessions that lack a component not wanted of them."""
+        counts = {name: sum(d.not_wanted.get(name, 0) for d in self.days) for name in self.reasons}
+        return tuple(
+            {"component": name, "sessions": n, "reason": self.reasons[name]}
+            for name, n in counts.items()
+            if n
+        )
+
     def as_dict(self) -> dict[str, Any]:
-        """{called, coverage, completed, missing_<component>…, missing_both, excluded, days}."""
+        """{called, coverage, completed, missing_<component>…, missing_both, not_wanted, …, days}."""
         return {
             "called": list(self.called),
             "coverage": None if self.coverage is None else round(self.coverage, 4),
             "completed": sum(d.completed for d in self.days),
             **_flat(self.missing, self.missing_all),
+            "not_wanted": list(self.not_wanted),
             "excluded": sum(d.excluded for d in self.days),
             "undated": self.undated,
             "days": [d.as_dict() for d in self.days],

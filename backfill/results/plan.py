@@ -23,6 +23,7 @@ UNMEASURED: Mapping[str, Json] = {
     "excluded": [],
     "excluded_total": 0,
     "undated": 0,
+    "not_wanted": [],
 }
 
 
@@ -246,6 +247,11 @@ class Plan:
         return tuple(self._figure("excluded"))
 
     @property
+    def not_wanted(self) -> tuple[Mapping[str, Json], ...]:
+        """Sessions that lack a component not wanted of them: {component, sessions, reason}."""
+        return tuple(self._figure("not_wanted"))
+
+    @property
     def batch_spacing_s(self) -> float:
         """Seconds between the starts of two batches, 0 without a throttle."""
         return float(self.figures.get("batch_spacing_s") or 0)
@@ -313,6 +319,7 @@ class Plan:
         yield "excluded", list(self.excluded)
         yield "excluded_total", self._figure("excluded_total")
         yield "undated", self._figure("undated")
+        yield "not_wanted", list(self.not_wanted)
         yield "rehearsal", self.rehearsal.as_dict() if self.rehearsal else None
         yield "blast_radius", [asdict(effect) for effect in self.effects]
         yield "checks", [check.as_dict() for check in self.checks]

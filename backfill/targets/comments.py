@@ -24,6 +24,11 @@ def every(declared: Declaration) -> str:
     return all_missing_name(len(declared.components))
 
 
+def not_wanted(component: Component) -> str:
+    """The column that says why a component is not wanted of a session, or of how many."""
+    return f"not_wanted_{component.name}"
+
+
 SESSION = {"session_id": "The session."}
 CREATED = {"created_at": "When the session was created. Every range of dates is about this."}
 
@@ -71,9 +76,15 @@ def coverage_comments(declared: Declaration) -> dict[str, str]:
         "be scored is complete.",
         "day": "UTC day on which the sessions were created. Null: they have no date.",
         "completed": "Sessions of that day.",
-        "complete": "Of these, sessions that lack nothing.",
+        "complete": "Of these, sessions that lack nothing that is wanted of them.",
         **lacking,
         **(whole if len(declared.components) > 1 else {}),
+        **{
+            not_wanted(c): f"Of these, sessions of which {c.name} is not wanted: they have too few "
+            "of the rows that it needs."
+            for c in declared.components
+            if c.needs
+        },
         "excluded": "Of these, sessions that lack something and have too few rows for scoring.",
         "coverage": "Complete share of those that can be scored, 0 to 1. Null if none can.",
     }

@@ -10,13 +10,14 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from backfill.errors import BadRequest
-from backfill.targets.comments import every, flag, too
+from backfill.targets.comments import every, flag, not_wanted, too
 from backfill.targets.declaration import Declaration
 
 # What the templates name: aliases, columns, roles, and functions as the parser calls them.
 OWN_NAMES = """
     s r n g c d id one enough lock_timeout backfill_private public declare_target parameter
     session_id created_at session_at components excluded category wanted_version
+    is_incomplete not_wanted jsonb_build_object jsonb_strip_nulls
     day completed complete coverage anon authenticated service_role
     and or if case cast array arrayremove arraytostring count format nullif round
 """
@@ -70,3 +71,4 @@ def _names(declared: Declaration) -> Iterator[str]:
     yield from (declared.views.candidates, declared.views.coverage)
     for place, c in enumerate(declared.components, 1):
         yield from (f"c{place}", c.view, c.session, c.version_column, *c.matches, flag(c), too(c))
+        yield not_wanted(c)

@@ -13,7 +13,7 @@ set local lock_timeout = '3s';
 -- Its conditions compare in the columns' types, which only the database knows.
 select backfill_private.declare_target({declaration}::jsonb);
 
--- The sessions that lack something, as planning reads them.
+-- The sessions without a row of some component, as planning reads them.
 create view {gaps} with (security_invoker = true) as
 select
   g.id::text as session_id,
@@ -21,10 +21,11 @@ select
   array_remove(array[
     {lacking_first}
   ]::text[], null) as components,
+  {not_wanted} as not_wanted,
   g.excluded,
   {flags}
 from {standing} as g
-where {any_flag};
+where g.is_incomplete;
 
 -- The candidates: sessions that lack something and can be scored.
 create view {candidates} with (security_invoker = true) as
@@ -36,7 +37,8 @@ select
   g.session_at as created_at,
   {flags}
 from {gaps} as g
-where g.excluded is null;
+where g.excluded is null
+  and ({any_flag});
 
 {candidate_comments}
 

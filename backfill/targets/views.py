@@ -18,6 +18,7 @@ from backfill.targets.comments import (
     every,
     flag,
     missing_comments,
+    not_wanted,
     too,
 )
 from backfill.targets.declaration import Component, Declaration
@@ -104,8 +105,18 @@ def _detection(declared: Declaration) -> dict[str, str]:
         "lacking_first": ",\n    ".join(names),
         "lacking_last": ",\n    ".join(reversed(names)),
         "flags": ",\n  ".join(flags),
-        "any_flag": "\n  or ".join(flags),
+        "any_flag": "\n    or ".join(flags),
+        "not_wanted": _not_wanted(declared),
     }
+
+
+def _not_wanted(declared: Declaration) -> str:
+    """Why each component is not wanted of a session, {component: reason}, or null."""
+    reasons = [f"{literal(c.name)}, g.{not_wanted(c)}" for c in declared.components if c.needs]
+    if not reasons:
+        return "null::jsonb"
+    listed = ",\n    ".join(reasons)
+    return f"nullif(jsonb_strip_nulls(jsonb_build_object(\n    {listed}\n  )), '{{}}'::jsonb)"
 
 
 def _missing(declared: Declaration, component: Component, view: str, candidates: str) -> str:
@@ -131,7 +142,10 @@ def _counts(declared: Declaration) -> dict[str, str]:
     counts = {flag(c): [f"s.{flag(c)}", can_be] for c in declared.components}
     if len(flags) > 1:
         counts[every(declared)] = [*flags, can_be]
-    complete = {"complete": [f"not {one}" for one in flags]}
+    for c in declared.components:
+        if c.needs:
+            counts[not_wanted(c)] = [f"not s.{not_wanted(c)} is null", can_be]
+    complete = {"complete": [*(f"not {one}" for one in flags), can_be]}
     return {
         "counted": ",\n  ".join(f"d.{name}" for name in counts),
         "counts": ",\n    ".join(_count(*one) for one in {**complete, **counts}.items()),

@@ -1,12 +1,12 @@
 -- Coverage: what is missing by day, of any target.
 
 -- The view that shows a target's coverage, the target's components in order, the first day meant, the date's column,
--- how people call its rows.
+-- how people call its rows, and why a component may not be wanted: {component: reason}.
 --
 -- raises  OB010 not allowed, OB013 no such target or no date
 create function backfill_private.coverage_of(
   p_target text, p_since text, out view_name text, out components text[], out first_day date, out date_column text,
-  out called text[]
+  out called text[], out not_wanted jsonb
 )
 language plpgsql
 stable
@@ -24,8 +24,9 @@ begin
       where t.target = s.target
       order by t.position),
     s.date_column,
-    s.called
-  into view_name, components, date_column, called
+    s.called,
+    backfill_private.not_wanted_reasons(s.target)
+  into view_name, components, date_column, called, not_wanted
   from backfill_private.sources as s
   where s.target = backfill_private.check_target(p_target);
 end

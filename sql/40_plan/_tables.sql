@@ -1,12 +1,18 @@
 -- Tables of planning: what the search found, and what a rehearsal saw.
 
 -- What planning found, before the plan is sealed. Afterwards only the excluded sessions stay.
+--
+-- components  what the session lacks and what is wanted of it. Empty: it is found only for what is not wanted
+-- not_wanted  {component: reason}, of components that it lacks and that are not wanted of it. Null: there is none
+-- is_named    it is in the plan's priority list and needs nothing
 create table backfill_private.findings (
   run_id uuid not null references public.backfill_runs (run_id) on delete cascade,
   session_id text not null,
   session_at timestamptz,
   components text[] not null,
+  not_wanted jsonb,
   excluded text,
+  is_named boolean not null default false,
   primary key (run_id, session_id)
 );
 

@@ -132,7 +132,7 @@ begin
           f.session_id,
           f.excluded,
           row_number() over (
-            order by f.components = '{}' desc, f.session_at desc nulls last, f.session_id) as place
+            order by f.is_named desc, f.session_at desc nulls last, f.session_id) as place
         from backfill_private.findings as f
         where f.run_id = p_run_id and f.excluded is not null
         order by place
@@ -142,7 +142,21 @@ begin
     'undated', (
       select count(*)
       from backfill_private.findings as f
-      where f.run_id = p_run_id and f.session_at is null and f.components <> '{}'
+      where f.run_id = p_run_id and f.session_at is null and not f.is_named
+    ),
+    'not_wanted', (
+      select coalesce(
+        jsonb_agg(jsonb_build_object('component', n.component, 'sessions', n.sessions, 'reason', n.reason)
+          order by t.position, n.sessions desc, n.reason),
+        '[]')
+      from (
+        select w.key as component, w.value as reason, count(*) as sessions
+        from backfill_private.findings as f
+        cross join lateral jsonb_each_text(f.not_wanted) as w
+        where f.run_id = p_run_id and f.session_at is not null and (f.excluded is null or f.is_named)
+        group by w.key, w.value
+      ) as n
+      join public.backfill_targets as t on t.target = v_run.target and t.component = n.component
     ),
     'settings', backfill_private.settings_now(),
     'rehearsal', v_rehearsal,

@@ -21,14 +21,14 @@ begin
   -- Materialized, so that answers are counted only for what is left after the join, not for every planned session.
   execute format(
     'with unplanned as materialized (
-       select g.session_id, g.session_at, g.excluded
+       select g.session_id, g.session_at, g.excluded, g.components
        from %s as g
        left join public.backfill_items as item
          on item.run_id = $1 and item.source = $2 and item.session_id = g.session_id
        where item.run_id is null and g.session_at >= $3 and g.session_at < $4
      ), found as (
        select u.session_id, row_number() over (order by u.session_at desc, u.session_id) as place
-       from unplanned as u where u.excluded is null
+       from unplanned as u where u.excluded is null and u.components <> ''{}''
      )
      select jsonb_build_object(
        ''new_candidates'', coalesce(jsonb_agg(f.session_id order by f.place) filter (where f.place <= 1000), ''[]''),

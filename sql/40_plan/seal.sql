@@ -33,7 +33,7 @@ as $$
           else 3
         end as phase_rank
       from backfill_private.findings as found
-      where found.run_id = p_run.run_id and found.excluded is null
+      where found.run_id = p_run.run_id and found.excluded is null and found.components <> '{}'
     ) as f
     join backfill_private.categories(p_run.target) as c on c.components = f.components
   ) as o
@@ -143,15 +143,25 @@ begin
   elsif v_run.collect_from < v_run.collect_until then
     perform backfill_private.refuse('OB002', format('run %s is not collected to its end', p_run_id));
   end if;
-  insert into backfill_private.findings (run_id, session_id, components, excluded)
+  insert into backfill_private.findings (run_id, session_id, components, excluded, is_named)
   select
     p_run_id,
     named.session_id,
     '{}',
-    'named as priority, but not completed, outside the dates, or nothing is missing'
+    'named as priority, but not completed, outside the dates, or nothing is missing',
+    true
   from jsonb_array_elements_text(v_run.request -> 'priority') as named (session_id)
-  on conflict do nothing;
-  if not exists (select from backfill_private.findings as f where f.run_id = p_run_id and f.excluded is null) then
+  -- One of which nothing that it lacks is wanted says why.
+  on conflict (run_id, session_id) do update
+  set excluded = (select string_agg(w.value, '; ' order by w.key) from jsonb_each_text(findings.not_wanted) as w),
+      is_named = true
+  where findings.excluded is null and findings.components = '{}';
+  if not exists (
+    select from backfill_private.findings as f
+    where f.run_id = p_run_id
+      and f.excluded is null
+      and f.components <> '{}'
+  ) then
     v_run.plan := backfill_private.measure_plan(p_run_id, p_round_trip_ms);
     delete from public.backfill_runs where run_id = p_run_id;
     return jsonb_build_object(

@@ -89,7 +89,8 @@ begin
     if p_from is not null then
       execute format(
         'select array_agg(
-           row(null, g.session_id, g.session_at, g.components, g.excluded)::backfill_private.findings)
+           row(null, g.session_id, g.session_at, g.components, g.not_wanted, g.excluded, false)
+             ::backfill_private.findings)
          from %s as g
          where g.session_at >= $1 and g.session_at < $2',
         v_view)
@@ -98,7 +99,7 @@ begin
     else
       execute format(
         'select array_agg(
-           row(null, g.session_id, null, g.components, backfill_private.date_fault($3, g.session_at))
+           row(null, g.session_id, null, g.components, null, backfill_private.date_fault($3, g.session_at), false)
              ::backfill_private.findings)
          from %s as g
          where g.session_at is null or g.session_at < $1 or g.session_at >= $2',
@@ -147,8 +148,8 @@ declare
   v_kept bigint;
 begin
   perform set_config('backfill.request', p_run.request::text, true);
-  insert into backfill_private.findings (run_id, session_id, session_at, components, excluded)
-  select p_run.run_id, d.session_id, d.session_at, d.components, d.excluded
+  insert into backfill_private.findings (run_id, session_id, session_at, components, not_wanted, excluded)
+  select p_run.run_id, d.session_id, d.session_at, d.components, d.not_wanted, d.excluded
   from unnest(backfill_private.detected(p_run.target, p_from, p_until)) as d
   on conflict do nothing;
   get diagnostics v_kept = row_count;
@@ -261,6 +262,6 @@ as $$
     (
       select date_trunc('month', max(f.session_at))
       from backfill_private.findings as f
-      where f.run_id = p_run.run_id and f.excluded is null
+      where f.run_id = p_run.run_id and f.excluded is null and f.components <> '{}'
     ))
 $$;

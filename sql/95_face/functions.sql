@@ -30,8 +30,9 @@ comment on function public.backfill_history(text[]) is
 --
 -- p_target  null: the only target
 -- p_since   the first day. Days that no plan can take come too: without a date, infinite, of a year not in 1 to 9999
--- returns   {components, days: [a row of the target's view of daily coverage], undated: sessions of such days that lack
---           something, date: the date's column, called: its rows, one and several}
+-- returns   {components, days: [a row of the target's view of daily coverage], not_wanted: {component: why it may not be
+--           wanted}, undated: sessions of such days that lack something, date: the date's column, called: its rows, one
+--           and several}
 create function public.backfill_coverage(p_target text default null, p_since text default null)
 returns jsonb
 language plpgsql
@@ -43,12 +44,13 @@ declare
   v_components text[];
   v_since date;
   v_column text;
+  v_not_wanted jsonb;
   v_days jsonb;
   v_undated bigint;
   v_called text[];
 begin
-  select c.view_name, c.components, c.first_day, c.date_column, c.called
-  into v_view, v_components, v_since, v_column, v_called
+  select c.view_name, c.components, c.first_day, c.date_column, c.called, c.not_wanted
+  into v_view, v_components, v_since, v_column, v_called, v_not_wanted
   from backfill_private.coverage_of(p_target, p_since) as c;
   execute format(
     'select coalesce(jsonb_agg(to_jsonb(d) order by d.day), ''[]''),
@@ -59,7 +61,12 @@ begin
     v_view::regclass, '0001-01-01', '9999-12-31')
   into v_days, v_undated
   using v_since;
-  return jsonb_build_object('components', v_components, 'days', v_days, 'undated', v_undated, 'date', v_column,
+  return jsonb_build_object(
+    'components', v_components,
+    'days', v_days,
+    'not_wanted', v_not_wanted,
+    'undated', v_undated,
+    'date', v_column,
     'called', v_called);
 end
 $$;

@@ -182,7 +182,8 @@ grant execute on function
   backfill_private.settings_kept(text[], text),
   backfill_private.settle(uuid, uuid, jsonb),
   backfill_private.spelled(oid, text),
-  backfill_private.start(uuid, text)
+  backfill_private.start(uuid, text),
+  backfill_private.too_few(text, text)
 to service_role;
 
 -- Nothing of ours truncates these tables, so nobody may.

@@ -868,12 +868,12 @@ $$;
 -- Coverage: what is missing by day, of any target.
 
 -- The view that shows a target's coverage, the target's components in order, the first day meant, the date's column,
--- how people call its rows.
+-- how people call its rows, and why a component may not be wanted: {component: reason}.
 --
 -- raises  OB010 not allowed, OB013 no such target or no date
 create function backfill_private.coverage_of(
   p_target text, p_since text, out view_name text, out components text[], out first_day date, out date_column text,
-  out called text[]
+  out called text[], out not_wanted jsonb
 )
 language plpgsql
 stable
@@ -891,8 +891,9 @@ begin
       where t.target = s.target
       order by t.position),
     s.date_column,
-    s.called
-  into view_name, components, date_column, called
+    s.called,
+    backfill_private.not_wanted_reasons(s.target)
+  into view_name, components, date_column, called, not_wanted
   from backfill_private.sources as s
   where s.target = backfill_private.check_target(p_target);
 end
@@ -1453,55 +1454,154 @@ as $$
   where s.target = p_target.target
 $$;
 
--- Why a session cannot be scored, as SQL: the first need of which it has fewer rows than scoring reads. Null for one
--- that lacks nothing, which keeps the counting to the others.
+-- Whether a session has fewer rows of a need than scoring reads, as SQL.
+--
+-- p_key  SQL: the session's key
+create function backfill_private.lacks_sql(p_target text, p_need jsonb, p_key text)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    $sql$(
+        select count(*)
+        from (
+          select 1 as one
+          from %1$s as n
+          where n.%2$I = %3$s
+          limit (select backfill_private.parameter(%4$L, %5$L))::bigint
+        ) as enough
+      ) < (select backfill_private.parameter(%4$L, %5$L))::bigint$sql$,
+    p_need ->> 'table',
+    p_need ->> 'column',
+    p_key,
+    p_target,
+    p_need ->> 'parameter')
+$$;
+
+-- Too few rows of a need, in words.
+create function backfill_private.too_few(p_name text, p_least text)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case p_least when '1' then 'no ' || p_name else format('fewer than %s %s', p_least, p_name) end
+$$;
+
+-- The needs of a component, in their order. Null: those that every session has.
+create function backfill_private.needs_of(p_target text, p_component text)
+returns table (place bigint, need jsonb)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select n.place, n.need
+  from backfill_private.sources as s
+  cross join lateral jsonb_array_elements(s.needs) with ordinality as n (need, place)
+  where s.target = p_target
+    and n.need ->> 'component' is not distinct from p_component
+$$;
+
+-- The components of a target that need something, with the column of its view that says why one is not wanted.
+create function backfill_private.conditional_components(p_target text)
+returns table ("position" integer, component text, not_wanted text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select t.position, t.component, 'not_wanted_' || t.component
+  from public.backfill_targets as t
+  where t.target = p_target
+    and exists (select from backfill_private.needs_of(t.target, t.component))
+$$;
+
+-- The reasons for which a component may not be wanted now, in words: {component: reason}.
+create function backfill_private.not_wanted_reasons(p_target text)
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(jsonb_object_agg(c.component, (
+    select string_agg(
+      backfill_private.too_few(
+        n.need ->> 'name', backfill_private.parameter(p_target, n.need ->> 'parameter')),
+      ', or ' order by n.place)
+    from backfill_private.needs_of(p_target, c.component) as n)), '{}')
+  from backfill_private.conditional_components(p_target) as c
+$$;
+
+-- Why a component is not wanted of a session, as SQL: the first of its needs of which the session has too few rows.
+-- Null for a component that is there, which keeps the counting to the others. No SQL if the component needs nothing.
+create function backfill_private.not_wanted_sql(p_target public.backfill_targets, p_key text)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(e'case\n      when not c%s.%I is null then null%s\n    end',
+    p_target.position,
+    p_target.session_column,
+    string_agg(
+      format(
+        e'\n      when %s\n      then backfill_private.too_few(%L, (select backfill_private.parameter(%L, %L)))',
+        backfill_private.lacks_sql(p_target.target, n.need, p_key),
+        n.need ->> 'name',
+        p_target.target,
+        n.need ->> 'parameter'),
+      '' order by n.place))
+  from backfill_private.needs_of(p_target.target, p_target.component) as n
+  having count(*) > 0
+$$;
+
+-- Why a session cannot be scored, as SQL: the first need of the source of which it has too few rows, or that none of
+-- its components is wanted. Null for one that lacks nothing, which keeps the counting to the others.
 create function backfill_private.excluded_sql(p_target text)
 returns text
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case when s.needs = '[]' then 'null::text' else format(e'case\n    when %s then null%s\n  end',
+  select case when needed.cases is null then 'null::text' else format(e'case\n    when not (%s) then null%s\n  end',
     (
-      select string_agg(format('not c%s.%I is null', t.position, t.session_column), ' and ' order by t.position)
+      select string_agg('s.absent_' || t.position, ' or ' order by t.position)
       from public.backfill_targets as t
-      where t.target = s.target
+      where t.target = p_target
     ),
-    (
-      select string_agg(
-        format($sql$
-    when %1$s(
-        select count(*)
-        from (
-          select 1 as one
-          from %2$s as n
-          where n.%3$I = s.%4$I
-          limit (select backfill_private.parameter(%5$L, %6$L))::bigint
-        ) as enough
-      ) < (select backfill_private.parameter(%5$L, %6$L))::bigint
+    needed.cases) end
+  from (
+    select string_agg(c.branch, '' order by c.place) as cases
+    from (
+      select n.place, format(
+        $sql$
+    when %1$s
     then format(
-      %7$L,
-      (select count(*) from %2$s as n where n.%3$I = s.%4$I),
+      %2$L,
+      (select count(*) from %3$s as n where n.%4$I = s.id),
       (select backfill_private.parameter(%5$L, %6$L)))$sql$,
-          (
-            select format('c%s.%I is null and ', t.position, t.session_column)
-            from public.backfill_targets as t
-            where t.target = s.target and t.component = n.need ->> 'component'
-          ),
-          n.need ->> 'table',
-          n.need ->> 'column',
-          s.key_column,
-          s.target,
-          n.need ->> 'parameter',
-          format('%%s %s, at least %%s needed', replace(n.need ->> 'name', '%', '%%'))),
-        '' order by n.place)
-      from jsonb_array_elements(s.needs) with ordinality as n (need, place)
-    )) end
-  from backfill_private.sources as s
-  where s.target = p_target
+        backfill_private.lacks_sql(p_target, n.need, 's.id'),
+        format('%%s %s, at least %%s needed', replace(n.need ->> 'name', '%', '%%')),
+        n.need ->> 'table',
+        n.need ->> 'column',
+        p_target,
+        n.need ->> 'parameter') as branch
+      from backfill_private.needs_of(p_target, null) as n
+      union all
+      select null, format(
+        e'\n    when %s\n    then concat_ws(''; '', %s)',
+        string_agg(format('not s.%I is null', c.not_wanted), ' and ' order by c.position),
+        string_agg(format('s.%I', c.not_wanted), ', ' order by c.position))
+      from backfill_private.conditional_components(p_target) as c
+      having count(*) = (select count(*) from public.backfill_targets as t where t.target = p_target)
+    ) as c
+  ) as needed
 $$;
 
 -- The statement that creates the view of a target. Run it under our path, so that each operator is ours.
+--
+-- A session lacks a component if it has no row of it and the component is wanted of it.
 create function backfill_private.standing_sql(p_target text)
 returns text
 language sql
@@ -1511,28 +1611,48 @@ as $$
   select format(
     $sql$create view %s with (security_invoker = true) as
 select
-  s.%I as id,
-  %s::timestamptz as created_at,
+  s.id,
+  s.created_at,
+  %s as is_incomplete,
   %s,
   %s as excluded
-from %s as s
-%s
-where %s$sql$,
+from (
+  select
+    s.%I as id,
+    %s::timestamptz as created_at,
+    %s
+  from %s as s
+  %s
+  where %s
+) as s$sql$,
     backfill_private.standing_view(s.target),
+    string_agg('s.absent_' || t.position, ' or ' order by t.position),
+    string_agg(
+      format('s.absent_%s%s as %I%s',
+        t.position,
+        ' and s.' || quote_ident(c.not_wanted) || ' is null',
+        'missing_' || t.component,
+        e',\n  s.' || quote_ident(c.not_wanted)),
+      e',\n  ' order by t.position),
+    backfill_private.excluded_sql(s.target),
     s.key_column,
     backfill_private.moment(s.source_table, s.date_column, format('s.%I', s.date_column)),
     string_agg(
-      format('c%s.%I is null as %I', t.position, t.session_column, 'missing_' || t.component),
-      e',\n  ' order by t.position),
-    backfill_private.excluded_sql(s.target),
+      format('c%1$s.%2$I is null as absent_%1$s%3$s',
+        t.position,
+        t.session_column,
+        e',\n    ' || backfill_private.not_wanted_sql(t, format('s.%I', s.key_column))
+          || ' as ' || quote_ident(c.not_wanted)),
+      e',\n    ' order by t.position),
     s.source_table,
-    string_agg(backfill_private.present_join(t), e'\n' order by t.position),
+    string_agg(backfill_private.present_join(t), e'\n  ' order by t.position),
     array_to_string(
       array(select f.condition from backfill_private.filter_conditions(s.target, 's.') as f)
         || format('(select backfill_private.keys_hold(%L))', s.target),
-      e'\n  and '))
+      e'\n    and '))
   from backfill_private.sources as s
   join public.backfill_targets as t on t.target = s.target
+  left join backfill_private.conditional_components(s.target) as c on c.component = t.component
   where s.target = p_target
   group by s.target
 $$;
@@ -3199,7 +3319,9 @@ $$;
 
 -- The sessions among some items that the target would not select now, each with the reason.
 --
--- The target's own view decides, as it did while planning. A batch is looked up by key: offset 0 keeps each look apart,
+-- The target's own view decides, as it did while planning. If one of the planned components is no longer wanted, the
+-- session is left to the next plan: this one's digest names what is scored of it.
+-- A batch is looked up by key: offset 0 keeps each look apart,
 -- so that even a subquery of the view is asked only about this one session. For a whole run PostgreSQL may read the
 -- tables once.
 --
@@ -3216,32 +3338,44 @@ as $$
 declare
   v_source backfill_private.sources;
   v_key text;
+  v_not_wanted text := (
+    select string_agg(
+      format(
+        ', case when %1$L = any (item.components) and %1$L <> all (item.filled) then %2$L || g.%3$I end',
+        c.component,
+        c.component || ' is no longer wanted of it: ',
+        c.not_wanted),
+      '' order by c.position)
+    from backfill_private.conditional_components(p_run.target) as c);
   v_look text := case
     when p_ordinals is null then 'left join %s as g on g.id = %s'
-    else 'left join lateral (select g.id, g.excluded from %s as g where g.id = %s offset 0) as g on true'
+    else 'left join lateral (select g.* from %s as g where g.id = %s offset 0) as g on true'
   end;
 begin
   select * into strict v_source from backfill_private.sources as o where o.target = p_run.target;
   v_key := backfill_private.session_key(p_run.target);
   perform set_config('backfill.request', p_run.request::text, true);
   return query execute format(
-    'select item.ordinal, item.session_id, case
-       when g.id is not null then g.excluded
-       when exists (select from %1$s as s where s.%2$I = %3$s) then %6$L
-       else %7$L end
-     from public.backfill_items as item
-     %4$s
-     where item.run_id = $1
-       and item.state = $3
-       and %5$s
-       and (g.id is null or g.excluded is not null)',
+    'select looked.* from (
+       select item.ordinal, item.session_id, case
+         when g.id is not null then coalesce(g.excluded%8$s)
+         when exists (select from %1$s as s where s.%2$I = %3$s) then %6$L
+         else %7$L end as why
+       from public.backfill_items as item
+       %4$s
+       where item.run_id = $1
+         and item.state = $3
+         and %5$s
+     ) as looked
+     where looked.why is not null',
     v_source.source_table::regclass,
     v_source.key_column,
     v_key,
     format(v_look, backfill_private.standing_view(p_run.target)::regclass, v_key),
     case when p_ordinals is null then 'true' else 'item.ordinal = any ($2)' end,
     'the target no longer selects it',
-    'gone from ' || backfill_private.bare_name(v_source.source_table))
+    'gone from ' || backfill_private.bare_name(v_source.source_table),
+    v_not_wanted)
   using p_run.run_id, p_ordinals, p_state;
   perform set_config('backfill.request', '', true);
 end
@@ -3576,12 +3710,18 @@ $$;
 -- Tables of planning: what the search found, and what a rehearsal saw.
 
 -- What planning found, before the plan is sealed. Afterwards only the excluded sessions stay.
+--
+-- components  what the session lacks and what is wanted of it. Empty: it is found only for what is not wanted
+-- not_wanted  {component: reason}, of components that it lacks and that are not wanted of it. Null: there is none
+-- is_named    it is in the plan's priority list and needs nothing
 create table backfill_private.findings (
   run_id uuid not null references public.backfill_runs (run_id) on delete cascade,
   session_id text not null,
   session_at timestamptz,
   components text[] not null,
+  not_wanted jsonb,
   excluded text,
+  is_named boolean not null default false,
   primary key (run_id, session_id)
 );
 
@@ -4065,7 +4205,7 @@ begin
           f.session_id,
           f.excluded,
           row_number() over (
-            order by f.components = '{}' desc, f.session_at desc nulls last, f.session_id) as place
+            order by f.is_named desc, f.session_at desc nulls last, f.session_id) as place
         from backfill_private.findings as f
         where f.run_id = p_run_id and f.excluded is not null
         order by place
@@ -4075,7 +4215,21 @@ begin
     'undated', (
       select count(*)
       from backfill_private.findings as f
-      where f.run_id = p_run_id and f.session_at is null and f.components <> '{}'
+      where f.run_id = p_run_id and f.session_at is null and not f.is_named
+    ),
+    'not_wanted', (
+      select coalesce(
+        jsonb_agg(jsonb_build_object('component', n.component, 'sessions', n.sessions, 'reason', n.reason)
+          order by t.position, n.sessions desc, n.reason),
+        '[]')
+      from (
+        select w.key as component, w.value as reason, count(*) as sessions
+        from backfill_private.findings as f
+        cross join lateral jsonb_each_text(f.not_wanted) as w
+        where f.run_id = p_run_id and f.session_at is not null and (f.excluded is null or f.is_named)
+        group by w.key, w.value
+      ) as n
+      join public.backfill_targets as t on t.target = v_run.target and t.component = n.component
     ),
     'settings', backfill_private.settings_now(),
     'rehearsal', v_rehearsal,
@@ -4120,14 +4274,14 @@ begin
   -- Materialized, so that answers are counted only for what is left after the join, not for every planned session.
   execute format(
     'with unplanned as materialized (
-       select g.session_id, g.session_at, g.excluded
+       select g.session_id, g.session_at, g.excluded, g.components
        from %s as g
        left join public.backfill_items as item
          on item.run_id = $1 and item.source = $2 and item.session_id = g.session_id
        where item.run_id is null and g.session_at >= $3 and g.session_at < $4
      ), found as (
        select u.session_id, row_number() over (order by u.session_at desc, u.session_id) as place
-       from unplanned as u where u.excluded is null
+       from unplanned as u where u.excluded is null and u.components <> ''{}''
      )
      select jsonb_build_object(
        ''new_candidates'', coalesce(jsonb_agg(f.session_id order by f.place) filter (where f.place <= 1000), ''[]''),
@@ -5654,7 +5808,7 @@ as $$
           else 3
         end as phase_rank
       from backfill_private.findings as found
-      where found.run_id = p_run.run_id and found.excluded is null
+      where found.run_id = p_run.run_id and found.excluded is null and found.components <> '{}'
     ) as f
     join backfill_private.categories(p_run.target) as c on c.components = f.components
   ) as o
@@ -5764,15 +5918,25 @@ begin
   elsif v_run.collect_from < v_run.collect_until then
     perform backfill_private.refuse('OB002', format('run %s is not collected to its end', p_run_id));
   end if;
-  insert into backfill_private.findings (run_id, session_id, components, excluded)
+  insert into backfill_private.findings (run_id, session_id, components, excluded, is_named)
   select
     p_run_id,
     named.session_id,
     '{}',
-    'named as priority, but not completed, outside the dates, or nothing is missing'
+    'named as priority, but not completed, outside the dates, or nothing is missing',
+    true
   from jsonb_array_elements_text(v_run.request -> 'priority') as named (session_id)
-  on conflict do nothing;
-  if not exists (select from backfill_private.findings as f where f.run_id = p_run_id and f.excluded is null) then
+  -- One of which nothing that it lacks is wanted says why.
+  on conflict (run_id, session_id) do update
+  set excluded = (select string_agg(w.value, '; ' order by w.key) from jsonb_each_text(findings.not_wanted) as w),
+      is_named = true
+  where findings.excluded is null and findings.components = '{}';
+  if not exists (
+    select from backfill_private.findings as f
+    where f.run_id = p_run_id
+      and f.excluded is null
+      and f.components <> '{}'
+  ) then
     v_run.plan := backfill_private.measure_plan(p_run_id, p_round_trip_ms);
     delete from public.backfill_runs where run_id = p_run_id;
     return jsonb_build_object(
@@ -6022,7 +6186,8 @@ begin
     if p_from is not null then
       execute format(
         'select array_agg(
-           row(null, g.session_id, g.session_at, g.components, g.excluded)::backfill_private.findings)
+           row(null, g.session_id, g.session_at, g.components, g.not_wanted, g.excluded, false)
+             ::backfill_private.findings)
          from %s as g
          where g.session_at >= $1 and g.session_at < $2',
         v_view)
@@ -6031,7 +6196,7 @@ begin
     else
       execute format(
         'select array_agg(
-           row(null, g.session_id, null, g.components, backfill_private.date_fault($3, g.session_at))
+           row(null, g.session_id, null, g.components, null, backfill_private.date_fault($3, g.session_at), false)
              ::backfill_private.findings)
          from %s as g
          where g.session_at is null or g.session_at < $1 or g.session_at >= $2',
@@ -6080,8 +6245,8 @@ declare
   v_kept bigint;
 begin
   perform set_config('backfill.request', p_run.request::text, true);
-  insert into backfill_private.findings (run_id, session_id, session_at, components, excluded)
-  select p_run.run_id, d.session_id, d.session_at, d.components, d.excluded
+  insert into backfill_private.findings (run_id, session_id, session_at, components, not_wanted, excluded)
+  select p_run.run_id, d.session_id, d.session_at, d.components, d.not_wanted, d.excluded
   from unnest(backfill_private.detected(p_run.target, p_from, p_until)) as d
   on conflict do nothing;
   get diagnostics v_kept = row_count;
@@ -6194,7 +6359,7 @@ as $$
     (
       select date_trunc('month', max(f.session_at))
       from backfill_private.findings as f
-      where f.run_id = p_run.run_id and f.excluded is null
+      where f.run_id = p_run.run_id and f.excluded is null and f.components <> '{}'
     ))
 $$;
 
@@ -13149,8 +13314,9 @@ comment on function public.backfill_history(text[]) is
 --
 -- p_target  null: the only target
 -- p_since   the first day. Days that no plan can take come too: without a date, infinite, of a year not in 1 to 9999
--- returns   {components, days: [a row of the target's view of daily coverage], undated: sessions of such days that lack
---           something, date: the date's column, called: its rows, one and several}
+-- returns   {components, days: [a row of the target's view of daily coverage], not_wanted: {component: why it may not be
+--           wanted}, undated: sessions of such days that lack something, date: the date's column, called: its rows, one
+--           and several}
 create function public.backfill_coverage(p_target text default null, p_since text default null)
 returns jsonb
 language plpgsql
@@ -13162,12 +13328,13 @@ declare
   v_components text[];
   v_since date;
   v_column text;
+  v_not_wanted jsonb;
   v_days jsonb;
   v_undated bigint;
   v_called text[];
 begin
-  select c.view_name, c.components, c.first_day, c.date_column, c.called
-  into v_view, v_components, v_since, v_column, v_called
+  select c.view_name, c.components, c.first_day, c.date_column, c.called, c.not_wanted
+  into v_view, v_components, v_since, v_column, v_called, v_not_wanted
   from backfill_private.coverage_of(p_target, p_since) as c;
   execute format(
     'select coalesce(jsonb_agg(to_jsonb(d) order by d.day), ''[]''),
@@ -13178,7 +13345,12 @@ begin
     v_view::regclass, '0001-01-01', '9999-12-31')
   into v_days, v_undated
   using v_since;
-  return jsonb_build_object('components', v_components, 'days', v_days, 'undated', v_undated, 'date', v_column,
+  return jsonb_build_object(
+    'components', v_components,
+    'days', v_days,
+    'not_wanted', v_not_wanted,
+    'undated', v_undated,
+    'date', v_column,
     'called', v_called);
 end
 $$;
@@ -14124,7 +14296,8 @@ grant execute on function
   backfill_private.settings_kept(text[], text),
   backfill_private.settle(uuid, uuid, jsonb),
   backfill_private.spelled(oid, text),
-  backfill_private.start(uuid, text)
+  backfill_private.start(uuid, text),
+  backfill_private.too_few(text, text)
 to service_role;
 
 -- Nothing of ours truncates these tables, so nobody may.

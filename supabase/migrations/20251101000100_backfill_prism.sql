@@ -87,7 +87,7 @@ select backfill_private.declare_target('{
   ]
 }'::jsonb);
 
--- The sessions that lack something, as planning reads them.
+-- The sessions without a row of some component, as planning reads them.
 create view backfill_private.prism_gaps with (security_invoker = true) as
 select
   g.id::text as session_id,
@@ -96,12 +96,14 @@ select
     case when g.missing_fc_scores then 'fc_scores' end,
     case when g.missing_profile then 'profile' end
   ]::text[], null) as components,
+  nullif(jsonb_strip_nulls(jsonb_build_object(
+    'fc_scores', g.not_wanted_fc_scores
+  )), '{}'::jsonb) as not_wanted,
   g.excluded,
   g.missing_fc_scores,
   g.missing_profile
 from backfill_private.prism_standing as g
-where g.missing_fc_scores
-  or g.missing_profile;
+where g.is_incomplete;
 
 -- The candidates: sessions that lack something and can be scored.
 create view public.backfill_candidates with (security_invoker = true) as
@@ -115,7 +117,9 @@ select
   g.missing_fc_scores,
   g.missing_profile
 from backfill_private.prism_gaps as g
-where g.excluded is null;
+where g.excluded is null
+  and (g.missing_fc_scores
+    or g.missing_profile);
 
 comment on view public.backfill_candidates
   is 'Sessions of target prism that lack fc_scores or profile and can be scored.';
@@ -169,16 +173,18 @@ select
   d.missing_fc_scores,
   d.missing_profile,
   d.missing_both,
+  d.not_wanted_fc_scores,
   d.excluded,
   round(d.complete::numeric / nullif(d.completed - d.excluded, 0), 4) as coverage
 from (
   select
     (s.created_at at time zone 'UTC')::date as day,
     count(*) as completed,
-    count(*) filter (where not s.missing_fc_scores and not s.missing_profile) as complete,
+    count(*) filter (where not s.missing_fc_scores and not s.missing_profile and s.excluded is null) as complete,
     count(*) filter (where s.missing_fc_scores and s.excluded is null) as missing_fc_scores,
     count(*) filter (where s.missing_profile and s.excluded is null) as missing_profile,
     count(*) filter (where s.missing_fc_scores and s.missing_profile and s.excluded is null) as missing_both,
+    count(*) filter (where not s.not_wanted_fc_scores is null and s.excluded is null) as not_wanted_fc_scores,
     count(*) filter (where not s.excluded is null) as excluded
   from backfill_private.prism_standing as s
   group by 1
@@ -190,12 +196,15 @@ comment on view public.backfill_daily_coverage
 comment on column public.backfill_daily_coverage.day
   is 'UTC day on which the sessions were created. Null: they have no date.';
 comment on column public.backfill_daily_coverage.completed is 'Sessions of that day.';
-comment on column public.backfill_daily_coverage.complete is 'Of these, sessions that lack nothing.';
+comment on column public.backfill_daily_coverage.complete
+  is 'Of these, sessions that lack nothing that is wanted of them.';
 comment on column public.backfill_daily_coverage.missing_fc_scores
   is 'Of these, sessions that lack fc_scores and can be scored.';
 comment on column public.backfill_daily_coverage.missing_profile
   is 'Of these, sessions that lack profile and can be scored.';
 comment on column public.backfill_daily_coverage.missing_both is 'Of these, sessions that lack all and can be scored.';
+comment on column public.backfill_daily_coverage.not_wanted_fc_scores
+  is 'Of these, sessions of which fc_scores is not wanted: they have too few of the rows that it needs.';
 comment on column public.backfill_daily_coverage.excluded
   is 'Of these, sessions that lack something and have too few rows for scoring.';
 comment on column public.backfill_daily_coverage.coverage
