@@ -38,7 +38,7 @@ def plan_of_orders(**changes: Any) -> Plan:
     return replace(seed_plan(figures=figures, checks=()), **changes)
 
 
-STATES = {
+STATES: dict[str, dict[str, Any]] = {
     "halted": {},
     "empty": {"state": "empty"},
     "unthrottled": {"request": {**REQUEST, "throttle_per_minute": None}},

@@ -103,7 +103,7 @@ def print_missing(missing: Missing) -> None:
         )
     )  # fmt: skip
     for one in missing.not_wanted:
-        sessions = counted(one["sessions"], "session")
+        sessions = missing.called.counted(one["sessions"])
         out.print(f"no {one['component']} is wanted of {sessions}: {one['reason']}", markup=False)
     if missing.undated:
         out.print(

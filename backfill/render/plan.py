@@ -254,10 +254,10 @@ def _not_wanted(plan: Plan) -> str:
         return ""
     return section(
         "Not wanted",
-        "These components are missing and not wanted. The other components of these sessions are "
-        "planned as usual.",
+        "These components are missing and not wanted. The other components of these "
+        f"{plan.called.many} are planned as usual.",
         table(
-            ("Component", "Sessions", "Reason"),
+            ("Component", plan.called.title, "Reason"),
             (
                 (code(n["component"]), f"{n['sessions']:,}", escaped(n["reason"]))
                 for n in plan.not_wanted

@@ -92,7 +92,7 @@ class Missing:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """{called, coverage, completed, missing_<component>…, missing_both, not_wanted, …, days}."""
+        """{called, coverage, completed, missing_<component>…, missing_both, not_wanted, days}."""
         return {
             "called": list(self.called),
             "coverage": None if self.coverage is None else round(self.coverage, 4),
