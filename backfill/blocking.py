@@ -15,7 +15,7 @@ from anyio.from_thread import BlockingPortal
 from backfill.client import AsyncBackfill
 from backfill.run.undo import AsyncUndo, PreviewedUndo
 
-Core = TypeVar("Core")
+Core = TypeVar("Core", covariant=True)
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -127,6 +127,8 @@ class Backfill(Face[AsyncBackfill]):
     rollback = undo_waited_for(AsyncBackfill.rollback)
     confirm_rollback = waited_for(AsyncBackfill.confirm_rollback)
     write_logs = waited_for(AsyncBackfill.write_logs)
+    targets = waited_for(AsyncBackfill.targets)
+    check_target = waited_for(AsyncBackfill.check_target)
 
 
 def _open_portal() -> BlockingPortal:

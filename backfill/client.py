@@ -39,13 +39,14 @@ from backfill.run.clock import Clock, SystemClock
 from backfill.run.listeners import Listeners
 from backfill.run.plan import finish_plan, make_plan, request_of, tell_sealed
 from backfill.run.shards import spread
+from backfill.run.targets import TargetVerbs
 from backfill.run.undo import AsyncUndo, confirm_undo, preview_undo, undo_scope
 from backfill.run.worker import Worker, own_name
 
 DEFAULT_CONCURRENCY = 4  # over a quarter of a small project's pool, so more only on request
 
 
-class AsyncBackfill:
+class AsyncBackfill(TargetVerbs):
     """A project's backfills. Close it, or use it as an async context manager."""
 
     def __init__(

@@ -163,7 +163,7 @@ def test_every_fault_of_a_file_can_be_told() -> None:
         "source needs date",
     ]
     assert "component a needs table" in told
-    assert told[-1] == "the declaration has no x; the nearest is views"
+    assert told[-1] == "the declaration has no x"
 
 
 def test_names_are_taken_as_sql_takes_them() -> None:

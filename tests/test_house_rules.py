@@ -38,7 +38,16 @@ CALLED_BY_USERS = (
 )
 CALLED_BY_THE_SERVICE = (
     *CALLED_BY_USERS,
+    "base_type(oid,integer)",
+    "catalog_columns(oid)",
+    "catalog_functions()",
+    "catalog_keys(oid)",
+    "catalog_references(oid)",
+    "catalog_relations()",
     "claim(uuid,uuid,text)",
+    "declaration_faults(jsonb)",
+    "installed_targets()",
+    "is_of_an_extension(regclass,oid)",
     "bulk_begin(uuid,integer)",
     "bulk_keep(uuid,uuid,jsonb,text[],text)",
     "beside_session(uuid,text)",

@@ -18,6 +18,7 @@ from backfill.results.coverage import DayCoverage, Missing, all_missing_name
 from backfill.results.plan import Approval, Freshness, Plan
 from backfill.results.run import ITEM_STATES, FailedSession, Json, RunSummary, Status
 from backfill.results.sessions import PlannedSession, PlannedSessions
+from backfill.results.target import InstalledTarget
 from backfill.results.undo import UndoEffect
 from backfill.results.verification import Bucket, Verification
 
@@ -198,3 +199,9 @@ def _day_of(row: Mapping[str, Json], components: Sequence[str]) -> DayCoverage:
     all_missing = row.get(all_missing_name(len(components)), sum(missing.values()))
     not_wanted = {n: row[f"not_wanted_{n}"] for n in components if f"not_wanted_{n}" in row}
     return read(DayCoverage, row, missing=missing, missing_all=all_missing, not_wanted=not_wanted)
+
+
+
+def installed_of(row: Mapping[str, Json], coverage: float | None) -> InstalledTarget:
+    """A row of backfill_installed."""
+    return read(InstalledTarget, row, coverage=coverage)

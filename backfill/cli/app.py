@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 import backfill
-from backfill.cli import exit_codes, local, terminal
+from backfill.cli import exit_codes, local, target, terminal
 from backfill.cli import plan as planning
 from backfill.cli.options import AsJson, Because, Reason, Run, Since, Until, connected, end
 from backfill.cli.progress import ApplyProgress, StepProgress
@@ -312,6 +312,7 @@ def logs(run: Run, logs_dir: LogsDir = DEFAULT_LOGS, as_json: AsJson = False) ->
 
 
 local.add_to(app)
+target.add_to(app)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from backfill.errors import BackfillError, CannotConnect, Refused, UsageError
 from backfill.results.check import Check
 from backfill.results.coverage import Missing
 from backfill.results.run import Outcome
+from backfill.results.target import TargetCheck
 from backfill.results.undo import UndoEffect
 from backfill.results.verification import Verification
 from backfill.run.check import ready
@@ -49,6 +50,11 @@ def of_check(checks: Sequence[Check]) -> ExitCode:
     if any(check.name == "migrations" and check.status == "fail" for check in checks):
         return ExitCode.UNREACHABLE
     return ExitCode.DONE if ready(checks) else ExitCode.DIFFERENCE
+
+
+def of_target_check(found: TargetCheck) -> ExitCode:
+    """DONE if the file can be installed."""
+    return ExitCode.DONE if found.passes else ExitCode.DIFFERENCE
 
 
 def of_missing(found: Missing, min_coverage: float | None) -> ExitCode:

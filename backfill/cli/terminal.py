@@ -71,13 +71,14 @@ def print_next(step: str) -> None:
     out.print(f"  Next: {step}", markup=False)
 
 
-def _table(*headers: str, rows: Iterable[Sequence[object]]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+def table(*headers: str, rows: Iterable[Sequence[object]]) -> Table:
+    """Rows below their headers, None as nothing."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
     for header in headers:
-        table.add_column(header, no_wrap=header.startswith(NEVER_CUT))
+        made.add_column(header, no_wrap=header.startswith(NEVER_CUT))
     for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
-    return table
+        made.add_row(*("" if cell is None else str(cell) for cell in row))
+    return made
 
 
 def print_checks(checks: Sequence[Check]) -> None:
@@ -92,7 +93,7 @@ def print_checks(checks: Sequence[Check]) -> None:
 def print_missing(missing: Missing) -> None:
     """What is missing per day, and in all."""
     out.print(
-        _table(
+        table(
             "day", "completed", "complete", *(f"no {name}" for name in missing.components),
             "neither" if len(missing.components) == 2 else "none", "unscorable", "coverage",
             rows=(
@@ -128,7 +129,7 @@ def print_runs(runs: Sequence[RunSummary]) -> None:
         _print_runs_narrow(runs)
     else:
         out.print(
-            _table(
+            table(
                 "run", "state", "environment", "created", "sessions", "done", "failed",
                 "approved by",
                 rows=(
@@ -184,7 +185,7 @@ def print_failures(failures: Sequence[FailedSession], called: Called) -> None:
     """The failed sessions with their causes."""
     if failures:
         out.print(
-            _table(
+            table(
                 f"failed {called.one}", "step", "code", "cause",
                 rows=(
                     (f.session_id, f.failed_step, f.error_code, f.error_message)

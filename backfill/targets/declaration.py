@@ -203,15 +203,19 @@ def declared(given: str) -> Declaration:
     """The target of a file, or one of SHIPPED. Raises BadRequest with the line to correct."""
     if given in SHIPPED:
         return parse((files("backfill.targets") / SHIPPED[given]).read_text(encoding="utf-8"))
+    return parse(text_of(given))
+
+
+def text_of(given: str) -> str:
+    """The text of a file. Raises BadRequest if it cannot be read."""
     try:
-        text = Path(given).read_text(encoding="utf-8")
+        return Path(given).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise BadRequest(
             f"{given} cannot be read: {why}",
             f"backfill install --target FILE.toml, or one of {', '.join(SHIPPED)}",
         ) from error
-    return parse(text)
 
 
 def over_edge_functions(
@@ -246,7 +250,7 @@ def parse(text: str) -> Declaration:
 
 def read(file: Mapping[str, Json]) -> Declaration:
     """The same from the tables of the file."""
-    given = _with_names(file)
+    given = with_names(file)
     try:
         made = FILE.validate_python(given)
     except ValidationError as error:
@@ -256,7 +260,7 @@ def read(file: Mapping[str, Json]) -> Declaration:
     return made
 
 
-def _with_names(given: Mapping[str, Json]) -> dict[str, Json]:
+def with_names(given: Mapping[str, Json]) -> dict[str, Json]:
     """The file, completed with the names that are made from others if it does not give them."""
     target = _known(given, "target")
     views = {

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Place = tuple[str | int, ...]
 EDGE_FUNCTION = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
 CORRECT = "correct the declaration"
+NEAR = 0.5  # the least share of two names that is the same: a name further away was not meant
 # Tables that a message names by themselves. Others are named by their key in the table around them.
 SINGLE = ("source", "views", "where", "parameters")
 # Sentences for shapes that pydantic refuses. For a value, its check gives the sentence.
@@ -30,8 +31,8 @@ SHAPES = {
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence that names what may have been meant."""
-    found = difflib.get_close_matches(name, list(known), 1, 0.0)
+    """The end of a sentence that names what may have been meant. "" if nothing is near."""
+    found = difflib.get_close_matches(name, list(known), 1, NEAR)
     return f"; the nearest is {found[0]}" if found else ""
 
 
@@ -126,20 +127,31 @@ def contradictions(made: Declaration, taken: Collection[str]) -> Iterator[BadReq
             )
     known = [*made.parameters, *versions]
     for place, component in enumerate(made.components):
-        yield from _of_component(component, known, names[:place])
+        yield from _of_component(component, known, names[:place], made.source.key)
 
 
 def _of_component(
-    component: Component, known: Sequence[str], earlier: Sequence[str]
+    component: Component, known: Sequence[str], earlier: Sequence[str], source_key: str
 ) -> Iterator[BadRequest]:
     called = f"component {component.name}"
     yield from _of_transport(component, called)
-    for parameter in (*component.matches.values(), *component.arguments.values()):
-        if parameter not in known and parameter != "session_id":
-            yield BadRequest(
-                f"{called}: there is no parameter {parameter}" + nearest(parameter, known),
-                "name it under [parameters]",
-            )
+    # What people call the version and the session's key, if they do not know our names.
+    ours = {
+        **dict.fromkeys(("version", component.version_column), component.version_parameter),
+        **dict.fromkeys(("id", "session", "key", component.session, source_key), "session_id"),
+    }
+    for table, given in (("matches", component.matches), ("arguments", component.arguments)):
+        for name, parameter in given.items():
+            if parameter not in known and parameter != "session_id":
+                meant = (
+                    f"; it is called {ours[parameter]} here"
+                    if parameter in ours
+                    else nearest(parameter, known)
+                )
+                yield BadRequest(
+                    f"{called}: {table}.{name}: there is no parameter {parameter}{meant}",
+                    "name it under [parameters]",
+                )
     if "session_id" not in component.arguments.values():
         yield BadRequest(
             f"{called}: no argument takes the session_id", 'arguments = { … = "session_id" }'

@@ -15,7 +15,8 @@ create table backfill_private.sources (
   index_name text,
   defaults jsonb not null default '{}',
   -- How people call its rows: one of them, and several
-  called text[] not null default '{session,sessions}' check (array_length(called, 1) = 2)
+  called text[] not null default '{session,sessions}' check (array_length(called, 1) = 2),
+  installed_at timestamptz not null default backfill_private.clock()
 );
 
 create table public.backfill_targets (

@@ -75,6 +75,53 @@ comment on function public.backfill_coverage(text, text) is
   'What is missing of a target, by UTC day: the target, the first day. Sessions without a date count in any range. '
   'For the client.';
 
+-- The relations and functions that a declaration may name, from the catalogs alone.
+--
+-- returns  {relations, functions}, see backfill_private.catalog_relations and catalog_functions
+create function public.backfill_catalog()
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+set quote_all_identifiers = off
+as $$
+  select jsonb_build_object(
+    'relations', (select coalesce(jsonb_agg(r), '[]') from backfill_private.catalog_relations() as r),
+    'functions', (select coalesce(jsonb_agg(f), '[]') from backfill_private.catalog_functions() as f))
+$$;
+
+comment on function public.backfill_catalog() is
+  'The tables, views, keys and functions that a declaration may name. Reads only the catalogs. For the client.';
+
+-- Hold a declaration against this project before any migration of it exists. Nothing of it is kept.
+--
+-- returns  [{place: [step], message, next}], empty if it can be declared
+create function public.backfill_check_target(p_declaration jsonb)
+returns jsonb
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.declaration_faults(p_declaration)
+$$;
+
+comment on function public.backfill_check_target(jsonb) is
+  'Every fault of a declaration, before any migration of it exists. Nothing of it is kept. For the client.';
+
+-- Which targets are installed.
+--
+-- returns  [{target, components, installed_at}]
+create function public.backfill_installed()
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.installed_targets()
+$$;
+
+comment on function public.backfill_installed() is
+  'The installed targets: name, components, since when. For the client.';
+
 -- The doors of planning.
 create function public.backfill_open(
   p_request jsonb, p_project_host text default null, p_run_id uuid default null

@@ -414,7 +414,8 @@ create table backfill_private.sources (
   index_name text,
   defaults jsonb not null default '{}',
   -- How people call its rows: one of them, and several
-  called text[] not null default '{session,sessions}' check (array_length(called, 1) = 2)
+  called text[] not null default '{session,sessions}' check (array_length(called, 1) = 2),
+  installed_at timestamptz not null default backfill_private.clock()
 );
 
 create table public.backfill_targets (
@@ -12311,6 +12312,191 @@ as $$
   ) as e
 $$;
 
+-- from sql/90_project/catalog.sql
+-- The catalog, as a declaration is drafted from it: relations, keys, functions. Only catalogs are read, never a row.
+
+-- The columns of a relation: [{name, type, base_type, not_null, default, labels: of an enum}].
+create function backfill_private.catalog_columns(p_relation oid)
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(jsonb_agg(jsonb_build_object(
+    'name', a.attname,
+    'type', format_type(a.atttypid, a.atttypmod),
+    'base_type', case t.typtype
+      when 'd' then backfill_private.base_type(a.atttypid, -1)
+      else format_type(a.atttypid, -1)
+    end,
+    'not_null', a.attnotnull,
+    'default', pg_get_expr(d.adbin, d.adrelid),
+    'labels', (select jsonb_agg(e.enumlabel order by e.enumsortorder) from pg_enum as e where e.enumtypid = t.oid)
+  ) order by a.attnum), '[]')
+  from pg_attribute as a
+  join pg_type as t on t.oid = a.atttypid
+  left join pg_attrdef as d
+    on d.adrelid = a.attrelid
+    and d.adnum = a.attnum
+  where a.attrelid = p_relation
+    and a.attnum > 0
+    and not a.attisdropped
+$$;
+
+-- What names one row of a relation, always: [{columns, is_primary}], the primary key first.
+create function backfill_private.catalog_keys(p_relation oid)
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(jsonb_agg(jsonb_build_object('columns', k.columns, 'is_primary', x.indisprimary)
+    order by x.indisprimary desc, cardinality(k.columns), k.columns), '[]')
+  from pg_index as x
+  cross join lateral (
+    select array_agg(a.attname::text order by i.place) as columns
+    from unnest(x.indkey::smallint[]) with ordinality as i (attnum, place)
+    join pg_attribute as a
+      on a.attrelid = x.indrelid
+      and a.attnum = i.attnum
+    where i.place <= x.indnkeyatts
+  ) as k
+  where x.indrelid = p_relation
+    and x.indisunique
+    and x.indisvalid
+    and x.indimmediate
+    and x.indexprs is null
+    and x.indpred is null
+$$;
+
+-- The foreign keys of a relation: [{columns, schema, table, to_columns}].
+create function backfill_private.catalog_references(p_relation oid)
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(jsonb_agg(jsonb_build_object(
+    'columns', (
+      select jsonb_agg(a.attname order by i.place)
+      from unnest(f.conkey) with ordinality as i (attnum, place)
+      join pg_attribute as a
+        on a.attrelid = f.conrelid
+        and a.attnum = i.attnum
+    ),
+    'schema', other_schema.nspname,
+    'table', other.relname,
+    'to_columns', (
+      select jsonb_agg(a.attname order by i.place)
+      from unnest(f.confkey) with ordinality as i (attnum, place)
+      join pg_attribute as a
+        on a.attrelid = f.confrelid
+        and a.attnum = i.attnum
+    )
+  ) order by f.conname), '[]')
+  from pg_constraint as f
+  join pg_class as other on other.oid = f.confrelid
+  join pg_namespace as other_schema on other_schema.oid = other.relnamespace
+  where f.conrelid = p_relation
+    and f.contype = 'f'
+$$;
+
+-- The relations that a declaration may name, each with its columns, keys, foreign keys and checks.
+--
+-- returns  {schema, name, kind, columns, keys, foreign_keys, checks: [text]}
+create function backfill_private.catalog_relations()
+returns setof jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_build_object(
+    'schema', n.nspname,
+    'name', c.relname,
+    'kind', case c.relkind when 'v' then 'view' when 'm' then 'materialized view' else 'table' end,
+    'columns', backfill_private.catalog_columns(c.oid),
+    'keys', backfill_private.catalog_keys(c.oid),
+    'foreign_keys', backfill_private.catalog_references(c.oid),
+    'checks', (
+      select coalesce(jsonb_agg(pg_get_constraintdef(f.oid) order by f.conname), '[]')
+      from pg_constraint as f
+      where f.conrelid = c.oid
+        and f.contype = 'c'
+    )
+  )
+  from pg_class as c
+  join pg_namespace as n on n.oid = c.relnamespace
+  where c.relkind in ('r', 'p', 'v', 'm')
+    and not c.relispartition
+    and n.nspname !~ '^pg_'
+    and n.nspname not in ('information_schema', 'backfill_private')
+    and not (n.nspname = 'public' and starts_with(c.relname, 'backfill_'))
+    and not backfill_private.is_of_an_extension('pg_class', c.oid)
+  order by n.nspname, c.relname
+$$;
+
+-- Does an extension own this object?
+create function backfill_private.is_of_an_extension(p_catalog regclass, p_object oid)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select from pg_depend as d
+    where d.classid = p_catalog
+      and d.objid = p_object
+      and d.deptype = 'e'
+  )
+$$;
+
+-- The functions in SQL and PL/pgSQL, each with what a call of it has to say.
+--
+-- returns  {schema, name, signature, arguments: [{name, type, default: null if required}], is_trigger, language, body}
+create function backfill_private.catalog_functions()
+returns setof jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_build_object(
+    'schema', n.nspname,
+    'name', p.proname,
+    'signature', format('%I.%I(%s)', n.nspname, p.proname, (
+      select string_agg(format_type(i.type, null), ',' order by i.place)
+      from unnest(p.proargtypes::oid[]) with ordinality as i (type, place)
+    )),
+    'arguments', (
+      select coalesce(jsonb_agg(jsonb_build_object(
+        'name', a.name,
+        'type', format_type(a.type, null),
+        'default', case when a.nth > p.pronargs - p.pronargdefaults
+          then pg_get_function_arg_default(p.oid, a.place::integer)
+        end
+      ) order by a.place), '[]')
+      from (
+        select i.name, i.type, i.place, row_number() over (order by i.place) as nth
+        from unnest(p.proargnames, coalesce(p.proallargtypes, p.proargtypes::oid[]), p.proargmodes)
+          with ordinality as i (name, type, mode, place)
+        where coalesce(i.mode, 'i') in ('i', 'b', 'v')
+      ) as a
+    ),
+    'is_trigger', p.prorettype in ('trigger'::regtype, 'event_trigger'::regtype),
+    'language', l.lanname,
+    'body', coalesce(pg_get_function_sqlbody(p.oid), p.prosrc)
+  )
+  from pg_proc as p
+  join pg_namespace as n on n.oid = p.pronamespace
+  join pg_language as l on l.oid = p.prolang
+  where p.prokind = 'f'
+    and l.lanname in ('sql', 'plpgsql')
+    and n.nspname !~ '^pg_'
+    and n.nspname not in ('information_schema', 'backfill_private')
+    and not (n.nspname = 'public' and starts_with(p.proname, 'backfill_'))
+    and not backfill_private.is_of_an_extension('pg_proc', p.oid)
+  order by n.nspname, p.proname, p.oid
+$$;
+
 -- from sql/90_project/check.sql
 -- Check: is this project ready? One line per check: what was checked, how it stands, what to do about it.
 --
@@ -12845,213 +13031,11 @@ $$;
 
 -- from sql/90_project/declare.sql
 -- Declare a target. The declaration is compared with the catalog before it is kept. The migration of a target calls
--- this first. A name that the database does not have is refused, and the message has the nearest name that exists.
--- The message has the next step too: the Supabase CLI shows no hint of an error in a migration.
+-- this first. A file may be checked the same way before any migration of it exists. A refusal's message has the next step
+-- too: the Supabase CLI shows no hint of an error in a migration.
 
--- A table that a declaration names.
---
--- p_part   {schema, table}
--- returns  its name, quoted for SQL
--- raises   OB013 there is no such table or view
-create function backfill_private.declared_table(p_part jsonb)
-returns text
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-set quote_all_identifiers = off
-as $$
-declare
-  v_name text := format('%I.%I', p_part ->> 'schema', p_part ->> 'table');
-begin
-  if not exists (
-    select from pg_class as c
-    where c.oid = to_regclass(v_name)
-      and c.relkind in ('r', 'p', 'v', 'm', 'f')
-  ) then
-    perform backfill_private.refuse_name(format('there is no table %s', v_name), v_name, array(
-      select format('%I.%I', n.nspname, c.relname)
-      from pg_class as c
-      join pg_namespace as n on n.oid = c.relnamespace
-      where c.relkind in ('r', 'p')
-        and n.nspname !~ '^pg_'
-        and n.nspname not in ('information_schema', 'backfill_private')
-        and not (n.nspname = 'public' and starts_with(c.relname, 'backfill_'))));
-  end if;
-  return v_name;
-end
-$$;
-
--- Refuse a table in which no key can hold.
---
--- raises  OB013
-create function backfill_private.check_table(p_table text)
-returns void
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_fault text := backfill_private.table_fault(p_table);
-begin
-  if v_fault is not null then
-    perform backfill_private.refuse('OB013',
-      format('%s cannot be declared: %s', p_table, v_fault),
-      'correct the declaration, then: backfill install --target FILE');
-  end if;
-end
-$$;
-
--- Refuse columns that a table does not have.
---
--- raises  OB013 the first of them
-create function backfill_private.check_columns(p_table text, p_columns text[])
-returns void
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_gone text := (
-    select c
-    from unnest(p_columns) with ordinality as named (c, place)
-    where backfill_private.column_type(p_table, c) is null
-    order by place
-    limit 1);
-begin
-  if v_gone is not null then
-    perform backfill_private.refuse_name(format('%s has no column %s', p_table, quote_ident(v_gone)), v_gone, array(
-      select a.attname::text
-      from pg_attribute as a
-      where a.attrelid = p_table::regclass
-        and a.attnum > 0
-        and not a.attisdropped));
-  end if;
-end
-$$;
-
--- Refuse a scoring function or a helper that does not exist, or that lacks one of the arguments.
---
--- p_arguments  names of arguments. Null: do not check them
--- raises       OB013
-create function backfill_private.check_function(p_signature text, p_arguments text[])
-returns void
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_function regprocedure;
-  v_bare text := regexp_replace(split_part(p_signature, '(', 1), '^.*\.', '');
-  v_names text[];
-  v_gone text;
-begin
-  begin
-    v_function := to_regprocedure(p_signature);
-  exception when syntax_error or invalid_text_representation or undefined_object then
-    null;  -- a text that is not a signature names no function
-  end;
-  if v_function is null then
-    v_names := array(
-      select p.oid::regprocedure::text
-      from pg_proc as p
-      join pg_namespace as n on n.oid = p.pronamespace
-      where n.nspname !~ '^pg_'
-        and n.nspname not in ('information_schema', 'backfill_private')
-        and not starts_with(p.proname, 'backfill_')
-        and p.prokind = 'f');
-    perform backfill_private.refuse_name(format('there is no function %s', p_signature), p_signature, v_names,
-      case when p_arguments is not null and not v_bare = any (
-        select regexp_replace(split_part(known, '(', 1), '^.*\.', '') from unnest(v_names) as known
-      ) then 'Is it an Edge Function? transport = "edge"' end);
-  end if;
-  select p.proargnames into v_names from pg_proc as p where p.oid = v_function;
-  v_gone := (select a from unnest(p_arguments) as a where a <> all (coalesce(v_names, '{}')) limit 1);
-  if v_gone is not null then
-    perform backfill_private.refuse_name(
-      format('%s has no argument %s', v_function, quote_ident(v_gone)), v_gone, v_names);
-  elsif p_arguments is not null and not exists (
-    select from pg_proc as p
-    where p.oid = v_function
-      and p.pronamespace = 'public'::regnamespace
-  ) then
-    perform backfill_private.refuse('OB013',
-      format('%s is not in the schema public, where the API calls functions', v_function),
-      'a function in public that calls it');
-  end if;
-end
-$$;
-
--- Refuse a source that names what does not exist.
-create function backfill_private.check_source(p_source jsonb)
-returns void
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_table text := backfill_private.declared_table(p_source);
-  v_need jsonb;
-begin
-  perform backfill_private.check_table(v_table);
-  perform backfill_private.check_columns(v_table, array[p_source ->> 'key', p_source ->> 'date']
-    || array(select f ->> 'column' from jsonb_array_elements(p_source -> 'filters') as f));
-  for v_need in select n from jsonb_array_elements(p_source -> 'needs') as n loop
-    perform backfill_private.check_columns(backfill_private.declared_table(v_need), array[v_need ->> 'column']);
-  end loop;
-end
-$$;
-
--- Refuse a component that names what does not exist, or that could have several rows per session.
-create function backfill_private.check_component(p_target text, p_component jsonb)
-returns void
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_table text := backfill_private.declared_table(p_component);
-  v_told text[] := array[p_component ->> 'session', p_component ->> 'version_column']
-    || array(select jsonb_object_keys(p_component -> 'matches'));
-  v_key text[] := array(select jsonb_array_elements_text(p_component -> 'key'));
-  v_other record;
-begin
-  perform backfill_private.check_table(v_table);
-  perform backfill_private.check_columns(v_table,
-    v_told || v_key || array(select jsonb_object_keys(p_component -> 'score_ranges')));
-  if not v_key <@ v_told then
-    perform backfill_private.refuse('OB013',
-      format('the key of %s has columns that are neither session, version nor matched: %s',
-        v_table, (select string_agg(k, ', ') from unnest(v_key) as k where k <> all (v_told))),
-      'a component has one row per session: match the column to a parameter, or leave it out of the key');
-  end if;
-  if p_component ->> 'transport' = 'rpc' then
-    perform backfill_private.check_function(p_component ->> 'function',
-      array(select jsonb_object_keys(p_component -> 'arguments')));
-  end if;
-  perform backfill_private.check_function(h, null) from jsonb_array_elements_text(p_component -> 'helpers') as h;
-  select t.target, t.component into v_other
-  from public.backfill_targets as t
-  where to_regclass(t.table_name) = v_table::regclass
-    and t.target <> p_target
-  limit 1;
-  if found then
-    perform backfill_private.refuse('OB013',
-      format('%s holds the rows of %s of target %s already', v_table, v_other.component, v_other.target),
-      'one component per table');
-  end if;
-end
-$$;
-
--- Keep a declaration: its rows, our triggers on its tables, and the view with its conditions. A new declaration of a
--- target replaces the old one and drops its views. The migration then makes the others again.
---
--- p_declaration  {target, defaults, views, source: {schema, table, key, date, filters, needs, index, called},
---                components: [{component, schema, table, session, key, version_column, version, version_parameter,
---                any_version_counts, matches, transport, function, function_version, receipts, arguments, helpers,
---                needs_first, score_ranges}]}, components in the order of scoring
--- raises         OB013 it names what the database does not have, its tables do not meet what has to be true of them, or
---                it drops a component that a run has planned
-create function backfill_private.keep_target(p_declaration jsonb)
+-- Keep the rows of a declaration. A new declaration of a target replaces the old one.
+create function backfill_private.keep_declaration(p_declaration jsonb)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -13059,22 +13043,7 @@ as $$
 declare
   v_target text := p_declaration ->> 'target';
   v_source jsonb := p_declaration -> 'source';
-  v_dropped text;
 begin
-  perform backfill_private.check_source(v_source);
-  perform backfill_private.check_component(v_target, c) from jsonb_array_elements(p_declaration -> 'components') as c;
-  select t.component into v_dropped
-  from public.backfill_targets as t
-  where t.target = v_target
-    and t.component <> all (
-      array(select c ->> 'component' from jsonb_array_elements(p_declaration -> 'components') as c))
-    and exists (select from public.backfill_items as i where i.source = v_target and t.component = any (i.components));
-  if found then
-    perform backfill_private.refuse('OB013',
-      format('runs of target %s have planned %s, which this declaration drops', v_target, v_dropped),
-      'keep it, or declare a target of another name');
-  end if;
-  perform backfill_private.withdraw(v_target);
   insert into backfill_private.sources (
     target, source_table, key_column, date_column, filters, needs, views, index_name, defaults, called)
   values (
@@ -13110,6 +13079,30 @@ begin
     array(select jsonb_array_elements_text(c.d -> 'needs_first')),
     c.d -> 'score_ranges', c.d ->> 'transport', c.d ->> 'function_version', c.d ->> 'receipts'
   from jsonb_array_elements(p_declaration -> 'components') with ordinality as c (d, place);
+end
+$$;
+
+-- Keep a declaration: its rows, our triggers on its tables, and the view with its conditions. A new declaration of a
+-- target replaces the old one and drops its views. The migration then makes the others again.
+--
+-- p_declaration  {target, defaults, views, source: {schema, table, key, date, filters, needs, index, called},
+--                components: [{component, schema, table, session, key, version_column, version, version_parameter,
+--                any_version_counts, matches, transport, function, function_version, receipts, arguments, helpers,
+--                needs_first, score_ranges}]}, components in the order of scoring
+-- raises         OB013 it names what the database does not have, its tables do not meet what has to be true of them, or
+--                it drops a component that a run has planned
+create function backfill_private.keep_target(p_declaration jsonb)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_target text := p_declaration ->> 'target';
+begin
+  perform backfill_private.refuse_names(p_declaration);
+  perform backfill_private.withdraw(v_target);
+  perform backfill_private.keep_declaration(p_declaration);
+  update backfill_private.sources set installed_at = backfill_private.clock() where target = v_target;
   perform backfill_private.refuse_faults(v_target, null);
   perform backfill_private.guard(v_target);
   execute backfill_private.standing_sql(v_target);
@@ -13162,6 +13155,88 @@ exception when others then
 end
 $$;
 
+-- Every fault of a declaration, with nothing kept of it: the names, then what has to be true of its tables. For the
+-- second the rows are kept, looked at and taken back.
+--
+-- returns  [{place: [step], message, next}]. A place is the way to a value, see backfill_private.declared_parts
+-- raises   OB010 the caller may not read
+create function backfill_private.declaration_faults(p_declaration jsonb)
+returns jsonb
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set quote_all_identifiers = off
+set lock_timeout = '3s'
+as $$
+declare
+  v_names jsonb;
+  v_others jsonb;
+begin
+  perform backfill_private.authorize('read');
+  v_names := (
+    select coalesce(
+      jsonb_agg(jsonb_build_object('place', f.place, 'message', f.fault, 'next', f.cure) order by f.part, f.rank), '[]')
+    from backfill_private.name_faults(p_declaration) as f);
+  begin
+    perform backfill_private.keep_declaration(p_declaration);
+    v_others := (
+      select coalesce(jsonb_agg(jsonb_build_object('place', f.place, 'message', f.fault, 'next', f.cure)), '[]')
+      from backfill_private.standing_faults(p_declaration, v_names) as f);
+    raise exception 'everything is taken back';
+  exception when others then
+    if v_others is null then
+      v_others := jsonb_build_array(jsonb_build_object('place', array[]::text[], 'message', sqlerrm, 'next', ''));
+    end if;
+  end;
+  return v_names || v_others;
+end
+$$;
+
+-- What of a kept declaration's preconditions does not hold, each at its place in the declaration. What a wrong name
+-- brings with it is left out: p_names has the faults of names.
+create function backfill_private.standing_faults(p_declaration jsonb, p_names jsonb)
+returns table (place text[], fault text, cure text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select o.place, o.fault, o.cure
+  from (
+    select
+      case
+        when p.kind = 'date' then array['source', 'date']
+        when p.kind = 'column' and p.place > 1000
+        then array['needs', (p.place - 1001)::text, 'column']
+        when p.kind = 'column'
+        then array['source', 'where', p_declaration #>> array['source', 'filters', (p.place - 1)::text, 'column']]
+        when p.place = 0 then array['source', 'key']
+        else array['component', (p.place - 1)::text]
+          || case p.kind
+            when 'value' then case
+              when starts_with(p.fault, quote_ident(p_declaration
+                #>> array['components', (p.place - 1)::text, 'version_column']) || ' of ') then 'version'
+              else 'matches'
+            end
+            else p.kind
+          end
+      end as place,
+      p.fault,
+      p.cure
+    from backfill_private.preconditions(p_declaration ->> 'target') as p
+    where p.fault is not null
+  ) as o
+  where not exists (
+    select from jsonb_array_elements(p_names) as n
+    cross join lateral (
+      select array(select jsonb_array_elements_text(n -> 'place')) as place
+    ) as named
+    where named.place = o.place
+      or starts_with(n ->> 'message', o.fault)
+      or named.place[cardinality(named.place)] = 'table'
+      and named.place[:cardinality(named.place) - 1] = o.place[:cardinality(named.place) - 1]
+  )
+$$;
+
 -- from sql/90_project/history.sql
 -- History: which migrations this database has applied, as the Supabase CLI records them.
 
@@ -13199,8 +13274,103 @@ begin
 end
 $$;
 
+-- from sql/90_project/installed.sql
+-- Installed targets: which there are, and how one is taken away. The migrations of `target remove` call the latter.
+
+-- The installed targets, by name.
+--
+-- returns  [{target, components, installed_at}]
+-- raises   OB010 the caller may not read
+create function backfill_private.installed_targets()
+returns jsonb
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform backfill_private.authorize('read');
+  return (
+    select coalesce(jsonb_agg(jsonb_build_object(
+      'target', s.target,
+      'components', (
+        select jsonb_agg(t.component order by t.position)
+        from public.backfill_targets as t
+        where t.target = s.target
+      ),
+      'installed_at', s.installed_at
+    ) order by s.target), '[]')
+    from backfill_private.sources as s);
+end
+$$;
+
+-- Refuse to take away a target while a run of it is not over.
+--
+-- raises  OB002
+create function backfill_private.refuse_while_running(p_target text)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_run record;
+begin
+  select r.run_id, r.state into v_run
+  from public.backfill_runs as r
+  where r.request ->> 'target' = p_target
+    and r.state in ('planning', 'awaiting_approval', 'approved', 'running', 'paused')
+  order by r.created_at
+  limit 1;
+  if found then
+    perform backfill_private.refuse('OB002',
+      format('run %s of target %s is %s, so the target stays. Cancel the run first: backfill cancel %s --reason "…"',
+        v_run.run_id, p_target, v_run.state, left(v_run.run_id::text, 8)),
+      format('backfill cancel %s', left(v_run.run_id::text, 8)));
+  end if;
+end
+$$;
+
+-- Drop the index that helps to detect what a target lacks.
+--
+-- raises  OB002 a run of the target is not over
+create function backfill_private.remove_index(p_target text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '3s'
+as $$
+declare
+  v_index text := (select i.standing from backfill_private.detection_index(p_target) as i);
+begin
+  perform backfill_private.refuse_while_running(p_target);
+  if v_index is not null then
+    execute format('drop index if exists %s', v_index);
+  end if;
+end
+$$;
+
+-- Take a target away: its triggers, its views, its rows. Runs, receipts and audit stay. A name that is not installed is
+-- no error, since a migration may be applied to a new database.
+--
+-- raises  OB002 a run of the target is not over
+create function backfill_private.remove_target(p_target text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '3s'
+as $$
+begin
+  perform backfill_private.refuse_while_running(p_target);
+  perform backfill_private.withdraw(p_target);
+  delete from public.backfill_targets where target = p_target;
+  delete from backfill_private.sources where target = p_target;
+end
+$$;
+
 -- from sql/90_project/names.sql
--- Names that the database does not have: which of those that it has may be meant.
+-- Names: what a declaration names, and what of it the database does not have. To declare refuses the first such fault.
+-- To check a file tells all of them.
 
 -- How many letters have to be inserted, deleted or changed to get from one text to the other.
 create function backfill_private.distance(p_from text, p_to text)
@@ -13236,48 +13406,341 @@ as $$
     / greatest(length(left(p_from, 200)), length(left(p_to, 200)), 1)
 $$;
 
--- The nearest of the names that exist. Functions are compared by name, then by arguments.
---
--- returns  null if none is so near that it may be meant: half of its letters are others, and neither holds the other
+-- The last part of a name or a signature, without arguments.
+create function backfill_private.last_part(p_name text)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select regexp_replace(split_part(p_name, '(', 1), '^.*\.', '')
+$$;
+
+-- The end of a sentence that names what may have been meant. Nothing if no name is near: of its last part less than half
+-- of the letters differ, or one begins with the other. Functions are compared by name, then by arguments.
 create function backfill_private.nearest(p_wanted text, p_known text[])
 returns text
 language sql
 immutable
 set search_path = pg_catalog, pg_temp
 as $$
-  select k.name
-  from (
-    select
-      known as name,
-      split_part(known, '(', 1) as path,
-      split_part(p_wanted, '(', 1) as wanted_path,
-      regexp_replace(split_part(known, '(', 1), '^.*\.', '') as bare,
-      regexp_replace(split_part(p_wanted, '(', 1), '^.*\.', '') as wanted
-    from unnest(p_known) as known
-  ) as k
-  where backfill_private.farness(k.wanted, k.bare) <= 0.5
-    or strpos(lower(k.bare), lower(k.wanted)) > 0
-    or strpos(lower(k.wanted), lower(k.bare)) > 0
-  order by
-    backfill_private.farness(k.wanted_path, k.path),
-    backfill_private.farness(p_wanted, k.name),
-    k.name
-  limit 1
+  select coalesce((
+    select '; the nearest is ' || k
+    from unnest(p_known) as k
+    cross join lateral (
+      select backfill_private.last_part(p_wanted) as wanted, backfill_private.last_part(k) as known
+    ) as part
+    where backfill_private.farness(part.wanted, part.known) <= 0.5
+      or starts_with(part.known, part.wanted)
+      or starts_with(part.wanted, part.known)
+    order by
+      backfill_private.farness(split_part(p_wanted, '(', 1), split_part(k, '(', 1)),
+      backfill_private.farness(p_wanted, k),
+      k
+    limit 1
+  ), '')
 $$;
 
--- Refuse a name that does not exist, and say which is nearest.
+-- A table that a declaration names, quoted for SQL.
 --
--- p_else  what else may be meant, as a sentence of its own
--- raises  OB013 always
-create function backfill_private.refuse_name(p_sentence text, p_wanted text, p_known text[], p_else text default null)
-returns void
+-- p_part  {schema, table}
+create function backfill_private.declared_table(p_part jsonb)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format('%I.%I', p_part ->> 'schema', p_part ->> 'table')
+$$;
+
+-- The tables that a declaration names.
+--
+-- part  the way to it: {source}, {needs,N} or {component,N}, from 0. Needs count in the order of the declaration
+create function backfill_private.declared_parts(p_declaration jsonb)
+returns table (part text[], place integer, name text, given jsonb)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select array['source'], 0, backfill_private.declared_table(p_declaration -> 'source'), p_declaration -> 'source'
+  union all
+  select array['needs', (n.place - 1)::text], n.place::integer, backfill_private.declared_table(n.need), n.need
+  from jsonb_array_elements(p_declaration -> 'source' -> 'needs') with ordinality as n (need, place)
+  union all
+  select array['component', (c.place - 1)::text], 1000 + c.place::integer, backfill_private.declared_table(c.d), c.d
+  from jsonb_array_elements(p_declaration -> 'components') with ordinality as c (d, place)
+$$;
+
+-- The columns that a part of a declaration names, each with the way to it.
+create function backfill_private.declared_columns(p_part text[], p_given jsonb)
+returns table (place text[], name text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select p_part || c.step, c.name
+  from (
+    select array[f.name] as step, p_given ->> f.name as name
+    from unnest(array['key', 'date', 'column', 'session', 'version_column']) as f (name)
+    where jsonb_typeof(p_given -> f.name) = 'string'
+    union all
+    select array['where', w #>> '{}'], w #>> '{}'
+    from jsonb_path_query(p_given -> 'filters', 'strict $.**.column') as w
+    union all
+    select array['key'], k
+    from jsonb_array_elements_text(case jsonb_typeof(p_given -> 'key') when 'array' then p_given -> 'key' end) as k
+    union all
+    select array[f.name, k], k
+    from unnest(array['matches', 'score_ranges']) as f (name)
+    cross join lateral jsonb_object_keys(p_given -> f.name) as k
+  ) as c
+$$;
+
+-- The function that a signature names. Null if there is none.
+create function backfill_private.function_named(p_signature text)
+returns regprocedure
 language plpgsql
+stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform backfill_private.refuse('OB013',
-    concat(p_sentence, '; the nearest is ' || backfill_private.nearest(p_wanted, p_known), '. ' || p_else),
-    'correct the declaration, then: backfill install --target FILE');
+  return to_regprocedure(p_signature);
+exception when syntax_error or invalid_text_representation or undefined_object then
+  return null;  -- a text that is not a signature names no function
+end
+$$;
+
+-- The arguments that a function takes, and which of them every call has to give.
+create function backfill_private.taken_arguments(p_function regprocedure)
+returns table (name text, is_required boolean)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select a.name, row_number() over (order by a.place) <= p.pronargs - p.pronargdefaults
+  from pg_proc as p
+  cross join lateral unnest(p.proargnames, p.proargmodes) with ordinality as a (name, mode, place)
+  where p.oid = p_function
+    and coalesce(a.mode, 'i') in ('i', 'b', 'v')
+$$;
+
+-- The sentence that there is no such function. If none has its name, a scoring function may be an Edge Function.
+create function backfill_private.no_function(p_signature text, p_scores boolean)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select concat(
+    format('there is no function %s', p_signature),
+    backfill_private.nearest(p_signature, k.names),
+    case
+      when p_scores and not backfill_private.last_part(p_signature) = any (
+        select backfill_private.last_part(name) from unnest(k.names) as name
+      ) then '. Is it an Edge Function? transport = "edge"'
+    end)
+  from (
+    select array(
+      select p.oid::regprocedure::text
+      from pg_proc as p
+      join pg_namespace as n on n.oid = p.pronamespace
+      where n.nspname !~ '^pg_'
+        and n.nspname not in ('information_schema', 'backfill_private')
+        and not starts_with(p.proname, 'backfill_')
+        and p.prokind = 'f') as names
+  ) as k
+$$;
+
+-- What is wrong with a component's scoring function and its helpers.
+create function backfill_private.call_faults(p_component jsonb)
+returns table (place text[], fault text, cure text)
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_signature text := p_component ->> 'function';
+  v_function regprocedure := backfill_private.function_named(v_signature);
+begin
+  return query
+  select array['helpers'], backfill_private.no_function(h, false), null
+  from jsonb_array_elements_text(p_component -> 'helpers') as h
+  where backfill_private.function_named(h) is null;
+  if p_component ->> 'transport' <> 'rpc' then
+    return;
+  elsif v_function is null then
+    return query select array['function'], backfill_private.no_function(v_signature, true), null;
+    return;
+  end if;
+  return query
+  select
+    array['arguments', a],
+    format('%s has no argument %s', v_function, quote_ident(a))
+      || backfill_private.nearest(a, array(select t.name from backfill_private.taken_arguments(v_function) as t)),
+    null
+  from jsonb_object_keys(p_component -> 'arguments') as a
+  where a not in (select t.name from backfill_private.taken_arguments(v_function) as t where t.name is not null);
+  return query
+  select array['arguments'], format('%s needs the argument %s', v_function, quote_ident(t.name)),
+    format('arguments = { …, %s = … }, or give it a default in the function', t.name)
+  from backfill_private.taken_arguments(v_function) as t
+  where t.is_required
+    and not (p_component -> 'arguments') ? t.name;
+  return query
+  select array['function'], format('%s is not in the schema public, where the API calls functions', v_function),
+    'a function in public that calls it'
+  from pg_proc as p
+  where p.oid = v_function
+    and p.pronamespace <> 'public'::regnamespace;
+end
+$$;
+
+-- The tables and columns that a declaration names and the database does not have, or that cannot hold its rows.
+--
+-- rank  the order of the faults of one part
+create function backfill_private.table_faults(p_declaration jsonb)
+returns table (part integer, rank integer, place text[], fault text, cure text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with parts as (
+    select p.*, c.oid is not null as is_there
+    from backfill_private.declared_parts(p_declaration) as p
+    left join pg_class as c
+      on c.oid = to_regclass(p.name)
+      and c.relkind in ('r', 'p', 'v', 'm', 'f')
+  )
+  select
+    p.place,
+    1,
+    p.part || 'table'::text,
+    format('there is no table %s', p.name) || backfill_private.nearest(p.name, array(
+      select format('%I.%I', n.nspname, c.relname)
+      from pg_class as c
+      join pg_namespace as n on n.oid = c.relnamespace
+      where c.relkind in ('r', 'p', 'v', 'm')
+        and n.nspname !~ '^pg_'
+        and n.nspname not in ('information_schema', 'backfill_private')
+        and not (n.nspname = 'public' and starts_with(c.relname, 'backfill_')))),
+    null
+  from parts as p
+  where not p.is_there
+  union all
+  select p.place, 2, p.part || 'table'::text, format('%s cannot be declared: %s', p.name, t.fault), null
+  from parts as p
+  cross join lateral backfill_private.table_fault(p.name) as t (fault)
+  where p.is_there
+    and p.part[1] <> 'needs'
+    and t.fault is not null
+  union all
+  select
+    p.place,
+    3,
+    c.place,
+    format('%s has no column %s', p.name, quote_ident(c.name)) || backfill_private.nearest(c.name, array(
+      select a.attname::text
+      from pg_attribute as a
+      where a.attrelid = to_regclass(p.name)
+        and a.attnum > 0
+        and not a.attisdropped)),
+    null
+  from parts as p
+  cross join lateral backfill_private.declared_columns(p.part, p.given) as c
+  where p.is_there
+    and backfill_private.column_type(p.name, c.name) is null
+$$;
+
+-- What of a component contradicts its key, other targets, or runs that were planned.
+create function backfill_private.component_faults(p_declaration jsonb)
+returns table (part integer, rank integer, place text[], fault text, cure text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    p.place,
+    4,
+    p.part || 'key'::text,
+    format('the key of %s has columns that are neither session, version nor matched: %s',
+      p.name, string_agg(k, ', ')),
+    'a component has one row per session: match the column to a parameter, or leave it out of the key'
+  from backfill_private.declared_parts(p_declaration) as p
+  cross join lateral jsonb_array_elements_text(p.given -> 'key') as k
+  where p.part[1] = 'component'
+    and k is distinct from p.given ->> 'session'
+    and k is distinct from p.given ->> 'version_column'
+    and not (p.given -> 'matches') ? k
+    -- A misspelt column of the session is told by itself.
+    and not exists (
+      select from backfill_private.declared_columns(p.part, p.given) as c
+      where c.place[3] <> 'key'
+        and backfill_private.column_type(p.name, c.name) is null
+    )
+  group by p.place, p.part, p.name
+  union all
+  select p.place, 6, p.part || 'table'::text,
+    format('%s holds the rows of %s of target %s already', p.name, t.component, t.target),
+    'one component per table'
+  from backfill_private.declared_parts(p_declaration) as p
+  join public.backfill_targets as t
+    on to_regclass(t.table_name) = to_regclass(p.name)
+    and t.target <> p_declaration ->> 'target'
+  where p.part[1] = 'component'
+  union all
+  select 2000, 7, array['component'],
+    format('runs of target %s have planned %s, which this declaration drops', t.target, t.component),
+    'keep it, or declare a target of another name'
+  from public.backfill_targets as t
+  where t.target = p_declaration ->> 'target'
+    and t.component not in (select c ->> 'component' from jsonb_array_elements(p_declaration -> 'components') as c)
+    and exists (
+      select from public.backfill_items as i where i.source = t.target and t.component = any (i.components))
+$$;
+
+-- Every fault of the names in a declaration, in the order of the declaration by part and rank.
+--
+-- place  the way to the value, see declared_parts
+create function backfill_private.name_faults(p_declaration jsonb)
+returns table (part integer, rank integer, place text[], fault text, cure text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select f.part, f.rank, f.place, f.fault,
+    coalesce(f.cure, 'correct the declaration, then: backfill install --target FILE')
+  from (
+    select * from backfill_private.table_faults(p_declaration)
+    union all
+    select * from backfill_private.component_faults(p_declaration)
+    union all
+    select p.place, 5, p.part || c.place, c.fault, c.cure
+    from backfill_private.declared_parts(p_declaration) as p
+    cross join lateral backfill_private.call_faults(p.given) as c
+    where p.part[1] = 'component'
+  ) as f
+$$;
+
+-- Refuse a declaration that names what the database does not have.
+--
+-- raises  OB013 the first fault
+create function backfill_private.refuse_names(p_declaration jsonb)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set quote_all_identifiers = off
+as $$
+declare
+  v_fault record;
+begin
+  select f.fault, f.cure into v_fault
+  from backfill_private.name_faults(p_declaration) as f
+  order by f.part, f.rank
+  limit 1;
+  if found then
+    perform backfill_private.refuse('OB013', v_fault.fault, v_fault.cure);
+  end if;
 end
 $$;
 
@@ -13358,6 +13821,53 @@ $$;
 comment on function public.backfill_coverage(text, text) is
   'What is missing of a target, by UTC day: the target, the first day. Sessions without a date count in any range. '
   'For the client.';
+
+-- The relations and functions that a declaration may name, from the catalogs alone.
+--
+-- returns  {relations, functions}, see backfill_private.catalog_relations and catalog_functions
+create function public.backfill_catalog()
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+set quote_all_identifiers = off
+as $$
+  select jsonb_build_object(
+    'relations', (select coalesce(jsonb_agg(r), '[]') from backfill_private.catalog_relations() as r),
+    'functions', (select coalesce(jsonb_agg(f), '[]') from backfill_private.catalog_functions() as f))
+$$;
+
+comment on function public.backfill_catalog() is
+  'The tables, views, keys and functions that a declaration may name. Reads only the catalogs. For the client.';
+
+-- Hold a declaration against this project before any migration of it exists. Nothing of it is kept.
+--
+-- returns  [{place: [step], message, next}], empty if it can be declared
+create function public.backfill_check_target(p_declaration jsonb)
+returns jsonb
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.declaration_faults(p_declaration)
+$$;
+
+comment on function public.backfill_check_target(jsonb) is
+  'Every fault of a declaration, before any migration of it exists. Nothing of it is kept. For the client.';
+
+-- Which targets are installed.
+--
+-- returns  [{target, components, installed_at}]
+create function public.backfill_installed()
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.installed_targets()
+$$;
+
+comment on function public.backfill_installed() is
+  'The installed targets: name, components, since when. For the client.';
 
 -- The doors of planning.
 create function public.backfill_open(
@@ -14143,6 +14653,9 @@ from public, anon, authenticated, service_role;
 revoke all on function
   public.backfill_check(),
   public.backfill_coverage(text, text),
+  public.backfill_catalog(),
+  public.backfill_check_target(jsonb),
+  public.backfill_installed(),
   public.backfill_open(jsonb, text, uuid),
   public.backfill_collect(uuid),
   public.backfill_rehearsal(uuid),
@@ -14221,6 +14734,9 @@ to authenticated, service_role;
 grant execute on function
   public.backfill_coverage(text, text),
   public.backfill_history(text[]),
+  public.backfill_catalog(),
+  public.backfill_check_target(jsonb),
+  public.backfill_installed(),
   public.backfill_rehearsal(uuid),
   public.backfill_rehearse(uuid, text, text),
   public.backfill_start(uuid, text),
@@ -14254,6 +14770,7 @@ to authenticated, service_role;
 
 -- What the doors of the service call.
 grant execute on function
+  backfill_private.base_type(oid, integer),
   backfill_private.beside_session(uuid, text),
   backfill_private.bulk_begin(uuid, integer),
   backfill_private.bulk_check(jsonb, jsonb, text),
@@ -14262,15 +14779,23 @@ grant execute on function
   backfill_private.bulk_outcome(text),
   backfill_private.bulk_settle(uuid, uuid, text, integer[], jsonb, timestamptz),
   backfill_private.bulk_some(uuid, jsonb, jsonb, jsonb, text, boolean),
+  backfill_private.catalog_columns(oid),
+  backfill_private.catalog_functions(),
+  backfill_private.catalog_keys(oid),
+  backfill_private.catalog_references(oid),
+  backfill_private.catalog_relations(),
   backfill_private.claim(uuid, uuid, text),
   backfill_private.claim_apart(uuid, uuid, text),
   backfill_private.columns_apart(jsonb, jsonb),
   backfill_private.components_kept(text),
   backfill_private.confirm_undo(uuid, text, text, integer, jsonb, text),
   backfill_private.coverage_of(text, text),
+  backfill_private.declaration_faults(jsonb),
   backfill_private.fault(text),
   backfill_private.history(text[]),
+  backfill_private.installed_targets(),
   backfill_private.is_cancel(text, text, timestamptz),
+  backfill_private.is_of_an_extension(regclass, oid),
   backfill_private.is_written_here(xid),
   backfill_private.keep_rehearsal(uuid, text, jsonb),
   backfill_private.keys_hold(text),

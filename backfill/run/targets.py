@@ -1,0 +1,55 @@
+"""The verbs about targets: check a file, say what is installed, draft a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from backfill.api.gateway import Gateway
+from backfill.api.rows import installed_of, missing_of
+from backfill.errors import BadRequest
+from backfill.results.target import InstalledTarget, TargetCheck
+
+FUNCTIONS = Path("supabase/functions")
+
+
+class TargetVerbs:
+    """What a connection can do about targets."""
+
+    _gateway: Gateway
+
+    async def targets(self) -> tuple[InstalledTarget, ...]:
+        """The installed targets, by name, each with its coverage of all dates."""
+        found = await self._gateway.call("backfill_installed", {}, expect=list)
+        return tuple([installed_of(row, await self._coverage(str(row["target"]))) for row in found])
+
+    async def _coverage(self, target: str) -> float | None:
+        asked = {"p_target": target, "p_since": None}
+        try:
+            answer = await self._gateway.call("backfill_coverage", asked, expect=dict)
+        except BadRequest:
+            return None  # a key that no longer holds: `check` names it
+        return missing_of(answer).coverage
+
+    async def check_target(
+        self, file: str | Path, *, functions_dir: str | Path = FUNCTIONS
+    ) -> TargetCheck:
+        """Hold a file that declares a target against this project, before any migration of it.
+
+        file: its path. functions_dir: the project's Edge Functions. A folder that is not there
+        says nothing. Every fault is told at once, of form and of names, each with its line.
+        Raises BadRequest if the file cannot be read.
+        """
+        # Reading SQL takes a while to import, and few verbs need it.
+        from backfill.targets.declaration import text_of
+        from backfill.targets.edge_sources import edge_functions
+        from backfill.targets.file_check import form_of, in_order
+        from backfill.targets.views import declaration_of
+
+        form = form_of(text_of(str(file)))
+        errors = [*form.errors, *form.with_folder([*edge_functions(Path(functions_dir))])]
+        if form.made is not None:
+            asked = {"p_declaration": declaration_of(form.made)}
+            answers = await self._gateway.call("backfill_check_target", asked, expect=list)
+            errors += form.found(answers)
+        name = "" if form.made is None else form.made.target
+        return TargetCheck(name, in_order(errors))
