@@ -129,6 +129,8 @@ class Backfill(Face[AsyncBackfill]):
     write_logs = waited_for(AsyncBackfill.write_logs)
     targets = waited_for(AsyncBackfill.targets)
     check_target = waited_for(AsyncBackfill.check_target)
+    catalog = waited_for(AsyncBackfill.catalog)
+    draft_target = waited_for(AsyncBackfill.draft_target)
 
 
 def _open_portal() -> BlockingPortal:

@@ -49,6 +49,54 @@ def _row(one: InstalledTarget) -> tuple[str, ...]:
     return one.target, ", ".join(one.components), coverage, f"{one.installed_at:%Y-%m-%d %H:%M}"
 
 
+@target.command(
+    epilog="Example: backfill target new orders --source public.orders --derived public.invoices"
+)
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the target is called.")],
+    source: Annotated[
+        str | None, typer.Option(metavar="TABLE", help="The table or view of what may lack rows.")
+    ] = None,
+    derived: Annotated[
+        list[str] | None, typer.Option(metavar="TABLE", help="A table of what it may lack.")
+    ] = None,
+    function: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A function that writes it.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where it goes. [NAME.toml]")
+    ] = None,
+    supabase_path: SupabasePath = Path("supabase"),
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Take the likeliest, and replace the file.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Draft the file of a target from what the project has, and ask what cannot be known."""
+    from backfill.cli import asking
+    from backfill.targets.draft import draft_of
+    from backfill.targets.draft_parts import Wanted, likeliest
+    from backfill.targets.edge_sources import edge_functions
+
+    file = output or Path(f"{name}.toml")
+    asks = asking.is_possible() and not yes
+    if file.exists() and not yes:
+        asking.refuse_or_replace(file, asks)
+    with connected() as bf:
+        catalog = bf.catalog()
+    wanted = Wanted(name, source, tuple(derived or ()), tuple(function or ()))
+    edge = edge_functions(supabase_path / "functions")
+    draft = draft_of(wanted, catalog, edge, asking.ask if asks else likeliest)
+    asking.write(file, draft)
+    if as_json:
+        terminal.print_json({"file": str(file), **draft.as_dict()})
+        return
+    terminal.out.print(f"wrote {file}", markup=False)
+    for note in draft.undecided:
+        terminal.out.print(f"  look at {note}", markup=False)
+    terminal.print_next(f"backfill target check {file}")
+
+
 @target.command(epilog="Example: backfill target check orders.toml")
 def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The TOML file of a target.")],

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from backfill.api.gateway import Gateway
 from backfill.api.rows import installed_of, missing_of
 from backfill.errors import BadRequest
 from backfill.results.target import InstalledTarget, TargetCheck
+
+if TYPE_CHECKING:
+    from backfill.targets.catalog import Catalog
+    from backfill.targets.draft_parts import TargetDraft
 
 FUNCTIONS = Path("supabase/functions")
 
@@ -53,3 +59,32 @@ class TargetVerbs:
             errors += form.found(answers)
         name = "" if form.made is None else form.made.target
         return TargetCheck(name, in_order(errors))
+
+    async def catalog(self) -> Catalog:
+        """The tables, views, keys and functions that a target may name, from the catalogs alone."""
+        from backfill.targets.catalog import catalog_of
+
+        return catalog_of(await self._gateway.call("backfill_catalog", {}, expect=dict))
+
+    async def draft_target(
+        self,
+        name: str,
+        *,
+        source: str | None = None,
+        derived: Sequence[str] = (),
+        functions: Sequence[str] = (),
+        functions_dir: str | Path = FUNCTIONS,
+    ) -> TargetDraft:
+        """A file that declares a target, from what this project has. Writes nothing.
+
+        source: the table or view of the rows that may lack something. derived: the tables that
+        hold what they lack. functions: which write it, by name. What is not given is the likeliest,
+        and the file's comments say what is undecided.
+        Raises BadRequest for a name that the project does not have.
+        """
+        from backfill.targets.draft import draft_of
+        from backfill.targets.draft_parts import Wanted
+        from backfill.targets.edge_sources import edge_functions
+
+        wanted = Wanted(name, source, tuple(derived), tuple(functions))
+        return draft_of(wanted, await self.catalog(), edge_functions(Path(functions_dir)))
