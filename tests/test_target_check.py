@@ -106,7 +106,7 @@ FAULTS: dict[str, tuple[tuple[str, str], int, str, str]] = {
     "no column near it": (('date = "sent_at"', 'date = "opening"'), 6, "source.date", "public.parcels has no column opening"),
     "a column of a condition": (("{ state", "{ stat"), 7, "source.where.stat", "public.parcels has no column stat; the nearest is state"),
     "a text that is no date": (('date = "sent_at"', 'date = "weight"'), 6, "source.date", "weight is text: no time"),
-    "a bare name": (('"public.stamp(bigint,text)"', '"stamp"'), 16, "component[0].function", 'there is no function stamp; the nearest is public.stamp(bigint,text). Is it an Edge Function? Then: transport = "edge"'),
+    "a bare name": (('"public.stamp(bigint,text)"', '"stamp"'), 16, "component[0].function", 'there is no function stamp; the nearest is public.stamp(bigint,text)'),
     "other arguments": (("(bigint,text)", "(text,bigint)"), 16, "component[0].function", "there is no function public.stamp(text,bigint); the nearest is public.stamp(bigint,text)"),
     "an argument": (("p_print = ", "p_prnt = \"session_id\", p_print = "), 17, "component[0].arguments.p_prnt", "public.stamp(bigint,text) has no argument p_prnt; the nearest is p_print"),
     "an argument that is needed": ((', p_print = "stamp_version"', ""), 17, "component[0].arguments", "public.stamp(bigint,text) needs the argument p_print"),

@@ -201,7 +201,6 @@ def _day_of(row: Mapping[str, Json], components: Sequence[str]) -> DayCoverage:
     return read(DayCoverage, row, missing=missing, missing_all=all_missing, not_wanted=not_wanted)
 
 
-
 def installed_of(row: Mapping[str, Json], coverage: float | None) -> InstalledTarget:
     """A row of backfill_installed."""
     return read(InstalledTarget, row, coverage=coverage)

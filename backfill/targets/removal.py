@@ -11,7 +11,7 @@ from backfill.atomic_file import AS_ANY, replace_file
 from backfill.errors import BadRequest, UsageError
 from backfill.results.run import Json
 from backfill.targets.declaration_values import NAME
-from backfill.targets.install import _check_project, _stamps
+from backfill.targets.install import check_project, _stamps
 from backfill.targets.migrations import RELOAD, uninstall_file
 from backfill.targets.sql import literal
 
@@ -116,7 +116,7 @@ def _of_the_former(removal: Removal) -> list[str]:
 def _removal(
     what: str, supabase_path: Path, now: datetime, texts: dict[str, str], names: Sequence[str]
 ) -> Removal:
-    _check_project(supabase_path)
+    check_project(supabase_path)
     folder = supabase_path / "migrations"
     present = sorted(f.name for f in folder.glob("*.sql"))
     stamps = _stamps(present, now)
