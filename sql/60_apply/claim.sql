@@ -149,8 +149,7 @@ begin
         and backfill_private.next_items(p_run_id, v_phase, 1) is not null
         then '{"granted": [], "bulk": true}'
       when v_pace.wait_s > 0
-        then backfill_private.wait_for('throttle', v_pace.wait_s,
-          format('%s starts per minute', v_run.request ->> 'throttle_per_minute'))
+        then backfill_private.wait_for_throttle(v_run, v_pace.wait_s)
       else backfill_private.grant_or_wait(v_run, p_claim_id, p_worker, v_pace.sessions) end;
   end if;
   return v_answer || (
@@ -195,6 +194,17 @@ immutable
 set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_object('granted', '[]'::jsonb, 'wait_s', p_seconds, 'wait_for', p_what, 'why', p_why)
+$$;
+
+-- The same, for as long as the throttle says.
+create function backfill_private.wait_for_throttle(p_run public.backfill_runs, p_seconds numeric)
+returns jsonb
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.wait_for(
+    'throttle', p_seconds, format('%s starts per minute', p_run.request ->> 'throttle_per_minute'))
 $$;
 
 -- The same, until a moment.

@@ -114,8 +114,7 @@ begin
   if exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.state = 'leased') then
     return backfill_private.wait_for('leases', 1, backfill_private.lease_holders(p_run.run_id));
   elsif v_phase is not null and p_wait_s > 0 then
-    return backfill_private.wait_for('throttle', p_wait_s,
-      format('%s starts per minute', p_run.request ->> 'throttle_per_minute'));
+    return backfill_private.wait_for_throttle(p_run, p_wait_s);
   elsif v_phase is not null then
     v_grants := backfill_private.grant_batch(p_run, p_claim_id, p_worker, 1, true);
     v_phase := backfill_private.witness_phase(p_run.run_id, p_phase);

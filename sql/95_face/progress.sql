@@ -41,6 +41,8 @@ select
         format('its %s are about to be judged', w.called_many))
     when r.next_batch_at > backfill_private.clock() then
       'throttle: the next batch starts at ' || to_char(r.next_batch_at at time zone 'UTC', 'HH24:MI:SS') || ' UTC'
+    when c.witnesses > 0 then
+      'trial, whether an error is every session''s: ' || backfill_private.lease_holders(r.run_id)
     when c.pending > 0 and c.next_try > backfill_private.clock() then
       format('back-off: the next %s is tried again at %s UTC after %s', coalesce(r.plan #>> '{called,0}', 'session'),
         to_char(c.next_try at time zone 'UTC', 'HH24:MI:SS'), c.tried_after)
@@ -67,6 +69,7 @@ left join (
     count(*) as total,
     count(*) filter (where i.state = 'pending') as pending,
     count(*) filter (where i.state = 'leased') as leased,
+    count(*) filter (where i.state = 'leased' and i.trial = 'called') as witnesses,
     count(*) filter (where i.state = 'done') as done,
     count(*) filter (where i.state = 'failed') as failed,
     count(*) filter (where i.state = 'skipped') as skipped,

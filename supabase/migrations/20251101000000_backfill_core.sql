@@ -7572,8 +7572,7 @@ begin
         and backfill_private.next_items(p_run_id, v_phase, 1) is not null
         then '{"granted": [], "bulk": true}'
       when v_pace.wait_s > 0
-        then backfill_private.wait_for('throttle', v_pace.wait_s,
-          format('%s starts per minute', v_run.request ->> 'throttle_per_minute'))
+        then backfill_private.wait_for_throttle(v_run, v_pace.wait_s)
       else backfill_private.grant_or_wait(v_run, p_claim_id, p_worker, v_pace.sessions) end;
   end if;
   return v_answer || (
@@ -7618,6 +7617,17 @@ immutable
 set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_object('granted', '[]'::jsonb, 'wait_s', p_seconds, 'wait_for', p_what, 'why', p_why)
+$$;
+
+-- The same, for as long as the throttle says.
+create function backfill_private.wait_for_throttle(p_run public.backfill_runs, p_seconds numeric)
+returns jsonb
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.wait_for(
+    'throttle', p_seconds, format('%s starts per minute', p_run.request ->> 'throttle_per_minute'))
 $$;
 
 -- The same, until a moment.
@@ -9579,8 +9589,7 @@ begin
   if exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.state = 'leased') then
     return backfill_private.wait_for('leases', 1, backfill_private.lease_holders(p_run.run_id));
   elsif v_phase is not null and p_wait_s > 0 then
-    return backfill_private.wait_for('throttle', p_wait_s,
-      format('%s starts per minute', p_run.request ->> 'throttle_per_minute'));
+    return backfill_private.wait_for_throttle(p_run, p_wait_s);
   elsif v_phase is not null then
     v_grants := backfill_private.grant_batch(p_run, p_claim_id, p_worker, 1, true);
     v_phase := backfill_private.witness_phase(p_run.run_id, p_phase);
@@ -14423,6 +14432,8 @@ select
         format('its %s are about to be judged', w.called_many))
     when r.next_batch_at > backfill_private.clock() then
       'throttle: the next batch starts at ' || to_char(r.next_batch_at at time zone 'UTC', 'HH24:MI:SS') || ' UTC'
+    when c.witnesses > 0 then
+      'trial, whether an error is every session''s: ' || backfill_private.lease_holders(r.run_id)
     when c.pending > 0 and c.next_try > backfill_private.clock() then
       format('back-off: the next %s is tried again at %s UTC after %s', coalesce(r.plan #>> '{called,0}', 'session'),
         to_char(c.next_try at time zone 'UTC', 'HH24:MI:SS'), c.tried_after)
@@ -14449,6 +14460,7 @@ left join (
     count(*) as total,
     count(*) filter (where i.state = 'pending') as pending,
     count(*) filter (where i.state = 'leased') as leased,
+    count(*) filter (where i.state = 'leased' and i.trial = 'called') as witnesses,
     count(*) filter (where i.state = 'done') as done,
     count(*) filter (where i.state = 'failed') as failed,
     count(*) filter (where i.state = 'skipped') as skipped,
