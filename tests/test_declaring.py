@@ -72,7 +72,7 @@ FORMS = {
     "an argument of nothing": ('version = "fc_version"', "version = 1", "component fc_scores: arguments.version is the name of a parameter"),
     "a version of edge over rpc": ("after = [", 'function_version = "1"\nafter = [', "component profile has no function_version"),
     "a database's name too": ('table = "public.profiles"', 'table = "a.public.profiles"', "table is schema.table"),
-    "a version that is a number": ('version = "v1.2"', "version = 1.2", "version is a text"),
+    "a version that is a list": ('version = "v1.2"', "version = [1.2]", "version is a text"),
     "a flag that is none": ("any_version_counts = true", 'any_version_counts = "yes"', "any_version_counts is true or false"),
     "a filter without a value": ('where = { status = "completed" }', "where = { status = [] }", "where: status is a value"),
     "a range that is none": ("[0, 100]", "[100, 0]", r"score_ranges.scores_json is .lowest, highest."),

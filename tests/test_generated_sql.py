@@ -20,7 +20,8 @@ from sqlglot.dialects.postgres import Postgres
 from backfill.errors import BadRequest
 from backfill.local.servers import PostgresServer
 from backfill.targets.declaration import PRISM, Declaration, declared
-from backfill.targets.declaration_values import Filter, Table
+from backfill.targets.declaration_values import Table
+from backfill.targets.filters import Filter
 from backfill.targets.sql import KEYWORDS, NO_NAMES, WIDTH, json_text, literal, name_of
 from backfill.targets.sql_check import as_meant
 from backfill.targets.views import index_sql, target_sql

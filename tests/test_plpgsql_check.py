@@ -47,6 +47,8 @@ BY_DESIGN = {
     ("named_in_source", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("open_run", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("effects", "text type variable is not sanitized"): NAMES_COME_QUOTED,
+    ("date_marks", "text type variable is not sanitized"): NAMES_COME_QUOTED,
+    ("unmatched_values", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("data_marks", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("withdraw", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("guard", "text type variable is not sanitized"): NAMES_COME_QUOTED,

@@ -74,7 +74,7 @@ TYPES = {
     "a date that is none": ("", 'date = "cut_at"', 'date = "plays"', "plays is integer: no time"),
     "a filter that no value meets": ("", 'mood = "calm"', 'plays = "many"', "plays of public.songs is integer, and many is no such value"),
     "a filter that cannot be compared": ("alter table public.songs add notes json", 'mood = "calm"', 'notes = "[]"', "notes of public.songs is json, and two values of that type cannot be compared"),
-    "an array": ("alter table public.songs add tags text[]", 'mood = "calm"', 'tags = ["a"]', r"tags of public.songs is text\[\], and a is no such value"),
+    "an array": ("alter table public.songs add tags text[]", 'mood = "calm"', 'tags = ["a"]', r"tags of public.songs is text\[\], which holds several values"),
     "a version that is none of an enum's": (
         UNKEYED + "create type public.inks as enum ('red', 'green');"
         "alter table public.covers alter column ink type public.inks using 'red', add primary key (song_id, ink, size)", "", "",

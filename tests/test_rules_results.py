@@ -49,6 +49,7 @@ def test_the_days_of_a_coverage_add_up() -> None:
         "not_wanted": [],
         "excluded": 3,
         "undated": 0,
+        "notes": [],
     }
     assert (TWO_DAYS.scorable, TWO_DAYS.coverage) == (11, 8 / 11)
     assert days[0] == {

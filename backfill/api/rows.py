@@ -190,7 +190,8 @@ def missing_of(answer: Mapping[str, Json]) -> Missing:
         days = tuple(_day_of(row, components) for row in answer["days"])
         called = Called(*answer["called"])
         reasons = {n: answer["not_wanted"][n] for n in components if n in answer["not_wanted"]}
-        return Missing(days, components, answer["undated"], answer["date"], called, reasons)
+        notes = tuple(answer["notes"])
+        return Missing(days, components, answer["undated"], answer["date"], called, reasons, notes)
 
 
 def _day_of(row: Mapping[str, Json], components: Sequence[str]) -> DayCoverage:

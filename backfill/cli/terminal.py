@@ -112,6 +112,8 @@ def print_missing(missing: Missing) -> None:
             " take: none, infinite, or of a year outside 1 to 9999",
             markup=False,
         )
+    for note in missing.notes:
+        out.print(note, markup=False)
     if missing.coverage is None:
         out.print(f"no {missing.called.one} that can be scored")
     else:

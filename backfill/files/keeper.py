@@ -108,4 +108,7 @@ async def _write_rollback(
 
 
 def _functions(plan: Plan) -> dict[str, str]:
-    return {step["component"]: step["function"] for step in plan.figures.get("steps") or ()}
+    steps = plan.figures.get("steps") or ()
+    return {
+        c: step["function"] for step in steps for c in step.get("components", [step["component"]])
+    }

@@ -82,6 +82,7 @@ def _nothing_to_do(plan: Plan) -> str:
         "lacks anything that can be scored. No run was made.",
         _excluded(plan) if plan.excluded else "",
         _not_wanted(plan),
+        bullets(_risk(c) for c in plan.checks if c.name.startswith(("where ", "dates of "))),
     )
 
 
@@ -141,9 +142,14 @@ def _steps(plan: Plan) -> Sequence[Mapping[str, Json]]:
     """The calls in order, empty if the plan has none.
 
     [{component, transport, function, arguments: [[name, value or null for the session's id]],
-    table, version_column, version, keeps_versions}]
+    table, version_column, version, keeps_versions, calls, others}]
     """
     return plan.figures.get("steps") or ()
+
+
+def _fills(plan: Plan) -> list[Mapping[str, Json]]:
+    """What the calls fill: {table, version_column, version, keeps_versions}."""
+    return [filled for step in _steps(plan) for filled in (step, *step.get("others", ()))]
 
 
 def _calls_and_writes(plan: Plan) -> str:
@@ -176,7 +182,7 @@ def _calls_and_writes(plan: Plan) -> str:
 
 def _calls(plan: Plan) -> list[tuple[str, int]]:
     calls = plan.figures["expected_calls"]
-    steps = [(_pattern(step), calls[step["function"]]) for step in _steps(plan)]
+    steps = [(_pattern(s), s.get("calls", calls[s["function"]])) for s in _steps(plan)]
     return steps or [(f"{name}(…)", count) for name, count in _largest_first(calls)]
 
 
@@ -189,7 +195,7 @@ def _pattern(step: Mapping[str, Json]) -> str:
 def _tables(plan: Plan) -> list[str]:
     """The written tables, in the order of the calls if that is known."""
     writes = plan.expected_writes
-    names = list(dict.fromkeys(s["table"] for s in _steps(plan)))
+    names = list(dict.fromkeys(f["table"] for f in _fills(plan)))
     return names or sorted(writes["new"], key=lambda name: (-writes[name], name))
 
 
@@ -217,8 +223,12 @@ def _replaced(plan: Plan, table_name: str) -> list[str]:
 
 
 def _versions(plan: Plan) -> dict[str, str]:
-    """Table: the version its rows will carry, as Markdown."""
-    return {s["table"]: f"{code(s['version_column'])} = {code(s['version'])}" for s in _steps(plan)}
+    """Table: the version its rows will carry, as Markdown. None for tables without versions."""
+    return {
+        f["table"]: f"{code(f['version_column'])} = {code(f['version'])}"
+        for f in _fills(plan)
+        if f["version_column"] is not None
+    }
 
 
 def _data_quality(plan: Plan) -> str:
@@ -356,10 +366,11 @@ def _criteria_of_tables(plan: Plan) -> list[tuple[str, object, str]]:
     rows: list[tuple[str, object, str]] = []
     for name in _tables(plan):
         count = plan.expected_writes[name]
-        version = versions.get(name, "the wanted version")
         rows.append((code(f"{name}_rows"), count, "planned rows, new and updated told apart"))
-        rows.append((code(f"{name}_version"), count, f"rows the run wrote, with {version}"))
-    kept = (s["table"] for s in _steps(plan) if s.get("keeps_versions"))
+        if name in versions or not _steps(plan):
+            version = versions.get(name, "the wanted version")
+            rows.append((code(f"{name}_version"), count, f"rows the run wrote, with {version}"))
+    kept = (f["table"] for f in _fills(plan) if f.get("keeps_versions"))
     legacy = [(code(f"{n}_no_legacy_versions"), 0, "new rows of another version") for n in kept]
     return [*rows, *legacy]
 

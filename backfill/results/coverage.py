@@ -51,7 +51,8 @@ class Missing:
     components: the target's, in the order of scoring. undated: sessions that lack something and
     whose date no plan can take: none, infinite, or of a year not in 1 to 9999. date: its column.
     called: how the target's rows are called, one and several.
-    reasons: why a component may not be wanted of a session, by component.
+    reasons: why a component may not be wanted of a session, by component. notes: what somebody
+    should know of the declaration, such as a value that no row has.
     """
 
     days: tuple[DayCoverage, ...]
@@ -60,6 +61,7 @@ class Missing:
     date: str = ""
     called: Called = SESSION
     reasons: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def scorable(self) -> int:
@@ -101,6 +103,7 @@ class Missing:
             "not_wanted": list(self.not_wanted),
             "excluded": sum(d.excluded for d in self.days),
             "undated": self.undated,
+            "notes": list(self.notes),
             "days": [d.as_dict() for d in self.days],
         }
 

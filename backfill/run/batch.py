@@ -161,7 +161,7 @@ class _Batch:
                     message=fault.message,
                     retry_after_s=fault.retry_after_s,
                 )
-            answered.append(step["component"])
+            answered += step["components"]
         return _outcome(grant, "answered", answered=answered)
 
     async def _call(self, grant: Mapping[str, Json], step: Mapping[str, Json]) -> Fault | None:

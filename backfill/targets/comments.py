@@ -29,6 +29,11 @@ def not_wanted(component: Component) -> str:
     return f"not_wanted_{component.name}"
 
 
+def has_wanted_version(component: Component) -> bool:
+    """Whether only rows of one version count."""
+    return component.version_column is not None and not component.any_version_counts
+
+
 SESSION = {"session_id": "The session."}
 CREATED = {"created_at": "When the session was created. Every range of dates is about this."}
 
@@ -46,6 +51,8 @@ def candidate_comments(declared: Declaration) -> dict[str, str]:
 
 
 def _lacks(component: Component) -> str:
+    if component.version_column is None:
+        return f"Whether it has no {component.name}."
     version = "any version" if component.any_version_counts else "the wanted version"
     return f"Whether it has no {component.name} of {version}."
 
@@ -57,7 +64,7 @@ def missing_comments(declared: Declaration, component: Component) -> dict[str, s
         "": f"Candidates without {component.name}.",
         **SESSION,
         **CREATED,
-        **({} if component.any_version_counts else wanted),
+        **(wanted if has_wanted_version(component) else {}),
         **{
             too(o): f"Whether it lacks {o.name} too." for o in declared.components if o != component
         },

@@ -33,6 +33,7 @@ from backfill.targets.declaration_values import (
     TableName,
     Text,
     Texts,
+    Version,
     ViewName,
     Words,
     is_one_of,
@@ -109,11 +110,11 @@ class Component:
     table: TableName
     session: Column
     key: Columns
-    version_column: Column
-    version: Text
-    version_parameter: Name
     function: Text
     view: ViewName
+    version_column: Column | None = None
+    version: Version | None = None
+    version_parameter: Name | None = None
     any_version_counts: Flag = False
     matches: dict[str, Parameter] = field(default_factory=dict)
     transport: Annotated[Transport, BeforeValidator(is_one_of(Transport))] = "rpc"
@@ -122,6 +123,7 @@ class Component:
     arguments: dict[str, Parameter] = field(default_factory=dict)
     helpers: Texts = ()
     after: Texts = ()
+    fills: Texts = ()
     score_ranges: dict[str, Range] = field(default_factory=dict)
     needs: tuple[Need, ...] = ()
 
@@ -272,14 +274,47 @@ def with_names(given: Mapping[str, Json]) -> dict[str, Json]:
         index = f"backfill_{target}_sessions"
         filled["source"] = _filled(given["source"], {"index": index})
     if isinstance(filled["component"], list):
-        filled["component"] = [_component_with_names(c, target) for c in filled["component"]]
+        components = _with_shared_calls(filled["component"])
+        filled["component"] = [_component_with_names(c, target) for c in components]
     return filled
+
+
+# What a component takes from the one whose call fills it, if it does not say it itself.
+SHARED = ("function", "transport", "function_version", "receipts", "arguments", "helpers")
+
+
+def _with_shared_calls(given: list[Json]) -> list[Json]:
+    """The components, each completed with the call of the one that fills it."""
+    filled_by = {
+        name: c
+        for c in given
+        if isinstance(c, dict) and isinstance(c.get("fills"), list)
+        for name in c["fills"]
+        if isinstance(name, str) and name != c.get("name")
+    }
+    return [
+        _filled(c, _shared(filled_by[c["name"]], c))
+        if isinstance(c, dict) and isinstance(c.get("name"), str) and c["name"] in filled_by
+        else c
+        for c in given
+    ]
+
+
+def _shared(filler: Mapping[str, Json], own: Mapping[str, Json]) -> dict[str, Json]:
+    """The call, and the version that it is made with unless this component has another."""
+    call = {key: filler[key] for key in SHARED if key in filler}
+    if "version" not in filler or own.get("version", filler["version"]) != filler["version"]:
+        return call
+    parameter = filler.get("version_parameter", f"{filler.get('name')}_version")
+    return {**call, "version": filler["version"], "version_parameter": parameter}
 
 
 def _component_with_names(given: Json, target: str) -> Json:
     name = _known(given, "name")
     view = f"backfill_{target}_missing_{name}"
-    return _filled(given, {"version_parameter": f"{name}_version", "view": view})
+    is_versioned = isinstance(given, dict) and "version" in given
+    version = {"version_parameter": f"{name}_version"} if is_versioned else {}
+    return _filled(given, {**version, "view": view})
 
 
 def _filled(given: Json, names: Mapping[str, str]) -> Json:

@@ -107,10 +107,11 @@ def contradictions(made: Declaration, taken: Collection[str]) -> Iterator[BadReq
     taken: names that no parameter may have.
     """
     names = [c.name for c in made.components]
-    versions = [c.version_parameter for c in made.components]
+    versions = [c.version_parameter for c in made.components if c.version_parameter is not None]
     yield from _twice("component", names)
     yield from _twice("table", [c.table.name for c in made.components])
-    yield from _twice("version_parameter", versions)
+    yield from _of_calls(made.components, names)
+    yield from _twice("version_parameter", _version_parameters(made.components))
     views = (made.views.candidates, made.views.coverage, *(c.view for c in made.components))
     yield from _twice("view", views)
     for version in versions:
@@ -135,6 +136,7 @@ def _of_component(
 ) -> Iterator[BadRequest]:
     called = f"component {component.name}"
     yield from _of_transport(component, called)
+    yield from _of_version(component, called)
     # What people call the version and the session's key, if they do not know our names.
     ours = {
         **dict.fromkeys(("version", component.version_column), component.version_parameter),
@@ -163,6 +165,55 @@ def _of_component(
                 + nearest(other, earlier),
                 "put the components into the order in which they are scored",
             )
+
+
+def _call_of(component: Component) -> tuple[object, ...]:
+    """What two components have in common if one call fills both."""
+    return component.transport, component.function, tuple(sorted(component.arguments.items()))
+
+
+def _version_parameters(components: Sequence[Component]) -> list[str]:
+    """Their names. One that components with the same call and version share comes once."""
+    shared = {
+        (c.version_parameter, c.version, *_call_of(c)): c.version_parameter for c in components
+    }
+    return [name for name in shared.values() if name is not None]
+
+
+def _of_calls(components: Sequence[Component], names: Sequence[str]) -> Iterator[BadRequest]:
+    """The faults of components that share a call."""
+    for component in components:
+        called = f"component {component.name}"
+        for name in component.fills:
+            if name not in names:
+                yield BadRequest(
+                    f"{called} fills {name}, which is no component{nearest(name, names)}", CORRECT
+                )
+                continue
+            other = components[names.index(name)]
+            if _call_of(other) != _call_of(component):
+                yield BadRequest(
+                    f"{called} fills {name}, which has another function or other arguments",
+                    f"leave function and arguments of {name} out",
+                )
+    for place, component in enumerate(components):
+        first = next(n for n, c in enumerate(components) if _call_of(c) == _call_of(component))
+        for earlier in component.after:
+            if earlier in names[first:place]:
+                yield BadRequest(
+                    f"component {component.name} comes after {earlier}, but the call of "
+                    f"{names[first]} fills it, and that is made first",
+                    f"leave {earlier} out of its after",
+                )
+
+
+def _of_version(component: Component, called: str) -> Iterator[BadRequest]:
+    if component.version is not None:
+        return
+    if component.version_column is not None:
+        yield BadRequest(f"{called} needs version", "version = …, or leave version_column out")
+    if component.version_parameter is not None:
+        yield BadRequest(f"{called} has a version_parameter and no version", "version = …")
 
 
 def _of_transport(component: Component, called: str) -> Iterator[BadRequest]:

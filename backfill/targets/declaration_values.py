@@ -14,6 +14,7 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from backfill.results.run import Json
+from backfill.targets.filters import SCALAR, AnyOf, Filter, about, spelled
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
 VIEW = re.compile(r"backfill_[a-z0-9_]{1,50}")
@@ -39,21 +40,6 @@ class Table:
     def as_dict(self) -> dict[str, Json]:
         """{schema, table}."""
         return {"schema": self.schema, "table": self.name}
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """A column with the values that select a row, or whether it is null."""
-
-    column: str
-    values: tuple[str, ...] = ()
-    is_null: bool | None = None
-
-    def as_dict(self) -> dict[str, Json]:
-        """{column, values} or {column, is_null}."""
-        if self.is_null is not None:
-            return {"column": self.column, "is_null": self.is_null}
-        return {"column": self.column, "values": list(self.values)}
 
 
 def _is(so: Callable[[Any], object], what: str) -> Callable[[Any], Any]:
@@ -141,22 +127,25 @@ def _folded(name: exp.Identifier) -> str:
     return str(name.this) if name.args.get("quoted") else str(name.this).lower()
 
 
-def _condition(value: object) -> object:
-    """The values of a filter, and whether it asks for null."""
-    if isinstance(value, dict) and value.keys() == {"is"} and value["is"] in ("null", "not null"):
-        return (), value["is"] == "null"
-    values = value if isinstance(value, list) else [value]
-    if not values or not all(isinstance(v, str | bool | int) for v in values):
-        raise ValueError('is a value, a list of values, or { is = "null" }')
-    return tuple(str(v).lower() if isinstance(v, bool) else str(v) for v in values), None
+def _about(said: tuple[str, Any]) -> object:
+    return tuple(about(*said))
 
 
-def _filters(value: object) -> object:
-    conditions = CONDITIONS.validate_python(value)
-    return tuple(Filter(column, *condition) for column, condition in conditions.items())
+def _filters(where: object) -> object:
+    """Filters, each key of the file by itself, so that each of several faults is told."""
+    named = {key: (key, said) for key, said in where.items()} if isinstance(where, dict) else where
+    return tuple(one for found in WHERE.validate_python(named).values() for one in found)
+
+
+def _version(value: object) -> object:
+    """A version as the file spells it. Its column's type decides how it is compared."""
+    return _text(
+        value if isinstance(value, str) or not isinstance(value, SCALAR) else spelled(value)
+    )
 
 
 Text = Annotated[str, BeforeValidator(_text)]
+Version = Annotated[str, BeforeValidator(_version)]
 Name = Annotated[
     Text, AfterValidator(_is(NAME.fullmatch, "is small letters, digits and _, at most 31, not {}"))
 ]
@@ -182,8 +171,6 @@ ParameterName = Annotated[str, AfterValidator(_free)]
 Setting = Annotated[
     str | int, BeforeValidator(_is(_is_setting, "is a text, or a whole number from 0 on"))
 ]
-CONDITIONS = TypeAdapter(
-    dict[str, Annotated[tuple[tuple[str, ...], bool | None], BeforeValidator(_condition)]]
-)
 TableName = Annotated[Table, BeforeValidator(_table)]
-Filters = Annotated[tuple[Filter, ...], BeforeValidator(_filters)]
+WHERE = TypeAdapter(dict[str, Annotated[Any, BeforeValidator(_about)]])
+Filters = Annotated[tuple[Filter | AnyOf, ...], BeforeValidator(_filters)]

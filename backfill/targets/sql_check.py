@@ -65,10 +65,11 @@ def _names(declared: Declaration) -> Iterator[str]:
     for table in (*tables, *(need.table for need in needs)):
         yield from (table.schema, table.name)
     yield from (declared.source.key, declared.source.date, declared.source.index, every(declared))
-    yield from (f.column for f in declared.source.where)
+    yield from (name for f in declared.source.where for name in f.columns)
     yield from (need.column for need in needs)
     yield from (f"{declared.target}_standing", f"{declared.target}_gaps")
     yield from (declared.views.candidates, declared.views.coverage)
     for place, c in enumerate(declared.components, 1):
-        yield from (f"c{place}", c.view, c.session, c.version_column, *c.matches, flag(c), too(c))
+        yield from (f"c{place}", c.view, c.session, *c.matches, flag(c), too(c))
         yield not_wanted(c)
+        yield from () if c.version_column is None else (c.version_column,)

@@ -17,12 +17,13 @@ from backfill.targets.comments import (
     coverage_comments,
     every,
     flag,
+    has_wanted_version,
     missing_comments,
     not_wanted,
     too,
 )
 from backfill.targets.declaration import Component, Declaration
-from backfill.targets.declaration_values import Filter
+from backfill.targets.filters import AnyOf, Filter
 from backfill.targets.sql import WIDTH, fitted, json_text, literal, name_of, table_of
 from backfill.targets.sql_check import as_meant
 
@@ -73,7 +74,7 @@ def index_sql(declared: Declaration) -> str:
         index=name_of(declared.source.index),
         source=table_of(declared.source.table),
         date=name_of(declared.source.date),
-        where=_where([_filter(f) for f in declared.source.where]),
+        where=_where([_filter(f) for f in declared.source.where if f.is_plain]),
     )
     return as_meant(declared, script, {"create index": 1})
 
@@ -120,11 +121,10 @@ def _not_wanted(declared: Declaration) -> str:
 
 
 def _missing(declared: Declaration, component: Component, view: str, candidates: str) -> str:
-    version = f"{_parameter(declared, component.version_parameter)} as wanted_version"
     columns = [
         "c.session_id",
         "c.created_at",
-        *([] if component.any_version_counts else [version]),
+        *_wanted_version(declared, component),
         *(f"c.{flag(o)} as {too(o)}" for o in declared.components if o != component),
     ]
     return templates.MISSING.format(
@@ -134,6 +134,12 @@ def _missing(declared: Declaration, component: Component, view: str, candidates:
         candidates=candidates,
         flag=flag(component),
     )
+
+
+def _wanted_version(declared: Declaration, component: Component) -> list[str]:
+    if component.version_parameter is None or not has_wanted_version(component):
+        return []
+    return [f"{_parameter(declared, component.version_parameter)} as wanted_version"]
 
 
 def _counts(declared: Declaration) -> dict[str, str]:
@@ -174,7 +180,9 @@ def _where(conditions: Sequence[str]) -> str:
     return f"\nwhere {joined}" if conditions else ""
 
 
-def _filter(given: Filter) -> str:
+def _filter(given: Filter | AnyOf) -> str:
+    if isinstance(given, AnyOf):
+        raise TypeError("an index has no choice as its condition")
     column, values = name_of(given.column), [literal(v) for v in given.values]
     if given.is_null is not None:
         return f"{column} is null" if given.is_null else f"not {column} is null"

@@ -113,3 +113,37 @@ as $$
   select backfill_private.mark(p_name, p_status, p_detail)
     || jsonb_build_object('next', case when p_status = 'ok' then '' else coalesce(p_next, '') end)
 $$;
+
+-- How many letters have to be inserted, deleted or changed to get from one text to the other.
+create function backfill_private.distance(p_from text, p_to text)
+returns integer
+language plpgsql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_above integer[] := array(select generate_series(0, length(p_to)));
+  v_row integer[];
+begin
+  for i in 1 .. length(p_from) loop
+    v_row := array[i];
+    for j in 1 .. length(p_to) loop
+      v_row[j + 1] := least(v_row[j] + 1, v_above[j + 1] + 1,
+        v_above[j] + (substr(p_from, i, 1) <> substr(p_to, j, 1))::integer);
+    end loop;
+    v_above := v_row;
+  end loop;
+  return v_above[length(p_to) + 1];
+end
+$$;
+
+-- The distance as a share of the longer text, 0 to 1, so that a shortened name is nearer than another of its length.
+create function backfill_private.farness(p_from text, p_to text)
+returns numeric
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.distance(lower(left(p_from, 200)), lower(left(p_to, 200)))::numeric
+    / greatest(length(left(p_from, 200)), length(left(p_to, 200)), 1)
+$$;

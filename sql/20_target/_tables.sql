@@ -26,9 +26,9 @@ create table public.backfill_targets (
   table_name text not null,
   session_column text not null,
   key_columns text[] not null,
-  version_column text not null,
-  version text not null,
-  version_parameter text not null,
+  version_column text,
+  version text,
+  version_parameter text,
   any_version_counts boolean not null default false,
   matches jsonb not null default '{}',
   function_signature text not null,
@@ -43,6 +43,8 @@ create table public.backfill_targets (
   transport text not null default 'rpc' check (transport in ('rpc', 'edge')),
   function_version text check (function_version <> ''),
   receipts text not null default 'exact' check (receipts in ('exact', 'inferred')),
+  check (version_column is null or version is not null),
+  check ((version is null) = (version_parameter is null)),
   check (transport = 'edge' or receipts = 'exact'),
   check ((transport = 'edge') = (function_version is not null)),
   primary key (target, component),
@@ -64,11 +66,11 @@ comment on column public.backfill_targets.session_column is
 comment on column public.backfill_targets.key_columns is
   'The columns of the key that a scoring call writes by.';
 comment on column public.backfill_targets.version_column is
-  'Its column that holds the version.';
+  'Its column that holds the version. Null: its rows have none, and any row counts.';
 comment on column public.backfill_targets.version is
-  'The version wanted if the request names none.';
+  'The version wanted if the request names none. Null: the function takes none either.';
 comment on column public.backfill_targets.version_parameter is
-  'Name of the request''s parameter that names the version.';
+  'Name of the request''s parameter that names the version. Components with one call may share it.';
 comment on column public.backfill_targets.any_version_counts is
   'True: a row of any version counts as present. False: only a row of the wanted version does.';
 comment on column public.backfill_targets.matches is

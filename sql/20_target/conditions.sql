@@ -1,5 +1,4 @@
--- Conditions: when a row of the source is selected, and when a row of a component's table counts. Each is made here,
--- once, in the columns' own types. The views, the core, the marks and the undo all use what is made here.
+-- Conditions: how values are compared, and when a row of a component's table counts. Each condition is made once, in the columns' own types. The views, the core, the marks and the undo all use what is made here.
 --
 -- Every function here that reads or writes a value as text pins the settings that such a text depends on.
 
@@ -30,9 +29,11 @@ begin
 end
 $$;
 
--- The equality of a type: that of its usual order, as `distinct` and a unique index have it. A type of an extension has
--- it in a schema that is not on our path. Null if two values cannot be compared.
-create function backfill_private.equality(p_type oid)
+-- An operator of a type's usual order, that of `distinct` and of a unique index. A type of an extension has it in a
+-- schema that is not on our path. Null if two values cannot be compared.
+--
+-- p_place  1 <, 2 <=, 3 =, 4 >=, 5 >
+create function backfill_private.comparison(p_type oid, p_place integer)
 returns oid
 language plpgsql
 stable
@@ -49,7 +50,7 @@ begin
       on o.amopfamily = c.opcfamily
       and o.amoplefttype = c.opcintype
       and o.amoprighttype = c.opcintype
-      and o.amopstrategy = 3
+      and o.amopstrategy = p_place
     join pg_type as t on t.oid = p_type
     left join pg_cast as k
       on k.castsource = p_type
@@ -72,8 +73,27 @@ begin
 end
 $$;
 
+-- The equality of a type, as above.
+create function backfill_private.equality(p_type oid)
+returns oid
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.comparison(p_type, 3)
+$$;
+
 -- The same as SQL writes it between two values.
 create function backfill_private.equals(p_type oid)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.compares(p_type, 3)
+$$;
+
+create function backfill_private.compares(p_type oid, p_place integer)
 returns text
 language plpgsql
 stable
@@ -81,17 +101,19 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   -- The usual types need no look into the catalogs.
-  if p_type in ('text'::regtype, 'varchar'::regtype, 'uuid'::regtype, 'integer'::regtype, 'bigint'::regtype) then
+  if p_place = 3
+    and p_type in ('text'::regtype, 'varchar'::regtype, 'uuid'::regtype, 'integer'::regtype, 'bigint'::regtype)
+  then
     return '=';
   end if;
   return (
     select case
-      when o.oprname = '=' and n.nspname = 'pg_catalog' then '='
+      when n.nspname = 'pg_catalog' then o.oprname::text
       else format('operator(%I.%s)', n.nspname, o.oprname)
     end
     from pg_operator as o
     join pg_namespace as n on n.oid = o.oprnamespace
-    where o.oid = backfill_private.equality(p_type));
+    where o.oid = backfill_private.comparison(p_type, p_place));
 end
 $$;
 
@@ -147,9 +169,7 @@ exception when others then  -- a type's input may raise anything
     p_table,
     format_type(v_type, -1),
     case when length(v_value) > 40 then left(v_value, 40) || '…' else v_value end,
-    (select '. There are: ' || string_agg(e.enumlabel, ', ' order by e.enumsortorder)
-     from pg_enum as e
-     where e.enumtypid = v_type));
+    backfill_private.may_stand(v_type));
 end
 $$;
 
@@ -190,7 +210,11 @@ begin
   return (
     select case
       when t.type = 'timestamp'::regtype then format('(%s at time zone ''UTC'')', p_value)
-      when t.type = 'date'::regtype then format('(%s::timestamp at time zone ''UTC'')', p_value)
+      when t.type = 'date'::regtype then format(
+        -- A date may be later than any moment.
+        '(case when %1$s < ''294277-01-01'' or not isfinite(%1$s) then %1$s::timestamp else ''294276-12-31'' end'
+        ' at time zone ''UTC'')',
+        p_value)
       else p_value
     end
     from (select backfill_private.value_type(p_table, p_column) as type) as t);
@@ -209,42 +233,6 @@ as $$
     when 'date'::regtype then p_column || ' is a date and is read as the start of its UTC day'
   end
   from (select backfill_private.value_type(p_table, p_column) as type) as t
-$$;
-
--- The conditions under which a row of a target's source is selected, in words and as SQL.
---
--- p_prefix  of the columns: an alias with its dot, or nothing
-create function backfill_private.filter_conditions(p_target text, p_prefix text)
-returns table (words text, condition text)
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select
-    case
-      when f ? 'is_null'
-      then format('%s %s', f ->> 'column', case when (f ->> 'is_null')::boolean then 'null' else 'not null' end)
-      else format('%s %s', f ->> 'column', (
-        select string_agg(v, ' or ')
-        from jsonb_array_elements_text(f -> 'values') as v
-      ))
-    end,
-    p_prefix || quote_ident(f ->> 'column') || case
-      when f ? 'is_null' then case when (f ->> 'is_null')::boolean then ' is null' else ' is not null' end
-      when jsonb_array_length(f -> 'values') = 1
-      then format(' %s %L', backfill_private.equals(t.type), backfill_private.spelled(t.type, f -> 'values' ->> 0))
-      else format(' %s any (array[%s]::%s[])',
-        backfill_private.equals(t.type),
-        (
-          select string_agg(quote_literal(backfill_private.spelled(t.type, v)), ', ')
-          from jsonb_array_elements_text(f -> 'values') as v
-        ),
-        format_type(t.type, -1))
-    end
-  from backfill_private.sources as o
-  cross join lateral jsonb_array_elements(o.filters) as f
-  cross join lateral (select backfill_private.value_type(o.source_table, f ->> 'column') as type) as t
-  where o.target = p_target
 $$;
 
 -- The value of a parameter as SQL, of a type: a literal if there is a request, else what holds when the view is read.
@@ -290,7 +278,7 @@ begin
         backfill_private.value_sql(p_target.target, c.parameter, t.type, p_request))
       from (
         select 0 as place, p_target.version_column as name, p_target.version_parameter as parameter
-        where p_wanted or not p_target.any_version_counts
+        where p_target.version_column is not null and (p_wanted or not p_target.any_version_counts)
         union all
         select 1, m.key, m.value
         from jsonb_each_text(p_target.matches) as m

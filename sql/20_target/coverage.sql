@@ -1,12 +1,13 @@
 -- Coverage: what is missing by day, of any target.
 
 -- The view that shows a target's coverage, the target's components in order, the first day meant, the date's column,
--- how people call its rows, and why a component may not be wanted: {component: reason}.
+-- how people call its rows, why a component may not be wanted: {component: reason}, and what somebody should know:
+-- [sentence].
 --
 -- raises  OB010 not allowed, OB013 no such target or no date
 create function backfill_private.coverage_of(
   p_target text, p_since text, out view_name text, out components text[], out first_day date, out date_column text,
-  out called text[], out not_wanted jsonb
+  out called text[], out not_wanted jsonb, out notes jsonb
 )
 language plpgsql
 stable
@@ -25,8 +26,9 @@ begin
       order by t.position),
     s.date_column,
     s.called,
-    backfill_private.not_wanted_reasons(s.target)
-  into view_name, components, date_column, called, not_wanted
+    backfill_private.not_wanted_reasons(s.target),
+    (select coalesce(jsonb_agg(u.detail), '[]') from backfill_private.unmatched_values(s.target) as u)
+  into view_name, components, date_column, called, not_wanted, notes
   from backfill_private.sources as s
   where s.target = backfill_private.check_target(p_target);
 end

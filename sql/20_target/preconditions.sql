@@ -18,7 +18,7 @@ as $$
   where s.target = p_target
 $$;
 
--- The columns of a target that are compared with values: what selects its sessions, and versions and kinds.
+-- The columns of a target's components that are compared with values: versions and kinds.
 --
 -- p_request  whose versions and kinds are wanted. Null: those of the declaration
 create function backfill_private.value_columns(p_target text, p_request jsonb)
@@ -27,17 +27,12 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select 'column', f.place::integer, s.source_table, f.filter ->> 'column',
-    array(select jsonb_array_elements_text(coalesce(f.filter -> 'values', '[]')))
-  from backfill_private.sources as s
-  cross join lateral jsonb_array_elements(s.filters) with ordinality as f (filter, place)
-  where s.target = p_target
-  union all
   select 'value', t.position, t.table_name, c.name, array_remove(array[c.given], null)
   from public.backfill_targets as t
   join backfill_private.sources as s on s.target = t.target
   cross join lateral (
     select t.version_column as name, coalesce(p_request ->> t.version_parameter, t.version) as given
+    where t.version_column is not null
     union all
     select m.key, coalesce(p_request ->> m.value, s.defaults ->> m.value)
     from jsonb_each_text(t.matches) as m
@@ -144,10 +139,21 @@ as $$
   where s.target = p_target and t.type is not null
   union all
   select
+    'column',
+    f.place::integer,
+    format('column %s.%s', s.source_table, f.filter ->> 'column'),
+    backfill_private.column_type(s.source_table, f.filter ->> 'column'),
+    backfill_private.filter_fault(s.source_table, f.filter),
+    'correct the declaration, then: backfill install --target FILE'
+  from backfill_private.sources as s
+  cross join lateral backfill_private.column_filters(s.filters) as f
+  where s.target = p_target
+  union all
+  select
     v.kind,
     v.place,
-    case v.kind when 'value' then 'values of ' else 'column ' end || format('%s.%s', v.table_name, v.column_name),
-    case v.kind when 'column' then backfill_private.column_type(v.table_name, v.column_name) end,
+    'values of ' || format('%s.%s', v.table_name, v.column_name),
+    null,
     backfill_private.value_fault(v.table_name, v.column_name, v.given),
     'correct the declaration, then: backfill install --target FILE'
   from backfill_private.value_columns(p_target, null) as v

@@ -11,7 +11,8 @@ as $$
   select coalesce(
     nullif(current_setting('backfill.request', true), '')::jsonb ->> p_name,
     (
-      select t.version
+      -- Components with one call may share it.
+      select min(t.version)
       from public.backfill_targets as t
       where t.target = p_target and t.version_parameter = p_name
     ),
@@ -50,6 +51,32 @@ as $$
   -- In a case: before PostgreSQL 16 to_regprocedure() raises an error for an Edge Function's bare name.
   left join pg_proc as p
     on p.oid = case t.transport when 'rpc' then to_regprocedure(t.function_signature) end
+  where t.target = p_target
+$$;
+
+-- The scoring calls of a target under a request. Components whose calls would be the same share one: it is made once
+-- and fills them all.
+--
+-- call  the first component of those that share a call with this one, itself if none comes before it
+create function backfill_private.calls_of(p_target text, p_request jsonb)
+returns table (component text, "position" integer, call text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    t.component,
+    t.position,
+    first_value(t.component) over (
+      partition by t.transport, coalesce(f.oid::text, t.function_signature), a.given
+      order by t.position)
+  from public.backfill_targets as t
+  join backfill_private.scoring_functions(p_target) as f on f.component = t.component
+  cross join lateral (
+    -- A list stands for the session's key, which is no value of a request.
+    select jsonb_object_agg(a.key, case when a.value = 'session_id' then '[]' else p_request -> a.value end) as given
+    from jsonb_each_text(t.arguments) as a
+  ) as a
   where t.target = p_target
 $$;
 
@@ -145,10 +172,13 @@ as $$
       when not x.indisvalid then 'not valid, its creation was cut off'
       when x.indrelid <> c.oid
         or a.attname is distinct from s.date_column
-        or (x.indpred is null) <> (s.filters = '[]')
+        or (x.indpred is null) <> not exists (
+          select from jsonb_array_elements(s.filters) as f where backfill_private.is_plain(f)
+        )
         or exists (
           select from jsonb_array_elements(s.filters) as f
-          where strpos(coalesce(pg_get_expr(x.indpred, x.indrelid), ''), f ->> 'column') = 0
+          where backfill_private.is_plain(f)
+            and strpos(coalesce(pg_get_expr(x.indpred, x.indrelid), ''), f ->> 'column') = 0
         )
         then 'not the one that is meant'
     end

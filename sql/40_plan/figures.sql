@@ -1,16 +1,40 @@
 -- The figures of a plan: sessions, calls, writes, batches, run time.
 
--- The calls of a plan in their order: {component, function, transport, arguments: [[name, value; null: the session's
--- id]], table, version_column, version, keeps_versions}.
+-- The calls of a plan in their order: {component, components: all that the call fills, calls: how many, function,
+-- transport, arguments: [[name, value; null: the session's id]], table, version_column, version, keeps_versions, others:
+-- [{table, version_column, version, keeps_versions}] of the other components that it fills}.
 create function backfill_private.plan_steps(p_run_id uuid)
 returns jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
+  with shared as (
+    select
+      c.call,
+      array_agg(c.component order by c.position) as components,
+      jsonb_agg(
+        jsonb_build_object(
+          'table', backfill_private.bare_name(t.table_name),
+          'version_column', t.version_column,
+          'version', r.request ->> t.version_parameter,
+          'keeps_versions', coalesce(t.version_column = any (t.key_columns), false))
+        order by c.position) as fills
+    from public.backfill_runs as r
+    cross join lateral backfill_private.calls_of(r.target, r.request) as c
+    join public.backfill_targets as t on t.target = r.target and t.component = c.component
+    where r.run_id = p_run_id
+    group by c.call
+  )
   select jsonb_agg(
     jsonb_build_object(
       'component', t.component,
+      'components', s.components,
+      'calls', (
+        select count(*)
+        from public.backfill_items as i
+        where i.run_id = p_run_id and i.components && s.components
+      ),
       'function', f.name,
       'transport', t.transport,
       'arguments', (
@@ -19,13 +43,12 @@ as $$
           order by array_position(p.proargnames, a.key), a.key)
         from jsonb_each_text(t.arguments) as a
       ),
-      'table', backfill_private.bare_name(t.table_name),
-      'version_column', t.version_column,
-      'version', r.request ->> t.version_parameter,
-      'keeps_versions', t.version_column = any (t.key_columns))
+      'others', s.fills - 0)
+      || (s.fills -> 0)
     order by t.position)
   from public.backfill_runs as r
   join public.backfill_targets as t on t.target = r.target
+  join shared as s on s.call = t.component
   join backfill_private.scoring_functions(r.target) as f on f.component = t.component
   left join pg_proc as p on p.oid = f.oid
   where r.run_id = p_run_id
@@ -45,14 +68,12 @@ as $$
     from public.backfill_targets as t
     join public.backfill_runs as r on r.target = t.target
     where r.run_id = p_run_id
-  ), names as (
-    select
-      c.position,
-      c.missing,
-      f.name as function_name,
-      c.component
-    from components as c
-    join backfill_private.scoring_functions(c.target) as f on f.component = c.component
+  ), steps as (
+    select backfill_private.plan_steps(p_run_id) as told
+  ), calls as (
+    select s ->> 'function' as name, sum((s ->> 'calls')::bigint) as made
+    from steps, jsonb_array_elements(steps.told) as s
+    group by 1
   ), writes as (
     select backfill_private.bare_name(p.table_name) as name, p.new, p.replaced, p.versions
     from backfill_private.planned_rows(p_run_id) as p
@@ -60,7 +81,7 @@ as $$
   select jsonb_build_object(
     'candidates', jsonb_build_object(
       'total', (select count(*) from items),
-      'missing', (select jsonb_object_agg(n.component, n.missing) from names as n),
+      'missing', (select jsonb_object_agg(c.component, c.missing) from components as c),
       'missing_all', (
         select count(*)
         from items as i
@@ -75,8 +96,7 @@ as $$
       from unnest(array['priority', 'recent', 'historical']) as p (phase)
     ),
     'expected_calls',
-      (select jsonb_object_agg(n.function_name, n.missing) from names as n)
-      || jsonb_build_object('total', (select sum(n.missing) from names as n)),
+      (select jsonb_object_agg(c.name, c.made) || jsonb_build_object('total', sum(c.made)) from calls as c),
     'expected_writes', (
       select jsonb_object_agg(w.name, w.new + w.replaced)
         || jsonb_build_object(
@@ -89,7 +109,7 @@ as $$
       select jsonb_object_agg(w.name, w.versions)
       from writes as w
     ),
-    'steps', backfill_private.plan_steps(p_run_id),
+    'steps', (select s.told from steps as s),
     'batches', (select max(i.batch) from items as i),
     'oldest', (select min(i.session_at) from items as i),
     'newest', (select max(i.session_at) from items as i))

@@ -137,44 +137,11 @@ begin
     using p_run_id;
     return next v_mark;
   end if;
+  return query select * from backfill_private.unmatched_marks(v_source.target);
   return query select * from backfill_private.date_marks(v_source);
   for v_need in select n from jsonb_array_elements(v_source.needs) as n loop
     return next backfill_private.need_mark(p_run_id, v_need);
   end loop;
-end
-$$;
-
--- The mark on the dates of a source, if there is something to know: how a column without a time zone is read, and how
--- many selected rows have no date. No range of dates holds these.
-create function backfill_private.date_marks(p_source backfill_private.sources)
-returns setof jsonb
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_words text := backfill_private.date_words(p_source.source_table, p_source.date_column);
-  v_without bigint;
-begin
-  execute format('select count(*) from %s as s where %s',
-    p_source.source_table::regclass,
-    array_to_string(
-      array(select f.condition from backfill_private.filter_conditions(p_source.target, 's.') as f)
-        || format('s.%I is null', p_source.date_column),
-      ' and '))
-  into v_without;
-  if v_without > 0 or v_words is not null then
-    return next backfill_private.mark(
-      'dates of ' || backfill_private.bare_name(p_source.source_table),
-      case when v_without > 0 then 'warn' else 'ok' end,
-      concat_ws('; ',
-        v_words,
-        format('%s selected %s no %s, so no plan takes %s',
-          nullif(v_without, 0),
-          case v_without when 1 then 'row has' else 'rows have' end,
-          p_source.date_column,
-          case v_without when 1 then 'it' else 'them' end)));
-  end if;
 end
 $$;
 
@@ -343,6 +310,13 @@ as $$
     end)
   from backfill_private.scoring_faults(p_target) with ordinality as f
   join public.backfill_targets as t on t.target = p_target and t.component = f.component
+  -- A function that fills several components is told once, unless its calls differ in what is wrong with them.
+  where not exists (
+    select from backfill_private.scoring_faults(p_target) with ordinality as before
+    where before.ordinality < f.ordinality
+      and before.name = f.name
+      and before.function is not distinct from f.function
+      and (before.wanted, before.fault) is not distinct from (f.wanted, f.fault))
   order by f.ordinality
 $$;
 

@@ -53,8 +53,16 @@ as $$
         select from backfill_private.rehearsed(p_run_id) as other
         where other.error is null and other.ordinal > 1
       ))
+  ), calls as materialized (
+    select c.component, c.call
+    from public.backfill_runs as r
+    cross join lateral backfill_private.calls_of(r.target, r.request) as c
+    where r.run_id = p_run_id
   ), batches as (
-    select i.batch, ceil(count(*) / 4.0) as waves, avg(cardinality(i.components)) as calls
+    select
+      i.batch,
+      ceil(count(*) / 4.0) as waves,
+      avg((select count(distinct c.call) from calls as c where c.component = any (i.components))) as calls
     from public.backfill_items as i
     where i.run_id = p_run_id
     group by i.batch

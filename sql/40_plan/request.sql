@@ -78,36 +78,61 @@ declare
 begin
   select w.key into v_unknown
   from jsonb_each_text(coalesce(p_request -> 'want', '{}')) as w
-  where not exists (select from public.backfill_targets as t where t.target = p_target and t.component = w.key);
+  where not exists (
+    select from public.backfill_targets as t
+    where t.target = p_target
+      and t.component = w.key
+      and t.version is not null);
   if found then
     perform backfill_private.refuse('OB013',
-      format('target %s has no component %s', p_target, left(v_unknown, 80)),
-      format('backfill plan … --want COMPONENT=V with one of: %s', (
-        select string_agg(t.component, ', ' order by t.position)
-        from public.backfill_targets as t
-        where t.target = p_target
-      )));
+      case
+        when exists (
+          select from public.backfill_targets as t
+          where t.target = p_target
+            and t.component = v_unknown)
+        then format('%s of target %s has no version', v_unknown, p_target)
+        else format('target %s has no component %s', p_target, left(v_unknown, 80))
+      end,
+      coalesce(
+        format('backfill plan … --want COMPONENT=V with one of: ' || (
+          select string_agg(t.component, ', ' order by t.position)
+          from public.backfill_targets as t
+          where t.target = p_target
+            and t.version is not null
+        )),
+        'backfill plan … without --want'));
   end if;
-  select t.component, t.version_parameter,
-    p_request -> 'want' ->> t.component as wanted, p_request ->> t.version_parameter as named
+  select t.component, t.version_parameter, w.wanted,
+    coalesce(p_request ->> t.version_parameter, p_request -> 'want' ->> other.component) as named,
+    case when p_request ->> t.version_parameter is null then 'want of ' || other.component else t.version_parameter end
+      as named_by
   into v_twice
   from public.backfill_targets as t
+  join public.backfill_targets as other using (target, version_parameter)
+  cross join lateral (select p_request -> 'want' ->> t.component as wanted) as w
   where t.target = p_target
-    and p_request -> 'want' ->> t.component <> p_request ->> t.version_parameter
+    and w.wanted <> coalesce(p_request ->> t.version_parameter, p_request -> 'want' ->> other.component)
   limit 1;
   if found then
     perform backfill_private.refuse('OB013',
       format('two versions of %s are wanted: want says %s, %s says %s',
-        v_twice.component, left(v_twice.wanted, 40), v_twice.version_parameter, left(v_twice.named, 40)),
+        v_twice.component, left(v_twice.wanted, 40), v_twice.named_by, left(v_twice.named, 40)),
       format('backfill plan … --want %s=V, or --%s V, not both',
         v_twice.component, replace(v_twice.version_parameter, '_', '-')));
   end if;
   return (
-    select jsonb_object_agg(
-      t.version_parameter,
-      coalesce(p_request -> 'want' ->> t.component, p_request ->> t.version_parameter, t.version))
-    from public.backfill_targets as t
-    where t.target = p_target
+    -- Components with one call may share a parameter.
+    select coalesce(jsonb_object_agg(v.name, v.version), '{}')
+    from (
+      select
+        t.version_parameter as name,
+        coalesce(min(p_request -> 'want' ->> t.component), min(p_request ->> t.version_parameter), min(t.version))
+          as version
+      from public.backfill_targets as t
+      where t.target = p_target
+        and t.version is not null
+      group by t.version_parameter
+    ) as v
   );
 end
 $$;
@@ -142,7 +167,10 @@ as $$
 declare
   v_known text[] := array(
     select jsonb_object_keys(s.defaults) from backfill_private.sources as s where s.target = p_target
-    union select t.version_parameter from public.backfill_targets as t where t.target = p_target);
+    union
+    select t.version_parameter
+    from public.backfill_targets as t
+    where t.target = p_target and t.version_parameter is not null);
   v_unknown text := (
     select n
     from jsonb_object_keys(coalesce(nullif(p_request -> 'parameters', 'null'), '{}')) as n

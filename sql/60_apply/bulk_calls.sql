@@ -89,7 +89,8 @@ as $$
 $$;
 
 -- The statements that score sessions one after the other, each in its turn. Each component names the statement that
--- makes its calls, and '' the one that makes all, each only if its row is missing. While a session has its turn, the
+-- makes its calls, and '' the one that makes all, each only if its row is missing. Components that share a call are
+-- filled by that of the first whose row is missing. While a session has its turn, the
 -- setting backfill.bulk holds its place in the plan. The gate adds one line for each row that was written. After each
 -- call the settings are put back.
 --
@@ -104,8 +105,15 @@ set search_path = pg_catalog, pg_temp
 as $$
   with parts as (
     select t.position, t.component,
-      format('case when x -> ''todo'' ? %L then (select count(*) from %I.%I(%s)) end',
-        t.component, n.nspname, p.proname, (
+      format('case when x -> ''todo'' ? %L%s then (select count(*) from %I.%I(%s)) end',
+        t.component,
+        ' and not x -> ''todo'' ?| ' || quote_literal((
+          select array_agg(before.component)
+          from backfill_private.calls_of(p_run.target, p_run.request) as mine
+          join backfill_private.calls_of(p_run.target, p_run.request) as before
+            on before.call = mine.call and before.position < mine.position
+          where mine.component = t.component)::text),
+        n.nspname, p.proname, (
           select string_agg(format('%I => %s::%s', a.key,
               case a.value
                 when 'session_id' then '(x ->> ''session_id'')'

@@ -26,7 +26,8 @@ exception when data_exception or program_limit_exceeded then
 end
 $$;
 
--- Refuse a row while one that it needs first is missing: a failed step ends the session.
+-- Refuse a row while one that it needs first is missing: a failed step ends the session. What one call fills comes in
+-- the order in which the call writes it.
 --
 -- p_needs_first  of the row's component, see public.backfill_targets
 -- raises         OB020 a component that this one needs first has no receipt of this run
@@ -51,6 +52,13 @@ begin
         and r.component = n.component
         and r.kind = 'score'
         and r.undone_at is null)
+    and not exists (
+      select from public.backfill_runs as run
+      cross join lateral backfill_private.calls_of(run.target, run.request) as mine
+      join backfill_private.calls_of(run.target, run.request) as its on its.call = mine.call
+      where run.run_id = p_run_id
+        and mine.component = p_component
+        and its.component = n.component)
   limit 1;
   if found then
     perform backfill_private.refuse('OB020',

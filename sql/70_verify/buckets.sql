@@ -256,7 +256,8 @@ begin
     (select format('jsonb_build_object(%s)', string_agg(format('%L, t.%I', c, c), ', '))
      from unnest(v_target.key_columns) as c),
     -- The first is that on the version.
-    (backfill_private.kind_conditions(v_target, 't', v_run.request, true))[1],
+    case when v_target.version_column is null then 'true'
+      else (backfill_private.kind_conditions(v_target, 't', v_run.request, true))[1] end,
     v_source.source_table::regclass, v_source.key_column,
     v_target.table_name, backfill_private.row_condition(v_target, v_run.request, false), v_run.target)
   using p_run_id, v_run.sealed_snapshot::pg_snapshot, pg_snapshot_xmin(v_run.sealed_snapshot::pg_snapshot)::xid;

@@ -333,6 +333,7 @@ as $$
   union all
   select backfill_private.criterion(backfill_private.bare_name(p_target.table_name) || '_version',
     (p_figures ->> 'written')::bigint, (p_figures ->> 'written_wanted')::bigint)
+  where p_target.version_column is not null
   union all
   select backfill_private.criterion(backfill_private.bare_name(p_target.table_name) || '_no_legacy_versions',
     0, (p_figures ->> 'legacy')::bigint)

@@ -26,7 +26,7 @@ as $$
   from public.backfill_targets as t
   cross join lateral (
     select t.session_column, 'session_column'
-    union all select t.version_column, 'version_column'
+    union all select t.version_column, 'version_column' where t.version_column is not null
     union all select k, 'key_columns' from unnest(t.key_columns) as k
     union all select m, 'matches' from jsonb_object_keys(t.matches) as m
     union all select r, 'score_ranges' from jsonb_object_keys(t.score_ranges) as r
@@ -238,6 +238,9 @@ as $$
   select p.line
   from backfill_private.precondition_lines(p_target, 'column') as p
   union all
+  select u
+  from backfill_private.unmatched_marks(p_target) as u
+  union all
   select i.line
   from backfill_private.sources as s
   cross join lateral jsonb_array_elements(s.needs) as n
@@ -263,6 +266,7 @@ as $$
         (
           select ' where ' || string_agg(f.condition, ' and ')
           from backfill_private.filter_conditions(p_target, '') as f
+          where f.is_plain
         ))))
   from backfill_private.sources as s
   cross join lateral backfill_private.detection_index(p_target) as i

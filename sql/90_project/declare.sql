@@ -176,7 +176,10 @@ as $$
         when p.kind = 'column' and p.place > 1000
         then array['needs', (p.place - 1001)::text, 'column']
         when p.kind = 'column'
-        then array['source', 'where', p_declaration #>> array['source', 'filters', (p.place - 1)::text, 'column']]
+        then array['source', 'where', (
+            select f.filter ->> 'column'
+            from backfill_private.column_filters(p_declaration #> '{source,filters}') as f
+            where f.place = p.place)]
         when p.place = 0 then array['source', 'key']
         else array['component', (p.place - 1)::text]
           || case p.kind

@@ -1,40 +1,6 @@
 -- Names: what a declaration names, and what of it the database does not have. To declare refuses the first such fault.
 -- To check a file tells all of them.
 
--- How many letters have to be inserted, deleted or changed to get from one text to the other.
-create function backfill_private.distance(p_from text, p_to text)
-returns integer
-language plpgsql
-immutable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_above integer[] := array(select generate_series(0, length(p_to)));
-  v_row integer[];
-begin
-  for i in 1 .. length(p_from) loop
-    v_row := array[i];
-    for j in 1 .. length(p_to) loop
-      v_row[j + 1] := least(v_row[j] + 1, v_above[j + 1] + 1,
-        v_above[j] + (substr(p_from, i, 1) <> substr(p_to, j, 1))::integer);
-    end loop;
-    v_above := v_row;
-  end loop;
-  return v_above[length(p_to) + 1];
-end
-$$;
-
--- The distance as a share of the longer text, 0 to 1, so that a shortened name is nearer than another of its length.
-create function backfill_private.farness(p_from text, p_to text)
-returns numeric
-language sql
-immutable
-set search_path = pg_catalog, pg_temp
-as $$
-  select backfill_private.distance(lower(left(p_from, 200)), lower(left(p_to, 200)))::numeric
-    / greatest(length(left(p_from, 200)), length(left(p_to, 200)), 1)
-$$;
-
 -- The last part of a name or a signature, without arguments.
 create function backfill_private.last_part(p_name text)
 returns text
@@ -113,8 +79,10 @@ as $$
     from unnest(array['key', 'date', 'column', 'session', 'version_column']) as f (name)
     where jsonb_typeof(p_given -> f.name) = 'string'
     union all
-    select array['where', w #>> '{}'], w #>> '{}'
-    from jsonb_path_query(p_given -> 'filters', 'strict $.**.column') as w
+    select array['where', f.filter ->> 'column'], n.name
+    from backfill_private.column_filters(p_given -> 'filters') as f
+    cross join lateral unnest(array[f.filter ->> 'column', f.filter ->> 'other']) as n (name)
+    where n.name is not null
     union all
     select array['key'], k
     from jsonb_array_elements_text(case jsonb_typeof(p_given -> 'key') when 'array' then p_given -> 'key' end) as k

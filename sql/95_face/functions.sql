@@ -32,7 +32,7 @@ comment on function public.backfill_history(text[]) is
 -- p_since   the first day. Days that no plan can take come too: without a date, infinite, of a year not in 1 to 9999
 -- returns   {components, days: [a row of the target's view of daily coverage], not_wanted: {component: why it may not be
 --           wanted}, undated: sessions of such days that lack something, date: the date's column, called: its rows, one
---           and several}
+--           and several, notes: sentences}
 create function public.backfill_coverage(p_target text default null, p_since text default null)
 returns jsonb
 language plpgsql
@@ -45,12 +45,13 @@ declare
   v_since date;
   v_column text;
   v_not_wanted jsonb;
+  v_notes jsonb;
   v_days jsonb;
   v_undated bigint;
   v_called text[];
 begin
-  select c.view_name, c.components, c.first_day, c.date_column, c.called, c.not_wanted
-  into v_view, v_components, v_since, v_column, v_called, v_not_wanted
+  select c.view_name, c.components, c.first_day, c.date_column, c.called, c.not_wanted, c.notes
+  into v_view, v_components, v_since, v_column, v_called, v_not_wanted, v_notes
   from backfill_private.coverage_of(p_target, p_since) as c;
   execute format(
     'select coalesce(jsonb_agg(to_jsonb(d) order by d.day), ''[]''),
@@ -67,7 +68,8 @@ begin
     'not_wanted', v_not_wanted,
     'undated', v_undated,
     'date', v_column,
-    'called', v_called);
+    'called', v_called,
+    'notes', v_notes);
 end
 $$;
 

@@ -40,6 +40,8 @@ as $$
   select case
     when p_at is null then format('it has no %s', p_column)
     when not isfinite(p_at) then format('its %s is %s', p_column, p_at)
+    -- A date may be later than any moment. Then it is read as the last day of these.
+    when p_at >= timestamptz '294276-12-31 00:00:00+00' then format('its %s is after the year 294275', p_column)
     when p_at >= backfill_private.after_all_moments()
     then format('its %s is in the year %s, and plans end with 9999',
       p_column, extract(year from p_at at time zone 'UTC'))
@@ -355,6 +357,40 @@ as $$
     || jsonb_build_object('next', case when p_status = 'ok' then '' else coalesce(p_next, '') end)
 $$;
 
+-- How many letters have to be inserted, deleted or changed to get from one text to the other.
+create function backfill_private.distance(p_from text, p_to text)
+returns integer
+language plpgsql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_above integer[] := array(select generate_series(0, length(p_to)));
+  v_row integer[];
+begin
+  for i in 1 .. length(p_from) loop
+    v_row := array[i];
+    for j in 1 .. length(p_to) loop
+      v_row[j + 1] := least(v_row[j] + 1, v_above[j + 1] + 1,
+        v_above[j] + (substr(p_from, i, 1) <> substr(p_to, j, 1))::integer);
+    end loop;
+    v_above := v_row;
+  end loop;
+  return v_above[length(p_to) + 1];
+end
+$$;
+
+-- The distance as a share of the longer text, 0 to 1, so that a shortened name is nearer than another of its length.
+create function backfill_private.farness(p_from text, p_to text)
+returns numeric
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.distance(lower(left(p_from, 200)), lower(left(p_to, 200)))::numeric
+    / greatest(length(left(p_from, 200)), length(left(p_to, 200)), 1)
+$$;
+
 -- from sql/10_ground/settings.sql
 -- Settings: one row. Only postgres writes it (SQL editor), anyone who may read runs reads it.
 
@@ -425,9 +461,9 @@ create table public.backfill_targets (
   table_name text not null,
   session_column text not null,
   key_columns text[] not null,
-  version_column text not null,
-  version text not null,
-  version_parameter text not null,
+  version_column text,
+  version text,
+  version_parameter text,
   any_version_counts boolean not null default false,
   matches jsonb not null default '{}',
   function_signature text not null,
@@ -442,6 +478,8 @@ create table public.backfill_targets (
   transport text not null default 'rpc' check (transport in ('rpc', 'edge')),
   function_version text check (function_version <> ''),
   receipts text not null default 'exact' check (receipts in ('exact', 'inferred')),
+  check (version_column is null or version is not null),
+  check ((version is null) = (version_parameter is null)),
   check (transport = 'edge' or receipts = 'exact'),
   check ((transport = 'edge') = (function_version is not null)),
   primary key (target, component),
@@ -463,11 +501,11 @@ comment on column public.backfill_targets.session_column is
 comment on column public.backfill_targets.key_columns is
   'The columns of the key that a scoring call writes by.';
 comment on column public.backfill_targets.version_column is
-  'Its column that holds the version.';
+  'Its column that holds the version. Null: its rows have none, and any row counts.';
 comment on column public.backfill_targets.version is
-  'The version wanted if the request names none.';
+  'The version wanted if the request names none. Null: the function takes none either.';
 comment on column public.backfill_targets.version_parameter is
-  'Name of the request''s parameter that names the version.';
+  'Name of the request''s parameter that names the version. Components with one call may share it.';
 comment on column public.backfill_targets.any_version_counts is
   'True: a row of any version counts as present. False: only a row of the wanted version does.';
 comment on column public.backfill_targets.matches is
@@ -493,8 +531,7 @@ comment on column public.backfill_targets.receipts is
   'inferred: receipts are worked out from the rows before and after.';
 
 -- from sql/20_target/conditions.sql
--- Conditions: when a row of the source is selected, and when a row of a component's table counts. Each is made here,
--- once, in the columns' own types. The views, the core, the marks and the undo all use what is made here.
+-- Conditions: how values are compared, and when a row of a component's table counts. Each condition is made once, in the columns' own types. The views, the core, the marks and the undo all use what is made here.
 --
 -- Every function here that reads or writes a value as text pins the settings that such a text depends on.
 
@@ -525,9 +562,11 @@ begin
 end
 $$;
 
--- The equality of a type: that of its usual order, as `distinct` and a unique index have it. A type of an extension has
--- it in a schema that is not on our path. Null if two values cannot be compared.
-create function backfill_private.equality(p_type oid)
+-- An operator of a type's usual order, that of `distinct` and of a unique index. A type of an extension has it in a
+-- schema that is not on our path. Null if two values cannot be compared.
+--
+-- p_place  1 <, 2 <=, 3 =, 4 >=, 5 >
+create function backfill_private.comparison(p_type oid, p_place integer)
 returns oid
 language plpgsql
 stable
@@ -544,7 +583,7 @@ begin
       on o.amopfamily = c.opcfamily
       and o.amoplefttype = c.opcintype
       and o.amoprighttype = c.opcintype
-      and o.amopstrategy = 3
+      and o.amopstrategy = p_place
     join pg_type as t on t.oid = p_type
     left join pg_cast as k
       on k.castsource = p_type
@@ -567,8 +606,27 @@ begin
 end
 $$;
 
+-- The equality of a type, as above.
+create function backfill_private.equality(p_type oid)
+returns oid
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.comparison(p_type, 3)
+$$;
+
 -- The same as SQL writes it between two values.
 create function backfill_private.equals(p_type oid)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.compares(p_type, 3)
+$$;
+
+create function backfill_private.compares(p_type oid, p_place integer)
 returns text
 language plpgsql
 stable
@@ -576,17 +634,19 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   -- The usual types need no look into the catalogs.
-  if p_type in ('text'::regtype, 'varchar'::regtype, 'uuid'::regtype, 'integer'::regtype, 'bigint'::regtype) then
+  if p_place = 3
+    and p_type in ('text'::regtype, 'varchar'::regtype, 'uuid'::regtype, 'integer'::regtype, 'bigint'::regtype)
+  then
     return '=';
   end if;
   return (
     select case
-      when o.oprname = '=' and n.nspname = 'pg_catalog' then '='
+      when n.nspname = 'pg_catalog' then o.oprname::text
       else format('operator(%I.%s)', n.nspname, o.oprname)
     end
     from pg_operator as o
     join pg_namespace as n on n.oid = o.oprnamespace
-    where o.oid = backfill_private.equality(p_type));
+    where o.oid = backfill_private.comparison(p_type, p_place));
 end
 $$;
 
@@ -642,9 +702,7 @@ exception when others then  -- a type's input may raise anything
     p_table,
     format_type(v_type, -1),
     case when length(v_value) > 40 then left(v_value, 40) || '…' else v_value end,
-    (select '. There are: ' || string_agg(e.enumlabel, ', ' order by e.enumsortorder)
-     from pg_enum as e
-     where e.enumtypid = v_type));
+    backfill_private.may_stand(v_type));
 end
 $$;
 
@@ -685,7 +743,11 @@ begin
   return (
     select case
       when t.type = 'timestamp'::regtype then format('(%s at time zone ''UTC'')', p_value)
-      when t.type = 'date'::regtype then format('(%s::timestamp at time zone ''UTC'')', p_value)
+      when t.type = 'date'::regtype then format(
+        -- A date may be later than any moment.
+        '(case when %1$s < ''294277-01-01'' or not isfinite(%1$s) then %1$s::timestamp else ''294276-12-31'' end'
+        ' at time zone ''UTC'')',
+        p_value)
       else p_value
     end
     from (select backfill_private.value_type(p_table, p_column) as type) as t);
@@ -704,42 +766,6 @@ as $$
     when 'date'::regtype then p_column || ' is a date and is read as the start of its UTC day'
   end
   from (select backfill_private.value_type(p_table, p_column) as type) as t
-$$;
-
--- The conditions under which a row of a target's source is selected, in words and as SQL.
---
--- p_prefix  of the columns: an alias with its dot, or nothing
-create function backfill_private.filter_conditions(p_target text, p_prefix text)
-returns table (words text, condition text)
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select
-    case
-      when f ? 'is_null'
-      then format('%s %s', f ->> 'column', case when (f ->> 'is_null')::boolean then 'null' else 'not null' end)
-      else format('%s %s', f ->> 'column', (
-        select string_agg(v, ' or ')
-        from jsonb_array_elements_text(f -> 'values') as v
-      ))
-    end,
-    p_prefix || quote_ident(f ->> 'column') || case
-      when f ? 'is_null' then case when (f ->> 'is_null')::boolean then ' is null' else ' is not null' end
-      when jsonb_array_length(f -> 'values') = 1
-      then format(' %s %L', backfill_private.equals(t.type), backfill_private.spelled(t.type, f -> 'values' ->> 0))
-      else format(' %s any (array[%s]::%s[])',
-        backfill_private.equals(t.type),
-        (
-          select string_agg(quote_literal(backfill_private.spelled(t.type, v)), ', ')
-          from jsonb_array_elements_text(f -> 'values') as v
-        ),
-        format_type(t.type, -1))
-    end
-  from backfill_private.sources as o
-  cross join lateral jsonb_array_elements(o.filters) as f
-  cross join lateral (select backfill_private.value_type(o.source_table, f ->> 'column') as type) as t
-  where o.target = p_target
 $$;
 
 -- The value of a parameter as SQL, of a type: a literal if there is a request, else what holds when the view is read.
@@ -785,7 +811,7 @@ begin
         backfill_private.value_sql(p_target.target, c.parameter, t.type, p_request))
       from (
         select 0 as place, p_target.version_column as name, p_target.version_parameter as parameter
-        where p_wanted or not p_target.any_version_counts
+        where p_target.version_column is not null and (p_wanted or not p_target.any_version_counts)
         union all
         select 1, m.key, m.value
         from jsonb_each_text(p_target.matches) as m
@@ -869,12 +895,13 @@ $$;
 -- Coverage: what is missing by day, of any target.
 
 -- The view that shows a target's coverage, the target's components in order, the first day meant, the date's column,
--- how people call its rows, and why a component may not be wanted: {component: reason}.
+-- how people call its rows, why a component may not be wanted: {component: reason}, and what somebody should know:
+-- [sentence].
 --
 -- raises  OB010 not allowed, OB013 no such target or no date
 create function backfill_private.coverage_of(
   p_target text, p_since text, out view_name text, out components text[], out first_day date, out date_column text,
-  out called text[], out not_wanted jsonb
+  out called text[], out not_wanted jsonb, out notes jsonb
 )
 language plpgsql
 stable
@@ -893,11 +920,347 @@ begin
       order by t.position),
     s.date_column,
     s.called,
-    backfill_private.not_wanted_reasons(s.target)
-  into view_name, components, date_column, called, not_wanted
+    backfill_private.not_wanted_reasons(s.target),
+    (select coalesce(jsonb_agg(u.detail), '[]') from backfill_private.unmatched_values(s.target) as u)
+  into view_name, components, date_column, called, not_wanted, notes
   from backfill_private.sources as s
   where s.target = backfill_private.check_target(p_target);
 end
+$$;
+
+-- from sql/20_target/filters.sql
+-- Filters: which rows of a source are its sessions. A filter is what `where` of a declaration says about one column:
+--   {column, values: [text]}        one of the values
+--   {column, is_null: boolean}
+--   {column, op, values: [text]}    op: not, <, <=, > or >=. Only `not` has several values
+--   {column, op, other: column}     another column of the row. op: also =
+--   {any: [[filter, …], …]}         all filters of one of the lists
+--
+-- `not` means every other row, also one without a value: (… = …) is not true.
+
+-- The filters of a declaration that are about one column, also those inside of `any`.
+create function backfill_private.column_filters(p_filters jsonb)
+returns table (place bigint, filter jsonb)
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select row_number() over (), f
+  from jsonb_path_query(p_filters, 'strict $.** ? (exists (@.column))') as f
+$$;
+
+-- What may stand as a value of a type: the end of a sentence.
+create function backfill_private.may_stand(p_type oid)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when exists (select from pg_enum as e where e.enumtypid = p_type)
+    then (
+      select '. There are: ' || string_agg(e.enumlabel, ', ' order by e.enumsortorder)
+      from pg_enum as e
+      where e.enumtypid = p_type
+    )
+    else '. There may stand ' || case
+      when p_type in ('smallint'::regtype, 'integer'::regtype, 'bigint'::regtype) then 'a whole number'
+      when p_type in ('numeric'::regtype, 'real'::regtype, 'double precision'::regtype) then 'a number'
+      when p_type = 'boolean'::regtype then 'true or false'
+      when p_type = 'date'::regtype then 'a day such as 2025-08-01'
+      when p_type in ('timestamp'::regtype, 'timestamptz'::regtype) then 'a moment such as 2025-08-01T12:00:00Z'
+      when p_type = 'uuid'::regtype then 'a uuid'
+    end
+  end
+$$;
+
+-- As what two columns of a row are compared: the SQL of their common form, with %s for a column. Null if they cannot be.
+--
+-- A number is compared with any number, a date with any date or moment.
+create function backfill_private.common_form(p_table text, p_column text, p_other text)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with kinds as (
+    select
+      t.type,
+      n.name,
+      case
+        when t.type in ('smallint'::regtype, 'integer'::regtype, 'bigint'::regtype, 'numeric'::regtype) then 'numeric'
+        when t.type in ('real'::regtype, 'double precision'::regtype) then 'float'
+        when t.type in ('date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype) then 'moment'
+        when t.type in ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype) then 'text'
+      end as kind
+    from unnest(array[p_column, p_other]) as n (name)
+    cross join lateral (select backfill_private.value_type(p_table, n.name) as type) as t
+  )
+  select case
+    when min(k.type) = max(k.type)
+    then case
+      when backfill_private.comparison(min(k.type), 3) is not null
+        and not exists (select from pg_type as t where t.oid = min(k.type) and t.typcategory = 'A')
+      then '%s'
+    end
+    when count(k.kind) = 2 and min(k.kind) = max(k.kind) and min(k.kind) <> 'moment' then '%s::' || max(k.kind)
+    when min(k.kind) = 'float' and max(k.kind) = 'numeric' then '%s::float'
+    when min(k.kind) = 'moment' and max(k.kind) = 'moment' and count(k.kind) = 2 then 'moment'
+  end
+  from kinds as k
+$$;
+
+-- One filter about one column, as SQL.
+--
+-- p_prefix  of the columns: an alias with its dot, or nothing
+create function backfill_private.column_condition(p_table text, p_filter jsonb, p_prefix text)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_type oid := backfill_private.value_type(p_table, p_filter ->> 'column');
+  v_column text := p_prefix || quote_ident(p_filter ->> 'column');
+  v_op text := coalesce(p_filter ->> 'op', '=');
+  v_place integer := coalesce(array_position(array['<', '<=', '=', '>=', '>'], v_op), 3);
+  v_form text;
+  v_condition text;
+begin
+  if p_filter ? 'is_null' then
+    return v_column || case when (p_filter ->> 'is_null')::boolean then ' is null' else ' is not null' end;
+  elsif p_filter ? 'other' then
+    v_form := backfill_private.common_form(p_table, p_filter ->> 'column', p_filter ->> 'other');
+    v_condition := case v_form
+      when '%s' then format('%s %s %s', v_column, backfill_private.compares(v_type, v_place),
+        p_prefix || quote_ident(p_filter ->> 'other'))
+      when 'moment' then format('%s %s %s',
+        backfill_private.moment(p_table, p_filter ->> 'column', v_column),
+        (array['<', '<=', '=', '>=', '>'])[v_place],
+        backfill_private.moment(p_table, p_filter ->> 'other', p_prefix || quote_ident(p_filter ->> 'other')))
+      else format(format('%s %%s %s', v_form, v_form),
+        v_column, (array['<', '<=', '=', '>=', '>'])[v_place], p_prefix || quote_ident(p_filter ->> 'other'))
+    end;
+  elsif jsonb_array_length(p_filter -> 'values') = 1 then
+    v_condition := format('%s %s %L',
+      v_column,
+      backfill_private.compares(v_type, v_place),
+      backfill_private.spelled(v_type, p_filter -> 'values' ->> 0));
+  else
+    v_condition := format('%s %s any (array[%s]::%s[])',
+      v_column,
+      backfill_private.compares(v_type, v_place),
+      (
+        select string_agg(quote_literal(backfill_private.spelled(v_type, v)), ', ')
+        from jsonb_array_elements_text(p_filter -> 'values') as v
+      ),
+      format_type(v_type, -1));
+  end if;
+  return case v_op when 'not' then format('(%s) is not true', v_condition) else v_condition end;
+end
+$$;
+
+-- One filter as SQL.
+create function backfill_private.filter_sql(p_table text, p_filter jsonb, p_prefix text)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not p_filter ? 'any' then
+    return backfill_private.column_condition(p_table, p_filter, p_prefix);
+  end if;
+  return (
+    select '(' || string_agg(all_of.condition, ' or ' order by all_of.place) || ')'
+    from (
+      select
+        c.place,
+        '(' || string_agg(backfill_private.filter_sql(p_table, f.filter, p_prefix), ' and ' order by f.place) || ')'
+          as condition
+      from jsonb_array_elements(p_filter -> 'any') with ordinality as c (choice, place)
+      cross join lateral jsonb_array_elements(c.choice) with ordinality as f (filter, place)
+      group by c.place
+    ) as all_of);
+end
+$$;
+
+-- One filter in words.
+create function backfill_private.filter_words(p_filter jsonb)
+returns text
+language plpgsql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_filter ? 'any' then
+    return (
+      select string_agg('(' || all_of.words || ')', ' or ' order by all_of.place)
+      from (
+        select c.place, string_agg(backfill_private.filter_words(f.filter), ', ' order by f.place) as words
+        from jsonb_array_elements(p_filter -> 'any') with ordinality as c (choice, place)
+        cross join lateral jsonb_array_elements(c.choice) with ordinality as f (filter, place)
+        group by c.place
+      ) as all_of);
+  elsif p_filter ? 'is_null' then
+    return format('%s %s',
+      p_filter ->> 'column', case when (p_filter ->> 'is_null')::boolean then 'null' else 'not null' end);
+  end if;
+  return concat_ws(' ',
+    p_filter ->> 'column',
+    case coalesce(p_filter ->> 'op', '=')
+      when 'not' then 'not'
+      when '>' then 'over'
+      when '>=' then 'at least'
+      when '<' then 'under'
+      when '<=' then 'at most'
+    end,
+    case when p_filter ? 'other' and coalesce(p_filter ->> 'op', '=') in ('=', 'not') then 'the same as' end,
+    coalesce(
+      p_filter ->> 'other',
+      (select string_agg(v, ' or ') from jsonb_array_elements_text(p_filter -> 'values') as v)));
+end
+$$;
+
+-- Is a filter one that an index of ours has as its condition? Only a value, a list of values or null: those an index
+-- compares as the view does, under any settings.
+create function backfill_private.is_plain(p_filter jsonb)
+returns boolean
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select p_filter ? 'column' and not p_filter ?| array['op', 'other']
+$$;
+
+-- The conditions under which a row of a target's source is selected, in words and as SQL.
+--
+-- p_prefix  see backfill_private.column_condition
+-- is_plain  see above
+create function backfill_private.filter_conditions(p_target text, p_prefix text)
+returns table (words text, condition text, is_plain boolean)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    backfill_private.filter_words(f.filter),
+    backfill_private.filter_sql(o.source_table, f.filter, p_prefix),
+    backfill_private.is_plain(f.filter)
+  from backfill_private.sources as o
+  cross join lateral jsonb_array_elements(o.filters) with ordinality as f (filter, place)
+  where o.target = p_target
+  order by f.place
+$$;
+
+-- Why a filter about one column cannot be: what the column is, and what may stand there. Null if it can.
+create function backfill_private.filter_fault(p_table text, p_filter jsonb)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_column text := p_filter ->> 'column';
+  v_other text := p_filter ->> 'other';
+  v_type oid := backfill_private.value_type(p_table, v_column);
+  v_other_type oid := backfill_private.value_type(p_table, v_other);
+begin
+  if v_type is null or v_other is not null and v_other_type is null then
+    return format('%s has no column %s', p_table, quote_ident(case when v_type is null then v_column else v_other end));
+  elsif p_filter ? 'is_null' then
+    return null;
+  elsif exists (select from pg_type as t where t.oid = v_type and t.typcategory = 'A') then
+    return format(
+      '%s of %s is %s, which holds several values. There may stand { is = "null" } or { is = "not null" }',
+      quote_ident(v_column), p_table, format_type(v_type, -1));
+  elsif backfill_private.comparison(v_type, 3) is null then
+    return format(
+      '%s of %s is %s, and two values of that type cannot be compared. There may stand { is = "null" } or '
+      '{ is = "not null" }',
+      quote_ident(v_column), p_table, format_type(v_type, -1));
+  elsif v_other is null then
+    return backfill_private.value_fault(p_table, v_column, array(
+      select jsonb_array_elements_text(p_filter -> 'values')));
+  elsif backfill_private.common_form(p_table, v_column, v_other) is null then
+    return format('%s of %s is %s and %s is %s: two columns of these types cannot be compared',
+      quote_ident(v_column), p_table, format_type(v_type, -1), quote_ident(v_other), format_type(v_other_type, -1));
+  end if;
+  return null;
+end
+$$;
+
+-- Values of filters that no row of the source has, though it has rows: a word in another case, or misspelt. Then nothing
+-- is ever missing, and nobody hears of it.
+--
+-- details  a sentence for each. It names the nearest value that a row has only if that is nearly the same word: what
+--          else the rows hold is nobody's business here
+create function backfill_private.unmatched_values(p_target text)
+returns table (column_name text, detail text)
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_source backfill_private.sources;
+  v_value record;
+  v_is_met boolean;
+  v_rows bigint;
+  v_nearest text;
+begin
+  select * into strict v_source from backfill_private.sources as s where s.target = p_target;
+  for v_value in
+    select f.filter ->> 'column' as name, v.value, t.type
+    from backfill_private.column_filters(v_source.filters) as f
+    cross join lateral jsonb_array_elements_text(f.filter -> 'values') with ordinality as v (value, place)
+    cross join lateral (select backfill_private.value_type(v_source.source_table, f.filter ->> 'column') as type) as t
+    where coalesce(f.filter ->> 'op', '=') in ('=', 'not')
+      and backfill_private.filter_fault(v_source.source_table, f.filter) is null
+    order by f.place, v.place
+  loop
+    execute format('select exists (select from %s as s where s.%I %s %L)',
+      v_source.source_table::regclass,
+      v_value.name,
+      backfill_private.equals(v_value.type),
+      backfill_private.spelled(v_value.type, v_value.value))
+    into v_is_met;
+    continue when v_is_met;
+    execute format('select count(*) from (select from %s limit 100000) as s', v_source.source_table::regclass)
+    into v_rows;
+    continue when v_rows = 0;
+    execute format(
+      'select k.text
+       from (select distinct s.%1$I::text as text from (select %1$I from %2$s limit 10000) as s) as k
+       where length(k.text) <= 40 and backfill_private.farness($1, k.text) <= 0.5
+       order by backfill_private.farness($1, k.text), k.text
+       limit 1',
+      v_value.name, v_source.source_table::regclass)
+    into v_nearest using v_value.value;
+    column_name := v_value.name;
+    detail := format('none of the %s rows of %s has %s %s%s',
+      case when v_rows = 100000 then 'many' else v_rows::text end,
+      backfill_private.bare_name(v_source.source_table),
+      v_value.name,
+      left(v_value.value, 40),
+      '; the nearest is ' || v_nearest);
+    return next;
+  end loop;
+end
+$$;
+
+-- The marks on values that no row has, of a check and of a plan.
+create function backfill_private.unmatched_marks(p_target text)
+returns setof jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.line(
+    'where ' || u.column_name,
+    'warn',
+    u.detail,
+    'correct the declaration, then: backfill install --target FILE')
+  from backfill_private.unmatched_values(p_target) as u
 $$;
 
 -- from sql/20_target/guards.sql
@@ -1232,7 +1595,7 @@ as $$
   where s.target = p_target
 $$;
 
--- The columns of a target that are compared with values: what selects its sessions, and versions and kinds.
+-- The columns of a target's components that are compared with values: versions and kinds.
 --
 -- p_request  whose versions and kinds are wanted. Null: those of the declaration
 create function backfill_private.value_columns(p_target text, p_request jsonb)
@@ -1241,17 +1604,12 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select 'column', f.place::integer, s.source_table, f.filter ->> 'column',
-    array(select jsonb_array_elements_text(coalesce(f.filter -> 'values', '[]')))
-  from backfill_private.sources as s
-  cross join lateral jsonb_array_elements(s.filters) with ordinality as f (filter, place)
-  where s.target = p_target
-  union all
   select 'value', t.position, t.table_name, c.name, array_remove(array[c.given], null)
   from public.backfill_targets as t
   join backfill_private.sources as s on s.target = t.target
   cross join lateral (
     select t.version_column as name, coalesce(p_request ->> t.version_parameter, t.version) as given
+    where t.version_column is not null
     union all
     select m.key, coalesce(p_request ->> m.value, s.defaults ->> m.value)
     from jsonb_each_text(t.matches) as m
@@ -1358,10 +1716,21 @@ as $$
   where s.target = p_target and t.type is not null
   union all
   select
+    'column',
+    f.place::integer,
+    format('column %s.%s', s.source_table, f.filter ->> 'column'),
+    backfill_private.column_type(s.source_table, f.filter ->> 'column'),
+    backfill_private.filter_fault(s.source_table, f.filter),
+    'correct the declaration, then: backfill install --target FILE'
+  from backfill_private.sources as s
+  cross join lateral backfill_private.column_filters(s.filters) as f
+  where s.target = p_target
+  union all
+  select
     v.kind,
     v.place,
-    case v.kind when 'value' then 'values of ' else 'column ' end || format('%s.%s', v.table_name, v.column_name),
-    case v.kind when 'column' then backfill_private.column_type(v.table_name, v.column_name) end,
+    'values of ' || format('%s.%s', v.table_name, v.column_name),
+    null,
     backfill_private.value_fault(v.table_name, v.column_name, v.given),
     'correct the declaration, then: backfill install --target FILE'
   from backfill_private.value_columns(p_target, null) as v
@@ -1672,7 +2041,8 @@ as $$
   select coalesce(
     nullif(current_setting('backfill.request', true), '')::jsonb ->> p_name,
     (
-      select t.version
+      -- Components with one call may share it.
+      select min(t.version)
       from public.backfill_targets as t
       where t.target = p_target and t.version_parameter = p_name
     ),
@@ -1711,6 +2081,32 @@ as $$
   -- In a case: before PostgreSQL 16 to_regprocedure() raises an error for an Edge Function's bare name.
   left join pg_proc as p
     on p.oid = case t.transport when 'rpc' then to_regprocedure(t.function_signature) end
+  where t.target = p_target
+$$;
+
+-- The scoring calls of a target under a request. Components whose calls would be the same share one: it is made once
+-- and fills them all.
+--
+-- call  the first component of those that share a call with this one, itself if none comes before it
+create function backfill_private.calls_of(p_target text, p_request jsonb)
+returns table (component text, "position" integer, call text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    t.component,
+    t.position,
+    first_value(t.component) over (
+      partition by t.transport, coalesce(f.oid::text, t.function_signature), a.given
+      order by t.position)
+  from public.backfill_targets as t
+  join backfill_private.scoring_functions(p_target) as f on f.component = t.component
+  cross join lateral (
+    -- A list stands for the session's key, which is no value of a request.
+    select jsonb_object_agg(a.key, case when a.value = 'session_id' then '[]' else p_request -> a.value end) as given
+    from jsonb_each_text(t.arguments) as a
+  ) as a
   where t.target = p_target
 $$;
 
@@ -1806,10 +2202,13 @@ as $$
       when not x.indisvalid then 'not valid, its creation was cut off'
       when x.indrelid <> c.oid
         or a.attname is distinct from s.date_column
-        or (x.indpred is null) <> (s.filters = '[]')
+        or (x.indpred is null) <> not exists (
+          select from jsonb_array_elements(s.filters) as f where backfill_private.is_plain(f)
+        )
         or exists (
           select from jsonb_array_elements(s.filters) as f
-          where strpos(coalesce(pg_get_expr(x.indpred, x.indrelid), ''), f ->> 'column') = 0
+          where backfill_private.is_plain(f)
+            and strpos(coalesce(pg_get_expr(x.indpred, x.indrelid), ''), f ->> 'column') = 0
         )
         then 'not the one that is meant'
     end
@@ -4071,20 +4470,102 @@ as $$
   ) as e
 $$;
 
+-- from sql/40_plan/date_marks.sql
+-- The mark on dates: how they are read, and which rows have none that a plan can take.
+
+-- The mark on the dates of a source, if there is something to know: how a column without a time zone is read, how many
+-- selected rows have no date, and how many have one that no plan can take.
+create function backfill_private.date_marks(p_source backfill_private.sources)
+returns setof jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_words text := backfill_private.date_words(p_source.source_table, p_source.date_column);
+  v_moment text := backfill_private.moment(
+    p_source.source_table, p_source.date_column, format('s.%I', p_source.date_column));
+  v_without bigint;
+  v_beyond bigint;
+begin
+  execute format(
+    'select count(*) filter (where s.%1$I is null), count(s.%1$I) from %2$s as s where %3$s',
+    p_source.date_column,
+    p_source.source_table::regclass,
+    array_to_string(
+      array(select f.condition from backfill_private.filter_conditions(p_source.target, 's.') as f)
+        || format('(s.%1$I is null or %2$s < %3$L or %2$s >= %4$L)',
+          p_source.date_column,
+          v_moment,
+          backfill_private.first_moment(),
+          backfill_private.after_all_moments()),
+      ' and '))
+  into v_without, v_beyond;
+  if v_without + v_beyond > 0 or v_words is not null then
+    return next backfill_private.mark(
+      'dates of ' || backfill_private.bare_name(p_source.source_table),
+      case when v_without + v_beyond > 0 then 'warn' else 'ok' end,
+      concat_ws('; ',
+        v_words,
+        backfill_private.no_plan_takes(v_without, 'no ' || p_source.date_column),
+        backfill_private.no_plan_takes(v_beyond,
+          format('a %s that is infinite or of a year outside 1 to 9999', p_source.date_column))));
+  end if;
+end
+$$;
+
+-- How many selected rows have something for which no plan takes them, in words. Null for none.
+create function backfill_private.no_plan_takes(p_rows bigint, p_what text)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case p_rows
+    when 0 then null
+    when 1 then format('1 selected row has %s, so no plan takes it', p_what)
+    else format('%s selected rows have %s, so no plan takes them', p_rows, p_what)
+  end
+$$;
+
 -- from sql/40_plan/figures.sql
 -- The figures of a plan: sessions, calls, writes, batches, run time.
 
--- The calls of a plan in their order: {component, function, transport, arguments: [[name, value; null: the session's
--- id]], table, version_column, version, keeps_versions}.
+-- The calls of a plan in their order: {component, components: all that the call fills, calls: how many, function,
+-- transport, arguments: [[name, value; null: the session's id]], table, version_column, version, keeps_versions, others:
+-- [{table, version_column, version, keeps_versions}] of the other components that it fills}.
 create function backfill_private.plan_steps(p_run_id uuid)
 returns jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
+  with shared as (
+    select
+      c.call,
+      array_agg(c.component order by c.position) as components,
+      jsonb_agg(
+        jsonb_build_object(
+          'table', backfill_private.bare_name(t.table_name),
+          'version_column', t.version_column,
+          'version', r.request ->> t.version_parameter,
+          'keeps_versions', coalesce(t.version_column = any (t.key_columns), false))
+        order by c.position) as fills
+    from public.backfill_runs as r
+    cross join lateral backfill_private.calls_of(r.target, r.request) as c
+    join public.backfill_targets as t on t.target = r.target and t.component = c.component
+    where r.run_id = p_run_id
+    group by c.call
+  )
   select jsonb_agg(
     jsonb_build_object(
       'component', t.component,
+      'components', s.components,
+      'calls', (
+        select count(*)
+        from public.backfill_items as i
+        where i.run_id = p_run_id and i.components && s.components
+      ),
       'function', f.name,
       'transport', t.transport,
       'arguments', (
@@ -4093,13 +4574,12 @@ as $$
           order by array_position(p.proargnames, a.key), a.key)
         from jsonb_each_text(t.arguments) as a
       ),
-      'table', backfill_private.bare_name(t.table_name),
-      'version_column', t.version_column,
-      'version', r.request ->> t.version_parameter,
-      'keeps_versions', t.version_column = any (t.key_columns))
+      'others', s.fills - 0)
+      || (s.fills -> 0)
     order by t.position)
   from public.backfill_runs as r
   join public.backfill_targets as t on t.target = r.target
+  join shared as s on s.call = t.component
   join backfill_private.scoring_functions(r.target) as f on f.component = t.component
   left join pg_proc as p on p.oid = f.oid
   where r.run_id = p_run_id
@@ -4119,14 +4599,12 @@ as $$
     from public.backfill_targets as t
     join public.backfill_runs as r on r.target = t.target
     where r.run_id = p_run_id
-  ), names as (
-    select
-      c.position,
-      c.missing,
-      f.name as function_name,
-      c.component
-    from components as c
-    join backfill_private.scoring_functions(c.target) as f on f.component = c.component
+  ), steps as (
+    select backfill_private.plan_steps(p_run_id) as told
+  ), calls as (
+    select s ->> 'function' as name, sum((s ->> 'calls')::bigint) as made
+    from steps, jsonb_array_elements(steps.told) as s
+    group by 1
   ), writes as (
     select backfill_private.bare_name(p.table_name) as name, p.new, p.replaced, p.versions
     from backfill_private.planned_rows(p_run_id) as p
@@ -4134,7 +4612,7 @@ as $$
   select jsonb_build_object(
     'candidates', jsonb_build_object(
       'total', (select count(*) from items),
-      'missing', (select jsonb_object_agg(n.component, n.missing) from names as n),
+      'missing', (select jsonb_object_agg(c.component, c.missing) from components as c),
       'missing_all', (
         select count(*)
         from items as i
@@ -4149,8 +4627,7 @@ as $$
       from unnest(array['priority', 'recent', 'historical']) as p (phase)
     ),
     'expected_calls',
-      (select jsonb_object_agg(n.function_name, n.missing) from names as n)
-      || jsonb_build_object('total', (select sum(n.missing) from names as n)),
+      (select jsonb_object_agg(c.name, c.made) || jsonb_build_object('total', sum(c.made)) from calls as c),
     'expected_writes', (
       select jsonb_object_agg(w.name, w.new + w.replaced)
         || jsonb_build_object(
@@ -4163,7 +4640,7 @@ as $$
       select jsonb_object_agg(w.name, w.versions)
       from writes as w
     ),
-    'steps', backfill_private.plan_steps(p_run_id),
+    'steps', (select s.told from steps as s),
     'batches', (select max(i.batch) from items as i),
     'oldest', (select min(i.session_at) from items as i),
     'newest', (select max(i.session_at) from items as i))
@@ -4648,44 +5125,11 @@ begin
     using p_run_id;
     return next v_mark;
   end if;
+  return query select * from backfill_private.unmatched_marks(v_source.target);
   return query select * from backfill_private.date_marks(v_source);
   for v_need in select n from jsonb_array_elements(v_source.needs) as n loop
     return next backfill_private.need_mark(p_run_id, v_need);
   end loop;
-end
-$$;
-
--- The mark on the dates of a source, if there is something to know: how a column without a time zone is read, and how
--- many selected rows have no date. No range of dates holds these.
-create function backfill_private.date_marks(p_source backfill_private.sources)
-returns setof jsonb
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_words text := backfill_private.date_words(p_source.source_table, p_source.date_column);
-  v_without bigint;
-begin
-  execute format('select count(*) from %s as s where %s',
-    p_source.source_table::regclass,
-    array_to_string(
-      array(select f.condition from backfill_private.filter_conditions(p_source.target, 's.') as f)
-        || format('s.%I is null', p_source.date_column),
-      ' and '))
-  into v_without;
-  if v_without > 0 or v_words is not null then
-    return next backfill_private.mark(
-      'dates of ' || backfill_private.bare_name(p_source.source_table),
-      case when v_without > 0 then 'warn' else 'ok' end,
-      concat_ws('; ',
-        v_words,
-        format('%s selected %s no %s, so no plan takes %s',
-          nullif(v_without, 0),
-          case v_without when 1 then 'row has' else 'rows have' end,
-          p_source.date_column,
-          case v_without when 1 then 'it' else 'them' end)));
-  end if;
 end
 $$;
 
@@ -4854,6 +5298,13 @@ as $$
     end)
   from backfill_private.scoring_faults(p_target) with ordinality as f
   join public.backfill_targets as t on t.target = p_target and t.component = f.component
+  -- A function that fills several components is told once, unless its calls differ in what is wrong with them.
+  where not exists (
+    select from backfill_private.scoring_faults(p_target) with ordinality as before
+    where before.ordinality < f.ordinality
+      and before.name = f.name
+      and before.function is not distinct from f.function
+      and (before.wanted, before.fault) is not distinct from (f.wanted, f.fault))
   order by f.ordinality
 $$;
 
@@ -4958,8 +5409,16 @@ as $$
         select from backfill_private.rehearsed(p_run_id) as other
         where other.error is null and other.ordinal > 1
       ))
+  ), calls as materialized (
+    select c.component, c.call
+    from public.backfill_runs as r
+    cross join lateral backfill_private.calls_of(r.target, r.request) as c
+    where r.run_id = p_run_id
   ), batches as (
-    select i.batch, ceil(count(*) / 4.0) as waves, avg(cardinality(i.components)) as calls
+    select
+      i.batch,
+      ceil(count(*) / 4.0) as waves,
+      avg((select count(distinct c.call) from calls as c where c.component = any (i.components))) as calls
     from public.backfill_items as i
     where i.run_id = p_run_id
     group by i.batch
@@ -5498,36 +5957,61 @@ declare
 begin
   select w.key into v_unknown
   from jsonb_each_text(coalesce(p_request -> 'want', '{}')) as w
-  where not exists (select from public.backfill_targets as t where t.target = p_target and t.component = w.key);
+  where not exists (
+    select from public.backfill_targets as t
+    where t.target = p_target
+      and t.component = w.key
+      and t.version is not null);
   if found then
     perform backfill_private.refuse('OB013',
-      format('target %s has no component %s', p_target, left(v_unknown, 80)),
-      format('backfill plan … --want COMPONENT=V with one of: %s', (
-        select string_agg(t.component, ', ' order by t.position)
-        from public.backfill_targets as t
-        where t.target = p_target
-      )));
+      case
+        when exists (
+          select from public.backfill_targets as t
+          where t.target = p_target
+            and t.component = v_unknown)
+        then format('%s of target %s has no version', v_unknown, p_target)
+        else format('target %s has no component %s', p_target, left(v_unknown, 80))
+      end,
+      coalesce(
+        format('backfill plan … --want COMPONENT=V with one of: ' || (
+          select string_agg(t.component, ', ' order by t.position)
+          from public.backfill_targets as t
+          where t.target = p_target
+            and t.version is not null
+        )),
+        'backfill plan … without --want'));
   end if;
-  select t.component, t.version_parameter,
-    p_request -> 'want' ->> t.component as wanted, p_request ->> t.version_parameter as named
+  select t.component, t.version_parameter, w.wanted,
+    coalesce(p_request ->> t.version_parameter, p_request -> 'want' ->> other.component) as named,
+    case when p_request ->> t.version_parameter is null then 'want of ' || other.component else t.version_parameter end
+      as named_by
   into v_twice
   from public.backfill_targets as t
+  join public.backfill_targets as other using (target, version_parameter)
+  cross join lateral (select p_request -> 'want' ->> t.component as wanted) as w
   where t.target = p_target
-    and p_request -> 'want' ->> t.component <> p_request ->> t.version_parameter
+    and w.wanted <> coalesce(p_request ->> t.version_parameter, p_request -> 'want' ->> other.component)
   limit 1;
   if found then
     perform backfill_private.refuse('OB013',
       format('two versions of %s are wanted: want says %s, %s says %s',
-        v_twice.component, left(v_twice.wanted, 40), v_twice.version_parameter, left(v_twice.named, 40)),
+        v_twice.component, left(v_twice.wanted, 40), v_twice.named_by, left(v_twice.named, 40)),
       format('backfill plan … --want %s=V, or --%s V, not both',
         v_twice.component, replace(v_twice.version_parameter, '_', '-')));
   end if;
   return (
-    select jsonb_object_agg(
-      t.version_parameter,
-      coalesce(p_request -> 'want' ->> t.component, p_request ->> t.version_parameter, t.version))
-    from public.backfill_targets as t
-    where t.target = p_target
+    -- Components with one call may share a parameter.
+    select coalesce(jsonb_object_agg(v.name, v.version), '{}')
+    from (
+      select
+        t.version_parameter as name,
+        coalesce(min(p_request -> 'want' ->> t.component), min(p_request ->> t.version_parameter), min(t.version))
+          as version
+      from public.backfill_targets as t
+      where t.target = p_target
+        and t.version is not null
+      group by t.version_parameter
+    ) as v
   );
 end
 $$;
@@ -5562,7 +6046,10 @@ as $$
 declare
   v_known text[] := array(
     select jsonb_object_keys(s.defaults) from backfill_private.sources as s where s.target = p_target
-    union select t.version_parameter from public.backfill_targets as t where t.target = p_target);
+    union
+    select t.version_parameter
+    from public.backfill_targets as t
+    where t.target = p_target and t.version_parameter is not null);
   v_unknown text := (
     select n
     from jsonb_object_keys(coalesce(nullif(p_request -> 'parameters', 'null'), '{}')) as n
@@ -7135,7 +7622,8 @@ as $$
 $$;
 
 -- The statements that score sessions one after the other, each in its turn. Each component names the statement that
--- makes its calls, and '' the one that makes all, each only if its row is missing. While a session has its turn, the
+-- makes its calls, and '' the one that makes all, each only if its row is missing. Components that share a call are
+-- filled by that of the first whose row is missing. While a session has its turn, the
 -- setting backfill.bulk holds its place in the plan. The gate adds one line for each row that was written. After each
 -- call the settings are put back.
 --
@@ -7150,8 +7638,15 @@ set search_path = pg_catalog, pg_temp
 as $$
   with parts as (
     select t.position, t.component,
-      format('case when x -> ''todo'' ? %L then (select count(*) from %I.%I(%s)) end',
-        t.component, n.nspname, p.proname, (
+      format('case when x -> ''todo'' ? %L%s then (select count(*) from %I.%I(%s)) end',
+        t.component,
+        ' and not x -> ''todo'' ?| ' || quote_literal((
+          select array_agg(before.component)
+          from backfill_private.calls_of(p_run.target, p_run.request) as mine
+          join backfill_private.calls_of(p_run.target, p_run.request) as before
+            on before.call = mine.call and before.position < mine.position
+          where mine.component = t.component)::text),
+        n.nspname, p.proname, (
           select string_agg(format('%I => %s::%s', a.key,
               case a.value
                 when 'session_id' then '(x ->> ''session_id'')'
@@ -7742,7 +8237,8 @@ exception when data_exception or program_limit_exceeded then
 end
 $$;
 
--- Refuse a row while one that it needs first is missing: a failed step ends the session.
+-- Refuse a row while one that it needs first is missing: a failed step ends the session. What one call fills comes in
+-- the order in which the call writes it.
 --
 -- p_needs_first  of the row's component, see public.backfill_targets
 -- raises         OB020 a component that this one needs first has no receipt of this run
@@ -7767,6 +8263,13 @@ begin
         and r.component = n.component
         and r.kind = 'score'
         and r.undone_at is null)
+    and not exists (
+      select from public.backfill_runs as run
+      cross join lateral backfill_private.calls_of(run.target, run.request) as mine
+      join backfill_private.calls_of(run.target, run.request) as its on its.call = mine.call
+      where run.run_id = p_run_id
+        and mine.component = p_component
+        and its.component = n.component)
   limit 1;
   if found then
     perform backfill_private.refuse('OB020',
@@ -9438,38 +9941,49 @@ $$;
 -- Steps: the scoring calls that a session still needs.
 
 -- The scoring calls that some items still need, in order: function and arguments for each component that is neither
--- filled nor written by this run. What an item's first attempt needs is in its plan, so receipts are read only later.
+-- filled nor written by this run, one for those that share a call. What an item's first attempt needs is in its plan,
+-- so receipts are read only later.
+--
+-- steps  [{component: the first that needs the call, components: all that do, transport, function, arguments}]
 create function backfill_private.steps(p_run public.backfill_runs, p_ordinals integer[])
 returns table (ordinal integer, steps jsonb)
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select i.ordinal, jsonb_agg(jsonb_build_object(
-      'component', t.component,
+  with needed as (
+    select i.ordinal, i.session_id, o.call, array_agg(t.component order by t.position) as components
+    from public.backfill_items as i
+    cross join unnest(i.components) as c (component)
+    join public.backfill_targets as t on t.target = p_run.target and t.component = c.component
+    join backfill_private.calls_of(p_run.target, p_run.request) as o on o.component = c.component
+    left join backfill_private.effects(p_run.run_id, array(
+        select again.ordinal
+        from public.backfill_items as again
+        where again.run_id = p_run.run_id
+          and again.ordinal = any (p_ordinals)
+          and again.attempts > 0)) as e
+      on e.ordinal = i.ordinal and e.component = c.component
+    where i.run_id = p_run.run_id
+      and i.ordinal = any (p_ordinals)
+      and c.component <> all (i.filled)
+      and (e.is_wanted and e.has_receipt) is not true
+    group by i.ordinal, i.session_id, o.call
+  )
+  select n.ordinal, jsonb_agg(jsonb_build_object(
+      'component', n.components[1],
+      'components', n.components,
       'transport', t.transport,
       'function', f.name,
       'arguments', (
         select jsonb_object_agg(a.key,
-          case a.value when 'session_id' then to_jsonb(i.session_id) else p_run.request -> a.value end)
+          case a.value when 'session_id' then to_jsonb(n.session_id) else p_run.request -> a.value end)
         from jsonb_each_text(t.arguments) as a))
     order by t.position)
-  from public.backfill_items as i
-  cross join unnest(i.components) as c (component)
-  join public.backfill_targets as t on t.target = p_run.target and t.component = c.component
-  join backfill_private.scoring_functions(p_run.target) as f on f.component = c.component
-  left join backfill_private.effects(p_run.run_id, array(
-      select again.ordinal
-      from public.backfill_items as again
-      where again.run_id = p_run.run_id
-        and again.ordinal = any (p_ordinals)
-        and again.attempts > 0)) as e
-    on e.ordinal = i.ordinal and e.component = c.component
-  where i.run_id = p_run.run_id
-    and i.ordinal = any (p_ordinals)
-    and c.component <> all (i.filled)
-    and (e.is_wanted and e.has_receipt) is not true
-  group by i.ordinal
+  from needed as n
+  join public.backfill_targets as t on t.target = p_run.target and t.component = n.call
+  join backfill_private.scoring_functions(p_run.target) as f on f.component = n.call
+  group by n.ordinal
 $$;
 
 -- from sql/60_apply/trial.sql
@@ -9933,7 +10447,8 @@ begin
     (select format('jsonb_build_object(%s)', string_agg(format('%L, t.%I', c, c), ', '))
      from unnest(v_target.key_columns) as c),
     -- The first is that on the version.
-    (backfill_private.kind_conditions(v_target, 't', v_run.request, true))[1],
+    case when v_target.version_column is null then 'true'
+      else (backfill_private.kind_conditions(v_target, 't', v_run.request, true))[1] end,
     v_source.source_table::regclass, v_source.key_column,
     v_target.table_name, backfill_private.row_condition(v_target, v_run.request, false), v_run.target)
   using p_run_id, v_run.sealed_snapshot::pg_snapshot, pg_snapshot_xmin(v_run.sealed_snapshot::pg_snapshot)::xid;
@@ -10294,6 +10809,7 @@ as $$
   union all
   select backfill_private.criterion(backfill_private.bare_name(p_target.table_name) || '_version',
     (p_figures ->> 'written')::bigint, (p_figures ->> 'written_wanted')::bigint)
+  where p_target.version_column is not null
   union all
   select backfill_private.criterion(backfill_private.bare_name(p_target.table_name) || '_no_legacy_versions',
     0, (p_figures ->> 'legacy')::bigint)
@@ -12795,7 +13311,7 @@ as $$
   from public.backfill_targets as t
   cross join lateral (
     select t.session_column, 'session_column'
-    union all select t.version_column, 'version_column'
+    union all select t.version_column, 'version_column' where t.version_column is not null
     union all select k, 'key_columns' from unnest(t.key_columns) as k
     union all select m, 'matches' from jsonb_object_keys(t.matches) as m
     union all select r, 'score_ranges' from jsonb_object_keys(t.score_ranges) as r
@@ -13007,6 +13523,9 @@ as $$
   select p.line
   from backfill_private.precondition_lines(p_target, 'column') as p
   union all
+  select u
+  from backfill_private.unmatched_marks(p_target) as u
+  union all
   select i.line
   from backfill_private.sources as s
   cross join lateral jsonb_array_elements(s.needs) as n
@@ -13032,6 +13551,7 @@ as $$
         (
           select ' where ' || string_agg(f.condition, ' and ')
           from backfill_private.filter_conditions(p_target, '') as f
+          where f.is_plain
         ))))
   from backfill_private.sources as s
   cross join lateral backfill_private.detection_index(p_target) as i
@@ -13217,7 +13737,10 @@ as $$
         when p.kind = 'column' and p.place > 1000
         then array['needs', (p.place - 1001)::text, 'column']
         when p.kind = 'column'
-        then array['source', 'where', p_declaration #>> array['source', 'filters', (p.place - 1)::text, 'column']]
+        then array['source', 'where', (
+            select f.filter ->> 'column'
+            from backfill_private.column_filters(p_declaration #> '{source,filters}') as f
+            where f.place = p.place)]
         when p.place = 0 then array['source', 'key']
         else array['component', (p.place - 1)::text]
           || case p.kind
@@ -13381,40 +13904,6 @@ $$;
 -- Names: what a declaration names, and what of it the database does not have. To declare refuses the first such fault.
 -- To check a file tells all of them.
 
--- How many letters have to be inserted, deleted or changed to get from one text to the other.
-create function backfill_private.distance(p_from text, p_to text)
-returns integer
-language plpgsql
-immutable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_above integer[] := array(select generate_series(0, length(p_to)));
-  v_row integer[];
-begin
-  for i in 1 .. length(p_from) loop
-    v_row := array[i];
-    for j in 1 .. length(p_to) loop
-      v_row[j + 1] := least(v_row[j] + 1, v_above[j + 1] + 1,
-        v_above[j] + (substr(p_from, i, 1) <> substr(p_to, j, 1))::integer);
-    end loop;
-    v_above := v_row;
-  end loop;
-  return v_above[length(p_to) + 1];
-end
-$$;
-
--- The distance as a share of the longer text, 0 to 1, so that a shortened name is nearer than another of its length.
-create function backfill_private.farness(p_from text, p_to text)
-returns numeric
-language sql
-immutable
-set search_path = pg_catalog, pg_temp
-as $$
-  select backfill_private.distance(lower(left(p_from, 200)), lower(left(p_to, 200)))::numeric
-    / greatest(length(left(p_from, 200)), length(left(p_to, 200)), 1)
-$$;
-
 -- The last part of a name or a signature, without arguments.
 create function backfill_private.last_part(p_name text)
 returns text
@@ -13493,8 +13982,10 @@ as $$
     from unnest(array['key', 'date', 'column', 'session', 'version_column']) as f (name)
     where jsonb_typeof(p_given -> f.name) = 'string'
     union all
-    select array['where', w #>> '{}'], w #>> '{}'
-    from jsonb_path_query(p_given -> 'filters', 'strict $.**.column') as w
+    select array['where', f.filter ->> 'column'], n.name
+    from backfill_private.column_filters(p_given -> 'filters') as f
+    cross join lateral unnest(array[f.filter ->> 'column', f.filter ->> 'other']) as n (name)
+    where n.name is not null
     union all
     select array['key'], k
     from jsonb_array_elements_text(case jsonb_typeof(p_given -> 'key') when 'array' then p_given -> 'key' end) as k
@@ -13788,7 +14279,7 @@ comment on function public.backfill_history(text[]) is
 -- p_since   the first day. Days that no plan can take come too: without a date, infinite, of a year not in 1 to 9999
 -- returns   {components, days: [a row of the target's view of daily coverage], not_wanted: {component: why it may not be
 --           wanted}, undated: sessions of such days that lack something, date: the date's column, called: its rows, one
---           and several}
+--           and several, notes: sentences}
 create function public.backfill_coverage(p_target text default null, p_since text default null)
 returns jsonb
 language plpgsql
@@ -13801,12 +14292,13 @@ declare
   v_since date;
   v_column text;
   v_not_wanted jsonb;
+  v_notes jsonb;
   v_days jsonb;
   v_undated bigint;
   v_called text[];
 begin
-  select c.view_name, c.components, c.first_day, c.date_column, c.called, c.not_wanted
-  into v_view, v_components, v_since, v_column, v_called, v_not_wanted
+  select c.view_name, c.components, c.first_day, c.date_column, c.called, c.not_wanted, c.notes
+  into v_view, v_components, v_since, v_column, v_called, v_not_wanted, v_notes
   from backfill_private.coverage_of(p_target, p_since) as c;
   execute format(
     'select coalesce(jsonb_agg(to_jsonb(d) order by d.day), ''[]''),
@@ -13823,7 +14315,8 @@ begin
     'not_wanted', v_not_wanted,
     'undated', v_undated,
     'date', v_column,
-    'called', v_called);
+    'called', v_called,
+    'notes', v_notes);
 end
 $$;
 

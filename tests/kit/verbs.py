@@ -128,7 +128,7 @@ def score_all(db: psycopg.Connection[Any], run_id: str, grant: Mapping[str, Any]
     return {
         "ordinal": grant["ordinal"],
         "outcome": "answered",
-        "answered": [step["component"] for step in grant["steps"]],
+        "answered": [name for step in grant["steps"] for name in step["components"]],
     }
 
 

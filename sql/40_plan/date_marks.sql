@@ -1,0 +1,56 @@
+-- The mark on dates: how they are read, and which rows have none that a plan can take.
+
+-- The mark on the dates of a source, if there is something to know: how a column without a time zone is read, how many
+-- selected rows have no date, and how many have one that no plan can take.
+create function backfill_private.date_marks(p_source backfill_private.sources)
+returns setof jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_words text := backfill_private.date_words(p_source.source_table, p_source.date_column);
+  v_moment text := backfill_private.moment(
+    p_source.source_table, p_source.date_column, format('s.%I', p_source.date_column));
+  v_without bigint;
+  v_beyond bigint;
+begin
+  execute format(
+    'select count(*) filter (where s.%1$I is null), count(s.%1$I) from %2$s as s where %3$s',
+    p_source.date_column,
+    p_source.source_table::regclass,
+    array_to_string(
+      array(select f.condition from backfill_private.filter_conditions(p_source.target, 's.') as f)
+        || format('(s.%1$I is null or %2$s < %3$L or %2$s >= %4$L)',
+          p_source.date_column,
+          v_moment,
+          backfill_private.first_moment(),
+          backfill_private.after_all_moments()),
+      ' and '))
+  into v_without, v_beyond;
+  if v_without + v_beyond > 0 or v_words is not null then
+    return next backfill_private.mark(
+      'dates of ' || backfill_private.bare_name(p_source.source_table),
+      case when v_without + v_beyond > 0 then 'warn' else 'ok' end,
+      concat_ws('; ',
+        v_words,
+        backfill_private.no_plan_takes(v_without, 'no ' || p_source.date_column),
+        backfill_private.no_plan_takes(v_beyond,
+          format('a %s that is infinite or of a year outside 1 to 9999', p_source.date_column))));
+  end if;
+end
+$$;
+
+-- How many selected rows have something for which no plan takes them, in words. Null for none.
+create function backfill_private.no_plan_takes(p_rows bigint, p_what text)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case p_rows
+    when 0 then null
+    when 1 then format('1 selected row has %s, so no plan takes it', p_what)
+    else format('%s selected rows have %s, so no plan takes them', p_rows, p_what)
+  end
+$$;

@@ -1,0 +1,215 @@
+"""Targets of every kind that a declaration can say live through a whole run, and back."""
+
+from __future__ import annotations
+
+import pytest
+
+from backfill.errors import BadRequest
+from backfill.targets.declaration import parse
+from tests.kit import verbs
+from tests.kit.kinds import declare_text, lived, planned
+from tests.kit.songs import Db, songs, songs_db
+
+__all__ = ["songs", "songs_db"]  # fixtures of another module
+
+SOURCE = """
+target = "kinds"
+[source]
+table = "public.songs"
+key = "id"
+date = "cut_at"
+"""
+MODES = pytest.mark.parametrize("mode", ["direct", "bulk"])
+
+
+def count(db: Db, query: str) -> int:
+    row = db.execute(query.encode()).fetchone()
+    assert row is not None
+    return int(next(iter(row.values())))
+
+
+# -- one call that fills several components
+
+
+TWO_TABLES = """
+create table public.lyrics (song_id bigint primary key, v text not null);
+create table public.chords (song_id bigint primary key, v text not null, lyric bigint);
+create table public.heard (song_id bigint);
+create function public.listen(song_id bigint, v text) returns void language sql
+set search_path = '' as $$
+  insert into public.heard values (listen.song_id);
+  insert into public.lyrics values (listen.song_id, listen.v) on conflict do nothing;
+  insert into public.chords values (listen.song_id, listen.v, 0) on conflict do nothing;
+$$;
+grant select, insert, update, delete on public.lyrics, public.chords, public.heard to service_role;
+"""
+LYRICS = """
+[[component]]
+name = "lyrics"
+table = "public.lyrics"
+session = "song_id"
+key = ["song_id"]
+version_column = "v"
+version = "v1"
+"""
+CALL = """
+function = "public.listen(bigint,text)"
+arguments = { song_id = "session_id", v = "lyrics_version" }
+"""
+CHORDS = LYRICS.replace("lyrics", "chords")
+UNVERSIONED_CHORDS = CHORDS.replace('version = "v1"\n', "")
+SAME_CALL = {
+    "fills": LYRICS + CALL + 'fills = ["chords"]' + CHORDS,
+    "fills itself, too": LYRICS + CALL + 'fills = ["lyrics", "chords"]' + UNVERSIONED_CHORDS,
+    "declared before": CHORDS + 'fills = ["lyrics"]' + CALL.replace("lyrics", "chords") + LYRICS,
+    "its parameter is shared": LYRICS
+    + CALL
+    + CHORDS
+    + 'version_parameter = "lyrics_version"'
+    + CALL,
+    "each with its own": LYRICS + CALL + CHORDS + CALL.replace("lyrics", "chords"),
+    "and after it": LYRICS
+    + CALL
+    + CHORDS
+    + CALL.replace("lyrics", "chords")
+    + 'after = ["lyrics"]',
+}
+
+
+@MODES
+@pytest.mark.parametrize("said", SAME_CALL)
+def test_a_call_that_fills_two_components_is_made_once(songs: Db, said: str, mode: str) -> None:
+    """It is declared by name, or told by function and arguments being the same."""
+    songs.execute(TWO_TABLES)
+    declare_text(songs, SOURCE + SAME_CALL[said])
+    run = lived(songs, "kinds", mode=mode)
+    assert run.plan["expected_calls"] == {"listen": 3, "total": 3}
+    assert run.plan["expected_writes"] == {"lyrics": 3, "chords": 3, "total": 6}
+    assert [step["calls"] for step in run.plan["steps"]] == [3]
+    assert (run.states, run.verdict) == ({"done": 3}, "pass")
+    # The rehearsal is not asked for here, and what the call wrote elsewhere nobody took back.
+    assert count(songs, "select count(*) from public.heard") == 3
+    assert count(songs, "select count(*) from public.lyrics") == 0
+    assert count(songs, "select count(*) from public.chords") == 0
+
+
+@MODES
+def test_a_call_is_made_for_the_one_component_that_lacks_its_row(songs: Db, mode: str) -> None:
+    """The other's row stands, and is left as it is."""
+    songs.execute(TWO_TABLES)
+    songs.execute("insert into public.lyrics select id, 'v1' from public.songs where id < 3")
+    declare_text(songs, SOURCE + SAME_CALL["fills"])
+    run = lived(songs, "kinds", mode=mode)
+    assert run.plan["candidates"]["missing"] == {"lyrics": 1, "chords": 3}
+    assert run.plan["expected_calls"] == {"listen": 3, "total": 3}
+    assert (run.states, run.verdict) == ({"done": 3}, "pass")
+    assert count(songs, "select count(*) from public.lyrics") == 2
+    assert count(songs, "select count(*) from public.heard") == 3
+
+
+def test_two_versions_make_two_calls(songs: Db) -> None:
+    """The same function with other arguments is another call, told once per name."""
+    songs.execute(TWO_TABLES)
+    declare_text(songs, SOURCE + SAME_CALL["each with its own"])
+    _, plan = planned(songs, "kinds", want={"lyrics": "v2"})
+    assert plan["expected_calls"] == {"listen": 6, "total": 6}
+    assert [step["component"] for step in plan["steps"]] == ["lyrics", "chords"]
+    names = [mark["name"] for mark in plan["checks"] if mark["name"].startswith("function")]
+    assert names == ["function listen"]
+
+
+def test_a_shared_version_is_wanted_once(songs: Db) -> None:
+    """Named by either component; by both only if they agree."""
+    songs.execute(TWO_TABLES)
+    declare_text(songs, SOURCE + SAME_CALL["fills"])
+    _, plan = planned(songs, "kinds", want={"chords": "v2"})
+    assert [step["version"] for step in plan["steps"]] == ["v2"]
+    with pytest.raises(Exception, match="two versions of"):
+        planned(songs, "kinds", want={"chords": "v2", "lyrics": "v3"})
+
+
+FAULTS = {
+    "fills what is none": (
+        LYRICS + CALL + 'fills = ["chord"]' + CHORDS + CALL,
+        "component lyrics fills chord, which is no component; the nearest is chords",
+    ),
+    "fills what has another function": (
+        LYRICS + CALL + 'fills = ["chords"]' + CHORDS + 'function = "public.f(bigint)"',
+        "component lyrics fills chords, which has another function or other arguments",
+    ),
+    "after what the same call fills": (
+        LYRICS + CALL + 'fills = ["chords"]' + CHORDS + 'after = ["lyrics"]',
+        "component chords comes after lyrics, but the call of lyrics fills it, and that is made"
+        " first",
+    ),
+    "no version for its column": (
+        UNVERSIONED_CHORDS + CALL,
+        "component chords needs version",
+    ),
+    "no version for its parameter": (
+        UNVERSIONED_CHORDS.replace('version_column = "v"', 'version_parameter = "x"') + CALL,
+        "component chords has a version_parameter and no version",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_call_or_a_version_that_cannot_be_is_refused(fault: str) -> None:
+    """With one sentence, before a migration exists."""
+    text, said = FAULTS[fault]
+    with pytest.raises(BadRequest) as refused:
+        parse(SOURCE + text)
+    assert refused.value.message == said
+
+
+# -- no version
+
+
+UNVERSIONED = """
+[[component]]
+name = "cover"
+table = "public.sleeves"
+session = "song_id"
+key = ["song_id"]
+function = "public.sleeve(bigint)"
+arguments = { song_id = "session_id" }
+"""
+SLEEVES = """
+create table public.sleeves (song_id bigint primary key, colour text not null default 'red');
+create function public.sleeve(song_id bigint) returns void language sql set search_path = '' as
+  'insert into public.sleeves values ($1)';
+create function public.sleeve(song_id bigint, tool text) returns void language sql
+set search_path = '' as
+  'insert into public.sleeves values ($1, $2)';
+grant select, insert, update, delete on public.sleeves to service_role;
+"""
+WITH_A_TOOL = (
+    UNVERSIONED.replace("(bigint)", "(bigint,text)").replace(
+        '"session_id"', '"session_id", tool = "cover_version"'
+    )
+    + 'version = "t1"'
+)
+
+
+@MODES
+@pytest.mark.parametrize("component", [UNVERSIONED, WITH_A_TOOL], ids=["none", "only an argument"])
+def test_a_component_without_a_version_column(songs: Db, component: str, mode: str) -> None:
+    """Any row counts, and nothing about versions is promised or counted."""
+    # One transaction holds the whole test, so song and row come together, as live traffic does.
+    songs.execute(
+        SLEEVES + "insert into public.sleeves values (1); update public.songs set plays = 0"
+    )
+    declare_text(songs, SOURCE + component)
+    run = lived(songs, "kinds", mode=mode)
+    assert run.plan["candidates"]["total"] == 2
+    assert (run.states, run.verdict) == ({"done": 2}, "pass")
+    criteria = verbs.call(songs, "backfill_verify_part", p_run_id=run.run_id)["verification"]
+    assert not [c["name"] for c in criteria["criteria"] if "version" in c["name"]]
+    assert count(songs, "select count(*) from public.sleeves") == 1
+
+
+def test_no_version_can_be_asked_for_where_there_is_none(songs: Db) -> None:
+    songs.execute(SLEEVES)
+    declare_text(songs, SOURCE + UNVERSIONED)
+    with pytest.raises(Exception, match="cover of target kinds has no version"):
+        planned(songs, "kinds", want={"cover": "v2"})
