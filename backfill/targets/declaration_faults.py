@@ -138,7 +138,7 @@ def _of_component(
     yield from _of_transport(component, called)
     yield from _of_version(component, called)
     # What people call the version and the session's key, if they do not know our names.
-    ours = {
+    ours: dict[str | None, str | None] = {
         **dict.fromkeys(("version", component.version_column), component.version_parameter),
         **dict.fromkeys(("id", "session", "key", component.session, source_key), "session_id"),
     }

@@ -11,7 +11,7 @@ from backfill.atomic_file import AS_ANY, replace_file
 from backfill.errors import BadRequest, UsageError
 from backfill.results.run import Json
 from backfill.targets.declaration_values import NAME
-from backfill.targets.install import check_project, _stamps
+from backfill.targets.install import _stamps, check_project
 from backfill.targets.migrations import RELOAD, uninstall_file
 from backfill.targets.sql import literal
 
