@@ -88,7 +88,8 @@ def test_a_failure_takes_back_what_the_session_had_written(
 ) -> None:
     """In bulk a session is scored as a whole or not at all."""
     both = project.value(
-        "select session_id from public.backfill_candidates where category = 'profile+fc_scores'"
+        "select session_id::text from public.backfill_candidates"
+        " where category = 'profile+fc_scores'"
         " and created_at >= '2025-08-01' order by created_at limit 1"
     )
     project.db.execute(

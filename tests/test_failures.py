@@ -62,7 +62,7 @@ def test_a_profile_is_not_scored_after_its_fc_score_failed(
     both = [
         r["session_id"]
         for r in project.rows(
-            "select session_id from public.backfill_candidates"
+            "select session_id::text from public.backfill_candidates"
             " where category = 'profile+fc_scores' and created_at >= '2025-08-01'"
             " and session_id <> %s order by created_at limit 2",
             CANARY,

@@ -213,3 +213,83 @@ def test_no_version_can_be_asked_for_where_there_is_none(songs: Db) -> None:
     declare_text(songs, SOURCE + UNVERSIONED)
     with pytest.raises(Exception, match="cover of target kinds has no version"):
         planned(songs, "kinds", want={"cover": "v2"})
+
+
+# -- a view as the source
+
+
+VIEWS = {
+    "a view": "create view public.paid as select id, cut_at from public.songs where plays < 3;",
+    "a view over two tables": (
+        "create table public.bands (song_id bigint primary key);"
+        "insert into public.bands select id from public.songs where id < 3;"
+        "create view public.paid as select s.* from public.songs as s"
+        " join public.bands as b on b.song_id = s.id;"
+    ),
+    "a materialized view": (
+        "create materialized view public.paid as select * from public.songs where plays < 3;"
+    ),
+    "one with an index": (
+        "create materialized view public.paid as select * from public.songs where plays < 3;"
+        "create unique index on public.paid (id);"
+    ),
+}
+PAID = SOURCE.replace("public.songs", "public.paid") + UNVERSIONED
+READ = "grant select on public.paid to service_role;"
+
+
+@MODES
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_view_is_a_source(songs: Db, view: str, mode: str) -> None:
+    """It has no index, no age of its rows, and what it selects are the sessions."""
+    songs.execute((SLEEVES + VIEWS[view] + READ).encode())
+    declare_text(songs, PAID)
+    run = lived(songs, "kinds", mode=mode)
+    assert run.plan["candidates"]["total"] == 2
+    assert (run.states, run.verdict) == ({"done": 2}, "pass")
+    rows = songs.execute(
+        "select line ->> 'name' as name, line ->> 'status' as status"
+        " from jsonb_array_elements(backfill_private.check_project()) as line"
+    )
+    failing = [row["name"] for row in rows if row["status"] == "fail"]
+    assert [name for name in failing if "paid" in name or "kinds" in name] == []
+
+
+TWICE = {
+    "the same": ("select id % 2 as id, cut_at from public.songs", "several rows of the view have"),
+    "none": ("select nullif(id, 2) as id, cut_at from public.songs", "a row of the view has none"),
+}
+
+
+@pytest.mark.parametrize("kind", TWICE)
+def test_a_view_whose_key_names_no_row_is_refused(songs: Db, kind: str) -> None:
+    """When it is declared, and later by plan and coverage."""
+    select, said = TWICE[kind]
+    songs.execute((SLEEVES + f"create view public.paid as {select};" + READ).encode())
+    with pytest.raises(Exception, match=said), songs.transaction():
+        declare_text(songs, PAID)
+    songs.execute(b"create or replace view public.paid as select id, cut_at from public.songs")
+    declare_text(songs, PAID)
+    songs.execute(f"create or replace view public.paid as {select}".encode())
+    with pytest.raises(Exception, match=said), songs.transaction():
+        planned(songs, "kinds")
+    with pytest.raises(Exception, match=said), songs.transaction():
+        songs.execute("select public.backfill_coverage('kinds')")
+
+
+def test_a_view_holds_no_rows_of_a_component(songs: Db) -> None:
+    """It is said that it is one, not that it does not exist."""
+    songs.execute((SLEEVES + VIEWS["a view"] + READ).encode())
+    with pytest.raises(Exception, match=r"public\.paid cannot be declared: it is a view, and rows"):
+        declare_text(songs, SOURCE + UNVERSIONED.replace("public.sleeves", "public.paid"))
+
+
+def test_the_views_have_the_keys_own_type(songs: Db) -> None:
+    """So they join with the tables that they are about."""
+    songs.execute(SLEEVES)
+    declare_text(songs, SOURCE + UNVERSIONED)
+    for view in ("backfill_kinds_candidates", "backfill_kinds_missing_cover"):
+        joined = (
+            f"select count(*) from public.{view} as v join public.songs as s on s.id = v.session_id"
+        )
+        assert count(songs, joined) == 3

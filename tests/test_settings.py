@@ -100,7 +100,7 @@ function = "public.give(bigint,text,text,text,text,text,text,text,text,text)"
 arguments = {{ reading_id = "session_id", version = "dose_version", {", ".join(f"{name} = {name!r}" for name in KINDS)} }}
 """  # noqa: E501
 REQUEST = {"since": "2025-08-01", "until": "2025-08-01", "target": "readings", "environment": "x"}
-WITHOUT = "1 selected row has no taken, so no plan takes it"
+WITHOUT = "1 row has no taken: no plan takes it"
 READ_AS = {
     "timestamptz": WITHOUT,
     "timestamp": f"taken has no time zone and is read as UTC; {WITHOUT}",
@@ -162,7 +162,9 @@ def seen(db: Db) -> list[Any]:
     run = planned(db)
     verbs.call(db, "backfill_freshness", p_run_id=run["run_id"])
     coverage = verbs.call(db, "backfill_coverage", p_target="readings")
-    missing = db.execute("select session_id from public.backfill_readings_candidates order by 1")
+    missing = db.execute(
+        "select session_id::text from public.backfill_readings_candidates order by 1"
+    )
     sessions = [row["session_id"] for row in missing.fetchall()]
     checked = db.execute("select public.backfill_check() as lines").fetchone()
     return [run["digest"], run["plan"], run["request"], coverage, sessions, checked]

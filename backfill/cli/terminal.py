@@ -106,12 +106,6 @@ def print_missing(missing: Missing) -> None:
     for one in missing.not_wanted:
         sessions = missing.called.counted(one["sessions"])
         out.print(f"no {one['component']} is wanted of {sessions}: {one['reason']}", markup=False)
-    if missing.undated:
-        out.print(
-            f"{missing.called.counted(missing.undated)} with no {missing.date} that a plan can"
-            " take: none, infinite, or of a year outside 1 to 9999",
-            markup=False,
-        )
     for note in missing.notes:
         out.print(note, markup=False)
     if missing.coverage is None:

@@ -84,7 +84,7 @@ class Source:
     table: TableName
     key: Column
     date: Column
-    index: Column
+    index: Column | None = None
     where: Filters = ()
     needs: tuple[Need, ...] = ()
     called: Words = ("session", "sessions")
@@ -177,12 +177,17 @@ class Declaration:
                 "date": self.source.date,
                 "filters": [f.as_dict() for f in self.source.where],
                 "needs": [n.as_dict(component) for component, n in self.needs],
-                "index": self.source.index,
+                "index": self.index_name,
                 "called": list(self.source.called),
             },
             "defaults": dict(self.parameters),
             "components": [c.as_dict() for c in self.components],
         }
+
+    @property
+    def index_name(self) -> str:
+        """Of the index that helps detection. Only one that is declared becomes a migration."""
+        return self.source.index or f"backfill_{self.target}_sessions"
 
     @property
     def needs(self) -> list[tuple[str | None, Need]]:
@@ -270,9 +275,6 @@ def with_names(given: Mapping[str, Json]) -> dict[str, Json]:
         "coverage": f"backfill_{target}_daily_coverage",
     }
     filled = {"component": [], **given, "views": _filled(given.get("views", {}), views)}
-    if "source" in given:
-        index = f"backfill_{target}_sessions"
-        filled["source"] = _filled(given["source"], {"index": index})
     if isinstance(filled["component"], list):
         components = _with_shared_calls(filled["component"])
         filled["component"] = [_component_with_names(c, target) for c in components]

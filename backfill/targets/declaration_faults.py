@@ -139,7 +139,11 @@ def _of_component(
     yield from _of_version(component, called)
     # What people call the version and the session's key, if they do not know our names.
     ours: dict[str | None, str | None] = {
-        **dict.fromkeys(("version", component.version_column), component.version_parameter),
+        **(
+            dict.fromkeys(("version", component.version_column), component.version_parameter)
+            if component.version_parameter
+            else {}
+        ),
         **dict.fromkeys(("id", "session", "key", component.session, source_key), "session_id"),
     }
     for table, given in (("matches", component.matches), ("arguments", component.arguments)):

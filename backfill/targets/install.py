@@ -105,8 +105,8 @@ def plan_install(
 
     supabase_path: the folder with `config.toml`. now: with a time zone. New names begin with it in
     UTC, or with the second after the newest migration that is there. targets: each becomes a
-    migration of its own and one for its index, and a new one if its declaration changed. history:
-    what the project says of the files that are `undecided` without it.
+    migration of its own and one for its index if it is declared, and a new one if its declaration
+    changed. history: what the project says of the files that are `undecided` without it.
     Raises UsageError if this is not a Supabase project.
     """
     check_project(supabase_path)
@@ -184,10 +184,12 @@ def check_project(path: Path) -> None:
 
 def _texts_of(target: Declaration) -> list[tuple[str, str]]:
     """Name and text of a target's migrations. A later one of the same name replaces it."""
-    return [
-        (f"backfill_{target.target}.sql", f"{target_sql(target)}\n{RELOAD}"),
-        (f"backfill_{target.target}_index_sessions.sql", f"{index_sql(target)}\n{RELOAD}"),
-    ]
+    declared = (f"backfill_{target.target}.sql", f"{target_sql(target)}\n{RELOAD}")
+    # Unasked for it might be on a view, which only the database can tell.
+    if target.source.index is None:
+        return [declared]
+    index = (f"backfill_{target.target}_index_sessions.sql", f"{index_sql(target)}\n{RELOAD}")
+    return [declared, index]
 
 
 def _placed(

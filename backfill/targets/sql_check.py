@@ -64,7 +64,7 @@ def _names(declared: Declaration) -> Iterator[str]:
     needs = [need for _, need in declared.needs]
     for table in (*tables, *(need.table for need in needs)):
         yield from (table.schema, table.name)
-    yield from (declared.source.key, declared.source.date, declared.source.index, every(declared))
+    yield from (declared.source.key, declared.source.date, declared.index_name, every(declared))
     yield from (name for f in declared.source.where for name in f.columns)
     yield from (need.column for need in needs)
     yield from (f"{declared.target}_standing", f"{declared.target}_gaps")

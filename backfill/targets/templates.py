@@ -23,14 +23,15 @@ select
   ]::text[], null) as components,
   {not_wanted} as not_wanted,
   g.excluded,
-  {flags}
+  {flags},
+  g.id
 from {standing} as g
 where g.is_incomplete;
 
 -- The candidates: sessions that lack something and can be scored.
 create view {candidates} with (security_invoker = true) as
 select
-  g.session_id,
+  g.id as session_id,
   array_to_string(array_remove(array[
     {lacking_last}
   ]::text[], null), '+') as category,

@@ -71,7 +71,7 @@ def index_sql(declared: Declaration) -> str:
     """The index for detection, by itself: it is built concurrently. Raises BadRequest."""
     script = templates.INDEX.format(
         target=declared.target,
-        index=name_of(declared.source.index),
+        index=name_of(declared.index_name),
         source=table_of(declared.source.table),
         date=name_of(declared.source.date),
         where=_where([_filter(f) for f in declared.source.where if f.is_plain]),

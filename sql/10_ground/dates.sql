@@ -42,6 +42,28 @@ as $$
   end
 $$;
 
+-- How many rows no plan can take for their date, in words. Null for none.
+--
+-- p_without, p_beyond  how many have none, and how many have one that no plan can take
+create function backfill_private.no_plan_takes(p_column text, p_without bigint, p_beyond bigint)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select string_agg(
+    case n.rows
+      when 1 then format('1 row has %s: no plan takes it', n.what)
+      else format('%s rows have %s: no plan takes them', n.rows, n.what)
+    end,
+    '; ' order by n.place)
+  from (values
+    (1, p_without, 'no ' || p_column),
+    (2, p_beyond, format('a %s that is infinite or of a year outside 1 to 9999', p_column))
+  ) as n (place, rows, what)
+  where n.rows > 0
+$$;
+
 -- The first moment that a since includes. A date is the start of its UTC day.
 --
 -- raises  OB013 the text is neither a date nor a timestamp

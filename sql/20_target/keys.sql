@@ -32,12 +32,64 @@ begin
           having count(*) > 0
         )
         when 'p' then null
-        when 'v' then 'it is a view, and a view has no key. Name the table that it reads'
-        when 'm' then 'it is a materialized view, which a refresh writes anew. Name the table that it reads'
+        when 'v' then 'it is a view, and rows are written into a table. Only a source may be a view'
+        when 'm' then 'it is a materialized view, which a refresh writes anew. Only a source may be one'
         when 'f' then 'it is a foreign table, and no index here covers its rows'
       end
     from pg_class as c
     where c.oid = to_regclass(p_table));
+end
+$$;
+
+-- Why a relation cannot hold the rows of a source. Null if it can. A view can: its rows themselves say whether its key
+-- names one, see below.
+create function backfill_private.source_fault(p_table text)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when not backfill_private.is_view(p_table) then backfill_private.table_fault(p_table)
+  end
+$$;
+
+create function backfill_private.is_view(p_table text)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select exists (select from pg_class as c where c.oid = to_regclass(p_table) and c.relkind in ('v', 'm'))
+$$;
+
+-- Why a column is no key of a view's rows. Null if it is: each has a value of its own. A view has no index that would
+-- promise it, so all rows are read, unless a materialized view has one.
+create function backfill_private.view_key_fault(p_view text, p_column text)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_type oid := backfill_private.value_type(p_view, p_column);
+  v_is_null boolean;
+  v_is_twice boolean;
+begin
+  if v_type is null then
+    return null;  -- told elsewhere
+  end if;
+  execute format('select exists (select from %s as s where s.%I is null)', to_regclass(p_view), p_column)
+  into v_is_null;
+  if v_is_null then
+    return 'a row of the view has none';
+  elsif backfill_private.unique_fault(p_view, array[p_column]) is null then
+    return null;
+  end if;
+  execute format(
+    'select exists (select from %s as s group by s.%I having count(*) > 1)', to_regclass(p_view), p_column)
+  into v_is_twice;
+  return case when v_is_twice then 'several rows of the view have the same' end;
 end
 $$;
 
@@ -106,9 +158,10 @@ $$;
 
 -- The keys of a target, the source's at place 0, each with what keeps it from naming one row.
 --
+-- p_is_read  if the source is a view, read all its rows. Not at each claim: the plan has seen to that
 -- fault  null if nothing does
 -- cure   what to do about it
-create function backfill_private.key_standings(p_target text)
+create function backfill_private.key_standings(p_target text, p_is_read boolean default true)
 returns table (place integer, table_name text, key_columns text[], fault text, cure text)
 language plpgsql
 stable
@@ -120,8 +173,9 @@ begin
     k.place,
     k.name,
     k.columns,
-    coalesce(k.table_fault, k.unique_fault, k.null_column || ' may be null'),
+    coalesce(k.table_fault, k.view_fault, k.unique_fault, k.null_column || ' may be null'),
     case
+      when k.view_fault is not null then 'correct the view, or declare another column.'
       when k.table_fault is not null then 'declare another table, then: backfill install --target FILE.'
       when k.unique_fault is not null
       then backfill_private.beside_writers('create unique index', format('on %s (%s)', to_regclass(k.name), (
@@ -133,9 +187,13 @@ begin
   from (
     select
       named.*,
-      backfill_private.table_fault(named.name) as table_fault,
-      backfill_private.unique_fault(named.name, named.columns) as unique_fault,
-      (
+      case when named.place = 0 then backfill_private.source_fault(named.name)
+        else backfill_private.table_fault(named.name) end as table_fault,
+      case when kind.is_view and p_is_read
+        then backfill_private.view_key_fault(named.name, named.columns[1]) end as view_fault,
+      case when not kind.is_view
+        then backfill_private.unique_fault(named.name, named.columns) end as unique_fault,
+      case when not kind.is_view then (
         select a.attname::text
         from pg_attribute as a
         where a.attrelid = to_regclass(named.name)
@@ -145,7 +203,7 @@ begin
           and not a.attnotnull
         order by a.attnum
         limit 1
-      ) as null_column
+      ) end as null_column
     from (
       select 0 as place, s.source_table as name, array[s.key_column] as columns, null as session_column
       from backfill_private.sources as s
@@ -155,13 +213,18 @@ begin
       from public.backfill_targets as t
       where t.target = p_target
     ) as named
+    cross join lateral (
+      select named.place = 0 and backfill_private.is_view(named.name) as is_view
+    ) as kind
   ) as k
   order by k.place;
 end
 $$;
 
 -- What keeps a key of a target from naming one row, in words. Null if each names one.
-create function backfill_private.key_fault(p_target text)
+--
+-- p_is_read  as above
+create function backfill_private.key_fault(p_target text, p_is_read boolean default true)
 returns text
 language plpgsql
 stable
@@ -170,7 +233,7 @@ as $$
 begin
   return (
     select format('%s is no key of %s: %s', array_to_string(k.key_columns, ', '), k.table_name, k.fault)
-    from backfill_private.key_standings(p_target) as k
+    from backfill_private.key_standings(p_target, p_is_read) as k
     where k.fault is not null
     order by k.place
     limit 1);
@@ -178,7 +241,8 @@ end
 $$;
 
 -- True while each key of a target names one row. The view that detects asks it once per query: a session of two rows
--- would be counted twice, by us and by anyone who reads the view.
+-- would be counted twice, by us and by anyone who reads the view. A query that serves a planned request does not read a
+-- view as the source for that: the plan has.
 --
 -- raises  OB013 a key does not
 create function backfill_private.keys_hold(p_target text)
@@ -189,7 +253,8 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_fault text := backfill_private.key_fault(p_target);
+  v_fault text := backfill_private.key_fault(
+    p_target, coalesce(current_setting('backfill.request', true), '') = '');
 begin
   if v_fault is not null then
     perform backfill_private.refuse('OB013', v_fault, 'backfill check');

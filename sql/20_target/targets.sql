@@ -187,7 +187,9 @@ as $$
   join pg_namespace as n on n.oid = c.relnamespace
   left join pg_index as x on x.indexrelid = to_regclass(format('%I.%I', n.nspname, s.index_name))
   left join pg_attribute as a on a.attrelid = x.indrelid and a.attnum = x.indkey[0]
-  where s.target = p_target and s.index_name is not null
+  where s.target = p_target
+    and s.index_name is not null
+    and c.relkind in ('r', 'p')  -- a view has none
 $$;
 
 -- The last part of a qualified name, unquoted.

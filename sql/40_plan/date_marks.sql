@@ -34,23 +34,7 @@ begin
       case when v_without + v_beyond > 0 then 'warn' else 'ok' end,
       concat_ws('; ',
         v_words,
-        backfill_private.no_plan_takes(v_without, 'no ' || p_source.date_column),
-        backfill_private.no_plan_takes(v_beyond,
-          format('a %s that is infinite or of a year outside 1 to 9999', p_source.date_column))));
+        backfill_private.no_plan_takes(p_source.date_column, v_without, v_beyond)));
   end if;
 end
-$$;
-
--- How many selected rows have something for which no plan takes them, in words. Null for none.
-create function backfill_private.no_plan_takes(p_rows bigint, p_what text)
-returns text
-language sql
-immutable
-set search_path = pg_catalog, pg_temp
-as $$
-  select case p_rows
-    when 0 then null
-    when 1 then format('1 selected row has %s, so no plan takes it', p_what)
-    else format('%s selected rows have %s, so no plan takes them', p_rows, p_what)
-  end
 $$;

@@ -230,7 +230,7 @@ begin
          (%4$s) is not true as of_other_version,
          item.ordinal is not null as is_planned,
          (%8$s) is not true as is_unwanted,
-         s.xmin as session_xmin
+         %10$s as session_xmin
        from %1$s as t
        join %5$s as s on s.%6$I = t.%2$I
        left join public.backfill_items as item
@@ -259,7 +259,10 @@ begin
     case when v_target.version_column is null then 'true'
       else (backfill_private.kind_conditions(v_target, 't', v_run.request, true))[1] end,
     v_source.source_table::regclass, v_source.key_column,
-    v_target.table_name, backfill_private.row_condition(v_target, v_run.request, false), v_run.target)
+    v_target.table_name, backfill_private.row_condition(v_target, v_run.request, false), v_run.target,
+    -- A row of a view has no age: what came of other sessions may be live traffic.
+    case when exists (select from pg_class as c where c.oid = to_regclass(v_source.source_table) and c.relkind = 'v')
+      then 'null::xid' else 's.xmin' end)
   using p_run_id, v_run.sealed_snapshot::pg_snapshot, pg_snapshot_xmin(v_run.sealed_snapshot::pg_snapshot)::xid;
 end
 $$;

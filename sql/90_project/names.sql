@@ -226,7 +226,12 @@ as $$
   union all
   select p.place, 2, p.part || 'table'::text, format('%s cannot be declared: %s', p.name, t.fault), null
   from parts as p
-  cross join lateral backfill_private.table_fault(p.name) as t (fault)
+  cross join lateral (
+    select case p.part[1]
+      when 'source' then backfill_private.source_fault(p.name)
+      else backfill_private.table_fault(p.name)
+    end as fault
+  ) as t
   where p.is_there
     and p.part[1] <> 'needs'
     and t.fault is not null

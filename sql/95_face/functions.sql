@@ -49,6 +49,7 @@ declare
   v_days jsonb;
   v_undated bigint;
   v_called text[];
+  v_without bigint;
 begin
   select c.view_name, c.components, c.first_day, c.date_column, c.called, c.not_wanted, c.notes
   into v_view, v_components, v_since, v_column, v_called, v_not_wanted, v_notes
@@ -56,11 +57,12 @@ begin
   execute format(
     'select coalesce(jsonb_agg(to_jsonb(d) order by d.day), ''[]''),
        coalesce(sum(d.completed - d.complete)
-         filter (where (d.day between %2$L and %3$L) is not true), 0)
+         filter (where (d.day between %2$L and %3$L) is not true), 0),
+       coalesce(sum(d.completed - d.complete) filter (where d.day is null), 0)
      from %1$s as d
      where $1 is null or d.day >= $1 or d.day is null or d.day < %2$L',
     v_view::regclass, '0001-01-01', '9999-12-31')
-  into v_days, v_undated
+  into v_days, v_undated, v_without
   using v_since;
   return jsonb_build_object(
     'components', v_components,
@@ -69,7 +71,8 @@ begin
     'undated', v_undated,
     'date', v_column,
     'called', v_called,
-    'notes', v_notes);
+    'notes', v_notes || coalesce(
+      to_jsonb(backfill_private.no_plan_takes(v_column, v_without, v_undated - v_without)), '[]'));
 end
 $$;
 

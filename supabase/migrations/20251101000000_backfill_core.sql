@@ -50,6 +50,28 @@ as $$
   end
 $$;
 
+-- How many rows no plan can take for their date, in words. Null for none.
+--
+-- p_without, p_beyond  how many have none, and how many have one that no plan can take
+create function backfill_private.no_plan_takes(p_column text, p_without bigint, p_beyond bigint)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select string_agg(
+    case n.rows
+      when 1 then format('1 row has %s: no plan takes it', n.what)
+      else format('%s rows have %s: no plan takes them', n.rows, n.what)
+    end,
+    '; ' order by n.place)
+  from (values
+    (1, p_without, 'no ' || p_column),
+    (2, p_beyond, format('a %s that is infinite or of a year outside 1 to 9999', p_column))
+  ) as n (place, rows, what)
+  where n.rows > 0
+$$;
+
 -- The first moment that a since includes. A date is the start of its UTC day.
 --
 -- raises  OB013 the text is neither a date nor a timestamp
@@ -1408,12 +1430,64 @@ begin
           having count(*) > 0
         )
         when 'p' then null
-        when 'v' then 'it is a view, and a view has no key. Name the table that it reads'
-        when 'm' then 'it is a materialized view, which a refresh writes anew. Name the table that it reads'
+        when 'v' then 'it is a view, and rows are written into a table. Only a source may be a view'
+        when 'm' then 'it is a materialized view, which a refresh writes anew. Only a source may be one'
         when 'f' then 'it is a foreign table, and no index here covers its rows'
       end
     from pg_class as c
     where c.oid = to_regclass(p_table));
+end
+$$;
+
+-- Why a relation cannot hold the rows of a source. Null if it can. A view can: its rows themselves say whether its key
+-- names one, see below.
+create function backfill_private.source_fault(p_table text)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when not backfill_private.is_view(p_table) then backfill_private.table_fault(p_table)
+  end
+$$;
+
+create function backfill_private.is_view(p_table text)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select exists (select from pg_class as c where c.oid = to_regclass(p_table) and c.relkind in ('v', 'm'))
+$$;
+
+-- Why a column is no key of a view's rows. Null if it is: each has a value of its own. A view has no index that would
+-- promise it, so all rows are read, unless a materialized view has one.
+create function backfill_private.view_key_fault(p_view text, p_column text)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_type oid := backfill_private.value_type(p_view, p_column);
+  v_is_null boolean;
+  v_is_twice boolean;
+begin
+  if v_type is null then
+    return null;  -- told elsewhere
+  end if;
+  execute format('select exists (select from %s as s where s.%I is null)', to_regclass(p_view), p_column)
+  into v_is_null;
+  if v_is_null then
+    return 'a row of the view has none';
+  elsif backfill_private.unique_fault(p_view, array[p_column]) is null then
+    return null;
+  end if;
+  execute format(
+    'select exists (select from %s as s group by s.%I having count(*) > 1)', to_regclass(p_view), p_column)
+  into v_is_twice;
+  return case when v_is_twice then 'several rows of the view have the same' end;
 end
 $$;
 
@@ -1482,9 +1556,10 @@ $$;
 
 -- The keys of a target, the source's at place 0, each with what keeps it from naming one row.
 --
+-- p_is_read  if the source is a view, read all its rows. Not at each claim: the plan has seen to that
 -- fault  null if nothing does
 -- cure   what to do about it
-create function backfill_private.key_standings(p_target text)
+create function backfill_private.key_standings(p_target text, p_is_read boolean default true)
 returns table (place integer, table_name text, key_columns text[], fault text, cure text)
 language plpgsql
 stable
@@ -1496,8 +1571,9 @@ begin
     k.place,
     k.name,
     k.columns,
-    coalesce(k.table_fault, k.unique_fault, k.null_column || ' may be null'),
+    coalesce(k.table_fault, k.view_fault, k.unique_fault, k.null_column || ' may be null'),
     case
+      when k.view_fault is not null then 'correct the view, or declare another column.'
       when k.table_fault is not null then 'declare another table, then: backfill install --target FILE.'
       when k.unique_fault is not null
       then backfill_private.beside_writers('create unique index', format('on %s (%s)', to_regclass(k.name), (
@@ -1509,9 +1585,13 @@ begin
   from (
     select
       named.*,
-      backfill_private.table_fault(named.name) as table_fault,
-      backfill_private.unique_fault(named.name, named.columns) as unique_fault,
-      (
+      case when named.place = 0 then backfill_private.source_fault(named.name)
+        else backfill_private.table_fault(named.name) end as table_fault,
+      case when kind.is_view and p_is_read
+        then backfill_private.view_key_fault(named.name, named.columns[1]) end as view_fault,
+      case when not kind.is_view
+        then backfill_private.unique_fault(named.name, named.columns) end as unique_fault,
+      case when not kind.is_view then (
         select a.attname::text
         from pg_attribute as a
         where a.attrelid = to_regclass(named.name)
@@ -1521,7 +1601,7 @@ begin
           and not a.attnotnull
         order by a.attnum
         limit 1
-      ) as null_column
+      ) end as null_column
     from (
       select 0 as place, s.source_table as name, array[s.key_column] as columns, null as session_column
       from backfill_private.sources as s
@@ -1531,13 +1611,18 @@ begin
       from public.backfill_targets as t
       where t.target = p_target
     ) as named
+    cross join lateral (
+      select named.place = 0 and backfill_private.is_view(named.name) as is_view
+    ) as kind
   ) as k
   order by k.place;
 end
 $$;
 
 -- What keeps a key of a target from naming one row, in words. Null if each names one.
-create function backfill_private.key_fault(p_target text)
+--
+-- p_is_read  as above
+create function backfill_private.key_fault(p_target text, p_is_read boolean default true)
 returns text
 language plpgsql
 stable
@@ -1546,7 +1631,7 @@ as $$
 begin
   return (
     select format('%s is no key of %s: %s', array_to_string(k.key_columns, ', '), k.table_name, k.fault)
-    from backfill_private.key_standings(p_target) as k
+    from backfill_private.key_standings(p_target, p_is_read) as k
     where k.fault is not null
     order by k.place
     limit 1);
@@ -1554,7 +1639,8 @@ end
 $$;
 
 -- True while each key of a target names one row. The view that detects asks it once per query: a session of two rows
--- would be counted twice, by us and by anyone who reads the view.
+-- would be counted twice, by us and by anyone who reads the view. A query that serves a planned request does not read a
+-- view as the source for that: the plan has.
 --
 -- raises  OB013 a key does not
 create function backfill_private.keys_hold(p_target text)
@@ -1565,7 +1651,8 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_fault text := backfill_private.key_fault(p_target);
+  v_fault text := backfill_private.key_fault(
+    p_target, coalesce(current_setting('backfill.request', true), '') = '');
 begin
   if v_fault is not null then
     perform backfill_private.refuse('OB013', v_fault, 'backfill check');
@@ -2217,7 +2304,9 @@ as $$
   join pg_namespace as n on n.oid = c.relnamespace
   left join pg_index as x on x.indexrelid = to_regclass(format('%I.%I', n.nspname, s.index_name))
   left join pg_attribute as a on a.attrelid = x.indrelid and a.attnum = x.indkey[0]
-  where s.target = p_target and s.index_name is not null
+  where s.target = p_target
+    and s.index_name is not null
+    and c.relkind in ('r', 'p')  -- a view has none
 $$;
 
 -- The last part of a qualified name, unquoted.
@@ -4507,25 +4596,9 @@ begin
       case when v_without + v_beyond > 0 then 'warn' else 'ok' end,
       concat_ws('; ',
         v_words,
-        backfill_private.no_plan_takes(v_without, 'no ' || p_source.date_column),
-        backfill_private.no_plan_takes(v_beyond,
-          format('a %s that is infinite or of a year outside 1 to 9999', p_source.date_column))));
+        backfill_private.no_plan_takes(p_source.date_column, v_without, v_beyond)));
   end if;
 end
-$$;
-
--- How many selected rows have something for which no plan takes them, in words. Null for none.
-create function backfill_private.no_plan_takes(p_rows bigint, p_what text)
-returns text
-language sql
-immutable
-set search_path = pg_catalog, pg_temp
-as $$
-  select case p_rows
-    when 0 then null
-    when 1 then format('1 selected row has %s, so no plan takes it', p_what)
-    else format('%s selected rows have %s, so no plan takes them', p_rows, p_what)
-  end
 $$;
 
 -- from sql/40_plan/figures.sql
@@ -7978,7 +8051,7 @@ declare
     from public.backfill_targets as t, backfill_private.unguarded(t.table_name) as u (name)
     where t.target = p_run.target
     limit 1);
-  v_key_fault text := backfill_private.key_fault(p_run.target);
+  v_key_fault text := backfill_private.key_fault(p_run.target, false);
 begin
   if p_run.approved_until <= backfill_private.clock() then
     perform backfill_private.move(p_run.run_id, 'expired', 'the approval ran out');
@@ -10421,7 +10494,7 @@ begin
          (%4$s) is not true as of_other_version,
          item.ordinal is not null as is_planned,
          (%8$s) is not true as is_unwanted,
-         s.xmin as session_xmin
+         %10$s as session_xmin
        from %1$s as t
        join %5$s as s on s.%6$I = t.%2$I
        left join public.backfill_items as item
@@ -10450,7 +10523,10 @@ begin
     case when v_target.version_column is null then 'true'
       else (backfill_private.kind_conditions(v_target, 't', v_run.request, true))[1] end,
     v_source.source_table::regclass, v_source.key_column,
-    v_target.table_name, backfill_private.row_condition(v_target, v_run.request, false), v_run.target)
+    v_target.table_name, backfill_private.row_condition(v_target, v_run.request, false), v_run.target,
+    -- A row of a view has no age: what came of other sessions may be live traffic.
+    case when exists (select from pg_class as c where c.oid = to_regclass(v_source.source_table) and c.relkind = 'v')
+      then 'null::xid' else 's.xmin' end)
   using p_run_id, v_run.sealed_snapshot::pg_snapshot, pg_snapshot_xmin(v_run.sealed_snapshot::pg_snapshot)::xid;
 end
 $$;
@@ -14129,7 +14205,12 @@ as $$
   union all
   select p.place, 2, p.part || 'table'::text, format('%s cannot be declared: %s', p.name, t.fault), null
   from parts as p
-  cross join lateral backfill_private.table_fault(p.name) as t (fault)
+  cross join lateral (
+    select case p.part[1]
+      when 'source' then backfill_private.source_fault(p.name)
+      else backfill_private.table_fault(p.name)
+    end as fault
+  ) as t
   where p.is_there
     and p.part[1] <> 'needs'
     and t.fault is not null
@@ -14296,6 +14377,7 @@ declare
   v_days jsonb;
   v_undated bigint;
   v_called text[];
+  v_without bigint;
 begin
   select c.view_name, c.components, c.first_day, c.date_column, c.called, c.not_wanted, c.notes
   into v_view, v_components, v_since, v_column, v_called, v_not_wanted, v_notes
@@ -14303,11 +14385,12 @@ begin
   execute format(
     'select coalesce(jsonb_agg(to_jsonb(d) order by d.day), ''[]''),
        coalesce(sum(d.completed - d.complete)
-         filter (where (d.day between %2$L and %3$L) is not true), 0)
+         filter (where (d.day between %2$L and %3$L) is not true), 0),
+       coalesce(sum(d.completed - d.complete) filter (where d.day is null), 0)
      from %1$s as d
      where $1 is null or d.day >= $1 or d.day is null or d.day < %2$L',
     v_view::regclass, '0001-01-01', '9999-12-31')
-  into v_days, v_undated
+  into v_days, v_undated, v_without
   using v_since;
   return jsonb_build_object(
     'components', v_components,
@@ -14316,7 +14399,8 @@ begin
     'undated', v_undated,
     'date', v_column,
     'called', v_called,
-    'notes', v_notes);
+    'notes', v_notes || coalesce(
+      to_jsonb(backfill_private.no_plan_takes(v_column, v_without, v_undated - v_without)), '[]'));
 end
 $$;
 
@@ -15308,6 +15392,7 @@ grant execute on function
   backfill_private.leaves_behind(),
   backfill_private.limit_at(),
   backfill_private.loose_settings(),
+  backfill_private.no_plan_takes(text, bigint, bigint),
   backfill_private.parameter(text, text),
   backfill_private.preview_undo(uuid, text[], text, text, integer, bigint),
   backfill_private.prune(uuid),

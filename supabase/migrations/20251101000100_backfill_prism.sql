@@ -101,14 +101,15 @@ select
   )), '{}'::jsonb) as not_wanted,
   g.excluded,
   g.missing_fc_scores,
-  g.missing_profile
+  g.missing_profile,
+  g.id
 from backfill_private.prism_standing as g
 where g.is_incomplete;
 
 -- The candidates: sessions that lack something and can be scored.
 create view public.backfill_candidates with (security_invoker = true) as
 select
-  g.session_id,
+  g.id as session_id,
   array_to_string(array_remove(array[
     case when g.missing_profile then 'profile' end,
     case when g.missing_fc_scores then 'fc_scores' end

@@ -99,7 +99,9 @@ def scene(sessions: int, scorers: str = "sample") -> Iterator[Scene]:
         owned.callback(rest.stop)
         gateway = _nginx(root, rest) if NGINX.exists() else _own_gateway(rest, keys)
         url, pid = owned.enter_context(gateway)
-        found = db.execute("select session_id from public.backfill_candidates order by created_at")
+        found = db.execute(
+            "select session_id::text from public.backfill_candidates order by created_at"
+        )
         yield Scene(
             url=url,
             key=keys.service_role,

@@ -17,6 +17,6 @@ REHEARSED: dict[str, Any] = {
 SEED: dict[str, Any] = {**REHEARSED, "rehearse": 0}
 CANARY = "618c5ea6-3f0d-4b8e-9a41-5d2c7e90b1f4"
 CANDIDATES = (
-    "select session_id from public.backfill_candidates"
+    "select session_id::text from public.backfill_candidates"
     " where created_at >= '2025-08-01' order by created_at"
 )

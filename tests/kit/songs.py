@@ -87,7 +87,7 @@ def declare(db: Db, old: str = "", new: str = "") -> None:
 
 def gaps(db: Db) -> list[str]:
     """The sessions that lack something."""
-    rows = db.execute("select session_id from public.backfill_songs_candidates order by 1")
+    rows = db.execute("select session_id::text from public.backfill_songs_candidates order by 1")
     return [row["session_id"] for row in rows.fetchall()]
 
 
