@@ -67,6 +67,28 @@ def test_dates_that_no_plan_can_take_are_left_out_with_the_reason(
     assert bf.verify(plan.run_id).new_candidates_total == 0
 
 
+def test_a_date_that_no_timestamp_holds_is_left_out(
+    project: Project, bf: backfill.Backfill, shell: Shell
+) -> None:
+    """A date may lie beyond the last timestamp. Every verb that reads it goes on."""
+    jars(project, 1, date="date")
+    filled(project, 10, "294277-01-01", "5000000-01-01", "infinity", None)
+    plan = bf.plan(**PLAN)
+    beyond = "its filled_at is after the year 294275"
+    assert [e["reason"] for e in plan.excluded] == [beyond, beyond, ODD["infinity"], ODD[None]]
+    assert bf.missing(since="2025-08-01", target="jars").undated == 4
+    said = (
+        "1 selected row has no filled_at, so no plan takes it; 3 selected rows have a filled_at that"
+        " is infinite or of a year outside 1 to 9999, so no plan takes them"
+    )
+    (mark,) = (c for c in plan.checks if c.name == "dates of jars")
+    assert (mark.status, said in mark.detail, said in plan.markdown()) == ("warn", True, True)
+    (line,) = (c for c in bf.check() if c.name == "dates of public.jars")
+    assert (line.status, line.detail, line.next_step) == ("warn", mark.detail, mark.next_step)
+    project.db.execute("delete from public.jars where id > 1")
+    assert "dates of public.jars: filled_at is a date and is read as" in shell("check").out
+
+
 def count_windows(project: Project) -> Callable[[], int]:
     """How often planning has looked at the target since."""
     began = "select collect_from from public.backfill_runs"

@@ -1,6 +1,6 @@
 -- The mark on dates: how they are read, and which rows have none that a plan can take.
 
--- The mark on the dates of a source, if there is something to know: how a column without a time zone is read, how many
+-- The mark on the dates of a source, of a plan and of a check, if there is something to know: how a column without a time zone is read, how many
 -- selected rows have no date, and how many have one that no plan can take.
 create function backfill_private.date_marks(p_source backfill_private.sources)
 returns setof jsonb
@@ -29,12 +29,13 @@ begin
       ' and '))
   into v_without, v_beyond;
   if v_without + v_beyond > 0 or v_words is not null then
-    return next backfill_private.mark(
+    return next backfill_private.line(
       'dates of ' || backfill_private.bare_name(p_source.source_table),
       case when v_without + v_beyond > 0 then 'warn' else 'ok' end,
       concat_ws('; ',
         v_words,
-        backfill_private.no_plan_takes(p_source.date_column, v_without, v_beyond)));
+        backfill_private.no_plan_takes(p_source.date_column, v_without, v_beyond)),
+      format('give each a %s of the years 1 to 9999', p_source.date_column));
   end if;
 end
 $$;

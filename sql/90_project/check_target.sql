@@ -156,8 +156,16 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select p.line
+  select case when w.is_well then p.line || coalesce(m.mark - 'name', '{}') else p.line end
   from backfill_private.precondition_lines(p_target, 'date') as p
+  cross join lateral (
+    select not exists (
+      select from backfill_private.preconditions(p_target) as f
+      where f.kind <> 'key'
+        and f.fault is not null) as is_well
+  ) as w
+  join backfill_private.sources as s on s.target = p_target
+  left join lateral backfill_private.date_marks(s) as m (mark) on w.is_well
   union all
   select backfill_private.line('detection of ' || s.target,
     case when o.gone is null then 'ok' else 'fail' end,
