@@ -211,9 +211,8 @@ begin
     select case
       when t.type = 'timestamp'::regtype then format('(%s at time zone ''UTC'')', p_value)
       when t.type = 'date'::regtype then format(
-        -- A date may be later than any moment.
-        '(case when %1$s < ''294277-01-01'' or not isfinite(%1$s) then %1$s::timestamp else ''294276-12-31'' end'
-        ' at time zone ''UTC'')',
+        -- A date may be later than any moment. Null and infinity stay what they are.
+        '(case when isfinite(%1$s) then least(%1$s, ''294276-12-31'') else %1$s end::timestamp at time zone ''UTC'')',
         p_value)
       else p_value
     end

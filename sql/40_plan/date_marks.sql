@@ -1,7 +1,7 @@
 -- The mark on dates: how they are read, and which rows have none that a plan can take.
 
--- The mark on the dates of a source, of a plan and of a check, if there is something to know: how a column without a time zone is read, how many
--- selected rows have no date, and how many have one that no plan can take.
+-- The mark on the dates of a source, of a plan and of a check, if there is something to know: how a column without a
+-- time zone is read, how many selected rows have no date, and how many have one that no plan can take.
 create function backfill_private.date_marks(p_source backfill_private.sources)
 returns setof jsonb
 language plpgsql

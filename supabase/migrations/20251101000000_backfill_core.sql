@@ -766,9 +766,8 @@ begin
     select case
       when t.type = 'timestamp'::regtype then format('(%s at time zone ''UTC'')', p_value)
       when t.type = 'date'::regtype then format(
-        -- A date may be later than any moment.
-        '(case when %1$s < ''294277-01-01'' or not isfinite(%1$s) then %1$s::timestamp else ''294276-12-31'' end'
-        ' at time zone ''UTC'')',
+        -- A date may be later than any moment. Null and infinity stay what they are.
+        '(case when isfinite(%1$s) then least(%1$s, ''294276-12-31'') else %1$s end::timestamp at time zone ''UTC'')',
         p_value)
       else p_value
     end
@@ -4562,8 +4561,8 @@ $$;
 -- from sql/40_plan/date_marks.sql
 -- The mark on dates: how they are read, and which rows have none that a plan can take.
 
--- The mark on the dates of a source, of a plan and of a check, if there is something to know: how a column without a time zone is read, how many
--- selected rows have no date, and how many have one that no plan can take.
+-- The mark on the dates of a source, of a plan and of a check, if there is something to know: how a column without a
+-- time zone is read, how many selected rows have no date, and how many have one that no plan can take.
 create function backfill_private.date_marks(p_source backfill_private.sources)
 returns setof jsonb
 language plpgsql
