@@ -10,7 +10,9 @@ import psycopg
 import pytest
 
 from tests.kit import verbs
+from tests.kit.kinds import declare_text
 from tests.kit.songs import (
+    DECLARED,
     UNKEYED,
     UNSONGED,
     as_owner,
@@ -106,7 +108,7 @@ def test_one_value_has_several_spellings(songs: Db, case: str) -> None:
 
 
 def test_a_cut_value_is_not_the_value(songs: Db) -> None:
-    """A version or a key that is longer than the column is another one."""
+    """A key that is longer than the column is another one. Such a version is refused."""
     songs.execute(
         f"{UNSONGED} alter table public.songs alter column id type text, add primary key (id);"
         "alter table public.credits alter column song_id type text;"
@@ -116,10 +118,12 @@ def test_a_cut_value_is_not_the_value(songs: Db) -> None:
         "update public.songs set id = 'long' where id = '2';"
         "create function public.paint(song_id text, ink text) returns void language sql as ''"
     )
-    declare(songs, "public.paint(bigint,text)", "public.paint(text,text)")
-    assert gaps(songs) == ["1", "3", "long"]
-    assert states(songs, "blue") == {"1": False, "3": False, "long": False}
+    text = DECLARED.replace("public.paint(bigint,text)", "public.paint(text,text)")
+    declare_text(songs, text.replace('version = "blue"', 'version = "blu"'))
+    assert gaps(songs) == ["3", "long"]
     assert states(songs, "blu") == {"3": False, "long": False}
+    with pytest.raises(psycopg.Error, match="which does not hold blue as it is"):
+        states(songs, "blue")
 
 
 def test_a_key_beyond_a_smaller_column_is_missing(songs: Db) -> None:

@@ -79,6 +79,10 @@ TYPES = {
         UNKEYED + "create type public.inks as enum ('red', 'green');"
         "alter table public.covers alter column ink type public.inks using 'red', add primary key (song_id, ink, size)", "", "",
         "ink of public.covers is public.inks, and blue is no such value. There are: red, green"),
+    "a version that is longer than its column": (UNKEYED + "alter table public.covers alter column ink type varchar(3), add primary key (song_id, ink, size)", "", "", "ink of public.covers is character varying.3., which does not hold blue as it is"),
+    "a version that is finer than its column": (UNKEYED + "alter table public.covers alter ink type numeric(4,1) using 1, add primary key (song_id, ink, size)", '"blue"', '"1.25"', "ink of public.covers is numeric.4,1., which does not hold 1.25 as it is"),
+    "a version that is too large for its column": (UNKEYED + "alter table public.covers alter ink type numeric(4,1) using 1, add primary key (song_id, ink, size)", '"blue"', '"20250101"', "which does not hold 20250101 as it is"),
+    "a version that is longer than its domain": (UNKEYED + "create domain public.ink as varchar(3); alter table public.covers alter ink type public.ink, add primary key (song_id, ink, size)", "", "", "does not hold blue as it is"),
     "a kind that is none": (UNKEYED + "alter table public.covers alter size drop default, alter size type integer using 1, add primary key (song_id, ink, size)", "", "", "size of public.covers is integer, and s is no such value"),
 }  # fmt: skip
 

@@ -40,6 +40,45 @@ as $$
   where t.target = p_target
 $$;
 
+-- Why no row of a component can have a version or a kind as it is given. Null if one can. The column's type may have no
+-- such value, and its length or its precision may change it: then each call would write a row that does not count.
+create function backfill_private.held_fault(p_table text, p_column text, p_values text[])
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_fault text := backfill_private.value_fault(p_table, p_column, p_values);
+  v_type oid := backfill_private.value_type(p_table, p_column);
+  v_holds text := backfill_private.column_type(p_table, p_column);
+  v_value text;
+  v_is_held boolean;
+begin
+  if v_fault is not null or v_holds = format_type(v_type, -1) then
+    return v_fault;
+  end if;
+  foreach v_value in array p_values loop
+    v_value := backfill_private.spelled(v_type, v_value);
+    begin
+      execute format('select %1$L::%2$s::%3$s %4$s %1$L::%3$s',
+        v_value, v_holds, format_type(v_type, -1), backfill_private.equals(v_type))
+      into v_is_held;
+    exception when data_exception then
+      v_is_held := false;  -- such as a number that is too large
+    end;
+    if not v_is_held then
+      return format('%s of %s is %s, which does not hold %s as it is',
+        quote_ident(p_column),
+        p_table,
+        v_holds,
+        case when length(v_value) > 40 then left(v_value, 40) || '…' else v_value end);
+    end if;
+  end loop;
+  return null;
+end
+$$;
+
 -- Preconditions on the columns that are compared with a session's key, and on that key: see preconditions().
 create function backfill_private.session_preconditions(p_target text)
 returns table (kind text, place integer, name text, detail text, fault text, cure text)
@@ -154,7 +193,7 @@ as $$
     v.place,
     'values of ' || format('%s.%s', v.table_name, v.column_name),
     null,
-    backfill_private.value_fault(v.table_name, v.column_name, v.given),
+    backfill_private.held_fault(v.table_name, v.column_name, v.given),
     'correct the declaration, then: backfill install --target FILE'
   from backfill_private.value_columns(p_target, null) as v
   union all
@@ -192,9 +231,9 @@ begin
   if found then
     perform backfill_private.refuse('OB013', v_fault.fault, v_fault.cure);
   end if;
-  select backfill_private.value_fault(v.table_name, v.column_name, v.given) as fault into v_fault
+  select backfill_private.held_fault(v.table_name, v.column_name, v.given) as fault into v_fault
   from backfill_private.value_columns(p_target, p_request) as v
-  where backfill_private.value_fault(v.table_name, v.column_name, v.given) is not null
+  where backfill_private.held_fault(v.table_name, v.column_name, v.given) is not null
   limit 1;
   if found then
     perform backfill_private.refuse('OB013', v_fault.fault, 'give one of its values');
