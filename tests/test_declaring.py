@@ -206,6 +206,7 @@ NAMES = {
     "an Edge Function": ("public.score_prism(uuid,text)", "public.grade_visit(uuid,text)", 'there is no function public.grade_visit.uuid,text.. Is it an Edge Function. transport = "edge". Next'),
     "its bare name": ("public.score_prism(uuid,text)", "grade_visit", 'no function grade_visit. Is it an Edge Function. transport = "edge". Next'),
     "the arguments of another": ("public.score_prism(uuid,text)", "public.score_prism(uuid)", "there is no function public.score_prism.uuid.; the nearest is public.score_prism.uuid,text.. Next"),
+    "a function with the same end": ("public.score_prism(uuid,text)", "public.bill_prism(uuid,text)", "no function public.bill_prism.uuid,text.. Is it an Edge"),
     "a key of no kind": ('key = "id"', 'key = "created_at"', "a key is uuid, a whole number or text"),
     "several rows per session": ('key = ["session_id"]', 'key = ["session_id", "type_code"]', "neither session, version nor matched: type_code"),
     "a view": ('table = "public.fc_scores"', 'table = "public.backfill_candidates"', "public.backfill_candidates cannot be declared: it is a view"),

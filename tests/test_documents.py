@@ -55,7 +55,7 @@ def test_the_plan_counts_what_is_missing(bf_documents: backfill.Backfill) -> Non
     assert checks["rows of documents"] == (
         "ok", "40 of 40 have state published, deleted_at null",
     )  # fmt: skip
-    assert checks["paragraphs"] == ("ok", "40 of 40 sessions have enough, 3 to 3 each")
+    assert checks["paragraphs"] == ("ok", "40 of 40 documents have enough, 3 to 3 each")
 
 
 def test_the_whole_way(library: Project, bf_documents: backfill.Backfill) -> None:

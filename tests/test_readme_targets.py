@@ -58,7 +58,7 @@ def test_the_commands_install_check_and_plan(
         checked = shell(*check[1:])
         assert checked.code == 0, checked.out
         planned = shell(*plan[1:])
-    assert "**Total candidates**: 40 sessions" in planned.out
+    assert "**Total candidates**: 40 documents" in planned.out
     assert "HALTED FOR APPROVAL" in planned.out
 
 

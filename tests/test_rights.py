@@ -321,7 +321,7 @@ def _arguments(project: Project, runs: dict[str, str], claim_id: str) -> dict[st
         "backfill_check": {},
         "backfill_coverage": {},
         "backfill_freshness": {"p_run_id": runs["awaiting"]},
-        "backfill_history": {"p_versions": ["20251101000000"]},
+        "backfill_history": {"p_versions": "{20251101000000}"},
         "backfill_find_runs": {"p_prefix": runs["running"][:8]},
         "backfill_plan_sessions": running,
         "backfill_written": completed,

@@ -286,12 +286,13 @@ def _line(migration: Migration, installation: Installation) -> str:
 
 
 def _how_to_apply(installation: Installation) -> list[str]:
+    new = installation.missing or installation.migrations
     return [
         "Apply what this project does not have yet:",
         "  supabase db push",
         "or, without the CLI, in this order:",
-        *(_psql(installation.folder, m) for m in installation.migrations),
-        *(_alone(m) for m in installation.migrations if m.stands_alone),
+        *(_psql(installation.folder, m) for m in new),
+        *(_alone(m) for m in new if m.stands_alone),
     ]
 
 

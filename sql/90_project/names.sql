@@ -11,8 +11,8 @@ as $$
   select regexp_replace(split_part(p_name, '(', 1), '^.*\.', '')
 $$;
 
--- The end of a sentence that names what may have been meant. Nothing if no name is near: of its last part less than half
--- of the letters differ, or one begins with the other. Functions are compared by name, then by arguments.
+-- The end of a sentence that names what may have been meant. Nothing if no name is near: of its last part two of five
+-- letters differ at most, or one begins with the other. Functions are compared by name, then by arguments.
 create function backfill_private.nearest(p_wanted text, p_known text[])
 returns text
 language sql
@@ -25,7 +25,7 @@ as $$
     cross join lateral (
       select backfill_private.last_part(p_wanted) as wanted, backfill_private.last_part(k) as known
     ) as part
-    where backfill_private.farness(part.wanted, part.known) <= 0.5
+    where backfill_private.farness(part.wanted, part.known) <= 0.4
       or starts_with(part.known, part.wanted)
       or starts_with(part.wanted, part.known)
     order by
