@@ -41,6 +41,7 @@ def test_the_days_of_a_coverage_add_up() -> None:
     told = TWO_DAYS.as_dict()
     days = told.pop("days")
     assert told == {
+        "called": ["session", "sessions"],
         "coverage": 0.7273,
         "completed": 14,
         "missing_a": 3,

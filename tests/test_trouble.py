@@ -429,9 +429,7 @@ def test_every_wait_has_a_reason(db: Connection, still: DatabaseClock) -> None:
     still.advance(3)
     answer = verbs.claim(db, run_id)
     assert answer["wait_for"] == "canary"
-    assert crew.progress()["waits_for"] == (
-        "canary: 2 sessions are leased by test until 08:01:03 UTC"
-    )
+    assert crew.progress()["waits_for"] == ("canary: 2 are leased by test until 08:01:03 UTC")
     assert len(granted) == len(second) == 1
     verbs.call(db, "backfill_pause", run=run_id, reason="lunch")
     assert crew.progress()["waits_for"] == "paused by service_role: lunch"

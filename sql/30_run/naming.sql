@@ -142,15 +142,29 @@ begin
 end
 $$;
 
--- So many rows of a run's source, as people call them: 1 order, 2 orders.
+-- How people call the rows of a run's source: one of them, and several.
+create function backfill_private.words_of(p_run_id uuid)
+returns text[]
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(
+    (
+      select s.called
+      from public.backfill_runs as r
+      join backfill_private.sources as s using (target)
+      where r.run_id = p_run_id
+    ),
+    '{session,sessions}')
+$$;
+
+-- So many of them: 1 order, 2 orders.
 create function backfill_private.called_in(p_run_id uuid, p_count bigint)
 returns text
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select format('%s %s', p_count, s.called[case p_count when 1 then 1 else 2 end])
-  from public.backfill_runs as r
-  join backfill_private.sources as s using (target)
-  where r.run_id = p_run_id
+  select format('%s %s', p_count, (backfill_private.words_of(p_run_id))[case p_count when 1 then 1 else 2 end])
 $$;

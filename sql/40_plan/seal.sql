@@ -221,7 +221,8 @@ begin
     perform backfill_private.refuse('OB013', format('there is no function %s', v_gone), 'backfill check');
   elsif v_sessions > v_settings.max_sessions then
     perform backfill_private.refuse('OB013',
-      format('the plan has %s sessions, this project allows %s', v_sessions, v_settings.max_sessions),
+      format('the plan has %s, this project allows %s',
+        backfill_private.called_in(p_run_id, v_sessions), v_settings.max_sessions),
       'narrow --since and --until');
   elsif (v_batches - 1) * backfill_private.batch_spacing_s(v_run.request)
       > extract(epoch from v_settings.approval_ttl) then

@@ -124,11 +124,15 @@ begin
     and i.state = 'failed';
   if v_is_canary and v_run.failed_in_row >= 5 then
     perform backfill_private.hold(p_run_id,
-      format('circuit breaker: %s canary sessions failed in a row, most with %s', v_run.failed_in_row, v_most));
+      format('circuit breaker: %s canary %s failed in a row, most with %s',
+        v_run.failed_in_row, (backfill_private.words_of(p_run_id))[2], v_most));
   elsif v_run.settled_since >= 20 and v_run.failed_since * 2 > v_run.settled_since then
     perform backfill_private.hold(p_run_id,
-      format('circuit breaker: %s of %s sessions failed since %s UTC, most with %s',
-        v_run.failed_since, v_run.settled_since, to_char(v_run.resumed_at at time zone 'UTC', 'HH24:MI:SS'), v_most));
+      format('circuit breaker: %s of %s failed since %s UTC, most with %s',
+        v_run.failed_since,
+        backfill_private.called_in(p_run_id, v_run.settled_since),
+        to_char(v_run.resumed_at at time zone 'UTC', 'HH24:MI:SS'),
+        v_most));
   end if;
 end
 $$;

@@ -139,7 +139,7 @@ begin
   elsif v_run.back_off_until > backfill_private.clock() then
     v_answer := backfill_private.wait_until(v_run.back_off_until, 'back-off', v_run.back_off_reason);
   elsif v_phase <> 'priority' and backfill_private.judge_canary(v_run) <> 'passed' then
-    v_answer := backfill_private.wait_for('canary', 1, 'the priority sessions are being scored');
+    v_answer := backfill_private.wait_for('canary', 1, 'the canary is being scored');
   else
     v_pace := backfill_private.allowance(v_run);
     v_answer := case

@@ -350,8 +350,9 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select format('%s sessions are leased by %s until %s UTC',
+  select format('%s %s leased by %s until %s UTC',
     count(*),
+    case count(*) when 1 then 'is' else 'are' end,
     string_agg(
       distinct coalesce(held.worker, 'an undo')
         || case when held.run_id <> p_run_id then ' for run ' || held.run_id else '' end,

@@ -49,7 +49,8 @@ begin
   from jsonb_array_elements(p_settled) as x where (x ->> 'is_critical')::boolean;
   if v_bad is not null then
     perform backfill_private.record(p_run_id, 'critical', jsonb_build_object('claim', p_claim_id, 'sessions', v_bad));
-    perform backfill_private.hold(p_run_id, format('critical: session %s, %s', v_bad -> 0 ->> 0,
+    perform backfill_private.hold(p_run_id, format('critical: %s %s, %s',
+      (backfill_private.words_of(p_run_id))[1], v_bad -> 0 ->> 0,
       case v_bad -> 0 ->> 1
         when 'OB016' then concat_ws(': ', 'a written row has no receipt', (
           select backfill_private.functions_without_headers(r) || ' wrote without our headers'

@@ -3480,17 +3480,31 @@ begin
 end
 $$;
 
--- So many rows of a run's source, as people call them: 1 order, 2 orders.
+-- How people call the rows of a run's source: one of them, and several.
+create function backfill_private.words_of(p_run_id uuid)
+returns text[]
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(
+    (
+      select s.called
+      from public.backfill_runs as r
+      join backfill_private.sources as s using (target)
+      where r.run_id = p_run_id
+    ),
+    '{session,sessions}')
+$$;
+
+-- So many of them: 1 order, 2 orders.
 create function backfill_private.called_in(p_run_id uuid, p_count bigint)
 returns text
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select format('%s %s', p_count, s.called[case p_count when 1 then 1 else 2 end])
-  from public.backfill_runs as r
-  join backfill_private.sources as s using (target)
-  where r.run_id = p_run_id
+  select format('%s %s', p_count, (backfill_private.words_of(p_run_id))[case p_count when 1 then 1 else 2 end])
 $$;
 
 -- from sql/30_run/receipts.sql
@@ -6596,7 +6610,8 @@ begin
     perform backfill_private.refuse('OB013', format('there is no function %s', v_gone), 'backfill check');
   elsif v_sessions > v_settings.max_sessions then
     perform backfill_private.refuse('OB013',
-      format('the plan has %s sessions, this project allows %s', v_sessions, v_settings.max_sessions),
+      format('the plan has %s, this project allows %s',
+        backfill_private.called_in(p_run_id, v_sessions), v_settings.max_sessions),
       'narrow --since and --until');
   elsif (v_batches - 1) * backfill_private.batch_spacing_s(v_run.request)
       > extract(epoch from v_settings.approval_ttl) then
@@ -7312,11 +7327,15 @@ begin
     and i.state = 'failed';
   if v_is_canary and v_run.failed_in_row >= 5 then
     perform backfill_private.hold(p_run_id,
-      format('circuit breaker: %s canary sessions failed in a row, most with %s', v_run.failed_in_row, v_most));
+      format('circuit breaker: %s canary %s failed in a row, most with %s',
+        v_run.failed_in_row, (backfill_private.words_of(p_run_id))[2], v_most));
   elsif v_run.settled_since >= 20 and v_run.failed_since * 2 > v_run.settled_since then
     perform backfill_private.hold(p_run_id,
-      format('circuit breaker: %s of %s sessions failed since %s UTC, most with %s',
-        v_run.failed_since, v_run.settled_since, to_char(v_run.resumed_at at time zone 'UTC', 'HH24:MI:SS'), v_most));
+      format('circuit breaker: %s of %s failed since %s UTC, most with %s',
+        v_run.failed_since,
+        backfill_private.called_in(p_run_id, v_run.settled_since),
+        to_char(v_run.resumed_at at time zone 'UTC', 'HH24:MI:SS'),
+        v_most));
   end if;
 end
 $$;
@@ -8169,7 +8188,7 @@ begin
   elsif v_run.back_off_until > backfill_private.clock() then
     v_answer := backfill_private.wait_until(v_run.back_off_until, 'back-off', v_run.back_off_reason);
   elsif v_phase <> 'priority' and backfill_private.judge_canary(v_run) <> 'passed' then
-    v_answer := backfill_private.wait_for('canary', 1, 'the priority sessions are being scored');
+    v_answer := backfill_private.wait_for('canary', 1, 'the canary is being scored');
   else
     v_pace := backfill_private.allowance(v_run);
     v_answer := case
@@ -9054,8 +9073,9 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select format('%s sessions are leased by %s until %s UTC',
+  select format('%s %s leased by %s until %s UTC',
     count(*),
+    case count(*) when 1 then 'is' else 'are' end,
     string_agg(
       distinct coalesce(held.worker, 'an undo')
         || case when held.run_id <> p_run_id then ' for run ' || held.run_id else '' end,
@@ -9888,7 +9908,8 @@ begin
   from jsonb_array_elements(p_settled) as x where (x ->> 'is_critical')::boolean;
   if v_bad is not null then
     perform backfill_private.record(p_run_id, 'critical', jsonb_build_object('claim', p_claim_id, 'sessions', v_bad));
-    perform backfill_private.hold(p_run_id, format('critical: session %s, %s', v_bad -> 0 ->> 0,
+    perform backfill_private.hold(p_run_id, format('critical: %s %s, %s',
+      (backfill_private.words_of(p_run_id))[1], v_bad -> 0 ->> 0,
       case v_bad -> 0 ->> 1
         when 'OB016' then concat_ws(': ', 'a written row has no receipt', (
           select backfill_private.functions_without_headers(r) || ' wrote without our headers'
