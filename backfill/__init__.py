@@ -64,6 +64,7 @@ from backfill.results.plan import (
 )
 from backfill.results.run import FailedSession, Outcome, RunSummary, Status
 from backfill.results.sessions import PlannedSession
+from backfill.results.target import FileFault, InstalledTarget, TargetCheck, TargetDraft
 from backfill.results.undo import UndoEffect
 from backfill.results.verification import Answered, Criterion, Verification
 from backfill.run.clock import Clock
@@ -145,9 +146,11 @@ __all__ = [
     "EventKind",
     "ExitCode",
     "FailedSession",
+    "FileFault",
     "ForeignWrite",
     "Freshness",
     "IllegalMove",
+    "InstalledTarget",
     "Missing",
     "MissingReceipt",
     "NoEffect",
@@ -168,6 +171,8 @@ __all__ = [
     "RunSummary",
     "StaleFence",
     "Status",
+    "TargetCheck",
+    "TargetDraft",
     "ThrottleTaken",
     "TookTooLong",
     "Undo",

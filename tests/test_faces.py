@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import sys
 import typing
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,7 @@ def test_a_run_of_another_host_is_not_applied(project: Project, bf: backfill.Bac
         bf.apply(plan.run_id)
 
 
-VERBS = [name for name in vars(backfill.AsyncBackfill) if not name.startswith("_")]
+VERBS = [name for name in dir(backfill.AsyncBackfill) if not name.startswith("_")]
 
 
 @pytest.mark.parametrize("name", [name for name in VERBS if name not in ("host", "close")])
@@ -142,10 +143,11 @@ def test_a_blocking_verb_is_the_awaited_one_to_whoever_asks(name: str) -> None:
     own, its = inspect.signature(blocking), inspect.signature(awaited)
     assert list(own.parameters.values()) == list(its.parameters.values())
     assert own.return_annotation == its.return_annotation.removeprefix("Async")
-    hints = typing.get_type_hints(awaited, vars(backfill.client))
+    names = vars(sys.modules[awaited.__module__])
+    hints = typing.get_type_hints(awaited, names)
     if name == "rollback":
         hints["return"] = backfill.Undo
-    assert typing.get_type_hints(blocking, vars(backfill.client)) == hints
+    assert typing.get_type_hints(blocking, names) == hints
     assert inspect.getdoc(blocking) == inspect.getdoc(awaited)
     assert (blocking.__module__, blocking.__qualname__) == ("backfill.blocking", f"Backfill.{name}")
     assert not inspect.iscoroutinefunction(blocking)

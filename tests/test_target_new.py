@@ -4,25 +4,50 @@
 
 from __future__ import annotations
 
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
+import jsonschema
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
+import backfill
+from backfill.results.target import TargetDraft
 from backfill.targets.catalog import catalog_of
 from backfill.targets.draft import draft_of
-from backfill.targets.draft_parts import TargetDraft, Wanted
+from backfill.targets.draft_parts import Wanted
 from backfill.targets.edge_sources import edge_function
 from backfill.targets.file_check import form_of
+from backfill.targets.function_bodies import touched
+from backfill.targets.schema import (
+    README,
+    SCHEMA_FILE,
+    SHIPPED,
+    keys_told,
+    schema,
+    schema_text,
+    with_table,
+)
 from backfill.targets.views import declaration_of, target_sql
 from tests.conftest import Project
 from tests.kit import verbs
+from tests.kit.commands import Shell
+from tests.kit.readme import ROOT, claim
+from tests.test_readme_commands import words_of
 
 Db = psycopg.Connection[Any]
+COMMANDS = claim("Drafted and checked", "backfill target new documents", "tests/test_target_new.py")
 
 
 @dataclass(frozen=True)
@@ -265,8 +290,7 @@ NOT_YET = {
 def drafted(db: Db, schema: Schema, *functions: str) -> TargetDraft:
     """The draft of a schema whose tables are there."""
     edge = {name: edge_function(name, source) for name, source in schema.edge.items()}
-    with verbs.as_service(db, {}):
-        answer = verbs.call(db, "backfill_catalog")
+    answer = verbs.call(db, "backfill_catalog")
     wanted = Wanted("mine", schema.source, schema.derived, functions)
     return draft_of(wanted, catalog_of(answer), edge)
 
@@ -276,8 +300,7 @@ def faults(db: Db, text: str) -> list[str]:
     form = form_of(text)
     if form.made is None:
         return [e.message for e in form.errors]
-    with verbs.as_service(db, {}):
-        answer = verbs.call(db, "backfill_check_target", p_declaration=Jsonb(declaration_of(form.made)))  # fmt: skip
+    answer = verbs.call(db, "backfill_check_target", p_declaration=Jsonb(declaration_of(form.made)))
     return [e.message for e in (*form.errors, *form.found(answer))]
 
 
@@ -320,3 +343,239 @@ def test_a_draft_passes_at_once_and_can_be_declared(
         made = form_of(text).made
         assert made is not None
         db.execute(b"reset role; " + target_sql(made).encode())
+
+
+# What a function writes -------------------------------------------------------------------------
+
+TABLES = (
+    "create table public.kept (id uuid primary key, version text, at timestamptz not null);"
+    "create table public.read (id uuid primary key);"
+    'create table public."Odd one" (id uuid primary key);'
+)
+# A body in PL/pgSQL, what it writes, what it reads.
+BODIES = {
+    "insert into kept select id from read": (["kept"], ["read"]),
+    'insert into public."Odd one" (id) values (a)': (["Odd one"], []),
+    "-- insert into kept\n/* update kept set id = a */ perform 'insert into other'": ([], []),
+    "insert into read values (a) on conflict (id) do update set id = excluded.id": (["read"], []),
+    "update only kept k set version = r.id from read r where r.id = k.id": (["kept"], ["read"]),
+    "merge into kept using read on true when not matched then insert values (a)": (["kept"], ["read"]),
+    "perform from kept for update; delete from read": ([], ["kept"]),
+    "with w as (insert into kept values (a) returning 1) select from w join read on true": (["kept"], ["read"]),
+    "execute format('insert into %I values (1)', 'x'); execute 'update kept set id = $1' using a": (["kept"], []),
+    "if a is null then insert into pg_temp.kept values (a); end if": ([], []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_what_a_function_writes_is_read_from_its_body(
+    body: str, shared_project: Project, nothing_changes: None
+) -> None:
+    """Also by a function that only calls it."""
+    db = shared_project.db
+    with db.transaction(force_rollback=True):
+        db.execute(
+            f"{TABLES} create function public.f(a uuid) returns void language plpgsql as"
+            f" $f$ begin {body}; end $f$; create function public.g(a uuid) returns void"
+            " language sql begin atomic select public.f(a); end".encode()
+        )
+        catalog = catalog_of(verbs.call(db, "backfill_catalog"))
+    for name in ("f", "g"):
+        (function,) = (f for f in catalog.functions if f.name == name)
+        found = touched(function, catalog)
+        assert ([r.name for r in found.writes], [r.name for r in found.reads]) == BODIES[body]
+
+
+def test_an_edge_function_is_read_from_its_source() -> None:
+    """Comments are none of it; a verb may stand on the next line; a schema may come before."""
+    read = edge_function(
+        "f",
+        """
+        /* await db.from("no").insert() */
+        const body = await request.json();
+        const { a, b: renamed, c = 1 } = await req.json() as Body;
+        await db
+          .from("one")
+          .upsert({ version: "v9" });
+        await db.schema("lab").from('two').insert({}); // .from("no").update()
+        await db.from(`three`).select(); await db.from(table).insert({}); await db.from("four").delete();
+        """,
+    )
+    assert (read.writes, read.reads) == (("public.one", "lab.two"), ("public.three",))
+    assert (read.body, read.literal_of("version")) == (("a", "b", "c"), "v9")
+
+
+# The command ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sales(shared_project: Project) -> Project:
+    """The shared project, with a team's tables that stay for the module."""
+    shared_project.db.execute(BIGINT.sql.encode())
+    return shared_project
+
+
+@pytest.fixture
+def sales_shell(
+    sales: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> Shell:
+    monkeypatch.chdir(tmp_path)
+    return Shell(monkeypatch, capsys, environment_of(sales))
+
+
+def environment_of(project: Project) -> dict[str, str]:
+    return {
+        "SUPABASE_URL": project.url,
+        "SUPABASE_SERVICE_ROLE_KEY": project.keys.service_role,
+    }
+
+
+NEW = ("target", "new", "sales", "--source", "sales", "--derived", "bills")
+
+
+def test_the_command_writes_a_file_that_passes(sales_shell: Shell, tmp_path: Path) -> None:
+    """With the schema that its first line names, and what to look at."""
+    answer = sales_shell(*NEW)
+    assert (answer.code, answer.err) == (0, "")
+    assert "to be looked at: bill.version" in answer.out
+    assert sorted(f.name for f in tmp_path.iterdir()) == [SCHEMA_FILE, "sales.toml"]
+    assert (tmp_path / "sales.toml").read_text().startswith(f"#:schema ./{SCHEMA_FILE}\n")
+    assert sales_shell("target", "check", "sales.toml").code == 0
+
+
+def test_a_file_that_is_there_is_not_replaced_unasked(sales_shell: Shell, tmp_path: Path) -> None:
+    """--yes replaces it, --output writes elsewhere."""
+    (tmp_path / "sales.toml").write_text("mine")
+    answer = sales_shell(*NEW)
+    assert (answer.code, "sales.toml is there already" in answer.err) == (2, True)
+    assert (tmp_path / "sales.toml").read_text() == "mine"
+    assert sales_shell(*NEW, "--output", "other.toml").code == 0
+    assert sales_shell(*NEW, "--yes", "--json").json["target"] == "sales"
+    assert (tmp_path / "sales.toml").read_text() == (tmp_path / "other.toml").read_text()
+
+
+REFUSED = {
+    "no table": (("sales", "--source", "sale"), "there is no table sale; the nearest is sales"),
+    "no name of one": (("sales", "--source", "a b"), "a b is no name of a table"),
+    "no function": ((*NEW[2:], "--function", "bil_sale"), "there is no function bil_sale that the API calls; the nearest is bill_sale"),
+    "no target": (("Sales", "--source", "sales"), "Sales is no name of a target"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_name_that_is_none_is_refused(case: str, sales_shell: Shell, tmp_path: Path) -> None:
+    """And nothing is written."""
+    words, said = REFUSED[case]
+    answer = sales_shell("target", "new", *words)
+    assert (answer.code, said in answer.err) == (2, True), answer.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def at_a_terminal(project: Project, folder: Path, typed: bytes, *words: str) -> tuple[int, str]:
+    """Run a command on a terminal of its own. Returns how it ended, and what it showed."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "backfill", *words],
+        stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder, start_new_session=True,
+        preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),
+        env={**os.environ, **environment_of(project), "NO_COLOR": "1", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    os.close(theirs)
+    os.write(ours, typed)
+    shown = b"".join(said(ours))
+    os.close(ours)
+    return process.wait(), shown.decode()
+
+
+def said(terminal: int) -> Iterator[bytes]:
+    """All that a terminal shows until the other side is closed."""
+    while True:
+        try:
+            piece = os.read(terminal, 65536)
+        except OSError:
+            return
+        if not piece:
+            return
+        yield piece
+
+
+def test_on_a_terminal_it_asks(sales: Project, tmp_path: Path) -> None:
+    """By number, by name, several; a wrong answer is asked again; nothing means the first."""
+    typed = b"paid_at\nnone\n4\n3\n"
+    code, shown = at_a_terminal(sales, tmp_path, typed, *NEW)
+    assert code == 0, shown
+    assert "Which column dates a row of public.sales?" in shown
+    file = tomllib.loads((tmp_path / "sales.toml").read_text())
+    assert (file["source"]["date"], file["source"]["where"]) == ("paid_at", {"status": ["paid"]})
+
+
+def test_ctrl_c_leaves_the_old_file(sales: Project, tmp_path: Path) -> None:
+    """Whatever was answered before."""
+    (tmp_path / "sales.toml").write_text("mine")
+    code, shown = at_a_terminal(sales, tmp_path, b"y\npaid_at\n\x03", *NEW)
+    assert code != 0, shown
+    assert [(f.name, f.read_text()) for f in tmp_path.iterdir()] == [("sales.toml", "mine")]
+
+
+def test_the_readme_s_commands_work(project: Project, shell: Shell, tmp_path: Path) -> None:
+    """As written, over the second example."""
+    example = ROOT / "supabase" / "examples" / "documents"
+    project.db.execute((example / "schema.sql").read_bytes())
+    (tmp_path / "supabase" / "functions").mkdir(parents=True)
+    (tmp_path / "supabase" / "config.toml").touch()
+    source = ROOT / "supabase" / "functions" / "embed_document"
+    (tmp_path / "supabase" / "functions" / "embed_document").symlink_to(source)
+    new, check, targets, remove = words_of(COMMANDS)
+    assert shell(*new).code == 0
+    checked = shell(*check)
+    assert checked.code == 0, (tmp_path / "documents.toml").read_text() + checked.out
+    assert shell(*targets).code == 0
+    assert shell(*remove, "--yes").code == 0
+    made = tomllib.loads((tmp_path / "documents.toml").read_text())
+    plain_text, embedding = made["component"]
+    assert plain_text["function"] == "public.clean_document(bigint,text)"
+    assert (embedding["function"], embedding["after"]) == ("embed_document", ["plain_text"])
+
+
+def test_the_library_drafts_the_same(sales: Project) -> None:
+    """Without a file."""
+    with backfill.connect(sales.url, sales.keys.service_role) as bf:
+        draft = bf.draft_target("sales", source="sales", derived=["bills"])
+    assert draft.target == "sales"
+    assert tomllib.loads(draft.text)["component"][0]["name"] == "bill"
+
+
+# The keys of the file ---------------------------------------------------------------------------
+
+
+def test_the_shipped_schema_and_the_readme_s_table_are_made_from_the_classes() -> None:
+    """Whoever changes a key makes both anew: python -m backfill.targets.schema."""
+    assert SHIPPED.read_text() == schema_text()
+    assert README.read_text() == with_table(README.read_text())
+
+
+def test_every_example_of_the_table_is_toml() -> None:
+    """And of the type that its key takes."""
+    for key in keys_told():
+        if key.told.example.startswith(("[[", "see")) or key.shape.get("$ref"):
+            continue
+        text = key.told.example
+        text = text if re.match(r"\w+ = ", text) else f"value = {text}"
+        value = tomllib.loads(text)
+        shown = value if key.name == "parameters" else value["value"]
+        jsonschema.validate(shown, {**key.shape, "$defs": schema()["$defs"]})
+
+
+def test_the_schema_knows_what_a_file_may_say() -> None:
+    """PRISM's file and the second example are valid. A key that means nothing is not."""
+    prism = (files("backfill.targets") / "prism.toml").read_text()
+    documents = (ROOT / "supabase" / "examples" / "documents" / "documents.toml").read_text()
+    for text in (prism, documents):
+        file = tomllib.loads(text)
+        jsonschema.validate(file, schema())
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**file, "owner": "me"}, schema())
+    assert json.loads(schema_text()) == schema()

@@ -11,7 +11,8 @@ import typer
 from backfill.atomic_file import AS_ANY, replace_file
 from backfill.cli import terminal
 from backfill.errors import BadRequest
-from backfill.targets.draft_parts import Question, TargetDraft
+from backfill.results.target import TargetDraft
+from backfill.targets.draft_parts import Question
 from backfill.targets.schema import SCHEMA_FILE, SHIPPED
 
 SHOWN = 15  # options: of more, the rest is typed by name

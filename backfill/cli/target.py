@@ -74,6 +74,7 @@ def new(
 ) -> None:
     """Draft the file of a target from what the project has, and ask what cannot be known."""
     from backfill.cli import asking
+    from backfill.targets.catalog import catalog_of
     from backfill.targets.draft import draft_of
     from backfill.targets.draft_parts import Wanted, likeliest
     from backfill.targets.edge_sources import edge_functions
@@ -83,7 +84,7 @@ def new(
     if file.exists() and not yes:
         asking.refuse_or_replace(file, asks)
     with connected() as bf:
-        catalog = bf.catalog()
+        catalog = catalog_of(bf.catalog())
     wanted = Wanted(name, source, tuple(derived or ()), tuple(function or ()))
     edge = edge_functions(supabase_path / "functions")
     draft = draft_of(wanted, catalog, edge, asking.ask if asks else likeliest)
@@ -93,7 +94,7 @@ def new(
         return
     terminal.out.print(f"wrote {file}", markup=False)
     for note in draft.undecided:
-        terminal.out.print(f"  look at {note}", markup=False)
+        terminal.out.print(f"  to be looked at: {note}", markup=False)
     terminal.print_next(f"backfill target check {file}")
 
 

@@ -61,3 +61,16 @@ class TargetCheck:
     def as_dict(self) -> dict[str, Json]:
         """{target, errors: [{line, where, message}]}."""
         return {"target": self.target, "errors": [e.as_dict() for e in self.errors]}
+
+
+@dataclass(frozen=True, slots=True)
+class TargetDraft:
+    """A file to be. undecided: what a person has to look at, as the file's comments say it."""
+
+    target: str
+    text: str
+    undecided: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Json]:
+        """{target, text, undecided}."""
+        return {"target": self.target, "text": self.text, "undecided": list(self.undecided)}

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from backfill.api.gateway import Gateway
 from backfill.api.rows import installed_of, missing_of
 from backfill.errors import BadRequest
-from backfill.results.target import InstalledTarget, TargetCheck
-
-if TYPE_CHECKING:
-    from backfill.targets.catalog import Catalog
-    from backfill.targets.draft_parts import TargetDraft
+from backfill.results.target import InstalledTarget, TargetCheck, TargetDraft
 
 FUNCTIONS = Path("supabase/functions")
 
@@ -60,11 +56,10 @@ class TargetVerbs:
         name = "" if form.made is None else form.made.target
         return TargetCheck(name, in_order(errors))
 
-    async def catalog(self) -> Catalog:
-        """The tables, views, keys and functions that a target may name, from the catalogs alone."""
-        from backfill.targets.catalog import catalog_of
-
-        return catalog_of(await self._gateway.call("backfill_catalog", {}, expect=dict))
+    async def catalog(self) -> Mapping[str, Any]:
+        """What a target may name, {relations, functions}, read from the catalogs alone."""
+        answer: Mapping[str, Any] = await self._gateway.call("backfill_catalog", {}, expect=dict)
+        return answer
 
     async def draft_target(
         self,
@@ -82,9 +77,12 @@ class TargetVerbs:
         and the file's comments say what is undecided.
         Raises BadRequest for a name that the project does not have.
         """
+        from backfill.targets.catalog import catalog_of
         from backfill.targets.draft import draft_of
         from backfill.targets.draft_parts import Wanted
         from backfill.targets.edge_sources import edge_functions
 
         wanted = Wanted(name, source, tuple(derived), tuple(functions))
-        return draft_of(wanted, await self.catalog(), edge_functions(Path(functions_dir)))
+        return draft_of(
+            wanted, catalog_of(await self.catalog()), edge_functions(Path(functions_dir))
+        )

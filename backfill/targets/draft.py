@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from backfill.errors import BadRequest
+from backfill.results.target import TargetDraft
 from backfill.targets import likely
 from backfill.targets.catalog import Argument, Catalog, Relation
 from backfill.targets.declaration_faults import nearest
@@ -21,7 +22,6 @@ from backfill.targets.draft_parts import (
     Part,
     Plan,
     Question,
-    TargetDraft,
     Wanted,
     Writer,
     likeliest,
@@ -44,8 +44,10 @@ def draft_of(
             f"backfill target new {likely.slug(wanted.target)}, of small letters, digits and _",
         )
     plan = _Drafter(wanted, catalog, edge, ask).drafted()
-    notes = [f"source: {note}" for note in plan.notes.values()]
-    notes += [f"{part.name}: {note}" for part in plan.parts for note in part.notes.values()]
+    notes = [f"source.{key}: {note}" for key, note in plan.notes.items()]
+    notes += [
+        f"{part.name}.{key}: {note}" for part in plan.parts for key, note in part.notes.items()
+    ]
     return TargetDraft(plan.target, text_of_draft(plan), tuple(notes))
 
 
@@ -113,7 +115,8 @@ class _Drafter:
     def _choose_rows(self, plan: Plan) -> None:
         for column, values in likely.states(plan.source)[:1]:
             text = f"Which values of {column} select a row of {plan.source.sql}?"
-            answers = self._ask(Question(text, (ALL, *values), takes_many=True, takes_any=True))
+            options = (ALL, *values)
+            answers = self._ask(Question(text, options, takes_many=True, takes_any=not values))
             if ALL in answers or not answers:
                 plan.notes["where"] = f"which rows count? All do, whatever their {column}"
             else:
@@ -172,6 +175,7 @@ class _Drafter:
             fit,
             key=lambda w: (
                 w.session_argument(names, kind) is None,
+                w.unknown_arguments(part.relation),
                 w.edge is not None,
                 len(w.touches.writes),
                 w.name,
@@ -181,6 +185,10 @@ class _Drafter:
             text = f"Which function writes {part.relation.sql}?"
             answer = self._one(text, [w.name for w in ranked], part.notes, "function")
             part.writer = next(w for w in ranked if w.name == answer)
+            if part.version_column is None:
+                part.version_column = likely.given_version(
+                    part.writer.arguments, part.relation, part.session
+                )
             part.arguments = self._arguments(plan, part, part.writer, names, kind)
         else:
             part.notes["function"] = f"no function that the API calls writes {part.relation.sql}"
@@ -289,7 +297,8 @@ class _Drafter:
             return UNKNOWN
         answer = self._answer(text, options)
         if self._ask is likeliest and len(options) > 1:
-            notes[key] = f"or {', '.join([o for o in options if o != answer][:4])}"
+            others = [option for option in options if option != answer]
+            notes[key] = f"or {', '.join(others[:4])}"
         return answer
 
     def _check_functions(self) -> None:
@@ -312,11 +321,19 @@ def _edge_writers(catalog: Catalog, edge: Mapping[str, EdgeFunction]) -> list[Wr
         Writer(
             f.name,
             tuple(Argument(name, "", "''") for name in f.body),
-            Touched(_meant(f.writes, catalog), _meant(f.reads, catalog)),
+            _touched_at_the_edge(f, catalog),
             f,
         )
         for f in edge.values()
     ]
+
+
+def _touched_at_the_edge(edge: EdgeFunction, catalog: Catalog) -> Touched:
+    """What an Edge Function touches, by itself and by the SQL functions that it calls."""
+    called = [touched(f, catalog) for f in catalog.functions if f.name in edge.calls]
+    writes = [*_meant(edge.writes, catalog), *(r for one in called for r in one.writes)]
+    reads = [*_meant(edge.reads, catalog), *(r for one in called for r in one.reads)]
+    return Touched(tuple(dict.fromkeys(writes)), tuple(dict.fromkeys(reads)))
 
 
 def _meant(names: Sequence[str], catalog: Catalog) -> tuple[Relation, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from backfill.results.run import Json
 from backfill.targets import likely
 from backfill.targets.catalog import Argument, Relation
 from backfill.targets.edge_sources import EdgeFunction
@@ -47,19 +46,6 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class TargetDraft:
-    """A file to be. undecided: what a person has to look at, as the file's comments say it."""
-
-    target: str
-    text: str
-    undecided: tuple[str, ...]
-
-    def as_dict(self) -> dict[str, Json]:
-        """{target, text, undecided}."""
-        return {"target": self.target, "text": self.text, "undecided": list(self.undecided)}
-
-
-@dataclass(frozen=True, slots=True)
 class Writer:
     """A function that may write a component: in SQL or at the edge."""
 
@@ -73,6 +59,14 @@ class Writer:
         if self.edge is None:
             return likely.session_argument(self.arguments, names, kind)
         return next((n for n in names if n in self.edge.body), None)
+
+    def unknown_arguments(self, relation: Relation) -> int:
+        """How many arguments every call has to give, and no parameter can."""
+        return sum(
+            a.default is None
+            and (likely.is_composed(a.type) or not likely.is_known(a.name, relation))
+            for a in self.arguments
+        )
 
 
 @dataclass(slots=True)

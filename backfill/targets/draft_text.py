@@ -75,7 +75,8 @@ def _function(part: Part) -> Iterable[str]:
         return
     if part.writer.edge is not None:
         yield _pair("transport", "edge")
-        yield _pair("receipts", "inferred")
+        if not part.writer.edge.hands_headers_on:
+            yield _pair("receipts", "inferred")
     yield _pair("function", part.writer.name, note)
     if part.writer.edge is not None:
         yield _pair("function_version", "1")

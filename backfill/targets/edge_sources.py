@@ -17,6 +17,7 @@ _FROM = re.compile(
     r"""(?:\.schema\(\s*["'`](?P<schema>\w+)["'`]\s*\)\s*)?"""
     r"""\.from\(\s*["'`](?P<table>[^"'`]+)["'`]\s*\)\s*(?:\.(?P<verb>\w+))?""",
 )
+_RPC = re.compile(r"""\.rpc\(\s*["'`](\w+)["'`]""")
 _VERSION = r"""["']?\b{name}\b["']?\s*[:=]\s*["'`]([^"'`]{{1,60}})["'`]"""
 _BODY = re.compile(r"\{([^{}]*)\}(?:\s*:[^=\n]+)?\s*=\s*(?:\(\s*)?await\s+\w+\.json\(\)")
 _IMPORT = re.compile(r"""(?:from|import)\s*\(?\s*["'](\.{1,2}/[^"']+)["']""")
@@ -25,13 +26,22 @@ WRITES = ("insert", "upsert", "update")
 
 @dataclass(frozen=True, slots=True)
 class EdgeFunction:
-    """An Edge Function's source. writes, reads: tables as schema.table. body: what a call gives."""
+    """An Edge Function's source. writes, reads: tables as schema.table. body: what a call gives.
+
+    calls: SQL functions, by name.
+    """
 
     name: str
     writes: tuple[str, ...]
     reads: tuple[str, ...]
+    calls: tuple[str, ...]
     body: tuple[str, ...]
     source: str
+
+    @property
+    def hands_headers_on(self) -> bool:
+        """Whether its writes carry our headers, so that each leaves an exact receipt."""
+        return "x-backfill-" in self.source or "_shared/backfill" in self.source
 
     def literal_of(self, column: str) -> str | None:
         """The text that the source gives a column, if it is always the same."""
@@ -54,7 +64,8 @@ def edge_function(name: str, source: str) -> EdgeFunction:
     verbs = [(f"{m['schema'] or 'public'}.{m['table']}", m["verb"]) for m in _FROM.finditer(bare)]
     writes = dict.fromkeys(table for table, verb in verbs if verb in WRITES)
     reads = dict.fromkeys(table for table, verb in verbs if verb == "select")
-    return EdgeFunction(name, tuple(writes), tuple(reads), _body(bare), bare)
+    calls = tuple(dict.fromkeys(_RPC.findall(bare)))
+    return EdgeFunction(name, tuple(writes), tuple(reads), calls, _body(bare), bare)
 
 
 def _body(source: str) -> tuple[str, ...]:

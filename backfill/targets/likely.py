@@ -82,7 +82,7 @@ def _is_id(name: str) -> bool:
 
 def dates(source: Relation) -> list[str]:
     """The columns that date a row: never null first, then as people call it, then by type."""
-    fit = [c for c in source.columns if c.base_type in DATES]
+    fit = [c for c in source.columns if c.base_type in DATES and "delet" not in c.name]
     return [
         c.name
         for c in sorted(
@@ -91,7 +91,7 @@ def dates(source: Relation) -> list[str]:
                 not c.not_null and source.kind == "table",
                 _place(c.name, DATE_WORDS),
                 DATES.index(c.base_type),
-                "update" in c.name or "delete" in c.name,
+                "update" in c.name,
             ),
         )
     ]
@@ -203,6 +203,24 @@ def kind_of(argument_type: str) -> str | None:
 def is_version(name: str, column: str | None) -> bool:
     """Whether an argument takes the version of a row."""
     return bare(name) == (column or "").lower() or _version_word(bare(name)) < len(VERSION_WORDS)
+
+
+def is_composed(argument_type: str) -> bool:
+    """Whether a value of the type is more than a request can hold."""
+    return argument_type.endswith("[]") or argument_type in ("json", "jsonb", "bytea", "record")
+
+
+def is_known(argument: str, relation: Relation) -> bool:
+    """Whether an argument is a column of the table, a version, or the session's key."""
+    name = bare(argument)
+    return relation.column(name) is not None or is_version(argument, None) or _is_id(name)
+
+
+def given_version(arguments: Sequence[Argument], relation: Relation, session: str) -> str | None:
+    """The column that a function is given: without any other sign it is the version."""
+    names = {bare(a.name) for a in arguments if not is_composed(a.type)} - {session.lower(), "id"}
+    fit = (c for c in relation.columns if c.base_type not in NO_VERSION_TYPES)
+    return next((c.name for c in fit if c.name in names and c.name != session), None)
 
 
 def free(name: str, taken: Iterable[str]) -> str:

@@ -258,3 +258,21 @@ as $$
   join pg_namespace as n on n.oid = p.pronamespace
   where p.oid = to_regprocedure(p_signature)
 $$;
+
+-- Refuse what needs a run's target if that was removed.
+--
+-- raises  OB013
+create function backfill_private.refuse_if_removed(p_target text)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not exists (select from backfill_private.sources as s where s.target = p_target) then
+    perform backfill_private.refuse('OB013',
+      format('target %s is not installed any more, so its runs can be neither verified nor undone', p_target),
+      'backfill install --target FILE, apply the migration, then try again');
+  end if;
+end
+$$;

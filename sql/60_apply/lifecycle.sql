@@ -180,6 +180,7 @@ declare
 begin
   perform backfill_private.authorize('apply');
   v_run := backfill_private.caught_up_run(p_run_id, array['completed', 'paused', 'running']);
+  perform backfill_private.refuse_if_removed(v_run.target);
   perform backfill_private.refuse_without_headers(v_run);
   v_why := backfill_private.reason_to_hold(v_run);
   if v_run.approved_until <= backfill_private.clock() then

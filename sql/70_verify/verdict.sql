@@ -246,7 +246,7 @@ $$;
 
 -- A sealed run that the caller may read about.
 --
--- raises  OB001 no such run, OB010 not allowed
+-- raises  OB001 no such run, OB010 not allowed, OB013 its target was removed
 create function backfill_private.verifiable(p_run_id uuid)
 returns public.backfill_runs
 language plpgsql
@@ -261,6 +261,7 @@ begin
   if v_run.sealed_at is null then
     perform backfill_private.refuse_run(format('there is no sealed run %s', p_run_id));
   end if;
+  perform backfill_private.refuse_if_removed(v_run.target);
   return v_run;
 end
 $$;

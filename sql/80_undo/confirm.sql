@@ -173,7 +173,9 @@ begin
     perform backfill_private.refuse('OB013',
       format('an undo takes one session or more at a time, not %s', p_sessions));
   end if;
-  perform backfill_private.caught_up_run(p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']);
+  perform backfill_private.refuse_if_removed(r.target)
+  from backfill_private.caught_up_run(
+    p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']) as r;
   perform backfill_private.release_all(p_run_id);
   v_undo := backfill_private.confirmed_undo(p_run_id, p_digest, p_reason, p_scope);
   v_ordinals := case v_undo.state

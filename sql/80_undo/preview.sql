@@ -209,7 +209,9 @@ declare
   v_undo backfill_private.undos;
 begin
   perform backfill_private.authorize('undo');
-  perform backfill_private.caught_up_run(p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']);
+  perform backfill_private.refuse_if_removed(r.target)
+  from backfill_private.caught_up_run(
+    p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']) as r;
   if p_undo_id is null then
     insert into backfill_private.undos (run_id, scope, seen, seen_events)
     select

@@ -41,7 +41,7 @@ declare
 begin
   select r.run_id, r.state into v_run
   from public.backfill_runs as r
-  where r.request ->> 'target' = p_target
+  where r.target = p_target
     and r.state in ('planning', 'awaiting_approval', 'approved', 'running', 'paused')
   order by r.created_at
   limit 1;

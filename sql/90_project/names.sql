@@ -291,13 +291,16 @@ as $$
   where p.part[1] = 'component'
   union all
   select 2000, 7, array['component'],
-    format('runs of target %s have planned %s, which this declaration drops', t.target, t.component),
+    format('runs of target %s have planned %s, which this declaration drops', d.target, d.component),
     'keep it, or declare a target of another name'
-  from public.backfill_targets as t
-  where t.target = p_declaration ->> 'target'
-    and t.component not in (select c ->> 'component' from jsonb_array_elements(p_declaration -> 'components') as c)
-    and exists (
-      select from public.backfill_items as i where i.source = t.target and t.component = any (i.components))
+  from (
+    -- Also if the target was removed since: an undo of its runs goes by what stands here.
+    select distinct i.source as target, c.component
+    from public.backfill_items as i
+    cross join unnest(i.components) as c (component)
+    where i.source = p_declaration ->> 'target'
+  ) as d
+  where d.component not in (select c ->> 'component' from jsonb_array_elements(p_declaration -> 'components') as c)
 $$;
 
 -- Every fault of the names in a declaration, in the order of the declaration by part and rank.

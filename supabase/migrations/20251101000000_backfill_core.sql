@@ -2414,6 +2414,24 @@ as $$
   where p.oid = to_regprocedure(p_signature)
 $$;
 
+-- Refuse what needs a run's target if that was removed.
+--
+-- raises  OB013
+create function backfill_private.refuse_if_removed(p_target text)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not exists (select from backfill_private.sources as s where s.target = p_target) then
+    perform backfill_private.refuse('OB013',
+      format('target %s is not installed any more, so its runs can be neither verified nor undone', p_target),
+      'backfill install --target FILE, apply the migration, then try again');
+  end if;
+end
+$$;
+
 -- from sql/30_run/_tables.sql
 -- Tables of runs: one plan and all that happens to it, one row per planned session, the chain of events, the starts.
 
@@ -9276,6 +9294,7 @@ declare
 begin
   perform backfill_private.authorize('apply');
   v_run := backfill_private.caught_up_run(p_run_id, array['completed', 'paused', 'running']);
+  perform backfill_private.refuse_if_removed(v_run.target);
   perform backfill_private.refuse_without_headers(v_run);
   v_why := backfill_private.reason_to_hold(v_run);
   if v_run.approved_until <= backfill_private.clock() then
@@ -10858,7 +10877,7 @@ $$;
 
 -- A sealed run that the caller may read about.
 --
--- raises  OB001 no such run, OB010 not allowed
+-- raises  OB001 no such run, OB010 not allowed, OB013 its target was removed
 create function backfill_private.verifiable(p_run_id uuid)
 returns public.backfill_runs
 language plpgsql
@@ -10873,6 +10892,7 @@ begin
   if v_run.sealed_at is null then
     perform backfill_private.refuse_run(format('there is no sealed run %s', p_run_id));
   end if;
+  perform backfill_private.refuse_if_removed(v_run.target);
   return v_run;
 end
 $$;
@@ -11331,7 +11351,9 @@ begin
     perform backfill_private.refuse('OB013',
       format('an undo takes one session or more at a time, not %s', p_sessions));
   end if;
-  perform backfill_private.caught_up_run(p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']);
+  perform backfill_private.refuse_if_removed(r.target)
+  from backfill_private.caught_up_run(
+    p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']) as r;
   perform backfill_private.release_all(p_run_id);
   v_undo := backfill_private.confirmed_undo(p_run_id, p_digest, p_reason, p_scope);
   v_ordinals := case v_undo.state
@@ -11900,7 +11922,9 @@ declare
   v_undo backfill_private.undos;
 begin
   perform backfill_private.authorize('undo');
-  perform backfill_private.caught_up_run(p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']);
+  perform backfill_private.refuse_if_removed(r.target)
+  from backfill_private.caught_up_run(
+    p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']) as r;
   if p_undo_id is null then
     insert into backfill_private.undos (run_id, scope, seen, seen_events)
     select
@@ -13994,7 +14018,7 @@ declare
 begin
   select r.run_id, r.state into v_run
   from public.backfill_runs as r
-  where r.request ->> 'target' = p_target
+  where r.target = p_target
     and r.state in ('planning', 'awaiting_approval', 'approved', 'running', 'paused')
   order by r.created_at
   limit 1;
@@ -14338,13 +14362,16 @@ as $$
   where p.part[1] = 'component'
   union all
   select 2000, 7, array['component'],
-    format('runs of target %s have planned %s, which this declaration drops', t.target, t.component),
+    format('runs of target %s have planned %s, which this declaration drops', d.target, d.component),
     'keep it, or declare a target of another name'
-  from public.backfill_targets as t
-  where t.target = p_declaration ->> 'target'
-    and t.component not in (select c ->> 'component' from jsonb_array_elements(p_declaration -> 'components') as c)
-    and exists (
-      select from public.backfill_items as i where i.source = t.target and t.component = any (i.components))
+  from (
+    -- Also if the target was removed since: an undo of its runs goes by what stands here.
+    select distinct i.source as target, c.component
+    from public.backfill_items as i
+    cross join unnest(i.components) as c (component)
+    where i.source = p_declaration ->> 'target'
+  ) as d
+  where d.component not in (select c ->> 'component' from jsonb_array_elements(p_declaration -> 'components') as c)
 $$;
 
 -- Every fault of the names in a declaration, in the order of the declaration by part and rank.

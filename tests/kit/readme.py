@@ -19,6 +19,7 @@ CLAIMING = [
     "tests.test_ci_workflow",
     "tests.test_readme_views",
     "tests.test_readme_targets",
+    "tests.test_target_new",
     "tests.test_spreading",
     "tests.test_readme_commands",
     "tests.test_in_a_service",
