@@ -59,8 +59,9 @@ def undo_waited_for(
 
 def _name(blocking: Callable[..., object]) -> None:
     """Let tracebacks and help() name this module, not that of the async verb."""
+    owner, _, name = blocking.__qualname__.removeprefix("Async").rpartition(".")
     blocking.__module__ = __name__
-    blocking.__qualname__ = blocking.__qualname__.removeprefix("Async")
+    blocking.__qualname__ = f"{'Undo' if owner == 'Undo' else 'Backfill'}.{name}"
 
 
 class Undo(PreviewedUndo, Face[AsyncUndo]):

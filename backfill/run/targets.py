@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from backfill.api.gateway import Gateway
 from backfill.api.rows import installed_of, missing_of
@@ -56,9 +55,9 @@ class TargetVerbs:
         name = "" if form.made is None else form.made.target
         return TargetCheck(name, in_order(errors))
 
-    async def catalog(self) -> Mapping[str, Any]:
+    async def catalog(self) -> Mapping[str, object]:
         """What a target may name, {relations, functions}, read from the catalogs alone."""
-        answer: Mapping[str, Any] = await self._gateway.call("backfill_catalog", {}, expect=dict)
+        answer: Mapping[str, object] = await self._gateway.call("backfill_catalog", {}, expect=dict)
         return answer
 
     async def draft_target(
@@ -83,6 +82,5 @@ class TargetVerbs:
         from backfill.targets.edge_sources import edge_functions
 
         wanted = Wanted(name, source, tuple(derived), tuple(functions))
-        return draft_of(
-            wanted, catalog_of(await self.catalog()), edge_functions(Path(functions_dir))
-        )
+        catalog = catalog_of(await self.catalog())
+        return draft_of(wanted, catalog, edge_functions(Path(functions_dir)))

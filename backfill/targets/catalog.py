@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pydantic import TypeAdapter, ValidationError
 
 from backfill.errors import BadRequest, NotInstalled
-from backfill.results.run import Json
 from backfill.targets.declaration_faults import nearest
 from backfill.targets.declaration_values import TableName
 from backfill.targets.sql import name_of
@@ -151,7 +150,7 @@ class Catalog:
 READ = TypeAdapter(Catalog)
 
 
-def catalog_of(answer: Mapping[str, Json]) -> Catalog:
+def catalog_of(answer: Mapping[str, object]) -> Catalog:
     """The answer of backfill_catalog. Raises NotInstalled if it is another version's."""
     try:
         return READ.validate_python(answer)
