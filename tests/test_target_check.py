@@ -25,6 +25,7 @@ create table public.stamps (parcel_id bigint not null, print text not null, prim
 create table public.slips (parcel_id text primary key, print text not null);
 create table public.labels (parcel_id bigint primary key, print public.paper not null);
 create table public.scans (parcel_id bigint, print text);
+grant select on public.parcels to service_role;
 create function public.stamp(p_parcel bigint, p_print text) returns void language sql
   as 'insert into public.stamps values (p_parcel, p_print)';
 """
@@ -118,8 +119,9 @@ FAULTS: dict[str, tuple[tuple[str, str], int, str, str]] = {
     "a version that an enum lacks": (('"public.stamps"', '"public.labels"'), 15, "component[0].version", "print of public.labels is public.paper, and p1 is no such value. There are: a4, letter"),
     "a key that is not unique": (('"public.stamps"', '"public.scans"'), 13, "component[0].key", "no unique index covers it"),
     "a key of more": (('["parcel_id", "print"]', '["parcel_id", "weight"]'), 13, "component[0].key", "public.stamps has no column weight"),
-    "a form": (('version = "p1"', "version = 1"), 15, "component[0].version", "component stamp: version is a text"),
+    "a form": (('version = "p1"', 'version = ["p1"]'), 15, "component[0].version", "component stamp: version is a text"),
     "a key too many": (('name = "stamp"', 'name = "stamp"\ncolour = "red"'), 11, "component[0].colour", "component stamp has no colour"),
+    "no version": (('version = "p1"\n', ""), 9, "component[0]", "component stamp needs version"),
     "what is missing": (('session = "parcel_id"\n', ""), 9, "component[0].session", "component stamp needs session"),
     "a transport that is none": (("version = ", 'transport = "grpc"\nversion = '), 15, "component[0].transport", "transport is rpc or edge, not grpc"),
 }  # fmt: skip
@@ -157,7 +159,7 @@ def test_a_file_with_ten_faults_gets_ten_lines(parcels_shell: Shell, file: Path)
         ('name = "stamp"', 'name = "stamp"\ncolour = "red"'),
         ('session = "parcel_id"', 'session = "parcel"'),
         ('version_column = "print"', 'version_column = "printt"'),
-        ('version = "p1"', "version = 1"),
+        ('version = "p1"', 'version = ["p1"]'),
         ("(bigint,text)", "(bigint)"),
         ('"stamp_version"', '"version"'),
     ]
@@ -183,6 +185,49 @@ def test_an_edge_function_of_the_working_folder_is_known(
     (folder / "index.ts").write_text("")
     answer = checked(parcels_shell, file, change)
     assert [(e["line"], "the nearest is print_stamp" in e["message"]) for e in answer.json["errors"]] == [(18, True)]  # fmt: skip
+
+
+SEEN = {
+    "in another case": ("Sent", "none of the 3 rows of parcels has state Sent; the nearest is sent"),
+    "no row": ("gone", "none of the 3 rows of parcels has state gone"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SEEN)
+def test_a_value_that_no_row_has_is_a_warning(
+    case: str, parcels: Project, parcels_shell: Shell, file: Path
+) -> None:
+    """It can be installed, and is hardly meant. An empty table says nothing."""
+    value, said = SEEN[case]
+    change = ('"sent", "lost"', f'"sent", "{value}"')
+    assert checked(parcels_shell, file, change).json["warnings"] == []
+    parcels.db.execute(
+        "insert into public.parcels (id, state) values (1, 'sent'), (2, 'lost'), (3, null)"
+    )
+    try:
+        answer = checked(parcels_shell, file, change)
+        assert answer.code == 0
+        (warning,) = answer.json["warnings"]
+        assert (warning["line"], warning["where"]) == (7, "source.where.state")
+        assert warning["message"] == said
+        assert said in parcels_shell("target", "check", str(file)).out
+        assert checked(parcels_shell, file).json["warnings"] == []
+    finally:
+        parcels.db.execute("delete from public.parcels")
+
+
+def test_a_value_is_looked_for_with_the_rights_of_the_caller(
+    parcels: Project, parcels_shell: Shell, file: Path
+) -> None:
+    """Without them nothing is said: neither a value nor that there is none."""
+    parcels.db.execute("insert into public.parcels (id, state) values (1, 'secret')")
+    parcels.db.execute("revoke select on public.parcels from service_role")
+    try:
+        assert checked(parcels_shell, file).json["warnings"] == []
+    finally:
+        parcels.db.execute(
+            "grant select on public.parcels to service_role; delete from public.parcels"
+        )
 
 
 def test_a_file_that_is_not_there_is_usage(parcels_shell: Shell) -> None:

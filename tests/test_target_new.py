@@ -457,6 +457,16 @@ def test_a_file_that_is_there_is_not_replaced_unasked(sales_shell: Shell, tmp_pa
     assert (tmp_path / "sales.toml").read_text() == (tmp_path / "other.toml").read_text()
 
 
+def test_a_folder_that_is_not_there_is_refused(sales_shell: Shell, tmp_path: Path) -> None:
+    """With the reason, and nothing is written."""
+    answer = sales_shell(*NEW, "--output", "none/sales.toml")
+    assert (answer.code, "none/sales.toml could not be written: No such file" in answer.err) == (
+        2,
+        True,
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 REFUSED = {
     "no table": (("sales", "--source", "sale"), "there is no table sale; the nearest is sales"),
     "no name of one": (("sales", "--source", "a b"), "a b is no name of a table"),

@@ -121,6 +121,9 @@ def print_check(file: Path, found: TargetCheck) -> None:
         terminal.out.print(f"{file}:{error.line}:{where} {error.message}", markup=False)
         if error.next_step:
             terminal.out.print(f"    {error.next_step}", markup=False)
+    for warning in found.warnings:
+        told = f"{file}:{warning.line}: warning: {warning.where}: {warning.message}"
+        terminal.out.print(told, markup=False)
     if found.passes:
         terminal.out.print(f"{file}: target {found.target} can be installed", markup=False)
         terminal.print_next(f"backfill install --target {file}")

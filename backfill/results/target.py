@@ -48,10 +48,14 @@ class FileFault:
 
 @dataclass(frozen=True, slots=True)
 class TargetCheck:
-    """A file held against a project. target: the name that it declares, "" if it has none."""
+    """A file held against a project. target: the name that it declares, "" if it has none.
+
+    warnings: what can be installed, but is hardly meant.
+    """
 
     target: str
     errors: tuple[FileFault, ...]
+    warnings: tuple[FileFault, ...] = ()
 
     @property
     def passes(self) -> bool:
@@ -59,8 +63,12 @@ class TargetCheck:
         return not self.errors
 
     def as_dict(self) -> dict[str, Json]:
-        """{target, errors: [{line, where, message}]}."""
-        return {"target": self.target, "errors": [e.as_dict() for e in self.errors]}
+        """{target, errors: [{line, where, message}], warnings: the same}."""
+        return {
+            "target": self.target,
+            "errors": [e.as_dict() for e in self.errors],
+            "warnings": [w.as_dict() for w in self.warnings],
+        }
 
 
 @dataclass(frozen=True, slots=True)

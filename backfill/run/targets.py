@@ -8,7 +8,7 @@ from pathlib import Path
 from backfill.api.gateway import Gateway
 from backfill.api.rows import installed_of, missing_of
 from backfill.errors import BadRequest
-from backfill.results.target import InstalledTarget, TargetCheck, TargetDraft
+from backfill.results.target import FileFault, InstalledTarget, TargetCheck, TargetDraft
 
 FUNCTIONS = Path("supabase/functions")
 
@@ -48,12 +48,14 @@ class TargetVerbs:
 
         form = form_of(text_of(str(file)))
         errors = [*form.errors, *form.with_folder([*edge_functions(Path(functions_dir))])]
+        warnings: Sequence[FileFault] = ()
         if form.made is not None:
             asked = {"p_declaration": declaration_of(form.made)}
             answers = await self._gateway.call("backfill_check_target", asked, expect=list)
-            errors += form.found(answers)
+            errors += form.found([a for a in answers if not a.get("warns")])
+            warnings = form.found([a for a in answers if a.get("warns")])
         name = "" if form.made is None else form.made.target
-        return TargetCheck(name, in_order(errors))
+        return TargetCheck(name, in_order(errors), in_order(warnings))
 
     async def catalog(self) -> Mapping[str, object]:
         """What a target may name, {relations, functions}, read from the catalogs alone."""

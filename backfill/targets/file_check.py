@@ -59,7 +59,8 @@ class Form:
         return tuple(
             self.fault(place, answer["message"], answer["next"] or "")
             for place, answer in placed
-            if not self._follows(place)
+            # What has no place follows from what the file contradicts.
+            if not self._follows(place) and (place or not self.errors)
         )
 
     def with_folder(self, functions: Sequence[str]) -> tuple[FileFault, ...]:

@@ -126,7 +126,8 @@ $$;
 -- Every fault of a declaration, with nothing kept of it: the names, then what has to be true of its tables. For the
 -- second the rows are kept, looked at and taken back.
 --
--- returns  [{place: [step], message, next}]. A place is the way to a value, see backfill_private.declared_parts
+-- returns  [{place: [step], message, next, warns}]. A place is the way to a value, see backfill_private.declared_parts
+--          warns: it can be declared, and is hardly meant. Only told if there is no fault
 -- raises   OB010 the caller may not read
 create function backfill_private.declaration_faults(p_declaration jsonb)
 returns jsonb
@@ -150,6 +151,9 @@ begin
     v_others := (
       select coalesce(jsonb_agg(jsonb_build_object('place', f.place, 'message', f.fault, 'next', f.cure)), '[]')
       from backfill_private.standing_faults(p_declaration, v_names) as f);
+    if v_names || v_others = '[]' then
+      v_others := backfill_private.declared_in_vain(p_declaration ->> 'target');
+    end if;
     raise exception 'everything is taken back';
   exception when others then
     if v_others is null then
@@ -158,6 +162,27 @@ begin
   end;
   return v_names || v_others;
 end
+$$;
+
+-- What of a kept declaration selects nothing, see backfill_private.declaration_faults. Only of columns that the caller may
+-- read: the sentence may hold a value of a row.
+create function backfill_private.declared_in_vain(p_target text)
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(
+    jsonb_agg(jsonb_build_object(
+      'place', array['source', 'where', u.column_name],
+      'message', u.detail,
+      'next', '',
+      'warns', true)),
+    '[]')
+  from backfill_private.unmatched_values(p_target) as u
+  join backfill_private.sources as s on s.target = p_target
+  where has_column_privilege(
+    coalesce(nullif(current_setting('role'), 'none'), session_user::text), s.source_table, u.column_name, 'select')
 $$;
 
 -- What of a kept declaration's preconditions does not hold, each at its place in the declaration. What a wrong name
