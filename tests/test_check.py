@@ -46,7 +46,7 @@ DEFECTS = {
     ),
     "dates have no time zone": (
         "update backfill_private.sources set date_column = 'status'",
-        ("dates of public.assessment_sessions", "fail", "status is text", "alter table"),
+        ("dates of public.assessment_sessions", "fail", "status is text", "declare a column"),
     ),
     "the key is not unique": (
         "alter table public.fc_scores drop constraint fc_scores_pkey",
@@ -61,6 +61,55 @@ DEFECTS = {
         "update public.backfill_targets set session_column = 'type_code'"
         " where component = 'profile'",
         ("session of public.profiles", "fail", "type_code of public.profiles is text", "type uuid"),
+    ),
+    "service_role may not read what a component needs": (
+        "revoke select on public.fc_responses from service_role",
+        ("rights on public.fc_responses", "fail", "service_role lacks select", "grant select on"),
+    ),
+    "service_role may not use a schema": (
+        "create schema locked; alter table public.fc_responses set schema locked;"
+        "update backfill_private.sources set needs = replace(needs::text, 'public.fc_responses',"
+        " 'locked.fc_responses')::jsonb",
+        (
+            "rights on locked.fc_responses",
+            "fail",
+            "service_role may not use the schema locked",
+            "grant usage on schema locked to service_role",
+        ),
+    ),
+    "a date may be null, and one is": (
+        "alter table public.assessment_sessions alter column created_at drop not null;"
+        "update public.assessment_sessions set created_at = null"
+        " where id = (select id from public.assessment_sessions where status = 'completed' limit 1)",
+        ("dates of assessment_sessions", "warn", "1 selected row has no created_at", ""),
+    ),
+    "no row has the value that selects": (
+        "update backfill_private.sources set filters ="
+        """ '[{"column": "status", "values": ["Completed"]}]'""",
+        (
+            "where status",
+            "warn",
+            "rows of assessment_sessions has status Completed; the nearest is completed",
+            "correct the declaration",
+        ),
+    ),
+    "everything was granted to the service": (
+        "grant all on all tables in schema public to service_role",
+        (
+            "rights on our tables",
+            "fail",
+            "service_role may write public.backfill_runs",
+            "revoke all on public.backfill_receipts from public, service_role; grant select",
+        ),
+    ),
+    "everything may be read by everyone": (
+        "grant select on all tables in schema public to anon, authenticated, service_role",
+        (
+            "rights on our tables",
+            "fail",
+            "service_role may read public.backfill_items.fence_hash",
+            "revoke all on public.backfill_items from public, service_role; grant select",
+        ),
     ),
     "no index begins with the session": (
         "alter table public.profiles drop constraint profiles_pkey",
@@ -128,7 +177,7 @@ DEFECTS = {
     ),
     "the service may write items": (
         "grant update (state) on public.backfill_items to service_role",
-        ("rights on our tables", "fail", "service_role may write", "revoke insert, update"),
+        ("rights on our tables", "fail", "service_role may write", "revoke all on"),
     ),
     "the service may not read items": (
         "revoke select on public.backfill_items from service_role",
@@ -136,7 +185,7 @@ DEFECTS = {
     ),
     "row contents are readable": (
         "grant select (before) on public.backfill_receipts to authenticated",
-        ("rights on our tables", "fail", "public.backfill_receipts.before", "revoke select"),
+        ("rights on our tables", "fail", "public.backfill_receipts.before", "revoke all on"),
     ),
     "approvers may not hand in decisions": (
         "revoke insert on public.backfill_approvals from authenticated",
@@ -235,6 +284,10 @@ CURED = (
     "service_role may not call",
     "service_role may not write",
     "service_role may not read",
+    "service_role may not read what a component needs",
+    "service_role may not use a schema",
+    "everything was granted to the service",
+    "everything may be read by everyone",
     "an undo could not delete",
     "the key is not unique",
     "the detection index is dropped",

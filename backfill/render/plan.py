@@ -80,10 +80,15 @@ def _nothing_to_do(plan: Plan) -> str:
     return joined(
         f"**Nothing to do**: no {plan.called.one} since {escaped(asked.get('since', NONE))}{until} "
         "lacks anything that can be scored. No run was made.",
+        bullets(_risk(c) for c in plan.checks if c.status != "ok" and _is_of_data(c)),
         _excluded(plan) if plan.excluded else "",
         _not_wanted(plan),
         bullets(_risk(c) for c in plan.checks if c.name.startswith(("where ", "dates of "))),
     )
+
+
+def _is_of_data(check: Check) -> bool:
+    return check.name not in _CONSEQUENCES and not check.name.startswith(MARKED)
 
 
 def _facts(plan: Plan) -> str:

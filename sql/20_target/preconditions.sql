@@ -79,6 +79,21 @@ begin
 end
 $$;
 
+-- May a column hold null? False if there is no such column.
+create function backfill_private.may_be_null(p_table text, p_column text)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select from pg_attribute as a
+    where a.attrelid = to_regclass(p_table)
+      and a.attname = p_column
+      and not a.attnotnull
+      and not a.attisdropped)
+$$;
+
 -- Preconditions on the columns that are compared with a session's key, and on that key: see preconditions().
 create function backfill_private.session_preconditions(p_target text)
 returns table (kind text, place integer, name text, detail text, fault text, cure text)
@@ -162,13 +177,17 @@ as $$
     'dates of ' || s.source_table,
     coalesce(
       backfill_private.date_words(s.source_table, s.date_column),
-      format('%s is %s', s.date_column, t.type)),
+      format('%s is %s', s.date_column, t.type))
+      || case
+           when backfill_private.may_be_null(s.source_table, s.date_column)
+           then '; it may be null, and no plan takes a row without it'
+           else ''
+         end,
     case
       when t.value not in ('timestamptz'::regtype, 'timestamp'::regtype, 'date'::regtype)
       then format('%s is %s: no time', quote_ident(s.date_column), t.type)
     end,
-    format('alter table %s alter column %I type timestamptz using %2$I::timestamptz;',
-      to_regclass(s.source_table), s.date_column)
+    'declare a column that is a timestamptz, a timestamp or a date, then: backfill install --target FILE'
   from backfill_private.sources as s
   cross join lateral (
     select

@@ -16,6 +16,35 @@ as $$
     and (n.nspname = 'backfill_private' or n.nspname = 'public' and c.relname like 'backfill\_%')
 $$;
 
+-- The statements that give a role exactly the rights on a table of ours that the migrations give it: revoked and granted
+-- in one step, since a right on the whole table goes with those on its columns.
+create function backfill_private.rights_cure(p_table regclass, p_role text, p_reads boolean)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select concat_ws(' ',
+    format('revoke all on %s from public, %I;', p_table, p_role),
+    case when p_reads then format('grant select%s on %s to %I;', hidden.others, p_table, p_role) end,
+    case
+      when p_reads and p_table = to_regclass('public.backfill_approvals')
+      then format('grant insert (run_id, digest, decision, approver, note) on %s to %I;', p_table, p_role)
+    end)
+  from (
+    select case
+      when bool_or(a.attname in ('before', 'after_columns', 'fence_hash'))
+      then format(' (%s)', string_agg(quote_ident(a.attname), ', ' order by a.attnum)
+        filter (where a.attname not in ('before', 'after_columns', 'fence_hash')))
+      else ''
+    end as others
+    from pg_attribute as a
+    where a.attrelid = p_table
+      and a.attnum > 0
+      and not a.attisdropped
+  ) as hidden
+$$;
+
 -- Rights that an API role has on our tables and should not have, or lacks and should have.
 create function backfill_private.relation_faults()
 returns table (fault text, cure text)
@@ -28,57 +57,43 @@ as $$
       o.*,
       r.role,
       has_any_column_privilege(r.role, o.oid, 'select') as reads,
+      r.role <> 'anon' and o.is_public and (r.role = 'service_role' or o.kind = 'r' or o.oid in (
+        to_regclass('public.backfill_run_progress'),
+        to_regclass('public.backfill_run_failures'),
+        to_regclass('public.backfill_transitions'))) as should_read,
       has_table_privilege(r.role, o.oid, 'insert, update, delete, truncate, trigger')
         or has_any_column_privilege(r.role, o.oid, 'update')
         or has_any_column_privilege(r.role, o.oid, 'insert')
-          and o.oid <> to_regclass('public.backfill_approvals') as writes
+          and o.oid <> to_regclass('public.backfill_approvals') as writes,
+      o.oid = to_regclass('backfill_private.faults') and r.role = 'service_role' as reads_faults
     from backfill_private.our_relations() as o
     cross join unnest(array['anon', 'authenticated', 'service_role']) as r (role)
   )
-  select
-    format('%s may %s %s', r.role, case when r.writes then 'write' else 'read' end, r.oid),
-    format('revoke %s on %s from public, %I;',
-      case when r.role = 'anon' then 'all' else 'insert, update, delete, truncate, trigger' end, r.oid, r.role)
+  select f.fault, backfill_private.rights_cure(r.oid, r.role, r.should_read or r.reads_faults)
   from reach as r
-  where r.writes
-    or r.reads and r.role = 'anon'
-  union all
-  select
-    format('%s may not read %s', r.role, r.oid),
-    format('grant select%s on %s to %I;',
-      (
-        select ' (' || string_agg(quote_ident(a.attname), ', ' order by a.attnum) || ')'
-        from pg_attribute as a
-        where a.attrelid = r.oid
-          and a.attnum > 0
-          and not a.attisdropped
-          and a.attname not in ('before', 'fence_hash')
-      ),
-      r.oid, r.role)
-  from reach as r
-  where not r.reads
-    and r.is_public
-    and (r.role = 'service_role' or r.role = 'authenticated' and r.kind = 'r')
-  union all
-  select
-    format('%s may read %s.%s', r.role, r.oid, a.attname),
-    format('revoke select on %s from public, %I;', r.oid, r.role)
-  from reach as r
-  join pg_attribute as a
-    on a.attrelid = r.oid
-    and a.attname in ('before', 'after_columns', 'fence_hash')
-  where has_column_privilege(r.role, r.oid, a.attnum, 'select')
-  union all
-  select
-    format('%s may not hand in decisions', r.role),
-    format('grant insert (run_id, digest, decision, approver, note) on public.backfill_approvals to %I;', r.role)
-  from reach as r
-  join pg_attribute as a
-    on a.attrelid = r.oid
-    and a.attname = 'decision'
-  where r.oid = to_regclass('public.backfill_approvals')
-    and r.role <> 'anon'
-    and not has_column_privilege(r.role, r.oid, a.attnum, 'insert')
+  cross join lateral (
+    select format('%s may %s %s', r.role, case when r.writes then 'write' else 'read' end, r.oid)
+    where r.writes
+      or r.reads and r.role = 'anon'
+    union all
+    select format('%s may not read %s', r.role, r.oid)
+    where not r.reads
+      and r.should_read
+    union all
+    select format('%s may read %s.%s', r.role, r.oid, a.attname)
+    from pg_attribute as a
+    where a.attrelid = r.oid
+      and a.attname in ('before', 'after_columns', 'fence_hash')
+      and has_column_privilege(r.role, r.oid, a.attnum, 'select')
+    union all
+    select format('%s may not hand in decisions', r.role)
+    from pg_attribute as a
+    where a.attrelid = r.oid
+      and a.attname = 'decision'
+      and r.oid = to_regclass('public.backfill_approvals')
+      and r.role <> 'anon'
+      and not has_column_privilege(r.role, r.oid, a.attnum, 'insert')
+  ) as f (fault)
 $$;
 
 -- Functions of ours that an API role may call and should not, or may not call and should. A door is a function in
@@ -151,7 +166,7 @@ as $$
     f.name,
     case when count(f.fault) = 0 then 'ok' else 'fail' end,
     coalesce(string_agg(f.fault, '; ' order by f.fault), f.well),
-    string_agg(f.cure, ' ' order by f.fault))
+    string_agg(distinct f.cure, ' ' order by f.cure))
   from (
     select 1 as place, 'row level security of our tables' as name, 'on for every table' as well, o.fault, o.cure
     from (values (true)) as always

@@ -149,7 +149,7 @@ as $$
   order by l.place, l.rank
 $$;
 
--- Further lines on the source: its dates, and the views that find candidates.
+-- Further lines on the source: its dates, rows that have none, and the views that find candidates.
 create function backfill_private.source_lines(p_target text)
 returns setof jsonb
 language sql
@@ -179,7 +179,8 @@ as $$
   where s.target = p_target
 $$;
 
--- Lines on rights that no mark covers: may service_role read, and may an undo write.
+-- Lines on rights that no mark covers: may service_role read the source, the components and what they need, and may an
+-- undo write.
 create function backfill_private.rights_lines(p_target text)
 returns setof jsonb
 language sql
@@ -198,16 +199,37 @@ as $$
     select t.position, t.table_name, 'undoes', array['select', 'insert', 'update', 'delete']
     from public.backfill_targets as t
     where t.target = p_target
+    union all
+    select distinct 1000, c.table_name, 'reads', array['select']
+    from backfill_private.session_columns(p_target) as c
+    where c.kind = 'column'
+      and not exists (select from public.backfill_targets as t where t.target = p_target and t.table_name = c.table_name)
   ) as n
   cross join lateral (
     select
-      string_agg(format('%s lacks %s', w.role, w.privilege), '; ') as missing,
-      string_agg(format('grant %s on %s to %I;', w.privilege, to_regclass(n.name), w.role), ' ') as cure
+      string_agg(w.fault, '; ' order by w.place) as missing,
+      string_agg(w.cure, ' ' order by w.place) as cure
     from (
-      select 'service_role' as role, 'select' as privilege
-      union all select current_user, unnest(n.privileges)
+      select
+        1 as place,
+        format('%s may not use the schema %s', u.role, s.nspname) as fault,
+        format('grant usage on schema %I to %I;', s.nspname, u.role) as cure
+      from pg_class as c
+      join pg_namespace as s on s.oid = c.relnamespace
+      cross join unnest(array['service_role', current_user]) as u (role)
+      where c.oid = to_regclass(n.name)
+        and not has_schema_privilege(u.role, s.oid, 'usage')
+      union all
+      select
+        2,
+        format('%s lacks %s', p.role, p.privilege),
+        format('grant %s on %s to %I;', p.privilege, to_regclass(n.name), p.role)
+      from (
+        select 'service_role' as role, 'select' as privilege
+        union all select current_user, unnest(n.privileges)
+      ) as p
+      where not has_table_privilege(p.role, to_regclass(n.name), p.privilege)
     ) as w
-    where not has_table_privilege(w.role, to_regclass(n.name), w.privilege)
   ) as r
   where to_regclass(n.name) is not null
   order by n.place
@@ -236,7 +258,8 @@ as $$
     and cardinality(t.helpers) > 0
 $$;
 
--- Lines on the columns of a target's filters and needs: does each exist, can it be compared, is a need's indexed?
+-- Lines on the columns of a target's filters and needs: does each exist, can it be compared, has any row such a value, is
+-- a need's indexed?
 create function backfill_private.need_lines(p_target text)
 returns setof jsonb
 language sql

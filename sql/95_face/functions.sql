@@ -6,6 +6,7 @@ returns jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
+set statement_timeout = '55s'
 as $$
   select backfill_private.check_project()
 $$;

@@ -1742,6 +1742,21 @@ begin
 end
 $$;
 
+-- May a column hold null? False if there is no such column.
+create function backfill_private.may_be_null(p_table text, p_column text)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select from pg_attribute as a
+    where a.attrelid = to_regclass(p_table)
+      and a.attname = p_column
+      and not a.attnotnull
+      and not a.attisdropped)
+$$;
+
 -- Preconditions on the columns that are compared with a session's key, and on that key: see preconditions().
 create function backfill_private.session_preconditions(p_target text)
 returns table (kind text, place integer, name text, detail text, fault text, cure text)
@@ -1825,13 +1840,17 @@ as $$
     'dates of ' || s.source_table,
     coalesce(
       backfill_private.date_words(s.source_table, s.date_column),
-      format('%s is %s', s.date_column, t.type)),
+      format('%s is %s', s.date_column, t.type))
+      || case
+           when backfill_private.may_be_null(s.source_table, s.date_column)
+           then '; it may be null, and no plan takes a row without it'
+           else ''
+         end,
     case
       when t.value not in ('timestamptz'::regtype, 'timestamp'::regtype, 'date'::regtype)
       then format('%s is %s: no time', quote_ident(s.date_column), t.type)
     end,
-    format('alter table %s alter column %I type timestamptz using %2$I::timestamptz;',
-      to_regclass(s.source_table), s.date_column)
+    'declare a column that is a timestamptz, a timestamp or a date, then: backfill install --target FILE'
   from backfill_private.sources as s
   cross join lateral (
     select
@@ -13201,6 +13220,35 @@ as $$
     and (n.nspname = 'backfill_private' or n.nspname = 'public' and c.relname like 'backfill\_%')
 $$;
 
+-- The statements that give a role exactly the rights on a table of ours that the migrations give it: revoked and granted
+-- in one step, since a right on the whole table goes with those on its columns.
+create function backfill_private.rights_cure(p_table regclass, p_role text, p_reads boolean)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select concat_ws(' ',
+    format('revoke all on %s from public, %I;', p_table, p_role),
+    case when p_reads then format('grant select%s on %s to %I;', hidden.others, p_table, p_role) end,
+    case
+      when p_reads and p_table = to_regclass('public.backfill_approvals')
+      then format('grant insert (run_id, digest, decision, approver, note) on %s to %I;', p_table, p_role)
+    end)
+  from (
+    select case
+      when bool_or(a.attname in ('before', 'after_columns', 'fence_hash'))
+      then format(' (%s)', string_agg(quote_ident(a.attname), ', ' order by a.attnum)
+        filter (where a.attname not in ('before', 'after_columns', 'fence_hash')))
+      else ''
+    end as others
+    from pg_attribute as a
+    where a.attrelid = p_table
+      and a.attnum > 0
+      and not a.attisdropped
+  ) as hidden
+$$;
+
 -- Rights that an API role has on our tables and should not have, or lacks and should have.
 create function backfill_private.relation_faults()
 returns table (fault text, cure text)
@@ -13213,57 +13261,43 @@ as $$
       o.*,
       r.role,
       has_any_column_privilege(r.role, o.oid, 'select') as reads,
+      r.role <> 'anon' and o.is_public and (r.role = 'service_role' or o.kind = 'r' or o.oid in (
+        to_regclass('public.backfill_run_progress'),
+        to_regclass('public.backfill_run_failures'),
+        to_regclass('public.backfill_transitions'))) as should_read,
       has_table_privilege(r.role, o.oid, 'insert, update, delete, truncate, trigger')
         or has_any_column_privilege(r.role, o.oid, 'update')
         or has_any_column_privilege(r.role, o.oid, 'insert')
-          and o.oid <> to_regclass('public.backfill_approvals') as writes
+          and o.oid <> to_regclass('public.backfill_approvals') as writes,
+      o.oid = to_regclass('backfill_private.faults') and r.role = 'service_role' as reads_faults
     from backfill_private.our_relations() as o
     cross join unnest(array['anon', 'authenticated', 'service_role']) as r (role)
   )
-  select
-    format('%s may %s %s', r.role, case when r.writes then 'write' else 'read' end, r.oid),
-    format('revoke %s on %s from public, %I;',
-      case when r.role = 'anon' then 'all' else 'insert, update, delete, truncate, trigger' end, r.oid, r.role)
+  select f.fault, backfill_private.rights_cure(r.oid, r.role, r.should_read or r.reads_faults)
   from reach as r
-  where r.writes
-    or r.reads and r.role = 'anon'
-  union all
-  select
-    format('%s may not read %s', r.role, r.oid),
-    format('grant select%s on %s to %I;',
-      (
-        select ' (' || string_agg(quote_ident(a.attname), ', ' order by a.attnum) || ')'
-        from pg_attribute as a
-        where a.attrelid = r.oid
-          and a.attnum > 0
-          and not a.attisdropped
-          and a.attname not in ('before', 'fence_hash')
-      ),
-      r.oid, r.role)
-  from reach as r
-  where not r.reads
-    and r.is_public
-    and (r.role = 'service_role' or r.role = 'authenticated' and r.kind = 'r')
-  union all
-  select
-    format('%s may read %s.%s', r.role, r.oid, a.attname),
-    format('revoke select on %s from public, %I;', r.oid, r.role)
-  from reach as r
-  join pg_attribute as a
-    on a.attrelid = r.oid
-    and a.attname in ('before', 'after_columns', 'fence_hash')
-  where has_column_privilege(r.role, r.oid, a.attnum, 'select')
-  union all
-  select
-    format('%s may not hand in decisions', r.role),
-    format('grant insert (run_id, digest, decision, approver, note) on public.backfill_approvals to %I;', r.role)
-  from reach as r
-  join pg_attribute as a
-    on a.attrelid = r.oid
-    and a.attname = 'decision'
-  where r.oid = to_regclass('public.backfill_approvals')
-    and r.role <> 'anon'
-    and not has_column_privilege(r.role, r.oid, a.attnum, 'insert')
+  cross join lateral (
+    select format('%s may %s %s', r.role, case when r.writes then 'write' else 'read' end, r.oid)
+    where r.writes
+      or r.reads and r.role = 'anon'
+    union all
+    select format('%s may not read %s', r.role, r.oid)
+    where not r.reads
+      and r.should_read
+    union all
+    select format('%s may read %s.%s', r.role, r.oid, a.attname)
+    from pg_attribute as a
+    where a.attrelid = r.oid
+      and a.attname in ('before', 'after_columns', 'fence_hash')
+      and has_column_privilege(r.role, r.oid, a.attnum, 'select')
+    union all
+    select format('%s may not hand in decisions', r.role)
+    from pg_attribute as a
+    where a.attrelid = r.oid
+      and a.attname = 'decision'
+      and r.oid = to_regclass('public.backfill_approvals')
+      and r.role <> 'anon'
+      and not has_column_privilege(r.role, r.oid, a.attnum, 'insert')
+  ) as f (fault)
 $$;
 
 -- Functions of ours that an API role may call and should not, or may not call and should. A door is a function in
@@ -13336,7 +13370,7 @@ as $$
     f.name,
     case when count(f.fault) = 0 then 'ok' else 'fail' end,
     coalesce(string_agg(f.fault, '; ' order by f.fault), f.well),
-    string_agg(f.cure, ' ' order by f.fault))
+    string_agg(distinct f.cure, ' ' order by f.cure))
   from (
     select 1 as place, 'row level security of our tables' as name, 'on for every table' as well, o.fault, o.cure
     from (values (true)) as always
@@ -13594,7 +13628,7 @@ as $$
   order by l.place, l.rank
 $$;
 
--- Further lines on the source: its dates, and the views that find candidates.
+-- Further lines on the source: its dates, rows that have none, and the views that find candidates.
 create function backfill_private.source_lines(p_target text)
 returns setof jsonb
 language sql
@@ -13624,7 +13658,8 @@ as $$
   where s.target = p_target
 $$;
 
--- Lines on rights that no mark covers: may service_role read, and may an undo write.
+-- Lines on rights that no mark covers: may service_role read the source, the components and what they need, and may an
+-- undo write.
 create function backfill_private.rights_lines(p_target text)
 returns setof jsonb
 language sql
@@ -13643,16 +13678,37 @@ as $$
     select t.position, t.table_name, 'undoes', array['select', 'insert', 'update', 'delete']
     from public.backfill_targets as t
     where t.target = p_target
+    union all
+    select distinct 1000, c.table_name, 'reads', array['select']
+    from backfill_private.session_columns(p_target) as c
+    where c.kind = 'column'
+      and not exists (select from public.backfill_targets as t where t.target = p_target and t.table_name = c.table_name)
   ) as n
   cross join lateral (
     select
-      string_agg(format('%s lacks %s', w.role, w.privilege), '; ') as missing,
-      string_agg(format('grant %s on %s to %I;', w.privilege, to_regclass(n.name), w.role), ' ') as cure
+      string_agg(w.fault, '; ' order by w.place) as missing,
+      string_agg(w.cure, ' ' order by w.place) as cure
     from (
-      select 'service_role' as role, 'select' as privilege
-      union all select current_user, unnest(n.privileges)
+      select
+        1 as place,
+        format('%s may not use the schema %s', u.role, s.nspname) as fault,
+        format('grant usage on schema %I to %I;', s.nspname, u.role) as cure
+      from pg_class as c
+      join pg_namespace as s on s.oid = c.relnamespace
+      cross join unnest(array['service_role', current_user]) as u (role)
+      where c.oid = to_regclass(n.name)
+        and not has_schema_privilege(u.role, s.oid, 'usage')
+      union all
+      select
+        2,
+        format('%s lacks %s', p.role, p.privilege),
+        format('grant %s on %s to %I;', p.privilege, to_regclass(n.name), p.role)
+      from (
+        select 'service_role' as role, 'select' as privilege
+        union all select current_user, unnest(n.privileges)
+      ) as p
+      where not has_table_privilege(p.role, to_regclass(n.name), p.privilege)
     ) as w
-    where not has_table_privilege(w.role, to_regclass(n.name), w.privilege)
   ) as r
   where to_regclass(n.name) is not null
   order by n.place
@@ -13681,7 +13737,8 @@ as $$
     and cardinality(t.helpers) > 0
 $$;
 
--- Lines on the columns of a target's filters and needs: does each exist, can it be compared, is a need's indexed?
+-- Lines on the columns of a target's filters and needs: does each exist, can it be compared, has any row such a value, is
+-- a need's indexed?
 create function backfill_private.need_lines(p_target text)
 returns setof jsonb
 language sql
@@ -14454,6 +14511,7 @@ returns jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
+set statement_timeout = '55s'
 as $$
   select backfill_private.check_project()
 $$;
