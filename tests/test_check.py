@@ -192,7 +192,7 @@ DEFECTS = {
         ("rights on our tables", "fail", "authenticated may not hand in", "grant insert (run_id"),
     ),
     "everybody may call a function of ours": (
-        "grant execute on function backfill_private.seal(uuid, numeric) to public",
+        "grant execute on function backfill_private.seal(uuid, numeric, jsonb) to public",
         ("rights on our functions", "fail", "anon may call backfill_private.seal", "revoke all on"),
     ),
     "the service may not call a door": (
@@ -401,7 +401,7 @@ def test_a_legacy_key_warns(project: Project) -> None:
 
 def test_missing_migrations_are_a_line_that_fails(project: Project) -> None:
     """What to do is to install them."""
-    project.db.execute(b"drop function public.backfill_check()")
+    project.db.execute(b"drop function public.backfill_check(jsonb)")
     project.reload()
     checks = looked_up(project.url, project.keys.secret)
     assert [(c.name, c.status) for c in checks[-1:]] == [("migrations", "fail")]

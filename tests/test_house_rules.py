@@ -24,7 +24,8 @@ Connection = psycopg.Connection[Any]
 CALLED_BY_USERS = (
     "batch_spacing_s(jsonb)",
     "lease_holders(uuid)",
-    "check_project()",
+    "calls_to_probe(uuid)",
+    "check_project(jsonb)",
     "clock()",
     "collect_window(uuid)",
     "freshness(uuid)",
@@ -33,7 +34,7 @@ CALLED_BY_USERS = (
     "open_run(jsonb,text,uuid)",
     "refuse_untargeted()",
     "resume(uuid,text)",
-    "seal(uuid,numeric)",
+    "seal(uuid,numeric,jsonb)",
     "verify_part(uuid,jsonb,integer)",
 )
 CALLED_BY_THE_SERVICE = (

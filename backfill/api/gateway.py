@@ -207,10 +207,15 @@ class Gateway:
         return self._client_over(self._edge_http)
 
     async def invoke(
-        self, function: str, body: Mapping[str, Json], headers: Mapping[str, str]
+        self,
+        function: str,
+        body: Mapping[str, Json] | None,
+        headers: Mapping[str, str],
+        method: str = "POST",
     ) -> Json:
         """Make a scoring call of an Edge Function once. Raises CallFailed."""
-        options = {"body": dict(body), "headers": dict(headers), "responseType": "json"}
+        kind = "json" if method == "POST" else "text"
+        options = {"method": method, "body": body, "headers": dict(headers), "responseType": kind}
         try:
             return await self._edge.functions.invoke(function, options)
         except FunctionsError as error:

@@ -9,6 +9,7 @@ from backfill.api.gateway import Gateway
 from backfill.api.rows import check_of
 from backfill.errors import NotInstalled
 from backfill.results.check import Check
+from backfill.run.probe import probed
 
 
 async def check_project(gateway: Gateway) -> tuple[Check, ...]:
@@ -18,7 +19,8 @@ async def check_project(gateway: Gateway) -> tuple[Check, ...]:
     be checked then.
     """
     try:
-        found = await gateway.call("backfill_check", {}, expect=list)
+        asked = {"p_probed": await probed(gateway, None)}
+        found = await gateway.call("backfill_check", asked, expect=list)
     except NotInstalled as absent:
         installed = Check("migrations", "fail", absent.message, absent.next_step)
         return (_reachable(gateway.host), _key(gateway), installed)

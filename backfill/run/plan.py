@@ -24,6 +24,7 @@ from backfill.results.plan import Plan
 from backfill.results.run import Json
 from backfill.run.clock import Clock
 from backfill.run.listeners import Listeners
+from backfill.run.probe import probed
 
 # The user's code may end its own connection, and would again. So a rehearsed call that brings no
 # answer is soon given up.
@@ -57,7 +58,8 @@ async def finish_plan(gateway: Gateway, clock: Clock, run_id: str) -> Plan:
     while not await gateway.call("backfill_collect", {"p_run_id": run_id}, expect=bool):
         pass
     round_trip_ms = await _rehearse(gateway, clock, run_id)
-    sealing = {"p_run_id": run_id, "p_round_trip_ms": round_trip_ms}
+    answers = await probed(gateway, run_id)
+    sealing = {"p_run_id": run_id, "p_round_trip_ms": round_trip_ms, "p_probed": answers}
     sealed = await gateway.call("backfill_seal", sealing, expect=dict)
     while sealed["state"] == "planning":  # a large plan is placed in more than one call
         sealed = await gateway.call("backfill_seal", sealing, expect=dict)

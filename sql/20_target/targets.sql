@@ -276,3 +276,43 @@ begin
   end if;
 end
 $$;
+
+-- The names of a function's input arguments, and of those without which no call of it is complete.
+create function backfill_private.input_names(p_function oid, out names text[], out required text[])
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    coalesce(array_agg(a.name order by a.place), '{}'),
+    coalesce(array_agg(a.name order by a.place) filter (where a.place <= p.pronargs - p.pronargdefaults), '{}')
+  from pg_proc as p
+  cross join lateral (
+    select x.name, row_number() over (order by x.place) as place
+    from unnest(p.proargnames, p.proargmodes) with ordinality as x (name, mode, place)
+    where coalesce(x.mode, 'i') in ('i', 'b', 'v')
+  ) as a
+  where p.oid = p_function
+  group by p.oid
+$$;
+
+-- The functions that a call with these arguments fits, besides a function itself. The API chooses by the names of
+-- arguments, never by their types, and refuses to choose between two (PGRST203).
+create function backfill_private.confused_with(p_function oid, p_arguments text[])
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select string_agg(other.oid::regprocedure::text, ', ' order by other.oid::regprocedure::text)
+  from pg_proc as p
+  join pg_proc as other
+    on other.proname = p.proname
+    and other.pronamespace = p.pronamespace
+    and other.oid <> p.oid
+    and other.prokind <> 'p'
+  cross join lateral backfill_private.input_names(other.oid) as i
+  where p.oid = p_function
+    and p_arguments <@ i.names
+    and i.required <@ p_arguments
+$$;

@@ -116,7 +116,7 @@ as $$
 $$;
 
 -- The sealed plan of a run: figures, pace, excluded sessions, marks.
-create function backfill_private.measure_plan(p_run_id uuid, p_round_trip_ms numeric)
+create function backfill_private.measure_plan(p_run_id uuid, p_round_trip_ms numeric, p_probed jsonb)
 returns jsonb
 language plpgsql
 stable
@@ -188,7 +188,7 @@ begin
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.kind_marks(p_run_id) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.table_marks(v_run.target) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.image_marks(v_run.target, p_run_id) as m)
-      || (select coalesce(jsonb_agg(m), '[]') from backfill_private.function_marks(v_run.target) as m)
+      || (select coalesce(jsonb_agg(m), '[]') from backfill_private.function_marks(v_run.target, p_probed) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.environment_mark() as m)
       || backfill_private.throttle_mark(v_run.request)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.approval_policy_mark() as m)

@@ -121,10 +121,11 @@ $$;
 -- several calls. Each goes on from the last one that was committed.
 --
 -- p_round_trip_ms  what a call takes outside the database, as the client measured it. Only the estimate uses it
+-- p_probed         how the API answered about the calls, see backfill_private.function_marks
 -- returns          {state: awaiting_approval}, {state: planning} if it has to be called again, or {state: empty,
 --                  environment, request, plan} if there was nothing to do and the run is gone
 -- raises           OB002 not in planning or windows left, OB013 too large or too long for this project
-create function backfill_private.seal(p_run_id uuid, p_round_trip_ms numeric)
+create function backfill_private.seal(p_run_id uuid, p_round_trip_ms numeric, p_probed jsonb)
 returns jsonb
 language plpgsql
 security definer
@@ -162,7 +163,7 @@ begin
       and f.excluded is null
       and f.components <> '{}'
   ) then
-    v_run.plan := backfill_private.measure_plan(p_run_id, p_round_trip_ms);
+    v_run.plan := backfill_private.measure_plan(p_run_id, p_round_trip_ms, p_probed);
     delete from public.backfill_runs where run_id = p_run_id;
     return jsonb_build_object(
       'state', 'empty',
@@ -181,7 +182,7 @@ begin
   where run_id = p_run_id;
   perform backfill_private.check_size(p_run_id);
   update public.backfill_runs
-  set plan = backfill_private.measure_plan(p_run_id, p_round_trip_ms),
+  set plan = backfill_private.measure_plan(p_run_id, p_round_trip_ms, p_probed),
       digest = backfill_private.compute_digest(p_run_id),
       sealed_at = backfill_private.clock()
   where run_id = p_run_id;

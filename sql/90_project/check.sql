@@ -230,9 +230,10 @@ $$;
 
 -- All checks, in the order in which a person fixes things.
 --
--- returns  [{name, status: ok | warn | fail, detail, next}]
--- raises   OB010 the caller may not read
-create function backfill_private.check_project()
+-- p_probed  how the API answered about the calls, see backfill_private.function_marks
+-- returns   [{name, status: ok | warn | fail, detail, next}]
+-- raises    OB010 the caller may not read
+create function backfill_private.check_project(p_probed jsonb)
 returns jsonb
 language plpgsql
 stable
@@ -250,7 +251,8 @@ begin
   v_lines := jsonb_build_array(backfill_private.line('targets',
     case when v_known is null then 'fail' else 'ok' end,
     coalesce(v_known, 'no target is installed'),
-    backfill_private.first_target()));
+    backfill_private.first_target()))
+    || (select coalesce(jsonb_agg(line), '[]') from backfill_private.api_line() as line);
   for v_target in select distinct t.target from public.backfill_targets as t order by t.target loop
     v_lines := v_lines || (
       select coalesce(jsonb_agg(l.line order by l.part, l.place), '[]') from (
@@ -260,7 +262,7 @@ begin
         union all select 4, row_number() over (), line from backfill_private.table_marks(v_target) as line
         union all select 4, row_number() over () + 1000, line from backfill_private.image_marks(v_target, null) as line
         union all select 5, row_number() over (), line from backfill_private.rights_lines(v_target) as line
-        union all select 6, row_number() over (), line from backfill_private.function_marks(v_target) as line
+        union all select 6, row_number() over (), line from backfill_private.function_marks(v_target, p_probed) as line
         union all select 7, row_number() over (), line from backfill_private.helper_lines(v_target) as line
         union all select 8, row_number() over (), line from backfill_private.need_lines(v_target) as line
         union all select 9, row_number() over (), line from backfill_private.detection_index_line(v_target) as line

@@ -107,20 +107,6 @@ exception when syntax_error or invalid_text_representation or undefined_object t
 end
 $$;
 
--- The arguments that a function takes, and which of them every call has to give.
-create function backfill_private.taken_arguments(p_function regprocedure)
-returns table (name text, is_required boolean)
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select a.name, row_number() over (order by a.place) <= p.pronargs - p.pronargdefaults
-  from pg_proc as p
-  cross join lateral unnest(p.proargnames, p.proargmodes) with ordinality as a (name, mode, place)
-  where p.oid = p_function
-    and coalesce(a.mode, 'i') in ('i', 'b', 'v')
-$$;
-
 -- The sentence that there is no such function. If none has its name, a scoring function may be an Edge Function.
 create function backfill_private.no_function(p_signature text, p_scores boolean)
 returns text
@@ -173,16 +159,17 @@ begin
   select
     array['arguments', a],
     format('%s has no argument %s', v_function, quote_ident(a))
-      || backfill_private.nearest(a, array(select t.name from backfill_private.taken_arguments(v_function) as t)),
+      || backfill_private.nearest(a, i.names),
     null
   from jsonb_object_keys(p_component -> 'arguments') as a
-  where a not in (select t.name from backfill_private.taken_arguments(v_function) as t where t.name is not null);
+  cross join backfill_private.input_names(v_function) as i
+  where a <> all (array_remove(i.names, null));
   return query
-  select array['arguments'], format('%s needs the argument %s', v_function, quote_ident(t.name)),
-    format('arguments = { …, %s = … }, or give it a default in the function', t.name)
-  from backfill_private.taken_arguments(v_function) as t
-  where t.is_required
-    and not (p_component -> 'arguments') ? t.name;
+  select array['arguments'], format('%s needs the argument %s', v_function, quote_ident(r)),
+    format('arguments = { …, %s = … }, or give it a default in the function', r)
+  from backfill_private.input_names(v_function) as i
+  cross join lateral unnest(i.required) as r
+  where not (p_component -> 'arguments') ? r;
   return query
   select array['function'], format('%s is not in the schema public, where the API calls functions', v_function),
     'a function in public that calls it'

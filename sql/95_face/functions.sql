@@ -1,18 +1,31 @@
 -- The doors: every function that the API offers, in the order of a run's life. Each runs with its caller's rights.
 
 -- Is this project ready? One line per check, each with what to do about it.
-create function public.backfill_check()
+create function public.backfill_check(p_probed jsonb default null)
 returns jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
-  select backfill_private.check_project()
+  select backfill_private.check_project(p_probed)
 $$;
 
-comment on function public.backfill_check() is
+comment on function public.backfill_check(jsonb) is
   'Is this project ready? One line per check, each with what to do.';
+
+create function public.backfill_calls(p_run_id uuid default null)
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.calls_to_probe(p_run_id)
+$$;
+
+comment on function public.backfill_calls(uuid) is
+  'The scoring calls of a run, or of every target, by function and names of arguments. For the client, which asks the API '
+  'whether it could make them.';
 
 -- Which migrations this database has applied, and which targets are installed.
 create function public.backfill_history(p_versions text[])
@@ -233,16 +246,18 @@ $$;
 comment on function public.backfill_rehearse(uuid, text, text) is
   'Score one session twice, undo it and roll everything back, to see what it would do. For the client.';
 
-create function public.backfill_seal(p_run_id uuid, p_round_trip_ms numeric default null)
+create function public.backfill_seal(
+  p_run_id uuid, p_round_trip_ms numeric default null, p_probed jsonb default null
+)
 returns jsonb
 language sql
 set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
-  select backfill_private.seal(p_run_id, p_round_trip_ms)
+  select backfill_private.seal(p_run_id, p_round_trip_ms, p_probed)
 $$;
 
-comment on function public.backfill_seal(uuid, numeric) is
+comment on function public.backfill_seal(uuid, numeric, jsonb) is
   'Complete a plan and compute its digest. The run then awaits approval. For the client.';
 
 -- The sessions of a run's plan in its order, packed. Rows would come 1,000 per page, with a name for every value.

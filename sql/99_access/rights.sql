@@ -27,7 +27,8 @@ from public, anon, authenticated, service_role;
 
 -- The doors.
 revoke all on function
-  public.backfill_check(),
+  public.backfill_check(jsonb),
+  public.backfill_calls(uuid),
   public.backfill_coverage(text, text),
   public.backfill_catalog(),
   public.backfill_check_target(jsonb),
@@ -36,7 +37,7 @@ revoke all on function
   public.backfill_collect(uuid),
   public.backfill_rehearsal(uuid),
   public.backfill_rehearse(uuid, text, text),
-  public.backfill_seal(uuid, numeric),
+  public.backfill_seal(uuid, numeric, jsonb),
   public.backfill_plan_sessions(uuid, integer, integer),
   public.backfill_freshness(uuid),
   public.backfill_find_runs(text),
@@ -90,10 +91,11 @@ grant select on backfill_private.faults to service_role;
 
 -- Doors of the service and of users with a backfill role. The function checks the role.
 grant execute on function
-  public.backfill_check(),
+  public.backfill_check(jsonb),
+  public.backfill_calls(uuid),
   public.backfill_open(jsonb, text, uuid),
   public.backfill_collect(uuid),
-  public.backfill_seal(uuid, numeric),
+  public.backfill_seal(uuid, numeric, jsonb),
   public.backfill_plan_sessions(uuid, integer, integer),
   public.backfill_freshness(uuid),
   public.backfill_find_runs(text),
@@ -130,7 +132,8 @@ to service_role;
 -- What the doors of users, their policies and their views call.
 grant execute on function
   backfill_private.batch_spacing_s(jsonb),
-  backfill_private.check_project(),
+  backfill_private.calls_to_probe(uuid),
+  backfill_private.check_project(jsonb),
   backfill_private.clock(),
   backfill_private.collect_window(uuid),
   backfill_private.freshness(uuid),
@@ -140,7 +143,7 @@ grant execute on function
   backfill_private.open_run(jsonb, text, uuid),
   backfill_private.refuse_untargeted(),
   backfill_private.resume(uuid, text),
-  backfill_private.seal(uuid, numeric),
+  backfill_private.seal(uuid, numeric, jsonb),
   backfill_private.verify_part(uuid, jsonb, integer)
 to authenticated, service_role;
 

@@ -2451,6 +2451,46 @@ begin
 end
 $$;
 
+-- The names of a function's input arguments, and of those without which no call of it is complete.
+create function backfill_private.input_names(p_function oid, out names text[], out required text[])
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    coalesce(array_agg(a.name order by a.place), '{}'),
+    coalesce(array_agg(a.name order by a.place) filter (where a.place <= p.pronargs - p.pronargdefaults), '{}')
+  from pg_proc as p
+  cross join lateral (
+    select x.name, row_number() over (order by x.place) as place
+    from unnest(p.proargnames, p.proargmodes) with ordinality as x (name, mode, place)
+    where coalesce(x.mode, 'i') in ('i', 'b', 'v')
+  ) as a
+  where p.oid = p_function
+  group by p.oid
+$$;
+
+-- The functions that a call with these arguments fits, besides a function itself. The API chooses by the names of
+-- arguments, never by their types, and refuses to choose between two (PGRST203).
+create function backfill_private.confused_with(p_function oid, p_arguments text[])
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select string_agg(other.oid::regprocedure::text, ', ' order by other.oid::regprocedure::text)
+  from pg_proc as p
+  join pg_proc as other
+    on other.proname = p.proname
+    and other.pronamespace = p.pronamespace
+    and other.oid <> p.oid
+    and other.prokind <> 'p'
+  cross join lateral backfill_private.input_names(other.oid) as i
+  where p.oid = p_function
+    and p_arguments <@ i.names
+    and i.required <@ p_arguments
+$$;
+
 -- from sql/30_run/_tables.sql
 -- Tables of runs: one plan and all that happens to it, one row per planned session, the chain of events, the starts.
 
@@ -4810,7 +4850,7 @@ as $$
 $$;
 
 -- The sealed plan of a run: figures, pace, excluded sessions, marks.
-create function backfill_private.measure_plan(p_run_id uuid, p_round_trip_ms numeric)
+create function backfill_private.measure_plan(p_run_id uuid, p_round_trip_ms numeric, p_probed jsonb)
 returns jsonb
 language plpgsql
 stable
@@ -4882,7 +4922,7 @@ begin
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.kind_marks(p_run_id) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.table_marks(v_run.target) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.image_marks(v_run.target, p_run_id) as m)
-      || (select coalesce(jsonb_agg(m), '[]') from backfill_private.function_marks(v_run.target) as m)
+      || (select coalesce(jsonb_agg(m), '[]') from backfill_private.function_marks(v_run.target, p_probed) as m)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.environment_mark() as m)
       || backfill_private.throttle_mark(v_run.request)
       || (select coalesce(jsonb_agg(m), '[]') from backfill_private.approval_policy_mark() as m)
@@ -5050,6 +5090,162 @@ begin
     || backfill_private.filled_meanwhile(p_run_id)
     || backfill_private.unselected_meanwhile(v_run)
     || backfill_private.new_candidates(v_run);
+end
+$$;
+
+-- from sql/40_plan/function_marks.sql
+-- The marks on the scoring functions: can the API call them as a run will? The database says what it knows, and a client
+-- adds how the API answered, since only the API knows its schema cache and what is deployed.
+
+-- The scoring functions of a target in their order, each with the first thing that is wrong with it.
+--
+-- fault  null: nothing. edge: an Edge Function, which the database does not hold. gone: it does not exist. procedure:
+--        the API calls none. arguments: they have other names. required: the calls leave some out. overload: the calls
+--        fit another function too. rights: service_role may not execute it
+create function backfill_private.scoring_faults(p_target text)
+returns table (component text, name text, function regprocedure, wanted text[], present text[], lacks text[],
+  confused_with text, fault text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    t.component,
+    f.name,
+    p.oid::regprocedure,
+    named.wanted,
+    inputs.names,
+    array(select unnest(inputs.required) except select unnest(named.wanted) order by 1),
+    other.name,
+    case
+      when t.transport = 'edge' then 'edge'
+      when p.oid is null then 'gone'
+      when p.prokind = 'p' then 'procedure'
+      when not coalesce(named.wanted <@ inputs.names, false) then 'arguments'
+      when not inputs.required <@ named.wanted then 'required'
+      when other.name is not null then 'overload'
+      when not has_function_privilege('service_role', p.oid, 'execute') then 'rights'
+    end
+  from public.backfill_targets as t
+  join backfill_private.scoring_functions(p_target) as f on f.component = t.component
+  left join pg_proc as p on p.oid = f.oid
+  left join lateral backfill_private.input_names(p.oid) as inputs on true
+  cross join lateral (
+    select array_agg(a order by a) as wanted
+    from jsonb_object_keys(t.arguments) as a
+  ) as named
+  cross join lateral backfill_private.confused_with(p.oid, named.wanted) as other (name)
+  where t.target = p_target
+  order by t.position
+$$;
+
+-- What the database says of the scoring functions, each with what to do about it.
+create function backfill_private.function_lines(p_target text)
+returns setof jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.line(
+    case f.fault when 'edge' then 'Edge Function ' else 'function ' end || f.name,
+    case when f.fault is null then 'ok' when f.fault = 'edge' then 'warn' else 'fail' end,
+    case f.fault
+      when 'edge' then
+        format('version %s, as declared: not measured, the database does not hold it', t.function_version)
+      when 'gone' then format('%s does not exist', t.function_signature)
+      when 'procedure' then format('%s is a procedure, and the API calls only functions', f.function)
+      when 'arguments' then format('the arguments are %s, the calls name %s', f.present, f.wanted)
+      when 'required' then format('%s needs %s too, and the calls do not name it', f.function,
+        array_to_string(f.lacks, ', '))
+      when 'overload' then
+        format('the API cannot choose between %s and %s: a call fits both (PGRST203)', f.function, f.confused_with)
+      when 'rights' then 'service_role may not execute it'
+      else format('%s exists, service_role may execute it', f.function)
+    end,
+    case f.fault
+      when 'edge' then 'declare the version anew whenever you deploy it: backfill install --target FILE'
+      when 'gone' then
+        format('create it, or: update public.backfill_targets set function_signature = ''…'''
+        ' where target = %L and component = %L;', t.target, t.component)
+      when 'procedure' then 'make it a function that returns void: create function … returns void'
+      when 'arguments' then
+        format('name its arguments: update public.backfill_targets set arguments = ''{"argument": "parameter", …}'''
+        ' where target = %L and component = %L;', t.target, t.component)
+      when 'required' then 'give it a default, or declare it under arguments: backfill install --target FILE'
+      when 'overload' then
+        'rename one of them, or its arguments, then: backfill install --target FILE'
+      when 'rights' then format('grant execute on function %s to service_role;', f.function)
+    end)
+  from backfill_private.scoring_faults(p_target) with ordinality as f
+  join public.backfill_targets as t on t.target = p_target and t.component = f.component
+  -- A function that fills several components is told once, unless its calls differ in what is wrong with them.
+  where not exists (
+    select from backfill_private.scoring_faults(p_target) with ordinality as before
+    where before.ordinality < f.ordinality
+      and before.name = f.name
+      and before.function is not distinct from f.function
+      and (before.wanted, before.fault) is not distinct from (f.wanted, f.fault))
+  order by f.ordinality
+$$;
+
+-- The marks on the scoring functions, of a check and of a plan: what the database says, and how the API answered.
+--
+-- p_probed  [{mark, status, detail, next}] of the functions that a client has asked the API about. A fault that the
+--           database knows goes first, for it knows what to do
+create function backfill_private.function_marks(p_target text, p_probed jsonb)
+returns setof jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when p.detail is null or f.line ->> 'status' = 'fail' then f.line
+    when p.status = 'ok' then f.line || jsonb_build_object('detail', concat_ws('; ', f.line ->> 'detail', p.detail))
+    else backfill_private.line(f.line ->> 'name', p.status, p.detail, p.next)
+  end
+  from backfill_private.function_lines(p_target) with ordinality as f (line, place)
+  left join lateral (
+    select
+      case when x.status in ('ok', 'warn') then x.status else 'fail' end as status,
+      left(x.detail, 500) as detail,
+      left(x.next, 500) as next
+    from jsonb_to_recordset(coalesce(p_probed, '[]')) as x (mark text, status text, detail text, next text)
+    where x.mark = f.line ->> 'name'
+    limit 1
+  ) as p on true
+  order by f.place
+$$;
+
+-- The calls that a client can ask the API about, by their marks. A run in bulk calls inside the database.
+--
+-- p_run_id  of this run. Null: of every target
+-- returns   [{mark, transport, function, arguments: [name]}]
+-- raises    OB010 the caller may not read
+create function backfill_private.calls_to_probe(p_run_id uuid)
+returns jsonb
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform backfill_private.authorize('read');
+  return (
+    select coalesce(jsonb_agg(
+      jsonb_build_object(
+        'mark', case t.transport when 'edge' then 'Edge Function ' else 'function ' end || f.name,
+        'transport', t.transport,
+        'function', f.name,
+        'arguments', (select jsonb_agg(a order by a) from jsonb_object_keys(t.arguments) as a))
+      order by t.target, t.position), '[]')
+    from public.backfill_targets as t
+    cross join lateral backfill_private.scoring_functions(t.target) as f
+    where f.component = t.component
+      and (p_run_id is null or exists (
+        select from public.backfill_runs as r
+        where r.run_id = p_run_id
+          and r.target = t.target
+          and (r.request ->> 'mode' is distinct from 'bulk' or jsonb_array_length(r.request -> 'priority') > 0))));
 end
 $$;
 
@@ -5396,79 +5592,6 @@ as $$
   ) as m (place, mark)
   where t.target = p_target
   order by t.position, m.place
-$$;
-
--- The scoring functions of a target in their order, each with the first thing that is wrong with it.
---
--- fault  null: nothing. edge: an Edge Function, which cannot be measured here. gone: it does not exist. arguments: they
---        have other names. rights: service_role may not execute it
-create function backfill_private.scoring_faults(p_target text)
-returns table (component text, name text, function regprocedure, wanted text[], present text[], fault text)
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select
-    t.component,
-    f.name,
-    p.oid::regprocedure,
-    named.wanted,
-    p.proargnames,
-    case
-      when t.transport = 'edge' then 'edge'
-      when p.oid is null then 'gone'
-      when not coalesce(named.wanted <@ p.proargnames, false) then 'arguments'
-      when not has_function_privilege('service_role', p.oid, 'execute') then 'rights'
-    end
-  from public.backfill_targets as t
-  join backfill_private.scoring_functions(p_target) as f on f.component = t.component
-  left join pg_proc as p on p.oid = f.oid
-  cross join lateral (
-    select array_agg(a order by a) as wanted
-    from jsonb_object_keys(t.arguments) as a
-  ) as named
-  where t.target = p_target
-  order by t.position
-$$;
-
--- The marks on the scoring functions, of a check and of a plan. Each says what to do about it.
-create function backfill_private.function_marks(p_target text)
-returns setof jsonb
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select backfill_private.line(
-    case f.fault when 'edge' then 'Edge Function ' else 'function ' end || f.name,
-    case when f.fault is null then 'ok' when f.fault = 'edge' then 'warn' else 'fail' end,
-    case f.fault
-      when 'edge' then
-        format('version %s, as declared: not measured, the database does not hold it', t.function_version)
-      when 'gone' then format('%s does not exist', t.function_signature)
-      when 'arguments' then format('the arguments are %s, the calls name %s', f.present, f.wanted)
-      when 'rights' then 'service_role may not execute it'
-      else format('%s exists, service_role may execute it', f.function)
-    end,
-    case f.fault
-      when 'edge' then 'declare the version anew whenever you deploy it: backfill install --target FILE'
-      when 'gone' then
-        format('create it, or: update public.backfill_targets set function_signature = ''…'''
-        ' where target = %L and component = %L;', t.target, t.component)
-      when 'arguments' then
-        format('name its arguments: update public.backfill_targets set arguments = ''{"argument": "parameter", …}'''
-        ' where target = %L and component = %L;', t.target, t.component)
-      when 'rights' then format('grant execute on function %s to service_role;', f.function)
-    end)
-  from backfill_private.scoring_faults(p_target) with ordinality as f
-  join public.backfill_targets as t on t.target = p_target and t.component = f.component
-  -- A function that fills several components is told once, unless its calls differ in what is wrong with them.
-  where not exists (
-    select from backfill_private.scoring_faults(p_target) with ordinality as before
-    where before.ordinality < f.ordinality
-      and before.name = f.name
-      and before.function is not distinct from f.function
-      and (before.wanted, before.fault) is not distinct from (f.wanted, f.fault))
-  order by f.ordinality
 $$;
 
 -- The mark on how a run is scored. If bulk would matter, it says what each mode would take. No mark if nothing was
@@ -5892,7 +6015,60 @@ as $$
 $$;
 
 -- from sql/40_plan/repetition_mark.sql
--- The mark on what the API would call again without end. See also 60_apply/repetition.sql.
+-- What the API would call again without end: its version, and the mark on such calls. See also 60_apply/repetition.sql.
+
+-- The version of the API, as it calls itself in this session or in another one. Null if nobody says it.
+create function backfill_private.api_version()
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(
+    substring(current_setting('application_name') from '^PostgREST ([0-9][0-9.]*)'),
+    (
+      select max(substring(a.application_name from '^PostgREST ([0-9][0-9.]*)'))
+      from pg_stat_activity as a
+      where a.datname = current_database()
+    ))
+$$;
+
+-- Does this API call a function that raises 40001 or 40P01 again without end? True if its version is unknown.
+create function backfill_private.api_repeats()
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(split_part(backfill_private.api_version(), '.', 1)::integer < 16, true)
+$$;
+
+-- The line of a check on the API's version. No line if it is unknown.
+create function backfill_private.api_line()
+returns setof jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.line(
+    'PostgREST',
+    case when v.repeats and r.names is not null then 'warn' else 'ok' end,
+    v.version || case
+      when not v.repeats then ''
+      else ': before version 16 it calls a function that raises 40001 or 40P01 again without end'
+        || coalesce(', as may ' || r.names, '')
+    end,
+    'raise another code there, or score inside the database: backfill plan --mode bulk')
+  from (select backfill_private.api_version() as version, backfill_private.api_repeats() as repeats) as v
+  cross join lateral (
+    select string_agg(distinct p.oid::regprocedure::text, ', ') as names
+    from public.backfill_targets as t
+    cross join lateral unnest(t.helpers || case t.transport when 'rpc' then t.function_signature end) as h (signature)
+    join pg_proc as p on p.oid = to_regprocedure(h.signature)
+    where p.prosrc ~* '40001|40P01|serialization_failure|deadlock_detected'
+  ) as r
+  where v.version is not null
+$$;
 
 -- Does a function raise what the API answers by calling it again? Null if none was seen to.
 create function backfill_private.repetition_mark(p_run_id uuid)
@@ -5909,6 +6085,7 @@ as $$
       min(r.error ->> 'step'), string_agg(distinct r.error ->> 'code', ' and '), p_run_id))
   from backfill_private.rehearsed(p_run_id) as r
   where r.error ->> 'code' in ('40001', '40P01')
+    and backfill_private.api_repeats()
     and exists (
       select from public.backfill_runs as run
       where run.run_id = p_run_id
@@ -6547,10 +6724,11 @@ $$;
 -- several calls. Each goes on from the last one that was committed.
 --
 -- p_round_trip_ms  what a call takes outside the database, as the client measured it. Only the estimate uses it
+-- p_probed         how the API answered about the calls, see backfill_private.function_marks
 -- returns          {state: awaiting_approval}, {state: planning} if it has to be called again, or {state: empty,
 --                  environment, request, plan} if there was nothing to do and the run is gone
 -- raises           OB002 not in planning or windows left, OB013 too large or too long for this project
-create function backfill_private.seal(p_run_id uuid, p_round_trip_ms numeric)
+create function backfill_private.seal(p_run_id uuid, p_round_trip_ms numeric, p_probed jsonb)
 returns jsonb
 language plpgsql
 security definer
@@ -6588,7 +6766,7 @@ begin
       and f.excluded is null
       and f.components <> '{}'
   ) then
-    v_run.plan := backfill_private.measure_plan(p_run_id, p_round_trip_ms);
+    v_run.plan := backfill_private.measure_plan(p_run_id, p_round_trip_ms, p_probed);
     delete from public.backfill_runs where run_id = p_run_id;
     return jsonb_build_object(
       'state', 'empty',
@@ -6607,7 +6785,7 @@ begin
   where run_id = p_run_id;
   perform backfill_private.check_size(p_run_id);
   update public.backfill_runs
-  set plan = backfill_private.measure_plan(p_run_id, p_round_trip_ms),
+  set plan = backfill_private.measure_plan(p_run_id, p_round_trip_ms, p_probed),
       digest = backfill_private.compute_digest(p_run_id),
       sealed_at = backfill_private.clock()
   where run_id = p_run_id;
@@ -13434,9 +13612,10 @@ $$;
 
 -- All checks, in the order in which a person fixes things.
 --
--- returns  [{name, status: ok | warn | fail, detail, next}]
--- raises   OB010 the caller may not read
-create function backfill_private.check_project()
+-- p_probed  how the API answered about the calls, see backfill_private.function_marks
+-- returns   [{name, status: ok | warn | fail, detail, next}]
+-- raises    OB010 the caller may not read
+create function backfill_private.check_project(p_probed jsonb)
 returns jsonb
 language plpgsql
 stable
@@ -13454,7 +13633,8 @@ begin
   v_lines := jsonb_build_array(backfill_private.line('targets',
     case when v_known is null then 'fail' else 'ok' end,
     coalesce(v_known, 'no target is installed'),
-    backfill_private.first_target()));
+    backfill_private.first_target()))
+    || (select coalesce(jsonb_agg(line), '[]') from backfill_private.api_line() as line);
   for v_target in select distinct t.target from public.backfill_targets as t order by t.target loop
     v_lines := v_lines || (
       select coalesce(jsonb_agg(l.line order by l.part, l.place), '[]') from (
@@ -13464,7 +13644,7 @@ begin
         union all select 4, row_number() over (), line from backfill_private.table_marks(v_target) as line
         union all select 4, row_number() over () + 1000, line from backfill_private.image_marks(v_target, null) as line
         union all select 5, row_number() over (), line from backfill_private.rights_lines(v_target) as line
-        union all select 6, row_number() over (), line from backfill_private.function_marks(v_target) as line
+        union all select 6, row_number() over (), line from backfill_private.function_marks(v_target, p_probed) as line
         union all select 7, row_number() over (), line from backfill_private.helper_lines(v_target) as line
         union all select 8, row_number() over (), line from backfill_private.need_lines(v_target) as line
         union all select 9, row_number() over (), line from backfill_private.detection_index_line(v_target) as line
@@ -14260,20 +14440,6 @@ exception when syntax_error or invalid_text_representation or undefined_object t
 end
 $$;
 
--- The arguments that a function takes, and which of them every call has to give.
-create function backfill_private.taken_arguments(p_function regprocedure)
-returns table (name text, is_required boolean)
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select a.name, row_number() over (order by a.place) <= p.pronargs - p.pronargdefaults
-  from pg_proc as p
-  cross join lateral unnest(p.proargnames, p.proargmodes) with ordinality as a (name, mode, place)
-  where p.oid = p_function
-    and coalesce(a.mode, 'i') in ('i', 'b', 'v')
-$$;
-
 -- The sentence that there is no such function. If none has its name, a scoring function may be an Edge Function.
 create function backfill_private.no_function(p_signature text, p_scores boolean)
 returns text
@@ -14326,16 +14492,17 @@ begin
   select
     array['arguments', a],
     format('%s has no argument %s', v_function, quote_ident(a))
-      || backfill_private.nearest(a, array(select t.name from backfill_private.taken_arguments(v_function) as t)),
+      || backfill_private.nearest(a, i.names),
     null
   from jsonb_object_keys(p_component -> 'arguments') as a
-  where a not in (select t.name from backfill_private.taken_arguments(v_function) as t where t.name is not null);
+  cross join backfill_private.input_names(v_function) as i
+  where a <> all (array_remove(i.names, null));
   return query
-  select array['arguments'], format('%s needs the argument %s', v_function, quote_ident(t.name)),
-    format('arguments = { …, %s = … }, or give it a default in the function', t.name)
-  from backfill_private.taken_arguments(v_function) as t
-  where t.is_required
-    and not (p_component -> 'arguments') ? t.name;
+  select array['arguments'], format('%s needs the argument %s', v_function, quote_ident(r)),
+    format('arguments = { …, %s = … }, or give it a default in the function', r)
+  from backfill_private.input_names(v_function) as i
+  cross join lateral unnest(i.required) as r
+  where not (p_component -> 'arguments') ? r;
   return query
   select array['function'], format('%s is not in the schema public, where the API calls functions', v_function),
     'a function in public that calls it'
@@ -14506,18 +14673,31 @@ $$;
 -- The doors: every function that the API offers, in the order of a run's life. Each runs with its caller's rights.
 
 -- Is this project ready? One line per check, each with what to do about it.
-create function public.backfill_check()
+create function public.backfill_check(p_probed jsonb default null)
 returns jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
-  select backfill_private.check_project()
+  select backfill_private.check_project(p_probed)
 $$;
 
-comment on function public.backfill_check() is
+comment on function public.backfill_check(jsonb) is
   'Is this project ready? One line per check, each with what to do.';
+
+create function public.backfill_calls(p_run_id uuid default null)
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.calls_to_probe(p_run_id)
+$$;
+
+comment on function public.backfill_calls(uuid) is
+  'The scoring calls of a run, or of every target, by function and names of arguments. For the client, which asks the API '
+  'whether it could make them.';
 
 -- Which migrations this database has applied, and which targets are installed.
 create function public.backfill_history(p_versions text[])
@@ -14738,16 +14918,18 @@ $$;
 comment on function public.backfill_rehearse(uuid, text, text) is
   'Score one session twice, undo it and roll everything back, to see what it would do. For the client.';
 
-create function public.backfill_seal(p_run_id uuid, p_round_trip_ms numeric default null)
+create function public.backfill_seal(
+  p_run_id uuid, p_round_trip_ms numeric default null, p_probed jsonb default null
+)
 returns jsonb
 language sql
 set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
-  select backfill_private.seal(p_run_id, p_round_trip_ms)
+  select backfill_private.seal(p_run_id, p_round_trip_ms, p_probed)
 $$;
 
-comment on function public.backfill_seal(uuid, numeric) is
+comment on function public.backfill_seal(uuid, numeric, jsonb) is
   'Complete a plan and compute its digest. The run then awaits approval. For the client.';
 
 -- The sessions of a run's plan in its order, packed. Rows would come 1,000 per page, with a name for every value.
@@ -15418,7 +15600,8 @@ from public, anon, authenticated, service_role;
 
 -- The doors.
 revoke all on function
-  public.backfill_check(),
+  public.backfill_check(jsonb),
+  public.backfill_calls(uuid),
   public.backfill_coverage(text, text),
   public.backfill_catalog(),
   public.backfill_check_target(jsonb),
@@ -15427,7 +15610,7 @@ revoke all on function
   public.backfill_collect(uuid),
   public.backfill_rehearsal(uuid),
   public.backfill_rehearse(uuid, text, text),
-  public.backfill_seal(uuid, numeric),
+  public.backfill_seal(uuid, numeric, jsonb),
   public.backfill_plan_sessions(uuid, integer, integer),
   public.backfill_freshness(uuid),
   public.backfill_find_runs(text),
@@ -15481,10 +15664,11 @@ grant select on backfill_private.faults to service_role;
 
 -- Doors of the service and of users with a backfill role. The function checks the role.
 grant execute on function
-  public.backfill_check(),
+  public.backfill_check(jsonb),
+  public.backfill_calls(uuid),
   public.backfill_open(jsonb, text, uuid),
   public.backfill_collect(uuid),
-  public.backfill_seal(uuid, numeric),
+  public.backfill_seal(uuid, numeric, jsonb),
   public.backfill_plan_sessions(uuid, integer, integer),
   public.backfill_freshness(uuid),
   public.backfill_find_runs(text),
@@ -15521,7 +15705,8 @@ to service_role;
 -- What the doors of users, their policies and their views call.
 grant execute on function
   backfill_private.batch_spacing_s(jsonb),
-  backfill_private.check_project(),
+  backfill_private.calls_to_probe(uuid),
+  backfill_private.check_project(jsonb),
   backfill_private.clock(),
   backfill_private.collect_window(uuid),
   backfill_private.freshness(uuid),
@@ -15531,7 +15716,7 @@ grant execute on function
   backfill_private.open_run(jsonb, text, uuid),
   backfill_private.refuse_untargeted(),
   backfill_private.resume(uuid, text),
-  backfill_private.seal(uuid, numeric),
+  backfill_private.seal(uuid, numeric, jsonb),
   backfill_private.verify_part(uuid, jsonb, integer)
 to authenticated, service_role;
 
