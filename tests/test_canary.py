@@ -70,7 +70,7 @@ def test_a_score_out_of_range_fails_the_canary(
     with pytest.raises(backfill.Paused, match="canary"):
         bf.apply(run_id)
     status = bf.status(run_id)
-    assert status.reason == f"the canary failed: {CANARY} fc_scores.scores_json {why}"
+    assert status.reason == f"the canary failed: session {CANARY}: fc_scores.scores_json {why}"
     assert (status.counts["done"], status.counts["pending"]) == (2, 37)
     bf.resume(run_id)
     assert bf.apply(run_id).state == "completed"
@@ -84,7 +84,9 @@ def test_a_column_of_numbers_is_looked_at_too(project: Project, bf: backfill.Bac
     run_id = approved(project, bf)
     with pytest.raises(backfill.Paused) as caught:
         bf.apply(run_id)
-    assert f"the canary failed: {CANARY} fc_scores.total holds NaN or infinity" in str(caught.value)
+    assert f"the canary failed: session {CANARY}: fc_scores.total holds NaN or infinity" in str(
+        caught.value
+    )
 
 
 def test_scores_in_range_are_no_matter(project: Project, bf: backfill.Backfill) -> None:

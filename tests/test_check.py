@@ -80,7 +80,8 @@ DEFECTS = {
     "a date may be null, and one is": (
         "alter table public.assessment_sessions alter column created_at drop not null;"
         "update public.assessment_sessions set created_at = null"
-        " where id = (select id from public.assessment_sessions where status = 'completed' limit 1)",
+        " where id = (select min(id::text)::uuid from public.assessment_sessions"
+        " where status = 'completed')",
         ("dates of assessment_sessions", "warn", "1 selected row has no created_at", ""),
     ),
     "no row has the value that selects": (

@@ -21,6 +21,7 @@ from tests.kit.browser import running_browser
 from tests.kit.commands import Shell
 from tests.kit.scorers import misbehave
 from tests.kit.seed import CANDIDATES, REHEARSED, SEED
+from tests.test_rendering import REQUEST, seed_plan
 
 FAST: dict[str, Any] = {**SEED, "throttle_per_minute": 600, "batch_size": 5}
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> \"'&lt; `</code><b>bold</b>`"
@@ -277,3 +278,13 @@ def test_latencies_are_of_the_last_attempt() -> None:
         ["≤ 10 ms", "≤ 20 ms", "≤ 50 ms", "≤ 100 ms", "≤ 200 ms", "≤ 500 ms", "≤ 1 s", "≤ 2 s"],
         [1, 0, 0, 0, 0, 1, 0, 1],
     )
+
+
+def test_a_run_without_a_throttle_has_a_tile_that_says_so() -> None:
+    """Not a number of starts that is none."""
+    paced, free = (
+        plan_page(seed_plan(request={**REQUEST, "throttle_per_minute": n})) for n in (20, None)
+    )
+    assert "<dt>starts per minute</dt><dd>20</dd>" in paced
+    assert "<dt>throttle</dt><dd>none</dd>" in free
+    assert "<dt>starts per minute</dt>" not in free

@@ -260,29 +260,54 @@ def test_a_mark_is_what_was_measured() -> None:
     assert rows[2][2] == "it does not exist. Next: make it"
 
 
-def test_the_pace_says_why_a_faster_one_would_break_the_throttle() -> None:
-    pace = section_of(plan_markdown(seed_plan()), "Batching strategy")
-    assert "batches start 15 s apart" in pace
-    assert "A batch every 12 s would be 25/min: the throttle wins" in pace
-
-
 @pytest.mark.parametrize(
     ("throttle", "size", "spacing_s", "said"),
-    [
-        (600, 5, 0.5, "batches start 0.5 s apart\n"),
-        (60, 1, 1, "batches start 1 s apart\n"),
-        (20, 3, 10, "A batch every 8 s would be 22.5/min: the throttle wins\n"),
-        (5, 5, 60, "A batch every 30 s would be 10/min: the throttle wins\n"),
-    ],
+    [(20, 5, 15, "15 s"), (600, 5, 0.5, "0.5 s"), (60, 1, 1, "1 s"), (5, 5, 60, "1 min")],
 )
-def test_a_faster_pace_is_named_only_where_it_is_whole_seconds(
+def test_the_pace_is_the_one_that_follows(
     throttle: int, size: int, spacing_s: float, said: str
 ) -> None:
+    """No other pace is named: nobody asked for one."""
     plan = seed_plan(
         request={**REQUEST, "throttle_per_minute": throttle, "batch_size": size},
         figures={**FIGURES, "batch_spacing_s": spacing_s},
     )
-    assert said in section_of(plan_markdown(plan), "Batching strategy")
+    pace = section_of(plan_markdown(plan), "Batching strategy")
+    assert f"batches start {said} apart\n" in pace
+    assert pace.count("/min") == 0
+
+
+def test_a_plan_of_one_component_says_each_figure_once() -> None:
+    """What lacks all lacks that one, and its category is the component."""
+    found = {"total": 32, "missing": {"profile": 32}, "missing_all": 32}
+    figures = {**FIGURES, "candidates": found, "categories": {"profile": 32}}
+    shown = section_of(plan_markdown(seed_plan(figures=figures)), "Candidate analysis")
+    assert "**Missing `profile`**: 32 sessions" in shown
+    assert "Missing all" not in shown
+    assert "| Category |" not in shown
+    assert seed_plan(figures=figures).candidates["missing_all"] == 32
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (1, "1 session lacks something and is excluded as a whole."),
+        (2, "2 sessions lack something and are excluded as a whole."),
+    ],
+)
+def test_a_counted_sentence_agrees_with_its_number(count: int, said: str) -> None:
+    excluded = [{"reason": "none", "session_id": f"s{n}"} for n in range(count)]
+    figures = {**FIGURES, "excluded": excluded, "excluded_total": count}
+    assert said in section_of(plan_markdown(seed_plan(figures=figures)), "Excluded sessions")
+
+
+def test_a_plan_that_a_check_speaks_against_names_it_where_it_is_approved() -> None:
+    """The page shows the end first, so nothing is said to stand above it."""
+    checks = (Check("function f", "fail", "it is gone;", "make it"), *CHECKS)
+    shown = plan_markdown(seed_plan(checks=checks))
+    status = section_of(shown, "Status")
+    assert "❌ 1 check failed: function f. The section Risks says what to do." in status
+    assert "❌ **function f**: it is gone. Next: make it" in section_of(shown, "Risks")
 
 
 def test_a_parameter_without_a_name_for_people_is_listed_by_its_own_after_the_others() -> None:

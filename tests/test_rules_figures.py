@@ -159,6 +159,10 @@ def test_sessions_are_settled_over_time() -> None:
         "done": [(0.0, 0.0), (5.0, 1.0), (15.0, 3.0)],
         "failed": [(0.0, 0.0), (10.0, 1.0)],
     }
+    carried = figures.carried_to_the_end(figures.settled_over_time(shown))
+    assert carried["failed"] == [(0.0, 0.0), (10.0, 1.0), (15.0, 1.0)]
+    assert carried["done"] == figures.settled_over_time(shown)["done"]
+    assert figures.carried_to_the_end({"done": [], "failed": []}) == {"done": [], "failed": []}
     nothing: dict[str, list[Any]] = {"done": [], "failed": []}
     assert figures.settled_over_time(plan({"settled_at": at(1)})) == nothing
     assert figures.settled_over_time(plan({}, started_at=at(0))) == nothing

@@ -92,12 +92,15 @@ def print_checks(checks: Sequence[Check]) -> None:
 
 def print_missing(missing: Missing) -> None:
     """What is missing per day, and in all."""
+    several = len(missing.components) > 1
+    every = ["lacks both" if len(missing.components) == 2 else "lacks all"] if several else []
     out.print(
         table(
-            "day", "completed", "complete", *(f"no {name}" for name in missing.components),
-            "neither" if len(missing.components) == 2 else "none", "unscorable", "coverage",
+            "day", "completed", "complete", *(f"lacks {name}" for name in missing.components),
+            *every, "excluded", "coverage",
             rows=(
-                (d.day or "no date", d.completed, d.complete, *d.missing.values(), d.missing_all,
+                (d.day or "no date", d.completed, d.complete, *d.missing.values(),
+                 *([d.missing_all] if several else []),
                  d.excluded, "n/a" if d.coverage is None else f"{d.coverage:.1%}")
                 for d in missing.days
             ),
@@ -112,8 +115,8 @@ def print_missing(missing: Missing) -> None:
         out.print(f"no {missing.called.one} that can be scored")
     else:
         out.print(
-            f"coverage {missing.coverage:.2%} of {missing.scorable} {missing.called.many} that can "
-            "be scored"
+            f"coverage {missing.coverage:.2%} of {missing.called.counted(missing.scorable)} "
+            "that can be scored"
         )
 
 
@@ -169,8 +172,10 @@ def print_status(status: Status) -> None:
     out.print(f"run {status.run_id} is {status.state}: {counts or 'nothing'}", markup=False)
     if status.unselected:
         out.print(f"  {status.called.counted(status.unselected)} skipped: no longer selected")
-    if status.waits_for or status.reason:
-        out.print(f"  {status.waits_for or status.reason}", markup=False)
+    if status.waits_for:
+        out.print(f"  {status.waits_for}", markup=False)
+    elif status.reason:
+        out.print(f"  reason: {status.reason}", markup=False)
     if status.state == "running":
         eta = "unknown" if status.eta_s is None else f"{status.eta_s:.0f} s"
         out.print(f"  {status.rate_per_minute:g} {status.called.many}/min, about {eta} left")

@@ -94,6 +94,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun if count == 1 else plural}"
 
 
+def agreed(count: int, one: str, many: str) -> str:
+    """The form of a verb or a pronoun that agrees with a count: lacks, lack."""
+    return one if count == 1 else many
+
+
 class Called(NamedTuple):
     """How the rows of a target's source are called: one of them, and several."""
 

@@ -9,6 +9,7 @@ from backfill.moments import moment
 from backfill.render.markdown import (
     MARKS,
     NONE,
+    agreed,
     bullets,
     code,
     counted,
@@ -124,19 +125,21 @@ def _largest_first(figures: Mapping[str, int]) -> list[tuple[str, int]]:
 def _candidates(plan: Plan) -> str:
     found, called = plan.figures["candidates"], plan.called
     missing = _largest_first(found["missing"])
+    several = len(missing) > 1
     every = "both" if len(missing) == 2 else f"all {len(missing)}"
     lines = [
         f"**Total candidates**: {called.counted(found['total'])}, created from "
         f"{_moment(plan.figures.get('oldest'))} to {_moment(plan.figures.get('newest'))}",
         *(f"**Missing {code(name)}**: {called.counted(count)}" for name, count in missing),
-        f"**Missing {every}**: {called.counted(found['missing_all'])}",
+        *([f"**Missing {every}**: {called.counted(found['missing_all'])}"] if several else []),
     ]
     needs = {name: " then ".join(map(code, lacks)) for name, lacks, _ in plan.sessions.kinds()}
     categories = table(
         ("Category", called.title, "Scored"),
         ((code(n), c, needs.get(n, NONE)) for n, c in _largest_first(plan.figures["categories"])),
     )
-    return section("Candidate analysis", bullets(lines), categories)
+    # Of one component the table would say again what the lines say.
+    return section("Candidate analysis", bullets(lines), categories if several else "")
 
 
 def _moment(text: str | None) -> str:
@@ -243,8 +246,9 @@ def _data_quality(plan: Plan) -> str:
 
 
 def _detail(check: Check, why: str | None = None) -> str:
-    seen = f"{escaped(check.detail)}. {why}" if why else escaped(check.detail)
-    return f"{seen}. Next: {escaped(check.next_step)}" if check.next_step else seen
+    said = [text.rstrip(" .;") for text in (check.detail, why) if text]
+    asked = [f"Next: {check.next_step}"] if check.next_step else []
+    return escaped(". ".join([*said, *asked]))
 
 
 def _excluded(plan: Plan) -> str:
@@ -255,7 +259,8 @@ def _excluded(plan: Plan) -> str:
     cut = f" The first {len(listed):,} are listed." if len(listed) < total else ""
     return section(
         title,
-        f"{plan.called.counted(total)} that lack something are left out as a whole.{cut}",
+        f"{plan.called.counted(total)} {agreed(total, 'lacks', 'lack')} something and "
+        f"{agreed(total, 'is', 'are')} excluded as a whole.{cut}",
         table(
             (plan.called.one_title, "Reason"),
             ((code(e["session_id"]), escaped(e["reason"])) for e in listed),
@@ -388,8 +393,13 @@ def _ending(plan: Plan) -> str:
 
 
 def _halted(plan: Plan) -> str:
-    failing = sum(c.status == "fail" for c in plan.checks)
-    warning = f"{MARKS['fail']} {counted(failing, 'check')} failed, see above." if failing else ""
+    failed = [escaped(c.name) for c in plan.checks if c.status == "fail"]
+    warning = (
+        f"{MARKS['fail']} {counted(len(failed), 'check')} failed: {', '.join(failed)}. "
+        "The section Risks says what to do."
+        if failed
+        else ""
+    )
     return section(
         "Status",
         "**HALTED FOR APPROVAL**",

@@ -60,20 +60,8 @@ def _pace(throttle: int, size: int, spacing_s: float, called: Called) -> list[st
         f"**Throttle**: at most {called.counted(throttle)} started in any {WINDOW_S} s, "
         "over all workers, retries counted",
         f"**Spacing**: a window holds {room} of {size}, so batches start "
-        f"{duration(spacing_s)} apart{_too_fast(throttle, size)}",
+        f"{duration(spacing_s)} apart",
     ]
-
-
-def _too_fast(throttle: int, size: int) -> str:
-    """The pace in whole seconds that looks right but starts too many batches per minute.
-
-    Empty if that pace is below one second: nobody would ask for it.
-    """
-    pace_s = WINDOW_S // (throttle // size + 1)
-    if not pace_s:
-        return ""
-    per_minute = f"{size * WINDOW_S / pace_s:,.1f}".removesuffix(".0")
-    return f". A batch every {pace_s} s would be {per_minute}/min: the throttle wins"
 
 
 def _runtime(plan: Plan) -> str:

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from backfill.render.markdown import NONE, Called, bullets, code, escaped, section, table, utc
+from backfill.render.markdown import (
+    NONE,
+    Called,
+    agreed,
+    bullets,
+    code,
+    escaped,
+    section,
+    table,
+    utc,
+)
 
 if TYPE_CHECKING:
     from backfill.results.plan import Plan
@@ -20,14 +30,18 @@ def changes_in_words(told: Mapping[str, Any], called: Called) -> list[str]:
     filled, new = told["filled_total"], told["new_candidates_total"]
     lines = [_change(change) for change in told["changes"]]
     if filled:
-        lines.append(f"{called.counted(filled)} filled meanwhile: they will be skipped")
+        lines.append(f"{called.counted(filled)} filled meanwhile: {_skipped(filled)}")
     if gone := told["unselected_total"]:
-        lines.append(f"{called.counted(gone)} no longer selected: they will be skipped")
+        lines.append(f"{called.counted(gone)} no longer selected: {_skipped(gone)}")
     if new:
         lines.append(f"{called.counted(new)} lacking something now and not in the plan")
     if not told["digest_matches"]:
         lines.append("the plan no longer matches its digest: nothing will be scored")
     return lines
+
+
+def _skipped(count: int) -> str:
+    return f"{agreed(count, 'it', 'they')} will be skipped"
 
 
 def _change(change: Mapping[str, str | None]) -> str:

@@ -10,6 +10,7 @@ from backfill.render.markdown import (
     NONE,
     SESSION,
     Called,
+    agreed,
     bullets,
     code,
     counted,
@@ -113,8 +114,9 @@ def _new_candidates(verification: Verification, called: Called) -> str:
     more = total - len(named)
     return section(
         "New candidates",
-        f"{called.counted(total)} in the plan's range lack something now and are not in the "
-        "plan. This run does not score them.",
+        f"{called.counted(total)} in the plan's range {agreed(total, 'lacks', 'lack')} "
+        f"something now and {agreed(total, 'is', 'are')} not in the plan. "
+        f"This run does not score {agreed(total, 'it', 'them')}.",
         bullets([*map(code, named), *([f"{more:,} more"] if more else [])]),
         "Next:",
         fenced("sh", f"backfill plan --like {verification.run_id}"),

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from backfill.render.markdown import SESSION, Called
 from backfill.results.check import Check
+from backfill.results.coverage import all_missing_name
 from backfill.results.run import ITEM_STATES, FailedSession, Json, Moment
 from backfill.results.sessions import Phase, PlannedSessions
 
@@ -194,14 +195,17 @@ class Plan:
 
     @property
     def candidates(self) -> Mapping[str, Json]:
-        """{total, missing: {component: n}, missing_<component>, missing_both}."""
+        """{total, missing: {component: n}, missing_<component>…, missing_both}.
+
+        With another number of components than two it is missing_all.
+        """
         found = self._figure("candidates")
         missing = found["missing"]
         return {
             "total": found["total"],
             "missing": missing,
             **{f"missing_{name}": count for name, count in missing.items()},
-            "missing_both": found["missing_all"],
+            all_missing_name(len(missing)): found["missing_all"],
         }
 
     @property

@@ -147,3 +147,13 @@ as $$
   select backfill_private.distance(lower(left(p_from, 200)), lower(left(p_to, 200)))::numeric
     / greatest(length(left(p_from, 200)), length(left(p_to, 200)), 1)
 $$;
+
+-- So many of something, in agreement: 1 session, 2 sessions.
+create function backfill_private.counted(p_count bigint, p_one text)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format('%s %s%s', p_count, p_one, case when p_count = 1 then '' when p_one like '%ch' then 'es' else 's' end)
+$$;

@@ -56,8 +56,8 @@ as $$
     when p_request ->> 'throttle_per_minute' is null
     then backfill_private.mark('throttle', 'warn', 'none: the run goes as fast as the database answers')
     else backfill_private.mark('throttle', 'ok',
-      format('at most %s starts in any 60 s, batches of at most %s start %s s apart',
-        p_request ->> 'throttle_per_minute',
+      format('at most %s in any 60 s, batches of at most %s start %s s apart',
+        backfill_private.counted((p_request ->> 'throttle_per_minute')::bigint, 'start'),
         p_request ->> 'batch_size',
         trim_scale(backfill_private.batch_spacing_s(p_request))))
   end
@@ -123,7 +123,8 @@ begin
       'select backfill_private.mark(
          %L,
          case when count(*) = count(*) filter (where %s) then ''ok'' else ''fail'' end,
-         format(''%%s of %%s have %%s'', count(*) filter (where %2$s), count(*), %L))
+         format(''%%s of %%s %%s %%s'', count(*) filter (where %2$s), count(*),
+           case count(*) filter (where %2$s) when 1 then ''has'' else ''have'' end, %L))
        from public.backfill_items as item
        left join %s as s on s.%I = %s
        where item.run_id = $1',
@@ -190,10 +191,6 @@ begin
   return backfill_private.mark(
     p_need ->> 'name',
     case when v_enough = v_sessions then 'ok' else 'fail' end,
-    format('%s of %s%s have enough',
-        v_enough,
-        backfill_private.called_in(p_run_id, v_sessions),
-        coalesce(' that lack ' || v_component, ''))
       || coalesce(', ' || v_least || ' to ' || v_most || ' each', '')
       || coalesce('; priority: ' || v_named, ''));
 end

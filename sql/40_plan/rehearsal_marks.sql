@@ -263,13 +263,14 @@ as $$
       then coalesce('not measured: ' || told.edge, 'not rehearsed' || coalesce(': ' || told.why, ''))
       when told.errors is not null
       then format('%s of %s failed. %s', told.sample - told.good, told.called, told.errors)
-      else format('%s of %s were scored and rolled back, none failed',
+      else format('%s of %s %s scored and rolled back, none failed',
           told.sample,
           (
             select backfill_private.called_in(p_run_id, count(*))
             from public.backfill_items as i
             where i.run_id = p_run_id
-          ))
+          ),
+          case told.sample when 1 then 'was' else 'were' end)
         || coalesce('. Not measured: ' || told.edge, '')
     end)
   from (

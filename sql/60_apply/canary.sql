@@ -109,7 +109,7 @@ begin
   ) then
     return 'waiting';
   end if;
-  select string_agg(format('%s %s', bad.session_id, bad.why), '; ' order by bad.ordinal) into v_bad
+  select string_agg(format('session %s: %s', bad.session_id, bad.why), '; ' order by bad.ordinal) into v_bad
   from (select c.* from backfill_private.canary_faults(p_run) as c order by c.ordinal limit 5) as bad;
   update public.backfill_runs
   set canary = case when v_bad is null then 'passed' else 'failed' end

@@ -204,7 +204,9 @@ immutable
 set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.wait_for(
-    'throttle', p_seconds, format('%s starts per minute', p_run.request ->> 'throttle_per_minute'))
+    'throttle',
+    p_seconds,
+    backfill_private.counted((p_run.request ->> 'throttle_per_minute')::bigint, 'start') || ' per minute')
 $$;
 
 -- The same, until a moment.

@@ -215,9 +215,10 @@ as $$
   select backfill_private.approval_policy_mark()
   union all
   select backfill_private.line('limits', 'ok',
-    format('%s session starts per minute, %s sessions per plan, approvals valid %s',
-      coalesce('at most ' || s.max_throttle_per_minute, 'any number of'),
-      coalesce('at most ' || s.max_sessions, 'any number of'),
+    format('%s per minute, %s per plan, approvals valid %s',
+      coalesce('at most ' || backfill_private.counted(s.max_throttle_per_minute, 'session start'),
+        'any number of session starts'),
+      coalesce('at most ' || backfill_private.counted(s.max_sessions, 'session'), 'any number of sessions'),
       s.approval_ttl),
     '')
   from public.backfill_settings as s

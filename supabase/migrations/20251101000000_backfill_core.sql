@@ -413,6 +413,16 @@ as $$
     / greatest(length(left(p_from, 200)), length(left(p_to, 200)), 1)
 $$;
 
+-- So many of something, in agreement: 1 session, 2 sessions.
+create function backfill_private.counted(p_count bigint, p_one text)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format('%s %s%s', p_count, p_one, case when p_count = 1 then '' when p_one like '%ch' then 'es' else 's' end)
+$$;
+
 -- from sql/10_ground/settings.sql
 -- Settings: one row. Only postgres writes it (SQL editor), anyone who may read runs reads it.
 
@@ -5403,8 +5413,8 @@ as $$
     when p_request ->> 'throttle_per_minute' is null
     then backfill_private.mark('throttle', 'warn', 'none: the run goes as fast as the database answers')
     else backfill_private.mark('throttle', 'ok',
-      format('at most %s starts in any 60 s, batches of at most %s start %s s apart',
-        p_request ->> 'throttle_per_minute',
+      format('at most %s in any 60 s, batches of at most %s start %s s apart',
+        backfill_private.counted((p_request ->> 'throttle_per_minute')::bigint, 'start'),
         p_request ->> 'batch_size',
         trim_scale(backfill_private.batch_spacing_s(p_request))))
   end
@@ -5470,7 +5480,8 @@ begin
       'select backfill_private.mark(
          %L,
          case when count(*) = count(*) filter (where %s) then ''ok'' else ''fail'' end,
-         format(''%%s of %%s have %%s'', count(*) filter (where %2$s), count(*), %L))
+         format(''%%s of %%s %%s %%s'', count(*) filter (where %2$s), count(*),
+           case count(*) filter (where %2$s) when 1 then ''has'' else ''have'' end, %L))
        from public.backfill_items as item
        left join %s as s on s.%I = %s
        where item.run_id = $1',
@@ -5537,10 +5548,6 @@ begin
   return backfill_private.mark(
     p_need ->> 'name',
     case when v_enough = v_sessions then 'ok' else 'fail' end,
-    format('%s of %s%s have enough',
-        v_enough,
-        backfill_private.called_in(p_run_id, v_sessions),
-        coalesce(' that lack ' || v_component, ''))
       || coalesce(', ' || v_least || ' to ' || v_most || ' each', '')
       || coalesce('; priority: ' || v_named, ''));
 end
@@ -5905,13 +5912,14 @@ as $$
       then coalesce('not measured: ' || told.edge, 'not rehearsed' || coalesce(': ' || told.why, ''))
       when told.errors is not null
       then format('%s of %s failed. %s', told.sample - told.good, told.called, told.errors)
-      else format('%s of %s were scored and rolled back, none failed',
+      else format('%s of %s %s scored and rolled back, none failed',
           told.sample,
           (
             select backfill_private.called_in(p_run_id, count(*))
             from public.backfill_items as i
             where i.run_id = p_run_id
-          ))
+          ),
+          case told.sample when 1 then 'was' else 'were' end)
         || coalesce('. Not measured: ' || told.edge, '')
     end)
   from (
@@ -8246,7 +8254,7 @@ begin
   ) then
     return 'waiting';
   end if;
-  select string_agg(format('%s %s', bad.session_id, bad.why), '; ' order by bad.ordinal) into v_bad
+  select string_agg(format('session %s: %s', bad.session_id, bad.why), '; ' order by bad.ordinal) into v_bad
   from (select c.* from backfill_private.canary_faults(p_run) as c order by c.ordinal limit 5) as bad;
   update public.backfill_runs
   set canary = case when v_bad is null then 'passed' else 'failed' end
@@ -8468,7 +8476,9 @@ immutable
 set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.wait_for(
-    'throttle', p_seconds, format('%s starts per minute', p_run.request ->> 'throttle_per_minute'))
+    'throttle',
+    p_seconds,
+    backfill_private.counted((p_run.request ->> 'throttle_per_minute')::bigint, 'start') || ' per minute')
 $$;
 
 -- The same, until a moment.
@@ -13597,9 +13607,10 @@ as $$
   select backfill_private.approval_policy_mark()
   union all
   select backfill_private.line('limits', 'ok',
-    format('%s session starts per minute, %s sessions per plan, approvals valid %s',
-      coalesce('at most ' || s.max_throttle_per_minute, 'any number of'),
-      coalesce('at most ' || s.max_sessions, 'any number of'),
+    format('%s per minute, %s per plan, approvals valid %s',
+      coalesce('at most ' || backfill_private.counted(s.max_throttle_per_minute, 'session start'),
+        'any number of session starts'),
+      coalesce('at most ' || backfill_private.counted(s.max_sessions, 'session'), 'any number of sessions'),
       s.approval_ttl),
     '')
   from public.backfill_settings as s

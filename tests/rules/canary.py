@@ -219,12 +219,24 @@ JUDGE_CANARY = Rule(
         judged("it is well", ["passed", "running", None, "passed", PASSED], found()),
         judged(
             "it is not",
-            ["failed", "paused", "the canary failed: s1 lacks its score", "failed", FAILED],
+            [
+                "failed",
+                "paused",
+                "the canary failed: session s1: lacks its score",
+                "failed",
+                FAILED,
+            ],
             BAD,
         ),
         judged(
             "it was not, when somebody looked before",
-            ["failed", "paused", "the canary failed: s1 lacks its score", "failed", FAILED],
+            [
+                "failed",
+                "paused",
+                "the canary failed: session s1: lacks its score",
+                "failed",
+                FAILED,
+            ],
             BAD,
             run_has(canary="failed"),
         ),
@@ -265,7 +277,8 @@ JUDGE_CANARY = Rule(
             [
                 "failed",
                 "paused",
-                "the canary failed: s1 no; s2 no; s3 no; s4 no; s5 no",
+                "the canary failed: "
+                "session s1: no; session s2: no; session s3: no; session s4: no; session s5: no",
                 "failed",
                 FAILED,
             ],

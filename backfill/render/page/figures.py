@@ -92,6 +92,15 @@ def in_the_window(starts: Sequence[tuple[float, int]]) -> Points:
     return points
 
 
+def carried_to_the_end(series: Mapping[str, Points]) -> dict[str, Points]:
+    """The same lines, each as long as the longest: what no longer changes still holds."""
+    last = max((points[-1][0] for points in series.values() if points), default=0.0)
+    return {
+        name: [*points, (last, points[-1][1])] if points and points[-1][0] < last else points
+        for name, points in series.items()
+    }
+
+
 def settled_over_time(plan: Plan) -> dict[str, Points]:
     """Sessions done, and failed, by seconds since the run was started."""
     began = plan.started_at

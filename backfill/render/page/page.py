@@ -106,7 +106,7 @@ def _figures(plan: Plan) -> str:
         "calls": f"{plan.expected_calls['total']:,}",
         "rows": f"{plan.expected_writes['total']:,}",
         "batches": f"{len(plan.batches):,}",
-        "starts per minute": f"{throttle:,}" if throttle else "no throttle",
+        **({"starts per minute": f"{throttle:,}"} if throttle else {"throttle": "none"}),
         "expected": duration(longest_s) if longest_s is not None else "not measured",
     }
     pairs = (
@@ -139,13 +139,13 @@ def _timeline(plan: Plan) -> str:
         return ""
     planned = figures.in_the_window(figures.planned_starts(plan))
     seen = figures.in_the_window(figures.seen_starts(plan))
-    last = max(x for x, _ in [*planned, *seen])
+    told = {"planned": planned, "as it happened": seen} if seen else {"planned": planned}
+    carried = figures.carried_to_the_end(told)
+    last = max(x for points in told.values() for x, _ in points)
     series: dict[str, charts.Points] = {
         f"throttle: {throttle}": [(0.0, float(throttle)), (last, float(throttle))],
-        "planned": charts.steps(planned),
+        **{name: charts.steps(points) for name, points in carried.items()},
     }
-    if seen:
-        series["as it happened"] = charts.steps(seen)
     first = f" (the first {figures.MOST_STARTS} batches)"
     caption = f"{plan.called.title} started in the last 60 s, against the throttle" + (
         first if len(plan.batches) > figures.MOST_STARTS else ""
@@ -181,11 +181,8 @@ def _happened(
 
 
 def _progress(plan: Plan) -> str:
-    series = {
-        name: charts.steps(points)
-        for name, points in figures.settled_over_time(plan).items()
-        if points
-    }
+    settled = figures.carried_to_the_end(figures.settled_over_time(plan))
+    series = {name: charts.steps(points) for name, points in settled.items() if points}
     if not series:
         return _shown(f"No {plan.called.one} is settled.")
     caption = f"{plan.called.title} settled over time"
