@@ -142,6 +142,28 @@ def test_the_blast_radius_counts_inserts_and_updates(songs: Db) -> None:
     }.items()  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("key", "late", "named"),
+    [
+        (BY_SONG, "insert into public.covers values (3, 'red')", ["3"]),
+        (BY_SONG, "insert into public.covers values (3, 'blue')", []),
+        (BY_SONG, "update public.covers set ink = 'green'", []),
+        (KEY, "insert into public.covers values (3, 'red')", []),
+    ],
+)
+def test_what_would_be_replaced_by_now_is_told_before_it_is(
+    songs: Db, key: str, late: str, named: list[str]
+) -> None:
+    """A row that came after the plan was sealed, where the plan has a new one."""
+    songs.execute(((ONE_PER_SONG if key == BY_SONG else "") + RED).encode())
+    declare(songs, KEY, key)
+    run_id = str(sealed(songs)["run_id"])
+    songs.execute(late.encode())
+    fresh = verbs.call(songs, "backfill_freshness", p_run_id=run_id)
+    assert (fresh["replacing"], fresh["replacing_total"]) == (named, len(named))
+    assert fresh["digest_matches"]
+
+
 # What the scorer writes, the rows that stand before, and what `verify` says of song 1.
 WRITES = {
     "another version, under the key of the wanted one": (

@@ -33,6 +33,11 @@ def changes_in_words(told: Mapping[str, Any], called: Called) -> list[str]:
         lines.append(f"{called.counted(filled)} filled meanwhile: {_skipped(filled)}")
     if gone := told["unselected_total"]:
         lines.append(f"{called.counted(gone)} no longer selected: {_skipped(gone)}")
+    if late := told["replacing_total"]:
+        lines.append(
+            f"{called.counted(late)} {agreed(late, 'has', 'have')} a row of another version by "
+            f"now: the run replaces {agreed(late, 'it', 'them')}, though the plan has new ones"
+        )
     if new:
         lines.append(f"{called.counted(new)} lacking something now and not in the plan")
     if not told["digest_matches"]:
@@ -74,6 +79,7 @@ def freshness(plan: Plan) -> str:
         bullets(lines),
         _named("Filled", seen.filled, seen.filled_total),
         _reasons(seen.unselected, seen.unselected_total),
+        _named("Replacing", seen.replacing, seen.replacing_total),
         _named("New", seen.new_candidates, seen.new_candidates_total),
     )
 

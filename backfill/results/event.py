@@ -34,8 +34,8 @@ class Event:
 
     awaiting_approval: digest, environment, sessions_total, expected_runtime_s, approval_sql
     run_started: state
-    freshness: filled_total, unselected_total, new_candidates_total, changes, digest_matches,
-    approval_left_s
+    freshness: filled_total, unselected_total, replacing_total, new_candidates_total, changes,
+    digest_matches, approval_left_s
     batch_started: batch, phase, sessions
     call: session_id, component, function, attempt, outcome, code, error, took_ms
     batch_settled: batch, claim, settled, took_ms

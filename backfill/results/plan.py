@@ -97,9 +97,11 @@ class Freshness:
     """What changed since a plan was sealed.
 
     filled: pending sessions that someone else has filled. unselected: {session_id, reason} of those
-    that are gone or that the target no longer selects. Both will be skipped. new_candidates:
-    sessions in the plan's range that lack something now and are not in the plan. At most 1,000 of
-    each are named. approval_left_s: seconds until the approval runs out, None without one.
+    that are gone or that the target no longer selects. Both will be skipped. replacing: those with
+    a row of another version by now where a new one was planned: the run replaces it.
+    new_candidates: sessions in the plan's range that lack something now and are not in the plan.
+    At most 1,000 of each are named. approval_left_s: seconds until the approval runs out, None
+    without one.
     """
 
     run_id: str
@@ -108,6 +110,8 @@ class Freshness:
     filled_total: int
     unselected: tuple[Mapping[str, str], ...]
     unselected_total: int
+    replacing: tuple[str, ...]
+    replacing_total: int
     new_candidates: tuple[str, ...]
     new_candidates_total: int
     changes: tuple[Change, ...]
@@ -119,7 +123,7 @@ class Freshness:
     def is_fresh(self) -> bool:
         """Whether nothing changed and no approval has run out."""
         skipped = self.filled_total or self.unselected_total
-        changed = skipped or self.new_candidates_total or self.changes
+        changed = skipped or self.replacing_total or self.new_candidates_total or self.changes
         return not changed and self.digest_matches and self.approval_left_s != 0
 
     def as_dict(self) -> dict[str, Json]:

@@ -27,8 +27,8 @@ logger = logging.getLogger("backfill")
 
 LONGEST_WAIT_S = 5.0  # a pause, a resume and a Ctrl-C are noticed within this
 FRESHNESS_TOLD = (
-    "filled_total", "unselected_total", "new_candidates_total", "changes", "digest_matches",
-    "approval_left_s",
+    "filled_total", "unselected_total", "replacing_total", "new_candidates_total", "changes",
+    "digest_matches", "approval_left_s",
 )  # fmt: skip
 ENDINGS: Mapping[str, EventKind] = {"completed": "run_completed", "cancelled": "run_cancelled"}
 

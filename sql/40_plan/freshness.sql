@@ -90,6 +90,45 @@ as $$
   ) as f
 $$;
 
+-- The pending sessions of a run for which it planned a new row, and a row of another version stands in its place now.
+--
+-- returns  {replacing: [session id], in the plan's order, at most 1,000, replacing_total}
+create function backfill_private.replaced_meanwhile(p_run public.backfill_runs)
+returns jsonb
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_found jsonb;
+  v_conditions text;
+  v_joins text;
+begin
+  select
+    string_agg(format('(%s is not null and not item.replaces ? %L)', r.version_sql, r.component), ' or '),
+    string_agg(r.join_sql, ' ')
+  into v_conditions, v_joins
+  from backfill_private.replaced_joins(p_run) as r;
+  execute format(
+    'select jsonb_build_object(
+       ''replacing'', coalesce(jsonb_agg(f.session_id order by f.place) filter (where f.place <= 1000), ''[]''),
+       ''replacing_total'', count(*))
+     from (
+       select item.session_id, row_number() over (order by item.ordinal) as place
+       from public.backfill_items as item
+       %s
+       where item.run_id = $1
+         and item.state = ''pending''
+         and (%s)
+     ) as f',
+    v_joins,
+    coalesce(v_conditions, 'false'))
+  into v_found
+  using p_run.run_id;
+  return v_found;
+end
+$$;
+
 -- Definitions and settings that are not what they were at sealing, and keys that no longer name one row.
 --
 -- returns  [{kind: definition | setting | key, name, was, now}]. was and now of a definition are fingerprints, null if
@@ -123,7 +162,8 @@ $$;
 
 -- What changed since a plan was sealed.
 --
--- returns  {run_id, state, filled, filled_total, unselected, unselected_total, new_candidates, new_candidates_total,
+-- returns  {run_id, state, filled, filled_total, replacing, replacing_total, unselected, unselected_total,
+--          new_candidates, new_candidates_total,
 --          changes, digest_matches, approved_until, approval_left_s}. Null if nothing more will come of the plan
 -- raises   OB001 no such run, OB010 not allowed
 create function backfill_private.freshness(p_run_id uuid)
@@ -154,6 +194,7 @@ begin
         then greatest(extract(epoch from v_run.approved_until - backfill_private.clock()), 0)
       end)
     || backfill_private.filled_meanwhile(p_run_id)
+    || backfill_private.replaced_meanwhile(v_run)
     || backfill_private.unselected_meanwhile(v_run)
     || backfill_private.new_candidates(v_run);
 end

@@ -66,12 +66,17 @@ as $$
       'left join lateral (
          select coalesce(t.%I::text, '''') as version
          from %s as t
-         where %s
+         where (%s)
+           and (%s) is not true
          limit 1
        ) as r%s on %L = any (item.components)',
       t.version_column,
       t.table_name::regclass,
       c.condition,
+      -- A row that counts as present is left, and never replaced.
+      coalesce(
+        nullif(array_to_string(backfill_private.kind_conditions(t, 't', p_run.request, false), ' and '), ''),
+        'true'),
       t.position,
       t.component)
   from public.backfill_targets as t
