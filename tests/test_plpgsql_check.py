@@ -62,6 +62,10 @@ BY_DESIGN = {
     ("effects", 'OUT variable "…" is maybe unmodified'): OUT_BY_QUERY,
     ("standing", 'OUT variable "…" is maybe unmodified'): OUT_BY_QUERY,
     ("strangers", 'OUT variable "…" is maybe unmodified'): OUT_BY_QUERY,
+    ("unplanned", "text type variable is not sanitized"): NAMES_COME_QUOTED,
+    ("unplanned", 'OUT variable "…" is maybe unmodified'): OUT_BY_QUERY,
+    ("place_items", "text type variable is not sanitized"): NAMES_COME_QUOTED,
+    ("replaced_meanwhile", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("cron_effects", 'relation "cron.job" does not exist'): (
         "pg_cron may be absent, and is asked only where it is there"
     ),

@@ -214,8 +214,7 @@ class Gateway:
         method: str = "POST",
     ) -> Json:
         """Make a scoring call of an Edge Function once. Raises CallFailed."""
-        kind = "json" if method == "POST" else "text"
-        options = {"method": method, "body": body, "headers": dict(headers), "responseType": kind}
+        options = {"method": method, "body": body, "headers": dict(headers), "responseType": "json"}
         try:
             return await self._edge.functions.invoke(function, options)
         except FunctionsError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from backfill.moments import moment
@@ -25,6 +25,15 @@ from backfill.render.markdown import (
 from backfill.render.plan_batches import batching, order, sessions
 from backfill.render.plan_rehearsal import MARKED, NOT_REHEARSED, rehearsal
 from backfill.render.plan_surroundings import blast_radius, freshness
+from backfill.render.plan_writes import (
+    calls_and_writes,
+    filled,
+    largest_first,
+    overwriting,
+    planned_steps,
+    wanted_versions,
+    written_tables,
+)
 from backfill.render.state import counts_by_state, next_commands, reason_line, state_line
 from backfill.request import OWN, PARAMETERS
 
@@ -66,7 +75,7 @@ def _parts(plan: Plan) -> Iterator[str]:
         yield reason_line(plan.reason)
         return
     for part in (
-        freshness, _candidates, _calls_and_writes, _data_quality, rehearsal, blast_radius,
+        freshness, _candidates, calls_and_writes, _data_quality, rehearsal, blast_radius,
         _excluded, _not_wanted, batching, order,
     ):  # fmt: skip
         yield part(plan)
@@ -117,14 +126,9 @@ def _parameters(asked: Mapping[str, Json]) -> dict[str, str]:
     return {titles[n]: code(asked[n]) for n in titles if asked.get(n) is not None}
 
 
-def _largest_first(figures: Mapping[str, int]) -> list[tuple[str, int]]:
-    named = [(name, count) for name, count in figures.items() if name != "total"]
-    return sorted(named, key=lambda item: (-item[1], item[0]))
-
-
 def _candidates(plan: Plan) -> str:
     found, called = plan.figures["candidates"], plan.called
-    missing = _largest_first(found["missing"])
+    missing = largest_first(found["missing"])
     several = len(missing) > 1
     every = "both" if len(missing) == 2 else f"all {len(missing)}"
     lines = [
@@ -136,7 +140,7 @@ def _candidates(plan: Plan) -> str:
     needs = {name: " then ".join(map(code, lacks)) for name, lacks, _ in plan.sessions.kinds()}
     categories = table(
         ("Category", called.title, "Scored"),
-        ((code(n), c, needs.get(n, NONE)) for n, c in _largest_first(plan.figures["categories"])),
+        ((code(n), c, needs.get(n, NONE)) for n, c in largest_first(plan.figures["categories"])),
     )
     # Of one component the table would say again what the lines say.
     return section("Candidate analysis", bullets(lines), categories if several else "")
@@ -144,99 +148,6 @@ def _candidates(plan: Plan) -> str:
 
 def _moment(text: str | None) -> str:
     return utc(moment(text)) if text else NONE
-
-
-def _steps(plan: Plan) -> Sequence[Mapping[str, Json]]:
-    """The calls in order, empty if the plan has none.
-
-    [{component, transport, function, arguments: [[name, value or null for the session's id]],
-    table, version_column, version, keeps_versions, calls, others}]
-    """
-    return plan.figures.get("steps") or ()
-
-
-def _fills(plan: Plan) -> list[Mapping[str, Json]]:
-    """What the calls fill: {table, version_column, version, keeps_versions}."""
-    return [filled for step in _steps(plan) for filled in (step, *step.get("others", ()))]
-
-
-def _calls_and_writes(plan: Plan) -> str:
-    calls, writes = plan.figures["expected_calls"], plan.figures["expected_writes"]
-    versions = _versions(plan)
-    order = (
-        f"In each {plan.called.one} the calls are made in this order, each only if its row is "
-        f"missing. A call that fails ends the {plan.called.one}."
-        if _steps(plan)
-        else "Each call is made only if its row is missing, with the parameters named above."
-    )
-    return section(
-        "Expected calls and writes",
-        "Counted from what is missing."
-        + ("" if plan.rehearsal else " No call was made for this plan."),
-        table(
-            ("Function call", "Calls"),
-            [*((code(c), n) for c, n in _calls(plan)), ("**total**", calls["total"])],
-        ),
-        order,
-        table(
-            ("Table", "Rows", "Version"),
-            [
-                *((code(n), _rows(plan, n), versions.get(n, NONE)) for n in _tables(plan)),
-                ("**total**", _all_rows(writes), ""),
-            ],
-        ),
-    )
-
-
-def _calls(plan: Plan) -> list[tuple[str, int]]:
-    calls = plan.figures["expected_calls"]
-    steps = [(_pattern(s), s.get("calls", calls[s["function"]])) for s in _steps(plan)]
-    return steps or [(f"{name}(…)", count) for name, count in _largest_first(calls)]
-
-
-def _pattern(step: Mapping[str, Json]) -> str:
-    shown = (name if value is None else f"{name}='{value}'" for name, value in step["arguments"])
-    kind = "Edge Function " if step.get("transport") == "edge" else ""
-    return f"{kind}{step['function']}({', '.join(shown)})"
-
-
-def _tables(plan: Plan) -> list[str]:
-    """The written tables, in the order of the calls if that is known."""
-    writes = plan.expected_writes
-    names = list(dict.fromkeys(f["table"] for f in _fills(plan)))
-    return names or sorted(writes["new"], key=lambda name: (-writes[name], name))
-
-
-def _rows(plan: Plan, table_name: str) -> str:
-    """The planned rows of a table: +5 new, 1 replaces version `r1`."""
-    new = plan.expected_writes["new"].get(table_name, 0)
-    replaced = _replaced(plan, table_name)
-    shown = [f"+{new:,} new"] if new or not replaced else []
-    return ", ".join([*shown, *replaced])
-
-
-def _all_rows(writes: Mapping[str, Json]) -> str:
-    new, replaced = (sum(writes[kind].values()) for kind in ("new", "replaced"))
-    return f"+{new:,} new" + (f", {replaced:,} replaced" if replaced else "")
-
-
-def _replaced(plan: Plan, table_name: str) -> list[str]:
-    """The rows of a table that are replaced, by their version."""
-    versions = plan.replaced_versions.get(table_name, {})
-    return [
-        f"{count:,} {'replaces' if count == 1 else 'replace'} "
-        + (f"version {code(version)}" if version else "a row without a version")
-        for version, count in _largest_first(versions)
-    ]
-
-
-def _versions(plan: Plan) -> dict[str, str]:
-    """Table: the version its rows will carry, as Markdown. None for tables without versions."""
-    return {
-        f["table"]: f"{code(f['version_column'])} = {code(f['version'])}"
-        for f in _fills(plan)
-        if f["version_column"] is not None
-    }
 
 
 def _data_quality(plan: Plan) -> str:
@@ -302,27 +213,9 @@ def _standing_risks(plan: Plan) -> list[str]:
     left = f"**Left as they are**: {plan.called.counted(excluded, 'excluded ')}" if excluded else ""
     return [
         "**Idempotence**: a call is made only if its row is still missing",
-        _overwriting(plan),
+        overwriting(plan),
         *([left] if left else []),
     ]
-
-
-def _overwriting(plan: Plan) -> str:
-    replaced = [
-        f"in {code(name)} {', '.join(rows)}"
-        for name in _tables(plan)
-        if (rows := _replaced(plan, name))
-    ]
-    kept = "the receipt keeps its former contents"
-    if replaced:
-        return (
-            f"{MARKS['warn']} **Overwriting**: {'; '.join(replaced)}. For each {kept}, and an undo "
-            "gives them back. Every other planned row was missing when the plan was sealed"
-        )
-    return (
-        "**Overwriting**: every planned row was missing when the plan was sealed. A row that "
-        f"someone else has filled by then is skipped. If a call does change a row, {kept}"
-    )
 
 
 def _rollback(plan: Plan) -> str:
@@ -372,15 +265,15 @@ def _criteria(plan: Plan) -> str:
 
 
 def _criteria_of_tables(plan: Plan) -> list[tuple[str, object, str]]:
-    versions = _versions(plan)
+    versions = wanted_versions(plan)
     rows: list[tuple[str, object, str]] = []
-    for name in _tables(plan):
+    for name in written_tables(plan):
         count = plan.expected_writes[name]
         rows.append((code(f"{name}_rows"), count, "planned rows, new and updated told apart"))
-        if name in versions or not _steps(plan):
+        if name in versions or not planned_steps(plan):
             version = versions.get(name, "the wanted version")
             rows.append((code(f"{name}_version"), count, f"rows the run wrote, with {version}"))
-    kept = (f["table"] for f in _fills(plan) if f.get("keeps_versions"))
+    kept = (f["table"] for f in filled(plan) if f.get("keeps_versions"))
     legacy = [(code(f"{n}_no_legacy_versions"), 0, "new rows of another version") for n in kept]
     return [*rows, *legacy]
 

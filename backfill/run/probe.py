@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 
 import anyio
 
-from backfill.api.gateway import CallFailed, Gateway
+from backfill.api.gateway import PAGE, CallFailed, Gateway
 from backfill.results.run import Json
 
 Told = dict[str, Json]  # {status, detail, next}, see sql/40_plan/function_marks.sql
@@ -65,7 +65,7 @@ async def _edge(gateway: Gateway, function: str) -> Told:
         return _told(
             "fail", f"it does not start: {code} {message}", f"look at its logs, then: {deploy}"
         )
-    if code == "transport":
+    if code == "transport" and message != PAGE:  # an answer to OPTIONS is seldom JSON
         return _not_asked("it", code, message)
     return _told("ok", "it is deployed and answers")
 

@@ -96,6 +96,7 @@ $$;
 create function backfill_private.replaced_meanwhile(p_run public.backfill_runs)
 returns jsonb
 language plpgsql
+stable
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 as $$

@@ -1,6 +1,79 @@
 -- The buckets of a verification: as_planned, missing, no_longer_selected, filled_elsewhere and changed_since of the
 -- planned rows, unplanned of what the run wrote besides, and extra of the others. verdict.sql says what follows.
 
+-- The condition under which a receipt's key is that of a planned row, as SQL. The session is the receipt's own. It is
+-- null if the key has other columns by now.
+--
+-- p_key  SQL: the key, {column: value}
+create function backfill_private.planned_key_condition(
+  p_target public.backfill_targets, p_request jsonb, p_key text
+)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(
+    string_agg(
+      format('(%s ->> %L)::%s %s %s',
+        p_key,
+        c.name,
+        format_type(v.type, -1),
+        backfill_private.equals(v.type),
+        backfill_private.value_sql(p_target.target, c.parameter, v.type, p_request)),
+      ' and '),
+    'true')
+  from (
+    select p_target.version_column as name, p_target.version_parameter as parameter
+    union all
+    select m.key, m.value
+    from jsonb_each_text(p_target.matches) as m
+  ) as c
+  cross join lateral (select backfill_private.value_type(p_target.table_name, c.name) as type) as v
+  where c.name = any (p_target.key_columns)
+    and v.type is not null
+$$;
+
+-- The newest receipt of each session in the places of the plan after $2, up to $3, of the run $1, and how its row was
+-- first written, as SQL. What stands is held against the planned row, if the session has receipts of others too.
+create function backfill_private.written_sql(p_target public.backfill_targets, p_request jsonb)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    'select r.ordinal,
+       (array_agg(r.operation order by (%2$s) is false, r.receipt_id))[1] as operation,
+       (array_agg(r.receipt_id order by (%2$s) is false, r.receipt_id desc))[1] as newest
+     from public.backfill_receipts as r
+     where r.run_id = $1 and r.ordinal > $2 and r.ordinal <= $3
+       and r.component = %1$L
+       and r.kind = ''score''
+       and r.undone_at is null
+     group by r.ordinal',
+    p_target.component,
+    backfill_private.planned_key_condition(p_target, p_request, 'r.row_key'))
+$$;
+
+-- The condition under which a row t is as a receipt x left it, for the receipts of a component in some places of a plan.
+create function backfill_private.as_left_of(
+  p_run_id uuid, p_target public.backfill_targets, p_after integer, p_until integer
+)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.as_left_sql(p_target.table_name::regclass, array(
+    select distinct r.shape
+    from public.backfill_receipts as r
+    where r.run_id = p_run_id
+      and r.ordinal > p_after
+      and r.ordinal <= p_until
+      and r.component = p_target.component))
+$$;
+
 -- How each planned row stands, for one component and the places of the plan after p_after, up to p_until.
 --
 -- returns  one row per planned session
@@ -35,18 +108,7 @@ begin
   select * into strict v_target from public.backfill_targets as t
   where t.target = v_run.target and t.component = p_component;
   return query execute format(
-    'with written as (
-       -- What stands is held against the planned row, if the session has receipts of others too.
-       select r.ordinal,
-         (array_agg(r.operation order by (%11$s) is false, r.receipt_id))[1] as operation,
-         (array_agg(r.receipt_id order by (%11$s) is false, r.receipt_id desc))[1] as newest
-       from public.backfill_receipts as r
-       where r.run_id = $1 and r.ordinal > $2 and r.ordinal <= $3
-         and r.component = %1$L
-         and r.kind = ''score''
-         and r.undone_at is null
-       group by r.ordinal
-     )
+    'with written as (%11$s)
      select item.ordinal, item.session_id, item.state, item.phase,
        case
          when x.after_hash is not null and wanted.is_as_left then ''as_planned''
@@ -89,55 +151,15 @@ begin
     v_target.table_name::regclass,
     backfill_private.row_condition(v_target, v_run.request, false),
     backfill_private.row_condition(v_target, v_run.request, true),
-    backfill_private.as_left_sql(v_target.table_name::regclass, array(
-      select distinct r.shape
-      from public.backfill_receipts as r
-      where r.run_id = p_run_id
-        and r.ordinal > p_after
-        and r.ordinal <= p_until
-        and r.component = p_component)),
+    backfill_private.as_left_of(p_run_id, v_target, p_after, p_until),
     v_source.source_table::regclass,
     v_source.key_column,
     backfill_private.session_key(v_run.target),
-    coalesce((select format('coalesce(t.%I::text, '''')', c) from unnest(array[v_target.version_column]) as c
-      where c is not null), 'null::text'),
+    format('coalesce(t.%I::text, '''')', v_target.version_column),
     backfill_private.key_condition(v_target.table_name, v_target.key_columns, 'x.row_key'),
-    backfill_private.planned_key_condition(v_target, v_run.request, 'r.row_key'))
+    backfill_private.written_sql(v_target, v_run.request))
   using p_run_id, p_after, p_until;
 end
-$$;
-
--- The condition under which a receipt's key is that of a planned row, as SQL. The session is the receipt's own. It is
--- null if the key has other columns by now.
---
--- p_key  SQL: the key, {column: value}
-create function backfill_private.planned_key_condition(
-  p_target public.backfill_targets, p_request jsonb, p_key text
-)
-returns text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select coalesce(
-    string_agg(
-      format('(%s ->> %L)::%s %s %s',
-        p_key,
-        c.name,
-        format_type(v.type, -1),
-        backfill_private.equals(v.type),
-        backfill_private.value_sql(p_target.target, c.parameter, v.type, p_request)),
-      ' and '),
-    'true')
-  from (
-    select p_target.version_column as name, p_target.version_parameter as parameter
-    union all
-    select m.key, m.value
-    from jsonb_each_text(p_target.matches) as m
-  ) as c
-  cross join lateral (select backfill_private.value_type(p_target.table_name, c.name) as type) as v
-  where c.name = any (p_target.key_columns)
-    and v.type is not null
 $$;
 
 -- What a run wrote of one component, for the places of its plan after p_after, up to p_until, that its plan does not
