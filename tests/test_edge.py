@@ -246,6 +246,21 @@ def test_what_a_function_says_of_one_session_fails_that_session(
     assert outcome.status.counts["done"] == 6
 
 
+def test_what_a_function_says_of_most_sessions_pauses_nothing(
+    project: Project, timed: backfill.Backfill
+) -> None:
+    """A 404 with a JSON body is the deployed function's own, however many sessions get it."""
+    declare(project, prism_over_edge())
+    plan = timed.plan(**FEW, priority=[])
+    project.approve(plan)
+    some = [s.session_id for s in plan.sessions[1:5]]
+    trouble = json.dumps({"session": some, "status": 404, "body": '{"error": "no text"}'})
+    with served(project, TROUBLED, TROUBLE=f"one {trouble}"):
+        outcome = timed.apply(plan.run_id)
+    assert {f.session_id for f in outcome.failures} == set(some)
+    assert outcome.status.counts["done"] == 3
+
+
 def test_a_function_that_is_not_deployed_stops_the_run(
     project: Project, timed: backfill.Backfill
 ) -> None:

@@ -77,6 +77,25 @@ def test_the_first_writes_of_a_function_without_headers_can_be_undone(
         timed.resume(plan.run_id)
 
 
+def test_a_session_without_effect_names_function_time_and_what_to_look_at(
+    project: Project, timed: backfill.Backfill
+) -> None:
+    """The write's error is ignored and the answer is 200: the letter of one lesson is refused."""
+    lessons.install(project, "inferred")
+    project.db.execute("alter table public.letters add check (lesson_id <> 2)")
+    plan = timed.plan(**lessons.ASKED, inferred="lessons")
+    project.approve(plan)
+    with served(project, lessons.FUNCTIONS):
+        (failed,) = timed.apply(plan.run_id).failures
+    assert (failed.session_id, failed.failed_step, failed.error_code) == ("2", "letter", "OB017")
+    assert re.fullmatch(
+        r"no effect: write_letter answered by \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC and left no row"
+        r" of the wanted version in public\.letters\. Look at its log of that time: .*",
+        str(failed.error_message),
+    )
+    assert timed.verify(plan.run_id).verdict == "partial"
+
+
 # With the file that hands the headers on --------------------------------------------------------
 
 RELAY = """

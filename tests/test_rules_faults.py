@@ -94,7 +94,7 @@ def test_an_error_of_the_api_is_of_a_kind(code: str | None, status: int | None, 
         (None, 404, "stop"),
         ("PGRST202", 404, "stop"),
         ("42P01", 404, "stop"),
-        ("NOT_FOUND", 404, "stop"),
+        ("NOT_FOUND", 404, "session"),
         ("NOT_FOUND", 400, "session"),
         ("no_text", 404, "session"),
         ("not_agreed", 403, "session"),
@@ -113,6 +113,28 @@ def test_an_error_of_the_api_is_of_a_kind(code: str | None, status: int | None, 
 )
 def test_an_error_of_an_edge_function_is_of_a_kind(code: object, status: int, kind: str) -> None:
     assert fault_of_edge({"code": code, "message": "it failed"}, status).kind == kind
+
+
+@pytest.mark.parametrize("status", [403, 404])
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ({"error": "none here"}, "session"),
+        ({"error": {"message": "none here"}}, "session"),
+        ({"code": "NOT_FOUND", "message": "no text"}, "session"),
+        ({"code": "NOT_FOUND", "message": "Requested function was not found"}, "stop"),
+        ({"message": "no Route matched with those values"}, "stop"),
+        ({"code": "42501", "message": "permission denied"}, "stop"),
+        ("<html>not found</html>", "stop"),
+        ("", "stop"),
+        ([], "stop"),
+    ],
+)
+def test_a_json_body_of_a_function_s_own_is_about_its_session(
+    body: object, kind: str, status: int
+) -> None:
+    """What the platform, a gateway or the database says may be every session's."""
+    assert fault_of_edge(body, status).kind == kind
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,9 @@ _BY_START = {(meaning.of, meaning.starts): meaning for meaning in MEANINGS}
 # Statuses that apply to every call, so they win over the code: too many calls, moved.
 _SAID_BY_THE_STATUS = ("429", "3")
 # What the platform itself answers instead of an Edge Function, whatever code comes with a 401.
-_ABSENT, _REFUSED, _FAILED = ("NOT_FOUND", 404), 401, 500
+_ABSENT, _REFUSED, _FAILED = re.compile(r"function\b.{0,20}\bnot found", re.IGNORECASE), 401, 500
+# With a JSON body of its own a function says these of its session.
+_OF_ONE = (403, 404)
 # Codes of PostgREST about what was asked for, which is always ours, and of PostgreSQL about any
 # name. Code of the user's raises the latter too, about names of its own.
 _ASKED_IN_VAIN = {"PGRST202", "PGRST205"}
@@ -166,9 +168,9 @@ def fault_of_edge(body: object, status: int, retry_after_s: float | None = None)
     """What an error of an Edge Function means.
 
     body: what it answered, as JSON or a text. A function that passes on the database's error
-    is judged as precisely as the API. A code of the function's own is about its session. 500 is
-    how a function itself fails. The platform's other statuses about its worker (502 to 504, 546)
-    leave open whether it wrote.
+    is judged as precisely as the API. A code of the function's own is about its session, and so is
+    a 403 or 404 with a JSON body of its own. 500 is how a function itself fails. The platform's
+    other statuses about its worker (502 to 504, 546) leave open whether it wrote.
     """
     code, message = said_in(body)
     known = _storable(code) if code else str(status)
@@ -177,12 +179,27 @@ def fault_of_edge(body: object, status: int, retry_after_s: float | None = None)
         # The function passed on an error of PostgREST, whose connection broke during the call.
         # The call may have committed: see fault_of_api.
         kind = "slow" if kind == "slow" else "unknown"
-    elif (known, status) == _ABSENT or (status == _REFUSED and not _is_told(_meaning(known))):
+    elif _is_told(_meaning(known)):
+        pass
+    elif status in _OF_ONE:
+        kind = "session" if _is_of_the_function(body, message) else "stop"
+    elif status == _REFUSED:
         kind = "stop"
-    elif status == _FAILED and kind == "unknown" and not _is_told(_meaning(known)):
+    elif status == _FAILED and kind == "unknown":
         kind = "session"
     said = _storable(message or f"HTTP {status}")
     return Fault(kind, known[:20], _kept_message(known, said), retry_after_s)
+
+
+def _is_of_the_function(body: object, message: str | None) -> bool:
+    """Whether a JSON body is a deployed function's own, not the platform's or a gateway's.
+
+    These have a text alone, or say that the function is not there.
+    """
+    if not isinstance(body, Mapping) or _ABSENT.search(message or ""):
+        return False
+    told = {name for name, value in body.items() if value is not None}
+    return bool(told - {"message", "msg"})
 
 
 def said_in(body: object, levels: int = 3) -> tuple[str | None, str | None]:

@@ -40,7 +40,7 @@ begin
       'or somebody else wrote it during the call';
   elsif p_outcome = 'answered' or p_code = 'OB020' then
     state := 'failed'; step := p_without_row; code := 'OB017';
-    message := 'no effect: the function answered and left no row of the wanted version';
+    message := 'no effect';
   elsif p_outcome = 'released'
     or p_outcome <> 'again' and (backfill_private.fault(p_code)).direct = 'released'
   then
@@ -61,6 +61,26 @@ begin
     end if;
   end if;
 end
+$$;
+
+-- What is said of a session whose function answered and left no row: which function, when, and what to look at.
+create function backfill_private.no_effect(p_run_id uuid, p_component text)
+returns text
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  select format('no effect: %s answered by %s UTC and left no row of the wanted version in %s. Look at %s',
+    f.name,
+    to_char(backfill_private.clock() at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS'),
+    t.table_name,
+    case f.transport
+      when 'edge' then 'its log of that time: it may leave the error of its write unread, or have nothing to score'
+      else 'what it does for this session when it is called in the SQL editor' end)
+  from public.backfill_runs as r
+  join public.backfill_targets as t on t.target = r.target and t.component = p_component
+  join backfill_private.scoring_functions(r.target) as f using (component)
+  where r.run_id = p_run_id
 $$;
 
 -- Doubt a refusal of the gate that the gate had no reason for: the lease lives, and the run may write. Code of the
@@ -187,7 +207,8 @@ begin
   ), written as (
     update public.backfill_items as i
     set state = case when d.state = 'done' and i.filled @> i.components then 'skipped' else d.state end,
-        failed_step = d.step, error_code = d.code, error_message = d.message,
+        failed_step = d.step, error_code = d.code,
+        error_message = case d.code when 'OB017' then backfill_private.no_effect(p_run_id, d.step) else d.message end,
         crowded_out = d.crowded_out, unknown_outcomes = d.unknowns, is_alone = d.outcome = 'beside',
         not_before = case when d.state <> 'pending' then null
           when d.outcome = 'unknown' then backfill_private.clock() + backfill_private.back_off(d.unknowns)

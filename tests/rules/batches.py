@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.rules.canary import profile, score
 from tests.rules.case import Case, Rule
-from tests.rules.settling import NO_EFFECT, NO_RECEIPT
+from tests.rules.settling import NO_RECEIPT
 from tests.rules.standing import receipt
 from tests.rules.trouble import STEADY, told
 from tests.rules.world import OTHER_RUN, RUN, item, run_has, stand_in
@@ -391,7 +391,9 @@ BATCHES = Rule(
             "without effect",
             "select " + call(told("answered", answered=BOTH)) + " -> 0 ->> 'error_message'",
             (),
-            NO_EFFECT,
+            "no effect: x answered by 2025-11-02 12:00:00 UTC and left no row of the wanted version"
+            " in public.toy_scores. Look at what it does for this session when it is called in the"
+            " SQL editor",
             (leased(1),),
         ),
     ),

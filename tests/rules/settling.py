@@ -11,7 +11,7 @@ NO_RECEIPT = (
     "the row is there and has no receipt: the triggers were off, the Edge Function does not hand"
     " our headers on, or somebody else wrote it during the call"
 )
-NO_EFFECT = "no effect: the function answered and left no row of the wanted version"
+NO_EFFECT = "no effect"
 WITHHELD = "data exception; the message stays in the database's log, it may hold contents"
 DONE = ("done", None, None, None, False)
 PENDING = ("pending", None, None, None, False)

@@ -17,7 +17,7 @@ export function troubled(name: string): void {
     const score = () => db.rpc(name, asked);
     if (trouble.startsWith("one ")) {
       const { session, status, body } = JSON.parse(trouble.slice(4));
-      if (asked.session_id === session) return new Response(body, { status });
+      if ([session].flat().includes(asked.session_id)) return new Response(body, { status });
     }
     if (trouble === "writes nothing") return Response.json({ status: "ok" });
     if (isFirst && trouble === "throws") throw new Error("a person's answer: 42");
