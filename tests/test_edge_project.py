@@ -96,6 +96,63 @@ def test_a_session_without_effect_names_function_time_and_what_to_look_at(
     assert timed.verify(plan.run_id).verdict == "partial"
 
 
+CONFLICTING = """
+import { createClient } from "npm:@supabase/supabase-js@2";
+
+const db = createClient(Deno.env.get("SUPABASE_URL")!, Deno.env.get("SUPABASE_SERVICE_ROLE_KEY")!);
+const tried = new Set();
+let underWay = 0;
+
+Deno.serve(async (request) => {
+  const { lesson_id, edition } = await request.json();
+  underWay += 1;
+  try {
+    const { error } = await db.from("days").insert({ day: "2025-08-02" });
+    const isAlone = underWay === 1;
+    if (tried.has(lesson_id) && !isAlone) return new Response("not alone", { status: 422 });
+    if (!tried.has(lesson_id) || lesson_id === "3") {
+      tried.add(lesson_id);
+      return Response.json({ error: error!.message }, { status: 500 });
+    }
+    const mark = { lesson_id, edition, points: 1 };
+    await db.from("marks").upsert(mark, { onConflict: "lesson_id,edition" });
+    return Response.json(mark);
+  } finally {
+    underWay -= 1;
+  }
+});
+"""
+
+
+def test_a_conflict_on_another_table_is_tried_once_more_alone(
+    project: Project, timed: backfill.Backfill, tmp_path: Path
+) -> None:
+    """Nothing else is under way then. What meets it alone too has failed, with its own words."""
+    shutil.copytree(lessons.FUNCTIONS, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "mark_lesson" / "index.ts").write_text(CONFLICTING)
+    lessons.install(project, "inferred")
+    project.db.execute("create table public.days (day date primary key)")
+    project.db.execute("insert into public.days values ('2025-08-02')")
+    project.db.execute("grant select, insert on public.days to service_role")
+    project.reload()
+    plan = timed.plan(**lessons.ASKED, inferred="lessons")
+    project.approve(plan)
+    told: list[str] = []
+    with served(project, tmp_path):
+        outcome = timed.apply(
+            plan.run_id,
+            on_event=lambda event: told.extend(
+                settled["error_message"] or "" for settled in event.details.get("settled", ())
+            ),
+        )
+    (failed,) = outcome.failures
+    assert (failed.session_id, failed.failed_step) == ("3", "mark")
+    assert failed.error_message == ('duplicate key value violates unique constraint "days_pkey"')
+    assert outcome.status.counts["done"] == 2
+    assert {s.attempts for s in timed.get(plan.run_id).sessions} == {2}
+    assert len([line for line in told if "With apply --concurrency 1 each is" in line]) == 3
+
+
 # With the file that hands the headers on --------------------------------------------------------
 
 RELAY = """

@@ -27,6 +27,7 @@ from backfill.render.plan_surroundings import changes_in_words
 from backfill.results.event import Event
 from backfill.results.run import Status
 
+ALONE = "tried once more alone"  # how the database says it, see sql/60_apply/alone.sql
 LOOK_EVERY_S = 3.0
 LONGEST_LOOK_S = 5.0
 SHOW_AFTER_S = 1.0  # what is over sooner needs no bar
@@ -135,6 +136,9 @@ class ApplyProgress:
         failed = states.count("failed")
         self._bar.advance(self._task, len(states))
         self._note(f"batch {event.details['batch']}: {len(states) - failed} done, {failed} failed")
+        for told in event.details["settled"]:
+            if told["state"] == "pending" and ALONE in (told["error_message"] or ""):
+                self._note(f"session {told['session_id']}: {told['error_message']}")
 
     def _settled_in_bulk(self, event: Event) -> None:
         told = event.details

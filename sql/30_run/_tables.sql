@@ -179,6 +179,9 @@ create unique index backfill_items_one_lease on public.backfill_items (source, s
 -- The few sessions whose error may be every session's.
 create index backfill_items_trial on public.backfill_items (run_id, ordinal) where trial is not null;
 
+-- The sessions that are called alone.
+create index backfill_items_alone on public.backfill_items (run_id, ordinal) where is_alone;
+
 -- The next batch.
 create index backfill_items_pending on public.backfill_items (run_id, ordinal) where state = 'pending';
 
@@ -215,7 +218,7 @@ comment on column public.backfill_items.crowded_out is
 comment on column public.backfill_items.unknown_outcomes is
   'Attempts that ended nobody knows how and left no row. They have a budget of their own, of eight.';
 comment on column public.backfill_items.is_alone is
-  'True: in bulk it was not well beside others in one transaction, so a call of its own decides.';
+  'True: it was not well beside others, in bulk in one transaction with them, so a call of its own decides.';
 comment on column public.backfill_items.not_before is
   'When a session that ran into trouble may be tried again.';
 comment on column public.backfill_items.trial is

@@ -219,7 +219,8 @@ as $$
     p_what, greatest(extract(epoch from p_until - backfill_private.clock()), 0.001), p_why)
 $$;
 
--- Grant a batch. If all pending sessions of the phase back off, or are leased by other runs, wait for them. If all
+-- Grant a batch. A session that has to be called alone waits until nothing else of the run is under way, and all others
+-- wait for it. If all pending sessions of the phase back off, or are leased by other runs, wait for them. If all
 -- turned out to be filled or no longer selected, look again: the next phase has a gate of its own.
 create function backfill_private.grant_or_wait(
   p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer
@@ -230,8 +231,17 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_phase text := backfill_private.pending_phase(p_run.run_id);
-  v_grants jsonb := backfill_private.grant_batch(p_run, p_claim_id, p_worker, p_limit);
+  v_alone text := backfill_private.session_alone(p_run);
+  v_grants jsonb;
 begin
+  if v_alone is not null and exists (
+    select from public.backfill_items as i where i.run_id = p_run.run_id and i.state = 'leased'
+  ) then
+    return backfill_private.wait_for('leases', 1, format(
+      'session %s met a conflict on a table that is no component''s and is tried once more alone. With '
+      'apply --concurrency 1 each is', v_alone));
+  end if;
+  v_grants := backfill_private.grant_batch(p_run, p_claim_id, p_worker, p_limit);
   if jsonb_array_length(v_grants) > 0 then
     return jsonb_build_object('granted', v_grants);
   elsif backfill_private.pending_phase(p_run.run_id) is distinct from v_phase then

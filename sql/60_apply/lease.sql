@@ -125,7 +125,9 @@ begin
   loop
     v_ordinals := case
       when p_is_witness then backfill_private.next_witness(p_run.run_id, v_phase)
-      else backfill_private.next_items(p_run.run_id, v_phase, p_limit) end;
+      else coalesce(
+        backfill_private.next_alone(p_run),
+        backfill_private.next_items(p_run.run_id, v_phase, p_limit)) end;
     exit when v_ordinals is null;
     v_skipped := backfill_private.skip_filled(p_run, v_ordinals)
       + backfill_private.skip_unselected(p_run, v_ordinals);

@@ -11,7 +11,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select exists (
     select from jsonb_array_elements(p_outcomes) as o
-    where o ->> 'outcome' in ('answered', 'failed', 'again'))
+    where o ->> 'outcome' in ('answered', 'failed', 'again', 'beside'))
 $$;
 
 -- The rule: what an item becomes, from the rows that are there and what the worker saw.
@@ -158,7 +158,8 @@ $$;
 --             lost      the same, and the worker is gone
 --             stop      a call failed in a way that all others may: see trial.sql
 --             released  not called
---             beside    in bulk, not well after another session in one transaction. It is called again alone
+--             beside    not well beside others: in bulk after another session in one transaction, else a conflict on a
+--                       table that is no component's. It is called again alone
 -- returns     the settled items: [{ordinal, session_id, state, failed_step, error_code, error_message, is_critical}]
 create function backfill_private.decide_outcomes(p_run_id uuid, p_outcomes jsonb)
 returns jsonb

@@ -128,6 +128,7 @@ begin
   where i.claim_id = p_claim_id and i.state = 'leased';
   if v_mine is not null then
     v_mine := backfill_private.doubt_refusals(p_run_id, backfill_private.judge_unheard(p_run_id, v_mine));
+    v_mine := backfill_private.doubt_conflicts(p_run_id, v_mine);
     v_settled := backfill_private.decide_outcomes(p_run_id, v_mine);
     perform backfill_private.record_batch(p_run_id, p_claim_id, v_settled);
     perform backfill_private.note_trouble(p_run_id, v_mine, v_settled);

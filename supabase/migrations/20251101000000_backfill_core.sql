@@ -2683,6 +2683,9 @@ create unique index backfill_items_one_lease on public.backfill_items (source, s
 -- The few sessions whose error may be every session's.
 create index backfill_items_trial on public.backfill_items (run_id, ordinal) where trial is not null;
 
+-- The sessions that are called alone.
+create index backfill_items_alone on public.backfill_items (run_id, ordinal) where is_alone;
+
 -- The next batch.
 create index backfill_items_pending on public.backfill_items (run_id, ordinal) where state = 'pending';
 
@@ -2719,7 +2722,7 @@ comment on column public.backfill_items.crowded_out is
 comment on column public.backfill_items.unknown_outcomes is
   'Attempts that ended nobody knows how and left no row. They have a budget of their own, of eight.';
 comment on column public.backfill_items.is_alone is
-  'True: in bulk it was not well beside others in one transaction, so a call of its own decides.';
+  'True: it was not well beside others, in bulk in one transaction with them, so a call of its own decides.';
 comment on column public.backfill_items.not_before is
   'When a session that ran into trouble may be tried again.';
 comment on column public.backfill_items.trial is
@@ -7470,6 +7473,94 @@ create table backfill_private.bulk_claims (
   xid xid8 not null
 );
 
+-- from sql/60_apply/alone.sql
+-- Alone: a session that met a conflict on a table that is no component's is called once more while no other of its run is.
+--
+-- Two sessions may write the same row of such a table: a day's total, a customer. What one of them met at the same time
+-- as the other tells nothing about it. If it meets the conflict alone too, that is its failure.
+
+-- Is this an error about a unique key of a table that is no component's? An Edge Function may pass on the message alone.
+create function backfill_private.is_conflict_elsewhere(p_target text, p_code text, p_message text)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select (p_code = '23505' or strpos(p_message, 'duplicate key value violates unique constraint') > 0)
+    and not exists (
+      select from public.backfill_targets as t
+      left join lateral pg_partition_tree(to_regclass(t.table_name)) as part on true
+      join pg_index as x on x.indrelid = coalesce(part.relid, to_regclass(t.table_name))
+      join pg_class as c on c.oid = x.indexrelid
+      where t.target = p_target and c.relname = substring(p_message from 'unique constraint "([^"]+)"'))
+$$;
+
+-- Doubt a failure that is such a conflict: its session is called once more alone.
+--
+-- returns  the outcomes as they are decided
+create function backfill_private.doubt_conflicts(p_run_id uuid, p_outcomes jsonb)
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_agg(
+    case
+      when o ->> 'outcome' = 'failed'
+        and not i.is_alone
+        and r.request ->> 'mode' is distinct from 'bulk'
+        and backfill_private.is_conflict_elsewhere(r.target, o ->> 'code', o ->> 'message')
+      then o || jsonb_build_object('outcome', 'beside', 'message', left(o ->> 'message', 300)
+        || ': it is tried once more alone. With apply --concurrency 1 each is')
+      else o
+    end)
+  from jsonb_array_elements(p_outcomes) as o
+  join public.backfill_runs as r on r.run_id = p_run_id
+  left join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = (o ->> 'ordinal')::integer
+$$;
+
+-- The session that has to be called alone, or is being called so. Null if there is none. In bulk a call decides that.
+create function backfill_private.session_alone(p_run public.backfill_runs)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select i.session_id
+  from public.backfill_items as i
+  where i.run_id = p_run.run_id
+    and i.is_alone
+    and i.state in ('pending', 'leased')
+    and p_run.request ->> 'mode' is distinct from 'bulk'
+  order by i.state, i.ordinal
+  limit 1
+$$;
+
+-- The place of the next session that has to be called alone, locked. Null if none is ready.
+create function backfill_private.next_alone(p_run public.backfill_runs)
+returns integer[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_ordinal integer;
+begin
+  select i.ordinal into v_ordinal
+  from public.backfill_items as i
+  where i.run_id = p_run.run_id
+    and i.is_alone
+    and i.state = 'pending'
+    and p_run.request ->> 'mode' is distinct from 'bulk'
+    and not exists (
+      select from public.backfill_items as other
+      where other.source = i.source and other.session_id = i.session_id and other.state = 'leased')
+  order by i.ordinal
+  limit 1
+  for update of i skip locked;
+  return case when v_ordinal is not null then array[v_ordinal] end;
+end
+$$;
+
 -- from sql/60_apply/backoff_and_breaker.sql
 -- Trouble: what the database does when many calls go wrong. Back-off and the circuit breaker.
 --
@@ -8538,7 +8629,8 @@ as $$
     p_what, greatest(extract(epoch from p_until - backfill_private.clock()), 0.001), p_why)
 $$;
 
--- Grant a batch. If all pending sessions of the phase back off, or are leased by other runs, wait for them. If all
+-- Grant a batch. A session that has to be called alone waits until nothing else of the run is under way, and all others
+-- wait for it. If all pending sessions of the phase back off, or are leased by other runs, wait for them. If all
 -- turned out to be filled or no longer selected, look again: the next phase has a gate of its own.
 create function backfill_private.grant_or_wait(
   p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer
@@ -8549,8 +8641,17 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_phase text := backfill_private.pending_phase(p_run.run_id);
-  v_grants jsonb := backfill_private.grant_batch(p_run, p_claim_id, p_worker, p_limit);
+  v_alone text := backfill_private.session_alone(p_run);
+  v_grants jsonb;
 begin
+  if v_alone is not null and exists (
+    select from public.backfill_items as i where i.run_id = p_run.run_id and i.state = 'leased'
+  ) then
+    return backfill_private.wait_for('leases', 1, format(
+      'session %s met a conflict on a table that is no component''s and is tried once more alone. With '
+      'apply --concurrency 1 each is', v_alone));
+  end if;
+  v_grants := backfill_private.grant_batch(p_run, p_claim_id, p_worker, p_limit);
   if jsonb_array_length(v_grants) > 0 then
     return jsonb_build_object('granted', v_grants);
   elsif backfill_private.pending_phase(p_run.run_id) is distinct from v_phase then
@@ -9120,7 +9221,9 @@ begin
   loop
     v_ordinals := case
       when p_is_witness then backfill_private.next_witness(p_run.run_id, v_phase)
-      else backfill_private.next_items(p_run.run_id, v_phase, p_limit) end;
+      else coalesce(
+        backfill_private.next_alone(p_run),
+        backfill_private.next_items(p_run.run_id, v_phase, p_limit)) end;
     exit when v_ordinals is null;
     v_skipped := backfill_private.skip_filled(p_run, v_ordinals)
       + backfill_private.skip_unselected(p_run, v_ordinals);
@@ -9774,7 +9877,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select exists (
     select from jsonb_array_elements(p_outcomes) as o
-    where o ->> 'outcome' in ('answered', 'failed', 'again'))
+    where o ->> 'outcome' in ('answered', 'failed', 'again', 'beside'))
 $$;
 
 -- The rule: what an item becomes, from the rows that are there and what the worker saw.
@@ -9921,7 +10024,8 @@ $$;
 --             lost      the same, and the worker is gone
 --             stop      a call failed in a way that all others may: see trial.sql
 --             released  not called
---             beside    in bulk, not well after another session in one transaction. It is called again alone
+--             beside    not well beside others: in bulk after another session in one transaction, else a conflict on a
+--                       table that is no component's. It is called again alone
 -- returns     the settled items: [{ordinal, session_id, state, failed_step, error_code, error_message, is_critical}]
 create function backfill_private.decide_outcomes(p_run_id uuid, p_outcomes jsonb)
 returns jsonb
@@ -10281,6 +10385,7 @@ begin
   where i.claim_id = p_claim_id and i.state = 'leased';
   if v_mine is not null then
     v_mine := backfill_private.doubt_refusals(p_run_id, backfill_private.judge_unheard(p_run_id, v_mine));
+    v_mine := backfill_private.doubt_conflicts(p_run_id, v_mine);
     v_settled := backfill_private.decide_outcomes(p_run_id, v_mine);
     perform backfill_private.record_batch(p_run_id, p_claim_id, v_settled);
     perform backfill_private.note_trouble(p_run_id, v_mine, v_settled);

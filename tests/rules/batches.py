@@ -150,6 +150,69 @@ LOST_RACES = Rule(
         ),
     ),
 )  # fmt: skip
+DUPLICATE = 'duplicate key value violates unique constraint "{}"'
+
+
+def in_conflict(name: str, wanted: bool, code: str, message: str) -> Case:
+    return Case(
+        name,
+        "select backfill_private.is_conflict_elsewhere('toy', %s, %s)",
+        (code, message),
+        wanted,
+        ("create table public.days (day date primary key)",),
+    )
+
+
+def doubted(name: str, outcome: str, wanted: str, *given: str, index: str = "days_pkey") -> Case:
+    conflict: dict[str, Any] = {
+        "step": "score",
+        "code": "23505",
+        "message": DUPLICATE.format(index),
+    }
+    told_of = json.dumps([told(outcome, **conflict)])
+    query = f"select backfill_private.doubt_conflicts('{RUN}', %s) -> 0 ->> 'outcome'"
+    return Case(name, query, (told_of,), wanted, given or (leased(1),))
+
+
+CONFLICTS = Rule(
+    "a conflict on a table that is no component's",
+    ("is_conflict_elsewhere", "doubt_conflicts"),
+    (
+        in_conflict("of another table", True, "23505", DUPLICATE.format("days_pkey")),
+        in_conflict("of a table that is gone", True, "23505", DUPLICATE.format("nothing")),
+        in_conflict("in words of its own", True, "23505", "schon da"),
+        in_conflict("passed on as a text", True, "500", DUPLICATE.format("days_pkey")),
+        in_conflict("of a component's", False, "23505", DUPLICATE.format("toy_scores_pkey")),
+        in_conflict("a text on a component's", False, "500", DUPLICATE.format("toy_scores_pkey")),
+        in_conflict("another error", False, "P0001", "no"),
+        doubted("it failed beside others", "failed", "beside"),
+        doubted("it failed alone", "failed", "failed", leased(1, is_alone=True)),
+        doubted("it was well", "answered", "answered"),
+        doubted("the component's own", "failed", "failed", index="toy_scores_pkey"),
+        doubted("in bulk", "failed", "failed", leased(1), run_has(request={"mode": "bulk"})),
+    ),
+)  # fmt: skip
+ALONE = Rule(
+    "who is called alone",
+    ("next_alone", "session_alone"),
+    tuple(
+        Case(
+            name,
+            "select jsonb_build_array("
+            "backfill_private.session_alone(r), backfill_private.next_alone(r))"
+            f" from public.backfill_runs as r where r.run_id = '{RUN}'",
+            (),
+            wanted,
+            given,
+        )
+        for name, wanted, given in (
+            ("nobody", [None, None], (item(1), item(2))),
+            ("the first that waits", ["s2", [2]], (item(1), item(2, is_alone=True))),
+            ("one that is called", ["s1", None], (leased(1, is_alone=True), item(2))),
+            ("one that is done", [None, None], (item(1, state="done", is_alone=True),)),
+        )
+    ),
+)
 BATCHES = Rule(
     "what the items of a batch become",
     ("decide_outcomes", "take_fences"),
@@ -401,5 +464,7 @@ BATCHES = Rule(
 
 RULES = (
     LOST_RACES,
+    CONFLICTS,
+    ALONE,
     BATCHES,
 )

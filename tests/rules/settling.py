@@ -247,7 +247,7 @@ def known(*outcomes: str) -> Case:
         f"known: {outcomes}",
         "select backfill_private.has_known_outcome(%s)",
         (told,),
-        bool({"answered", "failed", "again"} & set(outcomes)),
+        bool({"answered", "failed", "again", "beside"} & set(outcomes)),
     )
 
 
@@ -256,7 +256,7 @@ KNOWN = Rule(
     ("has_known_outcome",),
     (
         known(),
-        *(known(one) for one in ("answered", "failed", "again")),
+        *(known(one) for one in ("answered", "failed", "again", "beside")),
         *(known(one) for one in ("unknown", "lost", "slow", "stop", "released")),
         known("unknown", "failed", "unknown"),
         known("unknown", "slow"),

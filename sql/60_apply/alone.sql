@@ -1,0 +1,86 @@
+-- Alone: a session that met a conflict on a table that is no component's is called once more while no other of its run is.
+--
+-- Two sessions may write the same row of such a table: a day's total, a customer. What one of them met at the same time
+-- as the other tells nothing about it. If it meets the conflict alone too, that is its failure.
+
+-- Is this an error about a unique key of a table that is no component's? An Edge Function may pass on the message alone.
+create function backfill_private.is_conflict_elsewhere(p_target text, p_code text, p_message text)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select (p_code = '23505' or strpos(p_message, 'duplicate key value violates unique constraint') > 0)
+    and not exists (
+      select from public.backfill_targets as t
+      left join lateral pg_partition_tree(to_regclass(t.table_name)) as part on true
+      join pg_index as x on x.indrelid = coalesce(part.relid, to_regclass(t.table_name))
+      join pg_class as c on c.oid = x.indexrelid
+      where t.target = p_target and c.relname = substring(p_message from 'unique constraint "([^"]+)"'))
+$$;
+
+-- Doubt a failure that is such a conflict: its session is called once more alone.
+--
+-- returns  the outcomes as they are decided
+create function backfill_private.doubt_conflicts(p_run_id uuid, p_outcomes jsonb)
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_agg(
+    case
+      when o ->> 'outcome' = 'failed'
+        and not i.is_alone
+        and r.request ->> 'mode' is distinct from 'bulk'
+        and backfill_private.is_conflict_elsewhere(r.target, o ->> 'code', o ->> 'message')
+      then o || jsonb_build_object('outcome', 'beside', 'message', left(o ->> 'message', 300)
+        || ': it is tried once more alone. With apply --concurrency 1 each is')
+      else o
+    end)
+  from jsonb_array_elements(p_outcomes) as o
+  join public.backfill_runs as r on r.run_id = p_run_id
+  left join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = (o ->> 'ordinal')::integer
+$$;
+
+-- The session that has to be called alone, or is being called so. Null if there is none. In bulk a call decides that.
+create function backfill_private.session_alone(p_run public.backfill_runs)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select i.session_id
+  from public.backfill_items as i
+  where i.run_id = p_run.run_id
+    and i.is_alone
+    and i.state in ('pending', 'leased')
+    and p_run.request ->> 'mode' is distinct from 'bulk'
+  order by i.state, i.ordinal
+  limit 1
+$$;
+
+-- The place of the next session that has to be called alone, locked. Null if none is ready.
+create function backfill_private.next_alone(p_run public.backfill_runs)
+returns integer[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_ordinal integer;
+begin
+  select i.ordinal into v_ordinal
+  from public.backfill_items as i
+  where i.run_id = p_run.run_id
+    and i.is_alone
+    and i.state = 'pending'
+    and p_run.request ->> 'mode' is distinct from 'bulk'
+    and not exists (
+      select from public.backfill_items as other
+      where other.source = i.source and other.session_id = i.session_id and other.state = 'leased')
+  order by i.ordinal
+  limit 1
+  for update of i skip locked;
+  return case when v_ordinal is not null then array[v_ordinal] end;
+end
+$$;
