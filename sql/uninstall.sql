@@ -114,6 +114,7 @@ drop table if exists
   public.backfill_settings,
   backfill_private.findings,
   backfill_private.looks,
+  backfill_private.elsewhere,
   backfill_private.shapes,
   backfill_private.rehearsals,
   backfill_private.rehearsal_rows,

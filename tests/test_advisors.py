@@ -29,6 +29,10 @@ NEEDED_BY = {
         select from public.backfill_items
         where run_id = gen_random_uuid() and trial in ('aside', 'agreed')
     """,
+    # backfill_private.places_alone, at every claim: the sessions that are called alone
+    "backfill_items_alone": """
+        select ordinal from public.backfill_items where run_id = gen_random_uuid() and is_alone
+    """,
     # backfill_private.shape_of, at every receipt: the shapes of one table
     "backfill_shapes_relations": """
         select from backfill_private.shapes where relation = 'public.profiles'::regclass

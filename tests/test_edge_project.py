@@ -45,6 +45,42 @@ def test_untouched_functions_go_the_whole_way(project: Project, timed: backfill.
     assert project.value("select count(*) from public.marks") == 0
 
 
+def counted(project: Project) -> None:
+    """Wait until the API's sessions have told PostgreSQL's counters what they wrote."""
+    project.admin.execute(
+        "select pg_terminate_backend(pid, 20000) from pg_stat_activity"
+        " where usename = 'authenticator' and datname = current_database()"
+    )
+
+
+def test_a_table_that_no_component_names_is_seen_and_named(
+    project: Project, timed: backfill.Backfill, shell: Shell
+) -> None:
+    """In verify, in the undo, which leaves it, and in the next plan."""
+    lessons.install(project, "inferred")
+    plan = timed.plan(**lessons.ASKED, inferred="lessons")
+    assert "other tables" not in {mark.name for mark in plan.checks}
+    project.approve(plan)
+    with served(project, lessons.FUNCTIONS):
+        timed.apply(plan.run_id)
+    counted(project)
+    copies = {
+        "table": "public.letter_copies", "inserted": 3, "updated": 0, "deleted": 0,
+        "seen": "first sessions",
+    }  # fmt: skip
+    assert [dict(one) for one in timed.verify(plan.run_id).elsewhere] == [copies]
+    said = "public.letter_copies (3 inserted). No component names it, so an undo leaves it."
+    assert said in shell("verify", plan.run_id).out
+    undo = timed.rollback(plan.run_id)
+    assert [dict(one) for one in undo.effect.elsewhere] == [copies]
+    assert said in shell("rollback", plan.run_id).out
+    timed.rollback(plan.run_id).confirm(reason="a test")
+    assert project.value("select count(*) from public.letter_copies") == 3
+    marks = {mark.name: mark for mark in timed.plan(**lessons.ASKED, inferred="lessons").checks}
+    assert marks["other tables"].status == "warn"
+    assert "wrote to public.letter_copies" in marks["other tables"].detail
+
+
 def test_the_first_writes_of_a_function_without_headers_can_be_undone(
     project: Project, timed: backfill.Backfill
 ) -> None:

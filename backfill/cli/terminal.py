@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -17,7 +17,7 @@ from backfill.results.check import Check
 from backfill.results.coverage import Missing
 from backfill.results.run import FailedSession, Json, Outcome, RunSummary, Status
 from backfill.results.undo import UndoEffect
-from backfill.results.verification import Verification
+from backfill.results.verification import Verification, elsewhere_in_words
 
 MARKS = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
 MARKS |= {"pass": "[green]pass[/]", "partial": "[yellow]partial[/]"}
@@ -228,8 +228,16 @@ def print_verification(verification: Verification) -> None:
         )
     if verification.new_candidates_total:
         _print_new_candidates(verification)
+    _print_elsewhere(verification.elsewhere)
     _print_critical(verification)
     out.print(f"verdict: {MARKS[verification.verdict]}")
+
+
+def _print_elsewhere(elsewhere: Sequence[Mapping[str, Json]]) -> None:
+    if elsewhere:
+        written = elsewhere_in_words(elsewhere)
+        said = f"also written by the calls, or by others at that time: {written}"
+        out.print(f"      {said}. No component names it, so an undo leaves it.", markup=False)
 
 
 def _print_critical(verification: Verification) -> None:
@@ -268,6 +276,7 @@ def print_undo(effect: UndoEffect) -> None:
             f"  left as it is: {conflict['session_id']} {conflict['table']}: {conflict['reason']}",
             markup=False,
         )
+    _print_elsewhere(effect.elsewhere)
     if effect.confirming:
         print_next(effect.confirming)
 

@@ -15,8 +15,10 @@ class UndoEffect:
 
     conflicts: {session_id, table, row, reason}. sessions: how many lose a row. session_ids: in a
     preview, the first hundred of these, in the order of the plan. inferred: in a preview, how many
-    rows have inferred receipts. was_finished: whether it had been carried out before this
-    confirmation, by `confirmed_by` at `finished_at`. called: how the target's rows are called.
+    rows have inferred receipts. elsewhere: in a preview, writes to tables that no component names,
+    see Verification. An undo leaves them. was_finished: whether it had been carried out before this
+    confirmation, by `confirmed_by` at `finished_at`. called: how the target's
+    rows are called.
     """
 
     run_id: str
@@ -32,6 +34,7 @@ class UndoEffect:
     inferred: int = 0
     session_ids: tuple[str, ...] = ()
     called: Called = SESSION
+    elsewhere: tuple[Mapping[str, Json], ...] = ()
 
     @property
     def is_preview(self) -> bool:
@@ -68,5 +71,6 @@ class UndoEffect:
             "restores": dict(self.restores),
             "inferred": self.inferred,
             "conflicts": [dict(c) for c in self.conflicts],
+            "elsewhere": [dict(written) for written in self.elsewhere],
             **({"next": self.confirming} if self.is_preview else carried_out),
         }

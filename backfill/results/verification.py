@@ -60,6 +60,8 @@ class Verification:
     settled.
     answered: critical events that somebody has looked at. They are no longer among the critical.
     unanswered: how many `backfill resume RUN --because …` would answer.
+    elsewhere: what the run was seen to write, or somebody else at that time, to tables that no
+    component names: {table, inserted, updated, deleted, seen}. seen: rehearsal, or first sessions.
     without_headers: Edge Functions that do not hand our headers on, though declared so.
     """
 
@@ -76,6 +78,7 @@ class Verification:
     inferred: int = 0
     answered: tuple[Answered, ...] = ()
     unanswered: int = 0
+    elsewhere: tuple[Mapping[str, Json], ...] = ()
     without_headers: str | None = None
 
     def as_dict(self) -> dict[str, Json]:
@@ -93,8 +96,23 @@ class Verification:
             "inferred": self.inferred,
             "answered": [a.as_dict() for a in self.answered],
             "unanswered": self.unanswered,
+            "elsewhere": [dict(written) for written in self.elsewhere],
             "without_headers": self.without_headers,
         }
+
+
+def elsewhere_in_words(elsewhere: Iterable[Mapping[str, Json]]) -> str:
+    """The tables and what was written there: public.days (3 inserted). Empty if there is none."""
+    return ", ".join(
+        f"{written['table']} ("
+        + ", ".join(
+            f"{written[kind]} {kind}"
+            for kind in ("inserted", "updated", "deleted")
+            if written[kind]
+        )
+        + ")"
+        for written in elsewhere
+    )
 
 
 Row = Mapping[str, Any]

@@ -313,3 +313,12 @@ create table backfill_private.unnoted (
 );
 
 create index backfill_unnoted_runs on backfill_private.unnoted (run_id, unnoted_id);
+
+-- What was written to tables that no component names while a run's first sessions were scored: see elsewhere.sql.
+create table backfill_private.elsewhere (
+  run_id uuid primary key references public.backfill_runs (run_id) on delete cascade,
+  since timestamptz not null,
+  before jsonb not null,
+  seen jsonb,
+  seen_at timestamptz
+);

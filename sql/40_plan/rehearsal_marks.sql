@@ -230,6 +230,7 @@ declare
   v_name text;
 begin
   return next backfill_private.scoring_calls_mark(p_run_id);
+  return query select m from backfill_private.earlier_writes_mark(p_run_id) as m where m is not null;
   return query select m from backfill_private.repetition_mark(p_run_id) as m where m is not null;
   if p_figures -> 'took_ms' is null or p_figures -> 'took_ms' = 'null' then
     foreach v_name in array '{scoring time,second call,one transaction,existing rows,other tables,undo}'::text[] loop
@@ -342,6 +343,31 @@ as $$
       group by n.name
     ) as t
   ) as w
+$$;
+
+-- Was an earlier run of the same target seen to write to tables that no component names? Null if none was.
+create function backfill_private.earlier_writes_mark(p_run_id uuid)
+returns jsonb
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.mark('other tables', 'warn', format(
+    'while run %s scored its first sessions, it or somebody else wrote to %s: '
+    'without a receipt, so an undo leaves that',
+    earlier.run_id,
+    (select string_agg(distinct w ->> 'table', ', ') from jsonb_array_elements(earlier.written) as w)))
+  from (
+    select e.run_id, backfill_private.written_elsewhere(e.run_id) as written
+    from backfill_private.elsewhere as e
+    join public.backfill_runs as other using (run_id)
+    join public.backfill_runs as mine on mine.run_id = p_run_id and mine.target = other.target
+    where e.run_id <> p_run_id
+    order by e.since desc
+    limit 5
+  ) as earlier
+  where earlier.written <> '[]'
+  limit 1
 $$;
 
 -- Does an undo give back what was there before?

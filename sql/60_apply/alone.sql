@@ -43,7 +43,21 @@ as $$
   left join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = (o ->> 'ordinal')::integer
 $$;
 
--- The session that has to be called alone, or is being called so. Null if there is none. In bulk a call decides that.
+-- The places of a run's sessions that were not well beside others. Asked at every claim, so by their index. None in bulk,
+-- where a call decides this.
+create function backfill_private.places_alone(p_run public.backfill_runs)
+returns integer[]
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select array(
+    select i.ordinal
+    from public.backfill_items as i
+    where i.run_id = p_run.run_id and i.is_alone and p_run.request ->> 'mode' is distinct from 'bulk')
+$$;
+
+-- The session that has to be called alone, or is being called so. Null if there is none.
 create function backfill_private.session_alone(p_run public.backfill_runs)
 returns text
 language sql
@@ -53,9 +67,8 @@ as $$
   select i.session_id
   from public.backfill_items as i
   where i.run_id = p_run.run_id
-    and i.is_alone
+    and i.ordinal = any (backfill_private.places_alone(p_run))
     and i.state in ('pending', 'leased')
-    and p_run.request ->> 'mode' is distinct from 'bulk'
   order by i.state, i.ordinal
   limit 1
 $$;
@@ -72,9 +85,8 @@ begin
   select i.ordinal into v_ordinal
   from public.backfill_items as i
   where i.run_id = p_run.run_id
-    and i.is_alone
+    and i.ordinal = any (backfill_private.places_alone(p_run))
     and i.state = 'pending'
-    and p_run.request ->> 'mode' is distinct from 'bulk'
     and not exists (
       select from public.backfill_items as other
       where other.source = i.source and other.session_id = i.session_id and other.state = 'leased')

@@ -267,6 +267,9 @@ as $$
 declare
   v_grants jsonb := backfill_private.lease_items(p_run, p_claim_id, p_worker, p_limit, p_is_witness);
 begin
+  if p_run.batches_granted = 0 then
+    perform backfill_private.look_elsewhere(p_run);
+  end if;
   if jsonb_array_length(v_grants) = 0 then
     return v_grants;
   end if;

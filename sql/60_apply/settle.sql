@@ -134,6 +134,7 @@ begin
     perform backfill_private.note_trouble(p_run_id, v_mine, v_settled);
     perform backfill_private.break_circuit(p_run_id, v_settled);
     v_judged := backfill_private.judge_trial(p_run_id, v_settled);
+    perform backfill_private.keep_elsewhere(p_run_id);
   end if;
   return (
     select jsonb_build_object('state', r.state, 'reason', r.reason, 'settled', (

@@ -238,6 +238,7 @@ begin
       select count(*)
       from backfill_private.critical_events(p_run.run_id) as e
       where e.answered is null),
+    'elsewhere', backfill_private.written_elsewhere(p_run.run_id),
     'without_headers', backfill_private.functions_without_headers(p_run),
     'audit', jsonb_build_object('count', p_run.audit_count, 'head', p_run.audit_head))
     || backfill_private.new_candidates(p_run);
@@ -274,7 +275,7 @@ $$;
 --           buckets: {bucket: {component: [session]}}, of extra [{session_id, component, row}], of unplanned also
 --           operation, receipt and why
 --           verification: null, or after the last part {run_id, state, verdict, criteria, inferred, answered,
---           unanswered, without_headers, audit, new_candidates, new_candidates_total}
+--           unanswered, elsewhere, without_headers, audit, new_candidates, new_candidates_total}
 --           answered: critical events that somebody has looked at, [{what, by, at, because}]
 --           verdict: pass: every planned row is there
 --                    partial: each missing one belongs to a session recorded as failed, and nothing is critical

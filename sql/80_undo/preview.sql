@@ -193,8 +193,8 @@ $$;
 --
 -- p_budget_ms  look for about this long. The next call, with the answer's undo_id, continues. Null: to the end
 -- p_undo_id    of a preview to continue. Its scope stays
--- returns      {run_id, scope, undo_id, digest: null until the end, looked_at and to_look_at: sessions of the plan, …
---              see backfill_private.undo_effect}
+-- returns      {run_id, scope, undo_id, digest: null until the end, looked_at and to_look_at: sessions of the plan,
+--              elsewhere: see backfill_private.written_elsewhere, … see backfill_private.undo_effect}
 -- raises       OB001 no such run, OB002 the run is running or never ran, OB013 OB014 the scope is not usable
 create function backfill_private.preview_undo(
   p_run_id uuid, p_sessions text[], p_since text, p_until text, p_budget_ms integer, p_undo_id bigint
@@ -248,6 +248,7 @@ begin
     'scope', v_undo.scope,
     'digest', v_undo.digest,
     'undo_id', v_undo.undo_id,
+    'elsewhere', backfill_private.written_elsewhere(p_run_id),
     'looked_at', v_undo.looked_ordinal,
     'to_look_at', (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_run_id));
 end

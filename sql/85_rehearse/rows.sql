@@ -62,15 +62,7 @@ as $$
       'inserted', w.n_tup_ins, 'updated', w.n_tup_upd, 'deleted', w.n_tup_del)), '{}')
   from pg_stat_xact_user_tables as w
   where w.n_tup_ins + w.n_tup_upd + w.n_tup_del > 0
-    and w.schemaname <> 'backfill_private'
-    and w.schemaname !~ '^pg_(toast_)?temp_'
-    and not (w.schemaname = 'public' and starts_with(w.relname, 'backfill_'))
-    and not exists (
-      select from public.backfill_targets as t
-      where t.target = p_target
-        and (w.relid = to_regclass(t.table_name)
-          or w.relid in (select p.relid from pg_partition_tree(to_regclass(t.table_name)) as p))
-    )
+    and backfill_private.is_unwatched(p_target, w.relid)
 $$;
 
 -- How a session's rows differ between two moments, per table.

@@ -68,6 +68,8 @@ create policy "the owner alone" on backfill_private.rehearsal_rows for select to
 alter table backfill_private.shapes enable row level security;
 create policy "the owner alone" on backfill_private.shapes for select to service_role using (false);
 
+alter table backfill_private.elsewhere enable row level security;
+create policy "the owner alone" on backfill_private.elsewhere for select to service_role using (false);
 alter table backfill_private.looks enable row level security;
 create policy "the owner alone" on backfill_private.looks for select to service_role using (false);
 

@@ -2818,6 +2818,15 @@ create table backfill_private.unnoted (
 
 create index backfill_unnoted_runs on backfill_private.unnoted (run_id, unnoted_id);
 
+-- What was written to tables that no component names while a run's first sessions were scored: see elsewhere.sql.
+create table backfill_private.elsewhere (
+  run_id uuid primary key references public.backfill_runs (run_id) on delete cascade,
+  since timestamptz not null,
+  before jsonb not null,
+  seen jsonb,
+  seen_at timestamptz
+);
+
 -- from sql/30_run/audit.sql
 -- Audit: one hash chain per run. The run's row holds its count and its head, so that a cut tail shows.
 --
@@ -3147,6 +3156,125 @@ begin
     using p_run.run_id, p_ordinals;
   end loop;
 end
+$$;
+
+-- from sql/30_run/elsewhere.sql
+-- Elsewhere: what is written to tables that no component names while a run's first sessions are scored.
+--
+-- Such a write has no receipt, so no undo takes it back. A rehearsal sees those of SQL functions in its transaction. An
+-- Edge Function writes in transactions of its own. So PostgreSQL's counters are read before the first batch and after
+-- each batch of the first minute. They count for everybody: what somebody else writes at that time is named too.
+
+-- Is this a table in which nothing of ours sees a write? None of the target, of ours, of an extension or of one session.
+create function backfill_private.is_unwatched(p_target text, p_table oid)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select from pg_class as c
+    join pg_namespace as n on n.oid = c.relnamespace
+    where c.oid = p_table
+      and n.nspname <> 'backfill_private'
+      and n.nspname !~ '^pg_'
+      and not (n.nspname = 'public' and starts_with(c.relname, 'backfill_')))
+    and not exists (
+      select from pg_depend as d
+      where d.classid = 'pg_class'::regclass and d.objid = p_table and d.deptype = 'e')
+    and not exists (
+      select from public.backfill_targets as t
+      where t.target = p_target
+        and (p_table = to_regclass(t.table_name)
+          or p_table in (select p.relid from pg_partition_tree(to_regclass(t.table_name)) as p)))
+$$;
+
+-- PostgreSQL's counters of these tables now: {oid: [inserted, updated, deleted]}.
+create function backfill_private.counters(p_target text)
+returns jsonb
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(jsonb_object_agg(w.relid, jsonb_build_array(w.n_tup_ins, w.n_tup_upd, w.n_tup_del)), '{}')
+  from pg_stat_user_tables as w
+  where w.n_tup_ins + w.n_tup_upd + w.n_tup_del > 0 and backfill_private.is_unwatched(p_target, w.relid)
+$$;
+
+-- Look at the counters before a run's first batch.
+create function backfill_private.look_elsewhere(p_run public.backfill_runs)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  insert into backfill_private.elsewhere (run_id, since, before)
+  values (p_run.run_id, backfill_private.clock(), backfill_private.counters(p_run.target))
+  on conflict do nothing
+$$;
+
+-- What was written elsewhere since the first batch: as kept, or as the counters say while they are still looked at.
+create function backfill_private.counted_elsewhere(p_run_id uuid)
+returns jsonb
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when e.seen is not null and backfill_private.clock() > e.since + interval '60 seconds' then e.seen
+    else (
+      select coalesce(jsonb_object_agg(c.key, jsonb_build_array(
+          greatest((c.value ->> 0)::bigint - coalesce((e.before #>> array[c.key, '0'])::bigint, 0), 0),
+          greatest((c.value ->> 1)::bigint - coalesce((e.before #>> array[c.key, '1'])::bigint, 0), 0),
+          greatest((c.value ->> 2)::bigint - coalesce((e.before #>> array[c.key, '2'])::bigint, 0), 0))), '{}')
+      from jsonb_each(backfill_private.counters(r.target)) as c
+      where c.value is distinct from e.before -> c.key)
+    end
+  from backfill_private.elsewhere as e
+  join public.backfill_runs as r using (run_id)
+  where e.run_id = p_run_id
+$$;
+
+-- Keep what was written elsewhere so far, if it is still looked at. Asked after each batch, and done once per second.
+create function backfill_private.keep_elsewhere(p_run_id uuid)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  update backfill_private.elsewhere as e
+  set seen = backfill_private.counted_elsewhere(p_run_id),
+      seen_at = backfill_private.clock()
+  where e.run_id = p_run_id
+    and (e.seen is null
+      or backfill_private.clock() <= e.since + interval '60 seconds'
+      and backfill_private.clock() >= e.seen_at + interval '1 second')
+$$;
+
+-- What a run was seen to write, or somebody else at that time, to tables that no component names.
+--
+-- returns  [{table, inserted, updated, deleted, seen}]. seen: rehearsal, or first sessions
+create function backfill_private.written_elsewhere(p_run_id uuid)
+returns jsonb
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(jsonb_agg(jsonb_build_object(
+      'table', w.name, 'inserted', w.inserted, 'updated', w.updated, 'deleted', w.deleted, 'seen', w.seen)
+    order by w.seen, w.name), '[]')
+  from (
+    select c.key::oid::regclass::text as name, (c.value ->> 0)::bigint as inserted, (c.value ->> 1)::bigint as updated,
+      (c.value ->> 2)::bigint as deleted, 'first sessions' as seen
+    from jsonb_each(backfill_private.counted_elsewhere(p_run_id)) as c
+    where to_regclass(c.key::oid::regclass::text) is not null
+    union all
+    select e.key, sum((e.value ->> 'inserted')::bigint), sum((e.value ->> 'updated')::bigint),
+      sum((e.value ->> 'deleted')::bigint), 'rehearsal'
+    from backfill_private.rehearsals as r
+    cross join lateral jsonb_each(r.seen -> 'elsewhere') as e
+    where r.run_id = p_run_id and jsonb_typeof(r.seen -> 'elsewhere') = 'object'
+    group by e.key
+  ) as w
+  where w.inserted + w.updated + w.deleted > 0
 $$;
 
 -- from sql/30_run/environment.sql
@@ -5924,6 +6052,7 @@ declare
   v_name text;
 begin
   return next backfill_private.scoring_calls_mark(p_run_id);
+  return query select m from backfill_private.earlier_writes_mark(p_run_id) as m where m is not null;
   return query select m from backfill_private.repetition_mark(p_run_id) as m where m is not null;
   if p_figures -> 'took_ms' is null or p_figures -> 'took_ms' = 'null' then
     foreach v_name in array '{scoring time,second call,one transaction,existing rows,other tables,undo}'::text[] loop
@@ -6036,6 +6165,31 @@ as $$
       group by n.name
     ) as t
   ) as w
+$$;
+
+-- Was an earlier run of the same target seen to write to tables that no component names? Null if none was.
+create function backfill_private.earlier_writes_mark(p_run_id uuid)
+returns jsonb
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.mark('other tables', 'warn', format(
+    'while run %s scored its first sessions, it or somebody else wrote to %s: '
+    'without a receipt, so an undo leaves that',
+    earlier.run_id,
+    (select string_agg(distinct w ->> 'table', ', ') from jsonb_array_elements(earlier.written) as w)))
+  from (
+    select e.run_id, backfill_private.written_elsewhere(e.run_id) as written
+    from backfill_private.elsewhere as e
+    join public.backfill_runs as other using (run_id)
+    join public.backfill_runs as mine on mine.run_id = p_run_id and mine.target = other.target
+    where e.run_id <> p_run_id
+    order by e.since desc
+    limit 5
+  ) as earlier
+  where earlier.written <> '[]'
+  limit 1
 $$;
 
 -- Does an undo give back what was there before?
@@ -7519,7 +7673,21 @@ as $$
   left join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = (o ->> 'ordinal')::integer
 $$;
 
--- The session that has to be called alone, or is being called so. Null if there is none. In bulk a call decides that.
+-- The places of a run's sessions that were not well beside others. Asked at every claim, so by their index. None in bulk,
+-- where a call decides this.
+create function backfill_private.places_alone(p_run public.backfill_runs)
+returns integer[]
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select array(
+    select i.ordinal
+    from public.backfill_items as i
+    where i.run_id = p_run.run_id and i.is_alone and p_run.request ->> 'mode' is distinct from 'bulk')
+$$;
+
+-- The session that has to be called alone, or is being called so. Null if there is none.
 create function backfill_private.session_alone(p_run public.backfill_runs)
 returns text
 language sql
@@ -7529,9 +7697,8 @@ as $$
   select i.session_id
   from public.backfill_items as i
   where i.run_id = p_run.run_id
-    and i.is_alone
+    and i.ordinal = any (backfill_private.places_alone(p_run))
     and i.state in ('pending', 'leased')
-    and p_run.request ->> 'mode' is distinct from 'bulk'
   order by i.state, i.ordinal
   limit 1
 $$;
@@ -7548,9 +7715,8 @@ begin
   select i.ordinal into v_ordinal
   from public.backfill_items as i
   where i.run_id = p_run.run_id
-    and i.is_alone
+    and i.ordinal = any (backfill_private.places_alone(p_run))
     and i.state = 'pending'
-    and p_run.request ->> 'mode' is distinct from 'bulk'
     and not exists (
       select from public.backfill_items as other
       where other.source = i.source and other.session_id = i.session_id and other.state = 'leased')
@@ -9363,6 +9529,9 @@ as $$
 declare
   v_grants jsonb := backfill_private.lease_items(p_run, p_claim_id, p_worker, p_limit, p_is_witness);
 begin
+  if p_run.batches_granted = 0 then
+    perform backfill_private.look_elsewhere(p_run);
+  end if;
   if jsonb_array_length(v_grants) = 0 then
     return v_grants;
   end if;
@@ -10391,6 +10560,7 @@ begin
     perform backfill_private.note_trouble(p_run_id, v_mine, v_settled);
     perform backfill_private.break_circuit(p_run_id, v_settled);
     v_judged := backfill_private.judge_trial(p_run_id, v_settled);
+    perform backfill_private.keep_elsewhere(p_run_id);
   end if;
   return (
     select jsonb_build_object('state', r.state, 'reason', r.reason, 'settled', (
@@ -11271,6 +11441,7 @@ begin
       select count(*)
       from backfill_private.critical_events(p_run.run_id) as e
       where e.answered is null),
+    'elsewhere', backfill_private.written_elsewhere(p_run.run_id),
     'without_headers', backfill_private.functions_without_headers(p_run),
     'audit', jsonb_build_object('count', p_run.audit_count, 'head', p_run.audit_head))
     || backfill_private.new_candidates(p_run);
@@ -11307,7 +11478,7 @@ $$;
 --           buckets: {bucket: {component: [session]}}, of extra [{session_id, component, row}], of unplanned also
 --           operation, receipt and why
 --           verification: null, or after the last part {run_id, state, verdict, criteria, inferred, answered,
---           unanswered, without_headers, audit, new_candidates, new_candidates_total}
+--           unanswered, elsewhere, without_headers, audit, new_candidates, new_candidates_total}
 --           answered: critical events that somebody has looked at, [{what, by, at, because}]
 --           verdict: pass: every planned row is there
 --                    partial: each missing one belongs to a session recorded as failed, and nothing is critical
@@ -12308,8 +12479,8 @@ $$;
 --
 -- p_budget_ms  look for about this long. The next call, with the answer's undo_id, continues. Null: to the end
 -- p_undo_id    of a preview to continue. Its scope stays
--- returns      {run_id, scope, undo_id, digest: null until the end, looked_at and to_look_at: sessions of the plan, …
---              see backfill_private.undo_effect}
+-- returns      {run_id, scope, undo_id, digest: null until the end, looked_at and to_look_at: sessions of the plan,
+--              elsewhere: see backfill_private.written_elsewhere, … see backfill_private.undo_effect}
 -- raises       OB001 no such run, OB002 the run is running or never ran, OB013 OB014 the scope is not usable
 create function backfill_private.preview_undo(
   p_run_id uuid, p_sessions text[], p_since text, p_until text, p_budget_ms integer, p_undo_id bigint
@@ -12363,6 +12534,7 @@ begin
     'scope', v_undo.scope,
     'digest', v_undo.digest,
     'undo_id', v_undo.undo_id,
+    'elsewhere', backfill_private.written_elsewhere(p_run_id),
     'looked_at', v_undo.looked_ordinal,
     'to_look_at', (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_run_id));
 end
@@ -13190,15 +13362,7 @@ as $$
       'inserted', w.n_tup_ins, 'updated', w.n_tup_upd, 'deleted', w.n_tup_del)), '{}')
   from pg_stat_xact_user_tables as w
   where w.n_tup_ins + w.n_tup_upd + w.n_tup_del > 0
-    and w.schemaname <> 'backfill_private'
-    and w.schemaname !~ '^pg_(toast_)?temp_'
-    and not (w.schemaname = 'public' and starts_with(w.relname, 'backfill_'))
-    and not exists (
-      select from public.backfill_targets as t
-      where t.target = p_target
-        and (w.relid = to_regclass(t.table_name)
-          or w.relid in (select p.relid from pg_partition_tree(to_regclass(t.table_name)) as p))
-    )
+    and backfill_private.is_unwatched(p_target, w.relid)
 $$;
 
 -- How a session's rows differ between two moments, per table.
@@ -15767,6 +15931,8 @@ create policy "the owner alone" on backfill_private.rehearsal_rows for select to
 alter table backfill_private.shapes enable row level security;
 create policy "the owner alone" on backfill_private.shapes for select to service_role using (false);
 
+alter table backfill_private.elsewhere enable row level security;
+create policy "the owner alone" on backfill_private.elsewhere for select to service_role using (false);
 alter table backfill_private.looks enable row level security;
 create policy "the owner alone" on backfill_private.looks for select to service_role using (false);
 

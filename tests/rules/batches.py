@@ -194,7 +194,7 @@ CONFLICTS = Rule(
 )  # fmt: skip
 ALONE = Rule(
     "who is called alone",
-    ("next_alone", "session_alone"),
+    ("next_alone", "session_alone", "places_alone"),
     tuple(
         Case(
             name,
