@@ -179,6 +179,7 @@ class Declaration:
                 "needs": [n.as_dict(component) for component, n in self.needs],
                 "index": self.index_name,
                 "called": list(self.source.called),
+                "builds_index": self.source.index is not None,
             },
             "defaults": dict(self.parameters),
             "components": [c.as_dict() for c in self.components],

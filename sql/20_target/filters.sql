@@ -283,7 +283,8 @@ begin
     from backfill_private.column_filters(v_source.filters) as f
     cross join lateral jsonb_array_elements_text(f.filter -> 'values') with ordinality as v (value, place)
     cross join lateral (select backfill_private.value_type(v_source.source_table, f.filter ->> 'column') as type) as t
-    where coalesce(f.filter ->> 'op', '=') in ('=', 'not')
+    where backfill_private.source_fault(v_source.source_table) is null
+      and coalesce(f.filter ->> 'op', '=') in ('=', 'not')
       and backfill_private.filter_fault(v_source.source_table, f.filter) is null
     order by f.place, v.place
   loop

@@ -42,7 +42,7 @@ end
 $$;
 
 -- Why a relation cannot hold the rows of a source. Null if it can. A view can: its rows themselves say whether its key
--- names one, see below.
+-- names one, see below. A materialized view has none to read before it is filled.
 create function backfill_private.source_fault(p_table text)
 returns text
 language sql
@@ -51,6 +51,8 @@ set search_path = pg_catalog, pg_temp
 as $$
   select case
     when not backfill_private.is_view(p_table) then backfill_private.table_fault(p_table)
+    when not (select c.relispopulated from pg_class as c where c.oid = to_regclass(p_table))
+    then 'it was never filled. Refresh it first'
   end
 $$;
 
@@ -76,7 +78,7 @@ declare
   v_is_null boolean;
   v_is_twice boolean;
 begin
-  if v_type is null then
+  if v_type is null or backfill_private.source_fault(p_view) is not null then
     return null;  -- told elsewhere
   end if;
   execute format('select exists (select from %s as s where s.%I is null)', to_regclass(p_view), p_column)

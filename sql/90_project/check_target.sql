@@ -161,7 +161,7 @@ as $$
   cross join lateral (
     select not exists (
       select from backfill_private.preconditions(p_target) as f
-      where f.kind <> 'key'
+      where (f.kind <> 'key' or f.place = 0)
         and f.fault is not null) as is_well
   ) as w
   join backfill_private.sources as s on s.target = p_target
@@ -177,6 +177,37 @@ as $$
     from (select v, to_regclass(v) is not null from unnest(s.views) as v) as n (name, is_there)
   ) as o
   where s.target = p_target
+$$;
+
+-- A relation, and if it is a view, what it reads by the rights of whoever reads it (security_invoker), down to the
+-- tables.
+create function backfill_private.read_by_caller(p_table text)
+returns setof regclass
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with recursive reads as (
+    select to_regclass(p_table)::oid as oid
+    union
+    select b.oid
+    from reads as r
+    join pg_class as c
+      on c.oid = r.oid
+      and c.relkind = 'v'
+      and exists (
+        select from pg_options_to_table(c.reloptions) as o
+        where o.option_name = 'security_invoker' and o.option_value::boolean)
+    join pg_rewrite as w on w.ev_class = c.oid
+    join pg_depend as d
+      on d.classid = 'pg_rewrite'::regclass
+      and d.objid = w.oid
+      and d.refclassid = 'pg_class'::regclass
+    join pg_class as b
+      on b.oid = d.refobjid
+      and b.relkind in ('r', 'p', 'v', 'm', 'f')
+  )
+  select r.oid::regclass from reads as r where r.oid is not null
 $$;
 
 -- Lines on rights that no mark covers: may service_role read the source, the components and what they need, and may an
@@ -222,13 +253,17 @@ as $$
       union all
       select
         2,
-        format('%s lacks %s', p.role, p.privilege),
-        format('grant %s on %s to %I;', p.privilege, to_regclass(n.name), p.role)
+        concat(format('%s lacks %s', p.role, p.privilege), case
+          when o.relation <> to_regclass(n.name)
+          then format(' on %s, which it reads by the rights of its caller', o.relation)
+        end),
+        format('grant %s on %s to %I;', p.privilege, o.relation, p.role)
       from (
         select 'service_role' as role, 'select' as privilege
         union all select current_user, unnest(n.privileges)
       ) as p
-      where not has_table_privilege(p.role, to_regclass(n.name), p.privilege)
+      cross join backfill_private.read_by_caller(n.name) as o (relation)
+      where not has_table_privilege(p.role, o.relation, p.privilege)
     ) as w
   ) as r
   where to_regclass(n.name) is not null

@@ -53,8 +53,8 @@ $$;
 -- Keep a declaration: its rows, our triggers on its tables, and the view with its conditions. A new declaration of a
 -- target replaces the old one and drops its views. The migration then makes the others again.
 --
--- p_declaration  {target, defaults, views, source: {schema, table, key, date, filters, needs, index, called},
---                components: [{component, schema, table, session, key, version_column, version, version_parameter,
+-- p_declaration  {target, defaults, views, source: {schema, table, key, date, filters, needs, index,
+--                builds_index: a migration of its own follows, called}, components: [{component, schema, table, session, key, version_column, version, version_parameter,
 --                any_version_counts, matches, transport, function, function_version, receipts, arguments, helpers,
 --                needs_first, score_ranges}]}, components in the order of scoring
 -- raises         OB013 it names what the database does not have, its tables do not meet what has to be true of them, or

@@ -215,7 +215,12 @@ as $$
   from parts as p
   cross join lateral (
     select case p.part[1]
-      when 'source' then backfill_private.source_fault(p.name)
+      when 'source' then coalesce(
+        backfill_private.source_fault(p.name),
+        case
+          when (p.given ->> 'builds_index')::boolean and backfill_private.is_view(p.name)
+          then 'it is a view, and no index of ours can be on it. Leave index out'
+        end)
       else backfill_private.table_fault(p.name)
     end as fault
   ) as t

@@ -1245,7 +1245,8 @@ begin
     from backfill_private.column_filters(v_source.filters) as f
     cross join lateral jsonb_array_elements_text(f.filter -> 'values') with ordinality as v (value, place)
     cross join lateral (select backfill_private.value_type(v_source.source_table, f.filter ->> 'column') as type) as t
-    where coalesce(f.filter ->> 'op', '=') in ('=', 'not')
+    where backfill_private.source_fault(v_source.source_table) is null
+      and coalesce(f.filter ->> 'op', '=') in ('=', 'not')
       and backfill_private.filter_fault(v_source.source_table, f.filter) is null
     order by f.place, v.place
   loop
@@ -1449,7 +1450,7 @@ end
 $$;
 
 -- Why a relation cannot hold the rows of a source. Null if it can. A view can: its rows themselves say whether its key
--- names one, see below.
+-- names one, see below. A materialized view has none to read before it is filled.
 create function backfill_private.source_fault(p_table text)
 returns text
 language sql
@@ -1458,6 +1459,8 @@ set search_path = pg_catalog, pg_temp
 as $$
   select case
     when not backfill_private.is_view(p_table) then backfill_private.table_fault(p_table)
+    when not (select c.relispopulated from pg_class as c where c.oid = to_regclass(p_table))
+    then 'it was never filled. Refresh it first'
   end
 $$;
 
@@ -1483,7 +1486,7 @@ declare
   v_is_null boolean;
   v_is_twice boolean;
 begin
-  if v_type is null then
+  if v_type is null or backfill_private.source_fault(p_view) is not null then
     return null;  -- told elsewhere
   end if;
   execute format('select exists (select from %s as s where s.%I is null)', to_regclass(p_view), p_column)
@@ -14190,7 +14193,7 @@ as $$
   cross join lateral (
     select not exists (
       select from backfill_private.preconditions(p_target) as f
-      where f.kind <> 'key'
+      where (f.kind <> 'key' or f.place = 0)
         and f.fault is not null) as is_well
   ) as w
   join backfill_private.sources as s on s.target = p_target
@@ -14206,6 +14209,37 @@ as $$
     from (select v, to_regclass(v) is not null from unnest(s.views) as v) as n (name, is_there)
   ) as o
   where s.target = p_target
+$$;
+
+-- A relation, and if it is a view, what it reads by the rights of whoever reads it (security_invoker), down to the
+-- tables.
+create function backfill_private.read_by_caller(p_table text)
+returns setof regclass
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with recursive reads as (
+    select to_regclass(p_table)::oid as oid
+    union
+    select b.oid
+    from reads as r
+    join pg_class as c
+      on c.oid = r.oid
+      and c.relkind = 'v'
+      and exists (
+        select from pg_options_to_table(c.reloptions) as o
+        where o.option_name = 'security_invoker' and o.option_value::boolean)
+    join pg_rewrite as w on w.ev_class = c.oid
+    join pg_depend as d
+      on d.classid = 'pg_rewrite'::regclass
+      and d.objid = w.oid
+      and d.refclassid = 'pg_class'::regclass
+    join pg_class as b
+      on b.oid = d.refobjid
+      and b.relkind in ('r', 'p', 'v', 'm', 'f')
+  )
+  select r.oid::regclass from reads as r where r.oid is not null
 $$;
 
 -- Lines on rights that no mark covers: may service_role read the source, the components and what they need, and may an
@@ -14251,13 +14285,17 @@ as $$
       union all
       select
         2,
-        format('%s lacks %s', p.role, p.privilege),
-        format('grant %s on %s to %I;', p.privilege, to_regclass(n.name), p.role)
+        concat(format('%s lacks %s', p.role, p.privilege), case
+          when o.relation <> to_regclass(n.name)
+          then format(' on %s, which it reads by the rights of its caller', o.relation)
+        end),
+        format('grant %s on %s to %I;', p.privilege, o.relation, p.role)
       from (
         select 'service_role' as role, 'select' as privilege
         union all select current_user, unnest(n.privileges)
       ) as p
-      where not has_table_privilege(p.role, to_regclass(n.name), p.privilege)
+      cross join backfill_private.read_by_caller(n.name) as o (relation)
+      where not has_table_privilege(p.role, o.relation, p.privilege)
     ) as w
   ) as r
   where to_regclass(n.name) is not null
@@ -14389,8 +14427,8 @@ $$;
 -- Keep a declaration: its rows, our triggers on its tables, and the view with its conditions. A new declaration of a
 -- target replaces the old one and drops its views. The migration then makes the others again.
 --
--- p_declaration  {target, defaults, views, source: {schema, table, key, date, filters, needs, index, called},
---                components: [{component, schema, table, session, key, version_column, version, version_parameter,
+-- p_declaration  {target, defaults, views, source: {schema, table, key, date, filters, needs, index,
+--                builds_index: a migration of its own follows, called}, components: [{component, schema, table, session, key, version_column, version, version_parameter,
 --                any_version_counts, matches, transport, function, function_version, receipts, arguments, helpers,
 --                needs_first, score_ranges}]}, components in the order of scoring
 -- raises         OB013 it names what the database does not have, its tables do not meet what has to be true of them, or
@@ -14918,7 +14956,12 @@ as $$
   from parts as p
   cross join lateral (
     select case p.part[1]
-      when 'source' then backfill_private.source_fault(p.name)
+      when 'source' then coalesce(
+        backfill_private.source_fault(p.name),
+        case
+          when (p.given ->> 'builds_index')::boolean and backfill_private.is_view(p.name)
+          then 'it is a view, and no index of ours can be on it. Leave index out'
+        end)
       else backfill_private.table_fault(p.name)
     end as fault
   ) as t

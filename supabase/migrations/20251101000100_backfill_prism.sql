@@ -32,7 +32,8 @@ select backfill_private.declare_target('{
       }
     ],
     "index": "backfill_completed_sessions",
-    "called": ["session", "sessions"]
+    "called": ["session", "sessions"],
+    "builds_index": true
   },
   "defaults": {"basis": "functions", "min_responses": 1, "min_fc_responses": 1},
   "components": [

@@ -1,0 +1,74 @@
+"""A view as the source, as people write them: over its own gaps, by its reader's rights."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from tests.kit.kinds import declare_text, lived, planned
+from tests.kit.songs import Db, as_owner, songs, songs_db
+from tests.test_kinds import MODES, PAID, READ, SLEEVES
+
+__all__ = ["songs", "songs_db"]  # fixtures of another module
+
+LACKING = (
+    "create view public.paid as select s.id, s.cut_at from public.songs as s"
+    " where not exists (select from public.sleeves as v where v.song_id = s.id);"
+)
+
+
+@MODES
+def test_a_view_may_hold_only_what_is_missing(songs: Db, mode: str) -> None:
+    """A session leaves the view with its row, and comes back with the undo."""
+    songs.execute((SLEEVES + LACKING + READ).encode())
+    declare_text(songs, PAID)
+    run = lived(songs, "kinds", mode=mode)
+    assert run.plan["candidates"]["total"] == 3
+    assert (run.states, run.verdict) == ({"done": 3}, "pass")
+    assert run.undone["deletes"] == {"sleeves": 3}
+    _, plan = planned(songs, "kinds")
+    assert plan["candidates"]["total"] == 3
+
+
+def test_an_index_on_a_view_is_refused(songs: Db) -> None:
+    """When it is declared, not by the migration that would build it."""
+    songs.execute((SLEEVES + LACKING + READ).encode())
+    with pytest.raises(psycopg.Error, match="it is a view, and no index of ours"):
+        declare_text(songs, PAID.replace("[source]", '[source]\nindex = "paid_by_day"'))
+
+
+def test_a_view_that_was_never_filled_is_refused(songs: Db) -> None:
+    songs.execute(
+        (
+            SLEEVES
+            + "create materialized view public.paid as select * from public.songs with no data;"
+            + READ
+        ).encode()
+    )
+    with pytest.raises(psycopg.Error, match=r"public\.paid cannot be declared: it was never"):
+        declare_text(songs, PAID)
+
+
+def test_check_says_which_rights_a_view_needs_of_its_reader(songs: Db) -> None:
+    """One with security_invoker reads its tables by the rights of whoever reads it."""
+    invoker = LACKING.replace(" as select s.id", " with (security_invoker) as select s.id", 1)
+    songs.execute(
+        (
+            SLEEVES
+            + "create view public.tunes with (security_invoker) as select * from public.songs;"
+            + invoker.replace("public.songs", "public.tunes")
+            + READ
+            + "revoke all on public.songs, public.tunes from service_role"
+        ).encode()
+    )
+    declare_text(songs, PAID)
+    as_owner(songs)
+    row = songs.execute(
+        "select line from jsonb_array_elements(backfill_private.check_project()) as line"
+        " where line ->> 'name' = 'rights on public.paid'"
+    ).fetchone()
+    assert row is not None
+    assert row["line"]["status"] == "fail"
+    songs.execute(row["line"]["next"].encode())
+    songs.execute("set local role service_role")
+    songs.execute("select public.backfill_coverage('kinds')")
