@@ -256,3 +256,30 @@ def test_any_where_selects_as_its_sql_does(songs: Db, said: Said) -> None:
         assert songs.execute(
             "select words, condition from backfill_private.filter_conditions('songs', 's.')"
         ).fetchall()
+
+
+SPELLED = {
+    "1.20": "1.20",
+    "1_000.50": "1000.50",
+    "3": "3",
+    "true": "true",
+    "2025-01-01": "2025-01-01",
+    "2025-01-01T06:30:00Z": "2025-01-01T06:30:00+00:00",
+    '"1.20"': "1.20",
+}
+
+
+@pytest.mark.parametrize("said", SPELLED)
+def test_a_version_or_a_kind_is_taken_as_the_file_writes_it(said: str) -> None:
+    """The column's type decides what it is. In a text 1.20 is another version than 1.2."""
+    text = DECLARED.replace('"blue"', said).replace('size = "s"', f"size = {said}", 1)
+    declared = parse(text)
+    assert declared.components[0].version == SPELLED[said]
+    assert str(declared.parameters["size"]) == SPELLED[said]
+    selected = parse(DECLARED.replace('"calm"', said)).source.where
+    assert [f.as_dict()["values"] for f in selected] == [[SPELLED[said]]]
+
+
+def test_what_is_no_value_is_no_parameter() -> None:
+    with pytest.raises(BadRequest, match="size is a text, a number, true, false, a day or a mom"):
+        parse(DECLARED.replace('size = "s"', "size = [1]", 1))

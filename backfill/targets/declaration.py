@@ -38,6 +38,7 @@ from backfill.targets.declaration_values import (
     Words,
     is_one_of,
 )
+from backfill.targets.filters import SpelledFloat
 
 Transport = Literal["rpc", "edge"]
 Receipts = Literal["exact", "inferred"]
@@ -251,7 +252,7 @@ def over_edge_functions(
 def parse(text: str) -> Declaration:
     """A declaration from TOML. Raises BadRequest for the first of its faults."""
     try:
-        return read(tomllib.loads(text))
+        return read(tomllib.loads(text, parse_float=SpelledFloat))
     except tomllib.TOMLDecodeError as error:
         raise BadRequest(f"the declaration is not TOML: {error}", "correct it") from error
 

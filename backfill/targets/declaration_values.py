@@ -71,13 +71,21 @@ def _is_short(name: str) -> bool:
     return len(name.encode()) <= NAME_BYTES
 
 
-def _is_setting(value: object) -> bool:
-    is_number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    return is_number or (isinstance(value, str) and bool(value))
+def _setting(value: object) -> object:
+    """A number of rows stays one. Anything else is what a column is compared with, as a version."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    if not isinstance(value, SCALAR) or value == "":
+        raise ValueError("is a text, a number, true, false, a day or a moment")
+    return spelled(value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_range(value: Any) -> bool:
-    is_pair = isinstance(value, list) and [type(b) in (int, float) for b in value] == [True] * 2
+    is_pair = isinstance(value, list) and [_is_number(b) for b in value] == [True] * 2
     # Neither inf nor nan, nor a whole number that no float holds.
     is_finite = is_pair and all(abs(b) <= sys.float_info.max for b in value)
     return bool(is_finite and value[0] <= value[1])
@@ -139,9 +147,7 @@ def _filters(where: object) -> object:
 
 def _version(value: object) -> object:
     """A version as the file spells it. Its column's type decides how it is compared."""
-    return _text(
-        value if isinstance(value, str) or not isinstance(value, SCALAR) else spelled(value)
-    )
+    return _text(spelled(value) if isinstance(value, SCALAR) else value)
 
 
 Text = Annotated[str, BeforeValidator(_text)]
@@ -168,9 +174,7 @@ Parameter = Annotated[
     str, BeforeValidator(_is(lambda v: isinstance(v, str) and v, "is the name of a parameter"))
 ]
 ParameterName = Annotated[str, AfterValidator(_free)]
-Setting = Annotated[
-    str | int, BeforeValidator(_is(_is_setting, "is a text, or a whole number from 0 on"))
-]
+Setting = Annotated[str | int, BeforeValidator(_setting)]
 TableName = Annotated[Table, BeforeValidator(_table)]
 WHERE = TypeAdapter(dict[str, Annotated[Any, BeforeValidator(_about)]])
 Filters = Annotated[tuple[Filter | AnyOf, ...], BeforeValidator(_filters)]

@@ -70,10 +70,19 @@ class AnyOf:
         return tuple(name for choice in self.choices for f in choice for name in f.columns)
 
 
+class SpelledFloat(float):
+    """A number with a point that keeps how the file writes it: as texts 1.20 and 1.2 differ."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text.replace("_", "")
+
+
 def spelled(value: str | float | date | time) -> str:
     """A value of the file as PostgreSQL reads it. A moment without an offset is in UTC."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, SpelledFloat):
+        return value.text
     return value.isoformat() if isinstance(value, date | time) else str(value)
 
 
