@@ -11,11 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from backfill.errors import BadRequest
+from backfill.targets.declaration import Declaration, parse
+from backfill.targets.draft_text import value_text
 from backfill.targets.file_check import form_of, where_of
 from backfill.targets.lines import Place, lines_of
 from tests.conftest import Project
 from tests.kit.commands import Ran, Shell
+from tests.kit.whole import examples
 
 SCHEMA = """
 create type public.paper as enum ('a4', 'letter');
@@ -299,6 +305,42 @@ def test_every_place_of_a_file_has_its_line() -> None:
     assert told["b c.d[1].f"] == 4
     assert (told["text"], told["t[0].x.y[1]"], told["t[0].x.z.w"]) == (6, 10, 10)
     assert (told["t[1].inner.q"], told["t[1].list[0].r"]) == (13, 15)
+
+
+VALUES = st.recursive(
+    st.booleans() | st.integers(-2, 2) | st.sampled_from(["", "x", "a.b", "edge", "'", "id"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["", "x", "is", "name"]), inner, max_size=2),
+    max_leaves=4,
+)  # fmt: skip
+
+
+@settings(max_examples=examples(100, at_a_push=25), deadline=None)
+@given(data=st.data())
+def test_whatever_stands_in_a_file_every_fault_has_a_line(data: st.DataObject) -> None:
+    """Anything in the places of anything: a declaration, or faults, and never a traceback."""
+    file = tomllib.loads(FILE)
+    for _ in range(data.draw(st.integers(1, 3))):
+        *around, last = data.draw(st.sampled_from(list(leaves(file))))
+        holder: Any = file
+        for step in around:
+            holder = holder[step]
+        holder[last] = data.draw(VALUES)
+    text = "\n".join(f"{key} = {value_text(value)}" for key, value in file.items())
+    form = form_of(text)
+    read = declared_by(text)
+    if isinstance(read, BadRequest):
+        assert read.message in {e.message for e in form.errors}
+        assert all(1 <= e.line <= len(file) for e in form.errors)
+    else:
+        assert (form.made, form.errors) == (read, ())
+
+
+def declared_by(text: str) -> Declaration | BadRequest:
+    """What a file declares, or the first of its faults."""
+    try:
+        return parse(text)
+    except BadRequest as refused:
+        return refused
 
 
 def test_a_form_is_read_as_far_as_it_can_be() -> None:

@@ -514,12 +514,14 @@ def said(terminal: int) -> Iterator[bytes]:
 
 def test_on_a_terminal_it_asks(sales: Project, tmp_path: Path) -> None:
     """By number, by name, several; a wrong answer is asked again; nothing means the first."""
-    typed = b"paid_at\nnone\n4\n3\n"
+    typed = b"paid_at\nnone\n4\n3\nv3\n"
     code, shown = at_a_terminal(sales, tmp_path, typed, *NEW)
     assert code == 0, shown
     assert "Which column dates a row of public.sales?" in shown
     file = tomllib.loads((tmp_path / "sales.toml").read_text())
     assert (file["source"]["date"], file["source"]["where"]) == ("paid_at", {"status": ["paid"]})
+    assert file["component"][0]["version"] == "v3"
+    assert "#" not in (tmp_path / "sales.toml").read_text().partition("\n")[2]
 
 
 def test_ctrl_c_leaves_the_old_file(sales: Project, tmp_path: Path) -> None:

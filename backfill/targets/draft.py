@@ -109,7 +109,7 @@ class _Drafter:
         answers = self._ask(Question(text, tuple(r.sql for r in ranked), takes_many=True))
         if self._ask is likeliest:
             answers = [r.sql for r in ranked if r in written] or answers
-            plan.notes["derived"] = "are these the components, and all of them?"
+        self._note(plan.notes, "derived", "are these the components, and all of them?")
         return [self._catalog.relation(name) for name in answers]
 
     def _choose_rows(self, plan: Plan) -> None:
@@ -118,7 +118,7 @@ class _Drafter:
             options = (ALL, *values)
             answers = self._ask(Question(text, options, takes_many=True, takes_any=not values))
             if ALL in answers or not answers:
-                plan.notes["where"] = f"which rows count? All do, whatever their {column}"
+                self._note(plan.notes, "where", f"which rows count? All, whatever their {column}")
             else:
                 plan.where[column] = list(answers)
 
@@ -245,8 +245,11 @@ class _Drafter:
             ]
             if part.writer.edge is not None:
                 known.append(part.writer.edge.literal_of(column.name))
-        part.version = likely.version_value(column, part.relation, known)
-        part.notes["version"] = "the version that is wanted: is it this one?"
+        value = likely.version_value(column, part.relation, known)
+        options = dict.fromkeys((value, *likely.values_of(column, part.relation)))
+        text = f"Which {column.name} of {part.relation.sql} is wanted?"
+        (part.version,) = self._ask(Question(text, tuple(options), takes_any=True))
+        self._note(part.notes, "version", "the version that is wanted: is it this one?")
 
     def _session_names(self, plan: Plan, part: Part) -> list[str]:
         own = likely.singular(plan.source.name)
@@ -281,7 +284,7 @@ class _Drafter:
                     parameter = f"min_{likely.slug(relation.name)}"
                     plan.parameters[parameter] = 1
                     part.needs.append(Need(relation, column, parameter))
-                    part.notes["needs"] = f"{name} reads this. Can it do without?"
+                    self._note(part.notes, "needs", f"{name} reads this. Can it do without?")
 
     # Asking -------------------------------------------------------------------------------------
 
@@ -290,15 +293,20 @@ class _Drafter:
             return options[0]
         return next(iter(self._ask(Question(text, tuple(options)))), options[0])
 
+    def _note(self, notes: dict[str, str], key: str, note: str) -> None:
+        """What a person has to look at, unless one has answered."""
+        if self._ask is likeliest:
+            notes[key] = note
+
     def _one(self, text: str, options: Sequence[str], notes: dict[str, str], key: str) -> str:
         """One of several. A note says which others fit, or that none does."""
         if not options:
             notes[key] = "nothing here fits"
             return UNKNOWN
         answer = self._answer(text, options)
-        if self._ask is likeliest and len(options) > 1:
-            others = [option for option in options if option != answer]
-            notes[key] = f"or {', '.join(others[:4])}"
+        others = [option for option in options if option != answer]
+        if others:
+            self._note(notes, key, f"or {', '.join(others[:4])}")
         return answer
 
     def _check_functions(self) -> None:

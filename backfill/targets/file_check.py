@@ -20,7 +20,7 @@ from backfill.errors import BadRequest
 from backfill.results.run import Json
 from backfill.results.target import FileFault
 from backfill.targets.declaration import FILE, KEYS, Declaration, with_names
-from backfill.targets.declaration_faults import contradictions, faults, nearest
+from backfill.targets.declaration_faults import CORRECT, contradictions, faults, nearest
 from backfill.targets.declaration_values import TAKEN
 from backfill.targets.lines import Place, line_of, lines_of
 
@@ -57,7 +57,7 @@ class Form:
         needs = [] if self.made is None else _places_of_needs(self.made)
         placed = [(_place_in_file(answer["place"], needs), answer) for answer in answers]
         return tuple(
-            self.fault(place, answer["message"], answer["next"] or "")
+            self.fault(place, answer["message"], _better(answer["next"] or ""))
             for place, answer in placed
             # What has no place follows from what the file contradicts.
             if not self._follows(place) and (place or not self.errors)
@@ -121,7 +121,8 @@ def in_order(errors: Sequence[FileFault]) -> tuple[FileFault, ...]:
 
 
 def _better(next_step: str) -> str:
-    return "" if next_step == "correct the declaration" else next_step
+    """What is to be done, if that is more than to correct the file."""
+    return "" if next_step.startswith(CORRECT) else next_step
 
 
 # What cannot be read ----------------------------------------------------------------------------

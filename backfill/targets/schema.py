@@ -99,6 +99,8 @@ def _keys_of(kind: str) -> list[KeyTold]:
     found = []
     for one in fields(TABLES[kind]):
         name = "component" if one.name == "components" else one.name
+        if name not in TOLD[kind]:
+            raise LookupError(f"keys_told.py says nothing of the key {name} of [{kind}]")
         told = TOLD[kind][name]
         words, shape = _shape(types[one.name])
         is_open = one.default is MISSING and one.default_factory is MISSING
