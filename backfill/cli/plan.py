@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperCommand
 
 from backfill.atomic_file import replace_file
 from backfill.cli import exit_codes, terminal
-from backfill.cli.options import AsJson, Since, Until, connected, end
+from backfill.cli.options import AsJson, Since, Target, Until, connected, end
 from backfill.errors import BadRequest
 from backfill.render.plan import plan_pieces
 from backfill.results.plan import Plan
 
+T = TypeVar("T")
 PRISM = "PRISM alone"  # the heading in the help of what only that target has
 
 
@@ -45,7 +46,7 @@ def missing(
     min_coverage: Annotated[
         float | None, typer.Option(min=0, max=1, help="Exit with 4 below this share.")
     ] = None,
-    target: Annotated[str | None, typer.Option(help="Which, if several are installed.")] = None,
+    target: Target = None,
     as_json: AsJson = False,
 ) -> None:
     """What is missing per UTC day."""
@@ -59,6 +60,7 @@ def missing(
 
 
 def plan(
+    ctx: typer.Context,
     since: Since = None,
     until: Until = None,
     recent_since: Annotated[
@@ -76,12 +78,19 @@ def plan(
         str | None, typer.Option(help="Kind of the fc_scores. [functions]", rich_help_panel=PRISM)
     ] = None,
     throttle: Annotated[
-        str | None, typer.Option(metavar="N", help="Session starts in any 60 s, or none. [20]")
+        str | None,
+        typer.Option(
+            metavar="N",
+            envvar="BACKFILL_THROTTLE",
+            help="Session starts in any 60 s, or none. [20]",
+        ),
     ] = None,
     batch_size: Annotated[
         int | None,
         typer.Option(
-            metavar="N", help="Sessions per batch. [5, or 500 in bulk without a throttle]"
+            metavar="N",
+            envvar="BACKFILL_BATCH_SIZE",
+            help="Sessions per batch. [5, or 500 in bulk without a throttle]",
         ),
     ] = None,
     priority: Annotated[
@@ -89,9 +98,13 @@ def plan(
     ] = None,
     environment: Annotated[
         str | None,
-        typer.Option(metavar="E", help="The project's environment. Any other is refused."),
+        typer.Option(
+            metavar="E",
+            envvar="BACKFILL_ENVIRONMENT",
+            help="The project's environment. Any other is refused.",
+        ),
     ] = None,
-    target: Annotated[str | None, typer.Option(help="Which, if several are installed.")] = None,
+    target: Target = None,
     want: Annotated[
         list[str] | None, typer.Option(metavar="COMPONENT=V", help="A version by component.")
     ] = None,
@@ -124,6 +137,12 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Plan what is missing, and halt for approval."""
+    if like or resume:
+        # Another run's request fills in what the command line leaves out.
+        throttle = _typed(ctx, "throttle", throttle)
+        batch_size = _typed(ctx, "batch_size", batch_size)
+        environment = _typed(ctx, "environment", environment)
+        target = _typed(ctx, "target", target)
     paces = {} if throttle is None else {"throttle_per_minute": _throttle(throttle)}
     with connected() as bf:
         made = bf.plan(
@@ -147,6 +166,12 @@ def plan(
             **paces,
         )
     show_plan(made, as_json)
+
+
+def _typed(ctx: typer.Context, option: str, value: T) -> T | None:
+    """The value of an option if it was typed, None if a variable or a file gave it."""
+    source = ctx.get_parameter_source(option)
+    return value if source is not None and source.name == "COMMANDLINE" else None
 
 
 def _throttle(text: str) -> int | None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
 from backfill.api.queries import LEAST_PREFIX_CHARS
+from backfill.errors import BackfillError, UsageError
 from backfill.files.folder import files_are_missing
 from backfill.render.markdown import Called
 from backfill.render.reports import unplanned_in_words
@@ -43,6 +46,33 @@ err = _console(stderr=True)
 def print_json(answer: Json) -> None:
     """An answer for machines, on stdout."""
     print(json.dumps(answer, indent=2, ensure_ascii=False, default=str))
+
+
+def told(error: BackfillError | typer.TyperException) -> Json:
+    """An error for machines: {error: {code, message, next}}.
+
+    code: the SQLSTATE, or the error's name where it has none. A command line that makes no sense
+    is a UsageError.
+    """
+    if isinstance(error, BackfillError):
+        return error.as_dict()
+    usage = UsageError(error.format_message(), f"{_verb_of(error)} --help")
+    return usage.as_dict()
+
+
+def _verb_of(error: typer.TyperException) -> str:
+    ctx = getattr(error, "ctx", None)
+    return ctx.command_path if ctx else "backfill"
+
+
+def print_refusal(error: BackfillError | typer.TyperException, *, is_refused: bool) -> None:
+    """An error for people, on stderr. is_refused: a gate refused."""
+    if isinstance(error, BackfillError):
+        prefix = "Refused: " if is_refused else ""
+        notes = getattr(error, "__notes__", ())
+        err.print(f"{prefix}{error}", *notes, sep="\n", markup=False)
+    else:
+        cast(Any, error).show()  # every error of Typer's parser has it
 
 
 def print_markdown(pieces: Iterable[str]) -> None:

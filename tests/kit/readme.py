@@ -15,6 +15,7 @@ from markdown_it import MarkdownIt
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 CLAIMING = [
+    "tests.test_from_files",
     "tests.test_readme",
     "tests.test_ci_workflow",
     "tests.test_readme_views",
