@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Self, get_args
 
 from backfill.api.gateway import Gateway
 from backfill.api.queries import (
@@ -30,7 +30,7 @@ from backfill.results.coverage import Missing
 from backfill.results.event import OnEvent, OnProgress, ignore
 from backfill.results.history import History
 from backfill.results.plan import Freshness, Plan
-from backfill.results.run import Json, Outcome, RunSummary, Status
+from backfill.results.run import Json, Mode, Outcome, RunState, RunSummary, Status
 from backfill.results.undo import UndoEffect
 from backfill.results.verification import Verification
 from backfill.run.apply import refuse_other_host, work_and_keep
@@ -43,6 +43,7 @@ from backfill.run.targets import TargetVerbs
 from backfill.run.undo import AsyncUndo, confirm_undo, preview_undo, undo_scope
 from backfill.run.worker import Worker, own_name
 
+DEFAULT_RUNS = 50
 DEFAULT_CONCURRENCY = 4  # over a quarter of a small project's pool, so more only on request
 
 
@@ -75,9 +76,15 @@ class AsyncBackfill(TargetVerbs):
         """Whether this project is ready: one Check per item, each with what to do."""
         return await check_project(self._gateway)
 
-    async def missing(self, *, since: Day | None = None, target: str | None = None) -> Missing:
-        """What is missing per UTC day, from `since` on. target: needed if several are installed."""
-        return await load_missing(self._gateway, as_text("since", since), target)
+    async def missing(
+        self, *, since: Day | None = None, until: Day | None = None, target: str | None = None
+    ) -> Missing:
+        """What is missing per UTC day, from `since` to `until`, both included.
+
+        target: needed if several are installed. Raises BadRequest.
+        """
+        since, until = as_text("since", since), as_text("until", until)
+        return await load_missing(self._gateway, since=since, until=until, target=target)
 
     async def history(self, versions: Sequence[str]) -> History:
         """Which of these migrations are applied: the timestamps with which their names begin."""
@@ -100,7 +107,7 @@ class AsyncBackfill(TargetVerbs):
         want: dict[str, str] | None = None,
         parameters: Mapping[str, str | int] | None = None,
         inferred: str | None = None,
-        mode: str | None = None,
+        mode: Mode | None = None,
         min_responses: int | None = None,
         min_fc_responses: int | None = None,
         like: str | None = None,
@@ -185,9 +192,19 @@ class AsyncBackfill(TargetVerbs):
         """What changed since a plan was sealed. None if its run is over. Raises UnknownRun."""
         return await load_freshness(self._gateway, await self.run_id(run))
 
-    async def runs(self, *, state: str | None = None, limit: int = 50) -> tuple[RunSummary, ...]:
-        """At most `limit` runs, newest first. state: only runs in it."""
-        return await load_runs(self._gateway, state, limit)
+    async def runs(
+        self, *, state: RunState | None = None, target: str | None = None, limit: int = DEFAULT_RUNS
+    ) -> tuple[RunSummary, ...]:
+        """At most `limit` runs, newest first. state, target: only runs in it, only runs of it.
+
+        Raises BadRequest.
+        """
+        if state is not None and state not in get_args(RunState):
+            raise BadRequest(
+                f"no run is ever {str(state)[:40]}", f"one of: {', '.join(get_args(RunState))}"
+            )
+        checked_number("limit", limit, least=1)
+        return await load_runs(self._gateway, state=state, target=target, limit=limit)
 
     async def approve(
         self,

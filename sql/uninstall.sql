@@ -59,7 +59,7 @@ drop function if exists
   public.backfill_claim_apart(uuid, uuid, text),
   public.backfill_collect(uuid),
   public.backfill_confirm_undo(uuid, text, text, integer, jsonb, text),
-  public.backfill_coverage(text, text),
+  public.backfill_coverage(text, text, text),
   public.backfill_find_runs(text),
   public.backfill_history(text[]),
   public.backfill_installed(),

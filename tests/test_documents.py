@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import backfill
+from backfill.results.run import Mode
 from backfill.targets.declaration import declared
 from tests.conftest import Project
 from tests.faults.proxy import Nth, Strike, cut, half_a_body, proxy_in_thread, says
@@ -161,7 +162,7 @@ def test_both_targets_live_side_by_side(
 
 
 @pytest.mark.parametrize("mode", ["direct", "bulk"])
-def test_a_run_writes_no_row_of_another_target(library: Project, mode: str) -> None:
+def test_a_run_writes_no_row_of_another_target(library: Project, mode: Mode) -> None:
     """It would have no receipt, or one that means another session's row."""
     library.db.execute(
         "create function public.stray() returns trigger language plpgsql security definer"

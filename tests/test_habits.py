@@ -16,6 +16,7 @@ from psycopg.rows import dict_row
 import backfill
 from backfill.local.gateway import gateway_in_thread
 from backfill.local.keys import ApiKeys
+from backfill.results.run import Mode
 from backfill.targets.declaration import parse
 from backfill.targets.views import target_sql
 from tests.conftest import Project
@@ -139,7 +140,7 @@ LIARS = [
 @example(given=LIARS, rehearse=0, concurrency=4)
 @given(given=HABITS, rehearse=st.sampled_from([0, 2]), concurrency=st.sampled_from([1, 4]))
 def test_the_promises_hold_under_code_of_any_habits(
-    shop: Shop, mode: str, given: list[Habit], rehearse: int, concurrency: int
+    shop: Shop, mode: Mode, given: list[Habit], rehearse: int, concurrency: int
 ) -> None:
     """The plan is made, the run ends or says why, every row has a receipt, undo gives all back."""
     habits.begin_again(shop.admin, given)

@@ -63,7 +63,7 @@ CALLED_BY_THE_SERVICE = (
     "leaves_behind()",
     "loose_settings()",
     "claim_apart(uuid,uuid,text)",
-    "coverage_of(text,text)",
+    "coverage_of(text,text,text)",
     "keep_rehearsal(uuid,text,jsonb)",
     "keys_hold(text)",
     "fault(text)",

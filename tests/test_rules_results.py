@@ -15,7 +15,7 @@ from backfill.cli.exit_codes import ExitCode
 from backfill.errors import BackfillError, OutcomeUnknown, Paused, UnknownRun
 from backfill.results.check import Check, MarkStatus
 from backfill.results.coverage import DayCoverage, Missing, all_missing_name
-from backfill.results.run import ITEM_STATES, FailedSession, Outcome, Status
+from backfill.results.run import ITEM_STATES, FailedSession, Outcome, RunState, Status
 from backfill.results.undo import UndoEffect
 from backfill.results.verification import CHUNK_SESSIONS, Bucket, Verdict, Verification, packed
 
@@ -168,7 +168,7 @@ FAILURE = FailedSession("s1", "profiles", "P0001", "no words")
         ("running", (), ExitCode.FAILED),
     ],
 )
-def test_apply_ends(state: str, failures: tuple[FailedSession, ...], code: ExitCode) -> None:
+def test_apply_ends(state: RunState, failures: tuple[FailedSession, ...], code: ExitCode) -> None:
     status = Status("r", state, None, dict.fromkeys(ITEM_STATES, 0), 0.0, None, 0, "", None)
     assert exit_codes.of_apply(Outcome(status, failures)) is code
 

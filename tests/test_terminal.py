@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -13,12 +15,13 @@ from rich.console import Console
 from backfill.cli import progress, terminal
 from backfill.errors import BackfillError
 from backfill.render.markdown import document, joined, table
-from backfill.results.run import RunSummary, Status
+from backfill.results.run import RunState, RunSummary, Status
 from tests.kit.commands import Shell
 
 RUNS = [
     RunSummary(
         run_id="6fdb277e-dcd2-4ad6-a4b1-3cb23afa55a8",
+        target="prism",
         state="awaiting_approval",
         environment="production",
         created_at=datetime(2025, 9, 16, 12, 30, tzinfo=UTC),
@@ -29,6 +32,7 @@ RUNS = [
     ),
     RunSummary(
         run_id="6fdb277e-0000-4ad6-a4b1-3cb23afa55a8",
+        target="a_long_name_of_a_target",
         state="completed",
         environment=None,
         created_at=datetime(2025, 9, 15, tzinfo=UTC),
@@ -49,7 +53,7 @@ def screen(columns: int) -> tuple[Console, io.StringIO]:
     return console, shown
 
 
-def status(eta_s: float | None, state: str = "running") -> Status:
+def status(eta_s: float | None, state: RunState = "running") -> Status:
     counts = {"pending": 30, "leased": 0, "done": 9, "failed": 0, "skipped": 0, "rolled_back": 0}
     return Status("r", state, None, counts, 20.0, eta_s, 1, "head")
 
@@ -61,21 +65,59 @@ def test_the_runs_fit_into_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal.print_runs(RUNS)
     header, first, second = shown.getvalue().splitlines()
     assert all(len(line.rstrip()) <= 80 for line in (header, first, second))
-    assert header.split() == ["run", "state", "env", "created", "done", "failed", "approved", "by"]
+    assert header.split() == [
+        "run",
+        "target",
+        "state",
+        "created",
+        "done",
+        "failed",
+        "approved",
+        "by",
+    ]
     assert first.split()[:6] == [
-        "6fdb277e-d", "awaiting", "approval", "production", "2025-09-16", "1230/1234",
+        "6fdb277e-d", "prism", "awaiting", "approval", "2025-09-16", "1230/1234",
     ]  # fmt: skip
-    assert second.split() == ["6fdb277e-0", "completed", "2025-09-15", "39/39", "0"]
+    assert second.split() == ["6fdb277e-0", "a_long_n…", "completed", "2025-09-15", "39/39", "0"]
 
 
 def test_the_runs_are_whole_where_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a wide terminal, and in a pipe."""
-    console, shown = screen(160)
+    console, shown = screen(180)
     monkeypatch.setattr(terminal, "out", console)
     terminal.print_runs(RUNS)
     assert RUNS[0].run_id in shown.getvalue()
     assert RUNS[0].approved_by is not None
     assert RUNS[0].approved_by in shown.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({}, "no runs yet"),
+        ({"state": "awaiting_approval"}, "no run is awaiting approval"),
+        ({"target": "songs"}, "no runs of target songs yet"),
+        ({"target": "songs", "state": "running"}, "no run of target songs is running"),
+    ],
+)
+def test_no_runs_are_what_was_asked_for(
+    capsys: pytest.CaptureFixture[str], asked: dict[str, Any], said: str
+) -> None:
+    """Not that there are none where others were not asked for."""
+    terminal.print_runs([], **asked)
+    assert capsys.readouterr().out == f"{said}\n"
+
+
+def test_a_status_says_what_it_waits_for_and_what_ended_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One form for each."""
+    terminal.print_status(replace(status(None), waits_for="canary: 2 sessions", reason="x"))
+    terminal.print_status(replace(status(None, "cancelled"), reason="NaN"))
+    out = capsys.readouterr().out
+    assert "\n  waits for canary: 2 sessions\n" in out
+    assert "\n  reason: NaN\n" in out
+    assert "x" not in out.split()
 
 
 def test_a_long_plan_is_rendered_at_its_beginning_and_at_its_end(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Any, get_args
 from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 
-from backfill.cli import app as cli
+from backfill.results.run import RunState
 
 Db = psycopg.Connection[Any]
 
@@ -119,7 +119,7 @@ def test_the_view_and_the_check_name_the_same_states(project_db: Db) -> None:
     ).fetchone()
     assert row is not None
     checked = set(re.findall(r"'(\w+)'", row["check"]))
-    assert checked == set(STATES) == set(cli.STATES)
+    assert checked == set(STATES) == set(get_args(RunState))
     assert {state for arrow in arrows(project_db) for state in arrow} == checked
 
 

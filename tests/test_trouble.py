@@ -177,7 +177,7 @@ def test_too_many_requests_slow_the_run_down_and_fail_nothing(crew: Crew) -> Non
     answer = verbs.claim(crew.db, crew.run_id)
     assert (answer["granted"], answer["wait_for"], answer["wait_s"]) == ([], "back-off", 17)
     assert "429 slow down" in answer["why"]
-    assert "back-off until" in crew.progress()["waits_for"]
+    assert "back-off: until" in crew.progress()["waits_for"]
     for _ in range(12):
         crew.batch(slow)
     assert crew.to_its_end(lambda _: None)["state"] == "completed"
@@ -226,7 +226,7 @@ def test_one_session_s_error_is_one_session_s(crew: Crew) -> None:
     assert crew.states() == {"done": 4, "pending": 35}
     [witness] = verbs.claim(crew.db, crew.run_id, claim_id := str(uuid4()))["granted"]
     assert verbs.claim(crew.db, crew.run_id)["wait_for"] == "leases"
-    assert crew.progress()["waits_for"].startswith("trial, whether an error is every session's: ")
+    assert crew.progress()["waits_for"].startswith("trial: whether an error is that of all sessions, ")
     told = verbs.score_all(crew.db, crew.run_id, witness)
     settled = verbs.settle(crew.db, crew.run_id, claim_id, [told])
     assert [(s["ordinal"], s["state"]) for s in settled["settled"]] == [
@@ -378,7 +378,8 @@ def test_more_than_half_failed_after_twenty_pauses_the_run(crew: Crew) -> None:
     assert 20 <= settled < 25
     waits_for = crew.progress()["waits_for"]
     assert waits_for.startswith(
-        f"paused by the database: circuit breaker: {states['failed']} of {settled} sessions failed"
+        "resume: paused by the database: circuit breaker:"
+        f" {states['failed']} of {settled} sessions failed"
     )
     assert waits_for.endswith("most with P0001")
 
@@ -432,4 +433,4 @@ def test_every_wait_has_a_reason(db: Connection, still: DatabaseClock) -> None:
     assert crew.progress()["waits_for"] == ("canary: 2 are leased by test until 08:01:03 UTC")
     assert len(granted) == len(second) == 1
     verbs.call(db, "backfill_pause", run=run_id, reason="lunch")
-    assert crew.progress()["waits_for"] == "paused by service_role: lunch"
+    assert crew.progress()["waits_for"] == "resume: paused by service_role: lunch"

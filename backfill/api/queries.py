@@ -29,7 +29,7 @@ from backfill.results.coverage import Missing
 from backfill.results.event import OnProgress, ignore
 from backfill.results.history import History
 from backfill.results.plan import Freshness, Plan
-from backfill.results.run import Json, Outcome, RunSummary, Status
+from backfill.results.run import Json, Outcome, RunState, RunSummary, Status
 from backfill.results.sessions import PlannedSessions
 from backfill.results.verification import Verification, packed
 
@@ -61,18 +61,21 @@ async def load_fresh_plan(gateway: Gateway, run_id: str) -> Plan:
         return replace(plan, freshness_unknown=error.message)
 
 
-async def load_runs(gateway: Gateway, state: str | None, limit: int) -> tuple[RunSummary, ...]:
-    """At most `limit` runs, newest first. state: only runs in it, or None.
+async def load_runs(
+    gateway: Gateway, *, state: RunState | None = None, target: str | None = None, limit: int
+) -> tuple[RunSummary, ...]:
+    """At most `limit` runs, newest first. state, target: only runs in it, only runs of it.
 
     Raises BadRequest if there is none because no target is installed.
     """
+    asked = {"state": state, "target": target}
     rows = await gateway.newest(
         "backfill_run_progress",
         columns=PROGRESS_COLUMNS,
         order="created_at",
         key="run_id",
         limit=limit,
-        equal={"state": state} if state else {},
+        equal={column: value for column, value in asked.items() if value is not None},
     )
     if not rows:
         await gateway.call("backfill_find_runs", {"p_prefix": ""}, expect=list)
@@ -87,10 +90,19 @@ async def load_history(gateway: Gateway, versions: Sequence[str]) -> History:
     return History(None if applied is None else frozenset(applied), frozenset(told["targets"]))
 
 
-async def load_missing(gateway: Gateway, since: str | None, target: str | None) -> Missing:
-    """What is missing by UTC day. since: a day or None. target: None for the only one."""
-    asked = {"p_target": target, "p_since": since}
+async def load_missing(
+    gateway: Gateway, *, since: str | None, until: str | None, target: str | None
+) -> Missing:
+    """What is missing by UTC day. since, until: a day or None. target: None for the only one."""
+    asked = {"p_target": target, "p_since": since, "p_until": until}
     return missing_of(await gateway.call("backfill_coverage", asked, expect=dict))
+
+
+async def load_targets(gateway: Gateway) -> tuple[str, ...]:
+    """The installed targets, by name."""
+    first = {"position": "1"}  # of the components that each has
+    pages = gateway.rows("backfill_targets", columns="target", key="target", equal=first)
+    return tuple([row["target"] async for page in pages for row in page])
 
 
 async def load_run(gateway: Gateway, run_id: str) -> dict[str, Json]:

@@ -29,8 +29,8 @@ RUN_COLUMNS = (
     "approved_by,approved_via,approved_at,approved_until,started_at"
 )
 PROGRESS_COLUMNS = (
-    "run_id,state,reason,environment,total,pending,leased,done,failed,skipped,rolled_back,unselected,"
-    "rate_per_minute,eta_s,waits_for,approved_by,approved_until,created_at,audit_count,audit_head,"
+    "run_id,target,state,reason,environment,total,pending,leased,done,failed,skipped,rolled_back,"
+    "unselected,rate_per_minute,eta_s,waits_for,approved_by,approved_until,created_at,audit_count,audit_head,"
     "called"
 )
 BUCKETS = (

@@ -11,11 +11,15 @@ import typer
 
 import backfill
 from backfill.api import keys
+from backfill.cli.completion import run_ids, target_names
 from backfill.cli.exit_codes import ExitCode
 from backfill.cli.from_files import environ
 
 Run = Annotated[
-    str, typer.Argument(metavar="RUN", help="A run's id, or at least 8 characters of it.")
+    str,
+    typer.Argument(
+        metavar="RUN", help="A run's id, or at least 8 characters of it.", autocompletion=run_ids
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why. Kept with the run.")]
@@ -26,7 +30,12 @@ Since = Annotated[str | None, typer.Option("--since", metavar="D", help="First U
 Until = Annotated[str | None, typer.Option("--until", metavar="D", help="Last UTC day.")]
 Target = Annotated[
     str | None,
-    typer.Option("--target", envvar="BACKFILL_TARGET", help="Which, if several are installed."),
+    typer.Option(
+        "--target",
+        envvar="BACKFILL_TARGET",
+        help="Which, if several are installed.",
+        autocompletion=target_names,
+    ),
 ]
 LogsDir = Annotated[
     Path, typer.Option(envvar="BACKFILL_LOGS_DIR", help="Where the run's folder of files goes.")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 import typer
 from typer.core import TyperCommand
 
 from backfill.atomic_file import replace_file
 from backfill.cli import exit_codes, terminal
+from backfill.cli.completion import modes, run_ids
 from backfill.cli.options import AsJson, Since, Target, Until, connected, end
 from backfill.errors import BadRequest
 from backfill.render.plan import plan_pieces
 from backfill.results.plan import Plan
+from backfill.results.run import Mode
 
 T = TypeVar("T")
 PRISM = "PRISM alone"  # the heading in the help of what only that target has
@@ -43,6 +45,7 @@ def add_to(app: typer.Typer) -> None:
 
 def missing(
     since: Since = None,
+    until: Until = None,
     min_coverage: Annotated[
         float | None, typer.Option(min=0, max=1, help="Exit with 4 below this share.")
     ] = None,
@@ -51,7 +54,7 @@ def missing(
 ) -> None:
     """What is missing per UTC day."""
     with connected() as bf:
-        found = bf.missing(since=since, target=target)
+        found = bf.missing(since=since, until=until, target=target)
     if as_json:
         terminal.print_json(found.as_dict())
     else:
@@ -109,7 +112,8 @@ def plan(
         list[str] | None, typer.Option(metavar="COMPONENT=V", help="A version by component.")
     ] = None,
     like: Annotated[
-        str | None, typer.Option(metavar="RUN", help="A request to start from.")
+        str | None,
+        typer.Option(metavar="RUN", help="A request to start from.", autocompletion=run_ids),
     ] = None,
     parameters: Annotated[
         list[str] | None,
@@ -121,7 +125,11 @@ def plan(
     ] = None,
     mode: Annotated[
         str | None,
-        typer.Option(metavar="direct|bulk", help="One call per step, or per batch. [direct]"),
+        typer.Option(
+            metavar="direct|bulk",
+            help="One call per step, or per batch. [direct]",
+            autocompletion=modes,
+        ),
     ] = None,
     rehearse: Annotated[
         int | None,
@@ -132,7 +140,11 @@ def plan(
     ] = None,
     resume: Annotated[
         str | None,
-        typer.Option(metavar="RUN", help="Go on with a plan that was cut off. Takes nothing else."),
+        typer.Option(
+            metavar="RUN",
+            help="Go on with a plan that was cut off. Takes nothing else.",
+            autocompletion=run_ids,
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -159,7 +171,7 @@ def plan(
             want=_pairs(want, "--want is COMPONENT=VERSION", "--want invoice=v3"),
             parameters=_pairs(parameters, "--set is NAME=VALUE", "--set min_lines=2"),
             inferred=inferred,
-            mode=mode,
+            mode=cast(Mode | None, mode),
             like=like,
             rehearse=rehearse,
             resume=resume,

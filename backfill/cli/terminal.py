@@ -28,7 +28,7 @@ NAMED_SESSIONS = 20
 NEVER_CUT = ("run", "failed ", "day")
 
 PIPE_COLUMNS = 250  # a pipe has no width, and nothing may be cut there
-RUNS_COLUMNS = 130  # below these the list of runs is cut
+RUNS_COLUMNS = 150  # below these the list of runs is cut
 RENDERED_LINES = 1_000
 
 
@@ -150,20 +150,24 @@ def print_missing(missing: Missing) -> None:
         )
 
 
-def print_runs(runs: Sequence[RunSummary]) -> None:
-    """The runs, the newest first."""
+def print_runs(
+    runs: Sequence[RunSummary], *, state: str | None = None, target: str | None = None
+) -> None:
+    """The runs, the newest first. state, target: what was asked for."""
     if not runs:
-        out.print("no runs yet")
+        of_target = f" of target {target}" if target else ""
+        is_so = f"no run{of_target} is {_words(state)}" if state else f"no runs{of_target} yet"
+        out.print(is_so, markup=False)
     elif out.width < RUNS_COLUMNS:
         _print_runs_narrow(runs)
     else:
         out.print(
             table(
-                "run", "state", "environment", "created", "sessions", "done", "failed",
+                "run", "target", "state", "environment", "created", "sessions", "done", "failed",
                 "approved by",
                 rows=(
-                    (r.run_id, _words(r.state), r.environment, f"{r.created_at:%Y-%m-%d %H:%M}",
-                     r.total, r.done, r.failed, r.approved_by)
+                    (r.run_id, r.target, _words(r.state), r.environment,
+                     f"{r.created_at:%Y-%m-%d %H:%M}", r.total, r.done, r.failed, r.approved_by)
                     for r in runs
                 ),
             )
@@ -171,9 +175,13 @@ def print_runs(runs: Sequence[RunSummary]) -> None:
 
 
 def _print_runs_narrow(runs: Sequence[RunSummary]) -> None:
-    """One line per run in 80 columns: ids as prefixes, days without hours, names cut."""
+    """One line per run in 80 columns: ids as prefixes, days without hours, names cut.
+
+    Without the environment, which is the same for all of a project's runs but old ones.
+    """
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for name, widest in (("run", None), ("state", None), ("env", 10), ("created", None)):
+    widths = {"run": None, "target": 9, "state": None, "created": None}
+    for name, widest in widths.items():
         table.add_column(name, no_wrap=True, max_width=widest)
     for name in ("done", "failed"):
         table.add_column(name, no_wrap=True, justify="right")
@@ -181,7 +189,7 @@ def _print_runs_narrow(runs: Sequence[RunSummary]) -> None:
     chars = _prefix_chars([r.run_id for r in runs])
     for r in runs:
         done, created = f"{r.done}/{r.total}", f"{r.created_at:%Y-%m-%d}"
-        named = (r.run_id[:chars], _words(r.state), r.environment or "", created)
+        named = (r.run_id[:chars], r.target, _words(r.state), created)
         table.add_row(*named, done, str(r.failed), r.approved_by or "")
     out.print(table, soft_wrap=False)
 
@@ -203,7 +211,7 @@ def print_status(status: Status) -> None:
     if status.unselected:
         out.print(f"  {status.called.counted(status.unselected)} skipped: no longer selected")
     if status.waits_for:
-        out.print(f"  {status.waits_for}", markup=False)
+        out.print(f"  waits for {status.waits_for}", markup=False)
     elif status.reason:
         out.print(f"  reason: {status.reason}", markup=False)
     if status.state == "running":

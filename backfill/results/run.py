@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, SkipValidation
 
@@ -16,6 +16,12 @@ Json = Any
 
 Moment = Annotated[datetime, BeforeValidator(moment)]
 
+RunState = Literal[
+    "planning", "awaiting_approval", "approved", "running", "paused", "completed", "rejected",
+    "cancelled", "expired", "rolled_back",
+]  # fmt: skip
+# How sessions are scored: a call per step, or per batch inside the database.
+Mode = Literal["direct", "bulk"]
 ITEM_STATES = ("pending", "leased", "done", "failed", "skipped", "rolled_back")
 
 
@@ -24,7 +30,8 @@ class RunSummary:
     """A run in a list."""
 
     run_id: str
-    state: str
+    target: str
+    state: RunState
     environment: str | None
     created_at: Moment
     total: int
@@ -48,7 +55,7 @@ class Status:
     """
 
     run_id: str
-    state: str
+    state: RunState
     reason: str | None
     counts: Mapping[str, int]
     rate_per_minute: float
@@ -113,7 +120,7 @@ class Outcome:
     logs_failed: str | None = None
 
     @property
-    def state(self) -> str:
+    def state(self) -> RunState:
         """The run's state."""
         return self.status.state
 

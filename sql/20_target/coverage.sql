@@ -1,12 +1,13 @@
 -- Coverage: what is missing by day, of any target.
 
--- The view that shows a target's coverage, the target's components in order, the first day meant, the date's column,
--- how people call its rows, why a component may not be wanted: {component: reason}, and what somebody should know:
+-- The view that shows a target's coverage, the target's components in order, the first and the last day meant, the
+-- date's column, how people call its rows, why a component may not be wanted: {component: reason}, and what somebody should know:
 -- [sentence].
 --
--- raises  OB010 not allowed, OB013 no such target or no date
+-- raises  OB010 not allowed, OB013 no such target, no date, or the first day is after the last
 create function backfill_private.coverage_of(
-  p_target text, p_since text, out view_name text, out components text[], out first_day date, out date_column text,
+  p_target text, p_since text, p_until text,
+  out view_name text, out components text[], out first_day date, out last_day date, out date_column text,
   out called text[], out not_wanted jsonb, out notes jsonb
 )
 language plpgsql
@@ -17,6 +18,12 @@ as $$
 begin
   perform backfill_private.authorize('read');
   first_day := (backfill_private.since_bound('since', p_since) at time zone 'UTC')::date;
+  last_day := ((backfill_private.until_bound('until', p_until) - interval '1 microsecond') at time zone 'UTC')::date;
+  if last_day < first_day then
+    perform backfill_private.refuse('OB013',
+      format('since %s is after until %s', p_since, p_until),
+      format('backfill missing … --until with a day from %s on', first_day));
+  end if;
   select
     s.views[cardinality(s.views)],
     array(

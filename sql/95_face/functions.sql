@@ -44,55 +44,51 @@ comment on function public.backfill_history(text[]) is
 --
 -- p_target  null: the only target
 -- p_since   the first day. Days that no plan can take come too: without a date, infinite, of a year not in 1 to 9999
+-- p_until   the last day
 -- returns   {components, days: [a row of the target's view of daily coverage], not_wanted: {component: why it may not be
 --           wanted}, undated: sessions of such days that lack something, date: the date's column, called: its rows, one
 --           and several, notes: sentences}
-create function public.backfill_coverage(p_target text default null, p_since text default null)
+-- raises    OB010 not allowed, OB013 no such target or no date
+create function public.backfill_coverage(
+  p_target text default null, p_since text default null, p_until text default null
+)
 returns jsonb
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_view text;
-  v_components text[];
-  v_since date;
-  v_column text;
-  v_not_wanted jsonb;
-  v_notes jsonb;
+  v_asked record;
   v_days jsonb;
   v_undated bigint;
-  v_called text[];
   v_without bigint;
 begin
-  select c.view_name, c.components, c.first_day, c.date_column, c.called, c.not_wanted, c.notes
-  into v_view, v_components, v_since, v_column, v_called, v_not_wanted, v_notes
-  from backfill_private.coverage_of(p_target, p_since) as c;
+  select * into v_asked from backfill_private.coverage_of(p_target, p_since, p_until);
   execute format(
     'select coalesce(jsonb_agg(to_jsonb(d) order by d.day), ''[]''),
-       coalesce(sum(d.completed - d.complete)
-         filter (where (d.day between %2$L and %3$L) is not true), 0),
+       coalesce(sum(d.completed - d.complete) filter (where d.day between %2$L and %3$L is not true), 0),
        coalesce(sum(d.completed - d.complete) filter (where d.day is null), 0)
      from %1$s as d
-     where $1 is null or d.day >= $1 or d.day is null or d.day < %2$L',
-    v_view::regclass, '0001-01-01', '9999-12-31')
+     where d.day between %2$L and %3$L is not true
+       or (($1 is null or d.day >= $1) and ($2 is null or d.day <= $2))',
+    v_asked.view_name::regclass, '0001-01-01', '9999-12-31')
   into v_days, v_undated, v_without
-  using v_since;
+  using v_asked.first_day, v_asked.last_day;
   return jsonb_build_object(
-    'components', v_components,
+    'components', v_asked.components,
     'days', v_days,
-    'not_wanted', v_not_wanted,
+    'not_wanted', v_asked.not_wanted,
     'undated', v_undated,
-    'date', v_column,
-    'called', v_called,
-    'notes', v_notes || coalesce(
-      to_jsonb(backfill_private.no_plan_takes(v_column, v_without, v_undated - v_without)), '[]'));
+    'date', v_asked.date_column,
+    'called', v_asked.called,
+    'notes', v_asked.notes || coalesce(
+      to_jsonb(backfill_private.no_plan_takes(v_asked.date_column, v_without, v_undated - v_without)), '[]'));
 end
 $$;
 
-comment on function public.backfill_coverage(text, text) is
-  'What is missing of a target, by UTC day: the target, the first day. Sessions without a date count in any range. '
-  'For the client.';
+comment on function public.backfill_coverage(text, text, text) is
+  'What is missing of a target, by UTC day: the target, the first day, the last. Sessions without a date count in any '
+  'range. For the client.';
 
 -- The relations and functions that a declaration may name, from the catalogs alone.
 --

@@ -3,6 +3,7 @@
 create view public.backfill_run_progress with (security_invoker = true) as
 select
   r.run_id,
+  r.target,
   r.state,
   coalesce(c.total, 0) as total,
   coalesce(c.done, 0) as done,
@@ -24,16 +25,17 @@ select
         + coalesce(greatest(extract(epoch from r.next_batch_at - backfill_private.clock()), 0), 0),
       case when p.lags and c.lately > 0 then (c.pending + c.leased) * w.watched_s / c.lately else 0 end))::integer
   end as eta_s,
+  -- In one form: what it waits for, and why.
   case
     when r.state = 'paused' then
-      format('paused by %s: %s', coalesce(r.held_by, 'the database'), coalesce(r.reason, 'no reason given'))
-    when r.state = 'awaiting_approval' then 'waits for an approval of digest ' || r.digest
-    when r.state = 'approved' then 'waits for backfill apply ' || r.run_id
+      format('resume: paused by %s: %s', coalesce(r.held_by, 'the database'), coalesce(r.reason, 'no reason given'))
+    when r.state = 'awaiting_approval' then 'approval: of digest ' || r.digest
+    when r.state = 'approved' then 'apply: backfill apply ' || r.run_id
     when r.state <> 'running' then null
     when c.pending = 0 and c.leased > 0 then
-      format('the last %s: ', w.called_many) || backfill_private.lease_holders(r.run_id)
+      format('leases: the last %s, ', w.called_many) || backfill_private.lease_holders(r.run_id)
     when r.back_off_until > backfill_private.clock() then
-      format('back-off until %s UTC after %s',
+      format('back-off: until %s UTC after %s',
         to_char(r.back_off_until at time zone 'UTC', 'HH24:MI:SS'), r.back_off_reason)
     when r.canary is null and c.canary_open > 0 and c.pending_priority = 0 then
       'canary: ' || coalesce(
@@ -42,14 +44,14 @@ select
     when r.next_batch_at > backfill_private.clock() then
       'throttle: the next batch starts at ' || to_char(r.next_batch_at at time zone 'UTC', 'HH24:MI:SS') || ' UTC'
     when c.witnesses > 0 then
-      'trial, whether an error is every session''s: ' || backfill_private.lease_holders(r.run_id)
+      format('trial: whether an error is that of all %s, ', w.called_many) || backfill_private.lease_holders(r.run_id)
     when c.pending > 0 and c.next_try > backfill_private.clock() then
       format('back-off: the next %s is tried again at %s UTC after %s', coalesce(r.plan #>> '{called,0}', 'session'),
         to_char(c.next_try at time zone 'UTC', 'HH24:MI:SS'), c.tried_after)
     when c.leased = 0 then
       coalesce(
-        'lease: ' || backfill_private.lease_holders(r.run_id),
-        'for a worker to ask for the next batch. If none is alive: backfill apply ' || r.run_id)
+        'leases: ' || backfill_private.lease_holders(r.run_id),
+        'worker: none asks for the next batch. If none is alive: backfill apply ' || r.run_id)
   end as waits_for,
   r.reason,
   r.environment,
@@ -105,6 +107,7 @@ cross join lateral (
 
 comment on view public.backfill_run_progress is 'Where each run stands: counts, rate, time left, and why it waits.';
 comment on column public.backfill_run_progress.run_id is 'The run.';
+comment on column public.backfill_run_progress.target is 'What is backfilled: a target of backfill_targets.';
 comment on column public.backfill_run_progress.state is 'Where it stands.';
 comment on column public.backfill_run_progress.total is 'Sessions in the plan.';
 comment on column public.backfill_run_progress.done is 'Sessions with every planned row.';
@@ -121,7 +124,7 @@ comment on column public.backfill_run_progress.rate_per_minute is
 comment on column public.backfill_run_progress.eta_s is
   'Seconds until the last batch starts: from the throttle, or from the rate if the run lags behind the throttle.';
 comment on column public.backfill_run_progress.waits_for is
-  'Why nothing happens right now. Null while sessions are being scored.';
+  'What it waits for right now, and why: throttle: the next batch starts at … Null while sessions are being scored.';
 comment on column public.backfill_run_progress.reason is 'Why it is paused, rejected, cancelled or expired.';
 comment on column public.backfill_run_progress.environment is 'The environment that the plan is for.';
 comment on column public.backfill_run_progress.approved_by is 'Who approved it.';

@@ -29,7 +29,7 @@ from public, anon, authenticated, service_role;
 revoke all on function
   public.backfill_check(jsonb),
   public.backfill_calls(uuid),
-  public.backfill_coverage(text, text),
+  public.backfill_coverage(text, text, text),
   public.backfill_catalog(),
   public.backfill_check_target(jsonb),
   public.backfill_installed(),
@@ -110,7 +110,7 @@ to authenticated, service_role;
 
 -- Doors of the service only.
 grant execute on function
-  public.backfill_coverage(text, text),
+  public.backfill_coverage(text, text, text),
   public.backfill_history(text[]),
   public.backfill_catalog(),
   public.backfill_check_target(jsonb),
@@ -168,7 +168,7 @@ grant execute on function
   backfill_private.columns_apart(jsonb, jsonb),
   backfill_private.components_kept(text),
   backfill_private.confirm_undo(uuid, text, text, integer, jsonb, text),
-  backfill_private.coverage_of(text, text),
+  backfill_private.coverage_of(text, text, text),
   backfill_private.declaration_faults(jsonb),
   backfill_private.fault(text),
   backfill_private.history(text[]),

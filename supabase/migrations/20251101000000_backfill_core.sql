@@ -925,13 +925,14 @@ $$;
 -- from sql/20_target/coverage.sql
 -- Coverage: what is missing by day, of any target.
 
--- The view that shows a target's coverage, the target's components in order, the first day meant, the date's column,
--- how people call its rows, why a component may not be wanted: {component: reason}, and what somebody should know:
+-- The view that shows a target's coverage, the target's components in order, the first and the last day meant, the
+-- date's column, how people call its rows, why a component may not be wanted: {component: reason}, and what somebody should know:
 -- [sentence].
 --
--- raises  OB010 not allowed, OB013 no such target or no date
+-- raises  OB010 not allowed, OB013 no such target, no date, or the first day is after the last
 create function backfill_private.coverage_of(
-  p_target text, p_since text, out view_name text, out components text[], out first_day date, out date_column text,
+  p_target text, p_since text, p_until text,
+  out view_name text, out components text[], out first_day date, out last_day date, out date_column text,
   out called text[], out not_wanted jsonb, out notes jsonb
 )
 language plpgsql
@@ -942,6 +943,12 @@ as $$
 begin
   perform backfill_private.authorize('read');
   first_day := (backfill_private.since_bound('since', p_since) at time zone 'UTC')::date;
+  last_day := ((backfill_private.until_bound('until', p_until) - interval '1 microsecond') at time zone 'UTC')::date;
+  if last_day < first_day then
+    perform backfill_private.refuse('OB013',
+      format('since %s is after until %s', p_since, p_until),
+      format('backfill missing … --until with a day from %s on', first_day));
+  end if;
   select
     s.views[cardinality(s.views)],
     array(
@@ -15129,55 +15136,51 @@ comment on function public.backfill_history(text[]) is
 --
 -- p_target  null: the only target
 -- p_since   the first day. Days that no plan can take come too: without a date, infinite, of a year not in 1 to 9999
+-- p_until   the last day
 -- returns   {components, days: [a row of the target's view of daily coverage], not_wanted: {component: why it may not be
 --           wanted}, undated: sessions of such days that lack something, date: the date's column, called: its rows, one
 --           and several, notes: sentences}
-create function public.backfill_coverage(p_target text default null, p_since text default null)
+-- raises    OB010 not allowed, OB013 no such target or no date
+create function public.backfill_coverage(
+  p_target text default null, p_since text default null, p_until text default null
+)
 returns jsonb
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_view text;
-  v_components text[];
-  v_since date;
-  v_column text;
-  v_not_wanted jsonb;
-  v_notes jsonb;
+  v_asked record;
   v_days jsonb;
   v_undated bigint;
-  v_called text[];
   v_without bigint;
 begin
-  select c.view_name, c.components, c.first_day, c.date_column, c.called, c.not_wanted, c.notes
-  into v_view, v_components, v_since, v_column, v_called, v_not_wanted, v_notes
-  from backfill_private.coverage_of(p_target, p_since) as c;
+  select * into v_asked from backfill_private.coverage_of(p_target, p_since, p_until);
   execute format(
     'select coalesce(jsonb_agg(to_jsonb(d) order by d.day), ''[]''),
-       coalesce(sum(d.completed - d.complete)
-         filter (where (d.day between %2$L and %3$L) is not true), 0),
+       coalesce(sum(d.completed - d.complete) filter (where d.day between %2$L and %3$L is not true), 0),
        coalesce(sum(d.completed - d.complete) filter (where d.day is null), 0)
      from %1$s as d
-     where $1 is null or d.day >= $1 or d.day is null or d.day < %2$L',
-    v_view::regclass, '0001-01-01', '9999-12-31')
+     where d.day between %2$L and %3$L is not true
+       or (($1 is null or d.day >= $1) and ($2 is null or d.day <= $2))',
+    v_asked.view_name::regclass, '0001-01-01', '9999-12-31')
   into v_days, v_undated, v_without
-  using v_since;
+  using v_asked.first_day, v_asked.last_day;
   return jsonb_build_object(
-    'components', v_components,
+    'components', v_asked.components,
     'days', v_days,
-    'not_wanted', v_not_wanted,
+    'not_wanted', v_asked.not_wanted,
     'undated', v_undated,
-    'date', v_column,
-    'called', v_called,
-    'notes', v_notes || coalesce(
-      to_jsonb(backfill_private.no_plan_takes(v_column, v_without, v_undated - v_without)), '[]'));
+    'date', v_asked.date_column,
+    'called', v_asked.called,
+    'notes', v_asked.notes || coalesce(
+      to_jsonb(backfill_private.no_plan_takes(v_asked.date_column, v_without, v_undated - v_without)), '[]'));
 end
 $$;
 
-comment on function public.backfill_coverage(text, text) is
-  'What is missing of a target, by UTC day: the target, the first day. Sessions without a date count in any range. '
-  'For the client.';
+comment on function public.backfill_coverage(text, text, text) is
+  'What is missing of a target, by UTC day: the target, the first day, the last. Sessions without a date count in any '
+  'range. For the client.';
 
 -- The relations and functions that a declaration may name, from the catalogs alone.
 --
@@ -15744,6 +15747,7 @@ comment on function public.backfill_prune(uuid) is
 create view public.backfill_run_progress with (security_invoker = true) as
 select
   r.run_id,
+  r.target,
   r.state,
   coalesce(c.total, 0) as total,
   coalesce(c.done, 0) as done,
@@ -15765,16 +15769,17 @@ select
         + coalesce(greatest(extract(epoch from r.next_batch_at - backfill_private.clock()), 0), 0),
       case when p.lags and c.lately > 0 then (c.pending + c.leased) * w.watched_s / c.lately else 0 end))::integer
   end as eta_s,
+  -- In one form: what it waits for, and why.
   case
     when r.state = 'paused' then
-      format('paused by %s: %s', coalesce(r.held_by, 'the database'), coalesce(r.reason, 'no reason given'))
-    when r.state = 'awaiting_approval' then 'waits for an approval of digest ' || r.digest
-    when r.state = 'approved' then 'waits for backfill apply ' || r.run_id
+      format('resume: paused by %s: %s', coalesce(r.held_by, 'the database'), coalesce(r.reason, 'no reason given'))
+    when r.state = 'awaiting_approval' then 'approval: of digest ' || r.digest
+    when r.state = 'approved' then 'apply: backfill apply ' || r.run_id
     when r.state <> 'running' then null
     when c.pending = 0 and c.leased > 0 then
-      format('the last %s: ', w.called_many) || backfill_private.lease_holders(r.run_id)
+      format('leases: the last %s, ', w.called_many) || backfill_private.lease_holders(r.run_id)
     when r.back_off_until > backfill_private.clock() then
-      format('back-off until %s UTC after %s',
+      format('back-off: until %s UTC after %s',
         to_char(r.back_off_until at time zone 'UTC', 'HH24:MI:SS'), r.back_off_reason)
     when r.canary is null and c.canary_open > 0 and c.pending_priority = 0 then
       'canary: ' || coalesce(
@@ -15783,14 +15788,14 @@ select
     when r.next_batch_at > backfill_private.clock() then
       'throttle: the next batch starts at ' || to_char(r.next_batch_at at time zone 'UTC', 'HH24:MI:SS') || ' UTC'
     when c.witnesses > 0 then
-      'trial, whether an error is every session''s: ' || backfill_private.lease_holders(r.run_id)
+      format('trial: whether an error is that of all %s, ', w.called_many) || backfill_private.lease_holders(r.run_id)
     when c.pending > 0 and c.next_try > backfill_private.clock() then
       format('back-off: the next %s is tried again at %s UTC after %s', coalesce(r.plan #>> '{called,0}', 'session'),
         to_char(c.next_try at time zone 'UTC', 'HH24:MI:SS'), c.tried_after)
     when c.leased = 0 then
       coalesce(
-        'lease: ' || backfill_private.lease_holders(r.run_id),
-        'for a worker to ask for the next batch. If none is alive: backfill apply ' || r.run_id)
+        'leases: ' || backfill_private.lease_holders(r.run_id),
+        'worker: none asks for the next batch. If none is alive: backfill apply ' || r.run_id)
   end as waits_for,
   r.reason,
   r.environment,
@@ -15846,6 +15851,7 @@ cross join lateral (
 
 comment on view public.backfill_run_progress is 'Where each run stands: counts, rate, time left, and why it waits.';
 comment on column public.backfill_run_progress.run_id is 'The run.';
+comment on column public.backfill_run_progress.target is 'What is backfilled: a target of backfill_targets.';
 comment on column public.backfill_run_progress.state is 'Where it stands.';
 comment on column public.backfill_run_progress.total is 'Sessions in the plan.';
 comment on column public.backfill_run_progress.done is 'Sessions with every planned row.';
@@ -15862,7 +15868,7 @@ comment on column public.backfill_run_progress.rate_per_minute is
 comment on column public.backfill_run_progress.eta_s is
   'Seconds until the last batch starts: from the throttle, or from the rate if the run lags behind the throttle.';
 comment on column public.backfill_run_progress.waits_for is
-  'Why nothing happens right now. Null while sessions are being scored.';
+  'What it waits for right now, and why: throttle: the next batch starts at … Null while sessions are being scored.';
 comment on column public.backfill_run_progress.reason is 'Why it is paused, rejected, cancelled or expired.';
 comment on column public.backfill_run_progress.environment is 'The environment that the plan is for.';
 comment on column public.backfill_run_progress.approved_by is 'Who approved it.';
@@ -16017,7 +16023,7 @@ from public, anon, authenticated, service_role;
 revoke all on function
   public.backfill_check(jsonb),
   public.backfill_calls(uuid),
-  public.backfill_coverage(text, text),
+  public.backfill_coverage(text, text, text),
   public.backfill_catalog(),
   public.backfill_check_target(jsonb),
   public.backfill_installed(),
@@ -16098,7 +16104,7 @@ to authenticated, service_role;
 
 -- Doors of the service only.
 grant execute on function
-  public.backfill_coverage(text, text),
+  public.backfill_coverage(text, text, text),
   public.backfill_history(text[]),
   public.backfill_catalog(),
   public.backfill_check_target(jsonb),
@@ -16156,7 +16162,7 @@ grant execute on function
   backfill_private.columns_apart(jsonb, jsonb),
   backfill_private.components_kept(text),
   backfill_private.confirm_undo(uuid, text, text, integer, jsonb, text),
-  backfill_private.coverage_of(text, text),
+  backfill_private.coverage_of(text, text, text),
   backfill_private.declaration_faults(jsonb),
   backfill_private.fault(text),
   backfill_private.history(text[]),
