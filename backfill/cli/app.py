@@ -31,8 +31,9 @@ from backfill.cli.options import (
     end,
 )
 from backfill.cli.progress import ApplyProgress, StepProgress
+from backfill.cli.watch import show_changes
 from backfill.client import DEFAULT_RUNS
-from backfill.errors import BackfillError
+from backfill.errors import BackfillError, BadRequest
 from backfill.results.run import Outcome, RunState
 
 app = typer.Typer(
@@ -124,14 +125,19 @@ def show(
         Path | None,
         typer.Option(metavar="FILE", help="Write it as a page with charts, whole or not at all."),
     ] = None,
+    summary: Annotated[
+        bool, typer.Option("--summary", help="Without what names each session.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """The plan, or what became of it."""
+    if html is not None and summary:
+        raise BadRequest("a page has no summary", "backfill show … --html FILE, or --summary")
     with connected() as bf:
         if html is not None:
             planning.write_page(bf.page(run), html, as_json)
         else:
-            planning.show_plan(bf.get(run), as_json)
+            planning.show_plan(bf.get(run), as_json, is_summary=summary)
 
 
 @app.command(epilog="Example: backfill approve 4f2c1b9e --digest D")
@@ -262,11 +268,20 @@ def cancel(run: Run, reason: Reason, as_json: AsJson = False) -> None:
     _print_status(status, as_json)
 
 
-@app.command(epilog="Example: backfill status 4f2c1b9e")
-def status(run: Run, as_json: AsJson = False) -> None:
+@app.command(epilog="Example: backfill status 4f2c1b9e --watch")
+def status(
+    run: Run,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on until the run is over, or Ctrl-C.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """The status of a run, and why it waits."""
     with connected() as bf:
-        _print_status(bf.status(run), as_json)
+        if watch:
+            show_changes(lambda: bf.status(run), as_json)
+        else:
+            _print_status(bf.status(run), as_json)
 
 
 @app.command(epilog="Example: backfill verify 4f2c1b9e")

@@ -57,6 +57,12 @@ def of_target_check(found: TargetCheck) -> ExitCode:
     return ExitCode.DONE if found.passes else ExitCode.DIFFERENCE
 
 
+def of_plan(checks: Sequence[Check], *, is_strict: bool) -> ExitCode:
+    """DIFFERENCE if a mark of the plan failed and that is to count."""
+    has_failed = any(check.status == "fail" for check in checks)
+    return ExitCode.DIFFERENCE if is_strict and has_failed else ExitCode.DONE
+
+
 def of_missing(found: Missing, min_coverage: float | None) -> ExitCode:
     """DIFFERENCE below the least coverage. Without one, or without sessions, nothing is below."""
     is_below = found.coverage is not None and found.coverage < (min_coverage or 0)

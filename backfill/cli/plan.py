@@ -146,6 +146,9 @@ def plan(
             autocompletion=run_ids,
         ),
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 4 if a mark of the plan failed.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Plan what is missing, and halt for approval."""
@@ -178,6 +181,7 @@ def plan(
             **paces,
         )
     show_plan(made, as_json)
+    end(exit_codes.of_plan(made.checks, is_strict=strict))
 
 
 def _typed(ctx: typer.Context, option: str, value: T) -> T | None:
@@ -224,9 +228,9 @@ def write_page(page: str, file: Path, as_json: bool) -> None:
         terminal.out.print(str(file), markup=False)
 
 
-def show_plan(shown: Plan, as_json: bool) -> None:
-    """Print a plan."""
+def show_plan(shown: Plan, as_json: bool, *, is_summary: bool = False) -> None:
+    """Print a plan. is_summary: without what names each session."""
     if as_json:
-        terminal.print_json(shown.as_dict())
+        terminal.print_json(shown.summary() if is_summary else shown.as_dict())
     else:
-        terminal.print_markdown(plan_pieces(shown))
+        terminal.print_markdown(plan_pieces(shown, is_summary=is_summary))

@@ -204,20 +204,26 @@ def _prefix_chars(ids: Sequence[str]) -> int:
     return next((n for n in lengths if len({i[:n] for i in ids}) == len(ids)), max(map(len, ids)))
 
 
-def print_status(status: Status) -> None:
-    """The status of a run, and why it waits."""
+def status_text(status: Status) -> str:
+    """The status of a run, and why it waits, in lines."""
     counts = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in status.counts.items() if n)
-    out.print(f"run {status.run_id} is {status.state}: {counts or 'nothing'}", markup=False)
+    lines = [f"run {status.run_id} is {status.state}: {counts or 'nothing'}"]
     if status.unselected:
-        out.print(f"  {status.called.counted(status.unselected)} skipped: no longer selected")
+        lines.append(f"{status.called.counted(status.unselected)} skipped: no longer selected")
     if status.waits_for:
-        out.print(f"  waits for {status.waits_for}", markup=False)
+        lines.append(f"waits for {status.waits_for}")
     elif status.reason:
-        out.print(f"  reason: {status.reason}", markup=False)
+        lines.append(f"reason: {status.reason}")
     if status.state == "running":
         eta = "unknown" if status.eta_s is None else f"{status.eta_s:.0f} s"
-        out.print(f"  {status.rate_per_minute:g} {status.called.many}/min, about {eta} left")
-    out.print(f"  audit: {status.audit_count} events, head {status.audit_head}")
+        lines.append(f"{status.rate_per_minute:g} {status.called.many}/min, about {eta} left")
+    lines.append(f"audit: {status.audit_count} events, head {status.audit_head}")
+    return "\n  ".join(lines)
+
+
+def print_status(status: Status) -> None:
+    """The status of a run, and why it waits."""
+    out.print(status_text(status), markup=False)
 
 
 def print_failures(failures: Sequence[FailedSession], called: Called) -> None:

@@ -59,15 +59,18 @@ def plan_markdown(plan: Plan) -> str:
     return "".join(plan_pieces(plan))
 
 
-def plan_pieces(plan: Plan) -> Iterator[str]:
-    """The same, batch by batch: a large plan is some twenty megabytes of text."""
+def plan_pieces(plan: Plan, *, is_summary: bool = False) -> Iterator[str]:
+    """The same, batch by batch: a large plan is some twenty megabytes of text.
+
+    is_summary: without what names each session.
+    """
     if plan.is_empty:
         yield _nothing_to_do(plan)
     else:
-        yield from document(_parts(plan))
+        yield from document(_parts(plan, is_summary))
 
 
-def _parts(plan: Plan) -> Iterator[str]:
+def _parts(plan: Plan, is_summary: bool) -> Iterator[str]:
     yield f"# Backfill plan {code(plan.run_id)}"
     yield _facts(plan)
     if not plan.figures:
@@ -76,10 +79,15 @@ def _parts(plan: Plan) -> Iterator[str]:
         return
     for part in (
         freshness, _candidates, calls_and_writes, _data_quality, rehearsal, blast_radius,
-        _excluded, _not_wanted, batching, order,
+        _not_wanted,
     ):  # fmt: skip
         yield part(plan)
-    yield from sessions(plan)
+    if not is_summary:
+        yield _excluded(plan)
+    yield batching(plan)
+    if not is_summary:
+        yield order(plan)
+        yield from sessions(plan)
     for part in (_risks, _rollback, _criteria, _ending):
         yield part(plan)
 

@@ -306,6 +306,11 @@ class Plan:
         """The shape of `backfill plan --json`, and once the run has started what became of it."""
         return {n: list(told) if isinstance(told, Iterator) else told for n, told in self.told()}
 
+    def summary(self) -> dict[str, Json]:
+        """The same without what names each session: batches, excluded, sessions."""
+        named = ("batches", "excluded", "sessions")
+        return {name: told for name, told in self.told() if name not in named}
+
     def told(self) -> Iterator[tuple[str, Json]]:
         """The same, name by name. Values that grow with the plan are iterators."""
         yield "run_id", self.run_id or None
