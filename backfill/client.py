@@ -102,6 +102,8 @@ class AsyncBackfill(TargetVerbs):
         throttle_per_minute: int | None = UNSET,
         batch_size: int | None = None,
         priority: Sequence[str] | None = None,
+        ids: Sequence[str] | None = None,
+        limit: int | None = None,
         environment: str | None = None,
         target: str | None = None,
         want: dict[str, str] | None = None,
@@ -118,6 +120,7 @@ class AsyncBackfill(TargetVerbs):
 
         since, until: whole UTC days, both included, or moments, in UTC if they have no offset.
         throttle_per_minute: starts in any 60 s, 20 by default, None for no limit.
+        ids: only these sessions, at most 1,000. limit: only the first so many, in the plan's order.
         want: versions by component. parameters: of the target, by name.
         PRISM's own words, for that target alone: engine_version and fc_version are the wanted
         versions of profile and fc_scores, basis the kind of the fc_scores (functions by default),
@@ -140,7 +143,7 @@ class AsyncBackfill(TargetVerbs):
             since=since, until=until, recent_since=recent_since, engine_version=engine_version,
             fc_version=fc_version, basis=basis, throttle_per_minute=throttle_per_minute,
             batch_size=batch_size, priority=priority, environment=environment, target=target,
-            want=want, parameters=parameters, inferred=inferred, mode=mode,
+            ids=ids, limit=limit, want=want, parameters=parameters, inferred=inferred, mode=mode,
             min_responses=min_responses, min_fc_responses=min_fc_responses, like=like,
             rehearse=rehearse, resume=resume,
         )  # fmt: skip

@@ -164,6 +164,8 @@ class Request:
     ] = UNSET
     batch_size: Annotated[int | None, Parameter(checked_number, is_kept=True)] = None
     priority: Annotated[Sequence[str] | None, Parameter(checked_ids, is_kept=True)] = None
+    ids: Annotated[Sequence[str] | None, Parameter(checked_ids, is_kept=True)] = None
+    limit: Annotated[int | None, Parameter(checked_number, is_kept=True, title="Limit")] = None
     environment: Annotated[str | None, Parameter(checked_text, is_kept=True)] = None
     target: Annotated[str | None, Parameter(checked_text, is_kept=True, title="Target")] = None
     want: Annotated[Mapping[str, str] | None, Parameter(checked_versions)] = None

@@ -163,7 +163,7 @@ def test_a_plan_takes_every_parameter(project: Project, bf: backfill.Backfill) -
     """In the library; but two of them by name on the command line; and what is listed is kept."""
     taken = signature(AsyncBackfill.plan).parameters.keys() - {"self"}
     assert taken == PARAMETERS.keys()
-    options = signature(planned_by_command).parameters.keys() - {"as_json"}
+    options = signature(planned_by_command).parameters.keys() - {"ctx", "strict", "as_json"}
     assert options | {"min_responses", "min_fc_responses"} == {
         n.replace("throttle_per_minute", "throttle") for n in taken
     }
@@ -178,6 +178,8 @@ OUT_OF_BOUNDS: list[tuple[dict[str, Any], str]] = [
     ({"rehearse": -1}, "rehearse is a whole number from 0 to 999999999, not -1"),
     ({"min_responses": -1}, "min_responses is a whole number from 0 to 999999999, not -1"),
     ({"priority": ["a"] * 101}, "priority is a list of at most 100 ids"),
+    ({"ids": ["a"] * 1001}, "ids is a list of at most 1000 ids"),
+    ({"limit": 0}, "limit is a whole number from 1 to 999999999, not 0"),
 ]
 
 

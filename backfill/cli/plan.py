@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
@@ -99,6 +100,15 @@ def plan(
     priority: Annotated[
         list[str] | None, typer.Option(metavar="ID", help="Goes first, by its id.")
     ] = None,
+    ids: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Only the sessions of this file, one id a line. - for stdin."
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", help="Only the first N sessions of the plan.")
+    ] = None,
     environment: Annotated[
         str | None,
         typer.Option(
@@ -169,6 +179,8 @@ def plan(
             basis=basis,
             batch_size=batch_size,
             priority=priority,
+            ids=None if ids is None else _ids_of(ids),
+            limit=limit,
             environment=environment,
             target=target,
             want=_pairs(want, "--want is COMPONENT=VERSION", "--want invoice=v3"),
@@ -188,6 +200,19 @@ def _typed(ctx: typer.Context, option: str, value: T) -> T | None:
     """The value of an option if it was typed, None if a variable or a file gave it."""
     source = ctx.get_parameter_source(option)
     return value if source is not None and source.name == "COMMANDLINE" else None
+
+
+def _ids_of(file: Path) -> list[str]:
+    """The ids of a file, one a line, without empty lines. Raises BadRequest."""
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as failed:
+        why = getattr(failed, "strerror", None) or "it is not in UTF-8"
+        raise BadRequest(f"{file} cannot be read: {why}", "backfill plan … --ids FILE") from failed
+    ids = [line for line in text.splitlines() if line.strip()]
+    if not ids:
+        raise BadRequest(f"{file} names no session", "write one id a line")
+    return ids
 
 
 def _throttle(text: str) -> int | None:

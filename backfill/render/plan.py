@@ -118,6 +118,7 @@ def _facts(plan: Plan) -> str:
         "Until": f"{escaped(asked['until'])}, included" if asked.get("until") else "no end",
         "Recent since": escaped(day(asked.get("recent_since"))),
         **_parameters(asked),
+        **({} if asked.get("ids") is None else {"Limited to": f"{len(asked['ids'])} named"}),
         "Throttle": f"{throttle}/min" if throttle else "none",
         "Batch size": escaped(asked.get("batch_size") or NONE),
         "Digest": code(plan.digest or NONE),

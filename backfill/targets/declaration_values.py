@@ -25,7 +25,7 @@ TAKEN = frozenset(
     {
         "target", "since", "until", "recent_since", "since_at", "until_before", "environment",
         "throttle_per_minute", "batch_size", "priority", "want", "parameters", "inferred",
-        "rehearse", "like", "mode", "session_id",
+        "rehearse", "like", "mode", "session_id", "ids", "limit",
     }
 )  # fmt: skip
 

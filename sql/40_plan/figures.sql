@@ -142,7 +142,7 @@ begin
       from backfill_private.findings
       where run_id = p_run_id and excluded is not null
     ),
-    -- What was named comes first, and what has no date that a plan can take comes last.
+    -- What was named comes first. What has no date that a plan can take comes late, and what is beyond a limit last.
     'excluded', (
       select coalesce(
         jsonb_agg(jsonb_build_object('session_id', e.session_id, 'reason', e.excluded) order by e.place),
@@ -152,7 +152,10 @@ begin
           f.session_id,
           f.excluded,
           row_number() over (
-            order by f.is_named desc, f.session_at desc nulls last, f.session_id) as place
+            order by
+              f.is_named desc,
+              f.excluded is not distinct from backfill_private.beyond_limit(v_run),
+              f.session_at desc nulls last, f.session_id) as place
         from backfill_private.findings as f
         where f.run_id = p_run_id and f.excluded is not null
         order by place

@@ -1,8 +1,8 @@
 -- Freshness: what changed since a plan was sealed, for anyone who approves or applies it later.
 
 -- Sessions that a plan like this would name now and this one does not: candidates by the run's own request, in its
--- range. They are named for the next plan. No run is ever widened by them. While a key of the target does not hold, no
--- plan can name any.
+-- range, among the ids to which it limits itself. Those that were beyond its limit are not new. They are named for the
+-- next plan. No run is ever widened by them. While a key of the target does not hold, no plan can name any.
 --
 -- returns  {new_candidates: [session id], the newest first, at most 1,000, new_candidates_total}
 create function backfill_private.new_candidates(p_run public.backfill_runs)
@@ -25,7 +25,13 @@ begin
        from %s as g
        left join public.backfill_items as item
          on item.run_id = $1 and item.source = $2 and item.session_id = g.session_id
-       where item.run_id is null and g.session_at >= $3 and g.session_at < $4
+       left join backfill_private.findings as beyond
+         on beyond.run_id = $1 and beyond.session_id = g.session_id and beyond.excluded = $5
+       where item.run_id is null
+         and beyond.run_id is null
+         and g.session_at >= $3
+         and g.session_at < $4
+         and ($6 is null or g.session_id in (select unnest($6)))
      ), found as (
        select u.session_id, row_number() over (order by u.session_at desc, u.session_id) as place
        from unplanned as u where u.excluded is null and u.components <> ''{}''
@@ -37,7 +43,8 @@ begin
     backfill_private.gaps_view(p_run.target)::regclass)
   into v_found
   using p_run.run_id, p_run.target, (p_run.request ->> 'since_at')::timestamptz,
-    coalesce((p_run.request ->> 'until_before')::timestamptz, backfill_private.after_all_moments());
+    coalesce((p_run.request ->> 'until_before')::timestamptz, backfill_private.after_all_moments()),
+    backfill_private.beyond_limit(p_run), backfill_private.asked_ids(p_run);
   perform set_config('backfill.request', '', true);
   return v_found;
 end

@@ -24,6 +24,8 @@ select * from (values
   -- In bulk a batch is a call. Without a throttle small batches would cost calls for nothing, so there it is 500.
   ('batch_size',          'number',   1,             999999999,     '5',         true,  true),
   ('priority',            'ids',      0,             100,           '[]',        true,  true),
+  ('ids',                 'ids',      0,             1000,          null,        true,  true),
+  ('limit',               'number',   1,             999999999,     null,        true,  true),
   ('want',                'versions', null,          null,          '{}',        false, false),
   ('parameters',          'values',   null,          null,          '{}',        false, false),
   ('rehearse',            'number',   0,             999999999,     null,        false, false)
@@ -57,6 +59,7 @@ begin
       format('backfill plan … %s', case p_name
         when 'throttle_per_minute' then '--throttle 20'
         when 'batch_size' then '--batch-size 5'
+        when 'limit' then '--limit 10'
         else format('with a %s of 1', p_name) end));
   end if;
   return v_text::integer;
@@ -302,7 +305,7 @@ as $$
   where p.kind <> 'derived'
 $$;
 
--- A request in its normal form: every parameter present, dates as given and as bounds, priority as full ids.
+-- A request in its normal form: every parameter present, dates as given and as bounds, priority and ids as full ids.
 --
 -- raises  OB008 another environment, OB013 or OB014 a parameter is not usable
 create function backfill_private.normal_request(p_request jsonb)
@@ -348,7 +351,9 @@ begin
     'until_before', v_until,
     'recent_since', v_recent,
     'priority', to_jsonb(backfill_private.named_sessions(
-      v_target, array(select jsonb_array_elements_text(v_asked -> 'priority')))));
+      v_target, array(select jsonb_array_elements_text(v_asked -> 'priority')))),
+    'ids', case when v_asked ->> 'ids' is not null then to_jsonb(backfill_private.named_sessions(
+      v_target, array(select jsonb_array_elements_text(v_asked -> 'ids')))) end);
   return v_names || (
     select jsonb_object_agg(p.name, v_asked -> p.name)
     from backfill_private.request_parameters as p

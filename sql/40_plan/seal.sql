@@ -1,6 +1,6 @@
 -- Sealing: what was found becomes the run's items, is measured, and gets its digest.
 
--- The candidates that a run has found, each in its place: phase, order, batch.
+-- The candidates that a run has found, each in its place: phase, order, batch. If its request has a limit, the first.
 create function backfill_private.placed(p_run public.backfill_runs)
 returns table (
   ordinal bigint, session_id text, session_at timestamptz, components text[], category text, phase text, batch bigint
@@ -37,6 +37,8 @@ as $$
     ) as f
     join backfill_private.categories(p_run.target) as c on c.components = f.components
   ) as o
+  where p_run.request ->> 'limit' is null
+    or o.ordinal <= (p_run.request ->> 'limit')::integer
 $$;
 
 -- How many sessions one call places. Even on a slow project that is well within its time limit.
@@ -50,7 +52,7 @@ as $$
 $$;
 
 -- Turn the next findings of a run into its items, then analyze them: without statistics PostgreSQL takes a new run for
--- small, and would look through all of it for each batch.
+-- small, and would look through all of it for each batch. Findings beyond the request's limit are then left out.
 --
 -- returns  true when all are placed
 create function backfill_private.place_items(p_run public.backfill_runs)
@@ -90,6 +92,14 @@ begin
     return false;
   end if;
   analyze public.backfill_items;
+  update backfill_private.findings as f
+  set excluded = backfill_private.beyond_limit(p_run)
+  where f.run_id = p_run.run_id
+    and f.excluded is null
+    and p_run.request ->> 'limit' is not null
+    and not exists (
+      select from public.backfill_items as i
+      where i.run_id = f.run_id and i.session_id = f.session_id);
   return true;
 end
 $$;
@@ -149,9 +159,18 @@ begin
     p_run_id,
     named.session_id,
     '{}',
-    'named as priority, but not completed, outside the dates, or nothing is missing',
+    case
+      when named.session_id <> all (backfill_private.asked_ids(v_run))
+      then 'named as priority, but not among the sessions to which the plan is limited'
+      else format('named%s, but not completed, outside the dates, or nothing is missing',
+        case when v_run.request -> 'priority' ? named.session_id then ' as priority' end)
+    end,
     true
-  from jsonb_array_elements_text(v_run.request -> 'priority') as named (session_id)
+  from (
+    select jsonb_array_elements_text(v_run.request -> 'priority')
+    union
+    select unnest(backfill_private.asked_ids(v_run))
+  ) as named (session_id)
   -- One of which nothing that it lacks is wanted says why.
   on conflict (run_id, session_id) do update
   set excluded = (select string_agg(w.value, '; ' order by w.key) from jsonb_each_text(findings.not_wanted) as w),
@@ -224,7 +243,7 @@ begin
     perform backfill_private.refuse('OB013',
       format('the plan has %s, this project allows %s',
         backfill_private.called_in(p_run_id, v_sessions), v_settings.max_sessions),
-      'narrow --since and --until');
+      'narrow --since and --until, or give --limit');
   elsif (v_batches - 1) * backfill_private.batch_spacing_s(v_run.request)
       > extract(epoch from v_settings.approval_ttl) then
     perform backfill_private.refuse('OB013',

@@ -133,6 +133,29 @@ as $$
   end
 $$;
 
+-- The sessions to which a request limits itself. Null: to none.
+create function backfill_private.asked_ids(p_run public.backfill_runs)
+returns text[]
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when p_run.request ->> 'ids' is not null
+    then array(select jsonb_array_elements_text(p_run.request -> 'ids'))
+  end
+$$;
+
+-- Why a session that a plan could take is not in it: the request asks for fewer. Null: it asks for all.
+create function backfill_private.beyond_limit(p_run public.backfill_runs)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select 'it comes after the first ' || (p_run.request ->> 'limit') || ', to which the plan is limited'
+$$;
+
 -- Keep what a window of session dates holds.
 --
 -- p_from, p_until  see backfill_private.detected
@@ -146,11 +169,14 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_kept bigint;
+  v_ids text[] := backfill_private.asked_ids(p_run);
 begin
   perform set_config('backfill.request', p_run.request::text, true);
   insert into backfill_private.findings (run_id, session_id, session_at, components, not_wanted, excluded)
   select p_run.run_id, d.session_id, d.session_at, d.components, d.not_wanted, d.excluded
   from unnest(backfill_private.detected(p_run.target, p_from, p_until)) as d
+  where v_ids is null
+    or d.session_id in (select unnest(v_ids))
   on conflict do nothing;
   get diagnostics v_kept = row_count;
   perform set_config('backfill.request', '', true);

@@ -5027,7 +5027,7 @@ begin
       from backfill_private.findings
       where run_id = p_run_id and excluded is not null
     ),
-    -- What was named comes first, and what has no date that a plan can take comes last.
+    -- What was named comes first. What has no date that a plan can take comes late, and what is beyond a limit last.
     'excluded', (
       select coalesce(
         jsonb_agg(jsonb_build_object('session_id', e.session_id, 'reason', e.excluded) order by e.place),
@@ -5037,7 +5037,10 @@ begin
           f.session_id,
           f.excluded,
           row_number() over (
-            order by f.is_named desc, f.session_at desc nulls last, f.session_id) as place
+            order by
+              f.is_named desc,
+              f.excluded is not distinct from backfill_private.beyond_limit(v_run),
+              f.session_at desc nulls last, f.session_id) as place
         from backfill_private.findings as f
         where f.run_id = p_run_id and f.excluded is not null
         order by place
@@ -5086,8 +5089,8 @@ $$;
 -- Freshness: what changed since a plan was sealed, for anyone who approves or applies it later.
 
 -- Sessions that a plan like this would name now and this one does not: candidates by the run's own request, in its
--- range. They are named for the next plan. No run is ever widened by them. While a key of the target does not hold, no
--- plan can name any.
+-- range, among the ids to which it limits itself. Those that were beyond its limit are not new. They are named for the
+-- next plan. No run is ever widened by them. While a key of the target does not hold, no plan can name any.
 --
 -- returns  {new_candidates: [session id], the newest first, at most 1,000, new_candidates_total}
 create function backfill_private.new_candidates(p_run public.backfill_runs)
@@ -5110,7 +5113,13 @@ begin
        from %s as g
        left join public.backfill_items as item
          on item.run_id = $1 and item.source = $2 and item.session_id = g.session_id
-       where item.run_id is null and g.session_at >= $3 and g.session_at < $4
+       left join backfill_private.findings as beyond
+         on beyond.run_id = $1 and beyond.session_id = g.session_id and beyond.excluded = $5
+       where item.run_id is null
+         and beyond.run_id is null
+         and g.session_at >= $3
+         and g.session_at < $4
+         and ($6 is null or g.session_id in (select unnest($6)))
      ), found as (
        select u.session_id, row_number() over (order by u.session_at desc, u.session_id) as place
        from unplanned as u where u.excluded is null and u.components <> ''{}''
@@ -5122,7 +5131,8 @@ begin
     backfill_private.gaps_view(p_run.target)::regclass)
   into v_found
   using p_run.run_id, p_run.target, (p_run.request ->> 'since_at')::timestamptz,
-    coalesce((p_run.request ->> 'until_before')::timestamptz, backfill_private.after_all_moments());
+    coalesce((p_run.request ->> 'until_before')::timestamptz, backfill_private.after_all_moments()),
+    backfill_private.beyond_limit(p_run), backfill_private.asked_ids(p_run);
   perform set_config('backfill.request', '', true);
   return v_found;
 end
@@ -6465,6 +6475,8 @@ select * from (values
   -- In bulk a batch is a call. Without a throttle small batches would cost calls for nothing, so there it is 500.
   ('batch_size',          'number',   1,             999999999,     '5',         true,  true),
   ('priority',            'ids',      0,             100,           '[]',        true,  true),
+  ('ids',                 'ids',      0,             1000,          null,        true,  true),
+  ('limit',               'number',   1,             999999999,     null,        true,  true),
   ('want',                'versions', null,          null,          '{}',        false, false),
   ('parameters',          'values',   null,          null,          '{}',        false, false),
   ('rehearse',            'number',   0,             999999999,     null,        false, false)
@@ -6498,6 +6510,7 @@ begin
       format('backfill plan … %s', case p_name
         when 'throttle_per_minute' then '--throttle 20'
         when 'batch_size' then '--batch-size 5'
+        when 'limit' then '--limit 10'
         else format('with a %s of 1', p_name) end));
   end if;
   return v_text::integer;
@@ -6743,7 +6756,7 @@ as $$
   where p.kind <> 'derived'
 $$;
 
--- A request in its normal form: every parameter present, dates as given and as bounds, priority as full ids.
+-- A request in its normal form: every parameter present, dates as given and as bounds, priority and ids as full ids.
 --
 -- raises  OB008 another environment, OB013 or OB014 a parameter is not usable
 create function backfill_private.normal_request(p_request jsonb)
@@ -6789,7 +6802,9 @@ begin
     'until_before', v_until,
     'recent_since', v_recent,
     'priority', to_jsonb(backfill_private.named_sessions(
-      v_target, array(select jsonb_array_elements_text(v_asked -> 'priority')))));
+      v_target, array(select jsonb_array_elements_text(v_asked -> 'priority')))),
+    'ids', case when v_asked ->> 'ids' is not null then to_jsonb(backfill_private.named_sessions(
+      v_target, array(select jsonb_array_elements_text(v_asked -> 'ids')))) end);
   return v_names || (
     select jsonb_object_agg(p.name, v_asked -> p.name)
     from backfill_private.request_parameters as p
@@ -6825,7 +6840,7 @@ $$;
 -- from sql/40_plan/seal.sql
 -- Sealing: what was found becomes the run's items, is measured, and gets its digest.
 
--- The candidates that a run has found, each in its place: phase, order, batch.
+-- The candidates that a run has found, each in its place: phase, order, batch. If its request has a limit, the first.
 create function backfill_private.placed(p_run public.backfill_runs)
 returns table (
   ordinal bigint, session_id text, session_at timestamptz, components text[], category text, phase text, batch bigint
@@ -6862,6 +6877,8 @@ as $$
     ) as f
     join backfill_private.categories(p_run.target) as c on c.components = f.components
   ) as o
+  where p_run.request ->> 'limit' is null
+    or o.ordinal <= (p_run.request ->> 'limit')::integer
 $$;
 
 -- How many sessions one call places. Even on a slow project that is well within its time limit.
@@ -6875,7 +6892,7 @@ as $$
 $$;
 
 -- Turn the next findings of a run into its items, then analyze them: without statistics PostgreSQL takes a new run for
--- small, and would look through all of it for each batch.
+-- small, and would look through all of it for each batch. Findings beyond the request's limit are then left out.
 --
 -- returns  true when all are placed
 create function backfill_private.place_items(p_run public.backfill_runs)
@@ -6915,6 +6932,14 @@ begin
     return false;
   end if;
   analyze public.backfill_items;
+  update backfill_private.findings as f
+  set excluded = backfill_private.beyond_limit(p_run)
+  where f.run_id = p_run.run_id
+    and f.excluded is null
+    and p_run.request ->> 'limit' is not null
+    and not exists (
+      select from public.backfill_items as i
+      where i.run_id = f.run_id and i.session_id = f.session_id);
   return true;
 end
 $$;
@@ -6974,9 +6999,18 @@ begin
     p_run_id,
     named.session_id,
     '{}',
-    'named as priority, but not completed, outside the dates, or nothing is missing',
+    case
+      when named.session_id <> all (backfill_private.asked_ids(v_run))
+      then 'named as priority, but not among the sessions to which the plan is limited'
+      else format('named%s, but not completed, outside the dates, or nothing is missing',
+        case when v_run.request -> 'priority' ? named.session_id then ' as priority' end)
+    end,
     true
-  from jsonb_array_elements_text(v_run.request -> 'priority') as named (session_id)
+  from (
+    select jsonb_array_elements_text(v_run.request -> 'priority')
+    union
+    select unnest(backfill_private.asked_ids(v_run))
+  ) as named (session_id)
   -- One of which nothing that it lacks is wanted says why.
   on conflict (run_id, session_id) do update
   set excluded = (select string_agg(w.value, '; ' order by w.key) from jsonb_each_text(findings.not_wanted) as w),
@@ -7049,7 +7083,7 @@ begin
     perform backfill_private.refuse('OB013',
       format('the plan has %s, this project allows %s',
         backfill_private.called_in(p_run_id, v_sessions), v_settings.max_sessions),
-      'narrow --since and --until');
+      'narrow --since and --until, or give --limit');
   elsif (v_batches - 1) * backfill_private.batch_spacing_s(v_run.request)
       > extract(epoch from v_settings.approval_ttl) then
     perform backfill_private.refuse('OB013',
@@ -7282,6 +7316,29 @@ as $$
   end
 $$;
 
+-- The sessions to which a request limits itself. Null: to none.
+create function backfill_private.asked_ids(p_run public.backfill_runs)
+returns text[]
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when p_run.request ->> 'ids' is not null
+    then array(select jsonb_array_elements_text(p_run.request -> 'ids'))
+  end
+$$;
+
+-- Why a session that a plan could take is not in it: the request asks for fewer. Null: it asks for all.
+create function backfill_private.beyond_limit(p_run public.backfill_runs)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select 'it comes after the first ' || (p_run.request ->> 'limit') || ', to which the plan is limited'
+$$;
+
 -- Keep what a window of session dates holds.
 --
 -- p_from, p_until  see backfill_private.detected
@@ -7295,11 +7352,14 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_kept bigint;
+  v_ids text[] := backfill_private.asked_ids(p_run);
 begin
   perform set_config('backfill.request', p_run.request::text, true);
   insert into backfill_private.findings (run_id, session_id, session_at, components, not_wanted, excluded)
   select p_run.run_id, d.session_id, d.session_at, d.components, d.not_wanted, d.excluded
   from unnest(backfill_private.detected(p_run.target, p_from, p_until)) as d
+  where v_ids is null
+    or d.session_id in (select unnest(v_ids))
   on conflict do nothing;
   get diagnostics v_kept = row_count;
   perform set_config('backfill.request', '', true);
