@@ -293,3 +293,71 @@ def test_the_views_have_the_keys_own_type(songs: Db) -> None:
             f"select count(*) from public.{view} as v join public.songs as s on s.id = v.session_id"
         )
         assert count(songs, joined) == 3
+
+
+# -- two components in one table
+
+
+SHARED = """
+create table public.notes (
+  song_id bigint not null, kind text not null, v text not null, note text,
+  primary key (song_id, kind));
+create function public.note(song_id bigint, kind text, v text) returns void language sql
+set search_path = '' as 'insert into public.notes values ($1, $2, $3) on conflict do nothing';
+grant select, insert, update, delete on public.notes to service_role;
+insert into public.notes values (1, 'long', 'v1');
+"""
+PARAMETERS = """
+[parameters]
+short_kind = "short"
+long_kind = "long"
+"""
+NOTE = """
+[[component]]
+name = "short"
+table = "public.notes"
+session = "song_id"
+key = ["song_id", "kind"]
+matches = { kind = "short_kind" }
+version_column = "v"
+version = "v1"
+function = "public.note(bigint,text,text)"
+arguments = { song_id = "session_id", kind = "short_kind", v = "short_version" }
+"""
+NOTES = SOURCE + PARAMETERS + NOTE + NOTE.replace("short", "long")
+
+
+@MODES
+def test_two_components_in_one_table_are_told_apart_by_a_column(songs: Db, mode: str) -> None:
+    """Each with rows, receipts, figures and criteria of its own."""
+    songs.execute(SHARED)
+    declare_text(songs, NOTES)
+    run = lived(songs, "kinds", mode=mode)
+    assert run.plan["candidates"]["missing"] == {"short": 3, "long": 2}
+    assert run.plan["expected_writes"] == {"notes": 5, "total": 5}
+    assert run.plan["expected_calls"] == {"note": 5, "total": 5}
+    assert (run.states, run.verdict) == ({"done": 3}, "pass")
+    receipts = songs.execute(
+        "select component, count(*) as n from public.backfill_receipts"
+        " where kind = 'score' group by 1 order by 1"
+    ).fetchall()
+    assert [(row["component"], row["n"]) for row in receipts] == [("long", 2), ("short", 3)]
+    left = songs.execute("select kind from public.notes").fetchall()
+    assert [row["kind"] for row in left] == ["long"]
+    criteria = verbs.call(songs, "backfill_verify_part", p_run_id=run.run_id)["verification"]
+    names = {c["name"] for c in criteria["criteria"]}
+    assert names >= {"notes_short_rows", "notes_long_rows", "notes_long_version"}
+
+
+def test_components_that_nothing_tells_apart_are_refused(songs: Db) -> None:
+    """In the file, and in a request that makes their parameters the same."""
+    mixed = NOTES.replace('long_kind = "long"', 'long_kind = "short"')
+    with pytest.raises(BadRequest) as refused:
+        parse(mixed)
+    assert refused.value.message == (
+        "components short and long are both in public.notes, and no column tells them apart"
+    )
+    songs.execute(SHARED)
+    declare_text(songs, NOTES)
+    with pytest.raises(Exception, match=r"short and long are both in public\.notes"):
+        planned(songs, "kinds", parameters={"long_kind": "short"})

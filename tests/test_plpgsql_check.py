@@ -48,6 +48,8 @@ BY_DESIGN = {
     ("open_run", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("effects", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("date_marks", "text type variable is not sanitized"): NAMES_COME_QUOTED,
+    ("view_key_fault", "text type variable is not sanitized"): NAMES_COME_QUOTED,
+    ("is_same", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("unmatched_values", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("data_marks", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("withdraw", "text type variable is not sanitized"): NAMES_COME_QUOTED,

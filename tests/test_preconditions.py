@@ -56,9 +56,9 @@ KEYS = {
     "a source whose key may be null": (UNSONGED + "alter table public.songs alter column id drop not null, add unique (id)", "", "", "id is no key of public.songs: id may be null"),
     "children by inheritance": ("create table public.rarities () inherits (public.songs)", "", "", "public.songs cannot be declared: public.rarities inherits from it"),
     "children of a component": ("create table public.rarities () inherits (public.covers)", "", "", "public.covers cannot be declared: public.rarities inherits from it"),
-    "a view": ("create view public.calm as select * from public.songs", "public.songs", "public.calm", "public.calm cannot be declared: it is a view"),
+    "a view of which no key is one": ("create view public.calm as select s.* from public.songs as s, generate_series(1, 2)", "public.songs", "public.calm", "id is no key of public.calm: several rows of the view have the same"),
     "a view beside it": ("create view public.sleeves as select * from public.covers", "public.covers", "public.sleeves", "public.sleeves cannot be declared: it is a view"),
-    "a materialized view": ("create materialized view public.calm as select * from public.songs", "public.songs", "public.calm", "it is a materialized view"),
+    "a materialized view beside it": ("create materialized view public.calm as select * from public.covers", "public.covers", "public.calm", "it is a materialized view"),
     "a sequence": ("create sequence public.calm", "public.songs", "public.calm", "there is no table public.calm"),
     "partitions": (
         "create table public.parted (id bigint, cut_at timestamptz not null, mood text, primary key (id, cut_at)) partition by range (cut_at);"

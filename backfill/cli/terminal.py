@@ -139,8 +139,6 @@ def print_missing(missing: Missing) -> None:
     for one in missing.not_wanted:
         sessions = missing.called.counted(one["sessions"])
         out.print(f"no {one['component']} is wanted of {sessions}: {one['reason']}", markup=False)
-    for note in missing.notes:
-        out.print(note, markup=False)
     if missing.coverage is None:
         out.print(f"no {missing.called.one} that can be scored")
     else:
@@ -148,6 +146,8 @@ def print_missing(missing: Missing) -> None:
             f"coverage {missing.coverage:.2%} of {missing.called.counted(missing.scorable)} "
             "that can be scored"
         )
+    for note in missing.notes:
+        out.print(note, markup=False)
 
 
 def print_runs(

@@ -274,17 +274,34 @@ def _criteria(plan: Plan) -> str:
 
 
 def _criteria_of_tables(plan: Plan) -> list[tuple[str, object, str]]:
-    versions = wanted_versions(plan)
+    versions, counted_rows = wanted_versions(plan), dict(_rows_by_criterion(plan))
     rows: list[tuple[str, object, str]] = []
-    for name in written_tables(plan):
-        count = plan.expected_writes[name]
+    for name, (table_name, count) in counted_rows.items():
         rows.append((code(f"{name}_rows"), count, "planned rows, new and updated told apart"))
-        if name in versions or not planned_steps(plan):
-            version = versions.get(name, "the wanted version")
+        if table_name in versions or not planned_steps(plan):
+            version = versions.get(table_name, "the wanted version")
             rows.append((code(f"{name}_version"), count, f"rows the run wrote, with {version}"))
-    kept = (f["table"] for f in filled(plan) if f.get("keeps_versions"))
+    kept = (_criterion(f) for f in filled(plan) if f.get("keeps_versions"))
     legacy = [(code(f"{n}_no_legacy_versions"), 0, "new rows of another version") for n in kept]
     return [*rows, *legacy]
+
+
+def _rows_by_criterion(plan: Plan) -> Iterator[tuple[str, tuple[str, int]]]:
+    """What `verify` calls a component's rows, with their table and their planned number.
+
+    That is the table, and the component too if it shares that table with another one.
+    """
+    missing = plan.figures["candidates"]["missing"]
+    writes = plan.expected_writes
+    for f in filled(plan):
+        rows = missing.get(f.get("component"), writes[f["table"]])
+        yield _criterion(f), (f["table"], rows)
+    if not planned_steps(plan):
+        yield from ((name, (name, writes[name])) for name in written_tables(plan))
+
+
+def _criterion(filled: Mapping[str, Json]) -> str:
+    return str(filled.get("criteria", filled["table"]))
 
 
 # How it ends -------------------------------------------------------------------------------------

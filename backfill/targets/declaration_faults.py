@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -109,7 +110,7 @@ def contradictions(made: Declaration, taken: Collection[str]) -> Iterator[BadReq
     names = [c.name for c in made.components]
     versions = [c.version_parameter for c in made.components if c.version_parameter is not None]
     yield from _twice("component", names)
-    yield from _twice("table", [c.table.name for c in made.components])
+    yield from _of_tables(made)
     yield from _of_calls(made.components, names)
     yield from _twice("version_parameter", _version_parameters(made.components))
     views = (made.views.candidates, made.views.coverage, *(c.view for c in made.components))
@@ -168,6 +169,21 @@ def _of_component(
                 f"{called} comes after {other}, which is not declared before it"
                 + nearest(other, earlier),
                 "put the components into the order in which they are scored",
+            )
+
+
+def _of_tables(made: Declaration) -> Iterator[BadRequest]:
+    """Two components in one table that no column tells apart."""
+    for one, other in combinations(made.components, 2):
+        matched = one.matches.keys() & other.matches.keys()
+        values = made.parameters
+        if one.table == other.table and not any(
+            values.get(one.matches[c]) != values.get(other.matches[c]) for c in matched
+        ):
+            yield BadRequest(
+                f"components {one.name} and {other.name} are both in {one.table.schema}."
+                f"{one.table.name}, and no column tells them apart",
+                "matches = { COLUMN = … } in both, each with a parameter of another value",
             )
 
 

@@ -287,6 +287,28 @@ begin
 end
 $$;
 
+-- Do two values of a type mean the same? Both as text.
+create function backfill_private.is_same(p_type oid, p_one text, p_other text)
+returns boolean
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+as $$
+declare
+  v_is_same boolean;
+begin
+  if p_type in ('text'::regtype, 'varchar'::regtype) then
+    return p_one = p_other;
+  end if;
+  execute format('select %L::%s %s %L::%2$s',
+    p_one, format_type(p_type, -1), backfill_private.equals(p_type), p_other)
+  into v_is_same;
+  return v_is_same;
+end
+$$;
+
 -- A planned session's key, item.session_id, as SQL of the type that the source's key has. Of the derived column's type
 -- it might be cut or out of range.
 create function backfill_private.session_key(p_target text)

@@ -18,8 +18,10 @@ as $$
     else format(
 $sql$create or replace trigger "000_backfill_receipt" after insert or update or delete on %1$s for each row
   when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-%%')
-  execute function backfill_private.keep_receipt(%2$L, %3$L);
-$sql$, p_relation, p_target, p_component)
+  execute function backfill_private.keep_receipt(%2$L, %3$L%4$s);
+$sql$, p_relation, p_target, p_component, (
+      select case when count(*) > 1 then ', ''shared''' else '' end
+      from backfill_private.in_table_of(p_target, p_component)))
   end || format(
 $sql$create or replace trigger backfill_no_truncate before truncate on %1$s for each statement
   when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-%%')
@@ -47,6 +49,7 @@ begin
     from public.backfill_targets as t
     left join lateral pg_partition_tree(to_regclass(t.table_name)) as part on true
     where t.target = p_target
+      and backfill_private.leads_table(t)
     order by t.position, part.level nulls first
   loop
     execute backfill_private.guard_sql(v_relation.oid, p_target, v_relation.component, v_relation.is_partition);
@@ -74,7 +77,7 @@ begin
     execute format('drop view if exists %s', v_view);
   end loop;
   for v_trigger in
-    select g.tgname, g.tgrelid::regclass as relation
+    select distinct g.tgname, g.tgrelid::regclass as relation
     from public.backfill_targets as t
     left join lateral pg_partition_tree(to_regclass(t.table_name)) as part on true
     join pg_trigger as g

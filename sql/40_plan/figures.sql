@@ -15,7 +15,9 @@ as $$
       array_agg(c.component order by c.position) as components,
       jsonb_agg(
         jsonb_build_object(
+          'component', t.component,
           'table', backfill_private.bare_name(t.table_name),
+          'criteria', backfill_private.rows_name(t),
           'version_column', t.version_column,
           'version', r.request ->> t.version_parameter,
           'keeps_versions', coalesce(t.version_column = any (t.key_columns), false))

@@ -88,6 +88,7 @@ as $$
   ) as planned
   where t.target = p_target
     and to_regclass(t.table_name) is not null
+    and backfill_private.leads_table(t)
     and standing.columns || planned.columns <> '{}'
   order by t.position
 $$;

@@ -241,6 +241,7 @@ as $$
       backfill_private.trigger_cure(t)))
   ) as m (place, mark)
   where t.target = p_target
+    and backfill_private.leads_table(t)
   order by t.position, m.place
 $$;
 

@@ -64,13 +64,13 @@ as $$
     format('r%s.version', t.position),
     format(
       'left join lateral (
-         select coalesce(t.%I::text, '''') as version
+         select %s as version
          from %s as t
          where (%s)
            and (%s) is not true
          limit 1
        ) as r%s on %L = any (item.components)',
-      t.version_column,
+      case when t.version_column is null then '''''' else format('coalesce(t.%I::text, '''''''')', t.version_column) end,
       t.table_name::regclass,
       c.condition,
       -- A row that counts as present is left, and never replaced.

@@ -98,6 +98,37 @@ begin
 end
 $$;
 
+-- The component whose row this is, of those in the table of one of them: the first of which it has the values. That
+-- one itself if it has none's.
+--
+-- p_request  null: that of the run whose call in bulk this transaction is
+create function backfill_private.component_of(p_target text, p_component text, p_request jsonb, p_row jsonb)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(
+    (
+      select t.component
+      from backfill_private.in_table_of(p_target, p_component) as t
+      cross join lateral (
+        select coalesce(p_request, (
+          select r.request
+          from backfill_private.bulk_claims as c
+          join public.backfill_runs as r on r.run_id = c.run_id
+          where c.xid = pg_current_xact_id())) as request
+      ) as run
+      where not exists (
+        select from jsonb_each_text(t.matches) as m
+        where backfill_private.is_same(
+          backfill_private.value_type(t.table_name, m.key), p_row ->> m.key, run.request ->> m.value) is not true)
+      order by t.position
+      limit 1
+    ),
+    p_component)
+$$;
+
 -- Check the fence and write the receipt of one row.
 --
 -- Claim, settle, retry and undo take the item for update, so the share lock makes them wait for a write in flight. It
@@ -111,7 +142,7 @@ $$;
 -- meanwhile. Its row is kept for the receipt, which is written with those of other sessions before the subtransaction
 -- ends, see backfill_private.bulk_keep.
 --
--- tg_argv  target, component
+-- tg_argv  target, component, and a third if other components have rows in this table
 -- raises   OB011 the fence is stale: someone took the lease over, or it ran out
 --          OB012 the run is not allowed to write now
 --          OB018 the row belongs to another session than the leased one
@@ -158,7 +189,9 @@ begin
   if v_turn <> '' then
     -- JSON has no line ends and tabs of its own. An assignment, because perform would wrap it in a query.
     v_turn := set_config('backfill.bulk',
-      concat(v_turn, e'\n', tg_argv[0], e'\t', tg_argv[1], e'\t', tg_op, e'\t', v_before, e'\t', v_after, e'\t',
+      concat(v_turn, e'\n', tg_argv[0], e'\t', case when tg_argv[2] is null then tg_argv[1]
+          else backfill_private.component_of(tg_argv[0], tg_argv[1], null, coalesce(v_after, v_before)) end,
+        e'\t', tg_op, e'\t', v_before, e'\t', v_after, e'\t',
         tg_relid::bigint, e'\t', to_json(v_image), e'\t', v_after_hash), true);
     return null;
   end if;
@@ -168,7 +201,9 @@ begin
   into v_held
   from public.backfill_items as i
   join public.backfill_runs as r on r.run_id = i.run_id
-  left join public.backfill_targets as t on t.target = tg_argv[0] and t.component = tg_argv[1]
+  left join public.backfill_targets as t on t.target = tg_argv[0] and t.component = case
+      when tg_argv[2] is null then tg_argv[1]
+      else backfill_private.component_of(tg_argv[0], tg_argv[1], r.request, coalesce(v_after, v_before)) end
   where i.fence_hash = sha256(convert_to(v_headers ->> 'x-backfill-fence', 'UTF8'))
     and i.run_id::text = v_headers ->> 'x-backfill-run'
   for key share of i nowait;

@@ -82,10 +82,12 @@ begin
      from public.backfill_items as item
      join %s as t on t.%I = %s
      cross join lateral (select backfill_private.row_json(t) as row) as seen
-     where item.run_id = $1 and item.ordinal = any ($2)',
+     where item.run_id = $1 and item.ordinal = any ($2) and %s',
     p_target.table_name::regclass,
     p_target.session_column,
-    backfill_private.session_key(p_target.target))
+    backfill_private.session_key(p_target.target),
+    backfill_private.own_rows_sql(p_target, 't', (
+      select r.request from public.backfill_runs as r where r.run_id = p_run_id)))
   using p_run_id, p_ordinals, p_target.key_columns;
 end
 $$;

@@ -259,7 +259,7 @@ begin
          on item.run_id = $1 and item.source = %9$L and item.session_id = t.%2$I::text
          and item.state <> ''rolled_back''
        -- Cheap first: nearly all rows of a large table are older than anything that ran at sealing.
-       where age(t.xmin) <= age($3) and backfill_private.came_after(t.xmin, $2)
+       where age(t.xmin) <= age($3) and backfill_private.came_after(t.xmin, $2) and %12$s
      )
      select c.session_id, c.row_key, c.of_other_version
      from came as c
@@ -284,7 +284,8 @@ begin
     v_target.table_name, backfill_private.row_condition(v_target, v_run.request, false), v_run.target,
     -- A row of a view has no age: what came of other sessions may be live traffic.
     case when exists (select from pg_class as c where c.oid = to_regclass(v_source.source_table) and c.relkind = 'v')
-      then 'null::xid' else 's.xmin' end)
+      then 'null::xid' else 's.xmin' end,
+    backfill_private.own_rows_sql(v_target, 't', v_run.request))
   using p_run_id, v_run.sealed_snapshot::pg_snapshot, pg_snapshot_xmin(v_run.sealed_snapshot::pg_snapshot)::xid;
 end
 $$;

@@ -323,7 +323,7 @@ $$;
 create function backfill_private.component_criteria(p_target public.backfill_targets, p_figures jsonb)
 returns setof jsonb
 language sql
-immutable
+stable
 set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.criterion(
@@ -331,13 +331,13 @@ as $$
     (p_figures ->> 'planned')::bigint,
     (p_figures ->> 'wanted')::bigint,
     jsonb_build_object('inserted', p_figures -> 'inserted', 'updated', p_figures -> 'updated'))
-  from (select backfill_private.bare_name(p_target.table_name)) as n (tab)
+  from (select backfill_private.rows_name(p_target)) as n (tab)
   union all
-  select backfill_private.criterion(backfill_private.bare_name(p_target.table_name) || '_version',
+  select backfill_private.criterion(backfill_private.rows_name(p_target) || '_version',
     (p_figures ->> 'written')::bigint, (p_figures ->> 'written_wanted')::bigint)
   where p_target.version_column is not null
   union all
-  select backfill_private.criterion(backfill_private.bare_name(p_target.table_name) || '_no_legacy_versions',
+  select backfill_private.criterion(backfill_private.rows_name(p_target) || '_no_legacy_versions',
     0, (p_figures ->> 'legacy')::bigint)
   where p_target.version_column = any (p_target.key_columns)
 $$;

@@ -230,6 +230,7 @@ as $$
     select t.position, t.table_name, 'undoes', array['select', 'insert', 'update', 'delete']
     from public.backfill_targets as t
     where t.target = p_target
+      and backfill_private.leads_table(t)
     union all
     select distinct 1000, c.table_name, 'reads', array['select']
     from backfill_private.session_columns(p_target) as c

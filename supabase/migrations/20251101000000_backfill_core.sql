@@ -852,6 +852,28 @@ begin
 end
 $$;
 
+-- Do two values of a type mean the same? Both as text.
+create function backfill_private.is_same(p_type oid, p_one text, p_other text)
+returns boolean
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
+as $$
+declare
+  v_is_same boolean;
+begin
+  if p_type in ('text'::regtype, 'varchar'::regtype) then
+    return p_one = p_other;
+  end if;
+  execute format('select %L::%s %s %L::%2$s',
+    p_one, format_type(p_type, -1), backfill_private.equals(p_type), p_other)
+  into v_is_same;
+  return v_is_same;
+end
+$$;
+
 -- A planned session's key, item.session_id, as SQL of the type that the source's key has. Of the derived column's type
 -- it might be cut or out of range.
 create function backfill_private.session_key(p_target text)
@@ -1323,8 +1345,10 @@ as $$
     else format(
 $sql$create or replace trigger "000_backfill_receipt" after insert or update or delete on %1$s for each row
   when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-%%')
-  execute function backfill_private.keep_receipt(%2$L, %3$L);
-$sql$, p_relation, p_target, p_component)
+  execute function backfill_private.keep_receipt(%2$L, %3$L%4$s);
+$sql$, p_relation, p_target, p_component, (
+      select case when count(*) > 1 then ', ''shared''' else '' end
+      from backfill_private.in_table_of(p_target, p_component)))
   end || format(
 $sql$create or replace trigger backfill_no_truncate before truncate on %1$s for each statement
   when (nullif(current_setting('request.headers', true), '') like '%%x-backfill-%%')
@@ -1352,6 +1376,7 @@ begin
     from public.backfill_targets as t
     left join lateral pg_partition_tree(to_regclass(t.table_name)) as part on true
     where t.target = p_target
+      and backfill_private.leads_table(t)
     order by t.position, part.level nulls first
   loop
     execute backfill_private.guard_sql(v_relation.oid, p_target, v_relation.component, v_relation.is_partition);
@@ -1379,7 +1404,7 @@ begin
     execute format('drop view if exists %s', v_view);
   end loop;
   for v_trigger in
-    select g.tgname, g.tgrelid::regclass as relation
+    select distinct g.tgname, g.tgrelid::regclass as relation
     from public.backfill_targets as t
     left join lateral pg_partition_tree(to_regclass(t.table_name)) as part on true
     join pg_trigger as g
@@ -1933,6 +1958,10 @@ begin
   if found then
     perform backfill_private.refuse('OB013', v_fault.fault, v_fault.cure);
   end if;
+  select backfill_private.mixed_fault(p_target, p_request) as fault into v_fault;
+  if v_fault.fault is not null then
+    perform backfill_private.refuse('OB013', v_fault.fault, 'give their parameters different values');
+  end if;
   select backfill_private.held_fault(v.table_name, v.column_name, v.given) as fault into v_fault
   from backfill_private.value_columns(p_target, p_request) as v
   where backfill_private.held_fault(v.table_name, v.column_name, v.given) is not null
@@ -1941,6 +1970,107 @@ begin
     perform backfill_private.refuse('OB013', v_fault.fault, 'give one of its values');
   end if;
 end
+$$;
+
+-- from sql/20_target/shared_tables.sql
+-- Shared tables: several components of a target in one table, told apart by columns that they match to parameters.
+
+-- The components of a target in the table of one of them, itself among them, in their order.
+create function backfill_private.in_table_of(p_target text, p_component text)
+returns setof public.backfill_targets
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select t.*
+  from public.backfill_targets as t
+  join public.backfill_targets as mine
+    on mine.target = t.target
+    and mine.table_name = t.table_name
+  where mine.target = p_target
+    and mine.component = p_component
+  order by t.position
+$$;
+
+-- Is a component the first of those in its table? What is said of a table is said once.
+create function backfill_private.leads_table(p_target public.backfill_targets)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select not exists (
+    select from public.backfill_targets as t
+    where t.target = p_target.target
+      and t.table_name = p_target.table_name
+      and t.position < p_target.position)
+$$;
+
+-- What a criterion about a component's rows is called after: its table, and itself if it shares that table.
+create function backfill_private.rows_name(p_target public.backfill_targets)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.bare_name(p_target.table_name)
+    || case when count(*) > 1 then '_' || p_target.component else '' end
+  from backfill_private.in_table_of(p_target.target, p_target.component)
+$$;
+
+-- The condition under which a row of a component's table is of no other component, as SQL.
+--
+-- p_alias  of the table
+create function backfill_private.own_rows_sql(p_target public.backfill_targets, p_alias text, p_request jsonb)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(
+    string_agg(
+      format('(%s) is not true', (
+        select string_agg(
+          format('%s.%I %s %s',
+            p_alias,
+            m.key,
+            coalesce(backfill_private.equals(c.type), '='),
+            backfill_private.value_sql(t.target, m.value, c.type, p_request)),
+          ' and ')
+        from jsonb_each_text(t.matches) as m
+        cross join lateral (select backfill_private.value_type(t.table_name, m.key) as type) as c)),
+      ' and '),
+    'true')
+  from backfill_private.in_table_of(p_target.target, p_target.component) as t
+  where t.component <> p_target.component
+$$;
+
+-- Two components in one table that a request does not tell apart, in words. Null if there are none.
+--
+-- p_request  null: what the target's parameters are by themselves
+create function backfill_private.mixed_fault(p_target text, p_request jsonb)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format('%s and %s are both in %s, and no column tells them apart', t.component, o.component, t.table_name)
+  from public.backfill_targets as t
+  join public.backfill_targets as o
+    on o.target = t.target
+    and o.table_name = t.table_name
+    and o.position > t.position
+  join backfill_private.sources as s on s.target = t.target
+  where t.target = p_target
+    and not exists (
+      select from jsonb_each_text(t.matches) as m
+      join jsonb_each_text(o.matches) as n on n.key = m.key
+      where backfill_private.is_same(
+        backfill_private.value_type(t.table_name, m.key),
+        coalesce(p_request, s.defaults) ->> m.value,
+        coalesce(p_request, s.defaults) ->> n.value) is false)
+  order by t.position, o.position
+  limit 1
 $$;
 
 -- from sql/20_target/standing.sql
@@ -4900,7 +5030,9 @@ as $$
       array_agg(c.component order by c.position) as components,
       jsonb_agg(
         jsonb_build_object(
+          'component', t.component,
           'table', backfill_private.bare_name(t.table_name),
+          'criteria', backfill_private.rows_name(t),
           'version_column', t.version_column,
           'version', r.request ->> t.version_parameter,
           'keeps_versions', coalesce(t.version_column = any (t.key_columns), false))
@@ -5543,6 +5675,7 @@ as $$
   ) as planned
   where t.target = p_target
     and to_regclass(t.table_name) is not null
+    and backfill_private.leads_table(t)
     and standing.columns || planned.columns <> '{}'
   order by t.position
 $$;
@@ -5791,6 +5924,7 @@ as $$
       backfill_private.trigger_cure(t)))
   ) as m (place, mark)
   where t.target = p_target
+    and backfill_private.leads_table(t)
   order by t.position, m.place
 $$;
 
@@ -6387,13 +6521,13 @@ as $$
     format('r%s.version', t.position),
     format(
       'left join lateral (
-         select coalesce(t.%I::text, '''') as version
+         select %s as version
          from %s as t
          where (%s)
            and (%s) is not true
          limit 1
        ) as r%s on %L = any (item.components)',
-      t.version_column,
+      case when t.version_column is null then '''''' else format('coalesce(t.%I::text, '''''''')', t.version_column) end,
       t.table_name::regclass,
       c.condition,
       -- A row that counts as present is left, and never replaced.
@@ -9049,6 +9183,37 @@ begin
 end
 $$;
 
+-- The component whose row this is, of those in the table of one of them: the first of which it has the values. That
+-- one itself if it has none's.
+--
+-- p_request  null: that of the run whose call in bulk this transaction is
+create function backfill_private.component_of(p_target text, p_component text, p_request jsonb, p_row jsonb)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(
+    (
+      select t.component
+      from backfill_private.in_table_of(p_target, p_component) as t
+      cross join lateral (
+        select coalesce(p_request, (
+          select r.request
+          from backfill_private.bulk_claims as c
+          join public.backfill_runs as r on r.run_id = c.run_id
+          where c.xid = pg_current_xact_id())) as request
+      ) as run
+      where not exists (
+        select from jsonb_each_text(t.matches) as m
+        where backfill_private.is_same(
+          backfill_private.value_type(t.table_name, m.key), p_row ->> m.key, run.request ->> m.value) is not true)
+      order by t.position
+      limit 1
+    ),
+    p_component)
+$$;
+
 -- Check the fence and write the receipt of one row.
 --
 -- Claim, settle, retry and undo take the item for update, so the share lock makes them wait for a write in flight. It
@@ -9062,7 +9227,7 @@ $$;
 -- meanwhile. Its row is kept for the receipt, which is written with those of other sessions before the subtransaction
 -- ends, see backfill_private.bulk_keep.
 --
--- tg_argv  target, component
+-- tg_argv  target, component, and a third if other components have rows in this table
 -- raises   OB011 the fence is stale: someone took the lease over, or it ran out
 --          OB012 the run is not allowed to write now
 --          OB018 the row belongs to another session than the leased one
@@ -9109,7 +9274,9 @@ begin
   if v_turn <> '' then
     -- JSON has no line ends and tabs of its own. An assignment, because perform would wrap it in a query.
     v_turn := set_config('backfill.bulk',
-      concat(v_turn, e'\n', tg_argv[0], e'\t', tg_argv[1], e'\t', tg_op, e'\t', v_before, e'\t', v_after, e'\t',
+      concat(v_turn, e'\n', tg_argv[0], e'\t', case when tg_argv[2] is null then tg_argv[1]
+          else backfill_private.component_of(tg_argv[0], tg_argv[1], null, coalesce(v_after, v_before)) end,
+        e'\t', tg_op, e'\t', v_before, e'\t', v_after, e'\t',
         tg_relid::bigint, e'\t', to_json(v_image), e'\t', v_after_hash), true);
     return null;
   end if;
@@ -9119,7 +9286,9 @@ begin
   into v_held
   from public.backfill_items as i
   join public.backfill_runs as r on r.run_id = i.run_id
-  left join public.backfill_targets as t on t.target = tg_argv[0] and t.component = tg_argv[1]
+  left join public.backfill_targets as t on t.target = tg_argv[0] and t.component = case
+      when tg_argv[2] is null then tg_argv[1]
+      else backfill_private.component_of(tg_argv[0], tg_argv[1], r.request, coalesce(v_after, v_before)) end
   where i.fence_hash = sha256(convert_to(v_headers ->> 'x-backfill-fence', 'UTF8'))
     and i.run_id::text = v_headers ->> 'x-backfill-run'
   for key share of i nowait;
@@ -9254,10 +9423,12 @@ begin
      from public.backfill_items as item
      join %s as t on t.%I = %s
      cross join lateral (select backfill_private.row_json(t) as row) as seen
-     where item.run_id = $1 and item.ordinal = any ($2)',
+     where item.run_id = $1 and item.ordinal = any ($2) and %s',
     p_target.table_name::regclass,
     p_target.session_column,
-    backfill_private.session_key(p_target.target))
+    backfill_private.session_key(p_target.target),
+    backfill_private.own_rows_sql(p_target, 't', (
+      select r.request from public.backfill_runs as r where r.run_id = p_run_id)))
   using p_run_id, p_ordinals, p_target.key_columns;
 end
 $$;
@@ -11222,7 +11393,7 @@ begin
          on item.run_id = $1 and item.source = %9$L and item.session_id = t.%2$I::text
          and item.state <> ''rolled_back''
        -- Cheap first: nearly all rows of a large table are older than anything that ran at sealing.
-       where age(t.xmin) <= age($3) and backfill_private.came_after(t.xmin, $2)
+       where age(t.xmin) <= age($3) and backfill_private.came_after(t.xmin, $2) and %12$s
      )
      select c.session_id, c.row_key, c.of_other_version
      from came as c
@@ -11247,7 +11418,8 @@ begin
     v_target.table_name, backfill_private.row_condition(v_target, v_run.request, false), v_run.target,
     -- A row of a view has no age: what came of other sessions may be live traffic.
     case when exists (select from pg_class as c where c.oid = to_regclass(v_source.source_table) and c.relkind = 'v')
-      then 'null::xid' else 's.xmin' end)
+      then 'null::xid' else 's.xmin' end,
+    backfill_private.own_rows_sql(v_target, 't', v_run.request))
   using p_run_id, v_run.sealed_snapshot::pg_snapshot, pg_snapshot_xmin(v_run.sealed_snapshot::pg_snapshot)::xid;
 end
 $$;
@@ -11596,7 +11768,7 @@ $$;
 create function backfill_private.component_criteria(p_target public.backfill_targets, p_figures jsonb)
 returns setof jsonb
 language sql
-immutable
+stable
 set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.criterion(
@@ -11604,13 +11776,13 @@ as $$
     (p_figures ->> 'planned')::bigint,
     (p_figures ->> 'wanted')::bigint,
     jsonb_build_object('inserted', p_figures -> 'inserted', 'updated', p_figures -> 'updated'))
-  from (select backfill_private.bare_name(p_target.table_name)) as n (tab)
+  from (select backfill_private.rows_name(p_target)) as n (tab)
   union all
-  select backfill_private.criterion(backfill_private.bare_name(p_target.table_name) || '_version',
+  select backfill_private.criterion(backfill_private.rows_name(p_target) || '_version',
     (p_figures ->> 'written')::bigint, (p_figures ->> 'written_wanted')::bigint)
   where p_target.version_column is not null
   union all
-  select backfill_private.criterion(backfill_private.bare_name(p_target.table_name) || '_no_legacy_versions',
+  select backfill_private.criterion(backfill_private.rows_name(p_target) || '_no_legacy_versions',
     0, (p_figures ->> 'legacy')::bigint)
   where p_target.version_column = any (p_target.key_columns)
 $$;
@@ -14329,6 +14501,7 @@ as $$
     select t.position, t.table_name, 'undoes', array['select', 'insert', 'update', 'delete']
     from public.backfill_targets as t
     where t.target = p_target
+      and backfill_private.leads_table(t)
     union all
     select distinct 1000, c.table_name, 'reads', array['select']
     from backfill_private.session_columns(p_target) as c
