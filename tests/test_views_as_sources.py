@@ -5,6 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
+from tests.kit import verbs
 from tests.kit.kinds import declare_text, lived, planned
 from tests.kit.songs import Db, as_owner, songs, songs_db
 from tests.test_kinds import MODES, PAID, READ, SLEEVES
@@ -15,6 +16,10 @@ LACKING = (
     "create view public.paid as select s.id, s.cut_at from public.songs as s"
     " where not exists (select from public.sleeves as v where v.song_id = s.id);"
 )
+
+
+NO_PATH = 'reading the view ends with: relation "songs" does not exist'
+CALM = 'where = { mood = "calm" }\n[[component]]'
 
 
 @MODES
@@ -72,3 +77,42 @@ def test_check_says_which_rights_a_view_needs_of_its_reader(songs: Db) -> None:
     songs.execute(row["line"]["next"].encode())
     songs.execute("set local role service_role")
     songs.execute("select public.backfill_coverage('kinds')")
+
+
+def test_a_view_whose_functions_need_a_path_is_told_so(songs: Db) -> None:
+    """One sentence with what to do, when it is declared and whenever it is read later."""
+    songs.execute(
+        (
+            SLEEVES
+            + "create function public.is_calm(song bigint) returns boolean language plpgsql as"
+            " 'begin return (select mood = ''calm'' from songs where id = song); end';"
+            "create view public.paid as select * from public.songs where public.is_calm(id);" + READ
+        ).encode()
+    )
+    with (
+        pytest.raises(
+            psycopg.Error,
+            match=NO_PATH,
+        ) as refused,
+        songs.transaction(),
+    ):
+        declare_text(songs, PAID)
+    assert refused.value.sqlstate == "OB013"
+    songs.execute("alter function public.is_calm(bigint) set search_path = public")
+    declare_text(songs, PAID.replace("[[component]]", CALM, 1))
+    assert planned(songs, "kinds")[1]["candidates"]["total"] == 3
+    songs.execute("alter function public.is_calm(bigint) reset search_path")
+    with (
+        pytest.raises(psycopg.Error, match=NO_PATH) as refused,
+        songs.transaction(),
+    ):
+        verbs.call(songs, "backfill_coverage", p_target="kinds")
+    assert refused.value.sqlstate == "OB013"
+    as_owner(songs)
+    lines = songs.execute(
+        "select line ->> 'name' as name, line ->> 'detail' as detail"
+        " from jsonb_array_elements(backfill_private.check_project()) as line"
+        " where line ->> 'status' = 'fail'"
+    )
+    found = {line["name"]: line["detail"] for line in lines}
+    assert "reading the view ends with" in found["key of public.paid"]

@@ -277,14 +277,16 @@ declare
   v_rows bigint;
   v_nearest text;
 begin
+  if not backfill_private.source_is_well(p_target) then
+    return;  -- told elsewhere
+  end if;
   select * into strict v_source from backfill_private.sources as s where s.target = p_target;
   for v_value in
     select f.filter ->> 'column' as name, v.value, t.type
     from backfill_private.column_filters(v_source.filters) as f
     cross join lateral jsonb_array_elements_text(f.filter -> 'values') with ordinality as v (value, place)
     cross join lateral (select backfill_private.value_type(v_source.source_table, f.filter ->> 'column') as type) as t
-    where backfill_private.source_fault(v_source.source_table) is null
-      and coalesce(f.filter ->> 'op', '=') in ('=', 'not')
+    where coalesce(f.filter ->> 'op', '=') in ('=', 'not')
       and backfill_private.filter_fault(v_source.source_table, f.filter) is null
     order by f.place, v.place
   loop

@@ -66,7 +66,8 @@ as $$
 $$;
 
 -- Why a column is no key of a view's rows. Null if it is: each has a value of its own. A view has no index that would
--- promise it, so all rows are read, unless a materialized view has one.
+-- promise it, so all rows are read, unless a materialized view has one. What keeps the view from being read is told, too:
+-- the functions that it calls run with our path, under which a name without a schema is not found.
 create function backfill_private.view_key_fault(p_view text, p_column text)
 returns text
 language plpgsql
@@ -92,6 +93,9 @@ begin
     'select exists (select from %s as s group by s.%I having count(*) > 1)', to_regclass(p_view), p_column)
   into v_is_twice;
   return case when v_is_twice then 'several rows of the view have the same' end;
+exception when syntax_error_or_access_rule_violation then
+  return format('reading the view ends with: %s. A function that it calls needs a search_path of its own, or a right',
+    sqlerrm);
 end
 $$;
 

@@ -226,6 +226,20 @@ as $$
   from backfill_private.key_standings(p_target) as k
 $$;
 
+-- Can the rows of a target's source be read, and compared as the declaration says? Whoever looks into them asks first.
+create function backfill_private.source_is_well(p_target text)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select not exists (
+    select from backfill_private.preconditions(p_target) as p
+    where p.fault is not null
+      and (p.kind <> 'key' or p.place = 0)
+  )
+$$;
+
 -- Refuse a target whose tables do not meet what has to be true of them.
 --
 -- p_request  also its versions and kinds have to be values of their columns. Null: those of the declaration

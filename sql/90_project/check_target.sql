@@ -156,16 +156,13 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case when w.is_well then p.line || coalesce(m.mark - 'name', '{}') else p.line end
+  select p.line || case
+    when backfill_private.source_is_well(p_target)
+    then coalesce((select mark - 'name' from backfill_private.date_marks(s) as mark), '{}')
+    else '{}'
+  end
   from backfill_private.precondition_lines(p_target, 'date') as p
-  cross join lateral (
-    select not exists (
-      select from backfill_private.preconditions(p_target) as f
-      where (f.kind <> 'key' or f.place = 0)
-        and f.fault is not null) as is_well
-  ) as w
   join backfill_private.sources as s on s.target = p_target
-  left join lateral backfill_private.date_marks(s) as m (mark) on w.is_well
   union all
   select backfill_private.line('detection of ' || s.target,
     case when o.gone is null then 'ok' else 'fail' end,

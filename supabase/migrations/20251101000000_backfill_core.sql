@@ -1268,14 +1268,16 @@ declare
   v_rows bigint;
   v_nearest text;
 begin
+  if not backfill_private.source_is_well(p_target) then
+    return;  -- told elsewhere
+  end if;
   select * into strict v_source from backfill_private.sources as s where s.target = p_target;
   for v_value in
     select f.filter ->> 'column' as name, v.value, t.type
     from backfill_private.column_filters(v_source.filters) as f
     cross join lateral jsonb_array_elements_text(f.filter -> 'values') with ordinality as v (value, place)
     cross join lateral (select backfill_private.value_type(v_source.source_table, f.filter ->> 'column') as type) as t
-    where backfill_private.source_fault(v_source.source_table) is null
-      and coalesce(f.filter ->> 'op', '=') in ('=', 'not')
+    where coalesce(f.filter ->> 'op', '=') in ('=', 'not')
       and backfill_private.filter_fault(v_source.source_table, f.filter) is null
     order by f.place, v.place
   loop
@@ -1506,7 +1508,8 @@ as $$
 $$;
 
 -- Why a column is no key of a view's rows. Null if it is: each has a value of its own. A view has no index that would
--- promise it, so all rows are read, unless a materialized view has one.
+-- promise it, so all rows are read, unless a materialized view has one. What keeps the view from being read is told, too:
+-- the functions that it calls run with our path, under which a name without a schema is not found.
 create function backfill_private.view_key_fault(p_view text, p_column text)
 returns text
 language plpgsql
@@ -1532,6 +1535,9 @@ begin
     'select exists (select from %s as s group by s.%I having count(*) > 1)', to_regclass(p_view), p_column)
   into v_is_twice;
   return case when v_is_twice then 'several rows of the view have the same' end;
+exception when syntax_error_or_access_rule_violation then
+  return format('reading the view ends with: %s. A function that it calls needs a search_path of its own, or a right',
+    sqlerrm);
 end
 $$;
 
@@ -1932,6 +1938,20 @@ as $$
     array_to_string(k.key_columns, ', ') || ': ' || k.fault,
     k.cure
   from backfill_private.key_standings(p_target) as k
+$$;
+
+-- Can the rows of a target's source be read, and compared as the declaration says? Whoever looks into them asks first.
+create function backfill_private.source_is_well(p_target text)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select not exists (
+    select from backfill_private.preconditions(p_target) as p
+    where p.fault is not null
+      and (p.kind <> 'key' or p.place = 0)
+  )
 $$;
 
 -- Refuse a target whose tables do not meet what has to be true of them.
@@ -14427,16 +14447,13 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case when w.is_well then p.line || coalesce(m.mark - 'name', '{}') else p.line end
+  select p.line || case
+    when backfill_private.source_is_well(p_target)
+    then coalesce((select mark - 'name' from backfill_private.date_marks(s) as mark), '{}')
+    else '{}'
+  end
   from backfill_private.precondition_lines(p_target, 'date') as p
-  cross join lateral (
-    select not exists (
-      select from backfill_private.preconditions(p_target) as f
-      where (f.kind <> 'key' or f.place = 0)
-        and f.fault is not null) as is_well
-  ) as w
   join backfill_private.sources as s on s.target = p_target
-  left join lateral backfill_private.date_marks(s) as m (mark) on w.is_well
   union all
   select backfill_private.line('detection of ' || s.target,
     case when o.gone is null then 'ok' else 'fail' end,
