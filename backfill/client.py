@@ -13,8 +13,6 @@ from backfill.api.queries import (
     full_run_id,
     load_fresh_plan,
     load_freshness,
-    load_history,
-    load_missing,
     load_outcome,
     load_receipts,
     load_runs,
@@ -24,11 +22,9 @@ from backfill.api.queries import (
 from backfill.api.retries import never
 from backfill.errors import ApprovalNeeded, BadRequest, NotAnApprover
 from backfill.files import keeper
-from backfill.request import UNSET, Day, Request, as_text, checked_number
+from backfill.request import UNSET, Day, Request, checked_number
 from backfill.results.check import Check
-from backfill.results.coverage import Missing
 from backfill.results.event import OnEvent, OnProgress, ignore
-from backfill.results.history import History
 from backfill.results.plan import Freshness, Plan
 from backfill.results.run import Json, Mode, Outcome, RunState, RunSummary, Status
 from backfill.results.undo import UndoEffect
@@ -75,20 +71,6 @@ class AsyncBackfill(TargetVerbs):
     async def check(self) -> tuple[Check, ...]:
         """Whether this project is ready: one Check per item, each with what to do."""
         return await check_project(self._gateway)
-
-    async def missing(
-        self, *, since: Day | None = None, until: Day | None = None, target: str | None = None
-    ) -> Missing:
-        """What is missing per UTC day, from `since` to `until`, both included.
-
-        target: needed if several are installed. Raises BadRequest.
-        """
-        since, until = as_text("since", since), as_text("until", until)
-        return await load_missing(self._gateway, since=since, until=until, target=target)
-
-    async def history(self, versions: Sequence[str]) -> History:
-        """Which of these migrations are applied: the timestamps with which their names begin."""
-        return await load_history(self._gateway, versions)
 
     async def plan(
         self,

@@ -1,4 +1,4 @@
-"""The verbs about targets: check a file, say what is installed, draft a file."""
+"""The verbs about targets: what is missing and installed, check a file, draft a file."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from backfill.api.gateway import Gateway
-from backfill.api.rows import installed_of, missing_of
+from backfill.api.queries import load_history, load_missing
+from backfill.api.rows import installed_of
 from backfill.errors import BadRequest
+from backfill.request import Day, as_text
+from backfill.results.coverage import Missing
+from backfill.results.history import History
 from backfill.results.target import FileFault, InstalledTarget, TargetCheck, TargetDraft
 
 FUNCTIONS = Path("supabase/functions")
@@ -24,12 +28,24 @@ class TargetVerbs:
         return tuple([installed_of(row, await self._coverage(str(row["target"]))) for row in found])
 
     async def _coverage(self, target: str) -> float | None:
-        asked = {"p_target": target, "p_since": None}
         try:
-            answer = await self._gateway.call("backfill_coverage", asked, expect=dict)
+            return (await self.missing(target=target)).coverage
         except BadRequest:
             return None  # a key that no longer holds: `check` names it
-        return missing_of(answer).coverage
+
+    async def missing(
+        self, *, since: Day | None = None, until: Day | None = None, target: str | None = None
+    ) -> Missing:
+        """What is missing per UTC day, from `since` to `until`, both included.
+
+        target: needed if several are installed. Raises BadRequest.
+        """
+        since, until = as_text("since", since), as_text("until", until)
+        return await load_missing(self._gateway, since=since, until=until, target=target)
+
+    async def history(self, versions: Sequence[str]) -> History:
+        """Which of these migrations are applied: the timestamps with which their names begin."""
+        return await load_history(self._gateway, versions)
 
     async def check_target(
         self, file: str | Path, *, functions_dir: str | Path = FUNCTIONS

@@ -378,3 +378,16 @@ begin
     left join pg_type as t on t.oid = backfill_private.value_type(p_table, c.name));
 end
 $$;
+
+-- The version of a row t of a component, as a text, as SQL. Empty if it has none.
+create function backfill_private.version_text(p_target public.backfill_targets)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when p_target.version_column is null then ''''''
+    else format('coalesce(t.%I::text, '''')', p_target.version_column)
+  end
+$$;

@@ -117,6 +117,58 @@ as $$
     'newest', (select max(i.session_at) from items as i))
 $$;
 
+-- The excluded sessions of a plan, at most 1,000. What was named comes first. What has no date that a plan can take comes
+-- late, and what is beyond a limit last.
+--
+-- returns  [{session_id, reason}]
+create function backfill_private.excluded_figures(p_run public.backfill_runs)
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(
+    jsonb_agg(jsonb_build_object('session_id', e.session_id, 'reason', e.excluded) order by e.place),
+    '[]')
+  from (
+    select
+      f.session_id,
+      f.excluded,
+      row_number() over (
+        order by
+          f.is_named desc,
+          f.excluded is not distinct from backfill_private.beyond_limit(p_run),
+          f.session_at desc nulls last, f.session_id) as place
+    from backfill_private.findings as f
+    where f.run_id = p_run.run_id and f.excluded is not null
+    order by place
+    limit 1000
+  ) as e
+$$;
+
+-- Which components are missing and not wanted, of how many sessions, and why.
+--
+-- returns  [{component, sessions, reason}]
+create function backfill_private.not_wanted_figures(p_run public.backfill_runs)
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(
+    jsonb_agg(jsonb_build_object('component', n.component, 'sessions', n.sessions, 'reason', n.reason)
+      order by t.position, n.sessions desc, n.reason),
+    '[]')
+  from (
+    select w.key as component, w.value as reason, count(*) as sessions
+    from backfill_private.findings as f
+    cross join lateral jsonb_each_text(f.not_wanted) as w
+    where f.run_id = p_run.run_id and f.session_at is not null and (f.excluded is null or f.is_named)
+    group by w.key, w.value
+  ) as n
+  join public.backfill_targets as t on t.target = p_run.target and t.component = n.component
+$$;
+
 -- The sealed plan of a run: figures, pace, excluded sessions, marks.
 create function backfill_private.measure_plan(p_run_id uuid, p_round_trip_ms numeric, p_probed jsonb)
 returns jsonb
@@ -144,45 +196,13 @@ begin
       from backfill_private.findings
       where run_id = p_run_id and excluded is not null
     ),
-    -- What was named comes first. What has no date that a plan can take comes late, and what is beyond a limit last.
-    'excluded', (
-      select coalesce(
-        jsonb_agg(jsonb_build_object('session_id', e.session_id, 'reason', e.excluded) order by e.place),
-        '[]')
-      from (
-        select
-          f.session_id,
-          f.excluded,
-          row_number() over (
-            order by
-              f.is_named desc,
-              f.excluded is not distinct from backfill_private.beyond_limit(v_run),
-              f.session_at desc nulls last, f.session_id) as place
-        from backfill_private.findings as f
-        where f.run_id = p_run_id and f.excluded is not null
-        order by place
-        limit 1000
-      ) as e
-    ),
+    'excluded', backfill_private.excluded_figures(v_run),
     'undated', (
       select count(*)
       from backfill_private.findings as f
       where f.run_id = p_run_id and f.session_at is null and not f.is_named
     ),
-    'not_wanted', (
-      select coalesce(
-        jsonb_agg(jsonb_build_object('component', n.component, 'sessions', n.sessions, 'reason', n.reason)
-          order by t.position, n.sessions desc, n.reason),
-        '[]')
-      from (
-        select w.key as component, w.value as reason, count(*) as sessions
-        from backfill_private.findings as f
-        cross join lateral jsonb_each_text(f.not_wanted) as w
-        where f.run_id = p_run_id and f.session_at is not null and (f.excluded is null or f.is_named)
-        group by w.key, w.value
-      ) as n
-      join public.backfill_targets as t on t.target = v_run.target and t.component = n.component
-    ),
+    'not_wanted', backfill_private.not_wanted_figures(v_run),
     'settings', backfill_private.settings_now(),
     'rehearsal', v_rehearsal,
     'blast_radius', backfill_private.blast_radius(p_run_id),

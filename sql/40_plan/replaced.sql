@@ -70,7 +70,7 @@ as $$
            and (%s) is not true
          limit 1
        ) as r%s on %L = any (item.components)',
-      case when t.version_column is null then '''''' else format('coalesce(t.%I::text, '''''''')', t.version_column) end,
+      backfill_private.version_text(t),
       t.table_name::regclass,
       c.condition,
       -- A row that counts as present is left, and never replaced.

@@ -127,6 +127,36 @@ begin
 end
 $$;
 
+-- Exclude what was named and is not found: as priority, or as one of the sessions to which the plan is limited.
+create function backfill_private.exclude_named(p_run public.backfill_runs)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  insert into backfill_private.findings (run_id, session_id, components, excluded, is_named)
+  select
+    p_run.run_id,
+    named.session_id,
+    '{}',
+    case
+      when named.session_id <> all (backfill_private.asked_ids(p_run))
+      then 'named as priority, but not among the sessions to which the plan is limited'
+      else format('named%s, but not completed, outside the dates, or nothing is missing',
+        case when p_run.request -> 'priority' ? named.session_id then ' as priority' end)
+    end,
+    true
+  from (
+    select jsonb_array_elements_text(p_run.request -> 'priority')
+    union
+    select unnest(backfill_private.asked_ids(p_run))
+  ) as named (session_id)
+  -- One of which nothing that it lacks is wanted says why.
+  on conflict (run_id, session_id) do update
+  set excluded = (select string_agg(w.value, '; ' order by w.key) from jsonb_each_text(findings.not_wanted) as w),
+      is_named = true
+  where findings.excluded is null and findings.components = '{}';
+$$;
+
 -- Seal a run: place its items, measure, compute the digest. A run with nothing to do is removed. A large plan takes
 -- several calls. Each goes on from the last one that was committed.
 --
@@ -154,28 +184,7 @@ begin
   elsif v_run.collect_from < v_run.collect_until then
     perform backfill_private.refuse('OB002', format('run %s is not collected to its end', p_run_id));
   end if;
-  insert into backfill_private.findings (run_id, session_id, components, excluded, is_named)
-  select
-    p_run_id,
-    named.session_id,
-    '{}',
-    case
-      when named.session_id <> all (backfill_private.asked_ids(v_run))
-      then 'named as priority, but not among the sessions to which the plan is limited'
-      else format('named%s, but not completed, outside the dates, or nothing is missing',
-        case when v_run.request -> 'priority' ? named.session_id then ' as priority' end)
-    end,
-    true
-  from (
-    select jsonb_array_elements_text(v_run.request -> 'priority')
-    union
-    select unnest(backfill_private.asked_ids(v_run))
-  ) as named (session_id)
-  -- One of which nothing that it lacks is wanted says why.
-  on conflict (run_id, session_id) do update
-  set excluded = (select string_agg(w.value, '; ' order by w.key) from jsonb_each_text(findings.not_wanted) as w),
-      is_named = true
-  where findings.excluded is null and findings.components = '{}';
+  perform backfill_private.exclude_named(v_run);
   if not exists (
     select from backfill_private.findings as f
     where f.run_id = p_run_id

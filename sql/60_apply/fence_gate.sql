@@ -162,6 +162,7 @@ set enable_seqscan = off
 as $$
 declare
   v_turn text := current_setting('backfill.bulk', true);
+  v_component text;
   v_headers jsonb;
   v_before jsonb;
   v_after jsonb;
@@ -188,11 +189,10 @@ begin
   end;
   if v_turn <> '' then
     -- JSON has no line ends and tabs of its own. An assignment, because perform would wrap it in a query.
-    v_turn := set_config('backfill.bulk',
-      concat(v_turn, e'\n', tg_argv[0], e'\t', case when tg_argv[2] is null then tg_argv[1]
-          else backfill_private.component_of(tg_argv[0], tg_argv[1], null, coalesce(v_after, v_before)) end,
-        e'\t', tg_op, e'\t', v_before, e'\t', v_after, e'\t',
-        tg_relid::bigint, e'\t', to_json(v_image), e'\t', v_after_hash), true);
+    v_component := case when tg_argv[2] is null then tg_argv[1]
+      else backfill_private.component_of(tg_argv[0], tg_argv[1], null, coalesce(v_after, v_before)) end;
+    v_turn := set_config('backfill.bulk', concat(v_turn, e'\n', tg_argv[0], e'\t', v_component, e'\t', tg_op, e'\t',
+      v_before, e'\t', v_after, e'\t', tg_relid::bigint, e'\t', to_json(v_image), e'\t', v_after_hash), true);
     return null;
   end if;
   select i.run_id, i.ordinal, i.source, i.session_id, i.state, i.attempts, i.lease_kind, i.lease_until,
@@ -221,11 +221,9 @@ begin
   elsif v_held.lease_kind = 'score' and v_held.needs_first <> '{}' then
     perform backfill_private.check_order(v_held.run_id, v_held.ordinal, v_held.component, v_held.needs_first);
   end if;
-  insert into public.backfill_receipts (
-    run_id, ordinal, session_id, component, kind, operation, table_name,
-    row_key, shape, before, before_hash, after_hash, after_columns, attempt, at)
-  values (
-    v_held.run_id, v_held.ordinal, v_held.session_id, v_held.component, v_held.lease_kind, lower(tg_op),
+  insert into public.backfill_receipts (run_id, ordinal, session_id, component, kind, operation, table_name, row_key,
+    shape, before, before_hash, after_hash, after_columns, attempt, at)
+  values (v_held.run_id, v_held.ordinal, v_held.session_id, v_held.component, v_held.lease_kind, lower(tg_op),
     v_held.table_name, backfill_private.row_key(coalesce(v_after, v_before), v_held.key_columns),
     coalesce((
       select s.shape from backfill_private.stamps as now join backfill_private.shapes as s using (relation, stamp)

@@ -155,7 +155,7 @@ begin
     v_source.source_table::regclass,
     v_source.key_column,
     backfill_private.session_key(v_run.target),
-    format('coalesce(t.%I::text, '''')', v_target.version_column),
+    backfill_private.version_text(v_target),
     backfill_private.key_condition(v_target.table_name, v_target.key_columns, 'x.row_key'),
     backfill_private.written_sql(v_target, v_run.request))
   using p_run_id, p_after, p_until;

@@ -944,6 +944,19 @@ begin
 end
 $$;
 
+-- The version of a row t of a component, as a text, as SQL. Empty if it has none.
+create function backfill_private.version_text(p_target public.backfill_targets)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when p_target.version_column is null then ''''''
+    else format('coalesce(t.%I::text, '''')', p_target.version_column)
+  end
+$$;
+
 -- from sql/20_target/coverage.sql
 -- Coverage: what is missing by day, of any target.
 
@@ -5152,6 +5165,58 @@ as $$
     'newest', (select max(i.session_at) from items as i))
 $$;
 
+-- The excluded sessions of a plan, at most 1,000. What was named comes first. What has no date that a plan can take comes
+-- late, and what is beyond a limit last.
+--
+-- returns  [{session_id, reason}]
+create function backfill_private.excluded_figures(p_run public.backfill_runs)
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(
+    jsonb_agg(jsonb_build_object('session_id', e.session_id, 'reason', e.excluded) order by e.place),
+    '[]')
+  from (
+    select
+      f.session_id,
+      f.excluded,
+      row_number() over (
+        order by
+          f.is_named desc,
+          f.excluded is not distinct from backfill_private.beyond_limit(p_run),
+          f.session_at desc nulls last, f.session_id) as place
+    from backfill_private.findings as f
+    where f.run_id = p_run.run_id and f.excluded is not null
+    order by place
+    limit 1000
+  ) as e
+$$;
+
+-- Which components are missing and not wanted, of how many sessions, and why.
+--
+-- returns  [{component, sessions, reason}]
+create function backfill_private.not_wanted_figures(p_run public.backfill_runs)
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(
+    jsonb_agg(jsonb_build_object('component', n.component, 'sessions', n.sessions, 'reason', n.reason)
+      order by t.position, n.sessions desc, n.reason),
+    '[]')
+  from (
+    select w.key as component, w.value as reason, count(*) as sessions
+    from backfill_private.findings as f
+    cross join lateral jsonb_each_text(f.not_wanted) as w
+    where f.run_id = p_run.run_id and f.session_at is not null and (f.excluded is null or f.is_named)
+    group by w.key, w.value
+  ) as n
+  join public.backfill_targets as t on t.target = p_run.target and t.component = n.component
+$$;
+
 -- The sealed plan of a run: figures, pace, excluded sessions, marks.
 create function backfill_private.measure_plan(p_run_id uuid, p_round_trip_ms numeric, p_probed jsonb)
 returns jsonb
@@ -5179,45 +5244,13 @@ begin
       from backfill_private.findings
       where run_id = p_run_id and excluded is not null
     ),
-    -- What was named comes first. What has no date that a plan can take comes late, and what is beyond a limit last.
-    'excluded', (
-      select coalesce(
-        jsonb_agg(jsonb_build_object('session_id', e.session_id, 'reason', e.excluded) order by e.place),
-        '[]')
-      from (
-        select
-          f.session_id,
-          f.excluded,
-          row_number() over (
-            order by
-              f.is_named desc,
-              f.excluded is not distinct from backfill_private.beyond_limit(v_run),
-              f.session_at desc nulls last, f.session_id) as place
-        from backfill_private.findings as f
-        where f.run_id = p_run_id and f.excluded is not null
-        order by place
-        limit 1000
-      ) as e
-    ),
+    'excluded', backfill_private.excluded_figures(v_run),
     'undated', (
       select count(*)
       from backfill_private.findings as f
       where f.run_id = p_run_id and f.session_at is null and not f.is_named
     ),
-    'not_wanted', (
-      select coalesce(
-        jsonb_agg(jsonb_build_object('component', n.component, 'sessions', n.sessions, 'reason', n.reason)
-          order by t.position, n.sessions desc, n.reason),
-        '[]')
-      from (
-        select w.key as component, w.value as reason, count(*) as sessions
-        from backfill_private.findings as f
-        cross join lateral jsonb_each_text(f.not_wanted) as w
-        where f.run_id = p_run_id and f.session_at is not null and (f.excluded is null or f.is_named)
-        group by w.key, w.value
-      ) as n
-      join public.backfill_targets as t on t.target = v_run.target and t.component = n.component
-    ),
+    'not_wanted', backfill_private.not_wanted_figures(v_run),
     'settings', backfill_private.settings_now(),
     'rehearsal', v_rehearsal,
     'blast_radius', backfill_private.blast_radius(p_run_id),
@@ -6547,7 +6580,7 @@ as $$
            and (%s) is not true
          limit 1
        ) as r%s on %L = any (item.components)',
-      case when t.version_column is null then '''''' else format('coalesce(t.%I::text, '''''''')', t.version_column) end,
+      backfill_private.version_text(t),
       t.table_name::regclass,
       c.condition,
       -- A row that counts as present is left, and never replaced.
@@ -7121,6 +7154,36 @@ begin
 end
 $$;
 
+-- Exclude what was named and is not found: as priority, or as one of the sessions to which the plan is limited.
+create function backfill_private.exclude_named(p_run public.backfill_runs)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  insert into backfill_private.findings (run_id, session_id, components, excluded, is_named)
+  select
+    p_run.run_id,
+    named.session_id,
+    '{}',
+    case
+      when named.session_id <> all (backfill_private.asked_ids(p_run))
+      then 'named as priority, but not among the sessions to which the plan is limited'
+      else format('named%s, but not completed, outside the dates, or nothing is missing',
+        case when p_run.request -> 'priority' ? named.session_id then ' as priority' end)
+    end,
+    true
+  from (
+    select jsonb_array_elements_text(p_run.request -> 'priority')
+    union
+    select unnest(backfill_private.asked_ids(p_run))
+  ) as named (session_id)
+  -- One of which nothing that it lacks is wanted says why.
+  on conflict (run_id, session_id) do update
+  set excluded = (select string_agg(w.value, '; ' order by w.key) from jsonb_each_text(findings.not_wanted) as w),
+      is_named = true
+  where findings.excluded is null and findings.components = '{}';
+$$;
+
 -- Seal a run: place its items, measure, compute the digest. A run with nothing to do is removed. A large plan takes
 -- several calls. Each goes on from the last one that was committed.
 --
@@ -7148,28 +7211,7 @@ begin
   elsif v_run.collect_from < v_run.collect_until then
     perform backfill_private.refuse('OB002', format('run %s is not collected to its end', p_run_id));
   end if;
-  insert into backfill_private.findings (run_id, session_id, components, excluded, is_named)
-  select
-    p_run_id,
-    named.session_id,
-    '{}',
-    case
-      when named.session_id <> all (backfill_private.asked_ids(v_run))
-      then 'named as priority, but not among the sessions to which the plan is limited'
-      else format('named%s, but not completed, outside the dates, or nothing is missing',
-        case when v_run.request -> 'priority' ? named.session_id then ' as priority' end)
-    end,
-    true
-  from (
-    select jsonb_array_elements_text(v_run.request -> 'priority')
-    union
-    select unnest(backfill_private.asked_ids(v_run))
-  ) as named (session_id)
-  -- One of which nothing that it lacks is wanted says why.
-  on conflict (run_id, session_id) do update
-  set excluded = (select string_agg(w.value, '; ' order by w.key) from jsonb_each_text(findings.not_wanted) as w),
-      is_named = true
-  where findings.excluded is null and findings.components = '{}';
+  perform backfill_private.exclude_named(v_run);
   if not exists (
     select from backfill_private.findings as f
     where f.run_id = p_run_id
@@ -9267,6 +9309,7 @@ set enable_seqscan = off
 as $$
 declare
   v_turn text := current_setting('backfill.bulk', true);
+  v_component text;
   v_headers jsonb;
   v_before jsonb;
   v_after jsonb;
@@ -9293,11 +9336,10 @@ begin
   end;
   if v_turn <> '' then
     -- JSON has no line ends and tabs of its own. An assignment, because perform would wrap it in a query.
-    v_turn := set_config('backfill.bulk',
-      concat(v_turn, e'\n', tg_argv[0], e'\t', case when tg_argv[2] is null then tg_argv[1]
-          else backfill_private.component_of(tg_argv[0], tg_argv[1], null, coalesce(v_after, v_before)) end,
-        e'\t', tg_op, e'\t', v_before, e'\t', v_after, e'\t',
-        tg_relid::bigint, e'\t', to_json(v_image), e'\t', v_after_hash), true);
+    v_component := case when tg_argv[2] is null then tg_argv[1]
+      else backfill_private.component_of(tg_argv[0], tg_argv[1], null, coalesce(v_after, v_before)) end;
+    v_turn := set_config('backfill.bulk', concat(v_turn, e'\n', tg_argv[0], e'\t', v_component, e'\t', tg_op, e'\t',
+      v_before, e'\t', v_after, e'\t', tg_relid::bigint, e'\t', to_json(v_image), e'\t', v_after_hash), true);
     return null;
   end if;
   select i.run_id, i.ordinal, i.source, i.session_id, i.state, i.attempts, i.lease_kind, i.lease_until,
@@ -9326,11 +9368,9 @@ begin
   elsif v_held.lease_kind = 'score' and v_held.needs_first <> '{}' then
     perform backfill_private.check_order(v_held.run_id, v_held.ordinal, v_held.component, v_held.needs_first);
   end if;
-  insert into public.backfill_receipts (
-    run_id, ordinal, session_id, component, kind, operation, table_name,
-    row_key, shape, before, before_hash, after_hash, after_columns, attempt, at)
-  values (
-    v_held.run_id, v_held.ordinal, v_held.session_id, v_held.component, v_held.lease_kind, lower(tg_op),
+  insert into public.backfill_receipts (run_id, ordinal, session_id, component, kind, operation, table_name, row_key,
+    shape, before, before_hash, after_hash, after_columns, attempt, at)
+  values (v_held.run_id, v_held.ordinal, v_held.session_id, v_held.component, v_held.lease_kind, lower(tg_op),
     v_held.table_name, backfill_private.row_key(coalesce(v_after, v_before), v_held.key_columns),
     coalesce((
       select s.shape from backfill_private.stamps as now join backfill_private.shapes as s using (relation, stamp)
@@ -11309,7 +11349,7 @@ begin
     v_source.source_table::regclass,
     v_source.key_column,
     backfill_private.session_key(v_run.target),
-    format('coalesce(t.%I::text, '''')', v_target.version_column),
+    backfill_private.version_text(v_target),
     backfill_private.key_condition(v_target.table_name, v_target.key_columns, 'x.row_key'),
     backfill_private.written_sql(v_target, v_run.request))
   using p_run_id, p_after, p_until;
