@@ -226,7 +226,8 @@ def test_one_session_s_error_is_one_session_s(crew: Crew) -> None:
     assert crew.states() == {"done": 4, "pending": 35}
     [witness] = verbs.claim(crew.db, crew.run_id, claim_id := str(uuid4()))["granted"]
     assert verbs.claim(crew.db, crew.run_id)["wait_for"] == "leases"
-    assert crew.progress()["waits_for"].startswith("trial: whether an error is that of all sessions, ")
+    waits_for = crew.progress()["waits_for"]
+    assert waits_for.startswith("trial: whether an error is that of all sessions, ")
     told = verbs.score_all(crew.db, crew.run_id, witness)
     settled = verbs.settle(crew.db, crew.run_id, claim_id, [told])
     assert [(s["ordinal"], s["state"]) for s in settled["settled"]] == [

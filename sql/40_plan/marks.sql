@@ -191,6 +191,11 @@ begin
   return backfill_private.mark(
     p_need ->> 'name',
     case when v_enough = v_sessions then 'ok' else 'fail' end,
+    format('%s of %s%s %s enough',
+        v_enough,
+        backfill_private.called_in(p_run_id, v_sessions),
+        coalesce(case v_sessions when 1 then ' that lacks ' else ' that lack ' end || v_component, ''),
+        case v_enough when 1 then 'has' else 'have' end)
       || coalesce(', ' || v_least || ' to ' || v_most || ' each', '')
       || coalesce('; priority: ' || v_named, ''));
 end

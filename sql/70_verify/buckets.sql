@@ -259,7 +259,7 @@ begin
          on item.run_id = $1 and item.source = %9$L and item.session_id = t.%2$I::text
          and item.state <> ''rolled_back''
        -- Cheap first: nearly all rows of a large table are older than anything that ran at sealing.
-       where age(t.xmin) <= age($3) and backfill_private.came_after(t.xmin, $2) and %12$s
+       where age(t.xmin) <= age($3) and backfill_private.came_after(t.xmin, $2) and %11$s
      )
      select c.session_id, c.row_key, c.of_other_version
      from came as c

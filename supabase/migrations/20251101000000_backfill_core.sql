@@ -5927,6 +5927,11 @@ begin
   return backfill_private.mark(
     p_need ->> 'name',
     case when v_enough = v_sessions then 'ok' else 'fail' end,
+    format('%s of %s%s %s enough',
+        v_enough,
+        backfill_private.called_in(p_run_id, v_sessions),
+        coalesce(case v_sessions when 1 then ' that lacks ' else ' that lack ' end || v_component, ''),
+        case v_enough when 1 then 'has' else 'have' end)
       || coalesce(', ' || v_least || ' to ' || v_most || ' each', '')
       || coalesce('; priority: ' || v_named, ''));
 end
@@ -11453,7 +11458,7 @@ begin
          on item.run_id = $1 and item.source = %9$L and item.session_id = t.%2$I::text
          and item.state <> ''rolled_back''
        -- Cheap first: nearly all rows of a large table are older than anything that ran at sealing.
-       where age(t.xmin) <= age($3) and backfill_private.came_after(t.xmin, $2) and %12$s
+       where age(t.xmin) <= age($3) and backfill_private.came_after(t.xmin, $2) and %11$s
      )
      select c.session_id, c.row_key, c.of_other_version
      from came as c
