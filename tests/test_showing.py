@@ -12,8 +12,8 @@ from tests.kit.scorers import misbehave
 from tests.kit.seed import CANDIDATES, REHEARSED
 
 PLANNED = {
-    "run_id", "state", "digest", "environment", "created_at", "request", "candidates", "categories",
-    "phases", "expected_calls", "expected_writes", "replaced_versions", "batches",
+    "run_id", "state", "digest", "environment", "created_at", "request", "called", "candidates",
+    "categories", "phases", "expected_calls", "expected_writes", "replaced_versions", "batches",
     "batch_spacing_s", "expected_runtime_s", "excluded", "excluded_total", "undated", "not_wanted",
     "rehearsal",
     "blast_radius", "checks", "freshness",

@@ -93,3 +93,22 @@ def test_runs_of_a_target_that_is_gone_are_still_told(
     assert plan.run_id[:8] in shell("runs").out
     unknown = shell("status", RUN)
     assert (unknown.code, unknown.err.splitlines()[0]) == (2, f"there is no run {RUN}")
+
+
+RECORD = """
+create schema supabase_migrations;
+create table supabase_migrations.schema_migrations (version text primary key);
+insert into supabase_migrations.schema_migrations values ('20260101000000'), ('20260102000000');
+"""
+
+
+def test_a_project_says_which_migrations_it_has_applied(
+    untargeted: psycopg.Connection[Any],
+) -> None:
+    """Of those that it is asked for, and null if it keeps no record at all."""
+    asked = {"p_versions": ["20260102000000", "20260103000000"]}
+    told = verbs.call(untargeted, "backfill_history", **asked)
+    assert told == {"applied": None, "targets": []}
+    untargeted.execute(RECORD)
+    told = verbs.call(untargeted, "backfill_history", **asked)
+    assert told == {"applied": ["20260102000000"], "targets": []}
