@@ -64,7 +64,7 @@ def prepared(postgres_server: PostgresServer) -> Iterator[Prepared]:
 
         def undisturbed(scoring: Scoring, sessions: int) -> Undisturbed:
             # SQL functions and Edge Functions leave the same rows of PRISM.
-            return twin(scoring if scoring == "documents" else "rpc", sessions)
+            return twin(scoring if scoring in ("documents", "kinds") else "rpc", sessions)
 
         yield Prepared(copies, undisturbed)
 

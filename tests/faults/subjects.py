@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from backfill.local import sample
-from backfill.targets.declaration import Declaration, declared
+from backfill.targets.declaration import Declaration, declared, parse
 from tests.kit.edge import SILENT, prism_over_edge
 from tests.kit.seed import SEED
 
@@ -19,9 +19,11 @@ DOCUMENTS = Path(__file__).parents[2] / "supabase" / "examples" / "documents"
 
 # Who scores PRISM: SQL functions; Edge Functions; Edge Functions that hand our headers not on.
 # And the other example: documents, by a SQL function and an Edge Function.
-Scoring = Literal["rpc", "edge", "silent", "documents"]
+# And kinds: a view as the source, one call for two components without versions in one table.
+Scoring = Literal["rpc", "edge", "silent", "documents", "kinds"]
 # Marks of tests that are not for all: the fence has to stand at the write; nobody scores.
 AT_THE_WRITE = pytest.mark.parametrize("scoring", ["rpc", "edge", "documents"], indirect=True)
+OF_KINDS = pytest.mark.parametrize("scoring", ["kinds"], indirect=True)
 IN_SQL = pytest.mark.parametrize("scoring", ["rpc"], indirect=True)
 
 
@@ -47,6 +49,7 @@ class Subject:
     declaration: Declaration | None = field(default=None, repr=False)
     served: bool = False
     functions: Path | None = None
+    schema: str = ""
     hands_on: bool = True
 
     def load(self, dsn: str, sessions: int) -> None:
@@ -56,6 +59,9 @@ class Subject:
             with psycopg.connect(dsn) as db:
                 db.execute((DOCUMENTS / "schema.sql").read_bytes())
                 db.execute(MORE_DOCUMENTS.format(sessions=sessions).encode())
+        if self.schema:
+            with psycopg.connect(dsn) as db:
+                db.execute(self.schema.encode())
         if self.declaration:
             sample.declare(dsn, self.declaration)
 
@@ -106,6 +112,75 @@ def subject(scoring: Scoring) -> Subject:
             )
         case "documents":
             return documents()
+        case "kinds":
+            return kinds()
+
+
+KINDS_SCHEMA = """
+create view public.finished as
+select s.id, s.created_at, s.status from public.assessment_sessions as s;
+create table public.letters (
+  session_id uuid not null, kind text not null, words text not null,
+  primary key (session_id, kind));
+create function public.write_letters(session_id uuid) returns void language sql
+set search_path = '' as $$
+  insert into public.letters
+  select write_letters.session_id, k, k || ' for ' || write_letters.session_id
+  from unnest(array['short', 'long']) as k
+  on conflict do nothing
+$$;
+grant select on public.finished to service_role;
+grant select, insert, update, delete on public.letters to service_role;
+"""
+KINDS = """
+target = "kinds"
+[source]
+table = "public.finished"
+key = "id"
+date = "created_at"
+where = { status = { not = ["in_progress", "abandoned"] }, created_at = { ge = 2025-08-01 } }
+[parameters]
+short = "short"
+long = "long"
+least = 1
+[[component]]
+name = "short"
+table = "public.letters"
+session = "session_id"
+key = ["session_id", "kind"]
+matches = { kind = "short" }
+function = "public.write_letters(uuid)"
+arguments = { session_id = "session_id" }
+fills = ["long"]
+needs = [{ name = "answers", table = "public.assessment_responses", column = "session_id", at_least = "least" }]
+[[component]]
+name = "long"
+table = "public.letters"
+session = "session_id"
+key = ["session_id", "kind"]
+matches = { kind = "long" }
+needs = [{ name = "answers", table = "public.assessment_responses", column = "session_id", at_least = "least" }]
+"""  # noqa: E501 - a need is one line
+
+
+def kinds() -> Subject:
+    """What a declaration can say beside PRISM's."""
+    return Subject(
+        "kinds",
+        tables=("public.letters",),
+        key="session_id",
+        request={"since": "2025-08-01", "target": "kinds", "rehearse": 0},
+        writers={"short": "write_letters", "long": "write_letters"},
+        arguments={"write_letters": ("session_id uuid", "$1")},
+        changes="update public.letters set words = 'mine' where kind = 'long' and session_id = %s",
+        refers=(
+            "create table public.stamps (session_id uuid, kind text,"
+            " foreign key (session_id, kind) references public.letters)",
+            "insert into public.stamps values (%s, 'short')",
+        ),
+        schema=KINDS_SCHEMA,
+        declaration=parse(KINDS),
+    )
 
 
 def documents() -> Subject:

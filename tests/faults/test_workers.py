@@ -175,6 +175,9 @@ def fill(scene: Scene, plan: backfill.Plan) -> int:
     """Others write the rows of every third session. How many these are."""
     filled = {session.session_id for session in plan.sessions[::3]}
     scene.owed = {(session, writer) for session, writer in scene.owed if session not in filled}
+    scene.rows = {
+        (session, component) for session, component in scene.rows if session not in filled
+    }
     for table in scene.subject.tables:
         scene.project.db.execute(
             f"insert into {table}"

@@ -32,4 +32,4 @@ def pair(case: str, subjects: Collection[str]) -> set[str]:
     """The subjects of a case at a push. subjects: all that it has, which may be just one."""
     wanted = PAIRS[crc32(case.encode()) % len(PAIRS)]
     found = {name if name in subjects else OTHER[name] for name in wanted}
-    return found & set(subjects)
+    return found & set(subjects) or set(subjects)
