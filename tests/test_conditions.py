@@ -71,6 +71,10 @@ SPELLINGS = {
     ),
     "moments": ("timestamptz", "2025-01-01 00:00+00", "2025-01-01T05:00:00+05:00"),
     "truths": ("boolean", "true", "yes"),
+    "days": ("date", "2025-01-01", "2025-1-1"),
+    "bare numbers": ("numeric", "2.00", 2.0),
+    "bare truths": ("boolean", "true", True),
+    "choices": ("public.pigment", "blue", "blue"),
     "any case": ("extensions.citext", "Blue", "bLUE"),
     "arrays": ("integer[]", "{1,2}", "{1, 2}"),
     "documents": ("jsonb", '"a"', ' "a"'),
@@ -85,6 +89,7 @@ def test_one_value_has_several_spellings(songs: Db, case: str) -> None:
     if "citext" in kind:
         with_citext(songs)
     songs.execute(
+        "create type public.pigment as enum ('red', 'blue');"
         f"{UNKEYED} alter table public.covers alter column ink type {kind} using null, {REKEYED}"
         "create or replace function public.paint(song_id bigint, ink text) returns void"
         f" language sql as 'insert into public.covers values ($1, $2::{kind})';"

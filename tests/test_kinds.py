@@ -60,6 +60,7 @@ CHORDS = LYRICS.replace("lyrics", "chords")
 UNVERSIONED_CHORDS = CHORDS.replace('version = "v1"\n', "")
 SAME_CALL = {
     "fills": LYRICS + CALL + 'fills = ["chords"]' + CHORDS,
+    "after the other": LYRICS + CALL + 'fills = ["chords"]' + CHORDS + 'after = ["lyrics"]',
     "fills itself, too": LYRICS + CALL + 'fills = ["lyrics", "chords"]' + UNVERSIONED_CHORDS,
     "declared before": CHORDS + 'fills = ["lyrics"]' + CALL.replace("lyrics", "chords") + LYRICS,
     "its parameter is shared": LYRICS
@@ -128,6 +129,7 @@ def test_a_shared_version_is_wanted_once(songs: Db) -> None:
         planned(songs, "kinds", want={"chords": "v2", "lyrics": "v3"})
 
 
+BETWEEN = LYRICS.replace("lyrics", "between") + CALL.replace("lyrics", "between")
 FAULTS = {
     "fills what is none": (
         LYRICS + CALL + 'fills = ["chord"]' + CHORDS + CALL,
@@ -137,9 +139,9 @@ FAULTS = {
         LYRICS + CALL + 'fills = ["chords"]' + CHORDS + 'function = "public.f(bigint)"',
         "component lyrics fills chords, which has another function or other arguments",
     ),
-    "after what the same call fills": (
-        LYRICS + CALL + 'fills = ["chords"]' + CHORDS + 'after = ["lyrics"]',
-        "component chords comes after lyrics, but the call of lyrics fills it, and that is made"
+    "after what comes after its call": (
+        LYRICS + CALL + 'fills = ["chords"]' + BETWEEN + CHORDS + 'after = ["between"]',
+        "component chords comes after between, but the call of lyrics fills it, and that is made"
         " first",
     ),
     "no version for its column": (

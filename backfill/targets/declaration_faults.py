@@ -219,7 +219,8 @@ def _of_calls(components: Sequence[Component], names: Sequence[str]) -> Iterator
     for place, component in enumerate(components):
         first = next(n for n, c in enumerate(components) if _call_of(c) == _call_of(component))
         for earlier in component.after:
-            if earlier in names[first:place]:
+            is_between = earlier in names[first:place]
+            if is_between and _call_of(components[names.index(earlier)]) != _call_of(component):
                 yield BadRequest(
                     f"component {component.name} comes after {earlier}, but the call of "
                     f"{names[first]} fills it, and that is made first",
