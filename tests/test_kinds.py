@@ -357,9 +357,51 @@ def test_components_that_nothing_tells_apart_are_refused(songs: Db) -> None:
     with pytest.raises(BadRequest) as refused:
         parse(mixed)
     assert refused.value.message == (
-        "components short and long are both in public.notes, and no column tells them apart"
+        "components short and long are both in public.notes, and no column of their keys tells them apart"
     )
+    with pytest.raises(BadRequest, match="no column of their keys tells them apart"):
+        parse(NOTES.replace(', "kind"]', "]"))
     songs.execute(SHARED)
     declare_text(songs, NOTES)
     with pytest.raises(Exception, match=r"short and long are both in public\.notes"):
         planned(songs, "kinds", parameters={"long_kind": "short"})
+
+
+def test_a_kind_that_the_column_does_not_have_is_refused_as_that(songs: Db) -> None:
+    """Before it is asked whether the components are told apart. Each table is told of once."""
+    songs.execute(SHARED)
+    songs.execute(
+        "create type public.kinds as enum ('short', 'long');"
+        "alter table public.notes alter column kind type public.kinds using kind::public.kinds;"
+        "create or replace function public.note(song_id bigint, kind text, v text) returns void"
+        " language sql set search_path = '' as"
+        " 'insert into public.notes values ($1, $2::public.kinds, $3) on conflict do nothing'"
+    )
+    declare_text(songs, NOTES)
+    with pytest.raises(Exception, match="lnog is no such value"):
+        planned(songs, "kinds", parameters={"long_kind": "lnog"})
+    run = lived(songs, "kinds")
+    assert (run.states, run.verdict) == ({"done": 3}, "pass")
+    lines = songs.execute(
+        "select line ->> 'name' as name, count(*) as n"
+        " from jsonb_array_elements(backfill_private.check_project()) as line"
+        " where line ->> 'name' like '%notes%' group by 1"
+    )
+    assert {line["name"] for line in lines if line["n"] > 1} == set()
+
+
+@MODES
+def test_a_row_of_no_components_kind_has_one_receipt(songs: Db, mode: str) -> None:
+    """The first's, and the undo takes it back. Nobody planned it, and the call did write it."""
+    songs.execute(SHARED)
+    songs.execute(
+        "create or replace function public.note(song_id bigint, kind text, v text) returns void"
+        " language sql set search_path = '' as $$"
+        " insert into public.notes values ($1, $2, $3), ($1, 'draft', $3) on conflict do nothing $$"
+    )
+    declare_text(songs, NOTES)
+    run = lived(songs, "kinds", mode=mode)
+    drafts = "select count(*) from public.backfill_receipts where row_key ->> 'kind' = 'draft'"
+    assert count(songs, drafts + " and kind = 'score'") == 3
+    assert (run.states, run.verdict) == ({"done": 3}, "pass")
+    assert count(songs, "select count(*) from public.notes") == 1

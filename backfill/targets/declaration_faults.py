@@ -173,16 +173,16 @@ def _of_component(
 
 
 def _of_tables(made: Declaration) -> Iterator[BadRequest]:
-    """Two components in one table that no column tells apart."""
+    """Two components in one table that no column of their keys tells apart."""
     for one, other in combinations(made.components, 2):
-        matched = one.matches.keys() & other.matches.keys()
+        matched = one.matches.keys() & other.matches.keys() & {*one.key} & {*other.key}
         values = made.parameters
         if one.table == other.table and not any(
             values.get(one.matches[c]) != values.get(other.matches[c]) for c in matched
         ):
             yield BadRequest(
                 f"components {one.name} and {other.name} are both in {one.table.schema}."
-                f"{one.table.name}, and no column tells them apart",
+                f"{one.table.name}, and no column of their keys tells them apart",
                 "matches = { COLUMN = … } in both, each with a parameter of another value",
             )
 

@@ -264,16 +264,16 @@ begin
   if found then
     perform backfill_private.refuse('OB013', v_fault.fault, v_fault.cure);
   end if;
-  select backfill_private.mixed_fault(p_target, p_request) as fault into v_fault;
-  if v_fault.fault is not null then
-    perform backfill_private.refuse('OB013', v_fault.fault, 'give their parameters different values');
-  end if;
   select backfill_private.held_fault(v.table_name, v.column_name, v.given) as fault into v_fault
   from backfill_private.value_columns(p_target, p_request) as v
   where backfill_private.held_fault(v.table_name, v.column_name, v.given) is not null
   limit 1;
   if found then
     perform backfill_private.refuse('OB013', v_fault.fault, 'give one of its values');
+  end if;
+  select backfill_private.mixed_fault(p_target, p_request) as fault into v_fault;
+  if v_fault.fault is not null then
+    perform backfill_private.refuse('OB013', v_fault.fault, 'give their parameters different values');
   end if;
 end
 $$;

@@ -257,16 +257,20 @@ begin
   for v_target in select distinct t.target from public.backfill_targets as t order by t.target loop
     v_lines := v_lines || (
       select coalesce(jsonb_agg(l.line order by l.part, l.place), '[]') from (
-        select 1 as part, row_number() over () as place, line from backfill_private.table_lines(v_target) as line
-        union all select 2, row_number() over (), line from backfill_private.source_lines(v_target) as line
-        union all select 3, row_number() over (), line from backfill_private.key_lines(v_target) as line
-        union all select 4, row_number() over (), line from backfill_private.table_marks(v_target) as line
-        union all select 4, row_number() over () + 1000, line from backfill_private.image_marks(v_target, null) as line
-        union all select 5, row_number() over (), line from backfill_private.rights_lines(v_target) as line
-        union all select 6, row_number() over (), line from backfill_private.function_marks(v_target, p_probed) as line
-        union all select 7, row_number() over (), line from backfill_private.helper_lines(v_target) as line
-        union all select 8, row_number() over (), line from backfill_private.need_lines(v_target) as line
-        union all select 9, row_number() over (), line from backfill_private.detection_index_line(v_target) as line
+        -- What is said of a table that components share is said once.
+        select distinct on (a.line) a.* from (
+          select 1 as part, row_number() over () as place, line from backfill_private.table_lines(v_target) as line
+          union all select 2, row_number() over (), line from backfill_private.source_lines(v_target) as line
+          union all select 3, row_number() over (), line from backfill_private.key_lines(v_target) as line
+          union all select 4, row_number() over (), line from backfill_private.table_marks(v_target) as line
+          union all select 4, row_number() over () + 1000, line from backfill_private.image_marks(v_target, null) as line
+          union all select 5, row_number() over (), line from backfill_private.rights_lines(v_target) as line
+          union all select 6, row_number() over (), line from backfill_private.function_marks(v_target, p_probed) as line
+          union all select 7, row_number() over (), line from backfill_private.helper_lines(v_target) as line
+          union all select 8, row_number() over (), line from backfill_private.need_lines(v_target) as line
+          union all select 9, row_number() over (), line from backfill_private.detection_index_line(v_target) as line
+        ) as a
+        order by a.line, a.part, a.place
       ) as l);
   end loop;
   return v_lines

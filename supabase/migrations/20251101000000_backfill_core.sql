@@ -1991,16 +1991,16 @@ begin
   if found then
     perform backfill_private.refuse('OB013', v_fault.fault, v_fault.cure);
   end if;
-  select backfill_private.mixed_fault(p_target, p_request) as fault into v_fault;
-  if v_fault.fault is not null then
-    perform backfill_private.refuse('OB013', v_fault.fault, 'give their parameters different values');
-  end if;
   select backfill_private.held_fault(v.table_name, v.column_name, v.given) as fault into v_fault
   from backfill_private.value_columns(p_target, p_request) as v
   where backfill_private.held_fault(v.table_name, v.column_name, v.given) is not null
   limit 1;
   if found then
     perform backfill_private.refuse('OB013', v_fault.fault, 'give one of its values');
+  end if;
+  select backfill_private.mixed_fault(p_target, p_request) as fault into v_fault;
+  if v_fault.fault is not null then
+    perform backfill_private.refuse('OB013', v_fault.fault, 'give their parameters different values');
   end if;
 end
 $$;
@@ -2051,7 +2051,8 @@ as $$
   from backfill_private.in_table_of(p_target.target, p_target.component)
 $$;
 
--- The condition under which a row of a component's table is of no other component, as SQL.
+-- The condition under which a row of a component's table is of no other component, as SQL. A row that has nobody's values
+-- is of the first.
 --
 -- p_alias  of the table
 create function backfill_private.own_rows_sql(p_target public.backfill_targets, p_alias text, p_request jsonb)
@@ -2060,25 +2061,29 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(
-    string_agg(
-      format('(%s) is not true', (
-        select string_agg(
-          format('%s.%I %s %s',
-            p_alias,
-            m.key,
-            coalesce(backfill_private.equals(c.type), '='),
-            backfill_private.value_sql(t.target, m.value, c.type, p_request)),
-          ' and ')
-        from jsonb_each_text(t.matches) as m
-        cross join lateral (select backfill_private.value_type(t.table_name, m.key) as type) as c)),
-      ' and '),
-    'true')
-  from backfill_private.in_table_of(p_target.target, p_target.component) as t
-  where t.component <> p_target.component
+  select case
+    when backfill_private.leads_table(p_target)
+    then coalesce(string_agg(format('(%s) is not true', k.condition), ' and ')
+      filter (where k.component <> p_target.component), 'true')
+    else string_agg(k.condition, ' and ') filter (where k.component = p_target.component)
+  end
+  from (
+    select t.component, string_agg(
+      format('%s.%I %s %s',
+        p_alias,
+        m.key,
+        coalesce(backfill_private.equals(c.type), '='),
+        backfill_private.value_sql(t.target, m.value, c.type, p_request)),
+      ' and ' order by m.key) as condition
+    from backfill_private.in_table_of(p_target.target, p_target.component) as t
+    cross join lateral jsonb_each_text(t.matches) as m
+    cross join lateral (select backfill_private.value_type(t.table_name, m.key) as type) as c
+    group by t.component
+  ) as k
 $$;
 
--- Two components in one table that a request does not tell apart, in words. Null if there are none.
+-- Two components in one table that a request does not tell apart, in words. Null if there are none. A column outside of
+-- the key tells nothing: a session could then have the row of one of them only.
 --
 -- p_request  null: what the target's parameters are by themselves
 create function backfill_private.mixed_fault(p_target text, p_request jsonb)
@@ -2087,7 +2092,7 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select format('%s and %s are both in %s, and no column tells them apart', t.component, o.component, t.table_name)
+  select format('%s and %s are both in %s, and no column of their keys tells them apart', t.component, o.component, t.table_name)
   from public.backfill_targets as t
   join public.backfill_targets as o
     on o.target = t.target
@@ -2098,10 +2103,12 @@ as $$
     and not exists (
       select from jsonb_each_text(t.matches) as m
       join jsonb_each_text(o.matches) as n on n.key = m.key
-      where backfill_private.is_same(
-        backfill_private.value_type(t.table_name, m.key),
-        coalesce(p_request, s.defaults) ->> m.value,
-        coalesce(p_request, s.defaults) ->> n.value) is false)
+      where m.key = any (t.key_columns)
+        and m.key = any (o.key_columns)
+        and backfill_private.is_same(
+          backfill_private.value_type(t.table_name, m.key),
+          coalesce(p_request, s.defaults) ->> m.value,
+          coalesce(p_request, s.defaults) ->> n.value) is false)
   order by t.position, o.position
   limit 1
 $$;
@@ -14315,16 +14322,20 @@ begin
   for v_target in select distinct t.target from public.backfill_targets as t order by t.target loop
     v_lines := v_lines || (
       select coalesce(jsonb_agg(l.line order by l.part, l.place), '[]') from (
-        select 1 as part, row_number() over () as place, line from backfill_private.table_lines(v_target) as line
-        union all select 2, row_number() over (), line from backfill_private.source_lines(v_target) as line
-        union all select 3, row_number() over (), line from backfill_private.key_lines(v_target) as line
-        union all select 4, row_number() over (), line from backfill_private.table_marks(v_target) as line
-        union all select 4, row_number() over () + 1000, line from backfill_private.image_marks(v_target, null) as line
-        union all select 5, row_number() over (), line from backfill_private.rights_lines(v_target) as line
-        union all select 6, row_number() over (), line from backfill_private.function_marks(v_target, p_probed) as line
-        union all select 7, row_number() over (), line from backfill_private.helper_lines(v_target) as line
-        union all select 8, row_number() over (), line from backfill_private.need_lines(v_target) as line
-        union all select 9, row_number() over (), line from backfill_private.detection_index_line(v_target) as line
+        -- What is said of a table that components share is said once.
+        select distinct on (a.line) a.* from (
+          select 1 as part, row_number() over () as place, line from backfill_private.table_lines(v_target) as line
+          union all select 2, row_number() over (), line from backfill_private.source_lines(v_target) as line
+          union all select 3, row_number() over (), line from backfill_private.key_lines(v_target) as line
+          union all select 4, row_number() over (), line from backfill_private.table_marks(v_target) as line
+          union all select 4, row_number() over () + 1000, line from backfill_private.image_marks(v_target, null) as line
+          union all select 5, row_number() over (), line from backfill_private.rights_lines(v_target) as line
+          union all select 6, row_number() over (), line from backfill_private.function_marks(v_target, p_probed) as line
+          union all select 7, row_number() over (), line from backfill_private.helper_lines(v_target) as line
+          union all select 8, row_number() over (), line from backfill_private.need_lines(v_target) as line
+          union all select 9, row_number() over (), line from backfill_private.detection_index_line(v_target) as line
+        ) as a
+        order by a.line, a.part, a.place
       ) as l);
   end loop;
   return v_lines
