@@ -357,7 +357,8 @@ def test_components_that_nothing_tells_apart_are_refused(songs: Db) -> None:
     with pytest.raises(BadRequest) as refused:
         parse(mixed)
     assert refused.value.message == (
-        "components short and long are both in public.notes, and no column of their keys tells them apart"
+        "components short and long are both in public.notes, and no column of their keys tells"
+        " them apart"
     )
     with pytest.raises(BadRequest, match="no column of their keys tells them apart"):
         parse(NOTES.replace(', "kind"]', "]"))
