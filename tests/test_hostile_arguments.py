@@ -103,3 +103,17 @@ def test_an_undo_names_so_many_sessions_at_most(project: Project, timed: backfil
         "backfill_preview_undo", p_run_id=plan.run_id, p_sessions=["x"] * 1001
     )
     assert answer["code"] == "OB013"
+
+
+NO_DECLARATIONS = [5, "x", [], [1], {"source": 5, "components": 5}, {"components": [[]]}]
+
+
+@pytest.mark.parametrize("given", NO_DECLARATIONS)
+def test_what_is_no_declaration_is_refused(project: Project, given: Any) -> None:
+    """With a sentence, or with faults. Nothing of it stays."""
+    before = project.rows("select * from public.backfill_targets")
+    answer = Outsider(project).rpc("backfill_check_target", p_declaration=given)
+    faults = answer if isinstance(answer, list) else [answer]
+    assert all(fault["message"] for fault in faults)
+    assert faults
+    assert project.rows("select * from public.backfill_targets") == before

@@ -14815,7 +14815,7 @@ $$;
 --
 -- returns  [{place: [step], message, next, warns}]. A place is the way to a value, see backfill_private.declared_parts
 --          warns: it can be declared, and is hardly meant. Only told if there is no fault
--- raises   OB010 the caller may not read
+-- raises   OB010 the caller may not read, OB013 it is of another form
 create function backfill_private.declaration_faults(p_declaration jsonb)
 returns jsonb
 language plpgsql
@@ -14829,10 +14829,15 @@ declare
   v_others jsonb;
 begin
   perform backfill_private.authorize('read');
-  v_names := (
-    select coalesce(
-      jsonb_agg(jsonb_build_object('place', f.place, 'message', f.fault, 'next', f.cure) order by f.part, f.rank), '[]')
-    from backfill_private.name_faults(p_declaration) as f);
+  begin
+    v_names := (
+      select coalesce(
+        jsonb_agg(jsonb_build_object('place', f.place, 'message', f.fault, 'next', f.cure) order by f.part, f.rank),
+        '[]')
+      from backfill_private.name_faults(p_declaration) as f);
+  exception when others then  -- JSON of another form may fail anywhere
+    perform backfill_private.refuse('OB013', 'this is no declaration', 'backfill target check FILE');
+  end;
   begin
     perform backfill_private.keep_declaration(p_declaration);
     v_others := (
