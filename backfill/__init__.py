@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+from importlib.metadata import version
 
 from backfill.api import keys
 from backfill.api.gateway import Gateway
@@ -120,6 +121,17 @@ def _address(url: str | None, key: str | None, client: SupabaseClient | None) ->
         return url, key
     given = {keys.URL_VARIABLE: url, keys.KEY_VARIABLES[0]: key}
     return keys.from_environment({**os.environ, **{k: v for k, v in given.items() if v}})
+
+
+def __getattr__(name: str) -> str:
+    """Look the version up when it is asked for: that reads files of the package."""
+    if name == "__version__":
+        return version("supabase-backfill")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, "__version__"})
 
 
 __all__ = [

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import wraps
 from inspect import signature
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
@@ -14,6 +17,8 @@ from anyio.from_thread import BlockingPortal
 
 from backfill.client import AsyncBackfill
 from backfill.run.undo import AsyncUndo, PreviewedUndo
+
+LONGEST_CLOSING_S = 2.0  # of what nobody closed: an interpreter waits for it to end
 
 Core = TypeVar("Core", covariant=True)
 P = ParamSpec("P")
@@ -84,8 +89,10 @@ class Backfill(Face[AsyncBackfill]):
         try:
             self._core = self._portal.call(make)
         except BaseException:
-            self._stop()
+            self._portal.call(self._portal.stop)
             raise
+        # At the latest when it is forgotten, or when the interpreter ends.
+        self._forgotten = weakref.finalize(self, _let_go, self._core, self._portal, os.getpid())
 
     def __enter__(self) -> Self:
         return self
@@ -94,12 +101,10 @@ class Backfill(Face[AsyncBackfill]):
         self.close()
 
     def close(self) -> None:
-        """Close the connections and the event loop."""
-        self._portal.call(self._core.close)
-        self._stop()
-
-    def _stop(self) -> None:
-        self._portal.call(self._portal.stop)
+        """Close the connections and the event loop. What is never closed is closed at exit."""
+        if self._forgotten.detach() is not None:
+            self._portal.call(self._core.close)
+            self._portal.call(self._portal.stop)
 
     @property
     def host(self) -> str:
@@ -132,6 +137,15 @@ class Backfill(Face[AsyncBackfill]):
     check_target = waited_for(AsyncBackfill.check_target)
     catalog = waited_for(AsyncBackfill.catalog)
     draft_target = waited_for(AsyncBackfill.draft_target)
+
+
+def _let_go(core: AsyncBackfill, portal: BlockingPortal, pid: int) -> None:
+    """Close the connections of an object that is gone, without a word whatever happens."""
+    if os.getpid() != pid:
+        return  # a fork has the object, but not the thread of its event loop
+    with suppress(Exception):
+        portal.start_task_soon(core.close).result(LONGEST_CLOSING_S)
+        portal.start_task_soon(portal.stop).result(LONGEST_CLOSING_S)
 
 
 def _open_portal() -> BlockingPortal:

@@ -6,6 +6,8 @@ With the extra `fast` aiohttp carries the calls. Without it each connection is i
 
 from __future__ import annotations
 
+import asyncio
+import weakref
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Self, cast
@@ -117,6 +119,13 @@ if IS_FAST:
     class FastTransport(AiohttpTransport):
         """aiohttp's connections. Every failure is an httpx error, as the gateway expects."""
 
+        def get_client(self) -> aiohttp.ClientSession:
+            """The session, which is closed when the transport is forgotten."""
+            session = super().get_client()
+            if session is not self.client:
+                weakref.finalize(self, _let_go, session, asyncio.get_running_loop())
+            return session
+
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
             """Send a request."""
             try:
@@ -128,3 +137,23 @@ if IS_FAST:
                 raise httpx.RemoteProtocolError(str(error)) from error
             except aiohttp.ClientError as error:
                 raise httpx.RemoteProtocolError(type(error).__name__) from error
+
+    def _let_go(session: aiohttp.ClientSession, loop: asyncio.AbstractEventLoop) -> None:
+        """Close a session that nobody closed, before aiohttp complains of it."""
+        if loop.is_running() and _running_here() is not loop:
+            loop.call_soon_threadsafe(_drop, session)
+        else:
+            _drop(session)
+
+    def _running_here() -> asyncio.AbstractEventLoop | None:
+        try:
+            return asyncio.get_running_loop()
+        except RuntimeError:
+            return None
+
+    def _drop(session: aiohttp.ClientSession) -> None:
+        connector = session.connector
+        if connector is None:
+            return  # it is closed
+        session.detach()
+        connector.__exit__()  # the only way that closes without an await

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from typing import Literal
 
 from backfill.render.markdown import SESSION, Called
 from backfill.results.check import Check
 from backfill.results.coverage import all_missing_name
-from backfill.results.run import ITEM_STATES, FailedSession, Json, Moment
+from backfill.results.run import ITEM_STATES, FailedSession, Json, Moment, RunState
 from backfill.results.sessions import Phase, PlannedSessions
 
 # The figures of a plan as long as the database has measured nothing.
@@ -170,7 +171,7 @@ class Plan:
     __pydantic_config__ = {"arbitrary_types_allowed": True}  # noqa: RUF012 - pydantic's own form
 
     run_id: str
-    state: str
+    state: RunState | Literal["empty"]
     digest: str
     environment: str | None
     created_at: Moment | None
