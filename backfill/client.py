@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
-from typing import Self, get_args
+from typing import Self
 
 from backfill.api.gateway import Gateway
 from backfill.api.queries import (
@@ -14,7 +14,6 @@ from backfill.api.queries import (
     load_fresh_plan,
     load_freshness,
     load_outcome,
-    load_receipts,
     load_runs,
     load_status,
     load_verification,
@@ -22,7 +21,7 @@ from backfill.api.queries import (
 from backfill.api.retries import never
 from backfill.errors import ApprovalNeeded, BadRequest, NotAnApprover
 from backfill.files import keeper
-from backfill.request import UNSET, Day, Request, checked_number
+from backfill.request import Day, Request, Throttle, checked_number
 from backfill.results.check import Check
 from backfill.results.event import OnEvent, OnProgress, ignore
 from backfill.results.plan import Freshness, Plan
@@ -33,6 +32,7 @@ from backfill.run.apply import refuse_other_host, work_and_keep
 from backfill.run.check import check_project
 from backfill.run.clock import Clock, SystemClock
 from backfill.run.listeners import Listeners
+from backfill.run.page import run_page
 from backfill.run.plan import finish_plan, make_plan, request_of, tell_sealed
 from backfill.run.shards import spread
 from backfill.run.targets import TargetVerbs
@@ -81,7 +81,7 @@ class AsyncBackfill(TargetVerbs):
         engine_version: str | None = None,
         fc_version: str | None = None,
         basis: str | None = None,
-        throttle_per_minute: int | None = UNSET,
+        throttle_per_minute: Throttle | None = None,
         batch_size: int | None = None,
         priority: Sequence[str] | None = None,
         ids: Sequence[str] | None = None,
@@ -101,7 +101,7 @@ class AsyncBackfill(TargetVerbs):
         """Plan what is missing. The run then halts for approval.
 
         since, until: whole UTC days, both included, or moments, in UTC if they have no offset.
-        throttle_per_minute: starts in any 60 s, 20 by default, None for no limit.
+        throttle_per_minute: starts in any 60 s, 20 by default, "none" for no limit.
         ids: only these sessions, at most 1,000. limit: only the first so many, in the plan's order.
         want: versions by component. parameters: of the target, by name.
         PRISM's own words, for that target alone: engine_version and fc_version are the wanted
@@ -158,20 +158,7 @@ class AsyncBackfill(TargetVerbs):
 
         Raises BadRequest, with the command to install it, if the extra `page` is missing.
         """
-        run_id = await self.run_id(run)
-        try:
-            from backfill.render.page.page import plan_page
-        except ModuleNotFoundError as missing:
-            raise BadRequest(
-                f"a page needs {missing.name}, which is not installed",
-                "pip install 'supabase-backfill[page]'",
-            ) from missing
-        plan = await load_fresh_plan(self._gateway, run_id)
-        if plan.started_at is None:
-            return plan_page(plan)
-        verification = await load_verification(self._gateway, run_id)
-        receipts = [r async for some in load_receipts(self._gateway, run_id) for r in some]
-        return plan_page(plan, verification, receipts)
+        return await run_page(self._gateway, await self.run_id(run))
 
     async def freshness(self, run: str) -> Freshness | None:
         """What changed since a plan was sealed. None if its run is over. Raises UnknownRun."""
@@ -184,11 +171,6 @@ class AsyncBackfill(TargetVerbs):
 
         Raises BadRequest.
         """
-        if state is not None and state not in get_args(RunState):
-            raise BadRequest(
-                f"no run is ever {str(state)[:40]}", f"one of: {', '.join(get_args(RunState))}"
-            )
-        checked_number("limit", limit, least=1)
         return await load_runs(self._gateway, state=state, target=target, limit=limit)
 
     async def approve(
@@ -388,6 +370,3 @@ class AsyncBackfill(TargetVerbs):
         run_id = await self.run_id(run)
         await self._gateway.call(function, {"run": run_id, **arguments})
         return await self.status(run_id)
-
-
-__all__ = ["UNSET", "AsyncBackfill"]

@@ -23,7 +23,7 @@ DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 FORMS = "give a day such as 2025-08-01, or a timestamp with an offset"
 TIMESTAMP = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}")
 
-UNSET: Any = object()  # not given, for a parameter whose values include None
+Throttle = int | Literal["none"]  # session starts in any 60 s. No limit takes a word
 
 
 def as_text(name: str, value: Day | None) -> str | None:
@@ -69,6 +69,13 @@ def checked_number(name: str, value: Json, *, least: int | None = None) -> int:
     if least is not None and value < least:
         raise BadRequest(f"{name} is at least {least}, not {value}", f"give {name} as {least}")
     return value
+
+
+def checked_throttle(name: str, value: Json) -> Throttle:
+    """A whole number, or none by its name. Raises BadRequest."""
+    if isinstance(value, str) and value != "none":
+        raise BadRequest(f'{name} is a whole number or "none", not {_shown(value)}', f"{name}=20")
+    return "none" if isinstance(value, str) else checked_number(name, value)
 
 
 def checked_ids(name: str, ids: Json) -> list[str] | None:
@@ -132,7 +139,7 @@ class Parameter(NamedTuple):
     of: `request` has the same row in backfill_private.request_parameters. `target` belongs to the
     one target that has it. `client` is not sent.
     is_kept: a plan like another takes it over.
-    default: sent if nothing is given. None is then a value like others.
+    default: sent if nothing is given.
     title: its name in a list of parameters. None if it is shown elsewhere.
     """
 
@@ -147,8 +154,8 @@ class Parameter(NamedTuple):
 class Request:
     """The parameters of a plan. AsyncBackfill.plan says what each means.
 
-    A field's name is its key in the JSON that is sent. None means not given, but no limit for the
-    throttle. A plan lists its parameters in this order.
+    A field's name is its key in the JSON that is sent. None means not given. A plan lists its
+    parameters in this order.
     """
 
     since: Annotated[Day | None, Parameter(as_text, is_kept=True)] = None
@@ -160,8 +167,8 @@ class Request:
     fc_version: Annotated[str | None, Parameter(checked_text, "target", title="FC version")] = None
     basis: Annotated[str | None, Parameter(checked_text, "target", title="Basis")] = None
     throttle_per_minute: Annotated[
-        int | None, Parameter(checked_number, is_kept=True, default=20)
-    ] = UNSET
+        Throttle | None, Parameter(checked_throttle, is_kept=True, default=20)
+    ] = None
     batch_size: Annotated[int | None, Parameter(checked_number, is_kept=True)] = None
     priority: Annotated[Sequence[str] | None, Parameter(checked_ids, is_kept=True)] = None
     ids: Annotated[Sequence[str] | None, Parameter(checked_ids, is_kept=True)] = None
@@ -190,11 +197,7 @@ class Request:
         Raises BadRequest if one has a wrong type or is empty.
         """
         values = ((n, p, getattr(self, n)) for n, p in PARAMETERS.items())
-        return {
-            name: None if value is None else parameter.check(name, value)
-            for name, parameter, value in values
-            if value is not (UNSET if parameter.default is not None else None)
-        }
+        return {name: p.check(name, value) for name, p, value in values if value is not None}
 
     def sent(self, like: Mapping[str, Json]) -> dict[str, Json]:
         """The request as JSON: what was given wins over `like`, and that over the defaults.

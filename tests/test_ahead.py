@@ -11,7 +11,7 @@ from tests.conftest import Project
 from tests.kit.scorers import misbehave
 from tests.kit.seed import CANARY, CANDIDATES, SEED
 
-FREE: dict[str, Any] = {**SEED, "throttle_per_minute": None, "batch_size": 5}
+FREE: dict[str, Any] = {**SEED, "throttle_per_minute": "none", "batch_size": 5}
 
 
 def applied(project: Project, bf: backfill.Backfill, **request: Any) -> list[tuple[str, int]]:

@@ -19,7 +19,7 @@ from tests.kit.scorers import misbehave
 from tests.kit.seed import CANDIDATES, REHEARSED, SEED
 from tests.kit.throttling import Start, most_in_a_minute
 
-BULK: dict[str, Any] = {**SEED, "throttle_per_minute": None, "batch_size": 20, "mode": "bulk"}
+BULK: dict[str, Any] = {**SEED, "throttle_per_minute": "none", "batch_size": 20, "mode": "bulk"}
 
 
 def test_the_whole_way(project: Project, bf: backfill.Backfill) -> None:

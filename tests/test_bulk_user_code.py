@@ -14,7 +14,7 @@ WRITE = (
     "insert into public.fc_scores (session_id, version, fc_kind, scores_json, blocks_answered)"
     " values ($1, $2, $3, '{}', v_blocks) on conflict do nothing"
 )
-BULK: dict[str, Any] = {"mode": "bulk", "throttle_per_minute": None, "batch_size": 20}
+BULK: dict[str, Any] = {"mode": "bulk", "throttle_per_minute": "none", "batch_size": 20}
 
 # What a function does before and after it writes six blocks, and whether that works beside
 # others in one transaction.

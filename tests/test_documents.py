@@ -38,7 +38,7 @@ def bf_documents(library: Project) -> Iterator[backfill.Backfill]:
 
 def test_the_plan_counts_what_is_missing(bf_documents: backfill.Backfill) -> None:
     """Twenty lack both, twenty the embedding; a draft, a deleted and an empty one are none."""
-    plan = bf_documents.plan(since=SINCE, target="documents", throttle_per_minute=None)
+    plan = bf_documents.plan(since=SINCE, target="documents", throttle_per_minute="none")
     shown = plan.as_dict()
     assert shown["candidates"] == {
         "total": 40, "missing": {"plain_text": 20, "embedding": 40}, "missing_plain_text": 20,
@@ -62,7 +62,9 @@ def test_the_plan_counts_what_is_missing(bf_documents: backfill.Backfill) -> Non
 def test_the_whole_way(library: Project, bf_documents: backfill.Backfill) -> None:
     """Planned with a canary, approved, applied, verified, undone by date and by document."""
     bf = bf_documents
-    plan = bf.plan(since=SINCE, target="documents", throttle_per_minute=None, priority=["9", "30"])
+    plan = bf.plan(
+        since=SINCE, target="documents", throttle_per_minute="none", priority=["9", "30"]
+    )
     assert [s.session_id for s in plan.sessions[:2]] == ["30", "9"]  # the newest first
     library.approve(plan)
     assert bf.apply(plan.run_id).status.counts["done"] == 40
@@ -93,7 +95,7 @@ def test_a_lost_answer_is_looked_up(library: Project, clock: DatabaseClock, case
     """Of SQL and of Edge Functions: each row is written once, and all can be taken back."""
     key = library.keys.service_role
     with proxy_in_thread(library.url) as proxy, backfill.connect(proxy.url, key, clock=clock) as bf:
-        plan = bf.plan(since=SINCE, target="documents", throttle_per_minute=None, batch_size=10)
+        plan = bf.plan(since=SINCE, target="documents", throttle_per_minute="none", batch_size=10)
         library.approve(plan)
         proxy.strikes = [Strike(FAULTS[case], Nth(("clean_document", "embed_document"), 5, 25))]
         assert bf.apply(plan.run_id).is_complete
@@ -113,7 +115,7 @@ def test_an_embedding_waits_for_its_text(library: Project, bf_documents: backfil
         " returns jsonb language sql return '{}'::jsonb"
     )
     plan = bf_documents.plan(
-        since=SINCE, until="2025-08-09", target="documents", throttle_per_minute=None
+        since=SINCE, until="2025-08-09", target="documents", throttle_per_minute="none"
     )
     library.approve(plan)
     outcome = bf_documents.apply(plan.run_id)
@@ -134,7 +136,7 @@ def test_a_score_out_of_its_range_fails_the_canary(
         " insert into library.embeddings values ($1, $2, array[0.1, 7]) $$"
     )
     plan = bf_documents.plan(
-        since=SINCE, target="documents", throttle_per_minute=None, priority=["2"]
+        since=SINCE, target="documents", throttle_per_minute="none", priority=["2"]
     )
     library.approve(plan)
     with pytest.raises(backfill.Paused, match=r"embeddings\.vector holds a number outside -1 to 1"):
@@ -175,7 +177,9 @@ def test_a_run_writes_no_row_of_another_target(library: Project, mode: Mode) -> 
         " for each row execute function public.stray()"
     )
     with library.connect() as bf:
-        plan = bf.plan(target="prism", since=SINCE, mode=mode, throttle_per_minute=None, rehearse=0)
+        plan = bf.plan(
+            target="prism", since=SINCE, mode=mode, throttle_per_minute="none", rehearse=0
+        )
         library.approve(plan)
         with pytest.raises(backfill.Paused, match="critical"):
             bf.apply(plan.run_id)

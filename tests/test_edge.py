@@ -132,7 +132,7 @@ def test_a_version_that_is_declared_anew_is_another_plan(
 
 # Trouble ----------------------------------------------------------------------------------------
 
-FEW: dict[str, Any] = {"since": "2025-09-01", "throttle_per_minute": None, "batch_size": 5}
+FEW: dict[str, Any] = {"since": "2025-09-01", "throttle_per_minute": "none", "batch_size": 5}
 
 
 def troubled_run(
@@ -317,7 +317,7 @@ def test_a_function_is_called_with_a_jwt_of_the_project(project: Project) -> Non
 def test_a_row_that_came_before_the_look_is_nobody_s(project: Project) -> None:
     """A late write between claim and look: the call changes nothing, and that is not critical."""
     declare(project, prism_over_edge("inferred"))
-    run_id = verbs.started(project.db, inferred="prism", throttle_per_minute=None, priority=[])
+    run_id = verbs.started(project.db, inferred="prism", throttle_per_minute="none", priority=[])
     claim_id = str(uuid4())
     grant, *_ = verbs.claim(project.db, run_id, claim_id)["granted"]
     for step in grant["steps"]:

@@ -82,7 +82,7 @@ def test_runs_tell_the_documented_kinds_and_keys_and_no_others(
     bf.apply(cancelled.run_id, on_event=cancel)
     assert newest(heard) == "run_cancelled"
 
-    bf.apply(_approved(project, bf, priority=[], throttle_per_minute=None, mode="bulk").run_id)
+    bf.apply(_approved(project, bf, priority=[], throttle_per_minute="none", mode="bulk").run_id)
     assert "bulk_settled" in {e.kind for e in heard}
 
     expired = _approved(project, bf, priority=[])

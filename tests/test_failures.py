@@ -144,7 +144,7 @@ def test_several_workers_agree_whose_error_it_is(project: Project, bf: backfill.
     bad = oldest(project, 30)[::10]
     misbehave(project.db, {"tenant": bad})
     project.reload()
-    plan = bf.plan(**{**SEED, "throttle_per_minute": None})
+    plan = bf.plan(**{**SEED, "throttle_per_minute": "none"})
     project.approve(plan)
 
     def work(_: int) -> str:

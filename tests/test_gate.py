@@ -405,7 +405,7 @@ def test_a_trigger_that_writes_the_row_again_leaves_its_receipt_second(
         "create trigger again after insert on public.fc_scores"
         " for each row execute function public.again()".encode()
     )
-    run_id = verbs.started(project_db, throttle_per_minute=None)
+    run_id = verbs.started(project_db, throttle_per_minute="none")
     claim_id = str(uuid4())
     grant = verbs.claim(project_db, run_id, claim_id)["granted"][0]
     verbs.score(project_db, run_id, grant["fence"], grant["steps"][0])

@@ -153,7 +153,7 @@ def test_the_promises_hold_under_code_of_any_habits(
             environment="staging",
             mode=mode,
             rehearse=rehearse,
-            throttle_per_minute=None,
+            throttle_per_minute="none",
         )
         assert {int(s.session_id) for s in plan.sessions} == set(TO_DO)
         shop.project.approve(plan)

@@ -15,7 +15,7 @@ from tests.kit.commands import Shell
 from tests.kit.seed import SEED
 
 Db = psycopg.Connection[Any]
-UNHURRIED: dict[str, Any] = {"throttle_per_minute": None, "batch_size": 20}
+UNHURRIED: dict[str, Any] = {"throttle_per_minute": "none", "batch_size": 20}
 INSERT = (
     "insert into public.fc_scores (session_id, version, fc_kind, scores_json, blocks_answered)"
     " values ($1, $2, $3, '{}', 6)"
@@ -179,7 +179,7 @@ def test_triggers_that_were_off_meanwhile_are_a_broken_gate(project_db: Db) -> N
 def test_races_without_end_are_looked_at(project_db: Db) -> None:
     """Twenty more of them than rows of our own: the calls may no longer come by the gate."""
     scorer(project_db, LOSERS["does nothing on conflict"])
-    run_id = verbs.started(project_db, throttle_per_minute=None, batch_size=4)
+    run_id = verbs.started(project_db, throttle_per_minute="none", batch_size=4)
     assert raced(project_db, run_id)["state"] == "running"
     project_db.execute(
         "update public.backfill_items set state = 'skipped', attempts = 1"

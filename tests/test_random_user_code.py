@@ -24,7 +24,7 @@ Db = psycopg.Connection[Any]
 EXAMPLES = examples(2_000, at_a_push=150)
 MOST_TURNS = 100
 # Seven sessions lack something since then.
-REQUEST: dict[str, Any] = {"since": "2025-09-01", "throttle_per_minute": None, "batch_size": 4}
+REQUEST: dict[str, Any] = {"since": "2025-09-01", "throttle_per_minute": "none", "batch_size": 4}
 
 SET_UP = """
 create table public.acted (session_id uuid, place text);

@@ -70,7 +70,7 @@ def test_the_program_goes_the_whole_way(project: Project, monkeypatch: pytest.Mo
     monkeypatch.delenv("SUPABASE_SECRET_KEY", raising=False)
     names: dict[str, Any] = {}
     # The throttle of the text would take two minutes.
-    exec(PLANS.replace("throttle_per_minute=20", "throttle_per_minute=None"), names)  # noqa: S102
+    exec(PLANS.replace("throttle_per_minute=20", "throttle_per_minute='none'"), names)  # noqa: S102
     with names["bf"]:
         project.approve(names["plan"])
         exec(APPLIES, names)  # noqa: S102 - our own README

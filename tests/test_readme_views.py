@@ -26,7 +26,7 @@ def with_runs(project: Project, timed: backfill.Backfill) -> Project:
     misbehave(project.db, {"fail": [project.rows(CANDIDATES)[0]["session_id"]]})
     project.reload()
     paused, rejected = timed.plan(**SEED), timed.plan(**SEED)
-    completed = timed.plan(**SEED | {"throttle_per_minute": None})
+    completed = timed.plan(**SEED | {"throttle_per_minute": "none"})
     call = "select public.backfill_{}".format
     project.approve(paused)
     project.value(call("start(%s, 'w')"), paused.run_id)

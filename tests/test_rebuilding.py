@@ -272,7 +272,7 @@ def test_more_than_a_page_of_sessions_events_and_receipts_is_rebuilt_whole(
 ) -> None:
     """1,010 sessions, 1,100 events before the first batch, a receipt for every call."""
     with large.connect() as bf:
-        plan = bf.plan(**{**SEED, "priority": [], "throttle_per_minute": None, "batch_size": 100})
+        plan = bf.plan(**{**SEED, "priority": [], "throttle_per_minute": "none", "batch_size": 100})
         large.db.execute(
             "select backfill_private.record(%s, 'note', '{}') from generate_series(1, 1100)",
             (plan.run_id,),

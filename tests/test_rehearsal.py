@@ -229,7 +229,7 @@ def test_rows_before_and_after_are_counted(bf: backfill.Backfill) -> None:
         ({"rehearse": 3}, "", 3),
         ({"throttle_per_minute": 6}, "", 3),
         ({"throttle_per_minute": 1, "batch_size": 1}, "", 0),
-        ({"throttle_per_minute": None, "rehearse": 6}, "", 6),
+        ({"throttle_per_minute": "none", "rehearse": 6}, "", 6),
         ({}, "max_throttle_per_minute = 20", 5),
         ({"environment": "production"}, "environment = 'Production'", 0),
         ({"environment": "production", "rehearse": 2}, "environment = 'Production'", 2),

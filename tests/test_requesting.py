@@ -21,6 +21,7 @@ from backfill.request import (
     checked_ids,
     checked_number,
     checked_text,
+    checked_throttle,
     checked_values,
     checked_versions,
 )
@@ -31,7 +32,10 @@ NO_PROJECT = ("http://127.0.0.1:9", "sb_secret_x")
 WRONG = [
     ({"since": 5}, "since is a date, not the int '5'"),
     ({"until": True}, "until is a date, not the bool 'True'"),
-    ({"throttle_per_minute": "20"}, "throttle_per_minute is a whole number, not the str '20'"),
+    (
+        {"throttle_per_minute": "20"},
+        "throttle_per_minute is a whole number or \"none\", not the str '20'",
+    ),
     ({"batch_size": True}, "batch_size is a whole number, not the bool 'True'"),
     ({"batch_size": 5.0}, "batch_size is a whole number, not the float '5.0'"),
     ({"min_responses": "many"}, "min_responses is a whole number, not the str 'many'"),
@@ -94,7 +98,11 @@ LIKE = {"since": "2025-08-01", "throttle_per_minute": None, "parameters": {"basi
     ("asked", "like", "sent"),
     [
         (Request(), {}, {"throttle_per_minute": 20, "parameters": {}}),
-        (Request(throttle_per_minute=None), {}, {"throttle_per_minute": None, "parameters": {}}),
+        (
+            Request(throttle_per_minute="none"),
+            {},
+            {"throttle_per_minute": "none", "parameters": {}},
+        ),
         (Request(like="4f2c"), LIKE, LIKE),
         (Request(like="4f2c", throttle_per_minute=7), LIKE, LIKE | {"throttle_per_minute": 7}),
         (
@@ -112,13 +120,14 @@ def test_what_is_given_goes_before_what_is_taken_over_and_that_before_defaults(
 
 
 def test_a_throttle_of_none_is_given_too() -> None:
-    """A plan that is resumed takes nothing else."""
-    assert Request(throttle_per_minute=None).given() == {"throttle_per_minute": None}
+    """A plan that is resumed takes nothing else. None is not given, as for any other parameter."""
+    assert Request(throttle_per_minute=None).given() == {}
+    assert Request(throttle_per_minute="none").given() == {"throttle_per_minute": "none"}
     with (
         backfill.connect(*NO_PROJECT) as bf,
         pytest.raises(backfill.BadRequest, match="throttle_per_minute is not taken"),
     ):
-        bf.plan(resume="4f2c", throttle_per_minute=None)
+        bf.plan(resume="4f2c", throttle_per_minute="none")
 
 
 CHECKS = {
@@ -141,7 +150,9 @@ def test_the_parameters_are_the_same_in_sql_and_python(project_db: psycopg.Conne
     derived = {name for name, row in rows.items() if row["kind"] == "derived"}
     own = {name: p for name, p in PARAMETERS.items() if p.of == "request"}
     assert derived == {*DERIVED}
-    assert {n: (CHECKS[rows[n]["kind"]], rows[n]["is_kept"]) for n in rows.keys() - derived} == {
+    checks = {n: CHECKS[rows[n]["kind"]] for n in rows.keys() - derived}
+    checks["throttle_per_minute"] = checked_throttle  # which has a word for none
+    assert {n: (check, rows[n]["is_kept"]) for n, check in checks.items()} == {
         n: (p.check, p.is_kept) for n, p in own.items()
     }
     assert not [n for n, p in own.items() if p.default is not None and rows[n]["usual"] is not None]

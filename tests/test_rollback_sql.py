@@ -215,7 +215,7 @@ def test_the_file_that_a_run_leaves_takes_it_back(
     project: Project, bf: backfill.Backfill, tmp_path: Any
 ) -> None:
     """What `backfill logs` writes, run as it stands but for the digest and the reason."""
-    plan = bf.plan(since="2025-09-01", throttle_per_minute=None, rehearse=0)
+    plan = bf.plan(since="2025-09-01", throttle_per_minute="none", rehearse=0)
     project.approve(plan)
     assert bf.apply(plan.run_id).is_complete
     text = (bf.write_logs(plan.run_id, tmp_path) / "rollback.sql").read_text()

@@ -33,7 +33,7 @@ def curt(project: Project) -> Iterator[backfill.Backfill]:
 
 def test_no_limit_hides_a_row(curt: backfill.Backfill, project: Project, tmp_path: Path) -> None:
     """Sessions of the plan, its files, receipts and chain are read to their end."""
-    plan = curt.plan(since="2025-08-01", throttle_per_minute=None, batch_size=5, rehearse=0)
+    plan = curt.plan(since="2025-08-01", throttle_per_minute="none", batch_size=5, rehearse=0)
     assert [s.ordinal for s in plan.sessions] == list(range(1, 40))
     for _ in range(MOST + 2):
         curt.plan(since="2025-09-01", rehearse=0)

@@ -180,7 +180,7 @@ def work_in_process(
     monkeypatch.setattr(Gateway, "score", noting)
     url, key = stack.environment["SUPABASE_URL"], stack.environment["SUPABASE_SERVICE_ROLE_KEY"]
     with backfill.connect(url, key, on_event=lambda e: tell(traces, "event", e)) as bf:
-        plan = bf.plan(since="2025-08-01", throttle_per_minute=None)
+        plan = bf.plan(since="2025-08-01", throttle_per_minute="none")
         for attempt in (token[:-3] + "xyz", None):
             with pytest.raises(backfill.BackfillError) as refused:
                 bf.approve(plan.run_id, digest=plan.digest, access_token=attempt)

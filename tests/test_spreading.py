@@ -21,7 +21,7 @@ from tests.kit.seed import SEED
 BY = "tests/test_spreading.py"
 ON_DASK = claim("On many machines", "client = Client", BY)
 CLUSTER = claim("On many machines", "dask scheduler", BY)
-SHARED = {**SEED, "throttle_per_minute": None, "batch_size": 3, "priority": []}
+SHARED = {**SEED, "throttle_per_minute": "none", "batch_size": 3, "priority": []}
 
 
 @pytest.fixture

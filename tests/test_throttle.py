@@ -399,7 +399,7 @@ def test_a_run_without_a_throttle_starts_every_batch_at_once(
     db: psycopg.Connection[Any], still: DatabaseClock
 ) -> None:
     """Where the project has no bound no claim waits; the plan warns and names no runtime."""
-    crew = Crew(db, still, verbs.started(db, throttle_per_minute=None, batch_size=13))
+    crew = Crew(db, still, verbs.started(db, throttle_per_minute="none", batch_size=13))
     assert worked_through(crew) == [0.0, 0.0, 0.0, 0.0]
     plan = plan_of(db, crew.run_id)
     assert plan["expected_runtime_s"] is None
@@ -411,7 +411,7 @@ def test_a_project_with_a_bound_plans_nothing_above_it(
 ) -> None:
     """No throttle at all, a higher one, and a batch above the throttle are refused."""
     bound(db, 20)
-    assert sqlstate(verbs.planned, db, throttle_per_minute=None) == "OB013"
+    assert sqlstate(verbs.planned, db, throttle_per_minute="none") == "OB013"
     assert sqlstate(verbs.planned, db, throttle_per_minute=21) == "OB013"
     assert sqlstate(verbs.planned, db, throttle_per_minute=4, batch_size=5) == "OB013"
     assert sqlstate(verbs.planned, db, throttle_per_minute=20, batch_size=20) is None
@@ -421,7 +421,7 @@ def test_a_run_without_a_throttle_leaves_no_share_of_a_later_bound(
     db: psycopg.Connection[Any], still: DatabaseClock
 ) -> None:
     """A bound that is set while such a run runs is taken up by it whole."""
-    verbs.started(db, throttle_per_minute=None)
+    verbs.started(db, throttle_per_minute="none")
     later = verbs.planned(db, throttle_per_minute=5)
     verbs.approve(db, later)
     bound(db, 20)

@@ -92,7 +92,7 @@ class Crew:
 @pytest.fixture
 def crew(db: Connection, still: DatabaseClock) -> Crew:
     """On a run over the sample's 39 sessions, without a canary and without a throttle."""
-    run = verbs.started(db, throttle_per_minute=None, batch_size=5)
+    run = verbs.started(db, throttle_per_minute="none", batch_size=5)
     return Crew(db, still, run)
 
 
@@ -410,7 +410,7 @@ def test_five_failed_in_a_row_in_the_canary_pause_the_run(
         " where created_at >= '2025-08-01' order by 1 limit 12"
     ).fetchall()
     canary = [row["session_id"] for row in everyone]
-    run_id = verbs.started(db, throttle_per_minute=None, batch_size=3, priority=canary)
+    run_id = verbs.started(db, throttle_per_minute="none", batch_size=3, priority=canary)
     crew = Crew(db, still, run_id)
     crew.batch(only(3, FAILED))
     assert crew.to_its_end(FAILED)["state"] == "paused"

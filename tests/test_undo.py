@@ -114,7 +114,7 @@ def test_a_piece_that_takes_too_long_is_halved_until_it_fits(
     project: Project, timed: backfill.Backfill
 ) -> None:
     """All 39 sessions are taken back, ten or fewer in a transaction."""
-    run_id = verbs.started(project.db, throttle_per_minute=None, batch_size=50)
+    run_id = verbs.started(project.db, throttle_per_minute="none", batch_size=50)
     timed.apply(run_id)
     project.db.execute(TIRING)
     done = timed.rollback(run_id).confirm(reason="a test")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
+from typing import get_args
 
 from backfill.api.gateway import Gateway
 from backfill.api.retries import BRIEF, Patience
@@ -24,7 +25,8 @@ from backfill.api.rows import (
     summary_of,
     verification_of,
 )
-from backfill.errors import BackfillError, UnknownRun
+from backfill.errors import BackfillError, BadRequest, UnknownRun
+from backfill.request import checked_number
 from backfill.results.coverage import Missing
 from backfill.results.event import OnProgress, ignore
 from backfill.results.history import History
@@ -66,8 +68,13 @@ async def load_runs(
 ) -> tuple[RunSummary, ...]:
     """At most `limit` runs, newest first. state, target: only runs in it, only runs of it.
 
-    Raises BadRequest if there is none because no target is installed.
+    Raises BadRequest, also if there is none because no target is installed.
     """
+    if state is not None and state not in get_args(RunState):
+        raise BadRequest(
+            f"no run is ever {str(state)[:40]}", f"one of: {', '.join(get_args(RunState))}"
+        )
+    checked_number("limit", limit, least=1)
     asked = {"state": state, "target": target}
     rows = await gateway.newest(
         "backfill_run_progress",

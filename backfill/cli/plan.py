@@ -15,6 +15,7 @@ from backfill.cli.completion import modes, run_ids
 from backfill.cli.options import AsJson, Since, Target, Until, connected, end
 from backfill.errors import BadRequest
 from backfill.render.plan import plan_pieces
+from backfill.request import Throttle
 from backfill.results.plan import Plan
 from backfill.results.run import Mode
 
@@ -168,7 +169,6 @@ def plan(
         batch_size = _typed(ctx, "batch_size", batch_size)
         environment = _typed(ctx, "environment", environment)
         target = _typed(ctx, "target", target)
-    paces = {} if throttle is None else {"throttle_per_minute": _throttle(throttle)}
     with connected() as bf:
         made = bf.plan(
             since=since,
@@ -190,7 +190,7 @@ def plan(
             like=like,
             rehearse=rehearse,
             resume=resume,
-            **paces,
+            throttle_per_minute=None if throttle is None else _throttle(throttle),
         )
     show_plan(made, as_json)
     end(exit_codes.of_plan(made.checks, is_strict=strict))
@@ -215,9 +215,9 @@ def _ids_of(file: Path) -> list[str]:
     return ids
 
 
-def _throttle(text: str) -> int | None:
+def _throttle(text: str) -> Throttle:
     if text.lower() == "none":
-        return None
+        return "none"
     try:
         return int(text)
     except ValueError:

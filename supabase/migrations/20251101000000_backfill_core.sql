@@ -6687,7 +6687,8 @@ select * from (values
   ('rehearse',            'number',   0,             999999999,     null,        false, false)
 ) as parameter (name, kind, least, most, usual, is_digested, is_kept);
 
--- A whole number from a request, within bounds. Null if absent. A parameter of a target may be any number from 0 on.
+-- A whole number from a request, within bounds. Null if absent, or if no throttle is asked for by the word none. A
+-- parameter of a target may be any number from 0 on.
 --
 -- raises  OB013 no whole number, or out of bounds
 create function backfill_private.whole_number(p_request jsonb, p_name text)
@@ -6701,7 +6702,7 @@ declare
   v_least integer;
   v_most integer;
 begin
-  if v_text is null then
+  if v_text is null or (p_name = 'throttle_per_minute' and v_text = 'none') then
     return null;
   end if;
   select p.least, p.most into v_least, v_most from backfill_private.request_parameters as p where p.name = p_name;

@@ -135,7 +135,7 @@ async def plan_here(since: str) -> dict[str, Any]:
     gateway = Timed(os.environ["SUPABASE_URL"], os.environ["SUPABASE_SECRET_KEY"])
     async with backfill.AsyncBackfill(gateway) as bf:
         began = time.perf_counter()
-        plan = await bf.plan(since=since, throttle_per_minute=None, mode="bulk")
+        plan = await bf.plan(since=since, throttle_per_minute="none", mode="bulk")
         total_s = time.perf_counter() - began
     took_s["loading"] = total_s - sum(took_s.values())
     return {

@@ -197,7 +197,7 @@ def bulk_under_a_lease(side: Side) -> float:
 @contextmanager
 def lease(side: Side) -> Iterator[tuple[str, str]]:
     """The headers under which a run writes, and the session that it leased."""
-    run_id = verbs.planned(side.db, throttle_per_minute=None, batch_size=1)
+    run_id = verbs.planned(side.db, throttle_per_minute="none", batch_size=1)
     verbs.approve(side.db, run_id)
     verbs.start(side.db, run_id)
     (grant,) = verbs.claim(side.db, run_id)["granted"]

@@ -135,7 +135,7 @@ def done_run(db: psycopg.Connection[Any], sessions: int) -> str:
     db.execute("update public.backfill_settings set max_sessions = 1000000")
     db.execute("analyze")
     run_id = verbs.started(
-        db, since="2030-01-01", throttle_per_minute=None, batch_size=50, mode="bulk", priority=[]
+        db, since="2030-01-01", throttle_per_minute="none", batch_size=50, mode="bulk", priority=[]
     )
     for statement in (*ROWS.values(), RECEIPTS):
         db.execute(statement.encode(), {"run": run_id})

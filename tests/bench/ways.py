@@ -63,7 +63,7 @@ def _oldest(scene: Scene, sessions: int) -> tuple[list[str], str]:
 def _approved(scene: Scene, until: str, plan: Mapping[str, Any]) -> str:
     """An approved run over all sessions up to that moment, without a throttle."""
     run_id = verbs.planned(
-        scene.db, since="2020-01-01", until=until, throttle_per_minute=None, priority=[], **plan
+        scene.db, since="2020-01-01", until=until, throttle_per_minute="none", priority=[], **plan
     )
     verbs.approve(scene.db, run_id)
     return run_id

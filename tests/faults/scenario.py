@@ -243,7 +243,7 @@ class Scene:
         if not WHOLE and self.subject.name != "rpc":
             return
         self.project.db.execute("delete from public.test_scorings")
-        run_id = self.planned(throttle_per_minute=None, mode=self.quickest_mode)
+        run_id = self.planned(throttle_per_minute="none", mode=self.quickest_mode)
         outcome = self.apply(run_id, url=self.project.url)
         assert outcome.is_complete
         assert self.content() == self.after

@@ -11,7 +11,7 @@ from tests.faults.processes import applying, kill_at
 from tests.faults.proxy import SCORING, Fault, Nth, Strike, cut, first_call_of_every, says
 from tests.faults.scenario import LATE, SESSIONS, Scene
 
-FREE: dict[str, Any] = {"throttle_per_minute": None}
+FREE: dict[str, Any] = {"throttle_per_minute": "none"}
 SETTLE = ("backfill_settle",)
 CASES: dict[str, list[Fault]] = {
     "reply dropped after commit": [cut(forwards=True)],

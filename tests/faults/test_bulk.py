@@ -17,7 +17,7 @@ from tests.faults.subjects import IN_SQL
 pytestmark = [pytest.mark.usefixtures("at_once"), IN_SQL]
 
 BULK = ("backfill_bulk",)
-UNTHROTTLED: dict[str, Any] = {"mode": "bulk", "throttle_per_minute": None}
+UNTHROTTLED: dict[str, Any] = {"mode": "bulk", "throttle_per_minute": "none"}
 PAGE = "<html><title>Bad gateway</title></html>"
 ANSWERS: dict[str, list[Fault]] = {
     "reply dropped after commit": [cut(forwards=True)],

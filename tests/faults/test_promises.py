@@ -16,7 +16,7 @@ from tests.faults.proxy import SCORING
 from tests.faults.scenario import SESSIONS, Scene
 from tests.faults.subjects import AT_THE_WRITE
 
-PLANNED = {"throttle_per_minute": None}
+PLANNED = {"throttle_per_minute": "none"}
 CHANGED = "what was approved is no longer what stands there"
 
 

@@ -22,7 +22,7 @@ CONFIRM = ("backfill_confirm_undo",)
 def completed(prepared: Prepared, scoring: Scoring) -> Iterator[tuple[Scene, str]]:
     """A completed run over several hundred sessions, which nobody disturbed."""
     with scene_on(prepared.copies(scoring, SESSIONS), subject(scoring)) as (scene, _):
-        run_id = scene.planned(throttle_per_minute=None, batch_size=50, mode=scene.quickest_mode)
+        run_id = scene.planned(throttle_per_minute="none", batch_size=50, mode=scene.quickest_mode)
         assert scene.apply(run_id, url=scene.project.url).is_complete
         scene.after = scene.content()
         yield scene, run_id

@@ -56,7 +56,7 @@ min_spoons = 1
 PLAN: dict[str, Any] = {
     "target": "jars",
     "since": "2025-08-01",
-    "throttle_per_minute": None,
+    "throttle_per_minute": "none",
     "rehearse": 0,
 }
 

@@ -13,7 +13,7 @@ import backfill
 from tests.conftest import Project
 from tests.kit.seed import SEED
 
-UNHURRIED: dict[str, Any] = {**SEED, "priority": [], "throttle_per_minute": None}
+UNHURRIED: dict[str, Any] = {**SEED, "priority": [], "throttle_per_minute": "none"}
 SCORE = {"version": "v1.2", "fc_kind": "functions", "scores_json": {}, "blocks_answered": 6}
 
 
