@@ -120,7 +120,9 @@ def test_fastapi_serves_the_async_face_in_its_own_loop(project: Project) -> None
         from collections.abc import AsyncIterator
         from contextlib import asynccontextmanager
         from datetime import date
+        import backfill
         from fastapi import BackgroundTasks, FastAPI, Request
+        from fastapi.responses import JSONResponse
     """
     app = run(textwrap.dedent(imports) + FASTAPI)["app"]
 
@@ -129,6 +131,15 @@ def test_fastapi_serves_the_async_face_in_its_own_loop(project: Project) -> None
             planned = await http.post("/runs", params={"since": "2025-08-01"})
             assert (planned.status_code, planned.json()["state"]) == (201, "awaiting_approval")
             run_id = planned.json()["run"]
+            for method, path in (("GET", "/runs/ffffffff"), ("POST", "/runs/ffffffff/apply")):
+                unknown = await http.request(method, path)
+                assert unknown.status_code == 404
+                assert unknown.json()["error"]["message"] == "there is no run ffffffff"
+            early = await http.post(f"/runs/{run_id}/apply")
+            assert (early.status_code, early.json()["error"]["message"]) == (
+                409,
+                f"run {run_id} is awaiting_approval",
+            )
             approve_by_sql(project, run_id)
             assert (await http.post(f"/runs/{run_id}/apply")).status_code == 202
             answer: dict[str, Any] = (await http.get(f"/runs/{run_id}")).json()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -10,6 +11,7 @@ import anyio
 import httpx
 import pytest
 
+import backfill
 from backfill.api import transport
 from backfill.api.transport import transport_for
 from backfill.local.servers import free_port
@@ -187,3 +189,68 @@ def test_an_answer_that_is_not_read_gives_its_connection_back() -> None:
                 await ask(client)
 
     anyio.run(run)
+
+
+UNREACHABLE = {
+    "http://127.0.0.1:{port}": "cannot reach 127.0.0.1:{port}: connection refused",
+    "http://nowhere.invalid": "cannot reach nowhere.invalid:80: the name is unknown",
+    "https://nowhere.invalid": "cannot reach nowhere.invalid:443: the name is unknown",
+}
+
+
+@pytest.mark.parametrize("url", UNREACHABLE)
+def test_what_cannot_be_reached_is_named_with_port_and_cause(url: str) -> None:
+    """Whichever stack carries the calls."""
+    port = free_port()
+    key = "sb_secret_x"
+    with (
+        backfill.connect(url.format(port=port), key) as bf,
+        pytest.raises(backfill.CannotConnect) as refused,
+    ):
+        bf.runs()
+    assert refused.value.message == UNREACHABLE[url].format(port=port)
+
+
+def test_a_port_without_tls_is_named_as_such() -> None:
+    async def reached() -> str:
+        async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with server, backfill.connect_async(f"https://127.0.0.1:{port}", "sb_secret_x") as bf:
+            with pytest.raises(backfill.CannotConnect) as refused:
+                await bf.runs()
+        return refused.value.message.replace(str(port), "PORT")
+
+    assert anyio.run(reached) == "cannot reach 127.0.0.1:PORT: TLS failed"
+
+
+def caused(error: httpx.HTTPError, cause: BaseException) -> httpx.HTTPError:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (httpx.ConnectTimeout("x"), "time-out"),
+        (caused(httpx.ConnectError("x"), TimeoutError()), "time-out"),
+        (
+            caused(httpx.ConnectError("x"), ExceptionGroup("all", [ConnectionRefusedError(111)])),
+            "connection refused",
+        ),
+        (
+            caused(httpx.ConnectError("x"), ssl.SSLCertVerificationError(1, "x")),
+            "its TLS certificate is not accepted",
+        ),
+        (caused(httpx.ConnectError("x"), OSError(113, "No route to host")), "No route to host"),
+        (httpx.ConnectError("x"), "no connection"),
+        (httpx.ReadTimeout("x"), None),
+        (httpx.RemoteProtocolError("x"), None),
+    ],
+)
+def test_each_cause_has_its_words(error: httpx.HTTPError, why: str | None) -> None:
+    assert transport.why_not_reached(error) == why

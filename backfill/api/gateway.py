@@ -21,7 +21,7 @@ from postgrest import APIError
 from backfill.api import faults, keys
 from backfill.api.faults import Fault, fault_of_api, fault_of_edge, fault_of_transport
 from backfill.api.retries import BRIEF, Patience, ask_patiently
-from backfill.api.transport import transport_for
+from backfill.api.transport import address_in_words, transport_for, why_not_reached
 from backfill.api.url import project_url
 from backfill.errors import (
     BY_SQLSTATE,
@@ -131,6 +131,7 @@ class Gateway:
         """Connect lazily: nothing is sent yet. Raises BadKey, CannotConnect for unusable values."""
         self.url = project_url(url)
         self.host = urlsplit(self.url).hostname or ""
+        self._address = address_in_words(self.url)
         self._key = keys.checked(key.strip())
         self._was_reached = False
         self._http = _http(self.url, connections, call_timeout_s or CALL_TIMEOUT_S)
@@ -371,8 +372,11 @@ class Gateway:
 
     def _unreachable(self, error: httpx.HTTPError) -> CannotConnect:
         """The error for any transport error: the call may or may not have happened."""
-        if isinstance(error, httpx.ConnectError):
-            return OutcomeUnknown(f"cannot reach {self.host}", "check SUPABASE_URL and the network")
+        why = why_not_reached(error)
+        if why is not None:
+            return OutcomeUnknown(
+                f"cannot reach {self._address}: {why}", "check SUPABASE_URL and the network"
+            )
         return OutcomeUnknown(
             f"no answer from {self.host} ({type(error).__name__})", "try again: nothing is lost"
         )

@@ -7,8 +7,10 @@ With the extra `fast` aiohttp carries the calls. Without it each connection is i
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import Self, cast
 from urllib.parse import urlsplit
@@ -37,6 +39,42 @@ def transport_for(url: str, connections: int) -> httpx.AsyncBaseTransport | None
     if IS_FAST:
         return FastTransport(limits=httpx.Limits(max_connections=connections))
     return SplitTransport(connections)
+
+
+def address_in_words(url: str) -> str:
+    """Host and port of a URL, the port also where it does not name one."""
+    address = urlsplit(url)
+    return f"{address.hostname}:{address.port or (443 if address.scheme == 'https' else 80)}"
+
+
+def why_not_reached(error: httpx.HTTPError) -> str | None:
+    """Why there was no connection, in words. None if there was one."""
+    if isinstance(error, httpx.ConnectTimeout):
+        return "time-out"
+    if not isinstance(error, httpx.ConnectError):
+        return None
+    causes = list(_causes(error))
+    for kind, why in (
+        (ssl.SSLCertVerificationError, "its TLS certificate is not accepted"),
+        (ssl.SSLError, "TLS failed"),
+        (socket.gaierror, "the name is unknown"),
+        (ConnectionRefusedError, "connection refused"),
+        (TimeoutError, "time-out"),
+    ):
+        if any(isinstance(cause, kind) for cause in causes):
+            return why
+    said = (cause.strerror for cause in causes if isinstance(cause, OSError))
+    return next((words for words in said if words), "no connection")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and all that led to it."""
+    if error is None:
+        return
+    yield error
+    for one in getattr(error, "exceptions", ()):
+        yield from _causes(one)
+    yield from _causes(error.__cause__ or error.__context__)
 
 
 class SplitTransport(httpx.AsyncBaseTransport):
