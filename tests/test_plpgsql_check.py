@@ -92,10 +92,6 @@ BY_DESIGN = {
     ("column_hash", "text type variable is not sanitized"): (
         "the type's name comes from the catalog, quoted, when the shape was noted"
     ),
-    ("remove_index", "text type variable is not sanitized"): NAMES_COME_QUOTED,
-    ("seen_values", "text type variable is not sanitized"): (
-        "the caller's own names enter through %I and regclass, and the caller's own rights read"
-    ),
     ("refusal_to_undo", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("undo_is_as_seen", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("undo_write", "text type variable is not sanitized"): NAMES_COME_QUOTED,
