@@ -71,9 +71,6 @@ BY_DESIGN = {
     ("cron_effects", 'relation "cron.job" does not exist'): (
         "pg_cron may be absent, and is asked only where it is there"
     ),
-    ("history", 'relation "supabase_migrations.schema_migrations" does not exist'): (
-        "the Supabase CLI makes it, and it is asked only where it is there"
-    ),
     ("refuse", "routine is marked as VOLATILE, should be IMMUTABLE"): (
         "it always raises: called for its effect, never to be computed ahead of time"
     ),

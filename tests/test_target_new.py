@@ -280,11 +280,6 @@ SCHEMAS = {
     "view": VIEW,
     "no version": NO_VERSION,
 }
-# What a declaration cannot say yet.
-NOT_YET = {
-    "view": "a view as a source is refused by the declaration",
-    "no version": "a component without a version column is refused by the declaration",
-}
 
 
 def drafted(db: Db, schema: Schema, *functions: str) -> TargetDraft:
@@ -322,15 +317,7 @@ def test_a_draft_says_what_the_tables_say(
     assert {place: value_at(file, place) for place in schema.expected} == dict(schema.expected)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=NOT_YET[name]))
-        if name in NOT_YET
-        else name
-        for name in SCHEMAS
-    ],
-)
+@pytest.mark.parametrize("name", SCHEMAS)
 def test_a_draft_passes_at_once_and_can_be_declared(
     name: str, shared_project: Project, nothing_changes: None
 ) -> None:

@@ -24,12 +24,13 @@ FILE: dict[str, Told] = {
     "parameters": Told("what a request may set, with the defaults", "min_lines = 1"),
 }
 SOURCE: dict[str, Told] = {
-    "table": Told("where the rows are", '"public.orders"'),
+    "table": Told("where the rows are: a table or a view", '"public.orders"'),
     "key": Told("the column that names a row: uuid, a whole number or text", '"id"'),
     "date": Told("the column that dates a row: it decides on `--since`", '"paid_at"'),
-    "index": Told("the name of our index", '"backfill_orders_sessions"', "`backfill_<target>_sessions`"),
+    "index": Told("the name of an index that we build for the dates", '"backfill_orders_sessions"', "none"),
     "where": Told("which rows count", '{ status = ["paid", "shipped"] }', "all rows"),
-    "needs": Told("rows that every component's scoring reads", "see `needs`", "none"),
+    "needs": Told("rows without which nothing is wanted of it", "see `needs`", "none"),
+    "called": Told("how people call one of the rows, and several", '["order", "orders"]'),
 }  # fmt: skip
 NEEDS: dict[str, Told] = {
     "name": Told("what they are called in a reason", '"lines"'),
@@ -46,10 +47,10 @@ COMPONENT: dict[str, Told] = {
     "table": Told("where its rows are", '"public.invoices"'),
     "session": Told("its column that names the source's row", '"order_id"'),
     "key": Told("the columns that name one row", '["order_id", "version"]'),
-    "version_column": Told("its column that says which version wrote the row", '"version"'),
-    "version": Told("the version that is wanted", '"v3"'),
-    "version_parameter": Told("the parameter that holds it", '"invoice_version"', "`<name>_version`"),
-    "function": Told("the function that writes it: a signature, or an Edge Function's name", '"public.make_invoice(bigint,text)"'),
+    "version_column": Told("its column that says which version wrote the row", '"version"', "none"),
+    "version": Told("the version that is wanted: needed with a version_column", '"v3"', "none"),
+    "version_parameter": Told("the parameter that holds it", '"invoice_version"', "`<name>_version`, with a version"),
+    "function": Told("the function that writes it: a signature, or an Edge Function's name", '"public.make_invoice(bigint,text)"', "that of the component that fills it"),
     "view": Told("the view of the rows that lack it", '"backfill_no_invoice"', "`backfill_<target>_missing_<name>`"),
     "any_version_counts": Told("whether a row of another version will do", "true"),
     "matches": Told("further columns of the key, each with its parameter", '{ kind = "kind" }', "none"),
@@ -59,8 +60,9 @@ COMPONENT: dict[str, Told] = {
     "arguments": Told("what the function is given: `session_id`, or a parameter", '{ p_order_id = "session_id", p_version = "invoice_version" }', "none"),
     "helpers": Told("functions whose definitions belong into the digest", '["public.tax(numeric)"]', "none"),
     "after": Told("components whose rows have to be there first", '["invoice"]', "none"),
+    "fills": Told("components that the same call fills, declared after it without a function of their own", '["summary"]', "none"),
     "score_ranges": Told("columns of scores: the canary looks at them", "{ risk = [0, 1] }", "none"),
-    "needs": Told("rows that its scoring reads", "see `needs`", "none"),
+    "needs": Told("rows without which this component is not wanted", "see `needs`", "none"),
 }  # fmt: skip
 # By the kind of table, "" for the file itself.
 TOLD = {"": FILE, "source": SOURCE, "needs": NEEDS, "views": VIEWS, "component": COMPONENT}

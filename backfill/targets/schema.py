@@ -14,6 +14,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from backfill.results.run import Json
 from backfill.targets import declaration as form
 from backfill.targets import declaration_values as values
+from backfill.targets.filters import ANY, NULLS, OPERATORS
 from backfill.targets.keys_told import TOLD, Told
 
 SCHEMA_FILE = "backfill-target.schema.json"  # beside a target's file
@@ -21,18 +22,35 @@ SHIPPED = Path(__file__).with_name("target.schema.json")
 README = Path(__file__).parents[2] / "README.md"  # of a checkout
 BEGINS, ENDS = "<!-- keys: python -m backfill.targets.schema -->\n", "<!-- end of keys -->"
 TEXT: dict[str, Json] = {"type": "string", "minLength": 1}
-VALUE: dict[str, Json] = {"type": ["string", "boolean", "integer"]}
+# A day or a moment is a text to an editor.
+VALUE: dict[str, Json] = {"type": ["string", "boolean", "number"]}
+VALUES: dict[str, Json] = {"anyOf": [VALUE, {"type": "array", "items": VALUE, "minItems": 1}]}
+OTHER: dict[str, Json] = {
+    "type": "object",
+    "properties": {"column": TEXT},
+    "required": ["column"],
+    "additionalProperties": False,
+}
 CONDITION: dict[str, Json] = {
     "anyOf": [
-        VALUE,
-        {"type": "array", "items": VALUE, "minItems": 1},
+        *VALUES["anyOf"],
         {
             "type": "object",
-            "properties": {"is": {"enum": ["null", "not null"]}},
-            "required": ["is"],
+            "properties": {
+                "is": {"enum": [*NULLS]},
+                "not": {"anyOf": [*VALUES["anyOf"], OTHER]},
+                **{op: {"anyOf": [VALUE, OTHER]} for op in OPERATORS},
+                "column": TEXT,
+            },
+            "minProperties": 1,
             "additionalProperties": False,
         },
     ]
+}
+WHERE: dict[str, Json] = {
+    "type": "object",
+    "properties": {ANY: {"type": "array", "items": {"$ref": "#/$defs/where"}, "minItems": 1}},
+    "additionalProperties": CONDITION,
 }
 
 
@@ -54,7 +72,9 @@ SHAPES: list[tuple[Any, str, dict[str, Json]]] = [
     (values.TableName, "table, as SQL writes it", TEXT),
     (values.ViewName, "name", {"type": "string", "pattern": "^backfill_[a-z0-9_]{1,50}$"}),
     (values.Flag, "true or false", {"type": "boolean"}),
-    (values.Filters, "table: column = condition", _table(CONDITION)),
+    (values.Filters, "table: column = condition", {"$ref": "#/$defs/where"}),
+    (values.Version, "text, number, true or false, or a day", VALUE),
+    (values.Words, "list of two words", _list(TEXT, 2)),
     (dict[str, values.Parameter], "table: name = parameter", _table(TEXT)),
     (
         dict[str, values.Range],
@@ -63,8 +83,8 @@ SHAPES: list[tuple[Any, str, dict[str, Json]]] = [
     ),
     (
         dict[values.ParameterName, values.Setting],
-        "table: parameter = text or whole number",
-        _table({"anyOf": [TEXT, {"type": "integer", "minimum": 0}]}),
+        "table: parameter = text, number, true or false, or a day",
+        _table(VALUE),
     ),
     (form.Source, "table", {"$ref": "#/$defs/source"}),
     (form.Views, "table", {"$ref": "#/$defs/views"}),
@@ -139,7 +159,7 @@ def schema() -> dict[str, Json]:
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "A target of backfill",
         **kinds.pop(""),
-        "$defs": kinds,
+        "$defs": {**kinds, "where": WHERE},
     }
 
 
