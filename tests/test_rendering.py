@@ -587,3 +587,15 @@ def test_the_summary_has_counts_failures_verdict_and_head() -> None:
 
 def test_the_summary_of_a_run_that_was_not_verified_says_so() -> None:
     assert "Not verified." in summary_markdown(STATUS, None, [])
+
+
+def test_an_empty_plan_says_what_speaks_against_its_data() -> None:
+    """Nothing is missing where no row is selected. The throttle does not matter then."""
+    checks = (
+        Check("values of public.orders.status", "warn", "none of 3 rows has status Paid", "look"),
+        Check("throttle", "warn", "none: as fast as it goes"),
+    )
+    shown = seed_plan(state="empty", checks=checks, figures={**FIGURES, "excluded": []}).markdown()
+    assert "**Nothing to do**" in shown
+    assert "- ⚠️ **values of public.orders.status**: none of 3 rows has status Paid. Next" in shown
+    assert "throttle" not in shown
