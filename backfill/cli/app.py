@@ -216,7 +216,7 @@ def _work(
             wait=not no_wait,
             on_event=progress.hear,
             logs_dir=logs_dir,
-            should_stop=_stop_on_signals(),
+            should_stop=_stop_on_signals(before.run_id, progress),
         )
     if as_json:
         terminal.print_json(outcome.as_dict())
@@ -230,14 +230,22 @@ def _work(
     end(exit_codes.of_apply(outcome))
 
 
-def _stop_on_signals() -> Callable[[], bool]:
+def _stop_on_signals(run_id: str, progress: ApplyProgress) -> Callable[[], bool]:
     """Ctrl-C or SIGTERM: finish what is in flight, give the rest back. A second ends at once."""
     asked: list[int] = []
 
     def ask(number: int, _: object) -> None:
+        if asked:
+            terminal.err.show_cursor()
+            terminal.err.print(
+                f"ended at once: {progress.so_far()}, and what was in flight will be looked up\n"
+                f"  Next: backfill apply {run_id}",
+                markup=False,
+            )
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
         asked.append(number)
         terminal.err.print("finishing what is in flight. A second signal ends at once")
-        signal.signal(number, signal.SIG_DFL)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, ask)

@@ -75,6 +75,7 @@ class ApplyProgress:
             transient=True,
         )
         over = status.total - status.counts["pending"] - status.counts["leased"]
+        self._settled_sessions, self._total = over, status.total
         fields: dict[str, Any] = {
             "note": "",
             "rate": "",
@@ -106,6 +107,10 @@ class ApplyProgress:
         """The bar as it is now."""
         return self._bar.get_renderable()
 
+    def so_far(self) -> str:
+        """How many sessions are settled, in words. Safe to ask in a signal's handler."""
+        return f"{self._settled_sessions} of {self._total} sessions are settled"
+
     def hear(self, event: Event) -> None:
         """Show an event."""
         if event.kind == "batch_settled":
@@ -134,7 +139,7 @@ class ApplyProgress:
     def _settled(self, event: Event) -> None:
         states = settled_states(event)
         failed = states.count("failed")
-        self._bar.advance(self._task, len(states))
+        self._advance(len(states))
         self._note(f"batch {event.details['batch']}: {len(states) - failed} done, {failed} failed")
         for told in event.details["settled"]:
             if told["state"] == "pending" and ALONE in (told["error_message"] or ""):
@@ -142,9 +147,13 @@ class ApplyProgress:
 
     def _settled_in_bulk(self, event: Event) -> None:
         told = event.details
-        self._bar.advance(self._task, told["done"] + told["failed"] + told["skipped"])
+        self._advance(told["done"] + told["failed"] + told["skipped"])
         self._bulk_done += told["done"]
         self._bar.update(self._task, note=f"in bulk: {self._bulk_done} done")
+
+    def _advance(self, sessions: int) -> None:
+        self._settled_sessions += sessions
+        self._bar.advance(self._task, sessions)
 
     def _waiting(self, event: Event) -> None:
         reason = f"waits for {event.details['wait_for']}: {event.details['why']}"

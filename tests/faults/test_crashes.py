@@ -72,6 +72,8 @@ def test_ctrl_c_twice_ends_at_once(scene: Scene) -> None:
         wait_until(lambda: "finishing" in worker.said())
         worker.sent(signal.SIGINT)
         assert worker.ended() == -signal.SIGINT
+        assert f"of {SESSIONS} sessions are settled" in worker.said()
+        assert f"Next: backfill apply {run_id}" in worker.said()
     assert leased(scene) >= CONCURRENCY
     scene.proxy.strikes = []
     assert scene.apply(run_id).is_complete
