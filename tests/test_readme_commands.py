@@ -185,7 +185,7 @@ def test_every_file_that_is_named_exists(document: str) -> None:
     text = (ROOT / document).read_text()
     named = set(re.findall(r"`((?:[\w.-]+/)*[\w-]+\.(?:py|sql|toml))`", text))
     beside = (ROOT / document).parent
-    # A run's own file, the user's settings, the end of a name, and two names that many folders have.
+    # A run's file, the user's settings, the end of a name, and two names that many folders have.
     named -= {"rollback.sql", "backfill.toml", "_index_sessions.sql", "_schema.sql", "_tables.sql"}
     missing = [n for n in named if not ((ROOT / n).exists() or (beside / n).exists())]
     assert missing == []
