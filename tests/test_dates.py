@@ -33,7 +33,7 @@ def filled(project: Project, first: int, *dates: str | None) -> None:
         project.db.execute("insert into public.jars values (%s, null, %s)", (jar, date))
 
 
-LATER = {"300000-01-01": "its filled_at is after the year 294275"}
+LATER = {"300000-01-01": "its filled_at is after the year 294276"}
 
 
 @pytest.mark.parametrize("date", ["timestamptz", "timestamp", "date"])

@@ -129,7 +129,7 @@ def test_a_shared_version_is_wanted_once(songs: Db) -> None:
         planned(songs, "kinds", want={"chords": "v2", "lyrics": "v3"})
 
 
-BETWEEN = LYRICS.replace("lyrics", "between") + CALL.replace("lyrics", "between")
+BETWEEN = LYRICS.replace("lyrics", "middle") + CALL.replace("lyrics", "middle")
 FAULTS = {
     "fills what is none": (
         LYRICS + CALL + 'fills = ["chord"]' + CHORDS + CALL,
@@ -140,8 +140,8 @@ FAULTS = {
         "component lyrics fills chords, which has another function or other arguments",
     ),
     "after what comes after its call": (
-        LYRICS + CALL + 'fills = ["chords"]' + BETWEEN + CHORDS + 'after = ["between"]',
-        "component chords comes after between, but the call of lyrics fills it, and that is made"
+        LYRICS + CALL + 'fills = ["chords"]' + BETWEEN + CHORDS + 'after = ["middle"]',
+        "component chords comes after middle, but the call of lyrics fills it, and that is made"
         " first",
     ),
     "no version for its column": (

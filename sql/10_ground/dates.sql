@@ -32,8 +32,8 @@ as $$
   select case
     when p_at is null then format('it has no %s', p_column)
     when not isfinite(p_at) then format('its %s is %s', p_column, p_at)
-    -- A date may be later than any moment. Then it is read as the last day of these.
-    when p_at >= timestamptz '294276-12-31 00:00:00+00' then format('its %s is after the year 294275', p_column)
+    -- A date may be later than any moment. Then it is read as the last of these.
+    when p_at >= timestamptz '294276-12-31 23:59:59.999999+00' then format('its %s is after the year 294276', p_column)
     when p_at >= backfill_private.after_all_moments()
     then format('its %s is in the year %s, and plans end with 9999',
       p_column, extract(year from p_at at time zone 'UTC'))

@@ -7,7 +7,7 @@ create table backfill_private.sources (
   source_table text not null,
   key_column text not null,
   date_column text not null,
-  -- [{column, values: [text]}] or, for nulls, [{column, is_null: boolean}]
+  -- which rows are sessions, see filters.sql
   filters jsonb not null default '[]',
   -- [{name, table, column, parameter, component: null for all}]: rows that scoring reads, and how many it needs
   needs jsonb not null default '[]',

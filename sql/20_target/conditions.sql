@@ -1,4 +1,5 @@
--- Conditions: how values are compared, and when a row of a component's table counts. Each condition is made once, in the columns' own types. The views, the core, the marks and the undo all use what is made here.
+-- Conditions: how values are compared, and when a row of a component's table counts. Each condition is made once, in the
+-- columns' own types. The views, the core, the marks and the undo all use what is made here.
 --
 -- Every function here that reads or writes a value as text pins the settings that such a text depends on.
 
@@ -211,8 +212,9 @@ begin
     select case
       when t.type = 'timestamp'::regtype then format('(%s at time zone ''UTC'')', p_value)
       when t.type = 'date'::regtype then format(
-        -- A date may be later than any moment. Null and infinity stay what they are.
-        '(case when isfinite(%1$s) then least(%1$s, ''294276-12-31'') else %1$s end::timestamp at time zone ''UTC'')',
+        -- A date may be later than any moment.
+        '(case when %1$s >= ''294277-01-01'' and isfinite(%1$s) then ''294276-12-31 23:59:59.999999'''
+        ' else %1$s::timestamp end at time zone ''UTC'')',
         p_value)
       else p_value
     end

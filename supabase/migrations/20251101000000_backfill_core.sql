@@ -40,8 +40,8 @@ as $$
   select case
     when p_at is null then format('it has no %s', p_column)
     when not isfinite(p_at) then format('its %s is %s', p_column, p_at)
-    -- A date may be later than any moment. Then it is read as the last day of these.
-    when p_at >= timestamptz '294276-12-31 00:00:00+00' then format('its %s is after the year 294275', p_column)
+    -- A date may be later than any moment. Then it is read as the last of these.
+    when p_at >= timestamptz '294276-12-31 23:59:59.999999+00' then format('its %s is after the year 294276', p_column)
     when p_at >= backfill_private.after_all_moments()
     then format('its %s is in the year %s, and plans end with 9999',
       p_column, extract(year from p_at at time zone 'UTC'))
@@ -474,7 +474,7 @@ create table backfill_private.sources (
   source_table text not null,
   key_column text not null,
   date_column text not null,
-  -- [{column, values: [text]}] or, for nulls, [{column, is_null: boolean}]
+  -- which rows are sessions, see filters.sql
   filters jsonb not null default '[]',
   -- [{name, table, column, parameter, component: null for all}]: rows that scoring reads, and how many it needs
   needs jsonb not null default '[]',
@@ -563,7 +563,8 @@ comment on column public.backfill_targets.receipts is
   'inferred: receipts are worked out from the rows before and after.';
 
 -- from sql/20_target/conditions.sql
--- Conditions: how values are compared, and when a row of a component's table counts. Each condition is made once, in the columns' own types. The views, the core, the marks and the undo all use what is made here.
+-- Conditions: how values are compared, and when a row of a component's table counts. Each condition is made once, in the
+-- columns' own types. The views, the core, the marks and the undo all use what is made here.
 --
 -- Every function here that reads or writes a value as text pins the settings that such a text depends on.
 
@@ -776,8 +777,9 @@ begin
     select case
       when t.type = 'timestamp'::regtype then format('(%s at time zone ''UTC'')', p_value)
       when t.type = 'date'::regtype then format(
-        -- A date may be later than any moment. Null and infinity stay what they are.
-        '(case when isfinite(%1$s) then least(%1$s, ''294276-12-31'') else %1$s end::timestamp at time zone ''UTC'')',
+        -- A date may be later than any moment.
+        '(case when %1$s >= ''294277-01-01'' and isfinite(%1$s) then ''294276-12-31 23:59:59.999999'''
+        ' else %1$s::timestamp end at time zone ''UTC'')',
         p_value)
       else p_value
     end
