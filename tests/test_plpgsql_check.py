@@ -42,6 +42,7 @@ OUT_BY_QUERY = "the columns are filled by return query execute, which the checke
 # (function, what is found) -> why it is meant to be so.
 BY_DESIGN = {
     ("session_name", "text type variable is not sanitized"): NAMES_COME_QUOTED,
+    ("held_fault", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("unselected", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("unselected", 'OUT variable "…" is maybe unmodified'): OUT_BY_QUERY,
     ("named_in_source", "text type variable is not sanitized"): NAMES_COME_QUOTED,
