@@ -74,7 +74,7 @@ def test_a_date_that_no_timestamp_holds_is_left_out(
     jars(project, 1, date="date")
     filled(project, 10, "294277-01-01", "5000000-01-01", "infinity", None)
     plan = bf.plan(**PLAN)
-    beyond = "its filled_at is after the year 294275"
+    beyond = "its filled_at is after the year 294276"
     assert [e["reason"] for e in plan.excluded] == [beyond, beyond, ODD["infinity"], ODD[None]]
     assert bf.missing(since="2025-08-01", target="jars").undated == 4
     said = (
