@@ -49,7 +49,6 @@ CALLS = {
     "backfill_catalog": (DENIED, DENIED, DENIED, DENIED, DENIED, "ok"),
     "backfill_check_target": (DENIED, DENIED, DENIED, DENIED, DENIED, "OB013"),
     "backfill_installed": (DENIED, DENIED, DENIED, DENIED, DENIED, "ok"),
-    "backfill_seen_values": (DENIED, DENIED, DENIED, DENIED, DENIED, "none"),
     "backfill_freshness": (DENIED, "OB010", "ok", "ok", "ok", "ok"),
     "backfill_history": (DENIED, DENIED, DENIED, DENIED, DENIED, "ok"),
     "backfill_find_runs": (DENIED, "none", "ok", "ok", "ok", "ok"),
@@ -119,7 +118,7 @@ AS_POSTGRES = {
     "backfill_run_failures": ("23502", "ok", "OB007", "42809"),
     "backfill_transitions": ("55000", "55000", "55000", "42809"),
     "backfill_candidates": ("0A000", "55000", "55000", "42809"),
-    "backfill_missing_profiles": ("0A000", "55000", "55000", "42809"),
+    "backfill_missing_profiles": ("55000", "55000", "55000", "42809"),
     "backfill_missing_fc_scores": ("0A000", "55000", "55000", "42809"),
     "backfill_daily_coverage": ("55000", "55000", "55000", "42809"),
 }
@@ -329,7 +328,6 @@ def _arguments(project: Project, runs: dict[str, str], claim_id: str) -> dict[st
         "backfill_catalog": {},
         "backfill_check_target": {"p_declaration": []},
         "backfill_installed": {},
-        "backfill_seen_values": {"p_columns": []},
         "backfill_freshness": {"p_run_id": runs["awaiting"]},
         "backfill_history": {"p_versions": "{20251101000000}"},
         "backfill_find_runs": {"p_prefix": runs["running"][:8]},
@@ -515,7 +513,8 @@ def test_postgres_calls_everything(world: World) -> None:
         values = [Jsonb(v) if isinstance(v, dict | list) else v for v in given.values()]
         named = ", ".join(f"{argument} => %s" for argument in given)
         got[name] = _as_postgres(world, f"select public.{name}({named})", values)
-    assert got == dict.fromkeys(CALLS, "ok")
+    # An empty list is no declaration.
+    assert got == {**dict.fromkeys(CALLS, "ok"), "backfill_check_target": "OB013"}
 
 
 def test_what_postgres_does_to_the_tables(world: World) -> None:

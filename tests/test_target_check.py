@@ -10,15 +10,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from psycopg.types.json import Jsonb
 
 from backfill.errors import BadRequest
+from backfill.local.servers import PostgresServer
 from backfill.targets.declaration import Declaration, parse
 from backfill.targets.draft_text import value_text
 from backfill.targets.file_check import form_of, where_of
 from backfill.targets.lines import Place, lines_of
+from backfill.targets.views import declaration_of
 from tests.conftest import Project
 from tests.kit.commands import Ran, Shell
 from tests.kit.whole import examples
@@ -350,3 +354,28 @@ def test_a_form_is_read_as_far_as_it_can_be() -> None:
     assert form.made is not None
     assert form.made.source.date == "sent_at"
     assert json.dumps([e.as_dict() for e in form.errors])
+
+
+CALLERS_OWN = """
+create function pg_temp.told() returns bigint language plpgsql as
+  $$ begin raise exception 'read as %', current_user; end $$;
+create temporary view parcels as
+  select pg_temp.told() as id, now() as sent_at, 'sent'::text as state;
+"""
+
+
+def test_a_relation_of_the_caller_s_is_not_read_with_the_owner_s_rights(
+    parcels: Project, postgres_server: PostgresServer
+) -> None:
+    """Whoever can run SQL as service_role could put a function behind what a declaration names."""
+    dsn = postgres_server.authenticator_dsn(parcels.db.info.dbname)
+    with psycopg.connect(dsn, autocommit=True) as caller:
+        caller.execute("set role service_role")
+        caller.execute(CALLERS_OWN)
+        schema = caller.execute("select pg_my_temp_schema()::regnamespace::text").fetchone()
+        assert schema is not None
+        given = declaration_of(parse(FILE.replace("public.parcels", f"{schema[0]}.parcels")))
+        answer = caller.execute("select public.backfill_check_target(%s)::text", [Jsonb(given)])
+        told = str(answer.fetchone())
+    assert "read as" not in told
+    assert "belongs to a role of the API" in told

@@ -69,7 +69,7 @@ def test_check_says_which_rights_a_view_needs_of_its_reader(songs: Db) -> None:
     declare_text(songs, PAID)
     as_owner(songs)
     row = songs.execute(
-        "select line from jsonb_array_elements(backfill_private.check_project()) as line"
+        "select line from jsonb_array_elements(backfill_private.check_project(null)) as line"
         " where line ->> 'name' = 'rights on public.paid'"
     ).fetchone()
     assert row is not None
@@ -111,7 +111,7 @@ def test_a_view_whose_functions_need_a_path_is_told_so(songs: Db) -> None:
     as_owner(songs)
     lines = songs.execute(
         "select line ->> 'name' as name, line ->> 'detail' as detail"
-        " from jsonb_array_elements(backfill_private.check_project()) as line"
+        " from jsonb_array_elements(backfill_private.check_project(null)) as line"
         " where line ->> 'status' = 'fail'"
     )
     found = {line["name"]: line["detail"] for line in lines}

@@ -7,6 +7,8 @@ returns setof jsonb
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
 as $$
 declare
   v_words text := backfill_private.date_words(p_source.source_table, p_source.date_column);

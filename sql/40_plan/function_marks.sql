@@ -113,7 +113,8 @@ as $$
       case when x.status in ('ok', 'warn') then x.status else 'fail' end as status,
       left(x.detail, 500) as detail,
       left(x.next, 500) as next
-    from jsonb_to_recordset(coalesce(p_probed, '[]')) as x (mark text, status text, detail text, next text)
+    from jsonb_path_query(coalesce(p_probed, '[]'), 'lax $[*] ? (@.type() == "object")') as o
+    cross join lateral jsonb_to_record(o) as x (mark text, status text, detail text, next text)
     where x.mark = f.line ->> 'name'
     limit 1
   ) as p on true

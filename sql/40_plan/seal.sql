@@ -96,6 +96,7 @@ begin
   set excluded = backfill_private.beyond_limit(p_run)
   where f.run_id = p_run.run_id
     and f.excluded is null
+    and f.components <> '{}'
     and p_run.request ->> 'limit' is not null
     and not exists (
       select from public.backfill_items as i

@@ -151,6 +151,12 @@ begin
   exception when others then  -- JSON of another form may fail anywhere
     perform backfill_private.refuse('OB013', 'this is no declaration', 'backfill target check FILE');
   end;
+  if exists (
+    select from backfill_private.declared_parts(p_declaration) as p
+    where backfill_private.is_callers_own(to_regclass(p.name))
+  ) then
+    return v_names;
+  end if;
   begin
     perform backfill_private.keep_declaration(p_declaration);
     v_others := (

@@ -179,6 +179,20 @@ begin
 end
 $$;
 
+-- Is a relation the caller's own, and the caller not the owner's equal? Reading it would run their code with the owner's
+-- rights: what a view or a policy calls, what compares a column's type. Tables of a session's own count for anybody.
+create function backfill_private.is_callers_own(p_relation regclass)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select not pg_has_role(session_user, current_user, 'member') and exists (
+    select from pg_class as c
+    where c.oid = p_relation
+      and (c.relpersistence = 't' or pg_has_role(session_user, c.relowner, 'member')))
+$$;
+
 -- The tables and columns that a declaration names and the database does not have, or that cannot hold its rows.
 --
 -- rank  the order of the faults of one part
@@ -189,7 +203,10 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   with parts as (
-    select p.*, c.oid is not null as is_there
+    select
+      p.*,
+      c.oid is not null and not backfill_private.is_callers_own(c.oid) as is_there,
+      backfill_private.is_callers_own(c.oid) as is_callers_own
     from backfill_private.declared_parts(p_declaration) as p
     left join pg_class as c
       on c.oid = to_regclass(p.name)
@@ -209,7 +226,12 @@ as $$
         and not (n.nspname = 'public' and starts_with(c.relname, 'backfill_')))),
     null
   from parts as p
-  where not p.is_there
+  where not p.is_there and p.is_callers_own is not true
+  union all
+  select p.place, 1, p.part || 'table'::text,
+    format('%s belongs to a role of the API, so only an owner of the project may declare it', p.name), null
+  from parts as p
+  where p.is_callers_own
   union all
   select p.place, 2, p.part || 'table'::text, format('%s cannot be declared: %s', p.name, t.fault), null
   from parts as p

@@ -5027,6 +5027,8 @@ returns setof jsonb
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO, YMD'
 as $$
 declare
   v_words text := backfill_private.date_words(p_source.source_table, p_source.date_column);
@@ -5612,7 +5614,8 @@ as $$
       case when x.status in ('ok', 'warn') then x.status else 'fail' end as status,
       left(x.detail, 500) as detail,
       left(x.next, 500) as next
-    from jsonb_to_recordset(coalesce(p_probed, '[]')) as x (mark text, status text, detail text, next text)
+    from jsonb_path_query(coalesce(p_probed, '[]'), 'lax $[*] ? (@.type() == "object")') as o
+    cross join lateral jsonb_to_record(o) as x (mark text, status text, detail text, next text)
     where x.mark = f.line ->> 'name'
     limit 1
   ) as p on true
@@ -7144,6 +7147,7 @@ begin
   set excluded = backfill_private.beyond_limit(p_run)
   where f.run_id = p_run.run_id
     and f.excluded is null
+    and f.components <> '{}'
     and p_run.request ->> 'limit' is not null
     and not exists (
       select from public.backfill_items as i
@@ -14847,6 +14851,12 @@ begin
   exception when others then  -- JSON of another form may fail anywhere
     perform backfill_private.refuse('OB013', 'this is no declaration', 'backfill target check FILE');
   end;
+  if exists (
+    select from backfill_private.declared_parts(p_declaration) as p
+    where backfill_private.is_callers_own(to_regclass(p.name))
+  ) then
+    return v_names;
+  end if;
   begin
     perform backfill_private.keep_declaration(p_declaration);
     v_others := (
@@ -15247,6 +15257,20 @@ begin
 end
 $$;
 
+-- Is a relation the caller's own, and the caller not the owner's equal? Reading it would run their code with the owner's
+-- rights: what a view or a policy calls, what compares a column's type. Tables of a session's own count for anybody.
+create function backfill_private.is_callers_own(p_relation regclass)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select not pg_has_role(session_user, current_user, 'member') and exists (
+    select from pg_class as c
+    where c.oid = p_relation
+      and (c.relpersistence = 't' or pg_has_role(session_user, c.relowner, 'member')))
+$$;
+
 -- The tables and columns that a declaration names and the database does not have, or that cannot hold its rows.
 --
 -- rank  the order of the faults of one part
@@ -15257,7 +15281,10 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   with parts as (
-    select p.*, c.oid is not null as is_there
+    select
+      p.*,
+      c.oid is not null and not backfill_private.is_callers_own(c.oid) as is_there,
+      backfill_private.is_callers_own(c.oid) as is_callers_own
     from backfill_private.declared_parts(p_declaration) as p
     left join pg_class as c
       on c.oid = to_regclass(p.name)
@@ -15277,7 +15304,12 @@ as $$
         and not (n.nspname = 'public' and starts_with(c.relname, 'backfill_')))),
     null
   from parts as p
-  where not p.is_there
+  where not p.is_there and p.is_callers_own is not true
+  union all
+  select p.place, 1, p.part || 'table'::text,
+    format('%s belongs to a role of the API, so only an owner of the project may declare it', p.name), null
+  from parts as p
+  where p.is_callers_own
   union all
   select p.place, 2, p.part || 'table'::text, format('%s cannot be declared: %s', p.name, t.fault), null
   from parts as p
