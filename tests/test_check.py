@@ -82,7 +82,12 @@ DEFECTS = {
         "update public.assessment_sessions set created_at = null"
         " where id = (select min(id::text)::uuid from public.assessment_sessions"
         " where status = 'completed')",
-        ("dates of assessment_sessions", "warn", "1 selected row has no created_at", ""),
+        (
+            "dates of public.assessment_sessions",
+            "warn",
+            "1 session has no created_at",
+            "give each a",
+        ),
     ),
     "no row has the value that selects": (
         "update backfill_private.sources set filters ="

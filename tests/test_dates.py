@@ -23,8 +23,8 @@ ODD = {
 FAR = ("0001-01-01", "9999-12-31")
 VERBS = ("show", "status", "apply", "verify", "logs", "rollback")
 LEFT_OUT = (
-    "1 row has no filled_at: no plan takes it; 4 rows have a filled_at that is infinite or of a"
-    " year outside 1 to 9999: no plan takes them"
+    "1 session has no filled_at: no plan takes it; 4 sessions have a filled_at that is infinite or"
+    " of a year outside 1 to 9999: no plan takes them"
 )
 
 
@@ -78,8 +78,8 @@ def test_a_date_that_no_timestamp_holds_is_left_out(
     assert [e["reason"] for e in plan.excluded] == [beyond, beyond, ODD["infinity"], ODD[None]]
     assert bf.missing(since="2025-08-01", target="jars").undated == 4
     said = (
-        "1 row has no filled_at: no plan takes it; 3 rows have a filled_at that is infinite or of"
-        " a year outside 1 to 9999: no plan takes them"
+        "1 session has no filled_at: no plan takes it; 3 sessions have a filled_at that is infinite"
+        " or of a year outside 1 to 9999: no plan takes them"
     )
     (mark,) = (c for c in plan.checks if c.name == "dates of jars")
     assert (mark.status, said in mark.detail, said in plan.markdown()) == ("warn", True, True)

@@ -78,7 +78,9 @@ def test_a_plan_says_what_nobody_could_measure(
     plan = bf.plan(**REHEARSED, **asked)
     seen = marks(plan)
     assert seen["Edge Function score_prism"] == (
-        "warn", "version 1, as declared: not measured, the database does not hold it",
+        "warn",
+        "version 1, as declared: not measured, the database does not hold it; it is deployed and"
+        " answers",
     )  # fmt: skip
     assert seen["rehearsal: scoring calls"] == (
         "warn", "not measured: score_fc_session, score_prism, which no transaction takes back",

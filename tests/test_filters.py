@@ -81,7 +81,7 @@ def test_a_where_selects_what_it_says(songs: Db, where: str) -> None:
     assert plan["candidates"]["total"] == len(selected.split())
     marks = {mark["name"]: mark["detail"] for mark in plan["checks"]}
     count = len(selected.split())
-    assert marks["rows of songs"] == f"{count} of {count} have {words}"
+    assert marks["rows of songs"] == f"{count} of {count} {'has' if count == 1 else 'have'} {words}"
     songs.execute(index_sql(parse(saying(where))).replace("concurrently ", "").encode())
     index = songs.execute("select fault from backfill_private.detection_index('songs')").fetchall()
     assert [row["fault"] for row in index] == [None]
@@ -116,7 +116,7 @@ def test_what_a_column_cannot_be_is_refused_with_its_type(songs: Db, where: str)
     songs.execute(WIDER)
     with pytest.raises(Exception) as refused, songs.transaction():
         declare_text(songs, saying(where))
-    assert str(refused.value).splitlines()[0] == REFUSED[where]
+    assert str(refused.value).startswith(REFUSED[where])
     assert songs.execute("select from backfill_private.sources").fetchall() == []
 
 

@@ -83,7 +83,7 @@ CALLED_BY_THE_SERVICE = (
     "seen_until(jsonb,text,text,timestamp with time zone)",
     "confirm_undo(uuid,text,text,integer,jsonb,text)",
     "limit_at()",
-    "no_plan_takes(text,bigint,bigint)",
+    "no_plan_takes(text[],text,bigint,bigint)",
     "parameter(text,text)",
     "preview_undo(uuid,text[],text,text,integer,bigint)",
     "prune(uuid)",

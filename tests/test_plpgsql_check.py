@@ -75,7 +75,6 @@ BY_DESIGN = {
     ("refuse", "routine is marked as VOLATILE, should be IMMUTABLE"): (
         "it always raises: called for its effect, never to be computed ahead of time"
     ),
-    ("held_fault", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("remove_index", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("history", 'relation "supabase_migrations.schema_migrations" does not exist'): (
         "the Supabase CLI makes it, and it is asked only where it is there"

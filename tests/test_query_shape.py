@@ -290,8 +290,9 @@ def plan_of_new_candidates(db: Db) -> list[Node]:
     ).fetchone()
     assert row is not None
     query: str = row["query"].replace("''", "'").replace("%s", "backfill_private.prism_gaps")
-    for place, value in enumerate((run, "prism", *SINCE_EVER), start=1):
-        query = query.replace(f"${place}", f"'{value}'")
+    for place, value in enumerate((run, "prism", *SINCE_EVER, None, None), start=1):
+        query = query.replace(f"${place}", "null::text[]" if value is None else f"'{value}'")
+    query = query.replace("beyond.excluded = null::text[]", "beyond.excluded = null")
     with db.transaction():
         db.execute("select set_config('backfill.request', %s, true)", (json.dumps(REQUEST),))
         return explained(db, query)

@@ -100,7 +100,7 @@ function = "public.give(bigint,text,text,text,text,text,text,text,text,text)"
 arguments = {{ reading_id = "session_id", version = "dose_version", {", ".join(f"{name} = {name!r}" for name in KINDS)} }}
 """  # noqa: E501
 REQUEST = {"since": "2025-08-01", "until": "2025-08-01", "target": "readings", "environment": "x"}
-WITHOUT = "1 row has no taken: no plan takes it"
+WITHOUT = "1 session has no taken: no plan takes it"
 READ_AS = {
     "timestamptz": WITHOUT,
     "timestamp": f"taken has no time zone and is read as UTC; {WITHOUT}",

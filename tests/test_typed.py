@@ -16,7 +16,8 @@ import backfill
 ROOT = Path(__file__).parent.parent
 # What PostgreSQL's jsonb holds, and what `--json` prints: their docstrings name the keys.
 JSON = re.compile(
-    r"\.(as_dict|told|candidates|conflicts|details|request|figures|audit|buckets)$"
+    r"\.(as_dict|told|candidates|conflicts|details|request|figures|audit|buckets|not_wanted)$"
+    r"|\.(expected_writes|summary|elsewhere)$"
     r"|\.(Plan|Verification|UndoEffect|Event|Undo)$"  # constructors: a verb makes these
 )
 
@@ -27,7 +28,7 @@ MISTAKES = {
     "backfill.connect(on_event=print if bf else bf.check)": "arg-type",
     "backfill.connect(on_event=lambda e: print(e.kind == 'finished'))": "comparison-overlap",
     "print(bf.verify('r').verdict == 'ok')": "comparison-overlap",
-    "print(bf.status('r').state.done)": "attr-defined",
+    "print(bf.status('r').state.done)": "union-attr",
     "bf.get('r').digest = 'd'": "misc",
 }
 

@@ -49,9 +49,9 @@ def test_another_scope_than_the_previews_is_refused(shell: Shell, run: str) -> N
         ("--session", CANARY),
     ):
         ran = confirm(shell, run, preview, *scope)
-        assert (ran.code, ran.out) == (2, ""), scope
-        assert "another scope" in ran.err
-        assert "Next: the same command without its scope" in ran.err
+        assert (ran.code, ran.err.strip()) == (2, ""), scope
+        assert "another scope" in ran.json["error"]["message"]
+        assert ran.json["error"]["next"].startswith("the same command without its scope")
     assert confirm(shell, run, preview, *SCOPE).json["deletes"] == preview["deletes"]
 
 
@@ -100,7 +100,9 @@ def test_a_digest_that_is_like_the_previews_is_shown_in_full(shell: Shell, run: 
     like = digest[:-1] + ("0" if digest[-1] != "0" else "1")
     ran = confirm(shell, run, {"digest": like})
     assert ran.code == 3
-    assert f"{like} is not the digest of the newest preview, which is {digest}" in ran.err
+    assert ran.json["error"]["message"] == (
+        f"{like} is not the digest of the newest preview, which is {digest}"
+    )
 
 
 def test_a_retry_of_nothing_says_so(shell: Shell, run: str) -> None:

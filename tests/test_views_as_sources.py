@@ -54,6 +54,23 @@ def test_a_view_that_was_never_filled_is_refused(songs: Db) -> None:
         declare_text(songs, PAID)
 
 
+@pytest.mark.parametrize("owned", ["paid", "inner_paid"])
+def test_a_view_of_an_api_role_is_refused(songs: Db, owned: str) -> None:
+    """Whoever holds its key could put a function in it that then ran with the owner's rights."""
+    songs.execute(
+        (
+            SLEEVES
+            + LACKING.replace("public.paid", "public.inner_paid")
+            + "create view public.paid as select * from public.inner_paid;"
+            + READ
+            + "grant create on schema public to service_role;"
+            + f"alter view public.{owned} owner to service_role"
+        ).encode()
+    )
+    with pytest.raises(psycopg.Error, match=f"{owned} belongs to service_role, a role of the API"):
+        declare_text(songs, PAID)
+
+
 def test_check_says_which_rights_a_view_needs_of_its_reader(songs: Db) -> None:
     """One with security_invoker reads its tables by the rights of whoever reads it."""
     invoker = LACKING.replace(" as select s.id", " with (security_invoker) as select s.id", 1)

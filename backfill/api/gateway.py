@@ -6,7 +6,7 @@ the database recognises it. A scoring call cannot, so its outcome is looked up i
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -184,7 +184,8 @@ class Gateway:
         except BadKey as refused:
             if not access_token:
                 raise
-            raise _refused_token(self.host) from refused
+            message = f"{self.host} does not accept this access token"
+            raise NotAllowed(message, "sign in again for a new one") from refused
 
     async def score(
         self, function: str, arguments: Mapping[str, Json], headers: Mapping[str, str]
@@ -393,12 +394,5 @@ def _without_contents(error: APIError, fault: Fault) -> APIError:
     return APIError(bare).with_traceback(error.__traceback__)
 
 
-def _refused_token(host: str) -> NotAllowed:
-    return NotAllowed(f"{host} does not accept this access token", "sign in again for a new one")
-
-
 def _no_answer(host: str) -> OutcomeUnknown:
     return OutcomeUnknown(f"{host} does not answer like a Supabase project", "check SUPABASE_URL")
-
-
-__all__: Sequence[str] = ("CallFailed", "Gateway")

@@ -69,7 +69,9 @@ def _understood(what: str) -> Iterator[None]:
         yield
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(map(str, (what, *first["loc"])))
+        # pydantic names the choices of a union too, which are no part of the way.
+        way = (step for step in first["loc"] if "[" not in str(step))
+        where = ".".join(map(str, (what, *way)))
         raise _another_form(f"{where}: {first['msg']}") from None  # it holds contents of rows
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _another_form(what) from error

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backfill.render.markdown import SESSION, Called
+from backfill.results.run import Json
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ class Missing:
         return sum(d.missing_all for d in self.days)
 
     @property
-    def not_wanted(self) -> tuple[Mapping[str, Any], ...]:
+    def not_wanted(self) -> tuple[Mapping[str, Json], ...]:
         """[{component, sessions, reason}]: sessions that lack a component not wanted of them."""
         counts = {name: sum(d.not_wanted.get(name, 0) for d in self.days) for name in self.reasons}
         return tuple(

@@ -44,8 +44,9 @@ $$;
 
 -- How many rows no plan can take for their date, in words. Null for none.
 --
+-- p_called             how people call one of the rows, and several
 -- p_without, p_beyond  how many have none, and how many have one that no plan can take
-create function backfill_private.no_plan_takes(p_column text, p_without bigint, p_beyond bigint)
+create function backfill_private.no_plan_takes(p_called text[], p_column text, p_without bigint, p_beyond bigint)
 returns text
 language sql
 immutable
@@ -53,8 +54,8 @@ set search_path = pg_catalog, pg_temp
 as $$
   select string_agg(
     case n.rows
-      when 1 then format('1 row has %s: no plan takes it', n.what)
-      else format('%s rows have %s: no plan takes them', n.rows, n.what)
+      when 1 then format('1 %s has %s: no plan takes it', p_called[1], n.what)
+      else format('%s %s have %s: no plan takes them', n.rows, p_called[2], n.what)
     end,
     '; ' order by n.place)
   from (values

@@ -53,7 +53,42 @@ as $$
     when not backfill_private.is_view(p_table) then backfill_private.table_fault(p_table)
     when not (select c.relispopulated from pg_class as c where c.oid = to_regclass(p_table))
     then 'it was never filled. Refresh it first'
+    else backfill_private.view_owner_fault(p_table)
   end
+$$;
+
+-- Why a view cannot be read with the owner's rights: it, or a view that it reads, belongs to a role of the API, which
+-- could put code of its own in it. Null if none does.
+create function backfill_private.view_owner_fault(p_view text)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with recursive reads as (
+    select to_regclass(p_view)::oid as oid
+    union
+    select d.refobjid
+    from reads as r
+    join pg_rewrite as w on w.ev_class = r.oid
+    join pg_depend as d
+      on d.classid = 'pg_rewrite'::regclass
+      and d.objid = w.oid
+      and d.refclassid = 'pg_class'::regclass
+    join pg_class as b on b.oid = d.refobjid and b.relkind in ('v', 'm')
+  )
+  select format('%1$s belongs to %2$s, a role of the API, whose code an owner does not run. Let %3$I own it',
+    c.oid::regclass, c.relowner::regrole, current_user)
+  from reads as r
+  join pg_class as c on c.oid = r.oid
+  where exists (
+    select from pg_roles as a
+    where a.rolname in ('anon', 'authenticated', 'service_role', 'authenticator')
+      and not a.rolsuper
+      and pg_has_role(a.oid, c.relowner, 'member')
+      and not pg_has_role(a.oid, current_user, 'member'))
+  order by c.oid
+  limit 1
 $$;
 
 create function backfill_private.is_view(p_table text)

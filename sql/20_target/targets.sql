@@ -284,14 +284,14 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   select
-    coalesce(array_agg(a.name order by a.place), '{}'),
+    coalesce(array_agg(a.name order by a.place) filter (where a.place is not null), '{}'),
     coalesce(array_agg(a.name order by a.place) filter (where a.place <= p.pronargs - p.pronargdefaults), '{}')
   from pg_proc as p
-  cross join lateral (
+  left join lateral (
     select x.name, row_number() over (order by x.place) as place
     from unnest(p.proargnames, p.proargmodes) with ordinality as x (name, mode, place)
     where coalesce(x.mode, 'i') in ('i', 'b', 'v')
-  ) as a
+  ) as a on true
   where p.oid = p_function
   group by p.oid
 $$;

@@ -73,8 +73,8 @@ as $$
     backfill_private.server_identity(),
     coalesce(r.environment, ''),
     r.request,
-    -- What people call its rows changes nothing that is done to them.
-    (select to_jsonb(s) - 'called' from backfill_private.sources as s where s.target = r.target),
+    -- What people call its rows, and when it was installed, changes nothing that is done to them.
+    (select to_jsonb(s) - array['called', 'installed_at'] from backfill_private.sources as s where s.target = r.target),
     backfill_private.definitions(r.target),
     (
       select string_agg(

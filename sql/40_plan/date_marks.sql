@@ -36,7 +36,7 @@ begin
       case when v_without + v_beyond > 0 then 'warn' else 'ok' end,
       concat_ws('; ',
         v_words,
-        backfill_private.no_plan_takes(p_source.date_column, v_without, v_beyond)),
+        backfill_private.no_plan_takes(p_source.called, p_source.date_column, v_without, v_beyond)),
       format('give each a %s of the years 1 to 9999', p_source.date_column));
   end if;
 end

@@ -15,10 +15,8 @@ set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(
     string_agg(
-      format('(%s ->> %L)::%s %s %s',
-        p_key,
-        c.name,
-        format_type(v.type, -1),
+      format('%s %s %s',
+        backfill_private.key_value(p_target.table_name, c.name, p_key, c.name),
         backfill_private.equals(v.type),
         backfill_private.value_sql(p_target.target, c.parameter, v.type, p_request)),
       ' and '),

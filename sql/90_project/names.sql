@@ -12,7 +12,7 @@ as $$
 $$;
 
 -- The end of a sentence that names what may have been meant. Nothing if no name is near: of its last part two of five
--- letters differ at most, or one begins with the other. Functions are compared by name, then by arguments.
+-- letters differ at most, or one holds the other. Functions are compared by name, then by arguments.
 create function backfill_private.nearest(p_wanted text, p_known text[])
 returns text
 language sql
@@ -26,8 +26,8 @@ as $$
       select backfill_private.last_part(p_wanted) as wanted, backfill_private.last_part(k) as known
     ) as part
     where backfill_private.farness(part.wanted, part.known) <= 0.4
-      or starts_with(part.known, part.wanted)
-      or starts_with(part.wanted, part.known)
+      or strpos(lower(part.known), lower(part.wanted)) > 0
+      or strpos(lower(part.wanted), lower(part.known)) > 0
     order by
       backfill_private.farness(split_part(p_wanted, '(', 1), split_part(k, '(', 1)),
       backfill_private.farness(p_wanted, k),
@@ -44,6 +44,7 @@ returns text
 language sql
 immutable
 set search_path = pg_catalog, pg_temp
+set quote_all_identifiers = off
 as $$
   select format('%I.%I', p_part ->> 'schema', p_part ->> 'table')
 $$;

@@ -82,7 +82,8 @@ begin
     'date', v_asked.date_column,
     'called', v_asked.called,
     'notes', v_asked.notes || coalesce(
-      to_jsonb(backfill_private.no_plan_takes(v_asked.date_column, v_without, v_undated - v_without)), '[]'));
+      to_jsonb(backfill_private.no_plan_takes(
+        v_asked.called, v_asked.date_column, v_without, v_undated - v_without)), '[]'));
 end
 $$;
 

@@ -182,7 +182,7 @@ grant execute on function
   backfill_private.leaves_behind(),
   backfill_private.limit_at(),
   backfill_private.loose_settings(),
-  backfill_private.no_plan_takes(text, bigint, bigint),
+  backfill_private.no_plan_takes(text[], text, bigint, bigint),
   backfill_private.parameter(text, text),
   backfill_private.preview_undo(uuid, text[], text, text, integer, bigint),
   backfill_private.prune(uuid),

@@ -52,8 +52,9 @@ $$;
 
 -- How many rows no plan can take for their date, in words. Null for none.
 --
+-- p_called             how people call one of the rows, and several
 -- p_without, p_beyond  how many have none, and how many have one that no plan can take
-create function backfill_private.no_plan_takes(p_column text, p_without bigint, p_beyond bigint)
+create function backfill_private.no_plan_takes(p_called text[], p_column text, p_without bigint, p_beyond bigint)
 returns text
 language sql
 immutable
@@ -61,8 +62,8 @@ set search_path = pg_catalog, pg_temp
 as $$
   select string_agg(
     case n.rows
-      when 1 then format('1 row has %s: no plan takes it', n.what)
-      else format('%s rows have %s: no plan takes them', n.rows, n.what)
+      when 1 then format('1 %s has %s: no plan takes it', p_called[1], n.what)
+      else format('%s %s have %s: no plan takes them', n.rows, p_called[2], n.what)
     end,
     '; ' order by n.place)
   from (values
@@ -915,50 +916,6 @@ begin
 end
 $$;
 
--- The condition under which t, a row of a table, is the row that a receipt's key names.
---
--- p_key    SQL: the key, {column: value}
--- p_names  what the table calls these columns now. Null for one that is gone: then no row is meant
-create function backfill_private.key_condition(
-  p_table text, p_columns text[], p_key text, p_names text[] default null
-)
-returns text
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return (
-    select string_agg(
-      coalesce(
-        format('t.%I %s ', c.name, backfill_private.equals(t.oid)) || case
-          -- What JSON holds as more than a text.
-          when t.oid = 'jsonb'::regtype then format('(%s -> %L)', p_key, c.old_name)
-          when t.typcategory in ('A', 'C')
-          then format('(jsonb_populate_record(null::%s, jsonb_build_object(%L, %s -> %L))).%I',
-            to_regclass(p_table), c.name, p_key, c.old_name, c.name)
-          else format('(%s ->> %L)::%s', p_key, c.old_name, format_type(t.oid, -1))
-        end,
-        'false'),
-      ' and ' order by c.old_name)
-    from unnest(p_columns, coalesce(p_names, p_columns)) as c (old_name, name)
-    left join pg_type as t on t.oid = backfill_private.value_type(p_table, c.name));
-end
-$$;
-
--- The version of a row t of a component, as a text, as SQL. Empty if it has none.
-create function backfill_private.version_text(p_target public.backfill_targets)
-returns text
-language sql
-immutable
-set search_path = pg_catalog, pg_temp
-as $$
-  select case
-    when p_target.version_column is null then ''''''
-    else format('coalesce(t.%I::text, '''')', p_target.version_column)
-  end
-$$;
-
 -- from sql/20_target/coverage.sql
 -- Coverage: what is missing by day, of any target.
 
@@ -1516,7 +1473,42 @@ as $$
     when not backfill_private.is_view(p_table) then backfill_private.table_fault(p_table)
     when not (select c.relispopulated from pg_class as c where c.oid = to_regclass(p_table))
     then 'it was never filled. Refresh it first'
+    else backfill_private.view_owner_fault(p_table)
   end
+$$;
+
+-- Why a view cannot be read with the owner's rights: it, or a view that it reads, belongs to a role of the API, which
+-- could put code of its own in it. Null if none does.
+create function backfill_private.view_owner_fault(p_view text)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with recursive reads as (
+    select to_regclass(p_view)::oid as oid
+    union
+    select d.refobjid
+    from reads as r
+    join pg_rewrite as w on w.ev_class = r.oid
+    join pg_depend as d
+      on d.classid = 'pg_rewrite'::regclass
+      and d.objid = w.oid
+      and d.refclassid = 'pg_class'::regclass
+    join pg_class as b on b.oid = d.refobjid and b.relkind in ('v', 'm')
+  )
+  select format('%1$s belongs to %2$s, a role of the API, whose code an owner does not run. Let %3$I own it',
+    c.oid::regclass, c.relowner::regrole, current_user)
+  from reads as r
+  join pg_class as c on c.oid = r.oid
+  where exists (
+    select from pg_roles as a
+    where a.rolname in ('anon', 'authenticated', 'service_role', 'authenticator')
+      and not a.rolsuper
+      and pg_has_role(a.oid, c.relowner, 'member')
+      and not pg_has_role(a.oid, current_user, 'member'))
+  order by c.oid
+  limit 1
 $$;
 
 create function backfill_private.is_view(p_table text)
@@ -2011,6 +2003,68 @@ begin
     perform backfill_private.refuse('OB013', v_fault.fault, 'give their parameters different values');
   end if;
 end
+$$;
+
+-- from sql/20_target/row_keys.sql
+-- Row keys: a row of a component's table by the key that a receipt has, and its version as a text.
+
+-- A column's value in a receipt's key, in the column's type, as SQL. Null if there is no such column.
+--
+-- p_key       SQL: the key, {column: value}
+-- p_old_name  what the key calls the column
+create function backfill_private.key_value(p_table text, p_column text, p_key text, p_old_name text)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    -- What JSON holds as more than a text.
+    when t.oid = 'jsonb'::regtype then format('(%s -> %L)', p_key, p_old_name)
+    when t.typcategory in ('A', 'C')
+    then format('(jsonb_populate_record(null::%s, jsonb_build_object(%L, %s -> %L))).%I',
+      to_regclass(p_table), p_column, p_key, p_old_name, p_column)
+    else format('(%s ->> %L)::%s', p_key, p_old_name, format_type(t.oid, -1))
+  end
+  from pg_type as t
+  where t.oid = backfill_private.value_type(p_table, p_column)
+$$;
+
+-- The condition under which t, a row of a table, is the row that a receipt's key names.
+--
+-- p_key    SQL: the key, {column: value}
+-- p_names  what the table calls these columns now. Null for one that is gone: then no row is meant
+create function backfill_private.key_condition(
+  p_table text, p_columns text[], p_key text, p_names text[] default null
+)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select string_agg(
+      coalesce(
+        format('t.%I %s ', c.name, backfill_private.equals(backfill_private.value_type(p_table, c.name)))
+          || backfill_private.key_value(p_table, c.name, p_key, c.old_name),
+        'false'),
+      ' and ' order by c.old_name)
+    from unnest(p_columns, coalesce(p_names, p_columns)) as c (old_name, name));
+end
+$$;
+
+-- The version of a row t of a component, as a text, as SQL. Empty if it has none.
+create function backfill_private.version_text(p_target public.backfill_targets)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when p_target.version_column is null then ''''''
+    else format('coalesce(t.%I::text, '''')', p_target.version_column)
+  end
 $$;
 
 -- from sql/20_target/shared_tables.sql
@@ -2656,14 +2710,14 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   select
-    coalesce(array_agg(a.name order by a.place), '{}'),
+    coalesce(array_agg(a.name order by a.place) filter (where a.place is not null), '{}'),
     coalesce(array_agg(a.name order by a.place) filter (where a.place <= p.pronargs - p.pronargdefaults), '{}')
   from pg_proc as p
-  cross join lateral (
+  left join lateral (
     select x.name, row_number() over (order by x.place) as place
     from unnest(p.proargnames, p.proargmodes) with ordinality as x (name, mode, place)
     where coalesce(x.mode, 'i') in ('i', 'b', 'v')
-  ) as a
+  ) as a on true
   where p.oid = p_function
   group by p.oid
 $$;
@@ -3238,8 +3292,8 @@ as $$
     backfill_private.server_identity(),
     coalesce(r.environment, ''),
     r.request,
-    -- What people call its rows changes nothing that is done to them.
-    (select to_jsonb(s) - 'called' from backfill_private.sources as s where s.target = r.target),
+    -- What people call its rows, and when it was installed, changes nothing that is done to them.
+    (select to_jsonb(s) - array['called', 'installed_at'] from backfill_private.sources as s where s.target = r.target),
     backfill_private.definitions(r.target),
     (
       select string_agg(
@@ -5056,7 +5110,7 @@ begin
       case when v_without + v_beyond > 0 then 'warn' else 'ok' end,
       concat_ws('; ',
         v_words,
-        backfill_private.no_plan_takes(p_source.date_column, v_without, v_beyond)),
+        backfill_private.no_plan_takes(p_source.called, p_source.date_column, v_without, v_beyond)),
       format('give each a %s of the years 1 to 9999', p_source.date_column));
   end if;
 end
@@ -11234,10 +11288,8 @@ set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(
     string_agg(
-      format('(%s ->> %L)::%s %s %s',
-        p_key,
-        c.name,
-        format_type(v.type, -1),
+      format('%s %s %s',
+        backfill_private.key_value(p_target.table_name, c.name, p_key, c.name),
         backfill_private.equals(v.type),
         backfill_private.value_sql(p_target.target, c.parameter, v.type, p_request)),
       ' and '),
@@ -15090,7 +15142,7 @@ as $$
 $$;
 
 -- The end of a sentence that names what may have been meant. Nothing if no name is near: of its last part two of five
--- letters differ at most, or one begins with the other. Functions are compared by name, then by arguments.
+-- letters differ at most, or one holds the other. Functions are compared by name, then by arguments.
 create function backfill_private.nearest(p_wanted text, p_known text[])
 returns text
 language sql
@@ -15104,8 +15156,8 @@ as $$
       select backfill_private.last_part(p_wanted) as wanted, backfill_private.last_part(k) as known
     ) as part
     where backfill_private.farness(part.wanted, part.known) <= 0.4
-      or starts_with(part.known, part.wanted)
-      or starts_with(part.wanted, part.known)
+      or strpos(lower(part.known), lower(part.wanted)) > 0
+      or strpos(lower(part.wanted), lower(part.known)) > 0
     order by
       backfill_private.farness(split_part(p_wanted, '(', 1), split_part(k, '(', 1)),
       backfill_private.farness(p_wanted, k),
@@ -15122,6 +15174,7 @@ returns text
 language sql
 immutable
 set search_path = pg_catalog, pg_temp
+set quote_all_identifiers = off
 as $$
   select format('%I.%I', p_part ->> 'schema', p_part ->> 'table')
 $$;
@@ -15526,7 +15579,8 @@ begin
     'date', v_asked.date_column,
     'called', v_asked.called,
     'notes', v_asked.notes || coalesce(
-      to_jsonb(backfill_private.no_plan_takes(v_asked.date_column, v_without, v_undated - v_without)), '[]'));
+      to_jsonb(backfill_private.no_plan_takes(
+        v_asked.called, v_asked.date_column, v_without, v_undated - v_without)), '[]'));
 end
 $$;
 
@@ -16528,7 +16582,7 @@ grant execute on function
   backfill_private.leaves_behind(),
   backfill_private.limit_at(),
   backfill_private.loose_settings(),
-  backfill_private.no_plan_takes(text, bigint, bigint),
+  backfill_private.no_plan_takes(text[], text, bigint, bigint),
   backfill_private.parameter(text, text),
   backfill_private.preview_undo(uuid, text[], text, text, integer, bigint),
   backfill_private.prune(uuid),

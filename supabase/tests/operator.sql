@@ -35,7 +35,7 @@ select is(public.backfill_start(:'run', 'worker') ->> 'state', 'running', 'a wor
 select pg_temp.become('omar');
 select throws_ok(format('select public.backfill_pause(%L, '' '')', :'run'), 'OB013', null, 'a pause needs a reason');
 select is(public.backfill_pause(:'run', 'the dashboard is red') ->> 'state', 'paused', 'an operator pauses');
-select matches((select waits_for from public.backfill_run_progress where run_id = :'run'), '^paused by user:.*: the dashboard is red$',
+select matches((select waits_for from public.backfill_run_progress where run_id = :'run'), '^resume: paused by user:.*: the dashboard is red$',
   'and everybody reads why');
 select pg_temp.become('service_role');
 select is(public.backfill_claim(:'run', gen_random_uuid(), 'worker') -> 'granted', '[]', 'a paused run grants nothing');
