@@ -16,14 +16,13 @@ from tests.test_help import ROOT, VERBS
 WORDS = {
     "target new": ("orders", "--output", "none.toml"),
     "target check": ("target.toml",),
-    "target remove": ("orders",),
     "approve": ("--digest", "0"),
     "reject": ("--reason", "no"),
     "pause": ("--reason", "no"),
     "cancel": ("--reason", "no"),
 }
 OF_THE_SHELL = "completion"  # prints a script, so it has no --json
-IN_FOLDERS = ("install", "demo", "uninstall", OF_THE_SHELL)
+IN_FOLDERS = ("install", "demo", "target remove", "uninstall", OF_THE_SHELL)
 TO_A_PROJECT = [v for v in VERBS if not v.startswith("local ") and v not in IN_FOLDERS]
 
 

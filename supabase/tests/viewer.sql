@@ -14,7 +14,7 @@ select is(pg_temp.digest_of(:'run'), :'digest', 'its digest');
 select isnt_empty('select ordinal, session_id, state from public.backfill_items', 'its sessions');
 select isnt_empty('select kind, actor from public.backfill_events', 'its events');
 select is((select waits_for from public.backfill_run_progress where run_id = :'run'),
-  'waits for an approval of digest ' || :'digest', 'and what it waits for');
+  'approval: of digest ' || :'digest', 'and what it waits for');
 select lives_ok(format('select public.backfill_verify_part(%L)', :'run'), 'a viewer verifies');
 select lives_ok('select public.backfill_check()', 'and checks the project');
 select throws_ok('select before from public.backfill_receipts', '42501', null, 'a viewer does not see people''s rows');
