@@ -157,6 +157,14 @@ def test_missing_ends(complete: int, completed: int, least: float | None, code: 
     assert exit_codes.of_missing(found, least) is code
 
 
+@pytest.mark.parametrize(("least", "code"), [(0.9, ExitCode.DIFFERENCE), (None, ExitCode.DONE)])
+def test_missing_ends_where_no_row_has_a_value(least: float | None, code: ExitCode) -> None:
+    """It selects nothing, and a gate would be green for ever."""
+    found = Missing((), notes=("none of the 3 rows of orders has status Paid",))
+    assert exit_codes.of_missing(found, least) is code
+    assert exit_codes.of_missing(Missing(()), least) is ExitCode.DONE
+
+
 FAILURE = FailedSession("s1", "profiles", "P0001", "no words")
 
 
