@@ -28,7 +28,8 @@ as $$
           or p_table in (select p.relid from pg_partition_tree(to_regclass(t.table_name)) as p)))
 $$;
 
--- PostgreSQL's counters of these tables now: {oid: [inserted, updated, deleted]}.
+-- PostgreSQL's counters of these tables now, without the platform's own (auth, storage), to which people write at any
+-- time: {oid: [inserted, updated, deleted]}.
 create function backfill_private.counters(p_target text)
 returns jsonb
 language sql
@@ -37,7 +38,10 @@ set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_object_agg(w.relid, jsonb_build_array(w.n_tup_ins, w.n_tup_upd, w.n_tup_del)), '{}')
   from pg_stat_user_tables as w
-  where w.n_tup_ins + w.n_tup_upd + w.n_tup_del > 0 and backfill_private.is_unwatched(p_target, w.relid)
+  join pg_class as c on c.oid = w.relid
+  where w.n_tup_ins + w.n_tup_upd + w.n_tup_del > 0
+    and not starts_with(pg_get_userbyid(c.relowner), 'supabase_')
+    and backfill_private.is_unwatched(p_target, w.relid)
 $$;
 
 -- Look at the counters before a run's first batch.
