@@ -379,3 +379,21 @@ def test_a_relation_of_the_caller_s_is_not_read_with_the_owner_s_rights(
         told = str(answer.fetchone())
     assert "read as" not in told
     assert "belongs to a role of the API" in told
+
+
+def test_install_copies_nothing_that_the_project_would_refuse(
+    parcels_shell: Shell, file: Path, tmp_path: Path
+) -> None:
+    """Where the environment names a project with the core, each fault is told before any file."""
+    folder = tmp_path / "supabase" / "migrations"
+    folder.mkdir(parents=True)
+    (folder.parent / "config.toml").write_text('project_id = "parcels"\n')
+    file.write_text(FILE.replace('key = "id"', 'key = "idd"').replace("p1", "p2"))
+    refused = parcels_shell("install", "--target", str(file), "--yes")
+    assert (refused.code, list(folder.iterdir())) == (4, [])
+    assert f"{file}:5: source.key: public.parcels has no column idd" in refused.out
+    told = parcels_shell("install", "--target", str(file), "--yes", "--json")
+    assert [error["line"] for error in told.json["errors"]] == [5]
+    file.write_text(FILE)
+    assert parcels_shell("install", "--target", str(file), "--yes").code == 0
+    assert any("parcels" in migration.name for migration in folder.iterdir())

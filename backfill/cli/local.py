@@ -12,9 +12,10 @@ from typing import Annotated
 
 import typer
 
-from backfill.cli import terminal
+from backfill.cli import exit_codes, terminal
 from backfill.cli.exit_codes import ExitCode
 from backfill.cli.options import AsJson, connected
+from backfill.cli.target import print_check
 from backfill.errors import BackfillError, BadRequest
 from backfill.results.history import History
 
@@ -69,7 +70,8 @@ def install(
 ) -> None:
     """Copy our migrations into a Supabase project: shows, asks, skips what is there.
 
-    A file of an earlier declaration that the project has not applied is replaced.
+    A file of an earlier declaration that the project has not applied is replaced. A target's file
+    is held against the project first, if the environment names one that has the core.
     """
     # Reading SQL takes a while to import, and no other verb needs it.
     from backfill.targets import declaration
@@ -81,6 +83,9 @@ def install(
         if not target:
             return
     declared = [declaration.declared(given) for given in target or []]
+    for given in target or []:
+        if given not in declaration.SHIPPED:
+            _hold_against_project(Path(given), supabase_path, as_json)
     planned = plan_install(supabase_path, datetime.now(UTC), declared)
     if planned.undecided:
         history = _history(planned.ours)
@@ -94,6 +99,22 @@ def install(
         terminal.print_json(carried.as_dict())
     elif planned.has_work:
         terminal.out.print(installation_text(carried), markup=False)
+
+
+def _hold_against_project(file: Path, supabase_path: Path, as_json: bool) -> None:
+    """End with a file's faults, if the environment names a project that has the core."""
+    try:
+        with connected() as bf:
+            found = bf.check_target(file, functions_dir=supabase_path / "functions")
+    except BackfillError:
+        return  # no project, or none yet that could tell: the migration refuses what is wrong
+    if found.passes:
+        return
+    if as_json:
+        terminal.print_json({"file": str(file), **found.as_dict()})
+    else:
+        print_check(file, found)
+    raise typer.Exit(exit_codes.of_target_check(found))
 
 
 def _history(versions: Sequence[str]) -> History | None:
