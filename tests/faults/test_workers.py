@@ -38,10 +38,19 @@ def batches(scene: Scene) -> dict[str, int]:
 
 
 def test_three_processes_share_a_run(scene: Scene) -> None:
-    """Each takes batches of its own; a third of the sessions lose a reply besides."""
-    scene.proxy.strikes = [Strike(cut(forwards=True), first_call_of_every(3))]
+    """Each takes batches of its own; a third of the sessions lose a reply besides.
+
+    The first call is held until all have asked for a batch: one may start later than the others.
+    """
+    proxy = scene.proxy
+    proxy.strikes = [
+        Strike(held(), Nth(SCORING, 1)),
+        Strike(cut(forwards=True), first_call_of_every(3)),
+    ]
     run_id = scene.planned()
     with workers(scene, run_id, run_id, run_id) as started:
+        wait_until(lambda: proxy.calls["backfill_start", ""] == len(started))
+        proxy.heal()
         assert [worker.ended() for worker in started] == [0, 0, 0]
     assert len(batches(scene)) == 3
     scene.ends_as_undisturbed("three worker processes on one run", run_id)
