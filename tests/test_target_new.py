@@ -4,20 +4,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pty
-import re
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
@@ -31,13 +27,7 @@ from backfill.targets.edge_sources import edge_function
 from backfill.targets.file_check import form_of
 from backfill.targets.function_bodies import touched
 from backfill.targets.schema import (
-    README,
     SCHEMA_FILE,
-    SHIPPED,
-    keys_told,
-    schema,
-    schema_text,
-    with_table,
 )
 from backfill.targets.views import declaration_of, target_sql
 from tests.conftest import Project
@@ -545,36 +535,3 @@ def test_the_library_drafts_the_same(sales: Project) -> None:
         draft = bf.draft_target("sales", source="sales", derived=["bills"])
     assert draft.target == "sales"
     assert tomllib.loads(draft.text)["component"][0]["name"] == "bill"
-
-
-# The keys of the file ---------------------------------------------------------------------------
-
-
-def test_the_shipped_schema_and_the_readme_s_table_are_made_from_the_classes() -> None:
-    """Whoever changes a key makes both anew: python -m backfill.targets.schema."""
-    assert SHIPPED.read_text() == schema_text()
-    assert README.read_text() == with_table(README.read_text())
-
-
-def test_every_example_of_the_table_is_toml() -> None:
-    """And of the type that its key takes."""
-    for key in keys_told():
-        if key.told.example.startswith(("[[", "see")) or key.shape.get("$ref"):
-            continue
-        text = key.told.example
-        text = text if re.match(r"\w+ = ", text) else f"value = {text}"
-        value = tomllib.loads(text)
-        shown = value if key.name == "parameters" else value["value"]
-        jsonschema.validate(shown, {**key.shape, "$defs": schema()["$defs"]})
-
-
-def test_the_schema_knows_what_a_file_may_say() -> None:
-    """PRISM's file and the second example are valid. A key that means nothing is not."""
-    prism = (files("backfill.targets") / "prism.toml").read_text()
-    documents = (ROOT / "supabase" / "examples" / "documents" / "documents.toml").read_text()
-    for text in (prism, documents):
-        file = tomllib.loads(text)
-        jsonschema.validate(file, schema())
-        with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate({**file, "owner": "me"}, schema())
-    assert json.loads(schema_text()) == schema()

@@ -29,6 +29,7 @@ T = TypeVar("T")
 def make_ready() -> None:
     """If a shell asks for completions, let Typer answer in the form of that shell."""
     if ASKED_BY in os.environ:
+        # Typer's module has it from another one, and no public name for it.
         of_typer.completion_init()  # type: ignore[attr-defined]
 
 

@@ -33,7 +33,7 @@ DENO_VARIABLE = "BACKFILL_DENO"
 # In this order: an account that is made for a database server, then the one every system has.
 SERVER_ACCOUNTS = ("postgres", "nobody")
 # Tried after TMPDIR, which may lie in root's own folder. What is run from there is checked first.
-SHARED_TEMP = ("/tmp", "/var/tmp")  # noqa: S108
+SHARED_TEMP = ("/tmp", "/var/tmp")  # noqa: S108 - folders of our own in them, of random names
 INSTALL_EXTRA = 'pip install "supabase-backfill[local]"'
 FETCH_TIMEOUT_S = 300.0
 

@@ -49,7 +49,13 @@ CONDITION: dict[str, Json] = {
 }
 WHERE: dict[str, Json] = {
     "type": "object",
-    "properties": {ANY: {"type": "array", "items": {"$ref": "#/$defs/where"}, "minItems": 1}},
+    "properties": {
+        ANY: {
+            "type": "array",
+            "items": {"allOf": [{"$ref": "#/$defs/where"}, {"minProperties": 1}]},
+            "minItems": 1,
+        }
+    },
     "additionalProperties": CONDITION,
 }
 
