@@ -156,7 +156,10 @@ def test_a_value_that_no_row_has_is_said_with_the_nearest(songs: Db) -> None:
     _, plan = planned(songs, "songs")
     said = "none of the 3 rows of songs has mood Calm; the nearest is calm"
     assert said in [mark["detail"] for mark in plan["checks"] if mark["status"] == "warn"]
-    lines = songs.execute("select backfill_private.need_lines('songs') as line").fetchall()
+    lines = songs.execute(
+        "select backfill_private.need_lines('songs', array("
+        "select p from backfill_private.preconditions('songs') as p)) as line"
+    ).fetchall()
     assert said in [row["line"]["detail"] for row in lines]
     row = songs.execute("select public.backfill_coverage('songs') as found").fetchone()
     assert row is not None

@@ -94,19 +94,22 @@ $$;
 -- May the caller do this?
 create function backfill_private.may(p_verb text)
 returns boolean
-language sql
+language plpgsql
 stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(bool_or(
-    c.kind = 'postgres'
-    or c.kind = 'service_role' and r.service_role
-    or c.kind = 'user' and backfill_private.rank(c.backfill_role) >= r.least_rank
-  ), false)
-  from backfill_private.caller() as c
-  cross join backfill_private.rights as r
-  where r.verb = p_verb
+begin
+  return (
+    select coalesce(bool_or(
+      c.kind = 'postgres'
+      or c.kind = 'service_role' and r.service_role
+      or c.kind = 'user' and backfill_private.rank(c.backfill_role) >= r.least_rank
+    ), false)
+    from backfill_private.caller() as c
+    cross join backfill_private.rights as r
+    where r.verb = p_verb);
+end
 $$;
 
 -- Refuse a caller who may not do this.

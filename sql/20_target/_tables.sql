@@ -94,3 +94,19 @@ comment on column public.backfill_targets.function_version is
 comment on column public.backfill_targets.receipts is
   'exact: the function hands our headers on, so each row leaves a receipt as it is written. '
   'inferred: receipts are worked out from the rows before and after.';
+
+-- What has to be true of a target's tables, and whether it is: see backfill_private.preconditions.
+--
+-- kind    key, date, session (a component's column for it), column (of a filter or a need) or value (a version, a kind)
+-- place   of the component. 0 is the source
+-- detail  what is there. Null: nothing to tell while it is well
+-- fault   what is wrong. Null: nothing
+-- cure    what to do about it
+create type backfill_private.precondition as (
+  kind text,
+  place integer,
+  name text,
+  detail text,
+  fault text,
+  cure text
+);

@@ -10,6 +10,7 @@ returns oid
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_type oid := (
@@ -39,9 +40,25 @@ returns oid
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
+declare
+  v_operator oid := (
+    -- Most types have an order of their own.
+    select o.amopopr
+    from pg_opclass as c
+    join pg_amop as o
+      on o.amopfamily = c.opcfamily
+      and o.amoplefttype = p_type
+      and o.amoprighttype = p_type
+      and o.amopstrategy = p_place
+    where c.opcintype = p_type
+      and c.opcdefault
+      and c.opcmethod = (select m.oid from pg_am as m where m.amname = 'btree')
+  );
 begin
-  return (
+  return coalesce(v_operator, (
+    -- The others have that of the type that they are cast to, or of their kind.
     select o.amopopr
     from pg_opclass as c
     join pg_am as m
@@ -60,8 +77,7 @@ begin
       and k.castcontext = 'i'
     join pg_type as i on i.oid = c.opcintype
     where c.opcdefault
-      and (c.opcintype = p_type
-        or k.oid is not null
+      and (k.oid is not null
         or i.typname = case t.typtype
           when 'e' then 'anyenum'
           when 'r' then 'anyrange'
@@ -69,29 +85,35 @@ begin
           when 'c' then 'record'
           else case when t.typsubscript = 'array_subscript_handler'::regproc then 'anyarray' end
         end)
-    order by c.opcintype = p_type desc, k.oid is null, i.typispreferred desc
-    limit 1);
+    order by k.oid is null, i.typispreferred desc
+    limit 1));
 end
 $$;
 
 -- The equality of a type, as above.
 create function backfill_private.equality(p_type oid)
 returns oid
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.comparison(p_type, 3)
+begin
+  return (
+    select backfill_private.comparison(p_type, 3));
+end
 $$;
 
 -- The same as SQL writes it between two values.
 create function backfill_private.equals(p_type oid)
 returns text
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.compares(p_type, 3)
+begin
+  return (
+    select backfill_private.compares(p_type, 3));
+end
 $$;
 
 create function backfill_private.compares(p_type oid, p_place integer)

@@ -262,9 +262,12 @@ $$;
 -- Values of filters that no row of the source has, though it has rows: a word in another case, or misspelt. Then nothing
 -- is ever missing, and nobody hears of it.
 --
+-- p_held   the target's preconditions, if the caller has looked at them
 -- details  a sentence for each. It names the nearest value that a row has only if that is nearly the same word: what
 --          else the rows hold is nobody's business here
-create function backfill_private.unmatched_values(p_target text)
+create function backfill_private.unmatched_values(
+  p_target text, p_held backfill_private.precondition[] default null
+)
 returns table (column_name text, detail text)
 language plpgsql
 stable
@@ -283,7 +286,9 @@ declare
   v_rows bigint;
   v_nearest text;
 begin
-  if not backfill_private.source_is_well(p_target) then
+  if not backfill_private.source_is_well(
+    coalesce(p_held, array(select p from backfill_private.preconditions(p_target) as p)))
+  then
     return;  -- told elsewhere
   end if;
   select * into strict v_source from backfill_private.sources as s where s.target = p_target;
@@ -327,7 +332,9 @@ end
 $$;
 
 -- The marks on values that no row has, of a check and of a plan.
-create function backfill_private.unmatched_marks(p_target text)
+create function backfill_private.unmatched_marks(
+  p_target text, p_held backfill_private.precondition[] default null
+)
 returns setof jsonb
 language sql
 stable
@@ -338,5 +345,5 @@ as $$
     'warn',
     u.detail,
     'correct the declaration, then: backfill install --target FILE')
-  from backfill_private.unmatched_values(p_target) as u
+  from backfill_private.unmatched_values(p_target, p_held) as u
 $$;

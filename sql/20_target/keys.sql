@@ -17,6 +17,7 @@ returns text
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 begin
   if to_regclass(p_table) is null then
@@ -45,16 +46,19 @@ $$;
 -- names one, see below. A materialized view has none to read before it is filled.
 create function backfill_private.source_fault(p_table text)
 returns text
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case
-    when not backfill_private.is_view(p_table) then backfill_private.table_fault(p_table)
-    when not (select c.relispopulated from pg_class as c where c.oid = to_regclass(p_table))
-    then 'it was never filled. Refresh it first'
-    else backfill_private.view_owner_fault(p_table)
-  end
+begin
+  return (
+    select case
+      when not backfill_private.is_view(p_table) then backfill_private.table_fault(p_table)
+      when not (select c.relispopulated from pg_class as c where c.oid = to_regclass(p_table))
+      then 'it was never filled. Refresh it first'
+      else backfill_private.view_owner_fault(p_table)
+    end);
+end
 $$;
 
 -- Why a view cannot be read with the owner's rights: it, or a view that it reads, belongs to a role of the API, which
@@ -93,11 +97,15 @@ $$;
 
 create function backfill_private.is_view(p_table text)
 returns boolean
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
-  select exists (select from pg_class as c where c.oid = to_regclass(p_table) and c.relkind in ('v', 'm'))
+begin
+  return (
+    select exists (select from pg_class as c where c.oid = to_regclass(p_table) and c.relkind in ('v', 'm')));
+end
 $$;
 
 -- Why a column is no key of a view's rows. Null if it is: each has a value of its own. A view has no index that would
@@ -141,6 +149,7 @@ returns text
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan  -- asked at each claim: planning takes longer than looking
 as $$
 declare
   v_has_one boolean;
@@ -207,25 +216,12 @@ returns table (place integer, table_name text, key_columns text[], fault text, c
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 begin
   return query
-  select
-    k.place,
-    k.name,
-    k.columns,
-    coalesce(k.table_fault, k.view_fault, k.unique_fault, k.null_column || ' may be null'),
-    case
-      when k.view_fault is not null then 'correct the view, or declare another column.'
-      when k.table_fault is not null then 'declare another table, then: backfill install --target FILE.'
-      when k.unique_fault is not null
-      then backfill_private.beside_writers('create unique index', format('on %s (%s)', to_regclass(k.name), (
-        select string_agg(quote_ident(c), ', ')
-        from unnest(k.columns) as c)))
-      when k.null_column is not null
-      then format('alter table %s alter column %I set not null;', to_regclass(k.name), k.null_column)
-    end
-  from (
+  -- Materialized, so that each is looked at once.
+  with looked_at as materialized (
     select
       named.*,
       case when named.place = 0 then backfill_private.source_fault(named.name)
@@ -257,7 +253,23 @@ begin
     cross join lateral (
       select named.place = 0 and backfill_private.is_view(named.name) as is_view
     ) as kind
-  ) as k
+  )
+  select
+    k.place,
+    k.name,
+    k.columns,
+    coalesce(k.table_fault, k.view_fault, k.unique_fault, k.null_column || ' may be null'),
+    case
+      when k.view_fault is not null then 'correct the view, or declare another column.'
+      when k.table_fault is not null then 'declare another table, then: backfill install --target FILE.'
+      when k.unique_fault is not null
+      then backfill_private.beside_writers('create unique index', format('on %s (%s)', to_regclass(k.name), (
+        select string_agg(quote_ident(c), ', ')
+        from unnest(k.columns) as c)))
+      when k.null_column is not null
+      then format('alter table %s alter column %I set not null;', to_regclass(k.name), k.null_column)
+    end
+  from looked_at as k
   order by k.place;
 end
 $$;

@@ -82,21 +82,24 @@ $$;
 -- May a column hold null? False if there is no such column.
 create function backfill_private.may_be_null(p_table text, p_column text)
 returns boolean
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select exists (
-    select from pg_attribute as a
-    where a.attrelid = to_regclass(p_table)
-      and a.attname = p_column
-      and not a.attnotnull
-      and not a.attisdropped)
+begin
+  return (
+    select exists (
+      select from pg_attribute as a
+      where a.attrelid = to_regclass(p_table)
+        and a.attname = p_column
+        and not a.attnotnull
+        and not a.attisdropped));
+end
 $$;
 
 -- Preconditions on the columns that are compared with a session's key, and on that key: see preconditions().
 create function backfill_private.session_preconditions(p_target text)
-returns table (kind text, place integer, name text, detail text, fault text, cure text)
+returns setof backfill_private.precondition
 language sql
 stable
 set search_path = pg_catalog, pg_temp
@@ -157,14 +160,8 @@ as $$
 $$;
 
 -- What has to be true of a target's tables, and whether it is.
---
--- kind    key, date, session (a component's column for it), column (of a filter or a need) or value (a version, a kind)
--- place   of the component. 0 is the source
--- detail  what is there. Null: nothing to tell while it is well
--- fault   what is wrong. Null: nothing
--- cure    what to do about it
 create function backfill_private.preconditions(p_target text)
-returns table (kind text, place integer, name text, detail text, fault text, cure text)
+returns setof backfill_private.precondition
 language sql
 stable
 set search_path = pg_catalog, pg_temp
@@ -227,14 +224,16 @@ as $$
 $$;
 
 -- Can the rows of a target's source be read, and compared as the declaration says? Whoever looks into them asks first.
-create function backfill_private.source_is_well(p_target text)
+--
+-- p_held  all preconditions of the target
+create function backfill_private.source_is_well(p_held backfill_private.precondition[])
 returns boolean
 language sql
-stable
+immutable
 set search_path = pg_catalog, pg_temp
 as $$
   select not exists (
-    select from backfill_private.preconditions(p_target) as p
+    select from unnest(p_held) as p
     where p.fault is not null
       and (p.kind <> 'key' or p.place = 0)
   )

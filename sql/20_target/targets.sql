@@ -84,35 +84,41 @@ $$;
 -- user's code.
 create function backfill_private.base_type(p_type oid, p_typmod integer)
 returns text
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  with recursive below as (
-    select t.oid, p_typmod as typmod, t.typtype, t.typbasetype, t.typtypmod
-    from pg_type as t
-    where t.oid = p_type
-    union all
-    select t.oid, b.typtypmod, t.typtype, t.typbasetype, t.typtypmod
-    from below as b
-    join pg_type as t on t.oid = b.typbasetype
-    where b.typtype = 'd'
-  )
-  select format_type(b.oid, b.typmod) from below as b where b.typtype <> 'd'
+begin
+  return (
+    with recursive below as (
+      select t.oid, p_typmod as typmod, t.typtype, t.typbasetype, t.typtypmod
+      from pg_type as t
+      where t.oid = p_type
+      union all
+      select t.oid, b.typtypmod, t.typtype, t.typbasetype, t.typtypmod
+      from below as b
+      join pg_type as t on t.oid = b.typbasetype
+      where b.typtype = 'd'
+    )
+    select format_type(b.oid, b.typmod) from below as b where b.typtype <> 'd');
+end
 $$;
 
 -- The SQL type of a column, for casts that still let an index serve.
 create function backfill_private.column_type(p_table text, p_column text)
 returns text
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.base_type(a.atttypid, a.atttypmod)
-  from pg_attribute as a
-  where a.attrelid = to_regclass(p_table)
-    and a.attname = p_column
-    and not a.attisdropped
+begin
+  return (
+    select backfill_private.base_type(a.atttypid, a.atttypmod)
+    from pg_attribute as a
+    where a.attrelid = to_regclass(p_table)
+      and a.attname = p_column
+      and not a.attisdropped);
+end
 $$;
 
 -- What to do while no target is installed. The names are those of the targets that the package brings.
@@ -209,11 +215,13 @@ $$;
 -- returns  the names, the table first. Empty if every trigger stands
 create function backfill_private.unguarded(p_table text)
 returns setof text
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 set quote_all_identifiers = off
 as $$
+begin
+  return query
   with standing as (
     select g.tgrelid
     from pg_trigger as g
@@ -237,7 +245,8 @@ as $$
   select r.name
   from relations as r
   where (select count(*) from standing as s where s.tgrelid = r.oid) < 2
-  order by r.level, r.name
+  order by r.level, r.name;
+end
 $$;
 
 -- The SQL of a scoring call as the API would make it: arguments by name, each of the type that the function declares.

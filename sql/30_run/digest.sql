@@ -4,18 +4,21 @@
 -- One function's fingerprint: definition, owner and rights. Null if the function does not exist.
 create function backfill_private.function_fingerprint(p_signature text)
 returns text
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 set quote_all_identifiers = off
 as $$
-  select backfill_private.sha256_hex(concat_ws(
-    e'\n',
-    pg_get_functiondef(p.oid),
-    p.proowner::regrole,
-    (select string_agg(acl::text, ',' order by acl::text) from unnest(p.proacl) as acl)))
-  from pg_proc as p
-  where p.oid = to_regprocedure(p_signature)
+begin
+  return (
+    select backfill_private.sha256_hex(concat_ws(
+      e'\n',
+      pg_get_functiondef(p.oid),
+      p.proowner::regrole,
+      (select string_agg(acl::text, ',' order by acl::text) from unnest(p.proacl) as acl)))
+    from pg_proc as p
+    where p.oid = to_regprocedure(p_signature));
+end
 $$;
 
 -- Fingerprints of what a target runs on: its scoring functions, their helpers, and its rows of backfill_targets. For an
@@ -23,30 +26,33 @@ $$;
 -- {name: SHA-256}, null if a function is gone.
 create function backfill_private.definitions(p_target text)
 returns jsonb
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select jsonb_build_object('backfill_targets', (
-      select backfill_private.sha256_hex(jsonb_agg(to_jsonb(t) order by t.position)::text)
+begin
+  return (
+    select jsonb_build_object('backfill_targets', (
+        select backfill_private.sha256_hex(jsonb_agg(to_jsonb(t) order by t.position)::text)
+        from public.backfill_targets as t
+        where t.target = p_target
+      ))
+      || coalesce(
+        jsonb_object_agg(f.name, case
+          when f.version is null then backfill_private.function_fingerprint(f.name)
+          else backfill_private.sha256_hex(f.version)
+        end),
+        '{}')
+    from (
+      select t.function_signature as name, t.function_version as version
       from public.backfill_targets as t
       where t.target = p_target
-    ))
-    || coalesce(
-      jsonb_object_agg(f.name, case
-        when f.version is null then backfill_private.function_fingerprint(f.name)
-        else backfill_private.sha256_hex(f.version)
-      end),
-      '{}')
-  from (
-    select t.function_signature as name, t.function_version as version
-    from public.backfill_targets as t
-    where t.target = p_target
-    union
-    select unnest(t.helpers), null
-    from public.backfill_targets as t
-    where t.target = p_target
-  ) as f
+      union
+      select unnest(t.helpers), null
+      from public.backfill_targets as t
+      where t.target = p_target
+    ) as f);
+end
 $$;
 
 -- The database this is: a plan made here cannot run there.

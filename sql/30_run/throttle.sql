@@ -97,15 +97,18 @@ $$;
 -- before the project had a bound, takes all of it.
 create function backfill_private.share_taken(p_but uuid)
 returns bigint
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(sum(coalesce((r.request ->> 'throttle_per_minute')::integer, s.max_throttle_per_minute)), 0)
-  from public.backfill_runs as r
-  cross join public.backfill_settings as s
-  where r.state = 'running'
-    and r.run_id is distinct from p_but
+begin
+  return (
+    select coalesce(sum(coalesce((r.request ->> 'throttle_per_minute')::integer, s.max_throttle_per_minute)), 0)
+    from public.backfill_runs as r
+    cross join public.backfill_settings as s
+    where r.state = 'running'
+      and r.run_id is distinct from p_but);
+end
 $$;
 
 -- The throttles of all running runs together stay under the project's bound.

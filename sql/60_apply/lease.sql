@@ -147,26 +147,29 @@ $$;
 -- a session that backs off holds nobody up.
 create function backfill_private.pending_phase(p_run_id uuid)
 returns text
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  with first as (
-    select i.phase
-    from public.backfill_items as i
-    where i.run_id = p_run_id and i.state = 'pending' order by i.ordinal limit 1
-  ), ready as (
-    select i.phase
-    from public.backfill_items as i
-    where i.run_id = p_run_id
-      and i.state = 'pending'
-      and (i.not_before is null or i.not_before <= backfill_private.clock())
-      and coalesce(i.trial, 'resumed') = 'resumed'
-    order by i.ordinal
-    limit 1
-  )
-  select case when f.phase = 'priority' then f.phase else coalesce((select r.phase from ready as r), f.phase) end
-  from first as f
+begin
+  return (
+    with first as (
+      select i.phase
+      from public.backfill_items as i
+      where i.run_id = p_run_id and i.state = 'pending' order by i.ordinal limit 1
+    ), ready as (
+      select i.phase
+      from public.backfill_items as i
+      where i.run_id = p_run_id
+        and i.state = 'pending'
+        and (i.not_before is null or i.not_before <= backfill_private.clock())
+        and coalesce(i.trial, 'resumed') = 'resumed'
+      order by i.ordinal
+      limit 1
+    )
+    select case when f.phase = 'priority' then f.phase else coalesce((select r.phase from ready as r), f.phase) end
+    from first as f);
+end
 $$;
 
 -- Pending items of a phase in the order of the plan, locked. Those that another run has leased, and those that back off

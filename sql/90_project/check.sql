@@ -113,6 +113,11 @@ as $$
     from pg_proc as p
     where p.pronamespace = 'backfill_private'::regnamespace
       or p.pronamespace = 'public'::regnamespace and p.proname like 'backfill\_%'
+  ), named as (
+    select o.signature as door, n.found[1] as name
+    from ours as o
+    cross join lateral regexp_matches(o.prosrc, 'backfill_private\.(\w+)\(', 'g') as n (found)
+    where o.is_door
   )
   select
     format('anon may call %s', o.signature),
@@ -130,13 +135,12 @@ as $$
   select distinct
     format('%s may not call %s', r.role, o.signature),
     format('grant execute on function %s to %I;', o.signature, r.role)
-  from ours as door
+  from named as n
   join ours as o
-    on door.is_door
+    on o.proname = n.name
     and not o.is_door
-    and strpos(door.prosrc, format('backfill_private.%I(', o.proname)) > 0
   cross join unnest(array['authenticated', 'service_role']) as r (role)
-  where has_function_privilege(r.role, door.signature, 'execute')
+  where has_function_privilege(r.role, n.door, 'execute')
     and not has_function_privilege(r.role, o.signature, 'execute')
   union all
   select
@@ -246,6 +250,7 @@ as $$
 declare
   v_target text;
   v_known text := (select string_agg(distinct target, ', ' order by target) from public.backfill_targets);
+  v_held backfill_private.precondition[];
   v_lines jsonb;
 begin
   perform backfill_private.authorize('read');
@@ -255,19 +260,20 @@ begin
     backfill_private.first_target()))
     || (select coalesce(jsonb_agg(line), '[]') from backfill_private.api_line() as line);
   for v_target in select distinct t.target from public.backfill_targets as t order by t.target loop
+    v_held := array(select p from backfill_private.preconditions(v_target) as p);
     v_lines := v_lines || (
       select coalesce(jsonb_agg(l.line order by l.part, l.place), '[]') from (
         -- What is said of a table that components share is said once.
         select distinct on (a.line) a.* from (
           select 1 as part, row_number() over () as place, line from backfill_private.table_lines(v_target) as line
-          union all select 2, row_number() over (), line from backfill_private.source_lines(v_target) as line
-          union all select 3, row_number() over (), line from backfill_private.key_lines(v_target) as line
+          union all select 2, row_number() over (), line from backfill_private.source_lines(v_target, v_held) as line
+          union all select 3, row_number() over (), line from backfill_private.key_lines(v_target, v_held) as line
           union all select 4, row_number() over (), line from backfill_private.table_marks(v_target) as line
           union all select 4, row_number() over () + 1000, line from backfill_private.image_marks(v_target, null) as line
           union all select 5, row_number() over (), line from backfill_private.rights_lines(v_target) as line
           union all select 6, row_number() over (), line from backfill_private.function_marks(v_target, p_probed) as line
           union all select 7, row_number() over (), line from backfill_private.helper_lines(v_target) as line
-          union all select 8, row_number() over (), line from backfill_private.need_lines(v_target) as line
+          union all select 8, row_number() over (), line from backfill_private.need_lines(v_target, v_held) as line
           union all select 9, row_number() over (), line from backfill_private.detection_index_line(v_target) as line
         ) as a
         order by a.line, a.part, a.place

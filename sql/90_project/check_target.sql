@@ -106,8 +106,8 @@ as $$
   where backfill_private.column_type(p_table, p_column) is not null
 $$;
 
--- A line of a precondition, see backfill_private.preconditions.
-create function backfill_private.precondition_lines(p_target text, p_kind text)
+-- The lines of the preconditions of a kind, of those that hold something to tell.
+create function backfill_private.precondition_lines(p_held backfill_private.precondition[], p_kind text)
 returns table (place integer, line jsonb)
 language sql
 stable
@@ -120,14 +120,14 @@ as $$
       case when p.fault is null then 'ok' else 'fail' end,
       coalesce(p.fault, p.detail),
       p.cure)
-  from backfill_private.preconditions(p_target) as p
+  from unnest(p_held) as p
   where p.kind = p_kind
     and (p.fault is not null or p.detail is not null)
 $$;
 
 -- Lines on the keys of the tables that exist: unique, of one kind, indexed by session. A line on versions and kinds
 -- only if a column cannot be compared with one.
-create function backfill_private.key_lines(p_target text)
+create function backfill_private.key_lines(p_target text, p_held backfill_private.precondition[])
 returns setof jsonb
 language sql
 stable
@@ -135,11 +135,11 @@ set search_path = pg_catalog, pg_temp
 as $$
   select l.line
   from (
-    select p.place, 1 as rank, p.line from backfill_private.precondition_lines(p_target, 'key') as p
+    select p.place, 1 as rank, p.line from backfill_private.precondition_lines(p_held, 'key') as p
     union all
-    select p.place, 2, p.line from backfill_private.precondition_lines(p_target, 'session') as p
+    select p.place, 2, p.line from backfill_private.precondition_lines(p_held, 'session') as p
     union all
-    select p.place, 3, p.line from backfill_private.precondition_lines(p_target, 'value') as p
+    select p.place, 3, p.line from backfill_private.precondition_lines(p_held, 'value') as p
     union all
     select t.position, 4, i.line
     from public.backfill_targets as t
@@ -150,18 +150,18 @@ as $$
 $$;
 
 -- Further lines on the source: its dates, rows that have none, and the views that find candidates.
-create function backfill_private.source_lines(p_target text)
+create function backfill_private.source_lines(p_target text, p_held backfill_private.precondition[])
 returns setof jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
   select p.line || case
-    when backfill_private.source_is_well(p_target)
+    when backfill_private.source_is_well(p_held)
     then coalesce((select mark - 'name' from backfill_private.date_marks(s) as mark), '{}')
     else '{}'
   end
-  from backfill_private.precondition_lines(p_target, 'date') as p
+  from backfill_private.precondition_lines(p_held, 'date') as p
   join backfill_private.sources as s on s.target = p_target
   union all
   select backfill_private.line('detection of ' || s.target,
@@ -293,17 +293,17 @@ $$;
 
 -- Lines on the columns of a target's filters and needs: does each exist, can it be compared, has any row such a value, is
 -- a need's indexed?
-create function backfill_private.need_lines(p_target text)
+create function backfill_private.need_lines(p_target text, p_held backfill_private.precondition[])
 returns setof jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
   select p.line
-  from backfill_private.precondition_lines(p_target, 'column') as p
+  from backfill_private.precondition_lines(p_held, 'column') as p
   union all
   select u
-  from backfill_private.unmatched_marks(p_target) as u
+  from backfill_private.unmatched_marks(p_target, p_held) as u
   union all
   select i.line
   from backfill_private.sources as s

@@ -230,19 +230,22 @@ $$;
 -- May the caller do this?
 create function backfill_private.may(p_verb text)
 returns boolean
-language sql
+language plpgsql
 stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(bool_or(
-    c.kind = 'postgres'
-    or c.kind = 'service_role' and r.service_role
-    or c.kind = 'user' and backfill_private.rank(c.backfill_role) >= r.least_rank
-  ), false)
-  from backfill_private.caller() as c
-  cross join backfill_private.rights as r
-  where r.verb = p_verb
+begin
+  return (
+    select coalesce(bool_or(
+      c.kind = 'postgres'
+      or c.kind = 'service_role' and r.service_role
+      or c.kind = 'user' and backfill_private.rank(c.backfill_role) >= r.least_rank
+    ), false)
+    from backfill_private.caller() as c
+    cross join backfill_private.rights as r
+    where r.verb = p_verb);
+end
 $$;
 
 -- Refuse a caller who may not do this.
@@ -563,6 +566,22 @@ comment on column public.backfill_targets.receipts is
   'exact: the function hands our headers on, so each row leaves a receipt as it is written. '
   'inferred: receipts are worked out from the rows before and after.';
 
+-- What has to be true of a target's tables, and whether it is: see backfill_private.preconditions.
+--
+-- kind    key, date, session (a component's column for it), column (of a filter or a need) or value (a version, a kind)
+-- place   of the component. 0 is the source
+-- detail  what is there. Null: nothing to tell while it is well
+-- fault   what is wrong. Null: nothing
+-- cure    what to do about it
+create type backfill_private.precondition as (
+  kind text,
+  place integer,
+  name text,
+  detail text,
+  fault text,
+  cure text
+);
+
 -- from sql/20_target/conditions.sql
 -- Conditions: how values are compared, and when a row of a component's table counts. Each condition is made once, in the
 -- columns' own types. The views, the core, the marks and the undo all use what is made here.
@@ -576,6 +595,7 @@ returns oid
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_type oid := (
@@ -605,9 +625,25 @@ returns oid
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
+declare
+  v_operator oid := (
+    -- Most types have an order of their own.
+    select o.amopopr
+    from pg_opclass as c
+    join pg_amop as o
+      on o.amopfamily = c.opcfamily
+      and o.amoplefttype = p_type
+      and o.amoprighttype = p_type
+      and o.amopstrategy = p_place
+    where c.opcintype = p_type
+      and c.opcdefault
+      and c.opcmethod = (select m.oid from pg_am as m where m.amname = 'btree')
+  );
 begin
-  return (
+  return coalesce(v_operator, (
+    -- The others have that of the type that they are cast to, or of their kind.
     select o.amopopr
     from pg_opclass as c
     join pg_am as m
@@ -626,8 +662,7 @@ begin
       and k.castcontext = 'i'
     join pg_type as i on i.oid = c.opcintype
     where c.opcdefault
-      and (c.opcintype = p_type
-        or k.oid is not null
+      and (k.oid is not null
         or i.typname = case t.typtype
           when 'e' then 'anyenum'
           when 'r' then 'anyrange'
@@ -635,29 +670,35 @@ begin
           when 'c' then 'record'
           else case when t.typsubscript = 'array_subscript_handler'::regproc then 'anyarray' end
         end)
-    order by c.opcintype = p_type desc, k.oid is null, i.typispreferred desc
-    limit 1);
+    order by k.oid is null, i.typispreferred desc
+    limit 1));
 end
 $$;
 
 -- The equality of a type, as above.
 create function backfill_private.equality(p_type oid)
 returns oid
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.comparison(p_type, 3)
+begin
+  return (
+    select backfill_private.comparison(p_type, 3));
+end
 $$;
 
 -- The same as SQL writes it between two values.
 create function backfill_private.equals(p_type oid)
 returns text
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.compares(p_type, 3)
+begin
+  return (
+    select backfill_private.compares(p_type, 3));
+end
 $$;
 
 create function backfill_private.compares(p_type oid, p_place integer)
@@ -1225,9 +1266,12 @@ $$;
 -- Values of filters that no row of the source has, though it has rows: a word in another case, or misspelt. Then nothing
 -- is ever missing, and nobody hears of it.
 --
+-- p_held   the target's preconditions, if the caller has looked at them
 -- details  a sentence for each. It names the nearest value that a row has only if that is nearly the same word: what
 --          else the rows hold is nobody's business here
-create function backfill_private.unmatched_values(p_target text)
+create function backfill_private.unmatched_values(
+  p_target text, p_held backfill_private.precondition[] default null
+)
 returns table (column_name text, detail text)
 language plpgsql
 stable
@@ -1246,7 +1290,9 @@ declare
   v_rows bigint;
   v_nearest text;
 begin
-  if not backfill_private.source_is_well(p_target) then
+  if not backfill_private.source_is_well(
+    coalesce(p_held, array(select p from backfill_private.preconditions(p_target) as p)))
+  then
     return;  -- told elsewhere
   end if;
   select * into strict v_source from backfill_private.sources as s where s.target = p_target;
@@ -1290,7 +1336,9 @@ end
 $$;
 
 -- The marks on values that no row has, of a check and of a plan.
-create function backfill_private.unmatched_marks(p_target text)
+create function backfill_private.unmatched_marks(
+  p_target text, p_held backfill_private.precondition[] default null
+)
 returns setof jsonb
 language sql
 stable
@@ -1301,7 +1349,7 @@ as $$
     'warn',
     u.detail,
     'correct the declaration, then: backfill install --target FILE')
-  from backfill_private.unmatched_values(p_target) as u
+  from backfill_private.unmatched_values(p_target, p_held) as u
 $$;
 
 -- from sql/20_target/guards.sql
@@ -1437,6 +1485,7 @@ returns text
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 begin
   if to_regclass(p_table) is null then
@@ -1465,16 +1514,19 @@ $$;
 -- names one, see below. A materialized view has none to read before it is filled.
 create function backfill_private.source_fault(p_table text)
 returns text
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case
-    when not backfill_private.is_view(p_table) then backfill_private.table_fault(p_table)
-    when not (select c.relispopulated from pg_class as c where c.oid = to_regclass(p_table))
-    then 'it was never filled. Refresh it first'
-    else backfill_private.view_owner_fault(p_table)
-  end
+begin
+  return (
+    select case
+      when not backfill_private.is_view(p_table) then backfill_private.table_fault(p_table)
+      when not (select c.relispopulated from pg_class as c where c.oid = to_regclass(p_table))
+      then 'it was never filled. Refresh it first'
+      else backfill_private.view_owner_fault(p_table)
+    end);
+end
 $$;
 
 -- Why a view cannot be read with the owner's rights: it, or a view that it reads, belongs to a role of the API, which
@@ -1513,11 +1565,15 @@ $$;
 
 create function backfill_private.is_view(p_table text)
 returns boolean
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
-  select exists (select from pg_class as c where c.oid = to_regclass(p_table) and c.relkind in ('v', 'm'))
+begin
+  return (
+    select exists (select from pg_class as c where c.oid = to_regclass(p_table) and c.relkind in ('v', 'm')));
+end
 $$;
 
 -- Why a column is no key of a view's rows. Null if it is: each has a value of its own. A view has no index that would
@@ -1561,6 +1617,7 @@ returns text
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan  -- asked at each claim: planning takes longer than looking
 as $$
 declare
   v_has_one boolean;
@@ -1627,25 +1684,12 @@ returns table (place integer, table_name text, key_columns text[], fault text, c
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 begin
   return query
-  select
-    k.place,
-    k.name,
-    k.columns,
-    coalesce(k.table_fault, k.view_fault, k.unique_fault, k.null_column || ' may be null'),
-    case
-      when k.view_fault is not null then 'correct the view, or declare another column.'
-      when k.table_fault is not null then 'declare another table, then: backfill install --target FILE.'
-      when k.unique_fault is not null
-      then backfill_private.beside_writers('create unique index', format('on %s (%s)', to_regclass(k.name), (
-        select string_agg(quote_ident(c), ', ')
-        from unnest(k.columns) as c)))
-      when k.null_column is not null
-      then format('alter table %s alter column %I set not null;', to_regclass(k.name), k.null_column)
-    end
-  from (
+  -- Materialized, so that each is looked at once.
+  with looked_at as materialized (
     select
       named.*,
       case when named.place = 0 then backfill_private.source_fault(named.name)
@@ -1677,7 +1721,23 @@ begin
     cross join lateral (
       select named.place = 0 and backfill_private.is_view(named.name) as is_view
     ) as kind
-  ) as k
+  )
+  select
+    k.place,
+    k.name,
+    k.columns,
+    coalesce(k.table_fault, k.view_fault, k.unique_fault, k.null_column || ' may be null'),
+    case
+      when k.view_fault is not null then 'correct the view, or declare another column.'
+      when k.table_fault is not null then 'declare another table, then: backfill install --target FILE.'
+      when k.unique_fault is not null
+      then backfill_private.beside_writers('create unique index', format('on %s (%s)', to_regclass(k.name), (
+        select string_agg(quote_ident(c), ', ')
+        from unnest(k.columns) as c)))
+      when k.null_column is not null
+      then format('alter table %s alter column %I set not null;', to_regclass(k.name), k.null_column)
+    end
+  from looked_at as k
   order by k.place;
 end
 $$;
@@ -1809,21 +1869,24 @@ $$;
 -- May a column hold null? False if there is no such column.
 create function backfill_private.may_be_null(p_table text, p_column text)
 returns boolean
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select exists (
-    select from pg_attribute as a
-    where a.attrelid = to_regclass(p_table)
-      and a.attname = p_column
-      and not a.attnotnull
-      and not a.attisdropped)
+begin
+  return (
+    select exists (
+      select from pg_attribute as a
+      where a.attrelid = to_regclass(p_table)
+        and a.attname = p_column
+        and not a.attnotnull
+        and not a.attisdropped));
+end
 $$;
 
 -- Preconditions on the columns that are compared with a session's key, and on that key: see preconditions().
 create function backfill_private.session_preconditions(p_target text)
-returns table (kind text, place integer, name text, detail text, fault text, cure text)
+returns setof backfill_private.precondition
 language sql
 stable
 set search_path = pg_catalog, pg_temp
@@ -1884,14 +1947,8 @@ as $$
 $$;
 
 -- What has to be true of a target's tables, and whether it is.
---
--- kind    key, date, session (a component's column for it), column (of a filter or a need) or value (a version, a kind)
--- place   of the component. 0 is the source
--- detail  what is there. Null: nothing to tell while it is well
--- fault   what is wrong. Null: nothing
--- cure    what to do about it
 create function backfill_private.preconditions(p_target text)
-returns table (kind text, place integer, name text, detail text, fault text, cure text)
+returns setof backfill_private.precondition
 language sql
 stable
 set search_path = pg_catalog, pg_temp
@@ -1954,14 +2011,16 @@ as $$
 $$;
 
 -- Can the rows of a target's source be read, and compared as the declaration says? Whoever looks into them asks first.
-create function backfill_private.source_is_well(p_target text)
+--
+-- p_held  all preconditions of the target
+create function backfill_private.source_is_well(p_held backfill_private.precondition[])
 returns boolean
 language sql
-stable
+immutable
 set search_path = pg_catalog, pg_temp
 as $$
   select not exists (
-    select from backfill_private.preconditions(p_target) as p
+    select from unnest(p_held) as p
     where p.fault is not null
       and (p.kind <> 'key' or p.place = 0)
   )
@@ -2510,35 +2569,41 @@ $$;
 -- user's code.
 create function backfill_private.base_type(p_type oid, p_typmod integer)
 returns text
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  with recursive below as (
-    select t.oid, p_typmod as typmod, t.typtype, t.typbasetype, t.typtypmod
-    from pg_type as t
-    where t.oid = p_type
-    union all
-    select t.oid, b.typtypmod, t.typtype, t.typbasetype, t.typtypmod
-    from below as b
-    join pg_type as t on t.oid = b.typbasetype
-    where b.typtype = 'd'
-  )
-  select format_type(b.oid, b.typmod) from below as b where b.typtype <> 'd'
+begin
+  return (
+    with recursive below as (
+      select t.oid, p_typmod as typmod, t.typtype, t.typbasetype, t.typtypmod
+      from pg_type as t
+      where t.oid = p_type
+      union all
+      select t.oid, b.typtypmod, t.typtype, t.typbasetype, t.typtypmod
+      from below as b
+      join pg_type as t on t.oid = b.typbasetype
+      where b.typtype = 'd'
+    )
+    select format_type(b.oid, b.typmod) from below as b where b.typtype <> 'd');
+end
 $$;
 
 -- The SQL type of a column, for casts that still let an index serve.
 create function backfill_private.column_type(p_table text, p_column text)
 returns text
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.base_type(a.atttypid, a.atttypmod)
-  from pg_attribute as a
-  where a.attrelid = to_regclass(p_table)
-    and a.attname = p_column
-    and not a.attisdropped
+begin
+  return (
+    select backfill_private.base_type(a.atttypid, a.atttypmod)
+    from pg_attribute as a
+    where a.attrelid = to_regclass(p_table)
+      and a.attname = p_column
+      and not a.attisdropped);
+end
 $$;
 
 -- What to do while no target is installed. The names are those of the targets that the package brings.
@@ -2635,11 +2700,13 @@ $$;
 -- returns  the names, the table first. Empty if every trigger stands
 create function backfill_private.unguarded(p_table text)
 returns setof text
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 set quote_all_identifiers = off
 as $$
+begin
+  return query
   with standing as (
     select g.tgrelid
     from pg_trigger as g
@@ -2663,7 +2730,8 @@ as $$
   select r.name
   from relations as r
   where (select count(*) from standing as s where s.tgrelid = r.oid) < 2
-  order by r.level, r.name
+  order by r.level, r.name;
+end
 $$;
 
 -- The SQL of a scoring call as the API would make it: arguments by name, each of the type that the function declares.
@@ -3223,18 +3291,21 @@ $$;
 -- One function's fingerprint: definition, owner and rights. Null if the function does not exist.
 create function backfill_private.function_fingerprint(p_signature text)
 returns text
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 set quote_all_identifiers = off
 as $$
-  select backfill_private.sha256_hex(concat_ws(
-    e'\n',
-    pg_get_functiondef(p.oid),
-    p.proowner::regrole,
-    (select string_agg(acl::text, ',' order by acl::text) from unnest(p.proacl) as acl)))
-  from pg_proc as p
-  where p.oid = to_regprocedure(p_signature)
+begin
+  return (
+    select backfill_private.sha256_hex(concat_ws(
+      e'\n',
+      pg_get_functiondef(p.oid),
+      p.proowner::regrole,
+      (select string_agg(acl::text, ',' order by acl::text) from unnest(p.proacl) as acl)))
+    from pg_proc as p
+    where p.oid = to_regprocedure(p_signature));
+end
 $$;
 
 -- Fingerprints of what a target runs on: its scoring functions, their helpers, and its rows of backfill_targets. For an
@@ -3242,30 +3313,33 @@ $$;
 -- {name: SHA-256}, null if a function is gone.
 create function backfill_private.definitions(p_target text)
 returns jsonb
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select jsonb_build_object('backfill_targets', (
-      select backfill_private.sha256_hex(jsonb_agg(to_jsonb(t) order by t.position)::text)
+begin
+  return (
+    select jsonb_build_object('backfill_targets', (
+        select backfill_private.sha256_hex(jsonb_agg(to_jsonb(t) order by t.position)::text)
+        from public.backfill_targets as t
+        where t.target = p_target
+      ))
+      || coalesce(
+        jsonb_object_agg(f.name, case
+          when f.version is null then backfill_private.function_fingerprint(f.name)
+          else backfill_private.sha256_hex(f.version)
+        end),
+        '{}')
+    from (
+      select t.function_signature as name, t.function_version as version
       from public.backfill_targets as t
       where t.target = p_target
-    ))
-    || coalesce(
-      jsonb_object_agg(f.name, case
-        when f.version is null then backfill_private.function_fingerprint(f.name)
-        else backfill_private.sha256_hex(f.version)
-      end),
-      '{}')
-  from (
-    select t.function_signature as name, t.function_version as version
-    from public.backfill_targets as t
-    where t.target = p_target
-    union
-    select unnest(t.helpers), null
-    from public.backfill_targets as t
-    where t.target = p_target
-  ) as f
+      union
+      select unnest(t.helpers), null
+      from public.backfill_targets as t
+      where t.target = p_target
+    ) as f);
+end
 $$;
 
 -- The database this is: a plan made here cannot run there.
@@ -4680,15 +4754,18 @@ $$;
 -- before the project had a bound, takes all of it.
 create function backfill_private.share_taken(p_but uuid)
 returns bigint
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(sum(coalesce((r.request ->> 'throttle_per_minute')::integer, s.max_throttle_per_minute)), 0)
-  from public.backfill_runs as r
-  cross join public.backfill_settings as s
-  where r.state = 'running'
-    and r.run_id is distinct from p_but
+begin
+  return (
+    select coalesce(sum(coalesce((r.request ->> 'throttle_per_minute')::integer, s.max_throttle_per_minute)), 0)
+    from public.backfill_runs as r
+    cross join public.backfill_settings as s
+    where r.state = 'running'
+      and r.run_id is distinct from p_but);
+end
 $$;
 
 -- The throttles of all running runs together stay under the project's bound.
@@ -9793,26 +9870,29 @@ $$;
 -- a session that backs off holds nobody up.
 create function backfill_private.pending_phase(p_run_id uuid)
 returns text
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  with first as (
-    select i.phase
-    from public.backfill_items as i
-    where i.run_id = p_run_id and i.state = 'pending' order by i.ordinal limit 1
-  ), ready as (
-    select i.phase
-    from public.backfill_items as i
-    where i.run_id = p_run_id
-      and i.state = 'pending'
-      and (i.not_before is null or i.not_before <= backfill_private.clock())
-      and coalesce(i.trial, 'resumed') = 'resumed'
-    order by i.ordinal
-    limit 1
-  )
-  select case when f.phase = 'priority' then f.phase else coalesce((select r.phase from ready as r), f.phase) end
-  from first as f
+begin
+  return (
+    with first as (
+      select i.phase
+      from public.backfill_items as i
+      where i.run_id = p_run_id and i.state = 'pending' order by i.ordinal limit 1
+    ), ready as (
+      select i.phase
+      from public.backfill_items as i
+      where i.run_id = p_run_id
+        and i.state = 'pending'
+        and (i.not_before is null or i.not_before <= backfill_private.clock())
+        and coalesce(i.trial, 'resumed') = 'resumed'
+      order by i.ordinal
+      limit 1
+    )
+    select case when f.phase = 'priority' then f.phase else coalesce((select r.phase from ready as r), f.phase) end
+    from first as f);
+end
 $$;
 
 -- Pending items of a phase in the order of the plan, locked. Those that another run has leased, and those that back off
@@ -14247,6 +14327,11 @@ as $$
     from pg_proc as p
     where p.pronamespace = 'backfill_private'::regnamespace
       or p.pronamespace = 'public'::regnamespace and p.proname like 'backfill\_%'
+  ), named as (
+    select o.signature as door, n.found[1] as name
+    from ours as o
+    cross join lateral regexp_matches(o.prosrc, 'backfill_private\.(\w+)\(', 'g') as n (found)
+    where o.is_door
   )
   select
     format('anon may call %s', o.signature),
@@ -14264,13 +14349,12 @@ as $$
   select distinct
     format('%s may not call %s', r.role, o.signature),
     format('grant execute on function %s to %I;', o.signature, r.role)
-  from ours as door
+  from named as n
   join ours as o
-    on door.is_door
+    on o.proname = n.name
     and not o.is_door
-    and strpos(door.prosrc, format('backfill_private.%I(', o.proname)) > 0
   cross join unnest(array['authenticated', 'service_role']) as r (role)
-  where has_function_privilege(r.role, door.signature, 'execute')
+  where has_function_privilege(r.role, n.door, 'execute')
     and not has_function_privilege(r.role, o.signature, 'execute')
   union all
   select
@@ -14380,6 +14464,7 @@ as $$
 declare
   v_target text;
   v_known text := (select string_agg(distinct target, ', ' order by target) from public.backfill_targets);
+  v_held backfill_private.precondition[];
   v_lines jsonb;
 begin
   perform backfill_private.authorize('read');
@@ -14389,19 +14474,20 @@ begin
     backfill_private.first_target()))
     || (select coalesce(jsonb_agg(line), '[]') from backfill_private.api_line() as line);
   for v_target in select distinct t.target from public.backfill_targets as t order by t.target loop
+    v_held := array(select p from backfill_private.preconditions(v_target) as p);
     v_lines := v_lines || (
       select coalesce(jsonb_agg(l.line order by l.part, l.place), '[]') from (
         -- What is said of a table that components share is said once.
         select distinct on (a.line) a.* from (
           select 1 as part, row_number() over () as place, line from backfill_private.table_lines(v_target) as line
-          union all select 2, row_number() over (), line from backfill_private.source_lines(v_target) as line
-          union all select 3, row_number() over (), line from backfill_private.key_lines(v_target) as line
+          union all select 2, row_number() over (), line from backfill_private.source_lines(v_target, v_held) as line
+          union all select 3, row_number() over (), line from backfill_private.key_lines(v_target, v_held) as line
           union all select 4, row_number() over (), line from backfill_private.table_marks(v_target) as line
           union all select 4, row_number() over () + 1000, line from backfill_private.image_marks(v_target, null) as line
           union all select 5, row_number() over (), line from backfill_private.rights_lines(v_target) as line
           union all select 6, row_number() over (), line from backfill_private.function_marks(v_target, p_probed) as line
           union all select 7, row_number() over (), line from backfill_private.helper_lines(v_target) as line
-          union all select 8, row_number() over (), line from backfill_private.need_lines(v_target) as line
+          union all select 8, row_number() over (), line from backfill_private.need_lines(v_target, v_held) as line
           union all select 9, row_number() over (), line from backfill_private.detection_index_line(v_target) as line
         ) as a
         order by a.line, a.part, a.place
@@ -14522,8 +14608,8 @@ as $$
   where backfill_private.column_type(p_table, p_column) is not null
 $$;
 
--- A line of a precondition, see backfill_private.preconditions.
-create function backfill_private.precondition_lines(p_target text, p_kind text)
+-- The lines of the preconditions of a kind, of those that hold something to tell.
+create function backfill_private.precondition_lines(p_held backfill_private.precondition[], p_kind text)
 returns table (place integer, line jsonb)
 language sql
 stable
@@ -14536,14 +14622,14 @@ as $$
       case when p.fault is null then 'ok' else 'fail' end,
       coalesce(p.fault, p.detail),
       p.cure)
-  from backfill_private.preconditions(p_target) as p
+  from unnest(p_held) as p
   where p.kind = p_kind
     and (p.fault is not null or p.detail is not null)
 $$;
 
 -- Lines on the keys of the tables that exist: unique, of one kind, indexed by session. A line on versions and kinds
 -- only if a column cannot be compared with one.
-create function backfill_private.key_lines(p_target text)
+create function backfill_private.key_lines(p_target text, p_held backfill_private.precondition[])
 returns setof jsonb
 language sql
 stable
@@ -14551,11 +14637,11 @@ set search_path = pg_catalog, pg_temp
 as $$
   select l.line
   from (
-    select p.place, 1 as rank, p.line from backfill_private.precondition_lines(p_target, 'key') as p
+    select p.place, 1 as rank, p.line from backfill_private.precondition_lines(p_held, 'key') as p
     union all
-    select p.place, 2, p.line from backfill_private.precondition_lines(p_target, 'session') as p
+    select p.place, 2, p.line from backfill_private.precondition_lines(p_held, 'session') as p
     union all
-    select p.place, 3, p.line from backfill_private.precondition_lines(p_target, 'value') as p
+    select p.place, 3, p.line from backfill_private.precondition_lines(p_held, 'value') as p
     union all
     select t.position, 4, i.line
     from public.backfill_targets as t
@@ -14566,18 +14652,18 @@ as $$
 $$;
 
 -- Further lines on the source: its dates, rows that have none, and the views that find candidates.
-create function backfill_private.source_lines(p_target text)
+create function backfill_private.source_lines(p_target text, p_held backfill_private.precondition[])
 returns setof jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
   select p.line || case
-    when backfill_private.source_is_well(p_target)
+    when backfill_private.source_is_well(p_held)
     then coalesce((select mark - 'name' from backfill_private.date_marks(s) as mark), '{}')
     else '{}'
   end
-  from backfill_private.precondition_lines(p_target, 'date') as p
+  from backfill_private.precondition_lines(p_held, 'date') as p
   join backfill_private.sources as s on s.target = p_target
   union all
   select backfill_private.line('detection of ' || s.target,
@@ -14709,17 +14795,17 @@ $$;
 
 -- Lines on the columns of a target's filters and needs: does each exist, can it be compared, has any row such a value, is
 -- a need's indexed?
-create function backfill_private.need_lines(p_target text)
+create function backfill_private.need_lines(p_target text, p_held backfill_private.precondition[])
 returns setof jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
   select p.line
-  from backfill_private.precondition_lines(p_target, 'column') as p
+  from backfill_private.precondition_lines(p_held, 'column') as p
   union all
   select u
-  from backfill_private.unmatched_marks(p_target) as u
+  from backfill_private.unmatched_marks(p_target, p_held) as u
   union all
   select i.line
   from backfill_private.sources as s
