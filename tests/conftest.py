@@ -6,7 +6,6 @@ used again by the next test once the rows are put back.
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 import ssl
@@ -35,6 +34,7 @@ from backfill.targets import migrations
 from tests.kit.clocks import DatabaseClock
 from tests.kit.commands import Shell
 from tests.kit.copies import Copies, Copy
+from tests.kit.folders import server_folder
 from tests.kit.supabase_cli import cli_home, cli_script
 
 __all__ = ["cli_home", "cli_script"]  # fixtures of another module
@@ -52,25 +52,14 @@ def _certificates_read_once() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+def postgres_server() -> Iterator[PostgresServer]:
     """One PostgreSQL for the whole session. BACKFILL_POSTGRES_BIN chooses another major."""
-    folder = _reachable(tmp_path_factory)
+    folder = server_folder()
     server = PostgresServer.start(folder / "data")
     SERVER["it"] = server
     yield server
     server.stop()
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _reachable(factory: pytest.TempPathFactory) -> Path:
-    """A folder that the server's account may enter when the tests run as root."""
-    if os.geteuid() != 0:
-        return factory.mktemp("postgres")
-    from backfill.local.parts import open_temp_root
-
-    folder = open_temp_root() / f"backfill-tests-{secrets.token_hex(8)}"
-    folder.mkdir(mode=0o755)
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -58,7 +58,7 @@ FAST_SETTINGS = {
     "full_page_writes": "off",
     "wal_level": "minimal",
     "max_wal_senders": "0",
-    "max_wal_size": "2GB",
+    "max_wal_size": "1GB",
 }
 SETTINGS = {
     "listen_addresses": HOST,

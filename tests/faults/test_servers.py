@@ -9,13 +9,13 @@ from contextlib import ExitStack
 import pytest
 
 from backfill.local.servers import PostgresServer
-from tests.conftest import _reachable
 from tests.faults.conftest import Prepared
 from tests.faults.proxy import SCORING, Nth, Strike, does
 from tests.faults.scenario import MIDWAY, SESSIONS, Scene, wait_until
 from tests.faults.stack import Stack, make_template, scene_on
 from tests.faults.subjects import Scoring, subject
 from tests.kit.copies import Copies
+from tests.kit.folders import server_folder
 
 
 def dies_and_comes_back(scene: Scene, kill: Callable[[], None], start: Callable[[], None]) -> str:
@@ -42,11 +42,9 @@ def test_a_run_survives_a_restart_of_postgrest(scene: Scene, stack: Stack) -> No
 
 
 @pytest.fixture
-def mortal(
-    tmp_path_factory: pytest.TempPathFactory, prepared: Prepared, scoring: Scoring
-) -> Iterator[tuple[Scene, Stack]]:
+def mortal(prepared: Prepared, scoring: Scoring) -> Iterator[tuple[Scene, Stack]]:
     """A scene whose PostgreSQL may die: the other tests have another."""
-    folder = _reachable(tmp_path_factory)
+    folder = server_folder()
     with ExitStack() as owned:
         owned.callback(shutil.rmtree, folder, ignore_errors=True)
         server = PostgresServer.start(folder / "data")
