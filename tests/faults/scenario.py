@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import httpx
+
 import backfill
 from tests.conftest import Project
 from tests.faults import measures
@@ -121,11 +123,19 @@ class Scene:
                 with self.project.connect() as bf:
                     bf.resume(run_id)
             except backfill.CannotConnect:
-                continue
+                # Waiting takes no time on the common clock, a server's start does.
+                wait_until(self.is_served)
             else:
                 if outcome.state == "completed":
                     return outcome
         raise AssertionError(f"run {run_id} did not end in {MOST_STARTS} starts")
+
+    def is_served(self) -> bool:
+        """Whether the project's API answers, past the proxy."""
+        try:
+            return httpx.head(self.project.rest_url).status_code < 500
+        except httpx.TransportError:
+            return False
 
     def struck(self) -> None:
         """Something went wrong now."""
