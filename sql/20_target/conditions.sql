@@ -1,7 +1,8 @@
 -- Conditions: how values are compared, and when a row of a component's table counts. Each condition is made once, in the
 -- columns' own types. The views, the core, the marks and the undo all use what is made here.
 --
--- Every function here that reads or writes a value as text pins the settings that such a text depends on.
+-- Every function here that reads or writes a value as text pins the settings that such a text depends on. They look
+-- single rows of the catalogs up, which takes less time than planning to, so a session plans each once.
 
 -- The type of a column's values. A domain is looked through, and a length left away: a cast to varchar(3) would cut a
 -- value, and the cut value might be another one. Null if there is no such column.
@@ -121,6 +122,7 @@ returns text
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 begin
   -- The usual types need no look into the catalogs.
@@ -203,6 +205,7 @@ returns text
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 begin
   return (
@@ -228,6 +231,7 @@ returns text
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 begin
   return (
@@ -264,6 +268,7 @@ returns text
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 begin
   return (
@@ -290,6 +295,7 @@ returns text[]
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 begin
   return (
@@ -340,6 +346,7 @@ returns text
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 begin
   return (
@@ -362,6 +369,7 @@ returns text
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 begin
   return (

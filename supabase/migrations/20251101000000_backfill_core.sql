@@ -586,7 +586,8 @@ create type backfill_private.precondition as (
 -- Conditions: how values are compared, and when a row of a component's table counts. Each condition is made once, in the
 -- columns' own types. The views, the core, the marks and the undo all use what is made here.
 --
--- Every function here that reads or writes a value as text pins the settings that such a text depends on.
+-- Every function here that reads or writes a value as text pins the settings that such a text depends on. They look
+-- single rows of the catalogs up, which takes less time than planning to, so a session plans each once.
 
 -- The type of a column's values. A domain is looked through, and a length left away: a cast to varchar(3) would cut a
 -- value, and the cut value might be another one. Null if there is no such column.
@@ -706,6 +707,7 @@ returns text
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 begin
   -- The usual types need no look into the catalogs.
@@ -788,6 +790,7 @@ returns text
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 begin
   return (
@@ -813,6 +816,7 @@ returns text
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 begin
   return (
@@ -849,6 +853,7 @@ returns text
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 begin
   return (
@@ -875,6 +880,7 @@ returns text[]
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 begin
   return (
@@ -925,6 +931,7 @@ returns text
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 begin
   return (
@@ -947,6 +954,7 @@ returns text
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 begin
   return (
@@ -2572,6 +2580,7 @@ returns text
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 begin
   return (
@@ -2595,6 +2604,7 @@ returns text
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 begin
   return (
