@@ -14,7 +14,7 @@ from backfill.local.servers import PostgresServer
 from tests.faults.scenario import SESSIONS, Scene, Undisturbed
 from tests.faults.stack import Stack, disturb_nothing, make_template, scene_on
 from tests.faults.subjects import Scoring, subject
-from tests.kit.copies import Copies
+from tests.kit.copies import HOSTED, Copies
 from tests.kit.whole import WHOLE, pair
 
 
@@ -56,7 +56,7 @@ def prepared(postgres_server: PostgresServer) -> Iterator[Prepared]:
         @cache
         def copies(scoring: Scoring, sessions: int) -> Copies:
             template = make_template(postgres_server, sessions, subject(scoring))
-            return owned.enter_context(closing(Copies(postgres_server, template)))
+            return owned.enter_context(closing(Copies(postgres_server, template, HOSTED)))
 
         @cache
         def twin(scoring: Scoring, sessions: int) -> Undisturbed:

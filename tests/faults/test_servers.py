@@ -14,7 +14,7 @@ from tests.faults.proxy import SCORING, Nth, Strike, does
 from tests.faults.scenario import MIDWAY, SESSIONS, Scene, wait_until
 from tests.faults.stack import Stack, make_template, scene_on
 from tests.faults.subjects import Scoring, subject
-from tests.kit.copies import Copies
+from tests.kit.copies import HOSTED, Copies
 from tests.kit.folders import server_folder
 
 
@@ -49,7 +49,7 @@ def mortal(prepared: Prepared, scoring: Scoring) -> Iterator[tuple[Scene, Stack]
         owned.callback(shutil.rmtree, folder, ignore_errors=True)
         server = PostgresServer.start(folder / "data")
         owned.callback(server.stop)
-        copies = Copies(server, make_template(server, SESSIONS, subject(scoring)))
+        copies = Copies(server, make_template(server, SESSIONS, subject(scoring)), HOSTED)
         undisturbed = prepared.undisturbed(scoring, SESSIONS)
         with scene_on(copies, subject(scoring), undisturbed) as (scene, stack):
             owned.callback(lambda: stack.server.stop())

@@ -20,6 +20,9 @@ from psycopg import sql
 
 from backfill.local.servers import PostgresServer, RestServer
 
+# Each connection of PostgREST compiles our functions anew, which takes it longer than to use them.
+CONNECTIONS = 4
+HOSTED = 10
 # Dead rows of earlier uses would make later ones slow.
 MOST_USES = 50
 IDLE_WITHIN_S = 2.0
@@ -82,7 +85,8 @@ class Copy:
     """A database that belongs to one test while the test has it.
 
     keeper: a superuser's session that lasts as long as the copy. counting: its query about the
-    tables of the template. fresh: when the copy last equalled the template.
+    tables of the template. fresh: when the copy last equalled the template. connections: of its
+    PostgREST, at most.
     """
 
     server: PostgresServer
@@ -90,23 +94,28 @@ class Copy:
     keeper: Admin = field(repr=False)
     counting: str = field(repr=False)
     fresh: Mark = field(repr=False)
+    connections: int = CONNECTIONS
     jwt_secret: str = field(default_factory=lambda: secrets.token_urlsafe(48), repr=False)
     rest: RestServer | None = None
     uses: int = 0
 
     @classmethod
-    def of(cls, server: PostgresServer, template: str) -> Copy:
+    def of(cls, server: PostgresServer, template: str, connections: int) -> Copy:
         """A new copy."""
         name = f"{template}_{uuid4().hex}"
         copy_database(server, name, template)
         keeper = psycopg.connect(server.superuser_dsn(name), autocommit=True)
         counting = _counting([table for table, _ in _tables(keeper)])
-        return cls(server, name, keeper, counting, _marked(keeper, counting))
+        return cls(server, name, keeper, counting, _marked(keeper, counting), connections)
 
     def served(self) -> RestServer:
         """The PostgREST in front of it, started at first use."""
         if self.rest is None:
-            self.rest = RestServer.start(self.server.authenticator_dsn(self.name), self.jwt_secret)
+            self.rest = RestServer.start(
+                self.server.authenticator_dsn(self.name),
+                self.jwt_secret,
+                extra_env={"PGRST_DB_POOL": str(self.connections)},
+            )
         return self.rest
 
     def connected(self, dsn: Callable[[str], str]) -> Admin:
@@ -157,8 +166,11 @@ class Content:
 class Copies:
     """The copies of one template."""
 
-    def __init__(self, server: PostgresServer, template: str) -> None:
+    def __init__(
+        self, server: PostgresServer, template: str, connections: int = CONNECTIONS
+    ) -> None:
         self._server = server
+        self._connections = connections
         self._name = template
         self._content: Content | None = None
         self._free: list[Copy] = []
@@ -178,7 +190,7 @@ class Copies:
             self._free.pop().drop()
 
     def _new(self) -> Copy:
-        copy = Copy.of(self._server, self._name)
+        copy = Copy.of(self._server, self._name, self._connections)
         self._content = self._content or Content.read(copy.keeper)
         return copy
 
