@@ -125,7 +125,9 @@ drop table if exists
   backfill_private.sources;
 
 drop view if exists backfill_private.faults, backfill_private.stamps;
-drop type if exists backfill_private.undoable, backfill_private.undo_table, backfill_private.undo_terms;
+drop type if exists
+  backfill_private.precondition,
+  backfill_private.undoable, backfill_private.undo_table, backfill_private.undo_terms;
 drop function if exists backfill_private.may(text), backfill_private.clock();
 drop schema if exists backfill_private;
 

@@ -49,6 +49,9 @@ BAD_PLANS: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "batch size 0": (
         (*PLAN, "--batch-size", "0"), 2,
         ("batch_size is", "Next: backfill plan … --batch-size 5")),
+    "a batch that no call can settle": (
+        (*PLAN, "--batch-size", "1001"), 2,
+        ("batch_size is a whole number from 1 to 1000, not 1001", "Next: backfill plan …")),
     "throttle no number": ((*PLAN, "--throttle", "fast"), 2, ("--throttle", "Next:")),
     "batch above the throttle": (
         (*PLAN, "--throttle", "3", "--batch-size", "5"), 2, ("batch_size 5", "Next:")),

@@ -119,3 +119,61 @@ def is_waiting(db: psycopg.Connection[Any], other: psycopg.Connection[Any]) -> b
     ).fetchone()
     assert row is not None
     return bool(row["waits"])
+
+
+FEW = (
+    b"create or replace function backfill_private.most_taken_back() returns integer"
+    b" language sql immutable set search_path = pg_catalog, pg_temp as 'select 2'"
+)
+LEASED = (
+    "select count(*) as leased from public.backfill_items where run_id = %s and state = 'leased'"
+)
+
+
+def leased(db: psycopg.Connection[Any], run_id: str) -> int:
+    """How many sessions are leased."""
+    row = db.execute(LEASED, (run_id,)).fetchone()
+    assert row is not None
+    return int(row["leased"])
+
+
+def test_a_claim_takes_no_more_leases_back_than_it_can(
+    db: psycopg.Connection[Any], still: DatabaseClock
+) -> None:
+    """Dead workers may have left any number, in any run: each claim of any run takes some back."""
+    dead, alive = (verbs.started(db, throttle_per_minute=20, batch_size=5) for _ in range(2))
+    assert len(verbs.claim(db, dead)["granted"]) == 5
+    db.execute(FEW)
+    still.advance(61)
+    left = []
+    for _ in range(3):
+        verbs.claim(db, alive)
+        left.append(leased(db, dead))
+    assert left == [3, 1, 0]
+
+
+def test_an_undo_takes_the_leases_back_before_its_first_row(
+    db: psycopg.Connection[Any], still: DatabaseClock
+) -> None:
+    """Some per call, and every row is undone by the end."""
+    run_id = verbs.started(db, throttle_per_minute=20, batch_size=5)
+    granted = verbs.claim(db, run_id)["granted"]
+    written = sum(len(verbs.score_all(db, run_id, grant)["answered"]) for grant in granted[:2])
+    db.execute("select public.backfill_cancel(%s, 'a test')", (run_id,))
+    digest = verbs.call(db, "backfill_preview_undo", p_run_id=run_id)["digest"]
+    db.execute(FEW)
+    answers = []
+    while not answers or answers[-1]["remaining"]:
+        answers.append(
+            verbs.call(
+                db,
+                "backfill_confirm_undo",
+                p_run_id=run_id,
+                p_digest=digest,
+                p_reason="a test",
+                p_sessions=5,
+            )  # fmt: skip
+        )
+    assert len(answers) == 3
+    assert leased(db, run_id) == 0
+    assert sum(answers[-1]["deletes"].values()) == written

@@ -22,7 +22,8 @@ select * from (values
   ('recent_since',        'moment',   null,          null,          null,        true,  false),
   ('throttle_per_minute', 'number',   1,             999999999,     null,        true,  true),
   -- In bulk a batch is a call. Without a throttle small batches would cost calls for nothing, so there it is 500.
-  ('batch_size',          'number',   1,             999999999,     '5',         true,  true),
+  -- A claim and a settling of a thousand stay well within the eight seconds of a call.
+  ('batch_size',          'number',   1,             1000,          '5',         true,  true),
   ('priority',            'ids',      0,             100,           '[]',        true,  true),
   ('ids',                 'ids',      0,             1000,          null,        true,  true),
   ('limit',               'number',   1,             999999999,     null,        true,  true),

@@ -169,18 +169,41 @@ begin
 end
 $$;
 
--- Settle every lease of a run that does not run. Its attempts may write no more. A write in flight is waited for.
-create function backfill_private.release_all(p_run_id uuid)
-returns void
+-- How many leases one call takes back at most. Dead workers may have left any number, and a call has eight seconds.
+create function backfill_private.most_taken_back()
+returns integer
 language sql
+immutable
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.settle_untold(p_run_id,
-    (select array_agg(i.ordinal) from public.backfill_items as i where i.run_id = p_run_id and i.state = 'leased'),
-    'the lease was taken back')
+  select 500
 $$;
 
--- Settle the leases that ran out, of every run whose row is free. Their workers are gone.
+-- Settle the next leases of a run that does not run. Its attempts may write no more. A write in flight is waited for.
+--
+-- returns  whether no lease is left
+create function backfill_private.take_leases_back(p_run_id uuid)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform backfill_private.settle_untold(p_run_id, (
+      select array_agg(l.ordinal)
+      from (
+        select i.ordinal
+        from public.backfill_items as i
+        where i.run_id = p_run_id
+          and i.state = 'leased'
+        order by i.ordinal
+        limit backfill_private.most_taken_back()
+      ) as l),
+    'the lease was taken back');
+  return not exists (select from public.backfill_items as i where i.run_id = p_run_id and i.state = 'leased');
+end
+$$;
+
+-- Settle the next leases that ran out, of any run whose row is free. Their workers are gone.
 create function backfill_private.release_expired()
 returns void
 language plpgsql
@@ -189,6 +212,7 @@ as $$
 declare
   v_run_id uuid;
   v_ordinals integer[];
+  v_left integer := backfill_private.most_taken_back();
 begin
   for v_run_id in
     select r.run_id
@@ -207,8 +231,11 @@ begin
       where i.run_id = v_run_id
         and i.state = 'leased'
         and i.lease_until <= backfill_private.clock()
+      limit v_left
       for update skip locked) as e;
     perform backfill_private.settle_untold(v_run_id, v_ordinals, 'the lease ran out');
+    v_left := v_left - coalesce(cardinality(v_ordinals), 0);
+    exit when v_left <= 0;
   end loop;
 end
 $$;

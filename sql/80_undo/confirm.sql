@@ -162,6 +162,7 @@ declare
   v_ordinals integer[];
   v_effect jsonb := '{}'::jsonb;
   v_terms backfill_private.undo_terms;
+  v_has_leases boolean;
 begin
   v_terms.limit_at := backfill_private.limit_at();
   perform backfill_private.authorize('undo');
@@ -176,7 +177,15 @@ begin
   perform backfill_private.refuse_if_removed(r.target)
   from backfill_private.caught_up_run(
     p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']) as r;
-  perform backfill_private.release_all(p_run_id);
+  v_has_leases := not backfill_private.take_leases_back(p_run_id);
+  select max(u.undo_id) into v_undo.undo_id
+  from backfill_private.undos as u
+  where u.run_id = p_run_id
+    and u.digest = p_digest
+    and v_has_leases;
+  if v_undo.undo_id is not null then
+    return backfill_private.undo_progress(p_run_id, v_undo.undo_id) || '{"was_finished": false}';
+  end if;
   v_undo := backfill_private.confirmed_undo(p_run_id, p_digest, p_reason, p_scope);
   v_ordinals := case v_undo.state
     when 'confirmed' then backfill_private.undo_next(p_run_id, v_undo.scope, v_undo.last_ordinal, null, p_sessions)

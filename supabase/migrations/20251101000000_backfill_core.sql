@@ -6828,7 +6828,8 @@ select * from (values
   ('recent_since',        'moment',   null,          null,          null,        true,  false),
   ('throttle_per_minute', 'number',   1,             999999999,     null,        true,  true),
   -- In bulk a batch is a call. Without a throttle small batches would cost calls for nothing, so there it is 500.
-  ('batch_size',          'number',   1,             999999999,     '5',         true,  true),
+  -- A claim and a settling of a thousand stay well within the eight seconds of a call.
+  ('batch_size',          'number',   1,             1000,          '5',         true,  true),
   ('priority',            'ids',      0,             100,           '[]',        true,  true),
   ('ids',                 'ids',      0,             1000,          null,        true,  true),
   ('limit',               'number',   1,             999999999,     null,        true,  true),
@@ -11069,18 +11070,41 @@ begin
 end
 $$;
 
--- Settle every lease of a run that does not run. Its attempts may write no more. A write in flight is waited for.
-create function backfill_private.release_all(p_run_id uuid)
-returns void
+-- How many leases one call takes back at most. Dead workers may have left any number, and a call has eight seconds.
+create function backfill_private.most_taken_back()
+returns integer
 language sql
+immutable
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.settle_untold(p_run_id,
-    (select array_agg(i.ordinal) from public.backfill_items as i where i.run_id = p_run_id and i.state = 'leased'),
-    'the lease was taken back')
+  select 500
 $$;
 
--- Settle the leases that ran out, of every run whose row is free. Their workers are gone.
+-- Settle the next leases of a run that does not run. Its attempts may write no more. A write in flight is waited for.
+--
+-- returns  whether no lease is left
+create function backfill_private.take_leases_back(p_run_id uuid)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform backfill_private.settle_untold(p_run_id, (
+      select array_agg(l.ordinal)
+      from (
+        select i.ordinal
+        from public.backfill_items as i
+        where i.run_id = p_run_id
+          and i.state = 'leased'
+        order by i.ordinal
+        limit backfill_private.most_taken_back()
+      ) as l),
+    'the lease was taken back');
+  return not exists (select from public.backfill_items as i where i.run_id = p_run_id and i.state = 'leased');
+end
+$$;
+
+-- Settle the next leases that ran out, of any run whose row is free. Their workers are gone.
 create function backfill_private.release_expired()
 returns void
 language plpgsql
@@ -11089,6 +11113,7 @@ as $$
 declare
   v_run_id uuid;
   v_ordinals integer[];
+  v_left integer := backfill_private.most_taken_back();
 begin
   for v_run_id in
     select r.run_id
@@ -11107,8 +11132,11 @@ begin
       where i.run_id = v_run_id
         and i.state = 'leased'
         and i.lease_until <= backfill_private.clock()
+      limit v_left
       for update skip locked) as e;
     perform backfill_private.settle_untold(v_run_id, v_ordinals, 'the lease ran out');
+    v_left := v_left - coalesce(cardinality(v_ordinals), 0);
+    exit when v_left <= 0;
   end loop;
 end
 $$;
@@ -12386,6 +12414,7 @@ declare
   v_ordinals integer[];
   v_effect jsonb := '{}'::jsonb;
   v_terms backfill_private.undo_terms;
+  v_has_leases boolean;
 begin
   v_terms.limit_at := backfill_private.limit_at();
   perform backfill_private.authorize('undo');
@@ -12400,7 +12429,15 @@ begin
   perform backfill_private.refuse_if_removed(r.target)
   from backfill_private.caught_up_run(
     p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']) as r;
-  perform backfill_private.release_all(p_run_id);
+  v_has_leases := not backfill_private.take_leases_back(p_run_id);
+  select max(u.undo_id) into v_undo.undo_id
+  from backfill_private.undos as u
+  where u.run_id = p_run_id
+    and u.digest = p_digest
+    and v_has_leases;
+  if v_undo.undo_id is not null then
+    return backfill_private.undo_progress(p_run_id, v_undo.undo_id) || '{"was_finished": false}';
+  end if;
   v_undo := backfill_private.confirmed_undo(p_run_id, p_digest, p_reason, p_scope);
   v_ordinals := case v_undo.state
     when 'confirmed' then backfill_private.undo_next(p_run_id, v_undo.scope, v_undo.last_ordinal, null, p_sessions)
