@@ -172,7 +172,7 @@ def test_an_undo_takes_the_leases_back_before_its_first_row(
                 p_digest=digest,
                 p_reason="a test",
                 p_sessions=5,
-            )  # fmt: skip
+            )
         )
     assert len(answers) == 3
     assert leased(db, run_id) == 0

@@ -102,6 +102,34 @@ def test_a_partition_whose_receipts_are_off_pauses_the_run_at_its_next_claim(
         assert "receipt triggers of public.fc_scores" in (bf.status(run).reason or "")
 
 
+def test_an_undo_leaves_a_row_that_another_table_refers_to_in_its_partition(
+    parted: Project,
+) -> None:
+    """A foreign key may name the partition alone: deleting the row would take the note along."""
+    parted.db.execute(
+        "create table public.notes (session_id uuid, version text, fc_kind text, note text,"
+        " foreign key (session_id, version, fc_kind) references public.fc_scores_wanted"
+        " on delete cascade)"
+    )
+    with parted.connect() as bf:
+        run = running(parted, bf)
+        assert bf.apply(run).is_complete
+        (noted,) = parted.rows(
+            "insert into public.notes select distinct session_id::uuid, 'v1.2', 'functions', 'kept'"
+            " from public.backfill_receipts where run_id = %s and component = 'fc_scores'"
+            " order by 1 limit 1 returning session_id::text",
+            run,
+        )
+        undone = bf.rollback(run).confirm(reason="a test")
+    assert [(c["session_id"], c["reason"]) for c in undone.conflicts] == [
+        (
+            noted["session_id"],
+            "a row of public.notes refers to it (notes_session_id_version_fc_kind_fkey)",
+        )
+    ]
+    assert parted.value("select count(*) from public.notes") == 1
+
+
 def truncate_under(project: Project, headers: dict[str, str], table: str) -> None:
     """As a scoring function could: in a transaction with a run's headers."""
     with project.db.transaction():

@@ -12672,8 +12672,35 @@ begin
     case when p_lock then 'for update of t' else 'offset 0' end,
     p_table.picks)
   into v_found, v_free, v_standing
-  using p_rows, exists (select from pg_constraint as c where c.contype = 'f' and c.confrelid = p_table.tab);
+  using p_rows, exists (select from backfill_private.keys_to(p_table.tab));
   return v_found || backfill_private.referencing(p_table.tab, v_free, v_standing);
+end
+$$;
+
+-- The foreign keys that refer to a table, or to one of its partitions alone.
+create function backfill_private.keys_to(p_table regclass)
+returns setof oid
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+  select distinct c.oid
+  from (
+    select p_table::oid as oid
+    union
+    select part.relid from pg_partition_tree(p_table) as part
+  ) as r
+  -- A foreign key puts triggers on the table that it refers to. An index finds these.
+  join pg_trigger as g
+    on g.tgrelid = r.oid
+    and g.tgisinternal
+  join pg_constraint as c
+    on c.oid = g.tgconstraint
+    and c.contype = 'f'
+    and c.confrelid = r.oid
+    and c.conparentid = 0;
 end
 $$;
 
@@ -12709,18 +12736,9 @@ begin
           on p.attrelid = c.confrelid
           and p.attnum = k.parent_column
       ) as condition
-    from (
-      -- A foreign key puts triggers on the table that it refers to. An index finds these.
-      select distinct g.tgconstraint
-      from pg_trigger as g
-      where g.tgrelid = p_table
-        and g.tgisinternal
-    ) as g
-    join pg_constraint as c on c.oid = g.tgconstraint
-    where c.contype = 'f'
-      and c.confrelid = p_table
-      and c.conparentid = 0
-      and p_ids is not null
+    from backfill_private.keys_to(p_table) as g (oid)
+    join pg_constraint as c on c.oid = g.oid
+    where p_ids is not null
     order by c.conrelid::regclass::text, c.conname
   loop
     execute format(
@@ -12758,9 +12776,7 @@ begin
     where r.run_id = p_undo.run_id
   loop
     if exists (
-      select from pg_constraint as c
-      where c.contype = 'f'
-        and c.confrelid = v_target.table_name::regclass
+      select from backfill_private.keys_to(v_target.table_name::regclass)
     ) or exists (
       select from unnest(v_target.key_columns) as k
       where backfill_private.column_type(v_target.table_name, k) is null
