@@ -49,6 +49,7 @@ CALLED_BY_THE_SERVICE = (
     "declaration_faults(jsonb)",
     "installed_targets()",
     "is_of_an_extension(regclass,oid)",
+    "leads_an_index(regclass,text)",
     "bulk_begin(uuid,integer)",
     "bulk_keep(uuid,uuid,jsonb,text[],text)",
     "beside_session(uuid,text)",

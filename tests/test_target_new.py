@@ -9,7 +9,7 @@ import pty
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from psycopg.types.json import Jsonb
 import backfill
 from backfill.results.target import TargetDraft
 from backfill.targets.catalog import catalog_of
+from backfill.targets.declaration import with_names
+from backfill.targets.declaration_values import WORD
 from backfill.targets.draft import draft_of
-from backfill.targets.draft_parts import Wanted
+from backfill.targets.draft_parts import Question, Wanted
 from backfill.targets.edge_sources import edge_function
 from backfill.targets.file_check import form_of
 from backfill.targets.function_bodies import touched
@@ -30,6 +32,7 @@ from backfill.targets.schema import (
     SCHEMA_FILE,
 )
 from backfill.targets.views import declaration_of, target_sql
+from backfill.targets.words import called
 from tests.conftest import Project
 from tests.kit import verbs
 from tests.kit.commands import Shell
@@ -68,6 +71,8 @@ UUID = Schema(
     {
         "source.key": "id",
         "source.date": "created_at",
+        "source.called": ["trip", "trips"],
+        "source.index": "backfill_mine_sessions",
         "component.0.name": "route",
         "component.0.key": ["trip_id", "version"],
         "component.0.function": "public.draw_route(uuid,text)",
@@ -154,7 +159,13 @@ VIEW = Schema(
     """,
     "public.good_calls",
     ("public.transcripts",),
-    {"source.key": "id", "source.date": "ended_at", "component.0.session": "call_id"},
+    {
+        "source.key": "id",
+        "source.date": "ended_at",
+        "source.called": ["good call", "good calls"],
+        "source.index": None,
+        "component.0.session": "call_id",
+    },
 )
 QUOTED = Schema(
     """
@@ -168,6 +179,7 @@ QUOTED = Schema(
     {
         "source.key": "Id",
         "source.date": "Created At",
+        "source.called": ["order", "orders"],
         "component.0.table": 'public."Order Score"',
         "component.0.version_column": "user",
         "component.0.function": 'public."Score Order"(uuid,text)',
@@ -193,7 +205,7 @@ NO_VERSION = Schema(
     """,
     "public.photos",
     ("public.thumbnails",),
-    {"component.0.arguments": {"photo_id": "session_id"}},
+    {"source.called": ["photo", "photos"], "component.0.arguments": {"photo_id": "session_id"}},
 )
 PARTITIONED = Schema(
     """
@@ -206,7 +218,10 @@ PARTITIONED = Schema(
     """,
     "public.events",
     ("public.digests",),
-    {"component.0.arguments": {"p_event": "session_id", "p_version": "digest_version"}},
+    {
+        "source.index": None,
+        "component.0.arguments": {"p_event": "session_id", "p_version": "digest_version"},
+    },
 )
 TWO_TABLES = Schema(
     """
@@ -219,10 +234,60 @@ TWO_TABLES = Schema(
     "public.visits",
     ("public.reports", "public.report_copies"),
     {
+        "component.0.fills": ["report_copy"],
+        "component.1.fills": None,
         "component.0.function": "public.report(uuid,text)",
         "component.1.function": "public.report(uuid,text)",
         "component.0.arguments": {"p_visit": "session_id", "p_version": "report_version"},
         "component.1.arguments": {"p_visit": "session_id", "p_version": "report_version"},
+    },
+)
+ONE_KIND = Schema(
+    """
+    create table public.people (id uuid primary key, born_on date not null);
+    create index on public.people (born_on);
+    create table public.photos (person_id uuid not null references public.people, side text not null check (side in ('left', 'right')), version text not null, primary key (person_id, side, version));
+    create table public.prints (like public.photos including all);
+    create function public.shoot(p_person_id uuid, p_side text, p_version text) returns void language sql as
+    'insert into public.photos values ($1, $2, $3); insert into public.prints values ($1, $2, $3)';
+    """,
+    "public.people",
+    ("public.photos", "public.prints"),
+    {
+        "source.called": ["person", "people"],
+        "source.index": None,
+        "parameters": {"side": "left"},
+        "component.0.fills": ["print"],
+        "component.1.matches": {"side": "side"},
+        "component.1.arguments": {
+            "p_person_id": "session_id",
+            "p_side": "side",
+            "p_version": "photo_version",
+        },
+    },
+)
+SECOND_HAS_A_VERSION = Schema(
+    """
+    create table public.staff (id uuid primary key, created_at timestamptz not null);
+    create index on public.staff (created_at) where id is not null;
+    create table public.badges (member uuid primary key references public.staff, width integer);
+    create table public.passes (member uuid primary key references public.staff, version text not null);
+    create table public.doors (member uuid primary key references public.staff, version text not null);
+    create function public.badge(p_member uuid, p_version text) returns void language plpgsql as
+    $$ begin insert into badges values (p_member, 1); perform from doors where member = p_member; insert into passes values (p_member, p_version); end $$;
+    create function public.open_door(p_member uuid, p_version text) returns void language plpgsql as
+    $$ begin perform from badges where member = p_member; insert into doors values (p_member, p_version); end $$;
+    """,
+    "public.staff",
+    ("public.badges", "public.doors", "public.passes"),
+    {
+        "source.called": None,  # a comment: nothing says how one is called
+        "source.index": "backfill_mine_sessions",
+        "component.0.name": "badge",
+        "component.1.name": "pass",
+        "component.1.fills": ["badge"],
+        "component.0.arguments": {"p_member": "session_id", "p_version": "pass_version"},
+        "component.2.after": ["badge"],
     },
 )
 EDGE = Schema(
@@ -266,6 +331,8 @@ SCHEMAS = {
     "another schema": ELSEWHERE,
     "partitioned": PARTITIONED,
     "one function for two tables": TWO_TABLES,
+    "one function for two kinds": ONE_KIND,
+    "one function for a version and none": SECOND_HAS_A_VERSION,
     "edge": EDGE,
     "view": VIEW,
     "no version": NO_VERSION,
@@ -291,7 +358,7 @@ def faults(db: Db, text: str) -> list[str]:
 
 def value_at(file: Any, place: str) -> Any:
     for step in place.split("."):
-        file = file[int(step) if step.isdigit() else step]
+        file = file[int(step)] if step.isdigit() else file.get(step)
     return file
 
 
@@ -303,7 +370,7 @@ def test_a_draft_says_what_the_tables_say(
     schema = SCHEMAS[name]
     with shared_project.db.transaction(force_rollback=True):
         shared_project.db.execute(schema.sql.encode())
-        file = tomllib.loads(drafted(shared_project.db, schema).text)
+        file = with_names(tomllib.loads(drafted(shared_project.db, schema).text))
     assert {place: value_at(file, place) for place in schema.expected} == dict(schema.expected)
 
 
@@ -320,6 +387,79 @@ def test_a_draft_passes_at_once_and_can_be_declared(
         made = form_of(text).made
         assert made is not None
         db.execute(b"reset role; " + target_sql(made).encode())
+
+
+# How its rows are called ------------------------------------------------------------------------
+
+# The name of a table and the columns that name its rows: one row, several, whether that is sure.
+CALLED = {
+    ("orders", ""): ("order", "orders", True),
+    ("assessment_sessions", "session_id"): ("assessment session", "assessment sessions", True),
+    ("OrderLine", "orderLineId"): ("order line", "order lines", True),
+    ("companies", ""): ("company", "companies", True),
+    ("movies", ""): ("movie", "movies", True),
+    ("people", ""): ("person", "people", True),
+    ("statuses", ""): ("status", "statuses", True),
+    ("warehouses", ""): ("warehouse", "warehouses", True),
+    ("responses", ""): ("response", "responses", True),
+    ("boxes", ""): ("box", "boxes", True),
+    ("v_orders", ""): ("order", "orders", True),
+    ("orders_v2", "orders_id"): ("order", "orders", True),
+    ("Bestellungen", "bestellung_id"): ("bestellung", "bestellungen", True),
+    ("Bestellungen", ""): ("bestellungen", "bestellungens", False),
+    ("bus", "bus_id"): ("bus", "buses", True),
+    ("customer", "id"): ("customer", "customers", False),
+    ("users", "author_id"): ("user", "users", True),
+    ("staff", ""): ("staff", "staff", False),
+    ("orders_archive", "order_id"): ("orders archive", "orders archives", False),
+}
+
+
+@pytest.mark.parametrize("name", CALLED, ids=" ".join)
+def test_rows_are_called_as_their_table_is(name: tuple[str, str]) -> None:
+    """One and several, each of a form that a declaration takes."""
+    table, column = name
+    found = called(table, [column])
+    assert found is not None
+    assert (found.one, found.several, found.is_sure) == CALLED[name]
+    assert WORD.fullmatch(found.one)
+    assert WORD.fullmatch(found.several)
+
+
+@pytest.mark.parametrize("table", ["2024", "_", "a" * 40])
+def test_a_table_without_words_says_nothing(table: str) -> None:
+    """The default holds."""
+    assert called(table, []) is None
+
+
+def test_words_that_nothing_says_are_a_comment(
+    shared_project: Project, nothing_changes: None
+) -> None:
+    """With a guess to begin from, and they are to be looked at."""
+    with shared_project.db.transaction(force_rollback=True):
+        shared_project.db.execute(SECOND_HAS_A_VERSION.sql.encode())
+        draft = drafted(shared_project.db, SECOND_HAS_A_VERSION)
+    assert '# called = ["staff", "staff"]' in draft.text
+    assert [note for note in draft.undecided if note.startswith("source.called")]
+
+
+def test_words_that_nothing_says_are_asked_for(
+    shared_project: Project, nothing_changes: None
+) -> None:
+    """If somebody is there: several of what one is called is the likeliest."""
+    asked = []
+
+    def ask(question: Question) -> Sequence[str]:
+        asked.append(question.text)
+        return ["Staff_member"] if "one row" in question.text else question.options[:1]
+
+    with shared_project.db.transaction(force_rollback=True):
+        shared_project.db.execute(SECOND_HAS_A_VERSION.sql.encode())
+        catalog = catalog_of(verbs.call(shared_project.db, "backfill_catalog"))
+        wanted = Wanted("mine", "public.staff", SECOND_HAS_A_VERSION.derived)
+        draft = draft_of(wanted, catalog, {}, ask)
+    assert 'called = ["staff member", "staff members"]' in draft.text.splitlines()
+    assert "And several?" in asked
 
 
 # What a function writes -------------------------------------------------------------------------

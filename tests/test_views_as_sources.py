@@ -42,6 +42,17 @@ def test_an_index_on_a_view_is_refused(songs: Db) -> None:
         declare_text(songs, PAID.replace("[source]", '[source]\nindex = "paid_by_day"'))
 
 
+def test_an_index_on_a_partitioned_table_is_refused(songs: Db) -> None:
+    """PostgreSQL builds none of all its parts beside writers: its migration would fail."""
+    songs.execute(
+        SLEEVES.encode()
+        + b"create table public.paid (like public.songs, primary key (id)) partition by hash (id);"
+    )
+    declare_text(songs, PAID)
+    with pytest.raises(psycopg.Error, match="it is partitioned, and no index of all its parts"):
+        declare_text(songs, PAID.replace("[source]", '[source]\nindex = "paid_by_day"'))
+
+
 def test_a_view_that_was_never_filled_is_refused(songs: Db) -> None:
     songs.execute(
         (

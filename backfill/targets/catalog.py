@@ -59,7 +59,10 @@ class ForeignKey:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """A table or a view. keys: the primary one first. checks: their SQL."""
+    """A table or a view. keys: the primary one first. checks: their SQL.
+
+    indexed: the columns that an index begins with. None if none can be built beside writers.
+    """
 
     schema: str
     name: str
@@ -68,6 +71,7 @@ class Relation:
     keys: tuple[Key, ...]
     foreign_keys: tuple[ForeignKey, ...]
     checks: tuple[str, ...]
+    indexed: tuple[str, ...] | None
 
     @property
     def sql(self) -> str:

@@ -14,6 +14,7 @@ from backfill.targets import likely
 from backfill.targets.catalog import Argument, Catalog, Relation
 from backfill.targets.declaration_faults import nearest
 from backfill.targets.declaration_values import NAME
+from backfill.targets.draft_calls import in_order, is_called, share_calls, writers_of
 from backfill.targets.draft_parts import (
     ALL,
     UNKNOWN,
@@ -28,7 +29,7 @@ from backfill.targets.draft_parts import (
 )
 from backfill.targets.draft_text import text_of_draft
 from backfill.targets.edge_sources import EdgeFunction
-from backfill.targets.function_bodies import Touched, touched
+from backfill.targets.words import called, plural, singular, split
 
 
 def draft_of(
@@ -60,7 +61,7 @@ class _Drafter:
         self._wanted = wanted
         self._catalog = catalog
         self._ask = ask
-        self._writers = [*_sql_writers(catalog), *_edge_writers(catalog, edge)]
+        self._writers = writers_of(catalog, edge)
         self._check_functions()
 
     def drafted(self) -> Plan:
@@ -76,8 +77,12 @@ class _Drafter:
             plan.parts.append(self._part(plan, relation))
         for part in plan.parts:
             self._choose_writer(plan, part)
-        self._put_in_order(plan)
+        plan.parts = in_order(plan.parts)
+        share_calls(plan.parts)
         self._look_for_needs(plan)
+        self._choose_words(plan)
+        plan.index = _index(plan)
+        _drop_unused(plan)
         return plan
 
     # What it is about ---------------------------------------------------------------------------
@@ -122,10 +127,25 @@ class _Drafter:
             else:
                 plan.where[column] = list(answers)
 
+    def _choose_words(self, plan: Plan) -> None:
+        words = called(plan.source.name, [part.session for part in plan.parts])
+        if words is None:
+            return
+        plan.called = words.one, words.several
+        if not words.is_sure and self._ask is likeliest:
+            plan.notes["called"] = "how are one row and several called? Else session and sessions"
+        elif not words.is_sure:
+            one = self._word(f"How is one row of {plan.source.sql} called?", words.one)
+            plan.called = one, self._word("And several?", plural(one))
+
+    def _word(self, text: str, guess: str) -> str:
+        answer = " ".join(self._ask(Question(text, (guess,), takes_any=True)))
+        return " ".join(split(answer)) or guess
+
     # A component --------------------------------------------------------------------------------
 
     def _part(self, plan: Plan, relation: Relation) -> Part:
-        name = likely.slug(likely.singular(relation.name))
+        name = likely.slug(singular(relation.name))
         name = likely.free(name, [p.name for p in plan.parts])
         notes: dict[str, str] = {}
         session = self._one(
@@ -193,20 +213,30 @@ class _Drafter:
         else:
             part.notes["function"] = f"no function that the API calls writes {part.relation.sql}"
             part.arguments = {part.session: "session_id"}
-        self._value_version(part)
+        self._value_version(plan, part)
 
     def _named_writers(self) -> list[Writer]:
         if not self._wanted.functions:
             return self._writers
-        return [w for w in self._writers if _is_called(w, self._wanted.functions)]
+        return [w for w in self._writers if is_called(w, self._wanted.functions)]
 
     def _arguments(
         self, plan: Plan, part: Part, writer: Writer, names: Sequence[str], kind: str
     ) -> dict[str, str]:
-        for other in plan.parts:
-            # One call fills both, so both have to give it the same.
-            if other is not part and other.writer == writer and other.arguments:
-                return dict(other.arguments)
+        filled = [p for p in plan.parts if p is not part and p.writer == writer and p.arguments]
+        for other in filled:
+            part.matches |= {c: p for c, p in other.matches.items() if c in part.matches}
+        if filled and (filled[0].version_column or not part.version_column):
+            # One call fills all, so all have to give it the same.
+            return dict(filled[0].arguments)
+        given = self._own_arguments(plan, part, writer, names, kind)
+        for other in filled:
+            other.arguments = dict(given)
+        return given
+
+    def _own_arguments(
+        self, plan: Plan, part: Part, writer: Writer, names: Sequence[str], kind: str
+    ) -> dict[str, str]:
         session = writer.session_argument(names, kind)
         given = {} if session is None else {session: "session_id"}
         if writer.edge is not None and session is None:
@@ -232,16 +262,20 @@ class _Drafter:
         part.notes["arguments"] = f"which {argument.name}? See [parameters]"
         return {argument.name: parameter}
 
-    def _value_version(self, part: Part) -> None:
+    def _value_version(self, plan: Plan, part: Part) -> None:
         column = part.relation.column(part.version_column or "")
         if column is None:
             return
         known: list[str | None] = []
         if part.writer is not None:
+            of_its_call = (p for p in plan.parts if p is not part and p.writer == part.writer)
             known = [
-                likely.literal_of(a.default)
-                for a in part.writer.arguments
-                if part.arguments.get(a.name) == part.version_parameter
+                *(p.version for p in of_its_call),
+                *(
+                    likely.literal_of(a.default)
+                    for a in part.writer.arguments
+                    if part.arguments.get(a.name) == part.version_parameter
+                ),
             ]
             if part.writer.edge is not None:
                 known.append(part.writer.edge.literal_of(column.name))
@@ -252,22 +286,10 @@ class _Drafter:
         self._note(part.notes, "version", "the version that is wanted: is it this one?")
 
     def _session_names(self, plan: Plan, part: Part) -> list[str]:
-        own = likely.singular(plan.source.name)
+        own = singular(plan.source.name)
         return [part.session, "session_id", f"{own}_id", f"{own}_{plan.key}", plan.key, own, "id"]
 
     # One against another ------------------------------------------------------------------------
-
-    def _put_in_order(self, plan: Plan) -> None:
-        """What a function reads of another component comes before it."""
-        placed: list[Part] = []
-        waiting = list(plan.parts)
-        while waiting:
-            free = [p for p in waiting if not any(_reads(p, o) for o in waiting if o is not p)]
-            part = (free or waiting)[0]
-            part.after = [o.name for o in placed if _reads(part, o)]
-            placed.append(part)
-            waiting.remove(part)
-        plan.parts = placed
 
     def _look_for_needs(self, plan: Plan) -> None:
         derived = [part.relation for part in plan.parts]
@@ -311,7 +333,7 @@ class _Drafter:
 
     def _check_functions(self) -> None:
         for given in self._wanted.functions:
-            if not any(_is_called(w, [given]) for w in self._writers):
+            if not any(is_called(w, [given]) for w in self._writers):
                 known = [w.name.partition("(")[0].rpartition(".")[2] for w in self._writers]
                 raise BadRequest(
                     f"there is no function {given} that the API calls{nearest(given, known)}",
@@ -319,49 +341,17 @@ class _Drafter:
                 )
 
 
-def _sql_writers(catalog: Catalog) -> list[Writer]:
-    fit = [f for f in catalog.functions if f.can_be_called]
-    return [Writer(f.signature, f.arguments, touched(f, catalog)) for f in fit]
+def _index(plan: Plan) -> str | None:
+    """The name of an index on the dates, if none is there and one can be built."""
+    is_missing = plan.source.indexed is not None and plan.date not in plan.source.indexed
+    return f"backfill_{plan.target}_sessions" if is_missing else None
 
 
-def _edge_writers(catalog: Catalog, edge: Mapping[str, EdgeFunction]) -> list[Writer]:
-    return [
-        Writer(
-            f.name,
-            tuple(Argument(name, "", "''") for name in f.body),
-            _touched_at_the_edge(f, catalog),
-            f,
-        )
-        for f in edge.values()
-    ]
-
-
-def _touched_at_the_edge(edge: EdgeFunction, catalog: Catalog) -> Touched:
-    """What an Edge Function touches, by itself and by the SQL functions that it calls."""
-    called = [touched(f, catalog) for f in catalog.functions if f.name in edge.calls]
-    writes = [*_meant(edge.writes, catalog), *(r for one in called for r in one.writes)]
-    reads = [*_meant(edge.reads, catalog), *(r for one in called for r in one.reads)]
-    return Touched(tuple(dict.fromkeys(writes)), tuple(dict.fromkeys(reads)))
-
-
-def _meant(names: Sequence[str], catalog: Catalog) -> tuple[Relation, ...]:
-    found = (catalog.meant(*name.split(".", 1)) for name in names)
-    return tuple(r for r in found if r is not None)
-
-
-def _is_called(writer: Writer, names: Sequence[str]) -> bool:
-    path = writer.name.partition("(")[0]
-    return not {writer.name, path, path.rpartition(".")[2].strip('"')}.isdisjoint(names)
-
-
-def _reads(part: Part, other: Part) -> bool:
-    is_one_call = part.writer == other.writer
-    return (
-        part.writer is not None
-        and not is_one_call
-        and other.relation in part.writer.touches.reads
-        and other.relation not in part.writer.touches.writes
-    )
+def _drop_unused(plan: Plan) -> None:
+    """Leave out the parameters that only a call had which another one stands for."""
+    given = [p for part in plan.parts for p in (*part.arguments.values(), *part.matches.values())]
+    used = {*given, *(need.parameter for part in plan.parts for need in part.needs)}
+    plan.parameters = {name: value for name, value in plan.parameters.items() if name in used}
 
 
 def _versions(plan: Plan) -> list[str]:

@@ -80,7 +80,10 @@ class Need:
 
 @dataclass(slots=True)
 class Part:
-    """A component to be. notes: a comment by key."""
+    """A component to be. notes: a comment by key.
+
+    fills: the components that its call fills too. filled_by: the one whose call fills this.
+    """
 
     relation: Relation
     name: str
@@ -92,6 +95,8 @@ class Part:
     writer: Writer | None = None
     arguments: dict[str, str] = field(default_factory=dict)
     after: list[str] = field(default_factory=list)
+    fills: list[str] = field(default_factory=list)
+    filled_by: Part | None = None
     needs: list[Need] = field(default_factory=list)
     notes: dict[str, str] = field(default_factory=dict)
 
@@ -103,7 +108,10 @@ class Part:
 
 @dataclass(slots=True)
 class Plan:
-    """A file to be, before it is text. where: a column with the values that count."""
+    """A file to be, before it is text. where: a column with the values that count.
+
+    called: how one row is called, and several. index: the name of one that we build.
+    """
 
     target: str
     source: Relation
@@ -112,4 +120,6 @@ class Plan:
     parts: list[Part] = field(default_factory=list)
     where: dict[str, list[str]] = field(default_factory=dict)
     parameters: dict[str, str | int] = field(default_factory=dict)
+    called: tuple[str, str] | None = None
+    index: str | None = None
     notes: dict[str, str] = field(default_factory=dict)

@@ -36,6 +36,13 @@ def _source(plan: Plan) -> Iterable[str]:
         yield _pair("where", plan.where)
     elif "where" in plan.notes:
         yield from _undecided_rows(plan)
+    if plan.index is not None:
+        yield _pair("index", plan.index)
+    if "called" in plan.notes:
+        yield f"# {plan.notes['called']}:"
+        yield f"# {_pair('called', plan.called)}"
+    elif plan.called is not None:
+        yield _pair("called", plan.called)
 
 
 def _undecided_rows(plan: Plan) -> Iterable[str]:
@@ -54,16 +61,28 @@ def _component(part: Part) -> Iterable[str]:
     yield _pair("key", list(part.key), notes.get("key"))
     if part.version_column is not None:
         yield _pair("version_column", part.version_column)
+    if part.version_column is not None and not _has_shared_version(part):
         yield _pair("version", part.version, notes.get("version"))
     if part.matches:
         yield _pair("matches", part.matches, notes.get("matches"))
-    yield from _function(part)
-    yield _pair("arguments", part.arguments, notes.get("arguments"))
+    if part.filled_by is None:
+        yield from _function(part)
+        yield _pair("arguments", part.arguments, notes.get("arguments"))
+    if part.fills:
+        yield _pair("fills", part.fills)
     if part.after:
         yield _pair("after", part.after)
     if part.needs:
         needs = ", ".join(value_text(_need(need)) for need in part.needs)
         yield f"needs = [{needs}]{_comment(notes.get('needs'))}"
+
+
+def _has_shared_version(part: Part) -> bool:
+    """Whether the component that fills it is of the same version, so that one says it for both."""
+    filler = part.filled_by
+    return (
+        filler is not None and filler.version_column is not None and filler.version == part.version
+    )
 
 
 def _function(part: Part) -> Iterable[str]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from backfill.targets.catalog import DATES, KEY_KINDS, Argument, Catalog, Column, Relation
 from backfill.targets.declaration_values import TAKEN
+from backfill.targets.words import singular
 
 # What people call the column that says which version wrote a row, the likeliest first.
 VERSION_WORDS = (
@@ -26,6 +27,8 @@ DATE_WORDS = (
     "date",
 )
 STATE_WORDS = ("status", "state", "stage", "phase", "kind")
+NUMBERS = ("smallint", "integer", "bigint", "numeric", "real", "double precision")
+NUMBER = re.compile(r"-?\d+(\.\d+)?")
 LONGEST_NAME = 20  # so that the names of the views made from it are not cut
 NO_VERSION_TYPES = (*DATES, "boolean", "json", "jsonb", "bytea", "interval")
 
@@ -34,15 +37,6 @@ def slug(text: str) -> str:
     """A name as a declaration has it: small letters, digits and _."""
     words = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
     return re.sub(r"^[^a-z]+", "", words)[:LONGEST_NAME].rstrip("_") or "one"
-
-
-def singular(word: str) -> str:
-    """One of what a table is named for."""
-    if word.endswith("ies") and len(word) > 4:
-        return f"{word[:-3]}y"
-    if re.search(r"(sses|shes|ches|xes)$", word):
-        return word[:-2]
-    return word[:-1] if word.endswith("s") and not word.endswith(("ss", "us", "is")) else word
 
 
 def bare(argument: str) -> str:
@@ -170,21 +164,22 @@ def literal_of(default: str | None) -> str | None:
     text = re.fullmatch(r"'((?:[^']|'')*)'(::.+)?", default or "")
     if text:
         return text[1].replace("''", "'")
-    return default if re.fullmatch(r"-?\d+(\.\d+)?", default or "") else None
+    return default if NUMBER.fullmatch(default or "") else None
 
 
 def version_value(column: Column, relation: Relation, known: Iterable[str | None]) -> str:
     """A version that the column takes: a known one, its default, its last value."""
-    for value in (*known, literal_of(column.default)):
-        if value:
-            return value
     values = values_of(column, relation)
+    is_number = column.base_type in NUMBERS
+    for value in (*known, literal_of(column.default)):
+        is_fit = value in values if values else not is_number or NUMBER.fullmatch(value or "")
+        if value and is_fit:
+            return value
     if values:
         return values[-1]
-    is_number = column.base_type in ("smallint", "integer", "bigint", "numeric", "real")
     if column.base_type == "uuid":
         return "00000000-0000-0000-0000-000000000000"
-    return "1" if is_number or "double" in column.base_type else "v1"
+    return "1" if is_number else "v1"
 
 
 def session_argument(arguments: Sequence[Argument], names: Sequence[str], kind: str) -> str | None:

@@ -88,7 +88,8 @@ $$;
 
 -- The relations that a declaration may name, each with its columns, keys, foreign keys and checks.
 --
--- returns  {schema, name, kind, columns, keys, foreign_keys, checks: [text]}
+-- returns  {schema, name, kind, columns, keys, foreign_keys, checks: [text], indexed: the columns that an index begins
+--          with, null if none can be built there beside writers}
 create function backfill_private.catalog_relations()
 returns setof jsonb
 language sql
@@ -107,7 +108,15 @@ as $$
       from pg_constraint as f
       where f.conrelid = c.oid
         and f.contype = 'c'
-    )
+    ),
+    'indexed', case when c.relkind = 'r' then (
+      select coalesce(jsonb_agg(a.attname order by a.attnum), '[]')
+      from pg_attribute as a
+      where a.attrelid = c.oid
+        and a.attnum > 0
+        and not a.attisdropped
+        and backfill_private.leads_an_index(c.oid, a.attname)
+    ) end
   )
   from pg_class as c
   join pg_namespace as n on n.oid = c.relnamespace

@@ -241,8 +241,10 @@ as $$
       when 'source' then coalesce(
         backfill_private.source_fault(p.name),
         case
-          when (p.given ->> 'builds_index')::boolean and backfill_private.is_view(p.name)
-          then 'it is a view, and no index of ours can be on it. Leave index out'
+          when (p.given ->> 'builds_index')::boolean is not true then null
+          when backfill_private.is_view(p.name) then 'it is a view, and no index of ours can be on it. Leave index out'
+          when (select c.relkind = 'p' from pg_class as c where c.oid = to_regclass(p.name))
+          then 'it is partitioned, and no index of all its parts is built beside writers. Leave index out'
         end)
       else backfill_private.table_fault(p.name)
     end as fault

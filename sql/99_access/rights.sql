@@ -179,6 +179,7 @@ grant execute on function
   backfill_private.keep_rehearsal(uuid, text, jsonb),
   backfill_private.keys_hold(text),
   backfill_private.kept_message(text, text),
+  backfill_private.leads_an_index(regclass, text),
   backfill_private.leaves_behind(),
   backfill_private.limit_at(),
   backfill_private.loose_settings(),

@@ -14180,7 +14180,8 @@ $$;
 
 -- The relations that a declaration may name, each with its columns, keys, foreign keys and checks.
 --
--- returns  {schema, name, kind, columns, keys, foreign_keys, checks: [text]}
+-- returns  {schema, name, kind, columns, keys, foreign_keys, checks: [text], indexed: the columns that an index begins
+--          with, null if none can be built there beside writers}
 create function backfill_private.catalog_relations()
 returns setof jsonb
 language sql
@@ -14199,7 +14200,15 @@ as $$
       from pg_constraint as f
       where f.conrelid = c.oid
         and f.contype = 'c'
-    )
+    ),
+    'indexed', case when c.relkind = 'r' then (
+      select coalesce(jsonb_agg(a.attname order by a.attnum), '[]')
+      from pg_attribute as a
+      where a.attrelid = c.oid
+        and a.attnum > 0
+        and not a.attisdropped
+        and backfill_private.leads_an_index(c.oid, a.attname)
+    ) end
   )
   from pg_class as c
   join pg_namespace as n on n.oid = c.relnamespace
@@ -15524,8 +15533,10 @@ as $$
       when 'source' then coalesce(
         backfill_private.source_fault(p.name),
         case
-          when (p.given ->> 'builds_index')::boolean and backfill_private.is_view(p.name)
-          then 'it is a view, and no index of ours can be on it. Leave index out'
+          when (p.given ->> 'builds_index')::boolean is not true then null
+          when backfill_private.is_view(p.name) then 'it is a view, and no index of ours can be on it. Leave index out'
+          when (select c.relkind = 'p' from pg_class as c where c.oid = to_regclass(p.name))
+          then 'it is partitioned, and no index of all its parts is built beside writers. Leave index out'
         end)
       else backfill_private.table_fault(p.name)
     end as fault
@@ -16732,6 +16743,7 @@ grant execute on function
   backfill_private.keep_rehearsal(uuid, text, jsonb),
   backfill_private.keys_hold(text),
   backfill_private.kept_message(text, text),
+  backfill_private.leads_an_index(regclass, text),
   backfill_private.leaves_behind(),
   backfill_private.limit_at(),
   backfill_private.loose_settings(),
