@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -12,6 +13,8 @@ from backfill.targets.declaration import parse
 from backfill.targets.views import target_sql
 from tests.kit import verbs
 from tests.kit.songs import Db, as_owner
+
+Score = Callable[[Db, str, Mapping[str, Any]], dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +51,15 @@ def planned(db: Db, target: str, **more: Any) -> tuple[str, dict[str, Any]]:
     return run_id, row["plan"]
 
 
-def lived(db: Db, target: str, **more: Any) -> Lived:
-    """Plan, approve, apply, verify and undo a target of which every row is missing."""
+def lived(db: Db, target: str, score: Score = verbs.score_all, **more: Any) -> Lived:
+    """Plan, approve, apply, verify and undo a target of which every row is missing.
+
+    score: makes the calls of a grant, unless they are made in bulk.
+    """
     run_id, plan = planned(db, target, **more)
     verbs.approve(db, run_id)
     assert verbs.start(db, run_id)["state"] == "running"
-    calls = in_bulk(db, run_id) if more.get("mode") == "bulk" else one_by_one(db, run_id)
+    calls = in_bulk(db, run_id) if more.get("mode") == "bulk" else one_by_one(db, run_id, score)
     row = db.execute(
         "select jsonb_object_agg(state, n) as states from (select state, count(*) as n"
         " from public.backfill_items where run_id = %s group by 1) as s",
@@ -70,7 +76,7 @@ def lived(db: Db, target: str, **more: Any) -> Lived:
     return Lived(run_id, plan, row["states"], verdict, calls, undone)
 
 
-def one_by_one(db: Db, run_id: str) -> int:
+def one_by_one(db: Db, run_id: str, score: Score = verbs.score_all) -> int:
     """Apply by one worker. Returns how many calls it made."""
     calls = 0
     while True:
@@ -80,7 +86,7 @@ def one_by_one(db: Db, run_id: str) -> int:
             as_owner(db)
             return calls
         calls += sum(len(grant["steps"]) for grant in answer["granted"])
-        outcomes = [verbs.score_all(db, run_id, grant) for grant in answer["granted"]]
+        outcomes = [score(db, run_id, grant) for grant in answer["granted"]]
         verbs.settle(db, run_id, claim_id, outcomes)
 
 

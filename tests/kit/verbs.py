@@ -11,6 +11,7 @@ from uuid import uuid4
 import psycopg
 from psycopg.types.json import Jsonb
 
+from backfill.targets.sql import name_of
 from tests.kit.clocks import DatabaseClock
 
 CLAIMS = json.dumps({"role": "service_role"})
@@ -112,10 +113,10 @@ def settle(
 def score(db: psycopg.Connection[Any], run_id: str, fence: str, step: Mapping[str, Any]) -> Any:
     """Make one scoring call under a run's header and a fence."""
     arguments = step["arguments"]
-    named = ", ".join(f"{name} => %({name})s" for name in arguments)
+    named = ", ".join(f"{name_of(name)} => %({name})s" for name in arguments)
     with as_service(db, {"x-backfill-run": run_id, "x-backfill-fence": fence}):
         row = db.execute(
-            f"select public.{step['function']}({named}) as answer".encode(), arguments
+            f"select {name_of('public', step['function'])}({named}) as answer".encode(), arguments
         ).fetchone()
     assert row is not None
     return row["answer"]
