@@ -1,5 +1,7 @@
 """Whether the API could make the scoring calls is asked before anybody approves. None is made."""
 
+# ruff: noqa: E501 - the tables of cases are read across.
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -100,6 +102,31 @@ def test_an_argument_that_the_calls_leave_out(songs: Db) -> None:
     assert scorer(verbs.call(songs, "backfill_check"))["status"] == "ok"
 
 
+# An answer of the API about a call of a run, and what of it is a cause that the database knows.
+CAUSES = {
+    "another overload": ("PGRST203", "between: public.paint(a), public.paint(b)", "drop public.paint(text,text)"),
+    "an overload of another function": ("PGRST203", "between: public.frame(a), public.frame(b)", None),
+    "not found, though it is there": ("PGRST202", "Could not find public.paint(ink) in the cache", None),
+    "another error": ("PGRST204", "public.paint(ink)", None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CAUSES)
+def test_a_cause_is_said_only_of_the_target_s_own_function(songs: Db, case: str) -> None:
+    """An Edge Function may pass on what a call of its own met."""
+    code, message, said = CAUSES[case]
+    declare(songs)
+    songs.execute(
+        f"create function public.paint(song_id text, ink text) returns integer{AS}".encode()
+    )
+    row = songs.execute(
+        "select backfill_private.call_cause('songs', %s, %s) as cause", (code, message)
+    ).fetchone()
+    assert row is not None
+    assert (said is None) == (row["cause"] is None)
+    assert (said or "") in (row["cause"] or "")
+
+
 ANSWERS = {
     "well": ({"status": "ok", "detail": "the API can call it"}, "ok", "it; the API"),
     "no": ({"status": "fail", "detail": "not at all", "next": "do this"}, "fail", "not at all"),
@@ -161,6 +188,41 @@ def test_a_function_that_the_api_does_not_know_yet(project: Project, bf: backfil
     assert (told.status, told.next_step) == ("fail", "notify pgrst, 'reload schema';")
     assert told.detail.startswith("the API cannot call it: PGRST202")
     assert {c.name: c for c in bf.plan(**PLAN).checks}["function label_jar"] == told
+
+
+def test_a_pause_says_what_keeps_the_api_from_the_function(
+    project: Project, bf: backfill.Backfill
+) -> None:
+    """Which other function to drop, or that its cache is older. Then the same run goes on."""
+    jars(project, 1, 2, 3)
+    plan = bf.plan(**PLAN)
+    project.approve(plan)
+    project.db.execute(
+        b"create function public.label_jar(jar_id text, made_with text) returns void"
+        b" language sql as ''"
+    )
+    project.reload()
+    with pytest.raises(backfill.Paused, match="every call would fail: PGRST203 ") as paused:
+        bf.apply(plan.run_id)
+    assert (
+        str(paused.value)
+        .partition("\n")[0]
+        .endswith(
+            ". The target declares public.label_jar(bigint,text):"
+            " drop public.label_jar(text,text), or rename it"
+        )
+    )
+    project.db.execute(b"drop function public.label_jar(text, text)")
+    project.db.execute(b"alter function public.label_jar rename to label_a_jar")
+    project.reload()
+    project.db.execute(b"alter function public.label_a_jar rename to label_jar")
+    bf.resume(plan.run_id)
+    with pytest.raises(backfill.Paused, match="every call would fail: PGRST202 ") as paused:
+        bf.apply(plan.run_id)
+    assert "is there, and the API has not seen it: notify pgrst, 'reload" in str(paused.value)
+    project.reload()
+    bf.resume(plan.run_id)
+    assert bf.apply(plan.run_id).is_complete
 
 
 def test_a_function_that_raises_what_the_api_repeats_is_named(

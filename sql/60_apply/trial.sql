@@ -162,7 +162,9 @@ begin
     or p_settled is null and v_run.settled_since = v_run.failed_since)
   then
     perform backfill_private.hold(p_run_id,
-      concat_ws(' ', 'every call would fail:', v_same.code, v_same.message));
+      concat_ws('. ',
+        concat_ws(' ', 'every call would fail:', v_same.code, v_same.message),
+        backfill_private.call_cause(v_run.target, v_same.code, v_same.message)));
   elsif p_settled is null or exists (
     select from public.backfill_items as i
     join jsonb_to_recordset(p_settled) as s (ordinal integer, state text) using (ordinal)

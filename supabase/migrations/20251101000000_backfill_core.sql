@@ -5723,7 +5723,7 @@ as $$
         ' where target = %L and component = %L;', t.target, t.component)
       when 'required' then 'give it a default, or declare it under arguments: backfill install --target FILE'
       when 'overload' then
-        'rename one of them, or its arguments, then: backfill install --target FILE'
+        format('drop %s, or rename one of them or its arguments, then: backfill install --target FILE', f.confused_with)
       when 'rights' then format('grant execute on function %s to service_role;', f.function)
     end)
   from backfill_private.scoring_faults(p_target) with ordinality as f
@@ -5736,6 +5736,32 @@ as $$
       and before.function is not distinct from f.function
       and (before.wanted, before.fault) is not distinct from (f.wanted, f.fault))
   order by f.ordinality
+$$;
+
+-- Why the API finds no function for a call, or several, and what to do. Null if this is no such answer about a function
+-- of the target: the code of an Edge Function may be that of a call of its own.
+--
+-- p_code, p_message  as the API answered
+create function backfill_private.call_cause(p_target text, p_code text, p_message text)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when p_code = 'PGRST203'
+      then format('The target declares %s: drop %s, or rename it', f.function, f.confused_with)
+    when f.fault = 'procedure' then format('%s is a procedure: make it a function', f.function)
+    when f.fault = 'gone' then format('%s is not there: create it', f.name)
+    when f.fault is null
+      then format('%s is there, and the API has not seen it: notify pgrst, ''reload schema'';', f.function)
+  end
+  from backfill_private.scoring_faults(p_target) as f
+  where p_code in ('PGRST202', 'PGRST203')
+    and f.fault is distinct from 'edge'
+    and (p_code = 'PGRST203') = (f.confused_with is not null)
+    and strpos(p_message, format('public.%s(', f.name)) > 0
+  limit 1
 $$;
 
 -- The marks on the scoring functions, of a check and of a plan: what the database says, and how the API answered.
@@ -11355,7 +11381,9 @@ begin
     or p_settled is null and v_run.settled_since = v_run.failed_since)
   then
     perform backfill_private.hold(p_run_id,
-      concat_ws(' ', 'every call would fail:', v_same.code, v_same.message));
+      concat_ws('. ',
+        concat_ws(' ', 'every call would fail:', v_same.code, v_same.message),
+        backfill_private.call_cause(v_run.target, v_same.code, v_same.message)));
   elsif p_settled is null or exists (
     select from public.backfill_items as i
     join jsonb_to_recordset(p_settled) as s (ordinal integer, state text) using (ordinal)
