@@ -33,7 +33,7 @@ from backfill.run.check import check_project
 from backfill.run.clock import Clock, SystemClock
 from backfill.run.listeners import Listeners
 from backfill.run.page import run_page
-from backfill.run.plan import finish_plan, make_plan, request_of, tell_sealed
+from backfill.run.plan import finish_plan, plan_asked, tell_sealed
 from backfill.run.shards import spread
 from backfill.run.targets import TargetVerbs
 from backfill.run.undo import AsyncUndo, confirm_undo, preview_undo, undo_scope
@@ -131,8 +131,7 @@ class AsyncBackfill(TargetVerbs):
         )  # fmt: skip
         if resume:
             return await self._go_on_planning(resume, asked)
-        request = await request_of(self._gateway, asked)
-        return self._told(await make_plan(self._gateway, self._clock, request))
+        return self._told(await plan_asked(self._gateway, self._clock, asked))
 
     async def _go_on_planning(self, run: str, asked: Request) -> Plan:
         if others := sorted(asked.given().keys() - {"resume"}):

@@ -14,10 +14,11 @@ import httpx
 import pytest
 
 import backfill
+from backfill.targets.declaration import parse
 from tests.conftest import Project
 from tests.kit import lessons
 from tests.kit.commands import Shell
-from tests.kit.edge import served
+from tests.kit.edge import declare, served
 
 
 def letters(project: Project) -> list[dict[str, Any]]:
@@ -43,6 +44,30 @@ def test_untouched_functions_go_the_whole_way(project: Project, timed: backfill.
     )
     assert letters(project) == before
     assert project.value("select count(*) from public.marks") == 0
+
+
+def test_a_plan_like_a_run_of_another_declaration_says_how_to_go_on(
+    project: Project, timed: backfill.Backfill, shell: Shell
+) -> None:
+    """Inferred receipts are accepted by name, and the command is whole.
+
+    A parameter that the target no longer has is not taken over.
+    """
+    lessons.install(project, "exact")
+    plan = timed.plan(**lessons.ASKED, priority=["1"], parameters={"least": 2}, rehearse=0)
+    inferred = lessons.DECLARED.replace("RECEIPTS", "inferred")
+    declare(project, parse(inferred))
+    refused = shell("plan", "--like", plan.run_id)
+    command = f"backfill plan --like {plan.run_id} --inferred lessons"
+    assert (refused.code, refused.err.rstrip().endswith(command)) == (2, True), refused.err
+    again = shell(*command.split()[1:], "--json")
+    assert (again.code, again.json["request"]["least"]) == (0, 2), again.out
+    assert again.json["request"]["priority"] == ["1"]
+    renamed = inferred.replace('"least"', '"fewest"').replace("\nleast", "\nfewest")
+    declare(project, parse(renamed))
+    again = shell(*command.split()[1:], "--json")
+    assert (again.code, again.json["request"]["fewest"]) == (0, 1), again.out
+    assert "least" not in again.json["request"]
 
 
 def counted(project: Project) -> None:

@@ -18,7 +18,7 @@ from backfill.errors import (
     TookTooLong,
     UnknownRun,
 )
-from backfill.request import Request, like_request
+from backfill.request import OWN, Request, like_request
 from backfill.results.event import Event
 from backfill.results.plan import Plan
 from backfill.results.run import Json
@@ -107,15 +107,33 @@ async def _rehearse(gateway: Gateway, clock: Clock, run_id: str) -> float | None
     return round(median(round_trips_ms), 3) if round_trips_ms else None
 
 
-async def request_of(gateway: Gateway, asked: Request) -> dict[str, Json]:
-    """A request as it is sent, with the parameters taken over from the run of `like`."""
+async def plan_asked(gateway: Gateway, clock: Clock, asked: Request) -> Plan:
+    """Plan what was asked for. If it is refused, what to do next keeps the run of `like`."""
+    request = await _request_of(gateway, asked)
+    try:
+        return await make_plan(gateway, clock, request)
+    except BackfillError as refused:
+        if asked.like:
+            like = f"backfill plan --like {asked.like}"
+            refused.next_step = refused.next_step.replace("backfill plan …", like)
+        raise
+
+
+async def _request_of(gateway: Gateway, asked: Request) -> dict[str, Json]:
+    """A request as it is sent, with the parameters taken over from the run of `like`.
+
+    One that its target no longer has is not taken over.
+    """
     if not asked.like:
         return asked.sent({})
     asked.given()  # refuses a bad request before any look-up
     run_id = await full_run_id(gateway, asked.like)
     like = (await load_run(gateway, run_id))["request"]
-    want = asked.want or {}
-    replaced = await _version_parameters(gateway, like["target"], want) if want else set()
+    installed = await gateway.call("backfill_installed", {}, expect=list)
+    now = {p for t in installed if t["target"] == like["target"] for p in t["parameters"]}
+    replaced = like.keys() - OWN - now
+    if asked.want:
+        replaced |= await _version_parameters(gateway, like["target"], asked.want)
     return asked.sent(like_request(like, replaced))
 
 

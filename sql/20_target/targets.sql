@@ -162,6 +162,21 @@ begin
 end
 $$;
 
+-- The parameters of a target, which a request may set: those with a default, and the versions of its components.
+create function backfill_private.parameter_names(p_target text)
+returns text[]
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select array(
+    select jsonb_object_keys(s.defaults) from backfill_private.sources as s where s.target = p_target
+    union
+    select t.version_parameter
+    from public.backfill_targets as t
+    where t.target = p_target and t.version_parameter is not null)
+$$;
+
 -- The index that makes detection fast, by the name that the declaration gives it. Is it there, valid, and over the
 -- selected sessions by date? No row if none is declared or the source is gone.
 --

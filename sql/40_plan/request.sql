@@ -170,12 +170,7 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_known text[] := array(
-    select jsonb_object_keys(s.defaults) from backfill_private.sources as s where s.target = p_target
-    union
-    select t.version_parameter
-    from public.backfill_targets as t
-    where t.target = p_target and t.version_parameter is not null);
+  v_known text[] := backfill_private.parameter_names(p_target);
   v_unknown text := (
     select n
     from jsonb_object_keys(coalesce(nullif(p_request -> 'parameters', 'null'), '{}')) as n

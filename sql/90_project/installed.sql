@@ -2,7 +2,7 @@
 
 -- The installed targets, by name.
 --
--- returns  [{target, components, installed_at}]
+-- returns  [{target, components, parameters: their names, installed_at}]
 -- raises   OB010 the caller may not read
 create function backfill_private.installed_targets()
 returns jsonb
@@ -21,6 +21,7 @@ begin
         from public.backfill_targets as t
         where t.target = s.target
       ),
+      'parameters', backfill_private.parameter_names(s.target),
       'installed_at', s.installed_at
     ) order by s.target), '[]')
     from backfill_private.sources as s);

@@ -2655,6 +2655,21 @@ begin
 end
 $$;
 
+-- The parameters of a target, which a request may set: those with a default, and the versions of its components.
+create function backfill_private.parameter_names(p_target text)
+returns text[]
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select array(
+    select jsonb_object_keys(s.defaults) from backfill_private.sources as s where s.target = p_target
+    union
+    select t.version_parameter
+    from public.backfill_targets as t
+    where t.target = p_target and t.version_parameter is not null)
+$$;
+
 -- The index that makes detection fast, by the name that the declaration gives it. Is it there, valid, and over the
 -- selected sessions by date? No row if none is declared or the source is gone.
 --
@@ -7002,12 +7017,7 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_known text[] := array(
-    select jsonb_object_keys(s.defaults) from backfill_private.sources as s where s.target = p_target
-    union
-    select t.version_parameter
-    from public.backfill_targets as t
-    where t.target = p_target and t.version_parameter is not null);
+  v_known text[] := backfill_private.parameter_names(p_target);
   v_unknown text := (
     select n
     from jsonb_object_keys(coalesce(nullif(p_request -> 'parameters', 'null'), '{}')) as n
@@ -15228,7 +15238,7 @@ $$;
 
 -- The installed targets, by name.
 --
--- returns  [{target, components, installed_at}]
+-- returns  [{target, components, parameters: their names, installed_at}]
 -- raises   OB010 the caller may not read
 create function backfill_private.installed_targets()
 returns jsonb
@@ -15247,6 +15257,7 @@ begin
         from public.backfill_targets as t
         where t.target = s.target
       ),
+      'parameters', backfill_private.parameter_names(s.target),
       'installed_at', s.installed_at
     ) order by s.target), '[]')
     from backfill_private.sources as s);
