@@ -323,3 +323,15 @@ def test_the_file_is_shown_asked_for_and_never_overwritten(
     refused = plain_shell(*install, "--yes")
     assert (refused.code, "left as is" in refused.err) == (2, True)
     assert file.read_text() == "mine"
+
+
+def test_with_a_target_it_is_one_answer(tmp_path: Path, plain_shell: Shell) -> None:
+    """JSON alone under --json. A target that is refused leaves no file."""
+    install = ("install", "--supabase-path", str(tmp_path), "--functions", "--yes", "--json")
+    (tmp_path / "config.toml").touch()
+    file = tmp_path / "functions" / "_shared" / "backfill.ts"
+    assert plain_shell(*install, "--target", "none.toml").json["error"]
+    assert not file.exists()
+    told = plain_shell(*install, "--target", "prism-edge").json
+    assert told["functions"] == {"file": str(file), "state": "copied"}
+    assert told["migrations"]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,6 +58,22 @@ def test_an_error_of_every_verb_is_json(plain_shell: Shell, verb: str) -> None:
         "message": "SUPABASE_URL is not set",
         "next": "export SUPABASE_URL=https://<project>.supabase.co",
     }
+
+
+@pytest.mark.parametrize(
+    "words", [("install", "--functions"), ("install",), ("uninstall",)], ids=" ".join
+)
+def test_a_no_is_json_too(
+    words: tuple[str, ...], plain_shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The question is on stderr."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "supabase").mkdir()
+    (tmp_path / "supabase" / "config.toml").touch()
+    monkeypatch.setattr(sys, "stdin", StringIO("n\n"))
+    ran = plain_shell(*words, "--json")
+    assert (ran.code, ran.json["error"]["code"]) == (ExitCode.FAILED, "Abort"), ran
+    assert "[y/N]" in ran.err
 
 
 @pytest.mark.parametrize("words", [("chek",), ("--nope", "check"), ("local", "strat")])

@@ -360,13 +360,12 @@ target.add_to(app)
 
 def main() -> None:
     """Run the command line. An error becomes its message and its exit code."""
-    refused: BackfillError | typer.TyperException
+    refused: BackfillError | typer.TyperException | typer.Abort
     try:
         completion.make_ready()
         sys.exit(app(prog_name=completion.PROGRAM, standalone_mode=False))
-    except typer.Abort:
-        terminal.err.print("Aborted!")
-        sys.exit(exit_codes.ExitCode.FAILED)
+    except typer.Abort as abort:
+        refused, code = abort, exit_codes.ExitCode.FAILED
     except BackfillError as error:
         refused, code = error, exit_codes.of_error(type(error))
     except typer.TyperException as error:

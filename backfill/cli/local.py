@@ -8,16 +8,19 @@ from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from backfill.cli import exit_codes, terminal
-from backfill.cli.exit_codes import ExitCode
 from backfill.cli.options import AsJson, connected
 from backfill.cli.target import print_check
 from backfill.errors import BackfillError, BadRequest
 from backfill.results.history import History
+from backfill.results.run import Json
+
+if TYPE_CHECKING:
+    from backfill.targets.declaration import Declaration
 
 DEFAULT_DIR = Path(".backfill-local")
 
@@ -74,31 +77,50 @@ def install(
     is held against the project first, if the environment names one that has the core.
     """
     # Reading SQL takes a while to import, and no other verb needs it.
-    from backfill.targets import declaration
-    from backfill.targets.install import carry_out, check_project, installation_text, plan_install
+    from backfill.targets.install import check_project
 
-    if functions:
-        check_project(supabase_path)
-        _install_headers_file(supabase_path, yes, as_json and not target)
-        if not target:
-            return
-    declared = [declaration.declared(given) for given in target or []]
-    for given in target or []:
-        if given not in declaration.SHIPPED:
-            _hold_against_project(Path(given), supabase_path, as_json)
+    check_project(supabase_path)
+    told: dict[str, Json] = {}
+    if functions and not target:
+        told = _install_headers_file(supabase_path, yes, as_json)
+    else:
+        declared = _declared(target or [], supabase_path, as_json)
+        if functions:
+            told = _install_headers_file(supabase_path, yes, as_json)
+        told = {**_install_migrations(supabase_path, declared, yes, as_json), **told}
+    if as_json:
+        terminal.print_json(told)
+
+
+def _declared(given: list[str], supabase_path: Path, as_json: bool) -> list[Declaration]:
+    """The declared targets. Ends with the faults of the first file that has any."""
+    from backfill.targets import declaration
+
+    declared = [declaration.declared(one) for one in given]
+    for one in given:
+        if one not in declaration.SHIPPED:
+            _hold_against_project(Path(one), supabase_path, as_json)
+    return declared
+
+
+def _install_migrations(
+    supabase_path: Path, declared: Sequence[Declaration], yes: bool, as_json: bool
+) -> dict[str, Json]:
+    """Copy the migrations of the core and of these targets. Returns what to tell of it."""
+    from backfill.targets.install import carry_out, installation_text, plan_install
+
     planned = plan_install(supabase_path, datetime.now(UTC), declared)
     if planned.undecided:
         history = _history(planned.ours)
         planned = plan_install(supabase_path, datetime.now(UTC), declared, history)
     if not as_json:
         terminal.out.print(installation_text(planned), markup=False)
-    if planned.has_work and not yes and not typer.confirm("Copy?", err=True):
-        raise typer.Exit(ExitCode.FAILED)
+    if planned.has_work and not yes:
+        typer.confirm("Copy?", abort=True, err=True)
     carried = carry_out(planned)
-    if as_json:
-        terminal.print_json(carried.as_dict())
-    elif planned.has_work:
+    if planned.has_work and not as_json:
         terminal.out.print(installation_text(carried), markup=False)
+    return carried.as_dict()
 
 
 def _hold_against_project(file: Path, supabase_path: Path, as_json: bool) -> None:
@@ -127,20 +149,18 @@ def _history(versions: Sequence[str]) -> History | None:
         return None
 
 
-def _install_headers_file(supabase_path: Path, yes: bool, as_json: bool) -> None:
-    """Copy the file with which Edge Functions hand our headers on."""
+def _install_headers_file(supabase_path: Path, yes: bool, as_json: bool) -> dict[str, Json]:
+    """Copy the file with which Edge Functions hand our headers on. Returns what to tell of it."""
     from backfill.targets.headers_file import HOW_TO_USE, copy_headers_file, plan_headers_file
 
     planned = plan_headers_file(supabase_path)
     if planned.state == "missing" and not yes:
         _announce(str(planned))
-        if not typer.confirm("Copy?", err=True):
-            raise typer.Exit(ExitCode.FAILED)
+        typer.confirm("Copy?", abort=True, err=True)
     copied = copy_headers_file(planned)
-    if as_json:
-        terminal.print_json({"functions": copied.as_dict()})
-        return
-    terminal.out.print(f"{copied}\n{HOW_TO_USE}", markup=False, soft_wrap=True)
+    if not as_json:
+        terminal.out.print(f"{copied}\n{HOW_TO_USE}", markup=False, soft_wrap=True)
+    return {"functions": copied.as_dict()}
 
 
 def demo(

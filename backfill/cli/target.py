@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from backfill.cli import exit_codes, terminal
-from backfill.cli.exit_codes import ExitCode
 from backfill.cli.options import AsJson, connected, end
 from backfill.results.target import InstalledTarget, TargetCheck
 
@@ -158,8 +157,8 @@ def _write(planned: Removal, yes: bool, as_json: bool) -> None:
 
     if not as_json:
         terminal.out.print(removal_text(planned), markup=False)
-    if not yes and not typer.confirm("Write?", err=True):
-        raise typer.Exit(ExitCode.FAILED)
+    if not yes:
+        typer.confirm("Write?", abort=True, err=True)
     written = carry_out(planned)
     if as_json:
         terminal.print_json(written.as_dict())

@@ -48,7 +48,7 @@ def print_json(answer: Json) -> None:
     print(json.dumps(answer, indent=2, ensure_ascii=False, default=str))
 
 
-def told(error: BackfillError | typer.TyperException) -> Json:
+def told(error: BackfillError | typer.TyperException | typer.Abort) -> Json:
     """An error for machines: {error: {code, message, next}}.
 
     code: the SQLSTATE, or the error's name where it has none. A command line that makes no sense
@@ -56,6 +56,8 @@ def told(error: BackfillError | typer.TyperException) -> Json:
     """
     if isinstance(error, BackfillError):
         return error.as_dict()
+    if isinstance(error, typer.Abort):
+        return {"error": {"code": "Abort", "message": "aborted by a person", "next": ""}}
     usage = UsageError(error.format_message(), f"{_verb_of(error)} --help")
     return usage.as_dict()
 
@@ -65,12 +67,16 @@ def _verb_of(error: typer.TyperException) -> str:
     return ctx.command_path if ctx else "backfill"
 
 
-def print_refusal(error: BackfillError | typer.TyperException, *, is_refused: bool) -> None:
+def print_refusal(
+    error: BackfillError | typer.TyperException | typer.Abort, *, is_refused: bool
+) -> None:
     """An error for people, on stderr. is_refused: a gate refused."""
     if isinstance(error, BackfillError):
         prefix = "Refused: " if is_refused else ""
         notes = getattr(error, "__notes__", ())
         err.print(f"{prefix}{error}", *notes, sep="\n", markup=False)
+    elif isinstance(error, typer.Abort):
+        err.print("Aborted!")
     else:
         cast(Any, error).show()  # every error of Typer's parser has it
 
