@@ -48,6 +48,7 @@ end
 $$;
 
 drop function if exists
+  public.backfill_approve_undo(uuid, text, text, text),
   public.backfill_approve(uuid, text, text, text),
   public.backfill_bulk(uuid, text, integer, integer, text),
   public.backfill_cancel(uuid, text),

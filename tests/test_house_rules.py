@@ -22,6 +22,7 @@ Connection = psycopg.Connection[Any]
 
 # What API roles may call of the private schema: what their doors, policies and views call.
 CALLED_BY_USERS = (
+    "approve_undo(uuid,text,text,text)",
     "batch_spacing_s(jsonb)",
     "lease_holders(uuid)",
     "calls_to_probe(uuid)",
@@ -32,6 +33,7 @@ CALLED_BY_USERS = (
     "halt(text,uuid,text)",
     "may(text)",
     "open_run(jsonb,text,uuid)",
+    "preview_undo(uuid,text[],text,text,integer,bigint)",
     "refuse_untargeted()",
     "resume(uuid,text)",
     "seal(uuid,numeric,jsonb)",
@@ -86,7 +88,6 @@ CALLED_BY_THE_SERVICE = (
     "limit_at()",
     "no_plan_takes(text[],text,bigint,bigint)",
     "parameter(text,text)",
-    "preview_undo(uuid,text[],text,text,integer,bigint)",
     "prune(uuid)",
     "renew(uuid,uuid)",
     "retry(uuid)",

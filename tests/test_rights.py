@@ -63,7 +63,8 @@ CALLS = {
     "backfill_renew": (DENIED, DENIED, DENIED, DENIED, DENIED, "ok"),
     "backfill_settle": (DENIED, DENIED, DENIED, DENIED, DENIED, "ok"),
     "backfill_retry": (DENIED, DENIED, DENIED, DENIED, DENIED, "ok"),
-    "backfill_preview_undo": (DENIED, DENIED, DENIED, DENIED, DENIED, "ok"),
+    "backfill_preview_undo": (DENIED, "OB010", "OB010", "ok", "ok", "ok"),
+    "backfill_approve_undo": (DENIED, "OB005", "OB005", "OB005", "ok", "OB005"),
     "backfill_confirm_undo": (DENIED, DENIED, DENIED, DENIED, DENIED, "ok"),
     "backfill_prune": (DENIED, DENIED, DENIED, DENIED, DENIED, "ok"),
 }
@@ -341,6 +342,7 @@ def _arguments(project: Project, runs: dict[str, str], claim_id: str) -> dict[st
         "backfill_settle": {**running, "p_claim_id": claim_id, "p_outcomes": []},
         "backfill_retry": completed,
         "backfill_preview_undo": completed,
+        "backfill_approve_undo": {"run": runs["completed"], "digest": preview["digest"]},
         "backfill_confirm_undo": {
             **completed,
             "p_digest": preview["digest"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,8 +56,14 @@ def mint_user_token(
     app_metadata: Mapping[str, Any],
     *,
     ttl_s: int = 3600,
+    session_id: str | None = None,
+    aal: str = "aal1",
+    methods: Sequence[str] = ("password",),
 ) -> str:
-    """An access token as Supabase Auth gives it to a user who signed in with a password."""
+    """An access token as Supabase Auth gives it to a user who signed in.
+
+    aal: "aal2" with a second factor. methods: how the user signed in, the latest first.
+    """
     now = int(time.time())
     claims = {
         "iss": "local",
@@ -70,9 +76,9 @@ def mint_user_token(
         "app_metadata": {"provider": "email", "providers": ["email"], **app_metadata},
         "user_metadata": {},
         "role": "authenticated",
-        "aal": "aal1",
-        "amr": [{"method": "password", "timestamp": now}],
-        "session_id": str(uuid.uuid4()),
+        "aal": aal,
+        "amr": [{"method": method, "timestamp": now} for method in methods],
+        "session_id": session_id or str(uuid.uuid4()),
         "is_anonymous": False,
     }
     return jwt.encode(claims, jwt_secret, "HS256")

@@ -78,6 +78,7 @@ select * from (values
   ('cancel',  2,    true),
   ('decide',  3,    true),   -- service_role only if the policy is any: the approval's trigger says so
   ('apply',   null, true),
+  ('preview', 2,    true),   -- of an undo
   ('undo',    null, true),
   ('prune',   null, true)
 ) as allowed (verb, least_rank, service_role);

@@ -7,7 +7,10 @@ create table public.backfill_settings (
     check (approval_policy in ('second_person', 'postgres_only', 'any')),
   max_throttle_per_minute integer check (max_throttle_per_minute > 0),
   max_sessions integer check (max_sessions > 0),
-  approval_ttl interval not null default interval '7 days' check (approval_ttl > interval '0')
+  approval_ttl interval not null default interval '7 days' check (approval_ttl > interval '0'),
+  require_aal2 boolean not null default false,
+  undo_policy text not null default 'any' check (undo_policy in ('any', 'second_person')),
+  undo_policy_rows integer not null default 100 check (undo_policy_rows >= 0)
 );
 
 insert into public.backfill_settings default values;
@@ -26,6 +29,12 @@ comment on column public.backfill_settings.max_sessions is
   'Most sessions in one plan. Null: no bound.';
 comment on column public.backfill_settings.approval_ttl is
   'How long an approval is valid.';
+comment on column public.backfill_settings.require_aal2 is
+  'Whether a decision needs an Auth session with a second factor. The SQL editor has no session and decides as ever.';
+comment on column public.backfill_settings.undo_policy is
+  'any: who may undo confirms alone. second_person: a large undo needs an approver who did not preview it.';
+comment on column public.backfill_settings.undo_policy_rows is
+  'Under second_person: rows that may be undone without an approver, of one run ever and of all runs in 24 hours.';
 
 -- The settings of this project, as a plan keeps them, so that later changes show. {name: value}
 create function backfill_private.settings_now()

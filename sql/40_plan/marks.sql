@@ -89,9 +89,19 @@ set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.line(
     'approval policy',
-    case when s.approval_policy = 'any' then 'warn' else 'ok' end,
+    case when s.approval_policy = 'any' and not s.require_aal2 then 'warn' else 'ok' end,
     s.approval_policy
-      || case when s.approval_policy = 'any' then ': the service key may approve its own plan' else '' end,
+      || case
+           when s.require_aal2 then ', with a second factor'
+           when s.approval_policy = 'any' then ': the service key may approve its own plan'
+           else ''
+         end
+      || case
+           when s.undo_policy <> 'any'
+           then format('. An undo of more than %s needs an approver who did not ask for it',
+             backfill_private.counted(s.undo_policy_rows, 'row'))
+           else ''
+         end,
     'update public.backfill_settings set approval_policy = ''second_person'' where only_row;')
   from public.backfill_settings as s
 $$;

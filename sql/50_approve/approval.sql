@@ -30,10 +30,14 @@ comment on column public.backfill_approvals.note is 'What the approver added. Fo
 comment on column public.backfill_approvals.decided_at is 'When it was decided.';
 comment on column public.backfill_approvals.valid_until is 'When the approval runs out. Null for a rejection.';
 
--- May the caller decide on this run?
+-- May the caller decide on what these users asked for?
 --
--- raises  OB005 no, and why
-create function backfill_private.check_approver(p_run public.backfill_runs)
+-- p_policy    who decides, see approval_policy. Null, since the settings have no row: as second_person
+-- p_asked_by  the Auth users who asked for it
+-- p_what      what is decided on, in a sentence
+-- p_sql       how it is decided in the SQL editor
+-- raises      OB005 no, and why
+create function backfill_private.check_approver(p_policy text, p_asked_by uuid[], p_what text, p_sql text)
 returns void
 language plpgsql
 stable
@@ -41,25 +45,28 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_caller record;
-  v_policy text := (select approval_policy from public.backfill_settings);
-  v_sql text := format('in the SQL editor: select public.backfill_approve(''%s'', ''%s'', ''your name'');',
-    p_run.run_id, p_run.digest);
+  v_needs_aal2 boolean := (select require_aal2 from public.backfill_settings) is distinct from false;
 begin
   select * into v_caller from backfill_private.caller();
   if v_caller.kind = 'postgres' then
     return;
-  elsif v_policy = 'postgres_only' then
+  elsif p_policy = 'postgres_only' then
     perform backfill_private.refuse('OB005',
-      'the policy of this project is postgres_only: only the SQL editor decides', v_sql);
-  elsif v_caller.kind = 'service_role' and v_policy <> 'any' then
-    perform backfill_private.refuse('OB005', 'the service key does not decide on plans', v_sql);
+      'the policy of this project is postgres_only: only the SQL editor decides', p_sql);
+  elsif v_caller.kind = 'service_role' and p_policy is distinct from 'any' then
+    perform backfill_private.refuse('OB005', format('the service key does not decide on %ss', p_what), p_sql);
   elsif v_caller.kind = 'user' and coalesce(v_caller.backfill_role, '') <> 'approver' then
-    perform backfill_private.refuse('OB005', 'this user does not have the role approver', v_sql);
-  elsif v_caller.kind = 'user' and v_policy = 'second_person' and v_caller.user_id = p_run.requested_by then
+    perform backfill_private.refuse('OB005', 'this user does not have the role approver', p_sql);
+  elsif v_caller.kind = 'user' and p_policy is distinct from 'any' and v_caller.user_id = any (p_asked_by) then
     perform backfill_private.refuse('OB005',
-      'a second person has to approve this plan, not the one who asked for it', v_sql);
+      format('a second person has to approve this %s, not the one who asked for it', p_what), p_sql);
   elsif v_caller.kind = 'nobody' then
-    perform backfill_private.refuse('OB005', 'this caller may not decide on plans', v_sql);
+    perform backfill_private.refuse('OB005', format('this caller may not decide on %ss', p_what), p_sql);
+  elsif v_needs_aal2
+    and (v_caller.kind <> 'user' or backfill_private.claims() ->> 'aal' is distinct from 'aal2') then
+    perform backfill_private.refuse('OB005',
+      format('this project decides on %ss with a second factor, which this caller has not given', p_what),
+      'sign in with it: backfill login, or ' || p_sql);
   end if;
 end
 $$;
@@ -109,7 +116,12 @@ declare
   v_caller record;
 begin
   v_run := backfill_private.locked_run(new.run_id);
-  perform backfill_private.check_approver(v_run);
+  perform backfill_private.check_approver(
+    (select approval_policy from public.backfill_settings),
+    array[v_run.requested_by],
+    'plan',
+    format('in the SQL editor: select public.backfill_approve(''%s'', ''%s'', ''your name'');',
+      v_run.run_id, v_run.digest));
   perform backfill_private.locked_run(new.run_id, array['awaiting_approval']);
   if new.decision = 'approved' then
     -- A plan made before the project got its name may have been made for another one.

@@ -8,6 +8,14 @@ create table backfill_private.undos (
   scope jsonb not null,
   state text not null default 'previewed' check (state in ('previewed', 'confirmed', 'finished')),
   previewed_at timestamptz not null default backfill_private.clock(),
+  -- The Auth user who asked for it. Null: the service key or the SQL editor.
+  asked_by uuid,
+  -- Rows that it may write: those of the preview, its conflicts included.
+  rows_at_stake bigint,
+  approved_by text,
+  approver_id uuid,
+  approved_via text,
+  approved_until timestamptz,
   reason text,
   confirmed_by text,
   confirmed_at timestamptz,

@@ -79,35 +79,23 @@ $$;
 -- with the run not started since. It stays `previewed` until the look has shown that it is still true.
 --
 -- p_scope  the scope that the caller expects, {sessions, since, until}. Null: any
--- raises   OB013 another scope, OB019 another digest, or the rows have changed since the preview
+-- raises   OB003 the policy asks for an approval, OB013 another scope, OB019 another digest, or the rows have changed
+--          since the preview
 create function backfill_private.confirmed_undo(p_run_id uuid, p_digest text, p_reason text, p_scope jsonb)
 returns backfill_private.undos
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_undo backfill_private.undos;
+  v_undo backfill_private.undos := backfill_private.newest_undo(p_run_id, p_digest);
 begin
-  select * into v_undo
-  from backfill_private.undos
-  where run_id = p_run_id
-    and digest is not null
-  order by undo_id desc
-  limit 1
-  for update;
-  if v_undo.undo_id is null or v_undo.digest is distinct from p_digest then
-    perform backfill_private.refuse('OB019',
-      format('%s is not the digest of the newest preview%s',
-        backfill_private.told_apart(p_digest, v_undo.digest),
-        coalesce(', which is ' || backfill_private.told_apart(v_undo.digest, p_digest), '')),
-      format('backfill rollback %s', p_run_id));
-  elsif p_scope is not null
+  if p_scope is not null
     and v_undo.scope <> backfill_private.undo_scope(p_run_id,
       array(select jsonb_array_elements_text(p_scope -> 'sessions')), p_scope ->> 'since', p_scope ->> 'until') then
     perform backfill_private.refuse('OB013', 'the preview of this digest has another scope than the one given now',
       format('the same command without its scope, or a preview of the other: backfill rollback %s …', p_run_id));
   elsif v_undo.state = 'previewed' then
-    v_undo := backfill_private.checked_undo(v_undo);
+    v_undo := backfill_private.checked_undo(backfill_private.approved_undo(v_undo));
     if backfill_private.undo_digest(v_undo) is null then
       return v_undo;
     end if;
@@ -115,11 +103,19 @@ begin
     set state = 'confirmed',
         reason = left(p_reason, 500),
         confirmed_at = backfill_private.clock(),
-        confirmed_by = (select label from backfill_private.caller())
+        confirmed_by = (select label from backfill_private.caller()),
+        approved_by = v_undo.approved_by,
+        approver_id = v_undo.approver_id,
+        approved_via = v_undo.approved_via
     where undo_id = v_undo.undo_id
     returning * into v_undo;
     perform backfill_private.record(p_run_id, 'undo_confirmed',
-      jsonb_build_object('digest', p_digest, 'reason', left(p_reason, 500), 'scope', v_undo.scope));
+      jsonb_build_object(
+        'digest', p_digest,
+        'reason', left(p_reason, 500),
+        'scope', v_undo.scope,
+        'rows', v_undo.rows_at_stake,
+        'approved_by', v_undo.approved_by));
   elsif exists (
     select from public.backfill_events as ran
     where ran.run_id = p_run_id
@@ -147,8 +143,8 @@ $$;
 -- returns     {remaining, sessions_total, sessions, deletes, restores, conflicts, state, confirmed_by, finished_at,
 --             was_finished: it was finished before this call; checked and to_check: how far the look before the first
 --             row is, in sessions of the plan, null afterwards}
--- raises      OB010 not allowed, or the caller has a trigger on some table, OB013 no reason or another scope, OB019
---             another digest, or the rows have changed since the preview
+-- raises      OB003 the policy asks for an approval, OB010 not allowed, or the caller has a trigger on some table, OB013
+--             no reason or another scope, OB019 another digest, or the rows have changed since the preview
 create function backfill_private.confirm_undo(
   p_run_id uuid, p_digest text, p_reason text, p_sessions integer, p_scope jsonb, p_search_path text
 )

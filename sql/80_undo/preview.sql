@@ -194,6 +194,7 @@ $$;
 -- p_budget_ms  look for about this long. The next call, with the answer's undo_id, continues. Null: to the end
 -- p_undo_id    of a preview to continue. Its scope stays
 -- returns      {run_id, scope, undo_id, digest: null until the end, looked_at and to_look_at: sessions of the plan,
+--              needs_approval: whether the policy asks for an approval that is not there yet,
 --              elsewhere: see backfill_private.written_elsewhere, … see backfill_private.undo_effect}
 -- raises       OB001 no such run, OB002 the run is running or never ran, OB013 OB014 the scope is not usable
 create function backfill_private.preview_undo(
@@ -207,15 +208,17 @@ set statement_timeout = '55s'
 as $$
 declare
   v_undo backfill_private.undos;
+  v_asked_by uuid := (select c.user_id from backfill_private.caller() as c);
 begin
-  perform backfill_private.authorize('undo');
+  perform backfill_private.authorize('preview');
   perform backfill_private.refuse_if_removed(r.target)
   from backfill_private.caught_up_run(
     p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']) as r;
   if p_undo_id is null then
-    insert into backfill_private.undos (run_id, scope, seen, seen_events)
+    insert into backfill_private.undos (run_id, asked_by, scope, seen, seen_events)
     select
       p_run_id,
+      v_asked_by,
       backfill_private.undo_scope(p_run_id, p_sessions, p_since, p_until),
       pg_current_snapshot(),
       r.audit_count
@@ -226,10 +229,11 @@ begin
     select * into v_undo
     from backfill_private.undos
     where undo_id = p_undo_id
-      and run_id = p_run_id;
+      and run_id = p_run_id
+      and asked_by is not distinct from v_asked_by;
     if not found then
       perform backfill_private.refuse('OB013',
-        format('run %s has no preview %s', p_run_id, p_undo_id),
+        format('run %s has no preview %s of this caller', p_run_id, p_undo_id),
         format('backfill rollback %s', p_run_id));
     end if;
   end if;
@@ -238,6 +242,7 @@ begin
     update backfill_private.undos
     set digest = backfill_private.undo_digest(v_undo),
         sessions_total = (v_undo.effect ->> 'sessions_total')::bigint,
+        rows_at_stake = backfill_private.rows_at_stake(v_undo.effect),
         seen = case when v_undo.effect -> 'conflicts' = '[]' then seen end
     where undo_id = v_undo.undo_id
     returning * into v_undo;
@@ -248,6 +253,8 @@ begin
     'scope', v_undo.scope,
     'digest', v_undo.digest,
     'undo_id', v_undo.undo_id,
+    'needs_approval', backfill_private.needs_approval(v_undo)
+      and not exists (select from backfill_private.undo_approval(v_undo)),
     'elsewhere', backfill_private.written_elsewhere(p_run_id),
     'looked_at', v_undo.looked_ordinal,
     'to_look_at', (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_run_id));

@@ -180,6 +180,20 @@ comment on function public.backfill_rehearsal(uuid) is
 -- Rehearse one session of the sample: score it, score it again, undo it, and roll everything back. Then score one of
 -- each kind after another session, and roll that back too.
 --
+-- Approve an undo that was previewed, if the policy asks for that. Whoever carries it out confirms it afterwards.
+create function public.backfill_approve_undo(
+  run uuid, digest text, approver text default null, note text default null
+)
+returns jsonb
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.approve_undo($1, $2, $3, $4)
+$$;
+
+comment on function public.backfill_approve_undo(uuid, text, text, text) is
+  'Approve a previewed undo: the run, the digest, your name. For the SQL editor, or an Auth user with the role approver.';
+
 -- p_search_path  by default the caller's, since a default is evaluated before this function's own path is set
 -- returns        {took_ms: of this call in the database, calls, error, tables, …}, or {why} if it was not rehearsed
 -- raises         OB002 not in planning, OB010 not allowed, OB014 the session is not in the sample

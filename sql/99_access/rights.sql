@@ -57,6 +57,7 @@ revoke all on function
   public.backfill_verify_part(uuid, jsonb, integer),
   public.backfill_written(uuid, integer, integer),
   public.backfill_preview_undo(uuid, text[], text, text, integer, bigint),
+  public.backfill_approve_undo(uuid, text, text, text),
   public.backfill_confirm_undo(uuid, text, text, integer, jsonb, text),
   public.backfill_prune(uuid)
 from public, anon, authenticated, service_role;
@@ -105,7 +106,9 @@ grant execute on function
   public.backfill_resume(uuid, text),
   public.backfill_cancel(uuid, text),
   public.backfill_verify_part(uuid, jsonb, integer),
-  public.backfill_written(uuid, integer, integer)
+  public.backfill_written(uuid, integer, integer),
+  public.backfill_preview_undo(uuid, text[], text, text, integer, bigint),
+  public.backfill_approve_undo(uuid, text, text, text)
 to authenticated, service_role;
 
 -- Doors of the service only.
@@ -124,13 +127,13 @@ grant execute on function
   public.backfill_bulk(uuid, text, integer, integer, text),
   public.backfill_renew(uuid, uuid),
   public.backfill_settle(uuid, uuid, jsonb),
-  public.backfill_preview_undo(uuid, text[], text, text, integer, bigint),
   public.backfill_confirm_undo(uuid, text, text, integer, jsonb, text),
   public.backfill_prune(uuid)
 to service_role;
 
 -- What the doors of users, their policies and their views call.
 grant execute on function
+  backfill_private.approve_undo(uuid, text, text, text),
   backfill_private.batch_spacing_s(jsonb),
   backfill_private.calls_to_probe(uuid),
   backfill_private.check_project(jsonb),
@@ -141,6 +144,7 @@ grant execute on function
   backfill_private.lease_holders(uuid),
   backfill_private.may(text),
   backfill_private.open_run(jsonb, text, uuid),
+  backfill_private.preview_undo(uuid, text[], text, text, integer, bigint),
   backfill_private.refuse_untargeted(),
   backfill_private.resume(uuid, text),
   backfill_private.seal(uuid, numeric, jsonb),
@@ -185,7 +189,6 @@ grant execute on function
   backfill_private.loose_settings(),
   backfill_private.no_plan_takes(text[], text, bigint, bigint),
   backfill_private.parameter(text, text),
-  backfill_private.preview_undo(uuid, text[], text, text, integer, bigint),
   backfill_private.prune(uuid),
   backfill_private.rehearsal_lease(uuid, text),
   backfill_private.rehearsal_sample(uuid),

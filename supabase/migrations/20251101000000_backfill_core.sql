@@ -214,6 +214,7 @@ select * from (values
   ('cancel',  2,    true),
   ('decide',  3,    true),   -- service_role only if the policy is any: the approval's trigger says so
   ('apply',   null, true),
+  ('preview', 2,    true),   -- of an undo
   ('undo',    null, true),
   ('prune',   null, true)
 ) as allowed (verb, least_rank, service_role);
@@ -437,7 +438,10 @@ create table public.backfill_settings (
     check (approval_policy in ('second_person', 'postgres_only', 'any')),
   max_throttle_per_minute integer check (max_throttle_per_minute > 0),
   max_sessions integer check (max_sessions > 0),
-  approval_ttl interval not null default interval '7 days' check (approval_ttl > interval '0')
+  approval_ttl interval not null default interval '7 days' check (approval_ttl > interval '0'),
+  require_aal2 boolean not null default false,
+  undo_policy text not null default 'any' check (undo_policy in ('any', 'second_person')),
+  undo_policy_rows integer not null default 100 check (undo_policy_rows >= 0)
 );
 
 insert into public.backfill_settings default values;
@@ -456,6 +460,12 @@ comment on column public.backfill_settings.max_sessions is
   'Most sessions in one plan. Null: no bound.';
 comment on column public.backfill_settings.approval_ttl is
   'How long an approval is valid.';
+comment on column public.backfill_settings.require_aal2 is
+  'Whether a decision needs an Auth session with a second factor. The SQL editor has no session and decides as ever.';
+comment on column public.backfill_settings.undo_policy is
+  'any: who may undo confirms alone. second_person: a large undo needs an approver who did not preview it.';
+comment on column public.backfill_settings.undo_policy_rows is
+  'Under second_person: rows that may be undone without an approver, of one run ever and of all runs in 24 hours.';
 
 -- The settings of this project, as a plan keeps them, so that later changes show. {name: value}
 create function backfill_private.settings_now()
@@ -6029,9 +6039,19 @@ set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.line(
     'approval policy',
-    case when s.approval_policy = 'any' then 'warn' else 'ok' end,
+    case when s.approval_policy = 'any' and not s.require_aal2 then 'warn' else 'ok' end,
     s.approval_policy
-      || case when s.approval_policy = 'any' then ': the service key may approve its own plan' else '' end,
+      || case
+           when s.require_aal2 then ', with a second factor'
+           when s.approval_policy = 'any' then ': the service key may approve its own plan'
+           else ''
+         end
+      || case
+           when s.undo_policy <> 'any'
+           then format('. An undo of more than %s needs an approver who did not ask for it',
+             backfill_private.counted(s.undo_policy_rows, 'row'))
+           else ''
+         end,
     'update public.backfill_settings set approval_policy = ''second_person'' where only_row;')
   from public.backfill_settings as s
 $$;
@@ -7911,10 +7931,14 @@ comment on column public.backfill_approvals.note is 'What the approver added. Fo
 comment on column public.backfill_approvals.decided_at is 'When it was decided.';
 comment on column public.backfill_approvals.valid_until is 'When the approval runs out. Null for a rejection.';
 
--- May the caller decide on this run?
+-- May the caller decide on what these users asked for?
 --
--- raises  OB005 no, and why
-create function backfill_private.check_approver(p_run public.backfill_runs)
+-- p_policy    who decides, see approval_policy. Null, since the settings have no row: as second_person
+-- p_asked_by  the Auth users who asked for it
+-- p_what      what is decided on, in a sentence
+-- p_sql       how it is decided in the SQL editor
+-- raises      OB005 no, and why
+create function backfill_private.check_approver(p_policy text, p_asked_by uuid[], p_what text, p_sql text)
 returns void
 language plpgsql
 stable
@@ -7922,25 +7946,28 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_caller record;
-  v_policy text := (select approval_policy from public.backfill_settings);
-  v_sql text := format('in the SQL editor: select public.backfill_approve(''%s'', ''%s'', ''your name'');',
-    p_run.run_id, p_run.digest);
+  v_needs_aal2 boolean := (select require_aal2 from public.backfill_settings) is distinct from false;
 begin
   select * into v_caller from backfill_private.caller();
   if v_caller.kind = 'postgres' then
     return;
-  elsif v_policy = 'postgres_only' then
+  elsif p_policy = 'postgres_only' then
     perform backfill_private.refuse('OB005',
-      'the policy of this project is postgres_only: only the SQL editor decides', v_sql);
-  elsif v_caller.kind = 'service_role' and v_policy <> 'any' then
-    perform backfill_private.refuse('OB005', 'the service key does not decide on plans', v_sql);
+      'the policy of this project is postgres_only: only the SQL editor decides', p_sql);
+  elsif v_caller.kind = 'service_role' and p_policy is distinct from 'any' then
+    perform backfill_private.refuse('OB005', format('the service key does not decide on %ss', p_what), p_sql);
   elsif v_caller.kind = 'user' and coalesce(v_caller.backfill_role, '') <> 'approver' then
-    perform backfill_private.refuse('OB005', 'this user does not have the role approver', v_sql);
-  elsif v_caller.kind = 'user' and v_policy = 'second_person' and v_caller.user_id = p_run.requested_by then
+    perform backfill_private.refuse('OB005', 'this user does not have the role approver', p_sql);
+  elsif v_caller.kind = 'user' and p_policy is distinct from 'any' and v_caller.user_id = any (p_asked_by) then
     perform backfill_private.refuse('OB005',
-      'a second person has to approve this plan, not the one who asked for it', v_sql);
+      format('a second person has to approve this %s, not the one who asked for it', p_what), p_sql);
   elsif v_caller.kind = 'nobody' then
-    perform backfill_private.refuse('OB005', 'this caller may not decide on plans', v_sql);
+    perform backfill_private.refuse('OB005', format('this caller may not decide on %ss', p_what), p_sql);
+  elsif v_needs_aal2
+    and (v_caller.kind <> 'user' or backfill_private.claims() ->> 'aal' is distinct from 'aal2') then
+    perform backfill_private.refuse('OB005',
+      format('this project decides on %ss with a second factor, which this caller has not given', p_what),
+      'sign in with it: backfill login, or ' || p_sql);
   end if;
 end
 $$;
@@ -7990,7 +8017,12 @@ declare
   v_caller record;
 begin
   v_run := backfill_private.locked_run(new.run_id);
-  perform backfill_private.check_approver(v_run);
+  perform backfill_private.check_approver(
+    (select approval_policy from public.backfill_settings),
+    array[v_run.requested_by],
+    'plan',
+    format('in the SQL editor: select public.backfill_approve(''%s'', ''%s'', ''your name'');',
+      v_run.run_id, v_run.digest));
   perform backfill_private.locked_run(new.run_id, array['awaiting_approval']);
   if new.decision = 'approved' then
     -- A plan made before the project got its name may have been made for another one.
@@ -12135,6 +12167,14 @@ create table backfill_private.undos (
   scope jsonb not null,
   state text not null default 'previewed' check (state in ('previewed', 'confirmed', 'finished')),
   previewed_at timestamptz not null default backfill_private.clock(),
+  -- The Auth user who asked for it. Null: the service key or the SQL editor.
+  asked_by uuid,
+  -- Rows that it may write: those of the preview, its conflicts included.
+  rows_at_stake bigint,
+  approved_by text,
+  approver_id uuid,
+  approved_via text,
+  approved_until timestamptz,
   reason text,
   confirmed_by text,
   confirmed_at timestamptz,
@@ -12209,6 +12249,192 @@ create type backfill_private.undo_terms as (
   limit_at timestamptz,
   is_alone boolean
 );
+
+-- from sql/80_undo/approval.sql
+-- Approval of an undo. If the policy is second_person, a large undo needs an approver who did not ask for it.
+--
+-- Parts count together, or a large undo would go in small ones: those of one run for ever, those of any run in 24 hours.
+
+-- The newest preview of a run, locked.
+--
+-- raises  OB019 this is not its digest
+create function backfill_private.newest_undo(p_run_id uuid, p_digest text)
+returns backfill_private.undos
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_undo backfill_private.undos;
+begin
+  select * into v_undo
+  from backfill_private.undos
+  where run_id = p_run_id
+    and digest is not null
+  order by undo_id desc
+  limit 1
+  for update;
+  if v_undo.undo_id is null or v_undo.digest is distinct from p_digest then
+    perform backfill_private.refuse('OB019',
+      format('%s is not the digest of the newest preview%s',
+        backfill_private.told_apart(p_digest, v_undo.digest),
+        coalesce(', which is ' || backfill_private.told_apart(v_undo.digest, p_digest), '')),
+      format('backfill rollback %s', p_run_id));
+  end if;
+  return v_undo;
+end
+$$;
+
+-- How many rows an undo may write, given its effect. Conflicts count: anyone who may write such a row can put it back
+-- while the undo goes on.
+create function backfill_private.rows_at_stake(p_effect jsonb)
+returns bigint
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(sum(counted.value::bigint), 0)::bigint + coalesce(jsonb_array_length(p_effect -> 'conflicts'), 0)
+  from (
+    select * from jsonb_each_text(p_effect -> 'deletes')
+    union all
+    select * from jsonb_each_text(p_effect -> 'restores')
+  ) as counted
+$$;
+
+-- Rows that other undos were confirmed for without an approval: those of the same run, those of any run in 24 hours.
+create function backfill_private.rows_unapproved(p_undo backfill_private.undos)
+returns bigint
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(sum(u.rows_at_stake), 0)::bigint
+  from backfill_private.undos as u
+  where u.undo_id <> p_undo.undo_id
+    and u.state <> 'previewed'
+    and u.approved_by is null
+    and (u.run_id = p_undo.run_id or u.confirmed_at > backfill_private.clock() - interval '24 hours')
+$$;
+
+-- Does the policy ask for an approval of this undo? Without settings it does.
+create function backfill_private.needs_approval(p_undo backfill_private.undos)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce((
+    select s.undo_policy <> 'any'
+      and p_undo.rows_at_stake + backfill_private.rows_unapproved(p_undo) > s.undo_policy_rows
+    from public.backfill_settings as s
+  ), true)
+$$;
+
+-- The approval of this undo, or of another preview of just the same rows, while it is valid. None if there is none.
+create function backfill_private.undo_approval(p_undo backfill_private.undos)
+returns setof backfill_private.undos
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select u.*
+  from backfill_private.undos as u
+  where u.run_id = p_undo.run_id
+    and u.digest = p_undo.digest
+    and u.approved_until > backfill_private.clock()
+  order by u.undo_id desc
+  limit 1
+$$;
+
+-- An undo that may be confirmed, with its approval. Under a policy that counts rows the settings are locked, so that
+-- parts that are confirmed at the same time are counted one after the other.
+--
+-- raises  OB003 the policy asks for an approval, and there is none
+create function backfill_private.approved_undo(p_undo backfill_private.undos)
+returns backfill_private.undos
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_approval backfill_private.undos;
+  v_caller record;
+begin
+  perform from public.backfill_settings where undo_policy <> 'any' for no key update;
+  select * into v_approval from backfill_private.undo_approval(p_undo);
+  select * into v_caller from backfill_private.caller();
+  if v_approval.undo_id is not null then
+    p_undo.approved_by := v_approval.approved_by;
+    p_undo.approver_id := v_approval.approver_id;
+    p_undo.approved_via := v_approval.approved_via;
+  elsif v_caller.kind = 'postgres' then
+    p_undo.approved_by := v_caller.label;
+    p_undo.approved_via := 'sql';
+  elsif backfill_private.needs_approval(p_undo) then
+    perform backfill_private.refuse('OB003',
+      format('an approver who did not ask for it has to confirm this undo of %s',
+        backfill_private.counted(p_undo.rows_at_stake, 'row')),
+      format('as an approver: backfill login, then backfill rollback %s --confirm %s --reason "…", '
+        'or in the SQL editor: select public.backfill_approve_undo(''%1$s'', ''%2$s'', ''your name'');',
+        p_undo.run_id, p_undo.digest));
+  end if;
+  return p_undo;
+end
+$$;
+
+-- Approve an undo that was previewed. Who carries it out confirms it afterwards.
+--
+-- returns  {run_id, digest, rows, approver, via, valid_until}
+-- raises   OB001 no such run, OB002 it was confirmed already, OB005 the caller may not, OB019 another digest
+create function backfill_private.approve_undo(p_run_id uuid, p_digest text, p_approver text, p_note text)
+returns jsonb
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_undo backfill_private.undos;
+  v_caller record;
+begin
+  perform backfill_private.locked_run(p_run_id);
+  perform backfill_private.check_approver(
+    (select case approval_policy when 'postgres_only' then approval_policy end from public.backfill_settings),
+    array(
+      select u.asked_by
+      from backfill_private.undos as u
+      where u.run_id = p_run_id
+        and u.digest = p_digest),
+    'undo',
+    format('in the SQL editor: select public.backfill_approve_undo(%L, %L, ''your name'');', p_run_id, p_digest));
+  v_undo := backfill_private.newest_undo(p_run_id, p_digest);
+  if v_undo.state <> 'previewed' then
+    perform backfill_private.refuse('OB002', 'this undo has been confirmed already',
+      format('backfill status %s', p_run_id));
+  end if;
+  select * into v_caller from backfill_private.caller();
+  update backfill_private.undos
+  set approved_by = coalesce(
+        (select u.email from auth.users as u where u.id = v_caller.user_id),
+        nullif(btrim(left(p_approver, 200)), ''),
+        v_caller.label),
+      approver_id = v_caller.user_id,
+      approved_via = case v_caller.kind when 'user' then 'auth' else 'sql' end,
+      approved_until = backfill_private.clock() + (select approval_ttl from public.backfill_settings)
+  where undo_id = v_undo.undo_id
+  returning * into v_undo;
+  perform backfill_private.record(p_run_id, 'undo_approved', jsonb_build_object(
+    'digest', p_digest,
+    'rows', v_undo.rows_at_stake,
+    'approver', v_undo.approved_by,
+    'via', v_undo.approved_via,
+    'note', left(p_note, 500)));
+  return jsonb_build_object(
+    'run_id', p_run_id,
+    'digest', p_digest,
+    'rows', v_undo.rows_at_stake,
+    'approver', v_undo.approved_by,
+    'via', v_undo.approved_via,
+    'valid_until', v_undo.approved_until);
+end
+$$;
 
 -- from sql/80_undo/callers_path.sql
 -- The caller of an undo: what of theirs reaches the user's code that an undo sets off with its owner's rights.
@@ -12369,35 +12595,23 @@ $$;
 -- with the run not started since. It stays `previewed` until the look has shown that it is still true.
 --
 -- p_scope  the scope that the caller expects, {sessions, since, until}. Null: any
--- raises   OB013 another scope, OB019 another digest, or the rows have changed since the preview
+-- raises   OB003 the policy asks for an approval, OB013 another scope, OB019 another digest, or the rows have changed
+--          since the preview
 create function backfill_private.confirmed_undo(p_run_id uuid, p_digest text, p_reason text, p_scope jsonb)
 returns backfill_private.undos
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_undo backfill_private.undos;
+  v_undo backfill_private.undos := backfill_private.newest_undo(p_run_id, p_digest);
 begin
-  select * into v_undo
-  from backfill_private.undos
-  where run_id = p_run_id
-    and digest is not null
-  order by undo_id desc
-  limit 1
-  for update;
-  if v_undo.undo_id is null or v_undo.digest is distinct from p_digest then
-    perform backfill_private.refuse('OB019',
-      format('%s is not the digest of the newest preview%s',
-        backfill_private.told_apart(p_digest, v_undo.digest),
-        coalesce(', which is ' || backfill_private.told_apart(v_undo.digest, p_digest), '')),
-      format('backfill rollback %s', p_run_id));
-  elsif p_scope is not null
+  if p_scope is not null
     and v_undo.scope <> backfill_private.undo_scope(p_run_id,
       array(select jsonb_array_elements_text(p_scope -> 'sessions')), p_scope ->> 'since', p_scope ->> 'until') then
     perform backfill_private.refuse('OB013', 'the preview of this digest has another scope than the one given now',
       format('the same command without its scope, or a preview of the other: backfill rollback %s …', p_run_id));
   elsif v_undo.state = 'previewed' then
-    v_undo := backfill_private.checked_undo(v_undo);
+    v_undo := backfill_private.checked_undo(backfill_private.approved_undo(v_undo));
     if backfill_private.undo_digest(v_undo) is null then
       return v_undo;
     end if;
@@ -12405,11 +12619,19 @@ begin
     set state = 'confirmed',
         reason = left(p_reason, 500),
         confirmed_at = backfill_private.clock(),
-        confirmed_by = (select label from backfill_private.caller())
+        confirmed_by = (select label from backfill_private.caller()),
+        approved_by = v_undo.approved_by,
+        approver_id = v_undo.approver_id,
+        approved_via = v_undo.approved_via
     where undo_id = v_undo.undo_id
     returning * into v_undo;
     perform backfill_private.record(p_run_id, 'undo_confirmed',
-      jsonb_build_object('digest', p_digest, 'reason', left(p_reason, 500), 'scope', v_undo.scope));
+      jsonb_build_object(
+        'digest', p_digest,
+        'reason', left(p_reason, 500),
+        'scope', v_undo.scope,
+        'rows', v_undo.rows_at_stake,
+        'approved_by', v_undo.approved_by));
   elsif exists (
     select from public.backfill_events as ran
     where ran.run_id = p_run_id
@@ -12437,8 +12659,8 @@ $$;
 -- returns     {remaining, sessions_total, sessions, deletes, restores, conflicts, state, confirmed_by, finished_at,
 --             was_finished: it was finished before this call; checked and to_check: how far the look before the first
 --             row is, in sessions of the plan, null afterwards}
--- raises      OB010 not allowed, or the caller has a trigger on some table, OB013 no reason or another scope, OB019
---             another digest, or the rows have changed since the preview
+-- raises      OB003 the policy asks for an approval, OB010 not allowed, or the caller has a trigger on some table, OB013
+--             no reason or another scope, OB019 another digest, or the rows have changed since the preview
 create function backfill_private.confirm_undo(
   p_run_id uuid, p_digest text, p_reason text, p_sessions integer, p_scope jsonb, p_search_path text
 )
@@ -13044,6 +13266,7 @@ $$;
 -- p_budget_ms  look for about this long. The next call, with the answer's undo_id, continues. Null: to the end
 -- p_undo_id    of a preview to continue. Its scope stays
 -- returns      {run_id, scope, undo_id, digest: null until the end, looked_at and to_look_at: sessions of the plan,
+--              needs_approval: whether the policy asks for an approval that is not there yet,
 --              elsewhere: see backfill_private.written_elsewhere, … see backfill_private.undo_effect}
 -- raises       OB001 no such run, OB002 the run is running or never ran, OB013 OB014 the scope is not usable
 create function backfill_private.preview_undo(
@@ -13057,15 +13280,17 @@ set statement_timeout = '55s'
 as $$
 declare
   v_undo backfill_private.undos;
+  v_asked_by uuid := (select c.user_id from backfill_private.caller() as c);
 begin
-  perform backfill_private.authorize('undo');
+  perform backfill_private.authorize('preview');
   perform backfill_private.refuse_if_removed(r.target)
   from backfill_private.caught_up_run(
     p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']) as r;
   if p_undo_id is null then
-    insert into backfill_private.undos (run_id, scope, seen, seen_events)
+    insert into backfill_private.undos (run_id, asked_by, scope, seen, seen_events)
     select
       p_run_id,
+      v_asked_by,
       backfill_private.undo_scope(p_run_id, p_sessions, p_since, p_until),
       pg_current_snapshot(),
       r.audit_count
@@ -13076,10 +13301,11 @@ begin
     select * into v_undo
     from backfill_private.undos
     where undo_id = p_undo_id
-      and run_id = p_run_id;
+      and run_id = p_run_id
+      and asked_by is not distinct from v_asked_by;
     if not found then
       perform backfill_private.refuse('OB013',
-        format('run %s has no preview %s', p_run_id, p_undo_id),
+        format('run %s has no preview %s of this caller', p_run_id, p_undo_id),
         format('backfill rollback %s', p_run_id));
     end if;
   end if;
@@ -13088,6 +13314,7 @@ begin
     update backfill_private.undos
     set digest = backfill_private.undo_digest(v_undo),
         sessions_total = (v_undo.effect ->> 'sessions_total')::bigint,
+        rows_at_stake = backfill_private.rows_at_stake(v_undo.effect),
         seen = case when v_undo.effect -> 'conflicts' = '[]' then seen end
     where undo_id = v_undo.undo_id
     returning * into v_undo;
@@ -13098,6 +13325,8 @@ begin
     'scope', v_undo.scope,
     'digest', v_undo.digest,
     'undo_id', v_undo.undo_id,
+    'needs_approval', backfill_private.needs_approval(v_undo)
+      and not exists (select from backfill_private.undo_approval(v_undo)),
     'elsewhere', backfill_private.written_elsewhere(p_run_id),
     'looked_at', v_undo.looked_ordinal,
     'to_look_at', (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_run_id));
@@ -15880,6 +16109,20 @@ comment on function public.backfill_rehearsal(uuid) is
 -- Rehearse one session of the sample: score it, score it again, undo it, and roll everything back. Then score one of
 -- each kind after another session, and roll that back too.
 --
+-- Approve an undo that was previewed, if the policy asks for that. Whoever carries it out confirms it afterwards.
+create function public.backfill_approve_undo(
+  run uuid, digest text, approver text default null, note text default null
+)
+returns jsonb
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.approve_undo($1, $2, $3, $4)
+$$;
+
+comment on function public.backfill_approve_undo(uuid, text, text, text) is
+  'Approve a previewed undo: the run, the digest, your name. For the SQL editor, or an Auth user with the role approver.';
+
 -- p_search_path  by default the caller's, since a default is evaluated before this function's own path is set
 -- returns        {took_ms: of this call in the database, calls, error, tables, …}, or {why} if it was not rehearsed
 -- raises         OB002 not in planning, OB010 not allowed, OB014 the session is not in the sample
@@ -16660,6 +16903,7 @@ revoke all on function
   public.backfill_verify_part(uuid, jsonb, integer),
   public.backfill_written(uuid, integer, integer),
   public.backfill_preview_undo(uuid, text[], text, text, integer, bigint),
+  public.backfill_approve_undo(uuid, text, text, text),
   public.backfill_confirm_undo(uuid, text, text, integer, jsonb, text),
   public.backfill_prune(uuid)
 from public, anon, authenticated, service_role;
@@ -16708,7 +16952,9 @@ grant execute on function
   public.backfill_resume(uuid, text),
   public.backfill_cancel(uuid, text),
   public.backfill_verify_part(uuid, jsonb, integer),
-  public.backfill_written(uuid, integer, integer)
+  public.backfill_written(uuid, integer, integer),
+  public.backfill_preview_undo(uuid, text[], text, text, integer, bigint),
+  public.backfill_approve_undo(uuid, text, text, text)
 to authenticated, service_role;
 
 -- Doors of the service only.
@@ -16727,13 +16973,13 @@ grant execute on function
   public.backfill_bulk(uuid, text, integer, integer, text),
   public.backfill_renew(uuid, uuid),
   public.backfill_settle(uuid, uuid, jsonb),
-  public.backfill_preview_undo(uuid, text[], text, text, integer, bigint),
   public.backfill_confirm_undo(uuid, text, text, integer, jsonb, text),
   public.backfill_prune(uuid)
 to service_role;
 
 -- What the doors of users, their policies and their views call.
 grant execute on function
+  backfill_private.approve_undo(uuid, text, text, text),
   backfill_private.batch_spacing_s(jsonb),
   backfill_private.calls_to_probe(uuid),
   backfill_private.check_project(jsonb),
@@ -16744,6 +16990,7 @@ grant execute on function
   backfill_private.lease_holders(uuid),
   backfill_private.may(text),
   backfill_private.open_run(jsonb, text, uuid),
+  backfill_private.preview_undo(uuid, text[], text, text, integer, bigint),
   backfill_private.refuse_untargeted(),
   backfill_private.resume(uuid, text),
   backfill_private.seal(uuid, numeric, jsonb),
@@ -16788,7 +17035,6 @@ grant execute on function
   backfill_private.loose_settings(),
   backfill_private.no_plan_takes(text[], text, bigint, bigint),
   backfill_private.parameter(text, text),
-  backfill_private.preview_undo(uuid, text[], text, text, integer, bigint),
   backfill_private.prune(uuid),
   backfill_private.rehearsal_lease(uuid, text),
   backfill_private.rehearsal_sample(uuid),

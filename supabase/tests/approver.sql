@@ -31,7 +31,10 @@ select throws_ok(format('select public.backfill_approve(%L, %L)', :'run', :'dige
 select throws_ok('update public.backfill_approvals set valid_until = ''infinity''', '42501', null, 'a decision does not change');
 select throws_ok('delete from public.backfill_approvals', '42501', null, 'and does not go');
 select throws_ok(format('select public.backfill_start(%L, ''ada'')', :'run'), '42501', null, 'an approver starts nothing');
-select throws_ok(format('select public.backfill_preview_undo(%L)', :'run'), '42501', null, 'and undoes nothing');
+select throws_ok(format('select public.backfill_confirm_undo(%L, repeat(''0'', 64), ''x'')', :'run'), '42501', null,
+  'and undoes nothing');
+select throws_ok(format('select public.backfill_approve_undo(%L, repeat(''0'', 64))', :'run'), 'OB019', null,
+  'nor approves an undo that nobody previewed');
 
 -- and no to the other
 select is(public.backfill_reject(:'other', 'August was scored by hand') ->> 'state', 'rejected', 'an approver rejects');
@@ -48,9 +51,15 @@ select pg_temp.become('ada');
 select throws_ok(format('select public.backfill_approve(%L, %L)', :'third', pg_temp.digest_of(:'third')),
   'OB005', null, 'under postgres_only an approver approves nothing');
 
+select pg_temp.become('postgres');
+update public.backfill_settings set approval_policy = 'second_person', require_aal2 = true where only_row;
+select pg_temp.become('ada');
+select throws_ok(format('select public.backfill_approve(%L, %L)', :'third', pg_temp.digest_of(:'third')),
+  'OB005', null, 'nor without the second factor that the project asks for');
+
 -- and a role that is taken away is gone at once
 select pg_temp.become('postgres');
-update public.backfill_settings set approval_policy = 'second_person' where only_row;
+update public.backfill_settings set require_aal2 = false where only_row;
 update auth.users set raw_app_meta_data = '{}' where email = 'ada@example.org';
 select pg_temp.become('ada');
 select throws_ok(format('select public.backfill_approve(%L, repeat(''0'', 64))', :'third'), 'OB005', null,
