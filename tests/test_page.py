@@ -1,7 +1,11 @@
-"""`show --html`: one file, read in a real browser: light, dark, on a phone, on paper."""
+"""`show --html`: one file, read in a real browser: light, dark, on a phone, on paper.
+
+At five moments of a run, everything on it can be read. axe-core finds nothing serious.
+"""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,12 +17,18 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 import backfill
+from backfill.render.markdown import MARKS
 from backfill.render.page import charts, figures
+from backfill.render.page.markup import LONG_ROWS, html_of
 from backfill.render.page.page import plan_page
+from backfill.results.check import Check
 from backfill.results.sessions import PlannedSessions
 from tests.conftest import Project
 from tests.kit.browser import running_browser
 from tests.kit.commands import Shell
+from tests.kit.contrast import too_faint
+from tests.kit.npm import installed
+from tests.kit.pages import pages_of_a_run
 from tests.kit.scorers import misbehave
 from tests.kit.seed import CANDIDATES, REHEARSED, SEED
 from tests.test_rendering import REQUEST, seed_plan
@@ -27,8 +37,36 @@ FAST: dict[str, Any] = {**SEED, "throttle_per_minute": 600, "batch_size": 5}
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> \"'&lt; `</code><b>bold</b>`"
 PHONE = {"width": 375, "height": 800}
 DESK = {"width": 1100, "height": 900}
-CHARTS = ("candidates", "timeline", "rehearsal-rows")
-AFTERWARDS = ("progress", "latencies", "buckets")
+CHARTS = ("candidates", "timeline")
+AFTERWARDS = ("progress", "failed")
+AXE = "axe-core@4.14.1"
+# Contrast is measured below, of every chart's text too, and in a tenth of the time.
+SERIOUS = """axe.run({
+  resultTypes: ['violations'],
+  runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa'],
+  rules: { 'color-contrast': { enabled: false } },
+}).then((found) => found.violations
+  .filter((v) => ['serious', 'critical'].includes(v.impact))
+  .map((v) => [v.id, v.nodes.map((node) => node.html)]))"""
+VIEWS: tuple[tuple[int, Any, Any], ...] = (
+    (375, "screen", "light"),
+    (1100, "screen", "dark"),
+    (800, "print", "dark"),
+)
+NOW = {
+    "waiting": "Waits for approval: 7 sessions, 10 rows",
+    "running": "Running: 2 of 7 sessions done",
+    "paused": "Paused: 2 of 7 sessions done",
+    "completed": "Completed: 5 of 7 sessions done, 2 failed",
+    "undone": "Undone: 5 of 7 sessions undone, 2 failed",
+}
+TILES = {
+    "waiting": ["sessions 7", "calls 10", "rows 10", "batches 4", "starts per minute 600"],
+    "running": ["sessions 7", "done 2", "to do 5"],
+    "paused": ["sessions 7", "done 2", "to do 5"],
+    "completed": ["sessions 7", "done 5", "failed 2"],
+    "undone": ["sessions 7", "undone 5", "failed 2"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +107,16 @@ def is_wider_than_the_screen(tab: Page) -> bool:
     return bool(tab.evaluate("document.documentElement.scrollWidth > window.innerWidth"))
 
 
+def edge_of_the_verdict(tab: Page) -> float:
+    """Where the figures of the verdict end at the right, in pixels. 0 without a verdict."""
+    return float(
+        tab.eval_on_selector_all(
+            "#what-happened .cards td",
+            "all => Math.max(0, ...all.map(e => e.getBoundingClientRect().right))",
+        )
+    )
+
+
 @pytest.fixture
 def waiting(project: Project, shell: Shell, tmp_path: Path) -> tuple[Path, backfill.Plan]:
     """The page of a plan that waits for approval, as the command line writes it."""
@@ -87,16 +135,19 @@ def test_a_waiting_plan_is_one_page_that_says_what_to_approve(
     tab = opened(browser, file)
     assert plan.run_id in tab.inner_text("h1")
     assert tab.inner_text(".figures").split("\n")[:2] == ["sessions", "39"]
+    assert not tab.locator("#sessions").is_visible()
+    tab.click("nav a[href='#sessions']")
     text = tab.inner_text("body")
     assert all(s.session_id in text for s in plan.sessions)
     assert f"backfill approve {plan.run_id} --digest {plan.digest}" in text
     assert plan.approval_sql in text
-    assert [tab.locator(f"#chart-{name}").is_visible() for name in CHARTS] == [True] * 3
-    assert [tab.locator(f"#chart-{name}").count() for name in AFTERWARDS] == [0] * 3
+    assert [tab.locator(f"#chart-{name}").is_visible() for name in CHARTS] == [True] * 2
+    assert [tab.locator(f"#chart-{name}").count() for name in AFTERWARDS] == [0] * 2
     days = {(s.category, s.session_at.date()) for s in plan.sessions}
     assert drawn(tab, "candidates", "rect") == len(days)
     for section in ("rehearsal", "risks", "success-criteria", "since-the-plan-was-sealed"):
-        assert tab.locator(f"section#{section}").is_visible()
+        assert tab.locator(f"#{section}").is_visible()
+        assert tab.locator(f"nav a[href='#{section}']").is_visible()
 
 
 def test_it_is_light_and_dark_as_the_reader_has_it(
@@ -124,6 +175,7 @@ def test_it_fits_a_phone(browser: Browser, waiting: tuple[Path, backfill.Plan]) 
     box = tab.locator("#chart-candidates").bounding_box()
     assert box is not None
     assert box["width"] > 600
+    assert tab.locator("figure:has(#chart-candidates) >> text=scroll sideways").is_visible()
 
 
 def test_afterwards_it_shows_what_happened(
@@ -139,15 +191,40 @@ def test_afterwards_it_shows_what_happened(
     file = tmp_path / "run.html"
     file.write_text(timed.page(plan.run_id), encoding="utf-8")
     tab = opened(browser, file)
-    assert [tab.locator(f"#chart-{name}").is_visible() for name in AFTERWARDS] == [True] * 3
-    assert drawn(tab, "progress", "path") == 2
+    assert [tab.locator(f"#chart-{name}").is_visible() for name in AFTERWARDS] == [True] * 2
+    assert drawn(tab, "progress", "path") == drawn(tab, "failed", "path") == 1
+    assert colour(tab, "#chart-failed .series path", "stroke") == "rgb(192, 39, 45)"
     happened = tab.inner_text("#what-happened")
     assert "fc_scores: P0001: no score for this one\t2" in happened
     assert "PARTIAL" in happened
     for bucket in ("as planned", "missing", "extra", "filled elsewhere", "changed since"):
         assert bucket in happened
+    assert "its last row: p50 0 s, p95 0 s." in happened  # on this clock no call takes time
     assert "as it happened" in tab.inner_text("#batching-strategy")
     assert "not rehearsed" in tab.inner_text("#rehearsal").lower()
+
+
+def test_at_every_moment_all_can_be_read(
+    browser: Browser, project: Project, timed: backfill.Backfill, tmp_path: Path
+) -> None:
+    """It says what the run is now, has contrast everywhere, fits a phone, and prints whole."""
+    axe = (installed(AXE) / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
+    for moment, file in pages_of_a_run(project, timed, tmp_path).items():
+        tab = opened(browser, file, viewport=PHONE, is_mobile=True)
+        assert tab.title().startswith(f"{NOW[moment]} · backfill ")
+        assert tab.inner_text(".now") == NOW[moment]
+        tiles = [" ".join(tile.split()) for tile in tab.locator(".figures div").all_inner_texts()]
+        assert tiles[: len(TILES[moment])] == TILES[moment]
+        assert not any(emoji in file.read_text(encoding="utf-8") for emoji in MARKS.values())
+        tab.evaluate(axe)
+        assert tab.evaluate(SERIOUS) == []
+        assert (moment != "waiting") <= edge_of_the_verdict(tab) <= PHONE["width"]
+        for width, media, scheme in VIEWS:
+            tab.set_viewport_size({"width": width, "height": 800})
+            tab.emulate_media(media=media, color_scheme=scheme)
+            assert too_faint(tab) == [], (moment, width, media, scheme)
+            assert not is_wider_than_the_screen(tab)
+            assert tab.locator("#sessions").is_visible() is (media == "print")
 
 
 def test_nobody_gets_markup_into_the_page(
@@ -217,6 +294,32 @@ def test_without_the_extra_it_says_how_to_get_it(
         bf.page(plan.run_id)
 
 
+def test_a_mark_is_drawn_and_has_a_word() -> None:
+    """Unless what follows it says the same."""
+    shown = html_of(
+        f"## Verdict: {MARKS['pass']} PASS\n\n"
+        f"| | Seen |\n| --- | --- |\n| {MARKS['fail']} | none |\n\n"
+        f"- {MARKS['warn']} **a**\n\n{MARKS['fail']} 2 checks failed: a, b."
+    )
+    assert not any(emoji in shown for emoji in MARKS.values())
+    assert re.findall("</svg>(.*?)</span>", shown) == ["", "fail", "warn", ""]
+
+
+def test_a_long_list_of_sessions_is_folded() -> None:
+    """Not one of anything else, and not a short one."""
+    rows = "| one | a |\n" * (LONG_ROWS + 1)
+    listed = f"| Order | Error |\n| --- | --- |\n{rows}"
+    assert "<summary>21 rows</summary>" in html_of(listed, one_title="Order")
+    assert "<summary>" not in html_of(listed, one_title="Session")
+    assert "<summary>" not in html_of(listed.rsplit("|", 3)[0], one_title="Order")
+
+
+def test_what_failed_is_linked() -> None:
+    """A sentence that names a section leads to it."""
+    failed = Check("scoring calls", "fail", "all failed")
+    assert 'The section <a href="#risks">Risks</a> says' in plan_page(seed_plan(checks=(failed,)))
+
+
 def sessions_on(*days: str) -> PlannedSessions:
     noons = [datetime.fromisoformat(f"{day}T12:00:00Z") for day in days]
     return PlannedSessions(
@@ -262,6 +365,14 @@ def test_an_axis_of_less_than_a_second_has_two_ends() -> None:
     drawn = charts.lines("progress", "said", "seconds", {"done": [(0.0, 0.0), (0.34, 39.0)]})
     assert ">0.34<" in drawn
     assert ">0<" in drawn
+
+
+def test_a_chart_has_a_colour_for_each_of_many_series() -> None:
+    """Also of more than have a colour of their own: four components make fifteen categories."""
+    many = {f"lacks {number}": [1, 2] for number in range(15)}
+    drawn = charts.stacked_bars("candidates", "said", ["2025-08-01", "2025-08-02"], many)
+    assert all(f">{name}<" in drawn for name in many)
+    assert "white" not in drawn
 
 
 def test_latencies_are_of_the_last_attempt() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import cycle, islice
 from typing import Any
 from xml.etree.ElementTree import Element
 
@@ -23,25 +24,27 @@ HEIGHT, WIDTH = 300, 820
 MOST_LABELS = 16
 FINE_BELOW = 10  # smaller numbers on an axis of time have a second digit
 UPRIGHT_LABELS = 8
-_STYLE = Style(
-    background="transparent",
-    plot_background="transparent",
-    foreground="var(--ink)",
-    foreground_strong="var(--ink)",
-    foreground_subtle="var(--soft)",
-    guide_stroke_color="var(--rule)",
-    major_guide_stroke_color="var(--rule)",
-    colors=tuple(f"var(--series-{number})" for number in range(1, 8)),
-    opacity="1",
-    opacity_hover=".8",
-    transition="0s",
-    stroke_width="2.5",
-    title_font_size=13,
-    font_family="inherit",
-    label_font_size=12,
-    major_label_font_size=12,
-    legend_font_size=13,
-)
+SERIES = tuple(f"var(--series-{number})" for number in range(1, 8))
+_LOOK = {
+    "background": "transparent",
+    "plot_background": "transparent",
+    "foreground": "var(--ink)",
+    "foreground_strong": "var(--ink)",
+    "foreground_subtle": "var(--soft)",
+    "guide_stroke_color": "var(--rule)",
+    "major_guide_stroke_color": "var(--rule)",
+    "opacity": "1",
+    "opacity_hover": ".8",
+    "stroke_opacity": "1",
+    "transition": "0s",
+    "stroke_width": "2.5",
+    "title_font_size": 13,
+    "font_family": "inherit",
+    "label_font_size": 12,
+    "major_label_font_size": 12,
+    "legend_font_size": 13,
+    "value_font_size": 12,
+}
 
 
 def stacked_bars(
@@ -51,15 +54,14 @@ def stacked_bars(
 
     name: the chart's id on its page. said: its text for screen readers.
     """
-    chart = pygal.StackedBar(**_options(labels), show_minor_x_labels=False)
+    chart = pygal.StackedBar(**_options(len(series), labels), show_minor_x_labels=False)
     return _bars(chart, name, said, labels, series)
 
 
-def grouped_bars(
-    name: str, said: str, labels: Sequence[str], series: Mapping[str, Sequence[int]]
-) -> str:
-    """One bar per label and series, side by side."""
-    chart = pygal.Bar(**_options(labels), print_values=True, print_values_position="top")
+def bars(name: str, said: str, labels: Sequence[str], series: Mapping[str, Sequence[int]]) -> str:
+    """One bar per label and series, side by side, each under its number."""
+    options = _options(len(series), labels)
+    chart = pygal.Bar(**options, print_values=True, print_values_position="top")
     return _bars(chart, name, said, labels, series)
 
 
@@ -67,16 +69,26 @@ def _bars(
     chart: Any, name: str, said: str, labels: Sequence[str], series: Mapping[str, Sequence[int]]
 ) -> str:
     chart.x_labels = list(labels)
-    chart.show_legend = len(series) > 1
     chart.x_labels_major_every = label_every(len(labels))
     for title, values in series.items():
         chart.add(title, list(values))
     return _drawn(chart, name, said)
 
 
-def lines(name: str, said: str, x_title: str, series: Mapping[str, Points]) -> str:
+def lines(
+    name: str,
+    said: str,
+    x_title: str,
+    series: Mapping[str, Points],
+    colours: Sequence[str] = SERIES,
+) -> str:
     """One line per series through its points, from zero up."""
-    chart = pygal.XY(**_options(()), x_title=x_title, show_dots=False, include_x_axis=True)
+    chart = pygal.XY(
+        **_options(len(series), colours=colours),
+        x_title=x_title,
+        show_dots=False,
+        include_x_axis=True,
+    )
     for title, points in series.items():
         chart.add(title, list(points))
     return _drawn(chart, name, said)
@@ -102,15 +114,25 @@ def label_every(labels: int) -> int:
     return max(1, -(-labels // MOST_LABELS))
 
 
-def _options(labels: Sequence[str]) -> dict[str, Any]:
+def _options(
+    series: int, labels: Sequence[str] = (), colours: Sequence[str] = SERIES
+) -> dict[str, Any]:
+    """Of a chart of so many series.
+
+    Colours are given for each, and for the numbers above its bars: pygal would derive them from
+    colours that it cannot read.
+    """
+    given = tuple(islice(cycle(colours), series))
     return {
-        "style": _STYLE,
+        "style": Style(**_LOOK, colors=given, value_colors=("var(--ink)",) * series),
+        "show_legend": series > 1,
+        # pygal draws the legend below what it counts as the chart.
+        "margin_bottom": 36 if series > 1 else 8,
         "js": (),
         "explicit_size": False,
         "height": HEIGHT,
         "width": WIDTH,
         "margin": 8,
-        "margin_bottom": 36,  # pygal draws the legend below what it counts as the chart
         "legend_at_bottom": True,
         "legend_at_bottom_columns": 3,
         "truncate_legend": -1,

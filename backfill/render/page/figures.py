@@ -19,6 +19,7 @@ MOST_BARS = 62
 # The longest that each unit of a bar can be, in days, and the characters of its label.
 _DAYS = {"day": 1, "week": 7, "month": 31, "year": 366, "century": 36_525}
 _LABELS = {"day": 10, "week": 10, "month": 7, "year": 4, "century": 4}
+HELD_SHARE = 0.02  # of a line, beyond its last point
 MOST_STARTS = 120  # batches in the timeline
 # Upper bounds of the latencies' bars in seconds, and their labels.
 LATENCIES = (
@@ -99,6 +100,12 @@ def carried_to_the_end(series: Mapping[str, Points]) -> dict[str, Points]:
         name: [*points, (last, points[-1][1])] if points and points[-1][0] < last else points
         for name, points in series.items()
     }
+
+
+def held(points: Points) -> Points:
+    """The same line and a little more, so that a step at its end can be seen."""
+    last, value = points[-1]
+    return [*points, (last * (1 + HELD_SHARE), value)]
 
 
 def settled_over_time(plan: Plan) -> dict[str, Points]:

@@ -1,7 +1,7 @@
 """A plan, and what became of it, as one HTML file that needs nothing else. Pure.
 
-The text is the Markdown's, so that both say the same. markdown-it escapes it. The page's own
-policy forbids scripts and everything from outside. Needs the extra `page`.
+The text is the Markdown's, so that both say the same. The page's own policy forbids scripts and
+everything from outside: sections fold without one. Needs the extra `page`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import html
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from markdown_it import MarkdownIt
-
-from backfill.render.markdown import Called, duration, table
+from backfill.render.markdown import duration, table
 from backfill.render.page import charts, figures
+from backfill.render.page.markup import html_of, mark
+from backfill.render.page.now import OVER, Tile, headline, tiles
 from backfill.render.page.style import STYLE
 from backfill.render.plan import plan_markdown
 from backfill.render.reports import verification_markdown
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from backfill.results.verification import Verification
 
 MOST_CHARS = 200_000  # per section: a longer one is cut at a line, and says so
-_SHOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -39,9 +38,9 @@ _PAGE = """<!doctype html>
 <style>{style}</style>
 </head>
 <body>
-<main>
+<div class="page">
 {body}
-</main>
+</div>
 </body>
 </html>
 """
@@ -53,33 +52,84 @@ def plan_page(
     receipts: Sequence[Mapping[str, Json]] = (),
 ) -> str:
     """The page of a plan. Once the run has started it also shows what happened."""
-    facts, *sections = re.split(r"^(?=## )", plan_markdown(plan), flags=re.M)
-    ending = [s for s in sections if s.startswith("## Status")]
-    others = [s for s in sections if not s.startswith("## Status")]
-    body = [f"<header>{_shown(facts)}</header>", _figures(plan), *map(_section, ending)]
-    if plan.started_at is not None:
-        body.append(_happened(plan, verification, receipts))
+    opening, *parts = re.split(r"^(?=## )", plan_markdown(plan), flags=re.M)
     drawings = _drawings(plan)
-    body += [_section(text, drawings.get(_title(text), "")) for text in others]
-    title = html.escape(f"Backfill plan {plan.run_id[:8]}")
+    sections = [_section(plan, text, drawings.get(_title(text), "")) for text in parts]
+    # How it stands comes first, though the Markdown ends with it.
+    sections.sort(key=lambda section: section.name != "status")
+    if plan.started_at is not None:
+        sections.insert(1, _happened(plan, verification, receipts))
+    body = [
+        _header(plan, opening, verification),
+        _contents(sections),
+        f"<main>{_linked(sections)}</main>",
+    ]
+    title = html.escape(f"{headline(plan)} · backfill {plan.run_id[:8]}")
     return _PAGE.format(title=title, style=STYLE, body="\n".join(body))
 
 
-def _shown(markdown: str) -> str:
-    """Markdown as HTML. On a narrow page a table scrolls by itself."""
-    text: str = _SHOWN.render(markdown)
-    text = text.replace("<table>", '<div class="wide"><table>')
-    return text.replace("</table>", "</table></div>")
+class _Section(NamedTuple):
+    """A part of the page. name: its anchor."""
+
+    name: str
+    title: str
+    html: str
+
+
+def _header(plan: Plan, opening: str, verification: Verification | None) -> str:
+    """Which run it is, how it stands, in figures, and what it was asked for."""
+    kind = "plan" if plan.started_at is None else "run"
+    asked = html_of(opening.partition("\n")[2])
+    return (
+        f"<header><h1>Backfill {kind} <code>{html.escape(plan.run_id)}</code></h1>"
+        f'<p class="now">{html.escape(headline(plan))}</p>'
+        f'<dl class="figures">{"".join(map(_tile, tiles(plan, verification)))}</dl>'
+        f'<div class="facts">{asked}</div></header>'
+    )
+
+
+def _tile(tile: Tile) -> str:
+    name, value, kind = tile
+    shown = mark(kind, value) if kind else html.escape(value)
+    return f"<div><dt>{html.escape(name)}</dt><dd>{shown}</dd></div>"
+
+
+def _contents(sections: Sequence[_Section]) -> str:
+    links = (f'<li><a href="#{s.name}">{html.escape(s.title)}</a></li>' for s in sections)
+    return (
+        '<nav aria-labelledby="contents"><h2 id="contents">Contents</h2>'
+        f"<ul>{''.join(links)}</ul></nav>"
+    )
+
+
+def _linked(sections: Sequence[_Section]) -> str:
+    """The sections. Where one names another, that is a link to it."""
+    names = {html.escape(s.title): s.name for s in sections}
+    named = re.compile(rf"(?<=[Tt]he section )({'|'.join(map(re.escape, names))})")
+    shown = "".join(s.html for s in sections)
+    return named.sub(lambda found: f'<a href="#{names[found[1]]}">{found[1]}</a>', shown)
 
 
 def _title(markdown: str) -> str:
     return markdown.partition("\n")[0].removeprefix("## ").strip()
 
 
-def _section(markdown: str, drawing: str = "") -> str:
-    title, _, text = markdown.partition("\n")
-    name = re.sub(r"[^a-z]+", "-", _title(markdown).lower()).strip("-")
-    return f'<section id="{name}">{_shown(title)}{drawing}{_shown(_cut(text))}</section>'
+def _section(plan: Plan, markdown: str, drawing: str = "") -> _Section:
+    """A section of the Markdown. The list of all sessions is folded until somebody opens it."""
+    title = _title(markdown)
+    text = html_of(_cut(markdown.partition("\n")[2]), one_title=plan.called.one_title)
+    return _folding(title, drawing + text, is_open=title != plan.called.title)
+
+
+def _folding(title: str, inner: str, *, is_open: bool = True) -> _Section:
+    """The anchor stands inside, so that a link to a folded section opens it."""
+    name = re.sub(r"[^a-z]+", "-", title.lower()).strip("-")
+    heading = html_of(f"## {title}").strip()
+    shown = (
+        f"<section><details{' open' if is_open else ''}><summary>{heading}</summary>"
+        f'<div id="{name}">{inner}</div></details></section>'
+    )
+    return _Section(name, title, shown)
 
 
 def _cut(markdown: str) -> str:
@@ -91,44 +141,30 @@ def _cut(markdown: str) -> str:
 
 def _figure(caption: str, svg: str) -> str:
     said = html.escape(caption)
-    return f'<figure><figcaption>{said}</figcaption><div class="wide">{svg}</div></figure>'
-
-
-def _figures(plan: Plan) -> str:
-    """The plan at a glance."""
-    if not plan.figures:
-        return ""
-    throttle, runtime_s = plan.request.get("throttle_per_minute"), plan.expected_runtime_s
-    rehearsed = plan.rehearsal.runtime_s if plan.rehearsal else None
-    longest_s = rehearsed if rehearsed is not None else runtime_s
-    shown = {
-        plan.called.many: f"{plan.candidates['total']:,}",
-        "calls": f"{plan.expected_calls['total']:,}",
-        "rows": f"{plan.expected_writes['total']:,}",
-        "batches": f"{len(plan.batches):,}",
-        **({"starts per minute": f"{throttle:,}"} if throttle else {"throttle": "none"}),
-        "expected": duration(longest_s) if longest_s is not None else "not measured",
-    }
-    pairs = (
-        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>"
-        for name, value in shown.items()
+    return (
+        f"<figure><figcaption>{said}</figcaption>"
+        f'<p class="sign" aria-hidden="true">scroll sideways →</p>'
+        f'<div class="wide" tabindex="0" role="group" aria-label="{said}">{svg}</div></figure>'
     )
-    return f'<dl class="figures">{"".join(pairs)}</dl>'
 
 
 def _drawings(plan: Plan) -> dict[str, str]:
-    """Section -> its chart, for the sections that have one."""
+    """Section -> its chart, for the sections that have one.
+
+    A chart is drawn where it says more than the table below it: not of a single day or batch.
+    """
     if not plan.sessions:
         return {}
     return {
         "Candidate analysis": _candidates(plan),
         "Batching strategy": _timeline(plan),
-        "Rehearsal": _rehearsed(plan),
     }
 
 
 def _candidates(plan: Plan) -> str:
     unit, labels, series = figures.candidates_by_day(plan)
+    if len(labels) == 1:
+        return ""
     caption = f"{plan.called.title} by the UTC {unit} of their creation, by what they lack"
     return _figure(caption, charts.stacked_bars("candidates", caption, labels, series))
 
@@ -139,6 +175,8 @@ def _timeline(plan: Plan) -> str:
         return ""
     planned = figures.in_the_window(figures.planned_starts(plan))
     seen = figures.in_the_window(figures.seen_starts(plan))
+    if len(plan.batches) == 1:
+        return ""
     told = {"planned": planned, "as it happened": seen} if seen else {"planned": planned}
     carried = figures.carried_to_the_end(told)
     last = max(x for points in told.values() for x, _ in points)
@@ -154,40 +192,51 @@ def _timeline(plan: Plan) -> str:
     return _figure(caption, charts.lines("timeline", caption, x_title, series))
 
 
-def _rehearsed(plan: Plan) -> str:
-    if plan.rehearsal is None or not plan.rehearsal.rows:
-        return ""
-    rows = plan.rehearsal.rows
-    many = plan.called.many
-    caption = f"Rows of the rehearsed {many} before and after their calls, rolled back since"
-    series = {moment: [rows[name][moment] for name in rows] for moment in ("before", "after")}
-    return _figure(caption, charts.grouped_bars("rehearsal-rows", caption, list(rows), series))
-
-
 # What happened ---------------------------------------------------------------------------------
 
 
 def _happened(
     plan: Plan, verification: Verification | None, receipts: Sequence[Mapping[str, Json]]
-) -> str:
+) -> _Section:
     parts = [
-        _shown("## What happened"),
         _progress(plan),
+        _failures(plan),
         _latencies(plan, receipts),
-        _shown(_failures(plan)),
-        _verified(verification, plan.called) if verification else "",
+        _verified(plan, verification) if verification else "",
     ]
-    return f'<section id="what-happened">{"".join(parts)}</section>'
+    return _folding("What happened", "".join(parts))
 
 
 def _progress(plan: Plan) -> str:
     settled = figures.carried_to_the_end(figures.settled_over_time(plan))
-    series = {name: charts.steps(points) for name, points in settled.items() if points}
-    if not series:
-        return _shown(f"No {plan.called.one} is settled.")
-    caption = f"{plan.called.title} settled over time"
-    x_title = "seconds since the run was started"
-    return _figure(caption, charts.lines("progress", caption, x_title, series))
+    if not any(settled.values()):
+        return html_of(f"No {plan.called.one} is settled.")
+    return _over_time(plan, "progress", "done", settled["done"])
+
+
+def _failures(plan: Plan) -> str:
+    """The causes, and when it failed: on an axis of its own, since few fail among many."""
+    rows = Counter(error_text(s) for s in plan.sessions.in_state("failed")).most_common()
+    if not rows:
+        return html_of("### Failures\n\nNone.\n")
+    failed = figures.carried_to_the_end(figures.settled_over_time(plan))["failed"]
+    drawn = _over_time(plan, "failed", "failed", failed, colours=("var(--fail)",))
+    return drawn + html_of(f"### Failures\n\n{table(('Error', plan.called.title), rows)}\n")
+
+
+def _over_time(
+    plan: Plan,
+    name: str,
+    what: str,
+    points: figures.Points,
+    colours: Sequence[str] = charts.SERIES,
+) -> str:
+    """A line of the sessions that were done or failed. Empty if it has no length."""
+    if not points or points[-1][0] == 0:
+        return ""
+    caption = f"{plan.called.title} {what}, by seconds since the run was started"
+    line = {what: charts.steps(figures.held(points))}
+    return _figure(caption, charts.lines(name, caption, "seconds", line, colours))
 
 
 def _latencies(plan: Plan, receipts: Sequence[Mapping[str, Json]]) -> str:
@@ -198,20 +247,13 @@ def _latencies(plan: Plan, receipts: Sequence[Mapping[str, Json]]) -> str:
     labels, counts = figures.latency_bars(found_s)
     called = plan.called
     caption = f"From the lease of each {called.one} to its last row: p50 {half}, p95 {most}"
-    bars = {called.many: counts}
-    return _figure(caption, charts.grouped_bars("latencies", caption, labels, bars))
+    if len(labels) == 1:
+        return html_of(f"{caption}.")
+    return _figure(caption, charts.bars("latencies", caption, labels, {called.many: counts}))
 
 
-def _failures(plan: Plan) -> str:
-    rows = Counter(error_text(s) for s in plan.sessions.in_state("failed")).most_common()
-    if not rows:
-        return "### Failures\n\nNone.\n"
-    return f"### Failures\n\n{table(('Error', plan.called.title), rows)}\n"
-
-
-def _verified(verification: Verification, called: Called) -> str:
-    buckets = {n.replace("_", " "): len(rows) for n, rows in verification.buckets.items()}
-    caption = "Planned rows against the rows that stand there"
-    drawn = charts.grouped_bars("buckets", caption, list(buckets), {"rows": list(buckets.values())})
-    text = verification_markdown(verification, called).partition("\n")[2].replace("\n## ", "\n### ")
-    return _figure(caption, drawn) + _shown(_cut(text))
+def _verified(plan: Plan, verification: Verification) -> str:
+    text = verification_markdown(verification, plan.called).partition("\n")[2]
+    unfinished = "The run is not over: what was not scored yet counts as missing.\n\n"
+    shown = ("" if plan.state in OVER else unfinished) + text.replace("\n## ", "\n### ")
+    return html_of(_cut(shown), one_title=plan.called.one_title)
