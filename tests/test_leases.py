@@ -162,7 +162,7 @@ def test_an_undo_takes_the_leases_back_before_its_first_row(
     db.execute("select public.backfill_cancel(%s, 'a test')", (run_id,))
     digest = verbs.call(db, "backfill_preview_undo", p_run_id=run_id)["digest"]
     db.execute(FEW)
-    answers = []
+    answers: list[dict[str, Any]] = []
     while not answers or answers[-1]["remaining"]:
         answers.append(
             verbs.call(
