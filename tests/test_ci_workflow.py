@@ -1,4 +1,4 @@
-"""The README's GitHub workflows: each `run` step is executed in a shell, as a runner does it.
+"""The example GitHub workflows: each `run` step is executed in a shell, as a runner does it.
 
 There is no GitHub here and no Auth server. The runner's files and expressions are emulated as
 GitHub documents them; a server beside the project answers sign-ins with a minted token.
@@ -26,11 +26,13 @@ import yaml
 import backfill
 from tests.conftest import Project
 from tests.kit.debian import absent
-from tests.kit.readme import claim
+from tests.kit.readme import ROOT
 
 Json = Any
-GATE = yaml.safe_load(claim("In CI", "name: backfill gate", "executed"))
-BACKFILL = yaml.safe_load(claim("In CI", "name: backfill", "executed", whole_line=True))
+WORKFLOWS = ROOT / "supabase" / "examples" / "workflows"
+GATE = yaml.safe_load((WORKFLOWS / "coverage.yml").read_text())
+BACKFILL = yaml.safe_load((WORKFLOWS / "backfill.yml").read_text())
+WHEEL = f"vendor/supabase_backfill-{backfill.__version__}-py3-none-any.whl"
 PASSWORD = "correct horse battery staple"
 SINCE = "2025-09-12"  # few enough sessions for one batch, so that the throttle asks for no wait
 
@@ -150,7 +152,7 @@ def runner(project: Project, sign_in: str, tmp_path: Path) -> Runner:
     )
     tools = tmp_path / "bin"
     tools.mkdir()
-    (tools / "pipx").write_text('#!/bin/sh\ntest "$*" = "install supabase-backfill"\n')
+    (tools / "pipx").write_text(f'#!/bin/sh\ntest "$*" = "install {WHEEL}"\n')
     (tools / "backfill").write_text(f'#!/bin/sh\nexec {sys.executable} -m backfill "$@"\n')
     for tool in tools.iterdir():
         tool.chmod(0o755)

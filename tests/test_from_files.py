@@ -198,7 +198,7 @@ def test_what_another_run_asked_for_is_not_replaced_by_a_setting(there: Shell) -
     assert "batch_size is not taken" in ran.err
 
 
-def test_the_readmes_settings_are_all_of_them(folder: Shell) -> None:
+def test_the_page_s_settings_are_all_of_them(folder: Shell) -> None:
     """Each with its variable and its option."""
     Path("backfill.toml").write_text(EXAMPLE)
     taken = from_files.read_files(None)

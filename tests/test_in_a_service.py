@@ -1,4 +1,4 @@
-"""The README's examples of a service, taken from the README and run; and a typed one of our own."""
+"""The page's examples of a service, taken from it and run; and a typed one of our own."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ FAST: dict[str, Any] = {**SEED, "throttle_per_minute": 60_000, "batch_size": 10}
 def run(code: str, **names: Any) -> dict[str, Any]:
     """Run an example as a module that has these names."""
     names |= {"backfill": backfill, "__name__": "example"}
-    exec(code, names)  # noqa: S102 - our own README
+    exec(code, names)  # noqa: S102 - our own page
     return names
 
 

@@ -1,4 +1,4 @@
-"""The README's commands, snippets and tables do what they say."""
+"""The commands, snippets and tables of the pages do what they say."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 import shlex
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +14,27 @@ import platformdirs
 import psycopg
 import pytest
 
-import backfill
 from backfill.cli.exit_codes import ExitCode
 from backfill.local import stack
 from tests.conftest import Project
-from tests.kit import readme
 from tests.kit.commands import Shell
-from tests.kit.readme import README, ROOT, claim
+from tests.kit.readme import PAGES, claim
 from tests.test_help import VERBS, options
 
 Db = psycopg.Connection[Any]
 
-HOUR = "The first hour with a real project"
+PRISM = "PRISM, one example"
 PLANS = claim("In a program", "import backfill", "executed")
 APPLIES = claim("In a program", "outcome = bf.apply", "executed")
 ARROWS = claim("How a run goes", "stateDiagram-v2", "held to backfill_transitions")
-INSTALL = claim(HOUR, "backfill install", "executed; `supabase db push` needs the CLI")
-CHECK = claim(HOUR, "export SUPABASE_URL", "executed with the test project's URL and key")
-SETTINGS = claim(HOUR, "update public.backfill_settings", "executed")
-PLAN = claim(HOUR, "backfill plan --since", "executed")
-APPLY = claim(HOUR, "backfill apply RUN", "executed")
-UNDO = claim(HOUR, "backfill rollback RUN", "executed")
+INSTALL = claim(PRISM, "backfill install", "executed; the push is in tests/test_readme_way.py")
+SETTINGS = claim("Settings", "update public.backfill_settings", "executed")
+PLAN = claim(PRISM, "backfill plan --since", "executed")
+APPLY = claim(PRISM, "backfill apply RUN", "executed")
 VIEWS = claim("The views", "postgres=> select * from backfill_candidates", "executed")
-claim("Try it", "pip install -e '.[local,test]' && backfill demo", "tests/test_demo.py")
-claim("Try it", "pip install -e '.[local,test]' && pytest", "this very suite")
 STACK = claim("The embedded stack", "backfill local start", "executed")
-ROWS = re.search(r"(?ms)^## The verbs.*?^(?=Exit codes)", README)
+COMMANDS = PAGES["backfill/README.md"]
+ROWS = re.search(r"(?ms)^## The verbs.*?^(?=Exit codes)", COMMANDS)
 
 
 def words_of(block: str) -> list[list[str]]:
@@ -48,19 +42,6 @@ def words_of(block: str) -> list[list[str]]:
     joined = block.replace("\\\n", " ").splitlines()
     lines = [shlex.split(line, comments=True) for line in joined]
     return [line[1:] for line in lines if line[:1] == ["backfill"]]
-
-
-def test_every_block_is_claimed_by_a_test() -> None:
-    """A block that nobody runs would rot."""
-    for module in readme.CLAIMING:
-        import_module(module)
-    assert readme.unclaimed() == []
-
-
-def test_a_block_that_nobody_claims_is_seen() -> None:
-    """The walk finds nested blocks too, with their heading."""
-    added = README + "\n### New\n\n1. a\n\n   ```sh\n   backfill nonsense\n   ```\n"
-    assert readme.unclaimed(added)[-1] == ("New", "backfill nonsense")
 
 
 def test_the_program_goes_the_whole_way(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,19 +54,17 @@ def test_the_program_goes_the_whole_way(project: Project, monkeypatch: pytest.Mo
     exec(PLANS.replace("throttle_per_minute=20", "throttle_per_minute='none'"), names)  # noqa: S102
     with names["bf"]:
         project.approve(names["plan"])
-        exec(APPLIES, names)  # noqa: S102 - our own README
+        exec(APPLIES, names)  # noqa: S102 - our own page
         assert names["outcome"].is_complete
         assert names["bf"].status(names["plan"].run_id).counts["rolled_back"] > 0
 
 
-def test_the_first_hour_goes_as_written(project: Project, shell: Shell) -> None:
-    """Every command of the numbered steps; the throttle is let go, since nobody waits here."""
+def test_prism_goes_as_written(project: Project, shell: Shell) -> None:
+    """The throttle is let go, since nobody waits here."""
     Path("supabase").mkdir()
     Path("supabase/config.toml").write_text("")
     [install] = words_of(INSTALL)
     assert shell(*install, "--yes").code == ExitCode.DONE
-    [check] = words_of(CHECK)
-    assert shell(*check).code == ExitCode.DONE
     project.db.execute(SETTINGS.encode())
     assert project.value("select environment from backfill_settings") == "staging"
     project.db.execute("update public.backfill_settings set max_throttle_per_minute = null")
@@ -101,10 +80,6 @@ def test_the_first_hour_goes_as_written(project: Project, shell: Shell) -> None:
     for command in words_of(APPLY):
         ran = shell(*[run_id if word == "RUN" else word for word in command])
         assert ran.code == ExitCode.DONE, (command, ran)
-    preview, confirm = [[run_id if w == "RUN" else w for w in c] for c in words_of(UNDO)]
-    digest = shell(*preview, "--json").json["digest"]
-    ran = shell(*[digest if word == "DIGEST" else word for word in confirm])
-    assert ran.code == ExitCode.DONE, ran
 
 
 def test_the_embedded_stacks_commands_run_as_written(tmp_path: Path) -> None:
@@ -128,7 +103,7 @@ def test_the_embedded_stacks_commands_run_as_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("query", re.findall(r"postgres=> (.+)", VIEWS))
-def test_a_query_of_the_readme_runs(project_db: Db, query: str) -> None:
+def test_a_query_of_the_page_runs(project_db: Db, query: str) -> None:
     """And its columns and rows are those that the text shows."""
     answer = project_db.execute(query.encode())
     assert answer.description is not None
@@ -174,30 +149,6 @@ def test_the_table_names_every_verb_and_no_option_that_is_none() -> None:
 
 def test_the_exit_codes_are_those_of_the_library() -> None:
     """The sentence names each number once."""
-    sentence = re.search(r"Exit codes: .+?\.\n\n", README, re.DOTALL)
+    sentence = re.search(r"Exit codes: .+?\.\n\n", COMMANDS, re.DOTALL)
     assert sentence is not None
     assert [int(n) for n in re.findall(r"\b\d\b", sentence.group())] == sorted(ExitCode)
-
-
-@pytest.mark.parametrize("document", ["README.md", "sql/README.md"])
-def test_every_file_that_is_named_exists(document: str) -> None:
-    """Paths are from the repository's root, or beside the document."""
-    text = (ROOT / document).read_text()
-    named = set(re.findall(r"`((?:[\w.-]+/)*[\w-]+\.(?:py|sql|toml))`", text))
-    beside = (ROOT / document).parent
-    # A run's file, the user's settings, the end of a name, and two names that many folders have.
-    named -= {"rollback.sql", "backfill.toml", "_index_sessions.sql", "_schema.sql", "_tables.sql"}
-    missing = [n for n in named if not ((ROOT / n).exists() or (beside / n).exists())]
-    assert missing == []
-
-
-def test_every_sql_file_is_named() -> None:
-    """In sql/README.md."""
-    text = (ROOT / "sql/README.md").read_text()
-    files = [p.name for p in (ROOT / "sql").glob("*.sql")]
-    assert [name for name in files if f"`{name}`" not in text] == []
-
-
-def test_the_package_is_the_one_that_is_imported() -> None:
-    """The library's names in the README's prose are the library's."""
-    assert all(hasattr(backfill, n) for n in re.findall(r"`backfill\.([A-Za-z]+_?\w*)\(", README))

@@ -1,4 +1,4 @@
-"""What the README says of targets of one's own: the file is the example's, the commands work."""
+"""What supabase/README.md says of targets: the file is the example's, the commands work."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from tests.kit.readme import claim
 HERE = Path(__file__).parent
 EXAMPLE = HERE.parent / "supabase" / "examples" / "documents"
 BY = "tests/test_readme_targets.py"
-FILE = claim("A target of your own", 'target = "documents"', BY)
-COMMANDS = claim("A target of your own", "backfill install", BY)
+FILE = claim("A target of your own", 'target = "orders"', BY)
+COMMANDS = claim("A target of your own", "backfill install --supabase-path", BY)
 CLIENT = claim("Edge Functions", "import { handOn }", BY)
 
 
 def test_the_file_is_the_example_s() -> None:
     """But for its first line of comment."""
-    shipped = (EXAMPLE / "documents.toml").read_text()
+    shipped = (EXAMPLE.parent / "orders" / "orders.toml").read_text()
     assert FILE in shipped
     assert parse(FILE) == parse(shipped)
 
 
 @pytest.mark.parametrize("name", ["score_fc_session", "score_prism", "embed_document"])
-def test_the_samples_hand_the_headers_on_as_the_readme_says(name: str) -> None:
+def test_the_samples_hand_the_headers_on_as_the_page_says(name: str) -> None:
     """The first lines and the wrapped handler, word for word."""
     text = (EXAMPLE.parent.parent / "functions" / name / "index.ts").read_text()
     lines = [line for line in CLIENT.strip().splitlines() if not line.startswith("  ")]
@@ -46,7 +46,7 @@ def test_the_commands_install_check_and_plan(
     project.db.execute((EXAMPLE / "schema.sql").read_bytes())
     (tmp_path / "supabase").mkdir()
     (tmp_path / "supabase" / "config.toml").touch()
-    (tmp_path / "documents.toml").write_text(FILE)
+    (tmp_path / "documents.toml").write_text((EXAMPLE / "documents.toml").read_text())
     install, push, check, plan = (
         line.partition("#")[0].split() for line in COMMANDS.splitlines() if line
     )

@@ -107,7 +107,7 @@ def test_a_dask_cluster_goes_on_without_a_killed_worker(
     assert bf.verify(run_id).verdict == "pass"
 
 
-def test_the_readme_s_cluster_is_a_real_one(
+def test_the_page_s_cluster_is_a_real_one(
     spread: Project, bf: backfill.Backfill, clock: DatabaseClock
 ) -> None:
     """Its two commands start a scheduler and a worker; its lines apply a run on them."""

@@ -40,7 +40,9 @@ from tests.kit.readme import ROOT, claim
 from tests.test_readme_commands import words_of
 
 Db = psycopg.Connection[Any]
-COMMANDS = claim("Drafted and checked", "backfill target new documents", "tests/test_target_new.py")
+COMMANDS = claim(
+    "A target of your own", "backfill target new documents", "tests/test_target_new.py"
+)
 
 
 @dataclass(frozen=True)
@@ -649,7 +651,7 @@ def test_ctrl_c_leaves_the_old_file(sales: Project, tmp_path: Path) -> None:
     assert [(f.name, f.read_text()) for f in tmp_path.iterdir()] == [("sales.toml", "mine")]
 
 
-def test_the_readme_s_commands_work(project: Project, shell: Shell, tmp_path: Path) -> None:
+def test_the_page_s_commands_work(project: Project, shell: Shell, tmp_path: Path) -> None:
     """As written, over the second example."""
     example = ROOT / "supabase" / "examples" / "documents"
     project.db.execute((example / "schema.sql").read_bytes())

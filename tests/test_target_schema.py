@@ -1,4 +1,4 @@
-"""The keys of a target's file: the JSON Schema and the README's table say what is read."""
+"""The keys of a target's file: the JSON Schema and the table of the page say what is read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 from backfill.targets.schema import (
-    README,
+    PAGE,
     SHIPPED,
     keys_told,
     schema,
@@ -28,10 +28,10 @@ def read(text: str) -> Any:
     return json.loads(json.dumps(tomllib.loads(text), default=str))
 
 
-def test_the_shipped_schema_and_the_readme_s_table_are_made_from_the_classes() -> None:
+def test_the_shipped_schema_and_the_table_are_made_from_the_classes() -> None:
     """Whoever changes a key makes both anew: python -m backfill.targets.schema."""
     assert SHIPPED.read_text() == schema_text()
-    assert README.read_text() == with_table(README.read_text())
+    assert PAGE.read_text() == with_table(PAGE.read_text())
 
 
 def test_every_example_of_the_table_is_toml() -> None:

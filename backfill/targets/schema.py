@@ -1,4 +1,4 @@
-"""The JSON Schema of a target's file, for editors, and the table of its keys for the README.
+"""The JSON Schema of a target's file, for editors, and the table of its keys for the page.
 
 Both are made from the classes that read the file: python -m backfill.targets.schema
 """
@@ -19,7 +19,7 @@ from backfill.targets.keys_told import TOLD, Told
 
 SCHEMA_FILE = "backfill-target.schema.json"  # beside a target's file
 SHIPPED = Path(__file__).with_name("target.schema.json")
-README = Path(__file__).parents[2] / "README.md"  # of a checkout
+PAGE = Path(__file__).parents[2] / "supabase" / "README.md"  # of a checkout
 BEGINS, ENDS = "<!-- keys: python -m backfill.targets.schema -->\n", "<!-- end of keys -->"
 TEXT: dict[str, Json] = {"type": "string", "minLength": 1}
 # A day or a moment is a text to an editor.
@@ -185,7 +185,7 @@ def schema_text() -> str:
 
 
 def keys_table() -> str:
-    """The table of the README."""
+    """The table of `PAGE`."""
     rows = [
         f"| {_path(k)} | {k.told.what} | {k.type} | {'yes' if k.is_required else 'no'}"
         f" | {k.default} | `{k.told.example}` |".replace("`see `needs``", "see `needs`")
@@ -199,9 +199,9 @@ def _path(key: KeyTold) -> str:
     return f"`{key.kind}.{key.name}`" if key.kind else f"`{key.name}`"
 
 
-def with_table(readme: str) -> str:
-    """The README with this table between its two comments."""
-    head, _, rest = readme.partition(BEGINS)
+def with_table(page: str) -> str:
+    """The page with this table between its two comments."""
+    head, _, rest = page.partition(BEGINS)
     _, _, tail = rest.partition(ENDS)
     return f"{head}{BEGINS}{keys_table()}{ENDS}{tail}"
 
@@ -209,7 +209,7 @@ def with_table(readme: str) -> str:
 def make() -> None:
     """Write both in a checkout."""
     SHIPPED.write_text(schema_text(), encoding="utf-8")
-    README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What was measured, as Markdown that can be pasted into the README."""
+"""What was measured, as Markdown that can be pasted into tests/README.md."""
 
 from __future__ import annotations
 

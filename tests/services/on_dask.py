@@ -40,7 +40,7 @@ def kill_one_midway(client: Client) -> None:
 
 
 def main(run_id: str) -> None:
-    """The README's lines, and a murderer beside them."""
+    """The page's lines, and a murderer beside them."""
     with (
         LocalCluster(n_workers=SHARDS, threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster) as client,
