@@ -1,11 +1,14 @@
 """What can go wrong: one class per SQLSTATE of class OB.
 
-An error says what happened and what to do next. `str(error)` gives both, on two lines.
+An error says what happened and what to do next. `str(error)` gives both, the next step as a command
+and as the call of a connection `bf`.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
+
+from backfill.calls import python_calls
 
 
 class BackfillError(Exception):
@@ -14,13 +17,27 @@ class BackfillError(Exception):
     code: ClassVar[str | None] = None
 
     def __init__(self, message: str, next_step: str = "") -> None:
-        """message: one sentence for a person. next_step: what to type or do now, or ''."""
+        """message: one sentence for a person. next_step: what to type or do now, or ''.
+
+        A next step of several lines begins with a sentence. Lines to copy follow.
+        """
         super().__init__(message, next_step)
         self.message = message
         self.next_step = next_step
 
     def __str__(self) -> str:
-        return f"{self.message}\n  Next: {self.next_step}" if self.next_step else self.message
+        calls = [f"In Python: {call}" for call in self.calls]
+        return "\n  ".join([self.typed(), *calls])
+
+    @property
+    def calls(self) -> tuple[str, ...]:
+        """The next step's commands as Python calls."""
+        return python_calls(self.next_step)
+
+    def typed(self) -> str:
+        """The same for whoever types commands: the message, and what to type now."""
+        step = self.next_step.replace("\n", "\n    ")
+        return f"{self.message}\n  Next: {step}" if step else self.message
 
     def as_dict(self) -> dict[str, object]:
         """For machines: {error: {code, message, next}}, and notes if it has any.

@@ -15,7 +15,7 @@ from backfill.render.plan import plan_markdown
 from backfill.render.reports import summary_markdown, verification_markdown
 from backfill.results.check import Check
 from backfill.results.plan import Approval, Plan
-from backfill.results.run import FailedSession, Status
+from backfill.results.run import FailedSession, NextStep, Status
 from backfill.results.sessions import PlannedSession, PlannedSessions
 from backfill.results.verification import Criterion, Verification
 
@@ -405,9 +405,38 @@ def test_a_run_shows_what_became_of_every_session() -> None:
     ],
 )
 def test_every_state_ends_with_the_next_command(state: str, command: str) -> None:
-    assert section_of(plan_markdown(seed_plan(state=state)), "Status").endswith(
-        f"```sh\n{command} {RUN}\n```\n"
+    """As the database says it. What it says in which state is walked in test_next_steps."""
+    plan = seed_plan(state=state, next_step=NextStep((state,), False, None, (f"{command} {RUN}",)))
+    assert section_of(plan_markdown(plan), "Status").endswith(f"```sh\n{command} {RUN}\n```\n")
+
+
+def test_a_step_is_a_sentence_and_lines_to_copy_by_where_they_are_typed() -> None:
+    """SQL and commands do not share a block: each is pasted whole."""
+    lines = ("drop function public.f(uuid);", f"backfill resume {RUN}")
+    step = NextStep(("call:PGRST203",), True, "A call fits several functions | drop one.", lines)
+    shown = section_of(plan_markdown(seed_plan(state="paused", next_step=step)), "Status")
+    assert shown.endswith(
+        "Next: A call fits several functions \\| drop one.\n\n"
+        f"```sql\n{lines[0]}\n```\n\n```sh\n{lines[1]}\n```\n"
     )
+
+
+def test_what_an_undo_left_is_named() -> None:
+    """The row, its table and why it stays. Of many the first."""
+    row = {
+        "session_id": "session-01",
+        "table": "public.fc_scores",
+        "row": {"session_id": "session-01", "version": "v1.2"},
+        "reason": "the row was changed since",
+    }
+    shown = plan_markdown(seed_plan(state="completed", left_behind=(row,) * 22))
+    assert "22 rows could not be undone." in section_of(shown, "Left behind")
+    assert (
+        "| `session-01` | `public.fc_scores` | `session_id session-01, version v1.2` |"
+        " the row was changed since |"
+    ) in shown
+    assert "| 2 more |" in shown
+    assert "Left behind" not in plan_markdown(seed_plan(state="completed"))
 
 
 def test_an_empty_plan_is_one_short_paragraph() -> None:
@@ -576,7 +605,8 @@ def test_without_a_new_candidate_there_is_no_section_about_them() -> None:
 
 def test_the_summary_has_counts_failures_verdict_and_head() -> None:
     failure = FailedSession("session-02", "fc_scores", "P0001", "broken\npipe | here")
-    shown = summary_markdown(STATUS, VERIFICATION, [failure])
+    step = NextStep(("completed", "failed"), False, None, (f"backfill retry {RUN}",))
+    shown = summary_markdown(replace(STATUS, next_step=step), VERIFICATION, [failure])
     counts, failures, *_ = tables_of(shown)
     assert counts[1:] == [["done", "38"], ["failed", "1"], ["total", "39"]]
     assert failures[1] == ["`session-02`", "fc_scores: P0001: broken pipe | here"]

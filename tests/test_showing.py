@@ -17,9 +17,9 @@ PLANNED = {
     "batch_spacing_s", "expected_runtime_s", "excluded", "excluded_total", "undated", "not_wanted",
     "rehearsal",
     "blast_radius", "checks", "freshness",
-    "freshness_unknown",
+    "freshness_unknown", "next",
 }  # fmt: skip
-BECAME = {"started_at", "counts", "failures", "sessions"}
+BECAME = {"started_at", "counts", "failures", "left_behind", "sessions"}
 COUNTS = dict.fromkeys(["pending", "leased", "done", "failed", "skipped", "rolled_back"], 0)
 EMPTY = ("plan", "--since", "2026-01-01", "--environment", "staging")
 

@@ -15,10 +15,13 @@ from backfill.api.rows import (
     PROGRESS_COLUMNS,
     RECEIPT_FIELDS,
     RUN_COLUMNS,
+    STANDING_COLUMNS,
+    STATUS_COLUMNS,
     WITH_ROWS,
     failure_of,
     freshness_of,
     missing_of,
+    next_step_of,
     plan_of,
     sessions_of,
     status_of,
@@ -31,7 +34,7 @@ from backfill.results.coverage import Missing
 from backfill.results.event import OnProgress, ignore
 from backfill.results.history import History
 from backfill.results.plan import Freshness, Plan
-from backfill.results.run import Json, Outcome, RunState, RunSummary, Status
+from backfill.results.run import Json, NextStep, Outcome, RunState, RunSummary, Status
 from backfill.results.sessions import PlannedSessions
 from backfill.results.verification import Verification, packed
 
@@ -48,7 +51,21 @@ async def load_plan(gateway: Gateway, run_id: str) -> Plan:
     while page := await gateway.call("backfill_plan_sessions", asked, expect=list):
         sessions.extend(sessions_of(page))
         asked["p_after"] = page[-1][0]
-    return plan_of(run, sessions)
+    next_step, left_behind = await load_standing(gateway, run_id)
+    return replace(plan_of(run, sessions), next_step=next_step, left_behind=left_behind)
+
+
+async def load_standing(
+    gateway: Gateway, run_id: str
+) -> tuple[NextStep | None, tuple[Mapping[str, Json], ...]]:
+    """What helps a run now, and the rows that its undos left: {session_id, table, row, reason}."""
+    row = await gateway.first(
+        "backfill_run_progress", columns=STANDING_COLUMNS, equal={"run_id": run_id}
+    )
+    left: list[Mapping[str, Json]] = []
+    if row and row["left_behind"]:
+        left = await gateway.call("backfill_left_behind", {"p_run_id": run_id}, expect=list)
+    return next_step_of(row or {}), tuple(left)
 
 
 async def load_fresh_plan(gateway: Gateway, run_id: str) -> Plan:
@@ -143,7 +160,7 @@ async def full_run_id(gateway: Gateway, given: str) -> str:
 async def load_status(gateway: Gateway, run_id: str) -> Status:
     """The status of a run, and why it waits."""
     row = await gateway.first(
-        "backfill_run_progress", columns=PROGRESS_COLUMNS, equal={"run_id": run_id}
+        "backfill_run_progress", columns=STATUS_COLUMNS, equal={"run_id": run_id}
     )
     return status_of(row or {})
 
@@ -187,7 +204,9 @@ async def load_verification(
             for bucket, ids in seen.items():
                 sessions.setdefault(bucket, {}).setdefault(component, []).extend(packed(ids))
         if part["verification"] is not None:
-            return verification_of(part["verification"], critical, sessions, rows)
+            verified = verification_of(part["verification"], critical, sessions, rows)
+            next_step, left_behind = await load_standing(gateway, run_id)
+            return replace(verified, next_step=next_step, left_behind=left_behind)
         on_progress(part["looked_at"], part["to_look_at"])
         asked["p_so_far"] = part["so_far"]
 

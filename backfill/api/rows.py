@@ -16,7 +16,7 @@ from backfill.render.markdown import Called
 from backfill.results.check import Check
 from backfill.results.coverage import DayCoverage, Missing, all_missing_name
 from backfill.results.plan import Approval, Freshness, Plan
-from backfill.results.run import ITEM_STATES, FailedSession, Json, RunSummary, Status
+from backfill.results.run import ITEM_STATES, FailedSession, Json, NextStep, RunSummary, Status
 from backfill.results.sessions import PlannedSession, PlannedSessions
 from backfill.results.target import InstalledTarget
 from backfill.results.undo import UndoEffect
@@ -33,6 +33,8 @@ PROGRESS_COLUMNS = (
     "unselected,rate_per_minute,eta_s,waits_for,approved_by,approved_until,created_at,audit_count,audit_head,"
     "called"
 )
+STANDING_COLUMNS = "left_behind,next"
+STATUS_COLUMNS = f"{PROGRESS_COLUMNS},cause,{STANDING_COLUMNS}"
 BUCKETS = (
     "as_planned", "missing", "unplanned", "extra", "filled_elsewhere", "changed_since",
     "no_longer_selected",
@@ -137,7 +139,14 @@ def _approval_of(run: Mapping[str, Json]) -> Approval | None:
 
 def status_of(row: Mapping[str, Json]) -> Status:
     """A row of backfill_run_progress."""
-    return read(Status, row, counts={name: row.get(name) for name in ITEM_STATES})
+    counts = {name: row.get(name) for name in ITEM_STATES}
+    return read(Status, row, counts=counts, next_step=row.get("next"))
+
+
+def next_step_of(row: Mapping[str, Json]) -> NextStep | None:
+    """The next step in a row of backfill_run_progress. None if it has none."""
+    told = row.get("next")
+    return None if told is None else read(NextStep, told)
 
 
 def summary_of(row: Mapping[str, Json]) -> RunSummary:

@@ -153,7 +153,7 @@ def approve(
         status = bf.approve(
             run, digest=digest, access_token=_access_token(), approver=approver, note=note
         )
-    _print_status(status, as_json, f"backfill apply {status.run_id}")
+    _print_status(status, as_json)
 
 
 @app.command(epilog='Example: backfill reject 4f2c1b9e --reason "the wrong range"')
@@ -164,13 +164,11 @@ def reject(run: Run, reason: Reason, approver: Approver = None, as_json: AsJson 
     _print_status(status, as_json)
 
 
-def _print_status(status: backfill.Status, as_json: bool, next_step: str = "") -> None:
+def _print_status(status: backfill.Status, as_json: bool) -> None:
     if as_json:
         terminal.print_json(status.as_dict())
-        return
-    terminal.print_status(status)
-    if next_step:
-        terminal.print_next(next_step)
+    else:
+        terminal.print_status(status)
 
 
 @app.command(epilog="Example: backfill apply 4f2c1b9e")
@@ -224,8 +222,6 @@ def _work(
         if outcome.retried == 0:
             terminal.out.print("no session of this run has failed: nothing to retry")
         terminal.print_outcome(outcome)
-        verb_next = {"completed": "verify", "running": "apply"}.get(outcome.state, "show")
-        terminal.print_next(f"backfill {verb_next} {outcome.status.run_id}")
     terminal.print_missing_files(outcome)
     end(exit_codes.of_apply(outcome))
 
@@ -257,7 +253,7 @@ def pause(run: Run, reason: Reason, as_json: AsJson = False) -> None:
     """Pause a run: no session starts until it is resumed."""
     with connected() as bf:
         status = bf.pause(run, reason=reason)
-    _print_status(status, as_json, f"backfill resume {status.run_id}")
+    _print_status(status, as_json)
 
 
 @app.command(epilog='Example: backfill resume 4f2c1b9e --because "the nightly job wrote that row"')
@@ -265,7 +261,7 @@ def resume(run: Run, because: Because = None, as_json: AsJson = False) -> None:
     """Lift a pause. An apply that is still alive goes on."""
     with connected() as bf:
         status = bf.resume(run, because=because)
-    _print_status(status, as_json, f"backfill apply {status.run_id}, unless one is still alive")
+    _print_status(status, as_json)
 
 
 @app.command(epilog='Example: backfill cancel 4f2c1b9e --reason "the wrong version"')

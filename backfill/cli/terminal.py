@@ -15,10 +15,9 @@ from backfill.errors import BackfillError, UsageError
 from backfill.files.folder import files_are_missing
 from backfill.render.markdown import Called
 from backfill.render.reports import unplanned_in_words
-from backfill.render.state import HAND_ON, NO_HEADERS
 from backfill.results.check import Check
 from backfill.results.coverage import Missing
-from backfill.results.run import FailedSession, Json, Outcome, RunSummary, Status
+from backfill.results.run import FailedSession, Json, NextStep, Outcome, RunSummary, Status
 from backfill.results.undo import UndoEffect
 from backfill.results.verification import Verification, elsewhere_in_words
 
@@ -74,7 +73,7 @@ def print_refusal(
     if isinstance(error, BackfillError):
         prefix = "Refused: " if is_refused else ""
         notes = getattr(error, "__notes__", ())
-        err.print(f"{prefix}{error}", *notes, sep="\n", markup=False)
+        err.print(f"{prefix}{error.typed()}", *notes, sep="\n", markup=False)
     elif isinstance(error, typer.Abort):
         err.print("Aborted!")
     else:
@@ -103,8 +102,16 @@ def print_markdown(pieces: Iterable[str]) -> None:
 
 
 def print_next(step: str) -> None:
-    """What to type now."""
-    out.print(f"  Next: {step}", markup=False)
+    """What to type now. Of several lines the first is a sentence, and the others are to copy."""
+    # A line to copy is never wrapped: the terminal breaks it, and copies it whole.
+    indented = step.replace("\n", "\n    ")
+    out.print(f"  Next: {indented}", markup=False, soft_wrap=True)
+
+
+def print_next_step(step: NextStep | None) -> None:
+    """What helps a run now. Nothing if nothing does."""
+    if step is not None and step.lines:
+        print_next(step.text)
 
 
 def table(*headers: str, rows: Iterable[Sequence[object]]) -> Table:
@@ -216,6 +223,9 @@ def status_text(status: Status) -> str:
     lines = [f"run {status.run_id} is {status.state}: {counts or 'nothing'}"]
     if status.unselected:
         lines.append(f"{status.called.counted(status.unselected)} skipped: no longer selected")
+    if status.left_behind:
+        rows = f"{status.left_behind} row{'s' if status.left_behind > 1 else ''}"
+        lines.append(f"{rows} left behind by an undo: backfill verify names them")
     if status.waits_for:
         lines.append(f"waits for {status.waits_for}")
     elif status.reason:
@@ -228,8 +238,9 @@ def status_text(status: Status) -> str:
 
 
 def print_status(status: Status) -> None:
-    """The status of a run, and why it waits."""
+    """The status of a run, why it waits, and what to type now."""
     out.print(status_text(status), markup=False)
+    print_next_step(status.next_step)
 
 
 def print_failures(failures: Sequence[FailedSession], called: Called) -> None:
@@ -248,8 +259,9 @@ def print_failures(failures: Sequence[FailedSession], called: Called) -> None:
 
 def print_outcome(outcome: Outcome) -> None:
     """How an apply ended."""
-    print_status(outcome.status)
+    out.print(status_text(outcome.status), markup=False)
     print_failures(outcome.failures, outcome.status.called)
+    print_next_step(outcome.status.next_step)
 
 
 def print_missing_files(outcome: Outcome) -> None:
@@ -278,9 +290,14 @@ def print_verification(verification: Verification) -> None:
         )
     if verification.new_candidates_total:
         _print_new_candidates(verification)
+    for left in verification.left_behind:
+        print_left_as_it_is(left)
     _print_elsewhere(verification.elsewhere)
     _print_critical(verification)
     out.print(f"verdict: {MARKS[verification.verdict]}")
+    step = verification.next_step
+    if step is not None and step.text != f"backfill verify {verification.run_id}":
+        print_next_step(step)
 
 
 def _print_elsewhere(elsewhere: Sequence[Mapping[str, Json]]) -> None:
@@ -296,10 +313,7 @@ def _print_critical(verification: Verification) -> None:
     for line in verification.critical:
         out.print(f"[red]critical[/]  {line}")
     if verification.without_headers:
-        out.print(f"      {verification.without_headers} {NO_HEADERS}", markup=False)
-        print_next(HAND_ON.format(run=verification.run_id))
-    elif verification.unanswered:
-        print_next(f'look at it, then backfill resume {verification.run_id} --because "…"')
+        out.print(f"      {verification.without_headers} wrote without our headers", markup=False)
 
 
 def _print_new_candidates(verification: Verification) -> None:
@@ -322,13 +336,15 @@ def print_undo(effect: UndoEffect) -> None:
     else:
         _print_rows(effect)
     for conflict in effect.conflicts:
-        out.print(
-            f"  left as it is: {conflict['session_id']} {conflict['table']}: {conflict['reason']}",
-            markup=False,
-        )
+        print_left_as_it_is(conflict)
     _print_elsewhere(effect.elsewhere)
     if effect.confirming:
         print_next(effect.confirming)
+
+
+def print_left_as_it_is(row: Mapping[str, Json]) -> None:
+    """A row that an undo does not take back, and why."""
+    out.print(f"  left as it is: {row['session_id']} {row['table']}: {row['reason']}", markup=False)
 
 
 def _print_rows(effect: UndoEffect) -> None:

@@ -34,7 +34,7 @@ from backfill.render.plan_writes import (
     wanted_versions,
     written_tables,
 )
-from backfill.render.state import counts_by_state, next_commands, reason_line, state_line
+from backfill.render.state import counts_by_state, left_behind, next_step, reason_line, state_line
 from backfill.request import OWN, PARAMETERS
 
 if TYPE_CHECKING:
@@ -88,8 +88,10 @@ def _parts(plan: Plan, is_summary: bool) -> Iterator[str]:
     if not is_summary:
         yield order(plan)
         yield from sessions(plan)
-    for part in (_risks, _rollback, _criteria, _ending):
+    for part in (_risks, _rollback, _criteria):
         yield part(plan)
+    yield left_behind(plan.left_behind, plan.called)
+    yield _ending(plan)
 
 
 def _nothing_to_do(plan: Plan) -> str:
@@ -338,7 +340,7 @@ def _became_of(plan: Plan) -> str:
         reason_line(plan.reason),
         counts_by_state(counts, plan.called),
         _approval(plan),
-        next_commands(plan.run_id, plan.state, counts["failed"], plan.reason),
+        next_step(plan.next_step),
     )
 
 

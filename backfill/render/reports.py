@@ -24,7 +24,8 @@ from backfill.render.markdown import (
 from backfill.render.state import (
     counts_by_state,
     error_text,
-    next_commands,
+    left_behind,
+    next_step,
     reason_line,
     state_title,
 )
@@ -51,9 +52,10 @@ def summary_markdown(
         _approved(status),
         section(f"Failed {called.many}", _failures(failures, called)),
         verified,
+        left_behind(verification.left_behind, called) if verification else "",
         _new_candidates(verification, called) if verification else "",
         section("Audit", _audit(status.audit_count, status.audit_head)),
-        next_commands(status.run_id, status.state, len(failures), status.reason),
+        next_step(status.next_step),
     )
 
 
@@ -80,6 +82,7 @@ def verification_markdown(verification: Verification, called: Called = SESSION) 
     return joined(
         f"# Verification of run {code(verification.run_id)}",
         _verified(verification, called),
+        left_behind(verification.left_behind, called),
         _new_candidates(verification, called),
         section("Audit", _audit(verification.audit_count, verification.audit_head)),
     )

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
-from backfill.render.markdown import NONE, Called, escaped, fenced, table
+from backfill.render.markdown import (
+    NONE,
+    Called,
+    code,
+    counted,
+    escaped,
+    fenced,
+    section,
+    table,
+)
 
 if TYPE_CHECKING:
-    from backfill.results.run import FailedSession
+    from backfill.results.run import FailedSession, NextStep
     from backfill.results.sessions import PlannedSession
 
+NAMED_ROWS = 20
 _MEANINGS = {
     "approved": "The plan is approved. No {one} has started.",
     "running": "{many} are being scored, or wait for a worker.",
@@ -21,34 +32,6 @@ _MEANINGS = {
     "expired": "The approval ran out. What the run wrote stays.",
     "rolled_back": "No {one} is left done: what the run wrote was taken back.",
 }
-_NEXT = {
-    "approved": "backfill apply {run}",
-    "running": "backfill status {run}",
-    "paused": "backfill resume {run}",
-    "completed": "backfill verify {run}",
-    "rejected": "backfill plan --like {run}",
-    "cancelled": "backfill plan --like {run}",
-    "expired": "backfill plan --like {run}",
-}
-
-
-NO_HEADERS = "wrote without our headers"
-HAND_ON = (
-    "hand them on with supabase/functions/_shared/backfill.ts, which backfill install --functions "
-    'adds, and declare the new function_version, or declare receipts = "inferred". '
-    "Then: backfill plan --like {run}"
-)
-
-
-def resume_command(run_id: str, reason: str | None) -> str:
-    """What lifts a pause. What was critical wants an answer with it.
-
-    A run whose functions write without our headers is not resumed: they or their target change.
-    """
-    if NO_HEADERS in (reason or ""):
-        return HAND_ON.format(run=run_id)
-    is_critical = (reason or "").startswith("critical:")
-    return f"backfill resume {run_id}" + (' --because "…"' if is_critical else "")
 
 
 def state_line(state: str, called: Called) -> str:
@@ -79,14 +62,47 @@ def error_text(failed: PlannedSession | FailedSession) -> str:
     return ": ".join(escaped(part) for part in parts if part) or NONE
 
 
-def next_commands(run_id: str, state: str, failed: int, reason: str | None) -> str:
-    """The commands that a run in this state is waiting for. Empty if there are none.
+def next_step(step: NextStep | None) -> str:
+    """What helps, with the lines to copy in blocks of their own. Empty if there is nothing."""
+    if step is None:
+        return ""
+    says = f"Next: {escaped(step.says)}" if step.says else "Next:"
+    blocks = (fenced(language, "\n".join(lines)) for language, lines in _runs_of(step.lines))
+    return "\n\n".join([says, *blocks])
 
-    failed: how many of its sessions failed. reason: of the state.
-    """
-    commands = [_NEXT[state].format(run=run_id)] if state in _NEXT else []
-    if state == "paused" and NO_HEADERS in (reason or ""):
-        commands = ["backfill install --functions", f"backfill plan --like {run_id}"]
-    if state == "completed" and failed:
-        commands.append(f"backfill retry {run_id}")
-    return "\n\n".join(["Next:", fenced("sh", "\n".join(commands))]) if commands else ""
+
+def _runs_of(lines: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Lines for the shell and lines for the SQL editor, in their order."""
+    for language, group in groupby(lines, lambda line: "sql" if line.endswith(";") else "sh"):
+        yield language, list(group)
+
+
+def left_behind(rows: Sequence[Mapping[str, Any]], called: Called) -> str:
+    """The rows that an undo could not take back, each with the reason. Empty if there are none."""
+    if not rows:
+        return ""
+    named = rows[:NAMED_ROWS]
+    more = [("", "", f"{len(rows) - NAMED_ROWS:,} more", "")] if len(rows) > NAMED_ROWS else []
+    return section(
+        "Left behind",
+        f"{counted(len(rows), 'row')} could not be undone.",
+        table(
+            (called.one_title, "Table", "Row", "Why"),
+            [
+                *(
+                    (
+                        code(r["session_id"]),
+                        code(r["table"]),
+                        code(_key(r["row"])),
+                        escaped(r["reason"]),
+                    )
+                    for r in named
+                ),
+                *more,
+            ],
+        ),
+    )
+
+
+def _key(row: Mapping[str, Any]) -> str:
+    return ", ".join(f"{column} {value}" for column, value in row.items())

@@ -10,7 +10,7 @@ from typing import Literal
 from backfill.render.markdown import SESSION, Called
 from backfill.results.check import Check
 from backfill.results.coverage import all_missing_name
-from backfill.results.run import ITEM_STATES, FailedSession, Json, Moment, RunState
+from backfill.results.run import ITEM_STATES, FailedSession, Json, Moment, NextStep, RunState
 from backfill.results.sessions import Phase, PlannedSessions
 
 # The figures of a plan as long as the database has measured nothing.
@@ -165,6 +165,8 @@ class Plan:
     figures: candidates, categories, phases, expected calls and writes, excluded sessions, as the
     database measured them when it sealed the plan. freshness: what changed since, if the plan was
     read again and can still be carried out. freshness_unknown: why that could not be found out.
+    next_step: what helps the run now. left_behind: rows that an undo could not take back,
+    {session_id, table, row, reason}, 1,000 at most.
     """
 
     # pydantic takes the sessions as they are: to validate each would undo their compact form.
@@ -184,6 +186,8 @@ class Plan:
     started_at: Moment | None = None
     freshness: Freshness | None = None
     freshness_unknown: str | None = None
+    next_step: NextStep | None = None
+    left_behind: tuple[Mapping[str, Json], ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -339,6 +343,7 @@ class Plan:
         yield "checks", [check.as_dict() for check in self.checks]
         yield "freshness", self.freshness.as_dict() if self.freshness else None
         yield "freshness_unknown", self.freshness_unknown
+        yield "next", self.next_step.as_dict() if self.next_step else None
         if self.started_at is not None:
             yield from self._became_of_it(self.started_at)
 
@@ -347,6 +352,7 @@ class Plan:
         yield "started_at", started_at.isoformat()
         yield "counts", dict(self.counts)
         yield "failures", [asdict(failed) for failed in self.failures]
+        yield "left_behind", [dict(row) for row in self.left_behind]
         names = ("session_id", "batch", "state", "attempts")
         yield "sessions", ({name: getattr(s, name) for name in names} for s in self.sessions)
 

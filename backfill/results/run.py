@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, SkipValidation
 
+from backfill.calls import python_calls
 from backfill.moments import moment
 from backfill.render.markdown import SESSION, Called
 
@@ -46,12 +47,44 @@ class RunSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class NextStep:
+    """What helps a run now: sql/30_run/causes.sql, in the words of the run.
+
+    causes: that of the run's state first. decides: a person has to look or decide first. Otherwise
+    what follows helps by itself. says: what helps, in sentences, or None. lines: to copy, commands
+    and SQL for the SQL editor.
+    """
+
+    causes: tuple[str, ...]
+    decides: bool
+    says: str | None
+    lines: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The sentences, then the lines."""
+        return "\n".join(filter(None, (self.says, *self.lines)))
+
+    @property
+    def calls(self) -> tuple[str, ...]:
+        """The commands among the lines as Python calls of a connection `bf`."""
+        return python_calls("\n".join(self.lines))
+
+    def as_dict(self) -> dict[str, Json]:
+        """{causes, decides, says, lines, calls}."""
+        told = {"causes": list(self.causes), "decides": self.decides, "says": self.says}
+        return told | {"lines": list(self.lines), "calls": list(self.calls)}
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """Where a run stands.
 
     counts: sessions by state. rate_per_minute: sessions per minute. eta_s: seconds to the end, None
     if that is unknown. audit_head: hash of the newest of audit_count events. unselected: skipped
     sessions that the target no longer selected. called: how its rows are called, one and several.
+    cause: what kind of reason a pause has, as a code. left_behind: rows that an undo could not take
+    back. next_step: what helps now.
     """
 
     run_id: str
@@ -67,6 +100,9 @@ class Status:
     approved_until: Moment | None = None
     unselected: int = 0
     called: Called = SESSION
+    cause: str | None = None
+    left_behind: int = 0
+    next_step: NextStep | None = None
 
     @property
     def total(self) -> int:
@@ -84,6 +120,7 @@ class Status:
             "run_id": self.run_id,
             "state": self.state,
             "reason": self.reason,
+            "cause": self.cause,
             "called": list(self.called),
             "counts": dict(self.counts),
             "unselected": self.unselected,
@@ -92,7 +129,9 @@ class Status:
             "waits_for": self.waits_for,
             "approved_by": self.approved_by,
             "approved_until": self.approved_until.isoformat() if self.approved_until else None,
+            "left_behind": self.left_behind,
             "audit": self.audit,
+            "next": self.next_step.as_dict() if self.next_step else None,
         }
 
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from itertools import accumulate
 from typing import Any, Literal, overload
 
-from backfill.results.run import Json
+from backfill.results.run import Json, NextStep
 
 Verdict = Literal["pass", "partial", "fail"]
 
@@ -63,6 +63,8 @@ class Verification:
     elsewhere: what the run was seen to write, or somebody else at that time, to tables that no
     component names: {table, inserted, updated, deleted, seen}. seen: rehearsal, or first sessions.
     without_headers: Edge Functions that do not hand our headers on, though declared so.
+    left_behind: rows that an undo could not take back, {session_id, table, row, reason}, 1,000 at
+    most. next_step: what helps the run now.
     """
 
     run_id: str
@@ -80,6 +82,8 @@ class Verification:
     unanswered: int = 0
     elsewhere: tuple[Mapping[str, Json], ...] = ()
     without_headers: str | None = None
+    next_step: NextStep | None = None
+    left_behind: tuple[Mapping[str, Json], ...] = ()
 
     def as_dict(self) -> dict[str, Json]:
         """The shape of `backfill verify --json`."""
@@ -98,6 +102,8 @@ class Verification:
             "unanswered": self.unanswered,
             "elsewhere": [dict(written) for written in self.elsewhere],
             "without_headers": self.without_headers,
+            "left_behind": [dict(row) for row in self.left_behind],
+            "next": self.next_step.as_dict() if self.next_step else None,
         }
 
 

@@ -12,11 +12,10 @@ from uuid import uuid4
 import anyio
 
 from backfill.api.gateway import Gateway
-from backfill.api.queries import load_freshness, load_run
+from backfill.api.queries import load_freshness, load_run, load_standing
 from backfill.api.retries import BRIEF
 from backfill.errors import ApprovalExpired, BackfillError, Paused, WrongServer
 from backfill.files import keeper
-from backfill.render.state import resume_command
 from backfill.results.event import EventKind
 from backfill.results.run import Json
 from backfill.run.batch import Batches
@@ -59,9 +58,9 @@ async def work(worker: Worker) -> None:
     """
     started = await worker.ask("backfill_start", {"p_worker": worker.name})
     if started["state"] == "paused":
-        raise _paused(worker, started["reason"])
+        raise await _paused(worker, started["reason"])
     if started["state"] == "expired":
-        raise _expired(worker, started["reason"])
+        raise await _expired(worker, started["reason"])
     worker.tell("run_started", state=started["state"])
     if started["state"] == "running":
         await _tell_freshness(worker)
@@ -118,7 +117,7 @@ async def _one_turn(worker: Worker, bulk: Bulk, batches: Batches) -> bool:
     if claim["state"] == "paused":
         return await _hold(worker, claim)
     if claim["state"] == "expired":
-        raise _expired(worker, claim["reason"])
+        raise await _expired(worker, claim["reason"])
     if claim["state"] != "running":
         if claim["state"] in ENDINGS:
             worker.tell(ENDINGS[claim["state"]], reason=claim["reason"])
@@ -129,7 +128,7 @@ async def _one_turn(worker: Worker, bulk: Bulk, batches: Batches) -> bool:
 async def _hold(worker: Worker, claim: Mapping[str, Json]) -> bool:
     """Wait out a pause by a person. A pause by the database ends the work."""
     if not worker.waits or not claim["held_by"]:
-        raise _paused(worker, claim["reason"])
+        raise await _paused(worker, claim["reason"])
     why = f"{claim['held_by']} paused the run: {claim['reason']}"
     return await _wait(worker, LONGEST_WAIT_S, "pause", why)
 
@@ -142,17 +141,17 @@ async def _wait(worker: Worker, seconds: float, wait_for: str, why: str | None) 
     return True
 
 
-def _paused(worker: Worker, reason: str | None) -> Paused:
+async def _paused(worker: Worker, reason: str | None) -> Paused:
     worker.tell("run_paused", reason=reason)
-    run_id = worker.run_id
-    return Paused(
-        f"run {run_id} is paused: {reason or 'no reason given'}", resume_command(run_id, reason)
-    )
+    said = f"run {worker.run_id} is paused: {reason or 'no reason given'}"
+    return Paused(said, await _next_step(worker))
 
 
-def _expired(worker: Worker, reason: str | None) -> ApprovalExpired:
+async def _expired(worker: Worker, reason: str | None) -> ApprovalExpired:
     worker.tell("run_expired", reason=reason)
-    run_id = worker.run_id
-    return ApprovalExpired(
-        f"the approval of run {run_id} ran out", f"backfill plan --like {run_id}"
-    )
+    return ApprovalExpired(f"the approval of run {worker.run_id} ran out", await _next_step(worker))
+
+
+async def _next_step(worker: Worker) -> str:
+    step, _ = await load_standing(worker.gateway, worker.run_id)
+    return step.text if step else ""

@@ -4,6 +4,7 @@ create table public.backfill_runs (
   run_id uuid primary key default gen_random_uuid(),
   state text not null default 'planning',
   reason text,
+  cause text,
   held_by text,
   target text not null,
   environment text,
@@ -55,6 +56,8 @@ comment on column public.backfill_runs.state is
   'Where the run stands. backfill_transitions has every legal move.';
 comment on column public.backfill_runs.reason is
   'Why the run is paused, rejected, cancelled or expired.';
+comment on column public.backfill_runs.cause is
+  'What kind of reason a pause has, as a code. backfill_run_progress says what helps.';
 comment on column public.backfill_runs.held_by is
   'Who asked for the pause. Null: the database saw the reason itself.';
 comment on column public.backfill_runs.target is

@@ -62,7 +62,7 @@ begin
   elsif v_run.state <> all (p_states) then
     perform backfill_private.refuse('OB002',
       format('run %s is %s; this needs it to be %s', p_run_id, v_run.state, array_to_string(p_states, ' or ')),
-      format('backfill status %s', p_run_id));
+      backfill_private.hint(v_run));
   end if;
   return v_run;
 end

@@ -56,7 +56,7 @@ begin
           from public.backfill_transitions as m
           where m.from_state = old.state
         )),
-      format('backfill status %s', old.run_id));
+      backfill_private.hint(old));
   end if;
   if old.sealed_at is not null and (
     (new.run_id, new.target, new.environment, new.request, new.plan, new.digest, new.fingerprint, new.sealed_at)
@@ -65,7 +65,7 @@ begin
   ) then
     perform backfill_private.refuse('OB007',
       format('run %s is sealed, its plan does not change', old.run_id),
-      'make a new plan');
+      format('backfill plan --like %s', old.run_id));
   end if;
   return new;
 end
@@ -97,7 +97,7 @@ begin
   end if;
   perform backfill_private.refuse('OB007',
     format('run %s is sealed, its plan does not change', old.run_id),
-    'make a new plan');
+    format('backfill plan --like %s', old.run_id));
   return null;
 end
 $$;
@@ -123,7 +123,7 @@ begin
   if found then
     perform backfill_private.refuse('OB007',
       format('run %s is sealed, its plan does not change', v_sealed),
-      'make a new plan');
+      format('backfill plan --like %s', v_sealed));
   end if;
   return null;
 end
@@ -140,16 +140,17 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform backfill_private.refuse('OB007', format('%s is never truncated', tg_table_name));
+  perform backfill_private.refuse('OB007', format('%s is never truncated', tg_table_name), 'prune a run that is over instead');
   return null;
 end
 $$;
 
 -- Move a run to another state and say so in its chain.
 --
+-- p_cause  what kind of reason this is: see backfill_private.causes. Only a pause has one
 -- raises  OB002 the move is not in backfill_transitions
 create function backfill_private.move(
-  p_run_id uuid, p_to text, p_reason text default null, p_details jsonb default '{}'
+  p_run_id uuid, p_to text, p_reason text default null, p_details jsonb default '{}', p_cause text default null
 )
 returns void
 language plpgsql
@@ -162,6 +163,7 @@ begin
   update public.backfill_runs
   set state = p_to,
       reason = left(p_reason, 500),
+      cause = p_cause,
       held_by = case when p_to = 'paused' then p_details ->> 'by' end,
       started_at = case when p_to = 'running' then coalesce(started_at, v_now) else started_at end,
       resumed_at = case when p_to = 'running' then v_now else resumed_at end,
@@ -179,14 +181,16 @@ end
 $$;
 
 -- Pause a running run, for a reason that the database saw.
-create function backfill_private.hold(p_run_id uuid, p_reason text)
+--
+-- p_cause  see backfill_private.causes
+create function backfill_private.hold(p_run_id uuid, p_cause text, p_reason text)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
   if (select r.state from public.backfill_runs as r where r.run_id = p_run_id) = 'running' then
-    perform backfill_private.move(p_run_id, 'paused', p_reason);
+    perform backfill_private.move(p_run_id, 'paused', p_reason, p_cause => p_cause);
   end if;
 end
 $$;

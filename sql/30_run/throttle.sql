@@ -126,7 +126,7 @@ begin
   if v_taken + coalesce((p_run.request ->> 'throttle_per_minute')::integer, v_most + 1) > v_most then
     perform backfill_private.refuse('OB015',
       format('running runs take %s of the %s starts per minute that this project allows', v_taken, v_most),
-      'wait for them, or pause one: backfill runs --state running');
+      backfill_private.hint(p_run, 'throttle'));
   end if;
 end
 $$;

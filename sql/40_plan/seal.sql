@@ -183,7 +183,8 @@ begin
   if v_run.state = 'awaiting_approval' then
     return jsonb_build_object('state', v_run.state);  -- sealed by a call whose reply was lost
   elsif v_run.collect_from < v_run.collect_until then
-    perform backfill_private.refuse('OB002', format('run %s is not collected to its end', p_run_id));
+    perform backfill_private.refuse('OB002', format('run %s is not collected to its end', p_run_id),
+      backfill_private.hint(v_run));
   end if;
   perform backfill_private.exclude_named(v_run);
   if not exists (

@@ -93,7 +93,7 @@ begin
     perform backfill_private.refuse('OB007',
       format('what run %s planned is no longer what stands there: %s',
         p_run.run_id, backfill_private.what_changed(p_run)),
-      format('backfill plan --like %s', p_run.run_id));
+      backfill_private.hint(p_run, 'plan'));
   end if;
 end
 $$;

@@ -70,7 +70,7 @@ begin
       and i.state = 'pending'
       and i.ordinal not in (select (o ->> 'ordinal')::integer from jsonb_array_elements(p_outcomes) as o)
   ) then
-    perform backfill_private.hold(p_run_id,
+    perform backfill_private.hold(p_run_id, 'no_outcome',
       format('no known outcome in %s batches in a row, the last: %s', v_batches, v_what));
   end if;
 end
@@ -123,11 +123,11 @@ begin
   where i.run_id = p_run_id
     and i.state = 'failed';
   if v_is_canary and v_run.failed_in_row >= 5 then
-    perform backfill_private.hold(p_run_id,
+    perform backfill_private.hold(p_run_id, 'breaker:' || v_most,
       format('circuit breaker: %s canary %s failed in a row, most with %s',
         v_run.failed_in_row, (backfill_private.words_of(p_run_id))[2], v_most));
   elsif v_run.settled_since >= 20 and v_run.failed_since * 2 > v_run.settled_since then
-    perform backfill_private.hold(p_run_id,
+    perform backfill_private.hold(p_run_id, 'breaker:' || v_most,
       format('circuit breaker: %s of %s failed since %s UTC, most with %s',
         v_run.failed_since,
         backfill_private.called_in(p_run_id, v_run.settled_since),

@@ -96,7 +96,8 @@ begin
   from found as f;
   if v_seen.foreigner is not null then
     perform backfill_private.refuse('OB018',
-      format('this attempt holds session %s and writes a row of another', v_seen.foreigner));
+      format('this attempt holds session %s and writes a row of another', v_seen.foreigner),
+      'let the function write rows of the session that it is called for alone');
   elsif p_step is not null then
     perform backfill_private.check_order(p_run_id, v_seen.ordinal, p_step, (
       select t.needs_first from public.backfill_targets as t where t.target = v_target and t.component = p_step));
@@ -187,7 +188,8 @@ declare
 begin
   perform backfill_private.authorize('apply');
   if p_sessions is null or p_sessions not between 1 and 500 then
-    perform backfill_private.refuse('OB013', format('a call in bulk takes 1 to 500 sessions, not %s', p_sessions));
+    perform backfill_private.refuse('OB013', format('a call in bulk takes 1 to 500 sessions, not %s', p_sessions),
+      format('backfill apply %s', p_run_id));
   end if;
   select * into v_run from public.backfill_runs where run_id = p_run_id;
   if v_run.request ->> 'throttle_per_minute' is null then
@@ -294,7 +296,7 @@ begin
   delete from backfill_private.bulk_claims
   where claim_id = p_claim_id and run_id = p_run_id and xid = pg_current_xact_id();
   if not found then
-    perform backfill_private.refuse('OB011', 'no call in bulk is under way here', 'backfill apply');
+    perform backfill_private.refuse('OB011', 'no call in bulk is under way here', format('backfill apply %s', p_run_id));
   end if;
   v_lacking := backfill_private.bulk_done(p_run_id, p_answered, p_started_at);
   v_settled := backfill_private.bulk_troubled(p_run_id, p_claim_id, p_outcomes || coalesce((

@@ -117,7 +117,8 @@ begin
   perform backfill_private.record(p_run.run_id, 'canary',
     jsonb_build_object('result', case when v_bad is null then 'passed' else 'failed' end));
   if v_bad is not null then
-    perform backfill_private.move(p_run.run_id, 'paused', 'the canary failed: ' || v_bad);
+    perform backfill_private.move(p_run.run_id, 'paused', 'the canary failed: ' || v_bad,
+      p_cause => 'canary');
     return 'failed';
   end if;
   return 'passed';

@@ -55,36 +55,15 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_bare text := (
-    select u.name
-    from public.backfill_targets as t, backfill_private.unguarded(t.table_name) as u (name)
-    where t.target = p_run.target
-    limit 1);
-  v_key_fault text := backfill_private.key_fault(p_run.target, false);
+  v_held record;
 begin
   if p_run.approved_until <= backfill_private.clock() then
     perform backfill_private.move(p_run.run_id, 'expired', 'the approval ran out');
-  elsif p_run.state <> 'running' then
-    return;
-  elsif p_run.fingerprint is distinct from backfill_private.definitions(p_run.target) then
-    perform backfill_private.move(p_run.run_id, 'paused',
-      'a scoring function is not the one that was approved: ' || backfill_private.what_changed(p_run));
-  elsif to_regclass(backfill_private.standing_view(p_run.target)) is null then
-    perform backfill_private.move(p_run.run_id, 'paused',
-      format('%s is gone, which says what the target selects. Create it again as the target''s migration has it',
-        backfill_private.standing_view(p_run.target)));
-  elsif v_bare is not null then
-    perform backfill_private.move(p_run.run_id, 'paused',
-      format('the receipt triggers of %s are missing or not always enabled. backfill check prints the SQL', v_bare));
-  elsif v_key_fault is not null then
-    perform backfill_private.move(p_run.run_id, 'paused', v_key_fault);
-  elsif backfill_private.is_elsewhere(p_run) then
-    perform backfill_private.move(p_run.run_id, 'paused', 'this project''s environment is no longer the plan''s');
-  elsif backfill_private.share_taken(null) > (select max_throttle_per_minute from public.backfill_settings) then
-    perform backfill_private.move(p_run.run_id, 'paused',
-      format('running runs take %s of the %s starts per minute that this project allows',
-        backfill_private.share_taken(null),
-        (select max_throttle_per_minute from public.backfill_settings)));
+  elsif p_run.state = 'running' then
+    v_held := backfill_private.in_the_way(p_run);
+    if v_held.cause is not null then
+      perform backfill_private.move(p_run.run_id, 'paused', v_held.reason, p_cause => v_held.cause);
+    end if;
   end if;
 end
 $$;
@@ -113,7 +92,8 @@ declare
 begin
   perform backfill_private.authorize('apply');
   if p_claim_id is null then
-    perform backfill_private.refuse('OB013', 'a claim needs an id, made by the worker');
+    perform backfill_private.refuse('OB013', 'a claim needs an id, made by the worker',
+      format('backfill apply %s', p_run_id));
   end if;
   v_run := backfill_private.caught_up_run(p_run_id);
   perform backfill_private.release_expired();

@@ -63,7 +63,8 @@ begin
   if found then
     perform backfill_private.refuse('OB020',
       format('%s of session %s is not there, so %s is not written',
-        v_lacks.component, v_lacks.session_id, p_component));
+        v_lacks.component, v_lacks.session_id, p_component),
+      format('let the function of %s leave its row', v_lacks.component));
   end if;
 end
 $$;
@@ -93,7 +94,8 @@ begin
         format('the approval of run %s ran out', p_run_id), format('backfill plan --like %s', p_run_id));
     when 'foreign' then
       perform backfill_private.refuse('OB018',
-        format('this attempt holds session %s and writes a row of another', p_session_id));
+        format('this attempt holds session %s and writes a row of another', p_session_id),
+        'let the function write rows of the session that it is called for alone');
   end case;
 end
 $$;
@@ -245,7 +247,8 @@ begin
   if backfill_private.run_headers() ? 'x-backfill-run'
     or pg_trigger_depth() > 1 and backfill_private.run_headers() is not null
   then
-    perform backfill_private.refuse('OB018', format('a run does not truncate %s', tg_table_name));
+    perform backfill_private.refuse('OB018', format('a run does not truncate %s', tg_table_name),
+      'let the function write rows of the session that it is called for alone');
   end if;
   return null;
 end

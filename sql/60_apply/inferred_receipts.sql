@@ -56,9 +56,7 @@ begin
     perform backfill_private.refuse('OB002',
       format('run %s cannot go on: %s wrote without our headers, so every further row would have no receipt',
         p_run.run_id, v_named),
-      format('hand them on with supabase/functions/_shared/backfill.ts, which backfill install --functions adds, and '
-        'declare the new function_version, or declare receipts = "inferred". Then: backfill plan --like %s',
-        p_run.run_id));
+      backfill_private.hint(p_run, 'no_headers'));
   end if;
 end
 $$;

@@ -1,24 +1,5 @@
 -- Lifecycle: start, pause, resume, cancel, retry, prune.
 
--- Check again, before a run goes on, what its approval covers.
---
--- returns  null if all is as approved, else the reason
-create function backfill_private.reason_to_hold(p_run public.backfill_runs)
-returns text
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  if backfill_private.is_elsewhere(p_run) then
-    return 'this project''s environment is no longer the plan''s';
-  elsif backfill_private.compute_digest(p_run.run_id) <> p_run.digest then
-    return 'what was approved is no longer what stands there: ' || backfill_private.what_changed(p_run);
-  end if;
-  return null;
-end
-$$;
-
 -- Start a run or go on with it: every apply calls this first.
 --
 -- returns  {state, reason}. A run that holds comes back paused or expired with the reason
@@ -32,7 +13,7 @@ set statement_timeout = '55s'
 as $$
 declare
   v_run public.backfill_runs;
-  v_why text;
+  v_held record;
 begin
   perform backfill_private.authorize('apply');
   v_run := backfill_private.caught_up_run(p_run_id);
@@ -40,16 +21,16 @@ begin
     perform backfill_private.refuse('OB003',
       format('run %s is %s (digest %s)',
         p_run_id, replace(v_run.state, '_', ' '), coalesce(v_run.digest, 'not yet made')),
-      format('backfill approve %s --digest %s', p_run_id, v_run.digest));
+      backfill_private.hint(v_run));
   elsif v_run.state not in ('approved', 'running', 'paused', 'completed') then
     perform backfill_private.refuse('OB002', format('run %s is %s: it does not run again', p_run_id, v_run.state),
-      format('backfill plan --like %s', p_run_id));
+      backfill_private.hint(v_run));
   elsif v_run.state in ('approved', 'running', 'paused') and v_run.approved_until <= backfill_private.clock() then
     perform backfill_private.move(p_run_id, 'expired', 'the approval ran out');
   elsif v_run.state in ('approved', 'running') then
-    v_why := backfill_private.reason_to_hold(v_run);
-    if v_why is not null then
-      perform backfill_private.move(p_run_id, 'paused', v_why);
+    v_held := backfill_private.no_longer_approved(v_run);
+    if v_held.cause is not null then
+      perform backfill_private.move(p_run_id, 'paused', v_held.reason, p_cause => v_held.cause);
     elsif v_run.state = 'approved' then
       perform backfill_private.check_share(v_run);
       perform backfill_private.move(p_run_id, 'running', null, jsonb_build_object('worker', left(p_worker, 200)));
@@ -85,7 +66,8 @@ begin
   v_run := backfill_private.caught_up_run(p_run_id);
   if v_run.state <> v_wanted then
     perform backfill_private.move(p_run_id, v_wanted, p_reason,
-      jsonb_build_object('by', (select label from backfill_private.caller())));
+      jsonb_build_object('by', (select label from backfill_private.caller())),
+      case p_verb when 'pause' then 'asked' end);
   end if;
   return (select jsonb_build_object('run_id', r.run_id, 'state', r.state, 'reason', r.reason)
           from public.backfill_runs as r where r.run_id = p_run_id);
@@ -123,7 +105,7 @@ $$;
 -- p_because  see backfill_private.answer_critical. Null: they stay unanswered
 -- returns    {run_id, state, was: the reason of the pause, answered: how many critical events}
 -- raises     OB002 not paused and nothing to answer, or Edge Functions write without our headers, OB006 the approval ran
---            out, OB007 the plan or its surroundings changed, OB013 an empty reason, OB015 no share left
+--            out, OB007 something stands in its way, see refuse_if_held, OB013 an empty reason, OB015 no share left
 create function backfill_private.resume(p_run_id uuid, p_because text)
 returns jsonb
 language plpgsql
@@ -133,7 +115,6 @@ set statement_timeout = '55s'
 as $$
 declare
   v_run public.backfill_runs;
-  v_why text;
   v_answered integer := 0;
 begin
   perform backfill_private.authorize('resume');
@@ -144,13 +125,7 @@ begin
   if v_run.state = 'paused' or v_answered = 0 then
     v_run := backfill_private.locked_run(p_run_id, array['paused']);
     perform backfill_private.refuse_without_headers(v_run);
-    v_why := backfill_private.reason_to_hold(v_run);
-    if v_run.approved_until <= backfill_private.clock() then
-      perform backfill_private.refuse('OB006', format('the approval of run %s ran out', p_run_id),
-        format('backfill plan --like %s', p_run_id));
-    elsif v_why is not null then
-      perform backfill_private.refuse('OB007', v_why, format('backfill plan --like %s', p_run_id));
-    end if;
+    perform backfill_private.refuse_if_held(v_run);
     perform backfill_private.check_share(v_run);
     update public.backfill_runs set canary = 'overridden' where run_id = p_run_id and canary = 'failed';
     update public.backfill_items set trial = 'resumed' where run_id = p_run_id and trial in ('aside', 'agreed');
@@ -165,7 +140,7 @@ $$;
 --
 -- returns  {run_id, state, sessions}. sessions: how many are pending again, each with fresh budgets for trouble
 -- raises   OB002 not completed, paused or running, or Edge Functions write without our headers, OB006 the approval ran
---          out, OB007 the plan or its surroundings changed
+--          out, OB007 something stands in its way, see refuse_if_held
 create function backfill_private.retry(p_run_id uuid)
 returns jsonb
 language plpgsql
@@ -175,20 +150,13 @@ set statement_timeout = '55s'
 as $$
 declare
   v_run public.backfill_runs;
-  v_why text;
   v_sessions integer;
 begin
   perform backfill_private.authorize('apply');
   v_run := backfill_private.caught_up_run(p_run_id, array['completed', 'paused', 'running']);
   perform backfill_private.refuse_if_removed(v_run.target);
   perform backfill_private.refuse_without_headers(v_run);
-  v_why := backfill_private.reason_to_hold(v_run);
-  if v_run.approved_until <= backfill_private.clock() then
-    perform backfill_private.refuse('OB006', format('the approval of run %s ran out', p_run_id),
-      format('backfill plan --like %s', p_run_id));
-  elsif v_why is not null then
-    perform backfill_private.refuse('OB007', v_why, format('backfill plan --like %s', p_run_id));
-  end if;
+  perform backfill_private.refuse_if_held(v_run);
   update public.backfill_items
   set state = 'pending',
       settled_at = null,

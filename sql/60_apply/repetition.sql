@@ -73,10 +73,10 @@ begin
   if v_pids = '{}' then
     return p_outcomes;
   end if;
-  perform backfill_private.hold(p_run_id, format(
-    'the API repeats a scoring call without end: a function raises 40001, which PostgREST before version 16 calls '
-    'again. End it in the SQL editor: select pg_terminate_backend(pid) from unnest(array[%s]) as pid; '
-    'Then score inside the database: backfill plan --like %s --mode bulk', array_to_string(v_pids, ', '), p_run_id));
+  perform backfill_private.hold(p_run_id, 'repeats', format(
+    'the API repeats a scoring call without end, in backends %s: a function raises 40001, which PostgREST before '
+    'version 16 calls again',
+    array_to_string(v_pids, ', ')));
   return (
     select jsonb_agg(case when o ->> 'outcome' <> 'unknown' then o else o || jsonb_build_object(
       'outcome', 'failed',

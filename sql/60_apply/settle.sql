@@ -44,19 +44,24 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_bad jsonb;
+  v_nameless text;
 begin
   select jsonb_agg(jsonb_build_array(x ->> 'session_id', x ->> 'error_code')) into v_bad
   from jsonb_array_elements(p_settled) as x where (x ->> 'is_critical')::boolean;
   if v_bad is not null then
     perform backfill_private.record(p_run_id, 'critical', jsonb_build_object('claim', p_claim_id, 'sessions', v_bad));
-    perform backfill_private.hold(p_run_id, format('critical: %s %s, %s',
-      (backfill_private.words_of(p_run_id))[1], v_bad -> 0 ->> 0,
-      case v_bad -> 0 ->> 1
-        when 'OB016' then concat_ws(': ', 'a written row has no receipt', (
-          select backfill_private.functions_without_headers(r) || ' wrote without our headers'
-          from public.backfill_runs as r
-          where r.run_id = p_run_id))
-        else 'a write was refused at the gate' end));
+    if v_bad -> 0 ->> 1 = 'OB016' then
+      select backfill_private.functions_without_headers(r) into v_nameless
+      from public.backfill_runs as r
+      where r.run_id = p_run_id;
+    end if;
+    perform backfill_private.hold(p_run_id,
+      case when v_nameless is null then v_bad -> 0 ->> 1 else 'no_headers' end,
+      format('critical: %s %s, %s',
+        (backfill_private.words_of(p_run_id))[1], v_bad -> 0 ->> 0,
+        case v_bad -> 0 ->> 1
+          when 'OB016' then concat_ws(': ', 'a written row has no receipt', v_nameless || ' wrote without our headers')
+          else 'a write was refused at the gate' end));
   end if;
 end
 $$;
@@ -96,7 +101,8 @@ begin
     or (select count(*) <> count(distinct o ->> 'ordinal') from jsonb_array_elements(p_outcomes) as o)
   then
     perform backfill_private.refuse('OB013',
-      'outcomes are a list of {ordinal, outcome, answered, step, code, message, retry_after_s}, one for each session');
+      'outcomes are a list of {ordinal, outcome, answered, step, code, message, retry_after_s}, one for each session',
+      'backfill apply RUN');
   end if;
 end
 $$;

@@ -161,7 +161,7 @@ begin
     or p_settled is null and v_run.trials = 0 and v_same.agreed > 0
     or p_settled is null and v_run.settled_since = v_run.failed_since)
   then
-    perform backfill_private.hold(p_run_id,
+    perform backfill_private.hold(p_run_id, 'call:' || v_same.code,
       concat_ws('. ',
         concat_ws(' ', 'every call would fail:', v_same.code, v_same.message),
         backfill_private.call_cause(v_run.target, v_same.code, v_same.message)));

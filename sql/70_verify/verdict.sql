@@ -133,7 +133,8 @@ begin
       from public.backfill_targets as t
       where t.target = p_target));
 exception when data_exception then
-  perform backfill_private.refuse('OB013', 'a verification goes on with what its last part answered as so_far');
+  perform backfill_private.refuse('OB013', 'a verification goes on with what its last part answered as so_far',
+    'backfill verify RUN');
   return null;
 end
 $$;

@@ -168,7 +168,8 @@ begin
       format('backfill rollback %s --confirm %s --reason "…"', p_run_id, p_digest));
   elsif p_sessions < 1 then
     perform backfill_private.refuse('OB013',
-      format('an undo takes one session or more at a time, not %s', p_sessions));
+      format('an undo takes one session or more at a time, not %s', p_sessions),
+      format('backfill rollback %s --confirm %s --reason "…"', p_run_id, p_digest));
   end if;
   perform backfill_private.refuse_if_removed(r.target)
   from backfill_private.caught_up_run(

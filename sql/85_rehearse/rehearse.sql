@@ -38,7 +38,8 @@ begin
   perform backfill_private.authorize('plan');
   v_run := backfill_private.locked_run(p_run_id, array['planning']);
   if v_run.collect_from < v_run.collect_until then
-    perform backfill_private.refuse('OB002', format('run %s is not collected to its end', p_run_id));
+    perform backfill_private.refuse('OB002', format('run %s is not collected to its end', p_run_id),
+      backfill_private.hint(v_run));
   end if;
   insert into backfill_private.rehearsals (run_id, ordinal, session_id, session_at, components, category, phase)
   select

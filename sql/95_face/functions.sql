@@ -622,6 +622,19 @@ $$;
 comment on function public.backfill_written(uuid, integer, integer) is
   'What a run''s scoring wrote, packed, the last sessions of the plan first. For the client.';
 
+-- The rows that the undos of a run left behind.
+create function public.backfill_left_behind(p_run_id uuid)
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.left_behind_rows(p_run_id)
+$$;
+
+comment on function public.backfill_left_behind(uuid) is
+  'The rows that an undo of a run could not take back, each with the reason. For the client.';
+
 create function public.backfill_preview_undo(
   p_run_id uuid, p_sessions text[] default null, p_since text default null, p_until text default null,
   p_budget_ms integer default null, p_undo_id bigint default null

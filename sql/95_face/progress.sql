@@ -63,7 +63,13 @@ select
   case when r.state in ('running', 'paused') and c.pending > 0 then r.next_batch_at end as next_batch_at,
   r.audit_count,
   r.audit_head,
-  coalesce(r.plan -> 'called', '["session", "sessions"]') as called
+  coalesce(r.plan -> 'called', '["session", "sessions"]') as called,
+  r.cause,
+  backfill_private.left_behind_count(r.run_id) as left_behind,
+  backfill_private.next_step(
+    r.run_id,
+    coalesce(c.failed, 0),
+    c.pending > 0 and c.leased = 0) as next
 from public.backfill_runs as r
 left join (
   select
@@ -138,6 +144,10 @@ comment on column public.backfill_run_progress.audit_count is 'How many audit ev
 comment on column public.backfill_run_progress.audit_head is
   'Hash of the newest audit event. Keep it outside the database: it shows whether the history was changed.';
 comment on column public.backfill_run_progress.called is 'How the target''s rows are called: one of them, and several.';
+comment on column public.backfill_run_progress.cause is 'What kind of reason a pause has, as a code.';
+comment on column public.backfill_run_progress.left_behind is 'Rows that an undo could not take back.';
+comment on column public.backfill_run_progress.next is
+  'What helps now: the causes, whether a person has to decide first, sentences, and the lines to copy.';
 
 create view public.backfill_run_failures with (security_invoker = true) as
 select

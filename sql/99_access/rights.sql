@@ -56,6 +56,7 @@ revoke all on function
   public.backfill_settle(uuid, uuid, jsonb),
   public.backfill_verify_part(uuid, jsonb, integer),
   public.backfill_written(uuid, integer, integer),
+  public.backfill_left_behind(uuid),
   public.backfill_preview_undo(uuid, text[], text, text, integer, bigint),
   public.backfill_approve_undo(uuid, text, text, text),
   public.backfill_confirm_undo(uuid, text, text, integer, jsonb, text),
@@ -108,7 +109,8 @@ grant execute on function
   public.backfill_verify_part(uuid, jsonb, integer),
   public.backfill_written(uuid, integer, integer),
   public.backfill_preview_undo(uuid, text[], text, text, integer, bigint),
-  public.backfill_approve_undo(uuid, text, text, text)
+  public.backfill_approve_undo(uuid, text, text, text),
+  public.backfill_left_behind(uuid)
 to authenticated, service_role;
 
 -- Doors of the service only.
@@ -142,7 +144,10 @@ grant execute on function
   backfill_private.freshness(uuid),
   backfill_private.halt(text, uuid, text),
   backfill_private.lease_holders(uuid),
+  backfill_private.left_behind_count(uuid),
+  backfill_private.left_behind_rows(uuid),
   backfill_private.may(text),
+  backfill_private.next_step(uuid, bigint, boolean),
   backfill_private.open_run(jsonb, text, uuid),
   backfill_private.preview_undo(uuid, text[], text, text, integer, bigint),
   backfill_private.refuse_untargeted(),

@@ -2853,6 +2853,7 @@ create table public.backfill_runs (
   run_id uuid primary key default gen_random_uuid(),
   state text not null default 'planning',
   reason text,
+  cause text,
   held_by text,
   target text not null,
   environment text,
@@ -2904,6 +2905,8 @@ comment on column public.backfill_runs.state is
   'Where the run stands. backfill_transitions has every legal move.';
 comment on column public.backfill_runs.reason is
   'Why the run is paused, rejected, cancelled or expired.';
+comment on column public.backfill_runs.cause is
+  'What kind of reason a pause has, as a code. backfill_run_progress says what helps.';
 comment on column public.backfill_runs.held_by is
   'Who asked for the pause. Null: the database saw the reason itself.';
 comment on column public.backfill_runs.target is
@@ -3317,6 +3320,228 @@ as $$
       limit 1)
   from public.backfill_events as c
   where c.run_id = p_run_id and c.kind = 'critical'
+$$;
+
+-- from sql/30_run/causes.sql
+-- Causes: why a run stands where it stands, and what helps. Progress, verify, refusals and the client take it from here.
+
+-- What helps, by cause. A cause is a state, or the code of a reason that backfill_private.move has noted with a pause, or
+-- something that stands beside them: see backfill_private.next_step.
+--
+-- cause     the longest match wins: of call: the code of the error that every call would meet follows
+-- is_seen   the database sees whether it still stands. Once it does not, `mended` takes its place
+-- decides   a person has to look or to decide first. False: what follows helps by itself
+-- says      what helps, in words. Null: the lines say it
+-- lines     to copy: commands, and SQL for the SQL editor
+--
+-- {run}, {digest}, {want}, {environment}, {again}, {one}, {many}, {pids}, {drop}: see backfill_private.filled_in
+create view backfill_private.causes with (security_invoker = true) as
+select * from (values
+  -- States.
+  ('planning', false, false, 'Its client ended before the plan was complete.', array['backfill plan --resume {run}']),
+  ('awaiting_approval', false, true, null, array['backfill approve {run} --digest {digest}']),
+  ('approved', false, false, null, array['backfill apply {run}']),
+  ('running', false, false, null, array['backfill status {run}']),
+  ('no_worker', false, false, 'No worker holds a {one} now. If none is alive, start one.', array['backfill apply {run}']),
+  ('completed', false, false, null, array['backfill verify {run}']),
+  ('rejected', false, false, null, array['backfill plan --like {run}']),
+  ('cancelled', false, false, null, array['backfill plan --like {run}']),
+  ('expired', false, false, 'A new plan takes a new approval.', array['backfill plan --like {run}']),
+  ('rolled_back', false, true, 'If they are to be scored again, plan them anew.', array['backfill plan --like {run}']),
+  -- Beside a state.
+  ('failed', false, false, 'What failed is scored again under the same approval.', array['backfill retry {run}']),
+  ('failed_for_good', false, false, 'The approval ran out. What failed takes a new plan.',
+    array['backfill plan --like {run}']),
+  ('left_behind', false, true, 'Some rows could not be undone. Look at the reasons, then undo what is left.',
+    array['backfill rollback {run}']),
+  ('unanswered', false, true, 'A critical event waits for an answer: what it was, and why it is harmless.',
+    array['backfill resume {run} --because "…"']),
+  ('removed', false, true, 'Its target is not installed any more. Install it again, and apply the migration.',
+    array['backfill install --target FILE']),
+  -- Pauses.
+  ('asked', false, false, null, array['backfill resume {run}']),
+  ('mended', false, false, 'What paused the run does not stand in its way any more.', array['backfill resume {run}']),
+  ('definition', true, false, 'A new plan takes what holds now. This run goes on only once what was approved is put '
+    'back. Then {again} it.',
+    array['backfill plan --like {run}{want}']),
+  ('plan', false, false, 'A new plan takes what stands there now.', array['backfill plan --like {run}{want}']),
+  ('environment', true, false, 'A plan for this environment takes the place of this one. If backfill_settings has the '
+    'wrong environment, set it right, then {again} the run.',
+    array['backfill plan --like {run} --environment {environment}']),
+  ('view_gone', true, true, 'Create the view again as the target''s migration has it. Then {again} the run.',
+    array['backfill check']),
+  ('receipt_triggers', true, false, 'The check prints the SQL that puts the triggers back. Then {again} the run.',
+    array['backfill check']),
+  ('key', true, true, 'Remove the rows that share a key, or make its index again. The check names them. Then {again} the '
+    'run.',
+    array['backfill check']),
+  ('throttle', true, true, 'Wait for the other runs, or pause one. Then {again} this one.',
+    array['backfill runs --state running']),
+  ('no_headers', true, true, 'Hand our headers on with supabase/functions/_shared/backfill.ts, and declare the new '
+    'function_version. Or declare receipts = "inferred". Then plan anew.',
+    array['backfill install --functions', 'backfill plan --like {run}']),
+  ('canary', false, true, 'Look at the {many} that the reason names, and at their rows. If they are right, resume: the '
+    'others go on, and these are not judged again. If not, undo them, mend the function and plan anew.',
+    array['backfill show {run}', 'backfill resume {run}', 'backfill rollback {run}']),
+  ('breaker', false, true, 'Look at the errors and mend what they name. Then resume. What failed so far is scored again by '
+    'a retry once the run is completed.',
+    array['backfill show {run}', 'backfill resume {run}']),
+  ('breaker:OB017', false, true, 'The function answers and leaves no row of the wanted version. Plan for the version that '
+    'it writes, or mend it and resume.',
+    array['backfill show {run}', 'backfill plan --like {run}{want}', 'backfill resume {run}']),
+  ('no_outcome', false, false, 'Wait until the project answers again. Then resume.',
+    array['backfill check', 'backfill resume {run}']),
+  ('repeats', false, true, 'End the calls in the SQL editor. Then score inside the database, where nothing repeats them.',
+    array['select pg_terminate_backend(pid) from unnest(array[{pids}]) as pid;', 'backfill plan --like {run} --mode bulk']),
+  ('OB016', false, true, 'verify names the row. Look who wrote it. If it is harmless, say why when you resume.',
+    array['backfill verify {run}', 'backfill resume {run} --because "…"']),
+  ('OB018', false, true, 'A scoring call wrote rows that are not of its {one}. Mend the function and plan anew. If it is '
+    'harmless, say why when you resume.',
+    array['backfill verify {run}', 'backfill resume {run} --because "…"']),
+  -- Every call would fail.
+  ('call:', false, true, 'Mend what the error names. Then resume.', array['backfill check', 'backfill resume {run}']),
+  ('call:25006', false, true, 'The database takes no writes: its disk may be full, or it is a replica. Then resume.',
+    array['backfill check', 'backfill resume {run}']),
+  ('call:42501', false, false, 'The check prints the grants that are missing. For another object, grant what the error '
+    'names. Then resume.',
+    array['backfill check', 'backfill resume {run}']),
+  ('call:42883', false, true, 'Create the function that the error names. Then resume.', array['backfill resume {run}']),
+  ('call:42P01', false, true, 'Create the table that the error names. Then resume.', array['backfill resume {run}']),
+  ('call:PGRST106', false, true, 'Expose the schema in the API settings of the project. Then resume.',
+    array['backfill check', 'backfill resume {run}']),
+  ('call:PGRST202', false, false, 'The API does not know the function yet. Let it read the schema again, then resume.',
+    array['notify pgrst, ''reload schema'';', 'backfill resume {run}']),
+  ('call:PGRST203', false, true, 'A call fits several functions. Drop the other one, or rename it. Then resume.',
+    array['{drop}', 'notify pgrst, ''reload schema'';', 'backfill resume {run}']),
+  ('call:PGRST205', false, false, 'The API does not know the table yet. Let it read the schema again, then resume.',
+    array['notify pgrst, ''reload schema'';', 'backfill resume {run}']),
+  ('call:PGRST30', false, true, 'The API refuses the key. Give the project''s secret key, then resume and apply.',
+    array['backfill check', 'backfill resume {run}']),
+  ('call:3', false, true, 'The API has another address. Set SUPABASE_URL to it, then resume and apply.',
+    array['backfill check', 'backfill resume {run}']),
+  ('call:401', false, true, 'The key is refused. Give the project''s secret key, then resume and apply.',
+    array['backfill check', 'backfill resume {run}']),
+  ('call:403', false, true, 'The function may not be called with this key. Mend its check, then resume.',
+    array['backfill check', 'backfill resume {run}']),
+  ('call:404', false, true, 'The Edge Function is not deployed. Deploy it, then resume.',
+    array['backfill check', 'backfill resume {run}']),
+  ('call:540', false, true, 'The project is paused. Restore it in the dashboard, then resume.',
+    array['backfill check', 'backfill resume {run}'])
+) as cause (cause, is_seen, decides, says, lines);
+
+-- A word of a command line, in quotes if a shell would take it apart.
+create function backfill_private.shell_word(p_text text)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when p_text ~ '^[A-Za-z0-9_./:@%+=-]+$' then p_text
+    else '''' || replace(p_text, '''', '''\''''') || ''''
+  end
+$$;
+
+-- The versions that a run's target declares now, where the run asked for others: ` --want COMPONENT=V`, one per component.
+create function backfill_private.versions_now(p_run public.backfill_runs)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(string_agg(
+    ' --want ' || backfill_private.shell_word(t.component || '=' || (s.defaults ->> t.version_parameter)),
+    '' order by t.position), '')
+  from public.backfill_targets as t
+  join backfill_private.sources as s on s.target = t.target
+  where t.target = p_run.target
+    and s.defaults ->> t.version_parameter <> p_run.request ->> t.version_parameter
+$$;
+
+-- The functions that the calls of a target fit besides those that it names. Null: none.
+create function backfill_private.also_fit(p_target text)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select string_agg(distinct backfill_private.confused_with(
+    to_regprocedure(t.function_signature), array(select jsonb_object_keys(t.arguments))), ', ')
+  from public.backfill_targets as t
+  where t.target = p_target
+$$;
+
+-- A text of backfill_private.causes with what this run has for its names in braces. Null: it has nothing for one.
+create function backfill_private.filled_in(p_run public.backfill_runs, p_text text)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_called jsonb := coalesce(p_run.plan -> 'called', '["session", "sessions"]');
+  v_text text := p_text;
+begin
+  v_text := replace(v_text, '{run}', p_run.run_id::text);
+  v_text := replace(v_text, '{digest}', coalesce(p_run.digest, ''));
+  v_text := replace(v_text, '{again}', case p_run.state when 'completed' then 'retry' when 'approved' then 'apply' else 'resume' end);
+  v_text := replace(v_text, '{one}', v_called ->> 0);
+  v_text := replace(v_text, '{many}', v_called ->> 1);
+  -- What follows is looked up only where it is named.
+  if strpos(v_text, '{want}') > 0 then
+    v_text := replace(v_text, '{want}', backfill_private.versions_now(p_run));
+  elsif strpos(v_text, '{environment}') > 0 then
+    v_text := replace(v_text, '{environment}', backfill_private.shell_word(
+      (select s.environment from public.backfill_settings as s)));
+  elsif strpos(v_text, '{pids}') > 0 then
+    v_text := replace(v_text, '{pids}', coalesce(substring(p_run.reason from 'in backends ([0-9, ]+):'), ''));
+  elsif v_text = '{drop}' then
+    v_text := 'drop function ' || backfill_private.also_fit(p_run.target) || ';';
+  end if;
+  return v_text;
+end
+$$;
+
+-- What helps a run against a cause: its row of backfill_private.causes, in the words of this run.
+--
+-- returns  {cause, decides, says, lines: [text]}
+create function backfill_private.helps(p_run public.backfill_runs, p_cause text)
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_build_object(
+    'cause', p_cause,
+    'decides', c.decides,
+    'says', backfill_private.filled_in(p_run, c.says),
+    'lines', (
+      select coalesce(jsonb_agg(f.line order by l.place), '[]')
+      from unnest(c.lines) with ordinality as l (line, place)
+      cross join lateral backfill_private.filled_in(p_run, l.line) as f (line)
+      where f.line is not null))
+  from backfill_private.causes as c
+  where starts_with(p_cause, c.cause)
+  order by length(c.cause) desc
+  limit 1
+$$;
+
+-- What helps, for a refusal's hint: the sentence, then the lines.
+--
+-- p_cause  null: why the run stands where it stands
+create function backfill_private.hint(p_run public.backfill_runs, p_cause text default null)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select concat_ws(e'\n', h ->> 'says', (
+    select string_agg(l.line, e'\n' order by l.place)
+    from jsonb_array_elements_text(h -> 'lines') with ordinality as l (line, place)))
+  from backfill_private.helps(p_run, coalesce(
+    p_cause,
+    p_run.cause,
+    case p_run.state when 'paused' then 'asked' else p_run.state end)) as h
 $$;
 
 -- from sql/30_run/digest.sql
@@ -3902,7 +4127,7 @@ begin
   elsif v_run.state <> all (p_states) then
     perform backfill_private.refuse('OB002',
       format('run %s is %s; this needs it to be %s', p_run_id, v_run.state, array_to_string(p_states, ' or ')),
-      format('backfill status %s', p_run_id));
+      backfill_private.hint(v_run));
   end if;
   return v_run;
 end
@@ -4554,7 +4779,7 @@ begin
           from public.backfill_transitions as m
           where m.from_state = old.state
         )),
-      format('backfill status %s', old.run_id));
+      backfill_private.hint(old));
   end if;
   if old.sealed_at is not null and (
     (new.run_id, new.target, new.environment, new.request, new.plan, new.digest, new.fingerprint, new.sealed_at)
@@ -4563,7 +4788,7 @@ begin
   ) then
     perform backfill_private.refuse('OB007',
       format('run %s is sealed, its plan does not change', old.run_id),
-      'make a new plan');
+      format('backfill plan --like %s', old.run_id));
   end if;
   return new;
 end
@@ -4595,7 +4820,7 @@ begin
   end if;
   perform backfill_private.refuse('OB007',
     format('run %s is sealed, its plan does not change', old.run_id),
-    'make a new plan');
+    format('backfill plan --like %s', old.run_id));
   return null;
 end
 $$;
@@ -4621,7 +4846,7 @@ begin
   if found then
     perform backfill_private.refuse('OB007',
       format('run %s is sealed, its plan does not change', v_sealed),
-      'make a new plan');
+      format('backfill plan --like %s', v_sealed));
   end if;
   return null;
 end
@@ -4638,16 +4863,17 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform backfill_private.refuse('OB007', format('%s is never truncated', tg_table_name));
+  perform backfill_private.refuse('OB007', format('%s is never truncated', tg_table_name), 'prune a run that is over instead');
   return null;
 end
 $$;
 
 -- Move a run to another state and say so in its chain.
 --
+-- p_cause  what kind of reason this is: see backfill_private.causes. Only a pause has one
 -- raises  OB002 the move is not in backfill_transitions
 create function backfill_private.move(
-  p_run_id uuid, p_to text, p_reason text default null, p_details jsonb default '{}'
+  p_run_id uuid, p_to text, p_reason text default null, p_details jsonb default '{}', p_cause text default null
 )
 returns void
 language plpgsql
@@ -4660,6 +4886,7 @@ begin
   update public.backfill_runs
   set state = p_to,
       reason = left(p_reason, 500),
+      cause = p_cause,
       held_by = case when p_to = 'paused' then p_details ->> 'by' end,
       started_at = case when p_to = 'running' then coalesce(started_at, v_now) else started_at end,
       resumed_at = case when p_to = 'running' then v_now else resumed_at end,
@@ -4677,14 +4904,16 @@ end
 $$;
 
 -- Pause a running run, for a reason that the database saw.
-create function backfill_private.hold(p_run_id uuid, p_reason text)
+--
+-- p_cause  see backfill_private.causes
+create function backfill_private.hold(p_run_id uuid, p_cause text, p_reason text)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
   if (select r.state from public.backfill_runs as r where r.run_id = p_run_id) = 'running' then
-    perform backfill_private.move(p_run_id, 'paused', p_reason);
+    perform backfill_private.move(p_run_id, 'paused', p_reason, p_cause => p_cause);
   end if;
 end
 $$;
@@ -4818,7 +5047,7 @@ begin
   if v_taken + coalesce((p_run.request ->> 'throttle_per_minute')::integer, v_most + 1) > v_most then
     perform backfill_private.refuse('OB015',
       format('running runs take %s of the %s starts per minute that this project allows', v_taken, v_most),
-      'wait for them, or pause one: backfill runs --state running');
+      backfill_private.hint(p_run, 'throttle'));
   end if;
 end
 $$;
@@ -7436,7 +7665,8 @@ begin
   if v_run.state = 'awaiting_approval' then
     return jsonb_build_object('state', v_run.state);  -- sealed by a call whose reply was lost
   elsif v_run.collect_from < v_run.collect_until then
-    perform backfill_private.refuse('OB002', format('run %s is not collected to its end', p_run_id));
+    perform backfill_private.refuse('OB002', format('run %s is not collected to its end', p_run_id),
+      backfill_private.hint(v_run));
   end if;
   perform backfill_private.exclude_named(v_run);
   if not exists (
@@ -7994,7 +8224,7 @@ begin
     perform backfill_private.refuse('OB007',
       format('what run %s planned is no longer what stands there: %s',
         p_run.run_id, backfill_private.what_changed(p_run)),
-      format('backfill plan --like %s', p_run.run_id));
+      backfill_private.hint(p_run, 'plan'));
   end if;
 end
 $$;
@@ -8305,7 +8535,7 @@ begin
       and i.state = 'pending'
       and i.ordinal not in (select (o ->> 'ordinal')::integer from jsonb_array_elements(p_outcomes) as o)
   ) then
-    perform backfill_private.hold(p_run_id,
+    perform backfill_private.hold(p_run_id, 'no_outcome',
       format('no known outcome in %s batches in a row, the last: %s', v_batches, v_what));
   end if;
 end
@@ -8358,11 +8588,11 @@ begin
   where i.run_id = p_run_id
     and i.state = 'failed';
   if v_is_canary and v_run.failed_in_row >= 5 then
-    perform backfill_private.hold(p_run_id,
+    perform backfill_private.hold(p_run_id, 'breaker:' || v_most,
       format('circuit breaker: %s canary %s failed in a row, most with %s',
         v_run.failed_in_row, (backfill_private.words_of(p_run_id))[2], v_most));
   elsif v_run.settled_since >= 20 and v_run.failed_since * 2 > v_run.settled_since then
-    perform backfill_private.hold(p_run_id,
+    perform backfill_private.hold(p_run_id, 'breaker:' || v_most,
       format('circuit breaker: %s of %s failed since %s UTC, most with %s',
         v_run.failed_since,
         backfill_private.called_in(p_run_id, v_run.settled_since),
@@ -8471,7 +8701,8 @@ begin
   from found as f;
   if v_seen.foreigner is not null then
     perform backfill_private.refuse('OB018',
-      format('this attempt holds session %s and writes a row of another', v_seen.foreigner));
+      format('this attempt holds session %s and writes a row of another', v_seen.foreigner),
+      'let the function write rows of the session that it is called for alone');
   elsif p_step is not null then
     perform backfill_private.check_order(p_run_id, v_seen.ordinal, p_step, (
       select t.needs_first from public.backfill_targets as t where t.target = v_target and t.component = p_step));
@@ -8562,7 +8793,8 @@ declare
 begin
   perform backfill_private.authorize('apply');
   if p_sessions is null or p_sessions not between 1 and 500 then
-    perform backfill_private.refuse('OB013', format('a call in bulk takes 1 to 500 sessions, not %s', p_sessions));
+    perform backfill_private.refuse('OB013', format('a call in bulk takes 1 to 500 sessions, not %s', p_sessions),
+      format('backfill apply %s', p_run_id));
   end if;
   select * into v_run from public.backfill_runs where run_id = p_run_id;
   if v_run.request ->> 'throttle_per_minute' is null then
@@ -8669,7 +8901,7 @@ begin
   delete from backfill_private.bulk_claims
   where claim_id = p_claim_id and run_id = p_run_id and xid = pg_current_xact_id();
   if not found then
-    perform backfill_private.refuse('OB011', 'no call in bulk is under way here', 'backfill apply');
+    perform backfill_private.refuse('OB011', 'no call in bulk is under way here', format('backfill apply %s', p_run_id));
   end if;
   v_lacking := backfill_private.bulk_done(p_run_id, p_answered, p_started_at);
   v_settled := backfill_private.bulk_troubled(p_run_id, p_claim_id, p_outcomes || coalesce((
@@ -9071,7 +9303,8 @@ begin
   perform backfill_private.record(p_run.run_id, 'canary',
     jsonb_build_object('result', case when v_bad is null then 'passed' else 'failed' end));
   if v_bad is not null then
-    perform backfill_private.move(p_run.run_id, 'paused', 'the canary failed: ' || v_bad);
+    perform backfill_private.move(p_run.run_id, 'paused', 'the canary failed: ' || v_bad,
+      p_cause => 'canary');
     return 'failed';
   end if;
   return 'passed';
@@ -9136,36 +9369,15 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_bare text := (
-    select u.name
-    from public.backfill_targets as t, backfill_private.unguarded(t.table_name) as u (name)
-    where t.target = p_run.target
-    limit 1);
-  v_key_fault text := backfill_private.key_fault(p_run.target, false);
+  v_held record;
 begin
   if p_run.approved_until <= backfill_private.clock() then
     perform backfill_private.move(p_run.run_id, 'expired', 'the approval ran out');
-  elsif p_run.state <> 'running' then
-    return;
-  elsif p_run.fingerprint is distinct from backfill_private.definitions(p_run.target) then
-    perform backfill_private.move(p_run.run_id, 'paused',
-      'a scoring function is not the one that was approved: ' || backfill_private.what_changed(p_run));
-  elsif to_regclass(backfill_private.standing_view(p_run.target)) is null then
-    perform backfill_private.move(p_run.run_id, 'paused',
-      format('%s is gone, which says what the target selects. Create it again as the target''s migration has it',
-        backfill_private.standing_view(p_run.target)));
-  elsif v_bare is not null then
-    perform backfill_private.move(p_run.run_id, 'paused',
-      format('the receipt triggers of %s are missing or not always enabled. backfill check prints the SQL', v_bare));
-  elsif v_key_fault is not null then
-    perform backfill_private.move(p_run.run_id, 'paused', v_key_fault);
-  elsif backfill_private.is_elsewhere(p_run) then
-    perform backfill_private.move(p_run.run_id, 'paused', 'this project''s environment is no longer the plan''s');
-  elsif backfill_private.share_taken(null) > (select max_throttle_per_minute from public.backfill_settings) then
-    perform backfill_private.move(p_run.run_id, 'paused',
-      format('running runs take %s of the %s starts per minute that this project allows',
-        backfill_private.share_taken(null),
-        (select max_throttle_per_minute from public.backfill_settings)));
+  elsif p_run.state = 'running' then
+    v_held := backfill_private.in_the_way(p_run);
+    if v_held.cause is not null then
+      perform backfill_private.move(p_run.run_id, 'paused', v_held.reason, p_cause => v_held.cause);
+    end if;
   end if;
 end
 $$;
@@ -9194,7 +9406,8 @@ declare
 begin
   perform backfill_private.authorize('apply');
   if p_claim_id is null then
-    perform backfill_private.refuse('OB013', 'a claim needs an id, made by the worker');
+    perform backfill_private.refuse('OB013', 'a claim needs an id, made by the worker',
+      format('backfill apply %s', p_run_id));
   end if;
   v_run := backfill_private.caught_up_run(p_run_id);
   perform backfill_private.release_expired();
@@ -9449,7 +9662,8 @@ begin
   if found then
     perform backfill_private.refuse('OB020',
       format('%s of session %s is not there, so %s is not written',
-        v_lacks.component, v_lacks.session_id, p_component));
+        v_lacks.component, v_lacks.session_id, p_component),
+      format('let the function of %s leave its row', v_lacks.component));
   end if;
 end
 $$;
@@ -9479,7 +9693,8 @@ begin
         format('the approval of run %s ran out', p_run_id), format('backfill plan --like %s', p_run_id));
     when 'foreign' then
       perform backfill_private.refuse('OB018',
-        format('this attempt holds session %s and writes a row of another', p_session_id));
+        format('this attempt holds session %s and writes a row of another', p_session_id),
+        'let the function write rows of the session that it is called for alone');
   end case;
 end
 $$;
@@ -9631,9 +9846,97 @@ begin
   if backfill_private.run_headers() ? 'x-backfill-run'
     or pg_trigger_depth() > 1 and backfill_private.run_headers() is not null
   then
-    perform backfill_private.refuse('OB018', format('a run does not truncate %s', tg_table_name));
+    perform backfill_private.refuse('OB018', format('a run does not truncate %s', tg_table_name),
+      'let the function write rows of the session that it is called for alone');
   end if;
   return null;
+end
+$$;
+
+-- from sql/60_apply/in_the_way.sql
+-- In the way: what keeps an approved run from going on, as the database sees it now. Each has its row in causes.sql.
+
+-- What its approval no longer covers, asked whenever a run is started, resumed or retried. Null: all is as approved.
+create function backfill_private.no_longer_approved(p_run public.backfill_runs, out cause text, out reason text)
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if backfill_private.is_elsewhere(p_run) then
+    cause := 'environment';
+    reason := 'this project''s environment is no longer the plan''s';
+  elsif p_run.fingerprint is distinct from backfill_private.definitions(p_run.target) then
+    cause := 'definition';
+    reason := 'what was approved is no longer what stands there: ' || backfill_private.what_changed(p_run);
+  elsif backfill_private.compute_digest(p_run.run_id) <> p_run.digest then
+    cause := 'plan';
+    reason := 'what was approved is no longer what stands there: ' || backfill_private.what_changed(p_run);
+  end if;
+end
+$$;
+
+-- What stands in a run's way, asked at every claim: without a look at the whole plan. Null: nothing.
+create function backfill_private.in_the_way(p_run public.backfill_runs, out cause text, out reason text)
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_bare text := (
+    select u.name
+    from public.backfill_targets as t, backfill_private.unguarded(t.table_name) as u (name)
+    where t.target = p_run.target
+    limit 1);
+begin
+  if p_run.fingerprint is distinct from backfill_private.definitions(p_run.target) then
+    cause := 'definition';
+    reason := 'a scoring function is not the one that was approved: ' || backfill_private.what_changed(p_run);
+  elsif to_regclass(backfill_private.standing_view(p_run.target)) is null then
+    cause := 'view_gone';
+    reason := format('%s is gone, which says what the target selects', backfill_private.standing_view(p_run.target));
+  elsif v_bare is not null then
+    cause := 'receipt_triggers';
+    reason := format('the receipt triggers of %s are missing or not always enabled', v_bare);
+  elsif backfill_private.key_fault(p_run.target, false) is not null then
+    cause := 'key';
+    reason := backfill_private.key_fault(p_run.target, false);
+  elsif backfill_private.is_elsewhere(p_run) then
+    cause := 'environment';
+    reason := 'this project''s environment is no longer the plan''s';
+  elsif p_run.state = 'running'
+    and backfill_private.share_taken(null) > (select max_throttle_per_minute from public.backfill_settings)
+  then
+    cause := 'throttle';
+    reason := format('running runs take %s of the %s starts per minute that this project allows',
+      backfill_private.share_taken(null),
+      (select max_throttle_per_minute from public.backfill_settings));
+  end if;
+end
+$$;
+
+-- Refuse to go on with a run whose approval ran out, or while something stands in its way.
+--
+-- raises  OB006 the approval ran out, OB007 something stands in its way
+create function backfill_private.refuse_if_held(p_run public.backfill_runs)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_held record;
+begin
+  if p_run.approved_until <= backfill_private.clock() then
+    perform backfill_private.refuse('OB006', format('the approval of run %s ran out', p_run.run_id),
+      backfill_private.hint(p_run, 'expired'));
+  end if;
+  v_held := backfill_private.no_longer_approved(p_run);
+  if v_held.cause is null then
+    v_held := backfill_private.in_the_way(p_run);
+  end if;
+  if v_held.cause is not null then
+    perform backfill_private.refuse('OB007', v_held.reason, backfill_private.hint(p_run, v_held.cause));
+  end if;
 end
 $$;
 
@@ -9696,9 +9999,7 @@ begin
     perform backfill_private.refuse('OB002',
       format('run %s cannot go on: %s wrote without our headers, so every further row would have no receipt',
         p_run.run_id, v_named),
-      format('hand them on with supabase/functions/_shared/backfill.ts, which backfill install --functions adds, and '
-        'declare the new function_version, or declare receipts = "inferred". Then: backfill plan --like %s',
-        p_run.run_id));
+      backfill_private.hint(p_run, 'no_headers'));
   end if;
 end
 $$;
@@ -10183,25 +10484,6 @@ $$;
 -- from sql/60_apply/lifecycle.sql
 -- Lifecycle: start, pause, resume, cancel, retry, prune.
 
--- Check again, before a run goes on, what its approval covers.
---
--- returns  null if all is as approved, else the reason
-create function backfill_private.reason_to_hold(p_run public.backfill_runs)
-returns text
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  if backfill_private.is_elsewhere(p_run) then
-    return 'this project''s environment is no longer the plan''s';
-  elsif backfill_private.compute_digest(p_run.run_id) <> p_run.digest then
-    return 'what was approved is no longer what stands there: ' || backfill_private.what_changed(p_run);
-  end if;
-  return null;
-end
-$$;
-
 -- Start a run or go on with it: every apply calls this first.
 --
 -- returns  {state, reason}. A run that holds comes back paused or expired with the reason
@@ -10215,7 +10497,7 @@ set statement_timeout = '55s'
 as $$
 declare
   v_run public.backfill_runs;
-  v_why text;
+  v_held record;
 begin
   perform backfill_private.authorize('apply');
   v_run := backfill_private.caught_up_run(p_run_id);
@@ -10223,16 +10505,16 @@ begin
     perform backfill_private.refuse('OB003',
       format('run %s is %s (digest %s)',
         p_run_id, replace(v_run.state, '_', ' '), coalesce(v_run.digest, 'not yet made')),
-      format('backfill approve %s --digest %s', p_run_id, v_run.digest));
+      backfill_private.hint(v_run));
   elsif v_run.state not in ('approved', 'running', 'paused', 'completed') then
     perform backfill_private.refuse('OB002', format('run %s is %s: it does not run again', p_run_id, v_run.state),
-      format('backfill plan --like %s', p_run_id));
+      backfill_private.hint(v_run));
   elsif v_run.state in ('approved', 'running', 'paused') and v_run.approved_until <= backfill_private.clock() then
     perform backfill_private.move(p_run_id, 'expired', 'the approval ran out');
   elsif v_run.state in ('approved', 'running') then
-    v_why := backfill_private.reason_to_hold(v_run);
-    if v_why is not null then
-      perform backfill_private.move(p_run_id, 'paused', v_why);
+    v_held := backfill_private.no_longer_approved(v_run);
+    if v_held.cause is not null then
+      perform backfill_private.move(p_run_id, 'paused', v_held.reason, p_cause => v_held.cause);
     elsif v_run.state = 'approved' then
       perform backfill_private.check_share(v_run);
       perform backfill_private.move(p_run_id, 'running', null, jsonb_build_object('worker', left(p_worker, 200)));
@@ -10268,7 +10550,8 @@ begin
   v_run := backfill_private.caught_up_run(p_run_id);
   if v_run.state <> v_wanted then
     perform backfill_private.move(p_run_id, v_wanted, p_reason,
-      jsonb_build_object('by', (select label from backfill_private.caller())));
+      jsonb_build_object('by', (select label from backfill_private.caller())),
+      case p_verb when 'pause' then 'asked' end);
   end if;
   return (select jsonb_build_object('run_id', r.run_id, 'state', r.state, 'reason', r.reason)
           from public.backfill_runs as r where r.run_id = p_run_id);
@@ -10306,7 +10589,7 @@ $$;
 -- p_because  see backfill_private.answer_critical. Null: they stay unanswered
 -- returns    {run_id, state, was: the reason of the pause, answered: how many critical events}
 -- raises     OB002 not paused and nothing to answer, or Edge Functions write without our headers, OB006 the approval ran
---            out, OB007 the plan or its surroundings changed, OB013 an empty reason, OB015 no share left
+--            out, OB007 something stands in its way, see refuse_if_held, OB013 an empty reason, OB015 no share left
 create function backfill_private.resume(p_run_id uuid, p_because text)
 returns jsonb
 language plpgsql
@@ -10316,7 +10599,6 @@ set statement_timeout = '55s'
 as $$
 declare
   v_run public.backfill_runs;
-  v_why text;
   v_answered integer := 0;
 begin
   perform backfill_private.authorize('resume');
@@ -10327,13 +10609,7 @@ begin
   if v_run.state = 'paused' or v_answered = 0 then
     v_run := backfill_private.locked_run(p_run_id, array['paused']);
     perform backfill_private.refuse_without_headers(v_run);
-    v_why := backfill_private.reason_to_hold(v_run);
-    if v_run.approved_until <= backfill_private.clock() then
-      perform backfill_private.refuse('OB006', format('the approval of run %s ran out', p_run_id),
-        format('backfill plan --like %s', p_run_id));
-    elsif v_why is not null then
-      perform backfill_private.refuse('OB007', v_why, format('backfill plan --like %s', p_run_id));
-    end if;
+    perform backfill_private.refuse_if_held(v_run);
     perform backfill_private.check_share(v_run);
     update public.backfill_runs set canary = 'overridden' where run_id = p_run_id and canary = 'failed';
     update public.backfill_items set trial = 'resumed' where run_id = p_run_id and trial in ('aside', 'agreed');
@@ -10348,7 +10624,7 @@ $$;
 --
 -- returns  {run_id, state, sessions}. sessions: how many are pending again, each with fresh budgets for trouble
 -- raises   OB002 not completed, paused or running, or Edge Functions write without our headers, OB006 the approval ran
---          out, OB007 the plan or its surroundings changed
+--          out, OB007 something stands in its way, see refuse_if_held
 create function backfill_private.retry(p_run_id uuid)
 returns jsonb
 language plpgsql
@@ -10358,20 +10634,13 @@ set statement_timeout = '55s'
 as $$
 declare
   v_run public.backfill_runs;
-  v_why text;
   v_sessions integer;
 begin
   perform backfill_private.authorize('apply');
   v_run := backfill_private.caught_up_run(p_run_id, array['completed', 'paused', 'running']);
   perform backfill_private.refuse_if_removed(v_run.target);
   perform backfill_private.refuse_without_headers(v_run);
-  v_why := backfill_private.reason_to_hold(v_run);
-  if v_run.approved_until <= backfill_private.clock() then
-    perform backfill_private.refuse('OB006', format('the approval of run %s ran out', p_run_id),
-      format('backfill plan --like %s', p_run_id));
-  elsif v_why is not null then
-    perform backfill_private.refuse('OB007', v_why, format('backfill plan --like %s', p_run_id));
-  end if;
+  perform backfill_private.refuse_if_held(v_run);
   update public.backfill_items
   set state = 'pending',
       settled_at = null,
@@ -10953,10 +11222,10 @@ begin
   if v_pids = '{}' then
     return p_outcomes;
   end if;
-  perform backfill_private.hold(p_run_id, format(
-    'the API repeats a scoring call without end: a function raises 40001, which PostgREST before version 16 calls '
-    'again. End it in the SQL editor: select pg_terminate_backend(pid) from unnest(array[%s]) as pid; '
-    'Then score inside the database: backfill plan --like %s --mode bulk', array_to_string(v_pids, ', '), p_run_id));
+  perform backfill_private.hold(p_run_id, 'repeats', format(
+    'the API repeats a scoring call without end, in backends %s: a function raises 40001, which PostgREST before '
+    'version 16 calls again',
+    array_to_string(v_pids, ', ')));
   return (
     select jsonb_agg(case when o ->> 'outcome' <> 'unknown' then o else o || jsonb_build_object(
       'outcome', 'failed',
@@ -11013,19 +11282,24 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_bad jsonb;
+  v_nameless text;
 begin
   select jsonb_agg(jsonb_build_array(x ->> 'session_id', x ->> 'error_code')) into v_bad
   from jsonb_array_elements(p_settled) as x where (x ->> 'is_critical')::boolean;
   if v_bad is not null then
     perform backfill_private.record(p_run_id, 'critical', jsonb_build_object('claim', p_claim_id, 'sessions', v_bad));
-    perform backfill_private.hold(p_run_id, format('critical: %s %s, %s',
-      (backfill_private.words_of(p_run_id))[1], v_bad -> 0 ->> 0,
-      case v_bad -> 0 ->> 1
-        when 'OB016' then concat_ws(': ', 'a written row has no receipt', (
-          select backfill_private.functions_without_headers(r) || ' wrote without our headers'
-          from public.backfill_runs as r
-          where r.run_id = p_run_id))
-        else 'a write was refused at the gate' end));
+    if v_bad -> 0 ->> 1 = 'OB016' then
+      select backfill_private.functions_without_headers(r) into v_nameless
+      from public.backfill_runs as r
+      where r.run_id = p_run_id;
+    end if;
+    perform backfill_private.hold(p_run_id,
+      case when v_nameless is null then v_bad -> 0 ->> 1 else 'no_headers' end,
+      format('critical: %s %s, %s',
+        (backfill_private.words_of(p_run_id))[1], v_bad -> 0 ->> 0,
+        case v_bad -> 0 ->> 1
+          when 'OB016' then concat_ws(': ', 'a written row has no receipt', v_nameless || ' wrote without our headers')
+          else 'a write was refused at the gate' end));
   end if;
 end
 $$;
@@ -11065,7 +11339,8 @@ begin
     or (select count(*) <> count(distinct o ->> 'ordinal') from jsonb_array_elements(p_outcomes) as o)
   then
     perform backfill_private.refuse('OB013',
-      'outcomes are a list of {ordinal, outcome, answered, step, code, message, retry_after_s}, one for each session');
+      'outcomes are a list of {ordinal, outcome, answered, step, code, message, retry_after_s}, one for each session',
+      'backfill apply RUN');
   end if;
 end
 $$;
@@ -11422,7 +11697,7 @@ begin
     or p_settled is null and v_run.trials = 0 and v_same.agreed > 0
     or p_settled is null and v_run.settled_since = v_run.failed_since)
   then
-    perform backfill_private.hold(p_run_id,
+    perform backfill_private.hold(p_run_id, 'call:' || v_same.code,
       concat_ws('. ',
         concat_ws(' ', 'every call would fail:', v_same.code, v_same.message),
         backfill_private.call_cause(v_run.target, v_same.code, v_same.message)));
@@ -11907,7 +12182,8 @@ begin
       from public.backfill_targets as t
       where t.target = p_target));
 exception when data_exception then
-  perform backfill_private.refuse('OB013', 'a verification goes on with what its last part answered as so_far');
+  perform backfill_private.refuse('OB013', 'a verification goes on with what its last part answered as so_far',
+    'backfill verify RUN');
   return null;
 end
 $$;
@@ -12684,7 +12960,8 @@ begin
       format('backfill rollback %s --confirm %s --reason "…"', p_run_id, p_digest));
   elsif p_sessions < 1 then
     perform backfill_private.refuse('OB013',
-      format('an undo takes one session or more at a time, not %s', p_sessions));
+      format('an undo takes one session or more at a time, not %s', p_sessions),
+      format('backfill rollback %s --confirm %s --reason "…"', p_run_id, p_digest));
   end if;
   perform backfill_private.refuse_if_removed(r.target)
   from backfill_private.caught_up_run(
@@ -13066,6 +13343,70 @@ begin
     end if;
   end loop;
   return true;
+end
+$$;
+
+-- from sql/80_undo/left_behind.sql
+-- Left behind: rows that the undos of a run could not take back.
+
+-- The rows that an undo left, which still are what no later undo took back, each with the newest reason.
+create function backfill_private.left_behind(p_run_id uuid)
+returns table (session_id text, table_name text, row_key jsonb, reason text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select l.session_id, l.table_name, l.row_key, l.reason
+  from (
+    select distinct on (c.value -> 'session_id', c.value -> 'table', c.value -> 'row')
+      c.value ->> 'session_id' as session_id,
+      c.value ->> 'table' as table_name,
+      c.value -> 'row' as row_key,
+      c.value ->> 'reason' as reason
+    from backfill_private.undos as u
+    cross join lateral jsonb_array_elements(u.conflicts) as c
+    where u.run_id = p_run_id
+    order by c.value -> 'session_id', c.value -> 'table', c.value -> 'row', u.undo_id desc
+  ) as l
+  where exists (
+    select from public.backfill_items as i
+    join public.backfill_receipts as r using (run_id, ordinal)
+    where i.run_id = p_run_id
+      and i.session_id = l.session_id
+      and r.kind = 'score'
+      and r.undone_at is null
+      and r.table_name = l.table_name
+      and r.row_key = l.row_key)
+  order by l.session_id, l.table_name, l.row_key
+$$;
+
+-- How many rows the undos of a run left behind. Null if the caller may not read.
+create function backfill_private.left_behind_count(p_run_id uuid)
+returns bigint
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when backfill_private.may('read') then (select count(*) from backfill_private.left_behind(p_run_id)) end
+$$;
+
+-- The same rows for the client, 1,000 at most: [{session_id, table, row, reason}].
+--
+-- raises  OB010 the caller may not read
+create function backfill_private.left_behind_rows(p_run_id uuid)
+returns jsonb
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform backfill_private.authorize('read');
+  return (
+    select coalesce(jsonb_agg(jsonb_build_object(
+      'session_id', l.session_id, 'table', l.table_name, 'row', l.row_key, 'reason', l.reason)), '[]')
+    from (select b.* from backfill_private.left_behind(p_run_id) as b limit 1000) as l);
 end
 $$;
 
@@ -13904,7 +14245,8 @@ begin
   perform backfill_private.authorize('plan');
   v_run := backfill_private.locked_run(p_run_id, array['planning']);
   if v_run.collect_from < v_run.collect_until then
-    perform backfill_private.refuse('OB002', format('run %s is not collected to its end', p_run_id));
+    perform backfill_private.refuse('OB002', format('run %s is not collected to its end', p_run_id),
+      backfill_private.hint(v_run));
   end if;
   insert into backfill_private.rehearsals (run_id, ordinal, session_id, session_at, components, category, phase)
   select
@@ -14245,7 +14587,7 @@ begin
   where r.run_id = p_scratch
     and r.requested_via = 'rehearsal';
   if not found then
-    perform backfill_private.refuse('OB001', format('there is no rehearsal %s', p_scratch));
+    perform backfill_private.refuse('OB001', format('there is no rehearsal %s', p_scratch), 'backfill plan … --rehearse 5');
   end if;
   return v_target;
 end
@@ -16551,6 +16893,19 @@ $$;
 comment on function public.backfill_written(uuid, integer, integer) is
   'What a run''s scoring wrote, packed, the last sessions of the plan first. For the client.';
 
+-- The rows that the undos of a run left behind.
+create function public.backfill_left_behind(p_run_id uuid)
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.left_behind_rows(p_run_id)
+$$;
+
+comment on function public.backfill_left_behind(uuid) is
+  'The rows that an undo of a run could not take back, each with the reason. For the client.';
+
 create function public.backfill_preview_undo(
   p_run_id uuid, p_sessions text[] default null, p_since text default null, p_until text default null,
   p_budget_ms integer default null, p_undo_id bigint default null
@@ -16592,6 +16947,99 @@ $$;
 
 comment on function public.backfill_prune(uuid) is
   'Empty the before-images that a finished run keeps for undo. What it overwrote cannot be restored afterwards.';
+
+-- from sql/95_face/next_step.sql
+-- The next step of a run: its causes as they stand now, and what helps.
+
+-- Why a paused run is paused, as it stands now. What stands in its way goes first, for no resume passes it.
+create function backfill_private.pause_now(p_run public.backfill_runs)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(
+    (backfill_private.in_the_way(p_run)).cause,
+    case when backfill_private.functions_without_headers(p_run) is not null then 'no_headers' end,
+    (select 'throttle'
+     from public.backfill_settings as s
+     where backfill_private.share_taken(p_run.run_id)
+       + coalesce((p_run.request ->> 'throttle_per_minute')::integer, s.max_throttle_per_minute + 1)
+       > s.max_throttle_per_minute),
+    (select 'mended' from backfill_private.causes as c where c.cause = p_run.cause and c.is_seen),
+    p_run.cause,
+    'asked')
+$$;
+
+-- Every cause of a run, the one that its state has first.
+--
+-- p_failed   how many of its sessions failed
+-- p_is_idle  sessions are pending, and no worker holds one
+create function backfill_private.causes_of(p_run public.backfill_runs, p_failed bigint, p_is_idle boolean)
+returns text[]
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_causes text[] := array[p_run.state];
+  v_held text;
+begin
+  if not exists (select from backfill_private.sources as s where s.target = p_run.target) then
+    return array['removed'];
+  elsif p_run.state in ('approved', 'running', 'paused') and p_run.approved_until <= backfill_private.clock() then
+    v_causes := array['expired'];
+  elsif p_run.state = 'paused' then
+    v_causes := array[backfill_private.pause_now(p_run)];
+  elsif p_run.state = 'running' and p_is_idle then
+    v_causes := array['no_worker'];
+  elsif p_run.state = 'completed' and p_failed > 0 then
+    v_held := case when p_run.approved_until <= backfill_private.clock() then 'failed_for_good' end;
+    v_causes := v_causes || coalesce(
+      v_held,
+      (backfill_private.in_the_way(p_run)).cause,
+      case when backfill_private.functions_without_headers(p_run) is not null then 'no_headers' end,
+      'failed');
+  end if;
+  if p_run.state in ('completed', 'cancelled', 'expired') and exists (
+    select from backfill_private.critical_events(p_run.run_id) as e where e.answered is null)
+  then
+    v_causes := v_causes || 'unanswered'::text;
+  end if;
+  if p_run.state <> 'planning' and exists (select from backfill_private.left_behind(p_run.run_id)) then
+    v_causes := v_causes || 'left_behind'::text;
+  end if;
+  return v_causes;
+end
+$$;
+
+-- What helps a run now. Null if the caller may not read.
+--
+-- returns  {causes: that of its state first, decides: a person has to look or decide first, says: sentences or null, lines: to copy}
+create function backfill_private.next_step(p_run_id uuid, p_failed bigint, p_is_idle boolean)
+returns jsonb
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_build_object(
+    'causes', jsonb_agg(h.help ->> 'cause' order by c.place),
+    'decides', bool_or((h.help ->> 'decides')::boolean),
+    'says', string_agg(h.help ->> 'says', ' ' order by c.place),
+    'lines', (
+      select coalesce(jsonb_agg(l.line order by l.place), '[]')
+      from (
+        select a.line, min(a.place) as place
+        from jsonb_path_query(jsonb_agg(h.help -> 'lines' order by c.place), '$[*][*]') with ordinality as a (line, place)
+        group by a.line) as l))
+  from public.backfill_runs as r
+  cross join lateral unnest(backfill_private.causes_of(r, p_failed, p_is_idle)) with ordinality as c (cause, place)
+  cross join lateral backfill_private.helps(r, c.cause) as h (help)
+  where r.run_id = p_run_id
+    and backfill_private.may('read')
+  group by r.run_id
+$$;
 
 -- from sql/95_face/progress.sql
 -- Views about runs, for people to look at during a run and afterwards.
@@ -16659,7 +17107,13 @@ select
   case when r.state in ('running', 'paused') and c.pending > 0 then r.next_batch_at end as next_batch_at,
   r.audit_count,
   r.audit_head,
-  coalesce(r.plan -> 'called', '["session", "sessions"]') as called
+  coalesce(r.plan -> 'called', '["session", "sessions"]') as called,
+  r.cause,
+  backfill_private.left_behind_count(r.run_id) as left_behind,
+  backfill_private.next_step(
+    r.run_id,
+    coalesce(c.failed, 0),
+    c.pending > 0 and c.leased = 0) as next
 from public.backfill_runs as r
 left join (
   select
@@ -16734,6 +17188,10 @@ comment on column public.backfill_run_progress.audit_count is 'How many audit ev
 comment on column public.backfill_run_progress.audit_head is
   'Hash of the newest audit event. Keep it outside the database: it shows whether the history was changed.';
 comment on column public.backfill_run_progress.called is 'How the target''s rows are called: one of them, and several.';
+comment on column public.backfill_run_progress.cause is 'What kind of reason a pause has, as a code.';
+comment on column public.backfill_run_progress.left_behind is 'Rows that an undo could not take back.';
+comment on column public.backfill_run_progress.next is
+  'What helps now: the causes, whether a person has to decide first, sentences, and the lines to copy.';
 
 create view public.backfill_run_failures with (security_invoker = true) as
 select
@@ -16902,6 +17360,7 @@ revoke all on function
   public.backfill_settle(uuid, uuid, jsonb),
   public.backfill_verify_part(uuid, jsonb, integer),
   public.backfill_written(uuid, integer, integer),
+  public.backfill_left_behind(uuid),
   public.backfill_preview_undo(uuid, text[], text, text, integer, bigint),
   public.backfill_approve_undo(uuid, text, text, text),
   public.backfill_confirm_undo(uuid, text, text, integer, jsonb, text),
@@ -16954,7 +17413,8 @@ grant execute on function
   public.backfill_verify_part(uuid, jsonb, integer),
   public.backfill_written(uuid, integer, integer),
   public.backfill_preview_undo(uuid, text[], text, text, integer, bigint),
-  public.backfill_approve_undo(uuid, text, text, text)
+  public.backfill_approve_undo(uuid, text, text, text),
+  public.backfill_left_behind(uuid)
 to authenticated, service_role;
 
 -- Doors of the service only.
@@ -16988,7 +17448,10 @@ grant execute on function
   backfill_private.freshness(uuid),
   backfill_private.halt(text, uuid, text),
   backfill_private.lease_holders(uuid),
+  backfill_private.left_behind_count(uuid),
+  backfill_private.left_behind_rows(uuid),
   backfill_private.may(text),
+  backfill_private.next_step(uuid, bigint, boolean),
   backfill_private.open_run(jsonb, text, uuid),
   backfill_private.preview_undo(uuid, text[], text, text, integer, bigint),
   backfill_private.refuse_untargeted(),

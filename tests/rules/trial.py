@@ -364,13 +364,13 @@ UNHEARD = Rule(
         unheard("another run's is", ["failed"], [LOST], ALONE, leased(1), OF_ANOTHER),
         Case(
             "the run is paused, and says how to end it",
-            "select state || ': ' || reason from public.backfill_runs"
-            f" where run_id = '{RUN}'",
+            "select concat_ws(' ', state || ':', reason,"
+            " backfill_private.helps(r, r.cause) ->> 'lines')"
+            f" from public.backfill_runs as r where run_id = '{RUN}'",
             (),
-            f"paused: {HELD}: a function raises 40001, which PostgREST before version 16 calls"
-            " again. End it in the SQL editor: select pg_terminate_backend(pid) from"
-            " unnest(array[7, 8]) as pid; Then score inside the database: backfill plan --like"
-            f" {RUN} --mode bulk",
+            f"paused: {HELD}, in backends 7, 8: a function raises 40001, which PostgREST before"
+            ' version 16 calls again ["select pg_terminate_backend(pid) from'
+            f' unnest(array[7, 8]) as pid;", "backfill plan --like {RUN} --mode bulk"]',
             (
                 stand_in(
                     "repeating_backends(p_target text, p_is_alone boolean)", "integer[]",
