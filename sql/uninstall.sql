@@ -64,6 +64,7 @@ drop function if exists
   public.backfill_find_runs(text),
   public.backfill_history(text[]),
   public.backfill_installed(),
+  public.backfill_left_behind(uuid),
   public.backfill_plan_sessions(uuid, integer, integer),
   public.backfill_written(uuid, integer, integer),
   public.backfill_open(jsonb, text, uuid),
@@ -86,6 +87,7 @@ drop view if exists
   public.backfill_run_progress,
   public.backfill_run_failures,
   public.backfill_transitions,
+  backfill_private.causes,
   backfill_private.rights,
   backfill_private.request_parameters;
 
