@@ -11,6 +11,7 @@ import pytest
 from psycopg.types.json import Jsonb
 
 import backfill
+from backfill.results.check import Check
 from backfill.targets.declaration import parse
 from tests.conftest import Project
 from tests.kit import verbs
@@ -173,6 +174,22 @@ def test_what_is_scored_inside_the_database_is_not_asked_of_the_api(
     ]  # fmt: skip
 
 
+def renamed_and_back(project: Project, bf: backfill.Backfill) -> tuple[Check, Check]:
+    """The marks of check and plan on the function, of which the API has seen another name.
+
+    An earlier reload may still be on its way, and see the function under its own name again.
+    """
+    for _ in range(5):
+        project.db.execute(b"alter function public.label_jar rename to label_a_jar")
+        project.reload()
+        project.db.execute(b"alter function public.label_a_jar rename to label_jar")
+        checked = {c.name: c for c in bf.check()}["function label_jar"]
+        planned = {c.name: c for c in bf.plan(**PLAN).checks}["function label_jar"]
+        if "ok" not in (checked.status, planned.status):
+            break
+    return checked, planned
+
+
 def test_a_function_that_the_api_does_not_know_yet(project: Project, bf: backfill.Backfill) -> None:
     """Its schema cache is older. The question calls nothing, and the plan says it too."""
     jars(project, 1)
@@ -181,13 +198,10 @@ def test_a_function_that_the_api_does_not_know_yet(project: Project, bf: backfil
     assert marks["PostgREST"].status == "ok"
     assert marks["PostgREST"].detail[0].isdigit()
     assert project.value("select count(*) from public.labels") == 0
-    project.db.execute(b"alter function public.label_jar rename to label_a_jar")
-    project.reload()
-    project.db.execute(b"alter function public.label_a_jar rename to label_jar")
-    told = {c.name: c for c in bf.check()}["function label_jar"]
+    told, planned = renamed_and_back(project, bf)
     assert (told.status, told.next_step) == ("fail", "notify pgrst, 'reload schema';")
     assert told.detail.startswith("the API cannot call it: PGRST202")
-    assert {c.name: c for c in bf.plan(**PLAN).checks}["function label_jar"] == told
+    assert planned == told
 
 
 def test_a_pause_says_what_keeps_the_api_from_the_function(
