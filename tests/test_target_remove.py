@@ -97,9 +97,9 @@ def test_a_target_of_a_live_run_stays(
 
 
 def test_the_record_of_former_runs_stays(
-    timed: backfill.Backfill, project: Project, supabase_path: Path
+    timed: backfill.Backfill, project: Project, supabase_path: Path, shell: Shell
 ) -> None:
-    """Status, plan, files and audit can be read. Verify and undo say that the target is gone."""
+    """Status, plan, files, page and audit can be read. Verify and undo say what they lack."""
     plan = timed.plan(since=SEED["since"])
     project.approve(plan)
     timed.apply(plan.run_id)
@@ -108,9 +108,23 @@ def test_the_record_of_former_runs_stays(
     assert timed.status(plan.run_id) == before
     assert [r.run_id for r in timed.runs()] == [plan.run_id]
     assert timed.get(plan.run_id).digest == plan.digest
-    for verb in (timed.verify, timed.rollback):
+    for asked in (timed.verify, timed.rollback):
         with pytest.raises(backfill.BackfillError, match="target prism is not installed any more"):
-            verb(plan.run_id)
+            asked(plan.run_id)
+    for verb, *more in ("status",), ("show",), ("logs",), ("show", "--html", "run.html"), ("retry",):
+        answer = shell(verb, plan.run_id, *more)
+        assert (answer.code, answer.err.strip()) == (0, ""), answer
+    folder = Path("backfill_logs") / plan.run_id
+    assert "Not verified." in (folder / "summary.md").read_text()
+    assert len((folder / "calls.jsonl").read_text().splitlines()) == 52
+    assert "What happened" in Path("run.html").read_text()
+    for verb, *more in (
+        ("verify",), ("rollback",), ("rollback", "--until", "2025-08-31"), ("apply",),
+        ("rollback", "--confirm", "0", "--reason", "no"),
+    ):  # fmt: skip
+        answer = shell(verb, plan.run_id, *more, "--json")
+        assert answer.code == 2, answer
+        assert answer.json["error"]["next"].startswith("backfill install --target FILE")
 
 
 def test_the_commands_write_it(plain_shell: Shell, supabase_path: Path) -> None:

@@ -180,6 +180,17 @@ async def load_outcome(gateway: Gateway, run_id: str) -> Outcome:
     return Outcome(await load_status(gateway, run_id), tuple(failures))
 
 
+async def load_verification_if_possible(gateway: Gateway, run_id: str) -> Verification | None:
+    """A run's verification, None if its target was removed: nothing says what to compare."""
+    try:
+        return await load_verification(gateway, run_id)
+    except BadRequest:
+        run = await load_run(gateway, run_id)
+        if run["request"]["target"] in await load_targets(gateway):
+            raise
+        return None
+
+
 async def load_verification(
     gateway: Gateway, run_id: str, on_progress: OnProgress = ignore
 ) -> Verification:

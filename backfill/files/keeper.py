@@ -12,7 +12,7 @@ from backfill.api.queries import (
     load_outcome,
     load_plan,
     load_receipts,
-    load_verification,
+    load_verification_if_possible,
 )
 from backfill.errors import BackfillError
 from backfill.files.folder import RunLog, files_are_missing
@@ -89,7 +89,7 @@ async def rebuild(log: RunLog, gateway: Gateway, run_id: str) -> None:
 
 async def _write_summary(log: RunLog, gateway: Gateway, run_id: str) -> None:
     ended = await load_outcome(gateway, run_id)
-    verification = await load_verification(gateway, run_id)
+    verification = await load_verification_if_possible(gateway, run_id)
     log.summary(summary_markdown(ended.status, verification, ended.failures))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from backfill.api.gateway import Gateway
-from backfill.api.queries import load_fresh_plan, load_receipts, load_verification
+from backfill.api.queries import load_fresh_plan, load_receipts, load_verification_if_possible
 from backfill.errors import BadRequest
 
 
@@ -19,6 +19,6 @@ async def run_page(gateway: Gateway, run_id: str) -> str:
     plan = await load_fresh_plan(gateway, run_id)
     if plan.started_at is None:
         return plan_page(plan)
-    verification = await load_verification(gateway, run_id)
+    verification = await load_verification_if_possible(gateway, run_id)
     receipts = [r async for some in load_receipts(gateway, run_id) for r in some]
     return plan_page(plan, verification, receipts)
