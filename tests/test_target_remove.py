@@ -111,7 +111,8 @@ def test_the_record_of_former_runs_stays(
     for asked in (timed.verify, timed.rollback):
         with pytest.raises(backfill.BackfillError, match="target prism is not installed any more"):
             asked(plan.run_id)
-    for verb, *more in ("status",), ("show",), ("logs",), ("show", "--html", "run.html"), ("retry",):
+    page = ("show", "--html", "run.html")
+    for verb, *more in ("status",), ("show",), ("logs",), page, ("retry",), ("apply",):
         answer = shell(verb, plan.run_id, *more)
         assert (answer.code, answer.err.strip()) == (0, ""), answer
     folder = Path("backfill_logs") / plan.run_id
@@ -119,7 +120,7 @@ def test_the_record_of_former_runs_stays(
     assert len((folder / "calls.jsonl").read_text().splitlines()) == 52
     assert "What happened" in Path("run.html").read_text()
     for verb, *more in (
-        ("verify",), ("rollback",), ("rollback", "--until", "2025-08-31"), ("apply",),
+        ("verify",), ("rollback",), ("rollback", "--until", "2025-08-31"),
         ("rollback", "--confirm", "0", "--reason", "no"),
     ):  # fmt: skip
         answer = shell(verb, plan.run_id, *more, "--json")
