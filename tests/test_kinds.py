@@ -129,6 +129,36 @@ def test_a_shared_version_is_wanted_once(songs: Db) -> None:
         planned(songs, "kinds", want={"chords": "v2", "lyrics": "v3"})
 
 
+# A type of both columns, and two texts: are they one version?
+SPELLED = {
+    "numeric": ("numeric", "1.0", "1.00", True),
+    "a day": ("date", "2025-08-01", "20250801", True),
+    "an enum": ("public.pigment", "red", "Red", False),
+    "no value of it": ("integer", "1", "one", False),
+    "text": ("text", "1.0", "1.00", False),
+}
+
+
+@pytest.mark.parametrize("case", SPELLED)
+def test_a_shared_version_may_be_spelled_in_two_ways(songs: Db, case: str) -> None:
+    """As the type of its column has it."""
+    kind, one, other, is_one = SPELLED[case]
+    tables = TWO_TABLES.replace("v text not null", f"v {kind} not null")
+    tables = tables.replace("listen(song_id bigint, v text)", f"listen(song_id bigint, v {kind})")
+    songs.execute(f"create type public.pigment as enum ('red', 'blue'); {tables}".encode())
+    first = {"public.pigment": "red", "date": "2025-01-01"}.get(kind, "0")
+    said = SAME_CALL["fills"].replace('"v1"', f'"{first}"')
+    declare_text(songs, SOURCE + said.replace("bigint,text", f"bigint,{kind}"))
+    want = {"lyrics": one, "chords": other}
+    if is_one:
+        assert planned(songs, "kinds", want=want)[1]["expected_calls"] == {"listen": 3, "total": 3}
+        named = planned(songs, "kinds", want={"chords": other}, parameters={"lyrics_version": one})
+        assert named[1]["expected_calls"]["total"] == 3
+    else:
+        with pytest.raises(Exception, match="two versions of"):
+            planned(songs, "kinds", want=want)
+
+
 BETWEEN = LYRICS.replace("lyrics", "middle") + CALL.replace("lyrics", "middle")
 FAULTS = {
     "fills what is none": (

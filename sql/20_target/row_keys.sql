@@ -58,3 +58,19 @@ as $$
     else format('coalesce(t.%I::text, '''')', p_target.version_column)
   end
 $$;
+
+-- Are two texts one version of a component, whose column may spell it in several ways?
+create function backfill_private.is_one_version(p_target public.backfill_targets, p_one text, p_other text)
+returns boolean
+language plpgsql
+stable
+strict
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return p_one = p_other or backfill_private.is_same(
+    backfill_private.value_type(p_target.table_name, p_target.version_column), p_one, p_other);
+exception when others then  -- a type's input may raise anything, and what it refuses is no other spelling
+  return false;
+end
+$$;

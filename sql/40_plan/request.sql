@@ -107,16 +107,24 @@ begin
         )),
         'backfill plan … without --want'));
   end if;
-  select t.component, t.version_parameter, w.wanted,
-    coalesce(p_request ->> t.version_parameter, p_request -> 'want' ->> other.component) as named,
+  select
+    t.component,
+    t.version_parameter,
+    w.wanted,
+    w.named,
     case when p_request ->> t.version_parameter is null then 'want of ' || other.component else t.version_parameter end
       as named_by
   into v_twice
   from public.backfill_targets as t
-  join public.backfill_targets as other using (target, version_parameter)
-  cross join lateral (select p_request -> 'want' ->> t.component as wanted) as w
+  join public.backfill_targets as other on other.target = t.target and other.version_parameter = t.version_parameter
+  cross join lateral (
+    select
+      p_request -> 'want' ->> t.component as wanted,
+      coalesce(p_request ->> t.version_parameter, p_request -> 'want' ->> other.component) as named
+  ) as w
   where t.target = p_target
-    and w.wanted <> coalesce(p_request ->> t.version_parameter, p_request -> 'want' ->> other.component)
+    and (backfill_private.is_one_version(t, w.wanted, w.named)
+      and backfill_private.is_one_version(other, w.wanted, w.named)) is false
   limit 1;
   if found then
     perform backfill_private.refuse('OB013',
