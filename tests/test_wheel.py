@@ -24,7 +24,7 @@ from tests.kit.readme import ROOT, claim
 
 NAME = f"supabase_backfill-{backfill.__version__}"
 WHEEL = f"{NAME}-py3-none-any.whl"
-claim("Install", "pip wheel --no-deps --wheel-dir vendor .", "tests/test_wheel.py, without pip")
+PAGE = claim("Install", "pip wheel --no-deps --wheel-dir vendor .", "built without pip")
 
 
 def built(source: Path, kind: str, into: Path) -> Path:
@@ -81,6 +81,7 @@ def test_the_demonstration_runs_from_the_wheel_in_an_empty_environment(folder: P
         archive.extractall(folder, filter="data")
     wheel = built(folder / NAME, "wheel", folder / "wheel")
     assert wheel.name == WHEEL
+    assert f"vendor/{WHEEL}" in PAGE
     assert all((folder / NAME / page).exists() for page in (".github/plan.png", "tests/kit"))
     venv.create(folder / "venv", with_pip=False)
     packages = next((folder / "venv" / "lib").iterdir()) / "site-packages"
