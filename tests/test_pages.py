@@ -35,6 +35,15 @@ def test_the_readme_is_short() -> None:
     assert len(README.split()) <= 1_500
 
 
+def test_the_ten_words_are_said_before_they_are_used() -> None:
+    """All but `run`, which is a word of everybody's too."""
+    before, _, after = README.partition("## Ten words")
+    words = re.findall(r"^- \*\*(\w+)\*\*: ", after, re.MULTILINE)
+    assert len(words) == 10
+    used = {word for word in words if re.search(rf"\b{word}s?\b", before)}
+    assert used <= {"run"}
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_no_page_is_too_long(page: str) -> None:
     assert len(PAGES[page].splitlines()) <= MOST_LINES
