@@ -435,3 +435,28 @@ def test_every_wait_has_a_reason(db: Connection, still: DatabaseClock) -> None:
     assert len(granted) == len(second) == 1
     verbs.call(db, "backfill_pause", run=run_id, reason="lunch")
     assert crew.progress()["waits_for"] == "resume: paused by service_role: lunch"
+
+
+def test_nobody_knows_how_long_a_run_takes_that_nobody_works_on(
+    db: Connection, still: DatabaseClock
+) -> None:
+    """None asks for the next batch, or the leases of the last have run out: not 0 s, but null."""
+    run_id = verbs.started(db, throttle_per_minute=20, batch_size=5)
+    crew = Crew(db, still, run_id)
+    crew.batch(lambda _: None)
+    assert crew.progress()["eta_s"] == 7 * 15
+    still.advance(15)
+    idle = crew.progress()
+    assert (idle["eta_s"], idle["waits_for"]) == (
+        None,
+        f"worker: none asks for the next batch. If none is alive: backfill apply {run_id}",
+    )
+    verbs.claim(db, run_id)
+    assert crew.progress()["eta_s"] == 7 * 15
+    still.advance(61)
+    dead = crew.progress()
+    assert (dead["eta_s"], dead["waits_for"]) == (
+        None,
+        "worker: none renews the leases that ran out by 08:01:15 UTC."
+        f" If none is alive: backfill apply {run_id}",
+    )

@@ -17087,40 +17087,13 @@ select
       coalesce(c.lately * 60.0 / w.watched_s, 0),
       (r.request ->> 'throttle_per_minute')::numeric),
     1) as rate_per_minute,
-  case when r.state in ('approved', 'running') and c.total > 0 then
+  case when r.state in ('approved', 'running') and c.total > 0 and not y.is_idle then
     round(greatest(
       p.batches_left * p.spacing_s
         + coalesce(greatest(extract(epoch from r.next_batch_at - backfill_private.clock()), 0), 0),
       case when p.lags and c.lately > 0 then (c.pending + c.leased) * w.watched_s / c.lately else 0 end))::integer
   end as eta_s,
-  -- In one form: what it waits for, and why.
-  case
-    when r.state = 'paused' then
-      format('resume: paused by %s: %s', coalesce(r.held_by, 'the database'), coalesce(r.reason, 'no reason given'))
-    when r.state = 'awaiting_approval' then 'approval: of digest ' || r.digest
-    when r.state = 'approved' then 'apply: backfill apply ' || r.run_id
-    when r.state <> 'running' then null
-    when c.pending = 0 and c.leased > 0 then
-      format('leases: the last %s, ', w.called_many) || backfill_private.lease_holders(r.run_id)
-    when r.back_off_until > backfill_private.clock() then
-      format('back-off: until %s UTC after %s',
-        to_char(r.back_off_until at time zone 'UTC', 'HH24:MI:SS'), r.back_off_reason)
-    when r.canary is null and c.canary_open > 0 and c.pending_priority = 0 then
-      'canary: ' || coalesce(
-        backfill_private.lease_holders(r.run_id),
-        format('its %s are about to be judged', w.called_many))
-    when r.next_batch_at > backfill_private.clock() then
-      'throttle: the next batch starts at ' || to_char(r.next_batch_at at time zone 'UTC', 'HH24:MI:SS') || ' UTC'
-    when c.witnesses > 0 then
-      format('trial: whether an error is that of all %s, ', w.called_many) || backfill_private.lease_holders(r.run_id)
-    when c.pending > 0 and c.next_try > backfill_private.clock() then
-      format('back-off: the next %s is tried again at %s UTC after %s', coalesce(r.plan #>> '{called,0}', 'session'),
-        to_char(c.next_try at time zone 'UTC', 'HH24:MI:SS'), c.tried_after)
-    when c.leased = 0 then
-      coalesce(
-        'leases: ' || backfill_private.lease_holders(r.run_id),
-        'worker: none asks for the next batch. If none is alive: backfill apply ' || r.run_id)
-  end as waits_for,
+  y.waits_for,
   r.reason,
   r.environment,
   r.approved_by,
@@ -17146,6 +17119,8 @@ left join (
     count(*) filter (where i.state = 'pending') as pending,
     count(*) filter (where i.state = 'leased') as leased,
     count(*) filter (where i.state = 'leased' and i.trial = 'called') as witnesses,
+    count(*) filter (where i.state = 'leased' and i.lease_until > backfill_private.clock()) as held,
+    max(i.lease_until) filter (where i.state = 'leased') as held_until,
     count(*) filter (where i.state = 'done') as done,
     count(*) filter (where i.state = 'failed') as failed,
     count(*) filter (where i.state = 'skipped') as skipped,
@@ -17177,7 +17152,48 @@ cross join lateral (
     greatest(ceil(c.pending / (r.request ->> 'batch_size')::numeric) - 1, 0) as batches_left,
     coalesce(r.next_batch_at + make_interval(secs => backfill_private.batch_spacing_s(r.request)::double precision)
       < backfill_private.clock(), false) or r.request ->> 'throttle_per_minute' is null as lags
-) as p;
+) as p
+-- In one form: what it waits for, and why. offset 0: worked out once, though it is read twice.
+cross join lateral (
+  select
+    case
+      when r.state = 'paused' then
+        format('resume: paused by %s: %s', coalesce(r.held_by, 'the database'), coalesce(r.reason, 'no reason given'))
+      when r.state = 'awaiting_approval' then 'approval: of digest ' || r.digest
+      when r.state = 'approved' then 'apply: backfill apply ' || r.run_id
+      when r.state <> 'running' then null
+      when c.leased > 0 and c.held = 0 then
+        format('worker: none renews the leases that ran out by %s UTC. If none is alive: backfill apply %s',
+          to_char(c.held_until at time zone 'UTC', 'HH24:MI:SS'), r.run_id)
+      when c.pending = 0 and c.leased > 0 then
+        format('leases: the last %s, ', w.called_many) || backfill_private.lease_holders(r.run_id)
+      when r.back_off_until > backfill_private.clock() then
+        format('back-off: until %s UTC after %s',
+          to_char(r.back_off_until at time zone 'UTC', 'HH24:MI:SS'), r.back_off_reason)
+      when r.canary is null and c.canary_open > 0 and c.pending_priority = 0 then
+        'canary: ' || coalesce(
+          backfill_private.lease_holders(r.run_id),
+          format('its %s are about to be judged', w.called_many))
+      when r.next_batch_at > backfill_private.clock() then
+        'throttle: the next batch starts at ' || to_char(r.next_batch_at at time zone 'UTC', 'HH24:MI:SS') || ' UTC'
+      when c.witnesses > 0 then
+        format('trial: whether an error is that of all %s, ', w.called_many) || backfill_private.lease_holders(r.run_id)
+      when c.pending > 0 and c.next_try > backfill_private.clock() then
+        format('back-off: the next %s is tried again at %s UTC after %s', coalesce(r.plan #>> '{called,0}', 'session'),
+          to_char(c.next_try at time zone 'UTC', 'HH24:MI:SS'), c.tried_after)
+      when c.leased = 0 then
+        coalesce(
+          'leases: ' || backfill_private.lease_holders(r.run_id),
+          'worker: none asks for the next batch. If none is alive: backfill apply ' || r.run_id)
+    end as waits_for
+  offset 0
+) as x
+-- Nobody works on it: then nobody knows how long it takes. A call in bulk holds no lease that could be seen.
+cross join lateral (
+  select x.waits_for,
+    coalesce(x.waits_for like 'worker: %' and (c.lately = 0 or r.request ->> 'mode' is distinct from 'bulk'), false)
+      as is_idle
+) as y;
 
 comment on view public.backfill_run_progress is 'Where each run stands: counts, rate, time left, and why it waits.';
 comment on column public.backfill_run_progress.run_id is 'The run.';
@@ -17196,7 +17212,8 @@ comment on column public.backfill_run_progress.rolled_back is 'Sessions whose ro
 comment on column public.backfill_run_progress.rate_per_minute is
   'Sessions settled per minute, over the last 60 seconds or since the run was started or resumed.';
 comment on column public.backfill_run_progress.eta_s is
-  'Seconds until the last batch starts: from the throttle, or from the rate if the run lags behind the throttle.';
+  'Seconds until the last batch starts: from the throttle, or from the rate if the run lags behind the throttle. '
+  'Null if nobody works on the run.';
 comment on column public.backfill_run_progress.waits_for is
   'What it waits for right now, and why: throttle: the next batch starts at … Null while sessions are being scored.';
 comment on column public.backfill_run_progress.reason is 'Why it is paused, rejected, cancelled or expired.';
