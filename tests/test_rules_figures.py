@@ -21,7 +21,7 @@ MIDNIGHT = datetime(2025, 8, 1, tzinfo=UTC)
 
 @pytest.mark.parametrize(
     ("eta_s", "ago_s", "said"),
-    [(None, 0, "-:--:--"), (75, 0, "0:01:15"), (75, 5.4, "0:01:10"), (75, 80, "0:00:00")],
+    [(None, 0, "not known"), (75, 0, "0:01:15"), (75, 5.4, "0:01:10"), (75, 80, "0:00:00")],
 )
 def test_the_time_left_runs_down(eta_s: float | None, ago_s: float, said: str) -> None:
     assert progress.time_left(eta_s, seconds_ago=ago_s) == said

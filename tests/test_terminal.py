@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +16,7 @@ from rich.console import Console
 from backfill.cli import progress, terminal
 from backfill.errors import BackfillError
 from backfill.render.markdown import document, joined, table
+from backfill.results.event import Event
 from backfill.results.run import RunState, RunSummary, Status
 from tests.kit.commands import Shell
 
@@ -120,6 +122,15 @@ def test_a_status_says_what_it_waits_for_and_what_ended_it(
     assert "x" not in out.split()
 
 
+@pytest.mark.parametrize(
+    ("eta_s", "said"),
+    [(None, "not known"), (0, "about 0 s"), (75, "about 1 min 15 s"), (7_200, "about 2 h")],
+)
+def test_a_status_says_how_long_it_takes(eta_s: float | None, said: str) -> None:
+    """If anyone knows."""
+    assert f"\n  20 sessions/min, time left {said}\n" in terminal.status_text(status(eta_s))
+
+
 def test_a_long_plan_is_rendered_at_its_beginning_and_at_its_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -157,7 +168,44 @@ def test_the_time_left_is_the_databases(monkeypatch: pytest.MonkeyPatch) -> None
     assert "left 0:01:15" in shown.getvalue()
     assert progress.time_left(75, seconds_ago=10) == "0:01:05"
     assert progress.time_left(75, seconds_ago=100) == "0:00:00"
-    assert progress.time_left(None, seconds_ago=0) == "-:--:--"
+    assert progress.time_left(None, seconds_ago=0) == "not known"
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_a_bar_is_legible_at_any_width(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    """Counts, failures, rate and time left are whole; what it waits for has lines of its own."""
+    console, shown = screen(columns)
+    monkeypatch.setattr(terminal, "err", console)
+    counts = {**status(75).counts, "pending": 120_000, "done": 123_456, "failed": 1_234}
+    bar = progress.ApplyProgress(replace(status(75), counts=counts))
+    why = "the next session is tried again at 08:00:03 UTC after 57014 canceling statement"
+    waiting = {"wait_for": "back-off", "why": why, "wait_s": 12.0}
+    bar.hear(Event("waiting", "r", BEGAN, waiting))
+    settled = [{"state": state, "error_message": None} for state in ("done", "failed")]
+    console.print(bar.renderable())
+    first, *others = shown.getvalue().splitlines()
+    assert "124690/244690  1234 failed  20/min  left 0:01:15" in first
+    assert first.startswith("apply ━")
+    assert " ".join(" ".join(others).split()) == f"waits for back-off: {why}, 12 s"
+    assert all(len(line) <= columns for line in (first, *others))
+    bar.hear(Event("batch_settled", "r", BEGAN, {"batch": 7, "settled": settled}))
+    console.print(bar.renderable())
+    assert "124692/244690  1235 failed" in shown.getvalue()
+    assert "\n  batch 7: 1 done, 1 failed\n" in shown.getvalue()
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_the_steps_of_a_verb_are_legible_at_any_width(
+    monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    """Counts and time stay; the bar gives way."""
+    console, shown = screen(columns)
+    monkeypatch.setattr(terminal, "err", console)
+    monkeypatch.setattr(progress, "SHOW_AFTER_S", 0.0)
+    with progress.StepProgress("look at rows") as steps:
+        steps.hear(123_456, 250_000)
+    assert "123456/250000 sessions 0:00:0" in shown.getvalue()
+    assert re.search("look at rows ━", shown.getvalue())
 
 
 def test_it_looks_again_while_somebody_looks_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,9 @@ def test_ctrl_c_ends_watching_and_nothing_else(capsys: pytest.CaptureFixture[str
         raise KeyboardInterrupt
 
     show_changes(looks(FIRST), as_json=False, wait=interrupted)
-    assert "run r is running" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "run r is running" in said.out
+    assert said.err == "no longer watched: the run itself goes on as before\n"
 
 
 def test_what_the_first_look_raises_is_raised() -> None:

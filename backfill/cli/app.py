@@ -234,7 +234,8 @@ def _stop_on_signals(run_id: str, progress: ApplyProgress) -> Callable[[], bool]
         if asked:
             terminal.err.show_cursor()
             terminal.err.print(
-                f"ended at once: {progress.so_far()}, and what was in flight will be looked up\n"
+                f"ended at once: {progress.so_far()}. What was in flight is looked up by the next "
+                "apply.\n  An apply elsewhere goes on. If there is none, take the run up again.\n"
                 f"  Next: backfill apply {run_id}",
                 markup=False,
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any, Self
 
@@ -19,6 +19,7 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 from backfill.cli import terminal
@@ -28,6 +29,7 @@ from backfill.results.event import Event
 from backfill.results.run import Status
 
 ALONE = "tried once more alone"  # how the database says it, see sql/60_apply/alone.sql
+NOT_KNOWN = "not known"
 LOOK_EVERY_S = 3.0
 LONGEST_LOOK_S = 5.0
 SHOW_AFTER_S = 1.0  # what is over sooner needs no bar
@@ -37,9 +39,9 @@ Look = Callable[[], Status]
 
 
 def time_left(eta_s: float | None, *, seconds_ago: float) -> str:
-    """What is left of an estimate that was made so many seconds ago: 0:01:15."""
+    """What is left of an estimate that was made so many seconds ago: 0:01:15, or not known."""
     if eta_s is None:
-        return "-:--:--"
+        return NOT_KNOWN
     return str(timedelta(seconds=round(max(eta_s - seconds_ago, 0))))
 
 
@@ -49,12 +51,40 @@ def settled_states(batch: Event) -> list[str]:
     return [state for state in states if state not in ("pending", "leased")]
 
 
-class _TimeLeft(ProgressColumn):
-    """The database's estimate, which knows throttle and rate. It runs down between two looks."""
+def _giving_way() -> BarColumn:
+    """A bar as long as what stands beside it lets it be."""
+    return BarColumn(bar_width=None, table_column=Column(ratio=1))
+
+
+class _TwoLines(Progress):
+    """The bar, and on lines of its own what happens or is waited for, never cut."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The bar's line, then the note of each task."""
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            if task.fields["note"]:
+                yield Text(f"  {task.fields['note']}", overflow="fold", no_wrap=False)
+
+
+class _Figures(ProgressColumn):
+    """Counts, rate and time left, whole at any width: the bar gives way.
+
+    The time left is the database's estimate, which knows throttle and rate. It runs down between
+    two looks.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(table_column=Column(no_wrap=True))
 
     def render(self, task: Task) -> Text:
-        ago_s = time.monotonic() - task.fields["estimated_at"]
-        return Text(time_left(task.fields["eta_s"], seconds_ago=ago_s), style="progress.remaining")
+        seen = task.fields
+        ago_s = time.monotonic() - seen["estimated_at"]
+        failed = f"{seen['failed']} failed  " if seen["failed"] else ""
+        return Text(
+            f"{task.completed:.0f}/{task.total:.0f}  {failed}{seen['rate']:.0f}/min  "
+            f"left {time_left(seen['eta_s'], seconds_ago=ago_s)}"
+        )
 
 
 class ApplyProgress:
@@ -62,23 +92,21 @@ class ApplyProgress:
 
     def __init__(self, status: Status, look: Look | None = None) -> None:
         """look: returns the run's status. Called every few seconds, from another thread."""
-        self._bar = Progress(
+        self._bar = _TwoLines(
             TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TextColumn("left"),
-            _TimeLeft(),
-            TextColumn("{task.fields[note]}", markup=False),
+            _giving_way(),
+            _Figures(),
             console=terminal.err,
             transient=True,
+            expand=True,
         )
         over = status.total - status.counts["pending"] - status.counts["leased"]
         self._settled_sessions, self._total = over, status.total
+        self._failed_sessions = status.counts["failed"]
         fields: dict[str, Any] = {
             "note": "",
-            "rate": "",
+            "failed": self._failed_sessions,
+            "rate": status.rate_per_minute,
             "eta_s": status.eta_s,
             "estimated_at": time.monotonic(),
         }
@@ -109,7 +137,8 @@ class ApplyProgress:
 
     def so_far(self) -> str:
         """How many sessions are settled, in words. Safe to ask in a signal's handler."""
-        return f"{self._settled_sessions} of {self._total} sessions are settled"
+        total = self._called.counted(self._total)
+        return f"{self._settled_sessions:,} of {total} are settled"
 
     def hear(self, event: Event) -> None:
         """Show an event."""
@@ -129,9 +158,11 @@ class ApplyProgress:
                 status = self._look()
             except BackfillError:
                 continue  # the apply itself says what is wrong
+            self._failed_sessions = status.counts["failed"]
             self._bar.update(
                 self._task,
-                rate=f"{status.rate_per_minute:.0f}/min",
+                failed=self._failed_sessions,
+                rate=status.rate_per_minute,
                 eta_s=status.eta_s,
                 estimated_at=time.monotonic(),
             )
@@ -139,7 +170,7 @@ class ApplyProgress:
     def _settled(self, event: Event) -> None:
         states = settled_states(event)
         failed = states.count("failed")
-        self._advance(len(states))
+        self._advance(len(states), failed)
         self._note(f"batch {event.details['batch']}: {len(states) - failed} done, {failed} failed")
         for told in event.details["settled"]:
             if told["state"] == "pending" and ALONE in (told["error_message"] or ""):
@@ -147,13 +178,14 @@ class ApplyProgress:
 
     def _settled_in_bulk(self, event: Event) -> None:
         told = event.details
-        self._advance(told["done"] + told["failed"] + told["skipped"])
+        self._advance(told["done"] + told["failed"] + told["skipped"], told["failed"])
         self._bulk_done += told["done"]
         self._bar.update(self._task, note=f"in bulk: {self._bulk_done} done")
 
-    def _advance(self, sessions: int) -> None:
+    def _advance(self, sessions: int, failed: int) -> None:
         self._settled_sessions += sessions
-        self._bar.advance(self._task, sessions)
+        self._failed_sessions += failed
+        self._bar.update(self._task, advance=sessions, failed=self._failed_sessions)
 
     def _waiting(self, event: Event) -> None:
         reason = f"waits for {event.details['wait_for']}: {event.details['why']}"
@@ -176,13 +208,14 @@ class StepProgress:
         """what: a word or two, shown before the bar."""
         self._what = what
         self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("sessions"),
-            TimeElapsedColumn(),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            _giving_way(),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TextColumn("sessions", table_column=Column(no_wrap=True)),
+            TimeElapsedColumn(table_column=Column(no_wrap=True)),
             console=terminal.err,
             transient=True,
+            expand=True,
         )
         self._began = self._told = time.monotonic()
         self._task: TaskID | None = None

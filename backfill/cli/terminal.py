@@ -13,7 +13,7 @@ from rich.table import Table
 from backfill.api.queries import LEAST_PREFIX_CHARS
 from backfill.errors import BackfillError, UsageError
 from backfill.files.folder import files_are_missing
-from backfill.render.markdown import Called
+from backfill.render.markdown import Called, duration
 from backfill.render.reports import unplanned_in_words
 from backfill.results.check import Check
 from backfill.results.coverage import Missing
@@ -231,8 +231,8 @@ def status_text(status: Status) -> str:
     elif status.reason:
         lines.append(f"reason: {status.reason}")
     if status.state == "running":
-        eta = "unknown" if status.eta_s is None else f"{status.eta_s:.0f} s"
-        lines.append(f"{status.rate_per_minute:g} {status.called.many}/min, about {eta} left")
+        left = "not known" if status.eta_s is None else f"about {duration(status.eta_s)}"
+        lines.append(f"{status.rate_per_minute:g} {status.called.many}/min, time left {left}")
     lines.append(f"audit: {status.audit_count} events, head {status.audit_head}")
     return "\n  ".join(lines)
 

@@ -38,7 +38,7 @@ def show_changes(look: Look, as_json: bool, wait: Callable[[], None] | None = No
             for status in changes:
                 terminal.print_status(status)
     except KeyboardInterrupt:
-        return
+        terminal.err.print("no longer watched: the run itself goes on as before")
 
 
 def _changes(look: Look, wait: Callable[[], None]) -> Iterator[Status]:

@@ -73,6 +73,9 @@ def test_ctrl_c_twice_ends_at_once(scene: Scene) -> None:
         worker.sent(signal.SIGINT)
         assert worker.ended() == -signal.SIGINT
         assert f"of {SESSIONS} sessions are settled" in worker.said()
+        assert (
+            "An apply elsewhere goes on. If there is none, take the run up again." in worker.said()
+        )
         assert f"Next: backfill apply {run_id}" in worker.said()
     assert leased(scene) >= CONCURRENCY
     scene.proxy.strikes = []
