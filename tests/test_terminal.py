@@ -16,6 +16,7 @@ from rich.console import Console
 from backfill.cli import progress, terminal
 from backfill.errors import BackfillError
 from backfill.render.markdown import document, joined, table
+from backfill.results.check import Check
 from backfill.results.event import Event
 from backfill.results.run import RunState, RunSummary, Status
 from tests.kit.commands import Shell
@@ -129,6 +130,40 @@ def test_a_status_says_what_it_waits_for_and_what_ended_it(
 def test_a_status_says_how_long_it_takes(eta_s: float | None, said: str) -> None:
     """If anyone knows."""
     assert f"\n  20 sessions/min, time left {said}\n" in terminal.status_text(status(eta_s))
+
+
+CHECKS = [
+    Check("reachable", "ok", "127.0.0.1 answers"),
+    Check("key of public.orders", "ok", "id is unique"),
+    Check("limits", "fail", "[bold]none", "set one"),
+    Check('index on public."odd. Name" (a, b)', "ok", "there"),
+    Check("column public.orders.paid_at", "ok", "date"),
+    Check("table public.orders", "warn", "no rows"),
+    Check("rights on our tables", "ok", "as the migrations grant them"),
+]
+
+
+def test_what_is_ok_is_a_line_per_table(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is not ok stands below it, whole, and with what to do."""
+    terminal.print_checks(CHECKS)
+    assert capsys.readouterr().out == (
+        "ok  project: reachable, rights on our tables\n"
+        "ok  public.orders: key, column paid_at\n"
+        'ok  public."odd. Name": index (a, b)\n'
+        "fail  limits: [bold]none\n"
+        "        Next: set one\n"
+        "warn  table public.orders: no rows\n"
+        "5 of 7 are ok: --verbose lists them\n"
+    )
+
+
+def test_each_check_is_a_line_if_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    """In the order in which they were made. If nothing is ok, there is nothing more to list."""
+    terminal.print_checks(CHECKS, is_verbose=True)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "Next:" not in line]
+    assert lines == [f"{c.status}  {c.name}: {c.detail}" for c in CHECKS]
+    terminal.print_checks([CHECKS[2]])
+    assert capsys.readouterr().out == "fail  limits: [bold]none\n        Next: set one\n"
 
 
 def test_a_long_plan_is_rendered_at_its_beginning_and_at_its_end(

@@ -77,15 +77,18 @@ def _options(
     pass
 
 
-@app.command(epilog="Example: backfill check --json")
-def check(as_json: AsJson = False) -> None:
-    """Is this project ready? One line per check, each with what to do."""
+@app.command(epilog="Example: backfill check --verbose")
+def check(
+    verbose: Annotated[bool, typer.Option("--verbose", help="A line for what is ok, too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Is this project ready? What is not ok comes with what to do."""
     with connected() as bf:
         checks = bf.check()
     if as_json:
         terminal.print_json([c.as_dict() for c in checks])
     else:
-        terminal.print_checks(checks)
+        terminal.print_checks(checks, is_verbose=verbose)
     end(exit_codes.of_check(checks))
 
 

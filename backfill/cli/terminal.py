@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -23,6 +24,9 @@ from backfill.results.verification import Verification, elsewhere_in_words
 
 MARKS = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
 MARKS |= {"pass": "[green]pass[/]", "partial": "[yellow]partial[/]"}
+PROJECT = "project"
+# A table in a check's name, with the word before it: `index on public.orders (paid_at)`.
+_TABLE = re.compile(r'(?: of| on)? ((?:"(?:[^"]|"")+"|[^\s".]+)\.(?:"(?:[^"]|"")+"|[^\s".]+))\.?')
 NAMED_SESSIONS = 20
 NEVER_CUT = ("run", "failed ", "day")
 
@@ -124,13 +128,35 @@ def table(*headers: str, rows: Iterable[Sequence[object]]) -> Table:
     return made
 
 
-def print_checks(checks: Sequence[Check]) -> None:
-    """One line per check, with what to do if there is anything to do."""
+def print_checks(checks: Sequence[Check], *, is_verbose: bool = False) -> None:
+    """What is ok in a line per thing that it is about, then the others with what to do.
+
+    is_verbose: one line per check.
+    """
+    fine = [] if is_verbose else [c for c in checks if c.status == "ok"]
+    for subject, names in _by_subject(fine).items():
+        out.print(MARKS["ok"], end="")
+        out.print(f"  {subject}: {', '.join(names)}", markup=False)
     for check in checks:
-        out.print(f"{MARKS[check.status]:>4}  {check.name}: ", end="")
-        out.print(check.detail, markup=False)
+        if check in fine:
+            continue
+        out.print(MARKS[check.status], end="")
+        out.print(f"  {check.name}: {check.detail}", markup=False)
         if check.next_step:
             out.print(f"        Next: {check.next_step}", markup=False)
+    if fine:
+        out.print(f"{len(fine)} of {len(checks)} are ok: --verbose lists them")
+
+
+def _by_subject(checks: Sequence[Check]) -> dict[str, list[str]]:
+    """Table -> what was looked at there. What names no table is about the project."""
+    groups: dict[str, list[str]] = {PROJECT: []}
+    for check in checks:
+        found = _TABLE.search(check.name)
+        subject = found[1] if found else PROJECT
+        looked_at = _TABLE.sub(" ", check.name).replace("  ", " ") if found else check.name
+        groups.setdefault(subject, []).append(looked_at.strip())
+    return {subject: names for subject, names in groups.items() if names}
 
 
 def print_missing(missing: Missing) -> None:
