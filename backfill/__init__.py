@@ -127,7 +127,8 @@ def __getattr__(name: str) -> str:
     """Look the version up when it is asked for: that reads files of the package."""
     if name == "__version__":
         return version("supabase-backfill")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    hint = ": it is a method of connect()" if hasattr(AsyncBackfill, name) else ""
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}", name=name)
 
 
 def __dir__() -> list[str]:

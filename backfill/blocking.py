@@ -16,6 +16,7 @@ import anyio
 from anyio.from_thread import BlockingPortal
 
 from backfill.client import AsyncBackfill
+from backfill.errors import SaysOtherNames
 from backfill.run.undo import AsyncUndo, PreviewedUndo
 
 LONGEST_CLOSING_S = 2.0  # of what nobody closed: an interpreter waits for it to end
@@ -80,7 +81,7 @@ class Undo(PreviewedUndo, Face[AsyncUndo]):
     confirm = waited_for(AsyncUndo.confirm)
 
 
-class Backfill(Face[AsyncBackfill]):
+class Backfill(Face[AsyncBackfill], SaysOtherNames):
     """A project's backfills, for blocking code. Each verb is that of AsyncBackfill."""
 
     def __init__(self, make: Callable[[], AsyncBackfill]) -> None:

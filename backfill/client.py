@@ -19,7 +19,7 @@ from backfill.api.queries import (
     load_verification,
 )
 from backfill.api.retries import never
-from backfill.errors import ApprovalNeeded, BadRequest, NotAnApprover
+from backfill.errors import ApprovalNeeded, BadRequest, NotAnApprover, SaysOtherNames
 from backfill.files import keeper
 from backfill.request import Day, Request, Throttle, checked_number
 from backfill.results.check import Check
@@ -43,7 +43,7 @@ DEFAULT_RUNS = 50
 DEFAULT_CONCURRENCY = 4  # over a quarter of a small project's pool, so more only on request
 
 
-class AsyncBackfill(TargetVerbs):
+class AsyncBackfill(TargetVerbs, SaysOtherNames):
     """A project's backfills. Close it, or use it as an async context manager."""
 
     def __init__(

@@ -6,7 +6,18 @@ and as the call of a connection `bf`.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, NoReturn
+
+# Verbs that the command line calls otherwise than the library.
+OTHER_NAMES = {
+    "show": "get(run) is the plan, page(run) its page",
+    "logs": "write_logs(run, folder) writes the files",
+    "undo": "rollback(run) previews, and its confirm() undoes",
+    **dict.fromkeys(
+        ("install", "uninstall", "demo", "local", "completion"), "only the command line has it"
+    ),
+    "target": "check_target(file), draft_target(name), targets()",
+}
 
 from backfill.calls import python_calls
 
@@ -216,3 +227,17 @@ def _family(base: type[BackfillError]) -> list[type[BackfillError]]:
 BY_SQLSTATE: dict[str, type[BackfillError]] = {
     c.code: c for c in _family(BackfillError) if c.code is not None
 }
+
+
+class SaysOtherNames:
+    """A connection that says how a verb of the command line is called here."""
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            hint = f": {OTHER_NAMES[name]}" if name in OTHER_NAMES else ""
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute {name!r}{hint}",
+                name=name,
+                obj=self,
+            )

@@ -14,7 +14,7 @@ from rich.table import Table
 from backfill.api.queries import LEAST_PREFIX_CHARS
 from backfill.errors import BackfillError, UsageError
 from backfill.files.folder import files_are_missing
-from backfill.render.markdown import Called, duration
+from backfill.render.markdown import Called, counted, duration
 from backfill.render.reports import unplanned_in_words
 from backfill.results.check import Check
 from backfill.results.coverage import Missing
@@ -259,7 +259,7 @@ def status_text(status: Status) -> str:
     if status.state == "running":
         left = "not known" if status.eta_s is None else f"about {duration(status.eta_s)}"
         lines.append(f"{status.rate_per_minute:g} {status.called.many}/min, time left {left}")
-    lines.append(f"audit: {status.audit_count} events, head {status.audit_head}")
+    lines.append(f"audit: {counted(status.audit_count, 'event')}, head {status.audit_head}")
     return "\n  ".join(lines)
 
 

@@ -150,16 +150,15 @@ def _of_component(
     for table, given in (("matches", component.matches), ("arguments", component.arguments)):
         for name, parameter in given.items():
             if parameter not in known and parameter != "session_id":
-                meant = (
-                    f"; it is called {ours[parameter]} here"
-                    if parameter in ours
-                    else nearest(parameter, known)
-                )
+                meant, to_do = nearest(parameter, known), "name it under [parameters]"
+                if parameter in ours:
+                    meant = f"; it is called {ours[parameter]} here"
+                    to_do = f'{table} = {{ {name} = "{ours[parameter]}" }}'
                 yield BadRequest(
-                    f"{called}: {table}.{name}: there is no parameter {parameter}{meant}",
-                    "name it under [parameters]",
+                    f"{called}: {table}.{name}: there is no parameter {parameter}{meant}", to_do
                 )
-    if "session_id" not in component.arguments.values():
+    given_now = [p if p in known else ours.get(p, p) for p in component.arguments.values()]
+    if "session_id" not in given_now:
         yield BadRequest(
             f"{called}: no argument takes the session_id", 'arguments = { … = "session_id" }'
         )

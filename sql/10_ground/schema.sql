@@ -153,6 +153,7 @@ create function backfill_private.counted(p_count bigint, p_one text)
 returns text
 language sql
 immutable
+strict
 set search_path = pg_catalog, pg_temp
 as $$
   select format('%s %s%s', p_count, p_one, case when p_count = 1 then '' when p_one like '%ch' then 'es' else 's' end)

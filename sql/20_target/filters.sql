@@ -320,8 +320,8 @@ begin
       v_value.name, v_source.source_table::regclass)
     into v_nearest using v_value.value;
     column_name := v_value.name;
-    detail := format('none of the %s rows of %s has %s %s%s',
-      case when v_rows = 100000 then 'many' else v_rows::text end,
+    detail := format('none of the %s of %s has %s %s%s',
+      case when v_rows = 100000 then 'many rows' else backfill_private.counted(v_rows, 'row') end,
       backfill_private.bare_name(v_source.source_table),
       v_value.name,
       left(v_value.value, 40),

@@ -423,6 +423,7 @@ create function backfill_private.counted(p_count bigint, p_one text)
 returns text
 language sql
 immutable
+strict
 set search_path = pg_catalog, pg_temp
 as $$
   select format('%s %s%s', p_count, p_one, case when p_count = 1 then '' when p_one like '%ch' then 'es' else 's' end)
@@ -1342,8 +1343,8 @@ begin
       v_value.name, v_source.source_table::regclass)
     into v_nearest using v_value.value;
     column_name := v_value.name;
-    detail := format('none of the %s rows of %s has %s %s%s',
-      case when v_rows = 100000 then 'many' else v_rows::text end,
+    detail := format('none of the %s of %s has %s %s%s',
+      case when v_rows = 100000 then 'many rows' else backfill_private.counted(v_rows, 'row') end,
       backfill_private.bare_name(v_source.source_table),
       v_value.name,
       left(v_value.value, 40),
