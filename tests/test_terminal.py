@@ -157,6 +157,17 @@ def test_what_is_ok_is_a_line_per_table(capsys: pytest.CaptureFixture[str]) -> N
     )
 
 
+def test_what_is_ok_is_wrapped_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not where the terminal ends."""
+    console, shown = screen(60)
+    monkeypatch.setattr(terminal, "out", console)
+    names = [f"function score_{number}" for number in range(9)]
+    terminal.print_checks([Check(name, "ok", "") for name in names])
+    *lines, _ = shown.getvalue().splitlines()
+    assert all(len(line) <= 60 for line in lines)
+    assert " ".join(" ".join(lines).split()) == f"ok project: {', '.join(names)}"
+
+
 def test_each_check_is_a_line_if_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     """In the order in which they were made. If nothing is ok, there is nothing more to list."""
     terminal.print_checks(CHECKS, is_verbose=True)

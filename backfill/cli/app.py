@@ -235,13 +235,13 @@ def _stop_on_signals(run_id: str, progress: ApplyProgress) -> Callable[[], bool]
 
     def ask(number: int, _: object) -> None:
         if asked:
-            terminal.err.show_cursor()
-            terminal.err.print(
+            progress.stop()
+            terminal.print_prose(
+                terminal.err,
                 f"ended at once: {progress.so_far()}. What was in flight is looked up by the next "
-                "apply.\n  An apply elsewhere goes on. If there is none, take the run up again.\n"
-                f"  Next: backfill apply {run_id}",
-                markup=False,
+                "apply. An apply elsewhere goes on. If there is none, take the run up again.",
             )
+            terminal.err.print(f"  Next: backfill apply {run_id}", markup=False)
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         asked.append(number)

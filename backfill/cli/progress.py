@@ -64,7 +64,7 @@ class _TwoLines(Progress):
         yield self.make_tasks_table(self.tasks)
         for task in self.tasks:
             if task.fields["note"]:
-                yield Text(f"  {task.fields['note']}", overflow="fold", no_wrap=False)
+                yield terminal.wrapped(f"  {task.fields['note']}")
 
 
 class _Figures(ProgressColumn):
@@ -129,6 +129,10 @@ class ApplyProgress:
         self._ended.set()
         if self._looking:
             self._looking.join(LONGEST_LOOK_S)
+        self._bar.stop()
+
+    def stop(self) -> None:
+        """Take the bar away. Safe in a signal's handler."""
         self._bar.stop()
 
     def renderable(self) -> RenderableType:

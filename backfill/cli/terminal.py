@@ -10,6 +10,7 @@ from typing import Any, cast
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from backfill.api.queries import LEAST_PREFIX_CHARS
 from backfill.errors import BackfillError, UsageError
@@ -44,6 +45,19 @@ def _console(*, stderr: bool) -> Console:
 
 out = _console(stderr=False)
 err = _console(stderr=True)
+
+
+def wrapped(text: str) -> Text:
+    """Text in a bar or in place that is wrapped between words, at any width."""
+    return Text(text, overflow="fold", no_wrap=False)
+
+
+def print_prose(console: Console, text: str, mark: str = "") -> None:
+    """Sentences, wrapped between words on a terminal and whole in a pipe.
+
+    Not for what people copy: a command stays whole. mark: one of MARKS, before the text.
+    """
+    console.print(Text.from_markup(mark).append(text), soft_wrap=not console.is_terminal)
 
 
 def print_json(answer: Json) -> None:
@@ -135,8 +149,7 @@ def print_checks(checks: Sequence[Check], *, is_verbose: bool = False) -> None:
     """
     fine = [] if is_verbose else [c for c in checks if c.status == "ok"]
     for subject, names in _by_subject(fine).items():
-        out.print(MARKS["ok"], end="")
-        out.print(f"  {subject}: {', '.join(names)}", markup=False)
+        print_prose(out, f"  {subject}: {', '.join(names)}", MARKS["ok"])
     for check in checks:
         if check in fine:
             continue

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 
 from rich.live import Live
-from rich.text import Text
 
 from backfill.cli import terminal
 from backfill.errors import OutcomeUnknown
@@ -33,7 +32,7 @@ def show_changes(look: Look, as_json: bool, wait: Callable[[], None] | None = No
         elif terminal.out.is_terminal:
             with Live(console=terminal.out, auto_refresh=False) as live:
                 for status in changes:
-                    live.update(Text(terminal.status_text(status)), refresh=True)
+                    live.update(terminal.wrapped(terminal.status_text(status)), refresh=True)
         else:
             for status in changes:
                 terminal.print_status(status)
