@@ -18,6 +18,16 @@ class Survivor(NamedTuple):
         return function == self.function and before.replace(self.was, self.new) == after != before
 
 
+# They return one row, or select one into a variable.
+FIRST_OF_TWO = (
+    "fault",
+    "judge_trial",
+    "next_alone",
+    "note_trouble",
+    "session_alone",
+    "witness_phase",
+)
+
 SURVIVORS = (
     Survivor(
         "back_off",
@@ -51,24 +61,21 @@ SURVIVORS = (
     ),
     Survivor(
         "decide_outcomes",
-        "when s.step_is_done then 'released'",
-        "when s.step_is_done then 'slow'",
-        "the rule of one item makes the same of released, slow and stop",
-    ),
-    Survivor(
-        "decide_outcomes",
-        "when s.step_is_done then 'released'",
-        "when s.step_is_done then 'stop'",
-        "the rule of one item makes the same of released, slow and stop",
-    ),
-    Survivor(
-        "decide_outcomes",
         "i.unknown_outcomes + 1 else 0 end",
         "i.unknown_outcomes + 1 else 1 end",
         "only the eighth fails a session",
     ),
     Survivor(
-        "fault", "limit 1", "limit 2", "the function returns one row, and takes the first of two"
+        "decide_outcomes",
+        "i.crowded_out + 1 else 0 end",
+        "i.crowded_out + 1 else 1 end",
+        "only the fifth or the sixth fails a session",
+    ),
+    Survivor(
+        "decide_outcomes",
+        "when d.retry_after_s > 0",
+        "when d.retry_after_s >= 0",
+        "the back-off is longer than no time",
     ),
     Survivor(
         "may",
@@ -76,17 +83,39 @@ SURVIVORS = (
         "bool_and(",
         "there is one caller, and one row of rights for each verb",
     ),
-    Survivor("note_trouble", "limit 1;", "limit 2;", "select into takes the first row of two"),
     Survivor(
-        "pending_phase",
-        "'pending' order by i.ordinal limit 1",
-        "'pending' order by i.ordinal limit 2",
-        "the function returns one row, and takes the first of two",
+        "next_items",
+        "0) < p_limit",
+        "0) <= p_limit",
+        "a second look for no session finds none",
+    ),
+    *(
+        Survivor(
+            "next_witness",
+            "least(v_agreed, 30)",
+            f"least(v_agreed, {bound})",
+            "the bound keeps power() from overflowing; no run has so many witnesses",
+        )
+        for bound in (29, 31)
+    ),
+    *(
+        Survivor(
+            "races_are_too_many",
+            f"limit 1000) as {counted}",
+            f"limit {bound}) as {counted}",
+            "a bound on the work",
+        )
+        for counted in ("raced", "written")
+        for bound in (999, 1001)
     ),
     Survivor(
         "standing",
-        "r.ordinal > $2 and r.ordinal <= $3",
-        "r.ordinal >= $2 and r.ordinal <= $3",
-        "receipts are joined to items, and no item has this ordinal",
+        "select true as is_there",
+        "select false as is_there",
+        "only whether it is null is asked",
+    ),
+    *(
+        Survivor(function, "limit 1", "limit 2", "the first row of two is taken")
+        for function in FIRST_OF_TWO
     ),
 )

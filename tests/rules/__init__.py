@@ -6,6 +6,7 @@ from tests.rules import (
     batches,
     canary,
     leases,
+    others,
     requests,
     settling,
     standing,
@@ -20,6 +21,7 @@ __all__ = ["RULES", "Case", "Db", "Rule", "answer", "holds", "prepare"]
 
 RULES = (
     *settling.RULES,
+    *others.RULES,
     *batches.RULES,
     *trouble.RULES,
     *trial.RULES,

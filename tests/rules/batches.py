@@ -85,134 +85,6 @@ INFERRED_FOR = """
 select jsonb_agg(jsonb_build_array(to_jsonb(r.ordinals), to_jsonb(r.called)))
 from public.rule_inferred as r
 """
-# What the gate is asked is given. A case writes its rows in its own transaction.
-GATE_WORKS = (
-    stand_in("gate_has_stood(p_run public.backfill_runs, p_table text)", "boolean", "select true"),
-    stand_in(
-        "gate_is_used(p_run public.backfill_runs, p_target public.backfill_targets)",
-        "boolean",
-        "select true",
-    ),
-    stand_in("is_written_here(p_xmin xid)", "boolean", "select false"),
-)
-SKIPPED = [1, "skipped", None, None, 0, 0, None]
-LOST_RACES = Rule(
-    "a row that somebody else wrote during the call",
-    ("note_races", "races_are_too_many"),
-    (
-        after(
-            "the only component", [SKIPPED], (told("answered", answered=["score"]),),
-            *GATE_WORKS, leased(1, components=["score"]), score(1, 5),
-        ),
-        after(
-            "the call failed for it", [SKIPPED], (fail("score", "23505"),),
-            *GATE_WORKS, leased(1, components=["score"]), score(1, 5),
-        ),
-        after(
-            "nobody knows of the call", [SKIPPED], (UNKNOWN,),
-            *GATE_WORKS, leased(1, components=["score"]), score(1, 5),
-        ),
-        after(
-            "no call was made", [[1, "pending", None, None, 0, 0, None]], (told("released"),),
-            *GATE_WORKS, leased(1, components=["score"]), score(1, 5),
-        ),
-        after(
-            "one of two, the other is ours", [DONE], (told("answered", answered=BOTH),),
-            *GATE_WORKS, leased(1), score(1, 5), *WHOLE[2:],
-        ),
-        after(
-            "one of two, the other was refused for it", [[1, "pending", None, None, 0, 0, None]],
-            (fail("profile", "OB020", answered=["score"]),), *GATE_WORKS, leased(1), score(1, 5),
-        ),
-        after(
-            "the gate refused another session's row", [[1, "skipped", None, None, 0, 0, None]],
-            (fail("score", "OB018"),), *GATE_WORKS, leased(1, components=["score"]), score(1, 5),
-        ),
-        after(
-            "written by this very transaction", [[1, "failed", None, "OB016", 0, 0, None]],
-            (told("answered", answered=["score"]),), *GATE_WORKS,
-            stand_in("is_written_here(p_xmin xid)", "boolean", "select true"),
-            leased(1, components=["score"]), score(1, 5),
-        ),
-        *(
-            Case(
-                f"after {lost} of them beside {written} rows",
-                f"select backfill_private.races_are_too_many('{RUN}')",
-                (),
-                lost >= 20 + written,
-                (
-                    *(item(n, state="skipped", attempts=1) for n in range(2, 2 + lost)),
-                    *(item(n, state="skipped") for n in range(50, 60)),
-                    *(receipt(n) for n in range(60, 60 + written)),
-                ),
-            )
-            for lost, written in ((19, 0), (20, 0), (20, 1), (21, 1))
-        ),
-    ),
-)  # fmt: skip
-DUPLICATE = 'duplicate key value violates unique constraint "{}"'
-
-
-def in_conflict(name: str, wanted: bool, code: str, message: str) -> Case:
-    return Case(
-        name,
-        "select backfill_private.is_conflict_elsewhere('toy', %s, %s)",
-        (code, message),
-        wanted,
-        ("create table public.days (day date primary key)",),
-    )
-
-
-def doubted(name: str, outcome: str, wanted: str, *given: str, index: str = "days_pkey") -> Case:
-    conflict: dict[str, Any] = {
-        "step": "score",
-        "code": "23505",
-        "message": DUPLICATE.format(index),
-    }
-    told_of = json.dumps([told(outcome, **conflict)])
-    query = f"select backfill_private.doubt_conflicts('{RUN}', %s) -> 0 ->> 'outcome'"
-    return Case(name, query, (told_of,), wanted, given or (leased(1),))
-
-
-CONFLICTS = Rule(
-    "a conflict on a table that is no component's",
-    ("is_conflict_elsewhere", "doubt_conflicts"),
-    (
-        in_conflict("of another table", True, "23505", DUPLICATE.format("days_pkey")),
-        in_conflict("of a table that is gone", True, "23505", DUPLICATE.format("nothing")),
-        in_conflict("in words of its own", True, "23505", "schon da"),
-        in_conflict("passed on as a text", True, "500", DUPLICATE.format("days_pkey")),
-        in_conflict("of a component's", False, "23505", DUPLICATE.format("toy_scores_pkey")),
-        in_conflict("a text on a component's", False, "500", DUPLICATE.format("toy_scores_pkey")),
-        in_conflict("another error", False, "P0001", "no"),
-        doubted("it failed beside others", "failed", "beside"),
-        doubted("it failed alone", "failed", "failed", leased(1, is_alone=True)),
-        doubted("it was well", "answered", "answered"),
-        doubted("the component's own", "failed", "failed", index="toy_scores_pkey"),
-        doubted("in bulk", "failed", "failed", leased(1), run_has(request={"mode": "bulk"})),
-    ),
-)  # fmt: skip
-ALONE = Rule(
-    "who is called alone",
-    ("next_alone", "session_alone", "places_alone"),
-    tuple(
-        Case(
-            name,
-            "select jsonb_build_array("
-            "backfill_private.session_alone(r), backfill_private.next_alone(r))"
-            f" from public.backfill_runs as r where r.run_id = '{RUN}'",
-            (),
-            wanted,
-            given,
-        )
-        for name, wanted, given in (
-            ("nobody", [None, None], (item(1), item(2))),
-            ("the first that waits", ["s2", [2]], (item(1), item(2, is_alone=True))),
-            ("one that is called", ["s1", None], (leased(1, is_alone=True), item(2))),
-            ("one that is done", [None, None], (item(1, state="done", is_alone=True),)),
-        )
-    ),
-)
 BATCHES = Rule(
     "what the items of a batch become",
     ("decide_outcomes", "take_fences"),
@@ -323,6 +195,11 @@ BATCHES = Rule(
             ({**SLOW, "retry_after_s": 30},), leased(1, crowded_out=2),
         ),
         after(
+            "asked to wait for a second", [[1, "pending", "score", "429", 3, 0, 1]],
+            ({**SLOW, "retry_after_s": 1},), leased(1, crowded_out=2),
+            stand_in("back_off(p_troubles integer)", "interval", "select interval '0.5 second'"),
+        ),
+        after(
             "asked to wait for too long", [[1, "pending", "score", "429", 3, 0, 3600]],
             ({**SLOW, "retry_after_s": 7200},), leased(1, crowded_out=2),
         ),
@@ -422,6 +299,14 @@ BATCHES = Rule(
             [[1, "failed", "score", "P0001", 0, 0, None], [1, "pending", None, None, 0, 0, None]],
             (fail("score"),), leased(1), item(1, run=OTHER_RUN),
         ),
+        *(
+            Case(
+                f"it is called alone after {told_of}",
+                "select i.is_alone from public.backfill_items as i", (), told_of == "beside",
+                (leased(1, is_alone=True), "select " + call(told(told_of, step="score"))),
+            )
+            for told_of in ("beside", "released", "again")
+        ),
         Case(
             "a lease ends when its session is done", LEFT_OF_THE_LEASE, (), [True] + [None] * 5,
             (leased(1), *WHOLE, "select " + call(told("answered"))),
@@ -462,9 +347,4 @@ BATCHES = Rule(
     ),
 )  # fmt: skip
 
-RULES = (
-    LOST_RACES,
-    CONFLICTS,
-    ALONE,
-    BATCHES,
-)
+RULES = (BATCHES,)

@@ -96,6 +96,7 @@ NEXT_ITEMS = Rule(
             item(1, not_before=NOW), item(2), item(3, trial="resumed"), item(4), most=3,
         ),
         following("and comes when alone", [1], item(1, not_before=NOW), item(2, state="done")),
+        following("and comes alone when one is wanted", [1], item(1, not_before=NOW), most=1),
         following("and no more than wanted", [2], item(1, not_before=NOW), item(2), most=1),
         following(
             "none that another run holds",

@@ -86,6 +86,7 @@ NO_PLANS = {
     "-infinity": "its at is -infinity",
     "10000-01-01Z": "its at is in the year 10000, and plans end with 9999",
     "294276-12-31 23:59Z": "its at is in the year 294276, and plans end with 9999",
+    "294276-12-31 23:59:59.999999Z": "its at is after the year 294276",
     "0001-12-31 23:59:59.999999Z BC": "its at is before the year 1, with which plans begin",
     "9999-12-31 23:59:59.999999Z": None,
     "0001-01-01Z": None,
@@ -111,7 +112,8 @@ NAMES: dict[str, dict[str, str | None]] = {
         "7": "7", " -7 ": "-7", "007": None, "+7": None, "7.0": None, "7x": None, "": None,
         "9223372036854775808": None,
     },
-    "smallint": {"32767": "32767", "32768": None},
+    "integer": {" 7 ": "7", "007": None, "2147483648": None},
+    "smallint": {" 7 ": "7", "32767": "32767", "32768": None},
     "text": {"a": "a", " a ": " a ", "A": "A", "": ""},
     "character varying(3)": {"abc": "abc", "abcd": None, " a": " a"},
 }  # fmt: skip

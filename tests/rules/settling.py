@@ -142,6 +142,13 @@ OUTCOME = Rule(
             message="m" * 600,
             unknowns=8,
         ),
+        outcome(
+            "a long message of one that is slow is cut",
+            "slow",
+            in_trouble("failed", (SLOWED.format(6)[:-2] + "m" * 500)[:500]),
+            message="m" * 600,
+            crowded=6,
+        ),
     ),
 )
 

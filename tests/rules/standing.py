@@ -183,6 +183,12 @@ STANDING = Rule(
             "alter table public.toy_scores drop constraint toy_scores_pkey",
             DONE, score(1, 5), score(1, 6),
         ),
+        stands(
+            "two rows as we left them where the key allows them",
+            ("missing", False, False, "insert", "v1"),
+            "alter table public.toy_scores drop constraint toy_scores_pkey",
+            DONE, score(1, 5, "v1"), receipt(1, of_version="v1"), score(1, 5, "v1"),
+        ),
         stands("it was rolled back", None, item(1, state="rolled_back"), score(1, 5)),
         stands("it was not planned", None, item(1, components=["profile"]), score(1, 5)),
         stands("another run's", None, item(1, run=OTHER_RUN), score(1, 5)),
@@ -285,6 +291,22 @@ UNPLANNED = Rule(
             [["s1", None, "update", AS_NEW, True]],
             DONE, receipt(1, "update", component="profile", table="toy_profiles"),
             component="profile",
+        ),
+        Case(
+            "it names the newest receipt of a row",
+            "select u.receipt = (select max(r.receipt_id) from public.backfill_receipts as r)"
+            f" from backfill_private.unplanned('{RUN}', 'score', 0, 9) as u",
+            (), True, (OF_PROFILES, receipt(1), receipt(1, "update")),
+        ),
+        Case(
+            "after one place, up to another",
+            "select array_agg(u.session_id order by u.receipt)"
+            f" from backfill_private.unplanned('{RUN}', 'score', 1, 3) as u",
+            (), ["s2", "s3"],
+            tuple(
+                s for n in (1, 2, 3, 4)
+                for s in (item(n, state="done"), receipt(n, "update"))
+            ),
         ),
     ),
 )  # fmt: skip

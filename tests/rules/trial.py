@@ -97,6 +97,11 @@ NEXT_WITNESS = Rule(
             *(item(n) for n in range(1, 9)), aside(9, trial="agreed"), aside(10, trial="agreed"),
         ),
         witness(
+            "the middle of those that may be witnesses", [15],
+            *(item(n) for n in range(11, 19)), aside(19, trial="agreed"), aside(20),
+            item(30, state="done"), item(40, phase="historical"), item(50, run=OTHER_RUN),
+        ),
+        witness(
             "another run's agreed", [8],
             *(item(n) for n in range(1, 9)), aside(9, trial="agreed", run=OTHER_RUN), aside(10),
         ),
@@ -105,6 +110,10 @@ NEXT_WITNESS = Rule(
             aside(1), item(2), item(3, trial="resumed"), item(4, not_before="2025-11-02T12:00:00Z"),
         ),
         witness("one that had trouble, else", [2], aside(1), item(2, trial="resumed")),
+        witness(
+            "and no second one", [2],
+            aside(1), item(2, trial="resumed"), item(3, trial="resumed"),
+        ),
     ),
 )  # fmt: skip
 
@@ -141,6 +150,7 @@ select jsonb_build_array(r.state, r.reason, r.trials, (
 from public.backfill_runs as r where r.run_id = '{RUN}'
 """
 EVERY = "every call would fail: 42501 met 42501"
+OTHER_ERROR = "every call would fail: 42P01 met 42P01"
 SOME_DONE, NONE_DONE = run_has(settled_since=3), run_has(settled_since=0)
 WELL = item(9, state="done", trial="called")
 
@@ -183,12 +193,31 @@ JUDGE = Rule(
             SOME_DONE, aside(1), agreed(2), agreed(3), settled=LEFT,
         ),
         judged(
+            "one did, and none is left", ["paused", EVERY, 0, PP],
+            SOME_DONE, aside(1), agreed(2), settled=LEFT,
+        ),
+        judged(
+            "one did, none is left, and such an error was one session's before",
+            ["running", None, 2, [FAILED, FAILED]],
+            SOME_DONE, run_has(trials=1), aside(1), agreed(2), settled=LEFT,
+        ),
+        judged(
+            "a witness met one of two errors", ["paused", OTHER_ERROR, 0, [*PP, *PP]],
+            NONE_DONE, aside(1), aside(2), aside(3, "42P01"), agreed(4, "42P01"), settled=MET,
+        ),
+        judged(
+            "more sessions met the second of two errors",
+            ["paused", OTHER_ERROR, 0, [*PP, *PP, "pending"]],
+            NONE_DONE, aside(1), agreed(2), aside(3, "42P01"), aside(4, "42P01"),
+            agreed(5, "42P01"), settled=MET,
+        ),
+        judged(
             "a witness met another error", ["running", None, 0, PP],
             NONE_DONE, aside(1), agreed(2, "42P01"), settled=MET,
         ),
         judged(
-            "two met another error, and the same", ["paused", EVERY.replace("42501", "42P01"), 0,
-            [*PP, "pending"]], NONE_DONE, aside(1), agreed(2, "42P01"), agreed(3, "42P01"),
+            "two met another error, and the same", ["paused", OTHER_ERROR, 0, [*PP, "pending"]],
+            NONE_DONE, aside(1), agreed(2, "42P01"), agreed(3, "42P01"),
             settled=MET,
         ),
         judged(
@@ -338,15 +367,15 @@ REPEATING = "select jsonb_agg(o ->> 'outcome') from jsonb_array_elements({}) as 
 
 def unheard(name: str, wanted: list[str], outcomes: list[Told], pids: str, *given: str) -> Case:
     """A case of a batch. pids: of the calls that the API repeats, given whether none is beside."""
-    looks = stand_in(
-        "repeating_backends(p_target text, p_is_alone boolean)", "integer[]", f"select {pids}"
-    )
+    looks = stand_in(LOOKS, "integer[]", f"select {pids}")
     said = f"backfill_private.judge_unheard('{RUN}', '{json.dumps(outcomes)}')"
     return Case(name, REPEATING.format(said), (), wanted, (looks, *given))
 
 
 ALONE = "case when p_is_alone then '{7}' else '{}' end::integer[]"
 LOST = told("unknown", step="score", code="transport", message="ReadTimeout")
+LOOKS = "repeating_backends(p_target text, p_is_alone boolean)"
+REPEATED = stand_in(LOOKS, "integer[]", "select '{7,8}'::integer[]")
 HELD = "the API repeats a scoring call without end"
 UNHEARD = Rule(
     "whether the API repeats a call that nobody heard of",
@@ -362,6 +391,24 @@ UNHEARD = Rule(
         unheard("no other call is under way", ["failed"], [LOST], ALONE, leased(1), item(2)),
         unheard("another is under way", ["unknown"], [LOST], ALONE, leased(1), leased(2)),
         unheard("another run's is", ["failed"], [LOST], ALONE, leased(1), OF_ANOTHER),
+        unheard(
+            "another target's calls are repeated", ["unknown"], [LOST],
+            "case p_target when 'prism' then '{7}' else '{}' end::integer[]",
+            run_has(OTHER_RUN, target="prism"),
+        ),
+        Case(
+            "and what is kept of the call",
+            f"select backfill_private.judge_unheard('{RUN}', '{json.dumps([LOST])}') -> 0",
+            (),
+            {
+                **LOST,
+                "outcome": "failed",
+                "code": "40001",
+                "message": "no answer, while the API repeats such a call without end."
+                " It is not called again",
+            },
+            (REPEATED,),
+        ),
         Case(
             "the run is paused, and says how to end it",
             "select concat_ws(' ', state || ':', reason,"
@@ -372,10 +419,7 @@ UNHEARD = Rule(
             ' version 16 calls again ["select pg_terminate_backend(pid) from'
             f' unnest(array[7, 8]) as pid;", "backfill plan --like {RUN} --mode bulk"]',
             (
-                stand_in(
-                    "repeating_backends(p_target text, p_is_alone boolean)", "integer[]",
-                    "select '{7,8}'::integer[]",
-                ),
+                REPEATED,
                 f"select backfill_private.judge_unheard('{RUN}', '{json.dumps([LOST])}')",
             ),
         ),

@@ -42,8 +42,30 @@ FIGURES = (
 )
 
 
+Beside = tuple[str, str, bool]
+
+
+def unplanned(*rows: Beside) -> str:
+    """What unplanned() says in place of a look: session, operation, whether it is a new row."""
+    values = ", ".join(
+        f"('{s}', '{{\"k\": {n}}}'::jsonb, '{operation}', {n}::bigint, 'so', {is_new})"
+        for n, (s, operation, is_new) in enumerate(rows, 1)
+    )
+    return stand_in(
+        "unplanned(p_run_id uuid, p_component text, p_after integer, p_until integer)",
+        "table (session_id text, row_key jsonb, operation text, receipt bigint, why text,"
+        " is_new boolean)",
+        f"values {values}" if rows else "select '', '{}'::jsonb, '', 1::bigint, '', true limit 0",
+    )
+
+
 def counted(
-    name: str, figures: tuple[object, ...], buckets: Any, critical: list[str], *rows: Stand
+    name: str,
+    figures: tuple[object, ...],
+    buckets: Any,
+    critical: list[str],
+    *rows: Stand,
+    beside: tuple[Beside, ...] = (),
 ) -> Case:
     wanted = {
         "figures": dict(zip(FIGURES, figures, strict=True)),
@@ -51,7 +73,19 @@ def counted(
         "critical": critical,
     }
     query = f"select backfill_private.verify_rows('{RUN}', 'score', 0, 9)"
-    return Case(name, query, (), wanted, (standing(*rows),))
+    return Case(name, query, (), wanted, (standing(*rows), unplanned(*beside)))
+
+
+def besides(receipt: int, session: str, operation: str) -> dict[str, object]:
+    """A row besides the plan, as a verification lists it."""
+    return {
+        "session_id": session,
+        "component": "score",
+        "row": {"k": receipt},
+        "operation": operation,
+        "receipt": receipt,
+        "why": "so",
+    }
 
 
 VERIFY_ROWS = Rule(
@@ -119,6 +153,28 @@ VERIFY_ROWS = Rule(
             ("a", "done", "recent", "changed_since", True, False, "insert", None),
             ("b", "skipped", "priority", "filled_elsewhere", True, False, None, None),
             ("c", "done", "priority", "changed_since", False, False, "insert", None),
+        ),
+        counted(
+            "a row besides the plan",
+            (0, 0, 0, 0, 0, 0, 0, 1, []),
+            {"unplanned": [besides(1, "a", "update")]},
+            [],
+            beside=(("a", "update", False),),
+        ),
+        counted(
+            "rows besides the plan, and a new one that somebody else wrote first",
+            (1, 1, 1, 0, 1, 1, 0, 2, []),
+            {
+                "as_planned": ["a"],
+                "unplanned": [
+                    besides(1, "a", "update"),
+                    besides(2, "b", "insert"),
+                    besides(3, "c", "update"),
+                ],
+            },
+            [],
+            ("a", "done", "priority", "as_planned", True, False, "insert", None),
+            beside=(("a", "update", False), ("b", "insert", False), ("c", "update", True)),
         ),
     ),
 )
