@@ -59,7 +59,7 @@ def test_install_use_and_uninstall_leave_the_users_tables_as_they_were(
         plan = bf.plan(**{**SEED, "throttle_per_minute": 60_000})
         with pytest.raises(backfill.ApprovalNeeded, match="the service key does not decide"):
             bf.approve(plan.run_id, digest=plan.digest)
-        sample_db.execute(plan.approval_sql.encode())
+        sample_db.execute(plan.approval_sql_by("Ada").encode())
         assert bf.apply(plan.run_id).is_complete
         assert bf.verify(plan.run_id).verdict == "pass"
         bf.rollback(plan.run_id).confirm(reason="test")

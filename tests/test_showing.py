@@ -53,8 +53,9 @@ def test_a_started_run_shows_what_became_of_every_session(
     timed.apply(plan.run_id)
     answer = shown(shell, plan.run_id)
     assert set(answer) == PLANNED | BECAME
-    planned = {name: answer[name] for name in PLANNED - {"state"}}
+    planned = {name: answer[name] for name in PLANNED - {"state", "next"}}
     assert planned == {name: plan.as_dict()[name] for name in planned}
+    assert answer["next"]["causes"] == ["completed", "failed"]
     assert answer["counts"] == {**COUNTS, "done": 38, "failed": 1}
     assert answer["counts"] == shell("status", plan.run_id, "--json").json["counts"]
     assert answer["failures"] == [

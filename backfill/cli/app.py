@@ -15,7 +15,7 @@ from typing import Annotated, cast
 import typer
 
 import backfill
-from backfill.cli import completion, exit_codes, local, target, terminal
+from backfill.cli import completion, exit_codes, local, signing, target, terminal
 from backfill.cli import plan as planning
 from backfill.cli.from_files import ACCESS_TOKEN, environ
 from backfill.cli.group import Verbs
@@ -47,7 +47,12 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Approver = Annotated[str | None, typer.Option("--approver", metavar="NAME", help="Who decides.")]
+Approver = Annotated[
+    str | None,
+    typer.Option(
+        "--approver", metavar="NAME", help="Who decides. [asked for, else git's user.name or $USER]"
+    ),
+]
 Concurrency = Annotated[int, typer.Option(min=1, max=64, help="Sessions scored at a time.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="End instead of waiting.")]
 PACKAGE = "supabase-backfill"
@@ -152,6 +157,7 @@ def approve(
     as_json: AsJson = False,
 ) -> None:
     """Approve exactly this plan. An Auth user's token comes from BACKFILL_ACCESS_TOKEN."""
+    approver = signing.signed(approver)
     with connected() as bf:
         status = bf.approve(
             run, digest=digest, access_token=_access_token(), approver=approver, note=note
@@ -162,6 +168,7 @@ def approve(
 @app.command(epilog='Example: backfill reject 4f2c1b9e --reason "the wrong range"')
 def reject(run: Run, reason: Reason, approver: Approver = None, as_json: AsJson = False) -> None:
     """Reject a plan for good."""
+    approver = signing.signed(approver)
     with connected() as bf:
         status = bf.reject(run, reason=reason, access_token=_access_token(), approver=approver)
     _print_status(status, as_json)

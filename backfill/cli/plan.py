@@ -13,6 +13,7 @@ from backfill.atomic_file import replace_file
 from backfill.cli import exit_codes, terminal
 from backfill.cli.completion import modes, run_ids
 from backfill.cli.options import AsJson, Since, Target, Until, connected, end
+from backfill.cli.signing import own_name
 from backfill.errors import BadRequest
 from backfill.render.plan import plan_pieces
 from backfill.request import Throttle
@@ -258,4 +259,6 @@ def show_plan(shown: Plan, as_json: bool, *, is_summary: bool = False) -> None:
     if as_json:
         terminal.print_json(shown.summary() if is_summary else shown.as_dict())
     else:
-        terminal.print_markdown(plan_pieces(shown, is_summary=is_summary))
+        # Whoever reads it on a terminal may copy its lines. What is piped, others read.
+        reader = own_name() if terminal.out.is_terminal else None
+        terminal.print_markdown(plan_pieces(shown, is_summary=is_summary, approver=reader))

@@ -34,6 +34,8 @@ NEVER_CUT = ("run", "failed ", "day")
 PIPE_COLUMNS = 250  # a pipe has no width, and nothing may be cut there
 RUNS_COLUMNS = 150  # below these the list of runs is cut
 RENDERED_LINES = 1_000
+# A block of lines to copy.
+_BLOCK = re.compile(r"^```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def _console(*, stderr: bool) -> Console:
@@ -112,11 +114,23 @@ def print_markdown(pieces: Iterable[str]) -> None:
         elif lines > RENDERED_LINES and piece.startswith(("|", "### ")):
             out.print(piece, markup=False)
         else:
-            from rich.markdown import Markdown
-
-            out.print(Markdown(piece), soft_wrap=False)
+            _print_rendered(piece)
             lines += piece.count("\n") + 1
     print()
+
+
+def _print_rendered(piece: str) -> None:
+    """Print Markdown in the terminal's width, but for lines to copy: these stay whole.
+
+    A line that Rich wraps has a real end where the window ends, and is copied in two.
+    """
+    from rich.markdown import Markdown
+
+    for place, part in enumerate(_BLOCK.split(piece)):
+        if place % 2:
+            out.print(f"\n{part}", markup=False, soft_wrap=True)
+        elif part.strip():
+            out.print(Markdown(part), soft_wrap=False)
 
 
 def print_next(step: str) -> None:

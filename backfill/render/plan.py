@@ -59,18 +59,21 @@ def plan_markdown(plan: Plan) -> str:
     return "".join(plan_pieces(plan))
 
 
-def plan_pieces(plan: Plan, *, is_summary: bool = False) -> Iterator[str]:
+def plan_pieces(
+    plan: Plan, *, is_summary: bool = False, approver: str | None = None
+) -> Iterator[str]:
     """The same, batch by batch: a large plan is some twenty megabytes of text.
 
-    is_summary: without what names each session.
+    is_summary: without what names each session. approver: who reads it, for the SQL line. Without a
+    name the line has a placeholder, which the database refuses.
     """
     if plan.is_empty:
         yield _nothing_to_do(plan)
     else:
-        yield from document(_parts(plan, is_summary))
+        yield from document(_parts(plan, is_summary, approver))
 
 
-def _parts(plan: Plan, is_summary: bool) -> Iterator[str]:
+def _parts(plan: Plan, is_summary: bool, approver: str | None) -> Iterator[str]:
     yield f"# Backfill plan {code(plan.run_id)}"
     yield _facts(plan)
     if not plan.figures:
@@ -91,7 +94,7 @@ def _parts(plan: Plan, is_summary: bool) -> Iterator[str]:
     for part in (_risks, _rollback, _criteria):
         yield part(plan)
     yield left_behind(plan.left_behind, plan.called)
-    yield _ending(plan)
+    yield _ending(plan, approver)
 
 
 def _nothing_to_do(plan: Plan) -> str:
@@ -309,11 +312,11 @@ def _criterion(filled: Mapping[str, Json]) -> str:
 # How it ends -------------------------------------------------------------------------------------
 
 
-def _ending(plan: Plan) -> str:
-    return _halted(plan) if plan.state == "awaiting_approval" else _became_of(plan)
+def _ending(plan: Plan, approver: str | None) -> str:
+    return _halted(plan, approver) if plan.state == "awaiting_approval" else _became_of(plan)
 
 
-def _halted(plan: Plan) -> str:
+def _halted(plan: Plan, approver: str | None) -> str:
     failed = [escaped(c.name) for c in plan.checks if c.status == "fail"]
     warning = (
         f"{MARKS['fail']} {counted(len(failed), 'check')} failed: {', '.join(failed)}. "
@@ -327,8 +330,8 @@ def _halted(plan: Plan) -> str:
         "Nothing has been written. An approver accepts exactly this plan:",
         warning,
         fenced("sh", f"backfill approve {plan.run_id} --digest {plan.digest}"),
-        "or, in the SQL editor:",
-        fenced("sql", plan.approval_sql),
+        f"or, in the SQL editor{f' as {escaped(approver)}' if approver else ''}:",
+        fenced("sql", plan.approval_sql_by(approver) if approver else plan.approval_sql),
     )
 
 

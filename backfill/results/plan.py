@@ -298,11 +298,16 @@ class Plan:
 
     @property
     def approval_sql(self) -> str:
-        """The line that approves this plan in the SQL editor."""
-        return f"select public.backfill_approve('{self.run_id}', '{self.digest}', 'your name');"
+        """The line for the SQL editor. The database refuses it until `your name` is replaced."""
+        return self.approval_sql_by("your name")
+
+    def approval_sql_by(self, approver: str) -> str:
+        """The line that approves this plan in the SQL editor, signed with a name."""
+        name = approver.replace("'", "''")
+        return f"select public.backfill_approve('{self.run_id}', '{self.digest}', '{name}');"
 
     def markdown(self) -> str:
-        """The plan for people. While it awaits approval it ends with the SQL line to approve."""
+        """The plan for people."""
         from backfill.render.plan import plan_markdown
 
         return plan_markdown(self)

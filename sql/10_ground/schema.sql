@@ -27,6 +27,17 @@ begin
 end
 $$;
 
+-- A reason or a name as somebody gave it, without blanks at its ends. Null if it says nothing, as the "…" of a command
+-- that was copied as it is.
+create function backfill_private.said(p_text text)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when btrim(p_text, e' \t\r\n….<>"''_-') <> '' then btrim(p_text) end
+$$;
+
 -- Hex SHA-256 of a text, UTF-8.
 create function backfill_private.sha256_hex(p_text text)
 returns text

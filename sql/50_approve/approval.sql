@@ -104,7 +104,7 @@ $$;
 --         OB002 nothing to decide
 --         OB004, OB005, OB007 as above
 --         OB008 another environment
---         OB013 a rejection without a reason
+--         OB013 a rejection without a reason, or a name that names nobody
 create function backfill_private.decide()
 returns trigger
 language plpgsql
@@ -116,18 +116,19 @@ declare
   v_caller record;
 begin
   v_run := backfill_private.locked_run(new.run_id);
+  perform backfill_private.check_name(new.approver);
   perform backfill_private.check_approver(
     (select approval_policy from public.backfill_settings),
     array[v_run.requested_by],
     'plan',
-    format('in the SQL editor: select public.backfill_approve(''%s'', ''%s'', ''your name'');',
-      v_run.run_id, v_run.digest));
+    concat_ws(e'\n', 'in the SQL editor:', format('select public.%I(%L, %L, %L);',
+      'backfill_approve', v_run.run_id, v_run.digest, coalesce(nullif(btrim(new.approver), ''), 'your name'))));
   perform backfill_private.locked_run(new.run_id, array['awaiting_approval']);
   if new.decision = 'approved' then
     -- A plan made before the project got its name may have been made for another one.
     perform backfill_private.check_environment(coalesce(v_run.environment, 'unnamed'));
     perform backfill_private.check_digest(v_run, new.digest);
-  elsif nullif(btrim(new.note), '') is null then
+  elsif backfill_private.said(new.note) is null then
     perform backfill_private.refuse('OB013', 'a rejection needs a reason',
       format('backfill reject %s --reason "…"', new.run_id));
   end if;

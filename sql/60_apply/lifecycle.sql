@@ -59,7 +59,7 @@ declare
   v_run public.backfill_runs;
 begin
   perform backfill_private.authorize(p_verb);
-  if nullif(btrim(p_reason), '') is null then
+  if backfill_private.said(p_reason) is null then
     perform backfill_private.refuse('OB013', format('%s needs a reason', p_verb),
       format('backfill %s %s --reason "…"', p_verb, p_run_id));
   end if;
@@ -88,7 +88,7 @@ as $$
 declare
   v_open bigint[] := array(select c.seq from backfill_private.critical_events(p_run_id) as c where c.answered is null);
 begin
-  if nullif(btrim(p_because), '') is null then
+  if backfill_private.said(p_because) is null then
     perform backfill_private.refuse('OB013', 'an answer needs a reason',
       format('backfill resume %s --because "…"', p_run_id));
   elsif v_open <> '{}' then

@@ -163,7 +163,7 @@ begin
   v_terms.limit_at := backfill_private.limit_at();
   perform backfill_private.authorize('undo');
   v_terms.path := backfill_private.undo_path(p_search_path);
-  if nullif(btrim(p_reason), '') is null then
+  if backfill_private.said(p_reason) is null then
     perform backfill_private.refuse('OB013', 'an undo needs a reason',
       format('backfill rollback %s --confirm %s --reason "…"', p_run_id, p_digest));
   elsif p_sessions < 1 then

@@ -297,6 +297,17 @@ begin
 end
 $$;
 
+-- A reason or a name as somebody gave it, without blanks at its ends. Null if it says nothing, as the "…" of a command
+-- that was copied as it is.
+create function backfill_private.said(p_text text)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when btrim(p_text, e' \t\r\n….<>"''_-') <> '' then btrim(p_text) end
+$$;
+
 -- Hex SHA-256 of a text, UTF-8.
 create function backfill_private.sha256_hex(p_text text)
 returns text
@@ -8260,7 +8271,7 @@ $$;
 --         OB002 nothing to decide
 --         OB004, OB005, OB007 as above
 --         OB008 another environment
---         OB013 a rejection without a reason
+--         OB013 a rejection without a reason, or a name that names nobody
 create function backfill_private.decide()
 returns trigger
 language plpgsql
@@ -8272,18 +8283,19 @@ declare
   v_caller record;
 begin
   v_run := backfill_private.locked_run(new.run_id);
+  perform backfill_private.check_name(new.approver);
   perform backfill_private.check_approver(
     (select approval_policy from public.backfill_settings),
     array[v_run.requested_by],
     'plan',
-    format('in the SQL editor: select public.backfill_approve(''%s'', ''%s'', ''your name'');',
-      v_run.run_id, v_run.digest));
+    concat_ws(e'\n', 'in the SQL editor:', format('select public.%I(%L, %L, %L);',
+      'backfill_approve', v_run.run_id, v_run.digest, coalesce(nullif(btrim(new.approver), ''), 'your name'))));
   perform backfill_private.locked_run(new.run_id, array['awaiting_approval']);
   if new.decision = 'approved' then
     -- A plan made before the project got its name may have been made for another one.
     perform backfill_private.check_environment(coalesce(v_run.environment, 'unnamed'));
     perform backfill_private.check_digest(v_run, new.digest);
-  elsif nullif(btrim(new.note), '') is null then
+  elsif backfill_private.said(new.note) is null then
     perform backfill_private.refuse('OB013', 'a rejection needs a reason',
       format('backfill reject %s --reason "…"', new.run_id));
   end if;
@@ -8315,6 +8327,34 @@ $$;
 
 create trigger backfill_approvals_decide before insert on public.backfill_approvals
   for each row execute function backfill_private.decide();
+
+-- from sql/50_approve/names.sql
+-- Names: who decides signs with a name that others can read.
+
+-- Refuse a name that names nobody: a placeholder, or a text that is broken over lines.
+--
+-- p_name  null or blank: none was given, and who called is noted instead
+-- raises  OB013
+create function backfill_private.check_name(p_name text)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- Every control character, and what Unicode breaks lines at.
+  if p_name ~ '[\u0001-\u001f\u007f-\u009f\u2028\u2029]' then
+    perform backfill_private.refuse('OB013', 'the approver''s name has a line break or another control character',
+      'copy the line whole, or write the name on one line');
+  elsif nullif(btrim(p_name), '') is not null
+    and lower(regexp_replace(btrim(p_name, ' <>[]{}().…"''_-'), '[ _-]+', ' ', 'g'))
+      in ('', 'your name', 'name', 'approver', 'the approver', 'username')
+  then
+    perform backfill_private.refuse('OB013', format('%s is a placeholder, and names nobody', left(p_name, 80)),
+      'write the name of who approves or rejects in its place');
+  end if;
+end
+$$;
 
 -- from sql/60_apply/_tables.sql
 -- Tables of a run under way: receipts, looks before a call, calls in bulk.
@@ -10568,7 +10608,7 @@ declare
   v_run public.backfill_runs;
 begin
   perform backfill_private.authorize(p_verb);
-  if nullif(btrim(p_reason), '') is null then
+  if backfill_private.said(p_reason) is null then
     perform backfill_private.refuse('OB013', format('%s needs a reason', p_verb),
       format('backfill %s %s --reason "…"', p_verb, p_run_id));
   end if;
@@ -10597,7 +10637,7 @@ as $$
 declare
   v_open bigint[] := array(select c.seq from backfill_private.critical_events(p_run_id) as c where c.answered is null);
 begin
-  if nullif(btrim(p_because), '') is null then
+  if backfill_private.said(p_because) is null then
     perform backfill_private.refuse('OB013', 'an answer needs a reason',
       format('backfill resume %s --because "…"', p_run_id));
   elsif v_open <> '{}' then
@@ -12980,7 +13020,7 @@ begin
   v_terms.limit_at := backfill_private.limit_at();
   perform backfill_private.authorize('undo');
   v_terms.path := backfill_private.undo_path(p_search_path);
-  if nullif(btrim(p_reason), '') is null then
+  if backfill_private.said(p_reason) is null then
     perform backfill_private.refuse('OB013', 'an undo needs a reason',
       format('backfill rollback %s --confirm %s --reason "…"', p_run_id, p_digest));
   elsif p_sessions < 1 then
