@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, NoReturn
 
+from backfill.calls import python_calls
+
 # Verbs that the command line calls otherwise than the library.
 OTHER_NAMES = {
     "show": "get(run) is the plan, page(run) its page",
@@ -18,8 +20,6 @@ OTHER_NAMES = {
     ),
     "target": "check_target(file), draft_target(name), targets()",
 }
-
-from backfill.calls import python_calls
 
 
 class BackfillError(Exception):

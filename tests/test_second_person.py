@@ -141,7 +141,7 @@ def test_an_approver_with_a_second_factor_approves(shop: Shop) -> None:
     )
     assert refused["code"] == NOT_AN_APPROVER
     assert "second factor" in refused["message"]
-    assert refused["hint"].startswith("sign in with it: backfill login, or in the SQL editor: ")
+    assert refused["hint"].startswith("sign in with it: backfill login, or in the SQL editor:\n")
     assert shop.approve(shop.approver()) == "200"
 
 
@@ -201,6 +201,8 @@ def test_the_sql_editor_confirms_and_approves_any_undo(shop: Shop) -> None:
     """It is the second person for every undo, as for every plan."""
     preview = shop.preview()
     given = (shop.done, preview["digest"])
+    with pytest.raises(psycopg.Error, match="your name is a placeholder"):
+        shop.project.value("select public.backfill_approve_undo(%s, %s, 'your name')", *given)
     approved = shop.project.value("select public.backfill_approve_undo(%s, %s, 'Ada')", *given)
     assert (approved["approver"], approved["via"]) == ("Ada", "sql")
     assert shop.confirm(preview) == "200"

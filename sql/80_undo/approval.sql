@@ -130,7 +130,7 @@ $$;
 -- Approve an undo that was previewed. Who carries it out confirms it afterwards.
 --
 -- returns  {run_id, digest, rows, approver, via, valid_until}
--- raises   OB001 no such run, OB002 it was confirmed already, OB005 the caller may not, OB019 another digest
+-- raises   OB001 no such run, OB002 it was confirmed already, OB005 the caller may not, OB013 no name, OB019 another digest
 create function backfill_private.approve_undo(p_run_id uuid, p_digest text, p_approver text, p_note text)
 returns jsonb
 language plpgsql
@@ -142,6 +142,7 @@ declare
   v_caller record;
 begin
   perform backfill_private.locked_run(p_run_id);
+  perform backfill_private.check_name(p_approver);
   perform backfill_private.check_approver(
     (select case approval_policy when 'postgres_only' then approval_policy end from public.backfill_settings),
     array(
