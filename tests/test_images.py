@@ -147,10 +147,9 @@ def written(db: Db, columns: list[tuple[str, str | None, str | None]], way: str)
     declared = "".join(f", {n} {k}" for n, k in zip(named, kinds, strict=True))
     given = "".join(f", %s::{k}" for k in kinds)
     old, new = [was for _, was, _ in columns], [becomes for _, _, becomes in columns]
-    # No update can give a row that was inserted anew the number that it had.
-    number = "" if way == "delete and insert" else ", number bigint generated always as identity"
     db.execute(
-        f"create table public.thing (id integer primary key, version text{declared}{number},"
+        f"create table public.thing (id integer primary key, version text{declared},"
+        " number bigint generated always as identity,"
         " loud text generated always as (upper(version)) stored)".encode()
     )
     listed = ", ".join(["id", "version", *named])

@@ -90,6 +90,7 @@ BY_DESIGN = {
         "the type's name comes from the catalog, quoted, when the shape was noted"
     ),
     ("refusal_to_undo", "text type variable is not sanitized"): NAMES_COME_QUOTED,
+    ("rows_replaced", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("undo_is_as_seen", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("undo_write", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("undo_write", 'OUT variable "…" is maybe unmodified'): OUT_BY_QUERY,

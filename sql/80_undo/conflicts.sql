@@ -92,6 +92,25 @@ as $$
   order by g.newest desc
 $$;
 
+-- Was t put in place of the row that u was before, as SQL? Then it has another number in a column that is always
+-- generated as identity, and no update can give it the former one.
+create function backfill_private.replaced_sql(p_table regclass)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when count(*) = 0 then 'false'
+    else format('(u.has_before and u.after_hash is not null and (%s))',
+      string_agg(format('(u.first_before::%1$s).%2$I is distinct from t.%2$I', p_table, a.attname), ' or '))
+  end
+  from pg_attribute as a
+  where a.attrelid = p_table
+    and a.attidentity = 'a'
+    and not a.attisdropped
+$$;
+
 -- Which written rows of a table cannot be undone, and why: {newest receipt: reason}. Locks the rows if p_lock.
 --
 -- One statement looks at the rows. One per foreign key looks for rows that refer to them, with any ON DELETE.
@@ -118,7 +137,7 @@ begin
     'with looked_at as materialized (
        select
          u.last_receipt,
-         u.has_before,
+         not u.has_before or standing.is_replaced as goes,
          standing.row,
          case
            when u.has_before and u.first_before is null then ''its before-image was pruned''
@@ -133,16 +152,17 @@ begin
        from unnest($1) as u
        cross join lateral (select u.shape, u.after_hash, u.after_columns) as x
        left join lateral (
-         select true as is_there, %s as is_as_left, case when $2 then backfill_private.row_json(t) end as row
+         select true as is_there, %s as is_as_left, %s as is_replaced, case when $2 then backfill_private.row_json(t) end as row
          from %s as t
          where %s %s) as standing on true
        where %s)
      select
        coalesce(jsonb_object_agg(l.last_receipt, l.reason) filter (where l.reason is not null), ''{}''),
-       array_agg(l.last_receipt) filter (where $2 and l.reason is null and not l.has_before),
-       array_agg(l.row) filter (where $2 and l.reason is null and not l.has_before)
+       array_agg(l.last_receipt) filter (where $2 and l.reason is null and l.goes),
+       array_agg(l.row) filter (where $2 and l.reason is null and l.goes)
      from looked_at as l',
     p_table.is_as_left,
+    backfill_private.replaced_sql(p_table.tab),
     p_table.tab,
     p_table.joins,
     case when p_lock then 'for update of t' else 'offset 0' end,

@@ -13219,6 +13219,25 @@ as $$
   order by g.newest desc
 $$;
 
+-- Was t put in place of the row that u was before, as SQL? Then it has another number in a column that is always
+-- generated as identity, and no update can give it the former one.
+create function backfill_private.replaced_sql(p_table regclass)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when count(*) = 0 then 'false'
+    else format('(u.has_before and u.after_hash is not null and (%s))',
+      string_agg(format('(u.first_before::%1$s).%2$I is distinct from t.%2$I', p_table, a.attname), ' or '))
+  end
+  from pg_attribute as a
+  where a.attrelid = p_table
+    and a.attidentity = 'a'
+    and not a.attisdropped
+$$;
+
 -- Which written rows of a table cannot be undone, and why: {newest receipt: reason}. Locks the rows if p_lock.
 --
 -- One statement looks at the rows. One per foreign key looks for rows that refer to them, with any ON DELETE.
@@ -13245,7 +13264,7 @@ begin
     'with looked_at as materialized (
        select
          u.last_receipt,
-         u.has_before,
+         not u.has_before or standing.is_replaced as goes,
          standing.row,
          case
            when u.has_before and u.first_before is null then ''its before-image was pruned''
@@ -13260,16 +13279,17 @@ begin
        from unnest($1) as u
        cross join lateral (select u.shape, u.after_hash, u.after_columns) as x
        left join lateral (
-         select true as is_there, %s as is_as_left, case when $2 then backfill_private.row_json(t) end as row
+         select true as is_there, %s as is_as_left, %s as is_replaced, case when $2 then backfill_private.row_json(t) end as row
          from %s as t
          where %s %s) as standing on true
        where %s)
      select
        coalesce(jsonb_object_agg(l.last_receipt, l.reason) filter (where l.reason is not null), ''{}''),
-       array_agg(l.last_receipt) filter (where $2 and l.reason is null and not l.has_before),
-       array_agg(l.row) filter (where $2 and l.reason is null and not l.has_before)
+       array_agg(l.last_receipt) filter (where $2 and l.reason is null and l.goes),
+       array_agg(l.row) filter (where $2 and l.reason is null and l.goes)
      from looked_at as l',
     p_table.is_as_left,
+    backfill_private.replaced_sql(p_table.tab),
     p_table.tab,
     p_table.joins,
     case when p_lock then 'for update of t' else 'offset 0' end,
@@ -13750,7 +13770,8 @@ $$;
 -- but those in conflict, or an error is raised. Deferred constraints are checked.
 --
 -- One statement deletes, and one per set of columns updates. Rows that the run had deleted are inserted one by one,
--- since `returning` of an insert cannot name the receipt.
+-- since `returning` of an insert cannot name the receipt. So are rows that it had deleted and inserted anew, if no update
+-- can give them back their number.
 -- p_path   see backfill_private.undo_path
 -- returns  the rows that were written, by their newest receipt, and the hash of what stands now. A row that the run
 --          both inserted and deleted is not among them
@@ -13769,6 +13790,7 @@ as $$
 declare
   v_part record;
   v_picks text := p_table.picks || case p_conflicts when '{}' then '' else ' and not $2 ? u.last_receipt::text' end;
+  v_replaced bigint[] := backfill_private.rows_replaced(p_table, p_rows);
   v_rows bigint;
 begin
   for v_part in
@@ -13781,9 +13803,14 @@ begin
     from unnest(p_rows) as u
     cross join lateral (
       select
-        case when u.after_hash is null then 'insert' when u.has_before then 'update' else 'delete' end as way,
+        case
+          when u.after_hash is null then 'insert'
+          when u.last_receipt = any (v_replaced) then 'replace'
+          when u.has_before then 'update'
+          else 'delete'
+        end as way,
         u.columns,
-        case when u.after_hash is null then u.last_receipt end as one
+        case when u.after_hash is null or u.last_receipt = any (v_replaced) then u.last_receipt end as one
     ) as w
     where (u.has_before or u.after_hash is not null)
       and u.table_name::regclass = p_table.tab
@@ -13800,6 +13827,33 @@ begin
       raise exception 'a trigger of % let no % happen', p_table.tab, v_part.way;
     end if;
   end loop;
+end
+$$;
+
+-- The rows of a table that are deleted and inserted by an undo, by their newest receipt: see replaced_sql.
+create function backfill_private.rows_replaced(
+  p_table backfill_private.undo_table, p_rows backfill_private.undoable[]
+)
+returns bigint[]
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_is_replaced text := backfill_private.replaced_sql(p_table.tab);
+  v_found bigint[] := array[]::bigint[];
+begin
+  if v_is_replaced <> 'false' then
+    execute format(
+      'select coalesce(array_agg(u.last_receipt), ''{}'')
+       from unnest($1) as u
+       join %s as t on %s
+       where %s
+         and %s',
+      p_table.tab, p_table.joins, p_table.picks, v_is_replaced)
+    into v_found using p_rows;
+  end if;
+  return v_found;
 end
 $$;
 
@@ -13845,11 +13899,31 @@ as $$
          and %5$s
          and u.after_hash is not null
          and u.columns = $3
+         and not %7$s
        returning u.last_receipt, %6$L::text, backfill_private.row_hash(t)',
       p_table,
       string_agg(quote_ident(a.attname), ', ' order by a.attnum) filter (where a.attidentity <> 'a'),
       string_agg('(b.image).' || quote_ident(a.attname), ', ' order by a.attnum) filter (where a.attidentity <> 'a'),
-      p_picks, p_joins, p_way)
+      p_picks, p_joins, p_way,
+      backfill_private.replaced_sql(p_table))
+    when 'replace' then format(
+      'with gone as (
+         delete from %1$s as t
+         using unnest($1) as u
+         where %4$s
+           and %5$s
+           and u.last_receipt = $4
+           and u.columns = $3
+         returning u.first_before)
+       insert into %1$s as t (%2$s) overriding system value
+       select %3$s
+       from gone as u
+       cross join lateral (select u.first_before::%1$s as image offset 0) as b
+       returning $4, ''update''::text, backfill_private.row_hash(t)',
+      p_table,
+      string_agg(quote_ident(a.attname), ', ' order by a.attnum),
+      string_agg('(b.image).' || quote_ident(a.attname), ', ' order by a.attnum),
+      p_picks, p_joins)
     else format(
       'insert into %1$s as t (%2$s) overriding system value
        select %3$s
