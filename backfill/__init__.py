@@ -60,10 +60,10 @@ from backfill.results.plan import (
     Effect,
     Freshness,
     Plan,
-    Rehearsal,
-    RehearsedSession,
+    Risk,
 )
-from backfill.results.run import FailedSession, Outcome, RunSummary, Status
+from backfill.results.rehearsal import Rehearsal, RehearsedSession
+from backfill.results.run import FailedSession, NextStep, Outcome, RunSummary, Status
 from backfill.results.sessions import PlannedSession
 from backfill.results.target import FileFault, InstalledTarget, TargetCheck, TargetDraft
 from backfill.results.undo import UndoEffect
@@ -166,6 +166,7 @@ __all__ = [
     "InstalledTarget",
     "Missing",
     "MissingReceipt",
+    "NextStep",
     "NoEffect",
     "NotAllowed",
     "NotAnApprover",
@@ -181,6 +182,7 @@ __all__ = [
     "Refused",
     "Rehearsal",
     "RehearsedSession",
+    "Risk",
     "RunSummary",
     "StaleFence",
     "Status",

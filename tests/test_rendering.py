@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from backfill.render.markdown import code, duration, escaped, mm_ss
-from backfill.render.plan import plan_markdown
+from backfill.render.plan import plan_markdown, plan_pieces
 from backfill.render.reports import summary_markdown, verification_markdown
 from backfill.results.check import Check
 from backfill.results.plan import Approval, Plan
@@ -254,10 +255,20 @@ def test_every_session_is_named_once_in_its_batch() -> None:
 
 
 def test_a_mark_is_what_was_measured() -> None:
+    """In the table what was seen. What to do about it stands with the risks."""
     checks = (*CHECKS, Check("function score_prism", "fail", "it does not exist", "make it"))
-    rows = tables_of(section_of(plan_markdown(seed_plan(checks=checks)), "Data quality"))[0][1:]
+    shown = plan_markdown(seed_plan(checks=checks))
+    rows = tables_of(section_of(shown, "Data quality"))[0][1:]
     assert [row[0] for row in rows] == ["✅", "⚠️", "❌"]
-    assert rows[2][2] == "it does not exist. Next: make it"
+    assert rows[2][2] == "it does not exist"
+    assert "**function score_prism**: it does not exist. Next: make it" in shown
+
+
+@pytest.mark.parametrize(("step", "language"), [("grant x to y;", "sql"), ("backfill check", "sh")])
+def test_what_a_risk_wants_typed_is_a_block(step: str, language: str) -> None:
+    """A terminal prints it whole, and it is pasted as it is."""
+    shown = plan_markdown(seed_plan(checks=(Check("rights", "fail", "none", step),)))
+    assert f". Next:\n\n  ```{language}\n  {step}\n  ```\n" in section_of(shown, "Risks")
 
 
 @pytest.mark.parametrize(
@@ -312,7 +323,7 @@ def test_a_plan_that_a_check_speaks_against_names_it_where_it_is_approved() -> N
 
 def test_a_parameter_without_a_name_for_people_is_listed_by_its_own_after_the_others() -> None:
     shown = plan_markdown(seed_plan(request={"model_version": "m1", **REQUEST, "unused": None}))
-    facts = [line for line in shown.split("\n## ")[0].splitlines() if line.startswith("- ")]
+    facts = [line for line in section_of(shown, "Request").splitlines() if line.startswith("- ")]
     names = [line.split("**")[1] for line in facts]
     assert names[names.index("Engine version") : names.index("Throttle")] == [
         "Engine version",
@@ -344,12 +355,46 @@ def test_a_risk_is_named_for_every_check_that_is_not_ok_the_worst_first() -> Non
     assert not any("248" in line for line in risks)
 
 
-def test_a_plan_that_awaits_approval_halts_and_ends_with_the_sql_line() -> None:
-    plan = seed_plan()
+REASONS = ["1 check failed: function f", "2 rows are replaced", "1 trigger fires: audit"]
+
+
+def test_a_plan_begins_with_its_answer_in_25_lines() -> None:
+    """What is written, how risky that is and why, what speaks against it, how to approve."""
+    checks = (Check("function f", "fail", "it is gone", "make it"), *CHECKS)
+    risk = {"grade": "high", "reasons": [*REASONS, "4", "5", "6", "7"]}
+    plan = seed_plan(checks=checks, figures={**FIGURES, "risk": risk})
     shown = plan_markdown(plan)
-    assert "**HALTED FOR APPROVAL**" in shown
-    assert f"backfill approve {RUN} --digest {DIGEST}\n" in shown
-    assert shown.endswith(f"```sql\n{plan.approval_sql}\n```\n")
+    first = shown.split("\n## ")
+    lines = f"{first[0]}\n## {first[1]}".strip().splitlines()
+    assert len(lines) <= 25
+    text = "\n".join(lines)
+    assert "**HALTED FOR APPROVAL**" in text
+    assert "- **Writes**: +39 new in `fc_scores`; +13 new in `profiles`" in text
+    assert "- **For**: 39 sessions, from 2025-08-01T00:00:00Z to 2025-09-16T23:59:59Z" in text
+    assert "- **Risk**: **high** (high if a check failed or an undo would not be exact" in text
+    assert [line.strip() for line in lines if line.startswith("  - ")] == [
+        *(f"- {reason}" for reason in [*REASONS, "4"]),
+        f"- 3 more: `backfill show {RUN} --json`",
+    ]
+    assert "❌ 1 check failed: function f." in text
+    assert f"```sh\nbackfill approve {RUN} --digest {DIGEST}\n```" in text
+    assert text.endswith(f"```sql\n{plan.approval_sql}\n```")
+    assert "".join(plan_pieces(plan, is_summary=True)).strip() == text
+
+
+def test_a_plan_ends_with_the_list_of_its_sessions() -> None:
+    """What names each session comes last: the excluded, then the batches."""
+    titles = re.findall(r"^## (.*)$", plan_markdown(seed_plan()), re.MULTILINE)
+    assert titles[:3] == ["Status", "Request", "Candidate analysis"]
+    assert titles[-2:] == ["Excluded sessions", "Sessions"]
+
+
+def test_a_plan_without_any_risk_says_so() -> None:
+    """Low, and what that means."""
+    figures = {**FIGURES, "risk": {"grade": "low", "reasons": []}}
+    shown = section_of(plan_markdown(seed_plan(figures=figures)), "Status")
+    assert "- **Risk**: **low**: no check warns, nothing is replaced, nothing fires" in shown
+    assert "- **Against it**: nothing that was looked at failed" in shown
 
 
 def test_a_plan_with_failed_checks_says_so_where_it_halts() -> None:

@@ -17,7 +17,9 @@ PLANNED = {
     "batch_spacing_s", "expected_runtime_s", "excluded", "excluded_total", "undated", "not_wanted",
     "rehearsal",
     "blast_radius", "checks", "freshness",
-    "freshness_unknown", "next",
+    "freshness_unknown",
+    "next",
+    "risk",
 }  # fmt: skip
 BECAME = {"started_at", "counts", "failures", "left_behind", "sessions"}
 COUNTS = dict.fromkeys(["pending", "leased", "done", "failed", "skipped", "rolled_back"], 0)

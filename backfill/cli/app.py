@@ -134,7 +134,7 @@ def show(
         typer.Option(metavar="FILE", help="Write it as a page with charts, whole or not at all."),
     ] = None,
     summary: Annotated[
-        bool, typer.Option("--summary", help="Without what names each session.")
+        bool, typer.Option("--summary", help="What it writes, how risky that is, how to approve.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -35,7 +35,7 @@ PIPE_COLUMNS = 250  # a pipe has no width, and nothing may be cut there
 RUNS_COLUMNS = 150  # below these the list of runs is cut
 RENDERED_LINES = 1_000
 # A block of lines to copy.
-_BLOCK = re.compile(r"^```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^ *```\w+\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
 
 def _console(*, stderr: bool) -> Console:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from textwrap import indent
 from typing import TYPE_CHECKING
 
 from backfill.moments import moment
@@ -12,7 +13,6 @@ from backfill.render.markdown import (
     agreed,
     bullets,
     code,
-    counted,
     day,
     document,
     escaped,
@@ -22,9 +22,10 @@ from backfill.render.markdown import (
     table,
     utc,
 )
+from backfill.render.plan_answer import answer
 from backfill.render.plan_batches import batching, order, sessions
-from backfill.render.plan_rehearsal import MARKED, NOT_REHEARSED, rehearsal
-from backfill.render.plan_surroundings import blast_radius, freshness
+from backfill.render.plan_rehearsal import MARKED, rehearsal
+from backfill.render.plan_surroundings import blast_radius, freshness, undo_and_audit
 from backfill.render.plan_writes import (
     calls_and_writes,
     filled,
@@ -34,7 +35,7 @@ from backfill.render.plan_writes import (
     wanted_versions,
     written_tables,
 )
-from backfill.render.state import counts_by_state, left_behind, next_step, reason_line, state_line
+from backfill.render.state import left_behind, next_step, reason_line
 from backfill.request import OWN, PARAMETERS
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ _CONSEQUENCES = {
 def plan_markdown(plan: Plan) -> str:
     """A plan as people read it before they approve it, and afterwards what became of it.
 
-    A plan that awaits approval ends with the SQL line that approves it.
+    It begins with its answer: what is written, how risky that is, and the lines that approve it.
     """
     return "".join(plan_pieces(plan))
 
@@ -64,7 +65,7 @@ def plan_pieces(
 ) -> Iterator[str]:
     """The same, batch by batch: a large plan is some twenty megabytes of text.
 
-    is_summary: without what names each session. approver: who reads it, for the SQL line. Without a
+    is_summary: the first part alone. approver: who reads it, for the SQL line. Without a
     name the line has a placeholder, which the database refuses.
     """
     if plan.is_empty:
@@ -75,26 +76,22 @@ def plan_pieces(
 
 def _parts(plan: Plan, is_summary: bool, approver: str | None) -> Iterator[str]:
     yield f"# Backfill plan {code(plan.run_id)}"
-    yield _facts(plan)
     if not plan.figures:
+        yield _facts(plan)
         yield "The plan is not sealed: it has no figures."
         yield reason_line(plan.reason)
+        yield next_step(plan.next_step)
+        return
+    yield answer(plan, approver)
+    yield left_behind(plan.left_behind, plan.called)
+    if is_summary:
         return
     for part in (
-        freshness, _candidates, calls_and_writes, _data_quality, rehearsal, blast_radius,
-        _not_wanted,
+        freshness, _request, _candidates, calls_and_writes, _data_quality, rehearsal, blast_radius,
+        _not_wanted, batching, order, _risks, undo_and_audit, _criteria, _excluded,
     ):  # fmt: skip
         yield part(plan)
-    if not is_summary:
-        yield _excluded(plan)
-    yield batching(plan)
-    if not is_summary:
-        yield order(plan)
-        yield from sessions(plan)
-    for part in (_risks, _rollback, _criteria):
-        yield part(plan)
-    yield left_behind(plan.left_behind, plan.called)
-    yield _ending(plan, approver)
+    yield from sessions(plan)
 
 
 def _nothing_to_do(plan: Plan) -> str:
@@ -112,6 +109,10 @@ def _nothing_to_do(plan: Plan) -> str:
 
 def _is_of_data(check: Check) -> bool:
     return check.name not in _CONSEQUENCES and not check.name.startswith(MARKED)
+
+
+def _request(plan: Plan) -> str:
+    return section("Request", _facts(plan))
 
 
 def _facts(plan: Plan) -> str:
@@ -171,9 +172,7 @@ def _data_quality(plan: Plan) -> str:
 
 
 def _detail(check: Check, why: str | None = None) -> str:
-    said = [text.rstrip(" .;") for text in (check.detail, why) if text]
-    asked = [f"Next: {check.next_step}"] if check.next_step else []
-    return escaped(". ".join([*said, *asked]))
+    return escaped(". ".join(text.rstrip(" .;") for text in (check.detail, why) if text))
 
 
 def _excluded(plan: Plan) -> str:
@@ -213,13 +212,21 @@ def _not_wanted(plan: Plan) -> str:
 
 def _risks(plan: Plan) -> str:
     worst_first = sorted(plan.checks, key=lambda c: c.status != "fail")
-    seen = [_risk(c) for c in worst_first if c.status != "ok" and c.detail != NOT_REHEARSED]
+    seen = [_risk(c) for c in worst_first if c.status != "ok"]
     return section("Risks", bullets([*seen, *_standing_risks(plan)]))
 
 
 def _risk(check: Check) -> str:
     told = _detail(check, _CONSEQUENCES.get(check.name))
-    return f"{MARKS[check.status]} **{escaped(check.name)}**: {told}"
+    return f"{MARKS[check.status]} **{escaped(check.name)}**: {told}{_cure(check.next_step)}"
+
+
+def _cure(step: str) -> str:
+    """What to do about a mark. A line to copy is a block: a terminal prints it whole."""
+    if not step.endswith(";") and not step.startswith("backfill "):
+        return f". Next: {escaped(step)}" if step else ""
+    block = fenced("sql" if step.endswith(";") else "sh", step)
+    return f". Next:\n\n{indent(block, '  ')}"
 
 
 def _standing_risks(plan: Plan) -> list[str]:
@@ -230,35 +237,6 @@ def _standing_risks(plan: Plan) -> list[str]:
         overwriting(plan),
         *([left] if left else []),
     ]
-
-
-def _rollback(plan: Plan) -> str:
-    run = plan.run_id
-    return section(
-        "Rollback and audit",
-        f"{_receipts(plan)} An undo previews "
-        "first, touches only rows that are still what the run wrote, and reports the others. "
-        f"It takes the whole run, single {plan.called.many} or a range of dates:",
-        fenced(
-            "sh",
-            f"backfill rollback {run}\n"
-            f"backfill rollback {run} --session ID\n"
-            f"backfill rollback {run} --since DAY --until DAY",
-        ),
-        "Every move of the run, every claim and every settled batch is an event of its hash "
-        f"chain. `backfill apply` also writes plan, calls, batches and summary to a folder, by "
-        f"default {code(f'backfill_logs/{run}')}.",
-    )
-
-
-def _receipts(plan: Plan) -> str:
-    if plan.request.get("inferred"):
-        return (
-            "Receipts of an Edge Function that does not hand our headers on are inferred from the "
-            "rows before and after its call. Rows that someone else writes meanwhile count as the "
-            "run's. Rows that arrive after the call was given up have no receipt."
-        )
-    return "Every row that the run writes has a receipt, committed with the row."
 
 
 def _criteria(plan: Plan) -> str:
@@ -307,51 +285,3 @@ def _rows_by_criterion(plan: Plan) -> Iterator[tuple[str, tuple[str, int]]]:
 
 def _criterion(filled: Mapping[str, Json]) -> str:
     return str(filled.get("criteria", filled["table"]))
-
-
-# How it ends -------------------------------------------------------------------------------------
-
-
-def _ending(plan: Plan, approver: str | None) -> str:
-    return _halted(plan, approver) if plan.state == "awaiting_approval" else _became_of(plan)
-
-
-def _halted(plan: Plan, approver: str | None) -> str:
-    failed = [escaped(c.name) for c in plan.checks if c.status == "fail"]
-    warning = (
-        f"{MARKS['fail']} {counted(len(failed), 'check')} failed: {', '.join(failed)}. "
-        "The section Risks says what to do."
-        if failed
-        else ""
-    )
-    return section(
-        "Status",
-        "**HALTED FOR APPROVAL**",
-        "Nothing has been written. An approver accepts exactly this plan:",
-        warning,
-        fenced("sh", f"backfill approve {plan.run_id} --digest {plan.digest}"),
-        f"or, in the SQL editor{f' as {escaped(approver)}' if approver else ''}:",
-        fenced("sql", plan.approval_sql_by(approver) if approver else plan.approval_sql),
-    )
-
-
-def _became_of(plan: Plan) -> str:
-    counts = plan.sessions.states()
-    return section(
-        "Status",
-        state_line(plan.state, plan.called),
-        reason_line(plan.reason),
-        counts_by_state(counts, plan.called),
-        _approval(plan),
-        next_step(plan.next_step),
-    )
-
-
-def _approval(plan: Plan) -> str:
-    given = plan.approval
-    if given is None:
-        return "Never approved."
-    return (
-        f"Approved by {escaped(given.approver)} (via {escaped(given.via)}) "
-        f"at {utc(given.at)}, valid until {utc(given.until)}."
-    )

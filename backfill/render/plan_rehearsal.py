@@ -10,7 +10,8 @@ from backfill.render.state import error_text
 
 if TYPE_CHECKING:
     from backfill.results.check import Check
-    from backfill.results.plan import Plan, RehearsedSession
+    from backfill.results.plan import Plan
+    from backfill.results.rehearsal import RehearsedSession
 
 MARKED = "rehearsal: "  # the names of its marks begin so
 # Of Edge Functions, which cannot be rehearsed.

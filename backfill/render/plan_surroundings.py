@@ -1,4 +1,4 @@
-"""Around a plan: what changed since it was sealed, and what else its writes set off. Pure."""
+"""Around a plan: what changed since, what its writes set off, how it is undone. Pure."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from backfill.render.markdown import (
     bullets,
     code,
     escaped,
+    fenced,
     section,
     table,
     utc,
@@ -124,3 +125,33 @@ def blast_radius(plan: Plan) -> str:
         "What else happens when these rows are written, as the catalogs say.",
         table(("Kind", "Name", "Table", "What it does", "Events"), rows),
     )
+
+
+def undo_and_audit(plan: Plan) -> str:
+    """How the run can be undone, and what it leaves to be looked up."""
+    run = plan.run_id
+    return section(
+        "Rollback and audit",
+        f"{_receipts(plan)} An undo previews "
+        "first, touches only rows that are still what the run wrote, and reports the others. "
+        f"It takes the whole run, single {plan.called.many} or a range of dates:",
+        fenced(
+            "sh",
+            f"backfill rollback {run}\n"
+            f"backfill rollback {run} --session ID\n"
+            f"backfill rollback {run} --since DAY --until DAY",
+        ),
+        "Every move of the run, every claim and every settled batch is an event of its hash "
+        f"chain. `backfill apply` also writes plan, calls, batches and summary to a folder, by "
+        f"default {code(f'backfill_logs/{run}')}.",
+    )
+
+
+def _receipts(plan: Plan) -> str:
+    if plan.request.get("inferred"):
+        return (
+            "Receipts of an Edge Function that does not hand our headers on are inferred from the "
+            "rows before and after its call. Rows that someone else writes meanwhile count as the "
+            "run's. Rows that arrive after the call was given up have no receipt."
+        )
+    return "Every row that the run writes has a receipt, committed with the row."

@@ -88,6 +88,12 @@ def _rows(plan: Plan, table_name: str) -> str:
     return ", ".join([*shown, *replaced])
 
 
+def new_and_replaced(plan: Plan) -> str:
+    """What is written, table by table: +5 new in `scores`, 1 replaces version `r1` in `scores`."""
+    told = (f"{_rows(plan, name)} in {code(name)}" for name in written_tables(plan))
+    return "; ".join(told) or NONE
+
+
 def _all_rows(writes: Mapping[str, Json]) -> str:
     new, replaced = (sum(writes[kind].values()) for kind in ("new", "replaced"))
     return f"+{new:,} new" + (f", {replaced:,} replaced" if replaced else "")

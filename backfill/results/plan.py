@@ -10,6 +10,7 @@ from typing import Literal
 from backfill.render.markdown import SESSION, Called
 from backfill.results.check import Check
 from backfill.results.coverage import all_missing_name
+from backfill.results.rehearsal import Rehearsal, rehearsal_of
 from backfill.results.run import ITEM_STATES, FailedSession, Json, Moment, NextStep, RunState
 from backfill.results.sessions import Phase, PlannedSessions
 
@@ -45,38 +46,19 @@ class Effect:
 
 
 @dataclass(frozen=True, slots=True)
-class RehearsedSession:
-    """A session that was scored and rolled back while planning. took_ms: of its calls, or None."""
+class Risk:
+    """How much can go wrong if the plan is carried out, and why. The digest covers it.
 
-    session_id: str
-    category: str
-    phase: str
-    took_ms: float | None
-    failure: FailedSession | None
-
-
-@dataclass(frozen=True, slots=True)
-class Rehearsal:
-    """What was seen when a few sessions were scored and rolled back.
-
-    rows: {table: {before, after, inserted, updated, deleted}}, over these sessions. p50_ms, p95_ms:
-    time of a session's calls in the database, without the first session. None if all failed.
-    round_trip_ms: time of a call outside the database. runtime_s: expected time until the run's
-    last row, from these times and the throttle, with four sessions at a time. alone: in bulk each
-    session needs a transaction of its own.
+    grade: high if a check failed or an undo would not be exact, medium for any other reason, low
+    for none. reasons: the gravest first.
     """
 
-    sessions: tuple[RehearsedSession, ...]
-    rows: Mapping[str, Mapping[str, int]]
-    p50_ms: float | None
-    p95_ms: float | None
-    round_trip_ms: float | None
-    runtime_s: float | None
-    alone: bool
+    grade: Literal["low", "medium", "high"]
+    reasons: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Json]:
-        """The fields by name. A session's failure is {session_id, failed_step, …} or None."""
-        return {**asdict(self), "sessions": [asdict(s) for s in self.sessions]}
+        """{grade, reasons}."""
+        return {"grade": self.grade, "reasons": list(self.reasons)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,10 +226,16 @@ class Plan:
         return None if runtime is None else float(runtime)
 
     @property
+    def risk(self) -> Risk | None:
+        """How much can go wrong, and why. None if the plan is not sealed."""
+        told = self.figures.get("risk")
+        return None if told is None else Risk(told["grade"], tuple(told["reasons"]))
+
+    @property
     def rehearsal(self) -> Rehearsal | None:
         """What was seen when a few sessions were scored and rolled back. None if none were."""
         seen = self.figures.get("rehearsal")
-        return None if seen is None else _rehearsal(seen)
+        return None if seen is None else rehearsal_of(seen)
 
     @property
     def effects(self) -> tuple[Effect, ...]:
@@ -329,6 +317,7 @@ class Plan:
         yield "environment", self.environment
         yield "created_at", self.created_at.isoformat() if self.created_at else None
         yield "request", dict(self.request)
+        yield "risk", self.risk.as_dict() if self.risk else None
         yield "called", list(self.called)
         yield "candidates", dict(self.candidates)
         yield "categories", self.categories
@@ -360,28 +349,3 @@ class Plan:
         yield "left_behind", [dict(row) for row in self.left_behind]
         names = ("session_id", "batch", "state", "attempts")
         yield "sessions", ({name: getattr(s, name) for name in names} for s in self.sessions)
-
-
-def _rehearsal(seen: Mapping[str, Json]) -> Rehearsal:
-    """A rehearsal as the database keeps it: sql/40_plan/rehearsal_marks.sql."""
-    took_ms = seen["took_ms"] or {}
-    return Rehearsal(
-        sessions=tuple(_rehearsed(s) for s in seen["sessions"]),
-        rows=seen["rows"] or {},
-        p50_ms=took_ms.get("p50"),
-        p95_ms=took_ms.get("p95"),
-        round_trip_ms=seen["round_trip_ms"],
-        runtime_s=seen["runtime_s"],
-        alone=seen["alone"],
-    )
-
-
-def _rehearsed(seen: Mapping[str, Json]) -> RehearsedSession:
-    session_id, error = seen["session_id"], seen["error"]
-    return RehearsedSession(
-        session_id=session_id,
-        category=seen["category"],
-        phase=seen["phase"],
-        took_ms=seen["took_ms"],
-        failure=error and FailedSession(session_id, error["step"], error["code"], error["message"]),
-    )

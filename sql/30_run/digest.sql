@@ -1,5 +1,5 @@
 -- Digest: what an approval binds. The same request on the same state gives the same digest: no time, no run id and no
--- measurement goes in.
+-- measurement goes in, but the risk that was made of the marks.
 
 -- One function's fingerprint: definition, owner and rights. Null if the function does not exist.
 create function backfill_private.function_fingerprint(p_signature text)
@@ -75,10 +75,11 @@ set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.sha256_hex(concat_ws(
     e'\n',
-    'backfill plan, form 1',
+    'backfill plan, form 2',
     backfill_private.server_identity(),
     coalesce(r.environment, ''),
     r.request,
+    r.plan -> 'risk',
     -- What people call its rows, and when it was installed, changes nothing that is done to them.
     (select to_jsonb(s) - array['called', 'installed_at'] from backfill_private.sources as s where s.target = r.target),
     backfill_private.definitions(r.target),

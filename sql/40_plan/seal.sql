@@ -211,9 +211,13 @@ begin
       sealed_snapshot = pg_current_snapshot()::text
   where run_id = p_run_id;
   perform backfill_private.check_size(p_run_id);
+  v_run.plan := backfill_private.measure_plan(p_run_id, p_round_trip_ms, p_probed);
   update public.backfill_runs
-  set plan = backfill_private.measure_plan(p_run_id, p_round_trip_ms, p_probed),
-      digest = backfill_private.compute_digest(p_run_id),
+  set plan = v_run.plan || jsonb_build_object('risk', backfill_private.risk(v_run, v_run.plan))
+  where run_id = p_run_id;
+  -- The digest covers the risk.
+  update public.backfill_runs
+  set digest = backfill_private.compute_digest(p_run_id),
       sealed_at = backfill_private.clock()
   where run_id = p_run_id;
   delete from backfill_private.findings as f where f.run_id = p_run_id and f.excluded is null;

@@ -3574,7 +3574,7 @@ $$;
 
 -- from sql/30_run/digest.sql
 -- Digest: what an approval binds. The same request on the same state gives the same digest: no time, no run id and no
--- measurement goes in.
+-- measurement goes in, but the risk that was made of the marks.
 
 -- One function's fingerprint: definition, owner and rights. Null if the function does not exist.
 create function backfill_private.function_fingerprint(p_signature text)
@@ -3650,10 +3650,11 @@ set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.sha256_hex(concat_ws(
     e'\n',
-    'backfill plan, form 1',
+    'backfill plan, form 2',
     backfill_private.server_identity(),
     coalesce(r.environment, ''),
     r.request,
+    r.plan -> 'risk',
     -- What people call its rows, and when it was installed, changes nothing that is done to them.
     (select to_jsonb(s) - array['called', 'installed_at'] from backfill_private.sources as s where s.target = r.target),
     backfill_private.definitions(r.target),
@@ -6741,30 +6742,25 @@ language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_name text;
 begin
-  return next backfill_private.scoring_calls_mark(p_run_id);
+  return query select m from backfill_private.scoring_calls_mark(p_run_id) as m where m is not null;
   return query select m from backfill_private.earlier_writes_mark(p_run_id) as m where m is not null;
   return query select m from backfill_private.repetition_mark(p_run_id) as m where m is not null;
   if p_figures -> 'took_ms' is null or p_figures -> 'took_ms' = 'null' then
-    foreach v_name in array '{scoring time,second call,one transaction,existing rows,other tables,undo}'::text[] loop
-      return next backfill_private.mark('rehearsal: ' || v_name, 'warn', 'not rehearsed');
-    end loop;
-    return;
+    return;  -- a mark that nobody measured would be none
   end if;
   return next backfill_private.mark('rehearsal: scoring time', 'ok',
     format('p50 %s ms, p95 %s ms for the calls of each, the first one left out',
       p_figures #>> '{took_ms,p50}', p_figures #>> '{took_ms,p95}'));
   return next backfill_private.second_call_mark(p_run_id);
-  return next backfill_private.one_transaction_mark(p_run_id);
+  return query select m from backfill_private.one_transaction_mark(p_run_id) as m where m is not null;
   return next backfill_private.existing_rows_mark(p_run_id);
   return next backfill_private.other_tables_mark(p_run_id);
   return next backfill_private.undo_mark(p_run_id);
 end
 $$;
 
--- Did the calls succeed?
+-- Did the calls succeed? Null: none was to be made.
 create function backfill_private.scoring_calls_mark(p_run_id uuid)
 returns jsonb
 language sql
@@ -6808,6 +6804,7 @@ as $$
       ) as edge
     from backfill_private.rehearsed(p_run_id) as r
   ) as told
+  where told.sample > 0 or coalesce(told.edge, told.why) is not null
 $$;
 
 -- Would rows that already exist be overwritten or deleted?
@@ -7515,6 +7512,101 @@ begin
 end
 $$;
 
+-- from sql/40_plan/risk.sql
+-- Risk: how much can go wrong if a plan is carried out, and why. It is made when the plan is sealed, and the digest covers
+-- it: who approves has approved this grade.
+--
+-- high: a check failed, or an undo would not be exact. medium: there is any other reason. low: there is none.
+
+-- Each reason for the risk of a plan, the gravest first. Nothing that was not measured is one.
+--
+-- p_plan  as backfill_private.measure_plan makes it
+create function backfill_private.risk_reasons(p_run public.backfill_runs, p_plan jsonb)
+returns table (grade text, reason text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with marks as (
+    select
+      c.mark ->> 'name' as name,
+      c.mark ->> 'status' as status,
+      case
+        when starts_with(c.mark ->> 'name', 'before-images of ') and c.mark ->> 'status' = 'fail'
+          or c.mark ->> 'name' = 'rehearsal: undo' and not starts_with(c.mark ->> 'detail', 'not rehearsed')
+        then 'undo'
+        when starts_with(c.mark ->> 'name', 'receipts of ') and c.mark ->> 'status' = 'warn' then 'inferred'
+        when c.mark ->> 'name' = 'environment' then 'environment'
+        else 'other'
+      end as kind
+    from jsonb_array_elements(p_plan -> 'checks') as c (mark)
+    where c.mark ->> 'status' <> 'ok'
+  ), effects as (
+    select e.effect ->> 'kind' as kind, e.effect ->> 'name' as name
+    from jsonb_array_elements(p_plan -> 'blast_radius') as e (effect)
+    where e.effect ->> 'kind' in ('trigger', 'webhook')
+      and e.effect ->> 'events' is distinct from '0'
+  ), replaced as (
+    select sum(r.value::bigint)::bigint as rows
+    from jsonb_each_text(p_plan #> '{expected_writes,replaced}') as r
+  ), told (place, grade, reason) as (
+    select 1, 'high', format('%s: %s', backfill_private.counted(count(*), 'check') || ' failed',
+      string_agg(m.name, ', ' order by m.name))
+    from marks as m
+    where m.status = 'fail' and m.kind <> 'undo'
+    having count(*) > 0
+    union all
+    select 2, 'high', 'an undo would not be exact: ' || string_agg(m.name, ', ' order by m.name)
+    from marks as m
+    where m.kind = 'undo'
+    having count(*) > 0
+    union all
+    select 3, 'high', 'an undo would not be exact: the '
+      || string_agg(m.name, ', ' order by m.name) || ' are inferred from the rows before and after'
+    from marks as m
+    where m.kind = 'inferred'
+    having count(*) > 0
+    union all
+    select 4, 'medium', format('%s %s replaced',
+      backfill_private.counted(r.rows, 'row'), case r.rows when 1 then 'is' else 'are' end)
+    from replaced as r
+    where r.rows > 0
+    union all
+    select 5, 'medium', format('%s: %s',
+      backfill_private.counted(count(distinct e.name), e.kind) || case count(distinct e.name) when 1 then ' fires'
+        else ' fire' end,
+      string_agg(distinct e.name, ', ' order by e.name))
+    from effects as e
+    group by e.kind
+    union all
+    select 6, 'medium', coalesce('the environment is ' || p_run.environment, 'no environment is set')
+    where p_run.environment is null or lower(p_run.environment) in ('production', 'prod', 'live')
+    union all
+    select 7, 'medium', format('%s: %s',
+      backfill_private.counted(count(*), 'check') || case count(*) when 1 then ' warns' else ' warn' end,
+      string_agg(m.name, ', ' order by m.name))
+    from marks as m
+    where m.status = 'warn' and m.kind = 'other'
+    having count(*) > 0
+  )
+  select t.grade, t.reason
+  from told as t
+  order by t.place, t.reason
+$$;
+
+-- The risk of a plan: {grade: low, medium or high, reasons: [sentence]}.
+create function backfill_private.risk(p_run public.backfill_runs, p_plan jsonb)
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_build_object(
+    'grade', case when bool_or(r.grade = 'high') then 'high' when count(*) > 0 then 'medium' else 'low' end,
+    'reasons', coalesce(jsonb_agg(r.reason), '[]'))
+  from backfill_private.risk_reasons(p_run, p_plan) as r
+$$;
+
 -- from sql/40_plan/seal.sql
 -- Sealing: what was found becomes the run's items, is measured, and gets its digest.
 
@@ -7729,9 +7821,13 @@ begin
       sealed_snapshot = pg_current_snapshot()::text
   where run_id = p_run_id;
   perform backfill_private.check_size(p_run_id);
+  v_run.plan := backfill_private.measure_plan(p_run_id, p_round_trip_ms, p_probed);
   update public.backfill_runs
-  set plan = backfill_private.measure_plan(p_run_id, p_round_trip_ms, p_probed),
-      digest = backfill_private.compute_digest(p_run_id),
+  set plan = v_run.plan || jsonb_build_object('risk', backfill_private.risk(v_run, v_run.plan))
+  where run_id = p_run_id;
+  -- The digest covers the risk.
+  update public.backfill_runs
+  set digest = backfill_private.compute_digest(p_run_id),
       sealed_at = backfill_private.clock()
   where run_id = p_run_id;
   delete from backfill_private.findings as f where f.run_id = p_run_id and f.excluded is null;
@@ -7850,7 +7946,7 @@ as $$
   ) as s
 $$;
 
--- Does a session come out the same after another one in the same transaction?
+-- Does a session come out the same after another one in the same transaction? Null: none was scored after another.
 create function backfill_private.one_transaction_mark(p_run_id uuid)
 returns jsonb
 language sql
@@ -7858,8 +7954,7 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   select case
-    when not exists (select from backfill_private.rehearsed(p_run_id) as r where r.seen ? 'beside')
-    then backfill_private.mark('rehearsal: one transaction', 'ok', 'not measured: none was scored after another')
+    when not exists (select from backfill_private.rehearsed(p_run_id) as r where r.seen ? 'beside') then null
     when told.why is null
     then backfill_private.mark('rehearsal: one transaction', 'ok', 'each comes out the same after another')
     else backfill_private.mark('rehearsal: one transaction', 'warn',

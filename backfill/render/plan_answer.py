@@ -1,0 +1,112 @@
+"""How a plan begins: what it writes, how risky that is, what speaks against it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from backfill.moments import moment
+from backfill.render.markdown import (
+    MARKS,
+    NONE,
+    bullets,
+    counted,
+    duration,
+    escaped,
+    fenced,
+    section,
+    utc,
+)
+from backfill.render.plan_writes import new_and_replaced
+from backfill.render.state import counts_by_state, next_step, reason_line, state_line
+
+if TYPE_CHECKING:
+    from backfill.results.plan import Plan
+
+NAMED_REASONS = 4  # with these the whole stays within 25 lines
+RULE = "high if a check failed or an undo would not be exact, medium for any other reason"
+
+
+def answer(plan: Plan, approver: str | None) -> str:
+    """The first section of a sealed plan. approver: who reads it, for the SQL line, or None."""
+    return _halted(plan, approver) if plan.state == "awaiting_approval" else _became_of(plan)
+
+
+def _halted(plan: Plan, approver: str | None) -> str:
+    return section(
+        "Status",
+        "**HALTED FOR APPROVAL**. Nothing has been written.",
+        bullets(_lines(plan)),
+        "\n".join(
+            (
+                "An approver accepts exactly this plan:",
+                fenced("sh", f"backfill approve {plan.run_id} --digest {plan.digest}"),
+                f"or, in the SQL editor{f' as {escaped(approver)}' if approver else ''}:",
+                fenced("sql", plan.approval_sql_by(approver) if approver else plan.approval_sql),
+            )
+        ),
+    )
+
+
+def _became_of(plan: Plan) -> str:
+    return section(
+        "Status",
+        state_line(plan.state, plan.called),
+        reason_line(plan.reason),
+        counts_by_state(plan.sessions.states(), plan.called),
+        bullets(_lines(plan)),
+        _approval(plan),
+        next_step(plan.next_step),
+    )
+
+
+def _lines(plan: Plan) -> Iterator[str]:
+    yield f"**Writes**: {new_and_replaced(plan)}"
+    yield f"**For**: {_sessions(plan)}"
+    yield from _risk(plan)
+    yield f"**Against it**: {_against(plan)}"
+    if plan.freshness is not None and not plan.freshness.is_fresh:
+        yield f"{MARKS['warn']} **Changed since it was sealed**: see the next sections"
+
+
+def _sessions(plan: Plan) -> str:
+    span = f"from {_moment(plan.figures.get('oldest'))} to {_moment(plan.figures.get('newest'))}"
+    pace = plan.expected_runtime_s
+    last = f", the last batch starts after {duration(pace)}" if pace else ""
+    return f"{plan.called.counted(plan.candidates['total'])}, {span}{last}"
+
+
+def _moment(text: str | None) -> str:
+    return utc(moment(text)) if text else NONE
+
+
+def _risk(plan: Plan) -> Iterator[str]:
+    if plan.risk is None:
+        return
+    reasons = plan.risk.reasons
+    shown = reasons[:NAMED_REASONS]
+    rule = f" ({RULE})" if reasons else ": no check warns, nothing is replaced, nothing fires"
+    more = len(reasons) - len(shown)
+    named = [escaped(reason) for reason in shown]
+    named += [f"{more} more: `backfill show {plan.run_id} --json`"] if more else []
+    yield "\n".join([f"**Risk**: **{plan.risk.grade}**{rule}", *(f"  - {n}" for n in named)])
+
+
+def _against(plan: Plan) -> str:
+    failed = [escaped(c.name) for c in plan.checks if c.status == "fail"]
+    if not failed:
+        return "nothing that was looked at failed"
+    return (
+        f"{MARKS['fail']} {counted(len(failed), 'check')} failed: {', '.join(failed)}. "
+        "The section Risks says what to do."
+    )
+
+
+def _approval(plan: Plan) -> str:
+    given = plan.approval
+    if given is None:
+        return "Never approved."
+    return (
+        f"Approved by {escaped(given.approver)} (via {escaped(given.via)}) "
+        f"at {utc(given.at)}, valid until {utc(given.until)}."
+    )
