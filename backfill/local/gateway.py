@@ -19,10 +19,12 @@ from aiohttp import web
 from multidict import CIMultiDict, MultiMapping
 from yarl import URL
 
+from backfill.local.auth import Auth
 from backfill.local.keys import ApiKeys
 
 HOST = "127.0.0.1"
 REST_PREFIX = "/rest/v1"
+AUTH_PREFIX = "/auth/v1"
 FUNCTIONS_PREFIX = "/functions/v1"
 # A function of the database may run for 60 s at most, an Edge Function for 400 s. The answer needs
 # a moment on top.
@@ -115,6 +117,13 @@ class Route:
     silence_s: float = UPSTREAM_SILENCE_S
 
 
+@dataclass(frozen=True)
+class ToAuth:
+    """A request for Auth. rest: its path without /auth/v1."""
+
+    rest: str
+
+
 def route(
     raw_path: str,
     headers: MultiMapping[str],
@@ -123,7 +132,7 @@ def route(
     keys: ApiKeys,
     rest_url: str,
     functions: Functions | None = None,
-) -> Route | Refusal:
+) -> Route | ToAuth | Refusal:
     """Decide what becomes of a request, from only its first line and its headers.
 
     raw_path: path and query, encoded as the client sent them.
@@ -133,7 +142,8 @@ def route(
         return _to_function(
             raw_path.removeprefix(FUNCTIONS_PREFIX), headers, method, functions, keys
         )
-    if path != REST_PREFIX and not path.startswith(f"{REST_PREFIX}/"):
+    is_auth = path.startswith(f"{AUTH_PREFIX}/")
+    if not is_auth and path != REST_PREFIX and not path.startswith(f"{REST_PREFIX}/"):
         return Refusal(404, NO_ROUTE)
     key = headers.get("apikey")
     if key is None and "apikey=" in query:
@@ -144,6 +154,8 @@ def route(
             return Refusal(401, NO_KEY)
         if not keys.knows(key):
             return Refusal(401, WRONG_KEY)
+    if is_auth:
+        return ToAuth(path.removeprefix(AUTH_PREFIX))
     upstream = rest_url + (path.removeprefix(REST_PREFIX) or "/")
     target = URL(f"{upstream}?{query}" if query else upstream, encoded=True)
     return Route(target, _replacing_token(key, headers.get("Authorization"), keys))
@@ -201,9 +213,13 @@ class Gateway:
     """An HTTP server on the loopback, in the event loop that starts it."""
 
     def __init__(self, rest_url: str, keys: ApiKeys, *, port: int = 0) -> None:
-        """port: 0 takes a free one. `functions` is set later, since they call this gateway."""
+        """port: 0 takes a free one.
+
+        `functions` is set later, since they call this gateway. Without `auth` there is no /auth/v1.
+        """
         self._rest_url = rest_url
         self.functions: Functions | None = None
+        self.auth: Auth | None = None
         self._keys = keys
         self.port = port
         self._owned = contextlib.AsyncExitStack()
@@ -246,6 +262,10 @@ class Gateway:
         )
         if isinstance(decided, Refusal):
             return decided.response()
+        if isinstance(decided, ToAuth):
+            if self.auth is None:
+                return Refusal(404, NO_ROUTE).response()
+            return await self.auth.answer(request, decided.rest)
         try:
             return await self._pass_on(request, decided)
         except TimeoutError:

