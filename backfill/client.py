@@ -327,15 +327,18 @@ class AsyncBackfill(TargetVerbs, SaysOtherNames):
         sessions: Sequence[str] | None = None,
         since: Day | None = None,
         until: Day | None = None,
+        access_token: str | None = None,
         on_progress: OnProgress = ignore,
     ) -> AsyncUndo:
         """Preview taking back what a run wrote: all, some sessions, or a range of session dates.
 
+        access_token: of the Auth user who asks, an operator or an approver.
         on_progress: hears (sessions looked at, sessions of the run) if it takes several calls.
         Raises IllegalMove while the run runs, UnknownSession.
         """
         scope = undo_scope(sessions, since, until)
-        return await preview_undo(self._gateway, await self.run_id(run), scope, on_progress)
+        run_id = await self.run_id(run)
+        return await preview_undo(self._gateway, run_id, scope, on_progress, access_token)
 
     async def confirm_rollback(
         self,
@@ -346,16 +349,18 @@ class AsyncBackfill(TargetVerbs, SaysOtherNames):
         sessions: Sequence[str] | None = None,
         since: Day | None = None,
         until: Day | None = None,
+        access_token: str | None = None,
         on_progress: OnProgress = ignore,
     ) -> UndoEffect:
         """Confirm the newest preview by its digest, even one of another process.
 
         sessions, since, until: if given, those of the preview, else BadRequest is raised.
-        on_progress: see AsyncUndo.confirm.
+        access_token, on_progress: see AsyncUndo.confirm.
         """
         scope = undo_scope(sessions, since, until)
-        run_id = await self.run_id(run)
-        return await confirm_undo(self._gateway, run_id, digest, reason, scope, on_progress)
+        return await confirm_undo(
+            self._gateway, await self.run_id(run), digest, reason, scope, on_progress, access_token
+        )
 
     async def write_logs(self, run: str, logs_dir: str | Path) -> Path:
         """Write all files of a run from the database. Returns their folder.

@@ -98,7 +98,7 @@ class IllegalMove(Refused):
 
 
 class ApprovalNeeded(Refused):
-    """The run is not approved."""
+    """The run, or its undo, is not approved."""
 
     code = "OB003"
 

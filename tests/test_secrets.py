@@ -24,10 +24,13 @@ from psycopg.types.json import Jsonb
 import backfill
 from backfill.api.gateway import Gateway
 from backfill.local.keys import mint_user_token
+from tests.kit.keyrings import BACKEND_VARIABLE, FILE_VARIABLE, IN_A_FILE
 
+ROOT = Path(__file__).parent.parent
 CONTENTS = "contents-of-a-row-that-stay"
-# Files of the embedded stack that hold its secrets by design, for its owner alone.
-KEPT_BY_THE_STACK = {"stack.json"}
+# Files that hold secrets by design, for their owner alone.
+KEPT_BY_DESIGN = {"stack.json", "keyring.json"}
+PASSWORD = "a-password-that-nobody-sees"
 SPILLING = f"""
 create or replace function public.prism_profile(session_id uuid)
 returns table (type_code text, payload jsonb)
@@ -73,11 +76,12 @@ class Stack:
 SECRET_NAMES = ("SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_ANON_KEY", "SUPABASE_JWT_SECRET")
 
 
-def run(traces: Traces, where: str, *words: str, **environment: str) -> str:
+def run(traces: Traces, where: str, *words: str, stdin: str = "", **environment: str) -> str:
     """Run the command line as a process of its own; both streams are traces, and its output."""
     ran = subprocess.run(
         [sys.executable, "-m", "backfill", *words],
         env={**os.environ, **environment},
+        input=stdin,
         capture_output=True,
         text=True,
         timeout=120,
@@ -132,8 +136,28 @@ def tell(traces: Traces, where: str, value: object) -> None:
     traces.texts[f"{len(traces.texts)} {where}"] = "\n".join(shown)
 
 
-def live(stack: Stack, traces: Traces, folder: Path, token: str) -> None:
-    """A run's life on the command line."""
+def sign_in(stack: Stack, traces: Traces, folder: Path, run_id: str) -> dict[str, str]:
+    """Sign in, decide, sign out. Returns what nobody may see of it, by name."""
+    ring = folder / "keyring.json"
+    keyrings = {BACKEND_VARIABLE: IN_A_FILE, FILE_VARIABLE: str(ring)}
+    environment = {**stack.environment, **keyrings, "PYTHONPATH": str(ROOT)}
+
+    def cli(*words: str, stdin: str = "") -> str:
+        return run(traces, "signing in", *words, stdin=f"{stdin}\n", **environment)
+
+    bob, piped = "bob@example.org", "--password-stdin"
+    here = ("--dir", str(stack.folder))
+    made = cli("local", "user", "add", bob, "--role", "approver", piped, *here, stdin=PASSWORD)
+    assert made.startswith(f"{bob} added: approver\n"), made
+    assert parsed(cli("login", bob, piped, "--json", stdin=PASSWORD))["role"] == "approver"
+    [session] = (json.loads(kept) for kept in parsed(ring.read_text()).values())
+    assert parsed(cli("reject", run_id, "--reason", "no", "--json"))["state"] == "rejected"
+    assert parsed(cli("logout", "--json")) == {"signed_out": bob}
+    return {name: session[name] for name in ("access_token", "refresh_token")}
+
+
+def live(stack: Stack, traces: Traces, folder: Path, token: str) -> dict[str, str]:
+    """A run's life on the command line. Returns the tokens of who signed in, by name."""
     project = {n: v for n, v in stack.environment.items() if n.startswith("SUPABASE_")}
 
     def cli(*words: str, **more: str) -> str:
@@ -143,7 +167,7 @@ def live(stack: Stack, traces: Traces, folder: Path, token: str) -> None:
     cli("install", "--supabase-path", str(folder / "supabase"), "--yes")
     planning = ("plan", "--since", "2025-08-01", "--throttle", "none", "--json")
     first, other = (parsed(cli(*planning)) for _ in range(2))
-    cli("reject", other["run_id"], "--reason", "no", BACKFILL_ACCESS_TOKEN=token)
+    tokens = sign_in(stack, traces, folder, other["run_id"])
     cli("apply", first["run_id"])
     approving = ("approve", first["run_id"], "--digest", first["digest"])
     cli(*approving, BACKFILL_ACCESS_TOKEN=token[:-3] + "xyz")
@@ -159,6 +183,7 @@ def live(stack: Stack, traces: Traces, folder: Path, token: str) -> None:
         cli("runs", SUPABASE_SERVICE_ROLE_KEY=broken)
     cli("runs", SUPABASE_SERVICE_ROLE_KEY=project["SUPABASE_SERVICE_ROLE_KEY"][:-4] + "AAAA")
     cli("runs", SUPABASE_URL="http://127.0.0.1:9")
+    return tokens
 
 
 def parsed(text: str) -> dict[str, Any]:
@@ -206,7 +231,7 @@ def read_files(traces: Traces, folder: Path) -> None:
     for path in folder.rglob("*"):
         if not path.is_file() or path.is_symlink():
             continue
-        if path.name in KEPT_BY_THE_STACK:
+        if path.name in KEPT_BY_DESIGN:
             assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
             continue
         if "data" in path.parts and "log" not in path.name:
@@ -246,7 +271,7 @@ def test_no_secret_is_left_behind(
     watcher = threading.Thread(target=watch_argv, args=(traces, over))
     watcher.start()
     try:
-        live(stack, traces, tmp_path, token)
+        tokens = live(stack, traces, tmp_path, token)
         fences = work_in_process(stack, traces, token, monkeypatch)
     finally:
         over.set()
@@ -260,6 +285,7 @@ def test_no_secret_is_left_behind(
     assert len(traces.texts) > 60
     assert any("backfill apply" in line or "-m backfill apply" in line for line in traces.argv)
     secrets = {**stack.secrets, "access token": token, "contents": CONTENTS}
+    secrets |= {**tokens, "password": PASSWORD}
     secrets |= {f"fence {number}": fence for number, fence in enumerate(fences)}
     leaks = {name: where for name, secret in secrets.items() if (where := traces.holding(secret))}
     assert leaks == {}

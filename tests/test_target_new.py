@@ -4,12 +4,8 @@
 
 from __future__ import annotations
 
-import os
-import pty
-import subprocess
-import sys
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +31,7 @@ from backfill.targets.views import declaration_of, target_sql
 from backfill.targets.words import called
 from tests.conftest import Project
 from tests.kit import verbs
+from tests.kit.at_terminal import AtTerminal
 from tests.kit.commands import Shell
 from tests.kit.readme import ROOT, claim
 from tests.test_readme_commands import words_of
@@ -605,30 +602,9 @@ def test_a_name_that_is_none_is_refused(case: str, sales_shell: Shell, tmp_path:
 
 def at_a_terminal(project: Project, folder: Path, typed: bytes, *words: str) -> tuple[int, str]:
     """Run a command on a terminal of its own. Returns how it ended, and what it showed."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "backfill", *words],
-        stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder, start_new_session=True,
-        preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),
-        env={**os.environ, **environment_of(project), "NO_COLOR": "1", "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    os.close(theirs)
-    os.write(ours, typed)
-    shown = b"".join(said(ours))
-    os.close(ours)
-    return process.wait(), shown.decode()
-
-
-def said(terminal: int) -> Iterator[bytes]:
-    """All that a terminal shows until the other side is closed."""
-    while True:
-        try:
-            piece = os.read(terminal, 65536)
-        except OSError:
-            return
-        if not piece:
-            return
-        yield piece
+    terminal = AtTerminal(folder, environment_of(project), *words)
+    terminal.type(typed.decode().removesuffix("\n"))
+    return terminal.ended(), terminal.shown
 
 
 def test_on_a_terminal_it_asks(sales: Project, tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ class Gateway:
             if not access_token:
                 raise
             message = f"{self.host} does not accept this access token"
-            raise NotAllowed(message, "sign in again for a new one") from refused
+            raise NotAllowed(message, "sign in again for a new one: backfill login") from refused
 
     async def score(
         self, function: str, arguments: Mapping[str, Json], headers: Mapping[str, str]

@@ -7,6 +7,7 @@ import binascii
 import json
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from backfill.errors import BadKey
 
@@ -57,14 +58,19 @@ def is_legacy(key: str) -> bool:
     return not key.startswith("sb_")
 
 
-def _role(jwt: str) -> str | None:
-    """The role claim of a JWT, unverified: the server verifies it. None if it is no JWT."""
+def claims_of(jwt: str) -> dict[str, Any]:
+    """The claims of a JWT, unverified: the server verifies them. {} if it is no JWT."""
     parts = jwt.split(".")
     if len(parts) != 3:
-        return None
+        return {}
     try:
         claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
     except (binascii.Error, ValueError):
-        return None
-    role = claims.get("role") if isinstance(claims, dict) else None
+        return {}
+    return claims if isinstance(claims, dict) else {}
+
+
+def _role(jwt: str) -> str | None:
+    """The role claim of a JWT. None if it has none, or is no JWT."""
+    role = claims_of(jwt).get("role")
     return role if isinstance(role, str) else None

@@ -15,9 +15,8 @@ from typing import Annotated, cast
 import typer
 
 import backfill
-from backfill.cli import completion, exit_codes, local, signing, target, terminal
+from backfill.cli import completion, exit_codes, local, login, signing, target, terminal, undo
 from backfill.cli import plan as planning
-from backfill.cli.from_files import ACCESS_TOKEN, environ
 from backfill.cli.group import Verbs
 from backfill.cli.options import (
     AsJson,
@@ -25,8 +24,6 @@ from backfill.cli.options import (
     LogsDir,
     Reason,
     Run,
-    Since,
-    Until,
     connected,
     end,
 )
@@ -57,11 +54,6 @@ Concurrency = Annotated[int, typer.Option(min=1, max=64, help="Sessions scored a
 NoWait = Annotated[bool, typer.Option("--no-wait", help="End instead of waiting.")]
 PACKAGE = "supabase-backfill"
 DEFAULT_LOGS = Path("backfill_logs")
-
-
-def _access_token() -> str | None:
-    """An Auth user's token, from a variable: never from argv, where others could read it."""
-    return environ().get(ACCESS_TOKEN)
 
 
 def _print_version(is_asked: bool) -> None:
@@ -151,26 +143,44 @@ def show(
 @app.command(epilog="Example: backfill approve 4f2c1b9e --digest D")
 def approve(
     run: Run,
-    digest: Annotated[str, typer.Option(metavar="D", help="The plan's digest.")],
+    digest: Annotated[
+        str | None, typer.Option(metavar="D", help="The plan's digest. Without it you are asked.")
+    ] = None,
+    email: login.As = None,
     approver: Approver = None,
     note: Annotated[str | None, typer.Option(metavar="T", help="Kept with the decision.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Approve exactly this plan. An Auth user's token comes from BACKFILL_ACCESS_TOKEN."""
-    approver = signing.signed(approver)
+    """Approve exactly this plan, as who is signed in. Without --digest it shows it and asks.
+
+    BACKFILL_ACCESS_TOKEN may hold an Auth user's token. It wins over the session of login.
+    """
+    token = login.token(email)
+    approver = signing.signed(approver, token)
     with connected() as bf:
         status = bf.approve(
-            run, digest=digest, access_token=_access_token(), approver=approver, note=note
+            run,
+            digest=digest or login.digest_by_sight(bf, run, token, as_json),
+            access_token=token,
+            approver=approver,
+            note=note,
         )
     _print_status(status, as_json)
 
 
 @app.command(epilog='Example: backfill reject 4f2c1b9e --reason "the wrong range"')
-def reject(run: Run, reason: Reason, approver: Approver = None, as_json: AsJson = False) -> None:
-    """Reject a plan for good."""
-    approver = signing.signed(approver)
+def reject(
+    run: Run,
+    reason: Reason,
+    email: login.As = None,
+    approver: Approver = None,
+    as_json: AsJson = False,
+) -> None:
+    """Reject a plan for good, as who is signed in."""
+    token = login.token(email)
+    approver = signing.signed(approver, token)
     with connected() as bf:
-        status = bf.reject(run, reason=reason, access_token=_access_token(), approver=approver)
+        status = bf.reject(run, reason=reason, access_token=token, approver=approver)
     _print_status(status, as_json)
 
 
@@ -311,42 +321,7 @@ def verify(run: Run, as_json: AsJson = False) -> None:
     end(exit_codes.of_verify(verification))
 
 
-@app.command(epilog="Example: backfill rollback 4f2c1b9e --until 2025-08-10")
-def rollback(
-    run: Run,
-    session: Annotated[
-        list[str] | None, typer.Option(metavar="ID", help="Only this session, by its id.")
-    ] = None,
-    since: Since = None,
-    until: Until = None,
-    confirm: Annotated[
-        str | None, typer.Option(metavar="DIGEST", help="Carry out the preview with this digest.")
-    ] = None,
-    reason: Annotated[str | None, typer.Option(metavar="T", help="Why, with --confirm.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Preview taking back what a run wrote, or confirm the preview."""
-    doing = "look at rows" if confirm is None else "roll back"
-    with connected() as bf, StepProgress(doing) as progress:
-        if confirm is None:
-            effect = bf.rollback(
-                run, sessions=session, since=since, until=until, on_progress=progress.hear
-            ).effect
-        else:
-            effect = bf.confirm_rollback(
-                run,
-                digest=confirm,
-                reason=reason or "",
-                sessions=session,
-                since=since,
-                until=until,
-                on_progress=progress.hear,
-            )
-    if as_json:
-        terminal.print_json(effect.as_dict())
-    else:
-        terminal.print_undo(effect)
-    end(exit_codes.of_rollback(effect, is_confirmed=confirm is not None))
+undo.add_to(app)
 
 
 @app.command(epilog="Example: backfill logs 4f2c1b9e --logs-dir backfill_logs")
@@ -360,6 +335,7 @@ def logs(run: Run, logs_dir: LogsDir = DEFAULT_LOGS, as_json: AsJson = False) ->
         terminal.out.print(str(folder), markup=False)
 
 
+login.add_to(app)
 local.add_to(app)
 completion.add_to(app)
 target.add_to(app)

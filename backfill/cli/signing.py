@@ -7,7 +7,7 @@ import subprocess
 import typer
 
 from backfill.cli import asking
-from backfill.cli.from_files import ACCESS_TOKEN, environ
+from backfill.cli.from_files import environ
 
 GIT_ANSWERS_WITHIN_S = 2.0
 
@@ -24,9 +24,9 @@ def own_name() -> str | None:
     return " ".join(told.split()) or environ().get("USER") or None
 
 
-def signed(given: str | None) -> str | None:
+def signed(given: str | None, token: str | None) -> str | None:
     """The name of who decides. None if a token says who it is: its user's e-mail is taken."""
-    if given is not None or environ().get(ACCESS_TOKEN):
+    if given is not None or token is not None:
         return given
     name = own_name()
     if not asking.is_possible():

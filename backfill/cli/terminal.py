@@ -392,6 +392,8 @@ def print_undo(effect: UndoEffect) -> None:
         print_left_as_it_is(conflict)
     _print_elsewhere(effect.elsewhere)
     if effect.confirming:
+        if effect.needs_approval:
+            out.print("an approver who did not ask for it has to confirm, signed in by login")
         print_next(effect.confirming)
 
 

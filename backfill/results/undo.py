@@ -18,7 +18,8 @@ class UndoEffect:
     rows have inferred receipts. elsewhere: in a preview, writes to tables that no component names,
     see Verification. An undo leaves them. was_finished: whether it had been carried out before this
     confirmation, by `confirmed_by` at `finished_at`. called: how the target's
-    rows are called.
+    rows are called. needs_approval: in a preview, whether an approver who did not ask for it has to
+    confirm.
     """
 
     run_id: str
@@ -35,6 +36,7 @@ class UndoEffect:
     session_ids: tuple[str, ...] = ()
     called: Called = SESSION
     elsewhere: tuple[Mapping[str, Json], ...] = ()
+    needs_approval: bool = False
 
     @property
     def is_preview(self) -> bool:
@@ -60,6 +62,7 @@ class UndoEffect:
             "confirmed_by": self.confirmed_by,
             "finished_at": self.finished_at.isoformat() if self.finished_at else None,
         }
+        preview = {"needs_approval": self.needs_approval, "next": self.confirming}
         return {
             "run_id": self.run_id,
             "state": self.state,
@@ -72,5 +75,5 @@ class UndoEffect:
             "inferred": self.inferred,
             "conflicts": [dict(c) for c in self.conflicts],
             "elsewhere": [dict(written) for written in self.elsewhere],
-            **({"next": self.confirming} if self.is_preview else carried_out),
+            **(preview if self.is_preview else carried_out),
         }

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from backfill.api.gateway import Gateway
 from backfill.api.rows import undo_of, undone_of
-from backfill.errors import TookTooLong
+from backfill.errors import ApprovalNeeded, TookTooLong
 from backfill.request import Day, as_text, checked_ids
 from backfill.results.event import OnProgress, ignore
 from backfill.results.run import Json
@@ -57,15 +57,24 @@ class AsyncUndo(PreviewedUndo):
         super().__init__(effect)
         self._gateway = gateway
 
-    async def confirm(self, *, reason: str, on_progress: OnProgress = ignore) -> UndoEffect:
+    async def confirm(
+        self, *, reason: str, access_token: str | None = None, on_progress: OnProgress = ignore
+    ) -> UndoEffect:
         """Take the rows back in pieces. Safe to call again after a crash.
 
+        access_token: of an approver who did not ask for the undo, if the project wants one.
         on_progress: called with (done, total) sessions, first while they are checked once more,
-        then while they are taken back. Raises UndoChanged if the rows are no longer as previewed.
+        then while they are taken back. Raises UndoChanged if the rows are no longer as previewed,
+        ApprovalNeeded, NotAnApprover.
         """
         effect = self.effect
         return await confirm_undo(
-            self._gateway, effect.run_id, effect.digest, reason, on_progress=on_progress
+            self._gateway,
+            effect.run_id,
+            effect.digest,
+            reason,
+            on_progress=on_progress,
+            access_token=access_token,
         )
 
 
@@ -97,6 +106,7 @@ async def preview_undo(
     run_id: str,
     scope: Mapping[str, Json],
     on_progress: OnProgress = ignore,
+    access_token: str | None = None,
 ) -> AsyncUndo:
     """Preview an undo of this scope, in several calls if there are many rows.
 
@@ -104,11 +114,12 @@ async def preview_undo(
     """
     arguments = {f"p_{name}": value for name, value in scope.items()}
     asked: dict[str, Json] = {"p_run_id": run_id, "p_budget_ms": LOOK_MS}
-    answer = await gateway.call("backfill_preview_undo", {**asked, **arguments})
+    verb, by = "backfill_preview_undo", access_token
+    answer = await gateway.call(verb, {**asked, **arguments}, access_token=by)
     while answer["digest"] is None:
         on_progress(answer["looked_at"], answer["to_look_at"])
         asked["p_undo_id"] = answer["undo_id"]
-        answer = await gateway.call("backfill_preview_undo", asked)
+        answer = await gateway.call(verb, asked, access_token=by)
     return AsyncUndo(gateway, undo_of(answer))
 
 
@@ -119,6 +130,7 @@ async def confirm_undo(
     reason: str,
     scope: Mapping[str, Json] | None = None,
     on_progress: OnProgress = ignore,
+    access_token: str | None = None,
 ) -> UndoEffect:
     """Carry an undo out until nothing remains. One that was carried out before says so.
 
@@ -126,6 +138,7 @@ async def confirm_undo(
     timeout is halved.
 
     scope: the scope that the caller expects. The undo is refused if the preview had another.
+    access_token: approves the undo if the project's policy asks for that.
     """
     arguments: dict[str, Json] = {"p_run_id": run_id, "p_digest": digest, "p_reason": reason}
     if scope:
@@ -137,6 +150,13 @@ async def confirm_undo(
             answer = await gateway.call(
                 "backfill_confirm_undo", {**arguments, "p_sessions": sessions}
             )
+        except ApprovalNeeded:
+            if access_token is None:
+                raise
+            named = {"run": run_id, "digest": digest}
+            await gateway.call("backfill_approve_undo", named, access_token=access_token)
+            access_token = None  # what it could do is done
+            continue
         except TookTooLong:
             if sessions == 1:
                 raise

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from backfill.cli import app as cli
+from tests.kit.keyrings import BACKEND_VARIABLE, NONE
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Shell:
         with self._monkeypatch.context() as patch:
             for name in ("SUPABASE_URL", "SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY"):
                 patch.delenv(name, raising=False)
+            patch.setenv(BACKEND_VARIABLE, NONE)  # never that of who runs the tests
             for name, value in {**self.environment, **environment}.items():
                 patch.setenv(name, value)
             patch.setattr(sys, "argv", ["backfill", *words])

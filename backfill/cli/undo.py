@@ -1,0 +1,60 @@
+"""The verb that takes back what a run wrote."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from backfill.cli import exit_codes, login, terminal
+from backfill.cli.options import AsJson, Run, Since, Until, connected, end
+from backfill.cli.progress import StepProgress
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the verb to the command line."""
+    app.command(epilog="Example: backfill rollback 4f2c1b9e --until 2025-08-10")(rollback)
+
+
+def rollback(
+    run: Run,
+    session: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="Only this session, by its id.")
+    ] = None,
+    since: Since = None,
+    until: Until = None,
+    confirm: Annotated[
+        str | None, typer.Option(metavar="DIGEST", help="Carry out the preview with this digest.")
+    ] = None,
+    reason: Annotated[str | None, typer.Option(metavar="T", help="Why, with --confirm.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Preview taking back what a run wrote, or confirm the preview, as who is signed in."""
+    token = login.token()
+    doing = "look at rows" if confirm is None else "roll back"
+    with connected() as bf, StepProgress(doing) as progress:
+        if confirm is None:
+            effect = bf.rollback(
+                run,
+                sessions=session,
+                since=since,
+                until=until,
+                access_token=token,
+                on_progress=progress.hear,
+            ).effect
+        else:
+            effect = bf.confirm_rollback(
+                run,
+                digest=confirm,
+                reason=reason or "",
+                sessions=session,
+                since=since,
+                until=until,
+                access_token=token,
+                on_progress=progress.hear,
+            )
+    if as_json:
+        terminal.print_json(effect.as_dict())
+    else:
+        terminal.print_undo(effect)
+    end(exit_codes.of_rollback(effect, is_confirmed=confirm is not None))
