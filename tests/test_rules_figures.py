@@ -168,6 +168,11 @@ def test_sessions_are_settled_over_time() -> None:
     assert figures.settled_over_time(plan({}, started_at=at(0))) == nothing
 
 
+def test_a_line_is_held_beyond_its_end() -> None:
+    """A step at the end is a step, not only a rise."""
+    assert figures.held([(0.0, 0.0), (50.0, 3.0)]) == [(0.0, 0.0), (50.0, 3.0), (51.0, 3.0)]
+
+
 def test_a_latency_is_from_the_last_lease_to_the_last_row() -> None:
     """Of that attempt alone; of a session that never started or before its lease there is none."""
     shown = plan(

@@ -28,7 +28,7 @@ _EMOJI = re.compile(f"({'|'.join(map(re.escape, _KINDS))})")
 _SAYS_SO = re.compile(r" (?:PASS|PARTIAL|FAIL|[\d,]+ checks? failed)\b")
 
 
-def html_of(markdown: str, *, one_title: str = "") -> str:
+def html_of(markdown: str, *, one_title: str | None = None) -> str:
     """Markdown as HTML. one_title: heads the ids in a list of sessions, see LONG_ROWS."""
     tokens = list(_with_tables(_READER.parse(markdown), one_title))
     for token in tokens:
@@ -59,7 +59,7 @@ def _with_marks(child: Token) -> Iterator[Token]:
             yield Token("text", "", 0, content=part)
 
 
-def _with_tables(tokens: list[Token], one_title: str) -> Iterator[Token]:
+def _with_tables(tokens: list[Token], one_title: str | None) -> Iterator[Token]:
     inside: list[Token] = []
     for token in tokens:
         if inside or token.type == "table_open":
@@ -71,7 +71,7 @@ def _with_tables(tokens: list[Token], one_title: str) -> Iterator[Token]:
             inside = []
 
 
-def _table(tokens: list[Token], one_title: str) -> Iterator[Token]:
+def _table(tokens: list[Token], one_title: str | None) -> Iterator[Token]:
     """A table that scrolls by itself if it must. A long list of sessions is folded."""
     header, cells = (_cells(tokens, kind) for kind in ("th_open", "td_open"))
     titles = ["".join(child.content for child in text.children or ()) for _, text in header]

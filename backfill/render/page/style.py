@@ -117,6 +117,7 @@ pre {
   details::details-content { content-visibility: visible; block-size: auto; }
   figure svg { min-width: 0; }
   .wide { overflow: visible; background: none; }
+  th, td { padding-right: .5rem; }
   td:last-child, code { overflow-wrap: anywhere; }
 }
 @page { margin: 15mm; }
