@@ -314,6 +314,16 @@ def test_a_long_list_of_sessions_is_folded() -> None:
     assert "<summary>" not in html_of(listed.rsplit("|", 3)[0], one_title="Order")
 
 
+@pytest.mark.parametrize("rows", ["orders", "Übungen", "заказы"])
+def test_the_list_of_rows_has_an_anchor_by_any_name(rows: str) -> None:
+    """The rows are called as their target calls them, in letters of any language."""
+    plan = seed_plan()
+    page = plan_page(replace(plan, figures={**plan.figures, "called": ["row", rows]}))
+    name = rows.lower()
+    assert f'<a href="#{name}">{rows.capitalize()}</a>' in page
+    assert f'<div id="{name}">' in page
+
+
 def test_what_failed_is_linked() -> None:
     """A sentence that names a section leads to it."""
     failed = Check("scoring calls", "fail", "all failed")

@@ -79,12 +79,13 @@ class _Section(NamedTuple):
 def _header(plan: Plan, opening: str, verification: Verification | None) -> str:
     """Which run it is, how it stands, in figures, and what it was asked for."""
     kind = "plan" if plan.started_at is None else "run"
-    asked = html_of(opening.partition("\n")[2])
+    asked = html_of(re.sub("^# .*", "", opening))
+    facts = f'<div class="facts">{asked}</div>' if asked else ""
     return (
         f"<header><h1>Backfill {kind} <code>{html.escape(plan.run_id)}</code></h1>"
         f'<p class="now">{html.escape(headline(plan))}</p>'
         f'<dl class="figures">{"".join(map(_tile, tiles(plan, verification)))}</dl>'
-        f'<div class="facts">{asked}</div></header>'
+        f"{facts}</header>"
     )
 
 
@@ -123,7 +124,7 @@ def _section(plan: Plan, markdown: str, drawing: str = "") -> _Section:
 
 def _folding(title: str, inner: str, *, is_open: bool = True) -> _Section:
     """The anchor stands inside, so that a link to a folded section opens it."""
-    name = re.sub(r"[^a-z]+", "-", title.lower()).strip("-")
+    name = re.sub(r"\W+", "-", title.lower()).strip("-")
     heading = html_of(f"## {title}").strip()
     shown = (
         f"<section><details{' open' if is_open else ''}><summary>{heading}</summary>"

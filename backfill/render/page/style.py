@@ -26,8 +26,8 @@ h1 { font-size: 1.1rem; font-weight: 400; margin: 0; color: var(--soft); }
 h2 { font-size: 1.2rem; margin: 0; }
 h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; }
 .now { font-size: 1.7rem; line-height: 1.25; font-weight: 600; margin: .25rem 0 0; }
-.facts ul { list-style: none; padding: 0; columns: 18rem; color: var(--soft); }
-.facts strong { color: var(--ink); font-weight: 600; }
+#request ul, .facts ul { list-style: none; padding: 0; columns: 18rem; color: var(--soft); }
+#request strong, .facts strong { color: var(--ink); font-weight: 600; }
 nav ul { list-style: none; margin: .5rem 0 0; padding: 0; columns: 9rem; }
 nav li { padding: .1rem 0; break-inside: avoid; }
 summary { cursor: pointer; margin-top: 2.5rem; padding-bottom: .25rem; }
