@@ -25,8 +25,15 @@ FIRST_OF_TWO = (
     "next_alone",
     "note_trouble",
     "session_alone",
+    "wait_for_ready",
     "witness_phase",
 )
+
+FIRST_EPOCH = "the transactions of a new database are of the first epoch"
+SAME = "the two are the same here"
+WHOLE_ORDER = "a type has all operators of an order, or none"
+ONE_LETTER = 'a "char" keeps one letter'
+NO_LENGTH = "no length, or of a type that has none"
 
 SURVIVORS = (
     Survivor(
@@ -107,6 +114,51 @@ SURVIVORS = (
         )
         for counted in ("raced", "written")
         for bound in (999, 1001)
+    ),
+    *(
+        Survivor("is_written_here", was, new, why)
+        for was, new, why in (
+            ("mod(v_mine, 4294967296)", "mod(v_mine, 4294967297)", FIRST_EPOCH),
+            ("mod(v_mine, 4294967296)", "mod(v_mine, 4294967295)", FIRST_EPOCH),
+            (">= 2147483648", "> 2147483648", "no row is so far from who reads it"),
+            (">= 2147483648", ">= 2147483649", "no row is so far from who reads it"),
+            (">= 2147483648", ">= 2147483647", "no row is so far from who reads it"),
+            ("- 4294967296;", "- 4294967297;", "of two transactions before, both have ended"),
+            ("v_ahead > 0", "v_ahead > 1", "transaction 1 made the database"),
+        )
+    ),
+    *(
+        Survivor("common_form", f"comparison(min(k.type), {was}", f"comparison({new}", why)
+        for was, new, why in (
+            ("3", "max(k.type), 3", SAME),
+            ("3", "min(k.type), 2", WHOLE_ORDER),
+            ("3", "min(k.type), 4", WHOLE_ORDER),
+        )
+    ),
+    Survivor("common_form", "t.oid = min(k.type)", "t.oid = max(k.type)", SAME),
+    Survivor("common_form", "min(k.kind) <> 'moment'", "max(k.kind) <> 'moment'", SAME),
+    Survivor("common_form", "'%s::' || max(k.kind)", "'%s::' || min(k.kind)", SAME),
+    Survivor("filter_words", "'op', '=')", "'op', '=x')", "neither has a word here"),
+    *(
+        Survivor(function, "'A'", "'Ax'", ONE_LETTER)
+        for function in ("common_form", "filter_fault")
+    ),
+    *(
+        Survivor(
+            "filter_fault", "comparison(v_type, 3)", f"comparison(v_type, {place})", WHOLE_ORDER
+        )
+        for place in (2, 4)
+    ),
+    *(
+        Survivor(
+            "filter_fault", f"format_type({of}, -1)", f"format_type({of}, {length})", NO_LENGTH
+        )
+        for of, length in (
+            ("v_type", "-2"),
+            ("v_other_type", "-2"),
+            ("v_type", "-0"),
+            ("v_type", "+1"),
+        )
     ),
     Survivor(
         "standing",

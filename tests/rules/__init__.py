@@ -5,8 +5,10 @@ from __future__ import annotations
 from tests.rules import (
     batches,
     canary,
+    gate,
     leases,
     others,
+    planning,
     requests,
     settling,
     standing,
@@ -22,6 +24,8 @@ __all__ = ["RULES", "Case", "Db", "Rule", "answer", "holds", "prepare"]
 RULES = (
     *settling.RULES,
     *others.RULES,
+    *gate.RULES,
+    *planning.RULES,
     *batches.RULES,
     *trouble.RULES,
     *trial.RULES,

@@ -87,7 +87,7 @@ from public.rule_inferred as r
 """
 BATCHES = Rule(
     "what the items of a batch become",
-    ("decide_outcomes", "take_fences"),
+    ("decide_outcomes", "take_fences", "effects_of_steps", "no_effect"),
     (
         after("all rows stand", [DONE], (told("answered", answered=BOTH),), leased(1), *WHOLE),
         after("all rows stand, and nobody knows", [DONE], (UNKNOWN,), leased(1), *WHOLE),
@@ -287,6 +287,11 @@ BATCHES = Rule(
             (told("answered", answered=["profile"]),), leased(1, filled=["score"]), *WHOLE[2:],
         ),
         after(
+            "somebody else had filled the first, and the second failed",
+            [[1, "failed", "profile", "P0001", 0, 0, None]],
+            (fail("profile", answered=["score"]),), leased(1, filled=["score"]), score(1, 5),
+        ),
+        after(
             "one that is not leased", [[1, "pending", None, None, 0, 0, None]],
             (fail("score"),), item(1),
         ),
@@ -343,6 +348,15 @@ BATCHES = Rule(
             " in public.toy_scores. Look at what it does for this session when it is called in the"
             " SQL editor",
             (leased(1),),
+        ),
+        Case(
+            "without effect, by an Edge Function",
+            f"select backfill_private.no_effect('{RUN}', 'profile')",
+            (),
+            "no effect: x answered by 2025-11-02 12:00:00 UTC and left no row of the wanted version"
+            " in public.toy_profiles. Look at its log of that time: it may leave the error of its"
+            " write unread, or have nothing to score",
+            (INFERRED.replace("'score'", "'profile'"), run_has(OTHER_RUN, target="prism")),
         ),
     ),
 )  # fmt: skip

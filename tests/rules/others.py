@@ -62,8 +62,19 @@ LOST_RACES = Rule(
             (fail("profile", "OB020", answered=["score"]),), *GATE_WORKS, leased(1), score(1, 5),
         ),
         after(
+            "two sessions of a batch",
+            [[n, "pending", None, None, 0, 0, None] for n in (1, 2)],
+            tuple({**fail("profile", "OB020", answered=["score"]), "ordinal": n} for n in (1, 2)),
+            *GATE_WORKS, leased(1), leased(2), score(1, 5), score(2, 5),
+        ),
+        after(
             "the gate refused another session's row", [[1, "skipped", None, None, 0, 0, None]],
             (fail("score", "OB018"),), *GATE_WORKS, leased(1, components=["score"]), score(1, 5),
+        ),
+        after(
+            "the gate refused another session's row of the other component",
+            [[1, "failed", "profile", "OB018", 0, 0, None]],
+            (fail("profile", "OB018", answered=["score"]),), *GATE_WORKS, leased(1), score(1, 5),
         ),
         after(
             "written by this very transaction", [[1, "failed", None, "OB016", 0, 0, None]],

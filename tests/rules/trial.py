@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.rules.batches import OF_ANOTHER, STOPPED, WHOLE, call, leased
+from tests.rules.batches import CLAIM, OF_ANOTHER, STOPPED, WHOLE, call, leased
 from tests.rules.case import Case, Rule
 from tests.rules.trouble import STEADY, Told, told
 from tests.rules.world import OTHER_RUN, RUN, item, run_has, stand_in
@@ -302,6 +302,77 @@ JUDGE = Rule(
     ),
 )  # fmt: skip
 
+GRANT = (
+    "grant_batch(p_run public.backfill_runs, p_claim_id uuid, p_worker text, p_limit integer,"
+    " p_is_witness boolean default false)"
+)
+
+
+def granted(*ordinals: int) -> str:
+    """What grant_batch says in place of a lease, if one witness is asked for."""
+    told = json.dumps([{"ordinal": n} for n in ordinals])
+    body = f"select case when p_limit = 1 and p_is_witness then '{told}' else '[0]' end::jsonb"
+    return stand_in(GRANT, "jsonb", body)
+
+
+def calls(name: str, wanted: object, *given: str, grants: str, wait_s: int = 0) -> Case:
+    """A case of a claim while a session is set aside. The next claim says what the run became."""
+    claimed = stand_in(
+        "claim_batch(p_run_id uuid, p_claim_id uuid, p_worker text, p_apart boolean)",
+        "jsonb",
+        "select jsonb_build_object('claimed', jsonb_agg(i.state order by i.ordinal), 'apart',"
+        " p_apart) from public.backfill_items as i where i.run_id = p_run_id",
+    )
+    query = (
+        f"select backfill_private.call_witness(r, 'recent', '{CLAIM}', 'w', {wait_s})"
+        f" from public.backfill_runs as r where r.run_id = '{RUN}'"
+    )
+    return Case(name, query, (), wanted, (claimed, grants, *given))
+
+
+def waits(what: str, seconds: float, why: str) -> dict[str, object]:
+    return {"granted": [], "wait_for": what, "wait_s": seconds, "why": why}
+
+
+HOLDERS = stand_in("lease_holders(p_run_id uuid)", "text", "select 'w is busy'")
+BUSY = waits("leases", 1, "w is busy")
+CALL_WITNESS = Rule(
+    "when a witness is called",
+    ("call_witness", "wait_for_ready"),
+    (
+        calls("nothing else is under way", {"granted": [{"ordinal": 2}]}, aside(1), item(2),
+              grants=granted(2)),
+        calls("another is under way", BUSY, HOLDERS, aside(1), item(2), leased(3),
+              grants=granted(2)),
+        calls("another run's is", {"granted": [{"ordinal": 2}]}, aside(1), item(2), OF_ANOTHER,
+              grants=granted(2)),
+        calls("the throttle says no", waits("throttle", 1, "20 starts per minute"), aside(1),
+              item(2), grants=granted(2), wait_s=1),
+        calls("the throttle says no, and no witness is left",
+              {"claimed": ["failed"], "apart": False}, aside(1), grants=granted(), wait_s=7),
+        calls("no witness is left", {"claimed": ["failed"], "apart": False}, aside(1),
+              grants=granted(2)),
+        calls("another run holds the witness", BUSY, HOLDERS, aside(1), item(2),
+              grants=granted()),
+        calls("the witness backs off", waits("back-off", 1, "session s3 met 429 wait"),
+              HOLDERS, aside(1),
+              item(2, not_before="2025-11-02T12:00:05Z"),
+              item(3, not_before=LATER, error_code="429", error_message="wait"),
+              item(4, not_before="2025-11-02T11:00:00Z", phase="historical"),
+              item(5, not_before="2025-11-02T11:00:00Z", run=OTHER_RUN),
+              item(6, not_before="2025-11-02T11:00:00Z", state="done"),
+              aside(7, not_before="2025-11-02T11:00:00Z"),
+              grants=granted()),
+        calls("the witness has backed off", BUSY, HOLDERS, aside(1),
+              item(2, not_before="2025-11-02T12:00:00Z"), grants=granted()),
+        calls("one backs off, and one does not", BUSY, HOLDERS, aside(1), item(2),
+              item(3, not_before=LATER), grants=granted()),
+        calls("it is of the next phase, and it backs off",
+              waits("back-off", 1, "session s2 met"), HOLDERS, aside(1),
+              item(2, phase="historical", not_before=LATER), grants=granted()),
+    ),
+)  # fmt: skip
+
 PARTS = "select jsonb_agg(i.trial order by i.ordinal) from public.backfill_items as i"
 
 
@@ -432,6 +503,7 @@ RULES = (
     WITNESSES_NEEDED,
     NEXT_WITNESS,
     WITNESS_PHASE,
+    CALL_WITNESS,
     JUDGE,
     TRIAL,
     OTHERS_FREE,
