@@ -180,9 +180,8 @@ def test_the_name_is_git_s_or_the_login_s(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.delenv("USER")
     config.write_text("")
     assert signing.own_name() is None
-    assert signing.signed("Grace") == "Grace"
-    monkeypatch.setenv("BACKFILL_ACCESS_TOKEN", "token")
-    assert signing.signed(None) is None
+    assert signing.signed("Grace", None) == "Grace"
+    assert signing.signed(None, "a token") is None
 
 
 @pytest.mark.parametrize("verb", ["pause", "cancel"])
