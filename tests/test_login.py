@@ -221,6 +221,47 @@ def test_two_factors_approve_where_the_project_asks_for_them(desk: Desk) -> None
     assert approve(desk, plan).code == 0
 
 
+def test_logout_ends_a_session_whose_token_ran_out(desk: Desk) -> None:
+    """And one that has ended already is no trouble."""
+    for _ in range(2):
+        desk.login()
+        desk.keep(access_token="a.b.c", expires_at=0)
+        assert desk("logout", "--json").json == {"signed_out": ADA}
+        assert desk.project.value("select count(*) from auth.sessions") == 0
+    desk.login()
+    desk.keep(expires_at=0)
+    desk.project.db.execute("delete from auth.sessions")
+    assert desk("logout", "--json").json == {"signed_out": ADA}
+
+
+NOWHERE = {
+    "nobody there": (
+        {"SUPABASE_URL": "http://127.0.0.1:9"},
+        "cannot reach Auth at 127.0.0.1:9: connection refused",
+        "check SUPABASE_URL and the network",
+    ),
+    "another project's key": (
+        {"SUPABASE_SERVICE_ROLE_KEY": "sb_secret_of_another"},
+        "does not accept this key",
+        "SUPABASE_SECRET_KEY",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", NOWHERE)
+def test_where_nobody_can_sign_in_it_says_why(desk: Desk, what: str) -> None:
+    """With the exit code of a project that is not reached."""
+    environment, message, next_step = NOWHERE[what]
+    words = ("login", ADA, "--password-stdin", "--json")
+    refused(desk(*words, stdin=PASSWORD, **environment), 5, message, next_step)
+
+
+def test_a_project_without_auth_is_told_apart(desk: Desk) -> None:
+    """Its gateway knows no such way."""
+    desk.project.gateway.auth = None
+    refused(desk.login(), 5, "has no Auth to sign in at", "check SUPABASE_URL")
+
+
 WRONG = {
     "the password": ((ADA, "wrong horse"), "no user has this e-mail address and this password"),
     "the address": (("eve@example.org", PASSWORD), "no user has this e-mail address"),

@@ -241,6 +241,21 @@ def test_under_postgres_only_the_sql_editor_alone_approves_an_undo(shop: Shop) -
     assert shop.approve_undo(preview, shop.approver()) == NOT_AN_APPROVER
 
 
+def test_check_and_plan_say_what_the_project_asks_for(
+    shared_shop: tuple[Shop, Json, Json],
+) -> None:
+    """In the line of the approval policy."""
+    [line] = [
+        line
+        for line in shared_shop[0].key.rpc("backfill_check")
+        if line["name"] == "approval policy"
+    ]
+    assert line["detail"] == (
+        "second_person, with a second factor."
+        " An undo of more than 2 rows needs an approver who did not ask for it"
+    )
+
+
 # Undo in parts ------------------------------------------------------------------------------------
 
 

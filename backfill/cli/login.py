@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -82,8 +83,9 @@ def logout(as_json: AsJson = False) -> None:
     session = sessions.kept(project_url(url))
     if session is not None:
         sessions.forget(project_url(url))
-        with Auth(url, key) as auth:
-            auth.sign_out(session)
+        with Auth(url, key) as auth, suppress(SessionEnded):
+            # Auth ends a session for nobody whose token ran out.
+            auth.sign_out(session if session.is_current else auth.refreshed(session))
     email = session.email if session else None
     if as_json:
         terminal.print_json({"signed_out": email})
