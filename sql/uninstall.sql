@@ -87,7 +87,6 @@ drop view if exists
   public.backfill_run_progress,
   public.backfill_run_failures,
   public.backfill_transitions,
-  backfill_private.causes,
   backfill_private.rights,
   backfill_private.request_parameters;
 
@@ -127,7 +126,7 @@ drop table if exists
   backfill_private.bulk_claims,
   backfill_private.sources;
 
-drop view if exists backfill_private.faults, backfill_private.stamps;
+drop view if exists backfill_private.causes, backfill_private.faults, backfill_private.stamps;
 drop type if exists
   backfill_private.precondition,
   backfill_private.undoable, backfill_private.undo_table, backfill_private.undo_terms;
