@@ -13,7 +13,14 @@ from typing import Any
 import pytest
 
 from backfill.api import retries
-from backfill.api.faults import Fault, fault_of_api, fault_of_edge, fault_of_transport, said_in
+from backfill.api.faults import (
+    Fault,
+    fault_of_api,
+    fault_of_edge,
+    fault_of_transport,
+    is_of_ours_missing,
+    said_in,
+)
 from backfill.api.retries import BRIEF, Patience
 from backfill.errors import BackfillError, OutcomeUnknown, UnknownRun
 
@@ -124,6 +131,7 @@ def test_an_error_of_an_edge_function_is_of_a_kind(code: object, status: int, ki
         ({"code": "NOT_FOUND", "message": "no text"}, "session"),
         ({"code": "NOT_FOUND", "message": "Requested function was not found"}, "stop"),
         ({"message": "no Route matched with those values"}, "stop"),
+        ({"msg": "no Route matched with those values"}, "stop"),
         ({"code": "42501", "message": "permission denied"}, "stop"),
         ("<html>not found</html>", "stop"),
         ("", "stop"),
@@ -159,6 +167,11 @@ def test_a_json_body_of_a_function_s_own_is_about_its_session(
         (" ", (None, None)),
         ("<html><head><TITLE>None &amp; here</TITLE></head>a row</html>", (None, "None & here")),
         ("<!doctype html><p>a row</p>", (None, None)),
+        ("<HTML><BODY>a row</BODY></HTML>", (None, None)),
+        ({"error": {"error": {"message": "none here"}}}, (None, "none here")),
+        ({"error": {"error": {"error": {"message": "too deep"}}}}, (None, None)),
+        ([[["none here"]]], (None, "none here")),
+        ([[[["too deep"]]]], (None, None)),
         (None, (None, None)),
         (7, (None, None)),
     ],
@@ -167,6 +180,25 @@ def test_an_error_is_read_in_every_form_that_functions_answer_in(
     body: object, said: tuple[str | None, str | None]
 ) -> None:
     assert said_in(body) == said
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "is_ours"),
+    [
+        ("PGRST202", "", True),
+        ("PGRST205", "", True),
+        ("PGRST203", "", False),
+        ("42P01", 'relation "public.backfill_runs" does not exist', True),
+        ("42P01", 'relation "public.orders" does not exist', False),
+        ("42P01", 'relation "backfill_runs" does not exist', False),
+        ("42883", "function backfill_private.clock() does not exist", True),
+        ("3F000", 'schema "backfill_private" does not exist', True),
+        ("42501", "permission denied for table public.backfill_runs", False),
+    ],
+)
+def test_something_of_ours_is_missing(code: str, message: str, is_ours: bool) -> None:
+    """Not what the user's code misses, which has names of its own."""
+    assert is_of_ours_missing(code, message) is is_ours
 
 
 HELD = "it may hold contents"

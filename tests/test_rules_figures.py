@@ -13,6 +13,7 @@ import pytest
 
 from backfill.cli import progress
 from backfill.render.page import charts, figures
+from backfill.results.event import Event
 from backfill.results.plan import Plan
 from backfill.results.sessions import PlannedSession, PlannedSessions
 
@@ -25,6 +26,14 @@ MIDNIGHT = datetime(2025, 8, 1, tzinfo=UTC)
 )
 def test_the_time_left_runs_down(eta_s: float | None, ago_s: float, said: str) -> None:
     assert progress.time_left(eta_s, seconds_ago=ago_s) == said
+
+
+def test_a_settled_batch_tells_what_it_finished() -> None:
+    """A session that has to be tried again is not finished."""
+    states = ("done", "pending", "failed", "leased", "skipped", "done")
+    details = {"settled": [{"ordinal": n, "state": s} for n, s in enumerate(states)]}
+    batch = Event("batch_settled", "r", MIDNIGHT, details)
+    assert progress.settled_states(batch) == ["done", "failed", "skipped", "done"]
 
 
 # -- the axes of charts
@@ -86,9 +95,14 @@ def plan(*given: dict[str, Any], **fields: Any) -> Plan:
         (434, "week", None, 1),
         (435, "month", None, 1),
         (440, "month", None, 1),
+        (1922, "month", None, 1),
+        (1923, "year", None, 1),
+        (22_692, "year", None, 1),
+        (22_693, "century", ["2000"], 1),
+        (60_000, "century", ["2000", "2100"], 1),
     ],
 )
-def test_a_bar_is_a_day_a_week_or_a_month(
+def test_a_bar_is_a_day_a_week_a_month_a_year_or_a_century(
     days: int, unit: str, labels: list[str] | None, first: int
 ) -> None:
     """The fewest that fit; each bar that lies between is there, with none in it."""
@@ -97,12 +111,23 @@ def test_a_bar_is_a_day_a_week_or_a_month(
     found, bars, series = figures.candidates_by_day(plan(*given))
     assert found == unit
     assert labels in (None, bars)
-    assert bars[0] == {"day": "2025-08-01", "week": "2025-07-28", "month": "2025-08"}[unit]
-    between = {"day": days, "week": (days + 3) // 7 + 1, "month": 15}[unit]
-    assert len(bars) == between
+    oldest = {"day": "2025-08-01", "week": "2025-07-28", "month": "2025-08"}
+    assert bars[0] == {**oldest, "year": "2025", "century": "2000"}[unit]
+    years, months = newest.year - 2025, newest.month - 8
+    between = {"day": days, "week": (days + 3) // 7 + 1, "month": 12 * years + months + 1}
+    between |= {"year": years + 1, "century": newest.year // 100 - 19}
+    assert len(bars) == between[unit]
     assert bars == sorted(set(bars))
     assert series["profile"] == [first] + [0] * (len(bars) - 1)
     assert days == 1 or series["b"] == [0] * (len(bars) - 1) + [1]
+
+
+def test_the_first_century_begins_with_the_year_1() -> None:
+    """There is no year 0. The last that a date can have is 9999."""
+    given = [{"session_at": datetime(year, 5, 5, tzinfo=UTC)} for year in (50, 9999, 150)]
+    unit, bars, series = figures.candidates_by_day(plan(*given))
+    assert (unit, bars[:3], bars[-1]) == ("century", ["0001", "0100", "0200"], "9900")
+    assert series == {"profile": [1, 1] + [0] * 97 + [1]}
 
 
 def test_a_day_is_one_of_utc(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,6 +187,10 @@ def test_sessions_are_settled_over_time() -> None:
     carried = figures.carried_to_the_end(figures.settled_over_time(shown))
     assert carried["failed"] == [(0.0, 0.0), (10.0, 1.0), (15.0, 1.0)]
     assert carried["done"] == figures.settled_over_time(shown)["done"]
+    late = figures.carried_to_the_end(
+        {"done": carried["done"], "failed": [(0.0, 0.0), (20.0, 1.0)]}
+    )
+    assert late["done"] == [*carried["done"], (20.0, 3.0)]
     assert figures.carried_to_the_end({"done": [], "failed": []}) == {"done": [], "failed": []}
     nothing: dict[str, list[Any]] = {"done": [], "failed": []}
     assert figures.settled_over_time(plan({"settled_at": at(1)})) == nothing

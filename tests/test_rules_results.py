@@ -16,6 +16,7 @@ from backfill.errors import BackfillError, OutcomeUnknown, Paused, UnknownRun
 from backfill.results.check import Check, MarkStatus
 from backfill.results.coverage import DayCoverage, Missing, all_missing_name
 from backfill.results.run import ITEM_STATES, FailedSession, Outcome, RunState, Status
+from backfill.results.target import FileFault, TargetCheck
 from backfill.results.undo import UndoEffect
 from backfill.results.verification import CHUNK_SESSIONS, Bucket, Verdict, Verification, packed
 
@@ -139,6 +140,29 @@ def test_an_error_ends_as_its_kind_does(error: type[BackfillError], code: ExitCo
 )
 def test_check_ends(checks: list[tuple[str, MarkStatus]], code: ExitCode) -> None:
     assert exit_codes.of_check([Check(name, status, "") for name, status in checks]) is code
+
+
+@pytest.mark.parametrize(
+    ("statuses", "is_strict", "code"),
+    [
+        (("ok", "warn"), True, ExitCode.DONE),
+        (("ok", "fail"), True, ExitCode.DIFFERENCE),
+        (("ok", "fail"), False, ExitCode.DONE),
+    ],
+)
+def test_plan_ends(statuses: tuple[MarkStatus, ...], is_strict: bool, code: ExitCode) -> None:
+    checks = [Check(f"mark {status}", status, "") for status in statuses]
+    assert exit_codes.of_plan(checks, is_strict=is_strict) is code
+
+
+def test_a_check_of_a_file_ends() -> None:
+    fault = FileFault(3, "table", "there is no such table")
+    assert exit_codes.of_target_check(TargetCheck("t", (), (fault,))) is ExitCode.DONE
+    assert exit_codes.of_target_check(TargetCheck("t", (fault,))) is ExitCode.DIFFERENCE
+
+
+def test_a_signal_ends_as_shells_have_it() -> None:
+    assert exit_codes.of_signal(15) == 143
 
 
 @pytest.mark.parametrize(
