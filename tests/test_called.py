@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from backfill.cli import terminal
+from backfill.cli import answers, terminal
 from backfill.render.markdown import Called
 from backfill.render.page.page import plan_page
 from backfill.render.plan import plan_markdown
@@ -81,11 +81,11 @@ def test_the_terminal_calls_them_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terminal, "out", console)
     day = DayCoverage("2025-08-01", 3, 1, {"invoice": 2}, 2, 0, 0.3333)
     found = Missing((day,), ("invoice",), 2, "paid_at", ORDER)
-    terminal.print_missing(found)
-    terminal.print_missing(replace(found, days=()))
-    terminal.print_status(replace(STATUS, state="running", called=ORDER, unselected=1))
-    terminal.print_failures([FailedSession("7", "invoice", "P0001", "refused")], ORDER)
-    terminal.print_undo(UndoEffect("r", "d", {"invoices": 1}, {}, (), sessions=1, called=ORDER))
+    answers.print_missing(found)
+    answers.print_missing(replace(found, days=()))
+    answers.print_status(replace(STATUS, state="running", called=ORDER, unselected=1))
+    answers.print_failures([FailedSession("7", "invoice", "P0001", "refused")], ORDER)
+    answers.print_undo(UndoEffect("r", "d", {"invoices": 1}, {}, (), sessions=1, called=ORDER))
     text = shown.getvalue()
     for said in (
         "of 3 orders that can be scored", "no order that can",

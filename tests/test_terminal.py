@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from backfill.cli import progress, terminal
+from backfill.cli import answers, progress, terminal
 from backfill.errors import BackfillError
 from backfill.render.markdown import document, joined, table
 from backfill.results.check import Check
@@ -65,7 +65,7 @@ def test_the_runs_fit_into_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     """A line a run, nothing broken; the id is cut to what still names one of those shown."""
     console, shown = screen(80)
     monkeypatch.setattr(terminal, "out", console)
-    terminal.print_runs(RUNS)
+    answers.print_runs(RUNS)
     header, first, second = shown.getvalue().splitlines()
     assert all(len(line.rstrip()) <= 80 for line in (header, first, second))
     assert header.split() == [
@@ -88,7 +88,7 @@ def test_the_runs_are_whole_where_there_is_room(monkeypatch: pytest.MonkeyPatch)
     """In a wide terminal, and in a pipe."""
     console, shown = screen(180)
     monkeypatch.setattr(terminal, "out", console)
-    terminal.print_runs(RUNS)
+    answers.print_runs(RUNS)
     assert RUNS[0].run_id in shown.getvalue()
     assert RUNS[0].approved_by is not None
     assert RUNS[0].approved_by in shown.getvalue()
@@ -107,7 +107,7 @@ def test_no_runs_are_what_was_asked_for(
     capsys: pytest.CaptureFixture[str], asked: dict[str, Any], said: str
 ) -> None:
     """Not that there are none where others were not asked for."""
-    terminal.print_runs([], **asked)
+    answers.print_runs([], **asked)
     assert capsys.readouterr().out == f"{said}\n"
 
 
@@ -115,8 +115,8 @@ def test_a_status_says_what_it_waits_for_and_what_ended_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """One form for each."""
-    terminal.print_status(replace(status(None), waits_for="canary: 2 sessions", reason="x"))
-    terminal.print_status(replace(status(None, "cancelled"), reason="NaN"))
+    answers.print_status(replace(status(None), waits_for="canary: 2 sessions", reason="x"))
+    answers.print_status(replace(status(None, "cancelled"), reason="NaN"))
     out = capsys.readouterr().out
     assert "\n  waits for canary: 2 sessions\n" in out
     assert "\n  reason: NaN\n" in out
@@ -129,7 +129,7 @@ def test_a_status_says_what_it_waits_for_and_what_ended_it(
 )
 def test_a_status_says_how_long_it_takes(eta_s: float | None, said: str) -> None:
     """If anyone knows."""
-    assert f"\n  20 sessions/min, time left {said}\n" in terminal.status_text(status(eta_s))
+    assert f"\n  20 sessions/min, time left {said}\n" in answers.status_text(status(eta_s))
 
 
 CHECKS = [
@@ -145,7 +145,7 @@ CHECKS = [
 
 def test_what_is_ok_is_a_line_per_table(capsys: pytest.CaptureFixture[str]) -> None:
     """What is not ok stands below it, whole, and with what to do."""
-    terminal.print_checks(CHECKS)
+    answers.print_checks(CHECKS)
     assert capsys.readouterr().out == (
         "ok  project: reachable, rights on our tables\n"
         "ok  public.orders: key, column paid_at\n"
@@ -162,7 +162,7 @@ def test_what_is_ok_is_wrapped_between_words(monkeypatch: pytest.MonkeyPatch) ->
     console, shown = screen(60)
     monkeypatch.setattr(terminal, "out", console)
     names = [f"function score_{number}" for number in range(9)]
-    terminal.print_checks([Check(name, "ok", "") for name in names])
+    answers.print_checks([Check(name, "ok", "") for name in names])
     *lines, _ = shown.getvalue().splitlines()
     assert all(len(line) <= 60 for line in lines)
     assert " ".join(" ".join(lines).split()) == f"ok project: {', '.join(names)}"
@@ -170,10 +170,10 @@ def test_what_is_ok_is_wrapped_between_words(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_each_check_is_a_line_if_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     """In the order in which they were made. If nothing is ok, there is nothing more to list."""
-    terminal.print_checks(CHECKS, is_verbose=True)
+    answers.print_checks(CHECKS, is_verbose=True)
     lines = [line for line in capsys.readouterr().out.splitlines() if "Next:" not in line]
     assert lines == [f"{c.status}  {c.name}: {c.detail}" for c in CHECKS]
-    terminal.print_checks([CHECKS[2]])
+    answers.print_checks([CHECKS[2]])
     assert capsys.readouterr().out == "fail  limits: [bold]none\n        Next: set one\n"
 
 

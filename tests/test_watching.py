@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from backfill.cli import exit_codes, terminal
+from backfill.cli import answers, exit_codes, terminal
 from backfill.cli.exit_codes import ExitCode
 from backfill.cli.watch import show_changes
 from backfill.errors import OutcomeUnknown, UnknownRun
@@ -55,7 +55,7 @@ def test_each_change_is_a_line_of_json(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_a_pipe_gets_each_change_below_the_last(capsys: pytest.CaptureFixture[str]) -> None:
     show_changes(looks(FIRST, LAST), as_json=False, wait=lambda: None)
-    assert capsys.readouterr().out == "".join(f"{terminal.status_text(s)}\n" for s in (FIRST, LAST))
+    assert capsys.readouterr().out == "".join(f"{answers.status_text(s)}\n" for s in (FIRST, LAST))
 
 
 def test_a_terminal_shows_it_in_place(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,17 @@ from typing import Annotated, cast
 import typer
 
 import backfill
-from backfill.cli import completion, exit_codes, local, login, signing, target, terminal, undo
+from backfill.cli import (
+    answers,
+    completion,
+    exit_codes,
+    local,
+    login,
+    signing,
+    target,
+    terminal,
+    undo,
+)
 from backfill.cli import plan as planning
 from backfill.cli.group import Verbs
 from backfill.cli.options import (
@@ -85,7 +95,7 @@ def check(
     if as_json:
         terminal.print_json([c.as_dict() for c in checks])
     else:
-        terminal.print_checks(checks, is_verbose=verbose)
+        answers.print_checks(checks, is_verbose=verbose)
     end(exit_codes.of_check(checks))
 
 
@@ -115,7 +125,7 @@ def runs(
     if as_json:
         terminal.print_json([r.as_dict() for r in found])
     else:
-        terminal.print_runs(found, state=state, target=target)
+        answers.print_runs(found, state=state, target=target)
 
 
 @app.command(epilog="Example: backfill show 4f2c1b9e")
@@ -188,7 +198,7 @@ def _print_status(status: backfill.Status, as_json: bool) -> None:
     if as_json:
         terminal.print_json(status.as_dict())
     else:
-        terminal.print_status(status)
+        answers.print_status(status)
 
 
 @app.command(epilog="Example: backfill apply 4f2c1b9e")
@@ -241,8 +251,8 @@ def _work(
     else:
         if outcome.retried == 0:
             terminal.out.print("no session of this run has failed: nothing to retry")
-        terminal.print_outcome(outcome)
-    terminal.print_missing_files(outcome)
+        answers.print_outcome(outcome)
+    answers.print_missing_files(outcome)
     end(exit_codes.of_apply(outcome))
 
 
@@ -317,7 +327,7 @@ def verify(run: Run, as_json: AsJson = False) -> None:
     if as_json:
         terminal.print_json(verification.as_dict())
     else:
-        terminal.print_verification(verification)
+        answers.print_verification(verification)
     end(exit_codes.of_verify(verification))
 
 

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from backfill.atomic_file import replace_file
-from backfill.cli import exit_codes, terminal
+from backfill.cli import answers, exit_codes, terminal
 from backfill.cli.completion import modes, run_ids
 from backfill.cli.options import AsJson, Since, Target, Until, connected, end
 from backfill.cli.signing import own_name
@@ -61,7 +61,7 @@ def missing(
     if as_json:
         terminal.print_json(found.as_dict())
     else:
-        terminal.print_missing(found)
+        answers.print_missing(found)
     end(exit_codes.of_missing(found, min_coverage))
 
 

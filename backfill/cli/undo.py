@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from backfill.cli import exit_codes, login, terminal
+from backfill.cli import answers, exit_codes, login, terminal
 from backfill.cli.options import AsJson, Run, Since, Until, connected, end
 from backfill.cli.progress import StepProgress
 
@@ -56,5 +56,5 @@ def rollback(
     if as_json:
         terminal.print_json(effect.as_dict())
     else:
-        terminal.print_undo(effect)
+        answers.print_undo(effect)
     end(exit_codes.of_rollback(effect, is_confirmed=confirm is not None))

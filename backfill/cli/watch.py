@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from rich.live import Live
 
-from backfill.cli import terminal
+from backfill.cli import answers, terminal
 from backfill.errors import OutcomeUnknown
 from backfill.results.run import Status
 
@@ -32,10 +32,10 @@ def show_changes(look: Look, as_json: bool, wait: Callable[[], None] | None = No
         elif terminal.out.is_terminal:
             with Live(console=terminal.out, auto_refresh=False) as live:
                 for status in changes:
-                    live.update(terminal.wrapped(terminal.status_text(status)), refresh=True)
+                    live.update(terminal.wrapped(answers.status_text(status)), refresh=True)
         else:
             for status in changes:
-                terminal.print_status(status)
+                answers.print_status(status)
     except KeyboardInterrupt:
         terminal.err.print("no longer watched: the run itself goes on as before")
 
