@@ -275,12 +275,11 @@ def test_the_same_version_said_twice_is_no_conflict(shell: Shell) -> None:
 def test_a_move_that_is_not_legal_ends_with_the_next_command(
     project: Project, shell: Shell, verb: str
 ) -> None:
-    """Which moves are legal, and where to look."""
+    """Which moves are legal, and what the state that it is in waits for."""
     run = shell(*PLAN, "--json").json["run_id"]
     project.db.execute("select public.backfill_reject(%s, 'no')", (run,))
-    refused(
-        shell(verb, run, "--reason", "why"), 3, "cannot go from rejected", f"backfill status {run}"
-    )
+    next_step = f"Next: backfill plan --like {run}"
+    refused(shell(verb, run, "--reason", "why"), 3, "cannot go from rejected", next_step)
 
 
 def test_pause_and_cancel_need_a_reason(shell: Shell) -> None:
@@ -333,7 +332,7 @@ def test_an_apply_that_ends_before_the_run_does_not_end_with_0(
     project.db.execute("select public.backfill_approve(%s, %s)", (made["run_id"], made["digest"]))
     ran = shell("apply", made["run_id"], "--no-wait")
     assert ran.code == 1
-    assert f"Next: backfill apply {made['run_id']}" in ran.out
+    assert f"\n    backfill apply {made['run_id']}\n" in ran.out
 
 
 def test_a_state_that_no_run_is_ever_in_is_refused(shell: Shell) -> None:
