@@ -56,28 +56,41 @@ RULES: tuple[ModuleType | Callable[..., Any], ...] = (
 _ZIPPED = "as long as each other: the one is made from the other, or they were compared before"
 _UNREACHABLE = "the message of what never happens"
 _DAYS = "(s.category, _first_of(unit, day)) for s, day in zip(plan.sessions, days, "
+_NOT_THERE = "if not isinstance(body, Mapping) or _ABSENT.search(message or "
+_YEAR_ALONE = "a bar of years shows its year alone"
+_HTML = r'r"<(!DOCTYPE|HTML|HEAD|BODY|TITLE)\b"'
+_TITLE = r'r"<TITLE[^>]*>(.*?)</TITLE>"'
+_ANY_CASE = "it is read in any case"
+_LAST = "last = max((points[-1][0] for points in series.values() if points), default="
+_NO_POINTS = "no line without points is carried on"
 _ROWS = "and all(mine == theirs for mine, theirs in zip(self, other, "
-_NEXT = 'within_the_next = timedelta(days={"day": 1, "week": '
 # Mutants that nothing can notice, or nobody needs to: the function, what it became, and why.
 SURVIVORS = {
     ("Bucket.__eq__", f"{_ROWS}strict=None))"): _ZIPPED,
     ("Bucket.__eq__", f"{_ROWS}strict=False))"): _ZIPPED,
     ("Bucket.__eq__", f"{_ROWS}))"): _ZIPPED,
-    ("_bars", f'{_NEXT}8, "month": 31}}[unit])'): "its Monday is taken, a day later too",
-    ("_bars", f'{_NEXT}7, "month": 32}}[unit])'): "its first day is taken, a day later too",
+    ("_first_of", "return date(max(day.year // 100 * 100, 1), 1, 2)"): _YEAR_ALONE,
+    ("_first_of", "return date(max(day.year // 100 * 100, 1), 2, 1)"): _YEAR_ALONE,
     ("_first_of", "return day.replace(day=2)"): "a month's bar shows its month alone",
+    ("_first_of", "return day.replace(month=1, day=2)"): _YEAR_ALONE,
+    ("_first_of", "return day.replace(month=2, day=1)"): _YEAR_ALONE,
+    ("_is_of_the_function", f'{_NOT_THERE}"XXXX"):'): "no text says nothing either",
     ("_meaning", "starts = (code[:length] for length in range(len(code), -2, -1))"): (
         "the code without its last character was tried before"
     ),
     ("_parsed", 'moment = datetime.fromisoformat(text if TIMESTAMP.match(text) else "XXXX")'): (
         "no date either"
     ),
+    ("_text_of", f"if re.search({_HTML}, body, re.IGNORECASE):"): _ANY_CASE,
+    ("_text_of", f"title = re.search({_TITLE}, body, re.IGNORECASE | re.DOTALL)"): _ANY_CASE,
     ("ask_patiently", "raise AssertionError(None)"): _UNREACHABLE,
     ("ask_patiently", 'raise AssertionError("THE RETRY LOOP RETURNS OR RAISES")'): _UNREACHABLE,
     ("ask_patiently", 'raise AssertionError("XXthe retry loop returns or raisesXX")'): _UNREACHABLE,
     ("candidates_by_day", f"{_DAYS}strict=None)"): _ZIPPED,
     ("candidates_by_day", f"{_DAYS}strict=False)"): _ZIPPED,
     ("candidates_by_day", f"{_DAYS})"): _ZIPPED,
+    ("carried_to_the_end", f"{_LAST}None)"): _NO_POINTS,
+    ("carried_to_the_end", f"{_LAST}1.0)"): _NO_POINTS,
     ("on_axis_of_time", 'return f"{value:,.0f}" if value > FINE_BELOW else f"{value:.2g}"'): (
         "10 has two digits either way"
     ),
