@@ -172,7 +172,7 @@ def section_of(markdown: str, title: str) -> str:
         "| 9 | historical | 02:00 | 2 |",
         "2 min from the first batch",
         "1. **priority** (2 sessions)",
-        "2. **recent** (5 sessions): sessions created on or after 2025-09-01",
+        "2. **recent** (5 sessions): sessions dated on or after 2025-09-01",
         "3. **historical** (32 sessions)",
         "Not rehearsed. No scoring call was made for this plan.",
     ],

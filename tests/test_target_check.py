@@ -229,11 +229,15 @@ def test_a_value_that_no_row_has_is_a_warning(
 def test_a_value_is_looked_for_with_the_rights_of_the_caller(
     parcels: Project, parcels_shell: Shell, file: Path
 ) -> None:
-    """Without them nothing is said: neither a value nor that there is none."""
+    """Without them neither a value is said nor that there is none, but that nobody looked."""
     parcels.db.execute("insert into public.parcels (id, state) values (1, 'secret')")
     parcels.db.execute("revoke select on public.parcels from service_role")
     try:
-        assert checked(parcels_shell, file).json["warnings"] == []
+        (warning,) = checked(parcels_shell, file).json["warnings"]
+        assert warning["message"] == (
+            "service_role may not read public.parcels, so nobody looked whether a row has such a value"
+        )
+        assert warning["next"] == "grant select on public.parcels to service_role;"
     finally:
         parcels.db.execute(
             "grant select on public.parcels to service_role; delete from public.parcels"

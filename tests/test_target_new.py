@@ -16,11 +16,12 @@ from psycopg.types.json import Jsonb
 
 import backfill
 from backfill.results.target import TargetDraft
+from backfill.targets import likely
 from backfill.targets.catalog import catalog_of
 from backfill.targets.declaration import with_names
 from backfill.targets.declaration_values import WORD
 from backfill.targets.draft import draft_of
-from backfill.targets.draft_parts import Question, Wanted
+from backfill.targets.draft_parts import Question, Wanted, likeliest
 from backfill.targets.edge_sources import edge_function
 from backfill.targets.file_check import form_of
 from backfill.targets.function_bodies import touched
@@ -450,7 +451,7 @@ def test_words_that_nothing_says_are_asked_for(
 
     def ask(question: Question) -> Sequence[str]:
         asked.append(question.text)
-        return ["Staff_member"] if "one row" in question.text else question.options[:1]
+        return ["Staff_member"] if "one row" in question.text else likeliest(question)
 
     with shared_project.db.transaction(force_rollback=True):
         shared_project.db.execute(SECOND_HAS_A_VERSION.sql.encode())
@@ -459,6 +460,37 @@ def test_words_that_nothing_says_are_asked_for(
         draft = draft_of(wanted, catalog, {}, ask)
     assert 'called = ["staff member", "staff members"]' in draft.text.splitlines()
     assert "And several?" in asked
+
+
+def test_no_version_is_offered_that_nothing_knows(
+    shared_project: Project, nothing_changes: None
+) -> None:
+    """A person who takes the first of one would plan for a version of nobody's."""
+    versions = []
+
+    def ask(question: Question) -> Sequence[str]:
+        if not question.text.startswith("Which release of"):
+            return likeliest(question)
+        versions.append(question)
+        return ["v7"]
+
+    with shared_project.db.transaction(force_rollback=True):
+        shared_project.db.execute(
+            "create table public.films (id uuid primary key, seen_at timestamptz not null);"
+            "create table public.ratings (film_id uuid, release text, primary key (film_id, release))"
+        )
+        catalog = catalog_of(verbs.call(shared_project.db, "backfill_catalog"))
+        wanted = Wanted("films", "public.films", ("public.ratings",))
+        draft = draft_of(wanted, catalog, {}, ask)
+    assert [(q.options, q.guess) for q in versions] == [((), "v1")]
+    assert 'version = "v7"' in draft.text.splitlines()
+
+
+def test_a_value_may_be_given_as_a_condition() -> None:
+    """What somebody means is the value alone."""
+    given = ("done", "state = done", "state='done'", '"state" = "done"', "'done'")
+    assert {likely.bare_value("state", answer) for answer in given} == {"done"}
+    assert likely.bare_value("state", "stated = x") == "stated = x"
 
 
 # What a function writes -------------------------------------------------------------------------

@@ -96,6 +96,8 @@ def check(
         terminal.print_json([c.as_dict() for c in checks])
     else:
         answers.print_checks(checks, is_verbose=verbose)
+        if not exit_codes.of_check(checks):
+            terminal.print_next("backfill plan --since DATE")
     end(exit_codes.of_check(checks))
 
 

@@ -55,9 +55,12 @@ def ask(question: Question) -> Sequence[str]:
         say(f"  {number}  {option}", markup=False)
     if len(question.options) > SHOWN:
         say(f"  … and {len(question.options) - SHOWN} more, by name")
-    prompt = "several with commas" if question.takes_many else "a number or a name"
+    names = "a value" if question.takes_any and len(question.options) < 2 else "a name"
+    prompt = f"a number or {names}" if question.options else names
+    if question.takes_many:
+        prompt = f"{prompt}, several with commas"
     while True:
-        given = typer.prompt(prompt, default="1", err=True)
+        given = typer.prompt(prompt, default="1" if question.options else None, err=True)
         answers = [_meant(question, one.strip()) for one in str(given).split(",")]
         if None not in answers and (question.takes_many or len(answers) == 1):
             return [answer for answer in answers if answer is not None]

@@ -147,7 +147,7 @@ def _candidates(plan: Plan) -> str:
     several = len(missing) > 1
     every = "both" if len(missing) == 2 else f"all {len(missing)}"
     lines = [
-        f"**Total candidates**: {called.counted(found['total'])}, created from "
+        f"**Total candidates**: {called.counted(found['total'])}, dated from "
         f"{_moment(plan.figures.get('oldest'))} to {_moment(plan.figures.get('newest'))}",
         *(f"**Missing {code(name)}**: {called.counted(count)}" for name, count in missing),
         *([f"**Missing {every}**: {called.counted(found['missing_all'])}"] if several else []),

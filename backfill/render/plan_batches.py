@@ -81,7 +81,7 @@ def order(plan: Plan) -> str:
     what = {
         "priority": "the canary: verified before the next phase starts. "
         "If a row is missing, the run pauses",
-        "recent": f"{plan.called.many} created on or after {day(plan.request.get('recent_since'))}",
+        "recent": f"{plan.called.many} dated on or after {day(plan.request.get('recent_since'))}",
         "historical": "the rest",
     }
     by_phase: Counter[Phase] = Counter()
@@ -109,7 +109,7 @@ def sessions(plan: Plan) -> Iterator[str]:
         "#",
         plan.called.one_title,
         "Lacks",
-        "Created",
+        "Date",
         *(["State", "Error"] if started else []),
     ]
     for number, phase, places in plan.sessions.batches():
@@ -119,8 +119,8 @@ def sessions(plan: Plan) -> Iterator[str]:
 
 
 def _planned(session: PlannedSession) -> list[object]:
-    created = utc(session.session_at)
-    return [session.ordinal, code(session.session_id), code(session.category), created]
+    date = utc(session.session_at)
+    return [session.ordinal, code(session.session_id), code(session.category), date]
 
 
 def _became(session: PlannedSession) -> list[object]:

@@ -125,7 +125,7 @@ class _Drafter:
             if ALL in answers or not answers:
                 self._note(plan.notes, "where", f"which rows count? All, whatever their {column}")
             else:
-                plan.where[column] = list(answers)
+                plan.where[column] = [likely.bare_value(column, answer) for answer in answers]
 
     def _choose_words(self, plan: Plan) -> None:
         words = called(plan.source.name, [part.session for part in plan.parts])
@@ -280,9 +280,11 @@ class _Drafter:
             if part.writer.edge is not None:
                 known.append(part.writer.edge.literal_of(column.name))
         value = likely.version_value(column, part.relation, known)
-        options = dict.fromkeys((value, *likely.values_of(column, part.relation)))
+        known_values = (value, *likely.values_of(column, part.relation))
+        options = tuple(dict.fromkeys(v for v in known_values if v is not None))
         text = f"Which {column.name} of {part.relation.sql} is wanted?"
-        (part.version,) = self._ask(Question(text, tuple(options), takes_any=True))
+        guess = likely.any_value(column)
+        (part.version,) = self._ask(Question(text, options, takes_any=True, guess=guess))
         self._note(part.notes, "version", "the version that is wanted: is it this one?")
 
     def _session_names(self, plan: Plan, part: Part) -> list[str]:

@@ -18,13 +18,15 @@ UNKNOWN = "undecided"
 class Question:
     """What has to be decided. options: the likeliest first. takes_many: several may be meant.
 
-    takes_any: an answer that is no option is taken too.
+    takes_any: an answer that is no option is taken too. guess: what is written if nothing fits and
+    nobody is asked. It is never offered to a person, who might take it for something known.
     """
 
     text: str
     options: tuple[str, ...]
     takes_many: bool = False
     takes_any: bool = False
+    guess: str = ""
 
 
 Ask = Callable[[Question], Sequence[str]]
@@ -32,7 +34,7 @@ Ask = Callable[[Question], Sequence[str]]
 
 def likeliest(question: Question) -> Sequence[str]:
     """The answer if nobody is asked."""
-    return question.options[:1]
+    return question.options[:1] or ((question.guess,) if question.guess else ())
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,6 +159,12 @@ def values_of(column: Column, relation: Relation) -> tuple[str, ...]:
     return ()
 
 
+def bare_value(column: str, answer: str) -> str:
+    """A value as somebody gives it, who may write the condition: `state = 'done'` is done."""
+    value = re.sub(rf"^\"?{re.escape(column)}\"?\s*=\s*", "", answer)
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" else value
+
+
 def literal_of(default: str | None) -> str | None:
     """The value of a default that is a literal."""
     text = re.fullmatch(r"'((?:[^']|'')*)'(::.+)?", default or "")
@@ -167,19 +173,22 @@ def literal_of(default: str | None) -> str | None:
     return default if NUMBER.fullmatch(default or "") else None
 
 
-def version_value(column: Column, relation: Relation, known: Iterable[str | None]) -> str:
-    """A version that the column takes: a known one, its default, its last value."""
+def version_value(column: Column, relation: Relation, known: Iterable[str | None]) -> str | None:
+    """A version that the column takes: a known one, its default, its last value. None: unknown."""
     values = values_of(column, relation)
     is_number = column.base_type in NUMBERS
     for value in (*known, literal_of(column.default)):
         is_fit = value in values if values else not is_number or NUMBER.fullmatch(value or "")
         if value and is_fit:
             return value
-    if values:
-        return values[-1]
+    return values[-1] if values else None
+
+
+def any_value(column: Column) -> str:
+    """A value of the column's type, which stands in a file until a person corrects it."""
     if column.base_type == "uuid":
         return "00000000-0000-0000-0000-000000000000"
-    return "1" if is_number else "v1"
+    return "1" if column.base_type in NUMBERS else "v1"
 
 
 def session_argument(arguments: Sequence[Argument], names: Sequence[str], kind: str) -> str | None:

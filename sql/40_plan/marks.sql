@@ -76,7 +76,7 @@ as $$
     coalesce(
       'this project is ' || s.environment,
       'not set: nothing keeps a plan from being applied to the wrong project'),
-    'update public.backfill_settings set environment = ''staging'' where only_row;')
+    'update public.backfill_settings set environment = ''production'' where only_row;  -- or its name, such as staging')
   from public.backfill_settings as s
 $$;
 
@@ -94,6 +94,8 @@ as $$
       || case
            when s.require_aal2 then ', with a second factor'
            when s.approval_policy = 'any' then ': the service key may approve its own plan'
+           when s.approval_policy = 'second_person'
+           then ': the SQL editor, or an approver who did not ask for the plan'
            else ''
          end
       || case

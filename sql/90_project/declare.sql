@@ -176,24 +176,43 @@ end
 $$;
 
 -- What of a kept declaration selects nothing, see backfill_private.declaration_faults. Only of columns that the caller may
--- read: the sentence may hold a value of a row.
+-- read: the sentence may hold a value of a row. Of the others it says that nobody looked.
 create function backfill_private.declared_in_vain(p_target text)
 returns jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
+  with caller as (
+    select
+      s.source_table,
+      s.filters,
+      coalesce(nullif(current_setting('role'), 'none'), session_user::text) as role
+    from backfill_private.sources as s
+    where s.target = p_target
+  ), told as (
+    select u.column_name, u.detail, '' as cure
+    from caller as c
+    cross join backfill_private.unmatched_values(p_target) as u
+    where has_column_privilege(c.role, c.source_table, u.column_name, 'select')
+    union
+    select
+      f.filter ->> 'column',
+      format('%s may not read %s, so nobody looked whether a row has such a value', c.role, c.source_table),
+      format('grant select on %s to %I;', to_regclass(c.source_table), c.role)
+    from caller as c
+    cross join backfill_private.column_filters(c.filters) as f
+    where f.filter ? 'values'
+      and not has_column_privilege(c.role, c.source_table, f.filter ->> 'column', 'select')
+  )
   select coalesce(
     jsonb_agg(jsonb_build_object(
-      'place', array['source', 'where', u.column_name],
-      'message', u.detail,
-      'next', '',
+      'place', array['source', 'where', t.column_name],
+      'message', t.detail,
+      'next', t.cure,
       'warns', true)),
     '[]')
-  from backfill_private.unmatched_values(p_target) as u
-  join backfill_private.sources as s on s.target = p_target
-  where has_column_privilege(
-    coalesce(nullif(current_setting('role'), 'none'), session_user::text), s.source_table, u.column_name, 'select')
+  from told as t
 $$;
 
 -- What of a kept declaration's preconditions does not hold, each at its place in the declaration. What a wrong name
