@@ -73,6 +73,7 @@ def _runtime(plan: Plan) -> str:
         f"{duration(runtime_s)} from the first batch to the start of the last, at the earliest, "
         f"for {plan.called.counted(plan.figures['candidates']['total'])}. "
         + (f"As rehearsed {rehearsed}" if rehearsed else "How long the calls take was not measured")
+        + f". The throttle sets this pace: {code('plan --throttle N')} plans another"
     )
 
 
