@@ -130,6 +130,16 @@ def test_an_undo_leaves_a_row_that_another_table_refers_to_in_its_partition(
     assert parted.value("select count(*) from public.notes") == 1
 
 
+def test_the_advice_on_an_index_is_one_that_a_partitioned_table_takes(parted: Project) -> None:
+    """PostgreSQL builds none of a partitioned table beside writers."""
+    parted.db.execute("alter table public.fc_scores drop constraint fc_scores_pkey")
+    with parted.connect() as bf:
+        told = {c.name: c for c in bf.check()}["key of public.fc_scores"]
+        assert told.status == "fail"
+        parted.db.execute(told.next_step.encode())
+        assert {c.name: c for c in bf.check()}["key of public.fc_scores"].status == "ok"
+
+
 def truncate_under(project: Project, headers: dict[str, str], table: str) -> None:
     """As a scoring function could: in a transaction with a run's headers."""
     with project.db.transaction():

@@ -1,14 +1,21 @@
 -- Keys: does a key name one row, always? Asked when a target is declared, checked, planned, claimed and read.
 
--- A statement about an index that does not block writers. It is put together here, since a tool that finds such a
--- statement in a file may refuse to run the file in a transaction.
-create function backfill_private.beside_writers(p_command text, p_rest text)
+-- A statement about an index of a table that does not block writers, if the table is not partitioned: PostgreSQL has none
+-- then. It is put together here, since a tool that finds such a statement in a file may refuse to run the file in a
+-- transaction.
+create function backfill_private.beside_writers(p_table text, p_command text, p_rest text)
 returns text
 language sql
-immutable
+stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select concat_ws(' ', p_command, 'concurrently', p_rest) || ';'
+  select concat_ws(' ',
+    p_command,
+    case
+      when not exists (select from pg_class as c where c.oid = to_regclass(p_table) and c.relkind = 'p')
+      then 'concurrently'
+    end,
+    p_rest) || ';'
 $$;
 
 -- Why a relation cannot hold the rows of a source or of a component. Null if it can.
@@ -263,7 +270,7 @@ begin
       when k.view_fault is not null then 'correct the view, or declare another column.'
       when k.table_fault is not null then 'declare another table, then: backfill install --target FILE.'
       when k.unique_fault is not null
-      then backfill_private.beside_writers('create unique index', format('on %s (%s)', to_regclass(k.name), (
+      then backfill_private.beside_writers(k.name, 'create unique index', format('on %s (%s)', to_regclass(k.name), (
         select string_agg(quote_ident(c), ', ')
         from unnest(k.columns) as c)))
       when k.null_column is not null

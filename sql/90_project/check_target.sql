@@ -101,7 +101,7 @@ as $$
   select backfill_private.line(format('index on %s (%s)', p_table, p_column),
     case when i.leads then 'ok' else 'warn' end,
     case when i.leads then 'there' else format('no index begins with %s: all works, slower', p_column) end,
-    backfill_private.beside_writers('create index', format('on %s (%I)', to_regclass(p_table), p_column)))
+    backfill_private.beside_writers(p_table, 'create index', format('on %s (%I)', to_regclass(p_table), p_column)))
   from (select backfill_private.leads_an_index(to_regclass(p_table), p_column) as leads) as i
   where backfill_private.column_type(p_table, p_column) is not null
 $$;
@@ -322,8 +322,11 @@ as $$
   select backfill_private.line('index ' || s.index_name,
     case when i.fault is null then 'ok' else 'warn' end,
     coalesce(i.fault || ': detection works, slower', 'there and valid'),
-    case when i.standing is null then '' else backfill_private.beside_writers('drop index', i.standing) || ' ' end
-      || backfill_private.beside_writers('create index', format('%I on %s (%I)%s',
+    case
+      when i.standing is null then ''
+      else backfill_private.beside_writers(s.source_table, 'drop index', i.standing) || ' '
+    end
+      || backfill_private.beside_writers(s.source_table, 'create index', format('%I on %s (%I)%s',
         s.index_name,
         to_regclass(s.source_table),
         s.date_column,

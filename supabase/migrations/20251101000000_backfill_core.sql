@@ -1498,15 +1498,22 @@ $$;
 -- from sql/20_target/keys.sql
 -- Keys: does a key name one row, always? Asked when a target is declared, checked, planned, claimed and read.
 
--- A statement about an index that does not block writers. It is put together here, since a tool that finds such a
--- statement in a file may refuse to run the file in a transaction.
-create function backfill_private.beside_writers(p_command text, p_rest text)
+-- A statement about an index of a table that does not block writers, if the table is not partitioned: PostgreSQL has none
+-- then. It is put together here, since a tool that finds such a statement in a file may refuse to run the file in a
+-- transaction.
+create function backfill_private.beside_writers(p_table text, p_command text, p_rest text)
 returns text
 language sql
-immutable
+stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select concat_ws(' ', p_command, 'concurrently', p_rest) || ';'
+  select concat_ws(' ',
+    p_command,
+    case
+      when not exists (select from pg_class as c where c.oid = to_regclass(p_table) and c.relkind = 'p')
+      then 'concurrently'
+    end,
+    p_rest) || ';'
 $$;
 
 -- Why a relation cannot hold the rows of a source or of a component. Null if it can.
@@ -1761,7 +1768,7 @@ begin
       when k.view_fault is not null then 'correct the view, or declare another column.'
       when k.table_fault is not null then 'declare another table, then: backfill install --target FILE.'
       when k.unique_fault is not null
-      then backfill_private.beside_writers('create unique index', format('on %s (%s)', to_regclass(k.name), (
+      then backfill_private.beside_writers(k.name, 'create unique index', format('on %s (%s)', to_regclass(k.name), (
         select string_agg(quote_ident(c), ', ')
         from unnest(k.columns) as c)))
       when k.null_column is not null
@@ -15521,7 +15528,7 @@ as $$
   select backfill_private.line(format('index on %s (%s)', p_table, p_column),
     case when i.leads then 'ok' else 'warn' end,
     case when i.leads then 'there' else format('no index begins with %s: all works, slower', p_column) end,
-    backfill_private.beside_writers('create index', format('on %s (%I)', to_regclass(p_table), p_column)))
+    backfill_private.beside_writers(p_table, 'create index', format('on %s (%I)', to_regclass(p_table), p_column)))
   from (select backfill_private.leads_an_index(to_regclass(p_table), p_column) as leads) as i
   where backfill_private.column_type(p_table, p_column) is not null
 $$;
@@ -15742,8 +15749,11 @@ as $$
   select backfill_private.line('index ' || s.index_name,
     case when i.fault is null then 'ok' else 'warn' end,
     coalesce(i.fault || ': detection works, slower', 'there and valid'),
-    case when i.standing is null then '' else backfill_private.beside_writers('drop index', i.standing) || ' ' end
-      || backfill_private.beside_writers('create index', format('%I on %s (%I)%s',
+    case
+      when i.standing is null then ''
+      else backfill_private.beside_writers(s.source_table, 'drop index', i.standing) || ' '
+    end
+      || backfill_private.beside_writers(s.source_table, 'create index', format('%I on %s (%I)%s',
         s.index_name,
         to_regclass(s.source_table),
         s.date_column,
