@@ -86,7 +86,10 @@ def test_a_date_that_no_timestamp_holds_is_left_out(
     (line,) = (c for c in bf.check() if c.name == "dates of public.jars")
     assert (line.status, line.detail, line.next_step) == ("warn", mark.detail, mark.next_step)
     project.db.execute("delete from public.jars where id > 1")
-    assert "dates of public.jars: filled_at is a date and is read as" in shell("check").out
+    assert (
+        "dates of public.jars: filled_at is a date and is read as"
+        in shell("check", "--verbose").out
+    )
 
 
 def count_windows(project: Project) -> Callable[[], int]:

@@ -185,7 +185,7 @@ def test_a_plan_takes_every_parameter(project: Project, bf: backfill.Backfill) -
 
 OUT_OF_BOUNDS: list[tuple[dict[str, Any], str]] = [
     ({"throttle_per_minute": 0}, "throttle_per_minute is a whole number from 1 to 999999999, not"),
-    ({"batch_size": 0}, "batch_size is a whole number from 1 to 999999999, not 0"),
+    ({"batch_size": 0}, "batch_size is a whole number from 1 to 1000, not 0"),
     ({"rehearse": -1}, "rehearse is a whole number from 0 to 999999999, not -1"),
     ({"min_responses": -1}, "min_responses is a whole number from 0 to 999999999, not -1"),
     ({"priority": ["a"] * 101}, "priority is a list of at most 100 ids"),

@@ -502,7 +502,7 @@ def test_a_legacy_key_replaces_no_token() -> None:
 
 
 def test_unknown_paths_and_functions_are_not_found() -> None:
-    for path in ("/", "/auth/v1/user", "/rest/v10/t", "/functions/v1/score"):
+    for path in ("/", "/auth/v2/user", "/rest/v10/t", "/functions/v1/score"):
         decided = _route(path, apikey=KEYS.secret)
         assert isinstance(decided, Refusal), path
         assert decided.status == 404

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,10 @@ def test_the_record_of_former_runs_stays(
     timed.apply(plan.run_id)
     before = timed.status(plan.run_id)
     remove(project.db, supabase_path)
-    assert timed.status(plan.run_id) == before
+    after = timed.status(plan.run_id)
+    assert replace(after, next_step=before.next_step) == before
+    assert after.next_step is not None
+    assert "backfill install --target FILE" in after.next_step.lines
     assert [r.run_id for r in timed.runs()] == [plan.run_id]
     assert timed.get(plan.run_id).digest == plan.digest
     for asked in (timed.verify, timed.rollback):

@@ -169,7 +169,7 @@ class Plan:
     freshness: Freshness | None = None
     freshness_unknown: str | None = None
     next_step: NextStep | None = None
-    left_behind: tuple[Mapping[str, Json], ...] = ()
+    left_behind: tuple[Mapping[str, object], ...] = ()
 
     @property
     def is_empty(self) -> bool:

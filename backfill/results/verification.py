@@ -83,7 +83,7 @@ class Verification:
     elsewhere: tuple[Mapping[str, Json], ...] = ()
     without_headers: str | None = None
     next_step: NextStep | None = None
-    left_behind: tuple[Mapping[str, Json], ...] = ()
+    left_behind: tuple[Mapping[str, object], ...] = ()
 
     def as_dict(self) -> dict[str, Json]:
         """The shape of `backfill verify --json`."""
