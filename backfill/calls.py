@@ -46,12 +46,21 @@ def python_call(command: str) -> str | None:
         _, verb, *words = shlex.split(command)
     except ValueError:
         return None
+    words = _of_the_command(words)
     method = METHODS.get(verb)
     if method is None:
         return None
     if verb == "rollback" and "--confirm" in words:
         method = "confirm_rollback"
     return f"bf.{method}({', '.join(_arguments(words))})"
+
+
+def _of_the_command(words: list[str]) -> list[str]:
+    """The words before a comma, behind which the sentence goes on."""
+    for place, word in enumerate(words):
+        if word.endswith(","):
+            return [*words[:place], word[:-1]]
+    return words
 
 
 def _arguments(words: list[str]) -> list[str]:

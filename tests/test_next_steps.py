@@ -712,6 +712,10 @@ def test_every_command_of_the_table_has_its_call(table: dict[str, Any]) -> None:
     ("line", "call"),
     [
         (
+            "backfill plan … --environment live, or connect elsewhere",
+            'bf.plan(…, environment="live")',
+        ),
+        (
             "backfill plan --like 4f2c --want a=v2 --want b=v3",
             'bf.plan(like="4f2c", want={"a": "v2", "b": "v3"})',
         ),

@@ -16,7 +16,7 @@ begin
   if lower(p_wanted) <> lower(v_here) then
     perform backfill_private.refuse('OB008',
       format('this project is %s, not %s', v_here, left(p_wanted, 80)),
-      format('backfill plan … --environment %s, or connect to the project that is meant', v_here));
+      format('connect to the project that is meant, or: backfill plan … --environment %s', v_here));
   end if;
   return coalesce(v_here, lower(p_wanted));
 end
