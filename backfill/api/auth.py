@@ -84,8 +84,9 @@ class Auth:
 
     def sign_in(self, email: str, password: str) -> Session:
         """Sign in with a password. Raises NotAllowed, CannotConnect."""
-        given = {"email": email, "password": password}
-        return self._session_of(lambda: self._auth.sign_in_with_password(given))  # type: ignore[arg-type]
+        return self._session_of(
+            lambda: self._auth.sign_in_with_password({"email": email, "password": password})
+        )
 
     def send_code(self, email: str) -> None:
         """Have a one-time code sent. Nobody signs up by it. Raises NotAllowed, CannotConnect."""
@@ -94,8 +95,10 @@ class Auth:
 
     def sign_in_with_code(self, email: str, code: str) -> Session:
         """Sign in with the code that was sent. Raises NotAllowed, CannotConnect."""
-        given = {"email": email, "token": code.strip(), "type": "email"}
-        return self._session_of(lambda: self._auth.verify_otp(given))  # type: ignore[arg-type]
+        token = code.strip()
+        return self._session_of(
+            lambda: self._auth.verify_otp({"email": email, "token": token, "type": "email"})
+        )
 
     def factor(self) -> str | None:
         """The second factor of who signed in just now. None without one, or once it is given."""
@@ -107,10 +110,9 @@ class Auth:
 
     def give_factor(self, factor: str, code: str) -> Session:
         """Raise the session by its second factor. Raises NotAllowed, CannotConnect."""
-        given = {"factor_id": factor, "code": code.strip()}
 
         def raised() -> Any:
-            self._auth.mfa.challenge_and_verify(given)  # type: ignore[arg-type]
+            self._auth.mfa.challenge_and_verify({"factor_id": factor, "code": code.strip()})
             return self._auth.refresh_session()
 
         return self._session_of(raised)

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from textwrap import indent
 from typing import TYPE_CHECKING
 
-from backfill.moments import moment
 from backfill.render.markdown import (
     MARKS,
     NONE,
@@ -22,7 +21,7 @@ from backfill.render.markdown import (
     table,
     utc,
 )
-from backfill.render.plan_answer import answer
+from backfill.render.plan_answer import answer, span
 from backfill.render.plan_batches import batching, order, sessions
 from backfill.render.plan_rehearsal import MARKED, rehearsal
 from backfill.render.plan_surroundings import blast_radius, freshness, undo_and_audit
@@ -147,8 +146,7 @@ def _candidates(plan: Plan) -> str:
     several = len(missing) > 1
     every = "both" if len(missing) == 2 else f"all {len(missing)}"
     lines = [
-        f"**Total candidates**: {called.counted(found['total'])}, dated from "
-        f"{_moment(plan.figures.get('oldest'))} to {_moment(plan.figures.get('newest'))}",
+        f"**Total candidates**: {called.counted(found['total'])}, dated {span(plan)}",
         *(f"**Missing {code(name)}**: {called.counted(count)}" for name, count in missing),
         *([f"**Missing {every}**: {called.counted(found['missing_all'])}"] if several else []),
     ]
@@ -159,10 +157,6 @@ def _candidates(plan: Plan) -> str:
     )
     # Of one component the table would say again what the lines say.
     return section("Candidate analysis", bullets(lines), categories if several else "")
-
-
-def _moment(text: str | None) -> str:
-    return utc(moment(text)) if text else NONE
 
 
 def _data_quality(plan: Plan) -> str:

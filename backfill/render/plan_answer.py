@@ -70,14 +70,15 @@ def _lines(plan: Plan) -> Iterator[str]:
 
 
 def _sessions(plan: Plan) -> str:
-    span = f"from {_moment(plan.figures.get('oldest'))} to {_moment(plan.figures.get('newest'))}"
     pace = plan.expected_runtime_s
     last = f", the last batch starts after {duration(pace)}" if pace else ""
-    return f"{plan.called.counted(plan.candidates['total'])}, {span}{last}"
+    return f"{plan.called.counted(plan.candidates['total'])}, {span(plan)}{last}"
 
 
-def _moment(text: str | None) -> str:
-    return utc(moment(text)) if text else NONE
+def span(plan: Plan) -> str:
+    """From the oldest to the newest date of the planned sessions."""
+    ends = (plan.figures.get(end) for end in ("oldest", "newest"))
+    return "from {} to {}".format(*(utc(moment(end)) if end else NONE for end in ends))
 
 
 def _risk(plan: Plan) -> Iterator[str]:
