@@ -30,7 +30,7 @@ CLAIMING = [
     "tests.test_readme_targets",
     "tests.test_readme_views",
     "tests.test_readme_way",
-    "tests.test_target_new",
+    "tests.test_target_new_command",
     "tests.test_spreading",
     "tests.test_in_a_service",
     "tests.test_wheel",
