@@ -49,14 +49,21 @@ def test_no_page_is_too_long(page: str) -> None:
     assert len(PAGES[page].splitlines()) <= MOST_LINES
 
 
+@pytest.fixture(scope="module")
+def claims_read() -> None:
+    """Each module that runs blocks of a page has said which."""
+    for module in readme.CLAIMING:
+        import_module(module)
+
+
+@pytest.mark.usefixtures("claims_read")
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_is_claimed_by_a_test(page: str) -> None:
     """A block that nobody runs would rot."""
-    for module in readme.CLAIMING:
-        import_module(module)
     assert readme.unclaimed(page, PAGES[page]) == []
 
 
+@pytest.mark.usefixtures("claims_read")
 def test_a_block_that_nobody_claims_is_seen() -> None:
     """The walk finds nested blocks too, with their heading."""
     added = README + "\n### New\n\n1. a\n\n   ```sh\n   backfill nonsense\n   ```\n"

@@ -16,6 +16,7 @@ from tests.faults.scenario import LATE, MIDWAY, SESSIONS, Scene, wait_until
 from tests.faults.subjects import AT_THE_WRITE
 
 HOUR_S = 3600.0
+SOON_S = 5.0  # a call that is given up this soon
 
 
 @contextmanager
@@ -139,10 +140,12 @@ def test_a_cancel_reaches_every_worker_within_a_batch(scene: Scene) -> None:
 # Surroundings -------------------------------------------------------------------------------------
 
 
+@AT_THE_WRITE
 def test_a_clock_that_is_wrong_by_an_hour_changes_nothing(scene: Scene) -> None:
     """One worker lives an hour ago and another in an hour: only the database's clock counts.
 
-    A call of the first is held until the second has made calls of its own.
+    A call of the first is held until the second has made calls of its own, or until the first
+    gives it up because the next phase waits for it. Then it arrives behind its second try.
     """
     proxy = scene.proxy
     proxy.strikes = [
@@ -150,7 +153,7 @@ def test_a_clock_that_is_wrong_by_an_hour_changes_nothing(scene: Scene) -> None:
         Strike(does(proxy.heal, forwards=False), Nth(SCORING, LATE)),
     ]
     run_id = scene.planned()
-    with scene.beside(run_id, worker="late", wrong_by_s=-HOUR_S) as late:
+    with scene.beside(run_id, worker="late", wrong_by_s=-HOUR_S, call_timeout_s=SOON_S) as late:
         wait_until(lambda: proxy.hits)
         assert scene.apply(run_id, worker="early", wrong_by_s=HOUR_S).is_complete
         assert late.result().is_complete
