@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
+from backfill.api import answers
 from backfill.api.gateway import Gateway
 from backfill.api.queries import (
     full_run_id,
@@ -32,6 +33,7 @@ from backfill.run.apply import refuse_other_host, work_and_keep
 from backfill.run.check import check_project
 from backfill.run.clock import Clock, SystemClock
 from backfill.run.listeners import Listeners
+from backfill.run.move import move
 from backfill.run.page import run_page
 from backfill.run.plan import finish_plan, plan_asked, tell_sealed
 from backfill.run.shards import spread
@@ -206,12 +208,11 @@ class AsyncBackfill(TargetVerbs, SaysOtherNames):
     ) -> Status:
         run_id = await self.run_id(run)
         try:
-            await self._gateway.call(function, {"run": run_id, **given}, access_token=access_token)
+            return await move(self._gateway, function, run_id, given, access_token)
         except NotAnApprover as refused:
             if access_token:
                 raise
             raise ApprovalNeeded(refused.message, refused.next_step) from refused
-        return await self.status(run_id)
 
     async def apply(
         self,
@@ -280,7 +281,7 @@ class AsyncBackfill(TargetVerbs, SaysOtherNames):
         before = await self.outcome(run_id)
         if before.state == "completed" and not before.failures:
             return replace(before, retried=0)
-        answer = await self._gateway.call("backfill_retry", {"p_run_id": run_id})
+        answer = await self._gateway.call("backfill_retry", {"p_run_id": run_id}, answers.RETRIED)
         outcome = await self.apply(
             run_id,
             concurrency=concurrency,
@@ -289,7 +290,8 @@ class AsyncBackfill(TargetVerbs, SaysOtherNames):
             logs_dir=logs_dir,
             should_stop=should_stop,
         )
-        return replace(outcome, retried=answer["sessions"])
+        # None if an answer was lost: the call that was asked again found none left.
+        return replace(outcome, retried=answer["sessions"] or len(before.failures))
 
     async def outcome(self, run: str) -> Outcome:
         """The status of a run, with its failed sessions. Raises UnknownRun."""
@@ -371,6 +373,4 @@ class AsyncBackfill(TargetVerbs, SaysOtherNames):
         return await keeper.write_all(Path(logs_dir), self._gateway, run_id)
 
     async def _move(self, function: str, run: str, **arguments: Json) -> Status:
-        run_id = await self.run_id(run)
-        await self._gateway.call(function, {"run": run_id, **arguments})
-        return await self.status(run_id)
+        return await move(self._gateway, function, await self.run_id(run), arguments)

@@ -213,6 +213,10 @@ class TookTooLong(BackfillError):
     """The database ended a call of ours at its statement timeout. Nothing of the call stays."""
 
 
+class TakesNoWrites(CannotConnect):
+    """The database is read-only. Nothing of the call stays."""
+
+
 class OutcomeUnknown(CannotConnect):
     """A call was sent, but no answer came. It may have taken effect."""
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 import backfill
-from backfill.api import rows
+from backfill.api import answers, rows
+from backfill.api.answers import Shape
 from backfill.results.sessions import PlannedSessions
 
 SECRET = "row-contents-secret"
@@ -77,6 +78,36 @@ def test_an_answer_of_another_form_is_one_error(
     )
     assert refused.value.next_step
     assert SECRET not in "".join(traceback.format_exception(refused.value))
+
+
+ODD: tuple[Any, ...] = ("", "text", "{", None, [], {}, [None], {"x": 1}, 5.5)
+EMPTY: tuple[Any, ...] = ([],)  # what a list may be
+SHAPES: dict[str, tuple[Shape[Any], tuple[Any, ...]]] = {
+    name: (shape, EMPTY if name in ("NAMES", "LISTS", "ROWS") else ())
+    for name, shape in vars(answers).items()
+    if isinstance(shape, Shape)
+}
+
+
+@pytest.mark.parametrize("name", sorted(SHAPES))
+def test_what_none_of_our_functions_answers_is_odd(name: str) -> None:
+    """And is said in words that hold nothing of it."""
+    shape, usual = SHAPES[name]
+    if name == "FRESHNESS":  # null is that of a run that is over, and any object may be one
+        usual = (None, {}, {"x": 1})
+    for odd in ODD:
+        if odd in usual:
+            assert shape.read(odd) == odd
+            continue
+        with pytest.raises(answers.OddAnswer) as said:
+            shape.read(odd)
+        assert "text" not in str(said.value).replace("a text", "")
+
+
+def test_an_answer_with_some_of_our_fields_is_of_another_version() -> None:
+    """Nobody on the way makes these up, so asking again is of no use."""
+    with pytest.raises(backfill.NotInstalled, match=r"\(Claim.granted: Field required"):
+        answers.CLAIM.read({"state": "running"})
 
 
 def test_a_verification_of_another_form_is_the_same_error() -> None:

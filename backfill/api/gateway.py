@@ -12,30 +12,24 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
 from postgrest import APIError
 
-from backfill.api import faults, keys
+from backfill.api import keys
+from backfill.api.answers import ROWS, OddAnswer, Shape
+from backfill.api.failures import no_answer, not_reached, refused
 from backfill.api.faults import Fault, fault_of_api, fault_of_edge, fault_of_transport
 from backfill.api.retries import BRIEF, Patience, ask_patiently
 from backfill.api.transport import address_in_words, transport_for, why_not_reached
 from backfill.api.url import project_url
-from backfill.errors import (
-    BY_SQLSTATE,
-    BackfillError,
-    BadKey,
-    CannotConnect,
-    NotAllowed,
-    NotInstalled,
-    OutcomeUnknown,
-    TookTooLong,
-)
+from backfill.errors import BadKey, NotAllowed
 from backfill.results.run import Json
 from supabase import AsyncClient, AsyncClientOptions, FunctionsError
 
+T = TypeVar("T")
 PAGE_ROWS = 1000  # default db-max-rows of hosted projects: longer answers are cut silently
 CALL_TIMEOUT_S = 70.0  # the API ends a call after 60 s
 EDGE_TIMEOUT_S = 410.0  # an Edge Function is ended after 150 s, on paid plans after 400 s
@@ -45,10 +39,14 @@ PAGE = "a page instead of an answer"
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """Status and headers of an answer, which the client's errors do not carry."""
+    """Status and headers of an answer, which the client's errors do not carry.
+
+    is_empty: it has no body, which the client hands on as an empty list.
+    """
 
     status: int | None = None
     is_json: bool = True
+    is_empty: bool = False
     retry_after_s: float | None = None
 
 
@@ -63,6 +61,7 @@ async def _note_envelope(response: httpx.Response) -> None:
         Envelope(
             status=response.status_code,
             is_json=says_json or response.status_code == httpx.codes.NO_CONTENT,
+            is_empty=not await response.aread(),
             retry_after_s=_retry_after_s(response.headers),
         )
     )
@@ -164,28 +163,29 @@ class Gateway:
         self,
         function: str,
         arguments: Mapping[str, Json],
+        shape: Shape[T],
         *,
-        expect: type | tuple[type, ...] = (dict, list),
         access_token: str | None = None,
         patience: Patience = BRIEF,
-    ) -> Any:
+    ) -> T:
         """Call one of our functions. Repeats it after transport trouble, since each allows that.
 
-        access_token: an Auth user's, instead of the key. expect: the type of the answer.
+        shape: of its answer. One of another shape counts as lost, and is asked for again.
+        access_token: an Auth user's, instead of the key.
         Raises the BackfillError that the SQLSTATE names.
         """
         headers = {"Authorization": f"Bearer {access_token.strip()}"} if access_token else {}
         try:
             return await ask_patiently(
-                lambda: self._answer_of(function, arguments, headers, expect),
+                lambda: self._answer_of(function, arguments, headers, shape),
                 patience,
                 self._was_never_reached,
             )
-        except BadKey as refused:
+        except BadKey as bad:
             if not access_token:
                 raise
             message = f"{self.host} does not accept this access token"
-            raise NotAllowed(message, "sign in again for a new one: backfill login") from refused
+            raise NotAllowed(message, "sign in again for a new one: backfill login") from bad
 
     async def score(
         self, function: str, arguments: Mapping[str, Json], headers: Mapping[str, str]
@@ -247,13 +247,13 @@ class Gateway:
             after = page[-1][key]
 
     async def first(
-        self, relation: str, *, columns: str, equal: Mapping[str, str]
+        self, relation: str, *, columns: str, equal: Mapping[str, str], is_known: bool = False
     ) -> dict[str, Json] | None:
-        """One row, or None."""
+        """One row, or None. is_known: it was seen before, so that no row is no answer."""
         request = self._client.table(relation).select(columns)
         for column, value in equal.items():
             request = request.eq(column, value)
-        found = await self._read(request.limit(1))
+        found = await self._read(request.limit(1), columns, least=int(is_known))
         return found[0] if found else None
 
     async def newest(
@@ -276,7 +276,7 @@ class Gateway:
             for column, value in equal.items():
                 request = request.eq(column, value)
             more = request.order(order, desc=True).order(key).range(len(rows), limit - 1)
-            if not (page := await self._read(more)):
+            if not (page := await self._read(more, columns)):
                 break
             rows += page
         return rows
@@ -297,24 +297,28 @@ class Gateway:
             request = request.gte(column, value)
         if after is not None:
             request = request.gt(key, after)
-        return await self._read(request.order(key).limit(PAGE_ROWS))
+        return await self._read(request.order(key).limit(PAGE_ROWS), columns)
 
-    async def _read(self, request: Any) -> list[dict[str, Json]]:
-        async def ask() -> Any:
-            return self._checked((await self._named_errors(request.execute())).data, list)
+    async def _read(self, request: Any, columns: str, least: int = 0) -> list[dict[str, Json]]:
+        wanted = frozenset(columns.split(","))
 
-        rows: list[dict[str, Json]] = await ask_patiently(ask, BRIEF, self._was_never_reached)
-        return rows
+        async def ask() -> list[dict[str, Json]]:
+            rows = self._read_as(ROWS, (await self._named_errors(request.execute())).data)
+            if len(rows) < least or not all(wanted <= row.keys() for row in rows):
+                raise no_answer(self.host, "rows that are none of ours", self._was_reached)
+            return rows
+
+        return await ask_patiently(ask, BRIEF, self._was_never_reached)
 
     async def _answer_of(
         self,
         function: str,
         arguments: Mapping[str, Json],
         headers: Mapping[str, str],
-        expect: type | tuple[type, ...],
-    ) -> Any:
-        answer = await self._named_errors(self._execute(function, arguments, headers))
-        return self._checked(answer, expect)
+        shape: Shape[T],
+    ) -> T:
+        asking = self._execute(function, arguments, headers)
+        return self._read_as(shape, await self._named_errors(asking))
 
     async def _named_errors(self, asking: Awaitable[Any]) -> Any:
         """The answer. A failure is raised as its BackfillError."""
@@ -322,16 +326,19 @@ class Gateway:
             return await asking
         except APIError as error:
             fault = _fault(error)
-            raise self._named(error, fault) from _without_contents(error, fault)
+            raise refused(self.host, error, fault) from _without_contents(error, fault)
         except httpx.HTTPError as error:
-            raise self._unreachable(error) from error
+            why, kind = why_not_reached(error), type(error).__name__
+            raise not_reached(self.host, self._address, why, kind) from error
 
-    def _checked(self, answer: Any, expect: type | tuple[type, ...]) -> Any:
-        """The answer, if it has the type that a project would send. Raises OutcomeUnknown."""
-        if not isinstance(answer, expect):
-            raise _no_answer(self.host)
+    def _read_as(self, shape: Shape[T], answer: Json) -> T:
+        """The answer, if it is one that a project gives. Raises OutcomeUnknown, NotInstalled."""
+        try:
+            read = shape.read(None if _envelope.get().is_empty else answer)
+        except OddAnswer as odd:
+            raise no_answer(self.host, str(odd), self._was_reached) from None
         self._was_reached = True
-        return answer
+        return read
 
     async def _execute(
         self, function: str, arguments: Mapping[str, Json], headers: Mapping[str, str]
@@ -345,43 +352,6 @@ class Gateway:
         # A project that never answered has a wrong URL. One that did is in trouble.
         return not self._was_reached
 
-    def _named(self, error: APIError, fault: Fault) -> BackfillError:
-        """The BackfillError for an API error."""
-        kind = BY_SQLSTATE.get(fault.code)
-        if kind is not None:
-            return kind(error.message or "", error.hint or "")
-        if fault.code in {"401", "PGRST301", "PGRST302", "PGRST303"}:
-            return BadKey(f"{self.host} does not accept this key", keys.WHERE)
-        if faults.is_of_ours_missing(fault.code, error.message or ""):
-            return NotInstalled(
-                f"the backfill migrations are not installed in {self.host}",
-                "backfill install, apply the migrations, then backfill check",
-            )
-        if fault.code == "42501":
-            return NotAllowed(f"not allowed: {fault.message}", "backfill check")
-        if fault.code == "540":
-            return CannotConnect(
-                f"the project {self.host} is paused", "restore it in the dashboard"
-            )
-        if fault.kind in {"unknown", "again", "slow"}:
-            trouble = OutcomeUnknown(f"{self.host} is in trouble: {fault.code} {fault.message}", "")
-            trouble.retry_after_s = fault.retry_after_s
-            return trouble
-        if fault.code == "57014":
-            return TookTooLong(f"{self.host} ended a call at its time limit", "try again")
-        return BackfillError(f"{fault.code}: {fault.message}")
-
-    def _unreachable(self, error: httpx.HTTPError) -> CannotConnect:
-        """The error for any transport error: the call may or may not have happened."""
-        why = why_not_reached(error)
-        if why is not None:
-            return OutcomeUnknown(
-                f"cannot reach {self._address}: {why}", "check SUPABASE_URL and the network"
-            )
-        return OutcomeUnknown(
-            f"no answer from {self.host} ({type(error).__name__})", "try again: nothing is lost"
-        )
-
 
 def _without_contents(error: APIError, fault: Fault) -> APIError:
     """The same error, to print as a cause. Its details, which may hold a row, are left out."""
@@ -392,7 +362,3 @@ def _without_contents(error: APIError, fault: Fault) -> APIError:
         "details": None,
     }
     return APIError(bare).with_traceback(error.__traceback__)
-
-
-def _no_answer(host: str) -> OutcomeUnknown:
-    return OutcomeUnknown(f"{host} does not answer like a Supabase project", "check SUPABASE_URL")

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import get_args
 
+from backfill.api import answers
 from backfill.api.gateway import Gateway
 from backfill.api.retries import BRIEF, Patience
 from backfill.api.rows import (
@@ -48,7 +49,7 @@ async def load_plan(gateway: Gateway, run_id: str) -> Plan:
     run = await load_run(gateway, run_id)
     sessions = PlannedSessions()
     asked: dict[str, Json] = {"p_run_id": run_id, "p_after": 0, "p_sessions": SESSIONS_A_CALL}
-    while page := await gateway.call("backfill_plan_sessions", asked, expect=list):
+    while page := await gateway.call("backfill_plan_sessions", asked, answers.LISTS):
         sessions.extend(sessions_of(page))
         asked["p_after"] = page[-1][0]
     next_step, left_behind = await load_standing(gateway, run_id)
@@ -60,11 +61,11 @@ async def load_standing(
 ) -> tuple[NextStep | None, tuple[Mapping[str, Json], ...]]:
     """What helps a run now, and the rows that its undos left: {session_id, table, row, reason}."""
     row = await gateway.first(
-        "backfill_run_progress", columns=STANDING_COLUMNS, equal={"run_id": run_id}
+        "backfill_run_progress", columns=STANDING_COLUMNS, equal={"run_id": run_id}, is_known=True
     )
-    left: list[Mapping[str, Json]] = []
+    left: list[dict[str, Json]] = []
     if row and row["left_behind"]:
-        left = await gateway.call("backfill_left_behind", {"p_run_id": run_id}, expect=list)
+        left = await gateway.call("backfill_left_behind", {"p_run_id": run_id}, answers.ROWS)
     return next_step_of(row or {}), tuple(left)
 
 
@@ -102,14 +103,14 @@ async def load_runs(
         equal={column: value for column, value in asked.items() if value is not None},
     )
     if not rows:
-        await gateway.call("backfill_find_runs", {"p_prefix": ""}, expect=list)
+        await gateway.call("backfill_find_runs", {"p_prefix": ""}, answers.NAMES)
     return tuple(summary_of(row) for row in rows)
 
 
 async def load_history(gateway: Gateway, versions: Sequence[str]) -> History:
     """Which of these migrations are applied, and which targets are installed."""
     asked = {"p_versions": list(versions)}
-    told = await gateway.call("backfill_history", asked, expect=dict)
+    told = await gateway.call("backfill_history", asked, answers.HISTORY)
     applied = told["applied"]
     return History(None if applied is None else frozenset(applied), frozenset(told["targets"]))
 
@@ -119,7 +120,8 @@ async def load_missing(
 ) -> Missing:
     """What is missing by UTC day. since, until: a day or None. target: None for the only one."""
     asked = {"p_target": target, "p_since": since, "p_until": until}
-    return missing_of(await gateway.call("backfill_coverage", asked, expect=dict))
+    told = await gateway.call("backfill_coverage", asked, answers.COVERAGE)
+    return missing_of(told)
 
 
 async def load_targets(gateway: Gateway) -> tuple[str, ...]:
@@ -142,7 +144,7 @@ async def full_run_id(gateway: Gateway, given: str) -> str:
 
     Raises UnknownRun.
     """
-    found = await gateway.call("backfill_find_runs", {"p_prefix": given}, expect=list)
+    found = await gateway.call("backfill_find_runs", {"p_prefix": given}, answers.NAMES)
     if len(found) == 1:
         return str(found[0])
     if found:
@@ -160,7 +162,7 @@ async def full_run_id(gateway: Gateway, given: str) -> str:
 async def load_status(gateway: Gateway, run_id: str) -> Status:
     """The status of a run, and why it waits."""
     row = await gateway.first(
-        "backfill_run_progress", columns=STATUS_COLUMNS, equal={"run_id": run_id}
+        "backfill_run_progress", columns=STATUS_COLUMNS, equal={"run_id": run_id}, is_known=True
     )
     return status_of(row or {})
 
@@ -204,7 +206,7 @@ async def load_verification(
     sessions: dict[str, dict[str, list[str]]] = {}
     rows: dict[str, list[Mapping[str, Json]]] = {bucket: [] for bucket in WITH_ROWS}
     while True:
-        part = await gateway.call("backfill_verify_part", asked, expect=dict)
+        part = await gateway.call("backfill_verify_part", asked, answers.PART)
         critical += part["critical"]
         for component in part["components"]:
             seen = {
@@ -227,10 +229,7 @@ async def load_freshness(
 ) -> Freshness | None:
     """What changed since a plan was sealed. None if its run is over."""
     answer = await gateway.call(
-        "backfill_freshness",
-        {"p_run_id": run_id},
-        expect=(dict, type(None)),
-        patience=patience,
+        "backfill_freshness", {"p_run_id": run_id}, answers.FRESHNESS, patience=patience
     )
     return None if answer is None else freshness_of(answer)
 
@@ -241,7 +240,7 @@ async def load_receipts(gateway: Gateway, run_id: str) -> AsyncIterator[list[dic
     Those of a session come together, by receipt_id. undone_at says what was taken back.
     """
     asked: dict[str, Json] = {"p_run_id": run_id, "p_before": None}
-    while page := await gateway.call("backfill_written", asked, expect=list):
+    while page := await gateway.call("backfill_written", asked, answers.LISTS):
         receipts = [dict(zip(RECEIPT_FIELDS, receipt, strict=True)) for receipt in page]
         yield receipts
         asked["p_before"] = receipts[-1]["ordinal"]

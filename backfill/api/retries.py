@@ -33,12 +33,18 @@ class Patience:
     timeout_s: from the first try. longest_wait_s: between two tries, unless a 429 asks for more.
     on_wait: hears of every failed try and of the wait before the next one, in seconds, roughly.
     gives_up: if true, the next failure is the last.
+    outlasts: errors beside a missing answer after which a call is repeated too.
     """
 
     timeout_s: float
     longest_wait_s: float
     on_wait: Callable[[BackfillError, float], None] = ignore
     gives_up: Callable[[], bool] = never
+    outlasts: tuple[type[BackfillError], ...] = ()
+
+    def waits_after(self, error: Exception) -> bool:
+        """Whether the same call may succeed after this error."""
+        return isinstance(error, (OutcomeUnknown, *self.outlasts)) and not self.gives_up()
 
 
 BRIEF = Patience(timeout_s=30.0, longest_wait_s=8.0)  # someone waits for the answer
@@ -63,13 +69,13 @@ async def ask_patiently(
     """Ask until an answer comes, with back-off and jitter.
 
     is_hopeless: asked after each failure, true if asking again is of no use.
-    Raises the newest OutcomeUnknown when patience ends.
+    Raises the newest error when patience ends.
     """
 
     def next_try(error: Exception) -> bool | float:
-        if not isinstance(error, OutcomeUnknown) or is_hopeless() or patience.gives_up():
+        if is_hopeless() or not patience.waits_after(error):
             return False
-        return asked_wait(error.retry_after_s, patience)
+        return asked_wait(getattr(error, "retry_after_s", None), patience)
 
     async for attempt in stamina.retry_context(
         on=next_try,
@@ -80,8 +86,9 @@ async def ask_patiently(
         with attempt:
             try:
                 return await ask()
-            except OutcomeUnknown as error:
-                if next_try(error):
-                    patience.on_wait(error, error.retry_after_s or float(attempt.next_wait))
+            except BackfillError as error:
+                if asked_s := next_try(error):
+                    wait_s = float(attempt.next_wait) if asked_s is True else asked_s
+                    patience.on_wait(error, wait_s)
                 raise
     raise AssertionError("the retry loop returns or raises")

@@ -53,6 +53,11 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
+def adapter(kind: Any) -> TypeAdapter[Any]:
+    """What reads a type. Made once, since that takes longer than reading."""
+    return _adapter(cast(Hashable, kind))
+
+
 def read(kind: type[T], row: Mapping[str, Json], **more: Json) -> T:
     """A row or an answer as one of our results. `more` wins over its own values.
 
@@ -60,7 +65,7 @@ def read(kind: type[T], row: Mapping[str, Json], **more: Json) -> T:
     Raises NotInstalled if it says less, or something else.
     """
     with _understood(kind.__name__):
-        result: T = _adapter(cast(Hashable, kind)).validate_python({**row, **more})
+        result: T = adapter(kind).validate_python({**row, **more})
     return result
 
 
@@ -70,16 +75,21 @@ def _understood(what: str) -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        # pydantic names the choices of a union too, which are no part of the way.
-        way = (step for step in first["loc"] if "[" not in str(step))
-        where = ".".join(map(str, (what, *way)))
-        raise _another_form(f"{where}: {first['msg']}") from None  # it holds contents of rows
+        raise another_form(differs_in(what, error)) from None  # it holds contents of rows
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _another_form(what) from error
+        raise another_form(what) from error
 
 
-def _another_form(what: str) -> NotInstalled:
+def differs_in(what: str, error: ValidationError) -> str:
+    """Where an answer differs from a type, and how. Nothing of what was answered."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    # pydantic names the choices of a union too, which are no part of the way.
+    way = (step for step in first["loc"] if "[" not in str(step))
+    return f"{'.'.join(map(str, (what, *way)))}: {first['msg']}"
+
+
+def another_form(what: str) -> NotInstalled:
+    """The error for an answer of another version. what: where it differs."""
     return NotInstalled(
         f"the project's answer is not of the form that this version reads ({what})",
         "backfill install, apply the migrations, then backfill check",

@@ -11,13 +11,13 @@ from uuid import uuid4
 
 import anyio
 
+from backfill.api.answers import CLAIM, STARTED, Claim
 from backfill.api.gateway import Gateway
 from backfill.api.queries import load_freshness, load_run, load_standing
 from backfill.api.retries import BRIEF
 from backfill.errors import ApprovalExpired, BackfillError, Paused, WrongServer
 from backfill.files import keeper
 from backfill.results.event import EventKind
-from backfill.results.run import Json
 from backfill.run.batch import Batches
 from backfill.run.bulk import Bulk
 from backfill.run.worker import Worker
@@ -56,13 +56,13 @@ async def work(worker: Worker) -> None:
     Raises Paused, ApprovalNeeded, ApprovalExpired, and the exception of a listener once every
     batch in flight is settled.
     """
-    started = await worker.ask("backfill_start", {"p_worker": worker.name})
-    if started["state"] == "paused":
-        raise await _paused(worker, started["reason"])
-    if started["state"] == "expired":
-        raise await _expired(worker, started["reason"])
-    worker.tell("run_started", state=started["state"])
-    if started["state"] == "running":
+    started = await worker.ask("backfill_start", {"p_worker": worker.name}, STARTED)
+    if started.state == "paused":
+        raise await _paused(worker, started.reason)
+    if started.state == "expired":
+        raise await _expired(worker, started.reason)
+    worker.tell("run_started", state=started.state)
+    if started.state == "running":
         await _tell_freshness(worker)
     bulk = Bulk()
     ended_by: BackfillError | None = None  # a task group would raise a group of errors
@@ -102,34 +102,35 @@ async def _one_turn(worker: Worker, bulk: Bulk, batches: Batches) -> bool:
     await batches.room()
     claim_id = str(uuid4())
     door = "backfill_claim_apart" if bulk.is_tired else "backfill_claim"
-    claim = await worker.ask(door, {"p_claim_id": claim_id, "p_worker": worker.name})
-    if claim["granted"]:
+    asked = {"p_claim_id": claim_id, "p_worker": worker.name}
+    claim = await worker.ask(door, asked, CLAIM)
+    if claim.granted:
         bulk.is_tired = False
         batches.start(claim_id, claim)
-        if not claim["ahead"]:
+        if not claim.ahead:
             await batches.land()
         return True
     if await batches.land():
         return True  # settling may have changed the answer
-    if claim.get("bulk"):
+    if claim.bulk:
         await bulk.score(worker)
         return True
-    if claim["state"] == "paused":
+    if claim.state == "paused":
         return await _hold(worker, claim)
-    if claim["state"] == "expired":
-        raise await _expired(worker, claim["reason"])
-    if claim["state"] != "running":
-        if claim["state"] in ENDINGS:
-            worker.tell(ENDINGS[claim["state"]], reason=claim["reason"])
+    if claim.state == "expired":
+        raise await _expired(worker, claim.reason)
+    if claim.state != "running":
+        if claim.state in ENDINGS:
+            worker.tell(ENDINGS[claim.state], reason=claim.reason)
         return False
-    return await _wait(worker, float(claim["wait_s"]), claim["wait_for"], claim["why"])
+    return await _wait(worker, claim.wait_s, claim.wait_for, claim.why)
 
 
-async def _hold(worker: Worker, claim: Mapping[str, Json]) -> bool:
+async def _hold(worker: Worker, claim: Claim) -> bool:
     """Wait out a pause by a person. A pause by the database ends the work."""
-    if not worker.waits or not claim["held_by"]:
-        raise await _paused(worker, claim["reason"])
-    why = f"{claim['held_by']} paused the run: {claim['reason']}"
+    if not worker.waits or not claim.held_by:
+        raise await _paused(worker, claim.reason)
+    why = f"{claim.held_by} paused the run: {claim.reason}"
     return await _wait(worker, LONGEST_WAIT_S, "pause", why)
 
 

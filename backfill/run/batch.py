@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
 import anyio
 from anyio.abc import TaskGroup
 
+from backfill.api import answers
+from backfill.api.answers import Claim, Grant, Step
 from backfill.api.faults import OUTCOMES, Fault
 from backfill.api.gateway import CallFailed
 from backfill.errors import BackfillError
@@ -40,10 +42,10 @@ class Batches:
         self._changed = anyio.Event()
         self._failed: list[BackfillError] = []
 
-    def start(self, claim_id: str, claim: Mapping[str, Json]) -> None:
+    def start(self, claim_id: str, claim: Claim) -> None:
         """Score and settle a granted batch."""
         self._under_way += 1
-        self._waiting += len(claim["granted"])
+        self._waiting += len(claim.granted)
         self._tasks.start_soon(self._do, _Batch(self, claim_id, claim))
 
     async def room(self) -> None:
@@ -93,24 +95,24 @@ class _Batch:
 
     batches: Batches
     claim_id: str
-    claim: Mapping[str, Json]
+    claim: Claim
     worker: Worker = field(init=False)
     outcomes: dict[int, dict[str, Json]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.worker = self.batches.worker
-        self.outcomes = {g["ordinal"]: _outcome(g, "released") for g in self.claim["granted"]}
+        self.outcomes = {g.ordinal: _outcome(g, "released") for g in self.claim.granted}
 
     async def do(self) -> None:
         """Score and settle."""
-        worker, granted = self.worker, self.claim["granted"]
+        worker, granted = self.worker, self.claim.granted
         began = worker.clock.now()
         try:
             worker.tell(
                 "batch_started",
-                batch=self.claim["batch"],
-                phase=granted[0]["phase"],
-                sessions=[g["session_id"] for g in granted],
+                batch=self.claim.batch,
+                phase=granted[0].phase,
+                sessions=[g.session_id for g in granted],
             )
             await self._score()
         finally:
@@ -118,34 +120,35 @@ class _Batch:
                 settled = await worker.ask(
                     "backfill_settle",
                     {"p_claim_id": self.claim_id, "p_outcomes": list(self.outcomes.values())},
+                    answers.SETTLED,
                 )
         worker.tell(
             "batch_settled",
-            batch=self.claim["batch"],
+            batch=self.claim.batch,
             claim=self.claim_id,
-            settled=settled["settled"],
+            settled=settled.settled,
             took_ms=_since_ms(worker, began),
         )
 
     async def _score(self) -> None:
-        async def score_one(grant: dict[str, Json]) -> None:
+        async def score_one(grant: Grant) -> None:
             async with self.batches.limiter:
                 self.batches.begun()
                 if not self.worker.is_ending() and not self.batches.is_over:
-                    self.outcomes[grant["ordinal"]] = _outcome(grant, "unknown")
-                    self.outcomes[grant["ordinal"]] = await self._score_session(grant)
+                    self.outcomes[grant.ordinal] = _outcome(grant, "unknown")
+                    self.outcomes[grant.ordinal] = await self._score_session(grant)
 
         async with anyio.create_task_group() as renewing:
             renewing.start_soon(self._keep_leases)
             async with anyio.create_task_group() as scoring:
-                for grant in self.claim["granted"]:
+                for grant in self.claim.granted:
                     scoring.start_soon(score_one, grant)
             renewing.cancel_scope.cancel()
 
-    async def _score_session(self, grant: Mapping[str, Json]) -> dict[str, Json]:
+    async def _score_session(self, grant: Grant) -> dict[str, Json]:
         """Make a session's scoring calls in order, up to the first that fails."""
         answered: list[str] = []
-        for step in grant["steps"]:
+        for step in grant.steps:
             began = self.worker.clock.now()
             fault = await self._call(grant, step)
             _tell_call(self.worker, grant, step, fault, began)
@@ -156,21 +159,21 @@ class _Batch:
                     grant,
                     OUTCOMES[fault.kind],
                     answered=answered,
-                    step=step["component"],
+                    step=step.component,
                     code=fault.code,
                     message=fault.message,
                     retry_after_s=fault.retry_after_s,
                 )
-            answered += step["components"]
+            answered += step.components
         return _outcome(grant, "answered", answered=answered)
 
-    async def _call(self, grant: Mapping[str, Json], step: Mapping[str, Json]) -> Fault | None:
+    async def _call(self, grant: Grant, step: Step) -> Fault | None:
         """Make one scoring call without retries. Returns its fault, None if there was none."""
-        headers = {RUN_HEADER: self.worker.run_id, FENCE_HEADER: grant["fence"]}
+        headers = {RUN_HEADER: self.worker.run_id, FENCE_HEADER: grant.fence}
         gateway = self.worker.gateway
-        call = gateway.invoke if step["transport"] == "edge" else gateway.score
+        call = gateway.invoke if step.transport == "edge" else gateway.score
         try:
-            await call(step["function"], step["arguments"], headers)
+            await call(step.function, step.arguments, headers)
         except CallFailed as failed:
             return failed.fault
         return None
@@ -178,20 +181,20 @@ class _Batch:
     async def _keep_leases(self) -> None:
         """Renew the leases while the batch is under way. The gate refuses an expired lease."""
         while True:
-            await anyio.sleep(float(self.claim["lease_s"]) / 3)
+            await anyio.sleep(self.claim.lease_s / 3)
             try:
                 await self.worker.gateway.call(
                     "backfill_renew",
                     {"p_run_id": self.worker.run_id, "p_claim_id": self.claim_id},
-                    expect=int,
+                    answers.COUNT,
                 )
             except BackfillError as error:
                 details = {"run": self.worker.run_id, "code": error.code}
                 logger.warning("backfill.renew_failed", extra=details)
 
 
-def _outcome(grant: Mapping[str, Json], outcome: str, **details: Json) -> dict[str, Json]:
-    return {"ordinal": grant["ordinal"], "outcome": outcome, **details}
+def _outcome(grant: Grant, outcome: str, **details: Json) -> dict[str, Json]:
+    return {"ordinal": grant.ordinal, "outcome": outcome, **details}
 
 
 def _since_ms(worker: Worker, began: datetime) -> float:
@@ -200,17 +203,17 @@ def _since_ms(worker: Worker, began: datetime) -> float:
 
 def _tell_call(
     worker: Worker,
-    grant: Mapping[str, Json],
-    step: Mapping[str, Json],
+    grant: Grant,
+    step: Step,
     fault: Fault | None,
     began: datetime,
 ) -> None:
     worker.tell(
         "call",
-        session_id=grant["session_id"],
-        component=step["component"],
-        function=step["function"],
-        attempt=grant["attempt"],
+        session_id=grant.session_id,
+        component=step.component,
+        function=step.function,
+        attempt=grant.attempt,
         outcome=fault.kind if fault else "answered",
         code=fault.code if fault else None,
         error=fault.message if fault else None,

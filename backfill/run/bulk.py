@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import anyio
 
-from backfill.errors import BackfillError, TookTooLong
-from backfill.results.run import Json
+from backfill.api.answers import BULK, Looked
+from backfill.errors import BackfillError, TakesNoWrites, TookTooLong
 from backfill.run.worker import Worker
 
 MOST_SESSIONS = 500  # 50 per subtransaction, and PostgreSQL keeps 64 of them cheaply
@@ -20,6 +19,7 @@ AIM_MS = 2000.0  # calls grow as long as the next should take less than this
 # after this time, after this many calls per caller, or after a session failed.
 LOOK_EVERY = timedelta(seconds=5)
 LOOK_EVERY_CALLS = 50
+TOLD = ("sessions", "done", "failed", "pending", "skipped", "took_ms")
 
 
 @dataclass(slots=True)
@@ -63,31 +63,25 @@ class Bulk:
         """Make one call. False if a claim has to come first, or no session was done."""
         asked = 1 if self.is_alone else self.sessions
         try:
-            answer = await worker.ask(
-                "backfill_bulk", {"p_worker": worker.name, "p_sessions": asked}
-            )
+            # A call that met its limit is made again with less work.
+            sized = {"p_worker": worker.name, "p_sessions": asked}
+            answer = await worker.ask("backfill_bulk", sized, BULK, outlasts=(TakesNoWrites,))
         except TookTooLong:
             # The whole call was rolled back, so nothing was done.
             self.sessions = max(asked // 2, 1)
             self.is_tired = asked == 1
             return not self.is_tired
-        if answer.get("look"):
+        if isinstance(answer, Looked):
             return False
         if asked == self.sessions:  # no parallel call has changed it meanwhile
-            self.sessions = next_sessions(asked, held=answer["sessions"], took_ms=answer["took_ms"])
-        self.is_alone = self.is_alone or answer["alone"]
-        told = _told(answer)
-        worker.tell("bulk_settled", **told)
-        self.has_failed = self.has_failed or bool(told["failed"] or told["pending"])
-        return bool(told["done"])
+            self.sessions = next_sessions(asked, held=answer.sessions, took_ms=answer.took_ms)
+        self.is_alone = self.is_alone or answer.alone
+        worker.tell("bulk_settled", **{name: getattr(answer, name) for name in TOLD})
+        self.has_failed = self.has_failed or bool(answer.failed or answer.pending)
+        return bool(answer.done)
 
 
 def next_sessions(asked: int, *, held: int, took_ms: float) -> int:
     """How many sessions the next call asks for, after a call that held `held` in `took_ms`."""
     is_quick = took_ms * GROWTH < AIM_MS
     return min(round(asked * GROWTH) + 1, MOST_SESSIONS) if is_quick and held == asked else asked
-
-
-def _told(answer: Mapping[str, Json]) -> dict[str, Json]:
-    names = ("sessions", "done", "failed", "pending", "skipped", "took_ms")
-    return {name: answer.get(name, 0) for name in names}

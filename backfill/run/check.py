@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from backfill.api import keys
+from backfill.api import answers, keys
 from backfill.api.gateway import Gateway
 from backfill.api.rows import check_of
 from backfill.errors import NotInstalled
@@ -20,7 +20,7 @@ async def check_project(gateway: Gateway) -> tuple[Check, ...]:
     """
     try:
         asked = {"p_probed": await probed(gateway, None)}
-        found = await gateway.call("backfill_check", asked, expect=list)
+        found = await gateway.call("backfill_check", asked, answers.ROWS)
     except NotInstalled as absent:
         installed = Check("migrations", "fail", absent.message, absent.next_step)
         return (_reachable(gateway.host), _key(gateway), installed)

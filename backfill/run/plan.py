@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from statistics import median
 from uuid import uuid4
 
+from backfill.api import answers
 from backfill.api.gateway import Gateway
 from backfill.api.queries import full_run_id, load_plan, load_run
 from backfill.api.retries import Patience
@@ -38,7 +39,7 @@ async def make_plan(gateway: Gateway, clock: Clock, request: Mapping[str, Json])
     """
     run_id = str(uuid4())
     opening = {"p_request": dict(request), "p_project_host": gateway.host, "p_run_id": run_id}
-    await gateway.call("backfill_open", opening, expect=str)
+    await gateway.call("backfill_open", opening, answers.RUN_ID)
     try:
         return await finish_plan(gateway, clock, run_id)
     except UnknownRun:
@@ -55,14 +56,14 @@ async def finish_plan(gateway: Gateway, clock: Clock, run_id: str) -> Plan:
 
     Raises IllegalMove if it is no longer in planning.
     """
-    while not await gateway.call("backfill_collect", {"p_run_id": run_id}, expect=bool):
+    while not await gateway.call("backfill_collect", {"p_run_id": run_id}, answers.IS_DONE):
         pass
     round_trip_ms = await _rehearse(gateway, clock, run_id)
-    answers = await probed(gateway, run_id)
-    sealing = {"p_run_id": run_id, "p_round_trip_ms": round_trip_ms, "p_probed": answers}
-    sealed = await gateway.call("backfill_seal", sealing, expect=dict)
+    told = await probed(gateway, run_id)
+    sealing = {"p_run_id": run_id, "p_round_trip_ms": round_trip_ms, "p_probed": told}
+    sealed = await gateway.call("backfill_seal", sealing, answers.SEALED)
     while sealed["state"] == "planning":  # a large plan is placed in more than one call
-        sealed = await gateway.call("backfill_seal", sealing, expect=dict)
+        sealed = await gateway.call("backfill_seal", sealing, answers.SEALED)
     if sealed["state"] == "empty":
         return empty_plan_of(sealed)
     return await load_plan(gateway, run_id)
@@ -89,14 +90,14 @@ async def _rehearse(gateway: Gateway, clock: Clock, run_id: str) -> float | None
 
     Returns the median time of a call outside the database, in ms. None if there is no sample.
     """
-    sample = await gateway.call("backfill_rehearsal", {"p_run_id": run_id}, expect=list)
+    sample = await gateway.call("backfill_rehearsal", {"p_run_id": run_id}, answers.NAMES)
     round_trips_ms = []
     for session_id in sample:
         began = clock.now()
         rehearsing = {"p_run_id": run_id, "p_session_id": session_id}
         try:
             seen = await gateway.call(
-                "backfill_rehearse", rehearsing, expect=dict, patience=REHEARSING
+                "backfill_rehearse", rehearsing, answers.REHEARSED, patience=REHEARSING
             )
         except BackfillError as lost:
             if lost.code or isinstance(lost, BadKey | NotInstalled):
@@ -129,7 +130,7 @@ async def _request_of(gateway: Gateway, asked: Request) -> dict[str, Json]:
     asked.given()  # refuses a bad request before any look-up
     run_id = await full_run_id(gateway, asked.like)
     like = (await load_run(gateway, run_id))["request"]
-    installed = await gateway.call("backfill_installed", {}, expect=list)
+    installed = await gateway.call("backfill_installed", {}, answers.ROWS)
     now = {p for t in installed if t["target"] == like["target"] for p in t["parameters"]}
     replaced = like.keys() - OWN - now
     if asked.want:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 
 import anyio
 
+from backfill.api import answers
 from backfill.api.gateway import PAGE, CallFailed, Gateway
 from backfill.results.run import Json
 
@@ -31,7 +32,7 @@ async def probed(gateway: Gateway, run_id: str | None) -> list[Told]:
 
     [{mark, status, detail, next}], for `backfill_check` and `backfill_seal`.
     """
-    calls = await gateway.call("backfill_calls", {"p_run_id": run_id}, expect=list)
+    calls = await gateway.call("backfill_calls", {"p_run_id": run_id}, answers.ROWS)
     return [{"mark": call["mark"], **await _answer_about(gateway, call)} for call in calls]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from backfill.api import answers
 from backfill.api.gateway import Gateway
 from backfill.api.queries import load_history, load_missing
 from backfill.api.rows import installed_of
@@ -24,7 +25,7 @@ class TargetVerbs:
 
     async def targets(self) -> tuple[InstalledTarget, ...]:
         """The installed targets, by name, each with its coverage of all dates."""
-        found = await self._gateway.call("backfill_installed", {}, expect=list)
+        found = await self._gateway.call("backfill_installed", {}, answers.ROWS)
         return tuple([installed_of(row, await self._coverage(str(row["target"]))) for row in found])
 
     async def _coverage(self, target: str) -> float | None:
@@ -67,16 +68,15 @@ class TargetVerbs:
         warnings: Sequence[FileFault] = ()
         if form.made is not None:
             asked = {"p_declaration": declaration_of(form.made)}
-            answers = await self._gateway.call("backfill_check_target", asked, expect=list)
-            errors += form.found([a for a in answers if not a.get("warns")])
-            warnings = form.found([a for a in answers if a.get("warns")])
+            told = await self._gateway.call("backfill_check_target", asked, answers.ROWS)
+            errors += form.found([a for a in told if not a.get("warns")])
+            warnings = form.found([a for a in told if a.get("warns")])
         name = "" if form.made is None else form.made.target
         return TargetCheck(name, in_order(errors), in_order(warnings))
 
     async def catalog(self) -> Mapping[str, object]:
         """What a target may name, {relations, functions}, read from the catalogs alone."""
-        answer: Mapping[str, object] = await self._gateway.call("backfill_catalog", {}, expect=dict)
-        return answer
+        return await self._gateway.call("backfill_catalog", {}, answers.CATALOG)
 
     async def draft_target(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
+from backfill.api import answers
 from backfill.api.gateway import Gateway
 from backfill.api.rows import undo_of, undone_of
 from backfill.errors import ApprovalNeeded, TookTooLong
@@ -115,11 +116,11 @@ async def preview_undo(
     arguments = {f"p_{name}": value for name, value in scope.items()}
     asked: dict[str, Json] = {"p_run_id": run_id, "p_budget_ms": LOOK_MS}
     verb, by = "backfill_preview_undo", access_token
-    answer = await gateway.call(verb, {**asked, **arguments}, access_token=by)
+    answer = await gateway.call(verb, {**asked, **arguments}, answers.PREVIEW, access_token=by)
     while answer["digest"] is None:
         on_progress(answer["looked_at"], answer["to_look_at"])
         asked["p_undo_id"] = answer["undo_id"]
-        answer = await gateway.call(verb, asked, access_token=by)
+        answer = await gateway.call(verb, asked, answers.PREVIEW, access_token=by)
     return AsyncUndo(gateway, undo_of(answer))
 
 
@@ -148,13 +149,15 @@ async def confirm_undo(
         began = time.monotonic()
         try:
             answer = await gateway.call(
-                "backfill_confirm_undo", {**arguments, "p_sessions": sessions}
+                "backfill_confirm_undo", {**arguments, "p_sessions": sessions}, answers.UNDONE
             )
         except ApprovalNeeded:
             if access_token is None:
                 raise
             named = {"run": run_id, "digest": digest}
-            await gateway.call("backfill_approve_undo", named, access_token=access_token)
+            await gateway.call(
+                "backfill_approve_undo", named, answers.RUN, access_token=access_token
+            )
             access_token = None  # what it could do is done
             continue
         except TookTooLong:

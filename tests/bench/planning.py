@@ -118,10 +118,10 @@ async def plan_here(since: str) -> dict[str, Any]:
     windows: list[Any] = []
 
     class Timed(Gateway):
-        async def call(self, function: str, arguments: Any, **given: Any) -> Any:
+        async def call(self, function: str, arguments: Any, shape: Any, **given: Any) -> Any:
             began = time.perf_counter()
             try:
-                return await super().call(function, arguments, **given)
+                return await super().call(function, arguments, shape, **given)
             finally:
                 took_s[function] += time.perf_counter() - began
                 if function == "backfill_collect":

@@ -136,14 +136,26 @@ def says(
     **headers: str,
 ) -> Fault:
     """Somebody on the way answers in the project's place: a text as HTML, anything else as JSON."""
-    text = body if isinstance(body, str) else json.dumps(body)
-    kind = "text/html" if isinstance(body, str) else "application/json"
+    if not isinstance(body, str):
+        return says_json(status, json.dumps(body), forwards=forwards, **headers)
+    return _answers(str(status), status, body, "text/html", forwards, headers)
+
+
+def says_json(status: int, text: str, *, forwards: bool = False, **headers: str) -> Fault:
+    """The same with a text that is called JSON, whether it is or not."""
+    name = f"{status} {text}".strip() if status < 300 else str(status)
+    return _answers(name, status, text, "application/json", forwards, headers)
+
+
+def _answers(
+    name: str, status: int, text: str, kind: str, forwards: bool, headers: Mapping[str, str]
+) -> Fault:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
 
     async def answer(exchange: Exchange) -> web.StreamResponse:
         return web.Response(status=status, text=text, content_type=kind, headers=named)
 
-    return Fault(str(status), forwards, answer)
+    return Fault(name, forwards, answer)
 
 
 def does(callback: Callable[[], object], *, forwards: bool) -> Fault:

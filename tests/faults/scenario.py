@@ -87,6 +87,10 @@ class Scene:
         with self.project.connect() as bf:
             plan = bf.plan(**{**self.subject.request, **PACED, **request})
         self.project.approve(plan)
+        return self.takes(plan)
+
+    def takes(self, plan: backfill.Plan) -> str:
+        """Hold what comes to an approved plan; its run's id."""
         self.sessions = max(self.sessions, len(plan.sessions))
         writers = self.subject.writers
         self.owed |= {(s.session_id, writers[c]) for s in plan.sessions for c in s.components}
