@@ -8088,7 +8088,8 @@ begin
       errcode = 'read_only_sql_transaction',
       message = format(
         '%s writes while it detects what is missing (%s). Take the write out of the view and of what it calls',
-        v_view, sqlerrm);
+        v_view, sqlerrm),
+      hint = 'backfill plan … after that';
   end;
   return v_found;
 end

@@ -3,7 +3,7 @@
 Each push tries everything in fewer combinations. Property tests have fewer examples. A case of the
 fault suite meets two of its subjects, one that SQL scores and one that Edge Functions score, over
 60 sessions instead of 200. What was undone is done again only if SQL alone scores it, and in bulk.
-All of it is the same from run to run.
+All of it is the same from run to run. What is NIGHTLY takes long, and a push leaves it out.
 BACKFILL_WHOLE=1 makes them whole.
 """
 
@@ -14,7 +14,10 @@ from collections.abc import Collection
 from typing import TypeVar
 from zlib import crc32
 
+import pytest
+
 WHOLE = bool(os.environ.get("BACKFILL_WHOLE"))
+NIGHTLY = pytest.mark.skipif(not WHOLE, reason="takes long: BACKFILL_WHOLE=1 runs it")
 # The name of a case chooses one of these, so that each subject meets about half of the cases. SQL
 # and Edge Functions both score documents.
 PAIRS = (("rpc", "edge"), ("documents", "silent"), ("rpc", "silent"), ("documents", "edge"))
