@@ -22,6 +22,7 @@ from backfill.cli import (
     local,
     login,
     signing,
+    streams,
     target,
     terminal,
     undo,
@@ -259,7 +260,10 @@ def _work(
 
 
 def _stop_on_signals(run_id: str, progress: ApplyProgress) -> Callable[[], bool]:
-    """Ctrl-C or SIGTERM: finish what is in flight, give the rest back. A second ends at once."""
+    """Ctrl-C, SIGTERM or a closed terminal: finish what is in flight, give the rest back.
+
+    A second signal ends at once. Under nohup a closed terminal is nothing.
+    """
     asked: list[int] = []
 
     def ask(number: int, _: object) -> None:
@@ -276,8 +280,12 @@ def _stop_on_signals(run_id: str, progress: ApplyProgress) -> Callable[[], bool]
         asked.append(number)
         terminal.err.print("finishing what is in flight. A second signal ends at once")
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, ask)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and (
+            name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN
+        ):
+            signal.signal(number, ask)
     return lambda: bool(asked)
 
 
@@ -354,11 +362,23 @@ target.add_to(app)
 
 
 def main() -> None:
-    """Run the command line. An error becomes its message and its exit code."""
+    """Run the command line. An error becomes its message and its exit code.
+
+    What cannot be written stops no verb. A full disk under the answer ends it with FAILED, and a
+    reader who has gone with the verb's own code.
+    """
+    with streams.lasting() as lost:
+        code = _code_of_verb()
+    if lost.answer_is_lost and not code:
+        code = int(exit_codes.ExitCode.FAILED)
+    sys.exit(code)
+
+
+def _code_of_verb() -> int:
     refused: BackfillError | typer.TyperException | typer.Abort
     try:
         completion.make_ready()
-        sys.exit(app(prog_name=completion.PROGRAM, standalone_mode=False))
+        return int(app(prog_name=completion.PROGRAM, standalone_mode=False) or 0)
     except typer.Abort as abort:
         refused, code = abort, exit_codes.ExitCode.FAILED
     except BackfillError as error:
@@ -369,4 +389,4 @@ def main() -> None:
         terminal.print_json(terminal.told(refused))
     else:
         terminal.print_refusal(refused, is_refused=code is exit_codes.ExitCode.REFUSED)
-    sys.exit(code)
+    return int(code)
