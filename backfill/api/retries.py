@@ -6,10 +6,11 @@ A session's back-off is the database's: sql/60_apply/backoff_and_breaker.sql.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+import anyio
 import stamina
 
 from backfill.errors import BackfillError, OutcomeUnknown
@@ -50,6 +51,7 @@ class Patience:
 BRIEF = Patience(timeout_s=30.0, longest_wait_s=8.0)  # someone waits for the answer
 LASTING_S = 300.0  # a worker: longer than a project takes to restart
 LASTING_WAIT_S = 30.0
+LOOK_S = 0.2  # a wait ends so soon after someone asked to stop
 
 
 def asked_wait(retry_after_s: float | None, patience: Patience) -> bool | float:
@@ -77,18 +79,55 @@ async def ask_patiently(
             return False
         return asked_wait(getattr(error, "retry_after_s", None), patience)
 
-    async for attempt in stamina.retry_context(
-        on=next_try,
-        attempts=None,
-        timeout=patience.timeout_s,
-        wait_max=patience.longest_wait_s,
-    ):
+    tries = aiter(
+        stamina.retry_context(
+            on=next_try,
+            attempts=None,
+            timeout=patience.timeout_s,
+            wait_max=patience.longest_wait_s,
+        )
+    )
+    answers: list[Answer] = []
+    failed: list[BackfillError] = []
+    attempt: stamina.Attempt | None = await anext(tries)
+    while attempt is not None:
         with attempt:
             try:
-                return await ask()
+                answers.append(await ask())
             except BackfillError as error:
+                failed.append(error)
                 if asked_s := next_try(error):
                     wait_s = float(attempt.next_wait) if asked_s is True else asked_s
                     patience.on_wait(error, wait_s)
                 raise
-    raise AssertionError("the retry loop returns or raises")
+        if answers:
+            return answers[0]
+        attempt = await _next(tries, patience.gives_up)
+    raise failed[-1]
+
+
+async def _next(
+    tries: AsyncIterator[stamina.Attempt], gives_up: Callable[[], bool]
+) -> stamina.Attempt | None:
+    """The next try, after its wait. None if meanwhile nobody wants it any more.
+
+    Raises the newest error if there is none.
+    """
+    found: list[stamina.Attempt] = []
+    raised: list[BackfillError] = []
+
+    async def wait(scope: anyio.CancelScope) -> None:
+        try:
+            found.append(await anext(tries))
+        except BackfillError as error:
+            raised.append(error)  # a task group would raise a group of errors
+        scope.cancel()
+
+    async with anyio.create_task_group() as waiting:
+        waiting.start_soon(wait, waiting.cancel_scope)
+        while not gives_up():  # noqa: ASYNC110 - a signal's handler cannot set an event of a loop
+            await anyio.sleep(LOOK_S)
+        waiting.cancel_scope.cancel()
+    if raised:
+        raise raised[0]
+    return found[0] if found else None

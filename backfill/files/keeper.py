@@ -14,7 +14,7 @@ from backfill.api.queries import (
     load_receipts,
     load_verification_if_possible,
 )
-from backfill.errors import BackfillError
+from backfill.errors import BackfillError, OutcomeUnknown
 from backfill.files.folder import RunLog, files_are_missing
 from backfill.files.records import Answered, Evidence, rebuilt_batches, rebuilt_calls, record_of
 from backfill.files.rollback_sql import Listing
@@ -35,9 +35,12 @@ async def kept(logs_dir: Path | None, gateway: Gateway, run_id: str) -> AsyncIte
     try:
         try:
             yield log
-        finally:
-            if log.folder is not None:
-                await write_ending(log, gateway, run_id)
+        except OutcomeUnknown:
+            raise  # nobody answers, so nobody says how it ended
+        except BaseException:
+            await _end(log, gateway, run_id)
+            raise
+        await _end(log, gateway, run_id)
     except BackfillError as error:
         if log.failed:
             error.add_note(files_are_missing(run_id, log.failed))
@@ -50,6 +53,11 @@ def write_down(log: RunLog, event: Event) -> None:
         log.call(record_of(event))
     elif event.kind == "batch_settled":
         log.batch(int(event.details["batch"]), record_of(event))
+
+
+async def _end(log: RunLog, gateway: Gateway, run_id: str) -> None:
+    if log.folder is not None:
+        await write_ending(log, gateway, run_id)
 
 
 async def write_ending(log: RunLog, gateway: Gateway, run_id: str) -> None:

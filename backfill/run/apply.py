@@ -12,10 +12,19 @@ from uuid import uuid4
 import anyio
 
 from backfill.api.answers import CLAIM, STARTED, Claim
+from backfill.api.failures import TRY_AGAIN
 from backfill.api.gateway import Gateway
 from backfill.api.queries import load_freshness, load_run, load_standing
 from backfill.api.retries import BRIEF
-from backfill.errors import ApprovalExpired, BackfillError, Paused, WrongServer
+from backfill.errors import (
+    ApprovalExpired,
+    BackfillError,
+    OutcomeUnknown,
+    Paused,
+    TakesNoWrites,
+    TookTooLong,
+    WrongServer,
+)
 from backfill.files import keeper
 from backfill.results.event import EventKind
 from backfill.run.batch import Batches
@@ -24,6 +33,8 @@ from backfill.run.worker import Worker
 
 logger = logging.getLogger("backfill")
 
+# After these the same apply goes on where it stopped.
+PASSING = (OutcomeUnknown, TookTooLong, TakesNoWrites)
 LONGEST_WAIT_S = 5.0  # a pause, a resume and a Ctrl-C are noticed within this
 FRESHNESS_TOLD = (
     "filled_total", "unselected_total", "replacing_total", "new_candidates_total", "changes",
@@ -46,7 +57,13 @@ async def work_and_keep(worker: Worker, logs_dir: Path | None) -> str | None:
     """Work on a run and keep its files in a folder. Returns why a file could not be written."""
     async with keeper.kept(logs_dir, worker.gateway, worker.run_id) as log:
         worker.listeners.callbacks.insert(0, partial(keeper.write_down, log))
-        await work(worker)
+        try:
+            await work(worker)
+        except PASSING as trouble:
+            taken_up = f"backfill apply {worker.run_id}"
+            first = trouble.next_step.removesuffix(TRY_AGAIN)
+            trouble.next_step = f"{first}, then: {taken_up}" if first else taken_up
+            raise
     return log.failed
 
 

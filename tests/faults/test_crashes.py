@@ -7,8 +7,9 @@ import signal
 import pytest
 
 from tests.faults.processes import applying, kill_at
-from tests.faults.proxy import OWN, SCORING, Nth, Strike, deaf, held
+from tests.faults.proxy import OWN, SCORING, Nth, Strike, cut, deaf, held
 from tests.faults.scenario import CONCURRENCY, MIDWAY, SESSIONS, Scene, wait_until
+from tests.faults.subjects import IN_SQL
 
 START, CLAIM, SETTLE = ((name,) for name in OWN)
 KILLS = {
@@ -60,6 +61,27 @@ def test_a_signal_finishes_what_is_in_flight_and_gives_the_rest_back(
     assert 0 < scene.project.value("select count(*) from public.test_scorings") < SESSIONS
     assert scene.apply(run_id).is_complete
     scene.ends_as_undisturbed(f"{number.name}, finishing what is in flight", run_id)
+
+
+@IN_SQL
+def test_a_closed_terminal_is_a_signal_like_others(scene: Scene) -> None:
+    """SIGHUP, while the API is away: ended soon with the next command, nothing lost or leased."""
+    run_id = scene.planned()
+    scene.proxy.strikes = [
+        Strike(held(), Nth(SCORING, MIDWAY, SESSIONS)),
+        Strike(cut(forwards=False), lambda call: call.function in SETTLE),
+    ]
+    with applying(scene, run_id, "hung up") as worker:
+        wait_until(lambda: len(scene.proxy.hits) >= CONCURRENCY)
+        worker.sent(signal.SIGHUP)
+        wait_until(lambda: "finishing" in worker.said())
+        scene.proxy.strikes.pop(0)
+        scene.proxy.heal()
+        assert worker.ended() == 5
+        assert worker.said().endswith(f"  Next: backfill apply {run_id}\n")
+    scene.proxy.strikes = []
+    assert scene.apply(run_id).is_complete
+    scene.ends_as_undisturbed("SIGHUP while the API is away", run_id)
 
 
 def test_ctrl_c_twice_ends_at_once(scene: Scene) -> None:
