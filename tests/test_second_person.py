@@ -12,6 +12,7 @@ import pytest
 
 import backfill
 from tests.conftest import Project
+from tests.kit import verbs
 from tests.kit.clocks import DatabaseClock
 from tests.kit.outsider import UNHURRIED, Outsider, code_of
 from tests.kit.tokens import changed, token_of
@@ -166,6 +167,16 @@ def test_without_settings_nobody_but_the_sql_editor_decides(shop: Shop) -> None:
     assert shop.approve(None) == NOT_AN_APPROVER
     assert shop.approve(shop.approver(aal="aal1")) == NOT_AN_APPROVER
     assert shop.confirm(preview) == NEEDED
+    approve = "select public.backfill_approve(%s, %s, 'Ada')"
+    with pytest.raises(psycopg.Error, match="row of backfill_settings is gone") as refused:
+        shop.project.db.execute(approve, (shop.plan, shop.digest))
+    put_back = (refused.value.diag.message_hint or "").split("\n")[-1]
+    with pytest.raises(psycopg.Error, match="row of backfill_settings is gone"):
+        verbs.collected(shop.project.db)
+    shop.project.db.execute(put_back.encode())
+    shop.project.db.execute(approve, (shop.plan, shop.digest))
+    until = "select valid_until from public.backfill_approvals where run_id = %s"
+    assert shop.project.value(until, shop.plan) is not None
 
 
 # A second person for an undo ----------------------------------------------------------------------

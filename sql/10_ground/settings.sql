@@ -36,6 +36,29 @@ comment on column public.backfill_settings.undo_policy is
 comment on column public.backfill_settings.undo_policy_rows is
   'Under second_person: rows that may be undone without an approver, of one run ever and of all runs in 24 hours.';
 
+-- The settings of this project. Without their row nothing is planned, approved or scored.
+--
+-- raises  OB013 the row is gone
+create function backfill_private.settings()
+returns public.backfill_settings
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_settings public.backfill_settings;
+begin
+  select * into v_settings from public.backfill_settings;
+  if not found then
+    perform backfill_private.refuse('OB013',
+      'the row of backfill_settings is gone: nothing says what this project allows',
+      e'put it back in the SQL editor, then set environment, policy and bounds:\n'
+        'insert into public.backfill_settings default values;');
+  end if;
+  return v_settings;
+end
+$$;
+
 -- The settings of this project, as a plan keeps them, so that later changes show. {name: value}
 create function backfill_private.settings_now()
 returns jsonb

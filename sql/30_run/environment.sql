@@ -3,7 +3,7 @@
 -- Refuse a plan for another environment than this one.
 --
 -- returns  the environment of the plan, null if neither the request nor the settings name one
--- raises   OB008 the two differ
+-- raises   OB008 the two differ, OB013 the settings are gone
 create function backfill_private.check_environment(p_wanted text)
 returns text
 language plpgsql
@@ -11,7 +11,7 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_here text := (select environment from public.backfill_settings);
+  v_here text := (backfill_private.settings()).environment;
 begin
   if lower(p_wanted) <> lower(v_here) then
     perform backfill_private.refuse('OB008',

@@ -3,7 +3,7 @@
 
 -- Refuse a throttle or a batch size that this project does not allow.
 --
--- raises  OB013 a bound is broken. The message names it
+-- raises  OB013 a bound is broken. The message names it. Or the settings are gone
 create function backfill_private.check_pace(p_throttle integer, p_batch_size integer)
 returns void
 language plpgsql
@@ -11,7 +11,7 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_most integer := (select max_throttle_per_minute from public.backfill_settings);
+  v_most integer := (backfill_private.settings()).max_throttle_per_minute;
 begin
   if p_throttle is null and v_most is not null then
     perform backfill_private.refuse('OB013',

@@ -104,7 +104,7 @@ $$;
 --         OB002 nothing to decide
 --         OB004, OB005, OB007 as above
 --         OB008 another environment
---         OB013 a rejection without a reason, or a name that names nobody
+--         OB013 a rejection without a reason, a name that names nobody, or an approval while the settings are gone
 create function backfill_private.decide()
 returns trigger
 language plpgsql
@@ -145,7 +145,7 @@ begin
     v_caller.label);
   new.decided_at := backfill_private.clock();
   new.valid_until := case when new.decision = 'approved'
-    then new.decided_at + (select approval_ttl from public.backfill_settings) end;
+    then new.decided_at + (backfill_private.settings()).approval_ttl end;
   update public.backfill_runs
   set approved_by = case when new.decision = 'approved' then new.approver end,
       approved_via = case when new.decision = 'approved' then new.via end,

@@ -130,7 +130,8 @@ $$;
 -- Approve an undo that was previewed. Who carries it out confirms it afterwards.
 --
 -- returns  {run_id, digest, rows, approver, via, valid_until}
--- raises   OB001 no such run, OB002 it was confirmed already, OB005 the caller may not, OB013 no name, OB019 another digest
+-- raises   OB001 no such run, OB002 it was confirmed already, OB005 the caller may not, OB013 no name or no settings,
+--          OB019 another digest
 create function backfill_private.approve_undo(p_run_id uuid, p_digest text, p_approver text, p_note text)
 returns jsonb
 language plpgsql
@@ -165,7 +166,7 @@ begin
         v_caller.label),
       approver_id = v_caller.user_id,
       approved_via = case v_caller.kind when 'user' then 'auth' else 'sql' end,
-      approved_until = backfill_private.clock() + (select approval_ttl from public.backfill_settings)
+      approved_until = backfill_private.clock() + (backfill_private.settings()).approval_ttl
   where undo_id = v_undo.undo_id
   returning * into v_undo;
   perform backfill_private.record(p_run_id, 'undo_approved', jsonb_build_object(

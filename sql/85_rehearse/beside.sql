@@ -24,7 +24,7 @@ begin
   select least(
     (r.request ->> 'throttle_per_minute')::bigint,
     x.max_throttle_per_minute - backfill_private.share_taken(null)) into v_room
-  from public.backfill_runs as r, public.backfill_settings as x
+  from public.backfill_runs as r, backfill_private.settings() as x
   where r.run_id = p_run_id;
   if exists (
     select from backfill_private.rehearsals as s

@@ -18,7 +18,7 @@ as $$
     case when s.max_throttle_per_minute is not null
       then greatest(s.max_throttle_per_minute - backfill_private.share_taken(null), 0) / 2 end,
     100)
-  from public.backfill_settings as s
+  from backfill_private.settings() as s
 $$;
 
 -- Choose the sessions to rehearse: one candidate of each category first, then the priority sessions, then one of each

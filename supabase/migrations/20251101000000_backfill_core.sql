@@ -479,6 +479,29 @@ comment on column public.backfill_settings.undo_policy is
 comment on column public.backfill_settings.undo_policy_rows is
   'Under second_person: rows that may be undone without an approver, of one run ever and of all runs in 24 hours.';
 
+-- The settings of this project. Without their row nothing is planned, approved or scored.
+--
+-- raises  OB013 the row is gone
+create function backfill_private.settings()
+returns public.backfill_settings
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_settings public.backfill_settings;
+begin
+  select * into v_settings from public.backfill_settings;
+  if not found then
+    perform backfill_private.refuse('OB013',
+      'the row of backfill_settings is gone: nothing says what this project allows',
+      e'put it back in the SQL editor, then set environment, policy and bounds:\n'
+        'insert into public.backfill_settings default values;');
+  end if;
+  return v_settings;
+end
+$$;
+
 -- The settings of this project, as a plan keeps them, so that later changes show. {name: value}
 create function backfill_private.settings_now()
 returns jsonb
@@ -3899,7 +3922,7 @@ $$;
 -- Refuse a plan for another environment than this one.
 --
 -- returns  the environment of the plan, null if neither the request nor the settings name one
--- raises   OB008 the two differ
+-- raises   OB008 the two differ, OB013 the settings are gone
 create function backfill_private.check_environment(p_wanted text)
 returns text
 language plpgsql
@@ -3907,7 +3930,7 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_here text := (select environment from public.backfill_settings);
+  v_here text := (backfill_private.settings()).environment;
 begin
   if lower(p_wanted) <> lower(v_here) then
     perform backfill_private.refuse('OB008',
@@ -4960,7 +4983,7 @@ $$;
 
 -- Refuse a throttle or a batch size that this project does not allow.
 --
--- raises  OB013 a bound is broken. The message names it
+-- raises  OB013 a bound is broken. The message names it. Or the settings are gone
 create function backfill_private.check_pace(p_throttle integer, p_batch_size integer)
 returns void
 language plpgsql
@@ -4968,7 +4991,7 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_most integer := (select max_throttle_per_minute from public.backfill_settings);
+  v_most integer := (backfill_private.settings()).max_throttle_per_minute;
 begin
   if p_throttle is null and v_most is not null then
     perform backfill_private.refuse('OB013',
@@ -8376,7 +8399,7 @@ $$;
 --         OB002 nothing to decide
 --         OB004, OB005, OB007 as above
 --         OB008 another environment
---         OB013 a rejection without a reason, or a name that names nobody
+--         OB013 a rejection without a reason, a name that names nobody, or an approval while the settings are gone
 create function backfill_private.decide()
 returns trigger
 language plpgsql
@@ -8417,7 +8440,7 @@ begin
     v_caller.label);
   new.decided_at := backfill_private.clock();
   new.valid_until := case when new.decision = 'approved'
-    then new.decided_at + (select approval_ttl from public.backfill_settings) end;
+    then new.decided_at + (backfill_private.settings()).approval_ttl end;
   update public.backfill_runs
   set approved_by = case when new.decision = 'approved' then new.approver end,
       approved_via = case when new.decision = 'approved' then new.via end,
@@ -12829,7 +12852,8 @@ $$;
 -- Approve an undo that was previewed. Who carries it out confirms it afterwards.
 --
 -- returns  {run_id, digest, rows, approver, via, valid_until}
--- raises   OB001 no such run, OB002 it was confirmed already, OB005 the caller may not, OB013 no name, OB019 another digest
+-- raises   OB001 no such run, OB002 it was confirmed already, OB005 the caller may not, OB013 no name or no settings,
+--          OB019 another digest
 create function backfill_private.approve_undo(p_run_id uuid, p_digest text, p_approver text, p_note text)
 returns jsonb
 language plpgsql
@@ -12864,7 +12888,7 @@ begin
         v_caller.label),
       approver_id = v_caller.user_id,
       approved_via = case v_caller.kind when 'user' then 'auth' else 'sql' end,
-      approved_until = backfill_private.clock() + (select approval_ttl from public.backfill_settings)
+      approved_until = backfill_private.clock() + (backfill_private.settings()).approval_ttl
   where undo_id = v_undo.undo_id
   returning * into v_undo;
   perform backfill_private.record(p_run_id, 'undo_approved', jsonb_build_object(
@@ -14284,7 +14308,7 @@ begin
   select least(
     (r.request ->> 'throttle_per_minute')::bigint,
     x.max_throttle_per_minute - backfill_private.share_taken(null)) into v_room
-  from public.backfill_runs as r, public.backfill_settings as x
+  from public.backfill_runs as r, backfill_private.settings() as x
   where r.run_id = p_run_id;
   if exists (
     select from backfill_private.rehearsals as s
@@ -14470,7 +14494,7 @@ as $$
     case when s.max_throttle_per_minute is not null
       then greatest(s.max_throttle_per_minute - backfill_private.share_taken(null), 0) / 2 end,
     100)
-  from public.backfill_settings as s
+  from backfill_private.settings() as s
 $$;
 
 -- Choose the sessions to rehearse: one candidate of each category first, then the priority sessions, then one of each
