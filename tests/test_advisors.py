@@ -51,6 +51,10 @@ NEEDED_BY = {
         select from backfill_private.unnoted
         where run_id = gen_random_uuid() order by unnoted_id
     """,
+    # backfill_private.may_bulk, at each call in bulk: batches in which a session did not end well
+    "backfill_unnoted_troubled": """
+        select from backfill_private.unnoted where run_id = gen_random_uuid() and not is_well
+    """,
     # backfill_private.prism_standing: the completed sessions of a range of days
     "backfill_completed_sessions": """
         select id from public.assessment_sessions

@@ -315,8 +315,10 @@ def test_what_is_critical_in_bulk_is_seen_by_the_next_verb(project: Project, ver
 def test_failures_in_bulk_before_a_resume_are_not_counted_after_it(project: Project) -> None:
     """The breaker looks when somebody pauses the run; what was looked at is settled with that."""
     every = [r["session_id"] for r in project.rows(CANDIDATES)]
-    run_id = started_in_bulk(project, {"fail": every})
-    failed = sum(_bulk(project, run_id, 25)["failed"] for _ in range(2))
+    misbehave(project.db, {"fail": every})
+    of_one_phase = {"priority": [], "recent_since": "2025-01-01", "batch_size": 25}
+    run_id = verbs.started(project.db, **{**BULK, **of_one_phase})
+    failed = _bulk(project, run_id, 25)["failed"]
     assert 20 < failed < len(every)
     _pause(project, run_id)
     reason = project.value("select reason from public.backfill_runs where run_id = %s", run_id)
@@ -398,3 +400,84 @@ def test_the_mode_is_part_of_the_digest(bf: backfill.Backfill) -> None:
     plan = bf.plan(**BULK)
     assert bf.plan(**{**BULK, "mode": "direct"}).digest != plan.digest
     assert bf.plan(like=plan.run_id).request["mode"] == "bulk"
+
+
+# A client that only ever calls backfill_bulk ------------------------------------------------------
+
+GONE_TRIGGER = 'drop trigger "000_backfill_receipt" on public.fc_scores'
+SETTING = "update public.backfill_settings set "
+# What a claim would have met, and the cause that it then says.
+IN_THE_WAY = {
+    "the bound was lowered": (SETTING + "max_throttle_per_minute = 6", "throttle"),
+    "the environment was renamed": (SETTING + "environment = 'qa'", "environment"),
+    "the settings are gone": ("delete from public.backfill_settings", "settings"),
+    "a receipt trigger is gone": (GONE_TRIGGER, "receipt_triggers"),
+    "a key is gone": (
+        "alter table public.fc_scores drop constraint fc_scores_pkey cascade",
+        "key",
+    ),
+    "a function was replaced": (
+        "alter function public.score_prism(uuid, text) cost 7",
+        "definition",
+    ),
+    "the view is gone": (
+        "alter view backfill_private.prism_standing rename to moved_away",
+        "view_gone",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", IN_THE_WAY)
+def test_bulk_alone_meets_what_a_claim_looks_at(project: Project, what: str) -> None:
+    """No session is scored, however often it is called. A claim then says why."""
+    statement, cause = IN_THE_WAY[what]
+    pace = {"throttle_per_minute": 7, "batch_size": 1, "priority": []}
+    run_id = verbs.started(project.db, **{**BULK, **pace})
+    project.db.execute(statement.encode())
+    assert [_bulk(project, run_id) for _ in range(2)] == [{"look": True}] * 2
+    assert project.value("select count(*) from public.backfill_receipts") == 0
+    assert verbs.claim(project.db, run_id)["state"] == "paused"
+    said = project.value("select cause from public.backfill_runs where run_id = %s", run_id)
+    assert said == cause
+
+
+def test_bulk_alone_stops_once_sessions_have_failed(project: Project) -> None:
+    """Every one fails: the first call is the last, until a claim has asked the breaker."""
+    every = [r["session_id"] for r in project.rows(CANDIDATES)]
+    run_id = started_in_bulk(project, {"fail": every})
+    assert _bulk(project, run_id)["failed"] == 5
+    assert [_bulk(project, run_id) for _ in range(8)] == [{"look": True}] * 8
+    failed = "select count(*) from public.backfill_items where state = 'failed'"
+    assert project.value(failed) == 5
+    assert verbs.claim(project.db, run_id)["bulk"] is True  # five are too few for the breaker
+    assert _bulk(project, run_id)["failed"] == 2  # the rest of the phase
+
+
+def test_bulk_alone_stops_when_too_many_batches_wait_for_the_chain(project: Project) -> None:
+    """Else nobody could claim any more: the claim writes all of them into the chain."""
+    run_id = verbs.started(project.db, **{**BULK, "priority": []})
+    project.db.execute(
+        "create or replace function backfill_private.most_unnoted() returns integer"
+        " language sql immutable set search_path = pg_catalog, pg_temp as 'select 2'"
+    )
+    assert [_bulk(project, run_id, 1).get("done") for _ in range(3)] == [1, 1, None]
+    assert verbs.claim(project.db, run_id)["bulk"] is True
+    assert _bulk(project, run_id, 1)["done"] == 1
+
+
+def test_bulk_alone_writes_nothing_after_the_approval_ran_out(project: Project) -> None:
+    """Not even if it ran out while the call was under way."""
+    run_id = verbs.started(project.db, **{**BULK, "priority": []})
+    project.db.execute(
+        "create function public.run_out() returns trigger language plpgsql security definer as $$"
+        " begin update public.backfill_runs set approved_until = now() - interval '1 minute';"
+        " return new; end $$;"
+        "create trigger run_out before insert on public.fc_scores"
+        " for each row execute function public.run_out()"
+    )
+    assert _bulk(project, run_id, 1).get("done", 0) == 0
+    assert project.value("select count(*) from public.backfill_receipts") == 0
+    project.db.execute("drop trigger run_out on public.fc_scores")
+    project.db.execute("update public.backfill_runs set approved_until = now()")
+    assert _bulk(project, run_id) == {"look": True}
+    assert project.value("select count(*) from public.backfill_receipts") == 0

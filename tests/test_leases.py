@@ -177,3 +177,55 @@ def test_an_undo_takes_the_leases_back_before_its_first_row(
     assert len(answers) == 3
     assert leased(db, run_id) == 0
     assert sum(answers[-1]["deletes"].values()) == written
+
+
+ELSEWHERE = (
+    "create or replace function backfill_private.server_identity() returns text"
+    " language sql stable set search_path = pg_catalog, pg_temp as $$ select 'restored' $$"
+)
+
+
+@pytest.mark.parametrize("mode", ["direct", "bulk"])
+def test_a_copy_of_the_database_scores_nothing_for_a_run_that_was_running(
+    db: psycopg.Connection[Any], still: DatabaseClock, mode: str
+) -> None:
+    """No new lease, no longer lease, no call in bulk, no resume, no retry: plan anew."""
+    request = {"throttle_per_minute": "none", "batch_size": 20, "mode": mode}
+    run_id = verbs.started(db, **request)
+    claim_id = str(uuid4())
+    taken = verbs.call(
+        db, "backfill_claim_apart", p_run_id=run_id, p_claim_id=claim_id, p_worker="before"
+    )
+    assert taken["granted"]
+    renew = {"p_run_id": run_id, "p_claim_id": claim_id}
+    assert verbs.call(db, "backfill_renew", **renew) == len(taken["granted"])
+    db.execute(ELSEWHERE.encode())
+    assert verbs.call(db, "backfill_renew", **renew) == 0
+    bulk = {"p_run_id": run_id, "p_worker": "w", "p_sessions": 5}
+    assert verbs.call(db, "backfill_bulk", **bulk) == {"look": True}
+    answer = verbs.claim(db, run_id)
+    assert (answer["state"], answer["granted"]) == ("paused", [])
+    assert answer["reason"] == "this is not the server and database that the plan was made on"
+    for door, name in (("backfill_resume", "run"), ("backfill_retry", "p_run_id")):
+        with pytest.raises(psycopg.Error) as refused:
+            verbs.call(db, door, **{name: run_id})
+        assert refused.value.sqlstate == "OB007"
+        assert f"backfill plan --like {run_id}" in (refused.value.diag.message_hint or "")
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        "update public.backfill_runs set approved_until = created_at",
+        "select public.backfill_pause(run_id, 'lunch') from public.backfill_runs",
+        "alter function public.score_prism(uuid, text) cost 7",
+    ],
+)
+def test_a_lease_is_not_renewed_once_its_run_may_not_be_scored(
+    db: psycopg.Connection[Any], still: DatabaseClock, ends: str
+) -> None:
+    """Its approval ran out, it is paused, a function is another: the lease runs out by itself."""
+    run_id, claim_id = verbs.started(db, throttle_per_minute="none"), str(uuid4())
+    assert verbs.claim(db, run_id, claim_id)["granted"]
+    db.execute(ends.encode())
+    assert verbs.call(db, "backfill_renew", p_run_id=run_id, p_claim_id=claim_id) == 0

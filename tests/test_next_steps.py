@@ -50,6 +50,10 @@ def walk(project_db: Db, clock: DatabaseClock) -> Walk:
     return Walk(project_db, clock)
 
 
+ELSEWHERE = (
+    "create or replace function backfill_private.server_identity() returns text"
+    " language sql stable set search_path = pg_catalog, pg_temp as $$ select 'restored' $$"
+)
 NO_KEY = "alter table public.fc_scores drop constraint fc_scores_pkey cascade"
 KEY_AGAIN = "alter table public.fc_scores add primary key (session_id, version, fc_kind)"
 
@@ -326,6 +330,8 @@ PAUSES = (
     Case("definition", broken("alter function public.score_prism(uuid, text) cost 101")),
     Case("plan", other_plan),
     Case("environment", broken("update public.backfill_settings set environment = 'qa'")),
+    Case("server", broken(ELSEWHERE)),
+    Case("settings", broken("delete from public.backfill_settings"), person_only),
     Case("view_gone", broken(GONE), statement(BACK)),
     Case("receipt_triggers", broken(NO_TRIGGERS)),
     Case("key", broken(NO_KEY), statement(KEY_AGAIN)),

@@ -33,6 +33,7 @@ create table public.backfill_runs (
   back_off_reason text,
   canary text check (canary in ('passed', 'failed', 'overridden')),
   fingerprint jsonb,
+  server text,
   project_host text,
   sealed_snapshot text,
   collect_from timestamptz,
@@ -115,6 +116,8 @@ comment on column public.backfill_runs.canary is
   'Null: not looked yet.';
 comment on column public.backfill_runs.fingerprint is
   'Definitions of the scoring functions when the plan was sealed.';
+comment on column public.backfill_runs.server is
+  'The server and database that the plan was sealed on. A restored or copied database is another one.';
 comment on column public.backfill_runs.project_host is
   'Host of the project as the planning client saw it.';
 comment on column public.backfill_runs.sealed_snapshot is
@@ -311,11 +314,15 @@ create table backfill_private.unnoted (
   granted jsonb not null,
   trouble jsonb not null,
   settled jsonb not null,
+  is_well boolean not null,
   details jsonb not null,
   is_noted boolean not null default false
 );
 
 create index backfill_unnoted_runs on backfill_private.unnoted (run_id, unnoted_id);
+
+-- The few in which a session did not end well: no call in bulk begins before a claim has looked at them.
+create index backfill_unnoted_troubled on backfill_private.unnoted (run_id) where not is_well;
 
 -- What was written to tables that no component names while a run's first sessions were scored: see elsewhere.sql.
 create table backfill_private.elsewhere (

@@ -43,6 +43,11 @@ select * from (values
   ('environment', true, false, 'A plan for this environment takes the place of this one. If backfill_settings has the '
     'wrong environment, set it right, then {again} the run.',
     array['backfill plan --like {run} --environment {environment}']),
+  ('server', true, false, 'The database was restored, copied or upgraded since. A new plan is for what stands here.',
+    array['backfill plan --like {run}']),
+  ('settings', true, true, 'Put the row back, and set again what it held: environment, policy, bounds. Then {again} the '
+    'run.',
+    array['insert into public.backfill_settings default values;']),
   ('view_gone', true, true, 'Create the view again as the target''s migration has it. Then {again} the run.',
     array['backfill check']),
   ('receipt_triggers', true, false, 'The check prints the SQL that puts the triggers back. Then {again} the run.',

@@ -39,7 +39,8 @@ select * from (values
   ('sqlstate', 'OB011', 'released', 'again', null,
     'this attempt may no longer write, so the session is given back. In bulk only the user''s own code raises it'),
   ('sqlstate', 'OB012', 'released', 'again', null,
-    'the run may no longer write, so the session is given back. In bulk only the user''s own code raises it'),
+    'the run may no longer write, so the session is given back. In bulk only the user''s own code raises it, or we do '
+    'if the approval ran out during the call'),
   ('sqlstate', 'OB018', 'failed', 'failed', null, 'the gate refused a write. It is critical, and pauses the run'),
   ('sqlstate', 'OB020', 'failed', 'failed', null, 'the step before left no row. Settled as OB017, no effect'),
   ('sqlstate', '0A', 'failed', 'failed', 'feature not supported', 'the message may quote the statement'),

@@ -59,9 +59,11 @@ begin
       backfill_private.hint(old));
   end if;
   if old.sealed_at is not null and (
-    (new.run_id, new.target, new.environment, new.request, new.plan, new.digest, new.fingerprint, new.sealed_at)
+    (new.run_id, new.target, new.environment, new.request, new.plan, new.digest, new.fingerprint, new.server,
+      new.sealed_at)
     is distinct from
-    (old.run_id, old.target, old.environment, old.request, old.plan, old.digest, old.fingerprint, old.sealed_at)
+    (old.run_id, old.target, old.environment, old.request, old.plan, old.digest, old.fingerprint, old.server,
+      old.sealed_at)
   ) then
     perform backfill_private.refuse('OB007',
       format('run %s is sealed, its plan does not change', old.run_id),

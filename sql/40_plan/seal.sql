@@ -208,6 +208,7 @@ begin
   end if;
   update public.backfill_runs
   set fingerprint = backfill_private.definitions(target),
+      server = backfill_private.server_identity(),
       sealed_snapshot = pg_current_snapshot()::text
   where run_id = p_run_id;
   perform backfill_private.check_size(p_run_id);
@@ -241,10 +242,9 @@ declare
   v_run public.backfill_runs;
   v_sessions bigint;
   v_batches integer;
-  v_settings public.backfill_settings;
+  v_settings public.backfill_settings := backfill_private.settings();
   v_gone text;
 begin
-  select * into strict v_settings from public.backfill_settings;
   select * into strict v_run from public.backfill_runs where run_id = p_run_id;
   select count(*), max(batch) into v_sessions, v_batches
   from public.backfill_items

@@ -6,21 +6,38 @@
 -- note into the audit chain, see backfill_private.note_batches. The next verb looks at what went wrong, see
 -- backfill_private.look_at_bulk.
 
--- May this run's sessions be scored in bulk now? If not, a claim finds out why and says so.
+-- How many batches may wait to be noted. A claim notes them all, and has eight seconds.
+create function backfill_private.most_unnoted()
+returns integer
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select 500
+$$;
+
+-- May this run's sessions be scored in bulk now? If not, a claim finds out why and says so. After a batch in bulk in
+-- which a session did not end well, a claim has to look first: at the circuit breaker, at trouble, at critical faults.
 create function backfill_private.may_bulk(p_run public.backfill_runs)
 returns boolean
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select p_run.state = 'running'
-    and p_run.request ->> 'mode' = 'bulk'
-    and p_run.approved_until > backfill_private.clock()
+  select p_run.request ->> 'mode' = 'bulk'
+    and backfill_private.may_score(p_run)
     and coalesce(p_run.back_off_until <= backfill_private.clock(), true)
     and not backfill_private.is_on_trial(p_run.run_id)
-    and not backfill_private.is_elsewhere(p_run)
-    and p_run.fingerprint is not distinct from backfill_private.definitions(p_run.target)
-    and to_regclass(backfill_private.standing_view(p_run.target)) is not null
+    and not exists (
+      select from backfill_private.unnoted as u where u.run_id = p_run.run_id and not u.is_well)
+    and (
+      select count(*)
+      from (
+        select from backfill_private.unnoted as u
+        where u.run_id = p_run.run_id
+        limit backfill_private.most_unnoted()
+      ) as waiting
+    ) < backfill_private.most_unnoted()
     and (p_run.canary in ('passed', 'overridden') or not exists (
       select from public.backfill_items as i where i.run_id = p_run.run_id and i.ordinal = 1 and i.phase = 'priority'))
 $$;
@@ -32,6 +49,7 @@ $$;
 -- p_step      the step, if one step of one session was made. It is refused while a row that it needs first is missing
 -- returns     whether each component that these sessions lacked was written
 -- raises      OB011 no such call is under way in this transaction
+--             OB012 the approval ran out meanwhile
 --             OB018 a row is another session's or target's
 --             OB020 as keep_receipt
 create function backfill_private.bulk_keep(
@@ -43,16 +61,19 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_target text := (
-    select r.target
-    from backfill_private.bulk_claims as b
-    join public.backfill_runs as r on r.run_id = b.run_id
-    where b.claim_id = p_claim_id and b.run_id = p_run_id and b.xid = pg_current_xact_id());
+  v_target text;
+  v_until timestamptz;
   v_now timestamptz := backfill_private.clock();
   v_seen record;
 begin
+  select r.target, r.approved_until into v_target, v_until
+  from backfill_private.bulk_claims as b
+  join public.backfill_runs as r on r.run_id = b.run_id
+  where b.claim_id = p_claim_id and b.run_id = p_run_id and b.xid = pg_current_xact_id();
   if v_target is null then
     perform backfill_private.refuse('OB011', 'no call in bulk is under way here', 'stop; claim again');
+  elsif v_until <= v_now then
+    perform backfill_private.refuse_write('expired', p_run_id, null, null);
   end if;
   with turns as materialized (
     select y.place, string_to_array(y.kept, e'\n') as lines
@@ -308,12 +329,13 @@ begin
       from unnest(p_answered) as o
       where o <> all (v_lacking)), '[]');
   v_details := backfill_private.settled_details(p_run_id, p_claim_id, v_settled);
-  insert into backfill_private.unnoted (run_id, granted, trouble, settled, details)
+  insert into backfill_private.unnoted (run_id, granted, trouble, settled, is_well, details)
   select
     p_run_id,
     jsonb_build_object('claim', p_claim_id, 'worker', left(p_worker, 200), 'phase', i.phase, 'mode', 'bulk',
       'sessions', jsonb_array_length(v_settled), 'ordinals', v_details -> 'ordinals', 'started_at', p_started_at),
-    p_outcomes, v_settled, v_details
+    p_outcomes, v_settled,
+    not exists (select from jsonb_array_elements(v_settled) as s where s ->> 'state' <> 'done'), v_details
   from public.backfill_items as i
   where i.run_id = p_run_id and i.ordinal = (v_settled -> 0 ->> 'ordinal')::integer;
   return coalesce(v_details -> 'states', '{}');

@@ -313,7 +313,8 @@ as $$
   where i.run_id = p_run.run_id and i.ordinal = g.ordinal
 $$;
 
--- Renew the leases of a claim that is still under way. A long batch is asked again whether its sessions are selected.
+-- Renew the leases of a claim that is still under way, if its run may still be scored. A long batch is asked again whether
+-- its sessions are selected.
 --
 -- returns  how many are still ours. If fewer than expected: stop calling for the others at once
 create function backfill_private.renew(p_run_id uuid, p_claim_id uuid)
@@ -324,8 +325,10 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_renewed integer[];
+  v_may_score boolean;
 begin
   perform backfill_private.authorize('apply');
+  select backfill_private.may_score(r) into v_may_score from public.backfill_runs as r where r.run_id = p_run_id;
   with mine as (
     -- In the order in which settling locks them, or the two would wait for each other.
     select i.ordinal
@@ -334,6 +337,7 @@ begin
       and i.claim_id = p_claim_id
       and i.state = 'leased'
       and i.lease_until > backfill_private.clock()
+      and v_may_score
     order by i.ordinal
     for no key update
   ), renewed as (

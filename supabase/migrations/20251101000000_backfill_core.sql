@@ -2940,6 +2940,7 @@ create table public.backfill_runs (
   back_off_reason text,
   canary text check (canary in ('passed', 'failed', 'overridden')),
   fingerprint jsonb,
+  server text,
   project_host text,
   sealed_snapshot text,
   collect_from timestamptz,
@@ -3022,6 +3023,8 @@ comment on column public.backfill_runs.canary is
   'Null: not looked yet.';
 comment on column public.backfill_runs.fingerprint is
   'Definitions of the scoring functions when the plan was sealed.';
+comment on column public.backfill_runs.server is
+  'The server and database that the plan was sealed on. A restored or copied database is another one.';
 comment on column public.backfill_runs.project_host is
   'Host of the project as the planning client saw it.';
 comment on column public.backfill_runs.sealed_snapshot is
@@ -3218,11 +3221,15 @@ create table backfill_private.unnoted (
   granted jsonb not null,
   trouble jsonb not null,
   settled jsonb not null,
+  is_well boolean not null,
   details jsonb not null,
   is_noted boolean not null default false
 );
 
 create index backfill_unnoted_runs on backfill_private.unnoted (run_id, unnoted_id);
+
+-- The few in which a session did not end well: no call in bulk begins before a claim has looked at them.
+create index backfill_unnoted_troubled on backfill_private.unnoted (run_id) where not is_well;
 
 -- What was written to tables that no component names while a run's first sessions were scored: see elsewhere.sql.
 create table backfill_private.elsewhere (
@@ -3426,6 +3433,11 @@ select * from (values
   ('environment', true, false, 'A plan for this environment takes the place of this one. If backfill_settings has the '
     'wrong environment, set it right, then {again} the run.',
     array['backfill plan --like {run} --environment {environment}']),
+  ('server', true, false, 'The database was restored, copied or upgraded since. A new plan is for what stands here.',
+    array['backfill plan --like {run}']),
+  ('settings', true, true, 'Put the row back, and set again what it held: environment, policy, bounds. Then {again} the '
+    'run.',
+    array['insert into public.backfill_settings default values;']),
   ('view_gone', true, true, 'Create the view again as the target''s migration has it. Then {again} the run.',
     array['backfill check']),
   ('receipt_triggers', true, false, 'The check prints the SQL that puts the triggers back. Then {again} the run.',
@@ -3997,7 +4009,8 @@ select * from (values
   ('sqlstate', 'OB011', 'released', 'again', null,
     'this attempt may no longer write, so the session is given back. In bulk only the user''s own code raises it'),
   ('sqlstate', 'OB012', 'released', 'again', null,
-    'the run may no longer write, so the session is given back. In bulk only the user''s own code raises it'),
+    'the run may no longer write, so the session is given back. In bulk only the user''s own code raises it, or we do '
+    'if the approval ran out during the call'),
   ('sqlstate', 'OB018', 'failed', 'failed', null, 'the gate refused a write. It is critical, and pauses the run'),
   ('sqlstate', 'OB020', 'failed', 'failed', null, 'the step before left no row. Settled as OB017, no effect'),
   ('sqlstate', '0A', 'failed', 'failed', 'feature not supported', 'the message may quote the statement'),
@@ -4841,9 +4854,11 @@ begin
       backfill_private.hint(old));
   end if;
   if old.sealed_at is not null and (
-    (new.run_id, new.target, new.environment, new.request, new.plan, new.digest, new.fingerprint, new.sealed_at)
+    (new.run_id, new.target, new.environment, new.request, new.plan, new.digest, new.fingerprint, new.server,
+      new.sealed_at)
     is distinct from
-    (old.run_id, old.target, old.environment, old.request, old.plan, old.digest, old.fingerprint, old.sealed_at)
+    (old.run_id, old.target, old.environment, old.request, old.plan, old.digest, old.fingerprint, old.server,
+      old.sealed_at)
   ) then
     perform backfill_private.refuse('OB007',
       format('run %s is sealed, its plan does not change', old.run_id),
@@ -7850,6 +7865,7 @@ begin
   end if;
   update public.backfill_runs
   set fingerprint = backfill_private.definitions(target),
+      server = backfill_private.server_identity(),
       sealed_snapshot = pg_current_snapshot()::text
   where run_id = p_run_id;
   perform backfill_private.check_size(p_run_id);
@@ -7883,10 +7899,9 @@ declare
   v_run public.backfill_runs;
   v_sessions bigint;
   v_batches integer;
-  v_settings public.backfill_settings;
+  v_settings public.backfill_settings := backfill_private.settings();
   v_gone text;
 begin
-  select * into strict v_settings from public.backfill_settings;
   select * into strict v_run from public.backfill_runs where run_id = p_run_id;
   select count(*), max(batch) into v_sessions, v_batches
   from public.backfill_items
@@ -8804,21 +8819,38 @@ $$;
 -- note into the audit chain, see backfill_private.note_batches. The next verb looks at what went wrong, see
 -- backfill_private.look_at_bulk.
 
--- May this run's sessions be scored in bulk now? If not, a claim finds out why and says so.
+-- How many batches may wait to be noted. A claim notes them all, and has eight seconds.
+create function backfill_private.most_unnoted()
+returns integer
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select 500
+$$;
+
+-- May this run's sessions be scored in bulk now? If not, a claim finds out why and says so. After a batch in bulk in
+-- which a session did not end well, a claim has to look first: at the circuit breaker, at trouble, at critical faults.
 create function backfill_private.may_bulk(p_run public.backfill_runs)
 returns boolean
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select p_run.state = 'running'
-    and p_run.request ->> 'mode' = 'bulk'
-    and p_run.approved_until > backfill_private.clock()
+  select p_run.request ->> 'mode' = 'bulk'
+    and backfill_private.may_score(p_run)
     and coalesce(p_run.back_off_until <= backfill_private.clock(), true)
     and not backfill_private.is_on_trial(p_run.run_id)
-    and not backfill_private.is_elsewhere(p_run)
-    and p_run.fingerprint is not distinct from backfill_private.definitions(p_run.target)
-    and to_regclass(backfill_private.standing_view(p_run.target)) is not null
+    and not exists (
+      select from backfill_private.unnoted as u where u.run_id = p_run.run_id and not u.is_well)
+    and (
+      select count(*)
+      from (
+        select from backfill_private.unnoted as u
+        where u.run_id = p_run.run_id
+        limit backfill_private.most_unnoted()
+      ) as waiting
+    ) < backfill_private.most_unnoted()
     and (p_run.canary in ('passed', 'overridden') or not exists (
       select from public.backfill_items as i where i.run_id = p_run.run_id and i.ordinal = 1 and i.phase = 'priority'))
 $$;
@@ -8830,6 +8862,7 @@ $$;
 -- p_step      the step, if one step of one session was made. It is refused while a row that it needs first is missing
 -- returns     whether each component that these sessions lacked was written
 -- raises      OB011 no such call is under way in this transaction
+--             OB012 the approval ran out meanwhile
 --             OB018 a row is another session's or target's
 --             OB020 as keep_receipt
 create function backfill_private.bulk_keep(
@@ -8841,16 +8874,19 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_target text := (
-    select r.target
-    from backfill_private.bulk_claims as b
-    join public.backfill_runs as r on r.run_id = b.run_id
-    where b.claim_id = p_claim_id and b.run_id = p_run_id and b.xid = pg_current_xact_id());
+  v_target text;
+  v_until timestamptz;
   v_now timestamptz := backfill_private.clock();
   v_seen record;
 begin
+  select r.target, r.approved_until into v_target, v_until
+  from backfill_private.bulk_claims as b
+  join public.backfill_runs as r on r.run_id = b.run_id
+  where b.claim_id = p_claim_id and b.run_id = p_run_id and b.xid = pg_current_xact_id();
   if v_target is null then
     perform backfill_private.refuse('OB011', 'no call in bulk is under way here', 'stop; claim again');
+  elsif v_until <= v_now then
+    perform backfill_private.refuse_write('expired', p_run_id, null, null);
   end if;
   with turns as materialized (
     select y.place, string_to_array(y.kept, e'\n') as lines
@@ -9106,12 +9142,13 @@ begin
       from unnest(p_answered) as o
       where o <> all (v_lacking)), '[]');
   v_details := backfill_private.settled_details(p_run_id, p_claim_id, v_settled);
-  insert into backfill_private.unnoted (run_id, granted, trouble, settled, details)
+  insert into backfill_private.unnoted (run_id, granted, trouble, settled, is_well, details)
   select
     p_run_id,
     jsonb_build_object('claim', p_claim_id, 'worker', left(p_worker, 200), 'phase', i.phase, 'mode', 'bulk',
       'sessions', jsonb_array_length(v_settled), 'ordinals', v_details -> 'ordinals', 'started_at', p_started_at),
-    p_outcomes, v_settled, v_details
+    p_outcomes, v_settled,
+    not exists (select from jsonb_array_elements(v_settled) as s where s ->> 'state' <> 'done'), v_details
   from public.backfill_items as i
   where i.run_id = p_run_id and i.ordinal = (v_settled -> 0 ->> 'ordinal')::integer;
   return coalesce(v_details -> 'states', '{}');
@@ -10056,7 +10093,13 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if backfill_private.is_elsewhere(p_run) then
+  if p_run.server is distinct from backfill_private.server_identity() then
+    cause := 'server';
+    reason := 'this is not the server and database that the plan was made on';
+  elsif not exists (select from public.backfill_settings) then
+    cause := 'settings';
+    reason := 'the row of backfill_settings is gone';
+  elsif backfill_private.is_elsewhere(p_run) then
     cause := 'environment';
     reason := 'this project''s environment is no longer the plan''s';
   elsif p_run.fingerprint is distinct from backfill_private.definitions(p_run.target) then
@@ -10069,20 +10112,36 @@ begin
 end
 $$;
 
--- What stands in a run's way, asked at every claim: without a look at the whole plan. Null: nothing.
+-- What stands in a run's way, asked by all that starts or prolongs scoring: without a look at the whole plan. Null:
+-- nothing.
 create function backfill_private.in_the_way(p_run public.backfill_runs, out cause text, out reason text)
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_most integer;
+  v_has_settings boolean;
+  v_taken bigint;
   v_bare text := (
     select u.name
     from public.backfill_targets as t, backfill_private.unguarded(t.table_name) as u (name)
     where t.target = p_run.target
     limit 1);
+  v_key_fault text := backfill_private.key_fault(p_run.target, false);
 begin
-  if p_run.fingerprint is distinct from backfill_private.definitions(p_run.target) then
+  select s.max_throttle_per_minute into v_most from public.backfill_settings as s;
+  v_has_settings := found;
+  if v_most is not null and p_run.state = 'running' then
+    v_taken := backfill_private.share_taken(null);
+  end if;
+  if p_run.server is distinct from backfill_private.server_identity() then
+    cause := 'server';
+    reason := 'this is not the server and database that the plan was made on';
+  elsif not v_has_settings then
+    cause := 'settings';
+    reason := 'the row of backfill_settings is gone';
+  elsif p_run.fingerprint is distinct from backfill_private.definitions(p_run.target) then
     cause := 'definition';
     reason := 'a scoring function is not the one that was approved: ' || backfill_private.what_changed(p_run);
   elsif to_regclass(backfill_private.standing_view(p_run.target)) is null then
@@ -10091,21 +10150,29 @@ begin
   elsif v_bare is not null then
     cause := 'receipt_triggers';
     reason := format('the receipt triggers of %s are missing or not always enabled', v_bare);
-  elsif backfill_private.key_fault(p_run.target, false) is not null then
+  elsif v_key_fault is not null then
     cause := 'key';
-    reason := backfill_private.key_fault(p_run.target, false);
+    reason := v_key_fault;
   elsif backfill_private.is_elsewhere(p_run) then
     cause := 'environment';
     reason := 'this project''s environment is no longer the plan''s';
-  elsif p_run.state = 'running'
-    and backfill_private.share_taken(null) > (select max_throttle_per_minute from public.backfill_settings)
-  then
+  elsif v_taken > v_most then
     cause := 'throttle';
-    reason := format('running runs take %s of the %s starts per minute that this project allows',
-      backfill_private.share_taken(null),
-      (select max_throttle_per_minute from public.backfill_settings));
+    reason := format('running runs take %s of the %s starts per minute that this project allows', v_taken, v_most);
   end if;
 end
+$$;
+
+-- The one look: may sessions of this run be scored now? A claim moves the run if not, and says why.
+create function backfill_private.may_score(p_run public.backfill_runs)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select p_run.state = 'running'
+    and p_run.approved_until > backfill_private.clock()
+    and (backfill_private.in_the_way(p_run)).cause is null
 $$;
 
 -- Refuse to go on with a run whose approval ran out, or while something stands in its way.
@@ -10609,7 +10676,8 @@ as $$
   where i.run_id = p_run.run_id and i.ordinal = g.ordinal
 $$;
 
--- Renew the leases of a claim that is still under way. A long batch is asked again whether its sessions are selected.
+-- Renew the leases of a claim that is still under way, if its run may still be scored. A long batch is asked again whether
+-- its sessions are selected.
 --
 -- returns  how many are still ours. If fewer than expected: stop calling for the others at once
 create function backfill_private.renew(p_run_id uuid, p_claim_id uuid)
@@ -10620,8 +10688,10 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_renewed integer[];
+  v_may_score boolean;
 begin
   perform backfill_private.authorize('apply');
+  select backfill_private.may_score(r) into v_may_score from public.backfill_runs as r where r.run_id = p_run_id;
   with mine as (
     -- In the order in which settling locks them, or the two would wait for each other.
     select i.ordinal
@@ -10630,6 +10700,7 @@ begin
       and i.claim_id = p_claim_id
       and i.state = 'leased'
       and i.lease_until > backfill_private.clock()
+      and v_may_score
     order by i.ordinal
     for no key update
   ), renewed as (

@@ -114,6 +114,10 @@ NEXT_ITEMS = Rule(
 
 STAGING = "update public.backfill_settings set environment = 'STAGING'"
 NAMELESS = "update public.backfill_settings set environment = null"
+BOUND_OF_26, BOUND_OF_27 = (
+    f"update public.backfill_settings set environment = null, max_throttle_per_minute = {most}"
+    for most in (26, 27)
+)
 
 
 def bulk(name: str, wanted: bool, settings: str = NAMELESS, **columns: Any) -> Case:
@@ -123,9 +127,13 @@ def bulk(name: str, wanted: bool, settings: str = NAMELESS, **columns: Any) -> C
         "approved_until": LATER,
         "canary": "passed",
         "fingerprint": {"a": 1},
+        "server": "here",
     }
     given = (
         settings,
+        stand_in("server_identity()", "text", "select 'here'"),
+        stand_in("unguarded(p_table text)", "setof text", "select ''::text where false"),
+        stand_in("key_fault(p_target text, p_is_read boolean default true)", "text", "select null"),
         stand_in("definitions(p_target text)", "jsonb", """select '{"a": 1}'::jsonb"""),
         "alter table public.backfill_runs disable trigger backfill_runs_guard",
         run_has(**{**well, **columns}),
@@ -142,10 +150,52 @@ def canary_of(name: str, wanted: bool, *items: str, said: str | None = None) -> 
     return Case(name, case.query, (), wanted, (*case.given, *items))
 
 
+def settled_before(count: int, *, is_well: bool, run: str = RUN) -> str:
+    """Batches in bulk that no verb has looked at."""
+    return (
+        "insert into backfill_private.unnoted (run_id, granted, trouble, settled, is_well, details)"
+        f" select '{run}', '{{}}', '[]', '[]', {is_well}, '{{}}' from generate_series(1, {count})"
+    )
+
+
+def after_batches(name: str, wanted: bool, *batches: str) -> Case:
+    case = bulk(name, wanted)
+    return Case(name, case.query, (), wanted, (*case.given, *batches))
+
+
+def guarded_otherwise(name: str, *given: str) -> Case:
+    case = bulk(name, False)
+    return Case(name, case.query, (), False, (*case.given, *given))
+
+
 MAY_BULK = Rule(
     "whether sessions are scored in bulk now",
-    ("may_bulk", "is_elsewhere"),
+    ("may_bulk", "may_score", "is_elsewhere"),
     (
+        bulk("sealed on another server", False, server="there"),
+        bulk("sealed nobody knows where", False, server=None),
+        bulk("the settings are gone", False, "delete from public.backfill_settings"),
+        bulk("the bound was lowered", False, BOUND_OF_26),
+        bulk("the bound is just what runs", True, BOUND_OF_27),
+        guarded_otherwise(
+            "a receipt trigger is gone",
+            stand_in("unguarded(p_table text)", "setof text", "select 'toy_scores'::text"),
+        ),
+        guarded_otherwise(
+            "a key does not hold",
+            stand_in(
+                "key_fault(p_target text, p_is_read boolean default true)",
+                "text",
+                "select 'no key'",
+            ),
+        ),
+        after_batches("a batch before went well", True, settled_before(1, is_well=True)),
+        after_batches("one did not", False, settled_before(1, is_well=False)),
+        after_batches(
+            "one of another run did not", True, settled_before(1, is_well=False, run=OTHER_RUN)
+        ),
+        after_batches("as many wait as may", False, settled_before(500, is_well=True)),
+        after_batches("one fewer waits", True, settled_before(499, is_well=True)),
         bulk("nothing speaks against it", True),
         bulk("the run is held", False, state="paused"),
         bulk("call by call was approved", False, request={**REQUEST, "mode": "direct"}),
