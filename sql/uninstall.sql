@@ -124,6 +124,7 @@ drop table if exists
   backfill_private.undos,
   backfill_private.unnoted,
   backfill_private.bulk_claims,
+  backfill_private.bulk_rows,
   backfill_private.sources;
 
 drop view if exists backfill_private.causes, backfill_private.faults, backfill_private.stamps;

@@ -171,7 +171,7 @@ TOUCHED = (
 EMPTIED = (
     "public.backfill_receipts", "public.acted", "public.parents", "public.children",
     "backfill_private.undos", "backfill_private.starts", "backfill_private.unnoted",
-    "backfill_private.bulk_claims",
+    "backfill_private.bulk_claims", "backfill_private.bulk_rows",
 )  # fmt: skip
 
 

@@ -42,74 +42,58 @@ as $$
       select from public.backfill_items as i where i.run_id = p_run.run_id and i.ordinal = 1 and i.phase = 'priority'))
 $$;
 
--- Write the receipts of the rows that some sessions of a call in bulk have written.
+-- Write the receipts of the rows that a call in bulk has written since the last ones. What the gate kept says which.
 --
--- p_sessions  see backfill_private.bulk_take
--- p_kept      one text per session, see backfill_private.bulk_calls
--- p_step      the step, if one step of one session was made. It is refused while a row that it needs first is missing
--- returns     whether each component that these sessions lacked was written
--- raises      OB011 no such call is under way in this transaction
---             OB012 the approval ran out meanwhile
---             OB018 a row is another session's or target's
---             OB020 as keep_receipt
-create function backfill_private.bulk_keep(
-  p_run_id uuid, p_claim_id uuid, p_sessions jsonb, p_kept text[], p_step text
-)
-returns boolean
+-- p_step   the step, if one step of one session was made. It is refused while a row that it needs first is missing
+-- returns  the components that were written, each as its session's place in the plan and its name
+-- raises   OB011 no such call is under way in this transaction
+--          OB012 the approval ran out meanwhile
+--          OB018 a row is another session's or target's
+--          OB020 as keep_receipt
+create function backfill_private.bulk_keep(p_claim_id uuid, p_step text)
+returns text[]
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_mergejoin = off
 as $$
 declare
-  v_target text;
-  v_until timestamptz;
+  v_call backfill_private.bulk_claims := backfill_private.bulk_call(p_claim_id);
   v_now timestamptz := backfill_private.clock();
   v_seen record;
 begin
-  select r.target, r.approved_until into v_target, v_until
-  from backfill_private.bulk_claims as b
-  join public.backfill_runs as r on r.run_id = b.run_id
-  where b.claim_id = p_claim_id and b.run_id = p_run_id and b.xid = pg_current_xact_id();
-  if v_target is null then
-    perform backfill_private.refuse('OB011', 'no call in bulk is under way here', 'stop; claim again');
-  elsif v_until <= v_now then
-    perform backfill_private.refuse_write('expired', p_run_id, null, null);
+  if exists (select from public.backfill_runs as r where r.run_id = v_call.run_id and r.approved_until <= v_now) then
+    perform backfill_private.refuse_write('expired', v_call.run_id, null, null);
   end if;
-  with turns as materialized (
-    select y.place, string_to_array(y.kept, e'\n') as lines
-    from unnest(p_kept) with ordinality as y (kept, place)
-  ), kept as materialized (
-    select u.place, w.nth, u.lines[1]::integer as ordinal, string_to_array(w.line, e'\t', '') as parts
-    from turns as u
-    cross join lateral unnest(u.lines[2:]) with ordinality as w (line, nth)
+  with kept as materialized (
+    delete from backfill_private.bulk_rows as k where k.xid = v_call.xid
+    returning k.*, case when k.turn ~ '^[0-9]{1,9}$' then k.turn::integer end as place
   ), found as materialized (
-    select k.place, k.nth, k.ordinal, s.session_id, s.attempt, s.todo ? t.component as is_owed,
-      t.position, t.component, t.table_name, t.key_columns, t.session_column,
-      k.parts[3] as operation, k.parts[4]::jsonb as before, k.parts[5]::jsonb as after,
-      coalesce(k.parts[5], k.parts[4])::jsonb as contents, k.parts[6]::oid as relation,
-      k.parts[7]::jsonb #>> '{}' as image, k.parts[8]::bytea as after_hash
+    select k.*, i.ordinal, i.session_id, i.attempts + 1 as attempt,
+      t.table_name, t.key_columns, t.session_column, coalesce(k.after, k.before) as contents
     from kept as k
-    join jsonb_to_recordset(p_sessions) as s (ordinal integer, session_id text, attempt integer, todo jsonb)
-      using (ordinal)
+    left join public.backfill_items as i
+      on i.run_id = v_call.run_id and i.ordinal = k.place and k.place = any (v_call.ordinals)
     left join public.backfill_targets as t
-      on t.target = v_target and t.target = k.parts[1] and t.component = k.parts[2]
+      on t.target = i.source and t.target = k.target and t.component = k.component
   ), shaped as materialized (
     select f.relation, backfill_private.shape_of(f.relation) as shape from found as f group by f.relation
   ), written as (
     insert into public.backfill_receipts (
       run_id, ordinal, session_id, component, kind, operation, table_name,
       row_key, shape, before, before_hash, after_hash, after_columns, attempt, at)
-    select p_run_id, f.ordinal, f.session_id, f.component, 'score', lower(f.operation), f.table_name,
+    select v_call.run_id, f.ordinal, f.session_id, f.component, 'score', f.operation, f.table_name,
       backfill_private.row_key(f.contents, f.key_columns), s.shape, f.image,
       sha256(convert_to(f.image, 'UTF8')), f.after_hash,
       (select array_agg(hashtextextended(c.value::text, 0)) from jsonb_each(f.after) as c), f.attempt, v_now
     from found as f join shaped as s using (relation)
-    where f.component is not null
-    order by f.place, f.nth
+    where f.table_name is not null
+    order by f.nth
   )
   select
-    count(distinct f.ordinal::bigint * 1000 + f.position) filter (where f.is_owed and f.operation <> 'DELETE') as paid,
-    min(f.session_id) filter (where f.component is null
+    array_agg(distinct concat_ws(' ', f.ordinal, f.component)) filter (where f.operation <> 'delete') as components,
+    min(coalesce(f.session_id, f.turn)) filter (where f.table_name is null
       or f.contents ->> f.session_column is distinct from f.session_id
       or f.before is not null and f.before ->> f.session_column is distinct from f.session_id) as foreigner,
     min(f.ordinal) as ordinal
@@ -120,10 +104,35 @@ begin
       format('this attempt holds session %s and writes a row of another', v_seen.foreigner),
       'let the function write rows of the session that it is called for alone');
   elsif p_step is not null then
-    perform backfill_private.check_order(p_run_id, v_seen.ordinal, p_step, (
-      select t.needs_first from public.backfill_targets as t where t.target = v_target and t.component = p_step));
+    perform backfill_private.check_order(v_call.run_id, v_seen.ordinal, p_step, (
+      select t.needs_first
+      from public.backfill_targets as t
+      join public.backfill_runs as r on r.run_id = v_call.run_id and r.target = t.target
+      where t.component = p_step));
   end if;
-  return v_seen.paid = (select sum(jsonb_array_length(s -> 'todo')) from jsonb_array_elements(p_sessions) as s);
+  return coalesce(v_seen.components, '{}');
+end
+$$;
+
+-- The call in bulk that is under way in this transaction.
+--
+-- raises  OB011 it is not this one
+create function backfill_private.bulk_call(p_claim_id uuid)
+returns backfill_private.bulk_claims
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_call backfill_private.bulk_claims;
+begin
+  select * into v_call
+  from backfill_private.bulk_claims as b
+  where b.xid = pg_current_xact_id()
+    and b.claim_id = p_claim_id;
+  if not found then
+    perform backfill_private.refuse('OB011', 'no call in bulk is under way here', 'stop; claim again');
+  end if;
+  return v_call;
 end
 $$;
 
@@ -194,7 +203,7 @@ $$;
 -- returns  {claim, sessions, calls: {component: SQL, all of them under ''}, settings: see
 --          backfill_private.loose_settings, checks: see backfill_private.checks_now}, or {look: true} if a claim has to
 --          look first or nothing is left
--- raises   OB001 no such run, OB010 not allowed, OB013 more than 500 sessions
+-- raises   OB001 no such run, OB010 not allowed, OB011 within such a call, OB013 more than 500 sessions
 create function backfill_private.bulk_begin(p_run_id uuid, p_sessions integer)
 returns jsonb
 language plpgsql
@@ -211,6 +220,9 @@ begin
   if p_sessions is null or p_sessions not between 1 and 500 then
     perform backfill_private.refuse('OB013', format('a call in bulk takes 1 to 500 sessions, not %s', p_sessions),
       format('backfill apply %s', p_run_id));
+  elsif exists (select from backfill_private.bulk_claims as b where b.xid = pg_current_xact_id_if_assigned()) then
+    perform backfill_private.refuse('OB011', 'a call in bulk is under way here already',
+      'let the scoring function call no function of backfill');
   end if;
   select * into v_run from public.backfill_runs where run_id = p_run_id;
   if v_run.request ->> 'throttle_per_minute' is null then
@@ -232,7 +244,9 @@ begin
   elsif v_run.request ->> 'throttle_per_minute' is not null then
     perform backfill_private.count_starts(v_run, jsonb_array_length(v_sessions));
   end if;
-  insert into backfill_private.bulk_claims (claim_id, run_id, xid) values (v_claim_id, p_run_id, pg_current_xact_id());
+  insert into backfill_private.bulk_claims (xid, claim_id, run_id, ordinals)
+  values (pg_current_xact_id(), v_claim_id, p_run_id,
+    array(select (s ->> 'ordinal')::integer from jsonb_array_elements(v_sessions) as s));
   return jsonb_build_object('claim', v_claim_id, 'sessions', v_sessions, 'calls', backfill_private.bulk_calls(v_run),
     'settings', v_run.loose_settings, 'checks', backfill_private.checks_now());
 end
@@ -296,12 +310,12 @@ $$;
 
 -- Settle a call in bulk. The audit chain hears of it later.
 --
--- p_answered  ordinals of the sessions whose calls came back well
+-- p_answered  ordinals of its sessions whose calls came back well
 -- p_outcomes  of those that failed
 -- returns     {state: how many}
 -- raises      OB011 no such call is under way in this transaction
 create function backfill_private.bulk_settle(
-  p_run_id uuid, p_claim_id uuid, p_worker text, p_answered integer[], p_outcomes jsonb, p_started_at timestamptz
+  p_claim_id uuid, p_worker text, p_answered integer[], p_outcomes jsonb, p_started_at timestamptz
 )
 returns jsonb
 language plpgsql
@@ -309,35 +323,32 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_call backfill_private.bulk_claims := backfill_private.bulk_call(p_claim_id);
   v_lacking integer[];
   v_settled jsonb;
   v_details jsonb;
 begin
   perform backfill_private.authorize('apply');
-  delete from backfill_private.bulk_claims
-  where claim_id = p_claim_id and run_id = p_run_id and xid = pg_current_xact_id();
-  if not found then
-    perform backfill_private.refuse('OB011', 'no call in bulk is under way here', format('backfill apply %s', p_run_id));
-  end if;
-  v_lacking := backfill_private.bulk_done(p_run_id, p_answered, p_started_at);
-  v_settled := backfill_private.bulk_troubled(p_run_id, p_claim_id, p_outcomes || coalesce((
+  delete from backfill_private.bulk_claims where xid = v_call.xid;
+  v_lacking := backfill_private.bulk_done(v_call.run_id, p_answered, p_started_at);
+  v_settled := backfill_private.bulk_troubled(v_call.run_id, p_claim_id, p_outcomes || coalesce((
       select jsonb_agg(jsonb_build_object('ordinal', i.ordinal, 'outcome', 'answered', 'answered', i.components))
       from public.backfill_items as i
-      where i.run_id = p_run_id and i.ordinal = any (v_lacking)), '[]'), p_started_at)
+      where i.run_id = v_call.run_id and i.ordinal = any (v_lacking)), '[]'), p_started_at)
     || coalesce((
       select jsonb_agg(jsonb_build_object('ordinal', o, 'state', 'done'))
       from unnest(p_answered) as o
       where o <> all (v_lacking)), '[]');
-  v_details := backfill_private.settled_details(p_run_id, p_claim_id, v_settled);
+  v_details := backfill_private.settled_details(v_call.run_id, p_claim_id, v_settled);
   insert into backfill_private.unnoted (run_id, granted, trouble, settled, is_well, details)
   select
-    p_run_id,
+    v_call.run_id,
     jsonb_build_object('claim', p_claim_id, 'worker', left(p_worker, 200), 'phase', i.phase, 'mode', 'bulk',
       'sessions', jsonb_array_length(v_settled), 'ordinals', v_details -> 'ordinals', 'started_at', p_started_at),
     p_outcomes, v_settled,
     not exists (select from jsonb_array_elements(v_settled) as s where s ->> 'state' <> 'done'), v_details
   from public.backfill_items as i
-  where i.run_id = p_run_id and i.ordinal = (v_settled -> 0 ->> 'ordinal')::integer;
+  where i.run_id = v_call.run_id and i.ordinal = (v_settled -> 0 ->> 'ordinal')::integer;
   return coalesce(v_details -> 'states', '{}');
 end
 $$;

@@ -90,13 +90,13 @@ $$;
 
 -- The statements that score sessions one after the other, each in its turn. Each component names the statement that
 -- makes its calls, and '' the one that makes all, each only if its row is missing. Components that share a call are
--- filled by that of the first whose row is missing. While a session has its turn, the
--- setting backfill.bulk holds its place in the plan. The gate adds one line for each row that was written. After each
--- call the settings are put back.
+-- filled by that of the first whose row is missing. While a session has its turn, the setting backfill.bulk holds its
+-- place in the plan, for the gate. After each call the settings are put back.
 --
 -- $1       the sessions, see backfill_private.bulk_take
 -- $2       the settings, see backfill_private.settings_kept
--- selects  what backfill.bulk held at the end of each turn, an array
+-- $3       no turn begins from then on
+-- selects  how many sessions had their turn
 create function backfill_private.bulk_calls(p_run public.backfill_runs)
 returns jsonb
 language sql
@@ -134,9 +134,10 @@ as $$
     select '', string_agg(p.call, ', ' order by p.position) from parts as p
   )
   select jsonb_object_agg(n.name, format(
-    'select array_agg(turn.kept) from (
-       select set_config(''backfill.bulk'', x ->> ''ordinal'', true), %s, current_setting(''backfill.bulk'') as kept
-       from jsonb_array_elements($1) as x) as turn', n.call))
+    'select count(*) from (
+       select set_config(''backfill.bulk'', x ->> ''ordinal'', true), %s
+       from jsonb_array_elements($1) as x
+       where backfill_private.clock() < $3) as turn', n.call))
   from named as n
 $$;
 
@@ -169,18 +170,6 @@ as $$
     where c.relnamespace = pg_my_temp_schema() and backfill_private.is_written_here(c.xmin))
 $$;
 
--- The components of which a turn wrote rows, from what backfill.bulk holds at its end.
-create function backfill_private.components_kept(p_kept text)
-returns jsonb
-language sql
-immutable
-set search_path = pg_catalog, pg_temp
-as $$
-  select coalesce(jsonb_agg(distinct split_part(w.line, e'\t', 2)), '[]')
-  from unnest((string_to_array(p_kept, e'\n'))[2:]) as w (line)
-  where split_part(w.line, e'\t', 3) <> 'DELETE'
-$$;
-
 -- Score one session of a call in bulk, in a subtransaction of its own.
 --
 -- p_batch      see backfill_private.bulk_begin
@@ -188,7 +177,7 @@ $$;
 -- p_is_beside  another session was scored before in this transaction. Then only success counts
 -- returns      its outcome, see backfill_private.decide_outcomes
 create function backfill_private.bulk_one(
-  p_run_id uuid, p_batch jsonb, p_session jsonb, p_settings jsonb, p_search_path text, p_is_beside boolean
+  p_batch jsonb, p_session jsonb, p_settings jsonb, p_search_path text, p_is_beside boolean
 )
 returns jsonb
 language plpgsql
@@ -197,22 +186,19 @@ as $$
 declare
   v_step text;
   v_answered jsonb := '[]'::jsonb;
-  v_written jsonb := '[]'::jsonb;
-  v_kept text;
+  v_written text[] := array[]::text[];
   v_code text;
 begin
   perform set_config('search_path', p_search_path, true);
   foreach v_step in array array(select jsonb_array_elements_text(p_session -> 'todo')) loop
-    execute p_batch -> 'calls' ->> v_step using jsonb_build_array(p_session), p_settings;
+    execute p_batch -> 'calls' ->> v_step
+    using jsonb_build_array(p_session), p_settings, 'infinity'::timestamptz;
     perform backfill_private.bulk_check(p_batch, p_settings, p_search_path);
-    v_kept := current_setting('backfill.bulk');  -- of deferred triggers, too
-    perform backfill_private.bulk_keep(
-      p_run_id, (p_batch ->> 'claim')::uuid, jsonb_build_array(p_session), array[v_kept], v_step);
+    v_written := v_written || backfill_private.bulk_keep((p_batch ->> 'claim')::uuid, v_step);
     v_answered := v_answered || to_jsonb(v_step);
-    v_written := v_written || backfill_private.components_kept(v_kept);
   end loop;
   perform set_config('backfill.bulk', '', true);
-  if p_is_beside and not v_written @> (p_session -> 'todo') then
+  if p_is_beside and not backfill_private.bulk_owed(jsonb_build_array(p_session), 1) <@ v_written then
     raise exception using message = 'a call answered without effect';
   end if;
   return jsonb_build_object('ordinal', p_session -> 'ordinal', 'outcome', 'answered', 'answered', v_answered);
@@ -226,31 +212,47 @@ exception when assert_failure or others then  -- others leaves assertions out
 end
 $$;
 
+-- What the first sessions of a call in bulk lack: see backfill_private.bulk_keep.
+create function backfill_private.bulk_owed(p_sessions jsonb, p_first integer)
+returns text[]
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(array_agg(concat_ws(' ', x.session ->> 'ordinal', c)), '{}')
+  from jsonb_array_elements(p_sessions) with ordinality as x (session, place)
+  cross join lateral jsonb_array_elements_text(x.session -> 'todo') as c
+  where x.place <= p_first
+$$;
+
 -- Score sessions of a call in bulk all in one go.
 --
 -- p_is_beside  see backfill_private.bulk_one
--- returns      whether all is well. If something failed, had no effect or stays behind, nothing is left of it
+-- p_until      no session starts from then on
+-- returns      how many are well, the first ones. Null if something failed, had no effect or stays behind: then nothing
+--              is left of it
 create function backfill_private.bulk_some(
-  p_run_id uuid, p_batch jsonb, p_sessions jsonb, p_settings jsonb, p_search_path text, p_is_beside boolean
+  p_batch jsonb, p_sessions jsonb, p_settings jsonb, p_search_path text, p_is_beside boolean, p_until timestamptz
 )
-returns boolean
+returns integer
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_kept text[];
+  v_begun integer;
 begin
   perform set_config('search_path', p_search_path, true);
-  execute p_batch -> 'calls' ->> '' into v_kept using p_sessions, p_settings;
+  execute p_batch -> 'calls' ->> '' into v_begun using p_sessions, p_settings, p_until;
   perform set_config('backfill.bulk', '', true);
   perform backfill_private.bulk_check(p_batch, p_settings, p_search_path);
-  if not backfill_private.bulk_keep(p_run_id, (p_batch ->> 'claim')::uuid, p_sessions, v_kept, null) then
+  if not backfill_private.bulk_owed(p_sessions, v_begun)
+    <@ backfill_private.bulk_keep((p_batch ->> 'claim')::uuid, null) then
     raise exception using message = 'a call answered without effect';
-  elsif (p_is_beside or jsonb_array_length(p_sessions) > 1) and backfill_private.leaves_behind() then
+  elsif (p_is_beside or v_begun > 1) and backfill_private.leaves_behind() then
     raise exception using message = 'a call left a temporary table behind';
   end if;
-  return true;
+  return v_begun;
 exception when assert_failure or others then  -- others leaves assertions out
-  return false;
+  return null;
 end
 $$;

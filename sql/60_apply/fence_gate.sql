@@ -142,7 +142,8 @@ $$;
 -- sequential scan: a pooled connection may hold a plan from when the tables were small.
 -- Only a refusal makes a call. A call in bulk has locked its sessions and looked at the run, which nobody moves
 -- meanwhile. Its row is kept for the receipt, which is written with those of other sessions before the subtransaction
--- ends, see backfill_private.bulk_keep.
+-- ends, see backfill_private.bulk_keep. That this is such a call is known by its transaction. The setting alone, which
+-- anyone may set, says nothing.
 --
 -- tg_argv  target, component, and a third if other components have rows in this table
 -- raises   OB011 the fence is stale: someone took the lease over, or it ran out
@@ -164,7 +165,6 @@ set enable_seqscan = off
 as $$
 declare
   v_turn text := current_setting('backfill.bulk', true);
-  v_component text;
   v_headers jsonb;
   v_before jsonb;
   v_after jsonb;
@@ -190,12 +190,15 @@ begin
     v_after := case when tg_op <> 'DELETE' then backfill_private.row_json(new) end;
   end;
   if v_turn <> '' then
-    -- JSON has no line ends and tabs of its own. An assignment, because perform would wrap it in a query.
-    v_component := case when tg_argv[2] is null then tg_argv[1]
-      else backfill_private.component_of(tg_argv[0], tg_argv[1], null, coalesce(v_after, v_before)) end;
-    v_turn := set_config('backfill.bulk', concat(v_turn, e'\n', tg_argv[0], e'\t', v_component, e'\t', tg_op, e'\t',
-      v_before, e'\t', v_after, e'\t', tg_relid::bigint, e'\t', to_json(v_image), e'\t', v_after_hash), true);
-    return null;
+    insert into backfill_private.bulk_rows
+    select b.xid, v_turn, tg_argv[0], case when tg_argv[2] is null then tg_argv[1]
+        else backfill_private.component_of(tg_argv[0], tg_argv[1], null, coalesce(v_after, v_before)) end,
+      lower(tg_op), v_before, v_after, tg_relid, v_image, v_after_hash
+    from backfill_private.bulk_claims as b where b.xid = pg_current_xact_id();
+    if found then
+      return null;
+    end if;
+    v_headers := backfill_private.run_headers();  -- Somebody has set it outside of a call in bulk.
   end if;
   select i.run_id, i.ordinal, i.source, i.session_id, i.state, i.attempts, i.lease_kind, i.lease_until,
     r.state as run_state, r.approved_until,

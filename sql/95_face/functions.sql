@@ -479,12 +479,12 @@ comment on function public.backfill_claim_apart(uuid, uuid, text) is
 -- alone.
 --
 -- p_sessions     at most this many, and at most 500
--- p_budget_ms    no session starts after this time
+-- p_budget_ms    no session starts after this time, since a row that is written stays locked until the call ends
 -- p_search_path  by default the caller's, since a default is evaluated before this function's own path is set
 -- returns        {look: true} if a claim has to look first, else {sessions, done, failed, pending, took_ms, alone}
 --                alone: no session is well after another in one transaction, so ask for one at a time
 create function public.backfill_bulk(
-  p_run_id uuid, p_worker text, p_sessions integer, p_budget_ms integer default 4000,
+  p_run_id uuid, p_worker text, p_sessions integer, p_budget_ms integer default 800,
   p_search_path text default current_setting('search_path')
 )
 returns jsonb
@@ -494,9 +494,10 @@ as $$
 declare
   v_began timestamptz := backfill_private.clock();
   v_batch jsonb := backfill_private.bulk_begin(p_run_id, p_sessions);
+  v_budget interval := p_budget_ms * interval '1 ms';
+  v_until timestamptz := backfill_private.clock() + v_budget;
   v_settings jsonb;
   v_part jsonb;
-  v_is_well boolean;
   v_well integer;
   v_is_alone boolean := false;
   v_answered integer[] := array[]::integer[];
@@ -517,24 +518,27 @@ begin
     group by (s.place - 1) / 50
     order by min(s.place)
   loop
-    exit when extract(epoch from backfill_private.clock() - v_began) * 1000 >= p_budget_ms;
-    v_is_well := backfill_private.bulk_some(p_run_id, v_batch, v_part, v_settings, p_search_path, v_answered <> '{}');
-    exit when not v_is_well;
-    v_answered := v_answered || array(select (s ->> 'ordinal')::integer from jsonb_array_elements(v_part) as s);
+    v_well := backfill_private.bulk_some(
+      v_batch, v_part, v_settings, p_search_path, v_answered <> '{}', v_until);
+    v_answered := v_answered || array(
+      select (v_part -> place ->> 'ordinal')::integer from generate_series(0, v_well - 1) as place);
+    exit when v_well is distinct from jsonb_array_length(v_part);
   end loop;
-  if not v_is_well then
+  if v_well is null then
     v_well := cardinality(v_answered);
+    -- What failed was rolled back. If nothing else was written, no row is locked.
+    v_until := case when v_well > 0 then v_until else backfill_private.clock() + v_budget end;
     for v_part in select s from jsonb_array_elements(v_part) as s loop
-      exit when extract(epoch from backfill_private.clock() - v_began) * 1000 >= p_budget_ms;
+      exit when backfill_private.clock() >= v_until;
       v_outcomes := v_outcomes
-        || backfill_private.bulk_one(p_run_id, v_batch, v_part, v_settings, p_search_path, v_well > 0);
+        || backfill_private.bulk_one(v_batch, v_part, v_settings, p_search_path, v_well > 0);
       v_well := v_well + (v_outcomes -> -1 ->> 'outcome' = 'answered')::integer;
       v_is_alone := v_well > 0 and backfill_private.leaves_behind();
       exit when v_is_alone;
     end loop;
     v_is_alone := v_is_alone or v_well = 1 and jsonb_path_exists(v_outcomes, '$[*] ? (@.outcome == "beside")');
   end if;
-  return backfill_private.bulk_settle(p_run_id, (v_batch ->> 'claim')::uuid, p_worker, v_answered, v_outcomes, v_began)
+  return backfill_private.bulk_settle((v_batch ->> 'claim')::uuid, p_worker, v_answered, v_outcomes, v_began)
     || jsonb_build_object(
       'sessions', cardinality(v_answered) + jsonb_array_length(v_outcomes),
       'alone', v_is_alone,

@@ -78,3 +78,6 @@ create policy "the owner alone" on backfill_private.unnoted for select to servic
 
 alter table backfill_private.bulk_claims enable row level security;
 create policy "the owner alone" on backfill_private.bulk_claims for select to service_role using (false);
+
+alter table backfill_private.bulk_rows enable row level security;
+create policy "the owner alone" on backfill_private.bulk_rows for select to service_role using (false);

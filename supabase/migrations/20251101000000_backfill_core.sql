@@ -8563,11 +8563,30 @@ create table backfill_private.looks (
   primary key (run_id, ordinal, component, row_key)
 );
 
--- The calls in bulk that are under way. Keeping and settling are allowed only in the transaction of one.
-create table backfill_private.bulk_claims (
-  claim_id uuid primary key,
+-- The calls in bulk that are under way, each with its sessions. Keeping and settling are allowed only in the transaction
+-- of one. None outlives its transaction, so no log of it is written.
+create unlogged table backfill_private.bulk_claims (
+  xid xid8 primary key,
+  claim_id uuid not null,
   run_id uuid not null,
-  xid xid8 not null
+  ordinals integer[] not null
+);
+
+-- The rows that a call in bulk has written, as the gate saw them, until their receipts are written. The functions that it
+-- calls reach this table with no right. turn is what the setting backfill.bulk said.
+create unlogged table backfill_private.bulk_rows (
+  xid xid8 not null,
+  turn text not null,
+  target text not null,
+  component text not null,
+  operation text not null,
+  before jsonb,
+  after jsonb,
+  relation oid not null,
+  image text,
+  after_hash bytea,
+  nth bigint generated always as identity,
+  primary key (xid, nth)
 );
 
 -- from sql/60_apply/alone.sql
@@ -8855,74 +8874,58 @@ as $$
       select from public.backfill_items as i where i.run_id = p_run.run_id and i.ordinal = 1 and i.phase = 'priority'))
 $$;
 
--- Write the receipts of the rows that some sessions of a call in bulk have written.
+-- Write the receipts of the rows that a call in bulk has written since the last ones. What the gate kept says which.
 --
--- p_sessions  see backfill_private.bulk_take
--- p_kept      one text per session, see backfill_private.bulk_calls
--- p_step      the step, if one step of one session was made. It is refused while a row that it needs first is missing
--- returns     whether each component that these sessions lacked was written
--- raises      OB011 no such call is under way in this transaction
---             OB012 the approval ran out meanwhile
---             OB018 a row is another session's or target's
---             OB020 as keep_receipt
-create function backfill_private.bulk_keep(
-  p_run_id uuid, p_claim_id uuid, p_sessions jsonb, p_kept text[], p_step text
-)
-returns boolean
+-- p_step   the step, if one step of one session was made. It is refused while a row that it needs first is missing
+-- returns  the components that were written, each as its session's place in the plan and its name
+-- raises   OB011 no such call is under way in this transaction
+--          OB012 the approval ran out meanwhile
+--          OB018 a row is another session's or target's
+--          OB020 as keep_receipt
+create function backfill_private.bulk_keep(p_claim_id uuid, p_step text)
+returns text[]
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_mergejoin = off
 as $$
 declare
-  v_target text;
-  v_until timestamptz;
+  v_call backfill_private.bulk_claims := backfill_private.bulk_call(p_claim_id);
   v_now timestamptz := backfill_private.clock();
   v_seen record;
 begin
-  select r.target, r.approved_until into v_target, v_until
-  from backfill_private.bulk_claims as b
-  join public.backfill_runs as r on r.run_id = b.run_id
-  where b.claim_id = p_claim_id and b.run_id = p_run_id and b.xid = pg_current_xact_id();
-  if v_target is null then
-    perform backfill_private.refuse('OB011', 'no call in bulk is under way here', 'stop; claim again');
-  elsif v_until <= v_now then
-    perform backfill_private.refuse_write('expired', p_run_id, null, null);
+  if exists (select from public.backfill_runs as r where r.run_id = v_call.run_id and r.approved_until <= v_now) then
+    perform backfill_private.refuse_write('expired', v_call.run_id, null, null);
   end if;
-  with turns as materialized (
-    select y.place, string_to_array(y.kept, e'\n') as lines
-    from unnest(p_kept) with ordinality as y (kept, place)
-  ), kept as materialized (
-    select u.place, w.nth, u.lines[1]::integer as ordinal, string_to_array(w.line, e'\t', '') as parts
-    from turns as u
-    cross join lateral unnest(u.lines[2:]) with ordinality as w (line, nth)
+  with kept as materialized (
+    delete from backfill_private.bulk_rows as k where k.xid = v_call.xid
+    returning k.*, case when k.turn ~ '^[0-9]{1,9}$' then k.turn::integer end as place
   ), found as materialized (
-    select k.place, k.nth, k.ordinal, s.session_id, s.attempt, s.todo ? t.component as is_owed,
-      t.position, t.component, t.table_name, t.key_columns, t.session_column,
-      k.parts[3] as operation, k.parts[4]::jsonb as before, k.parts[5]::jsonb as after,
-      coalesce(k.parts[5], k.parts[4])::jsonb as contents, k.parts[6]::oid as relation,
-      k.parts[7]::jsonb #>> '{}' as image, k.parts[8]::bytea as after_hash
+    select k.*, i.ordinal, i.session_id, i.attempts + 1 as attempt,
+      t.table_name, t.key_columns, t.session_column, coalesce(k.after, k.before) as contents
     from kept as k
-    join jsonb_to_recordset(p_sessions) as s (ordinal integer, session_id text, attempt integer, todo jsonb)
-      using (ordinal)
+    left join public.backfill_items as i
+      on i.run_id = v_call.run_id and i.ordinal = k.place and k.place = any (v_call.ordinals)
     left join public.backfill_targets as t
-      on t.target = v_target and t.target = k.parts[1] and t.component = k.parts[2]
+      on t.target = i.source and t.target = k.target and t.component = k.component
   ), shaped as materialized (
     select f.relation, backfill_private.shape_of(f.relation) as shape from found as f group by f.relation
   ), written as (
     insert into public.backfill_receipts (
       run_id, ordinal, session_id, component, kind, operation, table_name,
       row_key, shape, before, before_hash, after_hash, after_columns, attempt, at)
-    select p_run_id, f.ordinal, f.session_id, f.component, 'score', lower(f.operation), f.table_name,
+    select v_call.run_id, f.ordinal, f.session_id, f.component, 'score', f.operation, f.table_name,
       backfill_private.row_key(f.contents, f.key_columns), s.shape, f.image,
       sha256(convert_to(f.image, 'UTF8')), f.after_hash,
       (select array_agg(hashtextextended(c.value::text, 0)) from jsonb_each(f.after) as c), f.attempt, v_now
     from found as f join shaped as s using (relation)
-    where f.component is not null
-    order by f.place, f.nth
+    where f.table_name is not null
+    order by f.nth
   )
   select
-    count(distinct f.ordinal::bigint * 1000 + f.position) filter (where f.is_owed and f.operation <> 'DELETE') as paid,
-    min(f.session_id) filter (where f.component is null
+    array_agg(distinct concat_ws(' ', f.ordinal, f.component)) filter (where f.operation <> 'delete') as components,
+    min(coalesce(f.session_id, f.turn)) filter (where f.table_name is null
       or f.contents ->> f.session_column is distinct from f.session_id
       or f.before is not null and f.before ->> f.session_column is distinct from f.session_id) as foreigner,
     min(f.ordinal) as ordinal
@@ -8933,10 +8936,35 @@ begin
       format('this attempt holds session %s and writes a row of another', v_seen.foreigner),
       'let the function write rows of the session that it is called for alone');
   elsif p_step is not null then
-    perform backfill_private.check_order(p_run_id, v_seen.ordinal, p_step, (
-      select t.needs_first from public.backfill_targets as t where t.target = v_target and t.component = p_step));
+    perform backfill_private.check_order(v_call.run_id, v_seen.ordinal, p_step, (
+      select t.needs_first
+      from public.backfill_targets as t
+      join public.backfill_runs as r on r.run_id = v_call.run_id and r.target = t.target
+      where t.component = p_step));
   end if;
-  return v_seen.paid = (select sum(jsonb_array_length(s -> 'todo')) from jsonb_array_elements(p_sessions) as s);
+  return coalesce(v_seen.components, '{}');
+end
+$$;
+
+-- The call in bulk that is under way in this transaction.
+--
+-- raises  OB011 it is not this one
+create function backfill_private.bulk_call(p_claim_id uuid)
+returns backfill_private.bulk_claims
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_call backfill_private.bulk_claims;
+begin
+  select * into v_call
+  from backfill_private.bulk_claims as b
+  where b.xid = pg_current_xact_id()
+    and b.claim_id = p_claim_id;
+  if not found then
+    perform backfill_private.refuse('OB011', 'no call in bulk is under way here', 'stop; claim again');
+  end if;
+  return v_call;
 end
 $$;
 
@@ -9007,7 +9035,7 @@ $$;
 -- returns  {claim, sessions, calls: {component: SQL, all of them under ''}, settings: see
 --          backfill_private.loose_settings, checks: see backfill_private.checks_now}, or {look: true} if a claim has to
 --          look first or nothing is left
--- raises   OB001 no such run, OB010 not allowed, OB013 more than 500 sessions
+-- raises   OB001 no such run, OB010 not allowed, OB011 within such a call, OB013 more than 500 sessions
 create function backfill_private.bulk_begin(p_run_id uuid, p_sessions integer)
 returns jsonb
 language plpgsql
@@ -9024,6 +9052,9 @@ begin
   if p_sessions is null or p_sessions not between 1 and 500 then
     perform backfill_private.refuse('OB013', format('a call in bulk takes 1 to 500 sessions, not %s', p_sessions),
       format('backfill apply %s', p_run_id));
+  elsif exists (select from backfill_private.bulk_claims as b where b.xid = pg_current_xact_id_if_assigned()) then
+    perform backfill_private.refuse('OB011', 'a call in bulk is under way here already',
+      'let the scoring function call no function of backfill');
   end if;
   select * into v_run from public.backfill_runs where run_id = p_run_id;
   if v_run.request ->> 'throttle_per_minute' is null then
@@ -9045,7 +9076,9 @@ begin
   elsif v_run.request ->> 'throttle_per_minute' is not null then
     perform backfill_private.count_starts(v_run, jsonb_array_length(v_sessions));
   end if;
-  insert into backfill_private.bulk_claims (claim_id, run_id, xid) values (v_claim_id, p_run_id, pg_current_xact_id());
+  insert into backfill_private.bulk_claims (xid, claim_id, run_id, ordinals)
+  values (pg_current_xact_id(), v_claim_id, p_run_id,
+    array(select (s ->> 'ordinal')::integer from jsonb_array_elements(v_sessions) as s));
   return jsonb_build_object('claim', v_claim_id, 'sessions', v_sessions, 'calls', backfill_private.bulk_calls(v_run),
     'settings', v_run.loose_settings, 'checks', backfill_private.checks_now());
 end
@@ -9109,12 +9142,12 @@ $$;
 
 -- Settle a call in bulk. The audit chain hears of it later.
 --
--- p_answered  ordinals of the sessions whose calls came back well
+-- p_answered  ordinals of its sessions whose calls came back well
 -- p_outcomes  of those that failed
 -- returns     {state: how many}
 -- raises      OB011 no such call is under way in this transaction
 create function backfill_private.bulk_settle(
-  p_run_id uuid, p_claim_id uuid, p_worker text, p_answered integer[], p_outcomes jsonb, p_started_at timestamptz
+  p_claim_id uuid, p_worker text, p_answered integer[], p_outcomes jsonb, p_started_at timestamptz
 )
 returns jsonb
 language plpgsql
@@ -9122,35 +9155,32 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_call backfill_private.bulk_claims := backfill_private.bulk_call(p_claim_id);
   v_lacking integer[];
   v_settled jsonb;
   v_details jsonb;
 begin
   perform backfill_private.authorize('apply');
-  delete from backfill_private.bulk_claims
-  where claim_id = p_claim_id and run_id = p_run_id and xid = pg_current_xact_id();
-  if not found then
-    perform backfill_private.refuse('OB011', 'no call in bulk is under way here', format('backfill apply %s', p_run_id));
-  end if;
-  v_lacking := backfill_private.bulk_done(p_run_id, p_answered, p_started_at);
-  v_settled := backfill_private.bulk_troubled(p_run_id, p_claim_id, p_outcomes || coalesce((
+  delete from backfill_private.bulk_claims where xid = v_call.xid;
+  v_lacking := backfill_private.bulk_done(v_call.run_id, p_answered, p_started_at);
+  v_settled := backfill_private.bulk_troubled(v_call.run_id, p_claim_id, p_outcomes || coalesce((
       select jsonb_agg(jsonb_build_object('ordinal', i.ordinal, 'outcome', 'answered', 'answered', i.components))
       from public.backfill_items as i
-      where i.run_id = p_run_id and i.ordinal = any (v_lacking)), '[]'), p_started_at)
+      where i.run_id = v_call.run_id and i.ordinal = any (v_lacking)), '[]'), p_started_at)
     || coalesce((
       select jsonb_agg(jsonb_build_object('ordinal', o, 'state', 'done'))
       from unnest(p_answered) as o
       where o <> all (v_lacking)), '[]');
-  v_details := backfill_private.settled_details(p_run_id, p_claim_id, v_settled);
+  v_details := backfill_private.settled_details(v_call.run_id, p_claim_id, v_settled);
   insert into backfill_private.unnoted (run_id, granted, trouble, settled, is_well, details)
   select
-    p_run_id,
+    v_call.run_id,
     jsonb_build_object('claim', p_claim_id, 'worker', left(p_worker, 200), 'phase', i.phase, 'mode', 'bulk',
       'sessions', jsonb_array_length(v_settled), 'ordinals', v_details -> 'ordinals', 'started_at', p_started_at),
     p_outcomes, v_settled,
     not exists (select from jsonb_array_elements(v_settled) as s where s ->> 'state' <> 'done'), v_details
   from public.backfill_items as i
-  where i.run_id = p_run_id and i.ordinal = (v_settled -> 0 ->> 'ordinal')::integer;
+  where i.run_id = v_call.run_id and i.ordinal = (v_settled -> 0 ->> 'ordinal')::integer;
   return coalesce(v_details -> 'states', '{}');
 end
 $$;
@@ -9248,13 +9278,13 @@ $$;
 
 -- The statements that score sessions one after the other, each in its turn. Each component names the statement that
 -- makes its calls, and '' the one that makes all, each only if its row is missing. Components that share a call are
--- filled by that of the first whose row is missing. While a session has its turn, the
--- setting backfill.bulk holds its place in the plan. The gate adds one line for each row that was written. After each
--- call the settings are put back.
+-- filled by that of the first whose row is missing. While a session has its turn, the setting backfill.bulk holds its
+-- place in the plan, for the gate. After each call the settings are put back.
 --
 -- $1       the sessions, see backfill_private.bulk_take
 -- $2       the settings, see backfill_private.settings_kept
--- selects  what backfill.bulk held at the end of each turn, an array
+-- $3       no turn begins from then on
+-- selects  how many sessions had their turn
 create function backfill_private.bulk_calls(p_run public.backfill_runs)
 returns jsonb
 language sql
@@ -9292,9 +9322,10 @@ as $$
     select '', string_agg(p.call, ', ' order by p.position) from parts as p
   )
   select jsonb_object_agg(n.name, format(
-    'select array_agg(turn.kept) from (
-       select set_config(''backfill.bulk'', x ->> ''ordinal'', true), %s, current_setting(''backfill.bulk'') as kept
-       from jsonb_array_elements($1) as x) as turn', n.call))
+    'select count(*) from (
+       select set_config(''backfill.bulk'', x ->> ''ordinal'', true), %s
+       from jsonb_array_elements($1) as x
+       where backfill_private.clock() < $3) as turn', n.call))
   from named as n
 $$;
 
@@ -9327,18 +9358,6 @@ as $$
     where c.relnamespace = pg_my_temp_schema() and backfill_private.is_written_here(c.xmin))
 $$;
 
--- The components of which a turn wrote rows, from what backfill.bulk holds at its end.
-create function backfill_private.components_kept(p_kept text)
-returns jsonb
-language sql
-immutable
-set search_path = pg_catalog, pg_temp
-as $$
-  select coalesce(jsonb_agg(distinct split_part(w.line, e'\t', 2)), '[]')
-  from unnest((string_to_array(p_kept, e'\n'))[2:]) as w (line)
-  where split_part(w.line, e'\t', 3) <> 'DELETE'
-$$;
-
 -- Score one session of a call in bulk, in a subtransaction of its own.
 --
 -- p_batch      see backfill_private.bulk_begin
@@ -9346,7 +9365,7 @@ $$;
 -- p_is_beside  another session was scored before in this transaction. Then only success counts
 -- returns      its outcome, see backfill_private.decide_outcomes
 create function backfill_private.bulk_one(
-  p_run_id uuid, p_batch jsonb, p_session jsonb, p_settings jsonb, p_search_path text, p_is_beside boolean
+  p_batch jsonb, p_session jsonb, p_settings jsonb, p_search_path text, p_is_beside boolean
 )
 returns jsonb
 language plpgsql
@@ -9355,22 +9374,19 @@ as $$
 declare
   v_step text;
   v_answered jsonb := '[]'::jsonb;
-  v_written jsonb := '[]'::jsonb;
-  v_kept text;
+  v_written text[] := array[]::text[];
   v_code text;
 begin
   perform set_config('search_path', p_search_path, true);
   foreach v_step in array array(select jsonb_array_elements_text(p_session -> 'todo')) loop
-    execute p_batch -> 'calls' ->> v_step using jsonb_build_array(p_session), p_settings;
+    execute p_batch -> 'calls' ->> v_step
+    using jsonb_build_array(p_session), p_settings, 'infinity'::timestamptz;
     perform backfill_private.bulk_check(p_batch, p_settings, p_search_path);
-    v_kept := current_setting('backfill.bulk');  -- of deferred triggers, too
-    perform backfill_private.bulk_keep(
-      p_run_id, (p_batch ->> 'claim')::uuid, jsonb_build_array(p_session), array[v_kept], v_step);
+    v_written := v_written || backfill_private.bulk_keep((p_batch ->> 'claim')::uuid, v_step);
     v_answered := v_answered || to_jsonb(v_step);
-    v_written := v_written || backfill_private.components_kept(v_kept);
   end loop;
   perform set_config('backfill.bulk', '', true);
-  if p_is_beside and not v_written @> (p_session -> 'todo') then
+  if p_is_beside and not backfill_private.bulk_owed(jsonb_build_array(p_session), 1) <@ v_written then
     raise exception using message = 'a call answered without effect';
   end if;
   return jsonb_build_object('ordinal', p_session -> 'ordinal', 'outcome', 'answered', 'answered', v_answered);
@@ -9384,32 +9400,48 @@ exception when assert_failure or others then  -- others leaves assertions out
 end
 $$;
 
+-- What the first sessions of a call in bulk lack: see backfill_private.bulk_keep.
+create function backfill_private.bulk_owed(p_sessions jsonb, p_first integer)
+returns text[]
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(array_agg(concat_ws(' ', x.session ->> 'ordinal', c)), '{}')
+  from jsonb_array_elements(p_sessions) with ordinality as x (session, place)
+  cross join lateral jsonb_array_elements_text(x.session -> 'todo') as c
+  where x.place <= p_first
+$$;
+
 -- Score sessions of a call in bulk all in one go.
 --
 -- p_is_beside  see backfill_private.bulk_one
--- returns      whether all is well. If something failed, had no effect or stays behind, nothing is left of it
+-- p_until      no session starts from then on
+-- returns      how many are well, the first ones. Null if something failed, had no effect or stays behind: then nothing
+--              is left of it
 create function backfill_private.bulk_some(
-  p_run_id uuid, p_batch jsonb, p_sessions jsonb, p_settings jsonb, p_search_path text, p_is_beside boolean
+  p_batch jsonb, p_sessions jsonb, p_settings jsonb, p_search_path text, p_is_beside boolean, p_until timestamptz
 )
-returns boolean
+returns integer
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_kept text[];
+  v_begun integer;
 begin
   perform set_config('search_path', p_search_path, true);
-  execute p_batch -> 'calls' ->> '' into v_kept using p_sessions, p_settings;
+  execute p_batch -> 'calls' ->> '' into v_begun using p_sessions, p_settings, p_until;
   perform set_config('backfill.bulk', '', true);
   perform backfill_private.bulk_check(p_batch, p_settings, p_search_path);
-  if not backfill_private.bulk_keep(p_run_id, (p_batch ->> 'claim')::uuid, p_sessions, v_kept, null) then
+  if not backfill_private.bulk_owed(p_sessions, v_begun)
+    <@ backfill_private.bulk_keep((p_batch ->> 'claim')::uuid, null) then
     raise exception using message = 'a call answered without effect';
-  elsif (p_is_beside or jsonb_array_length(p_sessions) > 1) and backfill_private.leaves_behind() then
+  elsif (p_is_beside or v_begun > 1) and backfill_private.leaves_behind() then
     raise exception using message = 'a call left a temporary table behind';
   end if;
-  return true;
+  return v_begun;
 exception when assert_failure or others then  -- others leaves assertions out
-  return false;
+  return null;
 end
 $$;
 
@@ -9971,7 +10003,8 @@ $$;
 -- sequential scan: a pooled connection may hold a plan from when the tables were small.
 -- Only a refusal makes a call. A call in bulk has locked its sessions and looked at the run, which nobody moves
 -- meanwhile. Its row is kept for the receipt, which is written with those of other sessions before the subtransaction
--- ends, see backfill_private.bulk_keep.
+-- ends, see backfill_private.bulk_keep. That this is such a call is known by its transaction. The setting alone, which
+-- anyone may set, says nothing.
 --
 -- tg_argv  target, component, and a third if other components have rows in this table
 -- raises   OB011 the fence is stale: someone took the lease over, or it ran out
@@ -9993,7 +10026,6 @@ set enable_seqscan = off
 as $$
 declare
   v_turn text := current_setting('backfill.bulk', true);
-  v_component text;
   v_headers jsonb;
   v_before jsonb;
   v_after jsonb;
@@ -10019,12 +10051,15 @@ begin
     v_after := case when tg_op <> 'DELETE' then backfill_private.row_json(new) end;
   end;
   if v_turn <> '' then
-    -- JSON has no line ends and tabs of its own. An assignment, because perform would wrap it in a query.
-    v_component := case when tg_argv[2] is null then tg_argv[1]
-      else backfill_private.component_of(tg_argv[0], tg_argv[1], null, coalesce(v_after, v_before)) end;
-    v_turn := set_config('backfill.bulk', concat(v_turn, e'\n', tg_argv[0], e'\t', v_component, e'\t', tg_op, e'\t',
-      v_before, e'\t', v_after, e'\t', tg_relid::bigint, e'\t', to_json(v_image), e'\t', v_after_hash), true);
-    return null;
+    insert into backfill_private.bulk_rows
+    select b.xid, v_turn, tg_argv[0], case when tg_argv[2] is null then tg_argv[1]
+        else backfill_private.component_of(tg_argv[0], tg_argv[1], null, coalesce(v_after, v_before)) end,
+      lower(tg_op), v_before, v_after, tg_relid, v_image, v_after_hash
+    from backfill_private.bulk_claims as b where b.xid = pg_current_xact_id();
+    if found then
+      return null;
+    end if;
+    v_headers := backfill_private.run_headers();  -- Somebody has set it outside of a call in bulk.
   end if;
   select i.run_id, i.ordinal, i.source, i.session_id, i.state, i.attempts, i.lease_kind, i.lease_until,
     r.state as run_state, r.approved_until,
@@ -17112,12 +17147,12 @@ comment on function public.backfill_claim_apart(uuid, uuid, text) is
 -- alone.
 --
 -- p_sessions     at most this many, and at most 500
--- p_budget_ms    no session starts after this time
+-- p_budget_ms    no session starts after this time, since a row that is written stays locked until the call ends
 -- p_search_path  by default the caller's, since a default is evaluated before this function's own path is set
 -- returns        {look: true} if a claim has to look first, else {sessions, done, failed, pending, took_ms, alone}
 --                alone: no session is well after another in one transaction, so ask for one at a time
 create function public.backfill_bulk(
-  p_run_id uuid, p_worker text, p_sessions integer, p_budget_ms integer default 4000,
+  p_run_id uuid, p_worker text, p_sessions integer, p_budget_ms integer default 800,
   p_search_path text default current_setting('search_path')
 )
 returns jsonb
@@ -17127,9 +17162,10 @@ as $$
 declare
   v_began timestamptz := backfill_private.clock();
   v_batch jsonb := backfill_private.bulk_begin(p_run_id, p_sessions);
+  v_budget interval := p_budget_ms * interval '1 ms';
+  v_until timestamptz := backfill_private.clock() + v_budget;
   v_settings jsonb;
   v_part jsonb;
-  v_is_well boolean;
   v_well integer;
   v_is_alone boolean := false;
   v_answered integer[] := array[]::integer[];
@@ -17150,24 +17186,27 @@ begin
     group by (s.place - 1) / 50
     order by min(s.place)
   loop
-    exit when extract(epoch from backfill_private.clock() - v_began) * 1000 >= p_budget_ms;
-    v_is_well := backfill_private.bulk_some(p_run_id, v_batch, v_part, v_settings, p_search_path, v_answered <> '{}');
-    exit when not v_is_well;
-    v_answered := v_answered || array(select (s ->> 'ordinal')::integer from jsonb_array_elements(v_part) as s);
+    v_well := backfill_private.bulk_some(
+      v_batch, v_part, v_settings, p_search_path, v_answered <> '{}', v_until);
+    v_answered := v_answered || array(
+      select (v_part -> place ->> 'ordinal')::integer from generate_series(0, v_well - 1) as place);
+    exit when v_well is distinct from jsonb_array_length(v_part);
   end loop;
-  if not v_is_well then
+  if v_well is null then
     v_well := cardinality(v_answered);
+    -- What failed was rolled back. If nothing else was written, no row is locked.
+    v_until := case when v_well > 0 then v_until else backfill_private.clock() + v_budget end;
     for v_part in select s from jsonb_array_elements(v_part) as s loop
-      exit when extract(epoch from backfill_private.clock() - v_began) * 1000 >= p_budget_ms;
+      exit when backfill_private.clock() >= v_until;
       v_outcomes := v_outcomes
-        || backfill_private.bulk_one(p_run_id, v_batch, v_part, v_settings, p_search_path, v_well > 0);
+        || backfill_private.bulk_one(v_batch, v_part, v_settings, p_search_path, v_well > 0);
       v_well := v_well + (v_outcomes -> -1 ->> 'outcome' = 'answered')::integer;
       v_is_alone := v_well > 0 and backfill_private.leaves_behind();
       exit when v_is_alone;
     end loop;
     v_is_alone := v_is_alone or v_well = 1 and jsonb_path_exists(v_outcomes, '$[*] ? (@.outcome == "beside")');
   end if;
-  return backfill_private.bulk_settle(p_run_id, (v_batch ->> 'claim')::uuid, p_worker, v_answered, v_outcomes, v_began)
+  return backfill_private.bulk_settle((v_batch ->> 'claim')::uuid, p_worker, v_answered, v_outcomes, v_began)
     || jsonb_build_object(
       'sessions', cardinality(v_answered) + jsonb_array_length(v_outcomes),
       'alone', v_is_alone,
@@ -17680,6 +17719,9 @@ create policy "the owner alone" on backfill_private.unnoted for select to servic
 alter table backfill_private.bulk_claims enable row level security;
 create policy "the owner alone" on backfill_private.bulk_claims for select to service_role using (false);
 
+alter table backfill_private.bulk_rows enable row level security;
+create policy "the owner alone" on backfill_private.bulk_rows for select to service_role using (false);
+
 -- from sql/99_access/rights.sql
 -- Rights: everything is revoked, then granted by name. Row level security is in policies.sql.
 
@@ -17845,11 +17887,12 @@ grant execute on function
   backfill_private.beside_session(uuid, text),
   backfill_private.bulk_begin(uuid, integer),
   backfill_private.bulk_check(jsonb, jsonb, text),
-  backfill_private.bulk_keep(uuid, uuid, jsonb, text[], text),
-  backfill_private.bulk_one(uuid, jsonb, jsonb, jsonb, text, boolean),
+  backfill_private.bulk_keep(uuid, text),
+  backfill_private.bulk_one(jsonb, jsonb, jsonb, text, boolean),
   backfill_private.bulk_outcome(text),
-  backfill_private.bulk_settle(uuid, uuid, text, integer[], jsonb, timestamptz),
-  backfill_private.bulk_some(uuid, jsonb, jsonb, jsonb, text, boolean),
+  backfill_private.bulk_owed(jsonb, integer),
+  backfill_private.bulk_settle(uuid, text, integer[], jsonb, timestamptz),
+  backfill_private.bulk_some(jsonb, jsonb, jsonb, text, boolean, timestamptz),
   backfill_private.catalog_columns(oid),
   backfill_private.catalog_functions(),
   backfill_private.catalog_keys(oid),
@@ -17858,7 +17901,6 @@ grant execute on function
   backfill_private.claim(uuid, uuid, text),
   backfill_private.claim_apart(uuid, uuid, text),
   backfill_private.columns_apart(jsonb, jsonb),
-  backfill_private.components_kept(text),
   backfill_private.confirm_undo(uuid, text, text, integer, jsonb, text),
   backfill_private.coverage_of(text, text, text),
   backfill_private.declaration_faults(jsonb),
