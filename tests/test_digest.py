@@ -73,14 +73,15 @@ def test_another_database_gives_another_digest(project: Project, bf: backfill.Ba
     assert bf.plan(**SEED).digest != plan.digest
 
 
+@pytest.mark.parametrize("change", ["phase = 'recent'", "session_at = session_at + '1 us'"])
 def test_a_sealed_plan_changed_by_a_superuser_is_not_approved(
-    project: Project, bf: backfill.Backfill
+    project: Project, bf: backfill.Backfill, change: str
 ) -> None:
     """Guards hold everybody else off; the recomputed digest catches whoever disables them."""
     plan = bf.plan(**SEED)
     project.admin.execute(
         "alter table public.backfill_items disable trigger backfill_items_guard;"
-        "update public.backfill_items set phase = 'recent' where ordinal = 39"
+        f"update public.backfill_items set {change} where ordinal = 39".encode()
     )
     with pytest.raises(backfill.PlanChanged):
         bf.approve(plan.run_id, digest=plan.digest)

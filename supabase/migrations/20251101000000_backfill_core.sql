@@ -3615,8 +3615,10 @@ as $$
 $$;
 
 -- from sql/30_run/digest.sql
--- Digest: what an approval binds. The same request on the same state gives the same digest: no time, no run id and no
--- measurement goes in, but the risk that was made of the marks.
+-- Digest: what an approval binds. The same request on the same state gives the same digest: no run id, no moment of the
+-- planning and no measurement goes in, but the risk that was made of the marks.
+--
+-- What was measured has a hash of its own, which stands with the approval: see backfill_private.shown_hash.
 
 -- One function's fingerprint: definition, owner and rights. Null if the function does not exist.
 create function backfill_private.function_fingerprint(p_signature text)
@@ -3683,6 +3685,23 @@ as $$
   from pg_control_system() as s, pg_control_checkpoint() as c
 $$;
 
+-- A run's planned sessions as text, in their order, with all that the plan says of each. Their dates are among it: an
+-- undo by dates goes by them.
+create function backfill_private.planned_text(p_run_id uuid)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+  select string_agg(
+    jsonb_build_array(
+      i.ordinal, i.phase, i.batch, i.category, i.components, i.replaces, i.source, i.session_id, i.session_at)::text,
+    e'\n' order by i.ordinal)
+  from public.backfill_items as i
+  where i.run_id = p_run_id
+$$;
+
 -- The digest of a run's plan, computed from the rows as they stand.
 create function backfill_private.compute_digest(p_run_id uuid)
 returns text
@@ -3692,7 +3711,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.sha256_hex(concat_ws(
     e'\n',
-    'backfill plan, form 2',
+    'backfill plan, form 3',
     backfill_private.server_identity(),
     coalesce(r.environment, ''),
     r.request,
@@ -3700,14 +3719,7 @@ as $$
     -- What people call its rows, and when it was installed, changes nothing that is done to them.
     (select to_jsonb(s) - array['called', 'installed_at'] from backfill_private.sources as s where s.target = r.target),
     backfill_private.definitions(r.target),
-    (
-      select string_agg(
-        jsonb_build_array(
-          i.ordinal, i.phase, i.batch, i.category, i.components, i.replaces, i.source, i.session_id)::text,
-        e'\n' order by i.ordinal)
-      from public.backfill_items as i
-      where i.run_id = r.run_id
-    )))
+    backfill_private.planned_text(r.run_id)))
   from public.backfill_runs as r
   where r.run_id = p_run_id
 $$;
