@@ -220,3 +220,74 @@ def test_nobody_truncates_what_the_audit_stands_on(
     with pytest.raises(psycopg.Error) as refused:
         project_db.execute(f"truncate public.{table} cascade".encode())
     assert refused.value.sqlstate == ("OB007" if role == "postgres" else "42501")
+
+
+PLANS = {
+    "a figure": (
+        "update public.backfill_runs set plan = jsonb_set(plan, '{candidates,total}', '7')",
+        "the plan: the figures or marks of this plan are not those that were approved",
+    ),
+    "a mark": (
+        "update public.backfill_runs set plan = jsonb_set(plan, '{checks,0,detail}', '\"fine\"')",
+        "the plan: the figures or marks of this plan are not those that were approved",
+    ),
+    "a date": (
+        "update public.backfill_items set session_at = session_at + '1 day' where ordinal = 9",
+        "the plan: its sessions or their dates are not those that were approved",
+    ),
+    "who approved": (
+        "update public.backfill_approvals set approver = 'Grace'",
+        "audit event 2: the decision that it tells is not the one in backfill_approvals",
+    ),
+    "the approval and its hash": (
+        "update public.backfill_runs set plan = '{}';"
+        "update public.backfill_approvals set figures_hash = backfill_private.figures_hash('{}')",
+        "audit event 2: the decision that it tells is not the one in backfill_approvals",
+    ),
+    "the approval gone": (
+        "delete from public.backfill_approvals",
+        "audit event 2: the decision that it tells is not the one in backfill_approvals",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", PLANS)
+def test_what_a_superuser_does_to_an_approved_plan_shows(
+    project: Project, timed: backfill.Backfill, what: str
+) -> None:
+    """The approval keeps hashes of the plan, which verify computes again; so does the chain."""
+    plan = timed.plan(**SEED)
+    project.approve(plan)
+    statements, told = PLANS[what]
+    # Before anything is scored nothing else is critical.
+    assert timed.verify(plan.run_id).critical == ()
+    project.admin.execute(f"set session_replication_role = replica; {statements}".encode())
+    verification = timed.verify(plan.run_id)
+    assert (verification.verdict, verification.critical) == ("fail", (told,))
+    unlike = timed.get(plan.run_id).unlike_approved
+    assert (unlike is None) == ("figures or marks" not in told)
+
+
+def test_figures_that_changed_before_the_approval_are_not_approved(
+    project: Project, timed: backfill.Backfill
+) -> None:
+    """The chain has their hash from the sealing, and what the approver reads is held against it."""
+    plan = timed.plan(**SEED)
+    project.admin.execute(f"set session_replication_role = replica; {PLANS['a mark'][0]}".encode())
+    with pytest.raises(backfill.PlanChanged, match="not those that were measured"):
+        timed.approve(plan.run_id, digest=plan.digest)
+
+
+def test_show_says_that_a_plan_is_not_the_one_that_was_approved(
+    project: Project, timed: backfill.Backfill
+) -> None:
+    """In a sentence beside the approver's name, and in the JSON."""
+    plan = timed.plan(**SEED)
+    project.approve(plan)
+    assert "Do not trust" not in timed.get(plan.run_id).markdown()
+    statements, _ = PLANS["a figure"]
+    project.admin.execute(f"set session_replication_role = replica; {statements}".encode())
+    shown = timed.get(plan.run_id)
+    told = "the figures or marks of this plan are not those that were approved"
+    assert f"**Do not trust this page**: {told}." in shown.markdown()
+    assert shown.as_dict()["unlike_approved"] == told

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
-from typing import get_args
+from typing import NamedTuple, get_args
 
 from backfill.api import answers
 from backfill.api.gateway import Gateway
@@ -52,21 +52,31 @@ async def load_plan(gateway: Gateway, run_id: str) -> Plan:
     while page := await gateway.call("backfill_plan_sessions", asked, answers.LISTS):
         sessions.extend(sessions_of(page))
         asked["p_after"] = page[-1][0]
-    next_step, left_behind = await load_standing(gateway, run_id)
-    return replace(plan_of(run, sessions), next_step=next_step, left_behind=left_behind)
+    standing = await load_standing(gateway, run_id)
+    return replace(plan_of(run, sessions), **standing._asdict())
 
 
-async def load_standing(
-    gateway: Gateway, run_id: str
-) -> tuple[NextStep | None, tuple[Mapping[str, Json], ...]]:
-    """What helps a run now, and the rows that its undos left: {session_id, table, row, reason}."""
+class Standing(NamedTuple):
+    """How a run stands: what helps it now, what its undos left, what is not as it was approved.
+
+    left_behind: {session_id, table, row, reason}. unlike_approved: a sentence, or None.
+    """
+
+    next_step: NextStep | None
+    left_behind: tuple[Mapping[str, Json], ...]
+    unlike_approved: str | None
+
+
+async def load_standing(gateway: Gateway, run_id: str) -> Standing:
+    """How a run stands now."""
+    columns = f"{STANDING_COLUMNS},unlike_approved"
     row = await gateway.first(
-        "backfill_run_progress", columns=STANDING_COLUMNS, equal={"run_id": run_id}, is_known=True
+        "backfill_run_progress", columns=columns, equal={"run_id": run_id}, is_known=True
     )
     left: list[dict[str, Json]] = []
     if row and row["left_behind"]:
         left = await gateway.call("backfill_left_behind", {"p_run_id": run_id}, answers.ROWS)
-    return next_step_of(row or {}), tuple(left)
+    return Standing(next_step_of(row or {}), tuple(left), (row or {}).get("unlike_approved"))
 
 
 async def load_fresh_plan(gateway: Gateway, run_id: str) -> Plan:
@@ -218,8 +228,8 @@ async def load_verification(
                 sessions.setdefault(bucket, {}).setdefault(component, []).extend(packed(ids))
         if part["verification"] is not None:
             verified = verification_of(part["verification"], critical, sessions, rows)
-            next_step, left_behind = await load_standing(gateway, run_id)
-            return replace(verified, next_step=next_step, left_behind=left_behind)
+            standing = await load_standing(gateway, run_id)
+            return replace(verified, next_step=standing.next_step, left_behind=standing.left_behind)
         on_progress(part["looked_at"], part["to_look_at"])
         asked["p_so_far"] = part["so_far"]
 

@@ -109,5 +109,11 @@ def _approval(plan: Plan) -> str:
         return "Never approved."
     return (
         f"Approved by {escaped(given.approver)} (via {escaped(given.via)}) "
-        f"at {utc(given.at)}, valid until {utc(given.until)}."
+        f"at {utc(given.at)}, valid until {utc(given.until)}.{_unlike(plan)}"
     )
+
+
+def _unlike(plan: Plan) -> str:
+    if plan.unlike_approved is None:
+        return ""
+    return f" {MARKS['fail']} **Do not trust this page**: {plan.unlike_approved}."

@@ -148,7 +148,8 @@ class Plan:
     database measured them when it sealed the plan. freshness: what changed since, if the plan was
     read again and can still be carried out. freshness_unknown: why that could not be found out.
     next_step: what helps the run now. left_behind: rows that an undo could not take back,
-    {session_id, table, row, reason}, 1,000 at most.
+    {session_id, table, row, reason}, 1,000 at most. unlike_approved: a sentence if the figures or
+    marks are not those that the approver read.
     """
 
     # pydantic takes the sessions as they are: to validate each would undo their compact form.
@@ -170,6 +171,7 @@ class Plan:
     freshness_unknown: str | None = None
     next_step: NextStep | None = None
     left_behind: tuple[Mapping[str, object], ...] = ()
+    unlike_approved: str | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -337,6 +339,7 @@ class Plan:
         yield "checks", [check.as_dict() for check in self.checks]
         yield "freshness", self.freshness.as_dict() if self.freshness else None
         yield "freshness_unknown", self.freshness_unknown
+        yield "unlike_approved", self.unlike_approved
         yield "next", self.next_step.as_dict() if self.next_step else None
         if self.started_at is not None:
             yield from self._became_of_it(self.started_at)

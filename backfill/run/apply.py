@@ -171,5 +171,5 @@ async def _expired(worker: Worker, reason: str | None) -> ApprovalExpired:
 
 
 async def _next_step(worker: Worker) -> str:
-    step, _ = await load_standing(worker.gateway, worker.run_id)
+    step = (await load_standing(worker.gateway, worker.run_id)).next_step
     return step.text if step else ""

@@ -1,7 +1,7 @@
 -- Digest: what an approval binds. The same request on the same state gives the same digest: no run id, no moment of the
 -- planning and no measurement goes in, but the risk that was made of the marks.
 --
--- What was measured has a hash of its own, which stands with the approval: see backfill_private.shown_hash.
+-- What was measured has a hash of its own, which stands with the approval: see backfill_private.figures_hash.
 
 -- One function's fingerprint: definition, owner and rights. Null if the function does not exist.
 create function backfill_private.function_fingerprint(p_signature text)
@@ -105,6 +105,16 @@ as $$
     backfill_private.planned_text(r.run_id)))
   from public.backfill_runs as r
   where r.run_id = p_run_id
+$$;
+
+-- What an approver reads beside the digest, as a hash: the figures, the marks and the risk of a plan.
+create function backfill_private.figures_hash(p_plan jsonb)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.sha256_hex(p_plan::text)
 $$;
 
 -- What changed since a plan was sealed, by name, with the fingerprints then and now.

@@ -223,7 +223,10 @@ begin
   where run_id = p_run_id;
   delete from backfill_private.findings as f where f.run_id = p_run_id and f.excluded is null;
   perform backfill_private.move(p_run_id, 'awaiting_approval', null, (
-    select jsonb_build_object('digest', r.digest, 'sessions', r.plan -> 'candidates' -> 'total')
+    select jsonb_build_object(
+      'digest', r.digest,
+      'sessions', r.plan -> 'candidates' -> 'total',
+      'figures_hash', backfill_private.figures_hash(r.plan))
     from public.backfill_runs as r
     where r.run_id = p_run_id
   ));

@@ -4,6 +4,8 @@ create table public.backfill_approvals (
   approval_id bigint generated always as identity primary key,
   run_id uuid not null references public.backfill_runs (run_id),
   digest text not null,
+  figures_hash text,
+  sessions_hash text,
   decision text not null check (decision in ('approved', 'rejected')),
   approver text not null default '' check (length(approver) <= 200),
   approver_id uuid,
@@ -20,6 +22,10 @@ comment on table public.backfill_approvals is 'Decisions on plans: who, when, ho
 comment on column public.backfill_approvals.approval_id is 'Id of the decision.';
 comment on column public.backfill_approvals.run_id is 'The run that was decided on.';
 comment on column public.backfill_approvals.digest is 'The digest that the approver named: exactly this plan.';
+comment on column public.backfill_approvals.figures_hash is
+  'SHA-256 of the figures, marks and risk that stood beside the digest when it was decided.';
+comment on column public.backfill_approvals.sessions_hash is
+  'SHA-256 of the planned sessions, with their dates, as they stood when it was decided.';
 comment on column public.backfill_approvals.decision is 'approved or rejected.';
 comment on column public.backfill_approvals.approver is
   'Who decided: the name given, or the e-mail address of the Auth user.';
@@ -71,7 +77,8 @@ begin
 end
 $$;
 
--- Refuse to approve any plan but the one that is there now.
+-- Refuse to approve any plan but the one that is there now. Its figures and marks are those of the sealing: the chain
+-- has their hash.
 --
 -- raises  OB004 the digest named is not the plan's
 --         OB007 the plan or its surroundings changed, the server among them
@@ -94,8 +101,67 @@ begin
       format('what run %s planned is no longer what stands there: %s',
         p_run.run_id, backfill_private.what_changed(p_run)),
       backfill_private.hint(p_run, 'plan'));
+  elsif backfill_private.figures_hash(p_run.plan) <> (
+    select e.details ->> 'figures_hash'
+    from public.backfill_events as e
+    where e.run_id = p_run.run_id
+      and e.kind = 'awaiting_approval'
+  ) then
+    perform backfill_private.refuse('OB007',
+      format('the figures or marks of run %s are not those that were measured', p_run.run_id),
+      backfill_private.hint(p_run, 'plan'));
   end if;
 end
+$$;
+
+-- What says of an approved plan that its figures or marks are not what the approver read. Null if they are, if it was
+-- never approved, or if the caller may not read.
+create function backfill_private.unlike_approved(p_run_id uuid)
+returns text
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select 'the figures or marks of this plan are not those that were approved'
+  from public.backfill_runs as r
+  join public.backfill_approvals as a using (run_id)
+  where r.run_id = p_run_id
+    and a.decision = 'approved'
+    and a.figures_hash is distinct from backfill_private.figures_hash(r.plan)
+    and backfill_private.may('read')
+$$;
+
+-- What is no longer as an approver decided it, in words. No row if all is.
+create function backfill_private.approval_faults(p_run_id uuid)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with decided as (
+    select e.seq, e.kind, e.details
+    from public.backfill_events as e
+    where e.run_id = p_run_id
+      and e.kind in ('approved', 'rejected')
+  )
+  select f.fault
+  from decided as d
+  left join public.backfill_approvals as a on a.run_id = p_run_id
+  cross join lateral (
+    values
+      (
+        (a.decision, a.digest, a.approver, a.via, a.figures_hash, a.sessions_hash) is distinct from
+          (d.kind, d.details ->> 'digest', d.details ->> 'approver', d.details ->> 'via',
+            d.details ->> 'figures_hash', d.details ->> 'sessions_hash'),
+        format('audit event %s: the decision that it tells is not the one in backfill_approvals', d.seq)),
+      (
+        a.sessions_hash <> backfill_private.sha256_hex(backfill_private.planned_text(p_run_id)),
+        'the plan: its sessions or their dates are not those that were approved')
+  ) as f (is_so, fault)
+  where f.is_so
+  union all
+  select 'the plan: ' || u from backfill_private.unlike_approved(p_run_id) as u where u is not null
 $$;
 
 -- Decide: fills in what the caller cannot choose, refuses what the caller may not do, moves the run.
@@ -134,6 +200,8 @@ begin
   end if;
   select * into v_caller from backfill_private.caller();
   new.digest := v_run.digest;
+  new.figures_hash := backfill_private.figures_hash(v_run.plan);
+  new.sessions_hash := backfill_private.sha256_hex(backfill_private.planned_text(new.run_id));
   new.approver_id := v_caller.user_id;
   new.via := case v_caller.kind
     when 'postgres' then 'sql'
@@ -153,7 +221,8 @@ begin
       approved_until = new.valid_until
   where run_id = new.run_id;
   perform backfill_private.move(new.run_id, new.decision, new.note,
-    jsonb_build_object('digest', new.digest, 'approver', new.approver, 'via', new.via));
+    jsonb_build_object('digest', new.digest, 'figures_hash', new.figures_hash, 'sessions_hash', new.sessions_hash,
+      'approver', new.approver, 'via', new.via));
   return new;
 end
 $$;

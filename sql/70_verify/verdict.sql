@@ -75,7 +75,8 @@ as $$
       from stands as s))
 $$;
 
--- What is critical about a run's chain: the critical events in it that nobody has answered, and its own faults.
+-- What is critical about a run's chain: the critical events in it that nobody has answered, its own faults, and what no
+-- longer is as it was approved.
 create function backfill_private.verify_chain(p_run_id uuid)
 returns jsonb
 language sql
@@ -89,6 +90,8 @@ as $$
     where e.answered is null
     union all
     select format('audit event %s: %s', f.seq, f.fault) from backfill_private.chain_faults(p_run_id) as f
+    union all
+    select f from backfill_private.approval_faults(p_run_id) as f
   ) as c
 $$;
 

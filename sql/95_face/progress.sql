@@ -42,7 +42,8 @@ select
   backfill_private.next_step(
     r.run_id,
     coalesce(c.failed, 0),
-    c.pending > 0 and c.leased = 0) as next
+    c.pending > 0 and c.leased = 0) as next,
+  backfill_private.unlike_approved(r.run_id) as unlike_approved
 from public.backfill_runs as r
 left join (
   select
@@ -165,6 +166,8 @@ comment on column public.backfill_run_progress.cause is 'What kind of reason a p
 comment on column public.backfill_run_progress.left_behind is 'Rows that an undo could not take back.';
 comment on column public.backfill_run_progress.next is
   'What helps now: the causes, whether a person has to decide first, sentences, and the lines to copy.';
+comment on column public.backfill_run_progress.unlike_approved is
+  'Says so if the figures or marks of the plan are not those that the approver read. Else null.';
 
 create view public.backfill_run_failures with (security_invoker = true) as
 select

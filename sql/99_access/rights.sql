@@ -153,6 +153,7 @@ grant execute on function
   backfill_private.refuse_untargeted(),
   backfill_private.resume(uuid, text),
   backfill_private.seal(uuid, numeric, jsonb),
+  backfill_private.unlike_approved(uuid),
   backfill_private.verify_part(uuid, jsonb, integer)
 to authenticated, service_role;
 

@@ -3618,7 +3618,7 @@ $$;
 -- Digest: what an approval binds. The same request on the same state gives the same digest: no run id, no moment of the
 -- planning and no measurement goes in, but the risk that was made of the marks.
 --
--- What was measured has a hash of its own, which stands with the approval: see backfill_private.shown_hash.
+-- What was measured has a hash of its own, which stands with the approval: see backfill_private.figures_hash.
 
 -- One function's fingerprint: definition, owner and rights. Null if the function does not exist.
 create function backfill_private.function_fingerprint(p_signature text)
@@ -3722,6 +3722,16 @@ as $$
     backfill_private.planned_text(r.run_id)))
   from public.backfill_runs as r
   where r.run_id = p_run_id
+$$;
+
+-- What an approver reads beside the digest, as a hash: the figures, the marks and the risk of a plan.
+create function backfill_private.figures_hash(p_plan jsonb)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.sha256_hex(p_plan::text)
 $$;
 
 -- What changed since a plan was sealed, by name, with the fingerprints then and now.
@@ -7892,7 +7902,10 @@ begin
   where run_id = p_run_id;
   delete from backfill_private.findings as f where f.run_id = p_run_id and f.excluded is null;
   perform backfill_private.move(p_run_id, 'awaiting_approval', null, (
-    select jsonb_build_object('digest', r.digest, 'sessions', r.plan -> 'candidates' -> 'total')
+    select jsonb_build_object(
+      'digest', r.digest,
+      'sessions', r.plan -> 'candidates' -> 'total',
+      'figures_hash', backfill_private.figures_hash(r.plan))
     from public.backfill_runs as r
     where r.run_id = p_run_id
   ));
@@ -8326,6 +8339,8 @@ create table public.backfill_approvals (
   approval_id bigint generated always as identity primary key,
   run_id uuid not null references public.backfill_runs (run_id),
   digest text not null,
+  figures_hash text,
+  sessions_hash text,
   decision text not null check (decision in ('approved', 'rejected')),
   approver text not null default '' check (length(approver) <= 200),
   approver_id uuid,
@@ -8342,6 +8357,10 @@ comment on table public.backfill_approvals is 'Decisions on plans: who, when, ho
 comment on column public.backfill_approvals.approval_id is 'Id of the decision.';
 comment on column public.backfill_approvals.run_id is 'The run that was decided on.';
 comment on column public.backfill_approvals.digest is 'The digest that the approver named: exactly this plan.';
+comment on column public.backfill_approvals.figures_hash is
+  'SHA-256 of the figures, marks and risk that stood beside the digest when it was decided.';
+comment on column public.backfill_approvals.sessions_hash is
+  'SHA-256 of the planned sessions, with their dates, as they stood when it was decided.';
 comment on column public.backfill_approvals.decision is 'approved or rejected.';
 comment on column public.backfill_approvals.approver is
   'Who decided: the name given, or the e-mail address of the Auth user.';
@@ -8393,7 +8412,8 @@ begin
 end
 $$;
 
--- Refuse to approve any plan but the one that is there now.
+-- Refuse to approve any plan but the one that is there now. Its figures and marks are those of the sealing: the chain
+-- has their hash.
 --
 -- raises  OB004 the digest named is not the plan's
 --         OB007 the plan or its surroundings changed, the server among them
@@ -8416,8 +8436,67 @@ begin
       format('what run %s planned is no longer what stands there: %s',
         p_run.run_id, backfill_private.what_changed(p_run)),
       backfill_private.hint(p_run, 'plan'));
+  elsif backfill_private.figures_hash(p_run.plan) <> (
+    select e.details ->> 'figures_hash'
+    from public.backfill_events as e
+    where e.run_id = p_run.run_id
+      and e.kind = 'awaiting_approval'
+  ) then
+    perform backfill_private.refuse('OB007',
+      format('the figures or marks of run %s are not those that were measured', p_run.run_id),
+      backfill_private.hint(p_run, 'plan'));
   end if;
 end
+$$;
+
+-- What says of an approved plan that its figures or marks are not what the approver read. Null if they are, if it was
+-- never approved, or if the caller may not read.
+create function backfill_private.unlike_approved(p_run_id uuid)
+returns text
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select 'the figures or marks of this plan are not those that were approved'
+  from public.backfill_runs as r
+  join public.backfill_approvals as a using (run_id)
+  where r.run_id = p_run_id
+    and a.decision = 'approved'
+    and a.figures_hash is distinct from backfill_private.figures_hash(r.plan)
+    and backfill_private.may('read')
+$$;
+
+-- What is no longer as an approver decided it, in words. No row if all is.
+create function backfill_private.approval_faults(p_run_id uuid)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with decided as (
+    select e.seq, e.kind, e.details
+    from public.backfill_events as e
+    where e.run_id = p_run_id
+      and e.kind in ('approved', 'rejected')
+  )
+  select f.fault
+  from decided as d
+  left join public.backfill_approvals as a on a.run_id = p_run_id
+  cross join lateral (
+    values
+      (
+        (a.decision, a.digest, a.approver, a.via, a.figures_hash, a.sessions_hash) is distinct from
+          (d.kind, d.details ->> 'digest', d.details ->> 'approver', d.details ->> 'via',
+            d.details ->> 'figures_hash', d.details ->> 'sessions_hash'),
+        format('audit event %s: the decision that it tells is not the one in backfill_approvals', d.seq)),
+      (
+        a.sessions_hash <> backfill_private.sha256_hex(backfill_private.planned_text(p_run_id)),
+        'the plan: its sessions or their dates are not those that were approved')
+  ) as f (is_so, fault)
+  where f.is_so
+  union all
+  select 'the plan: ' || u from backfill_private.unlike_approved(p_run_id) as u where u is not null
 $$;
 
 -- Decide: fills in what the caller cannot choose, refuses what the caller may not do, moves the run.
@@ -8456,6 +8535,8 @@ begin
   end if;
   select * into v_caller from backfill_private.caller();
   new.digest := v_run.digest;
+  new.figures_hash := backfill_private.figures_hash(v_run.plan);
+  new.sessions_hash := backfill_private.sha256_hex(backfill_private.planned_text(new.run_id));
   new.approver_id := v_caller.user_id;
   new.via := case v_caller.kind
     when 'postgres' then 'sql'
@@ -8475,7 +8556,8 @@ begin
       approved_until = new.valid_until
   where run_id = new.run_id;
   perform backfill_private.move(new.run_id, new.decision, new.note,
-    jsonb_build_object('digest', new.digest, 'approver', new.approver, 'via', new.via));
+    jsonb_build_object('digest', new.digest, 'figures_hash', new.figures_hash, 'sessions_hash', new.sessions_hash,
+      'approver', new.approver, 'via', new.via));
   return new;
 end
 $$;
@@ -12435,7 +12517,8 @@ as $$
       from stands as s))
 $$;
 
--- What is critical about a run's chain: the critical events in it that nobody has answered, and its own faults.
+-- What is critical about a run's chain: the critical events in it that nobody has answered, its own faults, and what no
+-- longer is as it was approved.
 create function backfill_private.verify_chain(p_run_id uuid)
 returns jsonb
 language sql
@@ -12449,6 +12532,8 @@ as $$
     where e.answered is null
     union all
     select format('audit event %s: %s', f.seq, f.fault) from backfill_private.chain_faults(p_run_id) as f
+    union all
+    select f from backfill_private.approval_faults(p_run_id) as f
   ) as c
 $$;
 
@@ -17499,7 +17584,8 @@ select
   backfill_private.next_step(
     r.run_id,
     coalesce(c.failed, 0),
-    c.pending > 0 and c.leased = 0) as next
+    c.pending > 0 and c.leased = 0) as next,
+  backfill_private.unlike_approved(r.run_id) as unlike_approved
 from public.backfill_runs as r
 left join (
   select
@@ -17622,6 +17708,8 @@ comment on column public.backfill_run_progress.cause is 'What kind of reason a p
 comment on column public.backfill_run_progress.left_behind is 'Rows that an undo could not take back.';
 comment on column public.backfill_run_progress.next is
   'What helps now: the causes, whether a person has to decide first, sentences, and the lines to copy.';
+comment on column public.backfill_run_progress.unlike_approved is
+  'Says so if the figures or marks of the plan are not those that the approver read. Else null.';
 
 create view public.backfill_run_failures with (security_invoker = true) as
 select
@@ -17890,6 +17978,7 @@ grant execute on function
   backfill_private.refuse_untargeted(),
   backfill_private.resume(uuid, text),
   backfill_private.seal(uuid, numeric, jsonb),
+  backfill_private.unlike_approved(uuid),
   backfill_private.verify_part(uuid, jsonb, integer)
 to authenticated, service_role;
 
