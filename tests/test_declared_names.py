@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -312,8 +312,11 @@ ALIASED = Library(
     is_view=False,
     needs_of="component",
 )
+# Its column of versions is called as the files call the session.
+LIKE_OURS = replace(ALIASED, derived=("t", "session_id", "item", "r"))
 
 
+@example(library=LIKE_OURS)
 @example(library=ALIASED)
 @settings(
     max_examples=examples(40, at_a_push=12),

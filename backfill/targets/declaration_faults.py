@@ -157,7 +157,9 @@ def _of_component(
                 yield BadRequest(
                     f"{called}: {table}.{name}: there is no parameter {parameter}{meant}", to_do
                 )
-    given_now = [p if p in known else ours.get(p, p) for p in component.arguments.values()]
+    given_now = [
+        p if p in (*known, "session_id") else ours.get(p, p) for p in component.arguments.values()
+    ]
     if "session_id" not in given_now:
         yield BadRequest(
             f"{called}: no argument takes the session_id", 'arguments = { … = "session_id" }'
