@@ -40,6 +40,7 @@ CALLED_BY_USERS = (
     "refuse_untargeted()",
     "resume(uuid,text)",
     "seal(uuid,numeric,jsonb)",
+    "unlike_approved(uuid)",
     "verify_part(uuid,jsonb,integer)",
 )
 CALLED_BY_THE_SERVICE = (

@@ -17,7 +17,7 @@ PLANNED = {
     "batch_spacing_s", "expected_runtime_s", "excluded", "excluded_total", "undated", "not_wanted",
     "rehearsal",
     "blast_radius", "checks", "freshness",
-    "freshness_unknown",
+    "freshness_unknown", "unlike_approved",
     "next",
     "risk",
 }  # fmt: skip
