@@ -9253,6 +9253,10 @@ declare
   v_lacking integer[];
   v_settled jsonb;
   v_details jsonb;
+  -- Those that wait for a transaction of their own are well.
+  v_beside integer[] := array(
+    select o.ordinal from jsonb_to_recordset(p_outcomes) as o (ordinal integer, outcome text)
+    where o.outcome = 'beside');
 begin
   perform backfill_private.authorize('apply');
   delete from backfill_private.bulk_claims where xid = v_call.xid;
@@ -9272,7 +9276,10 @@ begin
     jsonb_build_object('claim', p_claim_id, 'worker', left(p_worker, 200), 'phase', i.phase, 'mode', 'bulk',
       'sessions', jsonb_array_length(v_settled), 'ordinals', v_details -> 'ordinals', 'started_at', p_started_at),
     p_outcomes, v_settled,
-    not exists (select from jsonb_array_elements(v_settled) as s where s ->> 'state' <> 'done'), v_details
+    not exists (
+      select from jsonb_to_recordset(v_settled) as s (ordinal integer, state text)
+      where s.state <> 'done' and s.ordinal <> all (v_beside)),
+    v_details
   from public.backfill_items as i
   where i.run_id = v_call.run_id and i.ordinal = (v_settled -> 0 ->> 'ordinal')::integer;
   return coalesce(v_details -> 'states', '{}');
