@@ -58,11 +58,16 @@ language sql
 volatile
 set search_path = pg_catalog, pg_temp
 as $$
+  -- The view's counters are volatile, so without a step of its own each table of the project would be looked up.
+  with written as materialized (
+    select w.relid, w.n_tup_ins, w.n_tup_upd, w.n_tup_del
+    from pg_stat_xact_user_tables as w
+    where w.n_tup_ins + w.n_tup_upd + w.n_tup_del > 0
+  )
   select coalesce(jsonb_object_agg(w.relid::regclass::text, jsonb_build_object(
       'inserted', w.n_tup_ins, 'updated', w.n_tup_upd, 'deleted', w.n_tup_del)), '{}')
-  from pg_stat_xact_user_tables as w
-  where w.n_tup_ins + w.n_tup_upd + w.n_tup_del > 0
-    and backfill_private.is_unwatched(p_target, w.relid)
+  from written as w
+  where backfill_private.is_unwatched(p_target, w.relid)
 $$;
 
 -- How a session's rows differ between two moments, per table.

@@ -9302,13 +9302,15 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  with sources as (
+  -- PostgreSQL's own bodies and ours go first: to search them takes most of the time.
+  with theirs as materialized (
     select lower(p.prosrc) as text
     from pg_proc as p
     join pg_namespace as n on n.oid = p.pronamespace
     where n.nspname not in ('pg_catalog', 'information_schema', 'backfill_private')
       and not (n.nspname = 'public' and starts_with(p.proname, 'backfill_'))
-      and p.prosrc ~* '\mset(_config)?\M'
+  ), sources as (
+    select t.text from theirs as t where t.text ~ '\mset(_config)?\M'
   ), named as (
     select m[1] as name
     from sources as s
@@ -14972,11 +14974,16 @@ language sql
 volatile
 set search_path = pg_catalog, pg_temp
 as $$
+  -- The view's counters are volatile, so without a step of its own each table of the project would be looked up.
+  with written as materialized (
+    select w.relid, w.n_tup_ins, w.n_tup_upd, w.n_tup_del
+    from pg_stat_xact_user_tables as w
+    where w.n_tup_ins + w.n_tup_upd + w.n_tup_del > 0
+  )
   select coalesce(jsonb_object_agg(w.relid::regclass::text, jsonb_build_object(
       'inserted', w.n_tup_ins, 'updated', w.n_tup_upd, 'deleted', w.n_tup_del)), '{}')
-  from pg_stat_xact_user_tables as w
-  where w.n_tup_ins + w.n_tup_upd + w.n_tup_del > 0
-    and backfill_private.is_unwatched(p_target, w.relid)
+  from written as w
+  where backfill_private.is_unwatched(p_target, w.relid)
 $$;
 
 -- How a session's rows differ between two moments, per table.
