@@ -40,6 +40,7 @@ CALLED_BY_USERS = (
     "refuse_untargeted()",
     "resume(uuid,text)",
     "seal(uuid,numeric,jsonb)",
+    "slots_taken(bigint)",
     "unlike_approved(uuid)",
     "verify_part(uuid,jsonb,integer)",
 )
@@ -70,6 +71,7 @@ CALLED_BY_THE_SERVICE = (
     "leaves_behind()",
     "loose_settings()",
     "claim_apart(uuid,uuid,text)",
+    "count_rehearsal(integer)",
     "coverage_of(text,text,text)",
     "keep_rehearsal(uuid,text,jsonb)",
     "keys_hold(text)",
@@ -79,6 +81,7 @@ CALLED_BY_THE_SERVICE = (
     "kept_message(text,text)",
     "rehearsal_lease(uuid,text)",
     "rehearsal_sample(uuid)",
+    "rehearsal_waits(integer)",
     "rehearse_again(uuid,text,text,boolean)",
     "rehearse_pass(jsonb,text,timestamp with time zone)",
     "row_hashes(uuid)",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,10 +12,10 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from psycopg.rows import dict_row
 
 from backfill.local.servers import PostgresServer
 from tests.kit import verbs
+from tests.kit.at_once import at_once, more_connections
 from tests.kit.clocks import DatabaseClock
 from tests.kit.seed import SEED
 from tests.kit.throttling import MINUTE, Start, closest_batches, most_in_a_minute
@@ -30,7 +28,7 @@ SESSIONS = 39
 # What a well-meaning author writes first: wait in proportion to the batch that was granted last.
 NAIVE_ALLOWANCE = b"""
 create or replace function backfill_private.allowance(
-  p_run public.backfill_runs, out wait_s numeric, out sessions integer
+  p_run public.backfill_runs, out wait_s numeric, out sessions integer, out why text
 )
 language sql
 set search_path = ''
@@ -40,7 +38,8 @@ as $$
         + 60.0 * s.sessions / (p_run.request ->> 'throttle_per_minute')::integer
       from backfill_private.starts as s where s.run_id = p_run.run_id
       order by s.started_at desc limit 1), 0), 0),
-    (p_run.request ->> 'batch_size')::integer
+    (p_run.request ->> 'batch_size')::integer,
+    'the last batch'
 $$;
 """
 
@@ -294,28 +293,8 @@ def connections(
     postgres_server: PostgresServer, db: psycopg.Connection[Any]
 ) -> Iterator[list[psycopg.Connection[Any]]]:
     """Four more connections of their own."""
-    opened = [
-        psycopg.connect(postgres_server.dsn(db.info.dbname), autocommit=True, row_factory=dict_row)
-        for _ in range(4)
-    ]
-    yield opened
-    for connection in opened:
-        connection.close()
-
-
-def at_once(connections: Sequence[psycopg.Connection[Any]], verb: Any) -> list[Any]:
-    """What each connection's verb answers or raises, all let go at the same moment."""
-    gate = threading.Barrier(len(connections))
-
-    def go(place: int) -> Any:
-        gate.wait()
-        try:
-            return verb(connections[place], place)
-        except psycopg.Error as refused:
-            return refused
-
-    with ThreadPoolExecutor(len(connections)) as pool:
-        return list(pool.map(go, range(len(connections))))
+    with more_connections(postgres_server.dsn(db.info.dbname), 4) as opened:
+        yield opened
 
 
 def test_workers_that_claim_at_the_same_moment_get_one_batch(

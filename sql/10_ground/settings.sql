@@ -5,7 +5,7 @@ create table public.backfill_settings (
   environment text check (environment <> ''),
   approval_policy text not null default 'second_person'
     check (approval_policy in ('second_person', 'postgres_only', 'any')),
-  max_throttle_per_minute integer check (max_throttle_per_minute > 0),
+  max_throttle_per_minute integer check (max_throttle_per_minute between 1 and 100000),
   max_sessions integer check (max_sessions > 0),
   approval_ttl interval not null default interval '7 days' check (approval_ttl > interval '0'),
   require_aal2 boolean not null default false,
@@ -24,7 +24,7 @@ comment on column public.backfill_settings.environment is
 comment on column public.backfill_settings.approval_policy is
   'second_person: an approver who is not the requester. postgres_only: only the SQL editor. any: the service key too.';
 comment on column public.backfill_settings.max_throttle_per_minute is
-  'Most session starts per minute, summed over running runs. Null: no bound.';
+  'Most session starts per minute, over all runs and rehearsals. At most 100000. Null: no bound.';
 comment on column public.backfill_settings.max_sessions is
   'Most sessions in one plan. Null: no bound.';
 comment on column public.backfill_settings.approval_ttl is

@@ -263,6 +263,12 @@ create table backfill_private.starts (
   primary key (run_id, started_at)
 );
 
+-- The starts that the project's bound allows per minute, each with the moment when it was last taken: see slots.sql.
+create table backfill_private.slots (
+  slot integer generated always as identity primary key,
+  used_at timestamptz not null
+);
+
 create table public.backfill_events (
   run_id uuid not null references public.backfill_runs (run_id),
   seq bigint not null,

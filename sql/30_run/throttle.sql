@@ -1,4 +1,5 @@
--- The throttle: how many sessions may start, and when. All of it counts starts in the last 60 seconds.
+-- The throttle: how many sessions of a run may start, and when. It counts starts in the last 60 seconds. The project's
+-- bound over all runs is in slots.sql. Here runs that could not keep it together are refused before they start.
 -- A project that asks for less, by a 429, is answered in 60_apply/backoff_and_breaker.sql.
 
 -- Refuse a throttle or a batch size that this project does not allow.
@@ -43,11 +44,12 @@ as $$
     0)
 $$;
 
--- Seconds until the next batch may start, and how many sessions it may hold.
+-- Seconds until the next batch may start, how many sessions it may hold, and which starts per minute it waits for.
 --
--- Exact over every half-open window of 60 s: batches keep their distance, and the starts of the last 60 s are counted.
+-- Exact over every half-open window of 60 s: batches keep their distance, and the starts of the last 60 s are counted,
+-- those of the run and those of the project. The slots of a batch that may start at once are locked.
 create function backfill_private.allowance(
-  p_run public.backfill_runs, out wait_s numeric, out sessions integer
+  p_run public.backfill_runs, out wait_s numeric, out sessions integer, out why text
 )
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -56,25 +58,33 @@ declare
   v_now timestamptz := backfill_private.clock();
   v_batch integer := (p_run.request ->> 'batch_size')::integer;
   v_throttle integer := (p_run.request ->> 'throttle_per_minute')::integer;
+  v_most integer := (select s.max_throttle_per_minute from public.backfill_settings as s);
   v_started bigint;
   v_oldest timestamptz;
 begin
   wait_s := greatest(extract(epoch from p_run.next_batch_at - v_now), 0);
   sessions := v_batch;
-  if v_throttle is null or wait_s > 0 then
-    return;
+  why := backfill_private.counted(v_throttle, 'start') || ' per minute';
+  if v_throttle is not null and wait_s = 0 then
+    select coalesce(sum(s.sessions), 0), min(s.started_at) into v_started, v_oldest
+    from backfill_private.starts as s
+    where s.run_id = p_run.run_id
+      and s.started_at > v_now - interval '60 seconds';
+    if v_started + v_batch > v_throttle then
+      wait_s := greatest(extract(epoch from v_oldest + interval '60 seconds' - v_now), 0.001);
+    end if;
   end if;
-  select coalesce(sum(s.sessions), 0), min(s.started_at) into v_started, v_oldest
-  from backfill_private.starts as s
-  where s.run_id = p_run.run_id
-    and s.started_at > v_now - interval '60 seconds';
-  if v_started + v_batch > v_throttle then
-    wait_s := greatest(extract(epoch from v_oldest + interval '60 seconds' - v_now), 0.001);
+  if v_most is not null and wait_s = 0 then
+    sessions := least(v_batch, v_most);
+    wait_s := backfill_private.slots_wait_s(sessions);
+    why := backfill_private.counted(v_most, 'start') || ' per minute of all runs and rehearsals of this project';
   end if;
 end
 $$;
 
 -- Count starts, and set when the next batch may start.
+--
+-- raises  OB015 as take_slots
 create function backfill_private.count_starts(p_run public.backfill_runs, p_sessions integer)
 returns void
 language plpgsql
@@ -83,6 +93,7 @@ as $$
 declare
   v_now timestamptz := backfill_private.clock();
 begin
+  perform backfill_private.take_slots(p_sessions);
   insert into backfill_private.starts (run_id, started_at, sessions)
   values (p_run.run_id, v_now, p_sessions)
   on conflict (run_id, started_at) do update set sessions = backfill_private.starts.sessions + excluded.sessions;

@@ -243,6 +243,8 @@ begin
     return '{"look": true}'::jsonb;
   elsif v_run.request ->> 'throttle_per_minute' is not null then
     perform backfill_private.count_starts(v_run, jsonb_array_length(v_sessions));
+  else
+    perform backfill_private.take_slots(jsonb_array_length(v_sessions));
   end if;
   insert into backfill_private.bulk_claims (xid, claim_id, run_id, ordinals)
   values (pg_current_xact_id(), v_claim_id, p_run_id,

@@ -124,12 +124,13 @@ begin
     v_pace := backfill_private.allowance(v_run);
     v_answer := case
       when backfill_private.is_on_trial(p_run_id)
-        then backfill_private.call_witness(v_run, v_phase, p_claim_id, p_worker, v_pace.wait_s)
+        then backfill_private.call_witness(
+          v_run, v_phase, p_claim_id, p_worker, v_pace.wait_s, v_pace.why)
       when not p_apart and v_phase <> 'priority' and v_pace.wait_s = 0 and v_run.request ->> 'mode' = 'bulk'
         and backfill_private.next_items(p_run_id, v_phase, 1) is not null
         then '{"granted": [], "bulk": true}'
       when v_pace.wait_s > 0
-        then backfill_private.wait_for_throttle(v_run, v_pace.wait_s)
+        then backfill_private.wait_for('throttle', v_pace.wait_s, v_pace.why)
       else backfill_private.grant_or_wait(v_run, p_claim_id, p_worker, v_pace.sessions) end;
   end if;
   return v_answer || (
@@ -174,19 +175,6 @@ immutable
 set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_object('granted', '[]'::jsonb, 'wait_s', p_seconds, 'wait_for', p_what, 'why', p_why)
-$$;
-
--- The same, for as long as the throttle says.
-create function backfill_private.wait_for_throttle(p_run public.backfill_runs, p_seconds numeric)
-returns jsonb
-language sql
-immutable
-set search_path = pg_catalog, pg_temp
-as $$
-  select backfill_private.wait_for(
-    'throttle',
-    p_seconds,
-    backfill_private.counted((p_run.request ->> 'throttle_per_minute')::bigint, 'start') || ' per minute')
 $$;
 
 -- The same, until a moment.

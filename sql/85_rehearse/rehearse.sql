@@ -79,6 +79,37 @@ begin
 end
 $$;
 
+-- Why so many calls may not be made now. Null: they may, and their slots are locked, see slots.sql.
+create function backfill_private.rehearsal_waits(p_calls integer)
+returns text
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform backfill_private.authorize('plan');
+  if not exists (select from public.backfill_settings as s where s.max_throttle_per_minute is not null)
+    or backfill_private.slots_wait_s(p_calls) = 0
+  then
+    return null;
+  end if;
+  return coalesce(backfill_private.slots_taken(p_calls), 'others are just taking the starts that this project allows');
+end
+$$;
+
+-- Count calls that were made and rolled back. Outside of what is rolled back, or nothing is counted.
+create function backfill_private.count_rehearsal(p_calls integer)
+returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform backfill_private.authorize('plan');
+  perform backfill_private.take_slots(p_calls);
+end
+$$;
+
 -- Lease a session to a scratch run, and keep its rows. Call it in a subtransaction that is rolled back.
 --
 -- returns  {scratch, headers, steps: [{component, function, call}], writes}, or {why} if it cannot be rehearsed

@@ -212,9 +212,13 @@ declare
   v_seen jsonb := '{"calls": [], "error": null}'::jsonb;
   v_is_seen boolean := false;
   v_limit_at timestamptz := backfill_private.limit_at();
+  v_waits text := backfill_private.rehearsal_waits(2);
 begin
   begin
     v_lease := backfill_private.rehearsal_lease(p_run_id, p_session_id);
+    if v_lease ? 'steps' and v_waits is not null then
+      v_lease := jsonb_build_object('why', v_waits);
+    end if;
     v_leased_ms := extract(epoch from backfill_private.clock() - v_began) * 1000;
     if v_lease ? 'steps' then
       perform set_config('lock_timeout', '1s', true);
@@ -243,6 +247,9 @@ begin
       v_seen := backfill_private.seen_until(v_seen, sqlstate, sqlerrm, v_limit_at);
     end if;
   end;
+  if v_lease ? 'steps' then
+    perform backfill_private.count_rehearsal(2);
+  end if;
   if v_alone is not null then
     v_seen := v_seen || backfill_private.seen_beside(p_run_id, p_session_id, p_search_path, v_alone);
   end if;

@@ -34,6 +34,9 @@ create policy "the owner alone" on backfill_private.findings for select to servi
 alter table backfill_private.starts enable row level security;
 create policy "the owner alone" on backfill_private.starts for select to service_role using (false);
 
+alter table backfill_private.slots enable row level security;
+create policy "the owner alone" on backfill_private.slots for select to service_role using (false);
+
 alter table public.backfill_events enable row level security;
 create policy "everybody with a backfill role reads events" on public.backfill_events
   for select to authenticated using ((select backfill_private.may('read')));

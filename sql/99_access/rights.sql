@@ -153,6 +153,7 @@ grant execute on function
   backfill_private.refuse_untargeted(),
   backfill_private.resume(uuid, text),
   backfill_private.seal(uuid, numeric, jsonb),
+  backfill_private.slots_taken(bigint),
   backfill_private.unlike_approved(uuid),
   backfill_private.verify_part(uuid, jsonb, integer)
 to authenticated, service_role;
@@ -178,6 +179,7 @@ grant execute on function
   backfill_private.claim_apart(uuid, uuid, text),
   backfill_private.columns_apart(jsonb, jsonb),
   backfill_private.confirm_undo(uuid, text, text, integer, jsonb, text),
+  backfill_private.count_rehearsal(integer),
   backfill_private.coverage_of(text, text, text),
   backfill_private.declaration_faults(jsonb),
   backfill_private.fault(text),
@@ -198,6 +200,7 @@ grant execute on function
   backfill_private.prune(uuid),
   backfill_private.rehearsal_lease(uuid, text),
   backfill_private.rehearsal_sample(uuid),
+  backfill_private.rehearsal_waits(integer),
   backfill_private.rehearse_again(uuid, text, text, boolean),
   backfill_private.rehearse_pass(jsonb, text, timestamptz),
   backfill_private.renew(uuid, uuid),

@@ -448,7 +448,7 @@ create table public.backfill_settings (
   environment text check (environment <> ''),
   approval_policy text not null default 'second_person'
     check (approval_policy in ('second_person', 'postgres_only', 'any')),
-  max_throttle_per_minute integer check (max_throttle_per_minute > 0),
+  max_throttle_per_minute integer check (max_throttle_per_minute between 1 and 100000),
   max_sessions integer check (max_sessions > 0),
   approval_ttl interval not null default interval '7 days' check (approval_ttl > interval '0'),
   require_aal2 boolean not null default false,
@@ -467,7 +467,7 @@ comment on column public.backfill_settings.environment is
 comment on column public.backfill_settings.approval_policy is
   'second_person: an approver who is not the requester. postgres_only: only the SQL editor. any: the service key too.';
 comment on column public.backfill_settings.max_throttle_per_minute is
-  'Most session starts per minute, summed over running runs. Null: no bound.';
+  'Most session starts per minute, over all runs and rehearsals. At most 100000. Null: no bound.';
 comment on column public.backfill_settings.max_sessions is
   'Most sessions in one plan. Null: no bound.';
 comment on column public.backfill_settings.approval_ttl is
@@ -3170,6 +3170,12 @@ create table backfill_private.starts (
   primary key (run_id, started_at)
 );
 
+-- The starts that the project's bound allows per minute, each with the moment when it was last taken: see slots.sql.
+create table backfill_private.slots (
+  slot integer generated always as identity primary key,
+  used_at timestamptz not null
+);
+
 create table public.backfill_events (
   run_id uuid not null references public.backfill_runs (run_id),
   seq bigint not null,
@@ -4814,6 +4820,133 @@ begin
 end
 $$;
 
+-- from sql/30_run/slots.sql
+-- Slots: what keeps the starts of all runs and rehearsals together under the project's bound, max_throttle_per_minute.
+--
+-- There are as many slots as starts are allowed per minute. Each start takes one, which is free again 60 seconds later,
+-- whatever becomes of its run. So no half-open window of 60 s holds more starts than slots. A slot that another
+-- transaction is about to take is passed over: nobody waits for the end of somebody else's scoring. Without a bound
+-- there are no slots, and nothing asks for one.
+
+-- Keep as many slots as the bound says, from the moment that it is set. The ones taken last are kept, so that a lower
+-- bound forgets no start of this minute. A first bound counts the sessions that have just started.
+create function backfill_private.fit_slots()
+returns trigger
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_most bigint := coalesce(new.max_throttle_per_minute, 0);
+  v_slots bigint;
+begin
+  -- What is under way may take some. It is waited for.
+  perform from backfill_private.slots for update;
+  select count(*) into v_slots from backfill_private.slots;
+  delete from backfill_private.slots
+  where slot in (
+    select s.slot from backfill_private.slots as s order by s.used_at limit greatest(v_slots - v_most, 0));
+  insert into backfill_private.slots (used_at)
+  select coalesce(i.started_at, 'epoch')
+  from generate_series(1, v_most - v_slots) as s (place)
+  left join (
+    select row_number() over (order by n.started_at desc) as place, n.started_at
+    from public.backfill_items as n
+    where n.started_at > backfill_private.clock() - interval '60 seconds'
+      and v_slots = 0
+  ) as i using (place);
+  return null;
+end
+$$;
+
+create trigger backfill_settings_slots after insert or update on public.backfill_settings
+  for each row execute function backfill_private.fit_slots();
+
+-- Free slots, at most so many, locked. Asked again in the same transaction, these are still free.
+create function backfill_private.free_slots(p_starts bigint)
+returns integer[]
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(array_agg(f.slot), '{}')
+  from (
+    select s.slot
+    from backfill_private.slots as s
+    where s.used_at <= backfill_private.clock() - interval '60 seconds'
+    limit p_starts
+    for update skip locked
+  ) as f
+$$;
+
+-- When so many slots will be free. Null: never, there are fewer.
+create function backfill_private.slots_free_at(p_starts bigint)
+returns timestamptz
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select s.used_at + interval '60 seconds' from backfill_private.slots as s order by s.used_at offset p_starts - 1 limit 1
+$$;
+
+-- Seconds until so many sessions may start under the project's bound. 0: at once, and their slots are locked.
+create function backfill_private.slots_wait_s(p_starts bigint)
+returns numeric
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_wait_s numeric;
+begin
+  if cardinality(backfill_private.free_slots(p_starts)) = p_starts then
+    return 0;
+  end if;
+  v_wait_s := extract(epoch from backfill_private.slots_free_at(p_starts) - backfill_private.clock());
+  -- If they are free and yet taken, somebody is just taking them.
+  return case when v_wait_s > 0 then v_wait_s else 1 end;
+end
+$$;
+
+-- That the project's starts are taken, and until when, in words. Null: so many are free.
+create function backfill_private.slots_taken(p_starts bigint)
+returns text
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select format('all %s starts per minute that this project allows are taken', s.max_throttle_per_minute)
+    || coalesce(to_char(f.free_at at time zone 'UTC', '" until "HH24:MI:SS" UTC"'), '')
+  from public.backfill_settings as s
+  cross join backfill_private.slots_free_at(p_starts) as f (free_at)
+  where s.max_throttle_per_minute is not null
+    and coalesce(f.free_at > backfill_private.clock(), true)
+$$;
+
+-- Take slots for starts of this moment, if the project has a bound.
+--
+-- raises  OB015 they are not free. Nobody who asked for the wait meets this
+create function backfill_private.take_slots(p_starts bigint)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_most integer := (select s.max_throttle_per_minute from public.backfill_settings as s);
+  v_free integer[];
+begin
+  if v_most is null then
+    return;
+  end if;
+  v_free := backfill_private.free_slots(p_starts);
+  if cardinality(v_free) < p_starts then
+    perform backfill_private.refuse('OB015',
+      coalesce(backfill_private.slots_taken(p_starts), 'others are just taking the starts that this project allows'),
+      'backfill runs --state running');
+  end if;
+  update backfill_private.slots set used_at = backfill_private.clock() where slot = any (v_free);
+end
+$$;
+
 -- from sql/30_run/states.sql
 -- Transitions: every legal move of a run, with its reason, and the trigger that refuses the others.
 
@@ -5015,7 +5148,8 @@ end
 $$;
 
 -- from sql/30_run/throttle.sql
--- The throttle: how many sessions may start, and when. All of it counts starts in the last 60 seconds.
+-- The throttle: how many sessions of a run may start, and when. It counts starts in the last 60 seconds. The project's
+-- bound over all runs is in slots.sql. Here runs that could not keep it together are refused before they start.
 -- A project that asks for less, by a 429, is answered in 60_apply/backoff_and_breaker.sql.
 
 -- Refuse a throttle or a batch size that this project does not allow.
@@ -5060,11 +5194,12 @@ as $$
     0)
 $$;
 
--- Seconds until the next batch may start, and how many sessions it may hold.
+-- Seconds until the next batch may start, how many sessions it may hold, and which starts per minute it waits for.
 --
--- Exact over every half-open window of 60 s: batches keep their distance, and the starts of the last 60 s are counted.
+-- Exact over every half-open window of 60 s: batches keep their distance, and the starts of the last 60 s are counted,
+-- those of the run and those of the project. The slots of a batch that may start at once are locked.
 create function backfill_private.allowance(
-  p_run public.backfill_runs, out wait_s numeric, out sessions integer
+  p_run public.backfill_runs, out wait_s numeric, out sessions integer, out why text
 )
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -5073,25 +5208,33 @@ declare
   v_now timestamptz := backfill_private.clock();
   v_batch integer := (p_run.request ->> 'batch_size')::integer;
   v_throttle integer := (p_run.request ->> 'throttle_per_minute')::integer;
+  v_most integer := (select s.max_throttle_per_minute from public.backfill_settings as s);
   v_started bigint;
   v_oldest timestamptz;
 begin
   wait_s := greatest(extract(epoch from p_run.next_batch_at - v_now), 0);
   sessions := v_batch;
-  if v_throttle is null or wait_s > 0 then
-    return;
+  why := backfill_private.counted(v_throttle, 'start') || ' per minute';
+  if v_throttle is not null and wait_s = 0 then
+    select coalesce(sum(s.sessions), 0), min(s.started_at) into v_started, v_oldest
+    from backfill_private.starts as s
+    where s.run_id = p_run.run_id
+      and s.started_at > v_now - interval '60 seconds';
+    if v_started + v_batch > v_throttle then
+      wait_s := greatest(extract(epoch from v_oldest + interval '60 seconds' - v_now), 0.001);
+    end if;
   end if;
-  select coalesce(sum(s.sessions), 0), min(s.started_at) into v_started, v_oldest
-  from backfill_private.starts as s
-  where s.run_id = p_run.run_id
-    and s.started_at > v_now - interval '60 seconds';
-  if v_started + v_batch > v_throttle then
-    wait_s := greatest(extract(epoch from v_oldest + interval '60 seconds' - v_now), 0.001);
+  if v_most is not null and wait_s = 0 then
+    sessions := least(v_batch, v_most);
+    wait_s := backfill_private.slots_wait_s(sessions);
+    why := backfill_private.counted(v_most, 'start') || ' per minute of all runs and rehearsals of this project';
   end if;
 end
 $$;
 
 -- Count starts, and set when the next batch may start.
+--
+-- raises  OB015 as take_slots
 create function backfill_private.count_starts(p_run public.backfill_runs, p_sessions integer)
 returns void
 language plpgsql
@@ -5100,6 +5243,7 @@ as $$
 declare
   v_now timestamptz := backfill_private.clock();
 begin
+  perform backfill_private.take_slots(p_sessions);
   insert into backfill_private.starts (run_id, started_at, sessions)
   values (p_run.run_id, v_now, p_sessions)
   on conflict (run_id, started_at) do update set sessions = backfill_private.starts.sessions + excluded.sessions;
@@ -9169,6 +9313,8 @@ begin
     return '{"look": true}'::jsonb;
   elsif v_run.request ->> 'throttle_per_minute' is not null then
     perform backfill_private.count_starts(v_run, jsonb_array_length(v_sessions));
+  else
+    perform backfill_private.take_slots(jsonb_array_length(v_sessions));
   end if;
   insert into backfill_private.bulk_claims (xid, claim_id, run_id, ordinals)
   values (pg_current_xact_id(), v_claim_id, p_run_id,
@@ -9803,12 +9949,13 @@ begin
     v_pace := backfill_private.allowance(v_run);
     v_answer := case
       when backfill_private.is_on_trial(p_run_id)
-        then backfill_private.call_witness(v_run, v_phase, p_claim_id, p_worker, v_pace.wait_s)
+        then backfill_private.call_witness(
+          v_run, v_phase, p_claim_id, p_worker, v_pace.wait_s, v_pace.why)
       when not p_apart and v_phase <> 'priority' and v_pace.wait_s = 0 and v_run.request ->> 'mode' = 'bulk'
         and backfill_private.next_items(p_run_id, v_phase, 1) is not null
         then '{"granted": [], "bulk": true}'
       when v_pace.wait_s > 0
-        then backfill_private.wait_for_throttle(v_run, v_pace.wait_s)
+        then backfill_private.wait_for('throttle', v_pace.wait_s, v_pace.why)
       else backfill_private.grant_or_wait(v_run, p_claim_id, p_worker, v_pace.sessions) end;
   end if;
   return v_answer || (
@@ -9853,19 +10000,6 @@ immutable
 set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_object('granted', '[]'::jsonb, 'wait_s', p_seconds, 'wait_for', p_what, 'why', p_why)
-$$;
-
--- The same, for as long as the throttle says.
-create function backfill_private.wait_for_throttle(p_run public.backfill_runs, p_seconds numeric)
-returns jsonb
-language sql
-immutable
-set search_path = pg_catalog, pg_temp
-as $$
-  select backfill_private.wait_for(
-    'throttle',
-    p_seconds,
-    backfill_private.counted((p_run.request ->> 'throttle_per_minute')::bigint, 'start') || ' per minute')
 $$;
 
 -- The same, until a moment.
@@ -12036,10 +12170,10 @@ $$;
 -- Call the next witness, once nothing else of the run is under way. If no other session is left, judge without one.
 --
 -- p_phase   of the next batch, see backfill_private.pending_phase
--- p_wait_s  as the throttle says
+-- p_wait_s  as the throttle says, and p_why
 -- returns   see backfill_private.claim_batch
 create function backfill_private.call_witness(
-  p_run public.backfill_runs, p_phase text, p_claim_id uuid, p_worker text, p_wait_s numeric
+  p_run public.backfill_runs, p_phase text, p_claim_id uuid, p_worker text, p_wait_s numeric, p_why text
 )
 returns jsonb
 language plpgsql
@@ -12052,7 +12186,7 @@ begin
   if exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.state = 'leased') then
     return backfill_private.wait_for('leases', 1, backfill_private.lease_holders(p_run.run_id));
   elsif v_phase is not null and p_wait_s > 0 then
-    return backfill_private.wait_for_throttle(p_run, p_wait_s);
+    return backfill_private.wait_for('throttle', p_wait_s, p_why);
   elsif v_phase is not null then
     v_grants := backfill_private.grant_batch(p_run, p_claim_id, p_worker, 1, true);
     v_phase := backfill_private.witness_phase(p_run.run_id, p_phase);
@@ -14627,7 +14761,11 @@ declare
   v_pass jsonb;
   v_seen jsonb;
   v_is_seen boolean := false;
+  v_calls integer := 1 + p_is_beside::integer;
 begin
+  if backfill_private.rehearsal_waits(v_calls) is not null then
+    return null;
+  end if;
   begin
     if p_is_beside then
       v_sessions := backfill_private.beside_session(p_run_id, p_session_id) || v_sessions;
@@ -14653,6 +14791,9 @@ begin
   exception when query_canceled or assert_failure or others then
     v_seen := case when v_is_seen then v_seen end;
   end;
+  if v_lease ? 'steps' then
+    perform backfill_private.count_rehearsal(v_calls);
+  end if;
   return v_seen;
 end
 $$;
@@ -14669,6 +14810,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_beside jsonb := backfill_private.rehearse_again(p_run_id, p_session_id, p_search_path, true);
+  v_again jsonb;
   v_differs jsonb := '[]'::jsonb;
 begin
   if v_beside is null then
@@ -14676,9 +14818,12 @@ begin
   elsif v_beside ->> 'error' is null then
     v_differs := backfill_private.columns_apart(p_alone, v_beside -> 'rows');
     if v_differs <> '[]' then
+      v_again := backfill_private.rehearse_again(p_run_id, p_session_id, p_search_path, false);
+      if v_again is null then
+        return '{}'::jsonb;  -- which columns differ anyway is not known then
+      end if;
       v_differs := v_differs - array(
-        select jsonb_array_elements_text(backfill_private.columns_apart(
-          p_alone, backfill_private.rehearse_again(p_run_id, p_session_id, p_search_path, false) -> 'rows')));
+        select jsonb_array_elements_text(backfill_private.columns_apart(p_alone, v_again -> 'rows')));
     end if;
   end if;
   return jsonb_build_object('beside', jsonb_build_object('error', v_beside -> 'error', 'differs', v_differs));
@@ -14764,6 +14909,37 @@ begin
     from backfill_private.rehearsals as s
     where s.run_id = p_run_id
   );
+end
+$$;
+
+-- Why so many calls may not be made now. Null: they may, and their slots are locked, see slots.sql.
+create function backfill_private.rehearsal_waits(p_calls integer)
+returns text
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform backfill_private.authorize('plan');
+  if not exists (select from public.backfill_settings as s where s.max_throttle_per_minute is not null)
+    or backfill_private.slots_wait_s(p_calls) = 0
+  then
+    return null;
+  end if;
+  return coalesce(backfill_private.slots_taken(p_calls), 'others are just taking the starts that this project allows');
+end
+$$;
+
+-- Count calls that were made and rolled back. Outside of what is rolled back, or nothing is counted.
+create function backfill_private.count_rehearsal(p_calls integer)
+returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform backfill_private.authorize('plan');
+  perform backfill_private.take_slots(p_calls);
 end
 $$;
 
@@ -16991,9 +17167,13 @@ declare
   v_seen jsonb := '{"calls": [], "error": null}'::jsonb;
   v_is_seen boolean := false;
   v_limit_at timestamptz := backfill_private.limit_at();
+  v_waits text := backfill_private.rehearsal_waits(2);
 begin
   begin
     v_lease := backfill_private.rehearsal_lease(p_run_id, p_session_id);
+    if v_lease ? 'steps' and v_waits is not null then
+      v_lease := jsonb_build_object('why', v_waits);
+    end if;
     v_leased_ms := extract(epoch from backfill_private.clock() - v_began) * 1000;
     if v_lease ? 'steps' then
       perform set_config('lock_timeout', '1s', true);
@@ -17022,6 +17202,9 @@ begin
       v_seen := backfill_private.seen_until(v_seen, sqlstate, sqlerrm, v_limit_at);
     end if;
   end;
+  if v_lease ? 'steps' then
+    perform backfill_private.count_rehearsal(2);
+  end if;
   if v_alone is not null then
     v_seen := v_seen || backfill_private.seen_beside(p_run_id, p_session_id, p_search_path, v_alone);
   end if;
@@ -17665,6 +17848,8 @@ cross join lateral (
           format('its %s are about to be judged', w.called_many))
       when r.next_batch_at > backfill_private.clock() then
         'throttle: the next batch starts at ' || to_char(r.next_batch_at at time zone 'UTC', 'HH24:MI:SS') || ' UTC'
+      when c.pending > 0 and c.leased = 0 and backfill_private.slots_taken(1) is not null then
+        'throttle: ' || backfill_private.slots_taken(1)
       when c.witnesses > 0 then
         format('trial: whether an error is that of all %s, ', w.called_many) || backfill_private.lease_holders(r.run_id)
       when c.pending > 0 and c.next_try > backfill_private.clock() then
@@ -17787,6 +17972,9 @@ create policy "the owner alone" on backfill_private.findings for select to servi
 
 alter table backfill_private.starts enable row level security;
 create policy "the owner alone" on backfill_private.starts for select to service_role using (false);
+
+alter table backfill_private.slots enable row level security;
+create policy "the owner alone" on backfill_private.slots for select to service_role using (false);
 
 alter table public.backfill_events enable row level security;
 create policy "everybody with a backfill role reads events" on public.backfill_events
@@ -17992,6 +18180,7 @@ grant execute on function
   backfill_private.refuse_untargeted(),
   backfill_private.resume(uuid, text),
   backfill_private.seal(uuid, numeric, jsonb),
+  backfill_private.slots_taken(bigint),
   backfill_private.unlike_approved(uuid),
   backfill_private.verify_part(uuid, jsonb, integer)
 to authenticated, service_role;
@@ -18017,6 +18206,7 @@ grant execute on function
   backfill_private.claim_apart(uuid, uuid, text),
   backfill_private.columns_apart(jsonb, jsonb),
   backfill_private.confirm_undo(uuid, text, text, integer, jsonb, text),
+  backfill_private.count_rehearsal(integer),
   backfill_private.coverage_of(text, text, text),
   backfill_private.declaration_faults(jsonb),
   backfill_private.fault(text),
@@ -18037,6 +18227,7 @@ grant execute on function
   backfill_private.prune(uuid),
   backfill_private.rehearsal_lease(uuid, text),
   backfill_private.rehearsal_sample(uuid),
+  backfill_private.rehearsal_waits(integer),
   backfill_private.rehearse_again(uuid, text, text, boolean),
   backfill_private.rehearse_pass(jsonb, text, timestamptz),
   backfill_private.renew(uuid, uuid),

@@ -241,6 +241,11 @@ SPACING = Rule(
     ),
 )
 
+COUNT_FOUR = (
+    "select backfill_private.count_starts(r, 4)::text from public.backfill_runs as r"
+    f" where r.run_id = '{RUN}'"
+)
+NO_BOUND = "update public.backfill_settings set max_throttle_per_minute = null"
 ALLOWANCE_OF = f"""
 select jsonb_build_array(a.wait_s, a.sessions)
 from public.backfill_runs as r cross join lateral backfill_private.allowance(r) as a
@@ -301,6 +306,64 @@ ALLOWANCE = Rule(
     ),
 )
 
+
+def bound(starts: int, *used_s_ago: float) -> tuple[str, ...]:
+    """The project's bound, and how long ago some of its starts were taken."""
+    return (
+        f"update public.backfill_settings set max_throttle_per_minute = {starts}",
+        *(
+            "update backfill_private.slots set used_at = backfill_private.clock()"
+            f" - interval '{seconds} seconds' where slot = (select min(slot) + {n}"
+            " from backfill_private.slots)"
+            for n, seconds in enumerate(used_s_ago)
+        ),
+    )
+
+
+def of_project(name: str, wait_s: float, sessions: int, *given: str) -> Case:
+    return Case(name, ALLOWANCE_OF, (), [wait_s, sessions], given)
+
+
+JUST_NOW = (1.5,) * 5
+STARTED_NOW = [item(n, started_at=NOW) for n in (1, 2, 3)]
+KEPT = """
+select jsonb_agg(nullif(extract(epoch from backfill_private.clock() - s.used_at), 1762084800)
+  order by s.used_at desc)
+from backfill_private.slots as s
+"""
+BOUND = Rule(
+    "when the project's bound lets a batch start",
+    ("allowance", "slots_wait_s", "slots_free_at", "free_slots", "take_slots", "fit_slots"),
+    (
+        of_project("all free", 0, 5, *bound(20)),
+        of_project("room for one batch more", 0, 5, *bound(10, *JUST_NOW)),
+        of_project("one too few", 58.5, 5, *bound(9, *JUST_NOW)),
+        of_project("once enough of them are free", 40, 5, *bound(7, 1, 20, 20, 30, 30)),
+        of_project("that of 60 seconds ago is over", 0, 5, *bound(5, 60)),
+        of_project("that of 59.9 seconds ago is not", 0.1, 5, *bound(5, 59.9)),
+        of_project("no more than the bound, if that is lower", 0, 3, NO_THROTTLE, *bound(3)),
+        of_project("the run's own throttle comes first", 30, 5, started(30, 16), *bound(5, 10)),
+        of_project("and no batch at all before its time", 10, 5, next_in(10), *bound(5, 10)),
+        Case("a start takes a slot", KEPT, (), [0, 0, 0, 0, None], (*bound(5), COUNT_FOUR)),
+        Case("a lower bound keeps the newest", KEPT, (), [1, 2], (*bound(4, 3, 1, 2), *bound(2))),
+        Case("a higher adds free ones", KEPT, (), [1, None, None], (*bound(1, 1), *bound(3))),
+        Case("a first counts what started", KEPT, (), [0, 0], (*STARTED_NOW, *bound(2))),
+        Case("and has the rest free", KEPT, (), [0] * 3 + [None], (*STARTED_NOW, *bound(4))),
+        Case(
+            "what was not asked for is refused",
+            COUNT_FOUR,
+            (),
+            Refusal(
+                "OB015",
+                "all 4 starts per minute that this project allows are taken until 12:00:50 UTC",
+                "backfill runs --state running",
+            ),
+            bound(4, 10),
+        ),
+        Case("no bound, no slots", KEPT, (), None, (*bound(4), NO_BOUND, COUNT_FOUR)),
+    ),
+)
+
 COUNTED = f"""
 select jsonb_build_array(
   (select jsonb_agg(jsonb_build_array(
@@ -309,36 +372,32 @@ select jsonb_build_array(
   extract(epoch from r.next_batch_at - backfill_private.clock()))
 from public.backfill_runs as r where r.run_id = '{RUN}'
 """
-COUNT = (
-    "select backfill_private.count_starts(r, 4) from public.backfill_runs as r"
-    f" where r.run_id = '{RUN}'"
-)
 COUNT_STARTS = Rule(
     "starts are counted",
     ("count_starts",),
     (
-        Case("the first", COUNTED, (), [[[0, 4]], 15], (COUNT,)),
-        Case("at the same moment", COUNTED, (), [[[0, 8]], 15], (COUNT, COUNT)),
+        Case("the first", COUNTED, (), [[[0, 4]], 15], (COUNT_FOUR,)),
+        Case("at the same moment", COUNTED, (), [[[0, 8]], 15], (COUNT_FOUR, COUNT_FOUR)),
         Case(
             "those of ten minutes are kept",
             COUNTED,
             (),
             [[[600, 1], [0, 4]], 15],
-            (started(600, 1), started(601, 1), COUNT),
+            (started(600, 1), started(601, 1), COUNT_FOUR),
         ),
         Case(
             "another run's are kept",
             f"select count(*) from backfill_private.starts where run_id = '{OTHER_RUN}'",
             (),
             1,
-            (started(700, 1, OTHER_RUN), COUNT),
+            (started(700, 1, OTHER_RUN), COUNT_FOUR),
         ),
         Case(
             "another run waits for nothing",
             f"select next_batch_at from public.backfill_runs where run_id = '{OTHER_RUN}'",
             (),
             None,
-            (COUNT,),
+            (COUNT_FOUR,),
         ),
     ),
 )
@@ -348,7 +407,6 @@ def share(name: str, wanted: int, *given: str, but: str | None = None) -> Case:
     return Case(name, "select backfill_private.share_taken(%s)", (but,), wanted, given)
 
 
-NO_BOUND = "update public.backfill_settings set max_throttle_per_minute = null"
 MOST = "update public.backfill_settings set max_throttle_per_minute = 30"
 SHARE_TAKEN = Rule(
     "what running runs take of the throttle",
@@ -406,6 +464,7 @@ CHECK_PACE = Rule(
 
 RULES = (
     ALLOWANCE,
+    BOUND,
     PENDING_PHASE,
     NEXT_ITEMS,
     MAY_BULK,
