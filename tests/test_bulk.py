@@ -481,3 +481,50 @@ def test_bulk_alone_writes_nothing_after_the_approval_ran_out(project: Project) 
     project.db.execute("update public.backfill_runs set approved_until = now()")
     assert _bulk(project, run_id) == {"look": True}
     assert project.value("select count(*) from public.backfill_receipts") == 0
+
+
+# A clock that rows move on by a second each, even those that are rolled back.
+TICKING = """
+create sequence public.ticks minvalue 0 start 0;
+grant usage on public.ticks to service_role;
+select setval('public.ticks', 0);
+create or replace function backfill_private.clock() returns timestamptz
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as
+$$ begin return '2025-09-17T08:00:00Z'::timestamptz
+  + (select last_value from public.ticks) * interval '1 second'; end $$;
+create function public.tick() returns trigger language plpgsql as
+$$ begin perform nextval('public.ticks'); return new; end $$;
+create trigger tick before insert on public.fc_scores
+  for each row execute function public.tick();
+"""
+
+
+@pytest.mark.parametrize(("failing", "done"), [(0, 0), (1, 4)])
+def test_a_call_in_bulk_scores_no_session_after_the_approval_ran_out(
+    project: Project, failing: int, done: int
+) -> None:
+    """What it has kept until then is done. Those under way together are rolled back, pending."""
+    project.db.execute(TICKING.encode())
+    scores = project.value("select count(*) from public.fc_scores")
+    names = [r["session_id"] for r in project.rows(CANDIDATES + " desc")]
+    misbehave(project.db, {"fail": names[1 : 1 + failing]})
+    run_id = verbs.started(project.db, **{**BULK, "priority": [], "recent_since": "2025-08-01"})
+    project.db.execute(
+        "update public.backfill_runs set approved_until = backfill_private.clock() + interval '6 s'"
+    )
+    asked = {"p_run_id": run_id, "p_worker": "test", "p_sessions": 20, "p_budget_ms": 60_000}
+    assert verbs.call(project.db, "backfill_bulk", **asked)["sessions"] == (done and done + 2)
+    assert project.value("select last_value from public.ticks") == 6
+    states = project.rows(
+        "select state, count(*)::integer as sessions, count(r.ordinal)::integer as with_receipt"
+        " from public.backfill_items"
+        " left join (select distinct ordinal from public.backfill_receipts) as r using (ordinal)"
+        " group by state order by state"
+    )
+    assert [tuple(s.values()) for s in states] == [
+        *([("done", done, done)] if done else []),
+        ("pending", 39 - done, 0),
+    ]
+    assert project.value("select count(*) from public.fc_scores") == scores + done
+    assert verbs.claim(project.db, run_id)["state"] == "expired"
+    assert project.rows("select * from backfill_private.chain_faults(%s)", run_id) == []

@@ -200,9 +200,9 @@ $$;
 
 -- Begin a call in bulk: take its sessions.
 --
--- returns  {claim, sessions, calls: {component: SQL, all of them under ''}, settings: see
---          backfill_private.loose_settings, checks: see backfill_private.checks_now}, or {look: true} if a claim has to
---          look first or nothing is left
+-- returns  {claim, sessions, until: when the approval runs out, calls: {component: SQL, all of them under ''}, settings:
+--          see backfill_private.loose_settings, checks: see backfill_private.checks_now}, or {look: true} if a claim has
+--          to look first or nothing is left
 -- raises   OB001 no such run, OB010 not allowed, OB011 within such a call, OB013 more than 500 sessions
 create function backfill_private.bulk_begin(p_run_id uuid, p_sessions integer)
 returns jsonb
@@ -249,8 +249,8 @@ begin
   insert into backfill_private.bulk_claims (xid, claim_id, run_id, ordinals)
   values (pg_current_xact_id(), v_claim_id, p_run_id,
     array(select (s ->> 'ordinal')::integer from jsonb_array_elements(v_sessions) as s));
-  return jsonb_build_object('claim', v_claim_id, 'sessions', v_sessions, 'calls', backfill_private.bulk_calls(v_run),
-    'settings', v_run.loose_settings, 'checks', backfill_private.checks_now());
+  return jsonb_build_object('claim', v_claim_id, 'sessions', v_sessions, 'until', v_run.approved_until,
+    'calls', backfill_private.bulk_calls(v_run), 'settings', v_run.loose_settings, 'checks', backfill_private.checks_now());
 end
 $$;
 
@@ -358,6 +358,6 @@ begin
     v_details
   from public.backfill_items as i
   where i.run_id = v_call.run_id and i.ordinal = (v_settled -> 0 ->> 'ordinal')::integer;
-  return coalesce(v_details -> 'states', '{}');
+  return coalesce(nullif(v_details -> 'states', 'null'), '{}');
 end
 $$;

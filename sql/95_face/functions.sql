@@ -486,7 +486,9 @@ comment on function public.backfill_claim_apart(uuid, uuid, text) is
 -- alone.
 --
 -- p_sessions     at most this many, and at most 500
--- p_budget_ms    no session starts after this time, since a row that is written stays locked until the call ends
+-- p_budget_ms    no session starts after this time, since a row that is written stays locked until the call ends. None
+--                starts either once the approval has run out. What was kept until then is done. What was scored together
+--                with one that ends later is rolled back and pending
 -- p_search_path  by default the caller's, since a default is evaluated before this function's own path is set
 -- returns        {look: true} if a claim has to look first, else {sessions, done, failed, pending, took_ms, alone}
 --                alone: no session is well after another in one transaction, so ask for one at a time
@@ -502,7 +504,8 @@ declare
   v_began timestamptz := backfill_private.clock();
   v_batch jsonb := backfill_private.bulk_begin(p_run_id, p_sessions);
   v_budget interval := p_budget_ms * interval '1 ms';
-  v_until timestamptz := backfill_private.clock() + v_budget;
+  v_approved_until timestamptz := v_batch ->> 'until';
+  v_until timestamptz := least(backfill_private.clock() + v_budget, v_approved_until);
   v_settings jsonb;
   v_part jsonb;
   v_well integer;
@@ -534,7 +537,9 @@ begin
   if v_well is null then
     v_well := cardinality(v_answered);
     -- What failed was rolled back. If nothing else was written, no row is locked.
-    v_until := case when v_well > 0 then v_until else backfill_private.clock() + v_budget end;
+    v_until := case
+      when v_well > 0 then v_until
+      else least(backfill_private.clock() + v_budget, v_approved_until) end;
     for v_part in select s from jsonb_array_elements(v_part) as s loop
       exit when backfill_private.clock() >= v_until;
       v_outcomes := v_outcomes

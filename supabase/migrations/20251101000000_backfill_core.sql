@@ -9270,9 +9270,9 @@ $$;
 
 -- Begin a call in bulk: take its sessions.
 --
--- returns  {claim, sessions, calls: {component: SQL, all of them under ''}, settings: see
---          backfill_private.loose_settings, checks: see backfill_private.checks_now}, or {look: true} if a claim has to
---          look first or nothing is left
+-- returns  {claim, sessions, until: when the approval runs out, calls: {component: SQL, all of them under ''}, settings:
+--          see backfill_private.loose_settings, checks: see backfill_private.checks_now}, or {look: true} if a claim has
+--          to look first or nothing is left
 -- raises   OB001 no such run, OB010 not allowed, OB011 within such a call, OB013 more than 500 sessions
 create function backfill_private.bulk_begin(p_run_id uuid, p_sessions integer)
 returns jsonb
@@ -9319,8 +9319,8 @@ begin
   insert into backfill_private.bulk_claims (xid, claim_id, run_id, ordinals)
   values (pg_current_xact_id(), v_claim_id, p_run_id,
     array(select (s ->> 'ordinal')::integer from jsonb_array_elements(v_sessions) as s));
-  return jsonb_build_object('claim', v_claim_id, 'sessions', v_sessions, 'calls', backfill_private.bulk_calls(v_run),
-    'settings', v_run.loose_settings, 'checks', backfill_private.checks_now());
+  return jsonb_build_object('claim', v_claim_id, 'sessions', v_sessions, 'until', v_run.approved_until,
+    'calls', backfill_private.bulk_calls(v_run), 'settings', v_run.loose_settings, 'checks', backfill_private.checks_now());
 end
 $$;
 
@@ -9428,7 +9428,7 @@ begin
     v_details
   from public.backfill_items as i
   where i.run_id = v_call.run_id and i.ordinal = (v_settled -> 0 ->> 'ordinal')::integer;
-  return coalesce(v_details -> 'states', '{}');
+  return coalesce(nullif(v_details -> 'states', 'null'), '{}');
 end
 $$;
 
@@ -17441,7 +17441,9 @@ comment on function public.backfill_claim_apart(uuid, uuid, text) is
 -- alone.
 --
 -- p_sessions     at most this many, and at most 500
--- p_budget_ms    no session starts after this time, since a row that is written stays locked until the call ends
+-- p_budget_ms    no session starts after this time, since a row that is written stays locked until the call ends. None
+--                starts either once the approval has run out. What was kept until then is done. What was scored together
+--                with one that ends later is rolled back and pending
 -- p_search_path  by default the caller's, since a default is evaluated before this function's own path is set
 -- returns        {look: true} if a claim has to look first, else {sessions, done, failed, pending, took_ms, alone}
 --                alone: no session is well after another in one transaction, so ask for one at a time
@@ -17457,7 +17459,8 @@ declare
   v_began timestamptz := backfill_private.clock();
   v_batch jsonb := backfill_private.bulk_begin(p_run_id, p_sessions);
   v_budget interval := p_budget_ms * interval '1 ms';
-  v_until timestamptz := backfill_private.clock() + v_budget;
+  v_approved_until timestamptz := v_batch ->> 'until';
+  v_until timestamptz := least(backfill_private.clock() + v_budget, v_approved_until);
   v_settings jsonb;
   v_part jsonb;
   v_well integer;
@@ -17489,7 +17492,9 @@ begin
   if v_well is null then
     v_well := cardinality(v_answered);
     -- What failed was rolled back. If nothing else was written, no row is locked.
-    v_until := case when v_well > 0 then v_until else backfill_private.clock() + v_budget end;
+    v_until := case
+      when v_well > 0 then v_until
+      else least(backfill_private.clock() + v_budget, v_approved_until) end;
     for v_part in select s from jsonb_array_elements(v_part) as s loop
       exit when backfill_private.clock() >= v_until;
       v_outcomes := v_outcomes
