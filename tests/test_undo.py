@@ -155,3 +155,40 @@ def test_a_row_that_the_database_does_not_let_go_is_a_conflict(project_db: Db, w
     ).fetchone()
     assert row is not None
     assert row["n"] == 7
+
+
+def test_an_undo_leaves_a_row_that_another_table_refers_to_in_a_child(project_db: Db) -> None:
+    """A foreign key may name a child by inheritance: deleting the row would take the note along."""
+    run_id = completed(project_db, DatabaseClock(project_db))
+    project_db.execute(
+        "create table public.old_profiles (primary key (session_id)) inherits (public.profiles);"
+        "create table public.notes (session_id uuid references public.old_profiles"
+        " on delete cascade);"
+        f"with gone as (delete from only public.profiles where session_id = '{CANARY}'"
+        " returning *) insert into public.old_profiles select * from gone;"
+        "insert into public.notes select session_id from public.old_profiles"
+    )
+    assert [c["reason"] for c in undo(project_db, run_id)["conflicts"]] == [
+        "a row of public.notes refers to it (notes_session_id_fkey)"
+    ]
+    assert project_db.execute("select from public.notes").rowcount == 1
+
+
+def test_what_json_keeps_is_compared_and_what_is_computed_when_read_is_not(project_db: Db) -> None:
+    """The type json keeps a key twice and any order. A virtual column is kept nowhere."""
+    is_virtual = project_db.info.server_version >= 180000  # earlier ones know no such column
+    project_db.execute(
+        "alter table public.fc_scores"
+        """ add column extra json default '{"a": 1, "a": 2}',"""
+        " add column twice integer generated always as (blocks_answered * 2)"
+        + (" virtual" if is_virtual else " stored")
+    )
+    run_id = completed(project_db, DatabaseClock(project_db))
+    preview = verbs.call(project_db, "backfill_preview_undo", p_run_id=run_id)
+    assert preview["conflicts"] == []
+    project_db.execute(
+        """update public.fc_scores set extra = '{"a": 2}' where session_id = %s""", (CANARY,)
+    )
+    answer = undo(project_db, run_id)
+    assert [c["reason"] for c in answer["conflicts"]] == ["the row was changed since"]
+    assert answer["deletes"]["fc_scores"] == 6

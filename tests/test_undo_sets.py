@@ -231,3 +231,26 @@ def test_an_undos_header_lets_nobody_write_unseen(project_db: Db) -> None:
     ):
         project_db.execute(b"delete from public.fc_scores where version = 'v1.2'")
     assert refused.value.sqlstate == "OB011"
+
+
+def test_an_image_that_was_changed_since_is_not_written_back(project_db: Db) -> None:
+    """Its hash stands beside it. Its row is named and left, and the others are restored."""
+    run_id = overwriting(project_db, DatabaseClock(project_db))
+    preview = verbs.call(project_db, "backfill_preview_undo", p_run_id=run_id)
+    assert preview["conflicts"] == []
+    project_db.execute(
+        "update public.backfill_receipts set before = replace(before, 'v1.2', 'v9.9')"
+        " where receipt_id = (select min(receipt_id) from public.backfill_receipts"
+        " where before is not null and component = 'fc_scores')"
+    )
+    answer = verbs.call(
+        project_db,
+        "backfill_confirm_undo",
+        p_run_id=run_id,
+        p_digest=preview["digest"],
+        p_reason="a test",
+    )
+    assert [c["reason"] for c in answer["conflicts"]] == [
+        "its before-image is not the one that the run kept"
+    ]
+    assert answer["restores"]["fc_scores"] > 0

@@ -46,6 +46,7 @@ create index backfill_undos_runs on backfill_private.undos (run_id, undo_id);
 -- first_before  the image of what the row was before, as the table has its columns now
 -- columns       names of the columns that the image has
 -- has_before    did it exist before
+-- is_forged     its image is not the one that before_hash is of
 -- after_hash    what we left, of this shape, and a short hash per column. Null if we deleted it
 -- receipts      the receipts that an undo of the row takes back
 -- last_receipt  the newest of them, which stands for the row
@@ -58,6 +59,7 @@ create type backfill_private.undoable as (
   first_before text,
   columns text[],
   has_before boolean,
+  is_forged boolean,
   shape bytea,
   after_hash bytea,
   after_columns bigint[],

@@ -46,6 +46,7 @@ begin
     case when e.before is not null then backfill_private.refitted_image(e.before, f.places) end,
     f.names,
     e.before_hash is not null,
+    e.before is not null and e.before_hash is distinct from sha256(convert_to(e.before, 'UTF8')),
     e.shape,
     e.after_hash,
     e.after_columns,
@@ -140,6 +141,7 @@ begin
          not u.has_before or standing.is_replaced as goes,
          standing.row,
          case
+           when u.is_forged then ''its before-image is not the one that the run kept''
            when u.has_before and u.first_before is null then ''its before-image was pruned''
            -- Its unique index is gone, too. Which of them the run wrote cannot be told.
            when count(standing.is_there) over (partition by u.last_receipt) > 1 then ''several rows have its key''
@@ -173,7 +175,7 @@ begin
 end
 $$;
 
--- The foreign keys that refer to a table, or to one of its partitions alone.
+-- The foreign keys that refer to a table, or to one of its partitions or children alone.
 create function backfill_private.keys_to(p_table regclass)
 returns setof oid
 language plpgsql
@@ -182,12 +184,15 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   return query
-  select distinct c.oid
-  from (
+  with recursive tree as (
     select p_table::oid as oid
     union
-    select part.relid from pg_partition_tree(p_table) as part
-  ) as r
+    select i.inhrelid
+    from tree
+    join pg_inherits as i on i.inhparent = tree.oid
+  )
+  select distinct c.oid
+  from tree as r
   -- A foreign key puts triggers on the table that it refers to. An index finds these.
   join pg_trigger as g
     on g.tgrelid = r.oid

@@ -13020,6 +13020,7 @@ create index backfill_undos_runs on backfill_private.undos (run_id, undo_id);
 -- first_before  the image of what the row was before, as the table has its columns now
 -- columns       names of the columns that the image has
 -- has_before    did it exist before
+-- is_forged     its image is not the one that before_hash is of
 -- after_hash    what we left, of this shape, and a short hash per column. Null if we deleted it
 -- receipts      the receipts that an undo of the row takes back
 -- last_receipt  the newest of them, which stands for the row
@@ -13032,6 +13033,7 @@ create type backfill_private.undoable as (
   first_before text,
   columns text[],
   has_before boolean,
+  is_forged boolean,
   shape bytea,
   after_hash bytea,
   after_columns bigint[],
@@ -13648,6 +13650,7 @@ begin
     case when e.before is not null then backfill_private.refitted_image(e.before, f.places) end,
     f.names,
     e.before_hash is not null,
+    e.before is not null and e.before_hash is distinct from sha256(convert_to(e.before, 'UTF8')),
     e.shape,
     e.after_hash,
     e.after_columns,
@@ -13742,6 +13745,7 @@ begin
          not u.has_before or standing.is_replaced as goes,
          standing.row,
          case
+           when u.is_forged then ''its before-image is not the one that the run kept''
            when u.has_before and u.first_before is null then ''its before-image was pruned''
            -- Its unique index is gone, too. Which of them the run wrote cannot be told.
            when count(standing.is_there) over (partition by u.last_receipt) > 1 then ''several rows have its key''
@@ -13775,7 +13779,7 @@ begin
 end
 $$;
 
--- The foreign keys that refer to a table, or to one of its partitions alone.
+-- The foreign keys that refer to a table, or to one of its partitions or children alone.
 create function backfill_private.keys_to(p_table regclass)
 returns setof oid
 language plpgsql
@@ -13784,12 +13788,15 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   return query
-  select distinct c.oid
-  from (
+  with recursive tree as (
     select p_table::oid as oid
     union
-    select part.relid from pg_partition_tree(p_table) as part
-  ) as r
+    select i.inhrelid
+    from tree
+    join pg_inherits as i on i.inhparent = tree.oid
+  )
+  select distinct c.oid
+  from tree as r
   -- A foreign key puts triggers on the table that it refers to. An index finds these.
   join pg_trigger as g
     on g.tgrelid = r.oid
