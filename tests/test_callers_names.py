@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -272,16 +273,31 @@ def test_a_path_that_a_caller_gives_to_an_undo_leads_to_nothing_of_theirs(
     project.db.execute((LOG + RUN_SQL).encode())
     project.reload()
     undo = bf.rollback(run_id, sessions=[bf.get(run_id).sessions[0].session_id])
-    given = "" if path is None else f", p_search_path => '{path}'"
+    first = "" if path is None else f"select pg_catalog.set_config('search_path', '{path}', true);"
     said = Outsider(project).rpc(
         "run_sql",
-        q=f"{TRAP} select public.backfill_confirm_undo('{run_id}', '{undo.digest}', 'because'"
-        f"{given})",
+        q=f"{TRAP} {first} select public.backfill_confirm_undo('{run_id}', '{undo.digest}',"
+        " 'because')",
     )
     assert said is None, said
     assert policy(project) == "second_person"
     logged = project.value("select count(*) from public.change_log")
     assert logged == (1 if path in {None, "pg_temp, public"} else 0)
+
+
+def test_no_call_through_the_api_gives_the_path_of_the_users_code(project: Project) -> None:
+    """It is that of the API itself, so no call makes a function find other tables."""
+    doors: dict[str, dict[str, Any]] = {
+        "backfill_rehearse": {"p_session_id": "x"},
+        "backfill_bulk": {"p_worker": "w", "p_sessions": 1},
+        "backfill_confirm_undo": {"p_digest": "x", "p_reason": "x"},
+    }
+    known: dict[str, Any] = {"p_run_id": str(uuid4())}
+    for door, given in doors.items():
+        assert Outsider(project).rpc(door, **known, **given)["code"] in ("OB001", "OB014"), door
+        for name in ("p_search_path", "search_path", ""):
+            said = Outsider(project).rpc(door, **{**known, **given, name: "pg_temp"})
+            assert said["code"] in ("PGRST202", "42601"), (door, name)
 
 
 @pytest.mark.parametrize(("kept", "approves"), [("second_person", True), ("postgres_only", False)])

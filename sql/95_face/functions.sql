@@ -194,17 +194,19 @@ $$;
 comment on function public.backfill_approve_undo(uuid, text, text, text) is
   'Approve a previewed undo: the run, the digest, your name. For the SQL editor, or an Auth user with the role approver.';
 
--- p_search_path  by default the caller's, since a default is evaluated before this function's own path is set
+-- The last parameter is the caller's search path: a default is evaluated before this function's own path is set. It has
+-- no name, so that no call through the API can give another.
 -- returns        {took_ms: of this call in the database, calls, error, tables, …}, or {why} if it was not rehearsed
 -- raises         OB002 not in planning, OB010 not allowed, OB014 the session is not in the sample
 create function public.backfill_rehearse(
-  p_run_id uuid, p_session_id text, p_search_path text default current_setting('search_path')
+  p_run_id uuid, p_session_id text, text default current_setting('search_path')
 )
 returns jsonb
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_search_path alias for $3;
   v_began timestamptz := backfill_private.clock();
   v_lease jsonb;
   v_leased_ms numeric;
@@ -225,15 +227,15 @@ begin
       perform set_config('request.headers',
         (coalesce(nullif(current_setting('request.headers', true), ''), '{}')::jsonb || (v_lease -> 'headers'))::text,
         true);
-      v_seen := backfill_private.rehearse_pass(v_lease -> 'steps', p_search_path, v_limit_at);
+      v_seen := backfill_private.rehearse_pass(v_lease -> 'steps', v_search_path, v_limit_at);
       v_seen := v_seen || backfill_private.seen_first((v_lease ->> 'scratch')::uuid, v_lease -> 'writes');
       if v_seen ->> 'error' is null then
         v_alone := backfill_private.row_hashes((v_lease ->> 'scratch')::uuid);
         v_seen := v_seen || jsonb_build_object('second',
-          backfill_private.rehearse_pass(v_lease -> 'steps', p_search_path, v_limit_at)
+          backfill_private.rehearse_pass(v_lease -> 'steps', v_search_path, v_limit_at)
             || backfill_private.seen_second((v_lease ->> 'scratch')::uuid));
         v_seen := v_seen || jsonb_build_object('undone',
-          backfill_private.seen_undone((v_lease ->> 'scratch')::uuid, p_search_path, v_limit_at));
+          backfill_private.seen_undone((v_lease ->> 'scratch')::uuid, v_search_path, v_limit_at));
       end if;
     else
       v_seen := v_lease;
@@ -251,7 +253,7 @@ begin
     perform backfill_private.count_rehearsal(2);
   end if;
   if v_alone is not null then
-    v_seen := v_seen || backfill_private.seen_beside(p_run_id, p_session_id, p_search_path, v_alone);
+    v_seen := v_seen || backfill_private.seen_beside(p_run_id, p_session_id, v_search_path, v_alone);
   end if;
   v_seen := v_seen || jsonb_build_object(
     'leased_ms', round(v_leased_ms, 1),
@@ -489,18 +491,20 @@ comment on function public.backfill_claim_apart(uuid, uuid, text) is
 -- p_budget_ms    no session starts after this time, since a row that is written stays locked until the call ends. None
 --                starts either once the approval has run out. What was kept until then is done. What was scored together
 --                with one that ends later is rolled back and pending
--- p_search_path  by default the caller's, since a default is evaluated before this function's own path is set
+-- The last parameter is the caller's search path: a default is evaluated before this function's own path is set. It has
+-- no name, so that no call through the API can give another.
 -- returns        {look: true} if a claim has to look first, else {sessions, done, failed, pending, took_ms, alone}
 --                alone: no session is well after another in one transaction, so ask for one at a time
 create function public.backfill_bulk(
   p_run_id uuid, p_worker text, p_sessions integer, p_budget_ms integer default 800,
-  p_search_path text default current_setting('search_path')
+  text default current_setting('search_path')
 )
 returns jsonb
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_search_path alias for $5;
   v_began timestamptz := backfill_private.clock();
   v_batch jsonb := backfill_private.bulk_begin(p_run_id, p_sessions);
   v_budget interval := p_budget_ms * interval '1 ms';
@@ -521,7 +525,7 @@ begin
       || jsonb_build_object('x-backfill-run', p_run_id))::text,
     true);
   v_settings := backfill_private.settings_kept(
-    array(select jsonb_array_elements_text(v_batch -> 'settings')), p_search_path);
+    array(select jsonb_array_elements_text(v_batch -> 'settings')), v_search_path);
   for v_part in
     select jsonb_agg(s.session order by s.place)
     from jsonb_array_elements(v_batch -> 'sessions') with ordinality as s (session, place)
@@ -529,7 +533,7 @@ begin
     order by min(s.place)
   loop
     v_well := backfill_private.bulk_some(
-      v_batch, v_part, v_settings, p_search_path, v_answered <> '{}', v_until);
+      v_batch, v_part, v_settings, v_search_path, v_answered <> '{}', v_until);
     v_answered := v_answered || array(
       select (v_part -> place ->> 'ordinal')::integer from generate_series(0, v_well - 1) as place);
     exit when v_well is distinct from jsonb_array_length(v_part);
@@ -543,7 +547,7 @@ begin
     for v_part in select s from jsonb_array_elements(v_part) as s loop
       exit when backfill_private.clock() >= v_until;
       v_outcomes := v_outcomes
-        || backfill_private.bulk_one(v_batch, v_part, v_settings, p_search_path, v_well > 0);
+        || backfill_private.bulk_one(v_batch, v_part, v_settings, v_search_path, v_well > 0);
       v_well := v_well + (v_outcomes -> -1 ->> 'outcome' = 'answered')::integer;
       v_is_alone := v_well > 0 and backfill_private.leaves_behind();
       exit when v_is_alone;
@@ -666,16 +670,17 @@ $$;
 comment on function public.backfill_preview_undo(uuid, text[], text, text, integer, bigint) is
   'What an undo of a run would take back: counts, conflicts and the digest that confirms it. For the client.';
 
--- p_search_path  by default the caller's, since a default is evaluated before this function's own path is set
+-- The last parameter is the caller's search path: a default is evaluated before this function's own path is set. It has
+-- no name, so that no call through the API can give another.
 create function public.backfill_confirm_undo(
   p_run_id uuid, p_digest text, p_reason text, p_sessions integer default 200, p_scope jsonb default null,
-  p_search_path text default current_setting('search_path')
+  text default current_setting('search_path')
 )
 returns jsonb
 language sql
 set search_path = pg_catalog, pg_temp
 as $$
-  select backfill_private.confirm_undo(p_run_id, p_digest, p_reason, p_sessions, p_scope, p_search_path)
+  select backfill_private.confirm_undo(p_run_id, p_digest, p_reason, p_sessions, p_scope, $6)
 $$;
 
 comment on function public.backfill_confirm_undo(uuid, text, text, integer, jsonb, text) is
