@@ -128,7 +128,8 @@ drop table if exists
   backfill_private.bulk_rows,
   backfill_private.sources;
 
-drop view if exists backfill_private.causes, backfill_private.faults, backfill_private.stamps;
+drop view if exists
+  backfill_private.bounds, backfill_private.causes, backfill_private.faults, backfill_private.stamps;
 drop type if exists
   backfill_private.precondition,
   backfill_private.undoable, backfill_private.undo_table, backfill_private.undo_terms;

@@ -105,7 +105,7 @@ def test_one_value_has_several_spellings(songs: Db, case: str) -> None:
     (settled,) = verbs.settle(songs, run_id, claim_id, [outcome])["settled"]
     assert (settled["session_id"], settled["state"]) == ("3", "done")
     assert verbs.claim(songs, run_id)["state"] == "completed"
-    part = verbs.call(songs, "backfill_verify_part", p_run_id=run_id, p_budget_ms=60_000)
+    part = verbs.call(songs, "backfill_verify_part", p_run_id=run_id, p_budget_ms=20_000)
     found = {bucket: part["buckets"].get(bucket) for bucket in ("as_planned", "filled_elsewhere")}
     assert found == {"as_planned": {"cover": ["3"]}, "filled_elsewhere": {"cover": ["2"]}}
     preview = verbs.call(songs, "backfill_preview_undo", p_run_id=run_id)

@@ -53,6 +53,7 @@ def test_an_undo_that_was_never_previewed_is_not_confirmed(
         ({"want": {"fc_scores": []}}, "want is versions by component"),
         ({"batch_size": [5]}, "batch_size is a single value"),
         ({"basis": {"a": 1}}, "basis is a single value"),
+        ({"environment": "e" * 201}, "environment is a text of at most 200 characters"),
         ({"since": "2025-08-01T00:00:00-2147483648"}, "since is no date"),
         (None, "a request is an object of parameters by name"),
         ([], "a request is an object of parameters by name"),

@@ -52,6 +52,7 @@ CALLED_BY_THE_SERVICE = (
     "catalog_keys(oid)",
     "catalog_references(oid)",
     "catalog_relations()",
+    "check_bounds(jsonb)",
     "claim(uuid,uuid,text)",
     "declaration_faults(jsonb)",
     "installed_targets()",

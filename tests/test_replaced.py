@@ -211,7 +211,7 @@ def test_verify_names_what_the_run_wrote_besides_its_plan(songs: Db, case: str) 
     verbs.settle(
         songs, run_id, claim_id, [verbs.score_all(songs, run_id, grant) for grant in granted]
     )
-    part = verbs.call(songs, "backfill_verify_part", p_run_id=run_id, p_budget_ms=60_000)
+    part = verbs.call(songs, "backfill_verify_part", p_run_id=run_id, p_budget_ms=20_000)
     assert part["verification"]["verdict"] == "fail"
     assert [c for c in part["critical"] if c.startswith("1: ")] == critical
     rows = part["buckets"]["unplanned"]["cover"]

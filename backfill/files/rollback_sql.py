@@ -32,7 +32,7 @@ CALLS = """\
 
 -- 1. Preview. This changes nothing. Rows under conflicts were changed since, and will be left.
 -- For a part of it: add p_sessions => array['…'], p_since => '2025-08-01', p_until => '2025-08-31'
--- If it takes too long: add p_budget_ms => 20000, then p_undo_id => … until there is a digest.
+-- While there is no digest yet: add p_undo_id => …, as the answer has it, and call it again.
 select
   undo ->> 'digest' as digest,
   undo -> 'sessions' as sessions,

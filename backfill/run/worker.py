@@ -24,7 +24,7 @@ OUTLASTED = (TookTooLong, TakesNoWrites)
 
 def own_name() -> str:
     """The name of a worker in this process: host:pid."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+    return f"{socket.gethostname()[:100]}:{os.getpid()}"
 
 
 @dataclass(slots=True)

@@ -5,16 +5,16 @@
 --
 -- kind         moment: a day or a timestamp. number: a whole one. text. ids: a list of ids, see naming.sql.
 --              versions: by component. values: by name. derived: from others, never given
--- least, most  bounds: of a number, or of the length of a list. Null: none of its own
+-- least, most  bounds: of a number, or of the length of a list or a text. Null: none of its own
 -- usual        its value when it is not given
 -- is_digested  it is in the normal form, so it goes into the digest. The others are used up while planning
 -- is_kept      a plan made like another takes it over
 create view backfill_private.request_parameters with (security_invoker = true) as
 select * from (values
-  ('target',              'text',     null::integer, null::integer, null::jsonb, true,  true),
-  ('mode',                'text',     null,          null,          '"direct"',  true,  true),
-  ('inferred',            'text',     null,          null,          null,        true,  true),
-  ('environment',         'text',     null,          null,          null,        true,  true),
+  ('target',              'text',     null::integer, 200,           null::jsonb, true,  true),
+  ('mode',                'text',     null,          200,           '"direct"',  true,  true),
+  ('inferred',            'text',     null,          200,           null,        true,  true),
+  ('environment',         'text',     null,          200,           null,        true,  true),
   ('since',               'moment',   null,          null,          null,        true,  true),
   ('since_at',            'derived',  null,          null,          null,        true,  false),
   ('until',               'moment',   null,          null,          null,        true,  true),
@@ -249,6 +249,8 @@ begin
       when p.kind in ('versions', 'values')
       then t.form <> 'object'
         or jsonb_path_exists(r.value, 'strict $.* ? (@.type() == "object" || @.type() == "array")')
+      when p.kind = 'text'
+      then t.form in ('object', 'array') or length(r.value #>> '{}') > p.most
       else t.form in ('object', 'array')
     end
   limit 1;
@@ -258,6 +260,7 @@ begin
         when 'ids' then format('a list of at most %s ids', v_wrong.most)
         when 'versions' then 'versions by component'
         when 'values' then 'values by name'
+        when 'text' then format('a text of at most %s characters', v_wrong.most)
         else 'a single value' end),
       'backfill plan --help');
   end if;

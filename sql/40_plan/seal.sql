@@ -179,6 +179,8 @@ declare
   v_run public.backfill_runs;
 begin
   perform backfill_private.authorize('plan');
+  perform backfill_private.check_bounds(jsonb_build_object(
+    'the round trip', coalesce(p_round_trip_ms, 0), 'the answers of the API', p_probed));
   v_run := backfill_private.locked_run(p_run_id, array['planning', 'awaiting_approval']);
   if v_run.state = 'awaiting_approval' then
     return jsonb_build_object('state', v_run.state);  -- sealed by a call whose reply was lost

@@ -23,6 +23,8 @@ declare
   v_run_id uuid := coalesce(p_run_id, gen_random_uuid());
 begin
   perform backfill_private.authorize('plan');
+  perform backfill_private.check_bounds(jsonb_build_object(
+    'the request', p_request, 'the host of the project', p_project_host));
   perform backfill_private.check_form(p_request);
   v_request := backfill_private.normal_request(p_request);
   perform backfill_private.refuse_faults(v_request ->> 'target', v_request);

@@ -170,7 +170,8 @@ $$;
 --         OB002 nothing to decide
 --         OB004, OB005, OB007 as above
 --         OB008 another environment
---         OB013 a rejection without a reason, a name that names nobody, or an approval while the settings are gone
+--         OB013 a rejection without a reason, a name that names nobody, no or another decision, something too long, or
+--         an approval while the settings are gone
 create function backfill_private.decide()
 returns trigger
 language plpgsql
@@ -181,6 +182,15 @@ declare
   v_run public.backfill_runs;
   v_caller record;
 begin
+  if new.decision in ('approved', 'rejected') is not true then
+    perform backfill_private.refuse('OB013',
+      format('a decision is approved or rejected, not %s', coalesce(left(new.decision, 40), 'null')),
+      format('backfill approve %s', new.run_id));
+  end if;
+  perform backfill_private.check_bounds(jsonb_build_object(
+    'the approver''s name', new.approver,
+    'the digest', new.digest,
+    case new.decision when 'rejected' then 'the reason' else 'the note' end, new.note));
   v_run := backfill_private.locked_run(new.run_id);
   perform backfill_private.check_name(new.approver);
   perform backfill_private.check_approver(

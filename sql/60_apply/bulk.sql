@@ -217,10 +217,8 @@ declare
   v_pace record;
 begin
   perform backfill_private.authorize('apply');
-  if p_sessions is null or p_sessions not between 1 and 500 then
-    perform backfill_private.refuse('OB013', format('a call in bulk takes 1 to 500 sessions, not %s', p_sessions),
-      format('backfill apply %s', p_run_id));
-  elsif exists (select from backfill_private.bulk_claims as b where b.xid = pg_current_xact_id_if_assigned()) then
+  perform backfill_private.check_bounds(jsonb_build_object('a call in bulk, sessions', p_sessions));
+  if exists (select from backfill_private.bulk_claims as b where b.xid = pg_current_xact_id_if_assigned()) then
     perform backfill_private.refuse('OB011', 'a call in bulk is under way here already',
       'let the scoring function call no function of backfill');
   end if;

@@ -91,6 +91,7 @@ declare
   v_pace record;
 begin
   perform backfill_private.authorize('apply');
+  perform backfill_private.check_bounds(jsonb_build_object('the name of the worker', p_worker));
   if p_claim_id is null then
     perform backfill_private.refuse('OB013', 'a claim needs an id, made by the worker',
       format('backfill apply %s', p_run_id));

@@ -238,7 +238,7 @@ as $$
         fence_hash = sha256(convert_to(f.fence, 'UTF8')),
         lease_until = backfill_private.clock() + backfill_private.lease_ttl(),
         started_at = case when i.claim_id = p_claim_id then i.started_at else backfill_private.clock() end,
-        worker = left(p_worker, 200),
+        worker = p_worker,
         claim_id = p_claim_id
     from fences as f
     where i.run_id = p_run.run_id and i.ordinal = f.ordinal
@@ -281,7 +281,7 @@ begin
   perform backfill_private.record(p_run.run_id, 'batch_granted', jsonb_build_object(
     'number', p_run.batches_granted + 1,
     'claim', p_claim_id,
-    'worker', left(p_worker, 200),
+    'worker', p_worker,
     'phase', v_grants -> 0 ->> 'phase',
     'sessions', jsonb_array_length(v_grants),
     'ordinals', (select jsonb_agg(g -> 'ordinal') from jsonb_array_elements(v_grants) as g)));

@@ -16,6 +16,7 @@ declare
   v_held record;
 begin
   perform backfill_private.authorize('apply');
+  perform backfill_private.check_bounds(jsonb_build_object('the name of the worker', p_worker));
   v_run := backfill_private.caught_up_run(p_run_id);
   if v_run.state in ('planning', 'awaiting_approval') then
     perform backfill_private.refuse('OB003',
@@ -33,7 +34,7 @@ begin
       perform backfill_private.move(p_run_id, 'paused', v_held.reason, p_cause => v_held.cause);
     elsif v_run.state = 'approved' then
       perform backfill_private.check_share(v_run);
-      perform backfill_private.move(p_run_id, 'running', null, jsonb_build_object('worker', left(p_worker, 200)));
+      perform backfill_private.move(p_run_id, 'running', null, jsonb_build_object('worker', p_worker));
     end if;
     if v_run.request ->> 'mode' = 'bulk' then
       update public.backfill_runs set loose_settings = backfill_private.loose_settings() where run_id = p_run_id;
@@ -59,6 +60,7 @@ declare
   v_run public.backfill_runs;
 begin
   perform backfill_private.authorize(p_verb);
+  perform backfill_private.check_bounds(jsonb_build_object('the reason', p_reason));
   if backfill_private.said(p_reason) is null then
     perform backfill_private.refuse('OB013', format('%s needs a reason', p_verb),
       format('backfill %s %s --reason "…"', p_verb, p_run_id));
@@ -93,7 +95,7 @@ begin
       format('backfill resume %s --because "…"', p_run_id));
   elsif v_open <> '{}' then
     perform backfill_private.record(p_run_id, 'answered',
-      jsonb_build_object('because', left(btrim(p_because), 500), 'events', to_jsonb(v_open)));
+      jsonb_build_object('because', btrim(p_because), 'events', to_jsonb(v_open)));
   end if;
   return cardinality(v_open);
 end
@@ -118,6 +120,7 @@ declare
   v_answered integer := 0;
 begin
   perform backfill_private.authorize('resume');
+  perform backfill_private.check_bounds(jsonb_build_object('the reason', p_because));
   v_run := backfill_private.caught_up_run(p_run_id);
   if p_because is not null then
     v_answered := backfill_private.answer_critical(p_run_id, p_because);

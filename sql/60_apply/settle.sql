@@ -124,6 +124,7 @@ declare
   v_judged integer[];
 begin
   perform backfill_private.authorize('apply');
+  perform backfill_private.check_bounds(jsonb_build_object('the list of outcomes', p_outcomes));
   perform backfill_private.check_outcomes(p_outcomes);
   perform backfill_private.caught_up_run(p_run_id);
   select jsonb_agg(o || jsonb_build_object('outcome', case

@@ -106,42 +106,6 @@ as $$
   from backfill_private.receipt_faults(p_run_id, p_after, p_until) as f
 $$;
 
--- How far a verification is, in its normal form: {stage, after, critical: how many, figures: {component: {…}}}.
---
--- raises  OB013 no part has answered this
-create function backfill_private.verify_so_far(p_target text, p_so_far jsonb)
-returns jsonb
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  if coalesce(p_so_far ->> 'stage', 'rows') not in ('rows', 'strangers', 'chain', 'receipts', 'end') then
-    raise invalid_parameter_value;
-  end if;
-  return jsonb_build_object(
-    'stage', coalesce(p_so_far ->> 'stage', 'rows'),
-    'after', least(greatest((p_so_far ->> 'after')::integer, 0), 1000000000),
-    'critical', coalesce((p_so_far ->> 'critical')::bigint, 0),
-    'figures', (
-      select jsonb_object_agg(
-        t.component,
-        jsonb_build_object('priority_incomplete', coalesce((
-          select jsonb_agg(i)
-          from jsonb_array_elements_text(p_so_far #> array['figures', t.component, 'priority_incomplete']) as i), '[]'))
-        || (
-          select jsonb_object_agg(n, coalesce((p_so_far #>> array['figures', t.component, n])::bigint, 0))
-          from unnest(array['planned', 'wanted', 'inserted', 'updated', 'written', 'written_wanted', 'unexplained',
-            'unplanned', 'extra', 'legacy']) as n))
-      from public.backfill_targets as t
-      where t.target = p_target));
-exception when data_exception then
-  perform backfill_private.refuse('OB013', 'a verification goes on with what its last part answered as so_far',
-    'backfill verify RUN');
-  return null;
-end
-$$;
-
 -- One step of a verification: 2,000 places of the plan, the strangers of a component, the chain, or the receipts of 200
 -- events. After the last of them only the end is left.
 --
@@ -294,13 +258,17 @@ set statement_timeout = '55s'
 as $$
 declare
   v_until timestamptz := backfill_private.clock() + coalesce(p_budget_ms, 2000) * interval '1 ms';
-  v_run public.backfill_runs := backfill_private.verifiable(p_run_id);
-  v_so_far jsonb := backfill_private.verify_so_far(v_run.target, p_so_far);
+  v_run public.backfill_runs;
+  v_so_far jsonb;
   v_sessions bigint := (select count(*) from public.backfill_items as i where i.run_id = p_run_id);
   v_step jsonb;
   v_seen jsonb := '{"buckets": {}, "critical": []}'::jsonb;
   v_end jsonb;
 begin
+  perform backfill_private.check_bounds(jsonb_build_object(
+    'so_far', p_so_far, 'a look', coalesce(p_budget_ms, 2000)));
+  v_run := backfill_private.verifiable(p_run_id);
+  v_so_far := backfill_private.verify_so_far(v_run.target, p_so_far);
   loop
     if v_so_far ->> 'stage' = 'end' then
       v_end := backfill_private.verify_end(v_run, v_so_far);

@@ -142,6 +142,8 @@ declare
   v_undo backfill_private.undos;
   v_caller record;
 begin
+  perform backfill_private.check_bounds(jsonb_build_object(
+    'the digest', p_digest, 'the approver''s name', p_approver, 'the note', p_note));
   perform backfill_private.locked_run(p_run_id);
   perform backfill_private.check_name(p_approver);
   perform backfill_private.check_approver(
@@ -162,7 +164,7 @@ begin
   update backfill_private.undos
   set approved_by = coalesce(
         (select u.email from auth.users as u where u.id = v_caller.user_id),
-        nullif(btrim(left(p_approver, 200)), ''),
+        nullif(btrim(p_approver), ''),
         v_caller.label),
       approver_id = v_caller.user_id,
       approved_via = case v_caller.kind when 'user' then 'auth' else 'sql' end,
@@ -174,7 +176,7 @@ begin
     'rows', v_undo.rows_at_stake,
     'approver', v_undo.approved_by,
     'via', v_undo.approved_via,
-    'note', left(p_note, 500)));
+    'note', p_note));
   return jsonb_build_object(
     'run_id', p_run_id,
     'digest', p_digest,

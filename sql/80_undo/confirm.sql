@@ -101,7 +101,7 @@ begin
     end if;
     update backfill_private.undos
     set state = 'confirmed',
-        reason = left(p_reason, 500),
+        reason = p_reason,
         confirmed_at = backfill_private.clock(),
         confirmed_by = (select label from backfill_private.caller()),
         approved_by = v_undo.approved_by,
@@ -112,7 +112,7 @@ begin
     perform backfill_private.record(p_run_id, 'undo_confirmed',
       jsonb_build_object(
         'digest', p_digest,
-        'reason', left(p_reason, 500),
+        'reason', p_reason,
         'scope', v_undo.scope,
         'rows', v_undo.rows_at_stake,
         'approved_by', v_undo.approved_by));
@@ -162,13 +162,12 @@ declare
 begin
   v_terms.limit_at := backfill_private.limit_at();
   perform backfill_private.authorize('undo');
+  perform backfill_private.check_bounds(jsonb_build_object(
+    'the digest', p_digest, 'the reason', p_reason, 'a part of an undo', p_sessions,
+    'the list of sessions', p_scope -> 'sessions'));
   v_terms.path := backfill_private.undo_path(p_search_path);
   if backfill_private.said(p_reason) is null then
     perform backfill_private.refuse('OB013', 'an undo needs a reason',
-      format('backfill rollback %s --confirm %s --reason "…"', p_run_id, p_digest));
-  elsif p_sessions < 1 then
-    perform backfill_private.refuse('OB013',
-      format('an undo takes one session or more at a time, not %s', p_sessions),
       format('backfill rollback %s --confirm %s --reason "…"', p_run_id, p_digest));
   end if;
   perform backfill_private.refuse_if_removed(r.target)

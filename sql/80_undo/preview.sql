@@ -21,11 +21,6 @@ begin
       format('since %s is after until %s', p_since, p_until),
       format('backfill rollback %s … --until with a day from %s on', p_run_id, left(p_since, 10)));
   end if;
-  if cardinality(p_sessions) > 1000 then
-    perform backfill_private.refuse('OB013',
-      format('an undo names at most 1000 sessions, not %s', cardinality(p_sessions)),
-      format('backfill rollback %s --since D --until D', p_run_id));
-  end if;
   v_ids := backfill_private.named_sessions(
     (select r.target from public.backfill_runs as r where r.run_id = p_run_id), p_sessions, p_run_id);
   v_ids := (select array_agg(distinct i.id order by i.id) from unnest(v_ids) as i (id));
@@ -127,7 +122,7 @@ $$;
 -- Continue the look at the rows in an undo's scope. It changes no table of the user's.
 --
 -- It goes in blocks of 1,000 places of the plan, so that the hash does not depend on how many calls the look took.
--- p_budget  how long to look. Null: to the end
+-- p_budget  how long to look
 create function backfill_private.undo_look(p_undo backfill_private.undos, p_budget interval)
 returns backfill_private.undos
 language plpgsql
@@ -191,7 +186,8 @@ $$;
 
 -- Preview an undo. It changes no table of the user's. The preview is kept, and only the newest can be confirmed.
 --
--- p_budget_ms  look for about this long. The next call, with the answer's undo_id, continues. Null: to the end
+-- p_budget_ms  look for about this long, 20 seconds at most. The next call, with the answer's undo_id, continues. Null:
+--              as long as it may
 -- p_undo_id    of a preview to continue. Its scope stays
 -- returns      {run_id, scope, undo_id, digest: null until the end, looked_at and to_look_at: sessions of the plan,
 --              needs_approval: whether the policy asks for an approval that is not there yet,
@@ -209,8 +205,11 @@ as $$
 declare
   v_undo backfill_private.undos;
   v_asked_by uuid := (select c.user_id from backfill_private.caller() as c);
+  v_budget_ms integer := coalesce(p_budget_ms, 20000);
 begin
   perform backfill_private.authorize('preview');
+  perform backfill_private.check_bounds(jsonb_build_object(
+    'the list of sessions', p_sessions, 'a look', v_budget_ms));
   perform backfill_private.refuse_if_removed(r.target)
   from backfill_private.caught_up_run(
     p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']) as r;
@@ -238,7 +237,7 @@ begin
     end if;
   end if;
   if v_undo.digest is null then
-    v_undo := backfill_private.undo_look(v_undo, p_budget_ms * interval '1 ms');
+    v_undo := backfill_private.undo_look(v_undo, v_budget_ms * interval '1 ms');
     update backfill_private.undos
     set digest = backfill_private.undo_digest(v_undo),
         sessions_total = (v_undo.effect ->> 'sessions_total')::bigint,

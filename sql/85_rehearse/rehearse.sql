@@ -125,6 +125,7 @@ declare
   v_grant jsonb;
 begin
   perform backfill_private.authorize('plan');
+  perform backfill_private.check_bounds(jsonb_build_object('the session', p_session_id));
   select * into v_run from public.backfill_runs where run_id = p_run_id and state = 'planning';
   if not exists (
     select from backfill_private.rehearsals as s

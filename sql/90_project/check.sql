@@ -254,6 +254,7 @@ declare
   v_lines jsonb;
 begin
   perform backfill_private.authorize('read');
+  perform backfill_private.check_bounds(jsonb_build_object('the answers of the API', p_probed));
   v_lines := jsonb_build_array(backfill_private.line('targets',
     case when v_known is null then 'fail' else 'ok' end,
     coalesce(v_known, 'no target is installed'),

@@ -142,6 +142,7 @@ declare
   v_others jsonb;
 begin
   perform backfill_private.authorize('read');
+  perform backfill_private.check_bounds(jsonb_build_object('the declaration', p_declaration));
   begin
     v_names := (
       select coalesce(

@@ -4,7 +4,7 @@
 --
 -- p_versions  the timestamps with which their names begin
 -- returns     {applied: [version], targets: [name]}. applied is null if this database keeps no record
--- raises      OB010 the caller may not read
+-- raises      OB010 the caller may not read, OB013 too many
 create function backfill_private.history(p_versions text[])
 returns jsonb
 language plpgsql
@@ -16,6 +16,7 @@ declare
   v_applied jsonb;
 begin
   perform backfill_private.authorize('read');
+  perform backfill_private.check_bounds(jsonb_build_object('the list of migrations', p_versions));
   if backfill_private.column_type('supabase_migrations.schema_migrations', 'version') is not null then
     execute $sql$
       select coalesce(jsonb_agg(m.version::text order by m.version), '[]')

@@ -335,13 +335,16 @@ language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  -- One that is longer than an id is no prefix of it.
+  v_prefix text := lower(btrim(left(p_prefix, 100)));
 begin
   perform backfill_private.refuse_untargeted();
   return query
     select r.run_id
     from public.backfill_runs as r
-    where starts_with(r.run_id::text, lower(btrim(p_prefix)))
-      and length(btrim(p_prefix)) >= 8
+    where starts_with(r.run_id::text, v_prefix)
+      and length(v_prefix) >= 8
     order by r.run_id
     limit 2;
 end
@@ -365,7 +368,7 @@ language sql
 set search_path = pg_catalog, pg_temp
 as $$
   insert into public.backfill_approvals (run_id, digest, decision, approver, note)
-  values ($1, $2, 'approved', coalesce($3, ''), left($4, 500))
+  values ($1, $2, 'approved', coalesce($3, ''), $4)
   returning jsonb_build_object(
     'run_id', run_id,
     'state', 'approved',
@@ -385,7 +388,7 @@ language sql
 set search_path = pg_catalog, pg_temp
 as $$
   insert into public.backfill_approvals (run_id, digest, decision, approver, note)
-  values ($1, '', 'rejected', coalesce($3, ''), left($2, 500))
+  values ($1, '', 'rejected', coalesce($3, ''), $2)
   returning jsonb_build_object(
     'run_id', run_id,
     'state', 'rejected',
@@ -506,10 +509,10 @@ as $$
 declare
   v_search_path alias for $5;
   v_began timestamptz := backfill_private.clock();
-  v_batch jsonb := backfill_private.bulk_begin(p_run_id, p_sessions);
+  v_batch jsonb;
   v_budget interval := p_budget_ms * interval '1 ms';
-  v_approved_until timestamptz := v_batch ->> 'until';
-  v_until timestamptz := least(backfill_private.clock() + v_budget, v_approved_until);
+  v_approved_until timestamptz;
+  v_until timestamptz;
   v_settings jsonb;
   v_part jsonb;
   v_well integer;
@@ -517,9 +520,15 @@ declare
   v_answered integer[] := array[]::integer[];
   v_outcomes jsonb := '[]'::jsonb;
 begin
+  perform backfill_private.check_bounds(jsonb_build_object(
+    'a call in bulk, milliseconds', p_budget_ms,
+    'the name of the worker', p_worker));
+  v_batch := backfill_private.bulk_begin(p_run_id, p_sessions);
   if v_batch ? 'look' then
     return v_batch;
   end if;
+  v_approved_until := v_batch ->> 'until';
+  v_until := least(backfill_private.clock() + v_budget, v_approved_until);
   perform set_config('request.headers',
     (coalesce(nullif(current_setting('request.headers', true), ''), '{}')::jsonb
       || jsonb_build_object('x-backfill-run', p_run_id))::text,

@@ -175,6 +175,7 @@ grant execute on function
   backfill_private.catalog_keys(oid),
   backfill_private.catalog_references(oid),
   backfill_private.catalog_relations(),
+  backfill_private.check_bounds(jsonb),
   backfill_private.claim(uuid, uuid, text),
   backfill_private.claim_apart(uuid, uuid, text),
   backfill_private.columns_apart(jsonb, jsonb),

@@ -5,6 +5,90 @@ set check_function_bodies = off;
 
 create schema backfill_private;
 
+-- from sql/10_ground/bounds.sql
+-- Bounds: how much one call may be given. What is longer is refused before anything is done with it, so that no caller
+-- keeps the project busy with one call, and no constraint answers in PostgreSQL's own words.
+--
+-- Ids, dates and names that have to be found need no row: what is not found is refused, with the beginning of it.
+
+-- The bounds of everything that the doors are given.
+--
+-- kind  characters, bytes or entries: of these at most so many. Else it is a number, and kind is its unit
+create view backfill_private.bounds with (security_invoker = true) as
+select * from (values
+  ('the approver''s name', 'characters', 0, 200),
+  ('the note', 'characters', 0, 500),
+  ('the reason', 'characters', 0, 500),
+  ('the digest', 'characters', 0, 200),
+  ('the name of the worker', 'characters', 0, 200),
+  ('the host of the project', 'characters', 0, 255),
+  ('the session', 'characters', 0, 4000),
+  ('the request', 'bytes', 0, 1000000),
+  ('the declaration', 'bytes', 0, 1000000),
+  ('the answers of the API', 'bytes', 0, 1000000),
+  ('so_far', 'bytes', 0, 1000000),
+  ('the list of migrations', 'entries', 0, 10000),
+  ('the list of migrations', 'bytes', 0, 1000000),
+  ('the list of sessions', 'entries', 0, 1000),
+  ('the list of sessions', 'bytes', 0, 1000000),
+  -- One for each session of the largest batch, with a message of 500 characters.
+  ('the list of outcomes', 'entries', 0, 1000),
+  ('the list of outcomes', 'bytes', 0, 4000000),
+  ('the round trip', 'milliseconds', 0, 600000),
+  -- A look goes on in the next call.
+  ('a look', 'milliseconds', 0, 20000),
+  -- What a call in bulk has written stays locked until it ends.
+  ('a call in bulk', 'milliseconds', 0, 1000),
+  ('a call in bulk', 'sessions', 1, 500),
+  ('a part of an undo', 'sessions', 1, 10000)
+) as bound (what, kind, least, most);
+
+-- Refuse what is more than a call may be given.
+--
+-- p_given  {what: value}, or {"what, kind": value} if it has several bounds of which one is meant. A text, list or JSON
+--          may be null, a number may not
+-- raises   OB013 the first that is out of bounds
+create function backfill_private.check_bounds(p_given jsonb)
+returns void
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_beyond record;
+begin
+  select b.what, b.kind, b.least, b.most, m.size into v_beyond
+  from jsonb_each(p_given) as g
+  join backfill_private.bounds as b on g.key in (b.what, concat_ws(', ', b.what, b.kind))
+  cross join lateral (
+    select case b.kind
+      when 'characters' then length(g.value #>> '{}')
+      when 'bytes' then octet_length(g.value::text)
+      when 'entries' then case when jsonb_typeof(g.value) = 'array' then jsonb_array_length(g.value) end
+      else case when jsonb_typeof(g.value) = 'number' then g.value::numeric end
+    end as size) as m
+  where m.size between b.least and b.most is not true
+    and (g.value <> 'null' or b.kind not in ('characters', 'bytes', 'entries'))
+  limit 1;
+  if found then
+    perform backfill_private.refuse('OB013',
+      case
+        when v_beyond.kind = 'entries'
+        then concat(v_beyond.what, ' has at most ', v_beyond.most, ' entries', ', not ' || v_beyond.size)
+        when v_beyond.kind in ('characters', 'bytes')
+        then format('%s has at most %s %s, not %s', v_beyond.what, v_beyond.most, v_beyond.kind, v_beyond.size)
+        else format('%s takes %s to %s %s, not %s',
+          v_beyond.what, v_beyond.least, v_beyond.most, v_beyond.kind, coalesce(v_beyond.size::text, 'null'))
+      end,
+      case
+        when v_beyond.kind in ('characters', 'bytes', 'entries') then format('make %s shorter', v_beyond.what)
+        else format('give a number from %s to %s', v_beyond.least, v_beyond.most)
+      end);
+  end if;
+end
+$$;
+
 -- from sql/10_ground/dates.sql
 -- Dates. Those of a request are whole UTC days, both ends included. A timestamp with an offset is taken as it is.
 
@@ -7339,16 +7423,16 @@ $$;
 --
 -- kind         moment: a day or a timestamp. number: a whole one. text. ids: a list of ids, see naming.sql.
 --              versions: by component. values: by name. derived: from others, never given
--- least, most  bounds: of a number, or of the length of a list. Null: none of its own
+-- least, most  bounds: of a number, or of the length of a list or a text. Null: none of its own
 -- usual        its value when it is not given
 -- is_digested  it is in the normal form, so it goes into the digest. The others are used up while planning
 -- is_kept      a plan made like another takes it over
 create view backfill_private.request_parameters with (security_invoker = true) as
 select * from (values
-  ('target',              'text',     null::integer, null::integer, null::jsonb, true,  true),
-  ('mode',                'text',     null,          null,          '"direct"',  true,  true),
-  ('inferred',            'text',     null,          null,          null,        true,  true),
-  ('environment',         'text',     null,          null,          null,        true,  true),
+  ('target',              'text',     null::integer, 200,           null::jsonb, true,  true),
+  ('mode',                'text',     null,          200,           '"direct"',  true,  true),
+  ('inferred',            'text',     null,          200,           null,        true,  true),
+  ('environment',         'text',     null,          200,           null,        true,  true),
   ('since',               'moment',   null,          null,          null,        true,  true),
   ('since_at',            'derived',  null,          null,          null,        true,  false),
   ('until',               'moment',   null,          null,          null,        true,  true),
@@ -7583,6 +7667,8 @@ begin
       when p.kind in ('versions', 'values')
       then t.form <> 'object'
         or jsonb_path_exists(r.value, 'strict $.* ? (@.type() == "object" || @.type() == "array")')
+      when p.kind = 'text'
+      then t.form in ('object', 'array') or length(r.value #>> '{}') > p.most
       else t.form in ('object', 'array')
     end
   limit 1;
@@ -7592,6 +7678,7 @@ begin
         when 'ids' then format('a list of at most %s ids', v_wrong.most)
         when 'versions' then 'versions by component'
         when 'values' then 'values by name'
+        when 'text' then format('a text of at most %s characters', v_wrong.most)
         else 'a single value' end),
       'backfill plan --help');
   end if;
@@ -8002,6 +8089,8 @@ declare
   v_run public.backfill_runs;
 begin
   perform backfill_private.authorize('plan');
+  perform backfill_private.check_bounds(jsonb_build_object(
+    'the round trip', coalesce(p_round_trip_ms, 0), 'the answers of the API', p_probed));
   v_run := backfill_private.locked_run(p_run_id, array['planning', 'awaiting_approval']);
   if v_run.state = 'awaiting_approval' then
     return jsonb_build_object('state', v_run.state);  -- sealed by a call whose reply was lost
@@ -8206,6 +8295,8 @@ declare
   v_run_id uuid := coalesce(p_run_id, gen_random_uuid());
 begin
   perform backfill_private.authorize('plan');
+  perform backfill_private.check_bounds(jsonb_build_object(
+    'the request', p_request, 'the host of the project', p_project_host));
   perform backfill_private.check_form(p_request);
   v_request := backfill_private.normal_request(p_request);
   perform backfill_private.refuse_faults(v_request ->> 'target', v_request);
@@ -8649,7 +8740,8 @@ $$;
 --         OB002 nothing to decide
 --         OB004, OB005, OB007 as above
 --         OB008 another environment
---         OB013 a rejection without a reason, a name that names nobody, or an approval while the settings are gone
+--         OB013 a rejection without a reason, a name that names nobody, no or another decision, something too long, or
+--         an approval while the settings are gone
 create function backfill_private.decide()
 returns trigger
 language plpgsql
@@ -8660,6 +8752,15 @@ declare
   v_run public.backfill_runs;
   v_caller record;
 begin
+  if new.decision in ('approved', 'rejected') is not true then
+    perform backfill_private.refuse('OB013',
+      format('a decision is approved or rejected, not %s', coalesce(left(new.decision, 40), 'null')),
+      format('backfill approve %s', new.run_id));
+  end if;
+  perform backfill_private.check_bounds(jsonb_build_object(
+    'the approver''s name', new.approver,
+    'the digest', new.digest,
+    case new.decision when 'rejected' then 'the reason' else 'the note' end, new.note));
   v_run := backfill_private.locked_run(new.run_id);
   perform backfill_private.check_name(new.approver);
   perform backfill_private.check_approver(
@@ -9287,10 +9388,8 @@ declare
   v_pace record;
 begin
   perform backfill_private.authorize('apply');
-  if p_sessions is null or p_sessions not between 1 and 500 then
-    perform backfill_private.refuse('OB013', format('a call in bulk takes 1 to 500 sessions, not %s', p_sessions),
-      format('backfill apply %s', p_run_id));
-  elsif exists (select from backfill_private.bulk_claims as b where b.xid = pg_current_xact_id_if_assigned()) then
+  perform backfill_private.check_bounds(jsonb_build_object('a call in bulk, sessions', p_sessions));
+  if exists (select from backfill_private.bulk_claims as b where b.xid = pg_current_xact_id_if_assigned()) then
     perform backfill_private.refuse('OB011', 'a call in bulk is under way here already',
       'let the scoring function call no function of backfill');
   end if;
@@ -9916,6 +10015,7 @@ declare
   v_pace record;
 begin
   perform backfill_private.authorize('apply');
+  perform backfill_private.check_bounds(jsonb_build_object('the name of the worker', p_worker));
   if p_claim_id is null then
     perform backfill_private.refuse('OB013', 'a claim needs an id, made by the worker',
       format('backfill apply %s', p_run_id));
@@ -10873,7 +10973,7 @@ as $$
         fence_hash = sha256(convert_to(f.fence, 'UTF8')),
         lease_until = backfill_private.clock() + backfill_private.lease_ttl(),
         started_at = case when i.claim_id = p_claim_id then i.started_at else backfill_private.clock() end,
-        worker = left(p_worker, 200),
+        worker = p_worker,
         claim_id = p_claim_id
     from fences as f
     where i.run_id = p_run.run_id and i.ordinal = f.ordinal
@@ -10916,7 +11016,7 @@ begin
   perform backfill_private.record(p_run.run_id, 'batch_granted', jsonb_build_object(
     'number', p_run.batches_granted + 1,
     'claim', p_claim_id,
-    'worker', left(p_worker, 200),
+    'worker', p_worker,
     'phase', v_grants -> 0 ->> 'phase',
     'sessions', jsonb_array_length(v_grants),
     'ordinals', (select jsonb_agg(g -> 'ordinal') from jsonb_array_elements(v_grants) as g)));
@@ -11036,6 +11136,7 @@ declare
   v_held record;
 begin
   perform backfill_private.authorize('apply');
+  perform backfill_private.check_bounds(jsonb_build_object('the name of the worker', p_worker));
   v_run := backfill_private.caught_up_run(p_run_id);
   if v_run.state in ('planning', 'awaiting_approval') then
     perform backfill_private.refuse('OB003',
@@ -11053,7 +11154,7 @@ begin
       perform backfill_private.move(p_run_id, 'paused', v_held.reason, p_cause => v_held.cause);
     elsif v_run.state = 'approved' then
       perform backfill_private.check_share(v_run);
-      perform backfill_private.move(p_run_id, 'running', null, jsonb_build_object('worker', left(p_worker, 200)));
+      perform backfill_private.move(p_run_id, 'running', null, jsonb_build_object('worker', p_worker));
     end if;
     if v_run.request ->> 'mode' = 'bulk' then
       update public.backfill_runs set loose_settings = backfill_private.loose_settings() where run_id = p_run_id;
@@ -11079,6 +11180,7 @@ declare
   v_run public.backfill_runs;
 begin
   perform backfill_private.authorize(p_verb);
+  perform backfill_private.check_bounds(jsonb_build_object('the reason', p_reason));
   if backfill_private.said(p_reason) is null then
     perform backfill_private.refuse('OB013', format('%s needs a reason', p_verb),
       format('backfill %s %s --reason "…"', p_verb, p_run_id));
@@ -11113,7 +11215,7 @@ begin
       format('backfill resume %s --because "…"', p_run_id));
   elsif v_open <> '{}' then
     perform backfill_private.record(p_run_id, 'answered',
-      jsonb_build_object('because', left(btrim(p_because), 500), 'events', to_jsonb(v_open)));
+      jsonb_build_object('because', btrim(p_because), 'events', to_jsonb(v_open)));
   end if;
   return cardinality(v_open);
 end
@@ -11138,6 +11240,7 @@ declare
   v_answered integer := 0;
 begin
   perform backfill_private.authorize('resume');
+  perform backfill_private.check_bounds(jsonb_build_object('the reason', p_because));
   v_run := backfill_private.caught_up_run(p_run_id);
   if p_because is not null then
     v_answered := backfill_private.answer_critical(p_run_id, p_because);
@@ -11898,6 +12001,7 @@ declare
   v_judged integer[];
 begin
   perform backfill_private.authorize('apply');
+  perform backfill_private.check_bounds(jsonb_build_object('the list of outcomes', p_outcomes));
   perform backfill_private.check_outcomes(p_outcomes);
   perform backfill_private.caught_up_run(p_run_id);
   select jsonb_agg(o || jsonb_build_object('outcome', case
@@ -12582,6 +12686,57 @@ as $$
   from backfill_private.strangers(p_run_id, p_component) as f
 $$;
 
+-- from sql/70_verify/so_far.sql
+-- How far a verification in parts is. The caller brings what the part before answered, so it is checked and bounded.
+
+-- A figure that the parts before have counted. Others are added to it, and none counts more rows than a table may have.
+create function backfill_private.figure_so_far(p_figure text)
+returns bigint
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select least(greatest(coalesce(p_figure::bigint, 0), 0), 1000000000000)
+$$;
+
+-- How far a verification is, in its normal form: {stage, after, critical: how many, figures: {component: {…}}}.
+--
+-- raises  OB013 no part has answered this
+create function backfill_private.verify_so_far(p_target text, p_so_far jsonb)
+returns jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- A run has at most a hundred priority sessions.
+  if coalesce(p_so_far ->> 'stage', 'rows') not in ('rows', 'strangers', 'chain', 'receipts', 'end')
+    or jsonb_path_exists(p_so_far, 'lax $.figures.*.priority_incomplete.size() ? (@ > 100)') then
+    raise invalid_parameter_value;
+  end if;
+  return jsonb_build_object(
+    'stage', coalesce(p_so_far ->> 'stage', 'rows'),
+    'after', least(greatest((p_so_far ->> 'after')::integer, 0), 1000000000),
+    'critical', backfill_private.figure_so_far(p_so_far ->> 'critical'),
+    'figures', (
+      select jsonb_object_agg(
+        t.component,
+        jsonb_build_object('priority_incomplete', coalesce((
+          select jsonb_agg(i)
+          from jsonb_array_elements_text(p_so_far #> array['figures', t.component, 'priority_incomplete']) as i), '[]'))
+        || (
+          select jsonb_object_agg(n, backfill_private.figure_so_far(p_so_far #>> array['figures', t.component, n]))
+          from unnest(array['planned', 'wanted', 'inserted', 'updated', 'written', 'written_wanted', 'unexplained',
+            'unplanned', 'extra', 'legacy']) as n))
+      from public.backfill_targets as t
+      where t.target = p_target));
+exception when data_exception then
+  perform backfill_private.refuse('OB013', 'a verification goes on with what its last part answered as so_far',
+    'backfill verify RUN');
+  return null;
+end
+$$;
+
 -- from sql/70_verify/verdict.sql
 -- Verify: the rows of a whole run counted, its criteria and its verdict.
 --
@@ -12689,42 +12844,6 @@ set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(format('audit event %s: %s', f.seq, f.fault)), '[]')
   from backfill_private.receipt_faults(p_run_id, p_after, p_until) as f
-$$;
-
--- How far a verification is, in its normal form: {stage, after, critical: how many, figures: {component: {…}}}.
---
--- raises  OB013 no part has answered this
-create function backfill_private.verify_so_far(p_target text, p_so_far jsonb)
-returns jsonb
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  if coalesce(p_so_far ->> 'stage', 'rows') not in ('rows', 'strangers', 'chain', 'receipts', 'end') then
-    raise invalid_parameter_value;
-  end if;
-  return jsonb_build_object(
-    'stage', coalesce(p_so_far ->> 'stage', 'rows'),
-    'after', least(greatest((p_so_far ->> 'after')::integer, 0), 1000000000),
-    'critical', coalesce((p_so_far ->> 'critical')::bigint, 0),
-    'figures', (
-      select jsonb_object_agg(
-        t.component,
-        jsonb_build_object('priority_incomplete', coalesce((
-          select jsonb_agg(i)
-          from jsonb_array_elements_text(p_so_far #> array['figures', t.component, 'priority_incomplete']) as i), '[]'))
-        || (
-          select jsonb_object_agg(n, coalesce((p_so_far #>> array['figures', t.component, n])::bigint, 0))
-          from unnest(array['planned', 'wanted', 'inserted', 'updated', 'written', 'written_wanted', 'unexplained',
-            'unplanned', 'extra', 'legacy']) as n))
-      from public.backfill_targets as t
-      where t.target = p_target));
-exception when data_exception then
-  perform backfill_private.refuse('OB013', 'a verification goes on with what its last part answered as so_far',
-    'backfill verify RUN');
-  return null;
-end
 $$;
 
 -- One step of a verification: 2,000 places of the plan, the strangers of a component, the chain, or the receipts of 200
@@ -12879,13 +12998,17 @@ set statement_timeout = '55s'
 as $$
 declare
   v_until timestamptz := backfill_private.clock() + coalesce(p_budget_ms, 2000) * interval '1 ms';
-  v_run public.backfill_runs := backfill_private.verifiable(p_run_id);
-  v_so_far jsonb := backfill_private.verify_so_far(v_run.target, p_so_far);
+  v_run public.backfill_runs;
+  v_so_far jsonb;
   v_sessions bigint := (select count(*) from public.backfill_items as i where i.run_id = p_run_id);
   v_step jsonb;
   v_seen jsonb := '{"buckets": {}, "critical": []}'::jsonb;
   v_end jsonb;
 begin
+  perform backfill_private.check_bounds(jsonb_build_object(
+    'so_far', p_so_far, 'a look', coalesce(p_budget_ms, 2000)));
+  v_run := backfill_private.verifiable(p_run_id);
+  v_so_far := backfill_private.verify_so_far(v_run.target, p_so_far);
   loop
     if v_so_far ->> 'stage' = 'end' then
       v_end := backfill_private.verify_end(v_run, v_so_far);
@@ -13212,6 +13335,8 @@ declare
   v_undo backfill_private.undos;
   v_caller record;
 begin
+  perform backfill_private.check_bounds(jsonb_build_object(
+    'the digest', p_digest, 'the approver''s name', p_approver, 'the note', p_note));
   perform backfill_private.locked_run(p_run_id);
   perform backfill_private.check_name(p_approver);
   perform backfill_private.check_approver(
@@ -13232,7 +13357,7 @@ begin
   update backfill_private.undos
   set approved_by = coalesce(
         (select u.email from auth.users as u where u.id = v_caller.user_id),
-        nullif(btrim(left(p_approver, 200)), ''),
+        nullif(btrim(p_approver), ''),
         v_caller.label),
       approver_id = v_caller.user_id,
       approved_via = case v_caller.kind when 'user' then 'auth' else 'sql' end,
@@ -13244,7 +13369,7 @@ begin
     'rows', v_undo.rows_at_stake,
     'approver', v_undo.approved_by,
     'via', v_undo.approved_via,
-    'note', left(p_note, 500)));
+    'note', p_note));
   return jsonb_build_object(
     'run_id', p_run_id,
     'digest', p_digest,
@@ -13436,7 +13561,7 @@ begin
     end if;
     update backfill_private.undos
     set state = 'confirmed',
-        reason = left(p_reason, 500),
+        reason = p_reason,
         confirmed_at = backfill_private.clock(),
         confirmed_by = (select label from backfill_private.caller()),
         approved_by = v_undo.approved_by,
@@ -13447,7 +13572,7 @@ begin
     perform backfill_private.record(p_run_id, 'undo_confirmed',
       jsonb_build_object(
         'digest', p_digest,
-        'reason', left(p_reason, 500),
+        'reason', p_reason,
         'scope', v_undo.scope,
         'rows', v_undo.rows_at_stake,
         'approved_by', v_undo.approved_by));
@@ -13497,13 +13622,12 @@ declare
 begin
   v_terms.limit_at := backfill_private.limit_at();
   perform backfill_private.authorize('undo');
+  perform backfill_private.check_bounds(jsonb_build_object(
+    'the digest', p_digest, 'the reason', p_reason, 'a part of an undo', p_sessions,
+    'the list of sessions', p_scope -> 'sessions'));
   v_terms.path := backfill_private.undo_path(p_search_path);
   if backfill_private.said(p_reason) is null then
     perform backfill_private.refuse('OB013', 'an undo needs a reason',
-      format('backfill rollback %s --confirm %s --reason "…"', p_run_id, p_digest));
-  elsif p_sessions < 1 then
-    perform backfill_private.refuse('OB013',
-      format('an undo takes one session or more at a time, not %s', p_sessions),
       format('backfill rollback %s --confirm %s --reason "…"', p_run_id, p_digest));
   end if;
   perform backfill_private.refuse_if_removed(r.target)
@@ -14002,11 +14126,6 @@ begin
       format('since %s is after until %s', p_since, p_until),
       format('backfill rollback %s … --until with a day from %s on', p_run_id, left(p_since, 10)));
   end if;
-  if cardinality(p_sessions) > 1000 then
-    perform backfill_private.refuse('OB013',
-      format('an undo names at most 1000 sessions, not %s', cardinality(p_sessions)),
-      format('backfill rollback %s --since D --until D', p_run_id));
-  end if;
   v_ids := backfill_private.named_sessions(
     (select r.target from public.backfill_runs as r where r.run_id = p_run_id), p_sessions, p_run_id);
   v_ids := (select array_agg(distinct i.id order by i.id) from unnest(v_ids) as i (id));
@@ -14108,7 +14227,7 @@ $$;
 -- Continue the look at the rows in an undo's scope. It changes no table of the user's.
 --
 -- It goes in blocks of 1,000 places of the plan, so that the hash does not depend on how many calls the look took.
--- p_budget  how long to look. Null: to the end
+-- p_budget  how long to look
 create function backfill_private.undo_look(p_undo backfill_private.undos, p_budget interval)
 returns backfill_private.undos
 language plpgsql
@@ -14172,7 +14291,8 @@ $$;
 
 -- Preview an undo. It changes no table of the user's. The preview is kept, and only the newest can be confirmed.
 --
--- p_budget_ms  look for about this long. The next call, with the answer's undo_id, continues. Null: to the end
+-- p_budget_ms  look for about this long, 20 seconds at most. The next call, with the answer's undo_id, continues. Null:
+--              as long as it may
 -- p_undo_id    of a preview to continue. Its scope stays
 -- returns      {run_id, scope, undo_id, digest: null until the end, looked_at and to_look_at: sessions of the plan,
 --              needs_approval: whether the policy asks for an approval that is not there yet,
@@ -14190,8 +14310,11 @@ as $$
 declare
   v_undo backfill_private.undos;
   v_asked_by uuid := (select c.user_id from backfill_private.caller() as c);
+  v_budget_ms integer := coalesce(p_budget_ms, 20000);
 begin
   perform backfill_private.authorize('preview');
+  perform backfill_private.check_bounds(jsonb_build_object(
+    'the list of sessions', p_sessions, 'a look', v_budget_ms));
   perform backfill_private.refuse_if_removed(r.target)
   from backfill_private.caught_up_run(
     p_run_id, array['paused', 'completed', 'cancelled', 'expired', 'rolled_back']) as r;
@@ -14219,7 +14342,7 @@ begin
     end if;
   end if;
   if v_undo.digest is null then
-    v_undo := backfill_private.undo_look(v_undo, p_budget_ms * interval '1 ms');
+    v_undo := backfill_private.undo_look(v_undo, v_budget_ms * interval '1 ms');
     update backfill_private.undos
     set digest = backfill_private.undo_digest(v_undo),
         sessions_total = (v_undo.effect ->> 'sessions_total')::bigint,
@@ -14965,6 +15088,7 @@ declare
   v_grant jsonb;
 begin
   perform backfill_private.authorize('plan');
+  perform backfill_private.check_bounds(jsonb_build_object('the session', p_session_id));
   select * into v_run from public.backfill_runs where run_id = p_run_id and state = 'planning';
   if not exists (
     select from backfill_private.rehearsals as s
@@ -15818,6 +15942,7 @@ declare
   v_lines jsonb;
 begin
   perform backfill_private.authorize('read');
+  perform backfill_private.check_bounds(jsonb_build_object('the answers of the API', p_probed));
   v_lines := jsonb_build_array(backfill_private.line('targets',
     case when v_known is null then 'fail' else 'ok' end,
     coalesce(v_known, 'no target is installed'),
@@ -16337,6 +16462,7 @@ declare
   v_others jsonb;
 begin
   perform backfill_private.authorize('read');
+  perform backfill_private.check_bounds(jsonb_build_object('the declaration', p_declaration));
   begin
     v_names := (
       select coalesce(
@@ -16465,7 +16591,7 @@ $$;
 --
 -- p_versions  the timestamps with which their names begin
 -- returns     {applied: [version], targets: [name]}. applied is null if this database keeps no record
--- raises      OB010 the caller may not read
+-- raises      OB010 the caller may not read, OB013 too many
 create function backfill_private.history(p_versions text[])
 returns jsonb
 language plpgsql
@@ -16477,6 +16603,7 @@ declare
   v_applied jsonb;
 begin
   perform backfill_private.authorize('read');
+  perform backfill_private.check_bounds(jsonb_build_object('the list of migrations', p_versions));
   if backfill_private.column_type('supabase_migrations.schema_migrations', 'version') is not null then
     execute $sql$
       select coalesce(jsonb_agg(m.version::text order by m.version), '[]')
@@ -17297,13 +17424,16 @@ language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  -- One that is longer than an id is no prefix of it.
+  v_prefix text := lower(btrim(left(p_prefix, 100)));
 begin
   perform backfill_private.refuse_untargeted();
   return query
     select r.run_id
     from public.backfill_runs as r
-    where starts_with(r.run_id::text, lower(btrim(p_prefix)))
-      and length(btrim(p_prefix)) >= 8
+    where starts_with(r.run_id::text, v_prefix)
+      and length(v_prefix) >= 8
     order by r.run_id
     limit 2;
 end
@@ -17327,7 +17457,7 @@ language sql
 set search_path = pg_catalog, pg_temp
 as $$
   insert into public.backfill_approvals (run_id, digest, decision, approver, note)
-  values ($1, $2, 'approved', coalesce($3, ''), left($4, 500))
+  values ($1, $2, 'approved', coalesce($3, ''), $4)
   returning jsonb_build_object(
     'run_id', run_id,
     'state', 'approved',
@@ -17347,7 +17477,7 @@ language sql
 set search_path = pg_catalog, pg_temp
 as $$
   insert into public.backfill_approvals (run_id, digest, decision, approver, note)
-  values ($1, '', 'rejected', coalesce($3, ''), left($2, 500))
+  values ($1, '', 'rejected', coalesce($3, ''), $2)
   returning jsonb_build_object(
     'run_id', run_id,
     'state', 'rejected',
@@ -17468,10 +17598,10 @@ as $$
 declare
   v_search_path alias for $5;
   v_began timestamptz := backfill_private.clock();
-  v_batch jsonb := backfill_private.bulk_begin(p_run_id, p_sessions);
+  v_batch jsonb;
   v_budget interval := p_budget_ms * interval '1 ms';
-  v_approved_until timestamptz := v_batch ->> 'until';
-  v_until timestamptz := least(backfill_private.clock() + v_budget, v_approved_until);
+  v_approved_until timestamptz;
+  v_until timestamptz;
   v_settings jsonb;
   v_part jsonb;
   v_well integer;
@@ -17479,9 +17609,15 @@ declare
   v_answered integer[] := array[]::integer[];
   v_outcomes jsonb := '[]'::jsonb;
 begin
+  perform backfill_private.check_bounds(jsonb_build_object(
+    'a call in bulk, milliseconds', p_budget_ms,
+    'the name of the worker', p_worker));
+  v_batch := backfill_private.bulk_begin(p_run_id, p_sessions);
   if v_batch ? 'look' then
     return v_batch;
   end if;
+  v_approved_until := v_batch ->> 'until';
+  v_until := least(backfill_private.clock() + v_budget, v_approved_until);
   perform set_config('request.headers',
     (coalesce(nullif(current_setting('request.headers', true), ''), '{}')::jsonb
       || jsonb_build_object('x-backfill-run', p_run_id))::text,
@@ -18219,6 +18355,7 @@ grant execute on function
   backfill_private.catalog_keys(oid),
   backfill_private.catalog_references(oid),
   backfill_private.catalog_relations(),
+  backfill_private.check_bounds(jsonb),
   backfill_private.claim(uuid, uuid, text),
   backfill_private.claim_apart(uuid, uuid, text),
   backfill_private.columns_apart(jsonb, jsonb),

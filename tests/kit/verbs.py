@@ -149,7 +149,7 @@ def work(db: psycopg.Connection[Any], run_id: str, clock: DatabaseClock) -> None
 
 def verdict(db: psycopg.Connection[Any], run_id: str) -> str:
     """The verdict of a run's verification, asked for in one part."""
-    part = call(db, "backfill_verify_part", p_run_id=run_id, p_budget_ms=60_000)
+    part = call(db, "backfill_verify_part", p_run_id=run_id, p_budget_ms=20_000)
     return str(part["verification"]["verdict"])
 
 
