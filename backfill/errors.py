@@ -209,6 +209,12 @@ class NotAllowed(CannotConnect):
     code = "OB010"
 
 
+class Busy(BackfillError):
+    """Somebody else holds a lock that the call needs. Nothing of it stays, and it is repeated."""
+
+    code = "OB021"
+
+
 class TookTooLong(BackfillError):
     """The database ended a call of ours at its statement timeout. Nothing of the call stays."""
 

@@ -126,6 +126,7 @@ drop table if exists
   backfill_private.unnoted,
   backfill_private.bulk_claims,
   backfill_private.bulk_rows,
+  backfill_private.lock_secret,
   backfill_private.sources;
 
 drop view if exists

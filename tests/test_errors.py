@@ -42,6 +42,7 @@ EXIT_CODES = {
     "OB018": ExitCode.REFUSED,
     "OB019": ExitCode.REFUSED,
     "OB020": ExitCode.REFUSED,
+    "OB021": ExitCode.FAILED,
 }
 
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 import anyio
 import stamina
 
-from backfill.errors import BackfillError, OutcomeUnknown
+from backfill.errors import BackfillError, Busy, OutcomeUnknown
 from backfill.results.event import ignore
 
 Answer = TypeVar("Answer")
@@ -29,7 +29,7 @@ def never() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a call is repeated while no answer comes.
+    """How long a call is repeated while no answer comes, or somebody else holds a lock.
 
     timeout_s: from the first try. longest_wait_s: between two tries, unless a 429 asks for more.
     on_wait: hears of every failed try and of the wait before the next one, in seconds, roughly.
@@ -45,7 +45,7 @@ class Patience:
 
     def waits_after(self, error: Exception) -> bool:
         """Whether the same call may succeed after this error."""
-        return isinstance(error, (OutcomeUnknown, *self.outlasts)) and not self.gives_up()
+        return isinstance(error, (OutcomeUnknown, Busy, *self.outlasts)) and not self.gives_up()
 
 
 BRIEF = Patience(timeout_s=30.0, longest_wait_s=8.0)  # someone waits for the answer

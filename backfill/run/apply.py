@@ -19,6 +19,7 @@ from backfill.api.retries import BRIEF
 from backfill.errors import (
     ApprovalExpired,
     BackfillError,
+    Busy,
     OutcomeUnknown,
     Paused,
     TakesNoWrites,
@@ -34,7 +35,7 @@ from backfill.run.worker import Worker
 logger = logging.getLogger("backfill")
 
 # After these the same apply goes on where it stopped.
-PASSING = (OutcomeUnknown, TookTooLong, TakesNoWrites)
+PASSING = (Busy, OutcomeUnknown, TookTooLong, TakesNoWrites)
 LONGEST_WAIT_S = 5.0  # a pause, a resume and a Ctrl-C are noticed within this
 FRESHNESS_TOLD = (
     "filled_total", "unselected_total", "replacing_total", "new_candidates_total", "changes",

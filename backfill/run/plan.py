@@ -14,6 +14,7 @@ from backfill.api.rows import empty_plan_of
 from backfill.errors import (
     BackfillError,
     BadKey,
+    Busy,
     CannotConnect,
     NotInstalled,
     TookTooLong,
@@ -46,7 +47,7 @@ async def make_plan(gateway: Gateway, clock: Clock, request: Mapping[str, Json])
         # A call whose reply was lost sealed the run and removed it, since nothing was missing.
         return await make_plan(gateway, clock, request)
     except BackfillError as error:
-        if isinstance(error, CannotConnect | TookTooLong):
+        if isinstance(error, Busy | CannotConnect | TookTooLong):
             error.add_note(f"To go on where it stopped: backfill plan --resume {run_id}")
         raise
 

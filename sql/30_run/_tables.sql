@@ -1,5 +1,13 @@
 -- Tables of runs: one plan and all that happens to it, one row per planned session, the chain of events, the starts.
 
+-- What the keys of our advisory locks are made with, so that nobody can guess them: see lock.sql. One row.
+create table backfill_private.lock_secret (
+  only_row boolean primary key default true check (only_row),
+  secret text not null default gen_random_uuid() || '/' || gen_random_uuid()
+);
+
+insert into backfill_private.lock_secret default values;
+
 create table public.backfill_runs (
   run_id uuid primary key default gen_random_uuid(),
   state text not null default 'planning',

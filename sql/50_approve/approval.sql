@@ -164,7 +164,8 @@ as $$
   select 'the plan: ' || u from backfill_private.unlike_approved(p_run_id) as u where u is not null
 $$;
 
--- Decide: fills in what the caller cannot choose, refuses what the caller may not do, moves the run.
+-- Decide: fills in what the caller cannot choose, refuses what the caller may not do, moves the run. Who may not decide
+-- is refused before anything is locked.
 --
 -- raises  OB001 no such run
 --         OB002 nothing to decide
@@ -191,7 +192,10 @@ begin
     'the approver''s name', new.approver,
     'the digest', new.digest,
     case new.decision when 'rejected' then 'the reason' else 'the note' end, new.note));
-  v_run := backfill_private.locked_run(new.run_id);
+  select * into v_run from public.backfill_runs where run_id = new.run_id;
+  if not found then
+    perform backfill_private.refuse_run(format('there is no run %s', new.run_id));
+  end if;
   perform backfill_private.check_name(new.approver);
   perform backfill_private.check_approver(
     (select approval_policy from public.backfill_settings),
@@ -199,7 +203,7 @@ begin
     'plan',
     concat_ws(e'\n', 'in the SQL editor:', format('select public.%I(%L, %L, %L);',
       'backfill_approve', v_run.run_id, v_run.digest, coalesce(nullif(btrim(new.approver), ''), 'your name'))));
-  perform backfill_private.locked_run(new.run_id, array['awaiting_approval']);
+  v_run := backfill_private.locked_run(new.run_id, array['awaiting_approval']);
   if new.decision = 'approved' then
     -- A plan made before the project got its name may have been made for another one.
     perform backfill_private.check_environment(coalesce(v_run.environment, 'unnamed'));

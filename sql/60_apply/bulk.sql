@@ -157,7 +157,7 @@ declare
   v_next integer[];
   v_taken integer[];
 begin
-  perform pg_advisory_xact_lock_shared(backfill_private.target_lock(p_run.target));
+  perform backfill_private.take_target_lock(p_run.target, true);
   v_next := backfill_private.next_items(p_run.run_id, backfill_private.pending_phase(p_run.run_id),
     case when p_run.plan #>> '{rehearsal,alone}' = 'true' then 1 else p_limit end);
   v_next := v_next[1:(
@@ -170,9 +170,10 @@ begin
     from public.backfill_items as i
     where i.run_id = p_run.run_id
       and i.ordinal = any (v_next)
-      and pg_try_advisory_xact_lock(hashtextextended(i.source || '/' || i.session_id, 20251103)));
+      and pg_try_advisory_xact_lock(backfill_private.lock_key('session', i.source || '/' || i.session_id)));
   if v_taken = '{}' and v_next is not null then
-    perform pg_advisory_xact_lock(hashtextextended(i.source || '/' || i.session_id, 20251103))
+    perform backfill_private.take_lock(
+      backfill_private.lock_key('session', i.source || '/' || i.session_id), false, 'session ' || i.session_id)
     from public.backfill_items as i
     where i.run_id = p_run.run_id and i.ordinal = v_next[1];
     v_taken := v_next[1:1];
@@ -224,7 +225,7 @@ begin
   end if;
   select * into v_run from public.backfill_runs where run_id = p_run_id;
   if v_run.request ->> 'throttle_per_minute' is null then
-    perform pg_advisory_xact_lock_shared(backfill_private.run_lock(p_run_id));
+    perform backfill_private.take_run_lock(p_run_id, true);
     select * into v_run from public.backfill_runs where run_id = p_run_id;
   else
     v_run := backfill_private.caught_up_run(p_run_id);

@@ -92,14 +92,17 @@ begin
 end
 $$;
 
--- The lock of a target while sessions of it are being leased. A claim takes it exclusively, calls in bulk share it.
-create function backfill_private.target_lock(p_target text)
-returns bigint
+-- Take the lock of a target while sessions of it are being leased. A claim takes it exclusively, calls in bulk share
+-- it.
+--
+-- raises  OB021 see backfill_private.take_lock
+create function backfill_private.take_target_lock(p_target text, p_is_shared boolean)
+returns void
 language sql
-immutable
 set search_path = pg_catalog, pg_temp
 as $$
-  select hashtextextended(p_target, 20251102)
+  select backfill_private.take_lock(
+    backfill_private.lock_key('target', p_target), p_is_shared, format('target %s', p_target))
 $$;
 
 -- Lease the next items of one phase.
@@ -121,7 +124,7 @@ declare
 begin
   -- Claims of two runs may want the same session. They go one at a time, so that the later sees what the earlier
   -- leased, and never beside calls in bulk, whose leases nobody sees.
-  perform pg_advisory_xact_lock(backfill_private.target_lock(p_run.target));
+  perform backfill_private.take_target_lock(p_run.target, false);
   loop
     v_ordinals := case
       when p_is_witness then backfill_private.next_witness(p_run.run_id, v_phase)

@@ -127,7 +127,8 @@ begin
 end
 $$;
 
--- Approve an undo that was previewed. Who carries it out confirms it afterwards.
+-- Approve an undo that was previewed. Who carries it out confirms it afterwards. Who may not approve is refused before
+-- anything is locked.
 --
 -- returns  {run_id, digest, rows, approver, via, valid_until}
 -- raises   OB001 no such run, OB002 it was confirmed already, OB005 the caller may not, OB013 no name or no settings,
@@ -144,7 +145,9 @@ declare
 begin
   perform backfill_private.check_bounds(jsonb_build_object(
     'the digest', p_digest, 'the approver''s name', p_approver, 'the note', p_note));
-  perform backfill_private.locked_run(p_run_id);
+  if not exists (select from public.backfill_runs as r where r.run_id = p_run_id) then
+    perform backfill_private.refuse_run(format('there is no run %s', p_run_id));
+  end if;
   perform backfill_private.check_name(p_approver);
   perform backfill_private.check_approver(
     (select case approval_policy when 'postgres_only' then approval_policy end from public.backfill_settings),
@@ -155,6 +158,7 @@ begin
         and u.digest = p_digest),
     'undo',
     format('in the SQL editor: select public.backfill_approve_undo(%L, %L, ''your name'');', p_run_id, p_digest));
+  perform backfill_private.locked_run(p_run_id);
   v_undo := backfill_private.newest_undo(p_run_id, p_digest);
   if v_undo.state <> 'previewed' then
     perform backfill_private.refuse('OB002', 'this undo has been confirmed already',

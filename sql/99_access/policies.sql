@@ -31,6 +31,8 @@ create policy "the service reads items" on public.backfill_items
 alter table backfill_private.findings enable row level security;
 create policy "the owner alone" on backfill_private.findings for select to service_role using (false);
 
+alter table backfill_private.lock_secret enable row level security;
+create policy "the owner alone" on backfill_private.lock_secret for select to service_role using (false);
 alter table backfill_private.starts enable row level security;
 create policy "the owner alone" on backfill_private.starts for select to service_role using (false);
 

@@ -2991,6 +2991,14 @@ $$;
 -- from sql/30_run/_tables.sql
 -- Tables of runs: one plan and all that happens to it, one row per planned session, the chain of events, the starts.
 
+-- What the keys of our advisory locks are made with, so that nobody can guess them: see lock.sql. One row.
+create table backfill_private.lock_secret (
+  only_row boolean primary key default true check (only_row),
+  secret text not null default gen_random_uuid() || '/' || gen_random_uuid()
+);
+
+insert into backfill_private.lock_secret default values;
+
 create table public.backfill_runs (
   run_id uuid primary key default gen_random_uuid(),
   state text not null default 'planning',
@@ -4247,17 +4255,72 @@ as $$
 $$;
 
 -- from sql/30_run/lock.sql
--- The lock of a run: anyone who changes a run holds its row and its advisory lock.
+-- Locks: anyone who changes a run holds its row and its advisory lock.
+--
+-- PostgreSQL lets every role take any advisory lock. So nobody can guess the keys of ours: they are made with a secret
+-- of this installation. Anyone who can send SQL still reads in pg_locks the key of a lock that is held at that moment,
+-- and may take it afterwards. So a wait for one ends after some seconds, and says who holds it.
 
--- The key of the advisory lock that is taken beside a run's row: verbs take it exclusively, bulk calls share it. It is
--- fair, unlike a row lock: those who share it do not pass anyone who waits for it exclusively.
-create function backfill_private.run_lock(p_run_id uuid)
+-- The key of an advisory lock of ours.
+--
+-- p_what  what is locked: run, target or session
+create function backfill_private.lock_key(p_what text, p_name text)
 returns bigint
-language sql
-immutable
+language plpgsql
+stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select hashtextextended(p_run_id::text, 20251101)
+begin
+  return ('x' || encode(substr(
+    sha256(convert_to((select s.secret from backfill_private.lock_secret as s) || p_what || ':' || p_name, 'UTF8')),
+    1, 8), 'hex'))::bit(64)::bigint;
+end
+$$;
+
+-- Take an advisory lock of ours until the transaction ends. It is fair, unlike a row lock: those who share it do not
+-- pass anyone who waits for it exclusively.
+--
+-- p_called  what it locks, in words
+-- raises    OB021 somebody else has held it for six seconds. A call of the API has eight
+create function backfill_private.take_lock(p_key bigint, p_is_shared boolean, p_called text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '6s'
+as $$
+declare
+  v_holders text;
+begin
+  if p_is_shared then
+    perform pg_advisory_xact_lock_shared(p_key);
+  else
+    perform pg_advisory_xact_lock(p_key);
+  end if;
+exception when lock_not_available then
+  select string_agg(l.pid::text, ', ' order by l.pid) into v_holders
+  from pg_locks as l
+  where l.locktype = 'advisory'
+    and l.granted
+    and l.database = (select d.oid from pg_database as d where d.datname = current_database())
+    and l.objsubid = 1
+    and (l.classid::bigint << 32) | l.objid::bigint = p_key;
+  perform backfill_private.refuse('OB021',
+    format('the lock of %s is held by somebody else%s', p_called, coalesce(': process ' || v_holders, '')),
+    'try again. If it stays so, in the SQL editor: select pid, usename, state, query from pg_stat_activity'
+      || coalesce(format(' where pid in (%s)', v_holders), ''));
+end
+$$;
+
+-- Take the lock of a run beside its row: verbs take it exclusively, calls in bulk share it.
+--
+-- raises  OB021 see take_lock
+create function backfill_private.take_run_lock(p_run_id uuid, p_is_shared boolean default false)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.take_lock(
+    backfill_private.lock_key('run', p_run_id::text), p_is_shared, format('run %s', p_run_id))
 $$;
 
 -- Refuse while there is nothing that any verb could be about: no target is installed, and no run was ever planned.
@@ -4294,7 +4357,7 @@ $$;
 
 -- A run, locked against other verbs for this transaction. Its chain holds all that bulk calls have settled.
 --
--- raises  OB001 no such run, OB002 its state is none of those given
+-- raises  OB001 no such run, OB002 its state is none of those given, OB021 somebody else holds it
 create function backfill_private.locked_run(p_run_id uuid, p_states text[] default null)
 returns public.backfill_runs
 language plpgsql
@@ -4303,7 +4366,7 @@ as $$
 declare
   v_run public.backfill_runs;
 begin
-  perform pg_advisory_xact_lock(backfill_private.run_lock(p_run_id));
+  perform backfill_private.take_run_lock(p_run_id);
   perform backfill_private.note_batches(p_run_id);
   select * into v_run from public.backfill_runs where run_id = p_run_id for no key update;
   if not found then
@@ -8734,7 +8797,8 @@ as $$
   select 'the plan: ' || u from backfill_private.unlike_approved(p_run_id) as u where u is not null
 $$;
 
--- Decide: fills in what the caller cannot choose, refuses what the caller may not do, moves the run.
+-- Decide: fills in what the caller cannot choose, refuses what the caller may not do, moves the run. Who may not decide
+-- is refused before anything is locked.
 --
 -- raises  OB001 no such run
 --         OB002 nothing to decide
@@ -8761,7 +8825,10 @@ begin
     'the approver''s name', new.approver,
     'the digest', new.digest,
     case new.decision when 'rejected' then 'the reason' else 'the note' end, new.note));
-  v_run := backfill_private.locked_run(new.run_id);
+  select * into v_run from public.backfill_runs where run_id = new.run_id;
+  if not found then
+    perform backfill_private.refuse_run(format('there is no run %s', new.run_id));
+  end if;
   perform backfill_private.check_name(new.approver);
   perform backfill_private.check_approver(
     (select approval_policy from public.backfill_settings),
@@ -8769,7 +8836,7 @@ begin
     'plan',
     concat_ws(e'\n', 'in the SQL editor:', format('select public.%I(%L, %L, %L);',
       'backfill_approve', v_run.run_id, v_run.digest, coalesce(nullif(btrim(new.approver), ''), 'your name'))));
-  perform backfill_private.locked_run(new.run_id, array['awaiting_approval']);
+  v_run := backfill_private.locked_run(new.run_id, array['awaiting_approval']);
   if new.decision = 'approved' then
     -- A plan made before the project got its name may have been made for another one.
     perform backfill_private.check_environment(coalesce(v_run.environment, 'unnamed'));
@@ -9328,7 +9395,7 @@ declare
   v_next integer[];
   v_taken integer[];
 begin
-  perform pg_advisory_xact_lock_shared(backfill_private.target_lock(p_run.target));
+  perform backfill_private.take_target_lock(p_run.target, true);
   v_next := backfill_private.next_items(p_run.run_id, backfill_private.pending_phase(p_run.run_id),
     case when p_run.plan #>> '{rehearsal,alone}' = 'true' then 1 else p_limit end);
   v_next := v_next[1:(
@@ -9341,9 +9408,10 @@ begin
     from public.backfill_items as i
     where i.run_id = p_run.run_id
       and i.ordinal = any (v_next)
-      and pg_try_advisory_xact_lock(hashtextextended(i.source || '/' || i.session_id, 20251103)));
+      and pg_try_advisory_xact_lock(backfill_private.lock_key('session', i.source || '/' || i.session_id)));
   if v_taken = '{}' and v_next is not null then
-    perform pg_advisory_xact_lock(hashtextextended(i.source || '/' || i.session_id, 20251103))
+    perform backfill_private.take_lock(
+      backfill_private.lock_key('session', i.source || '/' || i.session_id), false, 'session ' || i.session_id)
     from public.backfill_items as i
     where i.run_id = p_run.run_id and i.ordinal = v_next[1];
     v_taken := v_next[1:1];
@@ -9395,7 +9463,7 @@ begin
   end if;
   select * into v_run from public.backfill_runs where run_id = p_run_id;
   if v_run.request ->> 'throttle_per_minute' is null then
-    perform pg_advisory_xact_lock_shared(backfill_private.run_lock(p_run_id));
+    perform backfill_private.take_run_lock(p_run_id, true);
     select * into v_run from public.backfill_runs where run_id = p_run_id;
   else
     v_run := backfill_private.caught_up_run(p_run_id);
@@ -10827,14 +10895,17 @@ begin
 end
 $$;
 
--- The lock of a target while sessions of it are being leased. A claim takes it exclusively, calls in bulk share it.
-create function backfill_private.target_lock(p_target text)
-returns bigint
+-- Take the lock of a target while sessions of it are being leased. A claim takes it exclusively, calls in bulk share
+-- it.
+--
+-- raises  OB021 see backfill_private.take_lock
+create function backfill_private.take_target_lock(p_target text, p_is_shared boolean)
+returns void
 language sql
-immutable
 set search_path = pg_catalog, pg_temp
 as $$
-  select hashtextextended(p_target, 20251102)
+  select backfill_private.take_lock(
+    backfill_private.lock_key('target', p_target), p_is_shared, format('target %s', p_target))
 $$;
 
 -- Lease the next items of one phase.
@@ -10856,7 +10927,7 @@ declare
 begin
   -- Claims of two runs may want the same session. They go one at a time, so that the later sees what the earlier
   -- leased, and never beside calls in bulk, whose leases nobody sees.
-  perform pg_advisory_xact_lock(backfill_private.target_lock(p_run.target));
+  perform backfill_private.take_target_lock(p_run.target, false);
   loop
     v_ordinals := case
       when p_is_witness then backfill_private.next_witness(p_run.run_id, v_phase)
@@ -13320,7 +13391,8 @@ begin
 end
 $$;
 
--- Approve an undo that was previewed. Who carries it out confirms it afterwards.
+-- Approve an undo that was previewed. Who carries it out confirms it afterwards. Who may not approve is refused before
+-- anything is locked.
 --
 -- returns  {run_id, digest, rows, approver, via, valid_until}
 -- raises   OB001 no such run, OB002 it was confirmed already, OB005 the caller may not, OB013 no name or no settings,
@@ -13337,7 +13409,9 @@ declare
 begin
   perform backfill_private.check_bounds(jsonb_build_object(
     'the digest', p_digest, 'the approver''s name', p_approver, 'the note', p_note));
-  perform backfill_private.locked_run(p_run_id);
+  if not exists (select from public.backfill_runs as r where r.run_id = p_run_id) then
+    perform backfill_private.refuse_run(format('there is no run %s', p_run_id));
+  end if;
   perform backfill_private.check_name(p_approver);
   perform backfill_private.check_approver(
     (select case approval_policy when 'postgres_only' then approval_policy end from public.backfill_settings),
@@ -13348,6 +13422,7 @@ begin
         and u.digest = p_digest),
     'undo',
     format('in the SQL editor: select public.backfill_approve_undo(%L, %L, ''your name'');', p_run_id, p_digest));
+  perform backfill_private.locked_run(p_run_id);
   v_undo := backfill_private.newest_undo(p_run_id, p_digest);
   if v_undo.state <> 'previewed' then
     perform backfill_private.refuse('OB002', 'this undo has been confirmed already',
@@ -18123,6 +18198,8 @@ create policy "the service reads items" on public.backfill_items
 alter table backfill_private.findings enable row level security;
 create policy "the owner alone" on backfill_private.findings for select to service_role using (false);
 
+alter table backfill_private.lock_secret enable row level security;
+create policy "the owner alone" on backfill_private.lock_secret for select to service_role using (false);
 alter table backfill_private.starts enable row level security;
 create policy "the owner alone" on backfill_private.starts for select to service_role using (false);
 
