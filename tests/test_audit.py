@@ -148,6 +148,35 @@ def test_what_a_superuser_does_to_the_receipts_shows(
     assert any("receipts" in c for c in verification.critical)
 
 
+ADD = """
+insert into public.backfill_receipts (
+  run_id, ordinal, session_id, component, kind, operation, table_name, row_key, shape, after_hash,
+  attempt, at)
+select
+  r.run_id, {ordinal}, {session}, r.component, 'score', 'update', r.table_name, r.row_key, r.shape,
+  r.after_hash, r.attempt, r.at
+from public.backfill_receipts as r order by r.receipt_id limit 1
+"""
+LATER = {
+    "of a session that is done": ("r.ordinal", "r.session_id"),
+    "of a session that the plan does not have": ("9999", "'nobody'"),
+}
+
+
+@pytest.mark.parametrize("what", LATER)
+def test_a_receipt_added_after_the_settling_is_told_with_its_session(
+    project: Project, timed: backfill.Backfill, over: backfill.Plan, what: str
+) -> None:
+    """An undo would take it for a write of the run; no settled batch knows it."""
+    ordinal, session = LATER[what]
+    first = "select session_id from public.backfill_receipts order by receipt_id limit 1"
+    named = "nobody" if ordinal == "9999" else project.value(first)
+    project.admin.execute(ADD.format(ordinal=ordinal, session=session).encode())
+    verification = timed.verify(over.run_id)
+    told = f"{named}: it has a receipt that no settled batch tells of"
+    assert (verification.verdict, verification.critical) == ("fail", (told,))
+
+
 RECHAIN = """
 do $$
 declare

@@ -343,3 +343,31 @@ as $$
       array(select o::integer from jsonb_array_elements_text(e.details -> 'ordinals') as o),
       (e.details ->> 'newest_receipt')::bigint)
 $$;
+
+-- The sessions of which a receipt stands that no settled batch tells of: somebody has added it. What is being scored has
+-- not been settled yet, and what calls in bulk have settled may not be noted yet.
+create function backfill_private.receipts_untold(p_run_id uuid)
+returns table (session_id text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with told as (
+    select o.ordinal::integer as ordinal, max((s.details ->> 'newest_receipt')::bigint) as newest
+    from (
+      select e.details from public.backfill_events as e where e.run_id = p_run_id and e.kind = 'batch_settled'
+      union all
+      select u.details from backfill_private.unnoted as u where u.run_id = p_run_id and not u.is_noted
+    ) as s
+    cross join jsonb_array_elements_text(s.details -> 'ordinals') as o (ordinal)
+    group by 1
+  )
+  select distinct r.session_id
+  from public.backfill_receipts as r
+  left join told as t on t.ordinal = r.ordinal
+  left join public.backfill_items as i on i.run_id = r.run_id and i.ordinal = r.ordinal
+  where r.run_id = p_run_id
+    and r.kind = 'score'
+    and i.state is distinct from 'leased'
+    and (r.receipt_id <= t.newest) is not true
+$$;

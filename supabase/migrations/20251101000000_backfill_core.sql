@@ -4899,6 +4899,34 @@ as $$
       (e.details ->> 'newest_receipt')::bigint)
 $$;
 
+-- The sessions of which a receipt stands that no settled batch tells of: somebody has added it. What is being scored has
+-- not been settled yet, and what calls in bulk have settled may not be noted yet.
+create function backfill_private.receipts_untold(p_run_id uuid)
+returns table (session_id text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with told as (
+    select o.ordinal::integer as ordinal, max((s.details ->> 'newest_receipt')::bigint) as newest
+    from (
+      select e.details from public.backfill_events as e where e.run_id = p_run_id and e.kind = 'batch_settled'
+      union all
+      select u.details from backfill_private.unnoted as u where u.run_id = p_run_id and not u.is_noted
+    ) as s
+    cross join jsonb_array_elements_text(s.details -> 'ordinals') as o (ordinal)
+    group by 1
+  )
+  select distinct r.session_id
+  from public.backfill_receipts as r
+  left join told as t on t.ordinal = r.ordinal
+  left join public.backfill_items as i on i.run_id = r.run_id and i.ordinal = r.ordinal
+  where r.run_id = p_run_id
+    and r.kind = 'score'
+    and i.state is distinct from 'leased'
+    and (r.receipt_id <= t.newest) is not true
+$$;
+
 -- from sql/30_run/selection.sql
 -- Selection: which planned sessions their target no longer selects. A plan may be days old when it is applied, and
 -- nothing is derived of a person who was deleted meanwhile.
@@ -12886,8 +12914,8 @@ as $$
       from stands as s))
 $$;
 
--- What is critical about a run's chain: the critical events in it that nobody has answered, its own faults, and what no
--- longer is as it was approved.
+-- What is critical about a run's chain: the critical events in it that nobody has answered, its own faults, receipts of
+-- which it does not tell, and what no longer is as it was approved.
 create function backfill_private.verify_chain(p_run_id uuid)
 returns jsonb
 language sql
@@ -12901,6 +12929,9 @@ as $$
     where e.answered is null
     union all
     select format('audit event %s: %s', f.seq, f.fault) from backfill_private.chain_faults(p_run_id) as f
+    union all
+    select format('%s: it has a receipt that no settled batch tells of', u.session_id)
+    from backfill_private.receipts_untold(p_run_id) as u
     union all
     select f from backfill_private.approval_faults(p_run_id) as f
   ) as c
