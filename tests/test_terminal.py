@@ -50,8 +50,8 @@ BEGAN = datetime(2025, 9, 16, tzinfo=UTC)
 def screen(columns: int) -> tuple[Console, io.StringIO]:
     """A terminal of this width, and what it shows."""
     shown = io.StringIO()
-    console = Console(
-        file=shown, width=columns, force_terminal=True, color_system=None, soft_wrap=True
+    console = terminal.PlainConsole(
+        file=shown, width=columns, force_terminal=True, color_system=None
     )
     return console, shown
 
@@ -199,7 +199,7 @@ def test_a_pipe_gets_the_document_as_it_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Piece by piece is the same text."""
-    monkeypatch.setattr(terminal, "out", Console(force_terminal=False))
+    monkeypatch.setattr(terminal, "out", terminal.PlainConsole(force_terminal=False))
     parts = ["# Plan", "", "| a |\n| --- |", "end"]
     terminal.print_markdown(document(parts))
     assert capsys.readouterr().out == joined(*parts) + "\n"

@@ -6,10 +6,13 @@ import re
 from collections.abc import Mapping, Sequence
 
 from rich.table import Table
+from rich.text import Text
 
 from backfill.api.queries import LEAST_PREFIX_CHARS
 from backfill.cli import terminal
-from backfill.cli.terminal import MARKS, print_next, print_next_step, print_prose, table
+from backfill.cli.plain import of_others
+from backfill.cli.plain import shown as plainly
+from backfill.cli.terminal import print_marked, print_next, print_next_step, print_prose, table
 from backfill.files.folder import files_are_missing
 from backfill.render.markdown import Called, counted, duration
 from backfill.render.reports import unplanned_in_words
@@ -26,6 +29,7 @@ NAMED_SESSIONS = 20
 RUNS_COLUMNS = 150  # below these the list of runs is cut
 
 
+@plainly
 def print_checks(checks: Sequence[Check], *, is_verbose: bool = False) -> None:
     """What is ok in a line per thing that it is about, then the others with what to do.
 
@@ -33,14 +37,13 @@ def print_checks(checks: Sequence[Check], *, is_verbose: bool = False) -> None:
     """
     fine = [] if is_verbose else [c for c in checks if c.status == "ok"]
     for subject, names in _by_subject(fine).items():
-        print_prose(terminal.out, f"  {subject}: {', '.join(names)}", MARKS["ok"])
+        print_prose(terminal.out, f"  {subject}: {', '.join(names)}", "ok")
     for check in checks:
         if check in fine:
             continue
-        terminal.out.print(MARKS[check.status], end="")
-        terminal.out.print(f"  {check.name}: {check.detail}", markup=False)
+        print_marked(check.status, f"  {check.name}: {check.detail}")
         if check.next_step:
-            terminal.out.print(f"        Next: {check.next_step}", markup=False)
+            terminal.out.print(f"        Next: {check.next_step}")
     if fine:
         terminal.out.print(f"{len(fine)} of {len(checks)} are ok: --verbose lists them")
 
@@ -56,6 +59,7 @@ def _by_subject(checks: Sequence[Check]) -> dict[str, list[str]]:
     return {subject: names for subject, names in groups.items() if names}
 
 
+@plainly
 def print_missing(missing: Missing) -> None:
     """What is missing per day, and in all."""
     several = len(missing.components) > 1
@@ -74,9 +78,7 @@ def print_missing(missing: Missing) -> None:
     )  # fmt: skip
     for one in missing.not_wanted:
         sessions = missing.called.counted(one["sessions"])
-        terminal.out.print(
-            f"no {one['component']} is wanted of {sessions}: {one['reason']}", markup=False
-        )
+        terminal.out.print(f"no {one['component']} is wanted of {sessions}: {one['reason']}")
     if missing.coverage is None:
         terminal.out.print(f"no {missing.called.one} that can be scored")
     else:
@@ -85,9 +87,10 @@ def print_missing(missing: Missing) -> None:
             "that can be scored"
         )
     for note in missing.notes:
-        terminal.out.print(note, markup=False)
+        terminal.out.print(note)
 
 
+@plainly
 def print_runs(
     runs: Sequence[RunSummary], *, state: str | None = None, target: str | None = None
 ) -> None:
@@ -95,7 +98,7 @@ def print_runs(
     if not runs:
         of_target = f" of target {target}" if target else ""
         is_so = f"no run{of_target} is {_words(state)}" if state else f"no runs{of_target} yet"
-        terminal.out.print(is_so, markup=False)
+        terminal.out.print(is_so)
     elif terminal.out.width < RUNS_COLUMNS:
         _print_runs_narrow(runs)
     else:
@@ -142,6 +145,7 @@ def _prefix_chars(ids: Sequence[str]) -> int:
     return next((n for n in lengths if len({i[:n] for i in ids}) == len(ids)), max(map(len, ids)))
 
 
+@plainly
 def status_text(status: Status) -> str:
     """The status of a run, and why it waits, in lines."""
     counts = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in status.counts.items() if n)
@@ -162,12 +166,14 @@ def status_text(status: Status) -> str:
     return "\n  ".join(lines)
 
 
+@plainly
 def print_status(status: Status) -> None:
     """The status of a run, why it waits, and what to type now."""
-    terminal.out.print(status_text(status), markup=False)
+    terminal.out.print(status_text(status))
     print_next_step(status.next_step)
 
 
+@plainly
 def print_failures(failures: Sequence[FailedSession], called: Called) -> None:
     """The failed sessions with their causes."""
     if failures:
@@ -182,35 +188,34 @@ def print_failures(failures: Sequence[FailedSession], called: Called) -> None:
         )  # fmt: skip
 
 
+@plainly
 def print_outcome(outcome: Outcome) -> None:
     """How an apply ended."""
-    terminal.out.print(status_text(outcome.status), markup=False)
+    terminal.out.print(status_text(outcome.status))
     print_failures(outcome.failures, outcome.status.called)
     print_next_step(outcome.status.next_step)
 
 
+@plainly
 def print_missing_files(outcome: Outcome) -> None:
     """Say that files of the run are missing, on stderr, since it is not the answer."""
     if outcome.logs_failed:
         said = files_are_missing(outcome.status.run_id, outcome.logs_failed)
-        terminal.err.print(said, markup=False)
+        terminal.err.print(said)
 
 
+@plainly
 def print_verification(verification: Verification) -> None:
     """The criteria, the buckets, the verdict."""
     for c in verification.criteria:
         written = "" if c.inserted is None else f"  ({c.inserted} inserted, {c.updated} updated)"
-        terminal.out.print(
-            f"{MARKS[c.status]}  {c.name}: expected {c.expected}, found {c.actual}{written}"
-        )
+        print_marked(c.status, f"  {c.name}: expected {c.expected}, found {c.actual}{written}")
     for name, rows in verification.buckets.items():
         terminal.out.print(f"      {name}: {len(rows)}")
         if name not in ("as_planned", "filled_elsewhere"):
-            for row in rows[:NAMED_SESSIONS]:
+            for row in of_others(rows[:NAMED_SESSIONS]):
                 more = f": {unplanned_in_words(row)}" if name == "unplanned" else ""
-                terminal.out.print(
-                    f"        {row['session_id']} {row['component']}{more}", markup=False
-                )
+                terminal.out.print(f"        {row['session_id']} {row['component']}{more}")
             if len(rows) > NAMED_SESSIONS:
                 terminal.out.print(
                     f"        … and {len(rows) - NAMED_SESSIONS} more: --json names them"
@@ -225,7 +230,7 @@ def print_verification(verification: Verification) -> None:
         print_left_as_it_is(left)
     _print_elsewhere(verification.elsewhere)
     _print_critical(verification)
-    terminal.out.print(f"verdict: {MARKS[verification.verdict]}")
+    terminal.out.print(Text("verdict: ").append_text(terminal.mark(verification.verdict)))
     step = verification.next_step
     if step is not None and step.text != f"backfill verify {verification.run_id}":
         print_next_step(step)
@@ -235,37 +240,34 @@ def _print_elsewhere(elsewhere: Sequence[Mapping[str, Json]]) -> None:
     if elsewhere:
         written = elsewhere_in_words(elsewhere)
         said = f"also written by the calls, or by others at that time: {written}"
-        terminal.out.print(
-            f"      {said}. No component names it, so an undo leaves it.", markup=False
-        )
+        terminal.out.print(f"      {said}. No component names it, so an undo leaves it.")
 
 
 def _print_critical(verification: Verification) -> None:
     for answer in verification.answered:
-        terminal.out.print(f"      answered: {answer}", markup=False)
+        terminal.out.print(f"      answered: {answer}")
     for line in verification.critical:
-        terminal.out.print(f"[red]critical[/]  {line}")
+        print_marked("critical", f"  {line}")
     if verification.without_headers:
-        terminal.out.print(
-            f"      {verification.without_headers} wrote without our headers", markup=False
-        )
+        terminal.out.print(f"      {verification.without_headers} wrote without our headers")
 
 
 def _print_new_candidates(verification: Verification) -> None:
     total, named = verification.new_candidates_total, verification.new_candidates[:NAMED_SESSIONS]
     terminal.out.print(f"      new candidates, not in the plan: {total}")
     for session_id in named:
-        terminal.out.print(f"        {session_id}", markup=False)
+        terminal.out.print(f"        {session_id}")
     if total > len(named):
         terminal.out.print(f"        … and {total - len(named)} more: --json names up to 1,000")
     terminal.out.print(f"        Next: backfill plan --like {verification.run_id}")
 
 
+@plainly
 def print_undo(effect: UndoEffect) -> None:
     """What an undo would do or did, and when, if that was earlier."""
     if effect.was_finished:
         at = f"{effect.finished_at:%Y-%m-%d %H:%M:%S} UTC" if effect.finished_at else "before"
-        terminal.out.print(f"already carried out at {at} by {effect.confirmed_by}", markup=False)
+        terminal.out.print(f"already carried out at {at} by {effect.confirmed_by}")
     if effect.is_empty:
         terminal.out.print("nothing to undo" if effect.is_preview else "nothing was undone")
     else:
@@ -281,23 +283,22 @@ def print_undo(effect: UndoEffect) -> None:
         print_next(effect.confirming)
 
 
+@plainly
 def print_left_as_it_is(row: Mapping[str, Json]) -> None:
     """A row that an undo does not take back, and why."""
-    terminal.out.print(
-        f"  left as it is: {row['session_id']} {row['table']}: {row['reason']}", markup=False
-    )
+    terminal.out.print(f"  left as it is: {row['session_id']} {row['table']}: {row['reason']}")
 
 
 def _print_rows(effect: UndoEffect) -> None:
     verbs = ("would delete", "would restore") if effect.is_preview else ("deleted", "restored")
     for verb, counts in zip(verbs, (effect.deletes, effect.restores), strict=True):
         shown = ", ".join(f"{n} of {table}" for table, n in counts.items() if n)
-        terminal.out.print(f"{verb}: {shown or 'nothing'}", markup=False)
+        terminal.out.print(f"{verb}: {shown or 'nothing'}")
     terminal.out.print(f"{effect.called.many}: {effect.sessions}")
     if effect.session_ids:
         more = effect.sessions - len(effect.session_ids)
         named = ", ".join(effect.session_ids) + (f" and {more} more" if more > 0 else "")
-        terminal.out.print(f"  {named}", markup=False)
+        terminal.out.print(f"  {named}")
     if effect.inferred:
         terminal.out.print(
             f"of these rows {effect.inferred} have receipts inferred from before and after the"

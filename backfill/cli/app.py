@@ -69,7 +69,7 @@ DEFAULT_LOGS = Path("backfill_logs")
 
 def _print_version(is_asked: bool) -> None:
     if is_asked:
-        print(f"{PACKAGE} {version(PACKAGE)}")
+        terminal.write(f"{PACKAGE} {version(PACKAGE)}")
         raise typer.Exit
 
 
@@ -274,7 +274,7 @@ def _stop_on_signals(run_id: str, progress: ApplyProgress) -> Callable[[], bool]
                 f"ended at once: {progress.so_far()}. What was in flight is looked up by the next "
                 "apply. An apply elsewhere goes on. If there is none, take the run up again.",
             )
-            terminal.err.print(f"  Next: backfill apply {run_id}", markup=False)
+            terminal.err.print(f"  Next: backfill apply {run_id}")
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         asked.append(number)
@@ -352,7 +352,7 @@ def logs(run: Run, logs_dir: LogsDir = DEFAULT_LOGS, as_json: AsJson = False) ->
     if as_json:
         terminal.print_json({"folder": str(folder)})
     else:
-        terminal.out.print(str(folder), markup=False)
+        terminal.out.print(str(folder))
 
 
 login.add_to(app)

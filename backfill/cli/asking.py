@@ -6,10 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import typer
-
 from backfill.atomic_file import AS_ANY, replace_file
 from backfill.cli import terminal
+from backfill.cli.plain import one_line
 from backfill.errors import BadRequest
 from backfill.results.target import TargetDraft
 from backfill.targets.draft_parts import Question
@@ -33,7 +32,7 @@ def secret(what: str, *, is_piped: bool, option: str) -> str:
             f"nobody is there to type the {what.lower()}", f"the same command with {option} < FILE"
         )
     if not is_piped:
-        return str(typer.prompt(what, hide_input=True, err=True))
+        return terminal.ask(what, is_hidden=True)
     given = sys.stdin.readline().rstrip("\r\n")
     if not given:
         raise BadRequest(f"stdin has no {what.lower()}", "a line with it on stdin")
@@ -44,15 +43,15 @@ def refuse_or_replace(file: Path, asks: bool) -> None:
     """Ask whether a file is replaced. Raises BadRequest if nobody can be asked, Abort if not."""
     if not asks:
         raise BadRequest(f"{file} is there already", "--output FILE, or --yes to replace it")
-    typer.confirm(f"Replace {file}?", abort=True, err=True)
+    terminal.confirm(f"Replace {file}?")
 
 
 def ask(question: Question) -> Sequence[str]:
     """The answer of a person: a number, a name, several with commas. Nothing means the first."""
     say = terminal.err.print
-    say(question.text, markup=False)
+    say(one_line(question.text))
     for number, option in enumerate(question.options[:SHOWN], 1):
-        say(f"  {number}  {option}", markup=False)
+        say(f"  {number}  {one_line(option)}")
     if len(question.options) > SHOWN:
         say(f"  … and {len(question.options) - SHOWN} more, by name")
     names = "a value" if question.takes_any and len(question.options) < 2 else "a name"
@@ -60,11 +59,11 @@ def ask(question: Question) -> Sequence[str]:
     if question.takes_many:
         prompt = f"{prompt}, several with commas"
     while True:
-        given = typer.prompt(prompt, default="1" if question.options else None, err=True)
-        answers = [_meant(question, one.strip()) for one in str(given).split(",")]
+        given = terminal.ask(prompt, default="1" if question.options else None)
+        answers = [_meant(question, one.strip()) for one in given.split(",")]
         if None not in answers and (question.takes_many or len(answers) == 1):
             return [answer for answer in answers if answer is not None]
-        say("  that is none of them", markup=False)
+        say("  that is none of them")
 
 
 def _meant(question: Question, given: str) -> str | None:

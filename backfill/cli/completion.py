@@ -13,6 +13,7 @@ from typer import completion as of_typer
 from backfill.api import keys
 from backfill.api.gateway import Gateway
 from backfill.api.queries import load_runs, load_targets
+from backfill.cli import terminal
 from backfill.cli.from_files import environ
 from backfill.errors import BackfillError, BadRequest
 from backfill.results.run import Mode, RunState
@@ -96,7 +97,7 @@ def completion(
     script: str = of_typer.get_completion_script(  # type: ignore[attr-defined]
         prog_name=PROGRAM, complete_var=ASKED_BY, shell=shell
     )
-    print(script)
+    terminal.write(script)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -11,7 +11,7 @@ from types import FrameType
 
 from backfill.api.gateway import Gateway
 from backfill.blocking import Backfill
-from backfill.cli import exit_codes
+from backfill.cli import exit_codes, terminal
 from backfill.client import AsyncBackfill
 from backfill.local import stack
 from backfill.local.sample import declare
@@ -30,7 +30,7 @@ PRIORITY = ("618c5ea6", "070d9bf2")
 
 def print_line(line: str) -> None:
     """Print a line to stdout at once."""
-    print(line, flush=True)
+    terminal.write(line)
 
 
 def demonstrate(

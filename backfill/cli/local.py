@@ -13,6 +13,7 @@ import typer
 from backfill.cli import exit_codes, terminal
 from backfill.cli.local_users import user
 from backfill.cli.options import AsJson, connected
+from backfill.cli.plain import one_line
 from backfill.cli.stack_part import DEFAULT_DIR, Dir, stack_part
 from backfill.cli.target import print_check
 from backfill.errors import BackfillError, BadRequest
@@ -35,7 +36,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _announce(message: str) -> None:
-    terminal.err.print(message, markup=False)
+    terminal.err.print(message)
 
 
 def install(
@@ -101,12 +102,12 @@ def _install_migrations(
         history = _history(planned.ours)
         planned = plan_install(supabase_path, datetime.now(UTC), declared, history)
     if not as_json:
-        terminal.out.print(installation_text(planned), markup=False)
+        terminal.out.print(installation_text(planned))
     if planned.has_work and not yes:
-        typer.confirm("Copy?", abort=True, err=True)
+        terminal.confirm("Copy?")
     carried = carry_out(planned)
     if planned.has_work and not as_json:
-        terminal.out.print(installation_text(carried), markup=False)
+        terminal.out.print(installation_text(carried))
     return carried.as_dict()
 
 
@@ -132,7 +133,8 @@ def _history(versions: Sequence[str]) -> History | None:
         with connected() as bf:
             return bf.history(versions)
     except BackfillError as unknown:
-        _announce(f"the project was not asked which migrations it has applied: {unknown.message}")
+        why = one_line(unknown.message)
+        _announce(f"the project was not asked which migrations it has applied: {why}")
         return None
 
 
@@ -143,10 +145,10 @@ def _install_headers_file(supabase_path: Path, yes: bool, as_json: bool) -> dict
     planned = plan_headers_file(supabase_path)
     if planned.state == "missing" and not yes:
         _announce(str(planned))
-        typer.confirm("Copy?", abort=True, err=True)
+        terminal.confirm("Copy?")
     copied = copy_headers_file(planned)
     if not as_json:
-        terminal.out.print(f"{copied}\n{HOW_TO_USE}", markup=False, soft_wrap=True)
+        terminal.out.print(f"{copied}\n{HOW_TO_USE}", soft_wrap=True)
     return {"functions": copied.as_dict()}
 
 
@@ -199,12 +201,12 @@ def start(
         served = {"served": running.functions, "failed": running.failed}
         terminal.print_json({"url": running.url, "dir": str(directory), "functions": served})
         return
-    terminal.out.print(f"running at {running.url}", markup=False)
+    terminal.out.print(f"running at {running.url}")
     if running.functions:
         named = ", ".join(running.functions)
-        terminal.out.print(f"Edge Functions: {named}", markup=False, soft_wrap=True)
+        terminal.out.print(f"Edge Functions: {named}", soft_wrap=True)
     for name, why in running.failed.items():
-        terminal.out.print(f"{name} did not start: {why}", markup=False, soft_wrap=True)
+        terminal.out.print(f"{name} did not start: {one_line(why)}", soft_wrap=True)
     if running.failed:
         terminal.print_next(f"backfill local logs{_named(directory)}")
     terminal.print_next(f'eval "$(backfill local env{_named(directory)})"')
@@ -230,7 +232,7 @@ def logs(
         terminal.print_json({"file": str(file), "lines": shown})
         return
     for line in shown:
-        print(line)
+        terminal.write(line)
     _announce(f"The whole log: {file}")
 
 
@@ -252,4 +254,4 @@ def env(directory: Dir = DEFAULT_DIR, as_json: AsJson = False) -> None:
         terminal.print_json(variables)
         return
     for name, value in variables.items():
-        print(f"export {name}={shlex.quote(value)}")
+        terminal.write(f"export {name}={shlex.quote(value)}")

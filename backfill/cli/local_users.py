@@ -40,9 +40,9 @@ def add(
         terminal.print_json(made.as_dict())
         return
     what = "added" if made.is_new else "changed, and signed out everywhere"
-    terminal.out.print(f"{made.email} {what}: {made.role or 'no role'}", markup=False)
+    terminal.out.print(f"{made.email} {what}: {made.role or 'no role'}")
     if made.second_factor:
-        print(made.second_factor)
+        terminal.write(made.second_factor)
         terminal.err.print("Give this to an authenticator app. It is shown once.")
     terminal.print_next(f"backfill login {made.email}")
 
@@ -54,4 +54,4 @@ def code(email: Email, directory: Dir = DEFAULT_DIR, as_json: AsJson = False) ->
     if as_json:
         terminal.print_json({"email": email, "code": found})
     else:
-        print(found)
+        terminal.write(found)

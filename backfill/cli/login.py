@@ -16,6 +16,7 @@ from backfill.cli import asking, sessions, terminal
 from backfill.cli import plan as planning
 from backfill.cli.from_files import ACCESS_TOKEN, environ
 from backfill.cli.options import AsJson
+from backfill.cli.plain import one_line
 from backfill.errors import BadRequest
 
 As = Annotated[
@@ -60,7 +61,7 @@ def login(
         return
     role = session.role or "no backfill role"
     factors = "two factors" if session.level == "aal2" else "one factor"
-    terminal.out.print(f"signed in as {session.email}: {role}, {factors}", markup=False)
+    terminal.out.print(one_line(f"signed in as {session.email}: {role}, {factors}"))
     if session.role != "approver":
         terminal.err.print("only a user with the role approver decides on plans")
     terminal.print_next("backfill approve RUN")
@@ -91,7 +92,7 @@ def logout(as_json: AsJson = False) -> None:
         terminal.print_json({"signed_out": email})
     else:
         said = f"signed out: {email}" if email else "nobody was signed in"
-        terminal.out.print(said, markup=False)
+        terminal.out.print(one_line(said))
 
 
 def token(email: str | None = None) -> str | None:
@@ -132,13 +133,13 @@ def _signed_in(
     if email is None:
         if not asking.is_possible():
             raise BadRequest("login needs an e-mail address", "backfill login EMAIL …")
-        email = str(typer.prompt("E-mail", err=True))
+        email = terminal.ask("E-mail")
     if with_code:
         if not asking.is_possible():
             raise BadRequest("nobody is there to type the code", "backfill login EMAIL --code")
         auth.send_code(email)
-        terminal.err.print(f"A code was sent to {email}.", markup=False)
-        session = auth.sign_in_with_code(email, str(typer.prompt("Code", err=True)))
+        terminal.err.print(one_line(f"A code was sent to {email}."))
+        session = auth.sign_in_with_code(email, terminal.ask("Code"))
     else:
         password = asking.secret("Password", is_piped=is_piped, option="--password-stdin")
         session = auth.sign_in(email, password)
@@ -163,7 +164,7 @@ def digest_by_sight(bf: backfill.Backfill, run: str, who: str | None, as_json: b
         )
     plan = bf.get(run)
     planning.show_plan(plan, as_json=False, is_summary=True)
-    terminal.err.print(f"digest {plan.digest}", markup=False)
+    terminal.err.print(f"digest {plan.digest}")
     name = keys.claims_of(who).get("email") if who else "the service key"
-    typer.confirm(f"Approve exactly this plan as {name}?", abort=True, err=True)
+    terminal.confirm(f"Approve exactly this plan as {name}?")
     return plan.digest

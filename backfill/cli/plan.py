@@ -251,7 +251,7 @@ def write_page(page: str, file: Path, as_json: bool) -> None:
     if as_json:
         terminal.print_json({"file": str(file)})
     else:
-        terminal.out.print(str(file), markup=False)
+        terminal.out.print(str(file))
 
 
 def show_plan(shown: Plan, as_json: bool, *, is_summary: bool = False) -> None:

@@ -23,6 +23,7 @@ from rich.table import Column
 from rich.text import Text
 
 from backfill.cli import terminal
+from backfill.cli.plain import of_others
 from backfill.errors import BackfillError
 from backfill.render.plan_surroundings import changes_in_words
 from backfill.results.event import Event
@@ -93,7 +94,7 @@ class ApplyProgress:
     def __init__(self, status: Status, look: Look | None = None) -> None:
         """look: returns the run's status. Called every few seconds, from another thread."""
         self._bar = _TwoLines(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             _giving_way(),
             _Figures(),
             console=terminal.err,
@@ -146,13 +147,14 @@ class ApplyProgress:
 
     def hear(self, event: Event) -> None:
         """Show an event."""
+        event = of_others(event)
         if event.kind == "batch_settled":
             self._settled(event)
         elif event.kind == "bulk_settled":
             self._settled_in_bulk(event)
         elif event.kind == "freshness":
             for line in changes_in_words(event.details, self._called) or ["nothing"]:
-                terminal.err.print(f"changed since the plan was sealed: {line}", markup=False)
+                terminal.err.print(f"changed since the plan was sealed: {line}")
         elif event.kind == "waiting":
             self._waiting(event)
 
@@ -195,14 +197,14 @@ class ApplyProgress:
         reason = f"waits for {event.details['wait_for']}: {event.details['why']}"
         self._bar.update(self._task, note=f"{reason}, {event.details['wait_s']:.0f} s")
         if not terminal.err.is_terminal and reason != self._last:
-            terminal.err.print(reason, markup=False)
+            terminal.err.print(reason)
             self._last = reason
 
     def _note(self, line: str) -> None:
         self._bar.update(self._task, note=line)
         self._last = ""
         if not terminal.err.is_terminal:
-            terminal.err.print(line, markup=False)
+            terminal.err.print(line)
 
 
 class StepProgress:
@@ -212,7 +214,7 @@ class StepProgress:
         """what: a word or two, shown before the bar."""
         self._what = what
         self._bar = Progress(
-            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
             _giving_way(),
             MofNCompleteColumn(table_column=Column(no_wrap=True)),
             TextColumn("sessions", table_column=Column(no_wrap=True)),
@@ -242,4 +244,4 @@ class StepProgress:
             self._bar.update(self._task, completed=done, total=total)
         elif self._told == self._began or now - self._told >= LINE_EVERY_S:
             self._told = now
-            terminal.err.print(f"{self._what}: {done} of {total} sessions", markup=False)
+            terminal.err.print(f"{self._what}: {done} of {total} sessions")

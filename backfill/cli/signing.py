@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import subprocess
 
-import typer
-
-from backfill.cli import asking
+from backfill.cli import asking, terminal
 from backfill.cli.from_files import environ
 
 GIT_ANSWERS_WITHIN_S = 2.0
@@ -31,4 +29,4 @@ def signed(given: str | None, token: str | None) -> str | None:
     name = own_name()
     if not asking.is_possible():
         return name
-    return str(typer.prompt("Approver", default=name, err=True))
+    return terminal.ask("Approver", default=name)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TextIO, cast
 
+from backfill.cli import terminal
+
 
 class _Lasting:
     """A stream that drops what cannot be written. why: the first error, if there was one."""
@@ -65,6 +67,6 @@ def lasting() -> Iterator[Lost]:
         out.flush()
         if out.why is not None and not isinstance(out.why, BrokenPipeError):
             lost.answer_is_lost = True
-            print(f"the answer could not be written: {out.why.strerror}", file=sys.stderr)
+            terminal.err.print(f"the answer could not be written: {out.why.strerror}")
         err.flush()
         sys.stdout, sys.stderr = out._stream, err._stream

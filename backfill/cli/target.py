@@ -10,6 +10,7 @@ import typer
 
 from backfill.cli import exit_codes, terminal
 from backfill.cli.options import AsJson, connected, end
+from backfill.cli.plain import of_others, one_line
 from backfill.results.target import InstalledTarget, TargetCheck
 
 if TYPE_CHECKING:
@@ -91,9 +92,9 @@ def new(
     if as_json:
         terminal.print_json({"file": str(file), **draft.as_dict()})
         return
-    terminal.out.print(f"wrote {file}", markup=False)
+    terminal.out.print(f"wrote {file}")
     for note in draft.undecided:
-        terminal.out.print(f"  to be looked at: {note}", markup=False)
+        terminal.out.print(f"  to be looked at: {one_line(note)}")
     terminal.print_next(f"backfill target check {file}")
 
 
@@ -115,16 +116,17 @@ def check(
 
 def print_check(file: Path, found: TargetCheck) -> None:
     """One line per fault, as compilers have it, and what to do next."""
+    found = of_others(found)
     for error in found.errors:
         where = f" {error.where}:" if error.where else ""
-        terminal.out.print(f"{file}:{error.line}:{where} {error.message}", markup=False)
+        terminal.out.print(f"{file}:{error.line}:{where} {error.message}")
         if error.next_step:
-            terminal.out.print(f"    {error.next_step}", markup=False)
+            terminal.out.print(f"    {error.next_step}")
     for warning in found.warnings:
         told = f"{file}:{warning.line}: warning: {warning.where}: {warning.message}"
-        terminal.out.print(told, markup=False)
+        terminal.out.print(told)
     if found.passes:
-        terminal.out.print(f"{file}: target {found.target} can be installed", markup=False)
+        terminal.out.print(f"{file}: target {found.target} can be installed")
         terminal.print_next(f"backfill install --target {file}")
     else:
         terminal.print_next(f"correct {file}, then backfill target check {file}")
@@ -156,11 +158,11 @@ def _write(planned: Removal, yes: bool, as_json: bool) -> None:
     from backfill.targets.removal import carry_out, removal_text
 
     if not as_json:
-        terminal.out.print(removal_text(planned), markup=False)
+        terminal.out.print(removal_text(planned))
     if not yes:
-        typer.confirm("Write?", abort=True, err=True)
+        terminal.confirm("Write?")
     written = carry_out(planned)
     if as_json:
         terminal.print_json(written.as_dict())
     else:
-        terminal.out.print(removal_text(written), markup=False)
+        terminal.out.print(removal_text(written))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 
 from rich.live import Live
 
 from backfill.cli import answers, terminal
+from backfill.cli.plain import one_line
 from backfill.errors import OutcomeUnknown
 from backfill.results.run import Status
 
@@ -28,7 +28,7 @@ def show_changes(look: Look, as_json: bool, wait: Callable[[], None] | None = No
     try:
         if as_json:
             for status in changes:
-                print(json.dumps(status.as_dict(), ensure_ascii=False), flush=True)
+                terminal.print_json(status.as_dict(), indent=None)
         elif terminal.out.is_terminal:
             with Live(console=terminal.out, auto_refresh=False) as live:
                 for status in changes:
@@ -52,7 +52,7 @@ def _changes(look: Look, wait: Callable[[], None]) -> Iterator[Status]:
         try:
             now = look()
         except OutcomeUnknown as silent:
-            terminal.err.print(f"{silent.message}. Asked again", markup=False)
+            terminal.err.print(f"{one_line(silent.message)}. Asked again")
             continue
         if now != seen:
             seen = now
