@@ -1,8 +1,13 @@
-"""A file written beside its place and then renamed, so that it is there whole or not at all."""
+"""Files that we write: whole or not at all, and never where a link leads.
+
+A file is written beside its place and then renamed. What is appended to is opened as it is.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +16,33 @@ from typing import IO
 
 PRIVATE = 0o600
 AS_ANY = 0o666  # less the umask
+
+# Windows has neither.
+_AS_IT_IS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_NO_FILE = {errno.ELOOP: "it is a symbolic link", errno.ENXIO: "it is no regular file"}
+
+
+def open_regular(path: str | Path, flags: int, mode: int = PRIVATE) -> int:
+    """Open a regular file, as os.open. Follows no link, and waits for nobody at a pipe.
+
+    Raises OSError, also for whatever is no regular file.
+    """
+    try:
+        handle = os.open(path, flags | _AS_IT_IS, mode)
+    except OSError as error:
+        if said := _NO_FILE.get(error.errno or 0):
+            raise OSError(error.errno, said, str(path)) from None
+        raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, _NO_FILE[errno.ENXIO], str(path))
+    return handle
+
+
+def read_regular(path: Path) -> str:
+    """The text of a regular file, with what is no UTF-8 replaced. Raises OSError as above."""
+    with open(path, encoding="utf-8", errors="replace", opener=open_regular) as file:
+        return file.read()
 
 
 class Draft:

@@ -7,12 +7,14 @@ import json
 import logging
 import os
 import stat
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from backfill.atomic_file import open_regular
 from backfill.files.folder import MESSAGE_CHARS, RunLog
 from backfill.results.plan import Plan
 
@@ -165,7 +167,9 @@ def test_a_full_disk_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     if not Path("/dev/full").exists():
         pytest.skip("needs a device that is always full")
     log = RunLog.open(tmp_path, RUN)
-    (tmp_path / RUN / "calls.jsonl").symlink_to("/dev/full")
+    monkeypatch.setattr(
+        "backfill.files.folder.open_regular", lambda _, flags: os.open("/dev/full", flags)
+    )
     log.call({"n": 1})
     assert log.failed is not None
     assert "No space left on device" in log.failed
@@ -174,3 +178,53 @@ def test_a_full_disk_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_run_id_cannot_leave_the_folder(tmp_path: Path) -> None:
     RunLog.open(tmp_path / "logs", "../../elsewhere").summary("text")
     assert [p.name for p in tmp_path.iterdir()] == ["logs"]
+
+
+RECORD = {"session_id": "s1", "component": "a", "attempt": 1}
+
+
+def _link(path: Path) -> None:
+    (path.parent / "elsewhere").write_text("somebody's")
+    path.symlink_to(path.parent / "elsewhere")
+
+
+def _pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
+@pytest.mark.parametrize(
+    ("put", "said"), [(_link, "it is a symbolic link"), (_pipe, "it is no regular file")]
+)
+def test_a_link_is_not_followed_and_a_pipe_not_waited_for(
+    tmp_path: Path, put: Callable[[Path], None], said: str
+) -> None:
+    """What is appended to or looked at. What is replaced takes the place of either."""
+    log = RunLog.open(tmp_path, RUN)
+    folder = tmp_path / RUN
+    for name in ("calls.jsonl", "batch-0001.json", "summary.md"):
+        (folder / "elsewhere").unlink(missing_ok=True)
+        put(folder / name)
+    log.call(RECORD)
+    assert log.failed == f"{folder / 'calls.jsonl'} could not be written: {said}"
+    again = RunLog.open(tmp_path, RUN)
+    again.rebuilt_calls([RECORD])
+    assert again.failed == log.failed
+    again.rebuilt_batch(1, {"batch": 1})
+    again.summary("# ours")
+    assert (folder / "summary.md").read_text() == "# ours"
+    assert not (folder / "batch-0001.json").is_symlink()
+    if put is _link:
+        assert (folder / "elsewhere").read_text() == "somebody's"
+    with pytest.raises(OSError, match=said):
+        open_regular(folder / "calls.jsonl", os.O_WRONLY | os.O_CREAT)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
+def test_a_link_in_place_of_a_runs_folder_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / RUN).symlink_to(tmp_path / "elsewhere")
+    log = RunLog.open(tmp_path, RUN)
+    log.summary("# ours")
+    assert log.failed == f"{tmp_path / RUN} could not be written: it is a symbolic link"
+    assert list((tmp_path / "elsewhere").iterdir()) == []

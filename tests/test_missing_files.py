@@ -34,12 +34,10 @@ def unwritable(folder: Path) -> Path:
     return folder / "logs"
 
 
-def full(folder: Path, run_id: str) -> Path:
-    """The file of calls is on a disk that is full."""
-    if not Path("/dev/full").exists():
-        pytest.skip("needs a device that is always full")
+def linked(folder: Path, run_id: str) -> Path:
+    """In place of the file of calls there is a link, which is not followed."""
     (folder / "logs" / run_id).mkdir(parents=True)
-    (folder / "logs" / run_id / "calls.jsonl").symlink_to("/dev/full")
+    (folder / "logs" / run_id / "calls.jsonl").symlink_to(folder / "elsewhere")
     return folder / "logs"
 
 
@@ -69,14 +67,15 @@ def test_the_json_of_an_apply_names_the_file_that_is_missing(
     shell: Shell, plan: backfill.Plan, tmp_path: Path
 ) -> None:
     """The first that failed; stderr has the sentence here too."""
-    logs = full(tmp_path, plan.run_id)
+    logs = linked(tmp_path, plan.run_id)
     ran = shell("apply", plan.run_id, "--logs-dir", str(logs), "--json")
     assert ran.code == 0
     assert ran.json["logs_failed"] == (
-        f"{logs / plan.run_id / 'calls.jsonl'} could not be written: No space left on device"
+        f"{logs / plan.run_id / 'calls.jsonl'} could not be written: it is a symbolic link"
     )
     assert f"Next: backfill logs {plan.run_id}" in ran.err
     assert (logs / plan.run_id / "batch-0001.json").exists(), "the other files are written"
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_where_every_file_was_written_nothing_is_said(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from backfill.atomic_file import Draft, replace_file
+from backfill.atomic_file import Draft, open_regular, read_regular, replace_file
 from backfill.files.records import call_key
 from backfill.render.plan import plan_pieces
 from backfill.results.plan import Plan
@@ -19,8 +20,7 @@ from backfill.results.run import Json
 logger = logging.getLogger("backfill")
 
 MESSAGE_CHARS = 500  # as the database cuts error messages
-FILE_MODE = 0o600  # the files hold session ids and error messages
-FOLDER_MODE = 0o700
+FOLDER_MODE = 0o700  # the files hold session ids and error messages
 
 
 class RunLog:
@@ -123,14 +123,12 @@ def files_are_missing(run_id: str, failed: str) -> str:
 
 
 def _make_private(folder: Path) -> None:
-    """Make a folder and those above it. Raises OSError, also if a file is in the way."""
+    """Make a folder and those above it. Raises OSError, also if a file or a link is in the way."""
+    if folder.is_symlink():
+        raise OSError(errno.ELOOP, "it is a symbolic link", str(folder))
     if not folder.parent.is_dir():
         folder.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
     folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, FILE_MODE)
 
 
 def _batch_name(number: int) -> str:
@@ -140,7 +138,7 @@ def _batch_name(number: int) -> str:
 def _append(path: Path, records: Sequence[Mapping[str, Json]]) -> None:
     """Append lines in one write, so that those of two processes never mix."""
     lines = "".join(_json(_cut(record)) + "\n" for record in records)
-    with open(path, "ab+", buffering=0, opener=_private) as file:
+    with open(path, "ab+", buffering=0, opener=open_regular) as file:
         # A full disk may have left half a line: it must not swallow this one.
         size = file.seek(0, os.SEEK_END)
         torn = size > 0 and file.seek(size - 1) >= 0 and file.read(1) != b"\n"
@@ -151,7 +149,7 @@ def _append(path: Path, records: Sequence[Mapping[str, Json]]) -> None:
 
 def _lacking(path: Path, records: Sequence[Mapping[str, Json]]) -> list[Mapping[str, Json]]:
     """The calls that have no line yet. Raises OSError if the file cannot be read."""
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    lines = read_regular(path).splitlines() if os.path.lexists(path) else []
     told = {call_key(call) for call in map(_parsed, lines)}
     return [record for record in records if call_key(record) not in told]
 
@@ -159,7 +157,7 @@ def _lacking(path: Path, records: Sequence[Mapping[str, Json]]) -> list[Mapping[
 def _is_a_workers(path: Path) -> bool:
     """Whether a file is whole and was not rebuilt."""
     try:
-        held = _parsed(path.read_text(errors="replace"))
+        held = _parsed(read_regular(path))
     except OSError:
         return False
     return bool(held) and not held.get("rebuilt")

@@ -24,6 +24,7 @@ from typing import IO
 
 import platformdirs
 
+from backfill.atomic_file import open_regular
 from backfill.local.functions_folder import (
     EdgeFunction,
     Json,
@@ -129,12 +130,8 @@ class _Log:
             return
         at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         text = line.decode(errors="replace").rstrip("\n")
-        with self._lock, open(self._file, "a", opener=_open_private, encoding="utf-8") as log:
+        with self._lock, open(self._file, "a", opener=open_regular, encoding="utf-8") as log:
             log.write(f"{at} {name}: {text}\n")
-
-
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 class _Started:

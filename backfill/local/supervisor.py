@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
+from backfill.atomic_file import open_regular
 from backfill.errors import BackfillError
 from backfill.local.auth import Auth
 from backfill.local.functions import FunctionsServer
@@ -97,7 +98,7 @@ def write_state(home: Path, kept: Kept, running: Mapping[str, Any] | None = None
 def open_private(path: Path, mode: str) -> IO[bytes]:
     """Open a file for writing that nobody else may read."""
     path.unlink(missing_ok=True)
-    return open(path, mode, opener=lambda name, flags: os.open(name, flags, 0o600))
+    return open(path, mode, opener=open_regular)
 
 
 def hide_from_git(home: Path) -> None:

@@ -163,7 +163,7 @@ def test_a_clock_that_is_wrong_by_an_hour_changes_nothing(scene: Scene) -> None:
 
 
 def test_a_full_disk_under_the_logs_stops_nothing(scene: Scene, tmp_path: Path) -> None:
-    """No file grows beyond 4 kB and one not at all; they are written anew from the database."""
+    """No file grows beyond 4 kB, and a link is not followed. They are written anew by `logs`."""
     run_id = scene.planned()
     folder = tmp_path / run_id
     folder.mkdir()
