@@ -29,13 +29,15 @@ def main(words: list[str]) -> int:
         names = ", ".join(c.name for c in CONFIGURATIONS)
         print(f"No configuration is named like {' '.join(words)!r}. There are: {names}")
         return 2
+    findings = {}
+    print(HEAD, flush=True)
     with ThreadPoolExecutor(CORES) as pool:
-        findings = dict(zip(wanted, pool.map(_check, wanted), strict=True))
-    print(HEAD)
-    for configuration, finding in findings.items():
-        print(row(configuration, finding))
+        for configuration, finding in zip(wanted, pool.map(_check, wanted), strict=True):
+            findings[configuration] = finding
+            print(row(configuration, finding), flush=True)
     troubles = [*_surprises(findings), *_unreached(findings)]
-    print(*troubles, sep="\n", end="")
+    if troubles:
+        print(*troubles, sep="\n")
     return 1 if troubles else 0
 
 

@@ -5,9 +5,9 @@
    commits. One that fails leaves nothing, as a request that got lost.
 
    A request may get lost before it is executed, and its answer afterwards. A worker may die at every step, and comes
-   back without memory. The scoring call of a worker that died or gave up lives on: it reaches the gate, commits or
-   fails at any later moment. Time has no length: any moment may be the one when a lease runs out, or when a start leaves
-   the window.
+   back without memory. The scoring call of a worker that died or gave up lives on, one such call at a time: it reaches
+   the gate, commits or fails at any later moment. Time has no length: any moment may be the one when a lease runs out,
+   or when a start leaves the window. The gate compares a fence and counts no calls; a worker sends one after the other.
 
    What only refuses more is left out: approval, spacing, back-off, breaker, canary, the digest of an undo. So are calls
    in bulk, which claim, write and settle in one transaction. A completed run is a paused one here: neither scores, both
