@@ -23,7 +23,7 @@ READERS = 4
 INVISIBLE_S = 60
 
 
-def _renew(dsn: str, schema: str, *, empty: bool = False) -> None:
+def renew(dsn: str, schema: str, *, empty: bool = False) -> None:
     """Drop what the last round left. empty: make the schema again."""
     with psycopg.connect(dsn, autocommit=True) as db:
         db.execute(f"drop schema if exists {schema} cascade".encode())
@@ -35,7 +35,7 @@ async def procrastinate(task: Task, owned: AsyncExitStack) -> Work:
     """A task a session, done by the real worker."""
     from procrastinate import App, PsycopgConnector
 
-    _renew(task.dsn, "procrastinate", empty=True)
+    renew(task.dsn, "procrastinate", empty=True)
     options = {"options": "-c search_path=procrastinate"}
     app = App(connector=PsycopgConnector(conninfo=task.dsn, kwargs=options))
     await owned.enter_async_context(app.open_async())
@@ -55,7 +55,7 @@ async def dbos(task: Task, owned: AsyncExitStack, *, step_sessions: int) -> Work
     """A durable workflow over all sessions, so many of them a step."""
     from dbos import DBOS
 
-    _renew(task.dsn, "dbos")
+    renew(task.dsn, "dbos")
     DBOS(config={"name": "bench", "system_database_url": task.dsn, "log_level": "ERROR"})
     score = await bare_calls(task, owned, concurrency=CONCURRENCY)
 
@@ -78,11 +78,11 @@ async def dbos(task: Task, owned: AsyncExitStack, *, step_sessions: int) -> Work
     return work
 
 
-def _renew_pgmq(dsn: str) -> None:
+def renew_pgmq(dsn: str) -> None:
     """Install it anew, from the SQL that its Python package brings: no extension is needed."""
     from pgmq.install import install_pgmq_from_sql
 
-    _renew(dsn, "pgmq")
+    renew(dsn, "pgmq")
     install_pgmq_from_sql(dsn=dsn)
 
 
@@ -90,7 +90,7 @@ async def pgmq(task: Task, owned: AsyncExitStack) -> Work:
     """A message a session; it is deleted once its session is scored."""
     from pgmq import SyncPGMQueue
 
-    _renew_pgmq(task.dsn)
+    renew_pgmq(task.dsn)
     queue = SyncPGMQueue(conn_string=task.dsn, pool_size=READERS, init_extension=False)
     owned.callback(queue.close)
     queue.create_queue(QUEUE)
@@ -118,7 +118,7 @@ async def celery(task: Task, owned: AsyncExitStack) -> Work:
     from celery import Celery
     from celery.contrib.testing.worker import start_worker
 
-    _renew_pgmq(task.dsn)
+    renew_pgmq(task.dsn)
     app = Celery("bench", broker_url=task.dsn, broker_transport="kombu_pgmq.transport:Transport")
     app.conf.broker_transport_options = {
         "check_extension": False,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 KB_PER_MB = 1024
+ESTABLISHED = "01"  # in /proc/net/tcp
 
 
 def cpu_s(pids: Iterable[int]) -> float:
@@ -50,3 +51,17 @@ def peak_mb() -> float:
 def memory_gb() -> float:
     """What the machine has."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / KB_PER_MB**3
+
+
+def ports_reached(pid: int) -> set[int]:
+    """The remote ports of a process's established TCP connections over IPv4."""
+    try:
+        sockets = {os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir()}
+    except OSError:
+        return set()
+    rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return {
+        int(row[2].split(":")[1], 16)
+        for row in rows
+        if row[3] == ESTABLISHED and f"socket:[{row[9]}]" in sockets
+    }

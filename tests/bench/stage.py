@@ -11,7 +11,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -97,8 +97,7 @@ def scene(sessions: int, scorers: str = "sample") -> Iterator[Scene]:
         keys = ApiKeys.new(secret)
         rest = RestServer.start(server.authenticator_dsn(), secret)
         owned.callback(rest.stop)
-        gateway = _nginx(root, rest) if NGINX.exists() else _own_gateway(rest, keys)
-        url, pid = owned.enter_context(gateway)
+        url, pid = owned.enter_context(gateway(root, rest, keys))
         found = db.execute(
             "select session_id::text from public.backfill_candidates order by created_at"
         )
@@ -111,6 +110,11 @@ def scene(sessions: int, scorers: str = "sample") -> Iterator[Scene]:
             servers=(server.process.pid, rest.process.pid, pid),
             gateway=NGINX.name if NGINX.exists() else "the stack's own gateway",
         )
+
+
+def gateway(root: Path, rest: RestServer, keys: ApiKeys) -> AbstractContextManager[tuple[str, int]]:
+    """A process in front of PostgREST: its address and its pid."""
+    return _nginx(root, rest) if NGINX.exists() else _own_gateway(rest, keys)
 
 
 def clear(scene: Scene) -> None:
