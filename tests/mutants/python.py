@@ -7,7 +7,6 @@ checkout: it writes the mutants into the modules. It leaves properties and table
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,8 +21,8 @@ from backfill.cli import exit_codes, progress
 from backfill.render.page import charts, figures
 from backfill.results import coverage, verification
 from backfill.run import bulk, undo
+from tests.kit.checkout import copy_checkout
 
-ROOT = Path(__file__).parent.parent.parent
 TESTS = [
     f"tests/test_rules_{of}.py" for of in ("faults", "figures", "requests", "results", "sizes")
 ]
@@ -120,11 +119,8 @@ def main() -> int:
 
 
 def _copy(copy: Path) -> None:
-    """What the tests of the rules need of the checkout, with mutmut's settings."""
-    for name in ("backfill", "tests", "supabase", "sql"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md"):
-        shutil.copy(ROOT / name, copy)
+    """The checkout, with mutmut's settings."""
+    copy_checkout(copy)
     mutated = {_module(rule).replace(".", "/") + ".py" for rule in RULES}
     lines = ["[mutmut]", "source_paths=backfill"]
     lines += ["pytest_add_cli_args_test_selection=", *(f"    {path}" for path in TESTS)]
