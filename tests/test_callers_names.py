@@ -214,6 +214,24 @@ def test_a_login_that_may_insert_into_a_target_gets_nothing_more(project: Projec
         project.admin.execute(NO_CLERK.encode())
 
 
+def test_a_login_with_the_services_rights_is_not_taken_for_postgres(
+    project: Project, bf: backfill.Backfill
+) -> None:
+    """It says no claims, as the SQL editor does. Where we decide, current_user is the owner's."""
+    plan = bf.plan(**SEED)
+    project.admin.execute(f"{CLERK}; grant service_role to clerk".encode())
+    try:
+        where = project.db.info.dsn
+        with (
+            psycopg.connect(where, user="clerk", password="clerk", autocommit=True) as clerk,
+            pytest.raises(psycopg.Error) as refused,
+        ):
+            clerk.execute("select public.backfill_approve(%s, %s)", (plan.run_id, plan.digest))
+        assert refused.value.sqlstate == "OB005"
+    finally:
+        project.admin.execute(NO_CLERK.encode())
+
+
 def test_an_undo_runs_no_trigger_of_the_callers_session(
     project: Project, bf: backfill.Backfill
 ) -> None:

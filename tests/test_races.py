@@ -332,6 +332,26 @@ def test_an_undo_shuts_the_gate_for_leases_that_were_still_open(
     assert racers.api.score(leased)["code"] == "OB011"
 
 
+def test_an_undo_waits_for_who_is_changing_a_row_and_leaves_it(
+    racers: Racers, timed: backfill.Backfill
+) -> None:
+    """Without a lock the look would find the row as it was, and the change would be gone."""
+    written, _ = undoable(racers, timed)
+    timed.cancel(written.run_id, reason="race")
+    undo = timed.rollback(written.run_id)
+    with racers.connection() as person:
+        person.execute(
+            "update public.fc_scores set blocks_answered = 5 where session_id = %s",
+            (written.session_id,),
+        )
+        with racers.meanwhile(CONFIRM, written.run_id, undo.digest) as confirmed:
+            assert not confirmed.done()
+            person.commit()
+            [conflict] = confirmed.result()["conflicts"]
+    assert conflict["reason"] == "the row was changed since"
+    assert standing(racers, written) == 1
+
+
 # Two runs, one session ----------------------------------------------------------------------------
 
 

@@ -63,6 +63,17 @@ def test_a_session_whose_rows_are_all_in_conflict_stays_done(project_db: Db) -> 
     assert item_states(project_db, run_id)[CANARY] == "done"
 
 
+def test_an_undo_takes_back_nothing_of_another_run(project_db: Db) -> None:
+    """Both count their sessions from one, and both wrote rows of the same tables."""
+    clock = DatabaseClock(project_db)
+    kept = completed(project_db, clock)
+    other = verbs.started(project_db, throttle_per_minute="none", until="2025-08-10")
+    verbs.work(project_db, other, clock)
+    assert undo(project_db, other)["state"] == "rolled_back"
+    assert set(item_states(project_db, kept).values()) == {"done"}
+    assert verbs.verdict(project_db, kept) == "pass"
+
+
 def with_two_failed(db: Db) -> tuple[str, list[str]]:
     """A completed run of which two sessions failed; its id, these two and two that are done."""
     run_id = verbs.started(db, **SEVEN)
