@@ -1,0 +1,1 @@
+"""Safeguards: what happens without each of them, so that none stands there for nothing."""
