@@ -91,6 +91,10 @@ TAMPERED = {
         "update public.backfill_events set prev_hash = repeat('0', 64) where seq = 4"
     ),
     "an event gone": "delete from public.backfill_events where seq = 6",
+    "an event gone and the count with it": (
+        "delete from public.backfill_events where seq = 6;"
+        "update public.backfill_runs set audit_count = audit_count - 1"
+    ),
     "the first gone": "delete from public.backfill_events where seq = 1",
     "the newest gone": "delete from public.backfill_events where kind = 'undo_finished'",
     "the tail gone": "delete from public.backfill_events where seq > 10",

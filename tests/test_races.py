@@ -22,6 +22,7 @@ from backfill.local.servers import PostgresServer
 from tests.conftest import Project
 from tests.kit.clocks import DatabaseClock
 from tests.kit.outsider import Attempt, Outsider, running
+from tests.kit.verbs import started
 
 LOCK = "for key share of i nowait"
 
@@ -131,6 +132,8 @@ def outcome(attempt: Attempt, told: str = "unknown") -> tuple[str, str, str]:
 SETTLE = "select public.backfill_settle(%s, %s, %s)"
 CLAIM = "select public.backfill_claim(%s, %s, 'other')"
 CONFIRM = "select public.backfill_confirm_undo(%s, %s, 'race')"
+BULK = "select public.backfill_bulk(%s, 'race', 2)"
+PAUSE = "select public.backfill_pause(%s, 'race')"
 
 
 # A stale worker commits beside the new one --------------------------------------------------------
@@ -267,6 +270,23 @@ def test_a_renewal_and_a_write_do_not_disturb_each_other(
         renewer.execute("select public.backfill_renew(%s, %s)", (run, claim))
         assert racers.api.score(other)["status"] == "ok"
         renewer.commit()
+
+
+# A call in bulk against a verb --------------------------------------------------------------------
+
+
+def test_a_pause_waits_for_the_call_in_bulk_under_way(racers: Racers) -> None:
+    """Its sessions have no lease that others see. So the verb waits, and the chain has them."""
+    run_id = started(racers.project.db, mode="bulk", throttle_per_minute="none", priority=[])
+    with racers.connection() as scorer:
+        scorer.execute(BULK.encode(), (run_id,))
+        with racers.meanwhile(PAUSE, run_id) as paused:
+            assert not paused.done()
+            scorer.commit()
+            assert paused.result()["state"] == "paused"
+    events = "select kind from public.backfill_events where run_id = %s order by seq desc limit 3"
+    told = [row["kind"] for row in racers.project.rows(events, run_id)]
+    assert told == ["paused", "batch_settled", "batch_granted"]
 
 
 # Scorer against undo ------------------------------------------------------------------------------
