@@ -25,6 +25,7 @@ import backfill
 from backfill.api.gateway import Gateway
 from backfill.local.keys import mint_user_token
 from tests.kit.keyrings import BACKEND_VARIABLE, FILE_VARIABLE, IN_A_FILE
+from tests.kit.signing import needs_pgcrypto
 
 ROOT = Path(__file__).parent.parent
 CONTENTS = "contents-of-a-row-that-stay"
@@ -262,6 +263,7 @@ def test_no_secret_is_left_behind(
     user = "6f9a1c1e-0000-4000-8000-000000000001"
     meta = {"backfill_role": "approver"}
     with psycopg.connect(stack.environment["DATABASE_URL"], autocommit=True) as db:
+        needs_pgcrypto(db)
         db.execute(
             "insert into auth.users (id, email, raw_app_meta_data) values (%s, %s, %s)",
             (user, "ada@example.org", Jsonb(meta)),
