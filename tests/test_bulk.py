@@ -491,7 +491,7 @@ select setval('public.ticks', 0);
 create or replace function backfill_private.clock() returns timestamptz
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as
 $$ begin return '2025-09-17T08:00:00Z'::timestamptz
-  + (select last_value from public.ticks) * interval '1 second'; end $$;
+  + (select last_value from public.ticks) * interval '0.1 seconds'; end $$;
 create function public.tick() returns trigger language plpgsql as
 $$ begin perform nextval('public.ticks'); return new; end $$;
 create trigger tick before insert on public.fc_scores
@@ -510,9 +510,9 @@ def test_a_call_in_bulk_scores_no_session_after_the_approval_ran_out(
     misbehave(project.db, {"fail": names[1 : 1 + failing]})
     run_id = verbs.started(project.db, **{**BULK, "priority": [], "recent_since": "2025-08-01"})
     project.db.execute(
-        "update public.backfill_runs set approved_until = backfill_private.clock() + interval '6 s'"
+        "update public.backfill_runs set approved_until = backfill_private.clock() + interval '0.6 s'"
     )
-    asked = {"p_run_id": run_id, "p_worker": "test", "p_sessions": 20, "p_budget_ms": 60_000}
+    asked = {"p_run_id": run_id, "p_worker": "test", "p_sessions": 20, "p_budget_ms": 1000}
     assert verbs.call(project.db, "backfill_bulk", **asked)["sessions"] == (done and done + 2)
     assert project.value("select last_value from public.ticks") == 6
     states = project.rows(

@@ -27,7 +27,8 @@ EXAMPLES = examples(150, at_a_push=40)
 FUNCTIONS = """
 select p.proname as name, coalesce((
   select jsonb_object_agg(p.proargnames[a.place], format_type(a.type, null))
-  from unnest(p.proargtypes) with ordinality as a (type, place)), '{}') as arguments
+  from unnest(p.proargtypes) with ordinality as a (type, place)
+  where p.proargnames[a.place] <> ''), '{}') as arguments  -- a call gives arguments by name
 from pg_proc as p
 where p.pronamespace = 'public'::regnamespace and p.proname like 'backfill\\_%%'
 order by 1

@@ -14,7 +14,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_most bigint := coalesce(new.max_throttle_per_minute, 0);
+  v_most bigint := coalesce(new.max_throttle_per_minute, 0)::bigint;
   v_slots bigint;
 begin
   -- What is under way may take some. It is waited for.
@@ -75,11 +75,11 @@ declare
   v_wait_s numeric;
 begin
   if cardinality(backfill_private.free_slots(p_starts)) = p_starts then
-    return 0;
+    return 0::numeric;
   end if;
   v_wait_s := extract(epoch from backfill_private.slots_free_at(p_starts) - backfill_private.clock());
   -- If they are free and yet taken, somebody is just taking them.
-  return case when v_wait_s > 0 then v_wait_s else 1 end;
+  return case when v_wait_s > 0 then v_wait_s else 1::numeric end;
 end
 $$;
 

@@ -527,7 +527,7 @@ begin
   if v_batch ? 'look' then
     return v_batch;
   end if;
-  v_approved_until := v_batch ->> 'until';
+  v_approved_until := (v_batch ->> 'until')::timestamptz;
   v_until := least(backfill_private.clock() + v_budget, v_approved_until);
   perform set_config('request.headers',
     (coalesce(nullif(current_setting('request.headers', true), ''), '{}')::jsonb

@@ -5012,7 +5012,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_most bigint := coalesce(new.max_throttle_per_minute, 0);
+  v_most bigint := coalesce(new.max_throttle_per_minute, 0)::bigint;
   v_slots bigint;
 begin
   -- What is under way may take some. It is waited for.
@@ -5073,11 +5073,11 @@ declare
   v_wait_s numeric;
 begin
   if cardinality(backfill_private.free_slots(p_starts)) = p_starts then
-    return 0;
+    return 0::numeric;
   end if;
   v_wait_s := extract(epoch from backfill_private.slots_free_at(p_starts) - backfill_private.clock());
   -- If they are free and yet taken, somebody is just taking them.
-  return case when v_wait_s > 0 then v_wait_s else 1 end;
+  return case when v_wait_s > 0 then v_wait_s else 1::numeric end;
 end
 $$;
 
@@ -17722,7 +17722,7 @@ begin
   if v_batch ? 'look' then
     return v_batch;
   end if;
-  v_approved_until := v_batch ->> 'until';
+  v_approved_until := (v_batch ->> 'until')::timestamptz;
   v_until := least(backfill_private.clock() + v_budget, v_approved_until);
   perform set_config('request.headers',
     (coalesce(nullif(current_setting('request.headers', true), ''), '{}')::jsonb
