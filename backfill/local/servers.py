@@ -182,6 +182,7 @@ class PostgresServer:
     def install_platform(self, dbname: str, *, old_privileges: bool = False) -> None:
         """Put into the database what a hosted project has before its first migration."""
         self._run(_platform_sql("platform.sql"), dbname)
+        self._run(_platform_sql("auth.sql"), dbname)
         if old_privileges:
             self._run(_platform_sql("platform_old_privileges.sql"), dbname)
 
