@@ -80,19 +80,27 @@ def test_one_refused_row_of_a_set_is_one_conflict(project_db: Db) -> None:
     assert set(item_states(project_db, run_id).values()) == {"rolled_back"}
 
 
-LETS_NOTHING_HAPPEN = """
-create function public.keep() returns trigger language plpgsql as $$ begin return null; end $$;
-create trigger keep before delete on public.fc_scores for each row execute function public.keep()
-"""
+LETS_NOTHING_HAPPEN = {
+    "a trigger": (
+        "create function public.keep() returns trigger language plpgsql as"
+        " $$ begin return null; end $$;"
+        "create trigger keep before delete on public.fc_scores for each row"
+        " execute function public.keep()",
+        "let no delete happen",
+    ),
+    "a rule": ("create rule keep as on delete to public.fc_scores do instead nothing", "0A000"),
+}
 
 
-def test_a_row_that_a_trigger_silently_keeps_is_a_conflict(project_db: Db) -> None:
+@pytest.mark.parametrize("what", LETS_NOTHING_HAPPEN)
+def test_a_row_that_is_silently_kept_is_a_conflict(project_db: Db, what: str) -> None:
     """It is not taken for undone."""
+    keeps, reason = LETS_NOTHING_HAPPEN[what]
     run_id = completed(project_db, DatabaseClock(project_db))
-    project_db.execute(LETS_NOTHING_HAPPEN.encode())
+    project_db.execute(keeps.encode())
     answer = undo(project_db, run_id)
     assert len(answer["conflicts"]) == 7
-    assert all("let no delete happen" in c["reason"] for c in answer["conflicts"])
+    assert all(reason in c["reason"] for c in answer["conflicts"])
     assert {r["table_name"] for r in receipts(project_db, run_id)} == {"public.profiles"}
 
 

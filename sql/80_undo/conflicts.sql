@@ -95,6 +95,9 @@ $$;
 
 -- Was t put in place of the row that u was before, as SQL? Then it has another number in a column that is always
 -- generated as identity, and no update can give it the former one.
+--
+-- The number is read out of the image's text. A cast of the image would run the checks of the user's domains, and a
+-- preview would end with what one of them raises.
 create function backfill_private.replaced_sql(p_table regclass)
 returns text
 language sql
@@ -103,13 +106,19 @@ set search_path = pg_catalog, pg_temp
 as $$
   select case
     when count(*) = 0 then 'false'
-    else format('(u.has_before and u.after_hash is not null and (%s))',
-      string_agg(format('(u.first_before::%1$s).%2$I is distinct from t.%2$I', p_table, a.attname), ' or '))
+    else format('(u.has_before and u.after_hash is not null and (%s))', string_agg(
+      format('backfill_private.refitted_image(u.first_before, array[%s]) is distinct from row(t.%I)::text',
+        c.place, c.attname),
+      ' or '))
   end
-  from pg_attribute as a
-  where a.attrelid = p_table
-    and a.attidentity = 'a'
-    and not a.attisdropped
+  from (
+    select a.attname, a.attidentity, row_number() over (order by a.attnum) as place
+    from pg_attribute as a
+    where a.attrelid = p_table
+      and a.attnum > 0
+      and not a.attisdropped
+  ) as c
+  where c.attidentity = 'a'
 $$;
 
 -- Which written rows of a table cannot be undone, and why: {newest receipt: reason}. Locks the rows if p_lock.
