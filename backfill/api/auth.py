@@ -15,7 +15,12 @@ from typing import Any, Self
 import httpx
 
 from backfill.api import keys
-from backfill.api.transport import address_in_words, why_not_reached
+from backfill.api.transport import (
+    address_in_words,
+    is_by_proxy,
+    variables_in_words,
+    why_not_reached,
+)
 from backfill.api.url import project_url
 from backfill.errors import BackfillError, BadKey, CannotConnect, NotAllowed
 from supabase import AuthApiError, AuthError, AuthRetryableError, Client, ClientOptions
@@ -70,7 +75,9 @@ class Auth:
     def __init__(self, url: str, key: str) -> None:
         """key: any of the project's. Raises BadKey, CannotConnect for unusable values."""
         self.url = project_url(url)
-        self._http = httpx.Client(timeout=TIMEOUT_S, follow_redirects=False)
+        with variables_in_words(self.url):
+            way = None if is_by_proxy(self.url) else httpx.HTTPTransport()
+            self._http = httpx.Client(transport=way, timeout=TIMEOUT_S, follow_redirects=False)
         options = ClientOptions(
             httpx_client=self._http, auto_refresh_token=False, persist_session=False
         )

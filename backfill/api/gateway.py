@@ -23,7 +23,12 @@ from backfill.api.answers import ROWS, OddAnswer, Shape
 from backfill.api.failures import no_answer, not_reached, refused
 from backfill.api.faults import Fault, fault_of_api, fault_of_edge, fault_of_transport
 from backfill.api.retries import BRIEF, Patience, ask_patiently
-from backfill.api.transport import address_in_words, transport_for, why_not_reached
+from backfill.api.transport import (
+    address_in_words,
+    transport_for,
+    variables_in_words,
+    why_not_reached,
+)
 from backfill.api.url import project_url
 from backfill.errors import BadKey, NotAllowed
 from backfill.results.run import Json
@@ -99,13 +104,14 @@ def _edge_fault(error: FunctionsError) -> Fault:
 
 
 def _http(url: str, connections: int, timeout_s: float) -> httpx.AsyncClient:
-    return httpx.AsyncClient(
-        transport=transport_for(url, connections),
-        timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
-        follow_redirects=False,
-        event_hooks={"response": [_note_envelope]},
-        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-    )
+    with variables_in_words(url):
+        return httpx.AsyncClient(
+            transport=transport_for(url, connections),
+            timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
+            follow_redirects=False,
+            event_hooks={"response": [_note_envelope]},
+            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+        )
 
 
 class CallFailed(Exception):

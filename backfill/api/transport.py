@@ -2,15 +2,19 @@
 
 httpx's own pool looks at every connection for each request, so many connections slow it down.
 With the extra `fast` aiohttp carries the calls. Without it each connection is its own pool.
+The environment has a say: its proxies and its certificates are heeded.
 """
 
 from __future__ import annotations
 
 import asyncio
+import importlib
+import os
 import socket
 import ssl
 import weakref
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self, cast
 from urllib.parse import urlsplit
@@ -18,6 +22,8 @@ from urllib.request import getproxies, proxy_bypass
 
 import anyio
 import httpx
+
+from backfill.errors import CannotConnect
 
 try:
     import aiohttp
@@ -27,18 +33,111 @@ except ModuleNotFoundError:
 else:
     IS_FAST = True
 
+_SOCKS = frozenset({"socks5", "socks5h"})
+
+
+def is_by_proxy(url: str) -> bool:
+    """Whether the environment names a proxy for this address."""
+    address = urlsplit(url)
+    is_named = {address.scheme, "all"} & getproxies().keys()
+    return bool(is_named) and not proxy_bypass(address.hostname or "")
+
 
 def transport_for(url: str, connections: int) -> httpx.AsyncBaseTransport | None:
     """A transport with at most so many connections, HTTP/1.1.
 
     None if the environment names a proxy for this address, which only httpx itself uses.
     """
-    address = urlsplit(url)
-    if {address.scheme, "all"} & getproxies().keys() and not proxy_bypass(address.hostname or ""):
+    if is_by_proxy(url):
         return None
     if IS_FAST:
         return FastTransport(limits=httpx.Limits(max_connections=connections))
     return SplitTransport(connections)
+
+
+@contextmanager
+def variables_in_words(url: str) -> Iterator[None]:
+    """Make the client of this address herein.
+
+    Raises CannotConnect with the variable of the environment that it cannot be made with.
+    """
+    if is_by_proxy(url):
+        _check_proxies()
+    if url.startswith("https:"):
+        _check_folders()
+    try:
+        yield
+    except httpx.InvalidURL:
+        variable = _variable("no")
+        raise CannotConnect(
+            f"{variable} is not a list of hosts",
+            f"export {variable}=<host>,<host>, or unset it",
+        ) from None
+    except OSError as error:
+        if not os.environ.get("SSL_CERT_FILE"):
+            raise
+        raise CannotConnect(
+            f"SSL_CERT_FILE cannot be read as certificates: {error.strerror}",
+            "set SSL_CERT_FILE to a file of certificates (PEM), or unset it",
+        ) from None
+
+
+def _check_proxies() -> None:
+    """Look at every proxy, as httpx reads all of them whichever it uses. Raises CannotConnect."""
+    proxies = getproxies()
+    for kind in ("http", "https", "all"):
+        given = proxies.get(kind)
+        if not given:
+            continue
+        variable = _variable(kind)
+        scheme = _scheme_of_proxy(given if "://" in given else f"http://{given}")
+        if scheme is None:
+            raise CannotConnect(
+                f"{variable} is not the address of a proxy",
+                f"export {variable}=http://<host>:<port>, or unset it",
+            )
+        if scheme in _SOCKS and not _has_socks():
+            raise CannotConnect(
+                f"{variable} names a SOCKS proxy, for which a package is missing",
+                f"pip install 'httpx[socks]', or unset {variable}",
+            )
+
+
+def _scheme_of_proxy(address: str) -> str | None:
+    """None if it is no address of a proxy."""
+    try:
+        httpx.URL(address)
+        parts = urlsplit(address)
+        is_usable = parts.hostname and parts.port != 0
+    except (httpx.InvalidURL, ValueError):
+        return None
+    return parts.scheme if is_usable and parts.scheme in {"http", "https", *_SOCKS} else None
+
+
+def _has_socks() -> bool:
+    try:
+        importlib.import_module("socksio")
+    except ImportError:
+        return False
+    return True
+
+
+def _variable(kind: str) -> str:
+    """The variable that names the proxies of this kind. The lower-case one goes first."""
+    name = f"{kind}_proxy"
+    return name if os.environ.get(name) else name.upper()
+
+
+def _check_folders() -> None:
+    """OpenSSL takes a folder that is not there for an empty one. Raises CannotConnect."""
+    folders = os.environ.get("SSL_CERT_DIR")
+    if not folders or os.environ.get("SSL_CERT_FILE"):
+        return  # the file alone is read
+    if not any(os.path.isdir(folder) for folder in folders.split(os.pathsep)):
+        raise CannotConnect(
+            "SSL_CERT_DIR names no folder",
+            "set SSL_CERT_DIR to a folder of certificates, or unset it",
+        )
 
 
 def address_in_words(url: str) -> str:
