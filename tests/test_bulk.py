@@ -411,6 +411,10 @@ IN_THE_WAY = {
     "the bound was lowered": (SETTING + "max_throttle_per_minute = 6", "throttle"),
     "the environment was renamed": (SETTING + "environment = 'qa'", "environment"),
     "the settings are gone": ("delete from public.backfill_settings", "settings"),
+    "a version column was renamed": (
+        "alter table public.profiles rename column results_version to results",
+        "gone",
+    ),
     "a receipt trigger is gone": (GONE_TRIGGER, "receipt_triggers"),
     "a key is gone": (
         "alter table public.fc_scores drop constraint fc_scores_pkey cascade",

@@ -35,6 +35,8 @@ SQL = Path(__file__).parents[1] / "sql"
 THROTTLED = {"throttle_per_minute": 600}
 GONE = "alter view backfill_private.prism_standing rename to moved_away"
 BACK = "alter view backfill_private.moved_away rename to prism_standing"
+RENAMED = "alter table public.fc_scores rename to scores_of_old"
+NAMED_AGAIN = "alter table public.scores_of_old rename to fc_scores"
 NO_TRIGGERS = """
 do $$ declare v_name text; begin
   select tgname into v_name from pg_trigger
@@ -333,6 +335,7 @@ PAUSES = (
     Case("server", broken(ELSEWHERE)),
     Case("settings", broken("delete from public.backfill_settings"), person_only),
     Case("view_gone", broken(GONE), statement(BACK)),
+    Case("gone", broken(RENAMED), statement(NAMED_AGAIN)),
     Case("receipt_triggers", broken(NO_TRIGGERS)),
     Case("key", broken(NO_KEY), statement(KEY_AGAIN)),
     Case(

@@ -20,6 +20,8 @@ from backfill.errors import (
 
 TRY_AGAIN = "try again: nothing is lost"
 LOOK_AT_URL = "check SUPABASE_URL"
+# Of a table, a column, a function or a schema that a target declares: the check says which.
+_NAMES_GONE = {"42P01", "42703", "42883", "3F000"}
 
 
 class Said(Protocol):
@@ -56,7 +58,8 @@ def refused(host: str, said: Said, fault: Fault) -> BackfillError:
             f"{host} takes no writes: {fault.code} {fault.message}",
             "see whether its disk is full or it is a replica, then try again",
         )
-    return BackfillError(f"{fault.code}: {fault.message}", said.hint or "")
+    look = "backfill check" if fault.code in _NAMES_GONE else ""
+    return BackfillError(f"{fault.code}: {fault.message}", said.hint or look)
 
 
 def not_reached(host: str, address: str, why: str | None, kind: str) -> CannotConnect:

@@ -276,3 +276,65 @@ begin
   end if;
 end
 $$;
+
+-- Every column that a target's rows name, with the statement that corrects the name. The source has place 0.
+create function backfill_private.wanted_columns(p_target text)
+returns table (place integer, table_name text, column_name text, correct text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    0,
+    s.source_table,
+    c.name,
+    format('update backfill_private.sources set %I = ''…'' where target = %L;', c.field, s.target)
+  from backfill_private.sources as s
+  cross join lateral (values (s.key_column, 'key_column'), (s.date_column, 'date_column')) as c (name, field)
+  where s.target = p_target
+  union all
+  select
+    t.position,
+    t.table_name,
+    c.name,
+    format('update public.backfill_targets set %I = ''…'' where target = %L and component = %L;',
+      c.field, t.target, t.component)
+  from public.backfill_targets as t
+  cross join lateral (
+    select t.session_column, 'session_column'
+    union all select t.version_column, 'version_column' where t.version_column is not null
+    union all select k, 'key_columns' from unnest(t.key_columns) as k
+    union all select m, 'matches' from jsonb_object_keys(t.matches) as m
+    union all select r, 'score_ranges' from jsonb_object_keys(t.score_ranges) as r
+  ) as c (name, field)
+  where t.target = p_target
+$$;
+
+-- A table of a target, or a column that it names there, that is not there any more, in words. Null if all stand. The
+-- source has its view, which a new name does not break.
+create function backfill_private.gone(p_target text)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan  -- asked at each claim
+as $$
+begin
+  return (
+    select
+      case
+        when to_regclass(w.table_name) is null then w.table_name || ' does not exist'
+        else format('%s has no column %s', w.table_name, quote_ident(w.column_name))
+      end
+    from backfill_private.wanted_columns(p_target) as w
+    where w.place > 0
+      and not exists (
+        select from pg_attribute as a
+        where a.attrelid = to_regclass(w.table_name)
+          and a.attname = w.column_name
+          and a.attnum > 0
+          and not a.attisdropped)
+    order by w.place
+    limit 1);
+end
+$$;

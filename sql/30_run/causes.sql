@@ -50,6 +50,9 @@ select * from (values
     array['insert into public.backfill_settings default values;']),
   ('view_gone', true, true, 'Create the view again as the target''s migration has it. Then {again} the run.',
     array['backfill check']),
+  ('gone', true, true, 'Give it back the name that the target declares, then {again} the run. If the new name stays, '
+    'install the target with it and plan anew.',
+    array['backfill check', 'backfill install --target FILE', 'backfill plan --like {run}']),
   ('receipt_triggers', true, false, 'The check prints the SQL that puts the triggers back. Then {again} the run.',
     array['backfill check']),
   ('key', true, true, 'Remove the rows that share a key, or make its index again. The check names them. Then {again} the '

@@ -42,6 +42,7 @@ declare
     from public.backfill_targets as t, backfill_private.unguarded(t.table_name) as u (name)
     where t.target = p_run.target
     limit 1);
+  v_gone text := backfill_private.gone(p_run.target);
   v_key_fault text := backfill_private.key_fault(p_run.target, false);
 begin
   select s.max_throttle_per_minute into v_most from public.backfill_settings as s;
@@ -61,6 +62,9 @@ begin
   elsif to_regclass(backfill_private.standing_view(p_run.target)) is null then
     cause := 'view_gone';
     reason := format('%s is gone, which says what the target selects', backfill_private.standing_view(p_run.target));
+  elsif v_gone is not null then
+    cause := 'gone';
+    reason := v_gone;
   elsif v_bare is not null then
     cause := 'receipt_triggers';
     reason := format('the receipt triggers of %s are missing or not always enabled', v_bare);

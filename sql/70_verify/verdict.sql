@@ -218,7 +218,7 @@ $$;
 
 -- A sealed run that the caller may read about.
 --
--- raises  OB001 no such run, OB010 not allowed, OB013 its target was removed
+-- raises  OB001 no such run, OB007 a table or a column is gone, OB010 not allowed, OB013 its target was removed
 create function backfill_private.verifiable(p_run_id uuid)
 returns public.backfill_runs
 language plpgsql
@@ -227,6 +227,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_run public.backfill_runs;
+  v_gone text;
 begin
   perform backfill_private.authorize('read');
   select * into v_run from public.backfill_runs where run_id = p_run_id;
@@ -234,6 +235,13 @@ begin
     perform backfill_private.refuse_run(format('there is no sealed run %s', p_run_id));
   end if;
   perform backfill_private.refuse_if_removed(v_run.target);
+  v_gone := backfill_private.gone(v_run.target);
+  if v_gone is not null then
+    perform backfill_private.refuse('OB007', v_gone, concat_ws(e'\n',
+      'Give it back the name that the target declares. The check says which. Then verify again.',
+      'backfill check',
+      'backfill verify ' || p_run_id));
+  end if;
   return v_run;
 end
 $$;
@@ -251,7 +259,7 @@ $$;
 --           verdict: pass: every planned row is there
 --                    partial: each missing one belongs to a session recorded as failed, and nothing is critical
 --                    fail: everything else
--- raises    OB001 no such run, OB010 not allowed, OB013 no part has answered this so_far
+-- raises    OB001 no such run, OB007 a table or a column is gone, OB010 not allowed, OB013 no part has answered this so_far
 create function backfill_private.verify_part(p_run_id uuid, p_so_far jsonb, p_budget_ms integer)
 returns jsonb
 language plpgsql

@@ -1,39 +1,6 @@
 -- Check of a target: what its declaration names against what the database has. One line per difference, with what to do
 -- about it.
 
--- Every column that a target's rows name, with the statement that corrects the name. The source has place 0.
-create function backfill_private.wanted_columns(p_target text)
-returns table (place integer, table_name text, column_name text, correct text)
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select
-    0,
-    s.source_table,
-    c.name,
-    format('update backfill_private.sources set %I = ''…'' where target = %L;', c.field, s.target)
-  from backfill_private.sources as s
-  cross join lateral (values (s.key_column, 'key_column'), (s.date_column, 'date_column')) as c (name, field)
-  where s.target = p_target
-  union all
-  select
-    t.position,
-    t.table_name,
-    c.name,
-    format('update public.backfill_targets set %I = ''…'' where target = %L and component = %L;',
-      c.field, t.target, t.component)
-  from public.backfill_targets as t
-  cross join lateral (
-    select t.session_column, 'session_column'
-    union all select t.version_column, 'version_column' where t.version_column is not null
-    union all select k, 'key_columns' from unnest(t.key_columns) as k
-    union all select m, 'matches' from jsonb_object_keys(t.matches) as m
-    union all select r, 'score_ranges' from jsonb_object_keys(t.score_ranges) as r
-  ) as c (name, field)
-  where t.target = p_target
-$$;
-
 -- Lines on the tables: does each exist, with the columns that the target's rows name?
 create function backfill_private.table_lines(p_target text)
 returns setof jsonb

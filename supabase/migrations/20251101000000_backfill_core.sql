@@ -2208,6 +2208,68 @@ begin
 end
 $$;
 
+-- Every column that a target's rows name, with the statement that corrects the name. The source has place 0.
+create function backfill_private.wanted_columns(p_target text)
+returns table (place integer, table_name text, column_name text, correct text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    0,
+    s.source_table,
+    c.name,
+    format('update backfill_private.sources set %I = ''…'' where target = %L;', c.field, s.target)
+  from backfill_private.sources as s
+  cross join lateral (values (s.key_column, 'key_column'), (s.date_column, 'date_column')) as c (name, field)
+  where s.target = p_target
+  union all
+  select
+    t.position,
+    t.table_name,
+    c.name,
+    format('update public.backfill_targets set %I = ''…'' where target = %L and component = %L;',
+      c.field, t.target, t.component)
+  from public.backfill_targets as t
+  cross join lateral (
+    select t.session_column, 'session_column'
+    union all select t.version_column, 'version_column' where t.version_column is not null
+    union all select k, 'key_columns' from unnest(t.key_columns) as k
+    union all select m, 'matches' from jsonb_object_keys(t.matches) as m
+    union all select r, 'score_ranges' from jsonb_object_keys(t.score_ranges) as r
+  ) as c (name, field)
+  where t.target = p_target
+$$;
+
+-- A table of a target, or a column that it names there, that is not there any more, in words. Null if all stand. The
+-- source has its view, which a new name does not break.
+create function backfill_private.gone(p_target text)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan  -- asked at each claim
+as $$
+begin
+  return (
+    select
+      case
+        when to_regclass(w.table_name) is null then w.table_name || ' does not exist'
+        else format('%s has no column %s', w.table_name, quote_ident(w.column_name))
+      end
+    from backfill_private.wanted_columns(p_target) as w
+    where w.place > 0
+      and not exists (
+        select from pg_attribute as a
+        where a.attrelid = to_regclass(w.table_name)
+          and a.attname = w.column_name
+          and a.attnum > 0
+          and not a.attisdropped)
+    order by w.place
+    limit 1);
+end
+$$;
+
 -- from sql/20_target/row_keys.sql
 -- Row keys: a row of a component's table by the key that a receipt has, and its version as a text.
 
@@ -3538,6 +3600,9 @@ select * from (values
     array['insert into public.backfill_settings default values;']),
   ('view_gone', true, true, 'Create the view again as the target''s migration has it. Then {again} the run.',
     array['backfill check']),
+  ('gone', true, true, 'Give it back the name that the target declares, then {again} the run. If the new name stays, '
+    'install the target with it and plan anew.',
+    array['backfill check', 'backfill install --target FILE', 'backfill plan --like {run}']),
   ('receipt_triggers', true, false, 'The check prints the SQL that puts the triggers back. Then {again} the run.',
     array['backfill check']),
   ('key', true, true, 'Remove the rows that share a key, or make its index again. The check names them. Then {again} the '
@@ -10596,6 +10661,7 @@ declare
     from public.backfill_targets as t, backfill_private.unguarded(t.table_name) as u (name)
     where t.target = p_run.target
     limit 1);
+  v_gone text := backfill_private.gone(p_run.target);
   v_key_fault text := backfill_private.key_fault(p_run.target, false);
 begin
   select s.max_throttle_per_minute into v_most from public.backfill_settings as s;
@@ -10615,6 +10681,9 @@ begin
   elsif to_regclass(backfill_private.standing_view(p_run.target)) is null then
     cause := 'view_gone';
     reason := format('%s is gone, which says what the target selects', backfill_private.standing_view(p_run.target));
+  elsif v_gone is not null then
+    cause := 'gone';
+    reason := v_gone;
   elsif v_bare is not null then
     cause := 'receipt_triggers';
     reason := format('the receipt triggers of %s are missing or not always enabled', v_bare);
@@ -13057,7 +13126,7 @@ $$;
 
 -- A sealed run that the caller may read about.
 --
--- raises  OB001 no such run, OB010 not allowed, OB013 its target was removed
+-- raises  OB001 no such run, OB007 a table or a column is gone, OB010 not allowed, OB013 its target was removed
 create function backfill_private.verifiable(p_run_id uuid)
 returns public.backfill_runs
 language plpgsql
@@ -13066,6 +13135,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_run public.backfill_runs;
+  v_gone text;
 begin
   perform backfill_private.authorize('read');
   select * into v_run from public.backfill_runs where run_id = p_run_id;
@@ -13073,6 +13143,13 @@ begin
     perform backfill_private.refuse_run(format('there is no sealed run %s', p_run_id));
   end if;
   perform backfill_private.refuse_if_removed(v_run.target);
+  v_gone := backfill_private.gone(v_run.target);
+  if v_gone is not null then
+    perform backfill_private.refuse('OB007', v_gone, concat_ws(e'\n',
+      'Give it back the name that the target declares. The check says which. Then verify again.',
+      'backfill check',
+      'backfill verify ' || p_run_id));
+  end if;
   return v_run;
 end
 $$;
@@ -13090,7 +13167,7 @@ $$;
 --           verdict: pass: every planned row is there
 --                    partial: each missing one belongs to a session recorded as failed, and nothing is critical
 --                    fail: everything else
--- raises    OB001 no such run, OB010 not allowed, OB013 no part has answered this so_far
+-- raises    OB001 no such run, OB007 a table or a column is gone, OB010 not allowed, OB013 no part has answered this so_far
 create function backfill_private.verify_part(p_run_id uuid, p_so_far jsonb, p_budget_ms integer)
 returns jsonb
 language plpgsql
@@ -16092,39 +16169,6 @@ $$;
 -- from sql/90_project/check_target.sql
 -- Check of a target: what its declaration names against what the database has. One line per difference, with what to do
 -- about it.
-
--- Every column that a target's rows name, with the statement that corrects the name. The source has place 0.
-create function backfill_private.wanted_columns(p_target text)
-returns table (place integer, table_name text, column_name text, correct text)
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select
-    0,
-    s.source_table,
-    c.name,
-    format('update backfill_private.sources set %I = ''…'' where target = %L;', c.field, s.target)
-  from backfill_private.sources as s
-  cross join lateral (values (s.key_column, 'key_column'), (s.date_column, 'date_column')) as c (name, field)
-  where s.target = p_target
-  union all
-  select
-    t.position,
-    t.table_name,
-    c.name,
-    format('update public.backfill_targets set %I = ''…'' where target = %L and component = %L;',
-      c.field, t.target, t.component)
-  from public.backfill_targets as t
-  cross join lateral (
-    select t.session_column, 'session_column'
-    union all select t.version_column, 'version_column' where t.version_column is not null
-    union all select k, 'key_columns' from unnest(t.key_columns) as k
-    union all select m, 'matches' from jsonb_object_keys(t.matches) as m
-    union all select r, 'score_ranges' from jsonb_object_keys(t.score_ranges) as r
-  ) as c (name, field)
-  where t.target = p_target
-$$;
 
 -- Lines on the tables: does each exist, with the columns that the target's rows name?
 create function backfill_private.table_lines(p_target text)
