@@ -514,7 +514,8 @@ def test_a_call_in_bulk_scores_no_session_after_the_approval_ran_out(
     misbehave(project.db, {"fail": names[1 : 1 + failing]})
     run_id = verbs.started(project.db, **{**BULK, "priority": [], "recent_since": "2025-08-01"})
     project.db.execute(
-        "update public.backfill_runs set approved_until = backfill_private.clock() + interval '0.6 s'"
+        "update public.backfill_runs"
+        " set approved_until = backfill_private.clock() + interval '0.6 s'"
     )
     asked = {"p_run_id": run_id, "p_worker": "test", "p_sessions": 20, "p_budget_ms": 1000}
     assert verbs.call(project.db, "backfill_bulk", **asked)["sessions"] == (done and done + 2)
