@@ -41,12 +41,13 @@ def batches(scene: Scene) -> dict[str, int]:
 def test_three_processes_share_a_run(scene: Scene) -> None:
     """Each takes batches of its own; a third of the sessions lose a reply besides.
 
-    The first call is held until all have asked for a batch: one may start later than the others.
+    All calls are held until each has begun: one may start later than the others, and would find
+    nothing left.
     """
     proxy = scene.proxy
     proxy.strikes = [
-        Strike(held(), Nth(SCORING, 1)),
         Strike(cut(forwards=True), first_call_of_every(3)),
+        Strike(held(), lambda call: call.function in SCORING and not proxy.healed.is_set()),
     ]
     run_id = scene.planned()
     with workers(scene, run_id, run_id, run_id) as started:
