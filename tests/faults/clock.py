@@ -107,3 +107,11 @@ class CommonClock:
 def forget(db: psycopg.Connection[Any], worker: str) -> None:
     """Wait for this worker no longer: it ended, or somebody killed it."""
     db.execute("delete from public.test_sleepers where worker = %s", (worker,))
+
+
+def wake_next(db: psycopg.Connection[Any]) -> None:
+    """Move the clock to the next waking though others are held in a call."""
+    db.execute(
+        "update public.test_clock set now_at ="
+        " greatest(now_at, (select min(wakes_at) from public.test_sleepers))"
+    )
