@@ -132,6 +132,91 @@ def test_a_piece_that_takes_too_long_is_halved_until_it_fits(
     assert (done.deletes["fc_scores"], done.conflicts, done.state) == (39, (), "rolled_back")
 
 
+# Each score that is deleted takes 300 ms of the clock that the test sets.
+SLOW = b"""
+create function public.dawdle() returns trigger language plpgsql as $$
+begin
+  update public.test_clock set now_at = now_at + interval '300 ms';
+  return old;
+end $$;
+create trigger dawdle before delete on public.fc_scores for each row
+execute function public.dawdle()
+"""
+REFUSES_LAST = """
+create function public.keep_last() returns trigger language plpgsql as $$
+begin
+  if old.session_id::text = (
+    select i.session_id from public.backfill_items as i where i.run_id = '{run}'
+    order by i.ordinal desc limit 1
+  ) then
+    raise exception 'it is last';
+  end if;
+  return old;
+end $$;
+create trigger keep_last before delete on public.fc_scores for each row
+execute function public.keep_last()
+"""
+# A score may only go if the profile that came with it goes in the same transaction.
+TOGETHER = b"""
+create function public.stay_together() returns trigger language plpgsql as $$
+begin
+  if exists (
+    select from public.profiles as p
+    join public.backfill_receipts as r on r.session_id = p.session_id::text
+    where p.session_id = old.session_id and r.table_name = 'public.profiles' and r.kind = 'score'
+  ) then
+    raise exception 'its profile stays';
+  end if;
+  return null;
+end $$;
+create constraint trigger stay_together after delete on public.fc_scores
+deferrable initially deferred for each row execute function public.stay_together()
+"""
+
+
+def test_no_session_is_undone_once_rows_are_locked_for_long(project_db: Db) -> None:
+    """Somebody may want to write one of them. One is refused: the call ends after the first half.
+
+    What a half leaves to be checked at the end is deferred for the next one too.
+    """
+    clock = DatabaseClock(project_db)
+    run_id = verbs.started(project_db, throttle_per_minute="none", batch_size=50)
+    verbs.work(project_db, run_id, clock)
+    preview = verbs.call(project_db, "backfill_preview_undo", p_run_id=run_id)
+    confirm = {"p_run_id": run_id, "p_digest": preview["digest"], "p_reason": "a test"}
+    project_db.execute(SLOW)
+    project_db.execute(REFUSES_LAST.format(run=run_id).encode())
+    first = verbs.call(project_db, "backfill_confirm_undo", **confirm)
+    assert (first["sessions"], first["remaining"]) == (19, 20)
+    project_db.execute(b"drop trigger dawdle on public.fc_scores")
+    project_db.execute(TOGETHER)
+    last = verbs.call(project_db, "backfill_confirm_undo", **confirm)
+    assert [c["reason"][-10:] for c in last["conflicts"]] == ["it is last"]
+    assert last["remaining"] == 0
+    assert last["deletes"] == {**preview["deletes"], "fc_scores": 38}
+
+
+def test_a_row_that_others_have_locked_is_left_to_the_next_call(
+    project_db: Db, project_admin: Db
+) -> None:
+    """The rows before it are free again then. What waits long holds nothing else."""
+    run_id = completed(project_db, DatabaseClock(project_db))
+    preview = verbs.call(project_db, "backfill_preview_undo", p_run_id=run_id)
+    confirm = {"p_run_id": run_id, "p_digest": preview["digest"], "p_reason": "a test"}
+    with project_admin.transaction():
+        project_admin.execute(
+            "select from public.fc_scores where session_id::text = (select i.session_id"
+            " from public.backfill_items as i where i.run_id = %s order by i.ordinal desc limit 1)"
+            " for update",
+            (run_id,),
+        )
+        first = verbs.call(project_db, "backfill_confirm_undo", **confirm)
+        assert (first["remaining"], first["conflicts"]) == (1, [])
+    last = verbs.call(project_db, "backfill_confirm_undo", **confirm)
+    assert (last["remaining"], last["conflicts"]) == (0, [])
+    assert last["deletes"] == preview["deletes"]
+
+
 REFUSALS = {
     "a trigger of the user's": """
 create function public.keep() returns trigger language plpgsql as

@@ -17,7 +17,7 @@ from backfill.results.undo import UndoEffect
 LOOK_MS = 2_000  # how long one call of the preview examines rows
 PIECE_SESSIONS = 200
 MOST_SESSIONS = 10_000
-PIECE_S = 2.0  # aim for one piece: well below every limit, far above a round trip
+PIECE_S = 0.8  # aim for one piece, in which the database begins no session later than that
 
 
 class PreviewedUndo:
@@ -135,7 +135,7 @@ async def confirm_undo(
 ) -> UndoEffect:
     """Carry an undo out until nothing remains. One that was carried out before says so.
 
-    Each piece is a transaction of about two seconds. A piece that exceeds the project's statement
+    Each piece is a transaction of about a second. A piece that exceeds the project's statement
     timeout is halved.
 
     scope: the scope that the caller expects. The undo is refused if the preview had another.

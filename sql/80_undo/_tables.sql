@@ -87,8 +87,12 @@ create type backfill_private.undo_table as (
 -- path      the search path under which the user's code runs, see backfill_private.undo_path
 -- limit_at  when the time limit of the statement comes
 -- is_alone  only one session is undone by this statement: a limit that it meets is met by any statement
+-- ends_at   no session is begun from then on, except the first. Null: any time
+-- is_begun  a session is undone, and its rows are locked
 create type backfill_private.undo_terms as (
   path text,
   limit_at timestamptz,
-  is_alone boolean
+  is_alone boolean,
+  ends_at timestamptz,
+  is_begun boolean
 );

@@ -134,7 +134,7 @@ begin
 end
 $$;
 
--- Confirm an undo, and undo the next sessions.
+-- Confirm an undo, and undo the next sessions, see backfill_private.undo_sessions.
 --
 -- p_digest    of the newest preview. To continue a killed undo, pass the same digest
 -- p_sessions  how many sessions this call undoes at most. Call again until remaining is 0
@@ -198,12 +198,13 @@ begin
       and ordinal = any (v_ordinals)
       and fence_hash is not null;
     v_terms.is_alone := cardinality(v_ordinals) = 1;
+    v_terms.ends_at := backfill_private.clock() + interval '0.8 s';
     v_effect := backfill_private.undo_sessions(p_run_id, v_ordinals, v_terms);
     update backfill_private.undos
-    set last_ordinal = v_ordinals[cardinality(v_ordinals)],
-        sessions_seen = sessions_seen + cardinality(v_ordinals),
+    set last_ordinal = v_ordinals[(v_effect ->> 'taken')::integer],
+        sessions_seen = sessions_seen + (v_effect ->> 'taken')::integer,
         conflicts = conflicts || (v_effect -> 'conflicts'),
-        done = backfill_private.added(done, v_effect - array['conflicts', 'inferred', 'sessions_total'])
+        done = backfill_private.added(done, v_effect - array['conflicts', 'inferred', 'sessions_total', 'taken'])
     where undo_id = v_undo.undo_id;
   end if;
   return backfill_private.undo_progress(p_run_id, v_undo.undo_id)

@@ -94,15 +94,20 @@ begin
 end
 $$;
 
--- Check the deferred constraints of what was written so far, as the caller's commit would.
+-- Check the deferred constraints of what was written so far, as the caller's commit would. They are deferred again: what
+-- is undone next counts on it.
 create function backfill_private.check_deferred(p_path text)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_statement text;
 begin
   perform set_config('search_path', p_path, true);
-  set constraints all immediate;
+  for v_statement in select jsonb_array_elements_text(backfill_private.checks_now()) loop
+    execute v_statement;
+  end loop;
 end
 $$;
 
@@ -354,37 +359,5 @@ begin
   perform set_config('request.headers', coalesce(v_headers, ''), true);
   perform backfill_private.undo_noted(p_run_id, array[p_ordinal], v_rows, v_conflicts, backfill_private.clock());
   return backfill_private.undo_effect(v_rows, v_conflicts);
-end
-$$;
-
--- Undo the rows of some sessions at once. If the database or code of the user's refuses one of them, with any error,
--- each half is tried by itself, down to one session, so that one refusal is one conflict.
---
--- returns  see backfill_private.undo_effect
--- raises   57014 as refusal_to_undo
-create function backfill_private.undo_sessions(
-  p_run_id uuid, p_ordinals integer[], p_terms backfill_private.undo_terms
-)
-returns jsonb
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_half integer := cardinality(p_ordinals) / 2;
-begin
-  return backfill_private.undo_at_once(p_run_id, p_ordinals, p_terms.path);
-exception when query_canceled or assert_failure or others then
-  if backfill_private.is_cancel(sqlstate, sqlerrm, p_terms.limit_at) then
-    if not p_terms.is_alone then
-      raise;
-    end if;
-    p_terms.limit_at := '-infinity';
-  end if;
-  if v_half = 0 then
-    return backfill_private.undo_item(p_run_id, p_ordinals[1], p_terms);
-  end if;
-  return backfill_private.added(
-    backfill_private.undo_sessions(p_run_id, p_ordinals[:v_half], p_terms),
-    backfill_private.undo_sessions(p_run_id, p_ordinals[v_half + 1:], p_terms));
 end
 $$;

@@ -13363,10 +13363,14 @@ create type backfill_private.undo_table as (
 -- path      the search path under which the user's code runs, see backfill_private.undo_path
 -- limit_at  when the time limit of the statement comes
 -- is_alone  only one session is undone by this statement: a limit that it meets is met by any statement
+-- ends_at   no session is begun from then on, except the first. Null: any time
+-- is_begun  a session is undone, and its rows are locked
 create type backfill_private.undo_terms as (
   path text,
   limit_at timestamptz,
-  is_alone boolean
+  is_alone boolean,
+  ends_at timestamptz,
+  is_begun boolean
 );
 
 -- from sql/80_undo/approval.sql
@@ -13777,7 +13781,7 @@ begin
 end
 $$;
 
--- Confirm an undo, and undo the next sessions.
+-- Confirm an undo, and undo the next sessions, see backfill_private.undo_sessions.
 --
 -- p_digest    of the newest preview. To continue a killed undo, pass the same digest
 -- p_sessions  how many sessions this call undoes at most. Call again until remaining is 0
@@ -13841,12 +13845,13 @@ begin
       and ordinal = any (v_ordinals)
       and fence_hash is not null;
     v_terms.is_alone := cardinality(v_ordinals) = 1;
+    v_terms.ends_at := backfill_private.clock() + interval '0.8 s';
     v_effect := backfill_private.undo_sessions(p_run_id, v_ordinals, v_terms);
     update backfill_private.undos
-    set last_ordinal = v_ordinals[cardinality(v_ordinals)],
-        sessions_seen = sessions_seen + cardinality(v_ordinals),
+    set last_ordinal = v_ordinals[(v_effect ->> 'taken')::integer],
+        sessions_seen = sessions_seen + (v_effect ->> 'taken')::integer,
         conflicts = conflicts || (v_effect -> 'conflicts'),
-        done = backfill_private.added(done, v_effect - array['conflicts', 'inferred', 'sessions_total'])
+        done = backfill_private.added(done, v_effect - array['conflicts', 'inferred', 'sessions_total', 'taken'])
     where undo_id = v_undo.undo_id;
   end if;
   return backfill_private.undo_progress(p_run_id, v_undo.undo_id)
@@ -14294,6 +14299,62 @@ begin
 end
 $$;
 
+-- from sql/80_undo/pieces.sql
+-- Pieces of an undo: others wait for what is locked, so a refusal is narrowed down for a short time only.
+
+-- Undo the rows of some sessions at once. If the database or code of the user's refuses one of them, with any error,
+-- each half is tried by itself, down to one session, so that one refusal is one conflict.
+--
+-- No half is begun after the terms' end if there is something to commit. Nobody waits for what is locked already while
+-- this waits for a row that others have locked: such a row is left to the next call, which waits for it alone.
+-- returns  see backfill_private.undo_effect, and taken: how many sessions were undone, the first ones
+-- raises   57014 as refusal_to_undo
+create function backfill_private.undo_sessions(
+  p_run_id uuid, p_ordinals integer[], p_terms backfill_private.undo_terms
+)
+returns jsonb
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '200ms'
+as $$
+declare
+  v_half integer := cardinality(p_ordinals) / 2;
+  v_is_locked boolean;
+  v_first jsonb;
+begin
+  if p_terms.is_begun and backfill_private.clock() >= p_terms.ends_at then
+    return '{"taken": 0}'::jsonb;
+  end if;
+  if v_half = 0 and p_terms.is_begun is not true then
+    perform set_config('lock_timeout', '0', true);
+  end if;
+  begin
+    return backfill_private.undo_at_once(p_run_id, p_ordinals, p_terms.path)
+      || jsonb_build_object('taken', cardinality(p_ordinals));
+  exception when query_canceled or assert_failure or others then
+    v_is_locked := sqlstate = '55P03';
+    if backfill_private.is_cancel(sqlstate, sqlerrm, p_terms.limit_at) then
+      if not p_terms.is_alone then
+        raise;
+      end if;
+      p_terms.limit_at := '-infinity';
+    end if;
+  end;
+  if p_terms.is_begun and (backfill_private.clock() >= p_terms.ends_at or v_half = 0 and v_is_locked) then
+    return '{"taken": 0}'::jsonb;
+  elsif v_half = 0 then
+    return backfill_private.undo_item(p_run_id, p_ordinals[1], p_terms) || '{"taken": 1}'::jsonb;
+  end if;
+  v_first := backfill_private.undo_sessions(p_run_id, p_ordinals[:v_half], p_terms);
+  if (v_first ->> 'taken')::integer < v_half then
+    return v_first;
+  end if;
+  p_terms.is_begun := true;
+  return backfill_private.added(
+    v_first, backfill_private.undo_sessions(p_run_id, p_ordinals[v_half + 1:], p_terms));
+end
+$$;
+
 -- from sql/80_undo/preview.sql
 -- The preview of an undo. Only rows that have a receipt and are still what the run wrote can be undone. confirm.sql
 -- carries out exactly what was previewed. write.sql undoes the rows.
@@ -14654,15 +14715,20 @@ begin
 end
 $$;
 
--- Check the deferred constraints of what was written so far, as the caller's commit would.
+-- Check the deferred constraints of what was written so far, as the caller's commit would. They are deferred again: what
+-- is undone next counts on it.
 create function backfill_private.check_deferred(p_path text)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_statement text;
 begin
   perform set_config('search_path', p_path, true);
-  set constraints all immediate;
+  for v_statement in select jsonb_array_elements_text(backfill_private.checks_now()) loop
+    execute v_statement;
+  end loop;
 end
 $$;
 
@@ -14914,38 +14980,6 @@ begin
   perform set_config('request.headers', coalesce(v_headers, ''), true);
   perform backfill_private.undo_noted(p_run_id, array[p_ordinal], v_rows, v_conflicts, backfill_private.clock());
   return backfill_private.undo_effect(v_rows, v_conflicts);
-end
-$$;
-
--- Undo the rows of some sessions at once. If the database or code of the user's refuses one of them, with any error,
--- each half is tried by itself, down to one session, so that one refusal is one conflict.
---
--- returns  see backfill_private.undo_effect
--- raises   57014 as refusal_to_undo
-create function backfill_private.undo_sessions(
-  p_run_id uuid, p_ordinals integer[], p_terms backfill_private.undo_terms
-)
-returns jsonb
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_half integer := cardinality(p_ordinals) / 2;
-begin
-  return backfill_private.undo_at_once(p_run_id, p_ordinals, p_terms.path);
-exception when query_canceled or assert_failure or others then
-  if backfill_private.is_cancel(sqlstate, sqlerrm, p_terms.limit_at) then
-    if not p_terms.is_alone then
-      raise;
-    end if;
-    p_terms.limit_at := '-infinity';
-  end if;
-  if v_half = 0 then
-    return backfill_private.undo_item(p_run_id, p_ordinals[1], p_terms);
-  end if;
-  return backfill_private.added(
-    backfill_private.undo_sessions(p_run_id, p_ordinals[:v_half], p_terms),
-    backfill_private.undo_sessions(p_run_id, p_ordinals[v_half + 1:], p_terms));
 end
 $$;
 
