@@ -445,6 +445,13 @@ SAFEGUARDS = (
         "tests/test_throttle.py::test_running_runs_share_the_projects_bound",
     ),
     Safeguard(
+        "slots that are free again after 60 s",
+        "30_run/slots.sql",
+        "where s.used_at <= backfill_private.clock() - interval '60 seconds'\n",
+        "",
+        "tests/test_bound.py::test_a_share_that_is_given_back_frees_no_start",
+    ),
+    Safeguard(
         "hash compare at undo",
         "80_undo/conflicts.sql",
         "when not standing.is_as_left then ''the row was changed since''\n",
@@ -497,6 +504,20 @@ SAFEGUARDS = (
             "tests/test_undo_sets.py::test_overwritten_rows_are_restored_with_what_the_"
             "table_computes_left_to_it"
         ),
+    ),
+    Safeguard(
+        "before-image held against its hash at undo",
+        "80_undo/conflicts.sql",
+        "e.before_hash is distinct from sha256(convert_to(e.before, 'UTF8')),",
+        "false,",
+        "tests/test_undo_sets.py::test_an_image_that_was_changed_since_is_not_written_back",
+    ),
+    Safeguard(
+        "time budget of a piece of an undo",
+        "80_undo/confirm.sql",
+        "v_terms.ends_at := backfill_private.clock() + interval '0.8 s';",
+        "",
+        "tests/test_undo.py::test_no_session_is_undone_once_rows_are_locked_for_long",
     ),
     Safeguard(
         "second look before an undo",
