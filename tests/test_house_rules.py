@@ -78,6 +78,8 @@ CALLED_BY_THE_SERVICE = (
     "keys_hold(text)",
     "fault(text)",
     "history(text[])",
+    "checks_now()",
+    "gives_way(timestamp with time zone)",
     "is_cancel(text,text,timestamp with time zone)",
     "kept_message(text,text)",
     "rehearsal_lease(uuid,text)",

@@ -42,6 +42,7 @@ OUT_BY_QUERY = "the columns are filled by return query execute, which the checke
 # (function, what is found) -> why it is meant to be so.
 BY_DESIGN = {
     ("check_deferred", "text type variable is not sanitized"): NAMES_COME_QUOTED,
+    ("rehearse_pass", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("session_name", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("held_fault", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("unselected", "text type variable is not sanitized"): NAMES_COME_QUOTED,

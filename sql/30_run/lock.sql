@@ -122,3 +122,15 @@ begin
   return v_run;
 end
 $$;
+
+-- Whether a transaction that began its work then holds others up and has had its time: somebody waits for a lock of it,
+-- and it is at it for more than 0.8 s. Nobody waits for longer than a second because of what can be left out.
+create function backfill_private.gives_way(p_began timestamptz)
+returns boolean
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.clock() - p_began > interval '0.8 s'
+    and exists (select from pg_locks as l where not l.granted and pg_backend_pid() = any (pg_blocking_pids(l.pid)))
+$$;

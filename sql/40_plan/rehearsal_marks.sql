@@ -376,7 +376,8 @@ as $$
   select case
     when told.text <> '' then backfill_private.mark('rehearsal: undo', 'warn', told.text)
     when told.looked_at = 0
-    then backfill_private.mark('rehearsal: undo', 'warn', 'not rehearsed: the time limit came first')
+    then backfill_private.mark('rehearsal: undo', 'warn',
+      'not rehearsed: the time limit came first, or somebody waited for the rows')
     else backfill_private.mark('rehearsal: undo', 'ok', 'gives back every row as it was')
   end
   from (

@@ -30,6 +30,9 @@ as $$
     when s.fails is not null and backfill_private.alone_because(p_run_id) is not null
     then backfill_private.mark('rehearsal: second call', 'warn',
       'not measured, since no second call works in the same transaction')
+    when not exists (select from backfill_private.rehearsed(p_run_id) as r where r.seen ? 'second')
+    then backfill_private.mark('rehearsal: second call', 'warn',
+      'not measured: the time limit came first, or somebody waited for the rows')
     when s.differences is null
     then backfill_private.mark('rehearsal: second call', 'ok', 'changes nothing' || coalesce(
       '. Not decidable, since they hold the time of the transaction: ' || s.undecidable, ''))

@@ -188,8 +188,9 @@ begin
 end
 $$;
 
--- Make a session's calls one by one, and then check deferred constraints. The first failed call ends the pass, and its
--- own writes are rolled back. After each call the settings are put back, as the end of its transaction would.
+-- Make a session's calls one by one, and then check deferred constraints, which are deferred again for another pass. The
+-- first failed call ends the pass, and its own writes are rolled back. After each call the settings are put back, as the
+-- end of its transaction would.
 --
 -- p_steps        [{component, function, call: SQL}]
 -- p_search_path  that of a call through the API, since the scoring functions will run under it
@@ -206,7 +207,7 @@ declare
   v_began timestamptz;
   v_calls jsonb := '[]'::jsonb;
   v_settings jsonb := backfill_private.settings_kept(backfill_private.loose_settings(), p_search_path);
-  v_is_checked boolean := false;
+  v_check text;
 begin
   for v_step in
     select s from jsonb_array_elements(p_steps || '{"function": "a deferred constraint"}'::jsonb) as s
@@ -217,12 +218,12 @@ begin
       if v_step ? 'call' then
         execute v_step ->> 'call';
       else
-        set constraints all immediate;
-        v_is_checked := true;
-        raise exception 'they are deferred again, for a second pass';
+        for v_check in select jsonb_array_elements_text(backfill_private.checks_now()) loop
+          execute v_check;
+        end loop;
+        exit;
       end if;
     exception when query_canceled or assert_failure or others then
-      exit when v_is_checked;
       return jsonb_build_object('calls', v_calls, 'error', jsonb_build_object(
         'code', sqlstate,
         'step', v_step ->> 'function',

@@ -177,9 +177,6 @@ $$;
 comment on function public.backfill_rehearsal(uuid) is
   'Choose the sessions that are rehearsed while planning. For the client.';
 
--- Rehearse one session of the sample: score it, score it again, undo it, and roll everything back. Then score one of
--- each kind after another session, and roll that back too.
---
 -- Approve an undo that was previewed, if the policy asks for that. Whoever carries it out confirms it afterwards.
 create function public.backfill_approve_undo(
   run uuid, digest text, approver text default null, note text default null
@@ -194,6 +191,9 @@ $$;
 comment on function public.backfill_approve_undo(uuid, text, text, text) is
   'Approve a previewed undo: the run, the digest, your name. For the SQL editor, or an Auth user with the role approver.';
 
+-- Rehearse one session of the sample: score it, score it again, undo it, and roll everything back. Then score one of
+-- each kind after another session, and roll that back too. Once somebody waits for its rows for long, the rest is left.
+--
 -- The last parameter is the caller's search path: a default is evaluated before this function's own path is set. It has
 -- no name, so that no call through the API can give another.
 -- returns        {took_ms: of this call in the database, calls, error, tables, …}, or {why} if it was not rehearsed
@@ -229,13 +229,15 @@ begin
         true);
       v_seen := backfill_private.rehearse_pass(v_lease -> 'steps', v_search_path, v_limit_at);
       v_seen := v_seen || backfill_private.seen_first((v_lease ->> 'scratch')::uuid, v_lease -> 'writes');
-      if v_seen ->> 'error' is null then
+      if v_seen ->> 'error' is null and not backfill_private.gives_way(v_began) then
         v_alone := backfill_private.row_hashes((v_lease ->> 'scratch')::uuid);
         v_seen := v_seen || jsonb_build_object('second',
           backfill_private.rehearse_pass(v_lease -> 'steps', v_search_path, v_limit_at)
             || backfill_private.seen_second((v_lease ->> 'scratch')::uuid));
-        v_seen := v_seen || jsonb_build_object('undone',
-          backfill_private.seen_undone((v_lease ->> 'scratch')::uuid, v_search_path, v_limit_at));
+        if not backfill_private.gives_way(v_began) then
+          v_seen := v_seen || jsonb_build_object('undone',
+            backfill_private.seen_undone((v_lease ->> 'scratch')::uuid, v_search_path, v_limit_at));
+        end if;
       end if;
     else
       v_seen := v_lease;

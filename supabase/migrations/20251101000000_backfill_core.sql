@@ -4445,6 +4445,18 @@ begin
 end
 $$;
 
+-- Whether a transaction that began its work then holds others up and has had its time: somebody waits for a lock of it,
+-- and it is at it for more than 0.8 s. Nobody waits for longer than a second because of what can be left out.
+create function backfill_private.gives_way(p_began timestamptz)
+returns boolean
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.clock() - p_began > interval '0.8 s'
+    and exists (select from pg_locks as l where not l.granted and pg_backend_pid() = any (pg_blocking_pids(l.pid)))
+$$;
+
 -- from sql/30_run/naming.sql
 -- Naming: which sessions some texts name. A session is named by its whole id. If ids are uuids, the first characters of
 -- one name it too, eight at least. Of numbers and texts any beginning may be an id itself, so it names nothing.
@@ -7345,7 +7357,8 @@ as $$
   select case
     when told.text <> '' then backfill_private.mark('rehearsal: undo', 'warn', told.text)
     when told.looked_at = 0
-    then backfill_private.mark('rehearsal: undo', 'warn', 'not rehearsed: the time limit came first')
+    then backfill_private.mark('rehearsal: undo', 'warn',
+      'not rehearsed: the time limit came first, or somebody waited for the rows')
     else backfill_private.mark('rehearsal: undo', 'ok', 'gives back every row as it was')
   end
   from (
@@ -8372,6 +8385,9 @@ as $$
     when s.fails is not null and backfill_private.alone_because(p_run_id) is not null
     then backfill_private.mark('rehearsal: second call', 'warn',
       'not measured, since no second call works in the same transaction')
+    when not exists (select from backfill_private.rehearsed(p_run_id) as r where r.seen ? 'second')
+    then backfill_private.mark('rehearsal: second call', 'warn',
+      'not measured: the time limit came first, or somebody waited for the rows')
     when s.differences is null
     then backfill_private.mark('rehearsal: second call', 'ok', 'changes nothing' || coalesce(
       '. Not decidable, since they hold the time of the transaction: ' || s.undecidable, ''))
@@ -15118,6 +15134,7 @@ declare
   v_seen jsonb;
   v_is_seen boolean := false;
   v_calls integer := 1 + p_is_beside::integer;
+  v_began timestamptz := backfill_private.clock();
 begin
   if backfill_private.rehearsal_waits(v_calls) is not null then
     return null;
@@ -15140,7 +15157,7 @@ begin
           'error', v_pass -> 'error',
           'rows', backfill_private.row_hashes((v_lease ->> 'scratch')::uuid));
       end if;
-      exit when v_pass ->> 'error' is not null;
+      exit when v_pass ->> 'error' is not null or backfill_private.gives_way(v_began);
     end loop;
     v_is_seen := true;
     raise exception 'everything is rolled back';
@@ -15377,8 +15394,9 @@ begin
 end
 $$;
 
--- Make a session's calls one by one, and then check deferred constraints. The first failed call ends the pass, and its
--- own writes are rolled back. After each call the settings are put back, as the end of its transaction would.
+-- Make a session's calls one by one, and then check deferred constraints, which are deferred again for another pass. The
+-- first failed call ends the pass, and its own writes are rolled back. After each call the settings are put back, as the
+-- end of its transaction would.
 --
 -- p_steps        [{component, function, call: SQL}]
 -- p_search_path  that of a call through the API, since the scoring functions will run under it
@@ -15395,7 +15413,7 @@ declare
   v_began timestamptz;
   v_calls jsonb := '[]'::jsonb;
   v_settings jsonb := backfill_private.settings_kept(backfill_private.loose_settings(), p_search_path);
-  v_is_checked boolean := false;
+  v_check text;
 begin
   for v_step in
     select s from jsonb_array_elements(p_steps || '{"function": "a deferred constraint"}'::jsonb) as s
@@ -15406,12 +15424,12 @@ begin
       if v_step ? 'call' then
         execute v_step ->> 'call';
       else
-        set constraints all immediate;
-        v_is_checked := true;
-        raise exception 'they are deferred again, for a second pass';
+        for v_check in select jsonb_array_elements_text(backfill_private.checks_now()) loop
+          execute v_check;
+        end loop;
+        exit;
       end if;
     exception when query_canceled or assert_failure or others then
-      exit when v_is_checked;
       return jsonb_build_object('calls', v_calls, 'error', jsonb_build_object(
         'code', sqlstate,
         'step', v_step ->> 'function',
@@ -17459,9 +17477,6 @@ $$;
 comment on function public.backfill_rehearsal(uuid) is
   'Choose the sessions that are rehearsed while planning. For the client.';
 
--- Rehearse one session of the sample: score it, score it again, undo it, and roll everything back. Then score one of
--- each kind after another session, and roll that back too.
---
 -- Approve an undo that was previewed, if the policy asks for that. Whoever carries it out confirms it afterwards.
 create function public.backfill_approve_undo(
   run uuid, digest text, approver text default null, note text default null
@@ -17476,6 +17491,9 @@ $$;
 comment on function public.backfill_approve_undo(uuid, text, text, text) is
   'Approve a previewed undo: the run, the digest, your name. For the SQL editor, or an Auth user with the role approver.';
 
+-- Rehearse one session of the sample: score it, score it again, undo it, and roll everything back. Then score one of
+-- each kind after another session, and roll that back too. Once somebody waits for its rows for long, the rest is left.
+--
 -- The last parameter is the caller's search path: a default is evaluated before this function's own path is set. It has
 -- no name, so that no call through the API can give another.
 -- returns        {took_ms: of this call in the database, calls, error, tables, …}, or {why} if it was not rehearsed
@@ -17511,13 +17529,15 @@ begin
         true);
       v_seen := backfill_private.rehearse_pass(v_lease -> 'steps', v_search_path, v_limit_at);
       v_seen := v_seen || backfill_private.seen_first((v_lease ->> 'scratch')::uuid, v_lease -> 'writes');
-      if v_seen ->> 'error' is null then
+      if v_seen ->> 'error' is null and not backfill_private.gives_way(v_began) then
         v_alone := backfill_private.row_hashes((v_lease ->> 'scratch')::uuid);
         v_seen := v_seen || jsonb_build_object('second',
           backfill_private.rehearse_pass(v_lease -> 'steps', v_search_path, v_limit_at)
             || backfill_private.seen_second((v_lease ->> 'scratch')::uuid));
-        v_seen := v_seen || jsonb_build_object('undone',
-          backfill_private.seen_undone((v_lease ->> 'scratch')::uuid, v_search_path, v_limit_at));
+        if not backfill_private.gives_way(v_began) then
+          v_seen := v_seen || jsonb_build_object('undone',
+            backfill_private.seen_undone((v_lease ->> 'scratch')::uuid, v_search_path, v_limit_at));
+        end if;
       end if;
     else
       v_seen := v_lease;
@@ -18551,6 +18571,7 @@ grant execute on function
   backfill_private.catalog_references(oid),
   backfill_private.catalog_relations(),
   backfill_private.check_bounds(jsonb),
+  backfill_private.checks_now(),
   backfill_private.claim(uuid, uuid, text),
   backfill_private.claim_apart(uuid, uuid, text),
   backfill_private.columns_apart(jsonb, jsonb),
@@ -18559,6 +18580,7 @@ grant execute on function
   backfill_private.coverage_of(text, text, text),
   backfill_private.declaration_faults(jsonb),
   backfill_private.fault(text),
+  backfill_private.gives_way(timestamptz),
   backfill_private.history(text[]),
   backfill_private.installed_targets(),
   backfill_private.is_cancel(text, text, timestamptz),
