@@ -271,7 +271,7 @@ create table backfill_private.starts (
   primary key (run_id, started_at)
 );
 
--- The starts that the project's bound allows per minute, each with the moment when it was last taken: see slots.sql.
+-- The starts that the project's bound allows per minute, each with the moment when it was last taken: see throttle.sql.
 create table backfill_private.slots (
   slot integer generated always as identity primary key,
   used_at timestamptz not null

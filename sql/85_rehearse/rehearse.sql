@@ -79,7 +79,7 @@ begin
 end
 $$;
 
--- Why so many calls may not be made now. Null: they may, and their slots are locked, see slots.sql.
+-- Why so many calls may not be made now. Null: they may, and their slots are locked, see throttle.sql.
 create function backfill_private.rehearsal_waits(p_calls integer)
 returns text
 language plpgsql
