@@ -211,12 +211,8 @@ begin
         failed_step = d.step, error_code = d.code,
         error_message = case d.code when 'OB017' then backfill_private.no_effect(p_run_id, d.step) else d.message end,
         crowded_out = d.crowded_out, unknown_outcomes = d.unknowns, is_alone = d.outcome = 'beside',
-        not_before = case when d.state <> 'pending' then null
-          when d.outcome = 'unknown' then backfill_private.clock() + backfill_private.back_off(d.unknowns)
-          when d.outcome = 'again' then backfill_private.clock() + backfill_private.back_off(d.crowded_out)
-          when d.outcome = 'slow' then backfill_private.clock() + greatest(
-            backfill_private.back_off(greatest(d.crowded_out, 1)),
-            case when d.retry_after_s > 0 then least(d.retry_after_s, 3600) end * interval '1 second') end,
+        not_before = case when d.state = 'pending' then
+          backfill_private.tried_again_at(d.outcome, d.unknowns, d.crowded_out, d.retry_after_s) end,
         trial = case
           when d.state = 'pending' and d.is_suspect
           then case when i.trial = 'called' and not i.is_alone then 'agreed' else 'aside' end

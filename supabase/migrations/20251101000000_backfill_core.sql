@@ -9204,11 +9204,12 @@ end
 $$;
 
 -- from sql/60_apply/backoff_and_breaker.sql
--- Trouble: what the database does when many calls go wrong. Back-off and the circuit breaker.
+-- Trouble: what the database does when calls go wrong. Back-off of a session and of a run, and the circuit breaker.
 --
 -- A call without a known end is looked up, not guessed: settling takes the fence away, then asks the receipts.
--- This file says only how long to wait before another try, and when to stop trying. How the client repeats its own calls
--- is in backfill/api/retries.py.
+-- This file says only how long to wait before another try, and when to stop trying. How many tries a session has is in
+-- outcome.sql, which code or status means slow or unknown in 30_run/faults.sql. The client repeats none of these calls.
+-- Its own (start, claim, settle) it asks again with a back-off of the library stamina: backfill/api/retries.py.
 
 -- How long to wait after this many troubles in a row: 1 s, 2 s, 4 s … 60 s. Up to half of it is random, so that
 -- sessions and workers that ran into the same trouble do not come back together.
@@ -9219,6 +9220,29 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
   select least(60, power(2, least(p_troubles, 10) - 1)) * (0.5 + random() / 2) * interval '1 second'
+$$;
+
+-- When a session that is pending again may be tried. Null: at once.
+--
+-- p_outcome        see backfill_private.decide_outcomes
+-- p_unknowns       how often its outcome was unknown, with this one
+-- p_crowded_out    how often it was rolled back or told to wait while others were not, with this one
+-- p_retry_after_s  as a 429 said. At most an hour of it is heeded
+create function backfill_private.tried_again_at(
+  p_outcome text, p_unknowns integer, p_crowded_out integer, p_retry_after_s numeric
+)
+returns timestamptz
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.clock() + case p_outcome
+    when 'unknown' then backfill_private.back_off(p_unknowns)
+    when 'again' then backfill_private.back_off(p_crowded_out)
+    when 'slow' then greatest(
+      backfill_private.back_off(greatest(p_crowded_out, 1)),
+      case when p_retry_after_s > 0 then least(p_retry_after_s, 3600) end * interval '1 second')
+  end
 $$;
 
 -- Note what a batch ran into. A run that gets no answer backs off, and is paused after eight batches without one. A run
@@ -11880,12 +11904,8 @@ begin
         failed_step = d.step, error_code = d.code,
         error_message = case d.code when 'OB017' then backfill_private.no_effect(p_run_id, d.step) else d.message end,
         crowded_out = d.crowded_out, unknown_outcomes = d.unknowns, is_alone = d.outcome = 'beside',
-        not_before = case when d.state <> 'pending' then null
-          when d.outcome = 'unknown' then backfill_private.clock() + backfill_private.back_off(d.unknowns)
-          when d.outcome = 'again' then backfill_private.clock() + backfill_private.back_off(d.crowded_out)
-          when d.outcome = 'slow' then backfill_private.clock() + greatest(
-            backfill_private.back_off(greatest(d.crowded_out, 1)),
-            case when d.retry_after_s > 0 then least(d.retry_after_s, 3600) end * interval '1 second') end,
+        not_before = case when d.state = 'pending' then
+          backfill_private.tried_again_at(d.outcome, d.unknowns, d.crowded_out, d.retry_after_s) end,
         trial = case
           when d.state = 'pending' and d.is_suspect
           then case when i.trial = 'called' and not i.is_alone then 'agreed' else 'aside' end

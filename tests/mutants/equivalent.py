@@ -79,12 +79,6 @@ SURVIVORS = (
         "only the fifth or the sixth fails a session",
     ),
     Survivor(
-        "decide_outcomes",
-        "when d.retry_after_s > 0",
-        "when d.retry_after_s >= 0",
-        "the back-off is longer than no time",
-    ),
-    Survivor(
         "may",
         "bool_or(",
         "bool_and(",
@@ -165,6 +159,12 @@ SURVIVORS = (
         "select true as is_there",
         "select false as is_there",
         "only whether it is null is asked",
+    ),
+    Survivor(
+        "tried_again_at",
+        "when p_retry_after_s > 0",
+        "when p_retry_after_s >= 0",
+        "the back-off is longer than no time",
     ),
     *(
         Survivor(function, "limit 1", "limit 2", "the first row of two is taken")
