@@ -1,4 +1,9 @@
-"""How the command line ends: a code per kind of error, and one per answer of a verb."""
+"""How the command line ends: a code per kind of error, and one per answer of a verb.
+
+A run that the database pauses ends `apply` with `Paused`, which is a `Refused`. A command line that
+typer does not understand is USAGE, by typer's own code. A question that is broken off and an answer
+that cannot be written are FAILED: see `main` in app.py.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Declared targets: a TOML file that says what a session is and what it may lack, read and checked.
 
 Each table of the file is a class that pydantic reads. Only the file's own form is checked here. The
-database looks the names up when the migration is applied.
+database looks the names up when the migration is applied. The whole format on one page, with what
+each key is and what it may hold, is target.schema.json, made from these classes.
 """
 
 from __future__ import annotations

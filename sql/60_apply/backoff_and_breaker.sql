@@ -40,9 +40,10 @@ as $$
 $$;
 
 -- Note what a batch ran into. A run that gets no answer backs off, and is paused after eight batches without one. A run
--- that is told to slow down by a 429 waits as long as it was told: no claim and no call in bulk is granted before
--- back_off_until. A session that is told so again while others are not waits by itself. Trouble that may hit every
--- session is tried on another one, see trial.sql.
+-- that is told to slow down by a 429 waits as long as it was told: the worker begins no other session of the batch, and
+-- no claim and no call in bulk is granted before back_off_until. A session that is told so again while others are not
+-- waits by itself, as long as tried_again_at says. Trouble that may hit every session is tried on another one, see
+-- trial.sql.
 --
 -- p_outcomes  as the worker told them
 -- p_settled   as decided, see backfill_private.decide_outcomes

@@ -1,4 +1,7 @@
 -- The canary: before the next phase starts, the priority sessions are looked at and their scores are checked for range.
+--
+-- A claim asks `judge_canary` before it grants a session of another phase, and before it completes a run. A call in
+-- bulk begins only once that has passed. A resume after the canary failed overrides it: see lifecycle.sql.
 
 -- What is wrong with a value of a score column. Null if nothing is. Never the value itself: it is somebody's score.
 create function backfill_private.score_fault(p_value jsonb, p_range jsonb)

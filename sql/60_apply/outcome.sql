@@ -1,5 +1,8 @@
 -- Outcomes: what a session becomes, a lost reply included. The item first, the fence second, the receipts third: an
 -- outcome is decided only when the attempt can no longer commit.
+--
+-- A reply is lost if the worker says so (unknown: a broken connection, or a code of 30_run/faults.sql after which the
+-- call may have committed), or if no worker says anything (lost: the lease ran out or was taken back, see settle.sql).
 
 -- Did any of these calls come to a known end? If so, the API is alive, and an outcome that stays unknown is the
 -- session's own trouble.

@@ -123,6 +123,10 @@ $$;
 
 -- Which written rows of a table cannot be undone, and why: {newest receipt: reason}. Locks the rows if p_lock.
 --
+-- Whether a row is as the run left it is asked as verify asks it (as_left_sql in 30_run/receipts.sql): the hash of the
+-- whole row against the one in its newest receipt. If the table has other columns since, a hash per column that is
+-- left.
+--
 -- One statement looks at the rows. One per foreign key looks for rows that refer to them, with any ON DELETE.
 create function backfill_private.undo_conflicts(
   p_table backfill_private.undo_table, p_rows backfill_private.undoable[], p_lock boolean

@@ -4155,8 +4155,9 @@ $$;
 -- from sql/30_run/faults.sql
 -- Faults: what an error's code means for a session, and what of its message may be kept.
 
--- What an error code means. SQL asks this view through backfill_private.fault. The client, which sees the answers of the
--- API, asks its mirror in backfill/api/faults.py. A test holds the two equal.
+-- What an error code means. SQL asks this view through backfill_private.fault. The client, which sees the answers of
+-- the API, asks its mirror in backfill/api/faults.py. So a new class is a row here and, with the same of, class, direct
+-- and kept, a line at the same place of MEANINGS there. tests/test_error_codes.py holds the two equal.
 --
 -- of      whose code it is: PostgreSQL's (sqlstate), PostgREST's (postgrest) or an HTTP status (http)
 -- class   a code, or the beginning of codes. The longest match wins
@@ -9246,9 +9247,10 @@ as $$
 $$;
 
 -- Note what a batch ran into. A run that gets no answer backs off, and is paused after eight batches without one. A run
--- that is told to slow down by a 429 waits as long as it was told: no claim and no call in bulk is granted before
--- back_off_until. A session that is told so again while others are not waits by itself. Trouble that may hit every
--- session is tried on another one, see trial.sql.
+-- that is told to slow down by a 429 waits as long as it was told: the worker begins no other session of the batch, and
+-- no claim and no call in bulk is granted before back_off_until. A session that is told so again while others are not
+-- waits by itself, as long as tried_again_at says. Trouble that may hit every session is tried on another one, see
+-- trial.sql.
 --
 -- p_outcomes  as the worker told them
 -- p_settled   as decided, see backfill_private.decide_outcomes
@@ -9995,6 +9997,9 @@ $$;
 
 -- from sql/60_apply/canary.sql
 -- The canary: before the next phase starts, the priority sessions are looked at and their scores are checked for range.
+--
+-- A claim asks `judge_canary` before it grants a session of another phase, and before it completes a run. A call in
+-- bulk begins only once that has passed. A resume after the canary failed overrides it: see lifecycle.sql.
 
 -- What is wrong with a value of a score column. Null if nothing is. Never the value itself: it is somebody's score.
 create function backfill_private.score_fault(p_value jsonb, p_range jsonb)
@@ -11693,6 +11698,9 @@ $$;
 -- from sql/60_apply/outcome.sql
 -- Outcomes: what a session becomes, a lost reply included. The item first, the fence second, the receipts third: an
 -- outcome is decided only when the attempt can no longer commit.
+--
+-- A reply is lost if the worker says so (unknown: a broken connection, or a code of 30_run/faults.sql after which the
+-- call may have committed), or if no worker says anything (lost: the lease ran out or was taken back, see settle.sql).
 
 -- Did any of these calls come to a known end? If so, the API is alive, and an outcome that stays unknown is the
 -- session's own trouble.
@@ -14073,6 +14081,10 @@ as $$
 $$;
 
 -- Which written rows of a table cannot be undone, and why: {newest receipt: reason}. Locks the rows if p_lock.
+--
+-- Whether a row is as the run left it is asked as verify asks it (as_left_sql in 30_run/receipts.sql): the hash of the
+-- whole row against the one in its newest receipt. If the table has other columns since, a hash per column that is
+-- left.
 --
 -- One statement looks at the rows. One per foreign key looks for rows that refer to them, with any ON DELETE.
 create function backfill_private.undo_conflicts(
