@@ -1,18 +1,28 @@
-"""Numbers as SVG for a page. The colours are the page's own, so light, dark and paper all fit.
+"""The charts of a page: which there are, and how they are drawn, as SVG. Needs the extra `page`.
 
-The only module that draws. Pure: the same numbers give the same text. Needs the extra `page`.
+The numbers behind them are in figures.py. The colours are the page's own, so light, dark and paper
+all fit. The only module that draws. Pure: the same numbers give the same text.
 """
 
 from __future__ import annotations
 
+import html
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import Element
 
 import pygal
 from pygal.style import Style
+
+from backfill.render.markdown import duration
+from backfill.render.page import figures
+from backfill.render.page.markup import html_of
+
+if TYPE_CHECKING:
+    from backfill.results.plan import Plan
+    from backfill.results.run import Json
 
 # pygal leaves a finder for its plugins behind, of a kind that Python 3.12 no longer asks. In older
 # versions every later import in the program would warn of it.
@@ -45,6 +55,98 @@ _LOOK = {
     "legend_font_size": 13,
     "value_font_size": 12,
 }
+
+
+# Which there are --------------------------------------------------------------------------------
+
+
+def of_sections(plan: Plan) -> dict[str, str]:
+    """Title of a section of the plan -> its chart, for the sections that have one.
+
+    A chart is drawn where it says more than the table below it: not of a single day or batch.
+    """
+    if not plan.sessions:
+        return {}
+    return {
+        "Candidate analysis": _candidates(plan),
+        "Batching strategy": _timeline(plan),
+    }
+
+
+def _candidates(plan: Plan) -> str:
+    unit, labels, series = figures.candidates_by_day(plan)
+    if len(labels) == 1:
+        return ""
+    caption = f"{plan.called.title} by the UTC {unit} of their creation, by what they lack"
+    return _figure(caption, stacked_bars("candidates", caption, labels, series))
+
+
+def _timeline(plan: Plan) -> str:
+    throttle = plan.request.get("throttle_per_minute")
+    if not throttle:
+        return ""
+    planned = figures.in_the_window(figures.planned_starts(plan))
+    seen = figures.in_the_window(figures.seen_starts(plan))
+    if len(plan.batches) == 1:
+        return ""
+    told = {"planned": planned, "as it happened": seen} if seen else {"planned": planned}
+    carried = figures.carried_to_the_end(told)
+    last = max(x for points in told.values() for x, _ in points)
+    series: dict[str, Points] = {
+        f"throttle: {throttle}": [(0.0, float(throttle)), (last, float(throttle))],
+        **{name: steps(points) for name, points in carried.items()},
+    }
+    first = f" (the first {figures.MOST_STARTS} batches)"
+    caption = f"{plan.called.title} started in the last 60 s, against the throttle" + (
+        first if len(plan.batches) > figures.MOST_STARTS else ""
+    )
+    x_title = "seconds after the first batch"
+    return _figure(caption, lines("timeline", caption, x_title, series))
+
+
+def done(plan: Plan) -> str:
+    """How many sessions were done by when. Empty if none was, or all at once."""
+    return _over_time(plan, "progress", "done")
+
+
+def failed(plan: Plan) -> str:
+    """How many had failed by when: on an axis of its own, since few fail among many."""
+    return _over_time(plan, "failed", "failed", colours=("var(--fail)",))
+
+
+def _over_time(plan: Plan, name: str, what: str, colours: Sequence[str] = SERIES) -> str:
+    points = figures.carried_to_the_end(figures.settled_over_time(plan))[what]
+    if not points or points[-1][0] == 0:
+        return ""
+    caption = f"{plan.called.title} {what}, by seconds since the run was started"
+    line = {what: steps(figures.held(points))}
+    return _figure(caption, lines(name, caption, "seconds", line, colours))
+
+
+def latencies(plan: Plan, receipts: Sequence[Mapping[str, Json]]) -> str:
+    """How long the sessions took. A sentence if all took about as long, empty without receipts."""
+    found_s = figures.latencies_s(plan, receipts)
+    if not found_s:
+        return ""
+    half, most = (duration(figures.share_below(found_s, share)) for share in (0.5, 0.95))
+    labels, counts = figures.latency_bars(found_s)
+    called = plan.called
+    caption = f"From the lease of each {called.one} to its last row: p50 {half}, p95 {most}"
+    if len(labels) == 1:
+        return html_of(f"{caption}.")
+    return _figure(caption, bars("latencies", caption, labels, {called.many: counts}))
+
+
+def _figure(caption: str, svg: str) -> str:
+    said = html.escape(caption)
+    return (
+        f"<figure><figcaption>{said}</figcaption>"
+        f'<p class="sign" aria-hidden="true">scroll sideways →</p>'
+        f'<div class="wide" tabindex="0" role="group" aria-label="{said}">{svg}</div></figure>'
+    )
+
+
+# How they are drawn -----------------------------------------------------------------------------
 
 
 def stacked_bars(

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from backfill.render.markdown import duration, table
+from backfill.render.markdown import table
 from backfill.render.page import charts, figures
 from backfill.render.page.markup import html_of, mark
 from backfill.render.page.now import OVER, Tile, headline, tiles
@@ -53,7 +53,7 @@ def plan_page(
 ) -> str:
     """The page of a plan. Once the run has started it also shows what happened."""
     opening, *parts = re.split(r"^(?=## )", plan_markdown(plan), flags=re.M)
-    drawings = _drawings(plan)
+    drawings = charts.of_sections(plan)
     sections = [_section(plan, text, drawings.get(_title(text), "")) for text in parts]
     # How it stands comes first, though the Markdown ends with it.
     sections.sort(key=lambda section: section.name != "status")
@@ -140,59 +140,6 @@ def _cut(markdown: str) -> str:
     return f"{kept}\n\nCut here, to keep the page small: `backfill show RUN` names all.\n"
 
 
-def _figure(caption: str, svg: str) -> str:
-    said = html.escape(caption)
-    return (
-        f"<figure><figcaption>{said}</figcaption>"
-        f'<p class="sign" aria-hidden="true">scroll sideways →</p>'
-        f'<div class="wide" tabindex="0" role="group" aria-label="{said}">{svg}</div></figure>'
-    )
-
-
-def _drawings(plan: Plan) -> dict[str, str]:
-    """Section -> its chart, for the sections that have one.
-
-    A chart is drawn where it says more than the table below it: not of a single day or batch.
-    """
-    if not plan.sessions:
-        return {}
-    return {
-        "Candidate analysis": _candidates(plan),
-        "Batching strategy": _timeline(plan),
-    }
-
-
-def _candidates(plan: Plan) -> str:
-    unit, labels, series = figures.candidates_by_day(plan)
-    if len(labels) == 1:
-        return ""
-    caption = f"{plan.called.title} by the UTC {unit} of their creation, by what they lack"
-    return _figure(caption, charts.stacked_bars("candidates", caption, labels, series))
-
-
-def _timeline(plan: Plan) -> str:
-    throttle = plan.request.get("throttle_per_minute")
-    if not throttle:
-        return ""
-    planned = figures.in_the_window(figures.planned_starts(plan))
-    seen = figures.in_the_window(figures.seen_starts(plan))
-    if len(plan.batches) == 1:
-        return ""
-    told = {"planned": planned, "as it happened": seen} if seen else {"planned": planned}
-    carried = figures.carried_to_the_end(told)
-    last = max(x for points in told.values() for x, _ in points)
-    series: dict[str, charts.Points] = {
-        f"throttle: {throttle}": [(0.0, float(throttle)), (last, float(throttle))],
-        **{name: charts.steps(points) for name, points in carried.items()},
-    }
-    first = f" (the first {figures.MOST_STARTS} batches)"
-    caption = f"{plan.called.title} started in the last 60 s, against the throttle" + (
-        first if len(plan.batches) > figures.MOST_STARTS else ""
-    )
-    x_title = "seconds after the first batch"
-    return _figure(caption, charts.lines("timeline", caption, x_title, series))
-
-
 # What happened ---------------------------------------------------------------------------------
 
 
@@ -202,55 +149,26 @@ def _happened(
     parts = [
         _progress(plan),
         _failures(plan),
-        _latencies(plan, receipts),
+        charts.latencies(plan, receipts),
         _verified(plan, verification) if verification else "",
     ]
     return _folding("What happened", "".join(parts))
 
 
 def _progress(plan: Plan) -> str:
-    settled = figures.carried_to_the_end(figures.settled_over_time(plan))
-    if not any(settled.values()):
+    if not any(figures.settled_over_time(plan).values()):
         return html_of(f"No {plan.called.one} is settled.")
-    return _over_time(plan, "progress", "done", settled["done"])
+    return charts.done(plan)
 
 
 def _failures(plan: Plan) -> str:
-    """The causes, and when it failed: on an axis of its own, since few fail among many."""
+    """When sessions failed, and why."""
     rows = Counter(error_text(s) for s in plan.sessions.in_state("failed")).most_common()
     if not rows:
         return html_of("### Failures\n\nNone.\n")
-    failed = figures.carried_to_the_end(figures.settled_over_time(plan))["failed"]
-    drawn = _over_time(plan, "failed", "failed", failed, colours=("var(--fail)",))
-    return drawn + html_of(f"### Failures\n\n{table(('Error', plan.called.title), rows)}\n")
-
-
-def _over_time(
-    plan: Plan,
-    name: str,
-    what: str,
-    points: figures.Points,
-    colours: Sequence[str] = charts.SERIES,
-) -> str:
-    """A line of the sessions that were done or failed. Empty if it has no length."""
-    if not points or points[-1][0] == 0:
-        return ""
-    caption = f"{plan.called.title} {what}, by seconds since the run was started"
-    line = {what: charts.steps(figures.held(points))}
-    return _figure(caption, charts.lines(name, caption, "seconds", line, colours))
-
-
-def _latencies(plan: Plan, receipts: Sequence[Mapping[str, Json]]) -> str:
-    found_s = figures.latencies_s(plan, receipts)
-    if not found_s:
-        return ""
-    half, most = (duration(figures.share_below(found_s, share)) for share in (0.5, 0.95))
-    labels, counts = figures.latency_bars(found_s)
-    called = plan.called
-    caption = f"From the lease of each {called.one} to its last row: p50 {half}, p95 {most}"
-    if len(labels) == 1:
-        return html_of(f"{caption}.")
-    return _figure(caption, charts.bars("latencies", caption, labels, {called.many: counts}))
+    return charts.failed(plan) + html_of(
+        f"### Failures\n\n{table(('Error', plan.called.title), rows)}\n"
+    )
 
 
 def _verified(plan: Plan, verification: Verification) -> str:
