@@ -1,8 +1,9 @@
 -- Faults: what an error's code means for a session, and what of its message may be kept.
 
 -- What an error code means. SQL asks this view through backfill_private.fault. The client, which sees the answers of
--- the API, asks its mirror in backfill/api/faults.py. So a new class is a row here and, with the same of, class, direct
--- and kept, a line at the same place of MEANINGS there. tests/test_error_codes.py holds the two equal.
+-- the API, asks its mirror in backfill/api/faults.py. So a new class is a row here, and at the same place of MEANINGS
+-- there a line with the same of, class, direct and kept: its kind is session for failed, refused for released, else the
+-- same word. tests/test_error_codes.py holds the two equal.
 --
 -- of      whose code it is: PostgreSQL's (sqlstate), PostgREST's (postgrest) or an HTTP status (http)
 -- class   a code, or the beginning of codes. The longest match wins
