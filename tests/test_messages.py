@@ -56,9 +56,9 @@ def test_a_verb_that_is_called_otherwise_is_named(face: type, name: str) -> None
 def test_a_verb_of_a_connection_is_no_function_of_the_package() -> None:
     """And it says whose it is."""
     with pytest.raises(AttributeError, match=r"'plan': it is a method of connect\(\)$"):
-        _ = backfill.plan
+        _ = backfill.plan  # type: ignore[attr-defined]
     with pytest.raises(AttributeError, match=r"no attribute 'plam'$"):
-        _ = backfill.plam
+        _ = backfill.plam  # type: ignore[attr-defined]
 
 
 # The session's key by another name, in the declaration of the jars.

@@ -24,6 +24,7 @@ JSON = re.compile(
 
 MISTAKES = {
     "bf.plan(since=3)": "arg-type",
+    "backfill.conect()": "attr-defined",
     "bf.apply('r', concurency=2)": "call-arg",
     "backfill.connect(on_event=print if bf else bf.check)": "arg-type",
     "backfill.connect(on_event=lambda e: print(e.kind == 'finished'))": "comparison-overlap",

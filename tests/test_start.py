@@ -1,0 +1,47 @@
+"""What a start loads: no library that takes long, before something asks for it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# What takes longest to load: Supabase's client, and what it or we need to make and read calls.
+HEAVY = {"aiohttp", "asyncio", "httpx", "postgrest", "pydantic", "sqlglot", "stamina", "supabase"}
+TOLD_AT_THE_END = """
+import atexit, sys
+atexit.register(lambda: sys.stderr.write("\\n" + " ".join(sys.modules)))
+"""
+
+
+def loaded_by(script: str, **environment: str) -> set[str]:
+    """The modules that a Python program has loaded when it ends."""
+    ran = subprocess.run(
+        [sys.executable, "-c", TOLD_AT_THE_END + script],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    return {*ran.stderr.splitlines()[-1].split()}
+
+
+@pytest.fixture(autouse=True)
+def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_library_loads_nothing_until_a_name_is_asked_for() -> None:
+    """Whoever imports us for one of many jobs pays when that job comes."""
+    loaded = loaded_by("import backfill, logging; assert backfill.__version__")
+    assert "backfill" in loaded
+    assert not loaded & {*HEAVY, "backfill.public"}
+
+
+def test_what_is_looked_for_is_seen_if_it_is_loaded() -> None:
+    """Without this the test above could look for names that no library has."""
+    assert loaded_by("import backfill; backfill.connect") >= {"pydantic", "asyncio"}
