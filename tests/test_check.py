@@ -12,9 +12,11 @@ import pytest
 import backfill
 from backfill.api.gateway import Gateway
 from backfill.api.rows import check_of
+from backfill.cli import exit_codes
+from backfill.cli.exit_codes import ExitCode
 from backfill.errors import CannotConnect
 from backfill.results.check import Check
-from backfill.run.check import check_project, ready
+from backfill.run.check import check_project
 from tests.conftest import Project
 
 Db = psycopg.Connection[Any]
@@ -361,7 +363,7 @@ def test_an_ordinary_user_may_not_check(project_db: Db) -> None:
         (user["sub"],),
     )
     project_db.execute(b"set role authenticated")
-    assert ready(lines_of(project_db).values())
+    assert exit_codes.of_check([*lines_of(project_db).values()]) is ExitCode.DONE
 
 
 def test_anon_may_not_even_call_it(project_db: Db) -> None:
@@ -394,7 +396,7 @@ def test_over_the_api_the_connection_comes_first(project: Project) -> None:
         ("targets", "ok"),
     ]
     assert checks[0].detail.removesuffix(" answers") in project.url
-    assert ready(checks)
+    assert exit_codes.of_check(checks) is ExitCode.DONE
 
 
 def test_a_legacy_key_warns(project: Project) -> None:
@@ -402,7 +404,7 @@ def test_a_legacy_key_warns(project: Project) -> None:
     checks = {c.name: c for c in looked_up(project.url, project.keys.service_role)}
     assert (checks["key"].status, "2026" in checks["key"].detail) == ("warn", True)
     assert "SUPABASE_SECRET_KEY" in checks["key"].next_step
-    assert ready(checks.values())
+    assert exit_codes.of_check([*checks.values()]) is ExitCode.DONE
 
 
 def test_missing_migrations_are_a_line_that_fails(project: Project) -> None:
@@ -412,7 +414,7 @@ def test_missing_migrations_are_a_line_that_fails(project: Project) -> None:
     checks = looked_up(project.url, project.keys.secret)
     assert [(c.name, c.status) for c in checks[-1:]] == [("migrations", "fail")]
     assert checks[-1].next_step.startswith("backfill install")
-    assert not ready(checks)
+    assert exit_codes.of_check(checks) is ExitCode.UNREACHABLE
 
 
 def test_a_project_that_cannot_be_reached_is_raised() -> None:

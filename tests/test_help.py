@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 import pytest
 import typer
 
 from backfill.cli import app as cli
+from backfill.cli.verbs import VERBS as LISTED
 from tests.kit.commands import Shell
 
 ROOT: Any = typer.main.get_command(cli.app)  # Typer carries its own Click
@@ -18,6 +20,7 @@ ROOT: Any = typer.main.get_command(cli.app)  # Typer carries its own Click
 
 def verbs(command: Any = ROOT, words: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
     """Every verb of the command line, by the words that call it."""
+    command = getattr(command, "loaded", command)
     if not hasattr(command, "commands"):
         yield " ".join(words), command
         return
@@ -26,6 +29,22 @@ def verbs(command: Any = ROOT, words: tuple[str, ...] = ()) -> Iterator[tuple[st
 
 
 VERBS = dict(verbs())
+
+
+@pytest.mark.parametrize("name", ROOT.commands)
+def test_the_list_of_verbs_says_what_each_says_itself(name: str) -> None:
+    """The line that `--help` has without loading the verb is the first sentence of its own help."""
+    listed = ROOT.commands[name]
+    assert listed.get_short_help_str(200) == listed.loaded.get_short_help_str(200)
+
+
+@pytest.mark.parametrize("module", {listed.module for listed in LISTED.values()})
+def test_every_verb_of_a_module_is_listed(module: str) -> None:
+    """Without its line nobody could call it."""
+    app = typer.Typer()
+    app.add_typer(import_module(f"backfill.cli.{module}").verbs)
+    group: Any = typer.main.get_command(app)
+    assert {*group.commands} == {n for n, listed in LISTED.items() if listed.module == module}
 
 
 def options(verb: str) -> set[str]:

@@ -15,6 +15,7 @@ TOLD_AT_THE_END = """
 import atexit, sys
 atexit.register(lambda: sys.stderr.write("\\n" + " ".join(sys.modules)))
 """
+COMMAND_LINE = "from backfill.cli.app import main; main()"
 
 
 def loaded_by(script: str, **environment: str) -> set[str]:
@@ -40,6 +41,30 @@ def test_the_library_loads_nothing_until_a_name_is_asked_for() -> None:
     loaded = loaded_by("import backfill, logging; assert backfill.__version__")
     assert "backfill" in loaded
     assert not loaded & {*HEAVY, "backfill.public"}
+
+
+@pytest.mark.parametrize("words", [["--version"], ["--help"], []])
+def test_what_the_list_of_verbs_answers_loads_no_verb(words: list[str]) -> None:
+    """It says in a line what each does."""
+    loaded = loaded_by(f"sys.argv[1:] = {words}; {COMMAND_LINE}")
+    assert "backfill.cli.verbs" in loaded
+    assert not loaded & {*HEAVY, "backfill.cli.options"}
+
+
+@pytest.mark.parametrize("words", [["stauts"], ["completion", "bash"]])
+def test_a_word_on_the_command_line_loads_what_reads_it_and_no_more(words: list[str]) -> None:
+    """Typer reads each with pydantic."""
+    assert HEAVY & loaded_by(f"sys.argv[1:] = {words}; {COMMAND_LINE}") == {"pydantic"}
+
+
+def test_a_shell_completes_a_verb_without_loading_any() -> None:
+    """Somebody waits at the prompt."""
+    asked = {"_BACKFILL_COMPLETE": "complete_bash", "COMP_WORDS": "backfill st", "COMP_CWORD": "1"}
+    loaded = loaded_by(COMMAND_LINE, **asked)
+    assert loaded & {*HEAVY, "backfill.cli.verbs", "backfill.cli.options"} == {
+        "pydantic",
+        "backfill.cli.verbs",
+    }
 
 
 def test_what_is_looked_for_is_seen_if_it_is_loaded() -> None:

@@ -173,6 +173,14 @@ def print_status(status: Status) -> None:
     print_next_step(status.next_step)
 
 
+def show_status(status: Status, as_json: bool) -> None:
+    """The status of a run, for machines or for people."""
+    if as_json:
+        terminal.print_json(status.as_dict())
+    else:
+        print_status(status)
+
+
 @plainly
 def print_failures(failures: Sequence[FailedSession], called: Called) -> None:
     """The failed sessions with their causes."""

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 from backfill.errors import BackfillError, CannotConnect, Refused, UsageError
-from backfill.results.check import Check
-from backfill.results.coverage import Missing
-from backfill.results.run import Outcome
-from backfill.results.target import TargetCheck
-from backfill.results.undo import UndoEffect
-from backfill.results.verification import Verification
-from backfill.run.check import ready
+
+if TYPE_CHECKING:
+    from backfill.results.check import Check
+    from backfill.results.coverage import Missing
+    from backfill.results.run import Outcome
+    from backfill.results.target import TargetCheck
+    from backfill.results.undo import UndoEffect
+    from backfill.results.verification import Verification
 
 
 class ExitCode(IntEnum):
@@ -51,10 +53,10 @@ def of_signal(number: int) -> int:
 
 
 def of_check(checks: Sequence[Check]) -> ExitCode:
-    """DONE if ready. A project without our migrations counts as unreachable."""
+    """DONE if no check fails. A project without our migrations counts as unreachable."""
     if any(check.name == "migrations" and check.status == "fail" for check in checks):
         return ExitCode.UNREACHABLE
-    return ExitCode.DONE if ready(checks) else ExitCode.DIFFERENCE
+    return ExitCode.DIFFERENCE if _has_failed(checks) else ExitCode.DONE
 
 
 def of_target_check(found: TargetCheck) -> ExitCode:
@@ -64,8 +66,12 @@ def of_target_check(found: TargetCheck) -> ExitCode:
 
 def of_plan(checks: Sequence[Check], *, is_strict: bool) -> ExitCode:
     """DIFFERENCE if a mark of the plan failed and that is to count."""
-    has_failed = any(check.status == "fail" for check in checks)
-    return ExitCode.DIFFERENCE if is_strict and has_failed else ExitCode.DONE
+    return ExitCode.DIFFERENCE if is_strict and _has_failed(checks) else ExitCode.DONE
+
+
+def _has_failed(checks: Sequence[Check]) -> bool:
+    """Whether any check failed. Warnings can wait."""
+    return any(check.status == "fail" for check in checks)
 
 
 def of_missing(found: Missing, min_coverage: float | None) -> ExitCode:

@@ -15,13 +15,16 @@ from contextvars import ContextVar
 from io import StringIO
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 
 from backfill.api import keys
 from backfill.errors import BadRequest
-from backfill.results.run import Json
+
+if TYPE_CHECKING:
+    from backfill.results.run import Json
 
 ENV_FILE = Path(".env")
 SETTINGS_FILE = Path("backfill.toml")

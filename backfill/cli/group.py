@@ -1,15 +1,21 @@
-"""What each verb has without saying so: `--env-file`, and defaults from files."""
+"""The verbs, each loaded when it is called, and what each has without saying so.
+
+That is `--env-file`, and defaults from files.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from backfill.cli.from_files import SETTINGS, read_files
+from backfill.cli.verbs import VERBS, Listed
 
 GIVEN = "backfill.env_file"  # before the verb, in the context's notes
 
@@ -50,13 +56,36 @@ def _options() -> list[Any]:
     return [option for option in typer.main.get_command(app).params if option.name != "help"]
 
 
+class Verb(TyperCommand):
+    """A verb in the list. Its module is loaded once somebody calls it or asks for its help."""
+
+    def __init__(self, name: str, listed: Listed) -> None:
+        super().__init__(name, help=listed.says)
+        self._module = f"backfill.cli.{listed.module}"
+
+    def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
+        """The context in which the parser goes on: that of the verb itself."""
+        return self.loaded.make_context(info_name, args, parent, **extra)
+
+    @cached_property
+    def loaded(self) -> Any:
+        """The verb itself, with the options that all share."""
+        app = typer.Typer(add_completion=False, rich_markup_mode=None)
+        app.add_typer(import_module(self._module).verbs)
+        group: Any = typer.main.get_command(app)
+        verb = group.commands[self.name]
+        for command in _walked(verb):
+            command.params += _options()
+        return verb
+
+
 class Verbs(TyperGroup):
-    """The command line. Every verb in it gets the options that all share."""
+    """The command line: every verb that is listed."""
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
-        for command in _walked(self):
-            command.params += _options()
+        self.params += _options()
+        self.commands = {name: Verb(name, listed) for name, listed in VERBS.items()}
 
 
 def _walked(command: Any) -> Iterator[Any]:

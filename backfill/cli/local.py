@@ -23,22 +23,18 @@ from backfill.results.run import Json
 if TYPE_CHECKING:
     from backfill.targets.declaration import Declaration
 
+verbs = typer.Typer()
 local = typer.Typer(help="A Supabase-like project on this machine.", no_args_is_help=True)
 
+verbs.add_typer(local, name="local")
 local.add_typer(user, name="user")
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add these verbs to the command line."""
-    app.command(epilog="Example: backfill install --supabase-path supabase")(install)
-    app.command(epilog="Example: backfill demo --throttle 20")(demo)
-    app.add_typer(local, name="local")
 
 
 def _announce(message: str) -> None:
     terminal.err.print(message)
 
 
+@verbs.command(epilog="Example: backfill install --supabase-path supabase")
 def install(
     supabase_path: Annotated[
         Path, typer.Option(help="The project's folder that holds config.toml.")
@@ -152,6 +148,7 @@ def _install_headers_file(supabase_path: Path, yes: bool, as_json: bool) -> dict
     return {"functions": copied.as_dict()}
 
 
+@verbs.command(epilog="Example: backfill demo --throttle 20")
 def demo(
     throttle: Annotated[int, typer.Option(min=1, help="Session starts in any 60 s.")] = 600,
     transport: Annotated[

@@ -28,12 +28,10 @@ Piped = Annotated[
 ]
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add these verbs to the command line."""
-    app.command(epilog="Example: backfill login ada@example.org")(login)
-    app.command(epilog="Example: backfill logout")(logout)
+verbs = typer.Typer()
 
 
+@verbs.command(epilog="Example: backfill login ada@example.org")
 def login(
     email: Annotated[
         str | None,
@@ -78,6 +76,7 @@ def _told(session: Session) -> dict[str, object]:
     }
 
 
+@verbs.command(epilog="Example: backfill logout")
 def logout(as_json: AsJson = False) -> None:
     """End the session of `login`, here and at Auth."""
     url, key = keys.from_environment(environ())

@@ -11,9 +11,11 @@ import typer
 
 import backfill
 from backfill.api import keys
-from backfill.cli.completion import run_ids, target_names
 from backfill.cli.exit_codes import ExitCode
 from backfill.cli.from_files import environ
+from backfill.cli.offers import run_ids, target_names
+
+DEFAULT_LOGS = Path("backfill_logs")
 
 Run = Annotated[
     str,

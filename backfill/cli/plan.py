@@ -11,7 +11,7 @@ from typer.core import TyperCommand
 
 from backfill.atomic_file import replace_file
 from backfill.cli import answers, exit_codes, terminal
-from backfill.cli.completion import modes, run_ids
+from backfill.cli.offers import modes, run_ids
 from backfill.cli.options import AsJson, Since, Target, Until, connected, end
 from backfill.cli.signing import own_name
 from backfill.errors import BadRequest
@@ -19,6 +19,8 @@ from backfill.render.plan import plan_pieces
 from backfill.request import Throttle
 from backfill.results.plan import Plan
 from backfill.results.run import Mode
+
+verbs = typer.Typer()
 
 T = TypeVar("T")
 PRISM = "PRISM alone"  # the heading in the help of what only that target has
@@ -39,13 +41,7 @@ class Panelled(TyperCommand):
                 formatter.write_dl(records)
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add these verbs to the command line."""
-    app.command(epilog="Example: backfill missing --since 2025-08-01 --min-coverage 0.95")(missing)
-    example = "Example: backfill plan --since 2025-08-01 --throttle 20"
-    app.command(cls=Panelled, epilog=example)(plan)
-
-
+@verbs.command(epilog="Example: backfill missing --since 2025-08-01 --min-coverage 0.95")
 def missing(
     since: Since = None,
     until: Until = None,
@@ -65,6 +61,7 @@ def missing(
     end(exit_codes.of_missing(found, min_coverage))
 
 
+@verbs.command(cls=Panelled, epilog="Example: backfill plan --since 2025-08-01 --throttle 20")
 def plan(
     ctx: typer.Context,
     since: Since = None,

@@ -16,19 +16,16 @@ from backfill.results.target import InstalledTarget, TargetCheck
 if TYPE_CHECKING:
     from backfill.targets.removal import Removal
 
+verbs = typer.Typer()
 target = typer.Typer(help="Declare what a backfill is about.", no_args_is_help=True)
+
+verbs.add_typer(target, name="target")
 
 SupabasePath = Annotated[Path, typer.Option(help="The project's folder that holds config.toml.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Write without asking.")]
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add these verbs to the command line."""
-    app.add_typer(target, name="target")
-    app.command(epilog="Example: backfill targets --json")(targets)
-    app.command(epilog="Example: backfill uninstall --supabase-path supabase")(uninstall)
-
-
+@verbs.command(epilog="Example: backfill targets --json")
 def targets(as_json: AsJson = False) -> None:
     """The installed targets: their components, their coverage of all dates, since when."""
     with connected() as bf:
@@ -145,6 +142,7 @@ def remove(
     _write(plan_removal(supabase_path, datetime.now(UTC), name), yes, as_json)
 
 
+@verbs.command(epilog="Example: backfill uninstall --supabase-path supabase")
 def uninstall(
     supabase_path: SupabasePath = Path("supabase"), yes: Yes = False, as_json: AsJson = False
 ) -> None:

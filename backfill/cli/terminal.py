@@ -6,7 +6,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -16,7 +16,9 @@ from rich.text import Text
 
 from backfill.cli import plain
 from backfill.errors import BackfillError, UsageError
-from backfill.results.run import Json, NextStep
+
+if TYPE_CHECKING:
+    from backfill.results.run import Json, NextStep
 
 COLOURS = {"ok": "green", "pass": "green", "warn": "yellow", "partial": "yellow"}
 COLOURS |= {"fail": "red", "critical": "red"}

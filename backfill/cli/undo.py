@@ -10,12 +10,10 @@ from backfill.cli import answers, exit_codes, login, terminal
 from backfill.cli.options import AsJson, Run, Since, Until, connected, end
 from backfill.cli.progress import StepProgress
 
-
-def add_to(app: typer.Typer) -> None:
-    """Add the verb to the command line."""
-    app.command(epilog="Example: backfill rollback 4f2c1b9e --until 2025-08-10")(rollback)
+verbs = typer.Typer()
 
 
+@verbs.command(epilog="Example: backfill rollback 4f2c1b9e --until 2025-08-10")
 def rollback(
     run: Run,
     session: Annotated[

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from backfill.api import answers, keys
 from backfill.api.gateway import Gateway
 from backfill.api.rows import check_of
@@ -27,11 +25,6 @@ async def check_project(gateway: Gateway) -> tuple[Check, ...]:
     installed = Check("migrations", "ok", "installed")
     lines = tuple(check_of(line) for line in found)
     return (_reachable(gateway.host), _key(gateway), installed, *lines)
-
-
-def ready(checks: Iterable[Check]) -> bool:
-    """Whether no check fails. Warnings can wait."""
-    return all(c.status != "fail" for c in checks)
 
 
 def _reachable(host: str) -> Check:

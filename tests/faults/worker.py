@@ -7,11 +7,17 @@ import resource
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 
 from backfill import client
 from backfill.cli import app as cli
+from backfill.cli.verbs import VERBS
 from backfill.local.processes import dies_with_parent
 from tests.faults.clock import CommonClock
+
+# What a verb loads when it is called is loaded once, by the process that forks the workers.
+for listed in VERBS.values():
+    import_module(f"backfill.cli.{listed.module}")
 
 # Made by the process that forks the workers, whose end is theirs too.
 TIE = dies_with_parent(signal.SIGKILL)
