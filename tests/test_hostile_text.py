@@ -22,7 +22,7 @@ import pytest
 import typer
 
 import backfill
-from backfill.cli import answers, asking, progress, terminal, watch
+from backfill.cli import answers, draft, progress, terminal, watch
 from backfill.errors import BackfillError
 from backfill.render.markdown import Called
 from backfill.results.check import Check
@@ -121,7 +121,7 @@ SHOWS: dict[str, Callable[[], object]] = {
         as_json=False,
         wait=lambda: None,
     ),
-    "a question": lambda: asking.ask(Question(HOSTILE, (HOSTILE,))),
+    "a question": lambda: draft.ask(Question(HOSTILE, (HOSTILE,))),
     "a name to sign with": lambda: terminal.ask("Approver", default=HOSTILE),
     "a question of yes or no": lambda: terminal.confirm(f"Approve as {HOSTILE}?"),
     "a document": lambda: terminal.print_markdown([HOSTILE.replace("\n", " ")]),

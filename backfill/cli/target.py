@@ -71,6 +71,7 @@ def new(
 ) -> None:
     """Draft the file of a target from what the project has, and ask what cannot be known."""
     from backfill.cli import asking
+    from backfill.cli import draft as drafted
     from backfill.targets.catalog import catalog_of
     from backfill.targets.draft import draft_of
     from backfill.targets.draft_parts import Wanted, likeliest
@@ -79,13 +80,13 @@ def new(
     file = output or Path(f"{name}.toml")
     asks = asking.is_possible() and not yes
     if file.exists() and not yes:
-        asking.refuse_or_replace(file, asks)
+        drafted.refuse_or_replace(file, asks)
     with connected() as bf:
         catalog = catalog_of(bf.catalog())
     wanted = Wanted(name, source, tuple(derived or ()), tuple(function or ()))
     edge = edge_functions(supabase_path / "functions")
-    draft = draft_of(wanted, catalog, edge, asking.ask if asks else likeliest)
-    asking.write(file, draft)
+    draft = draft_of(wanted, catalog, edge, drafted.ask if asks else likeliest)
+    drafted.write(file, draft)
     if as_json:
         terminal.print_json({"file": str(file), **draft.as_dict()})
         return
