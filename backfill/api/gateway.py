@@ -1,5 +1,8 @@
 """The only module that talks to Supabase: the real client, plain HTTP/1.1, named errors.
 
+Scoring calls go through the client as a whole, which takes long to load. Our own functions and
+views are asked through its PostgREST part, which needs neither Auth nor Storage nor Realtime.
+
 Retries are ours: the client never retries an RPC. Every call of ours can be repeated, because
 the database recognises it. A scoring call cannot, so its outcome is looked up instead.
 """
@@ -12,11 +15,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
-from postgrest import APIError
+from postgrest import APIError, AsyncPostgrestClient
 
 from backfill.api import keys
 from backfill.api.answers import ROWS, OddAnswer, Shape
@@ -32,7 +35,9 @@ from backfill.api.transport import (
 from backfill.api.url import project_url
 from backfill.errors import BadKey, NotAllowed
 from backfill.results.run import Json
-from supabase import AsyncClient, AsyncClientOptions, FunctionsError
+
+if TYPE_CHECKING:
+    from supabase import AsyncClient, FunctionsError
 
 T = TypeVar("T")
 PAGE_ROWS = 1000  # default db-max-rows of hosted projects: longer answers are cut silently
@@ -140,12 +145,18 @@ class Gateway:
         self._key = keys.checked(key.strip())
         self._was_reached = False
         self._http = _http(self.url, connections, call_timeout_s or CALL_TIMEOUT_S)
-        self._client = self._client_over(self._http)
+        self._rest = AsyncPostgrestClient(
+            f"{self.url}/rest/v1",
+            headers={"apiKey": self._key, "Authorization": f"Bearer {self._key}"},
+            http_client=self._http,
+        )
         self._connections = connections
         self._edge_timeout_s = call_timeout_s or EDGE_TIMEOUT_S
         self._edge_http: httpx.AsyncClient | None = None  # until an Edge Function is called
 
     def _client_over(self, http: httpx.AsyncClient) -> AsyncClient:
+        from supabase import AsyncClient, AsyncClientOptions
+
         options = AsyncClientOptions(
             httpx_client=http, auto_refresh_token=False, persist_session=False
         )
@@ -198,7 +209,7 @@ class Gateway:
     ) -> Json:
         """Make a scoring call once. Raises CallFailed with what its failure means."""
         try:
-            answer = await self._execute(function, arguments, headers)
+            answer = await self._execute(self._client, function, arguments, headers)
         except APIError as error:
             fault = _fault(error)
             raise CallFailed(fault) from _without_contents(error, fault)
@@ -207,6 +218,10 @@ class Gateway:
         if not _envelope.get().is_json:
             raise CallFailed(fault_of_transport(PAGE))
         return answer
+
+    @cached_property
+    def _client(self) -> AsyncClient:
+        return self._client_over(self._http)
 
     @cached_property
     def _edge(self) -> AsyncClient:
@@ -222,6 +237,8 @@ class Gateway:
         method: str = "POST",
     ) -> Json:
         """Make a scoring call of an Edge Function once. Raises CallFailed."""
+        from supabase import FunctionsError
+
         options = {"method": method, "body": body, "headers": dict(headers), "responseType": "json"}
         try:
             return await self._edge.functions.invoke(function, options)
@@ -256,7 +273,7 @@ class Gateway:
         self, relation: str, *, columns: str, equal: Mapping[str, str], is_known: bool = False
     ) -> dict[str, Json] | None:
         """One row, or None. is_known: it was seen before, so that no row is no answer."""
-        request = self._client.table(relation).select(columns)
+        request = self._rest.table(relation).select(columns)
         for column, value in equal.items():
             request = request.eq(column, value)
         found = await self._read(request.limit(1), columns, least=int(is_known))
@@ -278,7 +295,7 @@ class Gateway:
         """
         rows: list[dict[str, Json]] = []
         while len(rows) < limit:
-            request = self._client.table(relation).select(columns)
+            request = self._rest.table(relation).select(columns)
             for column, value in equal.items():
                 request = request.eq(column, value)
             more = request.order(order, desc=True).order(key).range(len(rows), limit - 1)
@@ -296,7 +313,7 @@ class Gateway:
         at_least: Mapping[str, str],
         after: Json,
     ) -> list[dict[str, Json]]:
-        request = self._client.table(relation).select(columns)
+        request = self._rest.table(relation).select(columns)
         for column, value in equal.items():
             request = request.eq(column, value)
         for column, value in at_least.items():
@@ -323,7 +340,7 @@ class Gateway:
         headers: Mapping[str, str],
         shape: Shape[T],
     ) -> T:
-        asking = self._execute(function, arguments, headers)
+        asking = self._execute(self._rest, function, arguments, headers)
         return self._read_as(shape, await self._named_errors(asking))
 
     async def _named_errors(self, asking: Awaitable[Any]) -> Any:
@@ -347,9 +364,13 @@ class Gateway:
         return read
 
     async def _execute(
-        self, function: str, arguments: Mapping[str, Json], headers: Mapping[str, str]
+        self,
+        client: AsyncClient | AsyncPostgrestClient,
+        function: str,
+        arguments: Mapping[str, Json],
+        headers: Mapping[str, str],
     ) -> Json:
-        request = self._client.rpc(function, dict(arguments))
+        request = client.rpc(function, dict(arguments))
         for name, value in headers.items():
             request.request.headers[name] = value
         return (await request.execute()).data

@@ -16,8 +16,8 @@ from backfill.local.processes import dies_with_parent
 from tests.faults.clock import CommonClock
 
 # What a verb loads when it is called is loaded once, by the process that forks the workers.
-for listed in VERBS.values():
-    import_module(f"backfill.cli.{listed.module}")
+for module in {"supabase", *(f"backfill.cli.{listed.module}" for listed in VERBS.values())}:
+    import_module(module)
 
 # Made by the process that forks the workers, whose end is theirs too.
 TIE = dies_with_parent(signal.SIGKILL)
