@@ -446,7 +446,7 @@ SAFEGUARDS = (
     ),
     Safeguard(
         "slots that are free again after 60 s",
-        "30_run/slots.sql",
+        "30_run/throttle.sql",
         "where s.used_at <= backfill_private.clock() - interval '60 seconds'\n",
         "",
         "tests/test_bound.py::test_a_share_that_is_given_back_frees_no_start",
