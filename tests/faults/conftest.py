@@ -29,15 +29,20 @@ class Prepared:
     undisturbed: Callable[[Scoring, int], Undisturbed]
 
 
+def case_of(item: pytest.Function) -> str:
+    """What a test tries, whoever scores."""
+    # The values: in `indices` those of one parameter differ from subject to subject.
+    values = {name: v for name, v in item.callspec.params.items() if name != "scoring"}
+    return f"{item.path.name} {item.originalname} {values}"
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep a pair of subjects for each case, unless the whole is asked for."""
     cases: dict[str, dict[str, pytest.Item]] = {}
     for item in items:
         if isinstance(item, pytest.Function) and "scoring" in item.fixturenames:
-            name, case = str(item.callspec.params["scoring"]), dict(item.callspec.indices)
-            del case["scoring"]
-            cases.setdefault(f"{item.path.name} {item.originalname} {case}", {})[name] = item
+            cases.setdefault(case_of(item), {})[str(item.callspec.params["scoring"])] = item
     left_out = {
         item
         for case, by_subject in cases.items()
