@@ -7,14 +7,19 @@ from collections.abc import Iterator
 
 import pytest
 
+from backfill.run import undo
 from tests.faults.conftest import Prepared
 from tests.faults.processes import kill_at, worker
 from tests.faults.proxy import Nth
+from tests.faults.scenario import SESSIONS as OF_OTHERS
 from tests.faults.scenario import Scene
 from tests.faults.stack import scene_on
 from tests.faults.subjects import Scoring, subject
+from tests.kit.whole import examples
 
-SESSIONS = 410  # three pieces of an undo
+# Three pieces of an undo.
+SESSIONS = examples(410, at_a_push=OF_OTHERS)
+PIECE_SESSIONS = examples(undo.PIECE_SESSIONS, at_a_push=SESSIONS * 2 // 5)
 CONFIRM = ("backfill_confirm_undo",)
 
 
@@ -39,9 +44,10 @@ def undone(scene: Scene, run_id: str) -> int:
 
 def killed_twice(scene: Scene, run_id: str, digest: str) -> None:
     """Two processes confirm, killed after their first piece and before their second."""
+    piece = {"PIECE_SESSIONS": str(PIECE_SESSIONS)}
     words = ("rollback", run_id, "--confirm", digest, "--reason", "a test")
     for name, number, forwards in (("first", 1, True), ("second", 2, False)):
-        with worker(scene, *words, name=name) as confirming:
+        with worker(scene, *words, name=name, **piece) as confirming:
             picks = Nth(CONFIRM, number)
             scene.proxy.strikes = [kill_at(confirming, picks, forwards=forwards)]
             assert confirming.ended() == -signal.SIGKILL

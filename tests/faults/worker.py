@@ -13,6 +13,7 @@ from backfill import client
 from backfill.cli import app as cli
 from backfill.cli.verbs import VERBS
 from backfill.local.processes import dies_with_parent
+from backfill.run import undo
 from tests.faults.clock import CommonClock
 
 # What a verb loads when it is called is loaded once, by the process that forks the workers.
@@ -27,7 +28,8 @@ def run(words: Sequence[str], environment: Mapping[str, str], printed: str) -> N
     """Run `backfill WORDS` in a process that was forked for it, and exit as it does.
 
     environment: all of it, with DATABASE_URL and WORKER_NAME. MOST_FILE_BYTES: no file of this
-    process grows longer, as on a disk that is full. printed: the file that both streams go to.
+    process grows longer, as on a disk that is full. PIECE_SESSIONS: so many are taken back at a
+    time. printed: the file that both streams go to.
     """
     if TIE is not None:
         TIE()
@@ -38,6 +40,8 @@ def run(words: Sequence[str], environment: Mapping[str, str], printed: str) -> N
     most = environment.get("MOST_FILE_BYTES")
     if most:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(most), int(most)))
+    if piece := environment.get("PIECE_SESSIONS"):
+        vars(undo)["PIECE_SESSIONS"] = int(piece)
     with CommonClock(environment["DATABASE_URL"], environment["WORKER_NAME"]) as clock:
         vars(client)["SystemClock"] = lambda: clock
         cli.main()
