@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -11,8 +12,10 @@ import subprocess
 import sys
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from psycopg.types.json import Jsonb
 import backfill
 from backfill.api.gateway import Gateway
 from backfill.local.keys import mint_user_token
+from tests.kit.commands import Shell
 from tests.kit.keyrings import BACKEND_VARIABLE, FILE_VARIABLE, IN_A_FILE
 from tests.kit.signing import needs_pgcrypto
 
@@ -31,6 +35,7 @@ ROOT = Path(__file__).parent.parent
 CONTENTS = "contents-of-a-row-that-stay"
 # Files that hold secrets by design, for their owner alone.
 KEPT_BY_DESIGN = {"stack.json", "keyring.json"}
+YOUNG = 25  # looks at a process, after which one in so many will do
 PASSWORD = "a-password-that-nobody-sees"
 SPILLING = f"""
 create or replace function public.prism_profile(session_id uuid)
@@ -52,6 +57,10 @@ class Traces:
 
     texts: dict[str, str] = field(default_factory=dict)
     argv: set[str] = field(default_factory=set)
+
+    def said(self, where: str, text: str) -> None:
+        """Keep a text beside the others from there."""
+        self.texts[f"{len(self.texts)} {where}"] = text
 
     def holding(self, secret: str) -> list[str]:
         """Where the secret stands."""
@@ -88,8 +97,7 @@ def run(traces: Traces, where: str, *words: str, stdin: str = "", **environment:
         timeout=120,
         check=False,
     )
-    number = len(traces.texts)
-    traces.texts[f"{number} {where}: {words[0]}"] = ran.stdout + ran.stderr
+    traces.said(f"{where}: {words[0]}", ran.stdout + ran.stderr)
     return ran.stdout
 
 
@@ -116,13 +124,21 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
 
 
 def watch_argv(traces: Traces, until: threading.Event) -> None:
-    """Note the argv of every process of this machine, many times a second."""
-    while not until.wait(0.02):
-        for process in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                traces.argv.add(process.read_bytes().replace(b"\0", b" ").decode("utf8", "replace"))
-            except OSError:
+    """Note the argv of every process of this machine, many times a second.
+
+    It changes where a process starts a program, soon after it came. Titles change later too.
+    """
+    looks: Counter[str] = Counter()
+    for turn in count():
+        for number in filter(str.isdecimal, os.listdir("/proc")):
+            if looks[number] >= YOUNG and turn % YOUNG:
                 continue
+            looks[number] += 1
+            with contextlib.suppress(OSError):
+                argv = Path(f"/proc/{number}/cmdline").read_bytes()
+                traces.argv.add(argv.replace(b"\0", b" ").decode("utf8", "replace"))
+        if until.wait(0.02):
+            return
 
 
 def tell(traces: Traces, where: str, value: object) -> None:
@@ -134,7 +150,7 @@ def tell(traces: Traces, where: str, value: object) -> None:
         shown.append(pickle.dumps(value).decode("latin1"))
     except Exception as error:
         shown.append(str(error))
-    traces.texts[f"{len(traces.texts)} {where}"] = "\n".join(shown)
+    traces.said(where, "\n".join(shown))
 
 
 def sign_in(stack: Stack, traces: Traces, folder: Path, run_id: str) -> dict[str, str]:
@@ -157,14 +173,24 @@ def sign_in(stack: Stack, traces: Traces, folder: Path, run_id: str) -> dict[str
     return {name: session[name] for name in ("access_token", "refresh_token")}
 
 
-def live(stack: Stack, traces: Traces, folder: Path, token: str) -> dict[str, str]:
-    """A run's life on the command line. Returns the tokens of who signed in, by name."""
+def live(
+    stack: Stack, traces: Traces, folder: Path, token: str, plain_shell: Shell
+) -> dict[str, str]:
+    """A run's life on the command line. Returns the tokens of who signed in, by name.
+
+    What is in argv shows in processes of their own, everything else in this one too.
+    """
     project = {n: v for n, v in stack.environment.items() if n.startswith("SUPABASE_")}
 
     def cli(*words: str, **more: str) -> str:
-        return run(traces, "command line", *words, **{**project, **more})
+        ran = plain_shell(*words, **{**project, **more})
+        traces.said(f"command line: {words[0]}", ran.out + ran.err)
+        return ran.out
 
-    cli("check")
+    def process(*words: str, **more: str) -> str:
+        return run(traces, "process", *words, **{**project, **more})
+
+    process("check")
     cli("install", "--supabase-path", str(folder / "supabase"), "--yes")
     planning = ("plan", "--since", "2025-08-01", "--throttle", "none", "--json")
     first, other = (parsed(cli(*planning)) for _ in range(2))
@@ -172,8 +198,8 @@ def live(stack: Stack, traces: Traces, folder: Path, token: str) -> dict[str, st
     cli("apply", first["run_id"])
     approving = ("approve", first["run_id"], "--digest", first["digest"])
     cli(*approving, BACKFILL_ACCESS_TOKEN=token[:-3] + "xyz")
-    cli(*approving, BACKFILL_ACCESS_TOKEN=token)
-    cli("apply", first["run_id"], "--logs-dir", str(folder / "logs"))
+    process(*approving, BACKFILL_ACCESS_TOKEN=token)
+    process("apply", first["run_id"], "--logs-dir", str(folder / "logs"))
     cli("pause", first["run_id"], "--reason", "to look")
     for verb in ("show", "status", "verify", "logs", "retry"):
         cli(verb, first["run_id"])
@@ -256,7 +282,11 @@ def read_tables(traces: Traces, database_url: str) -> None:
 
 @pytest.mark.timeout(300)
 def test_no_secret_is_left_behind(
-    stack: Stack, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    stack: Stack,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    plain_shell: Shell,
 ) -> None:
     """Not in files, logs, tables, output, errors, reprs, pickles, nor in any process's argv."""
     caplog.set_level(logging.DEBUG)
@@ -273,7 +303,7 @@ def test_no_secret_is_left_behind(
     watcher = threading.Thread(target=watch_argv, args=(traces, over))
     watcher.start()
     try:
-        tokens = live(stack, traces, tmp_path, token)
+        tokens = live(stack, traces, tmp_path, token, plain_shell)
         fences = work_in_process(stack, traces, token, monkeypatch)
     finally:
         over.set()
