@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, ViewportSize
 
 import backfill
 from backfill.render.markdown import MARKS
@@ -35,7 +35,7 @@ from tests.test_rendering import REQUEST, seed_plan
 
 FAST: dict[str, Any] = {**SEED, "throttle_per_minute": 600, "batch_size": 5}
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> \"'&lt; `</code><b>bold</b>`"
-PHONE = {"width": 375, "height": 800}
+PHONE = ViewportSize(width=375, height=800)
 DESK = {"width": 1100, "height": 900}
 CHARTS = ("candidates", "timeline")
 AFTERWARDS = ("progress", "failed")
@@ -70,22 +70,41 @@ TILES = {
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def chromium() -> Iterator[Browser]:
     with running_browser() as running:
         yield running
 
 
+@pytest.fixture
+def browser(chromium: Browser) -> Iterator[Browser]:
+    """Without the tabs of other tests, which go on to be drawn."""
+    yield chromium
+    for context in chromium.contexts:
+        context.close()
+
+
 def opened(browser: Browser, file: Path, **context: Any) -> Page:
-    """The page in a tab of its own. Fails on any request for something else, and on any error."""
+    """The page in a tab of its own."""
     tab = browser.new_context(**{"viewport": DESK, **context}).new_page()
+    load(tab, file)
+    return tab
+
+
+def load(tab: Page, file: Path) -> None:
+    """Show a page. Fails on any request for something else, and on any error."""
     asked: list[str] = []
     said: list[str] = []
-    tab.on("request", lambda request: asked.append(request.url))
-    tab.on("console", lambda message: said.append(message.text))
-    tab.on("pageerror", lambda error: said.append(str(error)))
+    hears: dict[Any, Callable[[Any], None]] = {
+        "request": lambda request: asked.append(request.url),
+        "console": lambda message: said.append(message.text),
+        "pageerror": lambda error: said.append(str(error)),
+    }
+    for event, hear in hears.items():
+        tab.on(event, hear)
     tab.goto(file.as_uri())
     assert (asked, said) == ([file.as_uri()], [])
-    return tab
+    for event, hear in hears.items():
+        tab.remove_listener(event, hear)
 
 
 def colour(tab: Page, selector: str, name: str) -> str:
@@ -209,8 +228,11 @@ def test_at_every_moment_all_can_be_read(
 ) -> None:
     """It says what the run is now, has contrast everywhere, fits a phone, and prints whole."""
     axe = (installed(AXE) / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
+    tab = browser.new_context(viewport=PHONE, is_mobile=True).new_page()
     for moment, file in pages_of_a_run(project, timed, tmp_path).items():
-        tab = opened(browser, file, viewport=PHONE, is_mobile=True)
+        tab.set_viewport_size(PHONE)
+        tab.emulate_media(media="screen", color_scheme="light")
+        load(tab, file)
         assert tab.title().startswith(f"{NOW[moment]} · backfill ")
         assert tab.inner_text(".now") == NOW[moment]
         tiles = [" ".join(tile.split()) for tile in tab.locator(".figures div").all_inner_texts()]
