@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.kit.whole import pair
+from tests.kit.whole import examples, one_of, pair, together
 
 CASES = [f"case {number}" for number in range(60)]
 BY_SQL, BY_EDGE_FUNCTIONS = {"rpc", "documents"}, {"edge", "silent"}
@@ -35,3 +35,17 @@ def test_every_subject_meets_a_third_of_the_cases_at_least() -> None:
     """None is only met when everything is."""
     met = [subject for case in CASES for subject in pair(case, ALL)]
     assert min(met.count(subject) for subject in ALL) > len(CASES) / 3
+
+
+def test_what_comes_together_is_all_there() -> None:
+    """Under its own name where the whole is asked for, under one name at a push."""
+    cases = {"one": [1, 2], "other": [3]}
+    assert together("all", cases) == examples(cases, at_a_push={"all": [1, 2, 3]})
+
+
+def test_of_three_cases_about_one_goes_on() -> None:
+    """And each where the whole is asked for."""
+    going_on = sum(one_of(3, case) for case in CASES)
+    assert (
+        examples(len(CASES), len(CASES) // 6) <= going_on <= examples(len(CASES), len(CASES) // 2)
+    )

@@ -186,6 +186,16 @@ def numbered(function: str, *numbers: int) -> Callable[[Call], bool]:
     return lambda call: call.function == function and call.nth in numbers
 
 
+def in_turn(faults: Sequence[Fault], picks: Callable[[Call], bool]) -> list[Strike]:
+    """One fault after the other, on each call that is picked."""
+    came: dict[Call, int] = {}
+
+    def turn(nth: int) -> Callable[[Call], bool]:
+        return lambda call: picks(call) and came.setdefault(call, len(came)) % len(faults) == nth
+
+    return [Strike(fault, turn(nth)) for nth, fault in enumerate(faults)]
+
+
 class Nth:
     """Calls of some functions by their number over all of them, from `first` to `last`."""
 

@@ -8,16 +8,28 @@ from typing import Any
 import pytest
 
 from tests.faults.processes import applying, kill_at
-from tests.faults.proxy import SCORING, Fault, Nth, Strike, cut, first_call_of_every, says
+from tests.faults.proxy import (
+    SCORING,
+    Fault,
+    Nth,
+    Strike,
+    cut,
+    first_call_of_every,
+    in_turn,
+    numbered,
+    says,
+)
 from tests.faults.scenario import LATE, SESSIONS, Scene
+from tests.kit.whole import together
 
 FREE: dict[str, Any] = {"throttle_per_minute": "none"}
 SETTLE = ("backfill_settle",)
-CASES: dict[str, list[Fault]] = {
+LOST: dict[str, list[Fault]] = {
     "reply dropped after commit": [cut(forwards=True)],
     "connection cut before the request is forwarded": [cut(forwards=False)],
     "504 after the call committed": [says(504, "", forwards=True)],
 }
+CASES = together("lost in every way", LOST)
 
 pytestmark = pytest.mark.parametrize("scoring", ["rpc", "edge"], indirect=True)
 
@@ -26,10 +38,10 @@ pytestmark = pytest.mark.parametrize("scoring", ["rpc", "edge"], indirect=True)
 @pytest.mark.parametrize("case", CASES)
 def test_an_answer_that_is_lost_in_one_batch_is_looked_up(scene: Scene, case: str) -> None:
     """Of every second session the first call, and of settling every call's first answer."""
-    fault = CASES[case][0]
+    faults = CASES[case]
     scene.proxy.strikes = [
-        Strike(fault, first_call_of_every(2)),
-        Strike(fault, Nth(SETTLE, 2, 4)),
+        *in_turn(faults, first_call_of_every(2)),
+        *in_turn(faults, numbered("backfill_settle", 2, 3, 4)),
     ]
     run_id = scene.planned(**FREE)
     assert scene.go_on(run_id).is_complete

@@ -14,13 +14,13 @@ from tests.faults.proxy import (
     Call,
     Fault,
     Nth,
-    Proxy,
     Strike,
     cut,
     deaf,
     first_call_of_every,
     half_a_body,
     held,
+    in_turn,
     numbered,
     says,
 )
@@ -33,12 +33,11 @@ from tests.faults.scenario import (
     wait_until,
 )
 from tests.faults.subjects import AT_THE_WRITE, IN_SQL
+from tests.kit.whole import together
 
 pytestmark = pytest.mark.usefixtures("at_once")
 
 PAGE = "<html><head><title>Bad gateway</title></head><body>It will be back.</body></html>"
-SOME = first_call_of_every(3)
-OTHERS = first_call_of_every(3, beginning_with=1)
 
 
 def on_own_calls(call: Call) -> bool:
@@ -46,34 +45,38 @@ def on_own_calls(call: Call) -> bool:
     return numbered("backfill_claim", 1, 4, 9)(call) or numbered("backfill_settle", 2, 7)(call)
 
 
-UNKNOWN: dict[str, list[Fault]] = {
+BREAKS: dict[str, list[Fault]] = {
     "reply dropped after commit": [cut(forwards=True)],
     "connection cut before the request is forwarded": [cut(forwards=False)],
+    "half a body, then the connection closes": [half_a_body()],
+}
+ANSWERS: dict[str, list[Fault]] = {
     "502 with an HTML page": [says(502, PAGE), says(502, PAGE, forwards=True)],
     "200 with an HTML page": [says(200, PAGE), says(200, PAGE, forwards=True)],
-    "half a body, then the connection closes": [half_a_body()],
     "504 after the call committed": [says(504, PAGE, forwards=True)],
     "520 without a body": [says(520, ""), says(520, "", forwards=True)],
 }
+UNKNOWN = {
+    **together("a connection that breaks in every way", BREAKS),
+    **together("every answer of somebody else's", ANSWERS),
+}
 
 
-def strike(proxy: Proxy, faults: list[Fault]) -> None:
-    """The first fault on a third of the sessions, the last on another, and on calls of ours."""
-    proxy.strikes = [
-        Strike(faults[0], SOME),
-        Strike(faults[-1], OTHERS),
-        Strike(faults[-1], on_own_calls),
-    ]
+def two_thirds(call: Call) -> bool:
+    """The first calls of two thirds of the sessions."""
+    return any(first_call_of_every(3, beginning_with=nth)(call) for nth in (0, 1))
 
 
 @pytest.mark.parametrize("case", UNKNOWN)
 def test_an_unknown_outcome_is_looked_up_and_not_guessed(scene: Scene, case: str) -> None:
     """Two thirds of the sessions and five calls of ours lose their answer; nothing else changes."""
-    strike(scene.proxy, UNKNOWN[case])
+    faults = UNKNOWN[case]
+    scene.proxy.strikes = [*in_turn(faults, two_thirds), *in_turn(faults, on_own_calls)]
     run_id = scene.planned()
     assert scene.apply(run_id).is_complete
     assert scene.outcomes()["unknown"] >= hits_of(scene.proxy.hits, *SCORING) > SESSIONS // 2
     assert hits_of(scene.proxy.hits, *OWN) == 5
+    assert {hit.fault for hit in scene.proxy.hits} == {fault.name for fault in faults}
     scene.ends_as_undisturbed(case, run_id)
 
 
