@@ -9,11 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import platformdirs
 import pytest
 
 import backfill
 
 ROOT = Path(__file__).parent.parent
+# What mypy keeps of a package is used again if its files are the same.
+KEPT = ("--cache-dir", str(platformdirs.user_cache_path("backfill") / "mypy"))
 # What PostgreSQL's jsonb holds, and what `--json` prints: their docstrings name the keys.
 JSON = re.compile(
     r"\.(as_dict|told|candidates|conflicts|details|request|figures|audit|buckets|not_wanted)$"
@@ -72,7 +75,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     for name, lines in STRANGER.items():
         (folder / f"{name}.py").write_text("\n".join(lines))
     ran = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "."],
+        [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", *KEPT, "."],
         cwd=folder,
         env={**os.environ, "MYPYPATH": str(ROOT)},
         capture_output=True,
