@@ -110,6 +110,6 @@ def scored_by(project: Project, subject: Subject) -> Iterator[None]:
 def disturb_nothing(copies: Copies, subject: Subject) -> Undisturbed:
     """What a run leaves that nobody disturbs, from a twin database."""
     with scene_on(copies, subject) as (twin, _):
-        run_id = twin.planned()
+        run_id = twin.planned(throttle_per_minute="none", mode=twin.quickest_mode)
         assert twin.apply(run_id, url=twin.project.url).is_complete
         return Undisturbed(twin.content())

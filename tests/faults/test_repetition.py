@@ -71,7 +71,8 @@ def test_a_repetition_is_noticed_and_ended(scene: Scene, moment: str) -> None:
 
     After a first write the changed fence ends it. Before that only the owner of the database can.
     """
-    run_id = unlucky_run(scene, moment, "raise sqlstate '40001'")
+    # Not as fast as it could: it is repeated until somebody notices.
+    run_id = unlucky_run(scene, moment, "perform pg_sleep(0.05); raise sqlstate '40001'")
     with pytest.raises(backfill.Paused, match="repeats a scoring call without end") as paused:
         scene.apply(run_id, call_timeout_s=LIMIT_S)
     scene.struck()
