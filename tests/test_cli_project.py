@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shutil
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -16,7 +17,7 @@ from backfill.targets.migrations import our_files
 from tests.conftest import behind_gateway
 from tests.kit.commands import Shell
 from tests.kit.copies import Copy
-from tests.kit.supabase_cli import run_cli
+from tests.kit.supabase_cli import home_of_cli, run_cli
 
 APPLY = [("db", "push"), ("migration", "up")]
 VERBS = [" ".join(words) for words in APPLY]
@@ -26,18 +27,26 @@ INSTALL = ("install", "--supabase-path", "supabase", "--target", "prism", "--yes
 Supabase = Callable[..., str]
 
 
+@pytest.fixture(scope="module")
+def made(cli_script: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder where the CLI has made a project, and its settings."""
+    home = tmp_path_factory.mktemp("made")
+    for words in (("telemetry", "disable"), ("init",)):
+        run_cli(cli_script, home_of_cli(home), *words)
+    return home
+
+
 @pytest.fixture
 def supabase(
-    cli_script: Path, cli_home: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    made: Path, cli_script: Path, cli_home: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> Supabase:
-    """The CLI in an empty folder where it has made a project."""
+    """The CLI in a folder where it has made a project."""
+    shutil.copytree(made, cli_home["HOME"], dirs_exist_ok=True)
     monkeypatch.chdir(cli_home["HOME"])
 
     def run(*words: str) -> str:
         return run_cli(cli_script, cli_home, *words)
 
-    run("telemetry", "disable")
-    run("init")
     return run
 
 

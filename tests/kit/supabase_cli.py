@@ -23,7 +23,12 @@ def cli_script() -> Path:
 @pytest.fixture
 def cli_home(tmp_path: Path) -> dict[str, str]:
     """An environment with nothing of the caller's, for a CLI without telemetry."""
-    return {"HOME": str(tmp_path), "PATH": os.defpath, "DO_NOT_TRACK": "1"}
+    return home_of_cli(tmp_path)
+
+
+def home_of_cli(folder: Path) -> dict[str, str]:
+    """The same in any folder."""
+    return {"HOME": str(folder), "PATH": os.defpath, "DO_NOT_TRACK": "1"}
 
 
 def run_cli(script: Path, environment: dict[str, str], *words: str) -> str:
