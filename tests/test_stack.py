@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -134,18 +132,6 @@ def _family_of(home: Path) -> set[int]:
     return family
 
 
-@contextlib.contextmanager
-def _bare_server() -> Iterator[PostgresServer]:
-    """PostgreSQL alone, in a folder that its account gets to."""
-    with tempfile.TemporaryDirectory(dir=parts.open_temp_root()) as folder:
-        Path(folder).chmod(0o711)
-        server = PostgresServer.start(Path(folder) / "data")
-        try:
-            yield server
-        finally:
-            server.stop()
-
-
 def _until_gone(family: set[int]) -> None:
     _until(lambda: not any(_alive(pid) for pid in family))
 
@@ -229,25 +215,35 @@ def test_a_second_start_finds_the_running_stack(local: stack.Stack) -> None:
     assert "already running" in said[0]
 
 
-def test_a_second_stack_stands_beside_the_first(local: stack.Stack, home: Path) -> None:
+def test_a_second_stack_stands_beside_the_first_and_is_discarded(
+    local: stack.Stack, home: Path
+) -> None:
+    """In a folder with other things, which stay: Git sees them, and they are all that is left."""
+    (home / "mine").touch()
     other = stack.start(home, sample="none", tie_to_parent=True)
     assert _ask(other, "/", other.secret_key)[0] == 200
     assert _ask(other, "/", local.secret_key) == (401, WRONG_KEY)
     assert _ask(local, "/", local.secret_key)[0] == 200
+    assert not (home / ".gitignore").exists()
+    stack.discard(home)
+    assert list(home.iterdir()) == [home / "mine"]
 
 
 def test_a_stop_leaves_no_process_and_a_restart_keeps_data_and_keys(home: Path) -> None:
-    first = stack.start(home, sample="none")
+    """Another sample than the stopped stack's is refused, and none need be named."""
+    first = stack.start(home, sample="7")
     _install_probes(first)
     family = _family_of(home)
     assert stack.stop(home)
     assert not any(_alive(pid) for pid in family)
     assert not stack.stop(home)
+    with pytest.raises(BadRequest, match="has the sample 7, not the sample seed"):
+        stack.start(home, sample="seed", tie_to_parent=True)
     with pytest.raises(stack.StackError, match="No stack is running") as refused:
         stack.env(home)
     assert refused.value.next_step == f"backfill local start --dir {home}"
 
-    second = stack.start(home, sample="none", tie_to_parent=True)
+    second = stack.start(home, tie_to_parent=True)
     assert second.secret_key == first.secret_key
     assert _ask(second, "/rpc/probe_role", first.secret_key) == (200, "service_role")
 
@@ -274,6 +270,8 @@ def test_a_killed_supervisor_leaves_no_process_and_the_next_start_works(home: Pa
     _until_gone(family)
     again = stack.start(home, sample="none", tie_to_parent=True)
     assert _ask(again, "/", again.secret_key)[0] == 200
+    stack.discard(home)
+    assert list(home.iterdir()) == []
 
 
 @pytest.mark.parametrize("sample", ["a wrong sample", "0", "-3", "1.5", "", "9" * 30])
@@ -342,17 +340,6 @@ def test_functions_and_old_privileges_on_the_command_line(
         stack.discard(home / "stack")
 
 
-def test_another_sample_than_the_stopped_stacks_is_refused(home: Path) -> None:
-    first = stack.start(home, sample="7")
-    stack.stop(home)
-    with pytest.raises(BadRequest, match="has the sample 7, not the sample seed"):
-        stack.start(home, sample="seed", tie_to_parent=True)
-    with pytest.raises(stack.StackError, match="No stack is running"):
-        stack.env(home)
-    again = stack.start(home, tie_to_parent=True)
-    assert again.secret_key == first.secret_key
-
-
 def test_a_bad_sample_is_usage_on_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -365,18 +352,6 @@ def test_a_bad_sample_is_usage_on_the_command_line(
 
 def test_git_does_not_see_the_secrets(local: stack.Stack) -> None:
     assert (local.dir / ".gitignore").read_text() == "*\n"
-
-
-def test_a_folder_with_other_things_in_it_keeps_them_in_git(home: Path) -> None:
-    (home / "mine").touch()
-    stack.start(home, sample="none", tie_to_parent=True)
-    assert not (home / ".gitignore").exists()
-
-
-def test_a_discarded_stack_leaves_an_empty_folder(tmp_path: Path) -> None:
-    stack.start(tmp_path, sample="none", tie_to_parent=True)
-    stack.discard(tmp_path)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_start_in_the_usual_folder_needs_no_name(
@@ -463,16 +438,16 @@ def test_a_server_that_does_not_run_from_a_copy_is_named(
             shutil.rmtree(copy)
 
 
-def test_a_database_made_the_old_way_opens_new_tables() -> None:
-    with _bare_server() as server:
-        for name, is_open in (("old_world", True), ("new_world", False)):
-            server.create_database(name, old_privileges=is_open)
-            with psycopg.connect(server.dsn(name), autocommit=True) as connection:
-                connection.execute(PROBES)
-                found = connection.execute("select public.probe_is_open()").fetchone()
-            assert found == (is_open,)
-        server.create_database("copy", template="old_world")
-        server.drop_database("copy")
+def test_a_database_made_the_old_way_opens_new_tables(postgres_server: PostgresServer) -> None:
+    for name, is_open in (("old_world", True), ("new_world", False)):
+        postgres_server.create_database(name, old_privileges=is_open)
+        with psycopg.connect(postgres_server.dsn(name), autocommit=True) as connection:
+            connection.execute(PROBES)
+            found = connection.execute("select public.probe_is_open()").fetchone()
+        assert found == (is_open,)
+    postgres_server.create_database("copy", template="old_world")
+    for name in ("copy", "old_world", "new_world"):
+        postgres_server.drop_database(name)
 
 
 def test_a_gateway_without_its_upstream_says_so() -> None:
