@@ -319,7 +319,7 @@ LIKE_OURS = replace(ALIASED, derived=("t", "session_id", "item", "r"))
 @example(library=LIKE_OURS)
 @example(library=ALIASED)
 @settings(
-    max_examples=examples(40, at_a_push=12),
+    max_examples=examples(40, at_a_push=8),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

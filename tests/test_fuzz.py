@@ -23,7 +23,7 @@ from tests.kit.seed import SEED
 from tests.kit.whole import examples
 
 Json = Any
-EXAMPLES = examples(150, at_a_push=40)
+EXAMPLES = examples(150, at_a_push=25)
 FUNCTIONS = """
 select p.proname as name, coalesce((
   select jsonb_object_agg(p.proargnames[a.place], format_type(a.type, null))

@@ -130,7 +130,7 @@ LIARS = [
 
 @seed(1)
 @settings(
-    max_examples=examples(400, at_a_push=10),
+    max_examples=examples(400, at_a_push=6),
     deadline=None,
     database=None,
     suppress_health_check=list(HealthCheck),
