@@ -90,6 +90,34 @@ def test_whoever_is_still_connected_does_not_reach_the_next_test(copies: Copies)
     forgotten.close()
 
 
+LEFT_IN_A_SESSION = """
+set role authenticated; set search_path = nowhere; set backfill.fence = 'x'; listen left_behind;
+create temporary table left_behind (id int); select pg_advisory_lock(1); prepare p as select 1
+"""
+STATE_OF_A_SESSION = """
+select current_user, session_user, current_setting('search_path'),
+  coalesce(current_setting('backfill.fence', true), ''), to_regclass('pg_temp.left_behind'),
+  (select count(*) from pg_listening_channels()), (select count(*) from pg_prepared_statements),
+  (select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid())
+"""
+
+
+def test_a_session_is_as_good_as_new_in_the_next_test(copies: Copies) -> None:
+    """Its role, settings, temporary tables, locks; a transaction left open ends the session."""
+    with copies.lent() as copy, copy.connected(copy.server.dsn) as first:
+        process = first.info.backend_pid
+        new = first.execute(STATE_OF_A_SESSION.encode()).fetchall()
+        first.execute(LEFT_IN_A_SESSION.encode())
+        assert first.execute(STATE_OF_A_SESSION.encode()).fetchall() != new
+        first.row_factory = psycopg.rows.dict_row
+    with copies.lent() as copy, copy.connected(copy.server.dsn) as second:
+        assert second.info.backend_pid == process
+        assert second.execute(STATE_OF_A_SESSION.encode()).fetchall() == new
+        second.execute("begin")
+    with copies.lent() as copy, copy.connected(copy.server.dsn) as third:
+        assert third.info.backend_pid != process
+
+
 def test_a_change_shows_to_those_who_asked_for_none(copies: Copies) -> None:
     """An update of one row is a change of its table, and reading is none of any."""
     with copies.lent() as copy:

@@ -2,7 +2,8 @@
 
 A new copy and its PostgREST take a third of a second, putting rows back some hundredths. A test
 always finds a copy equal to the template. A copy is dropped, and the next test gets a new one, if a
-test changed its catalog, a session is still busy in it, or it was used often.
+test changed its catalog or a session is still busy in it. A session of a test serves the next one
+too, since PostgreSQL compiles our functions anew in each session, which is slower than to use them.
 """
 
 from __future__ import annotations
@@ -12,19 +13,27 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 from uuid import uuid4
 
 import psycopg
 from psycopg import sql
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
 
 from backfill.local.servers import PostgresServer, RestServer
 
 # Each connection of PostgREST compiles our functions anew, which takes it longer than to use them.
-CONNECTIONS = 4
+CONNECTIONS = 2
 HOSTED = 10
+# What `discard all` does, but for the plans: a session keeps the functions that it compiled.
+RESET = b"""
+close all; set session authorization default; reset role; reset all; unlisten *;
+select pg_advisory_unlock_all(); discard temp; discard sequences; deallocate all
+"""
 # Dead rows of earlier uses would make later ones slow.
-MOST_USES = 50
+USES_PER_VACUUM = 50
 IDLE_WITHIN_S = 2.0
 LOOK_S = 0.01
 
@@ -55,12 +64,13 @@ where attrelid = %s::regclass and attnum > 0 and not attisdropped and attgenerat
 order by attnum
 """
 SEQUENCES = "select oid::regclass::text from pg_class where relkind = 'S'"
-# Sessions that a test left open are ended. PostgREST's own stay and have to become idle.
+# Sessions that a test left open are ended. PostgREST's own stay and have to become idle. %s: those
+# that the copy keeps.
 BUSY = """
 select count(case when usename = 'authenticator' then 1 else pg_terminate_backend(pid)::int end)
 from pg_stat_activity
 where datname = current_database()
-  and pid <> pg_backend_pid()
+  and pid <> all(%s)
   and backend_type = 'client backend'
   and (usename <> 'authenticator' or state <> 'idle')
 """
@@ -86,7 +96,7 @@ class Copy:
 
     keeper: a superuser's session that lasts as long as the copy. counting: its query about the
     tables of the template. fresh: when the copy last equalled the template. connections: of its
-    PostgREST, at most.
+    PostgREST, at most. sessions: of earlier tests, by login, each as good as new.
     """
 
     server: PostgresServer
@@ -98,6 +108,7 @@ class Copy:
     jwt_secret: str = field(default_factory=lambda: secrets.token_urlsafe(48), repr=False)
     rest: RestServer | None = None
     uses: int = 0
+    sessions: dict[str, list[Admin]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, server: PostgresServer, template: str, connections: int) -> Copy:
@@ -118,9 +129,24 @@ class Copy:
             )
         return self.rest
 
-    def connected(self, dsn: Callable[[str], str]) -> Admin:
-        """A new connection. dsn: a method of the server, which decides the role."""
-        return psycopg.connect(dsn(self.name), autocommit=True)
+    @contextmanager
+    def connected(self, dsn: Callable[[str], str]) -> Iterator[Admin]:
+        """A session that nobody else has. dsn: a method of the server, which decides the role."""
+        login = dsn(self.name)
+        free = self.sessions.setdefault(login, [])
+        session = free.pop() if free else psycopg.connect(login, autocommit=True)
+        try:
+            yield session
+        finally:
+            free.append(session)
+
+    def reset_sessions(self) -> list[int]:
+        """Make each session as good as new, or close it. Returns the processes of those kept."""
+        kept = [self.keeper]
+        for login, free in self.sessions.items():
+            self.sessions[login] = [session for session in free if _reset(session)]
+            kept += self.sessions[login]
+        return [session.info.backend_pid for session in kept]
 
     def marked(self) -> Mark:
         """This moment."""
@@ -136,7 +162,8 @@ class Copy:
 
     def drop(self) -> None:
         """Drop the database and stop its PostgREST."""
-        self.keeper.close()
+        for session in chain([self.keeper], *self.sessions.values()):
+            session.close()
         if self.rest is not None:
             self.rest.stop()
         self.server.drop_database(self.name)
@@ -210,9 +237,9 @@ def _restore(copy: Copy, content: Content) -> None:
     admin = copy.keeper
     if copy.rest is not None and copy.rest.process.poll() is not None:
         raise Spoilt
-    _wait_until_idle(admin)
+    _wait_until_idle(admin, copy.reset_sessions())
     changed = copy.changed(copy.fresh)
-    if copy.uses == MOST_USES or not changed <= content.rows.keys():
+    if not changed <= content.rows.keys():
         raise Spoilt
     with admin.transaction():
         admin.execute("set local session_replication_role = replica; set local lock_timeout = '2s'")
@@ -222,6 +249,8 @@ def _restore(copy: Copy, content: Content) -> None:
             admin.execute("select setval(%s, %s, %s)", sequence)
         # The counts still hold: there are as many rows as before.
         copy.fresh = Mark(_current_xid(admin), copy.fresh.counts)
+    if copy.uses % USES_PER_VACUUM == 0:
+        admin.execute("vacuum")
 
 
 def _current_xid(admin: Admin) -> str:
@@ -251,9 +280,19 @@ def _counting(tables: list[str]) -> str:
     return since + " union all ".join(counts)
 
 
-def _wait_until_idle(admin: Admin) -> None:
+def _reset(session: Admin) -> bool:
+    """Make it as good as new. False if that cannot be, and it is closed."""
+    if session.info.transaction_status != TransactionStatus.IDLE:
+        session.close()
+        return False
+    session.autocommit, session.row_factory = True, tuple_row
+    session.execute(RESET)
+    return True
+
+
+def _wait_until_idle(admin: Admin, kept: list[int]) -> None:
     deadline = time.monotonic() + IDLE_WITHIN_S
-    while _value(admin, BUSY):
+    while _value(admin, BUSY, kept):
         if time.monotonic() > deadline:
             raise Spoilt
         time.sleep(LOOK_S)
@@ -286,7 +325,7 @@ def _sequences(admin: Admin) -> list[tuple[str, int, bool]]:
     return found
 
 
-def _value(admin: Admin, query: str) -> Any:
-    row = admin.execute(query.encode()).fetchone()
+def _value(admin: Admin, query: str, *values: object) -> Any:
+    row = admin.execute(query.encode(), values).fetchone()
     assert row is not None
     return row[0]
