@@ -15,7 +15,9 @@ FACED: Mapping[str, Sequence[str]] = {
         "faults/test_network.py::test_a_network_cut_for_longer_than_a_lease_lets_nobody_write_twice",
         "test_races.py::test_a_stale_attempt_that_wakes_up_is_refused_at_its_write",
     ),
-    "a worker is told to end while the API is away": (),
+    "a worker is told to end while the API is away": (
+        "faults/test_crashes.py::test_a_closed_terminal_is_a_signal_like_others",
+    ),
     "PostgreSQL's disk is full": (),
     "every connection of the API's pool is taken": (
         "faults/test_network.py::test_an_unknown_outcome_is_looked_up_and_not_guessed",
@@ -30,7 +32,10 @@ FACED: Mapping[str, Sequence[str]] = {
         "test_renamed.py::test_the_run_pauses_with_what_is_gone_and_goes_on_once_it_is_back",
         "test_renamed.py::test_an_undo_of_a_table_that_is_gone_says_where_to_look",
     ),
-    "targets and our tables are rewritten and indexed anew": (),
+    "targets and our tables are rewritten and indexed anew": (
+        "faults/test_owner.py::test_a_run_goes_on_whatever_the_owner_does",
+        "faults/test_owner.py::test_a_run_goes_on_while_the_owner_does_one_thing",
+    ),
     "a target is truncated by its owner": (
         "test_partitions.py"
         "::test_rows_truncated_in_a_partition_without_its_guard_fail_the_verification",
@@ -51,7 +56,10 @@ FACED: Mapping[str, Sequence[str]] = {
     "apply twice, verify, rollback and retry at once": (
         "test_state_machine.py::test_the_promises_hold_after_any_sequence_of_verbs",
     ),
-    "transactions are read-only by default": (),
+    "transactions are read-only by default": (
+        "faults/test_owner.py::test_a_run_goes_on_whatever_the_owner_does",
+        "faults/test_owner.py::test_a_run_goes_on_while_the_owner_does_one_thing",
+    ),
     "every writing call is refused as read-only for a while": (
         "faults/test_waits.py::test_a_call_of_ours_is_repeated_after_what_passes",
     ),
@@ -62,7 +70,10 @@ FACED: Mapping[str, Sequence[str]] = {
         "faults/test_workers.py::test_two_runs_over_the_same_sessions_score_each_once",
         "test_throttle.py::test_running_runs_share_the_projects_bound",
     ),
-    "the target's migration is applied again and again": (),
+    "the target's migration is applied again and again": (
+        "faults/test_owner.py::test_a_run_goes_on_whatever_the_owner_does",
+        "faults/test_owner.py::test_a_run_goes_on_while_the_owner_does_one_thing",
+    ),
     "rows of several megabytes that do not compress": (),
     "batches are settled out of order, a score or a settling comes late": (
         "test_races.py::test_a_stale_attempt_that_wakes_up_is_refused_at_its_write",
@@ -93,7 +104,10 @@ FACED: Mapping[str, Sequence[str]] = {
         "test_streams.py::test_a_reader_who_has_gone_changes_nothing",
         "test_streams.py::test_an_answer_that_no_disk_takes_is_a_failure_in_one_sentence",
     ),
-    "the API reads its schema again and again": (),
+    "the API reads its schema again and again": (
+        "faults/test_owner.py::test_a_run_goes_on_whatever_the_owner_does",
+        "faults/test_owner.py::test_a_run_goes_on_while_the_owner_does_one_thing",
+    ),
     "two confirm an undo, one is killed": (
         "faults/test_undo.py::test_a_killed_undo_is_confirmed_again_with_the_same_digest",
         "test_undo_sets.py::test_an_undo_confirmed_again_goes_on_where_it_stopped",

@@ -171,6 +171,16 @@ def does(callback: Callable[[], object], *, forwards: bool) -> Fault:
     return Fault(ELSEWHERE, forwards, answer)
 
 
+def meanwhile(callback: Callable[[], object]) -> Fault:
+    """Something happens elsewhere before a call is passed on, and nothing happens to the call."""
+
+    async def answer(exchange: Exchange) -> web.StreamResponse:
+        await asyncio.to_thread(callback)
+        return await exchange.pass_on()
+
+    return Fault(ELSEWHERE, False, answer)
+
+
 def first_call_of_every(nth: int, *, beginning_with: int = 0) -> Callable[[Call], bool]:
     """The first scoring calls of one session in so many, told by its id."""
 
