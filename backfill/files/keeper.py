@@ -14,7 +14,7 @@ from backfill.api.queries import (
     load_receipts,
     load_verification_if_possible,
 )
-from backfill.errors import BackfillError, OutcomeUnknown
+from backfill.errors import BackfillError, CannotConnect
 from backfill.files.folder import RunLog, files_are_missing
 from backfill.files.records import Answered, Evidence, rebuilt_batches, rebuilt_calls, record_of
 from backfill.files.rollback_sql import Listing
@@ -35,8 +35,8 @@ async def kept(logs_dir: Path | None, gateway: Gateway, run_id: str) -> AsyncIte
     try:
         try:
             yield log
-        except OutcomeUnknown:
-            raise  # nobody answers, so nobody says how it ended
+        except CannotConnect:
+            raise  # nobody answers or lets us in, so nobody says how it ended
         except BaseException:
             await _end(log, gateway, run_id)
             raise

@@ -20,7 +20,7 @@ from backfill.errors import (
     ApprovalExpired,
     BackfillError,
     Busy,
-    OutcomeUnknown,
+    CannotConnect,
     Paused,
     TakesNoWrites,
     TookTooLong,
@@ -34,8 +34,8 @@ from backfill.run.worker import Worker
 
 logger = logging.getLogger("backfill")
 
-# After these the same apply goes on where it stopped.
-PASSING = (Busy, OutcomeUnknown, TookTooLong, TakesNoWrites)
+# After these the same apply goes on where it stopped, with whatever key or right was missing.
+PASSING = (Busy, CannotConnect, TookTooLong, TakesNoWrites)
 LONGEST_WAIT_S = 5.0  # a pause, a resume and a Ctrl-C are noticed within this
 FRESHNESS_TOLD = (
     "filled_total", "unselected_total", "replacing_total", "new_candidates_total", "changes",

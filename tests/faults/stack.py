@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,6 +54,13 @@ class Stack:
         """PostgREST is back."""
         uri = self.server.authenticator_dsn(self.copy.name)
         self.copy.rest = RestServer.start(uri, self.copy.jwt_secret, port=self.rest.port)
+
+    def rotate_secret(self) -> ApiKeys:
+        """PostgREST is started anew and knows another JWT secret; the keys that it signs."""
+        self.copy.jwt_secret = secrets.token_urlsafe(48)
+        self.kill_rest()
+        self.start_rest()
+        return ApiKeys.new(self.copy.jwt_secret)
 
     def kill_postgres(self) -> None:
         """PostgreSQL stops at once, as after a crash: it will have to recover."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count, cycle
 from typing import Any
 
@@ -11,10 +12,15 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
+import backfill
 from backfill.local import sample
+from backfill.local.gateway import gateway_in_thread
+from backfill.local.keys import ApiKeys
 from backfill.targets.declaration import PRISM, declared
-from tests.faults.proxy import SCORING, Call, Strike, meanwhile
-from tests.faults.scenario import Scene
+from tests.faults.processes import applying
+from tests.faults.proxy import SCORING, Call, Nth, Strike, meanwhile
+from tests.faults.scenario import MIDWAY, Scene
+from tests.faults.stack import Stack
 from tests.faults.subjects import IN_SQL
 from tests.kit.whole import NIGHTLY, examples
 
@@ -115,3 +121,36 @@ def test_a_run_goes_on_while_the_owner_does_one_thing(scene: Scene, act: str) ->
         assert scene.apply(run_id).is_complete
     assert len(done) > 30
     scene.ends_as_undisturbed(f"again and again: {act}", run_id)
+
+
+@IN_SQL
+def test_a_run_goes_on_with_the_new_key_after_its_secret_was_changed(
+    scene: Scene, stack: Stack
+) -> None:
+    """The old key is refused in the middle, with where the new one is and how to go on."""
+    run_id = scene.planned()
+    made: list[ApiKeys] = []
+
+    def rotate() -> None:
+        made.append(stack.rotate_secret())
+        scene.struck()
+
+    scene.proxy.strikes = [Strike(meanwhile(rotate), Nth(SCORING, MIDWAY))]
+    with applying(scene, run_id, "with the old key") as worker:
+        assert worker.ended() == 5
+        assert worker.said().endswith(
+            "127.0.0.1 does not accept this key\n"
+            "  Next: take the secret key from the project's settings, API keys, into"
+            f" SUPABASE_SECRET_KEY, then: backfill apply {run_id}\n"
+        )
+    [keys] = made
+    with gateway_in_thread(stack.rest.url, keys) as gateway:
+        scene.proxy.upstream = gateway.url
+        with pytest.raises(backfill.BadKey):
+            scene.apply(run_id)
+        scene.project = replace(scene.project, url=gateway.url, keys=keys)
+        assert scene.apply(run_id).is_complete
+        found = scene.recorded("the JWT secret changed")
+        assert (found.lost, found.twice) == (0, 0)
+        with scene.project.connect() as bf:
+            assert bf.verify(run_id).verdict == "pass"
