@@ -10,7 +10,12 @@ from collections.abc import Mapping, Sequence
 
 # What goes wrong -> file under `tests/` and name of each test.
 FACED: Mapping[str, Sequence[str]] = {
-    "PostgreSQL is killed inside a piece of an undo": (),
+    "PostgreSQL is killed inside a piece of an undo": (
+        "faults/test_servers.py::test_an_undo_survives_postgresql_killed_inside_a_piece",
+    ),
+    "PostgreSQL is told to end while the API is away": (
+        "faults/test_servers.py::test_a_run_survives_an_orderly_restart_while_the_api_is_away",
+    ),
     "a worker sleeps longer than its lease, then wakes up": (
         "faults/test_network.py::test_a_network_cut_for_longer_than_a_lease_lets_nobody_write_twice",
         "test_races.py::test_a_stale_attempt_that_wakes_up_is_refused_at_its_write",

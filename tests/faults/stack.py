@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,11 +16,11 @@ from psycopg.rows import dict_row
 from backfill.local.gateway import gateway_in_thread
 from backfill.local.keys import ApiKeys
 from backfill.local.processes import end_process
-from backfill.local.servers import PostgresServer, RestServer
+from backfill.local.servers import PostgresServer, RestServer, ServerError
 from tests.conftest import Project
 from tests.faults import measures
 from tests.faults.proxy import proxy_in_thread
-from tests.faults.scenario import Scene, Undisturbed
+from tests.faults.scenario import PATIENCE_S, Scene, Undisturbed
 from tests.faults.subjects import Subject
 from tests.kit.copies import Copies, Copy
 from tests.kit.edge import served
@@ -62,14 +63,27 @@ class Stack:
         self.start_rest()
         return ApiKeys.new(self.copy.jwt_secret)
 
+    def end_postgres(self) -> None:
+        """PostgreSQL is told to end: what is under way is rolled back, nothing to recover."""
+        self.server.stop()
+
+    def kill_postmaster(self) -> None:
+        """PostgreSQL's first process is killed; the others notice and end."""
+        end_process(self.server.process, signal.SIGKILL)
+
     def kill_postgres(self) -> None:
         """PostgreSQL stops at once, as after a crash: it will have to recover."""
         end_process(self.server.process, signal.SIGQUIT)
 
     def start_postgres(self) -> None:
-        """PostgreSQL is back, recovered."""
-        old = self.server
-        self.server = PostgresServer.start(old.data_dir, port=old.port, secrets=old.secrets)
+        """PostgreSQL is back, recovered, as soon as no process of the old one is left."""
+        old, deadline = self.server, time.monotonic() + PATIENCE_S
+        while self.server is old:
+            try:
+                self.server = PostgresServer.start(old.data_dir, port=old.port, secrets=old.secrets)
+            except ServerError:
+                if time.monotonic() > deadline:
+                    raise
 
 
 def make_template(server: PostgresServer, sessions: int, subject: Subject) -> str:
