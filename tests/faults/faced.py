@@ -23,7 +23,9 @@ FACED: Mapping[str, Sequence[str]] = {
     "a worker is told to end while the API is away": (
         "faults/test_crashes.py::test_a_closed_terminal_is_a_signal_like_others",
     ),
-    "PostgreSQL's disk is full": (),
+    "PostgreSQL's disk is full": (
+        "faults/test_full_disk.py::test_a_run_goes_on_once_a_full_disk_has_room",
+    ),
     "every connection of the API's pool is taken": (
         "faults/test_network.py::test_an_unknown_outcome_is_looked_up_and_not_guessed",
     ),
