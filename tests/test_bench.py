@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.bench import tables
+from tests.bench import tables, timeline
 from tests.bench.timing import Figure
 from tests.bench.ways import ALL
 from tests.faults.processes import ROOT
@@ -54,3 +54,14 @@ def test_ratios_are_to_the_faster_of_the_gathered_ways() -> None:
     found = rows(tables.comparison([WAYS[name] for name in took_s], figures))
     assert found["the client in a loop"][:4] == ["2", "1 to 4", "0.25", "1.00"]
     assert found["bare calls gathered, 16 at a time"][:4] == ["4", "4 to 4", "0.50", "2.00"]
+
+
+def test_a_lane_holds_what_was_not_under_way_at_once() -> None:
+    """So a gap in a lane is a caller that waited."""
+    first, beside, after = (
+        timeline.Call("backfill_bulk", began_s, ended_s)
+        for began_s, ended_s in ((0.0, 2.0), (1.0, 3.0), (8.0, 10.0))
+    )
+    lanes = timeline.lanes([after, beside, first])
+    assert lanes == [[first, after], [beside]]
+    assert timeline.drawn(lanes[1], 10.0).startswith("." * 10 + "#" * 21 + "." * 69)
