@@ -289,6 +289,39 @@ def test_a_pause_waits_for_the_call_in_bulk_under_way(racers: Racers) -> None:
     assert told == ["paused", "batch_settled", "batch_granted"]
 
 
+def test_a_phase_whose_rest_is_under_way_is_followed_by_the_next(racers: Racers) -> None:
+    """One call holds all that is left of `recent`. The next begins `historical`, and no third."""
+    run_id = started(racers.project.db, mode="bulk", throttle_per_minute="none", priority=[])
+    with racers.connection() as first, racers.connection() as second:
+        first.execute(BULK.replace("2)", "20)").encode(), (run_id,))
+        second.execute(BULK.replace("2)", "500)").encode(), (run_id,))
+        assert racers.project.value(BULK, run_id) == {"look": True}
+    phases = (
+        "select phase, count(*) as sessions, count(distinct started_at) as calls"
+        " from public.backfill_items where run_id = %s and state = 'done' group by 1 order by 1"
+    )
+    assert [tuple(row.values()) for row in racers.project.rows(phases, run_id)] == [
+        ("historical", 32, 1),
+        ("recent", 7, 1),
+    ]
+
+
+def test_a_canary_under_way_is_followed_by_nothing(racers: Racers) -> None:
+    """However much else is open: it is looked at before the rest."""
+    named = racers.project.value(
+        "select session_id::text from public.backfill_candidates order by created_at desc limit 1"
+    )
+    run_id = started(racers.project.db, mode="bulk", throttle_per_minute="none", priority=[named])
+    assert racers.project.value(BULK, run_id) == {"look": True}
+    with racers.connection() as other:
+        other.execute(
+            b"select from public.backfill_items"
+            b" where run_id = %s and phase = 'priority' for update",
+            (run_id,),
+        )
+        assert racers.project.value(BULK, run_id) == {"look": True}
+
+
 # Scorer against undo ------------------------------------------------------------------------------
 
 

@@ -89,7 +89,10 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Of backfill_claim: the next batch, or why there is none. See sql/60_apply/claim.sql."""
+    """Of backfill_claim: the next batch, or why there is none. See sql/60_apply/claim.sql.
+
+    bulk: make calls in bulk. sessions: how many the first of them asks for.
+    """
 
     granted: list[Grant]
     state: str
@@ -99,6 +102,7 @@ class Claim:
     ahead: bool
     lease_s: float
     bulk: bool = False
+    sessions: int = 1
     wait_s: float = 0.0
     wait_for: str = ""
     why: str | None = None

@@ -82,15 +82,16 @@ async def work(worker: Worker) -> None:
     worker.tell("run_started", state=started.state)
     if started.state == "running":
         await _tell_freshness(worker)
-    bulk = Bulk()
     ended_by: BackfillError | None = None  # a task group would raise a group of errors
     async with anyio.create_task_group() as tasks:
-        batches = Batches(worker, tasks)
+        bulk, batches = Bulk(worker, tasks), Batches(worker, tasks)
         try:
             while not worker.is_ending() and await _one_turn(worker, bulk, batches):
                 pass
+            await bulk.land()
             await batches.land()
         except BackfillError as error:
+            bulk.end()
             ended_by = error
     if ended_by is not None:
         raise ended_by
@@ -122,6 +123,8 @@ async def _one_turn(worker: Worker, bulk: Bulk, batches: Batches) -> bool:
     door = "backfill_claim_apart" if bulk.is_tired else "backfill_claim"
     asked = {"p_claim_id": claim_id, "p_worker": worker.name}
     claim = await worker.ask(door, asked, CLAIM)
+    if not claim.bulk:
+        await bulk.land()
     if claim.granted:
         bulk.is_tired = False
         batches.start(claim_id, claim)
@@ -131,7 +134,7 @@ async def _one_turn(worker: Worker, bulk: Bulk, batches: Batches) -> bool:
     if await batches.land():
         return True  # settling may have changed the answer
     if claim.bulk:
-        await bulk.score(worker)
+        await bulk.score(claim.sessions)
         return True
     if claim.state == "paused":
         return await _hold(worker, claim)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -16,6 +15,7 @@ from backfill.api.faults import OUTCOMES, Fault
 from backfill.api.gateway import CallFailed
 from backfill.errors import BackfillError
 from backfill.results.run import Json
+from backfill.run.crew import Crew
 from backfill.run.worker import Worker
 
 logger = logging.getLogger("backfill")
@@ -36,17 +36,13 @@ class Batches:
         self.worker = worker
         self.limiter = anyio.CapacityLimiter(worker.concurrency)
         self.is_over = False
-        self._tasks = tasks
+        self._crew = Crew(tasks)
         self._waiting = 0  # sessions granted and not begun
-        self._under_way = 0
-        self._changed = anyio.Event()
-        self._failed: list[BackfillError] = []
 
     def start(self, claim_id: str, claim: Claim) -> None:
         """Score and settle a granted batch."""
-        self._under_way += 1
         self._waiting += len(claim.granted)
-        self._tasks.start_soon(self._do, _Batch(self, claim_id, claim))
+        self._crew.start(_Batch(self, claim_id, claim).do)
 
     async def room(self) -> None:
         """Wait until at most `concurrency` granted sessions have not begun.
@@ -54,39 +50,20 @@ class Batches:
         If the batches are over, wait until all are settled, so that the database knows before the
         next claim. Raises what settling raised.
         """
-        await self._until(lambda: self._waiting <= self.worker.concurrency)
+        await self._crew.until(lambda: self._waiting <= self.worker.concurrency)
         if self.is_over:
             await self.land()
 
     async def land(self) -> bool:
         """Wait until no batch is under way. Returns if one was. Raises what settling raised."""
-        if not self._under_way:
-            return False
-        await self._until(lambda: not self._under_way)
-        self.is_over = False
-        return True
+        was_under_way = await self._crew.land()
+        self.is_over = self.is_over and not was_under_way
+        return was_under_way
 
     def begun(self) -> None:
         """Count a session as begun: it is scored now or never."""
         self._waiting -= 1
-        self._changed.set()
-
-    async def _until(self, holds: Callable[[], bool]) -> None:
-        while not (self._failed or holds()):
-            self._changed = anyio.Event()
-            await self._changed.wait()
-        if self._failed:
-            raise self._failed[0]
-
-    async def _do(self, batch: _Batch) -> None:
-        # A task group raises an exception group. Callers expect one of our errors.
-        try:
-            await batch.do()
-        except BackfillError as error:
-            self._failed.append(error)
-        finally:
-            self._under_way -= 1
-            self._changed.set()
+        self._crew.look()
 
 
 @dataclass(slots=True)

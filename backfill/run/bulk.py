@@ -2,83 +2,102 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
-import anyio
+from anyio.abc import TaskGroup
 
 from backfill.api.answers import BULK, Looked
-from backfill.errors import BackfillError, TakesNoWrites, TookTooLong
+from backfill.errors import TakesNoWrites, TookTooLong
+from backfill.run.crew import Crew
 from backfill.run.worker import Worker
 
 MOST_SESSIONS = 500  # 50 per subtransaction, and PostgreSQL keeps 64 of them cheaply
-FIRST_SESSIONS = 10
 GROWTH = 1.3  # far gentler than the halving after a call that took too long
 AIM_MS = 2000.0  # calls grow as long as the next should take less than this
 # Every call checks the gate. Only a claim, which waits for all calls, checks the breaker. It comes
-# after this time, after this many calls per caller, or after a session failed.
+# after this time, after this many calls per caller, once a session failed, or if nothing is free.
 LOOK_EVERY = timedelta(seconds=5)
 LOOK_EVERY_CALLS = 50
 TOLD = ("sessions", "done", "failed", "pending", "skipped", "took_ms")
 
 
-@dataclass(slots=True)
 class Bulk:
-    """How many sessions a call may hold, as a worker has learned from the run so far."""
+    """The callers of one worker in bulk, and how many sessions a call may hold.
 
-    sessions: int = FIRST_SESSIONS
-    has_failed: bool = False  # a session has failed, or met trouble, since the last claim
-    is_alone: bool = False  # no session is well after another in one transaction
-    is_tired: bool = False  # a call of one session took too long: score the next ones singly
+    A caller ends when a claim has to look at the run before its next call. The others go on
+    meanwhile, and it begins again once the claim has said so.
+    is_tired: a call of one session took too long, so the next ones are scored singly.
+    """
 
-    async def score(self, worker: Worker) -> None:
-        """Make calls side by side until a claim should check the run again."""
-        until = worker.clock.now() + LOOK_EVERY
-        self.has_failed = False
-        failed: list[BackfillError] = []
+    def __init__(self, worker: Worker, tasks: TaskGroup) -> None:
+        self.is_tired = False
+        self._worker = worker
+        self._crew = Crew(tasks)
+        self._sessions = 0  # not known yet
+        self._is_alone = False  # no session is well after another in one transaction
+        self._looks = 0
+        self._look_at = worker.clock.now()
+        self._calls = 0  # since the last look
+        self._wants_look = False
+        self._is_over = False
 
-        async def call_until() -> None:
-            # A task group raises an exception group. Callers expect one of our errors.
-            try:
-                await self._call_until(worker, until)
-            except BackfillError as error:
-                failed.append(error)
+    async def score(self, sessions: int) -> None:
+        """Make calls side by side until a claim should look at the run again.
 
-        async with anyio.create_task_group() as calls:
-            for _ in range(worker.concurrency):
-                calls.start_soon(call_until)
-        if failed:
-            raise failed[0]
+        sessions: how many the first call asks for. Raises what a call raised.
+        """
+        self._sessions = self._sessions or sessions
+        self._looks += 1
+        self._look_at = self._worker.clock.now() + LOOK_EVERY
+        self._calls = 0
+        self._wants_look = False
+        while self._crew.size < self._worker.concurrency:
+            self._crew.start(self._make_calls)
+        await self._crew.until(lambda: self._wants_look)
 
-    async def _call_until(self, worker: Worker, until: datetime) -> None:
-        for _ in range(LOOK_EVERY_CALLS):
-            if worker.is_ending() or self.is_tired or self.has_failed:
-                return
-            if worker.clock.now() >= until:
-                return
-            if not await self._call(worker):
-                return
+    async def land(self) -> None:
+        """Wait for the calls under way. None follows. Raises what a call raised."""
+        self._is_over = True
+        await self._crew.land()
+        self._is_over = False
 
-    async def _call(self, worker: Worker) -> bool:
-        """Make one call. False if a claim has to come first, or no session was done."""
-        asked = 1 if self.is_alone else self.sessions
+    def end(self) -> None:
+        """Let no call follow those under way."""
+        self._is_over = True
+
+    async def _make_calls(self) -> None:
+        while not (self._worker.is_ending() or self.is_tired or self._is_over):
+            looks = self._looks
+            if not await self._call() and looks == self._looks:
+                break
+            self._calls += 1
+            if (
+                self._calls >= LOOK_EVERY_CALLS * self._worker.concurrency
+                or self._worker.clock.now() >= self._look_at
+            ):
+                self._wants_look = True
+                self._crew.look()
+        self._wants_look = True
+
+    async def _call(self) -> bool:
+        """Make one call. False if a claim has to come first."""
+        asked = 1 if self._is_alone else self._sessions
         try:
             # A call that met its limit is made again with less work.
-            sized = {"p_worker": worker.name, "p_sessions": asked}
-            answer = await worker.ask("backfill_bulk", sized, BULK, outlasts=(TakesNoWrites,))
+            sized = {"p_worker": self._worker.name, "p_sessions": asked}
+            answer = await self._worker.ask("backfill_bulk", sized, BULK, outlasts=(TakesNoWrites,))
         except TookTooLong:
             # The whole call was rolled back, so nothing was done.
-            self.sessions = max(asked // 2, 1)
-            self.is_tired = asked == 1
+            self._sessions = max(asked // 2, 1)
+            self.is_tired = self.is_tired or asked == 1
             return not self.is_tired
         if isinstance(answer, Looked):
             return False
-        if asked == self.sessions:  # no parallel call has changed it meanwhile
-            self.sessions = next_sessions(asked, held=answer.sessions, took_ms=answer.took_ms)
-        self.is_alone = self.is_alone or answer.alone
-        worker.tell("bulk_settled", **{name: getattr(answer, name) for name in TOLD})
-        self.has_failed = self.has_failed or bool(answer.failed or answer.pending)
-        return bool(answer.done)
+        if asked == self._sessions:  # no parallel call has changed it meanwhile
+            self._sessions = next_sessions(asked, held=answer.sessions, took_ms=answer.took_ms)
+        self._is_alone = self._is_alone or answer.alone
+        self._worker.tell("bulk_settled", **{name: getattr(answer, name) for name in TOLD})
+        return bool(answer.done) and not (answer.failed or answer.pending)
 
 
 def next_sessions(asked: int, *, held: int, took_ms: float) -> int:

@@ -136,6 +136,38 @@ begin
 end
 $$;
 
+-- How many sessions the first call in bulk of a worker asks for: as many as the rehearsal would have scored while a call
+-- may begin any. Ten if there was none. Whatever it asks for, a call ends in time.
+create function backfill_private.first_in_bulk(p_run public.backfill_runs)
+returns integer
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when r.p50_ms is null then 10 else greatest(least(800 / greatest(r.p50_ms, 0.1), b.most), b.least) end::integer
+  from backfill_private.bounds as b
+  cross join (select (p_run.plan #>> '{rehearsal,took_ms,p50}')::numeric as p50_ms) as r
+  where (b.what, b.kind) = ('a call in bulk', 'sessions')
+$$;
+
+-- The next sessions for a call in bulk, of one phase, locked. A phase whose rest is all under way is followed by the
+-- next. What it gives back after all comes before what is left of that one.
+create function backfill_private.next_in_bulk(p_run_id uuid, p_limit integer)
+returns integer[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_phase text := backfill_private.pending_phase(p_run_id);
+  v_next integer[] := backfill_private.next_items(p_run_id, v_phase, p_limit);
+begin
+  if v_next is null and v_phase = 'recent' then
+    v_next := backfill_private.next_items(p_run_id, 'historical', p_limit);
+  end if;
+  return v_next;
+end
+$$;
+
 -- Take the next sessions for a call in bulk. Their items are locked until it ends, and so is each session's name: of
 -- two runs one gets the session, and the other takes it up later. What somebody has filled by then, or the target no
 -- longer selects, is skipped. If other calls hold them all, this one waits for the first.
@@ -158,7 +190,7 @@ declare
   v_taken integer[];
 begin
   perform backfill_private.take_target_lock(p_run.target, true);
-  v_next := backfill_private.next_items(p_run.run_id, backfill_private.pending_phase(p_run.run_id),
+  v_next := backfill_private.next_in_bulk(p_run.run_id,
     case when p_run.plan #>> '{rehearsal,alone}' = 'true' then 1 else p_limit end);
   v_next := v_next[1:(
     select greatest(coalesce(min(n.place) - 1, p_limit), 1)

@@ -73,8 +73,9 @@ $$;
 -- p_apart     also of a run in bulk. Otherwise the answer for such a run says to call backfill_bulk
 -- p_claim_id  made by the worker. If the reply of a claim was lost, the worker asks again under the same id. It gets
 --             the same items under new fences, and these are no new starts
--- returns     {state, reason, held_by, granted: […], ahead, bulk, batch, wait_s, wait_for, why, lease_s}
+-- returns     {state, reason, held_by, granted: […], ahead, bulk, sessions, batch, wait_s, wait_for, why, lease_s}
 --             ahead: no throttle and no canary decides when, so the next batch may be claimed while this one is scored
+--             sessions: beside bulk, how many a first call asks for
 --             wait_for: throttle | back-off | canary | leases, and why in words
 --             a run that is not running grants nothing
 -- raises      OB001 no such run, OB010 not allowed, OB013 no claim id
@@ -128,8 +129,8 @@ begin
         then backfill_private.call_witness(
           v_run, v_phase, p_claim_id, p_worker, v_pace.wait_s, v_pace.why)
       when not p_apart and v_phase <> 'priority' and v_pace.wait_s = 0 and v_run.request ->> 'mode' = 'bulk'
-        and backfill_private.next_items(p_run_id, v_phase, 1) is not null
-        then '{"granted": [], "bulk": true}'
+        and backfill_private.next_in_bulk(p_run_id, 1) is not null
+        then jsonb_build_object('granted', '[]'::jsonb, 'bulk', true, 'sessions', backfill_private.first_in_bulk(v_run))
       when v_pace.wait_s > 0
         then backfill_private.wait_for('throttle', v_pace.wait_s, v_pace.why)
       else backfill_private.grant_or_wait(v_run, p_claim_id, p_worker, v_pace.sessions) end;

@@ -9509,6 +9509,38 @@ begin
 end
 $$;
 
+-- How many sessions the first call in bulk of a worker asks for: as many as the rehearsal would have scored while a call
+-- may begin any. Ten if there was none. Whatever it asks for, a call ends in time.
+create function backfill_private.first_in_bulk(p_run public.backfill_runs)
+returns integer
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when r.p50_ms is null then 10 else greatest(least(800 / greatest(r.p50_ms, 0.1), b.most), b.least) end::integer
+  from backfill_private.bounds as b
+  cross join (select (p_run.plan #>> '{rehearsal,took_ms,p50}')::numeric as p50_ms) as r
+  where (b.what, b.kind) = ('a call in bulk', 'sessions')
+$$;
+
+-- The next sessions for a call in bulk, of one phase, locked. A phase whose rest is all under way is followed by the
+-- next. What it gives back after all comes before what is left of that one.
+create function backfill_private.next_in_bulk(p_run_id uuid, p_limit integer)
+returns integer[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_phase text := backfill_private.pending_phase(p_run_id);
+  v_next integer[] := backfill_private.next_items(p_run_id, v_phase, p_limit);
+begin
+  if v_next is null and v_phase = 'recent' then
+    v_next := backfill_private.next_items(p_run_id, 'historical', p_limit);
+  end if;
+  return v_next;
+end
+$$;
+
 -- Take the next sessions for a call in bulk. Their items are locked until it ends, and so is each session's name: of
 -- two runs one gets the session, and the other takes it up later. What somebody has filled by then, or the target no
 -- longer selects, is skipped. If other calls hold them all, this one waits for the first.
@@ -9531,7 +9563,7 @@ declare
   v_taken integer[];
 begin
   perform backfill_private.take_target_lock(p_run.target, true);
-  v_next := backfill_private.next_items(p_run.run_id, backfill_private.pending_phase(p_run.run_id),
+  v_next := backfill_private.next_in_bulk(p_run.run_id,
     case when p_run.plan #>> '{rehearsal,alone}' = 'true' then 1 else p_limit end);
   v_next := v_next[1:(
     select greatest(coalesce(min(n.place) - 1, p_limit), 1)
@@ -10203,8 +10235,9 @@ $$;
 -- p_apart     also of a run in bulk. Otherwise the answer for such a run says to call backfill_bulk
 -- p_claim_id  made by the worker. If the reply of a claim was lost, the worker asks again under the same id. It gets
 --             the same items under new fences, and these are no new starts
--- returns     {state, reason, held_by, granted: […], ahead, bulk, batch, wait_s, wait_for, why, lease_s}
+-- returns     {state, reason, held_by, granted: […], ahead, bulk, sessions, batch, wait_s, wait_for, why, lease_s}
 --             ahead: no throttle and no canary decides when, so the next batch may be claimed while this one is scored
+--             sessions: beside bulk, how many a first call asks for
 --             wait_for: throttle | back-off | canary | leases, and why in words
 --             a run that is not running grants nothing
 -- raises      OB001 no such run, OB010 not allowed, OB013 no claim id
@@ -10258,8 +10291,8 @@ begin
         then backfill_private.call_witness(
           v_run, v_phase, p_claim_id, p_worker, v_pace.wait_s, v_pace.why)
       when not p_apart and v_phase <> 'priority' and v_pace.wait_s = 0 and v_run.request ->> 'mode' = 'bulk'
-        and backfill_private.next_items(p_run_id, v_phase, 1) is not null
-        then '{"granted": [], "bulk": true}'
+        and backfill_private.next_in_bulk(p_run_id, 1) is not null
+        then jsonb_build_object('granted', '[]'::jsonb, 'bulk', true, 'sessions', backfill_private.first_in_bulk(v_run))
       when v_pace.wait_s > 0
         then backfill_private.wait_for('throttle', v_pace.wait_s, v_pace.why)
       else backfill_private.grant_or_wait(v_run, p_claim_id, p_worker, v_pace.sessions) end;

@@ -111,6 +111,16 @@ def held() -> Fault:
     return Fault("held", False, answer)
 
 
+def late(comes: Callable[[], object], *, forwards: bool) -> Fault:
+    """What was sent, or its answer, lies on the way until something has come."""
+
+    async def answer(exchange: Exchange) -> web.StreamResponse:
+        await asyncio.to_thread(comes)
+        return exchange.reply or await exchange.pass_on()
+
+    return Fault("late", forwards, answer)
+
+
 def half_a_body() -> Fault:
     """The status says well, and the connection breaks in the middle of the body."""
 

@@ -9,8 +9,19 @@ from typing import Any
 import pytest
 
 from tests.faults.processes import applying, kill_at
-from tests.faults.proxy import Call, Fault, Nth, Strike, cut, does, half_a_body, says
-from tests.faults.scenario import Scene, wait_until
+from tests.faults.proxy import (
+    Call,
+    Fault,
+    Nth,
+    Strike,
+    cut,
+    does,
+    half_a_body,
+    late,
+    numbered,
+    says,
+)
+from tests.faults.scenario import BATCH_SESSIONS, CONCURRENCY, SESSIONS, Scene, wait_until
 from tests.faults.stack import Stack
 from tests.faults.subjects import IN_SQL
 
@@ -87,6 +98,63 @@ def test_a_restart_of_postgrest_is_gone_through(scene: Scene, stack: Stack) -> N
         stack.start_rest()
         assert applied.result().is_complete
     scene.ends_as_undisturbed("bulk: PostgREST killed and restarted", run_id, paced=False)
+
+
+# The scoring of one session waits for whoever holds a lock.
+STUCK = """
+create function public.wait_for_test() returns trigger language plpgsql as $$ begin
+  if new.session_id = '{session}' then perform pg_advisory_xact_lock_shared(42); end if;
+  return new; end $$;
+create trigger wait_for_test before insert on public.fc_scores
+  for each row execute function public.wait_for_test();
+"""
+WAITING = """
+select count(*) from pg_locks as l join pg_database as d on d.oid = l.database
+where d.datname = current_database() and not l.granted and l.locktype = 'advisory' and l.mode = %s
+"""
+
+
+def test_no_caller_ends_while_sessions_are_open(scene: Scene) -> None:
+    """The first call holds the rest of `recent` for long: the others go on with `historical`.
+
+    Then nothing is free. When the first call ends after all, it gives back what it has not begun.
+    Its answer is not heard, so the others have to do that, too.
+    """
+    db = scene.project.db
+    newest = scene.project.value(
+        "select session_id::text from public.backfill_candidates order by created_at desc limit 1"
+    )
+    db.execute(STUCK.format(session=newest).encode())
+    run_id = scene.planned(**UNTHROTTLED, priority=[])
+    phases = "select phase, count(*) as n from public.backfill_items group by 1 order by 1"
+    recent = {row["phase"]: row["n"] for row in scene.project.rows(phases)}["recent"]
+    held = min(recent, BATCH_SESSIONS)
+    assert 1 < held < SESSIONS
+    done = "select count(*) from public.backfill_items where state = 'done'"
+
+    def is_waiting(mode: str, others: int) -> bool:
+        return bool(scene.project.value(WAITING, mode)) and scene.project.value(done) == others
+
+    def is_held() -> None:
+        wait_until(lambda: is_waiting("ShareLock", 0))
+
+    def is_heard() -> None:
+        wait_until(scene.proxy.healed.is_set)
+
+    db.execute("select pg_advisory_lock(42)")
+    others = range(2, CONCURRENCY + 1)
+    scene.proxy.strikes = [
+        Strike(late(is_heard, forwards=True), numbered(*BULK, 1)),
+        Strike(late(is_held, forwards=False), numbered(*BULK, *others)),
+    ]
+    with scene.beside(run_id) as applied:
+        wait_until(lambda: is_waiting("ExclusiveLock", SESSIONS - held))
+        db.execute("update public.test_clock set now_at = now_at + interval '1 s'")
+        db.execute("select pg_advisory_unlock(42)")
+        wait_until(lambda: scene.project.value(done) == SESSIONS)
+        scene.proxy.heal()
+        assert applied.result().is_complete
+    scene.ends_as_undisturbed("bulk: one call is long under way", run_id, paced=False)
 
 
 def test_three_processes_share_a_run(scene: Scene) -> None:

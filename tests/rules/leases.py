@@ -112,6 +112,51 @@ NEXT_ITEMS = Rule(
 )  # fmt: skip
 
 
+def taken(name: str, wanted: list[int] | None, *given: str) -> Case:
+    return Case(name, f"select backfill_private.next_in_bulk('{RUN}', 9)", (), wanted, given)
+
+
+HELD = item(1, run=OTHER_RUN, state="leased")
+OLD, OLDER = item(2, phase="historical"), item(3, phase="historical")
+NEXT_IN_BULK = Rule(
+    "the next sessions in bulk",
+    ("next_in_bulk",),
+    (
+        taken("nothing is left", None, item(1, state="done")),
+        taken("of one phase", [1], item(1), OLD),
+        taken("all that is left of a phase is under way", [2, 3], item(1), HELD, OLD, OLDER),
+        taken("some of it is not", [4], item(1), HELD, item(4), OLD, OLDER),
+        taken("all is under way", None, OLD, item(2, run=OTHER_RUN, state="leased")),
+        taken("the canary is under way", None, item(1, phase="priority"), HELD, OLD),
+        taken("the canary is done", [2], item(1, phase="priority", state="done"), OLD),
+    ),
+)
+
+
+def first(name: str, wanted: int, **took_ms: float | None) -> Case:
+    plan = {"rehearsal": {"took_ms": took_ms}} if took_ms else {}
+    query = (
+        "select backfill_private.first_in_bulk(r) from public.backfill_runs as r"
+        f" where r.run_id = '{RUN}'"
+    )
+    # A run that is past its plan keeps it.
+    kept = "alter table public.backfill_runs disable trigger backfill_runs_guard"
+    return Case(name, query, (), wanted, (kept, run_has(plan=plan)))
+
+
+FIRST_IN_BULK = Rule(
+    "the size of a first call in bulk",
+    ("first_in_bulk",),
+    (
+        first("nobody rehearsed", 10),
+        first("nobody came out well", 10, p50=None),
+        first("as many as fit", 160, p50=5.0),
+        first("500 at most", 500, p50=0.0),
+        first("one at least", 1, p50=9000.0),
+    ),
+)
+
+
 STAGING = "update public.backfill_settings set environment = 'STAGING'"
 NAMELESS = "update public.backfill_settings set environment = null"
 BOUND_OF_26, BOUND_OF_27 = (
@@ -467,6 +512,8 @@ RULES = (
     BOUND,
     PENDING_PHASE,
     NEXT_ITEMS,
+    NEXT_IN_BULK,
+    FIRST_IN_BULK,
     MAY_BULK,
     SPACING,
     COUNT_STARTS,
