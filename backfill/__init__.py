@@ -30,8 +30,9 @@ else:
         if name != "__all__" and name not in public.__all__:
             hint = ": it is a method of connect()" if hasattr(public.AsyncBackfill, name) else ""
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}", name=name)
-        found = globals()[name] = getattr(public, name)
-        return found
+        # All at once: what reads a module's dict, as pdoc does, finds them there.
+        globals().update({each: getattr(public, each) for each in (*public.__all__, "__all__")})
+        return globals()[name]
 
     def __dir__() -> list[str]:
         return sorted({*__getattr__("__all__"), "__version__"})
