@@ -17,10 +17,12 @@ from tests.faults.processes import ROOT
 from tests.kit.clocks import DatabaseClock
 from tests.kit.readme import claim
 from tests.kit.seed import SEED
+from tests.kit.whole import examples
 
 BY = "tests/test_spreading.py"
 ON_DASK = claim("On many machines", "client = Client", BY)
 CLUSTER = claim("On many machines", "dask scheduler", BY)
+SHARDS = examples(3, at_a_push=2)
 SHARED = {**SEED, "throttle_per_minute": "none", "batch_size": 3, "priority": []}
 
 
@@ -58,10 +60,10 @@ def workers_of(project: Project, run_id: str) -> int:
 def test_processes_share_a_run(spread: Project, bf: backfill.Backfill) -> None:
     """Each takes batches; all of it is done once."""
     run_id = approved(spread, bf)
-    with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as executor:
-        outcome = bf.apply(run_id, executor=executor, shards=3, concurrency=1)
+    with ProcessPoolExecutor(SHARDS, mp_context=get_context("spawn")) as executor:
+        outcome = bf.apply(run_id, executor=executor, shards=SHARDS, concurrency=1)
     assert outcome.status.counts["done"] == 39
-    assert workers_of(spread, run_id) == 3
+    assert workers_of(spread, run_id) == SHARDS
     assert spread.value("select count(*) from public.backfill_receipts") == 52
     assert bf.verify(run_id).verdict == "pass"
 
@@ -94,7 +96,7 @@ def test_a_dask_cluster_goes_on_without_a_killed_worker(
     info = spread.db.info
     dsn = f"postgresql://{info.user}:{info.password}@{info.host}:{info.port}/{info.dbname}"
     ran = subprocess.run(
-        [sys.executable, "-m", "tests.services.on_dask", run_id],
+        [sys.executable, "-m", "tests.services.on_dask", run_id, str(SHARDS)],
         env={**os.environ, "DATABASE_URL": dsn, "PYTHONPATH": str(ROOT)},
         cwd=ROOT,
         capture_output=True,

@@ -1,6 +1,6 @@
 """Apply a run on a Dask cluster of this machine, and kill one of its workers midway.
 
-python -m tests.services.on_dask RUN
+python -m tests.services.on_dask RUN SHARDS
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ import psycopg
 from dask.distributed import Client, LocalCluster
 
 import backfill
-
-SHARDS = 3
 
 
 def kill_one_midway(client: Client) -> None:
@@ -39,20 +37,20 @@ def kill_one_midway(client: Client) -> None:
             time.sleep(2)
 
 
-def main(run_id: str) -> None:
+def main(run_id: str, shards: int) -> None:
     """The page's lines, and a murderer beside them."""
     with (
-        LocalCluster(n_workers=SHARDS, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=shards, threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster) as client,
         backfill.connect() as bf,
     ):
         murderer = threading.Thread(target=kill_one_midway, args=(client,))
         murderer.start()
         executor = client.get_executor(pure=False)
-        outcome = bf.apply(run_id, executor=executor, shards=SHARDS, concurrency=1)
+        outcome = bf.apply(run_id, executor=executor, shards=shards, concurrency=1)
         murderer.join()
         print(outcome.state, outcome.status.counts["done"], flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]))
