@@ -23,7 +23,8 @@ from tests.kit.whole import examples
 
 LEASE = timedelta(seconds=60)
 A_MICROSECOND = timedelta(microseconds=1)
-SESSIONS = 39
+# Since when sessions lack something, the canary's among them, and how many.
+SINCE, SESSIONS = examples(("2025-08-01", 39), at_a_push=("2025-09-01", 7))
 
 # What a well-meaning author writes first: wait in proportion to the batch that was granted last.
 NAIVE_ALLOWANCE = b"""
@@ -209,7 +210,7 @@ def test_no_window_holds_more_starts_than_approved(
     assert closest_batches(crew.starts) * (throttle // batch) >= MINUTE
 
 
-@settings(EXAMPLES, max_examples=examples(12, at_a_push=6))
+@settings(EXAMPLES, max_examples=examples(12, at_a_push=8))
 @given(pace=PACES, with_canary=st.booleans(), workers=st.integers(1, 3))
 def test_an_eager_crew_starts_every_session_within_the_planned_time(
     db: psycopg.Connection[Any],
@@ -225,6 +226,7 @@ def test_an_eager_crew_starts_every_session_within_the_planned_time(
     began = still.now()
     run_id = verbs.started(
         db,
+        since=SINCE,
         throttle_per_minute=throttle,
         batch_size=batch,
         priority=SEED["priority"] if with_canary else [],
