@@ -11,9 +11,13 @@ from tests.bench import tables, timeline
 from tests.bench.timing import Figure
 from tests.bench.ways import ALL
 from tests.faults.processes import ROOT
+from tests.kit.whole import examples
 
 # What needs nothing beyond the extras [local] and [test], one of a kind.
-ONLY = ["loop", "gathered-4", "apply-16", "bulk-1-in-2", "pgbench-4"]
+ONLY = examples(
+    ["loop", "gathered-4", "apply-16", "bulk-1-in-2", "pgbench-4"],
+    at_a_push=["loop", "bulk-1-in-2", "pgbench-4"],
+)
 SESSIONS = 40
 WAYS = {way.name: way for way in ALL}
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.whole import NIGHTLY
+
 SHOWN = (
     "candidates 39, without a profile 13, without FC scores 39, without both 13",
     "profile+fc_scores 13, fc_scores 26",
@@ -49,9 +51,10 @@ def _data_of(state: Path) -> Path:
 @pytest.mark.parametrize(
     ("number", "moment"),
     [
-        (signal.SIGTERM, "== A Supabase-like"),
+        # While it starts: see the test below.
+        pytest.param(signal.SIGTERM, "== A Supabase-like", marks=NIGHTLY),
         (signal.SIGTERM, "== Plan"),
-        (signal.SIGTERM, "   batch 1"),
+        pytest.param(signal.SIGTERM, "   batch 1", marks=NIGHTLY),
         (signal.SIGINT, "   batch 1"),
     ],
 )
