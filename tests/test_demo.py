@@ -24,7 +24,8 @@ SHOWN = (
 )
 
 
-@pytest.fixture(scope="module", params=["rpc", "edge"])
+# In SQL a push shows the same from the wheel: see test_wheel.
+@pytest.fixture(scope="module", params=[pytest.param("rpc", marks=NIGHTLY), "edge"])
 def demonstration(request: pytest.FixtureRequest) -> str:
     """What `backfill demo` prints, in SQL and by Edge Functions."""
     ran = subprocess.run(
