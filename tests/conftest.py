@@ -40,6 +40,7 @@ from tests.kit.supabase_cli import cli_home, cli_script
 __all__ = ["cli_home", "cli_script"]  # fixtures of another module
 
 SEES_WITHIN_S = 30.0  # a machine may be busy with other tests
+LOOK_S = 0.03
 SERVER: dict[str, PostgresServer] = {}
 
 
@@ -262,6 +263,8 @@ class Project:
             while time.monotonic() < ends:
                 if api.post(f"/rpc/{name}", json={}).status_code != 404:
                     return
+                # It compares the name with every function's, to propose another.
+                time.sleep(LOOK_S)
         raise AssertionError(f"PostgREST never saw {name}")
 
     def user(self, role: str | None, email: str = "") -> str:

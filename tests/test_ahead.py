@@ -58,7 +58,6 @@ def test_a_cause_that_hits_every_session_ends_all_batches_under_way(
 ) -> None:
     """What has not begun is given back, and nobody has failed."""
     misbehave(project.db, {"right": [r["session_id"] for r in project.rows(CANDIDATES)]})
-    project.reload()
     plan = bf.plan(**{**FREE, "priority": []})
     project.approve(plan)
     with pytest.raises(backfill.Paused, match="42501"):
@@ -75,7 +74,6 @@ def test_a_failed_session_does_not_hold_up_the_batches_behind_it(
     """One failure is one failure."""
     failing = next(r["session_id"] for r in project.rows(CANDIDATES) if r["session_id"] != CANARY)
     misbehave(project.db, {"fail": [failing]})
-    project.reload()
     plan = bf.plan(**{**FREE, "priority": []})
     project.approve(plan)
     outcome = bf.apply(plan.run_id)

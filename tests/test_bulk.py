@@ -44,7 +44,6 @@ def bulk_plan(
 ) -> backfill.Plan:
     """A plan in bulk with scorers that misbehave, approved."""
     misbehave(project.db, how)
-    project.reload()
     plan = bf.plan(**{**BULK, **request})
     project.approve(plan)
     return plan

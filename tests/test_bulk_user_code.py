@@ -97,7 +97,6 @@ def test_a_rehearsal_sees_what_holds_in_one_transaction(project: Project, code: 
     """Then bulk is not recommended, and a run in bulk takes a transaction for each session."""
     before, after, works_beside = TRANSACTION_CODE[code]
     scorer(project, before, after)
-    project.reload()
     with project.connect() as bf:
         plan = bf.plan(**{**SEED, **BULK, "priority": [], "rehearse": 1})
     assert plan.rehearsal is not None

@@ -32,7 +32,6 @@ def spoil(project: Project, spoiled: str) -> None:
     )
     project.db.execute(real.replace("score_fc_session", "score_fc_session_real").encode())
     project.db.execute(SPOILED.format(spoiled=spoiled, session=CANARY).encode())
-    project.reload()
 
 
 def approved(project: Project, bf: backfill.Backfill) -> str:

@@ -20,20 +20,44 @@ order by 1
 """
 ROWS = "select md5(string_agg(t::text, e'\\n' order by t::text)) from {} as t"
 NEXT_KEYS = "select schemaname, sequencename, last_value from pg_sequences order by 1, 2"
-# What a test may do to the catalog, and a copy does not get over.
-SPOILT = {
-    "a new table": "create table public.left_behind (id int)",
+DEFINITIONS = (
+    "select oid, relname, relkind, relacl, relchecks from pg_class order by oid",
+    "select oid, prosrc, proacl, proowner, proconfig from pg_proc order by oid",
+    "select oid, tgname, tgenabled from pg_trigger order by oid",
+    "select oid, conname, conrelid from pg_constraint order by oid",
+    "select attrelid, attname, attnum, attnotnull from pg_attribute order by 1, 3",
+    "select oid, typname from pg_type order by oid",
+    "select oid, polname from pg_policy order by oid",
+    "select oid, nspname from pg_namespace where nspname !~ 'temp' order by oid",
+)
+# What a test may do to the catalog, and a copy gets over.
+TAKEN_BACK = {
+    "a new table": "create table public.left_behind (id int primary key)",
+    "a new view": "create view public.left_behind as select * from public.profiles",
     "a new function": "create function public.left_behind() returns int language sql as 'select 1'",
+    "a new type": "create type public.left_behind as (id int); create domain public.d as int",
+    "a new schema": "create schema left_behind create table t (id int)",
     "another body": "create or replace function backfill_private.clock() returns timestamptz"
     " language sql as 'select now()'",
+    "a trigger that is off": "alter table public.profiles disable trigger user",
+    "a trigger of its own": "create function public.f() returns trigger language plpgsql as"
+    " 'begin return new; end'; create trigger left_behind before insert on public.profiles"
+    " for each row execute function public.f()",
+    "a constraint": "alter table public.profiles add check (payload is not null)",
+    "a policy": "create policy left_behind on public.profiles using (true)",
+}
+# What it does not get over.
+SPOILT = {
     "a right": "revoke execute on function public.backfill_pause from service_role",
     "a right on PostgreSQL's own": "revoke execute on function pg_catalog.now from public",
-    "a trigger that is off": "alter table public.profiles disable trigger all",
     "a comment": "comment on table public.profiles is 'left behind'",
     "a default": "alter table public.profiles alter column created_at drop default",
-    "a policy": "create policy left_behind on public.profiles using (true)",
+    "a column": "alter table public.profiles add column left_behind int",
     "a role's setting": "alter role authenticator in database {} set statement_timeout = '1s'",
     "a dropped table": "drop table public.backfill_settings cascade",
+    "a dropped function": "drop function public.backfill_pause",
+    "a definition that PostgREST knows": "create function public.left_behind() returns int"
+    " language sql as 'select 1'; notify pgrst, 'reload schema'",
 }
 
 
@@ -46,9 +70,9 @@ def copies(postgres_server: PostgresServer, project_template: SimpleNamespace) -
 
 
 def content(copy: Copy) -> list[object]:
-    """Every row, and what every sequence gives next."""
+    """Every row and definition, and what every sequence gives next."""
     tables = [name for (name,) in copy.keeper.execute(TABLES.encode())]
-    queries = [*(ROWS.format(name) for name in tables), NEXT_KEYS]
+    queries = [*(ROWS.format(name) for name in tables), NEXT_KEYS, *DEFINITIONS]
     return [tables, *(copy.keeper.execute(query.encode()).fetchall() for query in queries)]
 
 
@@ -65,6 +89,21 @@ def test_rows_are_as_in_the_template_in_the_next_test(copies: Copies) -> None:
             verbs.claim(db, verbs.started(db))
         assert content(first) != before
     with copies.lent() as second:
+        assert second.name == first.name
+        assert content(second) == before
+
+
+@pytest.mark.parametrize("what", TAKEN_BACK)
+def test_definitions_are_as_in_the_template_in_the_next_test(
+    project_copies: Copies, what: str
+) -> None:
+    """The database is the same, and nothing of what the test defined is left in it."""
+    with project_copies.lent() as first:
+        before = content(first)
+        with first.connected(first.server.dsn) as db:
+            db.execute(TAKEN_BACK[what].encode())
+        assert content(first) != before
+    with project_copies.lent() as second:
         assert second.name == first.name
         assert content(second) == before
 

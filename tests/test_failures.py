@@ -22,7 +22,6 @@ def oldest(project: Project, count: int) -> list[str]:
 def planned(project: Project, bf: backfill.Backfill, how: dict[str, list[str]]) -> backfill.Plan:
     """The seed's plan with scorers that misbehave, approved."""
     misbehave(project.db, how)
-    project.reload()
     plan = bf.plan(**SEED)
     project.approve(plan)
     return plan
@@ -143,7 +142,6 @@ def test_several_workers_agree_whose_error_it_is(project: Project, bf: backfill.
     """Three at once over one run, unthrottled: none of them pauses it."""
     bad = oldest(project, 30)[::10]
     misbehave(project.db, {"tenant": bad})
-    project.reload()
     plan = bf.plan(**{**SEED, "throttle_per_minute": "none"})
     project.approve(plan)
 

@@ -152,7 +152,6 @@ def test_while_no_call_has_come_by_the_gate_it_may_be_broken(
 def test_a_rehearsal_shows_that_calls_come_by_the_gate(project: Project) -> None:
     """Then a lost race in the first batch is no more than that, for all of its sessions."""
     scorer(project.db, LOSERS["does nothing on conflict"])
-    project.reload()
     with project.connect() as bf:
         plan = bf.plan(**{**SEED, **UNHURRIED, "priority": [], "rehearse": 1})
     project.approve(plan)

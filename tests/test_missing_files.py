@@ -92,7 +92,6 @@ def test_an_apply_that_ends_with_an_error_says_it_too(
 ) -> None:
     """A failed canary pauses the run: the exit code is 3, the sentence follows the refusal."""
     misbehave(project.db, {"fail": [CANARY]})
-    project.reload()
     made = bf.plan(**FAST)
     project.approve(made)
     ran = shell("apply", made.run_id, "--logs-dir", str(in_the_way(tmp_path)))

@@ -203,7 +203,6 @@ def test_afterwards_it_shows_what_happened(
     """Progress, latencies, failures by cause, the five buckets."""
     victims = [row["session_id"] for row in project.rows(CANDIDATES)[:3]]
     misbehave(project.db, {"fail": victims[:2], "nothing": victims[2:]})
-    project.reload()
     plan = timed.plan(**FAST)
     project.approve(plan)
     timed.apply(plan.run_id)

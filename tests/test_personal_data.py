@@ -58,7 +58,6 @@ def replace_scorer(project: Project, body: str) -> None:
         f"create or replace function {SCORER} returns jsonb language plpgsql set search_path = ''"
         f" as $score$ begin {body}; return '{{}}'; end $score$".encode()
     )
-    project.reload()
 
 
 def in_tables(project: Project) -> list[str]:

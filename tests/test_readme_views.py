@@ -24,7 +24,6 @@ QUERIES = re.findall(
 def with_runs(project: Project, timed: backfill.Backfill) -> Project:
     """One run is completed with a failed session, one paused, one rejected, one awaits approval."""
     misbehave(project.db, {"fail": [project.rows(CANDIDATES)[0]["session_id"]]})
-    project.reload()
     paused, rejected = timed.plan(**SEED), timed.plan(**SEED)
     completed = timed.plan(**SEED | {"throttle_per_minute": "none"})
     call = "select public.backfill_{}".format

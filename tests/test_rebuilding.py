@@ -62,7 +62,6 @@ def test_a_lost_folder_comes_again_with_every_batch_and_every_call(
     """Failed and effectless sessions too; of these alone the database knows a code more."""
     five = [r["session_id"] for r in project.rows(CANDIDATES)][:5]
     misbehave(project.db, {"fail": five[:3], "nothing": five[3:]})
-    project.reload()
     plan = approved(project, timed)
     timed.apply(plan.run_id, logs_dir=tmp_path / "live")
     live, rebuilt = tmp_path / "live" / plan.run_id, timed.write_logs(plan.run_id, tmp_path / "new")
@@ -146,7 +145,6 @@ def test_a_retried_session_is_told_by_both_its_attempts(
     """The first batch goes on to say that it failed, with the code that the chain keeps."""
     victim = project.rows(CANDIDATES)[0]["session_id"]
     misbehave(project.db, {"fail": [victim]})
-    project.reload()
     plan = approved(project, timed)
     timed.apply(plan.run_id)
     project.db.execute("delete from public.misbehaviour")
@@ -189,7 +187,6 @@ def test_a_paused_run_has_the_files_of_what_it_did(
 ) -> None:
     """The canary failed: one batch, its calls, a summary with the reason."""
     misbehave(project.db, {"fail": [CANARY]})
-    project.reload()
     plan = approved(project, timed)
     with pytest.raises(backfill.Paused):
         timed.apply(plan.run_id)

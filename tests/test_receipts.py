@@ -29,7 +29,6 @@ def replace_scorer(project: Project, body: str, options: str = "") -> None:
         f" returns jsonb language plpgsql {options} set search_path = '' as $score$ begin {body};"
         " return '{}'; end $score$".encode()
     )
-    project.reload()
 
 
 # what the scorer does: its body, its options, and the operations that its receipts tell

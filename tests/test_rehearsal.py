@@ -116,7 +116,6 @@ def replace_scorer(
     )
     project.db.execute(real.replace("score_fc_session", "score_fc_session_real").encode())
     project.db.execute(SCORER.format(before=before, after=after, options=options).encode())
-    project.reload()
 
 
 def marks_of(plan: backfill.Plan) -> dict[str, tuple[str, str]]:

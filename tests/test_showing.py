@@ -49,7 +49,6 @@ def test_a_started_run_shows_what_became_of_every_session(
     """Counts by state, the failed with their cause, every session with its state."""
     victim = project.rows(CANDIDATES)[0]["session_id"]
     misbehave(project.db, {"fail": [victim]})
-    project.reload()
     plan = timed.plan(**REHEARSED)
     project.approve(plan)
     timed.apply(plan.run_id)

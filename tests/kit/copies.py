@@ -2,8 +2,9 @@
 
 A new copy and its PostgREST take a third of a second, putting rows back some hundredths. A test
 always finds a copy equal to the template. A copy is dropped, and the next test gets a new one, if a
-test changed its catalog or a session is still busy in it. A session of a test serves the next one
-too, since PostgreSQL compiles our functions anew in each session, which is slower than to use them.
+test changed what cannot be taken back (see definitions.py), if PostgREST has read what it defined,
+or if a session is still busy in it. A session of a test serves the next one too, since PostgreSQL
+compiles our functions anew in each session, which is slower than to use them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from backfill.local.servers import PostgresServer, RestServer
+from tests.kit import definitions
+from tests.kit.definitions import Definitions
 
 # Each connection of PostgREST compiles our functions anew, which takes it longer than to use them.
 CONNECTIONS = 2
@@ -45,8 +48,7 @@ SHARED = {
     "pg_db_role_setting": "setdatabase in (0, (select oid from pg_database"
     " where datname = current_database()))",
 }
-# A session's first temporary table makes its schema, which then stays.
-TEMPORARY = {"pg_namespace": "nspname !~ '^pg_(toast_)?temp_'"}
+TEMPORARY = {"pg_namespace": definitions.TEMPORARY}
 
 TABLES = """
 select c.oid::regclass::text as name, c.relnamespace = 'pg_catalog'::regnamespace as is_catalog
@@ -96,7 +98,8 @@ class Copy:
 
     keeper: a superuser's session that lasts as long as the copy. counting: its query about the
     tables of the template. fresh: when the copy last equalled the template. connections: of its
-    PostgREST, at most. sessions: of earlier tests, by login, each as good as new.
+    PostgREST, at most. sessions: of earlier tests, by login, each as good as new. reloads: what
+    PostgREST was told. read: the PostgREST that read the definitions of the template.
     """
 
     server: PostgresServer
@@ -107,8 +110,10 @@ class Copy:
     connections: int = CONNECTIONS
     jwt_secret: str = field(default_factory=lambda: secrets.token_urlsafe(48), repr=False)
     rest: RestServer | None = None
+    read: RestServer | None = None
     uses: int = 0
     sessions: dict[str, list[Admin]] = field(default_factory=dict, repr=False)
+    reloads: list[psycopg.Notify] = field(default_factory=list, repr=False)
 
     @classmethod
     def of(cls, server: PostgresServer, template: str, connections: int) -> Copy:
@@ -117,7 +122,10 @@ class Copy:
         copy_database(server, name, template)
         keeper = psycopg.connect(server.superuser_dsn(name), autocommit=True)
         counting = _counting([table for table, _ in _tables(keeper)])
-        return cls(server, name, keeper, counting, _marked(keeper, counting), connections)
+        copy = cls(server, name, keeper, counting, _marked(keeper, counting), connections)
+        keeper.add_notify_handler(copy.reloads.append)
+        keeper.execute("listen pgrst")
+        return copy
 
     def served(self) -> RestServer:
         """The PostgREST in front of it, started at first use."""
@@ -127,6 +135,8 @@ class Copy:
                 self.jwt_secret,
                 extra_env={"PGRST_DB_POOL": str(self.connections)},
             )
+            if not self.changed(self.fresh):
+                self.read = self.rest
         return self.rest
 
     @contextmanager
@@ -182,12 +192,15 @@ class Content:
 
     rows: dict[str, bytes]
     sequences: list[tuple[str, int, bool]]
+    definitions: Definitions
 
     @classmethod
     def read(cls, admin: Admin) -> Content:
         """Read it from an unused copy."""
-        tables = [name for name, is_catalog in _tables(admin) if not is_catalog]
-        return cls({name: _read(admin, name) for name in tables}, _sequences(admin))
+        tables = _tables(admin)
+        rows = {name: _read(admin, name) for name, is_catalog in tables if not is_catalog}
+        catalogs = [name for name, is_catalog in tables if is_catalog]
+        return cls(rows, _sequences(admin), Definitions.read(admin, catalogs))
 
 
 class Copies:
@@ -240,10 +253,10 @@ def _restore(copy: Copy, content: Content) -> None:
     _wait_until_idle(admin, copy.reset_sessions())
     changed = copy.changed(copy.fresh)
     if not changed <= content.rows.keys():
-        raise Spoilt
+        _put_definitions_back(copy, content)
     with admin.transaction():
         admin.execute("set local session_replication_role = replica; set local lock_timeout = '2s'")
-        for table in changed:
+        for table in changed & content.rows.keys():
             _write(admin, table, content.rows[table])
         for sequence in content.sequences:
             admin.execute("select setval(%s, %s, %s)", sequence)
@@ -251,6 +264,18 @@ def _restore(copy: Copy, content: Content) -> None:
         copy.fresh = Mark(_current_xid(admin), copy.fresh.counts)
     if copy.uses % USES_PER_VACUUM == 0:
         admin.execute("vacuum")
+
+
+def _put_definitions_back(copy: Copy, content: Content) -> None:
+    """Raises Spoilt if they cannot be, or PostgREST has read the test's."""
+    if copy.reloads or copy.rest is not copy.read:
+        raise Spoilt
+    admin = copy.keeper
+    with admin.transaction():
+        admin.execute("set local session_replication_role = replica; set local lock_timeout = '2s'")
+        content.definitions.put_back(admin, copy.fresh.xid)
+    if not content.definitions.are_in(admin, copy.changed(copy.fresh) - content.rows.keys()):
+        raise Spoilt
 
 
 def _current_xid(admin: Admin) -> str:
