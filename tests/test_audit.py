@@ -9,12 +9,13 @@ import pytest
 
 import backfill
 from tests.conftest import Project
+from tests.kit.moments import once
 from tests.kit.outsider import Outsider, code_of
 from tests.kit.seed import SEED
 
 
-@pytest.fixture
-def over(project: Project, timed: backfill.Backfill) -> backfill.Plan:
+@once
+def completed_and_undone(project: Project, timed: backfill.Backfill) -> backfill.Plan:
     """The seed's run: paused once, completed, one session undone."""
     plan = timed.plan(**SEED)
     project.approve(plan)
@@ -23,6 +24,12 @@ def over(project: Project, timed: backfill.Backfill) -> backfill.Plan:
     assert timed.apply(plan.run_id).is_complete
     timed.rollback(plan.run_id, sessions=[plan.sessions[-1].session_id]).confirm(reason="a test")
     return plan
+
+
+@pytest.fixture
+def over(project: Project, timed: backfill.Backfill) -> backfill.Plan:
+    """A run of which the audit tells everything."""
+    return completed_and_undone(project, timed)
 
 
 def audit_of(bf: backfill.Backfill, run: str) -> tuple[str, str, int, int, tuple[str, ...]]:
@@ -284,13 +291,20 @@ PLANS = {
 }
 
 
+@once
+def approved(project: Project, timed: backfill.Backfill) -> backfill.Plan:
+    """The seed's plan."""
+    plan = timed.plan(**SEED)
+    project.approve(plan)
+    return plan
+
+
 @pytest.mark.parametrize("what", PLANS)
 def test_what_a_superuser_does_to_an_approved_plan_shows(
     project: Project, timed: backfill.Backfill, what: str
 ) -> None:
     """The approval keeps hashes of the plan, which verify computes again; so does the chain."""
-    plan = timed.plan(**SEED)
-    project.approve(plan)
+    plan = approved(project, timed)
     statements, told = PLANS[what]
     # Before anything is scored nothing else is critical.
     assert timed.verify(plan.run_id).critical == ()

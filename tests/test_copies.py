@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import psycopg
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from backfill.local.servers import PostgresServer
 from tests.kit import verbs
 from tests.kit.copies import Copies, Copy
+from tests.kit.moments import once
 
 TABLES = """
 select format('%I.%I', table_schema, table_name)
@@ -165,3 +167,28 @@ def test_a_change_shows_to_those_who_asked_for_none(copies: Copies) -> None:
         assert copy.changed(before) == set()
         copy.keeper.execute("update public.backfill_settings set environment = environment")
         assert copy.changed(before) == {"backfill_settings"}
+
+
+def test_steps_happen_once_per_database_and_leave_the_same(copies: Copies) -> None:
+    """The rows, but for when the plan was sealed; and never what happened after other changes."""
+    happened = []
+
+    @once
+    def claimed(db: psycopg.Connection[Any]) -> str:
+        happened.append("claimed")
+        db.row_factory = psycopg.rows.dict_row
+        run_id = verbs.started(db)
+        verbs.claim(db, run_id)
+        return run_id
+
+    def run(before: str = "select 1") -> tuple[str, list[object]]:
+        with copies.lent() as copy, copy.connected(copy.server.dsn) as db:
+            db.execute(before.encode())
+            run_id = claimed(db)
+            copy.keeper.execute("update public.backfill_runs set sealed_snapshot = null")
+            return run_id, content(copy)
+
+    assert run() == (first := run())
+    assert happened == ["claimed"]
+    assert run("delete from public.fc_scores")[0] != first[0]
+    assert happened == ["claimed", "claimed"]

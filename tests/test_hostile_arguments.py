@@ -8,8 +8,18 @@ import pytest
 
 import backfill
 from tests.conftest import Project
+from tests.kit.moments import once
 from tests.kit.outsider import Outsider, running
 from tests.kit.seed import SEED
+
+
+@once
+def completed(project: Project, timed: backfill.Backfill) -> str:
+    """The seed's run."""
+    plan = timed.plan(**SEED)
+    project.approve(plan)
+    timed.apply(plan.run_id)
+    return plan.run_id
 
 
 @pytest.mark.parametrize("name", ["since", "until"])
@@ -36,10 +46,8 @@ def test_an_undo_that_was_never_previewed_is_not_confirmed(
     project: Project, timed: backfill.Backfill, arguments: dict[str, Any], sqlstate: str
 ) -> None:
     """Without a digest neither: there is nothing that it could be the digest of."""
-    plan = timed.plan(**SEED)
-    project.approve(plan)
-    timed.apply(plan.run_id)
-    answer = Outsider(project).rpc("backfill_confirm_undo", p_run_id=plan.run_id, **arguments)
+    run_id = completed(project, timed)
+    answer = Outsider(project).rpc("backfill_confirm_undo", p_run_id=run_id, **arguments)
     assert answer["code"] == sqlstate
 
 

@@ -14,6 +14,7 @@ import backfill
 from tests.conftest import Project
 from tests.kit import verbs
 from tests.kit.clocks import DatabaseClock
+from tests.kit.moments import once
 from tests.kit.outsider import UNHURRIED, Outsider, code_of
 from tests.kit.tokens import changed, token_of
 
@@ -93,10 +94,15 @@ class Shop:
         return code_of(self.key.send(method, path, body, named))
 
 
+@once
+def done_and_planned(project: Project, bf: backfill.Backfill) -> tuple[str, backfill.Plan]:
+    """A run that has written rows for every session since September, and a plan."""
+    return completed(project, bf), bf.plan(**UNHURRIED)
+
+
 def opened(project: Project, bf: backfill.Backfill) -> Shop:
     """The run has written rows for every session since September."""
-    done = completed(project, bf)
-    plan = bf.plan(**UNHURRIED)
+    done, plan = done_and_planned(project, bf)
     set_policies(
         project,
         approval_policy="second_person",

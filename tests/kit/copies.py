@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Any, ClassVar
 from uuid import uuid4
 
 import psycopg
@@ -78,6 +78,8 @@ where datname = current_database()
 """
 
 Admin = psycopg.Connection[Any]
+# Name, last value, and whether it was given.
+Sequence = tuple[str, int, bool]
 
 
 class Spoilt(Exception):
@@ -99,8 +101,11 @@ class Copy:
     keeper: a superuser's session that lasts as long as the copy. counting: its query about the
     tables of the template. fresh: when the copy last equalled the template. connections: of its
     PostgREST, at most. sessions: of earlier tests, by login, each as good as new. reloads: what
-    PostgREST was told. read: the PostgREST that read the definitions of the template.
+    PostgREST was told. read: the PostgREST that read the definitions of the template. moments: what
+    tests/kit/moments.py remembers.
     """
+
+    lent: ClassVar[dict[str, Copy]] = {}
 
     server: PostgresServer
     name: str
@@ -109,11 +114,13 @@ class Copy:
     fresh: Mark = field(repr=False)
     connections: int = CONNECTIONS
     jwt_secret: str = field(default_factory=lambda: secrets.token_urlsafe(48), repr=False)
+    content: Content = field(init=False, repr=False)
     rest: RestServer | None = None
     read: RestServer | None = None
     uses: int = 0
     sessions: dict[str, list[Admin]] = field(default_factory=dict, repr=False)
     reloads: list[psycopg.Notify] = field(default_factory=list, repr=False)
+    moments: dict[str, object] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, server: PostgresServer, template: str, connections: int) -> Copy:
@@ -191,16 +198,16 @@ class Content:
     """What the tables of a template hold."""
 
     rows: dict[str, bytes]
-    sequences: list[tuple[str, int, bool]]
+    sequences: list[Sequence]
     definitions: Definitions
 
     @classmethod
     def read(cls, admin: Admin) -> Content:
         """Read it from an unused copy."""
         tables = _tables(admin)
-        rows = {name: _read(admin, name) for name, is_catalog in tables if not is_catalog}
+        rows = {name: read_rows(admin, name) for name, is_catalog in tables if not is_catalog}
         catalogs = [name for name, is_catalog in tables if is_catalog]
-        return cls(rows, _sequences(admin), Definitions.read(admin, catalogs))
+        return cls(rows, sequences(admin), Definitions.read(admin, catalogs))
 
 
 class Copies:
@@ -219,9 +226,11 @@ class Copies:
     def lent(self) -> Iterator[Copy]:
         """Lend a copy that equals the template."""
         copy = self._free.pop() if self._free else self._new()
+        Copy.lent[copy.name] = copy
         try:
             yield copy
         finally:
+            del Copy.lent[copy.name]
             self._take_back(copy)
 
     def close(self) -> None:
@@ -232,32 +241,33 @@ class Copies:
     def _new(self) -> Copy:
         copy = Copy.of(self._server, self._name, self._connections)
         self._content = self._content or Content.read(copy.keeper)
+        copy.content = self._content
         return copy
 
     def _take_back(self, copy: Copy) -> None:
-        assert self._content is not None
         copy.uses += 1
         try:
-            _restore(copy, self._content)
+            _restore(copy)
         except (Spoilt, psycopg.Error):
             copy.drop()
         else:
             self._free.append(copy)
 
 
-def _restore(copy: Copy, content: Content) -> None:
+def _restore(copy: Copy) -> None:
     """Make a used copy equal to the template. Raises Spoilt or psycopg.Error if it cannot."""
-    admin = copy.keeper
+    admin, content = copy.keeper, copy.content
     if copy.rest is not None and copy.rest.process.poll() is not None:
         raise Spoilt
     _wait_until_idle(admin, copy.reset_sessions())
     changed = copy.changed(copy.fresh)
     if not changed <= content.rows.keys():
-        _put_definitions_back(copy, content)
+        _put_definitions_back(copy)
     with admin.transaction():
         admin.execute("set local session_replication_role = replica; set local lock_timeout = '2s'")
         for table in changed & content.rows.keys():
-            _write(admin, table, content.rows[table])
+            admin.execute(f"delete from {table}".encode())
+            write_rows(admin, table, content.rows[table])
         for sequence in content.sequences:
             admin.execute("select setval(%s, %s, %s)", sequence)
         # The counts still hold: there are as many rows as before.
@@ -266,11 +276,11 @@ def _restore(copy: Copy, content: Content) -> None:
         admin.execute("vacuum")
 
 
-def _put_definitions_back(copy: Copy, content: Content) -> None:
+def _put_definitions_back(copy: Copy) -> None:
     """Raises Spoilt if they cannot be, or PostgREST has read the test's."""
     if copy.reloads or copy.rest is not copy.read:
         raise Spoilt
-    admin = copy.keeper
+    admin, content = copy.keeper, copy.content
     with admin.transaction():
         admin.execute("set local session_replication_role = replica; set local lock_timeout = '2s'")
         content.definitions.put_back(admin, copy.fresh.xid)
@@ -328,20 +338,22 @@ def _copied_columns(admin: Admin, table: str) -> str:
     return ", ".join(f'"{name}"' for name in names)
 
 
-def _read(admin: Admin, table: str) -> bytes:
+def read_rows(admin: Admin, table: str) -> bytes:
+    """A table's rows, in PostgreSQL's binary form."""
     command = f"copy {table} ({_copied_columns(admin, table)}) to stdout (format binary)"
     with admin.cursor() as cursor, cursor.copy(command.encode()) as copied:
         return b"".join(bytes(block) for block in copied)
 
 
-def _write(admin: Admin, table: str, rows: bytes) -> None:
-    admin.execute(f"delete from {table}".encode())
+def write_rows(admin: Admin, table: str, rows: bytes) -> None:
+    """Add rows to a table."""
     command = f"copy {table} ({_copied_columns(admin, table)}) from stdin (format binary)"
     with admin.cursor() as cursor, cursor.copy(command.encode()) as copied:
         copied.write(rows)
 
 
-def _sequences(admin: Admin) -> list[tuple[str, int, bool]]:
+def sequences(admin: Admin) -> list[Sequence]:
+    """Where each sequence stands."""
     found = []
     for (name,) in admin.execute(SEQUENCES).fetchall():
         row = admin.execute(f"select last_value, is_called from {name}".encode()).fetchone()

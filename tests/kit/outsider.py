@@ -11,6 +11,7 @@ import httpx
 
 import backfill
 from tests.conftest import Project
+from tests.kit.moments import once
 from tests.kit.seed import SEED
 
 UNHURRIED: dict[str, Any] = {**SEED, "priority": [], "throttle_per_minute": "none"}
@@ -112,6 +113,7 @@ def code_of(answer: httpx.Response) -> str:
     return str(body["code"]) if is_error else str(answer.status_code)
 
 
+@once
 def running(project: Project, bf: backfill.Backfill, **request: Any) -> str:
     """Start an approved run without throttle or canary. Returns its id."""
     plan = bf.plan(**{**UNHURRIED, **request})
