@@ -4,9 +4,22 @@
 -- of this installation. Anyone who can send SQL still reads in pg_locks the key of a lock that is held at that moment,
 -- and may take it afterwards. So a wait for one ends after some seconds, and says who holds it.
 
--- The key of an advisory lock of ours.
+-- The key of an advisory lock of ours, with the secret at hand: who needs many keys reads it once.
 --
 -- p_what  what is locked: run, target or session
+create function backfill_private.lock_key_with(p_secret text, p_what text, p_name text)
+returns bigint
+language plpgsql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return ('x' || encode(substr(sha256(convert_to(p_secret || p_what || ':' || p_name, 'UTF8')), 1, 8), 'hex'))
+    ::bit(64)::bigint;
+end
+$$;
+
+-- The key of an advisory lock of ours.
 create function backfill_private.lock_key(p_what text, p_name text)
 returns bigint
 language plpgsql
@@ -14,9 +27,8 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  return ('x' || encode(substr(
-    sha256(convert_to((select s.secret from backfill_private.lock_secret as s) || p_what || ':' || p_name, 'UTF8')),
-    1, 8), 'hex'))::bit(64)::bigint;
+  return backfill_private.lock_key_with(
+    (select s.secret from backfill_private.lock_secret as s), p_what, p_name);
 end
 $$;
 

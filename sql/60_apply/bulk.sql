@@ -186,6 +186,7 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 as $$
 declare
+  v_secret text := (select s.secret from backfill_private.lock_secret as s);
   v_next integer[];
   v_taken integer[];
 begin
@@ -202,7 +203,8 @@ begin
     from public.backfill_items as i
     where i.run_id = p_run.run_id
       and i.ordinal = any (v_next)
-      and pg_try_advisory_xact_lock(backfill_private.lock_key('session', i.source || '/' || i.session_id)));
+      and pg_try_advisory_xact_lock(
+        backfill_private.lock_key_with(v_secret, 'session', i.source || '/' || i.session_id)));
   if v_taken = '{}' and v_next is not null then
     perform backfill_private.take_lock(
       backfill_private.lock_key('session', i.source || '/' || i.session_id), false, 'session ' || i.session_id)

@@ -4328,9 +4328,22 @@ $$;
 -- of this installation. Anyone who can send SQL still reads in pg_locks the key of a lock that is held at that moment,
 -- and may take it afterwards. So a wait for one ends after some seconds, and says who holds it.
 
--- The key of an advisory lock of ours.
+-- The key of an advisory lock of ours, with the secret at hand: who needs many keys reads it once.
 --
 -- p_what  what is locked: run, target or session
+create function backfill_private.lock_key_with(p_secret text, p_what text, p_name text)
+returns bigint
+language plpgsql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return ('x' || encode(substr(sha256(convert_to(p_secret || p_what || ':' || p_name, 'UTF8')), 1, 8), 'hex'))
+    ::bit(64)::bigint;
+end
+$$;
+
+-- The key of an advisory lock of ours.
 create function backfill_private.lock_key(p_what text, p_name text)
 returns bigint
 language plpgsql
@@ -4338,9 +4351,8 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  return ('x' || encode(substr(
-    sha256(convert_to((select s.secret from backfill_private.lock_secret as s) || p_what || ':' || p_name, 'UTF8')),
-    1, 8), 'hex'))::bit(64)::bigint;
+  return backfill_private.lock_key_with(
+    (select s.secret from backfill_private.lock_secret as s), p_what, p_name);
 end
 $$;
 
@@ -9559,6 +9571,7 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 as $$
 declare
+  v_secret text := (select s.secret from backfill_private.lock_secret as s);
   v_next integer[];
   v_taken integer[];
 begin
@@ -9575,7 +9588,8 @@ begin
     from public.backfill_items as i
     where i.run_id = p_run.run_id
       and i.ordinal = any (v_next)
-      and pg_try_advisory_xact_lock(backfill_private.lock_key('session', i.source || '/' || i.session_id)));
+      and pg_try_advisory_xact_lock(
+        backfill_private.lock_key_with(v_secret, 'session', i.source || '/' || i.session_id)));
   if v_taken = '{}' and v_next is not null then
     perform backfill_private.take_lock(
       backfill_private.lock_key('session', i.source || '/' || i.session_id), false, 'session ' || i.session_id)
