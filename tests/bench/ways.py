@@ -71,7 +71,7 @@ def _approved(scene: Scene, until: str, plan: Mapping[str, Any]) -> str:
 
 DIRECT = {"mode": "direct", "batch_size": 50}
 WIDE = {"mode": "direct", "batch_size": 100}
-BULK = {"mode": "bulk", "batch_size": 50}
+BULK = {"mode": "bulk"}
 
 
 def _apply(name: str, says: str, concurrency: int, **more: Any) -> Way:
