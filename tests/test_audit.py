@@ -55,7 +55,7 @@ def test_the_chain_of_a_run_is_whole_and_tells_every_move_claim_and_batch(
     assert expected == actual == len(events) == timed.status(over.run_id).audit_count
     kinds = [e["kind"] for e in events]
     assert kinds[:5] == ["awaiting_approval", "approved", "paused", "running", "batch_granted"]
-    assert kinds[-3:] == ["completed", "undo_confirmed", "undo_finished"]
+    assert kinds[-4:] == ["completed", "undo_confirmed", "undo_settled", "undo_finished"]
     assert kinds.count("batch_granted") == kinds.count("batch_settled") == 9
 
 
@@ -186,6 +186,65 @@ def test_a_receipt_added_after_the_settling_is_told_with_its_session(
     verification = timed.verify(over.run_id)
     told = f"{named}: it has a receipt that no settled batch tells of"
     assert (verification.verdict, verification.critical) == ("fail", (told,))
+
+
+UNDONE = "(select min(receipt_id) from public.backfill_receipts where undone_at is not null)"
+STANDING = "(select min(receipt_id) from public.backfill_receipts where undone_at is null)"
+OF_THE_UNDO = "(select min(receipt_id) from public.backfill_receipts where kind = 'undo')"
+ADD_UNDONE = """
+insert into public.backfill_receipts (
+  run_id, ordinal, session_id, component, kind, operation, table_name, row_key, shape, before_hash,
+  attempt, at, undo_id)
+select
+  r.run_id, r.ordinal, r.session_id, r.component, 'undo', r.operation, r.table_name, r.row_key,
+  r.shape, r.before_hash, r.attempt, r.at, {undo}
+from public.backfill_receipts as r where r.receipt_id = {undone}
+"""
+BY_EVENT = "the receipts of this part of an undo are not those that it left"
+BY_NAME = "an undo of it is noted that the chain does not tell of"
+UNDOS = {
+    "one of the undo gone": (
+        "delete from public.backfill_receipts where receipt_id = {of_the_undo}", BY_EVENT,
+    ),
+    "one of the undo added": (ADD_UNDONE.replace("{undo}", "1"), BY_EVENT),
+    "one of no undo added": (ADD_UNDONE.replace("{undo}", "null"), BY_NAME),
+    "one of an undo that never was": (ADD_UNDONE.replace("{undo}", "99"), BY_NAME),
+    "taken back at another time": (
+        "update public.backfill_receipts set undone_at = undone_at + interval '1 us'"
+        " where receipt_id = {undone}", BY_EVENT,
+    ),
+    "never taken back": (
+        "update public.backfill_receipts set undone_at = null where receipt_id = {undone}",
+        BY_EVENT,
+    ),
+    "taken back by nobody": (
+        "update public.backfill_receipts set undone_at = now() where receipt_id = {standing}",
+        BY_NAME,
+    ),
+    "taken back by the same": (
+        "update public.backfill_receipts set undone_at = now(), undo_id = 1"
+        " where receipt_id = {standing}", BY_EVENT,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", UNDOS)
+def test_what_a_superuser_does_to_an_undos_receipts_shows(
+    project: Project, timed: backfill.Backfill, over: backfill.Plan, what: str
+) -> None:
+    """Each part of an undo tells a hash over what it took back and what it wrote."""
+    statement, told = UNDOS[what]
+    places = {"undone": UNDONE, "standing": STANDING, "of_the_undo": OF_THE_UNDO}
+    session = project.value(
+        f"select session_id from public.backfill_receipts where receipt_id = "
+        f"{STANDING if 'by' in what else UNDONE}"
+    )
+    seq = project.value("select seq from public.backfill_events where kind = 'undo_settled'")
+    project.admin.execute(statement.format(**places).encode())
+    verification = timed.verify(over.run_id)
+    who = session if told == BY_NAME else f"audit event {seq}"
+    assert verification.verdict == "fail"
+    assert f"{who}: {told}" in verification.critical
 
 
 RECHAIN = """

@@ -295,6 +295,49 @@ def test_batches_in_bulk_stand_in_the_chain_before_what_the_next_verb_does(
     assert project.value("select count(*) from backfill_private.unnoted") == 0
 
 
+FIRST = "(select min(receipt_id) from public.backfill_receipts)"
+NOTED_LATER = {
+    "a receipt changed": (
+        f"update public.backfill_receipts set after_hash = '\\x00' where receipt_id = {FIRST}",
+        "claim {claim}: the receipts of this batch are not those that were settled",
+    ),
+    "a receipt gone": (
+        f"delete from public.backfill_receipts where receipt_id = {FIRST}",
+        "claim {claim}: the receipts of this batch are not those that were settled",
+    ),
+    "the note's hash changed": (
+        "update backfill_private.unnoted set details = jsonb_set(details, '{receipts}', '\"0\"')",
+        "claim {claim}: the receipts of this batch are not those that were settled",
+    ),
+    "the note gone": (
+        "delete from backfill_private.unnoted",
+        "{session}: it has a receipt that no settled batch tells of",
+    ),
+    "the note and the receipts gone": (
+        "delete from backfill_private.unnoted; delete from public.backfill_receipts",
+        "{session}: it was settled, and no batch tells of it",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", NOTED_LATER)
+def test_what_a_superuser_does_to_a_batch_that_is_not_yet_in_the_chain_shows(
+    project: Project, what: str
+) -> None:
+    """A batch in bulk is held against its own note until the chain has it."""
+    run_id = started_in_bulk(project, {})
+    assert _bulk(project, run_id)["done"] > 0
+    claim = project.value("select details ->> 'claim' from backfill_private.unnoted")
+    session = project.value("select session_id from public.backfill_receipts order by 1 limit 1")
+    with project.connect() as bf:
+        assert bf.verify(run_id).critical == ()
+        statement, told = NOTED_LATER[what]
+        project.admin.execute(statement.encode())
+        verification = bf.verify(run_id)
+    assert verification.verdict == "fail"
+    assert told.format(claim=claim, session=session) in verification.critical
+
+
 @pytest.mark.parametrize("verb", ["claim", "pause", "cancel", "start"])
 def test_what_is_critical_in_bulk_is_seen_by_the_next_verb(project: Project, verb: str) -> None:
     """Whichever it is: the run is paused for it, and the chain tells so."""

@@ -1,4 +1,4 @@
--- Receipts: how rows are hashed and named, and how the chain proves them. The gate is the trigger that writes them.
+-- Receipts: how rows are hashed and named. The gate is the trigger that writes them.
 
 -- The columns that relations have now, in a text that costs little: the gate asks for it with every row.
 create view backfill_private.stamps with (security_invoker = true) as
@@ -296,78 +296,4 @@ begin
   end loop;
   return v_key;
 end
-$$;
-
--- A hash over the receipts of some items, up to the given one.
-create function backfill_private.receipts_hash(p_run_id uuid, p_ordinals integer[], p_newest bigint)
-returns text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select backfill_private.sha256_hex(coalesce(
-    string_agg(
-      jsonb_build_array(
-        r.receipt_id,
-        r.ordinal,
-        r.kind,
-        r.operation,
-        r.table_name,
-        r.row_key,
-        encode(r.before_hash, 'hex'),
-        encode(r.after_hash, 'hex'))::text,
-      e'\n' order by r.receipt_id),
-    ''))
-  from public.backfill_receipts as r
-  where r.run_id = p_run_id
-    and r.ordinal = any (p_ordinals)
-    and r.receipt_id <= p_newest
-$$;
-
--- The settled batches among some events of a run whose receipts are no longer those that the chain names. No row if all
--- still are.
-create function backfill_private.receipt_faults(p_run_id uuid, p_after bigint, p_until bigint)
-returns table (seq bigint, fault text)
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select e.seq, 'the receipts of this batch are not those that were settled'
-  from public.backfill_events as e
-  where e.run_id = p_run_id
-    and e.seq > p_after
-    and e.seq <= p_until
-    and e.kind = 'batch_settled'
-    and e.details ->> 'receipts' <> backfill_private.receipts_hash(
-      p_run_id,
-      array(select o::integer from jsonb_array_elements_text(e.details -> 'ordinals') as o),
-      (e.details ->> 'newest_receipt')::bigint)
-$$;
-
--- The sessions of which a receipt stands that no settled batch tells of: somebody has added it. What is being scored has
--- not been settled yet, and what calls in bulk have settled may not be noted yet.
-create function backfill_private.receipts_untold(p_run_id uuid)
-returns table (session_id text)
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  with told as (
-    select o.ordinal::integer as ordinal, max((s.details ->> 'newest_receipt')::bigint) as newest
-    from (
-      select e.details from public.backfill_events as e where e.run_id = p_run_id and e.kind = 'batch_settled'
-      union all
-      select u.details from backfill_private.unnoted as u where u.run_id = p_run_id and not u.is_noted
-    ) as s
-    cross join jsonb_array_elements_text(s.details -> 'ordinals') as o (ordinal)
-    group by 1
-  )
-  select distinct r.session_id
-  from public.backfill_receipts as r
-  left join told as t on t.ordinal = r.ordinal
-  left join public.backfill_items as i on i.run_id = r.run_id and i.ordinal = r.ordinal
-  where r.run_id = p_run_id
-    and r.kind = 'score'
-    and i.state is distinct from 'leased'
-    and (r.receipt_id <= t.newest) is not true
 $$;

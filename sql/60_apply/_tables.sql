@@ -18,7 +18,8 @@ create table public.backfill_receipts (
   attempt integer not null,
   is_inferred boolean not null default false,
   at timestamptz not null,
-  undone_at timestamptz
+  undone_at timestamptz,
+  undo_id bigint
 );
 
 create index backfill_receipts_items on public.backfill_receipts (run_id, ordinal);
@@ -49,6 +50,8 @@ comment on column public.backfill_receipts.is_inferred is
   'True: nobody saw the write. The row differed when the session was settled. See backfill_targets.receipts.';
 comment on column public.backfill_receipts.at is 'When the row was written.';
 comment on column public.backfill_receipts.undone_at is 'When an undo took this write back.';
+comment on column public.backfill_receipts.undo_id is
+  'The undo that took this write back, or that wrote this receipt. Null: none. The chain names it as undo.';
 
 -- The rows of a leased session as they were when it was leased. Deleted when it is settled.
 create table backfill_private.looks (

@@ -75,8 +75,8 @@ as $$
       from stands as s))
 $$;
 
--- What is critical about a run's chain: the critical events in it that nobody has answered, its own faults, receipts of
--- which it does not tell, and what no longer is as it was approved.
+-- What is critical about a run's chain: the critical events in it that nobody has answered, its own faults, of what it
+-- does not tell, and what no longer is as it was approved.
 create function backfill_private.verify_chain(p_run_id uuid)
 returns jsonb
 language sql
@@ -91,8 +91,9 @@ as $$
     union all
     select format('audit event %s: %s', f.seq, f.fault) from backfill_private.chain_faults(p_run_id) as f
     union all
-    select format('%s: it has a receipt that no settled batch tells of', u.session_id)
-    from backfill_private.receipts_untold(p_run_id) as u
+    select format('%s: %s', u.session_id, u.what) from backfill_private.untold(p_run_id) as u
+    union all
+    select format('claim %s: %s', u.claim, u.fault) from backfill_private.unnoted_faults(p_run_id) as u
     union all
     select f from backfill_private.approval_faults(p_run_id) as f
   ) as c

@@ -89,10 +89,12 @@ create type backfill_private.undo_table as (
 -- is_alone  only one session is undone by this statement: a limit that it meets is met by any statement
 -- ends_at   no session is begun from then on, except the first. Null: any time
 -- is_begun  a session is undone, and its rows are locked
+-- undo_id   the undo, which its receipts name. Null in a rehearsal
 create type backfill_private.undo_terms as (
   path text,
   limit_at timestamptz,
   is_alone boolean,
   ends_at timestamptz,
-  is_begun boolean
+  is_begun boolean,
+  undo_id bigint
 );

@@ -134,6 +134,47 @@ begin
 end
 $$;
 
+-- Undo the next sessions of a confirmed undo. The chain hears of them with a hash over what was taken back and written.
+create function backfill_private.undo_part(
+  p_undo backfill_private.undos, p_ordinals integer[], p_terms backfill_private.undo_terms
+)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_effect jsonb;
+  v_taken integer;
+  v_until integer;
+begin
+  perform from public.backfill_items
+  where run_id = p_undo.run_id
+    and ordinal = any (p_ordinals)
+  order by ordinal
+  for update;
+  update public.backfill_items
+  set fence_hash = null
+  where run_id = p_undo.run_id
+    and ordinal = any (p_ordinals)
+    and fence_hash is not null;
+  p_terms.is_alone := cardinality(p_ordinals) = 1;
+  p_terms.undo_id := p_undo.undo_id;
+  p_terms.ends_at := backfill_private.clock() + interval '0.8 s';
+  v_effect := backfill_private.undo_sessions(p_undo.run_id, p_ordinals, p_terms);
+  v_taken := v_effect -> 'taken';
+  v_until := p_ordinals[v_taken];
+  update backfill_private.undos
+  set last_ordinal = v_until,
+      sessions_seen = sessions_seen + v_taken,
+      conflicts = conflicts || (v_effect -> 'conflicts'),
+      done = backfill_private.added(done, v_effect - array['conflicts', 'inferred', 'sessions_total', 'taken'])
+  where undo_id = p_undo.undo_id;
+  perform backfill_private.record(p_undo.run_id, 'undo_settled',
+    backfill_private.undo_trace(p_undo.run_id, p_undo.undo_id, p_undo.last_ordinal, v_until)
+    || jsonb_build_object('digest', p_undo.digest, 'sessions', v_taken));
+end
+$$;
+
 -- Confirm an undo, and undo the next sessions, see backfill_private.undo_sessions.
 --
 -- p_digest    of the newest preview. To continue a killed undo, pass the same digest
@@ -156,7 +197,6 @@ as $$
 declare
   v_undo backfill_private.undos;
   v_ordinals integer[];
-  v_effect jsonb := '{}'::jsonb;
   v_terms backfill_private.undo_terms;
   v_has_leases boolean;
 begin
@@ -187,25 +227,7 @@ begin
     when 'confirmed' then backfill_private.undo_next(p_run_id, v_undo.scope, v_undo.last_ordinal, null, p_sessions)
   end;
   if v_ordinals is not null then
-    perform from public.backfill_items
-    where run_id = p_run_id
-      and ordinal = any (v_ordinals)
-    order by ordinal
-    for update;
-    update public.backfill_items
-    set fence_hash = null
-    where run_id = p_run_id
-      and ordinal = any (v_ordinals)
-      and fence_hash is not null;
-    v_terms.is_alone := cardinality(v_ordinals) = 1;
-    v_terms.ends_at := backfill_private.clock() + interval '0.8 s';
-    v_effect := backfill_private.undo_sessions(p_run_id, v_ordinals, v_terms);
-    update backfill_private.undos
-    set last_ordinal = v_ordinals[(v_effect ->> 'taken')::integer],
-        sessions_seen = sessions_seen + (v_effect ->> 'taken')::integer,
-        conflicts = conflicts || (v_effect -> 'conflicts'),
-        done = backfill_private.added(done, v_effect - array['conflicts', 'inferred', 'sessions_total', 'taken'])
-    where undo_id = v_undo.undo_id;
+    perform backfill_private.undo_part(v_undo, v_ordinals, v_terms);
   end if;
   return backfill_private.undo_progress(p_run_id, v_undo.undo_id)
     || jsonb_build_object('was_finished', v_undo.state = 'finished');

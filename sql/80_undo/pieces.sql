@@ -27,7 +27,7 @@ begin
     perform set_config('lock_timeout', '0', true);
   end if;
   begin
-    return backfill_private.undo_at_once(p_run_id, p_ordinals, p_terms.path)
+    return backfill_private.undo_at_once(p_run_id, p_ordinals, p_terms)
       || jsonb_build_object('taken', cardinality(p_ordinals));
   exception when query_canceled or assert_failure or others then
     v_is_locked := sqlstate = '55P03';

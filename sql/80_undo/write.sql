@@ -194,7 +194,7 @@ $$;
 -- what the statements return.
 -- returns  see backfill_private.undo_effect
 -- raises   any error of the database or of a user's trigger. OB011 a trigger writes further rows
-create function backfill_private.undo_at_once(p_run_id uuid, p_ordinals integer[], p_path text)
+create function backfill_private.undo_at_once(p_run_id uuid, p_ordinals integer[], p_terms backfill_private.undo_terms)
 returns jsonb
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -213,7 +213,7 @@ begin
     v_conflicts := v_conflicts || v_found;
     insert into public.backfill_receipts (
       run_id, ordinal, session_id, component, kind, operation, table_name, row_key, shape, before_hash, after_hash,
-      attempt, at)
+      attempt, at, undo_id)
     select
       p_run_id,
       u.ordinal,
@@ -227,20 +227,22 @@ begin
       u.after_hash,
       w.after_hash,
       u.attempt,
-      v_now
-    from backfill_private.undo_write(v_table, v_rows, v_found, p_path) as w
+      v_now,
+      p_terms.undo_id
+    from backfill_private.undo_write(v_table, v_rows, v_found, p_terms.path) as w
     join unnest(v_rows) as u using (last_receipt);
   end loop;
-  perform backfill_private.check_deferred(p_path);
+  perform backfill_private.check_deferred(p_terms.path);
   perform set_config('request.headers', coalesce(v_headers, ''), true);
-  perform backfill_private.undo_noted(p_run_id, p_ordinals, v_rows, v_conflicts, v_now);
+  perform backfill_private.undo_noted(p_run_id, p_ordinals, v_rows, v_conflicts, v_now, p_terms.undo_id);
   return backfill_private.undo_effect(v_rows, v_conflicts);
 end
 $$;
 
 -- Mark the receipts of the rows that were undone, and the sessions that they belong to.
 create function backfill_private.undo_noted(
-  p_run_id uuid, p_ordinals integer[], p_rows backfill_private.undoable[], p_conflicts jsonb, p_now timestamptz
+  p_run_id uuid, p_ordinals integer[], p_rows backfill_private.undoable[], p_conflicts jsonb, p_now timestamptz,
+  p_undo_id bigint
 )
 returns void
 language plpgsql
@@ -257,7 +259,8 @@ declare
     having bool_and(p_conflicts ? u.last_receipt::text));
 begin
   update public.backfill_receipts as r
-  set undone_at = p_now
+  set undone_at = p_now,
+      undo_id = p_undo_id
   where r.receipt_id = any (array(
     select unnest(u.receipts)
     from unnest(p_rows) as u
@@ -330,6 +333,8 @@ declare
   v_table backfill_private.undo_table;
   v_why text;
   v_conflicts jsonb := '{}'::jsonb;
+  v_newest bigint := (
+    select max(r.receipt_id) from public.backfill_receipts as r where r.run_id = p_run_id and r.ordinal = p_ordinal);
 begin
   perform from public.backfill_items
   where run_id = p_run_id
@@ -357,7 +362,12 @@ begin
     end if;
   end loop;
   perform set_config('request.headers', coalesce(v_headers, ''), true);
-  perform backfill_private.undo_noted(p_run_id, array[p_ordinal], v_rows, v_conflicts, backfill_private.clock());
+  -- The gate, which wrote these, knows of no undo.
+  update public.backfill_receipts as r
+  set undo_id = p_terms.undo_id
+  where r.run_id = p_run_id and r.ordinal = p_ordinal and r.kind = 'undo' and r.receipt_id > v_newest;
+  perform backfill_private.undo_noted(
+    p_run_id, array[p_ordinal], v_rows, v_conflicts, backfill_private.clock(), p_terms.undo_id);
   return backfill_private.undo_effect(v_rows, v_conflicts);
 end
 $$;

@@ -86,6 +86,7 @@ grant insert (run_id, digest, decision, approver, note) on public.backfill_appro
 
 -- All columns but the row before and the hashes of single columns, which only undo and verify need.
 grant select (receipt_id, run_id, ordinal, session_id, component, kind, operation, table_name, row_key, shape,
+  undo_id,
   before_hash, after_hash, attempt, is_inferred, at, undone_at) on public.backfill_receipts
 to authenticated, service_role;
 

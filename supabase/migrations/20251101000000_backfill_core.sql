@@ -4643,8 +4643,178 @@ as $$
   select format('%s %s', p_count, (backfill_private.words_of(p_run_id))[case p_count when 1 then 1 else 2 end])
 $$;
 
+-- from sql/30_run/proof.sql
+-- Proof: what the chain tells of receipts, held against the receipts that stand.
+--
+-- A settled batch and a part of an undo each tell a hash over theirs. Each costs one statement, however many there are.
+
+-- A hash over the receipts of some items, up to the given one.
+create function backfill_private.receipts_hash(p_run_id uuid, p_ordinals integer[], p_newest bigint)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.sha256_hex(coalesce(
+    string_agg(
+      jsonb_build_array(
+        r.receipt_id,
+        r.ordinal,
+        r.kind,
+        r.operation,
+        r.table_name,
+        r.row_key,
+        encode(r.before_hash, 'hex'),
+        encode(r.after_hash, 'hex'))::text,
+      e'\n' order by r.receipt_id),
+    ''))
+  from public.backfill_receipts as r
+  where r.run_id = p_run_id
+    and r.ordinal = any (p_ordinals)
+    and r.receipt_id <= p_newest
+$$;
+
+-- The receipts that a part of an undo took back, and those that it wrote: how many, and a hash over them.
+--
+-- p_after, p_until  the part's places in the plan, the first not included
+-- returns           {undo, after, until, taken_back, written, receipts: the hash}
+create function backfill_private.undo_trace(p_run_id uuid, p_undo_id bigint, p_after integer, p_until integer)
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+  select jsonb_build_object(
+    'undo', p_undo_id,
+    'after', p_after,
+    'until', p_until,
+    'taken_back', count(*) filter (where r.kind = 'score'),
+    'written', count(*) filter (where r.kind = 'undo'),
+    'receipts', backfill_private.sha256_hex(coalesce(
+      string_agg(
+        concat_ws(' ', r.receipt_id, r.ordinal, r.kind, r.operation, r.table_name, r.row_key,
+          encode(r.before_hash, 'hex'), '/', encode(r.after_hash, 'hex'), '/', r.undone_at),
+        e'\n' order by r.receipt_id),
+      '')))
+  from public.backfill_receipts as r
+  where r.run_id = p_run_id
+    and r.ordinal > p_after
+    and r.ordinal <= p_until
+    and r.undo_id = p_undo_id
+$$;
+
+-- The settled batches and the parts of undos, among some events of a run, whose receipts are no longer those that the
+-- chain names. No row if all still are.
+create function backfill_private.receipt_faults(p_run_id uuid, p_after bigint, p_until bigint)
+returns table (seq bigint, fault text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select e.seq, 'the receipts of this batch are not those that were settled'
+  from public.backfill_events as e
+  where e.run_id = p_run_id
+    and e.seq > p_after
+    and e.seq <= p_until
+    and e.kind = 'batch_settled'
+    and e.details ->> 'receipts' <> backfill_private.batch_hash(p_run_id, e.details)
+  union all
+  select e.seq, 'the receipts of this part of an undo are not those that it left'
+  from public.backfill_events as e
+  where e.run_id = p_run_id
+    and e.seq > p_after
+    and e.seq <= p_until
+    and e.kind = 'undo_settled'
+    and not e.details @> backfill_private.undo_trace(
+      p_run_id,
+      (e.details ->> 'undo')::bigint,
+      (e.details ->> 'after')::integer,
+      (e.details ->> 'until')::integer)
+$$;
+
+-- What a settled batch's details name, as a hash over its receipts as they are now.
+create function backfill_private.batch_hash(p_run_id uuid, p_details jsonb)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.receipts_hash(
+    p_run_id,
+    array(select o::integer from jsonb_array_elements_text(p_details -> 'ordinals') as o),
+    (p_details ->> 'newest_receipt')::bigint)
+$$;
+
+-- The batches that calls in bulk have settled and that the chain does not have yet, if their receipts are no longer those
+-- that were settled.
+create function backfill_private.unnoted_faults(p_run_id uuid)
+returns table (claim text, fault text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select u.details ->> 'claim', 'the receipts of this batch are not those that were settled'
+  from backfill_private.unnoted as u
+  where u.run_id = p_run_id
+    and not u.is_noted
+    and u.details ->> 'receipts' <> backfill_private.batch_hash(p_run_id, u.details)
+$$;
+
+-- The sessions of which something stands that the chain does not tell of, so that somebody has added it or has taken the
+-- telling away: a receipt, an undo, an outcome. What is being scored has not been settled yet, and what calls in bulk
+-- have settled may not be noted yet.
+create function backfill_private.untold(p_run_id uuid)
+returns table (session_id text, what text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with told as materialized (
+    select o.ordinal::integer as ordinal, max((s.details ->> 'newest_receipt')::bigint) as newest
+    from (
+      select e.details from public.backfill_events as e where e.run_id = p_run_id and e.kind = 'batch_settled'
+      union all
+      select u.details from backfill_private.unnoted as u where u.run_id = p_run_id and not u.is_noted
+    ) as s
+    cross join jsonb_array_elements_text(s.details -> 'ordinals') as o (ordinal)
+    group by 1
+  ), undone as materialized (
+    select
+      (e.details ->> 'undo')::bigint as undo_id,
+      min((e.details ->> 'after')::integer) as after,
+      max((e.details ->> 'until')::integer) as until
+    from public.backfill_events as e
+    where e.run_id = p_run_id
+      and e.kind = 'undo_settled'
+    group by 1
+  )
+  select distinct r.session_id, 'it has a receipt that no settled batch tells of'
+  from public.backfill_receipts as r
+  left join told as t on t.ordinal = r.ordinal
+  left join public.backfill_items as i on i.run_id = r.run_id and i.ordinal = r.ordinal
+  where r.run_id = p_run_id
+    and r.kind = 'score'
+    and i.state is distinct from 'leased'
+    and (r.receipt_id <= t.newest) is not true
+  union all
+  select distinct r.session_id, 'an undo of it is noted that the chain does not tell of'
+  from public.backfill_receipts as r
+  left join undone as u on u.undo_id = r.undo_id and r.ordinal > u.after and r.ordinal <= u.until
+  where r.run_id = p_run_id
+    and (r.kind = 'undo' or r.undone_at is not null)
+    and u.undo_id is null
+  union all
+  select i.session_id, 'it was settled, and no batch tells of it'
+  from public.backfill_items as i
+  left join told as t on t.ordinal = i.ordinal
+  where i.run_id = p_run_id
+    and i.state in ('done', 'failed')
+    and t.ordinal is null
+$$;
+
 -- from sql/30_run/receipts.sql
--- Receipts: how rows are hashed and named, and how the chain proves them. The gate is the trigger that writes them.
+-- Receipts: how rows are hashed and named. The gate is the trigger that writes them.
 
 -- The columns that relations have now, in a text that costs little: the gate asks for it with every row.
 create view backfill_private.stamps with (security_invoker = true) as
@@ -4942,80 +5112,6 @@ begin
   end loop;
   return v_key;
 end
-$$;
-
--- A hash over the receipts of some items, up to the given one.
-create function backfill_private.receipts_hash(p_run_id uuid, p_ordinals integer[], p_newest bigint)
-returns text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select backfill_private.sha256_hex(coalesce(
-    string_agg(
-      jsonb_build_array(
-        r.receipt_id,
-        r.ordinal,
-        r.kind,
-        r.operation,
-        r.table_name,
-        r.row_key,
-        encode(r.before_hash, 'hex'),
-        encode(r.after_hash, 'hex'))::text,
-      e'\n' order by r.receipt_id),
-    ''))
-  from public.backfill_receipts as r
-  where r.run_id = p_run_id
-    and r.ordinal = any (p_ordinals)
-    and r.receipt_id <= p_newest
-$$;
-
--- The settled batches among some events of a run whose receipts are no longer those that the chain names. No row if all
--- still are.
-create function backfill_private.receipt_faults(p_run_id uuid, p_after bigint, p_until bigint)
-returns table (seq bigint, fault text)
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select e.seq, 'the receipts of this batch are not those that were settled'
-  from public.backfill_events as e
-  where e.run_id = p_run_id
-    and e.seq > p_after
-    and e.seq <= p_until
-    and e.kind = 'batch_settled'
-    and e.details ->> 'receipts' <> backfill_private.receipts_hash(
-      p_run_id,
-      array(select o::integer from jsonb_array_elements_text(e.details -> 'ordinals') as o),
-      (e.details ->> 'newest_receipt')::bigint)
-$$;
-
--- The sessions of which a receipt stands that no settled batch tells of: somebody has added it. What is being scored has
--- not been settled yet, and what calls in bulk have settled may not be noted yet.
-create function backfill_private.receipts_untold(p_run_id uuid)
-returns table (session_id text)
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  with told as (
-    select o.ordinal::integer as ordinal, max((s.details ->> 'newest_receipt')::bigint) as newest
-    from (
-      select e.details from public.backfill_events as e where e.run_id = p_run_id and e.kind = 'batch_settled'
-      union all
-      select u.details from backfill_private.unnoted as u where u.run_id = p_run_id and not u.is_noted
-    ) as s
-    cross join jsonb_array_elements_text(s.details -> 'ordinals') as o (ordinal)
-    group by 1
-  )
-  select distinct r.session_id
-  from public.backfill_receipts as r
-  left join told as t on t.ordinal = r.ordinal
-  left join public.backfill_items as i on i.run_id = r.run_id and i.ordinal = r.ordinal
-  where r.run_id = p_run_id
-    and r.kind = 'score'
-    and i.state is distinct from 'leased'
-    and (r.receipt_id <= t.newest) is not true
 $$;
 
 -- from sql/30_run/selection.sql
@@ -9048,7 +9144,8 @@ create table public.backfill_receipts (
   attempt integer not null,
   is_inferred boolean not null default false,
   at timestamptz not null,
-  undone_at timestamptz
+  undone_at timestamptz,
+  undo_id bigint
 );
 
 create index backfill_receipts_items on public.backfill_receipts (run_id, ordinal);
@@ -9079,6 +9176,8 @@ comment on column public.backfill_receipts.is_inferred is
   'True: nobody saw the write. The row differed when the session was settled. See backfill_targets.receipts.';
 comment on column public.backfill_receipts.at is 'When the row was written.';
 comment on column public.backfill_receipts.undone_at is 'When an undo took this write back.';
+comment on column public.backfill_receipts.undo_id is
+  'The undo that took this write back, or that wrote this receipt. Null: none. The chain names it as undo.';
 
 -- The rows of a leased session as they were when it was leased. Deleted when it is settled.
 create table backfill_private.looks (
@@ -13074,8 +13173,8 @@ as $$
       from stands as s))
 $$;
 
--- What is critical about a run's chain: the critical events in it that nobody has answered, its own faults, receipts of
--- which it does not tell, and what no longer is as it was approved.
+-- What is critical about a run's chain: the critical events in it that nobody has answered, its own faults, of what it
+-- does not tell, and what no longer is as it was approved.
 create function backfill_private.verify_chain(p_run_id uuid)
 returns jsonb
 language sql
@@ -13090,8 +13189,9 @@ as $$
     union all
     select format('audit event %s: %s', f.seq, f.fault) from backfill_private.chain_faults(p_run_id) as f
     union all
-    select format('%s: it has a receipt that no settled batch tells of', u.session_id)
-    from backfill_private.receipts_untold(p_run_id) as u
+    select format('%s: %s', u.session_id, u.what) from backfill_private.untold(p_run_id) as u
+    union all
+    select format('claim %s: %s', u.claim, u.fault) from backfill_private.unnoted_faults(p_run_id) as u
     union all
     select f from backfill_private.approval_faults(p_run_id) as f
   ) as c
@@ -13456,12 +13556,14 @@ create type backfill_private.undo_table as (
 -- is_alone  only one session is undone by this statement: a limit that it meets is met by any statement
 -- ends_at   no session is begun from then on, except the first. Null: any time
 -- is_begun  a session is undone, and its rows are locked
+-- undo_id   the undo, which its receipts name. Null in a rehearsal
 create type backfill_private.undo_terms as (
   path text,
   limit_at timestamptz,
   is_alone boolean,
   ends_at timestamptz,
-  is_begun boolean
+  is_begun boolean,
+  undo_id bigint
 );
 
 -- from sql/80_undo/approval.sql
@@ -13872,6 +13974,47 @@ begin
 end
 $$;
 
+-- Undo the next sessions of a confirmed undo. The chain hears of them with a hash over what was taken back and written.
+create function backfill_private.undo_part(
+  p_undo backfill_private.undos, p_ordinals integer[], p_terms backfill_private.undo_terms
+)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_effect jsonb;
+  v_taken integer;
+  v_until integer;
+begin
+  perform from public.backfill_items
+  where run_id = p_undo.run_id
+    and ordinal = any (p_ordinals)
+  order by ordinal
+  for update;
+  update public.backfill_items
+  set fence_hash = null
+  where run_id = p_undo.run_id
+    and ordinal = any (p_ordinals)
+    and fence_hash is not null;
+  p_terms.is_alone := cardinality(p_ordinals) = 1;
+  p_terms.undo_id := p_undo.undo_id;
+  p_terms.ends_at := backfill_private.clock() + interval '0.8 s';
+  v_effect := backfill_private.undo_sessions(p_undo.run_id, p_ordinals, p_terms);
+  v_taken := v_effect -> 'taken';
+  v_until := p_ordinals[v_taken];
+  update backfill_private.undos
+  set last_ordinal = v_until,
+      sessions_seen = sessions_seen + v_taken,
+      conflicts = conflicts || (v_effect -> 'conflicts'),
+      done = backfill_private.added(done, v_effect - array['conflicts', 'inferred', 'sessions_total', 'taken'])
+  where undo_id = p_undo.undo_id;
+  perform backfill_private.record(p_undo.run_id, 'undo_settled',
+    backfill_private.undo_trace(p_undo.run_id, p_undo.undo_id, p_undo.last_ordinal, v_until)
+    || jsonb_build_object('digest', p_undo.digest, 'sessions', v_taken));
+end
+$$;
+
 -- Confirm an undo, and undo the next sessions, see backfill_private.undo_sessions.
 --
 -- p_digest    of the newest preview. To continue a killed undo, pass the same digest
@@ -13894,7 +14037,6 @@ as $$
 declare
   v_undo backfill_private.undos;
   v_ordinals integer[];
-  v_effect jsonb := '{}'::jsonb;
   v_terms backfill_private.undo_terms;
   v_has_leases boolean;
 begin
@@ -13925,25 +14067,7 @@ begin
     when 'confirmed' then backfill_private.undo_next(p_run_id, v_undo.scope, v_undo.last_ordinal, null, p_sessions)
   end;
   if v_ordinals is not null then
-    perform from public.backfill_items
-    where run_id = p_run_id
-      and ordinal = any (v_ordinals)
-    order by ordinal
-    for update;
-    update public.backfill_items
-    set fence_hash = null
-    where run_id = p_run_id
-      and ordinal = any (v_ordinals)
-      and fence_hash is not null;
-    v_terms.is_alone := cardinality(v_ordinals) = 1;
-    v_terms.ends_at := backfill_private.clock() + interval '0.8 s';
-    v_effect := backfill_private.undo_sessions(p_run_id, v_ordinals, v_terms);
-    update backfill_private.undos
-    set last_ordinal = v_ordinals[(v_effect ->> 'taken')::integer],
-        sessions_seen = sessions_seen + (v_effect ->> 'taken')::integer,
-        conflicts = conflicts || (v_effect -> 'conflicts'),
-        done = backfill_private.added(done, v_effect - array['conflicts', 'inferred', 'sessions_total', 'taken'])
-    where undo_id = v_undo.undo_id;
+    perform backfill_private.undo_part(v_undo, v_ordinals, v_terms);
   end if;
   return backfill_private.undo_progress(p_run_id, v_undo.undo_id)
     || jsonb_build_object('was_finished', v_undo.state = 'finished');
@@ -14424,7 +14548,7 @@ begin
     perform set_config('lock_timeout', '0', true);
   end if;
   begin
-    return backfill_private.undo_at_once(p_run_id, p_ordinals, p_terms.path)
+    return backfill_private.undo_at_once(p_run_id, p_ordinals, p_terms)
       || jsonb_build_object('taken', cardinality(p_ordinals));
   exception when query_canceled or assert_failure or others then
     v_is_locked := sqlstate = '55P03';
@@ -14910,7 +15034,7 @@ $$;
 -- what the statements return.
 -- returns  see backfill_private.undo_effect
 -- raises   any error of the database or of a user's trigger. OB011 a trigger writes further rows
-create function backfill_private.undo_at_once(p_run_id uuid, p_ordinals integer[], p_path text)
+create function backfill_private.undo_at_once(p_run_id uuid, p_ordinals integer[], p_terms backfill_private.undo_terms)
 returns jsonb
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -14929,7 +15053,7 @@ begin
     v_conflicts := v_conflicts || v_found;
     insert into public.backfill_receipts (
       run_id, ordinal, session_id, component, kind, operation, table_name, row_key, shape, before_hash, after_hash,
-      attempt, at)
+      attempt, at, undo_id)
     select
       p_run_id,
       u.ordinal,
@@ -14943,20 +15067,22 @@ begin
       u.after_hash,
       w.after_hash,
       u.attempt,
-      v_now
-    from backfill_private.undo_write(v_table, v_rows, v_found, p_path) as w
+      v_now,
+      p_terms.undo_id
+    from backfill_private.undo_write(v_table, v_rows, v_found, p_terms.path) as w
     join unnest(v_rows) as u using (last_receipt);
   end loop;
-  perform backfill_private.check_deferred(p_path);
+  perform backfill_private.check_deferred(p_terms.path);
   perform set_config('request.headers', coalesce(v_headers, ''), true);
-  perform backfill_private.undo_noted(p_run_id, p_ordinals, v_rows, v_conflicts, v_now);
+  perform backfill_private.undo_noted(p_run_id, p_ordinals, v_rows, v_conflicts, v_now, p_terms.undo_id);
   return backfill_private.undo_effect(v_rows, v_conflicts);
 end
 $$;
 
 -- Mark the receipts of the rows that were undone, and the sessions that they belong to.
 create function backfill_private.undo_noted(
-  p_run_id uuid, p_ordinals integer[], p_rows backfill_private.undoable[], p_conflicts jsonb, p_now timestamptz
+  p_run_id uuid, p_ordinals integer[], p_rows backfill_private.undoable[], p_conflicts jsonb, p_now timestamptz,
+  p_undo_id bigint
 )
 returns void
 language plpgsql
@@ -14973,7 +15099,8 @@ declare
     having bool_and(p_conflicts ? u.last_receipt::text));
 begin
   update public.backfill_receipts as r
-  set undone_at = p_now
+  set undone_at = p_now,
+      undo_id = p_undo_id
   where r.receipt_id = any (array(
     select unnest(u.receipts)
     from unnest(p_rows) as u
@@ -15046,6 +15173,8 @@ declare
   v_table backfill_private.undo_table;
   v_why text;
   v_conflicts jsonb := '{}'::jsonb;
+  v_newest bigint := (
+    select max(r.receipt_id) from public.backfill_receipts as r where r.run_id = p_run_id and r.ordinal = p_ordinal);
 begin
   perform from public.backfill_items
   where run_id = p_run_id
@@ -15073,7 +15202,12 @@ begin
     end if;
   end loop;
   perform set_config('request.headers', coalesce(v_headers, ''), true);
-  perform backfill_private.undo_noted(p_run_id, array[p_ordinal], v_rows, v_conflicts, backfill_private.clock());
+  -- The gate, which wrote these, knows of no undo.
+  update public.backfill_receipts as r
+  set undo_id = p_terms.undo_id
+  where r.run_id = p_run_id and r.ordinal = p_ordinal and r.kind = 'undo' and r.receipt_id > v_newest;
+  perform backfill_private.undo_noted(
+    p_run_id, array[p_ordinal], v_rows, v_conflicts, backfill_private.clock(), p_terms.undo_id);
   return backfill_private.undo_effect(v_rows, v_conflicts);
 end
 $$;
@@ -18560,6 +18694,7 @@ grant insert (run_id, digest, decision, approver, note) on public.backfill_appro
 
 -- All columns but the row before and the hashes of single columns, which only undo and verify need.
 grant select (receipt_id, run_id, ordinal, session_id, component, kind, operation, table_name, row_key, shape,
+  undo_id,
   before_hash, after_hash, attempt, is_inferred, at, undone_at) on public.backfill_receipts
 to authenticated, service_role;
 

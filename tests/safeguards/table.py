@@ -515,7 +515,7 @@ SAFEGUARDS = (
     Safeguard(
         "time budget of a piece of an undo",
         "80_undo/confirm.sql",
-        "v_terms.ends_at := backfill_private.clock() + interval '0.8 s';",
+        "p_terms.ends_at := backfill_private.clock() + interval '0.8 s';",
         "",
         "tests/test_undo.py::test_no_session_is_undone_once_rows_are_locked_for_long",
     ),
@@ -576,9 +576,9 @@ SAFEGUARDS = (
     ),
     Safeguard(
         "receipts of a batch held against the chain",
-        "30_run/receipts.sql",
-        "and e.details ->> 'receipts' <> backfill_private.receipts_hash(",
-        "and false and e.details ->> 'receipts' <> backfill_private.receipts_hash(",
+        "30_run/proof.sql",
+        "and e.details ->> 'receipts' <> backfill_private.batch_hash(",
+        "and false and e.details ->> 'receipts' <> backfill_private.batch_hash(",
         "tests/test_audit.py::test_what_a_superuser_does_to_the_receipts_shows[another hash]",
     ),
     Safeguard(
