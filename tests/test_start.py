@@ -68,12 +68,12 @@ def test_a_shell_completes_a_verb_without_loading_any() -> None:
 
 
 def test_status_loads_of_the_client_what_asks() -> None:
-    """Only a scoring call needs the rest of it, and only a declaration is SQL to read."""
+    """Only a scoring call needs the rest of it, and aiohttp carries calls side by side."""
     nobody = {"SUPABASE_URL": "http://127.0.0.1:9", "SUPABASE_SECRET_KEY": "sb_secret_x"}
     loaded = loaded_by(f"sys.argv[1:] = ['status', '4f2c1b9e']; {COMMAND_LINE}", **nobody)
     assert "postgrest" in loaded
     needless = {"supabase", "supabase_auth", "supabase_functions", "storage3", "realtime"}
-    assert not loaded & {*needless, "sqlglot"}
+    assert not loaded & {*needless, "aiohttp", "sqlglot"}
 
 
 def test_what_is_looked_for_is_seen_if_it_is_loaded() -> None:

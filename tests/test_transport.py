@@ -13,7 +13,7 @@ import pytest
 
 import backfill
 from backfill.api import transport
-from backfill.api.transport import transport_for
+from backfill.api.transport import SplitTransport, transport_for
 from backfill.local.servers import free_port
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -39,6 +39,15 @@ def is_fast(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     return bool(request.param)
+
+
+def made(connections: int) -> httpx.AsyncBaseTransport:
+    """The transport of the test's stack, for a single connection too."""
+    if not transport.IS_FAST:
+        return SplitTransport(connections)
+    from backfill.api.fast import FastTransport
+
+    return FastTransport(limits=httpx.Limits(max_connections=connections))
 
 
 class Server:
@@ -75,9 +84,9 @@ async def served(
     server = Server(answer, wait_s)
     listening = await asyncio.start_server(server.serve, "127.0.0.1")
     url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
-    chosen = transport_for(url, connections)
+    carrier = made(connections)
     try:
-        async with httpx.AsyncClient(base_url=url, transport=chosen) as client:
+        async with httpx.AsyncClient(base_url=url, transport=carrier) as client:
             yield server, client
     finally:
         listening.close()
@@ -92,6 +101,11 @@ def test_it_is_the_one_that_is_installed(is_fast: bool) -> None:
     """The extra alone decides."""
     chosen = type(transport_for("https://x.supabase.co", 4)).__name__
     assert chosen == ("FastTransport" if is_fast else "SplitTransport")
+
+
+def test_a_single_connection_is_httpxs_own() -> None:
+    """A verb that asks one thing at a time does not load aiohttp for it."""
+    assert type(transport_for("https://x.supabase.co", 1)) is SplitTransport
 
 
 def test_a_proxy_of_the_environment_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +152,7 @@ def test_nobody_there_is_a_connect_error() -> None:
 
     async def run() -> None:
         url = f"http://127.0.0.1:{free_port()}"
-        async with httpx.AsyncClient(base_url=url, transport=transport_for(url, 1)) as client:
+        async with httpx.AsyncClient(base_url=url, transport=made(1)) as client:
             for _ in range(3):
                 with pytest.raises(httpx.ConnectError):
                     await ask(client)

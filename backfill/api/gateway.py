@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from supabase import AsyncClient, FunctionsError
 
 T = TypeVar("T")
+CONNECTIONS = 16
 PAGE_ROWS = 1000  # default db-max-rows of hosted projects: longer answers are cut silently
 CALL_TIMEOUT_S = 70.0  # the API ends a call after 60 s
 EDGE_TIMEOUT_S = 410.0  # an Edge Function is ended after 150 s, on paid plans after 400 s
@@ -135,7 +136,7 @@ class Gateway:
         url: str,
         key: str,
         *,
-        connections: int = 16,
+        connections: int = CONNECTIONS,
         call_timeout_s: float | None = None,
     ) -> None:
         """Connect lazily: nothing is sent yet. Raises BadKey, CannotConnect for unusable values."""

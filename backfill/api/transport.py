@@ -1,20 +1,20 @@
 """The connections to a project: which HTTP stack carries the calls.
 
 httpx's own pool looks at every connection for each request, so many connections slow it down.
-With the extra `fast` aiohttp carries the calls. Without it each connection is its own pool.
+With the extra `fast` aiohttp carries the calls. Without it each connection is its own pool. A
+single connection is httpx's own: aiohttp would take as long to load as a question takes to answer.
 The environment has a say: its proxies and its certificates are heeded.
 """
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import os
 import socket
 import ssl
-import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Self, cast
 from urllib.parse import urlsplit
@@ -25,14 +25,7 @@ import httpx
 
 from backfill.errors import CannotConnect
 
-try:
-    import aiohttp
-    from httpx_aiohttp import AiohttpTransport
-except ModuleNotFoundError:
-    IS_FAST = False
-else:
-    IS_FAST = True
-
+IS_FAST = all(find_spec(name) for name in ("aiohttp", "httpx_aiohttp"))
 _SOCKS = frozenset({"socks5", "socks5h"})
 
 
@@ -50,7 +43,9 @@ def transport_for(url: str, connections: int) -> httpx.AsyncBaseTransport | None
     """
     if is_by_proxy(url):
         return None
-    if IS_FAST:
+    if IS_FAST and connections > 1:
+        from backfill.api.fast import FastTransport
+
         return FastTransport(limits=httpx.Limits(max_connections=connections))
     return SplitTransport(connections)
 
@@ -249,48 +244,3 @@ class _Lent(httpx.AsyncByteStream):
             if not self._is_back:
                 self._is_back = True
                 self._owner._give_back(self._connection)
-
-
-if IS_FAST:
-
-    class FastTransport(AiohttpTransport):
-        """aiohttp's connections. Every failure is an httpx error, as the gateway expects."""
-
-        def get_client(self) -> aiohttp.ClientSession:
-            """The session, which is closed when the transport is forgotten."""
-            session = super().get_client()
-            if session is not self.client:
-                weakref.finalize(self, _let_go, session, asyncio.get_running_loop())
-            return session
-
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            """Send a request."""
-            try:
-                return await super().handle_async_request(request)
-            except httpx.ConnectTimeout as error:
-                # The package reports every lost connection as this.
-                if isinstance(error.__cause__, aiohttp.ClientConnectorError):
-                    raise httpx.ConnectError(str(error)) from error
-                raise httpx.RemoteProtocolError(str(error)) from error
-            except aiohttp.ClientError as error:
-                raise httpx.RemoteProtocolError(type(error).__name__) from error
-
-    def _let_go(session: aiohttp.ClientSession, loop: asyncio.AbstractEventLoop) -> None:
-        """Close a session that nobody closed, before aiohttp complains of it."""
-        if loop.is_running() and _running_here() is not loop:
-            loop.call_soon_threadsafe(_drop, session)
-        else:
-            _drop(session)
-
-    def _running_here() -> asyncio.AbstractEventLoop | None:
-        try:
-            return asyncio.get_running_loop()
-        except RuntimeError:
-            return None
-
-    def _drop(session: aiohttp.ClientSession) -> None:
-        connector = session.connector
-        if connector is None:
-            return  # it is closed
-        session.detach()
-        connector.__exit__()  # the only way that closes without an await

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-import backfill
+from backfill.api.gateway import CONNECTIONS
+from backfill.blocking import Backfill
 from backfill.cli import answers, exit_codes, terminal
 from backfill.cli.options import DEFAULT_LOGS, AsJson, LogsDir, Run, connected, end
 from backfill.cli.progress import ApplyProgress
@@ -30,7 +31,7 @@ def apply(
     as_json: AsJson = False,
 ) -> None:
     """Score the approved sessions. Safe to run again after any crash."""
-    with connected() as bf:
+    with connected(CONNECTIONS) as bf:
         _work(bf, bf.apply, run, concurrency, no_wait, logs_dir, as_json)
 
 
@@ -43,12 +44,12 @@ def retry(
     as_json: AsJson = False,
 ) -> None:
     """Score the failed sessions again, under the same approval."""
-    with connected() as bf:
+    with connected(CONNECTIONS) as bf:
         _work(bf, bf.retry, run, concurrency, no_wait, logs_dir, as_json)
 
 
 def _work(
-    bf: backfill.Backfill,
+    bf: Backfill,
     verb: Callable[..., Outcome],
     run: str,
     concurrency: int,

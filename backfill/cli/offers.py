@@ -52,7 +52,7 @@ def _answered(ask: Callable[[Gateway], Awaitable[T]]) -> T | None:
     """The project's answer, None if it gives none soon: a prompt is no place for an error."""
 
     async def answer() -> T | None:
-        gateway = Gateway(*keys.from_environment(environ()))
+        gateway = Gateway(*keys.from_environment(environ()), connections=1)
         try:
             with anyio.move_on_after(LONGEST_S):
                 return await ask(gateway)

@@ -9,11 +9,13 @@ from typing import Annotated
 
 import typer
 
-import backfill
 from backfill.api import keys
+from backfill.api.gateway import Gateway
+from backfill.blocking import Backfill
 from backfill.cli.exit_codes import ExitCode
 from backfill.cli.from_files import environ
 from backfill.cli.offers import run_ids, target_names
+from backfill.client import AsyncBackfill
 
 DEFAULT_LOGS = Path("backfill_logs")
 
@@ -45,9 +47,13 @@ LogsDir = Annotated[
 
 
 @contextmanager
-def connected() -> Iterator[backfill.Backfill]:
-    """The project that the environment names, or an env file. Raises BadKey, CannotConnect."""
-    with backfill.connect(*keys.from_environment(environ())) as bf:
+def connected(connections: int = 1) -> Iterator[Backfill]:
+    """The project that the environment names, or an env file. Raises BadKey, CannotConnect.
+
+    connections: of a verb that makes calls side by side. Any other asks one thing at a time.
+    """
+    url, key = keys.from_environment(environ())
+    with Backfill(lambda: AsyncBackfill(Gateway(url, key, connections=connections))) as bf:
         yield bf
 
 
