@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.bench import tables, timeline
+from tests.bench import start, tables, timeline
 from tests.bench.timing import Figure
 from tests.bench.ways import ALL
 from tests.faults.processes import ROOT
@@ -69,3 +69,10 @@ def test_a_lane_holds_what_was_not_under_way_at_once() -> None:
     lanes = timeline.lanes([after, beside, first])
     assert lanes == [[first, after], [beside]]
     assert timeline.drawn(lanes[1], 10.0).startswith("." * 10 + "#" * 21 + "." * 69)
+
+
+def test_starting_has_a_row_for_each_program() -> None:
+    """Of which each took some CPU."""
+    least_s = start.measured(rounds=1)
+    assert min(least_s.values()) > 0
+    assert {*rows(start.shown(least_s))} > {*start.PROGRAMS}
