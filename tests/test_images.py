@@ -181,7 +181,8 @@ def undone(db: Db) -> list[dict[str, Any]]:
     """The conflicts of taking it back."""
     row = db.execute(
         "select backfill_private.undo_sessions(%s, '{1}', row('pg_catalog, public, pg_temp',"
-        " 'infinity', true, null, null, 1)::backfill_private.undo_terms) -> 'conflicts' as conflicts",
+        " 'infinity', true, null, null, 1)::backfill_private.undo_terms) -> 'conflicts'"
+        " as conflicts",
         (RUN,),
     ).fetchone()
     assert row is not None
