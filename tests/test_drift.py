@@ -11,11 +11,13 @@ import pytest
 import backfill
 from tests.conftest import Project
 from tests.kit.commands import Shell
+from tests.kit.moments import once
 from tests.kit.seed import SEED
 
 IN_RANGE = "2025-08-20T12:00:00Z"
 
 
+@once
 def approved(project: Project, bf: backfill.Backfill, **request: Any) -> backfill.Plan:
     plan = bf.plan(**SEED | request)
     project.approve(plan)

@@ -104,11 +104,11 @@ def test_a_row_is_one_comment_whatever_its_names_hold(key: str, table: str, sess
 
 
 @pytest.fixture
-def done(project_db: Db) -> tuple[str, dict[str, Any]]:
+def done(project_db: Db, clock: DatabaseClock) -> tuple[str, dict[str, Any]]:
     """A run over seven sessions that is done, and what stood in the tables before it."""
     before = contents(project_db)
     run_id = verbs.started(project_db, **SEVEN)
-    verbs.work(project_db, run_id, DatabaseClock(project_db))
+    verbs.work(project_db, run_id, clock)
     assert contents(project_db) != before
     return run_id, before
 

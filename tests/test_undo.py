@@ -12,12 +12,14 @@ import backfill
 from tests.conftest import Project
 from tests.kit import verbs
 from tests.kit.clocks import DatabaseClock
+from tests.kit.moments import once
 from tests.kit.seed import CANARY
 
 Db = psycopg.Connection[Any]
 SEVEN: dict[str, Any] = {"since": "2025-09-01", "throttle_per_minute": 20, "batch_size": 7}
 
 
+@once
 def completed(db: Db, clock: DatabaseClock) -> str:
     """A run over seven sessions that is done."""
     run_id = verbs.started(db, **SEVEN)
@@ -43,9 +45,11 @@ def item_states(db: Db, run_id: str) -> dict[str, str]:
     return {row["session_id"]: row["state"] for row in rows}
 
 
-def test_a_session_of_which_a_row_was_taken_back_is_not_done(project_db: Db) -> None:
+def test_a_session_of_which_a_row_was_taken_back_is_not_done(
+    project_db: Db, clock: DatabaseClock
+) -> None:
     """Its profile was changed by others and stays; its score is gone, so it is rolled back."""
-    run_id = completed(project_db, DatabaseClock(project_db))
+    run_id = completed(project_db, clock)
     project_db.execute("update public.profiles set payload = '{}' where session_id = %s", (CANARY,))
     answer = undo(project_db, run_id, CANARY)
     assert [c["reason"] for c in answer["conflicts"]] == ["the row was changed since"]
@@ -53,9 +57,11 @@ def test_a_session_of_which_a_row_was_taken_back_is_not_done(project_db: Db) -> 
     assert item_states(project_db, run_id)[CANARY] == "rolled_back"
 
 
-def test_a_session_whose_rows_are_all_in_conflict_stays_done(project_db: Db) -> None:
+def test_a_session_whose_rows_are_all_in_conflict_stays_done(
+    project_db: Db, clock: DatabaseClock
+) -> None:
     """Nothing of it was taken back."""
-    run_id = completed(project_db, DatabaseClock(project_db))
+    run_id = completed(project_db, clock)
     project_db.execute("update public.profiles set payload = '{}'")
     project_db.execute("update public.fc_scores set blocks_answered = 5")
     answer = undo(project_db, run_id, CANARY)
@@ -63,9 +69,8 @@ def test_a_session_whose_rows_are_all_in_conflict_stays_done(project_db: Db) -> 
     assert item_states(project_db, run_id)[CANARY] == "done"
 
 
-def test_an_undo_takes_back_nothing_of_another_run(project_db: Db) -> None:
+def test_an_undo_takes_back_nothing_of_another_run(project_db: Db, clock: DatabaseClock) -> None:
     """Both count their sessions from one, and both wrote rows of the same tables."""
-    clock = DatabaseClock(project_db)
     kept = completed(project_db, clock)
     other = verbs.started(project_db, throttle_per_minute="none", until="2025-08-10")
     verbs.work(project_db, other, clock)
@@ -253,9 +258,11 @@ def test_a_row_that_the_database_does_not_let_go_is_a_conflict(project_db: Db, w
     assert row["n"] == 7
 
 
-def test_an_undo_leaves_a_row_that_another_table_refers_to_in_a_child(project_db: Db) -> None:
+def test_an_undo_leaves_a_row_that_another_table_refers_to_in_a_child(
+    project_db: Db, clock: DatabaseClock
+) -> None:
     """A foreign key may name a child by inheritance: deleting the row would take the note along."""
-    run_id = completed(project_db, DatabaseClock(project_db))
+    run_id = completed(project_db, clock)
     project_db.execute(
         "create table public.old_profiles (primary key (session_id)) inherits (public.profiles);"
         "create table public.notes (session_id uuid references public.old_profiles"
@@ -270,7 +277,9 @@ def test_an_undo_leaves_a_row_that_another_table_refers_to_in_a_child(project_db
     assert project_db.execute("select from public.notes").rowcount == 1
 
 
-def test_what_json_keeps_is_compared_and_what_is_computed_when_read_is_not(project_db: Db) -> None:
+def test_what_json_keeps_is_compared_and_what_is_computed_when_read_is_not(
+    project_db: Db, clock: DatabaseClock
+) -> None:
     """The type json keeps a key twice and any order. A virtual column is kept nowhere."""
     is_virtual = project_db.info.server_version >= 180000  # earlier ones know no such column
     project_db.execute(
@@ -279,7 +288,7 @@ def test_what_json_keeps_is_compared_and_what_is_computed_when_read_is_not(proje
         " add column twice integer generated always as (blocks_answered * 2)"
         + (" virtual" if is_virtual else " stored")
     )
-    run_id = completed(project_db, DatabaseClock(project_db))
+    run_id = completed(project_db, clock)
     preview = verbs.call(project_db, "backfill_preview_undo", p_run_id=run_id)
     assert preview["conflicts"] == []
     project_db.execute(

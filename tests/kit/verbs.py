@@ -13,6 +13,7 @@ from psycopg.types.json import Jsonb
 
 from backfill.targets.sql import name_of
 from tests.kit.clocks import DatabaseClock
+from tests.kit.moments import once
 
 CLAIMS = json.dumps({"role": "service_role"})
 REQUEST: dict[str, Any] = {
@@ -77,6 +78,7 @@ def reject(db: psycopg.Connection[Any], run_id: str) -> None:
     db.execute("select public.backfill_reject(%s, 'not now', 'Ada')", (run_id,))
 
 
+@once
 def started(db: psycopg.Connection[Any], **request: Any) -> str:
     """Plan, approve and start a run. Returns its id."""
     run_id = planned(db, **request)
