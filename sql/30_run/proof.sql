@@ -28,7 +28,8 @@ as $$
     and r.receipt_id <= p_newest
 $$;
 
--- The receipts that a part of an undo took back, and those that it wrote: how many, and a hash over them.
+-- The receipts that a part of an undo took back, and those that it wrote: how many, and a hash over them. Of those that
+-- it took back only when: what else they say is in the hash of their batch.
 --
 -- p_after, p_until  the part's places in the plan, the first not included
 -- returns           {undo, after, until, taken_back, written, receipts: the hash}
@@ -47,8 +48,11 @@ as $$
     'written', count(*) filter (where r.kind = 'undo'),
     'receipts', backfill_private.sha256_hex(coalesce(
       string_agg(
-        concat_ws(' ', r.receipt_id, r.ordinal, r.kind, r.operation, r.table_name, r.row_key,
-          encode(r.before_hash, 'hex'), '/', encode(r.after_hash, 'hex'), '/', r.undone_at),
+        case r.kind
+          when 'undo' then concat_ws(' ', r.receipt_id, r.ordinal, r.operation, r.table_name, r.row_key,
+            encode(r.before_hash, 'hex'), '/', encode(r.after_hash, 'hex'))
+          else concat_ws(' ', r.receipt_id, r.undone_at)
+        end,
         e'\n' order by r.receipt_id),
       '')))
   from public.backfill_receipts as r

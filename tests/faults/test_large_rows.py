@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 
 import backfill
@@ -29,7 +31,7 @@ ROWS = "select jar_id, made_with, md5(words) as words from public.labels order b
 
 @pytest.mark.parametrize("mode", ["direct", "bulk"])
 def test_large_rows_are_overwritten_and_put_back(
-    project: Project, bf: backfill.Backfill, mode: str
+    project: Project, bf: backfill.Backfill, mode: Literal["direct", "bulk"]
 ) -> None:
     """Byte by byte, though each receipt keeps the former row beside the new one."""
     jars(project, 1, 2, 3, 4)
