@@ -114,3 +114,14 @@ def test_no_file_is_too_long_to_read() -> None:
     lines = {f: len(f.read_text().splitlines()) for f in files if f not in LONGER}
     assert {f.name: n for f, n in lines.items() if n > MOST_LINES} == {}
     assert len(files) > 120
+
+
+def test_no_line_of_sql_is_too_wide_to_read() -> None:
+    """One clause a line, and comments wrapped."""
+    wide = [
+        f"{file.name}:{number}"
+        for file in declared_files()
+        for number, line in enumerate(file.read_text().splitlines(), 1)
+        if len(line) > 120
+    ]
+    assert wide == []

@@ -1,7 +1,7 @@
 -- Dates. Those of a request are whole UTC days, both ends included. A timestamp with an offset is taken as it is.
 
--- The first moment that a session may have, and the first that is too late: the years 1 to 9999. Clients' calendars know
--- no others, and a search that walks from date to date never reaches infinity.
+-- The first moment that a session may have, and the first that is too late: the years 1 to 9999. Clients' calendars
+-- know no others, and a search that walks from date to date never reaches infinity.
 create function backfill_private.first_moment()
 returns timestamptz
 language sql

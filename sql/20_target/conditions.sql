@@ -1,5 +1,5 @@
--- Conditions: how values are compared, and when a row of a component's table counts. Each condition is made once, in the
--- columns' own types. The views, the core, the marks and the undo all use what is made here.
+-- Conditions: how values are compared, and when a row of a component's table counts. Each condition is made once, in
+-- the columns' own types. The views, the core, the marks and the undo all use what is made here.
 --
 -- Every function here that reads or writes a value as text pins the settings that such a text depends on. They look
 -- single rows of the catalogs up, which takes less time than planning to, so a session plans each once.

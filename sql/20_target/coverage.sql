@@ -1,8 +1,8 @@
 -- Coverage: what is missing by day, of any target.
 
 -- The view that shows a target's coverage, the target's components in order, the first and the last day meant, the
--- date's column, how people call its rows, why a component may not be wanted: {component: reason}, and what somebody should know:
--- [sentence].
+-- date's column, how people call its rows, why a component may not be wanted: {component: reason}, and what somebody
+-- should know: [sentence].
 --
 -- raises  OB010 not allowed, OB013 no such target, no date, or the first day is after the last
 create function backfill_private.coverage_of(

@@ -43,7 +43,8 @@ as $$
   end
 $$;
 
--- As what two columns of a row are compared: the SQL of their common form, with %s for a column. Null if they cannot be.
+-- As what two columns of a row are compared: the SQL of their common form, with %s for a column. Null if they cannot
+-- be.
 --
 -- A number is compared with any number, a date with any date or moment.
 create function backfill_private.common_form(p_table text, p_column text, p_other text)
@@ -259,8 +260,8 @@ begin
 end
 $$;
 
--- Values of filters that no row of the source has, though it has rows: a word in another case, or misspelt. Then nothing
--- is ever missing, and nobody hears of it.
+-- Values of filters that no row of the source has, though it has rows: a word in another case, or misspelt. Then
+-- nothing is ever missing, and nobody hears of it.
 --
 -- p_held   the target's preconditions, if the caller has looked at them
 -- details  a sentence for each. It names the nearest value that a row has only if that is nearly the same word: what

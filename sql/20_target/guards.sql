@@ -3,8 +3,8 @@
 -- The statements that put our triggers on a relation of a component, always enabled.
 --
 -- The condition is short on purpose: PostgreSQL reads it anew from the catalog's text for every statement. For one or
--- two rows that costs more than all the rest of the trigger. The name of the row trigger puts it before the user's, which
--- PostgreSQL runs by name: if one of these writes the row again, that receipt comes after the first.
+-- two rows that costs more than all the rest of the trigger. The name of the row trigger puts it before the user's,
+-- which PostgreSQL runs by name: if one of these writes the row again, that receipt comes after the first.
 --
 -- p_is_partition  of the component's table: its row trigger comes from the table's, so it needs only the guard
 create function backfill_private.guard_sql(p_relation regclass, p_target text, p_component text, p_is_partition boolean)

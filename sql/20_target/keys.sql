@@ -1,8 +1,8 @@
 -- Keys: does a key name one row, always? Asked when a target is declared, checked, planned, claimed and read.
 
--- A statement about an index of a table that does not block writers, if the table is not partitioned: PostgreSQL has none
--- then. It is put together here, since a tool that finds such a statement in a file may refuse to run the file in a
--- transaction.
+-- A statement about an index of a table that does not block writers, if the table is not partitioned: PostgreSQL has
+-- none then. It is put together here, since a tool that finds such a statement in a file may refuse to run the file in
+-- a transaction.
 create function backfill_private.beside_writers(p_table text, p_command text, p_rest text)
 returns text
 language sql
@@ -116,8 +116,8 @@ end
 $$;
 
 -- Why a column is no key of a view's rows. Null if it is: each has a value of its own. A view has no index that would
--- promise it, so all rows are read, unless a materialized view has one. What keeps the view from being read is told, too:
--- the functions that it calls run with our path, under which a name without a schema is not found.
+-- promise it, so all rows are read, unless a materialized view has one. What keeps the view from being read is told,
+-- too: the functions that it calls run with our path, under which a name without a schema is not found.
 create function backfill_private.view_key_fault(p_view text, p_column text)
 returns text
 language plpgsql

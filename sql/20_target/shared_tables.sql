@@ -43,8 +43,8 @@ as $$
   from backfill_private.in_table_of(p_target.target, p_target.component)
 $$;
 
--- The condition under which a row of a component's table is of no other component, as SQL. A row that has nobody's values
--- is of the first.
+-- The condition under which a row of a component's table is of no other component, as SQL. A row that has nobody's
+-- values is of the first.
 --
 -- p_alias  of the table
 create function backfill_private.own_rows_sql(p_target public.backfill_targets, p_alias text, p_request jsonb)
@@ -84,7 +84,8 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select format('%s and %s are both in %s, and no column of their keys tells them apart', t.component, o.component, t.table_name)
+  select format('%s and %s are both in %s, and no column of their keys tells them apart',
+    t.component, o.component, t.table_name)
   from public.backfill_targets as t
   join public.backfill_targets as o
     on o.target = t.target

@@ -1,7 +1,8 @@
--- Causes: why a run stands where it stands, and what helps. Progress, verify, refusals and the client take it from here.
+-- Causes: why a run stands where it stands, and what helps. Progress, verify, refusals and the client take it from
+-- here.
 
--- What helps, by cause. A cause is a state, or the code of a reason that backfill_private.move has noted with a pause, or
--- something that stands beside them: see backfill_private.next_step.
+-- What helps, by cause. A cause is a state, or the code of a reason that backfill_private.move has noted with a pause,
+-- or something that stands beside them: see backfill_private.next_step.
 --
 -- cause     the longest match wins: of call: the code of the error that every call would meet follows
 -- is_seen   the database sees whether it still stands. Once it does not, `mended` takes its place
@@ -17,7 +18,8 @@ select * from (values
   ('awaiting_approval', false, true, null, array['backfill approve {run} --digest {digest}']),
   ('approved', false, false, null, array['backfill apply {run}']),
   ('running', false, false, null, array['backfill status {run}']),
-  ('no_worker', false, false, 'No worker holds a {one} now. If none is alive, start one.', array['backfill apply {run}']),
+  ('no_worker', false, false, 'No worker holds a {one} now. If none is alive, start one.',
+    array['backfill apply {run}']),
   ('completed', false, false, null, array['backfill verify {run}']),
   ('rejected', false, false, null, array['backfill plan --like {run}']),
   ('cancelled', false, false, null, array['backfill plan --like {run}']),
@@ -45,8 +47,8 @@ select * from (values
     array['backfill plan --like {run} --environment {environment}']),
   ('server', true, false, 'The database was restored, copied or upgraded since. A new plan is for what stands here.',
     array['backfill plan --like {run}']),
-  ('settings', true, true, 'Put the row back, and set again what it held: environment, policy, bounds. Then {again} the '
-    'run.',
+  ('settings', true, true, 'Put the row back, and set again what it held: environment, policy, bounds. Then {again} '
+    'the run.',
     array['insert into public.backfill_settings default values;']),
   ('view_gone', true, true, 'Create the view again as the target''s migration has it. Then {again} the run.',
     array['backfill check']),
@@ -55,8 +57,8 @@ select * from (values
     array['backfill check', 'backfill install --target FILE', 'backfill plan --like {run}']),
   ('receipt_triggers', true, false, 'The check prints the SQL that puts the triggers back. Then {again} the run.',
     array['backfill check']),
-  ('key', true, true, 'Remove the rows that share a key, or make its index again. The check names them. Then {again} the '
-    'run.',
+  ('key', true, true, 'Remove the rows that share a key, or make its index again. The check names them. Then {again} '
+    'the run.',
     array['backfill check']),
   ('throttle', true, true, 'Wait for the other runs, or pause one. Then {again} this one.',
     array['backfill runs --state running']),
@@ -66,20 +68,23 @@ select * from (values
   ('canary', false, true, 'Look at the {many} that the reason names, and at their rows. If they are right, resume: the '
     'others go on, and these are not judged again. If not, undo them, mend the function and plan anew.',
     array['backfill show {run}', 'backfill resume {run}', 'backfill rollback {run}']),
-  ('breaker', false, true, 'Look at the errors and mend what they name. Then resume. What failed so far is scored again by '
-    'a retry once the run is completed.',
+  ('breaker', false, true, 'Look at the errors and mend what they name. Then resume. What failed so far is scored '
+    'again by a retry once the run is completed.',
     array['backfill show {run}', 'backfill resume {run}']),
-  ('breaker:OB017', false, true, 'The function answers and leaves no row of the wanted version. Plan for the version that '
-    'it writes, or mend it and resume.',
+  ('breaker:OB017', false, true, 'The function answers and leaves no row of the wanted version. Plan for the version '
+    'that it writes, or mend it and resume.',
     array['backfill show {run}', 'backfill plan --like {run}{want}', 'backfill resume {run}']),
   ('no_outcome', false, false, 'Wait until the project answers again. Then resume.',
     array['backfill check', 'backfill resume {run}']),
-  ('repeats', false, true, 'End the calls in the SQL editor. Then score inside the database, where nothing repeats them.',
-    array['select pg_terminate_backend(pid) from unnest(array[{pids}]) as pid;', 'backfill plan --like {run} --mode bulk']),
+  ('repeats', false, true, 'End the calls in the SQL editor. Then score inside the database, where nothing repeats '
+    'them.',
+    array[
+      'select pg_terminate_backend(pid) from unnest(array[{pids}]) as pid;',
+      'backfill plan --like {run} --mode bulk']),
   ('OB016', false, true, 'verify names the row. Look who wrote it. If it is harmless, say why when you resume.',
     array['backfill verify {run}', 'backfill resume {run} --because "…"']),
-  ('OB018', false, true, 'A scoring call wrote rows that are not of its {one}. Mend the function and plan anew. If it is '
-    'harmless, say why when you resume.',
+  ('OB018', false, true, 'A scoring call wrote rows that are not of its {one}. Mend the function and plan anew. If it '
+    'is harmless, say why when you resume.',
     array['backfill verify {run}', 'backfill resume {run} --because "…"']),
   -- Every call would fail.
   ('call:', false, true, 'Mend what the error names. Then resume.', array['backfill check', 'backfill resume {run}']),
@@ -125,7 +130,8 @@ as $$
   end
 $$;
 
--- The versions that a run's target declares now, where the run asked for others: ` --want COMPONENT=V`, one per component.
+-- The versions that a run's target declares now, where the run asked for others: ` --want COMPONENT=V`, one per
+-- component.
 create function backfill_private.versions_now(p_run public.backfill_runs)
 returns text
 language sql
@@ -167,7 +173,8 @@ declare
 begin
   v_text := replace(v_text, '{run}', p_run.run_id::text);
   v_text := replace(v_text, '{digest}', coalesce(p_run.digest, ''));
-  v_text := replace(v_text, '{again}', case p_run.state when 'completed' then 'retry' when 'approved' then 'apply' else 'resume' end);
+  v_text := replace(v_text, '{again}',
+    case p_run.state when 'completed' then 'retry' when 'approved' then 'apply' else 'resume' end);
   v_text := replace(v_text, '{one}', v_called ->> 0);
   v_text := replace(v_text, '{many}', v_called ->> 1);
   -- What follows is looked up only where it is named.

@@ -4,7 +4,8 @@
 -- Edge Function writes in transactions of its own. So PostgreSQL's counters are read before the first batch and after
 -- each batch of the first minute. They count for everybody: what somebody else writes at that time is named too.
 
--- Is this a table in which nothing of ours sees a write? None of the target, of ours, of an extension or of one session.
+-- Is this a table in which nothing of ours sees a write? None of the target, of ours, of an extension or of one
+-- session.
 create function backfill_private.is_unwatched(p_target text, p_table oid)
 returns boolean
 language sql

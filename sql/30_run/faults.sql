@@ -31,8 +31,8 @@ select * from (values
   ('sqlstate', '40P01', 'again', 'again', null, 'rolled back for sure, as the victim of a deadlock'),
   ('sqlstate', '55P03', 'again', 'again', null, 'rolled back for sure, for a lock that others held'),
   ('sqlstate', '25P02', 'again', 'failed', null,
-    'the API sent the call through a connection on which somebody''s failed call was never ended: it was not even begun. '
-    'In bulk only the user''s own code raises it'),
+    'the API sent the call through a connection on which somebody''s failed call was never ended: it was not even '
+    'begun. In bulk only the user''s own code raises it'),
   ('sqlstate', '25006', 'stop', 'stop', null, 'the database takes no writes, maybe of any session'),
   ('sqlstate', '42501', 'stop', 'stop', null, 'a right is missing, maybe for every session'),
   ('sqlstate', '42883', 'stop', 'stop', null, 'a function is missing, maybe for every session'),

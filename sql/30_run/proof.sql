@@ -104,8 +104,8 @@ as $$
     (p_details ->> 'newest_receipt')::bigint)
 $$;
 
--- The batches that calls in bulk have settled and that the chain does not have yet, if their receipts are no longer those
--- that were settled.
+-- The batches that calls in bulk have settled and that the chain does not have yet, if their receipts are no longer
+-- those that were settled.
 create function backfill_private.unnoted_faults(p_run_id uuid)
 returns table (claim text, fault text)
 language sql
@@ -119,9 +119,9 @@ as $$
     and u.details ->> 'receipts' <> backfill_private.batch_hash(p_run_id, u.details)
 $$;
 
--- The sessions of which something stands that the chain does not tell of, so that somebody has added it or has taken the
--- telling away: a receipt, an undo, an outcome. What is being scored has not been settled yet, and what calls in bulk
--- have settled may not be noted yet.
+-- The sessions of which something stands that the chain does not tell of, so that somebody has added it or has taken
+-- the telling away: a receipt, an undo, an outcome. What is being scored has not been settled yet, and what calls in
+-- bulk have settled may not be noted yet.
 create function backfill_private.untold(p_run_id uuid)
 returns table (session_id text, what text)
 language sql

@@ -142,7 +142,8 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform backfill_private.refuse('OB007', format('%s is never truncated', tg_table_name), 'prune a run that is over instead');
+  perform backfill_private.refuse('OB007', format('%s is never truncated', tg_table_name),
+    'prune a run that is over instead');
   return null;
 end
 $$;

@@ -206,7 +206,11 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select s.used_at + interval '60 seconds' from backfill_private.slots as s order by s.used_at offset p_starts - 1 limit 1
+  select s.used_at + interval '60 seconds'
+  from backfill_private.slots as s
+  order by s.used_at
+  offset p_starts - 1
+  limit 1
 $$;
 
 -- Seconds until so many sessions may start under the project's bound. 0: at once, and their slots are locked.

@@ -15,7 +15,8 @@ as $$
     'events', p_events)
 $$;
 
--- The tables that a run writes, with their partitions: how many rows it plans for each, and how many of them replace one.
+-- The tables that a run writes, with their partitions: how many rows it plans for each, and how many of them replace
+-- one.
 create function backfill_private.written_tables(p_run_id uuid)
 returns table (relation regclass, planned_rows bigint, replaced_rows bigint)
 language sql

@@ -1,8 +1,8 @@
 -- The figures of a plan: sessions, calls, writes, batches, run time.
 
 -- The calls of a plan in their order: {component, components: all that the call fills, calls: how many, function,
--- transport, arguments: [[name, value; null: the session's id]], table, version_column, version, keeps_versions, others:
--- [{table, version_column, version, keeps_versions}] of the other components that it fills}.
+-- transport, arguments: [[name, value; null: the session's id]], table, version_column, version, keeps_versions,
+-- others: [{table, version_column, version, keeps_versions}] of the other components that it fills}.
 create function backfill_private.plan_steps(p_run_id uuid)
 returns jsonb
 language sql
@@ -117,8 +117,8 @@ as $$
     'newest', (select max(i.session_at) from items as i))
 $$;
 
--- The excluded sessions of a plan, at most 1,000. What was named comes first. What has no date that a plan can take comes
--- late, and what is beyond a limit last.
+-- The excluded sessions of a plan, at most 1,000. What was named comes first. What has no date that a plan can take
+-- comes late, and what is beyond a limit last.
 --
 -- returns  [{session_id, reason}]
 create function backfill_private.excluded_figures(p_run public.backfill_runs)

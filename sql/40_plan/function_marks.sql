@@ -1,5 +1,5 @@
--- The marks on the scoring functions: can the API call them as a run will? The database says what it knows, and a client
--- adds how the API answered, since only the API knows its schema cache and what is deployed.
+-- The marks on the scoring functions: can the API call them as a run will? The database says what it knows, and a
+-- client adds how the API answered, since only the API knows its schema cache and what is deployed.
 
 -- The scoring functions of a target in their order, each with the first thing that is wrong with it.
 --

@@ -51,8 +51,8 @@ as $$
   where o.condition is not null
 $$;
 
--- For the sessions item of a plan: a join that finds the version of the row which each component's row will replace, and
--- its column, as SQL. A target of which no row can be replaced has none.
+-- For the sessions item of a plan: a join that finds the version of the row which each component's row will replace,
+-- and its column, as SQL. A target of which no row can be replaced has none.
 create function backfill_private.replaced_joins(p_run public.backfill_runs)
 returns table (component text, version_sql text, join_sql text)
 language sql

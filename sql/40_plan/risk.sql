@@ -1,5 +1,5 @@
--- Risk: how much can go wrong if a plan is carried out, and why. It is made when the plan is sealed, and the digest covers
--- it: who approves has approved this grade.
+-- Risk: how much can go wrong if a plan is carried out, and why. It is made when the plan is sealed, and the digest
+-- covers it: who approves has approved this grade.
 --
 -- high: a check failed, or an undo would not be exact. medium: there is any other reason. low: there is none.
 

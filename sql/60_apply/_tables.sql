@@ -64,8 +64,8 @@ create table backfill_private.looks (
   primary key (run_id, ordinal, component, row_key)
 );
 
--- The calls in bulk that are under way, each with its sessions. Keeping and settling are allowed only in the transaction
--- of one. None outlives its transaction, so no log of it is written.
+-- The calls in bulk that are under way, each with its sessions. Keeping and settling are allowed only in the
+-- transaction of one. None outlives its transaction, so no log of it is written.
 create unlogged table backfill_private.bulk_claims (
   xid xid8 primary key,
   claim_id uuid not null,
@@ -73,8 +73,8 @@ create unlogged table backfill_private.bulk_claims (
   ordinals integer[] not null
 );
 
--- The rows that a call in bulk has written, as the gate saw them, until their receipts are written. The functions that it
--- calls reach this table with no right. turn is what the setting backfill.bulk said.
+-- The rows that a call in bulk has written, as the gate saw them, until their receipts are written. The functions that
+-- it calls reach this table with no right. turn is what the setting backfill.bulk said.
 create unlogged table backfill_private.bulk_rows (
   xid xid8 not null,
   turn text not null,

@@ -1,9 +1,11 @@
--- Alone: a session that met a conflict on a table that is no component's is called once more while no other of its run is.
+-- Alone: a session that met a conflict on a table that is no component's is called once more while no other of its run
+-- is.
 --
 -- Two sessions may write the same row of such a table: a day's total, a customer. What one of them met at the same time
 -- as the other tells nothing about it. If it meets the conflict alone too, that is its failure.
 
--- Is this an error about a unique key of a table that is no component's? An Edge Function may pass on the message alone.
+-- Is this an error about a unique key of a table that is no component's? An Edge Function may pass on the message
+-- alone.
 create function backfill_private.is_conflict_elsewhere(p_target text, p_code text, p_message text)
 returns boolean
 language sql
@@ -43,8 +45,8 @@ as $$
   left join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = (o ->> 'ordinal')::integer
 $$;
 
--- The places of a run's sessions that were not well beside others. Asked at every claim, so by their index. None in bulk,
--- where a call decides this.
+-- The places of a run's sessions that were not well beside others. Asked at every claim, so by their index. None in
+-- bulk, where a call decides this.
 create function backfill_private.places_alone(p_run public.backfill_runs)
 returns integer[]
 language sql

@@ -136,15 +136,18 @@ begin
 end
 $$;
 
--- How many sessions the first call in bulk of a worker asks for: as many as the rehearsal would have scored while a call
--- may begin any. Ten if there was none. Whatever it asks for, a call ends in time.
+-- How many sessions the first call in bulk of a worker asks for: as many as the rehearsal would have scored while a
+-- call may begin any. Ten if there was none. Whatever it asks for, a call ends in time.
 create function backfill_private.first_in_bulk(p_run public.backfill_runs)
 returns integer
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case when r.p50_ms is null then 10 else greatest(least(800 / greatest(r.p50_ms, 0.1), b.most), b.least) end::integer
+  select case
+    when r.p50_ms is null then 10
+    else greatest(least(800 / greatest(r.p50_ms, 0.1), b.most), b.least)
+  end::integer
   from backfill_private.bounds as b
   cross join (select (p_run.plan #>> '{rehearsal,took_ms,p50}')::numeric as p50_ms) as r
   where (b.what, b.kind) = ('a call in bulk', 'sessions')
@@ -235,9 +238,9 @@ $$;
 
 -- Begin a call in bulk: take its sessions.
 --
--- returns  {claim, sessions, until: when the approval runs out, calls: {component: SQL, all of them under ''}, settings:
---          see backfill_private.loose_settings, checks: see backfill_private.checks_now}, or {look: true} if a claim has
---          to look first or nothing is left
+-- returns  {claim, sessions, until: when the approval runs out, calls: {component: SQL, all of them under ''},
+--          settings: see backfill_private.loose_settings, checks: see backfill_private.checks_now}, or {look: true} if
+--          a claim has to look first or nothing is left
 -- raises   OB001 no such run, OB010 not allowed, OB011 within such a call, OB013 more than 500 sessions
 create function backfill_private.bulk_begin(p_run_id uuid, p_sessions integer)
 returns jsonb
@@ -283,7 +286,8 @@ begin
   values (pg_current_xact_id(), v_claim_id, p_run_id,
     array(select (s ->> 'ordinal')::integer from jsonb_array_elements(v_sessions) as s));
   return jsonb_build_object('claim', v_claim_id, 'sessions', v_sessions, 'until', v_run.approved_until,
-    'calls', backfill_private.bulk_calls(v_run), 'settings', v_run.loose_settings, 'checks', backfill_private.checks_now());
+    'calls', backfill_private.bulk_calls(v_run),
+    'settings', v_run.loose_settings, 'checks', backfill_private.checks_now());
 end
 $$;
 

@@ -1,9 +1,9 @@
 -- The calls of user code in bulk: many sessions in one transaction, each as if it had the transaction to itself.
 --
--- A function means one session per transaction. What it leaves in the transaction would meet the next session: settings,
--- temporary tables, deferred constraints, whatever is unique per transaction. Settings and deferral are put back after
--- each call. A temporary table that stays ends the call. Everything else shows as a session that does not come out well
--- beside others. That says nothing about it, so it is rolled back, and the session is called again alone.
+-- A function means one session per transaction. What it leaves in the transaction would meet the next session:
+-- settings, temporary tables, deferred constraints, whatever is unique per transaction. Settings and deferral are put
+-- back after each call. A temporary table that stays ends the call. Everything else shows as a session that does not
+-- come out well beside others. That says nothing about it, so it is rolled back, and the session is called again alone.
 
 -- The settings that functions of this database set by name, in their source. A function's own clause `set` is not among
 -- them: PostgreSQL puts those back.

@@ -4,9 +4,9 @@
 -- Nobody sees such a write. So gate, fence and receipt hold when a session is claimed and when it is settled, and not
 -- in between: a row that somebody else writes meanwhile counts as ours, and one that arrives late is nobody's.
 
--- Are the receipts of a component inferred from the rows before and after? Always if it is declared so. Those of an Edge
--- Function that is declared to hand our headers on are too, until a row of its has come by the gate in this run. So its
--- first writes can be undone even if it does not hand them on.
+-- Are the receipts of a component inferred from the rows before and after? Always if it is declared so. Those of an
+-- Edge Function that is declared to hand our headers on are too, until a row of its has come by the gate in this run.
+-- So its first writes can be undone even if it does not hand them on.
 create function backfill_private.is_watched(p_run public.backfill_runs, p_target public.backfill_targets)
 returns boolean
 language sql

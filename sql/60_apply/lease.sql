@@ -316,8 +316,8 @@ as $$
   where i.run_id = p_run.run_id and i.ordinal = g.ordinal
 $$;
 
--- Renew the leases of a claim that is still under way, if its run may still be scored. A long batch is asked again whether
--- its sessions are selected.
+-- Renew the leases of a claim that is still under way, if its run may still be scored. A long batch is asked again
+-- whether its sessions are selected.
 --
 -- returns  how many are still ours. If fewer than expected: stop calling for the others at once
 create function backfill_private.renew(p_run_id uuid, p_claim_id uuid)

@@ -106,8 +106,8 @@ $$;
 --
 -- p_because  see backfill_private.answer_critical. Null: they stay unanswered
 -- returns    {run_id, state, was: the reason of the pause, answered: how many critical events}
--- raises     OB002 not paused and nothing to answer, or Edge Functions write without our headers, OB006 the approval ran
---            out, OB007 something stands in its way, see refuse_if_held, OB013 an empty reason, OB015 no share left
+-- raises     OB002 not paused and nothing to answer, or Edge Functions write without our headers, OB006 the approval
+--            ran out, OB007 something stands in its way, see refuse_if_held, OB013 an empty reason, OB015 no share left
 create function backfill_private.resume(p_run_id uuid, p_because text)
 returns jsonb
 language plpgsql

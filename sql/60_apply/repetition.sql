@@ -27,7 +27,9 @@ begin
     v_seen := v_seen || coalesce((
       select jsonb_agg(jsonb_build_object(
         'pid', a.pid,
-        'began', case when exists (select from unnest(v_calls) as c where strpos(a.query, c) > 0) then a.query_start end,
+        'began', case
+          when exists (select from unnest(v_calls) as c where strpos(a.query, c) > 0) then a.query_start
+        end,
         'state', a.state))
       from pg_stat_activity as a
       where a.datname = current_database()

@@ -6,8 +6,8 @@
 -- failed, each with its own error, and the run goes on. One that was not well in bulk while others beside it were is no
 -- witness against all. A session's part in this stands in backfill_items.trial.
 
--- Is any session of this run set aside? Asked at every claim, so by the index of those on trial: offset 0 keeps the state
--- from leading to all that are pending.
+-- Is any session of this run set aside? Asked at every claim, so by the index of those on trial: offset 0 keeps the
+-- state from leading to all that are pending.
 create function backfill_private.is_on_trial(p_run_id uuid)
 returns boolean
 language sql

@@ -54,7 +54,8 @@ as $$
     backfill_private.planned_key_condition(p_target, p_request, 'r.row_key'))
 $$;
 
--- The condition under which a row t is as a receipt x left it, for the receipts of a component in some places of a plan.
+-- The condition under which a row t is as a receipt x left it, for the receipts of a component in some places of a
+-- plan.
 create function backfill_private.as_left_of(
   p_run_id uuid, p_target public.backfill_targets, p_after integer, p_until integer
 )

@@ -260,7 +260,8 @@ $$;
 --           verdict: pass: every planned row is there
 --                    partial: each missing one belongs to a session recorded as failed, and nothing is critical
 --                    fail: everything else
--- raises    OB001 no such run, OB007 a table or a column is gone, OB010 not allowed, OB013 no part has answered this so_far
+-- raises    OB001 no such run, OB007 a table or a column is gone, OB010 not allowed, OB013 no part has answered
+--           this so_far
 create function backfill_private.verify_part(p_run_id uuid, p_so_far jsonb, p_budget_ms integer)
 returns jsonb
 language plpgsql

@@ -1,6 +1,7 @@
 -- Approval of an undo. If the policy is second_person, a large undo needs an approver who did not ask for it.
 --
--- Parts count together, or a large undo would go in small ones: those of one run for ever, those of any run in 24 hours.
+-- Parts count together, or a large undo would go in small ones: those of one run for ever, those of any run in 24
+-- hours.
 
 -- The newest preview of a run, locked.
 --

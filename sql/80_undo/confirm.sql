@@ -184,8 +184,8 @@ $$;
 -- returns     {remaining, sessions_total, sessions, deletes, restores, conflicts, state, confirmed_by, finished_at,
 --             was_finished: it was finished before this call; checked and to_check: how far the look before the first
 --             row is, in sessions of the plan, null afterwards}
--- raises      OB003 the policy asks for an approval, OB010 not allowed, or the caller has a trigger on some table, OB013
---             no reason or another scope, OB019 another digest, or the rows have changed since the preview
+-- raises      OB003 the policy asks for an approval, OB010 not allowed, or the caller has a trigger on some table,
+--             OB013 no reason or another scope, OB019 another digest, or the rows have changed since the preview
 create function backfill_private.confirm_undo(
   p_run_id uuid, p_digest text, p_reason text, p_sessions integer, p_scope jsonb, p_search_path text
 )

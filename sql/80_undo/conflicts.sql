@@ -167,7 +167,8 @@ begin
        from unnest($1) as u
        cross join lateral (select u.shape, u.after_hash, u.after_columns) as x
        left join lateral (
-         select true as is_there, %s as is_as_left, %s as is_replaced, case when $2 then backfill_private.row_json(t) end as row
+         select true as is_there, %s as is_as_left, %s as is_replaced,
+            case when $2 then backfill_private.row_json(t) end as row
          from %s as t
          where %s %s) as standing on true
        where %s)

@@ -68,8 +68,8 @@ $$;
 
 -- What an undo of these rows does, given these conflicts: counts per table, conflicts per row.
 --
--- returns  {sessions_total: with a row, sessions: with a row to undo, session_ids: the first hundred of these, inferred,
---          deletes, restores, conflicts}
+-- returns  {sessions_total: with a row, sessions: with a row to undo, session_ids: the first hundred of these,
+--          inferred, deletes, restores, conflicts}
 create function backfill_private.undo_effect(p_rows backfill_private.undoable[], p_conflicts jsonb)
 returns jsonb
 language sql

@@ -7,8 +7,8 @@
 -- but those in conflict, or an error is raised. Deferred constraints are checked.
 --
 -- One statement deletes, and one per set of columns updates. Rows that the run had deleted are inserted one by one,
--- since `returning` of an insert cannot name the receipt. So are rows that it had deleted and inserted anew, if no update
--- can give them back their number.
+-- since `returning` of an insert cannot name the receipt. So are rows that it had deleted and inserted anew, if no
+-- update can give them back their number.
 -- p_path   see backfill_private.undo_path
 -- returns  the rows that were written, by their newest receipt, and the hash of what stands now. A row that the run
 --          both inserted and deleted is not among them
@@ -94,8 +94,8 @@ begin
 end
 $$;
 
--- Check the deferred constraints of what was written so far, as the caller's commit would. They are deferred again: what
--- is undone next counts on it.
+-- Check the deferred constraints of what was written so far, as the caller's commit would. They are deferred again:
+-- what is undone next counts on it.
 create function backfill_private.check_deferred(p_path text)
 returns void
 language plpgsql

@@ -188,9 +188,9 @@ begin
 end
 $$;
 
--- Make a session's calls one by one, and then check deferred constraints, which are deferred again for another pass. The
--- first failed call ends the pass, and its own writes are rolled back. After each call the settings are put back, as the
--- end of its transaction would.
+-- Make a session's calls one by one, and then check deferred constraints, which are deferred again for another pass.
+-- The first failed call ends the pass, and its own writes are rolled back. After each call the settings are put back,
+-- as the end of its transaction would.
 --
 -- p_steps        [{component, function, call: SQL}]
 -- p_search_path  that of a call through the API, since the scoring functions will run under it

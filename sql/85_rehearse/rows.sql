@@ -157,7 +157,8 @@ begin
   where r.run_id = p_scratch
     and r.requested_via = 'rehearsal';
   if not found then
-    perform backfill_private.refuse('OB001', format('there is no rehearsal %s', p_scratch), 'backfill plan … --rehearse 5');
+    perform backfill_private.refuse('OB001', format('there is no rehearsal %s', p_scratch),
+      'backfill plan … --rehearse 5');
   end if;
   return v_target;
 end

@@ -16,8 +16,8 @@ as $$
     and (n.nspname = 'backfill_private' or n.nspname = 'public' and c.relname like 'backfill\_%')
 $$;
 
--- The statements that give a role exactly the rights on a table of ours that the migrations give it: revoked and granted
--- in one step, since a right on the whole table goes with those on its columns.
+-- The statements that give a role exactly the rights on a table of ours that the migrations give it: revoked and
+-- granted in one step, since a right on the whole table goes with those on its columns.
 create function backfill_private.rights_cure(p_table regclass, p_role text, p_reads boolean)
 returns text
 language sql
@@ -270,9 +270,11 @@ begin
           union all select 2, row_number() over (), line from backfill_private.source_lines(v_target, v_held) as line
           union all select 3, row_number() over (), line from backfill_private.key_lines(v_target, v_held) as line
           union all select 4, row_number() over (), line from backfill_private.table_marks(v_target) as line
-          union all select 4, row_number() over () + 1000, line from backfill_private.image_marks(v_target, null) as line
+          union all
+          select 4, row_number() over () + 1000, line from backfill_private.image_marks(v_target, null) as line
           union all select 5, row_number() over (), line from backfill_private.rights_lines(v_target) as line
-          union all select 6, row_number() over (), line from backfill_private.function_marks(v_target, p_probed) as line
+          union all
+          select 6, row_number() over (), line from backfill_private.function_marks(v_target, p_probed) as line
           union all select 7, row_number() over (), line from backfill_private.helper_lines(v_target) as line
           union all select 8, row_number() over (), line from backfill_private.need_lines(v_target, v_held) as line
           union all select 9, row_number() over (), line from backfill_private.detection_index_line(v_target) as line

@@ -199,7 +199,8 @@ as $$
     select distinct 1000, c.table_name, 'reads', array['select']
     from backfill_private.session_columns(p_target) as c
     where c.kind = 'column'
-      and not exists (select from public.backfill_targets as t where t.target = p_target and t.table_name = c.table_name)
+      and not exists (
+        select from public.backfill_targets as t where t.target = p_target and t.table_name = c.table_name)
   ) as n
   cross join lateral (
     select
@@ -258,8 +259,8 @@ as $$
     and cardinality(t.helpers) > 0
 $$;
 
--- Lines on the columns of a target's filters and needs: does each exist, can it be compared, has any row such a value, is
--- a need's indexed?
+-- Lines on the columns of a target's filters and needs: does each exist, can it be compared, has any row such a value,
+-- is a need's indexed?
 create function backfill_private.need_lines(p_target text, p_held backfill_private.precondition[])
 returns setof jsonb
 language sql

@@ -1,6 +1,6 @@
 -- Declare a target. The declaration is compared with the catalog before it is kept. The migration of a target calls
--- this first. A file may be checked the same way before any migration of it exists. A refusal's message has the next step
--- too: the Supabase CLI shows no hint of an error in a migration.
+-- this first. A file may be checked the same way before any migration of it exists. A refusal's message has the next
+-- step too: the Supabase CLI shows no hint of an error in a migration.
 
 -- Keep the rows of a declaration. A new declaration of a target replaces the old one.
 create function backfill_private.keep_declaration(p_declaration jsonb)
@@ -54,9 +54,10 @@ $$;
 -- target replaces the old one and drops its views. The migration then makes the others again.
 --
 -- p_declaration  {target, defaults, views, source: {schema, table, key, date, filters, needs, index,
---                builds_index: a migration of its own follows, called}, components: [{component, schema, table, session, key, version_column, version, version_parameter,
---                any_version_counts, matches, transport, function, function_version, receipts, arguments, helpers,
---                needs_first, score_ranges}]}, components in the order of scoring
+--                builds_index: a migration of its own follows, called}, components: [{component, schema, table,
+--                session, key, version_column, version, version_parameter, any_version_counts, matches, transport,
+--                function, function_version, receipts, arguments, helpers, needs_first, score_ranges}]}, components in
+--                the order of scoring
 -- raises         OB013 it names what the database does not have, its tables do not meet what has to be true of them, or
 --                it drops a component that a run has planned
 create function backfill_private.keep_target(p_declaration jsonb)
@@ -176,8 +177,8 @@ begin
 end
 $$;
 
--- What of a kept declaration selects nothing, see backfill_private.declaration_faults. Only of columns that the caller may
--- read: the sentence may hold a value of a row. Of the others it says that nobody looked.
+-- What of a kept declaration selects nothing, see backfill_private.declaration_faults. Only of columns that the caller
+-- may read: the sentence may hold a value of a row. Of the others it says that nobody looked.
 create function backfill_private.declared_in_vain(p_target text)
 returns jsonb
 language sql

@@ -180,8 +180,9 @@ begin
 end
 $$;
 
--- Is a relation the caller's own, and the caller not the owner's equal? Reading it would run their code with the owner's
--- rights: what a view or a policy calls, what compares a column's type. Tables of a session's own count for anybody.
+-- Is a relation the caller's own, and the caller not the owner's equal? Reading it would run their code with the
+-- owner's rights: what a view or a policy calls, what compares a column's type. Tables of a session's own count for
+-- anybody.
 create function backfill_private.is_callers_own(p_relation regclass)
 returns boolean
 language sql

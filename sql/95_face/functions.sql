@@ -24,8 +24,8 @@ as $$
 $$;
 
 comment on function public.backfill_calls(uuid) is
-  'The scoring calls of a run, or of every target, by function and names of arguments. For the client, which asks the API '
-  'whether it could make them.';
+  'The scoring calls of a run, or of every target, by function and names of arguments. For the client, which asks the '
+  'API whether it could make them.';
 
 -- Which migrations this database has applied, and which targets are installed.
 create function public.backfill_history(p_versions text[])
@@ -45,9 +45,9 @@ comment on function public.backfill_history(text[]) is
 -- p_target  null: the only target
 -- p_since   the first day. Days that no plan can take come too: without a date, infinite, of a year not in 1 to 9999
 -- p_until   the last day
--- returns   {components, days: [a row of the target's view of daily coverage], not_wanted: {component: why it may not be
---           wanted}, undated: sessions of such days that lack something, date: the date's column, called: its rows, one
---           and several, notes: sentences}
+-- returns   {components, days: [a row of the target's view of daily coverage], not_wanted: {component: why it may not
+--           be wanted}, undated: sessions of such days that lack something, date: the date's column, called: its rows,
+--           one and several, notes: sentences}
 -- raises    OB010 not allowed, OB013 no such target or no date
 create function public.backfill_coverage(
   p_target text default null, p_since text default null, p_until text default null
@@ -189,7 +189,8 @@ as $$
 $$;
 
 comment on function public.backfill_approve_undo(uuid, text, text, text) is
-  'Approve a previewed undo: the run, the digest, your name. For the SQL editor, or an Auth user with the role approver.';
+  'Approve a previewed undo: the run, the digest, your name. For the SQL editor, or an Auth user with the role '
+  'approver.';
 
 -- Rehearse one session of the sample: score it, score it again, undo it, and roll everything back. Then score one of
 -- each kind after another session, and roll that back too. Once somebody waits for its rows for long, the rest is left.
@@ -494,8 +495,8 @@ comment on function public.backfill_claim_apart(uuid, uuid, text) is
 --
 -- p_sessions     at most this many, and at most 500
 -- p_budget_ms    no session starts after this time, since a row that is written stays locked until the call ends. None
---                starts either once the approval has run out. What was kept until then is done. What was scored together
---                with one that ends later is rolled back and pending
+--                starts either once the approval has run out. What was kept until then is done. What was scored
+--                together with one that ends later is rolled back and pending
 -- The last parameter is the caller's search path: a default is evaluated before this function's own path is set. It has
 -- no name, so that no call through the API can give another.
 -- returns        {look: true} if a claim has to look first, else {sessions, done, failed, pending, took_ms, alone}

@@ -64,7 +64,8 @@ $$;
 
 -- What helps a run now. Null if the caller may not read.
 --
--- returns  {causes: that of its state first, decides: a person has to look or decide first, says: sentences or null, lines: to copy}
+-- returns  {causes: that of its state first, decides: a person has to look or decide first, says: sentences or null,
+--          lines: to copy}
 create function backfill_private.next_step(p_run_id uuid, p_failed bigint, p_is_idle boolean)
 returns jsonb
 language sql
@@ -80,7 +81,8 @@ as $$
       select coalesce(jsonb_agg(l.line order by l.place), '[]')
       from (
         select a.line, min(a.place) as place
-        from jsonb_path_query(jsonb_agg(h.help -> 'lines' order by c.place), '$[*][*]') with ordinality as a (line, place)
+        from jsonb_path_query(jsonb_agg(h.help -> 'lines' order by c.place), '$[*][*]')
+        with ordinality as a (line, place)
         group by a.line) as l))
   from public.backfill_runs as r
   cross join lateral unnest(backfill_private.causes_of(r, p_failed, p_is_idle)) with ordinality as c (cause, place)

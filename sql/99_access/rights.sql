@@ -76,8 +76,8 @@ grant select on
 to authenticated, service_role;
 
 -- All columns but the fence's hash, which only the gate needs.
-grant select (run_id, ordinal, source, session_id, session_at, components, replaces, category, phase, batch, state, attempts,
-  crowded_out, unknown_outcomes, is_alone, not_before, trial, started_at, settled_at, failed_step, error_code,
+grant select (run_id, ordinal, source, session_id, session_at, components, replaces, category, phase, batch, state,
+  attempts, crowded_out, unknown_outcomes, is_alone, not_before, trial, started_at, settled_at, failed_step, error_code,
   error_message, filled, unselected, worker, claim_id, lease_kind, lease_until)
 on public.backfill_items to authenticated, service_role;
 

@@ -92,8 +92,8 @@ $$;
 -- from sql/10_ground/dates.sql
 -- Dates. Those of a request are whole UTC days, both ends included. A timestamp with an offset is taken as it is.
 
--- The first moment that a session may have, and the first that is too late: the years 1 to 9999. Clients' calendars know
--- no others, and a search that walks from date to date never reaches infinity.
+-- The first moment that a session may have, and the first that is too late: the years 1 to 9999. Clients' calendars
+-- know no others, and a search that walks from date to date never reaches infinity.
 create function backfill_private.first_moment()
 returns timestamptz
 language sql
@@ -712,8 +712,8 @@ create type backfill_private.precondition as (
 );
 
 -- from sql/20_target/conditions.sql
--- Conditions: how values are compared, and when a row of a component's table counts. Each condition is made once, in the
--- columns' own types. The views, the core, the marks and the undo all use what is made here.
+-- Conditions: how values are compared, and when a row of a component's table counts. Each condition is made once, in
+-- the columns' own types. The views, the core, the marks and the undo all use what is made here.
 --
 -- Every function here that reads or writes a value as text pins the settings that such a text depends on. They look
 -- single rows of the catalogs up, which takes less time than planning to, so a session plans each once.
@@ -1098,8 +1098,8 @@ $$;
 -- Coverage: what is missing by day, of any target.
 
 -- The view that shows a target's coverage, the target's components in order, the first and the last day meant, the
--- date's column, how people call its rows, why a component may not be wanted: {component: reason}, and what somebody should know:
--- [sentence].
+-- date's column, how people call its rows, why a component may not be wanted: {component: reason}, and what somebody
+-- should know: [sentence].
 --
 -- raises  OB010 not allowed, OB013 no such target, no date, or the first day is after the last
 create function backfill_private.coverage_of(
@@ -1184,7 +1184,8 @@ as $$
   end
 $$;
 
--- As what two columns of a row are compared: the SQL of their common form, with %s for a column. Null if they cannot be.
+-- As what two columns of a row are compared: the SQL of their common form, with %s for a column. Null if they cannot
+-- be.
 --
 -- A number is compared with any number, a date with any date or moment.
 create function backfill_private.common_form(p_table text, p_column text, p_other text)
@@ -1400,8 +1401,8 @@ begin
 end
 $$;
 
--- Values of filters that no row of the source has, though it has rows: a word in another case, or misspelt. Then nothing
--- is ever missing, and nobody hears of it.
+-- Values of filters that no row of the source has, though it has rows: a word in another case, or misspelt. Then
+-- nothing is ever missing, and nobody hears of it.
 --
 -- p_held   the target's preconditions, if the caller has looked at them
 -- details  a sentence for each. It names the nearest value that a row has only if that is nearly the same word: what
@@ -1495,8 +1496,8 @@ $$;
 -- The statements that put our triggers on a relation of a component, always enabled.
 --
 -- The condition is short on purpose: PostgreSQL reads it anew from the catalog's text for every statement. For one or
--- two rows that costs more than all the rest of the trigger. The name of the row trigger puts it before the user's, which
--- PostgreSQL runs by name: if one of these writes the row again, that receipt comes after the first.
+-- two rows that costs more than all the rest of the trigger. The name of the row trigger puts it before the user's,
+-- which PostgreSQL runs by name: if one of these writes the row again, that receipt comes after the first.
 --
 -- p_is_partition  of the component's table: its row trigger comes from the table's, so it needs only the guard
 create function backfill_private.guard_sql(p_relation regclass, p_target text, p_component text, p_is_partition boolean)
@@ -1605,9 +1606,9 @@ $$;
 -- from sql/20_target/keys.sql
 -- Keys: does a key name one row, always? Asked when a target is declared, checked, planned, claimed and read.
 
--- A statement about an index of a table that does not block writers, if the table is not partitioned: PostgreSQL has none
--- then. It is put together here, since a tool that finds such a statement in a file may refuse to run the file in a
--- transaction.
+-- A statement about an index of a table that does not block writers, if the table is not partitioned: PostgreSQL has
+-- none then. It is put together here, since a tool that finds such a statement in a file may refuse to run the file in
+-- a transaction.
 create function backfill_private.beside_writers(p_table text, p_command text, p_rest text)
 returns text
 language sql
@@ -1721,8 +1722,8 @@ end
 $$;
 
 -- Why a column is no key of a view's rows. Null if it is: each has a value of its own. A view has no index that would
--- promise it, so all rows are read, unless a materialized view has one. What keeps the view from being read is told, too:
--- the functions that it calls run with our path, under which a name without a schema is not found.
+-- promise it, so all rows are read, unless a materialized view has one. What keeps the view from being read is told,
+-- too: the functions that it calls run with our path, under which a name without a schema is not found.
 create function backfill_private.view_key_fault(p_view text, p_column text)
 returns text
 language plpgsql
@@ -2394,8 +2395,8 @@ as $$
   from backfill_private.in_table_of(p_target.target, p_target.component)
 $$;
 
--- The condition under which a row of a component's table is of no other component, as SQL. A row that has nobody's values
--- is of the first.
+-- The condition under which a row of a component's table is of no other component, as SQL. A row that has nobody's
+-- values is of the first.
 --
 -- p_alias  of the table
 create function backfill_private.own_rows_sql(p_target public.backfill_targets, p_alias text, p_request jsonb)
@@ -2435,7 +2436,8 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select format('%s and %s are both in %s, and no column of their keys tells them apart', t.component, o.component, t.table_name)
+  select format('%s and %s are both in %s, and no column of their keys tells them apart',
+    t.component, o.component, t.table_name)
   from public.backfill_targets as t
   join public.backfill_targets as o
     on o.target = t.target
@@ -3548,10 +3550,11 @@ as $$
 $$;
 
 -- from sql/30_run/causes.sql
--- Causes: why a run stands where it stands, and what helps. Progress, verify, refusals and the client take it from here.
+-- Causes: why a run stands where it stands, and what helps. Progress, verify, refusals and the client take it from
+-- here.
 
--- What helps, by cause. A cause is a state, or the code of a reason that backfill_private.move has noted with a pause, or
--- something that stands beside them: see backfill_private.next_step.
+-- What helps, by cause. A cause is a state, or the code of a reason that backfill_private.move has noted with a pause,
+-- or something that stands beside them: see backfill_private.next_step.
 --
 -- cause     the longest match wins: of call: the code of the error that every call would meet follows
 -- is_seen   the database sees whether it still stands. Once it does not, `mended` takes its place
@@ -3567,7 +3570,8 @@ select * from (values
   ('awaiting_approval', false, true, null, array['backfill approve {run} --digest {digest}']),
   ('approved', false, false, null, array['backfill apply {run}']),
   ('running', false, false, null, array['backfill status {run}']),
-  ('no_worker', false, false, 'No worker holds a {one} now. If none is alive, start one.', array['backfill apply {run}']),
+  ('no_worker', false, false, 'No worker holds a {one} now. If none is alive, start one.',
+    array['backfill apply {run}']),
   ('completed', false, false, null, array['backfill verify {run}']),
   ('rejected', false, false, null, array['backfill plan --like {run}']),
   ('cancelled', false, false, null, array['backfill plan --like {run}']),
@@ -3595,8 +3599,8 @@ select * from (values
     array['backfill plan --like {run} --environment {environment}']),
   ('server', true, false, 'The database was restored, copied or upgraded since. A new plan is for what stands here.',
     array['backfill plan --like {run}']),
-  ('settings', true, true, 'Put the row back, and set again what it held: environment, policy, bounds. Then {again} the '
-    'run.',
+  ('settings', true, true, 'Put the row back, and set again what it held: environment, policy, bounds. Then {again} '
+    'the run.',
     array['insert into public.backfill_settings default values;']),
   ('view_gone', true, true, 'Create the view again as the target''s migration has it. Then {again} the run.',
     array['backfill check']),
@@ -3605,8 +3609,8 @@ select * from (values
     array['backfill check', 'backfill install --target FILE', 'backfill plan --like {run}']),
   ('receipt_triggers', true, false, 'The check prints the SQL that puts the triggers back. Then {again} the run.',
     array['backfill check']),
-  ('key', true, true, 'Remove the rows that share a key, or make its index again. The check names them. Then {again} the '
-    'run.',
+  ('key', true, true, 'Remove the rows that share a key, or make its index again. The check names them. Then {again} '
+    'the run.',
     array['backfill check']),
   ('throttle', true, true, 'Wait for the other runs, or pause one. Then {again} this one.',
     array['backfill runs --state running']),
@@ -3616,20 +3620,23 @@ select * from (values
   ('canary', false, true, 'Look at the {many} that the reason names, and at their rows. If they are right, resume: the '
     'others go on, and these are not judged again. If not, undo them, mend the function and plan anew.',
     array['backfill show {run}', 'backfill resume {run}', 'backfill rollback {run}']),
-  ('breaker', false, true, 'Look at the errors and mend what they name. Then resume. What failed so far is scored again by '
-    'a retry once the run is completed.',
+  ('breaker', false, true, 'Look at the errors and mend what they name. Then resume. What failed so far is scored '
+    'again by a retry once the run is completed.',
     array['backfill show {run}', 'backfill resume {run}']),
-  ('breaker:OB017', false, true, 'The function answers and leaves no row of the wanted version. Plan for the version that '
-    'it writes, or mend it and resume.',
+  ('breaker:OB017', false, true, 'The function answers and leaves no row of the wanted version. Plan for the version '
+    'that it writes, or mend it and resume.',
     array['backfill show {run}', 'backfill plan --like {run}{want}', 'backfill resume {run}']),
   ('no_outcome', false, false, 'Wait until the project answers again. Then resume.',
     array['backfill check', 'backfill resume {run}']),
-  ('repeats', false, true, 'End the calls in the SQL editor. Then score inside the database, where nothing repeats them.',
-    array['select pg_terminate_backend(pid) from unnest(array[{pids}]) as pid;', 'backfill plan --like {run} --mode bulk']),
+  ('repeats', false, true, 'End the calls in the SQL editor. Then score inside the database, where nothing repeats '
+    'them.',
+    array[
+      'select pg_terminate_backend(pid) from unnest(array[{pids}]) as pid;',
+      'backfill plan --like {run} --mode bulk']),
   ('OB016', false, true, 'verify names the row. Look who wrote it. If it is harmless, say why when you resume.',
     array['backfill verify {run}', 'backfill resume {run} --because "…"']),
-  ('OB018', false, true, 'A scoring call wrote rows that are not of its {one}. Mend the function and plan anew. If it is '
-    'harmless, say why when you resume.',
+  ('OB018', false, true, 'A scoring call wrote rows that are not of its {one}. Mend the function and plan anew. If it '
+    'is harmless, say why when you resume.',
     array['backfill verify {run}', 'backfill resume {run} --because "…"']),
   -- Every call would fail.
   ('call:', false, true, 'Mend what the error names. Then resume.', array['backfill check', 'backfill resume {run}']),
@@ -3675,7 +3682,8 @@ as $$
   end
 $$;
 
--- The versions that a run's target declares now, where the run asked for others: ` --want COMPONENT=V`, one per component.
+-- The versions that a run's target declares now, where the run asked for others: ` --want COMPONENT=V`, one per
+-- component.
 create function backfill_private.versions_now(p_run public.backfill_runs)
 returns text
 language sql
@@ -3717,7 +3725,8 @@ declare
 begin
   v_text := replace(v_text, '{run}', p_run.run_id::text);
   v_text := replace(v_text, '{digest}', coalesce(p_run.digest, ''));
-  v_text := replace(v_text, '{again}', case p_run.state when 'completed' then 'retry' when 'approved' then 'apply' else 'resume' end);
+  v_text := replace(v_text, '{again}',
+    case p_run.state when 'completed' then 'retry' when 'approved' then 'apply' else 'resume' end);
   v_text := replace(v_text, '{one}', v_called ->> 0);
   v_text := replace(v_text, '{many}', v_called ->> 1);
   -- What follows is looked up only where it is named.
@@ -3997,7 +4006,8 @@ $$;
 -- Edge Function writes in transactions of its own. So PostgreSQL's counters are read before the first batch and after
 -- each batch of the first minute. They count for everybody: what somebody else writes at that time is named too.
 
--- Is this a table in which nothing of ours sees a write? None of the target, of ours, of an extension or of one session.
+-- Is this a table in which nothing of ours sees a write? None of the target, of ours, of an extension or of one
+-- session.
 create function backfill_private.is_unwatched(p_target text, p_table oid)
 returns boolean
 language sql
@@ -4186,8 +4196,8 @@ select * from (values
   ('sqlstate', '40P01', 'again', 'again', null, 'rolled back for sure, as the victim of a deadlock'),
   ('sqlstate', '55P03', 'again', 'again', null, 'rolled back for sure, for a lock that others held'),
   ('sqlstate', '25P02', 'again', 'failed', null,
-    'the API sent the call through a connection on which somebody''s failed call was never ended: it was not even begun. '
-    'In bulk only the user''s own code raises it'),
+    'the API sent the call through a connection on which somebody''s failed call was never ended: it was not even '
+    'begun. In bulk only the user''s own code raises it'),
   ('sqlstate', '25006', 'stop', 'stop', null, 'the database takes no writes, maybe of any session'),
   ('sqlstate', '42501', 'stop', 'stop', null, 'a right is missing, maybe for every session'),
   ('sqlstate', '42883', 'stop', 'stop', null, 'a function is missing, maybe for every session'),
@@ -4750,8 +4760,8 @@ as $$
     (p_details ->> 'newest_receipt')::bigint)
 $$;
 
--- The batches that calls in bulk have settled and that the chain does not have yet, if their receipts are no longer those
--- that were settled.
+-- The batches that calls in bulk have settled and that the chain does not have yet, if their receipts are no longer
+-- those that were settled.
 create function backfill_private.unnoted_faults(p_run_id uuid)
 returns table (claim text, fault text)
 language sql
@@ -4765,9 +4775,9 @@ as $$
     and u.details ->> 'receipts' <> backfill_private.batch_hash(p_run_id, u.details)
 $$;
 
--- The sessions of which something stands that the chain does not tell of, so that somebody has added it or has taken the
--- telling away: a receipt, an undo, an outcome. What is being scored has not been settled yet, and what calls in bulk
--- have settled may not be noted yet.
+-- The sessions of which something stands that the chain does not tell of, so that somebody has added it or has taken
+-- the telling away: a receipt, an undo, an outcome. What is being scored has not been settled yet, and what calls in
+-- bulk have settled may not be noted yet.
 create function backfill_private.untold(p_run_id uuid)
 returns table (session_id text, what text)
 language sql
@@ -5331,7 +5341,8 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform backfill_private.refuse('OB007', format('%s is never truncated', tg_table_name), 'prune a run that is over instead');
+  perform backfill_private.refuse('OB007', format('%s is never truncated', tg_table_name),
+    'prune a run that is over instead');
   return null;
 end
 $$;
@@ -5595,7 +5606,11 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select s.used_at + interval '60 seconds' from backfill_private.slots as s order by s.used_at offset p_starts - 1 limit 1
+  select s.used_at + interval '60 seconds'
+  from backfill_private.slots as s
+  order by s.used_at
+  offset p_starts - 1
+  limit 1
 $$;
 
 -- Seconds until so many sessions may start under the project's bound. 0: at once, and their slots are locked.
@@ -5717,7 +5732,8 @@ as $$
     'events', p_events)
 $$;
 
--- The tables that a run writes, with their partitions: how many rows it plans for each, and how many of them replace one.
+-- The tables that a run writes, with their partitions: how many rows it plans for each, and how many of them replace
+-- one.
 create function backfill_private.written_tables(p_run_id uuid)
 returns table (relation regclass, planned_rows bigint, replaced_rows bigint)
 language sql
@@ -6070,8 +6086,8 @@ $$;
 -- The figures of a plan: sessions, calls, writes, batches, run time.
 
 -- The calls of a plan in their order: {component, components: all that the call fills, calls: how many, function,
--- transport, arguments: [[name, value; null: the session's id]], table, version_column, version, keeps_versions, others:
--- [{table, version_column, version, keeps_versions}] of the other components that it fills}.
+-- transport, arguments: [[name, value; null: the session's id]], table, version_column, version, keeps_versions,
+-- others: [{table, version_column, version, keeps_versions}] of the other components that it fills}.
 create function backfill_private.plan_steps(p_run_id uuid)
 returns jsonb
 language sql
@@ -6186,8 +6202,8 @@ as $$
     'newest', (select max(i.session_at) from items as i))
 $$;
 
--- The excluded sessions of a plan, at most 1,000. What was named comes first. What has no date that a plan can take comes
--- late, and what is beyond a limit last.
+-- The excluded sessions of a plan, at most 1,000. What was named comes first. What has no date that a plan can take
+-- comes late, and what is beyond a limit last.
 --
 -- returns  [{session_id, reason}]
 create function backfill_private.excluded_figures(p_run public.backfill_runs)
@@ -6503,8 +6519,8 @@ end
 $$;
 
 -- from sql/40_plan/function_marks.sql
--- The marks on the scoring functions: can the API call them as a run will? The database says what it knows, and a client
--- adds how the API answered, since only the API knows its schema cache and what is deployed.
+-- The marks on the scoring functions: can the API call them as a run will? The database says what it knows, and a
+-- client adds how the API answered, since only the API knows its schema cache and what is deployed.
 
 -- The scoring functions of a target in their order, each with the first thing that is wrong with it.
 --
@@ -7623,8 +7639,8 @@ as $$
   where o.condition is not null
 $$;
 
--- For the sessions item of a plan: a join that finds the version of the row which each component's row will replace, and
--- its column, as SQL. A target of which no row can be replaced has none.
+-- For the sessions item of a plan: a join that finds the version of the row which each component's row will replace,
+-- and its column, as SQL. A target of which no row can be replaced has none.
 create function backfill_private.replaced_joins(p_run public.backfill_runs)
 returns table (component text, version_sql text, join_sql text)
 language sql
@@ -8095,8 +8111,8 @@ end
 $$;
 
 -- from sql/40_plan/risk.sql
--- Risk: how much can go wrong if a plan is carried out, and why. It is made when the plan is sealed, and the digest covers
--- it: who approves has approved this grade.
+-- Risk: how much can go wrong if a plan is carried out, and why. It is made when the plan is sealed, and the digest
+-- covers it: who approves has approved this grade.
 --
 -- high: a check failed, or an undo would not be exact. medium: there is any other reason. low: there is none.
 
@@ -9194,8 +9210,8 @@ create table backfill_private.looks (
   primary key (run_id, ordinal, component, row_key)
 );
 
--- The calls in bulk that are under way, each with its sessions. Keeping and settling are allowed only in the transaction
--- of one. None outlives its transaction, so no log of it is written.
+-- The calls in bulk that are under way, each with its sessions. Keeping and settling are allowed only in the
+-- transaction of one. None outlives its transaction, so no log of it is written.
 create unlogged table backfill_private.bulk_claims (
   xid xid8 primary key,
   claim_id uuid not null,
@@ -9203,8 +9219,8 @@ create unlogged table backfill_private.bulk_claims (
   ordinals integer[] not null
 );
 
--- The rows that a call in bulk has written, as the gate saw them, until their receipts are written. The functions that it
--- calls reach this table with no right. turn is what the setting backfill.bulk said.
+-- The rows that a call in bulk has written, as the gate saw them, until their receipts are written. The functions that
+-- it calls reach this table with no right. turn is what the setting backfill.bulk said.
 create unlogged table backfill_private.bulk_rows (
   xid xid8 not null,
   turn text not null,
@@ -9221,12 +9237,14 @@ create unlogged table backfill_private.bulk_rows (
 );
 
 -- from sql/60_apply/alone.sql
--- Alone: a session that met a conflict on a table that is no component's is called once more while no other of its run is.
+-- Alone: a session that met a conflict on a table that is no component's is called once more while no other of its run
+-- is.
 --
 -- Two sessions may write the same row of such a table: a day's total, a customer. What one of them met at the same time
 -- as the other tells nothing about it. If it meets the conflict alone too, that is its failure.
 
--- Is this an error about a unique key of a table that is no component's? An Edge Function may pass on the message alone.
+-- Is this an error about a unique key of a table that is no component's? An Edge Function may pass on the message
+-- alone.
 create function backfill_private.is_conflict_elsewhere(p_target text, p_code text, p_message text)
 returns boolean
 language sql
@@ -9266,8 +9284,8 @@ as $$
   left join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = (o ->> 'ordinal')::integer
 $$;
 
--- The places of a run's sessions that were not well beside others. Asked at every claim, so by their index. None in bulk,
--- where a call decides this.
+-- The places of a run's sessions that were not well beside others. Asked at every claim, so by their index. None in
+-- bulk, where a call decides this.
 create function backfill_private.places_alone(p_run public.backfill_runs)
 returns integer[]
 language sql
@@ -9624,15 +9642,18 @@ begin
 end
 $$;
 
--- How many sessions the first call in bulk of a worker asks for: as many as the rehearsal would have scored while a call
--- may begin any. Ten if there was none. Whatever it asks for, a call ends in time.
+-- How many sessions the first call in bulk of a worker asks for: as many as the rehearsal would have scored while a
+-- call may begin any. Ten if there was none. Whatever it asks for, a call ends in time.
 create function backfill_private.first_in_bulk(p_run public.backfill_runs)
 returns integer
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case when r.p50_ms is null then 10 else greatest(least(800 / greatest(r.p50_ms, 0.1), b.most), b.least) end::integer
+  select case
+    when r.p50_ms is null then 10
+    else greatest(least(800 / greatest(r.p50_ms, 0.1), b.most), b.least)
+  end::integer
   from backfill_private.bounds as b
   cross join (select (p_run.plan #>> '{rehearsal,took_ms,p50}')::numeric as p50_ms) as r
   where (b.what, b.kind) = ('a call in bulk', 'sessions')
@@ -9723,9 +9744,9 @@ $$;
 
 -- Begin a call in bulk: take its sessions.
 --
--- returns  {claim, sessions, until: when the approval runs out, calls: {component: SQL, all of them under ''}, settings:
---          see backfill_private.loose_settings, checks: see backfill_private.checks_now}, or {look: true} if a claim has
---          to look first or nothing is left
+-- returns  {claim, sessions, until: when the approval runs out, calls: {component: SQL, all of them under ''},
+--          settings: see backfill_private.loose_settings, checks: see backfill_private.checks_now}, or {look: true} if
+--          a claim has to look first or nothing is left
 -- raises   OB001 no such run, OB010 not allowed, OB011 within such a call, OB013 more than 500 sessions
 create function backfill_private.bulk_begin(p_run_id uuid, p_sessions integer)
 returns jsonb
@@ -9771,7 +9792,8 @@ begin
   values (pg_current_xact_id(), v_claim_id, p_run_id,
     array(select (s ->> 'ordinal')::integer from jsonb_array_elements(v_sessions) as s));
   return jsonb_build_object('claim', v_claim_id, 'sessions', v_sessions, 'until', v_run.approved_until,
-    'calls', backfill_private.bulk_calls(v_run), 'settings', v_run.loose_settings, 'checks', backfill_private.checks_now());
+    'calls', backfill_private.bulk_calls(v_run),
+    'settings', v_run.loose_settings, 'checks', backfill_private.checks_now());
 end
 $$;
 
@@ -9886,10 +9908,10 @@ $$;
 -- from sql/60_apply/bulk_calls.sql
 -- The calls of user code in bulk: many sessions in one transaction, each as if it had the transaction to itself.
 --
--- A function means one session per transaction. What it leaves in the transaction would meet the next session: settings,
--- temporary tables, deferred constraints, whatever is unique per transaction. Settings and deferral are put back after
--- each call. A temporary table that stays ends the call. Everything else shows as a session that does not come out well
--- beside others. That says nothing about it, so it is rolled back, and the session is called again alone.
+-- A function means one session per transaction. What it leaves in the transaction would meet the next session:
+-- settings, temporary tables, deferred constraints, whatever is unique per transaction. Settings and deferral are put
+-- back after each call. A temporary table that stays ends the call. Everything else shows as a session that does not
+-- come out well beside others. That says nothing about it, so it is rolled back, and the session is called again alone.
 
 -- The settings that functions of this database set by name, in their source. A function's own clause `set` is not among
 -- them: PostgreSQL puts those back.
@@ -10939,9 +10961,9 @@ $$;
 -- Nobody sees such a write. So gate, fence and receipt hold when a session is claimed and when it is settled, and not
 -- in between: a row that somebody else writes meanwhile counts as ours, and one that arrives late is nobody's.
 
--- Are the receipts of a component inferred from the rows before and after? Always if it is declared so. Those of an Edge
--- Function that is declared to hand our headers on are too, until a row of its has come by the gate in this run. So its
--- first writes can be undone even if it does not hand them on.
+-- Are the receipts of a component inferred from the rows before and after? Always if it is declared so. Those of an
+-- Edge Function that is declared to hand our headers on are too, until a row of its has come by the gate in this run.
+-- So its first writes can be undone even if it does not hand them on.
 create function backfill_private.is_watched(p_run public.backfill_runs, p_target public.backfill_targets)
 returns boolean
 language sql
@@ -11411,8 +11433,8 @@ as $$
   where i.run_id = p_run.run_id and i.ordinal = g.ordinal
 $$;
 
--- Renew the leases of a claim that is still under way, if its run may still be scored. A long batch is asked again whether
--- its sessions are selected.
+-- Renew the leases of a claim that is still under way, if its run may still be scored. A long batch is asked again
+-- whether its sessions are selected.
 --
 -- returns  how many are still ours. If fewer than expected: stop calling for the others at once
 create function backfill_private.renew(p_run_id uuid, p_claim_id uuid)
@@ -11589,8 +11611,8 @@ $$;
 --
 -- p_because  see backfill_private.answer_critical. Null: they stay unanswered
 -- returns    {run_id, state, was: the reason of the pause, answered: how many critical events}
--- raises     OB002 not paused and nothing to answer, or Edge Functions write without our headers, OB006 the approval ran
---            out, OB007 something stands in its way, see refuse_if_held, OB013 an empty reason, OB015 no share left
+-- raises     OB002 not paused and nothing to answer, or Edge Functions write without our headers, OB006 the approval
+--            ran out, OB007 something stands in its way, see refuse_if_held, OB013 an empty reason, OB015 no share left
 create function backfill_private.resume(p_run_id uuid, p_because text)
 returns jsonb
 language plpgsql
@@ -12177,7 +12199,9 @@ begin
     v_seen := v_seen || coalesce((
       select jsonb_agg(jsonb_build_object(
         'pid', a.pid,
-        'began', case when exists (select from unnest(v_calls) as c where strpos(a.query, c) > 0) then a.query_start end,
+        'began', case
+          when exists (select from unnest(v_calls) as c where strpos(a.query, c) > 0) then a.query_start
+        end,
         'state', a.state))
       from pg_stat_activity as a
       where a.datname = current_database()
@@ -12544,8 +12568,8 @@ $$;
 -- failed, each with its own error, and the run goes on. One that was not well in bulk while others beside it were is no
 -- witness against all. A session's part in this stands in backfill_items.trial.
 
--- Is any session of this run set aside? Asked at every claim, so by the index of those on trial: offset 0 keeps the state
--- from leading to all that are pending.
+-- Is any session of this run set aside? Asked at every claim, so by the index of those on trial: offset 0 keeps the
+-- state from leading to all that are pending.
 create function backfill_private.is_on_trial(p_run_id uuid)
 returns boolean
 language sql
@@ -12796,7 +12820,8 @@ as $$
     backfill_private.planned_key_condition(p_target, p_request, 'r.row_key'))
 $$;
 
--- The condition under which a row t is as a receipt x left it, for the receipts of a component in some places of a plan.
+-- The condition under which a row t is as a receipt x left it, for the receipts of a component in some places of a
+-- plan.
 create function backfill_private.as_left_of(
   p_run_id uuid, p_target public.backfill_targets, p_after integer, p_until integer
 )
@@ -13362,7 +13387,8 @@ $$;
 --           verdict: pass: every planned row is there
 --                    partial: each missing one belongs to a session recorded as failed, and nothing is critical
 --                    fail: everything else
--- raises    OB001 no such run, OB007 a table or a column is gone, OB010 not allowed, OB013 no part has answered this so_far
+-- raises    OB001 no such run, OB007 a table or a column is gone, OB010 not allowed, OB013 no part has answered
+--           this so_far
 create function backfill_private.verify_part(p_run_id uuid, p_so_far jsonb, p_budget_ms integer)
 returns jsonb
 language plpgsql
@@ -13573,7 +13599,8 @@ create type backfill_private.undo_terms as (
 -- from sql/80_undo/approval.sql
 -- Approval of an undo. If the policy is second_person, a large undo needs an approver who did not ask for it.
 --
--- Parts count together, or a large undo would go in small ones: those of one run for ever, those of any run in 24 hours.
+-- Parts count together, or a large undo would go in small ones: those of one run for ever, those of any run in 24
+-- hours.
 
 -- The newest preview of a run, locked.
 --
@@ -14028,8 +14055,8 @@ $$;
 -- returns     {remaining, sessions_total, sessions, deletes, restores, conflicts, state, confirmed_by, finished_at,
 --             was_finished: it was finished before this call; checked and to_check: how far the look before the first
 --             row is, in sessions of the plan, null afterwards}
--- raises      OB003 the policy asks for an approval, OB010 not allowed, or the caller has a trigger on some table, OB013
---             no reason or another scope, OB019 another digest, or the rows have changed since the preview
+-- raises      OB003 the policy asks for an approval, OB010 not allowed, or the caller has a trigger on some table,
+--             OB013 no reason or another scope, OB019 another digest, or the rows have changed since the preview
 create function backfill_private.confirm_undo(
   p_run_id uuid, p_digest text, p_reason text, p_sessions integer, p_scope jsonb, p_search_path text
 )
@@ -14302,7 +14329,8 @@ begin
        from unnest($1) as u
        cross join lateral (select u.shape, u.after_hash, u.after_columns) as x
        left join lateral (
-         select true as is_there, %s as is_as_left, %s as is_replaced, case when $2 then backfill_private.row_json(t) end as row
+         select true as is_there, %s as is_as_left, %s as is_replaced,
+            case when $2 then backfill_private.row_json(t) end as row
          from %s as t
          where %s %s) as standing on true
        where %s)
@@ -14649,8 +14677,8 @@ $$;
 
 -- What an undo of these rows does, given these conflicts: counts per table, conflicts per row.
 --
--- returns  {sessions_total: with a row, sessions: with a row to undo, session_ids: the first hundred of these, inferred,
---          deletes, restores, conflicts}
+-- returns  {sessions_total: with a row, sessions: with a row to undo, session_ids: the first hundred of these,
+--          inferred, deletes, restores, conflicts}
 create function backfill_private.undo_effect(p_rows backfill_private.undoable[], p_conflicts jsonb)
 returns jsonb
 language sql
@@ -14851,8 +14879,8 @@ $$;
 -- but those in conflict, or an error is raised. Deferred constraints are checked.
 --
 -- One statement deletes, and one per set of columns updates. Rows that the run had deleted are inserted one by one,
--- since `returning` of an insert cannot name the receipt. So are rows that it had deleted and inserted anew, if no update
--- can give them back their number.
+-- since `returning` of an insert cannot name the receipt. So are rows that it had deleted and inserted anew, if no
+-- update can give them back their number.
 -- p_path   see backfill_private.undo_path
 -- returns  the rows that were written, by their newest receipt, and the hash of what stands now. A row that the run
 --          both inserted and deleted is not among them
@@ -14938,8 +14966,8 @@ begin
 end
 $$;
 
--- Check the deferred constraints of what was written so far, as the caller's commit would. They are deferred again: what
--- is undone next counts on it.
+-- Check the deferred constraints of what was written so far, as the caller's commit would. They are deferred again:
+-- what is undone next counts on it.
 create function backfill_private.check_deferred(p_path text)
 returns void
 language plpgsql
@@ -15611,9 +15639,9 @@ begin
 end
 $$;
 
--- Make a session's calls one by one, and then check deferred constraints, which are deferred again for another pass. The
--- first failed call ends the pass, and its own writes are rolled back. After each call the settings are put back, as the
--- end of its transaction would.
+-- Make a session's calls one by one, and then check deferred constraints, which are deferred again for another pass.
+-- The first failed call ends the pass, and its own writes are rolled back. After each call the settings are put back,
+-- as the end of its transaction would.
 --
 -- p_steps        [{component, function, call: SQL}]
 -- p_search_path  that of a call through the API, since the scoring functions will run under it
@@ -15841,7 +15869,8 @@ begin
   where r.run_id = p_scratch
     and r.requested_via = 'rehearsal';
   if not found then
-    perform backfill_private.refuse('OB001', format('there is no rehearsal %s', p_scratch), 'backfill plan … --rehearse 5');
+    perform backfill_private.refuse('OB001', format('there is no rehearsal %s', p_scratch),
+      'backfill plan … --rehearse 5');
   end if;
   return v_target;
 end
@@ -16165,8 +16194,8 @@ as $$
     and (n.nspname = 'backfill_private' or n.nspname = 'public' and c.relname like 'backfill\_%')
 $$;
 
--- The statements that give a role exactly the rights on a table of ours that the migrations give it: revoked and granted
--- in one step, since a right on the whole table goes with those on its columns.
+-- The statements that give a role exactly the rights on a table of ours that the migrations give it: revoked and
+-- granted in one step, since a right on the whole table goes with those on its columns.
 create function backfill_private.rights_cure(p_table regclass, p_role text, p_reads boolean)
 returns text
 language sql
@@ -16419,9 +16448,11 @@ begin
           union all select 2, row_number() over (), line from backfill_private.source_lines(v_target, v_held) as line
           union all select 3, row_number() over (), line from backfill_private.key_lines(v_target, v_held) as line
           union all select 4, row_number() over (), line from backfill_private.table_marks(v_target) as line
-          union all select 4, row_number() over () + 1000, line from backfill_private.image_marks(v_target, null) as line
+          union all
+          select 4, row_number() over () + 1000, line from backfill_private.image_marks(v_target, null) as line
           union all select 5, row_number() over (), line from backfill_private.rights_lines(v_target) as line
-          union all select 6, row_number() over (), line from backfill_private.function_marks(v_target, p_probed) as line
+          union all
+          select 6, row_number() over (), line from backfill_private.function_marks(v_target, p_probed) as line
           union all select 7, row_number() over (), line from backfill_private.helper_lines(v_target) as line
           union all select 8, row_number() over (), line from backfill_private.need_lines(v_target, v_held) as line
           union all select 9, row_number() over (), line from backfill_private.detection_index_line(v_target) as line
@@ -16637,7 +16668,8 @@ as $$
     select distinct 1000, c.table_name, 'reads', array['select']
     from backfill_private.session_columns(p_target) as c
     where c.kind = 'column'
-      and not exists (select from public.backfill_targets as t where t.target = p_target and t.table_name = c.table_name)
+      and not exists (
+        select from public.backfill_targets as t where t.target = p_target and t.table_name = c.table_name)
   ) as n
   cross join lateral (
     select
@@ -16696,8 +16728,8 @@ as $$
     and cardinality(t.helpers) > 0
 $$;
 
--- Lines on the columns of a target's filters and needs: does each exist, can it be compared, has any row such a value, is
--- a need's indexed?
+-- Lines on the columns of a target's filters and needs: does each exist, can it be compared, has any row such a value,
+-- is a need's indexed?
 create function backfill_private.need_lines(p_target text, p_held backfill_private.precondition[])
 returns setof jsonb
 language sql
@@ -16747,8 +16779,8 @@ $$;
 
 -- from sql/90_project/declare.sql
 -- Declare a target. The declaration is compared with the catalog before it is kept. The migration of a target calls
--- this first. A file may be checked the same way before any migration of it exists. A refusal's message has the next step
--- too: the Supabase CLI shows no hint of an error in a migration.
+-- this first. A file may be checked the same way before any migration of it exists. A refusal's message has the next
+-- step too: the Supabase CLI shows no hint of an error in a migration.
 
 -- Keep the rows of a declaration. A new declaration of a target replaces the old one.
 create function backfill_private.keep_declaration(p_declaration jsonb)
@@ -16802,9 +16834,10 @@ $$;
 -- target replaces the old one and drops its views. The migration then makes the others again.
 --
 -- p_declaration  {target, defaults, views, source: {schema, table, key, date, filters, needs, index,
---                builds_index: a migration of its own follows, called}, components: [{component, schema, table, session, key, version_column, version, version_parameter,
---                any_version_counts, matches, transport, function, function_version, receipts, arguments, helpers,
---                needs_first, score_ranges}]}, components in the order of scoring
+--                builds_index: a migration of its own follows, called}, components: [{component, schema, table,
+--                session, key, version_column, version, version_parameter, any_version_counts, matches, transport,
+--                function, function_version, receipts, arguments, helpers, needs_first, score_ranges}]}, components in
+--                the order of scoring
 -- raises         OB013 it names what the database does not have, its tables do not meet what has to be true of them, or
 --                it drops a component that a run has planned
 create function backfill_private.keep_target(p_declaration jsonb)
@@ -16924,8 +16957,8 @@ begin
 end
 $$;
 
--- What of a kept declaration selects nothing, see backfill_private.declaration_faults. Only of columns that the caller may
--- read: the sentence may hold a value of a row. Of the others it says that nobody looked.
+-- What of a kept declaration selects nothing, see backfill_private.declaration_faults. Only of columns that the caller
+-- may read: the sentence may hold a value of a row. Of the others it says that nobody looked.
 create function backfill_private.declared_in_vain(p_target text)
 returns jsonb
 language sql
@@ -17328,8 +17361,9 @@ begin
 end
 $$;
 
--- Is a relation the caller's own, and the caller not the owner's equal? Reading it would run their code with the owner's
--- rights: what a view or a policy calls, what compares a column's type. Tables of a session's own count for anybody.
+-- Is a relation the caller's own, and the caller not the owner's equal? Reading it would run their code with the
+-- owner's rights: what a view or a policy calls, what compares a column's type. Tables of a session's own count for
+-- anybody.
 create function backfill_private.is_callers_own(p_relation regclass)
 returns boolean
 language sql
@@ -17541,8 +17575,8 @@ as $$
 $$;
 
 comment on function public.backfill_calls(uuid) is
-  'The scoring calls of a run, or of every target, by function and names of arguments. For the client, which asks the API '
-  'whether it could make them.';
+  'The scoring calls of a run, or of every target, by function and names of arguments. For the client, which asks the '
+  'API whether it could make them.';
 
 -- Which migrations this database has applied, and which targets are installed.
 create function public.backfill_history(p_versions text[])
@@ -17562,9 +17596,9 @@ comment on function public.backfill_history(text[]) is
 -- p_target  null: the only target
 -- p_since   the first day. Days that no plan can take come too: without a date, infinite, of a year not in 1 to 9999
 -- p_until   the last day
--- returns   {components, days: [a row of the target's view of daily coverage], not_wanted: {component: why it may not be
---           wanted}, undated: sessions of such days that lack something, date: the date's column, called: its rows, one
---           and several, notes: sentences}
+-- returns   {components, days: [a row of the target's view of daily coverage], not_wanted: {component: why it may not
+--           be wanted}, undated: sessions of such days that lack something, date: the date's column, called: its rows,
+--           one and several, notes: sentences}
 -- raises    OB010 not allowed, OB013 no such target or no date
 create function public.backfill_coverage(
   p_target text default null, p_since text default null, p_until text default null
@@ -17706,7 +17740,8 @@ as $$
 $$;
 
 comment on function public.backfill_approve_undo(uuid, text, text, text) is
-  'Approve a previewed undo: the run, the digest, your name. For the SQL editor, or an Auth user with the role approver.';
+  'Approve a previewed undo: the run, the digest, your name. For the SQL editor, or an Auth user with the role '
+  'approver.';
 
 -- Rehearse one session of the sample: score it, score it again, undo it, and roll everything back. Then score one of
 -- each kind after another session, and roll that back too. Once somebody waits for its rows for long, the rest is left.
@@ -18011,8 +18046,8 @@ comment on function public.backfill_claim_apart(uuid, uuid, text) is
 --
 -- p_sessions     at most this many, and at most 500
 -- p_budget_ms    no session starts after this time, since a row that is written stays locked until the call ends. None
---                starts either once the approval has run out. What was kept until then is done. What was scored together
---                with one that ends later is rolled back and pending
+--                starts either once the approval has run out. What was kept until then is done. What was scored
+--                together with one that ends later is rolled back and pending
 -- The last parameter is the caller's search path: a default is evaluated before this function's own path is set. It has
 -- no name, so that no call through the API can give another.
 -- returns        {look: true} if a claim has to look first, else {sessions, done, failed, pending, took_ms, alone}
@@ -18293,7 +18328,8 @@ $$;
 
 -- What helps a run now. Null if the caller may not read.
 --
--- returns  {causes: that of its state first, decides: a person has to look or decide first, says: sentences or null, lines: to copy}
+-- returns  {causes: that of its state first, decides: a person has to look or decide first, says: sentences or null,
+--          lines: to copy}
 create function backfill_private.next_step(p_run_id uuid, p_failed bigint, p_is_idle boolean)
 returns jsonb
 language sql
@@ -18309,7 +18345,8 @@ as $$
       select coalesce(jsonb_agg(l.line order by l.place), '[]')
       from (
         select a.line, min(a.place) as place
-        from jsonb_path_query(jsonb_agg(h.help -> 'lines' order by c.place), '$[*][*]') with ordinality as a (line, place)
+        from jsonb_path_query(jsonb_agg(h.help -> 'lines' order by c.place), '$[*][*]')
+        with ordinality as a (line, place)
         group by a.line) as l))
   from public.backfill_runs as r
   cross join lateral unnest(backfill_private.causes_of(r, p_failed, p_is_idle)) with ordinality as c (cause, place)
@@ -18688,8 +18725,8 @@ grant select on
 to authenticated, service_role;
 
 -- All columns but the fence's hash, which only the gate needs.
-grant select (run_id, ordinal, source, session_id, session_at, components, replaces, category, phase, batch, state, attempts,
-  crowded_out, unknown_outcomes, is_alone, not_before, trial, started_at, settled_at, failed_step, error_code,
+grant select (run_id, ordinal, source, session_id, session_at, components, replaces, category, phase, batch, state,
+  attempts, crowded_out, unknown_outcomes, is_alone, not_before, trial, started_at, settled_at, failed_step, error_code,
   error_message, filled, unselected, worker, claim_id, lease_kind, lease_until)
 on public.backfill_items to authenticated, service_role;
 
