@@ -69,13 +69,10 @@ def test_one_failure_is_one_failure(project: Project, timed: backfill.Backfill) 
 def test_what_may_hit_every_session_and_hits_one(
     project: Project, timed: backfill.Backfill, how: str, code: str
 ) -> None:
-    """It is set aside while the others are scored, and has failed once another was done alone.
-
-    One caller, since several may have scored all others before the first witness is called.
-    """
+    """It is set aside while the others are scored, and has failed once these are done."""
     bad = [r["session_id"] for r in project.rows(CANDIDATES)][:10:3]
     plan = bulk_plan(project, timed, {how: bad})
-    outcome = timed.apply(plan.run_id, concurrency=1)
+    outcome = timed.apply(plan.run_id)
     assert {f.session_id: f.error_code for f in outcome.failures} == dict.fromkeys(bad, code)
     assert outcome.status.counts["done"] == 35
     chain = project.rows("select * from backfill_private.chain_faults(%s)", plan.run_id)

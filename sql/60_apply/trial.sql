@@ -158,7 +158,6 @@ begin
   order by agreed desc, count(*) desc, i.error_code
   limit 1;
   if found and (v_same.agreed >= backfill_private.witnesses_needed(v_run)
-    or p_settled is null and v_run.trials = 0 and v_same.agreed > 0
     or p_settled is null and v_run.settled_since = v_run.failed_since)
   then
     perform backfill_private.hold(p_run_id, 'call:' || v_same.code,

@@ -12103,7 +12103,8 @@ end
 $$;
 
 -- Are the other sessions of a run not asked to wait, so that one that is has a limit of its own? They are not if any of
--- its batch or of the batch before came to a known end, or if every one that is left has a limit of its own.
+-- its batch or of the batch before came to a known end, or if every one that is left has a limit of its own. If
+-- sessions were done since the run was started or resumed, what is left and was all asked to wait has such limits too.
 --
 -- p_outcomes  see backfill_private.decide_outcomes
 create function backfill_private.are_others_free(p_run_id uuid, p_outcomes jsonb)
@@ -12114,10 +12115,16 @@ set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 as $$
   select backfill_private.has_known_outcome(p_outcomes)
-    or exists (select from public.backfill_runs as r where r.run_id = p_run_id and r.troubled_batches = 0)
+    or r.troubled_batches = 0
     or not exists (
       select from public.backfill_items as i
-      where i.run_id = p_run_id and i.state = 'pending' and i.crowded_out = 0 and i.trial is null)
+      where i.run_id = p_run_id
+        and i.state = 'pending'
+        and i.crowded_out = 0
+        and i.trial is null
+        and (i.error_code is null or r.settled_since = r.failed_since))
+  from public.backfill_runs as r
+  where r.run_id = p_run_id
 $$;
 
 -- Has any session of this run been done?
@@ -12720,7 +12727,6 @@ begin
   order by agreed desc, count(*) desc, i.error_code
   limit 1;
   if found and (v_same.agreed >= backfill_private.witnesses_needed(v_run)
-    or p_settled is null and v_run.trials = 0 and v_same.agreed > 0
     or p_settled is null and v_run.settled_since = v_run.failed_since)
   then
     perform backfill_private.hold(p_run_id, 'call:' || v_same.code,

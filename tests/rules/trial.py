@@ -189,11 +189,16 @@ JUDGE = Rule(
             SOME_DONE, aside(1), agreed(2), agreed(3), agreed(4), settled=MET,
         ),
         judged(
-            "two did, and none is left", ["paused", EVERY, 0, [*PP, "pending"]],
+            "two did, none is left, and none was done", ["paused", EVERY, 0, [*PP, "pending"]],
+            NONE_DONE, aside(1), agreed(2), agreed(3), settled=LEFT,
+        ),
+        judged(
+            "two did, none is left, and some were done",
+            ["running", None, 1, [FAILED, FAILED, FAILED]],
             SOME_DONE, aside(1), agreed(2), agreed(3), settled=LEFT,
         ),
         judged(
-            "one did, and none is left", ["paused", EVERY, 0, PP],
+            "one did, none is left, and some were done", ["running", None, 1, [FAILED, FAILED]],
             SOME_DONE, aside(1), agreed(2), settled=LEFT,
         ),
         judged(
@@ -425,6 +430,19 @@ OTHERS_FREE = Rule(
         free("another was answered", True, item(2), told="answered"),
         free("the batch before was", True, item(2), batches=0),
         free("nobody was", False, item(2)),
+        free("some were before, and one was not called yet", False, SOME_DONE, item(2)),
+        free(
+            "some were before, and all that is left was asked to wait",
+            True,
+            SOME_DONE,
+            item(2, error_code="429"),
+        ),
+        free(
+            "none was before, and all that is left was asked to wait",
+            False,
+            NONE_DONE,
+            item(2, error_code="429"),
+        ),
         free("nobody is left", True, item(2, state="done")),
         free("another run's is left", True, item(2, run=OTHER_RUN)),
         free("all that are left have a limit too", True, item(2, crowded_out=1)),
