@@ -14038,7 +14038,7 @@ begin
   p_terms.undo_id := p_undo.undo_id;
   p_terms.ends_at := backfill_private.clock() + interval '0.8 s';
   v_effect := backfill_private.undo_sessions(p_undo.run_id, p_ordinals, p_terms);
-  v_taken := v_effect -> 'taken';
+  v_taken := (v_effect ->> 'taken')::integer;
   v_until := p_ordinals[v_taken];
   update backfill_private.undos
   set last_ordinal = v_until,

@@ -7,8 +7,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
-from typing import Any
+from contextlib import ExitStack, closing, suppress
 
 import psycopg
 import pytest
@@ -116,17 +115,17 @@ def test_an_undo_survives_postgresql_killed_inside_a_piece(mortal: tuple[Scene, 
     scene, stack = mortal
     run_id = scene.planned(throttle_per_minute="none", mode="bulk")
     assert scene.apply(run_id, url=scene.project.url).is_complete
-    holding: list[psycopg.Connection[Any]] = []
+    holding = ExitStack()
 
     def hold() -> None:
         wait_until(stack.server.answers)
-        holding.append(stack.connected())
-        holding[-1].autocommit = False
-        holding[-1].execute(HOLD)
+        db = holding.enter_context(closing(stack.connected()))
+        db.autocommit = False
+        db.execute(HOLD)
 
     scene.proxy.strikes = [Strike(meanwhile(hold), numbered("backfill_confirm_undo", 1, 2))]
     key = scene.project.keys.service_role
-    with backfill.connect(scene.proxy.url, key) as bf, ThreadPoolExecutor(1) as pool:
+    with holding, backfill.connect(scene.proxy.url, key) as bf, ThreadPoolExecutor(1) as pool:
         confirmed = pool.submit(bf.rollback(run_id).confirm, reason="a test")
         wait_until(lambda: waiting(stack))
         [first] = waiting(stack)

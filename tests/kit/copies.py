@@ -12,7 +12,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, ClassVar
@@ -150,12 +150,15 @@ class Copy:
     def connected(self, dsn: Callable[[str], str]) -> Iterator[Admin]:
         """A session that nobody else has. dsn: a method of the server, which decides the role."""
         login = dsn(self.name)
-        free = self.sessions.setdefault(login, [])
+        free = self.sessions.get(login)
         session = free.pop() if free else psycopg.connect(login, autocommit=True)
         try:
             yield session
         finally:
-            free.append(session)
+            if Copy.lent.get(self.name) is self:
+                self.sessions.setdefault(login, []).append(session)
+            else:
+                session.close()  # it outlasted the test, so nobody has made it as good as new
 
     def reset_sessions(self) -> list[int]:
         """Make each session as good as new, or close it. Returns the processes of those kept."""
@@ -176,6 +179,13 @@ class Copy:
         """
         counted = self.keeper.execute(self.counting.encode(), (since.xid,), prepare=True)
         return {name for name, rows, newer in counted if newer or rows != since.counts[name]}
+
+    def is_alive(self) -> bool:
+        """Whether its servers are: a test may have killed PostgreSQL since, which all share."""
+        with suppress(psycopg.OperationalError):
+            self.keeper.execute("select")
+            return self.rest is None or self.rest.process.poll() is None
+        return False
 
     def drop(self) -> None:
         """Drop the database and stop its PostgREST."""
@@ -225,6 +235,8 @@ class Copies:
     @contextmanager
     def lent(self) -> Iterator[Copy]:
         """Lend a copy that equals the template."""
+        while self._free and not self._free[-1].is_alive():
+            self._free.pop().drop()
         copy = self._free.pop() if self._free else self._new()
         Copy.lent[copy.name] = copy
         try:
