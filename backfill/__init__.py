@@ -27,12 +27,13 @@ else:
         if name == "__version__":
             return import_module("importlib.metadata").version("supabase-backfill")
         public = import_module("backfill.public")
-        if name != "__all__" and name not in public.__all__:
-            hint = ": it is a method of connect()" if hasattr(public.AsyncBackfill, name) else ""
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}", name=name)
-        # All at once: what reads a module's dict, as pdoc does, finds them there.
-        globals().update({each: getattr(public, each) for each in (*public.__all__, "__all__")})
-        return globals()[name]
+        if "__all__" not in globals():
+            # All at once: what reads a module's dict, as pdoc does, finds them there.
+            globals().update({each: getattr(public, each) for each in (*public.__all__, "__all__")})
+        if name in globals():  # a package too, such as errors, which public has loaded
+            return globals()[name]
+        hint = ": it is a method of connect()" if hasattr(public.AsyncBackfill, name) else ""
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}", name=name)
 
     def __dir__() -> list[str]:
         return sorted({*__getattr__("__all__"), "__version__"})

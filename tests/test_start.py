@@ -43,6 +43,17 @@ def test_the_library_loads_nothing_until_a_name_is_asked_for() -> None:
     assert not loaded & {*HEAVY, "backfill.public"}
 
 
+def test_what_was_loaded_at_once_before_is_still_there() -> None:
+    """Packages as attributes too, and nothing that somebody has replaced is put back."""
+    script = (
+        "import backfill; assert backfill.errors.Refused is backfill.Refused;"
+        "from backfill import *; assert Plan is backfill.Plan;"
+        "backfill.connect = None; assert not hasattr(backfill, 'conect');"
+        "assert backfill.connect is None; assert 'Plan' in dir(backfill)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
 @pytest.mark.parametrize("words", [["--version"], ["--help"], []])
 def test_what_the_list_of_verbs_answers_loads_no_verb(words: list[str]) -> None:
     """It says in a line what each does."""
