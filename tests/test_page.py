@@ -6,6 +6,7 @@ At five moments of a run, everything on it can be read. axe-core finds nothing s
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -302,12 +303,15 @@ def test_a_file_that_cannot_be_written_says_so(
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
 
 
+PAGE_MODULES = [f"backfill.render.page.{name}" for name in ("page", "charts", "drawn")]
+
+
 def test_without_the_extra_it_says_how_to_get_it(
     bf: backfill.Backfill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Everything else works without the drawing library."""
     plan = bf.plan(**SEED)
-    for name in ("backfill.render.page.page", "backfill.render.page.charts", "pygal"):
+    for name in (*PAGE_MODULES, "pygal"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.delattr("backfill.render.page.charts")
     monkeypatch.setitem(sys.modules, "pygal", None)
@@ -430,3 +434,28 @@ def test_a_run_without_a_throttle_has_a_tile_that_says_so() -> None:
     assert "<dt>starts per minute</dt><dd>20</dd>" in paced
     assert "<dt>throttle</dt><dd>none</dd>" in free
     assert "<dt>starts per minute</dt>" not in free
+
+
+ASKED_BESIDE_PYGAL = """
+import subprocess
+import sys
+
+class Asked:
+    names = set()
+    def find_spec(self, name, *_):
+        if any(type(finder).__name__ == "PluginImportFixer" for finder in sys.meta_path):
+            self.names.add(name.partition(".")[0])
+
+sys.meta_path.insert(0, Asked())
+import backfill.render.page.page
+print(*(name for name in Asked.names if name not in sys.stdlib_module_names))
+assert not any(type(finder).__name__ == "PluginImportFixer" for finder in sys.meta_path)
+"""
+
+
+def test_nothing_is_imported_while_pygals_finder_is_there() -> None:
+    """Before Python 3.12 what is not installed would warn of it, and that may be an error."""
+    ran = subprocess.run(
+        [sys.executable, "-c", ASKED_BESIDE_PYGAL], check=True, capture_output=True, text=True
+    )
+    assert {*ran.stdout.split()} <= {"pygal", "importlib_metadata", "lxml"}

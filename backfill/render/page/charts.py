@@ -7,26 +7,19 @@ all fit. The only module that draws. Pure: the same numbers give the same text.
 from __future__ import annotations
 
 import html
-import sys
 from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import Element
 
-import pygal
-from pygal.style import Style
-
 from backfill.render.markdown import duration
 from backfill.render.page import figures
+from backfill.render.page.drawn import Style, pygal
 from backfill.render.page.markup import html_of
 
 if TYPE_CHECKING:
     from backfill.results.plan import Plan
     from backfill.results.run import Json
-
-# pygal leaves a finder for its plugins behind, of a kind that Python 3.12 no longer asks. In older
-# versions every later import in the program would warn of it.
-sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != "PluginImportFixer"]
 
 Points = Sequence[tuple[float, float]]
 
