@@ -70,7 +70,8 @@ def test_two_runs_over_the_same_sessions_score_each_once(scene: Scene) -> None:
     scene.proxy.strikes = [Strike(cut(forwards=True), first_call_of_every(3))]
     runs = [scene.planned() for _ in range(2)]
     with workers(scene, *runs) as started:
-        assert [worker.ended() for worker in started] == [0, 0]
+        ended = [worker.ended() for worker in started]
+        assert ended == [0, 0], [worker.said() for worker in started]
     with scene.project.connect() as bf:
         counts = [bf.status(run_id).counts for run_id in runs]
     # Done in both: one run wrote the score, lost the reply, and the other wrote the profile.
