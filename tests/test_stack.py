@@ -285,6 +285,23 @@ def test_a_sample_that_is_none_is_refused_before_a_folder_is_made(
     assert not home.exists()
 
 
+@pytest.mark.parametrize("name", ["stack.lock", "stack.json"])
+@pytest.mark.parametrize("verb", ["start", "stop"])
+def test_a_link_in_place_of_a_file_is_named_and_not_followed(
+    shell: Shell, tmp_path: Path, name: str, verb: str
+) -> None:
+    home, elsewhere = tmp_path / "stack", tmp_path / "elsewhere"
+    home.mkdir()
+    (home / "stack.lock").touch()
+    (home / name).unlink(missing_ok=True)
+    (home / name).symlink_to(elsewhere)
+    ran = shell("local", verb, "--dir", str(home))
+    assert ran.code == ExitCode.FAILED
+    assert f"{home / name}: it is a symbolic link" in ran.err
+    assert f"rm {home / name}" in ran.err
+    assert not elsewhere.exists()
+
+
 def test_another_sample_than_the_running_stacks_is_refused(local: stack.Stack) -> None:
     with pytest.raises(BadRequest, match="has no sample, not the sample 50") as refused:
         stack.start(local.dir, sample=50)

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from backfill.atomic_file import open_regular
 from backfill.local.functions import log_lines
 from backfill.local.functions_folder import functions_in
 from backfill.local.keys import mint_user_token
@@ -50,6 +51,7 @@ from backfill.local.supervisor import (
     STATE_FILE,
     Kept,
     hide_from_git,
+    not_ours,
     open_private,
     read_state,
     remove_data,
@@ -150,7 +152,7 @@ def stop(dir: Path) -> bool:  # noqa: A002 - as in start
     Raises StackError if a process does not end.
     """
     home = dir.resolve()
-    if not (home / LOCK_FILE).exists():
+    if not os.path.lexists(home / LOCK_FILE):
         return False
     lock = _open_lock(home)
     try:
@@ -349,7 +351,10 @@ def _end_supervisor(home: Path, lock: int) -> bool:
 
 
 def _open_lock(home: Path) -> int:
-    return os.open(home / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        return open_regular(home / LOCK_FILE, os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise not_ours(error) from None
 
 
 def _takes(lock: int) -> bool:

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import sys
@@ -23,14 +24,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from backfill.atomic_file import open_regular
+from backfill.atomic_file import open_regular, read_regular
 from backfill.errors import BackfillError
 from backfill.local.auth import Auth
 from backfill.local.functions import FunctionsServer
 from backfill.local.gateway import Functions, Gateway
 from backfill.local.keys import ApiKeys
 from backfill.local.parts import is_reachable, open_temp_root
-from backfill.local.processes import name_of
+from backfill.local.processes import StackError, name_of
 from backfill.local.sample import load as load_sample
 from backfill.local.servers import DatabaseSecrets, PostgresServer, RestServer, free_port
 
@@ -78,12 +79,19 @@ class Kept:
 
 
 def read_state(home: Path) -> dict[str, Any]:
-    """The contents of `stack.json`, {} before the first start."""
+    """The contents of `stack.json`, {} before the first start. Raises StackError."""
     try:
-        state: dict[str, Any] = json.loads((home / STATE_FILE).read_text())
+        state: dict[str, Any] = json.loads(read_regular(home / STATE_FILE))
     except FileNotFoundError:
         return {}
+    except OSError as error:
+        raise not_ours(error) from None
     return state
+
+
+def not_ours(error: OSError) -> StackError:
+    """What is said of a file of the stack's folder that cannot be opened, such as a link."""
+    return StackError(f"{error.filename}: {error.strerror}.", f"rm {shlex.quote(error.filename)}")
 
 
 def write_state(home: Path, kept: Kept, running: Mapping[str, Any] | None = None) -> None:
