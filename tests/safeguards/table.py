@@ -582,6 +582,46 @@ SAFEGUARDS = (
         "tests/test_audit.py::test_what_a_superuser_does_to_the_receipts_shows[another hash]",
     ),
     Safeguard(
+        "receipts of an undo held against the chain",
+        "30_run/proof.sql",
+        "and not e.details @> backfill_private.undo_trace(",
+        "and false and not e.details @> backfill_private.undo_trace(",
+        "tests/test_audit.py::test_what_a_superuser_does_to_an_undos_receipts_shows"
+        "[one of the undo gone]",
+    ),
+    Safeguard(
+        "undos that the chain does not tell of",
+        "30_run/proof.sql",
+        "and u.undo_id is null",
+        "and false",
+        "tests/test_audit.py::test_what_a_superuser_does_to_an_undos_receipts_shows"
+        "[taken back by nobody]",
+    ),
+    Safeguard(
+        "a batch in bulk held against its note",
+        "30_run/proof.sql",
+        "and u.details ->> 'receipts' <> backfill_private.batch_hash(",
+        "and false and u.details ->> 'receipts' <> backfill_private.batch_hash(",
+        "tests/test_bulk.py::test_what_a_superuser_does_to_a_batch_that_is_not_yet_in_the_chain_shows"
+        "[a receipt changed]",
+    ),
+    Safeguard(
+        "receipts that no batch tells of",
+        "30_run/proof.sql",
+        "and (r.receipt_id <= t.newest) is not true",
+        "and false",
+        "tests/test_bulk.py::test_what_a_superuser_does_to_a_batch_that_is_not_yet_in_the_chain_shows"
+        "[the note gone]",
+    ),
+    Safeguard(
+        "outcomes that no batch tells of",
+        "30_run/proof.sql",
+        "and t.ordinal is null",
+        "and false",
+        "tests/test_bulk.py::test_what_a_superuser_does_to_a_batch_that_is_not_yet_in_the_chain_shows"
+        "[the note and the receipts gone]",
+    ),
+    Safeguard(
         "revoke of truncate",
         "99_access/rights.sql",
         "create trigger backfill_events_no_truncate before truncate on public.backfill_events\n"
