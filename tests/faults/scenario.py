@@ -45,7 +45,7 @@ REPORT_VARIABLE = "BACKFILL_FAULTS_REPORT"
 CALL_TIMEOUT_S = 30.0
 MOST_STARTS = 12  # of one run's workers, one after the other: more means that it gets nowhere
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 LOOK_S = 0.01
 
 
