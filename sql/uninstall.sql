@@ -81,12 +81,14 @@ drop function if exists
   public.backfill_seal(uuid, numeric, jsonb),
   public.backfill_settle(uuid, uuid, jsonb),
   public.backfill_start(uuid, text),
-  public.backfill_verify_part(uuid, jsonb, integer);
+  public.backfill_verify_part(uuid, jsonb, integer),
+  public.backfill_watch(text, boolean, integer);
 
 drop view if exists
   public.backfill_run_progress,
   public.backfill_run_failures,
   public.backfill_transitions,
+  public.backfill_watch_status,
   backfill_private.rights,
   backfill_private.request_parameters;
 
@@ -107,13 +109,16 @@ end
 $$;
 
 drop table if exists
+  public.backfill_alerts,
   public.backfill_approvals,
+  public.backfill_coverage_history,
   public.backfill_events,
   public.backfill_receipts,
   public.backfill_items,
   public.backfill_runs,
   public.backfill_targets,
   public.backfill_settings,
+  public.backfill_watches,
   backfill_private.findings,
   backfill_private.looks,
   backfill_private.elsewhere,

@@ -40,6 +40,8 @@ CALLED_BY_USERS = (
     "refuse_untargeted()",
     "resume(uuid,text)",
     "seal(uuid,numeric,jsonb)",
+    "share(bigint,bigint)",
+    "short_by(numeric,bigint,bigint)",
     "slots_taken(bigint)",
     "unlike_approved(uuid)",
     "verify_part(uuid,jsonb,integer)",
@@ -105,6 +107,7 @@ CALLED_BY_THE_SERVICE = (
     "spelled(oid,text)",
     "start(uuid,text)",
     "too_few(text,text)",
+    "watch(text,boolean,integer)",
 )
 # The only columns that an API role writes: those of a decision.
 WRITABLE = ("run_id", "digest", "decision", "approver", "note")

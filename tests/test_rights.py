@@ -46,6 +46,7 @@ CALLS = {
     "backfill_check": (DENIED, "OB010", "ok", "ok", "ok", "ok"),
     "backfill_calls": (DENIED, "OB010", "ok", "ok", "ok", "ok"),
     "backfill_coverage": (DENIED, DENIED, DENIED, DENIED, DENIED, "ok"),
+    "backfill_watch": (DENIED, DENIED, DENIED, DENIED, DENIED, "ok"),
     "backfill_catalog": (DENIED, DENIED, DENIED, DENIED, DENIED, "ok"),
     "backfill_check_target": (DENIED, DENIED, DENIED, DENIED, DENIED, "OB013"),
     "backfill_installed": (DENIED, DENIED, DENIED, DENIED, DENIED, "ok"),
@@ -83,6 +84,10 @@ READS = {
     "backfill_events": BY_ROLE,
     "backfill_run_progress": BY_ROLE,
     "backfill_run_failures": BY_ROLE,
+    "backfill_watches": BY_ROLE,
+    "backfill_watch_status": BY_ROLE,
+    "backfill_coverage_history": BY_ROLE,
+    "backfill_alerts": BY_ROLE,
     # The legal moves are the same in every project; they tell nothing about this one.
     "backfill_transitions": (DENIED, "ok", "ok", "ok", "ok", "ok"),
     "backfill_candidates": BY_THE_SERVICE,
@@ -118,6 +123,11 @@ AS_POSTGRES = {
     "backfill_events": ("23505", "ok", "ok", "OB007"),
     "backfill_run_progress": ("55000", "55000", "55000", "42809"),
     "backfill_run_failures": ("23502", "ok", "OB007", "42809"),
+    "backfill_watches": ("23505", "ok", "ok", "ok"),
+    "backfill_watch_status": ("55000", "55000", "55000", "42809"),
+    # A copy has the age too, which only the database works out.
+    "backfill_coverage_history": ("428C9", "ok", "ok", "ok"),
+    "backfill_alerts": ("23505", "ok", "ok", "ok"),
     "backfill_transitions": ("55000", "55000", "55000", "42809"),
     "backfill_candidates": ("0A000", "55000", "55000", "42809"),
     "backfill_missing_profiles": ("55000", "55000", "55000", "42809"),
@@ -223,6 +233,7 @@ def _populated(project: Project, http: httpx.Client) -> World:
     _work(project, runs["completed"])
     claim_id = str(uuid4())
     granted = _claim(project, runs["running"], claim_id)
+    db.execute("select public.backfill_watch()")
     failed = {"ordinal": granted[0]["ordinal"], "outcome": "failed", "code": "P0001"}
     _settle(project, runs["running"], claim_id, [failed])
     return World(project, _tokens(project), runs, _arguments(project, runs, claim_id), http)
@@ -327,6 +338,7 @@ def _arguments(project: Project, runs: dict[str, str], claim_id: str) -> dict[st
         "backfill_check": {},
         "backfill_calls": {},
         "backfill_coverage": {},
+        "backfill_watch": {},
         "backfill_catalog": {},
         "backfill_check_target": {"p_declaration": []},
         "backfill_installed": {},

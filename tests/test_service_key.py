@@ -569,7 +569,7 @@ def test_the_functions_that_the_key_may_call_are_these(thief: Thief) -> None:
         "claim", "claim_apart", "collect", "confirm_undo", "coverage", "find_runs", "freshness",
         "history", "installed", "left_behind", "open", "pause", "plan_sessions",
         "preview_undo", "prune", "rehearsal", "rehearse", "reject", "renew", "resume", "retry",
-        "seal", "settle", "start", "verify_part", "written",
+        "seal", "settle", "start", "verify_part", "watch", "written",
     }  # fmt: skip
 
 

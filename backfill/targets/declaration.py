@@ -31,6 +31,8 @@ from backfill.targets.declaration_values import (
     ParameterName,
     Range,
     Setting,
+    Share,
+    Span,
     TableName,
     Text,
     Texts,
@@ -103,6 +105,32 @@ class Views:
 
 
 @dataclass(frozen=True, slots=True)
+class Watch:
+    """The service level: which share of the sessions has its rows, and how long after its date.
+
+    within: seconds. over: only sessions of so many last seconds are judged, None for all dates.
+    """
+
+    __pydantic_config__ = STRICT
+
+    min_coverage: Share
+    within: Span
+    over: Span | None = None
+
+    def __post_init__(self) -> None:
+        if self.over is not None and self.over <= self.within:
+            raise ValueError("judges no session: over is no longer than within")
+
+    def as_dict(self) -> dict[str, Json]:
+        """{min_coverage, within_s, over_s}."""
+        return {
+            "min_coverage": self.min_coverage,
+            "within_s": self.within,
+            "over_s": self.over,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Component:
     """A derived thing that a session may lack: its table, and the function that writes it."""
 
@@ -168,6 +196,7 @@ class Declaration:
     views: Views
     components: Annotated[tuple[Component, ...], Field(alias="component", min_length=1)]
     parameters: dict[ParameterName, Setting] = field(default_factory=dict)
+    watch: Watch | None = None
 
     def as_dict(self) -> dict[str, Json]:
         """As backfill_private.declare_target takes it, without the names of the views."""
@@ -185,6 +214,7 @@ class Declaration:
             },
             "defaults": dict(self.parameters),
             "components": [c.as_dict() for c in self.components],
+            **({} if self.watch is None else {"watch": self.watch.as_dict()}),
         }
 
     @property
@@ -200,10 +230,16 @@ class Declaration:
 
 
 FILE = TypeAdapter(Declaration)
-TABLES = {"source": Source, "views": Views, "component": Component, "needs": Need}
+TABLES = {
+    "source": Source,
+    "views": Views,
+    "component": Component,
+    "needs": Need,
+    "watch": Watch,
+}
 # The keys of each kind of table. "" is the file itself.
 KEYS = {kind: [f.name for f in fields(table)] for kind, table in TABLES.items()}
-KEYS[""] = ["target", "source", "views", "component", "parameters"]
+KEYS[""] = ["target", "source", "views", "component", "parameters", "watch"]
 
 
 # Reading ----------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ EDGE_FUNCTION = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
 CORRECT = "correct the declaration"
 NEAR = 0.5  # the least share of two names that is the same: a name further away was not meant
 # Tables that a message names by themselves. Others are named by their key in the table around them.
-SINGLE = ("source", "views", "where", "parameters")
+SINGLE = ("source", "views", "where", "parameters", "watch")
 # Sentences for shapes that pydantic refuses. For a value, its check gives the sentence.
 SHAPES = {
     "dataclass_type": "is a table of its own",

@@ -19,6 +19,9 @@ from backfill.targets.filters import SCALAR, AnyOf, Filter, about, spelled
 NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
 VIEW = re.compile(r"backfill_[a-z0-9_]{1,50}")
 WORD = re.compile(r"(?=.{1,30}$)[^\W\d_]+(?:[ -][^\W\d_]+)*")
+SPAN = re.compile(r"([1-9]\d{0,4})([mhd])")
+SECONDS = {"m": 60, "h": 3_600, "d": 86_400}
+MOST_SPAN_S = 3_660 * SECONDS["d"]  # no more than ten years
 NAME_BYTES = 63  # what PostgreSQL keeps of a name
 # A request's own names. No parameter of a target may have them.
 TAKEN = frozenset(
@@ -89,6 +92,22 @@ def _is_range(value: Any) -> bool:
     # Neither inf nor nan, nor a whole number that no float holds.
     is_finite = is_pair and all(abs(b) <= sys.float_info.max for b in value)
     return bool(is_finite and value[0] <= value[1])
+
+
+def _is_share(value: Any) -> bool:
+    return _is_number(value) and 0 < value <= 1
+
+
+def _span_s(value: object) -> int:
+    """A length of time such as 90m, 6h or 2d, in seconds."""
+    found = SPAN.fullmatch(value) if isinstance(value, str) else None
+    seconds = int(found[1]) * SECONDS[found[2]] if found else 0
+    if not 0 < seconds <= MOST_SPAN_S:
+        raise ValueError(
+            f'is minutes, hours or days such as "90m", "6h" or "2d", at most ten years, '
+            f"not {str(value)[:40]}"
+        )
+    return seconds
 
 
 def is_one_of(kind: object) -> Callable[[Any], Any]:
@@ -170,6 +189,12 @@ Flag = Annotated[bool, BeforeValidator(_is(lambda v: isinstance(v, bool), "is tr
 Range = Annotated[
     tuple[int | float, int | float], BeforeValidator(_is(_is_range, "is [lowest, highest]"))
 ]
+Share = Annotated[
+    float,
+    BeforeValidator(_is(_is_share, "is a share, over 0 and up to 1, such as 0.99, not {}")),
+    AfterValidator(float),
+]
+Span = Annotated[int, BeforeValidator(_span_s)]
 Parameter = Annotated[
     str, BeforeValidator(_is(lambda v: isinstance(v, str) and v, "is the name of a parameter"))
 ]

@@ -22,6 +22,7 @@ FILE: dict[str, Told] = {
     "views": Told("the names of the views about all components", "[views]", "made from `target`"),
     "component": Told("what a row may lack, in the order of scoring", "[[component]]"),
     "parameters": Told("what a request may set, with the defaults", "min_lines = 1"),
+    "watch": Told("the service level that `backfill watch` looks after", "[watch]", "none"),
 }
 SOURCE: dict[str, Told] = {
     "table": Told("where the rows are: a table or a view", '"public.orders"'),
@@ -64,5 +65,10 @@ COMPONENT: dict[str, Told] = {
     "score_ranges": Told("columns of scores: the canary looks at them", "{ risk = [0, 1] }", "none"),
     "needs": Told("rows without which this component is not wanted", "see `needs`", "none"),
 }  # fmt: skip
+WATCH: dict[str, Told] = {
+    "min_coverage": Told("the share of rows that must lack nothing", "0.99"),
+    "within": Told("how long after its date a row may lack something", '"6h"'),
+    "over": Told("only rows of the last days are judged, so many", '"30d"', "those of all dates"),
+}
 # By the kind of table, "" for the file itself.
-TOLD = {"": FILE, "source": SOURCE, "needs": NEEDS, "views": VIEWS, "component": COMPONENT}
+TOLD = {"": FILE, "source": SOURCE, "needs": NEEDS, "views": VIEWS, "component": COMPONENT, "watch": WATCH}  # fmt: skip

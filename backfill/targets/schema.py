@@ -22,6 +22,7 @@ SHIPPED = Path(__file__).with_name("target.schema.json")
 PAGE = Path(__file__).parents[2] / "supabase" / "README.md"  # of a checkout
 BEGINS, ENDS = "<!-- keys: python -m backfill.targets.schema -->\n", "<!-- end of keys -->"
 TEXT: dict[str, Json] = {"type": "string", "minLength": 1}
+SPAN: dict[str, Json] = {"type": "string", "pattern": "^[1-9][0-9]{0,4}[mhd]$"}
 # A day or a moment is a text to an editor.
 VALUE: dict[str, Json] = {"type": ["string", "boolean", "number"]}
 VALUES: dict[str, Json] = {"anyOf": [VALUE, {"type": "array", "items": VALUE, "minItems": 1}]}
@@ -81,6 +82,12 @@ SHAPES: list[tuple[Any, str, dict[str, Json]]] = [
     (values.Filters, "table: column = condition", {"$ref": "#/$defs/where"}),
     (values.Version, "text, number, true or false, or a day", VALUE),
     (values.Words, "list of two words", _list(TEXT, 2)),
+    (values.Share, "number", {"type": "number", "exclusiveMinimum": 0, "maximum": 1}),
+    (
+        values.Span,
+        "minutes, hours or days",
+        {"type": "string", "pattern": "^[1-9][0-9]{0,4}[mhd]$"},
+    ),
     (dict[str, values.Parameter], "table: name = parameter", _table(TEXT)),
     (
         dict[str, values.Range],
@@ -94,6 +101,7 @@ SHAPES: list[tuple[Any, str, dict[str, Json]]] = [
     ),
     (form.Source, "table", {"$ref": "#/$defs/source"}),
     (form.Views, "table", {"$ref": "#/$defs/views"}),
+    (form.Watch, "table", {"$ref": "#/$defs/watch"}),
     (tuple[form.Need, ...], "list of tables", _list({"$ref": "#/$defs/needs"})),
     (tuple[form.Component, ...], "list of tables", _list({"$ref": "#/$defs/component"}, 1)),
 ]

@@ -80,7 +80,8 @@ select * from (values
   ('apply',   null, true),
   ('preview', 2,    true),   -- of an undo
   ('undo',    null, true),
-  ('prune',   null, true)
+  ('prune',   null, true),
+  ('watch',   null, true)
 ) as allowed (verb, least_rank, service_role);
 
 create function backfill_private.rank(p_backfill_role text)

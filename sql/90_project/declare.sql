@@ -47,6 +47,7 @@ begin
     array(select jsonb_array_elements_text(c.d -> 'needs_first')),
     c.d -> 'score_ranges', c.d ->> 'transport', c.d ->> 'function_version', c.d ->> 'receipts'
   from jsonb_array_elements(p_declaration -> 'components') with ordinality as c (d, place);
+  perform backfill_private.keep_level(v_target, p_declaration -> 'watch');
 end
 $$;
 
@@ -56,8 +57,8 @@ $$;
 -- p_declaration  {target, defaults, views, source: {schema, table, key, date, filters, needs, index,
 --                builds_index: a migration of its own follows, called}, components: [{component, schema, table,
 --                session, key, version_column, version, version_parameter, any_version_counts, matches, transport,
---                function, function_version, receipts, arguments, helpers, needs_first, score_ranges}]}, components in
---                the order of scoring
+--                function, function_version, receipts, arguments, helpers, needs_first, score_ranges}], watch:
+--                {min_coverage, within_s, over_s}, or none}, components in the order of scoring
 -- raises         OB013 it names what the database does not have, its tables do not meet what has to be true of them, or
 --                it drops a component that a run has planned
 create function backfill_private.keep_target(p_declaration jsonb)

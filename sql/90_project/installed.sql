@@ -87,6 +87,7 @@ as $$
 begin
   perform backfill_private.refuse_while_running(p_target);
   perform backfill_private.withdraw(p_target);
+  perform backfill_private.forget_watch(p_target);
   delete from public.backfill_targets where target = p_target;
   delete from backfill_private.sources where target = p_target;
 end

@@ -91,6 +91,30 @@ comment on function public.backfill_coverage(text, text, text) is
   'What is missing of a target, by UTC day: the target, the first day, the last. Sessions without a date count in any '
   'range. For the client.';
 
+-- Look at a target, or at all: whether the sessions have their rows in time.
+--
+-- target      null: every target
+-- full_count  count all days, in parts: call it until is_over is true. By itself it counts the days whose sessions can
+--             still change, and all of them the first time and after a new declaration
+-- budget_ms   a call begins no further part after this. Null: 2,000, and 20,000 while all days are counted
+-- returns     {targets: [{target, status: ok, breached or unknown, coverage, min_coverage, within_s, over_s,
+--             breached_since, wanted, missing, short_by, oldest_missing_at, looked_at, unlooked_hours, alert_id, why,
+--             is_over, change: opened or closed, else null}]}
+-- raises      OB010 not allowed, OB013 no such target
+create function public.backfill_watch(
+  target text default null, full_count boolean default false, budget_ms integer default null
+)
+returns jsonb
+language sql
+set search_path = pg_catalog, pg_temp
+set statement_timeout = '55s'
+as $$
+  select backfill_private.watch($1, $2, $3)
+$$;
+
+comment on function public.backfill_watch(text, boolean, integer) is
+  'Look whether the sessions of a target, or of all, have their rows in time. For pg_cron, the SQL editor and jobs.';
+
 -- The relations and functions that a declaration may name, from the catalogs alone.
 --
 -- returns  {relations, functions}, see backfill_private.catalog_relations and catalog_functions

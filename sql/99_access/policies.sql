@@ -86,3 +86,21 @@ create policy "the owner alone" on backfill_private.bulk_claims for select to se
 
 alter table backfill_private.bulk_rows enable row level security;
 create policy "the owner alone" on backfill_private.bulk_rows for select to service_role using (false);
+
+alter table public.backfill_watches enable row level security;
+create policy "everybody with a backfill role reads the watches" on public.backfill_watches
+  for select to authenticated using ((select backfill_private.may('read')));
+create policy "the service reads the watches" on public.backfill_watches
+  for select to service_role using (true);
+
+alter table public.backfill_coverage_history enable row level security;
+create policy "everybody with a backfill role reads the history" on public.backfill_coverage_history
+  for select to authenticated using ((select backfill_private.may('read')));
+create policy "the service reads the history" on public.backfill_coverage_history
+  for select to service_role using (true);
+
+alter table public.backfill_alerts enable row level security;
+create policy "everybody with a backfill role reads alerts" on public.backfill_alerts
+  for select to authenticated using ((select backfill_private.may('read')));
+create policy "the service reads alerts" on public.backfill_alerts
+  for select to service_role using (true);

@@ -18,9 +18,14 @@ revoke all on
   public.backfill_approvals,
   public.backfill_receipts,
   public.backfill_run_progress,
-  public.backfill_run_failures
+  public.backfill_run_failures,
+  public.backfill_watches,
+  public.backfill_coverage_history,
+  public.backfill_alerts,
+  public.backfill_watch_status
 from public, anon, authenticated, service_role;
 revoke all on sequence
+  public.backfill_alerts_alert_id_seq,
   public.backfill_approvals_approval_id_seq,
   public.backfill_receipts_receipt_id_seq
 from public, anon, authenticated, service_role;
@@ -30,6 +35,7 @@ revoke all on function
   public.backfill_check(jsonb),
   public.backfill_calls(uuid),
   public.backfill_coverage(text, text, text),
+  public.backfill_watch(text, boolean, integer),
   public.backfill_catalog(),
   public.backfill_check_target(jsonb),
   public.backfill_installed(),
@@ -72,7 +78,11 @@ grant select on
   public.backfill_events,
   public.backfill_approvals,
   public.backfill_run_progress,
-  public.backfill_run_failures
+  public.backfill_run_failures,
+  public.backfill_watches,
+  public.backfill_coverage_history,
+  public.backfill_alerts,
+  public.backfill_watch_status
 to authenticated, service_role;
 
 -- All columns but the fence's hash, which only the gate needs.
@@ -117,6 +127,7 @@ to authenticated, service_role;
 -- Doors of the service only.
 grant execute on function
   public.backfill_coverage(text, text, text),
+  public.backfill_watch(text, boolean, integer),
   public.backfill_history(text[]),
   public.backfill_catalog(),
   public.backfill_check_target(jsonb),
@@ -154,6 +165,8 @@ grant execute on function
   backfill_private.refuse_untargeted(),
   backfill_private.resume(uuid, text),
   backfill_private.seal(uuid, numeric, jsonb),
+  backfill_private.share(bigint, bigint),
+  backfill_private.short_by(numeric, bigint, bigint),
   backfill_private.slots_taken(bigint),
   backfill_private.unlike_approved(uuid),
   backfill_private.verify_part(uuid, jsonb, integer)
@@ -219,7 +232,8 @@ grant execute on function
   backfill_private.settle(uuid, uuid, jsonb),
   backfill_private.spelled(oid, text),
   backfill_private.start(uuid, text),
-  backfill_private.too_few(text, text)
+  backfill_private.too_few(text, text),
+  backfill_private.watch(text, boolean, integer)
 to service_role;
 
 -- Nothing of ours truncates these tables, so nobody may.

@@ -300,7 +300,8 @@ select * from (values
   ('apply',   null, true),
   ('preview', 2,    true),   -- of an undo
   ('undo',    null, true),
-  ('prune',   null, true)
+  ('prune',   null, true),
+  ('watch',   null, true)
 ) as allowed (verb, least_rank, service_role);
 
 create function backfill_private.rank(p_backfill_role text)
@@ -13500,6 +13501,885 @@ as $$
     else 'pass' end
 $$;
 
+-- from sql/75_watch/_tables.sql
+-- Tables of the watch: the service level of a target and its last look, what each day lacked, and the breaches.
+--
+-- Only counts stand here, no session and no row. No digest covers them: a level changes nothing that a run does.
+
+-- How far a look goes. recent: the days whose sessions can still change, and of the older days that lacked something as
+-- many as the time allows. missing: these all, and those of a run that wrote meanwhile. all: every day.
+create table public.backfill_watches (
+  target text primary key,
+  min_coverage numeric check (min_coverage > 0 and min_coverage <= 1),
+  within interval check (within > interval '0'),
+  over interval check (over > interval '0'),
+  looked_at timestamptz,
+  wanted bigint,
+  there bigint,
+  oldest_missing_at timestamptz,
+  fault text,
+  look bigint not null default 0,
+  reach text not null default 'all' check (reach in ('recent', 'missing', 'all')),
+  is_over boolean not null default true,
+  counted_as text,
+  whole_as text,
+  begun_at timestamptz,
+  written numeric not null default 0,
+  days date[] not null default '{}',
+  below date,
+  span integer not null default 30 check (span > 0),
+  check ((min_coverage is null) = (within is null)),
+  check (min_coverage is not null or over is null)
+);
+
+comment on table public.backfill_watches is
+  'The service level of each target, and what the last look found. backfill_watch_status says it for people.';
+comment on column public.backfill_watches.target is
+  'The target.';
+comment on column public.backfill_watches.min_coverage is
+  'The share of sessions that must have their rows, over 0 to 1. Null: no level is declared.';
+comment on column public.backfill_watches.within is
+  'How long after its date a session may lack rows.';
+comment on column public.backfill_watches.over is
+  'Only sessions of the last days are judged, so many. Null: those of all dates.';
+comment on column public.backfill_watches.looked_at is
+  'When the last look ended. Null: none has.';
+comment on column public.backfill_watches.wanted is
+  'Sessions that it judged: their time is over, and they can be scored.';
+comment on column public.backfill_watches.there is
+  'Of these, sessions that lack nothing.';
+comment on column public.backfill_watches.oldest_missing_at is
+  'The date of the oldest session that lacks something.';
+comment on column public.backfill_watches.fault is
+  'Why the last look says nothing. Null: it does.';
+comment on column public.backfill_watches.look is
+  'Number of the last look.';
+comment on column public.backfill_watches.reach is
+  'How far it goes: recent days, also all older ones where something was missing, or all days.';
+comment on column public.backfill_watches.is_over is
+  'Whether it has ended. If not, the next call goes on with it.';
+comment on column public.backfill_watches.counted_as is
+  'Hash of the declaration that it counts by.';
+comment on column public.backfill_watches.whole_as is
+  'Hash of the declaration by which all days were counted. Null: they never were.';
+comment on column public.backfill_watches.begun_at is
+  'When it began.';
+comment on column public.backfill_watches.written is
+  'Audit events of the target''s runs when it began. If there are others, a run may have written since.';
+comment on column public.backfill_watches.days is
+  'The older days that it has left.';
+comment on column public.backfill_watches.below is
+  'A look at all days has those before this one left.';
+comment on column public.backfill_watches.span is
+  'How many days such a look takes at a time.';
+
+create table public.backfill_coverage_history (
+  target text not null,
+  day date,
+  wanted bigint not null,
+  there bigint not null,
+  missing bigint not null,
+  not_due bigint not null,
+  lacks jsonb not null default '{}',
+  left_out jsonb not null default '[]',
+  oldest_missing_at timestamptz,
+  looked_at timestamptz not null,
+  oldest_missing_age interval generated always as (looked_at - oldest_missing_at) stored,
+  look bigint not null,
+  unique nulls not distinct (target, day),
+  check (wanted = there + missing)
+);
+
+comment on table public.backfill_coverage_history is
+  'One row per target and UTC day of its sessions: how many have their rows, as a look last counted them.';
+comment on column public.backfill_coverage_history.target is
+  'The target.';
+comment on column public.backfill_coverage_history.day is
+  'UTC day on which the sessions were created. Null: sessions with a date that no plan takes, or with none.';
+comment on column public.backfill_coverage_history.wanted is
+  'Sessions of that day that can be scored and whose time is over.';
+comment on column public.backfill_coverage_history.there is
+  'Of these, sessions that lack nothing that is wanted of them.';
+comment on column public.backfill_coverage_history.missing is
+  'Of these, sessions that lack something.';
+comment on column public.backfill_coverage_history.not_due is
+  'Further sessions, which can be scored and still have time.';
+comment on column public.backfill_coverage_history.lacks is
+  'Of the missing ones, how many lack which component: {component: sessions}.';
+comment on column public.backfill_coverage_history.left_out is
+  'What is not wanted, and why: [{component, reason, sessions}]. Without a component: the sessions as a whole.';
+comment on column public.backfill_coverage_history.oldest_missing_at is
+  'The date of the oldest missing session.';
+comment on column public.backfill_coverage_history.looked_at is
+  'When this was counted.';
+comment on column public.backfill_coverage_history.oldest_missing_age is
+  'How old the oldest missing session was then.';
+comment on column public.backfill_coverage_history.look is
+  'Number of the look that counted it.';
+
+create table public.backfill_alerts (
+  alert_id bigint generated always as identity primary key,
+  target text not null,
+  opened_at timestamptz not null,
+  coverage numeric not null,
+  min_coverage numeric not null,
+  within interval not null,
+  missing bigint not null,
+  short_by bigint not null,
+  oldest_missing_at timestamptz,
+  closed_at timestamptz check (closed_at >= opened_at),
+  closed_because text,
+  check ((closed_at is null) = (closed_because is null))
+);
+
+-- One open breach per target.
+create unique index backfill_alerts_open on public.backfill_alerts (target) where closed_at is null;
+
+comment on table public.backfill_alerts is
+  'One row per breach of a target''s service level: inserted when a look finds it, closed when a look finds it over.';
+comment on column public.backfill_alerts.alert_id is
+  'Number of the breach.';
+comment on column public.backfill_alerts.target is
+  'The target.';
+comment on column public.backfill_alerts.opened_at is
+  'When a look found it.';
+comment on column public.backfill_alerts.coverage is
+  'Share of the judged sessions that had their rows then.';
+comment on column public.backfill_alerts.min_coverage is
+  'The share that was declared.';
+comment on column public.backfill_alerts.within is
+  'The time that was declared.';
+comment on column public.backfill_alerts.missing is
+  'Sessions that lacked something.';
+comment on column public.backfill_alerts.short_by is
+  'How many of these had to have their rows, to reach the level.';
+comment on column public.backfill_alerts.oldest_missing_at is
+  'The date of the oldest of them.';
+comment on column public.backfill_alerts.closed_at is
+  'When a look found it over. Null: it is open.';
+comment on column public.backfill_alerts.closed_because is
+  'Why it was closed.';
+
+-- from sql/75_watch/counts.sql
+-- Counting days: how many sessions of a day have their rows. What a session is and what it lacks, the view of standing
+-- says. See 20_target/standing.sql.
+
+-- By what a target is counted, as a hash: its source and its components. If that changes, what was counted before says
+-- nothing any more.
+create function backfill_private.counted_as(p_target text)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.sha256_hex(concat_ws(
+    e'\n',
+    (
+      select to_jsonb(s) - array['called', 'installed_at', 'views', 'index_name']
+      from backfill_private.sources as s
+      where s.target = p_target
+    ),
+    (
+      select jsonb_agg(to_jsonb(t) order by t.position)
+      from public.backfill_targets as t
+      where t.target = p_target
+    )))
+$$;
+
+-- The sessions of a target in a range of dates, in groups that lack the same, as SQL.
+--
+-- $1, $2  the range, $3 the last date whose time is over
+-- gives   day, is_due, lacks, not_wanted: {component: reason}, excluded, sessions, oldest_at
+create function backfill_private.standing_groups_sql(p_target text)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    $sql$select
+      (s.created_at at time zone 'UTC')::date as day,
+      s.created_at <= $3 as is_due,
+      s.lacks,
+      s.not_wanted,
+      s.excluded,
+      count(*) as sessions,
+      min(s.created_at) as oldest_at
+    from (
+      -- offset 0: what a session lacks is worked out once, though it is read several times.
+      select
+        i.created_at,
+        i.excluded,
+        array_remove(array[%s]::text[], null) as lacks,
+        case when i.is_incomplete then nullif(jsonb_strip_nulls(jsonb_build_object(%s)), '{}') end as not_wanted
+      from (
+        select g.* from %s as g where g.created_at >= $1 and g.created_at < $2 offset 0
+      ) as i
+    ) as s
+    group by 1, 2, 3, 4, 5$sql$,
+    string_agg(format('case when i.%I then %L end', 'missing_' || t.component, t.component), ', ' order by t.position),
+    (
+      select string_agg(format('%L, i.%I', c.component, c.not_wanted), ', ' order by c.position)
+      from backfill_private.conditional_components(p_target) as c
+    ),
+    backfill_private.standing_view(p_target)::regclass)
+  from public.backfill_targets as t
+  where t.target = p_target
+$$;
+
+-- The days of a range of dates, counted, in a subtransaction that PostgreSQL keeps from writing: see
+-- backfill_private.detected. A day without sessions is not among them.
+--
+-- p_due    sessions up to this date are judged
+-- returns  [{day, wanted, there, missing, not_due, lacks, left_out, oldest_missing_at, selected}]
+-- raises   25006 the view, or a function that it calls, tries to write
+create function backfill_private.counted_days(
+  p_target text, p_from timestamptz, p_until timestamptz, p_due timestamptz
+)
+returns jsonb
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+set timezone = 'UTC'
+as $$
+declare
+  v_days jsonb;
+begin
+  begin
+    set local transaction_read_only = on;
+    execute format(
+      $sql$
+      with groups as materialized (%s)
+      select coalesce(jsonb_agg(to_jsonb(d)), '[]')
+      from (
+        select
+          g.day,
+          sum(g.sessions) as selected,
+          coalesce(sum(g.sessions) filter (where g.excluded is null and g.is_due), 0) as wanted,
+          coalesce(sum(g.sessions) filter (where g.excluded is null and g.is_due and g.lacks = '{}'), 0) as there,
+          coalesce(sum(g.sessions) filter (where g.excluded is null and g.is_due and g.lacks <> '{}'), 0) as missing,
+          coalesce(sum(g.sessions) filter (where g.excluded is null and not g.is_due), 0) as not_due,
+          min(g.oldest_at) filter (where g.excluded is null and g.is_due and g.lacks <> '{}') as oldest_missing_at,
+          (
+            select coalesce(jsonb_object_agg(c.component, c.sessions), '{}')
+            from (
+              select l.component, sum(x.sessions) as sessions
+              from groups as x
+              cross join unnest(x.lacks) as l (component)
+              where x.day = g.day and x.excluded is null and x.is_due
+              group by l.component
+            ) as c
+          ) as lacks,
+          (
+            select coalesce(jsonb_agg(to_jsonb(r) order by r.component nulls first, r.reason), '[]')
+            from (
+              select why.component, why.reason, sum(x.sessions) as sessions
+              from groups as x
+              cross join lateral (
+                select null as component, x.excluded as reason
+                where x.excluded is not null
+                union all
+                select n.key, n.value
+                from jsonb_each_text(x.not_wanted) as n
+                where x.excluded is null
+              ) as why
+              where x.day = g.day
+              group by 1, 2
+            ) as r
+          ) as left_out
+        from groups as g
+        group by g.day
+      ) as d$sql$,
+      backfill_private.standing_groups_sql(p_target))
+    into v_days
+    using p_from, p_until, p_due;
+  exception when read_only_sql_transaction then
+    raise exception using
+      errcode = 'read_only_sql_transaction',
+      message = format(
+        '%s writes while it is counted (%s). Take the write out of the view and of what it calls',
+        backfill_private.standing_view(p_target), sqlerrm),
+      hint = 'backfill watch after that';
+  end;
+  return v_days;
+end
+$$;
+
+-- Keep what was counted of a range of days, in place of what was known of them.
+--
+-- p_from, p_below  the first day, and the first that is too late
+-- returns          how many sessions they have
+create function backfill_private.keep_days(
+  p_target text, p_look bigint, p_from date, p_below date, p_due timestamptz
+)
+returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+declare
+  v_days jsonb := backfill_private.counted_days(
+    p_target,
+    greatest(p_from::timestamptz, backfill_private.first_moment()),
+    least(p_below::timestamptz, backfill_private.after_all_moments()),
+    p_due);
+begin
+  delete from public.backfill_coverage_history
+  where target = p_target
+    and day >= p_from
+    and day < p_below;
+  insert into public.backfill_coverage_history (
+    target, day, wanted, there, missing, not_due, lacks, left_out, oldest_missing_at, looked_at, look)
+  select
+    p_target, d.day, d.wanted, d.there, d.missing, d.not_due, d.lacks, d.left_out, d.oldest_missing_at,
+    backfill_private.clock(), p_look
+  from jsonb_to_recordset(v_days) as d (
+    day date, wanted bigint, there bigint, missing bigint, not_due bigint, lacks jsonb, left_out jsonb,
+    oldest_missing_at timestamptz);
+  return (select coalesce(sum((d ->> 'selected')::bigint), 0) from jsonb_array_elements(v_days) as d);
+end
+$$;
+
+-- Keep how many sessions lack something and have a date that no plan takes. They are judged by no level: nobody could
+-- reach it.
+create function backfill_private.keep_undated(p_target text, p_look bigint)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+declare
+  v_left_out jsonb;
+begin
+  select jsonb_agg(jsonb_build_object('component', null, 'reason', r.reason, 'sessions', r.sessions) order by r.reason)
+  into v_left_out
+  from (
+    select d.excluded as reason, count(*) as sessions
+    from unnest(backfill_private.detected(p_target, null, null)) as d
+    group by d.excluded
+  ) as r;
+  delete from public.backfill_coverage_history where target = p_target and day is null;
+  insert into public.backfill_coverage_history (
+    target, wanted, there, missing, not_due, left_out, looked_at, look)
+  select p_target, 0, 0, 0, 0, v_left_out, backfill_private.clock(), p_look
+  where v_left_out is not null;
+end
+$$;
+
+-- from sql/75_watch/level.sql
+-- The service level: keep what a target declares, judge what a look has counted, open and close alerts.
+
+-- Keep the level of a declaration. Runs do not depend on it, so a new level leaves their digests as they are.
+--
+-- p_watch  {min_coverage, within_s, over_s: null for all dates}. Null: none is declared
+create function backfill_private.keep_level(p_target text, p_watch jsonb)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  insert into public.backfill_watches (target, min_coverage, within, over)
+  values (
+    p_target,
+    (p_watch ->> 'min_coverage')::numeric,
+    make_interval(secs => (p_watch ->> 'within_s')::double precision),
+    make_interval(secs => (p_watch ->> 'over_s')::double precision))
+  on conflict (target) do update
+  set (min_coverage, within, over) = (excluded.min_coverage, excluded.within, excluded.over)
+$$;
+
+-- Forget the watch of a target that is taken away, and close its alert. What its days lacked stays.
+create function backfill_private.forget_watch(p_target text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform backfill_private.close_alert(p_target, 'the target was removed');
+  delete from public.backfill_watches where target = p_target;
+end
+$$;
+
+-- How many more sessions must have their rows to reach a level. Null: no level.
+create function backfill_private.short_by(p_min_coverage numeric, p_wanted bigint, p_there bigint)
+returns bigint
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when p_min_coverage is not null then greatest(ceil(p_min_coverage * p_wanted)::bigint - p_there, 0) end
+$$;
+
+-- Coverage as it is shown. Never rounded up: what misses a level does not look as if it reached it.
+create function backfill_private.share(p_there bigint, p_wanted bigint)
+returns numeric
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select trunc(p_there::numeric / nullif(p_wanted, 0), 4)
+$$;
+
+-- Close the open alert of a target, if there is one.
+--
+-- returns  its number, else null
+create function backfill_private.close_alert(p_target text, p_because text)
+returns bigint
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  update public.backfill_alerts
+  -- A clock that was set back closes nothing before it was opened.
+  set closed_at = greatest(backfill_private.clock(), opened_at),
+      closed_because = p_because
+  where target = p_target
+    and closed_at is null
+  returning alert_id
+$$;
+
+-- Judge what is counted of a target, once a look is over, and open or close its alert.
+--
+-- returns  what happened to the alert: opened or closed. Null: nothing
+create function backfill_private.judge(p_target text)
+returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_watch public.backfill_watches;
+  v_alert bigint;
+begin
+  update public.backfill_watches as w
+  set looked_at = backfill_private.clock(),
+      (wanted, there, oldest_missing_at) = (
+        select coalesce(sum(h.wanted), 0), coalesce(sum(h.there), 0), min(h.oldest_missing_at)
+        from public.backfill_coverage_history as h
+        where h.target = w.target
+          and (w.over is null or h.day >= ((backfill_private.clock() - w.over) at time zone 'UTC')::date))
+  where w.target = p_target
+  returning * into strict v_watch;
+  if v_watch.wanted = 0 and exists (select from backfill_private.unmatched_values(p_target)) then
+    update public.backfill_watches
+    set fault = 'no row has a value that the declaration selects: backfill missing says which'
+    where target = p_target;
+  end if;
+  if coalesce(backfill_private.short_by(v_watch.min_coverage, v_watch.wanted, v_watch.there), 0) = 0 then
+    v_alert := backfill_private.close_alert(p_target, case
+      when v_watch.min_coverage is null then 'no service level is declared any more'
+      else 'the service level is reached'
+    end);
+    return case when v_alert is not null then 'closed' end;
+  end if;
+  insert into public.backfill_alerts (
+    target, opened_at, coverage, min_coverage, within, missing, short_by, oldest_missing_at)
+  values (
+    p_target, v_watch.looked_at, backfill_private.share(v_watch.there, v_watch.wanted), v_watch.min_coverage,
+    v_watch.within, v_watch.wanted - v_watch.there,
+    backfill_private.short_by(v_watch.min_coverage, v_watch.wanted, v_watch.there), v_watch.oldest_missing_at)
+  on conflict (target) where closed_at is null do nothing
+  returning alert_id into v_alert;
+  return case when v_alert is not null then 'opened' end;
+end
+$$;
+
+-- from sql/75_watch/look.sql
+-- A look: count the days whose sessions can still change, or all days, in parts that are bounded in time. What is not
+-- reached in one call, the next goes on with.
+
+-- The first day whose sessions can still change by themselves: they may be completed, scored or deleted some days after
+-- their date. Older days are looked at if they lacked something, and in a look at all days.
+create function backfill_private.first_recent_day(p_within interval)
+returns date
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  select ((backfill_private.clock() - coalesce(p_within, interval '0') - interval '7 days') at time zone 'UTC')::date
+$$;
+
+-- How many audit events the runs of a target have. If there are others, a run may have written meanwhile.
+create function backfill_private.runs_written(p_target text)
+returns numeric
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(sum(r.audit_count), 0) from public.backfill_runs as r where r.target = p_target
+$$;
+
+-- The older days that a look is about: those that lacked something, and those of the runs that wrote since the last
+-- look, which may have been undone. Those that nobody looked at for the longest time come first.
+--
+-- p_first  the first recent day
+create function backfill_private.older_days(p_watch public.backfill_watches, p_first date)
+returns date[]
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+  select array(
+    select d.day
+    from (
+      select h.day, h.looked_at
+      from public.backfill_coverage_history as h
+      where h.target = p_watch.target
+        and (h.missing > 0 or h.not_due > 0)
+      union all
+      select i.session_at::date, null
+      from public.backfill_runs as r
+      join public.backfill_events as e
+        on e.run_id = r.run_id
+        and e.seq = r.audit_count
+      join public.backfill_items as i on i.run_id = r.run_id
+      where r.target = p_watch.target
+        and e.at >= p_watch.begun_at
+        and p_watch.written <> backfill_private.runs_written(p_watch.target)
+      group by 1
+    ) as d
+    where d.day < p_first
+    group by d.day
+    order by min(d.looked_at) nulls first, d.day desc)
+$$;
+
+-- The look of a target that is under way, else a new one. The target's row stays locked: two looks of one target come
+-- one after another.
+--
+-- p_all  all days are asked for. They are counted too if they never were as the target is declared now
+create function backfill_private.look_begun(p_target text, p_all boolean)
+returns public.backfill_watches
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_watch public.backfill_watches;
+  v_counted_as text := backfill_private.counted_as(p_target);
+  v_written numeric := backfill_private.runs_written(p_target);
+  v_reach text;
+begin
+  select * into strict v_watch from public.backfill_watches where target = p_target for update;
+  v_reach := case
+    when p_all or v_watch.whole_as is distinct from v_counted_as then 'all'
+    when v_watch.written <> v_written then 'missing'
+    else 'recent'
+  end;
+  if v_watch.is_over
+    or v_watch.counted_as is distinct from v_counted_as
+    or v_reach = 'all' and v_watch.reach <> 'all' then
+    update public.backfill_watches
+    set look = look + 1,
+        reach = v_reach,
+        is_over = false,
+        begun_at = backfill_private.clock(),
+        counted_as = v_counted_as,
+        written = v_written,
+        days = case
+          when v_reach = 'all' then '{}'
+          else backfill_private.older_days(v_watch, backfill_private.first_recent_day(v_watch.within))
+        end,
+        below = null
+    where target = p_target
+    returning * into v_watch;
+  end if;
+  return v_watch;
+end
+$$;
+
+-- Count the older days that a look has left.
+--
+-- p_end    no day is begun when this would be passed. One is always counted
+-- returns  whether the look is over
+create function backfill_private.look_at_older(
+  p_watch public.backfill_watches, p_due timestamptz, p_end timestamptz
+)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_days date[] := p_watch.days;
+  v_began timestamptz;
+begin
+  while cardinality(v_days) > 0 loop
+    v_began := backfill_private.clock();
+    perform backfill_private.keep_days(p_watch.target, p_watch.look, v_days[1], v_days[1] + 1, p_due);
+    v_days := v_days[2:];
+    exit when backfill_private.clock() + (backfill_private.clock() - v_began) >= p_end;
+  end loop;
+  if p_watch.reach = 'recent' then
+    -- Nothing of ours wrote. What others filled in such old days is found in one of the next looks.
+    v_days := '{}';
+  end if;
+  update public.backfill_watches set days = v_days where target = p_watch.target;
+  return v_days = '{}';
+end
+$$;
+
+-- The day of the newest session before a day. Null if there is none.
+create function backfill_private.session_day_before(p_target text, p_day date)
+returns date
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+set timezone = 'UTC'
+as $$
+declare
+  v_at timestamptz;
+begin
+  execute format(
+    'select g.created_at from %s as g where g.created_at >= $1 and g.created_at < $2
+     order by g.created_at desc limit 1',
+    backfill_private.standing_view(p_target)::regclass)
+  into v_at
+  using backfill_private.first_moment(), p_day::timestamptz;
+  return v_at::date;
+end
+$$;
+
+-- Count the next span of days, back from p_watch.below. The span grows and shrinks as the windows of a plan do.
+--
+-- returns  the watch, with below null when no day is left
+create function backfill_private.next_span(p_watch public.backfill_watches, p_due timestamptz)
+returns public.backfill_watches
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_watch public.backfill_watches := p_watch;
+  v_aim interval := backfill_private.window_aim(p_watch.target);
+  v_began timestamptz := backfill_private.clock();
+  v_took interval;
+begin
+  if backfill_private.keep_days(
+    p_watch.target, p_watch.look, p_watch.below - p_watch.span, p_watch.below, p_due) > 0
+  then
+    v_watch.below := p_watch.below - p_watch.span;
+  else
+    v_watch.below := backfill_private.session_day_before(p_watch.target, p_watch.below - p_watch.span) + 1;
+  end if;
+  v_took := backfill_private.clock() - v_began;
+  v_watch.span := case
+    when v_took > v_aim then greatest(p_watch.span / 2, 1)
+    when v_took < v_aim / 2 then least(p_watch.span * 2, 3650)
+    else p_watch.span
+  end;
+  return v_watch;
+exception when query_canceled then
+  if p_watch.span = 1 then
+    raise;
+  end if;
+  v_watch := p_watch;
+  v_watch.span := p_watch.span / 2;
+  return v_watch;
+end
+$$;
+
+-- Count all days before those that are counted already.
+--
+-- p_first  the first day that is counted already
+-- p_end    no span is begun when this would be passed. One is always counted
+-- returns  whether the look is over
+create function backfill_private.look_at_all(
+  p_watch public.backfill_watches, p_first date, p_due timestamptz, p_end timestamptz
+)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_watch public.backfill_watches := p_watch;
+  v_began timestamptz;
+begin
+  v_watch.below := least(coalesce(p_watch.below, p_first), p_first);
+  loop
+    v_began := backfill_private.clock();
+    v_watch := backfill_private.next_span(v_watch, p_due);
+    exit when v_watch.below is null
+      or backfill_private.clock() + (backfill_private.clock() - v_began) >= p_end;
+  end loop;
+  update public.backfill_watches set below = v_watch.below, span = v_watch.span where target = p_watch.target;
+  if v_watch.below is not null then
+    return false;
+  end if;
+  -- Days that no session has any more.
+  delete from public.backfill_coverage_history
+  where target = p_watch.target
+    and look < p_watch.look;
+  perform backfill_private.keep_undated(p_watch.target, p_watch.look);
+  update public.backfill_watches set whole_as = counted_as where target = p_watch.target;
+  return true;
+end
+$$;
+
+-- Look at a target, as far as the time allows.
+--
+-- p_all     all days, not only those that can have changed
+-- p_began   when the call began
+-- p_budget  no further part is begun when this would be passed. One is always done. Null: as long as is usual
+-- returns   whether the look is over
+create function backfill_private.look(p_target text, p_all boolean, p_began timestamptz, p_budget interval)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_watch public.backfill_watches := backfill_private.look_begun(p_target, p_all);
+  v_first date := backfill_private.first_recent_day(v_watch.within);
+  v_due timestamptz := backfill_private.clock() - coalesce(v_watch.within, interval '0');
+  v_end timestamptz := p_began + coalesce(p_budget, case v_watch.reach when 'all' then '20 s' else '2 s' end::interval);
+  v_is_over boolean;
+begin
+  perform backfill_private.keep_days(p_target, v_watch.look, v_first, '10000-01-01', v_due);
+  v_is_over := case v_watch.reach
+    when 'all' then backfill_private.look_at_all(v_watch, v_first, v_due, v_end)
+    else backfill_private.look_at_older(v_watch, v_due, v_end)
+  end;
+  update public.backfill_watches set is_over = v_is_over, fault = null where target = p_target;
+  return v_is_over;
+end
+$$;
+
+-- from sql/75_watch/status.sql
+-- What the watch says of each target: a view for the dashboard, and the function behind backfill_watch.
+
+create view public.backfill_watch_status with (security_invoker = true) as
+select
+  w.target,
+  case
+    when a.alert_id is not null then 'breached'
+    when x.unknown_because is not null then 'unknown'
+    else 'ok'
+  end as status,
+  backfill_private.share(w.there, w.wanted) as coverage,
+  w.min_coverage,
+  w.within,
+  w.over,
+  a.opened_at as breached_since,
+  w.wanted,
+  w.wanted - w.there as missing,
+  backfill_private.short_by(w.min_coverage, w.wanted, w.there) as short_by,
+  w.oldest_missing_at,
+  w.looked_at,
+  x.unlooked_hours,
+  a.alert_id,
+  case
+    when a.alert_id is not null
+    then concat_ws('; ', format('%s of %s lack something', w.wanted - w.there, w.wanted), x.unknown_because)
+    else x.unknown_because
+  end as why
+from public.backfill_watches as w
+left join public.backfill_alerts as a on a.target = w.target and a.closed_at is null
+cross join lateral (
+  select floor(greatest(extract(epoch from backfill_private.clock() - w.looked_at), 0) / 3600)::integer
+    as unlooked_hours
+) as h
+cross join lateral (
+  select
+    h.unlooked_hours,
+    case
+      when w.min_coverage is null then 'no service level is declared: [watch] in the file of the target'
+      when w.fault is not null then w.fault
+      when w.looked_at is null and not w.is_over then 'not all days are counted yet: look again'
+      when w.looked_at is null then 'nobody has looked yet'
+      when w.whole_as is distinct from w.counted_as then 'not all days are counted by the new declaration: look again'
+      when h.unlooked_hours > 24 then format('nobody has looked for %s hours', h.unlooked_hours)
+    end as unknown_because
+) as x;
+
+comment on view public.backfill_watch_status is
+  'Whether each target keeps its service level, as the last look found it.';
+comment on column public.backfill_watch_status.target is 'The target.';
+comment on column public.backfill_watch_status.status is
+  'ok, breached or unknown. Unknown: no level is declared, or nobody has looked for a day.';
+comment on column public.backfill_watch_status.coverage is
+  'Share of the judged sessions that lack nothing, 0 to 1, rounded down. Null if there are none.';
+comment on column public.backfill_watch_status.min_coverage is 'The share that is declared.';
+comment on column public.backfill_watch_status.within is 'How long after its date a session may lack rows.';
+comment on column public.backfill_watch_status.over is 'How many last days are judged. Null: all dates.';
+comment on column public.backfill_watch_status.breached_since is 'When a look found the level breached.';
+comment on column public.backfill_watch_status.wanted is
+  'Sessions that are judged: their time is over, and they can be scored.';
+comment on column public.backfill_watch_status.missing is 'Of these, sessions that lack something.';
+comment on column public.backfill_watch_status.short_by is
+  'How many of these must have their rows, to reach the level.';
+comment on column public.backfill_watch_status.oldest_missing_at is 'The date of the oldest of them.';
+comment on column public.backfill_watch_status.looked_at is 'When somebody last looked.';
+comment on column public.backfill_watch_status.unlooked_hours is 'For how many hours nobody has looked.';
+comment on column public.backfill_watch_status.alert_id is 'The open breach, in backfill_alerts.';
+comment on column public.backfill_watch_status.why is 'Why it is breached or unknown.';
+
+-- Look at one target and judge it. What cannot be looked at is told, and keeps nobody from looking at the others.
+--
+-- returns  its row of backfill_watch_status as JSON, with is_over: whether the look is, change: opened, closed or null
+create function backfill_private.watch_one(p_target text, p_all boolean, p_began timestamptz, p_budget interval)
+returns jsonb
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+declare
+  v_is_over boolean := true;
+  v_change text;
+begin
+  insert into public.backfill_watches (target) values (p_target) on conflict do nothing;
+  begin
+    v_is_over := backfill_private.look(p_target, p_all, p_began, p_budget);
+    if v_is_over then
+      v_change := backfill_private.judge(p_target);
+    end if;
+  exception when others then
+    update public.backfill_watches
+    set fault = 'nobody could look: ' || backfill_private.kept_message(sqlstate, sqlerrm)
+    where target = p_target;
+  end;
+  return (
+    select to_jsonb(s) - array['within', 'over'] || jsonb_build_object(
+      'within_s', extract(epoch from s.within)::bigint,
+      'over_s', extract(epoch from s.over)::bigint,
+      'is_over', v_is_over,
+      'change', v_change)
+    from public.backfill_watch_status as s
+    where s.target = p_target);
+end
+$$;
+
+-- Look at a target, or at all, as far as the time allows.
+--
+-- p_all        all days, in parts. Call again until is_over
+-- p_budget_ms  see look
+-- returns      {targets: [see watch_one]}
+-- raises       OB010 not allowed, OB013 no such target or a bound
+create function backfill_private.watch(p_target text, p_all boolean, p_budget_ms integer)
+returns jsonb
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_began timestamptz := backfill_private.clock();
+  v_told jsonb := '[]';
+  v_target text;
+begin
+  perform backfill_private.authorize('watch');
+  if p_budget_ms is not null then
+    perform backfill_private.check_bounds(jsonb_build_object('a look', p_budget_ms));
+  end if;
+  if p_target is not null or not exists (select from backfill_private.sources) then
+    perform backfill_private.check_target(p_target);
+  end if;
+  perform set_config('backfill.request', '', true);
+  for v_target in
+    select s.target
+    from backfill_private.sources as s
+    where s.target = coalesce(p_target, s.target)
+    order by s.target
+  loop
+    v_told := v_told || backfill_private.watch_one(
+      v_target, coalesce(p_all, false), v_began, make_interval(secs => p_budget_ms / 1000.0::double precision));
+  end loop;
+  return jsonb_build_object('targets', v_told);
+end
+$$;
+
 -- from sql/80_undo/_tables.sql
 -- Tables of undo: previews and how far each was carried out.
 
@@ -16833,6 +17713,7 @@ begin
     array(select jsonb_array_elements_text(c.d -> 'needs_first')),
     c.d -> 'score_ranges', c.d ->> 'transport', c.d ->> 'function_version', c.d ->> 'receipts'
   from jsonb_array_elements(p_declaration -> 'components') with ordinality as c (d, place);
+  perform backfill_private.keep_level(v_target, p_declaration -> 'watch');
 end
 $$;
 
@@ -16842,8 +17723,8 @@ $$;
 -- p_declaration  {target, defaults, views, source: {schema, table, key, date, filters, needs, index,
 --                builds_index: a migration of its own follows, called}, components: [{component, schema, table,
 --                session, key, version_column, version, version_parameter, any_version_counts, matches, transport,
---                function, function_version, receipts, arguments, helpers, needs_first, score_ranges}]}, components in
---                the order of scoring
+--                function, function_version, receipts, arguments, helpers, needs_first, score_ranges}], watch:
+--                {min_coverage, within_s, over_s}, or none}, components in the order of scoring
 -- raises         OB013 it names what the database does not have, its tables do not meet what has to be true of them, or
 --                it drops a component that a run has planned
 create function backfill_private.keep_target(p_declaration jsonb)
@@ -17179,6 +18060,7 @@ as $$
 begin
   perform backfill_private.refuse_while_running(p_target);
   perform backfill_private.withdraw(p_target);
+  perform backfill_private.forget_watch(p_target);
   delete from public.backfill_targets where target = p_target;
   delete from backfill_private.sources where target = p_target;
 end
@@ -17647,6 +18529,30 @@ $$;
 comment on function public.backfill_coverage(text, text, text) is
   'What is missing of a target, by UTC day: the target, the first day, the last. Sessions without a date count in any '
   'range. For the client.';
+
+-- Look at a target, or at all: whether the sessions have their rows in time.
+--
+-- target      null: every target
+-- full_count  count all days, in parts: call it until is_over is true. By itself it counts the days whose sessions can
+--             still change, and all of them the first time and after a new declaration
+-- budget_ms   a call begins no further part after this. Null: 2,000, and 20,000 while all days are counted
+-- returns     {targets: [{target, status: ok, breached or unknown, coverage, min_coverage, within_s, over_s,
+--             breached_since, wanted, missing, short_by, oldest_missing_at, looked_at, unlooked_hours, alert_id, why,
+--             is_over, change: opened or closed, else null}]}
+-- raises      OB010 not allowed, OB013 no such target
+create function public.backfill_watch(
+  target text default null, full_count boolean default false, budget_ms integer default null
+)
+returns jsonb
+language sql
+set search_path = pg_catalog, pg_temp
+set statement_timeout = '55s'
+as $$
+  select backfill_private.watch($1, $2, $3)
+$$;
+
+comment on function public.backfill_watch(text, boolean, integer) is
+  'Look whether the sessions of a target, or of all, have their rows in time. For pg_cron, the SQL editor and jobs.';
 
 -- The relations and functions that a declaration may name, from the catalogs alone.
 --
@@ -18652,6 +19558,24 @@ create policy "the owner alone" on backfill_private.bulk_claims for select to se
 alter table backfill_private.bulk_rows enable row level security;
 create policy "the owner alone" on backfill_private.bulk_rows for select to service_role using (false);
 
+alter table public.backfill_watches enable row level security;
+create policy "everybody with a backfill role reads the watches" on public.backfill_watches
+  for select to authenticated using ((select backfill_private.may('read')));
+create policy "the service reads the watches" on public.backfill_watches
+  for select to service_role using (true);
+
+alter table public.backfill_coverage_history enable row level security;
+create policy "everybody with a backfill role reads the history" on public.backfill_coverage_history
+  for select to authenticated using ((select backfill_private.may('read')));
+create policy "the service reads the history" on public.backfill_coverage_history
+  for select to service_role using (true);
+
+alter table public.backfill_alerts enable row level security;
+create policy "everybody with a backfill role reads alerts" on public.backfill_alerts
+  for select to authenticated using ((select backfill_private.may('read')));
+create policy "the service reads alerts" on public.backfill_alerts
+  for select to service_role using (true);
+
 -- from sql/99_access/rights.sql
 -- Rights: everything is revoked, then granted by name. Row level security is in policies.sql.
 
@@ -18673,9 +19597,14 @@ revoke all on
   public.backfill_approvals,
   public.backfill_receipts,
   public.backfill_run_progress,
-  public.backfill_run_failures
+  public.backfill_run_failures,
+  public.backfill_watches,
+  public.backfill_coverage_history,
+  public.backfill_alerts,
+  public.backfill_watch_status
 from public, anon, authenticated, service_role;
 revoke all on sequence
+  public.backfill_alerts_alert_id_seq,
   public.backfill_approvals_approval_id_seq,
   public.backfill_receipts_receipt_id_seq
 from public, anon, authenticated, service_role;
@@ -18685,6 +19614,7 @@ revoke all on function
   public.backfill_check(jsonb),
   public.backfill_calls(uuid),
   public.backfill_coverage(text, text, text),
+  public.backfill_watch(text, boolean, integer),
   public.backfill_catalog(),
   public.backfill_check_target(jsonb),
   public.backfill_installed(),
@@ -18727,7 +19657,11 @@ grant select on
   public.backfill_events,
   public.backfill_approvals,
   public.backfill_run_progress,
-  public.backfill_run_failures
+  public.backfill_run_failures,
+  public.backfill_watches,
+  public.backfill_coverage_history,
+  public.backfill_alerts,
+  public.backfill_watch_status
 to authenticated, service_role;
 
 -- All columns but the fence's hash, which only the gate needs.
@@ -18772,6 +19706,7 @@ to authenticated, service_role;
 -- Doors of the service only.
 grant execute on function
   public.backfill_coverage(text, text, text),
+  public.backfill_watch(text, boolean, integer),
   public.backfill_history(text[]),
   public.backfill_catalog(),
   public.backfill_check_target(jsonb),
@@ -18809,6 +19744,8 @@ grant execute on function
   backfill_private.refuse_untargeted(),
   backfill_private.resume(uuid, text),
   backfill_private.seal(uuid, numeric, jsonb),
+  backfill_private.share(bigint, bigint),
+  backfill_private.short_by(numeric, bigint, bigint),
   backfill_private.slots_taken(bigint),
   backfill_private.unlike_approved(uuid),
   backfill_private.verify_part(uuid, jsonb, integer)
@@ -18874,7 +19811,8 @@ grant execute on function
   backfill_private.settle(uuid, uuid, jsonb),
   backfill_private.spelled(oid, text),
   backfill_private.start(uuid, text),
-  backfill_private.too_few(text, text)
+  backfill_private.too_few(text, text),
+  backfill_private.watch(text, boolean, integer)
 to service_role;
 
 -- Nothing of ours truncates these tables, so nobody may.

@@ -78,6 +78,7 @@ select backfill_private.declare_target('{
       "score_ranges": {}
     }
   ],
+  "watch": {"min_coverage": 0.99, "within_s": 21600, "over_s": null},
   "views": [
     "backfill_private.prism_standing",
     "backfill_private.prism_gaps",
