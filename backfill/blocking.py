@@ -138,6 +138,13 @@ class Backfill(Face[AsyncBackfill], SaysOtherNames):
     check_target = waited_for(AsyncBackfill.check_target)
     catalog = waited_for(AsyncBackfill.catalog)
     draft_target = waited_for(AsyncBackfill.draft_target)
+    propose_standing = waited_for(AsyncBackfill.propose_standing)
+    standings = waited_for(AsyncBackfill.standings)
+    standing = waited_for(AsyncBackfill.standing)
+    approve_standing = waited_for(AsyncBackfill.approve_standing)
+    revoke_standing = waited_for(AsyncBackfill.revoke_standing)
+    ask_standing = waited_for(AsyncBackfill.ask_standing)
+    standing_page = waited_for(AsyncBackfill.standing_page)
 
 
 def _let_go(core: AsyncBackfill, portal: BlockingPortal, pid: int) -> None:

@@ -37,6 +37,7 @@ from backfill.run.move import move
 from backfill.run.page import run_page
 from backfill.run.plan import finish_plan, plan_asked, tell_sealed
 from backfill.run.shards import spread
+from backfill.run.standing import StandingVerbs
 from backfill.run.targets import TargetVerbs
 from backfill.run.undo import AsyncUndo, confirm_undo, preview_undo, undo_scope
 from backfill.run.worker import Worker, own_name
@@ -45,7 +46,7 @@ DEFAULT_RUNS = 50
 DEFAULT_CONCURRENCY = 4  # over a quarter of a small project's pool, so more only on request
 
 
-class AsyncBackfill(TargetVerbs, SaysOtherNames):
+class AsyncBackfill(StandingVerbs, TargetVerbs, SaysOtherNames):
     """A project's backfills. Close it, or use it as an async context manager."""
 
     def __init__(

@@ -58,6 +58,7 @@ from backfill.results.plan import (
 from backfill.results.rehearsal import Rehearsal, RehearsedSession
 from backfill.results.run import FailedSession, NextStep, Outcome, RunSummary, Status
 from backfill.results.sessions import PlannedSession
+from backfill.results.standing import StandingApproval
 from backfill.results.target import FileFault, InstalledTarget, TargetCheck, TargetDraft
 from backfill.results.undo import UndoEffect
 from backfill.results.verification import Answered, Criterion, Verification
@@ -165,6 +166,7 @@ __all__ = [
     "Risk",
     "RunSummary",
     "StaleFence",
+    "StandingApproval",
     "Status",
     "TakesNoWrites",
     "TargetCheck",

@@ -48,6 +48,11 @@ end
 $$;
 
 drop function if exists
+  public.backfill_ask_standing(uuid),
+  public.backfill_propose_standing(
+    text, text, integer, integer, integer, integer, text, text, text[], boolean, text, uuid),
+  public.backfill_revoke_standing(uuid, text),
+  public.backfill_standings(),
   public.backfill_approve_undo(uuid, text, text, text),
   public.backfill_approve(uuid, text, text, text),
   public.backfill_bulk(uuid, text, integer, integer, text),
@@ -112,6 +117,8 @@ drop table if exists
   public.backfill_alerts,
   public.backfill_approvals,
   public.backfill_coverage_history,
+  public.backfill_standing,
+  backfill_private.standing_days,
   public.backfill_events,
   public.backfill_receipts,
   public.backfill_items,

@@ -22,7 +22,9 @@ Connection = psycopg.Connection[Any]
 
 # What API roles may call of the private schema: what their doors, policies and views call.
 CALLED_BY_USERS = (
+    "approve_standing(uuid,text,text,text)",
     "approve_undo(uuid,text,text,text)",
+    "ask_standing(uuid)",
     "batch_spacing_s(jsonb)",
     "lease_holders(uuid)",
     "left_behind_count(uuid)",
@@ -37,12 +39,17 @@ CALLED_BY_USERS = (
     "next_step(uuid,bigint,boolean)",
     "open_run(jsonb,text,uuid)",
     "preview_undo(uuid,text[],text,text,integer,bigint)",
+    "propose_standing(uuid,jsonb)",
     "refuse_untargeted()",
     "resume(uuid,text)",
+    "revoke_standing(uuid,text)",
     "seal(uuid,numeric,jsonb)",
     "share(bigint,bigint)",
     "short_by(numeric,bigint,bigint)",
     "slots_taken(bigint)",
+    "standing_of_run(uuid)",
+    "standings_told()",
+    "waits_for_hours(uuid)",
     "unlike_approved(uuid)",
     "verify_part(uuid,jsonb,integer)",
 )

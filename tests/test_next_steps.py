@@ -78,6 +78,24 @@ def broken(statement: str, **request: Any) -> Act:
     return act
 
 
+def by_a_revoked_rule(walk: Walk) -> None:
+    """A standing approval lets the run start, and is revoked."""
+    walk.plan(limit=3)
+    rule = verbs.call(
+        walk.db,
+        "backfill_propose_standing",
+        until="2999-12-31",
+        max_sessions=3,
+        environment="staging",
+    )
+    named = (rule["standing_id"], rule["digest"])
+    walk.db.execute("select public.backfill_approve(%s, %s, 'Ada')", named)
+    verbs.call(walk.db, "backfill_ask_standing", run=walk.run_id)
+    verbs.call(walk.db, "backfill_start", p_run_id=walk.run_id, p_worker="test")
+    walk.db.execute("select public.backfill_revoke_standing(%s, 'enough')", named[:1])
+    walk.work()
+
+
 def told(*, canary: bool = False, limit: int = 3, **outcome: Any) -> Act:
     """Every call of the run has this outcome. canary: five sessions go first, of seven."""
 
@@ -333,6 +351,7 @@ PAUSES = (
     Case("plan", other_plan),
     Case("environment", broken("update public.backfill_settings set environment = 'qa'")),
     Case("server", broken(ELSEWHERE)),
+    Case("standing", by_a_revoked_rule, person_only),
     Case("settings", broken("delete from public.backfill_settings"), person_only),
     Case("view_gone", broken(GONE), statement(BACK)),
     Case("gone", broken(RENAMED), statement(NAMED_AGAIN)),

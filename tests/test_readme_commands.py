@@ -137,7 +137,7 @@ def test_the_table_names_every_verb_and_no_option_that_is_none() -> None:
     for cell in re.findall(r"^\| (`.+?`) \|", ROWS.group().replace(r"\|", "/"), re.MULTILINE):
         for usage in re.findall(r"`([^`]+)`", cell):
             verb, *rest = usage.split(" ", 1)
-            if verb == "target":
+            if verb in ("target", "standing"):
                 verb = " ".join(usage.split()[:2])
             if verb == "local":
                 named |= {f"local {part}" for part in rest[0].split("/")}

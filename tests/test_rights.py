@@ -42,6 +42,10 @@ CALLS = {
     "backfill_cancel": (DENIED, "OB010", "OB010", "ok", "ok", "ok"),
     "backfill_approve": (DENIED, "OB005", "OB005", "OB005", "ok", "OB005"),
     "backfill_reject": (DENIED, "OB005", "OB005", "OB005", "ok", "OB005"),
+    "backfill_propose_standing": (DENIED, "OB010", "OB010", "ok", "ok", "ok"),
+    "backfill_standings": (DENIED, "OB010", "ok", "ok", "ok", "ok"),
+    "backfill_revoke_standing": (DENIED, "OB010", "OB010", "ok", "ok", "ok"),
+    "backfill_ask_standing": (DENIED, "OB010", "OB010", "ok", "ok", "ok"),
     "backfill_verify_part": (DENIED, "OB010", "ok", "ok", "ok", "ok"),
     "backfill_check": (DENIED, "OB010", "ok", "ok", "ok", "ok"),
     "backfill_calls": (DENIED, "OB010", "ok", "ok", "ok", "ok"),
@@ -81,6 +85,7 @@ READS = {
     "backfill_items": BY_ROLE,
     "backfill_receipts": BY_ROLE,
     "backfill_approvals": BY_ROLE,
+    "backfill_standing": BY_ROLE,
     "backfill_events": BY_ROLE,
     "backfill_run_progress": BY_ROLE,
     "backfill_run_failures": BY_ROLE,
@@ -120,6 +125,7 @@ AS_POSTGRES = {
     "backfill_items": ("23505", "ok", "OB007", "OB007"),
     "backfill_receipts": ("23505", "ok", "ok", "OB007"),
     "backfill_approvals": ("OB002", "ok", "ok", "OB007"),
+    "backfill_standing": ("23505", "ok", "OB007", "0A000"),
     "backfill_events": ("23505", "ok", "ok", "OB007"),
     "backfill_run_progress": ("55000", "55000", "55000", "42809"),
     "backfill_run_failures": ("23502", "ok", "OB007", "42809"),
@@ -323,6 +329,10 @@ def _arguments(project: Project, runs: dict[str, str], claim_id: str) -> dict[st
     sampled = project.value("select public.backfill_rehearsal(%s)", runs["collected"])[0]
     running, completed = {"p_run_id": runs["running"]}, {"p_run_id": runs["completed"]}
     awaiting = {"run": runs["awaiting"]}
+    rule = {"until": "2999-12-31", "max_sessions": 1}
+    proposed = project.value(
+        "select public.backfill_propose_standing(until => %s, max_sessions => %s)", *rule.values()
+    )
     return {
         "backfill_open": {"p_request": _request()},
         "backfill_collect": {"p_run_id": runs["planning"]},
@@ -334,6 +344,10 @@ def _arguments(project: Project, runs: dict[str, str], claim_id: str) -> dict[st
         "backfill_cancel": {"run": runs["running"], "reason": "no more"},
         "backfill_approve": {**awaiting, "digest": _digest(project, runs["awaiting"])},
         "backfill_reject": {**awaiting, "reason": "too many"},
+        "backfill_propose_standing": rule,
+        "backfill_standings": {},
+        "backfill_revoke_standing": {"standing": proposed["standing_id"], "reason": "no more"},
+        "backfill_ask_standing": awaiting,
         "backfill_verify_part": completed,
         "backfill_check": {},
         "backfill_calls": {},

@@ -60,11 +60,13 @@ class Standing(NamedTuple):
     """How a run stands: what helps it now, what its undos left, what is not as it was approved.
 
     left_behind: {session_id, table, row, reason}. unlike_approved: a sentence, or None.
+    standing: {standing_id, covers, reason}, what standing approvals say of it, or None.
     """
 
     next_step: NextStep | None
     left_behind: tuple[Mapping[str, Json], ...]
     unlike_approved: str | None
+    standing: Mapping[str, Json] | None
 
 
 async def load_standing(gateway: Gateway, run_id: str) -> Standing:
@@ -76,7 +78,10 @@ async def load_standing(gateway: Gateway, run_id: str) -> Standing:
     left: list[dict[str, Json]] = []
     if row and row["left_behind"]:
         left = await gateway.call("backfill_left_behind", {"p_run_id": run_id}, answers.ROWS)
-    return Standing(next_step_of(row or {}), tuple(left), (row or {}).get("unlike_approved"))
+    told = row or {}
+    return Standing(
+        next_step_of(told), tuple(left), told.get("unlike_approved"), told.get("standing")
+    )
 
 
 async def load_fresh_plan(gateway: Gateway, run_id: str) -> Plan:

@@ -18,6 +18,7 @@ from backfill.results.coverage import DayCoverage, Missing, all_missing_name
 from backfill.results.plan import Approval, Freshness, Plan
 from backfill.results.run import ITEM_STATES, FailedSession, Json, NextStep, RunSummary, Status
 from backfill.results.sessions import PlannedSession, PlannedSessions
+from backfill.results.standing import StandingApproval
 from backfill.results.target import InstalledTarget
 from backfill.results.undo import UndoEffect
 from backfill.results.verification import Bucket, Verification
@@ -33,8 +34,8 @@ PROGRESS_COLUMNS = (
     "unselected,rate_per_minute,eta_s,waits_for,approved_by,approved_until,created_at,audit_count,audit_head,"
     "called"
 )
-STANDING_COLUMNS = "left_behind,next"
-STATUS_COLUMNS = f"{PROGRESS_COLUMNS},cause,{STANDING_COLUMNS}"
+STANDING_COLUMNS = "left_behind,next,standing"
+STATUS_COLUMNS = f"{PROGRESS_COLUMNS},cause,approved_via,{STANDING_COLUMNS}"
 BUCKETS = (
     "as_planned", "missing", "unplanned", "extra", "filled_elsewhere", "changed_since",
     "no_longer_selected",
@@ -157,6 +158,11 @@ def next_step_of(row: Mapping[str, Json]) -> NextStep | None:
     """The next step in a row of backfill_run_progress. None if it has none."""
     told = row.get("next")
     return None if told is None else read(NextStep, told)
+
+
+def standing_of(told: Mapping[str, Json]) -> StandingApproval:
+    """A standing approval as the doors tell it."""
+    return read(StandingApproval, told)
 
 
 def summary_of(row: Mapping[str, Json]) -> RunSummary:

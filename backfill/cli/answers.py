@@ -162,8 +162,21 @@ def status_text(status: Status) -> str:
     if status.state == "running":
         left = "not known" if status.eta_s is None else f"about {duration(status.eta_s)}"
         lines.append(f"{status.rate_per_minute:g} {status.called.many}/min, time left {left}")
+    lines += _of_standing(status)
     lines.append(f"audit: {counted(status.audit_count, 'event')}, head {status.audit_head}")
     return "\n  ".join(lines)
+
+
+def _of_standing(status: Status) -> list[str]:
+    """By which standing approval it was approved, or why none covers it."""
+    if status.standing is None:
+        return []
+    if status.approved_via == "standing":
+        by = str(status.standing["standing_id"])[:8]
+        return [f"approved by standing approval {by}, which {status.approved_by} approved"]
+    if status.standing["reason"]:
+        return [f"not covered: {status.standing['reason']}"]
+    return [f"a standing approval covers it now: backfill standing ask {status.run_id}"]
 
 
 @plainly

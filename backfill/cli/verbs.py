@@ -35,6 +35,7 @@ VERBS = {
         "Preview taking back what a run wrote, or confirm the preview, as who is signed in.",
     ),
     "logs": Listed("runs", "Write all files of a run from the database."),
+    "standing": Listed("standing", "Let a rule approve runs: standing approvals."),
     "login": Listed("login", "Sign in to decide as oneself."),
     "logout": Listed("login", "End the session of `login`, here and at Auth."),
     "install": Listed(

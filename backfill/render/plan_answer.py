@@ -65,8 +65,17 @@ def _lines(plan: Plan) -> Iterator[str]:
     yield f"**For**: {_sessions(plan)}"
     yield from _risk(plan)
     yield f"**Against it**: {_against(plan)}"
+    if plan.standing and plan.state == "awaiting_approval":
+        yield f"**Standing approval**: {_standing(plan)}"
     if plan.freshness is not None and not plan.freshness.is_fresh:
         yield f"{MARKS['warn']} **Changed since it was sealed**: see the next sections"
+
+
+def _standing(plan: Plan) -> str:
+    told = plan.standing or {}
+    if told["reason"]:
+        return escaped(told["reason"])
+    return f"{str(told['standing_id'])[:8]} covers it now: `backfill standing ask {plan.run_id}`"
 
 
 def _sessions(plan: Plan) -> str:
@@ -107,8 +116,11 @@ def _approval(plan: Plan) -> str:
     given = plan.approval
     if given is None:
         return "Never approved."
+    via = f"via {escaped(given.via)}"
+    if given.via == "standing" and plan.standing:
+        via = f"by standing approval {str(plan.standing['standing_id'])[:8]}"
     return (
-        f"Approved by {escaped(given.approver)} (via {escaped(given.via)}) "
+        f"Approved by {escaped(given.approver)} ({via}) "
         f"at {utc(given.at)}, valid until {utc(given.until)}.{_unlike(plan)}"
     )
 

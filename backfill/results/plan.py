@@ -149,7 +149,8 @@ class Plan:
     read again and can still be carried out. freshness_unknown: why that could not be found out.
     next_step: what helps the run now. left_behind: rows that an undo could not take back,
     {session_id, table, row, reason}, 1,000 at most. unlike_approved: a sentence if the figures or
-    marks are not those that the approver read.
+    marks are not those that the approver read. standing: {standing_id, covers, reason}: the
+    standing approval that approved it, or why none covers it. None if its target has none.
     """
 
     # pydantic takes the sessions as they are: to validate each would undo their compact form.
@@ -172,6 +173,7 @@ class Plan:
     next_step: NextStep | None = None
     left_behind: tuple[Mapping[str, object], ...] = ()
     unlike_approved: str | None = None
+    standing: Mapping[str, Json] | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -340,6 +342,9 @@ class Plan:
         yield "freshness", self.freshness.as_dict() if self.freshness else None
         yield "freshness_unknown", self.freshness_unknown
         yield "unlike_approved", self.unlike_approved
+        yield "approved_by", self.approval.approver if self.approval else None
+        yield "approved_via", self.approval.via if self.approval else None
+        yield "standing", dict(self.standing) if self.standing else None
         yield "next", self.next_step.as_dict() if self.next_step else None
         if self.started_at is not None:
             yield from self._became_of_it(self.started_at)

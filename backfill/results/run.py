@@ -84,7 +84,8 @@ class Status:
     if that is unknown. audit_head: hash of the newest of audit_count events. unselected: skipped
     sessions that the target no longer selected. called: how its rows are called, one and several.
     cause: what kind of reason a pause has, as a code. left_behind: rows that an undo could not take
-    back. next_step: what helps now.
+    back. next_step: what helps now. approved_via: sql, auth, service_key or standing. standing:
+    {standing_id, covers, reason}: the standing approval that approved it, or why none covers it.
     """
 
     run_id: str
@@ -103,6 +104,8 @@ class Status:
     cause: str | None = None
     left_behind: int = 0
     next_step: NextStep | None = None
+    approved_via: str | None = None
+    standing: Mapping[str, Json] | None = None
 
     @property
     def total(self) -> int:
@@ -128,6 +131,8 @@ class Status:
             "eta_s": self.eta_s,
             "waits_for": self.waits_for,
             "approved_by": self.approved_by,
+            "approved_via": self.approved_via,
+            "standing": dict(self.standing) if self.standing else None,
             "approved_until": self.approved_until.isoformat() if self.approved_until else None,
             "left_behind": self.left_behind,
             "audit": self.audit,

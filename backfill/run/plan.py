@@ -71,8 +71,11 @@ async def finish_plan(gateway: Gateway, clock: Clock, run_id: str) -> Plan:
 
 
 def tell_sealed(plan: Plan, clock: Clock, listeners: Listeners) -> Plan:
-    """Tell that a plan awaits approval, unless it is empty. Raises what a listener raises."""
-    if plan.is_empty:
+    """Tell that a plan awaits approval, unless it is empty. Raises what a listener raises.
+
+    One that a standing approval covers awaits none.
+    """
+    if plan.state != "awaiting_approval":
         return plan
     details: dict[str, Json] = {
         "digest": plan.digest,

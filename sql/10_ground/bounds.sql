@@ -26,6 +26,11 @@ select * from (values
   -- One for each session of the largest batch, with a message of 500 characters.
   ('the list of outcomes', 'entries', 0, 1000),
   ('the list of outcomes', 'bytes', 0, 4000000),
+  ('the list of marks', 'entries', 0, 100),
+  ('a run by standing approval', 'sessions', 1, 999999999),
+  ('a run by standing approval', 'calls', 1, 999999999),
+  ('a day of standing approval', 'sessions', 1, 999999999),
+  ('the throttle of a standing approval', 'starts per minute', 1, 999999999),
   ('the round trip', 'milliseconds', 0, 600000),
   -- A look goes on in the next call.
   ('a look', 'milliseconds', 0, 20000),

@@ -45,6 +45,8 @@ select * from (values
   ('environment', true, false, 'A plan for this environment takes the place of this one. If backfill_settings has the '
     'wrong environment, set it right, then {again} the run.',
     array['backfill plan --like {run} --environment {environment}']),
+  ('standing', true, true, 'What allowed this run is revoked. To go on, plan it anew and have a person approve it.',
+    array['backfill plan --like {run}']),
   ('server', true, false, 'The database was restored, copied or upgraded since. A new plan is for what stands here.',
     array['backfill plan --like {run}']),
   ('settings', true, true, 'Put the row back, and set again what it held: environment, policy, bounds. Then {again} '

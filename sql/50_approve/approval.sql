@@ -12,7 +12,8 @@ create table public.backfill_approvals (
   via text not null default '',
   note text check (length(note) <= 500),
   decided_at timestamptz not null default backfill_private.clock(),
-  valid_until timestamptz
+  valid_until timestamptz,
+  standing_id uuid
 );
 
 -- An approval serves one run, and a run has one decision.
@@ -31,10 +32,13 @@ comment on column public.backfill_approvals.approver is
   'Who decided: the name given, or the e-mail address of the Auth user.';
 comment on column public.backfill_approvals.approver_id is 'The Auth user who decided. Null in the SQL editor.';
 comment on column public.backfill_approvals.via is
-  'sql: the SQL editor. auth: an Auth user''s token. service_key: the secret key, if the policy is any.';
+  'sql: the SQL editor. auth: an Auth user''s token. service_key: the secret key, if the policy is any. standing: a '
+  'standing approval, whose approver this is.';
 comment on column public.backfill_approvals.note is 'What the approver added. For a rejection, the reason.';
 comment on column public.backfill_approvals.decided_at is 'When it was decided.';
 comment on column public.backfill_approvals.valid_until is 'When the approval runs out. Null for a rejection.';
+comment on column public.backfill_approvals.standing_id is
+  'The standing approval that covered the run. Null: a person decided on it.';
 
 -- May the caller decide on what these users asked for?
 --
@@ -164,8 +168,43 @@ as $$
   select 'the plan: ' || u from backfill_private.unlike_approved(p_run_id) as u where u is not null
 $$;
 
+-- Carry out a decision: fill in what it stands on, and move the run. Its locked row is the one decided on.
+--
+-- p_until    it is not valid for longer
+-- p_details  what else the chain tells
+-- returns    the decision as it is kept
+create function backfill_private.carried_out(
+  p_decision public.backfill_approvals, p_run public.backfill_runs, p_until timestamptz, p_details jsonb
+)
+returns public.backfill_approvals
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_new public.backfill_approvals := p_decision;
+  v_is_approval boolean := p_decision.decision = 'approved';
+begin
+  v_new.digest := p_run.digest;
+  v_new.figures_hash := backfill_private.figures_hash(p_run.plan);
+  v_new.sessions_hash := backfill_private.sha256_hex(backfill_private.planned_text(p_run.run_id));
+  v_new.decided_at := backfill_private.clock();
+  v_new.valid_until := case when v_is_approval
+    then least(v_new.decided_at + (backfill_private.settings()).approval_ttl, p_until) end;
+  update public.backfill_runs
+  set approved_by = case when v_is_approval then v_new.approver end,
+      approved_via = case when v_is_approval then v_new.via end,
+      approved_at = case when v_is_approval then v_new.decided_at end,
+      approved_until = v_new.valid_until
+  where run_id = p_run.run_id;
+  perform backfill_private.move(p_run.run_id, v_new.decision, v_new.note,
+    jsonb_build_object('digest', v_new.digest, 'figures_hash', v_new.figures_hash,
+      'sessions_hash', v_new.sessions_hash, 'approver', v_new.approver, 'via', v_new.via) || p_details);
+  return v_new;
+end
+$$;
+
 -- Decide: fills in what the caller cannot choose, refuses what the caller may not do, moves the run. Who may not decide
--- is refused before anything is locked.
+-- is refused before anything is locked. What a standing approval decides is in 55_standing/use.sql.
 --
 -- raises  OB001 no such run
 --         OB002 nothing to decide
@@ -181,7 +220,6 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_run public.backfill_runs;
-  v_caller record;
 begin
   if new.decision in ('approved', 'rejected') is not true then
     perform backfill_private.refuse('OB013',
@@ -212,34 +250,11 @@ begin
     perform backfill_private.refuse('OB013', 'a rejection needs a reason',
       format('backfill reject %s --reason "…"', new.run_id));
   end if;
-  select * into v_caller from backfill_private.caller();
-  new.digest := v_run.digest;
-  new.figures_hash := backfill_private.figures_hash(v_run.plan);
-  new.sessions_hash := backfill_private.sha256_hex(backfill_private.planned_text(new.run_id));
-  new.approver_id := v_caller.user_id;
-  new.via := case v_caller.kind
-    when 'postgres' then 'sql'
-    when 'user' then 'auth'
-    else 'service_key' end;
-  new.approver := coalesce(
-    (select u.email from auth.users as u where u.id = v_caller.user_id),
-    nullif(btrim(new.approver), ''),
-    v_caller.label);
-  new.decided_at := backfill_private.clock();
-  new.valid_until := case when new.decision = 'approved'
-    then new.decided_at + (backfill_private.settings()).approval_ttl end;
-  update public.backfill_runs
-  set approved_by = case when new.decision = 'approved' then new.approver end,
-      approved_via = case when new.decision = 'approved' then new.via end,
-      approved_at = case when new.decision = 'approved' then new.decided_at end,
-      approved_until = new.valid_until
-  where run_id = new.run_id;
-  perform backfill_private.move(new.run_id, new.decision, new.note,
-    jsonb_build_object('digest', new.digest, 'figures_hash', new.figures_hash, 'sessions_hash', new.sessions_hash,
-      'approver', new.approver, 'via', new.via));
-  return new;
+  select y.approver, y.approver_id, y.via into new.approver, new.approver_id, new.via
+  from backfill_private.signed_by(new.approver) as y;
+  return backfill_private.carried_out(new, v_run, null, '{}');
 end
 $$;
 
 create trigger backfill_approvals_decide before insert on public.backfill_approvals
-  for each row execute function backfill_private.decide();
+  for each row when (new.standing_id is null) execute function backfill_private.decide();

@@ -161,3 +161,14 @@ begin
   end if;
 end
 $$;
+
+-- Until when a run starts no session by itself: it backs off, or is outside the hours of its standing approval. Null:
+-- it does not wait.
+create function backfill_private.waits_until(p_run public.backfill_runs)
+returns timestamptz
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select greatest(p_run.back_off_until, (backfill_private.standing_wait(p_run)).until)
+$$;

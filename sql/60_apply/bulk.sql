@@ -26,7 +26,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select p_run.request ->> 'mode' = 'bulk'
     and backfill_private.may_score(p_run)
-    and coalesce(p_run.back_off_until <= backfill_private.clock(), true)
+    and coalesce(backfill_private.waits_until(p_run) <= backfill_private.clock(), true)
     and not backfill_private.is_on_trial(p_run.run_id)
     and not exists (
       select from backfill_private.unnoted as u where u.run_id = p_run.run_id and not u.is_well)

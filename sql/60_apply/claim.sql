@@ -76,7 +76,7 @@ $$;
 -- returns     {state, reason, held_by, granted: […], ahead, bulk, sessions, batch, wait_s, wait_for, why, lease_s}
 --             ahead: no throttle and no canary decides when, so the next batch may be claimed while this one is scored
 --             sessions: beside bulk, how many a first call asks for
---             wait_for: throttle | back-off | canary | leases, and why in words
+--             wait_for: throttle | back-off | canary | leases | hours, and why in words
 --             a run that is not running grants nothing
 -- raises      OB001 no such run, OB010 not allowed, OB013 no claim id
 create function backfill_private.claim_batch(p_run_id uuid, p_claim_id uuid, p_worker text, p_apart boolean)
@@ -89,6 +89,7 @@ declare
   v_again integer[];
   v_phase text;
   v_answer jsonb := '{"granted": []}'::jsonb;
+  v_hours record;
   v_pace record;
 begin
   perform backfill_private.authorize('apply');
@@ -111,6 +112,7 @@ begin
     order by i.ordinal
     for update) as a;
   v_phase := backfill_private.pending_phase(p_run_id);
+  v_hours := backfill_private.standing_wait(v_run);
   if v_run.state <> 'running' then
     null;
   elsif v_again is not null then
@@ -120,6 +122,8 @@ begin
     v_answer := backfill_private.finish_or_wait(v_run);
   elsif v_run.back_off_until > backfill_private.clock() then
     v_answer := backfill_private.wait_until(v_run.back_off_until, 'back-off', v_run.back_off_reason);
+  elsif v_hours.until is not null then
+    v_answer := backfill_private.wait_until(v_hours.until, 'hours', v_hours.why);
   elsif v_phase <> 'priority' and backfill_private.judge_canary(v_run) <> 'passed' then
     v_answer := backfill_private.wait_for('canary', 1, 'the canary is being scored');
   else

@@ -44,6 +44,7 @@ declare
     limit 1);
   v_gone text := backfill_private.gone(p_run.target);
   v_key_fault text := backfill_private.key_fault(p_run.target, false);
+  v_revoked text := backfill_private.standing_revoked(p_run);
 begin
   select s.max_throttle_per_minute into v_most from public.backfill_settings as s;
   v_has_settings := found;
@@ -74,6 +75,9 @@ begin
   elsif backfill_private.is_elsewhere(p_run) then
     cause := 'environment';
     reason := 'this project''s environment is no longer the plan''s';
+  elsif v_revoked <> '' then
+    cause := 'standing';
+    reason := v_revoked;
   elsif v_taken > v_most then
     cause := 'throttle';
     reason := format('running runs take %s of the %s starts per minute that this project allows', v_taken, v_most);

@@ -96,6 +96,8 @@ as $$
     select format('claim %s: %s', u.claim, u.fault) from backfill_private.unnoted_faults(p_run_id) as u
     union all
     select f from backfill_private.approval_faults(p_run_id) as f
+    union all
+    select f from backfill_private.standing_use_faults(p_run_id) as f
   ) as c
 $$;
 

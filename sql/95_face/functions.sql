@@ -293,19 +293,34 @@ $$;
 comment on function public.backfill_rehearse(uuid, text, text) is
   'Score one session twice, undo it and roll everything back, to see what it would do. For the client.';
 
+-- Complete a plan. If a standing approval covers it, it is approved at once. A call that is repeated after that, since
+-- its answer was lost, has the same answer.
 create function public.backfill_seal(
   p_run_id uuid, p_round_trip_ms numeric default null, p_probed jsonb default null
 )
 returns jsonb
-language sql
+language plpgsql
 set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
-  select backfill_private.seal(p_run_id, p_round_trip_ms, p_probed)
+declare
+  v_sealed jsonb := '{"state": "awaiting_approval"}';
+begin
+  if not exists (
+    select from public.backfill_runs as r where r.run_id = p_run_id and r.approved_via = 'standing')
+  then
+    v_sealed := backfill_private.seal(p_run_id, p_round_trip_ms, p_probed);
+  end if;
+  return case v_sealed ->> 'state'
+    when 'awaiting_approval' then backfill_private.ask_standing(p_run_id)
+    else v_sealed
+  end;
+end
 $$;
 
 comment on function public.backfill_seal(uuid, numeric, jsonb) is
-  'Complete a plan and compute its digest. The run then awaits approval. For the client.';
+  'Complete a plan and compute its digest. The run then awaits approval, unless a standing approval covers it. For the '
+  'client.';
 
 -- The sessions of a run's plan in its order, packed. Rows would come 1,000 per page, with a name for every value.
 --
@@ -380,33 +395,125 @@ $$;
 comment on function public.backfill_find_runs(text) is
   'The runs whose id begins with a prefix of at least eight characters, two at most. For the client.';
 
--- Approve a plan.
+-- Approve a plan, or a standing approval.
 --
--- run       the run's id
--- digest    the plan's digest, as the plan shows it
+-- run       the run's id, or the standing approval's
+-- digest    its digest, as it shows it
 -- approver  your name. For an Auth user the email is taken instead
 -- note      anything worth keeping with the decision
--- returns   the run's state, and until when the approval is valid
+-- returns   the run's state, and until when the approval is valid. Of a standing approval, as standing_told
 create function public.backfill_approve(
   run uuid, digest text, approver text default null, note text default null
+)
+returns jsonb
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_told jsonb;
+begin
+  -- Whoever gives a standing approval a run's id gains nothing by that: the run is meant.
+  if exists (select from public.backfill_standing as s where s.standing_id = $1)
+    and not exists (select from public.backfill_runs as r where r.run_id = $1)
+  then
+    return backfill_private.approve_standing($1, $2, $3, $4);
+  end if;
+  insert into public.backfill_approvals as a (run_id, digest, decision, approver, note)
+  values ($1, $2, 'approved', coalesce($3, ''), $4)
+  returning jsonb_build_object(
+    'run_id', a.run_id,
+    'state', 'approved',
+    'digest', a.digest,
+    'approver', a.approver,
+    'via', a.via,
+    'valid_until', a.valid_until) into v_told;
+  return v_told;
+end
+$$;
+
+comment on function public.backfill_approve(uuid, text, text, text) is
+  'Approve a plan or a standing approval: its id, its digest, your name. For the SQL editor, or an Auth user with the '
+  'role approver.';
+
+-- Propose a standing approval: a rule by which runs are approved without a person. A person has to approve it first.
+--
+-- target        null: the only target
+-- until         its last day, or a moment
+-- max_sessions  of one run
+-- max_per_day   sessions that standing approvals approve of the target per UTC day. Null: no bound
+-- max_calls     scoring calls of one run. Null: no bound
+-- throttle      the highest that a run may have. Null: any
+-- hours         UTC hours such as 01-05, in which runs are approved and sessions start. Null: any time
+-- weekdays      such as mon-fri. Null: every day
+-- marks         marks of the plan that must be ok. None may fail
+-- replace       whether rows may be replaced. False: new rows only
+-- environment   the project's. Any other is refused
+-- standing      an id of the caller's own, so that the call can be repeated
+create function public.backfill_propose_standing(
+  target text default null, until text default null, max_sessions integer default null,
+  max_per_day integer default null, max_calls integer default null, throttle integer default null,
+  hours text default null, weekdays text default null, marks text[] default '{}', replace boolean default false,
+  environment text default null, standing uuid default null
 )
 returns jsonb
 language sql
 set search_path = pg_catalog, pg_temp
 as $$
-  insert into public.backfill_approvals (run_id, digest, decision, approver, note)
-  values ($1, $2, 'approved', coalesce($3, ''), $4)
-  returning jsonb_build_object(
-    'run_id', run_id,
-    'state', 'approved',
-    'digest', digest,
-    'approver', approver,
-    'via', via,
-    'valid_until', valid_until)
+  select backfill_private.propose_standing($12, jsonb_build_object(
+    'target', $1,
+    'until', $2,
+    'max_sessions', $3,
+    'max_per_day', $4,
+    'max_calls', $5,
+    'throttle', $6,
+    'hours', $7,
+    'weekdays', $8,
+    'marks', to_jsonb($9),
+    'replace', $10,
+    'environment', $11))
 $$;
 
-comment on function public.backfill_approve(uuid, text, text, text) is
-  'Approve a plan: the run, its digest, your name. For the SQL editor, or an Auth user with the role approver.';
+comment on function public.backfill_propose_standing(
+  text, text, integer, integer, integer, integer, text, text, text[], boolean, text, uuid) is
+  'Propose a rule by which runs are approved without a person: target, last day, most sessions of a run, and what else '
+  'it allows. A person approves it like a plan.';
+
+create function public.backfill_standings()
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.standings_told()
+$$;
+
+comment on function public.backfill_standings() is
+  'Every standing approval, the newest first: its rule, where it stands and why, how much it was used.';
+
+-- Revoke a standing approval. What it has allowed starts no further session.
+create function public.backfill_revoke_standing(standing uuid, reason text)
+returns jsonb
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.revoke_standing($1, $2)
+$$;
+
+comment on function public.backfill_revoke_standing(uuid, text) is
+  'Revoke a standing approval at once: its id, the reason. Runs that it allowed start no further session.';
+
+-- Ask again whether a standing approval covers a run that waits for a person, as when its hours have begun.
+create function public.backfill_ask_standing(run uuid)
+returns jsonb
+language sql
+set search_path = pg_catalog, pg_temp
+set statement_timeout = '55s'
+as $$
+  select backfill_private.ask_standing($1)
+$$;
+
+comment on function public.backfill_ask_standing(uuid) is
+  'Ask whether a standing approval covers a run that awaits approval. If so, it is approved.';
 
 -- Reject a plan. The reason is kept.
 create function public.backfill_reject(run uuid, reason text, approver text default null)

@@ -43,7 +43,9 @@ select
     r.run_id,
     coalesce(c.failed, 0),
     c.pending > 0 and c.leased = 0) as next,
-  backfill_private.unlike_approved(r.run_id) as unlike_approved
+  backfill_private.unlike_approved(r.run_id) as unlike_approved,
+  r.approved_via,
+  backfill_private.standing_of_run(r.run_id) as standing
 from public.backfill_runs as r
 left join (
   select
@@ -103,6 +105,8 @@ cross join lateral (
       when r.back_off_until > backfill_private.clock() then
         format('back-off: until %s UTC after %s',
           to_char(r.back_off_until at time zone 'UTC', 'HH24:MI:SS'), r.back_off_reason)
+      when r.approved_via = 'standing' and c.pending > 0 and backfill_private.waits_for_hours(r.run_id) is not null then
+        backfill_private.waits_for_hours(r.run_id)
       when r.canary is null and c.canary_open > 0 and c.pending_priority = 0 then
         'canary: ' || coalesce(
           backfill_private.lease_holders(r.run_id),
@@ -170,6 +174,11 @@ comment on column public.backfill_run_progress.next is
   'What helps now: the causes, whether a person has to decide first, sentences, and the lines to copy.';
 comment on column public.backfill_run_progress.unlike_approved is
   'Says so if the figures or marks of the plan are not those that the approver read. Else null.';
+
+comment on column public.backfill_run_progress.approved_via is
+  'How it was approved: sql, auth, service_key or standing.';
+comment on column public.backfill_run_progress.standing is
+  'The standing approval that allowed it, or why none covers it: {standing_id, covers, reason}. Null: there is none.';
 
 create view public.backfill_run_failures with (security_invoker = true) as
 select

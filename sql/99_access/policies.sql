@@ -55,6 +55,15 @@ create policy "the service reads decisions" on public.backfill_approvals
 create policy "the trigger decides for the service" on public.backfill_approvals
   for insert to service_role with check (true);
 
+alter table public.backfill_standing enable row level security;
+create policy "everybody with a backfill role reads standing approvals" on public.backfill_standing
+  for select to authenticated using ((select backfill_private.may('read')));
+create policy "the service reads standing approvals" on public.backfill_standing
+  for select to service_role using (true);
+
+alter table backfill_private.standing_days enable row level security;
+create policy "the owner alone" on backfill_private.standing_days for select to service_role using (false);
+
 alter table public.backfill_receipts enable row level security;
 create policy "everybody with a backfill role reads receipts" on public.backfill_receipts
   for select to authenticated using ((select backfill_private.may('read')));

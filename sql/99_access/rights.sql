@@ -16,6 +16,7 @@ revoke all on
   public.backfill_transitions,
   public.backfill_events,
   public.backfill_approvals,
+  public.backfill_standing,
   public.backfill_receipts,
   public.backfill_run_progress,
   public.backfill_run_failures,
@@ -50,6 +51,11 @@ revoke all on function
   public.backfill_history(text[]),
   public.backfill_approve(uuid, text, text, text),
   public.backfill_reject(uuid, text, text),
+  public.backfill_propose_standing(
+    text, text, integer, integer, integer, integer, text, text, text[], boolean, text, uuid),
+  public.backfill_standings(),
+  public.backfill_revoke_standing(uuid, text),
+  public.backfill_ask_standing(uuid),
   public.backfill_start(uuid, text),
   public.backfill_pause(uuid, text),
   public.backfill_resume(uuid, text),
@@ -77,6 +83,7 @@ grant select on
   public.backfill_transitions,
   public.backfill_events,
   public.backfill_approvals,
+  public.backfill_standing,
   public.backfill_run_progress,
   public.backfill_run_failures,
   public.backfill_watches,
@@ -114,6 +121,11 @@ grant execute on function
   public.backfill_find_runs(text),
   public.backfill_approve(uuid, text, text, text),
   public.backfill_reject(uuid, text, text),
+  public.backfill_propose_standing(
+    text, text, integer, integer, integer, integer, text, text, text[], boolean, text, uuid),
+  public.backfill_standings(),
+  public.backfill_revoke_standing(uuid, text),
+  public.backfill_ask_standing(uuid),
   public.backfill_pause(uuid, text),
   public.backfill_resume(uuid, text),
   public.backfill_cancel(uuid, text),
@@ -147,7 +159,9 @@ to service_role;
 
 -- What the doors of users, their policies and their views call.
 grant execute on function
+  backfill_private.approve_standing(uuid, text, text, text),
   backfill_private.approve_undo(uuid, text, text, text),
+  backfill_private.ask_standing(uuid),
   backfill_private.batch_spacing_s(jsonb),
   backfill_private.calls_to_probe(uuid),
   backfill_private.check_project(jsonb),
@@ -162,14 +176,19 @@ grant execute on function
   backfill_private.next_step(uuid, bigint, boolean),
   backfill_private.open_run(jsonb, text, uuid),
   backfill_private.preview_undo(uuid, text[], text, text, integer, bigint),
+  backfill_private.propose_standing(uuid, jsonb),
   backfill_private.refuse_untargeted(),
   backfill_private.resume(uuid, text),
+  backfill_private.revoke_standing(uuid, text),
   backfill_private.seal(uuid, numeric, jsonb),
   backfill_private.share(bigint, bigint),
   backfill_private.short_by(numeric, bigint, bigint),
   backfill_private.slots_taken(bigint),
+  backfill_private.standing_of_run(uuid),
+  backfill_private.standings_told(),
   backfill_private.unlike_approved(uuid),
-  backfill_private.verify_part(uuid, jsonb, integer)
+  backfill_private.verify_part(uuid, jsonb, integer),
+  backfill_private.waits_for_hours(uuid)
 to authenticated, service_role;
 
 -- What the doors of the service call.
@@ -244,6 +263,8 @@ create trigger backfill_items_no_truncate before truncate on public.backfill_ite
 create trigger backfill_events_no_truncate before truncate on public.backfill_events
   for each statement execute function backfill_private.guard_truncate();
 create trigger backfill_approvals_no_truncate before truncate on public.backfill_approvals
+  for each statement execute function backfill_private.guard_truncate();
+create trigger backfill_standing_no_truncate before truncate on public.backfill_standing
   for each statement execute function backfill_private.guard_truncate();
 create trigger backfill_receipts_no_truncate before truncate on public.backfill_receipts
   for each statement execute function backfill_private.guard_truncate();

@@ -34,6 +34,11 @@ select * from (values
   -- One for each session of the largest batch, with a message of 500 characters.
   ('the list of outcomes', 'entries', 0, 1000),
   ('the list of outcomes', 'bytes', 0, 4000000),
+  ('the list of marks', 'entries', 0, 100),
+  ('a run by standing approval', 'sessions', 1, 999999999),
+  ('a run by standing approval', 'calls', 1, 999999999),
+  ('a day of standing approval', 'sessions', 1, 999999999),
+  ('the throttle of a standing approval', 'starts per minute', 1, 999999999),
   ('the round trip', 'milliseconds', 0, 600000),
   -- A look goes on in the next call.
   ('a look', 'milliseconds', 0, 20000),
@@ -3598,6 +3603,8 @@ select * from (values
   ('environment', true, false, 'A plan for this environment takes the place of this one. If backfill_settings has the '
     'wrong environment, set it right, then {again} the run.',
     array['backfill plan --like {run} --environment {environment}']),
+  ('standing', true, true, 'What allowed this run is revoked. To go on, plan it anew and have a person approve it.',
+    array['backfill plan --like {run}']),
   ('server', true, false, 'The database was restored, copied or upgraded since. A new plan is for what stands here.',
     array['backfill plan --like {run}']),
   ('settings', true, true, 'Put the row back, and set again what it held: environment, policy, bounds. Then {again} '
@@ -8884,7 +8891,8 @@ create table public.backfill_approvals (
   via text not null default '',
   note text check (length(note) <= 500),
   decided_at timestamptz not null default backfill_private.clock(),
-  valid_until timestamptz
+  valid_until timestamptz,
+  standing_id uuid
 );
 
 -- An approval serves one run, and a run has one decision.
@@ -8903,10 +8911,13 @@ comment on column public.backfill_approvals.approver is
   'Who decided: the name given, or the e-mail address of the Auth user.';
 comment on column public.backfill_approvals.approver_id is 'The Auth user who decided. Null in the SQL editor.';
 comment on column public.backfill_approvals.via is
-  'sql: the SQL editor. auth: an Auth user''s token. service_key: the secret key, if the policy is any.';
+  'sql: the SQL editor. auth: an Auth user''s token. service_key: the secret key, if the policy is any. standing: a '
+  'standing approval, whose approver this is.';
 comment on column public.backfill_approvals.note is 'What the approver added. For a rejection, the reason.';
 comment on column public.backfill_approvals.decided_at is 'When it was decided.';
 comment on column public.backfill_approvals.valid_until is 'When the approval runs out. Null for a rejection.';
+comment on column public.backfill_approvals.standing_id is
+  'The standing approval that covered the run. Null: a person decided on it.';
 
 -- May the caller decide on what these users asked for?
 --
@@ -9036,8 +9047,43 @@ as $$
   select 'the plan: ' || u from backfill_private.unlike_approved(p_run_id) as u where u is not null
 $$;
 
+-- Carry out a decision: fill in what it stands on, and move the run. Its locked row is the one decided on.
+--
+-- p_until    it is not valid for longer
+-- p_details  what else the chain tells
+-- returns    the decision as it is kept
+create function backfill_private.carried_out(
+  p_decision public.backfill_approvals, p_run public.backfill_runs, p_until timestamptz, p_details jsonb
+)
+returns public.backfill_approvals
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_new public.backfill_approvals := p_decision;
+  v_is_approval boolean := p_decision.decision = 'approved';
+begin
+  v_new.digest := p_run.digest;
+  v_new.figures_hash := backfill_private.figures_hash(p_run.plan);
+  v_new.sessions_hash := backfill_private.sha256_hex(backfill_private.planned_text(p_run.run_id));
+  v_new.decided_at := backfill_private.clock();
+  v_new.valid_until := case when v_is_approval
+    then least(v_new.decided_at + (backfill_private.settings()).approval_ttl, p_until) end;
+  update public.backfill_runs
+  set approved_by = case when v_is_approval then v_new.approver end,
+      approved_via = case when v_is_approval then v_new.via end,
+      approved_at = case when v_is_approval then v_new.decided_at end,
+      approved_until = v_new.valid_until
+  where run_id = p_run.run_id;
+  perform backfill_private.move(p_run.run_id, v_new.decision, v_new.note,
+    jsonb_build_object('digest', v_new.digest, 'figures_hash', v_new.figures_hash,
+      'sessions_hash', v_new.sessions_hash, 'approver', v_new.approver, 'via', v_new.via) || p_details);
+  return v_new;
+end
+$$;
+
 -- Decide: fills in what the caller cannot choose, refuses what the caller may not do, moves the run. Who may not decide
--- is refused before anything is locked.
+-- is refused before anything is locked. What a standing approval decides is in 55_standing/use.sql.
 --
 -- raises  OB001 no such run
 --         OB002 nothing to decide
@@ -9053,7 +9099,6 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_run public.backfill_runs;
-  v_caller record;
 begin
   if new.decision in ('approved', 'rejected') is not true then
     perform backfill_private.refuse('OB013',
@@ -9084,40 +9129,17 @@ begin
     perform backfill_private.refuse('OB013', 'a rejection needs a reason',
       format('backfill reject %s --reason "…"', new.run_id));
   end if;
-  select * into v_caller from backfill_private.caller();
-  new.digest := v_run.digest;
-  new.figures_hash := backfill_private.figures_hash(v_run.plan);
-  new.sessions_hash := backfill_private.sha256_hex(backfill_private.planned_text(new.run_id));
-  new.approver_id := v_caller.user_id;
-  new.via := case v_caller.kind
-    when 'postgres' then 'sql'
-    when 'user' then 'auth'
-    else 'service_key' end;
-  new.approver := coalesce(
-    (select u.email from auth.users as u where u.id = v_caller.user_id),
-    nullif(btrim(new.approver), ''),
-    v_caller.label);
-  new.decided_at := backfill_private.clock();
-  new.valid_until := case when new.decision = 'approved'
-    then new.decided_at + (backfill_private.settings()).approval_ttl end;
-  update public.backfill_runs
-  set approved_by = case when new.decision = 'approved' then new.approver end,
-      approved_via = case when new.decision = 'approved' then new.via end,
-      approved_at = case when new.decision = 'approved' then new.decided_at end,
-      approved_until = new.valid_until
-  where run_id = new.run_id;
-  perform backfill_private.move(new.run_id, new.decision, new.note,
-    jsonb_build_object('digest', new.digest, 'figures_hash', new.figures_hash, 'sessions_hash', new.sessions_hash,
-      'approver', new.approver, 'via', new.via));
-  return new;
+  select y.approver, y.approver_id, y.via into new.approver, new.approver_id, new.via
+  from backfill_private.signed_by(new.approver) as y;
+  return backfill_private.carried_out(new, v_run, null, '{}');
 end
 $$;
 
 create trigger backfill_approvals_decide before insert on public.backfill_approvals
-  for each row execute function backfill_private.decide();
+  for each row when (new.standing_id is null) execute function backfill_private.decide();
 
 -- from sql/50_approve/names.sql
--- Names: who decides signs with a name that others can read.
+-- Names: who decides signs with a name that others can read, and how is noted beside it.
 
 -- Refuse a name that names nobody: a placeholder, or a text that is broken over lines.
 --
@@ -9142,6 +9164,1313 @@ begin
       'write the name of who approves or rejects in its place');
   end if;
 end
+$$;
+
+-- How the caller signs: an Auth user by the e-mail address, anyone else by the name given, or by what is known of them.
+create function backfill_private.signed_by(p_name text, out approver text, out approver_id uuid, out via text)
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_caller record;
+begin
+  select * into v_caller from backfill_private.caller();
+  approver := coalesce(
+    (select u.email from auth.users as u where u.id = v_caller.user_id),
+    nullif(btrim(p_name), ''),
+    v_caller.label);
+  approver_id := v_caller.user_id;
+  via := case v_caller.kind when 'postgres' then 'sql' when 'user' then 'auth' else 'service_key' end;
+end
+$$;
+
+-- from sql/55_standing/_tables.sql
+-- Tables of standing approval: the rules that people approve beforehand, and how much was approved by them per day.
+
+create table public.backfill_standing (
+  standing_id uuid primary key default gen_random_uuid(),
+  target text not null,
+  environment text,
+  server text not null,
+  fingerprint jsonb not null,
+  max_sessions integer not null check (max_sessions > 0),
+  max_per_day integer check (max_per_day > 0),
+  max_calls integer check (max_calls > 0),
+  throttle_per_minute integer check (throttle_per_minute > 0),
+  from_hour integer check (from_hour between 0 and 23),
+  to_hour integer check (to_hour between 1 and 24),
+  weekdays integer[],
+  marks text[] not null default '{}',
+  replaces boolean not null default false,
+  valid_until timestamptz not null check (isfinite(valid_until)),
+  digest text not null check (digest ~ '^[0-9a-f]{64}$'),
+  proposed_by uuid,
+  proposed_via text not null,
+  proposed_at timestamptz not null default backfill_private.clock(),
+  approved_by text,
+  approver_id uuid,
+  approved_via text,
+  approved_at timestamptz,
+  note text check (length(note) <= 500),
+  revoked_by text,
+  revoked_at timestamptz,
+  revoked_reason text check (length(revoked_reason) <= 500),
+  check ((from_hour is null) = (to_hour is null)),
+  check (from_hour <> to_hour)
+);
+
+create index backfill_standing_target on public.backfill_standing (target);
+
+comment on table public.backfill_standing is
+  'Standing approvals: rules by which runs are approved without a person. A rule never changes and is never deleted. '
+  'It is approved once and revoked once.';
+comment on column public.backfill_standing.standing_id is
+  'Id of the standing approval. Its first eight characters are enough if no other begins so.';
+comment on column public.backfill_standing.target is 'The target whose runs it approves.';
+comment on column public.backfill_standing.environment is 'The environment that it is for. Null: none was named.';
+comment on column public.backfill_standing.server is 'The server and database that it is for.';
+comment on column public.backfill_standing.fingerprint is
+  'The target and its scoring functions when it was proposed. It ends when one of them changes.';
+comment on column public.backfill_standing.max_sessions is 'Most sessions of one run.';
+comment on column public.backfill_standing.max_per_day is
+  'Most sessions of the target that standing approvals approve per UTC day. Null: no bound.';
+comment on column public.backfill_standing.max_calls is 'Most scoring calls of one run. Null: no bound.';
+comment on column public.backfill_standing.throttle_per_minute is
+  'Highest throttle of a run. Null: any, also none.';
+comment on column public.backfill_standing.from_hour is
+  'The UTC hour from which runs are approved and sessions start. Null: at any hour.';
+comment on column public.backfill_standing.to_hour is 'The UTC hour at which that ends, 24 for midnight.';
+comment on column public.backfill_standing.weekdays is
+  'The UTC weekdays on which runs are approved and sessions start, 1 for Monday. Null: every day.';
+comment on column public.backfill_standing.marks is
+  'Marks of the plan that must be ok, by name or by first word. all: each of them. No mark may ever fail.';
+comment on column public.backfill_standing.replaces is 'Whether rows may be replaced. False: new rows only.';
+comment on column public.backfill_standing.valid_until is 'The first moment at which it no longer holds.';
+comment on column public.backfill_standing.digest is 'SHA-256 over the rule. An approval names it.';
+comment on column public.backfill_standing.proposed_by is
+  'Auth user who proposed it. Null for the service key and the SQL editor.';
+comment on column public.backfill_standing.proposed_via is 'How it was proposed: service_key, auth or sql.';
+comment on column public.backfill_standing.proposed_at is 'When it was proposed.';
+comment on column public.backfill_standing.approved_by is
+  'Who approved it, by the name given or the e-mail address. Null until then.';
+comment on column public.backfill_standing.approver_id is 'The Auth user who approved it. Null in the SQL editor.';
+comment on column public.backfill_standing.approved_via is 'How it was approved: sql, auth or service_key.';
+comment on column public.backfill_standing.approved_at is 'When it was approved.';
+comment on column public.backfill_standing.note is 'What the approver added.';
+comment on column public.backfill_standing.revoked_by is 'Who revoked it. Null: nobody.';
+comment on column public.backfill_standing.revoked_at is 'When it was revoked.';
+comment on column public.backfill_standing.revoked_reason is 'Why it was revoked.';
+
+-- How many sessions of a target standing approvals have approved on its newest day of use. Each use writes the row, so
+-- that two at once go one after the other. Under a snapshot of before the other one, PostgreSQL refuses the later.
+create table backfill_private.standing_days (
+  target text primary key,
+  day date not null,
+  sessions bigint not null,
+  last_at timestamptz not null
+);
+
+alter table public.backfill_approvals
+  add constraint backfill_approvals_standing foreign key (standing_id)
+  references public.backfill_standing (standing_id);
+
+-- from sql/55_standing/decide.sql
+-- Decisions on standing approvals: approve, revoke. Neither is taken back, and a rule never changes.
+
+-- Guard the rules: a rule stays as proposed, an approval and a revocation as given, and no row is deleted.
+--
+-- raises  OB007 one of them would change
+create function backfill_private.guard_standing()
+returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if tg_op = 'UPDATE'
+    and (new.standing_id, new.digest, new.proposed_by, new.proposed_via, new.proposed_at, backfill_private.rule_of(new))
+      is not distinct from
+      (old.standing_id, old.digest, old.proposed_by, old.proposed_via, old.proposed_at, backfill_private.rule_of(old))
+    and (old.approved_at is null or (new.approved_by, new.approver_id, new.approved_via, new.approved_at, new.note)
+      is not distinct from (old.approved_by, old.approver_id, old.approved_via, old.approved_at, old.note))
+    and (old.revoked_at is null or (new.revoked_by, new.revoked_at, new.revoked_reason)
+      is not distinct from (old.revoked_by, old.revoked_at, old.revoked_reason))
+  then
+    return new;
+  end if;
+  perform backfill_private.refuse('OB007',
+    format('%s does not change', backfill_private.standing_name(old.standing_id)),
+    format('backfill standing revoke %s --reason "…", and propose another', old.standing_id));
+  return null;
+end
+$$;
+
+create trigger backfill_standing_guard before update or delete on public.backfill_standing
+  for each row execute function backfill_private.guard_standing();
+
+-- A standing approval, locked: its uses, its approval and its revocation go one after the other.
+--
+-- raises  OB001 there is none
+create function backfill_private.locked_standing(p_standing_id uuid)
+returns public.backfill_standing
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_rule public.backfill_standing;
+begin
+  select * into v_rule from public.backfill_standing where standing_id = p_standing_id for no key update;
+  if not found then
+    perform backfill_private.refuse('OB001',
+      format('there is no standing approval %s', p_standing_id), 'backfill standing list');
+  end if;
+  return v_rule;
+end
+$$;
+
+-- Approve a standing approval. Who may not decide is refused before anything is locked.
+--
+-- returns  as backfill_private.standing_told
+-- raises   OB001 there is none, OB002 it was decided already, OB004 another digest, OB005 the caller may not, OB007 it
+--          ended, OB008 another environment, OB013 a name that names nobody, something too long, or no settings
+create function backfill_private.approve_standing(p_standing_id uuid, p_digest text, p_approver text, p_note text)
+returns jsonb
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_rule public.backfill_standing;
+  v_stands record;
+  v_signed record;
+begin
+  perform backfill_private.check_bounds(jsonb_build_object(
+    'the digest', p_digest, 'the approver''s name', p_approver, 'the note', p_note));
+  perform backfill_private.check_name(p_approver);
+  select * into v_rule from public.backfill_standing where standing_id = p_standing_id;
+  perform backfill_private.check_approver(
+    (select approval_policy from public.backfill_settings),
+    array[v_rule.proposed_by],
+    'standing approval',
+    concat_ws(e'\n', 'in the SQL editor:', format('select public.%I(%L, %L, %L);',
+      'backfill_approve', p_standing_id, v_rule.digest, coalesce(nullif(btrim(p_approver), ''), 'your name'))));
+  v_rule := backfill_private.locked_standing(p_standing_id);
+  v_stands := backfill_private.standing_state(v_rule);
+  if v_stands.state in ('approved', 'revoked') or v_rule.approved_at is not null then
+    perform backfill_private.refuse('OB002',
+      format('%s is %s already', backfill_private.standing_name(p_standing_id), v_stands.state),
+      'backfill standing list');
+  elsif p_digest is distinct from v_rule.digest then
+    perform backfill_private.refuse('OB004',
+      format('digest %s is not that of %s, which is %s',
+        backfill_private.told_apart(p_digest, v_rule.digest),
+        backfill_private.standing_name(p_standing_id),
+        backfill_private.told_apart(v_rule.digest, p_digest)),
+      'backfill standing list');
+  elsif v_stands.state = 'ended' then
+    perform backfill_private.refuse('OB007',
+      format('%s cannot be approved: %s', backfill_private.standing_name(p_standing_id), v_stands.why),
+      'backfill standing new …');
+  end if;
+  perform backfill_private.check_environment(coalesce(v_rule.environment, 'unnamed'));
+  v_signed := backfill_private.signed_by(p_approver);
+  update public.backfill_standing
+  set approved_by = v_signed.approver,
+      approver_id = v_signed.approver_id,
+      approved_via = v_signed.via,
+      approved_at = backfill_private.clock(),
+      note = p_note
+  where standing_id = p_standing_id;
+  return backfill_private.standing_told(p_standing_id);
+end
+$$;
+
+-- Refuse to revoke the narrowest of several rules, unless the caller may decide: a wider one would count then.
+--
+-- raises  OB005 the caller may not
+create function backfill_private.check_revocation(p_rule public.backfill_standing)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_wider uuid := (
+    select r.standing_id
+    from backfill_private.rules_of(p_rule.target) as r
+    where backfill_private.breadth(r) > backfill_private.breadth(p_rule)
+      and (backfill_private.standing_state(r)).state = 'approved'
+    order by backfill_private.breadth(r)
+    limit 1);
+begin
+  if v_wider is not null and (backfill_private.standing_state(p_rule)).state = 'approved' then
+    perform backfill_private.check_approver(
+      (select approval_policy from public.backfill_settings),
+      '{}',
+      'standing approval',
+      format(e'a wider one would count then. Revoke that one first:\n'
+        'backfill standing revoke %s --reason "…"', v_wider));
+  end if;
+end
+$$;
+
+-- Revoke a standing approval, at once. What it has approved starts no session from then on. As this only narrows what
+-- may happen, the service key may do it too.
+--
+-- raises  OB001 there is none, OB002 it was revoked already, OB005 a wider one would count then, OB010 not allowed,
+--         OB013 no reason
+create function backfill_private.revoke_standing(p_standing_id uuid, p_reason text)
+returns jsonb
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_rule public.backfill_standing;
+begin
+  perform backfill_private.authorize('cancel');
+  perform backfill_private.check_bounds(jsonb_build_object('the reason', p_reason));
+  if backfill_private.said(p_reason) is null then
+    perform backfill_private.refuse('OB013', 'to revoke needs a reason',
+      format('backfill standing revoke %s --reason "…"', p_standing_id));
+  end if;
+  v_rule := backfill_private.locked_standing(p_standing_id);
+  if v_rule.revoked_at is not null then
+    perform backfill_private.refuse('OB002',
+      format('%s is revoked already', backfill_private.standing_name(p_standing_id)), 'backfill standing list');
+  end if;
+  perform backfill_private.check_revocation(v_rule);
+  update public.backfill_standing
+  set revoked_by = (backfill_private.signed_by(null)).approver,
+      revoked_at = backfill_private.clock(),
+      revoked_reason = p_reason
+  where standing_id = p_standing_id;
+  return backfill_private.standing_told(p_standing_id);
+end
+$$;
+
+-- from sql/55_standing/fault.sql
+-- What a standing approval covers: why it is not in force now, and why it does not cover a run.
+
+-- A rule's name in a sentence.
+create function backfill_private.standing_name(p_standing_id uuid)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select 'standing approval ' || left(p_standing_id::text, 8)
+$$;
+
+-- The hours and weekdays of a rule, in words. Null: any time.
+create function backfill_private.times_in_words(p_rule public.backfill_standing)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select nullif(concat_ws(' on ',
+    lpad(p_rule.from_hour::text, 2, '0') || ':00 to ' || lpad(p_rule.to_hour::text, 2, '0') || ':00 UTC',
+    (
+      select string_agg((array['Mon', 'Tue', 'Wed', 'Thu', 'Fri', 'Sat', 'Sun'])[d], ', ' order by d)
+      from unnest(p_rule.weekdays) as d
+    )), '')
+$$;
+
+-- Whether a moment is within a rule's hours and weekdays. Those of a night belong to the day on which each hour is.
+create function backfill_private.is_open(p_rule public.backfill_standing, p_at timestamptz)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+      when p_rule.from_hour is null then true
+      when p_rule.from_hour < p_rule.to_hour then t.hour >= p_rule.from_hour and t.hour < p_rule.to_hour
+      else t.hour >= p_rule.from_hour or t.hour < p_rule.to_hour
+    end
+    and (p_rule.weekdays is null or t.weekday = any (p_rule.weekdays))
+  from (
+    select
+      extract(hour from p_at at time zone 'UTC')::integer as hour,
+      extract(isodow from p_at at time zone 'UTC')::integer as weekday
+  ) as t
+$$;
+
+-- The next full hour that is within a rule's hours and weekdays.
+create function backfill_private.opens_at(p_rule public.backfill_standing, p_after timestamptz)
+returns timestamptz
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select date_trunc('hour', p_after, 'UTC') + h * interval '1 hour'
+  from generate_series(1, 8 * 24) as h
+  where backfill_private.is_open(p_rule, date_trunc('hour', p_after, 'UTC') + h * interval '1 hour')
+  order by h
+  limit 1
+$$;
+
+-- What is no longer as it was when a rule was proposed, by name.
+create function backfill_private.rule_changed(p_rule public.backfill_standing)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select string_agg(key, ', ' order by key)
+  from jsonb_each_text(backfill_private.standing_definitions(p_rule.target)) as now
+  full join jsonb_each_text(p_rule.fingerprint) as was using (key)
+  where now.value is distinct from was.value
+$$;
+
+-- Whether a decision that was made so would be possible under this policy too. Null for a policy that is not there.
+create function backfill_private.policy_takes(p_policy text, p_via text)
+returns boolean
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select p_via = any (case p_policy
+    when 'postgres_only' then array['sql']
+    when 'second_person' then array['sql', 'auth']
+    when 'any' then array['sql', 'auth', 'service_key']
+  end)
+$$;
+
+-- Where a rule stands.
+--
+-- state  proposed, approved, ended or revoked
+-- why    why it is not in force now. Null: it is
+create function backfill_private.standing_state(p_rule public.backfill_standing, out state text, out why text)
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := backfill_private.clock();
+  v_settings public.backfill_settings;
+  v_last timestamptz;
+  v_changed text := backfill_private.rule_changed(p_rule);
+begin
+  select * into v_settings from public.backfill_settings;
+  select greatest(p_rule.approved_at, max(d.last_at)) into v_last
+  from backfill_private.standing_days as d
+  where d.target = p_rule.target;
+  state := case
+    when p_rule.revoked_at is not null then 'revoked'
+    when v_changed is not null
+      or p_rule.valid_until <= v_now
+      or p_rule.server <> backfill_private.server_identity()
+      or p_rule.digest <> backfill_private.standing_digest(p_rule) then 'ended'
+    when p_rule.approved_at is null then 'proposed'
+    else 'approved'
+  end;
+  why := case
+    when state = 'revoked' then format('%s revoked it: %s', p_rule.revoked_by, p_rule.revoked_reason)
+    when p_rule.server <> backfill_private.server_identity() then 'it is for another server and database'
+    when not exists (select from public.backfill_targets as t where t.target = p_rule.target)
+      then format('target %s is not installed any more', p_rule.target)
+    when v_changed is not null then format('it ended, since what it was approved for has changed: %s', v_changed)
+    when p_rule.digest <> backfill_private.standing_digest(p_rule) then 'its rule is not the one that was proposed'
+    when p_rule.valid_until <= v_now
+      then to_char(p_rule.valid_until at time zone 'UTC', '"it ended at "YYYY-MM-DD HH24:MI" UTC"')
+    when state = 'proposed' then 'nobody has approved it yet'
+    when v_settings.only_row is null then 'the row of backfill_settings is gone'
+    when lower(p_rule.environment) is distinct from lower(coalesce(v_settings.environment, p_rule.environment))
+      then format('it is for %s, and this project is %s',
+        coalesce(p_rule.environment, 'a project without a name'), v_settings.environment)
+    when backfill_private.policy_takes(v_settings.approval_policy, p_rule.approved_via) is not true
+      then format('it was approved by %s, which the policy %s does not take',
+        p_rule.approved_via, v_settings.approval_policy)
+    when v_now < v_last
+      then to_char(v_last at time zone 'UTC', '"the clock was set back: it is before its last use, at "YYYY-MM-DD '
+        'HH24:MI:SS" UTC"')
+    when not backfill_private.is_open(p_rule, v_now)
+      then format('it is for %s, and it is %s UTC', backfill_private.times_in_words(p_rule),
+        to_char(v_now at time zone 'UTC', 'HH24:MI" on "Dy'))
+  end;
+end
+$$;
+
+-- How many sessions of a target standing approvals have approved on this UTC day.
+create function backfill_private.approved_today(p_target text)
+returns bigint
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce((
+    select d.sessions
+    from backfill_private.standing_days as d
+    where d.target = p_target
+      and d.day >= (backfill_private.clock() at time zone 'UTC')::date), 0)
+$$;
+
+-- What a run asks for beyond its target's own versions and parameters: the name of one. A rule covers these alone, for
+-- it was approved for what the target declares. Null: nothing.
+create function backfill_private.asks_beyond(p_run public.backfill_runs)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select string_agg(distinct d.name, ', ' order by d.name)
+  from (
+    select t.version_parameter as name, min(t.version) over (partition by t.version_parameter) as declared
+    from public.backfill_targets as t
+    where t.target = p_run.target and t.version_parameter is not null
+    union all
+    select e.key, e.value
+    from backfill_private.sources as s
+    cross join jsonb_each_text(s.defaults) as e
+    where s.target = p_run.target and e.key not in (
+      select t.version_parameter
+      from public.backfill_targets as t
+      where t.target = s.target and t.version_parameter is not null)
+  ) as d
+  where p_run.request ->> d.name is distinct from d.declared
+$$;
+
+-- Why the marks of a plan are not as a rule wants them. Null: they are.
+create function backfill_private.marks_fault(p_marks text[], p_checks jsonb)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(
+    (
+      select 'a mark of the plan failed: ' || min(c.mark ->> 'name')
+      from jsonb_array_elements(p_checks) as c (mark)
+      where c.mark ->> 'status' not in ('ok', 'warn')
+      having count(*) > 0
+    ),
+    (
+      select format('mark %s is %s', min(c.mark ->> 'name'), min(c.mark ->> 'status'))
+      from jsonb_array_elements(p_checks) as c (mark)
+      join unnest(p_marks) as m (named) on backfill_private.names_mark(m.named, c.mark ->> 'name')
+      where c.mark ->> 'status' <> 'ok'
+      having count(*) > 0
+    ),
+    (
+      select 'the plan has no mark ' || min(m.named)
+      from unnest(p_marks) as m (named)
+      where not exists (
+        select from jsonb_array_elements(p_checks) as c (mark)
+        where backfill_private.names_mark(m.named, c.mark ->> 'name'))
+      having count(*) > 0
+    ))
+$$;
+
+-- Why a rule does not cover a run now, in a sentence. Null: it does.
+create function backfill_private.standing_fault(p_rule public.backfill_standing, p_run public.backfill_runs)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_sessions bigint := (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_run.run_id);
+  v_calls bigint := p_run.plan #>> '{expected_calls,total}';
+  v_throttle integer := p_run.request ->> 'throttle_per_minute';
+  v_replaced bigint := (
+    select count(*)
+    from public.backfill_items as i
+    where i.run_id = p_run.run_id and i.replaces <> '{}');
+  v_beyond text := backfill_private.asks_beyond(p_run);
+  v_today bigint := backfill_private.approved_today(p_run.target);
+begin
+  return coalesce((backfill_private.standing_state(p_rule)).why, case
+    when p_rule.target is distinct from p_run.target then format('it is for target %s', p_rule.target)
+    when p_rule.server is distinct from p_run.server then 'the plan was made on another server and database'
+    when lower(p_rule.environment) is distinct from lower(p_run.environment)
+      then format('the plan is for %s', coalesce(p_run.environment, 'a project without a name'))
+    when p_rule.fingerprint @> p_run.fingerprint is not true
+      then 'a definition has changed since the plan was made'
+    when p_run.requested_by = p_rule.approver_id
+      and (select s.approval_policy <> 'any' from public.backfill_settings as s)
+      then format('%s approved it and asked for this run, which takes a second person', p_rule.approved_by)
+    when v_beyond is not null then format('the run asks for its own %s', v_beyond)
+    when v_sessions <= p_rule.max_sessions is not true
+      then format('the run has %s sessions, it allows %s', v_sessions, p_rule.max_sessions)
+    when p_rule.max_calls is not null and v_calls <= p_rule.max_calls is not true
+      then format('the run makes %s calls, it allows %s', v_calls, p_rule.max_calls)
+    when p_rule.throttle_per_minute is not null and v_throttle <= p_rule.throttle_per_minute is not true
+      then format('the run starts %s per minute, it allows %s',
+        coalesce(v_throttle::text, 'any number'), p_rule.throttle_per_minute)
+    when not p_rule.replaces and v_replaced > 0
+      then format('the run replaces rows of %s, it allows new rows only',
+        backfill_private.called_in(p_run.run_id, v_replaced))
+    when p_rule.max_per_day is not null and v_today + v_sessions > p_rule.max_per_day
+      then format('the run has %s sessions, %s of its %s per day are left',
+        v_sessions, greatest(p_rule.max_per_day - v_today, 0), p_rule.max_per_day)
+    else backfill_private.marks_fault(p_rule.marks, p_run.plan -> 'checks')
+  end);
+end
+$$;
+
+-- How wide a rule is, to be compared: by sessions per run and per day, calls, throttle, replaced rows, hours, weekdays,
+-- marks, end. No two are equal.
+create function backfill_private.breadth(p_rule public.backfill_standing)
+returns numeric[]
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select array[
+    p_rule.max_sessions,
+    coalesce(p_rule.max_per_day::numeric, 'infinity'),
+    coalesce(p_rule.max_calls::numeric, 'infinity'),
+    coalesce(p_rule.throttle_per_minute::numeric, 'infinity'),
+    p_rule.replaces::integer,
+    coalesce((p_rule.to_hour - p_rule.from_hour + 23) % 24 + 1, 24),
+    coalesce(cardinality(p_rule.weekdays), 7),
+    -cardinality(p_rule.marks),
+    extract(epoch from p_rule.valid_until),
+    extract(epoch from p_rule.proposed_at),
+    hashtext(p_rule.standing_id::text)]
+$$;
+
+-- The rules of a target, the narrowest first.
+create function backfill_private.rules_of(p_target text)
+returns setof public.backfill_standing
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select s.*
+  from public.backfill_standing as s
+  where s.target = p_target
+  order by backfill_private.breadth(s)
+$$;
+
+-- The rule of a target that counts now: of those that are in force, the narrowest. Null if none is.
+create function backfill_private.rule_that_counts(p_target text)
+returns public.backfill_standing
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_rule public.backfill_standing;
+begin
+  for v_rule in select r.* from backfill_private.rules_of(p_target) as r loop
+    if (backfill_private.standing_state(v_rule)).why is null then
+      return v_rule;
+    end if;
+  end loop;
+  return null;
+end
+$$;
+
+-- from sql/55_standing/rule.sql
+-- Rules of standing approvals: what is proposed, in its normal form and with its digest.
+
+-- The hours of a day, from and to, of a text such as 01-05 or 22-04. They are UTC, and the last one is not included.
+--
+-- raises  OB013 it names no hours
+create function backfill_private.hours_of(p_text text, out from_hour integer, out to_hour integer)
+language plpgsql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_given text[] := regexp_match(btrim(p_text), '^([0-9]{1,2})(?::00)?-([0-9]{1,2})(?::00)?$');
+begin
+  from_hour := v_given[1]::integer;
+  to_hour := v_given[2]::integer;
+  if p_text is not null
+    and (from_hour between 0 and 23 and to_hour between 0 and 24 and from_hour <> to_hour) is not true
+  then
+    perform backfill_private.refuse('OB013',
+      format('hours are two different hours of the day, from and to, not %s', left(p_text, 40)),
+      'backfill standing new … --hours 01-05');
+  end if;
+  -- 22-00 ends at midnight.
+  to_hour := case to_hour when 0 then 24 else to_hour end;
+end
+$$;
+
+-- The weekdays of a text such as mon-fri or sat,sun: 1 for Monday, in their order. Null for null.
+--
+-- raises  OB013 it names none
+create function backfill_private.weekdays_of(p_text text)
+returns integer[]
+language plpgsql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_names text[] := array['mon', 'tue', 'wed', 'thu', 'fri', 'sat', 'sun'];
+  v_part text;
+  v_from integer;
+  v_to integer;
+  v_days integer[] := '{}';
+begin
+  -- An empty text has a part, too, which names no day.
+  foreach v_part in array coalesce(string_to_array(nullif(lower(left(p_text, 200)), ''), ','), array[p_text]) loop
+    continue when v_part is null;
+    v_from := array_position(v_names, btrim(split_part(v_part, '-', 1)));
+    v_to := coalesce(array_position(v_names, btrim(nullif(split_part(v_part, '-', 2), ''))),
+      case when strpos(v_part, '-') = 0 then v_from end);
+    if v_from is null or v_to is null or array_length(string_to_array(v_part, '-'), 1) > 2 then
+      perform backfill_private.refuse('OB013',
+        format('weekdays are names such as mon-fri or sat,sun, not %s', left(p_text, 40)),
+        'backfill standing new … --weekdays mon-fri');
+    end if;
+    -- From Friday to Monday goes over the week's end.
+    v_days := v_days || array(
+      select (v_from + d - 1) % 7 + 1 from generate_series(0, (v_to - v_from + 7) % 7) as d);
+  end loop;
+  return (select array_agg(distinct d order by d) from unnest(v_days) as d);
+end
+$$;
+
+-- Whether a mark of a plan is one that a rule names: by its name, by what it begins with, or as one of all.
+create function backfill_private.names_mark(p_named text, p_mark text)
+returns boolean
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select p_named in ('all', p_mark)
+    or starts_with(p_mark, p_named || ' ')
+    or starts_with(p_mark, p_named || ':')
+$$;
+
+-- The marks that plans of a target have or may have: those of its tables and functions, those of any plan, and those
+-- of former plans of it.
+create function backfill_private.known_marks(p_target text)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select m.mark ->> 'name' from backfill_private.table_marks(p_target) as m (mark)
+  union
+  select m.mark ->> 'name' from backfill_private.function_marks(p_target, null) as m (mark)
+  union
+  select n ->> 'name'
+  from backfill_private.sources as s
+  cross join jsonb_array_elements(s.needs) as n
+  where s.target = p_target
+  union
+  select w.word || backfill_private.bare_name(s.source_table)
+  from backfill_private.sources as s
+  cross join (values ('rows of '), ('dates of ')) as w (word)
+  where s.target = p_target
+  union
+  select 'before-images of ' || t.table_name from public.backfill_targets as t where t.target = p_target
+  union
+  select unnest(backfill_private.parameter_names(p_target))
+  union
+  select unnest(array[
+    'throttle', 'environment', 'approval policy', 'mode', 'other tables', 'PostgREST', 'rehearsal: scoring time',
+    'rehearsal: scoring calls', 'rehearsal: existing rows', 'rehearsal: other tables', 'rehearsal: undo',
+    'rehearsal: second call', 'rehearsal: one transaction', 'rehearsal: calls that the API repeats'])
+  union
+  select c ->> 'name'
+  from public.backfill_runs as r
+  cross join jsonb_array_elements(r.plan -> 'checks') as c
+  where r.target = p_target
+$$;
+
+-- Refuse marks that no plan of a target has.
+--
+-- raises  OB013 the first of them
+create function backfill_private.check_marks(p_target text, p_marks text[])
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_known text[] := array(select k from backfill_private.known_marks(p_target) as k order by 1);
+  v_unknown text := (
+    select coalesce(m.named, 'null')
+    from unnest(p_marks) as m (named)
+    where not exists (select from unnest(v_known) as k where backfill_private.names_mark(m.named, k))
+    limit 1);
+begin
+  if v_unknown is not null then
+    perform backfill_private.refuse('OB013',
+      format('no plan of %s has a mark %s', p_target, left(v_unknown, 80)),
+      'backfill standing new … --marks all, or one of: ' || array_to_string(v_known, ', '));
+  end if;
+end
+$$;
+
+-- What a standing approval of a target stands on, as fingerprints: what any plan does, and what selects its rows.
+-- {name: SHA-256}, null if a function or the target is gone.
+create function backfill_private.standing_definitions(p_target text)
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.definitions(p_target) || jsonb_build_object('source', (
+    select backfill_private.sha256_hex((to_jsonb(s) - array['called', 'installed_at'])::text)
+    from backfill_private.sources as s
+    where s.target = p_target))
+$$;
+
+-- The rule alone: what a person approves. Everything else in the row is what became of it.
+create function backfill_private.rule_of(p_standing public.backfill_standing)
+returns jsonb
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_build_object(
+    'target', p_standing.target,
+    'environment', p_standing.environment,
+    'server', p_standing.server,
+    'fingerprint', p_standing.fingerprint,
+    'max_sessions', p_standing.max_sessions,
+    'max_per_day', p_standing.max_per_day,
+    'max_calls', p_standing.max_calls,
+    'throttle_per_minute', p_standing.throttle_per_minute,
+    'from_hour', p_standing.from_hour,
+    'to_hour', p_standing.to_hour,
+    'weekdays', p_standing.weekdays,
+    'marks', p_standing.marks,
+    'replaces', p_standing.replaces,
+    'valid_until_s', extract(epoch from p_standing.valid_until))
+$$;
+
+-- The digest of a rule, as its row stands.
+create function backfill_private.standing_digest(p_standing public.backfill_standing)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.sha256_hex(
+    concat_ws(e'\n', 'backfill standing approval, form 1', backfill_private.rule_of(p_standing)))
+$$;
+
+-- Refuse bounds of a rule that are none, or above what this project allows.
+--
+-- raises  OB013 the first of them
+create function backfill_private.check_caps(p_standing public.backfill_standing)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_settings public.backfill_settings := backfill_private.settings();
+begin
+  perform backfill_private.check_bounds(jsonb_build_object(
+    'a run by standing approval, sessions', p_standing.max_sessions,
+    'a day of standing approval', coalesce(p_standing.max_per_day, 1),
+    'a run by standing approval, calls', coalesce(p_standing.max_calls, 1),
+    'the throttle of a standing approval', coalesce(p_standing.throttle_per_minute, 1)));
+  if p_standing.max_sessions > v_settings.max_sessions then
+    perform backfill_private.refuse('OB013',
+      format('max_sessions %s is above the %s per plan that this project allows',
+        p_standing.max_sessions, v_settings.max_sessions),
+      format('backfill standing new … --max-sessions %s', v_settings.max_sessions));
+  elsif p_standing.throttle_per_minute > v_settings.max_throttle_per_minute then
+    perform backfill_private.refuse('OB013',
+      format('throttle %s is above the %s per minute that this project allows',
+        p_standing.throttle_per_minute, v_settings.max_throttle_per_minute),
+      format('backfill standing new … --throttle %s', v_settings.max_throttle_per_minute));
+  end if;
+end
+$$;
+
+-- The end of a rule: the first moment after what was given.
+--
+-- raises  OB013 there is none, it is no date, or it is over
+create function backfill_private.end_of_rule(p_until text)
+returns timestamptz
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_until timestamptz := backfill_private.until_bound('until', nullif(btrim(p_until), ''));
+begin
+  if v_until is null then
+    perform backfill_private.refuse('OB013', 'a standing approval needs an end',
+      'backfill standing new … --until with its last day');
+  elsif v_until <= backfill_private.clock() then
+    perform backfill_private.refuse('OB013', format('until %s is over', left(p_until, 40)),
+      'backfill standing new … --until with a day to come');
+  end if;
+  return v_until;
+end
+$$;
+
+-- Propose a standing approval. It approves nothing before a person has approved it. Proposed again under the same id,
+-- since the answer was lost, it is the same.
+--
+-- p_asked  {target, until, max_sessions, max_per_day, max_calls, throttle, hours, weekdays, marks, replace,
+--          environment}
+-- raises   OB008 another environment, OB010 not allowed, OB013 a value is not usable
+create function backfill_private.propose_standing(p_standing_id uuid, p_asked jsonb)
+returns jsonb
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_new public.backfill_standing;
+begin
+  perform backfill_private.authorize('plan');
+  perform backfill_private.check_bounds(jsonb_build_object(
+    'the list of marks', p_asked -> 'marks',
+    'the request', p_asked));
+  v_new.standing_id := coalesce(p_standing_id, gen_random_uuid());
+  v_new.target := backfill_private.check_target(p_asked ->> 'target');
+  v_new.environment := backfill_private.check_environment(nullif(p_asked ->> 'environment', ''));
+  v_new.server := backfill_private.server_identity();
+  v_new.fingerprint := backfill_private.standing_definitions(v_new.target);
+  v_new.max_sessions := p_asked ->> 'max_sessions';
+  v_new.max_per_day := p_asked ->> 'max_per_day';
+  v_new.max_calls := p_asked ->> 'max_calls';
+  v_new.throttle_per_minute := p_asked ->> 'throttle';
+  select h.from_hour, h.to_hour into v_new.from_hour, v_new.to_hour
+  from backfill_private.hours_of(p_asked ->> 'hours') as h;
+  v_new.weekdays := backfill_private.weekdays_of(p_asked ->> 'weekdays');
+  v_new.marks := array(
+    select distinct btrim(m)
+    from jsonb_array_elements_text(coalesce(nullif(p_asked -> 'marks', 'null'), '[]')) as m
+    order by 1);
+  v_new.replaces := coalesce((p_asked ->> 'replace')::boolean, false);
+  v_new.valid_until := backfill_private.end_of_rule(p_asked ->> 'until');
+  perform backfill_private.check_caps(v_new);
+  perform backfill_private.check_marks(v_new.target, v_new.marks);
+  v_new.digest := backfill_private.standing_digest(v_new);
+  select c.user_id, case c.kind when 'postgres' then 'sql' when 'user' then 'auth' else 'service_key' end
+  into v_new.proposed_by, v_new.proposed_via
+  from backfill_private.caller() as c;
+  v_new.proposed_at := backfill_private.clock();
+  insert into public.backfill_standing select v_new.* on conflict (standing_id) do nothing;
+  if not exists (
+    select from public.backfill_standing as s where s.standing_id = v_new.standing_id and s.digest = v_new.digest)
+  then
+    perform backfill_private.refuse('OB002',
+      format('standing approval %s is there already, with another rule', v_new.standing_id), 'backfill standing list');
+  end if;
+  return backfill_private.standing_told(v_new.standing_id);
+end
+$$;
+
+-- from sql/55_standing/told.sql
+-- Standing approvals as they are told to people and programs.
+
+-- A standing approval: its rule, where it stands, how much it was used. Null: there is none, or the caller may not
+-- read.
+--
+-- returns  {standing_id, state, why, digest, target, environment, until, max_sessions, max_per_day, max_calls,
+--          throttle, hours, weekdays, marks, replace, proposed_via, proposed_at, approved_by, approved_via,
+--          approved_at, note, revoked_by, revoked_at, revoked_reason, runs, sessions, today, overlaps}
+--          state: proposed, approved, ended or revoked. why: why it is not in force now. Null: it is
+--          today: sessions of its target that standing approvals have approved on this UTC day
+--          overlaps: ids of the others of its target that are proposed or approved. Of those in force the narrowest
+--          counts
+create function backfill_private.standing_told(p_standing_id uuid)
+returns jsonb
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+  select jsonb_build_object(
+    'standing_id', s.standing_id,
+    'state', t.state,
+    'why', t.why,
+    'digest', s.digest,
+    'target', s.target,
+    'environment', s.environment,
+    'until', s.valid_until,
+    'max_sessions', s.max_sessions,
+    'max_per_day', s.max_per_day,
+    'max_calls', s.max_calls,
+    'throttle', s.throttle_per_minute,
+    'hours', lpad(s.from_hour::text, 2, '0') || '-' || lpad(s.to_hour::text, 2, '0'),
+    'weekdays', (
+      select string_agg((array['mon', 'tue', 'wed', 'thu', 'fri', 'sat', 'sun'])[d], ',' order by d)
+      from unnest(s.weekdays) as d),
+    'marks', s.marks,
+    'replace', s.replaces)
+    || jsonb_build_object(
+    'proposed_via', s.proposed_via,
+    'proposed_at', s.proposed_at,
+    'approved_by', s.approved_by,
+    'approved_via', s.approved_via,
+    'approved_at', s.approved_at,
+    'note', s.note,
+    'revoked_by', s.revoked_by,
+    'revoked_at', s.revoked_at,
+    'revoked_reason', s.revoked_reason,
+    'runs', u.runs,
+    'sessions', coalesce(u.sessions, 0),
+    'today', backfill_private.approved_today(s.target),
+    'overlaps', backfill_private.overlaps_of(s))
+  from public.backfill_standing as s
+  cross join lateral backfill_private.standing_state(s) as t
+  cross join lateral (
+    select count(*) as runs, sum((r.plan #>> '{candidates,total}')::bigint) as sessions
+    from public.backfill_approvals as a
+    join public.backfill_runs as r using (run_id)
+    where a.standing_id = s.standing_id
+  ) as u
+  where s.standing_id = p_standing_id
+    and backfill_private.may('read')
+$$;
+
+-- The other standing approvals of the same target that may count beside this one: proposed or approved, and not over.
+create function backfill_private.overlaps_of(p_rule public.backfill_standing)
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(jsonb_agg(r.standing_id order by r.proposed_at, r.standing_id), '[]')
+  from backfill_private.rules_of(p_rule.target) as r
+  where r.standing_id <> p_rule.standing_id
+    and (backfill_private.standing_state(r)).state in ('proposed', 'approved')
+    and (backfill_private.standing_state(p_rule)).state in ('proposed', 'approved')
+$$;
+
+-- Every standing approval, the newest first. See backfill_private.standing_told.
+create function backfill_private.standings_told()
+returns jsonb
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform backfill_private.authorize('read');
+  return (
+    select coalesce(
+      jsonb_agg(backfill_private.standing_told(s.standing_id) order by s.proposed_at desc, s.standing_id), '[]')
+    from public.backfill_standing as s);
+end
+$$;
+
+-- from sql/55_standing/use.sql
+-- Use of standing approvals: a run that one covers is approved by it. What stops such a run, and what proves its use.
+
+-- Reserve sessions of a target for today, one run after the other.
+create function backfill_private.reserve_today(p_target text, p_sessions bigint)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  insert into backfill_private.standing_days as d (target, day, sessions, last_at)
+  values (
+    p_target, (backfill_private.clock() at time zone 'UTC')::date, p_sessions, backfill_private.clock())
+  on conflict (target) do update
+  set sessions = case when d.day >= excluded.day then d.sessions else 0 end + excluded.sessions,
+      day = greatest(d.day, excluded.day),
+      last_at = greatest(d.last_at, excluded.last_at)
+$$;
+
+-- Lock what the standing approvals of a target have approved today, and the rule that counts then.
+--
+-- returns  the rule. Null if none is in force
+create function backfill_private.locked_rule(p_target text)
+returns public.backfill_standing
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_rule public.backfill_standing;
+begin
+  perform backfill_private.reserve_today(p_target, 0);
+  perform from public.backfill_standing as s where s.target = p_target order by s.standing_id for share;
+  v_rule := backfill_private.rule_that_counts(p_target);
+  return v_rule;
+end
+$$;
+
+-- Decide by standing approval. Whoever inserts such a decision, it counts only if the named rule is the one that counts
+-- now and covers the run. All else is filled in here, and the day's sessions are taken.
+--
+-- raises  OB002 nothing to decide, OB003 it does not cover the run, OB007, OB008 as backfill_private.decide
+create function backfill_private.decide_by_standing()
+returns trigger
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_run public.backfill_runs := backfill_private.locked_run(new.run_id, array['awaiting_approval']);
+  v_rule public.backfill_standing := backfill_private.locked_rule(v_run.target);
+  v_fault text := backfill_private.standing_fault(v_rule, v_run);
+begin
+  if v_rule.standing_id is distinct from new.standing_id or new.decision is distinct from 'approved' then
+    v_fault := 'it is not the one that counts now';
+  end if;
+  if v_fault is not null then
+    perform backfill_private.refuse('OB003',
+      format('%s does not cover run %s: %s', backfill_private.standing_name(new.standing_id), new.run_id, v_fault),
+      backfill_private.hint(v_run));
+  end if;
+  perform backfill_private.check_environment(coalesce(v_run.environment, 'unnamed'));
+  perform backfill_private.check_digest(v_run, v_run.digest);
+  perform backfill_private.reserve_today(v_run.target, (
+    select max(i.ordinal) from public.backfill_items as i where i.run_id = new.run_id));
+  new.approver := v_rule.approved_by;
+  new.approver_id := v_rule.approver_id;
+  new.via := 'standing';
+  new.note := 'by ' || backfill_private.standing_name(v_rule.standing_id);
+  return backfill_private.carried_out(new, v_run, v_rule.valid_until, jsonb_build_object(
+    'standing', v_rule.standing_id,
+    'standing_digest', v_rule.digest));
+end
+$$;
+
+create trigger backfill_approvals_decide_by_standing before insert on public.backfill_approvals
+  for each row when (new.standing_id is not null) execute function backfill_private.decide_by_standing();
+
+-- Why a run waits for a person, in words: what the rule that counts does not cover, or why none is in force.
+--
+-- p_rule   the rule that counts. Null: none
+-- p_fault  why it does not cover the run
+create function backfill_private.why_not_covered(
+  p_run public.backfill_runs, p_rule public.backfill_standing, p_fault text
+)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when p_rule.standing_id is not null then format('%s%s: %s',
+      backfill_private.standing_name(p_rule.standing_id),
+      (
+        select ', the narrowest of ' || count(*)
+        from backfill_private.rules_of(p_run.target) as r
+        where (backfill_private.standing_state(r)).why is null
+        having count(*) > 1
+      ),
+      p_fault)
+    else (
+      select string_agg(format('%s: %s', backfill_private.standing_name(f.standing_id), f.why), '; ' order by f.place)
+      from (
+        select
+          r.standing_id,
+          (backfill_private.standing_state(r)).why,
+          row_number() over (order by r.revoked_at is not null, r.approved_at is null, r.proposed_at desc) as place
+        from backfill_private.rules_of(p_run.target) as r
+      ) as f
+      where f.place <= 3)
+  end
+$$;
+
+-- What standing approvals say of a run: the one that approved it, or why none covers it. Null: nothing, or the caller
+-- may not read.
+--
+-- returns  {standing_id, covers, reason}
+create function backfill_private.standing_of_run(p_run_id uuid)
+returns jsonb
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_run public.backfill_runs;
+  v_rule public.backfill_standing;
+  v_fault text;
+begin
+  if not backfill_private.may('read') then
+    return null;
+  end if;
+  select * into v_run from public.backfill_runs where run_id = p_run_id;
+  if v_run.approved_via = 'standing' then
+    return (
+      select jsonb_build_object('standing_id', a.standing_id, 'covers', true, 'reason', null)
+      from public.backfill_approvals as a
+      where a.run_id = p_run_id);
+  elsif v_run.state is distinct from 'awaiting_approval'
+    or not exists (select from public.backfill_standing as s where s.target = v_run.target)
+  then
+    return null;
+  end if;
+  v_rule := backfill_private.rule_that_counts(v_run.target);
+  v_fault := case
+    when v_rule.standing_id is null then 'none is in force'
+    else backfill_private.standing_fault(v_rule, v_run)
+  end;
+  return jsonb_build_object(
+    'standing_id', v_rule.standing_id,
+    'covers', v_fault is null,
+    'reason', case when v_fault is not null then backfill_private.why_not_covered(v_run, v_rule, v_fault) end);
+end
+$$;
+
+-- Ask whether a standing approval covers a run. If so, the run is approved by it. Else it waits for a person, and may
+-- ask again.
+--
+-- returns  {run_id, state, digest, approved_by, approved_via, approved_until, standing: see standing_of_run}
+-- raises   OB001 no such run, OB007 what was planned is no longer what stands there, OB010 not allowed
+create function backfill_private.ask_standing(p_run_id uuid)
+returns jsonb
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set statement_timeout = '55s'
+as $$
+declare
+  v_told jsonb;
+begin
+  perform backfill_private.authorize('plan');
+  if not exists (select from public.backfill_runs as r where r.run_id = p_run_id) then
+    perform backfill_private.refuse_run(format('there is no run %s', p_run_id));
+  end if;
+  v_told := backfill_private.standing_of_run(p_run_id);
+  if (v_told -> 'covers')::boolean
+    and (select r.state = 'awaiting_approval' from public.backfill_runs as r where r.run_id = p_run_id)
+  then
+    begin
+      insert into public.backfill_approvals (run_id, digest, decision, standing_id)
+      values (p_run_id, '', 'approved', (v_told ->> 'standing_id')::uuid);
+    exception when sqlstate 'OB002' or sqlstate 'OB003' then
+      null;  -- Somebody else was first: decided on the run, took the day's sessions, or revoked the rule.
+    end;
+  end if;
+  return (
+    select jsonb_build_object(
+      'run_id', r.run_id,
+      'state', r.state,
+      'digest', r.digest,
+      'approved_by', r.approved_by,
+      'approved_via', r.approved_via,
+      'approved_until', r.approved_until,
+      'standing', backfill_private.standing_of_run(r.run_id))
+    from public.backfill_runs as r
+    where r.run_id = p_run_id);
+end
+$$;
+
+-- The rule by which a run was approved. No row if a person approved it.
+create function backfill_private.rule_of_run(p_run public.backfill_runs)
+returns setof public.backfill_standing
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select s.*
+  from public.backfill_approvals as a
+  join public.backfill_standing as s using (standing_id)
+  where p_run.approved_via = 'standing'
+    and a.run_id = p_run.run_id
+$$;
+
+-- Why a run that a standing approval allowed may go on no more. Null: it may, or a person approved it.
+create function backfill_private.standing_revoked(p_run public.backfill_runs)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_run.approved_via is distinct from 'standing' then
+    return null;
+  end if;
+  return coalesce(
+    (
+      select case
+        when s.revoked_at is not null
+        then format('%s, which allowed this run, was revoked by %s: %s',
+          backfill_private.standing_name(s.standing_id), s.revoked_by, s.revoked_reason)
+        else ''
+      end
+      from backfill_private.rule_of_run(p_run) as s
+    ),
+    'the standing approval that allowed this run is gone');
+end
+$$;
+
+-- When a run may start sessions again, if it is outside the hours of its standing approval. Null: it may now.
+--
+-- why  its hours, in words
+create function backfill_private.standing_wait(p_run public.backfill_runs, out until timestamptz, out why text)
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_rule public.backfill_standing;
+begin
+  if p_run.approved_via = 'standing' then
+    select * into v_rule from backfill_private.rule_of_run(p_run);
+    if not backfill_private.is_open(v_rule, backfill_private.clock()) then
+      until := backfill_private.opens_at(v_rule, backfill_private.clock());
+      why := format('%s is for %s',
+        backfill_private.standing_name(v_rule.standing_id), backfill_private.times_in_words(v_rule));
+    end if;
+  end if;
+end
+$$;
+
+-- That a run waits for the hours of its standing approval, in words. Null: it does not, or the caller may not read.
+create function backfill_private.waits_for_hours(p_run_id uuid)
+returns text
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select format('hours: until %s UTC, %s', to_char(w.until at time zone 'UTC', 'YYYY-MM-DD HH24:MI'), w.why)
+  from public.backfill_runs as r
+  cross join lateral backfill_private.standing_wait(r) as w
+  where r.run_id = p_run_id
+    and w.until is not null
+    and backfill_private.may('read')
+$$;
+
+-- What no longer proves that a standing approval allowed a run. No row if all does.
+create function backfill_private.standing_use_faults(p_run_id uuid)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with used as (
+    select
+      r.approved_via as run_via,
+      a.via,
+      a.standing_id,
+      a.approver,
+      a.approver_id,
+      a.decided_at,
+      e.seq,
+      e.details
+    from public.backfill_runs as r
+    join public.backfill_approvals as a using (run_id)
+    join public.backfill_events as e on e.run_id = r.run_id and e.kind = 'approved'
+    where r.run_id = p_run_id
+      and a.decision = 'approved'
+  )
+  select format('audit event %s: %s', u.seq, f.fault)
+  from used as u
+  left join public.backfill_standing as s using (standing_id)
+  cross join lateral (values
+    (u.run_via is distinct from u.via, 'the run says another way of its approval'),
+    ((u.via = 'standing') <> (u.standing_id is not null)
+        or u.standing_id::text is distinct from u.details ->> 'standing',
+      'the standing approval that it tells is not the one of the decision'),
+    (u.standing_id is not null and (
+        u.details ->> 'standing_digest' is distinct from s.digest
+        or s.digest is distinct from backfill_private.standing_digest(s)
+        or (u.approver, u.approver_id) is distinct from (s.approved_by, s.approver_id)),
+      'the standing approval is not the one by which the run was allowed'),
+    (u.standing_id is not null and (
+        u.decided_at >= s.approved_at and u.decided_at < s.valid_until
+        and (s.revoked_at is null or u.decided_at <= s.revoked_at)) is not true,
+      'the standing approval did not hold when the run was allowed')
+  ) as f (is_so, fault)
+  where f.is_so
 $$;
 
 -- from sql/60_apply/_tables.sql
@@ -9504,6 +10833,17 @@ begin
 end
 $$;
 
+-- Until when a run starts no session by itself: it backs off, or is outside the hours of its standing approval. Null:
+-- it does not wait.
+create function backfill_private.waits_until(p_run public.backfill_runs)
+returns timestamptz
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select greatest(p_run.back_off_until, (backfill_private.standing_wait(p_run)).until)
+$$;
+
 -- from sql/60_apply/bulk.sql
 -- Bulk: claim, score and settle a batch in one call of the API and one transaction, as the caller's role.
 --
@@ -9533,7 +10873,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select p_run.request ->> 'mode' = 'bulk'
     and backfill_private.may_score(p_run)
-    and coalesce(p_run.back_off_until <= backfill_private.clock(), true)
+    and coalesce(backfill_private.waits_until(p_run) <= backfill_private.clock(), true)
     and not backfill_private.is_on_trial(p_run.run_id)
     and not exists (
       select from backfill_private.unnoted as u where u.run_id = p_run.run_id and not u.is_well)
@@ -10378,7 +11718,7 @@ $$;
 -- returns     {state, reason, held_by, granted: […], ahead, bulk, sessions, batch, wait_s, wait_for, why, lease_s}
 --             ahead: no throttle and no canary decides when, so the next batch may be claimed while this one is scored
 --             sessions: beside bulk, how many a first call asks for
---             wait_for: throttle | back-off | canary | leases, and why in words
+--             wait_for: throttle | back-off | canary | leases | hours, and why in words
 --             a run that is not running grants nothing
 -- raises      OB001 no such run, OB010 not allowed, OB013 no claim id
 create function backfill_private.claim_batch(p_run_id uuid, p_claim_id uuid, p_worker text, p_apart boolean)
@@ -10391,6 +11731,7 @@ declare
   v_again integer[];
   v_phase text;
   v_answer jsonb := '{"granted": []}'::jsonb;
+  v_hours record;
   v_pace record;
 begin
   perform backfill_private.authorize('apply');
@@ -10413,6 +11754,7 @@ begin
     order by i.ordinal
     for update) as a;
   v_phase := backfill_private.pending_phase(p_run_id);
+  v_hours := backfill_private.standing_wait(v_run);
   if v_run.state <> 'running' then
     null;
   elsif v_again is not null then
@@ -10422,6 +11764,8 @@ begin
     v_answer := backfill_private.finish_or_wait(v_run);
   elsif v_run.back_off_until > backfill_private.clock() then
     v_answer := backfill_private.wait_until(v_run.back_off_until, 'back-off', v_run.back_off_reason);
+  elsif v_hours.until is not null then
+    v_answer := backfill_private.wait_until(v_hours.until, 'hours', v_hours.why);
   elsif v_phase <> 'priority' and backfill_private.judge_canary(v_run) <> 'passed' then
     v_answer := backfill_private.wait_for('canary', 1, 'the canary is being scored');
   else
@@ -10881,6 +12225,7 @@ declare
     limit 1);
   v_gone text := backfill_private.gone(p_run.target);
   v_key_fault text := backfill_private.key_fault(p_run.target, false);
+  v_revoked text := backfill_private.standing_revoked(p_run);
 begin
   select s.max_throttle_per_minute into v_most from public.backfill_settings as s;
   v_has_settings := found;
@@ -10911,6 +12256,9 @@ begin
   elsif backfill_private.is_elsewhere(p_run) then
     cause := 'environment';
     reason := 'this project''s environment is no longer the plan''s';
+  elsif v_revoked <> '' then
+    cause := 'standing';
+    reason := v_revoked;
   elsif v_taken > v_most then
     cause := 'throttle';
     reason := format('running runs take %s of the %s starts per minute that this project allows', v_taken, v_most);
@@ -13230,6 +14578,8 @@ as $$
     select format('claim %s: %s', u.claim, u.fault) from backfill_private.unnoted_faults(p_run_id) as u
     union all
     select f from backfill_private.approval_faults(p_run_id) as f
+    union all
+    select f from backfill_private.standing_use_faults(p_run_id) as f
   ) as c
 $$;
 
@@ -18732,19 +20082,34 @@ $$;
 comment on function public.backfill_rehearse(uuid, text, text) is
   'Score one session twice, undo it and roll everything back, to see what it would do. For the client.';
 
+-- Complete a plan. If a standing approval covers it, it is approved at once. A call that is repeated after that, since
+-- its answer was lost, has the same answer.
 create function public.backfill_seal(
   p_run_id uuid, p_round_trip_ms numeric default null, p_probed jsonb default null
 )
 returns jsonb
-language sql
+language plpgsql
 set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
-  select backfill_private.seal(p_run_id, p_round_trip_ms, p_probed)
+declare
+  v_sealed jsonb := '{"state": "awaiting_approval"}';
+begin
+  if not exists (
+    select from public.backfill_runs as r where r.run_id = p_run_id and r.approved_via = 'standing')
+  then
+    v_sealed := backfill_private.seal(p_run_id, p_round_trip_ms, p_probed);
+  end if;
+  return case v_sealed ->> 'state'
+    when 'awaiting_approval' then backfill_private.ask_standing(p_run_id)
+    else v_sealed
+  end;
+end
 $$;
 
 comment on function public.backfill_seal(uuid, numeric, jsonb) is
-  'Complete a plan and compute its digest. The run then awaits approval. For the client.';
+  'Complete a plan and compute its digest. The run then awaits approval, unless a standing approval covers it. For the '
+  'client.';
 
 -- The sessions of a run's plan in its order, packed. Rows would come 1,000 per page, with a name for every value.
 --
@@ -18819,33 +20184,125 @@ $$;
 comment on function public.backfill_find_runs(text) is
   'The runs whose id begins with a prefix of at least eight characters, two at most. For the client.';
 
--- Approve a plan.
+-- Approve a plan, or a standing approval.
 --
--- run       the run's id
--- digest    the plan's digest, as the plan shows it
+-- run       the run's id, or the standing approval's
+-- digest    its digest, as it shows it
 -- approver  your name. For an Auth user the email is taken instead
 -- note      anything worth keeping with the decision
--- returns   the run's state, and until when the approval is valid
+-- returns   the run's state, and until when the approval is valid. Of a standing approval, as standing_told
 create function public.backfill_approve(
   run uuid, digest text, approver text default null, note text default null
+)
+returns jsonb
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_told jsonb;
+begin
+  -- Whoever gives a standing approval a run's id gains nothing by that: the run is meant.
+  if exists (select from public.backfill_standing as s where s.standing_id = $1)
+    and not exists (select from public.backfill_runs as r where r.run_id = $1)
+  then
+    return backfill_private.approve_standing($1, $2, $3, $4);
+  end if;
+  insert into public.backfill_approvals as a (run_id, digest, decision, approver, note)
+  values ($1, $2, 'approved', coalesce($3, ''), $4)
+  returning jsonb_build_object(
+    'run_id', a.run_id,
+    'state', 'approved',
+    'digest', a.digest,
+    'approver', a.approver,
+    'via', a.via,
+    'valid_until', a.valid_until) into v_told;
+  return v_told;
+end
+$$;
+
+comment on function public.backfill_approve(uuid, text, text, text) is
+  'Approve a plan or a standing approval: its id, its digest, your name. For the SQL editor, or an Auth user with the '
+  'role approver.';
+
+-- Propose a standing approval: a rule by which runs are approved without a person. A person has to approve it first.
+--
+-- target        null: the only target
+-- until         its last day, or a moment
+-- max_sessions  of one run
+-- max_per_day   sessions that standing approvals approve of the target per UTC day. Null: no bound
+-- max_calls     scoring calls of one run. Null: no bound
+-- throttle      the highest that a run may have. Null: any
+-- hours         UTC hours such as 01-05, in which runs are approved and sessions start. Null: any time
+-- weekdays      such as mon-fri. Null: every day
+-- marks         marks of the plan that must be ok. None may fail
+-- replace       whether rows may be replaced. False: new rows only
+-- environment   the project's. Any other is refused
+-- standing      an id of the caller's own, so that the call can be repeated
+create function public.backfill_propose_standing(
+  target text default null, until text default null, max_sessions integer default null,
+  max_per_day integer default null, max_calls integer default null, throttle integer default null,
+  hours text default null, weekdays text default null, marks text[] default '{}', replace boolean default false,
+  environment text default null, standing uuid default null
 )
 returns jsonb
 language sql
 set search_path = pg_catalog, pg_temp
 as $$
-  insert into public.backfill_approvals (run_id, digest, decision, approver, note)
-  values ($1, $2, 'approved', coalesce($3, ''), $4)
-  returning jsonb_build_object(
-    'run_id', run_id,
-    'state', 'approved',
-    'digest', digest,
-    'approver', approver,
-    'via', via,
-    'valid_until', valid_until)
+  select backfill_private.propose_standing($12, jsonb_build_object(
+    'target', $1,
+    'until', $2,
+    'max_sessions', $3,
+    'max_per_day', $4,
+    'max_calls', $5,
+    'throttle', $6,
+    'hours', $7,
+    'weekdays', $8,
+    'marks', to_jsonb($9),
+    'replace', $10,
+    'environment', $11))
 $$;
 
-comment on function public.backfill_approve(uuid, text, text, text) is
-  'Approve a plan: the run, its digest, your name. For the SQL editor, or an Auth user with the role approver.';
+comment on function public.backfill_propose_standing(
+  text, text, integer, integer, integer, integer, text, text, text[], boolean, text, uuid) is
+  'Propose a rule by which runs are approved without a person: target, last day, most sessions of a run, and what else '
+  'it allows. A person approves it like a plan.';
+
+create function public.backfill_standings()
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.standings_told()
+$$;
+
+comment on function public.backfill_standings() is
+  'Every standing approval, the newest first: its rule, where it stands and why, how much it was used.';
+
+-- Revoke a standing approval. What it has allowed starts no further session.
+create function public.backfill_revoke_standing(standing uuid, reason text)
+returns jsonb
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.revoke_standing($1, $2)
+$$;
+
+comment on function public.backfill_revoke_standing(uuid, text) is
+  'Revoke a standing approval at once: its id, the reason. Runs that it allowed start no further session.';
+
+-- Ask again whether a standing approval covers a run that waits for a person, as when its hours have begun.
+create function public.backfill_ask_standing(run uuid)
+returns jsonb
+language sql
+set search_path = pg_catalog, pg_temp
+set statement_timeout = '55s'
+as $$
+  select backfill_private.ask_standing($1)
+$$;
+
+comment on function public.backfill_ask_standing(uuid) is
+  'Ask whether a standing approval covers a run that awaits approval. If so, it is approved.';
 
 -- Reject a plan. The reason is kept.
 create function public.backfill_reject(run uuid, reason text, approver text default null)
@@ -19314,7 +20771,9 @@ select
     r.run_id,
     coalesce(c.failed, 0),
     c.pending > 0 and c.leased = 0) as next,
-  backfill_private.unlike_approved(r.run_id) as unlike_approved
+  backfill_private.unlike_approved(r.run_id) as unlike_approved,
+  r.approved_via,
+  backfill_private.standing_of_run(r.run_id) as standing
 from public.backfill_runs as r
 left join (
   select
@@ -19374,6 +20833,8 @@ cross join lateral (
       when r.back_off_until > backfill_private.clock() then
         format('back-off: until %s UTC after %s',
           to_char(r.back_off_until at time zone 'UTC', 'HH24:MI:SS'), r.back_off_reason)
+      when r.approved_via = 'standing' and c.pending > 0 and backfill_private.waits_for_hours(r.run_id) is not null then
+        backfill_private.waits_for_hours(r.run_id)
       when r.canary is null and c.canary_open > 0 and c.pending_priority = 0 then
         'canary: ' || coalesce(
           backfill_private.lease_holders(r.run_id),
@@ -19441,6 +20902,11 @@ comment on column public.backfill_run_progress.next is
   'What helps now: the causes, whether a person has to decide first, sentences, and the lines to copy.';
 comment on column public.backfill_run_progress.unlike_approved is
   'Says so if the figures or marks of the plan are not those that the approver read. Else null.';
+
+comment on column public.backfill_run_progress.approved_via is
+  'How it was approved: sql, auth, service_key or standing.';
+comment on column public.backfill_run_progress.standing is
+  'The standing approval that allowed it, or why none covers it: {standing_id, covers, reason}. Null: there is none.';
 
 create view public.backfill_run_failures with (security_invoker = true) as
 select
@@ -19526,6 +20992,15 @@ create policy "the service reads decisions" on public.backfill_approvals
 create policy "the trigger decides for the service" on public.backfill_approvals
   for insert to service_role with check (true);
 
+alter table public.backfill_standing enable row level security;
+create policy "everybody with a backfill role reads standing approvals" on public.backfill_standing
+  for select to authenticated using ((select backfill_private.may('read')));
+create policy "the service reads standing approvals" on public.backfill_standing
+  for select to service_role using (true);
+
+alter table backfill_private.standing_days enable row level security;
+create policy "the owner alone" on backfill_private.standing_days for select to service_role using (false);
+
 alter table public.backfill_receipts enable row level security;
 create policy "everybody with a backfill role reads receipts" on public.backfill_receipts
   for select to authenticated using ((select backfill_private.may('read')));
@@ -19595,6 +21070,7 @@ revoke all on
   public.backfill_transitions,
   public.backfill_events,
   public.backfill_approvals,
+  public.backfill_standing,
   public.backfill_receipts,
   public.backfill_run_progress,
   public.backfill_run_failures,
@@ -19629,6 +21105,11 @@ revoke all on function
   public.backfill_history(text[]),
   public.backfill_approve(uuid, text, text, text),
   public.backfill_reject(uuid, text, text),
+  public.backfill_propose_standing(
+    text, text, integer, integer, integer, integer, text, text, text[], boolean, text, uuid),
+  public.backfill_standings(),
+  public.backfill_revoke_standing(uuid, text),
+  public.backfill_ask_standing(uuid),
   public.backfill_start(uuid, text),
   public.backfill_pause(uuid, text),
   public.backfill_resume(uuid, text),
@@ -19656,6 +21137,7 @@ grant select on
   public.backfill_transitions,
   public.backfill_events,
   public.backfill_approvals,
+  public.backfill_standing,
   public.backfill_run_progress,
   public.backfill_run_failures,
   public.backfill_watches,
@@ -19693,6 +21175,11 @@ grant execute on function
   public.backfill_find_runs(text),
   public.backfill_approve(uuid, text, text, text),
   public.backfill_reject(uuid, text, text),
+  public.backfill_propose_standing(
+    text, text, integer, integer, integer, integer, text, text, text[], boolean, text, uuid),
+  public.backfill_standings(),
+  public.backfill_revoke_standing(uuid, text),
+  public.backfill_ask_standing(uuid),
   public.backfill_pause(uuid, text),
   public.backfill_resume(uuid, text),
   public.backfill_cancel(uuid, text),
@@ -19726,7 +21213,9 @@ to service_role;
 
 -- What the doors of users, their policies and their views call.
 grant execute on function
+  backfill_private.approve_standing(uuid, text, text, text),
   backfill_private.approve_undo(uuid, text, text, text),
+  backfill_private.ask_standing(uuid),
   backfill_private.batch_spacing_s(jsonb),
   backfill_private.calls_to_probe(uuid),
   backfill_private.check_project(jsonb),
@@ -19741,14 +21230,19 @@ grant execute on function
   backfill_private.next_step(uuid, bigint, boolean),
   backfill_private.open_run(jsonb, text, uuid),
   backfill_private.preview_undo(uuid, text[], text, text, integer, bigint),
+  backfill_private.propose_standing(uuid, jsonb),
   backfill_private.refuse_untargeted(),
   backfill_private.resume(uuid, text),
+  backfill_private.revoke_standing(uuid, text),
   backfill_private.seal(uuid, numeric, jsonb),
   backfill_private.share(bigint, bigint),
   backfill_private.short_by(numeric, bigint, bigint),
   backfill_private.slots_taken(bigint),
+  backfill_private.standing_of_run(uuid),
+  backfill_private.standings_told(),
   backfill_private.unlike_approved(uuid),
-  backfill_private.verify_part(uuid, jsonb, integer)
+  backfill_private.verify_part(uuid, jsonb, integer),
+  backfill_private.waits_for_hours(uuid)
 to authenticated, service_role;
 
 -- What the doors of the service call.
@@ -19823,6 +21317,8 @@ create trigger backfill_items_no_truncate before truncate on public.backfill_ite
 create trigger backfill_events_no_truncate before truncate on public.backfill_events
   for each statement execute function backfill_private.guard_truncate();
 create trigger backfill_approvals_no_truncate before truncate on public.backfill_approvals
+  for each statement execute function backfill_private.guard_truncate();
+create trigger backfill_standing_no_truncate before truncate on public.backfill_standing
   for each statement execute function backfill_private.guard_truncate();
 create trigger backfill_receipts_no_truncate before truncate on public.backfill_receipts
   for each statement execute function backfill_private.guard_truncate();

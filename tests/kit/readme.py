@@ -32,6 +32,7 @@ CLAIMING = [
     "tests.test_readme_way",
     "tests.test_target_new_command",
     "tests.test_spreading",
+    "tests.test_standing_verbs",
     "tests.test_in_a_service",
     "tests.test_wheel",
 ]

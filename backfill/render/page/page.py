@@ -16,7 +16,7 @@ from backfill.render.markdown import table
 from backfill.render.page import charts, figures
 from backfill.render.page.markup import html_of, mark
 from backfill.render.page.now import OVER, Tile, headline, tiles
-from backfill.render.page.style import STYLE
+from backfill.render.page.sheet import sheet
 from backfill.render.plan import plan_markdown
 from backfill.render.reports import verification_markdown
 from backfill.render.state import error_text
@@ -27,23 +27,6 @@ if TYPE_CHECKING:
     from backfill.results.verification import Verification
 
 MOST_CHARS = 200_000  # per section: a longer one is cut at a line, and says so
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<div class="page">
-{body}
-</div>
-</body>
-</html>
-"""
 
 
 def plan_page(
@@ -64,8 +47,7 @@ def plan_page(
         _contents(sections),
         f"<main>{_linked(sections)}</main>",
     ]
-    title = html.escape(f"{headline(plan)} · backfill {plan.run_id[:8]}")
-    return _PAGE.format(title=title, style=STYLE, body="\n".join(body))
+    return sheet(f"{headline(plan)} · backfill {plan.run_id[:8]}", "\n".join(body))
 
 
 class _Section(NamedTuple):
