@@ -126,6 +126,7 @@ class Backfill(Face[AsyncBackfill], SaysOtherNames):
     apply = waited_for(AsyncBackfill.apply)
     retry = waited_for(AsyncBackfill.retry)
     outcome = waited_for(AsyncBackfill.outcome)
+    pace = waited_for(AsyncBackfill.pace)
     pause = waited_for(AsyncBackfill.pause)
     resume = waited_for(AsyncBackfill.resume)
     cancel = waited_for(AsyncBackfill.cancel)

@@ -16,6 +16,7 @@ METHODS = {
     "reject": "reject",
     "apply": "apply",
     "retry": "retry",
+    "pace": "pace",
     "pause": "pause",
     "resume": "resume",
     "cancel": "cancel",

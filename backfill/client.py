@@ -34,6 +34,7 @@ from backfill.run.check import check_project
 from backfill.run.clock import Clock, SystemClock
 from backfill.run.listeners import Listeners
 from backfill.run.move import move
+from backfill.run.pace import PaceVerbs
 from backfill.run.page import run_page
 from backfill.run.plan import finish_plan, plan_asked, tell_sealed
 from backfill.run.shards import spread
@@ -46,7 +47,7 @@ DEFAULT_RUNS = 50
 DEFAULT_CONCURRENCY = 4  # over a quarter of a small project's pool, so more only on request
 
 
-class AsyncBackfill(StandingVerbs, TargetVerbs, SaysOtherNames):
+class AsyncBackfill(StandingVerbs, TargetVerbs, PaceVerbs, SaysOtherNames):
     """A project's backfills. Close it, or use it as an async context manager."""
 
     def __init__(

@@ -73,6 +73,7 @@ drop function if exists
   public.backfill_plan_sessions(uuid, integer, integer),
   public.backfill_written(uuid, integer, integer),
   public.backfill_open(jsonb, text, uuid),
+  public.backfill_pace(uuid, numeric),
   public.backfill_pause(uuid, text),
   public.backfill_preview_undo(uuid, text[], text, text, integer, bigint),
   public.backfill_prune(uuid),

@@ -21,6 +21,7 @@ WORDS = {
     "target check": ("target.toml",),
     "approve": ("--digest", "0"),
     "reject": ("--reason", "no"),
+    "pace": ("5",),
     "pause": ("--reason", "no"),
     "cancel": ("--reason", "no"),
 }

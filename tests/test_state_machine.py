@@ -181,6 +181,7 @@ seconds = st.sampled_from([0.000001, 1, 10, 15, 20, 30, 30, 59.999999, 60, 61, E
 # Verb: how often, its argument for the run, further ones, the states in which it mostly comes.
 OPERATING: dict[str, tuple[int, str, dict[str, str], *tuple[str, ...]]] = {
     "start": (2, "p_run_id", {"p_worker": "test"}, "approved", "running"),
+    "pace": (1, "run", {"per_minute": "1"}, "running"),
     "pause": (2, "run", {"reason": "a look at it"}, "running"),
     "resume": (4, "run", {}, "paused"),
     "retry": (3, "p_run_id", {}, "completed"),

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 RUN_COLUMNS = (
     "run_id,state,reason,environment,created_at,request,plan,digest,project_host,"
-    "approved_by,approved_via,approved_at,approved_until,started_at"
+    "approved_by,approved_via,approved_at,approved_until,started_at,pace_per_minute"
 )
 PROGRESS_COLUMNS = (
     "run_id,target,state,reason,environment,total,pending,leased,done,failed,skipped,rolled_back,"
@@ -35,7 +35,9 @@ PROGRESS_COLUMNS = (
     "called"
 )
 STANDING_COLUMNS = "left_behind,next,standing"
-STATUS_COLUMNS = f"{PROGRESS_COLUMNS},cause,approved_via,{STANDING_COLUMNS}"
+STATUS_COLUMNS = (
+    f"{PROGRESS_COLUMNS},cause,approved_via,{STANDING_COLUMNS},pace_per_minute,throttle_per_minute"
+)
 BUCKETS = (
     "as_planned", "missing", "unplanned", "extra", "filled_elsewhere", "changed_since",
     "no_longer_selected",
@@ -46,6 +48,7 @@ RECEIPT_FIELDS = (
     "receipt_id", "ordinal", "session_id", "component", "operation", "table_name", "row_key",
     "before_hash", "after_hash", "attempt", "at", "undone_at",
 )  # fmt: skip
+THROTTLE = "throttle_per_minute"
 FAILURE_COLUMNS = "session_id,failed_step,error_code,error_message"
 
 
@@ -109,6 +112,7 @@ def plan_of(run: Mapping[str, Json], sessions: PlannedSessions) -> Plan:
             figures=figures,
             sessions=sessions,
             approval=_approval_of(run),
+            pace_per_minute=run.get("pace_per_minute") or run["request"].get(THROTTLE),
         )
 
 

@@ -16,6 +16,7 @@ from backfill.cli.terminal import print_marked, print_next, print_next_step, pri
 from backfill.files.folder import files_are_missing
 from backfill.render.markdown import Called, counted, duration
 from backfill.render.reports import unplanned_in_words
+from backfill.render.state import rate_line
 from backfill.results.check import Check
 from backfill.results.coverage import Missing
 from backfill.results.run import FailedSession, Json, Outcome, RunSummary, Status
@@ -163,6 +164,8 @@ def status_text(status: Status) -> str:
         left = "not known" if status.eta_s is None else f"about {duration(status.eta_s)}"
         lines.append(f"{status.rate_per_minute:g} {status.called.many}/min, time left {left}")
     lines += _of_standing(status)
+    if status.pace_per_minute != status.throttle_per_minute:
+        lines.append(f"rate {rate_line(status.pace_per_minute, status.throttle_per_minute)}")
     lines.append(f"audit: {counted(status.audit_count, 'event')}, head {status.audit_head}")
     return "\n  ".join(lines)
 

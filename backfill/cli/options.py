@@ -16,6 +16,8 @@ from backfill.cli.exit_codes import ExitCode
 from backfill.cli.from_files import environ
 from backfill.cli.offers import run_ids, target_names
 from backfill.client import AsyncBackfill
+from backfill.errors import BadRequest
+from backfill.request import Throttle
 
 DEFAULT_LOGS = Path("backfill_logs")
 
@@ -44,6 +46,17 @@ Target = Annotated[
 LogsDir = Annotated[
     Path, typer.Option(envvar="BACKFILL_LOGS_DIR", help="Where the run's folder of files goes.")
 ]
+
+
+def throttle_of(name: str, text: str, example: str) -> Throttle:
+    """A rate as typed: a whole number or none. Raises BadRequest."""
+    if text.lower() == "none":
+        return "none"
+    try:
+        return int(text)
+    except ValueError:
+        said = f"{name} is a whole number or none, not {text[:40]}"
+        raise BadRequest(said, example) from None
 
 
 @contextmanager

@@ -1,13 +1,28 @@
-"""The verbs that halt a run, let it go on, or stop it for good."""
+"""The verbs that slow a run down, halt it, let it go on, or stop it for good."""
 
 from __future__ import annotations
+
+from typing import Annotated
 
 import typer
 
 from backfill.cli.answers import show_status
-from backfill.cli.options import AsJson, Because, Reason, Run, connected
+from backfill.cli.options import AsJson, Because, Reason, Run, connected, throttle_of
 
 verbs = typer.Typer()
+
+PerMinute = Annotated[
+    str, typer.Argument(metavar="N", help="Session starts per minute, or none if approved so.")
+]
+
+
+@verbs.command(epilog="Example: backfill pace 4f2c1b9e 10")
+def pace(run: Run, per_minute: PerMinute, as_json: AsJson = False) -> None:
+    """Lower the rate of a run, or raise it again up to what was approved."""
+    rate = throttle_of("the rate", per_minute, f"backfill pace {run} 10")
+    with connected() as bf:
+        status = bf.pace(run, per_minute=rate)
+    show_status(status, as_json)
 
 
 @verbs.command(epilog='Example: backfill pause 4f2c1b9e --reason "peak hours"')

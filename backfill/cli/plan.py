@@ -12,7 +12,7 @@ from typer.core import TyperCommand
 from backfill.atomic_file import replace_file
 from backfill.cli import answers, exit_codes, terminal
 from backfill.cli.offers import modes, run_ids
-from backfill.cli.options import AsJson, Since, Target, Until, connected, end
+from backfill.cli.options import AsJson, Since, Target, Until, connected, end, throttle_of
 from backfill.cli.signing import own_name
 from backfill.errors import BadRequest
 from backfill.render.plan import plan_pieces
@@ -214,15 +214,7 @@ def _ids_of(file: Path) -> list[str]:
 
 
 def _throttle(text: str) -> Throttle:
-    if text.lower() == "none":
-        return "none"
-    try:
-        return int(text)
-    except ValueError:
-        raise BadRequest(
-            f"--throttle is a whole number or none, not {text[:40]}",
-            "backfill plan … --throttle 20",
-        ) from None
+    return throttle_of("--throttle", text, "backfill plan … --throttle 20")
 
 
 def _pairs(given: list[str] | None, form: str, example: str) -> dict[str, str] | None:

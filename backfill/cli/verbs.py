@@ -25,6 +25,7 @@ VERBS = {
     "reject": Listed("approve", "Reject a plan for good, as who is signed in."),
     "apply": Listed("apply", "Score the approved sessions."),
     "retry": Listed("apply", "Score the failed sessions again, under the same approval."),
+    "pace": Listed("pause", "Lower the rate of a run, or raise it again up to what was approved."),
     "pause": Listed("pause", "Pause a run: no session starts until it is resumed."),
     "resume": Listed("pause", "Lift a pause."),
     "cancel": Listed("pause", "Stop a run for good."),

@@ -18,7 +18,7 @@ from backfill.render.markdown import (
     utc,
 )
 from backfill.render.plan_writes import new_and_replaced
-from backfill.render.state import counts_by_state, next_step, reason_line, state_line
+from backfill.render.state import counts_by_state, next_step, rate_line, reason_line, state_line
 
 if TYPE_CHECKING:
     from backfill.results.plan import Plan
@@ -55,6 +55,7 @@ def _became_of(plan: Plan) -> str:
         reason_line(plan.reason),
         counts_by_state(plan.sessions.states(), plan.called),
         bullets(_lines(plan)),
+        _rate(plan),
         _approval(plan),
         next_step(plan.next_step),
     )
@@ -110,6 +111,16 @@ def _against(plan: Plan) -> str:
         f"{MARKS['fail']} {counted(len(failed), 'check')} failed: {', '.join(failed)}. "
         "The section Risks says what to do."
     )
+
+
+def _rate(plan: Plan) -> str:
+    """How fast a run goes, with the line that changes it. Empty unless it is under way."""
+    if plan.state not in ("running", "paused"):
+        return ""
+    pace = plan.pace_per_minute
+    line = f"select public.backfill_pace('{plan.run_id}', {pace or 'null'});"
+    rate = rate_line(pace, plan.request.get("throttle_per_minute"))
+    return f"**Rate**: {rate}. To change it, in the SQL editor:\n\n{fenced('sql', line)}"
 
 
 def _approval(plan: Plan) -> str:

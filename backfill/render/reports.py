@@ -26,6 +26,7 @@ from backfill.render.state import (
     error_text,
     left_behind,
     next_step,
+    rate_line,
     reason_line,
     state_title,
 )
@@ -48,6 +49,7 @@ def summary_markdown(
         state_title(status.state),
         reason_line(status.reason),
         f"Waits for: {escaped(status.waits_for)}" if status.waits_for else "",
+        _rate(status),
         counts_by_state({**status.counts, "total": status.total}, called),
         _approved(status),
         section(f"Failed {called.many}", _failures(failures, called)),
@@ -57,6 +59,11 @@ def summary_markdown(
         section("Audit", _audit(status.audit_count, status.audit_head)),
         next_step(status.next_step),
     )
+
+
+def _rate(status: Status) -> str:
+    pace, approved = status.pace_per_minute, status.throttle_per_minute
+    return "" if pace == approved else f"Rate: {rate_line(pace, approved)}."
 
 
 def _approved(status: Status) -> str:

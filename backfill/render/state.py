@@ -50,6 +50,14 @@ def reason_line(reason: str | None) -> str:
     return f"Reason: {escaped(reason)}" if reason else ""
 
 
+def rate_line(pace: int | None, approved: int | None) -> str:
+    """The starts per minute in force, and those that were approved if these are others."""
+    per_minute = "no throttle" if pace is None else f"{pace:,}/min"
+    if pace == approved:
+        return f"{per_minute}, as approved"
+    return f"{per_minute} of approved {'no throttle' if approved is None else f'{approved:,}/min'}"
+
+
 def counts_by_state(counts: Mapping[str, int], called: Called) -> str:
     """A table of the states that have sessions."""
     rows = ((state.replace("_", " "), count) for state, count in counts.items() if count)

@@ -151,6 +151,7 @@ class Plan:
     {session_id, table, row, reason}, 1,000 at most. unlike_approved: a sentence if the figures or
     marks are not those that the approver read. standing: {standing_id, covers, reason}: the
     standing approval that approved it, or why none covers it. None if its target has none.
+    pace_per_minute: starts per minute in force, None without a throttle.
     """
 
     # pydantic takes the sessions as they are: to validate each would undo their compact form.
@@ -174,6 +175,7 @@ class Plan:
     left_behind: tuple[Mapping[str, object], ...] = ()
     unlike_approved: str | None = None
     standing: Mapping[str, Json] | None = None
+    pace_per_minute: int | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -352,6 +354,7 @@ class Plan:
     def _became_of_it(self, started_at: datetime) -> Iterator[tuple[str, Json]]:
         """The names of a run that has started. sessions: {session_id, batch, state, attempts}."""
         yield "started_at", started_at.isoformat()
+        yield "pace_per_minute", self.pace_per_minute
         yield "counts", dict(self.counts)
         yield "failures", [asdict(failed) for failed in self.failures]
         yield "left_behind", [dict(row) for row in self.left_behind]

@@ -86,6 +86,8 @@ class Status:
     cause: what kind of reason a pause has, as a code. left_behind: rows that an undo could not take
     back. next_step: what helps now. approved_via: sql, auth, service_key or standing. standing:
     {standing_id, covers, reason}: the standing approval that approved it, or why none covers it.
+    pace_per_minute: starts per minute in force, None without a throttle. throttle_per_minute: those
+    approved.
     """
 
     run_id: str
@@ -106,6 +108,8 @@ class Status:
     next_step: NextStep | None = None
     approved_via: str | None = None
     standing: Mapping[str, Json] | None = None
+    pace_per_minute: int | None = None
+    throttle_per_minute: int | None = None
 
     @property
     def total(self) -> int:
@@ -128,6 +132,8 @@ class Status:
             "counts": dict(self.counts),
             "unselected": self.unselected,
             "rate_per_minute": self.rate_per_minute,
+            "pace_per_minute": self.pace_per_minute,
+            "throttle_per_minute": self.throttle_per_minute,
             "eta_s": self.eta_s,
             "waits_for": self.waits_for,
             "approved_by": self.approved_by,

@@ -38,7 +38,7 @@ async def move(
         await gateway.call(function, asked, RUN, access_token=access_token, patience=patience)
     except IllegalMove:
         status = await load_status(gateway, run_id)
-        if not lost or status.state != BECOMES[function]:
+        if not lost or status.state != BECOMES.get(function):
             raise
         return status
     return await load_status(gateway, run_id)

@@ -74,6 +74,7 @@ select * from (values
   ('read',    1,    true),
   ('plan',    2,    true),
   ('pause',   2,    true),
+  ('pace',    2,    true),
   ('resume',  2,    true),
   ('cancel',  2,    true),
   ('decide',  3,    true),   -- service_role only if the policy is any: the approval's trigger says so

@@ -31,6 +31,7 @@ create table public.backfill_runs (
   resumed_at timestamptz,
   finished_at timestamptz,
   next_batch_at timestamptz,
+  pace_per_minute integer check (pace_per_minute > 0),
   batches_granted integer not null default 0,
   settled_since integer not null default 0,
   failed_since integer not null default 0,
@@ -52,6 +53,8 @@ create table public.backfill_runs (
   loose_settings text[] not null default '{}',
   audit_count bigint not null default 0,
   audit_head text not null default '',
+  constraint backfill_runs_pace_approved check (
+    pace_per_minute <= coalesce((request ->> 'throttle_per_minute')::integer, pace_per_minute)),
   constraint backfill_runs_state_check check (state in (
     'planning', 'awaiting_approval', 'approved', 'running', 'paused', 'completed',
     'rejected', 'cancelled', 'expired', 'rolled_back'))
@@ -103,6 +106,8 @@ comment on column public.backfill_runs.finished_at is
   'When it came to an end.';
 comment on column public.backfill_runs.next_batch_at is
   'No batch starts before this, so that the throttle is kept.';
+comment on column public.backfill_runs.pace_per_minute is
+  'Starts per minute if somebody has lowered them. Null: as approved. Never more than that.';
 comment on column public.backfill_runs.batches_granted is
   'How many batches were granted so far.';
 comment on column public.backfill_runs.settled_since is

@@ -7,6 +7,10 @@
 -- else's scoring. Without a bound there are no slots, and nothing asks for one. Runs that could not keep the bound
 -- together are refused before they start.
 --
+-- An operator may lower the rate of a run and raise it again, never beyond what was approved: 60_apply/pace.sql. All
+-- that counts here asks `paced` for the rate in force. At each start, the starts of the 60 seconds up to it are at most
+-- that rate.
+--
 -- A project that asks for less, by a 429, is answered in 60_apply/backoff_and_breaker.sql.
 
 -- Refuse a throttle or a batch size that this project does not allow.
@@ -37,6 +41,33 @@ begin
 end
 $$;
 
+-- A run's request at the rate in force. A batch above the rate is cut to it, and starts once a minute.
+--
+-- p_pace  see backfill_runs.pace_per_minute
+create function backfill_private.paced(p_request jsonb, p_pace integer)
+returns jsonb
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select p_request || case
+    when p_pace is null then '{}'
+    else jsonb_build_object(
+      'throttle_per_minute', least((p_request ->> 'throttle_per_minute')::integer, p_pace),
+      'batch_size', least((p_request ->> 'batch_size')::integer, p_pace))
+  end
+$$;
+
+-- Starts per minute that are in force for a run. Null: there is no throttle.
+create function backfill_private.rate_of(p_run public.backfill_runs)
+returns integer
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select (backfill_private.paced(p_run.request, p_run.pace_per_minute) ->> 'throttle_per_minute')::integer
+$$;
+
 -- Seconds between the grants of two batches, 0 without a throttle. Rounded up, so that no window gets one too many.
 create function backfill_private.batch_spacing_s(p_request jsonb)
 returns numeric
@@ -63,8 +94,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := backfill_private.clock();
-  v_batch integer := (p_run.request ->> 'batch_size')::integer;
-  v_throttle integer := (p_run.request ->> 'throttle_per_minute')::integer;
+  v_batch integer := (backfill_private.paced(p_run.request, p_run.pace_per_minute) ->> 'batch_size')::integer;
+  v_throttle integer := backfill_private.rate_of(p_run);
   v_most integer := (select s.max_throttle_per_minute from public.backfill_settings as s);
   v_started bigint;
   v_oldest timestamptz;
@@ -106,7 +137,8 @@ begin
   on conflict (run_id, started_at) do update set sessions = backfill_private.starts.sessions + excluded.sessions;
   delete from backfill_private.starts where run_id = p_run.run_id and started_at < v_now - interval '10 minutes';
   update public.backfill_runs
-  set next_batch_at = v_now + backfill_private.batch_spacing_s(request) * interval '1 second'
+  set next_batch_at = v_now
+    + backfill_private.batch_spacing_s(backfill_private.paced(request, pace_per_minute)) * interval '1 second'
   where run_id = p_run.run_id;
 end
 $$;
@@ -121,7 +153,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   return (
-    select coalesce(sum(coalesce((r.request ->> 'throttle_per_minute')::integer, s.max_throttle_per_minute)), 0)
+    select coalesce(sum(coalesce(backfill_private.rate_of(r), s.max_throttle_per_minute)), 0)
     from public.backfill_runs as r
     cross join public.backfill_settings as s
     where r.state = 'running'
@@ -131,8 +163,9 @@ $$;
 
 -- The throttles of all running runs together stay under the project's bound.
 --
+-- p_next  what helps, if that is not to start the run later
 -- raises  OB015 they would not
-create function backfill_private.check_share(p_run public.backfill_runs)
+create function backfill_private.check_share(p_run public.backfill_runs, p_next text default null)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -141,10 +174,10 @@ declare
   v_most integer := (select max_throttle_per_minute from public.backfill_settings for no key update);
   v_taken bigint := backfill_private.share_taken(p_run.run_id);
 begin
-  if v_taken + coalesce((p_run.request ->> 'throttle_per_minute')::integer, v_most + 1) > v_most then
+  if v_taken + coalesce(backfill_private.rate_of(p_run), v_most + 1) > v_most then
     perform backfill_private.refuse('OB015',
       format('running runs take %s of the %s starts per minute that this project allows', v_taken, v_most),
-      backfill_private.hint(p_run, 'throttle'));
+      coalesce(p_next, backfill_private.hint(p_run, 'throttle')));
   end if;
 end
 $$;

@@ -1,10 +1,9 @@
 -- Bulk: claim, score and settle a batch in one call of the API and one transaction, as the caller's role.
 --
--- State, receipts and rows commit together. A batch has happened or it has not, so a lost reply or a killed worker
--- leaves nothing to look up. Many such calls run side by side, which the lock of the run would not allow. They share an
--- advisory lock that every verb takes exclusively, and leave a note in a table. The next one to hold the run writes the
--- note into the audit chain, see backfill_private.note_batches. The next verb looks at what went wrong, see
--- backfill_private.look_at_bulk.
+-- State, receipts and rows commit together, so a lost reply or a killed worker leaves nothing to look up. Many such
+-- calls run side by side, which the lock of the run would not allow. They share an advisory lock that every verb takes
+-- exclusively, and leave a note in a table. The next one to hold the run writes the note into the audit chain, see
+-- backfill_private.note_batches. The next verb looks at what went wrong, see backfill_private.look_at_bulk.
 
 -- How many batches may wait to be noted. A claim notes them all, and has eight seconds.
 create function backfill_private.most_unnoted()
@@ -239,8 +238,7 @@ $$;
 -- Begin a call in bulk: take its sessions.
 --
 -- returns  {claim, sessions, until: when the approval runs out, calls: {component: SQL, all of them under ''},
---          settings: see backfill_private.loose_settings, checks: see backfill_private.checks_now}, or {look: true} if
---          a claim has to look first or nothing is left
+--          settings: see loose_settings, checks: see checks_now}, or {look: true} if a claim has to look first
 -- raises   OB001 no such run, OB010 not allowed, OB011 within such a call, OB013 more than 500 sessions
 create function backfill_private.bulk_begin(p_run_id uuid, p_sessions integer)
 returns jsonb
@@ -253,6 +251,7 @@ declare
   v_claim_id uuid := gen_random_uuid();
   v_sessions jsonb := '[]'::jsonb;
   v_pace record;
+  v_may boolean := true;
 begin
   perform backfill_private.authorize('apply');
   perform backfill_private.check_bounds(jsonb_build_object('a call in bulk, sessions', p_sessions));
@@ -261,15 +260,16 @@ begin
       'let the scoring function call no function of backfill');
   end if;
   select * into v_run from public.backfill_runs where run_id = p_run_id;
-  if v_run.request ->> 'throttle_per_minute' is null then
+  if backfill_private.rate_of(v_run) is null then
     perform backfill_private.take_run_lock(p_run_id, true);
     select * into v_run from public.backfill_runs where run_id = p_run_id;
+    v_may := backfill_private.rate_of(v_run) is null;  -- given one in between, it takes the whole lock to count
   else
     v_run := backfill_private.caught_up_run(p_run_id);
   end if;
   if not found then
     perform backfill_private.refuse('OB001', format('there is no run %s', p_run_id), 'backfill runs');
-  elsif backfill_private.may_bulk(v_run) then
+  elsif v_may and backfill_private.may_bulk(v_run) then
     v_pace := backfill_private.allowance(v_run);
     if v_pace.wait_s = 0 then
       v_sessions := backfill_private.bulk_take(v_run, least(p_sessions, v_pace.sessions));
@@ -277,7 +277,7 @@ begin
   end if;
   if v_sessions = '[]' then
     return '{"look": true}'::jsonb;
-  elsif v_run.request ->> 'throttle_per_minute' is not null then
+  elsif backfill_private.rate_of(v_run) is not null then
     perform backfill_private.count_starts(v_run, jsonb_array_length(v_sessions));
   else
     perform backfill_private.take_slots(jsonb_array_length(v_sessions));

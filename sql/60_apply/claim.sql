@@ -145,7 +145,7 @@ begin
       'reason', r.reason,
       'held_by', r.held_by,
       'batch', r.batches_granted,
-      'ahead', r.request ->> 'throttle_per_minute' is null and v_phase is distinct from 'priority',
+      'ahead', backfill_private.rate_of(r) is null and v_phase is distinct from 'priority',
       'lease_s', extract(epoch from backfill_private.lease_ttl()))
     from public.backfill_runs as r
     where r.run_id = p_run_id);

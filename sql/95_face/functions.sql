@@ -573,6 +573,20 @@ $$;
 comment on function public.backfill_resume(uuid, text) is
   'Lift the pause of a run, and answer its critical events: the run, and why they need not stop it.';
 
+-- Lower the rate of a run, or raise it again up to what was approved. It holds from the next batch on.
+--
+-- per_minute  session starts per minute. Null: no throttle, if the run was approved without one
+create function public.backfill_pace(run uuid, per_minute numeric)
+returns jsonb
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.pace($1, $2)
+$$;
+
+comment on function public.backfill_pace(uuid, numeric) is
+  'Lower the rate of a run, or raise it again up to what was approved: the run, starts per minute.';
+
 -- Stop a run for good. What it wrote stays. backfill rollback undoes it.
 create function public.backfill_cancel(run uuid, reason text)
 returns jsonb

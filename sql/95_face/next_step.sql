@@ -13,7 +13,7 @@ as $$
     (select 'throttle'
      from public.backfill_settings as s
      where backfill_private.share_taken(p_run.run_id)
-       + coalesce((p_run.request ->> 'throttle_per_minute')::integer, s.max_throttle_per_minute + 1)
+       + coalesce(backfill_private.rate_of(p_run), s.max_throttle_per_minute + 1)
        > s.max_throttle_per_minute),
     (select 'mended' from backfill_private.causes as c where c.cause = p_run.cause and c.is_seen),
     p_run.cause,

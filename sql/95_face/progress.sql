@@ -17,8 +17,10 @@ select
   round(
     least(
       coalesce(c.lately * 60.0 / w.watched_s, 0),
-      (r.request ->> 'throttle_per_minute')::numeric),
+      backfill_private.rate_of(r)::numeric),
     1) as rate_per_minute,
+  backfill_private.rate_of(r) as pace_per_minute,
+  (r.request ->> 'throttle_per_minute')::integer as throttle_per_minute,
   case when r.state in ('approved', 'running') and c.total > 0 and not y.is_idle then
     round(greatest(
       p.batches_left * p.spacing_s
@@ -83,10 +85,12 @@ cross join lateral (
 -- While batches start as the throttle allows, the throttle gives the time left. If the run lags behind, its rate does.
 cross join lateral (
   select
-    backfill_private.batch_spacing_s(r.request) as spacing_s,
-    greatest(ceil(c.pending / (r.request ->> 'batch_size')::numeric) - 1, 0) as batches_left,
-    coalesce(r.next_batch_at + make_interval(secs => backfill_private.batch_spacing_s(r.request)::double precision)
-      < backfill_private.clock(), false) or r.request ->> 'throttle_per_minute' is null as lags
+    s.spacing_s,
+    greatest(ceil(c.pending / (s.paced ->> 'batch_size')::numeric) - 1, 0) as batches_left,
+    coalesce(r.next_batch_at + make_interval(secs => s.spacing_s::double precision)
+      < backfill_private.clock(), false) or s.paced ->> 'throttle_per_minute' is null as lags
+  from (select backfill_private.paced(r.request, r.pace_per_minute) as paced) as n
+  cross join lateral (select n.paced, backfill_private.batch_spacing_s(n.paced) as spacing_s) as s
 ) as p
 -- In one form: what it waits for, and why. offset 0: worked out once, though it is read twice.
 cross join lateral (
@@ -150,6 +154,10 @@ comment on column public.backfill_run_progress.unselected is
 comment on column public.backfill_run_progress.rolled_back is 'Sessions whose rows were undone.';
 comment on column public.backfill_run_progress.rate_per_minute is
   'Sessions settled per minute, over the last 60 seconds or since the run was started or resumed.';
+comment on column public.backfill_run_progress.pace_per_minute is
+  'Session starts per minute that are in force, never more than approved. Null: there is no throttle.';
+comment on column public.backfill_run_progress.throttle_per_minute is
+  'Session starts per minute that were approved. Null: no throttle.';
 comment on column public.backfill_run_progress.eta_s is
   'Seconds until the last batch starts: from the throttle, or from the rate if the run lags behind the throttle. '
   'Null if nobody works on the run.';

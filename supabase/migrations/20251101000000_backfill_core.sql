@@ -299,6 +299,7 @@ select * from (values
   ('read',    1,    true),
   ('plan',    2,    true),
   ('pause',   2,    true),
+  ('pace',    2,    true),
   ('resume',  2,    true),
   ('cancel',  2,    true),
   ('decide',  3,    true),   -- service_role only if the policy is any: the approval's trigger says so
@@ -3092,6 +3093,7 @@ create table public.backfill_runs (
   resumed_at timestamptz,
   finished_at timestamptz,
   next_batch_at timestamptz,
+  pace_per_minute integer check (pace_per_minute > 0),
   batches_granted integer not null default 0,
   settled_since integer not null default 0,
   failed_since integer not null default 0,
@@ -3113,6 +3115,8 @@ create table public.backfill_runs (
   loose_settings text[] not null default '{}',
   audit_count bigint not null default 0,
   audit_head text not null default '',
+  constraint backfill_runs_pace_approved check (
+    pace_per_minute <= coalesce((request ->> 'throttle_per_minute')::integer, pace_per_minute)),
   constraint backfill_runs_state_check check (state in (
     'planning', 'awaiting_approval', 'approved', 'running', 'paused', 'completed',
     'rejected', 'cancelled', 'expired', 'rolled_back'))
@@ -3164,6 +3168,8 @@ comment on column public.backfill_runs.finished_at is
   'When it came to an end.';
 comment on column public.backfill_runs.next_batch_at is
   'No batch starts before this, so that the throttle is kept.';
+comment on column public.backfill_runs.pace_per_minute is
+  'Starts per minute if somebody has lowered them. Null: as approved. Never more than that.';
 comment on column public.backfill_runs.batches_granted is
   'How many batches were granted so far.';
 comment on column public.backfill_runs.settled_since is
@@ -5415,6 +5421,10 @@ $$;
 -- else's scoring. Without a bound there are no slots, and nothing asks for one. Runs that could not keep the bound
 -- together are refused before they start.
 --
+-- An operator may lower the rate of a run and raise it again, never beyond what was approved: 60_apply/pace.sql. All
+-- that counts here asks `paced` for the rate in force. At each start, the starts of the 60 seconds up to it are at most
+-- that rate.
+--
 -- A project that asks for less, by a 429, is answered in 60_apply/backoff_and_breaker.sql.
 
 -- Refuse a throttle or a batch size that this project does not allow.
@@ -5445,6 +5455,33 @@ begin
 end
 $$;
 
+-- A run's request at the rate in force. A batch above the rate is cut to it, and starts once a minute.
+--
+-- p_pace  see backfill_runs.pace_per_minute
+create function backfill_private.paced(p_request jsonb, p_pace integer)
+returns jsonb
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select p_request || case
+    when p_pace is null then '{}'
+    else jsonb_build_object(
+      'throttle_per_minute', least((p_request ->> 'throttle_per_minute')::integer, p_pace),
+      'batch_size', least((p_request ->> 'batch_size')::integer, p_pace))
+  end
+$$;
+
+-- Starts per minute that are in force for a run. Null: there is no throttle.
+create function backfill_private.rate_of(p_run public.backfill_runs)
+returns integer
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select (backfill_private.paced(p_run.request, p_run.pace_per_minute) ->> 'throttle_per_minute')::integer
+$$;
+
 -- Seconds between the grants of two batches, 0 without a throttle. Rounded up, so that no window gets one too many.
 create function backfill_private.batch_spacing_s(p_request jsonb)
 returns numeric
@@ -5471,8 +5508,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := backfill_private.clock();
-  v_batch integer := (p_run.request ->> 'batch_size')::integer;
-  v_throttle integer := (p_run.request ->> 'throttle_per_minute')::integer;
+  v_batch integer := (backfill_private.paced(p_run.request, p_run.pace_per_minute) ->> 'batch_size')::integer;
+  v_throttle integer := backfill_private.rate_of(p_run);
   v_most integer := (select s.max_throttle_per_minute from public.backfill_settings as s);
   v_started bigint;
   v_oldest timestamptz;
@@ -5514,7 +5551,8 @@ begin
   on conflict (run_id, started_at) do update set sessions = backfill_private.starts.sessions + excluded.sessions;
   delete from backfill_private.starts where run_id = p_run.run_id and started_at < v_now - interval '10 minutes';
   update public.backfill_runs
-  set next_batch_at = v_now + backfill_private.batch_spacing_s(request) * interval '1 second'
+  set next_batch_at = v_now
+    + backfill_private.batch_spacing_s(backfill_private.paced(request, pace_per_minute)) * interval '1 second'
   where run_id = p_run.run_id;
 end
 $$;
@@ -5529,7 +5567,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   return (
-    select coalesce(sum(coalesce((r.request ->> 'throttle_per_minute')::integer, s.max_throttle_per_minute)), 0)
+    select coalesce(sum(coalesce(backfill_private.rate_of(r), s.max_throttle_per_minute)), 0)
     from public.backfill_runs as r
     cross join public.backfill_settings as s
     where r.state = 'running'
@@ -5539,8 +5577,9 @@ $$;
 
 -- The throttles of all running runs together stay under the project's bound.
 --
+-- p_next  what helps, if that is not to start the run later
 -- raises  OB015 they would not
-create function backfill_private.check_share(p_run public.backfill_runs)
+create function backfill_private.check_share(p_run public.backfill_runs, p_next text default null)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -5549,10 +5588,10 @@ declare
   v_most integer := (select max_throttle_per_minute from public.backfill_settings for no key update);
   v_taken bigint := backfill_private.share_taken(p_run.run_id);
 begin
-  if v_taken + coalesce((p_run.request ->> 'throttle_per_minute')::integer, v_most + 1) > v_most then
+  if v_taken + coalesce(backfill_private.rate_of(p_run), v_most + 1) > v_most then
     perform backfill_private.refuse('OB015',
       format('running runs take %s of the %s starts per minute that this project allows', v_taken, v_most),
-      backfill_private.hint(p_run, 'throttle'));
+      coalesce(p_next, backfill_private.hint(p_run, 'throttle')));
   end if;
 end
 $$;
@@ -10847,11 +10886,10 @@ $$;
 -- from sql/60_apply/bulk.sql
 -- Bulk: claim, score and settle a batch in one call of the API and one transaction, as the caller's role.
 --
--- State, receipts and rows commit together. A batch has happened or it has not, so a lost reply or a killed worker
--- leaves nothing to look up. Many such calls run side by side, which the lock of the run would not allow. They share an
--- advisory lock that every verb takes exclusively, and leave a note in a table. The next one to hold the run writes the
--- note into the audit chain, see backfill_private.note_batches. The next verb looks at what went wrong, see
--- backfill_private.look_at_bulk.
+-- State, receipts and rows commit together, so a lost reply or a killed worker leaves nothing to look up. Many such
+-- calls run side by side, which the lock of the run would not allow. They share an advisory lock that every verb takes
+-- exclusively, and leave a note in a table. The next one to hold the run writes the note into the audit chain, see
+-- backfill_private.note_batches. The next verb looks at what went wrong, see backfill_private.look_at_bulk.
 
 -- How many batches may wait to be noted. A claim notes them all, and has eight seconds.
 create function backfill_private.most_unnoted()
@@ -11086,8 +11124,7 @@ $$;
 -- Begin a call in bulk: take its sessions.
 --
 -- returns  {claim, sessions, until: when the approval runs out, calls: {component: SQL, all of them under ''},
---          settings: see backfill_private.loose_settings, checks: see backfill_private.checks_now}, or {look: true} if
---          a claim has to look first or nothing is left
+--          settings: see loose_settings, checks: see checks_now}, or {look: true} if a claim has to look first
 -- raises   OB001 no such run, OB010 not allowed, OB011 within such a call, OB013 more than 500 sessions
 create function backfill_private.bulk_begin(p_run_id uuid, p_sessions integer)
 returns jsonb
@@ -11100,6 +11137,7 @@ declare
   v_claim_id uuid := gen_random_uuid();
   v_sessions jsonb := '[]'::jsonb;
   v_pace record;
+  v_may boolean := true;
 begin
   perform backfill_private.authorize('apply');
   perform backfill_private.check_bounds(jsonb_build_object('a call in bulk, sessions', p_sessions));
@@ -11108,15 +11146,16 @@ begin
       'let the scoring function call no function of backfill');
   end if;
   select * into v_run from public.backfill_runs where run_id = p_run_id;
-  if v_run.request ->> 'throttle_per_minute' is null then
+  if backfill_private.rate_of(v_run) is null then
     perform backfill_private.take_run_lock(p_run_id, true);
     select * into v_run from public.backfill_runs where run_id = p_run_id;
+    v_may := backfill_private.rate_of(v_run) is null;  -- given one in between, it takes the whole lock to count
   else
     v_run := backfill_private.caught_up_run(p_run_id);
   end if;
   if not found then
     perform backfill_private.refuse('OB001', format('there is no run %s', p_run_id), 'backfill runs');
-  elsif backfill_private.may_bulk(v_run) then
+  elsif v_may and backfill_private.may_bulk(v_run) then
     v_pace := backfill_private.allowance(v_run);
     if v_pace.wait_s = 0 then
       v_sessions := backfill_private.bulk_take(v_run, least(p_sessions, v_pace.sessions));
@@ -11124,7 +11163,7 @@ begin
   end if;
   if v_sessions = '[]' then
     return '{"look": true}'::jsonb;
-  elsif v_run.request ->> 'throttle_per_minute' is not null then
+  elsif backfill_private.rate_of(v_run) is not null then
     perform backfill_private.count_starts(v_run, jsonb_array_length(v_sessions));
   else
     perform backfill_private.take_slots(jsonb_array_length(v_sessions));
@@ -11787,7 +11826,7 @@ begin
       'reason', r.reason,
       'held_by', r.held_by,
       'batch', r.batches_granted,
-      'ahead', r.request ->> 'throttle_per_minute' is null and v_phase is distinct from 'priority',
+      'ahead', backfill_private.rate_of(r) is null and v_phase is distinct from 'priority',
       'lease_s', extract(epoch from backfill_private.lease_ttl()))
     from public.backfill_runs as r
     where r.run_id = p_run_id);
@@ -13522,6 +13561,112 @@ begin
       where o.ordinal = any (v_ordinals) and o.outcome <> 'released'));
   end if;
   return v_ordinals;
+end
+$$;
+
+-- from sql/60_apply/pace.sql
+-- Pace: an operator lowers the rate of a run, and raises it again up to what was approved.
+--
+-- It stands in the run's row and not in the sealed request, so the digest stands. `backfill_private.paced` says what
+-- follows from it. It holds from the next batch on, and survives pause, resume and retry.
+
+-- Count the starts of the last minute again, from the chain. Calls in bulk without a throttle count none.
+--
+-- The caller has locked the run, so no such call is under way, and the chain holds all of them.
+create function backfill_private.count_again(p_run_id uuid)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  delete from backfill_private.starts as s
+  where s.run_id = p_run_id
+    and s.started_at > backfill_private.clock() - interval '60 seconds';
+  insert into backfill_private.starts (run_id, started_at, sessions)
+  select p_run_id, g.started_at, sum(g.sessions)
+  from (
+    select coalesce((e.details ->> 'started_at')::timestamptz, e.at) as started_at,
+      (e.details ->> 'sessions')::integer as sessions
+    from public.backfill_events as e
+    where e.run_id = p_run_id
+      and e.kind = 'batch_granted'
+      and e.at > backfill_private.clock() - interval '60 seconds'
+  ) as g
+  where g.started_at > backfill_private.clock() - interval '60 seconds'
+  group by g.started_at
+$$;
+
+-- Refuse a rate that is none, or that the approval does not cover.
+--
+-- raises  OB003 more than approved, OB013 no whole number from 1 on
+create function backfill_private.check_rate(p_run public.backfill_runs, p_per_minute numeric)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_approved integer := (p_run.request ->> 'throttle_per_minute')::integer;
+begin
+  if p_per_minute not between 1 and 999999999 or p_per_minute <> trunc(p_per_minute) then
+    perform backfill_private.refuse('OB013',
+      format('a rate is a whole number of starts per minute from 1 to 999999999, not %s', left(p_per_minute::text, 40)),
+      format(e'To start nothing for a while, pause the run.\nbackfill pause %s --reason "…"', p_run.run_id));
+  elsif coalesce(p_per_minute > v_approved, v_approved is not null and p_per_minute is null) then
+    perform backfill_private.refuse('OB003',
+      format('run %s is approved for %s per minute, and %s is more', p_run.run_id,
+        backfill_private.counted(v_approved, 'start'), coalesce(p_per_minute::text, 'no throttle')),
+      format(e'A higher rate takes a new plan.\nbackfill pace %1$s %2$s\nbackfill plan --like %1$s --throttle %3$s',
+        p_run.run_id, v_approved, coalesce(p_per_minute::text, 'none')));
+  end if;
+end
+$$;
+
+-- Set the rate of a run, and from when its next batch may start. Asked for what is in force, nothing is told.
+--
+-- p_per_minute  starts per minute. Null: no throttle
+-- returns       {run_id, state, was, per_minute, approved}, each rate null if there is no throttle
+-- raises        OB001 no such run, OB002 it is neither approved, running nor paused, OB003 more than approved, OB013 no
+--               whole number from 1 on, OB015 other runs leave no share of the project's bound for more
+create function backfill_private.pace(p_run_id uuid, p_per_minute numeric)
+returns jsonb
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_run public.backfill_runs;
+  v_was integer;
+  v_approved integer;
+begin
+  perform backfill_private.authorize('pace');
+  v_run := backfill_private.caught_up_run(p_run_id, array['approved', 'running', 'paused']);
+  perform backfill_private.check_rate(v_run, p_per_minute);
+  v_was := backfill_private.rate_of(v_run);
+  v_approved := (v_run.request ->> 'throttle_per_minute')::integer;
+  if v_was is distinct from p_per_minute then
+    v_run.pace_per_minute := nullif(p_per_minute::integer, v_approved);
+    if v_run.state = 'running' and coalesce(p_per_minute > v_was, p_per_minute is null) then
+      perform backfill_private.check_share(v_run,
+        e'Wait for the other runs, or lower one.\nbackfill runs --state running');
+    elsif v_was is null then
+      perform backfill_private.count_again(p_run_id);
+    end if;
+    update public.backfill_runs as r
+    set pace_per_minute = v_run.pace_per_minute,
+        next_batch_at = coalesce(
+          (select max(s.started_at) from backfill_private.starts as s where s.run_id = p_run_id)
+            + backfill_private.batch_spacing_s(backfill_private.paced(r.request, v_run.pace_per_minute))
+            * interval '1 second',
+          r.next_batch_at)
+    where r.run_id = p_run_id;
+    perform backfill_private.record(p_run_id, 'paced', jsonb_build_object(
+      'from', v_was, 'to', p_per_minute, 'approved', v_approved));
+  end if;
+  return (
+    select jsonb_build_object('run_id', r.run_id, 'state', r.state, 'was', v_was,
+      'per_minute', backfill_private.rate_of(r), 'approved', v_approved)
+    from public.backfill_runs as r
+    where r.run_id = p_run_id);
 end
 $$;
 
@@ -20362,6 +20507,20 @@ $$;
 comment on function public.backfill_resume(uuid, text) is
   'Lift the pause of a run, and answer its critical events: the run, and why they need not stop it.';
 
+-- Lower the rate of a run, or raise it again up to what was approved. It holds from the next batch on.
+--
+-- per_minute  session starts per minute. Null: no throttle, if the run was approved without one
+create function public.backfill_pace(run uuid, per_minute numeric)
+returns jsonb
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.pace($1, $2)
+$$;
+
+comment on function public.backfill_pace(uuid, numeric) is
+  'Lower the rate of a run, or raise it again up to what was approved: the run, starts per minute.';
+
 -- Stop a run for good. What it wrote stays. backfill rollback undoes it.
 create function public.backfill_cancel(run uuid, reason text)
 returns jsonb
@@ -20646,7 +20805,7 @@ as $$
     (select 'throttle'
      from public.backfill_settings as s
      where backfill_private.share_taken(p_run.run_id)
-       + coalesce((p_run.request ->> 'throttle_per_minute')::integer, s.max_throttle_per_minute + 1)
+       + coalesce(backfill_private.rate_of(p_run), s.max_throttle_per_minute + 1)
        > s.max_throttle_per_minute),
     (select 'mended' from backfill_private.causes as c where c.cause = p_run.cause and c.is_seen),
     p_run.cause,
@@ -20745,8 +20904,10 @@ select
   round(
     least(
       coalesce(c.lately * 60.0 / w.watched_s, 0),
-      (r.request ->> 'throttle_per_minute')::numeric),
+      backfill_private.rate_of(r)::numeric),
     1) as rate_per_minute,
+  backfill_private.rate_of(r) as pace_per_minute,
+  (r.request ->> 'throttle_per_minute')::integer as throttle_per_minute,
   case when r.state in ('approved', 'running') and c.total > 0 and not y.is_idle then
     round(greatest(
       p.batches_left * p.spacing_s
@@ -20811,10 +20972,12 @@ cross join lateral (
 -- While batches start as the throttle allows, the throttle gives the time left. If the run lags behind, its rate does.
 cross join lateral (
   select
-    backfill_private.batch_spacing_s(r.request) as spacing_s,
-    greatest(ceil(c.pending / (r.request ->> 'batch_size')::numeric) - 1, 0) as batches_left,
-    coalesce(r.next_batch_at + make_interval(secs => backfill_private.batch_spacing_s(r.request)::double precision)
-      < backfill_private.clock(), false) or r.request ->> 'throttle_per_minute' is null as lags
+    s.spacing_s,
+    greatest(ceil(c.pending / (s.paced ->> 'batch_size')::numeric) - 1, 0) as batches_left,
+    coalesce(r.next_batch_at + make_interval(secs => s.spacing_s::double precision)
+      < backfill_private.clock(), false) or s.paced ->> 'throttle_per_minute' is null as lags
+  from (select backfill_private.paced(r.request, r.pace_per_minute) as paced) as n
+  cross join lateral (select n.paced, backfill_private.batch_spacing_s(n.paced) as spacing_s) as s
 ) as p
 -- In one form: what it waits for, and why. offset 0: worked out once, though it is read twice.
 cross join lateral (
@@ -20878,6 +21041,10 @@ comment on column public.backfill_run_progress.unselected is
 comment on column public.backfill_run_progress.rolled_back is 'Sessions whose rows were undone.';
 comment on column public.backfill_run_progress.rate_per_minute is
   'Sessions settled per minute, over the last 60 seconds or since the run was started or resumed.';
+comment on column public.backfill_run_progress.pace_per_minute is
+  'Session starts per minute that are in force, never more than approved. Null: there is no throttle.';
+comment on column public.backfill_run_progress.throttle_per_minute is
+  'Session starts per minute that were approved. Null: no throttle.';
 comment on column public.backfill_run_progress.eta_s is
   'Seconds until the last batch starts: from the throttle, or from the rate if the run lags behind the throttle. '
   'Null if nobody works on the run.';
@@ -21111,6 +21278,7 @@ revoke all on function
   public.backfill_revoke_standing(uuid, text),
   public.backfill_ask_standing(uuid),
   public.backfill_start(uuid, text),
+  public.backfill_pace(uuid, numeric),
   public.backfill_pause(uuid, text),
   public.backfill_resume(uuid, text),
   public.backfill_cancel(uuid, text),
@@ -21180,6 +21348,7 @@ grant execute on function
   public.backfill_standings(),
   public.backfill_revoke_standing(uuid, text),
   public.backfill_ask_standing(uuid),
+  public.backfill_pace(uuid, numeric),
   public.backfill_pause(uuid, text),
   public.backfill_resume(uuid, text),
   public.backfill_cancel(uuid, text),
@@ -21229,8 +21398,11 @@ grant execute on function
   backfill_private.may(text),
   backfill_private.next_step(uuid, bigint, boolean),
   backfill_private.open_run(jsonb, text, uuid),
+  backfill_private.pace(uuid, numeric),
+  backfill_private.paced(jsonb, integer),
   backfill_private.preview_undo(uuid, text[], text, text, integer, bigint),
   backfill_private.propose_standing(uuid, jsonb),
+  backfill_private.rate_of(public.backfill_runs),
   backfill_private.refuse_untargeted(),
   backfill_private.resume(uuid, text),
   backfill_private.revoke_standing(uuid, text),

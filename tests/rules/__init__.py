@@ -8,6 +8,7 @@ from tests.rules import (
     gate,
     leases,
     others,
+    pace,
     planning,
     requests,
     settling,
@@ -24,6 +25,7 @@ __all__ = ["RULES", "Case", "Db", "Rule", "answer", "holds", "prepare"]
 RULES = (
     *settling.RULES,
     *others.RULES,
+    *pace.RULES,
     *gate.RULES,
     *planning.RULES,
     *batches.RULES,

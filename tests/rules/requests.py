@@ -144,8 +144,8 @@ RANK = Rule(
 )
 
 USER = "11111111-1111-4111-8111-111111111111"
-VERBS = ("read", "plan", "pause", "resume", "cancel", "decide", "apply", "undo", "prune", "fly")
-OPERATOR = ("read", "plan", "pause", "resume", "cancel")
+OPERATOR = ("read", "plan", "pause", "pace", "resume", "cancel")
+VERBS = (*OPERATOR, "decide", "apply", "undo", "prune", "fly")
 MAY = {
     "postgres": VERBS[:-1],
     "service": VERBS[:-1],

@@ -432,15 +432,22 @@ SAFEGUARDS = (
     Safeguard(
         "spacing of batches",
         "30_run/throttle.sql",
-        "+ backfill_private.batch_spacing_s(request) * interval '1 second'",
+        "+ backfill_private.batch_spacing_s(backfill_private.paced(request, pace_per_minute))"
+        " * interval '1 second'",
         "",
         "tests/test_throttle.py::test_the_seed_starts_nine_batches_fifteen_seconds_apart",
     ),
     Safeguard(
+        "rate that the approval covers",
+        "60_apply/pace.sql",
+        "  perform backfill_private.check_rate(v_run, p_per_minute);\n",
+        "",
+        "tests/test_pace.py::test_every_start_keeps_the_rate_then_in_force",
+    ),
+    Safeguard(
         "the project's bound on running runs",
         "30_run/throttle.sql",
-        "if v_taken + coalesce((p_run.request ->> 'throttle_per_minute')::integer, v_most + 1)"
-        " > v_most then",
+        "if v_taken + coalesce(backfill_private.rate_of(p_run), v_most + 1) > v_most then",
         "if false then",
         "tests/test_throttle.py::test_running_runs_share_the_projects_bound",
     ),

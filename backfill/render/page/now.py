@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backfill.render.markdown import duration
+from backfill.render.state import rate_line
 
 if TYPE_CHECKING:
     from backfill.results.plan import Plan
@@ -90,8 +91,16 @@ def _became(plan: Plan, verification: Verification | None) -> list[Tile]:
         *((name, f"{counts[state]:,}", "") for state, name in _STATES.items() if counts[state]),
         *([("failed", f"{counts['failed']:,}", "fail")] if counts["failed"] else []),
         ("took", duration(_took_s(plan)), "") if is_over else _expected(plan),
+        *([] if is_over else [_rate(plan)]),
         *([("verdict", verdict, _VERDICTS[verdict])] if verdict else []),
     ]
+
+
+def _rate(plan: Plan) -> Tile:
+    """The starts per minute in force. Marked if somebody has lowered them."""
+    approved = plan.request.get("throttle_per_minute")
+    is_lowered = plan.pace_per_minute != approved
+    return ("rate", rate_line(plan.pace_per_minute, approved), "warn" if is_lowered else "")
 
 
 def _took_s(plan: Plan) -> float:
