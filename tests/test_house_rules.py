@@ -77,7 +77,7 @@ CALLED_BY_THE_SERVICE = (
     "bulk_one(jsonb,jsonb,jsonb,text,boolean)",
     "bulk_outcome(text)",
     "bulk_owed(jsonb,integer)",
-    "bulk_settle(uuid,text,integer[],jsonb,timestamp with time zone)",
+    "bulk_settle(uuid,text,integer[],jsonb)",
     "bulk_some(jsonb,jsonb,jsonb,text,boolean,timestamp with time zone)",
     "columns_apart(jsonb,jsonb)",
     "is_written_here(xid)",

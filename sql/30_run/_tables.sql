@@ -85,7 +85,7 @@ comment on column public.backfill_runs.digest is
 comment on column public.backfill_runs.requested_by is
   'Auth user who planned it. Null for the service key and the SQL editor.';
 comment on column public.backfill_runs.requested_via is
-  'How it was asked for: service_key, auth or sql.';
+  'Who asked for it: service_role, user or postgres.';
 comment on column public.backfill_runs.approved_by is
   'Who approved it, by the name given or the e-mail address. Null until then.';
 comment on column public.backfill_runs.approved_via is

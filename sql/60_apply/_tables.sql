@@ -70,8 +70,14 @@ create unlogged table backfill_private.bulk_claims (
   xid xid8 primary key,
   claim_id uuid not null,
   run_id uuid not null,
-  ordinals integer[] not null
+  ordinals integer[] not null,
+  started_at timestamptz not null default backfill_private.clock()
 );
+
+create constraint trigger bulk_claims_settled after insert or update on backfill_private.bulk_claims
+  deferrable initially deferred
+  for each row
+  execute function backfill_private.refuse_to_commit('xid', 'a call in bulk ends once it is settled');
 
 -- The rows that a call in bulk has written, as the gate saw them, until their receipts are written. The functions that
 -- it calls reach this table with no right. turn is what the setting backfill.bulk said.

@@ -135,23 +135,6 @@ begin
 end
 $$;
 
--- How many sessions the first call in bulk of a worker asks for: as many as the rehearsal would have scored while a
--- call may begin any. Ten if there was none. Whatever it asks for, a call ends in time.
-create function backfill_private.first_in_bulk(p_run public.backfill_runs)
-returns integer
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select case
-    when r.p50_ms is null then 10
-    else greatest(least(800 / greatest(r.p50_ms, 0.1), b.most), b.least)
-  end::integer
-  from backfill_private.bounds as b
-  cross join (select (p_run.plan #>> '{rehearsal,took_ms,p50}')::numeric as p50_ms) as r
-  where (b.what, b.kind) = ('a call in bulk', 'sessions')
-$$;
-
 -- The next sessions for a call in bulk, of one phase, locked. A phase whose rest is all under way is followed by the
 -- next. What it gives back after all comes before what is left of that one.
 create function backfill_private.next_in_bulk(p_run_id uuid, p_limit integer)
@@ -347,14 +330,15 @@ begin
 end
 $$;
 
--- Settle a call in bulk. The audit chain hears of it later.
+-- Settle a call in bulk. The audit chain hears of it later. What is told of sessions that the call has not taken is
+-- passed over.
 --
 -- p_answered  ordinals of its sessions whose calls came back well
 -- p_outcomes  of those that failed
 -- returns     {state: how many}
--- raises      OB011 no such call is under way in this transaction
+-- raises      OB011 no such call is under way in this transaction, OB013 outcomes of another form
 create function backfill_private.bulk_settle(
-  p_claim_id uuid, p_worker text, p_answered integer[], p_outcomes jsonb, p_started_at timestamptz
+  p_claim_id uuid, p_worker text, p_answered integer[], p_outcomes jsonb
 )
 returns jsonb
 language plpgsql
@@ -363,32 +347,41 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_call backfill_private.bulk_claims := backfill_private.bulk_call(p_claim_id);
+  v_answered integer[] := array(
+    select distinct a from unnest(p_answered) as a where a = any (v_call.ordinals) order by a);
+  v_outcomes jsonb := coalesce((
+    select jsonb_agg(o)
+    from jsonb_array_elements(p_outcomes) as o
+    where (o ->> 'ordinal')::integer = any (v_call.ordinals)
+      and (o ->> 'ordinal')::integer <> all (v_answered)), '[]');
   v_lacking integer[];
   v_settled jsonb;
   v_details jsonb;
   -- Those that wait for a transaction of their own are well.
   v_beside integer[] := array(
-    select o.ordinal from jsonb_to_recordset(p_outcomes) as o (ordinal integer, outcome text)
+    select o.ordinal from jsonb_to_recordset(v_outcomes) as o (ordinal integer, outcome text)
     where o.outcome = 'beside');
 begin
   perform backfill_private.authorize('apply');
+  perform backfill_private.check_outcomes(p_outcomes);
   delete from backfill_private.bulk_claims where xid = v_call.xid;
-  v_lacking := backfill_private.bulk_done(v_call.run_id, p_answered, p_started_at);
-  v_settled := backfill_private.bulk_troubled(v_call.run_id, p_claim_id, p_outcomes || coalesce((
+  v_lacking := backfill_private.bulk_done(v_call.run_id, v_answered, v_call.started_at);
+  v_settled := backfill_private.bulk_troubled(v_call.run_id, p_claim_id, v_outcomes || coalesce((
       select jsonb_agg(jsonb_build_object('ordinal', i.ordinal, 'outcome', 'answered', 'answered', i.components))
       from public.backfill_items as i
-      where i.run_id = v_call.run_id and i.ordinal = any (v_lacking)), '[]'), p_started_at)
+      where i.run_id = v_call.run_id and i.ordinal = any (v_lacking)), '[]'), v_call.started_at)
     || coalesce((
       select jsonb_agg(jsonb_build_object('ordinal', o, 'state', 'done'))
-      from unnest(p_answered) as o
+      from unnest(v_answered) as o
       where o <> all (v_lacking)), '[]');
   v_details := backfill_private.settled_details(v_call.run_id, p_claim_id, v_settled);
   insert into backfill_private.unnoted (run_id, granted, trouble, settled, is_well, details)
   select
     v_call.run_id,
     jsonb_build_object('claim', p_claim_id, 'worker', left(p_worker, 200), 'phase', i.phase, 'mode', 'bulk',
-      'sessions', jsonb_array_length(v_settled), 'ordinals', v_details -> 'ordinals', 'started_at', p_started_at),
-    p_outcomes, v_settled,
+      'sessions', jsonb_array_length(v_settled), 'ordinals', v_details -> 'ordinals',
+      'started_at', v_call.started_at),
+    v_outcomes, v_settled,
     not exists (
       select from jsonb_to_recordset(v_settled) as s (ordinal integer, state text)
       where s.state <> 'done' and s.ordinal <> all (v_beside)),

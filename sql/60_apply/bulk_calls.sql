@@ -143,6 +143,23 @@ as $$
   from named as n
 $$;
 
+-- How many sessions the first call in bulk of a worker asks for: as many as the rehearsal would have scored while a
+-- call may begin any. Ten if there was none. Whatever it asks for, a call ends in time.
+create function backfill_private.first_in_bulk(p_run public.backfill_runs)
+returns integer
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when r.p50_ms is null then 10
+    else greatest(least(800 / greatest(r.p50_ms, 0.1), b.most), b.least)
+  end::integer
+  from backfill_private.bounds as b
+  cross join (select (p_run.plan #>> '{rehearsal,took_ms,p50}')::numeric as p50_ms) as r
+  where (b.what, b.kind) = ('a call in bulk', 'sessions')
+$$;
+
 -- Check deferred constraints now, as the end of a session's own transaction would.
 create function backfill_private.bulk_check(p_batch jsonb, p_settings jsonb, p_search_path text)
 returns void

@@ -711,7 +711,7 @@ begin
     end loop;
     v_is_alone := v_is_alone or v_well = 1 and jsonb_path_exists(v_outcomes, '$[*] ? (@.outcome == "beside")');
   end if;
-  return backfill_private.bulk_settle((v_batch ->> 'claim')::uuid, p_worker, v_answered, v_outcomes, v_began)
+  return backfill_private.bulk_settle((v_batch ->> 'claim')::uuid, p_worker, v_answered, v_outcomes)
     || jsonb_build_object(
       'sessions', cardinality(v_answered) + jsonb_array_length(v_outcomes),
       'alone', v_is_alone,

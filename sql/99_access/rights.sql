@@ -206,7 +206,7 @@ grant execute on function
   backfill_private.bulk_one(jsonb, jsonb, jsonb, text, boolean),
   backfill_private.bulk_outcome(text),
   backfill_private.bulk_owed(jsonb, integer),
-  backfill_private.bulk_settle(uuid, text, integer[], jsonb, timestamptz),
+  backfill_private.bulk_settle(uuid, text, integer[], jsonb),
   backfill_private.bulk_some(jsonb, jsonb, jsonb, text, boolean, timestamptz),
   backfill_private.catalog_columns(oid),
   backfill_private.catalog_functions(),

@@ -3147,7 +3147,7 @@ comment on column public.backfill_runs.digest is
 comment on column public.backfill_runs.requested_by is
   'Auth user who planned it. Null for the service key and the SQL editor.';
 comment on column public.backfill_runs.requested_via is
-  'How it was asked for: service_key, auth or sql.';
+  'Who asked for it: service_role, user or postgres.';
 comment on column public.backfill_runs.approved_by is
   'Who approved it, by the name given or the e-mail address. Null until then.';
 comment on column public.backfill_runs.approved_via is
@@ -5718,6 +5718,51 @@ begin
   update backfill_private.slots set used_at = backfill_private.clock() where slot = any (v_free);
 end
 $$;
+
+-- from sql/30_run/transient.sql
+-- Transient: what must not outlive its transaction. The run that a rehearsal leases to is rolled back, and a call in
+-- bulk is settled before it ends.
+--
+-- The doors see to that. Anyone who can send SQL could begin either without its door, and commit: a run that nobody
+-- approved would be there, and run, and rows in bulk would have no receipt. So the commit is refused. A deferred
+-- constraint is the only thing of PostgreSQL's that looks at a transaction's end.
+
+-- Refuse to commit a row. `set constraints all immediate` asks too early, as a check of the user's deferred constraints
+-- does: then the question is put off again. Who asks is told by the calls on the stack. At a commit there is none, or
+-- the one that commits.
+--
+-- tg_argv  the row's key, what is said of it
+-- raises   OB011 the row is still there
+create function backfill_private.refuse_to_commit()
+returns trigger
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_stack text;
+  v_is_there boolean;
+begin
+  execute format('select exists (select from %1$s as t where t.%2$I = ($1).%2$I)', tg_relid::regclass, tg_argv[0])
+  into v_is_there using new;
+  if not v_is_there then
+    return null;
+  end if;
+  get diagnostics v_stack = pg_context;
+  if v_stack !~ '\n' or v_stack ~ ' COMMIT(\n|$)' then
+    perform backfill_private.refuse('OB011', tg_argv[1], 'use the doors: backfill plan, backfill apply');
+  end if;
+  execute format('set constraints %I.%I deferred', tg_table_schema, tg_name);
+  execute format('update %1$s as t set %2$I = t.%2$I where t.%2$I = ($1).%2$I', tg_relid::regclass, tg_argv[0])
+  using new;
+  return null;
+end
+$$;
+
+create constraint trigger backfill_runs_rehearsed after insert or update on public.backfill_runs
+  deferrable initially deferred
+  for each row when (new.requested_via = 'rehearsal')
+  execute function backfill_private.refuse_to_commit('run_id', 'the run of a rehearsal is rolled back, not committed');
 
 -- from sql/40_plan/_tables.sql
 -- Tables of planning: what the search found, and what a rehearsal saw.
@@ -10585,8 +10630,14 @@ create unlogged table backfill_private.bulk_claims (
   xid xid8 primary key,
   claim_id uuid not null,
   run_id uuid not null,
-  ordinals integer[] not null
+  ordinals integer[] not null,
+  started_at timestamptz not null default backfill_private.clock()
 );
+
+create constraint trigger bulk_claims_settled after insert or update on backfill_private.bulk_claims
+  deferrable initially deferred
+  for each row
+  execute function backfill_private.refuse_to_commit('xid', 'a call in bulk ends once it is settled');
 
 -- The rows that a call in bulk has written, as the gate saw them, until their receipts are written. The functions that
 -- it calls reach this table with no right. turn is what the setting backfill.bulk said.
@@ -11021,23 +11072,6 @@ begin
 end
 $$;
 
--- How many sessions the first call in bulk of a worker asks for: as many as the rehearsal would have scored while a
--- call may begin any. Ten if there was none. Whatever it asks for, a call ends in time.
-create function backfill_private.first_in_bulk(p_run public.backfill_runs)
-returns integer
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select case
-    when r.p50_ms is null then 10
-    else greatest(least(800 / greatest(r.p50_ms, 0.1), b.most), b.least)
-  end::integer
-  from backfill_private.bounds as b
-  cross join (select (p_run.plan #>> '{rehearsal,took_ms,p50}')::numeric as p50_ms) as r
-  where (b.what, b.kind) = ('a call in bulk', 'sessions')
-$$;
-
 -- The next sessions for a call in bulk, of one phase, locked. A phase whose rest is all under way is followed by the
 -- next. What it gives back after all comes before what is left of that one.
 create function backfill_private.next_in_bulk(p_run_id uuid, p_limit integer)
@@ -11233,14 +11267,15 @@ begin
 end
 $$;
 
--- Settle a call in bulk. The audit chain hears of it later.
+-- Settle a call in bulk. The audit chain hears of it later. What is told of sessions that the call has not taken is
+-- passed over.
 --
 -- p_answered  ordinals of its sessions whose calls came back well
 -- p_outcomes  of those that failed
 -- returns     {state: how many}
--- raises      OB011 no such call is under way in this transaction
+-- raises      OB011 no such call is under way in this transaction, OB013 outcomes of another form
 create function backfill_private.bulk_settle(
-  p_claim_id uuid, p_worker text, p_answered integer[], p_outcomes jsonb, p_started_at timestamptz
+  p_claim_id uuid, p_worker text, p_answered integer[], p_outcomes jsonb
 )
 returns jsonb
 language plpgsql
@@ -11249,32 +11284,41 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_call backfill_private.bulk_claims := backfill_private.bulk_call(p_claim_id);
+  v_answered integer[] := array(
+    select distinct a from unnest(p_answered) as a where a = any (v_call.ordinals) order by a);
+  v_outcomes jsonb := coalesce((
+    select jsonb_agg(o)
+    from jsonb_array_elements(p_outcomes) as o
+    where (o ->> 'ordinal')::integer = any (v_call.ordinals)
+      and (o ->> 'ordinal')::integer <> all (v_answered)), '[]');
   v_lacking integer[];
   v_settled jsonb;
   v_details jsonb;
   -- Those that wait for a transaction of their own are well.
   v_beside integer[] := array(
-    select o.ordinal from jsonb_to_recordset(p_outcomes) as o (ordinal integer, outcome text)
+    select o.ordinal from jsonb_to_recordset(v_outcomes) as o (ordinal integer, outcome text)
     where o.outcome = 'beside');
 begin
   perform backfill_private.authorize('apply');
+  perform backfill_private.check_outcomes(p_outcomes);
   delete from backfill_private.bulk_claims where xid = v_call.xid;
-  v_lacking := backfill_private.bulk_done(v_call.run_id, p_answered, p_started_at);
-  v_settled := backfill_private.bulk_troubled(v_call.run_id, p_claim_id, p_outcomes || coalesce((
+  v_lacking := backfill_private.bulk_done(v_call.run_id, v_answered, v_call.started_at);
+  v_settled := backfill_private.bulk_troubled(v_call.run_id, p_claim_id, v_outcomes || coalesce((
       select jsonb_agg(jsonb_build_object('ordinal', i.ordinal, 'outcome', 'answered', 'answered', i.components))
       from public.backfill_items as i
-      where i.run_id = v_call.run_id and i.ordinal = any (v_lacking)), '[]'), p_started_at)
+      where i.run_id = v_call.run_id and i.ordinal = any (v_lacking)), '[]'), v_call.started_at)
     || coalesce((
       select jsonb_agg(jsonb_build_object('ordinal', o, 'state', 'done'))
-      from unnest(p_answered) as o
+      from unnest(v_answered) as o
       where o <> all (v_lacking)), '[]');
   v_details := backfill_private.settled_details(v_call.run_id, p_claim_id, v_settled);
   insert into backfill_private.unnoted (run_id, granted, trouble, settled, is_well, details)
   select
     v_call.run_id,
     jsonb_build_object('claim', p_claim_id, 'worker', left(p_worker, 200), 'phase', i.phase, 'mode', 'bulk',
-      'sessions', jsonb_array_length(v_settled), 'ordinals', v_details -> 'ordinals', 'started_at', p_started_at),
-    p_outcomes, v_settled,
+      'sessions', jsonb_array_length(v_settled), 'ordinals', v_details -> 'ordinals',
+      'started_at', v_call.started_at),
+    v_outcomes, v_settled,
     not exists (
       select from jsonb_to_recordset(v_settled) as s (ordinal integer, state text)
       where s.state <> 'done' and s.ordinal <> all (v_beside)),
@@ -11429,6 +11473,23 @@ as $$
        from jsonb_array_elements($1) as x
        where backfill_private.clock() < $3) as turn', n.call))
   from named as n
+$$;
+
+-- How many sessions the first call in bulk of a worker asks for: as many as the rehearsal would have scored while a
+-- call may begin any. Ten if there was none. Whatever it asks for, a call ends in time.
+create function backfill_private.first_in_bulk(p_run public.backfill_runs)
+returns integer
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when r.p50_ms is null then 10
+    else greatest(least(800 / greatest(r.p50_ms, 0.1), b.most), b.least)
+  end::integer
+  from backfill_private.bounds as b
+  cross join (select (p_run.plan #>> '{rehearsal,took_ms,p50}')::numeric as p50_ms) as r
+  where (b.what, b.kind) = ('a call in bulk', 'sessions')
 $$;
 
 -- Check deferred constraints now, as the end of a session's own transaction would.
@@ -20645,7 +20706,7 @@ begin
     end loop;
     v_is_alone := v_is_alone or v_well = 1 and jsonb_path_exists(v_outcomes, '$[*] ? (@.outcome == "beside")');
   end if;
-  return backfill_private.bulk_settle((v_batch ->> 'claim')::uuid, p_worker, v_answered, v_outcomes, v_began)
+  return backfill_private.bulk_settle((v_batch ->> 'claim')::uuid, p_worker, v_answered, v_outcomes)
     || jsonb_build_object(
       'sessions', cardinality(v_answered) + jsonb_array_length(v_outcomes),
       'alone', v_is_alone,
@@ -21427,7 +21488,7 @@ grant execute on function
   backfill_private.bulk_one(jsonb, jsonb, jsonb, text, boolean),
   backfill_private.bulk_outcome(text),
   backfill_private.bulk_owed(jsonb, integer),
-  backfill_private.bulk_settle(uuid, text, integer[], jsonb, timestamptz),
+  backfill_private.bulk_settle(uuid, text, integer[], jsonb),
   backfill_private.bulk_some(jsonb, jsonb, jsonb, text, boolean, timestamptz),
   backfill_private.catalog_columns(oid),
   backfill_private.catalog_functions(),

@@ -219,6 +219,22 @@ SAFEGUARDS = (
         ("tests/test_bulk_receipts.py::test_the_setting_means_nothing_outside_of_a_call"),
     ),
     Safeguard(
+        "commit of a rehearsal or a call in bulk refused",
+        "30_run/transient.sql",
+        "if v_stack !~ '\\n' or v_stack ~ ' COMMIT(\\n|$)' then",
+        "if false then",
+        "tests/test_transient.py::test_what_passes_with_its_transaction_is_not_committed"
+        "[a rehearsal-checked before, by itself]",
+    ),
+    Safeguard(
+        "sessions of a call in bulk held against what it took",
+        "60_apply/bulk.sql",
+        "where a = any (v_call.ordinals)",
+        "where true",
+        "tests/test_transient.py::"
+        "test_a_call_in_bulk_settles_no_session_that_it_has_not_taken[answered]",
+    ),
+    Safeguard(
         "session of the row compared in bulk",
         "60_apply/bulk.sql",
         (
