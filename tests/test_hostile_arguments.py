@@ -114,6 +114,27 @@ def test_an_undo_names_so_many_sessions_at_most(project: Project, timed: backfil
     assert answer["code"] == "OB013"
 
 
+def test_an_empty_list_of_sessions_is_not_the_whole_run(
+    project: Project, timed: backfill.Backfill
+) -> None:
+    """A filter that found nothing must not have everything taken back."""
+    plan = timed.plan(since="2025-06-01", until="2025-07-31")
+    project.approve(plan)
+    timed.apply(plan.run_id)
+    with pytest.raises(backfill.BadRequest, match="sessions is empty"):
+        timed.rollback(plan.run_id, sessions=[])
+    outsider = Outsider(project)
+    answer = outsider.rpc("backfill_preview_undo", p_run_id=plan.run_id, p_sessions=[])
+    assert (answer["code"], answer["message"]) == ("OB013", "the list of sessions is empty")
+    undo = timed.rollback(plan.run_id)
+    given: dict[str, Any] = {"p_run_id": plan.run_id, "p_digest": undo.digest, "p_reason": "why"}
+    scopes: list[Any] = [[1], "x", 1, *({"sessions": said} for said in ("x", {"a": 1}, []))]
+    for scope in scopes:
+        refused = outsider.rpc("backfill_confirm_undo", **given, p_scope=scope)
+        assert refused["code"] == "OB013", (scope, refused)
+    assert outsider.rpc("backfill_confirm_undo", **given, p_scope={"sessions": None})["deletes"]
+
+
 NO_DECLARATIONS = [5, "x", [], [1], {"source": 5, "components": 5}, {"components": [[]]}]
 
 

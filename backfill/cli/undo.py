@@ -34,7 +34,7 @@ def rollback(
         if confirm is None:
             effect = bf.rollback(
                 run,
-                sessions=session,
+                sessions=session or None,
                 since=since,
                 until=until,
                 access_token=token,
@@ -45,7 +45,7 @@ def rollback(
                 run,
                 digest=confirm,
                 reason=reason or "",
-                sessions=session,
+                sessions=session or None,
                 since=since,
                 until=until,
                 access_token=token,

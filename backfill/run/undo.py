@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from backfill.api import answers
 from backfill.api.gateway import Gateway
 from backfill.api.rows import undo_of, undone_of
-from backfill.errors import ApprovalNeeded, TookTooLong
+from backfill.errors import ApprovalNeeded, BadRequest, TookTooLong
 from backfill.request import Day, as_text, checked_ids
 from backfill.results.event import OnProgress, ignore
 from backfill.results.run import Json
@@ -84,10 +84,13 @@ def undo_scope(
 ) -> dict[str, Json]:
     """The limits of an undo as they are sent, empty for the whole run.
 
-    Raises BadRequest.
+    sessions: None for all. Raises BadRequest, also for an empty list: it names none of them.
     """
+    named = checked_ids("sessions", sessions)
+    if named == []:
+        raise BadRequest("sessions is empty", "name sessions, or leave it out for the whole run")
     scope = {
-        "sessions": checked_ids("sessions", sessions) or None,
+        "sessions": named,
         "since": as_text("since", since),
         "until": as_text("until", until),
     }

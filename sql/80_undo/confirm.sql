@@ -89,9 +89,11 @@ as $$
 declare
   v_undo backfill_private.undos := backfill_private.newest_undo(p_run_id, p_digest);
 begin
-  if p_scope is not null
+  if jsonb_typeof(p_scope) = 'object'
     and v_undo.scope <> backfill_private.undo_scope(p_run_id,
-      array(select jsonb_array_elements_text(p_scope -> 'sessions')), p_scope ->> 'since', p_scope ->> 'until') then
+      case when p_scope ->> 'sessions' is not null
+        then array(select jsonb_array_elements_text(p_scope -> 'sessions')) end,
+      p_scope ->> 'since', p_scope ->> 'until') then
     perform backfill_private.refuse('OB013', 'the preview of this digest has another scope than the one given now',
       format('the same command without its scope, or a preview of the other: backfill rollback %s …', p_run_id));
   elsif v_undo.state = 'previewed' then
@@ -202,6 +204,11 @@ declare
 begin
   v_terms.limit_at := backfill_private.limit_at();
   perform backfill_private.authorize('undo');
+  if jsonb_typeof(p_scope) not in ('object', 'null')
+    or jsonb_typeof(p_scope -> 'sessions') not in ('array', 'null') then
+    perform backfill_private.refuse('OB013', 'a scope is {sessions: a list of ids, since, until}, each of them or none',
+      format('backfill rollback %s --confirm %s --reason "…"', p_run_id, left(p_digest, 80)));
+  end if;
   perform backfill_private.check_bounds(jsonb_build_object(
     'the digest', p_digest, 'the reason', p_reason, 'a part of an undo', p_sessions,
     'the list of sessions', p_scope -> 'sessions'));

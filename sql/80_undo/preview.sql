@@ -3,7 +3,8 @@
 
 -- The normal form of an undo's scope: sessions as full ids, dates as bounds.
 --
--- raises  OB013 not a date, OB014 see backfill_private.named_sessions
+-- p_sessions  null: all. A list names some, so an empty one is refused: it would name all
+-- raises      OB013 not a date, or an empty list, OB014 see backfill_private.named_sessions
 create function backfill_private.undo_scope(p_run_id uuid, p_sessions text[], p_since text, p_until text)
 returns jsonb
 language plpgsql
@@ -16,7 +17,10 @@ declare
   v_until timestamptz := backfill_private.until_bound('until', p_until);
   v_ids text[];
 begin
-  if v_until <= v_since then
+  if cardinality(p_sessions) = 0 then
+    perform backfill_private.refuse('OB013', 'the list of sessions is empty',
+      format('name sessions, or leave the list out for the whole run: backfill rollback %s', p_run_id));
+  elsif v_until <= v_since then
     perform backfill_private.refuse('OB013',
       format('since %s is after until %s', p_since, p_until),
       format('backfill rollback %s … --until with a day from %s on', p_run_id, left(p_since, 10)));

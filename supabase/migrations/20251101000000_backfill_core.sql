@@ -16402,9 +16402,11 @@ as $$
 declare
   v_undo backfill_private.undos := backfill_private.newest_undo(p_run_id, p_digest);
 begin
-  if p_scope is not null
+  if jsonb_typeof(p_scope) = 'object'
     and v_undo.scope <> backfill_private.undo_scope(p_run_id,
-      array(select jsonb_array_elements_text(p_scope -> 'sessions')), p_scope ->> 'since', p_scope ->> 'until') then
+      case when p_scope ->> 'sessions' is not null
+        then array(select jsonb_array_elements_text(p_scope -> 'sessions')) end,
+      p_scope ->> 'since', p_scope ->> 'until') then
     perform backfill_private.refuse('OB013', 'the preview of this digest has another scope than the one given now',
       format('the same command without its scope, or a preview of the other: backfill rollback %s …', p_run_id));
   elsif v_undo.state = 'previewed' then
@@ -16515,6 +16517,11 @@ declare
 begin
   v_terms.limit_at := backfill_private.limit_at();
   perform backfill_private.authorize('undo');
+  if jsonb_typeof(p_scope) not in ('object', 'null')
+    or jsonb_typeof(p_scope -> 'sessions') not in ('array', 'null') then
+    perform backfill_private.refuse('OB013', 'a scope is {sessions: a list of ids, since, until}, each of them or none',
+      format('backfill rollback %s --confirm %s --reason "…"', p_run_id, left(p_digest, 80)));
+  end if;
   perform backfill_private.check_bounds(jsonb_build_object(
     'the digest', p_digest, 'the reason', p_reason, 'a part of an undo', p_sessions,
     'the list of sessions', p_scope -> 'sessions'));
@@ -17054,7 +17061,8 @@ $$;
 
 -- The normal form of an undo's scope: sessions as full ids, dates as bounds.
 --
--- raises  OB013 not a date, OB014 see backfill_private.named_sessions
+-- p_sessions  null: all. A list names some, so an empty one is refused: it would name all
+-- raises      OB013 not a date, or an empty list, OB014 see backfill_private.named_sessions
 create function backfill_private.undo_scope(p_run_id uuid, p_sessions text[], p_since text, p_until text)
 returns jsonb
 language plpgsql
@@ -17067,7 +17075,10 @@ declare
   v_until timestamptz := backfill_private.until_bound('until', p_until);
   v_ids text[];
 begin
-  if v_until <= v_since then
+  if cardinality(p_sessions) = 0 then
+    perform backfill_private.refuse('OB013', 'the list of sessions is empty',
+      format('name sessions, or leave the list out for the whole run: backfill rollback %s', p_run_id));
+  elsif v_until <= v_since then
     perform backfill_private.refuse('OB013',
       format('since %s is after until %s', p_since, p_until),
       format('backfill rollback %s … --until with a day from %s on', p_run_id, left(p_since, 10)));
