@@ -168,6 +168,32 @@ def test_only_the_last_days_are_judged_if_that_is_declared(watched: Db) -> None:
     assert look(watched)["status"] == "breached"
 
 
+def judged(db: Db) -> tuple[str, str | None, int, int]:
+    """Status, first day, wanted and missing of a look."""
+    told = look(db, full_count=True)
+    return told["status"], told["judged_since"], told["wanted"], told["missing"]
+
+
+def test_a_long_history_hides_no_new_outage(watched: Db) -> None:
+    """The last 30 days are judged by themselves too, and the worse of both counts."""
+    watched.execute(NEW, ("2020-02-29T12:00Z", 2_000))
+    paint(watched, 1, 2, 3, *range(1001, 3001))
+    watched.execute(NEW.replace("1000 + n", "5000 + n"), (NOON, 200))
+    paint(watched, *range(5001, 5199))
+    assert judged(watched) == ("ok", "2025-07-05", 203, 2)
+    watched.execute("delete from public.covers where song_id = 5001")
+    assert judged(watched) == ("breached", "2025-07-05", 203, 3)
+    at(watched, NOON, hours=24 * 40)
+    assert judged(watched) == ("ok", None, 2_203, 3)
+
+
+def test_a_few_sessions_of_the_last_days_are_no_outage(watched: Db) -> None:
+    """Of three the level lets none be missing. Then only all dates are judged."""
+    watched.execute(NEW, ("2020-02-29T12:00Z", 2_000))
+    paint(watched, *range(1001, 3001))
+    assert judged(watched) == ("ok", None, 2_003, 3)
+
+
 # How far a look goes ----------------------------------------------------------------------------
 
 

@@ -68,7 +68,11 @@ COMPONENT: dict[str, Told] = {
 WATCH: dict[str, Told] = {
     "min_coverage": Told("the share of rows that must lack nothing", "0.99"),
     "within": Told("how long after its date a row may lack something", '"6h"'),
-    "over": Told("only rows of the last days are judged, so many", '"30d"', "those of all dates"),
+    "over": Told(
+        "only rows of the last days are judged, so many",
+        '"30d"',
+        "all dates, and the last 30 days by themselves",
+    ),
 }
 # By the kind of table, "" for the file itself.
 TOLD = {"": FILE, "source": SOURCE, "needs": NEEDS, "views": VIEWS, "component": COMPONENT, "watch": WATCH}  # fmt: skip

@@ -2,25 +2,25 @@
 --
 -- Only counts stand here, no session and no row. No digest covers them: a level changes nothing that a run does.
 
--- How far a look goes. recent: the days whose sessions can still change, and of the older days that lacked something as
--- many as the time allows. missing: these all, and those of a run that wrote meanwhile. all: every day.
+-- How far a look goes. recent: the days whose sessions can still change, those of runs that wrote meanwhile, and of the
+-- other days that lacked something as many as the time allows. all: every day.
 create table public.backfill_watches (
   target text primary key,
   min_coverage numeric check (min_coverage > 0 and min_coverage <= 1),
   within interval check (within > interval '0'),
   over interval check (over > interval '0'),
   looked_at timestamptz,
+  judged_since date,
   wanted bigint,
   there bigint,
   oldest_missing_at timestamptz,
   fault text,
   look bigint not null default 0,
-  reach text not null default 'all' check (reach in ('recent', 'missing', 'all')),
+  reach text not null default 'all' check (reach in ('recent', 'all')),
   is_over boolean not null default true,
   counted_as text,
   whole_as text,
   begun_at timestamptz,
-  written numeric not null default 0,
   days date[] not null default '{}',
   below date,
   span integer not null default 30 check (span > 0),
@@ -37,11 +37,13 @@ comment on column public.backfill_watches.min_coverage is
 comment on column public.backfill_watches.within is
   'How long after its date a session may lack rows.';
 comment on column public.backfill_watches.over is
-  'Only sessions of the last days are judged, so many. Null: those of all dates.';
+  'Only sessions of the last days are judged, so many. Null: those of all dates, and the last 30 days by themselves.';
 comment on column public.backfill_watches.looked_at is
   'When the last look ended. Null: none has.';
+comment on column public.backfill_watches.judged_since is
+  'The first day of the sessions that it judged. Null: those of all dates.';
 comment on column public.backfill_watches.wanted is
-  'Sessions that it judged: their time is over, and they can be scored.';
+  'How many these are: their time is over, and they can be scored.';
 comment on column public.backfill_watches.there is
   'Of these, sessions that lack nothing.';
 comment on column public.backfill_watches.oldest_missing_at is
@@ -51,7 +53,7 @@ comment on column public.backfill_watches.fault is
 comment on column public.backfill_watches.look is
   'Number of the last look.';
 comment on column public.backfill_watches.reach is
-  'How far it goes: recent days, also all older ones where something was missing, or all days.';
+  'How far it goes: the days that can have changed, or all days.';
 comment on column public.backfill_watches.is_over is
   'Whether it has ended. If not, the next call goes on with it.';
 comment on column public.backfill_watches.counted_as is
@@ -60,10 +62,8 @@ comment on column public.backfill_watches.whole_as is
   'Hash of the declaration by which all days were counted. Null: they never were.';
 comment on column public.backfill_watches.begun_at is
   'When it began.';
-comment on column public.backfill_watches.written is
-  'Audit events of the target''s runs when it began. If there are others, a run may have written since.';
 comment on column public.backfill_watches.days is
-  'The older days that it has left.';
+  'The days of runs that it has left.';
 comment on column public.backfill_watches.below is
   'A look at all days has those before this one left.';
 comment on column public.backfill_watches.span is

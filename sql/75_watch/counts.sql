@@ -64,11 +64,79 @@ as $$
   where t.target = p_target
 $$;
 
+-- The statement that counts the days of a range of dates. $1 to $3: see standing_groups_sql.
+--
+-- gives  one value: [{day, selected, wanted, there, missing, not_due, lacks, left_out, oldest_missing_at}]
+create function backfill_private.days_sql(p_target text)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    $sql$
+    with groups as materialized (
+      select
+        g.*,
+        g.excluded is null and g.is_due as is_wanted,
+        g.excluded is null and g.is_due and g.lacks <> '{}' as is_missing
+      from (%s) as g
+    ), days as (
+      select
+        g.day,
+        sum(g.sessions) as selected,
+        coalesce(sum(g.sessions) filter (where g.is_wanted), 0) as wanted,
+        coalesce(sum(g.sessions) filter (where g.is_wanted and not g.is_missing), 0) as there,
+        coalesce(sum(g.sessions) filter (where g.is_missing), 0) as missing,
+        coalesce(sum(g.sessions) filter (where g.excluded is null and not g.is_due), 0) as not_due,
+        min(g.oldest_at) filter (where g.is_missing) as oldest_missing_at
+      from groups as g
+      group by g.day
+    ), lacking as (
+      select c.day, jsonb_object_agg(c.component, c.sessions) as lacks
+      from (
+        select g.day, l.component, sum(g.sessions) as sessions
+        from groups as g
+        cross join unnest(g.lacks) as l (component)
+        where g.is_missing
+        group by 1, 2
+      ) as c
+      group by c.day
+    ), unwanted as (
+      select
+        r.day,
+        jsonb_agg(to_jsonb(r) - 'day' order by r.component nulls first, r.reason) as left_out
+      from (
+        select g.day, why.component, why.reason, sum(g.sessions) as sessions
+        from groups as g
+        cross join lateral (
+          select null as component, g.excluded as reason
+          where g.excluded is not null
+          union all
+          select n.key, n.value
+          from jsonb_each_text(g.not_wanted) as n
+          where g.excluded is null
+        ) as why
+        group by 1, 2, 3
+      ) as r
+      group by r.day
+    )
+    select coalesce(
+      jsonb_agg(to_jsonb(d) || jsonb_build_object(
+        'lacks', coalesce(l.lacks, '{}'),
+        'left_out', coalesce(u.left_out, '[]'))),
+      '[]')
+    from days as d
+    left join lacking as l using (day)
+    left join unwanted as u using (day)$sql$,
+    backfill_private.standing_groups_sql(p_target))
+$$;
+
 -- The days of a range of dates, counted, in a subtransaction that PostgreSQL keeps from writing: see
 -- backfill_private.detected. A day without sessions is not among them.
 --
 -- p_due    sessions up to this date are judged
--- returns  [{day, wanted, there, missing, not_due, lacks, left_out, oldest_missing_at, selected}]
+-- returns  see days_sql
 -- raises   25006 the view, or a function that it calls, tries to write
 create function backfill_private.counted_days(
   p_target text, p_from timestamptz, p_until timestamptz, p_due timestamptz
@@ -84,52 +152,7 @@ declare
 begin
   begin
     set local transaction_read_only = on;
-    execute format(
-      $sql$
-      with groups as materialized (%s)
-      select coalesce(jsonb_agg(to_jsonb(d)), '[]')
-      from (
-        select
-          g.day,
-          sum(g.sessions) as selected,
-          coalesce(sum(g.sessions) filter (where g.excluded is null and g.is_due), 0) as wanted,
-          coalesce(sum(g.sessions) filter (where g.excluded is null and g.is_due and g.lacks = '{}'), 0) as there,
-          coalesce(sum(g.sessions) filter (where g.excluded is null and g.is_due and g.lacks <> '{}'), 0) as missing,
-          coalesce(sum(g.sessions) filter (where g.excluded is null and not g.is_due), 0) as not_due,
-          min(g.oldest_at) filter (where g.excluded is null and g.is_due and g.lacks <> '{}') as oldest_missing_at,
-          (
-            select coalesce(jsonb_object_agg(c.component, c.sessions), '{}')
-            from (
-              select l.component, sum(x.sessions) as sessions
-              from groups as x
-              cross join unnest(x.lacks) as l (component)
-              where x.day = g.day and x.excluded is null and x.is_due
-              group by l.component
-            ) as c
-          ) as lacks,
-          (
-            select coalesce(jsonb_agg(to_jsonb(r) order by r.component nulls first, r.reason), '[]')
-            from (
-              select why.component, why.reason, sum(x.sessions) as sessions
-              from groups as x
-              cross join lateral (
-                select null as component, x.excluded as reason
-                where x.excluded is not null
-                union all
-                select n.key, n.value
-                from jsonb_each_text(x.not_wanted) as n
-                where x.excluded is null
-              ) as why
-              where x.day = g.day
-              group by 1, 2
-            ) as r
-          ) as left_out
-        from groups as g
-        group by g.day
-      ) as d$sql$,
-      backfill_private.standing_groups_sql(p_target))
-    into v_days
-    using p_from, p_until, p_due;
+    execute backfill_private.days_sql(p_target) into v_days using p_from, p_until, p_due;
   exception when read_only_sql_transaction then
     raise exception using
       errcode = 'read_only_sql_transaction',

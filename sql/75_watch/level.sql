@@ -67,6 +67,36 @@ as $$
   returning alert_id
 $$;
 
+-- The sessions by which a target is judged: since which day, how many are wanted and there. By default those of all
+-- dates, or those of the last 30 days if these do worse: a long history would hide a new outage for weeks. By
+-- themselves they count only if they are so many that the level lets one be missing.
+--
+-- since  null: all dates
+create function backfill_private.judged(p_watch public.backfill_watches)
+returns table (since date, wanted bigint, there bigint)
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+  select r.since, coalesce(sum(h.wanted), 0)::bigint, coalesce(sum(h.there), 0)::bigint
+  from (
+    select (backfill_private.clock() - coalesce(p_watch.over, interval '30 days'))::date as since
+    union all
+    select null
+    where p_watch.over is null
+  ) as r
+  left join public.backfill_coverage_history as h
+    on h.target = p_watch.target
+    and (r.since is null or h.day >= r.since)
+  group by r.since
+  having r.since is null
+    or p_watch.over is not null
+    or (1 - p_watch.min_coverage) * sum(h.wanted) >= 1
+  order by sum(h.there) / nullif(sum(h.wanted), 0) nulls last, r.since nulls first
+  limit 1
+$$;
+
 -- Judge what is counted of a target, once a look is over, and open or close its alert.
 --
 -- returns  what happened to the alert: opened or closed. Null: nothing
@@ -81,8 +111,9 @@ declare
 begin
   update public.backfill_watches as w
   set looked_at = backfill_private.clock(),
-      (wanted, there, oldest_missing_at) = (
-        select coalesce(sum(h.wanted), 0), coalesce(sum(h.there), 0), min(h.oldest_missing_at)
+      (judged_since, wanted, there) = (select j.since, j.wanted, j.there from backfill_private.judged(w) as j),
+      oldest_missing_at = (
+        select min(h.oldest_missing_at)
         from public.backfill_coverage_history as h
         where h.target = w.target
           and (w.over is null or h.day >= ((backfill_private.clock() - w.over) at time zone 'UTC')::date))

@@ -12,49 +12,48 @@ as $$
   select ((backfill_private.clock() - coalesce(p_within, interval '0') - interval '7 days') at time zone 'UTC')::date
 $$;
 
--- How many audit events the runs of a target have. If there are others, a run may have written meanwhile.
-create function backfill_private.runs_written(p_target text)
-returns numeric
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select coalesce(sum(r.audit_count), 0) from public.backfill_runs as r where r.target = p_target
-$$;
-
--- The older days that a look is about: those that lacked something, and those of the runs that wrote since the last
--- look, which may have been undone. Those that nobody looked at for the longest time come first.
+-- The older days that runs may have changed since the last look: they scored them, or took them back. The newest first.
 --
 -- p_first  the first recent day
-create function backfill_private.older_days(p_watch public.backfill_watches, p_first date)
+create function backfill_private.run_days(p_watch public.backfill_watches, p_first date)
 returns date[]
 language sql
-stable
+volatile
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
   select array(
-    select d.day
-    from (
-      select h.day, h.looked_at
-      from public.backfill_coverage_history as h
-      where h.target = p_watch.target
-        and (h.missing > 0 or h.not_due > 0)
-      union all
-      select i.session_at::date, null
-      from public.backfill_runs as r
-      join public.backfill_events as e
-        on e.run_id = r.run_id
-        and e.seq = r.audit_count
-      join public.backfill_items as i on i.run_id = r.run_id
-      where r.target = p_watch.target
-        and e.at >= p_watch.begun_at
-        and p_watch.written <> backfill_private.runs_written(p_watch.target)
-      group by 1
-    ) as d
-    where d.day < p_first
-    group by d.day
-    order by min(d.looked_at) nulls first, d.day desc)
+    select i.session_at::date
+    from public.backfill_runs as r
+    join public.backfill_events as e
+      on e.run_id = r.run_id
+      and e.seq = r.audit_count
+    join public.backfill_items as i on i.run_id = r.run_id
+    where r.target = p_watch.target
+      and r.started_at is not null
+      -- A clock that was set back does not tell.
+      and (e.at >= p_watch.begun_at or p_watch.begun_at > backfill_private.clock())
+      and i.session_at::date < p_first
+    group by 1
+    order by 1 desc)
+$$;
+
+-- The older days that lacked something, and that a look has not counted. Those that nobody looked at for the longest
+-- time come first.
+create function backfill_private.lacking_days(p_watch public.backfill_watches, p_first date)
+returns date[]
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select array(
+    select h.day
+    from public.backfill_coverage_history as h
+    where h.target = p_watch.target
+      and h.day < p_first
+      and h.look < p_watch.look
+      and (h.missing > 0 or h.not_due > 0)
+    order by h.looked_at, h.day desc)
 $$;
 
 -- The look of a target that is under way, else a new one. The target's row stays locked: two looks of one target come
@@ -69,15 +68,10 @@ as $$
 declare
   v_watch public.backfill_watches;
   v_counted_as text := backfill_private.counted_as(p_target);
-  v_written numeric := backfill_private.runs_written(p_target);
   v_reach text;
 begin
   select * into strict v_watch from public.backfill_watches where target = p_target for update;
-  v_reach := case
-    when p_all or v_watch.whole_as is distinct from v_counted_as then 'all'
-    when v_watch.written <> v_written then 'missing'
-    else 'recent'
-  end;
+  v_reach := case when p_all or v_watch.whole_as is distinct from v_counted_as then 'all' else 'recent' end;
   if v_watch.is_over
     or v_watch.counted_as is distinct from v_counted_as
     or v_reach = 'all' and v_watch.reach <> 'all' then
@@ -87,10 +81,9 @@ begin
         is_over = false,
         begun_at = backfill_private.clock(),
         counted_as = v_counted_as,
-        written = v_written,
         days = case
           when v_reach = 'all' then '{}'
-          else backfill_private.older_days(v_watch, backfill_private.first_recent_day(v_watch.within))
+          else backfill_private.run_days(v_watch, backfill_private.first_recent_day(v_watch.within))
         end,
         below = null
     where target = p_target
@@ -100,19 +93,19 @@ begin
 end
 $$;
 
--- Count the older days that a look has left.
+-- Count days, one after another.
 --
 -- p_end    no day is begun when this would be passed. One is always counted
--- returns  whether the look is over
-create function backfill_private.look_at_older(
-  p_watch public.backfill_watches, p_due timestamptz, p_end timestamptz
+-- returns  the days that are left
+create function backfill_private.keep_each(
+  p_watch public.backfill_watches, p_days date[], p_due timestamptz, p_end timestamptz
 )
-returns boolean
+returns date[]
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_days date[] := p_watch.days;
+  v_days date[] := p_days;
   v_began timestamptz;
 begin
   while cardinality(v_days) > 0 loop
@@ -121,11 +114,30 @@ begin
     v_days := v_days[2:];
     exit when backfill_private.clock() + (backfill_private.clock() - v_began) >= p_end;
   end loop;
-  if p_watch.reach = 'recent' then
-    -- Nothing of ours wrote. What others filled in such old days is found in one of the next looks.
-    v_days := '{}';
-  end if;
+  return v_days;
+end
+$$;
+
+-- Count the older days that can have changed. Those of runs are all counted before the look is over. Of the others
+-- that lacked something, what is not reached is counted in one of the next looks: nothing of ours wrote there.
+--
+-- p_first  the first day that is counted already
+-- p_end    see keep_each
+-- returns  whether the look is over
+create function backfill_private.look_at_older(
+  p_watch public.backfill_watches, p_first date, p_due timestamptz, p_end timestamptz
+)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_days date[] := backfill_private.keep_each(p_watch, p_watch.days, p_due, p_end);
+begin
   update public.backfill_watches set days = v_days where target = p_watch.target;
+  if v_days = '{}' and (p_watch.days = '{}' or backfill_private.clock() < p_end) then
+    perform backfill_private.keep_each(p_watch, backfill_private.lacking_days(p_watch, p_first), p_due, p_end);
+  end if;
   return v_days = '{}';
 end
 $$;
@@ -247,7 +259,7 @@ begin
   perform backfill_private.keep_days(p_target, v_watch.look, v_first, '10000-01-01', v_due);
   v_is_over := case v_watch.reach
     when 'all' then backfill_private.look_at_all(v_watch, v_first, v_due, v_end)
-    else backfill_private.look_at_older(v_watch, v_due, v_end)
+    else backfill_private.look_at_older(v_watch, v_first, v_due, v_end)
   end;
   update public.backfill_watches set is_over = v_is_over, fault = null where target = p_target;
   return v_is_over;

@@ -13,6 +13,7 @@ select
   w.within,
   w.over,
   a.opened_at as breached_since,
+  w.judged_since,
   w.wanted,
   w.wanted - w.there as missing,
   backfill_private.short_by(w.min_coverage, w.wanted, w.there) as short_by,
@@ -22,7 +23,10 @@ select
   a.alert_id,
   case
     when a.alert_id is not null
-    then concat_ws('; ', format('%s of %s lack something', w.wanted - w.there, w.wanted), x.unknown_because)
+    then concat_ws(
+      '; ',
+      format('%s of %s%s lack something', w.wanted - w.there, w.wanted, ' since ' || w.judged_since),
+      x.unknown_because)
     else x.unknown_because
   end as why
 from public.backfill_watches as w
@@ -53,8 +57,11 @@ comment on column public.backfill_watch_status.coverage is
   'Share of the judged sessions that lack nothing, 0 to 1, rounded down. Null if there are none.';
 comment on column public.backfill_watch_status.min_coverage is 'The share that is declared.';
 comment on column public.backfill_watch_status.within is 'How long after its date a session may lack rows.';
-comment on column public.backfill_watch_status.over is 'How many last days are judged. Null: all dates.';
+comment on column public.backfill_watch_status.over is 
+  'How many last days are judged. Null: all dates, and the last 30 days by themselves.';
 comment on column public.backfill_watch_status.breached_since is 'When a look found the level breached.';
+comment on column public.backfill_watch_status.judged_since is
+  'The first day of the sessions that are judged. Null: those of all dates.';
 comment on column public.backfill_watch_status.wanted is
   'Sessions that are judged: their time is over, and they can be scored.';
 comment on column public.backfill_watch_status.missing is 'Of these, sessions that lack something.';

@@ -15062,25 +15062,25 @@ $$;
 --
 -- Only counts stand here, no session and no row. No digest covers them: a level changes nothing that a run does.
 
--- How far a look goes. recent: the days whose sessions can still change, and of the older days that lacked something as
--- many as the time allows. missing: these all, and those of a run that wrote meanwhile. all: every day.
+-- How far a look goes. recent: the days whose sessions can still change, those of runs that wrote meanwhile, and of the
+-- other days that lacked something as many as the time allows. all: every day.
 create table public.backfill_watches (
   target text primary key,
   min_coverage numeric check (min_coverage > 0 and min_coverage <= 1),
   within interval check (within > interval '0'),
   over interval check (over > interval '0'),
   looked_at timestamptz,
+  judged_since date,
   wanted bigint,
   there bigint,
   oldest_missing_at timestamptz,
   fault text,
   look bigint not null default 0,
-  reach text not null default 'all' check (reach in ('recent', 'missing', 'all')),
+  reach text not null default 'all' check (reach in ('recent', 'all')),
   is_over boolean not null default true,
   counted_as text,
   whole_as text,
   begun_at timestamptz,
-  written numeric not null default 0,
   days date[] not null default '{}',
   below date,
   span integer not null default 30 check (span > 0),
@@ -15097,11 +15097,13 @@ comment on column public.backfill_watches.min_coverage is
 comment on column public.backfill_watches.within is
   'How long after its date a session may lack rows.';
 comment on column public.backfill_watches.over is
-  'Only sessions of the last days are judged, so many. Null: those of all dates.';
+  'Only sessions of the last days are judged, so many. Null: those of all dates, and the last 30 days by themselves.';
 comment on column public.backfill_watches.looked_at is
   'When the last look ended. Null: none has.';
+comment on column public.backfill_watches.judged_since is
+  'The first day of the sessions that it judged. Null: those of all dates.';
 comment on column public.backfill_watches.wanted is
-  'Sessions that it judged: their time is over, and they can be scored.';
+  'How many these are: their time is over, and they can be scored.';
 comment on column public.backfill_watches.there is
   'Of these, sessions that lack nothing.';
 comment on column public.backfill_watches.oldest_missing_at is
@@ -15111,7 +15113,7 @@ comment on column public.backfill_watches.fault is
 comment on column public.backfill_watches.look is
   'Number of the last look.';
 comment on column public.backfill_watches.reach is
-  'How far it goes: recent days, also all older ones where something was missing, or all days.';
+  'How far it goes: the days that can have changed, or all days.';
 comment on column public.backfill_watches.is_over is
   'Whether it has ended. If not, the next call goes on with it.';
 comment on column public.backfill_watches.counted_as is
@@ -15120,10 +15122,8 @@ comment on column public.backfill_watches.whole_as is
   'Hash of the declaration by which all days were counted. Null: they never were.';
 comment on column public.backfill_watches.begun_at is
   'When it began.';
-comment on column public.backfill_watches.written is
-  'Audit events of the target''s runs when it began. If there are others, a run may have written since.';
 comment on column public.backfill_watches.days is
-  'The older days that it has left.';
+  'The days of runs that it has left.';
 comment on column public.backfill_watches.below is
   'A look at all days has those before this one left.';
 comment on column public.backfill_watches.span is
@@ -15283,11 +15283,79 @@ as $$
   where t.target = p_target
 $$;
 
+-- The statement that counts the days of a range of dates. $1 to $3: see standing_groups_sql.
+--
+-- gives  one value: [{day, selected, wanted, there, missing, not_due, lacks, left_out, oldest_missing_at}]
+create function backfill_private.days_sql(p_target text)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    $sql$
+    with groups as materialized (
+      select
+        g.*,
+        g.excluded is null and g.is_due as is_wanted,
+        g.excluded is null and g.is_due and g.lacks <> '{}' as is_missing
+      from (%s) as g
+    ), days as (
+      select
+        g.day,
+        sum(g.sessions) as selected,
+        coalesce(sum(g.sessions) filter (where g.is_wanted), 0) as wanted,
+        coalesce(sum(g.sessions) filter (where g.is_wanted and not g.is_missing), 0) as there,
+        coalesce(sum(g.sessions) filter (where g.is_missing), 0) as missing,
+        coalesce(sum(g.sessions) filter (where g.excluded is null and not g.is_due), 0) as not_due,
+        min(g.oldest_at) filter (where g.is_missing) as oldest_missing_at
+      from groups as g
+      group by g.day
+    ), lacking as (
+      select c.day, jsonb_object_agg(c.component, c.sessions) as lacks
+      from (
+        select g.day, l.component, sum(g.sessions) as sessions
+        from groups as g
+        cross join unnest(g.lacks) as l (component)
+        where g.is_missing
+        group by 1, 2
+      ) as c
+      group by c.day
+    ), unwanted as (
+      select
+        r.day,
+        jsonb_agg(to_jsonb(r) - 'day' order by r.component nulls first, r.reason) as left_out
+      from (
+        select g.day, why.component, why.reason, sum(g.sessions) as sessions
+        from groups as g
+        cross join lateral (
+          select null as component, g.excluded as reason
+          where g.excluded is not null
+          union all
+          select n.key, n.value
+          from jsonb_each_text(g.not_wanted) as n
+          where g.excluded is null
+        ) as why
+        group by 1, 2, 3
+      ) as r
+      group by r.day
+    )
+    select coalesce(
+      jsonb_agg(to_jsonb(d) || jsonb_build_object(
+        'lacks', coalesce(l.lacks, '{}'),
+        'left_out', coalesce(u.left_out, '[]'))),
+      '[]')
+    from days as d
+    left join lacking as l using (day)
+    left join unwanted as u using (day)$sql$,
+    backfill_private.standing_groups_sql(p_target))
+$$;
+
 -- The days of a range of dates, counted, in a subtransaction that PostgreSQL keeps from writing: see
 -- backfill_private.detected. A day without sessions is not among them.
 --
 -- p_due    sessions up to this date are judged
--- returns  [{day, wanted, there, missing, not_due, lacks, left_out, oldest_missing_at, selected}]
+-- returns  see days_sql
 -- raises   25006 the view, or a function that it calls, tries to write
 create function backfill_private.counted_days(
   p_target text, p_from timestamptz, p_until timestamptz, p_due timestamptz
@@ -15303,52 +15371,7 @@ declare
 begin
   begin
     set local transaction_read_only = on;
-    execute format(
-      $sql$
-      with groups as materialized (%s)
-      select coalesce(jsonb_agg(to_jsonb(d)), '[]')
-      from (
-        select
-          g.day,
-          sum(g.sessions) as selected,
-          coalesce(sum(g.sessions) filter (where g.excluded is null and g.is_due), 0) as wanted,
-          coalesce(sum(g.sessions) filter (where g.excluded is null and g.is_due and g.lacks = '{}'), 0) as there,
-          coalesce(sum(g.sessions) filter (where g.excluded is null and g.is_due and g.lacks <> '{}'), 0) as missing,
-          coalesce(sum(g.sessions) filter (where g.excluded is null and not g.is_due), 0) as not_due,
-          min(g.oldest_at) filter (where g.excluded is null and g.is_due and g.lacks <> '{}') as oldest_missing_at,
-          (
-            select coalesce(jsonb_object_agg(c.component, c.sessions), '{}')
-            from (
-              select l.component, sum(x.sessions) as sessions
-              from groups as x
-              cross join unnest(x.lacks) as l (component)
-              where x.day = g.day and x.excluded is null and x.is_due
-              group by l.component
-            ) as c
-          ) as lacks,
-          (
-            select coalesce(jsonb_agg(to_jsonb(r) order by r.component nulls first, r.reason), '[]')
-            from (
-              select why.component, why.reason, sum(x.sessions) as sessions
-              from groups as x
-              cross join lateral (
-                select null as component, x.excluded as reason
-                where x.excluded is not null
-                union all
-                select n.key, n.value
-                from jsonb_each_text(x.not_wanted) as n
-                where x.excluded is null
-              ) as why
-              where x.day = g.day
-              group by 1, 2
-            ) as r
-          ) as left_out
-        from groups as g
-        group by g.day
-      ) as d$sql$,
-      backfill_private.standing_groups_sql(p_target))
-    into v_days
-    using p_from, p_until, p_due;
+    execute backfill_private.days_sql(p_target) into v_days using p_from, p_until, p_due;
   exception when read_only_sql_transaction then
     raise exception using
       errcode = 'read_only_sql_transaction',
@@ -15492,6 +15515,36 @@ as $$
   returning alert_id
 $$;
 
+-- The sessions by which a target is judged: since which day, how many are wanted and there. By default those of all
+-- dates, or those of the last 30 days if these do worse: a long history would hide a new outage for weeks. By
+-- themselves they count only if they are so many that the level lets one be missing.
+--
+-- since  null: all dates
+create function backfill_private.judged(p_watch public.backfill_watches)
+returns table (since date, wanted bigint, there bigint)
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+  select r.since, coalesce(sum(h.wanted), 0)::bigint, coalesce(sum(h.there), 0)::bigint
+  from (
+    select (backfill_private.clock() - coalesce(p_watch.over, interval '30 days'))::date as since
+    union all
+    select null
+    where p_watch.over is null
+  ) as r
+  left join public.backfill_coverage_history as h
+    on h.target = p_watch.target
+    and (r.since is null or h.day >= r.since)
+  group by r.since
+  having r.since is null
+    or p_watch.over is not null
+    or (1 - p_watch.min_coverage) * sum(h.wanted) >= 1
+  order by sum(h.there) / nullif(sum(h.wanted), 0) nulls last, r.since nulls first
+  limit 1
+$$;
+
 -- Judge what is counted of a target, once a look is over, and open or close its alert.
 --
 -- returns  what happened to the alert: opened or closed. Null: nothing
@@ -15506,8 +15559,9 @@ declare
 begin
   update public.backfill_watches as w
   set looked_at = backfill_private.clock(),
-      (wanted, there, oldest_missing_at) = (
-        select coalesce(sum(h.wanted), 0), coalesce(sum(h.there), 0), min(h.oldest_missing_at)
+      (judged_since, wanted, there) = (select j.since, j.wanted, j.there from backfill_private.judged(w) as j),
+      oldest_missing_at = (
+        select min(h.oldest_missing_at)
         from public.backfill_coverage_history as h
         where h.target = w.target
           and (w.over is null or h.day >= ((backfill_private.clock() - w.over) at time zone 'UTC')::date))
@@ -15552,49 +15606,48 @@ as $$
   select ((backfill_private.clock() - coalesce(p_within, interval '0') - interval '7 days') at time zone 'UTC')::date
 $$;
 
--- How many audit events the runs of a target have. If there are others, a run may have written meanwhile.
-create function backfill_private.runs_written(p_target text)
-returns numeric
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select coalesce(sum(r.audit_count), 0) from public.backfill_runs as r where r.target = p_target
-$$;
-
--- The older days that a look is about: those that lacked something, and those of the runs that wrote since the last
--- look, which may have been undone. Those that nobody looked at for the longest time come first.
+-- The older days that runs may have changed since the last look: they scored them, or took them back. The newest first.
 --
 -- p_first  the first recent day
-create function backfill_private.older_days(p_watch public.backfill_watches, p_first date)
+create function backfill_private.run_days(p_watch public.backfill_watches, p_first date)
 returns date[]
 language sql
-stable
+volatile
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
   select array(
-    select d.day
-    from (
-      select h.day, h.looked_at
-      from public.backfill_coverage_history as h
-      where h.target = p_watch.target
-        and (h.missing > 0 or h.not_due > 0)
-      union all
-      select i.session_at::date, null
-      from public.backfill_runs as r
-      join public.backfill_events as e
-        on e.run_id = r.run_id
-        and e.seq = r.audit_count
-      join public.backfill_items as i on i.run_id = r.run_id
-      where r.target = p_watch.target
-        and e.at >= p_watch.begun_at
-        and p_watch.written <> backfill_private.runs_written(p_watch.target)
-      group by 1
-    ) as d
-    where d.day < p_first
-    group by d.day
-    order by min(d.looked_at) nulls first, d.day desc)
+    select i.session_at::date
+    from public.backfill_runs as r
+    join public.backfill_events as e
+      on e.run_id = r.run_id
+      and e.seq = r.audit_count
+    join public.backfill_items as i on i.run_id = r.run_id
+    where r.target = p_watch.target
+      and r.started_at is not null
+      -- A clock that was set back does not tell.
+      and (e.at >= p_watch.begun_at or p_watch.begun_at > backfill_private.clock())
+      and i.session_at::date < p_first
+    group by 1
+    order by 1 desc)
+$$;
+
+-- The older days that lacked something, and that a look has not counted. Those that nobody looked at for the longest
+-- time come first.
+create function backfill_private.lacking_days(p_watch public.backfill_watches, p_first date)
+returns date[]
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select array(
+    select h.day
+    from public.backfill_coverage_history as h
+    where h.target = p_watch.target
+      and h.day < p_first
+      and h.look < p_watch.look
+      and (h.missing > 0 or h.not_due > 0)
+    order by h.looked_at, h.day desc)
 $$;
 
 -- The look of a target that is under way, else a new one. The target's row stays locked: two looks of one target come
@@ -15609,15 +15662,10 @@ as $$
 declare
   v_watch public.backfill_watches;
   v_counted_as text := backfill_private.counted_as(p_target);
-  v_written numeric := backfill_private.runs_written(p_target);
   v_reach text;
 begin
   select * into strict v_watch from public.backfill_watches where target = p_target for update;
-  v_reach := case
-    when p_all or v_watch.whole_as is distinct from v_counted_as then 'all'
-    when v_watch.written <> v_written then 'missing'
-    else 'recent'
-  end;
+  v_reach := case when p_all or v_watch.whole_as is distinct from v_counted_as then 'all' else 'recent' end;
   if v_watch.is_over
     or v_watch.counted_as is distinct from v_counted_as
     or v_reach = 'all' and v_watch.reach <> 'all' then
@@ -15627,10 +15675,9 @@ begin
         is_over = false,
         begun_at = backfill_private.clock(),
         counted_as = v_counted_as,
-        written = v_written,
         days = case
           when v_reach = 'all' then '{}'
-          else backfill_private.older_days(v_watch, backfill_private.first_recent_day(v_watch.within))
+          else backfill_private.run_days(v_watch, backfill_private.first_recent_day(v_watch.within))
         end,
         below = null
     where target = p_target
@@ -15640,19 +15687,19 @@ begin
 end
 $$;
 
--- Count the older days that a look has left.
+-- Count days, one after another.
 --
 -- p_end    no day is begun when this would be passed. One is always counted
--- returns  whether the look is over
-create function backfill_private.look_at_older(
-  p_watch public.backfill_watches, p_due timestamptz, p_end timestamptz
+-- returns  the days that are left
+create function backfill_private.keep_each(
+  p_watch public.backfill_watches, p_days date[], p_due timestamptz, p_end timestamptz
 )
-returns boolean
+returns date[]
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_days date[] := p_watch.days;
+  v_days date[] := p_days;
   v_began timestamptz;
 begin
   while cardinality(v_days) > 0 loop
@@ -15661,11 +15708,30 @@ begin
     v_days := v_days[2:];
     exit when backfill_private.clock() + (backfill_private.clock() - v_began) >= p_end;
   end loop;
-  if p_watch.reach = 'recent' then
-    -- Nothing of ours wrote. What others filled in such old days is found in one of the next looks.
-    v_days := '{}';
-  end if;
+  return v_days;
+end
+$$;
+
+-- Count the older days that can have changed. Those of runs are all counted before the look is over. Of the others
+-- that lacked something, what is not reached is counted in one of the next looks: nothing of ours wrote there.
+--
+-- p_first  the first day that is counted already
+-- p_end    see keep_each
+-- returns  whether the look is over
+create function backfill_private.look_at_older(
+  p_watch public.backfill_watches, p_first date, p_due timestamptz, p_end timestamptz
+)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_days date[] := backfill_private.keep_each(p_watch, p_watch.days, p_due, p_end);
+begin
   update public.backfill_watches set days = v_days where target = p_watch.target;
+  if v_days = '{}' and (p_watch.days = '{}' or backfill_private.clock() < p_end) then
+    perform backfill_private.keep_each(p_watch, backfill_private.lacking_days(p_watch, p_first), p_due, p_end);
+  end if;
   return v_days = '{}';
 end
 $$;
@@ -15787,7 +15853,7 @@ begin
   perform backfill_private.keep_days(p_target, v_watch.look, v_first, '10000-01-01', v_due);
   v_is_over := case v_watch.reach
     when 'all' then backfill_private.look_at_all(v_watch, v_first, v_due, v_end)
-    else backfill_private.look_at_older(v_watch, v_due, v_end)
+    else backfill_private.look_at_older(v_watch, v_first, v_due, v_end)
   end;
   update public.backfill_watches set is_over = v_is_over, fault = null where target = p_target;
   return v_is_over;
@@ -15810,6 +15876,7 @@ select
   w.within,
   w.over,
   a.opened_at as breached_since,
+  w.judged_since,
   w.wanted,
   w.wanted - w.there as missing,
   backfill_private.short_by(w.min_coverage, w.wanted, w.there) as short_by,
@@ -15819,7 +15886,10 @@ select
   a.alert_id,
   case
     when a.alert_id is not null
-    then concat_ws('; ', format('%s of %s lack something', w.wanted - w.there, w.wanted), x.unknown_because)
+    then concat_ws(
+      '; ',
+      format('%s of %s%s lack something', w.wanted - w.there, w.wanted, ' since ' || w.judged_since),
+      x.unknown_because)
     else x.unknown_because
   end as why
 from public.backfill_watches as w
@@ -15850,8 +15920,11 @@ comment on column public.backfill_watch_status.coverage is
   'Share of the judged sessions that lack nothing, 0 to 1, rounded down. Null if there are none.';
 comment on column public.backfill_watch_status.min_coverage is 'The share that is declared.';
 comment on column public.backfill_watch_status.within is 'How long after its date a session may lack rows.';
-comment on column public.backfill_watch_status.over is 'How many last days are judged. Null: all dates.';
+comment on column public.backfill_watch_status.over is 
+  'How many last days are judged. Null: all dates, and the last 30 days by themselves.';
 comment on column public.backfill_watch_status.breached_since is 'When a look found the level breached.';
+comment on column public.backfill_watch_status.judged_since is
+  'The first day of the sessions that are judged. Null: those of all dates.';
 comment on column public.backfill_watch_status.wanted is
   'Sessions that are judged: their time is over, and they can be scored.';
 comment on column public.backfill_watch_status.missing is 'Of these, sessions that lack something.';
@@ -20104,8 +20177,8 @@ comment on function public.backfill_coverage(text, text, text) is
 --             still change, and all of them the first time and after a new declaration
 -- budget_ms   a call begins no further part after this. Null: 2,000, and 20,000 while all days are counted
 -- returns     {targets: [{target, status: ok, breached or unknown, coverage, min_coverage, within_s, over_s,
---             breached_since, wanted, missing, short_by, oldest_missing_at, looked_at, unlooked_hours, alert_id, why,
---             is_over, change: opened or closed, else null}]}
+--             breached_since, judged_since, wanted, missing, short_by, oldest_missing_at, looked_at, unlooked_hours,
+--             alert_id, why, is_over, change: opened or closed, else null}]}
 -- raises      OB010 not allowed, OB013 no such target
 create function public.backfill_watch(
   target text default null, full_count boolean default false, budget_ms integer default null
