@@ -136,6 +136,7 @@ class Backfill(Face[AsyncBackfill], SaysOtherNames):
     confirm_rollback = waited_for(AsyncBackfill.confirm_rollback)
     write_logs = waited_for(AsyncBackfill.write_logs)
     targets = waited_for(AsyncBackfill.targets)
+    watch = waited_for(AsyncBackfill.watch)
     check_target = waited_for(AsyncBackfill.check_target)
     catalog = waited_for(AsyncBackfill.catalog)
     draft_target = waited_for(AsyncBackfill.draft_target)

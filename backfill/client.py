@@ -32,22 +32,21 @@ from backfill.results.verification import Verification
 from backfill.run.apply import refuse_other_host, work_and_keep
 from backfill.run.check import check_project
 from backfill.run.clock import Clock, SystemClock
+from backfill.run.heal import HealVerbs
 from backfill.run.listeners import Listeners
 from backfill.run.move import move
 from backfill.run.pace import PaceVerbs
 from backfill.run.page import run_page
 from backfill.run.plan import finish_plan, plan_asked, tell_sealed
 from backfill.run.shards import spread
-from backfill.run.standing import StandingVerbs
 from backfill.run.targets import TargetVerbs
 from backfill.run.undo import AsyncUndo, confirm_undo, preview_undo, undo_scope
-from backfill.run.worker import Worker, own_name
+from backfill.run.worker import DEFAULT_CONCURRENCY, Worker, own_name
 
 DEFAULT_RUNS = 50
-DEFAULT_CONCURRENCY = 4  # over a quarter of a small project's pool, so more only on request
 
 
-class AsyncBackfill(StandingVerbs, TargetVerbs, PaceVerbs, SaysOtherNames):
+class AsyncBackfill(HealVerbs, TargetVerbs, PaceVerbs, SaysOtherNames):
     """A project's backfills. Close it, or use it as an async context manager."""
 
     def __init__(

@@ -62,6 +62,7 @@ from backfill.results.standing import StandingApproval
 from backfill.results.target import FileFault, InstalledTarget, TargetCheck, TargetDraft
 from backfill.results.undo import UndoEffect
 from backfill.results.verification import Answered, Criterion, Verification
+from backfill.results.watch import DayTrend, TargetWatch, Watch
 from backfill.run.clock import Clock
 from backfill.run.undo import AsyncUndo
 
@@ -134,6 +135,7 @@ __all__ = [
     "Clock",
     "Criterion",
     "DayCoverage",
+    "DayTrend",
     "DigestMismatch",
     "Effect",
     "Event",
@@ -171,6 +173,7 @@ __all__ = [
     "TakesNoWrites",
     "TargetCheck",
     "TargetDraft",
+    "TargetWatch",
     "ThrottleTaken",
     "TookTooLong",
     "Undo",
@@ -180,6 +183,7 @@ __all__ = [
     "UnknownSession",
     "UsageError",
     "Verification",
+    "Watch",
     "WriteRefused",
     "WrongEnvironment",
     "WrongServer",

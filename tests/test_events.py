@@ -58,8 +58,15 @@ def newest(events: list[backfill.Event]) -> str:
 def test_runs_tell_the_documented_kinds_and_keys_and_no_others(
     project: Project, timed_listening: tuple[backfill.Backfill, list[backfill.Event]]
 ) -> None:
-    """One run that completes, one that pauses itself, one cancelled, one whose approval ran out."""
+    """One run that completes, one that pauses itself, one cancelled, one whose approval ran out.
+
+    And a service level that is breached, then reached.
+    """
     bf, heard = timed_listening
+    bf.watch()
+    project.db.execute("update public.backfill_watches set min_coverage = 0.01")
+    bf.watch()
+    assert newest(heard) == "coverage_restored"
     plan = _approved(project, bf)
     bf.apply(plan.run_id)
     assert newest(heard) == "run_completed"

@@ -22,7 +22,7 @@ import pytest
 import typer
 
 import backfill
-from backfill.cli import answers, draft, progress, terminal, watch
+from backfill.cli import answers, draft, progress, status_changes, terminal
 from backfill.errors import BackfillError
 from backfill.render.markdown import Called
 from backfill.results.check import Check
@@ -116,7 +116,7 @@ SHOWS: dict[str, Callable[[], object]] = {
     ),
     "a note of the bar": lambda: hear("waiting", wait_for=HOSTILE, why=HOSTILE, wait_s=1),
     "a batch": lambda: hear("batch_settled", batch=1, settled=[SETTLED]),
-    "watching": lambda: watch.show_changes(
+    "watching": lambda: status_changes.show_changes(
         iter([status(), replace(status(), state="cancelled")]).__next__,
         as_json=False,
         wait=lambda: None,

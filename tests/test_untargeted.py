@@ -19,6 +19,7 @@ RUN = str(UUID(int=7))
 
 COMMANDS = [
     "missing",
+    "watch",
     "plan --environment staging",
     f"plan --since 2025-08-01 --like {RUN}",
     "runs",
@@ -39,6 +40,7 @@ COMMANDS = [
 ]
 DOORS: dict[str, dict[str, Any]] = {
     "backfill_coverage": {},
+    "backfill_watch": {},
     "backfill_open": {"p_request": "{}"},
     "backfill_find_runs": {"p_prefix": RUN},
     "backfill_pace": {"run": RUN, "per_minute": 5},

@@ -10,7 +10,7 @@ import pytest
 
 from backfill.cli import answers, exit_codes, terminal
 from backfill.cli.exit_codes import ExitCode
-from backfill.cli.watch import show_changes
+from backfill.cli.status_changes import show_changes
 from backfill.errors import OutcomeUnknown, UnknownRun
 from backfill.results.check import Check
 from backfill.results.run import Status

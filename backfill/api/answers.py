@@ -150,6 +150,7 @@ PREVIEW: Shape[dict[str, Json]] = Shape(_OBJECT, "undo_id")
 UNDONE: Shape[dict[str, Json]] = Shape(_OBJECT, "remaining")
 COVERAGE: Shape[dict[str, Json]] = Shape(_OBJECT, "components")
 FRESHNESS: Shape[dict[str, Json] | None] = Shape(_OBJECT | None)
+WATCHED: Shape[dict[str, Json]] = Shape(_OBJECT, "targets")
 HISTORY: Shape[dict[str, Json]] = Shape(_OBJECT, "applied")
 CATALOG: Shape[dict[str, Json]] = Shape(_OBJECT, "relations")
 RUN_ID: Shape[str] = Shape(

@@ -18,6 +18,7 @@ from backfill.api.rows import (
     RUN_COLUMNS,
     STANDING_COLUMNS,
     STATUS_COLUMNS,
+    TREND_COLUMNS,
     WITH_ROWS,
     failure_of,
     freshness_of,
@@ -27,6 +28,7 @@ from backfill.api.rows import (
     sessions_of,
     status_of,
     summary_of,
+    trend_of,
     verification_of,
 )
 from backfill.errors import BackfillError, BadRequest, UnknownRun
@@ -39,6 +41,7 @@ from backfill.results.run import Json, NextStep, Outcome, RunState, RunSummary, 
 from backfill.results.sessions import PlannedSessions
 from backfill.results.verification import Verification, packed
 
+TREND_DAYS = 60  # a bar and a block each
 SESSIONS_A_CALL = 5_000  # half a megabyte
 LEAST_PREFIX_CHARS = 8  # as the database has it
 LOOK_MS = 2_000  # how long one call of a verification looks at rows
@@ -89,11 +92,24 @@ async def load_fresh_plan(gateway: Gateway, run_id: str) -> Plan:
 
     Only this part takes as long as detection and needs views of the user. Raises UnknownRun.
     """
-    plan = await load_plan(gateway, run_id)
+    plan = await with_trend(gateway, await load_plan(gateway, run_id))
     try:
         return replace(plan, freshness=await load_freshness(gateway, run_id))
     except BackfillError as error:
         return replace(plan, freshness_unknown=error.message)
+
+
+async def with_trend(gateway: Gateway, plan: Plan) -> Plan:
+    """A plan with what the watch counted of its target's last days. Nothing if nobody looked."""
+    rows = await gateway.newest(
+        "backfill_coverage_history",
+        columns=TREND_COLUMNS,
+        order="day",
+        key="target",
+        limit=TREND_DAYS,
+        equal={"target": str(plan.request.get("target"))},
+    )
+    return replace(plan, trend=trend_of(rows))
 
 
 async def load_runs(

@@ -22,6 +22,7 @@ from backfill.results.standing import StandingApproval
 from backfill.results.target import InstalledTarget
 from backfill.results.undo import UndoEffect
 from backfill.results.verification import Bucket, Verification
+from backfill.results.watch import DayTrend, TargetWatch
 
 T = TypeVar("T")
 
@@ -49,6 +50,7 @@ RECEIPT_FIELDS = (
     "before_hash", "after_hash", "attempt", "at", "undone_at",
 )  # fmt: skip
 THROTTLE = "throttle_per_minute"
+TREND_COLUMNS = "day,wanted,there,missing"
 FAILURE_COLUMNS = "session_id,failed_step,error_code,error_message"
 
 
@@ -236,3 +238,17 @@ def _day_of(row: Mapping[str, Json], components: Sequence[str]) -> DayCoverage:
 def installed_of(row: Mapping[str, Json], coverage: float | None) -> InstalledTarget:
     """A row of backfill_installed."""
     return read(InstalledTarget, row, coverage=coverage)
+
+
+def watch_of(row: Mapping[str, Json]) -> TargetWatch:
+    """A target of backfill_watch, or a row of backfill_watch_status."""
+    return read(TargetWatch, row)
+
+
+def trend_of(rows: Sequence[Mapping[str, Json]]) -> tuple[DayTrend, ...]:
+    """Rows of backfill_coverage_history, the newest first, as days, the oldest first.
+
+    Without the days of which no session is judged yet, and without sessions that have no day.
+    """
+    judged = [read(DayTrend, row) for row in rows if row["day"] is not None and row["wanted"]]
+    return tuple(reversed(judged))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from backfill.results.target import TargetCheck
     from backfill.results.undo import UndoEffect
     from backfill.results.verification import Verification
+    from backfill.results.watch import Watch
 
 
 class ExitCode(IntEnum):
@@ -84,6 +85,11 @@ def of_missing(found: Missing, min_coverage: float | None) -> ExitCode:
         return ExitCode.DONE
     is_below = bool(found.notes) if found.coverage is None else found.coverage < min_coverage
     return ExitCode.DIFFERENCE if is_below else ExitCode.DONE
+
+
+def of_watch(found: Watch) -> ExitCode:
+    """DIFFERENCE if a target breaches its service level. Unknown is no breach."""
+    return ExitCode.DIFFERENCE if found.is_breached else ExitCode.DONE
 
 
 def of_apply(outcome: Outcome) -> ExitCode:

@@ -11,7 +11,7 @@ from backfill.cli import answers, offers, terminal
 from backfill.cli import plan as planning
 from backfill.cli.answers import show_status
 from backfill.cli.options import DEFAULT_LOGS, AsJson, LogsDir, Run, connected
-from backfill.cli.watch import show_changes
+from backfill.cli.status_changes import show_changes
 from backfill.client import DEFAULT_RUNS
 from backfill.errors import BadRequest
 from backfill.results.run import RunState

@@ -18,6 +18,7 @@ class Listed(NamedTuple):
 VERBS = {
     "check": Listed("check", "Is this project ready? What is not ok comes with what to do."),
     "missing": Listed("plan", "What is missing per UTC day."),
+    "watch": Listed("watch", "Look whether each target keeps its service level."),
     "plan": Listed("plan", "Plan what is missing, and halt for approval."),
     "runs": Listed("runs", "The runs, the newest first."),
     "show": Listed("runs", "The plan, or what became of it."),

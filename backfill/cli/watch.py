@@ -1,63 +1,50 @@
-"""Watching a run from outside: its status, whenever that changes, until the run is over."""
+"""The verb that looks after service levels."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from typing import Annotated
 
-from rich.live import Live
+import typer
 
-from backfill.cli import answers, terminal
+from backfill.cli import exit_codes, terminal
+from backfill.cli.offers import target_names
+from backfill.cli.options import AsJson, connected, end
 from backfill.cli.plain import one_line
-from backfill.errors import OutcomeUnknown
-from backfill.results.run import Status
+from backfill.results.watch import TargetWatch
 
-LOOK_EVERY_S = 3.0
-OVER = ("completed", "rejected", "cancelled", "expired", "rolled_back")
-
-Look = Callable[[], Status]
+verbs = typer.Typer()
+COLOURS = {"ok": "ok", "breached": "fail", "unknown": "warn"}
 
 
-def show_changes(look: Look, as_json: bool, wait: Callable[[], None] | None = None) -> None:
-    """Show a run's status until it is over: in place on a terminal, else each change below.
-
-    look: asks for the status. as_json: a line of JSON per change. wait: before the next look, by
-    default some seconds. Ctrl-C ends it, and changes nothing.
-    """
-    changes = _changes(look, wait or _wait)
-    try:
-        if as_json:
-            for status in changes:
-                terminal.print_json(status.as_dict(), indent=None)
-        elif terminal.out.is_terminal:
-            with Live(console=terminal.out, auto_refresh=False) as live:
-                for status in changes:
-                    live.update(terminal.wrapped(answers.status_text(status)), refresh=True)
-        else:
-            for status in changes:
-                answers.print_status(status)
-    except KeyboardInterrupt:
-        terminal.err.print("no longer watched: the run itself goes on as before")
-
-
-def _changes(look: Look, wait: Callable[[], None]) -> Iterator[Status]:
-    """Each status that is not the one before. A run that is over ends it.
-
-    Raises what the first look raises. Later a project that does not answer is asked again.
-    """
-    seen = look()
-    yield seen
-    while seen.state not in OVER:
-        wait()
-        try:
-            now = look()
-        except OutcomeUnknown as silent:
-            terminal.err.print(f"{one_line(silent.message)}. Asked again")
-            continue
-        if now != seen:
-            seen = now
-            yield seen
+@verbs.command(epilog="Example: backfill watch --target prism --json")
+def watch(
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Only this target.", autocompletion=target_names),
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Count all days, not only those that can have changed.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look whether each target keeps its service level. Ends with 4 if one does not."""
+    with connected() as bf:
+        found = bf.watch(target, full=full)
+    if as_json:
+        terminal.print_json(found.as_dict())
+    else:
+        for one in found.targets:
+            _print(one)
+    end(exit_codes.of_watch(found))
 
 
-def _wait() -> None:
-    time.sleep(LOOK_EVERY_S)
+def _print(one: TargetWatch) -> None:
+    level = "no level" if one.min_coverage is None else f"at least {one.min_coverage:.2%}"
+    share = "n/a" if one.coverage is None else f"{one.coverage:.2%}"
+    terminal.print_marked(COLOURS[one.status], f": {one.target} is {one.status}: {share}, {level}")
+    if one.why:
+        since = f", since {one.breached_since:%Y-%m-%d %H:%M} UTC" if one.breached_since else ""
+        terminal.print_prose(terminal.out, f"  {one_line(one.why)}{since}")
+    if one.status == "breached" and one.oldest_missing_at:
+        day = f"{one.oldest_missing_at:%Y-%m-%d}"
+        terminal.print_next(f"backfill plan --target {one.target} --since {day}")

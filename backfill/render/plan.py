@@ -25,6 +25,7 @@ from backfill.render.plan_answer import answer, span
 from backfill.render.plan_batches import batching, order, sessions
 from backfill.render.plan_rehearsal import MARKED, rehearsal
 from backfill.render.plan_surroundings import blast_radius, freshness, undo_and_audit
+from backfill.render.plan_trend import trend
 from backfill.render.plan_writes import (
     calls_and_writes,
     filled,
@@ -86,8 +87,8 @@ def _parts(plan: Plan, is_summary: bool, approver: str | None) -> Iterator[str]:
     if is_summary:
         return
     for part in (
-        freshness, _request, _candidates, calls_and_writes, _data_quality, rehearsal, blast_radius,
-        _not_wanted, batching, order, _risks, undo_and_audit, _criteria, _excluded,
+        freshness, _request, _candidates, trend, calls_and_writes, _data_quality, rehearsal,
+        blast_radius, _not_wanted, batching, order, _risks, undo_and_audit, _criteria, _excluded,
     ):  # fmt: skip
         yield part(plan)
     yield from sessions(plan)

@@ -22,12 +22,14 @@ EventKind = Literal[
     "run_paused",
     "run_cancelled",
     "run_expired",
+    "coverage_breached",
+    "coverage_restored",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened to a run: what `on_event` hears and the logger writes.
+    """Something that happened to a run or a target: what `on_event` hears and the logger writes.
 
     Kinds and the keys of their details are stable. A key may be added. The details are ids, counts
     and reasons, never a row's contents. The logger `backfill` names an event `backfill.<kind>`.
@@ -45,10 +47,16 @@ class Event:
     run_paused: reason
     run_cancelled: reason
     run_expired: reason
+    coverage_breached: target, coverage, min_coverage, within_s, wanted, missing, short_by,
+    oldest_missing_at, alert_id, is_new
+    coverage_restored: target, coverage, min_coverage, within_s, wanted, missing
 
     sessions of batch_started is a list of ids. settled is a list of {ordinal, session_id, state,
     failed_step, error_code, error_message}. outcome is `answered` or the kind of the fault.
     run_paused comes when `apply` ends with Paused. A pause that is waited out is `waiting`.
+    coverage_breached and coverage_restored are about a target, so their run_id is empty. The first
+    is told by each look that finds a breach, with is_new if that look opened the alert. The second
+    is told by the look that closed it.
     freshness comes once, before the first batch, with the fields of Freshness. changes is a list of
     {kind, name, was, now}.
     """

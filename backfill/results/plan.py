@@ -13,6 +13,7 @@ from backfill.results.coverage import all_missing_name
 from backfill.results.rehearsal import Rehearsal, rehearsal_of
 from backfill.results.run import ITEM_STATES, FailedSession, Json, Moment, NextStep, RunState
 from backfill.results.sessions import Phase, PlannedSessions
+from backfill.results.watch import DayTrend
 
 # The figures of a plan as long as the database has measured nothing.
 UNMEASURED: Mapping[str, Json] = {
@@ -152,6 +153,7 @@ class Plan:
     marks are not those that the approver read. standing: {standing_id, covers, reason}: the
     standing approval that approved it, or why none covers it. None if its target has none.
     pace_per_minute: starts per minute in force, None without a throttle.
+    trend: the target's last days as the watch counted them, the oldest first.
     """
 
     # pydantic takes the sessions as they are: to validate each would undo their compact form.
@@ -176,6 +178,7 @@ class Plan:
     unlike_approved: str | None = None
     standing: Mapping[str, Json] | None = None
     pace_per_minute: int | None = None
+    trend: tuple[DayTrend, ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -348,6 +351,8 @@ class Plan:
         yield "approved_via", self.approval.via if self.approval else None
         yield "standing", dict(self.standing) if self.standing else None
         yield "next", self.next_step.as_dict() if self.next_step else None
+        if self.trend:
+            yield "trend", [day.as_dict() for day in self.trend]
         if self.started_at is not None:
             yield from self._became_of_it(self.started_at)
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from backfill.api import answers
 from backfill.api.gateway import Gateway
-from backfill.api.queries import full_run_id, load_plan, load_run
+from backfill.api.queries import full_run_id, load_plan, load_run, with_trend
 from backfill.api.retries import Patience
 from backfill.api.rows import empty_plan_of
 from backfill.errors import (
@@ -67,7 +67,7 @@ async def finish_plan(gateway: Gateway, clock: Clock, run_id: str) -> Plan:
         sealed = await gateway.call("backfill_seal", sealing, answers.SEALED)
     if sealed["state"] == "empty":
         return empty_plan_of(sealed)
-    return await load_plan(gateway, run_id)
+    return await with_trend(gateway, await load_plan(gateway, run_id))
 
 
 def tell_sealed(plan: Plan, clock: Clock, listeners: Listeners) -> Plan:

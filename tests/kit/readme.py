@@ -29,6 +29,7 @@ CLAIMING = [
     "tests.test_readme_commands",
     "tests.test_readme_targets",
     "tests.test_readme_views",
+    "tests.test_readme_watch",
     "tests.test_readme_way",
     "tests.test_target_new_command",
     "tests.test_spreading",

@@ -16,6 +16,7 @@ from backfill.render.markdown import duration
 from backfill.render.page import figures
 from backfill.render.page.drawn import Style, pygal
 from backfill.render.page.markup import html_of
+from backfill.render.plan_trend import TREND
 
 if TYPE_CHECKING:
     from backfill.results.plan import Plan
@@ -62,6 +63,7 @@ def of_sections(plan: Plan) -> dict[str, str]:
         return {}
     return {
         "Candidate analysis": _candidates(plan),
+        TREND: _trend(plan),
         "Batching strategy": _timeline(plan),
     }
 
@@ -72,6 +74,18 @@ def _candidates(plan: Plan) -> str:
         return ""
     caption = f"{plan.called.title} by the UTC {unit} of their creation, by what they lack"
     return _figure(caption, stacked_bars("candidates", caption, labels, series))
+
+
+def _trend(plan: Plan) -> str:
+    if len(plan.trend) < 2:
+        return ""
+    caption = f"{plan.called.title} by the UTC day of their creation, as the watch counted them"
+    labels = [day.day.isoformat() for day in plan.trend]
+    series = {
+        "there": [day.there for day in plan.trend],
+        "missing": [day.missing for day in plan.trend],
+    }
+    return _figure(caption, stacked_bars("trend", caption, labels, series))
 
 
 def _timeline(plan: Plan) -> str:
