@@ -134,6 +134,7 @@ drop table if exists
   backfill_private.rehearsals,
   backfill_private.rehearsal_rows,
   backfill_private.starts,
+  backfill_private.health,
   backfill_private.slots,
   backfill_private.undos,
   backfill_private.unnoted,

@@ -54,6 +54,7 @@ CALLED_BY_USERS = (
     "standings_told()",
     "waits_for_hours(uuid)",
     "unlike_approved(uuid)",
+    "unwell_lately(uuid)",
     "verify_part(uuid,jsonb,integer)",
 )
 CALLED_BY_THE_SERVICE = (

@@ -29,7 +29,8 @@ SINCE, SESSIONS = examples(("2025-08-01", 39), at_a_push=("2025-09-01", 7))
 # What a well-meaning author writes first: wait in proportion to the batch that was granted last.
 NAIVE_ALLOWANCE = b"""
 create or replace function backfill_private.allowance(
-  p_run public.backfill_runs, out wait_s numeric, out sessions integer, out why text
+  p_run public.backfill_runs,
+  out wait_s numeric, out sessions integer, out why text, out wait_for text
 )
 language sql
 set search_path = ''
@@ -40,7 +41,8 @@ as $$
       from backfill_private.starts as s where s.run_id = p_run.run_id
       order by s.started_at desc limit 1), 0), 0),
     (p_run.request ->> 'batch_size')::integer,
-    'the last batch'
+    'the last batch',
+    'throttle'
 $$;
 """
 

@@ -10,7 +10,11 @@ create table public.backfill_settings (
   approval_ttl interval not null default interval '7 days' check (approval_ttl > interval '0'),
   require_aal2 boolean not null default false,
   undo_policy text not null default 'any' check (undo_policy in ('any', 'second_person')),
-  undo_policy_rows integer not null default 100 check (undo_policy_rows >= 0)
+  undo_policy_rows integer not null default 100 check (undo_policy_rows >= 0),
+  max_waiting_locks integer check (max_waiting_locks >= 0),
+  max_transaction_age interval check (max_transaction_age > interval '0'),
+  max_replication_lag interval check (max_replication_lag > interval '0'),
+  max_connections_percent integer check (max_connections_percent between 1 and 100)
 );
 
 insert into public.backfill_settings default values;
@@ -35,6 +39,14 @@ comment on column public.backfill_settings.undo_policy is
   'any: who may undo confirms alone. second_person: a large undo needs an approver who did not preview it.';
 comment on column public.backfill_settings.undo_policy_rows is
   'Under second_person: rows that may be undone without an approver, of one run ever and of all runs in 24 hours.';
+comment on column public.backfill_settings.max_waiting_locks is
+  'Nothing starts while more connections wait for locks on the target''s tables. Null: not looked at.';
+comment on column public.backfill_settings.max_transaction_age is
+  'Nothing starts while a transaction of this database is older. Null: not looked at.';
+comment on column public.backfill_settings.max_replication_lag is
+  'Nothing starts while a replica lags further behind. Null: not looked at.';
+comment on column public.backfill_settings.max_connections_percent is
+  'Nothing starts while more of the connections that PostgreSQL allows are in use. Null: not looked at.';
 
 -- The settings of this project. Without their row nothing is planned, approved or scored.
 --

@@ -276,6 +276,13 @@ create table backfill_private.starts (
   primary key (run_id, started_at)
 );
 
+-- What the newest look at the load said of a run: see health.sql.
+create table backfill_private.health (
+  run_id uuid primary key references public.backfill_runs (run_id) on delete cascade,
+  looked_at timestamptz not null,
+  reason text
+);
+
 -- The starts that the project's bound allows per minute, each with the moment when it was last taken: see throttle.sql.
 create table backfill_private.slots (
   slot integer generated always as identity primary key,

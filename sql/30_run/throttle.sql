@@ -82,12 +82,12 @@ as $$
     0)
 $$;
 
--- Seconds until the next batch may start, how many sessions it may hold, and which starts per minute it waits for.
+-- Seconds until the next batch may start, how many sessions it may hold, and what it waits for: throttle or health.
 --
 -- Exact over every half-open window of 60 s: batches keep their distance, and the starts of the last 60 s are counted,
 -- those of the run and those of the project. The slots of a batch that may start at once are locked.
 create function backfill_private.allowance(
-  p_run public.backfill_runs, out wait_s numeric, out sessions integer, out why text
+  p_run public.backfill_runs, out wait_s numeric, out sessions integer, out why text, out wait_for text
 )
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -99,7 +99,9 @@ declare
   v_most integer := (select s.max_throttle_per_minute from public.backfill_settings as s);
   v_started bigint;
   v_oldest timestamptz;
+  v_unwell text;
 begin
+  wait_for := 'throttle';
   wait_s := greatest(extract(epoch from p_run.next_batch_at - v_now), 0);
   sessions := v_batch;
   why := backfill_private.counted(v_throttle, 'start') || ' per minute';
@@ -112,7 +114,14 @@ begin
       wait_s := greatest(extract(epoch from v_oldest + interval '60 seconds' - v_now), 0.001);
     end if;
   end if;
-  if v_most is not null and wait_s = 0 then
+  if wait_s = 0 then
+    v_unwell := backfill_private.unwell(p_run);
+  end if;
+  if v_unwell is not null then
+    wait_s := 2;
+    wait_for := 'health';
+    why := v_unwell;
+  elsif v_most is not null and wait_s = 0 then
     sessions := least(v_batch, v_most);
     wait_s := backfill_private.slots_wait_s(sessions);
     why := backfill_private.counted(v_most, 'start') || ' per minute of all runs and rehearsals of this project';

@@ -76,7 +76,7 @@ $$;
 -- returns     {state, reason, held_by, granted: […], ahead, bulk, sessions, batch, wait_s, wait_for, why, lease_s}
 --             ahead: no throttle and no canary decides when, so the next batch may be claimed while this one is scored
 --             sessions: beside bulk, how many a first call asks for
---             wait_for: throttle | back-off | canary | leases | hours, and why in words
+--             wait_for: throttle | health | back-off | canary | leases | hours, and why in words
 --             a run that is not running grants nothing
 -- raises      OB001 no such run, OB010 not allowed, OB013 no claim id
 create function backfill_private.claim_batch(p_run_id uuid, p_claim_id uuid, p_worker text, p_apart boolean)
@@ -131,12 +131,14 @@ begin
     v_answer := case
       when backfill_private.is_on_trial(p_run_id)
         then backfill_private.call_witness(
-          v_run, v_phase, p_claim_id, p_worker, v_pace.wait_s, v_pace.why)
+          v_run, v_phase, p_claim_id, p_worker,
+          case when v_pace.wait_s > 0
+            then backfill_private.wait_for(v_pace.wait_for, v_pace.wait_s, v_pace.why) end)
       when not p_apart and v_phase <> 'priority' and v_pace.wait_s = 0 and v_run.request ->> 'mode' = 'bulk'
         and backfill_private.next_in_bulk(p_run_id, 1) is not null
         then jsonb_build_object('granted', '[]'::jsonb, 'bulk', true, 'sessions', backfill_private.first_in_bulk(v_run))
       when v_pace.wait_s > 0
-        then backfill_private.wait_for('throttle', v_pace.wait_s, v_pace.why)
+        then backfill_private.wait_for(v_pace.wait_for, v_pace.wait_s, v_pace.why)
       else backfill_private.grant_or_wait(v_run, p_claim_id, p_worker, v_pace.sessions) end;
   end if;
   return v_answer || (

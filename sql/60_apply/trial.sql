@@ -97,11 +97,11 @@ $$;
 
 -- Call the next witness, once nothing else of the run is under way. If no other session is left, judge without one.
 --
--- p_phase   of the next batch, see backfill_private.pending_phase
--- p_wait_s  as the throttle says, and p_why
--- returns   see backfill_private.claim_batch
+-- p_phase  of the next batch, see backfill_private.pending_phase
+-- p_wait   the answer if nothing may start now. Else null
+-- returns  see backfill_private.claim_batch
 create function backfill_private.call_witness(
-  p_run public.backfill_runs, p_phase text, p_claim_id uuid, p_worker text, p_wait_s numeric, p_why text
+  p_run public.backfill_runs, p_phase text, p_claim_id uuid, p_worker text, p_wait jsonb
 )
 returns jsonb
 language plpgsql
@@ -113,8 +113,8 @@ declare
 begin
   if exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.state = 'leased') then
     return backfill_private.wait_for('leases', 1, backfill_private.lease_holders(p_run.run_id));
-  elsif v_phase is not null and p_wait_s > 0 then
-    return backfill_private.wait_for('throttle', p_wait_s, p_why);
+  elsif v_phase is not null and p_wait is not null then
+    return p_wait;
   elsif v_phase is not null then
     v_grants := backfill_private.grant_batch(p_run, p_claim_id, p_worker, 1, true);
     v_phase := backfill_private.witness_phase(p_run.run_id, p_phase);

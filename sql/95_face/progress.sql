@@ -117,6 +117,8 @@ cross join lateral (
           format('its %s are about to be judged', w.called_many))
       when r.next_batch_at > backfill_private.clock() then
         'throttle: the next batch starts at ' || to_char(r.next_batch_at at time zone 'UTC', 'HH24:MI:SS') || ' UTC'
+      when c.pending > 0 and backfill_private.unwell_lately(r.run_id) is not null then
+        'health: ' || backfill_private.unwell_lately(r.run_id)
       when c.pending > 0 and c.leased = 0 and backfill_private.slots_taken(1) is not null then
         'throttle: ' || backfill_private.slots_taken(1)
       when c.witnesses > 0 then

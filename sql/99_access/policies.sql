@@ -36,6 +36,8 @@ create policy "the owner alone" on backfill_private.lock_secret for select to se
 alter table backfill_private.starts enable row level security;
 create policy "the owner alone" on backfill_private.starts for select to service_role using (false);
 
+alter table backfill_private.health enable row level security;
+create policy "the owner alone" on backfill_private.health for select to service_role using (false);
 alter table backfill_private.slots enable row level security;
 create policy "the owner alone" on backfill_private.slots for select to service_role using (false);
 

@@ -192,6 +192,7 @@ grant execute on function
   backfill_private.standing_of_run(uuid),
   backfill_private.standings_told(),
   backfill_private.unlike_approved(uuid),
+  backfill_private.unwell_lately(uuid),
   backfill_private.verify_part(uuid, jsonb, integer),
   backfill_private.waits_for_hours(uuid)
 to authenticated, service_role;

@@ -544,7 +544,11 @@ create table public.backfill_settings (
   approval_ttl interval not null default interval '7 days' check (approval_ttl > interval '0'),
   require_aal2 boolean not null default false,
   undo_policy text not null default 'any' check (undo_policy in ('any', 'second_person')),
-  undo_policy_rows integer not null default 100 check (undo_policy_rows >= 0)
+  undo_policy_rows integer not null default 100 check (undo_policy_rows >= 0),
+  max_waiting_locks integer check (max_waiting_locks >= 0),
+  max_transaction_age interval check (max_transaction_age > interval '0'),
+  max_replication_lag interval check (max_replication_lag > interval '0'),
+  max_connections_percent integer check (max_connections_percent between 1 and 100)
 );
 
 insert into public.backfill_settings default values;
@@ -569,6 +573,14 @@ comment on column public.backfill_settings.undo_policy is
   'any: who may undo confirms alone. second_person: a large undo needs an approver who did not preview it.';
 comment on column public.backfill_settings.undo_policy_rows is
   'Under second_person: rows that may be undone without an approver, of one run ever and of all runs in 24 hours.';
+comment on column public.backfill_settings.max_waiting_locks is
+  'Nothing starts while more connections wait for locks on the target''s tables. Null: not looked at.';
+comment on column public.backfill_settings.max_transaction_age is
+  'Nothing starts while a transaction of this database is older. Null: not looked at.';
+comment on column public.backfill_settings.max_replication_lag is
+  'Nothing starts while a replica lags further behind. Null: not looked at.';
+comment on column public.backfill_settings.max_connections_percent is
+  'Nothing starts while more of the connections that PostgreSQL allows are in use. Null: not looked at.';
 
 -- The settings of this project. Without their row nothing is planned, approved or scored.
 --
@@ -3338,6 +3350,13 @@ create table backfill_private.starts (
   primary key (run_id, started_at)
 );
 
+-- What the newest look at the load said of a run: see health.sql.
+create table backfill_private.health (
+  run_id uuid primary key references public.backfill_runs (run_id) on delete cascade,
+  looked_at timestamptz not null,
+  reason text
+);
+
 -- The starts that the project's bound allows per minute, each with the moment when it was last taken: see throttle.sql.
 create table backfill_private.slots (
   slot integer generated always as identity primary key,
@@ -4343,6 +4362,171 @@ set search_path = pg_catalog, pg_temp
 as $$
   select p_code = '57014'
     and (starts_with(p_message, 'canceling statement due to') or backfill_private.clock() >= p_limit_at)
+$$;
+
+-- from sql/30_run/health.sql
+-- Health: before a grant the database looks at its own load, and starts nothing while that is beyond what the settings
+-- allow. Thresholds are columns of backfill_settings, each off where null. Without any of them nothing is looked at.
+--
+-- `allowance` asks it for every claim and every call in bulk. At most one look per second and run is taken, and what it
+-- said is kept for the others. A look that fails says nothing: no error of it stops a claim.
+--
+-- It sees what the owner of these functions may see. Ages of others' transactions and the lag of replicas take the
+-- right pg_read_all_stats, which `postgres` has on a hosted project. Without it these two say nothing.
+
+-- The tables that a target reads and writes, with their partitions.
+create function backfill_private.tables_of(p_target text)
+returns setof regclass
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with named as (
+    select to_regclass(t.table_name) as relation
+    from public.backfill_targets as t
+    where t.target = p_target
+    union
+    select to_regclass(s.source_table)
+    from backfill_private.sources as s
+    where s.target = p_target
+  )
+  select n.relation from named as n where n.relation is not null
+  union
+  select p.relid from named as n cross join lateral pg_partition_tree(n.relation) as p
+$$;
+
+-- How many others wait for a lock while they hold or want one of these tables. Waits for advisory locks, such as ours,
+-- are none.
+create function backfill_private.waiting_locks(p_target text)
+returns bigint
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  with locks as materialized (
+    select l.pid, l.relation, l.locktype, l.granted, l.database from pg_locks as l
+  )
+  select count(distinct w.pid)
+  from locks as w
+  join locks as t on t.pid = w.pid
+  where not w.granted
+    and w.locktype <> 'advisory'
+    and t.database = (select d.oid from pg_database as d where d.datname = current_database())
+    and t.relation in (select r from backfill_private.tables_of(p_target) as r)
+$$;
+
+-- What is seen of the load: {waiting_locks, transaction_s: age of the oldest transaction of this database but this one,
+-- replication_s: the largest lag of what replicates, null if nothing does, connections_percent: of all that may be}.
+create function backfill_private.load_seen(p_target text)
+returns jsonb
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_build_object(
+    'waiting_locks', backfill_private.waiting_locks(p_target),
+    'transaction_s', (
+      select extract(epoch from backfill_private.clock() - min(x.began))
+      from (
+        select a.xact_start as began
+        from pg_stat_activity as a
+        where a.datname = current_database()
+          and a.backend_type = 'client backend'
+          and a.pid <> pg_backend_pid()
+        union all
+        select p.prepared from pg_prepared_xacts as p where p.database = current_database()
+      ) as x),
+    'replication_s', (
+      select extract(epoch from max(coalesce(r.replay_lag, r.flush_lag, r.write_lag)))
+      from pg_stat_replication as r),
+    'connections_percent', (
+      select 100.0 * sum(d.numbackends) / current_setting('max_connections')::integer
+      from pg_stat_database as d))
+$$;
+
+-- Why nothing should start now. Null: nothing speaks against it.
+--
+-- p_seen  see backfill_private.load_seen. What is null there was not seen, and speaks against nothing
+create function backfill_private.too_much(p_settings public.backfill_settings, p_seen jsonb)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select nullif(concat_ws('; ',
+    case when (p_seen ->> 'waiting_locks')::bigint > p_settings.max_waiting_locks then
+      format('%s for locks on its tables, at most %s may',
+        case when (p_seen ->> 'waiting_locks')::bigint = 1 then '1 connection waits'
+          else (p_seen ->> 'waiting_locks') || ' connections wait' end,
+        p_settings.max_waiting_locks) end,
+    case when (p_seen ->> 'transaction_s')::numeric > extract(epoch from p_settings.max_transaction_age) then
+      format('a transaction has been open for %s s, at most %s s are allowed',
+        round((p_seen ->> 'transaction_s')::numeric, 1),
+        trim_scale(extract(epoch from p_settings.max_transaction_age))) end,
+    case when (p_seen ->> 'replication_s')::numeric > extract(epoch from p_settings.max_replication_lag) then
+      format('a replica lags %s s behind, at most %s s are allowed',
+        round((p_seen ->> 'replication_s')::numeric, 1),
+        trim_scale(extract(epoch from p_settings.max_replication_lag))) end,
+    case when (p_seen ->> 'connections_percent')::numeric > p_settings.max_connections_percent then
+      format('%s %% of the connections are in use, at most %s %% may be',
+        round((p_seen ->> 'connections_percent')::numeric, 1), p_settings.max_connections_percent) end), '')
+$$;
+
+-- Why nothing of a run should start now, as the newest look says. Null: nothing speaks against it, or nobody can tell.
+create function backfill_private.unwell(p_run public.backfill_runs)
+returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '500ms'
+as $$
+declare
+  v_settings public.backfill_settings;
+  v_now timestamptz := backfill_private.clock();
+  v_last backfill_private.health;
+begin
+  select * into v_settings from public.backfill_settings;
+  if num_nonnulls(v_settings.max_waiting_locks, v_settings.max_transaction_age, v_settings.max_replication_lag,
+    v_settings.max_connections_percent) = 0
+  then
+    return null;
+  end if;
+  if not exists (select from backfill_private.health as h where h.run_id = p_run.run_id) then
+    insert into backfill_private.health (run_id, looked_at) values (p_run.run_id, '-infinity') on conflict do nothing;
+  end if;
+  -- Calls in bulk come side by side. One of them looks, and the others take what the look before said.
+  select * into v_last
+  from backfill_private.health as h
+  where h.run_id = p_run.run_id
+    and h.looked_at not between v_now - interval '1 second' and v_now
+  for update skip locked;
+  if found then
+    begin
+      v_last.reason := backfill_private.too_much(v_settings, backfill_private.load_seen(p_run.target));
+    exception when others then
+      v_last.reason := null;
+    end;
+    update backfill_private.health as h
+    set looked_at = v_now, reason = v_last.reason
+    where h.run_id = p_run.run_id;
+  end if;
+  return (select h.reason from backfill_private.health as h where h.run_id = p_run.run_id);
+exception when others then
+  return null;
+end
+$$;
+
+-- The same for whoever reads, from the look that a worker took in the last seconds. Null if none did.
+create function backfill_private.unwell_lately(p_run_id uuid)
+returns text
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select h.reason
+  from backfill_private.health as h
+  where h.run_id = p_run_id
+    and h.looked_at > backfill_private.clock() - interval '10 seconds'
 $$;
 
 -- from sql/30_run/lock.sql
@@ -5496,12 +5680,12 @@ as $$
     0)
 $$;
 
--- Seconds until the next batch may start, how many sessions it may hold, and which starts per minute it waits for.
+-- Seconds until the next batch may start, how many sessions it may hold, and what it waits for: throttle or health.
 --
 -- Exact over every half-open window of 60 s: batches keep their distance, and the starts of the last 60 s are counted,
 -- those of the run and those of the project. The slots of a batch that may start at once are locked.
 create function backfill_private.allowance(
-  p_run public.backfill_runs, out wait_s numeric, out sessions integer, out why text
+  p_run public.backfill_runs, out wait_s numeric, out sessions integer, out why text, out wait_for text
 )
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -5513,7 +5697,9 @@ declare
   v_most integer := (select s.max_throttle_per_minute from public.backfill_settings as s);
   v_started bigint;
   v_oldest timestamptz;
+  v_unwell text;
 begin
+  wait_for := 'throttle';
   wait_s := greatest(extract(epoch from p_run.next_batch_at - v_now), 0);
   sessions := v_batch;
   why := backfill_private.counted(v_throttle, 'start') || ' per minute';
@@ -5526,7 +5712,14 @@ begin
       wait_s := greatest(extract(epoch from v_oldest + interval '60 seconds' - v_now), 0.001);
     end if;
   end if;
-  if v_most is not null and wait_s = 0 then
+  if wait_s = 0 then
+    v_unwell := backfill_private.unwell(p_run);
+  end if;
+  if v_unwell is not null then
+    wait_s := 2;
+    wait_for := 'health';
+    why := v_unwell;
+  elsif v_most is not null and wait_s = 0 then
     sessions := least(v_batch, v_most);
     wait_s := backfill_private.slots_wait_s(sessions);
     why := backfill_private.counted(v_most, 'start') || ' per minute of all runs and rehearsals of this project';
@@ -11818,7 +12011,7 @@ $$;
 -- returns     {state, reason, held_by, granted: […], ahead, bulk, sessions, batch, wait_s, wait_for, why, lease_s}
 --             ahead: no throttle and no canary decides when, so the next batch may be claimed while this one is scored
 --             sessions: beside bulk, how many a first call asks for
---             wait_for: throttle | back-off | canary | leases | hours, and why in words
+--             wait_for: throttle | health | back-off | canary | leases | hours, and why in words
 --             a run that is not running grants nothing
 -- raises      OB001 no such run, OB010 not allowed, OB013 no claim id
 create function backfill_private.claim_batch(p_run_id uuid, p_claim_id uuid, p_worker text, p_apart boolean)
@@ -11873,12 +12066,14 @@ begin
     v_answer := case
       when backfill_private.is_on_trial(p_run_id)
         then backfill_private.call_witness(
-          v_run, v_phase, p_claim_id, p_worker, v_pace.wait_s, v_pace.why)
+          v_run, v_phase, p_claim_id, p_worker,
+          case when v_pace.wait_s > 0
+            then backfill_private.wait_for(v_pace.wait_for, v_pace.wait_s, v_pace.why) end)
       when not p_apart and v_phase <> 'priority' and v_pace.wait_s = 0 and v_run.request ->> 'mode' = 'bulk'
         and backfill_private.next_in_bulk(p_run_id, 1) is not null
         then jsonb_build_object('granted', '[]'::jsonb, 'bulk', true, 'sessions', backfill_private.first_in_bulk(v_run))
       when v_pace.wait_s > 0
-        then backfill_private.wait_for('throttle', v_pace.wait_s, v_pace.why)
+        then backfill_private.wait_for(v_pace.wait_for, v_pace.wait_s, v_pace.why)
       else backfill_private.grant_or_wait(v_run, p_claim_id, p_worker, v_pace.sessions) end;
   end if;
   return v_answer || (
@@ -14221,11 +14416,11 @@ $$;
 
 -- Call the next witness, once nothing else of the run is under way. If no other session is left, judge without one.
 --
--- p_phase   of the next batch, see backfill_private.pending_phase
--- p_wait_s  as the throttle says, and p_why
--- returns   see backfill_private.claim_batch
+-- p_phase  of the next batch, see backfill_private.pending_phase
+-- p_wait   the answer if nothing may start now. Else null
+-- returns  see backfill_private.claim_batch
 create function backfill_private.call_witness(
-  p_run public.backfill_runs, p_phase text, p_claim_id uuid, p_worker text, p_wait_s numeric, p_why text
+  p_run public.backfill_runs, p_phase text, p_claim_id uuid, p_worker text, p_wait jsonb
 )
 returns jsonb
 language plpgsql
@@ -14237,8 +14432,8 @@ declare
 begin
   if exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.state = 'leased') then
     return backfill_private.wait_for('leases', 1, backfill_private.lease_holders(p_run.run_id));
-  elsif v_phase is not null and p_wait_s > 0 then
-    return backfill_private.wait_for('throttle', p_wait_s, p_why);
+  elsif v_phase is not null and p_wait is not null then
+    return p_wait;
   elsif v_phase is not null then
     v_grants := backfill_private.grant_batch(p_run, p_claim_id, p_worker, 1, true);
     v_phase := backfill_private.witness_phase(p_run.run_id, p_phase);
@@ -21149,6 +21344,8 @@ cross join lateral (
           format('its %s are about to be judged', w.called_many))
       when r.next_batch_at > backfill_private.clock() then
         'throttle: the next batch starts at ' || to_char(r.next_batch_at at time zone 'UTC', 'HH24:MI:SS') || ' UTC'
+      when c.pending > 0 and backfill_private.unwell_lately(r.run_id) is not null then
+        'health: ' || backfill_private.unwell_lately(r.run_id)
       when c.pending > 0 and c.leased = 0 and backfill_private.slots_taken(1) is not null then
         'throttle: ' || backfill_private.slots_taken(1)
       when c.witnesses > 0 then
@@ -21285,6 +21482,8 @@ create policy "the owner alone" on backfill_private.lock_secret for select to se
 alter table backfill_private.starts enable row level security;
 create policy "the owner alone" on backfill_private.starts for select to service_role using (false);
 
+alter table backfill_private.health enable row level security;
+create policy "the owner alone" on backfill_private.health for select to service_role using (false);
 alter table backfill_private.slots enable row level security;
 create policy "the owner alone" on backfill_private.slots for select to service_role using (false);
 
@@ -21558,6 +21757,7 @@ grant execute on function
   backfill_private.standing_of_run(uuid),
   backfill_private.standings_told(),
   backfill_private.unlike_approved(uuid),
+  backfill_private.unwell_lately(uuid),
   backfill_private.verify_part(uuid, jsonb, integer),
   backfill_private.waits_for_hours(uuid)
 to authenticated, service_role;

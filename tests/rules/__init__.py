@@ -6,6 +6,7 @@ from tests.rules import (
     batches,
     canary,
     gate,
+    health,
     leases,
     others,
     pace,
@@ -24,6 +25,7 @@ __all__ = ["RULES", "Case", "Db", "Rule", "answer", "holds", "prepare"]
 
 RULES = (
     *settling.RULES,
+    *health.RULES,
     *others.RULES,
     *pace.RULES,
     *gate.RULES,

@@ -329,8 +329,9 @@ def calls(name: str, wanted: object, *given: str, grants: str, wait_s: int = 0) 
         " p_apart) from public.backfill_items as i where i.run_id = p_run_id",
     )
     query = (
-        f"select backfill_private.call_witness(r, 'recent', '{CLAIM}', 'w', {wait_s},"
-        f" '20 starts per minute') from public.backfill_runs as r where r.run_id = '{RUN}'"
+        f"select backfill_private.call_witness(r, 'recent', '{CLAIM}', 'w', case when {wait_s} > 0"
+        f" then backfill_private.wait_for('throttle', {wait_s}, '20 starts per minute') end)"
+        f" from public.backfill_runs as r where r.run_id = '{RUN}'"
     )
     return Case(name, query, (), wanted, (claimed, grants, *given))
 

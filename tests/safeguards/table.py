@@ -454,6 +454,13 @@ SAFEGUARDS = (
         "tests/test_throttle.py::test_the_seed_starts_nine_batches_fifteen_seconds_apart",
     ),
     Safeguard(
+        "look at the database's load before a grant",
+        "30_run/throttle.sql",
+        "    v_unwell := backfill_private.unwell(p_run);",
+        "    null;",
+        "tests/test_health.py::test_a_call_in_bulk_waits_for_the_same",
+    ),
+    Safeguard(
         "rate that the approval covers",
         "60_apply/pace.sql",
         "  perform backfill_private.check_rate(v_run, p_per_minute);\n",
