@@ -18,6 +18,7 @@ OTHER_NAMES = {
     **dict.fromkeys(
         ("install", "uninstall", "demo", "local", "completion"), "only the command line has it"
     ),
+    "notify": "connect(on_event=backfill.Webhook(url)) tells a webhook",
     "target": "check_target(file), draft_target(name), targets()",
 }
 

@@ -43,6 +43,7 @@ from backfill.errors import (
     WrongEnvironment,
     WrongServer,
 )
+from backfill.notify import Webhook
 from backfill.results.check import Check
 from backfill.results.coverage import DayCoverage, Missing
 from backfill.results.event import Event, EventKind, OnEvent, ignore
@@ -184,6 +185,7 @@ __all__ = [
     "UsageError",
     "Verification",
     "Watch",
+    "Webhook",
     "WriteRefused",
     "WrongEnvironment",
     "WrongServer",

@@ -30,7 +30,7 @@ from tests.services.notifier import Notifier
 from tests.services.web import make_app
 
 HEADING = "In a service"
-SLACK = claim(HEADING, "def tell_slack", "executed")
+SLACK = claim(HEADING, "bf = backfill.connect(on_event=backfill.Webhook", "executed")
 TRACES = claim(HEADING, "def trace_it", "executed")
 FASTAPI = claim(HEADING, "@asynccontextmanager", "executed")
 NOTEBOOK = claim(HEADING, "bf = backfill.connect()", "executed")
@@ -76,22 +76,35 @@ def slack(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     with HTTPServer(("127.0.0.1", 0), Hook) as server:
         serving = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         serving.start()
-        monkeypatch.setenv("SLACK_WEBHOOK_URL", f"http://127.0.0.1:{server.server_port}/hook")
+        monkeypatch.setenv("BACKFILL_NOTIFY_URL", f"http://127.0.0.1:{server.server_port}/hook")
         yield texts
         server.shutdown()
         serving.join()
 
 
 @pytest.mark.usefixtures("environment")
-def test_slack_hears_of_a_plan_and_of_its_end(project: Project, slack: list[str]) -> None:
+def test_slack_hears_of_a_plan_and_of_its_end(
+    project: Project, slack: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A message when the plan awaits approval, with the line that approves, and one at the end."""
-    bf: backfill.Backfill = run(SLACK, httpx=httpx, os=os)["bf"]
+    webhooks: list[backfill.Webhook] = []
+
+    class Kept(backfill.Webhook):
+        def __init__(self, url: str) -> None:
+            super().__init__(url)
+            webhooks.append(self)
+
+    monkeypatch.setattr(backfill, "Webhook", Kept)
+    bf: backfill.Backfill = run(SLACK, os=os)["bf"]
     with bf:
         plan = bf.plan(**FAST)
-        assert slack == [f"awaiting_approval {plan.run_id}\n{plan.approval_sql}"]
         project.approve(plan)
         bf.apply(plan.run_id)
-    assert slack[1:] == [f"run_completed {plan.run_id}\n"]
+    assert webhooks[0].close().in_words is None
+    assert slack == [
+        f"backfill: run {plan.run_id} awaits approval\n{plan.approval_sql}",
+        f"backfill: run {plan.run_id} is completed",
+    ]
 
 
 def test_calls_and_batches_are_spans(project: Project) -> None:

@@ -12,6 +12,7 @@ import typer
 from backfill.api.gateway import CONNECTIONS
 from backfill.blocking import Backfill
 from backfill.cli import answers, exit_codes, terminal
+from backfill.cli.notify import Notify, telling
 from backfill.cli.options import DEFAULT_LOGS, AsJson, LogsDir, Run, connected, end
 from backfill.cli.progress import ApplyProgress
 from backfill.results.run import Outcome
@@ -28,11 +29,12 @@ def apply(
     concurrency: Concurrency = 4,
     no_wait: NoWait = False,
     logs_dir: LogsDir = DEFAULT_LOGS,
+    notify: Notify = None,
     as_json: AsJson = False,
 ) -> None:
     """Score the approved sessions. Safe to run again after any crash."""
     with connected(CONNECTIONS) as bf:
-        _work(bf, bf.apply, run, concurrency, no_wait, logs_dir, as_json)
+        _work(bf, bf.apply, run, concurrency, no_wait, logs_dir, notify, as_json)
 
 
 @verbs.command(epilog="Example: backfill retry 4f2c1b9e")
@@ -41,11 +43,12 @@ def retry(
     concurrency: Concurrency = 4,
     no_wait: NoWait = False,
     logs_dir: LogsDir = DEFAULT_LOGS,
+    notify: Notify = None,
     as_json: AsJson = False,
 ) -> None:
     """Score the failed sessions again, under the same approval."""
     with connected(CONNECTIONS) as bf:
-        _work(bf, bf.retry, run, concurrency, no_wait, logs_dir, as_json)
+        _work(bf, bf.retry, run, concurrency, no_wait, logs_dir, notify, as_json)
 
 
 def _work(
@@ -55,15 +58,19 @@ def _work(
     concurrency: int,
     no_wait: bool,
     logs_dir: Path,
+    notify: str | None,
     as_json: bool,
 ) -> None:
     before = bf.status(run)
-    with ApplyProgress(before, lambda: bf.status(before.run_id)) as progress:
+    with (
+        ApplyProgress(before, lambda: bf.status(before.run_id)) as progress,
+        telling(notify, progress.hear) as hear,
+    ):
         outcome = verb(
             run,
             concurrency=concurrency,
             wait=not no_wait,
-            on_event=progress.hear,
+            on_event=hear,
             logs_dir=logs_dir,
             should_stop=_stop_on_signals(before.run_id, progress),
         )

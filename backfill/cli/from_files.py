@@ -30,6 +30,8 @@ ENV_FILE = Path(".env")
 SETTINGS_FILE = Path("backfill.toml")
 PROJECT_FILE = Path("pyproject.toml")
 ACCESS_TOKEN = "BACKFILL_ACCESS_TOKEN"  # noqa: S105 - the name, not a token
+NOTIFY_URL = "BACKFILL_NOTIFY_URL"
+NOTIFY_SECRET = "BACKFILL_NOTIFY_SECRET"  # noqa: S105 - the name, not a secret
 # A setting's key in a file -> the variable that sets the same.
 SETTINGS = {
     "environment": "BACKFILL_ENVIRONMENT",
@@ -39,7 +41,10 @@ SETTINGS = {
     "logs_dir": "BACKFILL_LOGS_DIR",
 }
 FORMS = {"throttle": 'a whole number or "none"', "batch_size": "a whole number"}
-VARIABLES = (keys.URL_VARIABLE, *keys.KEY_VARIABLES, ACCESS_TOKEN, *SETTINGS.values())
+VARIABLES = (
+    keys.URL_VARIABLE, *keys.KEY_VARIABLES, ACCESS_TOKEN, NOTIFY_URL, NOTIFY_SECRET,
+    *SETTINGS.values(),
+)  # fmt: skip
 
 # What the files of the verb that runs say, by variable.
 _READ: ContextVar[Mapping[str, str]] = ContextVar("read", default=MappingProxyType({}))

@@ -18,6 +18,7 @@ from backfill.cli.offers import run_ids, target_names
 from backfill.client import AsyncBackfill
 from backfill.errors import BadRequest
 from backfill.request import Throttle
+from backfill.results.event import OnEvent, ignore
 
 DEFAULT_LOGS = Path("backfill_logs")
 
@@ -60,13 +61,16 @@ def throttle_of(name: str, text: str, example: str) -> Throttle:
 
 
 @contextmanager
-def connected(connections: int = 1) -> Iterator[Backfill]:
+def connected(connections: int = 1, *, on_event: OnEvent = ignore) -> Iterator[Backfill]:
     """The project that the environment names, or an env file. Raises BadKey, CannotConnect.
 
     connections: of a verb that makes calls side by side. Any other asks one thing at a time.
+    on_event: hears what the connection's work tells.
     """
     url, key = keys.from_environment(environ())
-    with Backfill(lambda: AsyncBackfill(Gateway(url, key, connections=connections))) as bf:
+    with Backfill(
+        lambda: AsyncBackfill(Gateway(url, key, connections=connections), on_event=on_event)
+    ) as bf:
         yield bf
 
 

@@ -11,12 +11,14 @@ from typer.core import TyperCommand
 
 from backfill.atomic_file import replace_file
 from backfill.cli import answers, exit_codes, terminal
+from backfill.cli.notify import Notify, telling
 from backfill.cli.offers import modes, run_ids
 from backfill.cli.options import AsJson, Since, Target, Until, connected, end, throttle_of
 from backfill.cli.signing import own_name
 from backfill.errors import BadRequest
 from backfill.render.plan import plan_pieces
 from backfill.request import Throttle
+from backfill.results.event import ignore
 from backfill.results.plan import Plan
 from backfill.results.run import Mode
 
@@ -158,6 +160,7 @@ def plan(
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 4 if a mark of the plan failed.")
     ] = False,
+    notify: Notify = None,
     as_json: AsJson = False,
 ) -> None:
     """Plan what is missing, and halt for approval."""
@@ -167,7 +170,7 @@ def plan(
         batch_size = _typed(ctx, "batch_size", batch_size)
         environment = _typed(ctx, "environment", environment)
         target = _typed(ctx, "target", target)
-    with connected() as bf:
+    with telling(notify, ignore) as hear, connected(on_event=hear) as bf:
         made = bf.plan(
             since=since,
             until=until,

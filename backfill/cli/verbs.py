@@ -38,6 +38,7 @@ VERBS = {
     ),
     "logs": Listed("runs", "Write all files of a run from the database."),
     "standing": Listed("standing", "Let a rule approve runs: standing approvals."),
+    "notify": Listed("notify", "Try a webhook: send one message, and say what came back."),
     "login": Listed("login", "Sign in to decide as oneself."),
     "logout": Listed("login", "End the session of `login`, here and at Auth."),
     "install": Listed(
