@@ -72,7 +72,7 @@ def test_a_range_of_days_ends_with_its_last(shared_project: Project) -> None:
         with pytest.raises(backfill.BadRequest) as refused:
             bf.missing(since="2025-08-02", until="2025-08-01")
     assert refused.value.message == "since 2025-08-02 is after until 2025-08-01"
-    assert refused.value.next_step == "backfill missing … --until with a day from 2025-08-02 on"
+    assert refused.value.next_step == "backfill missing … --until …, with a day from 2025-08-02 on"
 
 
 def test_sessions_without_a_date_count_in_a_range_that_ends(project: Project, shell: Shell) -> None:

@@ -18,7 +18,7 @@ import psycopg
 import pytest
 
 import backfill
-from backfill.calls import METHODS, python_call
+from backfill.calls import METHODS, python_call, python_calls
 from backfill.results.run import RunState
 from backfill.targets import migrations
 from tests.conftest import Project
@@ -764,3 +764,11 @@ def test_every_command_of_the_table_has_its_call(table: dict[str, Any]) -> None:
 def test_a_command_line_as_a_call(line: str, call: str | None) -> None:
     """Options by their names in Python, numbers as numbers."""
     assert python_call(line) == call
+
+
+def test_no_word_of_a_sentence_becomes_an_argument_in_python() -> None:
+    """A sentence goes on behind a comma, and each verb has one argument by place: its run."""
+    hints = re.findall(r"'((?:[^'\n]*: )?backfill [a-z][^'\n]*)'", "".join(sources().values()))
+    calls = [call for hint in hints for call in python_calls(hint.replace("%s", "R"))]
+    assert len(calls) > 50
+    assert [call for call in calls if re.search(r'\((?:"[^"]*"|…), "', call)] == []

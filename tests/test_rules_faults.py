@@ -53,6 +53,7 @@ MIDNIGHT = datetime(2025, 8, 1, tzinfo=UTC)
         ("PGRST003", 504, "unknown"),
         ("PGRST102", 400, "session"),
         ("PGRST106", 406, "stop"),
+        ("PGRST121", 500, "session"),
         ("PGRST202", 404, "stop"),
         ("PGRST301", 401, "stop"),
         ("40001", 429, "slow"),

@@ -99,6 +99,7 @@ MEANINGS = (
     Meaning("postgrest", "PGRST002", "unknown"),
     Meaning("postgrest", "PGRST003", "unknown"),
     Meaning("postgrest", "PGRST106", "stop"),
+    Meaning("postgrest", "PGRST121", "session"),
     Meaning("postgrest", "PGRST202", "stop"),
     Meaning("postgrest", "PGRST203", "stop"),
     Meaning("postgrest", "PGRST205", "stop"),

@@ -22,7 +22,7 @@ begin
   if last_day < first_day then
     perform backfill_private.refuse('OB013',
       format('since %s is after until %s', p_since, p_until),
-      format('backfill missing … --until with a day from %s on', first_day));
+      format('backfill missing … --until …, with a day from %s on', first_day));
   end if;
   select
     s.views[cardinality(s.views)],

@@ -157,7 +157,7 @@ begin
       when p_name is null then 'several targets are installed'
       else format('no target is named %s', left(p_name, 80))
     end,
-    format('backfill plan … --target one of: %s', array_to_string(v_known, ', ')));
+    format('backfill plan … --target …, one of: %s', array_to_string(v_known, ', ')));
   return null;
 end
 $$;

@@ -70,6 +70,8 @@ select * from (values
   ('postgrest', 'PGRST002', 'unknown', null, null, 'PostgREST could not read the schema yet'),
   ('postgrest', 'PGRST003', 'unknown', null, null, 'PostgREST found no free connection in time'),
   ('postgrest', 'PGRST106', 'stop', null, null, 'the schema is not exposed, maybe for any session'),
+  ('postgrest', 'PGRST121', 'failed', null, null,
+    'the function raised PGRST, whose message has to be JSON: rolled back for sure'),
   ('postgrest', 'PGRST202', 'stop', null, null, 'the function is not there, maybe for any session'),
   ('postgrest', 'PGRST203', 'stop', null, null, 'several functions have this name, maybe for every session'),
   ('postgrest', 'PGRST205', 'stop', null, null, 'the table is not there, maybe for any session'),

@@ -99,7 +99,7 @@ begin
     end,
     case
       when p_run_id is not null then format('backfill show %s', p_run_id)
-      else 'backfill missing --since … lists the sessions that lack something'
+      else 'backfill missing --since …, which lists the sessions that lack something'
     end);
 end
 $$;

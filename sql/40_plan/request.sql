@@ -58,11 +58,11 @@ begin
     perform backfill_private.refuse('OB013',
       format('%s is a whole number from %s to %s, not %s', p_name, v_least, v_most,
         case when length(v_text) > 40 then left(v_text, 20) || '…' else v_text end),
-      format('backfill plan … %s', case p_name
-        when 'throttle_per_minute' then '--throttle 20'
-        when 'batch_size' then '--batch-size 5'
-        when 'limit' then '--limit 10'
-        else format('with a %s of 1', p_name) end));
+      concat('backfill plan …', case p_name
+        when 'throttle_per_minute' then ' --throttle 20'
+        when 'batch_size' then ' --batch-size 5'
+        when 'limit' then ' --limit 10'
+        else format(', with a %s of 1', p_name) end));
   end if;
   return v_text::integer;
 end
@@ -99,13 +99,13 @@ begin
         else format('target %s has no component %s', p_target, left(v_unknown, 80))
       end,
       coalesce(
-        format('backfill plan … --want COMPONENT=V with one of: ' || (
+        format('backfill plan … --want COMPONENT=V, with one of: ' || (
           select string_agg(t.component, ', ' order by t.position)
           from public.backfill_targets as t
           where t.target = p_target
             and t.version is not null
         )),
-        'backfill plan … without --want'));
+        'backfill plan …, without --want'));
   end if;
   select
     t.component,
@@ -187,7 +187,7 @@ begin
   if v_unknown is not null then
     perform backfill_private.refuse('OB013',
       format('target %s has no parameter %s', p_target, left(v_unknown, 80)),
-      format('backfill plan … --set NAME=VALUE with one of: %s', array_to_string(v_known, ', ')));
+      format('backfill plan … --set NAME=VALUE, with one of: %s', array_to_string(v_known, ', ')));
   end if;
   return coalesce(nullif(p_request -> 'parameters', 'null'), '{}') || jsonb_strip_nulls(p_request);
 end
@@ -287,7 +287,7 @@ begin
   elsif p_mode = 'bulk' and v_edge is not null then
     perform backfill_private.refuse('OB013',
       format('bulk calls only SQL functions, target %s has %s', p_target, v_edge),
-      'backfill plan … without --mode');
+      'backfill plan …, without --mode');
   end if;
   return p_mode;
 end
@@ -338,7 +338,7 @@ begin
   elsif v_until <= v_since then
     perform backfill_private.refuse('OB013',
       format('since %s is after until %s', p_request ->> 'since', p_request ->> 'until'),
-      format('backfill plan … --until with a day from %s on', left(p_request ->> 'since', 10)));
+      format('backfill plan … --until …, with a day from %s on', left(p_request ->> 'since', 10)));
   end if;
   if p_request ->> 'batch_size' is null
     and v_asked ->> 'mode' = 'bulk'

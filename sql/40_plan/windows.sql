@@ -62,7 +62,7 @@ begin
   ) then
     perform backfill_private.refuse('OB013',
       format('run %s is another plan', v_run_id),
-      'backfill plan … without a run id');
+      'backfill plan …, without a run id');
   end if;
   return v_run_id;
 end
@@ -115,7 +115,7 @@ begin
       message = format(
         '%s writes while it detects what is missing (%s). Take the write out of the view and of what it calls',
         v_view, sqlerrm),
-      hint = 'backfill plan … after that';
+      hint = 'backfill plan …, after that';
   end;
   return v_found;
 end

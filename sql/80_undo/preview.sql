@@ -23,7 +23,7 @@ begin
   elsif v_until <= v_since then
     perform backfill_private.refuse('OB013',
       format('since %s is after until %s', p_since, p_until),
-      format('backfill rollback %s … --until with a day from %s on', p_run_id, left(p_since, 10)));
+      format('backfill rollback %s … --until …, with a day from %s on', p_run_id, left(p_since, 10)));
   end if;
   v_ids := backfill_private.named_sessions(
     (select r.target from public.backfill_runs as r where r.run_id = p_run_id), p_sessions, p_run_id);

@@ -1138,7 +1138,7 @@ begin
   if last_day < first_day then
     perform backfill_private.refuse('OB013',
       format('since %s is after until %s', p_since, p_until),
-      format('backfill missing … --until with a day from %s on', first_day));
+      format('backfill missing … --until …, with a day from %s on', first_day));
   end if;
   select
     s.views[cardinality(s.views)],
@@ -2885,7 +2885,7 @@ begin
       when p_name is null then 'several targets are installed'
       else format('no target is named %s', left(p_name, 80))
     end,
-    format('backfill plan … --target one of: %s', array_to_string(v_known, ', ')));
+    format('backfill plan … --target …, one of: %s', array_to_string(v_known, ', ')));
   return null;
 end
 $$;
@@ -4268,6 +4268,8 @@ select * from (values
   ('postgrest', 'PGRST002', 'unknown', null, null, 'PostgREST could not read the schema yet'),
   ('postgrest', 'PGRST003', 'unknown', null, null, 'PostgREST found no free connection in time'),
   ('postgrest', 'PGRST106', 'stop', null, null, 'the schema is not exposed, maybe for any session'),
+  ('postgrest', 'PGRST121', 'failed', null, null,
+    'the function raised PGRST, whose message has to be JSON: rolled back for sure'),
   ('postgrest', 'PGRST202', 'stop', null, null, 'the function is not there, maybe for any session'),
   ('postgrest', 'PGRST203', 'stop', null, null, 'several functions have this name, maybe for every session'),
   ('postgrest', 'PGRST205', 'stop', null, null, 'the table is not there, maybe for any session'),
@@ -4781,7 +4783,7 @@ begin
     end,
     case
       when p_run_id is not null then format('backfill show %s', p_run_id)
-      else 'backfill missing --since … lists the sessions that lack something'
+      else 'backfill missing --since …, which lists the sessions that lack something'
     end);
 end
 $$;
@@ -8059,11 +8061,11 @@ begin
     perform backfill_private.refuse('OB013',
       format('%s is a whole number from %s to %s, not %s', p_name, v_least, v_most,
         case when length(v_text) > 40 then left(v_text, 20) || '…' else v_text end),
-      format('backfill plan … %s', case p_name
-        when 'throttle_per_minute' then '--throttle 20'
-        when 'batch_size' then '--batch-size 5'
-        when 'limit' then '--limit 10'
-        else format('with a %s of 1', p_name) end));
+      concat('backfill plan …', case p_name
+        when 'throttle_per_minute' then ' --throttle 20'
+        when 'batch_size' then ' --batch-size 5'
+        when 'limit' then ' --limit 10'
+        else format(', with a %s of 1', p_name) end));
   end if;
   return v_text::integer;
 end
@@ -8100,13 +8102,13 @@ begin
         else format('target %s has no component %s', p_target, left(v_unknown, 80))
       end,
       coalesce(
-        format('backfill plan … --want COMPONENT=V with one of: ' || (
+        format('backfill plan … --want COMPONENT=V, with one of: ' || (
           select string_agg(t.component, ', ' order by t.position)
           from public.backfill_targets as t
           where t.target = p_target
             and t.version is not null
         )),
-        'backfill plan … without --want'));
+        'backfill plan …, without --want'));
   end if;
   select
     t.component,
@@ -8188,7 +8190,7 @@ begin
   if v_unknown is not null then
     perform backfill_private.refuse('OB013',
       format('target %s has no parameter %s', p_target, left(v_unknown, 80)),
-      format('backfill plan … --set NAME=VALUE with one of: %s', array_to_string(v_known, ', ')));
+      format('backfill plan … --set NAME=VALUE, with one of: %s', array_to_string(v_known, ', ')));
   end if;
   return coalesce(nullif(p_request -> 'parameters', 'null'), '{}') || jsonb_strip_nulls(p_request);
 end
@@ -8288,7 +8290,7 @@ begin
   elsif p_mode = 'bulk' and v_edge is not null then
     perform backfill_private.refuse('OB013',
       format('bulk calls only SQL functions, target %s has %s', p_target, v_edge),
-      'backfill plan … without --mode');
+      'backfill plan …, without --mode');
   end if;
   return p_mode;
 end
@@ -8339,7 +8341,7 @@ begin
   elsif v_until <= v_since then
     perform backfill_private.refuse('OB013',
       format('since %s is after until %s', p_request ->> 'since', p_request ->> 'until'),
-      format('backfill plan … --until with a day from %s on', left(p_request ->> 'since', 10)));
+      format('backfill plan … --until …, with a day from %s on', left(p_request ->> 'since', 10)));
   end if;
   if p_request ->> 'batch_size' is null
     and v_asked ->> 'mode' = 'bulk'
@@ -8920,7 +8922,7 @@ begin
   ) then
     perform backfill_private.refuse('OB013',
       format('run %s is another plan', v_run_id),
-      'backfill plan … without a run id');
+      'backfill plan …, without a run id');
   end if;
   return v_run_id;
 end
@@ -8973,7 +8975,7 @@ begin
       message = format(
         '%s writes while it detects what is missing (%s). Take the write out of the view and of what it calls',
         v_view, sqlerrm),
-      hint = 'backfill plan … after that';
+      hint = 'backfill plan …, after that';
   end;
   return v_found;
 end
@@ -17349,7 +17351,7 @@ begin
   elsif v_until <= v_since then
     perform backfill_private.refuse('OB013',
       format('since %s is after until %s', p_since, p_until),
-      format('backfill rollback %s … --until with a day from %s on', p_run_id, left(p_since, 10)));
+      format('backfill rollback %s … --until …, with a day from %s on', p_run_id, left(p_since, 10)));
   end if;
   v_ids := backfill_private.named_sessions(
     (select r.target from public.backfill_runs as r where r.run_id = p_run_id), p_sessions, p_run_id);
