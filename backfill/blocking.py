@@ -137,6 +137,7 @@ class Backfill(Face[AsyncBackfill], SaysOtherNames):
     write_logs = waited_for(AsyncBackfill.write_logs)
     targets = waited_for(AsyncBackfill.targets)
     watch = waited_for(AsyncBackfill.watch)
+    heal = waited_for(AsyncBackfill.heal)
     check_target = waited_for(AsyncBackfill.check_target)
     catalog = waited_for(AsyncBackfill.catalog)
     draft_target = waited_for(AsyncBackfill.draft_target)

@@ -47,6 +47,7 @@ from backfill.notify import Webhook
 from backfill.results.check import Check
 from backfill.results.coverage import DayCoverage, Missing
 from backfill.results.event import Event, EventKind, OnEvent, ignore
+from backfill.results.heal import Healed
 from backfill.results.plan import (
     Approval,
     Batch,
@@ -146,6 +147,7 @@ __all__ = [
     "FileFault",
     "ForeignWrite",
     "Freshness",
+    "Healed",
     "IllegalMove",
     "InstalledTarget",
     "Missing",

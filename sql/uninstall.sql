@@ -88,7 +88,8 @@ drop function if exists
   public.backfill_settle(uuid, uuid, jsonb),
   public.backfill_start(uuid, text),
   public.backfill_verify_part(uuid, jsonb, integer),
-  public.backfill_watch(text, boolean, integer);
+  public.backfill_watch(text, boolean, integer),
+  public.backfill_heal_next(text);
 
 drop view if exists
   public.backfill_run_progress,
@@ -120,6 +121,7 @@ drop table if exists
   public.backfill_coverage_history,
   public.backfill_standing,
   backfill_private.standing_days,
+  backfill_private.heals,
   public.backfill_events,
   public.backfill_receipts,
   public.backfill_items,

@@ -128,7 +128,8 @@ def test_an_empty_list_of_sessions_is_not_the_whole_run(
     assert (answer["code"], answer["message"]) == ("OB013", "the list of sessions is empty")
     undo = timed.rollback(plan.run_id)
     given: dict[str, Any] = {"p_run_id": plan.run_id, "p_digest": undo.digest, "p_reason": "why"}
-    scopes: list[Any] = [[1], "x", 1, *({"sessions": said} for said in ("x", {"a": 1}, []))]
+    wrong: list[Any] = ["x", {"a": 1}, []]
+    scopes: list[Any] = [[1], "x", 1, *({"sessions": said} for said in wrong)]
     for scope in scopes:
         refused = outsider.rpc("backfill_confirm_undo", **given, p_scope=scope)
         assert refused["code"] == "OB013", (scope, refused)

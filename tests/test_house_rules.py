@@ -90,6 +90,7 @@ CALLED_BY_THE_SERVICE = (
     "keep_rehearsal(uuid,text,jsonb)",
     "keys_hold(text)",
     "fault(text)",
+    "heal_next(text)",
     "history(text[])",
     "checks_now()",
     "gives_way(timestamp with time zone)",

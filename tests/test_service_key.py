@@ -565,13 +565,12 @@ def test_the_functions_that_the_key_may_call_are_these(thief: Thief) -> None:
         )
     }
     assert callable_by_key == {
-        "approve", "approve_undo", "ask_standing", "bulk", "calls", "cancel", "catalog",
-        "check", "check_target", "claim", "claim_apart", "collect", "confirm_undo", "coverage",
-        "find_runs", "freshness", "history", "installed", "left_behind", "open", "pace",
-        "pause", "plan_sessions", "preview_undo", "propose_standing", "prune", "rehearsal",
-        "rehearse",
-        "reject", "renew", "resume", "retry", "revoke_standing", "seal", "settle",
-        "standings", "start", "verify_part", "watch", "written",
+        "approve", "approve_undo", "ask_standing", "bulk", "calls", "cancel", "catalog", "check",
+        "check_target", "claim", "claim_apart", "collect", "confirm_undo", "coverage",
+        "find_runs", "freshness", "heal_next", "history", "installed", "left_behind", "open",
+        "pace", "pause", "plan_sessions", "preview_undo", "propose_standing", "prune",
+        "rehearsal", "rehearse", "reject", "renew", "resume", "retry", "revoke_standing", "seal",
+        "settle", "standings", "start", "verify_part", "watch", "written",
     }  # fmt: skip
 
 

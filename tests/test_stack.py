@@ -205,7 +205,7 @@ def test_the_environment_is_what_a_client_needs(local: stack.Stack) -> None:
 
 
 def test_the_secrets_on_disk_are_ours_alone(local: stack.Stack) -> None:
-    for name in (supervisor.STATE_FILE, stack.LOG_FILE, stack.LOCK_FILE):
+    for name in (supervisor.STATE_FILE, stack.LOG_FILE, supervisor.LOCK_FILE):
         assert (local.dir / name).stat().st_mode & 0o077 == 0, name
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 from uuid import uuid4
 
@@ -156,7 +157,7 @@ def test_everything_of_ours_in_public_is_named_in_the_script(sample_db: Db) -> N
     before = {row[0] for row in sample_db.execute(ours.encode())}
     install(sample_db)
     added = {row[0] for row in sample_db.execute(ours.encode())} - before
-    script = migrations.uninstall_file().read_text().replace(", ", ",")
+    script = re.sub(r"(?<=[(,])\s+", "", migrations.uninstall_file().read_text())
     # The views of a target are found by its declaration.
     views = {
         row[0] for row in sample_db.execute("select unnest(views) from backfill_private.sources")

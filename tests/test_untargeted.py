@@ -20,6 +20,7 @@ RUN = str(UUID(int=7))
 COMMANDS = [
     "missing",
     "watch",
+    "heal",
     "plan --environment staging",
     f"plan --since 2025-08-01 --like {RUN}",
     "runs",
@@ -41,6 +42,7 @@ COMMANDS = [
 DOORS: dict[str, dict[str, Any]] = {
     "backfill_coverage": {},
     "backfill_watch": {},
+    "backfill_heal_next": {},
     "backfill_open": {"p_request": "{}"},
     "backfill_find_runs": {"p_prefix": RUN},
     "backfill_pace": {"run": RUN, "per_minute": 5},

@@ -57,6 +57,17 @@ def _in_words(answer: Json) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class HealNext:
+    """The run that a heal works on. run_id: None if nothing is missing. state: None before it is
+    opened with this request."""
+
+    target: str
+    run_id: str | None
+    state: str | None
+    request: Mapping[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """Of backfill_start: where the run stands now."""
 
@@ -138,6 +149,7 @@ class InBulk:
 _OBJECT = dict[str, Any]
 STARTED: Shape[Started] = Shape(Started)
 CLAIM: Shape[Claim] = Shape(Claim)
+HEAL: Shape[HealNext] = Shape(HealNext)
 SETTLED: Shape[Settled] = Shape(Settled)
 BULK: Shape[Looked | InBulk] = Shape(Looked | InBulk)
 RUN: Shape[dict[str, Json]] = Shape(_OBJECT, "run_id")

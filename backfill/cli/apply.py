@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -72,7 +73,7 @@ def _work(
             wait=not no_wait,
             on_event=hear,
             logs_dir=logs_dir,
-            should_stop=_stop_on_signals(before.run_id, progress),
+            should_stop=stop_on_signals(partial(_tell_end, before.run_id, progress)),
         )
     if as_json:
         terminal.print_json(outcome.as_dict())
@@ -84,22 +85,16 @@ def _work(
     end(exit_codes.of_apply(outcome))
 
 
-def _stop_on_signals(run_id: str, progress: ApplyProgress) -> Callable[[], bool]:
+def stop_on_signals(told: Callable[[], None]) -> Callable[[], bool]:
     """Ctrl-C, SIGTERM or a closed terminal: finish what is in flight, give the rest back.
 
-    A second signal ends at once. Under nohup a closed terminal is nothing.
+    A second signal ends at once, after `told`. Under nohup a closed terminal is nothing.
     """
     asked: list[int] = []
 
     def ask(number: int, _: object) -> None:
         if asked:
-            progress.stop()
-            terminal.print_prose(
-                terminal.err,
-                f"ended at once: {progress.so_far()}. What was in flight is looked up by the next "
-                "apply. An apply elsewhere goes on. If there is none, take the run up again.",
-            )
-            terminal.err.print(f"  Next: backfill apply {run_id}")
+            told()
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         asked.append(number)
@@ -112,3 +107,13 @@ def _stop_on_signals(run_id: str, progress: ApplyProgress) -> Callable[[], bool]
         ):
             signal.signal(number, ask)
     return lambda: bool(asked)
+
+
+def _tell_end(run_id: str, progress: ApplyProgress) -> None:
+    progress.stop()
+    terminal.print_prose(
+        terminal.err,
+        f"ended at once: {progress.so_far()}. What was in flight is looked up by the next "
+        "apply. An apply elsewhere goes on. If there is none, take the run up again.",
+    )
+    terminal.err.print(f"  Next: backfill apply {run_id}")

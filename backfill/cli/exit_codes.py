@@ -16,6 +16,7 @@ from backfill.errors import BackfillError, CannotConnect, Refused, UsageError
 if TYPE_CHECKING:
     from backfill.results.check import Check
     from backfill.results.coverage import Missing
+    from backfill.results.heal import Healed
     from backfill.results.run import Outcome
     from backfill.results.target import TargetCheck
     from backfill.results.undo import UndoEffect
@@ -95,6 +96,15 @@ def of_watch(found: Watch) -> ExitCode:
 def of_apply(outcome: Outcome) -> ExitCode:
     """DONE if every session is done."""
     return ExitCode.DONE if outcome.is_complete else ExitCode.FAILED
+
+
+def of_heal(healed: Healed) -> ExitCode:
+    """REFUSED if it halted, FAILED if sessions failed, DIFFERENCE if verify found one."""
+    if healed.is_halted:
+        return ExitCode.REFUSED
+    if healed.verdict == "partial":
+        return ExitCode.FAILED
+    return ExitCode.DONE if healed.is_healed else ExitCode.DIFFERENCE
 
 
 def of_verify(verification: Verification) -> ExitCode:

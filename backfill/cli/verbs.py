@@ -19,6 +19,7 @@ VERBS = {
     "check": Listed("check", "Is this project ready? What is not ok comes with what to do."),
     "missing": Listed("plan", "What is missing per UTC day."),
     "watch": Listed("watch", "Look whether each target keeps its service level."),
+    "heal": Listed("heal", "Watch, plan, score what a standing approval covers, verify."),
     "plan": Listed("plan", "Plan what is missing, and halt for approval."),
     "runs": Listed("runs", "The runs, the newest first."),
     "show": Listed("runs", "The plan, or what became of it."),

@@ -7,9 +7,11 @@ from typing import Annotated
 import typer
 
 from backfill.cli import exit_codes, terminal
+from backfill.cli.notify import Notify, telling
 from backfill.cli.offers import target_names
 from backfill.cli.options import AsJson, connected, end
 from backfill.cli.plain import one_line
+from backfill.results.event import ignore
 from backfill.results.watch import TargetWatch
 
 verbs = typer.Typer()
@@ -25,10 +27,11 @@ def watch(
     full: Annotated[
         bool, typer.Option("--full", help="Count all days, not only those that can have changed.")
     ] = False,
+    notify: Notify = None,
     as_json: AsJson = False,
 ) -> None:
     """Look whether each target keeps its service level. Ends with 4 if one does not."""
-    with connected() as bf:
+    with telling(notify, ignore) as hear, connected(on_event=hear) as bf:
         found = bf.watch(target, full=full)
     if as_json:
         terminal.print_json(found.as_dict())

@@ -7,7 +7,6 @@ and holds `stack.lock` as long as it lives. Its log is `stack.log` in the same f
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -20,7 +19,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from backfill.atomic_file import open_regular
 from backfill.local.functions import log_lines
 from backfill.local.functions_folder import functions_in
 from backfill.local.keys import mint_user_token
@@ -46,16 +44,18 @@ from backfill.local.refusals import (
 from backfill.local.sample import SEED
 from backfill.local.supervisor import (
     FUNCTIONS_LOG,
+    LOCK_FILE,
     LOG_TAIL_CHARS,
     NEW_PRIVILEGES,
     STATE_FILE,
     Kept,
     hide_from_git,
-    not_ours,
+    open_lock,
     open_private,
     read_state,
     remove_data,
     show_to_git,
+    takes,
     write_state,
 )
 
@@ -72,7 +72,6 @@ __all__ = [
     "stop",
 ]
 
-LOCK_FILE = "stack.lock"
 LOG_FILE = "stack.log"
 BUSY_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 45.0
@@ -154,7 +153,7 @@ def stop(dir: Path) -> bool:  # noqa: A002 - as in start
     home = dir.resolve()
     if not os.path.lexists(home / LOCK_FILE):
         return False
-    lock = _open_lock(home)
+    lock = open_lock(home)
     try:
         was_running = _end_supervisor(home, lock)
         _end_leftovers(home)
@@ -317,9 +316,9 @@ def _lock_unless_running(home: Path) -> int | None:
 
     Raises StackError if that takes too long.
     """
-    lock = _open_lock(home)
+    lock = open_lock(home)
     deadline = time.monotonic() + BUSY_TIMEOUT_S
-    while not _takes(lock):
+    while not takes(lock):
         is_up, is_late = _living_supervisor(home) is not None, time.monotonic() > deadline
         if is_up or is_late:
             os.close(lock)
@@ -336,7 +335,7 @@ def _end_supervisor(home: Path, lock: int) -> bool:
     """End the supervisor and take the lock that it leaves. Returns whether there was one."""
     asked: ProcessName | None = None
     deadline = time.monotonic() + STOP_TIMEOUT_S
-    while not _takes(lock):
+    while not takes(lock):
         supervisor = _living_supervisor(home)
         if supervisor is not None and supervisor != asked:
             asked = supervisor
@@ -348,22 +347,6 @@ def _end_supervisor(home: Path, lock: int) -> bool:
             wait_until_gone([asked], patience_s=0)
         time.sleep(POLL_S)
     return asked is not None
-
-
-def _open_lock(home: Path) -> int:
-    try:
-        return open_regular(home / LOCK_FILE, os.O_RDWR | os.O_CREAT)
-    except OSError as error:
-        raise not_ours(error) from None
-
-
-def _takes(lock: int) -> bool:
-    """Whether the lock could be taken. The supervisor shares it with the start that made it."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _living_supervisor(home: Path) -> ProcessName | None:

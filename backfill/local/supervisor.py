@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import secrets
@@ -40,6 +41,7 @@ NO_SAMPLE = "none"
 OLD_PRIVILEGES, NEW_PRIVILEGES = "2025", "2026"
 FUNCTIONS_LOG = "functions.log"
 STATE_FILE = "stack.json"
+LOCK_FILE = "stack.lock"
 GIT_IGNORE = ".gitignore"
 IGNORE_ALL = "*\n"
 WATCH_S = 0.5
@@ -101,6 +103,23 @@ def write_state(home: Path, kept: Kept, running: Mapping[str, Any] | None = None
     with open_private(written, "wb") as file:
         file.write(json.dumps(state, indent=2).encode())
     written.replace(home / STATE_FILE)
+
+
+def open_lock(home: Path) -> int:
+    """Open the lock of a stack's folder. Raises StackError."""
+    try:
+        return open_regular(home / LOCK_FILE, os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise not_ours(error) from None
+
+
+def takes(lock: int) -> bool:
+    """Whether the lock could be taken. The supervisor shares it with the start that made it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def open_private(path: Path, mode: str) -> IO[bytes]:

@@ -33,19 +33,22 @@ from backfill.run.probe import probed
 REHEARSING = Patience(timeout_s=6.0, longest_wait_s=2.0)
 
 
-async def make_plan(gateway: Gateway, clock: Clock, request: Mapping[str, Json]) -> Plan:
+async def make_plan(
+    gateway: Gateway, clock: Clock, request: Mapping[str, Json], run_id: str | None = None
+) -> Plan:
     """Plan a request. The run then awaits approval. The plan is empty if nothing is missing.
 
+    run_id: of a run that may be there already for the same request, else a new one is opened.
     An error midway carries a note that says how to go on.
     """
-    run_id = str(uuid4())
+    wanted, run_id = run_id, run_id or str(uuid4())
     opening = {"p_request": dict(request), "p_project_host": gateway.host, "p_run_id": run_id}
     await gateway.call("backfill_open", opening, answers.RUN_ID)
     try:
         return await finish_plan(gateway, clock, run_id)
     except UnknownRun:
         # A call whose reply was lost sealed the run and removed it, since nothing was missing.
-        return await make_plan(gateway, clock, request)
+        return await make_plan(gateway, clock, request, wanted)
     except BackfillError as error:
         if isinstance(error, Busy | CannotConnect | TookTooLong):
             error.add_note(f"To go on where it stopped: backfill plan --resume {run_id}")

@@ -18,6 +18,8 @@ from backfill.run.clock import Clock
 from backfill.run.listeners import Listeners
 
 T = TypeVar("T")
+
+DEFAULT_CONCURRENCY = 4  # over a quarter of a small project's pool, so more only on request
 # A call of ours that met its time limit waited for somebody's lock: it is short otherwise.
 OUTLASTED = (TookTooLong, TakesNoWrites)
 

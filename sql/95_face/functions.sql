@@ -115,6 +115,17 @@ $$;
 comment on function public.backfill_watch(text, boolean, integer) is
   'Look whether the sessions of a target, or of all, have their rows in time. For pg_cron, the SQL editor and jobs.';
 
+create function public.backfill_heal_next(target text default null)
+returns jsonb
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.heal_next($1)
+$$;
+
+comment on function public.backfill_heal_next(text) is
+  'The run that a heal of a target works on, or what it plans next. For the client.';
+
 -- The relations and functions that a declaration may name, from the catalogs alone.
 --
 -- returns  {relations, functions}, see backfill_private.catalog_relations and catalog_functions

@@ -65,6 +65,8 @@ create policy "the service reads standing approvals" on public.backfill_standing
 
 alter table backfill_private.standing_days enable row level security;
 create policy "the owner alone" on backfill_private.standing_days for select to service_role using (false);
+alter table backfill_private.heals enable row level security;
+create policy "the owner alone" on backfill_private.heals for select to service_role using (false);
 
 alter table public.backfill_receipts enable row level security;
 create policy "everybody with a backfill role reads receipts" on public.backfill_receipts

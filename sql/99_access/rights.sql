@@ -36,6 +36,7 @@ revoke all on function
   public.backfill_check(jsonb),
   public.backfill_calls(uuid),
   public.backfill_coverage(text, text, text),
+  public.backfill_heal_next(text),
   public.backfill_watch(text, boolean, integer),
   public.backfill_catalog(),
   public.backfill_check_target(jsonb),
@@ -141,6 +142,7 @@ to authenticated, service_role;
 -- Doors of the service only.
 grant execute on function
   public.backfill_coverage(text, text, text),
+  public.backfill_heal_next(text),
   public.backfill_watch(text, boolean, integer),
   public.backfill_history(text[]),
   public.backfill_catalog(),
@@ -225,6 +227,7 @@ grant execute on function
   backfill_private.declaration_faults(jsonb),
   backfill_private.fault(text),
   backfill_private.gives_way(timestamptz),
+  backfill_private.heal_next(text),
   backfill_private.history(text[]),
   backfill_private.installed_targets(),
   backfill_private.is_cancel(text, text, timestamptz),

@@ -1,0 +1,108 @@
+-- Heal: the run that `backfill heal` works on, one per target. Two heals at once, or one after a crash, get the same.
+
+-- The newest run that heal asked for, by target. The run stands in backfill_runs once it is opened.
+create table backfill_private.heals (
+  target text primary key,
+  run_id uuid not null default gen_random_uuid(),
+  request jsonb not null
+);
+
+-- The size of a run that the standing approval which counts can cover: of its sessions a run, of what is left of the
+-- day, of its calls. If the day is used up, a whole run waits for the next. Null: no standing approval counts.
+create function backfill_private.heal_limit(p_rule public.backfill_standing)
+returns integer
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when p_rule.standing_id is not null then
+    greatest(1, least(
+      p_rule.max_sessions,
+      nullif(greatest(p_rule.max_per_day - backfill_private.approved_today(p_rule.target), 0), 0),
+      p_rule.max_calls / (
+        select count(*) from public.backfill_targets as t where t.target = p_rule.target)))::integer end
+$$;
+
+-- What heal asks for: everything from the oldest day on that lacked something at the last look, as far and as fast as
+-- the standing approval that counts allows. Null: nothing was missing.
+create function backfill_private.heal_request(p_target text)
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_build_object(
+    'target', p_target,
+    'since', w.since,
+    'limit', backfill_private.heal_limit(r),
+    'throttle_per_minute', coalesce(r.throttle_per_minute, 20),
+    'batch_size', least(r.throttle_per_minute, 5))
+  from (
+    select min(h.day)::text as since
+    from public.backfill_coverage_history as h
+    where h.target = p_target and h.missing > 0
+  ) as w
+  cross join backfill_private.rule_that_counts(p_target) as r
+  where w.since is not null
+$$;
+
+-- Is a run of heal over, so that the next one is asked for? One that waits for a person while what it planned is no
+-- longer what stands there is over too: nobody can approve it.
+create function backfill_private.heal_is_over(p_run public.backfill_runs)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_run.state = 'awaiting_approval' and backfill_private.compute_digest(p_run.run_id) <> p_run.digest then
+    perform backfill_private.halt('cancel', p_run.run_id,
+      'planned anew: ' || backfill_private.what_changed(p_run));
+    return true;
+  end if;
+  return p_run.state not in ('planning', 'awaiting_approval', 'approved', 'running', 'paused');
+end
+$$;
+
+-- The run that heal works on.
+--
+-- returns  {target, run_id, state, request}. state null: it is to be opened with this request. run_id null: nothing is
+--          missing
+-- raises   OB010 not allowed, OB013 no such target
+create function backfill_private.heal_next(p_target text)
+returns jsonb
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_target text := backfill_private.check_target(p_target);
+  v_request jsonb;
+  v_heal backfill_private.heals;
+  v_run public.backfill_runs;
+begin
+  perform backfill_private.authorize('plan');
+  v_request := backfill_private.heal_request(v_target);
+  insert into backfill_private.heals (target, request)
+  values (v_target, coalesce(v_request, '{}'))
+  on conflict (target) do nothing;
+  select * into v_heal from backfill_private.heals as h where h.target = v_target for update;
+  select * into v_run from public.backfill_runs as r where r.run_id = v_heal.run_id;
+  if found then
+    v_run := backfill_private.caught_up_run(v_heal.run_id);
+    if not backfill_private.heal_is_over(v_run) then
+      return jsonb_build_object(
+        'target', v_target, 'run_id', v_run.run_id, 'state', v_run.state, 'request', v_heal.request);
+    end if;
+    v_heal.run_id := gen_random_uuid();
+  end if;
+  update backfill_private.heals
+  set run_id = v_heal.run_id,
+      request = coalesce(v_request, '{}')
+  where target = v_target;
+  return jsonb_build_object(
+    'target', v_target,
+    'run_id', case when v_request is not null then v_heal.run_id end,
+    'state', null,
+    'request', coalesce(v_request, '{}'));
+end
+$$;
