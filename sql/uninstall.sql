@@ -49,8 +49,7 @@ $$;
 
 drop function if exists
   public.backfill_ask_standing(uuid),
-  public.backfill_propose_standing(
-    text, text, integer, integer, integer, integer, text, text, text[], boolean, text, uuid),
+  public.backfill_propose_standing(text,text,integer,integer,integer,integer,text,text,text[],boolean,text,uuid),
   public.backfill_revoke_standing(uuid, text),
   public.backfill_standings(),
   public.backfill_approve_undo(uuid, text, text, text),

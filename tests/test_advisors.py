@@ -19,6 +19,14 @@ Connection = psycopg.Connection[Any]
 
 # Indexes that a small project does not use, and the query that needs each in a large one.
 NEEDED_BY = {
+    # backfill_private.rules_of, at every sealing: the rules of one target, whose old ones stay
+    "backfill_standing_target": """
+        select from public.backfill_standing where target = 'prism'
+    """,
+    # backfill_private.standing_told: the runs that a rule has approved
+    "backfill_approvals_by_standing": """
+        select run_id from public.backfill_approvals where standing_id = gen_random_uuid()
+    """,
     # backfill_private.next_items and claim: the next batch among a million items
     "backfill_items_pending": """
         select ordinal from public.backfill_items

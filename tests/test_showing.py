@@ -17,10 +17,11 @@ PLANNED = {
     "batch_spacing_s", "expected_runtime_s", "excluded", "excluded_total", "undated", "not_wanted",
     "rehearsal",
     "blast_radius", "checks", "freshness",
-    "freshness_unknown", "unlike_approved",
+    "freshness_unknown", "unlike_approved", "approved_by", "approved_via", "standing",
     "next",
     "risk",
 }  # fmt: skip
+APPROVAL = {"approved_by", "approved_via"}
 BECAME = {"started_at", "counts", "failures", "left_behind", "sessions"}
 COUNTS = dict.fromkeys(["pending", "leased", "done", "failed", "skipped", "rolled_back"], 0)
 EMPTY = ("plan", "--since", "2026-01-01", "--environment", "staging")
@@ -54,8 +55,9 @@ def test_a_started_run_shows_what_became_of_every_session(
     timed.apply(plan.run_id)
     answer = shown(shell, plan.run_id)
     assert set(answer) == PLANNED | BECAME
-    planned = {name: answer[name] for name in PLANNED - {"state", "next"}}
+    planned = {name: answer[name] for name in PLANNED - {"state", "next", *APPROVAL}}
     assert planned == {name: plan.as_dict()[name] for name in planned}
+    assert [answer[name] for name in sorted(APPROVAL)] == ["Ada", "sql"]
     assert answer["next"]["causes"] == ["completed", "failed"]
     assert answer["counts"] == {**COUNTS, "done": 38, "failed": 1}
     assert answer["counts"] == shell("status", plan.run_id, "--json").json["counts"]

@@ -140,10 +140,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "an end without end": ({"until": "infinity"}, "until is no date: infinity"),
     "an end that is none": ({"until": "soon"}, "until is no date: soon"),
     "an end that is over": ({"until": "2025-09-16"}, "until 2025-09-16 is over"),
-    "no sessions": ({"max_sessions": None}, "takes 1 to 999999999 sessions, not null"),
-    "no session": ({"max_sessions": 0}, "takes 1 to 999999999 sessions, not 0"),
+    "no sessions": ({"max_sessions": None}, "takes 1 to 1000000 sessions, not null"),
+    "no session": ({"max_sessions": 0}, "takes 1 to 1000000 sessions, not 0"),
     "a day of none": ({"max_per_day": 0}, "a day of standing approval takes 1 to"),
-    "calls below one": ({"max_calls": -1}, "a run by standing approval takes 1 to 999999999 calls"),
+    "calls below one": ({"max_calls": -1}, "a run by standing approval takes 1 to 1000000 calls"),
     "a throttle of none": ({"throttle": 0}, "the throttle of a standing approval takes 1 to"),
     "more than the project allows": (
         {"max_sessions": 501},

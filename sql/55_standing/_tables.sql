@@ -74,6 +74,9 @@ comment on column public.backfill_standing.revoked_by is 'Who revoked it. Null: 
 comment on column public.backfill_standing.revoked_at is 'When it was revoked.';
 comment on column public.backfill_standing.revoked_reason is 'Why it was revoked.';
 
+-- The few decisions that one of them made.
+create index backfill_approvals_by_standing on public.backfill_approvals (standing_id) where standing_id is not null;
+
 -- How many sessions of a target standing approvals have approved on its newest day of use. Each use writes the row, so
 -- that two at once go one after the other. Under a snapshot of before the other one, PostgreSQL refuses the later.
 create table backfill_private.standing_days (

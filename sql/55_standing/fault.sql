@@ -99,7 +99,9 @@ declare
   v_now timestamptz := backfill_private.clock();
   v_settings public.backfill_settings;
   v_last timestamptz;
-  v_changed text := backfill_private.rule_changed(p_rule);
+  -- Of a rule that is over nobody asks.
+  v_changed text := case
+    when p_rule.revoked_at is null and p_rule.valid_until > v_now then backfill_private.rule_changed(p_rule) end;
 begin
   select * into v_settings from public.backfill_settings;
   select greatest(p_rule.approved_at, max(d.last_at)) into v_last
@@ -117,12 +119,12 @@ begin
   why := case
     when state = 'revoked' then format('%s revoked it: %s', p_rule.revoked_by, p_rule.revoked_reason)
     when p_rule.server <> backfill_private.server_identity() then 'it is for another server and database'
+    when p_rule.valid_until <= v_now
+      then to_char(p_rule.valid_until at time zone 'UTC', '"it ended at "YYYY-MM-DD HH24:MI" UTC"')
     when not exists (select from public.backfill_targets as t where t.target = p_rule.target)
       then format('target %s is not installed any more', p_rule.target)
     when v_changed is not null then format('it ended, since what it was approved for has changed: %s', v_changed)
     when p_rule.digest <> backfill_private.standing_digest(p_rule) then 'its rule is not the one that was proposed'
-    when p_rule.valid_until <= v_now
-      then to_char(p_rule.valid_until at time zone 'UTC', '"it ended at "YYYY-MM-DD HH24:MI" UTC"')
     when state = 'proposed' then 'nobody has approved it yet'
     when v_settings.only_row is null then 'the row of backfill_settings is gone'
     when lower(p_rule.environment) is distinct from lower(coalesce(v_settings.environment, p_rule.environment))
@@ -219,9 +221,9 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_sessions bigint := (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_run.run_id);
-  v_calls bigint := p_run.plan #>> '{expected_calls,total}';
-  v_throttle integer := p_run.request ->> 'throttle_per_minute';
+  v_sessions integer := (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_run.run_id);
+  v_calls bigint := (p_run.plan #>> '{expected_calls,total}')::bigint;
+  v_throttle integer := (p_run.request ->> 'throttle_per_minute')::integer;
   v_replaced bigint := (
     select count(*)
     from public.backfill_items as i
@@ -280,7 +282,7 @@ as $$
     hashtext(p_rule.standing_id::text)]
 $$;
 
--- The rules of a target, the narrowest first.
+-- The rules of a target that are approved and not over, the narrowest first. Those that are over stay in the table.
 create function backfill_private.rules_of(p_target text)
 returns setof public.backfill_standing
 language sql
@@ -290,6 +292,9 @@ as $$
   select s.*
   from public.backfill_standing as s
   where s.target = p_target
+    and s.approved_at is not null
+    and s.revoked_at is null
+    and s.valid_until > backfill_private.clock()
   order by backfill_private.breadth(s)
 $$;
 

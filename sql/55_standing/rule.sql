@@ -39,7 +39,7 @@ declare
   v_part text;
   v_from integer;
   v_to integer;
-  v_days integer[] := '{}';
+  v_days integer[] := array[]::integer[];
 begin
   -- An empty text has a part, too, which names no day.
   foreach v_part in array coalesce(string_to_array(nullif(lower(left(p_text, 200)), ''), ','), array[p_text]) loop
@@ -261,10 +261,10 @@ begin
   v_new.environment := backfill_private.check_environment(nullif(p_asked ->> 'environment', ''));
   v_new.server := backfill_private.server_identity();
   v_new.fingerprint := backfill_private.standing_definitions(v_new.target);
-  v_new.max_sessions := p_asked ->> 'max_sessions';
-  v_new.max_per_day := p_asked ->> 'max_per_day';
-  v_new.max_calls := p_asked ->> 'max_calls';
-  v_new.throttle_per_minute := p_asked ->> 'throttle';
+  v_new.max_sessions := (p_asked ->> 'max_sessions')::integer;
+  v_new.max_per_day := (p_asked ->> 'max_per_day')::integer;
+  v_new.max_calls := (p_asked ->> 'max_calls')::integer;
+  v_new.throttle_per_minute := (p_asked ->> 'throttle')::integer;
   select h.from_hour, h.to_hour into v_new.from_hour, v_new.to_hour
   from backfill_private.hours_of(p_asked ->> 'hours') as h;
   v_new.weekdays := backfill_private.weekdays_of(p_asked ->> 'weekdays');

@@ -62,18 +62,21 @@ as $$
     and backfill_private.may('read')
 $$;
 
--- The other standing approvals of the same target that may count beside this one: proposed or approved, and not over.
+-- The other standing approvals of the same target, as it is declared, that may count beside this one: not over.
 create function backfill_private.overlaps_of(p_rule public.backfill_standing)
 returns jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(jsonb_agg(r.standing_id order by r.proposed_at, r.standing_id), '[]')
-  from backfill_private.rules_of(p_rule.target) as r
-  where r.standing_id <> p_rule.standing_id
-    and (backfill_private.standing_state(r)).state in ('proposed', 'approved')
-    and (backfill_private.standing_state(p_rule)).state in ('proposed', 'approved')
+  select coalesce(jsonb_agg(s.standing_id order by s.proposed_at, s.standing_id), '[]')
+  from public.backfill_standing as s
+  where s.target = p_rule.target
+    and s.standing_id <> p_rule.standing_id
+    and s.fingerprint = p_rule.fingerprint
+    and s.revoked_at is null
+    and p_rule.revoked_at is null
+    and least(s.valid_until, p_rule.valid_until) > backfill_private.clock()
 $$;
 
 -- Every standing approval, the newest first. See backfill_private.standing_told.

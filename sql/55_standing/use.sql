@@ -27,7 +27,10 @@ declare
   v_rule public.backfill_standing;
 begin
   perform backfill_private.reserve_today(p_target, 0);
-  perform from public.backfill_standing as s where s.target = p_target order by s.standing_id for share;
+  perform from public.backfill_standing as s
+  where s.target = p_target and s.revoked_at is null
+  order by s.standing_id
+  for share;
   v_rule := backfill_private.rule_that_counts(p_target);
   return v_rule;
 end
@@ -96,15 +99,17 @@ as $$
       ),
       p_fault)
     else (
-      select string_agg(format('%s: %s', backfill_private.standing_name(f.standing_id), f.why), '; ' order by f.place)
+      select string_agg(
+        format('%s: %s', backfill_private.standing_name((f.rule).standing_id),
+          (backfill_private.standing_state(f.rule)).why),
+        '; ' order by (f.rule).proposed_at desc)
       from (
-        select
-          r.standing_id,
-          (backfill_private.standing_state(r)).why,
-          row_number() over (order by r.revoked_at is not null, r.approved_at is null, r.proposed_at desc) as place
-        from backfill_private.rules_of(p_run.target) as r
-      ) as f
-      where f.place <= 3)
+        select s as rule
+        from public.backfill_standing as s
+        where s.target = p_run.target
+        order by s.revoked_at is not null, s.approved_at is null, s.proposed_at desc
+        limit 3
+      ) as f)
   end
 $$;
 

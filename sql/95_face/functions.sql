@@ -315,7 +315,7 @@ set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
 declare
-  v_sealed jsonb := '{"state": "awaiting_approval"}';
+  v_sealed jsonb := '{"state": "awaiting_approval"}'::jsonb;
 begin
   if not exists (
     select from public.backfill_runs as r where r.run_id = p_run_id and r.approved_via = 'standing')

@@ -35,10 +35,10 @@ select * from (values
   ('the list of outcomes', 'entries', 0, 1000),
   ('the list of outcomes', 'bytes', 0, 4000000),
   ('the list of marks', 'entries', 0, 100),
-  ('a run by standing approval', 'sessions', 1, 999999999),
-  ('a run by standing approval', 'calls', 1, 999999999),
-  ('a day of standing approval', 'sessions', 1, 999999999),
-  ('the throttle of a standing approval', 'starts per minute', 1, 999999999),
+  ('a run by standing approval', 'sessions', 1, 1000000),
+  ('a run by standing approval', 'calls', 1, 1000000),
+  ('a day of standing approval', 'sessions', 1, 1000000),
+  ('the throttle of a standing approval', 'starts per minute', 1, 100000),
   ('the round trip', 'milliseconds', 0, 600000),
   -- A look goes on in the next call.
   ('a look', 'milliseconds', 0, 20000),
@@ -9541,6 +9541,9 @@ comment on column public.backfill_standing.revoked_by is 'Who revoked it. Null: 
 comment on column public.backfill_standing.revoked_at is 'When it was revoked.';
 comment on column public.backfill_standing.revoked_reason is 'Why it was revoked.';
 
+-- The few decisions that one of them made.
+create index backfill_approvals_by_standing on public.backfill_approvals (standing_id) where standing_id is not null;
+
 -- How many sessions of a target standing approvals have approved on its newest day of use. Each use writes the row, so
 -- that two at once go one after the other. Under a snapshot of before the other one, PostgreSQL refuses the later.
 create table backfill_private.standing_days (
@@ -9830,7 +9833,9 @@ declare
   v_now timestamptz := backfill_private.clock();
   v_settings public.backfill_settings;
   v_last timestamptz;
-  v_changed text := backfill_private.rule_changed(p_rule);
+  -- Of a rule that is over nobody asks.
+  v_changed text := case
+    when p_rule.revoked_at is null and p_rule.valid_until > v_now then backfill_private.rule_changed(p_rule) end;
 begin
   select * into v_settings from public.backfill_settings;
   select greatest(p_rule.approved_at, max(d.last_at)) into v_last
@@ -9848,12 +9853,12 @@ begin
   why := case
     when state = 'revoked' then format('%s revoked it: %s', p_rule.revoked_by, p_rule.revoked_reason)
     when p_rule.server <> backfill_private.server_identity() then 'it is for another server and database'
+    when p_rule.valid_until <= v_now
+      then to_char(p_rule.valid_until at time zone 'UTC', '"it ended at "YYYY-MM-DD HH24:MI" UTC"')
     when not exists (select from public.backfill_targets as t where t.target = p_rule.target)
       then format('target %s is not installed any more', p_rule.target)
     when v_changed is not null then format('it ended, since what it was approved for has changed: %s', v_changed)
     when p_rule.digest <> backfill_private.standing_digest(p_rule) then 'its rule is not the one that was proposed'
-    when p_rule.valid_until <= v_now
-      then to_char(p_rule.valid_until at time zone 'UTC', '"it ended at "YYYY-MM-DD HH24:MI" UTC"')
     when state = 'proposed' then 'nobody has approved it yet'
     when v_settings.only_row is null then 'the row of backfill_settings is gone'
     when lower(p_rule.environment) is distinct from lower(coalesce(v_settings.environment, p_rule.environment))
@@ -9950,9 +9955,9 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_sessions bigint := (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_run.run_id);
-  v_calls bigint := p_run.plan #>> '{expected_calls,total}';
-  v_throttle integer := p_run.request ->> 'throttle_per_minute';
+  v_sessions integer := (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_run.run_id);
+  v_calls bigint := (p_run.plan #>> '{expected_calls,total}')::bigint;
+  v_throttle integer := (p_run.request ->> 'throttle_per_minute')::integer;
   v_replaced bigint := (
     select count(*)
     from public.backfill_items as i
@@ -10011,7 +10016,7 @@ as $$
     hashtext(p_rule.standing_id::text)]
 $$;
 
--- The rules of a target, the narrowest first.
+-- The rules of a target that are approved and not over, the narrowest first. Those that are over stay in the table.
 create function backfill_private.rules_of(p_target text)
 returns setof public.backfill_standing
 language sql
@@ -10021,6 +10026,9 @@ as $$
   select s.*
   from public.backfill_standing as s
   where s.target = p_target
+    and s.approved_at is not null
+    and s.revoked_at is null
+    and s.valid_until > backfill_private.clock()
   order by backfill_private.breadth(s)
 $$;
 
@@ -10085,7 +10093,7 @@ declare
   v_part text;
   v_from integer;
   v_to integer;
-  v_days integer[] := '{}';
+  v_days integer[] := array[]::integer[];
 begin
   -- An empty text has a part, too, which names no day.
   foreach v_part in array coalesce(string_to_array(nullif(lower(left(p_text, 200)), ''), ','), array[p_text]) loop
@@ -10307,10 +10315,10 @@ begin
   v_new.environment := backfill_private.check_environment(nullif(p_asked ->> 'environment', ''));
   v_new.server := backfill_private.server_identity();
   v_new.fingerprint := backfill_private.standing_definitions(v_new.target);
-  v_new.max_sessions := p_asked ->> 'max_sessions';
-  v_new.max_per_day := p_asked ->> 'max_per_day';
-  v_new.max_calls := p_asked ->> 'max_calls';
-  v_new.throttle_per_minute := p_asked ->> 'throttle';
+  v_new.max_sessions := (p_asked ->> 'max_sessions')::integer;
+  v_new.max_per_day := (p_asked ->> 'max_per_day')::integer;
+  v_new.max_calls := (p_asked ->> 'max_calls')::integer;
+  v_new.throttle_per_minute := (p_asked ->> 'throttle')::integer;
   select h.from_hour, h.to_hour into v_new.from_hour, v_new.to_hour
   from backfill_private.hours_of(p_asked ->> 'hours') as h;
   v_new.weekdays := backfill_private.weekdays_of(p_asked ->> 'weekdays');
@@ -10403,18 +10411,21 @@ as $$
     and backfill_private.may('read')
 $$;
 
--- The other standing approvals of the same target that may count beside this one: proposed or approved, and not over.
+-- The other standing approvals of the same target, as it is declared, that may count beside this one: not over.
 create function backfill_private.overlaps_of(p_rule public.backfill_standing)
 returns jsonb
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(jsonb_agg(r.standing_id order by r.proposed_at, r.standing_id), '[]')
-  from backfill_private.rules_of(p_rule.target) as r
-  where r.standing_id <> p_rule.standing_id
-    and (backfill_private.standing_state(r)).state in ('proposed', 'approved')
-    and (backfill_private.standing_state(p_rule)).state in ('proposed', 'approved')
+  select coalesce(jsonb_agg(s.standing_id order by s.proposed_at, s.standing_id), '[]')
+  from public.backfill_standing as s
+  where s.target = p_rule.target
+    and s.standing_id <> p_rule.standing_id
+    and s.fingerprint = p_rule.fingerprint
+    and s.revoked_at is null
+    and p_rule.revoked_at is null
+    and least(s.valid_until, p_rule.valid_until) > backfill_private.clock()
 $$;
 
 -- Every standing approval, the newest first. See backfill_private.standing_told.
@@ -10464,7 +10475,10 @@ declare
   v_rule public.backfill_standing;
 begin
   perform backfill_private.reserve_today(p_target, 0);
-  perform from public.backfill_standing as s where s.target = p_target order by s.standing_id for share;
+  perform from public.backfill_standing as s
+  where s.target = p_target and s.revoked_at is null
+  order by s.standing_id
+  for share;
   v_rule := backfill_private.rule_that_counts(p_target);
   return v_rule;
 end
@@ -10533,15 +10547,17 @@ as $$
       ),
       p_fault)
     else (
-      select string_agg(format('%s: %s', backfill_private.standing_name(f.standing_id), f.why), '; ' order by f.place)
+      select string_agg(
+        format('%s: %s', backfill_private.standing_name((f.rule).standing_id),
+          (backfill_private.standing_state(f.rule)).why),
+        '; ' order by (f.rule).proposed_at desc)
       from (
-        select
-          r.standing_id,
-          (backfill_private.standing_state(r)).why,
-          row_number() over (order by r.revoked_at is not null, r.approved_at is null, r.proposed_at desc) as place
-        from backfill_private.rules_of(p_run.target) as r
-      ) as f
-      where f.place <= 3)
+        select s as rule
+        from public.backfill_standing as s
+        where s.target = p_run.target
+        order by s.revoked_at is not null, s.approved_at is null, s.proposed_at desc
+        limit 3
+      ) as f)
   end
 $$;
 
@@ -20701,7 +20717,7 @@ set search_path = pg_catalog, pg_temp
 set statement_timeout = '55s'
 as $$
 declare
-  v_sealed jsonb := '{"state": "awaiting_approval"}';
+  v_sealed jsonb := '{"state": "awaiting_approval"}'::jsonb;
 begin
   if not exists (
     select from public.backfill_runs as r where r.run_id = p_run_id and r.approved_via = 'standing')
