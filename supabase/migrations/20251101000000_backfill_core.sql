@@ -3163,7 +3163,7 @@ comment on column public.backfill_runs.requested_via is
 comment on column public.backfill_runs.approved_by is
   'Who approved it, by the name given or the e-mail address. Null until then.';
 comment on column public.backfill_runs.approved_via is
-  'How it was approved: sql, auth or service_key.';
+  'How it was approved: sql, auth, service_key or standing.';
 comment on column public.backfill_runs.approved_at is
   'When it was approved.';
 comment on column public.backfill_runs.approved_until is
