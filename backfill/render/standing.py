@@ -43,8 +43,7 @@ def standing_section(one: StandingApproval) -> str:
     return section(
         f"Standing approval {one.standing_id[:8]}",
         _stands(one),
-        bullets(_allows(one)),
-        bullets(_decided(one)),
+        bullets([*_allows(one), *_decided(one)]),
         _to_approve(one) if one.state == "proposed" else "",
     )
 
@@ -66,8 +65,9 @@ def _allows(one: StandingApproval) -> Iterator[str]:
     where = escaped(one.environment) if one.environment else "without a name"
     yield f"**In**: the project {where}, on the server and database where it was proposed"
     yield f"**A run**: {', '.join(_of_a_run(one))}"
-    day = "any number" if one.max_per_day is None else f"at most {one.max_per_day:,}"
-    yield f"**A UTC day**: {day} of sessions of the target, by all its standing approvals"
+    most = one.max_per_day
+    day = "any number of sessions" if most is None else f"at most {counted(most, 'session')}"
+    yield f"**A UTC day**: {day} of the target, by all its standing approvals together"
     yield f"**When**: {_when(one)}"
     rows = "new rows, and rows that are replaced" if one.replace else "new rows only"
     yield f"**Writes**: {rows}"
