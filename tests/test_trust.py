@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+from psycopg.types.json import Jsonb
 
 import backfill
 from backfill.local.keys import mint_user_token
 from tests.conftest import Project
+from tests.kit import verbs
 from tests.kit.clocks import DatabaseClock
 from tests.kit.named import missing, named_tests
 from tests.kit.outsider import Outsider, code_of, running
@@ -48,6 +50,31 @@ def test_who_has_the_jwt_secret_signs_as_any_approver(
     decision = {"run": plan.run_id, "digest": plan.digest}
     answer = Outsider(project, forged).send("POST", "/rpc/backfill_approve", decision)
     assert code_of(answer) == code
+
+
+# A rehearsal in which all went well.
+WELL = {
+    "calls": [], "error": None, "tables": {}, "undecidable": {}, "receipts": ["fc_scores"],
+    "elsewhere": {}, "second": {"tables": {}}, "undone": {"conflicts": [], "tables": {}},
+}  # fmt: skip
+
+
+def test_who_sends_sql_as_the_service_says_what_a_rehearsal_saw(project: Project) -> None:
+    """A rehearsal runs with its caller's rights, so what it saw comes from its caller."""
+    run_id = verbs.collected(project.db, rehearse=1)
+    (session,) = verbs.call(project.db, "backfill_rehearsal", p_run_id=run_id)
+    with verbs.as_service(project.db):
+        project.value(
+            "select backfill_private.keep_rehearsal(%s, %s, %s)", run_id, session, Jsonb(WELL)
+        )
+    verbs.call(project.db, "backfill_seal", p_run_id=run_id)
+    marks = project.rows(
+        "select c ->> 'status' as status from public.backfill_runs as r,"
+        " jsonb_array_elements(r.plan -> 'checks') as c"
+        " where r.run_id = %s and c ->> 'name' = 'rehearsal: scoring calls'",
+        run_id,
+    )
+    assert marks == [{"status": "ok"}]
 
 
 def test_who_is_postgres_decides_under_anyones_claims(
