@@ -27,7 +27,8 @@ WORDS = {
 }
 OF_THE_SHELL = "completion"  # prints a script, so it has no --json
 IN_FOLDERS = ("install", "demo", "target remove", "uninstall", OF_THE_SHELL)
-TO_A_PROJECT = [v for v in VERBS if not v.startswith("local ") and v not in IN_FOLDERS]
+ELSEWHERE = (*IN_FOLDERS, "notify")  # to a webhook
+TO_A_PROJECT = [v for v in VERBS if not v.startswith("local ") and v not in ELSEWHERE]
 
 
 def told(ran: Ran, code: ExitCode) -> dict[str, Any]:

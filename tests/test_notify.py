@@ -9,7 +9,7 @@ import logging
 import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import pytest
 
@@ -126,6 +126,17 @@ def test_every_kind_has_a_sentence(kind: str) -> None:
     assert message.text_of(event(kind, reason="why")).startswith(f"backfill: run {RUN} ")
     alert = Event(cast(EventKind, kind), "", AT, {"target": "orders"})
     assert message.text_of(alert).startswith("backfill: orders ")
+
+
+def test_an_alert_says_how_far_the_target_is_from_its_level() -> None:
+    """A look tells a breach each time, whoever opened its alert: nobody else may have told it."""
+    told = {"target": "orders", "coverage": 0.97, "min_coverage": 0.99, "missing": 12}
+    breached = Event("coverage_breached", "", AT, {**told, "is_new": False})
+    assert message.text_of(breached) == (
+        "backfill: orders is below its service level\n"
+        "coverage 97.00%, at least 99.00% wanted, 12 missing"
+    )
+    assert {"coverage_breached", "coverage_restored"} <= KINDS <= {*get_args(EventKind), "critical"}
 
 
 # What it answers ---------------------------------------------------------------------------------
@@ -337,6 +348,15 @@ def test_plan_tells_that_it_halts_and_apply_its_end(
     assert [p.told["kind"] for p in hook.posted] == ["run_completed"]
     assert hook.posted[0].told["run_id"] == run_id
     assert hook.url not in done.err
+
+
+def test_watch_tells_a_breach(hook: Hook, shell: Shell) -> None:
+    """With how far the target is from its level. The exit code is what it is without."""
+    assert shell("watch", "--notify", hook.url).code == 4
+    (posted,) = hook.posted
+    assert (posted.told["kind"], posted.told["run_id"]) == ("coverage_breached", "")
+    assert posted.told["details"]["target"] == "prism"
+    assert "coverage 20.33%, at least 99.00% wanted, 47 missing" in posted.told["text"]
 
 
 @pytest.mark.usefixtures("at_once")

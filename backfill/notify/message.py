@@ -24,7 +24,7 @@ LONGEST_CHARS = 500
 KINDS = frozenset(
     {
         "awaiting_approval", "run_paused", "run_completed", "run_cancelled", "run_expired",
-        "coverage_breached", "coverage_closed", "critical",
+        "coverage_breached", "coverage_restored", "critical",
     }
 )  # fmt: skip
 _SAID = {
@@ -35,7 +35,7 @@ _SAID = {
     "run_expired": "is over, its approval ran out",
     "critical": "met what somebody has to look at",
     "coverage_breached": "is below its service level",
-    "coverage_closed": "is within its service level again",
+    "coverage_restored": "is within its service level again",
     TEST: "this is a test, nothing has happened",
 }
 _NAMES_SESSIONS = frozenset({"session_id", "claim", "error"})
@@ -61,8 +61,16 @@ def text_of(event: Event) -> str:
     what = f"run {event.run_id}" if event.run_id else str(details.get("target") or "")
     said = _SAID.get(event.kind, event.kind.replace("_", " "))
     sentence = f"backfill: {what} {said}" if what else f"backfill: {said}"
-    lines = [sentence, details.get("reason"), details.get("approval_sql")]
+    lines = [sentence, _level(details), details.get("reason"), details.get("approval_sql")]
     return "\n".join(str(line) for line in lines if line)
+
+
+def _level(details: Mapping[str, Json]) -> str:
+    """How a target's coverage stands against its service level. Empty for any other event."""
+    found, wanted = details.get("coverage"), details.get("min_coverage")
+    if found is None or wanted is None:
+        return ""
+    return f"coverage {found:.2%}, at least {wanted:.2%} wanted, {details.get('missing')} missing"
 
 
 def kept(details: Mapping[str, Json]) -> dict[str, Json]:
