@@ -82,6 +82,7 @@ BY_DESIGN = {
         "the Supabase CLI makes it, and it is asked only where it is there"
     ),
     ("bulk_check", "text type variable is not sanitized"): NAMES_COME_QUOTED,
+    ("counted_days", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("standing_of", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("standing_of", 'OUT variable "…" is maybe unmodified'): OUT_BY_QUERY,
     ("guard_new_items", 'relation "…" does not exist'): (

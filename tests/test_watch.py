@@ -147,15 +147,16 @@ def test_a_day_without_sessions_has_no_row_and_breaks_no_level(watched: Db) -> N
 
 @pytest.mark.parametrize("date", ["infinity", "-infinity", "12025-01-01", None])
 def test_a_date_that_no_plan_takes_is_left_out_with_its_reason(watched: Db, date: str) -> None:
-    """Nobody could reach a level with it. It stands in the row without a day."""
+    """Nobody could reach a level with it. It stands beside the days."""
     watched.execute("alter table public.songs alter column cut_at drop not null")
     watched.execute("update public.songs set cut_at = %s where id = 1", (date,))
     paint(watched, 2, 3)
     told = look(watched)
     assert (told["status"], told["wanted"]) == ("ok", 2)
-    left_out = one(watched, "select left_out from backfill_coverage_history where day is null")
-    assert [(left["component"], left["sessions"]) for left in left_out] == [(None, 1)]
-    assert "cut_at" in left_out[0]["reason"]
+    assert [(left["sessions"], "cut_at" in left["reason"]) for left in told["undated"]] == [
+        (1, True)
+    ]
+    assert [*history(watched)] == ["2025-08-03", "2025-08-04"]
 
 
 def test_only_the_last_days_are_judged_if_that_is_declared(watched: Db) -> None:
@@ -461,3 +462,34 @@ def test_a_request_of_the_session_does_not_change_what_is_wanted(watched: Db) ->
     paint(watched, 1, 2, 3)
     watched.execute("select set_config('backfill.request', '{\"cover_version\": \"red\"}', true)")
     assert look(watched)["status"] == "ok"
+
+
+def test_two_looks_come_one_after_another(
+    project_db: Db, project_admin: Db, clock: DatabaseClock
+) -> None:
+    """Who waits too long is told so, and it is no reason why nobody could look."""
+    with project_admin.transaction(force_rollback=True):
+        project_admin.execute("select public.backfill_watch('prism')")
+        project_db.execute("set lock_timeout = '50ms'")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            look(project_db, "prism")
+    project_db.execute("reset lock_timeout")
+    assert look(project_db, "prism")["status"] == "breached"
+
+
+def test_a_look_means_the_same_under_any_settings(watched: Db) -> None:
+    """Those of the database or of who looks."""
+    first = look(watched)
+    counted = history(watched)
+    for setting in (
+        "timezone = 'Pacific/Kiritimati'",
+        "datestyle = 'German'",
+        "intervalstyle = 'sql_standard'",
+        "extra_float_digits = -15",
+        "quote_all_identifiers = on",
+    ):
+        watched.execute(f"set local {setting}".encode())
+    again = look(watched, full_count=True)
+    watched.execute("set local datestyle = 'ISO'")
+    assert again == {**first, "change": None}
+    assert history(watched) == counted

@@ -248,7 +248,7 @@ def watch_of(row: Mapping[str, Json]) -> TargetWatch:
 def trend_of(rows: Sequence[Mapping[str, Json]]) -> tuple[DayTrend, ...]:
     """Rows of backfill_coverage_history, the newest first, as days, the oldest first.
 
-    Without the days of which no session is judged yet, and without sessions that have no day.
+    Without the days of which no session is judged yet.
     """
-    judged = [read(DayTrend, row) for row in rows if row["day"] is not None and row["wanted"]]
+    judged = [read(DayTrend, row) for row in rows if row["wanted"]]
     return tuple(reversed(judged))

@@ -14,6 +14,7 @@ create table public.backfill_watches (
   wanted bigint,
   there bigint,
   oldest_missing_at timestamptz,
+  undated jsonb not null default '[]',
   fault text,
   look bigint not null default 0,
   reach text not null default 'all' check (reach in ('recent', 'all')),
@@ -48,6 +49,8 @@ comment on column public.backfill_watches.there is
   'Of these, sessions that lack nothing.';
 comment on column public.backfill_watches.oldest_missing_at is
   'The date of the oldest session that lacks something.';
+comment on column public.backfill_watches.undated is
+  'Sessions that lack something and have no date that a plan takes: [{reason, sessions}]. No level judges them.';
 comment on column public.backfill_watches.fault is
   'Why the last look says nothing. Null: it does.';
 comment on column public.backfill_watches.look is
@@ -71,7 +74,7 @@ comment on column public.backfill_watches.span is
 
 create table public.backfill_coverage_history (
   target text not null,
-  day date,
+  day date not null,
   wanted bigint not null,
   there bigint not null,
   missing bigint not null,
@@ -82,7 +85,7 @@ create table public.backfill_coverage_history (
   looked_at timestamptz not null,
   oldest_missing_age interval generated always as (looked_at - oldest_missing_at) stored,
   look bigint not null,
-  unique nulls not distinct (target, day),
+  primary key (target, day),
   check (wanted = there + missing)
 );
 
@@ -91,7 +94,7 @@ comment on table public.backfill_coverage_history is
 comment on column public.backfill_coverage_history.target is
   'The target.';
 comment on column public.backfill_coverage_history.day is
-  'UTC day on which the sessions were created. Null: sessions with a date that no plan takes, or with none.';
+  'UTC day on which the sessions were created.';
 comment on column public.backfill_coverage_history.wanted is
   'Sessions of that day that can be scored and whose time is over.';
 comment on column public.backfill_coverage_history.there is

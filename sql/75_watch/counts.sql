@@ -196,32 +196,22 @@ begin
   from jsonb_to_recordset(v_days) as d (
     day date, wanted bigint, there bigint, missing bigint, not_due bigint, lacks jsonb, left_out jsonb,
     oldest_missing_at timestamptz);
-  return (select coalesce(sum((d ->> 'selected')::bigint), 0) from jsonb_array_elements(v_days) as d);
+  return (select coalesce(sum((d ->> 'selected')::bigint), 0)::bigint from jsonb_array_elements(v_days) as d);
 end
 $$;
 
--- Keep how many sessions lack something and have a date that no plan takes. They are judged by no level: nobody could
--- reach it.
-create function backfill_private.keep_undated(p_target text, p_look bigint)
-returns void
-language plpgsql
+-- The sessions that lack something and have a date that no plan takes. No level judges them: nobody could reach it.
+--
+-- returns  [{reason, sessions}]
+create function backfill_private.counted_undated(p_target text)
+returns jsonb
+language sql
 set search_path = pg_catalog, pg_temp
-set timezone = 'UTC'
 as $$
-declare
-  v_left_out jsonb;
-begin
-  select jsonb_agg(jsonb_build_object('component', null, 'reason', r.reason, 'sessions', r.sessions) order by r.reason)
-  into v_left_out
+  select coalesce(jsonb_agg(jsonb_build_object('reason', r.reason, 'sessions', r.sessions) order by r.reason), '[]')
   from (
     select d.excluded as reason, count(*) as sessions
     from unnest(backfill_private.detected(p_target, null, null)) as d
     group by d.excluded
-  ) as r;
-  delete from public.backfill_coverage_history where target = p_target and day is null;
-  insert into public.backfill_coverage_history (
-    target, wanted, there, missing, not_due, left_out, looked_at, look)
-  select p_target, 0, 0, 0, 0, v_left_out, backfill_private.clock(), p_look
-  where v_left_out is not null;
-end
+  ) as r
 $$;

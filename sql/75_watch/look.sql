@@ -56,8 +56,7 @@ as $$
     order by h.looked_at, h.day desc)
 $$;
 
--- The look of a target that is under way, else a new one. The target's row stays locked: two looks of one target come
--- one after another.
+-- The look of a target that is under way, else a new one. Its row is locked.
 --
 -- p_all  all days are asked for. They are counted too if they never were as the target is declared now
 create function backfill_private.look_begun(p_target text, p_all boolean)
@@ -70,7 +69,7 @@ declare
   v_counted_as text := backfill_private.counted_as(p_target);
   v_reach text;
 begin
-  select * into strict v_watch from public.backfill_watches where target = p_target for update;
+  select * into strict v_watch from public.backfill_watches where target = p_target;
   v_reach := case when p_all or v_watch.whole_as is distinct from v_counted_as then 'all' else 'recent' end;
   if v_watch.is_over
     or v_watch.counted_as is distinct from v_counted_as
@@ -146,6 +145,7 @@ $$;
 create function backfill_private.session_day_before(p_target text, p_day date)
 returns date
 language plpgsql
+stable
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 set timezone = 'UTC'
@@ -232,8 +232,10 @@ begin
   delete from public.backfill_coverage_history
   where target = p_watch.target
     and look < p_watch.look;
-  perform backfill_private.keep_undated(p_watch.target, p_watch.look);
-  update public.backfill_watches set whole_as = counted_as where target = p_watch.target;
+  update public.backfill_watches
+  set whole_as = counted_as,
+      undated = backfill_private.counted_undated(target)
+  where target = p_watch.target;
   return true;
 end
 $$;
@@ -253,10 +255,12 @@ declare
   v_watch public.backfill_watches := backfill_private.look_begun(p_target, p_all);
   v_first date := backfill_private.first_recent_day(v_watch.within);
   v_due timestamptz := backfill_private.clock() - coalesce(v_watch.within, interval '0');
-  v_end timestamptz := p_began + coalesce(p_budget, case v_watch.reach when 'all' then '20 s' else '2 s' end::interval);
+  v_end timestamptz := p_began
+    + coalesce(p_budget, case v_watch.reach when 'all' then interval '20 s' else interval '1.5 s' end);
   v_is_over boolean;
 begin
-  perform backfill_private.keep_days(p_target, v_watch.look, v_first, '10000-01-01', v_due);
+  perform backfill_private.keep_days(
+    p_target, v_watch.look, v_first, (backfill_private.after_all_moments() at time zone 'UTC')::date, v_due);
   v_is_over := case v_watch.reach
     when 'all' then backfill_private.look_at_all(v_watch, v_first, v_due, v_end)
     else backfill_private.look_at_older(v_watch, v_first, v_due, v_end)

@@ -18,6 +18,7 @@ select
   w.wanted - w.there as missing,
   backfill_private.short_by(w.min_coverage, w.wanted, w.there) as short_by,
   w.oldest_missing_at,
+  w.undated,
   w.looked_at,
   x.unlooked_hours,
   a.alert_id,
@@ -67,7 +68,10 @@ comment on column public.backfill_watch_status.wanted is
 comment on column public.backfill_watch_status.missing is 'Of these, sessions that lack something.';
 comment on column public.backfill_watch_status.short_by is
   'How many of these must have their rows, to reach the level.';
-comment on column public.backfill_watch_status.oldest_missing_at is 'The date of the oldest of them.';
+comment on column public.backfill_watch_status.oldest_missing_at is
+  'The date of the oldest session that lacks something.';
+comment on column public.backfill_watch_status.undated is
+  'Sessions that lack something and have no date that a plan takes: [{reason, sessions}]. They are not judged.';
 comment on column public.backfill_watch_status.looked_at is 'When somebody last looked.';
 comment on column public.backfill_watch_status.unlooked_hours is 'For how many hours nobody has looked.';
 comment on column public.backfill_watch_status.alert_id is 'The open breach, in backfill_alerts.';
@@ -87,6 +91,8 @@ declare
   v_change text;
 begin
   insert into public.backfill_watches (target) values (p_target) on conflict do nothing;
+  -- Two looks of one target come one after another. Who waits too long is told that, and not that nobody could look.
+  perform from public.backfill_watches as w where w.target = p_target for update;
   begin
     v_is_over := backfill_private.look(p_target, p_all, p_began, p_budget);
     if v_is_over then
@@ -122,7 +128,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_began timestamptz := backfill_private.clock();
-  v_told jsonb := '[]';
+  v_budget interval := make_interval(secs => (p_budget_ms / 1000.0)::double precision);
+  v_told jsonb := '[]'::jsonb;
   v_target text;
 begin
   perform backfill_private.authorize('watch');
@@ -139,8 +146,7 @@ begin
     where s.target = coalesce(p_target, s.target)
     order by s.target
   loop
-    v_told := v_told || backfill_private.watch_one(
-      v_target, coalesce(p_all, false), v_began, make_interval(secs => p_budget_ms / 1000.0::double precision));
+    v_told := v_told || backfill_private.watch_one(v_target, coalesce(p_all, false), v_began, v_budget);
   end loop;
   return jsonb_build_object('targets', v_told);
 end

@@ -96,10 +96,10 @@ comment on function public.backfill_coverage(text, text, text) is
 -- target      null: every target
 -- full_count  count all days, in parts: call it until is_over is true. By itself it counts the days whose sessions can
 --             still change, and all of them the first time and after a new declaration
--- budget_ms   a call begins no further part after this. Null: 2,000, and 20,000 while all days are counted
+-- budget_ms   a call begins no further part after this. Null: 1,500, and 20,000 while all days are counted
 -- returns     {targets: [{target, status: ok, breached or unknown, coverage, min_coverage, within_s, over_s,
---             breached_since, judged_since, wanted, missing, short_by, oldest_missing_at, looked_at, unlooked_hours,
---             alert_id, why, is_over, change: opened or closed, else null}]}
+--             breached_since, judged_since, wanted, missing, short_by, oldest_missing_at, undated, looked_at,
+--             unlooked_hours, alert_id, why, is_over, change: opened or closed, else null}]}
 -- raises      OB010 not allowed, OB013 no such target
 create function public.backfill_watch(
   target text default null, full_count boolean default false, budget_ms integer default null

@@ -15287,6 +15287,7 @@ create table public.backfill_watches (
   wanted bigint,
   there bigint,
   oldest_missing_at timestamptz,
+  undated jsonb not null default '[]',
   fault text,
   look bigint not null default 0,
   reach text not null default 'all' check (reach in ('recent', 'all')),
@@ -15321,6 +15322,8 @@ comment on column public.backfill_watches.there is
   'Of these, sessions that lack nothing.';
 comment on column public.backfill_watches.oldest_missing_at is
   'The date of the oldest session that lacks something.';
+comment on column public.backfill_watches.undated is
+  'Sessions that lack something and have no date that a plan takes: [{reason, sessions}]. No level judges them.';
 comment on column public.backfill_watches.fault is
   'Why the last look says nothing. Null: it does.';
 comment on column public.backfill_watches.look is
@@ -15344,7 +15347,7 @@ comment on column public.backfill_watches.span is
 
 create table public.backfill_coverage_history (
   target text not null,
-  day date,
+  day date not null,
   wanted bigint not null,
   there bigint not null,
   missing bigint not null,
@@ -15355,7 +15358,7 @@ create table public.backfill_coverage_history (
   looked_at timestamptz not null,
   oldest_missing_age interval generated always as (looked_at - oldest_missing_at) stored,
   look bigint not null,
-  unique nulls not distinct (target, day),
+  primary key (target, day),
   check (wanted = there + missing)
 );
 
@@ -15364,7 +15367,7 @@ comment on table public.backfill_coverage_history is
 comment on column public.backfill_coverage_history.target is
   'The target.';
 comment on column public.backfill_coverage_history.day is
-  'UTC day on which the sessions were created. Null: sessions with a date that no plan takes, or with none.';
+  'UTC day on which the sessions were created.';
 comment on column public.backfill_coverage_history.wanted is
   'Sessions of that day that can be scored and whose time is over.';
 comment on column public.backfill_coverage_history.there is
@@ -15628,34 +15631,24 @@ begin
   from jsonb_to_recordset(v_days) as d (
     day date, wanted bigint, there bigint, missing bigint, not_due bigint, lacks jsonb, left_out jsonb,
     oldest_missing_at timestamptz);
-  return (select coalesce(sum((d ->> 'selected')::bigint), 0) from jsonb_array_elements(v_days) as d);
+  return (select coalesce(sum((d ->> 'selected')::bigint), 0)::bigint from jsonb_array_elements(v_days) as d);
 end
 $$;
 
--- Keep how many sessions lack something and have a date that no plan takes. They are judged by no level: nobody could
--- reach it.
-create function backfill_private.keep_undated(p_target text, p_look bigint)
-returns void
-language plpgsql
+-- The sessions that lack something and have a date that no plan takes. No level judges them: nobody could reach it.
+--
+-- returns  [{reason, sessions}]
+create function backfill_private.counted_undated(p_target text)
+returns jsonb
+language sql
 set search_path = pg_catalog, pg_temp
-set timezone = 'UTC'
 as $$
-declare
-  v_left_out jsonb;
-begin
-  select jsonb_agg(jsonb_build_object('component', null, 'reason', r.reason, 'sessions', r.sessions) order by r.reason)
-  into v_left_out
+  select coalesce(jsonb_agg(jsonb_build_object('reason', r.reason, 'sessions', r.sessions) order by r.reason), '[]')
   from (
     select d.excluded as reason, count(*) as sessions
     from unnest(backfill_private.detected(p_target, null, null)) as d
     group by d.excluded
-  ) as r;
-  delete from public.backfill_coverage_history where target = p_target and day is null;
-  insert into public.backfill_coverage_history (
-    target, wanted, there, missing, not_due, left_out, looked_at, look)
-  select p_target, 0, 0, 0, 0, v_left_out, backfill_private.clock(), p_look
-  where v_left_out is not null;
-end
+  ) as r
 $$;
 
 -- from sql/75_watch/heal.sql
@@ -15973,8 +15966,7 @@ as $$
     order by h.looked_at, h.day desc)
 $$;
 
--- The look of a target that is under way, else a new one. The target's row stays locked: two looks of one target come
--- one after another.
+-- The look of a target that is under way, else a new one. Its row is locked.
 --
 -- p_all  all days are asked for. They are counted too if they never were as the target is declared now
 create function backfill_private.look_begun(p_target text, p_all boolean)
@@ -15987,7 +15979,7 @@ declare
   v_counted_as text := backfill_private.counted_as(p_target);
   v_reach text;
 begin
-  select * into strict v_watch from public.backfill_watches where target = p_target for update;
+  select * into strict v_watch from public.backfill_watches where target = p_target;
   v_reach := case when p_all or v_watch.whole_as is distinct from v_counted_as then 'all' else 'recent' end;
   if v_watch.is_over
     or v_watch.counted_as is distinct from v_counted_as
@@ -16063,6 +16055,7 @@ $$;
 create function backfill_private.session_day_before(p_target text, p_day date)
 returns date
 language plpgsql
+stable
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 set timezone = 'UTC'
@@ -16149,8 +16142,10 @@ begin
   delete from public.backfill_coverage_history
   where target = p_watch.target
     and look < p_watch.look;
-  perform backfill_private.keep_undated(p_watch.target, p_watch.look);
-  update public.backfill_watches set whole_as = counted_as where target = p_watch.target;
+  update public.backfill_watches
+  set whole_as = counted_as,
+      undated = backfill_private.counted_undated(target)
+  where target = p_watch.target;
   return true;
 end
 $$;
@@ -16170,10 +16165,12 @@ declare
   v_watch public.backfill_watches := backfill_private.look_begun(p_target, p_all);
   v_first date := backfill_private.first_recent_day(v_watch.within);
   v_due timestamptz := backfill_private.clock() - coalesce(v_watch.within, interval '0');
-  v_end timestamptz := p_began + coalesce(p_budget, case v_watch.reach when 'all' then '20 s' else '2 s' end::interval);
+  v_end timestamptz := p_began
+    + coalesce(p_budget, case v_watch.reach when 'all' then interval '20 s' else interval '1.5 s' end);
   v_is_over boolean;
 begin
-  perform backfill_private.keep_days(p_target, v_watch.look, v_first, '10000-01-01', v_due);
+  perform backfill_private.keep_days(
+    p_target, v_watch.look, v_first, (backfill_private.after_all_moments() at time zone 'UTC')::date, v_due);
   v_is_over := case v_watch.reach
     when 'all' then backfill_private.look_at_all(v_watch, v_first, v_due, v_end)
     else backfill_private.look_at_older(v_watch, v_first, v_due, v_end)
@@ -16204,6 +16201,7 @@ select
   w.wanted - w.there as missing,
   backfill_private.short_by(w.min_coverage, w.wanted, w.there) as short_by,
   w.oldest_missing_at,
+  w.undated,
   w.looked_at,
   x.unlooked_hours,
   a.alert_id,
@@ -16253,7 +16251,10 @@ comment on column public.backfill_watch_status.wanted is
 comment on column public.backfill_watch_status.missing is 'Of these, sessions that lack something.';
 comment on column public.backfill_watch_status.short_by is
   'How many of these must have their rows, to reach the level.';
-comment on column public.backfill_watch_status.oldest_missing_at is 'The date of the oldest of them.';
+comment on column public.backfill_watch_status.oldest_missing_at is
+  'The date of the oldest session that lacks something.';
+comment on column public.backfill_watch_status.undated is
+  'Sessions that lack something and have no date that a plan takes: [{reason, sessions}]. They are not judged.';
 comment on column public.backfill_watch_status.looked_at is 'When somebody last looked.';
 comment on column public.backfill_watch_status.unlooked_hours is 'For how many hours nobody has looked.';
 comment on column public.backfill_watch_status.alert_id is 'The open breach, in backfill_alerts.';
@@ -16273,6 +16274,8 @@ declare
   v_change text;
 begin
   insert into public.backfill_watches (target) values (p_target) on conflict do nothing;
+  -- Two looks of one target come one after another. Who waits too long is told that, and not that nobody could look.
+  perform from public.backfill_watches as w where w.target = p_target for update;
   begin
     v_is_over := backfill_private.look(p_target, p_all, p_began, p_budget);
     if v_is_over then
@@ -16308,7 +16311,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_began timestamptz := backfill_private.clock();
-  v_told jsonb := '[]';
+  v_budget interval := make_interval(secs => (p_budget_ms / 1000.0)::double precision);
+  v_told jsonb := '[]'::jsonb;
   v_target text;
 begin
   perform backfill_private.authorize('watch');
@@ -16325,8 +16329,7 @@ begin
     where s.target = coalesce(p_target, s.target)
     order by s.target
   loop
-    v_told := v_told || backfill_private.watch_one(
-      v_target, coalesce(p_all, false), v_began, make_interval(secs => p_budget_ms / 1000.0::double precision));
+    v_told := v_told || backfill_private.watch_one(v_target, coalesce(p_all, false), v_began, v_budget);
   end loop;
   return jsonb_build_object('targets', v_told);
 end
@@ -20498,10 +20501,10 @@ comment on function public.backfill_coverage(text, text, text) is
 -- target      null: every target
 -- full_count  count all days, in parts: call it until is_over is true. By itself it counts the days whose sessions can
 --             still change, and all of them the first time and after a new declaration
--- budget_ms   a call begins no further part after this. Null: 2,000, and 20,000 while all days are counted
+-- budget_ms   a call begins no further part after this. Null: 1,500, and 20,000 while all days are counted
 -- returns     {targets: [{target, status: ok, breached or unknown, coverage, min_coverage, within_s, over_s,
---             breached_since, judged_since, wanted, missing, short_by, oldest_missing_at, looked_at, unlooked_hours,
---             alert_id, why, is_over, change: opened or closed, else null}]}
+--             breached_since, judged_since, wanted, missing, short_by, oldest_missing_at, undated, looked_at,
+--             unlooked_hours, alert_id, why, is_over, change: opened or closed, else null}]}
 -- raises      OB010 not allowed, OB013 no such target
 create function public.backfill_watch(
   target text default null, full_count boolean default false, budget_ms integer default null
