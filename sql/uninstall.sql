@@ -47,7 +47,35 @@ begin
 end
 $$;
 
+-- The jobs that drive runs.
+do $$
+declare
+  v_job bigint;
+begin
+  if exists (
+    select from pg_class as c
+    join pg_namespace as n on n.oid = c.relnamespace
+    where (n.nspname, c.relname) = ('cron', 'job')
+      and has_schema_privilege(n.oid, 'usage')
+      and has_table_privilege(c.oid, 'select')
+  ) then
+    for v_job in
+      execute 'select j.jobid from cron.job as j where j.database = current_database()
+        and j.jobname ~ ''^backfill_drive( [0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})?$'''
+    loop
+      execute 'select cron.unschedule($1)' using v_job;
+    end loop;
+  end if;
+end
+$$;
+
+drop procedure if exists public.backfill_drive_step(uuid, interval, interval);
+
 drop function if exists
+  public.backfill_drive(uuid),
+  public.backfill_drive_every(text),
+  public.backfill_drive_every(interval),
+  public.backfill_drive_stop(),
   public.backfill_ask_standing(uuid),
   public.backfill_propose_standing(text,text,integer,integer,integer,integer,text,text,text[],boolean,text,uuid),
   public.backfill_revoke_standing(uuid, text),
@@ -109,7 +137,7 @@ begin
     where p.pronamespace = to_regnamespace('backfill_private')
       and p.proname not in ('may', 'clock')
   loop
-    execute format('drop function %s', v_function);
+    execute format('drop routine %s', v_function);
   end loop;
 end
 $$;

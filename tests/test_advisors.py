@@ -135,6 +135,20 @@ BREACHES = {
 }
 
 
+# PostgreSQL refuses COMMIT under a clause `set`. These set the path in each of their transactions:
+# test_house_rules.py holds that.
+COMMITTING = {
+    ("function_search_path_mutable", f"Function `{name}` has a role mutable search_path")
+    for name in (
+        "public.backfill_drive_step",
+        "backfill_private.drive_batch",
+        "backfill_private.drive_in_bulk",
+        "backfill_private.drive_turn",
+        "backfill_private.next_transaction",
+    )
+}
+
+
 def test_the_advisors_find_nothing_of_ours(
     worked: Project,
     postgres_server: PostgresServer,
@@ -142,6 +156,8 @@ def test_the_advisors_find_nothing_of_ours(
     cli_home: dict[str, str],
 ) -> None:
     """At level info; an index that a small project does not use is in the list above.
+
+    So is what commits, and can have no path of its own.
 
     Advisors that saw none of our objects would find nothing for ever: what is wrong they find.
     """
@@ -156,11 +172,12 @@ def test_the_advisors_find_nothing_of_ours(
             and any(f"`{index}`" in finding["detail"] for index in NEEDED_BY)
         )
     ]
-    assert others == []
+    assert sorted(others) == sorted(COMMITTING)
     for breach in BREACHES.values():
         worked.db.execute(breach.encode())
-    found = {finding["name"] for finding in advise(cli_script, cli_home, dsn) if _is_ours(finding)}
-    assert found - {finding["name"] for finding in ours} >= BREACHES.keys()
+    before = {(finding["name"], finding["detail"]) for finding in ours}
+    found = [finding for finding in advise(cli_script, cli_home, dsn) if _is_ours(finding)]
+    assert {f["name"] for f in found if (f["name"], f["detail"]) not in before} >= BREACHES.keys()
 
 
 def test_the_list_names_every_index_that_no_constraint_needs(project_db: Connection) -> None:

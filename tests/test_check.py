@@ -203,6 +203,10 @@ DEFECTS = {
         "grant execute on function backfill_private.seal(uuid, numeric, jsonb) to public",
         ("rights on our functions", "fail", "anon may call backfill_private.seal", "revoke all on"),
     ),
+    "the service may schedule a driver": (
+        "grant execute on function public.backfill_drive(uuid) to service_role",
+        ("rights on our functions", "fail", "backfill_drive(uuid)", "revoke all on routine"),
+    ),
     "the service may not call a door": (
         "revoke execute on function public.backfill_claim(uuid, uuid, text) from service_role",
         ("rights on our functions", "fail", "backfill_claim(uuid,uuid,text)", "grant execute"),
@@ -303,6 +307,7 @@ CURED = (
     "the service may not read items",
     "approvers may not hand in decisions",
     "everybody may call a function of ours",
+    "the service may schedule a driver",
     "the service may not call a door",
     "the service may not call what a door names",
     "no environment is set",

@@ -19,7 +19,7 @@ from backfill.targets.migrations import SQL, declared_files
 MOST_LINES = 400
 # The doors are one page on purpose.
 LONGER = {SQL / "95_face" / "functions.sql"}
-CREATES = re.compile(r"^create (?:or replace )?function (\w+\.\w+)", re.MULTILINE)
+CREATES = re.compile(r"^create (?:or replace )?(?:function|procedure) (\w+\.\w+)", re.MULTILINE)
 # A name that is told to a person, looked up in the catalog or given to a trigger is no call.
 NO_CALL = re.compile(
     r"--[^\n]*|to_regproc(?:edure)?\('[^']*'\)|: select public\.\w+\(|execute function \S+\("

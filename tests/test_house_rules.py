@@ -33,6 +33,7 @@ CALLED_BY_USERS = (
     "check_project(jsonb)",
     "clock()",
     "collect_window(uuid)",
+    "driven_by(uuid)",
     "freshness(uuid)",
     "halt(text,uuid,text)",
     "may(text)",
@@ -81,6 +82,13 @@ CALLED_BY_THE_SERVICE = (
     "bulk_settle(uuid,text,integer[],jsonb)",
     "bulk_some(jsonb,jsonb,jsonb,text,boolean,timestamp with time zone)",
     "columns_apart(jsonb,jsonb)",
+    "drive_batch(uuid,uuid,jsonb,timestamp with time zone,timestamp with time zone)",
+    "drive_call(uuid,jsonb,jsonb,jsonb,text,timestamp with time zone)",
+    "drive_claim(uuid,uuid,text,boolean)",
+    "drive_in_bulk(uuid,text,integer,timestamp with time zone)",
+    "drive_turn(uuid,text,boolean,timestamp with time zone,timestamp with time zone,jsonb)",
+    "next_transaction(text,text)",
+    "runs_to_drive(uuid)",
     "is_written_here(xid)",
     "leaves_behind()",
     "loose_settings()",
@@ -237,9 +245,33 @@ RULES = [
     Rule(
         # An empty path is none: PostgreSQL then looks for types and relations in pg_temp first.
         "a function looks in pg_catalog, and in pg_temp last",
-        "select name from functions"
-        " where not coalesce('search_path=pg_catalog, pg_temp' = any (proconfig), false)",
+        # A procedure that commits cannot: the next two rules are for those.
+        "select name from functions where prokind <> 'p'"
+        " and not coalesce('search_path=pg_catalog, pg_temp' = any (proconfig), false)",
         STRAY_FUNCTION.format("backfill_private", "stray", "set search_path = ''"),
+    ),
+    Rule(
+        # Nothing is evaluated under its caller's path: no default of a variable either.
+        "a procedure begins with next_transaction, which alone commits",
+        "select name from functions where prokind = 'p' and proname <> 'next_transaction' and ("
+        " prosrc !~ '^\\s*(declare(\\s+v_\\w+ [\\w.]+(\\[\\])?;)+\\s*)?"
+        "begin\\s+call backfill_private\\.next_transaction\\(v_search_path[,)]'"
+        " or prosrc ~* '\\m(commit|rollback)\\M' or prosecdef)",
+        "create procedure backfill_private.stray() language plpgsql as"
+        " $$ declare v_search_path text;"
+        " begin call backfill_private.next_transaction(v_search_path); commit; end $$",
+    ),
+    Rule(
+        "next_transaction sets the path first, and by names that no path changes",
+        "select 'next_transaction' where not exists (select from functions"
+        " where proname = 'next_transaction' and prosrc ~ ('^\\s*begin\\s+commit;"
+        "\\s+p_search_path := pg_catalog\\.current_setting\\(''search_path''\\);"
+        "\\s+perform pg_catalog\\.set_config"
+        "\\(''search_path'', ''pg_catalog, pg_temp'', true\\);')"
+        " and (select count(*) from regexp_matches(prosrc, '\\mcommit\\M', 'g')) = 1)",
+        "create or replace procedure backfill_private.next_transaction("
+        "inout p_search_path text, p_role text default 'service_role')"
+        " language plpgsql as $$ begin commit; end $$",
     ),
     Rule(
         "a function is not everybody's",

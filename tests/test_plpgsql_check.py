@@ -39,6 +39,7 @@ NAMES_COME_QUOTED = (
     " the checker cannot see that far"
 )
 OUT_BY_QUERY = "the columns are filled by return query execute, which the checker does not follow"
+CRON_MAY_BE_ABSENT = "pg_cron may be absent, and is asked only where it is there"
 # (function, what is found) -> why it is meant to be so.
 BY_DESIGN = {
     ("check_deferred", "text type variable is not sanitized"): NAMES_COME_QUOTED,
@@ -71,8 +72,13 @@ BY_DESIGN = {
     ("unplanned", 'OUT variable "…" is maybe unmodified'): OUT_BY_QUERY,
     ("place_items", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("replaced_meanwhile", "text type variable is not sanitized"): NAMES_COME_QUOTED,
-    ("cron_effects", 'relation "cron.job" does not exist'): (
-        "pg_cron may be absent, and is asked only where it is there"
+    ("cron_effects", 'relation "cron.job" does not exist'): CRON_MAY_BE_ABSENT,
+    ("drive_jobs", 'relation "cron.job" does not exist'): CRON_MAY_BE_ABSENT,
+    ("drive_jobs", 'unmodified OUT variable "…"'): OUT_BY_QUERY,
+    ("schedule_driver", 'schema "…" does not exist'): CRON_MAY_BE_ABSENT,
+    ("stop_drivers", 'schema "…" does not exist'): CRON_MAY_BE_ABSENT,
+    ("stop_drivers", "routine is marked as VOLATILE, should be STABLE"): (
+        "what it has pg_cron do writes"
     ),
     ("refuse", "routine is marked as VOLATILE, should be IMMUTABLE"): (
         "it always raises: called for its effect, never to be computed ahead of time"

@@ -30,7 +30,9 @@ $$;
 
 -- Who calls.
 --
--- kind  postgres: a login that is a member of postgres and carries no claims (SQL editor, direct connection)
+-- kind  postgres: a login that is a member of postgres, has taken no other role and carries no claims (SQL editor,
+--       direct connection). What runs as service_role inside such a session, as a driver's scoring functions do, may
+--       take its claims away, and is not the login for that
 --       service_role: the API with the secret key
 --       user: the API with an Auth user's token. user_id and backfill_role are this user's
 --       nobody: everything else, also a third party's token, whose subject may be anything
@@ -49,7 +51,8 @@ begin
   kind := 'nobody';
   if v_claims is null
     and nullif(current_setting('request.jwt.claim.role', true), '') is null
-    and pg_has_role(session_user, 'postgres', 'member') then
+    and pg_has_role(session_user, 'postgres', 'member')
+    and (case when v_role = 'none' then true else pg_has_role(v_role, 'postgres', 'member') end) then
     kind := 'postgres';
   elsif v_role = 'service_role' then
     kind := 'service_role';

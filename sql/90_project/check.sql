@@ -97,7 +97,8 @@ as $$
 $$;
 
 -- Functions of ours that an API role may call and should not, or may not call and should. A door is a function in
--- public. A role that may call a door must be able to call the functions that the door names.
+-- public. A role that may call a door must be able to call the functions that the door names. The doors of drivers are
+-- the owner's alone.
 create function backfill_private.function_faults()
 returns table (fault text, cure text)
 language sql
@@ -109,7 +110,8 @@ as $$
       p.oid::regprocedure as signature,
       p.proname,
       p.prosrc,
-      p.pronamespace = 'public'::regnamespace as is_door
+      p.pronamespace = 'public'::regnamespace as is_door,
+      p.pronamespace = 'public'::regnamespace and p.proname like 'backfill\_drive%' as is_owners
     from pg_proc as p
     where p.pronamespace = 'backfill_private'::regnamespace
       or p.pronamespace = 'public'::regnamespace and p.proname like 'backfill\_%'
@@ -121,7 +123,7 @@ as $$
   )
   select
     format('anon may call %s', o.signature),
-    format('revoke all on function %s from public, anon;', o.signature)
+    format('revoke all on routine %s from public, anon;', o.signature)
   from ours as o
   where has_function_privilege('anon', o.signature, 'execute')
   union all
@@ -130,7 +132,16 @@ as $$
     format('grant execute on function %s to service_role;', o.signature)
   from ours as o
   where o.is_door
+    and not o.is_owners
     and not has_function_privilege('service_role', o.signature, 'execute')
+  union all
+  select
+    format('%s may call %s', r.role, o.signature),
+    format('revoke all on routine %s from public, %I;', o.signature, r.role)
+  from ours as o
+  cross join unnest(array['authenticated', 'service_role']) as r (role)
+  where o.is_owners
+    and has_function_privilege(r.role, o.signature, 'execute')
   union all
   select distinct
     format('%s may not call %s', r.role, o.signature),

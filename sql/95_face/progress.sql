@@ -44,7 +44,7 @@ select
   backfill_private.next_step(
     r.run_id,
     coalesce(c.failed, 0),
-    c.pending > 0 and c.leased = 0) as next,
+    c.pending > 0 and c.leased = 0 and backfill_private.driven_by(r.run_id) is null) as next,
   backfill_private.unlike_approved(r.run_id) as unlike_approved,
   r.approved_via,
   backfill_private.standing_of_run(r.run_id) as standing
@@ -99,7 +99,8 @@ cross join lateral (
       when r.state = 'paused' then
         format('resume: paused by %s: %s', coalesce(r.held_by, 'the database'), coalesce(r.reason, 'no reason given'))
       when r.state = 'awaiting_approval' then 'approval: of digest ' || r.digest
-      when r.state = 'approved' then 'apply: backfill apply ' || r.run_id
+      when r.state = 'approved' then
+        coalesce('driver: ' || backfill_private.driven_by(r.run_id), 'apply: backfill apply ' || r.run_id)
       when r.state <> 'running' then null
       when c.leased > 0 and c.held = 0 then
         format('worker: none renews the leases that ran out by %s UTC. If none is alive: backfill apply %s',
@@ -129,6 +130,7 @@ cross join lateral (
       when c.leased = 0 then
         coalesce(
           'leases: ' || backfill_private.lease_holders(r.run_id),
+          'driver: ' || backfill_private.driven_by(r.run_id),
           'worker: none asks for the next batch. If none is alive: backfill apply ' || r.run_id)
     end as waits_for
   offset 0

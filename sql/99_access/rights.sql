@@ -2,7 +2,7 @@
 
 -- The private schema. Only the owner may call its functions, unless they are granted below.
 revoke all on schema backfill_private from public, anon, authenticated, service_role;
-revoke all on all functions in schema backfill_private from public, anon, authenticated, service_role;
+revoke all on all routines in schema backfill_private from public, anon, authenticated, service_role;
 revoke all on all tables in schema backfill_private from public, anon, authenticated, service_role;
 grant usage on schema backfill_private to authenticated, service_role;
 
@@ -68,6 +68,10 @@ revoke all on function
   public.backfill_bulk(uuid, text, integer, integer, text),
   public.backfill_renew(uuid, uuid),
   public.backfill_settle(uuid, uuid, jsonb),
+  public.backfill_drive(uuid),
+  public.backfill_drive_every(text),
+  public.backfill_drive_every(interval),
+  public.backfill_drive_stop(),
   public.backfill_verify_part(uuid, jsonb, integer),
   public.backfill_written(uuid, integer, integer),
   public.backfill_left_behind(uuid),
@@ -75,6 +79,8 @@ revoke all on function
   public.backfill_approve_undo(uuid, text, text, text),
   public.backfill_confirm_undo(uuid, text, text, integer, jsonb, text),
   public.backfill_prune(uuid)
+from public, anon, authenticated, service_role;
+revoke all on procedure public.backfill_drive_step(uuid, interval, interval)
 from public, anon, authenticated, service_role;
 
 -- Everything here is read under row level security.
@@ -171,6 +177,7 @@ grant execute on function
   backfill_private.check_project(jsonb),
   backfill_private.clock(),
   backfill_private.collect_window(uuid),
+  backfill_private.driven_by(uuid),
   backfill_private.freshness(uuid),
   backfill_private.halt(text, uuid, text),
   backfill_private.lease_holders(uuid),
@@ -225,6 +232,8 @@ grant execute on function
   backfill_private.count_rehearsal(integer),
   backfill_private.coverage_of(text, text, text),
   backfill_private.declaration_faults(jsonb),
+  backfill_private.drive_call(uuid, jsonb, jsonb, jsonb, text, timestamptz),
+  backfill_private.drive_claim(uuid, uuid, text, boolean),
   backfill_private.fault(text),
   backfill_private.gives_way(timestamptz),
   backfill_private.heal_next(text),
@@ -251,6 +260,7 @@ grant execute on function
   backfill_private.renew(uuid, uuid),
   backfill_private.retry(uuid),
   backfill_private.row_hashes(uuid),
+  backfill_private.runs_to_drive(uuid),
   backfill_private.seen_beside(uuid, text, text, jsonb),
   backfill_private.seen_first(uuid, jsonb),
   backfill_private.seen_second(uuid),
@@ -262,6 +272,12 @@ grant execute on function
   backfill_private.start(uuid, text),
   backfill_private.too_few(text, text),
   backfill_private.watch(text, boolean, integer)
+to service_role;
+grant execute on procedure
+  backfill_private.drive_batch(uuid, uuid, jsonb, timestamptz, timestamptz),
+  backfill_private.drive_in_bulk(uuid, text, integer, timestamptz),
+  backfill_private.drive_turn(uuid, text, boolean, timestamptz, timestamptz, jsonb),
+  backfill_private.next_transaction(text, text)
 to service_role;
 
 -- Nothing of ours truncates these tables, so nobody may.

@@ -255,7 +255,9 @@ $$;
 
 -- Who calls.
 --
--- kind  postgres: a login that is a member of postgres and carries no claims (SQL editor, direct connection)
+-- kind  postgres: a login that is a member of postgres, has taken no other role and carries no claims (SQL editor,
+--       direct connection). What runs as service_role inside such a session, as a driver's scoring functions do, may
+--       take its claims away, and is not the login for that
 --       service_role: the API with the secret key
 --       user: the API with an Auth user's token. user_id and backfill_role are this user's
 --       nobody: everything else, also a third party's token, whose subject may be anything
@@ -274,7 +276,8 @@ begin
   kind := 'nobody';
   if v_claims is null
     and nullif(current_setting('request.jwt.claim.role', true), '') is null
-    and pg_has_role(session_user, 'postgres', 'member') then
+    and pg_has_role(session_user, 'postgres', 'member')
+    and (case when v_role = 'none' then true else pg_has_role(v_role, 'postgres', 'member') end) then
     kind := 'postgres';
   elsif v_role = 'service_role' then
     kind := 'service_role';
@@ -14537,6 +14540,464 @@ begin
 end
 $$;
 
+-- from sql/65_drive/jobs.sql
+-- The jobs of pg_cron that drive runs. What is scheduled stands in cron.job and nowhere else.
+--
+-- One job drives whatever is approved or running, and one per run drives that run alone and goes once it is over.
+
+-- The jobs of ours in this database, as far as the caller sees them: pg_cron shows everybody their own. None if it is
+-- not there, or not the caller's to use.
+create function backfill_private.drive_jobs()
+returns table (job_id bigint, name text, run_id uuid, schedule text)
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if exists (
+    select from pg_class as c
+    join pg_namespace as n on n.oid = c.relnamespace
+    where (n.nspname, c.relname) = ('cron', 'job')
+      and has_schema_privilege(n.oid, 'usage')
+      and has_table_privilege(c.oid, 'select')
+  ) then
+    return query execute
+      'select j.jobid, j.jobname::text, nullif(substr(j.jobname, 16), '''')::uuid, j.schedule
+       from cron.job as j
+       where j.database = current_database()
+         and j.jobname ~ ''^backfill_drive( [0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})?$''
+       order by j.jobid';
+  end if;
+end
+$$;
+
+-- The job that drives a run, by its name and how often it comes. Null: none does.
+create function backfill_private.driven_by(p_run_id uuid)
+returns text
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select format('%s, %s', j.name, case
+    when j.schedule ~ '^[0-9]+ seconds$' then 'every ' || j.schedule
+    when j.schedule ~ '^\*/' then format('every %s minutes', substring(j.schedule from '[0-9]+'))
+    when j.schedule ~ '^0' then 'every hour'
+    else 'every minute' end)
+  from backfill_private.drive_jobs() as j
+  where coalesce(j.run_id = p_run_id, p_run_id = any (backfill_private.runs_to_drive(p_run_id)))
+  order by j.run_id
+  limit 1
+$$;
+
+-- Refuse a run that no driver can take up.
+--
+-- returns  the run
+-- raises   OB001 no such run, OB003 not approved, OB013 an Edge Function scores it
+create function backfill_private.drivable_run(p_run_id uuid)
+returns public.backfill_runs
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_run public.backfill_runs;
+  v_component text := (
+    select min(t.component)
+    from public.backfill_targets as t
+    join public.backfill_runs as r on r.target = t.target
+    where r.run_id = p_run_id and t.transport = 'edge');
+begin
+  select * into v_run from public.backfill_runs where run_id = p_run_id;
+  if not found then
+    perform backfill_private.refuse_run(format('there is no run %s', coalesce(p_run_id::text, 'null')));
+  elsif v_run.state in ('planning', 'awaiting_approval') then
+    perform backfill_private.refuse('OB003',
+      format('run %s is %s', p_run_id, replace(v_run.state, '_', ' ')), backfill_private.hint(v_run));
+  elsif v_component is not null then
+    perform backfill_private.refuse('OB013',
+      format('run %s needs a worker: %s is scored by an Edge Function, which the database does not call',
+        p_run_id, v_component),
+      format('backfill apply %s', p_run_id));
+  end if;
+  return v_run;
+end
+$$;
+
+-- Refuse while pg_cron is not there, and say how to enable it and what works without.
+--
+-- raises  OB013
+create function backfill_private.refuse_without_cron(p_run_id uuid)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if to_regprocedure('cron.schedule(text, text, text)') is null then
+    perform backfill_private.refuse('OB013', 'pg_cron is not enabled in this database',
+      format('create extension pg_cron; (on a hosted project also: Integrations, Cron). Without it: '
+        'backfill apply %s, or in psql: call backfill_drive_step(%s) \watch 10',
+        coalesce(p_run_id::text, 'RUN'), quote_literal(p_run_id)));
+  end if;
+end
+$$;
+
+-- Does the installed pg_cron take schedules in seconds? From 1.5 on it does.
+create function backfill_private.cron_has_seconds()
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select from pg_extension as e
+    where e.extname = 'pg_cron'
+      and string_to_array(substring(e.extversion from '^[0-9]+(?:\.[0-9]+)*'), '.')::integer[] >= array[1, 5])
+$$;
+
+-- The seconds of an interval that a driver may come in: 1 to 59 seconds, or whole minutes that divide an hour.
+--
+-- raises  OB013 it is none, or none of these
+create function backfill_private.drive_seconds(p_every text)
+returns integer
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_seconds numeric;
+begin
+  begin
+    v_seconds := extract(epoch from p_every::interval);
+  exception when data_exception then
+    v_seconds := null;
+  end;
+  if (v_seconds = trunc(v_seconds) and v_seconds between 1 and 3600
+    and (v_seconds < 60 or v_seconds % 60 = 0 and 3600 % v_seconds = 0)) is not true then
+    perform backfill_private.refuse('OB013',
+      format('a driver comes every 1 to 59 seconds, or in whole minutes that divide an hour, not %s',
+        coalesce(quote_literal(left(p_every, 80)), 'null')),
+      'select backfill_drive_every(''10 seconds'')');
+  end if;
+  return v_seconds::integer;
+end
+$$;
+
+-- Schedule a job that drives, in place of one of the same name. An older pg_cron knows whole minutes: there each call
+-- looks again after the seconds that were asked for, until the minute is nearly over.
+--
+-- p_run_id  null: whatever is approved or running
+-- returns   {job, schedule, stop: SQL}
+create function backfill_private.schedule_driver(p_run_id uuid, p_seconds integer)
+returns jsonb
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_job text := concat_ws(' ', 'backfill_drive', p_run_id);
+  v_is_within boolean := p_seconds < 60 and not backfill_private.cron_has_seconds();
+  v_schedule text := case
+    when v_is_within then '* * * * *'
+    when p_seconds < 60 then format('%s seconds', p_seconds)
+    when p_seconds = 60 then '* * * * *'
+    when p_seconds < 3600 then format('*/%s * * * *', p_seconds / 60)
+    else '0 * * * *' end;
+begin
+  -- The path that a session of the job will have.
+  perform backfill_private.refuse_outsiders((select s.reset_val from pg_settings as s where s.name = 'search_path'));
+  execute 'select cron.schedule($1, $2, $3)'
+  using v_job, v_schedule, format('call public.%I(%s%s)', 'backfill_drive_step',
+    coalesce(quote_literal(p_run_id), 'null'),
+    case when v_is_within then format(', %L, %L', '50 seconds', p_seconds || ' seconds') else '' end);
+  return jsonb_build_object('job', v_job, 'schedule', v_schedule, 'stop', 'select backfill_drive_stop()');
+end
+$$;
+
+-- Take jobs away.
+--
+-- p_run_id  that of this run. Null: all of ours
+-- returns   their names
+create function backfill_private.stop_drivers(p_run_id uuid)
+returns jsonb
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_job record;
+  v_stopped jsonb := '[]'::jsonb;
+begin
+  for v_job in
+    select j.job_id, j.name from backfill_private.drive_jobs() as j where p_run_id is null or j.run_id = p_run_id
+  loop
+    execute 'select cron.unschedule($1)' using v_job.job_id;
+    v_stopped := v_stopped || to_jsonb(v_job.name);
+  end loop;
+  return v_stopped;
+end
+$$;
+
+-- from sql/65_drive/transactions.sql
+-- Transactions of a driver: pg_cron calls a procedure, which scores with a COMMIT after each call.
+--
+-- A procedure that commits can have no clause `set` and no owner's rights: PostgreSQL refuses COMMIT there. So each of
+-- its transactions begins here, which sets what a clause would. A test holds that nothing else of ours commits, and
+-- that each procedure begins with a call of this.
+
+-- Commit, and begin the next transaction as the API would begin a call with the secret key. Everything is set for this
+-- one transaction, so user code finds the role, the claims and the lock timeout that it finds behind the API.
+--
+-- p_search_path  gives the session's own path, under which user code runs
+-- p_role         none: the login itself, for what pg_cron lets only the owner of a job do
+create procedure backfill_private.next_transaction(
+  inout p_search_path text, p_role text default 'service_role'
+)
+language plpgsql
+as $$
+begin
+  commit;
+  p_search_path := pg_catalog.current_setting('search_path');
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+  perform
+    set_config('role', p_role, true),
+    set_config('lock_timeout', '8s', true),
+    set_config('request.jwt.claims', case p_role when 'none' then '' else '{"role": "service_role"}' end, true);
+end
+$$;
+
+-- Until when a driver claims: its budget, and at most half of what the time limit of its one statement leaves. So a
+-- call that begins last has as long again.
+create function backfill_private.drive_until(p_budget interval, p_limit_at timestamptz)
+returns timestamptz
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when p_limit_at = 'infinity' then n.now_at + p_budget
+    else least(n.now_at + p_budget, n.now_at + (p_limit_at - n.now_at) / 2) end
+  from (select backfill_private.clock() as now_at) as n
+$$;
+
+-- Something that a login of the API owns and user code would run: a trigger's function, or what lies on the search
+-- path. A driver's session is the login's that scheduled it, so such code could say `reset role` there and be that
+-- login, who approves. Null: there is none.
+create function backfill_private.outsiders_thing(p_search_path text)
+returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_schemas oid[];
+begin
+  perform set_config('search_path', p_search_path, true);
+  v_schemas := array(
+    select n.oid
+    from pg_catalog.pg_namespace as n
+    -- "$user" is another one for whoever scores.
+    where n.nspname operator(pg_catalog.=) any (pg_catalog.current_schemas(false))
+      or n.nspname operator(pg_catalog.=) 'service_role');
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+  return (
+    with outsiders as (
+      select r.oid
+      from pg_roles as r
+      where (r.rolname in ('anon', 'authenticated', 'authenticator') or pg_has_role(r.oid, 'service_role', 'member'))
+        and not r.rolsuper
+        and not pg_has_role(r.oid, 'postgres', 'member')
+        and not starts_with(r.rolname, 'supabase_')  -- of the platform
+    ), things as (
+      select p.proowner as owner,
+        format('trigger %I on %s runs a function of %s', t.tgname, t.tgrelid::regclass, p.proowner::regrole) as said
+      from pg_trigger as t
+      join pg_proc as p on p.oid = t.tgfoid
+      where not t.tgisinternal
+      union all
+      select p.proowner, format('%s belongs to %s', p.oid::regprocedure, p.proowner::regrole)
+      from pg_proc as p
+      where p.pronamespace = any (v_schemas)
+      union all
+      select c.relowner, format('%s belongs to %s', c.oid::regclass, c.relowner::regrole)
+      from pg_class as c
+      where c.relnamespace = any (v_schemas)
+    )
+    select min(t.said)
+    from things as t
+    join outsiders as o on o.oid = t.owner
+  );
+end
+$$;
+
+-- Refuse to drive while code of somebody with fewer rights than the session's would run in it.
+--
+-- raises  OB010 see outsiders_thing
+create function backfill_private.refuse_outsiders(p_search_path text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_said text := backfill_private.outsiders_thing(p_search_path);
+begin
+  if v_said is not null then
+    perform backfill_private.refuse('OB010',
+      format('%s, and a run that the database drives would run it in a session of %s', v_said, session_user),
+      'give it to postgres with alter … owner to postgres, or score with a worker: backfill apply RUN');
+  end if;
+end
+$$;
+
+-- from sql/65_drive/turn.sql
+-- A driver's turn: claim, score and settle like any worker, from inside the database.
+--
+-- A run in mode direct is scored call by call: one transaction per scoring call, under the fence of its session, as the
+-- API would make it. A run in bulk is scored by public.backfill_bulk, a transaction per call of it.
+
+-- The runs that a driver takes up: approved or running, and scored by SQL functions alone. In no fixed order, so that a
+-- run whose turn ends in an error does not keep the same others from theirs each time.
+--
+-- p_run_id  null: all
+create function backfill_private.runs_to_drive(p_run_id uuid)
+returns uuid[]
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(array_agg(r.run_id order by random()), '{}')
+  from public.backfill_runs as r
+  where r.state in ('approved', 'running')
+    and (p_run_id is null or r.run_id = p_run_id)
+    and not exists (
+      select from public.backfill_targets as t
+      where t.target = r.target and t.transport = 'edge')
+$$;
+
+-- Start a run if this is its first turn, and claim its next batch. Trouble is an answer: it must not keep the other
+-- runs from their turns.
+--
+-- The first turn of a run claims apart from bulk. So a function that takes longer in bulk than the time limit gives is
+-- met alone once per call of the driver, and settled.
+--
+-- returns  as claim_batch, and each step has its `call` in SQL. {granted: [], state, reason} if the run does not start,
+--          {granted: [], trouble: {code, message, hint}} if it or the claim was refused
+create function backfill_private.drive_claim(p_run_id uuid, p_claim_id uuid, p_worker text, p_is_first boolean)
+returns jsonb
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_claim jsonb;
+  v_hint text;
+begin
+  if p_is_first then
+    v_claim := backfill_private.start(p_run_id, p_worker);
+    if v_claim ->> 'state' <> 'running' then
+      return v_claim || '{"granted": []}';
+    end if;
+  end if;
+  v_claim := backfill_private.claim_batch(p_run_id, p_claim_id, p_worker, p_is_first);
+  return v_claim || jsonb_build_object('granted', (
+    select coalesce(jsonb_agg(g.session || jsonb_build_object('steps', (
+        select coalesce(jsonb_agg(s.step || jsonb_build_object(
+            'call', backfill_private.call_sql(t.function_signature, s.step -> 'arguments')) order by s.place), '[]')
+        from jsonb_array_elements(g.session -> 'steps') with ordinality as s (step, place)
+        join public.backfill_runs as r on r.run_id = p_run_id
+        join public.backfill_targets as t on t.target = r.target and t.component = s.step ->> 'component'))
+      order by g.place), '[]')
+    from jsonb_array_elements(v_claim -> 'granted') with ordinality as g (session, place)));
+exception when others then
+  get stacked diagnostics v_hint = pg_exception_hint;
+  return jsonb_build_object('granted', '[]'::jsonb, 'trouble',
+    jsonb_build_object('code', sqlstate, 'message', sqlerrm, 'hint', v_hint));
+end
+$$;
+
+-- Make one scoring call of a leased session, as the caller's role, and check deferred constraints: the commit that
+-- follows could fail of them, and no procedure can catch that.
+--
+-- p_outcome      of the session so far, see backfill_private.decide_outcomes
+-- p_search_path  that of the driver's session
+-- p_limit_at     when the time limit of the driver's statement comes
+-- returns        the outcome with this call
+create function backfill_private.drive_call(
+  p_run_id uuid, p_session jsonb, p_step jsonb, p_outcome jsonb, p_search_path text, p_limit_at timestamptz
+)
+returns jsonb
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform set_config('request.headers', jsonb_build_object(
+    'x-backfill-run', p_run_id, 'x-backfill-fence', p_session -> 'fence')::text, true);
+  perform set_config('search_path', p_search_path, true);
+  execute p_step ->> 'call';
+  set constraints all immediate;
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+  return p_outcome || jsonb_build_object('answered', p_outcome -> 'answered' || (p_step -> 'components'));
+exception when query_canceled or assert_failure or others then
+  -- Somebody asked this backend to stop, and the time limit is still ahead.
+  if backfill_private.is_cancel(sqlstate, sqlerrm, p_limit_at) and backfill_private.clock() < p_limit_at then
+    raise;
+  end if;
+  return p_outcome || jsonb_build_object(
+    -- What the gate refuses is given back, see backfill_private.outcome. The rest was rolled back here.
+    'outcome', case (backfill_private.fault(sqlstate)).direct
+      when 'released' then 'failed'
+      else backfill_private.bulk_outcome(sqlstate) end,
+    'step', p_step -> 'component', 'code', sqlstate, 'message', sqlerrm);
+end
+$$;
+
+-- Score and settle a granted batch, one transaction per call. It ends early, like a worker's, at an error that every
+-- other call may meet, and at the end of the driver's time. The sessions that were not called are given back.
+--
+-- p_claim  see backfill_private.drive_claim
+create procedure backfill_private.drive_batch(
+  p_run_id uuid, p_claim_id uuid, p_claim jsonb, p_until timestamptz, p_limit_at timestamptz
+)
+language plpgsql
+as $$
+declare
+  v_search_path text;
+  v_session jsonb;
+  v_outcome jsonb;
+  v_outcomes jsonb;
+  v_is_over boolean;
+  v_renew_every interval;
+  v_renew_at timestamptz;
+begin
+  call backfill_private.next_transaction(v_search_path);
+  v_outcomes := '[]';
+  v_is_over := false;
+  v_renew_every := (p_claim ->> 'lease_s')::numeric / 3 * interval '1 s';
+  v_renew_at := backfill_private.clock() + v_renew_every;
+  for v_place in 0 .. jsonb_array_length(p_claim -> 'granted') - 1 loop
+    v_session := p_claim -> 'granted' -> v_place;
+    v_outcome := jsonb_build_object('ordinal', v_session -> 'ordinal', 'answered', '[]'::jsonb,
+      'outcome', case when v_is_over then 'released' else 'answered' end);
+    for v_step in 0 .. jsonb_array_length(v_session -> 'steps') - 1 loop
+      exit when v_outcome ->> 'outcome' <> 'answered';
+      if backfill_private.clock() >= v_renew_at then
+        call backfill_private.next_transaction(v_search_path);
+        perform backfill_private.renew(p_run_id, p_claim_id);
+        v_renew_at := backfill_private.clock() + v_renew_every;
+      end if;
+      call backfill_private.next_transaction(v_search_path);
+      v_outcome := backfill_private.drive_call(
+        p_run_id, v_session, v_session -> 'steps' -> v_step, v_outcome, v_search_path, p_limit_at);
+    end loop;
+    v_outcomes := v_outcomes || v_outcome;
+    v_is_over := v_is_over
+      or v_outcome ->> 'outcome' in ('stop', 'slow')
+      or coalesce(v_outcome ->> 'code' = 'OB012', false)
+      or backfill_private.clock() >= p_until;
+  end loop;
+  call backfill_private.next_transaction(v_search_path);
+  perform backfill_private.settle(p_run_id, p_claim_id, v_outcomes);
+end
+$$;
+
 -- from sql/70_verify/buckets.sql
 -- The buckets of a verification: as_planned, missing, no_longer_selected, filled_elsewhere and changed_since of the
 -- planned rows, unplanned of what the run wrote besides, and extra of the others. verdict.sql says what follows.
@@ -19127,7 +19588,8 @@ as $$
 $$;
 
 -- Functions of ours that an API role may call and should not, or may not call and should. A door is a function in
--- public. A role that may call a door must be able to call the functions that the door names.
+-- public. A role that may call a door must be able to call the functions that the door names. The doors of drivers are
+-- the owner's alone.
 create function backfill_private.function_faults()
 returns table (fault text, cure text)
 language sql
@@ -19139,7 +19601,8 @@ as $$
       p.oid::regprocedure as signature,
       p.proname,
       p.prosrc,
-      p.pronamespace = 'public'::regnamespace as is_door
+      p.pronamespace = 'public'::regnamespace as is_door,
+      p.pronamespace = 'public'::regnamespace and p.proname like 'backfill\_drive%' as is_owners
     from pg_proc as p
     where p.pronamespace = 'backfill_private'::regnamespace
       or p.pronamespace = 'public'::regnamespace and p.proname like 'backfill\_%'
@@ -19151,7 +19614,7 @@ as $$
   )
   select
     format('anon may call %s', o.signature),
-    format('revoke all on function %s from public, anon;', o.signature)
+    format('revoke all on routine %s from public, anon;', o.signature)
   from ours as o
   where has_function_privilege('anon', o.signature, 'execute')
   union all
@@ -19160,7 +19623,16 @@ as $$
     format('grant execute on function %s to service_role;', o.signature)
   from ours as o
   where o.is_door
+    and not o.is_owners
     and not has_function_privilege('service_role', o.signature, 'execute')
+  union all
+  select
+    format('%s may call %s', r.role, o.signature),
+    format('revoke all on routine %s from public, %I;', o.signature, r.role)
+  from ours as o
+  cross join unnest(array['authenticated', 'service_role']) as r (role)
+  where o.is_owners
+    and has_function_privilege(r.role, o.signature, 'execute')
   union all
   select distinct
     format('%s may not call %s', r.role, o.signature),
@@ -20402,6 +20874,211 @@ begin
 end
 $$;
 
+-- from sql/95_face/drive.sql
+-- The doors of drivers: runs that pg_cron scores, without a client. They are the owner's alone, as pg_cron's jobs are.
+
+-- Have pg_cron drive a run until it is over. Its components are SQL functions.
+--
+-- returns  {run_id, state, job, schedule, stop: SQL}
+-- raises   OB001 no such run, OB002 it is over, or driven already, OB003 not approved, OB010 see refuse_outsiders,
+--          OB013 an Edge Function scores it, or there is no pg_cron
+create function public.backfill_drive(run uuid)
+returns jsonb
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_run public.backfill_runs;
+  v_by text;
+begin
+  perform backfill_private.authorize('apply');
+  v_run := backfill_private.drivable_run($1);
+  v_by := backfill_private.driven_by($1);
+  if v_run.state not in ('approved', 'running') then
+    perform backfill_private.refuse('OB002',
+      format('run %s is %s: there is nothing to drive', $1, replace(v_run.state, '_', ' ')),
+      backfill_private.hint(v_run));
+  elsif v_by is not null then
+    perform backfill_private.refuse('OB002', format('run %s is driven already, by job %s', $1, v_by),
+      'select backfill_drive_stop()');
+  end if;
+  perform backfill_private.refuse_without_cron($1);
+  return jsonb_build_object('run_id', $1, 'state', v_run.state) || backfill_private.schedule_driver($1, 10);
+end
+$$;
+
+comment on function public.backfill_drive(uuid) is
+  'Have pg_cron score an approved run until it is over, without a worker. For the SQL editor.';
+
+-- Have pg_cron drive whatever is approved or running and scored by SQL functions, from now on. Another interval takes
+-- the place of the one before.
+--
+-- every    1 to 59 seconds, or whole minutes that divide an hour
+-- returns  {job, schedule, stop: SQL}
+-- raises   OB010 see refuse_outsiders, OB013 no such interval, or there is no pg_cron
+create function public.backfill_drive_every(every text)
+returns jsonb
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_seconds integer := backfill_private.drive_seconds($1);
+begin
+  perform backfill_private.authorize('apply');
+  perform backfill_private.refuse_without_cron(null);
+  return backfill_private.schedule_driver(null, v_seconds);
+end
+$$;
+
+comment on function public.backfill_drive_every(text) is
+  'Have pg_cron score whatever is approved or running, from now on: how often it looks. For the SQL editor.';
+
+-- The same for a value of type interval. Without a name, so that the API has but one form to choose.
+create function public.backfill_drive_every(interval)
+returns jsonb
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  select public.backfill_drive_every($1::text)
+$$;
+
+comment on function public.backfill_drive_every(interval) is
+  'Have pg_cron score whatever is approved or running, from now on: how often it looks. For the SQL editor.';
+
+-- Take the jobs of all drivers away. A call that is under way ends within a minute. To stop a run at once: pause it.
+--
+-- returns  {stopped: [name of a job]}
+create function public.backfill_drive_stop()
+returns jsonb
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform backfill_private.authorize('apply');
+  return jsonb_build_object('stopped', backfill_private.stop_drivers(null));
+end
+$$;
+
+comment on function public.backfill_drive_stop() is
+  'Let pg_cron drive no run any more. A call under way ends within a minute. For the SQL editor.';
+
+-- What the jobs call, and what psql calls in a loop where there is no pg_cron. Turn by turn for each run, as a worker
+-- with the name driver:PID, until nothing is to do or the time is up. It commits after each call, so it has no clause
+-- `set` and its caller's rights: see 65_drive/transactions.sql.
+--
+-- run     null: whatever is approved or running. Once it is over, its job goes
+-- budget  no batch is claimed after this time. What is granted and not called by then is given back
+-- every   looks again after this time if there is nothing to do. Null: ends then
+-- raises  OB001, OB003 and OB013 as backfill_drive, OB010 see refuse_outsiders. What refused a run its start or claim
+--         is raised at the end, when the others have had their turns
+create procedure public.backfill_drive_step(
+  run uuid default null, budget interval default '50 seconds', every interval default null
+)
+language plpgsql
+as $$
+declare
+  v_search_path text;
+  v_worker text;
+  v_limit_at timestamptz;
+  v_until timestamptz;
+  v_run_id uuid;
+  v_begun uuid[];
+  v_seen jsonb;
+  v_wait_s numeric;
+  v_trouble jsonb;
+begin
+  call backfill_private.next_transaction(v_search_path, 'none');
+  perform backfill_private.refuse_outsiders(v_search_path);
+  v_worker := 'driver:' || pg_backend_pid();
+  v_limit_at := backfill_private.limit_at();
+  v_until := backfill_private.drive_until(coalesce($2, '50 seconds'), v_limit_at);
+  v_begun := '{}';
+  loop
+    call backfill_private.next_transaction(v_search_path);
+    v_wait_s := null;
+    foreach v_run_id in array backfill_private.runs_to_drive($1) loop
+      call backfill_private.drive_turn(
+        v_run_id, v_worker, v_run_id <> all (v_begun), v_until, v_limit_at, v_seen);
+      v_begun := v_begun || v_run_id;
+      v_trouble := coalesce(v_trouble, v_seen -> 'trouble');
+      v_wait_s := least(v_wait_s, (v_seen ->> 'wait_s')::numeric);
+    end loop;
+    call backfill_private.next_transaction(v_search_path, 'none');
+    if $1 is not null and (backfill_private.drivable_run($1)).state not in ('approved', 'running', 'paused') then
+      perform backfill_private.stop_drivers($1);
+      exit;
+    end if;
+    v_wait_s := least(v_wait_s, extract(epoch from $3));
+    exit when v_wait_s is null or backfill_private.clock() + v_wait_s * interval '1 s' >= v_until;
+    -- A pause, and another run, are seen within five seconds.
+    perform pg_sleep(least(v_wait_s, 5));
+  end loop;
+  call backfill_private.next_transaction(v_search_path, 'none');
+  if v_trouble is not null then
+    perform backfill_private.refuse(v_trouble ->> 'code', v_trouble ->> 'message', v_trouble ->> 'hint');
+  end if;
+end
+$$;
+
+comment on procedure public.backfill_drive_step(uuid, interval, interval) is
+  'Score what is approved or running for some time, in a transaction per call. For pg_cron, or psql in a loop.';
+
+-- Make calls in bulk until a claim has to look at the run again, or the driver at its other runs.
+create procedure backfill_private.drive_in_bulk(p_run_id uuid, p_worker text, p_sessions integer, p_until timestamptz)
+language plpgsql
+as $$
+declare
+  v_search_path text;
+  v_answer jsonb;
+  v_asked integer;
+  v_is_alone boolean;
+  v_look_at timestamptz;
+begin
+  call backfill_private.next_transaction(v_search_path);
+  v_asked := p_sessions;
+  v_is_alone := false;
+  v_look_at := least(backfill_private.clock() + interval '5 s', p_until);
+  loop
+    call backfill_private.next_transaction(v_search_path);
+    v_answer := public.backfill_bulk(p_run_id, p_worker, v_asked, 800, v_search_path);
+    exit when coalesce((v_answer ->> 'done')::integer, 0) = 0
+      or v_answer ?| array['failed', 'pending']
+      or backfill_private.clock() >= v_look_at;
+    v_is_alone := v_is_alone or (v_answer ->> 'alone')::boolean;
+    v_asked := case
+      when v_is_alone then 1
+      -- Calls grow as the client's do, see backfill/run/bulk.py.
+      when (v_answer ->> 'sessions')::integer = v_asked then least(round(v_asked * 1.3) + 1, 500)::integer
+      else v_asked end;
+  end loop;
+end
+$$;
+
+-- One turn of a run: what its claim grants, scored and settled.
+--
+-- p_seen  gives {wait_s: seconds until the next turn, null if there is nothing to wait for}, and trouble if there was
+create procedure backfill_private.drive_turn(
+  p_run_id uuid, p_worker text, p_is_first boolean, p_until timestamptz, p_limit_at timestamptz, inout p_seen jsonb
+)
+language plpgsql
+as $$
+declare
+  v_search_path text;
+  v_claim_id uuid;
+begin
+  call backfill_private.next_transaction(v_search_path);
+  v_claim_id := gen_random_uuid();
+  p_seen := backfill_private.drive_claim(p_run_id, v_claim_id, p_worker, p_is_first);
+  if p_seen -> 'granted' <> '[]' then
+    call backfill_private.drive_batch(p_run_id, v_claim_id, p_seen, p_until, p_limit_at);
+    p_seen := '{"wait_s": 0}';
+  elsif p_seen ? 'bulk' then
+    call backfill_private.drive_in_bulk(p_run_id, p_worker, (p_seen ->> 'sessions')::integer, p_until);
+    p_seen := '{"wait_s": 0}';
+  end if;
+end
+$$;
+
 -- from sql/95_face/functions.sql
 -- The doors: every function that the API offers, in the order of a run's life. Each runs with its caller's rights.
 
@@ -21413,7 +22090,7 @@ select
   backfill_private.next_step(
     r.run_id,
     coalesce(c.failed, 0),
-    c.pending > 0 and c.leased = 0) as next,
+    c.pending > 0 and c.leased = 0 and backfill_private.driven_by(r.run_id) is null) as next,
   backfill_private.unlike_approved(r.run_id) as unlike_approved,
   r.approved_via,
   backfill_private.standing_of_run(r.run_id) as standing
@@ -21468,7 +22145,8 @@ cross join lateral (
       when r.state = 'paused' then
         format('resume: paused by %s: %s', coalesce(r.held_by, 'the database'), coalesce(r.reason, 'no reason given'))
       when r.state = 'awaiting_approval' then 'approval: of digest ' || r.digest
-      when r.state = 'approved' then 'apply: backfill apply ' || r.run_id
+      when r.state = 'approved' then
+        coalesce('driver: ' || backfill_private.driven_by(r.run_id), 'apply: backfill apply ' || r.run_id)
       when r.state <> 'running' then null
       when c.leased > 0 and c.held = 0 then
         format('worker: none renews the leases that ran out by %s UTC. If none is alive: backfill apply %s',
@@ -21498,6 +22176,7 @@ cross join lateral (
       when c.leased = 0 then
         coalesce(
           'leases: ' || backfill_private.lease_holders(r.run_id),
+          'driver: ' || backfill_private.driven_by(r.run_id),
           'worker: none asks for the next batch. If none is alive: backfill apply ' || r.run_id)
     end as waits_for
   offset 0
@@ -21711,7 +22390,7 @@ create policy "the service reads alerts" on public.backfill_alerts
 
 -- The private schema. Only the owner may call its functions, unless they are granted below.
 revoke all on schema backfill_private from public, anon, authenticated, service_role;
-revoke all on all functions in schema backfill_private from public, anon, authenticated, service_role;
+revoke all on all routines in schema backfill_private from public, anon, authenticated, service_role;
 revoke all on all tables in schema backfill_private from public, anon, authenticated, service_role;
 grant usage on schema backfill_private to authenticated, service_role;
 
@@ -21777,6 +22456,10 @@ revoke all on function
   public.backfill_bulk(uuid, text, integer, integer, text),
   public.backfill_renew(uuid, uuid),
   public.backfill_settle(uuid, uuid, jsonb),
+  public.backfill_drive(uuid),
+  public.backfill_drive_every(text),
+  public.backfill_drive_every(interval),
+  public.backfill_drive_stop(),
   public.backfill_verify_part(uuid, jsonb, integer),
   public.backfill_written(uuid, integer, integer),
   public.backfill_left_behind(uuid),
@@ -21784,6 +22467,8 @@ revoke all on function
   public.backfill_approve_undo(uuid, text, text, text),
   public.backfill_confirm_undo(uuid, text, text, integer, jsonb, text),
   public.backfill_prune(uuid)
+from public, anon, authenticated, service_role;
+revoke all on procedure public.backfill_drive_step(uuid, interval, interval)
 from public, anon, authenticated, service_role;
 
 -- Everything here is read under row level security.
@@ -21880,6 +22565,7 @@ grant execute on function
   backfill_private.check_project(jsonb),
   backfill_private.clock(),
   backfill_private.collect_window(uuid),
+  backfill_private.driven_by(uuid),
   backfill_private.freshness(uuid),
   backfill_private.halt(text, uuid, text),
   backfill_private.lease_holders(uuid),
@@ -21934,6 +22620,8 @@ grant execute on function
   backfill_private.count_rehearsal(integer),
   backfill_private.coverage_of(text, text, text),
   backfill_private.declaration_faults(jsonb),
+  backfill_private.drive_call(uuid, jsonb, jsonb, jsonb, text, timestamptz),
+  backfill_private.drive_claim(uuid, uuid, text, boolean),
   backfill_private.fault(text),
   backfill_private.gives_way(timestamptz),
   backfill_private.heal_next(text),
@@ -21960,6 +22648,7 @@ grant execute on function
   backfill_private.renew(uuid, uuid),
   backfill_private.retry(uuid),
   backfill_private.row_hashes(uuid),
+  backfill_private.runs_to_drive(uuid),
   backfill_private.seen_beside(uuid, text, text, jsonb),
   backfill_private.seen_first(uuid, jsonb),
   backfill_private.seen_second(uuid),
@@ -21971,6 +22660,12 @@ grant execute on function
   backfill_private.start(uuid, text),
   backfill_private.too_few(text, text),
   backfill_private.watch(text, boolean, integer)
+to service_role;
+grant execute on procedure
+  backfill_private.drive_batch(uuid, uuid, jsonb, timestamptz, timestamptz),
+  backfill_private.drive_in_bulk(uuid, text, integer, timestamptz),
+  backfill_private.drive_turn(uuid, text, boolean, timestamptz, timestamptz, jsonb),
+  backfill_private.next_transaction(text, text)
 to service_role;
 
 -- Nothing of ours truncates these tables, so nobody may.

@@ -24,6 +24,7 @@ PAGES = {
     )
 }
 CLAIMING = [
+    "tests.test_drive",
     "tests.test_from_files",
     "tests.test_readme",
     "tests.test_readme_commands",

@@ -26,6 +26,8 @@ begin
     execute format('select from %I.visits', 'tenant_new');
   elsif v_how = 'quota' then
     raise sqlstate 'PT429' using message = 'over its quota';
+  elsif v_how = 'slow' then
+    perform pg_sleep(60);
   elsif v_how = 'foreign' then
     update public.fc_scores set created_at = now() where fc_scores.session_id <> $1;
   end if;
