@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from tests.faults.scenario import SESSIONS, Scene, Undisturbed
 from tests.faults.stack import Stack, disturb_nothing, make_template, scene_on
 from tests.faults.subjects import Scoring, subject
 from tests.kit.copies import HOSTED, Copies
+from tests.kit.folders import server_folder
 from tests.kit.whole import WHOLE, pair
 
 
@@ -109,3 +111,19 @@ def at_once() -> Iterator[None]:
     stamina.set_testing(True, attempts=6, cap=True)
     yield
     stamina.set_testing(False)
+
+
+@pytest.fixture
+def mortal(prepared: Prepared, scoring: Scoring) -> Iterator[tuple[Scene, Stack]]:
+    """A scene whose PostgreSQL may die: the other tests have another."""
+    folder = server_folder()
+    with ExitStack() as owned:
+        owned.callback(shutil.rmtree, folder, ignore_errors=True)
+        server = PostgresServer.start(folder / "data")
+        owned.callback(server.stop)
+        copies = Copies(server, make_template(server, SESSIONS, subject(scoring)), HOSTED)
+        undisturbed = prepared.undisturbed(scoring, SESSIONS)
+        with scene_on(copies, subject(scoring), undisturbed) as (scene, stack):
+            owned.callback(lambda: stack.server.stop())
+            owned.callback(copies.close)
+            yield scene, stack

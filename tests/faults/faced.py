@@ -129,6 +129,11 @@ FACED: Mapping[str, Sequence[str]] = {
         "test_bulk.py::test_two_runs_over_the_same_sessions_score_each_once",
         "faults/test_bulk.py::test_killed_workers_leave_nothing_leased",
     ),
+    "the process that drives a run inside the database is killed": (
+        "faults/test_driver.py::test_a_driven_run_survives_kills_and_a_restart",
+        "faults/test_driver.py::test_a_driver_is_killed_beside_a_worker",
+        "test_drive_cron.py::test_a_large_run_survives_three_kills",
+    ),
     "an undo beside a run that overwrites the same rows": (
         "test_races.py::test_an_undo_waits_for_who_is_changing_a_row_and_leaves_it",
     ),

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 
 import psycopg
-import pytest
 
 import backfill
-from backfill.local.servers import PostgresServer
-from tests.faults.conftest import Prepared
 from tests.faults.proxy import SCORING, Nth, Strike, does, meanwhile, numbered
-from tests.faults.scenario import MIDWAY, SESSIONS, Scene, wait_until
-from tests.faults.stack import Stack, make_template, scene_on
-from tests.faults.subjects import IN_SQL, Scoring, subject
-from tests.kit.copies import HOSTED, Copies
-from tests.kit.folders import server_folder
+from tests.faults.scenario import MIDWAY, Scene, wait_until
+from tests.faults.stack import Stack
+from tests.faults.subjects import IN_SQL
 from tests.kit.whole import NIGHTLY
 
 
@@ -45,22 +39,6 @@ def test_a_run_survives_a_restart_of_postgrest(scene: Scene, stack: Stack) -> No
     """Killed with calls under way, gone for a moment, back with an empty schema cache."""
     run_id = dies_and_comes_back(scene, stack.kill_rest, stack.start_rest)
     scene.ends_as_undisturbed("PostgREST killed and restarted", run_id)
-
-
-@pytest.fixture
-def mortal(prepared: Prepared, scoring: Scoring) -> Iterator[tuple[Scene, Stack]]:
-    """A scene whose PostgreSQL may die: the other tests have another."""
-    folder = server_folder()
-    with ExitStack() as owned:
-        owned.callback(shutil.rmtree, folder, ignore_errors=True)
-        server = PostgresServer.start(folder / "data")
-        owned.callback(server.stop)
-        copies = Copies(server, make_template(server, SESSIONS, subject(scoring)), HOSTED)
-        undisturbed = prepared.undisturbed(scoring, SESSIONS)
-        with scene_on(copies, subject(scoring), undisturbed) as (scene, stack):
-            owned.callback(lambda: stack.server.stop())
-            owned.callback(copies.close)
-            yield scene, stack
 
 
 def test_a_run_survives_a_restart_of_postgresql(mortal: tuple[Scene, Stack]) -> None:
