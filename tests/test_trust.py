@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from psycopg.types.json import Jsonb
@@ -53,7 +54,7 @@ def test_who_has_the_jwt_secret_signs_as_any_approver(
 
 
 # A rehearsal in which all went well.
-WELL = {
+WELL: dict[str, Any] = {
     "calls": [], "error": None, "tables": {}, "undecidable": {}, "receipts": ["fc_scores"],
     "elsewhere": {}, "second": {"tables": {}}, "undone": {"conflicts": [], "tables": {}},
 }  # fmt: skip
