@@ -22,6 +22,8 @@ WORDS = {
     "approve": ("--digest", "0"),
     "reject": ("--reason", "no"),
     "pace": ("5",),
+    "standing new": ("--until", "2999-12-31", "--max-sessions", "5"),
+    "standing revoke": ("12345678", "--reason", "no"),
     "pause": ("--reason", "no"),
     "cancel": ("--reason", "no"),
 }

@@ -18,6 +18,7 @@ from markdown_it import MarkdownIt
 import backfill
 from tests.kit import readme
 from tests.kit.readme import PAGES, ROOT, claim
+from tests.safeguards.table import SAFEGUARDS, table
 
 MOST_LINES = 300
 README = PAGES["README.md"]
@@ -46,7 +47,8 @@ def test_the_ten_words_are_said_before_they_are_used() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_no_page_is_too_long(page: str) -> None:
-    assert len(PAGES[page].splitlines()) <= MOST_LINES
+    """But for the table of safeguards: a command prints it, and nobody reads it in one go."""
+    assert len(PAGES[page].replace(table(SAFEGUARDS), "").splitlines()) <= MOST_LINES
 
 
 @pytest.fixture(scope="module")

@@ -359,9 +359,16 @@ SAFEGUARDS = (
     Safeguard(
         "login, not current user, in the SQL editor",
         "10_ground/identity.sql",
-        "and pg_has_role(session_user, 'postgres', 'member') then",
-        "and pg_has_role(current_user, 'postgres', 'member') then",
+        "and pg_has_role(session_user, 'postgres', 'member')\n",
+        "and pg_has_role(current_user, 'postgres', 'member')\n",
         "tests/test_callers_names.py::test_a_login_with_the_services_rights_is_not_taken_for_postgres",
+    ),
+    Safeguard(
+        "a role taken in the SQL editor is not the login",
+        "10_ground/identity.sql",
+        "(case when v_role = 'none' then true else pg_has_role(v_role, 'postgres', 'member') end)",
+        "true",
+        "tests/test_drive.py::test_user_code_in_a_postgres_session_is_not_postgres",
     ),
     Safeguard(
         "environment at a claim",
