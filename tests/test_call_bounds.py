@@ -26,7 +26,7 @@ order by p.proname, a.name
 """
 USUAL: dict[str, Any] = {
     "text": "x", "text[]": ["x"], "integer": 1, "numeric": 1, "bigint": 1, "jsonb": Jsonb({}),
-    "boolean": True,
+    "boolean": True, "interval": "10 s",
 }  # fmt: skip
 BEYOND: dict[str, Any] = {
     "text": "x" * 5000,
@@ -34,6 +34,7 @@ BEYOND: dict[str, Any] = {
     "integer": 2**31 - 1,
     "numeric": 10**9,
     "jsonb": Jsonb({"x": "y" * 1_000_000}),
+    "interval": "1000 years",
 }
 # Their lists are bounded, and nothing else of them is read.
 LISTS = {"p_scope": Jsonb({"sessions": ["x"] * 1001}), "p_outcomes": Jsonb([{}] * 1001)}

@@ -685,7 +685,7 @@ SAFEGUARDS = (
     Safeguard(
         "revoke of our private functions",
         "99_access/rights.sql",
-        "revoke all on all functions in schema backfill_private"
+        "revoke all on all routines in schema backfill_private"
         " from public, anon, authenticated, service_role;\n",
         "",
         "tests/test_house_rules.py::test_every_object_of_ours_keeps_the_house_rules",
