@@ -21,7 +21,8 @@ from pg_proc as p
 cross join lateral unnest(p.proargtypes::oid[], p.proargnames[:p.pronargs]) as a (type, name)
 where p.pronamespace = 'public'::regnamespace
   and starts_with(p.proname, 'backfill_')
-  and a.name <> ''  -- the API gives arguments by their names
+  and p.prokind = 'f'  -- the API calls no procedure
+  and a.name <> ''  -- it gives arguments by their names
 order by p.proname, a.name
 """
 USUAL: dict[str, Any] = {
