@@ -188,6 +188,14 @@ def test_a_long_history_hides_no_new_outage(watched: Db) -> None:
     assert judged(watched) == ("ok", None, 2_203, 3)
 
 
+def test_a_breach_of_all_dates_is_told_with_all_that_is_missing(watched: Db) -> None:
+    """Though the last days do worse: it is how much there is to do."""
+    watched.execute(NEW, ("2020-02-29T12:00Z", 100))
+    watched.execute(NEW.replace("1000 + n", "5000 + n"), (NOON, 200))
+    paint(watched, *range(1001, 1011))
+    assert judged(watched) == ("breached", None, 303, 293)
+
+
 def test_a_few_sessions_of_the_last_days_are_no_outage(watched: Db) -> None:
     """Of three the level lets none be missing. Then only all dates are judged."""
     watched.execute(NEW, ("2020-02-29T12:00Z", 2_000))

@@ -93,7 +93,11 @@ as $$
   having r.since is null
     or p_watch.over is not null
     or (1 - p_watch.min_coverage) * sum(h.wanted) >= 1
-  order by sum(h.there) / nullif(sum(h.wanted), 0) nulls last, r.since nulls first
+  order by
+    -- If all dates are a breach, their counts say how much there is to do.
+    (r.since is null and sum(h.there) < p_watch.min_coverage * sum(h.wanted)) is true desc,
+    sum(h.there) / nullif(sum(h.wanted), 0) nulls last,
+    r.since nulls first
   limit 1
 $$;
 
