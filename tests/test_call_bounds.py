@@ -48,7 +48,11 @@ CUT = {
     ("backfill_find_runs", "p_prefix"),
 }
 # Read once the run is found.
-LATER = {("backfill_preview_undo", "p_since"), ("backfill_preview_undo", "p_until")}
+LATER = {
+    ("backfill_pace", "per_minute"),
+    ("backfill_preview_undo", "p_since"),
+    ("backfill_preview_undo", "p_until"),
+}
 
 
 def said(db: psycopg.Connection[Any], door: str, given: dict[str, Any]) -> tuple[str, str]:
