@@ -8,9 +8,11 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from psycopg.rows import dict_row
 
 import backfill
 from tests.conftest import Project
+from tests.kit import verbs
 from tests.kit.clocks import DatabaseClock
 from tests.kit.outsider import Attempt, Outsider, code_of, running
 from tests.kit.receipts import receipts
@@ -209,3 +211,23 @@ def test_a_write_without_request_headers_at_all_is_ordinary(
     project_db.execute("update public.profiles set type_code = type_code")
     row = project_db.execute("select count(*) as receipts from public.backfill_receipts").fetchone()
     assert row == {"receipts": 0}
+
+
+def test_the_gate_asks_about_calls_only_if_a_receipt_lacks(
+    project_admin: psycopg.Connection[Any],
+) -> None:
+    """A profile needs FC scores first, and these have a receipt: there is nothing else to ask."""
+    project_admin.row_factory = dict_row
+    run_id = verbs.started(project_admin, throttle_per_minute="none")
+    grant = verbs.claim(project_admin, run_id)["granted"][0]
+    assert [step["component"] for step in grant["steps"]] == ["fc_scores", "profile"]
+    with project_admin.transaction():
+        project_admin.execute("set local track_functions = 'all'")
+        for step in grant["steps"]:
+            verbs.score(project_admin, run_id, grant["fence"], step)
+        called = "select pg_stat_get_xact_function_calls(%s::regprocedure) as times"
+        times = [
+            project_admin.execute(called, (f"backfill_private.{function}",)).fetchone()
+            for function in ("keep_receipt()", "calls_of(text, jsonb)")
+        ]
+    assert times == [{"times": 2}, {"times": None}]

@@ -166,7 +166,7 @@ language sql
 immutable
 set search_path = pg_catalog, pg_temp
 as $$
-  select array_agg(hashtextextended(c.value::text, 0)) from jsonb_each(p_row) as c
+  select nullif(array(select hashtextextended(jsonb_path_query(p_row, '$.*')::text, 0)), '{}')
 $$;
 
 -- The short hash of one column. p_type: a type that the value had before. Null if it does not convert back.

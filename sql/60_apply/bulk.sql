@@ -85,7 +85,7 @@ begin
     select v_call.run_id, f.ordinal, f.session_id, f.component, 'score', f.operation, f.table_name,
       backfill_private.row_key(f.contents, f.key_columns), s.shape, f.image,
       sha256(convert_to(f.image, 'UTF8')), f.after_hash,
-      (select array_agg(hashtextextended(c.value::text, 0)) from jsonb_each(f.after) as c), f.attempt, v_now
+      nullif(array(select hashtextextended(jsonb_path_query(f.after, '$.*')::text, 0)), '{}'), f.attempt, v_now
     from found as f join shaped as s using (relation)
     where f.table_name is not null
     order by f.nth

@@ -5199,7 +5199,7 @@ language sql
 immutable
 set search_path = pg_catalog, pg_temp
 as $$
-  select array_agg(hashtextextended(c.value::text, 0)) from jsonb_each(p_row) as c
+  select nullif(array(select hashtextextended(jsonb_path_query(p_row, '$.*')::text, 0)), '{}')
 $$;
 
 -- The short hash of one column. p_type: a type that the value had before. Null if it does not convert back.
@@ -11236,7 +11236,7 @@ begin
     select v_call.run_id, f.ordinal, f.session_id, f.component, 'score', f.operation, f.table_name,
       backfill_private.row_key(f.contents, f.key_columns), s.shape, f.image,
       sha256(convert_to(f.image, 'UTF8')), f.after_hash,
-      (select array_agg(hashtextextended(c.value::text, 0)) from jsonb_each(f.after) as c), f.attempt, v_now
+      nullif(array(select hashtextextended(jsonb_path_query(f.after, '$.*')::text, 0)), '{}'), f.attempt, v_now
     from found as f join shaped as s using (relation)
     where f.table_name is not null
     order by f.nth
@@ -12274,35 +12274,37 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_lacks record;
+  v_lacks text;
+  v_session_id text;
 begin
-  select n.component, i.session_id into v_lacks
-  from public.backfill_items as i
-  join unnest(p_needs_first) as n (component)
-    on n.component = any (i.components) and n.component <> all (i.filled)
-  where i.run_id = p_run_id
-    and i.ordinal = p_ordinal
-    and not exists (
-      select from public.backfill_receipts as r
-      where r.run_id = i.run_id
-        and r.ordinal = i.ordinal
-        and r.component = n.component
-        and r.kind = 'score'
-        and r.undone_at is null)
-    and not exists (
+  -- Asked for with each row, so nothing is asked of the calls unless a receipt lacks.
+  for v_lacks, v_session_id in
+    select n.component, i.session_id
+    from public.backfill_items as i
+    cross join unnest(p_needs_first) as n (component)
+    where i.run_id = p_run_id
+      and i.ordinal = p_ordinal
+      and n.component = any (i.components)
+      and n.component <> all (i.filled)
+      and not exists (
+        select from public.backfill_receipts as r
+        where r.run_id = i.run_id
+          and r.ordinal = i.ordinal
+          and r.component = n.component
+          and r.kind = 'score'
+          and r.undone_at is null)
+  loop
+    continue when exists (
       select from public.backfill_runs as run
       cross join lateral backfill_private.calls_of(run.target, run.request) as mine
       join backfill_private.calls_of(run.target, run.request) as its on its.call = mine.call
       where run.run_id = p_run_id
         and mine.component = p_component
-        and its.component = n.component)
-  limit 1;
-  if found then
+        and its.component = v_lacks);
     perform backfill_private.refuse('OB020',
-      format('%s of session %s is not there, so %s is not written',
-        v_lacks.component, v_lacks.session_id, p_component),
-      format('let the function of %s leave its row', v_lacks.component));
-  end if;
+      format('%s of session %s is not there, so %s is not written', v_lacks, v_session_id, p_component),
+      format('let the function of %s leave its row', v_lacks));
+  end loop;
 end
 $$;
 
@@ -12472,7 +12474,7 @@ begin
       where now.relation = tg_relid), backfill_private.shape_of(tg_relid)),
     case v_held.lease_kind when 'score' then v_image end,
     sha256(convert_to(v_image, 'UTF8')), v_after_hash,
-    (select array_agg(hashtextextended(c.value::text, 0)) from jsonb_each(v_after) as c), v_held.attempts, v_now);
+    nullif(array(select hashtextextended(jsonb_path_query(v_after, '$.*')::text, 0)), '{}'), v_held.attempts, v_now);
   return null;
 end
 $$;
