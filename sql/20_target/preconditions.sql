@@ -318,6 +318,8 @@ language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan  -- asked at each claim
+set enable_hashjoin = off  -- nor are all columns of the database read then
+set enable_mergejoin = off
 as $$
 begin
   return (

@@ -3,12 +3,13 @@
 -- A parameter: the planned request's own if it has one, else the target's default.
 create function backfill_private.parameter(p_target text, p_name text)
 returns text
-language sql
+language plpgsql
 stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(
+begin
+  return coalesce(
     nullif(current_setting('backfill.request', true), '')::jsonb ->> p_name,
     (
       -- Components with one call may share it.
@@ -17,7 +18,8 @@ as $$
       where t.target = p_target and t.version_parameter = p_name
     ),
     (select s.defaults ->> p_name from backfill_private.sources as s where s.target = p_target)
-  )
+  );
+end
 $$;
 
 -- The view of a target that planning reads: one row per source row that lacks something.
@@ -33,16 +35,19 @@ $$;
 -- The scoring functions of a target: how people name them, and where the database has them.
 create function backfill_private.scoring_functions(p_target text)
 returns table (component text, "position" integer, transport text, signature text, name text, oid oid)
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
+#variable_conflict use_column
+begin
+  return query
   select
     t.component,
     t.position,
     t.transport,
     t.function_signature,
-    coalesce(p.proname, case t.transport
+    coalesce(p.proname::text, case t.transport
       when 'rpc' then regexp_replace(split_part(t.function_signature, '(', 1), '^.*\.', '')
       else t.function_signature
     end),
@@ -51,7 +56,8 @@ as $$
   -- In a case: before PostgreSQL 16 to_regprocedure() raises an error for an Edge Function's bare name.
   left join pg_proc as p
     on p.oid = case t.transport when 'rpc' then to_regprocedure(t.function_signature) end
-  where t.target = p_target
+  where t.target = p_target;
+end
 $$;
 
 -- The scoring calls of a target under a request. Components whose calls would be the same share one: it is made once
@@ -60,10 +66,13 @@ $$;
 -- call  the first component of those that share a call with this one, itself if none comes before it
 create function backfill_private.calls_of(p_target text, p_request jsonb)
 returns table (component text, "position" integer, call text)
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
+#variable_conflict use_column
+begin
+  return query
   select
     t.component,
     t.position,
@@ -77,7 +86,8 @@ as $$
     select jsonb_object_agg(a.key, case when a.value = 'session_id' then '[]' else p_request -> a.value end) as given
     from jsonb_each_text(t.arguments) as a
   ) as a
-  where t.target = p_target
+  where t.target = p_target;
+end
 $$;
 
 -- The name of a type. Of a domain, that of the type below: a cast to a domain would run its checks, which are the

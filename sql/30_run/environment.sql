@@ -25,13 +25,15 @@ $$;
 -- Is this project another one than the run was planned for? If the project has no name, nobody can tell.
 create function backfill_private.is_elsewhere(p_run public.backfill_runs)
 returns boolean
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce((
+begin
+  return coalesce((
     select lower(s.environment) is distinct from lower(p_run.environment)
     from public.backfill_settings as s
     where s.environment is not null
-  ), false)
+  ), false);
+end
 $$;

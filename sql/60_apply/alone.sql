@@ -26,37 +26,48 @@ $$;
 -- returns  the outcomes as they are decided
 create function backfill_private.doubt_conflicts(p_run_id uuid, p_outcomes jsonb)
 returns jsonb
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select jsonb_agg(
-    case
-      when o ->> 'outcome' = 'failed'
-        and not i.is_alone
-        and r.request ->> 'mode' is distinct from 'bulk'
-        and backfill_private.is_conflict_elsewhere(r.target, o ->> 'code', o ->> 'message')
-      then o || jsonb_build_object('outcome', 'beside', 'message', left(o ->> 'message', 300)
-        || ': it is tried once more alone. With apply --concurrency 1 each is')
-      else o
-    end)
-  from jsonb_array_elements(p_outcomes) as o
-  join public.backfill_runs as r on r.run_id = p_run_id
-  left join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = (o ->> 'ordinal')::integer
+begin
+  if not exists (select from jsonb_array_elements(p_outcomes) as o where o ->> 'outcome' = 'failed') then
+    return p_outcomes;
+  end if;
+  return (
+    select jsonb_agg(
+      case
+        when o ->> 'outcome' = 'failed'
+          and r.request ->> 'mode' is distinct from 'bulk'
+          and backfill_private.is_conflict_elsewhere(r.target, o ->> 'code', o ->> 'message')
+          and not (
+            select i.is_alone
+            from public.backfill_items as i
+            where i.run_id = p_run_id and i.ordinal = (o ->> 'ordinal')::integer)
+        then o || jsonb_build_object('outcome', 'beside', 'message', left(o ->> 'message', 300)
+          || ': it is tried once more alone. With apply --concurrency 1 each is')
+        else o
+      end)
+    from jsonb_array_elements(p_outcomes) as o
+    join public.backfill_runs as r on r.run_id = p_run_id);
+end
 $$;
 
 -- The places of a run's sessions that were not well beside others. Asked at every claim, so by their index. None in
 -- bulk, where a call decides this.
 create function backfill_private.places_alone(p_run public.backfill_runs)
 returns integer[]
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
-  select array(
+begin
+  return array(
     select i.ordinal
     from public.backfill_items as i
-    where i.run_id = p_run.run_id and i.is_alone and p_run.request ->> 'mode' is distinct from 'bulk')
+    where i.run_id = p_run.run_id and i.is_alone and p_run.request ->> 'mode' is distinct from 'bulk');
+end
 $$;
 
 -- The session that has to be called alone, or is being called so. Null if there is none.

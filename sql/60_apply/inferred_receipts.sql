@@ -93,15 +93,17 @@ $$;
 -- Remember the rows of leased sessions if receipts will have to be inferred from them.
 create function backfill_private.look_before(p_run public.backfill_runs, p_ordinals integer[])
 returns void
-language sql
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+begin
   insert into backfill_private.looks (run_id, ordinal, component, row_key, shape, image)
   select p_run.run_id, r.ordinal, t.component, r.row_key, backfill_private.shape_of(to_regclass(t.table_name)), r.image
   from public.backfill_targets as t
   cross join lateral backfill_private.rows_of(p_run.run_id, t, p_ordinals) as r
   where t.target = p_run.target and backfill_private.is_watched(p_run, t)
-  on conflict do nothing
+  on conflict do nothing;
+end
 $$;
 
 -- Write the receipts of the rows that differ from when the session was leased. The caller has locked the items and

@@ -14,11 +14,13 @@ $$;
 -- A new fence: 244 random bits, hex.
 create function backfill_private.new_fence()
 returns text
-language sql
+language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
 as $$
-  select replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', '')
+begin
+  return replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', '');
+end
 $$;
 
 -- Skip the pending items among these that somebody else has filled. Of the others, note which components are filled.
@@ -225,12 +227,14 @@ create function backfill_private.grant_fences(
   p_run public.backfill_runs, p_ordinals integer[], p_claim_id uuid, p_worker text
 )
 returns jsonb
-language sql
+language plpgsql
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
-set enable_hashjoin = off
-set enable_mergejoin = off
 as $$
+declare
+  v_now timestamptz := backfill_private.clock();
+  v_grants jsonb;
+begin
   with fences as materialized (
     select o as ordinal, backfill_private.new_fence() as fence from unnest(p_ordinals) as o
   ), leased as (
@@ -239,25 +243,28 @@ as $$
         lease_kind = 'score',
         attempts = i.attempts + (i.claim_id is distinct from p_claim_id)::integer,
         fence_hash = sha256(convert_to(f.fence, 'UTF8')),
-        lease_until = backfill_private.clock() + backfill_private.lease_ttl(),
-        started_at = case when i.claim_id = p_claim_id then i.started_at else backfill_private.clock() end,
+        lease_until = v_now + backfill_private.lease_ttl(),
+        started_at = case when i.claim_id = p_claim_id then i.started_at else v_now end,
         worker = p_worker,
         claim_id = p_claim_id
     from fences as f
-    where i.run_id = p_run.run_id and i.ordinal = f.ordinal
-    returning i, f.fence
+    where i.run_id = p_run.run_id and i.ordinal = any (p_ordinals) and i.ordinal = f.ordinal
+    returning i.ordinal, i.session_id, i.phase, i.batch, i.attempts, f.fence
   )
   select coalesce(jsonb_agg(jsonb_build_object(
-      'ordinal', (l.i).ordinal,
-      'session_id', (l.i).session_id,
-      'phase', (l.i).phase,
-      'batch', (l.i).batch,
-      'attempt', (l.i).attempts,
+      'ordinal', l.ordinal,
+      'session_id', l.session_id,
+      'phase', l.phase,
+      'batch', l.batch,
+      'attempt', l.attempts,
       'fence', l.fence,
       'steps', coalesce(s.steps, '[]'))
-    order by (l.i).ordinal), '[]')
+    order by l.ordinal), '[]')
+  into v_grants
   from leased as l
-  left join backfill_private.steps(p_run, p_ordinals) as s on s.ordinal = (l.i).ordinal
+  left join backfill_private.steps(p_run, p_ordinals) as s using (ordinal);
+  return v_grants;
+end
 $$;
 
 -- Grant a batch: count its starts, set when the next may start, record it in the chain.

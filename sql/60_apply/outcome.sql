@@ -93,25 +93,35 @@ $$;
 -- returns  the outcomes as they are decided
 create function backfill_private.doubt_refusals(p_run_id uuid, p_outcomes jsonb)
 returns jsonb
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select jsonb_agg(
-    case
-      when o ->> 'code' in ('OB011', 'OB012')
-        and r.state = 'running'
-        and r.approved_until > backfill_private.clock()
-        and i.lease_until > backfill_private.clock()
-      then o || '{"outcome": "again"}'
-      else o
-    end)
-  from jsonb_array_elements(p_outcomes) as o
-  join public.backfill_runs as r on r.run_id = p_run_id
-  left join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = (o ->> 'ordinal')::integer
+declare
+  v_now timestamptz := backfill_private.clock();
+begin
+  if not exists (select from jsonb_array_elements(p_outcomes) as o where o ->> 'code' in ('OB011', 'OB012'))
+    or not exists (
+      select from public.backfill_runs as r
+      where r.run_id = p_run_id and r.state = 'running' and r.approved_until > v_now)
+  then
+    return p_outcomes;
+  end if;
+  return (
+    select jsonb_agg(
+      case
+        when o ->> 'code' in ('OB011', 'OB012') and (
+          select i.lease_until > v_now
+          from public.backfill_items as i
+          where i.run_id = p_run_id and i.ordinal = (o ->> 'ordinal')::integer)
+        then o || '{"outcome": "again"}'
+        else o
+      end)
+    from jsonb_array_elements(p_outcomes) as o);
+end
 $$;
 
--- What the steps of some items have come to, from the rows and receipts that are there.
+-- What the steps of leased items have come to, from the rows and receipts that are there.
 --
 -- p_outcomes    as the worker told them
 -- p_effects     see backfill_private.effects
@@ -119,17 +129,20 @@ $$;
 -- lacks_receipt a step was answered and its row is there without a receipt, though receipts are exact
 -- step_is_done  the step that failed has committed all the same
 -- without_row   the first step whose row is missing
-create function backfill_private.effects_of_steps(p_run_id uuid, p_outcomes jsonb, p_effects jsonb)
+create function backfill_private.effects_of_steps(
+  p_run_id uuid, p_ordinals integer[], p_outcomes jsonb, p_effects jsonb
+)
 returns table (
   ordinal integer, is_complete boolean, lacks_receipt boolean, step_is_done boolean, without_row text
 )
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
-set enable_hashjoin = off
-set enable_mergejoin = off
 as $$
+#variable_conflict use_column
+begin
+  return query
   select
     e.ordinal,
     -- If receipts are inferred, a row without one is somebody else's or came late. No receipt of ours is missing.
@@ -145,11 +158,13 @@ as $$
   join jsonb_to_recordset(p_outcomes) as t (ordinal integer, answered text[], step text) using (ordinal)
   join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = e.ordinal
   join public.backfill_targets as g on g.target = i.source and g.component = e.component
-  group by e.ordinal
+  where i.ordinal = any (p_ordinals)
+  group by e.ordinal;
+end
 $$;
 
--- Decide the outcomes of leased items and say what is critical. This is only ever a batch of a run that may be large,
--- so it is looked up row by row, even if PostgreSQL expects another way to be faster.
+-- Decide the outcomes of leased items, take their fences and say what is critical. This is only ever a batch of a run
+-- that may be large, so its items are named by their places, and are never read with all others of the run.
 --
 -- p_outcomes  [{ordinal, outcome, answered: [component], step, code, message, retry_after_s}]
 --             answered names the calls that came back well, whatever came after them. outcome:
@@ -169,11 +184,9 @@ returns jsonb
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
-set enable_hashjoin = off
-set enable_mergejoin = off
 as $$
 declare
-  v_ordinals integer[] := backfill_private.take_fences(p_run_id, p_outcomes);
+  v_ordinals integer[] := backfill_private.held_items(p_run_id, p_outcomes);
   v_effects jsonb := (
     select coalesce(jsonb_agg(e), '[]') from backfill_private.effects(p_run_id, v_ordinals) as e);
   v_raced integer[] := backfill_private.note_races(p_run_id, p_outcomes, v_effects);
@@ -191,8 +204,9 @@ begin
       t.outcome = 'stop' and (backfill_private.fault(t.code)).direct is distinct from 'released' as is_suspect,
       i.unknown_outcomes + (not s.is_complete and t.outcome in ('unknown', 'lost'))::integer as unknowns
     from told as t
-    join backfill_private.effects_of_steps(p_run_id, p_outcomes, v_effects) as s using (ordinal)
-    join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = t.ordinal
+    join backfill_private.effects_of_steps(p_run_id, v_ordinals, p_outcomes, v_effects) as s using (ordinal)
+    join public.backfill_items as i
+      on i.run_id = p_run_id and i.ordinal = t.ordinal and i.ordinal = any (v_ordinals)
     cross join lateral backfill_private.outcome(s.is_complete, coalesce(s.lacks_receipt, false), s.without_row,
       -- An error about a call that committed all the same is no failure: what is left is the next step.
       -- Nor is it the failure of its step if one before it had answered and left no row.
@@ -221,9 +235,9 @@ begin
           then case when i.trial = 'called' and not i.is_alone then 'agreed' else 'aside' end
           when i.trial = 'resumed' and d.state = 'pending' or i.trial = 'called' and d.state = 'done' then i.trial end,
         settled_at = case when d.state <> 'pending' then backfill_private.clock() end,
-        lease_until = null, lease_kind = null, claim_id = null, worker = null
+        lease_until = null, lease_kind = null, claim_id = null, worker = null, fence_hash = null
     from decided as d
-    where i.run_id = p_run_id and i.ordinal = d.ordinal
+    where i.run_id = p_run_id and i.ordinal = any (v_ordinals) and i.ordinal = d.ordinal
     returning i.ordinal, i.session_id, i.state, i.failed_step, i.error_code, i.error_message, d.is_critical
   )
   select coalesce(jsonb_agg(to_jsonb(w) order by w.ordinal), '[]') into v_settled from written as w;
@@ -238,22 +252,25 @@ $$;
 -- p_outcomes  see backfill_private.decide_outcomes
 create function backfill_private.are_others_free(p_run_id uuid, p_outcomes jsonb)
 returns boolean
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 as $$
-  select backfill_private.has_known_outcome(p_outcomes)
-    or r.troubled_batches = 0
-    or not exists (
-      select from public.backfill_items as i
-      where i.run_id = p_run_id
-        and i.state = 'pending'
-        and i.crowded_out = 0
-        and i.trial is null
-        and (i.error_code is null or r.settled_since = r.failed_since))
-  from public.backfill_runs as r
-  where r.run_id = p_run_id
+begin
+  return (
+    select backfill_private.has_known_outcome(p_outcomes)
+      or r.troubled_batches = 0
+      or not exists (
+        select from public.backfill_items as i
+        where i.run_id = p_run_id
+          and i.state = 'pending'
+          and i.crowded_out = 0
+          and i.trial is null
+          and (i.error_code is null or r.settled_since = r.failed_since))
+    from public.backfill_runs as r
+    where r.run_id = p_run_id);
+end
 $$;
 
 -- Has any session of this run been done?
@@ -266,17 +283,16 @@ as $$
   select exists (select from public.backfill_items as i where i.run_id = p_run_id and i.state = 'done')
 $$;
 
--- Take the fences of leased items away, so that their attempts can no longer commit, and infer receipts if need be.
+-- Lock leased items for the change of their fences, so that their attempts can no longer commit, and infer receipts if
+-- need be.
 --
 -- p_outcomes  see backfill_private.decide_outcomes
 -- returns     the ordinals of those that were leased. Never null, which to effects() would be every item of the run
-create function backfill_private.take_fences(p_run_id uuid, p_outcomes jsonb)
+create function backfill_private.held_items(p_run_id uuid, p_outcomes jsonb)
 returns integer[]
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
-set enable_hashjoin = off
-set enable_mergejoin = off
 as $$
 declare
   v_ordinals integer[];
@@ -285,13 +301,11 @@ begin
   from (
     select i.ordinal
     from public.backfill_items as i
-    join jsonb_to_recordset(p_outcomes) as o (ordinal integer) using (ordinal)
-    where i.run_id = p_run_id and i.state = 'leased'
+    where i.run_id = p_run_id
+      and i.ordinal = any (array(select o.ordinal from jsonb_to_recordset(p_outcomes) as o (ordinal integer)))
+      and i.state = 'leased'
     order by i.ordinal
     for update of i) as l;
-  update public.backfill_items as i
-  set fence_hash = null
-  where i.run_id = p_run_id and i.ordinal = any (v_ordinals);
   if exists (
     select from public.backfill_runs as r
     join public.backfill_targets as t on t.target = r.target

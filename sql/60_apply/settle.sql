@@ -119,6 +119,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_told integer[];
   v_mine jsonb;
   v_settled jsonb := '[]'::jsonb;
   v_judged integer[];
@@ -127,12 +128,13 @@ begin
   perform backfill_private.check_bounds(jsonb_build_object('the list of outcomes', p_outcomes));
   perform backfill_private.check_outcomes(p_outcomes);
   perform backfill_private.caught_up_run(p_run_id);
+  v_told := array(select (o -> 'ordinal')::integer from jsonb_array_elements(p_outcomes) as o);
   select jsonb_agg(o || jsonb_build_object('outcome', case
       when o ->> 'outcome' in ('answered', 'failed', 'again', 'slow', 'stop', 'released') then o ->> 'outcome'
       else 'unknown' end)) into v_mine
   from jsonb_array_elements(p_outcomes) as o
   join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = (o ->> 'ordinal')::integer
-  where i.claim_id = p_claim_id and i.state = 'leased';
+  where i.ordinal = any (v_told) and i.claim_id = p_claim_id and i.state = 'leased';
   if v_mine is not null then
     v_mine := backfill_private.doubt_refusals(p_run_id, backfill_private.judge_unheard(p_run_id, v_mine));
     v_mine := backfill_private.doubt_conflicts(p_run_id, v_mine);
@@ -154,8 +156,7 @@ begin
           'error_message', i.error_message) order by i.ordinal), '[]')
       from public.backfill_items as i
       where i.run_id = p_run_id
-        and (i.ordinal = any (v_judged)
-          or i.ordinal in (select (o ->> 'ordinal')::integer from jsonb_array_elements(p_outcomes) as o))))
+        and i.ordinal = any (v_told || v_judged)))
     from public.backfill_runs as r
     where r.run_id = p_run_id);
 end

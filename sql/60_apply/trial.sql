@@ -10,18 +10,21 @@
 -- state from leading to all that are pending.
 create function backfill_private.is_on_trial(p_run_id uuid)
 returns boolean
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
-  select exists (
+begin
+  return exists (
     select from (
       select i.state
       from public.backfill_items as i
       where i.run_id = p_run_id and i.trial in ('aside', 'agreed')
       offset 0
     ) as i
-    where i.state = 'pending')
+    where i.state = 'pending');
+end
 $$;
 
 -- How many witnesses have to meet the same error before a run is paused for it. If no session was done since the run

@@ -2272,6 +2272,8 @@ language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan  -- asked at each claim
+set enable_hashjoin = off  -- nor are all columns of the database read then
+set enable_mergejoin = off
 as $$
 begin
   return (
@@ -2734,12 +2736,13 @@ $$;
 -- A parameter: the planned request's own if it has one, else the target's default.
 create function backfill_private.parameter(p_target text, p_name text)
 returns text
-language sql
+language plpgsql
 stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(
+begin
+  return coalesce(
     nullif(current_setting('backfill.request', true), '')::jsonb ->> p_name,
     (
       -- Components with one call may share it.
@@ -2748,7 +2751,8 @@ as $$
       where t.target = p_target and t.version_parameter = p_name
     ),
     (select s.defaults ->> p_name from backfill_private.sources as s where s.target = p_target)
-  )
+  );
+end
 $$;
 
 -- The view of a target that planning reads: one row per source row that lacks something.
@@ -2764,16 +2768,19 @@ $$;
 -- The scoring functions of a target: how people name them, and where the database has them.
 create function backfill_private.scoring_functions(p_target text)
 returns table (component text, "position" integer, transport text, signature text, name text, oid oid)
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
+#variable_conflict use_column
+begin
+  return query
   select
     t.component,
     t.position,
     t.transport,
     t.function_signature,
-    coalesce(p.proname, case t.transport
+    coalesce(p.proname::text, case t.transport
       when 'rpc' then regexp_replace(split_part(t.function_signature, '(', 1), '^.*\.', '')
       else t.function_signature
     end),
@@ -2782,7 +2789,8 @@ as $$
   -- In a case: before PostgreSQL 16 to_regprocedure() raises an error for an Edge Function's bare name.
   left join pg_proc as p
     on p.oid = case t.transport when 'rpc' then to_regprocedure(t.function_signature) end
-  where t.target = p_target
+  where t.target = p_target;
+end
 $$;
 
 -- The scoring calls of a target under a request. Components whose calls would be the same share one: it is made once
@@ -2791,10 +2799,13 @@ $$;
 -- call  the first component of those that share a call with this one, itself if none comes before it
 create function backfill_private.calls_of(p_target text, p_request jsonb)
 returns table (component text, "position" integer, call text)
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
+#variable_conflict use_column
+begin
+  return query
   select
     t.component,
     t.position,
@@ -2808,7 +2819,8 @@ as $$
     select jsonb_object_agg(a.key, case when a.value = 'session_id' then '[]' else p_request -> a.value end) as given
     from jsonb_each_text(t.arguments) as a
   ) as a
-  where t.target = p_target
+  where t.target = p_target;
+end
 $$;
 
 -- The name of a type. Of a domain, that of the type below: a cast to a domain would run its checks, which are the
@@ -4187,15 +4199,17 @@ $$;
 -- Is this project another one than the run was planned for? If the project has no name, nobody can tell.
 create function backfill_private.is_elsewhere(p_run public.backfill_runs)
 returns boolean
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce((
+begin
+  return coalesce((
     select lower(s.environment) is distinct from lower(p_run.environment)
     from public.backfill_settings as s
     where s.environment is not null
-  ), false)
+  ), false);
+end
 $$;
 
 -- from sql/30_run/faults.sql
@@ -10899,37 +10913,48 @@ $$;
 -- returns  the outcomes as they are decided
 create function backfill_private.doubt_conflicts(p_run_id uuid, p_outcomes jsonb)
 returns jsonb
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select jsonb_agg(
-    case
-      when o ->> 'outcome' = 'failed'
-        and not i.is_alone
-        and r.request ->> 'mode' is distinct from 'bulk'
-        and backfill_private.is_conflict_elsewhere(r.target, o ->> 'code', o ->> 'message')
-      then o || jsonb_build_object('outcome', 'beside', 'message', left(o ->> 'message', 300)
-        || ': it is tried once more alone. With apply --concurrency 1 each is')
-      else o
-    end)
-  from jsonb_array_elements(p_outcomes) as o
-  join public.backfill_runs as r on r.run_id = p_run_id
-  left join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = (o ->> 'ordinal')::integer
+begin
+  if not exists (select from jsonb_array_elements(p_outcomes) as o where o ->> 'outcome' = 'failed') then
+    return p_outcomes;
+  end if;
+  return (
+    select jsonb_agg(
+      case
+        when o ->> 'outcome' = 'failed'
+          and r.request ->> 'mode' is distinct from 'bulk'
+          and backfill_private.is_conflict_elsewhere(r.target, o ->> 'code', o ->> 'message')
+          and not (
+            select i.is_alone
+            from public.backfill_items as i
+            where i.run_id = p_run_id and i.ordinal = (o ->> 'ordinal')::integer)
+        then o || jsonb_build_object('outcome', 'beside', 'message', left(o ->> 'message', 300)
+          || ': it is tried once more alone. With apply --concurrency 1 each is')
+        else o
+      end)
+    from jsonb_array_elements(p_outcomes) as o
+    join public.backfill_runs as r on r.run_id = p_run_id);
+end
 $$;
 
 -- The places of a run's sessions that were not well beside others. Asked at every claim, so by their index. None in
 -- bulk, where a call decides this.
 create function backfill_private.places_alone(p_run public.backfill_runs)
 returns integer[]
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
-  select array(
+begin
+  return array(
     select i.ordinal
     from public.backfill_items as i
-    where i.run_id = p_run.run_id and i.is_alone and p_run.request ->> 'mode' is distinct from 'bulk')
+    where i.run_id = p_run.run_id and i.is_alone and p_run.request ->> 'mode' is distinct from 'bulk');
+end
 $$;
 
 -- The session that has to be called alone, or is being called so. Null if there is none.
@@ -12717,15 +12742,17 @@ $$;
 -- Remember the rows of leased sessions if receipts will have to be inferred from them.
 create function backfill_private.look_before(p_run public.backfill_runs, p_ordinals integer[])
 returns void
-language sql
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+begin
   insert into backfill_private.looks (run_id, ordinal, component, row_key, shape, image)
   select p_run.run_id, r.ordinal, t.component, r.row_key, backfill_private.shape_of(to_regclass(t.table_name)), r.image
   from public.backfill_targets as t
   cross join lateral backfill_private.rows_of(p_run.run_id, t, p_ordinals) as r
   where t.target = p_run.target and backfill_private.is_watched(p_run, t)
-  on conflict do nothing
+  on conflict do nothing;
+end
 $$;
 
 -- Write the receipts of the rows that differ from when the session was leased. The caller has locked the items and
@@ -12798,11 +12825,13 @@ $$;
 -- A new fence: 244 random bits, hex.
 create function backfill_private.new_fence()
 returns text
-language sql
+language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
 as $$
-  select replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', '')
+begin
+  return replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', '');
+end
 $$;
 
 -- Skip the pending items among these that somebody else has filled. Of the others, note which components are filled.
@@ -13009,12 +13038,14 @@ create function backfill_private.grant_fences(
   p_run public.backfill_runs, p_ordinals integer[], p_claim_id uuid, p_worker text
 )
 returns jsonb
-language sql
+language plpgsql
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
-set enable_hashjoin = off
-set enable_mergejoin = off
 as $$
+declare
+  v_now timestamptz := backfill_private.clock();
+  v_grants jsonb;
+begin
   with fences as materialized (
     select o as ordinal, backfill_private.new_fence() as fence from unnest(p_ordinals) as o
   ), leased as (
@@ -13023,25 +13054,28 @@ as $$
         lease_kind = 'score',
         attempts = i.attempts + (i.claim_id is distinct from p_claim_id)::integer,
         fence_hash = sha256(convert_to(f.fence, 'UTF8')),
-        lease_until = backfill_private.clock() + backfill_private.lease_ttl(),
-        started_at = case when i.claim_id = p_claim_id then i.started_at else backfill_private.clock() end,
+        lease_until = v_now + backfill_private.lease_ttl(),
+        started_at = case when i.claim_id = p_claim_id then i.started_at else v_now end,
         worker = p_worker,
         claim_id = p_claim_id
     from fences as f
-    where i.run_id = p_run.run_id and i.ordinal = f.ordinal
-    returning i, f.fence
+    where i.run_id = p_run.run_id and i.ordinal = any (p_ordinals) and i.ordinal = f.ordinal
+    returning i.ordinal, i.session_id, i.phase, i.batch, i.attempts, f.fence
   )
   select coalesce(jsonb_agg(jsonb_build_object(
-      'ordinal', (l.i).ordinal,
-      'session_id', (l.i).session_id,
-      'phase', (l.i).phase,
-      'batch', (l.i).batch,
-      'attempt', (l.i).attempts,
+      'ordinal', l.ordinal,
+      'session_id', l.session_id,
+      'phase', l.phase,
+      'batch', l.batch,
+      'attempt', l.attempts,
       'fence', l.fence,
       'steps', coalesce(s.steps, '[]'))
-    order by (l.i).ordinal), '[]')
+    order by l.ordinal), '[]')
+  into v_grants
   from leased as l
-  left join backfill_private.steps(p_run, p_ordinals) as s on s.ordinal = (l.i).ordinal
+  left join backfill_private.steps(p_run, p_ordinals) as s using (ordinal);
+  return v_grants;
+end
 $$;
 
 -- Grant a batch: count its starts, set when the next may start, record it in the chain.
@@ -13631,25 +13665,35 @@ $$;
 -- returns  the outcomes as they are decided
 create function backfill_private.doubt_refusals(p_run_id uuid, p_outcomes jsonb)
 returns jsonb
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select jsonb_agg(
-    case
-      when o ->> 'code' in ('OB011', 'OB012')
-        and r.state = 'running'
-        and r.approved_until > backfill_private.clock()
-        and i.lease_until > backfill_private.clock()
-      then o || '{"outcome": "again"}'
-      else o
-    end)
-  from jsonb_array_elements(p_outcomes) as o
-  join public.backfill_runs as r on r.run_id = p_run_id
-  left join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = (o ->> 'ordinal')::integer
+declare
+  v_now timestamptz := backfill_private.clock();
+begin
+  if not exists (select from jsonb_array_elements(p_outcomes) as o where o ->> 'code' in ('OB011', 'OB012'))
+    or not exists (
+      select from public.backfill_runs as r
+      where r.run_id = p_run_id and r.state = 'running' and r.approved_until > v_now)
+  then
+    return p_outcomes;
+  end if;
+  return (
+    select jsonb_agg(
+      case
+        when o ->> 'code' in ('OB011', 'OB012') and (
+          select i.lease_until > v_now
+          from public.backfill_items as i
+          where i.run_id = p_run_id and i.ordinal = (o ->> 'ordinal')::integer)
+        then o || '{"outcome": "again"}'
+        else o
+      end)
+    from jsonb_array_elements(p_outcomes) as o);
+end
 $$;
 
--- What the steps of some items have come to, from the rows and receipts that are there.
+-- What the steps of leased items have come to, from the rows and receipts that are there.
 --
 -- p_outcomes    as the worker told them
 -- p_effects     see backfill_private.effects
@@ -13657,17 +13701,20 @@ $$;
 -- lacks_receipt a step was answered and its row is there without a receipt, though receipts are exact
 -- step_is_done  the step that failed has committed all the same
 -- without_row   the first step whose row is missing
-create function backfill_private.effects_of_steps(p_run_id uuid, p_outcomes jsonb, p_effects jsonb)
+create function backfill_private.effects_of_steps(
+  p_run_id uuid, p_ordinals integer[], p_outcomes jsonb, p_effects jsonb
+)
 returns table (
   ordinal integer, is_complete boolean, lacks_receipt boolean, step_is_done boolean, without_row text
 )
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
-set enable_hashjoin = off
-set enable_mergejoin = off
 as $$
+#variable_conflict use_column
+begin
+  return query
   select
     e.ordinal,
     -- If receipts are inferred, a row without one is somebody else's or came late. No receipt of ours is missing.
@@ -13683,11 +13730,13 @@ as $$
   join jsonb_to_recordset(p_outcomes) as t (ordinal integer, answered text[], step text) using (ordinal)
   join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = e.ordinal
   join public.backfill_targets as g on g.target = i.source and g.component = e.component
-  group by e.ordinal
+  where i.ordinal = any (p_ordinals)
+  group by e.ordinal;
+end
 $$;
 
--- Decide the outcomes of leased items and say what is critical. This is only ever a batch of a run that may be large,
--- so it is looked up row by row, even if PostgreSQL expects another way to be faster.
+-- Decide the outcomes of leased items, take their fences and say what is critical. This is only ever a batch of a run
+-- that may be large, so its items are named by their places, and are never read with all others of the run.
 --
 -- p_outcomes  [{ordinal, outcome, answered: [component], step, code, message, retry_after_s}]
 --             answered names the calls that came back well, whatever came after them. outcome:
@@ -13707,11 +13756,9 @@ returns jsonb
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
-set enable_hashjoin = off
-set enable_mergejoin = off
 as $$
 declare
-  v_ordinals integer[] := backfill_private.take_fences(p_run_id, p_outcomes);
+  v_ordinals integer[] := backfill_private.held_items(p_run_id, p_outcomes);
   v_effects jsonb := (
     select coalesce(jsonb_agg(e), '[]') from backfill_private.effects(p_run_id, v_ordinals) as e);
   v_raced integer[] := backfill_private.note_races(p_run_id, p_outcomes, v_effects);
@@ -13729,8 +13776,9 @@ begin
       t.outcome = 'stop' and (backfill_private.fault(t.code)).direct is distinct from 'released' as is_suspect,
       i.unknown_outcomes + (not s.is_complete and t.outcome in ('unknown', 'lost'))::integer as unknowns
     from told as t
-    join backfill_private.effects_of_steps(p_run_id, p_outcomes, v_effects) as s using (ordinal)
-    join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = t.ordinal
+    join backfill_private.effects_of_steps(p_run_id, v_ordinals, p_outcomes, v_effects) as s using (ordinal)
+    join public.backfill_items as i
+      on i.run_id = p_run_id and i.ordinal = t.ordinal and i.ordinal = any (v_ordinals)
     cross join lateral backfill_private.outcome(s.is_complete, coalesce(s.lacks_receipt, false), s.without_row,
       -- An error about a call that committed all the same is no failure: what is left is the next step.
       -- Nor is it the failure of its step if one before it had answered and left no row.
@@ -13759,9 +13807,9 @@ begin
           then case when i.trial = 'called' and not i.is_alone then 'agreed' else 'aside' end
           when i.trial = 'resumed' and d.state = 'pending' or i.trial = 'called' and d.state = 'done' then i.trial end,
         settled_at = case when d.state <> 'pending' then backfill_private.clock() end,
-        lease_until = null, lease_kind = null, claim_id = null, worker = null
+        lease_until = null, lease_kind = null, claim_id = null, worker = null, fence_hash = null
     from decided as d
-    where i.run_id = p_run_id and i.ordinal = d.ordinal
+    where i.run_id = p_run_id and i.ordinal = any (v_ordinals) and i.ordinal = d.ordinal
     returning i.ordinal, i.session_id, i.state, i.failed_step, i.error_code, i.error_message, d.is_critical
   )
   select coalesce(jsonb_agg(to_jsonb(w) order by w.ordinal), '[]') into v_settled from written as w;
@@ -13776,22 +13824,25 @@ $$;
 -- p_outcomes  see backfill_private.decide_outcomes
 create function backfill_private.are_others_free(p_run_id uuid, p_outcomes jsonb)
 returns boolean
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 as $$
-  select backfill_private.has_known_outcome(p_outcomes)
-    or r.troubled_batches = 0
-    or not exists (
-      select from public.backfill_items as i
-      where i.run_id = p_run_id
-        and i.state = 'pending'
-        and i.crowded_out = 0
-        and i.trial is null
-        and (i.error_code is null or r.settled_since = r.failed_since))
-  from public.backfill_runs as r
-  where r.run_id = p_run_id
+begin
+  return (
+    select backfill_private.has_known_outcome(p_outcomes)
+      or r.troubled_batches = 0
+      or not exists (
+        select from public.backfill_items as i
+        where i.run_id = p_run_id
+          and i.state = 'pending'
+          and i.crowded_out = 0
+          and i.trial is null
+          and (i.error_code is null or r.settled_since = r.failed_since))
+    from public.backfill_runs as r
+    where r.run_id = p_run_id);
+end
 $$;
 
 -- Has any session of this run been done?
@@ -13804,17 +13855,16 @@ as $$
   select exists (select from public.backfill_items as i where i.run_id = p_run_id and i.state = 'done')
 $$;
 
--- Take the fences of leased items away, so that their attempts can no longer commit, and infer receipts if need be.
+-- Lock leased items for the change of their fences, so that their attempts can no longer commit, and infer receipts if
+-- need be.
 --
 -- p_outcomes  see backfill_private.decide_outcomes
 -- returns     the ordinals of those that were leased. Never null, which to effects() would be every item of the run
-create function backfill_private.take_fences(p_run_id uuid, p_outcomes jsonb)
+create function backfill_private.held_items(p_run_id uuid, p_outcomes jsonb)
 returns integer[]
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
-set enable_hashjoin = off
-set enable_mergejoin = off
 as $$
 declare
   v_ordinals integer[];
@@ -13823,13 +13873,11 @@ begin
   from (
     select i.ordinal
     from public.backfill_items as i
-    join jsonb_to_recordset(p_outcomes) as o (ordinal integer) using (ordinal)
-    where i.run_id = p_run_id and i.state = 'leased'
+    where i.run_id = p_run_id
+      and i.ordinal = any (array(select o.ordinal from jsonb_to_recordset(p_outcomes) as o (ordinal integer)))
+      and i.state = 'leased'
     order by i.ordinal
     for update of i) as l;
-  update public.backfill_items as i
-  set fence_hash = null
-  where i.run_id = p_run_id and i.ordinal = any (v_ordinals);
   if exists (
     select from public.backfill_runs as r
     join public.backfill_targets as t on t.target = r.target
@@ -14162,6 +14210,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_told integer[];
   v_mine jsonb;
   v_settled jsonb := '[]'::jsonb;
   v_judged integer[];
@@ -14170,12 +14219,13 @@ begin
   perform backfill_private.check_bounds(jsonb_build_object('the list of outcomes', p_outcomes));
   perform backfill_private.check_outcomes(p_outcomes);
   perform backfill_private.caught_up_run(p_run_id);
+  v_told := array(select (o -> 'ordinal')::integer from jsonb_array_elements(p_outcomes) as o);
   select jsonb_agg(o || jsonb_build_object('outcome', case
       when o ->> 'outcome' in ('answered', 'failed', 'again', 'slow', 'stop', 'released') then o ->> 'outcome'
       else 'unknown' end)) into v_mine
   from jsonb_array_elements(p_outcomes) as o
   join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = (o ->> 'ordinal')::integer
-  where i.claim_id = p_claim_id and i.state = 'leased';
+  where i.ordinal = any (v_told) and i.claim_id = p_claim_id and i.state = 'leased';
   if v_mine is not null then
     v_mine := backfill_private.doubt_refusals(p_run_id, backfill_private.judge_unheard(p_run_id, v_mine));
     v_mine := backfill_private.doubt_conflicts(p_run_id, v_mine);
@@ -14197,8 +14247,7 @@ begin
           'error_message', i.error_message) order by i.ordinal), '[]')
       from public.backfill_items as i
       where i.run_id = p_run_id
-        and (i.ordinal = any (v_judged)
-          or i.ordinal in (select (o ->> 'ordinal')::integer from jsonb_array_elements(p_outcomes) as o))))
+        and i.ordinal = any (v_told || v_judged)))
     from public.backfill_runs as r
     where r.run_id = p_run_id);
 end
@@ -14300,43 +14349,50 @@ $$;
 -- steps  [{component: the first that needs the call, components: all that do, transport, function, arguments}]
 create function backfill_private.steps(p_run public.backfill_runs, p_ordinals integer[])
 returns table (ordinal integer, steps jsonb)
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
-  with needed as (
-    select i.ordinal, i.session_id, o.call, array_agg(t.component order by t.position) as components
+#variable_conflict use_column
+begin
+  return query
+  with calls as materialized (
+    select o.component, o.position, o.call, t.transport, f.name, (
+      select jsonb_object_agg(a.key, p_run.request -> a.value) from jsonb_each_text(t.arguments) as a) as arguments, (
+      select array_agg(a.key) from jsonb_each_text(t.arguments) as a where a.value = 'session_id') as keyed
+    from backfill_private.calls_of(p_run.target, p_run.request) as o
+    join public.backfill_targets as t on t.target = p_run.target and t.component = o.call
+    join backfill_private.scoring_functions(p_run.target) as f on f.component = o.call
+  ), done as materialized (
+    select e.ordinal, e.component
+    from backfill_private.effects(p_run.run_id, array(
+      select again.ordinal
+      from public.backfill_items as again
+      where again.run_id = p_run.run_id
+        and again.ordinal = any (p_ordinals)
+        and again.attempts > 0)) as e
+    where e.is_wanted and e.has_receipt
+  ), needed as (
+    select i.ordinal, i.session_id, c.call, array_agg(c.component order by c.position) as components
     from public.backfill_items as i
-    cross join unnest(i.components) as c (component)
-    join public.backfill_targets as t on t.target = p_run.target and t.component = c.component
-    join backfill_private.calls_of(p_run.target, p_run.request) as o on o.component = c.component
-    left join backfill_private.effects(p_run.run_id, array(
-        select again.ordinal
-        from public.backfill_items as again
-        where again.run_id = p_run.run_id
-          and again.ordinal = any (p_ordinals)
-          and again.attempts > 0)) as e
-      on e.ordinal = i.ordinal and e.component = c.component
+    join calls as c on c.component = any (i.components) and c.component <> all (i.filled)
     where i.run_id = p_run.run_id
       and i.ordinal = any (p_ordinals)
-      and c.component <> all (i.filled)
-      and (e.is_wanted and e.has_receipt) is not true
-    group by i.ordinal, i.session_id, o.call
+      and not exists (select from done as d where d.ordinal = i.ordinal and d.component = c.component)
+    group by i.ordinal, i.session_id, c.call
   )
   select n.ordinal, jsonb_agg(jsonb_build_object(
       'component', n.components[1],
       'components', n.components,
-      'transport', t.transport,
-      'function', f.name,
-      'arguments', (
-        select jsonb_object_agg(a.key,
-          case a.value when 'session_id' then to_jsonb(n.session_id) else p_run.request -> a.value end)
-        from jsonb_each_text(t.arguments) as a))
-    order by t.position)
+      'transport', c.transport,
+      'function', c.name,
+      'arguments', c.arguments || jsonb_object(c.keyed, array_fill(n.session_id, array[cardinality(c.keyed)])))
+    order by c.position)
   from needed as n
-  join public.backfill_targets as t on t.target = p_run.target and t.component = n.call
-  join backfill_private.scoring_functions(p_run.target) as f on f.component = n.call
-  group by n.ordinal
+  join calls as c on c.component = n.call
+  group by n.ordinal;
+end
 $$;
 
 -- from sql/60_apply/trial.sql
@@ -14352,18 +14408,21 @@ $$;
 -- state from leading to all that are pending.
 create function backfill_private.is_on_trial(p_run_id uuid)
 returns boolean
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
-  select exists (
+begin
+  return exists (
     select from (
       select i.state
       from public.backfill_items as i
       where i.run_id = p_run_id and i.trial in ('aside', 'agreed')
       offset 0
     ) as i
-    where i.state = 'pending')
+    where i.state = 'pending');
+end
 $$;
 
 -- How many witnesses have to meet the same error before a run is paused for it. If no session was done since the run

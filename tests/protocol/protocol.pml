@@ -100,7 +100,7 @@ inline commit(s, f, c) {
   share(s, -1)
 }
 
-/* decide_outcomes: first the item (take_fences), then a look at the receipts (effects_of_steps), then the outcome. */
+/* decide_outcomes: first the item (held_items), then a look at the receipts (effects_of_steps), then the outcome. */
 inline look(s, when, who) {
 #ifdef SETTLE_FIRST
   atomic { run_is_free && when ->

@@ -87,7 +87,7 @@ from public.rule_inferred as r
 """
 BATCHES = Rule(
     "what the items of a batch become",
-    ("decide_outcomes", "take_fences", "effects_of_steps", "no_effect", "tried_again_at"),
+    ("decide_outcomes", "held_items", "effects_of_steps", "no_effect", "tried_again_at"),
     (
         after("all rows stand", [DONE], (told("answered", answered=BOTH),), leased(1), *WHOLE),
         after("all rows stand, and nobody knows", [DONE], (UNKNOWN,), leased(1), *WHOLE),
