@@ -104,7 +104,10 @@ begin
 end
 $$;
 
-create trigger backfill_items_guard before update or delete on public.backfill_items
+create trigger backfill_items_guard
+  before delete or update of
+    run_id, ordinal, source, session_id, session_at, components, replaces, category, phase, batch
+  on public.backfill_items
   for each row execute function backfill_private.guard_item();
 
 -- Guard the items: no row is added after sealing. Asked once per statement: a large plan places its sessions in few.

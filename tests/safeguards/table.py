@@ -130,8 +130,8 @@ SAFEGUARDS = (
     Safeguard(
         "claim compared at settling",
         "60_apply/settle.sql",
-        "where i.claim_id = p_claim_id and i.state = 'leased';",
-        "where i.state = 'leased';",
+        "where i.ordinal = any (v_told) and i.claim_id = p_claim_id and i.state = 'leased';",
+        "where i.ordinal = any (v_told) and i.state = 'leased';",
         "tests/test_service_key.py::test_outcomes_of_sessions_that_are_not_of_the_claim_are_"
         "passed_over",
     ),
@@ -423,7 +423,11 @@ SAFEGUARDS = (
     Safeguard(
         "guard of the planned sessions",
         "30_run/states.sql",
-        "create trigger backfill_items_guard before update or delete on public.backfill_items\n"
+        "create trigger backfill_items_guard\n"
+        "  before delete or update of\n"
+        "    run_id, ordinal, source, session_id, session_at, components, replaces, category,"
+        " phase, batch\n"
+        "  on public.backfill_items\n"
         "  for each row execute function backfill_private.guard_item();",
         "",
         "tests/test_rights.py::test_what_postgres_cannot_do_to_a_sealed_plan",
