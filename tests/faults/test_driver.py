@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
+from typing import Any
 
 import anyio
 import psycopg
 import pytest
 
 from tests.faults.clock import CommonClock
-from tests.faults.scenario import Scene, wait_until
+from tests.faults.scenario import LOOK_S, PATIENCE_S, Scene
 from tests.faults.stack import Stack
 from tests.faults.subjects import IN_SQL
 
@@ -42,20 +44,44 @@ def keeps_driving(dsn: str, run_id: str) -> None:
     raise AssertionError(f"run {run_id} did not end in {MOST_STEPS} steps")
 
 
-@contextmanager
-def held_at_a_write(stack: Stack) -> Iterator[int]:
-    """The process of a step that waits to write in the middle of a session."""
-    wait_until(stack.server.answers)
-    with closing(stack.connected()) as db:
+def held(stack: Stack) -> psycopg.Connection[Any] | None:
+    """A connection that keeps profiles from being written. None while the server is down."""
+    with suppress(psycopg.OperationalError):
+        db = stack.connected()
         db.autocommit = False
         db.execute(HOLD)
-        wait_until(lambda: waiting(stack))
-        yield waiting(stack)[0]
+        return db
+    return None
 
 
 def waiting(stack: Stack) -> list[int]:
-    with stack.connected() as db:
+    """The process of a step that waits for it; none while the server is down."""
+    with suppress(psycopg.OperationalError), stack.connected() as db:
         return [row["pid"] for row in db.execute(WAITS).fetchall()]
+    return []
+
+
+@contextmanager
+def held_at_a_write(stack: Stack) -> Iterator[int]:
+    """The process of a step that waits to write in the middle of a session."""
+    deadline = time.monotonic() + PATIENCE_S
+    # PostgreSQL may still be noticing that it has to recover from the last kill.
+    while time.monotonic() < deadline:
+        db = held(stack)
+        while db is not None and is_alive(db):
+            if pids := waiting(stack):
+                with closing(db):
+                    yield pids[0]
+                return
+            time.sleep(LOOK_S)
+    raise AssertionError("no step waited")
+
+
+def is_alive(db: psycopg.Connection[Any]) -> bool:
+    with suppress(psycopg.OperationalError):
+        db.execute("select")
+        return True
+    return False
 
 
 def kill_twice_and_restart(scene: Scene, stack: Stack) -> None:
