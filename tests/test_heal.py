@@ -47,7 +47,7 @@ def test_what_a_standing_approval_covers_is_scored(
     standing = allow(timed)
     healed = timed.heal()
     assert (healed.state, healed.verdict, healed.standing) == ("completed", "pass", standing)
-    assert (healed.is_healed, healed.is_halted) == (True, False)
+    assert (healed.is_healed, healed.is_halted, healed.next_step) == (True, False, None)
     assert project.value("select approved_by from public.backfill_runs") == "Ada"
     assert timed.heal().as_dict() == NOTHING
     assert runs(project) == ["completed"]

@@ -146,7 +146,7 @@ def _halted(target: str, status: Status, refused: Refused | None = None) -> Heal
 
 def _verified(target: str, outcome: Outcome, verification: Verification) -> Healed:
     status = outcome.status
-    step = verification.next_step or status.next_step
+    step = None if verification.verdict == "pass" else verification.next_step
     return Healed(
         target=target,
         state=status.state,
