@@ -20,6 +20,7 @@ UNSEEN = (
     "select session_id::text from public.backfill_candidates order by created_at desc"
     " offset 20 limit 1"
 )
+NEWEST = "select session_id::text from public.backfill_candidates order by created_at desc limit 1"
 NOTHING = {
     "state": "empty", "run_id": None, "standing": None, "verdict": None, "target": "prism",
     "failed": 0, "reason": None, "next": None, "logs_failed": None,
@@ -133,6 +134,56 @@ def test_a_pause_and_the_hours_are_not_waited_out(
     assert "a look first" in str(paused.reason)
     timed.resume(run_id)
     assert timed.heal().is_healed
+
+
+def test_sessions_are_scored_before_their_time_is_over(
+    project: Project, timed: backfill.Backfill, clock: DatabaseClock
+) -> None:
+    """To wait until then would be to miss the service level each time."""
+    allow(timed)
+    assert timed.heal().is_healed
+    project.db.execute(
+        "with late as (delete from public.profiles where session_id ="
+        " (select i.session_id::uuid from backfill_items as i limit 1) returning session_id)"
+        " update public.assessment_sessions set created_at = %s from late where id = session_id",
+        (clock.now(),),
+    )
+    assert timed.heal().verdict == "pass"
+    assert timed.heal().state == "empty"
+
+
+def test_a_plan_whose_rehearsal_failed_is_made_anew_once_its_time_is_over(
+    project: Project, timed: backfill.Backfill, clock: DatabaseClock
+) -> None:
+    """A person has half of the level's time to decide on it. By then scorers may be well."""
+    misbehave(project.db, {"fail": [project.value(NEWEST)]})
+    allow(timed)
+    halted = timed.heal()
+    assert "rehearsal: scoring calls" in str(halted.reason)
+    assert "no score for this one" in str(halted.reason)
+    clock.advance(2 * HOUR_S)
+    assert timed.heal().run_id == halted.run_id
+    clock.advance(HOUR_S)
+    again = timed.heal()
+    assert again.is_halted
+    assert again.run_id != halted.run_id
+    project.db.execute("delete from public.misbehaviour")
+    clock.advance(3 * HOUR_S)
+    assert timed.heal().is_healed
+    assert runs(project) == ["cancelled", "cancelled", "completed"]
+
+
+def test_a_rule_that_is_newer_than_the_plan_has_its_own(
+    project: Project, timed: backfill.Backfill, clock: DatabaseClock
+) -> None:
+    """The plan that waits is larger than the rule allows. So it would wait for ever."""
+    waiting = timed.heal()
+    clock.advance(1)
+    allow(timed, max_sessions=20)
+    healed = timed.heal()
+    assert (healed.run_id == waiting.run_id, healed.verdict) == (False, "pass")
+    reason = project.value("select reason from public.backfill_runs where state = 'cancelled'")
+    assert "was approved since" in reason
 
 
 def test_failed_sessions_are_told_and_tried_by_the_next_heal(

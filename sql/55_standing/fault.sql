@@ -191,7 +191,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(
     (
-      select 'a mark of the plan failed: ' || min(c.mark ->> 'name')
+      select 'a mark of the plan failed: ' || min(concat_ws(': ', c.mark ->> 'name', c.mark ->> 'detail'))
       from jsonb_array_elements(p_checks) as c (mark)
       where c.mark ->> 'status' not in ('ok', 'warn')
       having count(*) > 0

@@ -23,8 +23,9 @@ as $$
         select count(*) from public.backfill_targets as t where t.target = p_rule.target)))::integer end
 $$;
 
--- What heal asks for: everything from the oldest day on that lacked something at the last look, as far and as fast as
--- the standing approval that counts allows. Null: nothing was missing.
+-- What heal asks for: everything from the oldest day on that lacked something at the last look, or whose sessions still
+-- have time, as far and as fast as the standing approval that counts allows. To wait until their time is over would be
+-- to miss the level each time. Null: there is no such day.
 create function backfill_private.heal_request(p_target text)
 returns jsonb
 language sql
@@ -40,23 +41,61 @@ as $$
   from (
     select min(h.day)::text as since
     from public.backfill_coverage_history as h
-    where h.target = p_target and h.missing > 0
+    where h.target = p_target
+      and (h.missing > 0 or h.not_due > 0)
   ) as w
   cross join backfill_private.rule_that_counts(p_target) as r
   where w.since is not null
 $$;
 
--- Is a run of heal over, so that the next one is asked for? One that waits for a person while what it planned is no
--- longer what stands there is over too: nobody can approve it.
+-- How long a plan whose marks failed stands, so that a person can decide on it: half of the time that the service level
+-- gives, and never less than an hour. So scorers that are well again are seen in time, after few plans.
+create function backfill_private.heal_patience(p_target text)
+returns interval
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select greatest(coalesce(max(w.within), interval '6 hours') / 2, interval '1 hour')
+  from public.backfill_watches as w
+  where w.target = p_target
+$$;
+
+-- Why a run of heal that waits for a person is to be planned anew. Null: it is not.
+--
+-- Nobody can approve what is no longer as it was planned. A rule that a person approved meanwhile may cover a smaller
+-- run. Marks are measured, and another plan may find scorers well again.
+create function backfill_private.heal_anew(p_run public.backfill_runs)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_rule public.backfill_standing := backfill_private.rule_that_counts(p_run.target);
+begin
+  return case
+    when backfill_private.compute_digest(p_run.run_id) <> p_run.digest then backfill_private.what_changed(p_run)
+    when v_rule.standing_id is null then null
+    when v_rule.approved_at > p_run.created_at and backfill_private.standing_fault(v_rule, p_run) is not null
+      then format('%s was approved since', backfill_private.standing_name(v_rule.standing_id))
+    when p_run.sealed_at <= backfill_private.clock() - backfill_private.heal_patience(p_run.target)
+      then backfill_private.marks_fault(v_rule.marks, p_run.plan -> 'checks')
+  end;
+end
+$$;
+
+-- Is a run of heal over, so that the next one is asked for?
 create function backfill_private.heal_is_over(p_run public.backfill_runs)
 returns boolean
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_anew text := case p_run.state when 'awaiting_approval' then backfill_private.heal_anew(p_run) end;
 begin
-  if p_run.state = 'awaiting_approval' and backfill_private.compute_digest(p_run.run_id) <> p_run.digest then
-    perform backfill_private.halt('cancel', p_run.run_id,
-      'planned anew: ' || backfill_private.what_changed(p_run));
+  if v_anew is not null then
+    perform backfill_private.halt('cancel', p_run.run_id, left('planned anew: ' || v_anew, 500));
     return true;
   end if;
   return p_run.state not in ('planning', 'awaiting_approval', 'approved', 'running', 'paused');
