@@ -19004,6 +19004,10 @@ begin
   perform backfill_private.authorize('plan');
   perform backfill_private.check_bounds(jsonb_build_object('the session', p_session_id));
   select * into v_run from public.backfill_runs where run_id = p_run_id and state = 'planning';
+  -- Two clients may plan one run. Side by side their calls would wait for each other's rows, and seem to fail.
+  perform from backfill_private.rehearsals as s
+  where s.run_id = p_run_id and s.session_id = p_session_id
+  for update;
   if not exists (
     select from backfill_private.rehearsals as s
     where s.run_id = v_run.run_id

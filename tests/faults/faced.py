@@ -134,6 +134,10 @@ FACED: Mapping[str, Sequence[str]] = {
         "faults/test_driver.py::test_a_driver_is_killed_beside_a_worker",
         "test_drive_cron.py::test_a_large_run_survives_three_kills",
     ),
+    "heals are killed while they plan and score, two at once": (
+        "faults/test_heal.py::test_a_killed_heal_is_gone_on_with_by_the_next",
+        "faults/test_heal.py::test_of_two_heals_at_once_one_is_killed",
+    ),
     "an undo beside a run that overwrites the same rows": (
         "test_races.py::test_an_undo_waits_for_who_is_changing_a_row_and_leaves_it",
     ),
