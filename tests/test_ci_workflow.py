@@ -32,6 +32,7 @@ Json = Any
 WORKFLOWS = ROOT / "supabase" / "examples" / "workflows"
 GATE = yaml.safe_load((WORKFLOWS / "coverage.yml").read_text())
 BACKFILL = yaml.safe_load((WORKFLOWS / "backfill.yml").read_text())
+HEAL = yaml.safe_load((WORKFLOWS / "heal.yml").read_text())
 WHEEL = f"vendor/supabase_backfill-{backfill.__version__}-py3-none-any.whl"
 PASSWORD = "correct horse battery staple"
 SINCE = "2025-09-12"  # few enough sessions for one batch, so that the throttle asks for no wait
@@ -204,7 +205,20 @@ def test_with_nothing_to_do_the_workflow_ends_after_its_plan(runner: Runner) -> 
     assert runner.job(BACKFILL, "apply") == 0
 
 
-@pytest.mark.parametrize("workflow", [GATE, BACKFILL], ids=["gate", "backfill"])
+def test_the_hourly_job_waits_for_a_person_and_then_scores(
+    runner: Runner, project: Project, bf: backfill.Backfill
+) -> None:
+    """It fails while a person has to decide, and scores what a person's rule covers."""
+    assert runner.job(HEAL, "heal") == 3
+    proposed = bf.propose_standing(until="2999-12-31", max_sessions=5, throttle=6000)
+    project.db.execute(
+        "select public.backfill_approve(%s, %s, 'Ada')", (proposed.standing_id, proposed.digest)
+    )
+    assert runner.job(HEAL, "heal") == 0
+    assert project.value("select count(*) from public.backfill_items where state = 'done'") == 5
+
+
+@pytest.mark.parametrize("workflow", [GATE, BACKFILL, HEAL], ids=["gate", "backfill", "heal"])
 def test_a_workflow_has_the_form_that_github_asks_for(workflow: Json) -> None:
     """Triggers, jobs with a runner, steps that run or use something, actions pinned by version."""
     assert workflow[True].keys() <= {"schedule", "workflow_dispatch"}  # YAML 1.1 reads `on` so

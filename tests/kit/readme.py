@@ -25,6 +25,7 @@ PAGES = {
 }
 CLAIMING = [
     "tests.test_drive",
+    "tests.test_every_hour",
     "tests.test_from_files",
     "tests.test_readme",
     "tests.test_readme_commands",
