@@ -21,6 +21,7 @@ UNSEEN = (
     " offset 20 limit 1"
 )
 NEWEST = "select session_id::text from public.backfill_candidates order by created_at desc limit 1"
+LEFT_OUT = "it failed twice within a day, and is tried again after that"
 NOTHING = {
     "state": "empty", "run_id": None, "standing": None, "verdict": None, "target": "prism",
     "failed": 0, "reason": None, "next": None, "logs_failed": None,
@@ -197,6 +198,28 @@ def test_failed_sessions_are_told_and_tried_by_the_next_heal(
     project.db.execute("delete from public.misbehaviour")
     again = timed.heal()
     assert (again.is_healed, again.standing) == (True, standing)
+
+
+def test_sessions_that_always_fail_take_no_place_from_others(
+    project: Project, timed: backfill.Backfill, clock: DatabaseClock
+) -> None:
+    """The newest fails each rehearsal of a run of one. It is left out until a day has passed."""
+    poison = project.value(NEWEST)
+    misbehave(project.db, {"fail": [poison]})
+    allow(timed, max_sessions=1)
+    for _ in range(2):
+        assert timed.heal().is_halted
+        clock.advance(3 * HOUR_S)
+    healed = timed.heal()
+    assert healed.verdict == "pass"
+    assert {"session_id": poison, "reason": LEFT_OUT} in project.value(
+        "select plan -> 'excluded' from public.backfill_runs where run_id = %s", healed.run_id
+    )
+    project.db.execute("delete from public.misbehaviour")
+    clock.advance(24 * HOUR_S)
+    again = timed.heal()
+    assert again.run_id is not None
+    assert [s.session_id for s in timed.get(again.run_id).sessions] == [poison]
 
 
 def test_two_at_once_share_a_run(project: Project, clock: DatabaseClock) -> None:

@@ -16287,6 +16287,54 @@ begin
 end
 $$;
 
+-- Leave out of a run of heal what failed twice within a day, if there is anything else to score. Else sessions that
+-- always fail would take the places of others in each run, and fail each rehearsal.
+create function backfill_private.leave_out_failing(p_run public.backfill_runs)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_since timestamptz := backfill_private.clock() - interval '1 day';
+  v_failing text[];
+begin
+  if not exists (select from backfill_private.heals as h where h.run_id = p_run.run_id) then
+    return;
+  end if;
+  v_failing := array(
+    select f.session_id
+    from (
+      select i.run_id, i.session_id
+      from public.backfill_runs as r
+      join public.backfill_items as i using (run_id)
+      where r.target = p_run.target
+        and r.created_at > v_since
+        and i.state = 'failed'
+      union
+      select s.run_id, s.session_id
+      from public.backfill_runs as r
+      join backfill_private.rehearsals as s using (run_id)
+      where r.target = p_run.target
+        and r.created_at > v_since
+        and s.seen ->> 'error' is not null
+    ) as f
+    group by f.session_id
+    having count(*) > 1);
+  update backfill_private.findings as f
+  set excluded = 'it failed twice within a day, and is tried again after that'
+  where f.run_id = p_run.run_id
+    and f.excluded is null
+    and f.components <> '{}'
+    and f.session_id = any (v_failing)
+    and exists (
+      select from backfill_private.findings as other
+      where other.run_id = p_run.run_id
+        and other.excluded is null
+        and other.components <> '{}'
+        and other.session_id <> all (v_failing));
+end
+$$;
+
 -- The run that heal works on.
 --
 -- returns  {target, run_id, state, request}. state null: it is to be opened with this request. run_id null: nothing is
@@ -18918,6 +18966,7 @@ begin
     perform backfill_private.refuse('OB002', format('run %s is not collected to its end', p_run_id),
       backfill_private.hint(v_run));
   end if;
+  perform backfill_private.leave_out_failing(v_run);
   insert into backfill_private.rehearsals (run_id, ordinal, session_id, session_at, components, category, phase)
   select
     p_run_id,
