@@ -87,12 +87,12 @@ ASKED_TO_END_IN_THE_START = """
 import os, signal
 from backfill.cli import demo
 from backfill.local import stack
-took = stack._takes
+took = stack.takes
 def take(lock):
     taken = took(lock)
     os.kill(os.getpid(), signal.SIGTERM)
     return taken
-stack._takes = take
+stack.takes = take
 demo.demonstrate(60, tell=print, announce=print)
 """
 

@@ -31,6 +31,7 @@ select p.proname as name, coalesce((
   where p.proargnames[a.place] <> ''), '{}') as arguments  -- a call gives arguments by name
 from pg_proc as p
 where p.pronamespace = 'public'::regnamespace and p.proname like 'backfill\\_%%'
+  and p.proname not like 'backfill\\_drive%%'  -- no role of the API calls these
 order by 1
 """
 ROLES = ("anon", "nobody", "viewer", "operator", "approver", "service")

@@ -174,7 +174,12 @@ def test_a_plan_takes_every_parameter(project: Project, bf: backfill.Backfill) -
     """In the library; but two of them by name on the command line; and what is listed is kept."""
     taken = signature(AsyncBackfill.plan).parameters.keys() - {"self"}
     assert taken == PARAMETERS.keys()
-    options = signature(planned_by_command).parameters.keys() - {"ctx", "strict", "as_json"}
+    options = signature(planned_by_command).parameters.keys() - {
+        "ctx",
+        "strict",
+        "notify",
+        "as_json",
+    }
     assert options | {"min_responses", "min_fc_responses"} == {
         n.replace("throttle_per_minute", "throttle") for n in taken
     }

@@ -72,7 +72,6 @@ def test_how_far_an_undo_is(answer: dict[str, Any], told: tuple[int, int]) -> No
     ("asked", "scope"),
     [
         ((None, None, None), {}),
-        (([], None, None), {}),
         (("a", None, None), {"sessions": ["a"]}),
         ((["a"], "2025-08-01", None), {"sessions": ["a"], "since": "2025-08-01"}),
         ((None, None, date(2025, 8, 1)), {"until": "2025-08-01"}),

@@ -22,7 +22,7 @@ PLANNED = {
     "risk",
 }  # fmt: skip
 APPROVAL = {"approved_by", "approved_via"}
-BECAME = {"started_at", "counts", "failures", "left_behind", "sessions"}
+BECAME = {"started_at", "counts", "failures", "left_behind", "sessions", "pace_per_minute"}
 COUNTS = dict.fromkeys(["pending", "leased", "done", "failed", "skipped", "rolled_back"], 0)
 EMPTY = ("plan", "--since", "2026-01-01", "--environment", "staging")
 

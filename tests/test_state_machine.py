@@ -77,7 +77,7 @@ with moves as (
   select e.run_id, e.seq, e.kind as to_state, e.details ->> 'from' as from_state,
     lag(e.kind, 1, 'planning') over (partition by e.run_id order by e.seq) as was,
     lead(e.kind) over (partition by e.run_id order by e.seq) as next
-  from public.backfill_events as e where e.details ? 'from'
+  from public.backfill_events as e where e.details ? 'from' and e.kind <> 'paced'
 ), lacking as (
   select i.run_id, i.ordinal, w.component
   from public.backfill_items as i, unnest(i.components) as w (component)

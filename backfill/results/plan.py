@@ -176,7 +176,7 @@ class Plan:
     next_step: NextStep | None = None
     left_behind: tuple[Mapping[str, object], ...] = ()
     unlike_approved: str | None = None
-    standing: Mapping[str, Json] | None = None
+    standing: Mapping[str, object] | None = None
     pace_per_minute: int | None = None
     trend: tuple[DayTrend, ...] = ()
 

@@ -107,7 +107,7 @@ class Status:
     left_behind: int = 0
     next_step: NextStep | None = None
     approved_via: str | None = None
-    standing: Mapping[str, Json] | None = None
+    standing: Mapping[str, object] | None = None
     pace_per_minute: int | None = None
     throttle_per_minute: int | None = None
 

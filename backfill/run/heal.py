@@ -139,7 +139,7 @@ def _halted(target: str, status: Status, refused: Refused | None = None) -> Heal
         state=status.state,
         run_id=status.run_id,
         standing=_approved_by(status),
-        reason=refused.message if refused else (status.standing or {}).get("reason") or why,
+        reason=refused.message if refused else _not_covered(status) or why,
         next_step=refused.next_step if refused else step,
     )
 
@@ -157,6 +157,12 @@ def _verified(target: str, outcome: Outcome, verification: Verification) -> Heal
         reason=verification.critical[0] if verification.critical else None,
         next_step=step.text if step else None,
     )
+
+
+def _not_covered(status: Status) -> str | None:
+    """Why no standing approval covers the run."""
+    told = (status.standing or {}).get("reason")
+    return None if told is None else str(told)
 
 
 def _approved_by(status: Status) -> str | None:

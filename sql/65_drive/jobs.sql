@@ -14,6 +14,7 @@ begin
   if exists (
     select from pg_class as c
     join pg_namespace as n on n.oid = c.relnamespace
+    join pg_attribute as a on a.attrelid = c.oid and a.attname = 'database'  -- else it is not pg_cron's
     where (n.nspname, c.relname) = ('cron', 'job')
       and has_schema_privilege(n.oid, 'usage')
       and has_table_privilege(c.oid, 'select')

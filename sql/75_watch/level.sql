@@ -125,7 +125,7 @@ begin
   returning * into strict v_watch;
   if v_watch.wanted = 0 and exists (select from backfill_private.unmatched_values(p_target)) then
     update public.backfill_watches
-    set fault = 'no row has a value that the declaration selects: backfill missing says which'
+    set fault = 'no row has a value that the declaration selects: see which: backfill missing'
     where target = p_target;
   end if;
   if coalesce(backfill_private.short_by(v_watch.min_coverage, v_watch.wanted, v_watch.there), 0) = 0 then

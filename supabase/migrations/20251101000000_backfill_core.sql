@@ -14627,6 +14627,7 @@ begin
   if exists (
     select from pg_class as c
     join pg_namespace as n on n.oid = c.relnamespace
+    join pg_attribute as a on a.attrelid = c.oid and a.attname = 'database'  -- else it is not pg_cron's
     where (n.nspname, c.relname) = ('cron', 'job')
       and has_schema_privilege(n.oid, 'usage')
       and has_table_privilege(c.oid, 'select')
@@ -16507,7 +16508,7 @@ begin
   returning * into strict v_watch;
   if v_watch.wanted = 0 and exists (select from backfill_private.unmatched_values(p_target)) then
     update public.backfill_watches
-    set fault = 'no row has a value that the declaration selects: backfill missing says which'
+    set fault = 'no row has a value that the declaration selects: see which: backfill missing'
     where target = p_target;
   end if;
   if coalesce(backfill_private.short_by(v_watch.min_coverage, v_watch.wanted, v_watch.there), 0) = 0 then

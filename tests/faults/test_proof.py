@@ -13,13 +13,13 @@ OUTCOME = (
 )
 STEPS = (
     "backfill_private.steps(public.backfill_runs,integer[])",
-    " and (e.is_wanted and e.has_receipt) is not true",
+    "where e.is_wanted and e.has_receipt",
 )
 # What each function says, and what it says where an unknown outcome is guessed.
 GUESSES = {
     "not done": {
         OUTCOME: "if p_is_complete and p_outcome not in ('unknown', 'lost') then",
-        STEPS: "",
+        STEPS: "where false",
     },
     "done": {OUTCOME: "if p_is_complete or p_outcome in ('unknown', 'lost') then"},
 }
