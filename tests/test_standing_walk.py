@@ -239,7 +239,7 @@ def stands(db: Db, rule: Rule) -> str:
 
 
 @settings(
-    max_examples=examples(2000, at_a_push=150),
+    max_examples=examples(2000, at_a_push=75),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -18,6 +18,7 @@ from tests.faults.clock import CommonClock
 from tests.faults.scenario import LOOK_S, PATIENCE_S, Scene
 from tests.faults.stack import Stack
 from tests.faults.subjects import IN_SQL
+from tests.kit.whole import examples
 
 STEP = "call public.backfill_drive_step(%s, '0.01 seconds')"
 MOST_STEPS = 2000
@@ -97,7 +98,7 @@ def kill_twice_and_restart(scene: Scene, stack: Stack) -> None:
 
 
 @IN_SQL
-@pytest.mark.parametrize("mode", ["direct", "bulk"])
+@pytest.mark.parametrize("mode", examples(["direct", "bulk"], at_a_push=["bulk"]))
 def test_a_driven_run_survives_kills_and_a_restart(mortal: tuple[Scene, Stack], mode: str) -> None:
     """What was committed counts, the leases run out, and the next step goes on."""
     scene, stack = mortal
