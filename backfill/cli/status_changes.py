@@ -10,10 +10,10 @@ from rich.live import Live
 from backfill.cli import answers, terminal
 from backfill.cli.plain import one_line
 from backfill.errors import OutcomeUnknown
+from backfill.render.state import OVER
 from backfill.results.run import Status
 
 LOOK_EVERY_S = 3.0
-OVER = ("completed", "rejected", "cancelled", "expired", "rolled_back")
 
 Look = Callable[[], Status]
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from backfill.results.sessions import PlannedSession
 
 NAMED_ROWS = 20
+# The states in which a run does no more, but for a retry of what failed.
+OVER = ("completed", "rejected", "cancelled", "expired", "rolled_back")
 _MEANINGS = {
     "approved": "The plan is approved. No {one} has started.",
     "running": "{many} are being scored, or wait for a worker.",

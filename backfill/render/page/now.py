@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backfill.render.markdown import duration
-from backfill.render.state import rate_line
+from backfill.render.state import OVER, rate_line
 
 if TYPE_CHECKING:
     from backfill.results.plan import Plan
@@ -32,7 +32,6 @@ _STATES = {
     "rolled_back": "undone",
 }
 _VERDICTS = {"pass": "ok", "partial": "warn", "fail": "fail"}
-OVER = ("completed", "rejected", "cancelled", "expired", "rolled_back")
 Tile = tuple[str, str, str]
 
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from backfill.render.markdown import table
 from backfill.render.page import charts, figures
 from backfill.render.page.markup import html_of, mark
-from backfill.render.page.now import OVER, Tile, headline, tiles
+from backfill.render.page.now import Tile, headline, tiles
 from backfill.render.page.sheet import sheet
 from backfill.render.plan import plan_markdown
 from backfill.render.reports import verification_markdown
-from backfill.render.state import error_text
+from backfill.render.state import OVER, error_text
 
 if TYPE_CHECKING:
     from backfill.results.plan import Plan
