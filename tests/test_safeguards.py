@@ -9,6 +9,7 @@ import pytest
 
 from tests.kit.checkout import ROOT
 from tests.kit.named import missing, named_tests
+from tests.safeguards.__main__ import main
 from tests.safeguards.table import SAFEGUARDS, Safeguard, table, taken_out
 
 PAGE = ROOT / "tests" / "README.md"
@@ -31,6 +32,14 @@ def test_a_safeguard_that_is_not_there_once_is_not_taken_out(text: str, found: i
     gone = replace(SAFEGUARDS[0], text=text)
     with pytest.raises(ValueError, match=rf"{gone.name}: found {found} times in {gone.file}"):
         taken_out(gone, "p_run_id " * 9)
+
+
+def test_a_name_of_no_safeguard_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """None of none would be caught, and look like all of them."""
+    with pytest.raises(SystemExit) as refused:
+        main(["no such safeguard"])
+    assert refused.value.code == 2
+    assert "no safeguard is named so: no such safeguard" in capsys.readouterr().err
 
 
 def test_the_page_shows_the_table_as_it_is() -> None:

@@ -38,6 +38,8 @@ def main(words: Sequence[str]) -> int:
         print(table(SAFEGUARDS))
         return 0
     wanted = [s for s in SAFEGUARDS if any(name in s.name for name in asked.names or [""])]
+    if not wanted:
+        reader.error(f"no safeguard is named so: {', '.join(asked.names)}")
     return _told(wanted, *tried(wanted, asked.jobs))
 
 
