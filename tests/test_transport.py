@@ -13,6 +13,8 @@ import pytest
 
 import backfill
 from backfill.api import transport
+from backfill.api.answers import ROWS
+from backfill.api.gateway import Gateway
 from backfill.api.transport import SplitTransport, transport_for
 from backfill.local.servers import free_port
 
@@ -240,6 +242,45 @@ def test_a_port_without_tls_is_named_as_such() -> None:
         return refused.value.message.replace(str(port), "PORT")
 
     assert anyio.run(reached) == "cannot reach 127.0.0.1:PORT: TLS failed"
+
+
+STARTING = b'{"code":"PGRST002","message":"Could not query the database for the schema cache."}'
+
+
+def answered(status: str, body: bytes) -> bytes:
+    head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+    return head.encode() + b"\r\nconnection: close\r\n\r\n" + body
+
+
+READ: dict[str, Callable[[Gateway], Awaitable[object]]] = {
+    "GET": lambda project: project.first("runs", columns="id", equal={}),
+    "POST": lambda project: project.call("runs", {}, ROWS),
+}
+
+
+@pytest.mark.parametrize("method", READ)
+def test_a_project_that_starts_is_waited_for_at_the_first_call(method: str) -> None:
+    """Its API answers, so the URL is right."""
+    answers = [answered("503 Service Unavailable", STARTING), answered("200 OK", b"[]")]
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(method.encode())
+        writer.write(answers.pop(0))
+        await writer.drain()
+        writer.close()
+
+    async def ask_it() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            project = Gateway(f"http://127.0.0.1:{port}", "sb_secret_x")
+            try:
+                await READ[method](project)
+            finally:
+                await project.close()
+
+    anyio.run(ask_it)
+    assert not answers
 
 
 def caused(error: httpx.HTTPError, cause: BaseException) -> httpx.HTTPError:

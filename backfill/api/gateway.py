@@ -150,6 +150,7 @@ class Gateway:
             f"{self.url}/rest/v1",
             headers={"apiKey": self._key, "Authorization": f"Bearer {self._key}"},
             http_client=self._http,
+            retry_enabled=False,  # `ask_patiently` repeats, and says so to who waits
         )
         self._connections = connections
         self._edge_timeout_s = call_timeout_s or EDGE_TIMEOUT_S
@@ -349,6 +350,8 @@ class Gateway:
         try:
             return await asking
         except APIError as error:
+            # An error of PostgREST's own is a sign of life: a project that starts is waited for.
+            self._was_reached |= _envelope.get().is_json and bool(error.code)
             fault = _fault(error)
             raise refused(self.host, error, fault) from _without_contents(error, fault)
         except httpx.HTTPError as error:
