@@ -222,6 +222,38 @@ def test_sessions_that_always_fail_take_no_place_from_others(
     assert [s.session_id for s in timed.get(again.run_id).sessions] == [poison]
 
 
+def test_what_was_undone_is_left_to_a_person(
+    project: Project, timed: backfill.Backfill, clock: DatabaseClock
+) -> None:
+    """Until somebody approves it, or a rule that is newer than the undo. Others are scored."""
+    standing = allow(timed)
+    healed = timed.heal()
+    assert healed.run_id is not None
+    undone = [s.session_id for s in timed.get(healed.run_id).sessions[:2]]
+    timed.rollback(healed.run_id, sessions=undone).confirm(reason="they are wrong")
+    halted = timed.heal()
+    assert (halted.is_halted, halted.state) == (True, "awaiting_approval")
+    assert "2 sessions undone since it was approved" in str(halted.reason)
+    [other] = [s.session_id for s in timed.get(healed.run_id).sessions[2:3]]
+    project.db.execute("delete from public.profiles where session_id::text = %s", (other,))
+    clock.advance(3 * HOUR_S)
+    again = timed.heal()
+    assert (again.verdict, again.standing) == ("pass", standing)
+    assert again.run_id is not None
+    assert [s.session_id for s in timed.get(again.run_id).sessions] == [other]
+    excluded = project.value(
+        "select plan -> 'excluded' from public.backfill_runs where run_id = %s", again.run_id
+    )
+    assert {left_out["session_id"] for left_out in excluded} == set(undone)
+    assert "was approved, so a person decides on it" in excluded[0]["reason"]
+    timed.revoke_standing(standing, reason="a newer one")
+    clock.advance(1)
+    newer = allow(timed)
+    clock.advance(3 * HOUR_S)
+    last = timed.heal()
+    assert (last.is_healed, last.standing) == (True, newer)
+
+
 def test_two_at_once_share_a_run(project: Project, clock: DatabaseClock) -> None:
     """Whoever comes first opens it, and both score it."""
     with project.connect(clock=clock) as bf:

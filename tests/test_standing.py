@@ -380,6 +380,24 @@ def test_a_run_by_standing_approval_is_applied_verified_and_undone_as_ever(
     assert timed.status(plan.run_id).state == "rolled_back"
 
 
+def test_no_rule_covers_what_was_undone_since_it_was_approved(
+    project: Project, timed: backfill.Backfill, clock: DatabaseClock
+) -> None:
+    """One session of many is enough. A rule that is newer than the undo covers it."""
+    older = rule(project)
+    first = timed.plan(**UNHURRIED)
+    timed.apply(first.run_id)
+    some = [first.sessions[0].session_id]
+    timed.rollback(first.run_id, sessions=some).confirm(reason="it is wrong")
+    waits = timed.plan(**UNHURRIED)
+    assert waits.state == "awaiting_approval"
+    assert "1 session undone since it was approved" in str(waits.standing)
+    timed.revoke_standing(older["standing_id"], reason="a newer one comes")
+    clock.advance(1)
+    rule(project)
+    assert timed.ask_standing(waits.run_id).state == "approved"
+
+
 @pytest.mark.parametrize("mode", ["direct", "bulk"])
 def test_a_revoked_rule_stops_its_runs_at_once(
     project: Project, timed: backfill.Backfill, clock: DatabaseClock, mode: str

@@ -213,6 +213,38 @@ as $$
     ))
 $$;
 
+-- The sessions of a target of which anything was taken back by an undo since then.
+create function backfill_private.undone_since(p_target text, p_since timestamptz)
+returns table (session_id text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select distinct w.session_id
+  from public.backfill_runs as r
+  join public.backfill_receipts as w using (run_id)
+  where r.target = p_target
+    and w.undone_at >= p_since
+    and exists (
+      select from backfill_private.undos as u
+      where u.run_id = r.run_id
+        and u.confirmed_at is not null)
+$$;
+
+-- That a run would score again what somebody has undone since a rule was approved. Null: it would not.
+create function backfill_private.undone_fault(p_rule public.backfill_standing, p_run public.backfill_runs)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format('the run has %s undone since it was approved', backfill_private.called_in(p_run.run_id, count(*)))
+  from backfill_private.undone_since(p_run.target, p_rule.approved_at) as u
+  join public.backfill_items as i using (session_id)
+  where i.run_id = p_run.run_id
+  having count(*) > 0
+$$;
+
 -- Why a rule does not cover a run now, in a sentence. Null: it does.
 create function backfill_private.standing_fault(p_rule public.backfill_standing, p_run public.backfill_runs)
 returns text
@@ -255,7 +287,9 @@ begin
     when p_rule.max_per_day is not null and v_today + v_sessions > p_rule.max_per_day
       then format('the run has %s sessions, %s of its %s per day are left',
         v_sessions, greatest(p_rule.max_per_day - v_today, 0), p_rule.max_per_day)
-    else backfill_private.marks_fault(p_rule.marks, p_run.plan -> 'checks')
+    else coalesce(
+      backfill_private.undone_fault(p_rule, p_run),
+      backfill_private.marks_fault(p_rule.marks, p_run.plan -> 'checks'))
   end);
 end
 $$;

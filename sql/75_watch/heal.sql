@@ -48,7 +48,7 @@ as $$
   where w.since is not null
 $$;
 
--- How long a plan whose marks failed stands, so that a person can decide on it: half of the time that the service level
+-- How long a plan whose marks failed, or of sessions that were undone, stands, so that a person can decide on it: half of the time that the service level
 -- gives, and never less than an hour. So scorers that are well again are seen in time, after few plans.
 create function backfill_private.heal_patience(p_target text)
 returns interval
@@ -64,7 +64,7 @@ $$;
 -- Why a run of heal that waits for a person is to be planned anew. Null: it is not.
 --
 -- Nobody can approve what is no longer as it was planned. A rule that a person approved meanwhile may cover a smaller
--- run. Marks are measured, and another plan may find scorers well again.
+-- run. Marks are measured, and another plan may find scorers well again. One of sessions that were undone may find others.
 create function backfill_private.heal_anew(p_run public.backfill_runs)
 returns text
 language plpgsql
@@ -80,7 +80,9 @@ begin
     when v_rule.approved_at > p_run.created_at and backfill_private.standing_fault(v_rule, p_run) is not null
       then format('%s was approved since', backfill_private.standing_name(v_rule.standing_id))
     when p_run.sealed_at <= backfill_private.clock() - backfill_private.heal_patience(p_run.target)
-      then backfill_private.marks_fault(v_rule.marks, p_run.plan -> 'checks')
+      then coalesce(
+        backfill_private.marks_fault(v_rule.marks, p_run.plan -> 'checks'),
+        backfill_private.undone_fault(v_rule, p_run))
   end;
 end
 $$;
@@ -102,51 +104,67 @@ begin
 end
 $$;
 
--- Leave out of a run of heal what failed twice within a day, if there is anything else to score. Else sessions that
--- always fail would take the places of others in each run, and fail each rehearsal.
-create function backfill_private.leave_out_failing(p_run public.backfill_runs)
+-- The sessions that heal leaves to others for now, with the reason.
+create function backfill_private.not_for_heal(p_target text)
+returns table (session_id text, reason text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with recent as (
+    select r.run_id
+    from public.backfill_runs as r
+    where r.target = p_target
+      and r.created_at > backfill_private.clock() - interval '1 day'
+  ), failed as (
+    select i.run_id, i.session_id
+    from recent
+    join public.backfill_items as i using (run_id)
+    where i.state = 'failed'
+    union
+    select s.run_id, s.session_id
+    from recent
+    join backfill_private.rehearsals as s using (run_id)
+    where s.seen ->> 'error' is not null
+  )
+  select f.session_id, 'it failed twice within a day, and is tried again after that'
+  from failed as f
+  group by f.session_id
+  having count(*) > 1
+  union all
+  select u.session_id, format('it was undone since %s was approved, so a person decides on it',
+    backfill_private.standing_name(r.standing_id))
+  from backfill_private.rule_that_counts(p_target) as r
+  cross join backfill_private.undone_since(p_target, r.approved_at) as u
+$$;
+
+-- Leave these out of a run of heal, if there is anything else to score. Else sessions that always fail would take the
+-- places of others in each run, and fail each rehearsal, and one that was undone would let all others wait for a person.
+create function backfill_private.leave_to_others(p_run public.backfill_runs)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_since timestamptz := backfill_private.clock() - interval '1 day';
-  v_failing text[];
+  v_reasons jsonb;
 begin
   if not exists (select from backfill_private.heals as h where h.run_id = p_run.run_id) then
     return;
   end if;
-  v_failing := array(
-    select f.session_id
-    from (
-      select i.run_id, i.session_id
-      from public.backfill_runs as r
-      join public.backfill_items as i using (run_id)
-      where r.target = p_run.target
-        and r.created_at > v_since
-        and i.state = 'failed'
-      union
-      select s.run_id, s.session_id
-      from public.backfill_runs as r
-      join backfill_private.rehearsals as s using (run_id)
-      where r.target = p_run.target
-        and r.created_at > v_since
-        and s.seen ->> 'error' is not null
-    ) as f
-    group by f.session_id
-    having count(*) > 1);
+  select coalesce(jsonb_object_agg(n.session_id, n.reason), '{}') into v_reasons
+  from backfill_private.not_for_heal(p_run.target) as n;
   update backfill_private.findings as f
-  set excluded = 'it failed twice within a day, and is tried again after that'
+  set excluded = v_reasons ->> f.session_id
   where f.run_id = p_run.run_id
     and f.excluded is null
     and f.components <> '{}'
-    and f.session_id = any (v_failing)
+    and v_reasons ? f.session_id
     and exists (
       select from backfill_private.findings as other
       where other.run_id = p_run.run_id
         and other.excluded is null
         and other.components <> '{}'
-        and other.session_id <> all (v_failing));
+        and not v_reasons ? other.session_id);
 end
 $$;
 

@@ -41,7 +41,7 @@ begin
     perform backfill_private.refuse('OB002', format('run %s is not collected to its end', p_run_id),
       backfill_private.hint(v_run));
   end if;
-  perform backfill_private.leave_out_failing(v_run);
+  perform backfill_private.leave_to_others(v_run);
   insert into backfill_private.rehearsals (run_id, ordinal, session_id, session_at, components, category, phase)
   select
     p_run_id,

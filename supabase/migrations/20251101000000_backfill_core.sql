@@ -9967,6 +9967,38 @@ as $$
     ))
 $$;
 
+-- The sessions of a target of which anything was taken back by an undo since then.
+create function backfill_private.undone_since(p_target text, p_since timestamptz)
+returns table (session_id text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select distinct w.session_id
+  from public.backfill_runs as r
+  join public.backfill_receipts as w using (run_id)
+  where r.target = p_target
+    and w.undone_at >= p_since
+    and exists (
+      select from backfill_private.undos as u
+      where u.run_id = r.run_id
+        and u.confirmed_at is not null)
+$$;
+
+-- That a run would score again what somebody has undone since a rule was approved. Null: it would not.
+create function backfill_private.undone_fault(p_rule public.backfill_standing, p_run public.backfill_runs)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format('the run has %s undone since it was approved', backfill_private.called_in(p_run.run_id, count(*)))
+  from backfill_private.undone_since(p_run.target, p_rule.approved_at) as u
+  join public.backfill_items as i using (session_id)
+  where i.run_id = p_run.run_id
+  having count(*) > 0
+$$;
+
 -- Why a rule does not cover a run now, in a sentence. Null: it does.
 create function backfill_private.standing_fault(p_rule public.backfill_standing, p_run public.backfill_runs)
 returns text
@@ -10009,7 +10041,9 @@ begin
     when p_rule.max_per_day is not null and v_today + v_sessions > p_rule.max_per_day
       then format('the run has %s sessions, %s of its %s per day are left',
         v_sessions, greatest(p_rule.max_per_day - v_today, 0), p_rule.max_per_day)
-    else backfill_private.marks_fault(p_rule.marks, p_run.plan -> 'checks')
+    else coalesce(
+      backfill_private.undone_fault(p_rule, p_run),
+      backfill_private.marks_fault(p_rule.marks, p_run.plan -> 'checks'))
   end);
 end
 $$;
@@ -16234,7 +16268,7 @@ as $$
   where w.since is not null
 $$;
 
--- How long a plan whose marks failed stands, so that a person can decide on it: half of the time that the service level
+-- How long a plan whose marks failed, or of sessions that were undone, stands, so that a person can decide on it: half of the time that the service level
 -- gives, and never less than an hour. So scorers that are well again are seen in time, after few plans.
 create function backfill_private.heal_patience(p_target text)
 returns interval
@@ -16250,7 +16284,7 @@ $$;
 -- Why a run of heal that waits for a person is to be planned anew. Null: it is not.
 --
 -- Nobody can approve what is no longer as it was planned. A rule that a person approved meanwhile may cover a smaller
--- run. Marks are measured, and another plan may find scorers well again.
+-- run. Marks are measured, and another plan may find scorers well again. One of sessions that were undone may find others.
 create function backfill_private.heal_anew(p_run public.backfill_runs)
 returns text
 language plpgsql
@@ -16266,7 +16300,9 @@ begin
     when v_rule.approved_at > p_run.created_at and backfill_private.standing_fault(v_rule, p_run) is not null
       then format('%s was approved since', backfill_private.standing_name(v_rule.standing_id))
     when p_run.sealed_at <= backfill_private.clock() - backfill_private.heal_patience(p_run.target)
-      then backfill_private.marks_fault(v_rule.marks, p_run.plan -> 'checks')
+      then coalesce(
+        backfill_private.marks_fault(v_rule.marks, p_run.plan -> 'checks'),
+        backfill_private.undone_fault(v_rule, p_run))
   end;
 end
 $$;
@@ -16288,51 +16324,67 @@ begin
 end
 $$;
 
--- Leave out of a run of heal what failed twice within a day, if there is anything else to score. Else sessions that
--- always fail would take the places of others in each run, and fail each rehearsal.
-create function backfill_private.leave_out_failing(p_run public.backfill_runs)
+-- The sessions that heal leaves to others for now, with the reason.
+create function backfill_private.not_for_heal(p_target text)
+returns table (session_id text, reason text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with recent as (
+    select r.run_id
+    from public.backfill_runs as r
+    where r.target = p_target
+      and r.created_at > backfill_private.clock() - interval '1 day'
+  ), failed as (
+    select i.run_id, i.session_id
+    from recent
+    join public.backfill_items as i using (run_id)
+    where i.state = 'failed'
+    union
+    select s.run_id, s.session_id
+    from recent
+    join backfill_private.rehearsals as s using (run_id)
+    where s.seen ->> 'error' is not null
+  )
+  select f.session_id, 'it failed twice within a day, and is tried again after that'
+  from failed as f
+  group by f.session_id
+  having count(*) > 1
+  union all
+  select u.session_id, format('it was undone since %s was approved, so a person decides on it',
+    backfill_private.standing_name(r.standing_id))
+  from backfill_private.rule_that_counts(p_target) as r
+  cross join backfill_private.undone_since(p_target, r.approved_at) as u
+$$;
+
+-- Leave these out of a run of heal, if there is anything else to score. Else sessions that always fail would take the
+-- places of others in each run, and fail each rehearsal, and one that was undone would let all others wait for a person.
+create function backfill_private.leave_to_others(p_run public.backfill_runs)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_since timestamptz := backfill_private.clock() - interval '1 day';
-  v_failing text[];
+  v_reasons jsonb;
 begin
   if not exists (select from backfill_private.heals as h where h.run_id = p_run.run_id) then
     return;
   end if;
-  v_failing := array(
-    select f.session_id
-    from (
-      select i.run_id, i.session_id
-      from public.backfill_runs as r
-      join public.backfill_items as i using (run_id)
-      where r.target = p_run.target
-        and r.created_at > v_since
-        and i.state = 'failed'
-      union
-      select s.run_id, s.session_id
-      from public.backfill_runs as r
-      join backfill_private.rehearsals as s using (run_id)
-      where r.target = p_run.target
-        and r.created_at > v_since
-        and s.seen ->> 'error' is not null
-    ) as f
-    group by f.session_id
-    having count(*) > 1);
+  select coalesce(jsonb_object_agg(n.session_id, n.reason), '{}') into v_reasons
+  from backfill_private.not_for_heal(p_run.target) as n;
   update backfill_private.findings as f
-  set excluded = 'it failed twice within a day, and is tried again after that'
+  set excluded = v_reasons ->> f.session_id
   where f.run_id = p_run.run_id
     and f.excluded is null
     and f.components <> '{}'
-    and f.session_id = any (v_failing)
+    and v_reasons ? f.session_id
     and exists (
       select from backfill_private.findings as other
       where other.run_id = p_run.run_id
         and other.excluded is null
         and other.components <> '{}'
-        and other.session_id <> all (v_failing));
+        and not v_reasons ? other.session_id);
 end
 $$;
 
@@ -18967,7 +19019,7 @@ begin
     perform backfill_private.refuse('OB002', format('run %s is not collected to its end', p_run_id),
       backfill_private.hint(v_run));
   end if;
-  perform backfill_private.leave_out_failing(v_run);
+  perform backfill_private.leave_to_others(v_run);
   insert into backfill_private.rehearsals (run_id, ordinal, session_id, session_at, components, category, phase)
   select
     p_run_id,

@@ -578,6 +578,13 @@ SAFEGUARDS = (
         "tests/test_second_person.py::test_a_large_undo_needs_an_approver_who_did_not_ask",
     ),
     Safeguard(
+        "undone sessions left out of standing approvals",
+        "55_standing/fault.sql",
+        "w.undone_at >= p_since",
+        "false",
+        "tests/test_standing.py::test_no_rule_covers_what_was_undone_since_it_was_approved",
+    ),
+    Safeguard(
         "triggers of the caller's refused at undo",
         "80_undo/callers_path.sql",
         "perform backfill_private.refuse_callers_triggers();",
