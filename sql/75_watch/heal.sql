@@ -48,8 +48,9 @@ as $$
   where w.since is not null
 $$;
 
--- How long a plan whose marks failed, or of sessions that were undone, stands, so that a person can decide on it: half of the time that the service level
--- gives, and never less than an hour. So scorers that are well again are seen in time, after few plans.
+-- How long a plan stands whose marks failed, or of sessions that were undone, so that a person can decide on it: half
+-- of the time that the service level gives, and never less than an hour. So scorers that are well again are seen in
+-- time, after few plans.
 create function backfill_private.heal_patience(p_target text)
 returns interval
 language sql
@@ -64,7 +65,8 @@ $$;
 -- Why a run of heal that waits for a person is to be planned anew. Null: it is not.
 --
 -- Nobody can approve what is no longer as it was planned. A rule that a person approved meanwhile may cover a smaller
--- run. Marks are measured, and another plan may find scorers well again. One of sessions that were undone may find others.
+-- run. Marks are measured, and another plan may find scorers well again. After one of sessions that were undone,
+-- another may find others.
 create function backfill_private.heal_anew(p_run public.backfill_runs)
 returns text
 language plpgsql
@@ -138,8 +140,9 @@ as $$
   cross join backfill_private.undone_since(p_target, r.approved_at) as u
 $$;
 
--- Leave these out of a run of heal, if there is anything else to score. Else sessions that always fail would take the
--- places of others in each run, and fail each rehearsal, and one that was undone would let all others wait for a person.
+-- Leave these out of a run of heal, if there is anything else to score. Else sessions that always fail would take
+-- the places of others in each run, and fail each rehearsal. One that was undone would let all others wait for a
+-- person.
 create function backfill_private.leave_to_others(p_run public.backfill_runs)
 returns void
 language plpgsql
