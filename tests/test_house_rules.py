@@ -107,6 +107,7 @@ CALLED_BY_THE_SERVICE = (
     "rehearsal_lease(uuid,text)",
     "rehearsal_sample(uuid)",
     "rehearsal_waits(integer)",
+    "take_rehearsal_lock(uuid)",
     "rehearse_again(uuid,text,text,boolean)",
     "rehearse_pass(jsonb,text,timestamp with time zone)",
     "row_hashes(uuid)",

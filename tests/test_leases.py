@@ -12,6 +12,7 @@ from psycopg.rows import dict_row
 
 from backfill.local.servers import PostgresServer
 from tests.kit import verbs
+from tests.kit.at_once import is_waiting
 from tests.kit.clocks import DatabaseClock
 from tests.kit.seed import SEED
 
@@ -109,16 +110,6 @@ def test_two_runs_that_claim_at_the_same_moment_lease_different_sessions(
         theirs = claiming.result()["granted"]
     assert len(mine) == len(theirs) == 3
     assert {g["session_id"] for g in mine}.isdisjoint(g["session_id"] for g in theirs)
-
-
-def is_waiting(db: psycopg.Connection[Any], other: psycopg.Connection[Any]) -> bool:
-    """Whether a connection waits for a lock of this one's."""
-    row = db.execute(
-        "select %s::integer = any (pg_blocking_pids(%s)) as waits",
-        (db.info.backend_pid, other.info.backend_pid),
-    ).fetchone()
-    assert row is not None
-    return bool(row["waits"])
 
 
 FEW = (

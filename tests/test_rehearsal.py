@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import psycopg
 import pytest
 
 import backfill
+from backfill.local.servers import PostgresServer
 from tests.conftest import Project
+from tests.kit import verbs
+from tests.kit.at_once import more_connections
 from tests.kit.commands import Shell
 from tests.kit.seed import REHEARSED
 
@@ -315,6 +320,49 @@ def test_a_locked_row_is_waited_for_a_second_and_reported(
         status, detail = marks_of(bf.plan(**REHEARSED))["scoring calls"]
     assert status == "fail"
     assert "55P03" in detail
+
+
+# The scoring of one session goes on once somebody lets go of a lock.
+KEPT_UP = """
+create function public.keep_up() returns trigger language plpgsql as $$ begin
+  while new.session_id = '{session}' and not pg_try_advisory_xact_lock_shared(42) loop
+    perform pg_sleep(0.01);
+  end loop;
+  return new; end $$;
+create trigger keep_up before insert on public.fc_scores
+  for each row execute function public.keep_up();
+"""
+
+
+def test_two_clients_that_plan_one_run_rehearse_in_turn(
+    project: Project, postgres_server: PostgresServer
+) -> None:
+    """Side by side their calls would wait for each other's rows, and seem to fail."""
+    run_id = verbs.collected(project.db)
+    sessions = verbs.call(project.db, "backfill_rehearsal", p_run_id=run_id)[:2]
+    project.db.execute(KEPT_UP.format(session=sessions[0]).encode())
+    sleeps = "select wait_event = 'PgSleep' from pg_stat_activity where pid = %s"
+    with (
+        more_connections(postgres_server.dsn(project.db.info.dbname), 2) as clients,
+        ThreadPoolExecutor(2) as pool,
+    ):
+
+        def rehearse(client: psycopg.Connection[Any], session: str) -> Future[Any]:
+            asked = {"p_run_id": run_id, "p_session_id": session}
+            return pool.submit(verbs.call, client, "backfill_rehearse", **asked)
+
+        project.db.execute("select pg_advisory_lock(42)")
+        first = rehearse(clients[0], sessions[0])
+        while not project.value(sleeps, clients[0].info.backend_pid):
+            pass
+        second = rehearse(clients[1], sessions[1])
+        blocked = "select %s = any (pg_blocking_pids(%s))"
+        pids = [client.info.backend_pid for client in clients]
+        while not second.done() and not project.value(blocked, *pids):
+            pass
+        was_done = second.done()
+        project.db.execute("select pg_advisory_unlock(42)")
+        assert [first.result()["error"], second.result()["error"], was_done] == [None, None, False]
 
 
 def test_a_session_under_lease_is_left_alone(project: Project, bf: backfill.Backfill) -> None:

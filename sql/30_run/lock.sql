@@ -6,7 +6,7 @@
 
 -- The key of an advisory lock of ours, with the secret at hand: who needs many keys reads it once.
 --
--- p_what  what is locked: run, target or session
+-- p_what  what is locked: run, rehearsal, target or session
 create function backfill_private.lock_key_with(p_secret text, p_what text, p_name text)
 returns bigint
 language plpgsql

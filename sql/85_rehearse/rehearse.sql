@@ -98,6 +98,24 @@ begin
 end
 $$;
 
+-- Wait for other clients that rehearse for the same run, until this transaction ends. Two may plan one run, and side by
+-- side their calls would wait for each other's rows, and seem to fail. Take it outside of what is rolled back, which
+-- gives its locks back: afterwards the session is scored once more beside another.
+--
+-- raises  OB010 not allowed, OB021 see take_lock
+create function backfill_private.take_rehearsal_lock(p_run_id uuid)
+returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform backfill_private.authorize('plan');
+  perform backfill_private.take_lock(
+    backfill_private.lock_key('rehearsal', p_run_id::text), false, format('the rehearsal for run %s', p_run_id));
+end
+$$;
+
 -- Count calls that were made and rolled back. Outside of what is rolled back, or nothing is counted.
 create function backfill_private.count_rehearsal(p_calls integer)
 returns void
@@ -128,10 +146,6 @@ begin
   perform backfill_private.authorize('plan');
   perform backfill_private.check_bounds(jsonb_build_object('the session', p_session_id));
   select * into v_run from public.backfill_runs where run_id = p_run_id and state = 'planning';
-  -- Two clients may plan one run. Side by side their calls would wait for each other's rows, and seem to fail.
-  perform from backfill_private.rehearsals as s
-  where s.run_id = p_run_id and s.session_id = p_session_id
-  for update;
   if not exists (
     select from backfill_private.rehearsals as s
     where s.run_id = v_run.run_id

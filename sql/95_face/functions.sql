@@ -252,6 +252,7 @@ declare
   v_limit_at timestamptz := backfill_private.limit_at();
   v_waits text := backfill_private.rehearsal_waits(2);
 begin
+  perform backfill_private.take_rehearsal_lock(p_run_id);
   begin
     v_lease := backfill_private.rehearsal_lease(p_run_id, p_session_id);
     if v_lease ? 'steps' and v_waits is not null then

@@ -255,6 +255,7 @@ grant execute on function
   backfill_private.rehearsal_lease(uuid, text),
   backfill_private.rehearsal_sample(uuid),
   backfill_private.rehearsal_waits(integer),
+  backfill_private.take_rehearsal_lock(uuid),
   backfill_private.rehearse_again(uuid, text, text, boolean),
   backfill_private.rehearse_pass(jsonb, text, timestamptz),
   backfill_private.renew(uuid, uuid),

@@ -4557,7 +4557,7 @@ $$;
 
 -- The key of an advisory lock of ours, with the secret at hand: who needs many keys reads it once.
 --
--- p_what  what is locked: run, target or session
+-- p_what  what is locked: run, rehearsal, target or session
 create function backfill_private.lock_key_with(p_secret text, p_what text, p_name text)
 returns bigint
 language plpgsql
@@ -19079,6 +19079,24 @@ begin
 end
 $$;
 
+-- Wait for other clients that rehearse for the same run, until this transaction ends. Two may plan one run, and side by
+-- side their calls would wait for each other's rows, and seem to fail. Take it outside of what is rolled back, which
+-- gives its locks back: afterwards the session is scored once more beside another.
+--
+-- raises  OB010 not allowed, OB021 see take_lock
+create function backfill_private.take_rehearsal_lock(p_run_id uuid)
+returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform backfill_private.authorize('plan');
+  perform backfill_private.take_lock(
+    backfill_private.lock_key('rehearsal', p_run_id::text), false, format('the rehearsal for run %s', p_run_id));
+end
+$$;
+
 -- Count calls that were made and rolled back. Outside of what is rolled back, or nothing is counted.
 create function backfill_private.count_rehearsal(p_calls integer)
 returns void
@@ -19109,10 +19127,6 @@ begin
   perform backfill_private.authorize('plan');
   perform backfill_private.check_bounds(jsonb_build_object('the session', p_session_id));
   select * into v_run from public.backfill_runs where run_id = p_run_id and state = 'planning';
-  -- Two clients may plan one run. Side by side their calls would wait for each other's rows, and seem to fail.
-  perform from backfill_private.rehearsals as s
-  where s.run_id = p_run_id and s.session_id = p_session_id
-  for update;
   if not exists (
     select from backfill_private.rehearsals as s
     where s.run_id = v_run.run_id
@@ -21556,6 +21570,7 @@ declare
   v_limit_at timestamptz := backfill_private.limit_at();
   v_waits text := backfill_private.rehearsal_waits(2);
 begin
+  perform backfill_private.take_rehearsal_lock(p_run_id);
   begin
     v_lease := backfill_private.rehearsal_lease(p_run_id, p_session_id);
     if v_lease ? 'steps' and v_waits is not null then
@@ -22865,6 +22880,7 @@ grant execute on function
   backfill_private.rehearsal_lease(uuid, text),
   backfill_private.rehearsal_sample(uuid),
   backfill_private.rehearsal_waits(integer),
+  backfill_private.take_rehearsal_lock(uuid),
   backfill_private.rehearse_again(uuid, text, text, boolean),
   backfill_private.rehearse_pass(jsonb, text, timestamptz),
   backfill_private.renew(uuid, uuid),

@@ -24,6 +24,16 @@ def more_connections(dsn: str, count: int) -> Iterator[list[Db]]:
         ]
 
 
+def is_waiting(db: Db, other: Db) -> bool:
+    """Whether a connection waits for a lock of this one's."""
+    row = db.execute(
+        "select %s::integer = any (pg_blocking_pids(%s)) as waits",
+        (db.info.backend_pid, other.info.backend_pid),
+    ).fetchone()
+    assert row is not None
+    return bool(row["waits"])
+
+
 def at_once(connections: Sequence[Db], verb: Callable[[Db, int], Any]) -> list[Any]:
     """What each connection's verb answers or raises, all let go at the same moment."""
     gate = threading.Barrier(len(connections))
