@@ -322,6 +322,53 @@ async def test_a_call_is_made_again_while_no_answer_comes(
 
 
 @pytest.mark.anyio
+async def test_who_gives_up_during_a_wait_hears_the_newest_error() -> None:
+    """The wait ends, and no other call is made."""
+    raised = OutcomeUnknown("lost")
+    asked: list[bool] = []
+
+    def gives_up() -> bool:
+        asked.append(len(asked) >= 3)  # that often before the wait
+        return asked[-1]
+
+    async def ask() -> None:
+        raise raised
+
+    with pytest.raises(OutcomeUnknown) as ended:
+        await retries.ask_patiently(ask, Patience(60.0, 60.0, gives_up=gives_up), lambda: False)
+    assert ended.value is raised
+    assert asked == [False, False, False, True]
+
+
+@pytest.mark.anyio
+async def test_the_wait_that_was_asked_for_is_told() -> None:
+    waits: list[float] = []
+    raised = [busy_for(0.031)]
+
+    async def ask() -> str:
+        if raised:
+            raise raised.pop()
+        return "answer"
+
+    patient = Patience(5.0, 0.01, lambda _, wait_s: waits.append(wait_s))
+    assert await retries.ask_patiently(ask, patient, lambda: False) == "answer"
+    assert waits == [0.031]
+
+
+@pytest.mark.anyio
+async def test_an_error_that_knows_no_wait_can_be_outlasted() -> None:
+    raised = [UnknownRun("no")]
+
+    async def ask() -> str:
+        if raised:
+            raise raised.pop()
+        return "answer"
+
+    patient = Patience(5.0, 0.01, outlasts=(UnknownRun,))
+    assert await retries.ask_patiently(ask, patient, lambda: False) == "answer"
+
+
+@pytest.mark.anyio
 async def test_patience_ends() -> None:
     """With the newest of what was raised."""
     tried: list[OutcomeUnknown] = []

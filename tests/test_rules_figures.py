@@ -199,7 +199,8 @@ def test_sessions_are_settled_over_time() -> None:
 
 def test_a_line_is_held_beyond_its_end() -> None:
     """A step at the end is a step, not only a rise."""
-    assert figures.held([(0.0, 0.0), (50.0, 3.0)]) == [(0.0, 0.0), (50.0, 3.0), (51.0, 3.0)]
+    line = [(0.0, 0.0), (20.0, 1.0), (50.0, 3.0)]
+    assert figures.held(line) == [*line, (51.0, 3.0)]
 
 
 def test_a_latency_is_from_the_last_lease_to_the_last_row() -> None:

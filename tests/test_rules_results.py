@@ -15,10 +15,12 @@ from backfill.cli.exit_codes import ExitCode
 from backfill.errors import BackfillError, OutcomeUnknown, Paused, UnknownRun
 from backfill.results.check import Check, MarkStatus
 from backfill.results.coverage import DayCoverage, Missing, all_missing_name
+from backfill.results.heal import Healed
 from backfill.results.run import ITEM_STATES, FailedSession, Outcome, RunState, Status
 from backfill.results.target import FileFault, TargetCheck
 from backfill.results.undo import UndoEffect
 from backfill.results.verification import CHUNK_SESSIONS, Bucket, Verdict, Verification, packed
+from backfill.results.watch import TargetWatch, Watch, WatchState
 
 MIDNIGHT = datetime(2025, 8, 1, tzinfo=UTC)
 
@@ -203,6 +205,34 @@ FAILURE = FailedSession("s1", "profiles", "P0001", "no words")
 def test_apply_ends(state: RunState, failures: tuple[FailedSession, ...], code: ExitCode) -> None:
     status = Status("r", state, None, dict.fromkeys(ITEM_STATES, 0), 0.0, None, 0, "", None)
     assert exit_codes.of_apply(Outcome(status, failures)) is code
+
+
+@pytest.mark.parametrize(
+    ("state", "verdict", "code"),
+    [
+        ("empty", None, ExitCode.DONE),
+        ("completed", "pass", ExitCode.DONE),
+        ("completed", "partial", ExitCode.FAILED),
+        ("completed", "fail", ExitCode.DIFFERENCE),
+        ("awaiting_approval", None, ExitCode.REFUSED),
+        ("paused", None, ExitCode.REFUSED),
+    ],
+)
+def test_heal_ends(state: str, verdict: Verdict | None, code: ExitCode) -> None:
+    assert exit_codes.of_heal(Healed("t", state, verdict=verdict)) is code
+
+
+@pytest.mark.parametrize(
+    ("states", "code"),
+    [
+        ((), ExitCode.DONE),
+        (("ok", "unknown"), ExitCode.DONE),
+        (("ok", "breached"), ExitCode.DIFFERENCE),
+    ],
+)
+def test_watch_ends(states: tuple[WatchState, ...], code: ExitCode) -> None:
+    found = Watch(tuple(TargetWatch("t", state, *[None] * 5) for state in states))
+    assert exit_codes.of_watch(found) is code
 
 
 @pytest.mark.parametrize(

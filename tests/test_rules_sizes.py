@@ -93,3 +93,10 @@ def test_a_scope_that_cannot_be_meant_is_refused(asked: Any, sentence: str) -> N
     with pytest.raises(BadRequest) as refused:
         undo.undo_scope(*asked)
     assert refused.value.message == sentence
+
+
+def test_no_sessions_are_not_all_of_them() -> None:
+    with pytest.raises(BadRequest) as refused:
+        undo.undo_scope([], None, None)
+    assert refused.value.message == "sessions is empty"
+    assert refused.value.next_step == "name sessions, or leave it out for the whole run"

@@ -53,7 +53,6 @@ RULES: tuple[ModuleType | Callable[..., Any], ...] = (
     undo.undo_scope,
 )
 _ZIPPED = "as long as each other: the one is made from the other, or they were compared before"
-_UNREACHABLE = "the message of what never happens"
 _DAYS = "(s.category, _first_of(unit, day)) for s, day in zip(plan.sessions, days, "
 _NOT_THERE = "if not isinstance(body, Mapping) or _ABSENT.search(message or "
 _YEAR_ALONE = "a bar of years shows its year alone"
@@ -82,9 +81,6 @@ SURVIVORS = {
     ),
     ("_text_of", f"if re.search({_HTML}, body, re.IGNORECASE):"): _ANY_CASE,
     ("_text_of", f"title = re.search({_TITLE}, body, re.IGNORECASE | re.DOTALL)"): _ANY_CASE,
-    ("ask_patiently", "raise AssertionError(None)"): _UNREACHABLE,
-    ("ask_patiently", 'raise AssertionError("THE RETRY LOOP RETURNS OR RAISES")'): _UNREACHABLE,
-    ("ask_patiently", 'raise AssertionError("XXthe retry loop returns or raisesXX")'): _UNREACHABLE,
     ("candidates_by_day", f"{_DAYS}strict=None)"): _ZIPPED,
     ("candidates_by_day", f"{_DAYS}strict=False)"): _ZIPPED,
     ("candidates_by_day", f"{_DAYS})"): _ZIPPED,
