@@ -167,6 +167,8 @@ drop table if exists
   backfill_private.slots,
   backfill_private.undos,
   backfill_private.unnoted,
+  backfill_private.low_water,
+  backfill_private.lease_looks,
   backfill_private.bulk_claims,
   backfill_private.bulk_rows,
   backfill_private.lock_secret,

@@ -27,10 +27,26 @@ NEEDED_BY = {
     "backfill_approvals_by_standing": """
         select run_id from public.backfill_approvals where standing_id = gen_random_uuid()
     """,
-    # backfill_private.next_items and claim: the next batch among a million items
+    # backfill_private.fresh_items: the next batch among a million items
     "backfill_items_pending": """
         select ordinal from public.backfill_items
         where run_id = gen_random_uuid() and state = 'pending' order by ordinal limit 5
+    """,
+    # backfill_private.rested_items and pending_phase: those that met trouble
+    "backfill_items_tired": """
+        select ordinal from public.backfill_items
+        where run_id = gen_random_uuid() and state = 'pending'
+          and (not_before is not null or trial is not null)
+        order by ordinal limit 5
+    """,
+    # backfill_private.release_expired, at every claim: the leases that ran out since the last
+    "backfill_items_lease_end": """
+        select from public.backfill_items where lease_until > now() and lease_until <= now()
+    """,
+    # backfill_private.granted_before, at every claim: what was granted under it
+    "backfill_events_claims": """
+        select from public.backfill_events
+        where run_id = gen_random_uuid() and kind = 'batch_granted' and details ->> 'claim' = 'x'
     """,
     # backfill_private.is_on_trial, at every claim: the sessions that are set aside
     "backfill_items_trial": """

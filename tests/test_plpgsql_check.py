@@ -41,6 +41,7 @@ NAMES_COME_QUOTED = (
 OUT_BY_QUERY = "the columns are filled by return query execute, which the checker does not follow"
 CRON_MAY_BE_ABSENT = "pg_cron may be absent, and is asked only where it is there"
 # (function, what is found) -> why it is meant to be so.
+LOCKS_ROWS = "it locks the rows that it selects"
 BY_DESIGN = {
     ("check_deferred", "text type variable is not sanitized"): NAMES_COME_QUOTED,
     ("rehearse_pass", "text type variable is not sanitized"): NAMES_COME_QUOTED,
@@ -77,6 +78,8 @@ BY_DESIGN = {
     ("drive_jobs", 'unmodified OUT variable "…"'): OUT_BY_QUERY,
     ("schedule_driver", 'schema "…" does not exist'): CRON_MAY_BE_ABSENT,
     ("stop_drivers", 'schema "…" does not exist'): CRON_MAY_BE_ABSENT,
+    ("fresh_items", "routine is marked as VOLATILE, should be STABLE"): LOCKS_ROWS,
+    ("granted_before", "routine is marked as VOLATILE, should be STABLE"): LOCKS_ROWS,
     ("stop_drivers", "routine is marked as VOLATILE, should be STABLE"): (
         "what it has pg_cron do writes"
     ),

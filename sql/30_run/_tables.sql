@@ -195,6 +195,10 @@ create unique index backfill_items_fence on public.backfill_items (fence_hash) w
 -- A session is leased once over all runs. The few live leases are found here too, to see which ran out.
 create unique index backfill_items_one_lease on public.backfill_items (source, session_id) where state = 'leased';
 
+-- Leases by the moment at which they run out. Only a leased item has one. It is not asked for its state, or the index
+-- above would seem as good, in which all leases of before may still stand: see 60_apply/low_water.sql.
+create index backfill_items_lease_end on public.backfill_items (lease_until) where lease_until is not null;
+
 -- The few sessions whose error may be every session's.
 create index backfill_items_trial on public.backfill_items (run_id, ordinal) where trial is not null;
 
@@ -203,6 +207,10 @@ create index backfill_items_alone on public.backfill_items (run_id, ordinal) whe
 
 -- The next batch.
 create index backfill_items_pending on public.backfill_items (run_id, ordinal) where state = 'pending';
+
+-- The few that met trouble and are tried again.
+create index backfill_items_tired on public.backfill_items (run_id, ordinal)
+  where state = 'pending' and (not_before is not null or trial is not null);
 
 comment on table public.backfill_items is
   'One row per planned session: its place in the plan and what became of it.';
@@ -300,6 +308,10 @@ create table public.backfill_events (
   hash text not null,
   primary key (run_id, seq)
 );
+
+-- What was granted under a claim.
+create index backfill_events_claims on public.backfill_events (run_id, (details ->> 'claim'))
+  where kind = 'batch_granted';
 
 comment on table public.backfill_events is
   'What happened to a run, a hash chain: every hash covers the event and the hash before it. '

@@ -64,6 +64,20 @@ create table backfill_private.looks (
   primary key (run_id, ordinal, component, row_key)
 );
 
+-- No session of a run before the newest mark is pending: see low_water.sql.
+create table backfill_private.low_water (
+  run_id uuid not null,
+  mark_id bigint generated always as identity,
+  ordinal integer not null,
+  primary key (run_id, mark_id)
+);
+
+-- Up to when all leases that ran out have been settled, as the newest look says: see low_water.sql.
+create table backfill_private.lease_looks (
+  look_id bigint generated always as identity primary key,
+  until timestamptz not null
+);
+
 -- The calls in bulk that are under way, each with its sessions. Keeping and settling are allowed only in the
 -- transaction of one. None outlives its transaction, so no log of it is written.
 create unlogged table backfill_private.bulk_claims (

@@ -100,9 +100,7 @@ begin
   where i.run_id = p_run.run_id
     and i.ordinal = any (backfill_private.places_alone(p_run))
     and i.state = 'pending'
-    and not exists (
-      select from public.backfill_items as other
-      where other.source = i.source and other.session_id = i.session_id and other.state = 'leased')
+    and not backfill_private.is_leased(i.source, i.session_id)
   order by i.ordinal
   limit 1
   for update of i skip locked;

@@ -68,6 +68,38 @@ begin
 end
 $$;
 
+-- The sessions that were granted under a claim and are leased under it still, locked. Null: none. What was granted is
+-- asked of the chain.
+create function backfill_private.granted_before(p_run_id uuid, p_claim_id uuid)
+returns integer[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+declare
+  v_granted integer[] := array(
+    select jsonb_array_elements_text(e.details -> 'ordinals')::integer
+    from public.backfill_events as e
+    where e.run_id = p_run_id
+      and e.kind = 'batch_granted'
+      and e.details ->> 'claim' = p_claim_id::text);
+  v_again integer[];
+begin
+  select array_agg(a.ordinal) into v_again
+  from (
+    select i.ordinal
+    from public.backfill_items as i
+    where i.run_id = p_run_id
+      and i.ordinal = any (v_granted)
+      and i.claim_id = p_claim_id
+      and i.state = 'leased'
+    order by i.ordinal
+    for update
+  ) as a;
+  return v_again;
+end
+$$;
+
 -- Claim the next batch.
 --
 -- p_apart     also of a run in bulk. Otherwise the answer for such a run says to call backfill_bulk
@@ -104,13 +136,7 @@ begin
     perform backfill_private.hold_if_changed(v_run);
   end if;
   select * into v_run from public.backfill_runs where run_id = p_run_id;
-  select array_agg(a.ordinal) into v_again
-  from (
-    select i.ordinal
-    from public.backfill_items as i
-    where i.run_id = p_run_id and i.claim_id = p_claim_id and i.state = 'leased'
-    order by i.ordinal
-    for update) as a;
+  v_again := backfill_private.granted_before(p_run_id, p_claim_id);
   v_phase := backfill_private.pending_phase(p_run_id);
   v_hours := backfill_private.standing_wait(v_run);
   if v_run.state <> 'running' then

@@ -1,5 +1,5 @@
--- Leases: which sessions come next, and what a worker is granted of them. The database grants batches one at a time and
--- never more than approved. What else a claim may answer is in claim.sql.
+-- Leases: what a worker is granted. The database grants batches one at a time and never more than approved. Which
+-- sessions come next is in next_sessions.sql, what else a claim may answer in claim.sql.
 
 -- How long a lease lives unless it is renewed.
 create function backfill_private.lease_ttl()
@@ -148,80 +148,6 @@ begin
 end
 $$;
 
--- The phase of the next batch. Null if no session is pending. The canary comes first, even if it has to wait. After it
--- a session that backs off holds nobody up.
-create function backfill_private.pending_phase(p_run_id uuid)
-returns text
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return (
-    with first as (
-      select i.phase
-      from public.backfill_items as i
-      where i.run_id = p_run_id and i.state = 'pending' order by i.ordinal limit 1
-    ), ready as (
-      select i.phase
-      from public.backfill_items as i
-      where i.run_id = p_run_id
-        and i.state = 'pending'
-        and (i.not_before is null or i.not_before <= backfill_private.clock())
-        and coalesce(i.trial, 'resumed') = 'resumed'
-      order by i.ordinal
-      limit 1
-    )
-    select case when f.phase = 'priority' then f.phase else coalesce((select r.phase from ready as r), f.phase) end
-    from first as f);
-end
-$$;
-
--- Pending items of a phase in the order of the plan, locked. Those that another run has leased, and those that back off
--- or are set aside, are passed over.
---
--- p_is_tired  those that ran into trouble before. Else those that did not
-create function backfill_private.ready_items(p_run_id uuid, p_phase text, p_is_tired boolean, p_limit integer)
-returns integer[]
-language sql
-set search_path = pg_catalog, pg_temp
-as $$
-  select array_agg(n.ordinal order by n.ordinal)
-  from (
-    select i.ordinal
-    from public.backfill_items as i
-    where i.run_id = p_run_id
-      and i.state = 'pending'
-      and i.phase = p_phase
-      and (i.not_before is null or i.not_before <= backfill_private.clock())
-      and coalesce(i.trial, 'resumed') = 'resumed'
-      and (i.not_before is not null or i.trial is not null) = p_is_tired
-      and not exists (
-        select from public.backfill_items as other
-        where other.source = i.source and other.session_id = i.session_id and other.state = 'leased')
-    order by i.ordinal
-    limit p_limit
-    for update of i skip locked
-  ) as n
-$$;
-
--- The next pending items of a phase, locked. One that ran into trouble gives way: it goes behind the others.
-create function backfill_private.next_items(p_run_id uuid, p_phase text, p_limit integer)
-returns integer[]
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_next integer[] := backfill_private.ready_items(p_run_id, p_phase, false, p_limit);
-begin
-  if coalesce(cardinality(v_next), 0) < p_limit then
-    v_next := v_next
-      || backfill_private.ready_items(p_run_id, p_phase, true, p_limit - coalesce(cardinality(v_next), 0));
-  end if;
-  return v_next;
-end
-$$;
-
 -- Lease these items under new fences. The fences leave the database here and nowhere else.
 create function backfill_private.grant_fences(
   p_run public.backfill_runs, p_ordinals integer[], p_claim_id uuid, p_worker text
@@ -352,7 +278,8 @@ begin
     for no key update
   ), renewed as (
     update public.backfill_items as i
-    set lease_until = backfill_private.clock() + backfill_private.lease_ttl()
+    -- Never less, even if the clock was set back: see low_water.sql.
+    set lease_until = greatest(i.lease_until, backfill_private.clock() + backfill_private.lease_ttl())
     from mine
     where i.run_id = p_run_id and i.ordinal = mine.ordinal
     returning i.ordinal

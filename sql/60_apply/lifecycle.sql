@@ -172,6 +172,7 @@ begin
       trial = null
   where run_id = p_run_id and state = 'failed';
   get diagnostics v_sessions = row_count;
+  perform backfill_private.lower_low_water(p_run_id);
   if v_sessions > 0 and v_run.state = 'completed' then
     perform backfill_private.check_share(v_run);
     perform backfill_private.move(p_run_id, 'running', null, jsonb_build_object('retried', v_sessions));

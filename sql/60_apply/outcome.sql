@@ -241,6 +241,7 @@ begin
     returning i.ordinal, i.session_id, i.state, i.failed_step, i.error_code, i.error_message, d.is_critical
   )
   select coalesce(jsonb_agg(to_jsonb(w) order by w.ordinal), '[]') into v_settled from written as w;
+  perform backfill_private.lower_low_water(p_run_id, v_ordinals);
   return v_settled;
 end
 $$;

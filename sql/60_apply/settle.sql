@@ -211,7 +211,8 @@ begin
 end
 $$;
 
--- Settle the next leases that ran out, of any run whose row is free. Their workers are gone.
+-- Settle the next leases that ran out, of any run whose row is free. Their workers are gone. If none is left, the next
+-- look begins where this one ended.
 create function backfill_private.release_expired()
 returns void
 language plpgsql
@@ -221,6 +222,8 @@ declare
   v_run_id uuid;
   v_ordinals integer[];
   v_left integer := backfill_private.most_taken_back();
+  v_from timestamptz := backfill_private.expired_until();
+  v_until timestamptz := backfill_private.clock();
 begin
   for v_run_id in
     select r.run_id
@@ -228,7 +231,7 @@ begin
     where r.run_id in (
       select i.run_id
       from public.backfill_items as i
-      where i.state = 'leased' and i.lease_until <= backfill_private.clock())
+      where i.lease_until > v_from and i.lease_until <= v_until)
     order by r.run_id
     for no key update skip locked
   loop
@@ -237,13 +240,19 @@ begin
       select i.ordinal
       from public.backfill_items as i
       where i.run_id = v_run_id
-        and i.state = 'leased'
-        and i.lease_until <= backfill_private.clock()
+        and i.lease_until > v_from
+        and i.lease_until <= v_until
       limit v_left
       for update skip locked) as e;
     perform backfill_private.settle_untold(v_run_id, v_ordinals, 'the lease ran out');
     v_left := v_left - coalesce(cardinality(v_ordinals), 0);
     exit when v_left <= 0;
   end loop;
+  if v_until >= v_from + interval '1 second' and not exists (
+    select from public.backfill_items as i
+    where i.lease_until > v_from and i.lease_until <= v_until)
+  then
+    insert into backfill_private.lease_looks (until) values (v_until);
+  end if;
 end
 $$;

@@ -70,9 +70,7 @@ begin
           and i.ordinal <= v_last
           and i.trial is null
           and i.not_before is null
-          and not exists (
-            select from public.backfill_items as other
-            where other.source = i.source and other.session_id = i.session_id and other.state = 'leased')
+          and not backfill_private.is_leased(i.source, i.session_id)
         order by i.ordinal desc
         limit 1
         for update of i skip locked) as w),

@@ -91,6 +91,11 @@ create policy "the owner alone" on backfill_private.elsewhere for select to serv
 alter table backfill_private.looks enable row level security;
 create policy "the owner alone" on backfill_private.looks for select to service_role using (false);
 
+alter table backfill_private.low_water enable row level security;
+create policy "the owner alone" on backfill_private.low_water for select to service_role using (false);
+alter table backfill_private.lease_looks enable row level security;
+create policy "the owner alone" on backfill_private.lease_looks for select to service_role using (false);
+
 alter table backfill_private.unnoted enable row level security;
 create policy "the owner alone" on backfill_private.unnoted for select to service_role using (false);
 

@@ -3284,6 +3284,10 @@ create unique index backfill_items_fence on public.backfill_items (fence_hash) w
 -- A session is leased once over all runs. The few live leases are found here too, to see which ran out.
 create unique index backfill_items_one_lease on public.backfill_items (source, session_id) where state = 'leased';
 
+-- Leases by the moment at which they run out. Only a leased item has one. It is not asked for its state, or the index
+-- above would seem as good, in which all leases of before may still stand: see 60_apply/low_water.sql.
+create index backfill_items_lease_end on public.backfill_items (lease_until) where lease_until is not null;
+
 -- The few sessions whose error may be every session's.
 create index backfill_items_trial on public.backfill_items (run_id, ordinal) where trial is not null;
 
@@ -3292,6 +3296,10 @@ create index backfill_items_alone on public.backfill_items (run_id, ordinal) whe
 
 -- The next batch.
 create index backfill_items_pending on public.backfill_items (run_id, ordinal) where state = 'pending';
+
+-- The few that met trouble and are tried again.
+create index backfill_items_tired on public.backfill_items (run_id, ordinal)
+  where state = 'pending' and (not_before is not null or trial is not null);
 
 comment on table public.backfill_items is
   'One row per planned session: its place in the plan and what became of it.';
@@ -3389,6 +3397,10 @@ create table public.backfill_events (
   hash text not null,
   primary key (run_id, seq)
 );
+
+-- What was granted under a claim.
+create index backfill_events_claims on public.backfill_events (run_id, (details ->> 'claim'))
+  where kind = 'batch_granted';
 
 comment on table public.backfill_events is
   'What happened to a run, a hash chain: every hash covers the event and the hash before it. '
@@ -10889,6 +10901,20 @@ create table backfill_private.looks (
   primary key (run_id, ordinal, component, row_key)
 );
 
+-- No session of a run before the newest mark is pending: see low_water.sql.
+create table backfill_private.low_water (
+  run_id uuid not null,
+  mark_id bigint generated always as identity,
+  ordinal integer not null,
+  primary key (run_id, mark_id)
+);
+
+-- Up to when all leases that ran out have been settled, as the newest look says: see low_water.sql.
+create table backfill_private.lease_looks (
+  look_id bigint generated always as identity primary key,
+  until timestamptz not null
+);
+
 -- The calls in bulk that are under way, each with its sessions. Keeping and settling are allowed only in the
 -- transaction of one. None outlives its transaction, so no log of it is written.
 create unlogged table backfill_private.bulk_claims (
@@ -11024,9 +11050,7 @@ begin
   where i.run_id = p_run.run_id
     and i.ordinal = any (backfill_private.places_alone(p_run))
     and i.state = 'pending'
-    and not exists (
-      select from public.backfill_items as other
-      where other.source = i.source and other.session_id = i.session_id and other.state = 'leased')
+    and not backfill_private.is_leased(i.source, i.session_id)
   order by i.ordinal
   limit 1
   for update of i skip locked;
@@ -12092,6 +12116,38 @@ begin
 end
 $$;
 
+-- The sessions that were granted under a claim and are leased under it still, locked. Null: none. What was granted is
+-- asked of the chain.
+create function backfill_private.granted_before(p_run_id uuid, p_claim_id uuid)
+returns integer[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+declare
+  v_granted integer[] := array(
+    select jsonb_array_elements_text(e.details -> 'ordinals')::integer
+    from public.backfill_events as e
+    where e.run_id = p_run_id
+      and e.kind = 'batch_granted'
+      and e.details ->> 'claim' = p_claim_id::text);
+  v_again integer[];
+begin
+  select array_agg(a.ordinal) into v_again
+  from (
+    select i.ordinal
+    from public.backfill_items as i
+    where i.run_id = p_run_id
+      and i.ordinal = any (v_granted)
+      and i.claim_id = p_claim_id
+      and i.state = 'leased'
+    order by i.ordinal
+    for update
+  ) as a;
+  return v_again;
+end
+$$;
+
 -- Claim the next batch.
 --
 -- p_apart     also of a run in bulk. Otherwise the answer for such a run says to call backfill_bulk
@@ -12128,13 +12184,7 @@ begin
     perform backfill_private.hold_if_changed(v_run);
   end if;
   select * into v_run from public.backfill_runs where run_id = p_run_id;
-  select array_agg(a.ordinal) into v_again
-  from (
-    select i.ordinal
-    from public.backfill_items as i
-    where i.run_id = p_run_id and i.claim_id = p_claim_id and i.state = 'leased'
-    order by i.ordinal
-    for update) as a;
+  v_again := backfill_private.granted_before(p_run_id, p_claim_id);
   v_phase := backfill_private.pending_phase(p_run_id);
   v_hours := backfill_private.standing_wait(v_run);
   if v_run.state <> 'running' then
@@ -12852,8 +12902,8 @@ as $$
 $$;
 
 -- from sql/60_apply/lease.sql
--- Leases: which sessions come next, and what a worker is granted of them. The database grants batches one at a time and
--- never more than approved. What else a claim may answer is in claim.sql.
+-- Leases: what a worker is granted. The database grants batches one at a time and never more than approved. Which
+-- sessions come next is in next_sessions.sql, what else a claim may answer in claim.sql.
 
 -- How long a lease lives unless it is renewed.
 create function backfill_private.lease_ttl()
@@ -13002,80 +13052,6 @@ begin
 end
 $$;
 
--- The phase of the next batch. Null if no session is pending. The canary comes first, even if it has to wait. After it
--- a session that backs off holds nobody up.
-create function backfill_private.pending_phase(p_run_id uuid)
-returns text
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return (
-    with first as (
-      select i.phase
-      from public.backfill_items as i
-      where i.run_id = p_run_id and i.state = 'pending' order by i.ordinal limit 1
-    ), ready as (
-      select i.phase
-      from public.backfill_items as i
-      where i.run_id = p_run_id
-        and i.state = 'pending'
-        and (i.not_before is null or i.not_before <= backfill_private.clock())
-        and coalesce(i.trial, 'resumed') = 'resumed'
-      order by i.ordinal
-      limit 1
-    )
-    select case when f.phase = 'priority' then f.phase else coalesce((select r.phase from ready as r), f.phase) end
-    from first as f);
-end
-$$;
-
--- Pending items of a phase in the order of the plan, locked. Those that another run has leased, and those that back off
--- or are set aside, are passed over.
---
--- p_is_tired  those that ran into trouble before. Else those that did not
-create function backfill_private.ready_items(p_run_id uuid, p_phase text, p_is_tired boolean, p_limit integer)
-returns integer[]
-language sql
-set search_path = pg_catalog, pg_temp
-as $$
-  select array_agg(n.ordinal order by n.ordinal)
-  from (
-    select i.ordinal
-    from public.backfill_items as i
-    where i.run_id = p_run_id
-      and i.state = 'pending'
-      and i.phase = p_phase
-      and (i.not_before is null or i.not_before <= backfill_private.clock())
-      and coalesce(i.trial, 'resumed') = 'resumed'
-      and (i.not_before is not null or i.trial is not null) = p_is_tired
-      and not exists (
-        select from public.backfill_items as other
-        where other.source = i.source and other.session_id = i.session_id and other.state = 'leased')
-    order by i.ordinal
-    limit p_limit
-    for update of i skip locked
-  ) as n
-$$;
-
--- The next pending items of a phase, locked. One that ran into trouble gives way: it goes behind the others.
-create function backfill_private.next_items(p_run_id uuid, p_phase text, p_limit integer)
-returns integer[]
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_next integer[] := backfill_private.ready_items(p_run_id, p_phase, false, p_limit);
-begin
-  if coalesce(cardinality(v_next), 0) < p_limit then
-    v_next := v_next
-      || backfill_private.ready_items(p_run_id, p_phase, true, p_limit - coalesce(cardinality(v_next), 0));
-  end if;
-  return v_next;
-end
-$$;
-
 -- Lease these items under new fences. The fences leave the database here and nowhere else.
 create function backfill_private.grant_fences(
   p_run public.backfill_runs, p_ordinals integer[], p_claim_id uuid, p_worker text
@@ -13206,7 +13182,8 @@ begin
     for no key update
   ), renewed as (
     update public.backfill_items as i
-    set lease_until = backfill_private.clock() + backfill_private.lease_ttl()
+    -- Never less, even if the clock was set back: see low_water.sql.
+    set lease_until = greatest(i.lease_until, backfill_private.clock() + backfill_private.lease_ttl())
     from mine
     where i.run_id = p_run_id and i.ordinal = mine.ordinal
     returning i.ordinal
@@ -13421,6 +13398,7 @@ begin
       trial = null
   where run_id = p_run_id and state = 'failed';
   get diagnostics v_sessions = row_count;
+  perform backfill_private.lower_low_water(p_run_id);
   if v_sessions > 0 and v_run.state = 'completed' then
     perform backfill_private.check_share(v_run);
     perform backfill_private.move(p_run_id, 'running', null, jsonb_build_object('retried', v_sessions));
@@ -13609,6 +13587,256 @@ begin
     v_raced := v_raced || v_doubted;
   end loop;
   return v_raced;
+end
+$$;
+
+-- from sql/60_apply/low_water.sql
+-- Low water: where the open work of a run begins, so that nobody walks over what is done.
+--
+-- A row that was changed stays in its indexes while any snapshot may still see it as it was: that of a backup, a
+-- replica, an analyst's open tab. Whoever looks for the first pending session, or for leases that ran out, would meet
+-- all that were done since, at each claim. So the looks begin at a mark. Marks are appended, and the newest counts: it
+-- is found at the end of its index, whatever lies before it. A mark may stand too low. It never stands too high.
+-- The run's own row still changes with each batch, so small batches under a snapshot of hours grow slower.
+
+-- The place in the plan before which no session is pending, but those that met trouble: these few have an index of
+-- their own.
+create function backfill_private.pending_from(p_run_id uuid)
+returns integer
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+begin
+  return coalesce(
+    (
+      select m.ordinal
+      from backfill_private.low_water as m
+      where m.run_id = p_run_id
+      order by m.mark_id desc
+      limit 1
+    ),
+    1);
+end
+$$;
+
+-- Raise the mark of a run to its first such session, if that is far ahead. The caller holds the run's lock, or shares
+-- it: what others are about to settle is still pending to it.
+create function backfill_private.raise_low_water(p_run_id uuid)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+declare
+  v_from integer := backfill_private.pending_from(p_run_id);
+  v_first integer;
+begin
+  select i.ordinal into v_first
+  from public.backfill_items as i
+  where i.run_id = p_run_id
+    and i.state = 'pending'
+    and i.not_before is null
+    and i.trial is null
+    and i.ordinal >= v_from
+  order by i.ordinal
+  limit 1;
+  if v_first >= v_from + 100 then
+    insert into backfill_private.low_water (run_id, ordinal) values (p_run_id, v_first);
+  end if;
+end
+$$;
+
+-- Lower the mark of a run to the first of some sessions that is pending again. The caller holds the run's lock, or has
+-- had these sessions locked since they were pending before.
+--
+-- p_ordinals  their places. Null: all of the run
+create function backfill_private.lower_low_water(p_run_id uuid, p_ordinals integer[] default null)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+declare
+  v_first integer := (
+    select min(i.ordinal)
+    from public.backfill_items as i
+    where i.run_id = p_run_id
+      and i.state = 'pending'
+      and i.not_before is null
+      and i.trial is null
+      and (p_ordinals is null or i.ordinal = any (p_ordinals)));
+begin
+  if v_first < backfill_private.pending_from(p_run_id) then
+    insert into backfill_private.low_water (run_id, ordinal) values (p_run_id, v_first);
+  end if;
+end
+$$;
+
+-- Up to when all leases that ran out have been settled. A clock that was set back takes the mark away.
+create function backfill_private.expired_until()
+returns timestamptz
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+declare
+  v_until timestamptz := (
+    select l.until
+    from backfill_private.lease_looks as l
+    order by l.look_id desc
+    limit 1);
+begin
+  return case when v_until <= backfill_private.clock() then v_until else '-infinity' end;
+end
+$$;
+
+-- from sql/60_apply/next_sessions.sql
+-- Which sessions of a run come next: by phase, in the order of the plan, those that met trouble behind the others.
+
+-- The phase of the next batch. Null if no session is pending. The canary comes first, even if it has to wait. After it
+-- a session that backs off holds nobody up.
+create function backfill_private.pending_phase(p_run_id uuid)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_from integer := backfill_private.pending_from(p_run_id);
+begin
+  return (
+    with fresh as (
+      select i.ordinal, i.phase
+      from public.backfill_items as i
+      where i.run_id = p_run_id
+        and i.state = 'pending'
+        and i.not_before is null
+        and i.trial is null
+        and i.ordinal >= v_from
+      order by i.ordinal
+      limit 1
+    ), tired as (
+      select i.ordinal, i.phase
+      from public.backfill_items as i
+      where i.run_id = p_run_id
+        and i.state = 'pending'
+        and (i.not_before is not null or i.trial is not null)
+      order by i.ordinal
+      limit 1
+    ), rested as (
+      select i.ordinal, i.phase
+      from public.backfill_items as i
+      where i.run_id = p_run_id
+        and i.state = 'pending'
+        and (i.not_before is not null or i.trial is not null)
+        and (i.not_before is null or i.not_before <= backfill_private.clock())
+        and coalesce(i.trial, 'resumed') = 'resumed'
+      order by i.ordinal
+      limit 1
+    ), first as (
+      select p.phase from (table fresh union all table tired) as p order by p.ordinal limit 1
+    ), ready as (
+      select p.phase from (table fresh union all table rested) as p order by p.ordinal limit 1
+    )
+    select case when f.phase = 'priority' then f.phase else coalesce((select r.phase from ready as r), f.phase) end
+    from first as f);
+end
+$$;
+
+-- Is a session leased, by whatever run?
+create function backfill_private.is_leased(p_target text, p_session_id text)
+returns boolean
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return exists (
+    select from public.backfill_items as i
+    where i.source = p_target
+      and i.session_id = p_session_id
+      and i.state = 'leased');
+end
+$$;
+
+-- Pending items of a phase that met no trouble, in the order of the plan, locked. Those that another run has leased are
+-- passed over.
+create function backfill_private.fresh_items(p_run_id uuid, p_phase text, p_limit integer)
+returns integer[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_next integer[];
+  v_from integer := backfill_private.pending_from(p_run_id);
+begin
+  select array_agg(n.ordinal order by n.ordinal) into v_next
+  from (
+    select i.ordinal
+    from public.backfill_items as i
+    where i.run_id = p_run_id
+      and i.state = 'pending'
+      and i.phase = p_phase
+      and i.not_before is null
+      and i.trial is null
+      and i.ordinal >= v_from
+      and not backfill_private.is_leased(i.source, i.session_id)
+    order by i.ordinal
+    limit p_limit
+    for update of i skip locked
+  ) as n;
+  return v_next;
+end
+$$;
+
+-- Pending items of a phase that met trouble before and are ready again, in the order of the plan, locked. Those that
+-- another run has leased, and those that back off or are set aside, are passed over.
+create function backfill_private.rested_items(p_run_id uuid, p_phase text, p_limit integer)
+returns integer[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_next integer[];
+begin
+  select array_agg(n.ordinal order by n.ordinal) into v_next
+  from (
+    select i.ordinal
+    from public.backfill_items as i
+    where i.run_id = p_run_id
+      and i.state = 'pending'
+      and (i.not_before is not null or i.trial is not null)
+      and i.phase = p_phase
+      and (i.not_before is null or i.not_before <= backfill_private.clock())
+      and coalesce(i.trial, 'resumed') = 'resumed'
+      and not backfill_private.is_leased(i.source, i.session_id)
+    order by i.ordinal
+    limit p_limit
+    for update of i skip locked
+  ) as n;
+  return v_next;
+end
+$$;
+
+-- The next pending items of a phase, locked. One that ran into trouble gives way: it goes behind the others.
+create function backfill_private.next_items(p_run_id uuid, p_phase text, p_limit integer)
+returns integer[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_next integer[];
+begin
+  perform backfill_private.raise_low_water(p_run_id);
+  v_next := backfill_private.fresh_items(p_run_id, p_phase, p_limit);
+  if coalesce(cardinality(v_next), 0) < p_limit then
+    v_next := v_next
+      || backfill_private.rested_items(p_run_id, p_phase, p_limit - coalesce(cardinality(v_next), 0));
+  end if;
+  return v_next;
 end
 $$;
 
@@ -13856,6 +14084,7 @@ begin
     returning i.ordinal, i.session_id, i.state, i.failed_step, i.error_code, i.error_message, d.is_critical
   )
   select coalesce(jsonb_agg(to_jsonb(w) order by w.ordinal), '[]') into v_settled from written as w;
+  perform backfill_private.lower_low_water(p_run_id, v_ordinals);
   return v_settled;
 end
 $$;
@@ -14345,7 +14574,8 @@ begin
 end
 $$;
 
--- Settle the next leases that ran out, of any run whose row is free. Their workers are gone.
+-- Settle the next leases that ran out, of any run whose row is free. Their workers are gone. If none is left, the next
+-- look begins where this one ended.
 create function backfill_private.release_expired()
 returns void
 language plpgsql
@@ -14355,6 +14585,8 @@ declare
   v_run_id uuid;
   v_ordinals integer[];
   v_left integer := backfill_private.most_taken_back();
+  v_from timestamptz := backfill_private.expired_until();
+  v_until timestamptz := backfill_private.clock();
 begin
   for v_run_id in
     select r.run_id
@@ -14362,7 +14594,7 @@ begin
     where r.run_id in (
       select i.run_id
       from public.backfill_items as i
-      where i.state = 'leased' and i.lease_until <= backfill_private.clock())
+      where i.lease_until > v_from and i.lease_until <= v_until)
     order by r.run_id
     for no key update skip locked
   loop
@@ -14371,14 +14603,20 @@ begin
       select i.ordinal
       from public.backfill_items as i
       where i.run_id = v_run_id
-        and i.state = 'leased'
-        and i.lease_until <= backfill_private.clock()
+        and i.lease_until > v_from
+        and i.lease_until <= v_until
       limit v_left
       for update skip locked) as e;
     perform backfill_private.settle_untold(v_run_id, v_ordinals, 'the lease ran out');
     v_left := v_left - coalesce(cardinality(v_ordinals), 0);
     exit when v_left <= 0;
   end loop;
+  if v_until >= v_from + interval '1 second' and not exists (
+    select from public.backfill_items as i
+    where i.lease_until > v_from and i.lease_until <= v_until)
+  then
+    insert into backfill_private.lease_looks (until) values (v_until);
+  end if;
 end
 $$;
 
@@ -14511,9 +14749,7 @@ begin
           and i.ordinal <= v_last
           and i.trial is null
           and i.not_before is null
-          and not exists (
-            select from public.backfill_items as other
-            where other.source = i.source and other.session_id = i.session_id and other.state = 'leased')
+          and not backfill_private.is_leased(i.source, i.session_id)
         order by i.ordinal desc
         limit 1
         for update of i skip locked) as w),
@@ -22594,6 +22830,11 @@ alter table backfill_private.elsewhere enable row level security;
 create policy "the owner alone" on backfill_private.elsewhere for select to service_role using (false);
 alter table backfill_private.looks enable row level security;
 create policy "the owner alone" on backfill_private.looks for select to service_role using (false);
+
+alter table backfill_private.low_water enable row level security;
+create policy "the owner alone" on backfill_private.low_water for select to service_role using (false);
+alter table backfill_private.lease_looks enable row level security;
+create policy "the owner alone" on backfill_private.lease_looks for select to service_role using (false);
 
 alter table backfill_private.unnoted enable row level security;
 create policy "the owner alone" on backfill_private.unnoted for select to service_role using (false);

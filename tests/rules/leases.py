@@ -77,7 +77,7 @@ def following(name: str, wanted: list[int] | None, *given: str, most: int = 9) -
 
 NEXT_ITEMS = Rule(
     "the next sessions",
-    ("next_items", "ready_items"),
+    ("next_items", "fresh_items", "rested_items"),
     (
         following("nothing is left", None, item(1, state="done"), item(2, run=OTHER_RUN)),
         following("in the order of the plan", [1, 2, 3], item(3), item(1), item(2)),

@@ -143,6 +143,21 @@ SAFEGUARDS = (
         "tests/test_leases.py::test_a_claim_takes_no_more_leases_back_than_it_can",
     ),
     Safeguard(
+        "look for what is pending again",
+        "60_apply/outcome.sql",
+        "perform backfill_private.lower_low_water(p_run_id, v_ordinals);",
+        "null;",
+        "tests/test_low_water.py::test_what_is_given_back_comes_next",
+    ),
+    Safeguard(
+        "look for leases that were passed over",
+        "60_apply/settle.sql",
+        "and not exists (\n    select from public.backfill_items as i\n"
+        "    where i.lease_until > v_from and i.lease_until <= v_until)",
+        "",
+        "tests/test_low_water.py::test_a_lease_that_ran_out_while_its_run_was_held_is_not_forgotten",
+    ),
+    Safeguard(
         "may_score at renewal",
         "60_apply/lease.sql",
         "      and v_may_score\n",
@@ -151,9 +166,9 @@ SAFEGUARDS = (
     ),
     Safeguard(
         "look at other runs' leases",
-        "60_apply/lease.sql",
-        "and other.session_id = i.session_id and other.state = 'leased')",
-        "and other.session_id = i.session_id and other.state = 'nobody''s')",
+        "60_apply/next_sessions.sql",
+        "and i.session_id = p_session_id\n      and i.state = 'leased'",
+        "and i.session_id = p_session_id\n      and false",
         "tests/test_races.py::test_two_runs_that_claim_at_once_do_not_lease_a_session_twice",
     ),
     Safeguard(

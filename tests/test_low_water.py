@@ -1,0 +1,130 @@
+"""Where the open work of a run begins: nobody walks over what is done, and nothing is forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+
+from backfill.local.servers import PostgresServer
+from tests.bench import snapshot
+from tests.bench.undo import SOURCE
+from tests.conftest import Project
+from tests.kit import verbs
+from tests.kit.clocks import DatabaseClock
+
+SESSIONS = 600
+Db = psycopg.Connection[Any]
+
+
+def started(db: Db, **request: Any) -> str:
+    """A run over 600 sessions without a throttle. Returns its id."""
+    db.execute(SOURCE.encode(), {"sessions": SESSIONS})
+    asked = {"since": "2030-01-01", "throttle_per_minute": "none", "rehearse": 0, **request}
+    return str(verbs.started(db, **asked))
+
+
+def released(db: Db, run_id: str, claim_id: str, grants: list[dict[str, Any]]) -> None:
+    """Give sessions back that were not called."""
+    outcomes = [{"ordinal": grant["ordinal"], "outcome": "released"} for grant in grants]
+    verbs.settle(db, run_id, claim_id, outcomes)
+
+
+@pytest.mark.parametrize(("mode", "batch"), [("direct", 50), ("bulk", 50)])
+def test_beside_a_held_snapshot_a_late_claim_looks_at_no_more_than_an_early_one(
+    project_db: Db, postgres_server: PostgresServer, clock: DatabaseClock, mode: str, batch: int
+) -> None:
+    """A backup or an idle tab keeps every dead row. Counted in pages, so whatever the machine."""
+    asked = {"batch_size": batch} if mode == "direct" else {}
+    run_id = started(project_db, mode=mode, **asked)
+    with snapshot.snapshot_held(postgres_server.dsn(project_db.info.dbname), True):
+        curves = snapshot.worked(project_db, run_id, mode, looks=4, bulk_sessions=batch)
+    claims = curves["claim"].pages
+    assert len(claims) == 4
+    assert claims[-1] <= 1.5 * claims[1], claims
+
+
+def test_what_is_given_back_comes_next(project_db: Db, clock: DatabaseClock) -> None:
+    """The mark is far beyond these sessions by then."""
+    run_id = started(project_db, batch_size=100)
+    first = verbs.claim(project_db, run_id, claim_id := snapshot.new_claim())
+    for _ in range(3):
+        some = verbs.claim(project_db, run_id, other := snapshot.new_claim())
+        done = [verbs.score_all(project_db, run_id, grant) for grant in some["granted"]]
+        verbs.settle(project_db, run_id, other, done)
+    marks = project_db.execute("select ordinal from backfill_private.low_water").fetchall()
+    assert max(mark["ordinal"] for mark in marks) > 100
+    released(project_db, run_id, claim_id, first["granted"])
+    again = verbs.claim(project_db, run_id)
+    assert [g["ordinal"] for g in again["granted"]] == [g["ordinal"] for g in first["granted"]]
+
+
+def test_what_failed_and_is_tried_again_comes_next(project_db: Db, clock: DatabaseClock) -> None:
+    run_id = started(project_db, batch_size=100)
+    first = verbs.claim(project_db, run_id, claim_id := snapshot.new_claim())
+    outcomes = [verbs.score_all(project_db, run_id, grant) for grant in first["granted"][1:]]
+    failed = {"ordinal": 1, "outcome": "failed", "step": "profiles", "code": "P0001"}
+    verbs.settle(project_db, run_id, claim_id, [*outcomes, failed])
+    some = verbs.claim(project_db, run_id, other := snapshot.new_claim())
+    verbs.call(project_db, "backfill_retry", p_run_id=run_id)
+    released(project_db, run_id, other, some["granted"])
+    assert verbs.claim(project_db, run_id)["granted"][0]["ordinal"] == 1
+
+
+@contextmanager
+def held(dsn: str, run_id: str) -> Iterator[None]:
+    """The row of a run, locked by somebody else."""
+    with psycopg.connect(dsn) as other:
+        other.execute("select from public.backfill_runs where run_id = %s for update", (run_id,))
+        yield
+
+
+def test_a_lease_that_ran_out_while_its_run_was_held_is_not_forgotten(
+    project_db: Db, postgres_server: PostgresServer, clock: DatabaseClock
+) -> None:
+    """The claim of another run passes it over, and the next one settles it."""
+    left = verbs.started(project_db, batch_size=1)
+    verbs.claim(project_db, left)
+    clock.advance(1)
+    run_id = started(project_db, batch_size=1)
+    leased = (
+        "select count(*) as n from public.backfill_items where run_id = %s and state = 'leased'"
+    )
+    clock.advance(120)
+    with held(postgres_server.dsn(project_db.info.dbname), left):
+        verbs.claim(project_db, run_id)
+    clock.advance(2)
+    assert project_db.execute(leased.encode(), (left,)).fetchone() == {"n": 1}
+    verbs.claim(project_db, run_id)
+    assert project_db.execute(leased.encode(), (left,)).fetchone() == {"n": 0}
+
+
+def test_a_lease_is_found_after_the_clock_was_set_back(
+    project_db: Db, clock: DatabaseClock
+) -> None:
+    """It runs out before the moment up to which leases had been looked for."""
+    run_id = started(project_db, batch_size=1)
+    clock.advance(7200)
+    verbs.claim(project_db, run_id)
+    clock.advance(-3600)
+    verbs.claim(project_db, run_id, lost := snapshot.new_claim())
+    clock.advance(120)
+    verbs.claim(project_db, run_id)
+    still = project_db.execute(
+        "select count(*) as n from public.backfill_items where claim_id = %s", (lost,)
+    ).fetchone()
+    assert still == {"n": 0}
+
+
+def test_a_claim_that_is_told_again_is_found_whatever_was_done_since(project: Project) -> None:
+    """Its sessions come under new fences, with no new start."""
+    run_id = started(project.db, batch_size=5)
+    first = verbs.claim(project.db, run_id, claim_id := snapshot.new_claim())
+    for _ in range(3):
+        verbs.claim(project.db, run_id)
+    again = verbs.claim(project.db, run_id, claim_id)
+    assert [g["ordinal"] for g in again["granted"]] == [g["ordinal"] for g in first["granted"]]
+    assert {g["attempt"] for g in again["granted"]} == {1}
