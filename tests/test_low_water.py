@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.rows import dict_row
 
 from backfill.local.servers import PostgresServer
 from tests.bench import snapshot
@@ -100,6 +101,41 @@ def test_a_lease_that_ran_out_while_its_run_was_held_is_not_forgotten(
     assert project_db.execute(leased.encode(), (left,)).fetchone() == {"n": 1}
     verbs.claim(project_db, run_id)
     assert project_db.execute(leased.encode(), (left,)).fetchone() == {"n": 0}
+
+
+def test_what_the_claim_of_another_run_gives_back_is_not_passed_by(
+    project_db: Db, postgres_server: PostgresServer, clock: DatabaseClock
+) -> None:
+    """A call in bulk raises the mark just then, and does not see yet what is given back."""
+    other = verbs.started(project_db, throttle_per_minute=20, batch_size=1)
+    run_id = started(project_db, mode="bulk", batch_size=150)
+    asked = {"p_run_id": run_id, "p_worker": "w"}
+    held = verbs.call(project_db, "backfill_claim_apart", p_claim_id=snapshot.new_claim(), **asked)
+    assert len(held["granted"]) == 150
+    clock.advance(59)
+    verbs.claim(project_db, other)
+    clock.advance(1.5)
+    with (
+        psycopg.connect(
+            postgres_server.dsn(project_db.info.dbname), row_factory=dict_row
+        ) as beside,
+        beside.transaction(),
+    ):
+        assert verbs.claim(beside, other)["wait_for"] == "throttle"
+        verbs.call(project_db, "backfill_bulk", p_sessions=50, **asked)
+    again = verbs.call(project_db, "backfill_claim_apart", p_claim_id=snapshot.new_claim(), **asked)
+    assert again["granted"][0]["ordinal"] == 1
+
+
+def test_looks_of_before_go(project_db: Db, clock: DatabaseClock) -> None:
+    run_id = started(project_db, batch_size=1)
+    project_db.execute(
+        "insert into backfill_private.lease_looks (until)"
+        " select backfill_private.clock() - interval '1 h' from generate_series(1, 150)"
+    )
+    verbs.claim(project_db, run_id)
+    kept = project_db.execute("select count(*) as n from backfill_private.lease_looks").fetchone()
+    assert kept == {"n": 100}
 
 
 def test_a_lease_is_found_after_the_clock_was_set_back(

@@ -28,29 +28,50 @@ begin
 end
 $$;
 
+-- The first such session.
+create function backfill_private.first_fresh(p_run_id uuid, p_from integer)
+returns integer
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+begin
+  return (
+    select i.ordinal
+    from public.backfill_items as i
+    where i.run_id = p_run_id
+      and i.state = 'pending'
+      and i.not_before is null
+      and i.trial is null
+      and i.ordinal >= p_from
+    order by i.ordinal
+    limit 1);
+end
+$$;
+
 -- Raise the mark of a run to its first such session, if that is far ahead. The caller holds the run's lock, or shares
--- it: what others are about to settle is still pending to it.
+-- it: what others are about to settle is still pending to it. The claim of another run may just give back what leases
+-- of this one held. It holds the row of the run, so then the mark stays, and afterwards all is looked at again.
 create function backfill_private.raise_low_water(p_run_id uuid)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
 as $$
 declare
   v_from integer := backfill_private.pending_from(p_run_id);
-  v_first integer;
+  v_first integer := backfill_private.first_fresh(p_run_id, v_from);
 begin
-  select i.ordinal into v_first
-  from public.backfill_items as i
-  where i.run_id = p_run_id
-    and i.state = 'pending'
-    and i.not_before is null
-    and i.trial is null
-    and i.ordinal >= v_from
-  order by i.ordinal
-  limit 1;
-  if v_first >= v_from + 100 then
-    insert into backfill_private.low_water (run_id, ordinal) values (p_run_id, v_first);
+  if v_first < v_from + 100 or v_first is null then
+    return;
+  end if;
+  perform from public.backfill_runs as r where r.run_id = p_run_id for share skip locked;
+  if found then
+    v_from := backfill_private.pending_from(p_run_id);
+    insert into backfill_private.low_water (run_id, ordinal)
+    select p_run_id, f.ordinal
+    from backfill_private.first_fresh(p_run_id, v_from) as f (ordinal)
+    where f.ordinal > v_from;
   end if;
 end
 $$;

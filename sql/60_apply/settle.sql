@@ -224,6 +224,7 @@ declare
   v_left integer := backfill_private.most_taken_back();
   v_from timestamptz := backfill_private.expired_until();
   v_until timestamptz := backfill_private.clock();
+  v_look_id bigint;
 begin
   for v_run_id in
     select r.run_id
@@ -252,7 +253,10 @@ begin
     select from public.backfill_items as i
     where i.lease_until > v_from and i.lease_until <= v_until)
   then
-    insert into backfill_private.lease_looks (until) values (v_until);
+    insert into backfill_private.lease_looks (until) values (v_until) returning look_id into v_look_id;
+    -- Old looks go. Not all that are older: what went before may still stand in the index, too.
+    delete from backfill_private.lease_looks as l
+    where l.look_id > v_look_id - 200 and l.look_id <= v_look_id - 100;
   end if;
 end
 $$;

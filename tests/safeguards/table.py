@@ -150,6 +150,13 @@ SAFEGUARDS = (
         "tests/test_low_water.py::test_what_is_given_back_comes_next",
     ),
     Safeguard(
+        "lock on the run while its low water rises",
+        "60_apply/low_water.sql",
+        " for share skip locked;",
+        ";",
+        "tests/test_low_water.py::test_what_the_claim_of_another_run_gives_back_is_not_passed_by",
+    ),
+    Safeguard(
         "look for leases that were passed over",
         "60_apply/settle.sql",
         "and not exists (\n    select from public.backfill_items as i\n"
