@@ -24,6 +24,7 @@ FIRST_OF_TWO = (
     "judge_trial",
     "next_alone",
     "note_trouble",
+    "pending_phase",
     "session_alone",
     "wait_for_ready",
     "witness_phase",

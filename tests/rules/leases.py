@@ -23,6 +23,24 @@ PENDING_PHASE = Rule(
         phase("nothing is left", None, item(1, state="done"), item(2, run=OTHER_RUN)),
         phase("the canary", "priority", item(1, phase="priority"), item(2)),
         phase("the canary, whatever it waits for", "priority", FIRST, item(2)),
+        phase(
+            "the canary is set aside",
+            "priority",
+            item(1, phase="priority", trial="aside"),
+            item(2),
+        ),
+        phase(
+            "the canary of another run backs off",
+            "recent",
+            item(1, run=OTHER_RUN, phase="priority", not_before=LATER),
+            item(2),
+        ),
+        phase(
+            "the canary is done and had backed off",
+            "recent",
+            item(1, phase="priority", state="done", not_before=LATER),
+            item(2),
+        ),
         phase("the canary is done", "recent", item(1, phase="priority", state="done"), item(2)),
         phase(
             "a session that backs off holds nobody up",
