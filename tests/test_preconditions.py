@@ -253,3 +253,24 @@ def test_what_is_selected_is_asked_again_of_each_session(songs: Db) -> None:
         ("1", "the target no longer selects it"),
         ("2", "0 credits, at least 1 needed"),
     ]
+
+
+def test_a_helper_that_is_no_signature_does_not_exist(project_db: Db) -> None:
+    """An owner lists it by hand. Before PostgreSQL 16 such a text is an error to the server."""
+    project_db.execute("update public.backfill_targets set helpers = '{public.nobody}'")
+    row = project_db.execute("select public.backfill_check() as lines").fetchone()
+    assert row is not None
+    said = {line["name"]: (line["status"], line["detail"]) for line in row["lines"]}
+    assert said["helpers of profile"] == ("fail", "public.nobody does not exist")
+    with refused(project_db, "there is no function public.nobody"):
+        verbs.planned(project_db)
+
+
+def test_no_other_function_fits_the_call_of_an_edge_function(project_db: Db) -> None:
+    """Its name is no signature either. Asked for what helps a run that is paused."""
+    project_db.execute(
+        "update public.backfill_targets set transport = 'edge', function_signature = 'score',"
+        " function_version = '1', receipts = 'inferred'"
+    )
+    row = project_db.execute("select backfill_private.also_fit('prism') as others").fetchone()
+    assert row == {"others": None}

@@ -276,6 +276,21 @@ begin
 end
 $$;
 
+-- The function that a signature names. Null if there is none. Before PostgreSQL 16 to_regprocedure() raises an error
+-- for a text that is no signature.
+create function backfill_private.function_named(p_signature text)
+returns regprocedure
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return to_regprocedure(p_signature);
+exception when syntax_error or invalid_text_representation or undefined_object then
+  return null;  -- a text that is not a signature names no function
+end
+$$;
+
 -- The SQL of a scoring call as the API would make it: arguments by name, each of the type that the function declares.
 create function backfill_private.call_sql(p_signature text, p_arguments jsonb)
 returns text

@@ -157,7 +157,7 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   select string_agg(distinct backfill_private.confused_with(
-    to_regprocedure(t.function_signature), array(select jsonb_object_keys(t.arguments))), ', ')
+    backfill_private.function_named(t.function_signature), array(select jsonb_object_keys(t.arguments))), ', ')
   from public.backfill_targets as t
   where t.target = p_target
 $$;

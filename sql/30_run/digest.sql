@@ -19,7 +19,7 @@ begin
       p.proowner::regrole,
       (select string_agg(acl::text, ',' order by acl::text) from unnest(p.proacl) as acl)))
     from pg_proc as p
-    where p.oid = to_regprocedure(p_signature));
+    where p.oid = backfill_private.function_named(p_signature));
 end
 $$;
 

@@ -262,12 +262,12 @@ as $$
     where r.run_id = p_run_id
       and f.oid is not null
     union
-    select to_regprocedure(h)::oid
+    select backfill_private.function_named(h)::oid
     from public.backfill_runs as r
     join public.backfill_targets as t on t.target = r.target
     cross join lateral unnest(t.helpers) as h
     where r.run_id = p_run_id
-      and to_regprocedure(h) is not null
+      and backfill_private.function_named(h) is not null
   ), reached as (
     select c.oid
     from covered as c

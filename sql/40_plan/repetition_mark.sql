@@ -47,7 +47,7 @@ as $$
     select string_agg(distinct p.oid::regprocedure::text, ', ') as names
     from public.backfill_targets as t
     cross join lateral unnest(t.helpers || case t.transport when 'rpc' then t.function_signature end) as h (signature)
-    join pg_proc as p on p.oid = to_regprocedure(h.signature)
+    join pg_proc as p on p.oid = backfill_private.function_named(h.signature)
     where p.prosrc ~* '40001|40P01|serialization_failure|deadlock_detected'
   ) as r
   where v.version is not null

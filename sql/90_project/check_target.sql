@@ -251,7 +251,7 @@ as $$
   from public.backfill_targets as t
   cross join lateral (
     select
-      string_agg(n, ', ') filter (where to_regprocedure(n) is null) as gone,
+      string_agg(n, ', ') filter (where backfill_private.function_named(n) is null) as gone,
       string_agg(n, ', ') as present
     from unnest(t.helpers) as n
   ) as h

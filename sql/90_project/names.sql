@@ -94,20 +94,6 @@ as $$
   ) as c
 $$;
 
--- The function that a signature names. Null if there is none.
-create function backfill_private.function_named(p_signature text)
-returns regprocedure
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return to_regprocedure(p_signature);
-exception when syntax_error or invalid_text_representation or undefined_object then
-  return null;  -- a text that is not a signature names no function
-end
-$$;
-
 -- The sentence that there is no such function. If none has its name, a scoring function may be an Edge Function.
 create function backfill_private.no_function(p_signature text, p_scores boolean)
 returns text

@@ -3009,6 +3009,21 @@ begin
 end
 $$;
 
+-- The function that a signature names. Null if there is none. Before PostgreSQL 16 to_regprocedure() raises an error
+-- for a text that is no signature.
+create function backfill_private.function_named(p_signature text)
+returns regprocedure
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return to_regprocedure(p_signature);
+exception when syntax_error or invalid_text_representation or undefined_object then
+  return null;  -- a text that is not a signature names no function
+end
+$$;
+
 -- The SQL of a scoring call as the API would make it: arguments by name, each of the type that the function declares.
 create function backfill_private.call_sql(p_signature text, p_arguments jsonb)
 returns text
@@ -3767,7 +3782,7 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
   select string_agg(distinct backfill_private.confused_with(
-    to_regprocedure(t.function_signature), array(select jsonb_object_keys(t.arguments))), ', ')
+    backfill_private.function_named(t.function_signature), array(select jsonb_object_keys(t.arguments))), ', ')
   from public.backfill_targets as t
   where t.target = p_target
 $$;
@@ -3868,7 +3883,7 @@ begin
       p.proowner::regrole,
       (select string_agg(acl::text, ',' order by acl::text) from unnest(p.proacl) as acl)))
     from pg_proc as p
-    where p.oid = to_regprocedure(p_signature));
+    where p.oid = backfill_private.function_named(p_signature));
 end
 $$;
 
@@ -6298,12 +6313,12 @@ as $$
     where r.run_id = p_run_id
       and f.oid is not null
     union
-    select to_regprocedure(h)::oid
+    select backfill_private.function_named(h)::oid
     from public.backfill_runs as r
     join public.backfill_targets as t on t.target = r.target
     cross join lateral unnest(t.helpers) as h
     where r.run_id = p_run_id
-      and to_regprocedure(h) is not null
+      and backfill_private.function_named(h) is not null
   ), reached as (
     select c.oid
     from covered as c
@@ -7875,7 +7890,7 @@ as $$
     select string_agg(distinct p.oid::regprocedure::text, ', ') as names
     from public.backfill_targets as t
     cross join lateral unnest(t.helpers || case t.transport when 'rpc' then t.function_signature end) as h (signature)
-    join pg_proc as p on p.oid = to_regprocedure(h.signature)
+    join pg_proc as p on p.oid = backfill_private.function_named(h.signature)
     where p.prosrc ~* '40001|40P01|serialization_failure|deadlock_detected'
   ) as r
   where v.version is not null
@@ -20541,7 +20556,7 @@ as $$
   from public.backfill_targets as t
   cross join lateral (
     select
-      string_agg(n, ', ') filter (where to_regprocedure(n) is null) as gone,
+      string_agg(n, ', ') filter (where backfill_private.function_named(n) is null) as gone,
       string_agg(n, ', ') as present
     from unnest(t.helpers) as n
   ) as h
@@ -21096,20 +21111,6 @@ as $$
     from unnest(array['matches', 'score_ranges']) as f (name)
     cross join lateral jsonb_object_keys(p_given -> f.name) as k
   ) as c
-$$;
-
--- The function that a signature names. Null if there is none.
-create function backfill_private.function_named(p_signature text)
-returns regprocedure
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return to_regprocedure(p_signature);
-exception when syntax_error or invalid_text_representation or undefined_object then
-  return null;  -- a text that is not a signature names no function
-end
 $$;
 
 -- The sentence that there is no such function. If none has its name, a scoring function may be an Edge Function.

@@ -356,7 +356,12 @@ BATCHES = Rule(
             "no effect: x answered by 2025-11-02 12:00:00 UTC and left no row of the wanted version"
             " in public.toy_profiles. Look at its log of that time: it may leave the error of its"
             " write unread, or have nothing to score",
-            (INFERRED.replace("'score'", "'profile'"), run_has(OTHER_RUN, target="prism")),
+            (
+                INFERRED.replace("'score'", "'profile'"),
+                "update public.backfill_targets set function_signature = 'x'"
+                " where component = 'profile'",
+                run_has(OTHER_RUN, target="prism"),
+            ),
         ),
     ),
 )  # fmt: skip

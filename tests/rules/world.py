@@ -42,9 +42,9 @@ insert into public.backfill_targets (target, component, position, table_name, se
   function_signature, arguments, score_ranges)
 values
   ('toy', 'score', 1, 'public.toy_scores', 'session_id', '{{session_id,version}}', 'version',
-   'v2', 'score_version', false, 'x', '{{}}', '{{"points": [0, 100]}}'),
+   'v2', 'score_version', false, 'public.x(text)', '{{}}', '{{"points": [0, 100]}}'),
   ('toy', 'profile', 2, 'public.toy_profiles', 'session_id', '{{session_id}}', 'version',
-   'v2', 'profile_version', true, 'x', '{{}}', '{{"level": [1, 5]}}');
+   'v2', 'profile_version', true, 'public.x(text)', '{{}}', '{{"level": [1, 5]}}');
 
 insert into public.backfill_runs (run_id, state, target, request, requested_via, resumed_at)
 values ('{RUN}', 'running', 'toy', '{json.dumps(REQUEST)}', 'sql', '2025-11-02T11:58:07Z'),
