@@ -166,8 +166,8 @@ def test_a_clock_that_is_wrong_by_an_hour_changes_nothing(scene: Scene) -> None:
         wait_until(lambda: proxy.hits)
         assert scene.apply(run_id, worker="early", wrong_by_s=HOUR_S).is_complete
         assert late.result().is_complete
-    told = {event.at.hour for event in scene.events if event.kind == "call"}
-    assert len(told) == 2
+    # Which of them calls for what is left depends on who comes first. Both ask the database.
+    assert len({event.at.hour for event in scene.events}) == 2
     scene.ends_as_undisturbed("clocks wrong by an hour, before and after", run_id)
 
 
