@@ -103,6 +103,24 @@ def test_a_lease_that_ran_out_while_its_run_was_held_is_not_forgotten(
     assert project_db.execute(leased.encode(), (left,)).fetchone() == {"n": 0}
 
 
+def test_a_lease_that_was_committed_after_it_ran_out_is_not_forgotten(
+    project_db: Db, clock: DatabaseClock
+) -> None:
+    """Somebody claimed in a transaction of minutes, and is gone. Meanwhile others looked."""
+    run_id = verbs.started(project_db, throttle_per_minute=6000, batch_size=20, priority=[])
+    assert verbs.claim(project_db, run_id)["granted"]
+    project_db.execute(
+        "insert into backfill_private.lease_looks (until)"
+        " select max(lease_until) + interval '1 s' from public.backfill_items"
+    )
+    clock.advance(300)
+    verbs.work(project_db, run_id, clock)
+    states = project_db.execute(
+        "select distinct state from public.backfill_items where run_id = %s", (run_id,)
+    ).fetchall()
+    assert states == [{"state": "done"}]
+
+
 def test_what_the_claim_of_another_run_gives_back_is_not_passed_by(
     project_db: Db, postgres_server: PostgresServer, clock: DatabaseClock
 ) -> None:

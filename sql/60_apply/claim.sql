@@ -274,6 +274,7 @@ begin
     return backfill_private.wait_until(v_tired.not_before, 'back-off',
       concat_ws(' ', 'session', v_tired.session_id, 'met', v_tired.error_code, v_tired.error_message));
   end if;
+  perform backfill_private.look_for_late_leases();
   return backfill_private.wait_for('leases', 1, backfill_private.lease_holders(p_run_id));
 end
 $$;
@@ -286,6 +287,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   if exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.state = 'leased') then
+    perform backfill_private.look_for_late_leases();
     return backfill_private.wait_for('leases', 1, backfill_private.lease_holders(p_run.run_id));
   end if;
   if exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.phase = 'priority')

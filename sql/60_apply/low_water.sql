@@ -76,8 +76,8 @@ begin
 end
 $$;
 
--- Lower the mark of a run to the first of some sessions that is pending again. The caller holds the run's lock, or has
--- had these sessions locked since they were pending before.
+-- Lower the mark of a run to the first of some sessions that is pending again. The caller holds the run's lock or its
+-- row, or has had these sessions locked since they were pending before.
 --
 -- p_ordinals  their places. Null: all of the run
 create function backfill_private.lower_low_water(p_run_id uuid, p_ordinals integer[] default null)
@@ -119,4 +119,19 @@ declare
 begin
   return case when v_until <= backfill_private.clock() then v_until else '-infinity' end;
 end
+$$;
+
+-- Look at all leases again if one stands that ran out before that: its grant was committed later than it ran out. Asked
+-- by a claim that waits for leases.
+create function backfill_private.look_for_late_leases()
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+  insert into backfill_private.lease_looks (until)
+  select '-infinity'
+  where exists (
+    select from public.backfill_items as i
+    where i.lease_until <= backfill_private.expired_until())
 $$;

@@ -12337,6 +12337,7 @@ begin
     return backfill_private.wait_until(v_tired.not_before, 'back-off',
       concat_ws(' ', 'session', v_tired.session_id, 'met', v_tired.error_code, v_tired.error_message));
   end if;
+  perform backfill_private.look_for_late_leases();
   return backfill_private.wait_for('leases', 1, backfill_private.lease_holders(p_run_id));
 end
 $$;
@@ -12349,6 +12350,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   if exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.state = 'leased') then
+    perform backfill_private.look_for_late_leases();
     return backfill_private.wait_for('leases', 1, backfill_private.lease_holders(p_run.run_id));
   end if;
   if exists (select from public.backfill_items as i where i.run_id = p_run.run_id and i.phase = 'priority')
@@ -13684,8 +13686,8 @@ begin
 end
 $$;
 
--- Lower the mark of a run to the first of some sessions that is pending again. The caller holds the run's lock, or has
--- had these sessions locked since they were pending before.
+-- Lower the mark of a run to the first of some sessions that is pending again. The caller holds the run's lock or its
+-- row, or has had these sessions locked since they were pending before.
 --
 -- p_ordinals  their places. Null: all of the run
 create function backfill_private.lower_low_water(p_run_id uuid, p_ordinals integer[] default null)
@@ -13727,6 +13729,21 @@ declare
 begin
   return case when v_until <= backfill_private.clock() then v_until else '-infinity' end;
 end
+$$;
+
+-- Look at all leases again if one stands that ran out before that: its grant was committed later than it ran out. Asked
+-- by a claim that waits for leases.
+create function backfill_private.look_for_late_leases()
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+  insert into backfill_private.lease_looks (until)
+  select '-infinity'
+  where exists (
+    select from public.backfill_items as i
+    where i.lease_until <= backfill_private.expired_until())
 $$;
 
 -- from sql/60_apply/next_sessions.sql
