@@ -26,6 +26,7 @@ FIRST_OF_TWO = (
     "note_trouble",
     "pending_phase",
     "session_alone",
+    "slots_free_at",
     "wait_for_ready",
     "witness_phase",
 )
@@ -34,6 +35,7 @@ FIRST_EPOCH = "the transactions of a new database are of the first epoch"
 SAME = "the two are the same here"
 WHOLE_ORDER = "a type has all operators of an order, or none"
 ONE_LETTER = 'a "char" keeps one letter'
+TAKEN_MEANWHILE = "only while another transaction takes what is free"
 NO_LENGTH = "no length, or of a type that has none"
 
 SURVIVORS = (
@@ -79,6 +81,22 @@ SURVIVORS = (
         "i.crowded_out + 1 else 1 end",
         "only the fifth or the sixth fails a session",
     ),
+    Survivor(
+        "first_in_bulk",
+        "greatest(r.p50_ms, 0.1)",
+        "greatest(r.p50_ms, 0.2)",
+        "either asks for more than the most",
+    ),
+    *(
+        Survivor("slots_wait_s", was, new, TAKEN_MEANWHILE)
+        for was, new in (
+            ("v_wait_s > 0", "v_wait_s >= 0"),
+            ("else 1::", "else 2::"),
+            ("else 1::", "else 0::"),
+        )
+    ),
+    Survivor("pace", "p_per_minute > v_was", "p_per_minute >= v_was", "what it was is no change"),
+    Survivor("take_slots", "project allows'", "project allowsx'", TAKEN_MEANWHILE),
     Survivor(
         "may",
         "bool_or(",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.rules import (
     batches,
     canary,
+    causes,
     gate,
     health,
     leases,
@@ -35,6 +36,7 @@ RULES = (
     *trial.RULES,
     *leases.RULES,
     *canary.RULES,
+    *causes.RULES,
     *requests.RULES,
     *standing.RULES,
     *verification.RULES,

@@ -282,6 +282,12 @@ BATCHES = Rule(
             score(1, 5), *WHOLE[2:], WAITS,
         ),
         after(
+            "somebody else had filled the rest of one, and nothing of another",
+            [DONE, [2, "failed", "score", "OB017", 0, 0, None]],
+            (told("answered", answered=BOTH), told("answered", 2, answered=BOTH)),
+            leased(1, filled=["score"]), leased(2), score(1, 5), *WHOLE[2:],
+        ),
+        after(
             "somebody else had filled the rest, and took it away",
             [[1, "failed", None, "OB017", 0, 0, None]],
             (told("answered", answered=["profile"]),), leased(1, filled=["score"]), *WHOLE[2:],

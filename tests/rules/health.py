@@ -19,6 +19,7 @@ SETTINGS = """update public.backfill_settings set max_waiting_locks = 2,
   max_connections_percent = 80"""
 OFF = """update public.backfill_settings set max_waiting_locks = null,
   max_transaction_age = null, max_replication_lag = null, max_connections_percent = null"""
+ONE = "update public.backfill_settings set max_waiting_locks = 2"
 LOCKS = "3 connections wait for locks on its tables, at most 2 may"
 OLD = "a transaction has been open for 60.1 s, at most 60 s are allowed"
 LAGS = "a replica lags 2.6 s behind, at most 2.5 s are allowed"
@@ -92,6 +93,7 @@ UNWELL = Rule(
         unwell("it is", None, load()),
         unwell("it is not", LOCKS, BUSY),
         unwell("nothing is looked at", None, BUSY, OFF),
+        unwell("one thing is", LOCKS, BUSY, OFF, ONE),
         unwell("the look of a second ago is another", LOCKS, BUSY, looked(1.001, None)),
         unwell("a younger one counts", "x", BUSY, looked(1, "x")),
         unwell("and if it was well", None, BUSY, looked(0, None)),

@@ -171,6 +171,7 @@ FIRST_IN_BULK = Rule(
         first("as many as fit", 160, p50=5.0),
         first("500 at most", 500, p50=0.0),
         first("one at least", 1, p50=9000.0),
+        first("as many as fit into 800 ms", 497, p50=1.61),
     ),
 )
 
@@ -411,6 +412,46 @@ BOUND = Rule(
         Case("a lower bound keeps the newest", KEPT, (), [1, 2], (*bound(4, 3, 1, 2), *bound(2))),
         Case("a higher adds free ones", KEPT, (), [1, None, None], (*bound(1, 1), *bound(3))),
         Case("a first counts what started", KEPT, (), [0, 0], (*STARTED_NOW, *bound(2))),
+        Case(
+            "the newest of them",
+            KEPT,
+            (),
+            [10, 20],
+            (
+                item(1, started_at="2025-11-02T11:59:40Z"),
+                item(2, started_at="2025-11-02T11:59:50Z"),
+                item(3, started_at="2025-11-02T11:59:30Z"),
+                *bound(2),
+            ),
+        ),
+        Case(
+            "none of 60 seconds ago",
+            KEPT,
+            (),
+            [None],
+            (item(1, started_at="2025-11-02T11:59:00Z"), *bound(1)),
+        ),
+        Case(
+            "one of 59.5",
+            KEPT,
+            (),
+            [59.5],
+            (item(1, started_at="2025-11-02T11:59:00.5Z"), *bound(1)),
+        ),
+        Case(
+            "a second bound counts none of them",
+            KEPT,
+            (),
+            [0, None, None],
+            (*STARTED_NOW, *bound(1), *bound(3)),
+        ),
+        Case(
+            "what is waited for",
+            ALLOWANCE_OF.replace("a.wait_s, a.sessions", "a.wait_for, a.why"),
+            (),
+            ["throttle", "5 starts per minute of all runs and rehearsals of this project"],
+            bound(5, 10),
+        ),
         Case("and has the rest free", KEPT, (), [0] * 3 + [None], (*STARTED_NOW, *bound(4))),
         Case(
             "what was not asked for is refused",

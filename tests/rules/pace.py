@@ -127,6 +127,8 @@ CHECK_RATE = Rule(
         check("no throttle", None, beyond("no throttle", "none")),
         check("none", 0, below_one(0)),
         check("less", -1, below_one(-1)),
+        check("as many as a plan may have", 10**9 - 1, "", NO_THROTTLE),
+        check("one that is cut", 10**49, below_one(10**39), NO_THROTTLE),
         check("more than a plan may have", 10**9, below_one(10**9), NO_THROTTLE),
         check("approved without a throttle, any", 100_000, "", NO_THROTTLE),
         check("approved without a throttle, and back", None, "", NO_THROTTLE),
@@ -172,6 +174,10 @@ COUNTED = Rule(
         ),
         counted("two at one moment", [[10, 7]], granted(1, 10, 3), granted(2, 10, 4)),
         counted("one of 60 seconds ago is over", [], granted(1, 60, 3)),
+        counted("one of 59.5 seconds ago is not", [[59.5, 3]], granted(1, 59.5, 3, noted_ago=59.5)),
+        counted("nor is one that was noted 60 seconds ago", [], granted(1, 10, 3, noted_ago=60)),
+        counted("what was counted is counted anew", [], started(59.5, 2)),
+        counted("but what is over", [[60, 2]], started(60, 2)),
         counted("one that was noted long ago", [], granted(1, 70, 3, noted_ago=65)),
         counted("another run's", [], granted(1, 10, 3, OTHER_RUN)),
         counted("none is counted twice", [[10, 3]], started(10, 3), granted(1, 10, 3)),
@@ -222,6 +228,7 @@ def said(
 
 
 LOWERED = run_has(pace_per_minute=10)
+BEYOND = "update public.backfill_settings set max_throttle_per_minute = 8"
 PACE = Rule(
     "the rate of a run is set",
     ("pace",),
@@ -230,6 +237,12 @@ PACE = Rule(
         pace("raised again", 20, said(10, 20), LOWERED),
         pace("raised in part", 15, said(10, 15), LOWERED),
         pace("to what it is", 10, said(10, 10), LOWERED),
+        pace(
+            "before it starts", 10, said(20, 10, state="approved"),
+            "alter table public.backfill_runs disable trigger user", run_has(state="approved"),
+        ),
+        pace("to what it is, beyond the bound", 10, said(10, 10), LOWERED, BEYOND),
+        pace("given to one, beyond the bound", 10, said(None, 10, None), NO_THROTTLE, BEYOND),
         pace("while it is paused", 10, said(20, 10, state="paused"), run_has(state="paused")),
         pace("given to one without", 10, said(None, 10, None), NO_THROTTLE),
         pace("and taken back", None, said(10, None, None), NO_THROTTLE, LOWERED),

@@ -237,6 +237,12 @@ RIGHTS = Rule(
             NOBODY,
             "select set_config('request.jwt.claim.role', 'anon', true)",
         ),
+        called("a login as another role", NOBODY, "set local role anon"),
+        called(
+            "a login as the service",
+            ["service_role", None, None, "service_role"],
+            "set local role service_role",
+        ),
         called("the service", ["service_role", None, None, "service_role"], *CALLERS["service"]),
         called("a user", ["user", USER, "viewer", f"user:{USER}"], *CALLERS["viewer"]),
         called("a user without a role", ["user", USER, None, f"user:{USER}"], *LOGGED_IN),

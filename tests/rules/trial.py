@@ -185,6 +185,14 @@ JUDGE = Rule(
             SOME_DONE, aside(1), agreed(2), settled=MET,
         ),
         judged(
+            "with what helps", ["paused", f"{EVERY}. look", 0, PP],
+            NONE_DONE, aside(1), agreed(2),
+            stand_in(
+                "call_cause(p_target text, p_code text, p_message text)", "text", "select 'look'"
+            ),
+            settled=MET,
+        ),
+        judged(
             "three did, and some were done", ["paused", EVERY, 0, [*PP, *PP]],
             SOME_DONE, aside(1), agreed(2), agreed(3), agreed(4), settled=MET,
         ),
