@@ -48,6 +48,44 @@ def test_beside_a_held_snapshot_a_late_claim_looks_at_no_more_than_an_early_one(
     assert claims[-1] <= 1.5 * claims[1], claims
 
 
+# Looks of each claim, by what they look for.
+LOOKS = {
+    "leases that ran out": "select backfill_private.release_expired()",
+    "what was granted before": "select backfill_private.granted_before(%(run)s, gen_random_uuid())",
+}
+
+
+def pages(db: Db, look: str, run_id: str) -> int:
+    """How many pages a look looks at. What it does is rolled back."""
+    with db.transaction(force_rollback=True):
+        row = db.execute(
+            f"explain (analyze, buffers, format json) {look}".encode(), {"run": run_id}
+        ).fetchone()
+    assert row is not None
+    [explained] = row["QUERY PLAN"]
+    plan = explained["Plan"]
+    return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_beside_a_held_snapshot_leases_that_were_settled_are_not_walked_over(
+    project_db: Db, postgres_server: PostgresServer, clock: DatabaseClock, look: str
+) -> None:
+    """Once a look for those that ran out has passed them. Their entries in the index stay."""
+    run_id = started(project_db, batch_size=100)
+    with snapshot.snapshot_held(postgres_server.dsn(project_db.info.dbname), True):
+        pages(project_db, LOOKS[look], run_id)
+        early = pages(project_db, LOOKS[look], run_id)
+        for _ in range(6):
+            some = verbs.claim(project_db, run_id, claim_id := snapshot.new_claim())
+            released(project_db, run_id, claim_id, some["granted"])
+        clock.advance(120)
+        verbs.claim(project_db, run_id)
+        clock.advance(2)
+        late = pages(project_db, LOOKS[look], run_id)
+    assert late <= 1.5 * early + 5, (early, late)
+
+
 def test_what_is_given_back_comes_next(project_db: Db, clock: DatabaseClock) -> None:
     """The mark is far beyond these sessions by then."""
     run_id = started(project_db, batch_size=100)

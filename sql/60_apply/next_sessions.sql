@@ -97,7 +97,8 @@ end
 $$;
 
 -- Pending items of a phase that met trouble before and are ready again, in the order of the plan, locked. Those that
--- another run has leased, and those that back off or are set aside, are passed over.
+-- another run has leased, and those that back off or are set aside, are passed over. A function of its own: PostgreSQL
+-- takes the index of these few only for its own condition, word by word.
 create function backfill_private.rested_items(p_run_id uuid, p_phase text, p_limit integer)
 returns integer[]
 language plpgsql

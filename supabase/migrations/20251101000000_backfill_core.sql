@@ -12132,7 +12132,8 @@ end
 $$;
 
 -- The sessions that were granted under a claim and are leased under it still, locked. Null: none. What was granted is
--- asked of the chain.
+-- asked of the chain. An item names its claim only while it is leased. It is not asked for its state, or an index of
+-- all leases would seem as good, in which those of before may still stand: see low_water.sql.
 create function backfill_private.granted_before(p_run_id uuid, p_claim_id uuid)
 returns integer[]
 language plpgsql
@@ -12148,6 +12149,9 @@ declare
       and e.details ->> 'claim' = p_claim_id::text);
   v_again integer[];
 begin
+  if v_granted = '{}' then
+    return null;
+  end if;
   select array_agg(a.ordinal) into v_again
   from (
     select i.ordinal
@@ -12155,7 +12159,6 @@ begin
     where i.run_id = p_run_id
       and i.ordinal = any (v_granted)
       and i.claim_id = p_claim_id
-      and i.state = 'leased'
     order by i.ordinal
     for update
   ) as a;
@@ -13846,7 +13849,8 @@ end
 $$;
 
 -- Pending items of a phase that met trouble before and are ready again, in the order of the plan, locked. Those that
--- another run has leased, and those that back off or are set aside, are passed over.
+-- another run has leased, and those that back off or are set aside, are passed over. A function of its own: PostgreSQL
+-- takes the index of these few only for its own condition, word by word.
 create function backfill_private.rested_items(p_run_id uuid, p_phase text, p_limit integer)
 returns integer[]
 language plpgsql
