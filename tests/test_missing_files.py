@@ -99,6 +99,27 @@ def test_an_apply_that_ends_with_an_error_says_it_too(
     assert ran.err.index("Refused:") < ran.err.index("not all files were written")
 
 
+def test_an_ending_that_the_database_does_not_tell_fails_no_apply(
+    project: Project, shell: Shell, plan: backfill.Plan, tmp_path: Path
+) -> None:
+    """The look at the end of a large run met the time limit: the run is done all the same."""
+    project.db.execute(
+        """
+        create or replace function backfill_private.verify_part(
+          p_run_id uuid, p_so_far jsonb, p_budget_ms integer
+        ) returns jsonb language plpgsql as $$ begin
+          raise exception 'canceling statement due to statement timeout' using errcode = '57014';
+        end $$
+        """
+    )
+    ran = shell("apply", plan.run_id, "--logs-dir", str(tmp_path))
+    assert ran.code == 0
+    *_, said, step = ran.err.splitlines()
+    assert said.startswith("not all files were written: what ")
+    assert step == f"  Next: backfill logs {plan.run_id} --logs-dir …"
+    assert (tmp_path / plan.run_id / "calls.jsonl").exists()
+
+
 def test_the_outcome_says_what_could_not_be_written(
     bf: backfill.Backfill, plan: backfill.Plan, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from pytest_postgresql import factories
 
 from backfill.local.servers import PostgresServer
 from tests.conftest import SERVER, _load_project
+from tests.kit import verbs
 
 Db = psycopg.Connection[Any]
 Node = dict[str, Any]
@@ -358,3 +359,23 @@ def test_without_the_index_the_same_is_found(crowded_db: Db) -> None:
     crowded_db.execute("drop index public.backfill_completed_sessions")
     assert found(crowded_db) == before
     assert counts(crowded_db) == EXPECTED
+
+
+# -- a run that PostgreSQL knows nothing of yet
+
+
+def test_what_no_batch_tells_of_is_found_without_a_loop_in_a_loop(project_db: Db) -> None:
+    """Statistics know nothing of a run that has just ended, and a loop takes it for a few rows."""
+    run_id = verbs.started(project_db)
+    found = project_db.execute(
+        "select prosrc, proconfig from pg_proc where oid = 'backfill_private.untold'::regproc"
+    ).fetchone()
+    assert found is not None
+    with project_db.transaction(force_rollback=True):
+        for setting in found["proconfig"] or []:
+            name, _, value = setting.partition("=")
+            project_db.execute("select set_config(%s, %s, true)", (name, value))
+        plan = explained(project_db, found["prosrc"].replace("p_run_id", f"'{run_id}'"))
+    assert "CTE Scan" in {node["Node Type"] for node in plan}
+    loops = [node["Plans"] for node in plan if node["Node Type"] == "Nested Loop"]
+    assert all("Function Scan" in {below["Node Type"] for below in parts} for parts in loops)

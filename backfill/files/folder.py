@@ -111,6 +111,12 @@ class RunLog:
             return False
         return True
 
+    def unanswered(self, said: str) -> None:
+        """Note that the database did not tell what a file should say. said: the error."""
+        if self.failed is None:
+            self.failed = f"what {self.folder} should say at the end was not told: {said}"
+        logger.warning("backfill.logs_failed", extra={"path": str(self.folder), "errno": None})
+
     def _tell(self, path: Path, error: OSError) -> None:
         if self.failed is None:
             self.failed = f"{path} could not be written: {error.strerror or type(error).__name__}"

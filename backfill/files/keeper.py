@@ -27,7 +27,8 @@ from backfill.results.plan import Plan
 async def kept(logs_dir: Path | None, gateway: Gateway, run_id: str) -> AsyncIterator[RunLog]:
     """A run's folder while it is applied: the plan first, the ending last, also after an error.
 
-    If a file could not be written, an error of ours says so in a note.
+    If a file could not be written, or the database did not answer what it should say, an error of
+    ours says so in a note, and `failed` says it otherwise.
     """
     log = RunLog.open(logs_dir, run_id)
     if log.folder is not None:
@@ -56,8 +57,15 @@ def write_down(log: RunLog, event: Event) -> None:
 
 
 async def _end(log: RunLog, gateway: Gateway, run_id: str) -> None:
-    if log.folder is not None:
+    """Write the ending. The run has ended by then, whatever the files lack."""
+    if log.folder is None:
+        return
+    try:
         await write_ending(log, gateway, run_id)
+    except CannotConnect:
+        raise
+    except BackfillError as error:
+        log.unanswered(error.message)
 
 
 async def write_ending(log: RunLog, gateway: Gateway, run_id: str) -> None:

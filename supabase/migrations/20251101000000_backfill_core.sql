@@ -5022,11 +5022,15 @@ $$;
 -- The sessions of which something stands that the chain does not tell of, so that somebody has added it or has taken
 -- the telling away: a receipt, an undo, an outcome. What is being scored has not been settled yet, and what calls in
 -- bulk have settled may not be noted yet.
+--
+-- A run that has just ended is unknown to PostgreSQL's statistics. So the joins over all of it are hashed, whatever
+-- these say: a nested loop takes the square of the run's sessions.
 create function backfill_private.untold(p_run_id uuid)
 returns table (session_id text, what text)
 language sql
 stable
 set search_path = pg_catalog, pg_temp
+set enable_nestloop = off
 as $$
   with told as materialized (
     select o.ordinal::integer as ordinal, max((s.details ->> 'newest_receipt')::bigint) as newest
