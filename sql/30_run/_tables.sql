@@ -8,6 +8,8 @@ create table backfill_private.lock_secret (
 
 insert into backfill_private.lock_secret default values;
 
+-- The row changes with each batch, and each of its versions is walked over for as long as somebody holds a snapshot. So
+-- what does not change, such as the plan, is kept out of it.
 create table public.backfill_runs (
   run_id uuid primary key default gen_random_uuid(),
   state text not null default 'planning',
@@ -58,7 +60,7 @@ create table public.backfill_runs (
   constraint backfill_runs_state_check check (state in (
     'planning', 'awaiting_approval', 'approved', 'running', 'paused', 'completed',
     'rejected', 'cancelled', 'expired', 'rolled_back'))
-);
+) with (toast_tuple_target = 512);
 
 comment on table public.backfill_runs is
   'One row per run: what was asked, what was planned, who approved it, where it stands.';

@@ -17,8 +17,11 @@ as $$
     e'\n', p_prev_hash, p_run_id, p_seq, to_jsonb(p_at), p_kind, p_actor, p_details))
 $$;
 
--- Append one event to a run's chain, and nothing else. Only record() and note_batches() call this.
-create function backfill_private.append_event(p_run_id uuid, p_kind text, p_details jsonb)
+-- Append events to a run's chain, and nothing else. Only record() and note_batches() call this. However many they are,
+-- the run's row is written once: each of its versions is looked at again for as long as somebody holds a snapshot.
+--
+-- p_kinds, p_details  of each event. A granted batch gets its number here
+create function backfill_private.append_events(p_run_id uuid, p_kinds text[], p_details jsonb[])
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -27,15 +30,28 @@ declare
   v_run public.backfill_runs;
   v_at timestamptz := backfill_private.clock();
   v_actor text := (select label from backfill_private.caller());
+  v_event record;
   v_hash text;
 begin
   select * into strict v_run from public.backfill_runs where run_id = p_run_id for no key update;
-  v_hash := backfill_private.event_hash(
-    v_run.audit_head, p_run_id, v_run.audit_count + 1, v_at, p_kind, v_actor, p_details);
-  insert into public.backfill_events (run_id, seq, at, kind, actor, details, prev_hash, hash)
-  values (p_run_id, v_run.audit_count + 1, v_at, p_kind, v_actor, p_details, v_run.audit_head, v_hash);
+  for v_event in
+    select e.kind, e.details
+    from unnest(p_kinds, p_details) with ordinality as e (kind, details, place)
+    order by e.place
+  loop
+    v_run.audit_count := v_run.audit_count + 1;
+    if v_event.kind = 'batch_granted' then
+      v_run.batches_granted := v_run.batches_granted + 1;
+      v_event.details := v_event.details || jsonb_build_object('number', v_run.batches_granted);
+    end if;
+    v_hash := backfill_private.event_hash(
+      v_run.audit_head, p_run_id, v_run.audit_count, v_at, v_event.kind, v_actor, v_event.details);
+    insert into public.backfill_events (run_id, seq, at, kind, actor, details, prev_hash, hash)
+    values (p_run_id, v_run.audit_count, v_at, v_event.kind, v_actor, v_event.details, v_run.audit_head, v_hash);
+    v_run.audit_head := v_hash;
+  end loop;
   update public.backfill_runs
-  set audit_count = v_run.audit_count + 1, audit_head = v_hash
+  set audit_count = v_run.audit_count, audit_head = v_run.audit_head, batches_granted = v_run.batches_granted
   where run_id = p_run_id;
 end
 $$;
@@ -50,27 +66,24 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_batch record;
-  v_number integer;
+  v_noted record;
 begin
   perform from public.backfill_runs where run_id = p_run_id for no key update;
-  for v_batch in
-    with noted as (
-      update backfill_private.unnoted as u
-      set is_noted = true
-      where u.run_id = p_run_id and not u.is_noted
-      returning u.unnoted_id, u.granted, u.details
-    )
-    select n.granted, n.details from noted as n order by n.unnoted_id
-  loop
-    update public.backfill_runs
-    set batches_granted = batches_granted + 1
-    where run_id = p_run_id
-    returning batches_granted into v_number;
-    perform backfill_private.append_event(
-      p_run_id, 'batch_granted', v_batch.granted || jsonb_build_object('number', v_number));
-    perform backfill_private.append_event(p_run_id, 'batch_settled', v_batch.details);
-  end loop;
+  with noted as (
+    update backfill_private.unnoted as u
+    set is_noted = true
+    where u.run_id = p_run_id and not u.is_noted
+    returning u.unnoted_id, u.granted, u.details
+  )
+  select
+    array_agg(e.kind order by n.unnoted_id, e.kind) as kinds,
+    array_agg(e.details order by n.unnoted_id, e.kind) as details
+  into v_noted
+  from noted as n
+  cross join lateral (values ('batch_granted', n.granted), ('batch_settled', n.details)) as e (kind, details);
+  if v_noted.kinds is not null then
+    perform backfill_private.append_events(p_run_id, v_noted.kinds, v_noted.details);
+  end if;
 end
 $$;
 
@@ -82,7 +95,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform backfill_private.note_batches(p_run_id);
-  perform backfill_private.append_event(p_run_id, p_kind, p_details);
+  perform backfill_private.append_events(p_run_id, array[p_kind], array[p_details]);
 end
 $$;
 

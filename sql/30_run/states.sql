@@ -73,7 +73,9 @@ begin
 end
 $$;
 
-create trigger backfill_runs_guard before update on public.backfill_runs
+create trigger backfill_runs_guard
+  before update of run_id, state, target, environment, request, plan, digest, fingerprint, server, sealed_at
+  on public.backfill_runs
   for each row execute function backfill_private.guard_run();
 
 -- Guard the items: planned columns stay as sealed, and no row is deleted.

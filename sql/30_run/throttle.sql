@@ -148,7 +148,8 @@ begin
   update public.backfill_runs
   set next_batch_at = v_now
     + backfill_private.batch_spacing_s(backfill_private.paced(request, pace_per_minute)) * interval '1 second'
-  where run_id = p_run.run_id;
+  where run_id = p_run.run_id
+    and backfill_private.rate_of(p_run) is not null;
 end
 $$;
 

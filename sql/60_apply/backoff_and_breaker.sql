@@ -162,6 +162,23 @@ begin
 end
 $$;
 
+-- Note batches in which nothing went wrong, many at once: what note_trouble and break_circuit would say of each.
+--
+-- p_done  how many sessions they have done, if any. Null: there were no such batches
+create function backfill_private.note_well(p_run_id uuid, p_done bigint)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  update public.backfill_runs
+  set troubled_batches = 0,
+      back_off_until = null,
+      settled_since = settled_since + p_done,
+      failed_in_row = case when p_done > 0 then 0 else failed_in_row end
+  where run_id = p_run_id
+    and p_done is not null
+$$;
+
 -- Until when a run starts no session by itself: it backs off, or is outside the hours of its standing approval. Null:
 -- it does not wait.
 create function backfill_private.waits_until(p_run public.backfill_runs)

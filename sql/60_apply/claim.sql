@@ -11,20 +11,32 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_batch record;
+  v_is_any boolean := false;
+  v_well bigint;
 begin
   for v_batch in
     with looked_at as (
       delete from backfill_private.unnoted as u
       where u.run_id = p_run_id and u.is_noted
-      returning u.unnoted_id, u.trouble, u.settled
+      returning u.unnoted_id, u.is_well, u.trouble, u.settled, u.details
     )
-    select l.trouble, l.settled from looked_at as l order by l.unnoted_id
+    select l.is_well, l.trouble, l.settled, coalesce((l.details #>> '{states,done}')::bigint, 0) as done
+    from looked_at as l
+    order by l.unnoted_id
   loop
-    perform backfill_private.record_critical(p_run_id, null, v_batch.settled);
-    perform backfill_private.note_trouble(p_run_id, v_batch.trouble, v_batch.settled);
-    perform backfill_private.break_circuit(p_run_id, v_batch.settled);
+    v_is_any := true;
+    if v_batch.is_well then
+      v_well := coalesce(v_well, 0) + v_batch.done;
+    else
+      perform backfill_private.note_well(p_run_id, v_well);
+      v_well := null;
+      perform backfill_private.record_critical(p_run_id, null, v_batch.settled);
+      perform backfill_private.note_trouble(p_run_id, v_batch.trouble, v_batch.settled);
+      perform backfill_private.break_circuit(p_run_id, v_batch.settled);
+    end if;
   end loop;
-  return found;
+  perform backfill_private.note_well(p_run_id, v_well);
+  return v_is_any;
 end
 $$;
 

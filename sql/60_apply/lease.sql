@@ -213,9 +213,7 @@ begin
     return v_grants;
   end if;
   perform backfill_private.count_starts(p_run, jsonb_array_length(v_grants));
-  update public.backfill_runs set batches_granted = batches_granted + 1 where run_id = p_run.run_id;
   perform backfill_private.record(p_run.run_id, 'batch_granted', jsonb_build_object(
-    'number', p_run.batches_granted + 1,
     'claim', p_claim_id,
     'worker', p_worker,
     'phase', v_grants -> 0 ->> 'phase',

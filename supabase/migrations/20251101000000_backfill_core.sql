@@ -3112,6 +3112,8 @@ create table backfill_private.lock_secret (
 
 insert into backfill_private.lock_secret default values;
 
+-- The row changes with each batch, and each of its versions is walked over for as long as somebody holds a snapshot. So
+-- what does not change, such as the plan, is kept out of it.
 create table public.backfill_runs (
   run_id uuid primary key default gen_random_uuid(),
   state text not null default 'planning',
@@ -3162,7 +3164,7 @@ create table public.backfill_runs (
   constraint backfill_runs_state_check check (state in (
     'planning', 'awaiting_approval', 'approved', 'running', 'paused', 'completed',
     'rejected', 'cancelled', 'expired', 'rolled_back'))
-);
+) with (toast_tuple_target = 512);
 
 comment on table public.backfill_runs is
   'One row per run: what was asked, what was planned, who approved it, where it stands.';
@@ -3495,8 +3497,11 @@ as $$
     e'\n', p_prev_hash, p_run_id, p_seq, to_jsonb(p_at), p_kind, p_actor, p_details))
 $$;
 
--- Append one event to a run's chain, and nothing else. Only record() and note_batches() call this.
-create function backfill_private.append_event(p_run_id uuid, p_kind text, p_details jsonb)
+-- Append events to a run's chain, and nothing else. Only record() and note_batches() call this. However many they are,
+-- the run's row is written once: each of its versions is looked at again for as long as somebody holds a snapshot.
+--
+-- p_kinds, p_details  of each event. A granted batch gets its number here
+create function backfill_private.append_events(p_run_id uuid, p_kinds text[], p_details jsonb[])
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -3505,15 +3510,28 @@ declare
   v_run public.backfill_runs;
   v_at timestamptz := backfill_private.clock();
   v_actor text := (select label from backfill_private.caller());
+  v_event record;
   v_hash text;
 begin
   select * into strict v_run from public.backfill_runs where run_id = p_run_id for no key update;
-  v_hash := backfill_private.event_hash(
-    v_run.audit_head, p_run_id, v_run.audit_count + 1, v_at, p_kind, v_actor, p_details);
-  insert into public.backfill_events (run_id, seq, at, kind, actor, details, prev_hash, hash)
-  values (p_run_id, v_run.audit_count + 1, v_at, p_kind, v_actor, p_details, v_run.audit_head, v_hash);
+  for v_event in
+    select e.kind, e.details
+    from unnest(p_kinds, p_details) with ordinality as e (kind, details, place)
+    order by e.place
+  loop
+    v_run.audit_count := v_run.audit_count + 1;
+    if v_event.kind = 'batch_granted' then
+      v_run.batches_granted := v_run.batches_granted + 1;
+      v_event.details := v_event.details || jsonb_build_object('number', v_run.batches_granted);
+    end if;
+    v_hash := backfill_private.event_hash(
+      v_run.audit_head, p_run_id, v_run.audit_count, v_at, v_event.kind, v_actor, v_event.details);
+    insert into public.backfill_events (run_id, seq, at, kind, actor, details, prev_hash, hash)
+    values (p_run_id, v_run.audit_count, v_at, v_event.kind, v_actor, v_event.details, v_run.audit_head, v_hash);
+    v_run.audit_head := v_hash;
+  end loop;
   update public.backfill_runs
-  set audit_count = v_run.audit_count + 1, audit_head = v_hash
+  set audit_count = v_run.audit_count, audit_head = v_run.audit_head, batches_granted = v_run.batches_granted
   where run_id = p_run_id;
 end
 $$;
@@ -3528,27 +3546,24 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_batch record;
-  v_number integer;
+  v_noted record;
 begin
   perform from public.backfill_runs where run_id = p_run_id for no key update;
-  for v_batch in
-    with noted as (
-      update backfill_private.unnoted as u
-      set is_noted = true
-      where u.run_id = p_run_id and not u.is_noted
-      returning u.unnoted_id, u.granted, u.details
-    )
-    select n.granted, n.details from noted as n order by n.unnoted_id
-  loop
-    update public.backfill_runs
-    set batches_granted = batches_granted + 1
-    where run_id = p_run_id
-    returning batches_granted into v_number;
-    perform backfill_private.append_event(
-      p_run_id, 'batch_granted', v_batch.granted || jsonb_build_object('number', v_number));
-    perform backfill_private.append_event(p_run_id, 'batch_settled', v_batch.details);
-  end loop;
+  with noted as (
+    update backfill_private.unnoted as u
+    set is_noted = true
+    where u.run_id = p_run_id and not u.is_noted
+    returning u.unnoted_id, u.granted, u.details
+  )
+  select
+    array_agg(e.kind order by n.unnoted_id, e.kind) as kinds,
+    array_agg(e.details order by n.unnoted_id, e.kind) as details
+  into v_noted
+  from noted as n
+  cross join lateral (values ('batch_granted', n.granted), ('batch_settled', n.details)) as e (kind, details);
+  if v_noted.kinds is not null then
+    perform backfill_private.append_events(p_run_id, v_noted.kinds, v_noted.details);
+  end if;
 end
 $$;
 
@@ -3560,7 +3575,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform backfill_private.note_batches(p_run_id);
-  perform backfill_private.append_event(p_run_id, p_kind, p_details);
+  perform backfill_private.append_events(p_run_id, array[p_kind], array[p_details]);
 end
 $$;
 
@@ -5520,7 +5535,9 @@ begin
 end
 $$;
 
-create trigger backfill_runs_guard before update on public.backfill_runs
+create trigger backfill_runs_guard
+  before update of run_id, state, target, environment, request, plan, digest, fingerprint, server, sealed_at
+  on public.backfill_runs
   for each row execute function backfill_private.guard_run();
 
 -- Guard the items: planned columns stay as sealed, and no row is deleted.
@@ -5799,7 +5816,8 @@ begin
   update public.backfill_runs
   set next_batch_at = v_now
     + backfill_private.batch_spacing_s(backfill_private.paced(request, pace_per_minute)) * interval '1 second'
-  where run_id = p_run.run_id;
+  where run_id = p_run.run_id
+    and backfill_private.rate_of(p_run) is not null;
 end
 $$;
 
@@ -11242,6 +11260,23 @@ begin
 end
 $$;
 
+-- Note batches in which nothing went wrong, many at once: what note_trouble and break_circuit would say of each.
+--
+-- p_done  how many sessions they have done, if any. Null: there were no such batches
+create function backfill_private.note_well(p_run_id uuid, p_done bigint)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  update public.backfill_runs
+  set troubled_batches = 0,
+      back_off_until = null,
+      settled_since = settled_since + p_done,
+      failed_in_row = case when p_done > 0 then 0 else failed_in_row end
+  where run_id = p_run_id
+    and p_done is not null
+$$;
+
 -- Until when a run starts no session by itself: it backs off, or is outside the hours of its standing approval. Null:
 -- it does not wait.
 create function backfill_private.waits_until(p_run public.backfill_runs)
@@ -12078,20 +12113,32 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_batch record;
+  v_is_any boolean := false;
+  v_well bigint;
 begin
   for v_batch in
     with looked_at as (
       delete from backfill_private.unnoted as u
       where u.run_id = p_run_id and u.is_noted
-      returning u.unnoted_id, u.trouble, u.settled
+      returning u.unnoted_id, u.is_well, u.trouble, u.settled, u.details
     )
-    select l.trouble, l.settled from looked_at as l order by l.unnoted_id
+    select l.is_well, l.trouble, l.settled, coalesce((l.details #>> '{states,done}')::bigint, 0) as done
+    from looked_at as l
+    order by l.unnoted_id
   loop
-    perform backfill_private.record_critical(p_run_id, null, v_batch.settled);
-    perform backfill_private.note_trouble(p_run_id, v_batch.trouble, v_batch.settled);
-    perform backfill_private.break_circuit(p_run_id, v_batch.settled);
+    v_is_any := true;
+    if v_batch.is_well then
+      v_well := coalesce(v_well, 0) + v_batch.done;
+    else
+      perform backfill_private.note_well(p_run_id, v_well);
+      v_well := null;
+      perform backfill_private.record_critical(p_run_id, null, v_batch.settled);
+      perform backfill_private.note_trouble(p_run_id, v_batch.trouble, v_batch.settled);
+      perform backfill_private.break_circuit(p_run_id, v_batch.settled);
+    end if;
   end loop;
-  return found;
+  perform backfill_private.note_well(p_run_id, v_well);
+  return v_is_any;
 end
 $$;
 
@@ -13141,9 +13188,7 @@ begin
     return v_grants;
   end if;
   perform backfill_private.count_starts(p_run, jsonb_array_length(v_grants));
-  update public.backfill_runs set batches_granted = batches_granted + 1 where run_id = p_run.run_id;
   perform backfill_private.record(p_run.run_id, 'batch_granted', jsonb_build_object(
-    'number', p_run.batches_granted + 1,
     'claim', p_claim_id,
     'worker', p_worker,
     'phase', v_grants -> 0 ->> 'phase',

@@ -369,3 +369,40 @@ BREAK_CIRCUIT = Rule(
 )  # fmt: skip
 
 RULES = (BACK_OFF, NOTE_TROUBLE, BREAK_CIRCUIT)
+
+WELL = f"""
+select jsonb_build_array(r.settled_since, r.failed_since, r.failed_in_row, r.troubled_batches,
+  extract(epoch from r.back_off_until - backfill_private.clock()))
+from public.backfill_runs as r where r.run_id = '{RUN}'
+"""
+# Nine were settled, of which six failed, the newest four.
+FAILING = counted(9, 6, 4)
+
+
+def well(name: str, done: str, wanted: tuple[object, ...]) -> Case:
+    """A case of so many sessions that batches without trouble have done."""
+    call = f"select backfill_private.note_well('{RUN}', {done})"
+    return Case(name, WELL, (), list(wanted), (FAILING, BEFORE, call))
+
+
+NOTE_WELL = Rule(
+    "what batches without trouble say",
+    ("note_well",),
+    (
+        well("some done", "7", (16, 6, 0, 0, None)),
+        well("one done", "1", (10, 6, 0, 0, None)),
+        well("none done: all wait for a call of their own", "0", (9, 6, 4, 0, None)),
+        well("no such batch", "null", (9, 6, 4, 3, 60)),
+        Case(
+            "another run keeps its own",
+            "select jsonb_build_array(r.settled_since, r.troubled_batches)"
+            f" from public.backfill_runs as r where r.run_id = '{OTHER_RUN}'",
+            (),
+            [4, 2],
+            (
+                run_has(OTHER_RUN, settled_since=4, troubled_batches=2),
+                f"select backfill_private.note_well('{RUN}', 5)",
+            ),
+        ),
+    ),
+)
