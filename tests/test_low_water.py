@@ -21,9 +21,9 @@ SESSIONS = 600
 Db = psycopg.Connection[Any]
 
 
-def started(db: Db, **request: Any) -> str:
-    """A run over 600 sessions without a throttle. Returns its id."""
-    db.execute(SOURCE.encode(), {"sessions": SESSIONS})
+def started(db: Db, sessions: int = SESSIONS, **request: Any) -> str:
+    """A run over so many sessions without a throttle. Returns its id."""
+    db.execute(SOURCE.encode(), {"sessions": sessions})
     asked = {"since": "2030-01-01", "throttle_per_minute": "none", "rehearse": 0, **request}
     return str(verbs.started(db, **asked))
 
@@ -48,10 +48,18 @@ def test_beside_a_held_snapshot_a_late_claim_looks_at_no_more_than_an_early_one(
     assert claims[-1] <= 1.5 * claims[1], claims
 
 
-# Looks of each claim, by what they look for.
+# Looks of each claim and settle, by what they look for.
 LOOKS = {
     "leases that ran out": "select backfill_private.release_expired()",
     "what was granted before": "select backfill_private.granted_before(%(run)s, gen_random_uuid())",
+    "what is to be settled": """
+select backfill_private.settle(
+  %(run)s, gen_random_uuid(), '[{"ordinal": 2900, "outcome": "released"}]')
+""",
+    "what is leased of it": """
+select backfill_private.held_items(
+  %(run)s, '[{"ordinal": 2900, "outcome": "released"}]')
+""",
 }
 
 
@@ -71,8 +79,11 @@ def pages(db: Db, look: str, run_id: str) -> int:
 def test_beside_a_held_snapshot_leases_that_were_settled_are_not_walked_over(
     project_db: Db, postgres_server: PostgresServer, clock: DatabaseClock, look: str
 ) -> None:
-    """Once a look for those that ran out has passed them. Their entries in the index stay."""
-    run_id = started(project_db, batch_size=100)
+    """Once a look for those that ran out has passed them. Their entries in the index stay.
+
+    The run is large enough for PostgreSQL not to read all of it.
+    """
+    run_id = started(project_db, 5 * SESSIONS, batch_size=100)
     with snapshot.snapshot_held(postgres_server.dsn(project_db.info.dbname), True):
         pages(project_db, LOOKS[look], run_id)
         early = pages(project_db, LOOKS[look], run_id)

@@ -84,6 +84,7 @@ create function backfill_private.lower_low_water(p_run_id uuid, p_ordinals integ
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
 set enable_seqscan = off
 as $$
 declare

@@ -138,6 +138,7 @@ returns table (
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 as $$
 #variable_conflict use_column
@@ -183,6 +184,7 @@ create function backfill_private.decide_outcomes(p_run_id uuid, p_outcomes jsonb
 returns jsonb
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 as $$
 declare
@@ -298,13 +300,13 @@ as $$
 declare
   v_ordinals integer[];
 begin
-  select coalesce(array_agg(l.ordinal), '{}') into v_ordinals
+  -- Asked for their state afterwards: the index of all leases would seem as good, see low_water.sql.
+  select coalesce(array_agg(l.ordinal) filter (where l.state = 'leased'), '{}') into v_ordinals
   from (
-    select i.ordinal
+    select i.ordinal, i.state
     from public.backfill_items as i
     where i.run_id = p_run_id
       and i.ordinal = any (array(select o.ordinal from jsonb_to_recordset(p_outcomes) as o (ordinal integer)))
-      and i.state = 'leased'
     order by i.ordinal
     for update of i) as l;
   if exists (

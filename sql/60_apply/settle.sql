@@ -109,6 +109,9 @@ $$;
 
 -- Settle the outcomes of a claimed batch. Safe to call again: what is settled stays as it was.
 --
+-- Planned once per connection, as all that has long statements on this way: PostgreSQL would plan them anew at the
+-- first five calls of each connection of the pool, which takes longer than a small batch.
+--
 -- p_outcomes  see backfill_private.decide_outcomes. Only items still leased under this claim are settled
 -- returns     {state, reason, settled: […]}, with the sessions that a witness's outcome has settled, see judge_trial
 -- raises      OB001 no such run, OB010 not allowed
@@ -117,6 +120,7 @@ returns jsonb
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_told integer[];
@@ -134,7 +138,8 @@ begin
       else 'unknown' end)) into v_mine
   from jsonb_array_elements(p_outcomes) as o
   join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = (o ->> 'ordinal')::integer
-  where i.ordinal = any (v_told) and i.claim_id = p_claim_id and i.state = 'leased';
+  -- An item names its claim only while it is leased. It is not asked for its state: see low_water.sql.
+  where i.ordinal = any (v_told) and i.claim_id = p_claim_id;
   if v_mine is not null then
     v_mine := backfill_private.doubt_refusals(p_run_id, backfill_private.judge_unheard(p_run_id, v_mine));
     v_mine := backfill_private.doubt_conflicts(p_run_id, v_mine);

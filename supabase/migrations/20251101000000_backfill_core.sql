@@ -13746,6 +13746,7 @@ create function backfill_private.lower_low_water(p_run_id uuid, p_ordinals integ
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
 set enable_seqscan = off
 as $$
 declare
@@ -14087,6 +14088,7 @@ returns table (
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 as $$
 #variable_conflict use_column
@@ -14132,6 +14134,7 @@ create function backfill_private.decide_outcomes(p_run_id uuid, p_outcomes jsonb
 returns jsonb
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 as $$
 declare
@@ -14247,13 +14250,13 @@ as $$
 declare
   v_ordinals integer[];
 begin
-  select coalesce(array_agg(l.ordinal), '{}') into v_ordinals
+  -- Asked for their state afterwards: the index of all leases would seem as good, see low_water.sql.
+  select coalesce(array_agg(l.ordinal) filter (where l.state = 'leased'), '{}') into v_ordinals
   from (
-    select i.ordinal
+    select i.ordinal, i.state
     from public.backfill_items as i
     where i.run_id = p_run_id
       and i.ordinal = any (array(select o.ordinal from jsonb_to_recordset(p_outcomes) as o (ordinal integer)))
-      and i.state = 'leased'
     order by i.ordinal
     for update of i) as l;
   if exists (
@@ -14578,6 +14581,9 @@ $$;
 
 -- Settle the outcomes of a claimed batch. Safe to call again: what is settled stays as it was.
 --
+-- Planned once per connection, as all that has long statements on this way: PostgreSQL would plan them anew at the
+-- first five calls of each connection of the pool, which takes longer than a small batch.
+--
 -- p_outcomes  see backfill_private.decide_outcomes. Only items still leased under this claim are settled
 -- returns     {state, reason, settled: […]}, with the sessions that a witness's outcome has settled, see judge_trial
 -- raises      OB001 no such run, OB010 not allowed
@@ -14586,6 +14592,7 @@ returns jsonb
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_told integer[];
@@ -14603,7 +14610,8 @@ begin
       else 'unknown' end)) into v_mine
   from jsonb_array_elements(p_outcomes) as o
   join public.backfill_items as i on i.run_id = p_run_id and i.ordinal = (o ->> 'ordinal')::integer
-  where i.ordinal = any (v_told) and i.claim_id = p_claim_id and i.state = 'leased';
+  -- An item names its claim only while it is leased. It is not asked for its state: see low_water.sql.
+  where i.ordinal = any (v_told) and i.claim_id = p_claim_id;
   if v_mine is not null then
     v_mine := backfill_private.doubt_refusals(p_run_id, backfill_private.judge_unheard(p_run_id, v_mine));
     v_mine := backfill_private.doubt_conflicts(p_run_id, v_mine);
@@ -14743,6 +14751,7 @@ returns table (ordinal integer, steps jsonb)
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 as $$
 #variable_conflict use_column
