@@ -177,7 +177,7 @@ drop table if exists
 drop view if exists
   backfill_private.bounds, backfill_private.causes, backfill_private.faults, backfill_private.stamps;
 drop type if exists
-  backfill_private.precondition,
+  backfill_private.precondition, backfill_private.written_table,
   backfill_private.undoable, backfill_private.undo_table, backfill_private.undo_terms;
 drop function if exists backfill_private.may(text), backfill_private.clock();
 drop schema if exists backfill_private;

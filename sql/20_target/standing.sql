@@ -53,14 +53,12 @@ set search_path = pg_catalog, pg_temp
 as $$
   select format(
     $sql$(
-        select count(*)
-        from (
-          select 1 as one
-          from %1$s as n
-          where n.%2$I = %3$s
-          limit (select backfill_private.parameter(%4$L, %5$L))::bigint
-        ) as enough
-      ) < (select backfill_private.parameter(%4$L, %5$L))::bigint$sql$,
+        select true
+        from %1$s as n
+        where n.%2$I = %3$s
+        offset greatest((select backfill_private.parameter(%4$L, %5$L))::bigint - 1, 0)
+        limit 1
+      ) is null and (select backfill_private.parameter(%4$L, %5$L))::bigint > 0$sql$,
     p_need ->> 'table',
     p_need ->> 'column',
     p_key,

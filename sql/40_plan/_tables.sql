@@ -38,3 +38,6 @@ create table backfill_private.rehearsal_rows (
   contents jsonb not null,
   primary key (scratch, moment, table_name, row_key)
 );
+
+-- A table that a run writes: how many rows it plans for it, and how many of them replace one. See blast_radius.sql.
+create type backfill_private.written_table as (relation regclass, planned_rows bigint, replaced_rows bigint);

@@ -175,7 +175,8 @@ declare
   v_named text;
 begin
   execute format('
-    with counted as (
+    -- Materialized, or each row would be counted once for every figure.
+    with counted as materialized (
       select
         item.session_id,
         item.phase,

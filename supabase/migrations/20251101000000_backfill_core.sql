@@ -2538,14 +2538,12 @@ set search_path = pg_catalog, pg_temp
 as $$
   select format(
     $sql$(
-        select count(*)
-        from (
-          select 1 as one
-          from %1$s as n
-          where n.%2$I = %3$s
-          limit (select backfill_private.parameter(%4$L, %5$L))::bigint
-        ) as enough
-      ) < (select backfill_private.parameter(%4$L, %5$L))::bigint$sql$,
+        select true
+        from %1$s as n
+        where n.%2$I = %3$s
+        offset greatest((select backfill_private.parameter(%4$L, %5$L))::bigint - 1, 0)
+        limit 1
+      ) is null and (select backfill_private.parameter(%4$L, %5$L))::bigint > 0$sql$,
     p_need ->> 'table',
     p_need ->> 'column',
     p_key,
@@ -6070,6 +6068,9 @@ create table backfill_private.rehearsal_rows (
   primary key (scratch, moment, table_name, row_key)
 );
 
+-- A table that a run writes: how many rows it plans for it, and how many of them replace one. See blast_radius.sql.
+create type backfill_private.written_table as (relation regclass, planned_rows bigint, replaced_rows bigint);
+
 -- from sql/40_plan/blast_radius.sql
 -- Blast radius: what else a plan's writes set off, read from the catalogs when the plan is sealed.
 
@@ -6091,7 +6092,7 @@ $$;
 -- The tables that a run writes, with their partitions: how many rows it plans for each, and how many of them replace
 -- one.
 create function backfill_private.written_tables(p_run_id uuid)
-returns table (relation regclass, planned_rows bigint, replaced_rows bigint)
+returns setof backfill_private.written_table
 language sql
 stable
 set search_path = pg_catalog, pg_temp
@@ -6108,7 +6109,7 @@ $$;
 
 -- Triggers of the user's that fire for what a run or its undo does. A webhook is named only by the host that it calls,
 -- since its arguments may hold secrets. A trigger that a partition has from its parent is told once, at the parent.
-create function backfill_private.trigger_effects(p_run_id uuid)
+create function backfill_private.trigger_effects(p_written backfill_private.written_table[])
 returns setof jsonb
 language sql
 stable
@@ -6131,7 +6132,7 @@ as $$
       coalesce(' at ' || substring(encode(g.tgargs, 'escape') from '://([^/:\\]+)'), '')),
     case when g.tgtype & 4 <> 0 then w.planned_rows - w.replaced_rows else 0 end
       + case when g.tgtype & 16 <> 0 then w.replaced_rows else 0 end)
-  from backfill_private.written_tables(p_run_id) as w
+  from unnest(p_written) as w
   join pg_trigger as g
     on g.tgrelid = w.relation
     and not g.tgisinternal
@@ -6148,7 +6149,7 @@ as $$
 $$;
 
 -- Who else sees the rows or refers to them: publications, foreign keys, materialized views.
-create function backfill_private.listener_effects(p_run_id uuid)
+create function backfill_private.listener_effects(p_written backfill_private.written_table[])
 returns setof jsonb
 language sql
 stable
@@ -6164,7 +6165,7 @@ as $$
     end,
     case when b.pubinsert then w.planned_rows - w.replaced_rows else 0 end
       + case when b.pubupdate then w.replaced_rows else 0 end)
-  from backfill_private.written_tables(p_run_id) as w
+  from unnest(p_written) as w
   join pg_class as c on c.oid = w.relation
   join pg_publication_tables as t on to_regclass(format('%I.%I', t.schemaname, t.tablename)) = w.relation
   join pg_publication as b on b.pubname = t.pubname
@@ -6183,7 +6184,7 @@ as $$
         else 'no action'
       end),
     null)
-  from backfill_private.written_tables(p_run_id) as w
+  from unnest(p_written) as w
   join pg_constraint as k
     on k.contype = 'f'
     and k.confrelid = w.relation
@@ -6195,7 +6196,7 @@ as $$
     w.relation,
     'holds what the table held when it was refreshed last',
     null)
-  from backfill_private.written_tables(p_run_id) as w
+  from unnest(p_written) as w
   join pg_depend as d
     on d.refclassid = 'pg_class'::regclass
     and d.refobjid = w.relation
@@ -6205,7 +6206,7 @@ as $$
 $$;
 
 -- What the tables do by themselves: generated columns, numbers from sequences, policies that bind even their owner.
-create function backfill_private.column_effects(p_run_id uuid)
+create function backfill_private.column_effects(p_written backfill_private.written_table[])
 returns setof jsonb
 language sql
 stable
@@ -6220,7 +6221,7 @@ as $$
       else format('draws %s for each row. The rehearsal and an undo give none back', a.attname)
     end,
     w.planned_rows)
-  from backfill_private.written_tables(p_run_id) as w
+  from unnest(p_written) as w
   join pg_attribute as a
     on a.attrelid = w.relation
     and a.attnum > 0
@@ -6250,13 +6251,13 @@ as $$
     w.relation,
     'row level security is forced: functions with their owner''s rights are subject to it',
     null)
-  from backfill_private.written_tables(p_run_id) as w
+  from unnest(p_written) as w
   join pg_class as c on c.oid = w.relation and c.relforcerowsecurity
   join pg_policy as p on p.polrelid = w.relation
 $$;
 
 -- Scheduled jobs whose command names one of the tables. None if pg_cron is not installed.
-create function backfill_private.cron_effects(p_run_id uuid)
+create function backfill_private.cron_effects(p_written backfill_private.written_table[])
 returns setof jsonb
 language plpgsql
 stable
@@ -6273,11 +6274,11 @@ begin
       w.relation,
       format(''runs at %s and names the table'', j.schedule),
       null)
-    from backfill_private.written_tables($1) as w
+    from unnest($1) as w
     join pg_class as c on c.oid = w.relation
     join cron.job as j on j.active and position(lower(c.relname) in lower(j.command)) > 0
     order by j.jobid'
-  using p_run_id;
+  using p_written;
 end
 $$;
 
@@ -6374,19 +6375,23 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
+  -- The planned rows are counted once: a large plan takes its time.
+  with w as materialized (
+    select array(select t from backfill_private.written_tables(p_run_id) as t) as tables
+  )
   select coalesce(jsonb_agg(e.effect order by e.place, e.number), '[]')
   from (
     select 1 as place, t.*
-    from backfill_private.trigger_effects(p_run_id) with ordinality as t (effect, number)
+    from w, backfill_private.trigger_effects(w.tables) with ordinality as t (effect, number)
     union all
     select 2, t.*
-    from backfill_private.listener_effects(p_run_id) with ordinality as t (effect, number)
+    from w, backfill_private.listener_effects(w.tables) with ordinality as t (effect, number)
     union all
     select 3, t.*
-    from backfill_private.column_effects(p_run_id) with ordinality as t (effect, number)
+    from w, backfill_private.column_effects(w.tables) with ordinality as t (effect, number)
     union all
     select 4, t.*
-    from backfill_private.cron_effects(p_run_id) with ordinality as t (effect, number)
+    from w, backfill_private.cron_effects(w.tables) with ordinality as t (effect, number)
     union all
     select 5, t.*
     from backfill_private.function_effects(p_run_id) with ordinality as t (effect, number)
@@ -7331,7 +7336,8 @@ declare
   v_named text;
 begin
   execute format('
-    with counted as (
+    -- Materialized, or each row would be counted once for every figure.
+    with counted as materialized (
       select
         item.session_id,
         item.phase,
