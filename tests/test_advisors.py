@@ -70,6 +70,11 @@ NEEDED_BY = {
         select undo_id from backfill_private.undos
         where run_id = gen_random_uuid() order by undo_id desc limit 1
     """,
+    # backfill_private.conflicts_after: the next rows that an undo leaves
+    "backfill_conflicts_undos": """
+        select from backfill_private.conflicts
+        where undo_id = 1 and is_left and conflict_id > 0 order by conflict_id limit 1000
+    """,
     # backfill_private.note_batches, whenever the run is locked: what calls in bulk have settled
     "backfill_unnoted_runs": """
         select from backfill_private.unnoted

@@ -42,6 +42,7 @@ CALLED_BY_USERS = (
     "pace(uuid,numeric)",
     "paced(jsonb,integer)",
     "preview_undo(uuid,text[],text,text,integer,bigint)",
+    "undo_conflicts_part(uuid,bigint,bigint)",
     "propose_standing(uuid,jsonb)",
     "rate_of(public.backfill_runs)",
     "refuse_untargeted()",

@@ -144,6 +144,43 @@ def test_a_row_that_changed_since_the_preview_is_seen_before_anything_is_written
     assert len(again.conflicts) == 1
 
 
+def test_of_many_conflicts_none_is_lost_and_no_answer_holds_all(
+    project: Project, bf: backfill.Backfill, run: str
+) -> None:
+    """A thousand in an answer; the preview, the undo and what it leaves tell the same rows."""
+    project.db.execute("update public.profiles set payload = '{\"mean\": 4}'")
+    changed = project.value(
+        "select count(*) from public.backfill_items"
+        " where run_id = %s and 'profile' = any (components)",
+        run,
+    )
+    project.db.execute("update public.fc_scores set blocks_answered = 5")
+    answer = project.value("select public.backfill_preview_undo(%s)", run)
+    everything = SESSIONS + changed
+    assert (answer["conflicts_total"], len(answer["conflicts"])) == (everything, 1_000)
+    preview = bf.rollback(run)
+    assert len(preview.conflicts) == everything
+    assert preview.conflicts[:1_000] == tuple(answer["conflicts"])
+    places = {(c["session_id"], c["table"]) for c in preview.conflicts}
+    assert len(places) == everything
+    done = preview.confirm(reason="all of it")
+    assert (done.conflicts, done.state) == (preview.conflicts, "completed")
+    left = project.value("select count(*) from backfill_private.left_behind(%s)", run)
+    assert left == everything
+
+
+def test_a_look_that_begins_again_tells_each_conflict_once(
+    project: Project, bf: backfill.Backfill, run: str
+) -> None:
+    """Before the first row all is looked at anew: what the preview saw is forgotten by then."""
+    project.db.execute("update public.fc_scores set blocks_answered = 5")
+    preview = bf.rollback(run)
+    done = preview.confirm(reason="the profiles")
+    assert [c["table"] for c in done.conflicts] == ["public.fc_scores"] * SESSIONS
+    kept = "select count(*) from backfill_private.conflicts where not is_left"
+    assert project.value(kept) == SESSIONS
+
+
 def test_an_unfinished_preview_confirms_nothing_and_hides_none(project: Project, run: str) -> None:
     """The newest that came to its end is what a digest confirms."""
     whole = verbs.call(project.db, "backfill_preview_undo", p_run_id=run)

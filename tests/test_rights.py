@@ -62,6 +62,7 @@ CALLS = {
     "backfill_plan_sessions": (DENIED, "none", "ok", "ok", "ok", "ok"),
     "backfill_written": (DENIED, "none", "ok", "ok", "ok", "ok"),
     "backfill_left_behind": (DENIED, "OB010", "none", "none", "none", "none"),
+    "backfill_undo_conflicts": (DENIED, "OB010", "OB010", "OB013", "OB013", "OB013"),
     "backfill_rehearsal": (DENIED, DENIED, DENIED, DENIED, DENIED, "ok"),
     "backfill_rehearse": (DENIED, DENIED, DENIED, DENIED, DENIED, "ok"),
     "backfill_start": (DENIED, DENIED, DENIED, DENIED, DENIED, "ok"),
@@ -374,6 +375,7 @@ def _arguments(project: Project, runs: dict[str, str], claim_id: str) -> dict[st
         "backfill_plan_sessions": running,
         "backfill_written": completed,
         "backfill_left_behind": completed,
+        "backfill_undo_conflicts": {**completed, "p_undo_id": 0},
         "backfill_start": {"p_run_id": runs["approved"], "p_worker": "w"},
         "backfill_claim": {**running, "p_claim_id": str(uuid4()), "p_worker": "w"},
         "backfill_claim_apart": {**running, "p_claim_id": str(uuid4()), "p_worker": "w"},
@@ -567,8 +569,11 @@ def test_postgres_calls_everything(world: World) -> None:
         values = [Jsonb(v) if isinstance(v, dict | list) else v for v in given.values()]
         named = ", ".join(f"{argument} => %s" for argument in given)
         got[name] = _as_postgres(world, f"select public.{name}({named})", values)
-    # An empty list is no declaration, and there is no pg_cron here.
-    without = ("backfill_check_target", "backfill_drive", "backfill_drive_every")
+    # An empty list is no declaration, no undo has the number 0, and there is no pg_cron here.
+    without = (
+        *("backfill_check_target", "backfill_undo_conflicts"),
+        *("backfill_drive", "backfill_drive_every"),
+    )
     assert got == {**dict.fromkeys(CALLS, "ok"), **dict.fromkeys(without, "OB013")}
 
 

@@ -570,7 +570,7 @@ def test_the_functions_that_the_key_may_call_are_these(thief: Thief) -> None:
         "find_runs", "freshness", "heal_next", "history", "installed", "left_behind", "open",
         "pace", "pause", "plan_sessions", "preview_undo", "propose_standing", "prune",
         "rehearsal", "rehearse", "reject", "renew", "resume", "retry", "revoke_standing", "seal",
-        "settle", "standings", "start", "verify_part", "watch", "written",
+        "settle", "standings", "start", "undo_conflicts", "verify_part", "watch", "written",
     }  # fmt: skip
 
 

@@ -30,7 +30,8 @@ CALLS = """\
 -- Run the calls one by one. A run that is running has to be paused first:
 -- select public.backfill_pause('{run}', 'why');
 
--- 1. Preview. This changes nothing. Rows under conflicts were changed since, and will be left.
+-- 1. Preview. This changes nothing. Rows under conflicts, the first thousand, were changed since,
+-- and will be left.
 -- For a part of it: add p_sessions => array['…'], p_since => '2025-08-01', p_until => '2025-08-31'
 -- While there is no digest yet: add p_undo_id => …, as the answer has it, and call it again.
 select
@@ -39,6 +40,7 @@ select
   undo -> 'session_ids' as the_first_hundred,
   undo -> 'deletes' as deletes,
   undo -> 'restores' as restores,
+  undo -> 'conflicts_total' as conflicts_total,
   undo -> 'conflicts' as conflicts,
   undo -> 'undo_id' as undo_id
 from public.backfill_preview_undo(p_run_id => '{run}') as undo;
@@ -50,6 +52,7 @@ select
   undo ->> 'state' as state,
   undo -> 'deletes' as deletes,
   undo -> 'restores' as restores,
+  undo -> 'conflicts_total' as conflicts_total,
   undo -> 'conflicts' as conflicts
 from public.backfill_confirm_undo(
   p_run_id => '{run}',

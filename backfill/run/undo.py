@@ -124,7 +124,7 @@ async def preview_undo(
         on_progress(answer["looked_at"], answer["to_look_at"])
         asked["p_undo_id"] = answer["undo_id"]
         answer = await gateway.call(verb, asked, answers.PREVIEW, access_token=by)
-    return AsyncUndo(gateway, undo_of(answer))
+    return AsyncUndo(gateway, undo_of(await _with_all_conflicts(gateway, run_id, answer)))
 
 
 async def confirm_undo(
@@ -173,7 +173,23 @@ async def confirm_undo(
             took_s = time.monotonic() - began
             sessions = next_piece(sessions, took_s=took_s, most=most)
         on_progress(*_how_far(answer))
+    answer = await _with_all_conflicts(gateway, run_id, answer)
     return undone_of(run_id, digest, {**answer, "was_finished": first and first["was_finished"]})
+
+
+async def _with_all_conflicts(
+    gateway: Gateway, run_id: str, answer: Mapping[str, Json]
+) -> dict[str, Json]:
+    """An answer names the first rows that are left. There may be as many as the run wrote."""
+    conflicts: list[Json] = []
+    asked: dict[str, Json] = {"p_run_id": run_id, "p_undo_id": answer["undo_id"], "p_after": 0}
+    if len(answer["conflicts"]) == answer["conflicts_total"]:
+        return dict(answer)
+    while asked["p_after"] is not None:
+        part = await gateway.call("backfill_undo_conflicts", asked, answers.CONFLICTS)
+        conflicts += part["conflicts"]
+        asked["p_after"] = part["after"]
+    return {**answer, "conflicts": conflicts}
 
 
 def _how_far(answer: Mapping[str, Json]) -> tuple[int, int]:

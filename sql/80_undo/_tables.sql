@@ -35,11 +35,24 @@ create table backfill_private.undos (
   -- The sessions in scope that have rows, how many of them are done, and what became of their rows.
   sessions_total bigint,
   sessions_seen bigint not null default 0,
-  done jsonb not null default '{"deletes": {}, "restores": {}, "sessions": 0}',
-  conflicts jsonb not null default '[]'
+  done jsonb not null default '{"deletes": {}, "restores": {}, "sessions": 0, "conflicts_total": 0}'
 );
 
 create index backfill_undos_runs on backfill_private.undos (run_id, undo_id);
+
+-- The rows that an undo leaves: as its look sees it, and, once it was confirmed, as it came. There may be as many as
+-- the run wrote, so nobody is told all at once.
+create table backfill_private.conflicts (
+  conflict_id bigint generated always as identity primary key,
+  undo_id bigint not null references backfill_private.undos (undo_id) on delete cascade,
+  is_left boolean not null,
+  session_id text not null,
+  table_name text not null,
+  row_key jsonb not null,
+  reason text not null
+);
+
+create index backfill_conflicts_undos on backfill_private.conflicts (undo_id, is_left, conflict_id);
 
 -- A written row. A row that was written several times goes back to before the first write.
 --

@@ -40,7 +40,7 @@ language sql
 immutable
 set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(sum(counted.value::bigint), 0)::bigint + coalesce(jsonb_array_length(p_effect -> 'conflicts'), 0)
+  select coalesce(sum(counted.value::bigint), 0)::bigint + coalesce((p_effect ->> 'conflicts_total')::bigint, 0)
   from (
     select * from jsonb_each_text(p_effect -> 'deletes')
     union all

@@ -168,9 +168,9 @@ begin
   update backfill_private.undos
   set last_ordinal = v_until,
       sessions_seen = sessions_seen + v_taken,
-      conflicts = conflicts || (v_effect -> 'conflicts'),
       done = backfill_private.added(done, v_effect - array['conflicts', 'inferred', 'sessions_total', 'taken'])
   where undo_id = p_undo.undo_id;
+  perform backfill_private.keep_conflicts(p_undo.undo_id, true, v_effect -> 'conflicts');
   perform backfill_private.record(p_undo.run_id, 'undo_settled',
     backfill_private.undo_trace(p_undo.run_id, p_undo.undo_id, p_undo.last_ordinal, v_until)
     || jsonb_build_object('digest', p_undo.digest, 'sessions', v_taken));
@@ -183,7 +183,8 @@ $$;
 -- p_sessions  how many sessions this call undoes at most. Call again until remaining is 0
 -- p_scope     the scope that the caller expects. Null: any
 -- p_search_path  under which the user's code runs, see backfill_private.undo_path
--- returns     {remaining, sessions_total, sessions, deletes, restores, conflicts, state, confirmed_by, finished_at,
+-- returns     {remaining, sessions_total, sessions, deletes, restores, undo_id, conflicts: the first of the rows that
+--             were left, see backfill_private.conflicts_after, conflicts_total, state, confirmed_by, finished_at,
 --             was_finished: it was finished before this call; checked and to_check: how far the look before the first
 --             row is, in sessions of the plan, null afterwards}
 -- raises      OB003 the policy asks for an approval, OB010 not allowed, or the caller has a trigger on some table,
@@ -263,7 +264,8 @@ begin
     where undo_id = p_undo_id
     returning * into v_undo;
     perform backfill_private.record(p_run_id, 'undo_finished',
-      v_done || jsonb_build_object('digest', v_undo.digest, 'conflicts', jsonb_array_length(v_undo.conflicts)));
+      v_done - 'conflicts_total'
+      || jsonb_build_object('digest', v_undo.digest, 'conflicts', v_done -> 'conflicts_total'));
     perform backfill_private.close_if_empty(p_run_id);
   end if;
   return v_done || jsonb_build_object(
@@ -272,7 +274,8 @@ begin
     'checked', case v_undo.state when 'previewed' then v_undo.looked_ordinal end,
     'to_check', case v_undo.state when 'previewed' then
       (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_run_id) end,
-    'conflicts', v_undo.conflicts,
+    'undo_id', p_undo_id,
+    'conflicts', backfill_private.conflicts_after(v_undo, 0) -> 'conflicts',
     'confirmed_by', v_undo.confirmed_by,
     'finished_at', v_undo.finished_at,
     'called', (select r.plan -> 'called' from public.backfill_runs as r where r.run_id = p_run_id),

@@ -73,7 +73,7 @@ $$;
 -- What an undo of these rows does, given these conflicts: counts per table, conflicts per row.
 --
 -- returns  {sessions_total: with a row, sessions: with a row to undo, session_ids: the first hundred of these,
---          inferred, deletes, restores, conflicts}
+--          inferred, deletes, restores, conflicts, conflicts_total}
 create function backfill_private.undo_effect(p_rows backfill_private.undoable[], p_conflicts jsonb)
 returns jsonb
 language sql
@@ -113,6 +113,7 @@ as $$
     'inferred', (select count(*) from looked_at as l where l.conflict is null and l.is_inferred),
     'deletes', (select coalesce(jsonb_object_agg(c.tab, c.deletes), '{}') from counted as c),
     'restores', (select coalesce(jsonb_object_agg(c.tab, c.restores), '{}') from counted as c),
+    'conflicts_total', (select count(*) from looked_at as l where l.conflict is not null),
     'conflicts', (
       select coalesce(jsonb_agg(jsonb_build_object(
         'session_id', l.session_id,
@@ -138,7 +139,11 @@ declare
   v_rows backfill_private.undoable[];
   v_table backfill_private.undo_table;
   v_conflicts jsonb;
+  v_effect jsonb;
 begin
+  if p_undo.looked_ordinal = 0 then
+    delete from backfill_private.conflicts as c where c.undo_id = p_undo.undo_id and not c.is_left;
+  end if;
   loop
     v_conflicts := '{}';
     v_rows := array(
@@ -148,7 +153,9 @@ begin
     for v_table in select * from backfill_private.undo_tables(v_rows) loop
       v_conflicts := v_conflicts || backfill_private.undo_conflicts(v_table, v_rows, false);
     end loop;
-    p_undo.effect := backfill_private.added(p_undo.effect, backfill_private.undo_effect(v_rows, v_conflicts));
+    v_effect := backfill_private.undo_effect(v_rows, v_conflicts);
+    perform backfill_private.keep_conflicts(p_undo.undo_id, false, v_effect -> 'conflicts');
+    p_undo.effect := backfill_private.added(p_undo.effect, v_effect - 'conflicts');
     p_undo.effect := jsonb_set(
       p_undo.effect, '{session_ids}', jsonb_path_query_array(p_undo.effect, '$.session_ids[0 to 99]'));
     p_undo.looked_hash := backfill_private.sha256_hex(concat_ws(e'\n', p_undo.looked_hash, (
@@ -195,7 +202,8 @@ $$;
 -- p_undo_id    of a preview to continue. Its scope stays
 -- returns      {run_id, scope, undo_id, digest: null until the end, looked_at and to_look_at: sessions of the plan,
 --              needs_approval: whether the policy asks for an approval that is not there yet,
---              elsewhere: see backfill_private.written_elsewhere, … see backfill_private.undo_effect}
+--              elsewhere: see backfill_private.written_elsewhere, conflicts: the first, see
+--              backfill_private.conflicts_after, … see backfill_private.undo_effect}
 -- raises       OB001 no such run, OB002 the run is running or never ran, OB013 OB014 the scope is not usable
 create function backfill_private.preview_undo(
   p_run_id uuid, p_sessions text[], p_since text, p_until text, p_budget_ms integer, p_undo_id bigint
@@ -246,7 +254,7 @@ begin
     set digest = backfill_private.undo_digest(v_undo),
         sessions_total = (v_undo.effect ->> 'sessions_total')::bigint,
         rows_at_stake = backfill_private.rows_at_stake(v_undo.effect),
-        seen = case when v_undo.effect -> 'conflicts' = '[]' then seen end
+        seen = case when v_undo.effect ->> 'conflicts_total' = '0' then seen end
     where undo_id = v_undo.undo_id
     returning * into v_undo;
   end if;
@@ -256,6 +264,7 @@ begin
     'scope', v_undo.scope,
     'digest', v_undo.digest,
     'undo_id', v_undo.undo_id,
+    'conflicts', backfill_private.conflicts_after(v_undo, 0) -> 'conflicts',
     'needs_approval', backfill_private.needs_approval(v_undo)
       and not exists (select from backfill_private.undo_approval(v_undo)),
     'elsewhere', backfill_private.written_elsewhere(p_run_id),

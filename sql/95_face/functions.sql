@@ -839,6 +839,18 @@ $$;
 comment on function public.backfill_preview_undo(uuid, text[], text, text, integer, bigint) is
   'What an undo of a run would take back: counts, conflicts and the digest that confirms it. For the client.';
 
+create function public.backfill_undo_conflicts(p_run_id uuid, p_undo_id bigint, p_after bigint default 0)
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.undo_conflicts_part(p_run_id, p_undo_id, p_after)
+$$;
+
+comment on function public.backfill_undo_conflicts(uuid, bigint, bigint) is
+  'The next thousand rows that a previewed or confirmed undo of a run leaves, each with the reason. For the client.';
+
 -- The last parameter is the caller's search path: a default is evaluated before this function's own path is set. It has
 -- no name, so that no call through the API can give another.
 create function public.backfill_confirm_undo(

@@ -76,6 +76,8 @@ create policy "the service reads receipts" on public.backfill_receipts
 
 alter table backfill_private.undos enable row level security;
 create policy "the owner alone" on backfill_private.undos for select to service_role using (false);
+alter table backfill_private.conflicts enable row level security;
+create policy "the owner alone" on backfill_private.conflicts for select to service_role using (false);
 
 alter table backfill_private.rehearsals enable row level security;
 create policy "the owner alone" on backfill_private.rehearsals for select to service_role using (false);

@@ -75,6 +75,7 @@ revoke all on function
   public.backfill_verify_part(uuid, jsonb, integer),
   public.backfill_written(uuid, integer, integer),
   public.backfill_left_behind(uuid),
+  public.backfill_undo_conflicts(uuid, bigint, bigint),
   public.backfill_preview_undo(uuid, text[], text, text, integer, bigint),
   public.backfill_approve_undo(uuid, text, text, text),
   public.backfill_confirm_undo(uuid, text, text, integer, jsonb, text),
@@ -142,7 +143,8 @@ grant execute on function
   public.backfill_written(uuid, integer, integer),
   public.backfill_preview_undo(uuid, text[], text, text, integer, bigint),
   public.backfill_approve_undo(uuid, text, text, text),
-  public.backfill_left_behind(uuid)
+  public.backfill_left_behind(uuid),
+  public.backfill_undo_conflicts(uuid, bigint, bigint)
 to authenticated, service_role;
 
 -- Doors of the service only.
@@ -183,6 +185,7 @@ grant execute on function
   backfill_private.lease_holders(uuid),
   backfill_private.left_behind_count(uuid),
   backfill_private.left_behind_rows(uuid),
+  backfill_private.undo_conflicts_part(uuid, bigint, bigint),
   backfill_private.may(text),
   backfill_private.next_step(uuid, bigint, boolean),
   backfill_private.open_run(jsonb, text, uuid),

@@ -17412,11 +17412,24 @@ create table backfill_private.undos (
   -- The sessions in scope that have rows, how many of them are done, and what became of their rows.
   sessions_total bigint,
   sessions_seen bigint not null default 0,
-  done jsonb not null default '{"deletes": {}, "restores": {}, "sessions": 0}',
-  conflicts jsonb not null default '[]'
+  done jsonb not null default '{"deletes": {}, "restores": {}, "sessions": 0, "conflicts_total": 0}'
 );
 
 create index backfill_undos_runs on backfill_private.undos (run_id, undo_id);
+
+-- The rows that an undo leaves: as its look sees it, and, once it was confirmed, as it came. There may be as many as
+-- the run wrote, so nobody is told all at once.
+create table backfill_private.conflicts (
+  conflict_id bigint generated always as identity primary key,
+  undo_id bigint not null references backfill_private.undos (undo_id) on delete cascade,
+  is_left boolean not null,
+  session_id text not null,
+  table_name text not null,
+  row_key jsonb not null,
+  reason text not null
+);
+
+create index backfill_conflicts_undos on backfill_private.conflicts (undo_id, is_left, conflict_id);
 
 -- A written row. A row that was written several times goes back to before the first write.
 --
@@ -17519,7 +17532,7 @@ language sql
 immutable
 set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(sum(counted.value::bigint), 0)::bigint + coalesce(jsonb_array_length(p_effect -> 'conflicts'), 0)
+  select coalesce(sum(counted.value::bigint), 0)::bigint + coalesce((p_effect ->> 'conflicts_total')::bigint, 0)
   from (
     select * from jsonb_each_text(p_effect -> 'deletes')
     union all
@@ -17919,9 +17932,9 @@ begin
   update backfill_private.undos
   set last_ordinal = v_until,
       sessions_seen = sessions_seen + v_taken,
-      conflicts = conflicts || (v_effect -> 'conflicts'),
       done = backfill_private.added(done, v_effect - array['conflicts', 'inferred', 'sessions_total', 'taken'])
   where undo_id = p_undo.undo_id;
+  perform backfill_private.keep_conflicts(p_undo.undo_id, true, v_effect -> 'conflicts');
   perform backfill_private.record(p_undo.run_id, 'undo_settled',
     backfill_private.undo_trace(p_undo.run_id, p_undo.undo_id, p_undo.last_ordinal, v_until)
     || jsonb_build_object('digest', p_undo.digest, 'sessions', v_taken));
@@ -17934,7 +17947,8 @@ $$;
 -- p_sessions  how many sessions this call undoes at most. Call again until remaining is 0
 -- p_scope     the scope that the caller expects. Null: any
 -- p_search_path  under which the user's code runs, see backfill_private.undo_path
--- returns     {remaining, sessions_total, sessions, deletes, restores, conflicts, state, confirmed_by, finished_at,
+-- returns     {remaining, sessions_total, sessions, deletes, restores, undo_id, conflicts: the first of the rows that
+--             were left, see backfill_private.conflicts_after, conflicts_total, state, confirmed_by, finished_at,
 --             was_finished: it was finished before this call; checked and to_check: how far the look before the first
 --             row is, in sessions of the plan, null afterwards}
 -- raises      OB003 the policy asks for an approval, OB010 not allowed, or the caller has a trigger on some table,
@@ -18014,7 +18028,8 @@ begin
     where undo_id = p_undo_id
     returning * into v_undo;
     perform backfill_private.record(p_run_id, 'undo_finished',
-      v_done || jsonb_build_object('digest', v_undo.digest, 'conflicts', jsonb_array_length(v_undo.conflicts)));
+      v_done - 'conflicts_total'
+      || jsonb_build_object('digest', v_undo.digest, 'conflicts', v_done -> 'conflicts_total'));
     perform backfill_private.close_if_empty(p_run_id);
   end if;
   return v_done || jsonb_build_object(
@@ -18023,7 +18038,8 @@ begin
     'checked', case v_undo.state when 'previewed' then v_undo.looked_ordinal end,
     'to_check', case v_undo.state when 'previewed' then
       (select max(i.ordinal) from public.backfill_items as i where i.run_id = p_run_id) end,
-    'conflicts', v_undo.conflicts,
+    'undo_id', p_undo_id,
+    'conflicts', backfill_private.conflicts_after(v_undo, 0) -> 'conflicts',
     'confirmed_by', v_undo.confirmed_by,
     'finished_at', v_undo.finished_at,
     'called', (select r.plan -> 'called' from public.backfill_runs as r where r.run_id = p_run_id),
@@ -18374,7 +18390,71 @@ end
 $$;
 
 -- from sql/80_undo/left_behind.sql
--- Left behind: rows that the undos of a run could not take back.
+-- Left behind: rows that the undos of a run could not take back, and those that a preview says it will not.
+
+-- Keep the rows that an undo leaves.
+--
+-- p_is_left    false: as its look sees it. True: as it came
+-- p_conflicts  see backfill_private.undo_effect
+create function backfill_private.keep_conflicts(p_undo_id bigint, p_is_left boolean, p_conflicts jsonb)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  insert into backfill_private.conflicts (undo_id, is_left, session_id, table_name, row_key, reason)
+  select p_undo_id, p_is_left, c.value ->> 'session_id', c.value ->> 'table', c.value -> 'row', c.value ->> 'reason'
+  from jsonb_array_elements(p_conflicts) with ordinality as c (value, place)
+  order by c.place
+$$;
+
+-- The next rows that an undo leaves, in the order of the plan: of a preview as its look saw it, of a confirmed one as
+-- it came.
+--
+-- p_after  see after. 0: from the first
+-- returns  {conflicts: [{session_id, table, row, reason}], at most 1,000, after: where the next begin, null at the end}
+create function backfill_private.conflicts_after(p_undo backfill_private.undos, p_after bigint)
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_build_object(
+    'conflicts', coalesce(jsonb_agg(jsonb_build_object(
+      'session_id', c.session_id, 'table', c.table_name, 'row', c.row_key, 'reason', c.reason)
+      order by c.conflict_id), '[]'),
+    'after', case when count(*) = 1000 then max(c.conflict_id) end)
+  from (
+    select f.*
+    from backfill_private.conflicts as f
+    where f.undo_id = p_undo.undo_id
+      and f.is_left = (p_undo.state <> 'previewed')
+      and f.conflict_id > p_after
+    order by f.conflict_id
+    limit 1000) as c
+$$;
+
+-- The same of a run's undo, for the client.
+--
+-- raises  OB010 the caller may not preview, OB013 the run has no such undo
+create function backfill_private.undo_conflicts_part(p_run_id uuid, p_undo_id bigint, p_after bigint)
+returns jsonb
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_undo backfill_private.undos;
+begin
+  perform backfill_private.authorize('preview');
+  select * into v_undo from backfill_private.undos as u where u.undo_id = p_undo_id and u.run_id = p_run_id;
+  if not found then
+    perform backfill_private.refuse('OB013', format('run %s has no undo %s', p_run_id, p_undo_id),
+      format('backfill rollback %s', p_run_id));
+  end if;
+  return backfill_private.conflicts_after(v_undo, coalesce(p_after, 0));
+end
+$$;
 
 -- The rows that an undo left, which still are what no later undo took back, each with the newest reason.
 create function backfill_private.left_behind(p_run_id uuid)
@@ -18385,15 +18465,12 @@ set search_path = pg_catalog, pg_temp
 as $$
   select l.session_id, l.table_name, l.row_key, l.reason
   from (
-    select distinct on (c.value -> 'session_id', c.value -> 'table', c.value -> 'row')
-      c.value ->> 'session_id' as session_id,
-      c.value ->> 'table' as table_name,
-      c.value -> 'row' as row_key,
-      c.value ->> 'reason' as reason
+    select distinct on (c.session_id, c.table_name, c.row_key) c.session_id, c.table_name, c.row_key, c.reason
     from backfill_private.undos as u
-    cross join lateral jsonb_array_elements(u.conflicts) as c
+    join backfill_private.conflicts as c using (undo_id)
     where u.run_id = p_run_id
-    order by c.value -> 'session_id', c.value -> 'table', c.value -> 'row', u.undo_id desc
+      and c.is_left
+    order by c.session_id, c.table_name, c.row_key, c.conflict_id desc
   ) as l
   where exists (
     select from public.backfill_items as i
@@ -18569,7 +18646,7 @@ $$;
 -- What an undo of these rows does, given these conflicts: counts per table, conflicts per row.
 --
 -- returns  {sessions_total: with a row, sessions: with a row to undo, session_ids: the first hundred of these,
---          inferred, deletes, restores, conflicts}
+--          inferred, deletes, restores, conflicts, conflicts_total}
 create function backfill_private.undo_effect(p_rows backfill_private.undoable[], p_conflicts jsonb)
 returns jsonb
 language sql
@@ -18609,6 +18686,7 @@ as $$
     'inferred', (select count(*) from looked_at as l where l.conflict is null and l.is_inferred),
     'deletes', (select coalesce(jsonb_object_agg(c.tab, c.deletes), '{}') from counted as c),
     'restores', (select coalesce(jsonb_object_agg(c.tab, c.restores), '{}') from counted as c),
+    'conflicts_total', (select count(*) from looked_at as l where l.conflict is not null),
     'conflicts', (
       select coalesce(jsonb_agg(jsonb_build_object(
         'session_id', l.session_id,
@@ -18634,7 +18712,11 @@ declare
   v_rows backfill_private.undoable[];
   v_table backfill_private.undo_table;
   v_conflicts jsonb;
+  v_effect jsonb;
 begin
+  if p_undo.looked_ordinal = 0 then
+    delete from backfill_private.conflicts as c where c.undo_id = p_undo.undo_id and not c.is_left;
+  end if;
   loop
     v_conflicts := '{}';
     v_rows := array(
@@ -18644,7 +18726,9 @@ begin
     for v_table in select * from backfill_private.undo_tables(v_rows) loop
       v_conflicts := v_conflicts || backfill_private.undo_conflicts(v_table, v_rows, false);
     end loop;
-    p_undo.effect := backfill_private.added(p_undo.effect, backfill_private.undo_effect(v_rows, v_conflicts));
+    v_effect := backfill_private.undo_effect(v_rows, v_conflicts);
+    perform backfill_private.keep_conflicts(p_undo.undo_id, false, v_effect -> 'conflicts');
+    p_undo.effect := backfill_private.added(p_undo.effect, v_effect - 'conflicts');
     p_undo.effect := jsonb_set(
       p_undo.effect, '{session_ids}', jsonb_path_query_array(p_undo.effect, '$.session_ids[0 to 99]'));
     p_undo.looked_hash := backfill_private.sha256_hex(concat_ws(e'\n', p_undo.looked_hash, (
@@ -18691,7 +18775,8 @@ $$;
 -- p_undo_id    of a preview to continue. Its scope stays
 -- returns      {run_id, scope, undo_id, digest: null until the end, looked_at and to_look_at: sessions of the plan,
 --              needs_approval: whether the policy asks for an approval that is not there yet,
---              elsewhere: see backfill_private.written_elsewhere, … see backfill_private.undo_effect}
+--              elsewhere: see backfill_private.written_elsewhere, conflicts: the first, see
+--              backfill_private.conflicts_after, … see backfill_private.undo_effect}
 -- raises       OB001 no such run, OB002 the run is running or never ran, OB013 OB014 the scope is not usable
 create function backfill_private.preview_undo(
   p_run_id uuid, p_sessions text[], p_since text, p_until text, p_budget_ms integer, p_undo_id bigint
@@ -18742,7 +18827,7 @@ begin
     set digest = backfill_private.undo_digest(v_undo),
         sessions_total = (v_undo.effect ->> 'sessions_total')::bigint,
         rows_at_stake = backfill_private.rows_at_stake(v_undo.effect),
-        seen = case when v_undo.effect -> 'conflicts' = '[]' then seen end
+        seen = case when v_undo.effect ->> 'conflicts_total' = '0' then seen end
     where undo_id = v_undo.undo_id
     returning * into v_undo;
   end if;
@@ -18752,6 +18837,7 @@ begin
     'scope', v_undo.scope,
     'digest', v_undo.digest,
     'undo_id', v_undo.undo_id,
+    'conflicts', backfill_private.conflicts_after(v_undo, 0) -> 'conflicts',
     'needs_approval', backfill_private.needs_approval(v_undo)
       and not exists (select from backfill_private.undo_approval(v_undo)),
     'elsewhere', backfill_private.written_elsewhere(p_run_id),
@@ -22504,6 +22590,18 @@ $$;
 comment on function public.backfill_preview_undo(uuid, text[], text, text, integer, bigint) is
   'What an undo of a run would take back: counts, conflicts and the digest that confirms it. For the client.';
 
+create function public.backfill_undo_conflicts(p_run_id uuid, p_undo_id bigint, p_after bigint default 0)
+returns jsonb
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select backfill_private.undo_conflicts_part(p_run_id, p_undo_id, p_after)
+$$;
+
+comment on function public.backfill_undo_conflicts(uuid, bigint, bigint) is
+  'The next thousand rows that a previewed or confirmed undo of a run leaves, each with the reason. For the client.';
+
 -- The last parameter is the caller's search path: a default is evaluated before this function's own path is set. It has
 -- no name, so that no call through the API can give another.
 create function public.backfill_confirm_undo(
@@ -22927,6 +23025,8 @@ create policy "the service reads receipts" on public.backfill_receipts
 
 alter table backfill_private.undos enable row level security;
 create policy "the owner alone" on backfill_private.undos for select to service_role using (false);
+alter table backfill_private.conflicts enable row level security;
+create policy "the owner alone" on backfill_private.conflicts for select to service_role using (false);
 
 alter table backfill_private.rehearsals enable row level security;
 create policy "the owner alone" on backfill_private.rehearsals for select to service_role using (false);
@@ -23052,6 +23152,7 @@ revoke all on function
   public.backfill_verify_part(uuid, jsonb, integer),
   public.backfill_written(uuid, integer, integer),
   public.backfill_left_behind(uuid),
+  public.backfill_undo_conflicts(uuid, bigint, bigint),
   public.backfill_preview_undo(uuid, text[], text, text, integer, bigint),
   public.backfill_approve_undo(uuid, text, text, text),
   public.backfill_confirm_undo(uuid, text, text, integer, jsonb, text),
@@ -23119,7 +23220,8 @@ grant execute on function
   public.backfill_written(uuid, integer, integer),
   public.backfill_preview_undo(uuid, text[], text, text, integer, bigint),
   public.backfill_approve_undo(uuid, text, text, text),
-  public.backfill_left_behind(uuid)
+  public.backfill_left_behind(uuid),
+  public.backfill_undo_conflicts(uuid, bigint, bigint)
 to authenticated, service_role;
 
 -- Doors of the service only.
@@ -23160,6 +23262,7 @@ grant execute on function
   backfill_private.lease_holders(uuid),
   backfill_private.left_behind_count(uuid),
   backfill_private.left_behind_rows(uuid),
+  backfill_private.undo_conflicts_part(uuid, bigint, bigint),
   backfill_private.may(text),
   backfill_private.next_step(uuid, bigint, boolean),
   backfill_private.open_run(jsonb, text, uuid),
