@@ -187,8 +187,7 @@ begin
        select
          r.ordinal,
          r.row_key,
-         (array_agg(r.operation order by r.receipt_id))[1] as first,
-         (array_agg(r.operation order by r.receipt_id desc))[1] as last,
+         array_agg(r.operation order by r.receipt_id) as operations,
          max(r.receipt_id) as newest
        from public.backfill_receipts as r
        where r.run_id = $1 and r.ordinal > $2 and r.ordinal <= $3
@@ -198,7 +197,7 @@ begin
        group by r.ordinal, r.row_key
      )
      select i.session_id, w.row_key, told.operation, w.newest, told.why, told.why = ''it was planned as a new row''
-     from written as w
+     from (select *, operations[1] as first, operations[cardinality(operations)] as last from written) as w
      join public.backfill_items as i on i.run_id = $1 and i.ordinal = w.ordinal and i.state <> ''rolled_back''
      cross join lateral (
        select

@@ -47,3 +47,39 @@ exception when data_exception then
   return null;
 end
 $$;
+
+-- What some steps of a verification saw, as one. All at once and as text, read once: lists that are joined step by
+-- step, or put into an object that goes into another, are copied element by element each time.
+--
+-- p_steps  see backfill_private.verify_step
+-- returns  {buckets, critical}
+create function backfill_private.all_seen(p_steps jsonb[])
+returns jsonb
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  with found as (
+    select s.place, b.key as bucket, c.key as component, c.value::text as list
+    from unnest(p_steps) with ordinality as s (seen, place)
+    cross join jsonb_each(s.seen -> 'buckets') as b
+    cross join jsonb_each(b.value) as c
+    where c.value <> '[]'
+  ), joined as (
+    select f.bucket,
+      format('%s: [%s]', to_json(f.component),
+        string_agg(substr(f.list, 2, length(f.list) - 2), ', ' order by f.place)) as list
+    from found as f
+    group by f.bucket, f.component
+  ), of_buckets as (
+    select format('%s: {%s}', to_json(j.bucket), string_agg(j.list, ', ')) as components
+    from joined as j
+    group by j.bucket
+  )
+  select format('{"buckets": {%s}, "critical": %s}',
+    (select string_agg(o.components, ', ') from of_buckets as o),
+    (
+      select coalesce(jsonb_agg(c.value order by s.place, c.place), '[]')
+      from unnest(p_steps) with ordinality as s (seen, place)
+      cross join jsonb_array_elements(s.seen -> 'critical') with ordinality as c (value, place)))::jsonb
+$$;

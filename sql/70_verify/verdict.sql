@@ -277,7 +277,7 @@ declare
   v_so_far jsonb;
   v_sessions bigint := (select count(*) from public.backfill_items as i where i.run_id = p_run_id);
   v_step jsonb;
-  v_seen jsonb := '{"buckets": {}, "critical": []}'::jsonb;
+  v_steps jsonb[] := array[]::jsonb[];
   v_end jsonb;
 begin
   perform backfill_private.check_bounds(jsonb_build_object(
@@ -291,10 +291,10 @@ begin
     end if;
     v_step := backfill_private.verify_step(v_run, v_so_far);
     v_so_far := v_step -> 'so_far';
-    v_seen := backfill_private.added(v_seen, v_step - 'so_far');
+    v_steps := v_steps || (v_step - 'so_far');
     exit when backfill_private.clock() >= v_until;
   end loop;
-  return v_seen || jsonb_build_object(
+  return backfill_private.all_seen(v_steps) || jsonb_build_object(
     'so_far', v_so_far,
     'verification', v_end,
     'to_look_at', v_sessions,

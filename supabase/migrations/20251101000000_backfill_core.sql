@@ -15654,8 +15654,7 @@ begin
        select
          r.ordinal,
          r.row_key,
-         (array_agg(r.operation order by r.receipt_id))[1] as first,
-         (array_agg(r.operation order by r.receipt_id desc))[1] as last,
+         array_agg(r.operation order by r.receipt_id) as operations,
          max(r.receipt_id) as newest
        from public.backfill_receipts as r
        where r.run_id = $1 and r.ordinal > $2 and r.ordinal <= $3
@@ -15665,7 +15664,7 @@ begin
        group by r.ordinal, r.row_key
      )
      select i.session_id, w.row_key, told.operation, w.newest, told.why, told.why = ''it was planned as a new row''
-     from written as w
+     from (select *, operations[1] as first, operations[cardinality(operations)] as last from written) as w
      join public.backfill_items as i on i.run_id = $1 and i.ordinal = w.ordinal and i.state <> ''rolled_back''
      cross join lateral (
        select
@@ -15823,6 +15822,42 @@ exception when data_exception then
     'backfill verify RUN');
   return null;
 end
+$$;
+
+-- What some steps of a verification saw, as one. All at once and as text, read once: lists that are joined step by
+-- step, or put into an object that goes into another, are copied element by element each time.
+--
+-- p_steps  see backfill_private.verify_step
+-- returns  {buckets, critical}
+create function backfill_private.all_seen(p_steps jsonb[])
+returns jsonb
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  with found as (
+    select s.place, b.key as bucket, c.key as component, c.value::text as list
+    from unnest(p_steps) with ordinality as s (seen, place)
+    cross join jsonb_each(s.seen -> 'buckets') as b
+    cross join jsonb_each(b.value) as c
+    where c.value <> '[]'
+  ), joined as (
+    select f.bucket,
+      format('%s: [%s]', to_json(f.component),
+        string_agg(substr(f.list, 2, length(f.list) - 2), ', ' order by f.place)) as list
+    from found as f
+    group by f.bucket, f.component
+  ), of_buckets as (
+    select format('%s: {%s}', to_json(j.bucket), string_agg(j.list, ', ')) as components
+    from joined as j
+    group by j.bucket
+  )
+  select format('{"buckets": {%s}, "critical": %s}',
+    (select string_agg(o.components, ', ') from of_buckets as o),
+    (
+      select coalesce(jsonb_agg(c.value order by s.place, c.place), '[]')
+      from unnest(p_steps) with ordinality as s (seen, place)
+      cross join jsonb_array_elements(s.seen -> 'critical') with ordinality as c (value, place)))::jsonb
 $$;
 
 -- from sql/70_verify/verdict.sql
@@ -16105,7 +16140,7 @@ declare
   v_so_far jsonb;
   v_sessions bigint := (select count(*) from public.backfill_items as i where i.run_id = p_run_id);
   v_step jsonb;
-  v_seen jsonb := '{"buckets": {}, "critical": []}'::jsonb;
+  v_steps jsonb[] := array[]::jsonb[];
   v_end jsonb;
 begin
   perform backfill_private.check_bounds(jsonb_build_object(
@@ -16119,10 +16154,10 @@ begin
     end if;
     v_step := backfill_private.verify_step(v_run, v_so_far);
     v_so_far := v_step -> 'so_far';
-    v_seen := backfill_private.added(v_seen, v_step - 'so_far');
+    v_steps := v_steps || (v_step - 'so_far');
     exit when backfill_private.clock() >= v_until;
   end loop;
-  return v_seen || jsonb_build_object(
+  return backfill_private.all_seen(v_steps) || jsonb_build_object(
     'so_far', v_so_far,
     'verification', v_end,
     'to_look_at', v_sessions,
