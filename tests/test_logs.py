@@ -228,3 +228,25 @@ def test_a_link_in_place_of_a_runs_folder_is_not_followed(tmp_path: Path) -> Non
     log.summary("# ours")
     assert log.failed == f"{tmp_path / RUN} could not be written: it is a symbolic link"
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_many_calls_are_appended_once_each_and_in_their_order(tmp_path: Path) -> None:
+    """More than one write takes; what has a line already is passed over, whoever wrote it."""
+    log = RunLog.open(tmp_path, "r")
+    every = [{**RECORD, "session_id": f"s{number}"} for number in range(2_500)]
+    log.call(every[1_700])
+    log.rebuilt_calls(iter(every))
+    log.rebuilt_calls(iter(every))
+    assert log.folder is not None
+    lines = (log.folder / "calls.jsonl").read_text().splitlines()
+    written = [json.loads(line)["session_id"] for line in lines]
+    rest = [call["session_id"] for call in every if call is not every[1_700]]
+    assert written == ["s1700", *rest]
+
+
+def test_without_a_call_no_file_of_calls_is_made(tmp_path: Path) -> None:
+    """A run of which nothing was scored."""
+    log = RunLog.open(tmp_path, "r")
+    log.rebuilt_calls(iter(()))
+    assert log.folder is not None
+    assert not (log.folder / "calls.jsonl").exists()

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 from backfill.atomic_file import Draft, open_regular, read_regular, replace_file
@@ -20,6 +21,7 @@ from backfill.results.run import Json
 logger = logging.getLogger("backfill")
 
 MESSAGE_CHARS = 500  # as the database cuts error messages
+MOST_LINES = 1_000  # of one write, when many are appended
 FOLDER_MODE = 0o700  # the files hold session ids and error messages
 
 
@@ -56,11 +58,11 @@ class RunLog:
             path = self.folder / "calls.jsonl"
             self._write("calls", path, lambda: _append(path, [record]))
 
-    def rebuilt_calls(self, records: Sequence[Mapping[str, Json]]) -> None:
+    def rebuilt_calls(self, records: Iterable[Mapping[str, Json]]) -> None:
         """Append to calls.jsonl the calls that it lacks. No existing line is touched."""
-        if self.folder is not None and records:
+        if self.folder is not None:
             path = self.folder / "calls.jsonl"
-            self._write("calls", path, lambda: _append(path, _lacking(path, records)))
+            self._write("calls", path, lambda: _append_lacking(path, records))
 
     def batch(self, number: int, record: Mapping[str, Json]) -> None:
         """Write batch-0001.json, whole or not at all."""
@@ -153,11 +155,18 @@ def _append(path: Path, records: Sequence[Mapping[str, Json]]) -> None:
             rest = rest[file.write(rest) :]
 
 
-def _lacking(path: Path, records: Sequence[Mapping[str, Json]]) -> list[Mapping[str, Json]]:
-    """The calls that have no line yet. Raises OSError if the file cannot be read."""
-    lines = read_regular(path).splitlines() if os.path.lexists(path) else []
-    told = {call_key(call) for call in map(_parsed, lines)}
-    return [record for record in records if call_key(record) not in told]
+def _append_lacking(path: Path, records: Iterable[Mapping[str, Json]]) -> None:
+    """Append the calls that have no line yet. Raises OSError if the file cannot be read."""
+    told = _calls_told(path) if os.path.lexists(path) else set()
+    lacking = (record for record in records if hash(call_key(record)) not in told)
+    while some := list(islice(lacking, MOST_LINES)):
+        _append(path, some)
+
+
+def _calls_told(path: Path) -> set[int]:
+    """The calls that have a line, by a hash of their keys: those of a large run are many."""
+    with open(path, encoding="utf-8", errors="replace", opener=open_regular) as lines:
+        return {hash(call_key(call)) for call in map(_parsed, lines)}
 
 
 def _is_a_workers(path: Path) -> bool:

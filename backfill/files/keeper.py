@@ -16,7 +16,14 @@ from backfill.api.queries import (
 )
 from backfill.errors import BackfillError, CannotConnect
 from backfill.files.folder import RunLog, files_are_missing
-from backfill.files.records import Answered, Evidence, rebuilt_batches, rebuilt_calls, record_of
+from backfill.files.records import (
+    AnsweredCalls,
+    Evidence,
+    granted_batches,
+    rebuilt_batches,
+    rebuilt_calls,
+    record_of,
+)
 from backfill.files.rollback_sql import Listing
 from backfill.render.reports import summary_markdown
 from backfill.results.event import Event
@@ -94,13 +101,14 @@ async def rebuild(log: RunLog, gateway: Gateway, run_id: str) -> None:
     log.plan(plan)
     if plan.digest:  # an unsealed plan has nothing to verify
         await _write_summary(log, gateway, run_id)
-    answered: list[Answered] = []
+    answered = AnsweredCalls()
     await _write_rollback(log, gateway, run_id, answered)
     chain = await load_chain(gateway, run_id)
     known = Evidence(run_id, _functions(plan), plan.sessions, chain, answered)
-    for event in rebuilt_batches(known):
+    batches = granted_batches(known)
+    for event in rebuilt_batches(known, batches):
         log.rebuilt_batch(event.details["batch"], record_of(event))
-    log.rebuilt_calls([record_of(event) for event in rebuilt_calls(known)])
+    log.rebuilt_calls(map(record_of, rebuilt_calls(known, batches)))
 
 
 async def _write_summary(log: RunLog, gateway: Gateway, run_id: str) -> None:
@@ -110,7 +118,7 @@ async def _write_summary(log: RunLog, gateway: Gateway, run_id: str) -> None:
 
 
 async def _write_rollback(
-    log: RunLog, gateway: Gateway, run_id: str, answered: list[Answered] | None = None
+    log: RunLog, gateway: Gateway, run_id: str, answered: AnsweredCalls | None = None
 ) -> None:
     """Write rollback.sql. answered: takes the calls that left a receipt, unless None."""
     listing = Listing(run_id)
@@ -119,7 +127,7 @@ async def _write_rollback(
         async for receipts in load_receipts(gateway, run_id):
             write(listing.of([r for r in receipts if r["undone_at"] is None]))
             if answered is not None:
-                answered.extend(map(Answered.by, receipts))
+                answered.add(receipts)
         write(listing.end())
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from heapq import merge
 from typing import NamedTuple
 
 from backfill.api.faults import fault_of_api, fault_of_transport
 from backfill.results.event import Event, EventKind
 from backfill.results.run import Json
-from backfill.results.sessions import PlannedSession
+from backfill.results.sessions import PlannedSession, in_place
 
 # What a record of a kind always holds. Null means unknown: the database keeps no durations.
 FIELDS: Mapping[str, tuple[str, ...]] = {
@@ -22,6 +23,9 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 CALL_KEY = ("session_id", "component", "attempt")  # an attempt calls a component at most once
 NO_EFFECT = "OB017"  # the call itself came back well
+
+EPOCH = datetime.fromtimestamp(0, UTC)
+MICROSECOND = timedelta(microseconds=1)
 
 Row = Mapping[str, Json]
 
@@ -39,17 +43,42 @@ def call_key(call: Row) -> tuple[Json, ...]:
 
 
 class Answered(NamedTuple):
-    """A call that was made, since it left a receipt, undone or not."""
+    """A call that was made, since it left a receipt, undone or not. ordinal: of its session."""
 
-    session_id: str
+    ordinal: int
     component: str
     attempt: int
-    at: str
+    at: datetime
 
-    @classmethod
-    def by(cls, receipt: Row) -> Answered:
-        """The call that left a receipt."""
-        return cls(*(receipt[name] for name in cls._fields))
+
+class AnsweredCalls:
+    """The calls that left receipts, in columns: a large run has hundreds of thousands."""
+
+    def __init__(self) -> None:
+        self._ordinals, self._attempts, self._components = (array("q") for _ in range(3))
+        self._ats_us = array("q")
+        self._names: list[str] = []
+
+    def add(self, receipts: Iterable[Row]) -> None:
+        """Add the calls of some sessions, with all receipts of each. The last receipt counts."""
+        calls = {(r["ordinal"], r["component"], r["attempt"]): r["at"] for r in receipts}
+        for (ordinal, component, attempt), at in calls.items():
+            if component not in self._names:
+                self._names.append(component)
+            self._ordinals.append(ordinal)
+            self._components.append(self._names.index(component))
+            self._attempts.append(attempt)
+            self._ats_us.append((datetime.fromisoformat(at) - EPOCH) // MICROSECOND)
+
+    def __iter__(self) -> Iterator[Answered]:
+        """By time."""
+        for place in sorted(range(len(self._ats_us)), key=self._ats_us.__getitem__):
+            yield Answered(
+                self._ordinals[place],
+                self._names[self._components[place]],
+                self._attempts[place],
+                EPOCH + self._ats_us[place] * MICROSECOND,
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,24 +86,29 @@ class Evidence:
     """All that the database knows about a run's calls and batches.
 
     functions: scoring functions by component. chain: the events {at, kind, details} by seq.
+    answered: by time.
     """
 
     run_id: str
     functions: Mapping[str, str]
     sessions: Sequence[PlannedSession]
     chain: Sequence[Row]
-    answered: Sequence[Answered]
+    answered: Iterable[Answered]
 
-    def event(self, kind: EventKind, at: str, **details: Json) -> Event:
+    def event(self, kind: EventKind, at: datetime, **details: Json) -> Event:
         """The event that a worker would have sent, as far as the database knows it."""
-        return Event(kind, self.run_id, datetime.fromisoformat(at), {**details, "rebuilt": True})
+        return Event(kind, self.run_id, at, {**details, "rebuilt": True})
+
+    def session(self, ordinal: int) -> PlannedSession:
+        """The session in a place of the plan that is known to be there."""
+        return self.sessions[ordinal - 1]
 
 
 @dataclass(slots=True)
 class Attempt:
     """A session in a granted batch. settled_at: None until it is settled."""
 
-    session: PlannedSession
+    ordinal: int
     number: int
     is_last: bool = True
     settled_at: str | None = None
@@ -82,19 +116,17 @@ class Attempt:
     step: str | None = None
     code: str | None = None
 
-    @property
-    def state(self) -> str:
+    def state(self, session: PlannedSession) -> str:
         """The state that settling gave the session."""
         if self.has_failed:
             return "failed"
         # A session that is done is never granted again nor pending. Any other was given back.
-        is_done = self.is_last and self.session.state in ("done", "rolled_back")
+        is_done = self.is_last and session.state in ("done", "rolled_back")
         return "done" if is_done else "pending"
 
-    @property
-    def message(self) -> str | None:
+    def message(self, session: PlannedSession) -> str | None:
         """The error's message. The database keeps only that of a session's last failure."""
-        return self.session.error_message if self.has_failed and self.is_last else None
+        return session.error_message if self.has_failed and self.is_last else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,82 +140,108 @@ class GrantedBatch:
 
 def granted_batches(known: Evidence) -> list[GrantedBatch]:
     """Every batch in the chain. Sessions that do not exist, as in a forged one, are skipped."""
-    by_ordinal = {session.ordinal: session for session in known.sessions}
-    by_id = {session.session_id: session.ordinal for session in known.sessions}
-    numbers: Counter[int] = Counter()
+    failed = _places_of_failed(known)
     newest: dict[int, Attempt] = {}
     batches = []
     for event in known.chain:
         told = event["details"]
         if event["kind"] == "batch_granted":
-            ordinals = [ordinal for ordinal in told["ordinals"] if ordinal in by_ordinal]
-            for ordinal in ordinals:
-                if ordinal in newest:
-                    newest[ordinal].is_last = False
-                numbers[ordinal] += 1
-                newest[ordinal] = Attempt(by_ordinal[ordinal], numbers[ordinal])
-            granted = tuple(newest[ordinal] for ordinal in ordinals)
+            there = [o for o in told["ordinals"] if in_place(known.sessions, o) is not None]
+            granted = tuple(_granted(newest, ordinal) for ordinal in there)
             batches.append(GrantedBatch(told["number"], told["claim"], granted))
         elif event["kind"] == "batch_settled":
             for attempt in (newest.get(ordinal) for ordinal in told["ordinals"]):
                 if attempt is not None:
                     attempt.settled_at = event["at"]
             for session_id, step, code in told["failed"] or ():
-                attempt = newest.get(by_id.get(session_id, 0))  # ordinals begin at 1
+                attempt = newest.get(failed.get(session_id, 0))  # ordinals begin at 1
                 if attempt is not None:
                     attempt.has_failed, attempt.step, attempt.code = True, step, code
     return batches
 
 
-def rebuilt_calls(known: Evidence) -> list[Event]:
+def _granted(newest: dict[int, Attempt], ordinal: int) -> Attempt:
+    """The next attempt of a session, which is the newest from now on."""
+    before = newest.get(ordinal)
+    if before is not None:
+        before.is_last = False
+    newest[ordinal] = Attempt(ordinal, before.number + 1 if before is not None else 1)
+    return newest[ordinal]
+
+
+def _places_of_failed(known: Evidence) -> dict[str, int]:
+    """The ordinals of the sessions that the chain says failed, by their ids: few of many."""
+    named = {
+        session_id
+        for event in known.chain
+        if event["kind"] == "batch_settled"
+        for session_id, *_ in event["details"]["failed"] or ()
+    }
+    return {s.session_id: s.ordinal for s in known.sessions if s.session_id in named}
+
+
+def rebuilt_calls(known: Evidence, batches: Iterable[GrantedBatch]) -> Iterator[Event]:
     """The calls that left a receipt, and those that failed their session, by time."""
-    calls = {}
-    for attempt in (a for batch in granted_batches(known) for a in batch.attempts):
-        if attempt.settled_at and attempt.step:
-            call = _failed_call(known, attempt, attempt.settled_at)
-            calls[call_key(call.details)] = call
-    for answered in known.answered:  # a row says more than a call without an answer
-        call = _answered_call(known, answered)
-        calls[call_key(call.details)] = call
-    return sorted(calls.values(), key=lambda call: call.at)
+    failed = {
+        (attempt.ordinal, attempt.step, attempt.number): attempt
+        for batch in batches
+        for attempt in batch.attempts
+        if attempt.settled_at and attempt.step
+    }
+    for answered in known.answered if failed else ():
+        # A row says more than a call without an answer.
+        failed.pop((answered.ordinal, answered.component, answered.attempt), None)
+    by_time = sorted((_failed_call(known, a) for a in failed.values()), key=_moment)
+    by_receipt = (
+        _answered_call(known, session, answered)
+        for answered in known.answered
+        if (session := in_place(known.sessions, answered.ordinal)) is not None
+    )
+    return merge(by_time, by_receipt, key=_moment)
 
 
-def rebuilt_batches(known: Evidence) -> Iterator[Event]:
+def _moment(event: Event) -> datetime:
+    return event.at
+
+
+def rebuilt_batches(known: Evidence, batches: Iterable[GrantedBatch]) -> Iterator[Event]:
     """The granted batches by number, with those of their sessions that were settled."""
-    for batch in granted_batches(known):
+    for batch in batches:
         moments = [a.settled_at for a in batch.attempts if a.settled_at]
         if moments:
             yield known.event(
                 "batch_settled",
-                moments[-1],
+                datetime.fromisoformat(moments[-1]),
                 batch=batch.number,
                 claim=batch.claim,
-                settled=[_settled(a) for a in batch.attempts if a.settled_at],
+                settled=[_settled(known, a) for a in batch.attempts if a.settled_at],
             )
 
 
-def _settled(attempt: Attempt) -> dict[str, Json]:
+def _settled(known: Evidence, attempt: Attempt) -> dict[str, Json]:
+    session = known.session(attempt.ordinal)
     return {
-        "ordinal": attempt.session.ordinal,
-        "session_id": attempt.session.session_id,
-        "state": attempt.state,
+        "ordinal": session.ordinal,
+        "session_id": session.session_id,
+        "state": attempt.state(session),
         "failed_step": attempt.step,
         "error_code": attempt.code,
-        "error_message": attempt.message,
+        "error_message": attempt.message(session),
     }
 
 
-def _failed_call(known: Evidence, attempt: Attempt, at: str) -> Event:
+def _failed_call(known: Evidence, attempt: Attempt) -> Event:
+    session = known.session(attempt.ordinal)
     return known.event(
         "call",
-        at,
-        session_id=attempt.session.session_id,
+        datetime.fromisoformat(str(attempt.settled_at)),
+        session_id=session.session_id,
         component=attempt.step,
         function=known.functions.get(attempt.step or ""),
         attempt=attempt.number,
         outcome=_outcome(attempt.code),
         code=attempt.code,
-        error=attempt.message,
+        error=attempt.message(session),
     )
 
 
@@ -196,11 +254,11 @@ def _outcome(code: str | None) -> str:
     return "session" if fault.kind == "stop" else fault.kind
 
 
-def _answered_call(known: Evidence, answered: Answered) -> Event:
+def _answered_call(known: Evidence, session: PlannedSession, answered: Answered) -> Event:
     return known.event(
         "call",
         answered.at,
-        session_id=answered.session_id,
+        session_id=session.session_id,
         component=answered.component,
         function=known.functions.get(answered.component),
         attempt=answered.attempt,

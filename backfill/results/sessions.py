@@ -41,6 +41,11 @@ class PlannedSession:
     settled_at: datetime | None = None
 
 
+def in_place(sessions: Sequence[PlannedSession], ordinal: int) -> PlannedSession | None:
+    """The session in this place of a plan, the first of which is 1. None where there is none."""
+    return sessions[ordinal - 1] if 1 <= ordinal <= len(sessions) else None
+
+
 class PlannedSessions(Sequence[PlannedSession]):
     """Sessions in the order of their plan, each made when it is read. Moments are in UTC.
 

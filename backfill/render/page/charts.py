@@ -20,7 +20,6 @@ from backfill.render.plan_trend import TREND
 
 if TYPE_CHECKING:
     from backfill.results.plan import Plan
-    from backfill.results.run import Json
 
 Points = Sequence[tuple[float, float]]
 
@@ -130,9 +129,8 @@ def _over_time(plan: Plan, name: str, what: str, colours: Sequence[str] = SERIES
     return _figure(caption, lines(name, caption, "seconds", line, colours))
 
 
-def latencies(plan: Plan, receipts: Sequence[Mapping[str, Json]]) -> str:
-    """How long the sessions took. A sentence if all took about as long, empty without receipts."""
-    found_s = figures.latencies_s(plan, receipts)
+def latencies(plan: Plan, found_s: Sequence[float]) -> str:
+    """How long the sessions took: bars, or a sentence if all took about as long. Empty of none."""
     if not found_s:
         return ""
     half, most = (duration(figures.share_below(found_s, share)) for share in (0.5, 0.95))

@@ -128,18 +128,18 @@ def _counted_up(moments: Iterable[datetime | None], began: datetime | None) -> P
 
 def latencies_s(plan: Plan, receipts: Iterable[Mapping[str, Json]]) -> list[float]:
     """Seconds from each session's lease to that attempt's last receipt, ascending."""
-    sessions = {s.ordinal: s for s in plan.sessions}
-    last: dict[int, datetime] = {}
+    found_s: dict[int, float] = {}
     for receipt in receipts:
-        session = sessions.get(receipt["ordinal"])
-        if session is not None and session.attempts == receipt["attempt"]:
-            at = datetime.fromisoformat(receipt["at"])
-            last[session.ordinal] = max(at, last.get(session.ordinal, at))
-    return sorted(
-        (at - started).total_seconds()
-        for ordinal, at in last.items()
-        if (started := sessions[ordinal].started_at) is not None and at >= started
-    )
+        if not 1 <= receipt["ordinal"] <= len(plan.sessions):
+            continue
+        session = plan.sessions[receipt["ordinal"] - 1]
+        if session.started_at is None or session.attempts != receipt["attempt"]:
+            continue
+        took = datetime.fromisoformat(receipt["at"]) - session.started_at
+        found_s[session.ordinal] = max(
+            took.total_seconds(), found_s.get(session.ordinal, took.total_seconds())
+        )
+    return sorted(took_s for took_s in found_s.values() if took_s >= 0)
 
 
 def latency_bars(found_s: Sequence[float]) -> tuple[list[str], list[int]]:

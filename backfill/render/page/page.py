@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from backfill.render.markdown import table
@@ -23,7 +23,6 @@ from backfill.render.state import OVER, error_text
 
 if TYPE_CHECKING:
     from backfill.results.plan import Plan
-    from backfill.results.run import Json
     from backfill.results.verification import Verification
 
 MOST_CHARS = 200_000  # per section: a longer one is cut at a line, and says so
@@ -32,16 +31,19 @@ MOST_CHARS = 200_000  # per section: a longer one is cut at a line, and says so
 def plan_page(
     plan: Plan,
     verification: Verification | None = None,
-    receipts: Sequence[Mapping[str, Json]] = (),
+    latencies_s: Sequence[float] = (),
 ) -> str:
-    """The page of a plan. Once the run has started it also shows what happened."""
+    """The page of a plan. Once the run has started it also shows what happened.
+
+    latencies_s: seconds from each session's lease to its last receipt, ascending.
+    """
     opening, *parts = re.split(r"^(?=## )", plan_markdown(plan), flags=re.M)
     drawings = charts.of_sections(plan)
     sections = [_section(plan, text, drawings.get(_title(text), "")) for text in parts]
     # How it stands comes first, though the Markdown ends with it.
     sections.sort(key=lambda section: section.name != "status")
     if plan.started_at is not None:
-        sections.insert(1, _happened(plan, verification, receipts))
+        sections.insert(1, _happened(plan, verification, latencies_s))
     body = [
         _header(plan, opening, verification),
         _contents(sections),
@@ -126,12 +128,12 @@ def _cut(markdown: str) -> str:
 
 
 def _happened(
-    plan: Plan, verification: Verification | None, receipts: Sequence[Mapping[str, Json]]
+    plan: Plan, verification: Verification | None, latencies_s: Sequence[float]
 ) -> _Section:
     parts = [
         _progress(plan),
         _failures(plan),
-        charts.latencies(plan, receipts),
+        charts.latencies(plan, latencies_s),
         _verified(plan, verification) if verification else "",
     ]
     return _folding("What happened", "".join(parts))
