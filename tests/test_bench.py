@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from tests.bench import start, tables, timeline
-from tests.bench.timing import Figure
+from tests.bench import records, start, tables, timeline
+from tests.bench.timing import Figure, Setting
 from tests.bench.ways import ALL
 from tests.faults.processes import ROOT
 from tests.kit.whole import examples
@@ -30,9 +31,10 @@ def rows(report: str) -> dict[str, list[str]]:
 
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(sys.platform != "linux", reason="CPU and memory are read from /proc")
-def test_every_way_scores_every_session_and_has_its_row() -> None:
+def test_every_way_scores_every_session_and_has_its_row(tmp_path: Path) -> None:
     """The command refuses a way that left a session unscored; here it ends well."""
     command = [sys.executable, "-m", "tests.bench", "--only", *ONLY, "--rounds", "1"]
+    command += ["--raw", str(tmp_path / "raw.jsonl")]
     ran = subprocess.run(
         [*command, "--sessions", str(SESSIONS)],
         cwd=ROOT,
@@ -46,6 +48,10 @@ def test_every_way_scores_every_session_and_has_its_row() -> None:
     sessions = tables.COLUMNS.index("sessions")
     for way in (WAYS[name] for name in ONLY if not WAYS[name].missing()):
         assert found[way.says][sessions] == str(int(SESSIONS * way.times))
+    kept = records.read(tmp_path / "raw.jsonl")
+    assert {way: [f.sessions for f in taken] for (_, way), taken in kept.items()} == {
+        name: [int(SESSIONS * WAYS[name].times)] for name in ONLY if not WAYS[name].missing()
+    }
 
 
 def test_ratios_are_to_the_faster_of_the_gathered_ways() -> None:
@@ -58,6 +64,61 @@ def test_ratios_are_to_the_faster_of_the_gathered_ways() -> None:
     found = rows(tables.comparison([WAYS[name] for name in took_s], figures))
     assert found["the client in a loop"][:4] == ["2", "1 to 4", "0.25", "1.00"]
     assert found["bare calls gathered, 16 at a time"][:4] == ["4", "4 to 4", "0.50", "2.00"]
+
+
+CHEAP = Setting("17.10", "cheap")
+SAMPLE = Setting("15.20", "sample")
+
+
+def measured(*took_s: float) -> list[Figure]:
+    return [Figure(8, took, client_cpu_s=0.1, server_cpu_s=0.2, peak_mb=50) for took in took_s]
+
+
+def test_several_settings_stand_side_by_side() -> None:
+    """A column each: the median, and in brackets what it makes of gathered under the same."""
+    taken = {
+        CHEAP: {"loop": measured(4), "gathered-4": measured(1)},
+        SAMPLE: {"loop": measured(8), "gathered-4": measured(4)},
+    }
+    report = tables.settings([WAYS["loop"], WAYS["gathered-4"]], taken)
+    assert report.splitlines()[0] == "|  | 17.10, cheap | 15.20, sample |"
+    assert rows(report)[WAYS["loop"].says] == ["2 (0.25)", "1 (0.50)"]
+
+
+def test_two_files_are_compared_way_by_way(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Medians, spreads, whether those overlap, and what is in only one of them is left out."""
+    before, after = tmp_path / "before.jsonl", tmp_path / "after.jsonl"
+    for file, way, took_s in (
+        *((before, "loop", took_s) for took_s in (4, 2, 8)),
+        *((after, "loop", took_s) for took_s in (1, 2, 1)),
+        *((file, "gathered-4", 1.0) for file in (before, after)),
+        (before, "pgbench-4", 1.0),
+    ):
+        records.append(file, CHEAP, way, measured(took_s)[0])
+    records.main([str(before), str(after)])
+    found = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()][2:]
+    assert found == [
+        ["17.10, cheap", "loop", "2", "1 to 4", "8", "4 to 8", "4.00", "0.25 to 1.00", "overlap"],
+        [
+            *("17.10, cheap", "gathered-4", "8", "8 to 8", "8", "8 to 8"),
+            *("1.00", "1.00 to 1.00", "overlap"),
+        ],
+    ]
+
+
+def test_a_line_that_is_no_measurement_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With its number; nothing is compared."""
+    file = tmp_path / "raw.jsonl"
+    records.append(file, CHEAP, "loop", measured(1)[0])
+    with file.open("a") as lines:
+        lines.write('{"way": "loop"}\n')
+    with pytest.raises(SystemExit):
+        records.main([str(file), str(file)])
+    assert f"{file}, line 2: no measurement" in capsys.readouterr().err
 
 
 def test_a_lane_holds_what_was_not_under_way_at_once() -> None:

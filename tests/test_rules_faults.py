@@ -337,7 +337,8 @@ async def test_who_gives_up_during_a_wait_hears_the_newest_error() -> None:
     with pytest.raises(OutcomeUnknown) as ended:
         await retries.ask_patiently(ask, Patience(60.0, 60.0, gives_up=gives_up), lambda: False)
     assert ended.value is raised
-    assert asked == [False, False, False, True]
+    assert asked[:4] == [False, False, False, True]
+    assert all(asked[4:]), "a slow machine asks again, and hears the same"
 
 
 @pytest.mark.anyio

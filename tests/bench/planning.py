@@ -179,7 +179,35 @@ async def verify_here(run_id: str) -> dict[str, Any]:
     return {"sessions": sessions, "took_s": time.perf_counter() - began, "peak_mb": peak_mb()}
 
 
-CLIENTS = {"plan": plan_here, "apply": apply_here, "verify": verify_here}
+async def logs_here(run_id: str) -> dict[str, Any]:
+    """Write all files of a run anew in this process. {sessions, took_s, peak_mb}"""
+    import backfill
+
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        async with backfill.connect_async() as bf:
+            written = await bf.write_logs(run_id, folder)
+        calls = (written / "calls.jsonl").read_text().count("\n")
+    return {"sessions": calls, "took_s": time.perf_counter() - began, "peak_mb": peak_mb()}
+
+
+async def page_here(run_id: str) -> dict[str, Any]:
+    """Make the page of a run in this process. {sessions, took_s, peak_mb}"""
+    import backfill
+
+    began = time.perf_counter()
+    async with backfill.connect_async() as bf:
+        page = await bf.page(run_id)
+    return {"sessions": len(page), "took_s": time.perf_counter() - began, "peak_mb": peak_mb()}
+
+
+CLIENTS = {
+    "plan": plan_here,
+    "apply": apply_here,
+    "verify": verify_here,
+    "logs": logs_here,
+    "page": page_here,
+}
 
 
 def beside(stage: Scene, verb: str, argument: str) -> dict[str, Any]:
@@ -200,8 +228,8 @@ def bare_s(stage: Scene, windows: list[str]) -> float:
     since = FIRST_DAY
     for until in windows:
         stage.db.execute(
-            "insert into bare"
-            " select gen_random_uuid(), session_id, session_at, components, excluded"
+            "insert into bare (run_id, session_id, session_at, components, not_wanted, excluded)"
+            " select gen_random_uuid(), session_id, session_at, components, not_wanted, excluded"
             " from backfill_private.prism_gaps"
             " where session_at >= %s::text::timestamptz and session_at < %s::text::timestamptz",
             (since, until),
@@ -248,7 +276,13 @@ def main(sessions: int, candidates: int) -> None:
         )
         applied = beside(stage, "apply", run_id)
         verified = beside(stage, "verify", run_id)
-        for verb, told in (("applied in bulk, with files", applied), ("verified", verified)):
+        logged, page = beside(stage, "logs", run_id), beside(stage, "page", run_id)
+        for verb, told in (
+            ("applied in bulk, with files", applied),
+            ("verified", verified),
+            ("all files written anew", logged),
+            ("the page", page),
+        ):
             print(f"{verb:50}{told['took_s']:8.2f} s", flush=True)
         for view in VIEWS_OF_RUNS:
             timed(stage, f"all of {view}", f"select * from public.{view}")
@@ -258,6 +292,8 @@ def main(sessions: int, candidates: int) -> None:
     clients = (("planning", few), ("planning", seen), ("applying", applied))
     for verb, client in (*clients, ("verifying", verified)):
         print(f"  {verb} {client['sessions']:,} sessions, at most {client['peak_mb']:.0f} MB")
+    print(f"  writing {logged['sessions']:,} calls anew, at most {logged['peak_mb']:.0f} MB")
+    print(f"  a page of {page['sessions']:,} characters, at most {page['peak_mb']:.0f} MB")
 
 
 if __name__ == "__main__":

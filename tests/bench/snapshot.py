@@ -2,6 +2,7 @@
 
     python -m tests.bench.snapshot
     python -m tests.bench.snapshot --sessions 100000 --batches 5 100 500 --modes direct bulk
+    python -m tests.bench.snapshot --modes pgmq procrastinate
 
 PostgreSQL removes no dead row that an open snapshot may still see. So whatever looks for the next
 work walks over all that was done since. Here a run goes on beside an idle REPEATABLE READ session,
@@ -22,8 +23,10 @@ from typing import Any
 from uuid import uuid4
 
 import psycopg
+from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from tests.bench.snapshot_queues import QUEUES
 from tests.bench.stage import Scene, clear, scene
 from tests.kit import verbs
 
@@ -47,6 +50,8 @@ join public.profiles as p on p.session_id = s.id
 where s.id = any (%(ids)s::uuid[])
 """
 MODES = {"direct": CLAIM, "bulk": BULK}
+# Where it is not for the command line to say.
+BATCHES = {"bulk": [CALLS_IN_BULK], "procrastinate": [1]}
 
 
 @dataclass
@@ -119,7 +124,7 @@ def worked(
     while True:
         claim_id, some = new_claim(), ids[done : done + 20]
         asked = {"run": run_id, "claim": claim_id, "sessions": bulk_sessions}
-        if due and done >= due[0] and done < row["n"]:
+        if is_due := bool(due) and done >= due[0] and done < row["n"]:
             due.pop(0)
             note_pages(db, curves["claim"], MODES[mode], **asked)
             note_pages(db, curves["status"], STATUS, run=run_id)
@@ -129,7 +134,10 @@ def worked(
         found = answer(db, curves["claim"], MODES[mode], **asked)
         if mode == "direct" and found["granted"]:
             outcomes = [verbs.score_all(db, run_id, grant) for grant in found["granted"]]
-            answer(db, curves["settle"], SETTLE, **asked, outcomes=Jsonb(outcomes))
+            settled = {**asked, "outcomes": Jsonb(outcomes)}
+            if is_due:
+                note_pages(db, curves["settle"], SETTLE, **settled)
+            answer(db, curves["settle"], SETTLE, **settled)
             done += len(outcomes)
         elif mode == "bulk" and not found.get("look"):
             done += found["sessions"]
@@ -157,6 +165,25 @@ def measured(stage: Scene, mode: str, batch: int, *, is_held: bool, looks: int =
         return worked(stage.db, run_id, mode, looks)
 
 
+def queued(stage: Scene, name: str, sessions: int, batch: int, *, is_held: bool) -> Curves:
+    """A queue with a message a session, taken to its end over one connection."""
+    take, done = QUEUES[name](stage.dsn, sessions, batch)
+    curves = {"claim": Curve(), "settle": Curve()}
+    with psycopg.connect(stage.dsn, autocommit=True, row_factory=dict_row) as db:
+        db.execute("set search_path = procrastinate, public")
+        db.execute("vacuum analyze")
+        with snapshot_held(stage.dsn, is_held):
+            while True:
+                began_s = time.perf_counter()
+                taken = take(db)
+                taken_s = time.perf_counter()
+                if not taken:
+                    return curves
+                done(db, taken)
+                curves["claim"].ms.append((taken_s - began_s) * 1000)
+                curves["settle"].ms.append((time.perf_counter() - taken_s) * 1000)
+
+
 def line(name: str, curve: Curve) -> str:
     """First and last tenth, and what is between: ms, and pages."""
     part = max(1, len(curve.ms) // TENTHS)
@@ -170,16 +197,19 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m tests.bench.snapshot")
     parser.add_argument("--sessions", type=int, default=20_000)
     parser.add_argument("--batches", type=int, nargs="+", default=[5, 100, 500])
-    parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(MODES))
+    parser.add_argument("--modes", nargs="+", choices=[*MODES, *QUEUES], default=list(MODES))
     wanted = parser.parse_args(words)
     print("| mode | snapshot | call | first ms | last ms | times | first pages | last pages |")
     print("|---|---|---|--:|--:|--:|--:|--:|")
     with scene(wanted.sessions, "cheap") as stage:
         clear(stage)
         for mode in wanted.modes:
-            for batch in wanted.batches if mode == "direct" else [CALLS_IN_BULK]:
+            for batch in BATCHES.get(mode, wanted.batches):
                 for is_held in (False, True):
-                    curves = measured(stage, mode, batch, is_held=is_held)
+                    if mode in QUEUES:
+                        curves = queued(stage, mode, wanted.sessions, batch, is_held=is_held)
+                    else:
+                        curves = measured(stage, mode, batch, is_held=is_held)
                     said = f"| {mode}, {batch} | {'held' if is_held else 'none'} | "
                     for name, curve in curves.items():
                         if curve.ms:

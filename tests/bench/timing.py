@@ -67,6 +67,17 @@ class Figure:
         return self.sessions / self.took_s
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What a measurement was made under: the major version of PostgreSQL, and the scorers."""
+
+    postgres: str
+    scorers: str
+
+    def __str__(self) -> str:
+        return f"{self.postgres}, {self.scorers}"
+
+
 class ClientFailed(RuntimeError):
     """A client process ended with an error; the message is its traceback."""
 

@@ -147,7 +147,7 @@ def done_run(db: psycopg.Connection[Any], sessions: int) -> str:
 BARE = """
 delete from public.{table} where session_id = any (array(
   select session_id::uuid from public.backfill_items
-  where run_id = %(run)s and ordinal > %(after)s and ordinal <= %(after)s + %(piece)s
+  where run_id = %(run)s and ordinal > %(after)s::int and ordinal <= %(after)s::int + %(piece)s
     and %(component)s = any (components)))
 """
 

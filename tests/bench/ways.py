@@ -75,12 +75,14 @@ BULK = {"mode": "bulk"}
 
 
 def _apply(name: str, says: str, concurrency: int, **more: Any) -> Way:
-    return Way(name, says, partial(clients.apply, concurrency=concurrency), **more)
+    client = partial(clients.apply, concurrency=concurrency)
+    return Way(name, says, client, **{"times": 5, **more})
 
 
 def _gathered(concurrency: int) -> Way:
     client = partial(clients.gathered, concurrency=concurrency)
-    return Way(f"gathered-{concurrency}", f"bare calls gathered, {concurrency} at a time", client)
+    says = f"bare calls gathered, {concurrency} at a time"
+    return Way(f"gathered-{concurrency}", says, client, times=5)
 
 
 def _dbos(name: str, says: str, step_sessions: int) -> Way:
@@ -91,7 +93,7 @@ def _dbos(name: str, says: str, step_sessions: int) -> Way:
 def _pgbench(count: int) -> Way:
     says = f"pgbench, {count} connection{'s' if count > 1 else ''}, no API: the limit"
     client = partial(clients.pgbench, clients=count)
-    return Way(f"pgbench-{count}", says, client, times=4, program="pgbench")
+    return Way(f"pgbench-{count}", says, client, times=15, program="pgbench")
 
 
 BASES = ("gathered-4", "gathered-16")
@@ -109,10 +111,10 @@ ALL = [
     _apply("apply-16", "`apply`, 16 at a time, batches of 100", 16, plan=WIDE),
     _apply("apply-4-in-2", "`apply`, 4 at a time, 2 processes", 4, plan=DIRECT, processes=2),
     _apply("apply-4-in-4", "`apply`, 4 at a time, 4 processes", 4, plan=DIRECT, processes=4),
-    _apply("bulk-1", "`apply` in bulk, 1 call at a time", 1, plan=BULK, times=2),
-    _apply("bulk-4", "`apply` in bulk, 4 calls at a time", 4, plan=BULK, times=4),
-    _apply("bulk-1-in-2", "`apply` in bulk, 2 processes", 1, plan=BULK, times=4, processes=2),
-    _apply("bulk-1-in-4", "`apply` in bulk, 4 processes", 1, plan=BULK, times=4, processes=4),
+    _apply("bulk-1", "`apply` in bulk, 1 call at a time", 1, plan=BULK, times=8),
+    _apply("bulk-4", "`apply` in bulk, 4 calls at a time", 4, plan=BULK, times=15),
+    _apply("bulk-1-in-2", "`apply` in bulk, 2 processes", 1, plan=BULK, times=15, processes=2),
+    _apply("bulk-1-in-4", "`apply` in bulk, 4 processes", 1, plan=BULK, times=15, processes=4),
     Way(
         "procrastinate",
         "Procrastinate, a task a session",
