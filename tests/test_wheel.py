@@ -79,7 +79,8 @@ def test_the_demonstration_runs_from_the_wheel_in_an_empty_environment(folder: P
     """
     sdist = built(ROOT, "sdist", folder / "sdist")
     with tarfile.open(sdist) as archive:
-        archive.extractall(folder, filter="data")
+        # Without a filter: Debian 12's own Python, 3.11.2, has none yet.
+        archive.extractall(folder)  # noqa: S202 - our own
     wheel = built(folder / NAME, "wheel", folder / "wheel")
     assert wheel.name == WHEEL
     assert f"vendor/{WHEEL}" in PAGE
