@@ -204,7 +204,7 @@ def test_a_forged_chain_that_names_no_session_of_the_run_stops_no_file(
     plan = approved(project, timed)
     timed.apply(plan.run_id)
     for change in (
-        """update public.backfill_events set details = details || '{"ordinals": [1, 1000]}'
+        """update public.backfill_events set details = details || '{"ordinals": [1, 1000, "one"]}'
            where kind = 'batch_granted'""",
         """update public.backfill_events set details = details || '{"failed": [["who", "x", "y"]]}'
            where kind = 'batch_settled'""",

@@ -146,7 +146,7 @@ def granted_batches(known: Evidence) -> list[GrantedBatch]:
     for event in known.chain:
         told = event["details"]
         if event["kind"] == "batch_granted":
-            there = [o for o in told["ordinals"] if in_place(known.sessions, o) is not None]
+            there = [o for o in told["ordinals"] if _is_planned(known, o)]
             granted = tuple(_granted(newest, ordinal) for ordinal in there)
             batches.append(GrantedBatch(told["number"], told["claim"], granted))
         elif event["kind"] == "batch_settled":
@@ -158,6 +158,11 @@ def granted_batches(known: Evidence) -> list[GrantedBatch]:
                 if attempt is not None:
                     attempt.has_failed, attempt.step, attempt.code = True, step, code
     return batches
+
+
+def _is_planned(known: Evidence, ordinal: Json) -> bool:
+    """Whether a place that the chain names is one of the plan. A forged event may hold anything."""
+    return isinstance(ordinal, int) and in_place(known.sessions, ordinal) is not None
 
 
 def _granted(newest: dict[int, Attempt], ordinal: int) -> Attempt:
