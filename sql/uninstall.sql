@@ -170,6 +170,7 @@ drop table if exists
   backfill_private.undos,
   backfill_private.unnoted,
   backfill_private.low_water,
+  backfill_private.tallies,
   backfill_private.lease_looks,
   backfill_private.bulk_claims,
   backfill_private.bulk_rows,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
 
 import backfill
 from tests.conftest import Project
+from tests.kit import verbs
 from tests.kit.moments import once
 from tests.kit.outsider import Outsider, code_of
 from tests.kit.seed import SEED
@@ -131,6 +133,40 @@ def test_what_a_superuser_does_to_the_chain_shows(
     verdict, status, expected, actual, critical = audit_of(timed, over.run_id)
     assert (verdict, status) == ("fail", "fail")
     assert expected != actual
+    assert any("audit event" in c for c in critical)
+
+
+# What a running run remembers between its batches stands beside its row.
+TAMPERED_BETWEEN = {
+    "the tail gone": "delete from public.backfill_events where seq > 3",
+    "the tail gone and what is remembered beside": (
+        "delete from public.backfill_events where seq > 3; delete from backfill_private.tallies"
+    ),
+    "what is remembered beside gone": "delete from backfill_private.tallies",
+    "the count remembered": ("update backfill_private.tallies set audit_count = audit_count + 1"),
+    "the head remembered": "update backfill_private.tallies set audit_head = repeat('0', 64)",
+}
+
+
+@pytest.mark.parametrize("what", TAMPERED_BETWEEN)
+def test_what_a_superuser_does_to_the_chain_of_a_running_run_shows(
+    project: Project, bf: backfill.Backfill, what: str
+) -> None:
+    """And is told while it still runs."""
+    run_id = verbs.started(project.db)
+    some = verbs.claim(project.db, run_id, claim_id := str(uuid4()))
+    done = [verbs.score_all(project.db, run_id, grant) for grant in some["granted"]]
+    verbs.settle(project.db, run_id, claim_id, done)
+    told = bf.status(run_id)
+    assert (told.state, told.audit_count) == (
+        "running",
+        project.value("select count(*) from public.backfill_events"),
+    )
+    assert audit_of(bf, run_id)[1] == "pass"
+    project.admin.execute(TAMPERED_BETWEEN[what].encode())
+    _, status, expected, actual, critical = audit_of(bf, run_id)
+    assert status == "fail"
+    assert expected != actual or "the head" in what
     assert any("audit event" in c for c in critical)
 
 

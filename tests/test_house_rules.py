@@ -37,6 +37,7 @@ CALLED_BY_USERS = (
     "freshness(uuid)",
     "halt(text,uuid,text)",
     "may(text)",
+    "newest_tally(uuid)",
     "next_step(uuid,bigint,boolean)",
     "open_run(jsonb,text,uuid)",
     "pace(uuid,numeric)",

@@ -97,6 +97,62 @@ def test_beside_a_held_snapshot_leases_that_were_settled_are_not_walked_over(
     assert late <= 1.5 * early + 5, (early, late)
 
 
+# Looks at the run itself, which every batch changes.
+AT_THE_RUN = {
+    "the run": "select backfill_private.run_now(%(run)s)",
+    "its row": "select from public.backfill_runs where run_id = %(run)s",
+    "where it stands": "select to_json(p) from public.backfill_run_progress as p",
+    "its starts": "select backfill_private.count_starts(backfill_private.run_now(%(run)s), 1)",
+}
+
+
+@pytest.mark.parametrize("look", AT_THE_RUN)
+def test_beside_a_held_snapshot_batches_that_are_over_are_not_walked_over(
+    project_db: Db, postgres_server: PostgresServer, clock: DatabaseClock, look: str
+) -> None:
+    """Sixty small batches, each noted twice in the chain and counted by throttle and breaker."""
+    run_id = started(project_db, throttle_per_minute=60, batch_size=1)
+    project_db.execute("analyze")
+
+    def work(batches: int) -> None:
+        for _ in range(batches):
+            some = verbs.claim(project_db, run_id, claim_id := snapshot.new_claim())
+            done = [verbs.score_all(project_db, run_id, grant) for grant in some["granted"]]
+            verbs.settle(project_db, run_id, claim_id, done)
+            assert len(done) == 1
+            clock.advance(60)
+
+    with snapshot.snapshot_held(postgres_server.dsn(project_db.info.dbname), True):
+        work(5)
+        pages(project_db, AT_THE_RUN[look], run_id)
+        early = pages(project_db, AT_THE_RUN[look], run_id)
+        work(60)
+        late = pages(project_db, AT_THE_RUN[look], run_id)
+    assert late <= 1.5 * early + 5, (early, late)
+
+
+def test_a_run_that_is_over_leaves_no_marks(project_db: Db, clock: DatabaseClock) -> None:
+    """Its row says all of it again, and nothing is left of what was kept beside."""
+    run_id = started(project_db, batch_size=300)
+    for _ in range(2):
+        some = verbs.claim(project_db, run_id, claim_id := snapshot.new_claim())
+        done = [verbs.score_all(project_db, run_id, grant) for grant in some["granted"]]
+        verbs.settle(project_db, run_id, claim_id, done)
+    beside = (
+        "select (select count(*) from backfill_private.tallies) as tallies,"
+        " (select count(*) from backfill_private.low_water) as marks,"
+        " r.audit_count = e.n and r.settled_since = 600 and r.batches_granted = 2 as is_kept"
+        " from public.backfill_runs as r,"
+        " (select count(*) as n from public.backfill_events) as e"
+    )
+    now = project_db.execute(beside.encode()).fetchone()
+    assert now is not None
+    assert (now["tallies"] > 0, now["marks"] > 0, now["is_kept"]) == (True, True, False)
+    assert verbs.claim(project_db, run_id)["state"] == "completed"
+    now = project_db.execute(beside.encode()).fetchone()
+    assert now == {"tallies": 0, "marks": 0, "is_kept": True}
+
+
 def test_what_is_given_back_comes_next(project_db: Db, clock: DatabaseClock) -> None:
     """The mark is far beyond these sessions by then."""
     run_id = started(project_db, batch_size=100)

@@ -8,8 +8,7 @@ create table backfill_private.lock_secret (
 
 insert into backfill_private.lock_secret default values;
 
--- The row changes with each batch, and each of its versions is walked over for as long as somebody holds a snapshot. So
--- what does not change, such as the plan, is kept out of it.
+-- While a run is running, what a batch changes of it stands in backfill_private.tallies: see tally.sql.
 create table public.backfill_runs (
   run_id uuid primary key default gen_random_uuid(),
   state text not null default 'planning',
@@ -60,7 +59,7 @@ create table public.backfill_runs (
   constraint backfill_runs_state_check check (state in (
     'planning', 'awaiting_approval', 'approved', 'running', 'paused', 'completed',
     'rejected', 'cancelled', 'expired', 'rolled_back'))
-) with (toast_tuple_target = 512);
+);
 
 comment on table public.backfill_runs is
   'One row per run: what was asked, what was planned, who approved it, where it stands.';
@@ -277,6 +276,20 @@ comment on column public.backfill_items.lease_until is
   'When the lease runs out if nobody renews it.';
 comment on column public.backfill_items.fence_hash is
   'SHA-256 of the fence of the live attempt. The fence itself is stored nowhere.';
+
+-- What batches have changed of a running run since its row was last written. The newest counts: see tally.sql.
+create table backfill_private.tallies (
+  run_id uuid not null,
+  tally_id bigint generated always as identity,
+  audit_count bigint not null,
+  audit_head text not null,
+  batches_granted integer not null,
+  next_batch_at timestamptz,
+  settled_since integer not null,
+  failed_since integer not null,
+  failed_in_row integer not null,
+  primary key (run_id, tally_id)
+);
 
 -- How many sessions started when: what the throttle counts.
 create table backfill_private.starts (

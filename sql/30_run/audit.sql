@@ -1,4 +1,5 @@
--- Audit: one hash chain per run. The run's row holds its count and its head, so that a cut tail shows.
+-- Audit: one hash chain per run. The run remembers its count and its head, so that a cut tail shows: in its row, and
+-- between the batches of a running one in its tally.
 --
 -- An event is appended with the run's row locked, and never inside a scoring transaction: that would make all workers
 -- wait for each other.
@@ -18,7 +19,7 @@ as $$
 $$;
 
 -- Append events to a run's chain, and nothing else. Only record() and note_batches() call this. However many they are,
--- the run's row is written once: each of its versions is looked at again for as long as somebody holds a snapshot.
+-- the run is kept once.
 --
 -- p_kinds, p_details  of each event. A granted batch gets its number here
 create function backfill_private.append_events(p_run_id uuid, p_kinds text[], p_details jsonb[])
@@ -33,7 +34,8 @@ declare
   v_event record;
   v_hash text;
 begin
-  select * into strict v_run from public.backfill_runs where run_id = p_run_id for no key update;
+  perform from public.backfill_runs where run_id = p_run_id for no key update;
+  v_run := backfill_private.run_now(p_run_id);
   for v_event in
     select e.kind, e.details
     from unnest(p_kinds, p_details) with ordinality as e (kind, details, place)
@@ -50,9 +52,7 @@ begin
     values (p_run_id, v_run.audit_count, v_at, v_event.kind, v_actor, v_event.details, v_run.audit_head, v_hash);
     v_run.audit_head := v_hash;
   end loop;
-  update public.backfill_runs
-  set audit_count = v_run.audit_count, audit_head = v_run.audit_head, batches_granted = v_run.batches_granted
-  where run_id = p_run_id;
+  perform backfill_private.keep_run(v_run, p_kinds <@ array['batch_granted', 'batch_settled']);
 end
 $$;
 
@@ -128,9 +128,8 @@ as $$
   where c.prev_hash <> c.hash_before or c.seq <> c.place
   union all
   select r.audit_count, 'the newest event is not the one that the run remembers'
-  from public.backfill_runs as r, ends
-  where r.run_id = p_run_id
-    and (r.audit_count, r.audit_head) <> (ends.events, ends.head)
+  from backfill_private.run_now(p_run_id) as r, ends
+  where (r.audit_count, r.audit_head) <> (ends.events, ends.head)
 $$;
 
 -- The critical events of a run, each with its answer if somebody has given one.

@@ -123,10 +123,12 @@ declare
 begin
   perform backfill_private.take_run_lock(p_run_id);
   perform backfill_private.note_batches(p_run_id);
-  select * into v_run from public.backfill_runs where run_id = p_run_id for no key update;
+  perform from public.backfill_runs where run_id = p_run_id for no key update;
   if not found then
     perform backfill_private.refuse_run(format('there is no run %s', p_run_id));
-  elsif v_run.state <> all (p_states) then
+  end if;
+  v_run := backfill_private.run_now(p_run_id);
+  if v_run.state <> all (p_states) then
     perform backfill_private.refuse('OB002',
       format('run %s is %s; this needs it to be %s', p_run_id, v_run.state, array_to_string(p_states, ' or ')),
       backfill_private.hint(v_run));

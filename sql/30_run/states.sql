@@ -167,6 +167,7 @@ as $$
 declare
   v_from text := (select state from public.backfill_runs where run_id = p_run_id for no key update);
   v_now timestamptz := backfill_private.clock();
+  v_is_over boolean := p_to in ('completed', 'rejected', 'cancelled', 'expired', 'rolled_back');
 begin
   update public.backfill_runs
   set state = p_to,
@@ -181,8 +182,12 @@ begin
       troubled_batches = case when p_to = 'running' then 0 else troubled_batches end,
       trials = case when p_to = 'running' then 0 else trials end,
       back_off_until = case when p_to = 'running' then null else back_off_until end,
-      finished_at = case when p_to in ('completed', 'rejected', 'cancelled', 'expired', 'rolled_back') then v_now end
+      finished_at = case when v_is_over then v_now end
   where run_id = p_run_id;
+  if v_is_over then
+    delete from backfill_private.low_water where run_id = p_run_id;
+    delete from backfill_private.starts where run_id = p_run_id and started_at < v_now - interval '10 minutes';
+  end if;
   perform backfill_private.record(p_run_id, p_to,
     p_details || jsonb_strip_nulls(jsonb_build_object('from', v_from, 'reason', left(p_reason, 500))));
 end

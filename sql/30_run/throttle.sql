@@ -138,18 +138,24 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_run public.backfill_runs := backfill_private.run_now(p_run.run_id);
   v_now timestamptz := backfill_private.clock();
 begin
   perform backfill_private.take_slots(p_sessions);
   insert into backfill_private.starts (run_id, started_at, sessions)
   values (p_run.run_id, v_now, p_sessions)
   on conflict (run_id, started_at) do update set sessions = backfill_private.starts.sessions + excluded.sessions;
-  delete from backfill_private.starts where run_id = p_run.run_id and started_at < v_now - interval '10 minutes';
-  update public.backfill_runs
-  set next_batch_at = v_now
-    + backfill_private.batch_spacing_s(backfill_private.paced(request, pace_per_minute)) * interval '1 second'
-  where run_id = p_run.run_id
-    and backfill_private.rate_of(p_run) is not null;
+  -- Old ones go. Not all that are older: what went before may still stand in the index, see tally.sql.
+  delete from backfill_private.starts as s
+  where s.run_id = p_run.run_id
+    and s.started_at >= v_now - interval '20 minutes'
+    and s.started_at < v_now - interval '10 minutes';
+  if backfill_private.rate_of(p_run) is not null then
+    v_run.next_batch_at := v_now
+      + backfill_private.batch_spacing_s(backfill_private.paced(v_run.request, v_run.pace_per_minute))
+      * interval '1 second';
+    perform backfill_private.keep_run(v_run, true);
+  end if;
 end
 $$;
 

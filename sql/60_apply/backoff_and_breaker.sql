@@ -39,6 +39,18 @@ as $$
   end
 $$;
 
+-- Note that calls are answered: the run is in no trouble, and does not back off.
+create function backfill_private.note_answers(p_run_id uuid)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  update public.backfill_runs
+  set troubled_batches = 0, back_off_until = null
+  where run_id = p_run_id
+    and (troubled_batches, back_off_until) is distinct from (0, null)
+$$;
+
 -- Note what a batch ran into. A run that gets no answer backs off, and is paused after eight batches without one. A run
 -- that is told to slow down by a 429 waits as long as it was told: the worker begins no other session of the batch, and
 -- no claim and no call in bulk is granted before back_off_until. A session that is told so again while others are not
@@ -74,10 +86,7 @@ begin
     (o ->> 'retry_after_s')::numeric desc nulls last
   limit 1;
   if v_trouble.kind is distinct from 'slow' and v_is_known then
-    update public.backfill_runs
-    set troubled_batches = 0, back_off_until = null
-    where run_id = p_run_id
-      and (troubled_batches, back_off_until) is distinct from (0, null);
+    perform backfill_private.note_answers(p_run_id);
   elsif v_trouble.kind in ('slow', 'unknown') then
     v_what := left(v_trouble.what, 300);
     update public.backfill_runs
@@ -89,14 +98,17 @@ begin
     where run_id = p_run_id
     returning troubled_batches into v_batches;
   end if;
-  if v_trouble.kind = 'unknown' and v_batches >= 8 and exists (
-    select from public.backfill_items as i
-    where i.run_id = p_run_id
-      and i.state = 'pending'
-      and i.ordinal not in (select (o ->> 'ordinal')::integer from jsonb_array_elements(p_outcomes) as o)
-  ) then
-    perform backfill_private.hold(p_run_id, 'no_outcome',
-      format('no known outcome in %s batches in a row, the last: %s', v_batches, v_what));
+  -- In an `if` of its own: PostgreSQL would look for what is pending each time, through all that is done.
+  if v_trouble.kind = 'unknown' and v_batches >= 8 then
+    if exists (
+      select from public.backfill_items as i
+      where i.run_id = p_run_id
+        and i.state = 'pending'
+        and i.ordinal not in (select (o ->> 'ordinal')::integer from jsonb_array_elements(p_outcomes) as o)
+    ) then
+      perform backfill_private.hold(p_run_id, 'no_outcome',
+        format('no known outcome in %s batches in a row, the last: %s', v_batches, v_what));
+    end if;
   end if;
 end
 $$;
@@ -111,7 +123,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_run public.backfill_runs;
+  v_run public.backfill_runs := backfill_private.run_now(p_run_id);
   v_is_canary boolean;
   v_settled integer;
   v_failed integer;
@@ -130,12 +142,10 @@ begin
   from jsonb_to_recordset(p_settled) as s (ordinal integer, state text)
   where s.state = 'failed'
     and s.ordinal > coalesce(v_newest_done, 0);
-  update public.backfill_runs
-  set settled_since = settled_since + v_settled,
-      failed_since = failed_since + v_failed,
-      failed_in_row = case when v_newest_done is null then failed_in_row else 0 end + v_failed_after
-  where run_id = p_run_id
-  returning * into v_run;
+  v_run.settled_since := v_run.settled_since + v_settled;
+  v_run.failed_since := v_run.failed_since + v_failed;
+  v_run.failed_in_row := case when v_newest_done is null then v_run.failed_in_row else 0 end + v_failed_after;
+  perform backfill_private.keep_run(v_run, true);
   if v_failed = 0 then
     return;
   end if;
@@ -167,16 +177,20 @@ $$;
 -- p_done  how many sessions they have done, if any. Null: there were no such batches
 create function backfill_private.note_well(p_run_id uuid, p_done bigint)
 returns void
-language sql
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
-  update public.backfill_runs
-  set troubled_batches = 0,
-      back_off_until = null,
-      settled_since = settled_since + p_done,
-      failed_in_row = case when p_done > 0 then 0 else failed_in_row end
-  where run_id = p_run_id
-    and p_done is not null
+declare
+  v_run public.backfill_runs := backfill_private.run_now(p_run_id);
+begin
+  if p_done is null then
+    return;
+  end if;
+  perform backfill_private.note_answers(p_run_id);
+  v_run.settled_since := v_run.settled_since + p_done;
+  v_run.failed_in_row := case when p_done > 0 then 0 else v_run.failed_in_row end;
+  perform backfill_private.keep_run(v_run, true);
+end
 $$;
 
 -- Until when a run starts no session by itself: it backs off, or is outside the hours of its standing approval. Null:

@@ -150,7 +150,7 @@ begin
   if v_run.state in ('running', 'paused') then
     perform backfill_private.hold_if_changed(v_run);
   end if;
-  select * into v_run from public.backfill_runs where run_id = p_run_id;
+  v_run := backfill_private.run_now(p_run_id);
   v_again := backfill_private.granted_before(p_run_id, p_claim_id);
   v_phase := backfill_private.pending_phase(p_run_id);
   v_hours := backfill_private.standing_wait(v_run);
@@ -190,8 +190,7 @@ begin
       'batch', r.batches_granted,
       'ahead', backfill_private.rate_of(r) is null and v_phase is distinct from 'priority',
       'lease_s', extract(epoch from backfill_private.lease_ttl()))
-    from public.backfill_runs as r
-    where r.run_id = p_run_id);
+    from backfill_private.run_now(p_run_id) as r);
 end
 $$;
 

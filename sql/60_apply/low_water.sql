@@ -4,7 +4,6 @@
 -- replica, an analyst's open tab. Whoever looks for the first pending session, or for leases that ran out, would meet
 -- all that were done since, at each claim. So the looks begin at a mark. Marks are appended, and the newest counts: it
 -- is found at the end of its index, whatever lies before it. A mark may stand too low. It never stands too high.
--- The run's own row still changes with each batch, so small batches under a snapshot of hours grow slower.
 
 -- The place in the plan before which no session is pending, but those that met trouble: these few have an index of
 -- their own.

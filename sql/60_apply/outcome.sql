@@ -271,8 +271,7 @@ begin
           and i.crowded_out = 0
           and i.trial is null
           and (i.error_code is null or r.settled_since = r.failed_since))
-    from public.backfill_runs as r
-    where r.run_id = p_run_id);
+    from backfill_private.run_now(p_run_id) as r);
 end
 $$;
 

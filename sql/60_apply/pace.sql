@@ -84,14 +84,13 @@ begin
     elsif v_was is null then
       perform backfill_private.count_again(p_run_id);
     end if;
-    update public.backfill_runs as r
-    set pace_per_minute = v_run.pace_per_minute,
-        next_batch_at = coalesce(
-          (select max(s.started_at) from backfill_private.starts as s where s.run_id = p_run_id)
-            + backfill_private.batch_spacing_s(backfill_private.paced(r.request, v_run.pace_per_minute))
-            * interval '1 second',
-          r.next_batch_at)
-    where r.run_id = p_run_id;
+    update public.backfill_runs set pace_per_minute = v_run.pace_per_minute where run_id = p_run_id;
+    v_run.next_batch_at := coalesce(
+      (select max(s.started_at) from backfill_private.starts as s where s.run_id = p_run_id)
+        + backfill_private.batch_spacing_s(backfill_private.paced(v_run.request, v_run.pace_per_minute))
+        * interval '1 second',
+      v_run.next_batch_at);
+    perform backfill_private.keep_run(v_run, false);
     perform backfill_private.record(p_run_id, 'paced', jsonb_build_object(
       'from', v_was, 'to', p_per_minute, 'approved', v_approved));
   end if;

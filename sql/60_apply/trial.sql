@@ -146,7 +146,7 @@ begin
   if not backfill_private.is_on_trial(p_run_id) then
     return array[]::integer[];
   end if;
-  select * into v_run from public.backfill_runs where run_id = p_run_id;
+  v_run := backfill_private.run_now(p_run_id);
   select
     i.error_code as code,
     (array_agg(i.error_message order by i.ordinal))[1] as message,

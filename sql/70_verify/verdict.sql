@@ -229,11 +229,10 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_run public.backfill_runs;
+  v_run public.backfill_runs := backfill_private.run_now(p_run_id);
   v_gone text;
 begin
   perform backfill_private.authorize('read');
-  select * into v_run from public.backfill_runs where run_id = p_run_id;
   if v_run.sealed_at is null then
     perform backfill_private.refuse_run(format('there is no sealed run %s', p_run_id));
   end if;
@@ -345,7 +344,7 @@ as $$
     backfill_private.criterion('critical_errors', 0, p_critical),
     backfill_private.criterion('failed_sessions', 0, count(*) filter (where i.state = 'failed')),
     backfill_private.criterion('audit_complete',
-      (select r.audit_count from public.backfill_runs as r where r.run_id = p_run_id),
+      (backfill_private.run_now(p_run_id)).audit_count,
       -- The events before the first fault. Without a fault, all that there are.
       (select coalesce(min(f.seq) - 1, (select count(*) from public.backfill_events as e where e.run_id = p_run_id))
        from backfill_private.chain_faults(p_run_id) as f)))

@@ -25,9 +25,9 @@ as $$
   select array(
     select i.session_at::date
     from public.backfill_runs as r
-    join public.backfill_events as e
-      on e.run_id = r.run_id
-      and e.seq = r.audit_count
+    cross join lateral (
+      select max(n.at) as at from public.backfill_events as n where n.run_id = r.run_id and n.seq >= r.audit_count
+    ) as e
     join public.backfill_items as i on i.run_id = r.run_id
     where r.target = p_watch.target
       and r.started_at is not null

@@ -48,7 +48,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_events bigint := (select r.audit_count from public.backfill_runs as r where r.run_id = p_undo.run_id);
+  v_events bigint := (backfill_private.run_now(p_undo.run_id)).audit_count;
 begin
   if p_undo.checked_events is distinct from v_events
     or p_undo.checked_at < backfill_private.clock() - interval '5 min' then

@@ -233,8 +233,7 @@ begin
       backfill_private.undo_scope(p_run_id, p_sessions, p_since, p_until),
       pg_current_snapshot(),
       r.audit_count
-    from public.backfill_runs as r
-    where r.run_id = p_run_id
+    from backfill_private.run_now(p_run_id) as r
     returning * into v_undo;
   else
     select * into v_undo

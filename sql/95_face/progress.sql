@@ -24,7 +24,7 @@ select
   case when r.state in ('approved', 'running') and c.total > 0 and not y.is_idle then
     round(greatest(
       p.batches_left * p.spacing_s
-        + coalesce(greatest(extract(epoch from r.next_batch_at - backfill_private.clock()), 0), 0),
+        + coalesce(greatest(extract(epoch from b.next_batch_at - backfill_private.clock()), 0), 0),
       case when p.lags and c.lately > 0 then (c.pending + c.leased) * w.watched_s / c.lately else 0 end))::integer
   end as eta_s,
   y.waits_for,
@@ -35,9 +35,9 @@ select
   r.created_at,
   r.started_at,
   r.finished_at,
-  case when r.state in ('running', 'paused') and c.pending > 0 then r.next_batch_at end as next_batch_at,
-  r.audit_count,
-  r.audit_head,
+  case when r.state in ('running', 'paused') and c.pending > 0 then b.next_batch_at end as next_batch_at,
+  b.audit_count,
+  b.audit_head,
   coalesce(r.plan -> 'called', '["session", "sessions"]') as called,
   r.cause,
   backfill_private.left_behind_count(r.run_id) as left_behind,
@@ -49,6 +49,14 @@ select
   r.approved_via,
   backfill_private.standing_of_run(r.run_id) as standing
 from public.backfill_runs as r
+-- What batches have changed: see backfill_private.tallies.
+cross join lateral (
+  select
+    coalesce(t.audit_count, r.audit_count) as audit_count,
+    coalesce(t.audit_head, r.audit_head) as audit_head,
+    coalesce(t.next_batch_at, r.next_batch_at) as next_batch_at
+  from backfill_private.newest_tally(r.run_id) as t
+) as b
 left join (
   select
     i.run_id,
@@ -87,7 +95,7 @@ cross join lateral (
   select
     s.spacing_s,
     greatest(ceil(c.pending / (s.paced ->> 'batch_size')::numeric) - 1, 0) as batches_left,
-    coalesce(r.next_batch_at + make_interval(secs => s.spacing_s::double precision)
+    coalesce(b.next_batch_at + make_interval(secs => s.spacing_s::double precision)
       < backfill_private.clock(), false) or s.paced ->> 'throttle_per_minute' is null as lags
   from (select backfill_private.paced(r.request, r.pace_per_minute) as paced) as n
   cross join lateral (select n.paced, backfill_private.batch_spacing_s(n.paced) as spacing_s) as s
@@ -116,8 +124,8 @@ cross join lateral (
         'canary: ' || coalesce(
           backfill_private.lease_holders(r.run_id),
           format('its %s are about to be judged', w.called_many))
-      when r.next_batch_at > backfill_private.clock() then
-        'throttle: the next batch starts at ' || to_char(r.next_batch_at at time zone 'UTC', 'HH24:MI:SS') || ' UTC'
+      when b.next_batch_at > backfill_private.clock() then
+        'throttle: the next batch starts at ' || to_char(b.next_batch_at at time zone 'UTC', 'HH24:MI:SS') || ' UTC'
       when c.pending > 0 and backfill_private.unwell_lately(r.run_id) is not null then
         'health: ' || backfill_private.unwell_lately(r.run_id)
       when c.pending > 0 and c.leased = 0 and backfill_private.slots_taken(1) is not null then

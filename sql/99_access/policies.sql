@@ -95,6 +95,8 @@ create policy "the owner alone" on backfill_private.looks for select to service_
 
 alter table backfill_private.low_water enable row level security;
 create policy "the owner alone" on backfill_private.low_water for select to service_role using (false);
+alter table backfill_private.tallies enable row level security;
+create policy "the owner alone" on backfill_private.tallies for select to service_role using (false);
 alter table backfill_private.lease_looks enable row level security;
 create policy "the owner alone" on backfill_private.lease_looks for select to service_role using (false);
 

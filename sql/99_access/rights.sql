@@ -187,6 +187,7 @@ grant execute on function
   backfill_private.left_behind_rows(uuid),
   backfill_private.undo_conflicts_part(uuid, bigint, bigint),
   backfill_private.may(text),
+  backfill_private.newest_tally(uuid),
   backfill_private.next_step(uuid, bigint, boolean),
   backfill_private.open_run(jsonb, text, uuid),
   backfill_private.pace(uuid, numeric),

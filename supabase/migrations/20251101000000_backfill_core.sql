@@ -3110,8 +3110,7 @@ create table backfill_private.lock_secret (
 
 insert into backfill_private.lock_secret default values;
 
--- The row changes with each batch, and each of its versions is walked over for as long as somebody holds a snapshot. So
--- what does not change, such as the plan, is kept out of it.
+-- While a run is running, what a batch changes of it stands in backfill_private.tallies: see tally.sql.
 create table public.backfill_runs (
   run_id uuid primary key default gen_random_uuid(),
   state text not null default 'planning',
@@ -3162,7 +3161,7 @@ create table public.backfill_runs (
   constraint backfill_runs_state_check check (state in (
     'planning', 'awaiting_approval', 'approved', 'running', 'paused', 'completed',
     'rejected', 'cancelled', 'expired', 'rolled_back'))
-) with (toast_tuple_target = 512);
+);
 
 comment on table public.backfill_runs is
   'One row per run: what was asked, what was planned, who approved it, where it stands.';
@@ -3380,6 +3379,20 @@ comment on column public.backfill_items.lease_until is
 comment on column public.backfill_items.fence_hash is
   'SHA-256 of the fence of the live attempt. The fence itself is stored nowhere.';
 
+-- What batches have changed of a running run since its row was last written. The newest counts: see tally.sql.
+create table backfill_private.tallies (
+  run_id uuid not null,
+  tally_id bigint generated always as identity,
+  audit_count bigint not null,
+  audit_head text not null,
+  batches_granted integer not null,
+  next_batch_at timestamptz,
+  settled_since integer not null,
+  failed_since integer not null,
+  failed_in_row integer not null,
+  primary key (run_id, tally_id)
+);
+
 -- How many sessions started when: what the throttle counts.
 create table backfill_private.starts (
   run_id uuid not null references public.backfill_runs (run_id),
@@ -3476,7 +3489,8 @@ create table backfill_private.elsewhere (
 );
 
 -- from sql/30_run/audit.sql
--- Audit: one hash chain per run. The run's row holds its count and its head, so that a cut tail shows.
+-- Audit: one hash chain per run. The run remembers its count and its head, so that a cut tail shows: in its row, and
+-- between the batches of a running one in its tally.
 --
 -- An event is appended with the run's row locked, and never inside a scoring transaction: that would make all workers
 -- wait for each other.
@@ -3496,7 +3510,7 @@ as $$
 $$;
 
 -- Append events to a run's chain, and nothing else. Only record() and note_batches() call this. However many they are,
--- the run's row is written once: each of its versions is looked at again for as long as somebody holds a snapshot.
+-- the run is kept once.
 --
 -- p_kinds, p_details  of each event. A granted batch gets its number here
 create function backfill_private.append_events(p_run_id uuid, p_kinds text[], p_details jsonb[])
@@ -3511,7 +3525,8 @@ declare
   v_event record;
   v_hash text;
 begin
-  select * into strict v_run from public.backfill_runs where run_id = p_run_id for no key update;
+  perform from public.backfill_runs where run_id = p_run_id for no key update;
+  v_run := backfill_private.run_now(p_run_id);
   for v_event in
     select e.kind, e.details
     from unnest(p_kinds, p_details) with ordinality as e (kind, details, place)
@@ -3528,9 +3543,7 @@ begin
     values (p_run_id, v_run.audit_count, v_at, v_event.kind, v_actor, v_event.details, v_run.audit_head, v_hash);
     v_run.audit_head := v_hash;
   end loop;
-  update public.backfill_runs
-  set audit_count = v_run.audit_count, audit_head = v_run.audit_head, batches_granted = v_run.batches_granted
-  where run_id = p_run_id;
+  perform backfill_private.keep_run(v_run, p_kinds <@ array['batch_granted', 'batch_settled']);
 end
 $$;
 
@@ -3606,9 +3619,8 @@ as $$
   where c.prev_hash <> c.hash_before or c.seq <> c.place
   union all
   select r.audit_count, 'the newest event is not the one that the run remembers'
-  from public.backfill_runs as r, ends
-  where r.run_id = p_run_id
-    and (r.audit_count, r.audit_head) <> (ends.events, ends.head)
+  from backfill_private.run_now(p_run_id) as r, ends
+  where (r.audit_count, r.audit_head) <> (ends.events, ends.head)
 $$;
 
 -- The critical events of a run, each with its answer if somebody has given one.
@@ -4714,10 +4726,12 @@ declare
 begin
   perform backfill_private.take_run_lock(p_run_id);
   perform backfill_private.note_batches(p_run_id);
-  select * into v_run from public.backfill_runs where run_id = p_run_id for no key update;
+  perform from public.backfill_runs where run_id = p_run_id for no key update;
   if not found then
     perform backfill_private.refuse_run(format('there is no run %s', p_run_id));
-  elsif v_run.state <> all (p_states) then
+  end if;
+  v_run := backfill_private.run_now(p_run_id);
+  if v_run.state <> all (p_states) then
     perform backfill_private.refuse('OB002',
       format('run %s is %s; this needs it to be %s', p_run_id, v_run.state, array_to_string(p_states, ' or ')),
       backfill_private.hint(v_run));
@@ -5627,6 +5641,7 @@ as $$
 declare
   v_from text := (select state from public.backfill_runs where run_id = p_run_id for no key update);
   v_now timestamptz := backfill_private.clock();
+  v_is_over boolean := p_to in ('completed', 'rejected', 'cancelled', 'expired', 'rolled_back');
 begin
   update public.backfill_runs
   set state = p_to,
@@ -5641,8 +5656,12 @@ begin
       troubled_batches = case when p_to = 'running' then 0 else troubled_batches end,
       trials = case when p_to = 'running' then 0 else trials end,
       back_off_until = case when p_to = 'running' then null else back_off_until end,
-      finished_at = case when p_to in ('completed', 'rejected', 'cancelled', 'expired', 'rolled_back') then v_now end
+      finished_at = case when v_is_over then v_now end
   where run_id = p_run_id;
+  if v_is_over then
+    delete from backfill_private.low_water where run_id = p_run_id;
+    delete from backfill_private.starts where run_id = p_run_id and started_at < v_now - interval '10 minutes';
+  end if;
   perform backfill_private.record(p_run_id, p_to,
     p_details || jsonb_strip_nulls(jsonb_build_object('from', v_from, 'reason', left(p_reason, 500))));
 end
@@ -5659,6 +5678,88 @@ as $$
 begin
   if (select r.state from public.backfill_runs as r where r.run_id = p_run_id) = 'running' then
     perform backfill_private.move(p_run_id, 'paused', p_reason, p_cause => p_cause);
+  end if;
+end
+$$;
+
+-- from sql/30_run/tally.sql
+-- Tally: what each batch changes of a run, kept beside its row.
+--
+-- Each version of a row is walked over by every look at it for as long as somebody holds a snapshot: a backup, a
+-- replica, an analyst's open tab. In sixteen hours at 20 starts per minute a run has thousands of batches. So while it
+-- runs, the figures that a batch changes are appended here, and the newest counts: it is found at the end of its index,
+-- whatever lies before it. Whatever else happens to a run writes them into its row, and then no tally is left.
+
+-- The newest tally of a run. Null: its row says all.
+create function backfill_private.newest_tally(p_run_id uuid)
+returns backfill_private.tallies
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+begin
+  return (
+    select t
+    from backfill_private.tallies as t
+    where t.run_id = p_run_id
+    order by t.tally_id desc
+    limit 1);
+end
+$$;
+
+-- A run as its row and its newest tally say. Whoever asks for what a batch changes asks this.
+create function backfill_private.run_now(p_run_id uuid)
+returns public.backfill_runs
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_run public.backfill_runs;
+  v_tally backfill_private.tallies := backfill_private.newest_tally(p_run_id);
+begin
+  select * into v_run from public.backfill_runs as r where r.run_id = p_run_id;
+  if v_tally.run_id is not null then
+    v_run.audit_count := v_tally.audit_count;
+    v_run.audit_head := v_tally.audit_head;
+    v_run.batches_granted := v_tally.batches_granted;
+    v_run.next_batch_at := v_tally.next_batch_at;
+    v_run.settled_since := v_tally.settled_since;
+    v_run.failed_since := v_tally.failed_since;
+    v_run.failed_in_row := v_tally.failed_in_row;
+  end if;
+  return v_run;
+end
+$$;
+
+-- Keep what has changed of a run. The caller holds its row, and has asked run_now() since.
+--
+-- p_is_batch  a batch has changed it, and nothing else
+create function backfill_private.keep_run(p_run public.backfill_runs, p_is_batch boolean)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+begin
+  if p_is_batch and p_run.state = 'running' then
+    insert into backfill_private.tallies (
+      run_id, audit_count, audit_head, batches_granted, next_batch_at, settled_since, failed_since, failed_in_row)
+    values (p_run.run_id, p_run.audit_count, p_run.audit_head, p_run.batches_granted, p_run.next_batch_at,
+      p_run.settled_since, p_run.failed_since, p_run.failed_in_row);
+  else
+    update public.backfill_runs
+    set audit_count = p_run.audit_count,
+        audit_head = p_run.audit_head,
+        batches_granted = p_run.batches_granted,
+        next_batch_at = p_run.next_batch_at,
+        settled_since = p_run.settled_since,
+        failed_since = p_run.failed_since,
+        failed_in_row = p_run.failed_in_row
+    where run_id = p_run.run_id;
+    delete from backfill_private.tallies as t where t.run_id = p_run.run_id;
   end if;
 end
 $$;
@@ -5804,18 +5905,24 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_run public.backfill_runs := backfill_private.run_now(p_run.run_id);
   v_now timestamptz := backfill_private.clock();
 begin
   perform backfill_private.take_slots(p_sessions);
   insert into backfill_private.starts (run_id, started_at, sessions)
   values (p_run.run_id, v_now, p_sessions)
   on conflict (run_id, started_at) do update set sessions = backfill_private.starts.sessions + excluded.sessions;
-  delete from backfill_private.starts where run_id = p_run.run_id and started_at < v_now - interval '10 minutes';
-  update public.backfill_runs
-  set next_batch_at = v_now
-    + backfill_private.batch_spacing_s(backfill_private.paced(request, pace_per_minute)) * interval '1 second'
-  where run_id = p_run.run_id
-    and backfill_private.rate_of(p_run) is not null;
+  -- Old ones go. Not all that are older: what went before may still stand in the index, see tally.sql.
+  delete from backfill_private.starts as s
+  where s.run_id = p_run.run_id
+    and s.started_at >= v_now - interval '20 minutes'
+    and s.started_at < v_now - interval '10 minutes';
+  if backfill_private.rate_of(p_run) is not null then
+    v_run.next_batch_at := v_now
+      + backfill_private.batch_spacing_s(backfill_private.paced(v_run.request, v_run.pace_per_minute))
+      * interval '1 second';
+    perform backfill_private.keep_run(v_run, true);
+  end if;
 end
 $$;
 
@@ -11143,6 +11250,18 @@ as $$
   end
 $$;
 
+-- Note that calls are answered: the run is in no trouble, and does not back off.
+create function backfill_private.note_answers(p_run_id uuid)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  update public.backfill_runs
+  set troubled_batches = 0, back_off_until = null
+  where run_id = p_run_id
+    and (troubled_batches, back_off_until) is distinct from (0, null)
+$$;
+
 -- Note what a batch ran into. A run that gets no answer backs off, and is paused after eight batches without one. A run
 -- that is told to slow down by a 429 waits as long as it was told: the worker begins no other session of the batch, and
 -- no claim and no call in bulk is granted before back_off_until. A session that is told so again while others are not
@@ -11178,10 +11297,7 @@ begin
     (o ->> 'retry_after_s')::numeric desc nulls last
   limit 1;
   if v_trouble.kind is distinct from 'slow' and v_is_known then
-    update public.backfill_runs
-    set troubled_batches = 0, back_off_until = null
-    where run_id = p_run_id
-      and (troubled_batches, back_off_until) is distinct from (0, null);
+    perform backfill_private.note_answers(p_run_id);
   elsif v_trouble.kind in ('slow', 'unknown') then
     v_what := left(v_trouble.what, 300);
     update public.backfill_runs
@@ -11193,14 +11309,17 @@ begin
     where run_id = p_run_id
     returning troubled_batches into v_batches;
   end if;
-  if v_trouble.kind = 'unknown' and v_batches >= 8 and exists (
-    select from public.backfill_items as i
-    where i.run_id = p_run_id
-      and i.state = 'pending'
-      and i.ordinal not in (select (o ->> 'ordinal')::integer from jsonb_array_elements(p_outcomes) as o)
-  ) then
-    perform backfill_private.hold(p_run_id, 'no_outcome',
-      format('no known outcome in %s batches in a row, the last: %s', v_batches, v_what));
+  -- In an `if` of its own: PostgreSQL would look for what is pending each time, through all that is done.
+  if v_trouble.kind = 'unknown' and v_batches >= 8 then
+    if exists (
+      select from public.backfill_items as i
+      where i.run_id = p_run_id
+        and i.state = 'pending'
+        and i.ordinal not in (select (o ->> 'ordinal')::integer from jsonb_array_elements(p_outcomes) as o)
+    ) then
+      perform backfill_private.hold(p_run_id, 'no_outcome',
+        format('no known outcome in %s batches in a row, the last: %s', v_batches, v_what));
+    end if;
   end if;
 end
 $$;
@@ -11215,7 +11334,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_run public.backfill_runs;
+  v_run public.backfill_runs := backfill_private.run_now(p_run_id);
   v_is_canary boolean;
   v_settled integer;
   v_failed integer;
@@ -11234,12 +11353,10 @@ begin
   from jsonb_to_recordset(p_settled) as s (ordinal integer, state text)
   where s.state = 'failed'
     and s.ordinal > coalesce(v_newest_done, 0);
-  update public.backfill_runs
-  set settled_since = settled_since + v_settled,
-      failed_since = failed_since + v_failed,
-      failed_in_row = case when v_newest_done is null then failed_in_row else 0 end + v_failed_after
-  where run_id = p_run_id
-  returning * into v_run;
+  v_run.settled_since := v_run.settled_since + v_settled;
+  v_run.failed_since := v_run.failed_since + v_failed;
+  v_run.failed_in_row := case when v_newest_done is null then v_run.failed_in_row else 0 end + v_failed_after;
+  perform backfill_private.keep_run(v_run, true);
   if v_failed = 0 then
     return;
   end if;
@@ -11271,16 +11388,20 @@ $$;
 -- p_done  how many sessions they have done, if any. Null: there were no such batches
 create function backfill_private.note_well(p_run_id uuid, p_done bigint)
 returns void
-language sql
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
-  update public.backfill_runs
-  set troubled_batches = 0,
-      back_off_until = null,
-      settled_since = settled_since + p_done,
-      failed_in_row = case when p_done > 0 then 0 else failed_in_row end
-  where run_id = p_run_id
-    and p_done is not null
+declare
+  v_run public.backfill_runs := backfill_private.run_now(p_run_id);
+begin
+  if p_done is null then
+    return;
+  end if;
+  perform backfill_private.note_answers(p_run_id);
+  v_run.settled_since := v_run.settled_since + p_done;
+  v_run.failed_in_row := case when p_done > 0 then 0 else v_run.failed_in_row end;
+  perform backfill_private.keep_run(v_run, true);
+end
 $$;
 
 -- Until when a run starts no session by itself: it backs off, or is outside the hours of its standing approval. Null:
@@ -12258,7 +12379,7 @@ begin
   if v_run.state in ('running', 'paused') then
     perform backfill_private.hold_if_changed(v_run);
   end if;
-  select * into v_run from public.backfill_runs where run_id = p_run_id;
+  v_run := backfill_private.run_now(p_run_id);
   v_again := backfill_private.granted_before(p_run_id, p_claim_id);
   v_phase := backfill_private.pending_phase(p_run_id);
   v_hours := backfill_private.standing_wait(v_run);
@@ -12298,8 +12419,7 @@ begin
       'batch', r.batches_granted,
       'ahead', backfill_private.rate_of(r) is null and v_phase is distinct from 'priority',
       'lease_s', extract(epoch from backfill_private.lease_ttl()))
-    from public.backfill_runs as r
-    where r.run_id = p_run_id);
+    from backfill_private.run_now(p_run_id) as r);
 end
 $$;
 
@@ -13672,7 +13792,6 @@ $$;
 -- replica, an analyst's open tab. Whoever looks for the first pending session, or for leases that ran out, would meet
 -- all that were done since, at each claim. So the looks begin at a mark. Marks are appended, and the newest counts: it
 -- is found at the end of its index, whatever lies before it. A mark may stand too low. It never stands too high.
--- The run's own row still changes with each batch, so small batches under a snapshot of hours grow slower.
 
 -- The place in the plan before which no session is pending, but those that met trouble: these few have an index of
 -- their own.
@@ -14227,8 +14346,7 @@ begin
           and i.crowded_out = 0
           and i.trial is null
           and (i.error_code is null or r.settled_since = r.failed_since))
-    from public.backfill_runs as r
-    where r.run_id = p_run_id);
+    from backfill_private.run_now(p_run_id) as r);
 end
 $$;
 
@@ -14365,14 +14483,13 @@ begin
     elsif v_was is null then
       perform backfill_private.count_again(p_run_id);
     end if;
-    update public.backfill_runs as r
-    set pace_per_minute = v_run.pace_per_minute,
-        next_batch_at = coalesce(
-          (select max(s.started_at) from backfill_private.starts as s where s.run_id = p_run_id)
-            + backfill_private.batch_spacing_s(backfill_private.paced(r.request, v_run.pace_per_minute))
-            * interval '1 second',
-          r.next_batch_at)
-    where r.run_id = p_run_id;
+    update public.backfill_runs set pace_per_minute = v_run.pace_per_minute where run_id = p_run_id;
+    v_run.next_batch_at := coalesce(
+      (select max(s.started_at) from backfill_private.starts as s where s.run_id = p_run_id)
+        + backfill_private.batch_spacing_s(backfill_private.paced(v_run.request, v_run.pace_per_minute))
+        * interval '1 second',
+      v_run.next_batch_at);
+    perform backfill_private.keep_run(v_run, false);
     perform backfill_private.record(p_run_id, 'paced', jsonb_build_object(
       'from', v_was, 'to', p_per_minute, 'approved', v_approved));
   end if;
@@ -14950,7 +15067,7 @@ begin
   if not backfill_private.is_on_trial(p_run_id) then
     return array[]::integer[];
   end if;
-  select * into v_run from public.backfill_runs where run_id = p_run_id;
+  v_run := backfill_private.run_now(p_run_id);
   select
     i.error_code as code,
     (array_agg(i.error_message order by i.ordinal))[1] as message,
@@ -16092,11 +16209,10 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_run public.backfill_runs;
+  v_run public.backfill_runs := backfill_private.run_now(p_run_id);
   v_gone text;
 begin
   perform backfill_private.authorize('read');
-  select * into v_run from public.backfill_runs where run_id = p_run_id;
   if v_run.sealed_at is null then
     perform backfill_private.refuse_run(format('there is no sealed run %s', p_run_id));
   end if;
@@ -16208,7 +16324,7 @@ as $$
     backfill_private.criterion('critical_errors', 0, p_critical),
     backfill_private.criterion('failed_sessions', 0, count(*) filter (where i.state = 'failed')),
     backfill_private.criterion('audit_complete',
-      (select r.audit_count from public.backfill_runs as r where r.run_id = p_run_id),
+      (backfill_private.run_now(p_run_id)).audit_count,
       -- The events before the first fault. Without a fault, all that there are.
       (select coalesce(min(f.seq) - 1, (select count(*) from public.backfill_events as e where e.run_id = p_run_id))
        from backfill_private.chain_faults(p_run_id) as f)))
@@ -17009,9 +17125,9 @@ as $$
   select array(
     select i.session_at::date
     from public.backfill_runs as r
-    join public.backfill_events as e
-      on e.run_id = r.run_id
-      and e.seq = r.audit_count
+    cross join lateral (
+      select max(n.at) as at from public.backfill_events as n where n.run_id = r.run_id and n.seq >= r.audit_count
+    ) as e
     join public.backfill_items as i on i.run_id = r.run_id
     where r.target = p_watch.target
       and r.started_at is not null
@@ -17847,7 +17963,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_events bigint := (select r.audit_count from public.backfill_runs as r where r.run_id = p_undo.run_id);
+  v_events bigint := (backfill_private.run_now(p_undo.run_id)).audit_count;
 begin
   if p_undo.checked_events is distinct from v_events
     or p_undo.checked_at < backfill_private.clock() - interval '5 min' then
@@ -18841,8 +18957,7 @@ begin
       backfill_private.undo_scope(p_run_id, p_sessions, p_since, p_until),
       pg_current_snapshot(),
       r.audit_count
-    from public.backfill_runs as r
-    where r.run_id = p_run_id
+    from backfill_private.run_now(p_run_id) as r
     returning * into v_undo;
   else
     select * into v_undo
@@ -22787,7 +22902,7 @@ select
   case when r.state in ('approved', 'running') and c.total > 0 and not y.is_idle then
     round(greatest(
       p.batches_left * p.spacing_s
-        + coalesce(greatest(extract(epoch from r.next_batch_at - backfill_private.clock()), 0), 0),
+        + coalesce(greatest(extract(epoch from b.next_batch_at - backfill_private.clock()), 0), 0),
       case when p.lags and c.lately > 0 then (c.pending + c.leased) * w.watched_s / c.lately else 0 end))::integer
   end as eta_s,
   y.waits_for,
@@ -22798,9 +22913,9 @@ select
   r.created_at,
   r.started_at,
   r.finished_at,
-  case when r.state in ('running', 'paused') and c.pending > 0 then r.next_batch_at end as next_batch_at,
-  r.audit_count,
-  r.audit_head,
+  case when r.state in ('running', 'paused') and c.pending > 0 then b.next_batch_at end as next_batch_at,
+  b.audit_count,
+  b.audit_head,
   coalesce(r.plan -> 'called', '["session", "sessions"]') as called,
   r.cause,
   backfill_private.left_behind_count(r.run_id) as left_behind,
@@ -22812,6 +22927,14 @@ select
   r.approved_via,
   backfill_private.standing_of_run(r.run_id) as standing
 from public.backfill_runs as r
+-- What batches have changed: see backfill_private.tallies.
+cross join lateral (
+  select
+    coalesce(t.audit_count, r.audit_count) as audit_count,
+    coalesce(t.audit_head, r.audit_head) as audit_head,
+    coalesce(t.next_batch_at, r.next_batch_at) as next_batch_at
+  from backfill_private.newest_tally(r.run_id) as t
+) as b
 left join (
   select
     i.run_id,
@@ -22850,7 +22973,7 @@ cross join lateral (
   select
     s.spacing_s,
     greatest(ceil(c.pending / (s.paced ->> 'batch_size')::numeric) - 1, 0) as batches_left,
-    coalesce(r.next_batch_at + make_interval(secs => s.spacing_s::double precision)
+    coalesce(b.next_batch_at + make_interval(secs => s.spacing_s::double precision)
       < backfill_private.clock(), false) or s.paced ->> 'throttle_per_minute' is null as lags
   from (select backfill_private.paced(r.request, r.pace_per_minute) as paced) as n
   cross join lateral (select n.paced, backfill_private.batch_spacing_s(n.paced) as spacing_s) as s
@@ -22879,8 +23002,8 @@ cross join lateral (
         'canary: ' || coalesce(
           backfill_private.lease_holders(r.run_id),
           format('its %s are about to be judged', w.called_many))
-      when r.next_batch_at > backfill_private.clock() then
-        'throttle: the next batch starts at ' || to_char(r.next_batch_at at time zone 'UTC', 'HH24:MI:SS') || ' UTC'
+      when b.next_batch_at > backfill_private.clock() then
+        'throttle: the next batch starts at ' || to_char(b.next_batch_at at time zone 'UTC', 'HH24:MI:SS') || ' UTC'
       when c.pending > 0 and backfill_private.unwell_lately(r.run_id) is not null then
         'health: ' || backfill_private.unwell_lately(r.run_id)
       when c.pending > 0 and c.leased = 0 and backfill_private.slots_taken(1) is not null then
@@ -23079,6 +23202,8 @@ create policy "the owner alone" on backfill_private.looks for select to service_
 
 alter table backfill_private.low_water enable row level security;
 create policy "the owner alone" on backfill_private.low_water for select to service_role using (false);
+alter table backfill_private.tallies enable row level security;
+create policy "the owner alone" on backfill_private.tallies for select to service_role using (false);
 alter table backfill_private.lease_looks enable row level security;
 create policy "the owner alone" on backfill_private.lease_looks for select to service_role using (false);
 
@@ -23299,6 +23424,7 @@ grant execute on function
   backfill_private.left_behind_rows(uuid),
   backfill_private.undo_conflicts_part(uuid, bigint, bigint),
   backfill_private.may(text),
+  backfill_private.newest_tally(uuid),
   backfill_private.next_step(uuid, bigint, boolean),
   backfill_private.open_run(jsonb, text, uuid),
   backfill_private.pace(uuid, numeric),

@@ -312,8 +312,7 @@ COUNT_FOUR = (
 NO_BOUND = "update public.backfill_settings set max_throttle_per_minute = null"
 ALLOWANCE_OF = f"""
 select jsonb_build_array(a.wait_s, a.sessions)
-from public.backfill_runs as r cross join lateral backfill_private.allowance(r) as a
-where r.run_id = '{RUN}'
+from backfill_private.run_now('{RUN}') as r cross join lateral backfill_private.allowance(r) as a
 """
 
 
@@ -474,7 +473,7 @@ select jsonb_build_array(
      extract(epoch from backfill_private.clock() - s.started_at), s.sessions) order by s.started_at)
    from backfill_private.starts as s where s.run_id = '{RUN}'),
   extract(epoch from r.next_batch_at - backfill_private.clock()))
-from public.backfill_runs as r where r.run_id = '{RUN}'
+from backfill_private.run_now('{RUN}') as r
 """
 COUNT_STARTS = Rule(
     "starts are counted",
@@ -490,6 +489,13 @@ COUNT_STARTS = Rule(
             (started(600, 1), started(601, 1), COUNT_FOUR),
         ),
         Case(
+            "those of twenty minutes go, older ones with their run",
+            COUNTED,
+            (),
+            [[[1201, 1], [0, 4]], 15],
+            (started(1201, 1), started(1200, 1), COUNT_FOUR),
+        ),
+        Case(
             "another run's are kept",
             f"select count(*) from backfill_private.starts where run_id = '{OTHER_RUN}'",
             (),
@@ -498,7 +504,7 @@ COUNT_STARTS = Rule(
         ),
         Case(
             "another run waits for nothing",
-            f"select next_batch_at from public.backfill_runs where run_id = '{OTHER_RUN}'",
+            f"select next_batch_at from backfill_private.run_now('{OTHER_RUN}')",
             (),
             None,
             (COUNT_FOUR,),

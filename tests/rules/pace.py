@@ -204,7 +204,7 @@ def left(name: str, asked: int | None, wanted: object, *given: str) -> Case:
     """A case: the rate of its own that the run has, and the seconds to its next batch."""
     query = (
         "select jsonb_build_array(r.pace_per_minute, extract(epoch from r.next_batch_at"
-        f" - backfill_private.clock())) from public.backfill_runs as r where r.run_id = '{RUN}'"
+        f" - backfill_private.clock())) from backfill_private.run_now('{RUN}') as r"
     )
     return Case(name, query, (), wanted, (*given, _paced(asked)))
 

@@ -302,7 +302,7 @@ JUDGE = Rule(
         Case(
             "they count for the breaker",
             f"select jsonb_build_array(settled_since, failed_since, failed_in_row)"
-            f" from public.backfill_runs where run_id = '{RUN}'", (), [5, 2, 2],
+            f" from backfill_private.run_now('{RUN}')", (), [5, 2, 2],
             (SOME_DONE, aside(1), aside(3), f"select backfill_private.judge_trial('{RUN}', null)"),
         ),
         Case(

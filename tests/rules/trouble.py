@@ -242,7 +242,7 @@ NOTE_TROUBLE = Rule(
 
 CIRCUIT = f"""
 select jsonb_build_array(r.settled_since, r.failed_since, r.failed_in_row, r.state, r.reason)
-from public.backfill_runs as r where r.run_id = '{RUN}'
+from backfill_private.run_now('{RUN}') as r
 """
 
 
@@ -373,7 +373,7 @@ RULES = (BACK_OFF, NOTE_TROUBLE, BREAK_CIRCUIT)
 WELL = f"""
 select jsonb_build_array(r.settled_since, r.failed_since, r.failed_in_row, r.troubled_batches,
   extract(epoch from r.back_off_until - backfill_private.clock()))
-from public.backfill_runs as r where r.run_id = '{RUN}'
+from backfill_private.run_now('{RUN}') as r
 """
 # Nine were settled, of which six failed, the newest four.
 FAILING = counted(9, 6, 4)
@@ -396,7 +396,7 @@ NOTE_WELL = Rule(
         Case(
             "another run keeps its own",
             "select jsonb_build_array(r.settled_since, r.troubled_batches)"
-            f" from public.backfill_runs as r where r.run_id = '{OTHER_RUN}'",
+            f" from backfill_private.run_now('{OTHER_RUN}') as r",
             (),
             [4, 2],
             (

@@ -481,8 +481,8 @@ SAFEGUARDS = (
     Safeguard(
         "spacing of batches",
         "30_run/throttle.sql",
-        "+ backfill_private.batch_spacing_s(backfill_private.paced(request, pace_per_minute))"
-        " * interval '1 second'",
+        "+ backfill_private.batch_spacing_s(backfill_private.paced(v_run.request, v_run.pace_per_minute))"
+        "\n      * interval '1 second'",
         "",
         "tests/test_throttle.py::test_the_seed_starts_nine_batches_fifteen_seconds_apart",
     ),
@@ -638,10 +638,10 @@ SAFEGUARDS = (
         ),
     ),
     Safeguard(
-        "count and head in the run's row",
+        "count and head that the run remembers",
         "30_run/audit.sql",
-        "and (r.audit_count, r.audit_head) <> (ends.events, ends.head)",
-        "and false",
+        "where (r.audit_count, r.audit_head) <> (ends.events, ends.head)",
+        "where false",
         "tests/test_audit.py::test_what_a_superuser_does_to_the_chain_shows[the tail gone]",
     ),
     Safeguard(
