@@ -260,6 +260,7 @@ class Gateway:
         key: str,
         equal: Mapping[str, str] | None = None,
         at_least: Mapping[str, str] | None = None,
+        page_rows: int = PAGE_ROWS,
     ) -> AsyncIterator[list[dict[str, Json]]]:
         """Pages of a table or view, by a unique ascending key, until one is empty.
 
@@ -267,7 +268,8 @@ class Gateway:
         say how many.
         """
         after: Json = None
-        while page := await self._page(relation, columns, key, equal or {}, at_least or {}, after):
+        asked = (relation, columns, key, equal or {}, at_least or {}, page_rows)
+        while page := await self._page(*asked, after):
             yield page
             after = page[-1][key]
 
@@ -313,6 +315,7 @@ class Gateway:
         key: str,
         equal: Mapping[str, str],
         at_least: Mapping[str, str],
+        page_rows: int,
         after: Json,
     ) -> list[dict[str, Json]]:
         request = self._rest.table(relation).select(columns)
@@ -322,7 +325,7 @@ class Gateway:
             request = request.gte(column, value)
         if after is not None:
             request = request.gt(key, after)
-        return await self._read(request.order(key).limit(PAGE_ROWS), columns)
+        return await self._read(request.order(key).limit(page_rows), columns)
 
     async def _read(self, request: Any, columns: str, least: int = 0) -> list[dict[str, Json]]:
         wanted = frozenset(columns.split(","))

@@ -43,6 +43,7 @@ from backfill.results.verification import Verification, packed
 
 TREND_DAYS = 60  # a bar and a block each
 SESSIONS_A_CALL = 5_000  # half a megabyte
+EVENTS_A_CALL = 100
 LEAST_PREFIX_CHARS = 8  # as the database has it
 LOOK_MS = 2_000  # how long one call of a verification looks at rows
 
@@ -277,9 +278,15 @@ async def load_receipts(gateway: Gateway, run_id: str) -> AsyncIterator[list[dic
         asked["p_before"] = receipts[-1]["ordinal"]
 
 
-async def load_chain(gateway: Gateway, run_id: str) -> list[dict[str, Json]]:
-    """The events of a run, by seq."""
+async def load_chain(gateway: Gateway, run_id: str) -> AsyncIterator[dict[str, Json]]:
+    """The events of a run, by seq. One of a batch may name 500 sessions."""
     pages = gateway.rows(
-        "backfill_events", columns=EVENT_COLUMNS, key="seq", equal={"run_id": run_id}
+        "backfill_events",
+        columns=EVENT_COLUMNS,
+        key="seq",
+        equal={"run_id": run_id},
+        page_rows=EVENTS_A_CALL,
     )
-    return [row async for page in pages for row in page]
+    async for page in pages:
+        for row in page:
+            yield row

@@ -19,7 +19,7 @@ from backfill.files.folder import RunLog, files_are_missing
 from backfill.files.records import (
     AnsweredCalls,
     Evidence,
-    granted_batches,
+    GrantedBatches,
     rebuilt_batches,
     rebuilt_calls,
     record_of,
@@ -103,11 +103,12 @@ async def rebuild(log: RunLog, gateway: Gateway, run_id: str) -> None:
         await _write_summary(log, gateway, run_id)
     answered = AnsweredCalls()
     await _write_rollback(log, gateway, run_id, answered)
-    chain = await load_chain(gateway, run_id)
-    known = Evidence(run_id, _functions(plan), plan.sessions, chain, answered)
-    batches = granted_batches(known)
-    for event in rebuilt_batches(known, batches):
-        log.rebuilt_batch(event.details["batch"], record_of(event))
+    batches = GrantedBatches(plan.sessions)
+    async for event in load_chain(gateway, run_id):
+        batches.add(event)
+    known = Evidence(run_id, _functions(plan), plan.sessions, answered)
+    for batch in rebuilt_batches(known, batches):
+        log.rebuilt_batch(batch.details["batch"], record_of(batch))
     log.rebuilt_calls(map(record_of, rebuilt_calls(known, batches)))
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from heapq import merge
+from itertools import pairwise
 from typing import NamedTuple
 
 from backfill.api.faults import fault_of_api, fault_of_transport
@@ -23,6 +25,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 CALL_KEY = ("session_id", "component", "attempt")  # an attempt calls a component at most once
 NO_EFFECT = "OB017"  # the call itself came back well
+SORTED_CALLS = 50_000
 
 EPOCH = datetime.fromtimestamp(0, UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -71,28 +74,29 @@ class AnsweredCalls:
             self._ats_us.append((datetime.fromisoformat(at) - EPOCH) // MICROSECOND)
 
     def __iter__(self) -> Iterator[Answered]:
-        """By time."""
-        for place in sorted(range(len(self._ats_us)), key=self._ats_us.__getitem__):
-            yield Answered(
-                self._ordinals[place],
-                self._names[self._components[place]],
-                self._attempts[place],
-                EPOCH + self._ats_us[place] * MICROSECOND,
-            )
+        """By time. Some are sorted at a time: sorting makes objects of all that it sorts."""
+        cuts = sorted(self._ats_us[::SORTED_CALLS])
+        for since, until in pairwise((-sys.maxsize, *cuts, sys.maxsize)):
+            places = (p for p, at in enumerate(self._ats_us) if since <= at < until)
+            for place in sorted(places, key=self._ats_us.__getitem__):
+                yield Answered(
+                    self._ordinals[place],
+                    self._names[self._components[place]],
+                    self._attempts[place],
+                    EPOCH + self._ats_us[place] * MICROSECOND,
+                )
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """All that the database knows about a run's calls and batches.
 
-    functions: scoring functions by component. chain: the events {at, kind, details} by seq.
-    answered: by time.
+    functions: scoring functions by component. answered: by time.
     """
 
     run_id: str
     functions: Mapping[str, str]
     sessions: Sequence[PlannedSession]
-    chain: Sequence[Row]
     answered: Iterable[Answered]
 
     def event(self, kind: EventKind, at: datetime, **details: Json) -> Event:
@@ -104,17 +108,16 @@ class Evidence:
         return self.sessions[ordinal - 1]
 
 
-@dataclass(slots=True)
-class Attempt:
-    """A session in a granted batch. settled_at: None until it is settled."""
+class Attempt(NamedTuple):
+    """A session in a granted batch, and how that settled it."""
 
     ordinal: int
     number: int
-    is_last: bool = True
-    settled_at: str | None = None
-    has_failed: bool = False
-    step: str | None = None
-    code: str | None = None
+    is_last: bool
+    settled_at: str
+    has_failed: bool
+    step: str | None
+    code: str | None
 
     def state(self, session: PlannedSession) -> str:
         """The state that settling gave the session."""
@@ -129,69 +132,102 @@ class Attempt:
         return session.error_message if self.has_failed and self.is_last else None
 
 
-@dataclass(frozen=True, slots=True)
-class GrantedBatch:
-    """A batch as it was granted, with what became of its sessions in it."""
+class GrantedBatch(NamedTuple):
+    """A batch as it was granted: its sessions, the number of each one's attempt.
+
+    settled: which event settled each, 0 for none.
+    """
 
     number: int
     claim: str
-    attempts: Sequence[Attempt]
+    ordinals: array[int]
+    attempts: array[int]
+    settled: array[int]
 
 
-def granted_batches(known: Evidence) -> list[GrantedBatch]:
-    """Every batch in the chain. Sessions that do not exist, as in a forged one, are skipped."""
-    failed = _places_of_failed(known)
-    newest: dict[int, Attempt] = {}
-    batches = []
-    for event in known.chain:
-        told = event["details"]
+class GrantedBatches:
+    """Every batch in the chain, with what became of its sessions in it.
+
+    In columns: a large run has hundreds of thousands. Sessions that do not exist, as in a forged
+    event, are skipped.
+    """
+
+    def __init__(self, sessions: Sequence[PlannedSession]) -> None:
+        self._sessions = sessions
+        self._batches: list[GrantedBatch] = []
+        self._moments = [""]  # of the events that settled some
+        self._failed: dict[tuple[int, int], tuple[str | None, str | None]] = {}
+        # By ordinal, of the newest attempt: its number, its batch, its place there.
+        self._attempts, self._newest, self._places = (
+            array("L", bytes(array("L").itemsize * (len(sessions) + 1))) for _ in range(3)
+        )
+
+    def add(self, event: Row) -> None:
+        """Add the next event {at, kind, details} of the chain."""
         if event["kind"] == "batch_granted":
-            there = [o for o in told["ordinals"] if _is_planned(known, o)]
-            granted = tuple(_granted(newest, ordinal) for ordinal in there)
-            batches.append(GrantedBatch(told["number"], told["claim"], granted))
+            self._grant(event["details"])
         elif event["kind"] == "batch_settled":
-            for attempt in (newest.get(ordinal) for ordinal in told["ordinals"]):
-                if attempt is not None:
-                    attempt.settled_at = event["at"]
-            for session_id, step, code in told["failed"] or ():
-                attempt = newest.get(failed.get(session_id, 0))  # ordinals begin at 1
-                if attempt is not None:
-                    attempt.has_failed, attempt.step, attempt.code = True, step, code
-    return batches
+            self._settle(event["at"], event["details"])
+
+    def _planned(self, ordinals: Iterable[Json]) -> Iterator[int]:
+        """Those that are a place of the plan. A forged event may hold anything."""
+        return (o for o in ordinals if isinstance(o, int) and in_place(self._sessions, o))
+
+    def _grant(self, told: Row) -> None:
+        batch = GrantedBatch(told["number"], told["claim"], *(array("L") for _ in range(3)))
+        for ordinal in self._planned(told["ordinals"]):
+            self._attempts[ordinal] += 1
+            self._newest[ordinal], self._places[ordinal] = len(self._batches), len(batch.ordinals)
+            batch.ordinals.append(ordinal)
+            batch.attempts.append(self._attempts[ordinal])
+            batch.settled.append(0)
+        self._batches.append(batch)
+
+    def _settle(self, at: str, told: Row) -> None:
+        failed = {session_id: (step, code) for session_id, step, code in told["failed"] or ()}
+        self._moments.append(at)
+        for ordinal in self._planned(told["ordinals"]):
+            if self._attempts[ordinal]:
+                batch = self._batches[self._newest[ordinal]]
+                batch.settled[self._places[ordinal]] = len(self._moments) - 1
+                session_id = self._sessions[ordinal - 1].session_id if failed else ""
+                if session_id in failed:
+                    self._failed[ordinal, self._attempts[ordinal]] = failed[session_id]
+
+    def __iter__(self) -> Iterator[tuple[GrantedBatch, list[Attempt]]]:
+        """By number: each batch with those of its attempts that were settled."""
+        for batch in self._batches:
+            yield (
+                batch,
+                [
+                    self._attempt(ordinal, number, settled)
+                    for ordinal, number, settled in zip(
+                        batch.ordinals, batch.attempts, batch.settled, strict=True
+                    )
+                    if settled
+                ],
+            )
+
+    def _attempt(self, ordinal: int, number: int, settled: int) -> Attempt:
+        step, code = self._failed.get((ordinal, number), (None, None))
+        return Attempt(
+            ordinal,
+            number,
+            number == self._attempts[ordinal],
+            self._moments[settled],
+            (ordinal, number) in self._failed,
+            step,
+            code,
+        )
 
 
-def _is_planned(known: Evidence, ordinal: Json) -> bool:
-    """Whether a place that the chain names is one of the plan. A forged event may hold anything."""
-    return isinstance(ordinal, int) and in_place(known.sessions, ordinal) is not None
-
-
-def _granted(newest: dict[int, Attempt], ordinal: int) -> Attempt:
-    """The next attempt of a session, which is the newest from now on."""
-    before = newest.get(ordinal)
-    if before is not None:
-        before.is_last = False
-    newest[ordinal] = Attempt(ordinal, before.number + 1 if before is not None else 1)
-    return newest[ordinal]
-
-
-def _places_of_failed(known: Evidence) -> dict[str, int]:
-    """The ordinals of the sessions that the chain says failed, by their ids: few of many."""
-    named = {
-        session_id
-        for event in known.chain
-        if event["kind"] == "batch_settled"
-        for session_id, *_ in event["details"]["failed"] or ()
-    }
-    return {s.session_id: s.ordinal for s in known.sessions if s.session_id in named}
-
-
-def rebuilt_calls(known: Evidence, batches: Iterable[GrantedBatch]) -> Iterator[Event]:
+def rebuilt_calls(known: Evidence, batches: GrantedBatches) -> Iterator[Event]:
     """The calls that left a receipt, and those that failed their session, by time."""
     failed = {
         (attempt.ordinal, attempt.step, attempt.number): attempt
-        for batch in batches
-        for attempt in batch.attempts
-        if attempt.settled_at and attempt.step
+        for _, attempts in batches
+        for attempt in attempts
+        if attempt.step
     }
     for answered in known.answered if failed else ():
         # A row says more than a call without an answer.
@@ -209,17 +245,16 @@ def _moment(event: Event) -> datetime:
     return event.at
 
 
-def rebuilt_batches(known: Evidence, batches: Iterable[GrantedBatch]) -> Iterator[Event]:
+def rebuilt_batches(known: Evidence, batches: GrantedBatches) -> Iterator[Event]:
     """The granted batches by number, with those of their sessions that were settled."""
-    for batch in batches:
-        moments = [a.settled_at for a in batch.attempts if a.settled_at]
-        if moments:
+    for batch, attempts in batches:
+        if attempts:
             yield known.event(
                 "batch_settled",
-                datetime.fromisoformat(moments[-1]),
+                datetime.fromisoformat(attempts[-1].settled_at),
                 batch=batch.number,
                 claim=batch.claim,
-                settled=[_settled(known, a) for a in batch.attempts if a.settled_at],
+                settled=[_settled(known, attempt) for attempt in attempts],
             )
 
 
@@ -239,7 +274,7 @@ def _failed_call(known: Evidence, attempt: Attempt) -> Event:
     session = known.session(attempt.ordinal)
     return known.event(
         "call",
-        datetime.fromisoformat(str(attempt.settled_at)),
+        datetime.fromisoformat(attempt.settled_at),
         session_id=session.session_id,
         component=attempt.step,
         function=known.functions.get(attempt.step or ""),

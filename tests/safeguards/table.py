@@ -481,7 +481,8 @@ SAFEGUARDS = (
     Safeguard(
         "spacing of batches",
         "30_run/throttle.sql",
-        "+ backfill_private.batch_spacing_s(backfill_private.paced(v_run.request, v_run.pace_per_minute))"
+        "+ backfill_private.batch_spacing_s(backfill_private.paced("
+        "v_run.request, v_run.pace_per_minute))"
         "\n      * interval '1 second'",
         "",
         "tests/test_throttle.py::test_the_seed_starts_nine_batches_fifteen_seconds_apart",

@@ -31,13 +31,14 @@ LATENCIES = (
 
 def candidates_by_day(plan: Plan) -> tuple[str, list[str], dict[str, list[int]]]:
     """The unit of a bar (day to century), labels from the oldest on, counts by category."""
-    days = [s.session_at.astimezone(UTC).date() for s in plan.sessions]
+    by_day = Counter((s.category, s.session_at.astimezone(UTC).date()) for s in plan.sessions)
+    days = [day for _, day in by_day]
     unit = _unit(min(days), max(days))
     bars = _bars(unit, min(days), max(days))
-    found = Counter(
-        (s.category, _first_of(unit, day)) for s, day in zip(plan.sessions, days, strict=True)
-    )
-    categories = sorted({category for category, _, _ in plan.sessions.kinds()})
+    found: Counter[tuple[str, date]] = Counter()
+    for (category, day), count in by_day.items():
+        found[category, _first_of(unit, day)] += count
+    categories = sorted({category for category, _ in by_day})
     labels = [bar.isoformat()[: _LABELS[unit]] for bar in bars]
     return unit, labels, {c: [found[c, bar] for bar in bars] for c in categories}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from backfill.render.markdown import table
@@ -17,7 +17,7 @@ from backfill.render.page import charts, figures
 from backfill.render.page.markup import html_of, mark
 from backfill.render.page.now import Tile, headline, tiles
 from backfill.render.page.sheet import sheet
-from backfill.render.plan import plan_markdown
+from backfill.render.plan import plan_pieces
 from backfill.render.reports import verification_markdown
 from backfill.render.state import OVER, error_text
 
@@ -37,7 +37,7 @@ def plan_page(
 
     latencies_s: seconds from each session's lease to its last receipt, ascending.
     """
-    opening, *parts = re.split(r"^(?=## )", plan_markdown(plan), flags=re.M)
+    opening, *parts = _parts(plan_pieces(plan))
     drawings = charts.of_sections(plan)
     sections = [_section(plan, text, drawings.get(_title(text), "")) for text in parts]
     # How it stands comes first, though the Markdown ends with it.
@@ -50,6 +50,17 @@ def plan_page(
         f"<main>{_linked(sections)}</main>",
     ]
     return sheet(f"{headline(plan)} · backfill {plan.run_id[:8]}", "\n".join(body))
+
+
+def _parts(pieces: Iterable[str]) -> list[str]:
+    """What comes before the first section, then each section, hardly longer than is shown."""
+    parts = [""]
+    for piece in pieces:
+        first, *more = re.split(r"^(?=## )", piece, flags=re.M)
+        if len(parts[-1]) <= MOST_CHARS:
+            parts[-1] += first
+        parts += more
+    return parts
 
 
 class _Section(NamedTuple):
