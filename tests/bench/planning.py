@@ -187,9 +187,14 @@ async def logs_here(run_id: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         async with backfill.connect_async() as bf:
             written = await bf.write_logs(run_id, folder)
-        with open(written / "calls.jsonl") as lines:
-            calls = sum(1 for _ in lines)
+        calls = lines_in(written / "calls.jsonl")
     return {"sessions": calls, "took_s": time.perf_counter() - began, "peak_mb": peak_mb()}
+
+
+def lines_in(path: Path) -> int:
+    """How many lines a file has, read one at a time."""
+    with open(path, encoding="utf-8") as lines:
+        return sum(1 for _ in lines)
 
 
 async def page_here(run_id: str) -> dict[str, Any]:
