@@ -136,6 +136,43 @@ def test_what_a_superuser_does_to_the_chain_shows(
     assert any("audit event" in c for c in critical)
 
 
+# What no verb of ours writes. Each names what verify reads.
+FORGED = [
+    ("batch_settled", '{"ordinals": ["x"], "receipts": "x"}'),
+    ("batch_settled", '{"ordinals": {"x": 1}, "receipts": "x"}'),
+    ("batch_settled", '{"ordinals": [1e30, 1.5, -1, null, [1]], "receipts": "x"}'),
+    ("batch_settled", '{"ordinals": [1], "newest_receipt": "x", "receipts": "x"}'),
+    ("batch_settled", '{"ordinals": [1], "newest_receipt": 1e30, "receipts": "x"}'),
+    ("batch_settled", '{"ordinals": [1], "failed": "x", "states": 1}'),
+    ("batch_granted", '{"ordinals": "x", "claim": 1}'),
+    ("undo_settled", '{"undo": "x", "after": 0, "until": 1}'),
+    ("undo_settled", '{"undo": 1, "after": "x", "until": 1e30}'),
+    ("critical", '{"sessions": "x"}'),
+    ("critical", '{"sessions": [[1], "x", {}]}'),
+    ("answered", '{"events": "x", "because": [1]}'),
+    ("batch_settled", "[1]"),
+    ("undo_settled", '"x"'),
+    ("critical", "null"),
+]
+
+
+@pytest.mark.parametrize(("kind", "details"), FORGED)
+def test_whatever_a_forged_event_holds_verify_says_that_it_is_forged(
+    project: Project, timed: backfill.Backfill, over: backfill.Plan, kind: str, details: str
+) -> None:
+    """Its files and its page are written too."""
+    project.admin.execute(
+        "insert into public.backfill_events"
+        " select run_id, seq + 1, at, %s, actor, %s::jsonb, hash, repeat('0', 64)"
+        " from public.backfill_events order by seq desc limit 1",
+        (kind, details),
+    )
+    verdict, status, _, _, critical = audit_of(timed, over.run_id)
+    assert (verdict, status) == ("fail", "fail")
+    assert any("audit event" in c for c in critical)
+    assert timed.status(over.run_id).state == "completed"
+
+
 # What a running run remembers between its batches stands beside its row.
 TAMPERED_BETWEEN = {
     "the tail gone": "delete from public.backfill_events where seq > 3",

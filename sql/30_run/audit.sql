@@ -99,6 +99,31 @@ begin
 end
 $$;
 
+-- A number that an event names. Null if it names none. So is what follows: a forged event may hold anything, and then
+-- verify says that it is forged, and does not end in an error.
+create function backfill_private.told_number(p_details jsonb, p_name text)
+returns bigint
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select (jsonb_path_query_first(
+    p_details -> p_name, 'strict $ ? (@.type() == "number" && @ >= 0 && @ <= 9000000000000000000)'))::bigint
+$$;
+
+-- The places in the plan that an event names.
+create function backfill_private.told_ordinals(p_details jsonb)
+returns integer[]
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select array(
+    select o::integer
+    from jsonb_path_query(
+      p_details -> 'ordinals', 'lax $[*] ? (@.type() == "number" && @ >= 0 && @ <= 2147483647)') as o)
+$$;
+
 -- What is wrong with a run's chain. No row if it is whole.
 create function backfill_private.chain_faults(p_run_id uuid)
 returns table (seq bigint, fault text)
@@ -143,7 +168,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select
     c.seq,
-    c.details -> 'sessions',
+    jsonb_path_query_array(c.details, 'lax $.sessions[*]'),
     (
       select jsonb_build_object('by', a.actor, 'at', a.at, 'because', a.details ->> 'because')
       from public.backfill_events as a

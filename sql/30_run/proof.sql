@@ -33,7 +33,7 @@ $$;
 --
 -- p_after, p_until  the part's places in the plan, the first not included
 -- returns           {undo, after, until, taken_back, written, receipts: the hash}
-create function backfill_private.undo_trace(p_run_id uuid, p_undo_id bigint, p_after integer, p_until integer)
+create function backfill_private.undo_trace(p_run_id uuid, p_undo_id bigint, p_after bigint, p_until bigint)
 returns jsonb
 language sql
 stable
@@ -84,11 +84,11 @@ as $$
     and e.seq > p_after
     and e.seq <= p_until
     and e.kind = 'undo_settled'
-    and not e.details @> backfill_private.undo_trace(
+    and (e.details @> backfill_private.undo_trace(
       p_run_id,
-      (e.details ->> 'undo')::bigint,
-      (e.details ->> 'after')::integer,
-      (e.details ->> 'until')::integer)
+      backfill_private.told_number(e.details, 'undo'),
+      backfill_private.told_number(e.details, 'after'),
+      backfill_private.told_number(e.details, 'until'))) is not true
 $$;
 
 -- What a settled batch's details name, as a hash over its receipts as they are now.
@@ -100,8 +100,8 @@ set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.receipts_hash(
     p_run_id,
-    array(select o::integer from jsonb_array_elements_text(p_details -> 'ordinals') as o),
-    (p_details ->> 'newest_receipt')::bigint)
+    backfill_private.told_ordinals(p_details),
+    backfill_private.told_number(p_details, 'newest_receipt'))
 $$;
 
 -- The batches that calls in bulk have settled and that the chain does not have yet, if their receipts are no longer
@@ -133,19 +133,19 @@ set search_path = pg_catalog, pg_temp
 set enable_nestloop = off
 as $$
   with told as materialized (
-    select o.ordinal::integer as ordinal, max((s.details ->> 'newest_receipt')::bigint) as newest
+    select o.ordinal, max(backfill_private.told_number(s.details, 'newest_receipt')) as newest
     from (
       select e.details from public.backfill_events as e where e.run_id = p_run_id and e.kind = 'batch_settled'
       union all
       select u.details from backfill_private.unnoted as u where u.run_id = p_run_id and not u.is_noted
     ) as s
-    cross join jsonb_array_elements_text(s.details -> 'ordinals') as o (ordinal)
+    cross join unnest(backfill_private.told_ordinals(s.details)) as o (ordinal)
     group by 1
   ), undone as materialized (
     select
-      (e.details ->> 'undo')::bigint as undo_id,
-      min((e.details ->> 'after')::integer) as after,
-      max((e.details ->> 'until')::integer) as until
+      backfill_private.told_number(e.details, 'undo') as undo_id,
+      min(backfill_private.told_number(e.details, 'after')) as after,
+      max(backfill_private.told_number(e.details, 'until')) as until
     from public.backfill_events as e
     where e.run_id = p_run_id
       and e.kind = 'undo_settled'

@@ -91,7 +91,7 @@ set enable_seqscan = off
 as $$
 declare
   v_granted integer[] := array(
-    select jsonb_array_elements_text(e.details -> 'ordinals')::integer
+    select unnest(backfill_private.told_ordinals(e.details))
     from public.backfill_events as e
     where e.run_id = p_run_id
       and e.kind = 'batch_granted'

@@ -3590,6 +3590,31 @@ begin
 end
 $$;
 
+-- A number that an event names. Null if it names none. So is what follows: a forged event may hold anything, and then
+-- verify says that it is forged, and does not end in an error.
+create function backfill_private.told_number(p_details jsonb, p_name text)
+returns bigint
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select (jsonb_path_query_first(
+    p_details -> p_name, 'strict $ ? (@.type() == "number" && @ >= 0 && @ <= 9000000000000000000)'))::bigint
+$$;
+
+-- The places in the plan that an event names.
+create function backfill_private.told_ordinals(p_details jsonb)
+returns integer[]
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select array(
+    select o::integer
+    from jsonb_path_query(
+      p_details -> 'ordinals', 'lax $[*] ? (@.type() == "number" && @ >= 0 && @ <= 2147483647)') as o)
+$$;
+
 -- What is wrong with a run's chain. No row if it is whole.
 create function backfill_private.chain_faults(p_run_id uuid)
 returns table (seq bigint, fault text)
@@ -3634,7 +3659,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select
     c.seq,
-    c.details -> 'sessions',
+    jsonb_path_query_array(c.details, 'lax $.sessions[*]'),
     (
       select jsonb_build_object('by', a.actor, 'at', a.at, 'because', a.details ->> 'because')
       from public.backfill_events as a
@@ -4960,7 +4985,7 @@ $$;
 --
 -- p_after, p_until  the part's places in the plan, the first not included
 -- returns           {undo, after, until, taken_back, written, receipts: the hash}
-create function backfill_private.undo_trace(p_run_id uuid, p_undo_id bigint, p_after integer, p_until integer)
+create function backfill_private.undo_trace(p_run_id uuid, p_undo_id bigint, p_after bigint, p_until bigint)
 returns jsonb
 language sql
 stable
@@ -5011,11 +5036,11 @@ as $$
     and e.seq > p_after
     and e.seq <= p_until
     and e.kind = 'undo_settled'
-    and not e.details @> backfill_private.undo_trace(
+    and (e.details @> backfill_private.undo_trace(
       p_run_id,
-      (e.details ->> 'undo')::bigint,
-      (e.details ->> 'after')::integer,
-      (e.details ->> 'until')::integer)
+      backfill_private.told_number(e.details, 'undo'),
+      backfill_private.told_number(e.details, 'after'),
+      backfill_private.told_number(e.details, 'until'))) is not true
 $$;
 
 -- What a settled batch's details name, as a hash over its receipts as they are now.
@@ -5027,8 +5052,8 @@ set search_path = pg_catalog, pg_temp
 as $$
   select backfill_private.receipts_hash(
     p_run_id,
-    array(select o::integer from jsonb_array_elements_text(p_details -> 'ordinals') as o),
-    (p_details ->> 'newest_receipt')::bigint)
+    backfill_private.told_ordinals(p_details),
+    backfill_private.told_number(p_details, 'newest_receipt'))
 $$;
 
 -- The batches that calls in bulk have settled and that the chain does not have yet, if their receipts are no longer
@@ -5060,19 +5085,19 @@ set search_path = pg_catalog, pg_temp
 set enable_nestloop = off
 as $$
   with told as materialized (
-    select o.ordinal::integer as ordinal, max((s.details ->> 'newest_receipt')::bigint) as newest
+    select o.ordinal, max(backfill_private.told_number(s.details, 'newest_receipt')) as newest
     from (
       select e.details from public.backfill_events as e where e.run_id = p_run_id and e.kind = 'batch_settled'
       union all
       select u.details from backfill_private.unnoted as u where u.run_id = p_run_id and not u.is_noted
     ) as s
-    cross join jsonb_array_elements_text(s.details -> 'ordinals') as o (ordinal)
+    cross join unnest(backfill_private.told_ordinals(s.details)) as o (ordinal)
     group by 1
   ), undone as materialized (
     select
-      (e.details ->> 'undo')::bigint as undo_id,
-      min((e.details ->> 'after')::integer) as after,
-      max((e.details ->> 'until')::integer) as until
+      backfill_private.told_number(e.details, 'undo') as undo_id,
+      min(backfill_private.told_number(e.details, 'after')) as after,
+      max(backfill_private.told_number(e.details, 'until')) as until
     from public.backfill_events as e
     where e.run_id = p_run_id
       and e.kind = 'undo_settled'
@@ -12320,7 +12345,7 @@ set enable_seqscan = off
 as $$
 declare
   v_granted integer[] := array(
-    select jsonb_array_elements_text(e.details -> 'ordinals')::integer
+    select unnest(backfill_private.told_ordinals(e.details))
     from public.backfill_events as e
     where e.run_id = p_run_id
       and e.kind = 'batch_granted'
