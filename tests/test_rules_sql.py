@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from importlib import import_module
+from pkgutil import iter_modules
 
 import psycopg
 import pytest
 from psycopg.rows import dict_row
 
 from backfill.local.servers import PostgresServer
+from tests import rules
 from tests.rules import RULES, Db, Rule, answer, prepare
 
 
@@ -31,6 +34,13 @@ def test_a_rule_says_what_its_table_says(world: Db, rule: Rule) -> None:
     """Every case of one rule: those that are answered otherwise, with what is wanted instead."""
     answers = [(case.name, answer(world, case), case.wanted) for case in rule.cases]
     assert [(name, said, wanted) for name, said, wanted in answers if said != wanted] == []
+
+
+def test_no_table_is_left_out() -> None:
+    """One that no list names would be asked by nobody."""
+    modules = [import_module(m.name) for m in iter_modules(rules.__path__, f"{rules.__name__}.")]
+    made = {id(v): v.name for m in modules for v in vars(m).values() if isinstance(v, Rule)}
+    assert [name for rule, name in made.items() if rule not in set(map(id, RULES))] == []
 
 
 def test_a_case_is_named_once() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from tests.rules.case import Case, Rule
-from tests.rules.leases import ALLOWANCE_OF, bound, next_in, started
+from tests.rules.throttle import ALLOWANCE_OF, bound, next_in, started
 from tests.rules.world import OTHER_RUN, RUN, insert, stand_in
 
 FINE = {

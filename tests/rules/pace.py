@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from tests.rules.case import Case, Refusal, Rule
-from tests.rules.leases import ALLOWANCE_OF, NO_THROTTLE, next_in, share, started
+from tests.rules.throttle import ALLOWANCE_OF, NO_THROTTLE, next_in, share, started
 from tests.rules.world import OTHER_RUN, REQUEST, RUN, insert, run_has
 
 HINT = "A higher rate takes a new plan.\nbackfill pace {0} 20\nbackfill plan --like {0} --throttle "

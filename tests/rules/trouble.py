@@ -296,6 +296,13 @@ BREAK_CIRCUIT = Rule(
     ("break_circuit", "hold"),
     (
         circuit("all done", "ddd", (3, 0, 0, "running", None)),
+        Case(
+            "a batch's figures stand beside the row",
+            "select count(*) from backfill_private.tallies",
+            (),
+            1,
+            (f"select backfill_private.break_circuit('{RUN}', '[]')",),
+        ),
         circuit("nothing settled", "ps", (5, 4, 3, "running", None), before=(5, 4, 3)),
         circuit("done ends a row of failures", "d", (6, 4, 0, "running", None), before=(5, 4, 3)),
         circuit("failed lengthens it", "ff", (7, 6, 5, "running", None), before=(5, 4, 3)),
@@ -368,8 +375,6 @@ BREAK_CIRCUIT = Rule(
     ),
 )  # fmt: skip
 
-RULES = (BACK_OFF, NOTE_TROUBLE, BREAK_CIRCUIT)
-
 WELL = f"""
 select jsonb_build_array(r.settled_since, r.failed_since, r.failed_in_row, r.troubled_batches,
   extract(epoch from r.back_off_until - backfill_private.clock()))
@@ -394,6 +399,13 @@ NOTE_WELL = Rule(
         well("none done: all wait for a call of their own", "0", (9, 6, 4, 0, None)),
         well("no such batch", "null", (9, 6, 4, 3, 60)),
         Case(
+            "it stands beside the row",
+            "select count(*) from backfill_private.tallies",
+            (),
+            1,
+            (f"select backfill_private.note_well('{RUN}', 5)",),
+        ),
+        Case(
             "another run keeps its own",
             "select jsonb_build_array(r.settled_since, r.troubled_batches)"
             f" from backfill_private.run_now('{OTHER_RUN}') as r",
@@ -406,3 +418,5 @@ NOTE_WELL = Rule(
         ),
     ),
 )
+
+RULES = (BACK_OFF, NOTE_TROUBLE, BREAK_CIRCUIT, NOTE_WELL)
