@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -158,7 +159,12 @@ FORGED = [
 
 @pytest.mark.parametrize(("kind", "details"), FORGED)
 def test_whatever_a_forged_event_holds_verify_says_that_it_is_forged(
-    project: Project, timed: backfill.Backfill, over: backfill.Plan, kind: str, details: str
+    project: Project,
+    timed: backfill.Backfill,
+    over: backfill.Plan,
+    tmp_path: Path,
+    kind: str,
+    details: str,
 ) -> None:
     """Its files and its page are written too."""
     project.admin.execute(
@@ -171,6 +177,8 @@ def test_whatever_a_forged_event_holds_verify_says_that_it_is_forged(
     assert (verdict, status) == ("fail", "fail")
     assert any("audit event" in c for c in critical)
     assert timed.status(over.run_id).state == "completed"
+    assert (timed.write_logs(over.run_id, tmp_path) / "summary.md").is_file()
+    assert over.run_id in timed.page(over.run_id)
 
 
 # What a running run remembers between its batches stands beside its row.

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from heapq import merge
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+from pydantic import ValidationError
 
 from backfill.api.faults import fault_of_api, fault_of_transport
+from backfill.api.rows import adapter
 from backfill.results.event import Event, EventKind
 from backfill.results.run import Json
 from backfill.results.sessions import PlannedSession, in_place
@@ -31,6 +34,7 @@ EPOCH = datetime.fromtimestamp(0, UTC)
 MICROSECOND = timedelta(microseconds=1)
 
 Row = Mapping[str, Json]
+T = TypeVar("T")
 
 
 def record_of(event: Event) -> dict[str, Json]:
@@ -145,11 +149,36 @@ class GrantedBatch(NamedTuple):
     settled: array[int]
 
 
+@dataclass(frozen=True, slots=True)
+class _Granted:
+    """What a batch_granted event tells."""
+
+    number: int
+    claim: str
+    ordinals: list[Json]
+
+
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """What a batch_settled event tells. failed: [session, step, code] each."""
+
+    ordinals: list[Json]
+    failed: list[tuple[str, str | None, str | None]] | None = None
+
+
+def _read(kind: type[T], details: Json) -> T | None:
+    try:
+        told: T = adapter(kind).validate_python(details)
+    except ValidationError:
+        return None
+    return told
+
+
 class GrantedBatches:
     """Every batch in the chain, with what became of its sessions in it.
 
-    In columns: a large run has hundreds of thousands. Sessions that do not exist, as in a forged
-    event, are skipped.
+    In columns: a large run has hundreds of thousands. Events of another form than ours and sessions
+    that do not exist, as in a forged chain, are skipped.
     """
 
     def __init__(self, sessions: Sequence[PlannedSession]) -> None:
@@ -165,17 +194,20 @@ class GrantedBatches:
     def add(self, event: Row) -> None:
         """Add the next event {at, kind, details} of the chain."""
         if event["kind"] == "batch_granted":
-            self._grant(event["details"])
+            granted = _read(_Granted, event["details"])
+            if granted is not None:
+                self._grant(granted)
         elif event["kind"] == "batch_settled":
-            self._settle(event["at"], event["details"])
+            settled = _read(_Settled, event["details"])
+            if settled is not None:
+                self._settle(event["at"], settled)
 
     def _planned(self, ordinals: Iterable[Json]) -> Iterator[int]:
-        """Those that are a place of the plan. A forged event may hold anything."""
         return (o for o in ordinals if isinstance(o, int) and in_place(self._sessions, o))
 
-    def _grant(self, told: Row) -> None:
-        batch = GrantedBatch(told["number"], told["claim"], *(array("L") for _ in range(3)))
-        for ordinal in self._planned(told["ordinals"]):
+    def _grant(self, told: _Granted) -> None:
+        batch = GrantedBatch(told.number, told.claim, *(array("L") for _ in range(3)))
+        for ordinal in self._planned(told.ordinals):
             self._attempts[ordinal] += 1
             self._newest[ordinal], self._places[ordinal] = len(self._batches), len(batch.ordinals)
             batch.ordinals.append(ordinal)
@@ -183,10 +215,10 @@ class GrantedBatches:
             batch.settled.append(0)
         self._batches.append(batch)
 
-    def _settle(self, at: str, told: Row) -> None:
-        failed = {session_id: (step, code) for session_id, step, code in told["failed"] or ()}
+    def _settle(self, at: str, told: _Settled) -> None:
+        failed = {session_id: (step, code) for session_id, step, code in told.failed or ()}
         self._moments.append(at)
-        for ordinal in self._planned(told["ordinals"]):
+        for ordinal in self._planned(told.ordinals):
             if self._attempts[ordinal]:
                 batch = self._batches[self._newest[ordinal]]
                 batch.settled[self._places[ordinal]] = len(self._moments) - 1
