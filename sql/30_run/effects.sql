@@ -23,6 +23,9 @@ declare
   v_receipt text := 'r.run_id = item.run_id and r.ordinal = item.ordinal and r.component = %L and r.kind = ''score'''
     ' and r.operation <> ''delete'' and r.undone_at is null';
 begin
+  if p_ordinals = '{}' then
+    return;  -- PostgreSQL would take any partial index for it, and walk over all of it.
+  end if;
   select * into strict v_run from public.backfill_runs as r where r.run_id = p_run_id;
   for v_target in
     select * from public.backfill_targets as t where t.target = v_run.target order by t.position
@@ -58,6 +61,9 @@ as $$
 declare
   v_target public.backfill_targets;
 begin
+  if p_ordinals = '{}' then
+    return;  -- As above.
+  end if;
   for v_target in select * from public.backfill_targets as t where t.target = p_run.target loop
     return query execute format(
       'select item.ordinal, %L::text from public.backfill_items as item

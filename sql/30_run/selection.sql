@@ -36,6 +36,9 @@ declare
     else 'left join lateral (select g.* from %s as g where g.id = %s offset 0) as g on true'
   end;
 begin
+  if p_ordinals = '{}' then
+    return;  -- As in effects().
+  end if;
   select * into strict v_source from backfill_private.sources as o where o.target = p_run.target;
   v_key := backfill_private.session_key(p_run.target);
   perform set_config('backfill.request', p_run.request::text, true);

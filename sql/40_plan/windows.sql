@@ -121,8 +121,8 @@ begin
 end
 $$;
 
--- How long a window is to take: about two seconds. Without the index each window reads the whole table, even a short
--- one, so a few long windows are done sooner.
+-- How long a window is to take: about four seconds, during which the run is locked. Each window costs something by
+-- itself, and without the index it reads the whole table, even a short one: then a few long windows are done sooner.
 create function backfill_private.window_aim(p_target text)
 returns interval
 language sql
@@ -131,7 +131,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select case
     when exists (select from backfill_private.detection_index(p_target) as i where i.fault is null)
-    then interval '2 seconds'
+    then interval '4 seconds'
     else interval '20 seconds'
   end
 $$;
@@ -217,7 +217,7 @@ $$;
 
 -- Collect the next window of a run in planning. After the last, the sessions whose dates no plan can take.
 --
--- The window grows and shrinks so that one takes about two seconds. The cursor moves in the same transaction, so a call
+-- The window grows and shrinks so that one takes about as long as it should. The cursor moves in the same transaction, so a call
 -- whose reply was lost is not collected twice. A window that meets the time limit is looked at again, half as long.
 --
 -- returns  true when all is collected

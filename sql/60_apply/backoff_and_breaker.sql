@@ -187,7 +187,7 @@ begin
     return;
   end if;
   perform backfill_private.note_answers(p_run_id);
-  v_run.settled_since := v_run.settled_since + p_done;
+  v_run.settled_since := (v_run.settled_since + p_done)::integer;
   v_run.failed_in_row := case when p_done > 0 then 0 else v_run.failed_in_row end;
   perform backfill_private.keep_run(v_run, true);
 end

@@ -4076,6 +4076,9 @@ declare
   v_receipt text := 'r.run_id = item.run_id and r.ordinal = item.ordinal and r.component = %L and r.kind = ''score'''
     ' and r.operation <> ''delete'' and r.undone_at is null';
 begin
+  if p_ordinals = '{}' then
+    return;  -- PostgreSQL would take any partial index for it, and walk over all of it.
+  end if;
   select * into strict v_run from public.backfill_runs as r where r.run_id = p_run_id;
   for v_target in
     select * from public.backfill_targets as t where t.target = v_run.target order by t.position
@@ -4111,6 +4114,9 @@ as $$
 declare
   v_target public.backfill_targets;
 begin
+  if p_ordinals = '{}' then
+    return;  -- As above.
+  end if;
   for v_target in select * from public.backfill_targets as t where t.target = p_run.target loop
     return query execute format(
       'select item.ordinal, %L::text from public.backfill_items as item
@@ -5467,6 +5473,9 @@ declare
     else 'left join lateral (select g.* from %s as g where g.id = %s offset 0) as g on true'
   end;
 begin
+  if p_ordinals = '{}' then
+    return;  -- As in effects().
+  end if;
   select * into strict v_source from backfill_private.sources as o where o.target = p_run.target;
   v_key := backfill_private.session_key(p_run.target);
   perform set_config('backfill.request', p_run.request::text, true);
@@ -9188,8 +9197,8 @@ begin
 end
 $$;
 
--- How long a window is to take: about two seconds. Without the index each window reads the whole table, even a short
--- one, so a few long windows are done sooner.
+-- How long a window is to take: about four seconds, during which the run is locked. Each window costs something by
+-- itself, and without the index it reads the whole table, even a short one: then a few long windows are done sooner.
 create function backfill_private.window_aim(p_target text)
 returns interval
 language sql
@@ -9198,7 +9207,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select case
     when exists (select from backfill_private.detection_index(p_target) as i where i.fault is null)
-    then interval '2 seconds'
+    then interval '4 seconds'
     else interval '20 seconds'
   end
 $$;
@@ -9284,7 +9293,7 @@ $$;
 
 -- Collect the next window of a run in planning. After the last, the sessions whose dates no plan can take.
 --
--- The window grows and shrinks so that one takes about two seconds. The cursor moves in the same transaction, so a call
+-- The window grows and shrinks so that one takes about as long as it should. The cursor moves in the same transaction, so a call
 -- whose reply was lost is not collected twice. A window that meets the time limit is looked at again, half as long.
 --
 -- returns  true when all is collected
@@ -11423,7 +11432,7 @@ begin
     return;
   end if;
   perform backfill_private.note_answers(p_run_id);
-  v_run.settled_since := v_run.settled_since + p_done;
+  v_run.settled_since := (v_run.settled_since + p_done)::integer;
   v_run.failed_in_row := case when p_done > 0 then 0 else v_run.failed_in_row end;
   perform backfill_private.keep_run(v_run, true);
 end
