@@ -62,7 +62,7 @@ class AnsweredCalls:
     """The calls that left receipts, in columns: a large run has hundreds of thousands."""
 
     def __init__(self) -> None:
-        self._ordinals, self._attempts, self._components = (array("q") for _ in range(3))
+        self._ordinals, self._attempts, self._components = (array("I") for _ in range(3))
         self._ats_us = array("q")
         self._names: list[str] = []
 
@@ -188,7 +188,7 @@ class GrantedBatches:
         self._failed: dict[tuple[int, int], tuple[str | None, str | None]] = {}
         # By ordinal, of the newest attempt: its number, its batch, its place there.
         self._attempts, self._newest, self._places = (
-            array("L", bytes(array("L").itemsize * (len(sessions) + 1))) for _ in range(3)
+            array("I", bytes(array("I").itemsize * (len(sessions) + 1))) for _ in range(3)
         )
 
     def add(self, event: Row) -> None:
@@ -206,7 +206,7 @@ class GrantedBatches:
         return (o for o in ordinals if isinstance(o, int) and in_place(self._sessions, o))
 
     def _grant(self, told: _Granted) -> None:
-        batch = GrantedBatch(told.number, told.claim, *(array("L") for _ in range(3)))
+        batch = GrantedBatch(told.number, told.claim, *(array("I") for _ in range(3)))
         for ordinal in self._planned(told.ordinals):
             self._attempts[ordinal] += 1
             self._newest[ordinal], self._places[ordinal] = len(self._batches), len(batch.ordinals)

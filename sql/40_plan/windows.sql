@@ -217,8 +217,9 @@ $$;
 
 -- Collect the next window of a run in planning. After the last, the sessions whose dates no plan can take.
 --
--- The window grows and shrinks so that one takes about as long as it should. The cursor moves in the same transaction, so a call
--- whose reply was lost is not collected twice. A window that meets the time limit is looked at again, half as long.
+-- The window grows and shrinks so that one takes about as long as it should. The cursor moves in the same transaction,
+-- so a call whose reply was lost is not collected twice. A window that meets the time limit is looked at again, half as
+-- long.
 --
 -- returns  true when all is collected
 create function backfill_private.collect_window(p_run_id uuid)
