@@ -208,6 +208,11 @@ def test_a_forged_chain_that_names_no_session_of_the_run_stops_no_file(
            where kind = 'batch_granted'""",
         """update public.backfill_events set details = details || '{"failed": [["who", "x", "y"]]}'
            where kind = 'batch_settled'""",
+        """insert into public.backfill_receipts (run_id, ordinal, session_id, component, kind,
+             operation, table_name, row_key, shape, attempt, at)
+           select run_id, -ordinal, session_id, component, kind, operation, table_name, row_key,
+             shape, -attempt, at
+           from public.backfill_receipts limit 1""",
     ):
         assert project.admin.execute(change).rowcount > 0
     folder = timed.write_logs(plan.run_id, tmp_path)

@@ -62,7 +62,7 @@ class AnsweredCalls:
     """The calls that left receipts, in columns: a large run has hundreds of thousands."""
 
     def __init__(self) -> None:
-        self._ordinals, self._attempts, self._components = (array("I") for _ in range(3))
+        self._ordinals, self._attempts, self._components = (array("i") for _ in range(3))
         self._ats_us = array("q")
         self._names: list[str] = []
 
@@ -203,7 +203,7 @@ class GrantedBatches:
                 self._settle(event["at"], settled)
 
     def _planned(self, ordinals: Iterable[Json]) -> Iterator[int]:
-        return (o for o in ordinals if isinstance(o, int) and in_place(self._sessions, o))
+        return (o for o in ordinals if isinstance(o, int) and 1 <= o <= len(self._sessions))
 
     def _grant(self, told: _Granted) -> None:
         batch = GrantedBatch(told.number, told.claim, *(array("I") for _ in range(3)))
