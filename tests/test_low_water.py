@@ -109,6 +109,14 @@ def test_beside_a_held_snapshot_leases_that_were_settled_are_not_walked_over(
     assert late <= 1.5 * early + 5, (early, late)
 
 
+@pytest.mark.parametrize("look", [look for look in LOOKS if "none of" in look])
+def test_for_no_sessions_nothing_is_looked_up(project_db: Db, look: str) -> None:
+    """Not even whether the tables are there. To an empty list every index seems as good."""
+    run_id = started(project_db, batch_size=100)
+    project_db.execute("drop table public.assessment_sessions, public.profiles cascade")
+    assert project_db.execute(LOOKS[look].encode(), {"run": run_id}).fetchone() == {"count": 0}
+
+
 # Looks at the run itself, which every batch changes.
 AT_THE_RUN = {
     "the run": "select backfill_private.run_now(%(run)s)",
