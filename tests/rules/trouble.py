@@ -83,6 +83,13 @@ NOTE_TROUBLE = Rule(
     "what a batch ran into",
     ("note_trouble", "hold"),
     (
+        Case(
+            "without trouble nobody looks at what is pending",
+            f"select backfill_private.note_trouble('{RUN}', %s, '[]')::text",
+            ('[{"ordinal": "none that could be compared", "outcome": "answered"}]',),
+            "",
+            (item(1),),
+        ),
         trouble("all answered", [told("answered")], FORGOTTEN),
         trouble("one failed", [told("failed")], FORGOTTEN),
         trouble(
