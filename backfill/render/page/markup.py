@@ -32,7 +32,7 @@ _SAYS_SO = re.compile(r" (?:PASS|PARTIAL|FAIL|[\d,]+ checks? failed)\b")
 def html_of(markdown: str, *, one_title: str | None = None) -> str:
     """Markdown as HTML. one_title: heads the ids in a list of sessions, see LONG_ROWS.
 
-    Piece by piece: what is read of a text takes a hundred times as much memory as the text.
+    Piece by piece: what is read of a text takes many times the memory of the text.
     """
     return "".join(_html_of(piece, one_title) for piece in _PIECES.split(markdown))
 
