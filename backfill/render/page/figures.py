@@ -8,7 +8,6 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from backfill.render.plan_batches import WINDOW_S
-from backfill.results.sessions import in_place
 
 if TYPE_CHECKING:
     from backfill.results.plan import Plan
@@ -132,10 +131,10 @@ def latencies_s(plan: Plan, receipts: Iterable[Mapping[str, Json]]) -> list[floa
     """Seconds from each session's lease to that attempt's last receipt, ascending."""
     found_s: dict[int, float] = {}
     for receipt in receipts:
-        session = in_place(plan.sessions, receipt["ordinal"])
-        if session is None or session.started_at is None:
+        if not 1 <= receipt["ordinal"] <= len(plan.sessions):
             continue
-        if session.attempts != receipt["attempt"]:
+        session = plan.sessions[receipt["ordinal"] - 1]
+        if session.started_at is None or session.attempts != receipt["attempt"]:
             continue
         took = datetime.fromisoformat(receipt["at"]) - session.started_at
         found_s[session.ordinal] = max(
